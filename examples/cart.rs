@@ -15,19 +15,19 @@ use axum::response::IntoResponse;
 use axum::response::Response;
 use axum::routing::get;
 use axum::routing::post;
-use regatta::Account;
-use regatta::Error;
-use regatta::Fields;
+use regatta::AuthSession;
 use regatta::Fleet;
+use regatta::FleetHandle;
+use regatta::PageView;
+use regatta::RequestError;
 use regatta::Session;
-use regatta::State;
-use regatta::Visit;
+use regatta::SessionFields;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::json;
 
 fn main() -> std::process::ExitCode {
-    Fleet::new(|_: State| {
+    Fleet::new(|_: FleetHandle| {
         Router::new()
             .route("/get/{name}", get(value))
             .route("/count/{prefix}/{most}", get(count))
@@ -64,16 +64,19 @@ impl Manner {
     }
 }
 
-fn away<E>(_: E) -> Error {
-    Error::Unavailable { retry_after: 1 }
+fn away<E>(_: E) -> RequestError {
+    RequestError::Unavailable { retry_after: 1 }
 }
 
-async fn value(session: Session, Path(name): Path<String>) -> Result<Json<Value>, Error> {
+async fn value(session: Session, Path(name): Path<String>) -> Result<Json<Value>, RequestError> {
     Ok(Json(session.get_value(&name).await.map_err(away)?.unwrap_or(Value::Null)))
 }
 
 /// How many of `prefix0`, `prefix1`, … there are.
-async fn count(session: Session, Path((prefix, most)): Path<(String, usize)>) -> Result<Json<Value>, Error> {
+async fn count(
+    session: Session,
+    Path((prefix, most)): Path<(String, usize)>,
+) -> Result<Json<Value>, RequestError> {
     let mut found = 0;
     for index in 0..most {
         found += usize::from(session.get_value(&format!("{prefix}{index}")).await.map_err(away)?.is_some());
@@ -86,23 +89,29 @@ async fn set(
     session: Session,
     Path((name, value)): Path<(String, String)>,
     Query(manner): Query<Manner>,
-) -> Result<Response, Error> {
+) -> Result<Response, RequestError> {
     session.get_value(&name).await.map_err(away)?;
     manner.think().await;
     session.insert(&name, &value).await.map_err(away)?;
     Ok(manner.answer(value).await)
 }
 
-async fn fill(session: Session, Path((name, bytes)): Path<(String, usize)>) -> Result<&'static str, Error> {
+async fn fill(
+    session: Session,
+    Path((name, bytes)): Path<(String, usize)>,
+) -> Result<&'static str, RequestError> {
     session.insert(&name, "x".repeat(bytes)).await.map_err(away)?;
     Ok("filled")
 }
 
-async fn incr(fields: Fields, Path(name): Path<String>) -> Result<Json<i64>, Error> {
+async fn incr(fields: SessionFields, Path(name): Path<String>) -> Result<Json<i64>, RequestError> {
     Ok(Json(fields.incr(&name, 1).await?))
 }
 
-async fn push(fields: Fields, Path((name, value)): Path<(String, u64)>) -> Result<Json<Vec<u64>>, Error> {
+async fn push(
+    fields: SessionFields,
+    Path((name, value)): Path<(String, u64)>,
+) -> Result<Json<Vec<u64>>, RequestError> {
     let change = |list: Option<Vec<u64>>| {
         let mut list = list.unwrap_or_default();
         list.push(value);
@@ -111,18 +120,18 @@ async fn push(fields: Fields, Path((name, value)): Path<(String, u64)>) -> Resul
     Ok(Json(fields.update(&name, change).await?))
 }
 
-async fn login(mut account: Account, Path(user): Path<String>) -> Result<Response, Error> {
+async fn login(mut account: AuthSession, Path(user): Path<String>) -> Result<Response, RequestError> {
     account.login(&user).await?;
-    Ok(Json(json!({"user": account.user()})).into_response())
+    Ok(Json(json!({"user": account.user_id()})).into_response())
 }
 
 /// A field through `Session`, one through `Fields`, and a login, in one request.
 async fn both(
     session: Session,
-    fields: Fields,
-    mut account: Account,
+    fields: SessionFields,
+    mut account: AuthSession,
     Path(user): Path<String>,
-) -> Result<Json<Value>, Error> {
+) -> Result<Json<Value>, RequestError> {
     session.insert("session", &user).await.map_err(away)?;
     let sum = fields.incr("fields", 1).await?;
     account.login(&user).await?;
@@ -130,27 +139,27 @@ async fn both(
     Ok(Json(json!([sum, again])))
 }
 
-async fn remember(account: Account, Path(seconds): Path<u64>) -> Result<StatusCode, Error> {
+async fn remember(account: AuthSession, Path(seconds): Path<u64>) -> Result<StatusCode, RequestError> {
     account.remember(Duration::from_secs(seconds), Duration::from_secs(seconds)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn me(account: Account) -> Json<Value> {
-    Json(json!({"user": account.user()}))
+async fn me(account: AuthSession) -> Json<Value> {
+    Json(json!({"user": account.user_id()}))
 }
 
 async fn account(
     session: Session,
-    mut account: Account,
+    mut account: AuthSession,
     Path(what): Path<String>,
     Query(manner): Query<Manner>,
-) -> Result<Response, Error> {
+) -> Result<Response, RequestError> {
     match what.as_str() {
         "logout" => account.logout().await?,
-        "regenerate" => account.regenerate().await?,
+        "regenerate" => account.cycle_id().await?,
         // More than a session may hold: refused, though the id is another one already.
         "regenerate-and-fill" => {
-            account.regenerate().await?;
+            account.cycle_id().await?;
             session.insert("huge", "x".repeat(17 * 1024)).await.map_err(away)?;
         }
         "everywhere" => account.logout_everywhere().await?,
@@ -164,7 +173,7 @@ async fn session(
     session: Session,
     Path(what): Path<String>,
     Query(manner): Query<Manner>,
-) -> Result<Response, Error> {
+) -> Result<Response, RequestError> {
     match what.as_str() {
         "cycle" => session.cycle_id().await.map_err(away)?,
         "flush" => session.flush().await.map_err(away)?,
@@ -181,16 +190,16 @@ async fn session(
 /// What a page can do, in the order that the path names it; answered with the visitor's views, if one was counted.
 async fn visit(
     session: Session,
-    fields: Fields,
-    account: Account,
+    fields: SessionFields,
+    account: AuthSession,
     Path(steps): Path<String>,
     mut parts: Parts,
-) -> Result<Json<Option<u64>>, Error> {
+) -> Result<Json<Option<u64>>, RequestError> {
     let mut views = None;
     for step in steps.split('-') {
         match step {
-            "view" => views = Some(Visit::from_request_parts(&mut parts, &()).await?.views()),
-            "form" => _ = account.form_token().await?,
+            "view" => views = Some(PageView::from_request_parts(&mut parts, &()).await?.count()),
+            "form" => _ = account.csrf_token().await?,
             "data" => session.insert("cart", 1).await.map_err(away)?,
             "sum" => _ = fields.incr("sum", 1).await?,
             _ => {}

@@ -14,17 +14,17 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::routing::post;
 use regatta::Broadcast;
-use regatta::Error;
 use regatta::Fleet;
-use regatta::Progress;
-use regatta::Resume;
-use regatta::State;
+use regatta::FleetHandle;
+use regatta::LastEventId;
+use regatta::RequestError;
+use regatta::TaskContext;
 use regatta::TaskId;
-use regatta::Tasks;
+use regatta::TaskQueue;
 
 fn main() -> std::process::ExitCode {
-    Fleet::new(|fleet: State| {
-        fleet.tasks().register("words", |text: String, progress: &Progress| {
+    Fleet::new(|fleet: FleetHandle| {
+        fleet.tasks().register("words", |text: String, progress: &TaskContext| {
             progress.percent(50);
             Ok::<_, &str>(text.split_whitespace().count())
         });
@@ -38,23 +38,27 @@ fn main() -> std::process::ExitCode {
 }
 
 /// Server-sent events; a client that was cut off comes again with its last id and has missed nothing.
-async fn hear(broadcast: Broadcast, resume: Resume, Query(room): Query<Room>) -> Result<Response, Error> {
-    broadcast.events(&room.room, resume).await
+async fn hear(
+    broadcast: Broadcast,
+    resume: LastEventId,
+    Query(room): Query<Room>,
+) -> Result<Response, RequestError> {
+    broadcast.sse(&room.room, resume).await
 }
 
 async fn say(
     broadcast: Broadcast,
-    tasks: Tasks,
+    tasks: TaskQueue,
     Query(room): Query<Room>,
     text: String,
-) -> Result<String, Error> {
+) -> Result<String, RequestError> {
     broadcast.publish(&room.room, &text).await?;
     Ok(format!("/words/{}\n", tasks.enqueue("words", &text).await?))
 }
 
-async fn words(tasks: Tasks, Path(id): Path<String>) -> Result<Response, Error> {
+async fn words(tasks: TaskQueue, Path(id): Path<String>) -> Result<Response, RequestError> {
     let task = match id.parse::<TaskId>() {
-        Ok(id) => tasks.look(&id).await?,
+        Ok(id) => tasks.status(&id).await?,
         Err(_) => None,
     };
     Ok(task.map_or_else(|| StatusCode::NOT_FOUND.into_response(), |task| Json(task).into_response()))

@@ -30,18 +30,18 @@ use axum::routing::get;
 use axum::routing::post;
 use http_body::Frame;
 use hyper_util::rt::TokioIo;
-use regatta::Account;
+use regatta::AuthSession;
 use regatta::Counters;
-use regatta::Error;
 use regatta::Fleet;
+use regatta::FleetHandle;
 use regatta::Idempotency;
-use regatta::Progress;
+use regatta::PageView;
+use regatta::RequestError;
 use regatta::RequestTimeout;
 use regatta::Session;
-use regatta::State;
+use regatta::TaskContext;
 use regatta::TaskFailure;
-use regatta::Tasks;
-use regatta::Visit;
+use regatta::TaskQueue;
 use regatta::Worker;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         std::thread::spawn(|| std::thread::sleep(Duration::from_secs(60)));
     }
     let file = std::env::var("FAULTY_FILE").ok();
-    Fleet::new(move |fleet: State| {
+    Fleet::new(move |fleet: FleetHandle| {
         let failing = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
         let slot = fleet.worker().slot().to_string();
         assert!(!failing.split_whitespace().any(|word| word == "all" || word == slot), "the boat has a hole");
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     .run()
 }
 
-fn routes() -> Router<State> {
+fn routes() -> Router<FleetHandle> {
     let held = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&held);
     Router::new()
@@ -100,7 +100,7 @@ async fn nap(Path(millis): Path<u64>) -> &'static str {
 }
 
 /// Counts itself, and answers after a while with how often it was.
-async fn once(counters: Counters, Path(millis): Path<u64>) -> Result<String, Error> {
+async fn once(counters: Counters, Path(millis): Path<u64>) -> Result<String, RequestError> {
     let times = counters.add("once", 1).await?;
     tokio::time::sleep(Duration::from_millis(millis)).await;
     Ok(times.to_string())
@@ -109,24 +109,24 @@ async fn once(counters: Counters, Path(millis): Path<u64>) -> Result<String, Err
 /// The same, and does something with the session or says something of its response meanwhile.
 async fn once_and(
     key: Option<Idempotency>,
-    mut account: Account,
+    mut account: AuthSession,
     session: Session,
     counters: Counters,
     Path((millis, what)): Path<(u64, String)>,
-) -> Result<(StatusCode, String), Error> {
+) -> Result<(StatusCode, String), RequestError> {
     let times = once(counters, Path(millis)).await?;
     let (what, more) = what.split_once('-').unwrap_or((&what, ""));
     let mut status = StatusCode::OK;
     match what {
         "login" => account.login(more).await?,
         "logout" => account.logout().await?,
-        "rotate" => account.regenerate().await?,
-        "note" => session.insert("noted", more).await.map_err(|_| Error::Failed)?,
+        "rotate" => account.cycle_id().await?,
+        "note" => session.insert("noted", more).await.map_err(|_| RequestError::Internal)?,
         "remember" => account.remember(Duration::from_secs(777), Duration::from_secs(777)).await?,
-        _ => status = what.parse().map_err(|_| Error::Failed)?,
+        _ => status = what.parse().map_err(|_| RequestError::Internal)?,
     }
     match (key, more) {
-        (Some(key), "keep") => key.keep(),
+        (Some(key), "keep") => key.store(),
         (Some(key), "release") => key.release(),
         _ => {}
     }
@@ -134,13 +134,13 @@ async fn once_and(
 }
 
 /// Counts itself and a view.
-async fn viewed(visit: Visit, counters: Counters) -> Result<String, Error> {
-    Ok(format!("{} {}", counters.add("once", 1).await?, visit.views()))
+async fn viewed(visit: PageView, counters: Counters) -> Result<String, RequestError> {
+    Ok(format!("{} {}", counters.add("once", 1).await?, visit.count()))
 }
 
 /// The name of the user who is logged in.
-async fn who(account: Account) -> String {
-    account.user().unwrap_or("nobody").to_owned()
+async fn who(account: AuthSession) -> String {
+    account.user_id().unwrap_or("nobody").to_owned()
 }
 
 async fn overboard() -> &'static str {
@@ -154,7 +154,7 @@ async fn orphan() -> String {
 }
 
 /// What load is made of besides small answers: large ones, ones in pieces, posted bodies, held connections.
-fn long_ones() -> Router<State> {
+fn long_ones() -> Router<FleetHandle> {
     Router::new()
         .route("/bytes/{count}", get(|Path(count): Path<usize>| async move { vec![b'x'; count] }))
         .route("/drip/{pieces}", get(drip))
@@ -200,12 +200,12 @@ impl http_body::Body for Drip {
 }
 
 /// Adds 1 to a counter once the whole body has come; answers with the sum.
-async fn count(counters: Counters, Path(name): Path<String>, _body: Bytes) -> Result<String, Error> {
+async fn count(counters: Counters, Path(name): Path<String>, _body: Bytes) -> Result<String, RequestError> {
     Ok(counters.add(&name, 1).await?.to_string())
 }
 
 /// Adds 1 to a batched counter of any name.
-async fn batch(counters: Counters, Path(name): Path<String>) -> Result<(), Error> {
+async fn batch(counters: Counters, Path(name): Path<String>) -> Result<(), RequestError> {
     counters.batched(&name)?.add(1).await
 }
 
@@ -272,8 +272,8 @@ fn linger(failing: &str) {
 }
 
 /// Kinds of tasks: `nap` and `deaf` sleep for so many milliseconds, and the latter hears nothing; `mishap` ends as told.
-fn register(tasks: &Tasks) {
-    tasks.register("nap", |millis: u64, progress: &Progress| {
+fn register(tasks: &TaskQueue) {
+    tasks.register("nap", |millis: u64, progress: &TaskContext| {
         for step in 0..100 {
             std::thread::sleep(Duration::from_micros(millis * 10));
             progress.percent(step + 1);
@@ -283,20 +283,20 @@ fn register(tasks: &Tasks) {
         }
         Ok(std::process::id())
     });
-    tasks.register("deaf", |millis: u64, _: &Progress| {
+    tasks.register("deaf", |millis: u64, _: &TaskContext| {
         std::thread::sleep(Duration::from_millis(millis));
         Ok::<_, String>(millis)
     });
-    tasks.register("mishap", |how: String, progress: &Progress| mishap(&how, progress));
+    tasks.register("mishap", |how: String, progress: &TaskContext| mishap(&how, progress));
 }
 
-fn mishap(how: &str, progress: &Progress) -> Result<String, TaskFailure> {
+fn mishap(how: &str, progress: &TaskContext) -> Result<String, TaskFailure> {
     match how {
         "abort" => std::process::abort(),
         "overflow" => Ok(deep(u64::MAX).to_string()),
         "panic" => panic!("man overboard"),
-        "again" => Err(TaskFailure::again(format!("attempt {}", progress.attempt()))),
-        "once" if progress.attempt() == 1 => Err(TaskFailure::again("the first one")),
+        "again" => Err(TaskFailure::retry(format!("attempt {}", progress.attempt()))),
+        "once" if progress.attempt() == 1 => Err(TaskFailure::retry("the first one")),
         "once" => Ok("the second one".to_owned()),
         other => Err(other.into()),
     }

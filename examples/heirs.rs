@@ -24,7 +24,7 @@ use axum::extract::State as Extract;
 use axum::http::StatusCode;
 use axum::routing::get;
 use regatta::Fleet;
-use regatta::State;
+use regatta::FleetHandle;
 use serde_json::Value;
 use serde_json::json;
 
@@ -39,7 +39,7 @@ fn main() -> std::io::Result<ExitCode> {
     let opened = std::env::var_os("HEIRS_LOG").map(open).transpose()?.map(Arc::new);
     // From here on each of them has a state, which a fork copies.
     drawn();
-    let fleet = Fleet::new(move |_: State| {
+    let fleet = Fleet::new(move |_: FleetHandle| {
         let routes = Router::new()
             .route("/hello", get(|| async { "hello\n" }))
             .route("/drawn", get(|| async { Json(drawn()) }))

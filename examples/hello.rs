@@ -5,14 +5,14 @@
 use axum::Router;
 use axum::routing::get;
 use regatta::Fleet;
-use regatta::State;
-use regatta::Visit;
+use regatta::FleetHandle;
+use regatta::PageView;
 use regatta::Worker;
 
 fn main() -> std::process::ExitCode {
-    Fleet::new(|fleet: State| Router::new().route("/", get(home)).with_state(fleet)).run()
+    Fleet::new(|fleet: FleetHandle| Router::new().route("/", get(home)).with_state(fleet)).run()
 }
 
-async fn home(worker: Worker, visit: Visit) -> String {
-    format!("PID: {} | Views: {}\n", worker.pid(), visit.views())
+async fn home(worker: Worker, visit: PageView) -> String {
+    format!("PID: {} | Views: {}\n", worker.pid(), visit.count())
 }

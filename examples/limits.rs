@@ -12,24 +12,24 @@ use axum::Router;
 use axum::extract::Path;
 use axum::routing::get;
 use axum::routing::post;
-use regatta::Error;
 use regatta::Fleet;
-use regatta::Limit;
-use regatta::State;
+use regatta::FleetHandle;
+use regatta::RateLimit;
+use regatta::RequestError;
 
 fn main() -> std::process::ExitCode {
-    Fleet::new(|fleet: State| {
+    Fleet::new(|fleet: FleetHandle| {
         Router::new()
-            .route("/login/{password}", post(login).layer(fleet.limit("login").cost(5)))
-            .route("/export/{ms}", get(export).layer(fleet.limit("export")))
-            .route("/rows/{count}", get(rows).layer(fleet.limit("login").cost(1)))
+            .route("/login/{password}", post(login).layer(fleet.rate_limit("login").cost(5)))
+            .route("/export/{ms}", get(export).layer(fleet.rate_limit("export")))
+            .route("/rows/{count}", get(rows).layer(fleet.rate_limit("login").cost(1)))
             .with_state(fleet)
     })
     .run()
 }
 
 /// Four wrong passwords are too many; right ones do not count.
-async fn login(limit: Limit, Path(password): Path<String>) -> Result<&'static str, Error> {
+async fn login(limit: RateLimit, Path(password): Path<String>) -> Result<&'static str, RequestError> {
     if password != "right" {
         return Ok("wrong\n");
     }
@@ -44,7 +44,7 @@ async fn export(Path(ms): Path<u64>) -> &'static str {
 }
 
 /// Every row beyond the first costs as much as a request.
-async fn rows(limit: Limit, Path(count): Path<u64>) -> Result<String, Error> {
+async fn rows(limit: RateLimit, Path(count): Path<u64>) -> Result<String, RequestError> {
     limit.charge(count.saturating_sub(1)).await?;
     Ok(format!("{count} rows\n"))
 }

@@ -8,7 +8,7 @@ use axum::routing::get;
 use nix::time::ClockId;
 use nix::time::clock_gettime;
 use regatta::Fleet;
-use regatta::State;
+use regatta::FleetHandle;
 use regatta::Worker;
 
 use crate::pages::hello;
@@ -19,7 +19,7 @@ pub(crate) const WORK: Duration = Duration::from_millis(1);
 
 /// Serves until it is told to stop.
 pub(crate) fn serve() -> ExitCode {
-    Fleet::new(|fleet: State| {
+    Fleet::new(|fleet: FleetHandle| {
         Router::new()
             .route("/hello", get(hello))
             .route("/", get(visit))

@@ -11,14 +11,14 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::routing::post;
 use regatta::Broadcast;
-use regatta::Error;
 use regatta::Fleet;
-use regatta::Progress;
-use regatta::Resume;
+use regatta::FleetHandle;
+use regatta::LastEventId;
+use regatta::PageView;
+use regatta::RequestError;
 use regatta::Session;
-use regatta::State;
-use regatta::Tasks;
-use regatta::Visit;
+use regatta::TaskContext;
+use regatta::TaskQueue;
 use regatta::Worker;
 use tokio::sync::Notify;
 
@@ -28,10 +28,10 @@ static ALLOCATOR: regatta::Allocator = regatta::Allocator;
 
 /// Serves until it is told to stop.
 pub(crate) fn serve() -> ExitCode {
-    Fleet::new(|fleet: State| {
+    Fleet::new(|fleet: FleetHandle| {
         let done = Arc::new(Notify::new());
         let job = Arc::clone(&done);
-        fleet.tasks().register("small", move |number: u64, _: &Progress| {
+        fleet.tasks().register("small", move |number: u64, _: &TaskContext| {
             job.notify_one();
             Ok::<_, &str>(number)
         });
@@ -54,41 +54,41 @@ pub(crate) async fn hello(worker: Worker) -> String {
     format!("Handled by worker {}\n", worker.pid())
 }
 
-pub(crate) async fn visit(worker: Worker, visit: Visit) -> String {
-    format!("PID: {} | Views: {}\n", worker.pid(), visit.views())
+pub(crate) async fn visit(worker: Worker, visit: PageView) -> String {
+    format!("PID: {} | Views: {}\n", worker.pid(), visit.count())
 }
 
 /// So many fields in the session.
-async fn fill(session: Session, Path(count): Path<u32>) -> Result<&'static str, Error> {
+async fn fill(session: Session, Path(count): Path<u32>) -> Result<&'static str, RequestError> {
     for number in 0..count {
-        session.insert(&format!("field{number}"), number).await.map_err(|_| Error::Failed)?;
+        session.insert(&format!("field{number}"), number).await.map_err(|_| RequestError::Internal)?;
     }
     Ok("filled\n")
 }
 
 /// Another value in one field: `begin` reads, `commit` writes.
-async fn commit(session: Session, Path(value): Path<u64>) -> Result<&'static str, Error> {
-    session.insert("value", value).await.map_err(|_| Error::Failed)?;
+async fn commit(session: Session, Path(value): Path<u64>) -> Result<&'static str, RequestError> {
+    session.insert("value", value).await.map_err(|_| RequestError::Internal)?;
     Ok("kept\n")
 }
 
-async fn hear(broadcast: Broadcast, resume: Resume) -> Result<Response, Error> {
-    broadcast.events("gate", resume).await
+async fn hear(broadcast: Broadcast, resume: LastEventId) -> Result<Response, RequestError> {
+    broadcast.sse("gate", resume).await
 }
 
-async fn say(broadcast: Broadcast) -> Result<&'static str, Error> {
+async fn say(broadcast: Broadcast) -> Result<&'static str, RequestError> {
     broadcast.publish("gate", "a message of forty characters, no more.").await?;
     Ok("said\n")
 }
 
 /// Enqueues a task, and answers when it has run: there is one worker, so it runs here.
-async fn task(tasks: Tasks, done: Arc<Notify>) -> Result<&'static str, Error> {
+async fn task(tasks: TaskQueue, done: Arc<Notify>) -> Result<&'static str, RequestError> {
     tasks.enqueue("small", &7_u64).await?;
     done.notified().await;
     Ok("done\n")
 }
 
-async fn mark(Shared(_): Shared<State>) -> &'static str {
+async fn mark(Shared(_): Shared<FleetHandle>) -> &'static str {
     gate_mark(black_box(1));
     "marked\n"
 }

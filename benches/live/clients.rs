@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::Outcome;
 use crate::events::Clock;
-use crate::events::books::Balance;
+use crate::events::books::DeliveryReport;
 use crate::host::Site;
 use crate::host::Used;
 use crate::host::percent;
@@ -67,7 +67,7 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
     Ok(Section { title: "Streams by the thousand", text, head, rows })
 }
 
-fn row(rate: u32, balance: &Balance, used: Used) -> Vec<String> {
+fn row(rate: u32, balance: &DeliveryReport, used: Used) -> Vec<String> {
     vec![
         rate.to_string(),
         format!("{:.0}", balance.delivered as f64 / used.seconds),

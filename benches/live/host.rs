@@ -12,14 +12,14 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::Outcome;
-use crate::events::Aim;
 use crate::events::Clock;
-use crate::events::Crowd;
+use crate::events::SubscribePlan;
+use crate::events::SubscriberGroup;
 use crate::events::books;
-use crate::events::books::Balance;
-use crate::events::press::Job;
-use crate::events::press::Press;
-use crate::events::press::Printed;
+use crate::events::books::DeliveryReport;
+use crate::events::press::PublishPlan;
+use crate::events::press::PublishedMessage;
+use crate::events::press::Publisher;
 use crate::options::Options;
 use crate::process;
 use crate::process::Running;
@@ -127,17 +127,27 @@ impl Site {
     }
 
     /// Clients of one topic on all hosts, all of which listen.
-    pub(crate) fn crowd(&self, clock: Clock, topic: &str, clients: usize) -> Outcome<Crowd> {
-        let crowd = Crowd::start(clock, &Aim::spread(&self.addresses(), &[topic.to_owned()], clients));
+    pub(crate) fn crowd(&self, clock: Clock, topic: &str, clients: usize) -> Outcome<SubscriberGroup> {
+        let crowd = SubscriberGroup::start(
+            clock,
+            &SubscribePlan::spread(&self.addresses(), &[topic.to_owned()], clients),
+        );
         process::wait_until("all listen", || crowd.listens())
             .map_err(|error| format!("{error}: {}", crowd.summary()))?;
         Ok(crowd)
     }
 
     /// Publishes so many messages to a topic, at this pace.
-    pub(crate) fn publish(&self, clock: Clock, topic: &str, pace: Duration, count: usize) -> Vec<Printed> {
+    pub(crate) fn publish(
+        &self,
+        clock: Clock,
+        topic: &str,
+        pace: Duration,
+        count: usize,
+    ) -> Vec<PublishedMessage> {
         let (addresses, topics) = (self.addresses(), vec![topic.to_owned()]);
-        Press::start(clock, 0, Job { addresses, topics, pace, size: 100, count: Some(count) }).wait()
+        Publisher::start(clock, 0, PublishPlan { addresses, topics, pace, size: 100, count: Some(count) })
+            .wait()
     }
 }
 
@@ -180,12 +190,12 @@ pub(crate) fn percent(us: f64, seconds: f64) -> String {
 }
 
 /// Waits until all have the last message, sends everybody home, and compares the books.
-pub(crate) fn settle(crowd: Crowd, printed: &[Printed]) -> Outcome<Balance> {
+pub(crate) fn settle(crowd: SubscriberGroup, printed: &[PublishedMessage]) -> Outcome<DeliveryReport> {
     let last = printed.iter().filter_map(|printed| printed.answer.clone().ok()).max();
     let last = last.ok_or("nothing was published")?;
     process::wait_until("all have the last message", || crowd.all(|record| record.has(last)))
         .map_err(|error| format!("{error}: {}", crowd.summary()))?;
-    Ok(books::judge(&crowd.stop(), printed)?)
+    Ok(books::audit(&crowd.stop(), printed)?)
 }
 
 /// An address no one listens on: taken from the kernel and given back.

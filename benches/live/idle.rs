@@ -5,9 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Outcome;
-use crate::events::Aim;
 use crate::events::Clock;
-use crate::events::Crowd;
+use crate::events::SubscribePlan;
+use crate::events::SubscriberGroup;
 use crate::host::Site;
 use crate::host::percent;
 use crate::options::Options;
@@ -21,8 +21,9 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
     let site = Site::start(1, options)?;
     let (public, admin) = (site.hosts[0].address, site.hosts[0].admin);
     let streams = |count: usize, address: SocketAddr, target: &str| {
-        let aim = Aim { addresses: vec![address], target: target.to_owned(), topic: target.to_owned() };
-        (count > 0).then(|| Crowd::start(Clock::start(), &vec![aim; count]))
+        let aim =
+            SubscribePlan { addresses: vec![address], target: target.to_owned(), topic: target.to_owned() };
+        (count > 0).then(|| SubscriberGroup::start(Clock::start(), &vec![aim; count]))
     };
     let cases = [
         ("no client", 0, public, "/"),
@@ -40,7 +41,8 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
                 .map_err(|error| format!("{target}: {error}: {}", crowd.summary()))?;
         }
         thread::sleep(SETTLING);
-        let bytes = || crowd.iter().flat_map(Crowd::records).map(|record| record.bytes).sum::<u64>();
+        let bytes =
+            || crowd.iter().flat_map(SubscriberGroup::records).map(|record| record.bytes).sum::<u64>();
         let (begin, received) = (site.cpu()?, bytes());
         thread::sleep(Duration::from_secs(options.seconds));
         let used = site.cpu()?.since(&begin);

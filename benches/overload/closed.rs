@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::Outcome;
-use crate::crowd::Ask;
-use crate::crowd::Crowd;
-use crate::crowd::Plan;
-use crate::crowd::Report;
+use crate::crowd::ClientSwarm;
+use crate::crowd::SwarmPlan;
+use crate::crowd::SwarmReport;
+use crate::crowd::SwarmRequest;
 use crate::fleet::Fleet;
 use crate::options::Options;
 use crate::table;
@@ -17,9 +17,9 @@ const WARM_UP: Duration = Duration::from_secs(2);
 
 pub(crate) fn measure(options: &Options) -> Outcome<Section> {
     let mut rows = Vec::new();
-    rows.extend(loops("`/` as text", Ask::Visit, options, false)?);
-    rows.extend(loops("`/` as a page", Ask::Page, options, false)?);
-    rows.extend(loops("a handler of 1 ms", Ask::Path("/spin/1"), options, true)?);
+    rows.extend(loops("`/` as text", SwarmRequest::View, options, false)?);
+    rows.extend(loops("`/` as a page", SwarmRequest::Page, options, false)?);
+    rows.extend(loops("a handler of 1 ms", SwarmRequest::Path("/spin/1"), options, true)?);
     Ok(Section {
         title: "Closed loops",
         text: "Every client asks again as soon as it was answered. Promised: no failure, every answer counted, and at \
@@ -41,13 +41,13 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
 }
 
 /// One kind of request with each number of clients.
-fn loops(name: &str, ask: Ask, options: &Options, faulty: bool) -> Outcome<Vec<Vec<String>>> {
+fn loops(name: &str, ask: SwarmRequest, options: &Options, faulty: bool) -> Outcome<Vec<Vec<String>>> {
     let mut seen = Vec::new();
     for clients in &options.clients {
         let program = if faulty { options.faulty()? } else { options.program.clone() };
         let fleet = Fleet::start(&program, options)?;
         let before = fleet.workers();
-        let crowd = Crowd::start(Plan::closed(fleet.address, *clients, ask));
+        let crowd = ClientSwarm::start(SwarmPlan::closed(fleet.address, *clients, ask));
         std::thread::sleep(WARM_UP + Duration::from_secs(options.seconds));
         let memory = fleet.memory()?;
         let end = crowd.age();
@@ -66,7 +66,7 @@ fn loops(name: &str, ask: Ask, options: &Options, faulty: bool) -> Outcome<Vec<V
             let kept = is_kept(report, ask) && *rate >= 0.9 * best && *same;
             let mut row =
                 vec![name.to_owned(), clients.to_string(), format!("{rate:.0}"), table::failures(report)];
-            row.push(if matches!(ask, Ask::Path(_)) {
+            row.push(if matches!(ask, SwarmRequest::Path(_)) {
                 "–".to_owned()
             } else {
                 format!("{:.4}", table::counted(report))
@@ -79,7 +79,7 @@ fn loops(name: &str, ask: Ask, options: &Options, faulty: bool) -> Outcome<Vec<V
         .collect())
 }
 
-fn is_kept(report: &Report, ask: Ask) -> bool {
-    let exact = matches!(ask, Ask::Path(_)) || report.counted == report.answered();
+fn is_kept(report: &SwarmReport, ask: SwarmRequest) -> bool {
+    let exact = matches!(ask, SwarmRequest::Path(_)) || report.counted == report.answered();
     report.failed() == 0 && report.refused() == 0 && exact
 }

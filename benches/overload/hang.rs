@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::Outcome;
-use crate::crowd::Ask;
-use crate::crowd::Crowd;
-use crate::crowd::Pace;
-use crate::crowd::Plan;
+use crate::crowd::ClientSwarm;
+use crate::crowd::SwarmPace;
+use crate::crowd::SwarmPlan;
+use crate::crowd::SwarmRequest;
 use crate::fleet::Fleet;
 use crate::options::Options;
 use crate::process;
@@ -20,8 +20,8 @@ use crate::table::Section;
 
 pub(crate) fn measure(options: &Options) -> Outcome<Section> {
     let fleet = Fleet::start(&options.faulty()?, options)?;
-    let plan = Plan::closed(fleet.address, 32, Ask::Path("/hello"));
-    let crowd = Crowd::start(Plan { pace: Pace::Paused(Duration::from_millis(5)), ..plan });
+    let plan = SwarmPlan::closed(fleet.address, 32, SwarmRequest::Path("/hello"));
+    let crowd = ClientSwarm::start(SwarmPlan { pace: SwarmPace::Paused(Duration::from_millis(5)), ..plan });
     std::thread::sleep(Duration::from_secs(1));
     let begin = now_ms();
     let mut stream = TcpStream::connect(fleet.address)?;
@@ -66,7 +66,7 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
 }
 
 fn now_ms() -> i64 {
-    i64::try_from(regatta::__internals::sys::time::unix().as_millis()).unwrap_or(0)
+    i64::try_from(regatta::__internals::sys::time::wall_clock().as_millis()).unwrap_or(0)
 }
 
 /// When a line was written: milliseconds since 1970.

@@ -8,10 +8,10 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::Outcome;
-use crate::crowd::Ask;
-use crate::crowd::Crowd;
-use crate::crowd::Plan;
-use crate::crowd::Report;
+use crate::crowd::ClientSwarm;
+use crate::crowd::SwarmPlan;
+use crate::crowd::SwarmReport;
+use crate::crowd::SwarmRequest;
 use crate::fleet::Fleet;
 use crate::options::Options;
 use crate::table;
@@ -32,21 +32,21 @@ const RATES: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
 pub(crate) fn measure(options: &Options) -> Outcome<Section> {
     let mut rows = Vec::new();
     let kinds = [
-        ("`/` as text", Ask::Visit, false),
-        ("a handler of 1 ms", Ask::Path("/spin/1"), false),
-        ("the same, new connections", Ask::Path("/spin/1"), true),
+        ("`/` as text", SwarmRequest::View, false),
+        ("a handler of 1 ms", SwarmRequest::Path("/spin/1"), false),
+        ("the same, new connections", SwarmRequest::Path("/spin/1"), true),
     ];
     for (name, ask, fresh) in kinds {
-        let program = if ask == Ask::Visit { options.program.clone() } else { options.faulty()? };
+        let program = if ask == SwarmRequest::View { options.program.clone() } else { options.faulty()? };
         let fleet = Fleet::start(&program, options)?;
-        let crowd = Crowd::start(Plan::closed(fleet.address, 64, ask));
+        let crowd = ClientSwarm::start(SwarmPlan::closed(fleet.address, 64, ask));
         let report = crowd.last(Duration::from_secs(options.seconds.min(5) + 1));
         let second = Duration::from_secs(1);
         let capacity = report.rate(second, Duration::from_secs(options.seconds.min(5)));
         drop(fleet);
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
         for rate in RATES {
-            let plan = Plan { fresh, ..Plan::open(free, CLIENTS, ask, capacity * rate) };
+            let plan = SwarmPlan { fresh, ..SwarmPlan::open(free, CLIENTS, ask, capacity * rate) };
             rows.push(one(name, plan, &program, rate, capacity, options)?);
         }
     }
@@ -76,14 +76,14 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
 
 fn one(
     name: &str,
-    plan: Plan,
+    plan: SwarmPlan,
     program: &std::path::Path,
     times: f64,
     capacity: f64,
     options: &Options,
 ) -> Outcome<Vec<String>> {
     let fleet = Fleet::start(program, options)?;
-    let crowd = Crowd::start(Plan { address: fleet.address, ..plan });
+    let crowd = ClientSwarm::start(SwarmPlan { address: fleet.address, ..plan });
     let mut longest = Duration::ZERO;
     let lasting = SETTLED + Duration::from_secs(options.seconds);
     while crowd.age() < lasting {
@@ -118,7 +118,7 @@ fn one(
     ])
 }
 
-fn refusals(report: &Report) -> String {
+fn refusals(report: &SwarmReport) -> String {
     table::ms(report.refusal_latency(0.5, SETTLED))
 }
 

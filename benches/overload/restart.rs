@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::Outcome;
-use crate::crowd::Ask;
-use crate::crowd::Crowd;
-use crate::crowd::Pace;
-use crate::crowd::Plan;
+use crate::crowd::ClientSwarm;
+use crate::crowd::SwarmPace;
+use crate::crowd::SwarmPlan;
+use crate::crowd::SwarmRequest;
 use crate::fleet::Fleet;
 use crate::options::Options;
 use crate::table;
@@ -19,8 +19,9 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
     let mut rows = Vec::new();
     for away_ms in AWAY_MS {
         let mut fleet = Fleet::start(&options.program, options)?;
-        let plan = Plan::closed(fleet.address, 64, Ask::Visit);
-        let crowd = Crowd::start(Plan { pace: Pace::Paused(Duration::from_millis(5)), ..plan });
+        let plan = SwarmPlan::closed(fleet.address, 64, SwarmRequest::View);
+        let crowd =
+            ClientSwarm::start(SwarmPlan { pace: SwarmPace::Paused(Duration::from_millis(5)), ..plan });
         std::thread::sleep(Duration::from_secs(2));
         fleet.kill_redis()?;
         std::thread::sleep(Duration::from_millis(away_ms).saturating_sub(Duration::from_millis(30)));

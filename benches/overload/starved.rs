@@ -7,10 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Outcome;
-use crate::crowd::Ask;
-use crate::crowd::Crowd;
-use crate::crowd::Pace;
-use crate::crowd::Plan;
+use crate::crowd::ClientSwarm;
+use crate::crowd::SwarmPace;
+use crate::crowd::SwarmPlan;
+use crate::crowd::SwarmRequest;
 use crate::fleet::Fleet;
 use crate::options::Options;
 use crate::table;
@@ -48,8 +48,8 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
     let fleet = Fleet::start(&options.program, options)?;
     let before = fleet.workers();
     let burners = Burners::start(LOOPS * cores)?;
-    let plan = Plan::closed(fleet.address, 32, Ask::Visit);
-    let crowd = Crowd::start(Plan { pace: Pace::Paused(Duration::from_millis(20)), ..plan });
+    let plan = SwarmPlan::closed(fleet.address, 32, SwarmRequest::View);
+    let crowd = ClientSwarm::start(SwarmPlan { pace: SwarmPace::Paused(Duration::from_millis(20)), ..plan });
     let report = crowd.last(Duration::from_secs_f64(options.minutes * 60.0));
     drop(burners);
     println!("{LOOPS} busy loops a core: {report}");

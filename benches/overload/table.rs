@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::crowd::Report;
+use crate::crowd::SwarmReport;
 
 /// What is said first.
 pub(crate) const INTRODUCTION: &str = "Written by `cargo bench --bench overload`. Clients, workers and Redis share the \
@@ -54,7 +54,7 @@ pub(crate) fn ms(time: Duration) -> String {
 }
 
 /// Failures by kind.
-pub(crate) fn failures(report: &Report) -> String {
+pub(crate) fn failures(report: &SwarmReport) -> String {
     if report.failures.is_empty() {
         return "0".to_owned();
     }
@@ -62,6 +62,6 @@ pub(crate) fn failures(report: &Report) -> String {
 }
 
 /// Views counted for each answer that told one.
-pub(crate) fn counted(report: &Report) -> f64 {
+pub(crate) fn counted(report: &SwarmReport) -> f64 {
     report.counted as f64 / report.answered().max(1) as f64
 }

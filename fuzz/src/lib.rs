@@ -10,15 +10,15 @@ use std::path::PathBuf;
 use http::HeaderMap;
 use http::HeaderValue;
 use regatta::__internals::config;
-use regatta::__internals::config::Content;
-use regatta::__internals::config::Inputs;
-use regatta::__internals::config::schema::ForwardHeader;
-use regatta::__internals::config::schema::Proxy;
+use regatta::__internals::config::ConfigFile;
+use regatta::__internals::config::ConfigInputs;
+use regatta::__internals::config::schema::ForwardedHeader;
+use regatta::__internals::config::schema::ProxyConfig;
 use regatta::__internals::control::protocol;
 use regatta::__internals::http::identity;
-use regatta::__internals::http::identity::Transport;
+use regatta::__internals::http::identity::ClientTransport;
 use regatta::__internals::session::cookie;
-use regatta::__internals::session::cookie::Keyring;
+use regatta::__internals::session::cookie::CookieKeyring;
 use regatta::__internals::session::cookie_header;
 use regatta::__internals::session::user::UserTag;
 
@@ -28,9 +28,9 @@ const SECRETS: [&[u8]; 2] = [b"a new secret with thirty-two bytes", b"an old sec
 ///
 /// Nothing but what we signed is a session, and what we signed is the one we gave.
 pub fn cookie(data: &[u8]) {
-    let ring = Keyring::new(SECRETS).expect("two secrets");
+    let ring = CookieKeyring::new(SECRETS).expect("two secrets");
     let Ok(id) = cookie::new_id() else { return };
-    let user = UserTag::of(SECRETS[0], "ann");
+    let user = UserTag::from_name(SECRETS[0], "ann");
     let genuine = [(0xFE, None), (0xFD, Some(user))]
         .map(|(byte, user)| (byte, user, format!("sid={}", ring.sign("sid", id, user)).into_bytes()));
     let mut text = Vec::new();
@@ -41,21 +41,21 @@ pub fn cookie(data: &[u8]) {
         }
     }
     let headers = || text.split(|byte| *byte == b'\n');
-    let read = || cookie_header::read(&ring, headers(), [Some("sid"), Some("__Host-sid")]);
+    let read = || cookie_header::find_session_cookies(&ring, headers(), [Some("sid"), Some("__Host-sid")]);
     let [own, moved] = read();
     assert_eq!(read(), [own, moved], "what is remembered is what was verified");
     if let Ok(Some(known)) = own {
-        let found = known.visitor;
+        let found = known.cookie;
         let given = genuine.iter().any(|(byte, user, _)| data.contains(byte) && found.user == *user);
-        assert!(given && found.id == id && !found.renew, "nobody signed it, or it is somebody else's");
+        assert!(given && found.id == id && !found.re_sign, "nobody signed it, or it is somebody else's");
     }
     assert!(!matches!(moved, Ok(Some(_))), "a cookie was moved to another name");
     if let Ok(value) = std::str::from_utf8(data) {
         assert!(ring.verify("sid", value).is_none(), "nobody signed it");
-        assert!(!ring.is_form_token(id, value), "nobody signed it");
+        assert!(!ring.is_csrf_token(id, value), "nobody signed it");
     }
     // The two kinds of what we sign must not be taken for each other.
-    assert!(ring.form_token(id).is_ok_and(|text| ring.verify("sid", &text).is_none()));
+    assert!(ring.csrf_token(id).is_ok_and(|text| ring.verify("sid", &text).is_none()));
 }
 
 /// First byte: who the peer is and which header is believed; then header values, one a line.
@@ -63,29 +63,33 @@ pub fn cookie(data: &[u8]) {
 /// A stranger is believed nothing, and what a client writes to the left of trusted hops changes nothing.
 pub fn identity(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
-    let header = if kind & 1 == 0 { ForwardHeader::XForwardedFor } else { ForwardHeader::Forwarded };
+    let header = if kind & 1 == 0 { ForwardedHeader::XForwardedFor } else { ForwardedHeader::Forwarded };
     let name = if kind & 1 == 0 { "x-forwarded-for" } else { "forwarded" };
     let peer = ["127.0.0.1", "::ffff:127.0.0.1", "::1", "203.0.113.9"][usize::from(kind >> 1) % 4];
     let peer: IpAddr = peer.parse().expect("an address");
     let trusted =
         ["127.0.0.0/8", "10.0.0.0/8", "::1/128", "fd00::/8"].map(|net| net.parse().expect("a network"));
-    let proxy = Proxy { trusted: trusted.to_vec(), header };
+    let proxy = ProxyConfig { trusted: trusted.to_vec(), header };
     let mut headers = HeaderMap::new();
     let values = rest.split(|byte| *byte == b'\n').filter_map(|value| HeaderValue::from_bytes(value).ok());
     for value in values.take(64) {
         headers.append(name, value);
     }
-    let client = identity::resolve(peer, &headers, &proxy);
+    let client = identity::client_from_headers(peer, &headers, &proxy);
     assert_eq!(client.address, client.address.to_canonical());
-    assert!(!client.subject(56).is_empty());
+    assert!(!client.limit_subject(56).is_empty());
     if !proxy.trusts(peer) {
-        assert_eq!((client.address, client.transport), (peer.to_canonical(), Transport::Plain));
+        assert_eq!((client.address, client.transport), (peer.to_canonical(), ClientTransport::Plain));
     }
     if !proxy.trusts(client.address) {
         let mut longer = HeaderMap::new();
         longer.append(name, HeaderValue::from_static("for=10.0.0.6, 6.6.6.6, for=6.6.6.6;proto=https"));
         headers.get_all(name).iter().for_each(|value| _ = longer.append(name, value.clone()));
-        assert_eq!(identity::resolve(peer, &longer, &proxy).address, client.address, "the client chose it");
+        assert_eq!(
+            identity::client_from_headers(peer, &longer, &proxy).address,
+            client.address,
+            "the client chose it"
+        );
     }
 }
 
@@ -115,9 +119,9 @@ pub fn config(data: &[u8]) {
     let variable = |part: &str| part.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
     let environment: BTreeMap<_, _> = parts.filter_map(variable).collect();
     let folder = PathBuf::from("/nowhere");
-    let content = Content::Text { path: folder.join("regatta.toml"), text: file, real: None };
-    let inputs = Inputs { environment, content, folder, ..Inputs::default() };
-    let say = |inputs: &Inputs| match config::load(inputs) {
+    let content = ConfigFile::Contents { path: folder.join("regatta.toml"), text: file, real: None };
+    let inputs = ConfigInputs { environment, content, folder, ..ConfigInputs::default() };
+    let say = |inputs: &ConfigInputs| match config::load(inputs) {
         Ok(config) => format!("{config:?}"),
         Err(error) => {
             let sentence = error.to_string();

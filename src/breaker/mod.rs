@@ -19,26 +19,26 @@ const PROBE_WAIT: Duration = Duration::from_millis(50);
 
 /// What became of a call that was let through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CallOutcome {
     /// The server did it, or refused for a reason that says nothing about the server.
-    Done,
+    Success,
     /// The server says that it cannot at present; asking again at once is useless.
-    Unable,
+    Unavailable,
     /// It was never sent, was not answered, or its caller left: nothing is known.
-    Void,
+    Discarded,
 }
 
 /// The right to make one call; its outcome is to be told with [`Breaker::settle`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub struct Pass {
+pub struct BreakerPermit {
     /// Which state let it through: an outcome that comes after the state has changed is old news.
     epoch: u64,
 }
 
 /// A call is refused; nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused {
+pub struct BreakerRejected {
     /// When the next call might be let through.
     pub retry_after: Duration,
 }
@@ -46,7 +46,7 @@ pub struct Refused {
 /// A breaker's state as operators see it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Position {
+pub enum BreakerState {
     /// Calls pass.
     #[default]
     Closed = 0,
@@ -56,7 +56,7 @@ pub enum Position {
     Open = 2,
 }
 
-impl Position {
+impl BreakerState {
     /// From its number; what is unknown counts as closed.
     pub fn from_word(word: u64) -> Self {
         match word {
@@ -77,7 +77,7 @@ impl Position {
 }
 
 #[derive(Debug, Clone, Default)]
-enum State {
+enum BreakerPhase {
     #[default]
     Closed,
     Open {
@@ -90,96 +90,102 @@ enum State {
 
 /// A circuit breaker for one kind of calls.
 #[derive(Debug, Clone, Default)]
-pub struct Breaker {
-    state: State,
+pub struct CircuitBreaker {
+    phase: BreakerPhase,
     epoch: u64,
     /// Times it has opened since it was last closed.
-    round: u32,
-    opened: u64,
+    consecutive_opens: u32,
+    open_count: u64,
 }
 
-impl Breaker {
+impl CircuitBreaker {
     /// Asks to make a call.
     ///
     /// # Errors
     /// [`Refused`] when it must not be made.
-    pub fn ask(&mut self, now: Duration) -> Result<Pass, Refused> {
-        if let State::Open { until } = self.state {
+    pub fn acquire(&mut self, now: Duration) -> Result<BreakerPermit, BreakerRejected> {
+        if let BreakerPhase::Open { until } = self.phase {
             if now < until {
-                return Err(Refused { retry_after: until - now });
+                return Err(BreakerRejected { retry_after: until - now });
             }
             self.half_open();
         }
-        match &mut self.state {
-            State::HalfOpen { probing: true } => Err(Refused { retry_after: PROBE_WAIT }),
-            State::HalfOpen { probing } => {
+        match &mut self.phase {
+            BreakerPhase::HalfOpen { probing: true } => Err(BreakerRejected { retry_after: PROBE_WAIT }),
+            BreakerPhase::HalfOpen { probing } => {
                 *probing = true;
-                Ok(Pass { epoch: self.epoch })
+                Ok(BreakerPermit { epoch: self.epoch })
             }
-            State::Closed | State::Open { .. } => Ok(Pass { epoch: self.epoch }),
+            BreakerPhase::Closed | BreakerPhase::Open { .. } => Ok(BreakerPermit { epoch: self.epoch }),
         }
     }
 
     /// Tells what became of a call that was let through; `random`, from 0 to 1, chooses how long the breaker stays
     /// open if this opens it (full jitter, so that a fleet does not probe as one).
-    pub fn settle(&mut self, pass: Pass, outcome: Outcome, now: Duration, random: impl FnOnce() -> f64) {
-        if pass.epoch != self.epoch {
+    pub fn record_outcome(
+        &mut self,
+        permit: BreakerPermit,
+        outcome: CallOutcome,
+        now: Duration,
+        random: impl FnOnce() -> f64,
+    ) {
+        if permit.epoch != self.epoch {
             return;
         }
-        match (outcome, &mut self.state) {
-            (Outcome::Unable, _) => self.open(now, random()),
-            (Outcome::Done, State::HalfOpen { .. }) => self.close(),
-            (Outcome::Void, State::HalfOpen { probing }) => *probing = false,
-            (Outcome::Done | Outcome::Void, _) => {}
+        match (outcome, &mut self.phase) {
+            (CallOutcome::Unavailable, _) => self.open(now, random()),
+            (CallOutcome::Success, BreakerPhase::HalfOpen { .. }) => self.close(),
+            (CallOutcome::Discarded, BreakerPhase::HalfOpen { probing }) => *probing = false,
+            (CallOutcome::Success | CallOutcome::Discarded, _) => {}
         }
     }
 
     /// Opens it without a call: the server was heard to be unable by someone else.
-    pub fn trip(&mut self, now: Duration, random: f64) {
-        if !matches!(self.state, State::Open { .. }) {
+    pub fn force_open(&mut self, now: Duration, random: f64) {
+        if !matches!(self.phase, BreakerPhase::Open { .. }) {
             self.open(now, random);
         }
     }
 
     /// A new connection was made and the server answered on it: what is open need not wait any longer for its probe.
-    pub fn reconnected(&mut self) {
-        if matches!(self.state, State::Open { .. }) {
+    pub fn allow_probe(&mut self) {
+        if matches!(self.phase, BreakerPhase::Open { .. }) {
             self.half_open();
         }
     }
 
     /// Where it stands.
-    pub fn position(&self, now: Duration) -> Position {
-        match self.state {
-            State::Closed => Position::Closed,
+    pub fn state(&self, now: Duration) -> BreakerState {
+        match self.phase {
+            BreakerPhase::Closed => BreakerState::Closed,
             // Its time is over: the next call is let through.
-            State::Open { until } if now >= until => Position::HalfOpen,
-            State::Open { .. } => Position::Open,
-            State::HalfOpen { .. } => Position::HalfOpen,
+            BreakerPhase::Open { until } if now >= until => BreakerState::HalfOpen,
+            BreakerPhase::Open { .. } => BreakerState::Open,
+            BreakerPhase::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
 
     /// How often it has opened in its life.
-    pub fn opened(&self) -> u64 {
-        self.opened
+    pub fn open_count(&self) -> u64 {
+        self.open_count
     }
 
     fn open(&mut self, now: Duration, random: f64) {
-        let longest = OPEN_FIRST.saturating_mul(1 << self.round.min(8)).min(OPEN_MAX);
-        self.round = self.round.saturating_add(1);
-        self.state = State::Open { until: now + longest.mul_f64(random.clamp(0.0, 1.0)) };
+        let longest = OPEN_FIRST.saturating_mul(1 << self.consecutive_opens.min(8)).min(OPEN_MAX);
+        self.consecutive_opens = self.consecutive_opens.saturating_add(1);
+        self.phase = BreakerPhase::Open { until: now + longest.mul_f64(random.clamp(0.0, 1.0)) };
         self.epoch += 1;
-        self.opened += 1;
+        self.open_count += 1;
     }
 
     fn half_open(&mut self) {
-        self.state = State::HalfOpen { probing: false };
+        self.phase = BreakerPhase::HalfOpen { probing: false };
         self.epoch += 1;
     }
 
     fn close(&mut self) {
-        self.state = State::Closed;
+        self.phase = BreakerPhase::Closed;
         self.epoch += 1;
-        self.round = 0;
+        self.consecutive_opens = 0;
     }
 }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::Breaker;
+use super::BreakerPermit;
+use super::BreakerPhase;
+use super::BreakerState;
+use super::CallOutcome;
+use super::CircuitBreaker;
 use super::OPEN_MAX;
-use super::Outcome;
-use super::Pass;
-use super::Position;
-use super::State;
 
 const START: Duration = Duration::from_secs(1000);
 
@@ -18,140 +18,140 @@ fn ms(ms: u64) -> Duration {
 }
 
 /// A call with this outcome at this time, if it is let through.
-fn call(breaker: &mut Breaker, outcome: Outcome, now: Duration) -> bool {
-    let Ok(pass) = breaker.ask(now) else { return false };
-    breaker.settle(pass, outcome, now, || 1.0);
+fn call(breaker: &mut CircuitBreaker, outcome: CallOutcome, now: Duration) -> bool {
+    let Ok(pass) = breaker.acquire(now) else { return false };
+    breaker.record_outcome(pass, outcome, now, || 1.0);
     true
 }
 
-fn opened() -> Breaker {
-    let mut breaker = Breaker::default();
-    assert!(call(&mut breaker, Outcome::Unable, START));
-    assert_eq!(breaker.position(START), Position::Open);
+fn opened_breaker() -> CircuitBreaker {
+    let mut breaker = CircuitBreaker::default();
+    assert!(call(&mut breaker, CallOutcome::Unavailable, START));
+    assert_eq!(breaker.state(START), BreakerState::Open);
     breaker
 }
 
 #[test]
 fn what_is_unknown_never_opens_it() {
-    let mut breaker = Breaker::default();
+    let mut breaker = CircuitBreaker::default();
     for _ in 0..1000 {
-        assert!(call(&mut breaker, Outcome::Void, START));
+        assert!(call(&mut breaker, CallOutcome::Discarded, START));
     }
-    assert_eq!((breaker.opened(), breaker.position(START)), (0, Position::Closed));
+    assert_eq!((breaker.open_count(), breaker.state(START)), (0, BreakerState::Closed));
 }
 
 #[test]
-fn a_server_that_says_no_opens_it_at_once_and_for_a_short_time() {
-    let mut breaker = Breaker::default();
+fn an_unavailable_server_opens_it_at_once_and_for_a_short_time() {
+    let mut breaker = CircuitBreaker::default();
     let mut now = START;
     for longest in [100, 200, 400, 400, 400] {
-        assert!(call(&mut breaker, Outcome::Unable, now));
-        assert!(breaker.ask(now + ms(longest - 1)).is_err(), "{longest}");
+        assert!(call(&mut breaker, CallOutcome::Unavailable, now));
+        assert!(breaker.acquire(now + ms(longest - 1)).is_err(), "{longest}");
         now += ms(longest);
-        assert_eq!(breaker.position(now), Position::HalfOpen);
+        assert_eq!(breaker.state(now), BreakerState::HalfOpen);
     }
-    assert_eq!(breaker.opened(), 5);
+    assert_eq!(breaker.open_count(), 5);
     // Once it has been closed, it begins anew.
-    assert!(call(&mut breaker, Outcome::Done, now));
-    assert!(call(&mut breaker, Outcome::Unable, now));
-    assert!(breaker.ask(now + ms(100)).is_ok());
+    assert!(call(&mut breaker, CallOutcome::Success, now));
+    assert!(call(&mut breaker, CallOutcome::Unavailable, now));
+    assert!(breaker.acquire(now + ms(100)).is_ok());
 }
 
 #[test]
 fn half_open_lets_one_call_through_and_its_success_opens_the_way_for_all_however_late() {
-    let mut breaker = opened();
+    let mut breaker = opened_breaker();
     let now = START + ms(100);
-    let pass = breaker.ask(now).unwrap();
-    assert_eq!(breaker.position(now), Position::HalfOpen);
-    assert!(breaker.ask(now).is_err());
-    breaker.settle(pass, Outcome::Done, now + ms(60_000), || 1.0);
-    assert_eq!(breaker.position(now), Position::Closed);
-    assert!((0..1000).all(|_| breaker.ask(now).is_ok()));
+    let pass = breaker.acquire(now).unwrap();
+    assert_eq!(breaker.state(now), BreakerState::HalfOpen);
+    assert!(breaker.acquire(now).is_err());
+    breaker.record_outcome(pass, CallOutcome::Success, now + ms(60_000), || 1.0);
+    assert_eq!(breaker.state(now), BreakerState::Closed);
+    assert!((0..1000).all(|_| breaker.acquire(now).is_ok()));
 }
 
 #[test]
-fn a_probe_whose_caller_left_makes_room_for_the_next() {
-    let mut breaker = opened();
+fn a_discarded_probe_makes_room_for_the_next() {
+    let mut breaker = opened_breaker();
     let now = START + ms(100);
-    let pass = breaker.ask(now).unwrap();
-    breaker.settle(pass, Outcome::Void, now, || 1.0);
-    assert!(breaker.ask(now).is_ok());
+    let pass = breaker.acquire(now).unwrap();
+    breaker.record_outcome(pass, CallOutcome::Discarded, now, || 1.0);
+    assert!(breaker.acquire(now).is_ok());
 }
 
 #[test]
 fn what_was_called_before_it_opened_changes_nothing_any_more() {
-    let mut breaker = Breaker::default();
-    let old: Vec<Pass> = (0..100).map(|_| breaker.ask(START).unwrap()).collect();
+    let mut breaker = CircuitBreaker::default();
+    let old: Vec<BreakerPermit> = (0..100).map(|_| breaker.acquire(START).unwrap()).collect();
     for pass in &old {
-        breaker.settle(*pass, Outcome::Unable, START, || 1.0);
+        breaker.record_outcome(*pass, CallOutcome::Unavailable, START, || 1.0);
     }
-    assert_eq!(breaker.opened(), 1);
-    let probe = breaker.ask(START + ms(100)).unwrap();
-    breaker.settle(old[0], Outcome::Done, START + ms(100), || 1.0);
-    assert!(breaker.ask(START + ms(100)).is_err(), "the probe is still under way");
-    breaker.settle(probe, Outcome::Done, START + ms(100), || 1.0);
-    breaker.settle(old[1], Outcome::Unable, START + ms(100), || 1.0);
-    assert_eq!(breaker.position(START + ms(100)), Position::Closed);
+    assert_eq!(breaker.open_count(), 1);
+    let probe = breaker.acquire(START + ms(100)).unwrap();
+    breaker.record_outcome(old[0], CallOutcome::Success, START + ms(100), || 1.0);
+    assert!(breaker.acquire(START + ms(100)).is_err(), "the probe is still under way");
+    breaker.record_outcome(probe, CallOutcome::Success, START + ms(100), || 1.0);
+    breaker.record_outcome(old[1], CallOutcome::Unavailable, START + ms(100), || 1.0);
+    assert_eq!(breaker.state(START + ms(100)), BreakerState::Closed);
 }
 
 #[test]
 fn a_new_connection_is_tried_at_once() {
-    let mut breaker = opened();
-    breaker.reconnected();
-    assert_eq!(breaker.position(START), Position::HalfOpen);
-    assert!(breaker.ask(START).is_ok());
+    let mut breaker = opened_breaker();
+    breaker.allow_probe();
+    assert_eq!(breaker.state(START), BreakerState::HalfOpen);
+    assert!(breaker.acquire(START).is_ok());
     // It makes nothing of a breaker that is closed, or whose probe is under way.
-    breaker.reconnected();
-    assert!(breaker.ask(START).is_err());
+    breaker.allow_probe();
+    assert!(breaker.acquire(START).is_err());
 }
 
 #[derive(Debug, Clone)]
 enum Act {
-    Pass(u64),
-    Ask,
-    Settle(usize, Outcome, f64),
-    Reconnect,
-    Trip(f64),
+    Advance(u64),
+    Acquire,
+    RecordOutcome(usize, CallOutcome, f64),
+    AllowProbe,
+    ForceOpen(f64),
 }
 
 fn act() -> impl Strategy<Value = Act> {
     let outcome = prop_oneof![
-        3 => Just(Outcome::Done),
-        4 => Just(Outcome::Unable),
-        1 => Just(Outcome::Void),
+        3 => Just(CallOutcome::Success),
+        4 => Just(CallOutcome::Unavailable),
+        1 => Just(CallOutcome::Discarded),
     ];
     prop_oneof![
-        2 => (0..500u64).prop_map(Act::Pass),
-        6 => Just(Act::Ask),
-        6 => (any::<usize>(), outcome, 0.0..=1.0f64).prop_map(|(nth, outcome, random)| Act::Settle(nth, outcome, random)),
-        1 => Just(Act::Reconnect),
-        1 => (0.0..=1.0f64).prop_map(Act::Trip),
+        2 => (0..500u64).prop_map(Act::Advance),
+        6 => Just(Act::Acquire),
+        6 => (any::<usize>(), outcome, 0.0..=1.0f64).prop_map(|(nth, outcome, random)| Act::RecordOutcome(nth, outcome, random)),
+        1 => Just(Act::AllowProbe),
+        1 => (0.0..=1.0f64).prop_map(Act::ForceOpen),
     ]
 }
 
 /// Lives through a history; the calls still under way at its end, and the time.
-fn live(breaker: &mut Breaker, acts: Vec<Act>) -> (Vec<Pass>, Duration) {
-    let (mut under_way, mut now) = (Vec::<Pass>::new(), START);
+fn replay(breaker: &mut CircuitBreaker, acts: Vec<Act>) -> (Vec<BreakerPermit>, Duration) {
+    let (mut under_way, mut now) = (Vec::<BreakerPermit>::new(), START);
     for act in acts {
         match act {
-            Act::Pass(time) => now += ms(time),
-            Act::Ask => under_way.extend(breaker.ask(now).ok()),
-            Act::Settle(nth, outcome, random) if !under_way.is_empty() => {
+            Act::Advance(time) => now += ms(time),
+            Act::Acquire => under_way.extend(breaker.acquire(now).ok()),
+            Act::RecordOutcome(nth, outcome, random) if !under_way.is_empty() => {
                 let pass = under_way.swap_remove(nth % under_way.len());
-                breaker.settle(pass, outcome, now, || random);
+                breaker.record_outcome(pass, outcome, now, || random);
             }
-            Act::Settle(..) => {}
-            Act::Reconnect => breaker.reconnected(),
-            Act::Trip(random) => breaker.trip(now, random),
+            Act::RecordOutcome(..) => {}
+            Act::AllowProbe => breaker.allow_probe(),
+            Act::ForceOpen(random) => breaker.force_open(now, random),
         }
         let current = under_way.iter().filter(|pass| pass.epoch == breaker.epoch).count();
-        match breaker.state {
-            State::HalfOpen { probing } => assert_eq!(current, usize::from(probing)),
-            State::Open { until } => {
+        match breaker.phase {
+            BreakerPhase::HalfOpen { probing } => assert_eq!(current, usize::from(probing)),
+            BreakerPhase::Open { until } => {
                 assert_eq!(current, 0);
                 assert!(until <= now + OPEN_MAX);
             }
-            State::Closed => {}
+            BreakerPhase::Closed => {}
         }
     }
     (under_way, now)
@@ -160,26 +160,26 @@ fn live(breaker: &mut Breaker, acts: Vec<Act>) -> (Vec<Pass>, Duration) {
 proptest! {
     #[test]
     fn there_is_never_more_than_one_probe_and_it_always_recovers(acts in proptest::collection::vec(act(), 0..300)) {
-        let mut breaker = Breaker::default();
-        let (under_way, now) = live(&mut breaker, acts);
+        let mut breaker = CircuitBreaker::default();
+        let (under_way, now) = replay(&mut breaker, acts);
         for pass in under_way {
-            breaker.settle(pass, Outcome::Void, now, || 1.0);
+            breaker.record_outcome(pass, CallOutcome::Discarded, now, || 1.0);
         }
         // From here on the server is well: the first call after the longest time open closes it for all.
         let now = now + OPEN_MAX;
-        prop_assert!(call(&mut breaker, Outcome::Done, now));
-        prop_assert!(matches!(breaker.state, State::Closed), "{:?}", breaker.state);
-        prop_assert_eq!(breaker.round, 0);
+        prop_assert!(call(&mut breaker, CallOutcome::Success, now));
+        prop_assert!(matches!(breaker.phase, BreakerPhase::Closed), "{:?}", breaker.phase);
+        prop_assert_eq!(breaker.consecutive_opens, 0);
     }
 
     #[test]
     fn a_server_that_is_well_is_never_refused(gaps in proptest::collection::vec(0..300u64, 0..300)) {
-        let mut breaker = Breaker::default();
+        let mut breaker = CircuitBreaker::default();
         let mut now = START;
         for gap in gaps {
             now += ms(gap);
-            prop_assert!(call(&mut breaker, Outcome::Done, now));
+            prop_assert!(call(&mut breaker, CallOutcome::Success, now));
         }
-        prop_assert_eq!(breaker.opened(), 0);
+        prop_assert_eq!(breaker.open_count(), 0);
     }
 }

@@ -5,10 +5,10 @@ use crate::redis;
 /// Why a broadcast failed; each refusal names the setting that decides.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum BroadcastError {
     /// The message is too long; the caller's mistake.
     #[error("a message has at most {limit} bytes (broadcast.message_limit), and this one has {len}")]
-    TooLong {
+    TooLarge {
         /// Its length, bytes.
         len: usize,
         /// The longest, bytes.
@@ -16,7 +16,7 @@ pub enum Error {
     },
     /// This worker has as many subscribers as it may; another one may have room.
     #[error("this worker has {limit} subscribers already (broadcast.subscribers)")]
-    Subscribers {
+    TooManySubscribers {
         /// As many as there may be.
         limit: usize,
     },
@@ -24,17 +24,17 @@ pub enum Error {
     #[error(
         "{limit} topics are subscribed to on this worker already (broadcast.topics; fewer where broadcast.message_limit is large)"
     )]
-    Topics {
+    TooManyTopics {
         /// As many as there may be.
         limit: usize,
     },
     /// Redis did not do it. After [`redis::Error::Timeout`] and [`redis::Error::Lost`] a message may have been published.
     #[error("broadcasts are not reachable")]
-    Redis(#[source] redis::Error),
+    Redis(#[source] redis::RedisError),
 }
 
-impl From<redis::Error> for Error {
-    fn from(error: redis::Error) -> Self {
+impl From<redis::RedisError> for BroadcastError {
+    fn from(error: redis::RedisError) -> Self {
         Self::Redis(error)
     }
 }

@@ -4,13 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::redis::live;
-use crate::redis::live::Stamp;
+use crate::redis::live::StreamId;
 
 /// A message's id, rising within its topic: `ms-seq`.
 ///
 /// It is no time of day: a topic that begins anew begins a second ahead of Redis's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Id {
+pub struct MessageId {
     ms: u64,
     seq: u64,
 }
@@ -18,37 +18,37 @@ pub struct Id {
 /// Something that is no id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a message's id is two numbers, such as 1770000000000-0")]
-pub struct InvalidId;
+pub struct InvalidMessageId;
 
-impl Id {
+impl MessageId {
     /// Before every message: the one who resumes after it gets all that is kept.
     pub const ZERO: Self = Self { ms: 0, seq: 0 };
 
     /// The id right before this one.
     pub(super) fn before(self) -> Self {
-        live::below(self.stamp()).into()
+        live::stream_id_before(self.stream_id()).into()
     }
 
-    pub(super) fn stamp(self) -> Stamp {
+    pub(super) fn stream_id(self) -> StreamId {
         (self.ms, self.seq)
     }
 }
 
-impl From<Stamp> for Id {
-    fn from((ms, seq): Stamp) -> Self {
+impl From<StreamId> for MessageId {
+    fn from((ms, seq): StreamId) -> Self {
         Self { ms, seq }
     }
 }
 
-impl FromStr for Id {
-    type Err = InvalidId;
+impl FromStr for MessageId {
+    type Err = InvalidMessageId;
 
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        live::read(text).map(Self::from).ok_or(InvalidId)
+    fn from_str(text: &str) -> Result<Self, InvalidMessageId> {
+        live::parse_stream_id(text).map(Self::from).ok_or(InvalidMessageId)
     }
 }
 
-impl fmt::Display for Id {
+impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.ms, self.seq)
     }
@@ -60,8 +60,8 @@ mod tests {
 
     #[test]
     fn ids_are_ordered_and_read_back() {
-        let id = |text: &str| text.parse::<Id>().unwrap();
-        assert!(id("9-0") < id("10-0") && id("10-9") < id("10-10") && Id::ZERO < id("0-1"));
+        let id = |text: &str| text.parse::<MessageId>().unwrap();
+        assert!(id("9-0") < id("10-0") && id("10-9") < id("10-10") && MessageId::ZERO < id("0-1"));
         for text in ["0-0", "1770000000000-12", "18446744073709551615-18446744073709551615"] {
             assert_eq!(id(text).to_string(), text);
         }
@@ -79,13 +79,13 @@ mod tests {
             "1--2",
             "99999999999999999999-0",
         ] {
-            assert_eq!(text.parse::<Id>(), Err(InvalidId), "{text}");
+            assert_eq!(text.parse::<MessageId>(), Err(InvalidMessageId), "{text}");
         }
     }
 
     #[test]
     fn the_id_before_is_the_greatest_that_is_less() {
-        let before = |text: &str| text.parse::<Id>().unwrap().before().to_string();
+        let before = |text: &str| text.parse::<MessageId>().unwrap().before().to_string();
         assert_eq!(before("7-3"), "7-2");
         assert_eq!(before("7-0"), format!("6-{}", u64::MAX));
         assert_eq!(before("0-0"), "0-0");

@@ -10,56 +10,60 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::broadcast::Inner;
-use crate::broadcast::chain::Page;
-use crate::broadcast::id::Id;
-use crate::broadcast::line::Body;
-use crate::broadcast::line::Line;
-use crate::broadcast::line::Question;
-use crate::broadcast::message::Message;
-use crate::broadcast::pause;
-use crate::redis::Error;
-use crate::redis::Refusal;
-use crate::redis::live::Stored;
+use crate::broadcast::HubState;
+use crate::broadcast::chain::StreamPage;
+use crate::broadcast::id::MessageId;
+use crate::broadcast::line::MessageBody;
+use crate::broadcast::line::PendingQuery;
+use crate::broadcast::line::TopicFeed;
+use crate::broadcast::message::BroadcastMessage;
+use crate::broadcast::retry_delay;
+use crate::redis::RedisError;
+use crate::redis::ServerRejection;
+use crate::redis::live::StreamEntry;
 use crate::sys::time;
 
 /// How often is asked while no news are heard.
-const BLIND: Duration = Duration::from_millis(250);
+const POLL_WHEN_DISCONNECTED: Duration = Duration::from_millis(250);
 /// Topics that are asked about that often; the more there are, the less often, and each once a second at least.
-const BLIND_TOPICS: usize = 64;
-const BLIND_MOST: usize = 4;
+const DISCONNECTED_TOPICS: usize = 64;
+const POLL_SLOWDOWN_MAX: usize = 4;
 /// How often while they are.
-const SEEING: Duration = Duration::from_secs(5);
+const CHECK_WHEN_CONNECTED: Duration = Duration::from_secs(5);
 /// A question for many topics asks for few messages of each: most have none.
-const FEW: usize = 4;
+const PAGE_PER_TOPIC: usize = 4;
 /// One message proves that nothing was taken away, and only another one leads on.
-const LEAST: usize = 2;
+const PAGE_MIN: usize = 2;
 
 /// Keeps topics whole for as long as the runtime lives.
-pub(super) async fn keep(inner: Arc<Inner>) {
-    let mut news = inner.redis.news_changes();
-    let mut heard = news.borrow_and_update().is_some();
-    let mut ever = heard;
+pub(super) async fn run(inner: Arc<HubState>) {
+    let mut connection = inner.redis.notification_completeness_changes();
+    let mut connected = connection.borrow_and_update().is_some();
+    let mut ever = connected;
     let mut checked = time::monotonic();
     loop {
-        let topics = inner.lines().len();
-        let every = match heard {
-            true => SEEING,
-            false => BLIND * u32::try_from(topics.div_ceil(BLIND_TOPICS).clamp(1, BLIND_MOST)).unwrap_or(1),
+        let topics = inner.feeds().len();
+        let every = match connected {
+            true => CHECK_WHEN_CONNECTED,
+            false => {
+                POLL_WHEN_DISCONNECTED
+                    * u32::try_from(topics.div_ceil(DISCONNECTED_TOPICS).clamp(1, POLL_SLOWDOWN_MAX))
+                        .unwrap_or(1)
+            }
         };
         tokio::select! {
-            () = inner.doubt.notified() => {}
-            changed = news.changed() => {
-                heard = changed.is_ok() && news.borrow_and_update().is_some();
+            () = inner.reconcile.notified() => {}
+            changed = connection.changed() => {
+                connected = changed.is_ok() && connection.borrow_and_update().is_some();
                 // Whatever came before this moment may have been missed.
-                match heard && ever {
-                    true => inner.lines().iter().for_each(|line| line.doubt_all()),
-                    false => inner.lines().iter().for_each(|line| line.doubt(true)),
+                match connected && ever {
+                    true => inner.feeds().iter().for_each(|line| line.mark_disconnected()),
+                    false => inner.feeds().iter().for_each(|line| line.mark_incomplete(true)),
                 }
-                ever |= heard;
+                ever |= connected;
             }
             () = sleep(time::until(checked + every)), if topics > 0 => {
-                check(&inner).await;
+                check_streams(&inner).await;
                 checked = time::monotonic();
             }
         }
@@ -68,72 +72,78 @@ pub(super) async fn keep(inner: Arc<Inner>) {
 }
 
 /// Finds out where a stream is not where news led. Most are, so this sends no messages but the first of what was missed.
-async fn check(inner: &Inner) {
-    let lines = inner.lines();
-    for lines in lines.chunks(inner.page) {
-        let begun = lines.iter().filter_map(|line| Some((line, line.last()?)));
-        let begun: Vec<_> = begun.collect();
-        let topics = begun.iter().map(|(line, last)| (line.topic.as_str(), last.stamp()));
+async fn check_streams(inner: &HubState) {
+    let lines = inner.feeds();
+    for lines in lines.chunks(inner.page_size) {
+        let started = lines.iter().filter_map(|line| Some((line, line.last()?)));
+        let started: Vec<_> = started.collect();
+        let topics = started.iter().map(|(line, last)| (line.topic.as_str(), last.stream_id()));
         let topics: Vec<_> = topics.collect();
         if topics.is_empty() {
             continue;
         }
         // Where there was no answer everything is in doubt.
-        let differs = inner.redis.live_differs(&topics).await.unwrap_or_else(|_| vec![true; topics.len()]);
-        let doubtful = begun.iter().zip(differs).filter(|(_, differs)| *differs);
-        doubtful.for_each(|((line, _), _)| line.doubt(false));
+        let differs = inner.redis.streams_changed(&topics).await.unwrap_or_else(|_| vec![true; topics.len()]);
+        let doubtful = started.iter().zip(differs).filter(|(_, differs)| *differs);
+        doubtful.for_each(|((line, _), _)| line.mark_incomplete(false));
     }
 }
 
 /// Asks until nothing is in doubt.
-async fn catch_up(inner: &Inner) {
-    let most = (inner.page / FEW).max(1);
+async fn catch_up(inner: &HubState) {
+    let most = (inner.page_size / PAGE_PER_TOPIC).max(1);
     for turn in 0_usize.. {
-        let mut lines = inner.lines();
+        let mut lines = inner.feeds();
         if lines.is_empty() {
             return;
         }
         // Each has its turn, however many are in doubt again and again.
         let first = turn.wrapping_mul(most) % lines.len();
         lines.rotate_left(first);
-        let questions = lines.iter().filter_map(|line| line.ask().map(|question| (line, question)));
+        let questions = lines.iter().filter_map(|line| line.next_query().map(|question| (line, question)));
         let questions: Vec<_> = questions.take(most).collect();
         if questions.is_empty() {
             return;
         }
-        if let Err(error) = ask(inner, &questions).await {
+        if let Err(error) = query_streams(inner, &questions).await {
             tracing::debug!(%error, "topics cannot be read: {error}");
-            sleep(pause()).await;
+            sleep(retry_delay()).await;
         }
     }
 }
 
 /// Asks once for these topics.
-async fn ask(inner: &Inner, questions: &[(&Arc<Line>, Question)]) -> Result<(), Error> {
-    let topics = questions.iter().map(|(line, question)| (line.topic.as_str(), question.from().stamp()));
+async fn query_streams(
+    inner: &HubState,
+    questions: &[(&Arc<TopicFeed>, PendingQuery)],
+) -> Result<(), RedisError> {
+    let topics = questions.iter().map(|(line, question)| (line.topic.as_str(), question.from().stream_id()));
     let topics: Vec<_> = topics.collect();
-    let count = (inner.page / topics.len().max(1)).max(LEAST);
-    let answers = match inner.redis.live_from(&topics, count).await {
+    let count = (inner.page_size / topics.len().max(1)).max(PAGE_MIN);
+    let answers = match inner.redis.read_stream_from(&topics, count).await {
         Ok(answers) => answers,
         Err(error) => {
-            questions.iter().for_each(|(line, question)| line.fail(*question));
+            questions.iter().for_each(|(line, question)| line.query_failed(*question));
             return Err(error);
         }
     };
     let mut failed = Ok(());
     for ((line, question), answer) in questions.iter().zip(answers) {
         let page = match answer {
-            Ok(entries) => page(inner, line, *question, &entries, count).await,
+            Ok(entries) => read_page(inner, line, *question, &entries, count).await,
             Err(error) => Err(error),
         };
         match page {
-            Ok(page) => line.answer(*question, page),
+            Ok(page) => line.apply_page(*question, page),
             // Something else lies there, which asking again at once does not change.
-            Err(Error::Protocol { .. } | Error::Refused { refusal: Refusal::WrongType, .. }) => {
+            Err(
+                RedisError::Protocol { .. }
+                | RedisError::Rejected { rejection: ServerRejection::WrongType, .. },
+            ) => {
                 tracing::debug!(topic = %line.topic, "a topic's key holds something else");
             }
             Err(error) => {
-                line.fail(*question);
+                line.query_failed(*question);
                 failed = Err(error);
             }
         }
@@ -141,26 +151,26 @@ async fn ask(inner: &Inner, questions: &[(&Arc<Line>, Question)]) -> Result<(), 
     failed
 }
 
-async fn page(
-    inner: &Inner,
-    line: &Line,
-    question: Question,
-    entries: &[Stored],
+async fn read_page(
+    inner: &HubState,
+    line: &TopicFeed,
+    question: PendingQuery,
+    entries: &[StreamEntry],
     count: usize,
-) -> Result<Page<Body>, Error> {
+) -> Result<StreamPage<MessageBody>, RedisError> {
     let from = question.from();
     let Some(last) = entries.last() else {
         let newest = match from {
             // There never was anything.
-            Id::ZERO => Id::ZERO,
-            _ => inner.redis.live_newest(line.topic.as_str()).await?.into(),
+            MessageId::ZERO => MessageId::ZERO,
+            _ => inner.redis.latest_stream_id(line.topic.as_str()).await?.into(),
         };
-        return Ok(Page::Gone { newest });
+        return Ok(StreamPage::Gone { newest });
     };
-    if Id::from(last.id) > from {
-        inner.figures.gaps_read.fetch_add(1, Relaxed);
+    if MessageId::from(last.id) > from {
+        inner.counters.catch_up_reads.fetch_add(1, Relaxed);
     }
-    inner.note_strange(&line.topic, entries);
-    let link = |stored: &Stored| Message::link(&line.topic, stored);
-    Ok(Page::Entries { entries: entries.iter().map(link).collect(), complete: entries.len() < count })
+    inner.warn_foreign_entry(&line.topic, entries);
+    let link = |stored: &StreamEntry| BroadcastMessage::sequenced(&line.topic, stored);
+    Ok(StreamPage::Entries { entries: entries.iter().map(link).collect(), complete: entries.len() < count })
 }

@@ -7,19 +7,19 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::broadcast::chain::Link;
-use crate::broadcast::chain::Weigh;
-use crate::broadcast::id::Id;
-use crate::broadcast::topic::Topic;
-use crate::redis::live::Stored;
+use crate::broadcast::chain::MemorySize;
+use crate::broadcast::chain::SequencedMessage;
+use crate::broadcast::id::MessageId;
+use crate::broadcast::topic::TopicName;
+use crate::redis::live::StreamEntry;
 
 /// What a message takes beside its text, about, bytes.
 const OVERHEAD: usize = 256;
 
 /// A message of a topic.
-pub struct Message {
-    topic: Topic,
-    id: Id,
+pub struct BroadcastMessage {
+    topic: TopicName,
+    id: MessageId,
     text: Box<str>,
     frame: OnceLock<Bytes>,
     json: OnceLock<Bytes>,
@@ -27,33 +27,33 @@ pub struct Message {
 
 /// A message in JSON.
 #[derive(Serialize)]
-struct Json<'a> {
+struct MessageJson<'a> {
     id: String,
     topic: &'a str,
     message: &'a str,
 }
 
-impl Message {
+impl BroadcastMessage {
     /// A message that Redis gave this id.
-    pub fn new(topic: &Topic, id: Id, text: &str) -> Self {
+    pub fn new(topic: &TopicName, id: MessageId, text: &str) -> Self {
         let (frame, json) = (OnceLock::new(), OnceLock::new());
         Self { topic: topic.clone(), id, text: text.into(), frame, json }
     }
 
     /// What lies in a stream; without a body if it is no message.
-    pub(super) fn link(topic: &Topic, stored: &Stored) -> Link<Option<Arc<Self>>> {
+    pub(super) fn sequenced(topic: &TopicName, stored: &StreamEntry) -> SequencedMessage<Option<Arc<Self>>> {
         let id = stored.id.into();
         let body = stored.text.as_deref().map(|text| Arc::new(Self::new(topic, id, text)));
-        Link { before: stored.before.into(), id, body }
+        SequencedMessage { before: stored.previous.into(), id, body }
     }
 
     /// Its topic.
-    pub fn topic(&self) -> &Topic {
+    pub fn topic(&self) -> &TopicName {
         &self.topic
     }
 
     /// Its id.
-    pub fn id(&self) -> Id {
+    pub fn id(&self) -> MessageId {
         self.id
     }
 
@@ -70,7 +70,8 @@ impl Message {
     /// `{"id": …, "topic": …, "message": …}`.
     pub fn json(&self) -> Bytes {
         let write = || {
-            let form = Json { id: self.id.to_string(), topic: self.topic.as_str(), message: &self.text };
+            let form =
+                MessageJson { id: self.id.to_string(), topic: self.topic.as_str(), message: &self.text };
             // Texts and nothing else: there is nothing that could not be written.
             serde_json::to_vec(&form).unwrap_or_default().into()
         };
@@ -83,8 +84,8 @@ impl Message {
     }
 }
 
-impl Weigh for Option<Arc<Message>> {
-    fn weight(&self) -> usize {
+impl MemorySize for Option<Arc<BroadcastMessage>> {
+    fn memory_size(&self) -> usize {
         self.as_ref().map_or(0, |message| message.weight())
     }
 }
@@ -94,7 +95,7 @@ pub(super) fn weight(len: usize) -> usize {
     OVERHEAD + 3 * len
 }
 
-impl fmt::Debug for Message {
+impl fmt::Debug for BroadcastMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // What people write to each other does not belong into logs.
         f.debug_struct("Message").field("topic", &self.topic).field("id", &self.id).finish_non_exhaustive()
@@ -102,7 +103,7 @@ impl fmt::Debug for Message {
 }
 
 /// An event by the rules of HTML §9.2: CR, LF and both end a line, so each of a text's lines needs a field of its own.
-fn frame(id: Id, text: &str) -> Bytes {
+fn frame(id: MessageId, text: &str) -> Bytes {
     let mut frame = format!("id: {id}\n").into_bytes();
     let mut rest = text;
     loop {
@@ -125,8 +126,8 @@ mod tests {
 
     use super::*;
 
-    fn message(text: &str) -> Message {
-        Message::new(&Topic::parse("chat").unwrap(), Id::from((7, 1)), text)
+    fn message(text: &str) -> BroadcastMessage {
+        BroadcastMessage::new(&TopicName::parse("chat").unwrap(), MessageId::from((7, 1)), text)
     }
 
     fn framed(text: &str) -> String {

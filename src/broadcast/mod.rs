@@ -37,86 +37,86 @@ use tokio::sync::Semaphore;
 
 use crate::config::schema;
 use crate::redis;
-use crate::redis::Redis;
-use crate::redis::live::Publish;
-use crate::redis::live::Stored;
-use crate::redis::news::Heard;
-pub use error::Error;
-pub use id::Id;
-pub use id::InvalidId;
-use line::Line;
-pub use message::Message;
-pub use presence::Here;
-use presence::Presence;
-pub use subscription::Event;
+use crate::redis::RedisClient;
+use crate::redis::live::PublishMessage;
+use crate::redis::live::StreamEntry;
+use crate::redis::news::ChannelSubscriptionGuard;
+pub use error::BroadcastError;
+pub use id::InvalidMessageId;
+pub use id::MessageId;
+use line::TopicFeed;
+pub use message::BroadcastMessage;
+pub use presence::Presence;
+use presence::PresenceTracker;
 pub use subscription::Subscription;
-pub use topic::InvalidTopic;
-pub use topic::TOPIC_MAX;
-pub use topic::Topic;
+pub use subscription::SubscriptionEvent;
+pub use topic::InvalidTopicName;
+pub use topic::TOPIC_NAME_MAX;
+pub use topic::TopicName;
 
 /// Bytes of messages that a worker remembers, of all topics together. The largest message of every topic must fit, so there
 /// are no more topics than that allows: all that are allowed by default.
-const MEMORY: usize = 48 << 20;
+const MEMORY_MAX: usize = 48 << 20;
 /// A topic's share grows when it would become this many times as large: topics that come and go change nothing.
-const GROWTH: usize = 4;
+const SHARE_GROWTH: usize = 4;
 /// Bytes of one answer of Redis, or two messages if these are more; and messages in it.
 const PAGE_BYTES: usize = 1 << 20;
 const PAGE_MAX: usize = 128;
 /// Reads of older messages at the same time.
 const READS: usize = 8;
 /// Shortest and longest pause before Redis is asked again after it could not answer.
-const PAUSE_MS: [u32; 2] = [100, 1000];
+const RETRY_DELAY_MS: [u32; 2] = [100, 1000];
 
 /// A worker's broadcasts; clones are the same one.
 #[derive(Clone)]
-pub struct Hub {
-    inner: Arc<Inner>,
+pub struct BroadcastHub {
+    inner: Arc<HubState>,
 }
 
-struct Inner {
-    redis: Redis,
-    settings: schema::Broadcast,
-    topics: Mutex<HashMap<Topic, Table>>,
+struct HubState {
+    redis: RedisClient,
+    settings: schema::BroadcastConfig,
+    topics: Mutex<HashMap<TopicName, TopicEntry>>,
     subscribers: AtomicUsize,
     /// Bytes that each topic may have remembered.
-    room: Arc<AtomicUsize>,
+    topic_memory: Arc<AtomicUsize>,
     /// Messages in one answer of Redis.
-    page: usize,
-    listens: AtomicBool,
+    page_size: usize,
+    legacy_subscribed: AtomicBool,
     /// Whether it was said that a topic holds something that is no message.
-    strange: AtomicBool,
+    foreign_entry_warned: AtomicBool,
     /// Told when a stream is to be asked, or there is a first topic.
-    doubt: Notify,
-    reads: Semaphore,
-    presence: Presence,
-    figures: Counts,
+    reconcile: Notify,
+    read_permits: Semaphore,
+    presence: PresenceTracker,
+    counters: HubCounters,
 }
 
 /// A topic, and how many subscribe to it here.
-struct Table {
-    line: Arc<Line>,
-    seats: usize,
-    _heard: Heard,
+struct TopicEntry {
+    feed: Arc<TopicFeed>,
+    subscribers: usize,
+    _subscription: ChannelSubscriptionGuard,
 }
 
 /// A subscriber's right to his topic.
-struct Seat {
-    inner: Arc<Inner>,
-    line: Arc<Line>,
+struct SubscriberGuard {
+    inner: Arc<HubState>,
+    feed: Arc<TopicFeed>,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct HubCounters {
     published: AtomicU64,
     delivered: AtomicU64,
     gaps: AtomicU64,
-    gaps_read: AtomicU64,
-    slow: AtomicU64,
+    catch_up_reads: AtomicU64,
+    lagged: AtomicU64,
 }
 
 /// What a worker's broadcasts did so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct BroadcastTotals {
     /// Clients that subscribe now.
     pub subscribers: u64,
     /// Topics to which they do.
@@ -128,34 +128,34 @@ pub struct Figures {
     /// Clients told that messages may be missing.
     pub gaps: u64,
     /// Times that messages were read which had not been heard.
-    pub gaps_read: u64,
+    pub catch_up_reads: u64,
     /// Clients dropped because they were too slow.
-    pub slow: u64,
+    pub lagged: u64,
 }
 
-impl fmt::Debug for Hub {
+impl fmt::Debug for BroadcastHub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hub").field("figures", &self.figures()).finish_non_exhaustive()
+        f.debug_struct("Hub").field("figures", &self.totals()).finish_non_exhaustive()
     }
 }
 
-impl Hub {
+impl BroadcastHub {
     /// Over this connection; no I/O, no runtime needed.
-    pub fn new(redis: Redis, settings: &schema::Broadcast) -> Self {
-        let largest = settings.message_limit.max(1);
-        let inner = Inner {
+    pub fn new(redis: RedisClient, settings: &schema::BroadcastConfig) -> Self {
+        let largest = settings.max_message_size.max(1);
+        let inner = HubState {
             redis,
-            page: (PAGE_BYTES / largest).clamp(2, PAGE_MAX),
+            page_size: (PAGE_BYTES / largest).clamp(2, PAGE_MAX),
             settings: settings.clone(),
             topics: Mutex::default(),
             subscribers: AtomicUsize::new(0),
-            room: Arc::new(AtomicUsize::new(MEMORY)),
-            listens: AtomicBool::new(false),
-            strange: AtomicBool::new(false),
-            doubt: Notify::new(),
-            reads: Semaphore::new(READS),
-            presence: Presence::new(),
-            figures: Counts::default(),
+            topic_memory: Arc::new(AtomicUsize::new(MEMORY_MAX)),
+            legacy_subscribed: AtomicBool::new(false),
+            foreign_entry_warned: AtomicBool::new(false),
+            reconcile: Notify::new(),
+            read_permits: Semaphore::new(READS),
+            presence: PresenceTracker::new(),
+            counters: HubCounters::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -165,8 +165,8 @@ impl Hub {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(&self) {
-        tokio::spawn(keeper::keep(Arc::clone(&self.inner)));
-        tokio::spawn(presence::keep(Arc::clone(&self.inner)));
+        tokio::spawn(keeper::run(Arc::clone(&self.inner)));
+        tokio::spawn(presence::run(Arc::clone(&self.inner)));
     }
 
     /// Publishes a message to everybody who subscribes to the topic, in the whole fleet.
@@ -177,14 +177,19 @@ impl Hub {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was published.
-    pub async fn publish(&self, topic: &Topic, text: &str) -> Result<Id, Error> {
-        let schema::Broadcast { message_limit, history, keep, .. } = self.inner.settings;
+    pub async fn publish(&self, topic: &TopicName, text: &str) -> Result<MessageId, BroadcastError> {
+        let schema::BroadcastConfig {
+            max_message_size: message_limit,
+            retention_messages: history,
+            retention: keep,
+            ..
+        } = self.inner.settings;
         if text.len() > message_limit {
-            return Err(Error::TooLong { len: text.len(), limit: message_limit });
+            return Err(BroadcastError::TooLarge { len: text.len(), limit: message_limit });
         }
-        let message = Publish { topic: topic.as_str(), text, history, keep };
-        let id = self.inner.redis.live_publish(&message).await?;
-        self.inner.figures.published.fetch_add(1, Relaxed);
+        let message = PublishMessage { topic: topic.as_str(), text, history, retention: keep };
+        let id = self.inner.redis.publish_message(&message).await?;
+        self.inner.counters.published.fetch_add(1, Relaxed);
         Ok(id.into())
     }
 
@@ -196,20 +201,24 @@ impl Hub {
     ///
     /// # Cancel safety
     /// Dropping the future ends the subscription.
-    pub async fn subscribe(&self, topic: &Topic, after: Option<Id>) -> Result<Subscription, Error> {
+    pub async fn subscribe(
+        &self,
+        topic: &TopicName,
+        after: Option<MessageId>,
+    ) -> Result<Subscription, BroadcastError> {
         if self.inner.redis.is_plain() {
-            return Err(Error::Redis(redis::Error::Unsupported { what: "a broadcast" }));
+            return Err(BroadcastError::Redis(redis::RedisError::Unsupported { what: "a broadcast" }));
         }
-        let seat = self.inner.sit(topic)?;
-        if !seat.line.has_begun() {
-            self.begin(&seat.line).await?;
+        let guard = self.inner.join(topic)?;
+        if !guard.feed.is_started() {
+            self.start_feed(&guard.feed).await?;
         }
-        Ok(Subscription::new(seat, after))
+        Ok(Subscription::new(guard, after))
     }
 
     /// How many subscribe to a topic in the whole fleet.
-    pub fn here(&self, topic: &Topic) -> Here {
-        Here::new(&self.inner, topic)
+    pub fn presence(&self, topic: &TopicName) -> Presence {
+        Presence::new(&self.inner, topic)
     }
 
     /// Clients that subscribe to anything in this worker.
@@ -218,16 +227,17 @@ impl Hub {
     }
 
     /// What this worker's broadcasts did so far.
-    pub fn figures(&self) -> Figures {
-        let Counts { published, delivered, gaps, gaps_read, slow } = &self.inner.figures;
-        Figures {
+    pub fn totals(&self) -> BroadcastTotals {
+        let HubCounters { published, delivered, gaps, catch_up_reads: gaps_read, lagged: slow } =
+            &self.inner.counters;
+        BroadcastTotals {
             subscribers: self.subscribers() as u64,
             topics: self.inner.topics().len() as u64,
             published: published.load(Relaxed),
             delivered: delivered.load(Relaxed),
             gaps: gaps.load(Relaxed),
-            gaps_read: gaps_read.load(Relaxed),
-            slow: slow.load(Relaxed),
+            catch_up_reads: gaps_read.load(Relaxed),
+            lagged: slow.load(Relaxed),
         }
     }
 
@@ -235,49 +245,60 @@ impl Hub {
     ///
     /// # Cancel safety
     /// The one who does not hear of it forgets this worker ten seconds later.
-    pub async fn leave(&self) {
-        presence::leave(&self.inner).await;
+    pub async fn shut_down(&self) {
+        presence::withdraw(&self.inner).await;
     }
 }
 
-impl Inner {
-    fn topics(&self) -> MutexGuard<'_, HashMap<Topic, Table>> {
+impl HubState {
+    fn topics(&self) -> MutexGuard<'_, HashMap<TopicName, TopicEntry>> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lines(&self) -> Vec<Arc<Line>> {
-        self.topics().values().map(|table| Arc::clone(&table.line)).collect()
+    fn feeds(&self) -> Vec<Arc<TopicFeed>> {
+        self.topics().values().map(|table| Arc::clone(&table.feed)).collect()
     }
 
-    fn counts(&self) -> Vec<(Topic, u64)> {
-        self.topics().iter().map(|(topic, table)| (topic.clone(), table.seats as u64)).collect()
+    fn subscriber_counts(&self) -> Vec<(TopicName, u64)> {
+        self.topics().iter().map(|(topic, table)| (topic.clone(), table.subscribers as u64)).collect()
     }
 
     /// Takes a seat at a topic's table, which is set up for the first one.
-    fn sit(self: &Arc<Self>, topic: &Topic) -> Result<Seat, Error> {
-        let schema::Broadcast { subscribers, topics: topics_max, buffer, history, .. } = self.settings;
-        let topics_max = topics_max.min((MEMORY / self.largest()).max(1));
+    fn join(self: &Arc<Self>, topic: &TopicName) -> Result<SubscriberGuard, BroadcastError> {
+        let schema::BroadcastConfig {
+            max_subscribers: subscribers,
+            max_topics: topics_max,
+            max_lag: buffer,
+            retention_messages: history,
+            ..
+        } = self.settings;
+        let topics_max = topics_max.min((MEMORY_MAX / self.largest_message_size()).max(1));
         if self.subscribers() >= subscribers {
-            return Err(Error::Subscribers { limit: subscribers });
+            return Err(BroadcastError::TooManySubscribers { limit: subscribers });
         }
         let mut topics = self.topics();
         if !topics.contains_key(topic) {
             if topics.len() >= topics_max {
-                return Err(Error::Topics { limit: topics_max });
+                return Err(BroadcastError::TooManyTopics { limit: topics_max });
             }
             // All that Redis keeps fits, so that a client that comes back reads nothing itself; and all that may come at once.
             let history = usize::try_from(history).unwrap_or(usize::MAX);
             let count = history.max(buffer).saturating_add(chain::PENDING_MAX + 2 * PAGE_MAX);
-            let line = Arc::new(Line::new(topic, count, &self.room));
-            let heard = self.listen_to(&line);
-            topics.insert(topic.clone(), Table { line, seats: 0, _heard: heard });
-            self.share(&topics);
+            let line = Arc::new(TopicFeed::new(topic, count, &self.topic_memory));
+            let subscription = self.subscribe_topic_channel(&line);
+            topics.insert(
+                topic.clone(),
+                TopicEntry { feed: line, subscribers: 0, _subscription: subscription },
+            );
+            self.rebalance_memory(&topics);
             self.presence.wake();
         }
-        let Some(table) = topics.get_mut(topic) else { return Err(Error::Topics { limit: topics_max }) };
-        table.seats += 1;
+        let Some(table) = topics.get_mut(topic) else {
+            return Err(BroadcastError::TooManyTopics { limit: topics_max });
+        };
+        table.subscribers += 1;
         self.subscribers.fetch_add(1, Relaxed);
-        Ok(Seat { inner: Arc::clone(self), line: Arc::clone(&table.line) })
+        Ok(SubscriberGuard { inner: Arc::clone(self), feed: Arc::clone(&table.feed) })
     }
 
     fn subscribers(&self) -> usize {
@@ -286,38 +307,38 @@ impl Inner {
 
     /// Divides the memory among the topics. Shares change at powers of two only, so that it costs a topic next to nothing
     /// that all others have to give something up.
-    fn share(&self, topics: &HashMap<Topic, Table>) {
-        let present = self.room.load(Relaxed);
-        let room = (MEMORY / topics.len().next_power_of_two()).max(self.largest());
+    fn rebalance_memory(&self, topics: &HashMap<TopicName, TopicEntry>) {
+        let present = self.topic_memory.load(Relaxed);
+        let room = (MEMORY_MAX / topics.len().next_power_of_two()).max(self.largest_message_size());
         if room < present {
-            self.room.store(room, Relaxed);
-            topics.values().for_each(|table| table.line.trim());
-        } else if room / GROWTH >= present || topics.is_empty() {
-            self.room.store(room, Relaxed);
+            self.topic_memory.store(room, Relaxed);
+            topics.values().for_each(|table| table.feed.trim());
+        } else if room / SHARE_GROWTH >= present || topics.is_empty() {
+            self.topic_memory.store(room, Relaxed);
         }
     }
 
     /// Bytes that the largest message takes in memory.
-    fn largest(&self) -> usize {
-        message::weight(self.settings.message_limit)
+    fn largest_message_size(&self) -> usize {
+        message::weight(self.settings.max_message_size)
     }
 
     /// Says once that a topic holds something that is no message.
-    fn note_strange(&self, topic: &Topic, read: &[Stored]) {
-        if read.iter().any(|stored| stored.text.is_none()) && !self.strange.swap(true, Relaxed) {
+    fn warn_foreign_entry(&self, topic: &TopicName, read: &[StreamEntry]) {
+        if read.iter().any(|stored| stored.text.is_none()) && !self.foreign_entry_warned.swap(true, Relaxed) {
             tracing::warn!(%topic, "a topic's stream holds something that is no message; it is passed over");
         }
     }
 }
 
-impl Drop for Seat {
+impl Drop for SubscriberGuard {
     fn drop(&mut self) {
         let mut topics = self.inner.topics();
-        if let Some(table) = topics.get_mut(&self.line.topic) {
-            table.seats -= 1;
-            if table.seats == 0 {
-                topics.remove(&self.line.topic);
-                self.inner.share(&topics);
+        if let Some(table) = topics.get_mut(&self.feed.topic) {
+            table.subscribers -= 1;
+            if table.subscribers == 0 {
+                topics.remove(&self.feed.topic);
+                self.inner.rebalance_memory(&topics);
             }
         }
         self.inner.subscribers.fetch_sub(1, Relaxed);
@@ -325,8 +346,8 @@ impl Drop for Seat {
 }
 
 /// How long to wait before Redis is asked again: random, so that not all who wait ask at once.
-fn pause() -> Duration {
-    let [shortest, longest] = PAUSE_MS;
+fn retry_delay() -> Duration {
+    let [shortest, longest] = RETRY_DELAY_MS;
     let random = OsRng.try_next_u32().unwrap_or(0);
     Duration::from_millis(u64::from(shortest + random % (longest - shortest)))
 }

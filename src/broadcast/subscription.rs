@@ -12,14 +12,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::watch;
 
-use crate::broadcast::Seat;
-use crate::broadcast::id::Id;
-use crate::broadcast::line::Older;
-use crate::broadcast::message::Message;
-use crate::broadcast::pause;
-use crate::broadcast::ring::Found;
-use crate::broadcast::ring::Seek;
-use crate::broadcast::topic::Topic;
+use crate::broadcast::SubscriberGuard;
+use crate::broadcast::id::MessageId;
+use crate::broadcast::line::OlderMessages;
+use crate::broadcast::message::BroadcastMessage;
+use crate::broadcast::retry_delay;
+use crate::broadcast::ring::BufferRead;
+use crate::broadcast::ring::SeekResult;
+use crate::broadcast::topic::TopicName;
 use crate::redis;
 
 /// Messages that a client reads for itself at a time, at most.
@@ -30,33 +30,33 @@ const BURST: usize = 128;
 
 /// What comes to a client.
 #[derive(Debug, Clone)]
-pub enum Event {
+pub enum SubscriptionEvent {
     /// The next message.
-    Message(Arc<Message>),
+    Message(Arc<BroadcastMessage>),
     /// Some messages may be missing here: Redis keeps them no longer, or lost them. What follows is whole again, after
     /// [`Subscription::last`].
     Gap,
     /// The client fell too far behind: this is the last event. It may come again and resume after [`Subscription::last`].
-    Slow,
+    Lagged,
 }
 
 /// A client's subscription to a topic, which ends with this value.
 pub struct Subscription {
-    seat: Seat,
-    tip: watch::Receiver<u64>,
-    place: Place,
-    last: Option<Id>,
+    guard: SubscriberGuard,
+    new_messages: watch::Receiver<u64>,
+    position: ReadPosition,
+    last: Option<MessageId>,
 }
 
-enum Place {
+enum ReadPosition {
     /// In what the worker remembers; `current` once it has been at the end, from when on it has to keep up.
-    Ring { at: u64, current: bool },
+    Buffer { at: u64, current: bool },
     /// It has everything up to here and does not know yet where to go on.
-    After(Id),
+    After(MessageId),
     /// In what it read for itself.
-    Page(VecDeque<Arc<Message>>),
+    Page(VecDeque<Arc<BroadcastMessage>>),
     /// Nowhere any more.
-    Dropped,
+    Closed,
 }
 
 impl fmt::Debug for Subscription {
@@ -70,26 +70,26 @@ impl fmt::Debug for Subscription {
 
 impl Subscription {
     /// From `after` on, or from now on.
-    pub(super) fn new(seat: Seat, after: Option<Id>) -> Self {
-        let tip = seat.line.tip();
+    pub(super) fn new(guard: SubscriberGuard, after: Option<MessageId>) -> Self {
+        let tip = guard.feed.new_messages();
         let (place, last) = match after {
-            Some(after) => (Place::After(after), Some(after)),
+            Some(after) => (ReadPosition::After(after), Some(after)),
             None => {
-                let (at, newest) = seat.line.now();
-                (Place::Ring { at, current: true }, Some(newest))
+                let (at, newest) = guard.feed.end_and_newest();
+                (ReadPosition::Buffer { at, current: true }, Some(newest))
             }
         };
-        Self { seat, tip, place, last }
+        Self { guard, new_messages: tip, position: place, last }
     }
 
     /// What it subscribes to.
-    pub fn topic(&self) -> &Topic {
-        &self.seat.line.topic
+    pub fn topic(&self) -> &TopicName {
+        &self.guard.feed.topic
     }
 
     /// After which message this client goes on when it comes again: the one it resumed after, else the newest when it came
     /// (0-0 if there was none); then the last that came, and after a gap the one from which on it is whole again.
-    pub fn last(&self) -> Option<Id> {
+    pub fn last_id(&self) -> Option<MessageId> {
         self.last
     }
 
@@ -97,32 +97,32 @@ impl Subscription {
     ///
     /// # Cancel safety
     /// Nothing is lost by dropping the future.
-    pub async fn next(&mut self) -> Event {
+    pub async fn next(&mut self) -> SubscriptionEvent {
         loop {
-            let come = match &mut self.place {
-                Place::Dropped => return Event::Slow,
-                Place::After(after) => {
+            let come = match &mut self.position {
+                ReadPosition::Closed => return SubscriptionEvent::Lagged,
+                ReadPosition::After(after) => {
                     let after = *after;
                     // Boxed: the calls it may make take eight kilobytes, which every client would keep as long as it waits.
-                    Box::pin(self.find(after)).await
+                    Box::pin(self.seek(after)).await
                 }
-                Place::Page(page) => match page.pop_front() {
-                    Some(message) => Some(Event::Message(message)),
+                ReadPosition::Page(page) => match page.pop_front() {
+                    Some(message) => Some(SubscriptionEvent::Message(message)),
                     None => {
-                        self.place = self.last.map_or(Place::Dropped, Place::After);
+                        self.position = self.last.map_or(ReadPosition::Closed, ReadPosition::After);
                         None
                     }
                 },
-                Place::Ring { .. } => self.look(),
+                ReadPosition::Buffer { .. } => self.read_buffer(),
             };
             match come {
                 Some(event) => {
-                    self.note(&event);
+                    self.record_event(&event);
                     return event;
                 }
-                None if matches!(self.place, Place::Ring { current: true, .. }) => {
+                None if matches!(self.position, ReadPosition::Buffer { current: true, .. }) => {
                     // The sender lives as long as the seat.
-                    let _ = self.tip.changed().await.is_ok();
+                    let _ = self.new_messages.changed().await.is_ok();
                 }
                 None => {}
             }
@@ -130,182 +130,189 @@ impl Subscription {
     }
 
     /// What is at hand; it asks Redis for nothing. Where nothing is, [`Subscription::next`] finds out what comes.
-    pub fn try_next(&mut self) -> Option<Event> {
-        let event = match &mut self.place {
-            Place::Dropped => return Some(Event::Slow),
-            Place::After(_) => None,
-            Place::Page(page) => page.pop_front().map(Event::Message),
-            Place::Ring { .. } => self.look(),
+    pub fn try_next(&mut self) -> Option<SubscriptionEvent> {
+        let event = match &mut self.position {
+            ReadPosition::Closed => return Some(SubscriptionEvent::Lagged),
+            ReadPosition::After(_) => None,
+            ReadPosition::Page(page) => page.pop_front().map(SubscriptionEvent::Message),
+            ReadPosition::Buffer { .. } => self.read_buffer(),
         }?;
-        self.note(&event);
+        self.record_event(&event);
         Some(event)
     }
 
-    fn note(&mut self, event: &Event) {
-        let figures = &self.seat.inner.figures;
+    fn record_event(&mut self, event: &SubscriptionEvent) {
+        let figures = &self.guard.inner.counters;
         match event {
-            Event::Message(message) => {
+            SubscriptionEvent::Message(message) => {
                 self.last = Some(message.id());
                 figures.delivered.fetch_add(1, Relaxed);
             }
-            Event::Gap => {
+            SubscriptionEvent::Gap => {
                 figures.gaps.fetch_add(1, Relaxed);
             }
-            Event::Slow => {
-                figures.slow.fetch_add(1, Relaxed);
+            SubscriptionEvent::Lagged => {
+                figures.lagged.fetch_add(1, Relaxed);
             }
         }
     }
 
     /// What is at this client's place in what the worker remembers.
-    fn look(&mut self) -> Option<Event> {
-        let Place::Ring { at, current } = &mut self.place else { return None };
-        self.tip.borrow_and_update();
-        let (found, behind) = self.seat.line.get(*at);
-        let late = *current && behind > self.seat.inner.settings.buffer.max(BURST) as u64;
+    fn read_buffer(&mut self) -> Option<SubscriptionEvent> {
+        let ReadPosition::Buffer { at, current } = &mut self.position else { return None };
+        self.new_messages.borrow_and_update();
+        let (found, behind) = self.guard.feed.get(*at);
+        let late = *current && behind > self.guard.inner.settings.max_lag.max(BURST) as u64;
         match found {
-            Found::Message(message) if !late => {
+            BufferRead::Message(message) if !late => {
                 *at += 1;
-                Some(Event::Message(message))
+                Some(SubscriptionEvent::Message(message))
             }
-            Found::Gap(after) if !late => {
+            BufferRead::Gap(after) if !late => {
                 *at += 1;
                 self.last = Some(after);
-                Some(Event::Gap)
+                Some(SubscriptionEvent::Gap)
             }
-            Found::End => {
+            BufferRead::End => {
                 *current = true;
                 None
             }
             // It is not behind by much, or still catching up, and what it was about to get was pushed out, because there
             // was no more room: the stream may have it.
-            Found::Past if !late && self.last.is_some() => {
-                self.place = self.last.map_or(Place::Dropped, Place::After);
+            BufferRead::Evicted if !late && self.last.is_some() => {
+                self.position = self.last.map_or(ReadPosition::Closed, ReadPosition::After);
                 None
             }
-            Found::Past | Found::Message(_) | Found::Gap(_) => {
-                self.place = Place::Dropped;
-                Some(Event::Slow)
+            BufferRead::Evicted | BufferRead::Message(_) | BufferRead::Gap(_) => {
+                self.position = ReadPosition::Closed;
+                Some(SubscriptionEvent::Lagged)
             }
         }
     }
 
     /// Finds the place after this message.
-    async fn find(&mut self, after: Id) -> Option<Event> {
-        match self.seat.line.seek(after) {
-            Seek::At(at) => self.place = Place::Ring { at, current: false },
-            Seek::Ahead => return self.find_ahead(after).await,
-            Seek::Older => match self.seat.line.older() {
-                Older::Nothing => {
-                    (self.place, self.last) = self.whole();
-                    return Some(Event::Gap);
+    async fn seek(&mut self, after: MessageId) -> Option<SubscriptionEvent> {
+        match self.guard.feed.seek(after) {
+            SeekResult::At(at) => self.position = ReadPosition::Buffer { at, current: false },
+            SeekResult::Ahead => return self.wait_for_feed(after).await,
+            SeekResult::Older => match self.guard.feed.older_messages() {
+                OlderMessages::Nothing => {
+                    (self.position, self.last) = self.first_complete();
+                    return Some(SubscriptionEvent::Gap);
                 }
-                Older::Room => self.fill(after).await,
-                Older::NoRoom => return self.read(after).await,
+                OlderMessages::Fits => self.fill_buffer(after).await,
+                OlderMessages::NoRoom => return self.read_page(after).await,
             },
         }
         None
     }
 
     /// Another worker has told this client what has not come here yet; or the stream it tells of is gone.
-    async fn find_ahead(&mut self, after: Id) -> Option<Event> {
-        let line = &self.seat.line;
-        let mut looked = line.looked();
-        let look = line.next_look();
-        self.seat.inner.doubt.notify_one();
+    async fn wait_for_feed(&mut self, after: MessageId) -> Option<SubscriptionEvent> {
+        let line = &self.guard.feed;
+        let mut query_done = line.query_done();
+        let query = line.request_query();
+        self.guard.inner.reconcile.notify_one();
         loop {
-            self.tip.borrow_and_update();
-            let has_looked = *looked.borrow_and_update() >= look;
+            self.new_messages.borrow_and_update();
+            let is_query_done = *query_done.borrow_and_update() >= query;
             match line.seek(after) {
-                Seek::Ahead if has_looked => {
-                    self.place = Place::Ring { at: line.end(), current: true };
+                SeekResult::Ahead if is_query_done => {
+                    self.position = ReadPosition::Buffer { at: line.end(), current: true };
                     self.last = Some(line.newest());
-                    return Some(Event::Gap);
+                    return Some(SubscriptionEvent::Gap);
                 }
-                Seek::Ahead => {}
-                Seek::At(_) | Seek::Older => return None,
+                SeekResult::Ahead => {}
+                SeekResult::At(_) | SeekResult::Older => return None,
             }
             tokio::select! {
-                _ = self.tip.changed() => {}
-                _ = looked.changed() => {}
+                _ = self.new_messages.changed() => {}
+                _ = query_done.changed() => {}
             }
         }
     }
 
     /// Reads older messages for all who need them.
-    async fn fill(&self, after: Id) {
-        let (line, inner) = (&self.seat.line, &self.seat.inner);
-        let turn = line.turn.lock().await;
-        if line.seek(after) != Seek::Older || line.older() != Older::Room {
+    async fn fill_buffer(&self, after: MessageId) {
+        let (line, inner) = (&self.guard.feed, &self.guard.inner);
+        let turn = line.reader_lock.lock().await;
+        if line.seek(after) != SeekResult::Older || line.older_messages() != OlderMessages::Fits {
             return;
         }
-        let floor = line.floor();
-        let read = match inner.reads.acquire().await {
-            Ok(_permit) => inner.redis.live_until(line.topic.as_str(), floor.stamp(), inner.page).await,
+        let floor = line.oldest_covered();
+        let read = match inner.read_permits.acquire().await {
+            Ok(_permit) => {
+                inner
+                    .redis
+                    .read_stream_backwards(line.topic.as_str(), floor.stream_id(), inner.page_size)
+                    .await
+            }
             Err(_) => Ok(Vec::new()),
         };
         match read {
             Ok(older) => {
-                inner.note_strange(&line.topic, &older);
+                inner.warn_foreign_entry(&line.topic, &older);
                 line.prepend(floor, &older);
             }
             Err(error) => {
                 drop(turn);
-                self.wait_after(&error).await;
+                self.wait_after_error(&error).await;
             }
         }
     }
 
     /// Reads the next messages for this client alone.
-    async fn read(&mut self, after: Id) -> Option<Event> {
-        let (line, inner) = (&self.seat.line, &self.seat.inner);
-        let asked = [(line.topic.as_str(), after.stamp())];
-        let read = match inner.reads.acquire().await {
-            Ok(_permit) => inner.redis.live_from(&asked, inner.page.min(OWN_PAGE)).await,
+    async fn read_page(&mut self, after: MessageId) -> Option<SubscriptionEvent> {
+        let (line, inner) = (&self.guard.feed, &self.guard.inner);
+        let query = [(line.topic.as_str(), after.stream_id())];
+        let read = match inner.read_permits.acquire().await {
+            Ok(_permit) => inner.redis.read_stream_from(&query, inner.page_size.min(OWN_PAGE)).await,
             Err(_) => Ok(Vec::new()),
         };
         let read = read.and_then(|topics| topics.into_iter().next().unwrap_or_else(|| Ok(Vec::new())));
         let mut stored = match read {
             Ok(stored) => VecDeque::from(stored),
             Err(error) => {
-                self.wait_after(&error).await;
+                self.wait_after_error(&error).await;
                 return None;
             }
         };
-        if stored.front().is_some_and(|first| Id::from(first.id) == after) {
+        if stored.front().is_some_and(|first| MessageId::from(first.id) == after) {
             stored.pop_front();
         }
         let Some(first) = stored.front() else {
             // Nothing of what was remembered after it is in the stream any more.
-            (self.place, self.last) = self.whole();
-            return Some(Event::Gap);
+            (self.position, self.last) = self.first_complete();
+            return Some(SubscriptionEvent::Gap);
         };
-        let before = Id::from(first.before);
-        let whole = before <= after && (before != Id::ZERO || after == Id::ZERO);
-        inner.note_strange(&line.topic, stored.make_contiguous());
-        let messages: VecDeque<_> =
-            stored.iter().filter_map(|stored| Message::link(&line.topic, stored).body).collect();
+        let before = MessageId::from(first.previous);
+        let whole = before <= after && (before != MessageId::ZERO || after == MessageId::ZERO);
+        inner.warn_foreign_entry(&line.topic, stored.make_contiguous());
+        let messages: VecDeque<_> = stored
+            .iter()
+            .filter_map(|stored| BroadcastMessage::sequenced(&line.topic, stored).body)
+            .collect();
         if messages.is_empty() {
-            (self.place, self.last) = self.whole();
-            return Some(Event::Gap);
+            (self.position, self.last) = self.first_complete();
+            return Some(SubscriptionEvent::Gap);
         }
-        self.place = Place::Page(messages);
+        self.position = ReadPosition::Page(messages);
         if whole {
             return None;
         }
         self.last = Some(before);
-        Some(Event::Gap)
+        Some(SubscriptionEvent::Gap)
     }
 
     /// The first place after which nothing is missing, and the message before it.
-    fn whole(&self) -> (Place, Option<Id>) {
-        let (at, floor) = self.seat.line.whole_from();
-        (Place::Ring { at, current: false }, Some(floor))
+    fn first_complete(&self) -> (ReadPosition, Option<MessageId>) {
+        let (at, floor) = self.guard.feed.first_complete();
+        (ReadPosition::Buffer { at, current: false }, Some(floor))
     }
 
     /// Redis cannot be asked: the client stays, and is served when it can.
-    async fn wait_after(&self, error: &redis::Error) {
+    async fn wait_after_error(&self, error: &redis::RedisError) {
         tracing::debug!(%error, topic = %self.topic(), "a client waits for what it missed: {error}");
-        tokio::time::sleep(pause()).await;
+        tokio::time::sleep(retry_delay()).await;
     }
 }

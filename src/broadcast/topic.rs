@@ -6,28 +6,28 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 /// Longest name, bytes.
-pub const TOPIC_MAX: usize = 64;
+pub const TOPIC_NAME_MAX: usize = 64;
 
 /// A topic's name: 1 to 64 of `A–Z a–z 0–9 - _ . : /`. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Topic(Arc<str>);
+pub struct TopicName(Arc<str>);
 
 /// Something that is no topic's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a topic's name has 1 to 64 of A-Z a-z 0-9 - _ . : /")]
-pub struct InvalidTopic;
+pub struct InvalidTopicName;
 
-impl Topic {
+impl TopicName {
     /// Checks a name.
     ///
     /// # Errors
     /// [`InvalidTopic`] when it is empty, too long or has another character.
-    pub fn parse(text: &str) -> Result<Self, InvalidTopic> {
+    pub fn parse(text: &str) -> Result<Self, InvalidTopicName> {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
-        if (1..=TOPIC_MAX).contains(&text.len()) && text.bytes().all(fits) {
+        if (1..=TOPIC_NAME_MAX).contains(&text.len()) && text.bytes().all(fits) {
             Ok(Self(Arc::from(text)))
         } else {
-            Err(InvalidTopic)
+            Err(InvalidTopicName)
         }
     }
 
@@ -37,21 +37,21 @@ impl Topic {
     }
 }
 
-impl FromStr for Topic {
-    type Err = InvalidTopic;
+impl FromStr for TopicName {
+    type Err = InvalidTopicName;
 
-    fn from_str(text: &str) -> Result<Self, InvalidTopic> {
+    fn from_str(text: &str) -> Result<Self, InvalidTopicName> {
         Self::parse(text)
     }
 }
 
-impl Borrow<str> for Topic {
+impl Borrow<str> for TopicName {
     fn borrow(&self) -> &str {
         &self.0
     }
 }
 
-impl fmt::Display for Topic {
+impl fmt::Display for TopicName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -63,12 +63,12 @@ mod tests {
 
     #[test]
     fn names_are_checked() {
-        let longest = "x".repeat(TOPIC_MAX);
+        let longest = "x".repeat(TOPIC_NAME_MAX);
         for good in ["a", "news", "room:7/chat_a-b.C", &longest] {
-            assert_eq!(Topic::parse(good).unwrap().to_string(), good);
+            assert_eq!(TopicName::parse(good).unwrap().to_string(), good);
         }
         for bad in ["", " ", "a b", "a\n", "{b}", "ä", "a*", &format!("{longest}x")] {
-            assert_eq!(Topic::parse(bad), Err(InvalidTopic), "{bad}");
+            assert_eq!(TopicName::parse(bad), Err(InvalidTopicName), "{bad}");
         }
     }
 }

@@ -16,7 +16,7 @@ use clap::error::ErrorKind;
 use crate::cli::complaint;
 use crate::cli::exit;
 use crate::cli::nginx;
-use crate::config::Inputs;
+use crate::config::ConfigInputs;
 
 const ABOUT: &str = "Runs an axum application as a fleet of worker processes, one per core, with its sessions, \
                      counters and rate limits in Redis.";
@@ -27,9 +27,9 @@ const AFTER: &str = "Every setting can be given as a flag (--set), an environmen
 /// The command line of a fleet.
 #[derive(Debug, Parser)]
 #[command(version, about = ABOUT, after_help = AFTER, args_conflicts_with_subcommands = false)]
-pub(super) struct Line {
+pub(super) struct CommandLine {
     #[command(flatten)]
-    pub(super) settings: Settings,
+    pub(super) settings: SettingFlags,
     #[command(subcommand)]
     pub(super) command: Option<Command>,
 }
@@ -37,7 +37,7 @@ pub(super) struct Line {
 /// Flags that stand for settings, before or after the command.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Settings")]
-pub(super) struct Settings {
+pub(super) struct SettingFlags {
     /// Configuration file [default: regatta.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -85,13 +85,13 @@ pub(super) enum Command {
         #[arg(long)]
         all: bool,
         /// Longest wait for the answer
-        #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = patience)]
+        #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_timeout)]
         timeout: Duration,
     },
     /// Watch a running fleet live; keys reload it or replace a worker
     Top {
         /// Time between two looks
-        #[arg(long, short, value_name = "DURATION", default_value = "1s", value_parser = patience)]
+        #[arg(long, short, value_name = "DURATION", default_value = "1s", value_parser = parse_timeout)]
         interval: Duration,
         /// Print one picture and end; needs no terminal
         #[arg(long)]
@@ -99,19 +99,19 @@ pub(super) enum Command {
     },
     /// Ask a running fleet to do something
     #[command(flatten)]
-    Operate(Verb),
+    Control(ControlCommand),
     /// Ask a running fleet whether it is alive; exit code 0 or 1, for container health checks
     Health {
         /// What to ask [default: /livez at the operators' address]
         url: Option<String>,
     },
     /// Apply the pending migrations to Redis
-    Migrate(Migrate),
+    Migrate(MigrateOptions),
     /// See how someone stands under a rate limit, or begin it anew
     #[command(subcommand)]
-    Limits(Limits),
+    Limits(LimitsCommand),
     /// Print the nginx upstream of all hosts that live, or keep it in a file
-    Nginx(Upstream),
+    Nginx(UpstreamOptions),
     /// List every setting, its default and what is allowed
     Settings,
     /// List the signals the supervisor takes
@@ -120,7 +120,7 @@ pub(super) enum Command {
 
 /// What is to be done with the migrations.
 #[derive(Debug, Args)]
-pub(super) struct Migrate {
+pub(super) struct MigrateOptions {
     /// Only say whether any are pending; exit code 3 if so
     #[arg(long, conflicts_with_all = ["dry_run", "repair"])]
     pub(super) check: bool,
@@ -141,7 +141,7 @@ pub(super) struct Migrate {
 /// What can be done about a limit. A subject is whatever the policy counts by: an address, a session's digest, a
 /// user's tag, a header's value; none for a policy that counts everybody together.
 #[derive(Debug, Subcommand)]
-pub(super) enum Limits {
+pub(super) enum LimitsCommand {
     /// What is left under a policy, and when it is as if never used
     Show {
         /// The policy's name
@@ -166,11 +166,11 @@ pub(super) enum Limits {
 
 /// What a running fleet can be asked to do, and what it did.
 #[derive(Debug, Subcommand)]
-pub(super) enum Verb {
+pub(super) enum ControlCommand {
     /// Replace every worker by one with the present configuration, losing no request
     Reload {
         #[command(flatten)]
-        manner: Manner,
+        options: WaitOptions,
     },
     /// Go on as the new program, with the same pid and sockets, losing no request
     Upgrade {
@@ -178,7 +178,7 @@ pub(super) enum Verb {
         #[arg(long, value_name = "PATH")]
         binary: Option<PathBuf>,
         #[command(flatten)]
-        manner: Manner,
+        options: WaitOptions,
     },
     /// Run this number of workers
     Scale {
@@ -187,7 +187,7 @@ pub(super) enum Verb {
         #[arg(value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
         count: u16,
         #[command(flatten)]
-        manner: Manner,
+        options: WaitOptions,
     },
     /// Replace the worker of one slot, losing no request
     Restart {
@@ -195,7 +195,7 @@ pub(super) enum Verb {
         #[arg(value_name = "SLOT", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(0..=1023))]
         slot: u16,
         #[command(flatten)]
-        manner: Manner,
+        options: WaitOptions,
     },
     /// Drain every worker, then end the fleet
     Stop {
@@ -203,7 +203,7 @@ pub(super) enum Verb {
         #[arg(long)]
         now: bool,
         #[command(flatten)]
-        manner: Manner,
+        options: WaitOptions,
     },
     /// Print what happened in the fleet
     Events {
@@ -221,9 +221,9 @@ pub(super) enum Verb {
 
 /// Which upstream, and what becomes of it.
 #[derive(Debug, Args)]
-pub(super) struct Upstream {
+pub(super) struct UpstreamOptions {
     /// Name of the upstream block
-    #[arg(long, value_name = "NAME", default_value = "regatta", value_parser = upstream)]
+    #[arg(long, value_name = "NAME", default_value = "regatta", value_parser = parse_upstream_name)]
     pub(super) upstream: String,
     /// Write it there, and only when it is another one
     #[arg(long, value_name = "FILE")]
@@ -238,11 +238,11 @@ pub(super) struct Upstream {
     #[arg(long, value_name = "COMMAND", requires = "output")]
     pub(super) reload: Option<String>,
     /// Time between two looks
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = patience)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_timeout)]
     pub(super) interval: Duration,
 }
 
-fn upstream(text: &str) -> Result<String, String> {
+fn parse_upstream_name(text: &str) -> Result<String, String> {
     match nginx::is_name(text) {
         true => Ok(text.to_owned()),
         false => Err("it is made of 1 to 64 letters, digits, - _ or .".into()),
@@ -251,19 +251,19 @@ fn upstream(text: &str) -> Result<String, String> {
 
 /// How an answer is waited for and shown.
 #[derive(Debug, Args)]
-pub(super) struct Manner {
+pub(super) struct WaitOptions {
     /// Print every reply as a line of JSON; the last is the verdict
     #[arg(long)]
     pub(super) json: bool,
     /// Longest wait for the verdict; the fleet goes on beyond it
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = patience)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_timeout)]
     pub(super) timeout: Duration,
     /// Return as soon as the fleet has accepted
     #[arg(long)]
     pub(super) no_wait: bool,
 }
 
-fn patience(text: &str) -> Result<Duration, String> {
+fn parse_timeout(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("it is no time at all".into()),
         Ok(duration) => Ok(duration),
@@ -272,7 +272,7 @@ fn patience(text: &str) -> Result<Duration, String> {
 }
 
 /// What was typed, or the code to end with because help was wanted or a mistake was made.
-pub(super) fn parse(arguments: &[OsString]) -> Result<Line, u8> {
+pub(super) fn parse(arguments: &[OsString]) -> Result<CommandLine, u8> {
     read(arguments).map_err(|error| {
         // Help goes to standard output, mistakes to standard error; a reader that has left is no reason to fail.
         match error.kind() {
@@ -281,7 +281,7 @@ pub(super) fn parse(arguments: &[OsString]) -> Result<Line, u8> {
                 exit::OK
             }
             _ => {
-                let _ = std::io::stderr().write_all(complaint::of(&error, arguments).as_bytes());
+                let _ = std::io::stderr().write_all(complaint::usage_error(&error, arguments).as_bytes());
                 exit::USAGE
             }
         }
@@ -289,9 +289,9 @@ pub(super) fn parse(arguments: &[OsString]) -> Result<Line, u8> {
 }
 
 /// The settings by which a fleet is to be taken over that was started with these words; a mistake is one sentence.
-pub(super) fn parse_serve(arguments: &[OsString]) -> Result<Inputs, String> {
+pub(super) fn parse_start_arguments(arguments: &[OsString]) -> Result<ConfigInputs, String> {
     let line = read(arguments).map_err(|error| {
-        let text = complaint::of(&error, arguments);
+        let text = complaint::usage_error(&error, arguments);
         text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
     })?;
     match line.command {
@@ -301,19 +301,19 @@ pub(super) fn parse_serve(arguments: &[OsString]) -> Result<Inputs, String> {
 }
 
 /// Whether a fleet that was started with these words follows its files.
-pub(super) fn wants_watch(arguments: &[OsString]) -> bool {
+pub(super) fn is_watch_requested(arguments: &[OsString]) -> bool {
     read(arguments).is_ok_and(|line| matches!(line.command, Some(Command::Serve { watch: true })))
 }
 
-pub(super) fn read(arguments: &[OsString]) -> Result<Line, clap::Error> {
-    let matches = Line::command().try_get_matches_from(arguments)?;
-    Line::from_arg_matches(&matches)
+pub(super) fn read(arguments: &[OsString]) -> Result<CommandLine, clap::Error> {
+    let matches = CommandLine::command().try_get_matches_from(arguments)?;
+    CommandLine::from_arg_matches(&matches)
 }
 
-impl Settings {
+impl SettingFlags {
     /// The flags laid over this process's environment; a `--set` without `=` is returned as the mistake it is.
-    pub(super) fn inputs(self) -> Result<Inputs, String> {
-        let mut inputs = Inputs::of_process();
+    pub(super) fn inputs(self) -> Result<ConfigInputs, String> {
+        let mut inputs = ConfigInputs::from_process();
         inputs.file = self.config;
         let named = [
             ("listen", "--listen", self.listen),
@@ -327,7 +327,7 @@ impl Settings {
         }
         for pair in self.set {
             let Some((path, value)) = pair.split_once('=') else {
-                let name = complaint::name(&pair);
+                let name = complaint::leading_name(&pair);
                 return Err(format!("--set {name} has no value: write it as --set {name}=VALUE"));
             };
             inputs.flags.push((path.trim().to_owned(), value.to_owned(), "--set".to_owned()));
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Line::command().debug_assert();
+        CommandLine::command().debug_assert();
     }
 
     #[test]
@@ -377,7 +377,9 @@ mod tests {
             assert_eq!(typed(words).unwrap_err(), exit::USAGE, "{words:?}");
         }
         let line = typed(&["scale", "1024", "--json", "--timeout", "90s"]).unwrap();
-        let Some(Command::Operate(Verb::Scale { count: 1024, manner })) = line.command else { panic!() };
-        assert!(manner.json && !manner.no_wait && manner.timeout == Duration::from_secs(90));
+        let Some(Command::Control(ControlCommand::Scale { count: 1024, options })) = line.command else {
+            panic!()
+        };
+        assert!(options.json && !options.no_wait && options.timeout == Duration::from_secs(90));
     }
 }

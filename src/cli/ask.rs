@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::cli::exit;
-use crate::cli::exit::Failure;
-use crate::control::client::Client;
-use crate::control::client::Error;
-use crate::control::protocol::Reply;
-use crate::control::protocol::Request;
-use crate::control::status::Status;
+use crate::cli::exit::CommandFailure;
+use crate::control::client::ControlClient;
+use crate::control::client::ControlError;
+use crate::control::protocol::ControlReply;
+use crate::control::protocol::ControlRequest;
+use crate::control::status::InstanceStatus;
 use crate::control::status::VERSION;
 use crate::sys::time;
 
@@ -19,23 +19,25 @@ use crate::sys::time;
 ///
 /// # Errors
 /// Exit code 69 when none runs there.
-pub(super) fn status(run_dir: &Path, patience: Duration) -> Result<Value, Failure> {
-    let deadline = time::monotonic() + patience;
-    let asked = Client::connect(run_dir).and_then(|mut client| {
-        client.ask(&Request::Status)?;
-        client.reply(Some(deadline))
+pub(super) fn fetch_status(run_dir: &Path, timeout: Duration) -> Result<Value, CommandFailure> {
+    let deadline = time::monotonic() + timeout;
+    let reply = ControlClient::connect(run_dir).and_then(|mut client| {
+        client.send(&ControlRequest::Status)?;
+        client.receive(Some(deadline))
     });
-    document(asked.map_err(|error| failure(&error))?)
+    status_from_reply(reply.map_err(|error| to_failure(&error))?)
 }
 
 /// The status in a reply.
 ///
 /// # Errors
 /// When the fleet refuses to answer.
-pub(super) fn document(reply: Reply) -> Result<Value, Failure> {
+pub(super) fn status_from_reply(reply: ControlReply) -> Result<Value, CommandFailure> {
     match reply {
-        Reply::Status(document) => Ok(document),
-        Reply::Verdict(verdict) => Err(Failure { code: verdict.code, sentence: verdict.sentence }),
+        ControlReply::Status(document) => Ok(document),
+        ControlReply::Result(result) => {
+            Err(CommandFailure { code: result.exit_code, message: result.message })
+        }
         _ => Err(failed("the fleet answered something else than its status".to_owned())),
     }
 }
@@ -44,7 +46,7 @@ pub(super) fn document(reply: Reply) -> Result<Value, Failure> {
 ///
 /// # Errors
 /// When it has another version.
-pub(super) fn understand(document: Value) -> Result<Status, Failure> {
+pub(super) fn parse_status(document: Value) -> Result<InstanceStatus, CommandFailure> {
     let version = document.get("version").and_then(Value::as_u64);
     if version != Some(u64::from(VERSION)) {
         let theirs = version.map_or("none".to_owned(), |version| version.to_string());
@@ -57,11 +59,12 @@ pub(super) fn understand(document: Value) -> Result<Status, Failure> {
 }
 
 /// What to tell someone who got no answer.
-pub(super) fn failure(error: &Error) -> Failure {
-    let code = if matches!(error, Error::NoFleet { .. }) { exit::UNAVAILABLE } else { exit::FAILED };
-    Failure::new(code, error)
+pub(super) fn to_failure(error: &ControlError) -> CommandFailure {
+    let code =
+        if matches!(error, ControlError::NotRunning { .. }) { exit::UNAVAILABLE } else { exit::FAILED };
+    CommandFailure::new(code, error)
 }
 
-fn failed(sentence: String) -> Failure {
-    Failure { code: exit::FAILED, sentence }
+fn failed(message: String) -> CommandFailure {
+    CommandFailure { code: exit::FAILED, message }
 }

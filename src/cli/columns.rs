@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use crate::cli::units;
-use crate::control::status::Slot;
-use crate::control::status::Worker;
-use crate::scoreboard::cell::WorkerState;
+use crate::control::status::SlotStatus;
+use crate::control::status::WorkerStatus;
+use crate::scoreboard::cell::CellState;
 use crate::scoreboard::row::SlotState;
 
 /// Spaces between two columns.
@@ -15,51 +15,51 @@ pub(super) const GAP: usize = 2;
 
 /// One column.
 #[derive(Debug)]
-pub(super) struct Column {
+pub(super) struct TableColumn {
     /// Its title.
     pub(super) title: &'static str,
     /// The higher, the sooner it is left out where the terminal is narrow; 0 never.
-    rank: u8,
+    drop_order: u8,
     /// Whether it holds numbers, which stand at its right edge.
     pub(super) is_number: bool,
     /// What a slot's line says.
-    slot: fn(&Slot) -> String,
+    slot: fn(&SlotStatus) -> String,
     /// What the line of another worker of the slot says.
-    other: fn(&Worker) -> String,
+    other: fn(&WorkerStatus) -> String,
     /// What it is sorted by; what has none comes last.
-    key: fn(&Slot) -> Option<f64>,
+    key: fn(&SlotStatus) -> Option<f64>,
 }
 
 const fn text(
     title: &'static str,
     rank: u8,
-    slot: fn(&Slot) -> String,
-    other: fn(&Worker) -> String,
-) -> Column {
-    Column { title, rank, is_number: false, slot, other, key: |_| None }
+    slot: fn(&SlotStatus) -> String,
+    other: fn(&WorkerStatus) -> String,
+) -> TableColumn {
+    TableColumn { title, drop_order: rank, is_number: false, slot, other, key: |_| None }
 }
 
 const fn number(
     title: &'static str,
     rank: u8,
-    slot: fn(&Slot) -> String,
-    other: fn(&Worker) -> String,
-    key: fn(&Slot) -> Option<f64>,
-) -> Column {
-    Column { title, rank, is_number: true, slot, other, key }
+    slot: fn(&SlotStatus) -> String,
+    other: fn(&WorkerStatus) -> String,
+    key: fn(&SlotStatus) -> Option<f64>,
+) -> TableColumn {
+    TableColumn { title, drop_order: rank, is_number: true, slot, other, key }
 }
 
-fn nothing(_: &Worker) -> String {
+fn nothing(_: &WorkerStatus) -> String {
     String::new()
 }
 
 /// Every column, from left to right.
-pub(super) const COLUMNS: &[Column] = &[
+pub(super) const COLUMNS: &[TableColumn] = &[
     number("SLOT", 0, |slot| slot.slot.to_string(), nothing, |slot| Some(float(slot.slot as u64))),
     number(
         "PID",
         0,
-        |slot| of(slot, pid),
+        |slot| worker_text(slot, pid),
         pid,
         |slot| slot.worker.as_ref().map(|worker| f64::from(worker.pid)),
     ),
@@ -67,14 +67,14 @@ pub(super) const COLUMNS: &[Column] = &[
     number(
         "GEN",
         3,
-        |slot| of(slot, generation),
+        |slot| worker_text(slot, generation),
         generation,
         |slot| slot.worker.as_ref().map(|worker| float(worker.generation)),
     ),
     number(
         "UP",
         2,
-        |slot| of(slot, uptime),
+        |slot| worker_text(slot, uptime),
         uptime,
         |slot| slot.worker.as_ref().map(|worker| float(worker.uptime_s)),
     ),
@@ -82,46 +82,52 @@ pub(super) const COLUMNS: &[Column] = &[
     number(
         "REQ/S",
         0,
-        |slot| some(slot.rates.requests_per_s, units::rate),
+        |slot| optional_text(slot.rates.requests_per_s, units::rate),
         nothing,
         |slot| slot.rates.requests_per_s,
     ),
     number(
         "BUSY",
         1,
-        |slot| some(slot.rates.busy_percent, units::percent),
+        |slot| optional_text(slot.rates.busy_percent, units::percent),
         busy,
         |slot| slot.rates.busy_percent,
     ),
     number(
         "P50",
         6,
-        |slot| some(slot.rates.latency_p50_us, units::micros),
+        |slot| optional_text(slot.rates.latency_p50_us, units::micros),
         nothing,
         |slot| slot.rates.latency_p50_us.map(float),
     ),
     number(
         "P99",
         1,
-        |slot| some(slot.rates.latency_p99_us, units::micros),
+        |slot| optional_text(slot.rates.latency_p99_us, units::micros),
         nothing,
         |slot| slot.rates.latency_p99_us.map(float),
     ),
     number(
         "FLIGHT",
         5,
-        |slot| units::short(slot.in_flight),
-        |worker| units::short(worker.in_flight),
+        |slot| units::abbreviated(slot.in_flight),
+        |worker| units::abbreviated(worker.in_flight),
         |slot| Some(float(slot.in_flight)),
     ),
     number(
         "CONNS",
         3,
-        |slot| units::short(slot.connections),
-        |worker| units::short(worker.connections),
+        |slot| units::abbreviated(slot.connections),
+        |worker| units::abbreviated(worker.connections),
         |slot| Some(float(slot.connections)),
     ),
-    number("QUEUE", 6, |slot| some(slot.queued, units::short), nothing, |slot| slot.queued.map(float)),
+    number(
+        "QUEUE",
+        6,
+        |slot| optional_text(slot.queued, units::abbreviated),
+        nothing,
+        |slot| slot.queued.map(float),
+    ),
     number(
         "MEMORY",
         2,
@@ -132,7 +138,7 @@ pub(super) const COLUMNS: &[Column] = &[
     number(
         "5XX",
         5,
-        |slot| units::short(slot.responses.server_error),
+        |slot| units::abbreviated(slot.responses.server_error),
         nothing,
         |slot| Some(float(slot.responses.server_error)),
     ),
@@ -140,20 +146,20 @@ pub(super) const COLUMNS: &[Column] = &[
     text(
         "LAST",
         4,
-        |slot| slot.last_reason.map_or_else(String::new, |reason| reason.name().to_owned()),
+        |slot| slot.last_exit_reason.map_or_else(String::new, |reason| reason.name().to_owned()),
         nothing,
     ),
-    text("BUILD", 7, |slot| of(slot, |worker| worker.build.clone()), |worker| worker.build.clone()),
+    text("BUILD", 7, |slot| worker_text(slot, |worker| worker.build.clone()), |worker| worker.build.clone()),
 ];
 
 /// What is sorted by when no one has chosen: the slot.
-pub(super) const SLOT: usize = 0;
+pub(super) const SLOT_COLUMN: usize = 0;
 
-fn of(slot: &Slot, text: fn(&Worker) -> String) -> String {
+fn worker_text(slot: &SlotStatus, text: fn(&WorkerStatus) -> String) -> String {
     slot.worker.as_ref().map_or_else(|| units::NONE.to_owned(), text)
 }
 
-fn some<T>(number: Option<T>, text: fn(T) -> String) -> String {
+fn optional_text<T>(number: Option<T>, text: fn(T) -> String) -> String {
     number.map_or_else(|| units::NONE.to_owned(), text)
 }
 
@@ -162,85 +168,85 @@ fn float(number: u64) -> f64 {
     number as f64
 }
 
-fn pid(worker: &Worker) -> String {
+fn pid(worker: &WorkerStatus) -> String {
     worker.pid.to_string()
 }
 
-fn generation(worker: &Worker) -> String {
+fn generation(worker: &WorkerStatus) -> String {
     worker.generation.to_string()
 }
 
-fn uptime(worker: &Worker) -> String {
+fn uptime(worker: &WorkerStatus) -> String {
     units::age(worker.uptime_s)
 }
 
-fn busy(worker: &Worker) -> String {
-    some(worker.busy_percent, units::percent)
+fn busy(worker: &WorkerStatus) -> String {
+    optional_text(worker.busy_percent, units::percent)
 }
 
 /// Workers that were replaced, for whatever reason.
-pub(super) fn restarts(slot: &Slot) -> u64 {
+pub(super) fn restarts(slot: &SlotStatus) -> u64 {
     slot.starts.saturating_sub(1)
 }
 
 /// The slot's state; a slot that new connections are kept off says so.
-fn state(slot: &Slot) -> String {
-    let hung = slot.worker.as_ref().filter(|worker| worker.state == WorkerState::Hung);
+fn state(slot: &SlotStatus) -> String {
+    let hung = slot.worker.as_ref().filter(|worker| worker.state == CellState::Hung);
     let name = hung.map_or(slot.state.name(), |worker| worker.state.name()).replace('_', " ");
     if slot.open || slot.worker.is_none() { name } else { format!("{name}, closed") }
 }
 
 /// How much a line wants to be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mood {
+pub(super) enum Severity {
     /// As it should be.
     Good,
     /// On its way.
-    Passing,
+    Transitional,
     /// An operator should look at it.
     Bad,
     /// Nothing to see.
-    Quiet,
+    Muted,
 }
 
 /// How a slot is.
-pub(super) fn mood(slot: &Slot) -> Mood {
-    if slot.worker.as_ref().is_some_and(|worker| worker.state == WorkerState::Hung) {
-        return Mood::Bad;
+pub(super) fn severity(slot: &SlotStatus) -> Severity {
+    if slot.worker.as_ref().is_some_and(|worker| worker.state == CellState::Hung) {
+        return Severity::Bad;
     }
     match slot.state {
-        SlotState::Ready => Mood::Good,
-        SlotState::Booting | SlotState::Draining => Mood::Passing,
-        SlotState::BackedOff => Mood::Bad,
-        SlotState::Empty => Mood::Quiet,
+        SlotState::Ready => Severity::Good,
+        SlotState::Booting | SlotState::Draining => Severity::Transitional,
+        SlotState::BackedOff => Severity::Bad,
+        SlotState::Empty => Severity::Muted,
     }
 }
 
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Line {
+pub(super) struct TableRow {
     /// A text for every one of [`COLUMNS`].
     pub(super) cells: Vec<String>,
     /// How it is.
-    pub(super) mood: Mood,
+    pub(super) severity: Severity,
     /// Index of its slot.
     pub(super) slot: usize,
 }
 
 /// The lines of a slot: its own, and one for each worker beside the one that serves.
-pub(super) fn lines(slot: &Slot) -> Vec<Line> {
+pub(super) fn rows(slot: &SlotStatus) -> Vec<TableRow> {
     let own = COLUMNS.iter().map(|column| (column.slot)(slot)).collect();
-    let own = Line { cells: own, mood: mood(slot), slot: slot.slot };
-    let others = slot.others.iter().map(|worker| Line {
+    let own = TableRow { cells: own, severity: severity(slot), slot: slot.slot };
+    let others = slot.others.iter().map(|worker| TableRow {
         cells: COLUMNS.iter().map(|column| (column.other)(worker)).collect(),
-        mood: if worker.state == WorkerState::Killed { Mood::Bad } else { Mood::Passing },
+        severity: if worker.state == CellState::Killed { Severity::Bad } else { Severity::Transitional },
         slot: slot.slot,
     });
     std::iter::once(own).chain(others).collect()
 }
 
 /// Widths of the columns that are shown, by index into [`COLUMNS`]: all, or as many as fit into `columns`.
-pub(super) fn widths(lines: &[Line], columns: Option<usize>) -> BTreeMap<usize, usize> {
+pub(super) fn widths(lines: &[TableRow], columns: Option<usize>) -> BTreeMap<usize, usize> {
     let wide = |index: usize| lines.iter().map(|line| units::width(&line.cells[index])).max().unwrap_or(0);
     let mut shown: BTreeMap<usize, usize> = COLUMNS
         .iter()
@@ -250,22 +256,22 @@ pub(super) fn widths(lines: &[Line], columns: Option<usize>) -> BTreeMap<usize, 
     let total =
         |shown: &BTreeMap<usize, usize>| shown.values().sum::<usize>() + GAP * shown.len().saturating_sub(1);
     while columns.is_some_and(|columns| total(&shown) > columns) {
-        let droppable = shown.keys().copied().filter(|index| COLUMNS[*index].rank > 0);
-        let Some(least) = droppable.max_by_key(|index| (COLUMNS[*index].rank, *index)) else { break };
+        let droppable = shown.keys().copied().filter(|index| COLUMNS[*index].drop_order > 0);
+        let Some(least) = droppable.max_by_key(|index| (COLUMNS[*index].drop_order, *index)) else { break };
         shown.remove(&least);
     }
     shown
 }
 
 /// A text in its column.
-pub(super) fn padded(text: &str, column: usize, width: usize) -> String {
-    let text = units::fit(&units::plain(text), width);
+pub(super) fn pad(text: &str, column: usize, width: usize) -> String {
+    let text = units::truncate(&units::sanitize(text), width);
     let room = " ".repeat(width.saturating_sub(units::width(&text)));
     if COLUMNS[column].is_number { room + &text } else { text + &room }
 }
 
 /// The slots by a column, the least first; equals by slot, and what has no number last.
-pub(super) fn sort(slots: &mut [Slot], column: usize, reverse: bool) {
+pub(super) fn sort(slots: &mut [SlotStatus], column: usize, reverse: bool) {
     let column = &COLUMNS[column];
     slots.sort_by(|left, right| {
         let order = match ((column.key)(left), (column.key)(right)) {

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::sys::sink::Sink;
+use crate::sys::sink::NonblockingSink;
 use crate::telemetry;
 
 /// Done as asked.
@@ -26,27 +26,27 @@ pub(super) const TEMPORARY: u8 = 75;
 
 /// A sentence for the operator and the code for the caller.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct CommandFailure {
     pub(super) code: u8,
-    pub(super) sentence: String,
+    pub(super) message: String,
 }
 
-impl Failure {
+impl CommandFailure {
     /// The error and all its causes in one sentence.
     pub(super) fn new(code: u8, error: &dyn std::error::Error) -> Self {
-        let mut sentence = error.to_string();
+        let mut message = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
-            sentence.push_str(": ");
-            sentence.push_str(&error.to_string());
+            message.push_str(": ");
+            message.push_str(&error.to_string());
             cause = error.source();
         }
-        Self { code, sentence }
+        Self { code, message }
     }
 }
 
 /// Prints a line for the operator. A reader that has left (`| head -1`) is no reason to fail.
-pub(super) fn say(line: impl Display) {
+pub(super) fn print_line(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
@@ -54,15 +54,18 @@ pub(super) fn say(line: impl Display) {
 const LAST_TRY: Duration = Duration::from_millis(100);
 
 /// Says the failure, if it is one, on standard error.
-pub(super) fn verdict(name: &str, result: Result<u8, Failure>) -> ExitCode {
+pub(super) fn report(name: &str, result: Result<u8, CommandFailure>) -> ExitCode {
     // What a fleet has logged comes first.
     telemetry::finish();
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            let sentence =
-                format!("{}: {}\n", telemetry::visible(name), telemetry::visible(&failure.sentence));
-            Sink::standard_error().write_within(sentence.as_bytes(), LAST_TRY);
+            let line = format!(
+                "{}: {}\n",
+                telemetry::escape_for_terminal(name),
+                telemetry::escape_for_terminal(&failure.message)
+            );
+            NonblockingSink::standard_error().write_within(line.as_bytes(), LAST_TRY);
             ExitCode::from(failure.code)
         }
     }

@@ -12,48 +12,52 @@ use std::net::ToSocketAddrs;
 use std::time::Duration;
 
 use crate::cli::exit;
-use crate::cli::exit::Failure;
-use crate::cli::exit::say;
+use crate::cli::exit::CommandFailure;
+use crate::cli::exit::print_line;
 use crate::config::schema::Config;
 
 /// Longest wait for each step; a health check that hangs is a failed one.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a fleet is not healthy.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+enum HealthCheckError {
     #[error("{url} is not a URL such as http://127.0.0.1:3001/livez")]
     Url { url: String },
     #[error("nothing answers at {url}")]
-    Silent { url: String, source: io::Error },
+    NoAnswer { url: String, source: io::Error },
     #[error("{url} answers {status}")]
     Unhealthy { url: String, status: String },
 }
 
 /// Asks `url`, or `/livez` at the operators' addresses until one answers; anything but 2xx is a failure.
-pub(super) fn health(config: &Config, url: Option<&str>) -> Result<u8, Failure> {
-    let asked = match url {
-        Some(url) => ask(url),
-        None => own(&config.admin.listen),
+pub(super) fn health(config: &Config, url: Option<&str>) -> Result<u8, CommandFailure> {
+    let checked = match url {
+        Some(url) => check_url(url),
+        None => check_own(&config.admin.listen),
     };
-    match asked {
+    match checked {
         Ok((url, status)) => {
-            say(format_args!("{url} answers {status}"));
+            print_line(format_args!("{url} answers {status}"));
             Ok(exit::OK)
         }
-        Err(error @ Error::Url { .. }) => Err(Failure::new(exit::USAGE, &error)),
-        Err(error) => Err(Failure::new(exit::FAILED, &error)),
+        Err(error @ HealthCheckError::Url { .. }) => Err(CommandFailure::new(exit::USAGE, &error)),
+        Err(error) => Err(CommandFailure::new(exit::FAILED, &error)),
     }
 }
 
 /// Where nothing answers at one of the fleet's own addresses another one may do: IPv6 may be switched off here.
-fn own(listen: &[SocketAddr]) -> Result<(String, String), Error> {
-    let mut silent = Error::Url { url: String::new() };
+fn check_own(listen: &[SocketAddr]) -> Result<(String, String), HealthCheckError> {
+    let mut silent = HealthCheckError::Url { url: String::new() };
     for address in listen.iter().flat_map(|listen| reachable(*listen)) {
         let url = format!("http://{address}/livez");
-        match exchange(&[address], &SocketAddr::new(address.ip(), address.port()).to_string(), "/livez") {
-            Ok(status) => return judged(url, status),
-            Err(source) => silent = Error::Silent { url, source },
+        match fetch_status_line(
+            &[address],
+            &SocketAddr::new(address.ip(), address.port()).to_string(),
+            "/livez",
+        ) {
+            Ok(status) => return require_success(url, status),
+            Err(source) => silent = HealthCheckError::NoAnswer { url, source },
         }
     }
     Err(silent)
@@ -71,28 +75,28 @@ fn reachable(listen: SocketAddr) -> Vec<SocketAddr> {
     ips.into_iter().map(at).collect()
 }
 
-fn ask(url: &str) -> Result<(String, String), Error> {
-    let wrong = || Error::Url { url: url.to_owned() };
+fn check_url(url: &str) -> Result<(String, String), HealthCheckError> {
+    let wrong = || HealthCheckError::Url { url: url.to_owned() };
     let parsed = url::Url::parse(url).map_err(|_| wrong())?;
     let (Some(host), "http") = (parsed.host_str(), parsed.scheme()) else { return Err(wrong()) };
     let port = parsed.port_or_known_default().ok_or_else(wrong)?;
     let target = &parsed[url::Position::BeforePath..];
-    let silent = |source| Error::Silent { url: url.to_owned(), source };
+    let silent = |source| HealthCheckError::NoAnswer { url: url.to_owned(), source };
     let addresses = (host.trim_matches(['[', ']']), port).to_socket_addrs().map_err(silent)?;
-    let status = exchange(&addresses.collect::<Vec<_>>(), host, target).map_err(silent)?;
-    judged(url.to_owned(), status)
+    let status = fetch_status_line(&addresses.collect::<Vec<_>>(), host, target).map_err(silent)?;
+    require_success(url.to_owned(), status)
 }
 
-fn judged(url: String, status: String) -> Result<(String, String), Error> {
+fn require_success(url: String, status: String) -> Result<(String, String), HealthCheckError> {
     let code = status.split(' ').next().unwrap_or_default();
-    if code.starts_with('2') { Ok((url, status)) } else { Err(Error::Unhealthy { url, status }) }
+    if code.starts_with('2') { Ok((url, status)) } else { Err(HealthCheckError::Unhealthy { url, status }) }
 }
 
 /// A connection to the first of the host's addresses that takes one.
 fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut last = io::Error::other("the host has no address");
     for address in addresses {
-        match TcpStream::connect_timeout(address, PATIENCE) {
+        match TcpStream::connect_timeout(address, TIMEOUT) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
@@ -101,10 +105,10 @@ fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 }
 
 /// One HTTP/1.1 exchange; returns the status line's code and reason.
-fn exchange(addresses: &[SocketAddr], host: &str, target: &str) -> io::Result<String> {
+fn fetch_status_line(addresses: &[SocketAddr], host: &str, target: &str) -> io::Result<String> {
     let mut stream = connect(addresses)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     write!(stream, "GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut head = [0; 256];
     let len = stream.read(&mut head)?;

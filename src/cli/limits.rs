@@ -4,86 +4,89 @@ use std::net::IpAddr;
 
 use serde_json::json;
 
-use crate::cli::args::Limits;
+use crate::cli::args::LimitsCommand;
 use crate::cli::exit;
-use crate::cli::exit::Failure;
-use crate::cli::exit::say;
-use crate::config::limit::Per;
+use crate::cli::exit::CommandFailure;
+use crate::cli::exit::print_line;
+use crate::config::limit::SubjectKind;
 use crate::config::schema::Config;
 use crate::config::schema::RedisUrl;
-use crate::http::identity::Client;
-use crate::http::identity::Transport;
-use crate::limiter::Policies;
-use crate::limiter::policy::Measured;
-use crate::limiter::policy::Policy;
-use crate::limiter::policy::tag;
+use crate::http::identity::ClientInfo;
+use crate::http::identity::ClientTransport;
+use crate::limiter::PolicyTable;
+use crate::limiter::policy::LimitPolicy;
+use crate::limiter::policy::PolicyMeasure;
+use crate::limiter::policy::header_digest;
 use crate::redis;
-use crate::redis::Error;
-use crate::redis::Health;
-use crate::redis::Redis;
-use crate::redis::begin::LimitArg;
-use crate::redis::begin::LimitKind;
-use crate::redis::limit::Standing;
+use crate::redis::RedisClient;
+use crate::redis::RedisError;
+use crate::redis::RedisStatus;
+use crate::redis::begin::LimitParameters;
+use crate::redis::begin::RateLimitCheck;
+use crate::redis::limit::LimitStatus;
 use crate::supervisor::redis_server;
 
 /// Shows or resets one subject's limit.
-pub(super) fn limits(config: &Config, action: &Limits) -> Result<u8, Failure> {
-    let (Limits::Show { policy, subject, json } | Limits::Reset { policy, subject, json }) = action;
-    let policies = Policies::new(&config.limits, &config.redis.prefix);
-    let Some((_, found)) = policies.named(policy) else {
+pub(super) fn limits(config: &Config, action: &LimitsCommand) -> Result<u8, CommandFailure> {
+    let (LimitsCommand::Show { policy, subject, json } | LimitsCommand::Reset { policy, subject, json }) =
+        action;
+    let policies = PolicyTable::new(&config.limits, &config.redis.prefix);
+    let Some((_, found)) = policies.find(policy) else {
         let known = policies.names().collect::<Vec<_>>().join(", ");
         return Err(usage(format!("no policy is named {policy}, or it is switched off; there are: {known}")));
     };
-    let subject = subject_of(found, subject.as_deref(), config.ipv6_prefix)?;
-    let limit = arg(found, &subject);
+    let subject = parse_subject(found, subject.as_deref(), config.ipv6_prefix)?;
+    let limit = limit_argument(found, &subject);
     // A private Redis is where its fleet keeps it.
-    let private = || RedisUrl::unix(&redis_server::socket(&config.data_dir));
+    let private = || RedisUrl::from_socket_path(&redis_server::socket_path(&config.data_dir));
     let url = config.redis.url.clone().unwrap_or_else(private);
-    let (standing, was_used) = match action {
-        Limits::Show { .. } => (on(config, &url, async |redis| redis.look_at_limit(&limit).await)?, true),
-        Limits::Reset { .. } => on(config, &url, async |redis| {
+    let (status, was_used) = match action {
+        LimitsCommand::Show { .. } => {
+            (with_redis(config, &url, async |redis| redis.limit_status(&limit).await)?, true)
+        }
+        LimitsCommand::Reset { .. } => with_redis(config, &url, async |redis| {
             let was_used = redis.reset_limit(&limit.key).await?;
-            Ok((redis.look_at_limit(&limit).await?, was_used))
+            Ok((redis.limit_status(&limit).await?, was_used))
         })?,
     };
-    let reset = matches!(action, Limits::Reset { .. });
+    let reset = matches!(action, LimitsCommand::Reset { .. });
     match json {
-        true => say(json!({
-            "policy": policy, "subject": subject, "limit": most(found), "remaining": standing.remaining,
-            "reset_ms": standing.reset_us.div_ceil(1000), "reset": reset && was_used,
+        true => print_line(json!({
+            "policy": policy, "subject": subject, "limit": most(found), "remaining": status.remaining,
+            "reset_ms": status.reset_us.div_ceil(1000), "reset": reset && was_used,
         })),
-        false => say(line(found, &subject, &standing, reset.then_some(was_used))),
+        false => print_line(line(found, &subject, &status, reset.then_some(was_used))),
     }
     Ok(exit::OK)
 }
 
 /// One piece of work with Redis.
-fn on<T>(
+fn with_redis<T>(
     config: &Config,
     url: &RedisUrl,
-    work: impl AsyncFnOnce(Redis) -> Result<T, Error>,
-) -> Result<T, Failure> {
-    let worked = redis::once(&config.redis, url, "regatta-limits", |redis| async move {
+    work: impl AsyncFnOnce(RedisClient) -> Result<T, RedisError>,
+) -> Result<T, CommandFailure> {
+    let worked = redis::run_once(&config.redis, url, "regatta-limits", |redis| async move {
         redis.start();
-        match redis.first_attempt().await {
-            Health::Up => work(redis).await,
-            Health::Down { reason } => Err(Error::Unavailable { reason }),
-            Health::Connecting => Err(Error::Timeout),
+        match redis.wait_for_first_attempt().await {
+            RedisStatus::Up => work(redis).await,
+            RedisStatus::Down { reason } => Err(RedisError::Unavailable { reason }),
+            RedisStatus::Connecting => Err(RedisError::Timeout),
         }
     });
     worked.flatten().map_err(|error| {
-        let away = matches!(error, Error::Unavailable { .. } | Error::Timeout);
-        Failure::new(if away { exit::UNAVAILABLE } else { exit::FAILED }, &error)
+        let away = matches!(error, RedisError::Unavailable { .. } | RedisError::Timeout);
+        CommandFailure::new(if away { exit::UNAVAILABLE } else { exit::FAILED }, &error)
     })
 }
 
 /// What the policy knows this subject by.
-fn subject_of(policy: &Policy, typed: Option<&str>, prefix: u8) -> Result<String, Failure> {
+fn parse_subject(policy: &LimitPolicy, typed: Option<&str>, prefix: u8) -> Result<String, CommandFailure> {
     let typed = match (policy.per(), typed) {
-        (Per::Global, None | Some("*")) => return Ok("*".to_owned()),
-        (Per::Global, Some(_)) => {
-            let sentence = format!("{} counts everybody together and has no subject", policy.name());
-            return Err(usage(sentence));
+        (SubjectKind::Global, None | Some("*")) => return Ok("*".to_owned()),
+        (SubjectKind::Global, Some(_)) => {
+            let message = format!("{} counts everybody together and has no subject", policy.name());
+            return Err(usage(message));
         }
         (_, None) => return Err(usage(format!("{} needs a subject: whose limit is meant", policy.name()))),
         (_, Some(typed)) => typed,
@@ -93,11 +96,11 @@ fn subject_of(policy: &Policy, typed: Option<&str>, prefix: u8) -> Result<String
         return Ok(client);
     }
     match policy.per() {
-        Per::Client | Per::Global => Err(usage(format!("{typed} is not an IP address"))),
-        Per::Session => Ok(typed.to_owned()),
-        Per::User => Ok(format!("u-{typed}")),
-        Per::Header(_) => Ok(tag(typed.as_bytes())),
-        Per::Route => {
+        SubjectKind::Client | SubjectKind::Global => Err(usage(format!("{typed} is not an IP address"))),
+        SubjectKind::Session => Ok(typed.to_owned()),
+        SubjectKind::User => Ok(format!("u-{typed}")),
+        SubjectKind::Header(_) => Ok(header_digest(typed.as_bytes())),
+        SubjectKind::Route => {
             let split = policy.routes().find_map(|route| Some((typed.strip_suffix(route)?, route)));
             let subject =
                 split.and_then(|(address, route)| Some(format!("{}{route}", client(address, prefix)?)));
@@ -111,42 +114,44 @@ fn subject_of(policy: &Policy, typed: Option<&str>, prefix: u8) -> Result<String
 fn client(typed: &str, prefix: u8) -> Option<String> {
     let address: IpAddr = typed.strip_suffix(&format!("/{prefix}")).unwrap_or(typed).parse().ok()?;
     let address = address.to_canonical();
-    Some(Client { address, transport: Transport::Plain, proxied: false }.subject(prefix))
+    Some(ClientInfo { address, transport: ClientTransport::Plain, proxied: false }.limit_subject(prefix))
 }
 
-fn arg(policy: &Policy, subject: &str) -> LimitArg {
+fn limit_argument(policy: &LimitPolicy, subject: &str) -> RateLimitCheck {
     let kind = match policy.measure() {
-        Measured::Rate { quota, .. } => {
-            LimitKind::Rate { interval_us: quota.interval_us(), tolerance_us: quota.tolerance_us() }
+        PolicyMeasure::Rate { quota, .. } => {
+            LimitParameters::Rate { interval_us: quota.interval_us(), tolerance_us: quota.tolerance_us() }
         }
-        Measured::Concurrency { most, .. } => LimitKind::Concurrency { lease_us: 0, max: most },
+        PolicyMeasure::Concurrency { max: most, .. } => {
+            LimitParameters::Concurrency { lease_us: 0, max: most }
+        }
     };
-    LimitArg { key: policy.key(subject), kind, shadow: false, cost: 0 }
+    RateLimitCheck { key: policy.key(subject), parameters: kind, shadow: false, cost: 0 }
 }
 
-fn most(policy: &Policy) -> u64 {
+fn most(policy: &LimitPolicy) -> u64 {
     match policy.measure() {
-        Measured::Rate { quota, .. } => quota.burst(),
-        Measured::Concurrency { most, .. } => most,
+        PolicyMeasure::Rate { quota, .. } => quota.burst(),
+        PolicyMeasure::Concurrency { max: most, .. } => most,
     }
 }
 
-fn line(policy: &Policy, subject: &str, standing: &Standing, was_used: Option<bool>) -> String {
-    let whose = match subject {
+fn line(policy: &LimitPolicy, subject: &str, status: &LimitStatus, was_used: Option<bool>) -> String {
+    let label = match subject {
         "*" => policy.name().to_owned(),
         subject => format!("{} for {subject}", policy.name()),
     };
-    let left = format!("{} of {} left", standing.remaining, most(policy));
-    match (was_used, standing.reset_us) {
-        (Some(true), _) => format!("{whose}: begun anew, {left}"),
-        (Some(false), _) => format!("{whose}: was not in use, {left}"),
-        (None, 0) => format!("{whose}: {left}, not in use"),
-        (None, us) => format!("{whose}: {left}, as if never used in {} s", us.div_ceil(1_000_000)),
+    let left = format!("{} of {} left", status.remaining, most(policy));
+    match (was_used, status.reset_us) {
+        (Some(true), _) => format!("{label}: begun anew, {left}"),
+        (Some(false), _) => format!("{label}: was not in use, {left}"),
+        (None, 0) => format!("{label}: {left}, not in use"),
+        (None, us) => format!("{label}: {left}, as if never used in {} s", us.div_ceil(1_000_000)),
     }
 }
 
-fn usage(sentence: String) -> Failure {
-    Failure { code: exit::USAGE, sentence }
+fn usage(message: String) -> CommandFailure {
+    CommandFailure { code: exit::USAGE, message }
 }
 
 #[cfg(test)]
@@ -154,8 +159,8 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::Content;
-    use crate::config::Inputs;
+    use crate::config::ConfigFile;
+    use crate::config::ConfigInputs;
 
     #[test]
     fn subjects_are_typed_as_people_know_them() {
@@ -163,16 +168,16 @@ mod tests {
                     [limits.all]\nrate = \"1/s\"\nper = \"global\"\n[limits.user]\nrate = \"1/s\"\nper = \"user\"\n\
                     [limits.page]\nrate = \"1/s\"\nper = \"route\"\nroutes = \"/api, /api/slow\"";
         let content =
-            Content::Text { path: PathBuf::from("regatta.toml"), text: text.to_owned(), real: None };
-        let config = crate::config::load(&Inputs { content, ..Inputs::default() }).unwrap();
-        let policies = Policies::new(&config.limits, "p");
-        let subject = |policy: &str, typed| subject_of(policies.named(policy).unwrap().1, typed, 56).ok();
+            ConfigFile::Contents { path: PathBuf::from("regatta.toml"), text: text.to_owned(), real: None };
+        let config = crate::config::load(&ConfigInputs { content, ..ConfigInputs::default() }).unwrap();
+        let policies = PolicyTable::new(&config.limits, "p");
+        let subject = |policy: &str, typed| parse_subject(policies.find(policy).unwrap().1, typed, 56).ok();
         assert_eq!(subject("client", Some("::ffff:10.0.0.1")).as_deref(), Some("10.0.0.1"));
         assert_eq!(subject("client", Some("2001:db8::1")).as_deref(), Some("2001:db8::/56"));
         assert_eq!(subject("client", Some("2001:db8::/56")).as_deref(), Some("2001:db8::/56"));
         assert_eq!(subject("client", Some("nobody")), None);
         assert_eq!(subject("client", None), None);
-        assert_eq!(subject("key", Some("secret")), Some(tag(b"secret")));
+        assert_eq!(subject("key", Some("secret")), Some(header_digest(b"secret")));
         assert_eq!(subject("key", Some("10.0.0.1")).as_deref(), Some("10.0.0.1"));
         assert_eq!(subject("all", None).as_deref(), Some("*"));
         assert_eq!(subject("user", Some("7")).as_deref(), Some("u-7"));

@@ -10,22 +10,22 @@ use indicatif::ProgressBar;
 use indicatif::ProgressStyle;
 use serde::Serialize;
 
-use crate::cli::args::Migrate;
+use crate::cli::args::MigrateOptions;
 use crate::cli::exit;
-use crate::cli::exit::Failure;
-use crate::cli::exit::say;
+use crate::cli::exit::CommandFailure;
+use crate::cli::exit::print_line;
 use crate::config::schema;
 use crate::config::schema::Config;
 use crate::config::schema::RedisUrl;
 use crate::redis;
-use crate::redis::Error;
-use crate::redis::Redis;
-use crate::redis::migrations::Finding;
-use crate::redis::migrations::Progress;
+use crate::redis::RedisClient;
+use crate::redis::RedisError;
+use crate::redis::migrations::LedgerProblem;
+use crate::redis::migrations::MigrationState;
+use crate::redis::migrations::MigrationStatus;
+use crate::redis::migrations::MigrationSurvey;
 use crate::redis::migrations::SHIPPED;
-use crate::redis::migrations::Status;
-use crate::redis::migrations::Step;
-use crate::redis::migrations::Survey;
+use crate::redis::migrations::WalkProgress;
 
 /// What this command is called in the ledger and in `CLIENT LIST`.
 const NAME: &str = "regatta-migrate";
@@ -35,29 +35,29 @@ const BAR: &str = "{bar:30} {pos}/{len} keys  {msg}";
 const KEYS_PER_LINE: u64 = 100_000;
 
 /// Applies the pending migrations, or does what the flags say instead.
-pub(super) fn migrate(config: &Config, order: &Migrate) -> Result<u8, Failure> {
+pub(super) fn migrate(config: &Config, order: &MigrateOptions) -> Result<u8, CommandFailure> {
     let Some(url) = &config.redis.url else {
-        let sentence =
+        let message =
             "no Redis is configured (redis.url): a private one is migrated when its fleet starts".to_owned();
-        return Err(Failure { code: exit::USAGE, sentence });
+        return Err(CommandFailure { code: exit::USAGE, message });
     };
-    let at = Place { settings: &config.redis, url };
+    let at = MigrationTarget { settings: &config.redis, url };
     if order.repair {
         return repair(at, order);
     }
     let report = match (order.check, order.dry_run) {
-        (true, _) => Report::of(at.ask(async |redis| SHIPPED.plan(&redis).await)?),
+        (true, _) => MigrationReport::from_steps(at.with_redis(async |redis| SHIPPED.plan(&redis).await)?),
         (_, true) => {
-            let looked =
-                at.ask(async |redis| Ok((SHIPPED.plan(&redis).await?, SHIPPED.survey(&redis).await?)));
-            let (steps, survey) = looked?;
-            Report { survey: Some(survey), ..Report::of(steps) }
+            let planned =
+                at.with_redis(async |redis| Ok((SHIPPED.plan(&redis).await?, SHIPPED.survey(&redis).await?)));
+            let (steps, survey) = planned?;
+            MigrationReport { survey: Some(survey), ..MigrationReport::from_steps(steps) }
         }
         _ => {
-            let mut shown = Shown::default();
-            let applied = at.ask(async |redis| SHIPPED.apply(&redis, |now| shown.show(now)).await);
-            shown.end();
-            Report::of(applied?)
+            let mut shown = MigrationProgress::default();
+            let applied = at.with_redis(async |redis| SHIPPED.apply(&redis, |now| shown.update(now)).await);
+            shown.finish();
+            MigrationReport::from_steps(applied?)
         }
     };
     report.print(order.json);
@@ -70,44 +70,47 @@ pub(super) fn migrate(config: &Config, order: &Migrate) -> Result<u8, Failure> {
 
 /// Where the migrations are.
 #[derive(Clone, Copy)]
-struct Place<'a> {
-    settings: &'a schema::Redis,
+struct MigrationTarget<'a> {
+    settings: &'a schema::RedisConfig,
     url: &'a RedisUrl,
 }
 
-impl Place<'_> {
-    fn ask<T>(self, work: impl AsyncFnOnce(Redis) -> Result<T, Error>) -> Result<T, Failure> {
-        let worked = redis::once(self.settings, self.url, NAME, |redis| work(redis));
-        worked.flatten().map_err(|error| Failure::new(code(&error), &error))
+impl MigrationTarget<'_> {
+    fn with_redis<T>(
+        self,
+        work: impl AsyncFnOnce(RedisClient) -> Result<T, RedisError>,
+    ) -> Result<T, CommandFailure> {
+        let worked = redis::run_once(self.settings, self.url, NAME, |redis| work(redis));
+        worked.flatten().map_err(|error| CommandFailure::new(exit_code(&error), &error))
     }
 }
 
 /// Says what is wrong, asks, and puts it right.
-fn repair(at: Place<'_>, order: &Migrate) -> Result<u8, Failure> {
-    let findings = at.ask(async |redis| SHIPPED.diagnose(&redis).await)?;
+fn repair(at: MigrationTarget<'_>, order: &MigrateOptions) -> Result<u8, CommandFailure> {
+    let findings = at.with_redis(async |redis| SHIPPED.diagnose(&redis).await)?;
     if !order.json {
-        findings.iter().for_each(say);
+        findings.iter().for_each(print_line);
     }
-    if !findings.is_empty() && !order.yes && !agreed()? {
-        return Err(Failure { code: exit::FAILED, sentence: "nothing was changed".to_owned() });
+    if !findings.is_empty() && !order.yes && !confirm()? {
+        return Err(CommandFailure { code: exit::FAILED, message: "nothing was changed".to_owned() });
     }
     let done = match findings.is_empty() {
         true => Vec::new(),
-        false => at.ask(async |redis| SHIPPED.repair(&redis).await)?,
+        false => at.with_redis(async |redis| SHIPPED.repair(&redis).await)?,
     };
     match order.json {
-        true => print(&Repaired { repaired: &done }),
-        false if done.is_empty() => say("there is nothing to repair"),
-        false => say(format_args!("{} repaired", done.len())),
+        true => print(&RepairReport { repaired: &done }),
+        false if done.is_empty() => print_line("there is nothing to repair"),
+        false => print_line(format_args!("{} repaired", done.len())),
     }
     Ok(exit::OK)
 }
 
 /// Asks on the terminal; where there is none no one can agree.
-fn agreed() -> Result<bool, Failure> {
+fn confirm() -> Result<bool, CommandFailure> {
     if !io::stdin().is_terminal() {
-        let sentence = "nothing was changed: add --yes to have this done without a question".to_owned();
-        return Err(Failure { code: exit::USAGE, sentence });
+        let message = "nothing was changed: add --yes to have this done without a question".to_owned();
+        return Err(CommandFailure { code: exit::USAGE, message });
     }
     let _ = write!(io::stderr(), "Do this? [y/N] ");
     let mut answer = String::new();
@@ -116,29 +119,29 @@ fn agreed() -> Result<bool, Failure> {
 }
 
 /// Redis that cannot be reached is a missing service; that it says no is a failure.
-fn code(error: &Error) -> u8 {
+fn exit_code(error: &RedisError) -> u8 {
     match error {
-        Error::Unavailable { .. } | Error::Timeout => exit::UNAVAILABLE,
+        RedisError::Unavailable { .. } | RedisError::Timeout => exit::UNAVAILABLE,
         _ => exit::FAILED,
     }
 }
 
 #[derive(Serialize)]
-struct Repaired<'a> {
-    repaired: &'a [Finding],
+struct RepairReport<'a> {
+    repaired: &'a [LedgerProblem],
 }
 
 /// How it stands.
 #[derive(Serialize)]
-struct Report {
-    migrations: Vec<Step>,
+struct MigrationReport {
+    migrations: Vec<MigrationState>,
     pending: usize,
     #[serde(flatten)]
-    survey: Option<Survey>,
+    survey: Option<MigrationSurvey>,
 }
 
-impl Report {
-    fn of(migrations: Vec<Step>) -> Self {
+impl MigrationReport {
+    fn from_steps(migrations: Vec<MigrationState>) -> Self {
         let pending = migrations.iter().filter(|step| !step.is_applied()).count();
         Self { migrations, pending, survey: None }
     }
@@ -146,15 +149,15 @@ impl Report {
     fn print(&self, json: bool) {
         match json {
             true => print(self),
-            false => say(self),
+            false => print_line(self),
         }
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for MigrationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for step in &self.migrations {
-            writeln!(f, "{}", Line(step))?;
+            writeln!(f, "{}", MigrationLine(step))?;
         }
         if let Some(survey) = &self.survey {
             for (kind, count) in &survey.keys {
@@ -179,38 +182,40 @@ impl fmt::Display for Report {
 }
 
 /// A migration in one line.
-struct Line<'a>(&'a Step);
+struct MigrationLine<'a>(&'a MigrationState);
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for MigrationLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}  {}  ", self.0.file, self.0.sha256.get(..12).unwrap_or_default())?;
         match &self.0.status {
-            Status::Pending => f.write_str("pending"),
-            Status::Begun { by, keys: 0 } => write!(f, "begun by {by}, not finished"),
-            Status::Begun { by, keys } => write!(f, "begun by {by}, not finished: {keys} keys so far"),
-            Status::Applied { by, .. } => write!(f, "applied by {by}"),
+            MigrationStatus::Pending => f.write_str("pending"),
+            MigrationStatus::Started { by, keys: 0 } => write!(f, "begun by {by}, not finished"),
+            MigrationStatus::Started { by, keys } => {
+                write!(f, "begun by {by}, not finished: {keys} keys so far")
+            }
+            MigrationStatus::Applied { by, .. } => write!(f, "applied by {by}"),
         }
     }
 }
 
 fn print(report: &impl Serialize) {
     if let Ok(line) = serde_json::to_string(report) {
-        say(line);
+        print_line(line);
     }
 }
 
 /// How far a walk is, shown on standard error: a bar on a terminal, lines elsewhere.
 #[derive(Default)]
-struct Shown {
+struct MigrationProgress {
     bar: Option<ProgressBar>,
-    said: u64,
+    last_reported: u64,
 }
 
-impl Shown {
-    fn show(&mut self, now: &Progress) {
+impl MigrationProgress {
+    fn update(&mut self, now: &WalkProgress) {
         if !io::stderr().is_terminal() {
-            if now.keys / KEYS_PER_LINE > self.said {
-                self.said = now.keys / KEYS_PER_LINE;
+            if now.keys / KEYS_PER_LINE > self.last_reported {
+                self.last_reported = now.keys / KEYS_PER_LINE;
                 let _ = writeln!(
                     io::stderr(),
                     "{}: {} keys looked at, {} changed, of about {}",
@@ -230,7 +235,7 @@ impl Shown {
         bar.set_message(format!("{}: {} changed", now.file, now.changed));
     }
 
-    fn end(self) {
+    fn finish(self) {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();
         }

@@ -29,11 +29,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use args::Command;
-use exit::Failure;
+use exit::CommandFailure;
 
-use crate::http::App;
+use crate::http::AppFactory;
+use crate::http::FleetHandle;
 use crate::http::Router;
-use crate::http::State;
 use crate::sys::signal;
 use crate::sys::start;
 
@@ -48,7 +48,7 @@ use crate::sys::start;
 /// }
 /// ```
 pub struct Fleet {
-    app: App,
+    app: AppFactory,
     defaults: String,
 }
 
@@ -71,7 +71,7 @@ impl Fleet {
     /// which runs in each worker. A worker begins in a new thread, so that nothing that libraries keep per thread is a
     /// copy, thread generators and the keys of hash tables among it; but a generator that the program holds itself (a
     /// `StdRng` in a `static`, or what `app` has captured) draws the same numbers in each.
-    pub fn new(app: impl Fn(State) -> Router + Send + Sync + 'static) -> Self {
+    pub fn new(app: impl Fn(FleetHandle) -> Router + Send + Sync + 'static) -> Self {
         Self { app: Arc::new(app), defaults: String::new() }
     }
 
@@ -98,56 +98,61 @@ impl Fleet {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         let name = arguments.first().and_then(|program| Path::new(program).file_name());
         let name = name.map_or("regatta".into(), |name| name.to_string_lossy().into_owned());
-        if let Err(error) = start::begin() {
-            let sentence = format!("cannot begin: {error}");
-            return exit::verdict(&name, Err(Failure { code: exit::FAILED, sentence }));
+        if let Err(error) = start::prepare_process() {
+            let message = format!("cannot begin: {error}");
+            return exit::report(&name, Err(CommandFailure { code: exit::FAILED, message }));
         }
-        if let Some(ticket) = resume::ticket() {
-            return exit::verdict(&name, resume::resume(&ticket, &arguments, self.brought()));
+        if let Some(takeover) = resume::takeover_env() {
+            return exit::report(&name, resume::take_over(&takeover, &arguments, self.app_definition()));
         }
         // Only a program that takes a fleet over needs the signals blocked that came meanwhile.
         if let Err(error) = signal::unblock_all() {
-            let sentence = format!("cannot unblock signals: {error}");
-            return exit::verdict(&name, Err(Failure { code: exit::FAILED, sentence }));
+            let message = format!("cannot unblock signals: {error}");
+            return exit::report(&name, Err(CommandFailure { code: exit::FAILED, message }));
         }
         match args::parse(&arguments) {
-            Ok(line) => exit::verdict(&name, self.execute(line, &arguments)),
+            Ok(line) => exit::report(&name, self.execute(line, &arguments)),
             Err(code) => ExitCode::from(code),
         }
     }
 
-    fn brought(&self) -> resume::Brought<'_> {
-        resume::Brought { app: &self.app, defaults: &self.defaults }
+    fn app_definition(&self) -> resume::AppDefinition<'_> {
+        resume::AppDefinition { app: &self.app, defaults: &self.defaults }
     }
 
-    fn execute(self, line: args::Line, arguments: &[OsString]) -> Result<u8, Failure> {
+    fn execute(self, line: args::CommandLine, arguments: &[OsString]) -> Result<u8, CommandFailure> {
         match &line.command {
             Some(Command::Signals) => return Ok(print::signals()),
             Some(Command::Settings) => return Ok(print::settings()),
-            Some(Command::Check { handoff: Some(state) }) => return resume::prove(*state, &self.defaults),
+            Some(Command::Check { handoff: Some(state) }) => {
+                return resume::run_preflight(*state, &self.defaults);
+            }
             _ => {}
         }
         let mut inputs =
-            line.settings.inputs().map_err(|sentence| Failure { code: exit::USAGE, sentence })?;
+            line.settings.inputs().map_err(|message| CommandFailure { code: exit::USAGE, message })?;
         inputs.application.clone_from(&self.defaults);
         match line.command {
-            Some(Command::Operate(verb)) => return operate::operate(&inputs, verb),
+            Some(Command::Control(verb)) => return operate::run(&inputs, verb),
             Some(Command::Status { json, all: false, timeout }) => {
                 return status::status(&inputs, json, timeout);
             }
             Some(Command::Top { interval, once }) => return top::top(&inputs, interval, once),
             _ => {}
         }
-        let inputs = inputs.freeze().map_err(|error| Failure::new(exit::USAGE, &error))?;
-        let config = crate::config::load(&inputs).map_err(|error| Failure::new(exit::USAGE, &error))?;
+        let inputs = inputs.capture_file().map_err(|error| CommandFailure::new(exit::USAGE, &error))?;
+        let config =
+            crate::config::load(&inputs).map_err(|error| CommandFailure::new(exit::USAGE, &error))?;
         match line.command {
             None => serve::serve(config, &inputs, arguments, false, &self.app),
             Some(Command::Serve { watch }) => serve::serve(config, &inputs, arguments, watch, &self.app),
             Some(Command::Check { .. }) => check::check(&config, &inputs),
             Some(Command::Health { url }) => health::health(&config, url.as_deref()),
             Some(Command::Limits(action)) => limits::limits(&config, &action),
-            Some(Command::Status { json, all: true, timeout }) => machines::machines(&config, json, timeout),
-            Some(Command::Nginx(wanted)) => nginx::nginx(&config, &wanted),
+            Some(Command::Status { json, all: true, timeout }) => {
+                machines::fleet_status(&config, json, timeout)
+            }
+            Some(Command::Nginx(options)) => nginx::nginx(&config, &options),
             Some(Command::Migrate(order)) => migrate::migrate(&config, &order),
             // Answered above: none of them needs the whole configuration to be right.
             Some(_) => Ok(exit::OK),

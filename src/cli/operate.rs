@@ -8,21 +8,21 @@ use std::path::Path;
 use indicatif::ProgressBar;
 use indicatif::ProgressStyle;
 
-use crate::cli::args::Manner;
-use crate::cli::args::Verb;
+use crate::cli::args::ControlCommand;
+use crate::cli::args::WaitOptions;
 use crate::cli::events;
 use crate::cli::exit;
-use crate::cli::exit::Failure;
-use crate::cli::exit::say;
+use crate::cli::exit::CommandFailure;
+use crate::cli::exit::print_line;
 use crate::config;
-use crate::config::Inputs;
-use crate::control::client::Client;
-use crate::control::client::Error;
+use crate::config::ConfigInputs;
+use crate::control::client::ControlClient;
+use crate::control::client::ControlError;
 use crate::control::protocol;
-use crate::control::protocol::Progress;
-use crate::control::protocol::Reply;
-use crate::control::protocol::Request;
-use crate::control::protocol::Verdict;
+use crate::control::protocol::CommandProgress;
+use crate::control::protocol::CommandResult;
+use crate::control::protocol::ControlReply;
+use crate::control::protocol::ControlRequest;
 use crate::sys::time;
 use crate::telemetry;
 
@@ -30,79 +30,93 @@ use crate::telemetry;
 const BAR: &str = "{bar:30} {pos}/{len}  {msg}";
 
 /// Has the running fleet do it.
-pub(super) fn operate(inputs: &Inputs, verb: Verb) -> Result<u8, Failure> {
-    let run_dir = config::run_dir(inputs).map_err(|error| Failure::new(exit::USAGE, &error))?;
-    let (request, manner) = match verb {
-        Verb::Events { follow, after, json } => return events::events(&run_dir, follow, after, json),
-        Verb::Reload { manner } => (Request::Reload { wait: !manner.no_wait }, manner),
-        Verb::Upgrade { binary, manner } => {
+pub(super) fn run(inputs: &ConfigInputs, verb: ControlCommand) -> Result<u8, CommandFailure> {
+    let run_dir = config::run_dir(inputs).map_err(|error| CommandFailure::new(exit::USAGE, &error))?;
+    let (request, options) = match verb {
+        ControlCommand::Events { follow, after, json } => {
+            return events::events(&run_dir, follow, after, json);
+        }
+        ControlCommand::Reload { options } => (ControlRequest::Reload { wait: !options.no_wait }, options),
+        ControlCommand::Upgrade { binary, options } => {
             // The fleet has a working folder of its own.
             let binary = binary.map(|binary| config::path::absolute(&binary, &inputs.folder));
-            (Request::Upgrade { binary, wait: !manner.no_wait }, manner)
+            (ControlRequest::Upgrade { binary, wait: !options.no_wait }, options)
         }
-        Verb::Scale { count, manner } => {
-            (Request::Scale { workers: count.into(), wait: !manner.no_wait }, manner)
+        ControlCommand::Scale { count, options } => {
+            (ControlRequest::Scale { workers: count.into(), wait: !options.no_wait }, options)
         }
-        Verb::Restart { slot, manner } => {
-            (Request::Restart { slot: slot.into(), wait: !manner.no_wait }, manner)
+        ControlCommand::Restart { slot, options } => {
+            (ControlRequest::Restart { slot: slot.into(), wait: !options.no_wait }, options)
         }
-        Verb::Stop { now, manner } => (Request::Stop { now, wait: !manner.no_wait }, manner),
+        ControlCommand::Stop { now, options } => {
+            (ControlRequest::Stop { now, wait: !options.no_wait }, options)
+        }
     };
-    let mut show = Show::new(manner.json);
-    match carry_out(&run_dir, &request, &manner, &mut show) {
-        Ok(verdict) => show.verdict(verdict),
+    let mut display = ProgressDisplay::new(options.json);
+    match send_and_wait(&run_dir, &request, &options, &mut display) {
+        Ok(result) => display.finish(result),
         Err(error) => {
-            let failure = explain(&error, &request, &manner);
-            match show {
-                Show::Json => {
-                    show.verdict(Verdict { code: failure.code, ..Verdict::failed(failure.sentence) })
-                }
-                Show::Bar(_) | Show::Lines => Err(failure),
+            let failure = explain_error(&error, &request, &options);
+            match display {
+                ProgressDisplay::Json => display.finish(CommandResult {
+                    exit_code: failure.code,
+                    ..CommandResult::failed(failure.message)
+                }),
+                ProgressDisplay::Bar(_) | ProgressDisplay::Lines => Err(failure),
             }
         }
     }
 }
 
 /// Asks and waits for the verdict.
-fn carry_out(run_dir: &Path, request: &Request, manner: &Manner, show: &mut Show) -> Result<Verdict, Error> {
-    let deadline = time::monotonic() + manner.timeout;
-    let mut client = Client::connect(run_dir)?;
-    client.ask(request)?;
-    let verdict = loop {
-        match client.reply(Some(deadline))? {
-            Reply::Verdict(verdict) => break verdict,
-            other => show.reply(&other),
+fn send_and_wait(
+    run_dir: &Path,
+    request: &ControlRequest,
+    options: &WaitOptions,
+    display: &mut ProgressDisplay,
+) -> Result<CommandResult, ControlError> {
+    let deadline = time::monotonic() + options.timeout;
+    let mut client = ControlClient::connect(run_dir)?;
+    client.send(request)?;
+    let result = loop {
+        match client.receive(Some(deadline))? {
+            ControlReply::Result(result) => break result,
+            other => display.show_reply(&other),
         }
     };
-    if verdict.ok && matches!(request, Request::Stop { wait: true, .. }) {
+    if result.ok && matches!(request, ControlRequest::Stop { wait: true, .. }) {
         // The supervisor has said its last word; it has ended when the kernel closes its end.
-        while client.reply(Some(deadline)).is_ok() {}
+        while client.receive(Some(deadline)).is_ok() {}
     }
-    Ok(verdict)
+    Ok(result)
 }
 
 /// What to tell someone whose request has no verdict.
-pub(super) fn explain(error: &Error, request: &Request, manner: &Manner) -> Failure {
-    let verb = request.verb();
+pub(super) fn explain_error(
+    error: &ControlError,
+    request: &ControlRequest,
+    options: &WaitOptions,
+) -> CommandFailure {
+    let verb = request.command();
     match error {
-        Error::NoFleet { .. } => Failure::new(exit::UNAVAILABLE, error),
-        Error::Timeout => Failure {
+        ControlError::NotRunning { .. } => CommandFailure::new(exit::UNAVAILABLE, error),
+        ControlError::Timeout => CommandFailure {
             code: exit::FAILED,
-            sentence: format!(
+            message: format!(
                 "no verdict within {}; the {verb} goes on in the fleet, `events --follow` shows how",
-                humantime::format_duration(manner.timeout)
+                humantime::format_duration(options.timeout)
             ),
         },
-        Error::Closed => Failure {
+        ControlError::Disconnected => CommandFailure {
             code: exit::FAILED,
-            sentence: format!("the fleet ended before the {verb} had a verdict; its log says why"),
+            message: format!("the fleet ended before the {verb} had a verdict; its log says why"),
         },
-        other => Failure::new(exit::FAILED, other),
+        other => CommandFailure::new(exit::FAILED, other),
     }
 }
 
 /// Where replies are shown until the verdict comes.
-enum Show {
+enum ProgressDisplay {
     /// Each as a line of JSON.
     Json,
     /// On a terminal.
@@ -111,7 +125,7 @@ enum Show {
     Lines,
 }
 
-impl Show {
+impl ProgressDisplay {
     fn new(json: bool) -> Self {
         if json {
             return Self::Json;
@@ -124,45 +138,51 @@ impl Show {
         Self::Bar(ProgressBar::new(0).with_style(style))
     }
 
-    fn reply(&mut self, reply: &Reply) {
+    fn show_reply(&mut self, reply: &ControlReply) {
         match (self, reply) {
             (Self::Json, reply) => print(reply),
-            (Self::Bar(bar), Reply::Progress(Progress { done, total, text })) => {
+            (
+                Self::Bar(bar),
+                ControlReply::Progress(CommandProgress { completed: done, total, message: text }),
+            ) => {
                 bar.set_length(*total as u64);
                 bar.set_position(*done as u64);
-                bar.set_message(telemetry::visible(text));
+                bar.set_message(telemetry::escape_for_terminal(text));
             }
-            (Self::Lines, Reply::Progress(Progress { done, total, text })) => {
-                let _ = writeln!(io::stderr(), "{done}/{total} {}", telemetry::visible(text));
+            (
+                Self::Lines,
+                ControlReply::Progress(CommandProgress { completed: done, total, message: text }),
+            ) => {
+                let _ = writeln!(io::stderr(), "{done}/{total} {}", telemetry::escape_for_terminal(text));
             }
             (Self::Bar(_) | Self::Lines, _) => {}
         }
     }
 
-    fn verdict(self, verdict: Verdict) -> Result<u8, Failure> {
+    fn finish(self, result: CommandResult) -> Result<u8, CommandFailure> {
         if let Self::Bar(bar) = &self {
             bar.finish_and_clear();
         }
         match self {
             Self::Json => {
-                let code = verdict.code;
-                print(&Reply::Verdict(verdict));
+                let code = result.exit_code;
+                print(&ControlReply::Result(result));
                 Ok(code)
             }
-            Self::Bar(_) | Self::Lines if verdict.ok => {
-                say(telemetry::visible(&verdict.sentence));
+            Self::Bar(_) | Self::Lines if result.ok => {
+                print_line(telemetry::escape_for_terminal(&result.message));
                 Ok(exit::OK)
             }
             // A verdict that is not ok never has the exit code of success.
             Self::Bar(_) | Self::Lines => {
-                Err(Failure { code: verdict.code.max(exit::FAILED), sentence: verdict.sentence })
+                Err(CommandFailure { code: result.exit_code.max(exit::FAILED), message: result.message })
             }
         }
     }
 }
 
 /// A reply as a line of JSON, as the fleet sent it.
-fn print(reply: &Reply) {
+fn print(reply: &ControlReply) {
     if let Ok(line) = protocol::encode_reply(reply) {
         // A reader that has left is no reason to fail.
         let _ = io::stdout().write_all(&line);

@@ -2,27 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use crate::control::status::Finished;
-use crate::control::status::FleetState;
-use crate::control::status::RatesOf;
-use crate::control::status::Redis;
-use crate::control::status::Responses;
+use crate::control::status::FinishedRollout;
+use crate::control::status::InstanceState;
+use crate::control::status::InstanceStatus;
+use crate::control::status::InstanceTotals;
+use crate::control::status::RedisReport;
+use crate::control::status::ResponsesByClass;
 use crate::control::status::RolloutKind;
 use crate::control::status::RolloutOutcome;
-use crate::control::status::Slot;
-use crate::control::status::Status;
-use crate::control::status::Totals;
+use crate::control::status::SlotStatus;
+use crate::control::status::StatusRates;
 use crate::control::status::VERSION;
-use crate::control::status::Worker;
-use crate::control::status::Workers;
-use crate::scoreboard::Reason;
-use crate::scoreboard::cell::WorkerState;
+use crate::control::status::WorkerStatus;
+use crate::control::status::WorkerTotals;
+use crate::scoreboard::ExitReason;
+use crate::scoreboard::cell::CellState;
 use crate::scoreboard::row::SlotState;
 
 const MIB: u64 = 1 << 20;
 
-pub(super) fn worker(pid: u32, state: WorkerState, generation: u64) -> Worker {
-    Worker {
+pub(super) fn worker(pid: u32, state: CellState, generation: u64) -> WorkerStatus {
+    WorkerStatus {
         pid,
         state,
         generation,
@@ -39,9 +39,14 @@ pub(super) fn worker(pid: u32, state: WorkerState, generation: u64) -> Worker {
     }
 }
 
-pub(super) fn slot(index: usize, state: SlotState, worker: Option<Worker>, requests: u64) -> Slot {
+pub(super) fn slot(
+    index: usize,
+    state: SlotState,
+    worker: Option<WorkerStatus>,
+    requests: u64,
+) -> SlotStatus {
     let serves = worker.is_some();
-    Slot {
+    SlotStatus {
         slot: index,
         state,
         open: true,
@@ -49,16 +54,16 @@ pub(super) fn slot(index: usize, state: SlotState, worker: Option<Worker>, reque
         queued: Some(0),
         starts: 1,
         crashes: 0,
-        ends: BTreeMap::new(),
-        last_reason: None,
+        exits: BTreeMap::new(),
+        last_exit_reason: None,
         requests,
-        responses: Responses { success: requests, ..Responses::default() },
+        responses: ResponsesByClass { success: requests, ..ResponsesByClass::default() },
         views: 0,
-        limited: 0,
+        rate_limited: 0,
         unavailable: 0,
         refused: 0,
         accepted: 100,
-        cut: 0,
+        aborted_connections: 0,
         bytes: 0,
         log_lines_dropped: 0,
         connections: 32,
@@ -66,7 +71,7 @@ pub(super) fn slot(index: usize, state: SlotState, worker: Option<Worker>, reque
         memory_bytes: if serves { 12 * MIB } else { 0 },
         latency_p50_us: Some(320),
         latency_p99_us: Some(1800),
-        rates: RatesOf {
+        rates: StatusRates {
             requests_per_s: serves.then_some(75.0),
             latency_p50_us: serves.then_some(320),
             latency_p99_us: serves.then_some(1800),
@@ -77,45 +82,49 @@ pub(super) fn slot(index: usize, state: SlotState, worker: Option<Worker>, reque
 }
 
 /// Three slots and a retired one: one with a leaving worker, one closed to new connections, one backed off.
-pub(super) fn fleet() -> Status {
-    let mut leaving = slot(0, SlotState::Ready, Some(worker(4010, WorkerState::Ready, 4)), 1_000_000);
-    leaving.others = vec![worker(4002, WorkerState::Draining, 3)];
+pub(super) fn instance_status() -> InstanceStatus {
+    let mut leaving = slot(0, SlotState::Ready, Some(worker(4010, CellState::Ready, 4)), 1_000_000);
+    leaving.others = vec![worker(4002, CellState::Draining, 3)];
     leaving.starts = 3;
-    leaving.ends = BTreeMap::from([("memory".into(), 1), ("reload".into(), 1)]);
-    leaving.last_reason = Some(Reason::Memory);
-    let mut closed = slot(1, SlotState::Ready, Some(worker(4011, WorkerState::Ready, 4)), 234_567);
+    leaving.exits = BTreeMap::from([("memory".into(), 1), ("reload".into(), 1)]);
+    leaving.last_exit_reason = Some(ExitReason::Memory);
+    let mut closed = slot(1, SlotState::Ready, Some(worker(4011, CellState::Ready, 4)), 234_567);
     closed.open = false;
     let mut failing = slot(2, SlotState::BackedOff, None, 0);
     failing.starts = 5;
-    failing.last_reason = Some(Reason::Boot);
-    Status {
+    failing.last_exit_reason = Some(ExitReason::Boot);
+    InstanceStatus {
         version: VERSION,
         supervisor_pid: 4000,
         build: "1.2.0".into(),
         generation: 4,
         started_ms: 1_000_000,
         uptime_s: 7200,
-        state: FleetState::Serving,
+        state: InstanceState::Serving,
         rollout: None,
-        last_rollout: Some(Finished {
+        last_rollout: Some(FinishedRollout {
             kind: RolloutKind::Reload,
             generation: 5,
             outcome: RolloutOutcome::RolledBack,
             reason: Some("slot 0: worker 4100\n did not get READY".into()),
-            ended_ms: 1_000_000 + 7_140_000,
+            finished_ms: 1_000_000 + 7_140_000,
         }),
-        workers: Workers { configured: 3, target: 3, min: 3, max: 3, ready: 2, autoscale: None },
-        redis: Redis { private_pid: Some(4001), reached: true, up: 2, held_back: 0 },
-        totals: Totals {
+        workers: WorkerTotals { configured: 3, target: 3, min: 3, max: 3, ready: 2, autoscale: None },
+        redis: RedisReport { private_pid: Some(4001), ever_connected: true, up: 2, breakers_open: 0 },
+        totals: InstanceTotals {
             requests: 1_234_567,
-            responses: Responses { success: 1_222_222, client_error: 12_345, ..Responses::default() },
+            responses: ResponsesByClass {
+                success: 1_222_222,
+                client_error: 12_345,
+                ..ResponsesByClass::default()
+            },
             connections: 76,
             in_flight: 3,
             memory_bytes: 36 * MIB,
-            ..Totals::default()
+            ..InstanceTotals::default()
         },
         window_s: 1.0,
-        rates: RatesOf {
+        rates: StatusRates {
             requests_per_s: Some(150.0),
             latency_p50_us: Some(320),
             latency_p99_us: Some(1800),

@@ -10,32 +10,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::exit;
-use crate::cli::exit::Failure;
+use crate::cli::exit::CommandFailure;
 use crate::cli::host;
-use crate::cli::host::Host;
+use crate::cli::host::ConfigHost;
 use crate::config;
-use crate::config::Inputs;
+use crate::config::ConfigInputs;
 use crate::config::schema::Config;
-use crate::config::schema::Count;
 use crate::config::schema::RedisUrl;
-use crate::config::schema::Steering;
-use crate::config::schema::Workers;
+use crate::config::schema::SteeringMode;
+use crate::config::schema::WorkerCount;
+use crate::config::schema::WorkersConfig;
 use crate::control;
-use crate::control::server::Server;
-use crate::http::App;
+use crate::control::server::ControlServer;
+use crate::http::AppFactory;
 use crate::listener;
-use crate::listener::Addresses;
+use crate::listener::ListenAddresses;
 use crate::listener::SlotListeners;
-use crate::listener::activation::Lent;
+use crate::listener::activation::ActivatedSockets;
 use crate::scoreboard::Scoreboard;
 use crate::supervisor;
-use crate::supervisor::Outcome;
-use crate::supervisor::Program;
+use crate::supervisor::FileWatcher;
+use crate::supervisor::ProgramSpec;
 use crate::supervisor::Supervisor;
-use crate::supervisor::Watched;
-use crate::supervisor::leftovers::Leftovers;
+use crate::supervisor::SupervisorExit;
+use crate::supervisor::leftovers::OrphanedWorkers;
 use crate::supervisor::redis_server;
-use crate::supervisor::redis_server::RedisServer;
+use crate::supervisor::redis_server::PrivateRedisServer;
 use crate::supervisor::run_dir;
 use crate::supervisor::run_dir::RunDir;
 use crate::sys::cpu;
@@ -49,10 +49,10 @@ use crate::sys::time;
 use crate::telemetry;
 
 /// How long a killed fleet's private Redis may take to finish before the next fleet gives up on its folder.
-const REDIS_PATIENCE: Duration = Duration::from_secs(10);
+const REDIS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a killed fleet's workers may take to leave the port. One that is not stuck needs a quarter of a second.
-const PORT_PATIENCE: Duration = Duration::from_secs(3);
+const PORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long the port may take to be free once they were killed.
 const PORT_FREED: Duration = Duration::from_secs(2);
@@ -62,16 +62,16 @@ const SPARE_ROWS: usize = 64;
 
 /// Why a fleet could not be run.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+enum ServeError {
     #[error("cannot open the control socket in {} (run_dir)", folder.display())]
     Control { folder: PathBuf, source: io::Error },
     #[error("a fleet cannot run here")]
-    Here(#[source] io::Error),
+    Unsupported(#[source] io::Error),
     #[error(
         "the limit on open files is {limit} (RLIMIT_NOFILE; ulimit -n, LimitNOFILE= of a unit), and a fleet of {slots} \
          workers needs {needed}"
     )]
-    Limit { limit: u64, slots: usize, needed: u64 },
+    OpenFiles { limit: u64, slots: usize, needed: u64 },
     #[error("the kernel refuses to steer connections (listen.steering)")]
     Steering(#[source] io::Error),
     #[error("cannot make the scoreboard")]
@@ -89,54 +89,61 @@ enum Error {
 /// `arguments` are the words it was started with; with `watch` it follows its program and its configuration file.
 pub(super) fn serve(
     config: Config,
-    inputs: &Inputs,
+    inputs: &ConfigInputs,
     arguments: &[OsString],
     watch: bool,
-    app: &App,
-) -> Result<u8, Failure> {
-    start::begin_fleet().map_err(Error::Here).map_err(|error| Failure::new(exit::FAILED, &error))?;
-    telemetry::install(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
-    let signals = supervisor::take_signals().map_err(Error::Supervisor);
-    let signals = signals.map_err(|error| Failure::new(exit::FAILED, &error))?;
-    let slots = slots(&config);
-    open_files(&config, slots).map_err(|error| Failure::new(exit::FAILED, &error))?;
+    app: &AppFactory,
+) -> Result<u8, CommandFailure> {
+    start::prepare_fleet()
+        .map_err(ServeError::Unsupported)
+        .map_err(|error| CommandFailure::new(exit::FAILED, &error))?;
+    telemetry::install(&config.log).map_err(|error| CommandFailure::new(exit::USAGE, &error))?;
+    let signals = supervisor::block_signals().map_err(ServeError::Supervisor);
+    let signals = signals.map_err(|error| CommandFailure::new(exit::FAILED, &error))?;
+    let slots = initial_slots(&config);
+    check_open_files(&config, slots).map_err(|error| CommandFailure::new(exit::FAILED, &error))?;
     let program = program(arguments, inputs);
-    let watched = watch.then(|| watched(&program, inputs).map_err(Error::Watch)).transpose();
-    let watched = watched.map_err(|error| Failure::new(exit::FAILED, &error))?;
+    let watched = watch.then(|| watch_files(&program, inputs).map_err(ServeError::Watch)).transpose();
+    let watched = watched.map_err(|error| CommandFailure::new(exit::FAILED, &error))?;
     let run_dir = RunDir::claim(&config.run_dir).map_err(|error| run_dir_failure(&error))?;
-    let mut leftovers = Leftovers::find(run_dir.path());
+    let mut leftovers = OrphanedWorkers::find(run_dir.path());
     let control = open_control(run_dir.path())?;
-    let (addresses, listeners) = open(&config, inputs, slots, &mut leftovers)?;
-    let server = private_redis(&config, inputs)?;
+    let (addresses, listeners) = open_listeners(&config, inputs, slots, &mut leftovers)?;
+    let server = prepare_private_redis(&config, inputs)?;
     let redis_url = match (&config.redis.url, &server) {
         (Some(url), _) => url.clone(),
-        (None, Some(server)) => RedisUrl::unix(&server.socket()),
-        (None, None) => return Err(Failure::new(exit::UNAVAILABLE, &redis_server::Error::NotInstalled)),
+        (None, Some(server)) => RedisUrl::from_socket_path(&server.socket_path()),
+        (None, None) => {
+            return Err(CommandFailure::new(
+                exit::UNAVAILABLE,
+                &redis_server::PrivateRedisError::NotInstalled,
+            ));
+        }
     };
-    let capacity =
-        NonZeroUsize::new(config.workers.scaling.bounds(slots).2 + SPARE_ROWS).unwrap_or(NonZeroUsize::MIN);
-    let started_ms = u64::try_from(time::unix().as_millis()).unwrap_or(0);
+    let capacity = NonZeroUsize::new(config.workers.autoscale.slot_bounds(slots).2 + SPARE_ROWS)
+        .unwrap_or(NonZeroUsize::MIN);
+    let started_ms = u64::try_from(time::wall_clock().as_millis()).unwrap_or(0);
     let scoreboard = Scoreboard::create(capacity, proc::pid().as_raw().unsigned_abs(), started_ms)
-        .map_err(|source| Failure::new(exit::BOOT, &Error::Scoreboard(source)))?;
+        .map_err(|source| CommandFailure::new(exit::BOOT, &ServeError::Scoreboard(source)))?;
     // Without random bytes two fleets that start in the same millisecond under one name and pid would be taken for one.
-    scoreboard.set_identity(random::number().unwrap_or(0));
+    scoreboard.set_instance_id(random::number().unwrap_or(0));
     let scoreboard = Arc::new(scoreboard);
-    telemetry::count_in(&scoreboard);
+    telemetry::count_dropped_in(&scoreboard);
     let list = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let (public, operators) = (list(&addresses.public), list(&addresses.admin));
     let pid = proc::pid().as_raw();
     tracing::info!(listen = public, admin = operators, workers = slots, redis = %redis_url, pid, "listening");
-    let injected: Vec<_> = config::injected(&inputs.environment).collect();
+    let injected: Vec<_> = config::injected_variables(&inputs.environment).collect();
     if !injected.is_empty() {
         let names = injected.join(", ");
         tracing::info!(names, "ignored, because Kubernetes or Docker describes a service by them: {names}");
     }
-    let private = server.as_ref().map(|server| RedisUrl::unix(&server.socket()));
-    let settings = host::settings(&config);
-    let places = host::Places { run_dir: run_dir.path().into(), private };
-    let mut host = Host::new(inputs, config, app, &scoreboard, places)
-        .map_err(|error| Failure::new(exit::USAGE, &error))?;
-    let start = supervisor::Start {
+    let private = server.as_ref().map(|server| RedisUrl::from_socket_path(&server.socket_path()));
+    let settings = host::supervisor_settings(&config);
+    let places = host::HostResources { run_dir: run_dir.path().into(), private_redis: private };
+    let mut host = ConfigHost::new(inputs, config, app, &scoreboard, places)
+        .map_err(|error| CommandFailure::new(exit::USAGE, &error))?;
+    let start = supervisor::SupervisorOptions {
         settings,
         signals,
         addresses,
@@ -145,16 +152,16 @@ pub(super) fn serve(
         control,
         program,
         run_dir: &run_dir,
-        leftovers,
+        orphans: leftovers,
     };
     let supervisor = Supervisor::new(start, &scoreboard, &mut host);
-    let outcome = supervisor.and_then(|supervisor| supervisor.watching(watched).run());
-    ended(outcome, &run_dir)
+    let outcome = supervisor.and_then(|supervisor| supervisor.with_file_watcher(watched).run());
+    exit_result(outcome, &run_dir)
 }
 
 /// Raises the limit on open files as far as allowed.
 pub(super) fn raise_open_files() {
-    if let Err(error) = fd::raise_limit() {
+    if let Err(error) = fd::raise_nofile_limit() {
         tracing::warn!(%error, "cannot raise the limit on open files, going on with it as it is: {error}");
     }
 }
@@ -167,13 +174,13 @@ const SUPERVISORS_OWN: usize = 48;
 const COMFORTABLE: u64 = 512;
 
 /// Sees to it that the limit on open files is enough for the supervisor.
-fn open_files(config: &Config, slots: usize) -> Result<(), Error> {
+fn check_open_files(config: &Config, slots: usize) -> Result<(), ServeError> {
     raise_open_files();
     let sockets = config.listen.len() + config.admin.listen.len();
-    let needed = slots * (sockets + 2) + open::applications().len() + SUPERVISORS_OWN;
-    let (limit, needed) = (fd::limit().unwrap_or(u64::MAX), needed as u64);
+    let needed = slots * (sockets + 2) + open::application_fds().len() + SUPERVISORS_OWN;
+    let (limit, needed) = (fd::nofile_limit().unwrap_or(u64::MAX), needed as u64);
     if limit < needed {
-        return Err(Error::Limit { limit, slots, needed });
+        return Err(ServeError::OpenFiles { limit, slots, needed });
     }
     if limit < COMFORTABLE {
         tracing::warn!(
@@ -185,140 +192,156 @@ fn open_files(config: &Config, slots: usize) -> Result<(), Error> {
 }
 
 /// The control socket; the lock of the folder is held.
-fn open_control(folder: &Path) -> Result<Server, Failure> {
-    let opened = Server::open(&control::socket(folder));
-    let failed = |source| Error::Control { folder: folder.into(), source };
-    opened.map_err(failed).map_err(|error| Failure::new(exit::TEMPORARY, &error))
+fn open_control(folder: &Path) -> Result<ControlServer, CommandFailure> {
+    let opened = ControlServer::open(&control::socket_path(folder));
+    let failed = |source| ServeError::Control { folder: folder.into(), source };
+    opened.map_err(failed).map_err(|error| CommandFailure::new(exit::TEMPORARY, &error))
 }
 
 /// Why the run folder cannot be had: what another user could change will not pass by itself.
-fn run_dir_failure(error: &run_dir::Error) -> Failure {
+fn run_dir_failure(error: &run_dir::RunDirError) -> CommandFailure {
     let code = match error {
-        run_dir::Error::Unusable { source, .. } => path_code(source),
-        run_dir::Error::Running { .. } => exit::TEMPORARY,
+        run_dir::RunDirError::Unusable { source, .. } => path_code(source),
+        run_dir::RunDirError::Running { .. } => exit::TEMPORARY,
     };
-    Failure::new(code, error)
+    CommandFailure::new(code, error)
 }
 
 /// Whether to try again is of use.
-fn path_code(error: &path::Error) -> u8 {
+fn path_code(error: &path::PathError) -> u8 {
     match error {
-        path::Error::Hands(_) => exit::USAGE,
-        path::Error::Io(_) => exit::TEMPORARY,
+        path::PathError::NotPrivate(_) => exit::USAGE,
+        path::PathError::Io(_) => exit::TEMPORARY,
     }
 }
 
 /// The exit code that the end of a fleet has.
-pub(super) fn ended(outcome: io::Result<Outcome>, run_dir: &RunDir) -> Result<u8, Failure> {
-    run_dir.end();
-    match outcome.map_err(Error::Supervisor).map_err(|error| Failure::new(exit::FAILED, &error))? {
-        Outcome::Stopped { killed } => {
+pub(super) fn exit_result(
+    outcome: io::Result<SupervisorExit>,
+    run_dir: &RunDir,
+) -> Result<u8, CommandFailure> {
+    run_dir.clear_pid();
+    match outcome
+        .map_err(ServeError::Supervisor)
+        .map_err(|error| CommandFailure::new(exit::FAILED, &error))?
+    {
+        SupervisorExit::Stopped { killed } => {
             tracing::info!(killed, "stopped");
             Ok(exit::OK)
         }
-        Outcome::BootFailed { reason } => Err(Failure::new(exit::BOOT, &Error::Boot { reason })),
+        SupervisorExit::BootFailed { reason } => {
+            Err(CommandFailure::new(exit::BOOT, &ServeError::Boot { reason }))
+        }
     }
 }
 
 /// The program of this process, for the next upgrade.
-pub(super) fn program(arguments: &[OsString], inputs: &Inputs) -> Program {
-    Program::new(arguments, &inputs.folder, &search_path(inputs))
+pub(super) fn program(arguments: &[OsString], inputs: &ConfigInputs) -> ProgramSpec {
+    ProgramSpec::new(arguments, &inputs.folder, &search_path(inputs))
 }
 
 /// The files a fleet follows that was told to.
-pub(super) fn watched(program: &Program, inputs: &Inputs) -> io::Result<Watched> {
-    Watched::new(&program.path, &inputs.path())
+pub(super) fn watch_files(program: &ProgramSpec, inputs: &ConfigInputs) -> io::Result<FileWatcher> {
+    FileWatcher::new(&program.path, &inputs.file_path())
 }
 
 /// The number of slots to begin with.
-pub(super) fn slots(config: &Config) -> usize {
-    config.workers.scaling.bounds(count(&config.workers)).1
+pub(super) fn initial_slots(config: &Config) -> usize {
+    config.workers.autoscale.slot_bounds(configured_workers(&config.workers)).1
 }
 
 /// The number of workers as configured, or as the machine allows.
-pub(super) fn count(workers: &Workers) -> usize {
+pub(super) fn configured_workers(workers: &WorkersConfig) -> usize {
     match workers.count {
-        Count::Auto => cpu::allowed(),
-        Count::Fixed(count) => count,
+        WorkerCount::Auto => cpu::available_cores(),
+        WorkerCount::Fixed(count) => count,
     }
 }
 
 /// The private Redis of a fleet that was given none.
-fn private_redis(config: &Config, inputs: &Inputs) -> Result<Option<RedisServer>, Failure> {
+fn prepare_private_redis(
+    config: &Config,
+    inputs: &ConfigInputs,
+) -> Result<Option<PrivateRedisServer>, CommandFailure> {
     if config.redis.url.is_some() {
         return Ok(None);
     }
-    let prepared = RedisServer::prepare(&config.data_dir, &search_path(inputs), REDIS_PATIENCE);
+    let prepared = PrivateRedisServer::prepare(&config.data_dir, &search_path(inputs), REDIS_TIMEOUT);
     prepared.map(Some).map_err(|error| match error {
-        redis_server::Error::NotInstalled => Failure::new(exit::UNAVAILABLE, &error),
-        redis_server::Error::TooLong { .. } => Failure::new(exit::USAGE, &error),
-        redis_server::Error::Folder { ref source, .. } => Failure::new(path_code(source), &error),
-        redis_server::Error::InUse { .. } => Failure::new(exit::TEMPORARY, &error),
+        redis_server::PrivateRedisError::NotInstalled => CommandFailure::new(exit::UNAVAILABLE, &error),
+        redis_server::PrivateRedisError::PathTooLong { .. } => CommandFailure::new(exit::USAGE, &error),
+        redis_server::PrivateRedisError::Folder { ref source, .. } => {
+            CommandFailure::new(path_code(source), &error)
+        }
+        redis_server::PrivateRedisError::InUse { .. } => CommandFailure::new(exit::TEMPORARY, &error),
     })
 }
 
 /// Where programs are looked for: PATH, and the places Debian keeps servers that a user's PATH often lacks.
-pub(super) fn search_path(inputs: &Inputs) -> OsString {
+pub(super) fn search_path(inputs: &ConfigInputs) -> OsString {
     let path = inputs.environment.get("PATH").map_or("", String::as_str);
     OsString::from(format!("{path}:/usr/local/bin:/usr/bin:/usr/sbin"))
 }
 
 /// Finds out that the run folder can be used, without claiming it; it is made if need be.
-pub(super) fn run_folder(config: &Config) -> Result<PathBuf, Failure> {
-    path::own_folder(&config.run_dir).map_err(|source| {
+pub(super) fn create_run_dir(config: &Config) -> Result<PathBuf, CommandFailure> {
+    path::ensure_private_folder(&config.run_dir).map_err(|source| {
         let folder = config.run_dir.clone();
-        run_dir_failure(&run_dir::Error::Unusable { folder, source })
+        run_dir_failure(&run_dir::RunDirError::Unusable { folder, source })
     })
 }
 
 /// Opens the listeners; the workers of a killed fleet are given a moment to leave the port, and no more.
-fn open(
+fn open_listeners(
     config: &Config,
-    inputs: &Inputs,
+    inputs: &ConfigInputs,
     slots: usize,
-    leftovers: &mut Leftovers,
-) -> Result<(Addresses, Vec<SlotListeners>), Failure> {
+    leftovers: &mut OrphanedWorkers,
+) -> Result<(ListenAddresses, Vec<SlotListeners>), CommandFailure> {
     const STEP: Duration = Duration::from_millis(50);
-    let usage = |error: &dyn std::error::Error| Failure::new(exit::USAGE, error);
-    let lent = Lent::take(&inputs.environment, proc::pid().as_raw()).map_err(|error| usage(&error))?;
-    lent.suits(config.steering).map_err(|error| usage(&error))?;
+    let usage = |error: &dyn std::error::Error| CommandFailure::new(exit::USAGE, error);
+    let lent = ActivatedSockets::from_environment(&inputs.environment, proc::pid().as_raw())
+        .map_err(|error| usage(&error))?;
+    lent.check_steering(config.steering).map_err(|error| usage(&error))?;
     let lent = Arc::new(lent);
-    let begun = time::monotonic();
+    let started = time::monotonic();
     // Without leftovers another program has the port, and to wait for it is the service manager's business.
-    let mut patience = if leftovers.are_there() { PORT_PATIENCE } else { Duration::ZERO };
+    let mut wait = if leftovers.has_workers() { PORT_TIMEOUT } else { Duration::ZERO };
     let mut killed = false;
     let (addresses, listeners) = loop {
-        let opened = listener::open(&config.listen, &config.admin.listen, Arc::clone(&lent), slots);
-        let in_use = matches!(opened, Err(listener::Error::InUse { .. }));
+        let opened = listener::open_listeners(&config.listen, &config.admin.listen, Arc::clone(&lent), slots);
+        let in_use = matches!(opened, Err(listener::ListenError::AddressInUse { .. }));
         if !in_use {
             break opened.map_err(|error| address_failure(&error))?;
         }
-        if time::monotonic().saturating_sub(begun) >= patience {
+        if time::monotonic().saturating_sub(started) >= wait {
             if killed || !leftovers.kill_listening() {
                 break opened.map_err(|error| address_failure(&error))?;
             }
-            (killed, patience) = (true, patience + PORT_FREED);
+            (killed, wait) = (true, wait + PORT_FREED);
         }
         std::thread::sleep(STEP);
     };
     // Before the first worker accepts: from the first connection on it is as configured. The kernel's own hash needs
     // no program, and a kernel that takes none can have that.
-    let first = listeners.first().filter(|_| config.steering != Steering::Kernel);
+    let first = listeners.first().filter(|_| config.steering != SteeringMode::Kernel);
     let steered = first.map_or(Ok(()), |slot| slot.steer(config.steering, &vec![true; slots]));
-    steered.map_err(Error::Steering).map_err(|error| Failure::new(exit::FAILED, &error))?;
+    steered.map_err(ServeError::Steering).map_err(|error| CommandFailure::new(exit::FAILED, &error))?;
     Ok((addresses, listeners))
 }
 
 /// Why no listener can be opened: an address that is in use, or not there yet, may be had later.
-pub(super) fn address_failure(error: &listener::Error) -> Failure {
+pub(super) fn address_failure(error: &listener::ListenError) -> CommandFailure {
     let code = match error {
-        listener::Error::Refused { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+        listener::ListenError::BindFailed { source, .. }
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
             exit::USAGE
         }
-        listener::Error::InUse { .. } | listener::Error::Absent { .. } | listener::Error::Refused { .. } => {
-            exit::TEMPORARY
-        }
-        listener::Error::Lent(_) | listener::Error::NoIpv6 { .. } => exit::USAGE,
+        listener::ListenError::AddressInUse { .. }
+        | listener::ListenError::AddressNotAvailable { .. }
+        | listener::ListenError::BindFailed { .. } => exit::TEMPORARY,
+        listener::ListenError::Activation(_) | listener::ListenError::Ipv6Unavailable { .. } => exit::USAGE,
     };
-    Failure::new(code, error)
+    CommandFailure::new(code, error)
 }

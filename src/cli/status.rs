@@ -7,108 +7,113 @@ use crate::cli::ask;
 use crate::cli::columns;
 use crate::cli::columns::COLUMNS;
 use crate::cli::columns::GAP;
-use crate::cli::columns::Line;
-use crate::cli::columns::Mood;
+use crate::cli::columns::Severity;
+use crate::cli::columns::TableRow;
 use crate::cli::exit;
-use crate::cli::exit::Failure;
-use crate::cli::exit::say;
+use crate::cli::exit::CommandFailure;
+use crate::cli::exit::print_line;
 use crate::cli::top;
 use crate::cli::units;
 use crate::config;
-use crate::config::Inputs;
-use crate::control::status::Finished;
-use crate::control::status::FleetState;
+use crate::config::ConfigInputs;
+use crate::control::status::FinishedRollout;
+use crate::control::status::InstanceState;
+use crate::control::status::InstanceStatus;
 use crate::control::status::RolloutOutcome;
-use crate::control::status::Slot;
-use crate::control::status::Status;
+use crate::control::status::SlotStatus;
 
 /// Prints how the running fleet is.
-pub(super) fn status(inputs: &Inputs, json: bool, patience: Duration) -> Result<u8, Failure> {
-    let run_dir = config::run_dir(inputs).map_err(|error| Failure::new(exit::USAGE, &error))?;
-    let document = ask::status(&run_dir, patience)?;
+pub(super) fn status(inputs: &ConfigInputs, json: bool, timeout: Duration) -> Result<u8, CommandFailure> {
+    let run_dir = config::run_dir(inputs).map_err(|error| CommandFailure::new(exit::USAGE, &error))?;
+    let document = ask::fetch_status(&run_dir, timeout)?;
     if json {
-        say(document);
+        print_line(document);
         return Ok(exit::OK);
     }
     let columns = top::terminal_columns();
-    let look = Look { columns: columns.map(usize::from), colours: columns.is_some() && inputs.colours() };
-    let page = render(&ask::understand(document)?, look);
-    say(page.trim_end());
+    let options = RenderOptions {
+        columns: columns.map(usize::from),
+        colours: columns.is_some() && inputs.allows_colours(),
+    };
+    let page = render_instance(&ask::parse_status(document)?, options);
+    print_line(page.trim_end());
     Ok(exit::OK)
 }
 
 /// What it is printed on.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Look {
+pub(super) struct RenderOptions {
     /// Columns of the terminal; none: as many as wanted.
     pub(super) columns: Option<usize>,
     /// Whether colours are welcome.
     pub(super) colours: bool,
 }
 
-impl Look {
-    fn paint(self, text: &str, mood: Mood) -> String {
-        let code = match mood {
+impl RenderOptions {
+    fn paint(self, text: &str, severity: Severity) -> String {
+        let code = match severity {
             _ if !self.colours => return text.to_owned(),
-            Mood::Good => "32",
-            Mood::Passing => "33",
-            Mood::Bad => "31",
-            Mood::Quiet => "2",
+            Severity::Good => "32",
+            Severity::Transitional => "33",
+            Severity::Bad => "31",
+            Severity::Muted => "2",
         };
         format!("\x1b[{code}m{text}\x1b[0m")
     }
 }
 
 /// The fleet as a person reads it.
-pub(super) fn render(status: &Status, look: Look) -> String {
+pub(super) fn render_instance(status: &InstanceStatus, options: RenderOptions) -> String {
     let mut page = String::new();
-    let mood = fleet_mood(status);
+    let severity = fleet_severity(status);
     let (name, rest) = headline(status);
-    let _ = writeln!(page, "{} {rest}", look.paint(&format!("● {name}"), mood));
-    for line in sentences(status) {
+    let _ = writeln!(page, "{} {rest}", options.paint(&format!("● {name}"), severity));
+    for line in summary_lines(status) {
         let _ = writeln!(page, "  {line}");
     }
-    if let Some((mood, sentence)) = verdict(status) {
-        let _ = writeln!(page, "  {}", look.paint(&sentence, mood));
+    if let Some((severity, line)) = rollout_line(status) {
+        let _ = writeln!(page, "  {}", options.paint(&line, severity));
     }
     page.push('\n');
-    let slots: Vec<&Slot> = status.slots.iter().filter(|slot| !status.is_retired(slot)).collect();
-    let lines: Vec<Line> = slots.into_iter().flat_map(columns::lines).collect();
-    table(&mut page, &lines, look);
+    let slots: Vec<&SlotStatus> = status.slots.iter().filter(|slot| !status.is_retired(slot)).collect();
+    let lines: Vec<TableRow> = slots.into_iter().flat_map(columns::rows).collect();
+    table(&mut page, &lines, options);
     page
 }
 
-fn table(page: &mut String, lines: &[Line], look: Look) {
-    let widths = columns::widths(lines, look.columns);
+fn table(page: &mut String, lines: &[TableRow], options: RenderOptions) {
+    let widths = columns::widths(lines, options.columns);
     let joined = |texts: Vec<String>| texts.join(&" ".repeat(GAP)).trim_end().to_owned();
-    let title = widths.iter().map(|(index, width)| columns::padded(COLUMNS[*index].title, *index, *width));
-    let _ = writeln!(page, "{}", look.paint(&joined(title.collect()), Mood::Quiet));
+    let title = widths.iter().map(|(index, width)| columns::pad(COLUMNS[*index].title, *index, *width));
+    let _ = writeln!(page, "{}", options.paint(&joined(title.collect()), Severity::Muted));
     for line in lines {
         let cell = |(index, width): (&usize, &usize)| {
-            let text = columns::padded(&line.cells[*index], *index, *width);
-            if COLUMNS[*index].title == "STATE" { look.paint(&text, line.mood) } else { text }
+            let text = columns::pad(&line.cells[*index], *index, *width);
+            if COLUMNS[*index].title == "STATE" { options.paint(&text, line.severity) } else { text }
         };
         let _ = writeln!(page, "{}", joined(widths.iter().map(cell).collect()));
     }
 }
 
 /// How the fleet is as a whole.
-pub(super) fn fleet_mood(status: &Status) -> Mood {
+pub(super) fn fleet_severity(status: &InstanceStatus) -> Severity {
     match status.state {
-        FleetState::Serving if status.workers.ready < status.workers.target => Mood::Bad,
-        FleetState::Serving => Mood::Good,
-        FleetState::Starting | FleetState::RollingOut | FleetState::Stopping => Mood::Passing,
+        InstanceState::Serving if status.workers.ready < status.workers.target => Severity::Bad,
+        InstanceState::Serving => Severity::Good,
+        InstanceState::Starting | InstanceState::RollingOut | InstanceState::Stopping => {
+            Severity::Transitional
+        }
     }
 }
 
 /// Its state, and what else stands in the first line.
-pub(super) fn headline(status: &Status) -> (String, String) {
+pub(super) fn headline(status: &InstanceStatus) -> (String, String) {
     let workers = &status.workers;
     let rest = format!(
         "{} of {} workers · build {} · generation {} · pid {} · up {}",
         workers.ready,
         workers.target,
-        units::plain(&status.build),
+        units::sanitize(&status.build),
         status.generation,
         status.supervisor_pid,
         units::age(status.uptime_s)
@@ -117,7 +122,7 @@ pub(super) fn headline(status: &Status) -> (String, String) {
 }
 
 /// The fleet's figures, a sentence each.
-pub(super) fn sentences(status: &Status) -> Vec<String> {
+pub(super) fn summary_lines(status: &InstanceStatus) -> Vec<String> {
     let (totals, rates) = (&status.totals, &status.rates);
     let answers = totals.responses;
     let mut lines = vec![
@@ -127,22 +132,22 @@ pub(super) fn sentences(status: &Status) -> Vec<String> {
             rates.latency_p50_us.map_or(units::NONE.into(), units::micros),
             rates.latency_p99_us.map_or(units::NONE.into(), units::micros),
             rates.busy_percent.map_or(units::NONE.into(), units::percent),
-            units::short(totals.connections),
-            units::short(totals.in_flight),
+            units::abbreviated(totals.connections),
+            units::abbreviated(totals.in_flight),
             units::bytes(totals.memory_bytes),
         ),
         format!(
             "{} requests ({} 2xx, {} 3xx, {} 4xx, {} 5xx) · {} views · {} limited · {} unavailable · {} refused · {} cut",
             units::count(totals.requests),
-            units::short(answers.success),
-            units::short(answers.redirection),
-            units::short(answers.client_error),
-            units::short(answers.server_error),
+            units::abbreviated(answers.success),
+            units::abbreviated(answers.redirection),
+            units::abbreviated(answers.client_error),
+            units::abbreviated(answers.server_error),
             units::count(totals.views),
-            units::short(totals.limited),
-            units::short(totals.unavailable),
-            units::short(totals.refused),
-            units::short(totals.cut),
+            units::abbreviated(totals.rate_limited),
+            units::abbreviated(totals.unavailable),
+            units::abbreviated(totals.refused),
+            units::abbreviated(totals.aborted_connections),
         ),
         redis(status),
     ];
@@ -152,29 +157,29 @@ pub(super) fn sentences(status: &Status) -> Vec<String> {
 }
 
 /// Log lines that were dropped, so that the operator can never read them.
-fn log(status: &Status) -> Option<String> {
+fn log(status: &InstanceStatus) -> Option<String> {
     let dropped = status.totals.log_lines_dropped;
     (dropped > 0).then(|| format!("{} log lines dropped: nothing took them", units::count(dropped)))
 }
 
-fn redis(status: &Status) -> String {
-    let whose =
+fn redis(status: &InstanceStatus) -> String {
+    let label =
         status.redis.private_pid.map_or("redis".to_owned(), |pid| format!("private redis, pid {pid}"));
     let workers = status.slots.iter().filter(|slot| slot.worker.is_some()).count();
-    let reached = if status.redis.reached { "" } else { ", never reached yet" };
-    let held = match status.redis.held_back {
+    let reached = if status.redis.ever_connected { "" } else { ", never reached yet" };
+    let held = match status.redis.breakers_open {
         0 => String::new(),
         count => format!(", {count} hold calls back"),
     };
-    format!("{whose}: {} of {workers} workers have it{held}{reached}", status.redis.up)
+    format!("{label}: {} of {workers} workers have it{held}{reached}", status.redis.up)
 }
 
-fn scaling(status: &Status) -> Option<String> {
+fn scaling(status: &InstanceStatus) -> Option<String> {
     let workers = &status.workers;
     let range =
         (workers.min != workers.max).then(|| format!("autoscaling {} to {}", workers.min, workers.max));
     let decision =
-        workers.autoscale.as_ref().map(|last| format!("{}: {}", last.target, units::plain(&last.reason)));
+        workers.autoscale.as_ref().map(|last| format!("{}: {}", last.target, units::sanitize(&last.reason)));
     match (range, decision) {
         (Some(range), Some(decision)) => Some(format!("{range} · {decision}")),
         (Some(range), None) => Some(range),
@@ -186,27 +191,27 @@ fn scaling(status: &Status) -> Option<String> {
 }
 
 /// The change under way, or how the last one ended.
-pub(super) fn verdict(status: &Status) -> Option<(Mood, String)> {
+pub(super) fn rollout_line(status: &InstanceStatus) -> Option<(Severity, String)> {
     if let Some(rollout) = &status.rollout {
         let (kind, generation) = (rollout.kind.name(), rollout.generation);
-        let sentence =
-            format!("{kind} to generation {generation}: {} of {} slots", rollout.done, rollout.total);
-        return Some((Mood::Passing, sentence));
+        let line = format!("{kind} to generation {generation}: {} of {} slots", rollout.done, rollout.total);
+        return Some((Severity::Transitional, line));
     }
     let last = status.last_rollout.as_ref()?;
     let now_ms = status.started_ms + status.uptime_s * 1000;
-    Some(ended(last, now_ms.saturating_sub(last.ended_ms) / 1000))
+    Some(finished_rollout(last, now_ms.saturating_sub(last.finished_ms) / 1000))
 }
 
-fn ended(last: &Finished, age_s: u64) -> (Mood, String) {
-    let (mood, how) = match last.outcome {
-        RolloutOutcome::Done => (Mood::Quiet, "done"),
-        RolloutOutcome::RolledBack => (Mood::Bad, "rolled back"),
-        RolloutOutcome::Cancelled => (Mood::Passing, "cancelled"),
+fn finished_rollout(last: &FinishedRollout, age_s: u64) -> (Severity, String) {
+    let (severity, how) = match last.outcome {
+        RolloutOutcome::Done => (Severity::Muted, "done"),
+        RolloutOutcome::RolledBack => (Severity::Bad, "rolled back"),
+        RolloutOutcome::Cancelled => (Severity::Transitional, "cancelled"),
     };
-    let why = last.reason.as_deref().map(|reason| format!(": {}", units::plain(reason))).unwrap_or_default();
+    let why =
+        last.reason.as_deref().map(|reason| format!(": {}", units::sanitize(reason))).unwrap_or_default();
     let (kind, generation) = (last.kind.name(), last.generation);
-    (mood, format!("last {kind}, to generation {generation}: {how} {} ago{why}", units::age(age_s)))
+    (severity, format!("last {kind}, to generation {generation}: {how} {} ago{why}", units::age(age_s)))
 }
 
 #[cfg(test)]
@@ -216,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_person_finds_everything_on_one_page() {
-        let page = render(&samples::fleet(), Look::default());
+        let page = render_instance(&samples::instance_status(), RenderOptions::default());
         let lines: Vec<&str> = page.lines().collect();
         assert_eq!(lines[0], "● serving 2 of 3 workers · build 1.2.0 · generation 4 · pid 4000 · up 2h0m");
         assert_eq!(
@@ -243,7 +248,10 @@ mod tests {
     #[test]
     fn no_line_of_the_table_is_wider_than_the_terminal_and_the_essentials_stay() {
         for columns in [44, 60, 80, 120, 200] {
-            let page = render(&samples::fleet(), Look { columns: Some(columns), colours: false });
+            let page = render_instance(
+                &samples::instance_status(),
+                RenderOptions { columns: Some(columns), colours: false },
+            );
             let table: Vec<&str> = page.lines().skip(6).collect();
             assert!(table.iter().all(|line| units::width(line) <= columns), "{columns}\n{page}");
             assert!(table[0].contains("PID") && table[0].contains("STATE"), "{columns}\n{page}");
@@ -252,8 +260,9 @@ mod tests {
 
     #[test]
     fn colours_change_nothing_but_colours() {
-        let plain = render(&samples::fleet(), Look::default());
-        let mut painted = render(&samples::fleet(), Look { columns: None, colours: true });
+        let plain = render_instance(&samples::instance_status(), RenderOptions::default());
+        let mut painted =
+            render_instance(&samples::instance_status(), RenderOptions { columns: None, colours: true });
         for code in ["32", "33", "31", "2", "0"] {
             painted = painted.replace(&format!("\x1b[{code}m"), "");
         }

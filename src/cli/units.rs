@@ -21,7 +21,7 @@ pub(super) fn count(number: u64) -> String {
 
 /// In at most five characters: `12`, `1234`, `12.3k`, `1.2M`.
 #[allow(clippy::cast_precision_loss, reason = "two digits are shown")]
-pub(super) fn short(number: u64) -> String {
+pub(super) fn abbreviated(number: u64) -> String {
     match number {
         0..10_000 => number.to_string(),
         10_000..1_000_000 => scaled(number as f64 / 1e3, "k"),
@@ -40,7 +40,7 @@ pub(super) fn rate(per_second: f64) -> String {
     if per_second > 0.0 && per_second < 9.95 {
         format!("{per_second:.1}")
     } else {
-        short(per_second.round().max(0.0) as u64)
+        abbreviated(per_second.round().max(0.0) as u64)
     }
 }
 
@@ -91,7 +91,7 @@ pub(super) fn width(text: &str) -> usize {
 }
 
 /// The text cut to so many columns, with `…` for what is missing.
-pub(super) fn fit(text: &str, columns: usize) -> String {
+pub(super) fn truncate(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
     }
@@ -108,7 +108,7 @@ pub(super) fn fit(text: &str, columns: usize) -> String {
 }
 
 /// Someone else's text on one line and without control characters: a reason must not move the cursor.
-pub(super) fn plain(text: &str) -> String {
+pub(super) fn sanitize(text: &str) -> String {
     let visible = |letter: char| if letter.is_control() { ' ' } else { letter };
     text.chars().map(visible).collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -120,7 +120,10 @@ mod tests {
     #[test]
     fn numbers_are_short_and_have_their_unit() {
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([9_999, 12_345, 1_200_000, 3_000_000_000].map(short), ["9999", "12.3k", "1.2M", "3.0G"]);
+        assert_eq!(
+            [9_999, 12_345, 1_200_000, 3_000_000_000].map(abbreviated),
+            ["9999", "12.3k", "1.2M", "3.0G"]
+        );
         assert_eq!([0.0, 0.52, 9.99, 12_345.0].map(rate), ["0", "0.5", "10", "12.3k"]);
         assert_eq!([31, 1_800, 120_400, 1_230_000].map(micros), ["31µs", "1.8ms", "120ms", "1.2s"]);
         assert_eq!([59, 61, 11_520, 446_400].map(age), ["59s", "1m1s", "3h12m", "5d4h"]);
@@ -129,17 +132,17 @@ mod tests {
 
     #[test]
     fn a_cut_text_never_takes_more_columns_than_there_are() {
-        assert_eq!(fit("reload", 6), "reload");
-        assert_eq!(fit("reload", 4), "rel…");
-        assert_eq!(fit("漢字漢字", 4), "漢…");
-        assert_eq!(fit("x", 0), "");
+        assert_eq!(truncate("reload", 6), "reload");
+        assert_eq!(truncate("reload", 4), "rel…");
+        assert_eq!(truncate("漢字漢字", 4), "漢…");
+        assert_eq!(truncate("x", 0), "");
         for columns in 0..12 {
-            assert!(width(&fit("日本 ǘ and more", columns)) <= columns);
+            assert!(width(&truncate("日本 ǘ and more", columns)) <= columns);
         }
     }
 
     #[test]
     fn somebody_elses_text_cannot_move_the_cursor() {
-        assert_eq!(plain("it said\n\x1b[2J\tbye"), "it said [2J bye");
+        assert_eq!(sanitize("it said\n\x1b[2J\tbye"), "it said [2J bye");
     }
 }

@@ -3,56 +3,56 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-use crate::config::Error;
-use crate::config::Inputs;
-use crate::config::layers::Layers;
+use crate::config::ConfigError;
+use crate::config::ConfigInputs;
+use crate::config::layers::SettingSources;
 
 /// What it takes for a changed setting to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Applies {
+pub enum Reloadability {
     /// New workers: a reload.
-    AtReload,
+    Reload,
     /// A new supervisor in the same process: an upgrade.
-    AtUpgrade,
+    Upgrade,
     /// A new fleet: stop and start.
-    AtRestart,
+    Restart,
 }
 
 /// Every setting that somebody gave or that has a default, as text; `Debug` shows the names only.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Values(BTreeMap<String, String>);
+pub struct SettingValues(BTreeMap<String, String>);
 
 /// Collects the settings without checking them.
 ///
 /// # Errors
 /// When a file cannot be read, or a name is unknown.
-pub fn values(inputs: &Inputs) -> Result<Values, Error> {
-    Ok(Values(Layers::collect(inputs)?.texts()))
+pub fn collect_values(inputs: &ConfigInputs) -> Result<SettingValues, ConfigError> {
+    Ok(SettingValues(SettingSources::collect(inputs)?.raw_values()))
 }
 
-impl std::fmt::Debug for Values {
+impl std::fmt::Debug for SettingValues {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
-impl Values {
+impl SettingValues {
     /// Settings that differ, by name, and what each of them takes.
-    pub fn changes(&self, newer: &Self) -> BTreeMap<String, Applies> {
+    pub fn changes(&self, newer: &Self) -> BTreeMap<String, Reloadability> {
         let names: BTreeSet<_> = self.0.keys().chain(newer.0.keys()).collect();
         let differs = |name: &&&String| self.0.get(**name) != newer.0.get(**name);
-        names.iter().filter(differs).map(|name| ((*name).clone(), self.applies(newer, name))).collect()
+        names.iter().filter(differs).map(|name| ((*name).clone(), self.reloadability(newer, name))).collect()
     }
 
-    fn applies(&self, newer: &Self, name: &str) -> Applies {
+    fn reloadability(&self, newer: &Self, name: &str) -> Reloadability {
         let given = |values: &Self| values.0.contains_key(name);
         match name {
-            "listen" | "admin.listen" | "run_dir" | "data_dir" | "redis.maxmemory" => Applies::AtRestart,
+            "listen" | "admin.listen" | "run_dir" | "data_dir" | "redis.maxmemory" => Reloadability::Restart,
             // Between the private Redis and another one lies the start of a process, and all sessions.
-            "redis.url" if given(self) != given(newer) => Applies::AtRestart,
-            "log.stats_interval" => Applies::AtReload,
-            _ if name.starts_with("log.") => Applies::AtUpgrade,
-            _ => Applies::AtReload,
+            "redis.url" if given(self) != given(newer) => Reloadability::Restart,
+            "log.stats_interval" => Reloadability::Reload,
+            _ if name.starts_with("log.") => Reloadability::Upgrade,
+            _ => Reloadability::Reload,
         }
     }
 }
@@ -61,11 +61,11 @@ impl Values {
 mod tests {
     use super::*;
 
-    fn given(flags: &[(&str, &str)]) -> Values {
+    fn given(flags: &[(&str, &str)]) -> SettingValues {
         let flag =
             |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned(), "--set".to_owned());
-        let inputs = Inputs { flags: flags.iter().map(flag).collect(), ..Inputs::default() };
-        values(&inputs).unwrap_or_else(|error| panic!("{error}"))
+        let inputs = ConfigInputs { flags: flags.iter().map(flag).collect(), ..ConfigInputs::default() };
+        collect_values(&inputs).unwrap_or_else(|error| panic!("{error}"))
     }
 
     #[test]
@@ -74,9 +74,9 @@ mod tests {
         let new = given(&[("listen", "127.0.0.1:2"), ("log.level", "debug"), ("drain.grace", "2s")]);
         let changes: Vec<_> = old.changes(&new).into_iter().collect();
         let expected = [
-            ("drain.grace", Applies::AtReload),
-            ("listen", Applies::AtRestart),
-            ("log.level", Applies::AtUpgrade),
+            ("drain.grace", Reloadability::Reload),
+            ("listen", Reloadability::Restart),
+            ("log.level", Reloadability::Upgrade),
         ];
         assert_eq!(changes, expected.map(|(name, applies)| (name.to_owned(), applies)));
         assert!(old.changes(&old).is_empty());
@@ -86,7 +86,7 @@ mod tests {
     fn another_redis_is_a_reload_and_a_private_one_instead_is_a_restart() {
         let (none, one) = (given(&[]), given(&[("redis.url", "redis://a:1")]));
         let other = given(&[("redis.url", "redis://b:1")]);
-        assert_eq!(one.changes(&other)["redis.url"], Applies::AtReload);
-        assert_eq!(none.changes(&one)["redis.url"], Applies::AtRestart);
+        assert_eq!(one.changes(&other)["redis.url"], Reloadability::Reload);
+        assert_eq!(none.changes(&one)["redis.url"], Reloadability::Restart);
     }
 }

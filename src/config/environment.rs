@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::config::Error;
-use crate::config::Inputs;
-use crate::config::Origin;
+use crate::config::ConfigError;
+use crate::config::ConfigInputs;
+use crate::config::SettingOrigin;
 use crate::config::keys;
 
 /// What every variable of ours begins with.
@@ -29,13 +29,13 @@ const CONVENTIONAL: &[(&str, &str)] =
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 
 /// A variable that is a setting.
-pub(super) struct Variable {
+pub(super) struct SettingVariable {
     /// The setting's dotted path.
     pub(super) path: String,
     /// Its value.
     pub(super) value: String,
     /// The variable.
-    pub(super) origin: Origin,
+    pub(super) origin: SettingOrigin,
 }
 
 /// What can be read of an environment, and the names of the variables of which something cannot.
@@ -58,74 +58,82 @@ pub(super) fn split(
 ///
 /// # Errors
 /// A variable that looks like a setting and cannot be read, or is misspelt in a way that would have no effect.
-pub(super) fn settings(inputs: &Inputs) -> Result<Vec<Variable>, Error> {
+pub(super) fn settings(inputs: &ConfigInputs) -> Result<Vec<SettingVariable>, ConfigError> {
     let environment = &inputs.environment;
     if let Some(name) = inputs.unreadable.iter().find(|name| is_ours(name)) {
-        return Err(Error::NotText { origin: Origin::Environment(name.clone()) });
+        return Err(ConfigError::NotUtf8 { origin: SettingOrigin::Environment(name.clone()) });
     }
     if let Some((name, proper)) = environment.keys().find_map(|name| Some((name, proper_name(name)?))) {
-        return Err(Error::Unknown {
+        return Err(ConfigError::Unknown {
             key: name.clone(),
-            origin: Origin::Environment(name.clone()),
+            origin: SettingOrigin::Environment(name.clone()),
             hint: Some(proper),
         });
     }
-    let own = own(environment);
-    if let Some([one, other]) = given_twice(&own) {
-        return Err(Error::Twice {
-            key: path_of(one),
-            origins: [one, other].map(|name| Origin::Environment(name.to_owned())),
+    let own = prefixed_variables(environment);
+    if let Some([one, other]) = find_duplicate(&own) {
+        return Err(ConfigError::Duplicate {
+            key: setting_path(one),
+            origins: [one, other].map(|name| SettingOrigin::Environment(name.to_owned())),
         });
     }
     Ok(conventional(environment).chain(own.into_iter().map(variable)).collect())
 }
 
 /// The same without what would be an error.
-pub(super) fn readable(inputs: &Inputs) -> Vec<Variable> {
-    let own = own(&inputs.environment).into_iter().map(variable);
+pub(super) fn lenient_settings(inputs: &ConfigInputs) -> Vec<SettingVariable> {
+    let own = prefixed_variables(&inputs.environment).into_iter().map(variable);
     conventional(&inputs.environment).chain(own).collect()
 }
 
 /// Variables that begin as ours do and that Kubernetes or Docker has put there.
-pub fn injected(environment: &BTreeMap<String, String>) -> impl Iterator<Item = &str> {
+pub fn injected_variables(environment: &BTreeMap<String, String>) -> impl Iterator<Item = &str> {
     let own = environment.iter().filter(|(name, _)| name.starts_with(PREFIX));
     own.filter(|(name, value)| is_injected(name, value, environment)).map(|(name, _)| name.as_str())
 }
 
-fn variable((name, value): (&str, &str)) -> Variable {
-    Variable { path: path_of(name), value: value.to_owned(), origin: Origin::Environment(name.to_owned()) }
+fn variable((name, value): (&str, &str)) -> SettingVariable {
+    SettingVariable {
+        path: setting_path(name),
+        value: value.to_owned(),
+        origin: SettingOrigin::Environment(name.to_owned()),
+    }
 }
 
 /// An empty one of these variables counts as unset, because platforms set them all.
-fn conventional(environment: &BTreeMap<String, String>) -> impl Iterator<Item = Variable> {
+fn conventional(environment: &BTreeMap<String, String>) -> impl Iterator<Item = SettingVariable> {
     let given =
         |name: &str| environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
     let listen = given(PORT).map(|port| {
         let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
         let value = if is_number { format!("0.0.0.0:{port}") } else { port.to_owned() };
-        Variable { path: "listen".to_owned(), value, origin: Origin::Environment(PORT.to_owned()) }
+        SettingVariable {
+            path: "listen".to_owned(),
+            value,
+            origin: SettingOrigin::Environment(PORT.to_owned()),
+        }
     });
     let others = CONVENTIONAL.iter().filter_map(move |(name, path)| {
-        let origin = Origin::Environment((*name).to_owned());
-        Some(Variable { path: (*path).to_owned(), value: given(name)?.to_owned(), origin })
+        let origin = SettingOrigin::Environment((*name).to_owned());
+        Some(SettingVariable { path: (*path).to_owned(), value: given(name)?.to_owned(), origin })
     });
     listen.into_iter().chain(others)
 }
 
 /// Variables that begin as ours do, without those that a platform has put there.
-fn own(environment: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
+fn prefixed_variables(environment: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
     let named = environment.iter().filter(|(name, _)| name.starts_with(PREFIX));
     let own = named.filter(|(name, value)| !is_injected(name, value, environment));
     own.map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
 /// The setting that a variable of ours stands for.
-fn path_of(name: &str) -> String {
+fn setting_path(name: &str) -> String {
     name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".")
 }
 
 /// The variable of a setting.
-pub(super) fn variable_of(path: &str) -> String {
+pub(super) fn variable_name(path: &str) -> String {
     format!("{PREFIX}{}", path.replace('.', "__").to_ascii_uppercase())
 }
 
@@ -142,14 +150,14 @@ fn has_prefix(name: &str) -> bool {
 /// The name that was meant by one that begins in small letters, if it would be a setting's.
 fn proper_name(name: &str) -> Option<String> {
     let misspelt = has_prefix(name) && !name.starts_with(PREFIX);
-    let path = misspelt.then(|| path_of(name))?;
-    keys::find(&path).map(|_| variable_of(&path))
+    let path = misspelt.then(|| setting_path(name))?;
+    keys::lookup(&path).map(|_| variable_name(&path))
 }
 
 /// Two variables that differ in their letters' case only, with different values.
-fn given_twice<'a>(own: &[(&'a str, &'a str)]) -> Option<[&'a str; 2]> {
+fn find_duplicate<'a>(own: &[(&'a str, &'a str)]) -> Option<[&'a str; 2]> {
     let mut seen: BTreeMap<String, (&str, &str)> = BTreeMap::new();
-    own.iter().find_map(|(name, value)| match seen.insert(path_of(name), (name, value)) {
+    own.iter().find_map(|(name, value)| match seen.insert(setting_path(name), (name, value)) {
         Some((other, before)) if before != *value => Some([other, *name]),
         _ => None,
     })
@@ -157,7 +165,7 @@ fn given_twice<'a>(own: &[(&'a str, &'a str)]) -> Option<[&'a str; 2]> {
 
 /// Whether Kubernetes (a Service) or Docker (a link) has written this.
 fn is_injected(name: &str, value: &str, environment: &BTreeMap<String, String>) -> bool {
-    if keys::find(&path_of(name)).is_some() {
+    if keys::lookup(&setting_path(name)).is_some() {
         return false;
     }
     let is_number = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0);
@@ -224,9 +232,9 @@ fn is_link(value: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn inputs(pairs: &[(&str, &str)]) -> Inputs {
+    fn inputs(pairs: &[(&str, &str)]) -> ConfigInputs {
         let environment = pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        Inputs { environment, ..Inputs::default() }
+        ConfigInputs { environment, ..ConfigInputs::default() }
     }
 
     fn paths(pairs: &[(&str, &str)]) -> Vec<String> {
@@ -261,7 +269,7 @@ mod tests {
         ];
         assert_eq!(paths(&injected_ones), [""; 0]);
         let environment = inputs(&injected_ones).environment;
-        assert_eq!(injected(&environment).count(), injected_ones.len(), "they can be told");
+        assert_eq!(injected_variables(&environment).count(), injected_ones.len(), "they can be told");
     }
 
     #[test]
@@ -285,7 +293,7 @@ mod tests {
             ("REGATTA__WORKERS__COUNT", "4"),
         ];
         for (name, value) in mistakes {
-            assert_eq!(paths(&[(name, value)]), [path_of(name)], "{name}={value}");
+            assert_eq!(paths(&[(name, value)]), [setting_path(name)], "{name}={value}");
         }
         // A link that is none: what would make it one is a setting's mistake itself.
         assert_eq!(paths(&[("REGATTA_A_NAME", "shop"), ("REGATTA_A_ENV_B", "c")]).len(), 2);
@@ -305,16 +313,16 @@ mod tests {
     }
 
     #[test]
-    fn a_name_in_small_letters_is_told_if_it_would_be_a_setting() {
+    fn a_name_in_small_letters_is_reported_if_it_would_be_a_setting() {
         for name in ["regatta_workers__count", "Regatta_Workers__Count", "regatta_WORKERS__COUNT"] {
-            let told = settings(&inputs(&[(name, "4")])).err().unwrap().to_string();
-            assert!(told.contains(name) && told.contains("REGATTA_WORKERS__COUNT?"), "{told}");
+            let error = settings(&inputs(&[(name, "4")])).err().unwrap().to_string();
+            assert!(error.contains(name) && error.contains("REGATTA_WORKERS__COUNT?"), "{error}");
         }
         assert!(paths(&[("regatta_home", "/srv"), ("regatta_", "")]).is_empty(), "a shell's own variables");
         assert_eq!(paths(&[("REGATTA_workers__count", "4")]), ["workers.count"]);
         let twice = [("REGATTA_WORKERS__COUNT", "4"), ("REGATTA_workers__count", "5")];
-        let told = settings(&inputs(&twice)).err().unwrap().to_string();
-        assert!(twice.iter().all(|(name, _)| told.contains(name)), "{told}");
+        let error = settings(&inputs(&twice)).err().unwrap().to_string();
+        assert!(twice.iter().all(|(name, _)| error.contains(name)), "{error}");
     }
 
     #[test]
@@ -334,12 +342,12 @@ mod tests {
         for (name, value, is_ours) in pairs {
             let (environment, unreadable) = split([(raw(name), raw(value))]);
             assert!(environment.is_empty() && unreadable.len() == 1);
-            match settings(&Inputs { unreadable, ..Inputs::default() }) {
+            match settings(&ConfigInputs { unreadable, ..ConfigInputs::default() }) {
                 Ok(settings) => assert!(!is_ours && settings.is_empty()),
                 Err(error) => {
-                    let told = error.to_string();
-                    assert!(told.contains(&name.escape_ascii().to_string()) && is_ours, "{told}");
-                    assert!(told.contains("UTF-8") && !told.contains("hunter"), "{told}");
+                    let message = error.to_string();
+                    assert!(message.contains(&name.escape_ascii().to_string()) && is_ours, "{message}");
+                    assert!(message.contains("UTF-8") && !message.contains("hunter"), "{message}");
                 }
             }
         }

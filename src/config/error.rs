@@ -5,10 +5,10 @@ use std::path::PathBuf;
 /// What is wrong with the configuration, in one sentence.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum ConfigError {
     /// A file is not TOML.
     #[error("cannot read the configuration file {}: {reason}", path.display())]
-    File {
+    InvalidFile {
         /// The file.
         path: PathBuf,
         /// Why, in the reader's words.
@@ -16,7 +16,7 @@ pub enum Error {
     },
     /// The file itself cannot be had now, whatever stands in it.
     #[error("cannot read the configuration file {}: {reason}", path.display())]
-    Lost {
+    FileUnavailable {
         /// The file.
         path: PathBuf,
         /// Why, and which part of its path is to blame.
@@ -24,7 +24,7 @@ pub enum Error {
     },
     /// A file that a setting names cannot be read.
     #[error("{key} {} cannot be read: {reason}", path.display())]
-    Named {
+    ReferencedFileUnavailable {
         /// Dotted path of the setting.
         key: &'static str,
         /// The file.
@@ -38,7 +38,7 @@ pub enum Error {
         /// The name as given.
         key: String,
         /// Where it was given.
-        origin: Origin,
+        origin: SettingOrigin,
         /// The known name that looks most like it.
         hint: Option<String>,
     },
@@ -48,23 +48,23 @@ pub enum Error {
         /// The name as given.
         key: String,
         /// Where it was given.
-        origin: Origin,
+        origin: SettingOrigin,
         /// What replaces it.
         instead: &'static str,
     },
     /// A value is no text; it may be a secret, and is not shown.
     #[error("{origin} is not valid UTF-8, so it cannot be read")]
-    NotText {
+    NotUtf8 {
         /// Where it was given.
-        origin: Origin,
+        origin: SettingOrigin,
     },
     /// One setting is given by two names that mean the same.
     #[error("the setting {key} is given by {} and, with another value, by {}; remove one of them", origins[0], origins[1])]
-    Twice {
+    Duplicate {
         /// Dotted path of the setting.
         key: String,
         /// Where it was given.
-        origins: [Origin; 2],
+        origins: [SettingOrigin; 2],
     },
     /// A value is not allowed.
     #[error("{key} is {value:?} (from {origin}), but {reason}; allowed: {allowed}")]
@@ -74,7 +74,7 @@ pub enum Error {
         /// The value as given; hidden for secrets.
         value: String,
         /// Where it was given.
-        origin: Origin,
+        origin: SettingOrigin,
         /// What is wrong with it.
         reason: String,
         /// What may be given.
@@ -88,7 +88,7 @@ pub enum Error {
         /// Its value.
         value: String,
         /// Where it was given.
-        origin: Origin,
+        origin: SettingOrigin,
         /// What it contradicts.
         reason: String,
     },
@@ -102,16 +102,16 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl ConfigError {
     /// Whether what is written is right as far as it can be seen, and a file is missing.
-    pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Lost { .. } | Self::Named { .. })
+    pub fn is_file_unavailable(&self) -> bool {
+        matches!(self, Self::FileUnavailable { .. } | Self::ReferencedFileUnavailable { .. })
     }
 }
 
 /// Where a value was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum SettingOrigin {
     /// Nobody gave it.
     Default,
     /// The application, as a default of its own.
@@ -124,14 +124,14 @@ pub enum Origin {
     Flag(String),
 }
 
-impl Origin {
+impl SettingOrigin {
     /// Whether an operator gave it, and not the program itself.
-    pub(super) fn is_an_operators(&self) -> bool {
+    pub(super) fn is_from_operator(&self) -> bool {
         !matches!(self, Self::Default | Self::Application)
     }
 }
 
-impl std::fmt::Display for Origin {
+impl std::fmt::Display for SettingOrigin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Default => f.write_str("the defaults"),

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::config::Error;
+use crate::config::ConfigError;
 use crate::config::environment;
 use crate::config::path;
 use crate::config::text;
@@ -28,7 +28,7 @@ const HANDOFF: &str = "REGATTA_HANDOFF";
 
 /// Everything outside the program that decides its configuration.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Inputs {
+pub struct ConfigInputs {
     /// The environment.
     pub environment: BTreeMap<String, String>,
     /// Names of variables that are no text, or whose value is none.
@@ -38,7 +38,7 @@ pub struct Inputs {
     #[serde(with = "sys::path::text::optional")]
     pub file: Option<PathBuf>,
     /// What stood in that file.
-    pub content: Content,
+    pub content: ConfigFile,
     /// Flags as (setting, value, the flag as typed).
     pub flags: Vec<(String, String, String)>,
     /// The folder that relative paths begin at: the working folder, by the name the operator knows it by.
@@ -51,14 +51,17 @@ pub struct Inputs {
 
 /// What stood in the configuration file.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Content {
+pub enum ConfigFile {
     /// Nobody has looked yet: [`crate::config::load`] does.
     #[default]
-    Unread,
+    #[serde(rename = "Unread")]
+    NotRead,
     /// There was no file, and none was named.
-    Absent,
+    #[serde(rename = "Absent")]
+    Missing,
     /// This, whatever has become of the file since.
-    Text {
+    #[serde(rename = "Text")]
+    Contents {
         /// The file.
         #[serde(with = "sys::path::text")]
         path: PathBuf,
@@ -70,18 +73,18 @@ pub enum Content {
     },
 }
 
-impl fmt::Debug for Content {
+impl fmt::Debug for ConfigFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unread => f.write_str("Unread"),
-            Self::Absent => f.write_str("Absent"),
-            Self::Text { path, text, .. } => write!(f, "Text({}, {} bytes)", path.display(), text.len()),
+            Self::NotRead => f.write_str("Unread"),
+            Self::Missing => f.write_str("Absent"),
+            Self::Contents { path, text, .. } => write!(f, "Text({}, {} bytes)", path.display(), text.len()),
         }
     }
 }
 
 /// Neither the environment nor the file's text: they hold secrets.
-impl fmt::Debug for Inputs {
+impl fmt::Debug for ConfigInputs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inputs")
             .field("file", &self.file)
@@ -90,14 +93,14 @@ impl fmt::Debug for Inputs {
     }
 }
 
-impl Inputs {
+impl ConfigInputs {
     /// The same with the file's text read into it, so that they stay what they are whatever happens to the file.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn freeze(self) -> Result<Self, Error> {
+    pub fn capture_file(self) -> Result<Self, ConfigError> {
         let content = match self.content {
-            Content::Unread => self.read()?,
+            ConfigFile::NotRead => self.read_file()?,
             read => read,
         };
         Ok(Self { content, ..self })
@@ -108,12 +111,12 @@ impl Inputs {
     /// # Errors
     /// When the file cannot be read. One that was there must be: a fleet never goes back to the defaults because its
     /// file was moved, emptied, or lies behind a link that leads nowhere.
-    pub fn anew(self, before: &Self) -> Result<Self, Error> {
-        let read = Self { content: Content::Unread, ..self }.freeze()?;
+    pub fn recapture_file(self, before: &Self) -> Result<Self, ConfigError> {
+        let read = Self { content: ConfigFile::NotRead, ..self }.capture_file()?;
         match (&before.content, &read.content) {
-            (Content::Text { path: old, .. }, Content::Absent) => {
-                let path = read.path();
-                let missing = sys::path::reason(&path, &io::ErrorKind::NotFound.into());
+            (ConfigFile::Contents { path: old, .. }, ConfigFile::Missing) => {
+                let path = read.file_path();
+                let missing = sys::path::error_detail(&path, &io::ErrorKind::NotFound.into());
                 let was = if *old == path {
                     String::new()
                 } else {
@@ -123,61 +126,61 @@ impl Inputs {
                     "it was there and cannot be found now: {missing}{was}; put it back, or leave a file that says \
                      nothing but a comment if the defaults are wanted"
                 );
-                Err(Error::Lost { path, reason })
+                Err(ConfigError::FileUnavailable { path, reason })
             }
-            (Content::Text { text: old, .. }, Content::Text { path, text, .. })
+            (ConfigFile::Contents { text: old, .. }, ConfigFile::Contents { path, text, .. })
                 if text.trim().is_empty() && !old.trim().is_empty() =>
             {
                 let reason = "it is empty now and was not before; a file that says nothing but a comment means that \
                               the defaults are wanted";
-                Err(Error::Lost { path: path.clone(), reason: reason.to_owned() })
+                Err(ConfigError::FileUnavailable { path: path.clone(), reason: reason.to_owned() })
             }
             _ => Ok(read),
         }
     }
 
     /// The same with nothing read yet.
-    pub fn thaw(self) -> Self {
-        Self { content: Content::Unread, ..self }
+    pub fn release_file(self) -> Self {
+        Self { content: ConfigFile::NotRead, ..self }
     }
 
     /// Where the configuration file is, or would be.
-    pub fn path(&self) -> PathBuf {
+    pub fn file_path(&self) -> PathBuf {
         path::absolute(self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)), &self.folder)
     }
 
     /// The configuration file that was read, as it is written and where that led; none where there was none.
-    pub fn read_from(&self) -> Option<(&Path, &Path)> {
+    pub fn loaded_file(&self) -> Option<(&Path, &Path)> {
         match &self.content {
-            Content::Text { path, real, .. } => Some((path, real.as_deref().unwrap_or(path))),
-            Content::Unread | Content::Absent => None,
+            ConfigFile::Contents { path, real, .. } => Some((path, real.as_deref().unwrap_or(path))),
+            ConfigFile::NotRead | ConfigFile::Missing => None,
         }
     }
 
-    pub(super) fn read(&self) -> Result<Content, Error> {
-        let path = self.path();
-        let lost = |reason| Error::Lost { path: path.clone(), reason };
+    pub(super) fn read_file(&self) -> Result<ConfigFile, ConfigError> {
+        let path = self.file_path();
+        let lost = |reason| ConfigError::FileUnavailable { path: path.clone(), reason };
         match sys::path::read(&path, FILE_MAX) {
-            Ok(sys::path::Content { bytes, real, .. }) => {
-                let text = text::of_bytes(bytes).map_err(|reason| lost(reason.to_owned()))?;
-                Ok(Content::Text { path, text, real: Some(real) })
+            Ok(sys::path::FileContent { bytes, real, .. }) => {
+                let text = text::decode_utf8(bytes).map_err(|reason| lost(reason.to_owned()))?;
+                Ok(ConfigFile::Contents { path, text, real: Some(real) })
             }
             Err(error) if self.file.is_none() && error.kind() == io::ErrorKind::NotFound => {
-                Ok(Content::Absent)
+                Ok(ConfigFile::Missing)
             }
-            Err(error) => Err(lost(sys::path::reason(&path, &error))),
+            Err(error) => Err(lost(sys::path::error_detail(&path, &error))),
         }
     }
 
     /// The environment and working folder of this process, without file or flags.
-    pub fn of_process() -> Self {
-        let (environment, unreadable) = environment::split(environment_of_process());
+    pub fn from_process() -> Self {
+        let (environment, unreadable) = environment::split(process_environment());
         let folder = path::working_folder(&environment);
         Self { environment, unreadable, folder, ..Self::default() }
     }
 
     /// Whether colours are welcome on a terminal: not where `NO_COLOR` is set or the terminal knows none.
-    pub fn colours(&self) -> bool {
+    pub fn allows_colours(&self) -> bool {
         let given = |name: &str| self.environment.get(name).map_or("", String::as_str);
         given("NO_COLOR").is_empty() && given("TERM") != "dumb"
     }
@@ -188,10 +191,10 @@ impl Inputs {
     pub(super) fn default_run_dir(&self) -> PathBuf {
         let given = self.environment.get("XDG_RUNTIME_DIR").map(Path::new);
         match given
-            .filter(|dir| dir.is_absolute() && owner(dir).is_some_and(|owner| Some(owner) == own_user()))
+            .filter(|dir| dir.is_absolute() && owner(dir).is_some_and(|owner| Some(owner) == current_user()))
         {
             Some(dir) => dir.join("regatta"),
-            None if own_user() == Some(0) => PathBuf::from("/run/regatta"),
+            None if current_user() == Some(0) => PathBuf::from("/run/regatta"),
             None => self.folder.join(".regatta"),
         }
     }
@@ -206,12 +209,12 @@ impl Inputs {
 }
 
 /// The whole environment of this process, for a program that it becomes; without the variable of a handoff.
-pub fn environment_of_process() -> Vec<(OsString, OsString)> {
+pub fn process_environment() -> Vec<(OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| name != HANDOFF).collect()
 }
 
 /// What the program before this one, in the same process, has left in the environment, if it has.
-pub fn handoff_of_process() -> Option<String> {
+pub fn process_handoff() -> Option<String> {
     std::env::var(HANDOFF).ok()
 }
 
@@ -221,7 +224,7 @@ pub fn handoff_variable(value: String) -> (OsString, OsString) {
 }
 
 /// The user this process acts as: `/proc/self` belongs to the effective user, proc(5).
-fn own_user() -> Option<u32> {
+fn current_user() -> Option<u32> {
     owner(Path::new("/proc/self"))
 }
 
@@ -233,49 +236,49 @@ fn owner(path: &Path) -> Option<u32> {
 mod tests {
     use super::*;
     use crate::config;
-    use crate::config::schema::Count;
+    use crate::config::schema::WorkerCount;
 
     #[test]
     fn frozen_inputs_stay_what_they_were_through_a_handoff() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("regatta.toml");
-        let count = |inputs: &Inputs| config::load(inputs).unwrap().workers.count;
+        let count = |inputs: &ConfigInputs| config::load(inputs).unwrap().workers.count;
         std::fs::write(&path, "[workers]\ncount = 3").unwrap();
-        let inputs = Inputs { folder: folder.path().into(), ..Inputs::default() };
-        let frozen = inputs.clone().freeze().unwrap();
+        let inputs = ConfigInputs { folder: folder.path().into(), ..ConfigInputs::default() };
+        let frozen = inputs.clone().capture_file().unwrap();
         std::fs::write(&path, "[workers]\ncount = 5").unwrap();
         let text = serde_json::to_string(&frozen).unwrap();
-        let frozen: Inputs = serde_json::from_str(&text).unwrap();
-        assert_eq!(count(&frozen), Count::Fixed(3));
-        assert_eq!(count(&inputs), Count::Fixed(5));
-        assert_eq!(count(&frozen.thaw()), Count::Fixed(5));
+        let frozen: ConfigInputs = serde_json::from_str(&text).unwrap();
+        assert_eq!(count(&frozen), WorkerCount::Fixed(3));
+        assert_eq!(count(&inputs), WorkerCount::Fixed(5));
+        assert_eq!(count(&frozen.release_file()), WorkerCount::Fixed(5));
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(inputs.clone().freeze().unwrap().content, Content::Absent);
-        let named = Inputs { file: Some("missing.toml".into()), ..inputs };
-        assert!(named.freeze().unwrap_err().to_string().contains("missing.toml"));
+        assert_eq!(inputs.clone().capture_file().unwrap().content, ConfigFile::Missing);
+        let named = ConfigInputs { file: Some("missing.toml".into()), ..inputs };
+        assert!(named.capture_file().unwrap_err().to_string().contains("missing.toml"));
     }
 
     #[test]
     fn a_file_that_was_there_is_never_replaced_by_the_defaults() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("regatta.toml");
-        let inputs = Inputs { folder: folder.path().into(), ..Inputs::default() };
-        let without = inputs.clone().freeze().unwrap();
-        assert_eq!(without.content, Content::Absent);
+        let inputs = ConfigInputs { folder: folder.path().into(), ..ConfigInputs::default() };
+        let without = inputs.clone().capture_file().unwrap();
+        assert_eq!(without.content, ConfigFile::Missing);
         std::fs::write(&path, "[workers]\ncount = 3").unwrap();
-        let before = inputs.clone().anew(&without).unwrap();
-        assert_eq!(before.read_from().unwrap().0, path, "one that comes is used");
-        let told = |before: &Inputs| inputs.clone().anew(before).unwrap_err().to_string();
+        let before = inputs.clone().recapture_file(&without).unwrap();
+        assert_eq!(before.loaded_file().unwrap().0, path, "one that comes is used");
+        let error = |before: &ConfigInputs| inputs.clone().recapture_file(before).unwrap_err().to_string();
         std::fs::write(&path, " \n").unwrap();
-        assert!(told(&before).contains("it is empty now"), "{}", told(&before));
+        assert!(error(&before).contains("it is empty now"), "{}", error(&before));
         std::fs::write(&path, "# nothing").unwrap();
-        let empty = inputs.clone().anew(&before).unwrap();
+        let empty = inputs.clone().recapture_file(&before).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert!(told(&empty).contains("it was there"), "{}", told(&empty));
+        assert!(error(&empty).contains("it was there"), "{}", error(&empty));
         std::os::unix::fs::symlink("gone", &path).unwrap();
-        assert!(told(&without).contains("gone, which is not there"), "{}", told(&without));
+        assert!(error(&without).contains("gone, which is not there"), "{}", error(&without));
         std::fs::remove_file(&path).unwrap();
-        assert!(inputs.clone().anew(&without).is_ok());
+        assert!(inputs.clone().recapture_file(&without).is_ok());
     }
 
     #[test]
@@ -283,7 +286,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let with = |dir: &str| {
             let environment = BTreeMap::from([("XDG_RUNTIME_DIR".to_owned(), dir.to_owned())]);
-            Inputs { environment, folder: "/srv".into(), ..Inputs::default() }.default_run_dir()
+            ConfigInputs { environment, folder: "/srv".into(), ..ConfigInputs::default() }.default_run_dir()
         };
         assert_eq!(with(folder.path().to_str().unwrap()), folder.path().join("regatta"));
         // The folder of another user is found by an integration test that can make one.

@@ -2,7 +2,7 @@
 
 /// One setting as an operator sees it.
 #[derive(Debug, Clone, Copy)]
-pub struct Key {
+pub struct SettingInfo {
     /// Dotted path, as in the file: `workers.count`. A `*` stands for a name of the operator's choice.
     pub path: &'static str,
     /// Value when nobody sets it; empty when there is none.
@@ -10,11 +10,16 @@ pub struct Key {
     /// What may be given, for error messages and the printed reference.
     pub allowed: &'static str,
     /// One line of what it does.
-    pub about: &'static str,
+    pub doc: &'static str,
 }
 
-const fn key(path: &'static str, default: &'static str, allowed: &'static str, about: &'static str) -> Key {
-    Key { path, default, allowed, about }
+const fn setting(
+    path: &'static str,
+    default: &'static str,
+    allowed: &'static str,
+    about: &'static str,
+) -> SettingInfo {
+    SettingInfo { path, default, allowed, doc: about }
 }
 
 const DURATION: &str = "a duration such as 250ms, 3s, 5m or 24h";
@@ -29,327 +34,382 @@ const MESSAGE: &str = "a size up to 1MiB, such as 16KiB";
 const SIZE: &str = "a size in bytes such as 65536, 64KiB or 2MiB";
 
 /// Every setting there is; an unknown name is an error.
-pub const KEYS: &[Key] = &[
-    key("listen", "0.0.0.0:3000", ADDRESSES, "public addresses"),
-    key("listen.steering", "kernel", "kernel or client-ip", "how connections are spread over the slots"),
-    key(
+pub const SETTINGS: &[SettingInfo] = &[
+    setting("listen", "0.0.0.0:3000", ADDRESSES, "public addresses"),
+    setting("listen.steering", "kernel", "kernel or client-ip", "how connections are spread over the slots"),
+    setting(
         "listen.balance",
         "true",
         FLAG,
         "whether a worker that has its share of the connections passes a new one on",
     ),
-    key(
+    setting(
         "advertise",
         "",
         "addresses such as 10.0.0.5, web-1:3000 or [2001:db8::1]:3000, separated by commas",
         "where other machines reach the public addresses; none: as this machine knows itself",
     ),
-    key(
+    setting(
         "fleet.heartbeat",
         "2s",
         "0 for never, or a duration from 200ms to 1m",
         "how often this machine says in Redis that it lives",
     ),
-    key("admin.listen", "127.0.0.1:3001", ADDRESSES, "operators' addresses"),
-    key(
+    setting("admin.listen", "127.0.0.1:3001", ADDRESSES, "operators' addresses"),
+    setting(
         "admin.hosts",
         "",
         "names such as fleet.example.org or *.svc.cluster.local, separated by commas",
         "names under which the operators' address may be asked, beside IP addresses and localhost",
     ),
-    key("workers.count", "auto", "auto, or a number from 1 to 1024", "number of workers"),
-    key("workers.min", "", COUNT, "fewest workers; below workers.max the load decides how many"),
-    key("workers.max", "", COUNT, "most workers; workers.count if unset, as workers.min"),
-    key("workers.autoscale", "on", "on or dry-run", "follow the load between min and max, or only say so"),
-    key("workers.window", "10s", "a duration from 1s", "time over which the workers' busyness is averaged"),
-    key("workers.busy_max", "50%", PERCENT, "busier than this on average: one worker more"),
-    key("workers.busy_min", "25%", PERCENT, "less busy for several windows: one worker less"),
-    key("workers.boot_timeout", "30s", DURATION, "longest time until a new worker is READY"),
-    key(
+    setting("workers.count", "auto", "auto, or a number from 1 to 1024", "number of workers"),
+    setting("workers.min", "", COUNT, "fewest workers; below workers.max the load decides how many"),
+    setting("workers.max", "", COUNT, "most workers; workers.count if unset, as workers.min"),
+    setting(
+        "workers.autoscale",
+        "on",
+        "on or dry-run",
+        "follow the load between min and max, or only say so",
+    ),
+    setting(
+        "workers.window",
+        "10s",
+        "a duration from 1s",
+        "time over which the workers' busyness is averaged",
+    ),
+    setting("workers.busy_max", "50%", PERCENT, "busier than this on average: one worker more"),
+    setting("workers.busy_min", "25%", PERCENT, "less busy for several windows: one worker less"),
+    setting("workers.boot_timeout", "30s", DURATION, "longest time until a new worker is READY"),
+    setting(
         "workers.probation",
         "1500ms",
         DURATION,
         "the first worker of a reload or upgrade must serve this long before the others follow",
     ),
-    key(
+    setting(
         "workers.hang_timeout",
         "3s",
         "0 for never, or a duration from 1s",
         "a worker in which nothing moves gets a spare beside it",
     ),
-    key("workers.hang_kill", "30s", HANG_KILL, "a worker in which nothing moves is killed"),
-    key("workers.max_requests", "0", REQUESTS, "a worker is renewed after so many requests"),
-    key("workers.max_requests_jitter", "0", REQUESTS, "up to so many more, different for each worker"),
-    key("workers.max_age", "0", "0 for never, or a duration such as 12h", "a worker is renewed at this age"),
-    key("workers.memory_soft", "0", MEMORY, "private memory at which a worker is renewed"),
-    key("workers.memory_hard", "0", MEMORY, "private memory at which a worker is killed"),
-    key("drain.grace", "0s", DURATION, "keep accepting this long after readiness has failed"),
-    key("drain.idle", "500ms", DURATION, "keep idle connections this long, for requests under way"),
-    key("drain.timeout", "30s", DURATION, "longest drain; what still runs then is cut and logged"),
-    key(
+    setting("workers.hang_kill", "30s", HANG_KILL, "a worker in which nothing moves is killed"),
+    setting("workers.max_requests", "0", REQUESTS, "a worker is renewed after so many requests"),
+    setting("workers.max_requests_jitter", "0", REQUESTS, "up to so many more, different for each worker"),
+    setting(
+        "workers.max_age",
+        "0",
+        "0 for never, or a duration such as 12h",
+        "a worker is renewed at this age",
+    ),
+    setting("workers.memory_soft", "0", MEMORY, "private memory at which a worker is renewed"),
+    setting("workers.memory_hard", "0", MEMORY, "private memory at which a worker is killed"),
+    setting("drain.grace", "0s", DURATION, "keep accepting this long after readiness has failed"),
+    setting("drain.idle", "500ms", DURATION, "keep idle connections this long, for requests under way"),
+    setting("drain.timeout", "30s", DURATION, "longest drain; what still runs then is cut and logged"),
+    setting(
         "drain.leaving",
         "3",
         "a number from 1 to 6",
         "leaving workers per slot; the oldest is cut when more",
     ),
-    key(
+    setting(
         "redis.url",
         "",
         "redis://host:port/db, unix:///path, redis-sentinel://host:port,…/service or redis-cluster://host:port,…; rediss for TLS",
         "the shared Redis; none: a private one",
     ),
-    key("redis.password_file", "", "a file", "the password, read again at every attempt to connect"),
-    key("redis.tls_ca", "", "a PEM file", "authorities that are trusted; none: the system's"),
-    key("redis.tls_cert", "", "a PEM file", "our certificate, if the server wants one"),
-    key("redis.tls_key", "", "a PEM file", "its private key"),
-    key(
+    setting("redis.password_file", "", "a file", "the password, read again at every attempt to connect"),
+    setting("redis.tls_ca", "", "a PEM file", "authorities that are trusted; none: the system's"),
+    setting("redis.tls_cert", "", "a PEM file", "our certificate, if the server wants one"),
+    setting("redis.tls_key", "", "a PEM file", "its private key"),
+    setting(
         "redis.prefix",
         "regatta",
         "1 to 64 letters, digits, - _ . or :, no part behind a : being one of our own",
         "first part of every key",
     ),
-    key(
+    setting(
         "redis.mode",
         "auto",
         "auto, fcall, evalsha or plain",
         "how server-side code is called; plain: not at all",
     ),
-    key(
+    setting(
         "redis.command_timeout",
         "250ms",
         DURATION,
         "a connection on which calls wait and nothing is answered for this long is taken for dead",
     ),
-    key("redis.patience", "2s", "0s to 1m", "longest absence of Redis that requests wait for; 0s: none"),
-    key(
+    setting("redis.patience", "2s", "0s to 1m", "longest absence of Redis that requests wait for; 0s: none"),
+    setting(
         "redis.maxmemory",
         "auto",
         "auto, 0 for none, or a size such as 512MiB",
         "memory of the private Redis; auto: a quarter of what the machine or container has",
     ),
-    key("session.cookie", "sid", "1 to 32 letters, digits, - or _", "name of the session cookie"),
-    key(
+    setting("session.cookie", "sid", "1 to 32 letters, digits, - or _", "name of the session cookie"),
+    setting(
         "session.secrets",
         "",
         "keys of at least 32 bytes, separated by commas",
         "cookie signing keys; the first signs",
     ),
-    key("session.create", "return", "return or write", "what a visitor's session is made by"),
-    key(
+    setting("session.create", "return", "return or write", "what a visitor's session is made by"),
+    setting(
         "session.create_rate",
         "60/min",
         "off, or a number / a time",
         "new sessions that one client may have made; what exceeds it is short-lived, and writes are refused",
     ),
-    key("session.create_burst", "120", "1 to 100000", "new sessions that one client may have made at once"),
-    key("session.idle", "24h", DURATION, "an unused session is gone after this"),
-    key("session.absolute", "30d", DURATION, "any session is gone after this"),
-    key("session.secure", "auto", "auto, always or never", "whether the cookie is sent over TLS only"),
-    key("session.stale", "60s", DURATION, "oldest copy of a session shown while Redis is away; 0s: none"),
-    key(
+    setting(
+        "session.create_burst",
+        "120",
+        "1 to 100000",
+        "new sessions that one client may have made at once",
+    ),
+    setting("session.idle", "24h", DURATION, "an unused session is gone after this"),
+    setting("session.absolute", "30d", DURATION, "any session is gone after this"),
+    setting("session.secure", "auto", "auto, always or never", "whether the cookie is sent over TLS only"),
+    setting("session.stale", "60s", DURATION, "oldest copy of a session shown while Redis is away; 0s: none"),
+    setting(
         "session.max_per_user",
         "0",
         "0 for any number, or a number up to 1000",
         "sessions one user may have; the oldest ends at a login beyond that",
     ),
-    key(
+    setting(
         "session.strict",
         "",
         "names of session fields, separated by commas",
         "fields whose changes are never lost: of two concurrent ones the second is refused",
     ),
-    key(
+    setting(
         "session.encryption_keys",
         "",
         "keys of at least 32 bytes, separated by commas",
         "encrypt session fields at rest; the first key encrypts, all decrypt",
     ),
-    key("limits.ipv6_prefix", "56", "a length from 32 to 64", "network that counts as one IPv6 client"),
-    key(
+    setting("limits.ipv6_prefix", "56", "a length from 32 to 64", "network that counts as one IPv6 client"),
+    setting(
         "limits.*.per",
         "client",
         "client, session, user, route, header or global",
         "whose requests are counted together",
     ),
-    key("limits.*.header", "", "a header's name such as x-api-key", "the header that counts; none: client"),
-    key("limits.*.rate", "", "requests per time such as 100/s, 600/min or 5000/h", "sustained rate"),
-    key(
+    setting(
+        "limits.*.header",
+        "",
+        "a header's name such as x-api-key",
+        "the header that counts; none: client",
+    ),
+    setting("limits.*.rate", "", "requests per time such as 100/s, 600/min or 5000/h", "sustained rate"),
+    setting(
         "limits.*.burst",
         "",
         "a number from 1 to 1000000",
         "requests at once; twice the rate per second if unset",
     ),
-    key("limits.*.cost", "1", "a number from 1 to the burst", "what one request counts for"),
-    key(
+    setting("limits.*.cost", "1", "a number from 1 to the burst", "what one request counts for"),
+    setting(
         "limits.*.lease",
         "auto",
         "auto, true, false or a number of requests",
         "workers draw quota in advance: for subjects that come often, always, never, or always and so much each",
     ),
-    key("limits.*.concurrent", "", "a number from 1 to 100000", "requests under way, instead of a rate"),
-    key(
+    setting("limits.*.concurrent", "", "a number from 1 to 100000", "requests under way, instead of a rate"),
+    setting(
         "limits.*.concurrent_lease",
         "10s",
         "a duration from 1s to 5m",
         "a killed worker's requests end by then",
     ),
-    key(
+    setting(
         "limits.*.routes",
         "",
         "path prefixes such as /login, separated by commas, with or without state; or layer",
         "where the policy applies; none: everywhere; state: when state is used",
     ),
-    key("limits.*.methods", "", "methods such as POST, separated by commas", "which methods; none: all"),
-    key("limits.*.on_redis_down", "insured", "insured, open or closed", "what happens without Redis"),
-    key(
+    setting("limits.*.methods", "", "methods such as POST, separated by commas", "which methods; none: all"),
+    setting("limits.*.on_redis_down", "insured", "insured, open or closed", "what happens without Redis"),
+    setting(
         "limits.*.on_redis_full",
         "open",
         "open or closed",
         "what happens to strangers while Redis is nearly full",
     ),
-    key(
+    setting(
         "limits.*.client_factor",
         "10",
         "0 for any, or a number up to 1000",
         "with a header: so many times the policy for one client under all values",
     ),
-    key("limits.*.shadow", "false", FLAG, "it counts and says whom it would deny, and denies nobody"),
-    key("limits.*.enabled", "true", FLAG, "false: as if the policy were not there"),
-    key(
+    setting("limits.*.shadow", "false", FLAG, "it counts and says whom it would deny, and denies nobody"),
+    setting("limits.*.enabled", "true", FLAG, "false: as if the policy were not there"),
+    setting(
         "proxy.trusted",
         "127.0.0.0/8, ::1/128",
         "networks such as 10.0.0.0/8, separated by commas",
         "trusted proxies",
     ),
-    key("proxy.header", "x-forwarded-for", "x-forwarded-for or forwarded", "the header a trusted proxy sets"),
-    key("http.header_timeout", "10s", DURATION, "a request's header must be complete by then"),
-    key("http.body_timeout", "30s", DURATION, "longest pause within a request's body"),
-    key(
+    setting(
+        "proxy.header",
+        "x-forwarded-for",
+        "x-forwarded-for or forwarded",
+        "the header a trusted proxy sets",
+    ),
+    setting("http.header_timeout", "10s", DURATION, "a request's header must be complete by then"),
+    setting("http.body_timeout", "30s", DURATION, "longest pause within a request's body"),
+    setting(
         "http.body_min_rate",
         "240",
         "0 for any, or a number of bytes a second",
         "a request's body must come this fast while it is waited for, after 5 s",
     ),
-    key(
+    setting(
         "http.request_timeout",
         "0s",
         "0s for never, or a duration such as 30s",
         "a response must have begun by then",
     ),
-    key("http.keep_alive", "75s", DURATION, "an idle connection is closed after this"),
-    key("http.header_limit", "32KiB", "a size from 8KiB to 1GiB", "largest request header"),
-    key(
+    setting("http.keep_alive", "75s", DURATION, "an idle connection is closed after this"),
+    setting("http.header_limit", "32KiB", "a size from 8KiB to 1GiB", "largest request header"),
+    setting(
         "http.header_memory",
         "16MiB",
         SIZE,
         "unfinished request headers may take so much per worker, beyond 8KiB each",
     ),
-    key("http.body_limit", "2MiB", SIZE, "largest request body"),
-    key("http.connections", "16384", "a number from 1 to 1000000", "open connections per worker"),
-    key(
+    setting("http.body_limit", "2MiB", SIZE, "largest request body"),
+    setting("http.connections", "16384", "a number from 1 to 1000000", "open connections per worker"),
+    setting(
         "http.connections_per_client",
         "50%",
         "a share of http.connections from 1% to 100%, or a number from 1 to 1000000",
         "of these, open connections of one client address; trusted proxies may have any number",
     ),
-    key("http.limit_headers", "draft", "draft, legacy, both or off", "headers that tell a client its limits"),
-    key(
+    setting(
+        "http.limit_headers",
+        "draft",
+        "draft, legacy, both or off",
+        "headers that tell a client its limits",
+    ),
+    setting(
         "idempotency.ttl",
         "24h",
         "0s for never, or a duration such as 24h",
         "responses to requests with Idempotency-Key are kept this long",
     ),
-    key(
+    setting(
         "broadcast.history",
         "1000",
         "a number from 1 to 100000",
         "messages kept of each topic, about, for clients that come back",
     ),
-    key("broadcast.keep", "1h", DURATION, "a topic's messages are forgotten this long after the last one"),
-    key("broadcast.message_limit", "16KiB", MESSAGE, "largest message that is broadcast"),
-    key(
+    setting(
+        "broadcast.keep",
+        "1h",
+        DURATION,
+        "a topic's messages are forgotten this long after the last one",
+    ),
+    setting("broadcast.message_limit", "16KiB", MESSAGE, "largest message that is broadcast"),
+    setting(
         "broadcast.buffer",
         "256",
         "a number from 1 to 65536",
         "messages a client may fall behind before it is told and dropped, and never fewer than 128",
     ),
-    key(
+    setting(
         "broadcast.subscribers",
         "10000",
         "a number from 1 to 1000000",
         "subscribed clients per worker, and as many other streams",
     ),
-    key("broadcast.topics", "1000", "a number from 1 to 100000", "subscribed topics per worker"),
-    key(
+    setting("broadcast.topics", "1000", "a number from 1 to 100000", "subscribed topics per worker"),
+    setting(
         "broadcast.heartbeat",
         "15s",
         DURATION,
         "a stream with nothing to say gives a sign of life this often",
     ),
-    key(
+    setting(
         "websocket.origins",
         "",
         "origins such as https://example.org, separated by commas",
         "pages of other hosts that may open a WebSocket; none: the own host's only",
     ),
-    key(
+    setting(
         "websocket.policy",
         "",
         "a policy's name",
         "limit that messages over WebSockets are charged to; none: none",
     ),
-    key("websocket.message_limit", "16KiB", MESSAGE, "largest message a client may send over a WebSocket"),
-    key(
+    setting(
+        "websocket.message_limit",
+        "16KiB",
+        MESSAGE,
+        "largest message a client may send over a WebSocket",
+    ),
+    setting(
         "websocket.messages_per_second",
         "20",
         "a number from 1 to 100000",
         "messages a client may send over a WebSocket in a second",
     ),
-    key(
+    setting(
         "tasks.running",
         "1",
         "a number from 0 to 64",
         "tasks that run at once in a worker; 0: this machine takes none",
     ),
-    key("tasks.queue", "1000", "a number from 1 to 1000000", "tasks that may wait in the fleet; then 503"),
-    key("tasks.attempts", "3", "a number from 1 to 100", "times a task is begun before it is given up"),
-    key(
+    setting(
+        "tasks.queue",
+        "1000",
+        "a number from 1 to 1000000",
+        "tasks that may wait in the fleet; then 503",
+    ),
+    setting("tasks.attempts", "3", "a number from 1 to 100", "times a task is begun before it is given up"),
+    setting(
         "tasks.lease",
         "3s",
         "a duration from 1s to 1m",
         "a task whose worker was not heard of for this long is taken over",
     ),
-    key("tasks.timeout", "10m", DURATION, "a task that runs for longer has failed"),
-    key("tasks.keep", "1h", DURATION, "a task and its result are forgotten this long after its end"),
-    key("dashboard.public", "false", FLAG, "visitors may open the operators' page, too"),
-    key(
+    setting("tasks.timeout", "10m", DURATION, "a task that runs for longer has failed"),
+    setting("tasks.keep", "1h", DURATION, "a task and its result are forgotten this long after its end"),
+    setting("dashboard.public", "false", FLAG, "visitors may open the operators' page, too"),
+    setting(
         "dashboard.token",
         "",
         "a text of 16 to 1024 bytes",
         "what operators sign in with at their page; none: it has no buttons",
     ),
-    key("dashboard.token_file", "", "a file", "the token, read whenever a worker starts"),
-    key("run_dir", "", "a folder", "lock and control socket"),
-    key("data_dir", "", "a folder", "the private Redis's data"),
-    key("log.format", "auto", "auto, pretty or json", "form of log lines"),
-    key("log.level", "info", "tracing directives such as info or regatta=debug", "what is logged"),
-    key("log.file", "", "a file", "where lines go; none: standard error"),
-    key("log.stats_interval", "0s", DURATION, "the supervisor logs totals and rates this often; 0s: never"),
+    setting("dashboard.token_file", "", "a file", "the token, read whenever a worker starts"),
+    setting("run_dir", "", "a folder", "lock and control socket"),
+    setting("data_dir", "", "a folder", "the private Redis's data"),
+    setting("log.format", "auto", "auto, pretty or json", "form of log lines"),
+    setting("log.level", "info", "tracing directives such as info or regatta=debug", "what is logged"),
+    setting("log.file", "", "a file", "where lines go; none: standard error"),
+    setting(
+        "log.stats_interval",
+        "0s",
+        DURATION,
+        "the supervisor logs totals and rates this often; 0s: never",
+    ),
 ];
 
 /// The entry for a dotted path, matching `*` against one part.
-pub fn find(path: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| matches(key.path, path))
+pub fn lookup(path: &str) -> Option<&'static SettingInfo> {
+    SETTINGS.iter().find(|key| matches(key.path, path))
 }
 
 fn matches(pattern: &str, path: &str) -> bool {
-    let mut wanted = pattern.split('.');
+    let mut expected = pattern.split('.');
     let mut given = path.split('.');
     loop {
-        match (wanted.next(), given.next()) {
+        match (expected.next(), given.next()) {
             (None, None) => return true,
             (Some("*"), Some(name)) if !name.is_empty() => {}
-            (Some(want), Some(name)) if want == name => {}
+            (Some(part), Some(name)) if part == name => {}
             _ => return false,
         }
     }
@@ -374,7 +434,7 @@ const REMOVED: &[(&str, &str)] = &[
 ];
 
 /// What replaces a setting that there was; `None` if there never was one of this name.
-pub fn removed(path: &str) -> Option<&'static str> {
+pub fn removal_hint(path: &str) -> Option<&'static str> {
     REMOVED.iter().find(|(known, _)| *known == path).map(|(_, instead)| *instead)
 }
 
@@ -384,8 +444,8 @@ mod tests {
 
     #[test]
     fn names_of_limits_are_free() {
-        assert!(find("limits.login.rate").is_some());
-        assert!(find("limits.rate").is_none());
-        assert!(find("workers.count.x").is_none());
+        assert!(lookup("limits.login.rate").is_some());
+        assert!(lookup("limits.rate").is_none());
+        assert!(lookup("workers.count.x").is_none());
     }
 }

@@ -9,65 +9,65 @@ use config::Source;
 use config::Value;
 use config::ValueKind;
 
-use crate::config::Content;
-use crate::config::Error;
-use crate::config::Inputs;
-use crate::config::Origin;
+use crate::config::ConfigError;
+use crate::config::ConfigFile;
+use crate::config::ConfigInputs;
+use crate::config::SettingOrigin;
 use crate::config::environment;
 use crate::config::keys;
-use crate::config::keys::KEYS;
-use crate::config::near::nearest;
-use crate::config::parse::Reason;
+use crate::config::keys::SETTINGS;
+use crate::config::near::suggestion;
+use crate::config::parse::InvalidValue;
 use crate::config::path;
 use crate::config::schema::RedisUrl;
 
-struct Given {
+struct SourcedValue {
     items: Vec<String>,
-    origin: Origin,
+    origin: SettingOrigin,
 }
 
-impl Given {
+impl SourcedValue {
     fn text(&self) -> String {
         self.items.join(", ")
     }
 }
 
 /// All sources, the stronger over the weaker.
-pub(super) struct Layers {
-    given: BTreeMap<String, Given>,
+pub(super) struct SettingSources {
+    values: BTreeMap<String, SourcedValue>,
     /// What relative paths begin at.
     folder: PathBuf,
     /// Whether a setting that does not exist is a mistake.
     strict: bool,
 }
 
-impl Layers {
-    pub(super) fn collect(inputs: &Inputs) -> Result<Self, Error> {
-        Self::gather(inputs, true)
+impl SettingSources {
+    pub(super) fn collect(inputs: &ConfigInputs) -> Result<Self, ConfigError> {
+        Self::merge(inputs, true)
     }
 
     /// The same, but what is no setting is passed over.
-    pub(super) fn collect_known(inputs: &Inputs) -> Result<Self, Error> {
-        Self::gather(inputs, false)
+    pub(super) fn collect_lenient(inputs: &ConfigInputs) -> Result<Self, ConfigError> {
+        Self::merge(inputs, false)
     }
 
-    fn gather(inputs: &Inputs, strict: bool) -> Result<Self, Error> {
-        let mut layers = Self { given: BTreeMap::new(), folder: inputs.folder.clone(), strict };
+    fn merge(inputs: &ConfigInputs, strict: bool) -> Result<Self, ConfigError> {
+        let mut layers = Self { values: BTreeMap::new(), folder: inputs.folder.clone(), strict };
         layers.defaults();
-        layers.text(&inputs.application, &Origin::Application, "the application's defaults".into())?;
+        layers.text(&inputs.application, &SettingOrigin::Application, "the application's defaults".into())?;
         layers.file(inputs)?;
         layers.environment(inputs)?;
         for (key, value, flag) in &inputs.flags {
-            layers.put(key.clone(), vec![value.clone()], Origin::Flag(flag.clone()))?;
+            layers.insert(key.clone(), vec![value.clone()], SettingOrigin::Flag(flag.clone()))?;
         }
-        layers.settle_limits();
+        layers.resolve_limits();
         Ok(layers)
     }
 
     fn defaults(&mut self) {
-        for key in KEYS.iter().filter(|key| !key.default.is_empty() && !key.path.contains('*')) {
-            let given = Given { items: vec![key.default.to_owned()], origin: Origin::Default };
-            self.given.insert(key.path.to_owned(), given);
+        for key in SETTINGS.iter().filter(|key| !key.default.is_empty() && !key.path.contains('*')) {
+            let given = SourcedValue { items: vec![key.default.to_owned()], origin: SettingOrigin::Default };
+            self.values.insert(key.path.to_owned(), given);
         }
         // Generous: it is there to stop a runaway client, not to shape traffic. And where no state is used it costs
         // nothing, because it does not hold there.
@@ -82,31 +82,34 @@ impl Layers {
             ("limits.idempotency.on_redis_full", "closed"),
         ];
         for (path, value) in policy {
-            self.given.insert(path.into(), Given { items: vec![value.into()], origin: Origin::Default });
+            self.values.insert(
+                path.into(),
+                SourcedValue { items: vec![value.into()], origin: SettingOrigin::Default },
+            );
         }
     }
 
-    fn file(&mut self, inputs: &Inputs) -> Result<(), Error> {
+    fn file(&mut self, inputs: &ConfigInputs) -> Result<(), ConfigError> {
         let read = match &inputs.content {
-            Content::Unread => inputs.read()?,
+            ConfigFile::NotRead => inputs.read_file()?,
             read => read.clone(),
         };
-        let Content::Text { path, text, .. } = read else { return Ok(()) };
-        self.text(&text, &Origin::File(path.clone()), path)
+        let ConfigFile::Contents { path, text, .. } = read else { return Ok(()) };
+        self.text(&text, &SettingOrigin::File(path.clone()), path)
     }
 
     /// Every setting of a text in TOML.
-    fn text(&mut self, text: &str, origin: &Origin, path: PathBuf) -> Result<(), Error> {
+    fn text(&mut self, text: &str, origin: &SettingOrigin, path: PathBuf) -> Result<(), ConfigError> {
         let source = config::File::from_str(text, FileFormat::Toml);
-        let failed = |reason: String| Error::File { path, reason };
-        let values = source.collect().map_err(|source| failed(without_lines(&source.to_string())))?;
+        let failed = |reason: String| ConfigError::InvalidFile { path, reason };
+        let values = source.collect().map_err(|source| failed(without_quoted_lines(&source.to_string())))?;
         let mut flat = Vec::new();
         for (key, value) in values {
             flatten(key, value, &mut flat);
         }
         // Of two mistakes the same one is told every time; the reader's order is a hash's.
         flat.sort_unstable();
-        flat.into_iter().try_for_each(|(key, items)| self.put(key, items, origin.clone()))
+        flat.into_iter().try_for_each(|(key, items)| self.insert(key, items, origin.clone()))
     }
 
     /// Takes back what the program itself says of a policy where it does not go with what an operator says.
@@ -115,11 +118,11 @@ impl Layers {
     ///   are not the built-in ones.
     /// - An operator's routes say where the policy holds: built-in methods do not narrow it.
     /// - An operator's measure makes the built-in policy `default` one like any other, that holds everywhere.
-    fn settle_limits(&mut self) {
+    fn resolve_limits(&mut self) {
         for name in self.names("limits") {
             let path = |field: &str| format!("limits.{name}.{field}");
             let an_operators = |field: &str| {
-                self.given.get(&path(field)).is_some_and(|given| given.origin.is_an_operators())
+                self.values.get(&path(field)).is_some_and(|given| given.origin.is_from_operator())
             };
             let (rate, concurrent) = (an_operators("rate"), an_operators("concurrent"));
             let mut stale = Vec::new();
@@ -133,58 +136,62 @@ impl Layers {
                 stale.push("routes");
             }
             for field in stale {
-                let is_built_in = |given: &Given| match field {
-                    "routes" => given.origin == Origin::Default,
-                    _ => !given.origin.is_an_operators(),
+                let is_built_in = |given: &SourcedValue| match field {
+                    "routes" => given.origin == SettingOrigin::Default,
+                    _ => !given.origin.is_from_operator(),
                 };
-                if self.given.get(&path(field)).is_some_and(is_built_in) {
-                    self.given.remove(&path(field));
+                if self.values.get(&path(field)).is_some_and(is_built_in) {
+                    self.values.remove(&path(field));
                 }
             }
         }
     }
 
-    fn environment(&mut self, inputs: &Inputs) -> Result<(), Error> {
+    fn environment(&mut self, inputs: &ConfigInputs) -> Result<(), ConfigError> {
         let settings =
-            if self.strict { environment::settings(inputs)? } else { environment::readable(inputs) };
-        settings.into_iter().try_for_each(|one| self.put(one.path, vec![one.value], one.origin))
+            if self.strict { environment::settings(inputs)? } else { environment::lenient_settings(inputs) };
+        settings.into_iter().try_for_each(|one| self.insert(one.path, vec![one.value], one.origin))
     }
 
-    fn put(&mut self, path: String, items: Vec<String>, origin: Origin) -> Result<(), Error> {
+    fn insert(&mut self, path: String, items: Vec<String>, origin: SettingOrigin) -> Result<(), ConfigError> {
         // In a file a name is either a value or a section: who wants `listen.steering` too needs another name for it.
         let path = if path == "listen.address" { "listen".into() } else { path };
-        if keys::find(&path).is_none() {
+        if keys::lookup(&path).is_none() {
             if !self.strict {
                 return Ok(());
             }
-            if let Some(instead) = keys::removed(&path) {
-                return Err(Error::Removed { key: path, origin, instead });
+            if let Some(instead) = keys::removal_hint(&path) {
+                return Err(ConfigError::Removed { key: path, origin, instead });
             }
-            let hint = nearest(&path).map(|near| match &origin {
-                Origin::Environment(_) => format!("{near} ({})", environment::variable_of(&near)),
+            let hint = suggestion(&path).map(|near| match &origin {
+                SettingOrigin::Environment(_) => format!("{near} ({})", environment::variable_name(&near)),
                 _ => near,
             });
-            return Err(Error::Unknown { key: path, origin, hint });
+            return Err(ConfigError::Unknown { key: path, origin, hint });
         }
-        self.given.insert(path, Given { items, origin });
+        self.values.insert(path, SourcedValue { items, origin });
         Ok(())
     }
 
     /// Whether anything gives it, be it the default.
     pub(super) fn has(&self, path: &str) -> bool {
-        self.given.contains_key(path)
+        self.values.contains_key(path)
     }
 
     /// Every value as text.
-    pub(super) fn texts(&self) -> BTreeMap<String, String> {
-        self.given.iter().map(|(path, given)| (path.clone(), given.text())).collect()
+    pub(super) fn raw_values(&self) -> BTreeMap<String, String> {
+        self.values.iter().map(|(path, given)| (path.clone(), given.text())).collect()
     }
 
     /// A value that always has one, be it the default.
-    pub(super) fn one<T>(&self, path: &str, parse: impl Fn(&str) -> Result<T, Reason>) -> Result<T, Error> {
+    pub(super) fn required<T>(
+        &self,
+        path: &str,
+        parse: impl Fn(&str) -> Result<T, InvalidValue>,
+    ) -> Result<T, ConfigError> {
         match self.optional(path, parse)? {
             Some(value) => Ok(value),
-            None => Err(Error::Missing { key: path.into(), reason: "it has no default".into() }),
+            None => Err(ConfigError::Missing { key: path.into(), reason: "it has no default".into() }),
         }
     }
 
@@ -192,23 +199,23 @@ impl Layers {
     pub(super) fn optional<T>(
         &self,
         path: &str,
-        parse: impl Fn(&str) -> Result<T, Reason>,
-    ) -> Result<Option<T>, Error> {
-        let Some(given) = self.given.get(path) else { return Ok(None) };
+        parse: impl Fn(&str) -> Result<T, InvalidValue>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(given) = self.values.get(path) else { return Ok(None) };
         let value = match given.items.as_slice() {
             [only] => parse(only.trim()),
             _ => Err("one value is wanted, not several".into()),
         };
-        value.map(Some).map_err(|reason| self.refuse(path, given, reason))
+        value.map(Some).map_err(|reason| self.invalid_value(path, given, reason))
     }
 
     /// A file that may be named.
-    pub(super) fn file_at(&self, path: &str) -> Result<Option<PathBuf>, Error> {
+    pub(super) fn file_at(&self, path: &str) -> Result<Option<PathBuf>, ConfigError> {
         self.optional(path, |text| path::file(text, &self.folder))
     }
 
     /// A folder that may be named.
-    pub(super) fn folder_at(&self, path: &str) -> Result<Option<PathBuf>, Error> {
+    pub(super) fn folder_at(&self, path: &str) -> Result<Option<PathBuf>, ConfigError> {
         self.optional(path, |text| path::folder(text, &self.folder))
     }
 
@@ -216,12 +223,12 @@ impl Layers {
     pub(super) fn list<T: Default>(
         &self,
         path: &str,
-        parse: impl Fn(&[String]) -> Result<T, Reason>,
-    ) -> Result<T, Error> {
-        let Some(given) = self.given.get(path) else { return Ok(T::default()) };
+        parse: impl Fn(&[String]) -> Result<T, InvalidValue>,
+    ) -> Result<T, ConfigError> {
+        let Some(given) = self.values.get(path) else { return Ok(T::default()) };
         let split = |item: &String| item.split(',').map(|part| part.trim().to_owned()).collect::<Vec<_>>();
         let items: Vec<String> = given.items.iter().flat_map(split).filter(|item| !item.is_empty()).collect();
-        parse(&items).map_err(|reason| self.refuse(path, given, reason))
+        parse(&items).map_err(|reason| self.invalid_value(path, given, reason))
     }
 
     /// The names an operator chose below `section`, sorted.
@@ -230,7 +237,7 @@ impl Layers {
             let rest = path.strip_prefix(section)?.strip_prefix('.')?;
             rest.split_once('.').map(|(name, _)| name.to_owned())
         };
-        self.given.keys().filter_map(below).collect()
+        self.values.keys().filter_map(below).collect()
     }
 
     /// Checks a name an operator chose below `section`.
@@ -238,36 +245,36 @@ impl Layers {
         &self,
         section: &str,
         name: &str,
-        parse: impl Fn(&str) -> Result<String, Reason>,
-    ) -> Result<(), Error> {
+        parse: impl Fn(&str) -> Result<String, InvalidValue>,
+    ) -> Result<(), ConfigError> {
         let Err(reason) = parse(name) else { return Ok(()) };
         let key = format!("{section}.{name}");
-        let first = self.given.iter().find(|(path, _)| path.starts_with(&key));
-        let origin = first.map_or(Origin::Default, |(_, given)| given.origin.clone());
+        let first = self.values.iter().find(|(path, _)| path.starts_with(&key));
+        let origin = first.map_or(SettingOrigin::Default, |(_, given)| given.origin.clone());
         let allowed = "names of 1 to 32 letters, digits, - or _";
-        Err(Error::Value { key, value: name.into(), origin, reason, allowed })
+        Err(ConfigError::Value { key, value: name.into(), origin, reason, allowed })
     }
 
     /// An error about `path` that another value causes.
-    pub(super) fn contradiction(&self, path: &str, reason: String) -> Error {
-        let given = self.given.get(path);
-        Error::Contradiction {
+    pub(super) fn contradiction(&self, path: &str, reason: String) -> ConfigError {
+        let given = self.values.get(path);
+        ConfigError::Contradiction {
             key: path.into(),
-            value: given.map(|given| shown(path, given)).unwrap_or_default(),
-            origin: given.map_or(Origin::Default, |given| given.origin.clone()),
+            value: given.map(|given| displayed_value(path, given)).unwrap_or_default(),
+            origin: given.map_or(SettingOrigin::Default, |given| given.origin.clone()),
             reason,
         }
     }
 
-    fn refuse(&self, path: &str, given: &Given, reason: Reason) -> Error {
-        let key = keys::find(path);
-        let (value, allowed) = (shown(path, given), key.map_or("", |key| key.allowed));
-        Error::Value { key: path.into(), value, origin: given.origin.clone(), reason, allowed }
+    fn invalid_value(&self, path: &str, given: &SourcedValue, reason: InvalidValue) -> ConfigError {
+        let key = keys::lookup(path);
+        let (value, allowed) = (displayed_value(path, given), key.map_or("", |key| key.allowed));
+        ConfigError::Value { key: path.into(), value, origin: given.origin.clone(), reason, allowed }
     }
 }
 
 /// A value as it may be shown.
-fn shown(path: &str, given: &Given) -> String {
+fn displayed_value(path: &str, given: &SourcedValue) -> String {
     match path {
         _ if keys::is_secret(path) => "***".to_owned(),
         "redis.url" => RedisUrl(given.text()).to_string(),
@@ -276,11 +283,11 @@ fn shown(path: &str, given: &Given) -> String {
 }
 
 /// A reader's complaint without the lines of the file that it shows: there may be a secret in them.
-fn without_lines(complaint: &str) -> String {
+fn without_quoted_lines(message: &str) -> String {
     let is_shown =
         |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
-    let told = complaint.lines().map(str::trim).filter(|line| !line.is_empty() && !is_shown(line));
-    told.collect::<Vec<_>>().join(": ")
+    let kept = message.lines().map(str::trim).filter(|line| !line.is_empty() && !is_shown(line));
+    kept.collect::<Vec<_>>().join(": ")
 }
 
 fn flatten(path: String, value: Value, flat: &mut Vec<(String, Vec<String>)>) {
@@ -300,15 +307,16 @@ fn flatten(path: String, value: Value, flat: &mut Vec<(String, Vec<String>)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::inputs::Content;
+    use crate::config::inputs::ConfigFile;
 
-    fn steering(text: &str, variable: Option<&str>) -> Result<(String, String), Error> {
+    fn steering(text: &str, variable: Option<&str>) -> Result<(String, String), ConfigError> {
         let path = "regatta.toml".into();
         let environment = variable.map(|value| ("REGATTA_LISTEN__STEERING".to_owned(), value.to_owned()));
-        let content = Content::Text { path, text: text.into(), real: None };
+        let content = ConfigFile::Contents { path, text: text.into(), real: None };
         let environment = environment.into_iter().collect();
-        let layers = Layers::collect(&Inputs { environment, content, ..Inputs::default() })?;
-        Ok((layers.given["listen"].text(), layers.given["listen.steering"].text()))
+        let layers =
+            SettingSources::collect(&ConfigInputs { environment, content, ..ConfigInputs::default() })?;
+        Ok((layers.values["listen"].text(), layers.values["listen.steering"].text()))
     }
 
     #[test]

@@ -22,52 +22,52 @@ pub mod text;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use environment::injected;
-pub use error::Error;
-pub use error::Origin;
-pub use inputs::Content;
-pub use inputs::Inputs;
-pub use inputs::environment_of_process;
-pub use inputs::handoff_of_process;
+pub use environment::injected_variables;
+pub use error::ConfigError;
+pub use error::SettingOrigin;
+pub use inputs::ConfigFile;
+pub use inputs::ConfigInputs;
 pub use inputs::handoff_variable;
-use layers::Layers;
-use schema::Admin;
+pub use inputs::process_environment;
+pub use inputs::process_handoff;
+use layers::SettingSources;
+use schema::AdminConfig;
 use schema::Config;
-use schema::Count;
-use schema::Log;
-use schema::Proxy;
-use schema::Workers;
+use schema::LogConfig;
+use schema::ProxyConfig;
+use schema::WorkerCount;
+use schema::WorkersConfig;
 
 /// Reads every source and checks every value.
 ///
 /// # Errors
 /// The first mistake found; nothing has been started or bound by then.
-pub fn load(inputs: &Inputs) -> Result<Config, Error> {
-    let layers = Layers::collect(inputs)?;
+pub fn load(inputs: &ConfigInputs) -> Result<Config, ConfigError> {
+    let layers = SettingSources::collect(inputs)?;
     let config = Config {
         listen: layers.list("listen", parse::addresses)?,
-        steering: layers.one("listen.steering", parse::steering)?,
-        balance: layers.one("listen.balance", parse::flag)?,
-        advertise: layers.list("advertise", parse::advertised)?,
-        heartbeat: layers.one("fleet.heartbeat", parse::heartbeat)?,
-        admin: Admin {
+        steering: layers.required("listen.steering", parse::steering_mode)?,
+        balance: layers.required("listen.balance", parse::flag)?,
+        advertise: layers.list("advertise", parse::advertised_addresses)?,
+        heartbeat_interval: layers.required("fleet.heartbeat", parse::heartbeat_interval)?,
+        admin: AdminConfig {
             listen: layers.list("admin.listen", parse::addresses)?,
             hosts: layers.list("admin.hosts", parse::hosts)?,
         },
         workers: sections::workers(&layers)?,
         drain: sections::drain(&layers)?,
         redis: sections::redis(&layers)?,
-        maxmemory: layers.one("redis.maxmemory", parse::maxmemory)?,
+        maxmemory: layers.required("redis.maxmemory", parse::maxmemory)?,
         session: sections::session(&layers)?,
         limits: layers
             .names("limits")
             .into_iter()
-            .map(|name| limit::read(&layers, name))
+            .map(|name| limit::read_limit(&layers, name))
             .collect::<Result<_, _>>()?,
-        ipv6_prefix: layers.one("limits.ipv6_prefix", limit::ipv6_prefix)?,
-        proxy: Proxy {
+        ipv6_prefix: layers.required("limits.ipv6_prefix", limit::ipv6_prefix)?,
+        proxy: ProxyConfig {
             trusted: layers.list("proxy.trusted", parse::networks)?,
-            header: layers.one("proxy.header", parse::forward_header)?,
+            header: layers.required("proxy.header", parse::forwarded_header)?,
         },
         http: sections::http(&layers)?,
         idempotency: sections::idempotency(&layers)?,
@@ -77,15 +77,15 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
         dashboard: sections::dashboard(&layers)?,
         run_dir: layers.folder_at("run_dir")?.unwrap_or_else(|| inputs.default_run_dir()),
         data_dir: layers.folder_at("data_dir")?.unwrap_or_else(|| inputs.default_data_dir()),
-        log: Log {
-            format: layers.one("log.format", parse::log_format)?,
-            level: layers.one("log.level", |text| Ok(text.to_owned()))?,
+        log: LogConfig {
+            format: layers.required("log.format", parse::log_format)?,
+            filter: layers.required("log.level", |text| Ok(text.to_owned()))?,
             file: layers.file_at("log.file")?,
-            stats_interval: layers.one("log.stats_interval", parse::duration)?,
+            stats_interval: layers.required("log.stats_interval", parse::duration)?,
         },
     };
-    folders_are_text(inputs, &layers)?;
-    agree(&layers, &config)?;
+    check_folder_variables(inputs, &layers)?;
+    check_consistency(&layers, &config)?;
     Ok(config)
 }
 
@@ -95,14 +95,14 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
 ///
 /// # Errors
 /// When neither a flag nor the environment says it and the file cannot be read.
-pub fn run_dir(inputs: &Inputs) -> Result<PathBuf, Error> {
+pub fn run_dir(inputs: &ConfigInputs) -> Result<PathBuf, ConfigError> {
     const VARIABLE: &str = "REGATTA_RUN_DIR";
     let flag = inputs.flags.iter().rev().find(|(path, ..)| path == "run_dir");
-    let flag = flag.map(|(_, value, typed)| (value, Origin::Flag(typed.clone())));
-    let variable = || Some((inputs.environment.get(VARIABLE)?, Origin::Environment(VARIABLE.into())));
+    let flag = flag.map(|(_, value, typed)| (value, SettingOrigin::Flag(typed.clone())));
+    let variable = || Some((inputs.environment.get(VARIABLE)?, SettingOrigin::Environment(VARIABLE.into())));
     let given = flag.or_else(variable).map(|(value, origin)| (value.trim(), origin));
     if let Some((value, origin)) = given.filter(|(value, _)| !value.is_empty()) {
-        return path::folder(value, &inputs.folder).map_err(|reason| Error::Value {
+        return path::folder(value, &inputs.folder).map_err(|reason| ConfigError::Value {
             key: "run_dir".into(),
             value: value.into(),
             origin,
@@ -110,7 +110,7 @@ pub fn run_dir(inputs: &Inputs) -> Result<PathBuf, Error> {
             allowed: "a folder",
         });
     }
-    let found = Layers::collect_known(inputs)?.folder_at("run_dir")?;
+    let found = SettingSources::collect_lenient(inputs)?.folder_at("run_dir")?;
     Ok(found.unwrap_or_else(|| inputs.default_run_dir()))
 }
 
@@ -118,22 +118,22 @@ pub fn run_dir(inputs: &Inputs) -> Result<PathBuf, Error> {
 ///
 /// # Errors
 /// Why it is no token, in a sentence without it.
-pub fn operators_token(text: &str) -> Result<schema::Secret, String> {
-    parse::token(text)
+pub fn parse_dashboard_token(text: &str) -> Result<schema::Secret, String> {
+    parse::dashboard_token(text)
 }
 
 /// That the variables which name folders where no setting does can be read.
-fn folders_are_text(inputs: &Inputs, layers: &Layers) -> Result<(), Error> {
-    let wanted = [("XDG_RUNTIME_DIR", "run_dir"), ("STATE_DIRECTORY", "data_dir")];
-    let missing = wanted.into_iter().filter(|(_, setting)| !layers.has(setting));
+fn check_folder_variables(inputs: &ConfigInputs, layers: &SettingSources) -> Result<(), ConfigError> {
+    let variables = [("XDG_RUNTIME_DIR", "run_dir"), ("STATE_DIRECTORY", "data_dir")];
+    let missing = variables.into_iter().filter(|(_, setting)| !layers.has(setting));
     match missing.into_iter().find(|(name, _)| inputs.unreadable.iter().any(|known| known == name)) {
-        Some((name, _)) => Err(Error::NotText { origin: Origin::Environment(name.to_owned()) }),
+        Some((name, _)) => Err(ConfigError::NotUtf8 { origin: SettingOrigin::Environment(name.to_owned()) }),
         None => Ok(()),
     }
 }
 
 /// What no single value can be blamed for.
-fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
+fn check_consistency(layers: &SettingSources, config: &Config) -> Result<(), ConfigError> {
     let pairs =
         config.admin.listen.iter().flat_map(|admin| config.listen.iter().map(move |public| (admin, public)));
     let shared = pairs.into_iter().find(|(admin, public)| {
@@ -145,7 +145,7 @@ fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
         let reason = format!("listen has the same port ({public}); give the operators one of their own");
         return Err(layers.contradiction("admin.listen", reason));
     }
-    workers_agree(layers, &config.workers)?;
+    check_workers(layers, &config.workers)?;
     if config.session.idle > config.session.absolute {
         return Err(layers.contradiction("session.idle", "session.absolute is shorter".into()));
     }
@@ -156,7 +156,7 @@ fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
     if let Some(policy) = unknown {
         return Err(layers.contradiction("websocket.policy", format!("there is no policy limits.{policy}")));
     }
-    if config.drain.grace + config.drain.idle > config.drain.timeout {
+    if config.drain.grace + config.drain.idle_grace > config.drain.timeout {
         return Err(
             layers.contradiction("drain.timeout", "drain.grace and drain.idle together are longer".into())
         );
@@ -164,8 +164,8 @@ fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-fn workers_agree(layers: &Layers, workers: &Workers) -> Result<(), Error> {
-    let Workers { count, scaling, recycling, hang_timeout, hang_kill, .. } = workers;
+fn check_workers(layers: &SettingSources, workers: &WorkersConfig) -> Result<(), ConfigError> {
+    let WorkersConfig { count, autoscale: scaling, recycling, hang_timeout, hang_kill, .. } = workers;
     if !hang_kill.is_zero() && hang_kill <= hang_timeout {
         return Err(layers.contradiction("workers.hang_kill", "workers.hang_timeout is not shorter".into()));
     }
@@ -174,7 +174,7 @@ fn workers_agree(layers: &Layers, workers: &Workers) -> Result<(), Error> {
     {
         return Err(layers.contradiction("workers.min", format!("workers.max is {max}")));
     }
-    if let Count::Fixed(count) = *count
+    if let WorkerCount::Fixed(count) = *count
         && (scaling.min.is_some_and(|min| min > count) || scaling.max.is_some_and(|max| max < count))
     {
         let reason = "it must be from workers.min to workers.max".to_owned();
@@ -195,18 +195,18 @@ fn workers_agree(layers: &Layers, workers: &Workers) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    fn with(env: &[(&str, &str)], file: Option<&str>) -> Result<Config, Error> {
+    fn with(env: &[(&str, &str)], file: Option<&str>) -> Result<Config, ConfigError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("regatta.toml");
         if let Some(text) = file {
             std::fs::write(&path, text).unwrap();
         }
         let environment = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        load(&Inputs {
+        load(&ConfigInputs {
             environment,
             file: file.map(|_| path),
             folder: folder.path().into(),
-            ..Inputs::default()
+            ..ConfigInputs::default()
         })
     }
 
@@ -218,15 +218,15 @@ mod tests {
     fn defaults_stand_alone() {
         let config = with(&[], None).unwrap();
         assert_eq!(config.listen, ["0.0.0.0:3000".parse().unwrap()]);
-        let default = config.limits["default"].measure;
-        assert!(matches!(default, limit::Measure::Rate { burst: 2000, .. }));
+        let default = config.limits["default"].kind;
+        assert!(matches!(default, limit::LimitKind::Rate { burst: 2000, .. }));
         assert!(config.redis.url.is_none());
     }
 
     #[test]
     fn the_number_of_workers_moves_only_if_it_may() {
         let bounds = |text: &str, count| {
-            with(&[], Some(&format!("[workers]\n{text}"))).unwrap().workers.scaling.bounds(count)
+            with(&[], Some(&format!("[workers]\n{text}"))).unwrap().workers.autoscale.slot_bounds(count)
         };
         assert_eq!(bounds("count = 2", 4), (4, 4, 4));
         assert_eq!(bounds("min = 2", 4), (2, 4, 4));
@@ -240,10 +240,10 @@ mod tests {
     fn flags_beat_environment_beats_file() {
         let file = Some("[workers]\ncount = 3\n[drain]\ngrace = \"1s\"");
         let config = with(&[("WEB_CONCURRENCY", "5")], file).unwrap();
-        assert_eq!(config.workers.count, Count::Fixed(5));
+        assert_eq!(config.workers.count, WorkerCount::Fixed(5));
         assert_eq!(config.drain.grace, Duration::from_secs(1));
         let both = [("WEB_CONCURRENCY", "5"), ("REGATTA_WORKERS__COUNT", "7")];
-        assert_eq!(with(&both, file).unwrap().workers.count, Count::Fixed(7));
+        assert_eq!(with(&both, file).unwrap().workers.count, WorkerCount::Fixed(7));
     }
 
     #[test]
@@ -267,8 +267,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("regatta.toml");
         std::fs::write(&file, "run_dir = \"/run/here\"\ncuont = 3\nlisten = \"nowhere\"").unwrap();
-        let mut inputs = Inputs { folder: folder.path().into(), ..Inputs::default() };
-        let found = |inputs: &Inputs| run_dir(inputs).unwrap().display().to_string();
+        let mut inputs = ConfigInputs { folder: folder.path().into(), ..ConfigInputs::default() };
+        let found = |inputs: &ConfigInputs| run_dir(inputs).unwrap().display().to_string();
         assert_eq!(found(&inputs), "/run/here");
         std::fs::write(&file, "run_dir = [").unwrap();
         assert!(run_dir(&inputs).is_err());
@@ -279,11 +279,11 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_the_environment_s_that_is_no_text_is_told_where_it_would_be_used() {
-        let inputs = Inputs { unreadable: vec!["XDG_RUNTIME_DIR".into()], ..Inputs::default() };
+    fn a_folder_of_the_environment_that_is_no_text_is_reported_where_it_would_be_used() {
+        let inputs = ConfigInputs { unreadable: vec!["XDG_RUNTIME_DIR".into()], ..ConfigInputs::default() };
         assert!(load(&inputs).unwrap_err().to_string().contains("XDG_RUNTIME_DIR"));
         let flags = vec![("run_dir".into(), "/run/here".into(), "--run-dir".into())];
-        assert!(load(&Inputs { flags, ..inputs }).is_ok());
+        assert!(load(&ConfigInputs { flags, ..inputs }).is_ok());
     }
 
     #[test]
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn every_setting_is_documented_with_its_default() {
         let text = include_str!("../../docs/CONFIGURATION.md");
-        for key in keys::KEYS {
+        for key in keys::SETTINGS {
             let row = text.lines().find(|line| line.starts_with(&format!("| `{}` |", key.path)));
             let row = row.unwrap_or_else(|| panic!("{} is not in docs/CONFIGURATION.md", key.path));
             assert!(row.contains(key.default), "{}: its default is {}", key.path, key.default);

@@ -1,16 +1,16 @@
 //! Which setting was probably meant by a name that is none.
 
-use crate::config::keys::KEYS;
-use crate::config::keys::Key;
+use crate::config::keys::SETTINGS;
+use crate::config::keys::SettingInfo;
 
 /// The known path that looks most like a mistyped one, if any is close.
-pub(super) fn nearest(path: &str) -> Option<String> {
+pub(super) fn suggestion(path: &str) -> Option<String> {
     let flat = |path: &str| path.replace('.', "_");
-    let known = |key: &&Key| flat(key.path) == flat(path);
+    let known = |key: &&SettingInfo| flat(key.path) == flat(path);
     let meant = USUAL.iter().find(|(usual, _)| *usual == path).map(|(_, known)| (*known).to_owned());
-    let meant = meant.or_else(|| KEYS.iter().find(known).map(|key| key.path.to_owned()));
-    meant.or_else(|| KEYS.iter().find_map(|key| with_name(key.path, &flat(path)))).or_else(|| {
-        let distances = KEYS.iter().map(|key| (distance(key.path, path), key.path));
+    let meant = meant.or_else(|| SETTINGS.iter().find(known).map(|key| key.path.to_owned()));
+    meant.or_else(|| SETTINGS.iter().find_map(|key| with_name(key.path, &flat(path)))).or_else(|| {
+        let distances = SETTINGS.iter().map(|key| (distance(key.path, path), key.path));
         let near = distances.min().filter(|(far, known)| *far <= 1 + known.len() / 4);
         near.map(|(_, known)| known.to_owned())
     })
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_slip_is_recognised_and_nonsense_is_not() {
-        let near = |path: &str| nearest(path).unwrap_or_default();
+        let near = |path: &str| suggestion(path).unwrap_or_default();
         for (path, meant) in [
             ("workers.cuont", "workers.count"),
             ("workers_count", "workers.count"),

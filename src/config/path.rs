@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::config::Error;
-use crate::config::parse::Reason;
+use crate::config::ConfigError;
+use crate::config::parse::InvalidValue;
 use crate::config::schema::Config;
 use crate::sys;
-use crate::sys::path::Identity;
+use crate::sys::path::FileId;
 
 /// A path that names a file.
-pub(super) fn file(text: &str, folder: &Path) -> Result<PathBuf, Reason> {
+pub(super) fn file(text: &str, folder: &Path) -> Result<PathBuf, InvalidValue> {
     if text.ends_with('/') || text.ends_with("/.") || text.ends_with("/..") || text == "." || text == ".." {
         return Err("it names a folder, and a file is wanted".into());
     }
@@ -23,7 +23,7 @@ pub(super) fn file(text: &str, folder: &Path) -> Result<PathBuf, Reason> {
 }
 
 /// A path that names a folder; one slash more or less at its end makes no difference.
-pub(super) fn folder(text: &str, folder: &Path) -> Result<PathBuf, Reason> {
+pub(super) fn folder(text: &str, folder: &Path) -> Result<PathBuf, InvalidValue> {
     if text.is_empty() {
         return Err("it is empty".into());
     }
@@ -45,8 +45,8 @@ pub fn absolute(path: &Path, folder: &Path) -> PathBuf {
 ///
 /// # Errors
 /// [`Error::Named`] with the first that cannot.
-pub fn readable(config: &Config) -> Result<(), Error> {
-    let access = &config.redis.access;
+pub fn check_readable(config: &Config) -> Result<(), ConfigError> {
+    let access = &config.redis.credentials;
     let files = [
         ("redis.password_file", &access.password_file),
         ("redis.tls_ca", &access.tls_ca),
@@ -55,7 +55,7 @@ pub fn readable(config: &Config) -> Result<(), Error> {
         ("dashboard.token_file", &config.dashboard.token_file),
     ];
     for (key, path) in files.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?))) {
-        sys::path::read_secret(path).map_err(|error| Error::Named {
+        sys::path::read_secret(path).map_err(|error| ConfigError::ReferencedFileUnavailable {
             key,
             path: path.clone(),
             reason: error.to_string(),
@@ -69,9 +69,9 @@ pub fn readable(config: &Config) -> Result<(), Error> {
 pub(super) fn working_folder(environment: &BTreeMap<String, String>) -> PathBuf {
     let plain =
         |text: &&String| text.starts_with('/') && !text.split('/').any(|part| [".", ".."].contains(&part));
-    let here = Identity::behind(Path::new("."));
+    let here = FileId::from_path(Path::new("."));
     let same =
-        |path: &PathBuf| matches!((&here, Identity::behind(path)), (Ok(here), Ok(there)) if *here == there);
+        |path: &PathBuf| matches!((&here, FileId::from_path(path)), (Ok(here), Ok(there)) if *here == there);
     let named = environment.get("PWD").filter(plain).map(PathBuf::from).filter(same);
     // A folder that was removed has no name: what is relative to it is not there.
     named.or_else(|| std::env::current_dir().ok()).unwrap_or_else(|| PathBuf::from("."))
@@ -97,8 +97,8 @@ mod tests {
     #[test]
     fn what_is_no_path_is_refused() {
         let refused = |text: &str, why: &str| {
-            let told = file(text, Path::new("/srv")).unwrap_err();
-            assert!(told.contains(why), "{text}: {told}");
+            let error = file(text, Path::new("/srv")).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
         };
         refused("", "empty");
         refused("log/", "a folder");
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_working_folder_has_the_name_that_pwd_says_if_it_is_that_folder() {
+    fn the_working_folder_has_the_name_in_pwd_if_it_is_that_folder() {
         let folder = tempfile::tempdir().unwrap();
         let here = std::env::current_dir().unwrap();
         let link = folder.path().join("current");

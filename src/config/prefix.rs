@@ -9,7 +9,7 @@
 //! contain, because prefixes that were valid stay so: one small letter, or a word that begins with `{` or `@`. A test in
 //! `redis/keys/tests.rs` holds it to that.
 
-use crate::config::parse::Reason;
+use crate::config::parse::InvalidValue;
 use crate::config::parse::word;
 
 /// Longest prefix, bytes.
@@ -27,7 +27,7 @@ pub(crate) fn is_family(segment: &str) -> bool {
 ///
 /// # Errors
 /// What is wrong with it, and what to choose instead.
-pub(in crate::config) fn prefix(text: &str) -> Result<String, Reason> {
+pub(in crate::config) fn prefix(text: &str) -> Result<String, InvalidValue> {
     let text = word(text, MAX, "-_.:")?;
     let segments = text.split(':');
     if segments.clone().any(str::is_empty) {

@@ -4,7 +4,7 @@
 ///
 /// # Errors
 /// Why they are no text, as the end of a sentence about their file; nothing of them is in it.
-pub fn of_bytes(bytes: Vec<u8>) -> Result<String, &'static str> {
+pub fn decode_utf8(bytes: Vec<u8>) -> Result<String, &'static str> {
     let bytes = match bytes.strip_prefix(b"\xef\xbb\xbf") {
         Some(rest) => rest.to_vec(),
         None => bytes,
@@ -24,15 +24,15 @@ mod tests {
 
     #[test]
     fn a_mark_is_no_part_of_a_text_and_another_encoding_is_named() {
-        assert_eq!(of_bytes(b"\xef\xbb\xbflisten = 1".to_vec()).unwrap(), "listen = 1");
-        assert_eq!(of_bytes("a\r\n\u{e9}".into()).unwrap(), "a\r\n\u{e9}");
+        assert_eq!(decode_utf8(b"\xef\xbb\xbflisten = 1".to_vec()).unwrap(), "listen = 1");
+        assert_eq!(decode_utf8("a\r\n\u{e9}".into()).unwrap(), "a\r\n\u{e9}");
         for (wrong, reason) in [
             (b"\xff\xfea\0".as_slice(), "UTF-16"),
             (b"\xfe\xff\0a", "UTF-16"),
             (b"a\0b\0", "zero byte"),
             (b"a\xff", "not UTF-8"),
         ] {
-            assert!(of_bytes(wrong.to_vec()).unwrap_err().contains(reason), "{wrong:?}");
+            assert!(decode_utf8(wrong.to_vec()).unwrap_err().contains(reason), "{wrong:?}");
         }
     }
 }

@@ -12,16 +12,16 @@ use std::time::Duration;
 
 use crate::control;
 use crate::control::protocol;
-use crate::control::protocol::Reply;
-use crate::control::protocol::Request;
+use crate::control::protocol::ControlReply;
+use crate::control::protocol::ControlRequest;
 use crate::sys::time;
 use crate::sys::unix;
 
 /// How long a fleet that is busy may leave a client standing at the door.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest wait to hand over a request, at most 64 KiB.
-const SEND: Duration = Duration::from_secs(5);
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
@@ -29,13 +29,13 @@ const CHUNK: usize = 64 * 1024;
 /// Why a fleet could not be asked, or did not answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum ControlError {
     /// No file, or no one behind it.
     #[error(
         "no fleet runs here (run_dir {}): start it with `serve`, or name its run_dir with --run-dir",
         run_dir.display()
     )]
-    NoFleet {
+    NotRunning {
         /// Where one was looked for.
         run_dir: PathBuf,
     },
@@ -49,45 +49,47 @@ pub enum Error {
     },
     /// The fleet does not look at its socket.
     #[error("the fleet does not answer: its supervisor is stopped or very busy")]
-    Deaf,
+    Unresponsive,
     /// No reply came in time.
     #[error("no reply in time")]
     Timeout,
     /// The fleet, or what it ran as, is gone.
     #[error("the fleet ended the connection")]
-    Closed,
+    Disconnected,
     /// The connection broke.
     #[error("the connection to the fleet broke")]
-    Broken(#[source] io::Error),
+    Io(#[source] io::Error),
     /// The other end speaks something else.
     #[error(transparent)]
-    Protocol(#[from] protocol::Error),
+    Protocol(#[from] protocol::ProtocolError),
 }
 
 /// A connection to a running fleet.
 #[derive(Debug)]
-pub struct Client {
+pub struct ControlClient {
     stream: UnixStream,
     incoming: Vec<u8>,
     /// Bytes of `incoming` in which no newline is.
     searched: usize,
 }
 
-impl Client {
+impl ControlClient {
     /// Connects to the fleet with this run folder.
     ///
     /// # Errors
     /// [`Error::NoFleet`] when none runs there, [`Error::Connect`] when this user may not ask it.
-    pub fn connect(run_dir: &Path) -> Result<Self, Error> {
-        let stream = unix::connect(&control::socket(run_dir), CONNECT).map_err(|source| {
+    pub fn connect(run_dir: &Path) -> Result<Self, ControlError> {
+        let stream = unix::connect(&control::socket_path(run_dir), CONNECT_TIMEOUT).map_err(|source| {
             let run_dir = run_dir.to_owned();
             match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::NoFleet { run_dir },
-                io::ErrorKind::WouldBlock => Error::Deaf,
-                _ => Error::Connect { run_dir, source },
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    ControlError::NotRunning { run_dir }
+                }
+                io::ErrorKind::WouldBlock => ControlError::Unresponsive,
+                _ => ControlError::Connect { run_dir, source },
             }
         })?;
-        stream.set_write_timeout(Some(SEND)).map_err(Error::Broken)?;
+        stream.set_write_timeout(Some(SEND_TIMEOUT)).map_err(ControlError::Io)?;
         Ok(Self { stream, incoming: Vec::new(), searched: 0 })
     }
 
@@ -95,9 +97,9 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Deaf`] when it takes nothing. That it is gone is told by the next reply, which may say why.
-    pub fn ask(&mut self, request: &Request) -> Result<(), Error> {
+    pub fn send(&mut self, request: &ControlRequest) -> Result<(), ControlError> {
         match self.stream.write_all(&protocol::encode_request(request)?) {
-            Err(error) if timed_out(&error) => Err(Error::Deaf),
+            Err(error) if timed_out(&error) => Err(ControlError::Unresponsive),
             // Who is turned away finds the sentence waiting, though the door is shut.
             Ok(()) | Err(_) => Ok(()),
         }
@@ -108,7 +110,7 @@ impl Client {
     /// # Errors
     /// [`Error::Timeout`] at the deadline; asking for the next one later is fine. [`Error::Closed`] when the fleet
     /// has gone. Every other error ends the conversation.
-    pub fn reply(&mut self, deadline: Option<Duration>) -> Result<Reply, Error> {
+    pub fn receive(&mut self, deadline: Option<Duration>) -> Result<ControlReply, ControlError> {
         loop {
             let found = self.incoming[self.searched..].iter().position(|byte| *byte == b'\n');
             if let Some(end) = found.map(|at| self.searched + at) {
@@ -121,23 +123,23 @@ impl Client {
         }
     }
 
-    fn read(&mut self, deadline: Option<Duration>) -> Result<(), Error> {
+    fn read(&mut self, deadline: Option<Duration>) -> Result<(), ControlError> {
         let left = deadline.map(|at| at.saturating_sub(time::monotonic()));
         if left.is_some_and(|left| left.is_zero()) {
-            return Err(Error::Timeout);
+            return Err(ControlError::Timeout);
         }
-        self.stream.set_read_timeout(left).map_err(Error::Broken)?;
+        self.stream.set_read_timeout(left).map_err(ControlError::Io)?;
         let mut chunk = [0; CHUNK];
         match self.stream.read(&mut chunk) {
-            Ok(0) => Err(Error::Closed),
+            Ok(0) => Err(ControlError::Disconnected),
             Ok(got) => {
                 self.incoming.extend_from_slice(&chunk[..got]);
                 Ok(())
             }
-            Err(error) if timed_out(&error) => Err(Error::Timeout),
+            Err(error) if timed_out(&error) => Err(ControlError::Timeout),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(Error::Closed),
-            Err(error) => Err(Error::Broken(error)),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(ControlError::Disconnected),
+            Err(error) => Err(ControlError::Io(error)),
         }
     }
 }

@@ -13,11 +13,11 @@ use serde::Serialize;
 
 use crate::control::events::EventLog;
 use crate::control::protocol;
-use crate::control::protocol::Error;
+use crate::control::protocol::CommandResult;
+use crate::control::protocol::ControlReply;
+use crate::control::protocol::ControlRequest;
+use crate::control::protocol::ProtocolError;
 use crate::control::protocol::REQUEST_MAX;
-use crate::control::protocol::Reply;
-use crate::control::protocol::Request;
-use crate::control::protocol::Verdict;
 use crate::sys::fd::Interest;
 
 /// Bytes of events that are written for a client before it has read them. What comes later waits in the log, which is
@@ -25,29 +25,32 @@ use crate::sys::fd::Interest;
 const EVENTS_AHEAD: usize = 16 * 1024;
 
 /// Events looked at in one piece.
-const PORTION: usize = 64;
+const EVENTS_PER_READ: usize = 64;
 
 /// Bytes that may wait for a client that does not read, before the next reply ends it.
-pub(super) const QUEUE_MAX: usize = 1024 * 1024;
+pub(super) const SEND_QUEUE_MAX: usize = 1024 * 1024;
 
 /// Bytes read at a time.
 const CHUNK: usize = 8 * 1024;
 
 /// Where a client stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum State {
+pub(super) enum ClientState {
     /// It may ask.
     Idle,
     /// It has asked; the final reply is not queued yet.
-    Asked,
+    #[serde(rename = "Asked")]
+    AwaitingReply,
     /// It is told events.
-    Follows {
+    #[serde(rename = "Follows")]
+    Following {
         /// Number of the last one it was told; none before the first.
         after: Option<u64>,
         /// Number of the last one it wants; none when it follows until it leaves.
         until: Option<u64>,
         /// How many it was told.
-        told: u64,
+        #[serde(rename = "told")]
+        sent_count: u64,
     },
     /// It gets what is queued, and nothing more is read.
     Closing,
@@ -55,20 +58,21 @@ pub(super) enum State {
 
 /// Whether a client is still there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Presence {
-    Here,
-    Gone,
+pub(super) enum PeerState {
+    Connected,
+    Disconnected,
 }
 
 /// What is kept of a client across an exec, its descriptor aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct ControlConnectionState {
     #[serde(with = "bytes_serde")]
     incoming: Vec<u8>,
     #[serde(with = "bytes_serde")]
     outgoing: Vec<u8>,
-    state: State,
-    ended: bool,
+    state: ClientState,
+    #[serde(rename = "ended")]
+    read_closed: bool,
 }
 
 /// Bytes as text: a list of numbers would be three times as long.
@@ -91,52 +95,58 @@ mod bytes_serde {
 
 /// A client.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct ControlConnection {
     pub(super) stream: UnixStream,
-    pub(super) state: State,
+    pub(super) state: ClientState,
     /// When it was last heard of, in turns of the server.
-    pub(super) heard: u64,
+    pub(super) last_request_turn: u64,
     /// At most one byte more than the longest request, so that a longer one is noticed.
     incoming: Vec<u8>,
     /// Where the first line in `incoming` ends.
     line_end: Option<usize>,
     /// It will send nothing more.
-    ended: bool,
+    read_closed: bool,
     outgoing: Vec<u8>,
     /// How much of `outgoing` is gone.
     sent: usize,
 }
 
-impl Connection {
+impl ControlConnection {
     /// A client that has just been let in; its stream must not block.
-    pub(super) fn new(stream: UnixStream, heard: u64) -> Self {
-        let kept = Kept { incoming: Vec::new(), outgoing: Vec::new(), state: State::Idle, ended: false };
-        Self::resume(stream, heard, kept)
+    pub(super) fn new(stream: UnixStream, last_request_turn: u64) -> Self {
+        let kept = ControlConnectionState {
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            state: ClientState::Idle,
+            read_closed: false,
+        };
+        Self::restore(stream, last_request_turn, kept)
     }
 
     /// A client as another program left it.
-    pub(super) fn resume(stream: UnixStream, heard: u64, kept: Kept) -> Self {
-        let Kept { incoming, outgoing, state, ended } = kept;
+    pub(super) fn restore(stream: UnixStream, last_request_turn: u64, kept: ControlConnectionState) -> Self {
+        let ControlConnectionState { incoming, outgoing, state, read_closed } = kept;
         let line_end = incoming.iter().position(|byte| *byte == b'\n');
-        Self { stream, state, heard, incoming, line_end, ended, outgoing, sent: 0 }
+        Self { stream, state, last_request_turn, incoming, line_end, read_closed, outgoing, sent: 0 }
     }
 
     /// What another program needs to go on with it.
-    pub(super) fn kept(&self) -> Kept {
-        Kept {
+    pub(super) fn save(&self) -> ControlConnectionState {
+        ControlConnectionState {
             incoming: self.incoming.clone(),
             outgoing: self.outgoing[self.sent..].to_vec(),
             state: self.state,
-            ended: self.ended,
+            read_closed: self.read_closed,
         }
     }
 
     /// What to wait for.
     pub(super) fn interest(&self) -> Interest {
-        let read = !self.ended && self.state != State::Closing && self.incoming.len() <= REQUEST_MAX;
+        let read =
+            !self.read_closed && self.state != ClientState::Closing && self.incoming.len() <= REQUEST_MAX;
         // A request that waits here already wakes no one by coming: room to answer it does.
-        let asks = self.state == State::Idle && self.has_request();
-        Interest::new(read, self.unsent() > 0 || asks)
+        let has_pending_request = self.state == ClientState::Idle && self.has_request();
+        Interest::new(read, self.unsent() > 0 || has_pending_request)
     }
 
     /// Reads what there is, as far as there is room.
@@ -145,11 +155,11 @@ impl Connection {
     /// When the client is gone.
     pub(super) fn read(&mut self) -> io::Result<()> {
         let mut chunk = [0; CHUNK];
-        while !self.ended && self.state != State::Closing && self.incoming.len() <= REQUEST_MAX {
+        while !self.read_closed && self.state != ClientState::Closing && self.incoming.len() <= REQUEST_MAX {
             let begin = self.incoming.len();
             let room = CHUNK.min(REQUEST_MAX + 1 - begin);
             match self.stream.read(&mut chunk[..room]) {
-                Ok(0) => self.ended = true,
+                Ok(0) => self.read_closed = true,
                 Ok(got) => {
                     self.incoming.extend_from_slice(&chunk[..got]);
                     self.find_line(begin);
@@ -171,12 +181,12 @@ impl Connection {
     fn has_request(&self) -> bool {
         self.line_end.is_some()
             || self.incoming.len() > REQUEST_MAX
-            || (self.ended && !self.incoming.is_empty())
+            || (self.read_closed && !self.incoming.is_empty())
     }
 
     /// The next request, if the client may ask and has asked; after a mistake nothing more is read.
-    pub(super) fn next_request(&mut self) -> Option<Result<Request, Error>> {
-        while self.state == State::Idle && self.unsent() == 0 && self.has_request() {
+    pub(super) fn next_request(&mut self) -> Option<Result<ControlRequest, ProtocolError>> {
+        while self.state == ClientState::Idle && self.unsent() == 0 && self.has_request() {
             let read = match self.line_end {
                 Some(end) => {
                     let mut line: Vec<u8> = self.incoming.drain(..=end).collect();
@@ -188,96 +198,96 @@ impl Connection {
                     }
                     protocol::decode_request(&line)
                 }
-                None if self.incoming.len() > REQUEST_MAX => Err(Error::TooLong),
+                None if self.incoming.len() > REQUEST_MAX => Err(ProtocolError::TooLong),
                 None if self.incoming.trim_ascii().is_empty() => {
                     self.incoming.clear();
                     return None;
                 }
-                None => Err(Error::Unended),
+                None => Err(ProtocolError::Unterminated),
             };
             if self.incoming.is_empty() {
                 self.incoming = Vec::new();
             }
-            self.state = if read.is_ok() { State::Asked } else { State::Closing };
+            self.state = if read.is_ok() { ClientState::AwaitingReply } else { ClientState::Closing };
             return Some(read);
         }
         None
     }
 
     /// The client is gone, so that no answer is waited for: what it asked in whole can be taken without a pause.
-    pub(super) fn abandon(&mut self) {
+    pub(super) fn mark_disconnected(&mut self) {
         self.outgoing = Vec::new();
         self.sent = 0;
-        if matches!(self.state, State::Asked | State::Follows { until: Some(_), .. }) {
-            self.state = State::Idle;
+        if matches!(self.state, ClientState::AwaitingReply | ClientState::Following { until: Some(_), .. }) {
+            self.state = ClientState::Idle;
         }
     }
 
     /// Queues a line and sends what the client takes now; gone when it has left too much unread.
-    pub(super) fn send(&mut self, line: &[u8]) -> Presence {
-        if self.unsent() > QUEUE_MAX {
-            return Presence::Gone;
+    pub(super) fn send(&mut self, line: &[u8]) -> PeerState {
+        if self.unsent() > SEND_QUEUE_MAX {
+            return PeerState::Disconnected;
         }
         self.outgoing.extend_from_slice(line);
         self.flush()
     }
 
     /// Tells a client that is told events as many of them as it takes.
-    pub(super) fn feed(&mut self, events: &EventLog) -> Presence {
-        while let State::Follows { mut after, until, mut told } = self.state
+    pub(super) fn send_events(&mut self, events: &EventLog) -> PeerState {
+        while let ClientState::Following { mut after, until, mut sent_count } = self.state
             && self.unsent() == 0
         {
-            let batch = events.portion(after, PORTION);
-            let mut wanted =
-                batch.iter().filter(|event| until.is_none_or(|last| event.seq <= last)).peekable();
-            if wanted.peek().is_none() {
-                let Some(last) = until else { return Presence::Here };
-                let sentence = format!("{told} events, the last is number {last}");
-                let verdict = Reply::Verdict(Verdict::done(sentence).with("last", last));
-                self.state = State::Idle;
-                return self.send(&protocol::encode_reply(&verdict).unwrap_or_default());
+            let batch = events.read_after(after, EVENTS_PER_READ);
+            let mut due =
+                batch.iter().filter(|event| until.is_none_or(|last| event.sequence <= last)).peekable();
+            if due.peek().is_none() {
+                let Some(last) = until else { return PeerState::Connected };
+                let message = format!("{sent_count} events, the last is number {last}");
+                let result = ControlReply::Result(CommandResult::ok(message).with_detail("last", last));
+                self.state = ClientState::Idle;
+                return self.send(&protocol::encode_reply(&result).unwrap_or_default());
             }
-            for event in wanted {
+            for event in due {
                 // One that cannot be written is passed over: it would hold up all that follow.
-                let line = protocol::encode_reply(&Reply::Event(event.clone())).unwrap_or_default();
+                let line = protocol::encode_reply(&ControlReply::Event(event.clone())).unwrap_or_default();
                 self.outgoing.extend_from_slice(&line);
-                (after, told) = (Some(event.seq), told + 1);
+                (after, sent_count) = (Some(event.sequence), sent_count + 1);
                 if self.unsent() >= EVENTS_AHEAD {
                     break;
                 }
             }
-            self.state = State::Follows { after, until, told };
-            if self.flush() == Presence::Gone {
-                return Presence::Gone;
+            self.state = ClientState::Following { after, until, sent_count };
+            if self.flush() == PeerState::Disconnected {
+                return PeerState::Disconnected;
             }
         }
-        Presence::Here
+        PeerState::Connected
     }
 
     /// Sends what the client takes now.
-    pub(super) fn flush(&mut self) -> Presence {
+    pub(super) fn flush(&mut self) -> PeerState {
         while self.unsent() > 0 {
             match self.stream.write(&self.outgoing[self.sent..]) {
                 Ok(sent) => self.sent += sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Presence::Here,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return PeerState::Connected,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Presence::Gone,
+                Err(_) => return PeerState::Disconnected,
             }
         }
         // What a large status took is given back.
         self.outgoing = Vec::new();
         self.sent = 0;
-        Presence::Here
+        PeerState::Connected
     }
 
     /// Whether a whole request waits here.
-    pub(super) fn has_asked_more(&self) -> bool {
+    pub(super) fn has_pending_line(&self) -> bool {
         self.line_end.is_some()
     }
 
     /// Whether it has left too much unread.
-    pub(super) fn is_overrun(&self) -> bool {
-        self.unsent() > QUEUE_MAX
+    pub(super) fn is_over_limit(&self) -> bool {
+        self.unsent() > SEND_QUEUE_MAX
     }
 
     /// Bytes that wait for the client.
@@ -286,17 +296,17 @@ impl Connection {
     }
 
     /// Whether it has all it will get and will ask nothing more.
-    pub(super) fn is_done(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         let finished = match self.state {
-            State::Idle => self.ended && !self.has_request(),
-            State::Closing => true,
-            State::Asked | State::Follows { .. } => false,
+            ClientState::Idle => self.read_closed && !self.has_request(),
+            ClientState::Closing => true,
+            ClientState::AwaitingReply | ClientState::Following { .. } => false,
         };
         finished && self.unsent() == 0
     }
 
     /// Whether no one would miss it: it waits for no answer.
     pub(super) fn is_idle(&self) -> bool {
-        matches!(self.state, State::Idle | State::Closing)
+        matches!(self.state, ClientState::Idle | ClientState::Closing)
     }
 }

@@ -7,21 +7,23 @@ use serde::Deserialize;
 use serde::Serialize;
 
 /// Events that are kept.
-pub const KEPT: usize = 1024;
+pub const EVENTS_CAPACITY: usize = 1024;
 
 /// Kind of the event that stands for those a reader has missed.
-pub const MISSED: &str = "events_missed";
+pub const EVENTS_MISSED: &str = "events_missed";
 
 /// Kind of the event that tells a reader that the numbers began anew.
-pub const RENUMBERED: &str = "events_renumbered";
+pub const EVENTS_RESET: &str = "events_renumbered";
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
+pub struct FleetEvent {
     /// Its number, from 1, given by the log; 0 before.
-    pub seq: u64,
+    #[serde(rename = "seq")]
+    pub sequence: u64,
     /// When, Unix time in milliseconds.
-    pub at_ms: u64,
+    #[serde(rename = "at_ms")]
+    pub timestamp_ms: u64,
     /// What, for programs: `worker_ready`, `reload_done` and such.
     pub kind: Cow<'static, str>,
     /// In which slot.
@@ -37,21 +39,22 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// What, for people.
-    pub text: String,
+    #[serde(rename = "text")]
+    pub message: String,
 }
 
-impl Event {
+impl FleetEvent {
     /// An event that concerns the fleet as a whole, until more is said.
     pub fn new(kind: &'static str, at_ms: u64, text: impl Into<String>) -> Self {
         Self {
-            seq: 0,
-            at_ms,
+            sequence: 0,
+            timestamp_ms: at_ms,
             kind: Cow::Borrowed(kind),
             slot: None,
             pid: None,
             generation: None,
             reason: None,
-            text: text.into(),
+            message: text.into(),
         }
     }
 
@@ -85,17 +88,18 @@ impl Event {
 pub struct EventLog {
     /// Number of the last event ever; 0 when there was none.
     last: u64,
-    kept: VecDeque<Event>,
+    #[serde(rename = "kept")]
+    events: VecDeque<FleetEvent>,
 }
 
 impl EventLog {
     /// Numbers the event and keeps it.
-    pub fn push(&mut self, event: Event) {
+    pub fn push(&mut self, event: FleetEvent) {
         self.last += 1;
-        while self.kept.len() >= KEPT {
-            self.kept.pop_front();
+        while self.events.len() >= EVENTS_CAPACITY {
+            self.events.pop_front();
         }
-        self.kept.push_back(Event { seq: self.last, ..event });
+        self.events.push_back(FleetEvent { sequence: self.last, ..event });
     }
 
     /// Number of the last event ever; 0 when there was none.
@@ -107,26 +111,29 @@ impl EventLog {
     ///
     /// Where some are not kept any more, or `seq` is from before the numbers began anew, the first is an event that
     /// says so.
-    pub fn portion(&self, seq: Option<u64>, most: usize) -> Vec<Event> {
+    pub fn read_after(&self, seq: Option<u64>, most: usize) -> Vec<FleetEvent> {
         let known = seq.unwrap_or_default();
         // So it is with nearly all who ask.
         if known == self.last {
             return Vec::new();
         }
-        let now_ms = self.kept.back().map_or(0, |event| event.at_ms);
-        let first = self.kept.front().map_or(self.last + 1, |event| event.seq);
+        let now_ms = self.events.back().map_or(0, |event| event.timestamp_ms);
+        let first = self.events.front().map_or(self.last + 1, |event| event.sequence);
         let mut events = Vec::new();
         if known > self.last {
             let text = format!("event {known} was another fleet's: this one's last is {}", self.last);
-            events.push(Event { seq: first.saturating_sub(1), ..Event::new(RENUMBERED, now_ms, text) });
+            events.push(FleetEvent {
+                sequence: first.saturating_sub(1),
+                ..FleetEvent::new(EVENTS_RESET, now_ms, text)
+            });
         }
         let known = if known > self.last { 0 } else { known };
         if seq.is_some() && known + 1 < first {
             let text = format!("{} events before {first} are not kept any more", first - known - 1);
-            events.push(Event { seq: first - 1, ..Event::new(MISSED, now_ms, text) });
+            events.push(FleetEvent { sequence: first - 1, ..FleetEvent::new(EVENTS_MISSED, now_ms, text) });
         }
-        let told = usize::try_from(known.saturating_sub(first - 1)).unwrap_or(usize::MAX);
-        events.extend(self.kept.iter().skip(told).take(most).cloned());
+        let already_read = usize::try_from(known.saturating_sub(first - 1)).unwrap_or(usize::MAX);
+        events.extend(self.events.iter().skip(already_read).take(most).cloned());
         events
     }
 }
@@ -138,56 +145,62 @@ mod tests {
     fn filled(count: u64) -> EventLog {
         let mut log = EventLog::default();
         for at_ms in 1..=count {
-            log.push(Event::new("tick", at_ms, "it ticked"));
+            log.push(FleetEvent::new("tick", at_ms, "it ticked"));
             assert_eq!(log.last(), at_ms);
         }
         log
     }
 
-    fn seqs(events: &[Event]) -> Vec<u64> {
-        events.iter().map(|event| event.seq).collect()
+    fn seqs(events: &[FleetEvent]) -> Vec<u64> {
+        events.iter().map(|event| event.sequence).collect()
     }
 
     #[test]
     fn numbers_go_on_and_only_the_last_are_kept() {
-        let log = filled(KEPT as u64 + 10);
+        let log = filled(EVENTS_CAPACITY as u64 + 10);
         assert_eq!(log.last(), 1034);
-        let all = log.portion(None, usize::MAX);
-        assert_eq!((all.len(), all[0].seq, all[KEPT - 1].seq), (KEPT, 11, 1034));
-        assert_eq!(seqs(&log.portion(Some(1032), usize::MAX)), [1033, 1034]);
-        assert_eq!(seqs(&log.portion(Some(900), 3)), [901, 902, 903]);
-        assert!(log.portion(Some(1034), usize::MAX).is_empty());
+        let all = log.read_after(None, usize::MAX);
+        assert_eq!(
+            (all.len(), all[0].sequence, all[EVENTS_CAPACITY - 1].sequence),
+            (EVENTS_CAPACITY, 11, 1034)
+        );
+        assert_eq!(seqs(&log.read_after(Some(1032), usize::MAX)), [1033, 1034]);
+        assert_eq!(seqs(&log.read_after(Some(900), 3)), [901, 902, 903]);
+        assert!(log.read_after(Some(1034), usize::MAX).is_empty());
     }
 
     #[test]
-    fn a_reader_is_told_what_it_missed() {
-        let log = filled(KEPT as u64 + 10);
+    fn a_reader_learns_what_it_missed() {
+        let log = filled(EVENTS_CAPACITY as u64 + 10);
         assert!(
-            log.portion(Some(10), usize::MAX).iter().all(|event| event.kind == "tick"),
+            log.read_after(Some(10), usize::MAX).iter().all(|event| event.kind == "tick"),
             "nothing was missed"
         );
-        let events = log.portion(Some(4), usize::MAX);
-        assert_eq!((events.len(), events[0].seq, events[0].at_ms), (KEPT + 1, 10, 1034));
-        assert_eq!(events[0].kind, MISSED);
-        assert_eq!(events[0].text, "6 events before 11 are not kept any more");
+        let events = log.read_after(Some(4), usize::MAX);
+        assert_eq!(
+            (events.len(), events[0].sequence, events[0].timestamp_ms),
+            (EVENTS_CAPACITY + 1, 10, 1034)
+        );
+        assert_eq!(events[0].kind, EVENTS_MISSED);
+        assert_eq!(events[0].message, "6 events before 11 are not kept any more");
     }
 
     #[test]
     fn a_number_of_another_fleet_is_noticed() {
-        let events = filled(3).portion(Some(500), usize::MAX);
-        assert_eq!((events[0].kind.as_ref(), events.len()), (RENUMBERED, 4));
+        let events = filled(3).read_after(Some(500), usize::MAX);
+        assert_eq!((events[0].kind.as_ref(), events.len()), (EVENTS_RESET, 4));
         assert_eq!(seqs(&events), [0, 1, 2, 3]);
-        assert_eq!(EventLog::default().portion(Some(1), usize::MAX).len(), 1);
-        assert!(EventLog::default().portion(None, usize::MAX).is_empty());
+        assert_eq!(EventLog::default().read_after(Some(1), usize::MAX).len(), 1);
+        assert!(EventLog::default().read_after(None, usize::MAX).is_empty());
     }
 
     #[test]
     fn it_survives_being_written_down() {
-        let log = filled(KEPT as u64 + 1);
+        let log = filled(EVENTS_CAPACITY as u64 + 1);
         let text = serde_json::to_string(&log).unwrap();
         let mut read: EventLog = serde_json::from_str(&text).unwrap();
         assert_eq!(read, log);
-        read.push(Event::new("next", 0, ""));
+        read.push(FleetEvent::new("next", 0, ""));
         assert_eq!(read.last(), log.last() + 1);
     }
 }

@@ -16,9 +16,9 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// Name of the socket in the fleet's run folder.
-const SOCKET: &str = "control.sock";
+const SOCKET_NAME: &str = "control.sock";
 
 /// Where the fleet with this run folder is asked.
-pub fn socket(run_dir: &Path) -> PathBuf {
-    run_dir.join(SOCKET)
+pub fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join(SOCKET_NAME)
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Map;
 use serde_json::Value;
 
-use crate::control::events::Event;
+use crate::control::events::FleetEvent;
 
 /// Version of the protocol. It changes when an old client would misunderstand, not when a field is added to a reply.
 pub const VERSION: u32 = 1;
@@ -31,7 +31,7 @@ const QUOTE_MAX: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "lowercase", deny_unknown_fields)]
 #[non_exhaustive]
-pub enum Request {
+pub enum ControlRequest {
     /// How it is.
     Status,
     /// Read the configuration again and replace the workers, slot by slot.
@@ -89,9 +89,9 @@ fn yes() -> bool {
     true
 }
 
-impl Request {
+impl ControlRequest {
     /// Its name, as typed and sent.
-    pub fn verb(&self) -> &'static str {
+    pub fn command(&self) -> &'static str {
         match self {
             Self::Status => "status",
             Self::Reload { .. } => "reload",
@@ -108,68 +108,73 @@ impl Request {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
-pub enum Reply {
+pub enum ControlReply {
     /// How far it is.
-    Progress(Progress),
+    Progress(CommandProgress),
     /// Something that happened.
-    Event(Event),
+    Event(FleetEvent),
     /// How the fleet is: a document with a version of its own. Final.
     Status(Value),
     /// How the request ended. Final.
-    Verdict(Verdict),
+    #[serde(rename = "verdict")]
+    Result(CommandResult),
 }
 
-impl Reply {
+impl ControlReply {
     /// Whether nothing more follows for the same request.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Status(_) | Self::Verdict(_))
+        matches!(self, Self::Status(_) | Self::Result(_))
     }
 }
 
 /// How far a request is on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
+pub struct CommandProgress {
     /// Steps that are done.
-    pub done: usize,
+    #[serde(rename = "done")]
+    pub completed: usize,
     /// Steps in all.
     pub total: usize,
     /// What was done last, or is being done.
-    pub text: String,
+    #[serde(rename = "text")]
+    pub message: String,
 }
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
+pub struct CommandResult {
     /// Whether it was done as asked.
     pub ok: bool,
     /// Exit code for the command that asked; 0 exactly when `ok`.
-    pub code: u8,
+    #[serde(rename = "code")]
+    pub exit_code: u8,
     /// What to tell the operator.
-    pub sentence: String,
+    #[serde(rename = "sentence")]
+    pub message: String,
     /// The same for programs, by name.
     #[serde(default)]
     pub details: Map<String, Value>,
 }
 
-impl Verdict {
+impl CommandResult {
     /// It was done.
-    pub fn done(sentence: impl Into<String>) -> Self {
-        Self { ok: true, code: 0, sentence: sentence.into(), details: Map::new() }
+    pub fn ok(message: impl Into<String>) -> Self {
+        Self { ok: true, exit_code: 0, message: message.into(), details: Map::new() }
     }
 
     /// It was tried, or could not be: exit code 1.
-    pub fn failed(sentence: impl Into<String>) -> Self {
-        Self { ok: false, code: 1, sentence: sentence.into(), details: Map::new() }
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { ok: false, exit_code: 1, message: message.into(), details: Map::new() }
     }
 
     /// It was asked wrongly, and nothing was done: exit code 64.
-    pub fn refused(sentence: impl Into<String>) -> Self {
-        Self { ok: false, code: 64, sentence: sentence.into(), details: Map::new() }
+    pub fn rejected(message: impl Into<String>) -> Self {
+        Self { ok: false, exit_code: 64, message: message.into(), details: Map::new() }
     }
 
     /// With a detail for programs.
     #[must_use]
-    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+    pub fn with_detail(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), value.into());
         self
     }
@@ -178,7 +183,7 @@ impl Verdict {
 /// Why a line was not understood.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Error {
+pub enum ProtocolError {
     /// Not a JSON object.
     #[error("not a JSON object on one line: {reason}")]
     Json {
@@ -208,36 +213,38 @@ pub enum Error {
     TooLong,
     /// The client ended in the middle of it.
     #[error("the last request does not end with a newline")]
-    Unended,
+    Unterminated,
 }
 
 /// A request as a line, its newline included.
 ///
 /// # Errors
 /// When a path is no Unicode.
-pub fn encode_request(request: &Request) -> Result<Vec<u8>, Error> {
-    encode(request).map_err(|reason| Error::Request { reason })
+pub fn encode_request(request: &ControlRequest) -> Result<Vec<u8>, ProtocolError> {
+    encode(request).map_err(|reason| ProtocolError::Request { reason })
 }
 
 /// A reply as a line, its newline included.
 ///
 /// # Errors
 /// When a status cannot be JSON.
-pub fn encode_reply(reply: &Reply) -> Result<Vec<u8>, Error> {
-    encode(reply).map_err(|reason| Error::Reply { reason })
+pub fn encode_reply(reply: &ControlReply) -> Result<Vec<u8>, ProtocolError> {
+    encode(reply).map_err(|reason| ProtocolError::Reply { reason })
 }
 
 /// Reads a line as a request.
 ///
 /// # Errors
 /// When it is anything else, be it by one unknown field.
-pub fn decode_request(line: &[u8]) -> Result<Request, Error> {
+pub fn decode_request(line: &[u8]) -> Result<ControlRequest, ProtocolError> {
     let fields = decode(line)?;
     let alone = fields.len() == 1;
-    let request = serde_json::from_value(Value::Object(fields)).map_err(|error| refused(&error))?;
+    let request = serde_json::from_value(Value::Object(fields)).map_err(|error| invalid_request(&error))?;
     // serde looks at no fields where there are none to read.
     match request {
-        Request::Status if !alone => Err(Error::Request { reason: "status has no fields".into() }),
+        ControlRequest::Status if !alone => {
+            Err(ProtocolError::Request { reason: "status has no fields".into() })
+        }
         request => Ok(request),
     }
 }
@@ -246,38 +253,38 @@ pub fn decode_request(line: &[u8]) -> Result<Request, Error> {
 ///
 /// # Errors
 /// When it is anything else.
-pub fn decode_reply(line: &[u8]) -> Result<Reply, Error> {
+pub fn decode_reply(line: &[u8]) -> Result<ControlReply, ProtocolError> {
     let fields = decode(line)?;
     serde_json::from_value(Value::Object(fields))
-        .map_err(|error| Error::Reply { reason: quote(&error.to_string()) })
+        .map_err(|error| ProtocolError::Reply { reason: quote(&error.to_string()) })
 }
 
-fn refused(error: &serde_json::Error) -> Error {
-    Error::Request { reason: quote(&error.to_string()) }
+fn invalid_request(error: &serde_json::Error) -> ProtocolError {
+    ProtocolError::Request { reason: quote(&error.to_string()) }
 }
 
 #[derive(Serialize)]
-struct Frame<'a, T> {
+struct Envelope<'a, T> {
     version: u32,
     #[serde(flatten)]
     content: &'a T,
 }
 
 fn encode(content: &impl Serialize) -> Result<Vec<u8>, String> {
-    let frame = Frame { version: VERSION, content };
+    let frame = Envelope { version: VERSION, content };
     let mut line = serde_json::to_vec(&frame).map_err(|error| error.to_string())?;
     line.push(b'\n');
     Ok(line)
 }
 
 /// The fields of a line, its version checked and taken out.
-fn decode(line: &[u8]) -> Result<Map<String, Value>, Error> {
+fn decode(line: &[u8]) -> Result<Map<String, Value>, ProtocolError> {
     let parsed: Result<Map<String, Value>, _> = serde_json::from_slice(line);
-    let mut fields = parsed.map_err(|error| Error::Json { reason: quote(&error.to_string()) })?;
+    let mut fields = parsed.map_err(|error| ProtocolError::Json { reason: quote(&error.to_string()) })?;
     match fields.remove("version") {
         Some(version) if version == VERSION => Ok(fields),
-        Some(other) => Err(Error::Version { given: quote(&other.to_string()) }),
-        None => Err(Error::Version { given: "nothing".into() }),
+        Some(other) => Err(ProtocolError::Version { given: quote(&other.to_string()) }),
+        None => Err(ProtocolError::Version { given: "nothing".into() }),
     }
 }
 
@@ -300,20 +307,20 @@ mod tests {
     #[test]
     fn requests_come_back_as_they_were() {
         let requests = [
-            Request::Status,
-            Request::Reload { wait: true },
-            Request::Upgrade { binary: Some("/opt/next".into()), wait: false },
-            Request::Upgrade { binary: None, wait: true },
-            Request::Scale { workers: 8, wait: true },
-            Request::Restart { slot: 0, wait: false },
-            Request::Stop { now: true, wait: true },
-            Request::Events { after: Some(7), follow: true },
+            ControlRequest::Status,
+            ControlRequest::Reload { wait: true },
+            ControlRequest::Upgrade { binary: Some("/opt/next".into()), wait: false },
+            ControlRequest::Upgrade { binary: None, wait: true },
+            ControlRequest::Scale { workers: 8, wait: true },
+            ControlRequest::Restart { slot: 0, wait: false },
+            ControlRequest::Stop { now: true, wait: true },
+            ControlRequest::Events { after: Some(7), follow: true },
         ];
         for request in requests {
             let line = encode_request(&request).unwrap();
             assert!(line.ends_with(b"}\n") && line.iter().filter(|byte| **byte == b'\n').count() == 1);
             assert_eq!(decode_request(&line).unwrap(), request);
-            let verb = format!("{{\"version\":1,\"verb\":\"{}\"", request.verb());
+            let verb = format!("{{\"version\":1,\"verb\":\"{}\"", request.command());
             assert!(String::from_utf8(line).unwrap().starts_with(&verb), "{verb}");
         }
     }
@@ -321,13 +328,16 @@ mod tests {
     #[test]
     fn what_is_left_out_has_a_default() {
         let short = |line: &str| decode_request(line.as_bytes()).unwrap();
-        assert_eq!(short(r#"{"version":1,"verb":"reload"}"#), Request::Reload { wait: true });
-        assert_eq!(short(r#"{"verb":"stop","version":1}"#), Request::Stop { now: false, wait: true });
-        assert_eq!(short(r#"{"version":1,"verb":"events"}"#), Request::Events { after: None, follow: false });
+        assert_eq!(short(r#"{"version":1,"verb":"reload"}"#), ControlRequest::Reload { wait: true });
+        assert_eq!(short(r#"{"verb":"stop","version":1}"#), ControlRequest::Stop { now: false, wait: true });
+        assert_eq!(
+            short(r#"{"version":1,"verb":"events"}"#),
+            ControlRequest::Events { after: None, follow: false }
+        );
     }
 
     #[test]
-    fn a_request_is_read_strictly_and_the_reason_told() {
+    fn a_request_is_parsed_strictly_and_the_reason_reported() {
         let cases = [
             ("", "not a JSON object"),
             ("reload", "not a JSON object"),
@@ -352,19 +362,23 @@ mod tests {
 
     #[test]
     fn replies_come_back_as_they_were_and_may_have_grown() {
-        let event = Event::new("worker_ready", 1000, "worker 42 serves slot 3").slot(3).pid(42);
+        let event = FleetEvent::new("worker_ready", 1000, "worker 42 serves slot 3").slot(3).pid(42);
         let replies = [
-            Reply::Progress(Progress { done: 1, total: 2, text: "slot 0 serves".into() }),
-            Reply::Event(event),
-            Reply::Status(serde_json::json!({"schema": 1, "slots": []})),
-            Reply::Verdict(Verdict::failed("no").with("slot", 3)),
+            ControlReply::Progress(CommandProgress {
+                completed: 1,
+                total: 2,
+                message: "slot 0 serves".into(),
+            }),
+            ControlReply::Event(event),
+            ControlReply::Status(serde_json::json!({"schema": 1, "slots": []})),
+            ControlReply::Result(CommandResult::failed("no").with_detail("slot", 3)),
         ];
         for reply in replies {
             let line = encode_reply(&reply).unwrap();
             assert_eq!(decode_reply(&line).unwrap(), reply);
         }
         let grown = r#"{"version":1,"verdict":{"ok":true,"code":0,"sentence":"fine","mood":"good"}}"#;
-        assert_eq!(decode_reply(grown.as_bytes()).unwrap(), Reply::Verdict(Verdict::done("fine")));
-        assert!(matches!(decode_reply(b"{\"version\":1,\"song\":1}"), Err(Error::Reply { .. })));
+        assert_eq!(decode_reply(grown.as_bytes()).unwrap(), ControlReply::Result(CommandResult::ok("fine")));
+        assert!(matches!(decode_reply(b"{\"version\":1,\"song\":1}"), Err(ProtocolError::Reply { .. })));
     }
 }

@@ -22,21 +22,21 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::control::connection::Connection;
-use crate::control::connection::Kept;
-use crate::control::connection::Presence;
-use crate::control::connection::State;
-use crate::control::events::Event;
+use crate::control::connection::ClientState;
+use crate::control::connection::ControlConnection;
+use crate::control::connection::ControlConnectionState;
+use crate::control::connection::PeerState;
 use crate::control::events::EventLog;
+use crate::control::events::FleetEvent;
 use crate::control::protocol;
-use crate::control::protocol::Reply;
-use crate::control::protocol::Request;
-use crate::control::protocol::Verdict;
+use crate::control::protocol::CommandResult;
+use crate::control::protocol::ControlReply;
+use crate::control::protocol::ControlRequest;
 use crate::sys::fd;
 use crate::sys::fd::Interest;
-use crate::sys::fd::Ready;
+use crate::sys::fd::Readiness;
 use crate::sys::path;
-use crate::sys::path::Identity;
+use crate::sys::path::FileId;
 use crate::sys::time;
 use crate::sys::unix;
 
@@ -54,19 +54,20 @@ pub struct ClientId(u64);
 ///
 /// The descriptors keep their numbers; see [`Server::keep_on_exec`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parts {
+pub struct ControlServerState {
     listener: RawFd,
     #[serde(with = "path::text")]
     path: PathBuf,
-    file: Identity,
+    file: FileId,
     turn: u64,
-    next: u64,
-    clients: Vec<(ClientId, RawFd, Kept)>,
+    #[serde(rename = "next")]
+    next_id: u64,
+    clients: Vec<(ClientId, RawFd, ControlConnectionState)>,
     #[serde(default)]
     events: EventLog,
 }
 
-impl Parts {
+impl ControlServerState {
     /// The folder it lies in.
     pub fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new("."))
@@ -75,22 +76,22 @@ impl Parts {
 
 /// The control socket and its clients.
 #[derive(Debug)]
-pub struct Server {
+pub struct ControlServer {
     listener: UnixListener,
     path: PathBuf,
     /// Which file the socket's is.
-    file: Identity,
-    clients: BTreeMap<ClientId, Connection>,
-    next: u64,
+    file: FileId,
+    clients: BTreeMap<ClientId, ControlConnection>,
+    next_id: u64,
     /// Counts calls of `poll`.
     turn: u64,
     /// What happened: one log for all clients, each of which has its place in it.
     events: EventLog,
     /// No descriptor was left for a client: who waits is not looked at before something else wakes the loop.
-    exhausted: bool,
+    fds_exhausted: bool,
 }
 
-impl Server {
+impl ControlServer {
     /// Opens the socket, in place of one that a killed fleet left.
     ///
     /// The caller holds the lock of the folder, so no living fleet can own the file.
@@ -108,20 +109,30 @@ impl Server {
             Err(error) => return Err(error),
         }
         let listener = unix::listen_private(path)?;
-        let file = Identity::at(path)?;
+        let file = FileId::from_entry(path)?;
         let (clients, events) = (BTreeMap::new(), EventLog::default());
-        Ok(Self { listener, path: path.into(), file, clients, next: 1, turn: 0, events, exhausted: false })
+        Ok(Self {
+            listener,
+            path: path.into(),
+            file,
+            clients,
+            next_id: 1,
+            turn: 0,
+            events,
+            fds_exhausted: false,
+        })
     }
 
     /// What to go on with after an exec. This server must not be dropped after another went on with it.
-    pub fn parts(&self) -> Parts {
-        let part = |(id, client): (&ClientId, &Connection)| (*id, client.stream.as_raw_fd(), client.kept());
-        Parts {
+    pub fn save(&self) -> ControlServerState {
+        let part =
+            |(id, client): (&ClientId, &ControlConnection)| (*id, client.stream.as_raw_fd(), client.save());
+        ControlServerState {
             listener: self.listener.as_raw_fd(),
             path: self.path.clone(),
             file: self.file,
             turn: self.turn,
-            next: self.next,
+            next_id: self.next_id,
             clients: self.clients.iter().map(part).collect(),
             events: self.events.clone(),
         }
@@ -131,46 +142,46 @@ impl Server {
     ///
     /// # Errors
     /// When the listener is not open; a client that is not is only left out.
-    pub fn resume(parts: Parts) -> io::Result<Self> {
-        let Parts { listener, path, file, turn, next, clients, events } = parts;
-        let listener = UnixListener::from(unix::adopt(listener)?);
+    pub fn restore(parts: ControlServerState) -> io::Result<Self> {
+        let ControlServerState { listener, path, file, turn, next_id: next, clients, events } = parts;
+        let listener = UnixListener::from(unix::adopt_fd(listener)?);
         let resumed = |(id, number, kept)| {
-            let stream = UnixStream::from(unix::adopt(number).ok()?);
-            Some((id, Connection::resume(stream, turn, kept)))
+            let stream = UnixStream::from(unix::adopt_fd(number).ok()?);
+            Some((id, ControlConnection::restore(stream, turn, kept)))
         };
         let clients = clients.into_iter().filter_map(resumed).collect();
-        Ok(Self { listener, path, file, clients, next, turn, events, exhausted: false })
+        Ok(Self { listener, path, file, clients, next_id: next, turn, events, fds_exhausted: false })
     }
 
     /// Decides whether every descriptor of the server stays open across an exec.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn keep_on_exec(&self, keep: bool) -> io::Result<()> {
-        unix::keep_on_exec(&self.listener, keep)?;
-        self.clients.values().try_for_each(|client| unix::keep_on_exec(&client.stream, keep))
+    pub fn set_inheritable(&self, keep: bool) -> io::Result<()> {
+        unix::set_inheritable(&self.listener, keep)?;
+        self.clients.values().try_for_each(|client| unix::set_inheritable(&client.stream, keep))
     }
 
     /// What the loop waits for; call [`Server::poll`] when any of it is ready.
-    pub fn watched(&self) -> Vec<(BorrowedFd<'_>, Interest)> {
-        let door = if self.exhausted { Interest::Nothing } else { Interest::Read };
+    pub fn poll_fds(&self) -> Vec<(BorrowedFd<'_>, Interest)> {
+        let listener_interest = if self.fds_exhausted { Interest::Nothing } else { Interest::Read };
         let clients = self.clients.values().map(|client| (client.stream.as_fd(), client.interest()));
-        std::iter::once((self.listener.as_fd(), door)).chain(clients).collect()
+        std::iter::once((self.listener.as_fd(), listener_interest)).chain(clients).collect()
     }
 
     /// Looks whether the socket's file is there, and opens it anew if it is not; its clients stay. True when it was.
     ///
     /// # Errors
     /// When something else is in its place, which is left alone, or a new file cannot be made.
-    pub fn keep(&mut self) -> io::Result<bool> {
-        match Identity::at(&self.path) {
+    pub fn restore_socket_file(&mut self) -> io::Result<bool> {
+        match FileId::from_entry(&self.path) {
             Ok(file) if file == self.file => return Ok(false),
             Ok(_) => return Err(io::Error::other("something else is in its place: remove it")),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Err(_) => {}
         }
         let listener = unix::listen_private(&self.path)?;
-        self.file = Identity::at(&self.path)?;
+        self.file = FileId::from_entry(&self.path)?;
         self.listener = listener;
         Ok(true)
     }
@@ -181,80 +192,85 @@ impl Server {
     }
 
     /// How many clients there are.
-    pub fn clients(&self) -> usize {
+    pub fn client_count(&self) -> usize {
         self.clients.len()
     }
 
     /// Whether the client has not left.
-    pub fn knows(&self, id: ClientId) -> bool {
+    pub fn is_connected(&self, id: ClientId) -> bool {
         self.clients.contains_key(&id)
     }
 
     /// Takes what has come, sends what can be sent, and returns what was asked; it never waits.
     ///
     /// Each request is to be answered with one final reply, sooner or later; its client asks nothing more until then.
-    pub fn poll(&mut self) -> Vec<(ClientId, Request)> {
+    pub fn poll(&mut self) -> Vec<(ClientId, ControlRequest)> {
         self.turn += 1;
-        let Ok(ready) = fd::wait(&self.watched(), Some(Duration::ZERO)) else { return Vec::new() };
+        let Ok(ready) = fd::poll(&self.poll_fds(), Some(Duration::ZERO)) else { return Vec::new() };
         let ids: Vec<ClientId> = self.clients.keys().copied().collect();
-        let mut asked = Vec::new();
+        let mut requests = Vec::new();
         for (id, ready) in ids.into_iter().zip(&ready[1..]).filter(|(_, ready)| ready.any()) {
-            if self.serve(id, *ready, &mut asked) == Presence::Gone {
+            if self.serve_client(id, *ready, &mut requests) == PeerState::Disconnected {
                 self.clients.remove(&id);
             }
         }
-        if ready[0].any() || self.exhausted {
-            self.accept();
+        if ready[0].any() || self.fds_exhausted {
+            self.accept_clients();
         }
-        self.feed();
-        asked
+        self.send_new_events();
+        requests
     }
 
-    fn serve(&mut self, id: ClientId, ready: Ready, asked: &mut Vec<(ClientId, Request)>) -> Presence {
-        let Some(client) = self.clients.get_mut(&id) else { return Presence::Gone };
+    fn serve_client(
+        &mut self,
+        id: ClientId,
+        ready: Readiness,
+        requests: &mut Vec<(ClientId, ControlRequest)>,
+    ) -> PeerState {
+        let Some(client) = self.clients.get_mut(&id) else { return PeerState::Disconnected };
         let broken = ready.read && client.read().is_err();
-        let gone = broken || ready.gone || (ready.write && client.flush() == Presence::Gone);
+        let gone = broken || ready.gone || (ready.write && client.flush() == PeerState::Disconnected);
         loop {
             if gone {
-                client.abandon();
+                client.mark_disconnected();
             }
             match client.next_request() {
                 Some(Ok(request)) => {
-                    client.heard = self.turn;
-                    asked.push((id, request));
+                    client.last_request_turn = self.turn;
+                    requests.push((id, request));
                 }
-                Some(Err(error)) if !gone => return self.refuse(id, &error),
+                Some(Err(error)) if !gone => return self.reject(id, &error),
                 Some(Err(_)) | None => break,
             }
         }
-        if gone || client.is_done() { Presence::Gone } else { Presence::Here }
+        if gone || client.is_finished() { PeerState::Disconnected } else { PeerState::Connected }
     }
 
     /// Answers what was no request; the client is closed when it has the answer.
-    fn refuse(&mut self, id: ClientId, error: &protocol::Error) -> Presence {
-        let Some(client) = self.clients.get_mut(&id) else { return Presence::Gone };
-        let verdict = Reply::Verdict(Verdict::refused(error.to_string()));
-        let line = protocol::encode_reply(&verdict).unwrap_or_default();
+    fn reject(&mut self, id: ClientId, error: &protocol::ProtocolError) -> PeerState {
+        let Some(client) = self.clients.get_mut(&id) else { return PeerState::Disconnected };
+        let result = ControlReply::Result(CommandResult::rejected(error.to_string()));
+        let line = protocol::encode_reply(&result).unwrap_or_default();
         match client.send(&line) {
-            Presence::Here if client.is_done() => Presence::Gone,
+            PeerState::Connected if client.is_finished() => PeerState::Disconnected,
             other => other,
         }
     }
 
-    fn accept(&mut self) {
-        self.exhausted = false;
+    fn accept_clients(&mut self) {
+        self.fds_exhausted = false;
         for _ in 0..ACCEPTS_MAX {
             // The one who has left makes room; no one has to go for a newcomer before that was seen.
-            if self.clients.len() >= CLIENTS_MAX && self.somebody_stirs() {
+            if self.clients.len() >= CLIENTS_MAX && self.has_pending() {
                 return;
             }
             match self.listener.accept() {
-                Ok((stream, _)) => self.admit(stream),
+                Ok((stream, _)) => self.accept_client(stream),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if passes(&error) => {}
+                Err(error) if is_transient_accept_error(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a client of the control socket: {error}");
-                    self.exhausted = !self.drop_idle();
+                    self.fds_exhausted = !self.evict_idle();
                     return;
                 }
             }
@@ -262,94 +278,94 @@ impl Server {
     }
 
     /// Whether any client has something for the next turn, be it its end.
-    fn somebody_stirs(&self) -> bool {
-        let ready = fd::wait(&self.watched(), Some(Duration::ZERO)).unwrap_or_default();
+    fn has_pending(&self) -> bool {
+        let ready = fd::poll(&self.poll_fds(), Some(Duration::ZERO)).unwrap_or_default();
         ready.iter().skip(1).any(|ready| ready.any())
     }
 
     /// Lets a client in if it may come in and there is room.
-    fn admit(&mut self, stream: UnixStream) {
+    fn accept_client(&mut self, stream: UnixStream) {
         let own = unix::own_user();
-        let turned_away = match unix::peer(&stream) {
+        let turned_away = match unix::peer_credentials(&stream) {
             Ok(peer) if peer.uid != 0 && peer.uid != own => {
                 tracing::warn!(uid = peer.uid, pid = peer.pid, "refused a client of the control socket");
                 Some(format!("only root and the user with id {own} may ask this fleet, not {}", peer.uid))
             }
-            Ok(_) if self.clients.len() >= CLIENTS_MAX && !self.drop_idle() => {
+            Ok(_) if self.clients.len() >= CLIENTS_MAX && !self.evict_idle() => {
                 Some(format!("{CLIENTS_MAX} clients wait for answers already"))
             }
             Ok(_) => stream.set_nonblocking(true).err().map(|error| error.to_string()),
             Err(error) => Some(format!("the kernel does not say who asks: {error}")),
         };
         match turned_away {
-            Some(sentence) => turn_away(stream, sentence),
+            Some(message) => reject_connection(stream, message),
             None => {
-                self.clients.insert(ClientId(self.next), Connection::new(stream, self.turn));
-                self.next += 1;
+                self.clients.insert(ClientId(self.next_id), ControlConnection::new(stream, self.turn));
+                self.next_id += 1;
             }
         }
     }
 
     /// Drops the client that has waited longest without asking; false when every one waits for an answer.
-    fn drop_idle(&mut self) -> bool {
+    fn evict_idle(&mut self) -> bool {
         let idle = self.clients.iter().filter(|(_, client)| client.is_idle());
-        let oldest = idle.min_by_key(|(id, client)| (client.heard, **id)).map(|(id, _)| *id);
+        let oldest = idle.min_by_key(|(id, client)| (client.last_request_turn, **id)).map(|(id, _)| *id);
         oldest.is_some_and(|id| self.clients.remove(&id).is_some())
     }
 
     /// Answers a client, which may have left; a final reply lets it ask again.
-    pub fn reply(&mut self, id: ClientId, reply: &Reply) {
+    pub fn reply(&mut self, id: ClientId, reply: &ControlReply) {
         let line = protocol::encode_reply(reply).unwrap_or_else(|error| {
-            let verdict = Verdict::failed(format!("the answer cannot be sent: {error}"));
-            protocol::encode_reply(&Reply::Verdict(verdict)).unwrap_or_default()
+            let result = CommandResult::failed(format!("the answer cannot be sent: {error}"));
+            protocol::encode_reply(&ControlReply::Result(result)).unwrap_or_default()
         });
         let Some(client) = self.clients.get_mut(&id) else { return };
-        if reply.is_final() && client.state == State::Asked {
-            client.state = State::Idle;
+        if reply.is_final() && client.state == ClientState::AwaitingReply {
+            client.state = ClientState::Idle;
         }
-        let gone = client.send(&line) == Presence::Gone;
-        if gone && client.has_asked_more() && !client.is_overrun() {
+        let gone = client.send(&line) == PeerState::Disconnected;
+        if gone && client.has_pending_line() && !client.is_over_limit() {
             // One that left may have asked more before: the next turn takes that, and then lets it go.
-            client.abandon();
-        } else if gone || client.is_done() {
+            client.mark_disconnected();
+        } else if gone || client.is_finished() {
             self.clients.remove(&id);
         }
     }
 
     /// Tells the client the events later than number `after`, and with `follow` whatever is published, until it leaves.
-    pub fn tell_events(&mut self, id: ClientId, after: Option<u64>, follow: bool) {
+    pub fn start_events(&mut self, id: ClientId, after: Option<u64>, follow: bool) {
         let until = (!follow).then(|| self.events.last());
         if let Some(client) = self.clients.get_mut(&id) {
-            client.state = State::Follows { after, until, told: 0 };
+            client.state = ClientState::Following { after, until, sent_count: 0 };
         }
-        self.feed();
+        self.send_new_events();
     }
 
     /// Keeps an event under a number, and tells it to all who follow.
-    pub fn publish(&mut self, event: Event) {
+    pub fn publish(&mut self, event: FleetEvent) {
         self.events.push(event);
-        self.feed();
+        self.send_new_events();
     }
 
     /// Tells all who are told events what is new to them, as far as they read.
-    fn feed(&mut self) {
+    fn send_new_events(&mut self) {
         let events = &self.events;
         self.clients.retain(|_, client| {
-            let gone = client.feed(events) == Presence::Gone;
-            if gone && client.has_asked_more() {
+            let gone = client.send_events(events) == PeerState::Disconnected;
+            if gone && client.has_pending_line() {
                 // The next turn takes that, and then lets it go.
-                client.abandon();
+                client.mark_disconnected();
                 return true;
             }
-            !gone && !client.is_done()
+            !gone && !client.is_finished()
         });
     }
 
     /// Closes a client as soon as it has what is queued for it.
-    pub fn end(&mut self, id: ClientId) {
+    pub fn close_client(&mut self, id: ClientId) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        client.state = State::Closing;
-        if client.flush() == Presence::Gone || client.is_done() {
+        client.state = ClientState::Closing;
+        if client.flush() == PeerState::Disconnected || client.is_finished() {
             self.clients.remove(&id);
         }
     }
@@ -358,36 +374,37 @@ impl Server {
     pub fn finish(mut self, patience: Duration) {
         let until = time::monotonic() + patience;
         loop {
-            self.clients.retain(|_, client| client.flush() == Presence::Here && client.unsent() > 0);
+            self.clients.retain(|_, client| client.flush() == PeerState::Connected && client.unsent() > 0);
             let left = until.saturating_sub(time::monotonic());
             if self.clients.is_empty() || left.is_zero() {
                 return;
             }
             let fds: Vec<_> =
                 self.clients.values().map(|client| (client.stream.as_fd(), Interest::Write)).collect();
-            if fd::wait(&fds, Some(left)).is_err() {
+            if fd::poll(&fds, Some(left)).is_err() {
                 return;
             }
         }
     }
 }
 
-impl Drop for Server {
+impl Drop for ControlServer {
     fn drop(&mut self) {
         // A successor may have put its own in the place.
-        if Identity::at(&self.path).is_ok_and(|file| file == self.file) {
+        if FileId::from_entry(&self.path).is_ok_and(|file| file == self.file) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
 /// Whether the next connection may well be accepted though this one was not.
-fn passes(error: &io::Error) -> bool {
+fn is_transient_accept_error(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted)
 }
 
 /// Says why, as far as the socket takes it at once, and closes.
-fn turn_away(mut stream: UnixStream, sentence: String) {
-    let line = protocol::encode_reply(&Reply::Verdict(Verdict::failed(sentence))).unwrap_or_default();
+fn reject_connection(mut stream: UnixStream, message: String) {
+    let line =
+        protocol::encode_reply(&ControlReply::Result(CommandResult::failed(message))).unwrap_or_default();
     let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(&line));
 }

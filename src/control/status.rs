@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::scoreboard::Reason;
-use crate::scoreboard::cell::WorkerState;
+use crate::scoreboard::ExitReason;
+use crate::scoreboard::cell::CellState;
 use crate::scoreboard::row::SlotState;
 
 /// Version of these fields.
@@ -18,7 +18,7 @@ pub const VERSION: u32 = 1;
 
 /// The whole fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Status {
+pub struct InstanceStatus {
     /// [`VERSION`].
     pub version: u32,
     /// The supervisor's process; it stays the same over upgrades.
@@ -32,29 +32,29 @@ pub struct Status {
     /// Seconds since then.
     pub uptime_s: u64,
     /// Where the fleet stands.
-    pub state: FleetState,
+    pub state: InstanceState,
     /// The change under way, if there is one.
-    pub rollout: Option<Rollout>,
+    pub rollout: Option<RolloutStatus>,
     /// How the last change ended; it stays until the next one has ended.
-    pub last_rollout: Option<Finished>,
+    pub last_rollout: Option<FinishedRollout>,
     /// How many workers there are and should be.
-    pub workers: Workers,
+    pub workers: WorkerTotals,
     /// The shared state.
-    pub redis: Redis,
+    pub redis: RedisReport,
     /// Sums over all slots, retired ones included.
-    pub totals: Totals,
+    pub totals: InstanceTotals,
     /// The window that the rates below were measured in, seconds; 0 while there are none.
     pub window_s: f64,
     /// The fleet's rates within that window.
-    pub rates: RatesOf,
+    pub rates: StatusRates,
     /// Every slot that is or was in use, by index.
-    pub slots: Vec<Slot>,
+    pub slots: Vec<SlotStatus>,
 }
 
 /// Where the fleet stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FleetState {
+pub enum InstanceState {
     /// Not every slot has served yet.
     #[default]
     Starting,
@@ -82,7 +82,7 @@ pub enum RolloutKind {
 
 /// A change under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rollout {
+pub struct RolloutStatus {
     /// Which.
     pub kind: RolloutKind,
     /// The generation it leads to.
@@ -97,7 +97,7 @@ pub struct Rollout {
 
 /// A change that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finished {
+pub struct FinishedRollout {
     /// Which.
     pub kind: RolloutKind,
     /// The generation it led to, or should have.
@@ -107,7 +107,8 @@ pub struct Finished {
     /// Why it was taken back, or what else there is to say.
     pub reason: Option<String>,
     /// When it ended, Unix milliseconds.
-    pub ended_ms: u64,
+    #[serde(rename = "ended_ms")]
+    pub finished_ms: u64,
 }
 
 /// How a change ended.
@@ -124,7 +125,7 @@ pub enum RolloutOutcome {
 
 /// How many workers there are and should be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Workers {
+pub struct WorkerTotals {
     /// As configured (`workers.count`).
     pub configured: usize,
     /// As wanted now, by operators or by autoscaling.
@@ -136,12 +137,12 @@ pub struct Workers {
     /// Slots whose worker serves.
     pub ready: usize,
     /// What autoscaling decided last.
-    pub autoscale: Option<Decision>,
+    pub autoscale: Option<ScalingDecision>,
 }
 
 /// A decision of autoscaling.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decision {
+pub struct ScalingDecision {
     /// Workers wanted.
     pub target: usize,
     /// Why.
@@ -152,36 +153,40 @@ pub struct Decision {
 
 /// The shared state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Redis {
+pub struct RedisReport {
     /// The private server's process; none when the fleet was given a Redis, or its own is down.
     pub private_pid: Option<u32>,
     /// Whether any worker has ever reached it.
-    pub reached: bool,
+    #[serde(rename = "reached")]
+    pub ever_connected: bool,
     /// Workers that have it now.
     pub up: usize,
     /// Those of them that hold calls back, because it fails or refuses them.
     #[serde(default)]
-    pub held_back: usize,
+    #[serde(rename = "held_back")]
+    pub breakers_open: usize,
 }
 
 /// Sums over all slots.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Totals {
+pub struct InstanceTotals {
     /// Responses.
     pub requests: u64,
     /// Responses by class of status.
-    pub responses: Responses,
+    pub responses: ResponsesByClass,
     /// Page views counted.
     pub views: u64,
     /// Requests denied by a rate limit.
-    pub limited: u64,
+    #[serde(rename = "limited")]
+    pub rate_limited: u64,
     /// Requests refused because Redis was away.
     pub unavailable: u64,
     /// Requests refused before they reached the application: overload, a client's share, memory of headers.
     #[serde(default)]
     pub refused: u64,
     /// Connections cut at a drain's deadline.
-    pub cut: u64,
+    #[serde(rename = "cut")]
+    pub aborted_connections: u64,
     /// Connections accepted.
     pub accepted: u64,
     /// Bytes of response bodies whose length was known.
@@ -208,7 +213,7 @@ pub struct Totals {
 /// Responses by class of status.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it all")]
-pub struct Responses {
+pub struct ResponsesByClass {
     #[serde(rename = "1xx")]
     pub informational: u64,
     #[serde(rename = "2xx")]
@@ -223,7 +228,7 @@ pub struct Responses {
 
 /// Rates within the window; missing while there is nothing to compare with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct RatesOf {
+pub struct StatusRates {
     /// Requests answered per second.
     pub requests_per_s: Option<f64>,
     /// Half of them took less, microseconds.
@@ -236,7 +241,7 @@ pub struct RatesOf {
 
 /// One slot; its totals count over all workers that ever sat in it, its gauges over those it has now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Slot {
+pub struct SlotStatus {
     /// Its index, from 0.
     pub slot: usize,
     /// Where it stands.
@@ -244,9 +249,9 @@ pub struct Slot {
     /// Whether new connections are steered to it.
     pub open: bool,
     /// The worker that serves it, or boots in it.
-    pub worker: Option<Worker>,
+    pub worker: Option<WorkerStatus>,
     /// Its other workers: a successor that boots, and those that finish; the oldest first.
-    pub others: Vec<Worker>,
+    pub others: Vec<WorkerStatus>,
     /// Connections the kernel has completed and no worker has accepted yet.
     pub queued: Option<u64>,
     /// Workers started in it.
@@ -254,17 +259,20 @@ pub struct Slot {
     /// Workers of it that failed.
     pub crashes: u64,
     /// Its ended workers by reason; reasons that never came are missing.
-    pub ends: BTreeMap<String, u64>,
+    #[serde(rename = "ends")]
+    pub exits: BTreeMap<String, u64>,
     /// Why the last one ended.
-    pub last_reason: Option<Reason>,
+    #[serde(rename = "last_reason")]
+    pub last_exit_reason: Option<ExitReason>,
     /// Responses.
     pub requests: u64,
     /// Responses by class of status.
-    pub responses: Responses,
+    pub responses: ResponsesByClass,
     /// Page views counted.
     pub views: u64,
     /// Requests denied by a rate limit.
-    pub limited: u64,
+    #[serde(rename = "limited")]
+    pub rate_limited: u64,
     /// Requests refused because Redis was away.
     pub unavailable: u64,
     /// Connections accepted.
@@ -273,7 +281,8 @@ pub struct Slot {
     #[serde(default)]
     pub refused: u64,
     /// Connections cut at a drain's deadline.
-    pub cut: u64,
+    #[serde(rename = "cut")]
+    pub aborted_connections: u64,
     /// Bytes of response bodies whose length was known.
     pub bytes: u64,
     /// Lines of the log that its workers dropped.
@@ -290,16 +299,16 @@ pub struct Slot {
     /// 99 of a hundred took less, microseconds.
     pub latency_p99_us: Option<u64>,
     /// Its rates within the window.
-    pub rates: RatesOf,
+    pub rates: StatusRates,
 }
 
 /// One worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Worker {
+pub struct WorkerStatus {
     /// Its process; 0 for a moment while it is forked.
     pub pid: u32,
     /// Where it stands.
-    pub state: WorkerState,
+    pub state: CellState,
     /// Generation it belongs to.
     pub generation: u64,
     /// What it runs.
@@ -324,7 +333,7 @@ pub struct Worker {
     pub requests: u64,
 }
 
-impl FleetState {
+impl InstanceState {
     /// The state's name, for people.
     pub fn name(self) -> &'static str {
         match self {
@@ -348,9 +357,9 @@ impl RolloutKind {
     }
 }
 
-impl Status {
+impl InstanceStatus {
     /// Whether a slot has nothing left but its totals: the fleet got smaller.
-    pub fn is_retired(&self, slot: &Slot) -> bool {
+    pub fn is_retired(&self, slot: &SlotStatus) -> bool {
         slot.slot >= self.workers.target && slot.worker.is_none() && slot.others.is_empty()
     }
 }

@@ -2,30 +2,30 @@
 
 use std::collections::BTreeMap;
 
-use crate::breaker::Position;
-use crate::control::rates::Rate;
-use crate::control::rates::Rates;
-use crate::control::status::Finished;
-use crate::control::status::FleetState;
-use crate::control::status::RatesOf;
-use crate::control::status::Redis;
-use crate::control::status::Responses;
-use crate::control::status::Rollout;
-use crate::control::status::Slot;
-use crate::control::status::Status;
-use crate::control::status::Totals;
+use crate::breaker::BreakerState;
+use crate::control::rates::InstanceRates;
+use crate::control::rates::SlotRates;
+use crate::control::status::FinishedRollout;
+use crate::control::status::InstanceState;
+use crate::control::status::InstanceStatus;
+use crate::control::status::InstanceTotals;
+use crate::control::status::RedisReport;
+use crate::control::status::ResponsesByClass;
+use crate::control::status::RolloutStatus;
+use crate::control::status::SlotStatus;
+use crate::control::status::StatusRates;
 use crate::control::status::VERSION;
-use crate::control::status::Worker;
-use crate::control::status::Workers;
-use crate::scoreboard::Reason;
+use crate::control::status::WorkerStatus;
+use crate::control::status::WorkerTotals;
+use crate::scoreboard::ExitReason;
 use crate::scoreboard::latency;
+use crate::scoreboard::snapshot::CellSnapshot;
+use crate::scoreboard::snapshot::ScoreboardSnapshot;
 use crate::scoreboard::snapshot::SlotSnapshot;
-use crate::scoreboard::snapshot::Snapshot;
-use crate::scoreboard::snapshot::WorkerSnapshot;
 
 /// What the scoreboard does not know and the supervisor does.
 #[derive(Debug, Clone, Default)]
-pub struct Extra {
+pub struct SupervisorFacts {
     /// Unix time, milliseconds.
     pub unix_ms: u64,
     /// Monotonic clock, milliseconds, as in heartbeats.
@@ -35,25 +35,25 @@ pub struct Extra {
     /// What workers of older generations run; those that are missing run `build`.
     pub builds: BTreeMap<u64, String>,
     /// Where the fleet stands.
-    pub state: FleetState,
+    pub state: InstanceState,
     /// The change under way.
-    pub rollout: Option<Rollout>,
+    pub rollout: Option<RolloutStatus>,
     /// How the last one ended.
-    pub last_rollout: Option<Finished>,
+    pub last_rollout: Option<FinishedRollout>,
     /// Numbers of workers; `ready` is filled in from the snapshot.
-    pub workers: Workers,
+    pub workers: WorkerTotals,
     /// The private Redis's process.
     pub private_redis_pid: Option<u32>,
     /// Each slot, by index: whether it is open to new connections, and the length of its queue; a missing one is open.
     pub slots: Vec<(bool, Option<u64>)>,
     /// Rates as of now.
-    pub rates: Rates,
+    pub rates: InstanceRates,
 }
 
-impl Status {
+impl InstanceStatus {
     /// The fleet as this snapshot shows it.
-    pub fn new(snapshot: &Snapshot, extra: &Extra) -> Self {
-        let slots: Vec<Slot> = snapshot.slots.iter().map(|slot| self::slot(slot, extra)).collect();
+    pub fn from_snapshot(snapshot: &ScoreboardSnapshot, extra: &SupervisorFacts) -> Self {
+        let slots: Vec<SlotStatus> = snapshot.slots.iter().map(|slot| slot_status(slot, extra)).collect();
         let workers = || slots.iter().filter_map(|slot| slot.worker.as_ref());
         let busy: Vec<f64> = workers().filter_map(|worker| worker.busy_percent).collect();
         Self {
@@ -66,32 +66,34 @@ impl Status {
             state: extra.state,
             rollout: extra.rollout.clone(),
             last_rollout: extra.last_rollout.clone(),
-            workers: Workers { ready: snapshot.ready(), ..extra.workers.clone() },
-            redis: Redis {
+            workers: WorkerTotals { ready: snapshot.ready(), ..extra.workers.clone() },
+            redis: RedisReport {
                 private_pid: extra.private_redis_pid,
-                reached: snapshot.redis_reached,
+                ever_connected: snapshot.redis_ever_connected,
                 up: workers().filter(|worker| worker.redis_up).count(),
-                held_back: held_back(snapshot),
+                breakers_open: count_open_breakers(snapshot),
             },
-            totals: totals(snapshot),
+            totals: instance_totals(snapshot),
             window_s: extra.rates.window.as_secs_f64(),
-            rates: rates_of(extra.rates.fleet, mean(&busy)),
+            rates: status_rates(extra.rates.instance, mean(&busy)),
             slots,
         }
     }
 }
 
-fn totals(snapshot: &Snapshot) -> Totals {
+fn instance_totals(snapshot: &ScoreboardSnapshot) -> InstanceTotals {
     let histogram = snapshot.latency();
-    let gauge = |number: fn(&WorkerSnapshot) -> u64| snapshot.total(|slot| slot.sum(number));
-    Totals {
+    let gauge = |number: fn(&CellSnapshot) -> u64| snapshot.total(|slot| slot.sum(number));
+    InstanceTotals {
         requests: snapshot.requests(),
-        responses: responses(std::array::from_fn(|class| snapshot.total(|slot| slot.responses[class]))),
+        responses: responses_by_class(std::array::from_fn(|class| {
+            snapshot.total(|slot| slot.responses[class])
+        })),
         views: snapshot.total(|slot| slot.views),
-        limited: snapshot.total(|slot| slot.limited),
+        rate_limited: snapshot.total(|slot| slot.rate_limited),
         unavailable: snapshot.total(|slot| slot.unavailable),
         refused: snapshot.total(SlotSnapshot::refused),
-        cut: snapshot.total(|slot| slot.cut),
+        aborted_connections: snapshot.total(|slot| slot.aborted_connections),
         accepted: snapshot.total(|slot| slot.accepted),
         bytes: snapshot.total(|slot| slot.bytes),
         log_lines_dropped: snapshot.log_lines_dropped(),
@@ -105,30 +107,30 @@ fn totals(snapshot: &Snapshot) -> Totals {
     }
 }
 
-fn slot(slot: &SlotSnapshot, extra: &Extra) -> Slot {
+fn slot_status(slot: &SlotSnapshot, extra: &SupervisorFacts) -> SlotStatus {
     let (open, queued) = extra.slots.get(slot.slot).copied().unwrap_or((true, None));
-    let incumbent = slot.incumbent.as_ref().map(|worker| self::worker(worker, extra));
-    let is_other = |worker: &&WorkerSnapshot| Some(*worker) != slot.incumbent.as_ref();
+    let active_worker = slot.active_worker.as_ref().map(|worker| worker_status(worker, extra));
+    let is_other = |worker: &&CellSnapshot| Some(*worker) != slot.active_worker.as_ref();
     let rate = extra.rates.slots.get(slot.slot).copied().unwrap_or_default();
-    let ends = Reason::ALL.iter().zip(slot.ends).filter(|(_, count)| *count > 0);
-    Slot {
+    let ends = ExitReason::ALL.iter().zip(slot.exits).filter(|(_, count)| *count > 0);
+    SlotStatus {
         slot: slot.slot,
         state: slot.state,
         open,
-        others: slot.workers.iter().filter(is_other).map(|worker| self::worker(worker, extra)).collect(),
+        others: slot.workers.iter().filter(is_other).map(|worker| worker_status(worker, extra)).collect(),
         queued,
         starts: slot.starts,
         crashes: slot.crashes,
-        ends: ends.map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
-        last_reason: slot.last_reason,
+        exits: ends.map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
+        last_exit_reason: slot.last_exit_reason,
         requests: slot.requests(),
-        responses: responses(slot.responses),
+        responses: responses_by_class(slot.responses),
         views: slot.views,
-        limited: slot.limited,
+        rate_limited: slot.rate_limited,
         unavailable: slot.unavailable,
         refused: slot.refused(),
         accepted: slot.accepted,
-        cut: slot.cut,
+        aborted_connections: slot.aborted_connections,
         bytes: slot.bytes,
         log_lines_dropped: slot.log_lines_dropped,
         connections: slot.sum(|worker| worker.connections),
@@ -136,24 +138,24 @@ fn slot(slot: &SlotSnapshot, extra: &Extra) -> Slot {
         memory_bytes: slot.sum(|worker| worker.memory_bytes),
         latency_p50_us: latency::quantile_us(&slot.latency, 0.5),
         latency_p99_us: latency::quantile_us(&slot.latency, 0.99),
-        rates: rates_of(rate, incumbent.as_ref().and_then(|worker| worker.busy_percent)),
-        worker: incumbent,
+        rates: status_rates(rate, active_worker.as_ref().and_then(|worker| worker.busy_percent)),
+        worker: active_worker,
     }
 }
 
 /// Slots whose worker has Redis and does not ask everything of it.
-fn held_back(snapshot: &Snapshot) -> usize {
-    let workers = snapshot.slots.iter().filter_map(|slot| slot.incumbent.as_ref());
-    let held = |worker: &&WorkerSnapshot| {
-        worker.redis_up && worker.redis_lanes.iter().any(|lane| *lane != Position::Closed)
+fn count_open_breakers(snapshot: &ScoreboardSnapshot) -> usize {
+    let workers = snapshot.slots.iter().filter_map(|slot| slot.active_worker.as_ref());
+    let held = |worker: &&CellSnapshot| {
+        worker.redis_up && worker.breakers.iter().any(|lane| *lane != BreakerState::Closed)
     };
     workers.filter(held).count()
 }
 
-fn worker(worker: &WorkerSnapshot, extra: &Extra) -> Worker {
+fn worker_status(worker: &CellSnapshot, extra: &SupervisorFacts) -> WorkerStatus {
     let is_older = extra.builds.get(&worker.generation);
     let age = extra.monotonic_ms.saturating_sub(worker.heartbeat_ms);
-    Worker {
+    WorkerStatus {
         pid: worker.pid,
         state: worker.state,
         generation: worker.generation,
@@ -170,12 +172,14 @@ fn worker(worker: &WorkerSnapshot, extra: &Extra) -> Worker {
     }
 }
 
-fn responses([_, informational, success, redirection, client_error, server_error]: [u64; 6]) -> Responses {
-    Responses { informational, success, redirection, client_error, server_error }
+fn responses_by_class(
+    [_, informational, success, redirection, client_error, server_error]: [u64; 6],
+) -> ResponsesByClass {
+    ResponsesByClass { informational, success, redirection, client_error, server_error }
 }
 
-fn rates_of(rate: Rate, busy_percent: Option<f64>) -> RatesOf {
-    RatesOf {
+fn status_rates(rate: SlotRates, busy_percent: Option<f64>) -> StatusRates {
+    StatusRates {
         requests_per_s: rate.requests_per_s,
         latency_p50_us: rate.latency_p50_us,
         latency_p99_us: rate.latency_p99_us,
@@ -194,9 +198,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::control::rates::Window;
+    use crate::control::rates::RateWindow;
     use crate::scoreboard::Scoreboard;
-    use crate::scoreboard::cell::WorkerState;
+    use crate::scoreboard::cell::CellState;
     use crate::scoreboard::row::SlotState;
 
     fn table() -> Scoreboard {
@@ -205,54 +209,54 @@ mod tests {
         table
     }
 
-    fn seat(table: &Scoreboard, slot: usize, cell: usize, pid: u32, state: WorkerState) {
-        table.cell(slot, cell).prepare(1, 2_000 + u64::from(pid));
-        table.cell(slot, cell).seated(pid);
+    fn add_worker(table: &Scoreboard, slot: usize, cell: usize, pid: u32, state: CellState) {
+        table.cell(slot, cell).reset(1, 2_000 + u64::from(pid));
+        table.cell(slot, cell).set_pid(pid);
         table.cell(slot, cell).set_state(state);
     }
 
     #[test]
     fn a_slot_shows_its_worker_and_those_that_come_and_go_beside_it() {
         let table = table();
-        seat(&table, 0, 0, 10, WorkerState::Draining);
-        seat(&table, 0, 3, 11, WorkerState::Ready);
-        seat(&table, 0, 1, 12, WorkerState::Booting);
+        add_worker(&table, 0, 0, 10, CellState::Draining);
+        add_worker(&table, 0, 3, 11, CellState::Ready);
+        add_worker(&table, 0, 1, 12, CellState::Booting);
         table.row(0).set_state(SlotState::Ready, Some(3));
-        table.row(0).ended(Reason::Memory);
+        table.row(0).record_exit(ExitReason::Memory);
         for cell in [0, 3] {
-            table.cell(0, cell).connection_opened();
+            table.cell(0, cell).count_connection_opened();
         }
-        let extra = Extra { slots: vec![(false, Some(4))], ..Extra::default() };
-        let status = Status::new(&table.snapshot(), &extra);
+        let extra = SupervisorFacts { slots: vec![(false, Some(4))], ..SupervisorFacts::default() };
+        let status = InstanceStatus::from_snapshot(&table.snapshot(), &extra);
         let slot = &status.slots[0];
         assert_eq!(slot.worker.as_ref().unwrap().pid, 11);
         assert_eq!(slot.others.iter().map(|worker| worker.pid).collect::<Vec<_>>(), [10, 12]);
         assert_eq!((slot.connections, slot.open, slot.queued), (2, false, Some(4)));
-        assert_eq!(slot.ends, BTreeMap::from([("memory".to_owned(), 1)]));
+        assert_eq!(slot.exits, BTreeMap::from([("memory".to_owned(), 1)]));
         assert!(status.slots[1].open && status.slots[1].worker.is_none());
     }
 
     #[test]
     fn rates_ages_and_builds_come_from_what_the_supervisor_adds() {
         let table = table();
-        seat(&table, 1, 0, 20, WorkerState::Ready);
+        add_worker(&table, 1, 0, 20, CellState::Ready);
         table.row(1).set_state(SlotState::Ready, Some(0));
-        table.cell(1, 0).beat(500, 1 << 20, 5, 0);
-        let mut window = Window::new(Duration::from_secs(1));
-        window.note(Duration::from_secs(1), &table.snapshot());
-        table.cell(1, 0).request_started();
-        table.cell(1, 0).request_done(503, 1, 100);
-        table.cell(1, 0).beat(1_500, 1 << 20, 5, 500_000);
+        table.cell(1, 0).record_heartbeat(500, 1 << 20, 5, 0);
+        let mut window = RateWindow::new(Duration::from_secs(1));
+        window.record(Duration::from_secs(1), &table.snapshot());
+        table.cell(1, 0).count_request_started();
+        table.cell(1, 0).count_request_finished(503, 1, 100);
+        table.cell(1, 0).record_heartbeat(1_500, 1 << 20, 5, 500_000);
         let now = Duration::from_secs(2);
-        let extra = Extra {
+        let extra = SupervisorFacts {
             unix_ms: 65_000,
             monotonic_ms: 2_000,
             build: "2.0".into(),
             builds: BTreeMap::from([(1, "1.0".into())]),
             rates: window.rates(now, &table.snapshot()),
-            ..Extra::default()
+            ..SupervisorFacts::default()
         };
-        let status = Status::new(&table.snapshot(), &extra);
+        let status = InstanceStatus::from_snapshot(&table.snapshot(), &extra);
         let worker = status.slots[1].worker.as_ref().unwrap();
         assert_eq!(worker.build, "1.0");
         assert_eq!((worker.uptime_s, worker.heartbeat_age_ms), (62, Some(500)));
@@ -265,12 +269,12 @@ mod tests {
     #[test]
     fn it_reads_back_what_it_wrote_and_bears_fields_it_does_not_know() {
         let table = table();
-        seat(&table, 0, 0, 10, WorkerState::Ready);
-        let status = Status::new(&table.snapshot(), &Extra::default());
+        add_worker(&table, 0, 0, 10, CellState::Ready);
+        let status = InstanceStatus::from_snapshot(&table.snapshot(), &SupervisorFacts::default());
         let mut json = serde_json::to_value(&status).unwrap();
         assert_eq!(json["version"], 1);
         assert_eq!(json["slots"][0]["state"], "empty");
         json["news"] = 5.into();
-        assert_eq!(serde_json::from_value::<Status>(json).unwrap(), status);
+        assert_eq!(serde_json::from_value::<InstanceStatus>(json).unwrap(), status);
     }
 }

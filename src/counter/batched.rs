@@ -13,32 +13,32 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::counter::Name;
+use crate::counter::CounterName;
 use crate::redis;
-use crate::redis::Redis;
-use crate::redis::count::Flush;
+use crate::redis::RedisClient;
+use crate::redis::count::FlushBatch;
 use crate::redis::keys;
 use crate::scoreboard::Scoreboard;
-use crate::scoreboard::cell::CELLS;
-use crate::scoreboard::cell::Cell;
-use crate::scoreboard::journal::Batch;
-use crate::scoreboard::journal::Journal;
-use crate::scoreboard::journal::Owner;
-use crate::scoreboard::journal::Pending;
-use crate::scoreboard::journal::Refusal;
+use crate::scoreboard::cell::CELLS_PER_SLOT;
+use crate::scoreboard::cell::WorkerCell;
+use crate::scoreboard::journal::CounterJournal;
+use crate::scoreboard::journal::JournalError;
+use crate::scoreboard::journal::JournalOwner;
+use crate::scoreboard::journal::PendingIncrement;
+use crate::scoreboard::journal::SealedBatch;
 
 /// A batch is sent this long after its first addition: with the way to Redis, 50 ms after it at the latest.
-pub const GATHER: Duration = Duration::from_millis(45);
+pub const FLUSH_DELAY: Duration = Duration::from_millis(45);
 
 /// How far a value that was read just now may be behind what other workers and machines have taken.
-pub const BEHIND: Duration = Duration::from_millis(50);
+pub const BASE_STALENESS: Duration = Duration::from_millis(50);
 
 /// Values that are remembered.
-const KNOWN_MAX: usize = 1024;
+const CACHED_VALUES_MAX: usize = 1024;
 
 /// Why an addition was not taken; nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotTaken {
+pub enum IncrementRejected {
     /// There is no room: it has to go to Redis by itself.
     NoRoom,
     /// The sum would leave the range of 64-bit integers.
@@ -47,7 +47,7 @@ pub enum NotTaken {
 
 /// A batched counter's value, everything included that this worker has taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
+pub struct Approximate {
     /// The value.
     pub value: i64,
     /// How far it may be behind what other workers and machines have taken.
@@ -56,7 +56,7 @@ pub struct Reading {
 
 /// What Redis said last.
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct LastKnownValue {
     value: i64,
     /// Number of this worker's last batch that is part of it.
     seq: u64,
@@ -65,58 +65,67 @@ struct Known {
 
 /// What this worker writes; the lock is what makes it one thread at a time.
 #[derive(Debug, Default)]
-struct Own {
+struct JournalHandle {
     /// Index of the journal in the slot; none while every one has an owner.
     journal: Option<usize>,
-    known: HashMap<String, Known>,
+    last_known: HashMap<String, LastKnownValue>,
 }
 
 /// One worker's batched counters.
 #[derive(Debug)]
-pub struct Batches {
+pub struct BatchedCounters {
     scoreboard: Arc<Scoreboard>,
-    redis: Redis,
+    redis: RedisClient,
     prefix: Arc<str>,
     slot: usize,
     cell: usize,
-    owner: Owner,
-    own: Mutex<Own>,
+    owner: JournalOwner,
+    handle: Mutex<JournalHandle>,
     /// Told when a batch has its first addition.
-    begun: Notify,
+    first_increment: Notify,
 }
 
-impl Batches {
+impl BatchedCounters {
     /// For the worker in this cell; takes a journal, and with it what a dead worker left there.
     pub fn new(
         scoreboard: Arc<Scoreboard>,
-        redis: Redis,
+        redis: RedisClient,
         prefix: impl Into<Arc<str>>,
         slot: usize,
         cell: usize,
     ) -> Self {
-        let owner = scoreboard.owner(slot, cell);
+        let owner = scoreboard.journal_owner(slot, cell);
         let own = Mutex::default();
-        let batches =
-            Self { scoreboard, redis, prefix: prefix.into(), slot, cell, owner, own, begun: Notify::new() };
-        batches.seat();
+        let batches = Self {
+            scoreboard,
+            redis,
+            prefix: prefix.into(),
+            slot,
+            cell,
+            owner,
+            handle: own,
+            first_increment: Notify::new(),
+        };
+        batches.acquire_journal();
         batches
     }
 
     /// Takes a journal if there was none to take before.
-    pub fn seat(&self) {
-        let mut own = self.own();
+    pub fn acquire_journal(&self) {
+        let mut own = self.handle();
         if own.journal.is_none() {
             // The one of its own cell first: mostly no one else wants it.
-            let mut order = std::iter::once(self.cell).chain((0..CELLS).filter(|index| *index != self.cell));
-            own.journal = order.find(|index| self.scoreboard.claim(self.slot, *index, self.owner));
+            let mut order =
+                std::iter::once(self.cell).chain((0..CELLS_PER_SLOT).filter(|index| *index != self.cell));
+            own.journal = order.find(|index| self.scoreboard.claim_journal(self.slot, *index, self.owner));
         }
     }
 
-    fn own(&self) -> MutexGuard<'_, Own> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    fn handle(&self) -> MutexGuard<'_, JournalHandle> {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn scores(&self) -> Cell<'_> {
+    fn worker_cell(&self) -> WorkerCell<'_> {
         self.scoreboard.cell(self.slot, self.cell)
     }
 
@@ -124,28 +133,28 @@ impl Batches {
     ///
     /// # Errors
     /// See [`NotTaken`].
-    pub fn add(&self, name: &Name, by: i64, now_ms: u64) -> Result<(), NotTaken> {
-        let own = self.own();
-        let journal = own.journal.ok_or(NotTaken::NoRoom)?;
+    pub fn add(&self, name: &CounterName, by: i64, now_ms: u64) -> Result<(), IncrementRejected> {
+        let own = self.handle();
+        let journal = own.journal.ok_or(IncrementRejected::NoRoom)?;
         let first = self.scoreboard.journal(self.slot, journal).add(name.as_str(), by, now_ms);
         match first {
-            Ok(true) => self.begun.notify_one(),
+            Ok(true) => self.first_increment.notify_one(),
             Ok(false) => {}
-            Err(Refusal::Full) => return Err(NotTaken::NoRoom),
-            Err(Refusal::Overflow) => return Err(NotTaken::Overflow),
+            Err(JournalError::Full) => return Err(IncrementRejected::NoRoom),
+            Err(JournalError::Overflow) => return Err(IncrementRejected::Overflow),
         }
         Ok(())
     }
 
     /// A counter's value without asking Redis; none before this worker has heard of it.
-    pub fn known(&self, name: &Name, now_ms: u64) -> Option<Reading> {
-        let own = self.own();
-        let known = own.known.get(name.as_str())?;
+    pub fn cached(&self, name: &CounterName, now_ms: u64) -> Option<Approximate> {
+        let own = self.handle();
+        let known = own.last_known.get(name.as_str())?;
         let pending = own.journal.map_or(0, |index| {
-            self.scoreboard.journal(self.slot, index).pending(name.as_str()).beyond(known.seq)
+            self.scoreboard.journal(self.slot, index).pending(name.as_str()).pending_after(known.seq)
         });
         let age = Duration::from_millis(now_ms.saturating_sub(known.at_ms));
-        Some(Reading { value: known.value.saturating_add(pending), staleness: BEHIND + age })
+        Some(Approximate { value: known.value.saturating_add(pending), staleness: BASE_STALENESS + age })
     }
 
     /// A counter's value by Redis, and everything that the workers of this machine have taken.
@@ -155,45 +164,45 @@ impl Batches {
     ///
     /// # Cancel safety
     /// Nothing is changed.
-    pub async fn value(&self, name: &Name, now_ms: u64) -> Result<Reading, redis::Error> {
-        let own = self.own().journal.map(|index| self.place(self.slot, index));
+    pub async fn value(&self, name: &CounterName, now_ms: u64) -> Result<Approximate, redis::RedisError> {
+        let own = self.handle().journal.map(|index| self.journal_field(self.slot, index));
         // Before Redis is asked, see `Pending::beyond`.
-        let pending: Vec<(String, Pending)> = self
+        let pending: Vec<(String, PendingIncrement)> = self
             .scoreboard
             .journals()
-            .map(|(slot, index, journal)| (self.place(slot, index), journal.pending(name.as_str())))
+            .map(|(slot, index, journal)| (self.journal_field(slot, index), journal.pending(name.as_str())))
             .filter(|(place, pending)| !pending.is_zero() || Some(place) == own.as_ref())
             .collect();
         let journals: Vec<String> = pending.iter().map(|(place, _)| place.clone()).collect();
         let key = keys::counter(&self.prefix, name.as_str());
-        let (stored, last) = self.redis.read_batched(&self.ledger(), &key, &journals).await?;
-        let beyond = pending.iter().zip(&last).map(|((_, pending), last)| pending.beyond(*last));
+        let (stored, last) = self.redis.read_batched(&self.ledger_key(), &key, &journals).await?;
+        let beyond = pending.iter().zip(&last).map(|((_, pending), last)| pending.pending_after(*last));
         let value = beyond.fold(stored, i64::saturating_add);
         let seq = journals.iter().zip(&last).find(|(place, _)| Some(*place) == own.as_ref());
         if let Some((_, seq)) = seq {
-            let known = Known { value: stored, seq: *seq, at_ms: now_ms };
-            self.own().note(name.as_str(), known);
+            let known = LastKnownValue { value: stored, seq: *seq, at_ms: now_ms };
+            self.handle().record(name.as_str(), known);
         }
-        Ok(Reading { value, staleness: BEHIND })
+        Ok(Approximate { value, staleness: BASE_STALENESS })
     }
 
     /// Returns when a batch has its first addition.
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    pub async fn begun(&self) {
-        self.begun.notified().await;
+    pub async fn first_increment(&self) {
+        self.first_increment.notified().await;
     }
 
     /// When the oldest of this worker's pending additions came, milliseconds of the monotonic clock.
     pub fn oldest_ms(&self) -> Option<u64> {
-        let journal = self.own().journal?;
+        let journal = self.handle().journal?;
         self.scoreboard.journal(self.slot, journal).oldest_ms()
     }
 
     /// How much this worker has pending.
-    pub fn weight(&self) -> u64 {
-        self.own().journal.map_or(0, |index| self.scoreboard.journal(self.slot, index).weight())
+    pub fn pending_total(&self) -> u64 {
+        self.handle().journal.map_or(0, |index| self.scoreboard.journal(self.slot, index).pending_total())
     }
 
     /// Sends one batch of this worker's own; false if there was none.
@@ -203,18 +212,18 @@ impl Batches {
     ///
     /// # Cancel safety
     /// The batch is sent again by the next call, here or by the one who has the journal then.
-    pub async fn flush(&self, now_ms: u64) -> Result<bool, redis::Error> {
+    pub async fn flush(&self, now_ms: u64) -> Result<bool, redis::RedisError> {
         let sealed = {
-            let own = self.own();
+            let own = self.handle();
             own.journal.and_then(|index| Some((index, self.scoreboard.journal(self.slot, index).seal()?)))
         };
         let Some((index, batch)) = sealed else { return Ok(false) };
-        let values = self.send(&self.place(self.slot, index), &batch).await?;
-        let mut own = self.own();
-        self.scoreboard.journal(self.slot, index).settle(batch.seq);
+        let values = self.send(&self.journal_field(self.slot, index), &batch).await?;
+        let mut own = self.handle();
+        self.scoreboard.journal(self.slot, index).acknowledge(batch.sequence);
         for ((name, _), value) in batch.sums.iter().zip(values) {
             if let Some(value) = value {
-                own.note(name, Known { value, seq: batch.seq, at_ms: now_ms });
+                own.record(name, LastKnownValue { value, seq: batch.sequence, at_ms: now_ms });
             }
         }
         Ok(true)
@@ -227,15 +236,15 @@ impl Batches {
     ///
     /// # Cancel safety
     /// A journal that was being emptied stays this worker's until it ends, and is emptied by its successors.
-    pub async fn flush_orphans(&self) -> Result<(), redis::Error> {
+    pub async fn flush_abandoned(&self) -> Result<(), redis::RedisError> {
         for (slot, index, journal) in self.scoreboard.journals() {
-            let ours = slot == self.slot || self.scoreboard.is_deserted(slot);
-            let is_own = slot == self.slot && self.own().journal == Some(index);
+            let ours = slot == self.slot || self.scoreboard.has_no_worker(slot);
+            let is_own = slot == self.slot && self.handle().journal == Some(index);
             if is_own || !ours || journal.oldest_ms().is_none() {
                 continue;
             }
-            if self.scoreboard.claim(slot, index, self.owner) {
-                let emptied = self.empty(&self.place(slot, index), journal).await;
+            if self.scoreboard.claim_journal(slot, index, self.owner) {
+                let emptied = self.drain_journal(&self.journal_field(slot, index), journal).await;
                 journal.release();
                 emptied?;
                 tracing::debug!(slot, "sent what an ended worker had not");
@@ -244,56 +253,57 @@ impl Batches {
         Ok(())
     }
 
-    async fn empty(&self, place: &str, journal: Journal<'_>) -> Result<(), redis::Error> {
+    async fn drain_journal(&self, place: &str, journal: CounterJournal<'_>) -> Result<(), redis::RedisError> {
         while let Some(batch) = journal.seal() {
             self.send(place, &batch).await?;
-            journal.settle(batch.seq);
+            journal.acknowledge(batch.sequence);
         }
         Ok(())
     }
 
     /// Gives the journal back; what is pending in it is someone else's to send. No addition is taken afterwards.
-    pub fn leave(&self) {
-        if let Some(index) = self.own().journal.take() {
+    pub fn release_journal(&self) {
+        if let Some(index) = self.handle().journal.take() {
             self.scoreboard.journal(self.slot, index).release();
         }
     }
 
     /// Sends a batch; the values that the counters have now.
-    async fn send(&self, place: &str, batch: &Batch) -> Result<Vec<Option<i64>>, redis::Error> {
+    async fn send(&self, place: &str, batch: &SealedBatch) -> Result<Vec<Option<i64>>, redis::RedisError> {
         let sums: Vec<_> =
             batch.sums.iter().map(|(name, by)| (keys::counter(&self.prefix, name), *by)).collect();
-        let flush = Flush { ledger: &self.ledger(), journal: place, seq: batch.seq, sums: &sums };
-        let flushed = self.redis.flush(&flush).await?;
-        self.scores().flushed();
+        let flush =
+            FlushBatch { ledger: &self.ledger_key(), journal: place, seq: batch.sequence, sums: &sums };
+        let flushed = self.redis.flush_counters(&flush).await?;
+        self.worker_cell().count_batch();
         for ((name, by), value) in batch.sums.iter().zip(&flushed.values) {
             if value.is_none() {
                 tracing::error!(counter = %name, by, "a counter would overflow or holds no number; additions are dropped");
-                self.scores().dropped(by.unsigned_abs());
+                self.worker_cell().count_dropped(by.unsigned_abs());
             }
         }
         Ok(flushed.values)
     }
 
-    fn ledger(&self) -> String {
-        keys::journals(&self.prefix, self.scoreboard.fleet())
+    fn ledger_key(&self) -> String {
+        keys::counter_journals(&self.prefix, self.scoreboard.counter_epoch())
     }
 
     /// A journal's field in the ledger.
-    fn place(&self, slot: usize, index: usize) -> String {
-        (slot * CELLS + index).to_string()
+    fn journal_field(&self, slot: usize, index: usize) -> String {
+        (slot * CELLS_PER_SLOT + index).to_string()
     }
 }
 
-impl Own {
-    fn note(&mut self, name: &str, known: Known) {
-        if self.known.len() >= KNOWN_MAX && !self.known.contains_key(name) {
-            self.known.clear();
+impl JournalHandle {
+    fn record(&mut self, name: &str, known: LastKnownValue) {
+        if self.last_known.len() >= CACHED_VALUES_MAX && !self.last_known.contains_key(name) {
+            self.last_known.clear();
         }
         // Two answers may overtake each other.
-        let newer = self.known.get(name).is_none_or(|before| before.seq <= known.seq);
+        let newer = self.last_known.get(name).is_none_or(|before| before.seq <= known.seq);
         if newer {
-            self.known.insert(name.to_owned(), known);
+            self.last_known.insert(name.to_owned(), known);
         }
     }
 }

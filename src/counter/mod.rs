@@ -10,8 +10,8 @@ pub mod unique;
 use std::fmt;
 
 use crate::redis;
-use crate::redis::Redis;
-use crate::redis::begin::CounterArg;
+use crate::redis::RedisClient;
+use crate::redis::begin::CounterIncrement;
 use crate::redis::keys;
 
 /// Longest name, bytes.
@@ -20,28 +20,28 @@ pub const NAME_MAX: usize = 64;
 /// Why a counter could not be changed or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum CounterError {
     /// The name is not allowed; the caller's mistake.
     #[error("a counter's name has 1 to 64 of A-Z a-z 0-9 _ - . :")]
-    Name,
+    InvalidName,
     /// The value would leave the range of 64-bit integers; nothing was changed.
     #[error("the counter would leave the range of 64-bit integers")]
     Overflow,
     /// What is to be taken or given back is nothing, or more than 2^53.
     #[error("how much must be from 1 to 2^53")]
-    Amount,
+    InvalidAmount,
     /// A token is empty, too long or not printable; the caller's mistake.
     #[error("a token has 1 to 128 printable ASCII characters")]
-    Token,
+    InvalidToken,
     /// Redis did not do it.
     #[error("the counter is not reachable")]
-    Redis(#[source] redis::Error),
+    Redis(#[source] redis::RedisError),
 }
 
-impl From<redis::Error> for Error {
-    fn from(error: redis::Error) -> Self {
+impl From<redis::RedisError> for CounterError {
+    fn from(error: redis::RedisError) -> Self {
         match error {
-            redis::Error::Overflow => Self::Overflow,
+            redis::RedisError::Overflow => Self::Overflow,
             other => Self::Redis(other),
         }
     }
@@ -49,17 +49,17 @@ impl From<redis::Error> for Error {
 
 /// A counter's name: 1 to 64 of `A–Z a–z 0–9 _ - . :`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Name(String);
+pub struct CounterName(String);
 
-impl Name {
+impl CounterName {
     /// Checks a name.
     ///
     /// # Errors
     /// [`Error::Name`] when it is empty, too long or has another character.
-    pub fn parse(text: &str) -> Result<Self, Error> {
+    pub fn parse(text: &str) -> Result<Self, CounterError> {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte);
         if text.is_empty() || text.len() > NAME_MAX || !text.bytes().all(fits) {
-            return Err(Error::Name);
+            return Err(CounterError::InvalidName);
         }
         Ok(Self(text.to_owned()))
     }
@@ -70,12 +70,12 @@ impl Name {
     }
 
     /// This counter as part of a request's first call; `by` 0 only reads.
-    pub fn arg(&self, prefix: &str, by: i64) -> CounterArg {
-        CounterArg { key: keys::counter(prefix, &self.0), by }
+    pub fn increment(&self, prefix: &str, by: i64) -> CounterIncrement {
+        CounterIncrement { key: keys::counter(prefix, &self.0), by }
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for CounterName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -88,15 +88,20 @@ impl fmt::Display for Name {
 ///
 /// # Cancel safety
 /// Dropping the future leaves it unknown whether it was added.
-pub async fn add(redis: &Redis, prefix: &str, name: &Name, by: i64) -> Result<i64, Error> {
-    Ok(redis.count(&keys::counter(prefix, name.as_str()), by).await?)
+pub async fn add(
+    redis: &RedisClient,
+    prefix: &str,
+    name: &CounterName,
+    by: i64,
+) -> Result<i64, CounterError> {
+    Ok(redis.increment(&keys::counter(prefix, name.as_str()), by).await?)
 }
 
 /// Reads a counter outside a request's first call; one that no one added to is 0.
 ///
 /// # Errors
 /// [`Error::Redis`].
-pub async fn value(redis: &Redis, prefix: &str, name: &Name) -> Result<i64, Error> {
+pub async fn value(redis: &RedisClient, prefix: &str, name: &CounterName) -> Result<i64, CounterError> {
     add(redis, prefix, name, 0).await
 }
 
@@ -108,10 +113,10 @@ mod tests {
     fn names_that_could_leave_their_key_space_are_refused() {
         let long = "x".repeat(NAME_MAX + 1);
         for bad in ["", "a b", "a/b", "ä", "a\r\n", "{a}", "*", &long] {
-            assert_eq!(Name::parse(bad), Err(Error::Name), "{bad:?}");
+            assert_eq!(CounterName::parse(bad), Err(CounterError::InvalidName), "{bad:?}");
         }
         for good in ["a", "page:home", "A-Z_0.9", &long[1..]] {
-            assert_eq!(Name::parse(good).map(|name| name.to_string()), Ok(good.to_owned()));
+            assert_eq!(CounterName::parse(good).map(|name| name.to_string()), Ok(good.to_owned()));
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::counter::Error;
-use crate::counter::Name;
+use crate::counter::CounterError;
+use crate::counter::CounterName;
 use crate::redis;
-use crate::redis::Redis;
-use crate::redis::count::See;
-use crate::redis::count::Seen;
+use crate::redis::RedisClient;
+use crate::redis::count::InsertItems;
+use crate::redis::count::InsertOutcome;
 use crate::redis::keys;
 
 /// Most items of one call.
@@ -27,42 +27,46 @@ pub const WINDOW_MIN: Duration = Duration::from_secs(1);
 ///
 /// # Cancel safety
 /// Dropping the future leaves it unknown whether they were counted.
-pub async fn see(
-    redis: &Redis,
+pub async fn insert(
+    redis: &RedisClient,
     prefix: &str,
-    name: &Name,
+    name: &CounterName,
     window: Option<Duration>,
     items: &[&[u8]],
     unix: Duration,
-) -> Result<(bool, u64), Error> {
+) -> Result<(bool, u64), CounterError> {
     if items.len() > ITEMS_MAX || window.is_some_and(|window| window < WINDOW_MIN) {
-        return Err(Error::Amount);
+        return Err(CounterError::InvalidAmount);
     }
     let Some(length_ms) = window.map(|window| u64::try_from(window.as_millis()).unwrap_or(u64::MAX)) else {
-        let keys = [keys::unique(prefix, name.as_str(), None)];
-        return counted(redis.see(&See { keys: &keys, window: None, items }).await?).ok_or_else(astray);
+        let keys = [keys::distinct(prefix, name.as_str(), None)];
+        return into_counts(redis.insert_distinct(&InsertItems { keys: &keys, window: None, items }).await?)
+            .ok_or_else(window_mismatch);
     };
     let mut middle = u64::try_from(unix.as_millis()).unwrap_or(0) / length_ms;
     // The clock of this machine may be off; Redis then says which window it is, and that is the one.
     for _ in 0..2 {
-        let key = |number| keys::unique(prefix, name.as_str(), Some((length_ms, number)));
+        let key = |number| keys::distinct(prefix, name.as_str(), Some((length_ms, number)));
         let keys = [middle.saturating_sub(1), middle, middle + 1].map(key);
-        match redis.see(&See { keys: &keys, window: Some((length_ms, middle)), items }).await? {
-            Seen::OtherWindow(number) => middle = number,
-            Seen::Counted { new, count } => return Ok((new, count)),
+        match redis
+            .insert_distinct(&InsertItems { keys: &keys, window: Some((length_ms, middle)), items })
+            .await?
+        {
+            InsertOutcome::WindowMoved(number) => middle = number,
+            InsertOutcome::Counted { new, count } => return Ok((new, count)),
         }
     }
-    Err(astray())
+    Err(window_mismatch())
 }
 
-fn counted(seen: Seen) -> Option<(bool, u64)> {
+fn into_counts(seen: InsertOutcome) -> Option<(bool, u64)> {
     match seen {
-        Seen::Counted { new, count } => Some((new, count)),
-        Seen::OtherWindow(_) => None,
+        InsertOutcome::Counted { new, count } => Some((new, count)),
+        InsertOutcome::WindowMoved(_) => None,
     }
 }
 
 /// Two answers in a row that name different windows.
-fn astray() -> Error {
-    Error::Redis(redis::Error::Unavailable { reason: "its clock jumps".to_owned() })
+fn window_mismatch() -> CounterError {
+    CounterError::Redis(redis::RedisError::Unavailable { reason: "its clock jumps".to_owned() })
 }

@@ -24,85 +24,85 @@ use tower::Service;
 use tower_sessions::Session;
 
 use crate::http::body;
-use crate::http::exchange::Exchange;
+use crate::http::exchange::RequestState;
 use crate::http::finish;
-use crate::http::finish::Head;
+use crate::http::finish::RequestMeta;
 use crate::http::problem::Problem;
-use crate::http::store::Store;
-use crate::http::timeout::Timer;
+use crate::http::store::RequestSessionStore;
+use crate::http::timeout::RequestTimer;
 
 /// A request until there is its response.
-pub struct Answering(Stage);
+pub struct ResponseFuture(ResponseStage);
 
 #[expect(
     clippy::large_enum_variant,
     reason = "the large one is the usual one: a box would cost each request an allocation"
 )]
-enum Stage {
+enum ResponseStage {
     /// Its handler runs.
-    Handling(Handling),
+    Running(RunningHandler),
     /// It needs more than most requests do.
-    Apart(Pin<Box<dyn Future<Output = Response> + Send>>),
+    Boxed(Pin<Box<dyn Future<Output = Response> + Send>>),
     /// There is its response.
     Done,
 }
 
 /// A request whose handler runs.
-struct Handling {
-    under_way: UnderWay,
-    handler: InTime,
-    visit: Visit,
+struct RunningHandler {
+    guard: RequestGuard,
+    handler: TimedHandler,
+    handles: SessionHandles,
 }
 
-impl std::fmt::Debug for Answering {
+impl std::fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Answering").finish_non_exhaustive()
     }
 }
 
-impl Answering {
-    pub(super) fn apart(answered: impl Future<Output = Response> + Send + 'static) -> Self {
-        Self(Stage::Apart(Box::pin(answered)))
+impl ResponseFuture {
+    pub(super) fn boxed(future: impl Future<Output = Response> + Send + 'static) -> Self {
+        Self(ResponseStage::Boxed(Box::pin(future)))
     }
 
-    pub(super) fn handling(
-        under_way: UnderWay,
+    pub(super) fn from_handler(
+        guard: RequestGuard,
         router: Router,
         request: Request<Body>,
-        visit: Visit,
+        handles: SessionHandles,
     ) -> Self {
-        let handler = InTime::new(under_way.begun, router, request);
-        Self(Stage::Handling(Handling { under_way, handler, visit }))
+        let handler = TimedHandler::new(guard.started, router, request);
+        Self(ResponseStage::Running(RunningHandler { guard, handler, handles }))
     }
 }
 
-impl Future for Answering {
+impl Future for ResponseFuture {
     type Output = Response;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
         let response = match &mut self.0 {
-            Stage::Handling(Handling { under_way, handler, .. }) => {
-                ready!(handler.poll(&under_way.exchange, context))
+            ResponseStage::Running(RunningHandler { guard, handler, .. }) => {
+                ready!(handler.poll(&guard.state, context))
             }
-            Stage::Apart(answered) => {
-                let response = ready!(answered.as_mut().poll(context));
-                self.0 = Stage::Done;
+            ResponseStage::Boxed(future) => {
+                let response = ready!(future.as_mut().poll(context));
+                self.0 = ResponseStage::Done;
                 return Poll::Ready(response);
             }
-            Stage::Done => return Poll::Pending,
+            ResponseStage::Done => return Poll::Pending,
         };
-        let Stage::Handling(handling) = std::mem::replace(&mut self.0, Stage::Done) else {
+        let ResponseStage::Running(handling) = std::mem::replace(&mut self.0, ResponseStage::Done) else {
             return Poll::Pending;
         };
-        let Handling { under_way, visit, handler } = handling;
+        let RunningHandler { guard, handles, handler } = handling;
         // Before its session is stored: what a handler that ran out of time changes when it is dropped is stored too.
         drop(handler);
-        match finish::at_once(response, &under_way.exchange, &visit.session, &visit.store) {
-            Ok(response) => Poll::Ready(under_way.land(response)),
+        match finish::try_finalize(response, &guard.state, &handles.session, &handles.store) {
+            Ok(response) => Poll::Ready(guard.complete(response)),
             Err(response) => {
-                let mut apart = Self::apart(async move {
-                    let response = complete(&under_way.exchange, Some(&visit), response).await;
-                    under_way.land(response)
+                let mut apart = Self::boxed(async move {
+                    let response = finish(&guard.state, Some(&handles), response).await;
+                    guard.complete(response)
                 });
                 let polled = Pin::new(&mut apart).poll(context);
                 *self = apart;
@@ -113,104 +113,108 @@ impl Future for Answering {
 }
 
 /// A request on the scoreboard, with its exchange; one that is dropped on its way was abandoned by its client.
-pub(super) struct UnderWay {
-    pub(super) exchange: Arc<Exchange>,
+pub(super) struct RequestGuard {
+    pub(super) state: Arc<RequestState>,
     /// When it came.
-    pub(super) begun: Instant,
+    pub(super) started: Instant,
     /// What its response's head needs; none: that is made.
-    head: Option<Head>,
+    head: Option<RequestMeta>,
 }
 
-impl UnderWay {
-    pub(super) fn new(exchange: Arc<Exchange>, begun: Instant, head: Head) -> Self {
-        exchange.core.cell().request_started();
-        Self { exchange, begun, head: Some(head) }
+impl RequestGuard {
+    pub(super) fn new(state: Arc<RequestState>, started: Instant, head: RequestMeta) -> Self {
+        state.core.cell().count_request_started();
+        Self { state, started, head: Some(head) }
     }
 
     /// Answers it without its handler.
-    pub(super) fn refuse(self, response: Response) -> Answering {
-        Answering::apart(async move {
-            let response = complete(&self.exchange, None, response).await;
-            self.land(response)
+    pub(super) fn reject(self, response: Response) -> ResponseFuture {
+        ResponseFuture::boxed(async move {
+            let response = finish(&self.state, None, response).await;
+            self.complete(response)
         })
     }
 
     /// Its response is whole but for the head.
-    pub(super) fn land(mut self, mut response: Response) -> Response {
-        let core = &self.exchange.core;
+    pub(super) fn complete(mut self, mut response: Response) -> Response {
+        let core = &self.state.core;
         if let Some(head) = self.head.take() {
-            finish::dress(&mut response, core, head);
+            finish::apply_common_headers(&mut response, core, head);
         }
-        let latency_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let latency_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let status = response.status().as_u16();
         let bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
-        core.cell().request_done(status, bytes, latency_us);
+        core.cell().count_request_finished(status, bytes, latency_us);
         tracing::debug!(request_id = ?response.headers().get(finish::REQUEST_ID), status, latency_us, "request answered");
         response
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         if self.head.is_some() {
-            self.exchange.core.cell().request_abandoned();
+            self.state.core.cell().count_request_abandoned();
         }
     }
 }
 
 /// What a request that reaches its handler has of its session.
-pub(super) struct Visit {
+pub(super) struct SessionHandles {
     pub(super) session: Session,
-    pub(super) store: Arc<Store>,
+    pub(super) store: Arc<RequestSessionStore>,
 }
 
 /// Explains what went wrong and stores what the handler changed.
-pub(super) async fn complete(exchange: &Exchange, visit: Option<&Visit>, response: Response) -> Response {
-    let fault = body::fault(&exchange.body_fault, &exchange.core.config.http);
-    let response = finish::explain(response, fault).await;
-    finish::settle(response, exchange, visit.map(|visit| (&visit.session, &*visit.store))).await
+pub(super) async fn finish(
+    state: &RequestState,
+    handles: Option<&SessionHandles>,
+    response: Response,
+) -> Response {
+    let fault = body::body_error(&state.body_fault, &state.core.config.http);
+    let response = finish::into_problem(response, fault).await;
+    finish::finalize(response, state, handles.map(|handles| (&handles.session, &*handles.store))).await
 }
 
 /// A handler, and how long it may take.
-pub(super) struct InTime {
+pub(super) struct TimedHandler {
     handler: RouteFuture<Infallible>,
-    timer: Timer,
+    timer: RequestTimer,
 }
 
-impl InTime {
-    pub(super) fn new(begun: Instant, mut router: Router, request: Request<Body>) -> Self {
-        Self { handler: router.call(request), timer: Timer::new(begun) }
+impl TimedHandler {
+    pub(super) fn new(started: Instant, mut router: Router, request: Request<Body>) -> Self {
+        Self { handler: router.call(request), timer: RequestTimer::new(started) }
     }
 
     /// The handler's response, or what the client gets when that is not there in time.
-    pub(super) fn poll(&mut self, exchange: &Exchange, context: &mut Context<'_>) -> Poll<Response> {
-        match poll_caught(&mut self.handler, context) {
+    pub(super) fn poll(&mut self, state: &RequestState, context: &mut Context<'_>) -> Poll<Response> {
+        match poll_catching_panics(&mut self.handler, context) {
             Poll::Ready(response) => Poll::Ready(response),
-            Poll::Pending => self.timer.poll_late(exchange, context),
+            Poll::Pending => self.timer.poll_timeout(state, context),
         }
     }
 }
 
 /// Runs the handler; one that panics answers 500.
-pub(super) async fn answer(mut router: Router, request: Request<Body>) -> Response {
+pub(super) async fn call_handler(mut router: Router, request: Request<Body>) -> Response {
     let mut handler = router.call(request);
-    poll_fn(|context| poll_caught(&mut handler, context)).await
+    poll_fn(|context| poll_catching_panics(&mut handler, context)).await
 }
 
-fn poll_caught(handler: &mut RouteFuture<Infallible>, context: &mut Context<'_>) -> Poll<Response> {
+fn poll_catching_panics(handler: &mut RouteFuture<Infallible>, context: &mut Context<'_>) -> Poll<Response> {
     // The request's own values are all that a panic can leave half-done, and they are dropped with it.
     match catch_unwind(AssertUnwindSafe(|| Pin::new(handler).poll(context))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(Ok(response))) => Poll::Ready(response),
         Err(panic) => {
-            let message = message(panic.as_ref());
+            let message = panic_message(panic.as_ref());
             tracing::error!(panic = %message, "a handler panicked: {message}");
             Poll::Ready(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "").into_response())
         }
     }
 }
 
-fn message(panic: &(dyn Any + Send)) -> String {
+fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

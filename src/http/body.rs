@@ -24,17 +24,17 @@ use tokio::time::Instant;
 use tokio::time::Sleep;
 use tokio::time::sleep;
 
-use crate::config::schema::Http;
-use crate::http::exchange::Exchange;
-use crate::http::pace::Pace;
+use crate::config::schema::HttpConfig;
+use crate::http::exchange::RequestState;
+use crate::http::pace::BodyPace;
 use crate::http::problem::Problem;
-use crate::limiter::place::Place;
+use crate::limiter::place::ConcurrencyPermit;
 
 const TOO_LARGE: u8 = 1;
 const TOO_SLOW: u8 = 2;
 
 /// The body within its bounds.
-pub(super) fn bound<B>(body: B, bounds: &Http, exchange: &Arc<Exchange>) -> Body
+pub(super) fn limit_body<B>(body: B, bounds: &HttpConfig, state: &Arc<RequestState>) -> Body
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -43,14 +43,14 @@ where
     if body.is_end_stream() {
         return Body::empty();
     }
-    let exchange = Arc::clone(exchange);
-    let pace = Pace::new(bounds.body_min_rate, bounds.body_timeout);
-    let paced = Paced { body: Box::pin(body), pace, waiting: None, exchange: Arc::clone(&exchange) };
-    Body::new(Limited::new(paced, bounds.body_limit).map_err(move |error| {
+    let state = Arc::clone(state);
+    let pace = BodyPace::new(bounds.body_min_rate, bounds.body_timeout);
+    let paced = PacedBody { body: Box::pin(body), pace, waiting: None, state: Arc::clone(&state) };
+    Body::new(Limited::new(paced, bounds.max_body_size).map_err(move |error| {
         if error.is::<LengthLimitError>() {
-            exchange.body_fault.store(TOO_LARGE, Relaxed);
+            state.body_fault.store(TOO_LARGE, Relaxed);
         } else if error.is::<TooSlow>() {
-            exchange.body_fault.store(TOO_SLOW, Relaxed);
+            state.body_fault.store(TOO_SLOW, Relaxed);
         }
         error
     }))
@@ -62,15 +62,15 @@ where
 struct TooSlow;
 
 /// A body that must keep its pace.
-struct Paced<B> {
+struct PacedBody<B> {
     body: Pin<Box<B>>,
-    pace: Pace,
+    pace: BodyPace,
     /// Since when the next piece is waited for, and until when.
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
-    exchange: Arc<Exchange>,
+    state: Arc<RequestState>,
 }
 
-impl<B> http_body::Body for Paced<B>
+impl<B> http_body::Body for PacedBody<B>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -85,15 +85,15 @@ where
         let this = &mut *self;
         if let Poll::Ready(frame) = this.body.as_mut().poll_frame(context) {
             let waited = this.waiting.take().map(|(since, _)| since.elapsed()).unwrap_or_default();
-            this.exchange.body_waits.store(false, Relaxed);
+            this.state.body_waits.store(false, Relaxed);
             let bytes =
                 frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
-            this.pace.came(bytes, waited);
+            this.pace.record_received(bytes, waited);
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        this.exchange.body_waits.store(true, Relaxed);
+        this.state.body_waits.store(true, Relaxed);
         let (_, until) =
-            this.waiting.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(this.pace.patience()))));
+            this.waiting.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(this.pace.wait_allowed()))));
         match until.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Some(Err(TooSlow.into()))),
             Poll::Pending => Poll::Pending,
@@ -115,9 +115,9 @@ pub(super) fn too_large(limit: usize) -> Problem {
 }
 
 /// What was found wrong while the body was read.
-pub(super) fn fault(fault: &AtomicU8, bounds: &Http) -> Option<Problem> {
+pub(super) fn body_error(fault: &AtomicU8, bounds: &HttpConfig) -> Option<Problem> {
     match fault.load(Relaxed) {
-        TOO_LARGE => Some(too_large(bounds.body_limit)),
+        TOO_LARGE => Some(too_large(bounds.max_body_size)),
         TOO_SLOW => Some(Problem::new(StatusCode::REQUEST_TIMEOUT, "the request body came too slowly")),
         _ => None,
     }
@@ -125,27 +125,27 @@ pub(super) fn fault(fault: &AtomicU8, bounds: &Http) -> Option<Problem> {
 
 /// What a request holds that goes on after its response, among the response's extensions: a WebSocket.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Lasting(Arc<Mutex<Vec<Place>>>);
+pub(super) struct UpgradePermits(Arc<Mutex<Vec<ConcurrencyPermit>>>);
 
 /// A response that keeps the request's places in concurrency limits until its body was sent or given up, or until
 /// whatever goes on after it has ended.
-pub(super) fn keep(mut response: Response, places: Vec<Place>) -> Response {
-    if let Some(lasting) = response.extensions_mut().remove::<Lasting>() {
-        lasting.0.lock().unwrap_or_else(PoisonError::into_inner).extend(places);
+pub(super) fn hold_permits(mut response: Response, permits: Vec<ConcurrencyPermit>) -> Response {
+    if let Some(permits_of_upgrade) = response.extensions_mut().remove::<UpgradePermits>() {
+        permits_of_upgrade.0.lock().unwrap_or_else(PoisonError::into_inner).extend(permits);
         return response;
     }
-    if places.is_empty() {
+    if permits.is_empty() {
         return response;
     }
-    response.map(|body| Body::new(Keeping { body, _places: places }))
+    response.map(|body| Body::new(PermitBody { body, _permits: permits }))
 }
 
-struct Keeping {
+struct PermitBody {
     body: Body,
-    _places: Vec<Place>,
+    _permits: Vec<ConcurrencyPermit>,
 }
 
-impl http_body::Body for Keeping {
+impl http_body::Body for PermitBody {
     type Data = Bytes;
     type Error = axum::Error;
 

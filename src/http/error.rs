@@ -9,12 +9,12 @@ use axum::response::Response;
 use http::StatusCode;
 
 use crate::broadcast;
-use crate::broadcast::InvalidTopic;
+use crate::broadcast::InvalidTopicName;
 use crate::counter;
 use crate::http::idempotency::key::KEY_MAX;
 use crate::http::offload;
 use crate::http::problem::Problem;
-use crate::limiter::headers::Headers;
+use crate::limiter::headers::RateLimitHeaders;
 use crate::redis;
 use crate::session;
 use crate::task;
@@ -22,7 +22,7 @@ use crate::task;
 /// Why an extractor or an operation of this library failed; answers as a problem document.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum RequestError {
     /// A rate limit refused the request: 429.
     #[error("a rate limit refused the request")]
     Denied,
@@ -34,13 +34,13 @@ pub enum Error {
     },
     /// The shared state is nearly full, and only users who are logged in may add to it: 503.
     #[error("the shared state is nearly full: only who is logged in may add to it")]
-    Full,
+    StorageFull,
     /// All places for CPU work are taken: 503.
     #[error("all places for CPU work are taken")]
-    Busy,
+    Overloaded,
     /// The work failed on its thread: 500.
     #[error("the work failed")]
-    Failed,
+    Internal,
     /// It needs server-side code in Redis, which is not allowed there (`redis.mode` plain): 501.
     #[error("{what} needs server-side code, and this fleet's Redis allows none")]
     Unsupported {
@@ -49,25 +49,25 @@ pub enum Error {
     },
     /// A counter's name is not allowed: 400.
     #[error("a counter's name has 1 to 64 of A-Z a-z 0-9 _ - . :")]
-    CounterName,
+    InvalidCounterName,
     /// A counter would leave the range of 64-bit integers: 409, nothing was changed.
     #[error("the counter would leave the range of 64-bit integers")]
     CounterOverflow,
     /// How much is to be taken or given back, or a window, is out of bounds: 400.
     #[error("how much must be from 1 to 2^53, and a window a second at least")]
-    CounterAmount,
+    InvalidCounterAmount,
     /// A token is not one: 400.
     #[error("a token has 1 to 128 printable ASCII characters")]
-    CounterToken,
+    InvalidCounterToken,
     /// The session has ended, or has another id that this request does not know: 401.
     #[error("the session ended before this request was finished")]
     SessionGone,
     /// The session would hold more than is allowed: 507, nothing was stored.
     #[error("the session would hold more than is allowed")]
-    SessionFull,
+    SessionTooLarge,
     /// The client has made more new sessions than `session.create_rate` allows: 429, nothing was stored.
     #[error("more new sessions were made from this client than is allowed; try again later")]
-    SessionLimit {
+    TooManySessions {
         /// Seconds after which the client may try again.
         retry_after: u64,
     },
@@ -81,10 +81,10 @@ pub enum Error {
     SessionConflict,
     /// A field of the session does not hold what is expected of it, such as a number to add to: 409.
     #[error("a field of the session does not hold what is expected of it")]
-    SessionField,
+    InvalidSessionField,
     /// A topic's name is not allowed: 400.
     #[error("a topic's name has 1 to 64 of A-Z a-z 0-9 - _ . : /")]
-    Topic,
+    InvalidTopicName,
     /// A message is longer than `broadcast.message_limit`: 413.
     #[error("a message has at most {limit} bytes")]
     MessageTooLarge {
@@ -93,70 +93,74 @@ pub enum Error {
     },
     /// As many clients or topics are subscribed as this worker takes: 503.
     #[error("as many are subscribed as this worker takes")]
-    Crowded,
+    TooManySubscribers,
     /// Nobody is logged in: 401.
     #[error("nobody is logged in")]
-    LoggedOut,
+    NotLoggedIn,
     /// A user's name is not allowed: 400.
     #[error("a user's name has 1 to 256 bytes")]
-    UserName,
+    InvalidUserId,
     /// As many tasks wait as `tasks.queue` allows: 503.
     #[error("as many tasks wait as are allowed")]
     TooManyTasks,
     /// No job was registered for this kind of task: 400.
     #[error("there is no task of the kind {0:?}")]
-    TaskKind(String),
+    UnknownTaskKind(String),
     /// A task's input is too large, or cannot be written as JSON: 400.
     #[error("the task's input cannot be taken: {0}")]
-    TaskInput(String),
+    InvalidTaskInput(String),
     /// The request needs an `Idempotency-Key` and has none: 400.
     #[error("this request needs an Idempotency-Key, such as a UUID of its own")]
-    IdempotencyKeyMissing,
+    MissingIdempotencyKey,
     /// The request's `Idempotency-Key` is none: 400.
     #[error("Idempotency-Key is one string of 1 to {KEY_MAX} visible characters")]
-    IdempotencyKey,
+    InvalidIdempotencyKey,
     /// The handler runs outside a fleet, so there is nothing to extract: 500.
     #[error("this handler runs outside a fleet")]
-    NoFleet,
+    OutsideFleet,
 }
 
 /// When a stranger may try again where Redis was nearly full, s: lifetimes have to end first.
-const FULL_RETRY: u64 = 30;
+const STORAGE_FULL_RETRY_AFTER: u64 = 30;
 
-impl Error {
-    fn problem(&self) -> Problem {
+impl RequestError {
+    fn to_problem(&self) -> Problem {
         match self {
             // Both are replaced by the request's recorded refusal, which knows the policies and the headers.
             Self::Denied => Problem::quota_exceeded(Vec::new(), Some(1)),
             Self::Unavailable { retry_after } => {
                 Problem::reduced_capacity("the shared state is away for the moment", *retry_after)
             }
-            Self::Full => Problem::reduced_capacity(self.to_string(), FULL_RETRY),
-            Self::Busy => Problem::reduced_capacity("as much work is under way as this worker takes", 1),
-            Self::TooManyTasks | Self::Crowded => Problem::reduced_capacity(self.to_string(), 1),
+            Self::StorageFull => Problem::reduced_capacity(self.to_string(), STORAGE_FULL_RETRY_AFTER),
+            Self::Overloaded => {
+                Problem::reduced_capacity("as much work is under way as this worker takes", 1)
+            }
+            Self::TooManyTasks | Self::TooManySubscribers => Problem::reduced_capacity(self.to_string(), 1),
             Self::MessageTooLarge { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, self.to_string()),
-            Self::Topic
-            | Self::TaskKind(_)
-            | Self::TaskInput(_)
-            | Self::CounterName
-            | Self::CounterAmount
-            | Self::CounterToken
-            | Self::IdempotencyKey
-            | Self::UserName => Problem::new(StatusCode::BAD_REQUEST, self.to_string()),
-            Self::CounterOverflow | Self::SessionField => {
+            Self::InvalidTopicName
+            | Self::UnknownTaskKind(_)
+            | Self::InvalidTaskInput(_)
+            | Self::InvalidCounterName
+            | Self::InvalidCounterAmount
+            | Self::InvalidCounterToken
+            | Self::InvalidIdempotencyKey
+            | Self::InvalidUserId => Problem::new(StatusCode::BAD_REQUEST, self.to_string()),
+            Self::CounterOverflow | Self::InvalidSessionField => {
                 Problem::new(StatusCode::CONFLICT, self.to_string())
             }
-            Self::IdempotencyKeyMissing => Problem::idempotency_missing(self.to_string()),
-            Self::LoggedOut => Problem::new(StatusCode::UNAUTHORIZED, self.to_string()),
+            Self::MissingIdempotencyKey => Problem::idempotency_key_missing(self.to_string()),
+            Self::NotLoggedIn => Problem::new(StatusCode::UNAUTHORIZED, self.to_string()),
             Self::SessionGone => Problem::session_gone(),
-            Self::SessionFull => Problem::session_full(),
+            Self::SessionTooLarge => Problem::session_too_large(),
             Self::SessionConflict => Problem::session_conflict(),
-            Self::SessionLimit { retry_after } => Problem::too_many_sessions(self.to_string(), *retry_after),
+            Self::TooManySessions { retry_after } => {
+                Problem::too_many_sessions(self.to_string(), *retry_after)
+            }
             Self::TooManyCookies => {
                 Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, self.to_string())
             }
             Self::Unsupported { .. } => Problem::new(StatusCode::NOT_IMPLEMENTED, self.to_string()),
-            Self::Failed | Self::NoFleet => {
+            Self::Internal | Self::OutsideFleet => {
                 tracing::error!(error = %self, "a handler could not do its work: {self}");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "")
             }
@@ -164,71 +168,71 @@ impl Error {
     }
 }
 
-impl IntoResponse for Error {
+impl IntoResponse for RequestError {
     fn into_response(self) -> Response {
-        self.problem().into_response()
+        self.to_problem().into_response()
     }
 }
 
-impl From<offload::Error> for Error {
-    fn from(error: offload::Error) -> Self {
+impl From<offload::OffloadError> for RequestError {
+    fn from(error: offload::OffloadError) -> Self {
         match error {
-            offload::Error::Full => Self::Busy,
-            offload::Error::Panicked => Self::Failed,
+            offload::OffloadError::Full => Self::Overloaded,
+            offload::OffloadError::Panicked => Self::Internal,
         }
     }
 }
 
 /// A refusal that holds for the whole request, whatever its handler makes of the error.
 #[derive(Debug, Clone)]
-pub(super) enum Refusal {
+pub(super) enum StateError {
     /// A limit said no.
-    Denied(Headers),
+    Denied(RateLimitHeaders),
     /// Redis is away, seconds until a repetition makes sense.
     Unavailable(u64),
     /// Redis is nearly full, and what is left is not for strangers.
-    Full,
+    StorageFull,
     /// It needs what this Redis does not allow.
     Unsupported(&'static str),
     /// The session ended meanwhile and the changes are lost.
     SessionGone,
     /// The session would be too large.
-    SessionFull,
+    SessionTooLarge,
     /// Another request changed the same strict field.
     SessionConflict,
     /// The client has made too many sessions, seconds until it may make one more.
-    SessionLimit(u64),
+    TooManySessions(u64),
     /// Which of its cookies is ours cannot be told.
     TooManyCookies,
 }
 
-impl Refusal {
-    pub(super) fn error(&self) -> Error {
+impl StateError {
+    pub(super) fn to_request_error(&self) -> RequestError {
         match self {
-            Self::Denied(_) => Error::Denied,
-            Self::Unavailable(retry_after) => Error::Unavailable { retry_after: *retry_after },
-            Self::Full => Error::Full,
-            Self::Unsupported(what) => Error::Unsupported { what },
-            Self::SessionGone => Error::SessionGone,
-            Self::SessionFull => Error::SessionFull,
-            Self::SessionConflict => Error::SessionConflict,
-            Self::SessionLimit(retry_after) => Error::SessionLimit { retry_after: *retry_after },
-            Self::TooManyCookies => Error::TooManyCookies,
+            Self::Denied(_) => RequestError::Denied,
+            Self::Unavailable(retry_after) => RequestError::Unavailable { retry_after: *retry_after },
+            Self::StorageFull => RequestError::StorageFull,
+            Self::Unsupported(what) => RequestError::Unsupported { what },
+            Self::SessionGone => RequestError::SessionGone,
+            Self::SessionTooLarge => RequestError::SessionTooLarge,
+            Self::SessionConflict => RequestError::SessionConflict,
+            Self::TooManySessions(retry_after) => RequestError::TooManySessions { retry_after: *retry_after },
+            Self::TooManyCookies => RequestError::TooManyCookies,
         }
     }
 
-    pub(super) fn problem(self) -> Problem {
+    pub(super) fn into_problem(self) -> Problem {
         match self {
             Self::Denied(headers) => Problem::quota_exceeded(headers.violated, headers.retry_after),
-            other => other.error().problem(),
+            other => other.to_request_error().to_problem(),
         }
     }
 }
 
-impl From<&redis::Error> for Refusal {
-    fn from(error: &redis::Error) -> Self {
+impl From<&redis::RedisError> for StateError {
+    fn from(error: &redis::RedisError) -> Self {
         match error {
-            redis::Error::Unsupported { what } => Self::Unsupported(what),
+            redis::RedisError::Unsupported { what } => Self::Unsupported(what),
             error => Self::Unavailable(retry_after(error)),
         }
     }
@@ -240,65 +244,68 @@ pub(super) fn whole_seconds(time: Duration) -> u64 {
 }
 
 /// When to come again: spread over some seconds, so that all who were refused together do not come back together.
-fn retry_after(error: &redis::Error) -> u64 {
+fn retry_after(error: &redis::RedisError) -> u64 {
     const SPREAD: u64 = 3;
     static TURN: AtomicU64 = AtomicU64::new(0);
     error.retry_after().as_secs().max(1) + TURN.fetch_add(1, Relaxed) % SPREAD
 }
 
-impl From<session::Error> for Error {
-    fn from(error: session::Error) -> Self {
+impl From<session::SessionError> for RequestError {
+    fn from(error: session::SessionError) -> Self {
         match error {
-            session::Error::Denied => Self::Denied,
-            session::Error::Gone | session::Error::Rotated => Self::SessionGone,
-            session::Error::TooLarge => Self::SessionFull,
-            session::Error::Conflict => Self::SessionConflict,
-            session::Error::TooMany { retry_after } => {
-                Self::SessionLimit { retry_after: whole_seconds(retry_after) }
+            session::SessionError::Denied => Self::Denied,
+            session::SessionError::Gone | session::SessionError::Rotated => Self::SessionGone,
+            session::SessionError::TooLarge => Self::SessionTooLarge,
+            session::SessionError::Conflict => Self::SessionConflict,
+            session::SessionError::TooManySessions { retry_after } => {
+                Self::TooManySessions { retry_after: whole_seconds(retry_after) }
             }
-            session::Error::NoSum | session::Error::Form => Self::SessionField,
-            session::Error::NoRandomness => Self::Failed,
-            session::Error::Redis(error) => Refusal::from(&error).error(),
+            session::SessionError::NotANumber | session::SessionError::InvalidField => {
+                Self::InvalidSessionField
+            }
+            session::SessionError::RandomSource => Self::Internal,
+            session::SessionError::Redis(error) => StateError::from(&error).to_request_error(),
         }
     }
 }
 
-impl From<task::Error> for Error {
-    fn from(error: task::Error) -> Self {
+impl From<task::TaskError> for RequestError {
+    fn from(error: task::TaskError) -> Self {
         match error {
-            task::Error::Full => Self::TooManyTasks,
-            task::Error::UnknownKind(kind) => Self::TaskKind(kind),
-            task::Error::Input(reason) => Self::TaskInput(reason),
-            task::Error::NoRandomness(_) => Self::Failed,
-            task::Error::Redis(error) => Refusal::from(&error).error(),
+            task::TaskError::QueueFull => Self::TooManyTasks,
+            task::TaskError::UnknownKind(kind) => Self::UnknownTaskKind(kind),
+            task::TaskError::InvalidInput(reason) => Self::InvalidTaskInput(reason),
+            task::TaskError::NoRandomness(_) => Self::Internal,
+            task::TaskError::Redis(error) => StateError::from(&error).to_request_error(),
         }
     }
 }
 
-impl From<InvalidTopic> for Error {
-    fn from(_: InvalidTopic) -> Self {
-        Self::Topic
+impl From<InvalidTopicName> for RequestError {
+    fn from(_: InvalidTopicName) -> Self {
+        Self::InvalidTopicName
     }
 }
 
-impl From<broadcast::Error> for Error {
-    fn from(error: broadcast::Error) -> Self {
+impl From<broadcast::BroadcastError> for RequestError {
+    fn from(error: broadcast::BroadcastError) -> Self {
         match error {
-            broadcast::Error::TooLong { limit, .. } => Self::MessageTooLarge { limit },
-            broadcast::Error::Subscribers { .. } | broadcast::Error::Topics { .. } => Self::Crowded,
-            broadcast::Error::Redis(error) => Refusal::from(&error).error(),
+            broadcast::BroadcastError::TooLarge { limit, .. } => Self::MessageTooLarge { limit },
+            broadcast::BroadcastError::TooManySubscribers { .. }
+            | broadcast::BroadcastError::TooManyTopics { .. } => Self::TooManySubscribers,
+            broadcast::BroadcastError::Redis(error) => StateError::from(&error).to_request_error(),
         }
     }
 }
 
-impl From<counter::Error> for Error {
-    fn from(error: counter::Error) -> Self {
+impl From<counter::CounterError> for RequestError {
+    fn from(error: counter::CounterError) -> Self {
         match error {
-            counter::Error::Name => Self::CounterName,
-            counter::Error::Overflow => Self::CounterOverflow,
-            counter::Error::Amount => Self::CounterAmount,
-            counter::Error::Token => Self::CounterToken,
-            counter::Error::Redis(error) => Refusal::from(&error).error(),
+            counter::CounterError::InvalidName => Self::InvalidCounterName,
+            counter::CounterError::Overflow => Self::CounterOverflow,
+            counter::CounterError::InvalidAmount => Self::InvalidCounterAmount,
+            counter::CounterError::InvalidToken => Self::InvalidCounterToken,
+            counter::CounterError::Redis(error) => StateError::from(&error).to_request_error(),
         }
     }
 }

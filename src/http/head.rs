@@ -24,24 +24,24 @@ use crate::http::problem::Problem;
 const FIELDS_MAX: usize = 100;
 
 /// Most names that are compared one by one, which for so few costs less than hashing the one that is looked for.
-const FEW: usize = 16;
+const LINEAR_SEARCH_MAX: usize = 16;
 
 /// Whether a header with this name was sent. Most that are looked for were not.
-pub(super) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
-    match headers.keys_len() <= FEW {
+pub(super) fn has_header(headers: &HeaderMap, name: &HeaderName) -> bool {
+    match headers.keys_len() <= LINEAR_SEARCH_MAX {
         true => headers.keys().any(|sent| sent == name),
         false => headers.contains_key(name),
     }
 }
 
 /// Whether one of a header's values, which commas separate, is this word.
-pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, expected: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(wanted))
+    values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(expected))
 }
 
 /// The first value of a header, and whether it was sent again.
-fn first<'h>(headers: &'h HeaderMap, name: &HeaderName) -> (Option<&'h HeaderValue>, bool) {
+fn first_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> (Option<&'h HeaderValue>, bool) {
     // Walking over a header's values costs more than looking it up, and in next to every request no name comes twice.
     let is_repeated = headers.len() > headers.keys_len() && headers.get_all(name).iter().nth(1).is_some();
     (headers.get(name), is_repeated)
@@ -51,7 +51,7 @@ fn first<'h>(headers: &'h HeaderMap, name: &HeaderName) -> (Option<&'h HeaderVal
 ///
 /// # Errors
 /// What its client is told; it must reach no handler, and nothing may be counted for it.
-pub(super) fn check(parts: &mut Parts, has_body: bool) -> Result<(), Problem> {
+pub(super) fn check_head(parts: &mut Parts, has_body: bool) -> Result<(), Problem> {
     let Parts { method, version, uri, headers, .. } = parts;
     if headers.len() > FIELDS_MAX {
         let detail = format!("a request may have {FIELDS_MAX} header fields");
@@ -60,22 +60,22 @@ pub(super) fn check(parts: &mut Parts, has_body: bool) -> Result<(), Problem> {
     if *method == Method::CONNECT {
         return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "this is no proxy: CONNECT leads nowhere"));
     }
-    target(*version, method, uri).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
-    host(*version, uri, headers).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
+    check_target(*version, method, uri).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
+    check_host(*version, uri, headers).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     if *version < Version::HTTP_2 {
         if let Some(Ok(named)) = uri.authority().map(|authority| HeaderValue::try_from(authority.as_str())) {
             // §3.2.2: what the target names counts, whatever the field says.
             headers.insert(HOST, named);
         }
         if has_body {
-            coding(headers)?;
+            check_transfer_encoding(headers)?;
         }
     }
     Ok(())
 }
 
 /// Whether the target has the form that its method demands (RFC 9112 §3.2).
-fn target(version: Version, method: &Method, uri: &Uri) -> Result<(), &'static str> {
+fn check_target(version: Version, method: &Method, uri: &Uri) -> Result<(), &'static str> {
     let is_authority = uri.scheme().is_none() && uri.authority().is_some();
     if is_authority && version < Version::HTTP_2 {
         return Err("a target is a path, which begins with a slash, or a whole URL");
@@ -87,8 +87,8 @@ fn target(version: Version, method: &Method, uri: &Uri) -> Result<(), &'static s
 }
 
 /// Whether it says as its protocol demands for whom it is.
-fn host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
-    let (field, is_repeated) = first(headers, &HOST);
+fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
+    let (field, is_repeated) = first_value(headers, &HOST);
     let named = uri.authority().map(|authority| authority.as_str().as_bytes());
     if is_repeated {
         return Err("a request has one Host, not several");
@@ -104,7 +104,7 @@ fn host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static
         (None, _) if version == Version::HTTP_11 => Err("a request of HTTP/1.1 has a Host"),
         (None, None) if version == Version::HTTP_2 => Err("a request has an :authority or a Host"),
         (Some(field), Some(named))
-            if version == Version::HTTP_2 && !is_same(uri, field.as_bytes(), named) =>
+            if version == Version::HTTP_2 && !is_same_host(uri, field.as_bytes(), named) =>
         {
             Err("Host and :authority name different hosts")
         }
@@ -113,7 +113,7 @@ fn host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static
 }
 
 /// Whether both name the same host, with or without the port that is the scheme's own.
-fn is_same(uri: &Uri, one: &[u8], other: &[u8]) -> bool {
+fn is_same_host(uri: &Uri, one: &[u8], other: &[u8]) -> bool {
     let own: &[u8] = if uri.scheme_str() == Some("https") { b":443" } else { b":80" };
     let bare = |host: &'_ [u8]| -> usize {
         let end = host.strip_suffix(own).or_else(|| host.strip_suffix(b":"));
@@ -174,7 +174,7 @@ fn is_port(digits: &[u8]) -> bool {
 }
 
 /// A body comes as it is or in chunks: whatever else was done to it is not undone here (RFC 9112 §6.1).
-fn coding(headers: &HeaderMap) -> Result<(), Problem> {
+fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let (Some(coding), more) = (codings.next(), codings.next()) else { return Ok(()) };
     if more.is_none() && coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
@@ -208,7 +208,7 @@ mod tests {
             request.header(*name, *value)
         });
         let mut parts = request.body(()).unwrap().into_parts().0;
-        check(&mut parts, true).map(|()| parts).map_err(|problem| problem.status().as_u16())
+        check_head(&mut parts, true).map(|()| parts).map_err(|problem| problem.status().as_u16())
     }
 
     #[test]
@@ -289,19 +289,22 @@ mod tests {
         ] {
             assert_eq!(checked(Version::HTTP_11, target, &fields).is_ok(), is_good, "{target}");
         }
-        let asked = |method: Method, target: &str| {
+        let check_request = |method: Method, target: &str| {
             let request = Request::builder().method(method).uri(target).header(HOST, "a");
             let mut parts = request.body(()).unwrap().into_parts().0;
-            check(&mut parts, false).map_err(|problem| problem.status().as_u16())
+            check_head(&mut parts, false).map_err(|problem| problem.status().as_u16())
         };
         assert_eq!(
-            (asked(Method::OPTIONS, "*").is_ok(), asked(Method::CONNECT, "a:80").unwrap_err()),
+            (
+                check_request(Method::OPTIONS, "*").is_ok(),
+                check_request(Method::CONNECT, "a:80").unwrap_err()
+            ),
             (true, 501)
         );
     }
 
     #[test]
-    fn http_2_says_the_same_host_wherever_it_says_it() {
+    fn http_2_names_the_same_host_in_both_places() {
         let two = Version::HTTP_2;
         assert_eq!(checked(two, "/", &[]).unwrap_err(), 400);
         assert!(checked(two, "/", &[("host", "a")]).is_ok() && checked(two, "http://a/", &[]).is_ok());
@@ -334,14 +337,14 @@ mod tests {
     #[test]
     fn a_header_is_found_among_few_and_among_many() {
         let (mut headers, sought) = (HeaderMap::new(), HeaderName::from_static("x-sought"));
-        for number in 0..2 * FEW {
-            assert!(!has(&headers, &sought) && !has(&headers, &HOST), "{number}");
+        for number in 0..2 * LINEAR_SEARCH_MAX {
+            assert!(!has_header(&headers, &sought) && !has_header(&headers, &HOST), "{number}");
             let with = |name: &HeaderName| {
                 let mut headers = headers.clone();
                 headers.insert(name, HeaderValue::from_static("a"));
                 headers
             };
-            assert!(has(&with(&sought), &sought) && has(&with(&HOST), &HOST), "{number}");
+            assert!(has_header(&with(&sought), &sought) && has_header(&with(&HOST), &HOST), "{number}");
             let other = HeaderName::try_from(format!("x-other-{number}")).unwrap();
             headers.insert(other, HeaderValue::from_static("a"));
         }

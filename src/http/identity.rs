@@ -14,9 +14,9 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::header::FORWARDED;
 
-use crate::config::schema::ForwardHeader;
-use crate::config::schema::Proxy;
-use crate::http::head::has;
+use crate::config::schema::ForwardedHeader;
+use crate::config::schema::ProxyConfig;
+use crate::http::head::has_header;
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -26,7 +26,7 @@ const MAX_HOPS: usize = 32;
 
 /// How the client reached the nearest trusted hop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
+pub enum ClientTransport {
     /// Unencrypted, or nobody trusted says otherwise.
     Plain,
     /// Over TLS, as a trusted proxy says.
@@ -35,55 +35,71 @@ pub enum Transport {
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Client {
+pub struct ClientInfo {
     /// The client's address, IPv4-mapped IPv6 as IPv4.
     pub address: IpAddr,
     /// Whether it came over TLS.
-    pub transport: Transport,
+    pub transport: ClientTransport,
     /// Whether the socket's peer is a trusted proxy, whose request id is taken over too.
     pub proxied: bool,
 }
 
 /// Finds out who asks, from the socket's peer and, only if that is trusted, the one configured header.
-pub fn resolve(peer: IpAddr, headers: &HeaderMap, proxy: &Proxy) -> Client {
+pub fn client_from_headers(peer: IpAddr, headers: &HeaderMap, proxy: &ProxyConfig) -> ClientInfo {
     let peer = peer.to_canonical();
     if !proxy.trusts(peer) {
-        return Client { address: peer, transport: Transport::Plain, proxied: false };
+        return ClientInfo { address: peer, transport: ClientTransport::Plain, proxied: false };
     }
     let is_forwarded = match proxy.header {
-        ForwardHeader::XForwardedFor => has(headers, &X_FORWARDED_FOR) || has(headers, &X_FORWARDED_PROTO),
-        ForwardHeader::Forwarded => has(headers, &FORWARDED),
+        ForwardedHeader::XForwardedFor => {
+            has_header(headers, &X_FORWARDED_FOR) || has_header(headers, &X_FORWARDED_PROTO)
+        }
+        ForwardedHeader::Forwarded => has_header(headers, &FORWARDED),
     };
     if !is_forwarded {
-        return Client { address: peer, transport: Transport::Plain, proxied: true };
+        return ClientInfo { address: peer, transport: ClientTransport::Plain, proxied: true };
     }
     let (address, proto) = match proxy.header {
-        ForwardHeader::XForwardedFor => {
+        ForwardedHeader::XForwardedFor => {
             let nodes = values(headers, X_FORWARDED_FOR).flat_map(|value| value.rsplit(','));
             let proto = values(headers, X_FORWARDED_PROTO).next();
-            (walk(peer, proxy, nodes), proto.and_then(|value| value.rsplit(',').next()).map(str::trim))
+            (
+                walk_trusted_hops(peer, proxy, nodes),
+                proto.and_then(|value| value.rsplit(',').next()).map(str::trim),
+            )
         }
-        ForwardHeader::Forwarded => {
+        ForwardedHeader::Forwarded => {
             // Of what the client wrote itself only the part to the left of a trusted hop's element can be bent.
             let hops: Vec<&str> = values(headers, FORWARDED).flat_map(elements_from_right).collect();
             let proto = hops.first().and_then(|hop| parameter(hop, "proto"));
-            (walk(peer, proxy, hops.iter().map(|hop| parameter(hop, "for").unwrap_or("unknown"))), proto)
+            (
+                walk_trusted_hops(
+                    peer,
+                    proxy,
+                    hops.iter().map(|hop| parameter(hop, "for").unwrap_or("unknown")),
+                ),
+                proto,
+            )
         }
     };
     let tls = proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
-    Client { address, transport: if tls { Transport::Tls } else { Transport::Plain }, proxied: true }
+    ClientInfo {
+        address,
+        transport: if tls { ClientTransport::Tls } else { ClientTransport::Plain },
+        proxied: true,
+    }
 }
 
-impl Client {
+impl ClientInfo {
     /// What limits count by: an IPv4 address, or the network of this length that an IPv6 address lies in.
-    pub fn subject(&self, prefix: u8) -> String {
-        str::to_owned(&self.subject_text(prefix))
+    pub fn limit_subject(&self, prefix: u8) -> String {
+        str::to_owned(&self.limit_subject_text(prefix))
     }
 
     /// The same, for a request, which needs it only to make keys of it.
-    pub(super) fn subject_text(&self, prefix: u8) -> SubjectText {
+    pub(super) fn limit_subject_text(&self, prefix: u8) -> SubjectText {
         let mut text = SubjectText { text: [0; SUBJECT_MAX], length: 0 };
-        match network(self.address, prefix) {
+        match client_network(self.address, prefix) {
             IpAddr::V4(address) => text.v4(address),
             // It has room for the longest.
             IpAddr::V6(network) => _ = write!(text, "{network}/{prefix}"),
@@ -144,7 +160,7 @@ impl Deref for SubjectText {
 
 /// An address without what its subscriber chooses: an IPv6 one is its network of this length, at most 64, of which one
 /// subscriber has all addresses.
-pub fn network(address: IpAddr, prefix: u8) -> IpAddr {
+pub fn client_network(address: IpAddr, prefix: u8) -> IpAddr {
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)).into();
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -167,10 +183,10 @@ fn values(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
 }
 
 /// Walks from the nearest hop to the first one nobody vouches for; a node without an address ends the walk.
-fn walk<'a>(peer: IpAddr, proxy: &Proxy, nodes: impl Iterator<Item = &'a str>) -> IpAddr {
+fn walk_trusted_hops<'a>(peer: IpAddr, proxy: &ProxyConfig, nodes: impl Iterator<Item = &'a str>) -> IpAddr {
     let mut last_trusted = peer;
     for node in nodes.map(str::trim).filter(|node| !node.is_empty()).take(MAX_HOPS) {
-        match address(node) {
+        match parse_node_address(node) {
             None => break,
             Some(address) if proxy.trusts(address) => last_trusted = address,
             Some(address) => return address,
@@ -180,7 +196,7 @@ fn walk<'a>(peer: IpAddr, proxy: &Proxy, nodes: impl Iterator<Item = &'a str>) -
 }
 
 /// The address of a node without port, brackets and zone; `None` for `unknown`, `_hidden` and anything else.
-fn address(node: &str) -> Option<IpAddr> {
+fn parse_node_address(node: &str) -> Option<IpAddr> {
     let host = match node.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;
@@ -226,16 +242,16 @@ mod tests {
 
     const TRUSTED: [&str; 4] = ["127.0.0.0/8", "10.0.0.0/8", "::1/128", "fd00::/8"];
 
-    fn proxy(header: ForwardHeader) -> Proxy {
-        Proxy { trusted: TRUSTED.iter().map(|net| net.parse().unwrap()).collect(), header }
+    fn proxy(header: ForwardedHeader) -> ProxyConfig {
+        ProxyConfig { trusted: TRUSTED.iter().map(|net| net.parse().unwrap()).collect(), header }
     }
 
-    fn resolved(header: ForwardHeader, peer: &str, lines: &[(&'static str, &str)]) -> Client {
+    fn resolved(header: ForwardedHeader, peer: &str, lines: &[(&'static str, &str)]) -> ClientInfo {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(*name, value.parse().unwrap());
         }
-        resolve(peer.parse().unwrap(), &headers, &proxy(header))
+        client_from_headers(peer.parse().unwrap(), &headers, &proxy(header))
     }
 
     #[test]
@@ -264,7 +280,7 @@ mod tests {
         ];
         for (peer, values, expected) in cases {
             let lines: Vec<_> = values.iter().map(|value| ("x-forwarded-for", *value)).collect();
-            let client = resolved(ForwardHeader::XForwardedFor, peer, &lines);
+            let client = resolved(ForwardedHeader::XForwardedFor, peer, &lines);
             assert_eq!(client.address, expected.parse::<IpAddr>().unwrap(), "{peer} {values:?}");
         }
     }
@@ -284,7 +300,7 @@ mod tests {
         ];
         for (values, expected) in cases {
             let lines: Vec<_> = values.iter().map(|value| ("forwarded", *value)).collect();
-            let client = resolved(ForwardHeader::Forwarded, "127.0.0.1", &lines);
+            let client = resolved(ForwardedHeader::Forwarded, "127.0.0.1", &lines);
             assert_eq!(client.address, expected.parse::<IpAddr>().unwrap(), "{values:?}");
         }
     }
@@ -292,7 +308,7 @@ mod tests {
     #[test]
     fn a_subject_is_written_as_its_address_is() {
         let written = |address: IpAddr, prefix| {
-            Client { address, transport: Transport::Plain, proxied: false }.subject(prefix)
+            ClientInfo { address, transport: ClientTransport::Plain, proxied: false }.limit_subject(prefix)
         };
         for octet in 0..=255 {
             let address = Ipv4Addr::new(octet, 255 - octet, octet / 2, 9);
@@ -306,32 +322,32 @@ mod tests {
     #[test]
     fn only_the_configured_header_is_read() {
         let lines = [("forwarded", "for=2.2.2.2"), ("x-real-ip", "3.3.3.3"), ("cf-connecting-ip", "4.4.4.4")];
-        let client = resolved(ForwardHeader::XForwardedFor, "127.0.0.1", &lines);
+        let client = resolved(ForwardedHeader::XForwardedFor, "127.0.0.1", &lines);
         assert_eq!(client.address, "127.0.0.1".parse::<IpAddr>().unwrap());
     }
 
     #[test]
-    fn only_a_trusted_peer_may_say_that_it_was_tls() {
+    fn only_a_trusted_peer_may_report_tls() {
         let cases = [
-            ("127.0.0.1", "https", Transport::Tls),
-            ("127.0.0.1", "HTTPS", Transport::Tls),
-            ("127.0.0.1", "http", Transport::Plain),
-            ("127.0.0.1", "https, http", Transport::Plain),
-            ("1.1.1.1", "https", Transport::Plain),
+            ("127.0.0.1", "https", ClientTransport::Tls),
+            ("127.0.0.1", "HTTPS", ClientTransport::Tls),
+            ("127.0.0.1", "http", ClientTransport::Plain),
+            ("127.0.0.1", "https, http", ClientTransport::Plain),
+            ("1.1.1.1", "https", ClientTransport::Plain),
         ];
         for (peer, proto, expected) in cases {
-            let client = resolved(ForwardHeader::XForwardedFor, peer, &[("x-forwarded-proto", proto)]);
+            let client = resolved(ForwardedHeader::XForwardedFor, peer, &[("x-forwarded-proto", proto)]);
             assert_eq!(client.transport, expected, "{peer} {proto}");
         }
         let client =
-            resolved(ForwardHeader::Forwarded, "127.0.0.1", &[("forwarded", "for=2.2.2.2;proto=https")]);
-        assert_eq!(client.transport, Transport::Tls);
+            resolved(ForwardedHeader::Forwarded, "127.0.0.1", &[("forwarded", "for=2.2.2.2;proto=https")]);
+        assert_eq!(client.transport, ClientTransport::Tls);
     }
 
     #[test]
     fn a_hundred_trusted_hops_end_somewhere() {
         let hops = vec!["10.0.0.1"; 100].join(", ");
-        let client = resolved(ForwardHeader::XForwardedFor, "127.0.0.1", &[("x-forwarded-for", &hops)]);
+        let client = resolved(ForwardedHeader::XForwardedFor, "127.0.0.1", &[("x-forwarded-for", &hops)]);
         assert_eq!(client.address, "10.0.0.1".parse::<IpAddr>().unwrap());
     }
 
@@ -339,7 +355,7 @@ mod tests {
     fn limits_count_ipv6_by_its_network() {
         let of = |address: &str, prefix| {
             let address = address.parse().unwrap();
-            Client { address, transport: Transport::Plain, proxied: false }.subject(prefix)
+            ClientInfo { address, transport: ClientTransport::Plain, proxied: false }.limit_subject(prefix)
         };
         let subject = |address: &str| of(address, 64);
         assert_eq!(subject("2.2.2.2"), "2.2.2.2");

@@ -13,9 +13,9 @@ use http::Request;
 use tower::Layer;
 use tower::Service;
 
-use crate::http::error::Error;
-use crate::http::exchange::Exchange;
-use crate::http::state::Core;
+use crate::http::error::RequestError;
+use crate::http::exchange::RequestState;
+use crate::http::state::WorkerContext;
 
 /// Puts requests under a policy before they reach their handler; made by [`crate::State::limit`].
 ///
@@ -23,17 +23,17 @@ use crate::http::state::Core;
 /// charged only if all of them allow. A policy that has been decided already because it names the path costs a second
 /// one, and only if the layer asks for more.
 #[derive(Debug, Clone)]
-pub struct LimitLayer {
+pub struct RateLimitLayer {
     /// The policy's number; `None`: it is switched off.
     policy: Option<usize>,
     cost: Option<u64>,
     name: Arc<str>,
-    core: Arc<Core>,
+    core: Arc<WorkerContext>,
 }
 
-impl LimitLayer {
-    pub(super) fn new(core: &Arc<Core>, name: &str) -> Self {
-        let policy = core.limits.policies().named(name).map(|(number, _)| number);
+impl RateLimitLayer {
+    pub(super) fn new(core: &Arc<WorkerContext>, name: &str) -> Self {
+        let policy = core.limiter.policies().find(name).map(|(number, _)| number);
         if policy.is_none() && !core.config.limits.contains_key(name) {
             let known: Vec<&str> = core.config.limits.keys().map(String::as_str).collect();
             let known = known.join(", ");
@@ -50,7 +50,7 @@ impl LimitLayer {
     /// When it is more than the policy can ever allow: the worker then says so and the fleet does not start.
     #[must_use]
     pub fn cost(mut self, requests: u64) -> Self {
-        let policy = self.core.limits.policies().named(&self.name);
+        let policy = self.core.limiter.policies().find(&self.name);
         let possible = policy.is_none_or(|(_, policy)| policy.allows_cost(requests));
         assert!(possible, "the policy {} can never allow a request that counts for {requests}", self.name);
         self.cost = Some(requests);
@@ -58,23 +58,23 @@ impl LimitLayer {
     }
 }
 
-impl<S> Layer<S> for LimitLayer {
-    type Service = LimitService<S>;
+impl<S> Layer<S> for RateLimitLayer {
+    type Service = RateLimitService<S>;
 
-    fn layer(&self, inner: S) -> LimitService<S> {
-        LimitService { inner, policy: self.policy, cost: self.cost }
+    fn layer(&self, inner: S) -> RateLimitService<S> {
+        RateLimitService { inner, policy: self.policy, cost: self.cost }
     }
 }
 
 /// A service whose requests fall under a policy, see [`LimitLayer`].
 #[derive(Debug, Clone)]
-pub struct LimitService<S> {
+pub struct RateLimitService<S> {
     inner: S,
     policy: Option<usize>,
     cost: Option<u64>,
 }
 
-impl<S> Service<Request<Body>> for LimitService<S>
+impl<S> Service<Request<Body>> for RateLimitService<S>
 where
     S: Service<Request<Body>> + Clone + Send + 'static,
     S::Response: IntoResponse,
@@ -93,12 +93,12 @@ where
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         let (policy, cost) = (self.policy, self.cost);
-        let exchange = Exchange::of(request.extensions()).cloned();
+        let state = RequestState::from_extensions(request.extensions()).cloned();
         Box::pin(async move {
             if let Some(policy) = policy {
-                let decided = match exchange {
-                    Some(exchange) => exchange.limit(policy, cost).await,
-                    None => Err(Error::NoFleet),
+                let decided = match state {
+                    Some(state) => state.apply_policy(policy, cost).await,
+                    None => Err(RequestError::OutsideFleet),
                 };
                 if let Err(error) = decided {
                     return Ok(error.into_response());

@@ -38,42 +38,42 @@ mod visitor;
 
 use std::sync::Arc;
 
-pub use answering::Answering;
+pub use answering::ResponseFuture;
 pub use axum::Router;
 pub use axum::body::Body;
 pub use dashboard::Dashboard;
-pub use error::Error;
+pub use error::RequestError;
 pub(crate) use head::has_token;
-pub use live::sse::SignOfLife;
-pub use phase::Phase;
-pub use refusal::Refusal;
-pub use router::Face;
-pub use site::Site;
-pub use site::measured;
-pub use state::App;
-pub use state::Parts;
-pub use state::State;
+pub use live::sse::KeepAliveTrigger;
+pub use phase::DrainState;
+pub use refusal::PreparedRejection;
+pub use router::HttpService;
+pub use site::InstanceIdentity;
+pub use site::with_figures;
+pub use state::AppFactory;
+pub use state::AppServices;
+pub use state::FleetHandle;
 pub use state::Worker;
 
-use router::Audience;
-use state::Core;
+use router::ListenerRole;
+use state::WorkerContext;
 
 /// What visitors get: the application's routes, with everything around them.
 ///
 /// # Panics
 /// When the application panics while it builds its routes, or has one of the dashboard's where that is public.
-pub fn public(parts: &Parts, app: &App) -> Face {
-    let core = Arc::new(Core::new(parts));
-    let mut router = app(State(Arc::clone(&core)));
+pub fn public_service(parts: &AppServices, app: &AppFactory) -> HttpService {
+    let core = Arc::new(WorkerContext::new(parts));
+    let mut router = app(FleetHandle(Arc::clone(&core)));
     if core.config.dashboard.public {
-        router = router.merge(dashboard::routes().with_state(State(Arc::clone(&core))));
+        router = router.merge(dashboard::routes().with_state(FleetHandle(Arc::clone(&core))));
     }
-    Face::new(core, router, Audience::Public)
+    HttpService::new(core, router, ListenerRole::Public)
 }
 
 /// What operators get: `/livez`, `/readyz`, `/metrics`, `/fleet.json`, and the page `/fleet`.
-pub fn admin(parts: &Parts) -> Face {
-    let core = Arc::new(Core::new(parts));
-    let router = router::operators(&core);
-    Face::new(core, router, Audience::Operators)
+pub fn admin_service(parts: &AppServices) -> HttpService {
+    let core = Arc::new(WorkerContext::new(parts));
+    let router = router::admin_routes(&core);
+    HttpService::new(core, router, ListenerRole::Admin)
 }

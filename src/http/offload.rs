@@ -17,7 +17,7 @@ const WAITING: usize = 16;
 /// Why a job has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum OffloadError {
     /// As many jobs run and wait as are allowed; the client may come back in a second.
     #[error("all places for CPU work are taken")]
     Full,
@@ -29,7 +29,7 @@ pub enum Error {
 /// A worker's places for CPU work; cheap to clone.
 #[derive(Clone)]
 pub struct Offload {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     running: Arc<Semaphore>,
 }
 
@@ -37,7 +37,7 @@ impl Offload {
     /// Places for `running` jobs at once and `waiting` more.
     pub fn new(running: usize, waiting: usize) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(running + waiting)),
+            permits: Arc::new(Semaphore::new(running + waiting)),
             running: Arc::new(Semaphore::new(running)),
         }
     }
@@ -49,15 +49,18 @@ impl Offload {
     ///
     /// # Cancel safety
     /// A waiting job is forgotten; one that has begun runs to its end and its result is dropped.
-    pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Error::Full)?;
-        let turn = Arc::clone(&self.running).acquire_owned().await.map_err(|_| Error::Full)?;
-        let held = (place, turn);
+    pub async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, OffloadError> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| OffloadError::Full)?;
+        let cpu_permit = Arc::clone(&self.running).acquire_owned().await.map_err(|_| OffloadError::Full)?;
+        let held = (permit, cpu_permit);
         let job = move || {
             let _held = held;
             job()
         };
-        tokio::task::spawn_blocking(job).await.map_err(|_| Error::Panicked)
+        tokio::task::spawn_blocking(job).await.map_err(|_| OffloadError::Panicked)
     }
 }
 
@@ -69,7 +72,7 @@ impl Default for Offload {
 
 impl fmt::Debug for Offload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Offload").field("free", &self.places.available_permits()).finish()
+        f.debug_struct("Offload").field("free", &self.permits.available_permits()).finish()
     }
 }
 
@@ -84,19 +87,19 @@ mod tests {
     async fn a_job_beyond_the_places_is_refused_and_a_freed_place_is_used_again() {
         let offload = Offload::new(1, 1);
         let (release, released) = mpsc::channel::<()>();
-        let (begun, has_begun) = mpsc::channel::<()>();
+        let (started, has_started) = mpsc::channel::<()>();
         let first = tokio::spawn({
             let offload = offload.clone();
             async move {
                 offload
                     .run(move || {
-                        begun.send(()).unwrap();
+                        started.send(()).unwrap();
                         released.recv_timeout(Duration::from_secs(10)).unwrap();
                     })
                     .await
             }
         });
-        tokio::task::spawn_blocking(move || has_begun.recv_timeout(Duration::from_secs(10)).unwrap())
+        tokio::task::spawn_blocking(move || has_started.recv_timeout(Duration::from_secs(10)).unwrap())
             .await
             .unwrap();
         let mut second = Box::pin(offload.run(|| 2));
@@ -104,7 +107,7 @@ mod tests {
             tokio::time::timeout(Duration::from_millis(1), &mut second).await.is_err(),
             "it waits its turn"
         );
-        assert_eq!(offload.run(|| 3).await, Err(Error::Full));
+        assert_eq!(offload.run(|| 3).await, Err(OffloadError::Full));
         drop(second);
         release.send(()).unwrap();
         first.await.unwrap().unwrap();
@@ -114,7 +117,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_that_panics_gives_its_place_back() {
         let offload = Offload::new(1, 0);
-        assert_eq!(offload.run(|| panic!("on purpose")).await, Err::<(), _>(Error::Panicked));
+        assert_eq!(offload.run(|| panic!("on purpose")).await, Err::<(), _>(OffloadError::Panicked));
         assert_eq!(offload.run(|| 1).await, Ok(1));
     }
 }

@@ -24,9 +24,9 @@ use http::uri::Authority;
 use tower::Layer;
 use tower::Service;
 
-use crate::http::exchange::Exchange;
-use crate::http::identity::Client;
-use crate::http::identity::Transport;
+use crate::http::exchange::RequestState;
+use crate::http::identity::ClientInfo;
+use crate::http::identity::ClientTransport;
 use crate::http::problem::Problem;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -52,7 +52,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct SameOrigin {
-    others: Arc<[String]>,
+    allowed: Arc<[String]>,
 }
 
 impl SameOrigin {
@@ -64,7 +64,7 @@ impl SameOrigin {
     /// Pages of this origin, such as `https://example.org`, as well.
     #[must_use]
     pub fn or(self, origin: &str) -> Self {
-        Self { others: self.others.iter().cloned().chain([origin.to_owned()]).collect() }
+        Self { allowed: self.allowed.iter().cloned().chain([origin.to_owned()]).collect() }
     }
 }
 
@@ -72,7 +72,7 @@ impl<S> Layer<S> for SameOrigin {
     type Service = SameOriginService<S>;
 
     fn layer(&self, inner: S) -> SameOriginService<S> {
-        SameOriginService { inner, others: Arc::clone(&self.others) }
+        SameOriginService { inner, allowed: Arc::clone(&self.allowed) }
     }
 }
 
@@ -80,7 +80,7 @@ impl<S> Layer<S> for SameOrigin {
 #[derive(Debug, Clone)]
 pub struct SameOriginService<S> {
     inner: S,
-    others: Arc<[String]>,
+    allowed: Arc<[String]>,
 }
 
 impl<S> Service<Request<Body>> for SameOriginService<S>
@@ -99,9 +99,9 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let client = Exchange::of(request.extensions()).map(|exchange| exchange.client);
-        let looks = request.method().is_safe();
-        if !looks && !is_own(request.headers(), request.uri(), client.as_ref(), &self.others) {
+        let client = RequestState::from_extensions(request.extensions()).map(|state| state.client);
+        let is_safe = request.method().is_safe();
+        if !is_safe && !is_same_origin(request.headers(), request.uri(), client.as_ref(), &self.allowed) {
             let problem = Problem::new(StatusCode::FORBIDDEN, "another site's page sent this request");
             return Box::pin(std::future::ready(Ok(problem.into_response())));
         }
@@ -111,52 +111,60 @@ where
 }
 
 /// Whether no other site sent this, but a page of the host that it asks, one of `others`, or a program.
-pub(super) fn is_own(headers: &HeaderMap, uri: &Uri, client: Option<&Client>, others: &[String]) -> bool {
-    let origin = headers.contains_key(header::ORIGIN).then(|| only(headers, &header::ORIGIN));
+pub(super) fn is_same_origin(
+    headers: &HeaderMap,
+    uri: &Uri,
+    client: Option<&ClientInfo>,
+    allowed: &[String],
+) -> bool {
+    let origin = headers.contains_key(header::ORIGIN).then(|| single_value(headers, &header::ORIGIN));
     let is_named = || {
-        origin.flatten().is_some_and(|origin| others.iter().any(|other| other.eq_ignore_ascii_case(origin)))
+        origin.flatten().is_some_and(|origin| allowed.iter().any(|other| other.eq_ignore_ascii_case(origin)))
     };
     if headers.contains_key(SEC_FETCH_SITE) {
         // `none`: the visitor did it, without any page.
-        return matches!(only(headers, &SEC_FETCH_SITE), Some("same-origin" | "none")) || is_named();
+        return matches!(single_value(headers, &SEC_FETCH_SITE), Some("same-origin" | "none")) || is_named();
     }
     match origin {
         None => true,
         Some(None) => false,
-        Some(Some(origin)) => is_named() || names_host(origin, headers, uri, client),
+        Some(Some(origin)) => is_named() || is_host_origin(origin, headers, uri, client),
     }
 }
 
 /// Whether an origin is that of the host which was asked.
-fn names_host(origin: &str, headers: &HeaderMap, uri: &Uri, client: Option<&Client>) -> bool {
+fn is_host_origin(origin: &str, headers: &HeaderMap, uri: &Uri, client: Option<&ClientInfo>) -> bool {
     let Some((scheme, from)) = origin.split_once("://") else { return false };
     // A proxy that ends TLS may not say so: then both are right.
     let port = match (scheme, client.map(|client| client.transport)) {
         ("https", _) => 443,
-        ("http", None | Some(Transport::Plain)) => 80,
+        ("http", None | Some(ClientTransport::Plain)) => 80,
         _ => return false,
     };
-    let Some(from) = authority(from) else { return false };
+    let Some(from) = parse_authority(from) else { return false };
     // A browser leaves its scheme's port out; a proxy may not.
     let number = |authority: &Authority| authority.port_u16().unwrap_or(port);
     let same =
         |here: &Authority| from.host().eq_ignore_ascii_case(here.host()) && number(&from) == number(here);
-    let asked = match headers.contains_key(header::HOST) {
-        true => only(headers, &header::HOST).and_then(authority),
+    let target = match headers.contains_key(header::HOST) {
+        true => single_value(headers, &header::HOST).and_then(parse_authority),
         false => uri.authority().cloned(),
     };
-    let forwarded = client.filter(|client| client.proxied).and_then(|_| only(headers, &X_FORWARDED_HOST));
     let forwarded =
-        forwarded.into_iter().flat_map(|hosts| hosts.split(',')).filter_map(|host| authority(host.trim()));
-    asked.into_iter().chain(forwarded).any(|here| same(&here))
+        client.filter(|client| client.proxied).and_then(|_| single_value(headers, &X_FORWARDED_HOST));
+    let forwarded = forwarded
+        .into_iter()
+        .flat_map(|hosts| hosts.split(','))
+        .filter_map(|host| parse_authority(host.trim()));
+    target.into_iter().chain(forwarded).any(|here| same(&here))
 }
 
-fn authority(text: &str) -> Option<Authority> {
+fn parse_authority(text: &str) -> Option<Authority> {
     text.parse::<Authority>().ok().filter(|found| !text.contains('@') && !found.host().is_empty())
 }
 
 /// The value of a header that was sent once.
-pub(super) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+pub(super) fn single_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
@@ -172,14 +180,14 @@ mod tests {
 
     use super::*;
 
-    fn client(transport: Transport, proxied: bool) -> Client {
-        Client { address: IpAddr::V4(Ipv4Addr::LOCALHOST), transport, proxied }
+    fn client(transport: ClientTransport, proxied: bool) -> ClientInfo {
+        ClientInfo { address: IpAddr::V4(Ipv4Addr::LOCALHOST), transport, proxied }
     }
 
-    fn passes_for(pairs: &[(&'static str, &str)], client: Option<&Client>) -> bool {
+    fn passes_for(pairs: &[(&'static str, &str)], client: Option<&ClientInfo>) -> bool {
         let mut headers = HeaderMap::new();
         pairs.iter().for_each(|(name, value)| _ = headers.append(*name, value.parse().unwrap()));
-        is_own(&headers, &Uri::from_static("/login"), client, &["https://friend.test".to_owned()])
+        is_same_origin(&headers, &Uri::from_static("/login"), client, &["https://friend.test".to_owned()])
     }
 
     fn passes(pairs: &[(&'static str, &str)]) -> bool {
@@ -187,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_the_host_that_was_asked_or_a_named_one() {
+    fn an_origin_is_the_requested_host_or_an_allowed_one() {
         let cases = [
             ("http://a.test:3000", "a.test:3000", true),
             ("https://a.test", "a.test", true),
@@ -220,19 +228,29 @@ mod tests {
         assert!(passes(&[("host", "a.test")]) && passes(&[]), "programs say nothing");
         let mut headers = HeaderMap::new();
         headers.insert("origin", "https://a.test".parse().unwrap());
-        assert!(is_own(&headers, &Uri::from_static("https://a.test/login"), None, &[]), "HTTP/2 has no Host");
+        assert!(
+            is_same_origin(&headers, &Uri::from_static("https://a.test/login"), None, &[]),
+            "HTTP/2 has no Host"
+        );
     }
 
     #[test]
-    fn what_the_browser_says_of_the_site_decides() {
-        let with = |site: &str, origin: &str| {
-            passes(&[("host", "backend:3000"), ("sec-fetch-site", site), ("origin", origin)])
+    fn what_the_browser_reports_in_fetch_metadata_decides() {
+        let with = |fetch_metadata: &str, origin: &str| {
+            passes(&[("host", "backend:3000"), ("sec-fetch-site", fetch_metadata), ("origin", origin)])
         };
-        for site in ["same-origin", "none"] {
-            assert!(with(site, "https://a.test") && passes(&[("sec-fetch-site", site)]), "{site}");
+        for fetch_metadata in ["same-origin", "none"] {
+            assert!(
+                with(fetch_metadata, "https://a.test") && passes(&[("sec-fetch-site", fetch_metadata)]),
+                "{fetch_metadata}"
+            );
         }
-        for site in ["same-site", "cross-site", "", "Same-Origin", "same-origin, none"] {
-            assert!(!with(site, "http://backend:3000") && !passes(&[("sec-fetch-site", site)]), "{site}");
+        for fetch_metadata in ["same-site", "cross-site", "", "Same-Origin", "same-origin, none"] {
+            assert!(
+                !with(fetch_metadata, "http://backend:3000")
+                    && !passes(&[("sec-fetch-site", fetch_metadata)]),
+                "{fetch_metadata}"
+            );
         }
         assert!(with("cross-site", "https://friend.test"));
         assert!(!passes(&[("sec-fetch-site", "same-origin"), ("sec-fetch-site", "same-origin")]));
@@ -240,20 +258,20 @@ mod tests {
 
     #[test]
     fn behind_a_trusted_proxy_the_visitors_host_and_scheme_count() {
-        let (tls, plain) = (client(Transport::Tls, true), client(Transport::Plain, true));
-        let sent = |origin: &'static str, client: &Client| {
+        let (tls, plain) = (client(ClientTransport::Tls, true), client(ClientTransport::Plain, true));
+        let sent = |origin: &'static str, client: &ClientInfo| {
             let pairs = [("host", "backend:3000"), ("x-forwarded-host", "a.test:8443"), ("origin", origin)];
             passes_for(&pairs, Some(client))
         };
         assert!(sent("https://a.test:8443", &tls) && sent("https://a.test:8443", &plain));
         assert!(!sent("http://a.test:8443", &tls), "a page from before TLS is another's");
         assert!(!sent("https://a.test", &tls) && !sent("https://evil.test", &tls));
-        let stranger = client(Transport::Plain, false);
+        let stranger = client(ClientTransport::Plain, false);
         assert!(!sent("https://a.test:8443", &stranger), "only a trusted proxy is believed");
     }
 
     #[tokio::test]
-    async fn methods_that_only_look_pass_and_all_others_are_asked() {
+    async fn safe_methods_pass_and_all_others_are_checked() {
         let inner = tower::service_fn(async |_: Request<Body>| Ok::<_, Infallible>("done"));
         let service = SameOrigin::new().or("https://friend.test").layer(inner);
         let status = async |method: &str, origin: &str| {

@@ -18,18 +18,18 @@ use crate::http::problem::Problem;
 
 /// The names of an operators' address.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Names<'a> {
+pub(super) struct AdminHostNames<'a> {
     /// Those of the configuration, in small letters; `*.` before one stands for all names below it.
     pub(super) configured: &'a [String],
     /// The machine's own.
-    pub(super) machine: &'a str,
+    pub(super) instance: &'a str,
 }
 
-impl Names<'_> {
+impl AdminHostNames<'_> {
     /// The answer to a request under another name: 421, as for every server that a request was not meant for
     /// (RFC 9110 §15.5.20).
-    pub(super) fn refusal(&self, headers: &HeaderMap, uri: &Uri) -> Option<Response> {
-        if self.are_named(headers, uri) {
+    pub(super) fn reject_unknown_host(&self, headers: &HeaderMap, uri: &Uri) -> Option<Response> {
+        if self.are_all_known(headers, uri) {
             return None;
         }
         let advice = "this address answers under an IP address, as localhost, or under a name in admin.hosts; \
@@ -38,13 +38,13 @@ impl Names<'_> {
     }
 
     /// Whether every name that a request gives is one of these.
-    fn are_named(&self, headers: &HeaderMap, uri: &Uri) -> bool {
+    fn are_all_known(&self, headers: &HeaderMap, uri: &Uri) -> bool {
         let named = headers.get_all(header::HOST).iter().map(|value| value.to_str().unwrap_or_default());
         let named = named.chain(uri.authority().map(|authority| authority.as_str()));
-        named.into_iter().all(|host| self.contain(host))
+        named.into_iter().all(|host| self.contains(host))
     }
 
-    fn contain(&self, host: &str) -> bool {
+    fn contains(&self, host: &str) -> bool {
         if let Some(rest) = host.strip_prefix('[') {
             let ip = rest.split_once(']').map(|(ip, _port)| ip.split('%').next().unwrap_or(ip));
             return ip.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
@@ -58,7 +58,7 @@ impl Names<'_> {
         name.parse::<Ipv4Addr>().is_ok()
             || name == "localhost"
             || name.ends_with(".localhost")
-            || (!name.is_empty() && name == self.machine.to_ascii_lowercase())
+            || (!name.is_empty() && name == self.instance.to_ascii_lowercase())
             || self.configured.iter().any(configured)
     }
 }
@@ -76,11 +76,11 @@ mod tests {
     }
 
     #[test]
-    fn only_names_that_cannot_be_bent_are_this_machine() {
+    fn only_names_that_cannot_be_rebound_are_this_instance() {
         let configured = ["fleet.example.org".to_owned(), "*.svc.cluster.local".to_owned()];
-        let names = Names { configured: &configured, machine: "Web-1" };
+        let names = AdminHostNames { configured: &configured, instance: "Web-1" };
         let own =
-            |hosts: &[&str], uri: &'static str| names.are_named(&headers(hosts), &Uri::from_static(uri));
+            |hosts: &[&str], uri: &'static str| names.are_all_known(&headers(hosts), &Uri::from_static(uri));
         for good in [
             "127.0.0.1:3001",
             "10.0.0.5",

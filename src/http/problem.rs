@@ -13,7 +13,7 @@ use http::header;
 use serde::Serialize;
 
 /// Media type of a problem document.
-pub const CONTENT_TYPE: &str = "application/problem+json";
+pub const PROBLEM_CONTENT_TYPE: &str = "application/problem+json";
 
 /// Types that draft-ietf-httpapi-ratelimit-headers-11 registers.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
@@ -28,21 +28,21 @@ pub struct Problem {
     /// The kind in a few words; does not vary from one occurrence to the next.
     title: &'static str,
     /// HTTP status.
-    #[serde(serialize_with = "number")]
+    #[serde(serialize_with = "serialize_status")]
     status: StatusCode,
     /// What happened this time, one sentence.
     #[serde(skip_serializing_if = "String::is_empty")]
     detail: String,
     /// Rate limit policies that refused.
     #[serde(rename = "violated-policies", skip_serializing_if = "Vec::is_empty")]
-    violated: Vec<String>,
+    violated_policies: Vec<String>,
     /// Seconds after which a repetition may succeed; also sent as `Retry-After`.
     #[serde(skip)]
     retry_after: Option<u64>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde calls")]
-fn number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_status<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u16(status.as_u16())
 }
 
@@ -54,7 +54,7 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Error"),
             status,
             detail: detail.into(),
-            violated: Vec::new(),
+            violated_policies: Vec::new(),
             retry_after: None,
         }
     }
@@ -69,7 +69,7 @@ impl Problem {
         Self {
             kind: QUOTA_EXCEEDED,
             title: "Request cannot be satisfied as assigned quota has been exceeded",
-            violated,
+            violated_policies: violated,
             retry_after,
             ..problem
         }
@@ -97,7 +97,7 @@ impl Problem {
     }
 
     /// The session would hold more than is allowed.
-    pub fn session_full() -> Self {
+    pub fn session_too_large() -> Self {
         let detail = "the session would hold more than is allowed; nothing of this request was stored";
         Self {
             kind: "urn:regatta:problem:session-full",
@@ -107,7 +107,7 @@ impl Problem {
     }
 
     /// A request that needs an `Idempotency-Key` has none.
-    pub fn idempotency_missing(detail: impl Into<String>) -> Self {
+    pub fn idempotency_key_missing(detail: impl Into<String>) -> Self {
         Self {
             kind: "urn:regatta:problem:idempotency-key-missing",
             title: "Idempotency-Key is missing",
@@ -116,7 +116,7 @@ impl Problem {
     }
 
     /// A request with this `Idempotency-Key` is under way.
-    pub fn idempotency_running(retry_after: u64) -> Self {
+    pub fn idempotency_in_progress(retry_after: u64) -> Self {
         let detail = "a request with this Idempotency-Key is under way";
         Self {
             kind: "urn:regatta:problem:idempotency-running",
@@ -127,7 +127,7 @@ impl Problem {
     }
 
     /// The `Idempotency-Key` was used for another request.
-    pub fn idempotency_other() -> Self {
+    pub fn idempotency_key_reused() -> Self {
         let detail = "this Idempotency-Key was used for another method, path or body";
         Self {
             kind: "urn:regatta:problem:idempotency-key-reused",
@@ -137,7 +137,7 @@ impl Problem {
     }
 
     /// The request with this `Idempotency-Key` was carried out, and its response was too large to keep.
-    pub fn idempotency_not_kept() -> Self {
+    pub fn idempotency_not_stored() -> Self {
         let detail =
             "this request was carried out; its response was too large to be kept, or had no known end";
         Self {
@@ -148,7 +148,7 @@ impl Problem {
     }
 
     /// A request with this `Idempotency-Key` was carried out, perhaps for another client.
-    pub fn idempotency_carried_out() -> Self {
+    pub fn idempotency_already_executed() -> Self {
         let detail = "a request with this Idempotency-Key was carried out; its response is given only to the client that \
             sent it, which is told from others by its login, its cookie, or a key of 22 characters or more";
         Self {
@@ -179,11 +179,11 @@ impl Problem {
     }
 
     /// Its document and its headers.
-    pub(super) fn parts(&self) -> (Bytes, HeaderMap) {
+    pub(super) fn to_parts(&self) -> (Bytes, HeaderMap) {
         // Only strings and numbers are in it; an empty body with the right status is still an answer.
         let body = serde_json::to_vec(self).map(Bytes::from).unwrap_or_default();
         let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_CONTENT_TYPE));
         // An error is about this request only, whatever a cache is allowed to guess.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after {
@@ -200,7 +200,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (body, headers) = self.parts();
+        let (body, headers) = self.to_parts();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         *response.headers_mut() = headers;
@@ -225,7 +225,7 @@ mod tests {
             (head.status().as_u16(), &head.headers()[header::RETRY_AFTER]),
             (429, &HeaderValue::from(7))
         );
-        assert_eq!(head.headers()[header::CONTENT_TYPE], CONTENT_TYPE);
+        assert_eq!(head.headers()[header::CONTENT_TYPE], PROBLEM_CONTENT_TYPE);
         assert_eq!(
             (&body["status"], &body["violated-policies"]),
             (&429.into(), &serde_json::json!(["login"]))

@@ -15,13 +15,13 @@ use crate::http::security;
 
 /// A response that is always the same.
 #[derive(Debug, Clone)]
-pub struct Refusal {
+pub struct PreparedRejection {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
 }
 
-impl Refusal {
+impl PreparedRejection {
     /// A worker has more to do than it can; `retry_after` is in seconds.
     pub fn overload(worker: u32, retry_after: u64) -> Self {
         let detail = "the server has more requests than it can answer in time";
@@ -41,14 +41,14 @@ impl Refusal {
     }
 
     fn new(problem: &Problem, worker: u32) -> Self {
-        let (body, mut headers) = problem.parts();
+        let (body, mut headers) = problem.to_parts();
         headers.insert(WORKER_ID, HeaderValue::from(worker));
-        security::harden(&mut headers);
+        security::apply_security_headers(&mut headers);
         Self { status: problem.status(), headers, body }
     }
 
     /// For a stream of HTTP/2, or a request of HTTP/1 that was read already; the latter's connection ends with it.
-    pub fn response(&self, closes: bool) -> Response {
+    pub fn to_response(&self, closes: bool) -> Response {
         let mut response = Response::new(axum::body::Body::from(self.body.clone()));
         *response.status_mut() = self.status;
         response.headers_mut().clone_from(&self.headers);
@@ -59,7 +59,7 @@ impl Refusal {
     }
 
     /// The bytes of an HTTP/1.1 response that ends its connection; to HEAD it has no body.
-    pub fn http1(&self, head_only: bool) -> Vec<u8> {
+    pub fn to_http1_bytes(&self, head_only: bool) -> Vec<u8> {
         let mut bytes = format!("HTTP/1.1 {}\r\n", self.status).into_bytes();
         for (name, value) in &self.headers {
             bytes.extend_from_slice(name.as_str().as_bytes());
@@ -82,8 +82,8 @@ mod tests {
 
     #[test]
     fn its_bytes_are_a_whole_response() {
-        let refusal = Refusal::overload(7, 2);
-        let text = String::from_utf8(refusal.http1(false)).unwrap();
+        let refusal = PreparedRejection::overload(7, 2);
+        let text = String::from_utf8(refusal.to_http1_bytes(false)).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
         for line in [
@@ -96,7 +96,7 @@ mod tests {
         }
         assert!(head.contains(&format!("content-length: {}", body.len())));
         assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["status"], 503);
-        assert!(refusal.http1(true).ends_with(b"\r\n\r\n"));
-        assert_eq!(refusal.response(true).headers()[header::CONNECTION], "close");
+        assert!(refusal.to_http1_bytes(true).ends_with(b"\r\n\r\n"));
+        assert_eq!(refusal.to_response(true).headers()[header::CONNECTION], "close");
     }
 }

@@ -23,77 +23,80 @@ use http::request::Parts;
 use tower_sessions::Session;
 
 use crate::http::answering;
-use crate::http::answering::Answering;
-use crate::http::answering::InTime;
-use crate::http::answering::UnderWay;
-use crate::http::answering::Visit;
+use crate::http::answering::RequestGuard;
+use crate::http::answering::ResponseFuture;
+use crate::http::answering::SessionHandles;
+use crate::http::answering::TimedHandler;
 use crate::http::body;
 use crate::http::dashboard;
-use crate::http::dashboard::Peer;
-use crate::http::exchange::Exchange;
+use crate::http::dashboard::AdminPeer;
+use crate::http::exchange::RequestState;
 use crate::http::finish;
-use crate::http::finish::Head;
+use crate::http::finish::RequestMeta;
 use crate::http::head;
 use crate::http::idempotency;
 use crate::http::identity;
-use crate::http::identity::Client;
-use crate::http::own_name::Names;
+use crate::http::identity::ClientInfo;
+use crate::http::own_name::AdminHostNames;
 use crate::http::problem::Problem;
 use crate::http::routes;
-use crate::http::state::Core;
-use crate::http::state::State;
-use crate::http::store::Store;
+use crate::http::state::FleetHandle;
+use crate::http::state::WorkerContext;
+use crate::http::store::RequestSessionStore;
 use crate::http::unheard;
 
 /// What one listener serves; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Face {
-    core: Arc<Core>,
+pub struct HttpService {
+    core: Arc<WorkerContext>,
     router: Router,
-    audience: Audience,
+    role: ListenerRole,
 }
 
 /// For whom a listener is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Audience {
+pub(super) enum ListenerRole {
     /// Visitors: everything is counted, limited and has state.
     Public,
     /// Operators: nothing of it, so that it answers when all else is overloaded.
-    Operators,
+    Admin,
 }
 
-impl Face {
-    pub(super) fn new(core: Arc<Core>, router: Router, audience: Audience) -> Self {
-        Self { core, router, audience }
+impl HttpService {
+    pub(super) fn new(core: Arc<WorkerContext>, router: Router, role: ListenerRole) -> Self {
+        Self { core, router, role }
     }
 
     /// Answers a request; never fails. What it waits for is polled with the value, which is small: hyper moves it about.
     ///
     /// # Cancel safety
     /// Dropping it abandons the request; what it already did in Redis stays.
-    pub fn answer<B>(&self, parts: Parts, body: B, peer: SocketAddr) -> Answering
+    pub fn call<B>(&self, parts: Parts, body: B, peer: SocketAddr) -> ResponseFuture
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        match self.audience {
-            Audience::Public => serve(&self.core, &self.router, parts, body, peer),
-            Audience::Operators => {
-                Answering::apart(operate(Arc::clone(&self.core), self.router.clone(), (parts, body), peer))
-            }
+        match self.role {
+            ListenerRole::Public => serve_public(&self.core, &self.router, parts, body, peer),
+            ListenerRole::Admin => ResponseFuture::boxed(serve_admin(
+                Arc::clone(&self.core),
+                self.router.clone(),
+                (parts, body),
+                peer,
+            )),
         }
     }
 }
 
 /// The operators' URLs.
-pub(super) fn operators(core: &Arc<Core>) -> Router {
+pub(super) fn admin_routes(core: &Arc<WorkerContext>) -> Router {
     Router::new()
         .route("/livez", get(routes::probes::livez))
         .route("/readyz", get(routes::probes::readyz))
         .route("/metrics", get(routes::metrics::metrics))
-        .route("/fleet.json", get(routes::fleet::fleet))
+        .route("/fleet.json", get(routes::fleet::fleet_json))
         .merge(dashboard::routes())
-        .with_state(State(Arc::clone(core)))
+        .with_state(FleetHandle(Arc::clone(core)))
 }
 
 /// A visitor's request, in the only order. There are no layers: each would box a future for every request.
@@ -109,59 +112,65 @@ pub(super) fn operators(core: &Arc<Core>) -> Router {
 /// 8. the session's commit, after the handler's last change and before the response's head, which carries the cookie;
 /// 9. what a repetition of the request is to get, now that nothing of it can fail any more;
 /// 10. the head, last, so that refusals and problems have the same headers as everything else.
-fn serve<B>(core: &Arc<Core>, router: &Router, mut parts: Parts, incoming: B, peer: SocketAddr) -> Answering
+fn serve_public<B>(
+    core: &Arc<WorkerContext>,
+    router: &Router,
+    mut parts: Parts,
+    incoming: B,
+    peer: SocketAddr,
+) -> ResponseFuture
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let begun = Instant::now();
-    let checked = head::check(&mut parts, !incoming.is_end_stream());
-    let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
-    unheard::note(core, &client, &parts.headers);
-    let head = Head::of(core, &parts, client.proxied);
-    let exchange = Arc::new(Exchange::new(Arc::clone(core), client, &parts));
-    let under_way = UnderWay::new(exchange, begun, head);
+    let started = Instant::now();
+    let checked = head::check_head(&mut parts, !incoming.is_end_stream());
+    let client = identity::client_from_headers(peer.ip(), &parts.headers, &core.config.proxy);
+    unheard::record_request(core, &client, &parts.headers);
+    let head = RequestMeta::from_parts(core, &parts, client.proxied);
+    let state = Arc::new(RequestState::new(Arc::clone(core), client, &parts));
+    let guard = RequestGuard::new(state, started, head);
     if let Err(problem) = checked {
-        return under_way.refuse(problem.into_response());
+        return guard.reject(problem.into_response());
     }
     let router = router.clone();
-    if !under_way.exchange.is_named {
-        return handle(under_way, router, parts, incoming);
+    if !guard.state.has_route_policy {
+        return dispatch(guard, router, parts, incoming);
     }
-    Answering::apart(async move {
-        match under_way.exchange.decide().await {
-            Ok(()) => handle(under_way, router, parts, incoming).await,
-            Err(error) => under_way.refuse(error.into_response()).await,
+    ResponseFuture::boxed(async move {
+        match guard.state.decide_limits().await {
+            Ok(()) => dispatch(guard, router, parts, incoming).await,
+            Err(error) => guard.reject(error.into_response()).await,
         }
     })
 }
 
 /// Gives a request to its handler, unless its body is too large or it is to be carried out once.
-fn handle<B>(under_way: UnderWay, router: Router, mut parts: Parts, incoming: B) -> Answering
+fn dispatch<B>(guard: RequestGuard, router: Router, mut parts: Parts, incoming: B) -> ResponseFuture
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let body_limit = under_way.exchange.core.config.http.body_limit;
+    let body_limit = guard.state.core.config.http.max_body_size;
     if incoming.size_hint().lower() > body_limit as u64 {
-        return under_way.refuse(body::too_large(body_limit).into_response());
+        return guard.reject(body::too_large(body_limit).into_response());
     }
-    let exchange = &under_way.exchange;
-    let bounds = &exchange.core.config.http;
-    let store = Arc::new(Store::new(exchange));
-    let session = Session::new(exchange.visitor.id(), Arc::clone(&store), None);
+    let state = &guard.state;
+    let bounds = &state.core.config.http;
+    let store = Arc::new(RequestSessionStore::new(state));
+    let session = Session::new(state.visitor.id(), Arc::clone(&store), None);
     parts.extensions.insert(session.clone());
     parts.extensions.insert(Arc::clone(&store));
     let is_empty = incoming.is_end_stream();
-    let mut request = Request::from_parts(parts, body::bound(incoming, bounds, exchange));
+    let mut request = Request::from_parts(parts, body::limit_body(incoming, bounds, state));
     if !is_empty {
         // Ours is the bound that holds; of a request without a body axum has nothing to bound.
         DefaultBodyLimit::disable().apply(&mut request);
     }
-    let visit = Visit { session, store };
-    match idempotency::asks(&exchange.core, &request) {
-        true => Answering::apart(carry_out_once(under_way, router, request, visit)),
-        false => Answering::handling(under_way, router, request, visit),
+    let handles = SessionHandles { session, store };
+    match idempotency::is_requested(&state.core, &request) {
+        true => ResponseFuture::boxed(run_once(guard, router, request, handles)),
+        false => ResponseFuture::from_handler(guard, router, request, handles),
     }
 }
 
@@ -169,8 +178,8 @@ where
 ///
 /// Who asks is the socket's peer, whatever a header says: this machine's own programs are trusted proxies, and could
 /// be anybody. Whether a proxy had it over TLS is believed, because it only makes a cookie stricter.
-async fn operate<B>(
-    core: Arc<Core>,
+async fn serve_admin<B>(
+    core: Arc<WorkerContext>,
     router: Router,
     (mut parts, incoming): (Parts, B),
     peer: SocketAddr,
@@ -179,25 +188,25 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let checked = head::check(&mut parts, !incoming.is_end_stream());
-    let head = Head::of(&core, &parts, true);
+    let checked = head::check_head(&mut parts, !incoming.is_end_stream());
+    let head = RequestMeta::from_parts(&core, &parts, true);
     // Before any route, those that do not exist included: what they answer says what runs here.
-    let names = Names { configured: &core.config.admin.hosts, machine: &core.site.host };
-    if let Some(refusal) = names.refusal(&parts.headers, &parts.uri) {
-        let mut response = finish::explain(refusal, None).await;
-        finish::dress(&mut response, &core, head);
+    let names = AdminHostNames { configured: &core.config.admin.hosts, instance: &core.instance.host };
+    if let Some(refusal) = names.reject_unknown_host(&parts.headers, &parts.uri) {
+        let mut response = finish::into_problem(refusal, None).await;
+        finish::apply_common_headers(&mut response, &core, head);
         return response;
     }
-    let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
-    parts.extensions.insert(Peer(Client { address: peer.ip().to_canonical(), ..client }));
+    let client = identity::client_from_headers(peer.ip(), &parts.headers, &core.config.proxy);
+    parts.extensions.insert(AdminPeer(ClientInfo { address: peer.ip().to_canonical(), ..client }));
     // Whoever reads a form bounds it; nobody else reads.
     let body = if parts.method == Method::POST { Body::new(incoming) } else { Body::empty() };
     let response = match checked {
-        Ok(()) => answering::answer(router, Request::from_parts(parts, body)).await,
+        Ok(()) => answering::call_handler(router, Request::from_parts(parts, body)).await,
         Err(problem) => problem.into_response(),
     };
-    let mut response = finish::explain(response, None).await;
-    finish::dress(&mut response, &core, head);
+    let mut response = finish::into_problem(response, None).await;
+    finish::apply_common_headers(&mut response, &core, head);
     response
 }
 
@@ -205,31 +214,31 @@ where
 ///
 /// A client that leaves takes its connection's task with it. What is to be carried out once is carried out all the
 /// same, in a task of its own: whoever leaves comes again with the same key.
-async fn carry_out_once(
-    under_way: UnderWay,
+async fn run_once(
+    guard: RequestGuard,
     router: Router,
     request: Request<Body>,
-    visit: Visit,
+    handles: SessionHandles,
 ) -> Response {
-    let exchange = Arc::clone(&under_way.exchange);
-    let begun = under_way.begun;
-    let (request, execution) = match idempotency::admit(&exchange, request).await {
+    let state = Arc::clone(&guard.state);
+    let started = guard.started;
+    let (request, execution) = match idempotency::claim_execution(&state, request).await {
         Ok(admitted) => admitted,
         Err(response) => {
-            let response = answering::complete(&exchange, Some(&visit), response).await;
-            return under_way.land(response);
+            let response = answering::finish(&state, Some(&handles), response).await;
+            return guard.complete(response);
         }
     };
     let task = tokio::spawn(async move {
         let work = async {
-            let mut handler = InTime::new(begun, router, request);
-            let response = poll_fn(|context| handler.poll(&exchange, context)).await;
-            answering::complete(&exchange, Some(&visit), response).await
+            let mut handler = TimedHandler::new(started, router, request);
+            let response = poll_fn(|context| handler.poll(&state, context)).await;
+            answering::finish(&state, Some(&handles), response).await
         };
-        let response = execution.hold(work).await;
-        execution.conclude(response).await
+        let response = execution.while_renewing(work).await;
+        execution.store_response(response).await
     });
     let done = task.await;
     let failed = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "").into_response();
-    under_way.land(done.unwrap_or_else(failed))
+    guard.complete(done.unwrap_or_else(failed))
 }

@@ -11,11 +11,11 @@ use http::header::Entry;
 /// For a document: only its own styles, images and forms; no script at all; nobody may frame it.
 ///
 /// `style-src 'self'` without `'unsafe-inline'`: a page links its stylesheet instead of carrying it.
-pub const DOCUMENT_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; font-src 'self'; \
+pub const DOCUMENT_CSP: &str = "default-src 'none'; style-src 'self'; img-src 'self'; font-src 'self'; \
      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-const DOCUMENT: [(HeaderName, HeaderValue); 5] = [
-    (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(DOCUMENT_POLICY)),
+const DOCUMENT_HEADERS: [(HeaderName, HeaderValue); 5] = [
+    (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(DOCUMENT_CSP)),
     (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
@@ -26,18 +26,18 @@ const DOCUMENT: [(HeaderName, HeaderValue); 5] = [
 ];
 
 /// Adds what is missing. Responses that are no documents get `nosniff` only: the rest means nothing for them.
-pub fn harden(headers: &mut HeaderMap) {
-    add(headers, &header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+pub fn apply_security_headers(headers: &mut HeaderMap) {
+    add_if_missing(headers, &header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let document =
         headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
     if document {
-        for (name, value) in DOCUMENT {
-            add(headers, &name, value);
+        for (name, value) in DOCUMENT_HEADERS {
+            add_if_missing(headers, &name, value);
         }
     }
 }
 
-fn add(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
+fn add_if_missing(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
     // One look: this is done for every response.
     if let Entry::Vacant(vacant) = headers.entry(name) {
         vacant.insert(value);
@@ -53,8 +53,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        harden(&mut headers);
-        assert_eq!(headers[header::CONTENT_SECURITY_POLICY], DOCUMENT_POLICY);
+        apply_security_headers(&mut headers);
+        assert_eq!(headers[header::CONTENT_SECURITY_POLICY], DOCUMENT_CSP);
         assert_eq!(headers[header::REFERRER_POLICY], "no-referrer");
         assert_eq!(headers[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
     }
@@ -63,7 +63,7 @@ mod tests {
     fn a_line_of_text_is_only_protected_from_sniffing() {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        harden(&mut headers);
+        apply_security_headers(&mut headers);
         assert_eq!(headers.len(), 2);
     }
 }

@@ -12,41 +12,41 @@ use std::time::Instant;
 use http::HeaderValue;
 use tokio::sync::Semaphore;
 
-use crate::broadcast::Hub;
+use crate::broadcast::BroadcastHub;
 use crate::config::schema::Config;
 use crate::config::schema::Secret;
-use crate::counter::batched::Batches;
+use crate::counter::batched::BatchedCounters;
 use crate::http::dashboard::Dashboard;
-use crate::http::error::Error;
-use crate::http::error::Refusal;
+use crate::http::error::RequestError;
+use crate::http::error::StateError;
 use crate::http::exchange;
-use crate::http::layer::LimitLayer;
+use crate::http::layer::RateLimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
-use crate::http::phase::Phase;
-use crate::http::request_ids::RequestIds;
-use crate::http::seen::Seen;
-use crate::http::site::Remembered;
-use crate::http::site::Site;
-use crate::http::unheard::Unheard;
-use crate::limiter::Desk;
-use crate::limiter::Policies;
-use crate::redis::Health;
-use crate::redis::LaneStates;
-use crate::redis::Redis;
-use crate::redis::begin::CounterArg;
+use crate::http::phase::DrainState;
+use crate::http::request_ids::RequestIdGenerator;
+use crate::http::seen::SessionActivity;
+use crate::http::site::FleetCache;
+use crate::http::site::InstanceIdentity;
+use crate::http::unheard::UntrustedProxyDetector;
+use crate::limiter::PolicyTable;
+use crate::limiter::RequestLimiter;
+use crate::redis::BreakerStates;
+use crate::redis::RedisClient;
+use crate::redis::RedisStatus;
+use crate::redis::begin::CounterIncrement;
 use crate::redis::keys;
 use crate::scoreboard::Scoreboard;
-use crate::scoreboard::cell::Cell;
-use crate::scoreboard::snapshot::Snapshot;
-use crate::session::Lifetimes;
-use crate::session::Setup;
-use crate::session::cipher::Cipher;
+use crate::scoreboard::cell::WorkerCell;
+use crate::scoreboard::snapshot::ScoreboardSnapshot;
+use crate::session::SessionLifetimes;
+use crate::session::SessionSettings;
+use crate::session::cipher::FieldCipher;
 use crate::session::cookie;
-use crate::session::cookie::Keyring;
-use crate::session::last_known::LastKnown;
+use crate::session::cookie::CookieKeyring;
+use crate::session::last_known::StaleSessionCache;
 use crate::session::user::UserTag;
-use crate::task::Tasks;
+use crate::task::TaskQueue;
 
 /// Stands for configured keys, which never change.
 const CONFIGURED: u64 = u64::MAX;
@@ -56,15 +56,15 @@ const CONFIGURED: u64 = u64::MAX;
 const REDIS_FULL: u64 = 800;
 
 /// Builds the application's routes in each worker.
-pub type App = Arc<dyn Fn(State) -> axum::Router + Send + Sync>;
+pub type AppFactory = Arc<dyn Fn(FleetHandle) -> axum::Router + Send + Sync>;
 
 /// What this room is made of.
 #[derive(Debug, Clone)]
-pub struct Parts {
+pub struct AppServices {
     /// The fleet's configuration.
     pub config: Arc<Config>,
     /// The worker's connection to the shared state.
-    pub redis: Redis,
+    pub redis: RedisClient,
     /// The table all processes share.
     pub scoreboard: Arc<Scoreboard>,
     /// Which worker this is.
@@ -72,15 +72,15 @@ pub struct Parts {
     /// Its cell in its slot's row.
     pub cell: usize,
     /// Whether it serves or leaves; the worker's loop changes it.
-    pub phase: Phase,
+    pub drain: DrainState,
     /// Its machine, as operators see it beside others.
-    pub site: Arc<Site>,
+    pub instance: Arc<InstanceIdentity>,
     /// Its batched counters; the worker's loop sends them on.
-    pub batches: Arc<Batches>,
+    pub batched_counters: Arc<BatchedCounters>,
     /// Its broadcasts.
-    pub broadcasts: Hub,
+    pub broadcast_hub: BroadcastHub,
     /// Its part in the fleet's tasks.
-    pub tasks: Tasks,
+    pub tasks: TaskQueue,
     /// The operators' page.
     pub dashboard: Dashboard,
 }
@@ -123,22 +123,22 @@ impl Worker {
 
 /// What a handler may reach of its worker and fleet; also an extractor.
 #[derive(Debug, Clone)]
-pub struct State(pub(super) Arc<Core>);
+pub struct FleetHandle(pub(super) Arc<WorkerContext>);
 
-impl State {
+impl FleetHandle {
     /// Which worker this is.
     pub fn worker(&self) -> &Worker {
         &self.0.worker
     }
 
     /// Whether Redis can be used at this moment.
-    pub fn redis(&self) -> Health {
-        self.0.redis.health()
+    pub fn redis_status(&self) -> RedisStatus {
+        self.0.redis.status()
     }
 
     /// Where the breakers of Redis's reads and writes stand in this worker.
-    pub fn redis_lanes(&self) -> LaneStates {
-        self.0.redis.lanes()
+    pub fn breaker_states(&self) -> BreakerStates {
+        self.0.redis.breaker_states()
     }
 
     /// How long this worker has been serving.
@@ -152,7 +152,7 @@ impl State {
     }
 
     /// Every slot of this machine's fleet and its totals.
-    pub fn fleet(&self) -> Snapshot {
+    pub fn snapshot(&self) -> ScoreboardSnapshot {
         self.0.scoreboard.snapshot()
     }
 
@@ -160,9 +160,9 @@ impl State {
     ///
     /// # Errors
     /// [`Error::Unavailable`].
-    pub async fn views(&self) -> Result<i64, Error> {
-        let total = self.0.redis.count(&keys::counter(&self.0.prefix, exchange::TOTAL), 0).await;
-        total.map_err(|error| Refusal::from(&error).error())
+    pub async fn page_views(&self) -> Result<i64, RequestError> {
+        let total = self.0.redis.increment(&keys::counter(&self.0.prefix, exchange::TOTAL_VIEWS), 0).await;
+        total.map_err(|error| StateError::from(&error).to_request_error())
     }
 
     /// A layer that puts routes under the policy with this name, decided in the request's one call with all others.
@@ -182,12 +182,12 @@ impl State {
     ///
     /// # Panics
     /// When no policy has this name: the worker then says so and the fleet does not start.
-    pub fn limit(&self, policy: &str) -> LimitLayer {
-        LimitLayer::new(&self.0, policy)
+    pub fn rate_limit(&self, policy: &str) -> RateLimitLayer {
+        RateLimitLayer::new(&self.0, policy)
     }
 
     /// The fleet's tasks: kinds are registered while the routes are built.
-    pub fn tasks(&self) -> Tasks {
+    pub fn tasks(&self) -> TaskQueue {
         self.0.tasks.clone()
     }
 
@@ -198,132 +198,143 @@ impl State {
     ///
     /// # Cancel safety
     /// A waiting job is forgotten; one that has begun runs to its end and its result is dropped.
-    pub async fn offload<T: Send + 'static>(
+    pub async fn spawn_blocking<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, offload::Error> {
+    ) -> Result<T, offload::OffloadError> {
         self.0.offload.run(job).await
     }
 }
 
 /// Everything the requests of one worker share, prepared once.
-pub(super) struct Core {
+pub(super) struct WorkerContext {
     pub(super) config: Arc<Config>,
-    pub(super) redis: Redis,
+    pub(super) redis: RedisClient,
     pub(super) scoreboard: Arc<Scoreboard>,
     pub(super) worker: Worker,
     /// Its cell in its slot's row.
     cell: usize,
-    pub(super) phase: Phase,
-    pub(super) site: Arc<Site>,
+    pub(super) drain: DrainState,
+    pub(super) instance: Arc<InstanceIdentity>,
     /// The fleet's machines, for operators.
-    pub(super) machines: Remembered,
-    pub(super) batches: Arc<Batches>,
-    pub(super) broadcasts: Hub,
-    pub(super) tasks: Tasks,
+    pub(super) fleet_cache: FleetCache,
+    pub(super) batched_counters: Arc<BatchedCounters>,
+    pub(super) broadcast_hub: BroadcastHub,
+    pub(super) tasks: TaskQueue,
     pub(super) dashboard: Dashboard,
     /// Sessions that were seen lately.
-    pub(super) seen: Seen,
-    pub(super) limits: Arc<Desk>,
+    pub(super) session_activity: SessionActivity,
+    pub(super) limiter: Arc<RequestLimiter>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
-    pub(super) lifetimes: Lifetimes,
+    pub(super) lifetimes: SessionLifetimes,
     /// New sessions of one client: time one costs and time that may be spent at once, µs.
-    pub(super) new_sessions: Option<(u64, u64)>,
+    pub(super) new_session_rate: Option<(u64, u64)>,
     /// Sessions as last read, for when Redis is away.
-    pub(super) last_known: Arc<Mutex<LastKnown>>,
+    pub(super) stale_cache: Arc<Mutex<StaleSessionCache>>,
     /// Peers that seem to be proxies and are not trusted.
-    pub(super) unheard: Unheard,
+    pub(super) untrusted_proxies: UntrustedProxyDetector,
     /// Whether this worker hears of sessions that end.
-    pub(super) hears_of_ends: AtomicBool,
+    pub(super) follows_session_ends: AtomicBool,
     /// What the session room needs to know.
-    pub(super) setup: Arc<Setup>,
+    pub(super) session_settings: Arc<SessionSettings>,
     pub(super) offload: Offload,
     /// Places for streams of events that are no broadcasts, which have their own.
-    pub(super) seats: Arc<Semaphore>,
-    pub(super) cookies: CookieNames,
+    pub(super) stream_permits: Arc<Semaphore>,
+    pub(super) cookie_names: SessionCookieNames,
     /// What a view adds to the total, made once.
-    pub(super) view: [CounterArg; 1],
+    pub(super) view_increment: [CounterIncrement; 1],
     /// `X-Worker-Id`, made once: it goes with every response.
     pub(super) worker_id: HeaderValue,
     started: Instant,
     /// The keys in use, and of which version of the generated ones they are made.
-    keyring: RwLock<Option<(u64, Arc<Keyring>)>>,
-    requests: RequestIds,
+    keyring: RwLock<Option<(u64, Arc<CookieKeyring>)>>,
+    request_ids: RequestIdGenerator,
 }
 
 /// The session cookie's name in both forms.
 #[derive(Debug)]
-pub(super) struct CookieNames {
+pub(super) struct SessionCookieNames {
     pub(super) plain: String,
     pub(super) secure: String,
 }
 
-impl Core {
-    pub(super) fn new(parts: &Parts) -> Self {
+impl WorkerContext {
+    pub(super) fn new(parts: &AppServices) -> Self {
         let config = &parts.config;
         let prefix: Arc<str> = Arc::from(config.redis.prefix.as_str());
-        let lifetimes = Lifetimes { idle: config.session.idle, absolute: config.session.absolute };
-        let setup = Setup {
+        let lifetimes = SessionLifetimes { idle: config.session.idle, absolute: config.session.absolute };
+        let session_settings = SessionSettings {
             prefix: Arc::clone(&prefix),
             lifetimes,
-            cipher: Cipher::new(config.session.encryption_keys.iter().map(Secret::expose)),
-            strict: config.session.strict.clone(),
+            cipher: FieldCipher::new(config.session.encryption_keys.iter().map(Secret::expose)),
+            strict: config.session.strict_fields.clone(),
             max_per_user: config.session.max_per_user,
         };
-        let policies = Policies::new(&config.limits, &config.redis.prefix);
+        let policies = PolicyTable::new(&config.limits, &config.redis.prefix);
         Self {
             config: Arc::clone(config),
             redis: parts.redis.clone(),
             scoreboard: Arc::clone(&parts.scoreboard),
             worker: parts.worker.clone(),
             cell: parts.cell,
-            phase: parts.phase.clone(),
-            site: Arc::clone(&parts.site),
-            machines: Remembered::default(),
-            batches: Arc::clone(&parts.batches),
-            broadcasts: parts.broadcasts.clone(),
+            drain: parts.drain.clone(),
+            instance: Arc::clone(&parts.instance),
+            fleet_cache: FleetCache::default(),
+            batched_counters: Arc::clone(&parts.batched_counters),
+            broadcast_hub: parts.broadcast_hub.clone(),
             tasks: parts.tasks.clone(),
             dashboard: parts.dashboard.clone(),
-            seen: Seen::new(&parts.redis, config.heartbeat.is_some()),
+            session_activity: SessionActivity::new(&parts.redis, config.heartbeat_interval.is_some()),
             prefix,
-            limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
+            limiter: RequestLimiter::new(
+                policies,
+                parts.redis.clone(),
+                config.redis.command_timeout,
+                Instant::now,
+            ),
             lifetimes,
-            new_sessions: config.session.create_rate.map(|rate| {
+            new_session_rate: config.session.create_rate.map(|rate| {
                 let period_us = u64::try_from(rate.period.as_micros()).unwrap_or(u64::MAX);
                 let interval_us = (period_us / rate.count.max(1)).max(1);
                 // Redis counts exactly below 2^53.
                 (interval_us, interval_us.saturating_mul(config.session.create_burst).min(1 << 52))
             }),
-            last_known: Arc::new(Mutex::new(LastKnown::new(config.session.stale))),
-            unheard: Unheard::default(),
-            hears_of_ends: AtomicBool::new(false),
-            setup: Arc::new(setup),
+            stale_cache: Arc::new(Mutex::new(StaleSessionCache::new(config.session.stale_if_error))),
+            untrusted_proxies: UntrustedProxyDetector::default(),
+            follows_session_ends: AtomicBool::new(false),
+            session_settings: Arc::new(session_settings),
             offload: Offload::default(),
-            seats: Arc::new(Semaphore::new(config.broadcast.subscribers)),
-            cookies: CookieNames {
-                plain: cookie::name(&config.session.cookie, false),
-                secure: cookie::name(&config.session.cookie, true),
+            stream_permits: Arc::new(Semaphore::new(config.broadcast.max_subscribers)),
+            cookie_names: SessionCookieNames {
+                plain: cookie::cookie_name(&config.session.cookie, false),
+                secure: cookie::cookie_name(&config.session.cookie, true),
             },
-            view: [CounterArg { key: keys::counter(&config.redis.prefix, exchange::TOTAL), by: 1 }],
+            view_increment: [CounterIncrement {
+                key: keys::counter(&config.redis.prefix, exchange::TOTAL_VIEWS),
+                by: 1,
+            }],
             worker_id: HeaderValue::from(parts.worker.pid),
             started: Instant::now(),
             keyring: RwLock::new(None),
-            requests: RequestIds::new(parts.worker.pid),
+            request_ids: RequestIdGenerator::new(parts.worker.pid),
         }
     }
 
     /// The cookies' keys; `None` until Redis, which keeps the generated one, was reached for the first time.
-    pub(super) fn keyring(&self) -> Option<Arc<Keyring>> {
-        let version =
-            if self.config.session.secrets.is_empty() { self.redis.secrets_version() } else { CONFIGURED };
+    pub(super) fn keyring(&self) -> Option<Arc<CookieKeyring>> {
+        let version = if self.config.session.secrets.is_empty() {
+            self.redis.signing_keys_version()
+        } else {
+            CONFIGURED
+        };
         let known = self.keyring.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((_, keyring)) = known.filter(|(of, _)| *of == version) {
             return Some(keyring);
         }
         let keyring = match version {
-            CONFIGURED => Keyring::new(self.config.session.secrets.iter().map(Secret::expose)),
-            _ => Keyring::new(self.redis.generated_secrets().iter().map(Vec::as_slice)),
+            CONFIGURED => CookieKeyring::new(self.config.session.secrets.iter().map(Secret::expose)),
+            _ => CookieKeyring::new(self.redis.generated_signing_keys().iter().map(Vec::as_slice)),
         };
         let keyring = Arc::new(keyring?);
         *self.keyring.write().unwrap_or_else(PoisonError::into_inner) = Some((version, Arc::clone(&keyring)));
@@ -337,7 +348,7 @@ impl Core {
 
     /// Whether so little of Redis's memory is left that strangers may not add to it.
     pub(super) fn is_redis_full(&self) -> bool {
-        self.scoreboard.redis_permille() > REDIS_FULL
+        self.scoreboard.redis_memory_permille() > REDIS_FULL
     }
 
     /// A user's tag; `None` until Redis, which keeps its key, was reached for the first time.
@@ -345,25 +356,25 @@ impl Core {
     /// Its key is the generated one even where signing keys are configured: those are replaced from time to time, and
     /// a user's tag must stay the same, or his sessions could not be found under it.
     pub(super) fn user_tag(&self, name: &str) -> Option<UserTag> {
-        self.redis.generated_secrets().first().map(|key| UserTag::of(key, name))
+        self.redis.generated_signing_keys().first().map(|key| UserTag::from_name(key, name))
     }
 
     /// This worker's cell of the table.
-    pub(super) fn cell(&self) -> Cell<'_> {
+    pub(super) fn cell(&self) -> WorkerCell<'_> {
         self.scoreboard.cell(self.worker.slot, self.cell)
     }
 
     /// A new request's id.
     pub(super) fn request_id(&self) -> HeaderValue {
-        self.requests.next()
+        self.request_ids.next()
     }
 }
 
-impl fmt::Debug for Core {
+impl fmt::Debug for WorkerContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Core")
             .field("worker", &self.worker)
-            .field("phase", &self.phase)
+            .field("phase", &self.drain)
             .finish_non_exhaustive()
     }
 }

@@ -12,98 +12,104 @@ use tower_sessions::session::Record;
 use tower_sessions::session_store;
 use tower_sessions::session_store::SessionStore;
 
-use crate::http::error::Error;
-use crate::http::exchange::Exchange;
-use crate::http::exchange::Origin;
+use crate::http::error::RequestError;
+use crate::http::exchange::RequestState;
+use crate::http::exchange::SessionOrigin;
 use crate::redis;
-use crate::redis::begin::SessionReply;
+use crate::redis::begin::SessionLookup;
 use crate::session;
-use crate::session::store::Newcomer;
-use crate::session::store::Outcome;
-use crate::session::store::RequestStore;
-use crate::session::store::Source;
+use crate::session::store::CommitStatus;
+use crate::session::store::NewSessionSeed;
+use crate::session::store::SessionSource;
+use crate::session::store::TrackedSessionStore;
 
 /// One request's store.
 #[derive(Debug)]
-pub(super) struct Store {
-    pub(super) exchange: Arc<Exchange>,
-    pub(super) inner: RequestStore<Begin>,
+pub(super) struct RequestSessionStore {
+    pub(super) state: Arc<RequestState>,
+    pub(super) inner: TrackedSessionStore<BeginSource>,
 }
 
 /// Reads a session through the request's one call.
 #[derive(Debug)]
-pub(super) struct Begin(Arc<Exchange>);
+pub(super) struct BeginSource(Arc<RequestState>);
 
-impl Source for Begin {
-    async fn begun(&self, id: &Id) -> Result<SessionReply, session::Error> {
-        self.0.session(*id).await.map_err(|error| match error {
-            Error::Denied => session::Error::Denied,
-            other => session::Error::Redis(redis::Error::Unavailable { reason: other.to_string() }),
+impl SessionSource for BeginSource {
+    async fn lookup_session(&self, id: &Id) -> Result<SessionLookup, session::SessionError> {
+        self.0.lookup_session(*id).await.map_err(|error| match error {
+            RequestError::Denied => session::SessionError::Denied,
+            other => {
+                session::SessionError::Redis(redis::RedisError::Unavailable { reason: other.to_string() })
+            }
         })
     }
 
-    async fn newcomer(&self) -> Newcomer {
-        self.0.newcomer().await
+    async fn new_session_seed(&self) -> NewSessionSeed {
+        self.0.new_session_seed().await
     }
 }
 
-impl Store {
-    pub(super) fn new(exchange: &Arc<Exchange>) -> Self {
-        let core = &exchange.core;
-        let inner =
-            RequestStore::new(Begin(Arc::clone(exchange)), core.redis.clone(), Arc::clone(&core.setup));
-        Self { exchange: Arc::clone(exchange), inner }
+impl RequestSessionStore {
+    pub(super) fn new(state: &Arc<RequestState>) -> Self {
+        let core = &state.core;
+        let inner = TrackedSessionStore::new(
+            BeginSource(Arc::clone(state)),
+            core.redis.clone(),
+            Arc::clone(&core.session_settings),
+        );
+        Self { state: Arc::clone(state), inner }
     }
 
     /// What became of the handler's changes.
-    pub(super) fn outcome(&self) -> Outcome {
-        self.inner.outcome()
+    pub(super) fn commit_status(&self) -> CommitStatus {
+        self.inner.commit_status()
     }
 
     /// Whether nothing is left to be done, and nothing of what was done failed.
-    pub(super) fn is_settled(&self) -> bool {
-        self.inner.is_settled()
+    pub(super) fn is_complete(&self) -> bool {
+        self.inner.is_complete()
     }
 
     /// Whether `Session` let its id go and nothing was done about it yet.
-    pub(super) fn has_left(&self) -> bool {
-        self.inner.left().is_some()
+    pub(super) fn has_released_id(&self) -> bool {
+        self.inner.released_id().is_some()
     }
 }
 
 #[async_trait]
-impl SessionStore for Store {
+impl SessionStore for RequestSessionStore {
     async fn create(&self, record: &mut Record) -> session_store::Result<()> {
-        let made = {
-            let begun = self.exchange.begun().await;
-            if begun.is_rotated() {
-                return Err(self.inner.refuse());
+        let created = {
+            let inner = self.state.lock().await;
+            if inner.came_with_rotated_id() {
+                return Err(self.inner.reject_rotated_id());
             }
             // A new session's data of such a request are not kept, as if its client had no cookies.
-            if self.exchange.makes_nothing && begun.stored().is_none() && !self.has_left() {
+            if self.state.creates_no_session && inner.stored_session_id().is_none() && !self.has_released_id()
+            {
                 return Ok(());
             }
-            begun.current.filter(|_| begun.origin == Origin::Made)
+            inner.current_session_id.filter(|_| inner.origin == SessionOrigin::Created)
         };
         // This request made a session that nobody else knows: the handler's data go there.
-        if let Some(id) = made {
-            self.inner.end_left().await?;
+        if let Some(id) = created {
+            self.inner.destroy_released().await?;
             return self.inner.adopt(record, id).await;
         }
         // Creating is a use of state like any other: the limits are asked first.
-        if self.exchange.decide().await.is_err() {
+        if self.state.decide_limits().await.is_err() {
             return Err(session_store::Error::Backend("the request was refused".to_owned()));
         }
         self.inner.create(record).await?;
         // A new id keeps its user, a new session has none.
-        self.exchange.became(Some(record.id), self.inner.user()).await;
+        self.state.set_current_session(Some(record.id), self.inner.user()).await;
         Ok(())
     }
 
     async fn save(&self, record: &Record) -> session_store::Result<()> {
         let saved = self.inner.save(record).await;
         // Whatever became of it, what was read before is not known to be true any more.
-        self.exchange.forget(record.id);
+        self.state.invalidate_cached(record.id);
         saved
     }
 
@@ -112,33 +118,34 @@ impl SessionStore for Store {
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
-        let Some(present) = self.inner.present(*id) else { return Ok(()) };
+        let Some(present) = self.inner.current_id(*id) else { return Ok(()) };
         // `cycle_id` of a visitor without a session deletes an id that never was.
-        if self.exchange.begun().await.current != Some(present) {
+        if self.state.lock().await.current_session_id != Some(present) {
             return Ok(());
         }
-        if self.exchange.decide().await.is_err() {
+        if self.state.decide_limits().await.is_err() {
             return Err(session_store::Error::Backend("the request was refused".to_owned()));
         }
         // Read now, because afterwards the request has no session that could be read.
-        self.inner.read(present).await?;
+        self.inner.ensure_loaded(present).await?;
         let deleted = self.inner.delete(id).await;
-        self.exchange.forget(*id);
+        self.state.invalidate_cached(*id);
         deleted?;
-        self.exchange.became(None, None).await;
+        self.state.set_current_session(None, None).await;
         Ok(())
     }
 }
 
 /// A client that leaves takes its request with it. A session that was to be ended ends all the same.
-impl Drop for Store {
+impl Drop for RequestSessionStore {
     fn drop(&mut self) {
-        let (Some(left), Ok(runtime)) = (self.inner.left(), tokio::runtime::Handle::try_current()) else {
+        let (Some(left), Ok(runtime)) = (self.inner.released_id(), tokio::runtime::Handle::try_current())
+        else {
             return;
         };
-        let (redis, prefix) = (self.exchange.core.redis.clone(), Arc::clone(&self.exchange.core.prefix));
+        let (redis, prefix) = (self.state.core.redis.clone(), Arc::clone(&self.state.core.prefix));
         runtime.spawn(async move {
-            if let Err(error) = redis.end_session(&prefix, &session::digest(left), None, false).await {
+            if let Err(error) = redis.destroy_session(&prefix, &session::digest(left), None, false).await {
                 tracing::warn!(%error, "a session of a request that was abandoned was not ended: {error}");
             }
         });

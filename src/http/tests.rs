@@ -13,36 +13,42 @@ use http::Response;
 use http::header;
 
 use super::extract::Counters;
-use super::extract::Visit;
+use super::extract::PageView;
 use super::*;
-use crate::broadcast::Hub;
+use crate::broadcast::BroadcastHub;
 use crate::config;
-use crate::config::Inputs;
+use crate::config::ConfigInputs;
 use crate::config::schema::RedisUrl;
-use crate::counter::batched::Batches;
-use crate::redis::Redis;
+use crate::counter::batched::BatchedCounters;
+use crate::redis::RedisClient;
 use crate::scoreboard::Scoreboard;
-use crate::task::Tasks;
+use crate::task::TaskQueue;
 
-fn parts() -> Parts {
-    let config = config::load(&Inputs::default()).unwrap();
-    let url = RedisUrl::unix(std::path::Path::new("/nonexistent/redis.sock"));
+fn parts() -> AppServices {
+    let config = config::load(&ConfigInputs::default()).unwrap();
+    let url = RedisUrl::from_socket_path(std::path::Path::new("/nonexistent/redis.sock"));
     let scoreboard = Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap();
-    scoreboard.cell(0, 0).prepare(1, 0);
+    scoreboard.cell(0, 0).reset(1, 0);
     let scoreboard = Arc::new(scoreboard);
-    let redis = Redis::new(&config.redis, &url, "test").unwrap();
-    Parts {
-        broadcasts: Hub::new(redis.clone(), &config.broadcast),
-        tasks: Tasks::new(redis.clone(), &config.tasks, "host:4711"),
-        batches: Arc::new(Batches::new(Arc::clone(&scoreboard), redis.clone(), "test", 0, 0)),
+    let redis = RedisClient::new(&config.redis, &url, "test").unwrap();
+    AppServices {
+        broadcast_hub: BroadcastHub::new(redis.clone(), &config.broadcast),
+        tasks: TaskQueue::new(redis.clone(), &config.tasks, "host:4711"),
+        batched_counters: Arc::new(BatchedCounters::new(
+            Arc::clone(&scoreboard),
+            redis.clone(),
+            "test",
+            0,
+            0,
+        )),
         redis,
         dashboard: Dashboard::new(&config.dashboard),
         config: Arc::new(config),
         scoreboard,
         worker: Worker::new(4711, 0, 1, "host"),
         cell: 0,
-        phase: Phase::default(),
-        site: Arc::default(),
+        drain: DrainState::default(),
+        instance: Arc::default(),
     }
 }
 
@@ -50,16 +56,19 @@ async fn explode() -> &'static str {
     panic!("on purpose")
 }
 
-fn app() -> App {
+fn app() -> AppFactory {
     Arc::new(|state| {
         Router::new()
             .route("/hello", get(|worker: Worker| async move { worker.pid().to_string() }))
-            .route("/visit", get(|visit: Visit| async move { visit.views().to_string() }))
-            .route("/deaf", get(|visit: Result<Visit, Error>| async move { format!("{}", visit.is_ok()) }))
+            .route("/visit", get(|view: PageView| async move { view.count().to_string() }))
+            .route(
+                "/deaf",
+                get(|view: Result<PageView, RequestError>| async move { format!("{}", view.is_ok()) }),
+            )
             .route(
                 "/count/{name}",
                 get(|counters: Counters, Path(name): Path<String>| async move {
-                    counters.value(&name).await.map(|value| value.to_string())
+                    counters.get(&name).await.map(|value| value.to_string())
                 }),
             )
             .route(
@@ -76,29 +85,29 @@ fn app() -> App {
     })
 }
 
-fn call(face: &Face, request: Request<Body>, peer: [u8; 4]) -> Answering {
+fn call(service: &HttpService, request: Request<Body>, peer: [u8; 4]) -> ResponseFuture {
     let (head, body) = request.into_parts();
-    face.answer(head, body, SocketAddr::from((peer, 9)))
+    service.call(head, body, SocketAddr::from((peer, 9)))
 }
 
-async fn send(face: &Face, request: Request<Body>) -> (Response<()>, String) {
-    let response = call(face, request, [127, 0, 0, 1]).await;
+async fn send(service: &HttpService, request: Request<Body>) -> (Response<()>, String) {
+    let response = call(service, request, [127, 0, 0, 1]).await;
     let (head, body) = response.into_parts();
     let body = to_bytes(body, 1 << 20).await.unwrap();
     (Response::from_parts(head, ()), String::from_utf8(body.to_vec()).unwrap())
 }
 
-async fn ask(face: &Face, path: &str) -> (Response<()>, String) {
-    send(face, Request::get(path).header(header::HOST, "localhost").body(Body::empty()).unwrap()).await
+async fn get_path(service: &HttpService, path: &str) -> (Response<()>, String) {
+    send(service, Request::get(path).header(header::HOST, "localhost").body(Body::empty()).unwrap()).await
 }
 
 #[tokio::test]
 async fn without_redis_stateless_routes_work_and_stateful_ones_are_503_without_a_cookie() {
-    let face = public(&parts(), &app());
-    let (head, body) = ask(&face, "/hello").await;
+    let service = public_service(&parts(), &app());
+    let (head, body) = get_path(&service, "/hello").await;
     assert_eq!((head.status().as_u16(), body.as_str()), (200, "4711"));
     for path in ["/visit", "/deaf", "/count/a", "/write"] {
-        let (head, body) = ask(&face, path).await;
+        let (head, body) = get_path(&service, path).await;
         assert_eq!(head.status(), 503, "{path} {body}");
         assert_eq!(head.headers()[header::RETRY_AFTER], "1", "{path}");
         assert!(body.contains("#temporary-reduced-capacity"), "{path} {body}");
@@ -109,21 +118,21 @@ async fn without_redis_stateless_routes_work_and_stateful_ones_are_503_without_a
 #[tokio::test]
 async fn every_response_names_its_worker_and_request() {
     let parts = parts();
-    let (visitors, operators) = (public(&parts, &app()), admin(&parts));
+    let (visitors, operators) = (public_service(&parts, &app()), admin_service(&parts));
     for path in ["/hello", "/nothing", "/panic", "/visit", "/count/a%20b"] {
-        let (head, _) = ask(&visitors, path).await;
+        let (head, _) = get_path(&visitors, path).await;
         assert_eq!(head.headers()["x-worker-id"], "4711", "{path}");
         assert!(head.headers().contains_key("x-request-id"), "{path}");
     }
     for path in ["/livez", "/readyz", "/metrics", "/fleet.json", "/nothing"] {
-        assert_eq!(ask(&operators, path).await.0.headers()["x-worker-id"], "4711", "{path}");
+        assert_eq!(get_path(&operators, path).await.0.headers()["x-worker-id"], "4711", "{path}");
     }
 }
 
 #[tokio::test]
 async fn mistakes_of_the_client_are_problem_documents() {
-    let face = public(&parts(), &app());
-    let limit = parts().config.http.body_limit;
+    let service = public_service(&parts(), &app());
+    let limit = parts().config.http.max_body_size;
     let post = |path: &str, body: Vec<u8>| {
         Request::post(path).header(header::HOST, "localhost").body(Body::from(body)).unwrap()
     };
@@ -135,19 +144,19 @@ async fn mistakes_of_the_client_are_problem_documents() {
     ];
     for (request, status) in cases {
         let shown = format!("{} {}", request.method(), request.uri());
-        let (head, body) = send(&face, request).await;
+        let (head, body) = send(&service, request).await;
         assert_eq!(head.status(), status, "{shown}");
-        assert_eq!(head.headers()[header::CONTENT_TYPE], problem::CONTENT_TYPE, "{shown}");
+        assert_eq!(head.headers()[header::CONTENT_TYPE], problem::PROBLEM_CONTENT_TYPE, "{shown}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&body).unwrap()["status"], status, "{shown}");
     }
-    let (head, body) = send(&face, post("/panic", vec![0; limit])).await;
+    let (head, body) = send(&service, post("/panic", vec![0; limit])).await;
     assert_eq!((head.status().as_u16(), body), (200, limit.to_string()));
 }
 
 #[tokio::test]
 async fn a_body_of_unknown_length_is_bounded_too() {
-    let face = public(&parts(), &app());
-    let limit = parts().config.http.body_limit;
+    let service = public_service(&parts(), &app());
+    let limit = parts().config.http.max_body_size;
     let endless = http_body_util::BodyExt::map_err(
         http_body_util::Full::new(Bytes::from(vec![0; limit + 1])),
         |never| match never {},
@@ -155,7 +164,7 @@ async fn a_body_of_unknown_length_is_bounded_too() {
     // A boxed stream hides its length.
     let request =
         Request::post("/panic").header(header::HOST, "localhost").body(Body::new(Unsized(endless))).unwrap();
-    assert_eq!(send(&face, request).await.0.status(), 413);
+    assert_eq!(send(&service, request).await.0.status(), 413);
 }
 
 /// A body that does not tell its length.
@@ -176,11 +185,11 @@ impl<B: http_body::Body<Data = Bytes, Error = axum::Error> + Unpin> http_body::B
 #[tokio::test]
 async fn a_panic_costs_one_request() {
     let parts = parts();
-    let face = public(&parts, &app());
-    let (head, body) = ask(&face, "/panic").await;
+    let service = public_service(&parts, &app());
+    let (head, body) = get_path(&service, "/panic").await;
     assert_eq!(head.status(), 500);
     assert!(!body.contains("purpose"), "{body}");
-    assert_eq!(ask(&face, "/hello").await.0.status(), 200);
+    assert_eq!(get_path(&service, "/hello").await.0.status(), 200);
     let slot = parts.scoreboard.row(0).snapshot(0);
     assert_eq!((slot.sum(|worker| worker.in_flight), slot.responses[5], slot.responses[2]), (0, 1, 1));
 }
@@ -188,11 +197,13 @@ async fn a_panic_costs_one_request() {
 #[tokio::test]
 async fn a_request_that_is_dropped_is_not_in_flight_any_more() {
     let parts = parts();
-    let face = public(&parts, &app());
+    let service = public_service(&parts, &app());
     let request = |path| Request::get(path).header(header::HOST, "localhost").body(Body::empty()).unwrap();
-    drop(call(&face, request("/hello"), [127, 0, 0, 1]));
-    let waiting =
-        public(&parts, &(Arc::new(|_| Router::new().route("/", get(std::future::pending::<()>))) as App));
+    drop(call(&service, request("/hello"), [127, 0, 0, 1]));
+    let waiting = public_service(
+        &parts,
+        &(Arc::new(|_| Router::new().route("/", get(std::future::pending::<()>))) as AppFactory),
+    );
     let mut call = Box::pin(call(&waiting, request("/"), [127, 0, 0, 1]));
     assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx))).await.is_pending());
     assert_eq!(parts.scoreboard.row(0).snapshot(0).sum(|worker| worker.in_flight), 1);
@@ -203,33 +214,33 @@ async fn a_request_that_is_dropped_is_not_in_flight_any_more() {
 #[tokio::test]
 async fn readiness_waits_for_the_first_redis_survives_its_loss_and_ends_with_the_drain() {
     let parts = parts();
-    let operators = admin(&parts);
-    let visitors = public(&parts, &app());
-    let (head, body) = ask(&operators, "/readyz").await;
+    let operators = admin_service(&parts);
+    let visitors = public_service(&parts, &app());
+    let (head, body) = get_path(&operators, "/readyz").await;
     assert_eq!(head.status(), 503);
     assert!(body.contains("\"unready\"") && body.contains("reason"), "{body}");
-    parts.scoreboard.set_redis_reached();
-    let (head, body) = ask(&operators, "/readyz").await;
+    parts.scoreboard.set_redis_ever_connected();
+    let (head, body) = get_path(&operators, "/readyz").await;
     assert!(head.status() == 200 && body.contains("\"degraded\""), "{body}");
-    parts.phase.begin_drain();
-    assert_eq!(ask(&operators, "/readyz").await.0.status(), 200);
-    parts.phase.begin_stop();
-    let (head, body) = ask(&operators, "/readyz").await;
+    parts.drain.start_drain();
+    assert_eq!(get_path(&operators, "/readyz").await.0.status(), 200);
+    parts.drain.start_stop();
+    let (head, body) = get_path(&operators, "/readyz").await;
     assert!(head.status() == 503 && body.contains("draining"), "{body}");
-    assert_eq!(ask(&operators, "/livez").await.0.status(), 200);
-    assert_eq!(ask(&visitors, "/hello").await.0.headers()[header::CONNECTION], "close");
+    assert_eq!(get_path(&operators, "/livez").await.0.status(), 200);
+    assert_eq!(get_path(&visitors, "/hello").await.0.headers()[header::CONNECTION], "close");
 }
 
 #[tokio::test]
 async fn a_trusted_proxys_request_id_is_kept_and_another_ones_is_not() {
-    let face = public(&parts(), &app());
+    let service = public_service(&parts(), &app());
     for (peer, expected) in [([127, 0, 0, 1], true), ([203, 0, 113, 1], false)] {
         let request = Request::get("/hello")
             .header(header::HOST, "localhost")
             .header("x-request-id", "abc-1")
             .body(Body::empty())
             .unwrap();
-        let response = call(&face, request, peer).await;
+        let response = call(&service, request, peer).await;
         assert_eq!(response.headers()["x-request-id"] == "abc-1", expected);
     }
 }
@@ -238,10 +249,10 @@ async fn a_trusted_proxys_request_id_is_kept_and_another_ones_is_not() {
 async fn metrics_are_openmetrics_and_count_every_answer() {
     let parts = parts();
     parts.scoreboard.set_slots(1);
-    let face = public(&parts, &app());
-    ask(&face, "/hello").await;
-    ask(&face, "/visit").await;
-    let (_, text) = ask(&admin(&parts), "/metrics").await;
+    let service = public_service(&parts, &app());
+    get_path(&service, "/hello").await;
+    get_path(&service, "/visit").await;
+    let (_, text) = get_path(&admin_service(&parts), "/metrics").await;
     for line in [
         "regatta_requests_total{slot=\"0\",class=\"2xx\"} 1",
         "regatta_requests_total{slot=\"0\",class=\"5xx\"} 1",

@@ -21,7 +21,7 @@ use tokio::time::sleep_until;
 use tower::Layer;
 use tower::Service;
 
-use crate::http::exchange::Exchange;
+use crate::http::exchange::RequestState;
 use crate::http::problem::Problem;
 
 /// Seconds after which a request that waited for the shared state is to come again.
@@ -90,8 +90,8 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for RequestTimeoutService<S>
 
     fn call(&mut self, request: Request<B>) -> S::Future {
         // The request's one timer looks here whenever the handler has been polled.
-        if let Some(exchange) = Exchange::of(request.extensions()) {
-            exchange.time.set(self.time);
+        if let Some(state) = RequestState::from_extensions(request.extensions()) {
+            state.timeout.set(self.time);
         }
         self.inner.call(request)
     }
@@ -99,9 +99,9 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for RequestTimeoutService<S>
 
 /// The time in which a response has to begin.
 #[derive(Debug)]
-pub(super) struct Time(AtomicU64);
+pub(super) struct EffectiveTimeout(AtomicU64);
 
-impl Time {
+impl EffectiveTimeout {
     pub(super) fn new(time: Duration) -> Self {
         Self(AtomicU64::new(millis(time)))
     }
@@ -121,38 +121,38 @@ fn millis(time: Duration) -> u64 {
 }
 
 /// The request's one timer, armed when its handler has to wait.
-pub(super) struct Timer {
-    begun: Instant,
-    set: Option<(Duration, Pin<Box<Sleep>>)>,
+pub(super) struct RequestTimer {
+    started: Instant,
+    armed: Option<(Duration, Pin<Box<Sleep>>)>,
 }
 
-impl Timer {
+impl RequestTimer {
     /// `begun`: from when on the time runs.
-    pub(super) fn new(begun: Instant) -> Self {
-        Self { begun, set: None }
+    pub(super) fn new(started: Instant) -> Self {
+        Self { started, armed: None }
     }
 
     /// The handler waits: what the client gets when its time is over.
-    pub(super) fn poll_late(&mut self, exchange: &Exchange, context: &mut Context<'_>) -> Poll<Response> {
-        let Some(time) = exchange.time.get() else { return Poll::Pending };
+    pub(super) fn poll_timeout(&mut self, state: &RequestState, context: &mut Context<'_>) -> Poll<Response> {
+        let Some(time) = state.timeout.get() else { return Poll::Pending };
         // A layer may have changed it meanwhile.
-        if self.set.as_ref().is_none_or(|(set, _)| *set != time) {
+        if self.armed.as_ref().is_none_or(|(set, _)| *set != time) {
             // A time without an end in this century is none.
-            let Some(until) = self.begun.checked_add(time) else { return Poll::Pending };
-            self.set = Some((time, Box::pin(sleep_until(until.into()))));
+            let Some(until) = self.started.checked_add(time) else { return Poll::Pending };
+            self.armed = Some((time, Box::pin(sleep_until(until.into()))));
         }
-        if let Some((_, sleep)) = &mut self.set {
+        if let Some((_, sleep)) = &mut self.armed {
             ready!(sleep.as_mut().poll(context));
         }
-        Poll::Ready(late(exchange))
+        Poll::Ready(timeout_response(state))
     }
 }
 
 /// Whose fault it is decides what the client is told.
-fn late(exchange: &Exchange) -> Response {
-    let problem = if exchange.body_waits.load(Relaxed) {
+fn timeout_response(state: &RequestState) -> Response {
+    let problem = if state.body_waits.load(Relaxed) {
         Problem::new(StatusCode::REQUEST_TIMEOUT, "the request body did not come in time")
-    } else if exchange.waits_for_state() {
+    } else if state.is_waiting_for_redis() {
         Problem::reduced_capacity("the shared state did not answer in time", RETRY_AFTER)
     } else {
         Problem::new(StatusCode::GATEWAY_TIMEOUT, "the request was not answered in time")

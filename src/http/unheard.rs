@@ -15,46 +15,48 @@ use std::sync::atomic::Ordering::Relaxed;
 use http::HeaderMap;
 use http::header::FORWARDED;
 
-use crate::config::schema::ForwardHeader;
-use crate::http::head::has;
-use crate::http::identity::Client;
+use crate::config::schema::ForwardedHeader;
+use crate::http::head::has_header;
+use crate::http::identity::ClientInfo;
 use crate::http::identity::X_FORWARDED_FOR;
-use crate::http::state::Core;
+use crate::http::state::WorkerContext;
 
 /// Peers with public addresses that are watched at the same time.
-const WATCHED: usize = 8;
+const PEERS_WATCHED: usize = 8;
 
 /// Different values of one of them, of 64 that are told apart, after which it is taken for a proxy.
-const MANY: u32 = 24;
+const DISTINCT_VALUES_MIN: u32 = 24;
 
 /// What was seen of such peers by one worker.
 #[derive(Debug, Default)]
-pub(super) struct Unheard {
-    said: AtomicBool,
+pub(super) struct UntrustedProxyDetector {
+    reported: AtomicBool,
     hasher: RandomState,
     watched: Mutex<Vec<(IpAddr, u64)>>,
 }
 
 /// Takes note of a request whose peer is not trusted and sends the header of those that are.
-pub(super) fn note(core: &Core, client: &Client, headers: &HeaderMap) {
+pub(super) fn record_request(core: &WorkerContext, client: &ClientInfo, headers: &HeaderMap) {
     let proxy = &core.config.proxy;
-    if client.proxied || core.unheard.said.load(Relaxed) {
+    if client.proxied || core.untrusted_proxies.reported.load(Relaxed) {
         return;
     }
     let name = match proxy.header {
-        ForwardHeader::XForwardedFor => X_FORWARDED_FOR,
-        ForwardHeader::Forwarded => FORWARDED,
+        ForwardedHeader::XForwardedFor => X_FORWARDED_FOR,
+        ForwardedHeader::Forwarded => FORWARDED,
     };
-    if !has(headers, &name) {
+    if !has_header(headers, &name) {
         return;
     }
     let Some(value) = headers.get(&name) else { return };
-    if !is_private(client.address) && !core.unheard.is_seen_often(client.address, value.as_bytes()) {
+    if !is_private(client.address)
+        && !core.untrusted_proxies.has_many_values(client.address, value.as_bytes())
+    {
         return;
     }
-    core.unheard.said.store(true, Relaxed);
+    core.untrusted_proxies.reported.store(true, Relaxed);
     if core.scoreboard.untrusted_proxy().is_none_or(|known| proxy.trusts(known))
-        && core.scoreboard.note_untrusted_proxy(client.address)
+        && core.scoreboard.record_untrusted_proxy(client.address)
     {
         let peer = client.address;
         tracing::warn!(%peer, header = %name, "{}", advice(peer));
@@ -69,16 +71,16 @@ pub(super) fn advice(peer: IpAddr) -> String {
     )
 }
 
-impl Unheard {
+impl UntrustedProxyDetector {
     /// Whether a peer has sent many different values, this one included.
-    fn is_seen_often(&self, peer: IpAddr, value: &[u8]) -> bool {
+    fn has_many_values(&self, peer: IpAddr, value: &[u8]) -> bool {
         let bit = 1 << (self.hasher.hash_one(value) % 64);
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let at = match watched.iter().position(|(known, _)| *known == peer) {
             Some(at) => at,
             None => {
-                if watched.len() == WATCHED {
-                    let least = (0..WATCHED).min_by_key(|at| watched[*at].1.count_ones()).unwrap_or(0);
+                if watched.len() == PEERS_WATCHED {
+                    let least = (0..PEERS_WATCHED).min_by_key(|at| watched[*at].1.count_ones()).unwrap_or(0);
                     watched.swap_remove(least);
                 }
                 watched.push((peer, 0));
@@ -86,7 +88,7 @@ impl Unheard {
             }
         };
         watched[at].1 |= bit;
-        watched[at].1.count_ones() >= MANY
+        watched[at].1.count_ones() >= DISTINCT_VALUES_MIN
     }
 }
 
@@ -129,21 +131,21 @@ mod tests {
 
     #[test]
     fn a_public_peer_is_believed_after_many_values_however_many_others_try() {
-        let unheard = Unheard::default();
+        let detector = UntrustedProxyDetector::default();
         let proxy: IpAddr = "9.9.9.9".parse().unwrap();
         for n in 0..1000u32 {
             let stranger = IpAddr::V4((0x0800_0000 + n).into());
-            assert!(!unheard.is_seen_often(stranger, b"1.2.3.4"));
-            if unheard.is_seen_often(proxy, &n.to_le_bytes()) {
-                return assert!(n >= MANY - 1);
+            assert!(!detector.has_many_values(stranger, b"1.2.3.4"));
+            if detector.has_many_values(proxy, &n.to_le_bytes()) {
+                return assert!(n >= DISTINCT_VALUES_MIN - 1);
             }
         }
         panic!("never");
     }
 
     #[test]
-    fn one_value_over_and_over_is_no_proxy() {
-        let unheard = Unheard::default();
-        assert!((0..1000).all(|_| !unheard.is_seen_often("9.9.9.9".parse().unwrap(), b"1.2.3.4")));
+    fn one_repeated_value_is_no_proxy() {
+        let detector = UntrustedProxyDetector::default();
+        assert!((0..1000).all(|_| !detector.has_many_values("9.9.9.9".parse().unwrap(), b"1.2.3.4")));
     }
 }

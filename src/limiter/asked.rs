@@ -9,90 +9,90 @@ use smallvec::SmallVec;
 use smallvec::smallvec;
 
 use crate::config::limit::OnRedisDown;
-use crate::limiter::denials::Tracked;
-use crate::limiter::desk::Desk;
+use crate::limiter::denials::TrackedCheck;
+use crate::limiter::desk::RequestLimiter;
 use crate::limiter::desk::lock;
-use crate::limiter::insurance::Claim;
-use crate::limiter::place::Place;
-use crate::limiter::policy::Measured;
-use crate::limiter::quota::Part;
-use crate::limiter::set::Set;
-use crate::redis::Error;
-use crate::redis::begin::LimitArg;
-use crate::redis::begin::LimitKind;
-use crate::redis::begin::LimitReply;
+use crate::limiter::insurance::LocalCheck;
+use crate::limiter::place::ConcurrencyPermit;
+use crate::limiter::policy::PolicyMeasure;
+use crate::limiter::quota::WorkerShare;
+use crate::limiter::set::AppliedLimits;
+use crate::redis::RedisError;
+use crate::redis::begin::LimitParameters;
+use crate::redis::begin::RateLimitCheck;
+use crate::redis::begin::RateLimitDecision;
 
 /// A request and its limits.
 #[derive(Debug)]
-pub struct Asked {
-    desk: Arc<Desk>,
+pub struct PendingDecision {
+    limiter: Arc<RequestLimiter>,
     /// Number of the first limit in the request's set.
-    from: usize,
+    first_index: usize,
     /// Limits that Redis decides.
-    asked: Vec<LimitArg>,
+    checks: Vec<RateLimitCheck>,
     /// Limits that were drawn in advance.
-    paid: Vec<Paid>,
+    prefetched: Vec<PrefetchedCharge>,
     /// What is asked about limits that are short; for some of it others wait.
-    tracked: Vec<Tracked>,
-    name: String,
-    places: Vec<Place>,
-    asked_us: u64,
+    tracked: Vec<TrackedCheck>,
+    permit_name: String,
+    permits: Vec<ConcurrencyPermit>,
+    sent_us: u64,
     /// When it took what was drawn in advance.
-    spent_us: u64,
+    consumed_us: u64,
     /// Until when it may wait for what other workers return; none: Redis has not denied it.
-    pub(super) recall_until_us: Option<u64>,
+    pub(super) reclaim_deadline_us: Option<u64>,
 }
 
 /// A limit that was drawn in advance.
 #[derive(Debug)]
-pub(super) struct Paid {
+pub(super) struct PrefetchedCharge {
     /// Where it stands among the request's limits, from the first one here.
     pub(super) index: usize,
-    pub(super) arg: LimitArg,
+    pub(super) check: RateLimitCheck,
     /// How it stands, with this request charged.
-    pub(super) reply: LimitReply,
+    pub(super) reply: RateLimitDecision,
 }
 
 /// What the desk found out before anything was asked.
 #[derive(Debug, Default)]
-pub(super) struct Question {
-    pub(super) asked: Vec<LimitArg>,
-    pub(super) paid: Vec<Paid>,
-    pub(super) tracked: Vec<Tracked>,
-    pub(super) name: String,
-    pub(super) places: Vec<Place>,
+pub(super) struct PendingParts {
+    pub(super) checks: Vec<RateLimitCheck>,
+    pub(super) prefetched: Vec<PrefetchedCharge>,
+    pub(super) tracked: Vec<TrackedCheck>,
+    pub(super) permit_name: String,
+    pub(super) permits: Vec<ConcurrencyPermit>,
 }
 
 /// How a request's limits stand; most requests have one, for which no list is allocated.
-pub type Standings = SmallVec<[Option<LimitReply>; 1]>;
+pub type LimitDecisions = SmallVec<[Option<RateLimitDecision>; 1]>;
 
 /// A request that is allowed.
 #[derive(Debug, Default)]
-pub struct Granted {
+pub struct LimitGrant {
     /// How its limits stand, in their order; `None`: not known, because Redis is away.
-    pub replies: Standings,
+    pub decisions: LimitDecisions,
     /// Its places in concurrency limits, to be kept until it ends.
-    pub places: Vec<Place>,
+    pub permits: Vec<ConcurrencyPermit>,
     /// What it was charged, to be given back if it should not have counted.
-    pub charges: Charges,
+    pub charges: LimitCharges,
     /// Limits in shadow that would have denied it, by number.
-    pub shadowed: Vec<usize>,
+    pub shadow_denied: Vec<usize>,
 }
 
 /// What a request was charged.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Charges {
+pub struct LimitCharges {
     /// In Redis.
-    pub redis: Vec<LimitArg>,
+    pub redis: Vec<RateLimitCheck>,
     /// From what was drawn in advance.
-    pub advance: Vec<LimitArg>,
+    pub prefetched: Vec<RateLimitCheck>,
 }
 
-impl Charges {
+impl LimitCharges {
     /// And these too.
     pub fn add(&mut self, more: Self) {
         append(&mut self.redis, more.redis);
-        append(&mut self.advance, more.advance);
+        append(&mut self.prefetched, more.prefetched);
     }
 }
 
@@ -106,230 +106,254 @@ pub fn append<T>(list: &mut Vec<T>, more: Vec<T>) {
 
 /// What becomes of a request when Redis did not answer.
 #[derive(Debug)]
-pub enum Without {
+pub enum FallbackOutcome {
     /// Every limit allows it, as far as they say.
-    Allowed(Granted),
+    Allowed(LimitGrant),
     /// This worker's share of a limit is used up.
-    Denied(Standings),
+    Denied(LimitDecisions),
     /// A limit is closed while Redis is away, or this worker's part of it is too small for such a request.
-    Closed,
+    FailClosed,
 }
 
 /// What this worker's part of the limits says.
-enum Insured {
-    Allowed(Vec<Place>),
+enum LocalDecision {
+    Allowed(Vec<ConcurrencyPermit>),
     Denied,
     /// Such a request is more than its part of a limit at any time.
     TooSmall,
 }
 
-impl Asked {
-    pub(super) fn new(desk: Arc<Desk>, from: usize, question: Question, asked_us: u64) -> Self {
-        let Question { asked, paid, tracked, name, places } = question;
+impl PendingDecision {
+    pub(super) fn new(
+        limiter: Arc<RequestLimiter>,
+        from: usize,
+        question: PendingParts,
+        sent_us: u64,
+    ) -> Self {
+        let PendingParts { checks, prefetched: paid, tracked, permit_name: name, permits: places } = question;
         Self {
-            desk,
-            from,
-            asked,
-            paid,
+            limiter,
+            first_index: from,
+            checks,
+            prefetched: paid,
             tracked,
-            name,
-            places,
-            asked_us,
-            spent_us: asked_us,
-            recall_until_us: None,
+            permit_name: name,
+            permits: places,
+            sent_us,
+            consumed_us: sent_us,
+            reclaim_deadline_us: None,
         }
     }
 
-    pub(super) fn desk(&self) -> &Arc<Desk> {
-        &self.desk
+    pub(super) fn limiter(&self) -> &Arc<RequestLimiter> {
+        &self.limiter
     }
 
     /// When the question was sent.
     pub(super) fn sent_us(&self) -> u64 {
-        self.asked_us
+        self.sent_us
     }
 
     /// Which of the limits that count denied, by number and key, and how many requests Redis has left there.
-    pub(super) fn denying(&self, set: &Set, replies: &[LimitReply]) -> Vec<(usize, String, u64)> {
-        let asked = self.numbers().zip(&self.asked).zip(replies);
-        let denying = asked.filter(|((number, _), reply)| !reply.allowed && !set.policy(*number).is_shadow());
+    pub(super) fn denied_checks(
+        &self,
+        set: &AppliedLimits,
+        replies: &[RateLimitDecision],
+    ) -> Vec<(usize, String, u64)> {
+        let checks = self.checked_indices().zip(&self.checks).zip(replies);
+        let denying =
+            checks.filter(|((number, _), reply)| !reply.allowed && !set.policy(*number).is_shadow());
         denying.map(|((number, arg), reply)| (number, arg.key.clone(), reply.remaining)).collect()
     }
 
     /// It is asked at this time, later than it was meant to be.
-    pub(super) fn asked_at(&mut self, now_us: u64) {
-        self.asked_us = now_us;
+    pub(super) fn set_sent_at(&mut self, now_us: u64) {
+        self.sent_us = now_us;
     }
 
     /// What to ask Redis; empty: nothing.
-    pub fn limits(&self) -> &[LimitArg] {
-        &self.asked
+    pub fn checks(&self) -> &[RateLimitCheck] {
+        &self.checks
     }
 
     /// What this request is called in limits on concurrency.
-    pub fn token(&self) -> &str {
-        &self.name
+    pub fn permit_name(&self) -> &str {
+        &self.permit_name
     }
 
     /// Redis, or nobody, decided that it is allowed; `replies` are to what was asked.
-    pub fn granted(mut self, set: &Set, replies: &[LimitReply]) -> Granted {
-        let told = self.tell(set, replies, 0);
-        let mut places = std::mem::take(&mut self.places).into_iter();
-        let (mut granted, mut answers) = (Granted::default(), replies.iter());
-        for number in self.numbers() {
+    pub fn grant(mut self, set: &AppliedLimits, replies: &[RateLimitDecision]) -> LimitGrant {
+        let decisions = self.decisions(set, replies, 0);
+        let mut places = std::mem::take(&mut self.permits).into_iter();
+        let (mut granted, mut answers) = (LimitGrant::default(), replies.iter());
+        for number in self.checked_indices() {
             let Some(reply) = answers.next() else { break };
             if !reply.allowed {
-                granted.shadowed.push(number);
+                granted.shadow_denied.push(number);
             }
-            if let Measured::Concurrency { lease, .. } = set.policy(number).measure()
+            if let PolicyMeasure::Concurrency { lease, .. } = set.policy(number).measure()
                 && let Some(mut place) = places.next()
             {
                 if reply.allowed {
-                    place.keep(lease);
-                    granted.places.push(place);
+                    place.start_renewal(lease);
+                    granted.permits.push(place);
                 } else {
-                    place.forget();
+                    place.discard();
                 }
             }
         }
         // Moved, not copied: this is done for every request, and the answer is rarely no.
-        granted.charges.redis = std::mem::take(&mut self.asked);
-        if !granted.shadowed.is_empty() {
+        granted.charges.redis = std::mem::take(&mut self.checks);
+        if !granted.shadow_denied.is_empty() {
             let mut answers = replies.iter();
             granted.charges.redis.retain(|_| answers.next().is_none_or(|reply| reply.allowed));
         }
-        let paid = std::mem::take(&mut self.paid).into_iter();
-        granted.charges.advance = paid.map(|paid| paid.arg).collect();
-        granted.replies = told;
+        let paid = std::mem::take(&mut self.prefetched).into_iter();
+        granted.charges.prefetched = paid.map(|paid| paid.check).collect();
+        granted.decisions = decisions;
         granted
     }
 
     /// Redis denied it; how its limits stand.
-    pub fn denied(mut self, set: &Set, replies: &[LimitReply]) -> Standings {
-        std::mem::take(&mut self.places).into_iter().for_each(Place::forget);
-        self.tell(set, replies, 1)
+    pub fn deny(mut self, set: &AppliedLimits, replies: &[RateLimitDecision]) -> LimitDecisions {
+        std::mem::take(&mut self.permits).into_iter().for_each(ConcurrencyPermit::discard);
+        self.decisions(set, replies, 1)
     }
 
     /// Redis did not do it; `part` is this worker's of the limits.
-    pub fn without(mut self, set: &Set, error: &Error, part: &Part) -> Without {
-        if !matches!(error, Error::Timeout) {
-            std::mem::take(&mut self.places).into_iter().for_each(Place::forget);
+    pub fn fall_back(
+        mut self,
+        set: &AppliedLimits,
+        error: &RedisError,
+        part: &WorkerShare,
+    ) -> FallbackOutcome {
+        if !matches!(error, RedisError::Timeout) {
+            std::mem::take(&mut self.permits).into_iter().for_each(ConcurrencyPermit::discard);
         }
         let enforced = |number: &usize| !set.policy(*number).is_shadow();
         let down = |number: usize| set.policy(number).on_redis_down();
-        let numbers: Vec<usize> = self.numbers().collect();
+        let numbers: Vec<usize> = self.checked_indices().collect();
         if numbers.iter().filter(|number| enforced(number)).any(|number| down(*number) == OnRedisDown::Closed)
         {
-            return Without::Closed;
+            return FallbackOutcome::FailClosed;
         }
-        let insured =
-            |(number, _): &(usize, &LimitArg)| enforced(number) && down(*number) == OnRedisDown::Insured;
-        let insured: Vec<_> = numbers.into_iter().zip(&self.asked).filter(insured).collect();
-        let mut replies: Standings = smallvec![None; self.asked.len() + self.paid.len()];
-        match self.insure(set, &insured, part, &mut replies) {
-            Insured::TooSmall => Without::Closed,
-            Insured::Denied => Without::Denied(replies),
-            Insured::Allowed(places) => {
-                let mut granted = Granted { replies, places, ..Granted::default() };
-                for Paid { index, arg, reply } in std::mem::take(&mut self.paid) {
-                    granted.replies[index] = Some(reply);
-                    granted.charges.advance.push(arg);
+        let insured = |(number, _): &(usize, &RateLimitCheck)| {
+            enforced(number) && down(*number) == OnRedisDown::Insured
+        };
+        let insured: Vec<_> = numbers.into_iter().zip(&self.checks).filter(insured).collect();
+        let mut replies: LimitDecisions = smallvec![None; self.checks.len() + self.prefetched.len()];
+        match self.decide_locally(set, &insured, part, &mut replies) {
+            LocalDecision::TooSmall => FallbackOutcome::FailClosed,
+            LocalDecision::Denied => FallbackOutcome::Denied(replies),
+            LocalDecision::Allowed(places) => {
+                let mut granted = LimitGrant { decisions: replies, permits: places, ..LimitGrant::default() };
+                for PrefetchedCharge { index, check: arg, reply } in std::mem::take(&mut self.prefetched) {
+                    granted.decisions[index] = Some(reply);
+                    granted.charges.prefetched.push(arg);
                 }
-                Without::Allowed(granted)
+                FallbackOutcome::Allowed(granted)
             }
         }
     }
 
     /// What this worker's part of each limit says.
-    fn insure(
+    fn decide_locally(
         &self,
-        set: &Set,
-        insured: &[(usize, &LimitArg)],
-        part: &Part,
-        replies: &mut [Option<LimitReply>],
-    ) -> Insured {
+        set: &AppliedLimits,
+        insured: &[(usize, &RateLimitCheck)],
+        part: &WorkerShare,
+        replies: &mut [Option<RateLimitDecision>],
+    ) -> LocalDecision {
         let (mut places, mut claims, mut indices) = (Vec::new(), Vec::new(), Vec::new());
         for (number, arg) in insured {
             match set.policy(*number).measure() {
-                Measured::Rate { quota, .. } => {
-                    claims.push(Claim { key: &arg.key, quota, cost: arg.cost });
-                    indices.push(*number - self.from);
+                PolicyMeasure::Rate { quota, .. } => {
+                    claims.push(LocalCheck { key: &arg.key, quota, cost: arg.cost });
+                    indices.push(*number - self.first_index);
                 }
-                Measured::Concurrency { most, lease } => {
-                    let share = part.of(most, &arg.key);
+                PolicyMeasure::Concurrency { max: most, lease } => {
+                    let share = part.portion(most, &arg.key);
                     if share == 0 {
-                        return Insured::TooSmall;
+                        return LocalDecision::TooSmall;
                     }
-                    let Some(place) = Place::own(&self.desk.local, &arg.key, share) else {
+                    let Some(place) = ConcurrencyPermit::local(&self.limiter.local_permits, &arg.key, share)
+                    else {
                         let reset_us = u64::try_from(lease.as_micros()).unwrap_or(u64::MAX);
                         let retry_after_us = Some(reset_us.min(1_000_000));
-                        let reply = LimitReply { allowed: false, remaining: 0, retry_after_us, reset_us };
-                        replies[*number - self.from] = Some(reply);
-                        return Insured::Denied;
+                        let reply =
+                            RateLimitDecision { allowed: false, remaining: 0, retry_after_us, reset_us };
+                        replies[*number - self.first_index] = Some(reply);
+                        return LocalDecision::Denied;
                     };
                     places.push(place);
                 }
             }
         }
-        let Some(decided) = lock(&self.desk.insurance).decide(&claims, part, self.desk.now_us()) else {
-            return Insured::TooSmall;
+        let Some(decided) = lock(&self.limiter.local_limiter).decide(&claims, part, self.limiter.now_us())
+        else {
+            return LocalDecision::TooSmall;
         };
         let allowed = decided.iter().all(|reply| reply.allowed);
         for (index, reply) in indices.into_iter().zip(decided) {
             replies[index] = Some(reply);
         }
         if allowed && !claims.is_empty() {
-            self.desk.merge_later();
+            self.limiter.schedule_deferred();
         }
-        if allowed { Insured::Allowed(places) } else { Insured::Denied }
+        if allowed { LocalDecision::Allowed(places) } else { LocalDecision::Denied }
     }
 
     /// Numbers, in the request's set, of the limits that Redis was asked about.
-    fn numbers(&self) -> impl Iterator<Item = usize> {
-        let all = 0..self.asked.len() + self.paid.len();
-        let asked = all.filter(move |index| !self.paid.iter().any(|paid| paid.index == *index));
-        asked.map(move |index| self.from + index)
+    fn checked_indices(&self) -> impl Iterator<Item = usize> {
+        let all = 0..self.checks.len() + self.prefetched.len();
+        let checks = all.filter(move |index| !self.prefetched.iter().any(|paid| paid.index == *index));
+        checks.map(move |index| self.first_index + index)
     }
 
     /// How all limits stand; takes note of what Redis said. What was paid comes back `times` times.
-    fn tell(&mut self, set: &Set, replies: &[LimitReply], times: u64) -> Standings {
+    fn decisions(
+        &mut self,
+        set: &AppliedLimits,
+        replies: &[RateLimitDecision],
+        times: u64,
+    ) -> LimitDecisions {
         let mut tracked = std::mem::take(&mut self.tracked);
         if !tracked.is_empty() {
             // What was paid after all is a question that was never sent.
             let unsent =
-                tracked.extract_if(.., |question| !self.asked.iter().any(|arg| arg.key == question.key));
-            self.desk.unanswered(&unsent.collect::<Vec<_>>());
+                tracked.extract_if(.., |question| !self.checks.iter().any(|arg| arg.key == question.key));
+            self.limiter.abandon_probes(&unsent.collect::<Vec<_>>());
         }
-        let mut told: Standings = smallvec![None; self.asked.len() + self.paid.len()];
-        for ((number, arg), reply) in self.numbers().zip(&self.asked).zip(replies) {
-            if let Measured::Rate { quota, lease } = set.policy(number).measure() {
+        let mut decisions: LimitDecisions = smallvec![None; self.checks.len() + self.prefetched.len()];
+        for ((number, arg), reply) in self.checked_indices().zip(&self.checks).zip(replies) {
+            if let PolicyMeasure::Rate { quota, lease } = set.policy(number).measure() {
                 let tracked = tracked.iter().find(|question| question.key == arg.key);
-                self.desk.learn(arg, (&quota, lease), reply, self.asked_us, tracked);
+                self.limiter.record_decision(arg, (&quota, lease), reply, self.sent_us, tracked);
             }
-            told[number - self.from] = Some(*reply);
+            decisions[number - self.first_index] = Some(*reply);
         }
-        for Paid { index, arg, reply } in &self.paid {
-            told[*index] = Some(with_returned(reply, arg, times));
+        for PrefetchedCharge { index, check: arg, reply } in &self.prefetched {
+            decisions[*index] = Some(after_refund(reply, arg, times));
         }
-        told
+        decisions
     }
 }
 
-impl Drop for Asked {
+impl Drop for PendingDecision {
     fn drop(&mut self) {
         // Those that were answered are not in it any more.
-        self.desk.unanswered(&self.tracked);
-        for Paid { arg, .. } in self.paid.drain(..) {
-            self.desk.return_unused(arg, self.spent_us);
+        self.limiter.abandon_probes(&self.tracked);
+        for PrefetchedCharge { check: arg, .. } in self.prefetched.drain(..) {
+            self.limiter.return_unused(arg, self.consumed_us);
         }
     }
 }
 
 /// How a limit stands when so many times what this request was charged is given back.
-fn with_returned(reply: &LimitReply, arg: &LimitArg, times: u64) -> LimitReply {
-    let LimitKind::Rate { interval_us, .. } = arg.kind else { return *reply };
+fn after_refund(reply: &RateLimitDecision, arg: &RateLimitCheck, times: u64) -> RateLimitDecision {
+    let LimitParameters::Rate { interval_us, .. } = arg.parameters else { return *reply };
     let requests = times.saturating_mul(arg.cost);
     let remaining = reply.remaining.saturating_add(requests);
     let reset_us = reply.reset_us.saturating_sub(requests.saturating_mul(interval_us));
-    LimitReply { remaining, reset_us, ..*reply }
+    RateLimitDecision { remaining, reset_us, ..*reply }
 }

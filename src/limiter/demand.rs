@@ -5,49 +5,49 @@
 //! are µs of the worker's clock.
 
 /// Time over which requests are counted, µs.
-const SPAN_US: u64 = 100_000;
+const WINDOW_US: u64 = 100_000;
 
 /// Requests in this time from which a limit is busy.
-const BUSY: u8 = 32;
+const BUSY_MIN: u8 = 32;
 
 /// Counters; a power of two.
 const COUNTERS: usize = 4096;
 
 /// Requests lately, by the hash of their limit's key.
 #[derive(Debug)]
-pub(super) struct Demand {
+pub(super) struct DemandSketch {
     /// Empty until the first request: a worker without such limits needs none.
     counters: Vec<u8>,
-    span_us: u64,
+    window_start_us: u64,
     /// Secret numbers of this worker: a client that could foretell which keys share a counter would have all of them
     /// counted as busy with one request each, and fill the table of what is held with them.
     seeds: [u64; 2],
 }
 
-impl Demand {
+impl DemandSketch {
     pub(super) fn new(seeds: [u64; 2]) -> Self {
-        Self { counters: Vec::new(), span_us: 0, seeds }
+        Self { counters: Vec::new(), window_start_us: 0, seeds }
     }
 
     /// Counts a request; whether its limit is busy.
-    pub(super) fn is_busy(&mut self, key: &str, now_us: u64) -> bool {
+    pub(super) fn count_is_busy(&mut self, key: &str, now_us: u64) -> bool {
         if self.counters.is_empty() {
             self.counters.resize(COUNTERS, 0);
         }
-        let span_us = now_us - now_us % SPAN_US;
-        if span_us != self.span_us {
-            self.span_us = span_us;
+        let span_us = now_us - now_us % WINDOW_US;
+        if span_us != self.window_start_us {
+            self.window_start_us = span_us;
             self.counters.fill(0);
         }
-        let Some(counter) = self.counters.get_mut(slot(key, self.seeds)) else { return false };
+        let Some(counter) = self.counters.get_mut(counter_index(key, self.seeds)) else { return false };
         *counter = counter.saturating_add(1);
-        *counter >= BUSY
+        *counter >= BUSY_MIN
     }
 }
 
 /// Eight bytes at a time, since this is done for every request: the upper half of each product is folded into the lower,
 /// so that no difference in a key comes out the same whatever the secret factor is.
-fn slot(key: &str, [start, factor]: [u64; 2]) -> usize {
+fn counter_index(key: &str, [start, factor]: [u64; 2]) -> usize {
     let (words, rest) = key.as_bytes().as_chunks::<8>();
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
@@ -70,19 +70,19 @@ mod tests {
 
     #[test]
     fn the_thirty_second_request_of_a_tenth_of_a_second_is_a_busy_one() {
-        let mut demand = Demand::new(SEEDS);
-        let seen: Vec<_> = (0..33).map(|n| demand.is_busy("k", 100_000 + n)).collect();
+        let mut demand = DemandSketch::new(SEEDS);
+        let seen: Vec<_> = (0..33).map(|n| demand.count_is_busy("k", 100_000 + n)).collect();
         assert_eq!(seen.iter().position(|busy| *busy), Some(31));
-        assert!(!demand.is_busy("k", 200_000), "a new span");
-        assert!(!demand.is_busy("k", 100_000), "a clock that went back begins a span, too");
+        assert!(!demand.count_is_busy("k", 200_000), "a new span");
+        assert!(!demand.count_is_busy("k", 100_000), "a clock that went back begins a span, too");
     }
 
     #[test]
     fn ten_thousand_clients_that_come_once_are_spread_over_the_counters() {
-        let mut demand = Demand::new(SEEDS);
+        let mut demand = DemandSketch::new(SEEDS);
         let key =
             |n: u32| format!("regatta:l:default:Zm9vYmFy:10.{}.{}.{}", n >> 16, (n >> 8) & 255, n & 255);
-        let busy = (0..10_000).filter(|n| demand.is_busy(&key(*n), 0)).count();
+        let busy = (0..10_000).filter(|n| demand.count_is_busy(&key(*n), 0)).count();
         assert!(busy < 200, "{busy} of 10,000, at 2.4 a counter");
     }
 
@@ -95,7 +95,8 @@ mod tests {
         });
         let shared = (1..200_u64).filter(|seed| {
             let seeds = SEEDS.map(|word| word.wrapping_mul(2 * seed + 1));
-            slot(&one, seeds) == slot(&two, seeds) || slot("a", seeds) == slot("b", seeds)
+            counter_index(&one, seeds) == counter_index(&two, seeds)
+                || counter_index("a", seeds) == counter_index("b", seeds)
         });
         assert!(shared.count() <= 2);
     }

@@ -6,51 +6,57 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::config::limit::Lease;
+use crate::config::limit::PrefetchMode;
 use crate::limiter::advance;
-use crate::limiter::advance::Draw;
-use crate::limiter::advance::Return;
-use crate::limiter::asked::Charges;
-use crate::limiter::desk::Desk;
+use crate::limiter::advance::PrefetchReply;
+use crate::limiter::advance::QuotaReturn;
+use crate::limiter::asked::LimitCharges;
+use crate::limiter::desk::RequestLimiter;
 use crate::limiter::desk::lock;
-use crate::limiter::insurance::Debt;
+use crate::limiter::insurance::DeferredCharge;
 use crate::limiter::quota::Quota;
-use crate::redis::Error;
-use crate::redis::Health;
-use crate::redis::Refusal;
-use crate::redis::begin::LimitArg;
-use crate::redis::begin::LimitKind;
-use crate::redis::limit::Amount;
-use crate::redis::limit::Drawn;
+use crate::redis::RedisError;
+use crate::redis::RedisStatus;
+use crate::redis::ServerRejection;
+use crate::redis::begin::LimitParameters;
+use crate::redis::begin::RateLimitCheck;
+use crate::redis::limit::LimitCharge;
+use crate::redis::limit::PrefetchedQuota;
 
 /// How often it is looked whether debts can be paid.
-const DEBTS_EVERY: Duration = Duration::from_millis(100);
+const DEFERRED_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Debts that are paid at the same time.
-const DEBTS_AT_ONCE: usize = 32;
+const DEFERRED_BATCH_MAX: usize = 32;
 
 /// So many requests under a limit, as Redis is told of them.
-pub(super) fn amount(key: String, quota: &Quota, requests: u64) -> Amount {
-    Amount { key, interval_us: quota.interval_us(), tolerance_us: quota.tolerance_us(), requests }
+pub(super) fn limit_charge(key: String, quota: &Quota, requests: u64) -> LimitCharge {
+    LimitCharge { key, interval_us: quota.interval_us(), tolerance_us: quota.tolerance_us(), requests }
 }
 
 /// What a request was charged under a limit on rate.
-fn charged(arg: LimitArg) -> Option<Amount> {
-    let LimitArg { key, kind, cost, .. } = arg;
-    let LimitKind::Rate { interval_us, tolerance_us } = kind else { return None };
-    Some(Amount { key, interval_us, tolerance_us, requests: cost })
+fn refundable_charge(arg: RateLimitCheck) -> Option<LimitCharge> {
+    let RateLimitCheck { key, parameters: kind, cost, .. } = arg;
+    let LimitParameters::Rate { interval_us, tolerance_us } = kind else { return None };
+    Some(LimitCharge { key, interval_us, tolerance_us, requests: cost })
 }
 
-impl Desk {
+impl RequestLimiter {
     /// Draws quota in advance, and looks after it until it is used or given back.
-    pub(super) async fn draw(self: Arc<Self>, key: String, quota: Quota, lease: Lease, requests: u64) {
-        let wanted = amount(key, &quota, requests);
-        if lease == Lease::Auto && !self.hears_recalls() {
-            lock(&self.advance).drawn(&wanted.key, None, self.now_us());
+    pub(super) async fn prefetch(
+        self: Arc<Self>,
+        key: String,
+        quota: Quota,
+        lease: PrefetchMode,
+        requests: u64,
+    ) {
+        let charge = limit_charge(key, &quota, requests);
+        if lease == PrefetchMode::Auto && !self.receives_reclaims() {
+            lock(&self.prefetch).record_prefetched(&charge.key, None, self.now_us());
             return;
         }
-        let asked_us = self.now_us();
-        let drawn = match self.redis.draw(&wanted).await {
+        let sent_us = self.now_us();
+        let drawn = match self.redis.prefetch_quota(&charge).await {
             Ok(drawn) => Some(drawn),
             Err(error) => {
                 tracing::debug!(%error, "nothing was drawn in advance: {error}");
@@ -58,109 +64,109 @@ impl Desk {
             }
         };
         let now_us = self.now_us();
-        let (is_held, wanted_back) = {
-            let mut advance = lock(&self.advance);
-            let answer = drawn.map(|drawn| self.draw_of(drawn, asked_us));
-            let is_held = advance.drawn(&wanted.key, answer, now_us);
+        let (is_held, excess) = {
+            let mut advance = lock(&self.prefetch);
+            let answer = drawn.map(|drawn| self.prefetch_reply(drawn, sent_us));
+            let is_held = advance.record_prefetched(&charge.key, answer, now_us);
             if let Some(drawn) = drawn {
-                advance.learn(&wanted.key, drawn.reset_us, (asked_us, now_us));
+                advance.record_redis_state(&charge.key, drawn.reset_us, (sent_us, now_us));
             }
-            (is_held, advance.wanted_back(&wanted.key, lease, (asked_us, now_us)))
+            (is_held, advance.take_excess(&charge.key, lease, (sent_us, now_us)))
         };
-        if let Some(held) = wanted_back {
-            self.return_to_redis(&wanted.key, &held).await;
+        if let Some(held) = excess {
+            self.return_to_redis(&charge.key, &held).await;
         }
         // Also if all went back: what a request gives back is held here until then.
         if is_held {
-            self.look_after(wanted.key, lease).await;
+            self.return_when_expired(charge.key, lease).await;
         }
     }
 
     /// Whether this worker is told when another one wants what it holds. Quota that could not be recalled would be
     /// denied to others while it lies here.
-    fn hears_recalls(self: &Arc<Self>) -> bool {
-        self.listen();
-        self.redis.news_since().is_some()
+    fn receives_reclaims(self: &Arc<Self>) -> bool {
+        self.subscribe();
+        self.redis.notifications_complete_since().is_some()
     }
 
     /// Since when it hears what others give back, µs; none: it does not.
-    pub(super) fn hears_since(&self) -> Option<u64> {
-        let news_us = self.us(self.redis.news_since()?);
-        self.listens.get().map(|listens_us| news_us.max(*listens_us))
+    pub(super) fn subscribed_since_us(&self) -> Option<u64> {
+        let notified_us = self.to_us(self.redis.notifications_complete_since()?);
+        self.subscribed_us.get().map(|listens_us| notified_us.max(*listens_us))
     }
 
     /// An answer to a draw that was sent then.
-    fn draw_of(&self, drawn: Drawn, asked_us: u64) -> Draw {
-        let hears = self.hears_since().is_some_and(|since_us| since_us <= asked_us);
-        Draw { requests: drawn.requests, reset_us: drawn.reset_us, asked_us, hears }
+    fn prefetch_reply(&self, drawn: PrefetchedQuota, sent_us: u64) -> PrefetchReply {
+        let was_subscribed = self.subscribed_since_us().is_some_and(|since_us| since_us <= sent_us);
+        PrefetchReply { requests: drawn.requests, reset_us: drawn.reset_us, sent_us, was_subscribed }
     }
 
     /// Another worker was denied: what is held of this limit goes back at once.
     pub(super) fn return_held(self: &Arc<Self>, key: &str) {
         let now_us = self.now_us();
-        if let Some(held) = lock(&self.advance).recall(key, now_us) {
-            let (desk, key) = (Arc::clone(self), key.to_owned());
-            tokio::spawn(async move { desk.return_to_redis(&key, &held).await });
+        if let Some(held) = lock(&self.prefetch).reclaim(key, now_us) {
+            let (limiter, key) = (Arc::clone(self), key.to_owned());
+            tokio::spawn(async move { limiter.return_to_redis(&key, &held).await });
         }
     }
 
     /// Gives back what a request took at `spent_us` from what was drawn: to what this worker holds, or to Redis if that
     /// went back meanwhile.
-    pub(super) fn return_unused(self: &Arc<Self>, arg: LimitArg, spent_us: u64) {
+    pub(super) fn return_unused(self: &Arc<Self>, arg: RateLimitCheck, spent_us: u64) {
         let now_us = self.now_us();
-        if lock(&self.advance).unspend(&arg.key, arg.cost, (spent_us, now_us)) {
+        if lock(&self.prefetch).return_unused(&arg.key, arg.cost, (spent_us, now_us)) {
             return;
         }
-        if let Some(limit) = charged(arg) {
+        if let Some(limit) = refundable_charge(arg) {
             let cost_us = limit.requests.saturating_mul(limit.interval_us);
-            let left_us = advance::still_ahead(cost_us, spent_us, now_us);
-            let desk = Arc::clone(self);
-            tokio::spawn(async move { desk.return_time(limit, left_us).await });
+            let left_us = advance::unelapsed_us(cost_us, spent_us, now_us);
+            let limiter = Arc::clone(self);
+            tokio::spawn(async move { limiter.return_time(limit, left_us).await });
         }
     }
 
     /// Gives back what was held of a limit, to the µs.
-    async fn return_to_redis(&self, key: &str, held: &Return) {
-        self.return_time(amount(key.to_owned(), &held.quota, 0), held.time_us).await;
+    async fn return_to_redis(&self, key: &str, held: &QuotaReturn) {
+        self.return_time(limit_charge(key.to_owned(), &held.quota, 0), held.time_us).await;
     }
 
     /// Gives back so much of a limit's time, in pieces: other workers hear of each, and count what they hold as nearer by
     /// one.
-    pub(super) async fn return_time(&self, limit: Amount, mut left_us: u64) {
-        let piece_us = advance::piece_us(limit.interval_us, limit.tolerance_us);
-        let mut piece = Amount { interval_us: 1, ..limit };
+    pub(super) async fn return_time(&self, limit: LimitCharge, mut left_us: u64) {
+        let piece_us = advance::refund_chunk_us(limit.interval_us, limit.tolerance_us);
+        let mut piece = LimitCharge { interval_us: 1, ..limit };
         while left_us > 0 {
             piece.requests = left_us.min(piece_us);
             left_us -= piece.requests;
-            if let Err(error) = self.redis.refund(&piece).await {
+            if let Err(error) = self.redis.refund_limit(&piece).await {
                 tracing::debug!(%error, "drawn quota is lost until it comes back by itself: {error}");
             }
         }
     }
 
     /// The same for a limit that is hot, where others wait for it.
-    pub(super) async fn draw_hot(self: Arc<Self>, key: String, quota: Quota, requests: u64) {
-        let wanted = amount(key, &quota, requests);
-        let asked_us = self.now_us();
-        let drawn = match self.redis.draw(&wanted).await {
-            Ok(drawn) => Some(self.draw_of(drawn, asked_us)),
+    pub(super) async fn prefetch_hot(self: Arc<Self>, key: String, quota: Quota, requests: u64) {
+        let charge = limit_charge(key, &quota, requests);
+        let sent_us = self.now_us();
+        let drawn = match self.redis.prefetch_quota(&charge).await {
+            Ok(drawn) => Some(self.prefetch_reply(drawn, sent_us)),
             Err(error) => {
                 tracing::debug!(%error, "nothing was drawn for a hot limit: {error}");
                 None
             }
         };
         let now_us = self.now_us();
-        if lock(&self.advance).drawn_hot(&wanted.key, drawn, now_us) {
-            self.look_after(wanted.key, Lease::Always).await;
+        if lock(&self.prefetch).record_hot_prefetched(&charge.key, drawn, now_us) {
+            self.return_when_expired(charge.key, PrefetchMode::Always).await;
         }
     }
 
     /// Gives back what was drawn and not used in time.
-    async fn look_after(&self, key: String, lease: Lease) {
+    async fn return_when_expired(&self, key: String, lease: PrefetchMode) {
         // A moment more than it is kept, so that nobody takes it any more.
-        tokio::time::sleep(Duration::from_micros(advance::KEPT_US + 1000)).await;
+        tokio::time::sleep(Duration::from_micros(advance::HOLD_US + 1000)).await;
         let now_us = self.now_us();
-        let left = lock(&self.advance).expired(&key, lease, now_us);
+        let left = lock(&self.prefetch).take_expired(&key, lease, now_us);
         if let Some(held) = left {
             self.return_to_redis(&key, &held).await;
         }
@@ -170,63 +176,71 @@ impl Desk {
     ///
     /// # Errors
     /// What Redis said; some of it may have been given back.
-    pub async fn refund(&self, charges: Charges) -> Result<(), Error> {
+    pub async fn refund(&self, charges: LimitCharges) -> Result<(), RedisError> {
         let now_us = self.now_us();
-        let mut gone = charges.advance;
+        let mut gone = charges.prefetched;
         // The application says that it should not have counted at all, whatever time has taken of it.
-        gone.retain(|arg| !lock(&self.advance).unspend(&arg.key, arg.cost, (now_us, now_us)));
-        for mut amount in charges.redis.into_iter().chain(gone).filter_map(charged) {
+        gone.retain(|arg| !lock(&self.prefetch).return_unused(&arg.key, arg.cost, (now_us, now_us)));
+        for mut amount in charges.redis.into_iter().chain(gone).filter_map(refundable_charge) {
             // In pieces: other workers hear of each, and count what they hold as nearer by one.
-            let piece = advance::piece_us(amount.interval_us, amount.tolerance_us) / amount.interval_us;
+            let piece =
+                advance::refund_chunk_us(amount.interval_us, amount.tolerance_us) / amount.interval_us;
             let mut left = amount.requests;
             while left > 0 {
                 amount.requests = left.min(piece);
                 left -= amount.requests;
-                self.redis.refund(&amount).await?;
+                self.redis.refund_limit(&amount).await?;
                 // This worker's next request may come before the news.
-                self.forget(&amount.key);
+                self.on_replenished(&amount.key);
             }
         }
         Ok(())
     }
 
     /// Has debts paid as soon as Redis is back.
-    pub(super) fn merge_later(self: &Arc<Self>) {
-        if !self.merges.swap(true, Relaxed) {
-            tokio::spawn(Arc::clone(self).merge());
+    pub(super) fn schedule_deferred(self: &Arc<Self>) {
+        if !self.deferred_scheduled.swap(true, Relaxed) {
+            tokio::spawn(Arc::clone(self).apply_deferred());
         }
     }
 
-    async fn merge(self: Arc<Self>) {
+    async fn apply_deferred(self: Arc<Self>) {
         // Sent again under the same name until Redis has said something: it may have been done.
-        let mut pending: Vec<(String, Debt)> = Vec::new();
+        let mut pending: Vec<(String, DeferredCharge)> = Vec::new();
         loop {
-            tokio::time::sleep(DEBTS_EVERY).await;
-            if self.redis.health() != Health::Up {
+            tokio::time::sleep(DEFERRED_INTERVAL).await;
+            if self.redis.status() != RedisStatus::Up {
                 continue;
             }
             if pending.is_empty() {
                 let now_us = self.now_us();
-                let debts = lock(&self.insurance).debts(DEBTS_AT_ONCE, now_us);
+                let debts = lock(&self.local_limiter).deferred_charges(DEFERRED_BATCH_MAX, now_us);
                 if debts.is_empty() {
                     // Between this look and the end a request may have been insured: it starts the next one.
-                    self.merges.store(false, Relaxed);
+                    self.deferred_scheduled.store(false, Relaxed);
                     return;
                 }
-                pending = debts.into_iter().map(|debt| (self.new_name(), debt)).collect();
+                pending = debts.into_iter().map(|debt| (self.unique_name(), debt)).collect();
             }
-            pending = self.pay(pending).await;
+            pending = self.apply_batch(pending).await;
         }
     }
 
     /// Pays debts; returns those that are still to be paid.
-    async fn pay(self: &Arc<Self>, debts: Vec<(String, Debt)>) -> Vec<(String, Debt)> {
+    async fn apply_batch(
+        self: &Arc<Self>,
+        debts: Vec<(String, DeferredCharge)>,
+    ) -> Vec<(String, DeferredCharge)> {
         let mut tasks = JoinSet::new();
         for (batch, debt) in debts {
             let redis = self.redis.clone();
             tasks.spawn(async move {
-                let outcome =
-                    redis.merge(&batch, &amount(debt.key.clone(), &debt.quota, debt.requests)).await;
+                let outcome = redis
+                    .apply_deferred_charge(
+                        &batch,
+                        &limit_charge(debt.key.clone(), &debt.quota, debt.requests),
+                    )
+                    .await;
                 (batch, debt, outcome)
             });
         }
@@ -236,14 +250,15 @@ impl Desk {
             match outcome {
                 Ok(first) => {
                     tracing::debug!(first, requests = debt.requests, "a debt of the outage was paid");
-                    lock(&self.insurance).paid(std::slice::from_ref(&debt));
+                    lock(&self.local_limiter).mark_applied(std::slice::from_ref(&debt));
                 }
                 // Something else lies under the key: asking again would never end.
                 Err(
-                    error @ (Error::Protocol { .. } | Error::Refused { refusal: Refusal::WrongType, .. }),
+                    error @ (RedisError::Protocol { .. }
+                    | RedisError::Rejected { rejection: ServerRejection::WrongType, .. }),
                 ) => {
                     tracing::warn!(%error, "a debt of the outage cannot be paid: {error}");
-                    lock(&self.insurance).paid(std::slice::from_ref(&debt));
+                    lock(&self.local_limiter).mark_applied(std::slice::from_ref(&debt));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a debt of the outage waits: {error}");

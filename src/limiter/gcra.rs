@@ -3,13 +3,13 @@
 //! The same arithmetic as in `migrations/0021_regatta_v5.lua`; one table of cases drives both.
 
 use crate::limiter::quota::Quota;
-use crate::redis::begin::LimitReply;
+use crate::redis::begin::RateLimitDecision;
 
 /// A decision, and what must be remembered for the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision {
+pub struct GcraDecision {
     /// What the client is told.
-    pub reply: LimitReply,
+    pub reply: RateLimitDecision,
     /// Theoretical arrival time to store, µs; `None`: what is stored stays.
     pub tat_us: Option<u64>,
 }
@@ -18,22 +18,22 @@ pub struct Decision {
 ///
 /// An arrival time further ahead than the tolerance cannot have come from this clock: it is cut to the tolerance, so
 /// that a clock that stepped back locks nobody out.
-pub fn decide(tat_us: Option<u64>, now_us: u64, quota: &Quota, cost: u64) -> Decision {
+pub fn decide(tat_us: Option<u64>, now_us: u64, quota: &Quota, cost: u64) -> GcraDecision {
     let (interval, tolerance) = (quota.interval_us(), quota.tolerance_us());
     let ahead = tat_us.map_or(0, |tat| tat.saturating_sub(now_us)).min(tolerance);
     let increment = interval.saturating_mul(cost);
-    let wanted = ahead.saturating_add(increment);
-    let allowed = wanted <= tolerance;
-    let spent = if allowed { wanted } else { ahead };
-    let reply = LimitReply {
+    let required = ahead.saturating_add(increment);
+    let allowed = required <= tolerance;
+    let spent = if allowed { required } else { ahead };
+    let reply = RateLimitDecision {
         allowed,
         remaining: (tolerance - spent) / interval,
-        retry_after_us: (!allowed && increment <= tolerance).then(|| wanted - tolerance),
+        retry_after_us: (!allowed && increment <= tolerance).then(|| required - tolerance),
         reset_us: spent,
     };
     // What was cut is stored so: the same clock, an hour later, would find it an hour ahead again.
     let cut = tat_us.is_some_and(|tat| tat.saturating_sub(now_us) > tolerance);
-    Decision { reply, tat_us: (cut || allowed && cost > 0).then(|| now_us + spent) }
+    GcraDecision { reply, tat_us: (cut || allowed && cost > 0).then(|| now_us + spent) }
 }
 
 /// The arrival time after `cost` requests were given back at `now_us`; never before now, where all is unused.
@@ -66,7 +66,7 @@ mod tests {
             let row: Vec<&str> = line.split_ascii_whitespace().collect();
             let number = |column: usize| row[column].parse::<u64>().unwrap();
             let decision = decide(tat, number(0) * 1000, &quota, number(1));
-            let expected = LimitReply {
+            let expected = RateLimitDecision {
                 allowed: row[5] == "yes",
                 remaining: number(2),
                 reset_us: number(3) * 1000,

@@ -4,14 +4,14 @@
 //! rate; `t` is the time to the next request that is allowed beyond `r`, which satisfies both -10 and -11. A policy
 //! whose state is not known (another one denied before it was asked) is named and no more.
 
-use crate::config::limit::LimitHeaders;
-use crate::limiter::policy::Measured;
+use crate::config::limit::RateLimitHeaderStyle;
+use crate::limiter::policy::PolicyMeasure;
 use crate::limiter::quota::Quota;
-use crate::redis::begin::LimitReply;
+use crate::redis::begin::RateLimitDecision;
 
 /// Texts for a response's header, and what was violated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Headers {
+pub struct RateLimitHeaders {
     /// Value of `RateLimit-Policy`; empty: none is sent.
     pub policy: String,
     /// Value of `RateLimit`; empty: none is sent.
@@ -26,30 +26,33 @@ pub struct Headers {
 
 /// One policy and how it stands.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Told<'a> {
+pub(super) struct PolicyDecision<'a> {
     pub(super) name: &'a str,
-    pub(super) measure: Measured,
-    pub(super) reply: Option<LimitReply>,
+    pub(super) measure: PolicyMeasure,
+    pub(super) reply: Option<RateLimitDecision>,
 }
 
 /// Writes the texts; policy names are letters, digits, `-` and `_`, so they need no escapes.
-pub(super) fn compose<'a>(told: impl Iterator<Item = Told<'a>> + Clone, style: LimitHeaders) -> Headers {
-    let mut headers = Headers::default();
-    let draft = matches!(style, LimitHeaders::Draft | LimitHeaders::Both);
-    let legacy = matches!(style, LimitHeaders::Legacy | LimitHeaders::Both);
+pub(super) fn render<'a>(
+    policies: impl Iterator<Item = PolicyDecision<'a>> + Clone,
+    style: RateLimitHeaderStyle,
+) -> RateLimitHeaders {
+    let mut headers = RateLimitHeaders::default();
+    let draft = matches!(style, RateLimitHeaderStyle::Draft | RateLimitHeaderStyle::Both);
+    let legacy = matches!(style, RateLimitHeaderStyle::Legacy | RateLimitHeaderStyle::Both);
     if draft {
         // Exactly: a text with room to spare costs an allocation more when it becomes a header's value.
-        headers.policy.reserve_exact(joined(told.clone().map(|one| one.policy_len())));
-        headers.limit.reserve_exact(joined(told.clone().map(|one| one.limit_len())));
+        headers.policy.reserve_exact(joined(policies.clone().map(|one| one.policy_len())));
+        headers.limit.reserve_exact(joined(policies.clone().map(|one| one.limit_len())));
     }
-    for one in told {
+    for one in policies {
         if draft {
             write_draft(&mut headers, &one);
         }
         let Some(reply) = one.reply else { continue };
         let (most, remaining) = match one.measure {
-            Measured::Rate { quota, .. } => (quota.burst(), reply.remaining),
-            Measured::Concurrency { most, .. } => (most, reply.remaining),
+            PolicyMeasure::Rate { quota, .. } => (quota.burst(), reply.remaining),
+            PolicyMeasure::Concurrency { max: most, .. } => (most, reply.remaining),
         };
         let tighter = |old: [u64; 3]| remaining < old[1];
         if legacy && headers.legacy.is_none_or(tighter) {
@@ -64,12 +67,14 @@ pub(super) fn compose<'a>(told: impl Iterator<Item = Told<'a>> + Clone, style: L
     headers
 }
 
-impl Told<'_> {
+impl PolicyDecision<'_> {
     /// Length of what is written of its policy, but for what separates it from another.
     fn policy_len(&self) -> usize {
         let text = match self.measure {
-            Measured::Rate { quota, .. } => digits(quota.burst()) + ";w=".len() + digits(quota.window_secs()),
-            Measured::Concurrency { most, .. } => digits(most) + CONCURRENT.len(),
+            PolicyMeasure::Rate { quota, .. } => {
+                digits(quota.burst()) + ";w=".len() + digits(quota.window_secs())
+            }
+            PolicyMeasure::Concurrency { max: most, .. } => digits(most) + CONCURRENT.len(),
         };
         "\"\";q=".len() + self.name.len() + text
     }
@@ -83,7 +88,7 @@ impl Told<'_> {
 
     /// Time until one request more than now is allowed, s; `None` if the whole burst is, or if that is not known.
     fn next_secs(&self) -> Option<u64> {
-        let Measured::Rate { quota, .. } = self.measure else { return None };
+        let PolicyMeasure::Rate { quota, .. } = self.measure else { return None };
         next_us(&quota, self.reply.as_ref()?).map(seconds)
     }
 }
@@ -99,16 +104,16 @@ fn joined(lengths: impl Iterator<Item = usize>) -> usize {
 
 const CONCURRENT: &str = ";qu=\"concurrent-requests\"";
 
-fn write_draft(headers: &mut Headers, one: &Told<'_>) {
-    let Headers { policy, limit, .. } = headers;
+fn write_draft(headers: &mut RateLimitHeaders, one: &PolicyDecision<'_>) {
+    let RateLimitHeaders { policy, limit, .. } = headers;
     name(policy, one.name, ";q=");
     match one.measure {
-        Measured::Rate { quota, .. } => {
+        PolicyMeasure::Rate { quota, .. } => {
             number(policy, quota.burst());
             policy.push_str(";w=");
             number(policy, quota.window_secs());
         }
-        Measured::Concurrency { most, .. } => {
+        PolicyMeasure::Concurrency { max: most, .. } => {
             number(policy, most);
             policy.push_str(CONCURRENT);
         }
@@ -157,7 +162,7 @@ fn seconds(us: u64) -> u64 {
 }
 
 /// Time until one request more than now is allowed, µs; `None` if the whole burst is.
-fn next_us(quota: &Quota, reply: &LimitReply) -> Option<u64> {
+fn next_us(quota: &Quota, reply: &RateLimitDecision) -> Option<u64> {
     let missing = quota.burst().saturating_sub(reply.remaining);
     let regained_by = missing.checked_sub(1)?.saturating_mul(quota.interval_us());
     Some(reply.reset_us.saturating_sub(regained_by))
@@ -168,11 +173,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::limit::Lease;
+    use crate::config::limit::PrefetchMode;
     use crate::config::limit::Rate;
     use crate::limiter::gcra;
 
-    fn at(quota: Quota, requests: u64) -> LimitReply {
+    fn at(quota: Quota, requests: u64) -> RateLimitDecision {
         let mut tat = None;
         let mut reply = gcra::decide(None, 0, &quota, 0).reply;
         for _ in 0..requests {
@@ -183,20 +188,20 @@ mod tests {
         reply
     }
 
-    fn told(name: &str, quota: Quota, requests: u64) -> Told<'_> {
-        let measure = Measured::Rate { quota, lease: Lease::Auto };
-        Told { name, measure, reply: Some(at(quota, requests)) }
+    fn policy_decision(name: &str, quota: Quota, requests: u64) -> PolicyDecision<'_> {
+        let measure = PolicyMeasure::Rate { quota, lease: PrefetchMode::Auto };
+        PolicyDecision { name, measure, reply: Some(at(quota, requests)) }
     }
 
-    fn draft<const N: usize>(told: [Told<'_>; N]) -> Headers {
-        compose(told.into_iter(), LimitHeaders::Draft)
+    fn draft<const N: usize>(policies: [PolicyDecision<'_>; N]) -> RateLimitHeaders {
+        render(policies.into_iter(), RateLimitHeaderStyle::Draft)
     }
 
     #[test]
-    fn headers_say_what_is_left_and_when_there_is_more() {
+    fn headers_show_what_is_left_and_when_there_is_more() {
         let minute = Quota::new(Rate { count: 100, period: Duration::from_secs(60) }, 100);
         let second = Quota::new(Rate { count: 1, period: Duration::from_secs(1) }, 2);
-        let headers = draft([told("a", minute, 58), told("b", second, 1)]);
+        let headers = draft([policy_decision("a", minute, 58), policy_decision("b", second, 1)]);
         assert_eq!(headers.policy, r#""a";q=100;w=60, "b";q=2;w=2"#);
         assert_eq!(headers.limit, r#""a";r=42;t=1, "b";r=1;t=1"#);
         assert_eq!((headers.retry_after, headers.violated.len(), headers.legacy), (None, 0, None));
@@ -205,23 +210,23 @@ mod tests {
     #[test]
     fn a_refusal_names_its_policy_and_when_to_come_back() {
         let slow = Quota::new(Rate { count: 1, period: Duration::from_secs(10) }, 1);
-        let unknown = Told { reply: None, ..told("unknown", slow, 0) };
-        let headers = draft([unknown, told("slow", slow, 2)]);
+        let unknown = PolicyDecision { reply: None, ..policy_decision("unknown", slow, 0) };
+        let headers = draft([unknown, policy_decision("slow", slow, 2)]);
         assert_eq!(headers.policy, r#""unknown";q=1;w=10, "slow";q=1;w=10"#);
         assert_eq!(headers.limit, r#""slow";r=0;t=10"#);
         assert_eq!((headers.retry_after, headers.violated), (Some(10), vec!["slow".to_owned()]));
     }
 
     #[test]
-    fn the_older_headers_tell_the_tightest_policy() {
+    fn the_older_headers_show_the_tightest_policy() {
         let wide = Quota::new(Rate { count: 100, period: Duration::from_secs(60) }, 100);
         let tight = Quota::new(Rate { count: 1, period: Duration::from_secs(1) }, 5);
-        let both = || [told("wide", wide, 3), told("tight", tight, 2)].into_iter();
-        let headers = compose(both(), LimitHeaders::Legacy);
+        let both = || [policy_decision("wide", wide, 3), policy_decision("tight", tight, 2)].into_iter();
+        let headers = render(both(), RateLimitHeaderStyle::Legacy);
         assert_eq!((headers.policy.as_str(), headers.legacy), ("", Some([5, 3, 2])));
-        let headers = compose(both(), LimitHeaders::Both);
+        let headers = render(both(), RateLimitHeaderStyle::Both);
         assert!(!headers.policy.is_empty() && headers.legacy.is_some());
-        let headers = compose([told("tight", tight, 6)].into_iter(), LimitHeaders::Off);
+        let headers = render([policy_decision("tight", tight, 6)].into_iter(), RateLimitHeaderStyle::Off);
         assert_eq!((headers.limit.as_str(), headers.legacy, headers.retry_after), ("", None, Some(1)));
         assert_eq!(headers.violated, ["tight"]);
     }
@@ -235,11 +240,13 @@ mod tests {
         }
         let quota = Quota::new(Rate { count: 1000, period: Duration::from_secs(1) }, 12_345);
         for requests in [0, 1, 7] {
-            let one = || told("default", quota, requests);
-            let unknown = Told { reply: None, ..told("u", quota, 0) };
-            for headers in
-                [draft([one()]), draft([one(), told("b", quota, 1)]), draft([unknown, told("b", quota, 1)])]
-            {
+            let one = || policy_decision("default", quota, requests);
+            let unknown = PolicyDecision { reply: None, ..policy_decision("u", quota, 0) };
+            for headers in [
+                draft([one()]),
+                draft([one(), policy_decision("b", quota, 1)]),
+                draft([unknown, policy_decision("b", quota, 1)]),
+            ] {
                 assert_eq!(headers.policy.capacity(), headers.policy.len());
                 assert_eq!(headers.limit.capacity(), headers.limit.len());
             }
@@ -247,15 +254,15 @@ mod tests {
     }
 
     #[test]
-    fn places_are_told_by_their_number() {
-        let measure = Measured::Concurrency { most: 3, lease: Duration::from_secs(10) };
-        let reply = LimitReply {
+    fn permits_are_shown_by_their_number() {
+        let measure = PolicyMeasure::Concurrency { max: 3, lease: Duration::from_secs(10) };
+        let reply = RateLimitDecision {
             allowed: false,
             remaining: 0,
             retry_after_us: Some(1_000_000),
             reset_us: 10_000_000,
         };
-        let headers = draft([Told { name: "export", measure, reply: Some(reply) }]);
+        let headers = draft([PolicyDecision { name: "export", measure, reply: Some(reply) }]);
         assert_eq!(headers.policy, r#""export";q=3;qu="concurrent-requests""#);
         assert_eq!((headers.limit.as_str(), headers.retry_after), (r#""export";r=0"#, Some(1)));
         assert!(sfv::Parser::new(&headers.policy).parse::<sfv::List>().is_ok());
@@ -265,7 +272,7 @@ mod tests {
     fn every_value_parses_as_structured_field() {
         let quota = Quota::new(Rate { count: 7, period: Duration::from_secs(3) }, 9);
         for requests in 0..12 {
-            let headers = draft([told("x-1_y", quota, requests)]);
+            let headers = draft([policy_decision("x-1_y", quota, requests)]);
             for text in [&headers.policy, &headers.limit] {
                 let list: sfv::List = sfv::Parser::new(text).parse().unwrap();
                 assert_eq!(list.len(), 1, "{text}");

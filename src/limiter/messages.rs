@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::limiter::desk::Desk;
+use crate::limiter::desk::RequestLimiter;
 use crate::limiter::desk::lock;
-use crate::limiter::errands::amount;
-use crate::limiter::meter::Step;
-use crate::limiter::policy::Measured;
-use crate::limiter::policy::Subject;
+use crate::limiter::errands::limit_charge;
+use crate::limiter::meter::MeterStep;
+use crate::limiter::policy::LimitSubject;
+use crate::limiter::policy::PolicyMeasure;
 use crate::limiter::quota::Quota;
 
 /// How long drawn quota may wait before it is given back; a moment more than [`crate::limiter::meter`] keeps it.
-const KEPT: Duration = Duration::from_millis(201);
+const HOLD: Duration = Duration::from_millis(201);
 
-impl Desk {
+impl RequestLimiter {
     /// Charges a policy for what a subject sends over a connection; `Err`: how long it is denied.
     ///
     /// A policy that is switched off or in shadow, counts what is under way, or cannot be asked (Redis is away, or
@@ -25,31 +25,31 @@ impl Desk {
     pub async fn charge(
         self: &Arc<Self>,
         policy: &str,
-        subject: &Subject<'_>,
+        subject: &LimitSubject<'_>,
         cost: u64,
     ) -> Result<(), Duration> {
-        let Some((_, policy)) = self.policies().named(policy) else { return Ok(()) };
-        let Measured::Rate { quota, .. } = policy.measure() else { return Ok(()) };
+        let Some((_, policy)) = self.policies().find(policy) else { return Ok(()) };
+        let PolicyMeasure::Rate { quota, .. } = policy.measure() else { return Ok(()) };
         if policy.is_shadow() || self.redis.is_plain() {
             return Ok(());
         }
         let cost = cost.clamp(1, quota.burst());
-        let key = policy.key_of(subject);
+        let key = policy.subject_key(subject);
         loop {
-            let step = lock(&self.meters).step(&key, &quota, cost, self.now_us());
+            let step = lock(&self.meters).next_step(&key, &quota, cost, self.now_us());
             match step {
-                Step::Paid => return Ok(()),
-                Step::Denied(wait_us) => return Err(Duration::from_micros(wait_us)),
-                Step::Wait(answered) => {
+                MeterStep::Covered => return Ok(()),
+                MeterStep::Denied(wait_us) => return Err(Duration::from_micros(wait_us)),
+                MeterStep::Wait(answered) => {
                     // Answered or not, the next look says how things are.
-                    let _ = tokio::time::timeout(self.patience, answered.notified()).await.is_ok();
+                    let _ = tokio::time::timeout(self.redis_timeout, answered.notified()).await.is_ok();
                 }
-                Step::Until(at_us) => {
+                MeterStep::Until(at_us) => {
                     tokio::time::sleep(Duration::from_micros(at_us.saturating_sub(self.now_us()))).await;
                 }
-                Step::Draw(requests, _) => {
+                MeterStep::Prefetch(requests, _) => {
                     // In a task of its own: others wait for it, whatever becomes of this connection.
-                    let drawing = Arc::clone(self).draw_for_messages(key.clone(), quota, cost, requests);
+                    let drawing = Arc::clone(self).prefetch_for_messages(key.clone(), quota, cost, requests);
                     match tokio::spawn(drawing).await {
                         Ok(true) => {}
                         Ok(false) | Err(_) => return Ok(()),
@@ -60,20 +60,26 @@ impl Desk {
     }
 
     /// Whether Redis answered.
-    async fn draw_for_messages(self: Arc<Self>, key: String, quota: Quota, cost: u64, requests: u64) -> bool {
-        let drawn = self.redis.draw(&amount(key.clone(), &quota, requests)).await;
+    async fn prefetch_for_messages(
+        self: Arc<Self>,
+        key: String,
+        quota: Quota,
+        cost: u64,
+        requests: u64,
+    ) -> bool {
+        let drawn = self.redis.prefetch_quota(&limit_charge(key.clone(), &quota, requests)).await;
         let answer = drawn.as_ref().ok().map(|drawn| (drawn.requests, drawn.reset_us));
-        lock(&self.meters).drawn(&key, (&quota, cost), answer, self.now_us());
+        lock(&self.meters).record_prefetched(&key, (&quota, cost), answer, self.now_us());
         if let Err(error) = &drawn {
             tracing::debug!(%error, "a message was not charged: {error}");
             return false;
         }
-        let desk = Arc::clone(&self);
+        let limiter = Arc::clone(&self);
         tokio::spawn(async move {
-            tokio::time::sleep(KEPT).await;
-            let now_us = desk.now_us();
-            let left = lock(&desk.meters).expired(&key, now_us);
-            desk.return_time(amount(key, &quota, 0), left.saturating_mul(quota.interval_us())).await;
+            tokio::time::sleep(HOLD).await;
+            let now_us = limiter.now_us();
+            let left = lock(&limiter.meters).take_expired(&key, now_us);
+            limiter.return_time(limit_charge(key, &quota, 0), left.saturating_mul(quota.interval_us())).await;
         });
         true
     }

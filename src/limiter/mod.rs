@@ -25,7 +25,7 @@ mod route;
 pub mod set;
 mod terms;
 
-pub use desk::Desk;
-pub use policy::Policies;
-pub use policy::Subject;
-pub use set::Set;
+pub use desk::RequestLimiter;
+pub use policy::LimitSubject;
+pub use policy::PolicyTable;
+pub use set::AppliedLimits;

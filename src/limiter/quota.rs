@@ -15,28 +15,28 @@ pub struct Quota {
 
 /// One worker among those who share a limit while Redis is away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
+pub struct WorkerShare {
     /// Machines, ≥ 1; none knows which one it is, so each has the same part.
-    pub machines: u64,
+    pub instances: u64,
     /// Workers of this machine, ≥ 1.
     pub workers: u64,
     /// Number of this worker among them, from 0.
     pub rank: u64,
 }
 
-impl Part {
+impl WorkerShare {
     /// All of it.
-    pub const WHOLE: Self = Self { machines: 1, workers: 1, rank: 0 };
+    pub const WHOLE: Self = Self { instances: 1, workers: 1, rank: 0 };
 
     /// Its part of so many. What does not divide evenly goes to some of the machine's workers, and to others of them
     /// for another key, so that a limit smaller than their number is had somewhere and never twice.
-    pub fn of(&self, whole: u64, key: &str) -> u64 {
-        let machine = whole / self.machines.max(1);
+    pub fn portion(&self, whole: u64, key: &str) -> u64 {
+        let per_instance = whole / self.instances.max(1);
         let workers = self.workers.max(1);
         // FNV-1a: every worker must find the same number, whatever built it.
         let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         let turn = key.bytes().fold(0xcbf2_9ce4_8422_2325, fnv) % workers;
-        machine / workers + u64::from((self.rank + turn) % workers < machine % workers)
+        per_instance / workers + u64::from((self.rank + turn) % workers < per_instance % workers)
     }
 }
 
@@ -53,7 +53,7 @@ impl Quota {
     }
 
     /// So many times as much.
-    pub fn times(&self, factor: u64) -> Self {
+    pub fn scaled(&self, factor: u64) -> Self {
         let factor = factor.max(1);
         let interval_us = self.interval_us.div_ceil(factor);
         let burst = self.burst.saturating_mul(factor).min(TOLERANCE_MAX_US / interval_us);
@@ -62,8 +62,8 @@ impl Quota {
 
     /// The part of one of those who share it and do not know of each other's requests; none if it is too small for all
     /// of them and this one goes without. All parts together are never more than the whole, in burst and in rate.
-    pub fn part(&self, part: &Part, key: &str) -> Option<Self> {
-        let burst = part.of(self.burst, key);
+    pub fn share(&self, part: &WorkerShare, key: &str) -> Option<Self> {
+        let burst = part.portion(self.burst, key);
         if burst == 0 {
             return None;
         }
@@ -109,27 +109,28 @@ mod tests {
 
     #[test]
     fn all_parts_together_are_never_more_than_the_whole() {
-        for (burst, machines, workers) in
+        for (burst, instances, workers) in
             [(20, 1, 4), (3, 1, 4), (1, 1, 8), (7, 2, 3), (1, 2, 2), (5, 3, 8), (1000, 5, 7), (0, 1, 1)]
         {
             let quota = Quota::new(Rate { count: 10, period: Duration::from_secs(1) }, burst);
-            let parts: Vec<_> =
-                (0..workers).filter_map(|rank| quota.part(&Part { machines, workers, rank }, "k")).collect();
+            let parts: Vec<_> = (0..workers)
+                .filter_map(|rank| quota.share(&WorkerShare { instances, workers, rank }, "k"))
+                .collect();
             let (bursts, per_hour) = parts
                 .iter()
                 .fold((0, 0), |sum, part| (sum.0 + part.burst(), sum.1 + 3_600_000_000 / part.interval_us()));
-            assert!(bursts * machines <= quota.burst(), "{burst} {machines} {workers}");
-            assert!(per_hour * machines <= 36_000, "{burst} {machines} {workers}: {per_hour}");
-            assert!(machines > 1 || bursts == quota.burst(), "on one machine nothing is left over");
+            assert!(bursts * instances <= quota.burst(), "{burst} {instances} {workers}");
+            assert!(per_hour * instances <= 36_000, "{burst} {instances} {workers}: {per_hour}");
+            assert!(instances > 1 || bursts == quota.burst(), "on one machine nothing is left over");
         }
         let lucky = |key: &str| {
-            let of = |rank| Part { machines: 1, workers: 4, rank }.of(1, key);
+            let of = |rank| WorkerShare { instances: 1, workers: 4, rank }.portion(1, key);
             (0..4).position(|rank| of(rank) == 1).unwrap()
         };
         assert!((0..20).map(|n| lucky(&format!("k{n}"))).any(|rank| rank != lucky("k0")));
         let quota = Quota::new(Rate { count: 3, period: Duration::from_secs(1) }, 5);
-        assert_eq!(quota.part(&Part::WHOLE, "k"), Some(quota));
-        assert_eq!((quota.times(10).interval_us(), quota.times(10).burst()), (33_334, 50));
+        assert_eq!(quota.share(&WorkerShare::WHOLE, "k"), Some(quota));
+        assert_eq!((quota.scaled(10).interval_us(), quota.scaled(10).burst()), (33_334, 50));
     }
 
     #[test]

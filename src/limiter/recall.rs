@@ -16,179 +16,195 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::sync::Notify;
 
-use crate::config::limit::Lease;
-use crate::limiter::advance::KEPT_US;
-use crate::limiter::asked::Asked;
-use crate::limiter::desk::Desk;
+use crate::config::limit::PrefetchMode;
+use crate::limiter::advance::HOLD_US;
+use crate::limiter::asked::PendingDecision;
+use crate::limiter::desk::RequestLimiter;
 use crate::limiter::desk::lock;
-use crate::limiter::policy::Measured;
+use crate::limiter::policy::PolicyMeasure;
 use crate::limiter::quota::Quota;
-use crate::limiter::set::Set;
-use crate::limiter::terms::Terms;
-use crate::redis::begin::LimitReply;
+use crate::limiter::set::AppliedLimits;
+use crate::limiter::terms::PrefetchTerms;
+use crate::redis::begin::RateLimitDecision;
 
 /// How long it is waited for what others return, µs: two messages through Redis, on a busy machine.
-const WAIT_US: u64 = 20_000;
+const RECLAIM_WAIT_US: u64 = 20_000;
 
 /// Most limits whose recall is remembered.
-const RECALLS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 12) - 1);
+const RECLAIMS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 12) - 1);
 
 /// Limits that denied, and what was returned since.
 #[derive(Debug)]
-pub(super) struct Recalls {
-    known: LruCache<Box<str>, Recall>,
+pub(super) struct ReclaimTracker {
+    rounds: LruCache<Box<str>, ReclaimRound>,
 }
 
 #[derive(Debug)]
-struct Recall {
-    since_us: u64,
+struct ReclaimRound {
+    started_us: u64,
     returned_us: Option<u64>,
-    told: Arc<Notify>,
+    waiters: Arc<Notify>,
 }
 
 /// What a denied request does.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) enum ReclaimStep {
     /// Nothing is held anywhere: it is denied.
     Denied,
     /// Something came back since it asked.
-    Again,
+    Retry,
     /// It waits until then for what comes back, after it has told the others if it is the first.
-    Wait { tells: bool, until_us: u64, told: Arc<Notify> },
+    Wait { starts_round: bool, until_us: u64, returned: Arc<Notify> },
 }
 
-impl Default for Recalls {
+impl Default for ReclaimTracker {
     fn default() -> Self {
-        Self { known: LruCache::sparse(RECALLS_MAX) }
+        Self { rounds: LruCache::sparse(RECLAIMS_MAX) }
     }
 }
 
-impl Recalls {
+impl ReclaimTracker {
     /// A request was denied that was sent at `asked_us`; within `quiet_us` after a recall none is needed.
-    pub(super) fn denied(&mut self, key: &str, quiet_us: u64, asked_us: u64, now_us: u64) -> Step {
-        if let Some(recall) = self.known.get(key) {
-            if recall.returned_us.is_some_and(|returned_us| returned_us >= asked_us) {
-                return Step::Again;
+    pub(super) fn next_step(&mut self, key: &str, quiet_us: u64, sent_us: u64, now_us: u64) -> ReclaimStep {
+        if let Some(round) = self.rounds.get(key) {
+            if round.returned_us.is_some_and(|returned_us| returned_us >= sent_us) {
+                return ReclaimStep::Retry;
             }
-            let until_us = recall.since_us.saturating_add(WAIT_US);
+            let until_us = round.started_us.saturating_add(RECLAIM_WAIT_US);
             if now_us < until_us {
-                return Step::Wait { tells: false, until_us, told: Arc::clone(&recall.told) };
+                return ReclaimStep::Wait {
+                    starts_round: false,
+                    until_us,
+                    returned: Arc::clone(&round.waiters),
+                };
             }
-            if now_us.saturating_sub(recall.since_us) < quiet_us.max(WAIT_US) {
-                return Step::Denied;
+            if now_us.saturating_sub(round.started_us) < quiet_us.max(RECLAIM_WAIT_US) {
+                return ReclaimStep::Denied;
             }
         }
-        let told = Arc::new(Notify::new());
-        let recall = Recall { since_us: now_us, returned_us: None, told: Arc::clone(&told) };
-        self.known.push(key.into(), recall);
-        Step::Wait { tells: true, until_us: now_us.saturating_add(WAIT_US), told }
+        let returned = Arc::new(Notify::new());
+        let round = ReclaimRound { started_us: now_us, returned_us: None, waiters: Arc::clone(&returned) };
+        self.rounds.push(key.into(), round);
+        ReclaimStep::Wait { starts_round: true, until_us: now_us.saturating_add(RECLAIM_WAIT_US), returned }
     }
 
     /// Whether something may be held elsewhere: none was called back lately, or something was returned since `asked_us`.
-    pub(super) fn may_return(&mut self, key: &str, quiet_us: u64, asked_us: u64, now_us: u64) -> bool {
-        self.known.get(key).is_none_or(|recall| {
-            let is_quiet = now_us.saturating_sub(recall.since_us) < quiet_us.max(WAIT_US);
-            let waits = now_us < recall.since_us.saturating_add(WAIT_US);
-            !is_quiet || waits || recall.returned_us.is_some_and(|returned_us| returned_us >= asked_us)
+    pub(super) fn may_be_held_elsewhere(
+        &mut self,
+        key: &str,
+        quiet_us: u64,
+        sent_us: u64,
+        now_us: u64,
+    ) -> bool {
+        self.rounds.get(key).is_none_or(|round| {
+            let is_quiet = now_us.saturating_sub(round.started_us) < quiet_us.max(RECLAIM_WAIT_US);
+            let waits = now_us < round.started_us.saturating_add(RECLAIM_WAIT_US);
+            !is_quiet || waits || round.returned_us.is_some_and(|returned_us| returned_us >= sent_us)
         })
     }
 
     /// A limit has quota again. What comes long after a recall is no answer to it: more may be drawn from now on.
-    pub(super) fn returned(&mut self, key: &str, now_us: u64) {
-        let Some(recall) = self.known.peek_mut(key) else { return };
-        if now_us.saturating_sub(recall.since_us) > WAIT_US + KEPT_US {
-            self.known.pop(key);
+    pub(super) fn record_return(&mut self, key: &str, now_us: u64) {
+        let Some(round) = self.rounds.peek_mut(key) else { return };
+        if now_us.saturating_sub(round.started_us) > RECLAIM_WAIT_US + HOLD_US {
+            self.rounds.pop(key);
             return;
         }
-        recall.returned_us = Some(now_us);
-        recall.told.notify_waiters();
+        round.returned_us = Some(now_us);
+        round.waiters.notify_waiters();
     }
 }
 
-impl Desk {
+impl RequestLimiter {
     /// How long after a recall nothing can be held of a limit of which Redis has so many requests left; `None`: nothing
     /// is called back.
-    fn quiet_us(
+    fn reclaim_cooldown_us(
         &self,
         key: &str,
-        (quota, lease): (&Quota, Lease),
+        (quota, lease): (&Quota, PrefetchMode),
         remaining: u64,
         now_us: u64,
     ) -> Option<u64> {
-        let terms = Terms::of(lease, quota).filter(|terms| terms.busy_only)?;
+        let terms = PrefetchTerms::for_lease(lease, quota).filter(|terms| terms.busy_only)?;
         // News of other things may be heard and the answers to a recall not yet.
-        let hears = self.hears_since().is_some();
-        let is_hot = lock(&self.advance).is_hot(key, now_us);
+        let is_subscribed = self.subscribed_since_us().is_some();
+        let is_hot = lock(&self.prefetch).is_hot(key, now_us);
         // With the reserve or more left others draw at any moment, and only the cost was too much.
         let until_drawn = terms.reserve.saturating_sub(remaining);
-        (hears && !is_hot).then(|| until_drawn.saturating_mul(quota.interval_us()))
+        (is_subscribed && !is_hot).then(|| until_drawn.saturating_mul(quota.interval_us()))
     }
 
     /// Whether what comes back is heard. A worker that is denied before it ever drew listens from then on, and waits a
     /// moment for the connection: without it its client is denied what other workers hold.
-    async fn hears_returns(self: &Arc<Self>, lease: Lease, quota: &Quota) -> bool {
-        if self.redis.is_plain() || Terms::of(lease, quota).is_none_or(|terms| !terms.busy_only) {
+    async fn receives_returns(self: &Arc<Self>, lease: PrefetchMode, quota: &Quota) -> bool {
+        if self.redis.is_plain()
+            || PrefetchTerms::for_lease(lease, quota).is_none_or(|terms| !terms.busy_only)
+        {
             return false;
         }
-        self.listen();
-        let since_us = self.listens.get().copied().unwrap_or_default();
-        let left = since_us.saturating_add(WAIT_US).saturating_sub(self.now_us());
-        let mut changes = self.redis.news_changes();
-        let heard = changes.wait_for(Option::is_some);
-        self.redis.news_since().is_some()
-            || left > 0 && tokio::time::timeout(Duration::from_micros(left), heard).await.is_ok()
+        self.subscribe();
+        let since_us = self.subscribed_us.get().copied().unwrap_or_default();
+        let left = since_us.saturating_add(RECLAIM_WAIT_US).saturating_sub(self.now_us());
+        let mut changes = self.redis.notification_completeness_changes();
+        let connected = changes.wait_for(Option::is_some);
+        self.redis.notifications_complete_since().is_some()
+            || left > 0 && tokio::time::timeout(Duration::from_micros(left), connected).await.is_ok()
     }
 
     /// The last that Redis had was granted: whether something may still be held elsewhere. Then the next request has to
     /// ask, and calls it back if it is denied; it is not denied by what is known here.
-    pub(super) fn may_return_after_last(
+    pub(super) fn may_be_held_after_last_grant(
         &self,
         key: &str,
-        (quota, lease): (&Quota, Lease),
-        asked_us: u64,
+        (quota, lease): (&Quota, PrefetchMode),
+        sent_us: u64,
     ) -> bool {
         let now_us = self.now_us();
-        let quiet_us = self.quiet_us(key, (quota, lease), 0, now_us);
-        quiet_us.is_some_and(|quiet_us| lock(&self.recalls).may_return(key, quiet_us, asked_us, now_us))
+        let quiet_us = self.reclaim_cooldown_us(key, (quota, lease), 0, now_us);
+        quiet_us.is_some_and(|quiet_us| {
+            lock(&self.reclaims).may_be_held_elsewhere(key, quiet_us, sent_us, now_us)
+        })
     }
 }
 
-impl Asked {
+impl PendingDecision {
     /// Redis denied it: whether it has to be asked again, because other workers returned what they held. Never any more
     /// once it has waited for as long as a request may.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
-    pub async fn recalled(&mut self, set: &Set, replies: &[LimitReply]) -> bool {
-        let desk = Arc::clone(self.desk());
-        for (number, key, remaining) in self.denying(set, replies) {
-            let Measured::Rate { quota, lease } = set.policy(number).measure() else { continue };
-            let deadline_us = self.recall_deadline(&desk);
-            if desk.now_us() >= deadline_us || !desk.hears_returns(lease, &quota).await {
+    pub async fn reclaim_held_quota(&mut self, set: &AppliedLimits, replies: &[RateLimitDecision]) -> bool {
+        let limiter = Arc::clone(self.limiter());
+        for (number, key, remaining) in self.denied_checks(set, replies) {
+            let PolicyMeasure::Rate { quota, lease } = set.policy(number).measure() else { continue };
+            let deadline_us = self.reclaim_deadline(&limiter);
+            if limiter.now_us() >= deadline_us || !limiter.receives_returns(lease, &quota).await {
                 continue;
             }
-            let now_us = desk.now_us();
-            let Some(quiet_us) = desk.quiet_us(&key, (&quota, lease), remaining, now_us) else { continue };
-            let step = lock(&desk.recalls).denied(&key, quiet_us, self.sent_us(), now_us);
-            let (tells, until_us, told) = match step {
-                Step::Denied => continue,
-                Step::Again => {
-                    self.asked_at(now_us);
+            let now_us = limiter.now_us();
+            let Some(quiet_us) = limiter.reclaim_cooldown_us(&key, (&quota, lease), remaining, now_us) else {
+                continue;
+            };
+            let step = lock(&limiter.reclaims).next_step(&key, quiet_us, self.sent_us(), now_us);
+            let (starts_round, until_us, returned) = match step {
+                ReclaimStep::Denied => continue,
+                ReclaimStep::Retry => {
+                    self.set_sent_at(now_us);
                     return true;
                 }
-                Step::Wait { tells, until_us, told } => (tells, until_us, told),
+                ReclaimStep::Wait { starts_round, until_us, returned } => (starts_round, until_us, returned),
             };
             // Before anything is sent: a signal that comes first would be missed.
-            let notified = told.notified();
-            if tells {
+            let notified = returned.notified();
+            if starts_round {
                 // This worker may hold some itself, if less than such a request costs.
-                desk.return_held(&key);
-                desk.redis.recall_limit(&key);
+                limiter.return_held(&key);
+                limiter.redis.request_quota_return(&key);
             }
             let wait = Duration::from_micros(until_us.min(deadline_us).saturating_sub(now_us));
             let again = tokio::time::timeout(wait, notified).await.is_ok();
             if again {
-                self.asked_at(desk.now_us());
+                self.set_sent_at(limiter.now_us());
                 return true;
             }
         }
@@ -196,10 +212,10 @@ impl Asked {
     }
 
     /// Until when this request may wait, counted from its first denial: one time for all its limits and all rounds.
-    fn recall_deadline(&mut self, desk: &Desk) -> u64 {
-        *self.recall_until_us.get_or_insert_with(|| {
-            let connects = desk.redis.news_since().is_none();
-            desk.now_us().saturating_add(if connects { 2 * WAIT_US } else { WAIT_US })
+    fn reclaim_deadline(&mut self, limiter: &RequestLimiter) -> u64 {
+        *self.reclaim_deadline_us.get_or_insert_with(|| {
+            let connects = limiter.redis.notifications_complete_since().is_none();
+            limiter.now_us().saturating_add(if connects { 2 * RECLAIM_WAIT_US } else { RECLAIM_WAIT_US })
         })
     }
 }
@@ -211,46 +227,62 @@ mod tests {
     const QUIET_US: u64 = 1_000_000;
 
     #[test]
-    fn the_first_that_is_denied_tells_all_and_those_after_it_wait_with_it() {
-        let mut recalls = Recalls::default();
-        let step = |recalls: &mut Recalls, asked_us, now_us| recalls.denied("k", QUIET_US, asked_us, now_us);
-        let until = WAIT_US + 100;
+    fn the_first_denied_request_notifies_all_and_later_ones_wait_with_it() {
+        let mut tracker = ReclaimTracker::default();
+        let step =
+            |tracker: &mut ReclaimTracker, sent_us, now_us| tracker.next_step("k", QUIET_US, sent_us, now_us);
+        let until = RECLAIM_WAIT_US + 100;
         assert!(
-            matches!(step(&mut recalls, 90, 100), Step::Wait { tells: true, until_us, .. } if until_us == until)
+            matches!(step(&mut tracker, 90, 100), ReclaimStep::Wait { starts_round: true, until_us, .. } if until_us == until)
         );
         assert!(
-            matches!(step(&mut recalls, 90, 110), Step::Wait { tells: false, until_us, .. } if until_us == until)
+            matches!(step(&mut tracker, 90, 110), ReclaimStep::Wait { starts_round: false, until_us, .. } if until_us == until)
         );
-        recalls.returned("k", 120);
-        assert!(matches!(step(&mut recalls, 115, 130), Step::Again), "decided before that came back");
-        assert!(matches!(step(&mut recalls, 125, 131), Step::Wait { tells: false, .. }), "more may come");
-        assert!(matches!(step(&mut recalls, until, until), Step::Denied));
-        assert!(matches!(step(&mut recalls, 1_000_099, 1_000_099), Step::Denied));
-        assert!(matches!(step(&mut recalls, 1_000_100, 1_000_100), Step::Wait { tells: true, .. }));
+        tracker.record_return("k", 120);
+        assert!(matches!(step(&mut tracker, 115, 130), ReclaimStep::Retry), "decided before that came back");
+        assert!(
+            matches!(step(&mut tracker, 125, 131), ReclaimStep::Wait { starts_round: false, .. }),
+            "more may come"
+        );
+        assert!(matches!(step(&mut tracker, until, until), ReclaimStep::Denied));
+        assert!(matches!(step(&mut tracker, 1_000_099, 1_000_099), ReclaimStep::Denied));
+        assert!(matches!(
+            step(&mut tracker, 1_000_100, 1_000_100),
+            ReclaimStep::Wait { starts_round: true, .. }
+        ));
     }
 
     #[test]
-    fn after_the_last_one_was_granted_it_is_asked_again_unless_nothing_can_be_held() {
-        let mut recalls = Recalls::default();
-        assert!(recalls.may_return("k", QUIET_US, 0, 0), "nothing was called back");
-        assert!(matches!(recalls.denied("k", QUIET_US, 0, 0), Step::Wait { tells: true, .. }));
-        assert!(recalls.may_return("k", QUIET_US, 10, 10), "it is on its way");
-        assert!(!recalls.may_return("k", QUIET_US, WAIT_US, WAIT_US));
-        assert!(recalls.may_return("k", 0, WAIT_US, WAIT_US), "others draw");
-        recalls.returned("k", WAIT_US + 1);
+    fn after_the_last_grant_redis_is_checked_again_unless_nothing_can_be_held() {
+        let mut tracker = ReclaimTracker::default();
+        assert!(tracker.may_be_held_elsewhere("k", QUIET_US, 0, 0), "nothing was called back");
+        assert!(matches!(
+            tracker.next_step("k", QUIET_US, 0, 0),
+            ReclaimStep::Wait { starts_round: true, .. }
+        ));
+        assert!(tracker.may_be_held_elsewhere("k", QUIET_US, 10, 10), "it is on its way");
+        assert!(!tracker.may_be_held_elsewhere("k", QUIET_US, RECLAIM_WAIT_US, RECLAIM_WAIT_US));
+        assert!(tracker.may_be_held_elsewhere("k", 0, RECLAIM_WAIT_US, RECLAIM_WAIT_US), "others draw");
+        tracker.record_return("k", RECLAIM_WAIT_US + 1);
         assert!(
-            recalls.may_return("k", QUIET_US, WAIT_US, WAIT_US + 2),
+            tracker.may_be_held_elsewhere("k", QUIET_US, RECLAIM_WAIT_US, RECLAIM_WAIT_US + 2),
             "it was granted before that came back"
         );
     }
 
     #[test]
     fn after_a_refund_it_is_called_back_again() {
-        let mut recalls = Recalls::default();
-        assert!(matches!(recalls.denied("k", QUIET_US, 0, 0), Step::Wait { tells: true, .. }));
-        recalls.returned("other", 300_000);
-        assert!(matches!(recalls.denied("k", QUIET_US, 300_000, 300_000), Step::Denied));
-        recalls.returned("k", 300_001);
-        assert!(matches!(recalls.denied("k", QUIET_US, 300_002, 300_002), Step::Wait { tells: true, .. }));
+        let mut tracker = ReclaimTracker::default();
+        assert!(matches!(
+            tracker.next_step("k", QUIET_US, 0, 0),
+            ReclaimStep::Wait { starts_round: true, .. }
+        ));
+        tracker.record_return("other", 300_000);
+        assert!(matches!(tracker.next_step("k", QUIET_US, 300_000, 300_000), ReclaimStep::Denied));
+        tracker.record_return("k", 300_001);
+        assert!(matches!(
+            tracker.next_step("k", QUIET_US, 300_002, 300_002),
+            ReclaimStep::Wait { starts_round: true, .. }
+        ));
     }
 }

@@ -9,21 +9,21 @@ use std::borrow::Cow;
 
 /// A route as configured, and in its plainest spelling.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Route {
+pub(super) struct LimitRoute {
     text: String,
-    plain: Vec<u8>,
+    normalized: Vec<u8>,
 }
 
 /// A request's path as sent, and in its plainest spelling.
 #[derive(Debug, Clone)]
-pub(super) struct Path<'a> {
-    sent: &'a [u8],
-    plain: Cow<'a, [u8]>,
+pub(super) struct RequestPath<'a> {
+    raw: &'a [u8],
+    normalized: Cow<'a, [u8]>,
 }
 
-impl Route {
+impl LimitRoute {
     pub(super) fn new(text: &str) -> Self {
-        Self { text: text.to_owned(), plain: plain(text.as_bytes()).into_owned() }
+        Self { text: text.to_owned(), normalized: normalize(text.as_bytes()).into_owned() }
     }
 
     /// As configured.
@@ -32,27 +32,27 @@ impl Route {
     }
 
     /// Whether the path is the route itself, or lies below it at a `/`.
-    pub(super) fn covers(&self, path: &Path<'_>) -> bool {
-        under(path.sent, self.text.as_bytes()) || under(&path.plain, &self.plain)
+    pub(super) fn covers(&self, path: &RequestPath<'_>) -> bool {
+        is_below(path.raw, self.text.as_bytes()) || is_below(&path.normalized, &self.normalized)
     }
 }
 
-impl<'a> Path<'a> {
+impl<'a> RequestPath<'a> {
     /// Allocates only for a path that has another spelling.
     pub(super) fn new(sent: &'a str) -> Self {
-        Self { sent: sent.as_bytes(), plain: plain(sent.as_bytes()) }
+        Self { raw: sent.as_bytes(), normalized: normalize(sent.as_bytes()) }
     }
 }
 
-fn under(path: &[u8], route: &[u8]) -> bool {
+fn is_below(path: &[u8], route: &[u8]) -> bool {
     path.strip_prefix(route)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/") || route.ends_with(b"/"))
 }
 
 /// The plainest spelling: every `%XX` decoded once, `\` as `/`, parameters cut, no empty or dot segments, no slash at
 /// the end. The encoded slash is decoded too: some proxies do, and a router behind them sees two segments.
-fn plain(path: &[u8]) -> Cow<'_, [u8]> {
-    if is_plain(path) {
+fn normalize(path: &[u8]) -> Cow<'_, [u8]> {
+    if is_normalized(path) {
         return Cow::Borrowed(path);
     }
     let decoded = decode(path);
@@ -71,7 +71,7 @@ fn plain(path: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Whether a path is its own plainest spelling; said of nearly every path, so it is found out in one pass.
-fn is_plain(path: &[u8]) -> bool {
+fn is_normalized(path: &[u8]) -> bool {
     let Some((b'/', rest)) = path.split_first() else { return false };
     let mut before = b'/';
     for byte in rest {
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     fn covers(route: &str, path: &str) -> bool {
-        Route::new(route).covers(&Path::new(path))
+        LimitRoute::new(route).covers(&RequestPath::new(path))
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_plain_path_is_not_copied() {
-        let is_copied = |path: &str| matches!(plain(path.as_bytes()), Cow::Owned(_));
+        let is_copied = |path: &str| matches!(normalize(path.as_bytes()), Cow::Owned(_));
         assert!(["/", "/login", "/a/b.c/d"].iter().all(|path| !is_copied(path)));
         assert!(["/.", "/a/", "//", "/%61"].iter().all(|path| is_copied(path)));
     }
@@ -189,12 +189,12 @@ mod tests {
     proptest! {
         #[test]
         fn the_plainest_spelling_has_no_plainer_one_but_for_what_is_encoded_twice(path in "[/a.;%2eE\\\\]{0,24}") {
-            let once = plain(path.as_bytes()).into_owned();
+            let once = normalize(path.as_bytes()).into_owned();
             prop_assert!(once.starts_with(b"/"));
             if !once.contains(&b'%') {
-                prop_assert_eq!(plain(&once).into_owned(), once.clone());
+                prop_assert_eq!(normalize(&once).into_owned(), once.clone());
             }
-            if is_plain(path.as_bytes()) {
+            if is_normalized(path.as_bytes()) {
                 prop_assert_eq!(once, path.as_bytes());
             }
         }

@@ -7,24 +7,24 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 
-use crate::config::schema::Steering;
+use crate::config::schema::SteeringMode;
 use crate::sys::socket;
 
 /// Number of the first descriptor that is handed over.
-const FIRST: i32 = 3;
+const FIRST_DESCRIPTOR: i32 = 3;
 
 /// Name of a socket that serves operators (`FileDescriptorName=admin`); any other serves visitors.
-const ADMIN: &str = "admin";
+const ADMIN_NAME: &str = "admin";
 
 /// Why the sockets that were handed over cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum ActivationError {
     /// A variable does not say what it should.
     #[error(
         "the environment variable {variable} is {value:?}, but {reason}: start the fleet by its .socket unit, or remove the variable"
     )]
-    Variable {
+    InvalidVariable {
         /// Its name.
         variable: &'static str,
         /// Its value.
@@ -36,7 +36,7 @@ pub enum Error {
     #[error(
         "descriptor {number} ({name}) that systemd handed over cannot be served: use ListenStream= with an Internet address in its .socket unit"
     )]
-    Socket {
+    InvalidSocket {
         /// The descriptor.
         number: i32,
         /// Its name, as the unit gives it.
@@ -48,32 +48,39 @@ pub enum Error {
     #[error(
         "listen.steering cannot steer what comes to a socket that systemd lends, because all slots share its queue: set it to kernel, or start the fleet without the .socket unit"
     )]
-    Steering,
+    SteeringUnsupported,
 }
 
 /// What systemd lends; empty for a fleet that was started in another way.
 #[derive(Debug, Default)]
-pub struct Lent {
+pub struct ActivatedSockets {
     /// Sockets for visitors; if there is one, the setting `listen` has no effect.
     pub public: Vec<TcpListener>,
     /// Sockets for operators; if there is one, the setting `admin.listen` has no effect.
     pub admin: Vec<TcpListener>,
 }
 
-impl Lent {
+impl ActivatedSockets {
     /// Takes over what the environment says was handed to the process `pid`, which must be this one.
     ///
     /// To be called once, before anything else is opened.
     ///
     /// # Errors
     /// When the variables contradict each other, or a descriptor is no listening TCP socket.
-    pub fn take(environment: &BTreeMap<String, String>, pid: i32) -> Result<Self, Error> {
+    pub fn from_environment(
+        environment: &BTreeMap<String, String>,
+        pid: i32,
+    ) -> Result<Self, ActivationError> {
         let mut lent = Self::default();
-        for (number, name) in (FIRST..).zip(names(environment, pid)?) {
-            let taken = socket::inherited(number);
-            let socket = taken.map_err(|source| Error::Socket { number, name: name.clone(), source })?;
+        for (number, name) in (FIRST_DESCRIPTOR..).zip(descriptor_names(environment, pid)?) {
+            let taken = socket::from_inherited(number);
+            let socket = taken.map_err(|source| ActivationError::InvalidSocket {
+                number,
+                name: name.clone(),
+                source,
+            })?;
             match name.as_str() {
-                ADMIN => lent.admin.push(socket),
+                ADMIN_NAME => lent.admin.push(socket),
                 _ => lent.public.push(socket),
             }
         }
@@ -84,21 +91,24 @@ impl Lent {
     ///
     /// # Errors
     /// When they come to a lent socket and are wanted otherwise than they happen to be accepted.
-    pub fn suits(&self, steering: Steering) -> Result<(), Error> {
+    pub fn check_steering(&self, steering: SteeringMode) -> Result<(), ActivationError> {
         match steering {
-            Steering::ClientIp if !self.public.is_empty() => Err(Error::Steering),
-            Steering::Kernel | Steering::ClientIp => Ok(()),
+            SteeringMode::ClientIp if !self.public.is_empty() => Err(ActivationError::SteeringUnsupported),
+            SteeringMode::Kernel | SteeringMode::ClientIp => Ok(()),
         }
     }
 }
 
 /// The name of each descriptor that was handed over, in their order.
-fn names(environment: &BTreeMap<String, String>, pid: i32) -> Result<Vec<String>, Error> {
+fn descriptor_names(
+    environment: &BTreeMap<String, String>,
+    pid: i32,
+) -> Result<Vec<String>, ActivationError> {
     let find =
         |variable: &str| environment.get(variable).map(String::as_str).filter(|value| !value.is_empty());
     let wrong = |variable, reason| {
         let value = environment.get(variable).cloned().unwrap_or_default();
-        Err(Error::Variable { variable, value, reason })
+        Err(ActivationError::InvalidVariable { variable, value, reason })
     };
     let (Some(meant), Some(count)) = (find("LISTEN_PID"), find("LISTEN_FDS")) else { return Ok(Vec::new()) };
     // Meant for someone else, for example the shell that started this process.
@@ -120,9 +130,9 @@ fn names(environment: &BTreeMap<String, String>, pid: i32) -> Result<Vec<String>
 mod tests {
     use super::*;
 
-    fn named(variables: &[(&str, &str)]) -> Result<Vec<String>, Error> {
+    fn named(variables: &[(&str, &str)]) -> Result<Vec<String>, ActivationError> {
         let environment = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
-        names(&environment.collect(), 7)
+        descriptor_names(&environment.collect(), 7)
     }
 
     #[test]
@@ -149,7 +159,7 @@ mod tests {
     #[test]
     fn a_descriptor_that_does_not_listen_is_refused() {
         let idle = std::os::fd::IntoRawFd::into_raw_fd(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
-        assert!(socket::inherited(idle).unwrap_err().to_string().contains("no TCP socket"));
-        assert!(socket::inherited(9999).is_err());
+        assert!(socket::from_inherited(idle).unwrap_err().to_string().contains("no TCP socket"));
+        assert!(socket::from_inherited(9999).is_err());
     }
 }

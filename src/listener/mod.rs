@@ -19,24 +19,24 @@ use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::RawFd;
 
-pub use addresses::Addresses;
-pub use addresses::open;
+pub use addresses::ListenAddresses;
+pub use addresses::open_listeners;
 
-use crate::config::schema::Steering;
-use crate::sys::bpf::Program;
+use crate::config::schema::SteeringMode;
+use crate::sys::bpf::BpfProgram;
 use crate::sys::queue;
 use crate::sys::socket;
-use crate::sys::socket::Families;
+use crate::sys::socket::ServedFamilies;
 
 /// Why a listener could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum ListenError {
     /// Something listens there already.
     #[error(
         "cannot listen on {address} ({setting}): another process, or another fleet, serves that port already"
     )]
-    InUse {
+    AddressInUse {
         /// The wanted address.
         address: SocketAddr,
         /// The setting that names it.
@@ -47,7 +47,7 @@ pub enum Error {
         "cannot listen on {address} ({setting}): this machine has no IPv6, or this process may not use it; only [::] is \
          then taken for 0.0.0.0"
     )]
-    NoIpv6 {
+    Ipv6Unavailable {
         /// The wanted address.
         address: SocketAddr,
         /// The setting that names it.
@@ -55,7 +55,7 @@ pub enum Error {
     },
     /// It is an address of another machine, or of an interface that is not up yet.
     #[error("cannot listen on {address} ({setting}): no interface of this machine has this address")]
-    Absent {
+    AddressNotAvailable {
         /// The wanted address.
         address: SocketAddr,
         /// The setting that names it.
@@ -63,7 +63,7 @@ pub enum Error {
     },
     /// The kernel refuses the address.
     #[error("cannot listen on {address} ({setting})")]
-    Refused {
+    BindFailed {
         /// The wanted address.
         address: SocketAddr,
         /// The setting that names it.
@@ -73,13 +73,13 @@ pub enum Error {
     },
     /// A socket that systemd lends cannot be used.
     #[error("cannot use a socket that systemd lends")]
-    Lent(#[source] io::Error),
+    Activation(#[source] io::Error),
 }
 
 /// Who opened a listening socket, and with it whose queue it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Owner {
+pub enum SocketOwner {
     /// This fleet, for one slot: a place in a reuseport group, with a queue of its own.
     Slot,
     /// systemd, for all slots together: one queue. The one who leaves it only stops accepting.
@@ -92,7 +92,7 @@ pub struct Listener {
     /// The socket; it never blocks.
     pub socket: TcpListener,
     /// Who opened it.
-    pub owner: Owner,
+    pub owner: SocketOwner,
 }
 
 impl Listener {
@@ -107,7 +107,7 @@ impl Listener {
     /// Whether it serves clients of IPv4 at an address of IPv6.
     pub fn is_dual_stack(&self) -> bool {
         let six = self.local_addr().is_ok_and(|address| address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-        six && socket::families(&self.socket).is_ok_and(|families| families == Families::Both)
+        six && socket::served_families(&self.socket).is_ok_and(|families| families == ServedFamilies::Both)
     }
 
     /// Another descriptor of the same socket.
@@ -120,17 +120,17 @@ impl Listener {
 
     /// Ends listening for every process.
     fn close(&self) {
-        if self.owner == Owner::Slot {
+        if self.owner == SocketOwner::Slot {
             // One that was closed already is as it should be.
-            let _ = socket::stop_listening(&self.socket);
+            let _ = socket::shut_down_listener(&self.socket);
         }
     }
 
-    fn steer(&self, mode: Steering, open: &[bool]) -> io::Result<()> {
+    fn steer(&self, mode: SteeringMode, open: &[bool]) -> io::Result<()> {
         match (self.owner, mode) {
-            (Owner::Slot, _) => {}
-            (Owner::Systemd, Steering::Kernel) => return Ok(()),
-            (Owner::Systemd, Steering::ClientIp) => {
+            (SocketOwner::Slot, _) => {}
+            (SocketOwner::Systemd, SteeringMode::Kernel) => return Ok(()),
+            (SocketOwner::Systemd, SteeringMode::ClientIp) => {
                 return Err(io::Error::other("all slots share the queue of a socket that systemd lends"));
             }
         }
@@ -139,12 +139,14 @@ impl Listener {
         let places: Vec<u32> = open_places.map(|(at, _)| at).collect();
         match mode {
             // A kernel that cannot take a program away gets one that passes by no slot.
-            Steering::Kernel if alike && socket::unsteer(&self.socket)? => Ok(()),
-            Steering::Kernel => socket::steer(&self.socket, &Program::at_random(&places)?),
-            Steering::ClientIp => {
-                let table = steering::table(open, steering::buckets(open.len()));
-                let program = Program::by_client(socket::family(&self.socket)?, &table)?;
-                socket::steer(&self.socket, &program)
+            SteeringMode::Kernel if alike && socket::detach_steering(&self.socket)? => Ok(()),
+            SteeringMode::Kernel => {
+                socket::attach_steering(&self.socket, &BpfProgram::random_choice(&places)?)
+            }
+            SteeringMode::ClientIp => {
+                let table = steering::bucket_table(open, steering::bucket_count(open.len()));
+                let program = BpfProgram::client_address_hash(socket::ip_family(&self.socket)?, &table)?;
+                socket::attach_steering(&self.socket, &program)
             }
         }
     }
@@ -187,8 +189,9 @@ impl SlotListeners {
     }
 
     /// Connections that wait on the public addresses for someone to accept them; none where the kernel does not say.
-    pub fn waiting(&self) -> Option<u64> {
-        let waiting = |listener| queue::of(listener).ok().map(|queue| u64::from(queue.waiting));
+    pub fn queued_connections(&self) -> Option<u64> {
+        let waiting =
+            |listener| queue::read_accept_queue(listener).ok().map(|queue| u64::from(queue.waiting));
         self.public.iter().map(waiting).sum()
     }
 
@@ -218,9 +221,9 @@ impl SlotListeners {
     ///
     /// # Errors
     /// When the kernel refuses the program; what was attached before stays.
-    pub fn steer(&self, mode: Steering, open: &[bool]) -> io::Result<()> {
+    pub fn steer(&self, mode: SteeringMode, open: &[bool]) -> io::Result<()> {
         self.public.iter().try_for_each(|listener| listener.steer(mode, open))?;
-        self.admin.iter().try_for_each(|listener| listener.steer(Steering::Kernel, open))
+        self.admin.iter().try_for_each(|listener| listener.steer(SteeringMode::Kernel, open))
     }
 }
 

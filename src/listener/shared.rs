@@ -16,14 +16,14 @@ use crate::sys::fd;
 use crate::sys::pass;
 
 /// Bytes of a note: the slot, and when the connection was put into the queue.
-const NOTE: usize = 16;
+const HEADER_LEN: usize = 16;
 
 /// Bells of a fleet.
 ///
 /// A slot's is that of its number, counted round and round: as many as this are woken alone, and with twice as many
 /// slots two are woken for one connection. The state that an upgrade hands over has a field of so many
 /// (`supervisor/handoff.rs`): another number needs another field there.
-pub const BELLS: usize = 8;
+pub const WAKE_FDS: usize = 8;
 
 /// Both ends of the queue, and what wakes the workers that are to look at it.
 ///
@@ -31,19 +31,19 @@ pub const BELLS: usize = 8;
 /// CPU than the connection.
 #[derive(Debug)]
 pub struct SharedQueue {
-    pub(crate) entrance: OwnedFd,
-    pub(crate) exit: OwnedFd,
-    bells: [OwnedFd; BELLS],
+    pub(crate) send_end: OwnedFd,
+    pub(crate) receive_end: OwnedFd,
+    wake_fds: [OwnedFd; WAKE_FDS],
 }
 
 /// A connection from the queue.
 #[derive(Debug)]
-pub struct Passed {
+pub struct SharedConnection {
     /// The connection, of which nothing was read; none: another thread took the last descriptor in between, and the
     /// kernel has closed it.
     pub stream: Option<TcpStream>,
     /// The slot whose worker accepted it.
-    pub from: usize,
+    pub from_slot: usize,
 }
 
 impl SharedQueue {
@@ -52,8 +52,12 @@ impl SharedQueue {
     /// # Errors
     /// When no descriptor is left.
     pub fn open() -> io::Result<Self> {
-        let (entrance, exit) = pass::queue()?;
-        Ok(Self { entrance, exit, bells: all([(); BELLS].map(|()| pass::bell()))? })
+        let (entrance, exit) = pass::socket_queue()?;
+        Ok(Self {
+            send_end: entrance,
+            receive_end: exit,
+            wake_fds: collect_fds([(); WAKE_FDS].map(|()| pass::wakeup_fd()))?,
+        })
     }
 
     /// The queue with these ends and bells; new bells, if its maker had none.
@@ -62,25 +66,25 @@ impl SharedQueue {
     /// When one cannot be had.
     pub fn from_parts(
         [entrance, exit]: [OwnedFd; 2],
-        bells: Option<[io::Result<OwnedFd>; BELLS]>,
+        bells: Option<[io::Result<OwnedFd>; WAKE_FDS]>,
     ) -> io::Result<Self> {
-        let bells = all(bells.unwrap_or_else(|| [(); BELLS].map(|()| pass::bell())))?;
-        Ok(Self { entrance, exit, bells })
+        let bells = collect_fds(bells.unwrap_or_else(|| [(); WAKE_FDS].map(|()| pass::wakeup_fd())))?;
+        Ok(Self { send_end: entrance, receive_end: exit, wake_fds: bells })
     }
 
     /// The numbers of its ends, in the order of [`Self::from_parts`].
-    pub fn ends(&self) -> [RawFd; 2] {
-        [self.entrance.as_raw_fd(), self.exit.as_raw_fd()]
+    pub fn end_fds(&self) -> [RawFd; 2] {
+        [self.send_end.as_raw_fd(), self.receive_end.as_raw_fd()]
     }
 
     /// The numbers of its bells.
-    pub fn bells(&self) -> [RawFd; BELLS] {
-        self.bells.each_ref().map(AsRawFd::as_raw_fd)
+    pub fn wake_fds(&self) -> [RawFd; WAKE_FDS] {
+        self.wake_fds.each_ref().map(AsRawFd::as_raw_fd)
     }
 
     /// All its numbers.
     pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        self.ends().into_iter().chain(self.bells())
+        self.end_fds().into_iter().chain(self.wake_fds())
     }
 
     /// Other descriptors of the same queue.
@@ -88,27 +92,31 @@ impl SharedQueue {
     /// # Errors
     /// When no descriptor is left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let bells = all(self.bells.each_ref().map(OwnedFd::try_clone))?;
-        Ok(Self { entrance: self.entrance.try_clone()?, exit: self.exit.try_clone()?, bells })
+        let bells = collect_fds(self.wake_fds.each_ref().map(OwnedFd::try_clone))?;
+        Ok(Self {
+            send_end: self.send_end.try_clone()?,
+            receive_end: self.receive_end.try_clone()?,
+            wake_fds: bells,
+        })
     }
 
     /// Another descriptor of this slot's bell, to be watched.
     ///
     /// # Errors
     /// When no descriptor is left.
-    pub fn bell(&self, slot: usize) -> io::Result<OwnedFd> {
-        self.bells[slot % BELLS].try_clone()
+    pub fn wake_fd(&self, slot: usize) -> io::Result<OwnedFd> {
+        self.wake_fds[slot % WAKE_FDS].try_clone()
     }
 
     /// Wakes the workers that have the bell of this slot.
-    pub fn ring(&self, slot: usize) {
-        if let Err(error) = pass::ring(&self.bells[slot % BELLS]) {
+    pub fn wake(&self, slot: usize) {
+        if let Err(error) = pass::wake(&self.wake_fds[slot % WAKE_FDS]) {
             tracing::debug!(%error, "cannot wake another worker: {error}");
         }
     }
 }
 
-fn all(bells: [io::Result<OwnedFd>; BELLS]) -> io::Result<[OwnedFd; BELLS]> {
+fn collect_fds(bells: [io::Result<OwnedFd>; WAKE_FDS]) -> io::Result<[OwnedFd; WAKE_FDS]> {
     let bells: Vec<_> = bells.into_iter().collect::<io::Result<_>>()?;
     bells.try_into().map_err(|_| io::ErrorKind::InvalidData.into())
 }
@@ -117,42 +125,45 @@ fn all(bells: [io::Result<OwnedFd>; BELLS]) -> io::Result<[OwnedFd; BELLS]> {
 ///
 /// # Errors
 /// When the queue is full, or the kernel has too many sockets on their way: the connection is the caller's as before.
-pub fn put(entrance: &impl AsFd, stream: &impl AsFd, from: usize, now: Duration) -> io::Result<()> {
+pub fn enqueue(entrance: &impl AsFd, stream: &impl AsFd, from: usize, now: Duration) -> io::Result<()> {
     let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-    let mut note = [0; NOTE];
-    note[..8].copy_from_slice(&(from as u64).to_ne_bytes());
-    note[8..].copy_from_slice(&now.to_ne_bytes());
-    pass::put(entrance, stream, &note)
+    let mut header = [0; HEADER_LEN];
+    header[..8].copy_from_slice(&(from as u64).to_ne_bytes());
+    header[8..].copy_from_slice(&now.to_ne_bytes());
+    pass::enqueue(entrance, stream, &header)
 }
 
 /// Takes the connection that has been in the queue for longest.
 ///
 /// # Errors
 /// [`io::ErrorKind::WouldBlock`] when there is none, or why none can be taken: then it stays in the queue.
-pub fn take(exit: &impl AsFd) -> io::Result<Passed> {
+pub fn dequeue(exit: &impl AsFd) -> io::Result<SharedConnection> {
     // The kernel drops what it finds no descriptor for, so that there must be one: this one, closed again.
     match exit.as_fd().try_clone_to_owned() {
         Ok(spare) => drop(spare),
         // A process without descriptors must see an empty queue as such, or it would look again for ever.
-        Err(_) if oldest(exit).is_none() => return Err(io::ErrorKind::WouldBlock.into()),
+        Err(_) if oldest_enqueued_at(exit).is_none() => return Err(io::ErrorKind::WouldBlock.into()),
         Err(refused) => return Err(refused),
     }
-    let mut note = [0; NOTE];
-    let (_, socket) = pass::take(exit, &mut note)?;
-    let (from, _) = read(&note);
-    Ok(Passed { stream: socket.map(TcpStream::from), from: usize::try_from(from).unwrap_or(usize::MAX) })
+    let mut header = [0; HEADER_LEN];
+    let (_, socket) = pass::dequeue(exit, &mut header)?;
+    let (from, _) = parse_header(&header);
+    Ok(SharedConnection {
+        stream: socket.map(TcpStream::from),
+        from_slot: usize::try_from(from).unwrap_or(usize::MAX),
+    })
 }
 
 /// When the oldest connection in the queue was put there; none: there is none.
-pub fn oldest(exit: &impl AsFd) -> Option<Duration> {
-    let mut note = [0; NOTE];
-    fd::peek_now(exit, &mut note).ok().filter(|len| *len > 0)?;
-    Some(Duration::from_nanos(read(&note).1))
+pub fn oldest_enqueued_at(exit: &impl AsFd) -> Option<Duration> {
+    let mut header = [0; HEADER_LEN];
+    fd::receive_copy_now(exit, &mut header).ok().filter(|len| *len > 0)?;
+    Some(Duration::from_nanos(parse_header(&header).1))
 }
 
-fn read(note: &[u8; NOTE]) -> (u64, u64) {
+fn parse_header(header: &[u8; HEADER_LEN]) -> (u64, u64) {
     let number = |bytes: &[u8]| bytes.try_into().map_or(u64::MAX, u64::from_ne_bytes);
-    (number(&note[..8]), number(&note[8..]))
+    (number(&header[..8]), number(&header[8..]))
 }
 
 #[cfg(test)]
@@ -168,21 +179,21 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, peer) = listener.accept().unwrap();
-        let SharedQueue { entrance, exit, .. } = SharedQueue::open().unwrap();
-        assert_eq!(oldest(&exit), None);
-        put(&entrance, &accepted, 3, Duration::from_millis(7)).unwrap();
+        let SharedQueue { send_end: entrance, receive_end: exit, .. } = SharedQueue::open().unwrap();
+        assert_eq!(oldest_enqueued_at(&exit), None);
+        enqueue(&entrance, &accepted, 3, Duration::from_millis(7)).unwrap();
         drop(accepted);
-        assert_eq!(oldest(&exit), Some(Duration::from_millis(7)));
-        assert_eq!(oldest(&exit), Some(Duration::from_millis(7)), "a look takes nothing");
-        let passed = take(&exit).unwrap();
+        assert_eq!(oldest_enqueued_at(&exit), Some(Duration::from_millis(7)));
+        assert_eq!(oldest_enqueued_at(&exit), Some(Duration::from_millis(7)), "a look takes nothing");
+        let passed = dequeue(&exit).unwrap();
         let mut stream = passed.stream.unwrap();
-        assert_eq!((passed.from, stream.peer_addr().unwrap()), (3, peer));
+        assert_eq!((passed.from_slot, stream.peer_addr().unwrap()), (3, peer));
         stream.write_all(b"here").unwrap();
         drop(stream);
-        let mut said = String::new();
-        client.read_to_string(&mut said).unwrap();
-        assert_eq!(said, "here");
-        assert_eq!(take(&exit).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let mut received = String::new();
+        client.read_to_string(&mut received).unwrap();
+        assert_eq!(received, "here");
+        assert_eq!(dequeue(&exit).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
@@ -192,8 +203,8 @@ mod tests {
         let (accepted, _) = listener.accept().unwrap();
         let queue = SharedQueue::open().unwrap();
         let copy = queue.try_clone().unwrap();
-        put(&copy.entrance, &accepted, 0, Duration::ZERO).unwrap();
+        enqueue(&copy.send_end, &accepted, 0, Duration::ZERO).unwrap();
         drop((accepted, copy));
-        assert!(take(&queue.exit).is_ok());
+        assert!(dequeue(&queue.receive_end).is_ok());
     }
 }

@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use super::activation::Lent;
+use super::activation::ActivatedSockets;
 use super::*;
 
-fn any() -> SocketAddr {
+fn any_port() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-fn nothing() -> Arc<Lent> {
-    Arc::new(Lent::default())
+fn no_activated_sockets() -> Arc<ActivatedSockets> {
+    Arc::new(ActivatedSockets::default())
 }
 
 /// Connects from each of these addresses; the slot in whose queue each was put.
@@ -29,24 +29,27 @@ fn slots_of(slots: &[SlotListeners], clients: impl Iterator<Item = u8>) -> Vec<u
 
 #[test]
 fn all_slots_share_the_port_and_a_second_fleet_is_refused() {
-    let (addresses, slots) = open(&[any()], &[any()], nothing(), 3).unwrap();
+    let (addresses, slots) = open_listeners(&[any_port()], &[any_port()], no_activated_sockets(), 3).unwrap();
     assert_ne!(addresses.public[0].port(), 0);
     assert!(slots.iter().all(|slot| slot.public[0].local_addr().unwrap() == addresses.public[0]));
-    let refused = open(&addresses.public, &[any()], nothing(), 1).unwrap_err();
-    assert!(matches!(refused, Error::InUse { .. }), "{refused}");
+    let refused = open_listeners(&addresses.public, &[any_port()], no_activated_sockets(), 1).unwrap_err();
+    assert!(matches!(refused, ListenError::AddressInUse { .. }), "{refused}");
 }
 
 #[test]
-fn a_plain_listener_of_somebody_else_is_respected() {
-    let foreign = TcpListener::bind(any()).unwrap();
+fn a_foreign_listener_is_respected() {
+    let foreign = TcpListener::bind(any_port()).unwrap();
     let address = foreign.local_addr().unwrap();
-    assert!(matches!(open(&[any()], &[address], nothing(), 1).unwrap_err(), Error::InUse { .. }));
+    assert!(matches!(
+        open_listeners(&[any_port()], &[address], no_activated_sockets(), 1).unwrap_err(),
+        ListenError::AddressInUse { .. }
+    ));
 }
 
 #[test]
 fn an_address_keeps_its_slot_and_only_those_of_a_closed_slot_move() {
-    let (_, slots) = open(&[any()], &[any()], nothing(), 4).unwrap();
-    let steer = |open: &[bool]| slots[0].steer(Steering::ClientIp, open).unwrap();
+    let (_, slots) = open_listeners(&[any_port()], &[any_port()], no_activated_sockets(), 4).unwrap();
+    let steer = |open: &[bool]| slots[0].steer(SteeringMode::ClientIp, open).unwrap();
     steer(&[true; 4]);
     let first = slots_of(&slots, 2..250);
     assert_eq!(slots_of(&slots, 2..250), first);
@@ -61,16 +64,21 @@ fn an_address_keeps_its_slot_and_only_those_of_a_closed_slot_move() {
 
 #[test]
 fn an_ipv6_address_keeps_its_slot_too() {
-    let Ok((_, slots)) = open(&["[::1]:0".parse().unwrap()], &[any()], nothing(), 8) else { return };
-    slots[0].steer(Steering::ClientIp, &[true; 8]).unwrap();
+    let Ok((_, slots)) =
+        open_listeners(&["[::1]:0".parse().unwrap()], &[any_port()], no_activated_sockets(), 8)
+    else {
+        return;
+    };
+    slots[0].steer(SteeringMode::ClientIp, &[true; 8]).unwrap();
     let met: BTreeSet<_> = slots_of(&slots, 0..20).into_iter().collect();
     assert_eq!(met.len(), 1);
 }
 
 #[test]
 fn a_new_slot_gets_nothing_before_it_is_opened_and_the_last_one_leaves_the_others_their_places() {
-    let (addresses, mut slots) = open(&[any()], &[any()], nothing(), 2).unwrap();
-    for mode in [Steering::Kernel, Steering::ClientIp] {
+    let (addresses, mut slots) =
+        open_listeners(&[any_port()], &[any_port()], no_activated_sockets(), 2).unwrap();
+    for mode in [SteeringMode::Kernel, SteeringMode::ClientIp] {
         slots[0].steer(mode, &[true, true, false]).unwrap();
         slots.push(addresses.open_slot().unwrap());
         assert!(!slots_of(&slots, 2..100).contains(&2));
@@ -85,21 +93,21 @@ fn a_new_slot_gets_nothing_before_it_is_opened_and_the_last_one_leaves_the_other
 }
 
 #[test]
-fn a_lent_socket_is_one_queue_that_nobody_closes_or_steers() {
-    let socket = TcpListener::bind(any()).unwrap();
+fn an_activated_socket_is_one_queue_that_is_never_closed_or_steered() {
+    let socket = TcpListener::bind(any_port()).unwrap();
     socket.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();
-    let lent = Arc::new(Lent { public: vec![socket], admin: Vec::new() });
-    let (addresses, slots) = open(&[any()], &[any()], lent, 2).unwrap();
-    assert_eq!((addresses.public[0], slots[1].public[0].owner), (address, Owner::Systemd));
-    slots[0].steer(Steering::Kernel, &[true, false]).unwrap();
-    assert!(slots[0].steer(Steering::ClientIp, &[true, true]).is_err());
+    let lent = Arc::new(ActivatedSockets { public: vec![socket], admin: Vec::new() });
+    let (addresses, slots) = open_listeners(&[any_port()], &[any_port()], lent, 2).unwrap();
+    assert_eq!((addresses.public[0], slots[1].public[0].owner), (address, SocketOwner::Systemd));
+    slots[0].steer(SteeringMode::Kernel, &[true, false]).unwrap();
+    assert!(slots[0].steer(SteeringMode::ClientIp, &[true, true]).is_err());
     slots[0].close();
-    let again = Addresses::of(&slots[1]).unwrap();
+    let again = ListenAddresses::from_slot(&slots[1]).unwrap();
     assert_eq!((again.public[0], again.admin.clone()), (address, addresses.admin));
     let _held = TcpStream::connect(address).unwrap();
     assert!(slots[1].public[0].socket.accept().is_ok());
-    assert_eq!(again.open_slot().unwrap().public[0].owner, Owner::Systemd);
+    assert_eq!(again.open_slot().unwrap().public[0].owner, SocketOwner::Systemd);
 }
 
 fn loopback(last: u8) -> SocketAddr {
@@ -107,7 +115,7 @@ fn loopback(last: u8) -> SocketAddr {
 }
 
 /// Connects from there to the same port of the same family; the slot in whose queue it was put, and its address there.
-fn met(slots: &[SlotListeners], from: SocketAddr) -> (usize, SocketAddr) {
+fn slot_and_peer(slots: &[SlotListeners], from: SocketAddr) -> (usize, SocketAddr) {
     let port = slots[0].public[0].local_addr().unwrap().port();
     let to = SocketAddr::new(
         if from.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { [127, 0, 0, 1].into() },
@@ -122,63 +130,84 @@ fn met(slots: &[SlotListeners], from: SocketAddr) -> (usize, SocketAddr) {
 
 #[test]
 fn every_address_of_ipv6_serves_both_families_and_the_next_slot_does_so_too() {
-    let Ok((addresses, mut slots)) = open(&["[::]:0".parse().unwrap()], &[any()], nothing(), 1) else {
+    let Ok((addresses, mut slots)) =
+        open_listeners(&["[::]:0".parse().unwrap()], &[any_port()], no_activated_sockets(), 1)
+    else {
         return;
     };
     assert!(slots[0].public[0].is_dual_stack() && !slots[0].admin[0].is_dual_stack());
     slots.push(addresses.open_slot().unwrap());
-    slots.push(Addresses::of(&slots[0]).unwrap().open_slot().unwrap());
-    let four: Vec<_> = (2..100).map(|last| met(&slots, loopback(last))).collect();
+    slots.push(ListenAddresses::from_slot(&slots[0]).unwrap().open_slot().unwrap());
+    let four: Vec<_> = (2..100).map(|last| slot_and_peer(&slots, loopback(last))).collect();
     let slots_met: BTreeSet<_> = four.iter().map(|(slot, _)| *slot).collect();
     assert_eq!(slots_met.len(), 3, "they are one group");
     let expected: IpAddr = [127, 0, 0, 2].into();
     assert_eq!(four[0].1.ip().to_canonical(), expected);
-    assert!(met(&slots, "[::1]:0".parse().unwrap()).1.is_ipv6());
+    assert!(slot_and_peer(&slots, "[::1]:0".parse().unwrap()).1.is_ipv6());
 }
 
 #[test]
 fn both_families_of_one_port_may_be_named() {
-    let Ok((free, held)) = open(&["[::]:0".parse().unwrap()], &[any()], nothing(), 1) else { return };
+    let Ok((free, held)) =
+        open_listeners(&["[::]:0".parse().unwrap()], &[any_port()], no_activated_sockets(), 1)
+    else {
+        return;
+    };
     let port = free.public[0].port();
     held[0].close();
     drop(held);
     for order in [["0.0.0.0", "[::]"], ["[::]", "0.0.0.0"], ["127.0.0.1", "[::]"], ["[::]", "127.0.0.1"]] {
         let named = order.map(|ip| format!("{ip}:{port}").parse().unwrap());
-        let (_, slots) = open(&named, &[any()], nothing(), 2).unwrap();
+        let (_, slots) = open_listeners(&named, &[any_port()], no_activated_sockets(), 2).unwrap();
         assert!(slots.iter().flat_map(|slot| &slot.public).all(|listener| !listener.is_dual_stack()));
-        assert!(met(&slots, loopback(2)).1.is_ipv4() && met(&slots, "[::1]:0".parse().unwrap()).1.is_ipv6());
+        assert!(
+            slot_and_peer(&slots, loopback(2)).1.is_ipv4()
+                && slot_and_peer(&slots, "[::1]:0".parse().unwrap()).1.is_ipv6()
+        );
         slots.iter().for_each(SlotListeners::close);
     }
 }
 
 #[test]
 fn an_ipv4_client_of_a_dual_stack_listener_keeps_its_slot() {
-    let Ok((_, slots)) = open(&["[::]:0".parse().unwrap()], &[any()], nothing(), 4) else { return };
-    slots[0].steer(Steering::ClientIp, &[true; 4]).unwrap();
-    let of = |last| met(&slots, loopback(last)).0;
+    let Ok((_, slots)) =
+        open_listeners(&["[::]:0".parse().unwrap()], &[any_port()], no_activated_sockets(), 4)
+    else {
+        return;
+    };
+    slots[0].steer(SteeringMode::ClientIp, &[true; 4]).unwrap();
+    let of = |last| slot_and_peer(&slots, loopback(last)).0;
     let first: Vec<_> = (2..100).map(of).collect();
     assert_eq!(first, (2..100).map(of).collect::<Vec<_>>());
     assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 4, "{first:?}");
-    let six: BTreeSet<_> = (0..20).map(|_| met(&slots, "[::1]:0".parse().unwrap()).0).collect();
+    let six: BTreeSet<_> = (0..20).map(|_| slot_and_peer(&slots, "[::1]:0".parse().unwrap()).0).collect();
     assert_eq!(six.len(), 1);
 }
 
 #[test]
 fn operators_may_have_several_addresses() {
-    let (addresses, slots) = open(&[any()], &[any(), any()], nothing(), 2).unwrap();
+    let (addresses, slots) =
+        open_listeners(&[any_port()], &[any_port(), any_port()], no_activated_sockets(), 2).unwrap();
     assert_eq!((addresses.admin.len(), slots[1].admin.len()), (2, 2));
-    slots[0].steer(Steering::Kernel, &[false, true]).unwrap();
+    slots[0].steer(SteeringMode::Kernel, &[false, true]).unwrap();
     for (nth, address) in addresses.admin.iter().enumerate() {
         let _held = TcpStream::connect(address).unwrap();
         assert!(slots[1].admin[nth].socket.accept().is_ok());
     }
-    assert_eq!(Addresses::of(&slots[0]).unwrap().admin, addresses.admin);
-    assert!(matches!(open(&[any()], &addresses.admin[1..], nothing(), 1).unwrap_err(), Error::InUse { .. }));
+    assert_eq!(ListenAddresses::from_slot(&slots[0]).unwrap().admin, addresses.admin);
+    assert!(matches!(
+        open_listeners(&[any_port()], &addresses.admin[1..], no_activated_sockets(), 1).unwrap_err(),
+        ListenError::AddressInUse { .. }
+    ));
 }
 
 #[test]
-fn an_address_of_another_machine_is_told() {
+fn an_address_of_another_host_is_reported() {
     let elsewhere = "192.0.2.1:0".parse().unwrap();
-    let told = open(&[any()], &[elsewhere], nothing(), 1).unwrap_err().to_string();
-    assert!(told.contains("admin.listen") && told.contains("no interface of this machine"), "{told}");
+    let message =
+        open_listeners(&[any_port()], &[elsewhere], no_activated_sockets(), 1).unwrap_err().to_string();
+    assert!(
+        message.contains("admin.listen") && message.contains("no interface of this machine"),
+        "{message}"
+    );
 }

@@ -14,81 +14,91 @@ use futures_util::TryFutureExt;
 use futures_util::future::join_all;
 use tower_sessions_redis_store::RedisStore;
 
-use crate::redis::cluster::Router;
-use crate::redis::error::Error;
-use crate::redis::line::Line;
+use crate::redis::cluster::ClusterRouter;
+use crate::redis::error::RedisError;
+use crate::redis::line::CallTracker;
 
 /// What sends commands; cheap to clone.
 #[derive(Clone)]
-pub(super) enum Caller {
+pub(super) enum RedisTransport {
     /// The one server there is, or one node of a cluster.
-    One(One),
+    Standalone(NodeTransport),
     /// A cluster: each command goes to the node that has its keys.
-    Cluster(Router),
+    Cluster(ClusterRouter),
 }
 
 /// One connection.
 #[derive(Clone)]
-pub(super) struct One {
+pub(super) struct NodeTransport {
     client: WithOptions<Client>,
-    line: Arc<Line>,
+    tracker: Arc<CallTracker>,
     /// Whether answers may be so large that they take longer than others.
-    long: bool,
+    allows_long_response: bool,
 }
 
-impl Caller {
+impl RedisTransport {
     /// Calls end with the connection and have no deadline of their own.
-    pub(super) fn new(client: &Client, line: &Arc<Line>) -> Self {
+    pub(super) fn new(client: &Client, line: &Arc<CallTracker>) -> Self {
         let options = Options {
             timeout: Some(Duration::ZERO),
             fail_fast: true,
             max_attempts: Some(1),
             ..Options::default()
         };
-        Self::One(One { client: client.with_options(&options), line: Arc::clone(line), long: false })
+        Self::Standalone(NodeTransport {
+            client: client.with_options(&options),
+            tracker: Arc::clone(line),
+            allows_long_response: false,
+        })
     }
 
     /// The same for calls whose answers may be large, or take long for another reason.
-    pub(super) fn long(&self) -> Self {
+    pub(super) fn with_long_timeout(&self) -> Self {
         match self {
-            Self::One(one) => Self::One(One { long: true, ..one.clone() }),
-            Self::Cluster(router) => Self::Cluster(router.long()),
+            Self::Standalone(one) => {
+                Self::Standalone(NodeTransport { allows_long_response: true, ..one.clone() })
+            }
+            Self::Cluster(router) => Self::Cluster(router.with_long_timeout()),
         }
     }
 
     /// The same for calls that are told at once if their keys lie on two nodes of a cluster.
-    pub(super) fn torn(&self) -> Self {
+    pub(super) fn without_cross_slot_retry(&self) -> Self {
         match self {
-            Self::One(one) => Self::One(one.clone()),
-            Self::Cluster(router) => Self::Cluster(router.torn()),
+            Self::Standalone(one) => Self::Standalone(one.clone()),
+            Self::Cluster(router) => Self::Cluster(router.without_cross_slot_retry()),
         }
     }
 
     /// One command. `custom` and not `fcall`: the client sends no other command while an `fcall` of its own waits.
-    pub(super) async fn send(&self, command: &'static str, args: Vec<Value>) -> Result<Value, Error> {
+    pub(super) async fn send(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
         match self {
             // Boxed: the client's futures are nested so deep that whoever awaits one of ours in his own crate would meet
             // the compiler's limit.
-            Self::One(one) => {
-                let sent = Box::pin(one.client.custom(custom(command), args));
-                one.line.call(one.long, sent.err_into()).await
+            Self::Standalone(one) => {
+                let sent = Box::pin(one.client.custom(custom_command(command), args));
+                one.tracker.call(one.allows_long_response, sent.err_into()).await
             }
             Self::Cluster(router) => router.send(command, args).await,
         }
     }
 
     /// One command that a node executes although its slot is still on the way there; nothing comes between.
-    pub(super) async fn ask(&self, command: &'static str, args: Vec<Value>) -> Result<Value, Error> {
-        let Self::One(one) = self else {
-            return Err(Error::protocol("only a node can be asked"));
+    pub(super) async fn send_asking(
+        &self,
+        command: &'static str,
+        args: Vec<Value>,
+    ) -> Result<Value, RedisError> {
+        let Self::Standalone(one) = self else {
+            return Err(RedisError::protocol("only a node can be asked"));
         };
         let both = one.client.pipeline();
-        let asked = async {
-            let () = both.custom(custom("ASKING"), Vec::<Value>::new()).await?;
-            let () = both.custom(custom(command), args).await?;
+        let sent = async {
+            let () = both.custom(custom_command("ASKING"), Vec::<Value>::new()).await?;
+            let () = both.custom(custom_command(command), args).await?;
             both.last::<Value>().await
         };
-        one.line.call(one.long, Box::pin(asked).err_into()).await
+        one.tracker.call(one.allows_long_response, Box::pin(sent).err_into()).await
     }
 
     /// Several commands in one write, each with its own answer; others' commands may come between them. In a cluster each
@@ -96,12 +106,12 @@ impl Caller {
     ///
     /// # Errors
     /// When none was answered.
-    pub(super) async fn together(
+    pub(super) async fn pipeline(
         &self,
         commands: Vec<(&'static str, Vec<Value>)>,
-    ) -> Result<Vec<Result<Value, Error>>, Error> {
+    ) -> Result<Vec<Result<Value, RedisError>>, RedisError> {
         let one = match self {
-            Self::One(one) => one,
+            Self::Standalone(one) => one,
             Self::Cluster(router) => {
                 let sent = commands.into_iter().map(|(command, args)| router.send(command, args));
                 return Ok(join_all(sent).await);
@@ -110,17 +120,18 @@ impl Caller {
         let (count, pipeline) = (commands.len(), one.client.pipeline().with_options(one.client.options()));
         let sent = async {
             for (command, args) in commands {
-                let () = pipeline.custom(custom(command), args).await?;
+                let () = pipeline.custom(custom_command(command), args).await?;
             }
             Ok::<_, fred::error::Error>(pipeline.try_all::<Value>().await)
         };
-        let answers = one.line.call(one.long, Box::pin(sent).err_into()).await?;
+        let answers = one.tracker.call(one.allows_long_response, Box::pin(sent).err_into()).await?;
         let complete = answers.len() == count;
-        let mut answers: Vec<_> = answers.into_iter().map(|answer| answer.map_err(lost)).collect();
+        let mut answers: Vec<_> =
+            answers.into_iter().map(|answer| answer.map_err(as_connection_lost)).collect();
         match complete {
             true => Ok(answers),
             false => {
-                answers.pop().unwrap_or(Ok(Value::Null)).and(Err(Error::protocol("answers are missing")))
+                answers.pop().unwrap_or(Ok(Value::Null)).and(Err(RedisError::protocol("answers are missing")))
             }
         }
     }
@@ -130,18 +141,18 @@ impl Caller {
     ///
     /// # Errors
     /// [`Error::Setting`] in a cluster; otherwise as a command. What the store says is within.
-    pub(super) async fn stored<T>(
+    pub(super) async fn with_session_store<T>(
         &self,
         work: impl AsyncFnOnce(RedisStore<WithOptions<Client>>) -> T,
-    ) -> Result<T, Error> {
+    ) -> Result<T, RedisError> {
         match self {
-            Self::One(one) => {
+            Self::Standalone(one) => {
                 let work = work(RedisStore::new(one.client.clone()));
-                one.line.call(one.long, async { Ok(work.await) }).await
+                one.tracker.call(one.allows_long_response, async { Ok(work.await) }).await
             }
-            Self::Cluster(_) => {
-                Err(Error::setting("a cluster needs server-side code: redis.mode cannot be plain"))
-            }
+            Self::Cluster(_) => Err(RedisError::invalid_setting(
+                "a cluster needs server-side code: redis.mode cannot be plain",
+            )),
         }
     }
 
@@ -150,19 +161,19 @@ impl Caller {
         &self,
         command: &'static str,
         args: [&str; N],
-    ) -> Result<Value, Error> {
+    ) -> Result<Value, RedisError> {
         self.send(command, args.into_iter().map(Value::from).collect()).await
     }
 }
 
 /// What the client calls unreachable was handed over to it: whether it was executed is unknown.
-fn lost(error: fred::error::Error) -> Error {
+fn as_connection_lost(error: fred::error::Error) -> RedisError {
     match error.into() {
-        Error::Unavailable { reason } => Error::Lost { reason },
+        RedisError::Unavailable { reason } => RedisError::ConnectionLost { reason },
         other => other,
     }
 }
 
-fn custom(command: &'static str) -> CustomCommand {
+fn custom_command(command: &'static str) -> CustomCommand {
     CustomCommand::new_static(command, ClusterHash::FirstKey, false)
 }

@@ -8,21 +8,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::Redis;
+use crate::redis::RedisClient;
 use crate::redis::count::list;
 use crate::redis::count::number;
 use crate::redis::count::signed;
 use crate::redis::count::with_keys;
-use crate::redis::error::Error;
-use crate::redis::library::Entry;
+use crate::redis::error::RedisError;
+use crate::redis::library::ServerFunction;
 
 /// The names under which a request is looked for.
 #[derive(Debug, Clone, Copy)]
-pub struct Names<'a> {
+pub struct IdempotencyNames<'a> {
     /// Keys of the names: the request's own, then those under which it may have been sent before.
     pub keys: &'a [String],
     /// How many of them are its own, at least 1.
-    pub own: usize,
+    pub own_count: usize,
     /// What the request is.
     pub fingerprint: &'a str,
     /// Key of the record it has if none is known.
@@ -33,7 +33,7 @@ pub struct Names<'a> {
 
 /// A wish to carry a request out.
 #[derive(Debug, Clone, Copy)]
-pub struct Claim<'a> {
+pub struct ClaimRequest<'a> {
     /// Key of the request's record.
     pub key: &'a str,
     /// What the request is: another one with the same key is refused.
@@ -48,20 +48,20 @@ pub struct Claim<'a> {
 
 /// The answer to a [`Claim`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Claimed {
+pub enum ClaimOutcome {
     /// It is ours to carry out.
     Granted,
     /// Somebody does, and may for so long without a renewal.
-    Running(Duration),
+    InProgress(Duration),
     /// The key stands for another request.
-    Other,
+    KeyReused,
     /// It was carried out.
-    Done(Kept),
+    Completed(StoredResponse),
 }
 
 /// A response that was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct StoredResponse {
     /// HTTP status; 0 if the response was not kept.
     pub status: u16,
     /// Its headers, in a form of the keeper's choice.
@@ -70,7 +70,7 @@ pub struct Kept {
     pub body: Bytes,
 }
 
-impl Redis {
+impl RedisClient {
     /// The key of a request's record, which from then on is found under the request's own names.
     ///
     /// # Errors
@@ -78,16 +78,16 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether the names stand.
-    pub async fn record_of(&self, names: &Names<'_>) -> Result<String, Error> {
+    pub async fn find_record(&self, names: &IdempotencyNames<'_>) -> Result<String, RedisError> {
         let answer = self
-            .run(Entry::OnceFind, |entry| {
+            .call(ServerFunction::IdempotencyFind, |entry| {
                 let mut args = with_keys(entry, names.keys.iter().map(String::as_str));
-                args.extend([number(names.own as u64), Value::from(names.fingerprint)]);
+                args.extend([number(names.own_count as u64), Value::from(names.fingerprint)]);
                 args.extend([Value::from(names.record), ms(names.lifetime)]);
                 args
             })
             .await?;
-        answer.as_string().ok_or_else(|| Error::protocol("a record has no name"))
+        answer.as_string().ok_or_else(|| RedisError::protocol("a record has no name"))
     }
 
     /// Begins a request that is to be carried out once.
@@ -97,9 +97,9 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was granted; the lease ends by itself.
-    pub async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, Error> {
+    pub async fn claim(&self, claim: &ClaimRequest<'_>) -> Result<ClaimOutcome, RedisError> {
         let answer = self
-            .run(Entry::Claim, |entry| {
+            .call(ServerFunction::IdempotencyClaim, |entry| {
                 let mut args = with_keys(entry, [claim.key]);
                 args.extend([Value::from(claim.fingerprint), Value::from(claim.owner)]);
                 args.extend([ms(claim.lease), ms(claim.lifetime)]);
@@ -108,15 +108,15 @@ impl Redis {
             .await?;
         let mut parts = list(answer, 1)?;
         match signed(parts.next())? {
-            1 => Ok(Claimed::Granted),
-            2 => {
-                Ok(Claimed::Running(Duration::from_millis(u64::try_from(signed(parts.next())?).unwrap_or(0))))
-            }
-            3 => Ok(Claimed::Other),
+            1 => Ok(ClaimOutcome::Granted),
+            2 => Ok(ClaimOutcome::InProgress(Duration::from_millis(
+                u64::try_from(signed(parts.next())?).unwrap_or(0),
+            ))),
+            3 => Ok(ClaimOutcome::KeyReused),
             _ => {
                 let status = u16::try_from(signed(parts.next())?).unwrap_or(0);
                 let mut bytes = || parts.next().and_then(Value::into_bytes).unwrap_or_default();
-                Ok(Claimed::Done(Kept { status, headers: bytes(), body: bytes() }))
+                Ok(ClaimOutcome::Completed(StoredResponse { status, headers: bytes(), body: bytes() }))
             }
         }
     }
@@ -128,8 +128,9 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was prolonged.
-    pub async fn prolong(&self, key: &str, owner: &str, lease: Duration) -> Result<bool, Error> {
-        self.told(Entry::Renew, key, [Value::from(owner), ms(lease)].into()).await
+    pub async fn renew_claim(&self, key: &str, owner: &str, lease: Duration) -> Result<bool, RedisError> {
+        self.call_as_owner(ServerFunction::IdempotencyRenew, key, [Value::from(owner), ms(lease)].into())
+            .await
     }
 
     /// Keeps the response; false if the record is no longer ours.
@@ -139,11 +140,17 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was kept.
-    pub async fn keep(&self, key: &str, owner: &str, lifetime: Duration, kept: &Kept) -> Result<bool, Error> {
+    pub async fn complete_claim(
+        &self,
+        key: &str,
+        owner: &str,
+        lifetime: Duration,
+        kept: &StoredResponse,
+    ) -> Result<bool, RedisError> {
         let bytes = |bytes: &Bytes| Value::Bytes(bytes.clone());
         let kept = [number(u64::from(kept.status)), bytes(&kept.headers), bytes(&kept.body)];
         let args = [Value::from(owner), ms(lifetime)].into_iter().chain(kept).collect();
-        self.told(Entry::Keep, key, args).await
+        self.call_as_owner(ServerFunction::IdempotencyComplete, key, args).await
     }
 
     /// Lets the request be carried out again; false if the record is no longer ours.
@@ -153,13 +160,18 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was forgotten.
-    pub async fn forget(&self, key: &str, owner: &str) -> Result<bool, Error> {
-        self.told(Entry::Forget, key, vec![Value::from(owner)]).await
+    pub async fn abandon_claim(&self, key: &str, owner: &str) -> Result<bool, RedisError> {
+        self.call_as_owner(ServerFunction::IdempotencyAbandon, key, vec![Value::from(owner)]).await
     }
 
-    async fn told(&self, entry: Entry, key: &str, args: Vec<Value>) -> Result<bool, Error> {
+    async fn call_as_owner(
+        &self,
+        entry: ServerFunction,
+        key: &str,
+        args: Vec<Value>,
+    ) -> Result<bool, RedisError> {
         let answer = self
-            .run(entry, |entry| {
+            .call(entry, |entry| {
                 let mut call = with_keys(entry, [key]);
                 call.extend_from_slice(&args);
                 call

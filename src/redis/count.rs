@@ -4,19 +4,19 @@
 
 use fred::types::Value;
 
-use crate::redis::Redis;
-use crate::redis::error::Error;
-use crate::redis::library::Entry;
+use crate::redis::RedisClient;
+use crate::redis::error::RedisError;
+use crate::redis::library::ServerFunction;
 
 /// How long Redis remembers the numbers of a fleet's batches after the last one, ms: no outage is longer.
-const LEDGER_MS: i64 = 30 * 24 * 60 * 60 * 1000;
+const LEDGER_TTL_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
 /// How long the token of a taking or giving back is remembered, ms.
-const TOKEN_MS: i64 = 24 * 60 * 60 * 1000;
+const TOKEN_TTL_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// One journal's batch of additions.
 #[derive(Debug, Clone, Copy)]
-pub struct Flush<'a> {
+pub struct FlushBatch<'a> {
     /// Key of the fleet's ledger.
     pub ledger: &'a str,
     /// The journal's field there.
@@ -29,16 +29,16 @@ pub struct Flush<'a> {
 
 /// The answer to a [`Flush`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Flushed {
+pub struct FlushOutcome {
     /// It was added now; false if an earlier sending had been executed.
-    pub now: bool,
+    pub applied_now: bool,
     /// The counters' values, in the batch's order; none for one that cannot be added to.
     pub values: Vec<Option<i64>>,
 }
 
 /// A taking from, or giving back to, a bounded counter.
 #[derive(Debug, Clone, Copy)]
-pub struct Share<'a> {
+pub struct BoundedChange<'a> {
     /// Key of the counter.
     pub key: &'a str,
     /// Key of the token under which it is done at most once, if it has one.
@@ -49,18 +49,18 @@ pub struct Share<'a> {
 
 /// What became of a [`Share`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shared {
+pub enum BoundedOutcome {
     /// Done; how much is taken now.
-    Done(u64),
+    Applied(u64),
     /// Done before with the same token; how much is taken now.
-    Before(u64),
+    AlreadyApplied(u64),
     /// There is not so much left; how much is taken.
-    Refused(u64),
+    Rejected(u64),
 }
 
 /// A look at a unique counter, or something to be counted there.
 #[derive(Debug, Clone, Copy)]
-pub struct See<'a> {
+pub struct InsertItems<'a> {
     /// One key, or those of three windows in a row.
     pub keys: &'a [String],
     /// Length of a window in ms and number of the middle one; none: there are no windows.
@@ -71,7 +71,7 @@ pub struct See<'a> {
 
 /// The answer to a [`See`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
+pub enum InsertOutcome {
     /// Counted.
     Counted {
         /// Whether anything was new, as far as the counter can tell.
@@ -80,10 +80,10 @@ pub enum Seen {
         count: u64,
     },
     /// Nothing was done: by Redis's clock it is this window.
-    OtherWindow(u64),
+    WindowMoved(u64),
 }
 
-impl Redis {
+impl RedisClient {
     /// Adds a batch, once however often it is sent.
     ///
     /// # Errors
@@ -91,20 +91,20 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was added; the same batch is to be sent again.
-    pub async fn flush(&self, flush: &Flush<'_>) -> Result<Flushed, Error> {
+    pub async fn flush_counters(&self, flush: &FlushBatch<'_>) -> Result<FlushOutcome, RedisError> {
         let keys = || std::iter::once(flush.ledger).chain(flush.sums.iter().map(|(key, _)| key.as_str()));
         let answer = self
-            .run(Entry::Flush, |entry| {
+            .call(ServerFunction::CounterFlush, |entry| {
                 let mut args = with_keys(entry, keys());
-                args.extend([Value::from(flush.journal), number(flush.seq), Value::Integer(LEDGER_MS)]);
+                args.extend([Value::from(flush.journal), number(flush.seq), Value::Integer(LEDGER_TTL_MS)]);
                 args.extend(flush.sums.iter().map(|(_, by)| Value::Integer(*by)));
                 args
             })
             .await?;
         let mut parts = list(answer, flush.sums.len() + 1)?;
         let now = signed(parts.next())? == 1;
-        let values = parts.map(|value| Ok(value.as_i64())).collect::<Result<_, Error>>()?;
-        Ok(Flushed { now, values })
+        let values = parts.map(|value| Ok(value.as_i64())).collect::<Result<_, RedisError>>()?;
+        Ok(FlushOutcome { applied_now: now, values })
     }
 
     /// A counter's value, and for each of these journals the number of its last batch that is part of it.
@@ -119,9 +119,9 @@ impl Redis {
         ledger: &str,
         key: &str,
         journals: &[String],
-    ) -> Result<(i64, Vec<u64>), Error> {
+    ) -> Result<(i64, Vec<u64>), RedisError> {
         let answer = self
-            .run(Entry::ReadBatched, |entry| {
+            .call(ServerFunction::CounterReadBatched, |entry| {
                 let mut args = with_keys(entry, [ledger, key]);
                 args.extend(journals.iter().map(|journal| Value::from(journal.as_str())));
                 args
@@ -140,8 +140,17 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was taken.
-    pub async fn take(&self, share: &Share<'_>, max: u64) -> Result<Shared, Error> {
-        self.share(Entry::Take, share, &[number(share.count), number(max), Value::Integer(TOKEN_MS)]).await
+    pub async fn take_bounded(
+        &self,
+        share: &BoundedChange<'_>,
+        max: u64,
+    ) -> Result<BoundedOutcome, RedisError> {
+        self.change_bounded(
+            ServerFunction::CounterTake,
+            share,
+            &[number(share.count), number(max), Value::Integer(TOKEN_TTL_MS)],
+        )
+        .await
     }
 
     /// Gives back, and never more than is taken.
@@ -151,13 +160,23 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was given back.
-    pub async fn give(&self, share: &Share<'_>) -> Result<Shared, Error> {
-        self.share(Entry::Give, share, &[number(share.count), Value::Integer(TOKEN_MS)]).await
+    pub async fn give_back_bounded(&self, share: &BoundedChange<'_>) -> Result<BoundedOutcome, RedisError> {
+        self.change_bounded(
+            ServerFunction::CounterGiveBack,
+            share,
+            &[number(share.count), Value::Integer(TOKEN_TTL_MS)],
+        )
+        .await
     }
 
-    async fn share(&self, entry: Entry, share: &Share<'_>, numbers: &[Value]) -> Result<Shared, Error> {
+    async fn change_bounded(
+        &self,
+        entry: ServerFunction,
+        share: &BoundedChange<'_>,
+        numbers: &[Value],
+    ) -> Result<BoundedOutcome, RedisError> {
         let answer = self
-            .run(entry, |entry| {
+            .call(entry, |entry| {
                 let mut args = with_keys(entry, std::iter::once(share.key).chain(share.token));
                 args.extend_from_slice(numbers);
                 args
@@ -166,9 +185,9 @@ impl Redis {
         let mut parts = list(answer, 2)?;
         let (outcome, taken) = (signed(parts.next())?, unsigned(parts.next())?);
         Ok(match outcome {
-            0 => Shared::Refused(taken),
-            1 => Shared::Done(taken),
-            _ => Shared::Before(taken),
+            0 => BoundedOutcome::Rejected(taken),
+            1 => BoundedOutcome::Applied(taken),
+            _ => BoundedOutcome::AlreadyApplied(taken),
         })
     }
 
@@ -179,19 +198,23 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was counted; a repetition is safe.
-    pub async fn see(&self, see: &See<'_>) -> Result<Seen, Error> {
-        let (length, middle) = see.window.unwrap_or((0, 0));
+    pub async fn insert_distinct(&self, insert: &InsertItems<'_>) -> Result<InsertOutcome, RedisError> {
+        let (length, middle) = insert.window.unwrap_or((0, 0));
         let answer = self
-            .run(Entry::See, |entry| {
-                let mut args = with_keys(entry, see.keys.iter().map(String::as_str));
+            .call(ServerFunction::CounterInsert, |entry| {
+                let mut args = with_keys(entry, insert.keys.iter().map(String::as_str));
                 args.extend([number(length), number(middle)]);
-                args.extend(see.items.iter().map(|item| Value::Bytes(item.to_vec().into())));
+                args.extend(insert.items.iter().map(|item| Value::Bytes(item.to_vec().into())));
                 args
             })
             .await?;
         let mut parts = list(answer, 2)?;
         let (new, count) = (signed(parts.next())?, unsigned(parts.next())?);
-        Ok(if new < 0 { Seen::OtherWindow(count) } else { Seen::Counted { new: new == 1, count } })
+        Ok(if new < 0 {
+            InsertOutcome::WindowMoved(count)
+        } else {
+            InsertOutcome::Counted { new: new == 1, count }
+        })
     }
 }
 
@@ -208,18 +231,18 @@ pub(super) fn number(value: u64) -> Value {
 }
 
 /// A reply of at least `least` parts.
-pub(super) fn list(reply: Value, least: usize) -> Result<impl Iterator<Item = Value>, Error> {
+pub(super) fn list(reply: Value, least: usize) -> Result<impl Iterator<Item = Value>, RedisError> {
     match reply {
         Value::Array(parts) if parts.len() >= least => Ok(parts.into_iter()),
-        _ => Err(Error::protocol("a function did not answer with the list it has")),
+        _ => Err(RedisError::protocol("a function did not answer with the list it has")),
     }
 }
 
-pub(super) fn signed(part: Option<Value>) -> Result<i64, Error> {
+pub(super) fn signed(part: Option<Value>) -> Result<i64, RedisError> {
     let number = part.and_then(|part| part.as_i64());
-    number.ok_or_else(|| Error::protocol("a number is missing in the reply"))
+    number.ok_or_else(|| RedisError::protocol("a number is missing in the reply"))
 }
 
-fn unsigned(part: Option<Value>) -> Result<u64, Error> {
+fn unsigned(part: Option<Value>) -> Result<u64, RedisError> {
     Ok(u64::try_from(signed(part)?).unwrap_or(0))
 }

@@ -16,15 +16,15 @@ use fred::types::config::UnresponsiveConfig;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 
-use crate::config::place::Kind;
-use crate::config::place::Login;
-use crate::config::place::Peer;
-use crate::config::place::Place;
-use crate::config::schema::Access;
+use crate::config::place::HostPort;
+use crate::config::place::RedisAddress;
+use crate::config::place::RedisLogin;
+use crate::config::place::RedisTopology;
+use crate::config::schema::RedisCredentials;
 use crate::config::schema::RedisUrl;
 use crate::config::text;
-use crate::redis::error::Error;
-use crate::redis::greeting::Door;
+use crate::redis::error::RedisError;
+use crate::redis::greeting::ProbeAddress;
 use crate::redis::tls;
 use crate::sys;
 
@@ -32,48 +32,51 @@ use crate::sys;
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where Redis is, and where the secrets lie that it wants.
-pub(super) struct Endpoint {
-    place: Place,
-    access: Access,
+pub(super) struct RedisEndpoint {
+    address: RedisAddress,
+    credentials: RedisCredentials,
 }
 
-impl Endpoint {
+impl RedisEndpoint {
     /// Reads the URL; no I/O.
     ///
     /// # Errors
     /// [`Error::Setting`] when the URL cannot be used.
-    pub(super) fn new(url: &RedisUrl, access: &Access) -> Result<Self, Error> {
-        let place = Place::read(url.expose());
-        let place = place.map_err(|reason| Error::setting(format!("redis.url is {url}, but {reason}")))?;
-        Ok(Self { place, access: access.clone() })
+    pub(super) fn new(url: &RedisUrl, access: &RedisCredentials) -> Result<Self, RedisError> {
+        let place = RedisAddress::parse(url.expose());
+        let place = place
+            .map_err(|reason| RedisError::invalid_setting(format!("redis.url is {url}, but {reason}")))?;
+        Ok(Self { address: place, credentials: access.clone() })
     }
 
     /// Number of the database.
     pub(super) fn database(&self) -> u8 {
-        self.place.database
+        self.address.database
     }
 
     /// The nodes of a cluster that are known from the start; `None` when there is no cluster.
-    pub(super) fn cluster(&self) -> Option<&[Peer]> {
-        match &self.place.kind {
-            Kind::Cluster(peers) => Some(peers),
-            Kind::Server(_) | Kind::Unix(_) | Kind::Sentinel { .. } => None,
+    pub(super) fn cluster_seeds(&self) -> Option<&[HostPort]> {
+        match &self.address.topology {
+            RedisTopology::Cluster(peers) => Some(peers),
+            RedisTopology::Server(_) | RedisTopology::Unix(_) | RedisTopology::Sentinel { .. } => None,
         }
     }
 
     /// Longest time one attempt may take: through Sentinels it is a greeting more.
-    pub(super) fn patience(&self) -> Duration {
-        match self.place.kind {
-            Kind::Sentinel { .. } => 4 * CONNECT_TIMEOUT,
-            Kind::Server(_) | Kind::Unix(_) | Kind::Cluster(_) => 2 * CONNECT_TIMEOUT,
+    pub(super) fn connect_timeout(&self) -> Duration {
+        match self.address.topology {
+            RedisTopology::Sentinel { .. } => 4 * CONNECT_TIMEOUT,
+            RedisTopology::Server(_) | RedisTopology::Unix(_) | RedisTopology::Cluster(_) => {
+                2 * CONNECT_TIMEOUT
+            }
         }
     }
 
     /// What a failed attempt means, where its own words do not tell.
-    pub(super) fn explained(&self, error: Error) -> Error {
+    pub(super) fn explain(&self, error: RedisError) -> RedisError {
         match error {
             // A server without TLS waits for the end of a line that never comes.
-            Error::Timeout if self.place.tls => Error::unavailable(
+            RedisError::Timeout if self.address.tls => RedisError::unavailable(
                 "no answer to the greeting of TLS (if nothing speaks TLS there, redis.url begins with redis, not rediss)",
             ),
             other => other,
@@ -81,23 +84,23 @@ impl Endpoint {
     }
 
     /// Where whatever answers can be asked what it is; `node` names the node of a cluster.
-    pub(super) fn door(&self, node: Option<&Peer>) -> Option<Door> {
-        match (node, &self.place.kind) {
-            (Some(peer), _) | (None, Kind::Server(peer)) => Some(Door::Tcp(peer.clone())),
-            (None, Kind::Unix(path)) => Some(Door::Unix(path.clone())),
-            (None, Kind::Sentinel { sentinels: peers, .. } | Kind::Cluster(peers)) => {
-                peers.first().cloned().map(Door::Tcp)
+    pub(super) fn probe_address(&self, node: Option<&HostPort>) -> Option<ProbeAddress> {
+        match (node, &self.address.topology) {
+            (Some(peer), _) | (None, RedisTopology::Server(peer)) => Some(ProbeAddress::Tcp(peer.clone())),
+            (None, RedisTopology::Unix(path)) => Some(ProbeAddress::Unix(path.clone())),
+            (None, RedisTopology::Sentinel { sentinels: peers, .. } | RedisTopology::Cluster(peers)) => {
+                peers.first().cloned().map(ProbeAddress::Tcp)
             }
         }
     }
 
     /// Whether connections are encrypted, and the login that they begin with.
-    pub(super) fn manner(&self) -> (bool, &Login) {
-        let to_sentinels = match &self.place.kind {
-            Kind::Sentinel { login, .. } => Some(login),
-            Kind::Server(_) | Kind::Unix(_) | Kind::Cluster(_) => None,
+    pub(super) fn tls_and_login(&self) -> (bool, &RedisLogin) {
+        let to_sentinels = match &self.address.topology {
+            RedisTopology::Sentinel { login, .. } => Some(login),
+            RedisTopology::Server(_) | RedisTopology::Unix(_) | RedisTopology::Cluster(_) => None,
         };
-        (self.place.tls, to_sentinels.unwrap_or(&self.place.login))
+        (self.address.tls, to_sentinels.unwrap_or(&self.address.login))
     }
 
     /// Settings for one attempt to connect to any server: where there is a cluster, one of the nodes that are known from
@@ -105,8 +108,8 @@ impl Endpoint {
     ///
     /// # Errors
     /// As [`Endpoint::config`].
-    pub(super) fn any(&self) -> Result<Config, Error> {
-        let nodes = self.cluster().unwrap_or_default();
+    pub(super) fn bootstrap_config(&self) -> Result<Config, RedisError> {
+        let nodes = self.cluster_seeds().unwrap_or_default();
         let at = OsRng.try_next_u32().map_or(0, |number| number as usize) % nodes.len().max(1);
         self.config(nodes.get(at))
     }
@@ -115,30 +118,32 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`Error::Setting`] when a file that holds a password or a certificate cannot be used.
-    pub(super) fn config(&self, node: Option<&Peer>) -> Result<Config, Error> {
-        let server = match (node, &self.place.kind) {
-            (Some(peer), _) | (None, Kind::Server(peer)) => {
+    pub(super) fn config(&self, node: Option<&HostPort>) -> Result<Config, RedisError> {
+        let server = match (node, &self.address.topology) {
+            (Some(peer), _) | (None, RedisTopology::Server(peer)) => {
                 ServerConfig::Centralized { server: server(peer) }
             }
-            (None, Kind::Unix(path)) => ServerConfig::Unix { path: path.clone() },
-            (None, Kind::Sentinel { sentinels, service, login }) => sentinel(sentinels, service, login),
-            (None, Kind::Cluster(peers)) => ServerConfig::Clustered {
+            (None, RedisTopology::Unix(path)) => ServerConfig::Unix { path: path.clone() },
+            (None, RedisTopology::Sentinel { sentinels, service, login }) => {
+                sentinel(sentinels, service, login)
+            }
+            (None, RedisTopology::Cluster(peers)) => ServerConfig::Clustered {
                 hosts: peers.iter().map(server).collect(),
                 policy: Default::default(),
             },
         };
-        let Login { user, password } = &self.place.login;
-        let password = match &self.access.password_file {
-            Some(file) => Some(secret(file)?),
+        let RedisLogin { user, password } = &self.address.login;
+        let password = match &self.credentials.password_file {
+            Some(file) => Some(read_password(file)?),
             // A user without one has an empty password, and is not the default user.
             None => password.clone().or_else(|| user.as_ref().map(|_| String::new())),
         };
-        let tls = if self.place.tls { Some(tls::config(&self.access)?.into()) } else { None };
+        let tls = if self.address.tls { Some(tls::client_config(&self.credentials)?.into()) } else { None };
         Ok(Config {
             server,
             username: user.clone(),
             password,
-            database: Some(self.place.database).filter(|number| *number > 0),
+            database: Some(self.address.database).filter(|number| *number > 0),
             tls,
             // An attempt that fails ends at once: trying again is this room's task and not the client's. The protocol
             // stays RESP2, whose replies this client reads with 15 % less work than RESP3's (5.4 and 6.3 µs a begin).
@@ -148,12 +153,12 @@ impl Endpoint {
     }
 }
 
-fn server(peer: &Peer) -> Server {
+fn server(peer: &HostPort) -> Server {
     Server::new(peer.host.as_str(), peer.port)
 }
 
 /// Every attempt begins with another one: a Sentinel that hangs must not be the first each time.
-fn sentinel(sentinels: &[Peer], service: &str, login: &Login) -> ServerConfig {
+fn sentinel(sentinels: &[HostPort], service: &str, login: &RedisLogin) -> ServerConfig {
     let mut hosts: Vec<_> = sentinels.iter().map(server).collect();
     let first = OsRng.try_next_u32().map_or(0, |number| number as usize);
     hosts.rotate_left(first % sentinels.len().max(1));
@@ -166,19 +171,20 @@ fn sentinel(sentinels: &[Peer], service: &str, login: &Login) -> ServerConfig {
 }
 
 /// The password in a file, without the line's end that editors leave.
-fn secret(file: &Path) -> Result<String, Error> {
+fn read_password(file: &Path) -> Result<String, RedisError> {
     let shown = file.display();
-    let unusable =
-        |reason: &str| Error::setting(format!("redis.password_file {shown} cannot be read: {reason}"));
+    let unusable = |reason: &str| {
+        RedisError::invalid_setting(format!("redis.password_file {shown} cannot be read: {reason}"))
+    };
     let bytes = sys::path::read_secret(file).map_err(|error| unusable(&error.to_string()))?;
-    match text::of_bytes(bytes).map_err(unusable)?.trim_end_matches(['\r', '\n']) {
-        "" => Err(Error::setting(format!("redis.password_file {shown} is empty"))),
+    match text::decode_utf8(bytes).map_err(unusable)?.trim_end_matches(['\r', '\n']) {
+        "" => Err(RedisError::invalid_setting(format!("redis.password_file {shown} is empty"))),
         password => Ok(password.to_owned()),
     }
 }
 
 /// How the client treats its connection. It never reconnects by itself and never sends a command twice.
-pub(super) fn connection() -> ConnectionConfig {
+pub(super) fn connection_config() -> ConnectionConfig {
     ConnectionConfig {
         connection_timeout: CONNECT_TIMEOUT,
         internal_command_timeout: CONNECT_TIMEOUT,
@@ -195,7 +201,7 @@ pub(super) fn connection() -> ConnectionConfig {
 }
 
 /// How the client batches. It has no deadline for calls: they end with their connection, see `line.rs`.
-pub(super) fn performance() -> PerformanceConfig {
+pub(super) fn performance_config() -> PerformanceConfig {
     PerformanceConfig {
         default_command_timeout: Duration::ZERO,
         max_feed_count: 200,
@@ -208,21 +214,21 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn endpoint(place: &str, access: Access) -> Endpoint {
-        Endpoint { place: Place::read(place).unwrap(), access }
+    fn endpoint(place: &str, access: RedisCredentials) -> RedisEndpoint {
+        RedisEndpoint { address: RedisAddress::parse(place).unwrap(), credentials: access }
     }
 
     #[test]
     fn a_socket_made_from_a_path_is_usable() {
-        let url = RedisUrl::unix(Path::new("/tmp/a b.sock"));
-        let config = Endpoint::new(&url, &Access::default()).unwrap().config(None).unwrap();
+        let url = RedisUrl::from_socket_path(Path::new("/tmp/a b.sock"));
+        let config = RedisEndpoint::new(&url, &RedisCredentials::default()).unwrap().config(None).unwrap();
         assert_eq!(config.server, ServerConfig::Unix { path: "/tmp/a b.sock".into() });
         assert_eq!((config.username, config.password, config.database), (None, None, None));
     }
 
     #[test]
     fn each_form_becomes_its_own_kind_of_client() {
-        let of = |text: &str| endpoint(text, Access::default()).config(None).unwrap();
+        let of = |text: &str| endpoint(text, RedisCredentials::default()).config(None).unwrap();
         let one = of("redis://u:p@h:7/3");
         assert_eq!(one.server, ServerConfig::Centralized { server: Server::new("h", 7) });
         assert_eq!(
@@ -233,19 +239,20 @@ mod tests {
             panic!("no sentinels")
         };
         assert_eq!((hosts.len(), service_name.as_str()), (2, "m"));
-        let cluster = endpoint("redis-cluster://a,b", Access::default());
-        assert_eq!(cluster.cluster().map(<[Peer]>::len), Some(2));
-        let node = cluster.config(Some(&Peer { host: "c".into(), port: 1 })).unwrap();
+        let cluster = endpoint("redis-cluster://a,b", RedisCredentials::default());
+        assert_eq!(cluster.cluster_seeds().map(<[HostPort]>::len), Some(2));
+        let node = cluster.config(Some(&HostPort { host: "c".into(), port: 1 })).unwrap();
         assert_eq!(node.server, ServerConfig::Centralized { server: Server::new("c", 1) });
     }
 
     #[test]
     fn the_password_s_file_is_read_each_time() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        let access = Access { password_file: Some(file.path().into()), ..Access::default() };
+        let access =
+            RedisCredentials { password_file: Some(file.path().into()), ..RedisCredentials::default() };
         let endpoint = endpoint("redis://u@h", access);
-        let told = endpoint.config(None).unwrap_err().to_string();
-        assert!(told.contains("redis.password_file") && told.contains("is empty"), "{told}");
+        let message = endpoint.config(None).unwrap_err().to_string();
+        assert!(message.contains("redis.password_file") && message.contains("is empty"), "{message}");
         writeln!(file, "one two ").unwrap();
         assert_eq!(endpoint.config(None).unwrap().password.as_deref(), Some("one two "));
         for written in [b"three".as_slice(), b"three\r\n", b"\xef\xbb\xbfthree\n"] {
@@ -254,9 +261,9 @@ mod tests {
         }
         for (written, reason) in [(b"\xff\xfeh\0".as_slice(), "UTF-16"), (b"hunter22\xff", "not UTF-8")] {
             std::fs::write(file.path(), written).unwrap();
-            let told = endpoint.config(None).unwrap_err().to_string();
-            assert!(told.contains(reason) && told.contains("redis.password_file"), "{told}");
-            assert!(!told.contains("hunter"), "{told}");
+            let message = endpoint.config(None).unwrap_err().to_string();
+            assert!(message.contains(reason) && message.contains("redis.password_file"), "{message}");
+            assert!(!message.contains("hunter"), "{message}");
         }
         file.close().unwrap();
         assert!(endpoint.config(None).unwrap_err().to_string().contains("it is not there"));

@@ -11,7 +11,7 @@ use crate::redis::tls;
 /// Why a call to Redis failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum RedisError {
     /// Not connected, and not for a short time only; held back by a breaker; or too many calls wait already. Nothing was
     /// sent.
     #[error("Redis is not reachable: {reason}")]
@@ -21,13 +21,13 @@ pub enum Error {
     },
     /// A setting, or a file that it names, cannot be used; nothing was sent.
     #[error("{reason}")]
-    Setting {
+    InvalidSetting {
         /// Which one and why.
         reason: String,
     },
     /// The connection broke or fell silent before the answer; whether it was executed is unknown.
     #[error("the connection to Redis was lost: {reason}")]
-    Lost {
+    ConnectionLost {
         /// Why, in a few words.
         reason: String,
     },
@@ -37,9 +37,9 @@ pub enum Error {
     Timeout,
     /// The server said no; nothing was executed.
     #[error("Redis refused: {reason}")]
-    Refused {
+    Rejected {
         /// Which no it was.
-        refusal: Refusal,
+        rejection: ServerRejection,
         /// The server's words.
         reason: String,
     },
@@ -60,16 +60,16 @@ pub enum Error {
     },
     /// Another worker holds the lock of the migrations and does not finish.
     #[error("migrations are being run by another worker, which does not finish")]
-    Locked,
+    MigrationsLocked,
     /// The lock of the migrations was lost on the way; nothing was written after that.
     #[error(
         "the lock of the migrations was lost because this process stood still for too long; another one may have \
          taken over, and nothing more was written: `migrate --check` says how it stands"
     )]
-    Fenced,
+    MigrationLockLost,
     /// A migration was passed over although a later one was applied.
     #[error("{missing} is not applied although {applied} is: apply it with `migrate --repair`")]
-    Gap {
+    MigrationGap {
         /// The file that is not applied.
         missing: String,
         /// A later one that is.
@@ -79,7 +79,7 @@ pub enum Error {
     #[error(
         "{file} cannot convert the key {key}: {reason}; correct or delete the key and run `migrate` again"
     )]
-    Key {
+    UnconvertibleKey {
         /// The migration's file.
         file: String,
         /// The key.
@@ -103,7 +103,7 @@ pub enum Error {
 
 /// Which no a server said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum ServerRejection {
     /// `LOADING`, `MASTERDOWN`, `CLUSTERDOWN`, `TRYAGAIN`, `MOVED`, `ASK`: it, or another node, will be able to soon.
     NotReady,
     /// `BUSY`: a script runs too long.
@@ -111,27 +111,27 @@ pub enum Refusal {
     /// `READONLY`: it is a replica.
     ReadOnly,
     /// `OOM`, `MISCONF`, `NOREPLICAS`: it takes no writes at present.
-    NoWrites,
+    WritesDisabled,
     /// `NOAUTH`, `WRONGPASS`, `NOPERM`: the configuration is wrong.
-    Permission,
+    AccessDenied,
     /// `WRONGTYPE`: something else lies under the key.
     WrongType,
     /// `NOSCRIPT`, or the function is not found: our code is missing there.
-    CodeMissing,
+    FunctionMissing,
     /// Anything else.
     Other,
 }
 
 /// Words of a connection that only ended.
-const UNCLEAR: &[&str] = &["closed", "reset", "broken pipe", "no answer", "eof"];
+const UNCLEAR_TEXTS: &[&str] = &["closed", "reset", "broken pipe", "no answer", "eof"];
 
-impl Error {
+impl RedisError {
     pub(super) fn unavailable(reason: impl Into<String>) -> Self {
         Self::Unavailable { reason: reason.into() }
     }
 
-    pub(super) fn setting(reason: impl Into<String>) -> Self {
-        Self::Setting { reason: reason.into() }
+    pub(super) fn invalid_setting(reason: impl Into<String>) -> Self {
+        Self::InvalidSetting { reason: reason.into() }
     }
 
     pub(super) fn protocol(reason: impl Into<String>) -> Self {
@@ -141,66 +141,75 @@ impl Error {
     /// How long a client should wait before it tries again.
     pub fn retry_after(&self) -> Duration {
         Duration::from_secs(match self {
-            Self::Refused { refusal: Refusal::NoWrites | Refusal::Permission, .. } => 5,
-            Self::Refused { refusal: Refusal::NotReady | Refusal::Busy, .. } => 2,
+            Self::Rejected {
+                rejection: ServerRejection::WritesDisabled | ServerRejection::AccessDenied,
+                ..
+            } => 5,
+            Self::Rejected { rejection: ServerRejection::NotReady | ServerRejection::Busy, .. } => 2,
             _ => 1,
         })
     }
 
     /// Its own words, without what they are about.
-    pub(super) fn words(&self) -> String {
+    pub(super) fn reason_text(&self) -> String {
         match self {
-            Self::Unavailable { reason } | Self::Lost { reason } => reason.clone(),
+            Self::Unavailable { reason } | Self::ConnectionLost { reason } => reason.clone(),
             other => other.to_string(),
         }
     }
 
     /// Whether the server can be asked and takes no writes at present: what only reads may go on.
-    pub fn is_about_writes(&self) -> bool {
-        matches!(self, Self::Refused { refusal: Refusal::ReadOnly | Refusal::NoWrites, .. })
+    pub fn blocks_writes_only(&self) -> bool {
+        matches!(
+            self,
+            Self::Rejected { rejection: ServerRejection::ReadOnly | ServerRejection::WritesDisabled, .. }
+        )
     }
 
     /// Whether the server's memory is full: it takes nothing more, and all else goes on.
     pub fn is_out_of_memory(&self) -> bool {
-        matches!(self, Self::Refused { refusal: Refusal::NoWrites, reason } if reason.starts_with("OOM"))
+        matches!(self, Self::Rejected { rejection: ServerRejection::WritesDisabled, reason } if reason.starts_with("OOM"))
     }
 
     /// Whether our code is not on the server: it was not executed, so loading it and calling again is safe.
-    pub(super) fn code_missing(&self) -> bool {
-        matches!(self, Self::Refused { refusal: Refusal::CodeMissing, .. })
+    pub(super) fn is_function_missing(&self) -> bool {
+        matches!(self, Self::Rejected { rejection: ServerRejection::FunctionMissing, .. })
     }
 
     /// Whether the configuration is wrong and not the server: trying again soon is no use.
-    pub(super) fn misconfigured(&self) -> bool {
-        matches!(self, Self::Setting { .. } | Self::Refused { refusal: Refusal::Permission, .. })
+    pub(super) fn is_misconfiguration(&self) -> bool {
+        matches!(
+            self,
+            Self::InvalidSetting { .. } | Self::Rejected { rejection: ServerRejection::AccessDenied, .. }
+        )
     }
 
     /// Whether its words do not tell what is wrong: what answers there may be no Redis at all.
     pub(super) fn is_unclear(&self) -> bool {
         match self {
-            Self::Timeout | Self::Lost { .. } | Self::Protocol { .. } => true,
+            Self::Timeout | Self::ConnectionLost { .. } | Self::Protocol { .. } => true,
             // Those of the operating system and of TLS tell.
             Self::Unavailable { reason } => {
                 let reason = reason.to_ascii_lowercase();
-                UNCLEAR.iter().any(|word| reason.contains(word))
+                UNCLEAR_TEXTS.iter().any(|word| reason.contains(word))
             }
             // The client's own words where a Sentinel gave no answer, or one that it cannot read.
-            Self::Refused { reason, .. } => reason.starts_with("Missing primary"),
+            Self::Rejected { reason, .. } => reason.starts_with("Missing primary"),
             _ => false,
         }
     }
 
     /// Whether the server does not know or not allow this command at all.
-    pub(super) fn unsupported(&self) -> bool {
-        let Self::Refused { refusal, reason } = self else { return false };
+    pub(super) fn is_unknown_command(&self) -> bool {
+        let Self::Rejected { rejection: refusal, reason } = self else { return false };
         let reason = reason.to_ascii_lowercase();
-        *refusal == Refusal::Permission && reason.starts_with("noperm")
+        *refusal == ServerRejection::AccessDenied && reason.starts_with("noperm")
             || reason.contains("unknown command")
             || reason.contains("unknown subcommand")
     }
 }
 
-impl Error {
+impl RedisError {
     /// The client's error where only its text is left: its kind's name, and its details.
     pub(super) fn from_text(kind: &str, details: &str) -> Self {
         let kind = match kind {
@@ -217,13 +226,16 @@ impl Error {
     }
 }
 
-impl From<fred::error::Error> for Error {
+impl From<fred::error::Error> for RedisError {
     fn from(error: fred::error::Error) -> Self {
         let details = error.details();
         match error.kind() {
             ErrorKind::Timeout => return Self::Timeout,
             ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Tls => {
-                return Self::unavailable(advised(sentence(details), tls::advice(details)));
+                return Self::unavailable(with_advice(
+                    os_error_text(details),
+                    tls::explain_handshake_error(details),
+                ));
             }
             // The task of fred's client is gone, and with it the answers that it owed.
             ErrorKind::Unknown if details == "channel closed" => {
@@ -237,44 +249,46 @@ impl From<fred::error::Error> for Error {
         if details.contains("would overflow") {
             return Self::Overflow;
         }
-        let refusal = Refusal::of(details);
+        let refusal = ServerRejection::from_reply(details);
         let advice = match refusal {
-            Refusal::Permission if details.starts_with("NOPERM") => {
+            ServerRejection::AccessDenied if details.starts_with("NOPERM") => {
                 Some("the user's ACL rules allow too little")
             }
-            Refusal::Permission => Some("redis.url or redis.password_file names another password or user"),
+            ServerRejection::AccessDenied => {
+                Some("redis.url or redis.password_file names another password or user")
+            }
             _ if details.starts_with("MOVED ") => Some("redis.url must begin with redis-cluster://"),
             _ => None,
         };
-        Self::Refused { refusal, reason: advised(details, advice) }
+        Self::Rejected { rejection: refusal, reason: with_advice(details, advice) }
     }
 }
 
 /// The words of whoever refused, and behind them what to do about it.
-fn advised(words: &str, advice: Option<&str>) -> String {
+fn with_advice(words: &str, advice: Option<&str>) -> String {
     advice.map_or_else(|| words.to_owned(), |advice| format!("{words} ({advice})"))
 }
 
 /// What the operating system or TLS said, out of the debug form in which the client passes it on.
-fn sentence(details: &str) -> &str {
+fn os_error_text(details: &str) -> &str {
     let quoted = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
     let custom = details.strip_prefix("Custom { kind: ").and_then(|rest| rest.split_once("error: "));
     let custom = custom.map(|(_, error)| error.trim_end_matches([' ', '}']).trim_matches('"'));
     quoted.map(|(message, _)| message).or(custom).unwrap_or(details).trim()
 }
 
-impl Refusal {
-    fn of(details: &str) -> Self {
+impl ServerRejection {
+    fn from_reply(details: &str) -> Self {
         match details.split_ascii_whitespace().next().unwrap_or_default() {
             "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" => Self::NotReady,
             "BUSY" => Self::Busy,
             "READONLY" => Self::ReadOnly,
-            "OOM" | "MISCONF" | "NOREPLICAS" => Self::NoWrites,
-            "NOAUTH" | "WRONGPASS" | "NOPERM" => Self::Permission,
+            "OOM" | "MISCONF" | "NOREPLICAS" => Self::WritesDisabled,
+            "NOAUTH" | "WRONGPASS" | "NOPERM" => Self::AccessDenied,
             "WRONGTYPE" => Self::WrongType,
-            "NOSCRIPT" => Self::CodeMissing,
-            _ if details.contains("Function not found") => Self::CodeMissing,
-            _ if details.contains("invalid username-password pair") => Self::Permission,
+            "NOSCRIPT" => Self::FunctionMissing,
+            _ if details.contains("Function not found") => Self::FunctionMissing,
+            _ if details.contains("invalid username-password pair") => Self::AccessDenied,
             _ => Self::Other,
         }
     }
@@ -284,50 +298,53 @@ impl Refusal {
 mod tests {
     use super::*;
 
-    fn of(kind: ErrorKind, details: &'static str) -> Error {
+    fn of(kind: ErrorKind, details: &'static str) -> RedisError {
         fred::error::Error::new(kind, details).into()
     }
 
     #[test]
-    fn refusals_are_told_apart_by_their_first_word() {
+    fn rejections_are_classified_by_their_first_word() {
         let cases = [
-            ("LOADING Redis is loading the dataset in memory", Refusal::NotReady),
-            ("BUSY Redis is busy running a script", Refusal::Busy),
-            ("READONLY You can't write against a read only replica.", Refusal::ReadOnly),
-            ("OOM command not allowed when used memory > 'maxmemory'.", Refusal::NoWrites),
-            ("MISCONF Redis is configured to save RDB snapshots", Refusal::NoWrites),
-            ("NOAUTH Authentication required.", Refusal::Permission),
-            ("WRONGTYPE Operation against a key", Refusal::WrongType),
-            ("NOSCRIPT No matching script.", Refusal::CodeMissing),
-            ("ERR Function not found", Refusal::CodeMissing),
-            ("ERR something new", Refusal::Other),
+            ("LOADING Redis is loading the dataset in memory", ServerRejection::NotReady),
+            ("BUSY Redis is busy running a script", ServerRejection::Busy),
+            ("READONLY You can't write against a read only replica.", ServerRejection::ReadOnly),
+            ("OOM command not allowed when used memory > 'maxmemory'.", ServerRejection::WritesDisabled),
+            ("MISCONF Redis is configured to save RDB snapshots", ServerRejection::WritesDisabled),
+            ("NOAUTH Authentication required.", ServerRejection::AccessDenied),
+            ("WRONGTYPE Operation against a key", ServerRejection::WrongType),
+            ("NOSCRIPT No matching script.", ServerRejection::FunctionMissing),
+            ("ERR Function not found", ServerRejection::FunctionMissing),
+            ("ERR something new", ServerRejection::Other),
         ];
         for (details, expected) in cases {
-            let Error::Refused { refusal, .. } = of(ErrorKind::Unknown, details) else { panic!("{details}") };
+            let RedisError::Rejected { rejection: refusal, .. } = of(ErrorKind::Unknown, details) else {
+                panic!("{details}")
+            };
             assert_eq!(refusal, expected, "{details}");
         }
-        assert_eq!(of(ErrorKind::Timeout, "Request timed out."), Error::Timeout);
-        assert!(matches!(of(ErrorKind::IO, "reset"), Error::Unavailable { .. }));
-        assert!(matches!(of(ErrorKind::Unknown, "channel closed"), Error::Unavailable { .. }));
-        assert_eq!(of(ErrorKind::Unknown, "ERR increment or decrement would overflow"), Error::Overflow);
+        assert_eq!(of(ErrorKind::Timeout, "Request timed out."), RedisError::Timeout);
+        assert!(matches!(of(ErrorKind::IO, "reset"), RedisError::Unavailable { .. }));
+        assert!(matches!(of(ErrorKind::Unknown, "channel closed"), RedisError::Unavailable { .. }));
+        assert_eq!(of(ErrorKind::Unknown, "ERR increment or decrement would overflow"), RedisError::Overflow);
     }
 
     #[test]
-    fn what_the_operating_system_said_is_told_in_its_words() {
+    fn operating_system_errors_keep_their_text() {
         let details = "Os { code: 111, kind: ConnectionRefused, message: \"Connection refused\" }";
-        assert_eq!(of(ErrorKind::IO, details), Error::unavailable("Connection refused"));
-        assert_eq!(of(ErrorKind::IO, "Connection closed."), Error::unavailable("Connection closed."));
+        assert_eq!(of(ErrorKind::IO, details), RedisError::unavailable("Connection refused"));
+        assert_eq!(of(ErrorKind::IO, "Connection closed."), RedisError::unavailable("Connection closed."));
         let details = "Custom { kind: UnexpectedEof, error: \"tls handshake eof\" }";
-        let Error::Unavailable { reason } = of(ErrorKind::IO, details) else { panic!() };
+        let RedisError::Unavailable { reason } = of(ErrorKind::IO, details) else { panic!() };
         assert!(reason.starts_with("tls handshake eof (it closed the connection"), "{reason}");
     }
 
     #[test]
     fn a_server_without_functions_is_recognised() {
-        assert!(of(ErrorKind::Unknown, "ERR unknown command 'FUNCTION', with args").unsupported());
+        assert!(of(ErrorKind::Unknown, "ERR unknown command 'FUNCTION', with args").is_unknown_command());
         assert!(
-            of(ErrorKind::Auth, "NOPERM this user has no permissions to run 'function|list'").unsupported()
+            of(ErrorKind::Auth, "NOPERM this user has no permissions to run 'function|list'")
+                .is_unknown_command()
         );
-        assert!(!of(ErrorKind::Unknown, "LOADING Redis is loading").unsupported());
+        assert!(!of(ErrorKind::Unknown, "LOADING Redis is loading").is_unknown_command());
     }
 }

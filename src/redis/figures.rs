@@ -10,7 +10,7 @@ use serde::Serialize;
 /// A whole machine at one moment; rates are those of the last seconds, totals those since its fleet's start.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Figures {
+pub struct InstanceFigures {
     /// Requests answered per second; none while there is nothing to compare with.
     pub requests_per_s: Option<f64>,
     /// 99 of a hundred took less, microseconds.
@@ -24,7 +24,8 @@ pub struct Figures {
     /// Memory of all workers that no file backs, bytes.
     pub memory_bytes: u64,
     /// Requests denied by a limit.
-    pub limited: u64,
+    #[serde(rename = "limited")]
+    pub rate_limited: u64,
     /// Clients that are subscribed to broadcasts.
     pub subscribers: u64,
 }
@@ -32,7 +33,7 @@ pub struct Figures {
 /// One slot of it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct SeatFigures {
+pub struct SlotFigures {
     /// Requests answered per second.
     pub requests_per_s: Option<f64>,
     /// 99 of a hundred took less, microseconds.
@@ -47,9 +48,11 @@ pub struct SeatFigures {
     pub starts: u64,
     /// Its ended workers by reason; reasons that never came are missing.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub ends: BTreeMap<String, u64>,
+    #[serde(rename = "ends")]
+    pub exits: BTreeMap<String, u64>,
     /// Whether its worker has Redis.
     pub redis_up: bool,
     /// Whether it asks everything of it.
-    pub redis_held_back: bool,
+    #[serde(rename = "redis_held_back")]
+    pub redis_degraded: bool,
 }

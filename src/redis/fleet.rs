@@ -9,32 +9,32 @@ use fred::types::Value;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::redis::Redis;
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
-use crate::redis::figures::Figures;
-use crate::redis::figures::SeatFigures;
+use crate::redis::RedisClient;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
+use crate::redis::figures::InstanceFigures;
+use crate::redis::figures::SlotFigures;
 use crate::redis::keys;
-use crate::redis::lanes::Kind;
+use crate::redis::lanes::CallKind;
 use crate::redis::library;
-use crate::redis::library::Entry;
-use crate::redis::link::Live;
+use crate::redis::library::ServerFunction;
+use crate::redis::link::ActiveConnection;
 use crate::redis::plain;
-use crate::redis::reach::Reach;
+use crate::redis::reach::OneShotConnection;
 
 /// Version of [`Machine`]'s fields: they are added under the same version.
-pub const VERSION: u32 = 1;
+pub const DOCUMENT_VERSION: u32 = 1;
 
 /// Heartbeats that a machine may miss; then it is dead.
-pub const BEATS: u32 = 5;
+pub const MISSED_HEARTBEATS_MAX: u32 = 5;
 
 /// The field of the hash that says since when it has been written without a pause.
-pub(super) const SINCE: &str = "-";
+pub(super) const SINCE_FIELD: &str = "-";
 
 /// One supervisor and its workers, as a worker of it describes them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Machine {
+pub struct InstanceRecord {
     /// Version of these fields.
     pub version: u32,
     /// Which supervisor it is, unlike every other one: two fleets on one machine are two.
@@ -60,16 +60,16 @@ pub struct Machine {
     /// Its operators' address as it listens there.
     pub admin: String,
     /// Its slots in use, by index.
-    pub slots: Vec<Seat>,
+    pub slots: Vec<SlotRecord>,
     /// How it fared when it said this; none where nobody measured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub figures: Option<Figures>,
+    pub figures: Option<InstanceFigures>,
 }
 
 /// One slot of a machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Seat {
+pub struct SlotRecord {
     /// Index, from 0.
     pub slot: usize,
     /// Its worker's process; 0 when there is none.
@@ -80,39 +80,39 @@ pub struct Seat {
     pub state: String,
     /// How it fared when the machine said this; none where nobody measured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub figures: Option<SeatFigures>,
+    pub figures: Option<SlotFigures>,
 }
 
-impl Machine {
+impl InstanceRecord {
     /// Slots whose worker serves.
-    pub fn ready(&self) -> usize {
-        self.slots.iter().filter(|seat| seat.state == "ready").count()
+    pub fn ready_slots(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.state == "ready").count()
     }
 }
 
 /// A machine and when it was last heard of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct ListedInstance {
     /// Time since its last beat, ms by Redis's clock.
     pub age_ms: u64,
     /// What it said.
     #[serde(flatten)]
-    pub machine: Machine,
+    pub instance: InstanceRecord,
 }
 
 /// All machines that live.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Machines {
+pub struct InstanceList {
     /// Those that are understood, by host and pid.
-    pub seen: Vec<Seen>,
+    pub instances: Vec<ListedInstance>,
     /// How many live whose document this program cannot read.
-    pub strange: usize,
+    pub unreadable: usize,
     /// Whether every machine that lives has had the time to say so. Not yet where Redis has just lost what it knew,
     /// or nobody could write to it for a while.
     pub complete: bool,
 }
 
-impl Redis {
+impl RedisClient {
     /// Says that a machine lives, and will for `lifetime` without another word; returns how many do.
     ///
     /// # Errors
@@ -120,22 +120,24 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was said.
-    pub async fn beat(&self, machine: &Machine, lifetime: Duration) -> Result<u64, Error> {
-        let document = serde_json::to_string(machine).map_err(|error| Error::protocol(error.to_string()))?;
+    pub async fn heartbeat(&self, instance: &InstanceRecord, lifetime: Duration) -> Result<u64, RedisError> {
+        let document =
+            serde_json::to_string(instance).map_err(|error| RedisError::protocol(error.to_string()))?;
         let prefix = &self.inner.prefix;
         if self.is_plain() {
             let life_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-            let beat = async |caller: &Caller| {
-                plain::fleet::beat(caller, prefix, &machine.id, life_ms, &document).await
+            let work = async |caller: &RedisTransport| {
+                plain::fleet::heartbeat(caller, prefix, &instance.id, life_ms, &document).await
             };
-            return self.plainly(Kind::Commit, beat).await;
+            return self.call_plain(CallKind::Write, work).await;
         }
         let lifetime_ms = lifetime.as_millis().to_string();
-        let words = [machine.id.as_str(), &lifetime_ms, &document];
+        let words = [instance.id.as_str(), &lifetime_ms, &document];
         let words: Vec<&str> =
-            words.into_iter().chain(machine.libraries.iter().map(String::as_str)).collect();
-        let reply = self.run(Entry::FleetBeat, |entry| encode(prefix, entry, &words)).await?;
-        reply.as_u64().ok_or_else(|| Error::protocol("beat did not answer with a number"))
+            words.into_iter().chain(instance.libraries.iter().map(String::as_str)).collect();
+        let reply =
+            self.call(ServerFunction::RegistryHeartbeat, |entry| encode(prefix, entry, &words)).await?;
+        reply.as_u64().ok_or_else(|| RedisError::protocol("beat did not answer with a number"))
     }
 
     /// Says that a machine ends; that nobody knows it is no error.
@@ -145,28 +147,31 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was said.
-    pub async fn leave(&self, id: &str) -> Result<(), Error> {
+    pub async fn deregister_instance(&self, id: &str) -> Result<(), RedisError> {
         let prefix = &self.inner.prefix;
         if self.is_plain() {
-            let leave = async |caller: &Caller| plain::fleet::leave(caller, prefix, id).await;
-            return self.plainly(Kind::Commit, leave).await;
+            let work =
+                async |caller: &RedisTransport| plain::fleet::deregister_instance(caller, prefix, id).await;
+            return self.call_plain(CallKind::Write, work).await;
         }
-        self.run(Entry::FleetLeave, |entry| encode(prefix, entry, &[id])).await.map(|_| ())
+        self.call(ServerFunction::RegistryDeregister, |entry| encode(prefix, entry, &[id])).await.map(|_| ())
     }
 
     /// The machines that live, over this worker's connection.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn machines(&self) -> Result<Machines, Error> {
-        let call = |live: Live| async move { look(&live.caller, &self.inner.prefix).await };
-        self.guard_as(Kind::Read, call).await
+    pub async fn list_instances(&self) -> Result<InstanceList, RedisError> {
+        let call = |live: ActiveConnection| async move {
+            fetch_instances(&live.transport, &self.inner.prefix).await
+        };
+        self.send(CallKind::Read, call).await
     }
 }
 
 /// The server-side libraries that a worker of this program calls.
 pub fn libraries() -> Vec<String> {
-    let current = library::ALL.iter().filter(|library| library.current);
+    let current = library::LIBRARIES.iter().filter(|library| library.current);
     current.map(|library| library.name.to_owned()).collect()
 }
 
@@ -175,22 +180,25 @@ pub fn libraries() -> Vec<String> {
 /// # Errors
 /// `Unavailable` when there is no connection to be had, `Timeout` when all of it takes longer than `patience`; otherwise
 /// what the server said.
-pub async fn machines(redis: &Redis, patience: Duration) -> Result<Machines, Error> {
-    let asked = async {
-        let link = Reach::open(&redis.inner).await?;
-        look(&link.patient(), &redis.inner.prefix).await
+pub async fn list_instances_one_shot(
+    redis: &RedisClient,
+    timeout: Duration,
+) -> Result<InstanceList, RedisError> {
+    let listing = async {
+        let link = OneShotConnection::open(&redis.inner).await?;
+        fetch_instances(&link.setup_transport(), &redis.inner.prefix).await
     };
-    tokio::time::timeout(patience, asked).await.unwrap_or(Err(Error::Timeout))
+    tokio::time::timeout(timeout, listing).await.unwrap_or(Err(RedisError::Timeout))
 }
 
-async fn look(caller: &Caller, prefix: &str) -> Result<Machines, Error> {
+async fn fetch_instances(caller: &RedisTransport, prefix: &str) -> Result<InstanceList, RedisError> {
     let now = clock_ms(&caller.call("TIME", []).await?)?;
-    decode(now, caller.call("HGETALL", [&keys::machines(prefix)]).await?)
+    decode(now, caller.call("HGETALL", [&keys::instances(prefix)]).await?)
 }
 
 /// The call's arguments in wire order: the entry's name, the number of keys, keys, arguments.
 fn encode(prefix: &str, entry: Value, words: &[&str]) -> Vec<Value> {
-    let keys = [keys::machines(prefix), keys::deaths(prefix), keys::libraries_seen(prefix)];
+    let keys = [keys::instances(prefix), keys::instance_deadlines(prefix), keys::libraries_in_use(prefix)];
     let mut args = Vec::with_capacity(2 + keys.len() + words.len());
     args.push(entry);
     args.push(Value::Integer(3));
@@ -200,8 +208,10 @@ fn encode(prefix: &str, entry: Value, words: &[&str]) -> Vec<Value> {
 }
 
 /// The server's clock in its answer to `TIME`, ms.
-fn clock_ms(answer: &Value) -> Result<u64, Error> {
-    let Value::Array(parts) = answer else { return Err(Error::protocol("TIME did not answer with a list")) };
+fn clock_ms(answer: &Value) -> Result<u64, RedisError> {
+    let Value::Array(parts) = answer else {
+        return Err(RedisError::protocol("TIME did not answer with a list"));
+    };
     let part = |index: usize| parts.get(index).and_then(Value::as_u64).unwrap_or(0);
     Ok(part(0) * 1000 + part(1) / 1000)
 }
@@ -221,18 +231,18 @@ fn texts(reply: Value) -> Vec<String> {
 ///
 /// # Errors
 /// `Protocol` when something else lies there.
-fn decode(now_ms: u64, stored: Value) -> Result<Machines, Error> {
-    let mut machines = Machines::default();
+fn decode(now_ms: u64, stored: Value) -> Result<InstanceList, RedisError> {
+    let mut list = InstanceList::default();
     // Since when Redis has been told, and in which time everybody who lives has spoken.
     let (mut since_ms, mut longest_ms) = (None, 0);
     for pair in texts(stored).chunks_exact(2) {
-        if pair[0] == SINCE {
+        if pair[0] == SINCE_FIELD {
             let since = pair[1].parse::<u64>();
-            since_ms = Some(since.map_err(|_| Error::protocol("the fleet's start is no time"))?);
+            since_ms = Some(since.map_err(|_| RedisError::protocol("the fleet's start is no time"))?);
             continue;
         }
-        let Some((beat_ms, lifetime_ms, document)) = parts(&pair[1]) else {
-            machines.strange += 1;
+        let Some((beat_ms, lifetime_ms, document)) = split_record(&pair[1]) else {
+            list.unreadable += 1;
             continue;
         };
         longest_ms = longest_ms.max(lifetime_ms);
@@ -240,22 +250,24 @@ fn decode(now_ms: u64, stored: Value) -> Result<Machines, Error> {
         if age_ms >= lifetime_ms {
             continue;
         }
-        match serde_json::from_str::<Machine>(document) {
-            Ok(machine) if machine.version == VERSION => machines.seen.push(Seen { age_ms, machine }),
-            Ok(_) | Err(_) => machines.strange += 1,
+        match serde_json::from_str::<InstanceRecord>(document) {
+            Ok(instance) if instance.version == DOCUMENT_VERSION => {
+                list.instances.push(ListedInstance { age_ms, instance })
+            }
+            Ok(_) | Err(_) => list.unreadable += 1,
         }
     }
-    machines.complete = since_ms.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) >= longest_ms);
-    machines.seen.sort_by(|left, right| order(&left.machine).cmp(&order(&right.machine)));
-    Ok(machines)
+    list.complete = since_ms.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) >= longest_ms);
+    list.instances.sort_by(|left, right| sort_key(&left.instance).cmp(&sort_key(&right.instance)));
+    Ok(list)
 }
 
-fn order(machine: &Machine) -> (&str, u32, &str) {
-    (&machine.host, machine.pid, &machine.id)
+fn sort_key(instance: &InstanceRecord) -> (&str, u32, &str) {
+    (&instance.host, instance.pid, &instance.id)
 }
 
 /// Last beat, lifetime, document.
-pub(super) fn parts(value: &str) -> Option<(u64, u64, &str)> {
+pub(super) fn split_record(value: &str) -> Option<(u64, u64, &str)> {
     let mut parts = value.splitn(3, ' ');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?))
 }
@@ -270,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_living_are_told_from_the_dead_and_the_strange() {
+    fn live_instances_are_separated_from_dead_and_unreadable_ones() {
         let stored = stored(&[
             ("-", "1000"),
             ("b", r#"9000 10000 {"version":1,"id":"b","host":"b","pid":7,"new":true}"#),
@@ -279,14 +291,15 @@ mod tests {
             ("later", r#"19000 10000 {"version":2,"id":"later"}"#),
             ("odd", "who knows"),
         ]);
-        let machines = decode(18_999, stored.clone()).unwrap();
-        let ids: Vec<_> = machines.seen.iter().map(|seen| seen.machine.id.as_str()).collect();
+        let list = decode(18_999, stored.clone()).unwrap();
+        let ids: Vec<_> = list.instances.iter().map(|seen| seen.instance.id.as_str()).collect();
         assert_eq!(ids, ["dead", "a", "b"], "by host; the one without a name first");
-        let machines = decode(20_000, stored).unwrap();
-        let ages: Vec<_> = machines.seen.iter().map(|seen| (seen.machine.id.as_str(), seen.age_ms)).collect();
+        let list = decode(20_000, stored).unwrap();
+        let ages: Vec<_> =
+            list.instances.iter().map(|seen| (seen.instance.id.as_str(), seen.age_ms)).collect();
         assert_eq!(ages, [("a", 1)], "b has been silent for 11 s, dead for exactly its lifetime");
-        assert_eq!((machines.strange, machines.complete), (2, true));
-        assert_eq!(machines.seen[0].machine.ready(), 1);
+        assert_eq!((list.unreadable, list.complete), (2, true));
+        assert_eq!(list.instances[0].instance.ready_slots(), 1);
     }
 
     #[test]
@@ -294,7 +307,7 @@ mod tests {
         let fields = [("-", "1000"), ("a", "1000 10000 {}"), ("b", "1000 2000 {}")];
         assert!(!decode(10_999, stored(&fields)).unwrap().complete);
         assert!(decode(11_000, stored(&fields)).unwrap().complete, "by the longest lifetime");
-        assert_eq!(decode(11_000, stored(&[])).unwrap(), Machines::default());
+        assert_eq!(decode(11_000, stored(&[])).unwrap(), InstanceList::default());
         assert!(decode(11_000, stored(&[("-", "soon")])).is_err());
     }
 }

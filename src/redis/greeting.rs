@@ -15,17 +15,17 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::config::place::Login;
-use crate::config::place::Peer;
+use crate::config::place::HostPort;
+use crate::config::place::RedisLogin;
 
 /// Longest wait for a connection, and for each answer.
-const ANSWER: Duration = Duration::from_millis(250);
+const REPLY_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Longest time for all of it.
-const ALL: Duration = Duration::from_secs(1);
+const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a worker sends before it can serve, in this order; none of it changes anything.
-const GREETING: &[&[&str]] = &[
+const STARTUP_COMMANDS: &[&[&str]] = &[
     &["CLIENT", "ID"],
     &["INFO", "server"],
     &["EVAL", "return 1", "0"],
@@ -38,51 +38,53 @@ const GREETING: &[&[&str]] = &[
 const TLS_HELLO: &[u8] = &[0x16, 0x03, 0x01, 0x00, 0x05, 0x01, 0x00, 0x00, 0x01, 0x00];
 
 /// Bytes of a foreign answer that are shown.
-const SHOWN: usize = 16;
+const SHOWN_BYTES: usize = 16;
 
 /// Where it answers.
 #[derive(Debug, Clone)]
-pub(super) enum Door {
+pub(super) enum ProbeAddress {
     /// At a host's port.
-    Tcp(Peer),
+    Tcp(HostPort),
     /// At a socket.
     Unix(PathBuf),
 }
 
 /// What came back.
 #[derive(Debug, PartialEq, Eq)]
-enum Answer {
-    Said(Vec<u8>),
+enum ProbeReply {
+    Received(Vec<u8>),
     Closed,
     Silent,
 }
 
 /// Why the greeting failed, if what answers there tells; nothing is said where it cannot be reached at all.
-pub(super) async fn diagnose(door: &Door, tls: bool, login: &Login) -> Option<String> {
-    timeout(ALL, ask(door, tls, login)).await.ok().flatten()
+pub(super) async fn diagnose(address: &ProbeAddress, tls: bool, login: &RedisLogin) -> Option<String> {
+    timeout(DIAGNOSIS_TIMEOUT, probe(address, tls, login)).await.ok().flatten()
 }
 
-async fn ask(door: &Door, tls: bool, login: &Login) -> Option<String> {
-    let mut stream = connect(door).await?;
-    let first = exchange(&mut stream, &command(&["PING"])).await;
+async fn probe(address: &ProbeAddress, tls: bool, login: &RedisLogin) -> Option<String> {
+    let mut stream = connect(address).await?;
+    let first = exchange(&mut stream, &encode_command(&["PING"])).await;
     if tls {
         // What speaks TLS does not answer this; what does is told apart from a server with another certificate.
         return match first {
-            Answer::Said(said) if !is_tls(&said) => {
+            ProbeReply::Received(received) if !is_tls(&received) => {
                 let advice =
-                    if is_redis(&said) { "; redis.url would begin with redis, not rediss" } else { "" };
-                Some(format!("nothing speaks TLS there: {}{advice}", described(&said)))
+                    if is_redis(&received) { "; redis.url would begin with redis, not rediss" } else { "" };
+                Some(format!("nothing speaks TLS there: {}{advice}", describe(&received)))
             }
             _ => None,
         };
     }
     match first {
-        Answer::Said(said) if is_redis(&said) => refused_word(&mut stream, &said, login).await,
-        Answer::Said(said) => Some(described(&said)),
-        Answer::Silent => Some("it takes connections and answers nothing".to_owned()),
-        Answer::Closed => {
-            let said = exchange(&mut connect(door).await?, TLS_HELLO).await;
-            let speaks_tls = matches!(&said, Answer::Said(said) if is_tls(said));
+        ProbeReply::Received(received) if is_redis(&received) => {
+            rejected_command(&mut stream, &received, login).await
+        }
+        ProbeReply::Received(received) => Some(describe(&received)),
+        ProbeReply::Silent => Some("it takes connections and answers nothing".to_owned()),
+        ProbeReply::Closed => {
+            let received = exchange(&mut connect(address).await?, TLS_HELLO).await;
+            let speaks_tls = matches!(&received, ProbeReply::Received(received) if is_tls(received));
             Some(if speaks_tls { SPEAKS_TLS } else { "it closes connections without an answer" }.to_owned())
         }
     }
@@ -91,18 +93,18 @@ async fn ask(door: &Door, tls: bool, login: &Login) -> Option<String> {
 const SPEAKS_TLS: &str = "what answers there speaks TLS; redis.url would begin with rediss";
 
 /// The first command of a worker's after which the connection is closed.
-async fn refused_word(
+async fn rejected_command(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    said: &[u8],
-    login: &Login,
+    received: &[u8],
+    login: &RedisLogin,
 ) -> Option<String> {
-    if let (true, Some(password)) = (said.starts_with(b"-NOAUTH"), &login.password) {
+    if let (true, Some(password)) = (received.starts_with(b"-NOAUTH"), &login.password) {
         let words: Vec<_> =
             [Some("AUTH"), login.user.as_deref(), Some(password)].into_iter().flatten().collect();
-        exchange(stream, &command(&words)).await;
+        exchange(stream, &encode_command(&words)).await;
     }
-    for words in GREETING {
-        if exchange(stream, &command(words)).await == Answer::Closed {
+    for words in STARTUP_COMMANDS {
+        if exchange(stream, &encode_command(words)).await == ProbeReply::Closed {
             return Some(format!(
                 "it closed the connection after {}: a proxy, such as twemproxy, that passes on some commands only; \
                  redis.url has to lead to Redis itself",
@@ -114,24 +116,24 @@ async fn refused_word(
 }
 
 /// What an answer is that is none of Redis's.
-fn described(said: &[u8]) -> String {
-    match said {
-        said if is_redis(said) => "what answers there speaks Redis's protocol without TLS".to_owned(),
-        said if is_tls(said) => SPEAKS_TLS.to_owned(),
-        said if said.starts_with(b"HTTP/") || said.starts_with(b"<") => {
+fn describe(received: &[u8]) -> String {
+    match received {
+        received if is_redis(received) => "what answers there speaks Redis's protocol without TLS".to_owned(),
+        received if is_tls(received) => SPEAKS_TLS.to_owned(),
+        received if received.starts_with(b"HTTP/") || received.starts_with(b"<") => {
             "what answers there speaks HTTP and not Redis's protocol".to_owned()
         }
-        said => {
-            let start = said[..said.len().min(SHOWN)].escape_ascii();
+        received => {
+            let start = received[..received.len().min(SHOWN_BYTES)].escape_ascii();
             format!("what answers there does not speak Redis's protocol; its answer begins with \"{start}\"")
         }
     }
 }
 
 /// Whether it begins as an answer of Redis does.
-fn is_redis(said: &[u8]) -> bool {
+fn is_redis(received: &[u8]) -> bool {
     let word = |rest: &[u8]| rest.first().is_some_and(u8::is_ascii_uppercase);
-    match said.split_first() {
+    match received.split_first() {
         Some((b'+' | b'-', rest)) => word(rest),
         Some((b'$' | b'*' | b':', rest)) => rest.first().is_some_and(u8::is_ascii_digit),
         _ => false,
@@ -139,44 +141,45 @@ fn is_redis(said: &[u8]) -> bool {
 }
 
 /// Whether it is a record of TLS: an alert or a part of a handshake.
-fn is_tls(said: &[u8]) -> bool {
-    matches!(said, [0x15 | 0x16, 0x03, ..])
+fn is_tls(received: &[u8]) -> bool {
+    matches!(received, [0x15 | 0x16, 0x03, ..])
 }
 
-fn command(words: &[&str]) -> Vec<u8> {
+fn encode_command(words: &[&str]) -> Vec<u8> {
     let word = |word: &&str| format!("${}\r\n{word}\r\n", word.len());
     format!("*{}\r\n{}", words.len(), words.iter().map(word).collect::<String>()).into_bytes()
 }
 
 /// A connection to either kind of door.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+trait ProbeStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> ProbeStream for T {}
 
-async fn connect(door: &Door) -> Option<Box<dyn Stream>> {
+async fn connect(address: &ProbeAddress) -> Option<Box<dyn ProbeStream>> {
     let connected = async {
-        Some(match door {
-            Door::Tcp(peer) => {
-                Box::new(TcpStream::connect((peer.host.as_str(), peer.port)).await.ok()?) as Box<dyn Stream>
+        Some(match address {
+            ProbeAddress::Tcp(peer) => {
+                Box::new(TcpStream::connect((peer.host.as_str(), peer.port)).await.ok()?)
+                    as Box<dyn ProbeStream>
             }
-            Door::Unix(path) => Box::new(UnixStream::connect(path).await.ok()?),
+            ProbeAddress::Unix(path) => Box::new(UnixStream::connect(path).await.ok()?),
         })
     };
-    timeout(ANSWER, connected).await.ok().flatten()
+    timeout(REPLY_TIMEOUT, connected).await.ok().flatten()
 }
 
-async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), sent: &[u8]) -> Answer {
+async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), sent: &[u8]) -> ProbeReply {
     let answered = async {
         stream.write_all(sent).await?;
-        let mut said = vec![0; 4096];
-        let len = stream.read(&mut said).await?;
-        said.truncate(len);
-        std::io::Result::Ok(said)
+        let mut received = vec![0; 4096];
+        let len = stream.read(&mut received).await?;
+        received.truncate(len);
+        std::io::Result::Ok(received)
     };
-    match timeout(ANSWER, answered).await {
-        Err(_) => Answer::Silent,
-        Ok(Ok(said)) if !said.is_empty() => Answer::Said(said),
-        Ok(Ok(_) | Err(_)) => Answer::Closed,
+    match timeout(REPLY_TIMEOUT, answered).await {
+        Err(_) => ProbeReply::Silent,
+        Ok(Ok(received)) if !received.is_empty() => ProbeReply::Received(received),
+        Ok(Ok(_) | Err(_)) => ProbeReply::Closed,
     }
 }
 
@@ -189,7 +192,7 @@ mod tests {
     use super::*;
 
     /// A server that gives each of these answers to what is sent on every connection, and then closes it.
-    fn server(answers: &'static [&'static [u8]]) -> Door {
+    fn server(answers: &'static [&'static [u8]]) -> ProbeAddress {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         std::thread::spawn(move || {
@@ -204,11 +207,11 @@ mod tests {
                 let _ = stream.read(&mut [0; 4096]);
             }
         });
-        Door::Tcp(Peer { host: "127.0.0.1".into(), port })
+        ProbeAddress::Tcp(HostPort { host: "127.0.0.1".into(), port })
     }
 
     #[tokio::test]
-    async fn what_is_no_redis_is_told_by_what_it_says() {
+    async fn what_is_no_redis_is_identified_by_its_reply() {
         let cases: [(&[&[u8]], bool, &str); 10] = [
             (&[b"+PONG\r\n"], false, "after CLIENT ID: a proxy"),
             (&[b"+PONG\r\n", b":1\r\n"], false, "after INFO server: a proxy"),
@@ -226,21 +229,30 @@ mod tests {
             (&[b"HTTP/1.1 400 Bad Request\r\n\r\n"], true, "speaks HTTP"),
         ];
         for (answers, tls, part) in cases {
-            let login = Login { user: None, password: Some("hunter22".into()) };
-            let told = diagnose(&server(answers), tls, &login).await.unwrap_or_default();
-            assert!(told.contains(part) && !told.contains("hunter22"), "{part:?} is not in {told:?}");
+            let login = RedisLogin { user: None, password: Some("hunter22".into()) };
+            let message = diagnose(&server(answers), tls, &login).await.unwrap_or_default();
+            assert!(
+                message.contains(part) && !message.contains("hunter22"),
+                "{part:?} is not in {message:?}"
+            );
         }
     }
 
     #[tokio::test]
-    async fn where_nothing_answers_nothing_is_said() {
+    async fn without_a_reply_there_is_no_diagnosis() {
         let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let door = Door::Tcp(Peer { host: "127.0.0.1".into(), port: gone.port() });
-        assert_eq!(diagnose(&door, false, &Login::default()).await, None);
-        assert_eq!(diagnose(&Door::Unix("/nonexistent/x".into()), false, &Login::default()).await, None);
+        let address = ProbeAddress::Tcp(HostPort { host: "127.0.0.1".into(), port: gone.port() });
+        assert_eq!(diagnose(&address, false, &RedisLogin::default()).await, None);
+        assert_eq!(
+            diagnose(&ProbeAddress::Unix("/nonexistent/x".into()), false, &RedisLogin::default()).await,
+            None
+        );
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let door = Door::Tcp(Peer { host: "127.0.0.1".into(), port: silent.local_addr().unwrap().port() });
-        let told = diagnose(&door, false, &Login::default()).await.unwrap();
-        assert!(told.contains("answers nothing"), "{told}");
+        let address = ProbeAddress::Tcp(HostPort {
+            host: "127.0.0.1".into(),
+            port: silent.local_addr().unwrap().port(),
+        });
+        let message = diagnose(&address, false, &RedisLogin::default()).await.unwrap();
+        assert!(message.contains("answers nothing"), "{message}");
     }
 }

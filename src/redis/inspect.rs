@@ -4,83 +4,83 @@ use std::fmt;
 
 use fred::types::Value;
 
-use crate::redis::Redis;
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
-use crate::redis::lanes::Kind;
-use crate::redis::link::Live;
-use crate::redis::memory::Memory;
-use crate::redis::reach::Reach;
+use crate::redis::RedisClient;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
+use crate::redis::lanes::CallKind;
+use crate::redis::link::ActiveConnection;
+use crate::redis::memory::ServerMemory;
+use crate::redis::reach::OneShotConnection;
 
 /// Oldest major version that has functions.
-const MAJOR_MIN: u64 = 7;
+const MIN_MAJOR_VERSION: u64 = 7;
 
 /// One thing that is wrong with the server, although it works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Finding {
+pub enum ServerWarning {
     /// `maxmemory-policy` is not `noeviction`.
-    Evicts,
+    EvictionPolicy,
     /// It has evicted keys since it started.
-    Evicted,
+    KeysEvicted,
     /// Neither `appendonly` nor `save`.
-    ForgetsAll,
+    NoPersistence,
     /// `save` without `appendonly`.
-    ForgetsSome,
+    SnapshotsOnly,
     /// It is a replica.
-    Replica,
+    IsReplica,
     /// It is too old for functions.
-    Old,
+    OldVersion,
     /// Its user may not subscribe to the fleet's channels.
-    Deaf,
+    SubscribeDenied,
     /// Its user may not publish on them.
-    Mute,
+    PublishDenied,
 }
 
-impl Finding {
+impl ServerWarning {
     /// Every finding, in the order of the enum.
     pub const ALL: [Self; 8] = [
-        Self::Evicts,
-        Self::Evicted,
-        Self::ForgetsAll,
-        Self::ForgetsSome,
-        Self::Replica,
-        Self::Old,
-        Self::Deaf,
-        Self::Mute,
+        Self::EvictionPolicy,
+        Self::KeysEvicted,
+        Self::NoPersistence,
+        Self::SnapshotsOnly,
+        Self::IsReplica,
+        Self::OldVersion,
+        Self::SubscribeDenied,
+        Self::PublishDenied,
     ];
 
     /// What it means and what to change, in one sentence.
     pub fn advice(self) -> &'static str {
         match self {
-            Self::Evicts => {
+            Self::EvictionPolicy => {
                 "Redis may evict sessions and limits when its memory is full, because they are the keys with a lifetime: \
                  set maxmemory-policy noeviction, and keep caches in another Redis"
             }
-            Self::Evicted => {
+            Self::KeysEvicted => {
                 "Redis has evicted keys since it started, and sessions and limits may be among them: give it more memory \
                  (maxmemory) and set maxmemory-policy noeviction"
             }
-            Self::ForgetsAll => {
+            Self::NoPersistence => {
                 "Redis keeps nothing over a restart, and every session with it: set appendonly yes"
             }
-            Self::ForgetsSome => {
+            Self::SnapshotsOnly => {
                 "Redis keeps snapshots only, so that a crash loses the last minutes and brings back sessions that were \
                  logged out: set appendonly yes"
             }
-            Self::Replica => {
+            Self::IsReplica => {
                 "Redis is a replica, which takes no writes: let redis.url lead to the primary, or promote it (REPLICAOF \
                  NO ONE)"
             }
-            Self::Old => {
+            Self::OldVersion => {
                 "Redis is older than 7 and has no functions, so scripts are used in their place: upgrade it"
             }
-            Self::Deaf => {
+            Self::SubscribeDenied => {
                 "Redis does not let this user subscribe to the fleet's channels, so that broadcasts, log-outs and tasks \
                  are noticed later: add +subscribe +unsubscribe &PREFIX:* to its ACL rules, where PREFIX is redis.prefix \
                  (&regatta:* by default; Redis 7 gives new users no channels)"
             }
-            Self::Mute => {
+            Self::PublishDenied => {
                 "Redis does not let this user publish on the fleet's channels, so that broadcasts, log-outs and tasks \
                  are noticed later: add +publish &PREFIX:* to its ACL rules, where PREFIX is redis.prefix (&regatta:* by \
                  default)"
@@ -91,9 +91,9 @@ impl Finding {
 
 /// A set of findings, as one number.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Findings(u64);
+pub struct ServerWarnings(u64);
 
-impl Findings {
+impl ServerWarnings {
     /// From the number of [`Findings::bits`].
     pub fn from_bits(bits: u64) -> Self {
         Self(bits)
@@ -105,101 +105,111 @@ impl Findings {
     }
 
     /// Whether it is among them.
-    pub fn contains(self, finding: Finding) -> bool {
+    pub fn contains(self, finding: ServerWarning) -> bool {
         self.0 & (1 << finding as u8) != 0
     }
 
     /// Those among them.
-    pub fn iter(self) -> impl Iterator<Item = Finding> {
-        Finding::ALL.into_iter().filter(move |finding| self.contains(*finding))
+    pub fn iter(self) -> impl Iterator<Item = ServerWarning> {
+        ServerWarning::ALL.into_iter().filter(move |finding| self.contains(*finding))
     }
 
     /// These and those.
     #[must_use]
-    pub fn and(self, others: Self) -> Self {
+    pub fn union(self, others: Self) -> Self {
         Self(self.0 | others.0)
     }
 
-    fn insert(&mut self, finding: Finding, found: bool) {
+    fn insert(&mut self, finding: ServerWarning, found: bool) {
         self.0 |= u64::from(found) << finding as u8;
     }
 
     /// What `INFO` and, where it is allowed, `CONFIG GET save` say.
-    fn of(info: &str, save: Option<&str>) -> Self {
-        let field = |name: &str| field(info, name).unwrap_or_default();
+    fn from_info(info: &str, save: Option<&str>) -> Self {
+        let field = |name: &str| info_field(info, name).unwrap_or_default();
         let mut found = Self::default();
         let policy = field("maxmemory_policy");
-        found.insert(Finding::Evicts, !policy.is_empty() && policy != "noeviction");
-        found.insert(Finding::Evicted, field("evicted_keys").parse().is_ok_and(|keys: u64| keys > 0));
+        found.insert(ServerWarning::EvictionPolicy, !policy.is_empty() && policy != "noeviction");
+        found.insert(
+            ServerWarning::KeysEvicted,
+            field("evicted_keys").parse().is_ok_and(|keys: u64| keys > 0),
+        );
         if field("aof_enabled") == "0" {
             let snapshots = save.is_some_and(|save| !save.is_empty());
-            found.insert(Finding::ForgetsAll, save == Some(""));
-            found.insert(Finding::ForgetsSome, snapshots);
+            found.insert(ServerWarning::NoPersistence, save == Some(""));
+            found.insert(ServerWarning::SnapshotsOnly, snapshots);
         }
-        found.insert(Finding::Replica, field("role") == "slave");
+        found.insert(ServerWarning::IsReplica, field("role") == "slave");
         // Engines of another name count their own versions and have what we need, or `auto` finds out.
         let other = ["valkey_version", "dragonfly_version"].iter().any(|name| !field(name).is_empty());
-        found.insert(Finding::Old, !other && version(info).is_some_and(|(major, _)| major < MAJOR_MIN));
+        found.insert(
+            ServerWarning::OldVersion,
+            !other && server_version(info).is_some_and(|(major, _)| major < MIN_MAJOR_VERSION),
+        );
         found
     }
 }
 
-impl FromIterator<Finding> for Findings {
-    fn from_iter<I: IntoIterator<Item = Finding>>(findings: I) -> Self {
+impl FromIterator<ServerWarning> for ServerWarnings {
+    fn from_iter<I: IntoIterator<Item = ServerWarning>>(findings: I) -> Self {
         let mut found = Self::default();
         findings.into_iter().for_each(|finding| found.insert(finding, true));
         found
     }
 }
 
-impl fmt::Debug for Findings {
+impl fmt::Debug for ServerWarnings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter()).finish()
     }
 }
 
-impl Redis {
+impl RedisClient {
     /// Looks at how the server is set up.
     ///
     /// # Errors
     /// See [`Error`]; a server that does not tell its settings is judged by the rest.
-    pub async fn inspect(&self) -> Result<Findings, Error> {
-        let told = |live: Live| async move { look(&live.caller).await.map(|(findings, _)| findings) };
-        Ok(self.guard_as(Kind::Read, told).await?.and(self.news_findings()))
+    pub async fn inspect(&self) -> Result<ServerWarnings, RedisError> {
+        let query = |live: ActiveConnection| async move {
+            query_warnings(&live.transport).await.map(|(findings, _)| findings)
+        };
+        Ok(self.send(CallKind::Read, query).await?.union(self.notification_warnings()))
     }
 
     /// The same over a connection for this alone, and how full the server is. Needs no started connection.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn inspect_once(&self) -> Result<(Findings, Option<Memory>), Error> {
-        look(&Reach::open(&self.inner).await?.patient()).await
+    pub async fn inspect_once(&self) -> Result<(ServerWarnings, Option<ServerMemory>), RedisError> {
+        query_warnings(&OneShotConnection::open(&self.inner).await?.setup_transport()).await
     }
 }
 
-async fn look(caller: &Caller) -> Result<(Findings, Option<Memory>), Error> {
+async fn query_warnings(
+    caller: &RedisTransport,
+) -> Result<(ServerWarnings, Option<ServerMemory>), RedisError> {
     let info = caller.call("INFO", []).await?.as_string().unwrap_or_default();
     let save = match caller.call("CONFIG", ["GET", "save"]).await {
-        Ok(answer) => value_of(answer),
-        Err(error) if error.unsupported() => None,
+        Ok(answer) => config_value(answer),
+        Err(error) if error.is_unknown_command() => None,
         Err(error) => return Err(error),
     };
-    Ok((Findings::of(&info, save.as_deref()), Memory::of(&info)))
+    Ok((ServerWarnings::from_info(&info, save.as_deref()), ServerMemory::from_info(&info)))
 }
 
 /// Major and minor version in what `INFO` says, if it tells them.
-pub(super) fn version(info: &str) -> Option<(u64, u64)> {
-    let mut parts = field(info, "redis_version")?.split('.').map(|part| part.parse::<u64>().ok());
+pub(super) fn server_version(info: &str) -> Option<(u64, u64)> {
+    let mut parts = info_field(info, "redis_version")?.split('.').map(|part| part.parse::<u64>().ok());
     Some((parts.next()??, parts.next().flatten().unwrap_or(0)))
 }
 
 /// A field of the answer to `INFO`.
-pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 /// The value in the answer to `CONFIG GET` of one name.
-fn value_of(answer: Value) -> Option<String> {
+fn config_value(answer: Value) -> Option<String> {
     let Value::Array(pair) = answer else { return None };
     pair.into_iter().nth(1)?.as_string()
 }
@@ -208,8 +218,8 @@ fn value_of(answer: Value) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn names(info: &str, save: Option<&str>) -> Vec<Finding> {
-        Findings::of(info, save).iter().collect()
+    fn names(info: &str, save: Option<&str>) -> Vec<ServerWarning> {
+        ServerWarnings::from_info(info, save).iter().collect()
     }
 
     #[test]
@@ -224,15 +234,22 @@ mod tests {
     #[test]
     fn whatever_loses_state_is_found() {
         let info = "redis_version:6.2.1\r\nmaxmemory_policy:volatile-lru\r\naof_enabled:0\r\nevicted_keys:7\r\nrole:slave\r\n";
-        let always = [Finding::Evicts, Finding::Evicted, Finding::Replica, Finding::Old];
-        for (save, expected) in
-            [(Some(""), Some(Finding::ForgetsAll)), (Some("60 1"), Some(Finding::ForgetsSome)), (None, None)]
-        {
-            let found = Findings::of(info, save);
+        let always = [
+            ServerWarning::EvictionPolicy,
+            ServerWarning::KeysEvicted,
+            ServerWarning::IsReplica,
+            ServerWarning::OldVersion,
+        ];
+        for (save, expected) in [
+            (Some(""), Some(ServerWarning::NoPersistence)),
+            (Some("60 1"), Some(ServerWarning::SnapshotsOnly)),
+            (None, None),
+        ] {
+            let found = ServerWarnings::from_info(info, save);
             assert!(always.iter().all(|finding| found.contains(*finding)), "{found:?}");
             assert_eq!(found.iter().count(), always.len() + usize::from(expected.is_some()));
             assert!(expected.is_none_or(|finding| found.contains(finding)));
-            assert_eq!(Findings::from_bits(found.bits()), found);
+            assert_eq!(ServerWarnings::from_bits(found.bits()), found);
         }
         assert_eq!(names("redis_version:6.2\r\nvalkey_version:8.0.1\r\n", None), []);
     }

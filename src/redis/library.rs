@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use fred::types::Value;
 use ring::digest;
 
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
 use crate::redis::migrations::checksum;
 
 /// One library: a file of `migrations/`.
@@ -38,7 +38,7 @@ macro_rules! library {
 }
 
 /// Every library there ever was, in the order of their numbers.
-pub const ALL: &[Library] = &[
+pub const LIBRARIES: &[Library] = &[
     library!("0001", "regatta_v1", false),
     library!("0002", "regatta_v2", true),
     library!("0003", "regatta_session_v1", true),
@@ -65,11 +65,11 @@ pub const ALL: &[Library] = &[
 ];
 
 /// All of them, as `FUNCTION LIST` takes a pattern.
-pub(super) const OURS: &str = "regatta_*";
+pub(super) const LIBRARY_PATTERN: &str = "regatta_*";
 
 /// How server-side code is called on this server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum InvocationMode {
     /// By function name.
     Function,
     /// By a script's digest.
@@ -80,127 +80,128 @@ pub(super) enum Form {
 
 /// One of the functions that this program calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum ServerFunction {
     Begin,
     BeginBatch,
     Commit,
     CommitBatch,
-    SessionMove,
-    SessionEnd,
+    SessionRotate,
+    SessionDestroy,
     SessionList,
-    SessionEverywhere,
-    SessionRemember,
+    SessionDestroyAll,
+    SessionSetLifetimes,
     SessionQuarantine,
     LimitRefund,
     LimitReset,
-    LimitLook,
-    LimitDraw,
-    LimitMerge,
-    LimitRenew,
-    LimitRelease,
-    FleetBeat,
-    FleetLeave,
-    Flush,
-    ReadBatched,
-    Take,
-    Give,
-    See,
-    OnceFind,
-    Claim,
-    Renew,
-    Keep,
-    Forget,
-    Undo,
-    LivePublish,
-    LiveHere,
+    LimitStatus,
+    LimitPrefetch,
+    LimitApplyDeferred,
+    LimitRenewPermit,
+    LimitReleasePermit,
+    RegistryHeartbeat,
+    RegistryDeregister,
+    CounterFlush,
+    CounterReadBatched,
+    CounterTake,
+    CounterGiveBack,
+    CounterInsert,
+    IdempotencyFind,
+    IdempotencyClaim,
+    IdempotencyRenew,
+    IdempotencyComplete,
+    IdempotencyAbandon,
+    RequestCompensate,
+    BroadcastPublish,
+    BroadcastPresence,
     TaskEnqueue,
-    TaskTake,
-    TaskRest,
-    TaskBegin,
+    TaskClaim,
+    TaskWithdraw,
+    TaskStart,
     TaskRenew,
-    TaskEnd,
+    TaskFinish,
     TaskCancel,
     TaskOverdue,
     TaskExpire,
-    TaskSurvey,
+    TaskStats,
 }
 
 /// Every entry, in the order of the enum, with its library's and its own name.
-const ENTRIES: &[(Entry, &str, &str)] = &[
-    (Entry::Begin, "regatta_v5", "regatta_v5_begin"),
-    (Entry::BeginBatch, "regatta_v6", "regatta_v6_batch"),
-    (Entry::Commit, "regatta_v2", "regatta_v2_commit"),
-    (Entry::CommitBatch, "regatta_v6", "regatta_v6_commits"),
-    (Entry::SessionMove, "regatta_v5", "regatta_v5_move"),
-    (Entry::SessionEnd, "regatta_v5", "regatta_v5_end"),
-    (Entry::SessionList, "regatta_v5", "regatta_v5_list"),
-    (Entry::SessionEverywhere, "regatta_v5", "regatta_v5_everywhere"),
-    (Entry::SessionRemember, "regatta_v5", "regatta_v5_remember"),
-    (Entry::SessionQuarantine, "regatta_session_v1", "regatta_session_v1_quarantine"),
-    (Entry::LimitRefund, "regatta_limit_v2", "regatta_limit_v2_refund"),
-    (Entry::LimitReset, "regatta_limit_v2", "regatta_limit_v2_reset"),
-    (Entry::LimitLook, "regatta_limit_v2", "regatta_limit_v2_look"),
-    (Entry::LimitDraw, "regatta_limit_v2", "regatta_limit_v2_draw"),
-    (Entry::LimitMerge, "regatta_limit_v2", "regatta_limit_v2_merge"),
-    (Entry::LimitRenew, "regatta_limit_v2", "regatta_limit_v2_renew"),
-    (Entry::LimitRelease, "regatta_limit_v2", "regatta_limit_v2_release"),
-    (Entry::FleetBeat, "regatta_fleet_v2", "regatta_fleet_v2_beat"),
-    (Entry::FleetLeave, "regatta_fleet_v1", "regatta_fleet_v1_leave"),
-    (Entry::Flush, "regatta_counter_v1", "regatta_counter_v1_flush"),
-    (Entry::ReadBatched, "regatta_counter_v1", "regatta_counter_v1_read"),
-    (Entry::Take, "regatta_counter_v1", "regatta_counter_v1_take"),
-    (Entry::Give, "regatta_counter_v1", "regatta_counter_v1_give"),
-    (Entry::See, "regatta_counter_v1", "regatta_counter_v1_see"),
-    (Entry::OnceFind, "regatta_once_v1", "regatta_once_v1_find"),
-    (Entry::Claim, "regatta_counter_v2", "regatta_counter_v2_claim"),
-    (Entry::Renew, "regatta_counter_v1", "regatta_counter_v1_renew"),
-    (Entry::Keep, "regatta_counter_v1", "regatta_counter_v1_keep"),
-    (Entry::Forget, "regatta_counter_v1", "regatta_counter_v1_forget"),
-    (Entry::Undo, "regatta_cluster_v3", "regatta_cluster_v3_undo"),
-    (Entry::LivePublish, "regatta_live_v3", "regatta_live_v3_publish"),
-    (Entry::LiveHere, "regatta_live_v2", "regatta_live_v2_here"),
-    (Entry::TaskEnqueue, "regatta_task_v3", "regatta_task_v3_enqueue"),
-    (Entry::TaskTake, "regatta_task_v3", "regatta_task_v3_take"),
-    (Entry::TaskRest, "regatta_task_v3", "regatta_task_v3_rest"),
-    (Entry::TaskBegin, "regatta_task_v3", "regatta_task_v3_begin"),
-    (Entry::TaskRenew, "regatta_task_v3", "regatta_task_v3_renew"),
-    (Entry::TaskEnd, "regatta_task_v3", "regatta_task_v3_end"),
-    (Entry::TaskCancel, "regatta_task_v3", "regatta_task_v3_cancel"),
-    (Entry::TaskOverdue, "regatta_task_v3", "regatta_task_v3_overdue"),
-    (Entry::TaskExpire, "regatta_task_v3", "regatta_task_v3_expire"),
-    (Entry::TaskSurvey, "regatta_task_v3", "regatta_task_v3_survey"),
+const SERVER_FUNCTIONS: &[(ServerFunction, &str, &str)] = &[
+    (ServerFunction::Begin, "regatta_v5", "regatta_v5_begin"),
+    (ServerFunction::BeginBatch, "regatta_v6", "regatta_v6_batch"),
+    (ServerFunction::Commit, "regatta_v2", "regatta_v2_commit"),
+    (ServerFunction::CommitBatch, "regatta_v6", "regatta_v6_commits"),
+    (ServerFunction::SessionRotate, "regatta_v5", "regatta_v5_move"),
+    (ServerFunction::SessionDestroy, "regatta_v5", "regatta_v5_end"),
+    (ServerFunction::SessionList, "regatta_v5", "regatta_v5_list"),
+    (ServerFunction::SessionDestroyAll, "regatta_v5", "regatta_v5_everywhere"),
+    (ServerFunction::SessionSetLifetimes, "regatta_v5", "regatta_v5_remember"),
+    (ServerFunction::SessionQuarantine, "regatta_session_v1", "regatta_session_v1_quarantine"),
+    (ServerFunction::LimitRefund, "regatta_limit_v2", "regatta_limit_v2_refund"),
+    (ServerFunction::LimitReset, "regatta_limit_v2", "regatta_limit_v2_reset"),
+    (ServerFunction::LimitStatus, "regatta_limit_v2", "regatta_limit_v2_look"),
+    (ServerFunction::LimitPrefetch, "regatta_limit_v2", "regatta_limit_v2_draw"),
+    (ServerFunction::LimitApplyDeferred, "regatta_limit_v2", "regatta_limit_v2_merge"),
+    (ServerFunction::LimitRenewPermit, "regatta_limit_v2", "regatta_limit_v2_renew"),
+    (ServerFunction::LimitReleasePermit, "regatta_limit_v2", "regatta_limit_v2_release"),
+    (ServerFunction::RegistryHeartbeat, "regatta_fleet_v2", "regatta_fleet_v2_beat"),
+    (ServerFunction::RegistryDeregister, "regatta_fleet_v1", "regatta_fleet_v1_leave"),
+    (ServerFunction::CounterFlush, "regatta_counter_v1", "regatta_counter_v1_flush"),
+    (ServerFunction::CounterReadBatched, "regatta_counter_v1", "regatta_counter_v1_read"),
+    (ServerFunction::CounterTake, "regatta_counter_v1", "regatta_counter_v1_take"),
+    (ServerFunction::CounterGiveBack, "regatta_counter_v1", "regatta_counter_v1_give"),
+    (ServerFunction::CounterInsert, "regatta_counter_v1", "regatta_counter_v1_see"),
+    (ServerFunction::IdempotencyFind, "regatta_once_v1", "regatta_once_v1_find"),
+    (ServerFunction::IdempotencyClaim, "regatta_counter_v2", "regatta_counter_v2_claim"),
+    (ServerFunction::IdempotencyRenew, "regatta_counter_v1", "regatta_counter_v1_renew"),
+    (ServerFunction::IdempotencyComplete, "regatta_counter_v1", "regatta_counter_v1_keep"),
+    (ServerFunction::IdempotencyAbandon, "regatta_counter_v1", "regatta_counter_v1_forget"),
+    (ServerFunction::RequestCompensate, "regatta_cluster_v3", "regatta_cluster_v3_undo"),
+    (ServerFunction::BroadcastPublish, "regatta_live_v3", "regatta_live_v3_publish"),
+    (ServerFunction::BroadcastPresence, "regatta_live_v2", "regatta_live_v2_here"),
+    (ServerFunction::TaskEnqueue, "regatta_task_v3", "regatta_task_v3_enqueue"),
+    (ServerFunction::TaskClaim, "regatta_task_v3", "regatta_task_v3_take"),
+    (ServerFunction::TaskWithdraw, "regatta_task_v3", "regatta_task_v3_rest"),
+    (ServerFunction::TaskStart, "regatta_task_v3", "regatta_task_v3_begin"),
+    (ServerFunction::TaskRenew, "regatta_task_v3", "regatta_task_v3_renew"),
+    (ServerFunction::TaskFinish, "regatta_task_v3", "regatta_task_v3_end"),
+    (ServerFunction::TaskCancel, "regatta_task_v3", "regatta_task_v3_cancel"),
+    (ServerFunction::TaskOverdue, "regatta_task_v3", "regatta_task_v3_overdue"),
+    (ServerFunction::TaskExpire, "regatta_task_v3", "regatta_task_v3_expire"),
+    (ServerFunction::TaskStats, "regatta_task_v3", "regatta_task_v3_survey"),
 ];
 
 /// A function as a script of its own.
-struct Script {
+struct FunctionScript {
     text: String,
     digest: String,
 }
 
-static SCRIPTS: LazyLock<Vec<Script>> = LazyLock::new(|| {
-    let script = |(_, library, function): &(Entry, &str, &str)| Script::new(library, function);
-    ENTRIES.iter().map(script).collect()
+static SCRIPTS: LazyLock<Vec<FunctionScript>> = LazyLock::new(|| {
+    let script =
+        |(_, library, function): &(ServerFunction, &str, &str)| FunctionScript::new(library, function);
+    SERVER_FUNCTIONS.iter().map(script).collect()
 });
 
-impl Script {
+impl FunctionScript {
     fn new(library: &str, function: &str) -> Self {
-        let source = named(library).map_or("", |library| library.text);
-        let text = script(source, &format!("return registered['{function}'](KEYS, ARGV)"));
+        let source = library_by_name(library).map_or("", |library| library.text);
+        let text = script_source(source, &format!("return registered['{function}'](KEYS, ARGV)"));
         let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
         Self { text, digest: hex(digest.as_ref()) }
     }
 }
 
 /// The library of this name.
-pub fn named(name: &str) -> Option<&'static Library> {
-    ALL.iter().find(|library| library.name == name)
+pub fn library_by_name(name: &str) -> Option<&'static Library> {
+    LIBRARIES.iter().find(|library| library.name == name)
 }
 
 /// A library as a script: its first line, which only libraries have, goes; registering is caught, in both of its
 /// forms; `last` is run.
 ///
 /// What flags allow a function, a script may do without: it is asked at its first write, not before.
-pub fn script(source: &str, last: &str) -> String {
+pub fn script_source(source: &str, last: &str) -> String {
     let body = source.split_once('\n').map_or("", |(_, body)| body);
     format!(
         "local registered = {{}}\n\
@@ -216,22 +217,22 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-impl Entry {
+impl ServerFunction {
     /// Whether twice is the same as once, the answer included.
     pub(super) fn is_repeatable(self) -> bool {
         matches!(
             self,
-            Self::Flush
-                | Self::See
-                | Self::OnceFind
-                | Self::Claim
-                | Self::Renew
-                | Self::Keep
-                | Self::LimitLook
-                | Self::LimitMerge
-                | Self::LimitRenew
+            Self::CounterFlush
+                | Self::CounterInsert
+                | Self::IdempotencyFind
+                | Self::IdempotencyClaim
+                | Self::IdempotencyRenew
+                | Self::IdempotencyComplete
+                | Self::LimitStatus
+                | Self::LimitApplyDeferred
+                | Self::LimitRenewPermit
                 | Self::SessionList
-                | Self::Undo
+                | Self::RequestCompensate
         )
     }
 
@@ -239,12 +240,12 @@ impl Entry {
     ///
     /// # Errors
     /// `Unsupported` where there is no server-side code.
-    pub(super) fn call(self, form: Form) -> Result<(&'static str, Value), Error> {
+    pub(super) fn invocation(self, form: InvocationMode) -> Result<(&'static str, Value), RedisError> {
         let at = self as usize;
         match form {
-            Form::Function => Ok(("FCALL", Value::from_static_str(ENTRIES[at].2))),
-            Form::Script => Ok(("EVALSHA", Value::from_static_str(SCRIPTS[at].digest.as_str()))),
-            Form::Plain => Err(Error::Unsupported { what: ENTRIES[at].2 }),
+            InvocationMode::Function => Ok(("FCALL", Value::from_static_str(SERVER_FUNCTIONS[at].2))),
+            InvocationMode::Script => Ok(("EVALSHA", Value::from_static_str(SCRIPTS[at].digest.as_str()))),
+            InvocationMode::Plain => Err(RedisError::Unsupported { what: SERVER_FUNCTIONS[at].2 }),
         }
     }
 }
@@ -253,13 +254,13 @@ impl Entry {
 ///
 /// # Errors
 /// `Diverged` when other code has a library's name; otherwise what the server said.
-pub(super) async fn ensure(caller: &Caller, form: Form) -> Result<(), Error> {
-    if form != Form::Function {
+pub(super) async fn ensure(caller: &RedisTransport, form: InvocationMode) -> Result<(), RedisError> {
+    if form != InvocationMode::Function {
         return load(caller, form).await;
     }
-    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", OURS, "WITHCODE"]).await?;
-    for library in ALL.iter().filter(|library| library.current) {
-        put(caller, library.name, library.text, code(&listed, library.name)).await?;
+    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", LIBRARY_PATTERN, "WITHCODE"]).await?;
+    for library in LIBRARIES.iter().filter(|library| library.current) {
+        install_or_compare(caller, library.name, library.text, library_code(&listed, library.name)).await?;
     }
     Ok(())
 }
@@ -270,19 +271,29 @@ pub(super) async fn ensure(caller: &Caller, form: Form) -> Result<(), Error> {
 ///
 /// # Errors
 /// As [`ensure`].
-pub(super) async fn apply(caller: &Caller, form: Form, name: &str, text: &str) -> Result<(), Error> {
-    if form != Form::Function {
+pub(super) async fn apply_library(
+    caller: &RedisTransport,
+    form: InvocationMode,
+    name: &str,
+    text: &str,
+) -> Result<(), RedisError> {
+    if form != InvocationMode::Function {
         return Ok(());
     }
-    put(caller, name, text, found(caller, name).await?).await
+    install_or_compare(caller, name, text, installed_source(caller, name).await?).await
 }
 
 /// Loads a library, or compares it with what was found.
-async fn put(caller: &Caller, name: &str, text: &str, found: Option<String>) -> Result<(), Error> {
+async fn install_or_compare(
+    caller: &RedisTransport,
+    name: &str,
+    text: &str,
+    found: Option<String>,
+) -> Result<(), RedisError> {
     match found {
         None => load_library(caller, text).await,
         Some(found) if checksum(&found) == checksum(text) => Ok(()),
-        Some(found) => Err(Error::Diverged {
+        Some(found) => Err(RedisError::Diverged {
             what: format!("the library {name}"),
             expected: checksum(text),
             found: checksum(&found),
@@ -291,26 +302,29 @@ async fn put(caller: &Caller, name: &str, text: &str, found: Option<String>) -> 
 }
 
 /// A library's text on the server, if it is there.
-pub(super) async fn found(caller: &Caller, name: &str) -> Result<Option<String>, Error> {
+pub(super) async fn installed_source(
+    caller: &RedisTransport,
+    name: &str,
+) -> Result<Option<String>, RedisError> {
     let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", name, "WITHCODE"]).await?;
-    Ok(code(&listed, name))
+    Ok(library_code(&listed, name))
 }
 
 /// Replaces a library under its name, for everybody who calls it: only ever one that was not released.
-pub(super) async fn replace(caller: &Caller, text: &str) -> Result<(), Error> {
+pub(super) async fn replace_library(caller: &RedisTransport, text: &str) -> Result<(), RedisError> {
     caller.call("FUNCTION", ["LOAD", "REPLACE", text]).await.map(|_| ())
 }
 
 /// Loads the code that this program calls. Another worker that does so at the same time does no harm: it is the same.
-pub(super) async fn load(caller: &Caller, form: Form) -> Result<(), Error> {
+pub(super) async fn load(caller: &RedisTransport, form: InvocationMode) -> Result<(), RedisError> {
     match form {
-        Form::Function => {
-            for library in ALL.iter().filter(|library| library.current) {
+        InvocationMode::Function => {
+            for library in LIBRARIES.iter().filter(|library| library.current) {
                 load_library(caller, library.text).await?;
             }
         }
-        Form::Plain => {}
-        Form::Script => {
+        InvocationMode::Plain => {}
+        InvocationMode::Script => {
             for script in SCRIPTS.iter() {
                 caller.call("SCRIPT", ["LOAD", script.text.as_str()]).await?;
             }
@@ -319,25 +333,26 @@ pub(super) async fn load(caller: &Caller, form: Form) -> Result<(), Error> {
     Ok(())
 }
 
-async fn load_library(caller: &Caller, text: &str) -> Result<(), Error> {
+async fn load_library(caller: &RedisTransport, text: &str) -> Result<(), RedisError> {
     match caller.call("FUNCTION", ["LOAD", text]).await {
-        Err(Error::Refused { reason, .. }) if reason.contains("already exists") => Ok(()),
+        Err(RedisError::Rejected { reason, .. }) if reason.contains("already exists") => Ok(()),
         other => other.map(|_| ()),
     }
 }
 
 /// A library's text in the answer to `FUNCTION LIST … WITHCODE`.
-fn code(listed: &Value, name: &str) -> Option<String> {
+fn library_code(listed: &Value, name: &str) -> Option<String> {
     let Value::Array(libraries) = listed else { return None };
-    let library = libraries.iter().find(|library| field(library, "library_name").as_deref() == Some(name))?;
-    field(library, "library_code")
+    let library =
+        libraries.iter().find(|library| library_field(library, "library_name").as_deref() == Some(name))?;
+    library_field(library, "library_code")
 }
 
 /// A field of what `FUNCTION LIST` says of one library.
-fn field(library: &Value, wanted: &str) -> Option<String> {
+fn library_field(library: &Value, name: &str) -> Option<String> {
     let Value::Array(pairs) = library else { return None };
     let mut pairs = pairs.iter();
-    pairs.find(|field| field.as_str().as_deref() == Some(wanted))?;
+    pairs.find(|field| field.as_str().as_deref() == Some(name))?;
     pairs.next()?.as_string()
 }
 
@@ -347,16 +362,16 @@ mod tests {
 
     #[test]
     fn every_library_names_itself() {
-        for library in ALL {
+        for library in LIBRARIES {
             assert!(library.text.starts_with(&format!("#!lua name={}\n", library.name)), "{}", library.name);
         }
     }
 
     #[test]
     fn every_entry_is_registered_by_a_current_library() {
-        for (index, (entry, library, function)) in ENTRIES.iter().enumerate() {
+        for (index, (entry, library, function)) in SERVER_FUNCTIONS.iter().enumerate() {
             assert_eq!(*entry as usize, index);
-            let library = named(library).unwrap();
+            let library = library_by_name(library).unwrap();
             assert!(library.current && function.starts_with(library.name));
             let with_flags = library.text.contains(&format!("\nregister('{function}', "));
             let plainly = library.text.contains(&format!("\nredis.register_function('{function}', "));
@@ -368,7 +383,7 @@ mod tests {
     #[test]
     fn versions_5_and_6_begin_alike() {
         let part = |name: &str, first: &str, behind: &str| {
-            let (_, text) = named(name).unwrap().text.split_once(first).unwrap();
+            let (_, text) = library_by_name(name).unwrap().text.split_once(first).unwrap();
             text.split_once(behind).unwrap().0
         };
         let [five, six] = ["regatta_v5", "regatta_v6"]
@@ -383,7 +398,7 @@ mod tests {
     fn scripts_differ_and_have_no_library_line() {
         let mut digests: Vec<_> = SCRIPTS.iter().map(|script| script.digest.as_str()).collect();
         digests.dedup();
-        assert_eq!((digests.len(), digests[0].len()), (ENTRIES.len(), 40));
+        assert_eq!((digests.len(), digests[0].len()), (SERVER_FUNCTIONS.len(), 40));
         assert!(SCRIPTS.iter().all(|script| !script.text.contains("#!lua")));
     }
 }

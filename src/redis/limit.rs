@@ -5,25 +5,25 @@
 
 use fred::types::Value;
 
-use crate::redis::Redis;
-use crate::redis::begin::LimitArg;
-use crate::redis::begin::LimitKind;
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
+use crate::redis::RedisClient;
+use crate::redis::begin::LimitParameters;
+use crate::redis::begin::RateLimitCheck;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
 use crate::redis::keys;
-use crate::redis::lanes::Kind;
-use crate::redis::library::Entry;
+use crate::redis::lanes::CallKind;
+use crate::redis::library::ServerFunction;
 use crate::redis::plain;
 
 /// How long Redis remembers that a batch was merged, ms: far longer than anybody tries to send it again.
-const MARK_MS: u64 = 600_000;
+const DEFERRED_MARK_TTL_MS: u64 = 600_000;
 
 /// The kind of news that says that a limit denied a request, and that what workers hold of it is wanted.
-pub const RECALLED: char = 'r';
+pub const QUOTA_RETURN_REQUESTED: char = 'r';
 
 /// A number of requests under one rate limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Amount {
+pub struct LimitCharge {
     /// The limit's key.
     pub key: String,
     /// Time one request costs, µs, ≥ 1.
@@ -36,7 +36,7 @@ pub struct Amount {
 
 /// How a limit stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct LimitStatus {
     /// Requests that would be allowed right now.
     pub remaining: u64,
     /// When it is as if never used, µs from now.
@@ -45,58 +45,61 @@ pub struct Standing {
 
 /// What was drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drawn {
+pub struct PrefetchedQuota {
     /// Requests that were charged.
     pub requests: u64,
     /// When the limit is as if never used, µs from now.
     pub reset_us: u64,
 }
 
-impl Amount {
+impl LimitCharge {
     fn args(&self) -> [Value; 3] {
         [self.interval_us, self.tolerance_us, self.requests].map(number)
     }
 }
 
-impl Redis {
+impl RedisClient {
     /// Gives requests back to a limit and tells every worker; returns what remains.
     ///
     /// # Errors
     /// See [`Error`]; after [`Error::Timeout`] it may have been done.
-    pub async fn refund(&self, amount: &Amount) -> Result<u64, Error> {
+    pub async fn refund_limit(&self, amount: &LimitCharge) -> Result<u64, RedisError> {
         if self.is_plain() {
-            let channel = self.channel().await;
-            let work = async |caller: &Caller| plain::give_back(caller, &channel, amount).await;
-            return self.plainly(Kind::Commit, work).await;
+            let channel = self.common_channel().await;
+            let work = async |caller: &RedisTransport| plain::refund_limit(caller, &channel, amount).await;
+            return self.call_plain(CallKind::Write, work).await;
         }
-        let channel = Value::from(self.channel().await);
+        let channel = Value::from(self.common_channel().await);
         let reply = self
-            .run(Entry::LimitRefund, |entry| {
+            .call(ServerFunction::LimitRefund, |entry| {
                 let [interval, tolerance, requests] = amount.args();
                 call(entry, &[&amount.key], [channel.clone(), interval, tolerance, requests])
             })
             .await?;
-        let Value::Array(remaining) = reply else { return Err(Error::protocol("refund did not answer")) };
-        remaining.first().and_then(Value::as_u64).ok_or_else(|| Error::protocol("refund did not answer"))
+        let Value::Array(remaining) = reply else {
+            return Err(RedisError::protocol("refund did not answer"));
+        };
+        remaining.first().and_then(Value::as_u64).ok_or_else(|| RedisError::protocol("refund did not answer"))
     }
 
     /// Tells every worker to give back what it holds of a limit; those that do so tell that it has quota again.
-    pub fn recall_limit(&self, key: &str) {
-        self.tell(RECALLED, key);
+    pub fn request_quota_return(&self, key: &str) {
+        self.publish_notification(QUOTA_RETURN_REQUESTED, key);
     }
 
     /// Makes a limit as if never used and tells every worker; whether it was in use.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn reset_limit(&self, key: &str) -> Result<bool, Error> {
+    pub async fn reset_limit(&self, key: &str) -> Result<bool, RedisError> {
         if self.is_plain() {
-            let channel = self.channel().await;
-            let work = async |caller: &Caller| plain::reset(caller, &channel, key).await;
-            return self.plainly(Kind::Commit, work).await;
+            let channel = self.common_channel().await;
+            let work = async |caller: &RedisTransport| plain::reset_limit(caller, &channel, key).await;
+            return self.call_plain(CallKind::Write, work).await;
         }
-        let channel = Value::from(self.channel().await);
-        let reply = self.run(Entry::LimitReset, |entry| call(entry, &[key], [channel.clone()])).await?;
+        let channel = Value::from(self.common_channel().await);
+        let reply =
+            self.call(ServerFunction::LimitReset, |entry| call(entry, &[key], [channel.clone()])).await?;
         Ok(reply.as_u64() == Some(1))
     }
 
@@ -104,26 +107,33 @@ impl Redis {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn look_at_limit(&self, limit: &LimitArg) -> Result<Standing, Error> {
+    pub async fn limit_status(&self, limit: &RateLimitCheck) -> Result<LimitStatus, RedisError> {
         if self.is_plain() {
-            return self.plainly(Kind::Commit, async |caller| plain::look(caller, limit).await).await;
+            return self
+                .call_plain(CallKind::Write, async |caller| plain::limit_status(caller, limit).await)
+                .await;
         }
-        let args = match limit.kind {
-            LimitKind::Rate { interval_us, tolerance_us } => vec![number(interval_us), number(tolerance_us)],
-            LimitKind::Concurrency { max, .. } => vec![number(max)],
+        let args = match limit.parameters {
+            LimitParameters::Rate { interval_us, tolerance_us } => {
+                vec![number(interval_us), number(tolerance_us)]
+            }
+            LimitParameters::Concurrency { max, .. } => vec![number(max)],
         };
-        let reply = self.run(Entry::LimitLook, |entry| call(entry, &[&limit.key], args.clone())).await?;
+        let reply =
+            self.call(ServerFunction::LimitStatus, |entry| call(entry, &[&limit.key], args.clone())).await?;
         let (remaining, reset_us) = pair(&reply)?;
-        Ok(Standing { remaining, reset_us })
+        Ok(LimitStatus { remaining, reset_us })
     }
 
     /// Charges a limit for requests to come, or for as many as it allows; returns how many.
     ///
     /// # Errors
     /// See [`Error`]; after [`Error::Timeout`] it may have charged them.
-    pub async fn draw(&self, amount: &Amount) -> Result<Drawn, Error> {
-        let reply = self.run(Entry::LimitDraw, |entry| call(entry, &[&amount.key], amount.args())).await?;
-        pair(&reply).map(|(requests, reset_us)| Drawn { requests, reset_us })
+    pub async fn prefetch_quota(&self, amount: &LimitCharge) -> Result<PrefetchedQuota, RedisError> {
+        let reply = self
+            .call(ServerFunction::LimitPrefetch, |entry| call(entry, &[&amount.key], amount.args()))
+            .await?;
+        pair(&reply).map(|(requests, reset_us)| PrefetchedQuota { requests, reset_us })
     }
 
     /// Charges a limit for what was allowed elsewhere; a batch that was merged before changes nothing, so that it may
@@ -131,16 +141,22 @@ impl Redis {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn merge(&self, batch: &str, amount: &Amount) -> Result<bool, Error> {
-        let mark = keys::limit_mark(&amount.key, batch);
+    pub async fn apply_deferred_charge(&self, batch: &str, amount: &LimitCharge) -> Result<bool, RedisError> {
+        let mark = keys::deferred_mark(&amount.key, batch);
         if self.is_plain() {
-            let work = async |caller: &Caller| plain::merge(caller, &mark, MARK_MS, amount).await;
-            return self.plainly(Kind::Commit, work).await;
+            let work = async |caller: &RedisTransport| {
+                plain::apply_deferred_charge(caller, &mark, DEFERRED_MARK_TTL_MS, amount).await
+            };
+            return self.call_plain(CallKind::Write, work).await;
         }
         let reply = self
-            .run(Entry::LimitMerge, |entry| {
+            .call(ServerFunction::LimitApplyDeferred, |entry| {
                 let [interval, tolerance, requests] = amount.args();
-                call(entry, &[&mark, &amount.key], [number(MARK_MS), interval, tolerance, requests])
+                call(
+                    entry,
+                    &[&mark, &amount.key],
+                    [number(DEFERRED_MARK_TTL_MS), interval, tolerance, requests],
+                )
             })
             .await?;
         Ok(reply.as_u64() == Some(1))
@@ -150,9 +166,9 @@ impl Redis {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn renew(&self, key: &str, place: &str, lease_us: u64) -> Result<bool, Error> {
+    pub async fn renew_permit(&self, key: &str, place: &str, lease_us: u64) -> Result<bool, RedisError> {
         let args = || [Value::from(place), number(lease_us)];
-        let reply = self.run(Entry::LimitRenew, |entry| call(entry, &[key], args())).await?;
+        let reply = self.call(ServerFunction::LimitRenewPermit, |entry| call(entry, &[key], args())).await?;
         Ok(reply.as_u64() == Some(1))
     }
 
@@ -160,14 +176,16 @@ impl Redis {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn release(&self, key: &str, place: &str) -> Result<bool, Error> {
-        let reply = self.run(Entry::LimitRelease, |entry| call(entry, &[key], [Value::from(place)])).await?;
+    pub async fn release_permit(&self, key: &str, place: &str) -> Result<bool, RedisError> {
+        let reply = self
+            .call(ServerFunction::LimitReleasePermit, |entry| call(entry, &[key], [Value::from(place)]))
+            .await?;
         Ok(reply.as_u64() == Some(1))
     }
 
     /// Gives a place back for which no caller waits: if that fails it ends by itself.
-    pub(crate) async fn let_go(&self, key: &str, place: &str) {
-        if let Err(error) = self.release(key, place).await {
+    pub(crate) async fn release_permit_or_log(&self, key: &str, place: &str) {
+        if let Err(error) = self.release_permit(key, place).await {
             tracing::debug!(%error, "a place was not given back and ends by itself: {error}");
         }
     }
@@ -184,10 +202,10 @@ fn number(value: u64) -> Value {
     Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-fn pair(reply: &Value) -> Result<(u64, u64), Error> {
-    let Value::Array(numbers) = reply else { return Err(Error::protocol("two numbers are missing")) };
+fn pair(reply: &Value) -> Result<(u64, u64), RedisError> {
+    let Value::Array(numbers) = reply else { return Err(RedisError::protocol("two numbers are missing")) };
     match numbers.iter().map(Value::as_u64).collect::<Vec<_>>()[..] {
         [Some(first), Some(second)] => Ok((first, second)),
-        _ => Err(Error::protocol("two numbers are missing")),
+        _ => Err(RedisError::protocol("two numbers are missing")),
     }
 }

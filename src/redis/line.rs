@@ -20,58 +20,58 @@ use tokio::sync::TryAcquireError;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::redis::error::Error;
-use crate::redis::silence::Look;
-use crate::redis::silence::Silence;
+use crate::redis::error::RedisError;
+use crate::redis::silence::SilenceCheck;
+use crate::redis::silence::SilenceDetector;
 use crate::sys::time;
 
 /// Calls out at once on one connection; more wait for their turn, in order. It bounds the rush when Redis is back, and
 /// what may be executed although its caller was told that it failed.
-pub(super) const WINDOW: usize = 512;
+pub(super) const MAX_CALLS_IN_FLIGHT: usize = 512;
 
 /// Longest silence while a connection is made ready, or while a call is out whose answer may be large.
-pub(super) const LONG: Duration = Duration::from_secs(1);
+pub(super) const LONG_RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Passes through the run queue before an overdue answer is missed. Each follows a look at the sockets: in the first the
 /// client writes what was queued, in the second it reads the answers, in the third they reach their callers. One more,
 /// because the watch may stand before the client in its pass.
-pub(super) const PASSES: usize = 4;
+pub(super) const YIELDS_BEFORE_TIMEOUT: usize = 4;
 
 /// What is known of one connection's calls.
-pub(super) struct Line {
+pub(super) struct CallTracker {
     origin: Instant,
-    window: Semaphore,
-    silence: Mutex<Silence>,
+    permits: Semaphore,
+    silence: Mutex<SilenceDetector>,
     /// Whether it is silent at this moment.
     silent: watch::Sender<bool>,
     /// Told when a call is sent while the watch rests.
-    sent: Notify,
+    call_sent: Notify,
     /// Why it is over, once it is.
-    over: Mutex<Option<String>>,
-    ended: Notify,
+    close_reason: Mutex<Option<String>>,
+    closed: Notify,
 }
 
-impl fmt::Debug for Line {
+impl fmt::Debug for CallTracker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Line").field("silence", &self.lock()).finish_non_exhaustive()
     }
 }
 
-impl Line {
+impl CallTracker {
     /// A connection on which nothing is under way; `limit` is the longest silence.
     pub(super) fn new(limit: Duration) -> Arc<Self> {
         Arc::new(Self {
             origin: Instant::now(),
-            window: Semaphore::new(WINDOW),
-            silence: Mutex::new(Silence::new(limit, LONG)),
+            permits: Semaphore::new(MAX_CALLS_IN_FLIGHT),
+            silence: Mutex::new(SilenceDetector::new(limit, LONG_RESPONSE_TIMEOUT)),
             silent: watch::Sender::new(false),
-            sent: Notify::new(),
-            over: Mutex::new(None),
-            ended: Notify::new(),
+            call_sent: Notify::new(),
+            close_reason: Mutex::new(None),
+            closed: Notify::new(),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Silence> {
+    fn lock(&self) -> MutexGuard<'_, SilenceDetector> {
         self.silence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -86,112 +86,117 @@ impl Line {
     pub(super) async fn call<T>(
         &self,
         long: bool,
-        work: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
+        work: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, RedisError> {
         // Registered before anything is looked at: an end in between is not missed.
-        let mut ended = pin!(self.ended.notified());
-        ended.as_mut().enable();
-        if let Some(reason) = self.reason() {
-            return Err(Error::unavailable(reason));
+        let mut closed = pin!(self.closed.notified());
+        closed.as_mut().enable();
+        if let Some(reason) = self.close_reason() {
+            return Err(RedisError::unavailable(reason));
         }
         let _turn = tokio::select! {
             biased;
-            turn = self.turn() => turn?,
-            () = ended.as_mut() => return Err(Error::unavailable(self.reason().unwrap_or_default())),
+            turn = self.acquire_permit() => turn?,
+            () = closed.as_mut() => return Err(RedisError::unavailable(self.close_reason().unwrap_or_default())),
         };
-        let call = Call::begin(self, long);
+        let call = OutstandingCall::start(self, long);
         tokio::select! {
             biased;
             answer = work => match answer {
                 // It was handed over: whether it was executed is unknown.
-                Err(Error::Unavailable { reason }) => Err(Error::Lost { reason }),
+                Err(RedisError::Unavailable { reason }) => Err(RedisError::ConnectionLost { reason }),
                 answer => {
-                    call.answered();
+                    call.complete();
                     answer
                 }
             },
-            () = ended => Err(Error::Lost { reason: self.reason().unwrap_or_default() }),
+            () = closed => Err(RedisError::ConnectionLost { reason: self.close_reason().unwrap_or_default() }),
         }
     }
 
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, Error> {
-        match self.window.try_acquire() {
+    async fn acquire_permit(&self) -> Result<SemaphorePermit<'_>, RedisError> {
+        match self.permits.try_acquire() {
             Ok(turn) => Ok(turn),
             Err(TryAcquireError::NoPermits) => {
-                self.window.acquire().await.map_err(|_| Error::unavailable("the connection has ended"))
+                self.permits.acquire().await.map_err(|_| RedisError::unavailable("the connection has ended"))
             }
-            Err(TryAcquireError::Closed) => Err(Error::unavailable("the connection has ended")),
+            Err(TryAcquireError::Closed) => Err(RedisError::unavailable("the connection has ended")),
         }
     }
 
-    fn reason(&self) -> Option<String> {
-        self.over.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn close_reason(&self) -> Option<String> {
+        self.close_reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The connection has ended: every call on it fails now. Only the first reason counts.
-    pub(super) fn end(&self, reason: &str) {
-        self.over.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| reason.to_owned());
-        self.window.close();
-        self.ended.notify_waiters();
+    pub(super) fn close(&self, reason: &str) {
+        self.close_reason
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(|| reason.to_owned());
+        self.permits.close();
+        self.closed.notify_waiters();
     }
 
     /// Changes when a silence begins or ends.
-    pub(super) fn silences(&self) -> watch::Receiver<bool> {
+    pub(super) fn silence_changes(&self) -> watch::Receiver<bool> {
         self.silent.subscribe()
     }
 
     /// Since when calls wait for an answer.
-    pub(super) fn since(&self) -> Instant {
-        self.origin + self.lock().since()
+    pub(super) fn waiting_since(&self) -> Instant {
+        self.origin + self.lock().waiting_since()
     }
 }
 
 /// One call that is out. Dropped without an answer it says that its caller has gone.
-struct Call<'a> {
-    line: &'a Line,
+struct OutstandingCall<'a> {
+    tracker: &'a CallTracker,
     long: bool,
     answered: bool,
 }
 
-impl<'a> Call<'a> {
-    fn begin(line: &'a Line, long: bool) -> Self {
-        if line.lock().sent(long, line.now()) {
-            line.sent.notify_one();
+impl<'a> OutstandingCall<'a> {
+    fn start(line: &'a CallTracker, long: bool) -> Self {
+        if line.lock().on_call_sent(long, line.now()) {
+            line.call_sent.notify_one();
         }
-        Self { line, long, answered: false }
+        Self { tracker: line, long, answered: false }
     }
 
-    fn answered(mut self) {
+    fn complete(mut self) {
         self.answered = true;
-        if self.line.lock().answered(self.long, self.line.now()) {
-            self.line.silent.send_replace(false);
+        if self.tracker.lock().on_response(self.long, self.tracker.now()) {
+            self.tracker.silent.send_replace(false);
         }
     }
 }
 
-impl Drop for Call<'_> {
+impl Drop for OutstandingCall<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            self.line.lock().left(self.long);
+            self.tracker.lock().on_call_dropped(self.long);
         }
     }
 }
 
 /// Watches for silence until the connection ends. It must be a task of its own: only then do its pauses let the queue,
 /// and with it the client's task, run.
-pub(super) async fn watch(line: Arc<Line>) {
-    let mut silent = line.silences();
+pub(super) async fn watch_for_silence(line: Arc<CallTracker>) {
+    let mut silent = line.silence_changes();
     loop {
-        let look = line.lock().look(line.now());
-        match look {
-            Look::Idle => line.sent.notified().await,
+        let check = line.lock().check(line.now());
+        match check {
+            SilenceCheck::Idle => line.call_sent.notified().await,
             // At a tick: one wake-up and not two for a call at rest, whose answer is there by then.
-            Look::At(due) => tokio::time::sleep(time::after_tick(due.saturating_sub(line.now()))).await,
-            Look::Overdue(answers) => {
-                for _ in 0..PASSES {
+            SilenceCheck::At(due) => {
+                tokio::time::sleep(time::after_tick(due.saturating_sub(line.now()))).await
+            }
+            SilenceCheck::Overdue(answers) => {
+                for _ in 0..YIELDS_BEFORE_TIMEOUT {
                     tokio::task::yield_now().await;
                 }
-                if line.lock().judge(answers) {
+                if line.lock().confirm_silence(answers) {
                     line.silent.send_replace(true);
                     // The connection's owner decides what a silence means; an answer ends it by itself.
                     let _ = silent.wait_for(|silent| !silent).await.is_ok();
@@ -207,19 +212,19 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_millis(250);
 
-    fn watched() -> Arc<Line> {
-        let line = Line::new(LIMIT);
-        tokio::spawn(watch(Arc::clone(&line)));
+    fn watched() -> Arc<CallTracker> {
+        let line = CallTracker::new(LIMIT);
+        tokio::spawn(watch_for_silence(Arc::clone(&line)));
         line
     }
 
-    async fn after(time: Duration) -> Result<u8, Error> {
+    async fn after(time: Duration) -> Result<u8, RedisError> {
         tokio::time::sleep(time).await;
         Ok(7)
     }
 
     #[tokio::test]
-    async fn a_crowd_waits_for_its_turns_and_nobody_is_refused() {
+    async fn a_crowd_waits_for_permits_and_no_call_is_rejected() {
         let line = watched();
         let calls: Vec<_> = (0..6000)
             .map(|_| Arc::clone(&line))
@@ -229,17 +234,17 @@ mod tests {
             assert_eq!(call.await.unwrap(), Ok(7));
         }
         // Twelve turns of 512 calls, and a silence at no time.
-        assert!(!*line.silences().borrow());
+        assert!(!*line.silence_changes().borrow());
     }
 
     #[tokio::test]
-    async fn a_silence_is_told_once_and_ends_with_an_answer_that_loses_nothing() {
+    async fn a_silence_is_reported_once_and_ends_with_a_response_that_loses_nothing() {
         let line = watched();
         let slow = Arc::clone(&line);
         let call = tokio::spawn(async move { slow.call(false, after(Duration::from_secs(1))).await });
-        let (begun, mut silences) = (Instant::now(), line.silences());
+        let (started, mut silences) = (Instant::now(), line.silence_changes());
         silences.wait_for(|silent| *silent).await.unwrap();
-        assert!(begun.elapsed() >= LIMIT);
+        assert!(started.elapsed() >= LIMIT);
         silences.wait_for(|silent| !silent).await.unwrap();
         assert_eq!(call.await.unwrap(), Ok(7));
     }
@@ -247,20 +252,22 @@ mod tests {
     #[tokio::test]
     async fn an_end_fails_what_is_out_as_unknown_and_what_waits_as_never_sent() {
         let line = watched();
-        let call = |line: Arc<Line>| async move { line.call(false, std::future::pending::<_>()).await };
-        let calls: Vec<_> = (0..WINDOW + 3).map(|_| tokio::spawn(call(Arc::clone(&line)))).collect();
+        let call =
+            |line: Arc<CallTracker>| async move { line.call(false, std::future::pending::<_>()).await };
+        let calls: Vec<_> =
+            (0..MAX_CALLS_IN_FLIGHT + 3).map(|_| tokio::spawn(call(Arc::clone(&line)))).collect();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        line.end("reset");
+        line.close("reset");
         let mut unsent = 0;
         for call in calls {
-            let answer: Result<(), Error> = call.await.unwrap();
+            let answer: Result<(), RedisError> = call.await.unwrap();
             match answer {
-                Err(Error::Unavailable { .. }) => unsent += 1,
-                other => assert_eq!(other, Err(Error::Lost { reason: "reset".to_owned() })),
+                Err(RedisError::Unavailable { .. }) => unsent += 1,
+                other => assert_eq!(other, Err(RedisError::ConnectionLost { reason: "reset".to_owned() })),
             }
         }
         assert_eq!(unsent, 3);
-        let late: Result<(), Error> = call(Arc::clone(&line)).await;
-        assert_eq!(late, Err(Error::unavailable("reset")));
+        let late: Result<(), RedisError> = call(Arc::clone(&line)).await;
+        assert_eq!(late, Err(RedisError::unavailable("reset")));
     }
 }

@@ -21,278 +21,296 @@ use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 use tokio::time::interval_at;
 
-use crate::config::place::Peer;
-use crate::config::schema::Mode;
-use crate::redis::Inner;
-use crate::redis::beside::Silenced;
-use crate::redis::beside::Strict;
-use crate::redis::beside::mind;
-use crate::redis::beside::silent;
-use crate::redis::caller::Caller;
+use crate::config::place::HostPort;
+use crate::config::schema::ScriptingMode;
+use crate::redis::ClientInner;
+use crate::redis::beside::CloseOnSilenceGuard;
+use crate::redis::beside::SilenceOutcome;
+use crate::redis::beside::silent_error;
+use crate::redis::beside::watch_and_replace;
+use crate::redis::caller::RedisTransport;
 use crate::redis::cluster;
 use crate::redis::endpoint;
-use crate::redis::error::Error;
-use crate::redis::error::Refusal;
+use crate::redis::error::RedisError;
+use crate::redis::error::ServerRejection;
 use crate::redis::greeting;
-use crate::redis::library::Form;
-use crate::redis::library::OURS;
+use crate::redis::library::InvocationMode;
+use crate::redis::library::LIBRARY_PATTERN;
 use crate::redis::line;
-use crate::redis::line::Line;
+use crate::redis::line::CallTracker;
 use crate::redis::migrations;
-use crate::redis::pauses::Pauses;
-use crate::redis::pauses::between;
-use crate::redis::pauses::random;
+use crate::redis::pauses::ReconnectPauses;
+use crate::redis::pauses::pause_between;
+use crate::redis::pauses::random_unit;
 use crate::redis::repeat;
 use crate::redis::secret;
 use crate::sys::time;
 
 /// How often a connection at rest is asked whether it lives.
-const PING_EVERY: Duration = time::TICK.saturating_mul(20);
+const PING_INTERVAL: Duration = time::TICK.saturating_mul(20);
 /// The signing key is offered again at every n-th question: `FLUSHALL` must not split the fleet.
-const SECRET_EVERY: u32 = 5;
+const PINGS_PER_KEY_OFFER: u32 = 5;
 /// Pause after a refusal that only another password or another setting ends: one attempt a second, and no more.
-pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const REJECTED_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that lived this long begins counting pauses anew.
-pub(super) const SETTLED: Duration = Duration::from_millis(100);
+pub(super) const STABLE_AFTER: Duration = Duration::from_millis(100);
 /// Pause before another connection is looked for while this one only reads: at most two attempts a second.
-const SEEK: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(800)];
+const FIND_WRITABLE_PAUSE: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(800)];
 /// A connection that was replaced stays for the calls that are under way on it.
-pub(super) const FAREWELL: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// A connection on which requests may call.
 #[derive(Clone)]
-pub(super) struct Live {
-    pub(super) caller: Caller,
-    pub(super) form: Form,
+pub(super) struct ActiveConnection {
+    pub(super) transport: RedisTransport,
+    pub(super) mode: InvocationMode,
     /// Which of this worker's connections it is, from 1.
     pub(super) number: u64,
     /// Whether calls can be noted, so that they may be sent again.
-    pub(super) notes: bool,
+    pub(super) deduplicates: bool,
 }
 
-impl Live {
+impl ActiveConnection {
     /// The same for calls whose answers may be large.
-    pub(super) fn long(self) -> Self {
-        Self { caller: self.caller.long(), ..self }
+    pub(super) fn with_long_timeout(self) -> Self {
+        Self { transport: self.transport.with_long_timeout(), ..self }
     }
 
     /// The same for calls that are made in pieces where their keys lie on two nodes: that is an answer to them.
-    pub(super) fn torn(self) -> Self {
-        Self { caller: self.caller.torn(), ..self }
+    pub(super) fn without_cross_slot_retry(self) -> Self {
+        Self { transport: self.transport.without_cross_slot_retry(), ..self }
     }
 }
 
 /// A connection that is ready, and what the server said if it takes no writes.
-struct Ready {
-    link: Link,
-    live: Live,
-    refused: Option<Error>,
+struct ReadyConnection {
+    connection: RedisConnection,
+    active: ActiveConnection,
+    write_rejection: Option<RedisError>,
 }
 
-impl Ready {
-    fn only_reads(&self) -> bool {
-        self.refused.as_ref().is_some_and(doubts)
+impl ReadyConnection {
+    fn is_read_only(&self) -> bool {
+        self.write_rejection.as_ref().is_some_and(suggests_failover)
     }
 }
 
 /// Why a connection is left.
-enum Left {
+enum ConnectionExit {
     /// It has ended, or was silent for too long; since when there is none.
-    Lost(Instant, Error),
+    Lost(Instant, RedisError),
     /// Another one takes writes, and this one does not.
-    For(Box<Ready>),
+    ReplacedByWritable(Box<ReadyConnection>),
     /// Another one answers, and this one is silent: what is out on it is lost.
-    Instead(Box<Ready>),
+    ReplacedWhileSilent(Box<ReadyConnection>),
 }
 
 /// A connection and the task behind it, which ends with this value.
-pub(super) struct Link {
+pub(super) struct RedisConnection {
     client: Client,
     task: ConnectHandle,
-    line: Arc<Line>,
-    watch: JoinHandle<()>,
+    tracker: Arc<CallTracker>,
+    silence_task: JoinHandle<()>,
     /// Ends the connection when it falls silent, until `mind` watches it.
-    strict: Option<Strict>,
+    silence_guard: Option<CloseOnSilenceGuard>,
 }
 
-impl Drop for Link {
+impl Drop for RedisConnection {
     fn drop(&mut self) {
         // A wedged client cannot be asked to quit; ending its task closes the connection.
         self.task.abort();
-        self.watch.abort();
-        self.line.end("the connection was given up");
+        self.silence_task.abort();
+        self.tracker.close("the connection was given up");
     }
 }
 
-impl Link {
+impl RedisConnection {
     /// Connects once: to the server, or to one node of a cluster.
     ///
     /// # Errors
     /// Why it could not, e.g. refused or wrong password.
-    pub(super) async fn open(inner: &Inner, node: Option<&Peer>) -> Result<Self, Error> {
-        let error = match Self::attempt(inner, node).await {
-            Ok(link) if inner.greeted.load(Relaxed) => return Ok(link),
+    pub(super) async fn open(inner: &ClientInner, node: Option<&HostPort>) -> Result<Self, RedisError> {
+        let error = match Self::try_connect(inner, node).await {
+            Ok(link) if inner.identified_as_redis.load(Relaxed) => return Ok(link),
             // The client takes a connection that was closed in its greeting for one that is there.
-            Ok(link) => match link.greet(inner.mode).await {
+            Ok(link) => match link.verify_replies(inner.mode).await {
                 Err(error) if error.is_unclear() => error,
                 Ok(()) | Err(_) => {
-                    inner.greeted.store(true, Relaxed);
+                    inner.identified_as_redis.store(true, Relaxed);
                     return Ok(link);
                 }
             },
-            Err(error) => inner.endpoint.explained(error),
+            Err(error) => inner.endpoint.explain(error),
         };
         // What was Redis once is Redis, and a Redis in trouble is not to be asked more than need be.
-        if !error.is_unclear() || inner.greeted.load(Relaxed) {
+        if !error.is_unclear() || inner.identified_as_redis.load(Relaxed) {
             return Err(error);
         }
-        let (tls, login) = inner.endpoint.manner();
-        let Some(door) = inner.endpoint.door(node) else { return Err(error) };
-        Err(greeting::diagnose(&door, tls, login).await.map_or(error, Error::unavailable))
+        let (tls, login) = inner.endpoint.tls_and_login();
+        let Some(door) = inner.endpoint.probe_address(node) else { return Err(error) };
+        Err(greeting::diagnose(&door, tls, login).await.map_or(error, RedisError::unavailable))
     }
 
     /// Asks what a worker's first questions are, to learn whether there are answers at all; nothing that a user of this
     /// mode may not ask, because the server writes that down (`ACL LOG`).
-    async fn greet(&self, mode: Mode) -> Result<(), Error> {
-        let caller = self.patient();
+    async fn verify_replies(&self, mode: ScriptingMode) -> Result<(), RedisError> {
+        let caller = self.setup_transport();
         caller.call("PING", []).await?;
         match mode {
-            Mode::Auto => self.form(mode).await.map(|_| ()),
-            Mode::Fcall => caller.call("FUNCTION", ["LIST", "LIBRARYNAME", OURS]).await.map(|_| ()),
-            Mode::Evalsha => caller.call("EVAL", ["return 1", "0"]).await.map(|_| ()),
-            Mode::Plain => Ok(()),
+            ScriptingMode::Auto => self.detect_mode(mode).await.map(|_| ()),
+            ScriptingMode::Fcall => {
+                caller.call("FUNCTION", ["LIST", "LIBRARYNAME", LIBRARY_PATTERN]).await.map(|_| ())
+            }
+            ScriptingMode::Evalsha => caller.call("EVAL", ["return 1", "0"]).await.map(|_| ()),
+            ScriptingMode::Plain => Ok(()),
         }
     }
 
-    async fn attempt(inner: &Inner, node: Option<&Peer>) -> Result<Self, Error> {
+    async fn try_connect(inner: &ClientInner, node: Option<&HostPort>) -> Result<Self, RedisError> {
         let config = inner.endpoint.config(node)?;
-        let performance = endpoint::performance();
-        let client = Client::new(config, Some(performance), Some(endpoint::connection()), None);
+        let performance = endpoint::performance_config();
+        let client = Client::new(config, Some(performance), Some(endpoint::connection_config()), None);
         let task = client.connect();
-        let line = Line::new(inner.command_timeout);
-        let watch = tokio::spawn(line::watch(Arc::clone(&line)));
-        let strict = Some(Strict::new(&line));
-        let link = Self { client, task, line, watch, strict };
+        let line = CallTracker::new(inner.command_timeout);
+        let watch = tokio::spawn(line::watch_for_silence(Arc::clone(&line)));
+        let strict = Some(CloseOnSilenceGuard::new(&line));
+        let link = Self { client, task, tracker: line, silence_task: watch, silence_guard: strict };
         let connected = link.client.wait_for_connect();
-        match tokio::time::timeout(inner.endpoint.patience(), connected).await {
-            Err(_) | Ok(Err(_)) if link.task.is_finished() => Err(link.reason().await),
-            Err(_) => Err(Error::Timeout),
-            Ok(outcome) => outcome.map(|()| link).map_err(Error::from),
+        match tokio::time::timeout(inner.endpoint.connect_timeout(), connected).await {
+            Err(_) | Ok(Err(_)) if link.task.is_finished() => Err(link.failure_reason().await),
+            Err(_) => Err(RedisError::Timeout),
+            Ok(outcome) => outcome.map(|()| link).map_err(RedisError::from),
         }
     }
 
     /// Why the task ended; the message of its end says more than that of the wait.
-    async fn reason(mut self) -> Error {
+    async fn failure_reason(mut self) -> RedisError {
         match (&mut self.task).await {
             Ok(Err(error)) => error.into(),
-            Ok(Ok(())) | Err(_) => Error::unavailable("the connection was closed"),
+            Ok(Ok(())) | Err(_) => RedisError::unavailable("the connection was closed"),
         }
     }
 
     /// A caller for requests, whose calls end when another connection proves that this one is silent.
-    pub(super) fn caller(&self) -> Caller {
-        Caller::new(&self.client, &self.line)
+    pub(super) fn transport(&self) -> RedisTransport {
+        RedisTransport::new(&self.client, &self.tracker)
     }
 
     /// A caller for work outside requests, some of which takes longer. Before `mind` watches the connection its
     /// calls end when it falls silent.
-    pub(super) fn patient(&self) -> Caller {
-        self.caller().long()
+    pub(super) fn setup_transport(&self) -> RedisTransport {
+        self.transport().with_long_timeout()
     }
 
     /// Makes a connection ready for requests: name, code, ledger, signing key.
-    async fn prepare(self, inner: &Inner) -> Result<Ready, Error> {
-        let patient = self.patient();
+    async fn prepare(self, inner: &ClientInner) -> Result<ReadyConnection, RedisError> {
+        let patient = self.setup_transport();
         // The name only helps people who read CLIENT LIST; a server that forbids it is usable all the same.
         let _ = patient.call("CLIENT", ["SETNAME", &inner.name]).await;
-        let mut form = self.form(inner.mode).await?;
-        match migrations::bring_up(&patient, form, &inner.prefix, &inner.name).await {
+        let mut form = self.detect_mode(inner.mode).await?;
+        match migrations::ensure_applied(&patient, form, &inner.prefix, &inner.name).await {
             // Functions may be called but not loaded, and nobody has loaded them.
-            Err(error) if error.unsupported() && inner.mode == Mode::Auto && form == Form::Function => {
-                form = Form::Script;
-                migrations::bring_up(&patient, form, &inner.prefix, &inner.name).await?;
+            Err(error)
+                if error.is_unknown_command()
+                    && inner.mode == ScriptingMode::Auto
+                    && form == InvocationMode::Function =>
+            {
+                form = InvocationMode::Script;
+                migrations::ensure_applied(&patient, form, &inner.prefix, &inner.name).await?;
             }
             other => other?,
         }
-        let refused = secret::offer(&patient, inner).await?;
-        inner.warn_of_form(form);
-        let notes = repeat::may_note(&patient, form).await?;
-        let number = inner.connections.fetch_add(1, Relaxed) + 1;
-        let live = Live { caller: self.caller(), form, number, notes };
-        Ok(Ready { link: self, live, refused })
+        let refused = secret::refresh_signing_keys(&patient, inner).await?;
+        inner.warn_plain_mode(form);
+        let deduplicates = repeat::supports_batch_ledger(&patient, form).await?;
+        let number = inner.connections_opened.fetch_add(1, Relaxed) + 1;
+        let live = ActiveConnection { transport: self.transport(), mode: form, number, deduplicates };
+        Ok(ReadyConnection { connection: self, active: live, write_rejection: refused })
     }
 
     /// Returns when the connection can no longer be used, or there is a better one.
-    async fn watch(&mut self, inner: &Arc<Inner>, live: &Live, only_reads: bool) -> Left {
-        self.strict = None;
-        let patient = self.patient();
-        let (line, prober) = (Arc::clone(&self.line), self.caller());
+    async fn monitor(
+        &mut self,
+        inner: &Arc<ClientInner>,
+        live: &ActiveConnection,
+        only_reads: bool,
+    ) -> ConnectionExit {
+        self.silence_guard = None;
+        let patient = self.setup_transport();
+        let (line, prober) = (Arc::clone(&self.tracker), self.transport());
         let fell = |since: Option<Instant>| match since {
-            Some(since) => inner.lost(since, true, &silent()),
-            None => inner.resume(live),
+            Some(since) => inner.set_lost(since, true, &silent_error()),
+            None => inner.resume_after_silence(live),
         };
         tokio::select! {
             biased;
-            ended = &mut self.task => Left::Lost(Instant::now(), end(ended)),
-            left = mind(inner, &line, fell, || establish(inner)) => match left {
-                Silenced::Instead(ready) => Left::Instead(Box::new(ready)),
-                Silenced::GivenUp(since) => Left::Lost(since, silent()),
+            exited = &mut self.task => ConnectionExit::Lost(Instant::now(), exit_reason(exited)),
+            left = watch_and_replace(inner, &line, fell, || connect_and_prepare(inner)) => match left {
+                SilenceOutcome::Replaced(ready) => ConnectionExit::ReplacedWhileSilent(Box::new(ready)),
+                SilenceOutcome::TimedOut(since) => ConnectionExit::Lost(since, silent_error()),
             },
-            ready = seek(inner, only_reads) => Left::For(Box::new(ready)),
-            error = tend(inner, &line, Some(&patient), &prober) => Left::Lost(Instant::now(), error),
+            ready = find_writable(inner, only_reads) => ConnectionExit::ReplacedByWritable(Box::new(ready)),
+            error = ping_loop(inner, &line, Some(&patient), &prober) => ConnectionExit::Lost(Instant::now(), error),
         }
     }
 
     /// Returns when the connection to one node among several has ended, with since when and the reason; or with another
     /// one, made by `beside`, when that answers and this one is silent. `fell` is told when a silence begins and ends.
-    pub(super) async fn lives<T, F>(
+    pub(super) async fn run_until_lost<T, F>(
         &mut self,
-        inner: &Inner,
-        fell: impl Fn(Option<Instant>),
-        beside: impl Fn() -> F,
-    ) -> Result<T, (Instant, Error)>
+        inner: &ClientInner,
+        on_silence_change: impl Fn(Option<Instant>),
+        connect_another: impl Fn() -> F,
+    ) -> Result<T, (Instant, RedisError)>
     where
-        F: Future<Output = Result<T, Error>>,
+        F: Future<Output = Result<T, RedisError>>,
     {
-        self.strict = None;
-        let (line, prober) = (Arc::clone(&self.line), self.caller());
+        self.silence_guard = None;
+        let (line, prober) = (Arc::clone(&self.tracker), self.transport());
         tokio::select! {
             biased;
-            ended = &mut self.task => Err((Instant::now(), end(ended))),
-            left = mind(inner, &line, fell, beside) => match left {
-                Silenced::Instead(next) => Ok(next),
-                Silenced::GivenUp(since) => Err((since, silent())),
+            exited = &mut self.task => Err((Instant::now(), exit_reason(exited))),
+            left = watch_and_replace(inner, &line, on_silence_change, connect_another) => match left {
+                SilenceOutcome::Replaced(next) => Ok(next),
+                SilenceOutcome::TimedOut(since) => Err((since, silent_error())),
             },
-            error = tend(inner, &line, None, &prober) => Err((Instant::now(), error)),
+            error = ping_loop(inner, &line, None, &prober) => Err((Instant::now(), error)),
         }
     }
 }
 
 /// Why a connection's task has ended.
-fn end(ended: Result<Result<(), fred::error::Error>, JoinError>) -> Error {
-    match ended {
+fn exit_reason(exited: Result<Result<(), fred::error::Error>, JoinError>) -> RedisError {
+    match exited {
         Ok(Err(error)) => error.into(),
-        Ok(Ok(())) | Err(_) => Error::unavailable("the connection was closed"),
+        Ok(Ok(())) | Err(_) => RedisError::unavailable("the connection was closed"),
     }
 }
 
 /// Asks for ever whether a connection at rest lives; returns when it has ended. `patient` offers the signing key
 /// meanwhile.
-async fn tend(inner: &Inner, line: &Line, patient: Option<&Caller>, prober: &Caller) -> Error {
-    let mut ticks = interval_at(Instant::now() + time::until_tick(PING_EVERY), PING_EVERY);
+async fn ping_loop(
+    inner: &ClientInner,
+    line: &CallTracker,
+    patient: Option<&RedisTransport>,
+    prober: &RedisTransport,
+) -> RedisError {
+    let mut ticks = interval_at(Instant::now() + time::until_tick(PING_INTERVAL), PING_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     for count in 1_u32.. {
         ticks.tick().await;
-        let answer = match patient.filter(|_| count.is_multiple_of(SECRET_EVERY)) {
-            Some(patient) => secret::offer(patient, inner).await.map(|_| ()),
+        let answer = match patient.filter(|_| count.is_multiple_of(PINGS_PER_KEY_OFFER)) {
+            Some(patient) => secret::refresh_signing_keys(patient, inner).await.map(|_| ()),
             // An answer that came lately proves that the connection lives: no PING is sent.
-            None if line.since().elapsed() < PING_EVERY => continue,
+            None if line.waiting_since().elapsed() < PING_INTERVAL => continue,
             None => prober.call("PING", []).await.map(|_| ()),
         };
         match answer {
-            Err(error @ (Error::Unavailable { .. } | Error::Lost { .. })) => return error,
+            Err(error @ (RedisError::Unavailable { .. } | RedisError::ConnectionLost { .. })) => {
+                return error;
+            }
             // An answer is an answer: reconnecting to a server that is busy or full makes it worse.
-            Ok(()) | Err(_) => inner.answered(),
+            Ok(()) | Err(_) => inner.record_response(),
         }
     }
     std::future::pending().await
@@ -300,59 +318,59 @@ async fn tend(inner: &Inner, line: &Line, patient: Option<&Caller>, prober: &Cal
 
 /// While this connection only reads, looks for one that writes too: the same server after its promotion, or the one
 /// that the name now leads to. Reading goes on meanwhile.
-async fn seek(inner: &Inner, only_reads: bool) -> Ready {
+async fn find_writable(inner: &ClientInner, only_reads: bool) -> ReadyConnection {
     if !only_reads {
-        inner.doubt.notified().await;
+        inner.failover_suspected.notified().await;
     }
     loop {
-        tokio::time::sleep(between(SEEK, random())).await;
-        match establish(inner).await {
-            Ok(ready) if !ready.only_reads() => return ready,
+        tokio::time::sleep(pause_between(FIND_WRITABLE_PAUSE, random_unit())).await;
+        match connect_and_prepare(inner).await {
+            Ok(ready) if !ready.is_read_only() => return ready,
             Ok(_) | Err(_) => {}
         }
     }
 }
 
 /// Keeps a connection for as long as the runtime lives.
-pub(super) async fn keep(inner: Arc<Inner>) {
-    if let Some(seeds) = inner.endpoint.cluster().map(<[Peer]>::to_vec) {
-        return cluster::keep(inner, seeds).await;
+pub(super) async fn maintain(inner: Arc<ClientInner>) {
+    if let Some(seeds) = inner.endpoint.cluster_seeds().map(<[HostPort]>::to_vec) {
+        return cluster::maintain(inner, seeds).await;
     }
-    let mut pauses = Pauses::new(inner.hold, Instant::now());
+    let mut pauses = ReconnectPauses::new(inner.reconnect_wait, Instant::now());
     loop {
         let mut refused = false;
-        match establish(&inner).await {
+        match connect_and_prepare(&inner).await {
             Ok(ready) => {
                 let since = Instant::now();
-                let (lost, reason) = live(&inner, ready).await;
-                inner.lost(lost, false, &reason);
-                pauses.lost(lost, since.elapsed() >= SETTLED);
+                let (lost, reason) = serve_until_lost(&inner, ready).await;
+                inner.set_lost(lost, false, &reason);
+                pauses.on_lost(lost, since.elapsed() >= STABLE_AFTER);
             }
             Err(error) => {
-                refused = error.misconfigured();
-                inner.failed(&error);
+                refused = error.is_misconfiguration();
+                inner.on_attempt_failed(&error);
             }
         }
         let pause = match refused {
-            true => REFUSED_PAUSE,
-            false => pauses.next(Instant::now(), random()),
+            true => REJECTED_PAUSE,
+            false => pauses.next_pause(Instant::now(), random_unit()),
         };
         tokio::time::sleep(pause).await;
     }
 }
 
 /// Uses a connection, and whichever takes its place without a gap, until one is lost; since when, and why.
-async fn live(inner: &Arc<Inner>, mut ready: Ready) -> (Instant, Error) {
+async fn serve_until_lost(inner: &Arc<ClientInner>, mut ready: ReadyConnection) -> (Instant, RedisError) {
     loop {
-        inner.up(ready.live.clone(), ready.refused.as_ref());
-        let (live, only_reads) = (ready.live.clone(), ready.only_reads());
-        match ready.link.watch(inner, &live, only_reads).await {
-            Left::Lost(since, reason) => return (since, reason),
-            Left::Instead(next) => ready = *next,
-            Left::For(next) => {
+        inner.set_up(ready.active.clone(), ready.write_rejection.as_ref());
+        let (live, only_reads) = (ready.active.clone(), ready.is_read_only());
+        match ready.connection.monitor(inner, &live, only_reads).await {
+            ConnectionExit::Lost(since, reason) => return (since, reason),
+            ConnectionExit::ReplacedWhileSilent(next) => ready = *next,
+            ConnectionExit::ReplacedByWritable(next) => {
                 let before = std::mem::replace(&mut ready, *next);
                 tokio::spawn(async move {
-                    tokio::time::sleep(FAREWELL).await;
+                    tokio::time::sleep(LINGER).await;
                     drop(before);
                 });
             }
@@ -360,11 +378,11 @@ async fn live(inner: &Arc<Inner>, mut ready: Ready) -> (Instant, Error) {
     }
 }
 
-async fn establish(inner: &Inner) -> Result<Ready, Error> {
-    Link::open(inner, None).await?.prepare(inner).await
+async fn connect_and_prepare(inner: &ClientInner) -> Result<ReadyConnection, RedisError> {
+    RedisConnection::open(inner, None).await?.prepare(inner).await
 }
 
 /// Whether a server that said this no longer takes what it took: a new connection may find the new primary.
-pub(super) fn doubts(error: &Error) -> bool {
-    matches!(error, Error::Refused { refusal: Refusal::ReadOnly, .. })
+pub(super) fn suggests_failover(error: &RedisError) -> bool {
+    matches!(error, RedisError::Rejected { rejection: ServerRejection::ReadOnly, .. })
 }

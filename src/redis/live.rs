@@ -7,38 +7,38 @@ use std::time::Duration;
 
 use fred::types::Value;
 
-use crate::redis::Redis;
+use crate::redis::RedisClient;
 use crate::redis::count::list;
 use crate::redis::count::number;
 use crate::redis::count::signed;
 use crate::redis::count::with_keys;
-use crate::redis::error::Error;
+use crate::redis::error::RedisError;
 use crate::redis::keys;
-use crate::redis::lanes::Kind;
-use crate::redis::library::Entry;
-use crate::redis::library::Form;
-use crate::redis::link::Live;
+use crate::redis::lanes::CallKind;
+use crate::redis::library::InvocationMode;
+use crate::redis::library::ServerFunction;
+use crate::redis::link::ActiveConnection;
 
 /// The letter of a broadcast's news on the common channel, where workers of earlier releases tell them.
-pub const NEWS: char = 'b';
+pub const MESSAGE_PUBLISHED: char = 'b';
 
 /// A message's id: milliseconds and a number, rising within a topic. No time of day: a new topic begins a second ahead.
-pub type Stamp = (u64, u64);
+pub type StreamId = (u64, u64);
 
 /// A message as it lies in its topic's stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
+pub struct StreamEntry {
     /// Id of the message before it; (0, 0) if it was the first.
-    pub before: Stamp,
+    pub previous: StreamId,
     /// Its id.
-    pub id: Stamp,
+    pub id: StreamId,
     /// Its text; none if somebody else wrote it, and it is no message.
     pub text: Option<String>,
 }
 
 /// A message to be published.
 #[derive(Debug, Clone, Copy)]
-pub struct Publish<'a> {
+pub struct PublishMessage<'a> {
     /// Its topic's name.
     pub topic: &'a str,
     /// Its text.
@@ -46,10 +46,10 @@ pub struct Publish<'a> {
     /// How many messages the topic keeps, about.
     pub history: u64,
     /// The topic is forgotten this long after its last message.
-    pub keep: Duration,
+    pub retention: Duration,
 }
 
-impl Redis {
+impl RedisClient {
     /// Adds a message to its topic and tells the workers that have subscribers to it; returns its id.
     ///
     /// # Errors
@@ -57,21 +57,23 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was published.
-    pub async fn live_publish(&self, message: &Publish<'_>) -> Result<Stamp, Error> {
+    pub async fn publish_message(&self, message: &PublishMessage<'_>) -> Result<StreamId, RedisError> {
         let inner = &self.inner;
-        let (key, channel) =
-            (keys::topic(&inner.prefix, message.topic), keys::topic_news(&inner.space, message.topic));
-        let (mark, earlier) = (inner.mark(), self.earlier_channel().await);
+        let (key, channel) = (
+            keys::topic(&inner.prefix, message.topic),
+            keys::topic_channel(&inner.channel_prefix, message.topic),
+        );
+        let (mark, earlier) = (inner.broadcast_mark(), self.earlier_release_channel().await);
         let reply = self
-            .run(Entry::LivePublish, |entry| {
+            .call(ServerFunction::BroadcastPublish, |entry| {
                 let mut args = with_keys(entry, [key.as_str()]);
                 args.extend([channel.as_str(), mark.as_str(), message.text].map(Value::from));
-                args.extend([number(message.history), number(millis(message.keep))]);
+                args.extend([number(message.history), number(millis(message.retention))]);
                 args.extend([earlier.as_str(), message.topic].map(Value::from));
                 args
             })
             .await?;
-        stamp(&reply)
+        stream_id(&reply)
     }
 
     /// The messages of each topic from this id on, itself included, at most `count` of each.
@@ -81,21 +83,22 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Nothing is changed.
-    pub async fn live_from(
+    pub async fn read_stream_from(
         &self,
-        topics: &[(&str, Stamp)],
+        topics: &[(&str, StreamId)],
         count: usize,
-    ) -> Result<Vec<Result<Vec<Stored>, Error>>, Error> {
-        let commands =
-            topics.iter().map(|(topic, from)| self.range("XRANGE", topic, &written(*from), "+", count));
+    ) -> Result<Vec<Result<Vec<StreamEntry>, RedisError>>, RedisError> {
+        let commands = topics
+            .iter()
+            .map(|(topic, from)| self.range("XRANGE", topic, &format_stream_id(*from), "+", count));
         let commands: Vec<_> = commands.collect();
         let answers = self
-            .guard_as(Kind::Bulk, |live| {
+            .send(CallKind::LargeRead, |live| {
                 let commands = commands.clone();
-                async move { with_code(&live)?.caller.together(commands).await }
+                async move { require_functions(&live)?.transport.pipeline(commands).await }
             })
             .await?;
-        Ok(answers.into_iter().map(|answer| entries(answer?, Order::Rising)).collect())
+        Ok(answers.into_iter().map(|answer| decode_entries(answer?, ScanDirection::Ascending)).collect())
     }
 
     /// Whether each topic may hold something after this message, or is gone; where nothing is, next to nothing is sent.
@@ -105,24 +108,24 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Nothing is changed.
-    pub async fn live_differs(&self, topics: &[(&str, Stamp)]) -> Result<Vec<bool>, Error> {
+    pub async fn streams_changed(&self, topics: &[(&str, StreamId)]) -> Result<Vec<bool>, RedisError> {
         let commands = topics.iter().flat_map(|(topic, last)| {
             let length = ("XLEN", vec![Value::from(keys::topic(&self.inner.prefix, topic))]);
-            [length, self.range("XRANGE", topic, &written(above(*last)), "+", 1)]
+            [length, self.range("XRANGE", topic, &format_stream_id(stream_id_after(*last)), "+", 1)]
         });
         let commands: Vec<_> = commands.collect();
         let answers = self
-            .guard_as(Kind::Bulk, |live| {
+            .send(CallKind::LargeRead, |live| {
                 let commands = commands.clone();
-                async move { with_code(&live)?.caller.together(commands).await }
+                async move { require_functions(&live)?.transport.pipeline(commands).await }
             })
             .await?;
         if answers.len() != 2 * topics.len() {
-            return Err(Error::protocol("answers are missing"));
+            return Err(RedisError::protocol("answers are missing"));
         }
-        let differs = |((_, last), pair): (&(&str, Stamp), &[Result<Value, Error>])| match pair {
+        let differs = |((_, last), pair): (&(&str, StreamId), &[Result<Value, RedisError>])| match pair {
             [Ok(length), Ok(Value::Array(newer))] => {
-                !newer.is_empty() || (*last != Stamp::default() && length.as_i64() == Some(0))
+                !newer.is_empty() || (*last != StreamId::default() && length.as_i64() == Some(0))
             }
             // Whoever asks for more is told why.
             _ => true,
@@ -137,8 +140,13 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Nothing is changed.
-    pub async fn live_until(&self, topic: &str, until: Stamp, count: usize) -> Result<Vec<Stored>, Error> {
-        self.backwards(topic, &written(until), count).await
+    pub async fn read_stream_backwards(
+        &self,
+        topic: &str,
+        until: StreamId,
+        count: usize,
+    ) -> Result<Vec<StreamEntry>, RedisError> {
+        self.read_backwards(topic, &format_stream_id(until), count).await
     }
 
     /// Id of a topic's youngest message; (0, 0) if there is none.
@@ -148,19 +156,24 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Nothing is changed.
-    pub async fn live_newest(&self, topic: &str) -> Result<Stamp, Error> {
-        Ok(self.backwards(topic, "+", 1).await?.first().map_or((0, 0), |newest| newest.id))
+    pub async fn latest_stream_id(&self, topic: &str) -> Result<StreamId, RedisError> {
+        Ok(self.read_backwards(topic, "+", 1).await?.first().map_or((0, 0), |newest| newest.id))
     }
 
-    async fn backwards(&self, topic: &str, from: &str, count: usize) -> Result<Vec<Stored>, Error> {
+    async fn read_backwards(
+        &self,
+        topic: &str,
+        from: &str,
+        count: usize,
+    ) -> Result<Vec<StreamEntry>, RedisError> {
         let (command, args) = self.range("XREVRANGE", topic, from, "-", count);
         let answer = self
-            .guard_as(Kind::Bulk, |live| {
+            .send(CallKind::LargeRead, |live| {
                 let args = args.clone();
-                async move { with_code(&live)?.caller.send(command, args).await }
+                async move { require_functions(&live)?.transport.send(command, args).await }
             })
             .await?;
-        entries(answer, Order::Falling)
+        decode_entries(answer, ScanDirection::Descending)
     }
 
     /// Says how many subscribe to each topic on a worker, for as long as `life` (none: says nothing), and returns how many
@@ -171,17 +184,17 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was said.
-    pub async fn live_here(
+    pub async fn report_presence(
         &self,
         worker: &str,
         life: Duration,
         topics: &[(&str, Option<u64>)],
-    ) -> Result<Vec<u64>, Error> {
+    ) -> Result<Vec<u64>, RedisError> {
         let keys: Vec<String> =
-            topics.iter().map(|(topic, _)| keys::here(&self.inner.prefix, topic)).collect();
+            topics.iter().map(|(topic, _)| keys::presence(&self.inner.prefix, topic)).collect();
         let word = |count: Option<u64>| count.map_or_else(|| Value::from("-"), number);
         let reply = self
-            .run(Entry::LiveHere, |entry| {
+            .call(ServerFunction::BroadcastPresence, |entry| {
                 let mut args = with_keys(entry, keys.iter().map(String::as_str));
                 args.extend([Value::from(worker), number(millis(life))]);
                 args.extend(topics.iter().map(|(_, count)| word(*count)));
@@ -194,12 +207,12 @@ impl Redis {
 
     /// What came on a topic's channel: id of the message before, id, and the message; none if it does not bear the
     /// fleet's mark, whatever it looks like.
-    pub fn live_heard<'a>(&self, text: &'a str) -> Option<(Stamp, Stamp, &'a str)> {
-        let (mark, news) = text.split_once(' ')?;
-        if mark.is_empty() || !self.inner.knows_mark(mark) {
+    pub fn decode_notification<'a>(&self, text: &'a str) -> Option<(StreamId, StreamId, &'a str)> {
+        let (mark, payload) = text.split_once(' ')?;
+        if mark.is_empty() || !self.inner.is_own_mark(mark) {
             return None;
         }
-        told(news)
+        decode_message(payload)
     }
 
     fn range(
@@ -217,43 +230,43 @@ impl Redis {
 }
 
 /// What is never published without server-side code is not read without it either.
-fn with_code(live: &Live) -> Result<&Live, Error> {
-    match live.form {
-        Form::Plain => Err(Error::Unsupported { what: "a broadcast" }),
-        Form::Function | Form::Script => Ok(live),
+fn require_functions(live: &ActiveConnection) -> Result<&ActiveConnection, RedisError> {
+    match live.mode {
+        InvocationMode::Plain => Err(RedisError::Unsupported { what: "a broadcast" }),
+        InvocationMode::Function | InvocationMode::Script => Ok(live),
     }
 }
 
 /// News as workers of earlier releases tell them: topic, id of the message before, id, and the message.
-pub fn heard(text: &str) -> Option<(&str, Stamp, Stamp, &str)> {
-    let (topic, news) = text.split_once(' ')?;
-    let (before, id, message) = told(news)?;
+pub fn decode_legacy_notification(text: &str) -> Option<(&str, StreamId, StreamId, &str)> {
+    let (topic, payload) = text.split_once(' ')?;
+    let (before, id, message) = decode_message(payload)?;
     Some((topic, before, id, message))
 }
 
-fn told(news: &str) -> Option<(Stamp, Stamp, &str)> {
-    let mut parts = news.splitn(3, ' ');
-    Some((read(parts.next()?)?, read(parts.next()?)?, parts.next()?))
+fn decode_message(payload: &str) -> Option<(StreamId, StreamId, &str)> {
+    let mut parts = payload.splitn(3, ' ');
+    Some((parse_stream_id(parts.next()?)?, parse_stream_id(parts.next()?)?, parts.next()?))
 }
 
 /// Reads `ms-seq`.
-pub fn read(text: &str) -> Option<Stamp> {
+pub fn parse_stream_id(text: &str) -> Option<StreamId> {
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok())?;
     let (ms, seq) = text.split_once('-')?;
     Some((digits(ms)?, digits(seq)?))
 }
 
-fn written((ms, seq): Stamp) -> String {
+fn format_stream_id((ms, seq): StreamId) -> String {
     format!("{ms}-{seq}")
 }
 
-fn stamp(value: &Value) -> Result<Stamp, Error> {
-    let stamp = value.as_str().and_then(|text| read(&text));
-    stamp.ok_or_else(|| Error::protocol("a message's id is none"))
+fn stream_id(value: &Value) -> Result<StreamId, RedisError> {
+    let id = value.as_str().and_then(|text| parse_stream_id(&text));
+    id.ok_or_else(|| RedisError::protocol("a message's id is none"))
 }
 
 /// The greatest id below this one.
-pub fn below((ms, seq): Stamp) -> Stamp {
+pub fn stream_id_before((ms, seq): StreamId) -> StreamId {
     match (ms, seq) {
         (ms, seq) if seq > 0 => (ms, seq - 1),
         (0, _) => (0, 0),
@@ -262,45 +275,45 @@ pub fn below((ms, seq): Stamp) -> Stamp {
 }
 
 /// The least id above this one.
-fn above((ms, seq): Stamp) -> Stamp {
+fn stream_id_after((ms, seq): StreamId) -> StreamId {
     seq.checked_add(1).map_or((ms.saturating_add(1), 0), |seq| (ms, seq))
 }
 
 /// In which order a stream was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    Rising,
-    Falling,
+enum ScanDirection {
+    Ascending,
+    Descending,
 }
 
 /// Entries of a stream: `[id, [p, …, m, …]]` each. One that is no message follows the entry that lies before it; where that
 /// was not read, nobody knows which.
-fn entries(answer: Value, order: Order) -> Result<Vec<Stored>, Error> {
-    let Value::Array(rows) = answer else { return Err(Error::protocol("a topic is no stream")) };
-    let mut entries = rows.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+fn decode_entries(answer: Value, direction: ScanDirection) -> Result<Vec<StreamEntry>, RedisError> {
+    let Value::Array(rows) = answer else { return Err(RedisError::protocol("a topic is no stream")) };
+    let mut entries = rows.into_iter().map(decode_entry).collect::<Result<Vec<_>, _>>()?;
     for at in 0..entries.len() {
         if entries[at].text.is_none() {
-            let beside = if order == Order::Rising { at.checked_sub(1) } else { Some(at + 1) };
+            let beside = if direction == ScanDirection::Ascending { at.checked_sub(1) } else { Some(at + 1) };
             let before = beside.and_then(|beside| entries.get(beside)).map(|entry| entry.id);
-            entries[at].before = before.unwrap_or_else(|| below(entries[at].id));
+            entries[at].previous = before.unwrap_or_else(|| stream_id_before(entries[at].id));
         }
     }
     Ok(entries)
 }
 
-fn entry(row: Value) -> Result<Stored, Error> {
-    let strange = || Error::protocol("a topic holds something that is no message");
+fn decode_entry(row: Value) -> Result<StreamEntry, RedisError> {
+    let strange = || RedisError::protocol("a topic holds something that is no message");
     let Value::Array(row) = row else { return Err(strange()) };
     let mut row = row.into_iter();
-    let id = stamp(&row.next().ok_or_else(strange)?)?;
+    let id = stream_id(&row.next().ok_or_else(strange)?)?;
     let Some(Value::Array(fields)) = row.next() else { return Err(strange()) };
-    let (before, text) = message(fields).unzip();
-    Ok(Stored { before: before.unwrap_or_default(), id, text })
+    let (before, text) = decode_fields(fields).unzip();
+    Ok(StreamEntry { previous: before.unwrap_or_default(), id, text })
 }
 
-fn message(fields: Vec<Value>) -> Option<(Stamp, String)> {
+fn decode_fields(fields: Vec<Value>) -> Option<(StreamId, String)> {
     let [_, before, _, text] = <[Value; 4]>::try_from(fields).ok()?;
-    Some((stamp(&before).ok()?, text.into_string()?))
+    Some((stream_id(&before).ok()?, text.into_string()?))
 }
 
 fn millis(time: Duration) -> u64 {
@@ -312,42 +325,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn news_keep_every_letter_of_a_message() {
-        assert_eq!(heard("a:b 0-0 1-2  x\ny  z"), Some(("a:b", (0, 0), (1, 2), " x\ny  z")));
-        assert_eq!(heard("a 0-0 1-2 "), Some(("a", (0, 0), (1, 2), "")));
+    fn notifications_keep_every_letter_of_a_message() {
+        assert_eq!(
+            decode_legacy_notification("a:b 0-0 1-2  x\ny  z"),
+            Some(("a:b", (0, 0), (1, 2), " x\ny  z"))
+        );
+        assert_eq!(decode_legacy_notification("a 0-0 1-2 "), Some(("a", (0, 0), (1, 2), "")));
         for strange in ["", "a", "a 0-0 1-2", "a 0 1-2 x", "a 0-0 +1-2 x", "a 0-0 1-2-3 x", "a 0-0 -1 x"] {
-            assert_eq!(heard(strange), None, "{strange}");
+            assert_eq!(decode_legacy_notification(strange), None, "{strange}");
         }
     }
 
     #[test]
-    fn entries_are_messages_or_passed_over() {
+    fn entries_are_messages_or_skipped() {
         let list = |texts: &[&str]| Value::Array(texts.iter().map(|text| Value::from(*text)).collect());
         let row = |id: &str, fields: &[&str]| Value::Array(vec![Value::from(id), list(fields)]);
         let good = row("5-1", &["p", "4-0", "m", "é\r\n"]);
-        let stored = Stored { before: (4, 0), id: (5, 1), text: Some("é\r\n".into()) };
+        let stored = StreamEntry { previous: (4, 0), id: (5, 1), text: Some("é\r\n".into()) };
         let both = |rows: Vec<Value>| {
-            [Order::Rising, Order::Falling].map(|order| entries(Value::Array(rows.clone()), order).unwrap())
+            [ScanDirection::Ascending, ScanDirection::Descending]
+                .map(|order| decode_entries(Value::Array(rows.clone()), order).unwrap())
         };
         assert_eq!(both(vec![good.clone()]), [vec![stored.clone()], vec![stored]]);
         assert_eq!(both(vec![]), [vec![], vec![]]);
         for strange in [&["m", "x"][..], &[], &["a", "b", "c", "d"]] {
             let [rising, falling] = both(vec![good.clone(), row("6-0", strange), good.clone()]);
-            assert_eq!((rising[1].before, falling[1].before), ((5, 1), (5, 1)));
+            assert_eq!((rising[1].previous, falling[1].previous), ((5, 1), (5, 1)));
             assert_eq!((&rising[1].text, rising[2].text.is_some()), (&None, true));
             let [alone, _] = both(vec![row("6-0", strange)]);
-            assert_eq!(alone[0].before, (5, u64::MAX), "nobody knows what lay before it");
+            assert_eq!(alone[0].previous, (5, u64::MAX), "nobody knows what lay before it");
         }
         for strange in [Value::Null, Value::Array(vec![Value::Null])] {
-            assert!(entries(strange, Order::Rising).is_err());
+            assert!(decode_entries(strange, ScanDirection::Ascending).is_err());
         }
     }
 
     #[test]
     fn ids_have_neighbours() {
         for (id, next) in [((0, 0), (0, 1)), ((7, 3), (7, 4)), ((6, u64::MAX), (7, 0))] {
-            assert_eq!((above(id), below(next)), (next, id));
+            assert_eq!((stream_id_after(id), stream_id_before(next)), (next, id));
         }
-        assert_eq!(below((0, 0)), (0, 0));
+        assert_eq!(stream_id_before((0, 0)), (0, 0));
     }
 }

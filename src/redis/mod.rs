@@ -67,35 +67,35 @@ use tokio::time::Instant;
 
 use crate::config::schema;
 use crate::config::schema::RedisUrl;
-use begin::CounterArg;
-use endpoint::Endpoint;
-pub use error::Error;
-pub use error::Refusal;
-use guard::Again;
-pub use inspect::Finding;
-pub use inspect::Findings;
-use lanes::Kind;
-pub use lanes::Lane;
-pub use lanes::LaneStates;
-use lanes::Lanes;
-use library::Entry;
-use link::Live;
-pub use memory::Memory;
-pub use once::once;
-use repeat::Numbers;
-use standing::Gate;
-pub use waits::Absences;
-use waits::Waits;
+use begin::CounterIncrement;
+use endpoint::RedisEndpoint;
+pub use error::RedisError;
+pub use error::ServerRejection;
+use guard::RepeatPolicy;
+pub use inspect::ServerWarning;
+pub use inspect::ServerWarnings;
+pub use lanes::BreakerStates;
+pub use lanes::BreakerStatus;
+use lanes::CallKind;
+use lanes::RedisBreakers;
+use library::ServerFunction;
+use link::ActiveConnection;
+pub use memory::ServerMemory;
+pub use once::run_once;
+use repeat::CallNumbers;
+use standing::RedisAvailability;
+pub use waits::OutageStats;
+use waits::ReconnectWaits;
 
 /// Integers below this are exact in a reply of numbers.
-const EXACT: u64 = 1 << 53;
+const MAX_EXACT_INTEGER: u64 = 1 << 53;
 
 /// Longest wait in [`Redis::first_attempt`].
-const FIRST_ATTEMPT_MAX: Duration = Duration::from_millis(2500);
+const FIRST_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// Whether Redis can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Health {
+pub enum RedisStatus {
     /// The first attempt has not ended yet.
     Connecting,
     /// Connected, and our code is there.
@@ -109,104 +109,104 @@ pub enum Health {
 
 /// A worker's connection to the shared state; cheap to clone.
 #[derive(Clone)]
-pub struct Redis {
-    inner: Arc<Inner>,
+pub struct RedisClient {
+    inner: Arc<ClientInner>,
 }
 
-struct Inner {
-    endpoint: Endpoint,
-    mode: schema::Mode,
+struct ClientInner {
+    endpoint: RedisEndpoint,
+    mode: schema::ScriptingMode,
     prefix: String,
     /// What the names of its channels begin with.
-    space: String,
+    channel_prefix: String,
     name: String,
     /// Longest silence of a connection on which calls wait.
     command_timeout: Duration,
     /// How long calls wait for a connection.
-    hold: Duration,
+    reconnect_wait: Duration,
     /// What calls find.
-    gate: watch::Sender<Gate>,
-    waits: Waits,
+    availability: watch::Sender<RedisAvailability>,
+    reconnect_waits: ReconnectWaits,
     /// Starts of requests that are sent together.
-    begins: gather::Begins,
+    begin_batches: gather::BeginQueue,
     /// The same in a cluster, by slot.
-    parts: gather::cluster::Parts,
+    cluster_batches: gather::cluster::ClusterBeginQueue,
     /// What they commit, likewise.
-    commits: gather::Commits,
+    commit_batches: gather::CommitQueue,
     /// Numbers under which calls are sent once or more and executed once.
-    numbers: Numbers,
+    call_numbers: CallNumbers,
     /// Calls in the worker's hands.
-    calls: AtomicUsize,
+    calls_in_flight: AtomicUsize,
     /// When the server last answered, ms since `origin`.
-    answered_ms: AtomicU64,
+    last_response_ms: AtomicU64,
     origin: Instant,
-    lanes: Lanes,
+    breakers: RedisBreakers,
     /// Connections made so far.
-    connections: AtomicU64,
+    connections_opened: AtomicU64,
     /// Whether any connection was answered as Redis answers.
-    greeted: AtomicBool,
-    health: watch::Sender<Health>,
+    identified_as_redis: AtomicBool,
+    status: watch::Sender<RedisStatus>,
     /// One healer at a time: 500 requests that miss the code must not load it 500 times.
-    healing: tokio::sync::Mutex<()>,
+    function_reload: tokio::sync::Mutex<()>,
     /// Told when a call met a server that no longer takes writes.
-    doubt: Notify,
+    failover_suspected: Notify,
     /// What the workers tell each other.
-    news: news::Listeners,
+    notifications: news::NotificationBus,
     /// Whether workers of an earlier release live.
-    earlier: earlier::Earlier,
+    earlier_releases: earlier::EarlierReleaseTracker,
     /// Signing keys that were the fleet's, the present one first.
-    secrets: RwLock<Vec<Vec<u8>>>,
+    signing_keys: RwLock<Vec<Vec<u8>>>,
     /// What this fleet's broadcasts are marked with, made of these keys.
-    marks: RwLock<Vec<String>>,
+    broadcast_marks: RwLock<Vec<String>>,
     /// Whether somebody was told what mode plain loses.
-    warned: AtomicBool,
+    plain_mode_warned: AtomicBool,
     /// Grows with each new key.
-    secrets_version: AtomicU64,
+    signing_keys_version: AtomicU64,
 }
 
-impl fmt::Debug for Redis {
+impl fmt::Debug for RedisClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The endpoint holds a password.
-        f.debug_struct("Redis").field("name", &self.inner.name).field("health", &self.health()).finish()
+        f.debug_struct("Redis").field("name", &self.inner.name).field("health", &self.status()).finish()
     }
 }
 
-impl Redis {
+impl RedisClient {
     /// Prepares a connection; no I/O, no runtime needed. `name` is what `CLIENT LIST` shows, without spaces.
     ///
     /// # Errors
     /// [`Error::Setting`] when the URL cannot be used.
-    pub fn new(settings: &schema::Redis, url: &RedisUrl, name: &str) -> Result<Self, Error> {
-        let endpoint = Endpoint::new(url, &settings.access)?;
-        let inner = Inner {
-            space: keys::space(&settings.prefix, endpoint.database()),
+    pub fn new(settings: &schema::RedisConfig, url: &RedisUrl, name: &str) -> Result<Self, RedisError> {
+        let endpoint = RedisEndpoint::new(url, &settings.credentials)?;
+        let inner = ClientInner {
+            channel_prefix: keys::channel_prefix(&settings.prefix, endpoint.database()),
             endpoint,
-            mode: settings.mode,
+            mode: settings.scripting,
             prefix: settings.prefix.clone(),
             name: name.to_owned(),
             command_timeout: settings.command_timeout,
-            hold: standing::hold(settings.patience),
-            gate: watch::Sender::new(Gate::Shut("there is no connection".into())),
-            waits: Waits::default(),
-            begins: gather::Begins::new(),
-            parts: gather::cluster::Parts::new(),
-            commits: gather::Commits::new(),
-            numbers: Numbers::new(),
-            calls: AtomicUsize::new(0),
-            answered_ms: AtomicU64::new(0),
+            reconnect_wait: standing::reconnect_wait(settings.reconnect_wait),
+            availability: watch::Sender::new(RedisAvailability::Unavailable("there is no connection".into())),
+            reconnect_waits: ReconnectWaits::default(),
+            begin_batches: gather::BeginQueue::new(),
+            cluster_batches: gather::cluster::ClusterBeginQueue::new(),
+            commit_batches: gather::CommitQueue::new(),
+            call_numbers: CallNumbers::new(),
+            calls_in_flight: AtomicUsize::new(0),
+            last_response_ms: AtomicU64::new(0),
             origin: Instant::now(),
-            lanes: Lanes::new(),
-            connections: AtomicU64::new(0),
-            greeted: AtomicBool::new(false),
-            health: watch::Sender::new(Health::Connecting),
-            healing: tokio::sync::Mutex::new(()),
-            doubt: Notify::new(),
-            news: news::Listeners::default(),
-            earlier: earlier::Earlier::default(),
-            secrets: RwLock::default(),
-            marks: RwLock::default(),
-            warned: AtomicBool::new(false),
-            secrets_version: AtomicU64::new(0),
+            breakers: RedisBreakers::new(),
+            connections_opened: AtomicU64::new(0),
+            identified_as_redis: AtomicBool::new(false),
+            status: watch::Sender::new(RedisStatus::Connecting),
+            function_reload: tokio::sync::Mutex::new(()),
+            failover_suspected: Notify::new(),
+            notifications: news::NotificationBus::default(),
+            earlier_releases: earlier::EarlierReleaseTracker::default(),
+            signing_keys: RwLock::default(),
+            broadcast_marks: RwLock::default(),
+            plain_mode_warned: AtomicBool::new(false),
+            signing_keys_version: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -216,26 +216,26 @@ impl Redis {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(&self) {
-        self.inner.expect();
-        tokio::spawn(gather::keep(Arc::clone(&self.inner)));
-        tokio::spawn(link::keep(Arc::clone(&self.inner)));
+        self.inner.expect_first_connection();
+        tokio::spawn(gather::run(Arc::clone(&self.inner)));
+        tokio::spawn(link::maintain(Arc::clone(&self.inner)));
     }
 
     /// Returns once the first attempt has ended, either way, or after 2.5 s.
     ///
     /// # Cancel safety
     /// Nothing is lost by dropping it.
-    pub async fn first_attempt(&self) -> Health {
-        let mut health = self.inner.health.subscribe();
-        let ended = health.wait_for(|health| *health != Health::Connecting);
+    pub async fn wait_for_first_attempt(&self) -> RedisStatus {
+        let mut health = self.inner.status.subscribe();
+        let finished = health.wait_for(|health| *health != RedisStatus::Connecting);
         // Whether it ended in time or not, the health says how things are.
-        let _ = tokio::time::timeout(FIRST_ATTEMPT_MAX, ended).await.is_ok();
-        self.health()
+        let _ = tokio::time::timeout(FIRST_ATTEMPT_TIMEOUT, finished).await.is_ok();
+        self.status()
     }
 
     /// Whether Redis can be used at this moment.
-    pub fn health(&self) -> Health {
-        self.inner.health.borrow().clone()
+    pub fn status(&self) -> RedisStatus {
+        self.inner.status.borrow().clone()
     }
 
     /// Does everything a request needs at its start, in one round trip.
@@ -245,11 +245,13 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
-    pub async fn begin(&self, request: &begin::Request<'_>) -> Result<begin::Reply, Error> {
+    pub async fn begin(&self, request: &begin::BeginRequest<'_>) -> Result<begin::BeginReply, RedisError> {
         if self.is_plain() {
-            return self.plainly(Kind::Begin, async |caller| plain::begin(caller, request).await).await;
+            return self
+                .call_plain(CallKind::Begin, async |caller| plain::begin(caller, request).await)
+                .await;
         }
-        if self.inner.endpoint.cluster().is_some() {
+        if self.inner.endpoint.cluster_seeds().is_some() {
             let split: BoxFuture<'_, _> = Box::pin(split::begin(self, request));
             return split.await;
         }
@@ -263,15 +265,20 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was stored.
-    pub async fn commit(&self, request: &commit::Request<'_>) -> Result<commit::Reply, Error> {
+    pub async fn commit(
+        &self,
+        request: &commit::CommitSession<'_>,
+    ) -> Result<commit::CommitOutcome, RedisError> {
         if self.is_plain() {
-            return self.plainly(Kind::Commit, async |caller| plain::commit(caller, request).await).await;
+            return self
+                .call_plain(CallKind::Write, async |caller| plain::commit_session(caller, request).await)
+                .await;
         }
         let bytes = request.bytes();
-        if bytes <= gather::SHARED_MAX && self.inner.endpoint.cluster().is_none() {
+        if bytes <= gather::SHARED_MAX && self.inner.endpoint.cluster_seeds().is_none() {
             return self.commit_gathered(request, bytes).await;
         }
-        let alone = self.run(Entry::Commit, |entry| commit::encode(request, entry));
+        let alone = self.call(ServerFunction::Commit, |entry| commit::encode(request, entry));
         commit::decode(&Box::pin(alone).await?)
     }
 
@@ -279,113 +286,129 @@ impl Redis {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn delete(&self, key: &str) -> Result<(), Error> {
+    pub async fn delete(&self, key: &str) -> Result<(), RedisError> {
         if self.is_plain() {
             return self
-                .plainly(Kind::Delete, async |caller| plain::delete(caller, key).await)
+                .call_plain(CallKind::Delete, async |caller| plain::delete_session(caller, key).await)
                 .await
                 .map(|_| ());
         }
         // What is large is freed beside the server's one thread.
-        let call = |live: Live| async move { live.caller.call("UNLINK", [key]).await };
-        self.guard_as(Kind::Delete, call).await.map(|_| ())
+        let call = |live: ActiveConnection| async move { live.transport.call("UNLINK", [key]).await };
+        self.send(CallKind::Delete, call).await.map(|_| ())
     }
 
     /// Adds to the number under this key and returns the sum; 0 only reads, and a missing number is 0.
     ///
     /// # Errors
     /// [`Error::Overflow`] when the sum does not fit; see [`Error`].
-    pub async fn count(&self, key: &str, by: i64) -> Result<i64, Error> {
+    pub async fn increment(&self, key: &str, by: i64) -> Result<i64, RedisError> {
         let answer = match by {
             0 => {
-                let call = |live: Live| async move { live.caller.call("GET", [key]).await };
-                self.guard_as(Kind::Read, call).await?
+                let call = |live: ActiveConnection| async move { live.transport.call("GET", [key]).await };
+                self.send(CallKind::Read, call).await?
             }
-            by if !self.is_plain() => return self.add(key, by).await,
+            by if !self.is_plain() => return self.increment_once(key, by).await,
             by => {
                 let args = vec![Value::from(key), Value::Integer(by)];
-                self.guard_once(Kind::Begin, async |live| live.caller.send("INCRBY", args).await).await?
+                self.send_once(CallKind::Begin, async |live| live.transport.send("INCRBY", args).await)
+                    .await?
             }
         };
         match answer {
             Value::Null => Ok(0),
-            other => other.as_i64().ok_or_else(|| Error::protocol("the counter holds no number")),
+            other => other.as_i64().ok_or_else(|| RedisError::protocol("the counter holds no number")),
         }
     }
 
     /// Adds as a request's start does, once however often it is sent.
-    async fn add(&self, key: &str, by: i64) -> Result<i64, Error> {
-        let counters = [CounterArg { key: key.to_owned(), by }];
-        let reply = self.begin(&begin::Request { counters: &counters, ..Default::default() }).await?;
+    async fn increment_once(&self, key: &str, by: i64) -> Result<i64, RedisError> {
+        let counters = [CounterIncrement { key: key.to_owned(), by }];
+        let reply = self.begin(&begin::BeginRequest { counters: &counters, ..Default::default() }).await?;
         match reply {
             // Beyond what a double holds the reply is not exact, and is asked for once more.
-            begin::Reply::Granted { counters, .. } => match counters.first() {
-                Some(sum) if sum.unsigned_abs() < EXACT => Ok(*sum),
-                _ => Box::pin(self.count(key, 0)).await,
+            begin::BeginReply::Granted { counters, .. } => match counters.first() {
+                Some(sum) if sum.unsigned_abs() < MAX_EXACT_INTEGER => Ok(*sum),
+                _ => Box::pin(self.increment(key, 0)).await,
             },
-            begin::Reply::Denied { .. } => Err(Error::protocol("a counter was denied")),
+            begin::BeginReply::Denied { .. } => Err(RedisError::protocol("a counter was denied")),
         }
     }
 
     /// The fleet's signing keys that are or were kept in Redis, the present one first; none until Redis was reached.
     ///
     /// There is a second one only after Redis lost the first (`FLUSHALL`) and another worker was there before us.
-    pub fn generated_secrets(&self) -> Vec<Vec<u8>> {
-        self.inner.secrets.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn generated_signing_keys(&self) -> Vec<Vec<u8>> {
+        self.inner.signing_keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes whenever [`Redis::generated_secrets`] does; 0 while there is none.
-    pub fn secrets_version(&self) -> u64 {
-        self.inner.secrets_version.load(Relaxed)
+    pub fn signing_keys_version(&self) -> u64 {
+        self.inner.signing_keys_version.load(Relaxed)
     }
 
     /// Calls a function; if the server does not have our code, loads it and calls once more.
-    async fn run(&self, entry: Entry, encode: impl Fn(Value) -> Vec<Value>) -> Result<Value, Error> {
+    async fn call(
+        &self,
+        entry: ServerFunction,
+        encode: impl Fn(Value) -> Vec<Value>,
+    ) -> Result<Value, RedisError> {
         let kind = match entry {
-            Entry::Take | Entry::Give | Entry::See | Entry::OnceFind | Entry::Claim => Kind::Begin,
-            Entry::ReadBatched | Entry::TaskOverdue | Entry::TaskSurvey => Kind::Read,
+            ServerFunction::CounterTake
+            | ServerFunction::CounterGiveBack
+            | ServerFunction::CounterInsert
+            | ServerFunction::IdempotencyFind
+            | ServerFunction::IdempotencyClaim => CallKind::Begin,
+            ServerFunction::CounterReadBatched | ServerFunction::TaskOverdue | ServerFunction::TaskStats => {
+                CallKind::Read
+            }
             // A full server takes these, and repeated they do the same.
-            Entry::TaskRenew | Entry::TaskEnd | Entry::TaskCancel | Entry::TaskExpire => Kind::Delete,
-            Entry::SessionEnd | Entry::SessionEverywhere | Entry::SessionList => Kind::Delete,
-            _ => Kind::Commit,
+            ServerFunction::TaskRenew
+            | ServerFunction::TaskFinish
+            | ServerFunction::TaskCancel
+            | ServerFunction::TaskExpire => CallKind::Delete,
+            ServerFunction::SessionDestroy
+            | ServerFunction::SessionDestroyAll
+            | ServerFunction::SessionList => CallKind::Delete,
+            _ => CallKind::Write,
         };
         let encode = &encode;
         let repeatable = kind.is_repeatable() || entry.is_repeatable();
-        let again = if repeatable { Again::Always } else { Again::Never };
-        self.guard_counted(kind, again, |live, _| async move { self.execute(&live, entry, encode).await })
+        let again = if repeatable { RepeatPolicy::Always } else { RepeatPolicy::Never };
+        self.send_with_policy(kind, again, |live, _| async move { self.invoke(&live, entry, encode).await })
             .await
     }
 
     /// Calls a function on this connection.
-    async fn execute(
+    async fn invoke(
         &self,
-        live: &Live,
-        entry: Entry,
+        live: &ActiveConnection,
+        entry: ServerFunction,
         encode: impl Fn(Value) -> Vec<Value>,
-    ) -> Result<Value, Error> {
-        let (command, name) = entry.call(live.form)?;
-        let first = live.caller.send(command, encode(name.clone())).await;
-        let missing = matches!(&first, Err(error) if error.code_missing());
+    ) -> Result<Value, RedisError> {
+        let (command, name) = entry.invocation(live.mode)?;
+        let first = live.transport.send(command, encode(name.clone())).await;
+        let missing = matches!(&first, Err(error) if error.is_function_missing());
         if !missing {
             return first;
         }
         // Boxed: every call would be as large as this, which next to none needs.
-        Box::pin(self.heal(live, command, || encode(name.clone()))).await
+        Box::pin(self.reload_functions(live, command, || encode(name.clone()))).await
     }
 
-    async fn heal(
+    async fn reload_functions(
         &self,
-        live: &Live,
+        live: &ActiveConnection,
         command: &'static str,
         args: impl Fn() -> Vec<Value>,
-    ) -> Result<Value, Error> {
-        let _healing = self.inner.healing.lock().await;
+    ) -> Result<Value, RedisError> {
+        let _healing = self.inner.function_reload.lock().await;
         // Whoever waited for the lock finds the code there.
-        match live.caller.send(command, args()).await {
-            Err(error) if error.code_missing() => {
+        match live.transport.send(command, args()).await {
+            Err(error) if error.is_function_missing() => {
                 tracing::warn!("the server lost our code; loading it again");
-                library::load(&live.caller, live.form).await?;
-                live.caller.send(command, args()).await
+                library::load(&live.transport, live.mode).await?;
+                live.transport.send(command, args()).await
             }
             other => other,
         }

@@ -4,8 +4,8 @@ use std::future::Future;
 
 use crate::config::schema;
 use crate::config::schema::RedisUrl;
-use crate::redis::Redis;
-use crate::redis::error::Error;
+use crate::redis::RedisClient;
+use crate::redis::error::RedisError;
 
 /// Runs `work` on a runtime of its own and returns what it returns.
 ///
@@ -13,18 +13,18 @@ use crate::redis::error::Error;
 ///
 /// # Errors
 /// When the URL cannot be used or the runtime cannot be made; what `work` meets is in its own answer.
-pub fn once<T, F>(
-    settings: &schema::Redis,
+pub fn run_once<T, F>(
+    settings: &schema::RedisConfig,
     url: &RedisUrl,
     name: &str,
-    work: impl FnOnce(Redis) -> F,
-) -> Result<T, Error>
+    work: impl FnOnce(RedisClient) -> F,
+) -> Result<T, RedisError>
 where
     F: Future<Output = T>,
 {
-    let redis = Redis::new(settings, url, name)?;
+    let redis = RedisClient::new(settings, url, name)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::unavailable(format!("no runtime: {error}")))?;
+    let runtime = runtime.map_err(|error| RedisError::unavailable(format!("no runtime: {error}")))?;
     let answer = runtime.block_on(work(redis));
     runtime.shutdown_background();
     Ok(answer)

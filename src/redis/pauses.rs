@@ -10,64 +10,64 @@ use rand::rngs::OsRng;
 use tokio::time::Instant;
 
 /// Longest pause before the first attempt after a connection that worked: most likely the server is there.
-const PAUSE_FIRST: Duration = Duration::from_millis(10);
+const FIRST_PAUSE_MAX: Duration = Duration::from_millis(10);
 /// Pause while requests wait.
-const PAUSE_HELD: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(100)];
+const WAITING_PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(100)];
 /// Pause when none waits any more, below the second within which a fleet is to be back. It varies little: of pauses that
 /// vary much more end soon than late, and more of a fleet would come back in the first moments.
-const PAUSE_LATER: [Duration; 2] = [Duration::from_millis(700), Duration::from_millis(900)];
+const LATER_PAUSE: [Duration; 2] = [Duration::from_millis(700), Duration::from_millis(900)];
 
 /// From 0 to 1, by the operating system: workers forked from one supervisor share the state of any other generator.
-pub(super) fn random() -> f64 {
+pub(super) fn random_unit() -> f64 {
     OsRng.try_next_u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }
 
 /// The pauses of one connection's attempts.
 #[derive(Debug, Clone)]
-pub(super) struct Pauses {
+pub(super) struct ReconnectPauses {
     /// How long requests wait.
-    hold: Duration,
-    away: Instant,
+    reconnect_wait: Duration,
+    lost_at: Instant,
     attempts: u32,
     /// Whether this worker has left the crowd of those that were refused at the same moments.
     spread: bool,
 }
 
-impl Pauses {
+impl ReconnectPauses {
     /// There is no connection since now; requests wait for one as long as `hold`.
     pub(super) fn new(hold: Duration, now: Instant) -> Self {
-        Self { hold, away: now, attempts: 1, spread: false }
+        Self { reconnect_wait: hold, lost_at: now, attempts: 1, spread: false }
     }
 
     /// A connection was lost, since when; `settled` if it had lived for a while.
-    pub(super) fn lost(&mut self, since: Instant, settled: bool) {
-        (self.away, self.spread) = (since, false);
-        self.attempts = u32::from(!settled);
+    pub(super) fn on_lost(&mut self, since: Instant, stable: bool) {
+        (self.lost_at, self.spread) = (since, false);
+        self.attempts = u32::from(!stable);
     }
 
     /// Since when there is no connection.
-    pub(super) fn away(&self) -> Instant {
-        self.away
+    pub(super) fn lost_at(&self) -> Instant {
+        self.lost_at
     }
 
     /// Pause before the next attempt; `random` is from 0 to 1.
-    pub(super) fn next(&mut self, now: Instant, random: f64) -> Duration {
+    pub(super) fn next_pause(&mut self, now: Instant, random: f64) -> Duration {
         self.attempts = self.attempts.saturating_add(1);
         let bounds = if self.attempts == 1 {
-            [Duration::ZERO, PAUSE_FIRST]
-        } else if now.saturating_duration_since(self.away) < self.hold {
-            PAUSE_HELD
+            [Duration::ZERO, FIRST_PAUSE_MAX]
+        } else if now.saturating_duration_since(self.lost_at) < self.reconnect_wait {
+            WAITING_PAUSE
         } else if std::mem::replace(&mut self.spread, true) {
-            PAUSE_LATER
+            LATER_PAUSE
         } else {
             // As long as the later ones are on average: then no moment has more attempts than another.
-            [Duration::ZERO, (PAUSE_LATER[0] + PAUSE_LATER[1]) / 2]
+            [Duration::ZERO, (LATER_PAUSE[0] + LATER_PAUSE[1]) / 2]
         };
-        between(bounds, random)
+        pause_between(bounds, random)
     }
 }
 
-pub(super) fn between([shortest, longest]: [Duration; 2], random: f64) -> Duration {
+pub(super) fn pause_between([shortest, longest]: [Duration; 2], random: f64) -> Duration {
     shortest + longest.saturating_sub(shortest).mul_f64(random.clamp(0.0, 1.0))
 }
 
@@ -81,9 +81,13 @@ mod tests {
     fn pauses_are_short_while_requests_wait_and_never_as_long_as_a_second() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut pauses = Pauses::new(HOLD, start);
-        assert_eq!(pauses.next(at(0), 1.0).as_millis(), 100, "the first attempt was made without a pause");
-        pauses.lost(start, true);
+        let mut pauses = ReconnectPauses::new(HOLD, start);
+        assert_eq!(
+            pauses.next_pause(at(0), 1.0).as_millis(),
+            100,
+            "the first attempt was made without a pause"
+        );
+        pauses.on_lost(start, true);
         let steps = [
             (0, 1.0, 10),
             (10, 0.0, 50),
@@ -93,14 +97,14 @@ mod tests {
             (9000, 1.0, 900),
         ];
         for (ms, random, expected) in steps {
-            assert_eq!(pauses.next(at(ms), random).as_millis(), expected, "after {ms} ms");
+            assert_eq!(pauses.next_pause(at(ms), random).as_millis(), expected, "after {ms} ms");
         }
-        pauses.lost(at(10_000), false);
-        assert_eq!(pauses.next(at(10_000), 1.0).as_millis(), 100, "it had not lived");
+        pauses.on_lost(at(10_000), false);
+        assert_eq!(pauses.next_pause(at(10_000), 1.0).as_millis(), 100, "it had not lived");
     }
 
     #[test]
-    fn a_fleet_whose_redis_comes_back_does_not_come_back_as_one() {
+    fn a_fleet_does_not_reconnect_as_one() {
         use rand::Rng;
         use rand::SeedableRng;
         use rand::rngs::SmallRng;
@@ -110,10 +114,10 @@ mod tests {
             let (hold, back) = (Duration::from_millis(hold), Duration::from_secs(back));
             let (start, mut tenths) = (Instant::now(), [0; 10]);
             for _ in 0..workers {
-                let (mut pauses, mut at) = (Pauses::new(hold, start), Duration::ZERO);
-                pauses.lost(start, true);
+                let (mut pauses, mut at) = (ReconnectPauses::new(hold, start), Duration::ZERO);
+                pauses.on_lost(start, true);
                 while at < back {
-                    at += pauses.next(start + at, dice.random());
+                    at += pauses.next_pause(start + at, dice.random());
                 }
                 tenths[((at - back).as_millis() / 100) as usize] += 1;
             }

@@ -2,39 +2,44 @@
 
 use fred::types::Value;
 
-use crate::redis::Redis;
-use crate::redis::begin::SessionArg;
-use crate::redis::begin::SessionReply;
-use crate::redis::begin::sort;
-use crate::redis::error::Error;
-use crate::redis::error::Refusal;
-use crate::redis::lanes::Kind;
-use crate::redis::link::Live;
+use crate::redis::RedisClient;
+use crate::redis::begin::SessionLookup;
+use crate::redis::begin::SessionQuery;
+use crate::redis::begin::split_reserved_fields;
+use crate::redis::error::RedisError;
+use crate::redis::error::ServerRejection;
+use crate::redis::lanes::CallKind;
+use crate::redis::link::ActiveConnection;
 use crate::redis::plain;
 
-impl Redis {
+impl RedisClient {
     /// Reads a session and changes nothing: where the server takes no writes, this is all that can be done.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn peek(&self, session: &SessionArg) -> Result<SessionReply, Error> {
+    pub async fn read_session_without_functions(
+        &self,
+        session: &SessionQuery,
+    ) -> Result<SessionLookup, RedisError> {
         if self.is_plain() {
-            return self.plainly(Kind::Read, async |caller| plain::peek(caller, session).await).await;
+            return self
+                .call_plain(CallKind::Read, async |caller| plain::lookup_session(caller, session).await)
+                .await;
         }
-        let call = |live: Live| async move {
-            let listed = match live.caller.call("HGETALL", [session.key.as_str()]).await {
-                Err(Error::Refused { refusal: Refusal::WrongType, .. }) => {
-                    return Ok(SessionReply::Damaged);
+        let call = |live: ActiveConnection| async move {
+            let listed = match live.transport.call("HGETALL", [session.key.as_str()]).await {
+                Err(RedisError::Rejected { rejection: ServerRejection::WrongType, .. }) => {
+                    return Ok(SessionLookup::Corrupt);
                 }
                 listed => listed?,
             };
             let generation = match &session.generation {
-                Some(key) => live.caller.call("GET", [key.as_str()]).await?.as_u64().unwrap_or(0),
+                Some(key) => live.transport.call("GET", [key.as_str()]).await?.as_u64().unwrap_or(0),
                 None => 0,
             };
-            peeked(listed, generation)
+            decode_session(listed, generation)
         };
-        self.guard_as(Kind::Read, call).await
+        self.send(CallKind::Read, call).await
     }
 }
 
@@ -42,27 +47,27 @@ impl Redis {
 ///
 /// # Errors
 /// `Protocol` when the server's answer has another form.
-fn peeked(listed: Value, generation: u64) -> Result<SessionReply, Error> {
-    let Value::Array(flat) = listed else { return Err(Error::protocol("a session is not a list")) };
+fn decode_session(listed: Value, generation: u64) -> Result<SessionLookup, RedisError> {
+    let Value::Array(flat) = listed else { return Err(RedisError::protocol("a session is not a list")) };
     if flat.is_empty() {
-        return Ok(SessionReply::Gone);
+        return Ok(SessionLookup::Gone);
     }
-    let reserved = |wanted: &str| {
+    let reserved = |field: &str| {
         let mut pairs = flat.chunks_exact(2);
-        pairs.find(|pair| pair[0].as_str().as_deref() == Some(wanted)).map(|pair| &pair[1])
+        pairs.find(|pair| pair[0].as_str().as_deref() == Some(field)).map(|pair| &pair[1])
     };
     // 0: it ended, and its ticket is not to make it anew.
     if let Some(mark) = reserved("_r") {
-        return Ok(if mark.as_u64() == Some(0) { SessionReply::Gone } else { SessionReply::Rotated });
+        return Ok(if mark.as_u64() == Some(0) { SessionLookup::Gone } else { SessionLookup::Rotated });
     }
     let number = |name: &str| reserved(name).and_then(Value::as_u64);
-    let Some(created_ms) = number("_c") else { return Ok(SessionReply::Damaged) };
+    let Some(created_ms) = number("_c") else { return Ok(SessionLookup::Corrupt) };
     if generation > number("_g").unwrap_or(0) {
-        return Ok(SessionReply::Revoked);
+        return Ok(SessionLookup::Revoked);
     }
     let views = number("_v").unwrap_or(0);
-    let (own, fields) = sort(flat);
-    Ok(SessionReply::Live { created_ms, views, own, fields })
+    let (own, fields) = split_reserved_fields(flat);
+    Ok(SessionLookup::Found { created_ms, views, attributes: own, fields })
 }
 
 #[cfg(test)]
@@ -70,24 +75,27 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::redis::begin::Own;
+    use crate::redis::begin::SessionAttributes;
 
     #[test]
     fn a_session_read_by_plain_commands_is_the_same_session() {
         let list = |pairs: &[&str]| Value::Array(pairs.iter().map(|text| Value::from(*text)).collect());
         let stored = list(&["_c", "5", "_t", "6", "_v", "7", "cart", "[1]", "_g", "2", "_i", "9"]);
-        let live = SessionReply::Live {
+        let live = SessionLookup::Found {
             created_ms: 5,
             views: 7,
-            own: Some(Box::new(Own { idle_ms: Some(9), ..Own::default() })),
+            attributes: Some(Box::new(SessionAttributes {
+                idle_ms: Some(9),
+                ..SessionAttributes::default()
+            })),
             fields: vec![("cart".to_owned(), Bytes::from_static(b"[1]"))],
         };
-        assert_eq!(peeked(stored.clone(), 2), Ok(live));
-        assert_eq!(peeked(stored, 3), Ok(SessionReply::Revoked));
-        assert_eq!(peeked(list(&[]), 0), Ok(SessionReply::Gone));
-        assert_eq!(peeked(list(&["_r", "1", "_c", "5"]), 0), Ok(SessionReply::Rotated));
-        assert_eq!(peeked(list(&["_r", "0"]), 0), Ok(SessionReply::Gone));
-        assert_eq!(peeked(list(&["cart", "[1]"]), 0), Ok(SessionReply::Damaged));
-        assert!(peeked(Value::Null, 0).is_err());
+        assert_eq!(decode_session(stored.clone(), 2), Ok(live));
+        assert_eq!(decode_session(stored, 3), Ok(SessionLookup::Revoked));
+        assert_eq!(decode_session(list(&[]), 0), Ok(SessionLookup::Gone));
+        assert_eq!(decode_session(list(&["_r", "1", "_c", "5"]), 0), Ok(SessionLookup::Rotated));
+        assert_eq!(decode_session(list(&["_r", "0"]), 0), Ok(SessionLookup::Gone));
+        assert_eq!(decode_session(list(&["cart", "[1]"]), 0), Ok(SessionLookup::Corrupt));
+        assert!(decode_session(Value::Null, 0).is_err());
     }
 }

@@ -1,46 +1,46 @@
 //! A connection for work that is done once: to the server, or to all nodes of a cluster.
 
-use crate::config::schema::Mode;
-use crate::redis::Inner;
-use crate::redis::caller::Caller;
-use crate::redis::cluster::Visit;
-use crate::redis::error::Error;
-use crate::redis::library::Form;
-use crate::redis::link::Link;
+use crate::config::schema::ScriptingMode;
+use crate::redis::ClientInner;
+use crate::redis::caller::RedisTransport;
+use crate::redis::cluster::OneShotCluster;
+use crate::redis::error::RedisError;
+use crate::redis::library::InvocationMode;
+use crate::redis::link::RedisConnection;
 
 /// Whatever there is to connect to; its connections end with this value.
-pub(super) enum Reach {
+pub(super) enum OneShotConnection {
     /// The one server.
-    One(Link),
+    Server(RedisConnection),
     /// Every node.
-    All(Visit),
+    Cluster(OneShotCluster),
 }
 
-impl Reach {
+impl OneShotConnection {
     /// Connects once.
     ///
     /// # Errors
     /// As [`Link::open`].
-    pub(super) async fn open(inner: &Inner) -> Result<Self, Error> {
-        match inner.endpoint.cluster() {
-            None => Link::open(inner, None).await.map(Self::One),
-            Some(seeds) => Visit::open(inner, seeds).await.map(Self::All),
+    pub(super) async fn open(inner: &ClientInner) -> Result<Self, RedisError> {
+        match inner.endpoint.cluster_seeds() {
+            None => RedisConnection::open(inner, None).await.map(Self::Server),
+            Some(seeds) => OneShotCluster::open(inner, seeds).await.map(Self::Cluster),
         }
     }
 
     /// A caller with the patience of set-up.
-    pub(super) fn patient(&self) -> Caller {
+    pub(super) fn setup_transport(&self) -> RedisTransport {
         match self {
-            Self::One(link) => link.patient(),
-            Self::All(visit) => visit.patient(),
+            Self::Server(link) => link.setup_transport(),
+            Self::Cluster(cluster) => cluster.setup_transport(),
         }
     }
 
     /// Finds out how code is called there.
-    pub(super) async fn form(&self, wanted: Mode) -> Result<Form, Error> {
+    pub(super) async fn detect_mode(&self, requested: ScriptingMode) -> Result<InvocationMode, RedisError> {
         match self {
-            Self::One(link) => link.form(wanted).await,
-            Self::All(visit) => Ok(visit.form()),
+            Self::Server(link) => link.detect_mode(requested).await,
+            Self::Cluster(cluster) => Ok(cluster.invocation_mode()),
         }
     }
 }

@@ -12,44 +12,44 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use fred::types::Value;
 
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
 use crate::redis::inspect;
 use crate::redis::keys;
-use crate::redis::library::Form;
+use crate::redis::library::InvocationMode;
 use crate::sys::proc;
 use crate::sys::random;
 
 /// Gives numbers to a worker's calls.
-pub(super) struct Numbers {
+pub(super) struct CallNumbers {
     /// Drawn after the fork: no two workers, and no worker and its successor, have the same.
-    life: String,
+    incarnation: String,
     next: AtomicU64,
 }
 
-impl Numbers {
+impl CallNumbers {
     pub(super) fn new() -> Self {
         let life = random::number().unwrap_or_else(|_| u64::from(proc::pid().as_raw().unsigned_abs()));
-        Self { life: format!("{life:016x}"), next: AtomicU64::new(0) }
+        Self { incarnation: format!("{life:016x}"), next: AtomicU64::new(0) }
     }
 
     /// A name that nothing else has, on whatever worker.
-    pub(super) fn name(&self) -> String {
-        format!("{}-{}", self.life, self.take())
+    pub(super) fn unique_name(&self) -> String {
+        format!("{}-{}", self.incarnation, self.next_number())
     }
 
-    fn take(&self) -> u64 {
+    fn next_number(&self) -> u64 {
         self.next.fetch_add(1, Relaxed)
     }
 
     /// The number of a batch, higher than that of any before.
-    pub(super) fn batch(&self) -> u64 {
-        self.take() + 1
+    pub(super) fn next_batch(&self) -> u64 {
+        self.next_number() + 1
     }
 
     /// Key of the ledger of this number, in which one batch at a time is noted.
-    pub(super) fn ledger(&self, prefix: &str, ledger: usize) -> Value {
-        Value::from(keys::once(prefix, &self.life, ledger))
+    pub(super) fn ledger_key(&self, prefix: &str, ledger: usize) -> Value {
+        Value::from(keys::batch_ledger(prefix, &self.incarnation, ledger))
     }
 }
 
@@ -58,29 +58,32 @@ impl Numbers {
 ///
 /// # Errors
 /// When the server did not answer.
-pub(super) async fn may_note(caller: &Caller, form: Form) -> Result<bool, Error> {
+pub(super) async fn supports_batch_ledger(
+    caller: &RedisTransport,
+    form: InvocationMode,
+) -> Result<bool, RedisError> {
     let info = match form {
-        Form::Plain => return Ok(false),
-        Form::Function => return Ok(true),
-        Form::Script => caller.call("INFO", ["server"]).await,
+        InvocationMode::Plain => return Ok(false),
+        InvocationMode::Function => return Ok(true),
+        InvocationMode::Script => caller.call("INFO", ["server"]).await,
     };
     let info = match info {
-        Err(Error::Refused { .. }) => String::new(),
+        Err(RedisError::Rejected { .. }) => String::new(),
         info => info?.as_string().unwrap_or_default(),
     };
-    let notes = has_set_get(&info);
-    if !notes {
+    let supported = has_set_get(&info);
+    if !supported {
         tracing::warn!(
             "this server is older than Redis 6.2, or does not tell its version (INFO): what is under way when the \
              connection to Redis is lost is answered 503, because it cannot be sent again"
         );
     }
-    Ok(notes)
+    Ok(supported)
 }
 
 /// Engines of another name tell the version of Redis that they stand for.
 fn has_set_get(info: &str) -> bool {
-    inspect::version(info).is_some_and(|version| version >= (6, 2))
+    inspect::server_version(info).is_some_and(|version| version >= (6, 2))
 }
 
 #[cfg(test)]
@@ -89,15 +92,15 @@ mod tests {
 
     #[test]
     fn numbers_grow_and_each_worker_has_ledgers_of_its_own() {
-        let (one, other) = (Numbers::new(), Numbers::new());
-        assert!(one.batch() < one.batch());
-        assert_eq!(one.ledger("p", 3), one.ledger("p", 3));
-        assert_ne!(one.ledger("p", 3), one.ledger("p", 4));
-        assert_ne!(one.ledger("p", 3), other.ledger("p", 3));
+        let (one, other) = (CallNumbers::new(), CallNumbers::new());
+        assert!(one.next_batch() < one.next_batch());
+        assert_eq!(one.ledger_key("p", 3), one.ledger_key("p", 3));
+        assert_ne!(one.ledger_key("p", 3), one.ledger_key("p", 4));
+        assert_ne!(one.ledger_key("p", 3), other.ledger_key("p", 3));
     }
 
     #[test]
-    fn only_a_server_from_6_2_on_notes_what_it_executed() {
+    fn only_a_server_from_6_2_on_records_what_it_executed() {
         for version in ["6.2", "6.2.0", "6.3.4", "7.0.15", "10.0.1"] {
             assert!(has_set_get(&format!("# Server\r\nredis_version:{version}\r\n")), "{version}");
         }

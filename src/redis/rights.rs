@@ -8,111 +8,115 @@ use std::collections::BTreeSet;
 
 use fred::types::Value;
 
-use crate::redis::Redis;
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
+use crate::redis::RedisClient;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
 use crate::redis::keys;
-use crate::redis::link::Link;
+use crate::redis::link::RedisConnection;
 use crate::redis::news::NO_WORKER;
 
 /// A command, what its rules call its kind, and arguments that change nothing; `KEY` and `CHANNEL` stand for the fleet's.
-struct Try(&'static str, &'static str, &'static [&'static str]);
+struct CommandProbe(&'static str, &'static str, &'static [&'static str]);
 
-const KEY: &str = "KEY";
-const CHANNEL: &str = "CHANNEL";
+const KEY_ARGUMENT: &str = "KEY";
+const CHANNEL_ARGUMENT: &str = "CHANNEL";
 
 /// Every command that workers and their server-side code send, but for those that do something whatever their arguments
 /// are: HSETNX, INCR, LPUSH, PFADD. The rule for their kind names those too.
-const TRIES: &[Try] = &[
-    Try("string", "GET", &[KEY]),
-    Try("string", "SET", &[KEY, "", "PX", "none"]),
-    Try("string", "INCRBY", &[KEY, "none"]),
-    Try("string", "DECRBY", &[KEY, "none"]),
+const PROBES: &[CommandProbe] = &[
+    CommandProbe("string", "GET", &[KEY_ARGUMENT]),
+    CommandProbe("string", "SET", &[KEY_ARGUMENT, "", "PX", "none"]),
+    CommandProbe("string", "INCRBY", &[KEY_ARGUMENT, "none"]),
+    CommandProbe("string", "DECRBY", &[KEY_ARGUMENT, "none"]),
     // Workers of earlier releases, beside which this one serves during a rolling deploy.
-    Try("bitmap", "GETBIT", &[KEY, "0"]),
-    Try("bitmap", "SETBIT", &[KEY, "none", "1"]),
-    Try("hash", "HGET", &[KEY, "f"]),
-    Try("hash", "HMGET", &[KEY, "f"]),
-    Try("hash", "HGETALL", &[KEY]),
-    Try("hash", "HLEN", &[KEY]),
-    Try("hash", "HEXISTS", &[KEY, "f"]),
-    Try("hash", "HDEL", &[KEY, "f"]),
-    Try("hash", "HSET", &[KEY, "f", "v", "odd"]),
-    Try("hash", "HINCRBY", &[KEY, "f", "none"]),
-    Try("sortedset", "ZADD", &[KEY, "none", "m"]),
-    Try("sortedset", "ZCARD", &[KEY]),
-    Try("sortedset", "ZRANGE", &[KEY, "0", "0"]),
-    Try("sortedset", "ZRANGEBYSCORE", &[KEY, "0", "0"]),
-    Try("sortedset", "ZREVRANGE", &[KEY, "0", "0"]),
-    Try("sortedset", "ZREVRANGEBYSCORE", &[KEY, "0", "0"]),
-    Try("sortedset", "ZCOUNT", &[KEY, "0", "0"]),
-    Try("sortedset", "ZREM", &[KEY, "m"]),
-    Try("sortedset", "ZREMRANGEBYSCORE", &[KEY, "0", "0"]),
-    Try("sortedset", "ZPOPMAX", &[KEY]),
-    Try("sortedset", "ZSCORE", &[KEY, "m"]),
-    Try("stream", "XADD", &[KEY, "none", "f", "v"]),
-    Try("stream", "XLEN", &[KEY]),
-    Try("stream", "XRANGE", &[KEY, "-", "+", "COUNT", "1"]),
-    Try("stream", "XREVRANGE", &[KEY, "+", "-", "COUNT", "1"]),
-    Try("stream", "XACK", &[KEY, "g", "0-1"]),
-    Try("stream", "XDEL", &[KEY, "0-1"]),
-    Try("stream", "XPENDING", &[KEY, "g"]),
-    Try("stream", "XCLAIM", &[KEY, "g", "c", "0", "0-1"]),
-    Try("stream", "XREADGROUP", &["GROUP", "g", "c", "COUNT", "1", "STREAMS", KEY, ">"]),
-    Try("stream", "XINFO", &["GROUPS", KEY]),
-    Try("stream", "XGROUP", &["CREATE", KEY, "g", "0"]),
-    Try("list", "LRANGE", &[KEY, "0", "0"]),
-    Try("list", "LTRIM", &[KEY, "none", "0"]),
-    Try("hyperloglog", "PFCOUNT", &[KEY]),
-    Try("keyspace", "EXISTS", &[KEY]),
-    Try("keyspace", "UNLINK", &[KEY]),
-    Try("keyspace", "DEL", &[KEY]),
-    Try("keyspace", "RENAME", &[KEY, KEY]),
-    Try("keyspace", "PTTL", &[KEY]),
-    Try("keyspace", "PEXPIRE", &[KEY, "none"]),
-    Try("scripting", "EVAL", &["return 1", "0"]),
-    Try("scripting", "EVALSHA", &["0000000000000000000000000000000000000000", "0"]),
-    Try("scripting", "SCRIPT", &["LOAD", "return 1"]),
-    Try("scripting", "FUNCTION", &["LIST", "LIBRARYNAME", "regatta_none"]),
-    Try("scripting", "FUNCTION", &["LOAD", "none"]),
-    Try("scripting", "FCALL", &["regatta_none", "0"]),
-    Try("pubsub", "PUBLISH", &[CHANNEL, ""]),
-    Try("", "TIME", &[]),
-    Try("", "INFO", &[]),
+    CommandProbe("bitmap", "GETBIT", &[KEY_ARGUMENT, "0"]),
+    CommandProbe("bitmap", "SETBIT", &[KEY_ARGUMENT, "none", "1"]),
+    CommandProbe("hash", "HGET", &[KEY_ARGUMENT, "f"]),
+    CommandProbe("hash", "HMGET", &[KEY_ARGUMENT, "f"]),
+    CommandProbe("hash", "HGETALL", &[KEY_ARGUMENT]),
+    CommandProbe("hash", "HLEN", &[KEY_ARGUMENT]),
+    CommandProbe("hash", "HEXISTS", &[KEY_ARGUMENT, "f"]),
+    CommandProbe("hash", "HDEL", &[KEY_ARGUMENT, "f"]),
+    CommandProbe("hash", "HSET", &[KEY_ARGUMENT, "f", "v", "odd"]),
+    CommandProbe("hash", "HINCRBY", &[KEY_ARGUMENT, "f", "none"]),
+    CommandProbe("sortedset", "ZADD", &[KEY_ARGUMENT, "none", "m"]),
+    CommandProbe("sortedset", "ZCARD", &[KEY_ARGUMENT]),
+    CommandProbe("sortedset", "ZRANGE", &[KEY_ARGUMENT, "0", "0"]),
+    CommandProbe("sortedset", "ZRANGEBYSCORE", &[KEY_ARGUMENT, "0", "0"]),
+    CommandProbe("sortedset", "ZREVRANGE", &[KEY_ARGUMENT, "0", "0"]),
+    CommandProbe("sortedset", "ZREVRANGEBYSCORE", &[KEY_ARGUMENT, "0", "0"]),
+    CommandProbe("sortedset", "ZCOUNT", &[KEY_ARGUMENT, "0", "0"]),
+    CommandProbe("sortedset", "ZREM", &[KEY_ARGUMENT, "m"]),
+    CommandProbe("sortedset", "ZREMRANGEBYSCORE", &[KEY_ARGUMENT, "0", "0"]),
+    CommandProbe("sortedset", "ZPOPMAX", &[KEY_ARGUMENT]),
+    CommandProbe("sortedset", "ZSCORE", &[KEY_ARGUMENT, "m"]),
+    CommandProbe("stream", "XADD", &[KEY_ARGUMENT, "none", "f", "v"]),
+    CommandProbe("stream", "XLEN", &[KEY_ARGUMENT]),
+    CommandProbe("stream", "XRANGE", &[KEY_ARGUMENT, "-", "+", "COUNT", "1"]),
+    CommandProbe("stream", "XREVRANGE", &[KEY_ARGUMENT, "+", "-", "COUNT", "1"]),
+    CommandProbe("stream", "XACK", &[KEY_ARGUMENT, "g", "0-1"]),
+    CommandProbe("stream", "XDEL", &[KEY_ARGUMENT, "0-1"]),
+    CommandProbe("stream", "XPENDING", &[KEY_ARGUMENT, "g"]),
+    CommandProbe("stream", "XCLAIM", &[KEY_ARGUMENT, "g", "c", "0", "0-1"]),
+    CommandProbe("stream", "XREADGROUP", &["GROUP", "g", "c", "COUNT", "1", "STREAMS", KEY_ARGUMENT, ">"]),
+    CommandProbe("stream", "XINFO", &["GROUPS", KEY_ARGUMENT]),
+    CommandProbe("stream", "XGROUP", &["CREATE", KEY_ARGUMENT, "g", "0"]),
+    CommandProbe("list", "LRANGE", &[KEY_ARGUMENT, "0", "0"]),
+    CommandProbe("list", "LTRIM", &[KEY_ARGUMENT, "none", "0"]),
+    CommandProbe("hyperloglog", "PFCOUNT", &[KEY_ARGUMENT]),
+    CommandProbe("keyspace", "EXISTS", &[KEY_ARGUMENT]),
+    CommandProbe("keyspace", "UNLINK", &[KEY_ARGUMENT]),
+    CommandProbe("keyspace", "DEL", &[KEY_ARGUMENT]),
+    CommandProbe("keyspace", "RENAME", &[KEY_ARGUMENT, KEY_ARGUMENT]),
+    CommandProbe("keyspace", "PTTL", &[KEY_ARGUMENT]),
+    CommandProbe("keyspace", "PEXPIRE", &[KEY_ARGUMENT, "none"]),
+    CommandProbe("scripting", "EVAL", &["return 1", "0"]),
+    CommandProbe("scripting", "EVALSHA", &["0000000000000000000000000000000000000000", "0"]),
+    CommandProbe("scripting", "SCRIPT", &["LOAD", "return 1"]),
+    CommandProbe("scripting", "FUNCTION", &["LIST", "LIBRARYNAME", "regatta_none"]),
+    CommandProbe("scripting", "FUNCTION", &["LOAD", "none"]),
+    CommandProbe("scripting", "FCALL", &["regatta_none", "0"]),
+    CommandProbe("pubsub", "PUBLISH", &[CHANNEL_ARGUMENT, ""]),
+    CommandProbe("", "TIME", &[]),
+    CommandProbe("", "INFO", &[]),
 ];
 
-impl Redis {
+impl RedisClient {
     /// The rules that this user lacks, as `ACL SETUSER` takes them; none if nothing is missing. Changes nothing, needs no
     /// started connection.
     ///
     /// # Errors
     /// When the server cannot be reached, or said something else.
-    pub async fn missing_rights(&self) -> Result<Vec<String>, Error> {
+    pub async fn missing_rights(&self) -> Result<Vec<String>, RedisError> {
         let inner = &self.inner;
-        let node = inner.endpoint.cluster().and_then(<[_]>::first);
-        let link = Link::open(inner, node).await?;
-        let (caller, mut missing) = (link.patient(), Missing::default());
-        for Try(family, command, args) in TRIES {
-            let refused = refusal(attempt(&caller, &inner.prefix, &inner.space, command, args).await)?;
-            missing.note(&inner.prefix, family, &named(command, args), refused.as_deref());
+        let node = inner.endpoint.cluster_seeds().and_then(<[_]>::first);
+        let link = RedisConnection::open(inner, node).await?;
+        let (caller, mut missing) = (link.setup_transport(), MissingRules::default());
+        for CommandProbe(family, command, args) in PROBES {
+            let refused = rejection_reason(
+                send_probe(&caller, &inner.prefix, &inner.channel_prefix, command, args).await,
+            )?;
+            missing.record(&inner.prefix, family, &rule_name(command, args), refused.as_deref());
         }
-        let subscribed = refusal(subscribe(&caller, &keys::news(&inner.space)).await)?;
-        missing.note(&inner.prefix, "pubsub", "+subscribe", subscribed.as_deref());
+        let subscribed = rejection_reason(
+            probe_subscribe(&caller, &keys::notifications_channel(&inner.channel_prefix)).await,
+        )?;
+        missing.record(&inner.prefix, "pubsub", "+subscribe", subscribed.as_deref());
         Ok(missing.rules())
     }
 }
 
-async fn attempt(
-    caller: &Caller,
+async fn send_probe(
+    caller: &RedisTransport,
     prefix: &str,
     space: &str,
     command: &'static str,
     args: &[&str],
-) -> Result<Value, Error> {
-    let (key, channel) = (keys::check(prefix), keys::worker_news(space, NO_WORKER));
+) -> Result<Value, RedisError> {
+    let (key, channel) = (keys::check(prefix), keys::worker_channel(space, NO_WORKER));
     let arg = |arg: &&str| match *arg {
-        KEY => Value::from(key.as_str()),
-        CHANNEL => Value::from(channel.as_str()),
+        KEY_ARGUMENT => Value::from(key.as_str()),
+        CHANNEL_ARGUMENT => Value::from(channel.as_str()),
         arg => Value::from(arg),
     };
     caller.send(command, args.iter().map(arg).collect()).await
@@ -120,7 +124,7 @@ async fn attempt(
 
 /// Subscribes; the last that is done on this connection. The client hears no answer to what is done, and takes that of the
 /// next command for it.
-async fn subscribe(caller: &Caller, channel: &str) -> Result<Value, Error> {
+async fn probe_subscribe(caller: &RedisTransport, channel: &str) -> Result<Value, RedisError> {
     let next = async {
         // Only its answer is of use.
         let _ = caller.call("PING", []).await.is_ok();
@@ -134,16 +138,16 @@ async fn subscribe(caller: &Caller, channel: &str) -> Result<Value, Error> {
 }
 
 /// What the server said if the user may not; any other answer means that the user may.
-fn refusal(answer: Result<Value, Error>) -> Result<Option<String>, Error> {
+fn rejection_reason(answer: Result<Value, RedisError>) -> Result<Option<String>, RedisError> {
     match answer {
-        Err(Error::Refused { reason, .. }) if reason.starts_with("NOPERM") => Ok(Some(reason)),
-        Ok(_) | Err(Error::Refused { .. }) => Ok(None),
+        Err(RedisError::Rejected { reason, .. }) if reason.starts_with("NOPERM") => Ok(Some(reason)),
+        Ok(_) | Err(RedisError::Rejected { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// A command as rules name it.
-fn named(command: &str, args: &[&str]) -> String {
+fn rule_name(command: &str, args: &[&str]) -> String {
     let command = command.to_ascii_lowercase();
     match (command.as_str(), args.first()) {
         ("function" | "script" | "xgroup" | "xinfo", Some(sub)) => {
@@ -155,14 +159,14 @@ fn named(command: &str, args: &[&str]) -> String {
 
 /// What was refused.
 #[derive(Default)]
-struct Missing {
+struct MissingRules {
     patterns: BTreeSet<String>,
     /// Kind, command, and whether it was refused.
     commands: Vec<(&'static str, String, bool)>,
 }
 
-impl Missing {
-    fn note(&mut self, prefix: &str, family: &'static str, command: &str, refused: Option<&str>) {
+impl MissingRules {
+    fn record(&mut self, prefix: &str, family: &'static str, command: &str, refused: Option<&str>) {
         let words = refused.unwrap_or_default();
         let of_command = refused.is_some() && (words.contains("to run the") || words.contains("subcommand"));
         self.commands.push((family, command.to_owned(), of_command));
@@ -194,15 +198,15 @@ mod tests {
 
     #[test]
     fn what_is_refused_is_named_as_rules_are() {
-        let mut missing = Missing::default();
+        let mut missing = MissingRules::default();
         let command = "NOPERM User web has no permissions to run the 'x' command";
-        for Try(family, name, args) in TRIES {
+        for CommandProbe(family, name, args) in PROBES {
             let refused = matches!(*family, "stream") || matches!(*name, "FUNCTION" | "SETBIT");
-            missing.note("p", family, &named(name, args), refused.then_some(command));
+            missing.record("p", family, &rule_name(name, args), refused.then_some(command));
         }
-        missing.note("p", "pubsub", "+subscribe", Some("NOPERM No permissions to access a channel"));
-        missing.note("p", "string", "+get", Some("NOPERM No permissions to access a key"));
-        missing.note(
+        missing.record("p", "pubsub", "+subscribe", Some("NOPERM No permissions to access a channel"));
+        missing.record("p", "string", "+get", Some("NOPERM No permissions to access a key"));
+        missing.record(
             "p",
             "string",
             "+get",

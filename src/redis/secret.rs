@@ -10,46 +10,51 @@ use ring::hmac;
 use ring::rand::SecureRandom;
 use ring::rand::SystemRandom;
 
-use crate::redis::Inner;
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
+use crate::redis::ClientInner;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
 use crate::redis::keys;
 use crate::redis::library;
 
 /// Size of a key, bytes: the digest's, as RFC 2104 §3 asks.
-const LENGTH: usize = 32;
+const KEY_BYTES: usize = 32;
 
 /// Keys that are remembered.
-const KEPT: usize = 3;
+const KEYS_MAX: usize = 3;
 
-impl Inner {
-    fn secret(&self) -> Option<Vec<u8>> {
-        self.secrets.read().unwrap_or_else(PoisonError::into_inner).first().cloned()
+impl ClientInner {
+    fn signing_key(&self) -> Option<Vec<u8>> {
+        self.signing_keys.read().unwrap_or_else(PoisonError::into_inner).first().cloned()
     }
 
     /// Takes note of the key that Redis has now; cookies signed with the one before stay good here.
-    fn set_secret(&self, secret: Vec<u8>) {
-        let mut known = self.secrets.write().unwrap_or_else(PoisonError::into_inner);
+    fn set_signing_key(&self, secret: Vec<u8>) {
+        let mut known = self.signing_keys.write().unwrap_or_else(PoisonError::into_inner);
         if known.first() == Some(&secret) {
             return;
         }
         known.retain(|old| *old != secret);
         known.insert(0, secret);
-        known.truncate(KEPT);
-        let marks = known.iter().map(|secret| mark(secret)).collect();
-        *self.marks.write().unwrap_or_else(PoisonError::into_inner) = marks;
-        self.secrets_version.fetch_add(1, Relaxed);
+        known.truncate(KEYS_MAX);
+        let marks = known.iter().map(|secret| derive_mark(secret)).collect();
+        *self.broadcast_marks.write().unwrap_or_else(PoisonError::into_inner) = marks;
+        self.signing_keys_version.fetch_add(1, Relaxed);
     }
 
     /// What this fleet's broadcasts are marked with: it is made of the key in this database, so that publishers that
     /// cannot read the database cannot know it. Empty until Redis was reached.
-    pub(super) fn mark(&self) -> String {
-        self.marks.read().unwrap_or_else(PoisonError::into_inner).first().cloned().unwrap_or_default()
+    pub(super) fn broadcast_mark(&self) -> String {
+        self.broadcast_marks
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .first()
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Whether it is a mark of this fleet's, now or before Redis lost its key.
-    pub(super) fn knows_mark(&self, mark: &str) -> bool {
-        self.marks.read().unwrap_or_else(PoisonError::into_inner).iter().any(|known| known == mark)
+    pub(super) fn is_own_mark(&self, mark: &str) -> bool {
+        self.broadcast_marks.read().unwrap_or_else(PoisonError::into_inner).iter().any(|known| known == mark)
     }
 }
 
@@ -60,40 +65,44 @@ impl Inner {
 ///
 /// # Errors
 /// What the server said; `Protocol` if what lies under the key is no signing key.
-pub(super) async fn offer(caller: &Caller, inner: &Inner) -> Result<Option<Error>, Error> {
-    let mine = match inner.secret() {
+pub(super) async fn refresh_signing_keys(
+    caller: &RedisTransport,
+    inner: &ClientInner,
+) -> Result<Option<RedisError>, RedisError> {
+    let mine = match inner.signing_key() {
         Some(known) => known,
-        None => random()?,
+        None => generate_key()?,
     };
     let text = STANDARD.encode(&mine);
-    let key = keys::secret(&inner.prefix);
+    let key = keys::signing_key(&inner.prefix);
     // Two commands and not SET NX GET, which needs Redis 7.
     let (theirs, refused) = match caller.call("SET", [key.as_str(), text.as_str(), "NX"]).await {
         Ok(Value::Null) => (caller.call("GET", [key.as_str()]).await?.as_string(), None),
         Ok(_) => (Some(text), None),
-        Err(error) if error.is_about_writes() => {
+        Err(error) if error.blocks_writes_only() => {
             match caller.call("GET", [key.as_str()]).await?.as_string() {
-                None if inner.secret().is_some() => return Ok(Some(error)),
+                None if inner.signing_key().is_some() => return Ok(Some(error)),
                 None => return Err(error),
                 theirs => (theirs, Some(error)),
             }
         }
         Err(error) => return Err(error),
     };
-    let decoded = theirs.and_then(|text| STANDARD.decode(text).ok()).filter(|key| key.len() >= LENGTH);
-    inner.set_secret(decoded.ok_or_else(|| Error::protocol(format!("{key} holds no signing key")))?);
+    let decoded = theirs.and_then(|text| STANDARD.decode(text).ok()).filter(|key| key.len() >= KEY_BYTES);
+    inner
+        .set_signing_key(decoded.ok_or_else(|| RedisError::protocol(format!("{key} holds no signing key")))?);
     Ok(refused)
 }
 
 /// Eight bytes, hex; they tell nothing of the key.
-fn mark(secret: &[u8]) -> String {
+fn derive_mark(secret: &[u8]) -> String {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"regatta: broadcasts");
     library::hex(tag.as_ref().get(..8).unwrap_or_default())
 }
 
-fn random() -> Result<Vec<u8>, Error> {
-    let mut bytes = vec![0; LENGTH];
+fn generate_key() -> Result<Vec<u8>, RedisError> {
+    let mut bytes = vec![0; KEY_BYTES];
     let filled = SystemRandom::new().fill(&mut bytes);
-    filled.map_err(|_| Error::unavailable("the operating system has no random bytes"))?;
+    filled.map_err(|_| RedisError::unavailable("the operating system has no random bytes"))?;
     Ok(bytes)
 }

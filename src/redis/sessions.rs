@@ -5,33 +5,33 @@
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::Redis;
-use crate::redis::begin::NewSessions;
-use crate::redis::begin::TICKET_TERM;
-use crate::redis::begin::stored_field;
-use crate::redis::caller::Caller;
+use crate::redis::RedisClient;
+use crate::redis::begin::NewSessionLimit;
+use crate::redis::begin::PROVISIONAL_SESSION_TTL;
+use crate::redis::begin::stored_name;
+use crate::redis::caller::RedisTransport;
 use crate::redis::count::number;
-use crate::redis::error::Error;
+use crate::redis::error::RedisError;
 use crate::redis::keys;
-use crate::redis::lanes::Kind;
-use crate::redis::library::Entry;
-use crate::redis::link::Live;
+use crate::redis::lanes::CallKind;
+use crate::redis::library::ServerFunction;
+use crate::redis::link::ActiveConnection;
 use crate::redis::plain;
 
 /// News that a session has ended, by its hashed id.
-pub const ENDED: char = 's';
+pub const SESSION_DESTROYED: char = 's';
 /// News that all sessions of a user have ended, by his tag.
-pub const ENDED_ALL: char = 'u';
+pub const USER_SESSIONS_REVOKED: char = 'u';
 
 /// A session that gets another id, or is made.
 #[derive(Debug, Clone, Copy)]
-pub struct Move<'a> {
+pub struct RotateSession<'a> {
     /// First part of every key.
     pub prefix: &'a str,
     /// Hashed new id.
     pub new: &'a str,
     /// Where it comes from.
-    pub from: Source<'a>,
+    pub from: RotateFrom<'a>,
     /// Tag of its user, old or new.
     pub user: Option<&'a str>,
     /// Whether this is a login: the session's user changes and its lifetime begins anew.
@@ -57,14 +57,14 @@ pub struct Move<'a> {
     /// Encrypted fields as they must still be, because `set` has them encrypted for the new id.
     pub expect: &'a [(String, Bytes)],
     /// What a session that is made begins with.
-    pub made: Made,
+    pub initial: InitialSession,
     /// The client's limit on new sessions; one that is made, or was not confirmed, counts.
-    pub limit: Option<&'a NewSessions>,
+    pub limit: Option<&'a NewSessionLimit>,
 }
 
 /// What a session that is made begins with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Made {
+pub struct InitialSession {
     /// Views.
     pub views: u64,
     /// When it was created, ms since 1970 by Redis's clock; 0: now.
@@ -73,28 +73,28 @@ pub struct Made {
 
 /// Where a session with a new id comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source<'a> {
+pub enum RotateFrom<'a> {
     /// From nowhere: it is made.
     Nothing,
     /// From the session with this hashed id, which must be there.
     Session(&'a str),
     /// From the session with this hashed id; it is made if that one is gone.
-    SessionIfThere(&'a str),
+    SessionIfPresent(&'a str),
 }
 
-impl Source<'_> {
+impl RotateFrom<'_> {
     /// The hashed id that is replaced, if there is one.
     fn digest(&self) -> Option<&str> {
         match self {
             Self::Nothing => None,
-            Self::Session(digest) | Self::SessionIfThere(digest) => Some(digest),
+            Self::Session(digest) | Self::SessionIfPresent(digest) => Some(digest),
         }
     }
 }
 
 /// The answer to a [`Move`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moved {
+pub enum RotateOutcome {
     /// It is done.
     Done {
         /// When the session was created, ms since 1970 by Redis's clock.
@@ -105,21 +105,21 @@ pub enum Moved {
     /// The old session is gone; nothing was changed.
     Gone,
     /// The old session has another id already; nothing was changed.
-    Rotated,
+    AlreadyRotated,
     /// The new id is taken; nothing was changed.
-    Taken,
+    IdInUse,
     /// It would have more fields or bytes than allowed; nothing was changed.
-    Full,
+    TooLarge,
     /// An encrypted field changed meanwhile; nothing was changed.
     Conflict,
     /// The client has made as many sessions as it may; nothing was changed.
-    Limited {
+    RateLimited {
         /// When it may make one more, ms from now.
         retry_after_ms: u64,
     },
 }
 
-impl Redis {
+impl RedisClient {
     /// Gives a session another id, or makes one.
     ///
     /// # Errors
@@ -127,15 +127,17 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
-    pub async fn move_session(&self, request: &Move<'_>) -> Result<Moved, Error> {
+    pub async fn rotate_session(&self, request: &RotateSession<'_>) -> Result<RotateOutcome, RedisError> {
         if self.is_plain() {
-            return self.plainly(Kind::Commit, async |caller| plain::move_to(caller, request).await).await;
+            return self
+                .call_plain(CallKind::Write, async |caller| plain::rotate_session(caller, request).await)
+                .await;
         }
-        let reply = self.run(Entry::SessionMove, |entry| request.encode(entry)).await?;
-        let outcome = moved(&reply)?;
+        let reply = self.call(ServerFunction::SessionRotate, |entry| request.encode(entry)).await?;
+        let outcome = decode_outcome(&reply)?;
         // A new id is given exactly so that whoever knows the old one sees nothing any more.
-        if let (Moved::Done { .. }, Some(old)) = (&outcome, request.from.digest()) {
-            self.tell(ENDED, old);
+        if let (RotateOutcome::Done { .. }, Some(old)) = (&outcome, request.from.digest()) {
+            self.publish_notification(SESSION_DESTROYED, old);
         }
         Ok(outcome)
     }
@@ -146,34 +148,39 @@ impl Redis {
     ///
     /// # Errors
     /// As [`Redis::move_session`].
-    pub async fn end_session(
+    pub async fn destroy_session(
         &self,
         prefix: &str,
         digest: &str,
         user: Option<&str>,
-        only_his: bool,
-    ) -> Result<bool, Error> {
+        only_of_user: bool,
+    ) -> Result<bool, RedisError> {
         let mut keys = vec![keys::session(prefix, digest)];
-        if self.is_plain() && !only_his {
-            return self.plainly(Kind::Delete, async |caller| plain::end(caller, &keys[0]).await).await;
+        if self.is_plain() && !only_of_user {
+            return self
+                .call_plain(CallKind::Delete, async |caller| plain::destroy_session(caller, &keys[0]).await)
+                .await;
         }
-        keys.extend(user.map(|user| keys::sessions_of(prefix, user)));
-        let tag = user.filter(|_| only_his).unwrap_or_default();
-        let args = [Value::from(digest), Value::from(tag), number(term_ms())];
-        let reply = self.run(Entry::SessionEnd, |entry| call(entry, &keys, args.to_vec())).await?;
-        let ended = reply.as_i64() == Some(1);
-        self.tell(ENDED, digest);
-        Ok(ended)
+        keys.extend(user.map(|user| keys::user_sessions(prefix, user)));
+        let tag = user.filter(|_| only_of_user).unwrap_or_default();
+        let args = [Value::from(digest), Value::from(tag), number(provisional_ttl_ms())];
+        let reply =
+            self.call(ServerFunction::SessionDestroy, |entry| call_args(entry, &keys, args.to_vec())).await?;
+        let destroyed = reply.as_i64() == Some(1);
+        self.publish_notification(SESSION_DESTROYED, digest);
+        Ok(destroyed)
     }
 
     /// Tells the workers that keep copies; one that does not hear it keeps its copy for its short time.
-    pub(super) fn tell(&self, kind: char, whose: &str) {
-        let (redis, news) = (self.clone(), format!("{kind} {whose}"));
+    pub(super) fn publish_notification(&self, kind: char, subject: &str) {
+        let (redis, message) = (self.clone(), format!("{kind} {subject}"));
         tokio::spawn(async move {
-            let channel = redis.channel().await;
-            let (channel, news) = (channel.as_str(), news.as_str());
-            let told = |live: Live| async move { live.caller.call("PUBLISH", [channel, news]).await };
-            if let Err(error) = redis.guard_as(Kind::Read, told).await {
+            let channel = redis.common_channel().await;
+            let (channel, message) = (channel.as_str(), message.as_str());
+            let publish = |live: ActiveConnection| async move {
+                live.transport.call("PUBLISH", [channel, message]).await
+            };
+            if let Err(error) = redis.send(CallKind::Read, publish).await {
                 tracing::debug!(%error, "the workers were not told of something: {error}");
             }
         });
@@ -183,19 +190,19 @@ impl Redis {
     ///
     /// # Errors
     /// As [`Redis::move_session`].
-    pub async fn end_sessions_of(
+    pub async fn destroy_user_sessions(
         &self,
         prefix: &str,
         user: &str,
-        stays: Option<&str>,
+        except: Option<&str>,
         kept_ms: u64,
         absolute_ms: u64,
-    ) -> Result<(), Error> {
-        let mut keys = vec![keys::generation(prefix, user), keys::sessions_of(prefix, user)];
-        keys.extend(stays.map(|digest| keys::session(prefix, digest)));
-        let args = [number(kept_ms), Value::from(stays.unwrap_or_default()), number(absolute_ms)];
-        self.run(Entry::SessionEverywhere, |entry| call(entry, &keys, args.to_vec())).await?;
-        self.tell(ENDED_ALL, user);
+    ) -> Result<(), RedisError> {
+        let mut keys = vec![keys::user_generation(prefix, user), keys::user_sessions(prefix, user)];
+        keys.extend(except.map(|digest| keys::session(prefix, digest)));
+        let args = [number(kept_ms), Value::from(except.unwrap_or_default()), number(absolute_ms)];
+        self.call(ServerFunction::SessionDestroyAll, |entry| call_args(entry, &keys, args.to_vec())).await?;
+        self.publish_notification(USER_SESSIONS_REVOKED, user);
         Ok(())
     }
 
@@ -203,18 +210,20 @@ impl Redis {
     ///
     /// # Errors
     /// As [`Redis::move_session`].
-    pub async fn remember_session(
+    pub async fn set_session_lifetimes(
         &self,
         prefix: &str,
         digest: &str,
         user: Option<&str>,
         idle_ms: u64,
         absolute_ms: u64,
-    ) -> Result<bool, Error> {
+    ) -> Result<bool, RedisError> {
         let mut keys = vec![keys::session(prefix, digest)];
-        keys.extend(user.map(|user| keys::sessions_of(prefix, user)));
-        let args = [Value::from(digest), number(idle_ms), number(absolute_ms), number(term_ms())];
-        let reply = self.run(Entry::SessionRemember, |entry| call(entry, &keys, args.to_vec())).await?;
+        keys.extend(user.map(|user| keys::user_sessions(prefix, user)));
+        let args = [Value::from(digest), number(idle_ms), number(absolute_ms), number(provisional_ttl_ms())];
+        let reply = self
+            .call(ServerFunction::SessionSetLifetimes, |entry| call_args(entry, &keys, args.to_vec()))
+            .await?;
         Ok(reply.as_i64() == Some(1))
     }
 
@@ -222,20 +231,28 @@ impl Redis {
     ///
     /// # Errors
     /// As [`Redis::move_session`].
-    pub async fn quarantine_session(&self, prefix: &str, digest: &str, kept_ms: u64) -> Result<bool, Error> {
+    pub async fn quarantine_session(
+        &self,
+        prefix: &str,
+        digest: &str,
+        kept_ms: u64,
+    ) -> Result<bool, RedisError> {
         let keys = [keys::session(prefix, digest), keys::quarantine(prefix, digest)];
         if self.is_plain() {
-            let work = async |caller: &Caller| plain::quarantine(caller, &keys[0], &keys[1], kept_ms).await;
-            return self.plainly(Kind::Commit, work).await;
+            let work = async |caller: &RedisTransport| {
+                plain::quarantine_session(caller, &keys[0], &keys[1], kept_ms).await
+            };
+            return self.call_plain(CallKind::Write, work).await;
         }
-        let reply =
-            self.run(Entry::SessionQuarantine, |entry| call(entry, &keys, vec![number(kept_ms)])).await?;
+        let reply = self
+            .call(ServerFunction::SessionQuarantine, |entry| call_args(entry, &keys, vec![number(kept_ms)]))
+            .await?;
         Ok(reply.as_i64() == Some(1))
     }
 }
 
 /// A call's arguments in wire order: the entry's name, the number of keys, keys, arguments.
-pub(super) fn call(entry: Value, keys: &[String], args: Vec<Value>) -> Vec<Value> {
+pub(super) fn call_args(entry: Value, keys: &[String], args: Vec<Value>) -> Vec<Value> {
     let mut all = Vec::with_capacity(2 + keys.len() + args.len());
     all.extend([entry, number(keys.len() as u64)]);
     all.extend(keys.iter().map(|key| Value::from(key.as_str())));
@@ -244,21 +261,21 @@ pub(super) fn call(entry: Value, keys: &[String], args: Vec<Value>) -> Vec<Value
 }
 
 /// A ticket's term, ms.
-pub(super) fn term_ms() -> u64 {
-    u64::try_from(TICKET_TERM.as_millis()).unwrap_or(u64::MAX)
+pub(super) fn provisional_ttl_ms() -> u64 {
+    u64::try_from(PROVISIONAL_SESSION_TTL.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Move<'_> {
+impl RotateSession<'_> {
     fn encode(&self, entry: Value) -> Vec<Value> {
         let (how, old) = match self.from {
-            Source::Nothing => ("-", None),
-            Source::Session(old) => ("o", Some(old)),
-            Source::SessionIfThere(old) => ("f", Some(old)),
+            RotateFrom::Nothing => ("-", None),
+            RotateFrom::Session(old) => ("o", Some(old)),
+            RotateFrom::SessionIfPresent(old) => ("f", Some(old)),
         };
         let mut keys = vec![keys::session(self.prefix, self.new)];
         keys.extend(old.map(|old| keys::session(self.prefix, old)));
         if let Some(user) = self.user {
-            keys.extend([keys::sessions_of(self.prefix, user), keys::generation(self.prefix, user)]);
+            keys.extend([keys::user_sessions(self.prefix, user), keys::user_generation(self.prefix, user)]);
         }
         keys.extend(self.limit.map(|limit| limit.key.clone()));
         let words = [
@@ -277,44 +294,45 @@ impl Move<'_> {
         args.extend([self.idle_ms, self.absolute_ms, self.grace_ms].into_iter().chain(bounds).map(number));
         let [interval_us, tolerance_us] =
             self.limit.map_or([0, 0], |limit| [limit.interval_us, limit.tolerance_us]);
-        let made = [interval_us, tolerance_us, term_ms(), self.made.views, self.made.created_ms];
+        let made =
+            [interval_us, tolerance_us, provisional_ttl_ms(), self.initial.views, self.initial.created_ms];
         args.extend(made.map(number));
         args.push(number(self.set.len() as u64 + fields));
         args.extend(lineage.into_iter().flatten().map(Value::from));
         args.extend(pairs(self.set));
         args.push(number(self.remove.len() as u64));
-        args.extend(self.remove.iter().map(|name| Value::from(stored_field(name))));
+        args.extend(self.remove.iter().map(|name| Value::from(stored_name(name))));
         args.push(number(self.expect.len() as u64));
         args.extend(pairs(self.expect));
-        call(entry, &keys, args)
+        call_args(entry, &keys, args)
     }
 }
 
 fn pairs(fields: &[(String, Bytes)]) -> impl Iterator<Item = Value> {
-    fields.iter().flat_map(|(name, value)| [Value::from(stored_field(name)), Value::Bytes(value.clone())])
+    fields.iter().flat_map(|(name, value)| [Value::from(stored_name(name)), Value::Bytes(value.clone())])
 }
 
-fn moved(reply: &Value) -> Result<Moved, Error> {
+fn decode_outcome(reply: &Value) -> Result<RotateOutcome, RedisError> {
     if let Value::Array(parts) = reply
         && let [_, created, sessions] = parts.as_slice()
         && let (Some(created_ms), Some(sessions)) = (created.as_u64(), sessions.as_u64())
     {
-        return Ok(Moved::Done { created_ms, sessions });
+        return Ok(RotateOutcome::Done { created_ms, sessions });
     }
     if let Value::Array(parts) = reply
         && let [code, retry] = parts.as_slice()
         && code.as_i64() == Some(-5)
         && let Some(retry_after_ms) = retry.as_u64()
     {
-        return Ok(Moved::Limited { retry_after_ms });
+        return Ok(RotateOutcome::RateLimited { retry_after_ms });
     }
     match reply.as_i64() {
-        Some(0) => Ok(Moved::Gone),
-        Some(-1) => Ok(Moved::Taken),
-        Some(-2) => Ok(Moved::Full),
-        Some(-3) => Ok(Moved::Rotated),
-        Some(-4) => Ok(Moved::Conflict),
-        _ => Err(Error::protocol("a session's move did not answer with what it should")),
+        Some(0) => Ok(RotateOutcome::Gone),
+        Some(-1) => Ok(RotateOutcome::IdInUse),
+        Some(-2) => Ok(RotateOutcome::TooLarge),
+        Some(-3) => Ok(RotateOutcome::AlreadyRotated),
+        Some(-4) => Ok(RotateOutcome::Conflict),
+        _ => Err(RedisError::protocol("a session's move did not answer with what it should")),
     }
 }
 
@@ -323,9 +341,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pair_says_when_there_is_room_only_with_its_code() {
-        let pair = |code: i64| moved(&Value::Array(vec![code.into(), Value::from("1500")]));
-        assert!(matches!(pair(-5), Ok(Moved::Limited { retry_after_ms: 1500 })));
+    fn a_pair_is_a_retry_time_only_with_its_code() {
+        let pair = |code: i64| decode_outcome(&Value::Array(vec![code.into(), Value::from("1500")]));
+        assert!(matches!(pair(-5), Ok(RotateOutcome::RateLimited { retry_after_ms: 1500 })));
         assert!(pair(0).is_err() && pair(-4).is_err());
     }
 }

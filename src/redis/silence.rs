@@ -8,23 +8,23 @@ use std::time::Duration;
 
 /// The calls of one connection, and since when they have waited.
 #[derive(Debug, Clone)]
-pub(super) struct Silence {
+pub(super) struct SilenceDetector {
     /// Longest time without an answer, and the longest while a call is out whose answer may be large.
-    limits: [Duration; 2],
-    out: usize,
+    timeouts: [Duration; 2],
+    in_flight: usize,
     /// Those of them whose answers may be large.
-    long: usize,
+    long_in_flight: usize,
     /// When the first of them was sent, or the last answer came; without a meaning while none is out.
     since: Duration,
-    answers: u64,
+    responses: u64,
     silent: bool,
     /// The watching task sleeps until a call is sent.
-    idle: bool,
+    watcher_idle: bool,
 }
 
 /// What is to be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum SilenceCheck {
     /// Nothing is under way: look again when a call is sent.
     Idle,
     /// Look again at this time.
@@ -33,55 +33,63 @@ pub(super) enum Look {
     Overdue(u64),
 }
 
-impl Silence {
+impl SilenceDetector {
     /// Nothing is under way. `limit` is the longest time without an answer, `long` the longest for large ones.
     pub(super) fn new(limit: Duration, long: Duration) -> Self {
         let limits = [limit, long.max(limit)];
-        Self { limits, out: 0, long: 0, since: Duration::ZERO, answers: 0, silent: false, idle: false }
+        Self {
+            timeouts: limits,
+            in_flight: 0,
+            long_in_flight: 0,
+            since: Duration::ZERO,
+            responses: 0,
+            silent: false,
+            watcher_idle: false,
+        }
     }
 
     /// A call is sent; whether the watching task sleeps and is to be woken.
-    pub(super) fn sent(&mut self, long: bool, now: Duration) -> bool {
-        if self.out == 0 {
+    pub(super) fn on_call_sent(&mut self, long: bool, now: Duration) -> bool {
+        if self.in_flight == 0 {
             self.since = now;
         }
-        self.out += 1;
-        self.long += usize::from(long);
-        std::mem::take(&mut self.idle)
+        self.in_flight += 1;
+        self.long_in_flight += usize::from(long);
+        std::mem::take(&mut self.watcher_idle)
     }
 
     /// A call was answered; whether that ended a silence.
-    pub(super) fn answered(&mut self, long: bool, now: Duration) -> bool {
-        self.left(long);
+    pub(super) fn on_response(&mut self, long: bool, now: Duration) -> bool {
+        self.on_call_dropped(long);
         self.since = now;
-        self.answers = self.answers.wrapping_add(1);
+        self.responses = self.responses.wrapping_add(1);
         std::mem::take(&mut self.silent)
     }
 
     /// A call's caller has gone; no task waits for its answer.
-    pub(super) fn left(&mut self, long: bool) {
-        self.out = self.out.saturating_sub(1);
-        self.long = self.long.saturating_sub(usize::from(long));
+    pub(super) fn on_call_dropped(&mut self, long: bool) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.long_in_flight = self.long_in_flight.saturating_sub(usize::from(long));
     }
 
     /// How it stands.
-    pub(super) fn look(&mut self, now: Duration) -> Look {
-        if self.out == 0 {
-            self.idle = true;
-            return Look::Idle;
+    pub(super) fn check(&mut self, now: Duration) -> SilenceCheck {
+        if self.in_flight == 0 {
+            self.watcher_idle = true;
+            return SilenceCheck::Idle;
         }
-        let due = self.since + self.limits[usize::from(self.long > 0)];
-        if now < due { Look::At(due) } else { Look::Overdue(self.answers) }
+        let due = self.since + self.timeouts[usize::from(self.long_in_flight > 0)];
+        if now < due { SilenceCheck::At(due) } else { SilenceCheck::Overdue(self.responses) }
     }
 
     /// The socket was read since `look` said that an answer is overdue; whether none has come, which is a silence.
-    pub(super) fn judge(&mut self, answers: u64) -> bool {
-        self.silent = self.out > 0 && self.answers == answers;
+    pub(super) fn confirm_silence(&mut self, answers: u64) -> bool {
+        self.silent = self.in_flight > 0 && self.responses == answers;
         self.silent
     }
 
     /// Since when calls wait.
-    pub(super) fn since(&self) -> Duration {
+    pub(super) fn waiting_since(&self) -> Duration {
         self.since
     }
 }
@@ -99,55 +107,55 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    fn overdue(silence: &mut Silence, now: Duration) -> Option<u64> {
-        match silence.look(now) {
-            Look::Overdue(answers) => Some(answers),
-            Look::Idle | Look::At(_) => None,
+    fn overdue(silence: &mut SilenceDetector, now: Duration) -> Option<u64> {
+        match silence.check(now) {
+            SilenceCheck::Overdue(answers) => Some(answers),
+            SilenceCheck::Idle | SilenceCheck::At(_) => None,
         }
     }
 
     #[test]
     fn one_answer_speaks_for_every_call() {
-        let mut silence = Silence::new(LIMIT, LONG);
-        assert_eq!(silence.look(ms(0)), Look::Idle);
-        assert!(silence.sent(false, ms(1000)), "the first call wakes whoever looks");
-        assert!((0..511).all(|_| !silence.sent(false, ms(1000))));
+        let mut silence = SilenceDetector::new(LIMIT, LONG);
+        assert_eq!(silence.check(ms(0)), SilenceCheck::Idle);
+        assert!(silence.on_call_sent(false, ms(1000)), "the first call wakes whoever looks");
+        assert!((0..511).all(|_| !silence.on_call_sent(false, ms(1000))));
         // A queue of five hundred, one answer in every 240 ms: slow, and not silent.
         for nth in 1..=512 {
             let now = ms(1000 + 240 * nth);
             assert_eq!(overdue(&mut silence, now), None);
-            silence.answered(false, now);
+            silence.on_response(false, now);
         }
-        assert_eq!(silence.look(ms(1_000_000)), Look::Idle, "at rest nothing is overdue");
+        assert_eq!(silence.check(ms(1_000_000)), SilenceCheck::Idle, "at rest nothing is overdue");
     }
 
     #[test]
-    fn an_answer_that_is_found_on_the_second_look_was_never_missing() {
-        let mut silence = Silence::new(LIMIT, LONG);
-        silence.sent(false, ms(0));
-        silence.sent(false, ms(0));
+    fn a_response_found_on_the_second_check_was_never_missing() {
+        let mut silence = SilenceDetector::new(LIMIT, LONG);
+        silence.on_call_sent(false, ms(0));
+        silence.on_call_sent(false, ms(0));
         // The worker stood still for a second.
         let seen = overdue(&mut silence, ms(1000)).unwrap();
-        silence.answered(false, ms(1000));
-        assert!(!silence.judge(seen));
-        assert_eq!(silence.look(ms(1000)), Look::At(ms(1250)));
+        silence.on_response(false, ms(1000));
+        assert!(!silence.confirm_silence(seen));
+        assert_eq!(silence.check(ms(1000)), SilenceCheck::At(ms(1250)));
         let seen = overdue(&mut silence, ms(1250)).unwrap();
-        assert!(silence.judge(seen));
-        assert_eq!(silence.since(), ms(1000));
-        assert!(silence.answered(false, ms(1300)), "an answer ends it");
-        assert!(!silence.judge(seen), "nothing is under way");
+        assert!(silence.confirm_silence(seen));
+        assert_eq!(silence.waiting_since(), ms(1000));
+        assert!(silence.on_response(false, ms(1300)), "an answer ends it");
+        assert!(!silence.confirm_silence(seen), "nothing is under way");
     }
 
     #[test]
     fn a_large_answer_may_take_longer() {
-        let mut silence = Silence::new(LIMIT, LONG);
-        silence.sent(false, ms(0));
-        silence.sent(true, ms(0));
-        assert_eq!(silence.look(ms(999)), Look::At(LONG));
-        silence.answered(true, ms(999));
-        assert_eq!(silence.look(ms(999)), Look::At(ms(1249)));
-        silence.left(false);
-        assert_eq!(silence.look(ms(5000)), Look::Idle);
+        let mut silence = SilenceDetector::new(LIMIT, LONG);
+        silence.on_call_sent(false, ms(0));
+        silence.on_call_sent(true, ms(0));
+        assert_eq!(silence.check(ms(999)), SilenceCheck::At(LONG));
+        silence.on_response(true, ms(999));
+        assert_eq!(silence.check(ms(999)), SilenceCheck::At(ms(1249)));
+        silence.on_call_dropped(false);
+        assert_eq!(silence.check(ms(5000)), SilenceCheck::Idle);
     }
 
     proptest! {
@@ -158,17 +166,17 @@ mod tests {
             gaps in proptest::collection::vec((0..249_u64, 0..3000_u64), 1..100),
             crowd in 1..20_usize,
         ) {
-            let mut silence = Silence::new(LIMIT, LONG);
+            let mut silence = SilenceDetector::new(LIMIT, LONG);
             let mut now = Duration::ZERO;
-            (0..crowd).for_each(|_| { silence.sent(false, now); });
+            (0..crowd).for_each(|_| { silence.on_call_sent(false, now); });
             for (gap, pause) in gaps {
                 // It answers after `gap`, the worker sees that after `pause` more, and looks first of all.
                 now += ms(gap + pause);
                 let seen = overdue(&mut silence, now);
-                silence.answered(false, now);
-                silence.sent(false, now);
+                silence.on_response(false, now);
+                silence.on_call_sent(false, now);
                 if let Some(seen) = seen {
-                    prop_assert!(!silence.judge(seen));
+                    prop_assert!(!silence.confirm_silence(seen));
                 }
             }
         }
@@ -176,10 +184,10 @@ mod tests {
         /// A server that answers nothing is found at the first look after the limit.
         #[test]
         fn silence_is_found(crowd in 1..20_usize, late in 0..10_000_u64) {
-            let mut silence = Silence::new(LIMIT, LONG);
-            (0..crowd).for_each(|_| { silence.sent(false, ms(10)); });
+            let mut silence = SilenceDetector::new(LIMIT, LONG);
+            (0..crowd).for_each(|_| { silence.on_call_sent(false, ms(10)); });
             let seen = overdue(&mut silence, ms(260 + late));
-            prop_assert!(seen.is_some_and(|seen| silence.judge(seen)));
+            prop_assert!(seen.is_some_and(|seen| silence.confirm_silence(seen)));
         }
     }
 }

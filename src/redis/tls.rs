@@ -15,12 +15,12 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem;
 use rustls::pki_types::pem::PemObject;
 
-use crate::config::schema::Access;
-use crate::redis::error::Error;
+use crate::config::schema::RedisCredentials;
+use crate::redis::error::RedisError;
 use crate::sys;
 
 /// The system's authorities. Read once: there are hundreds, and reading them takes longer than connecting.
-static SYSTEM: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
+static SYSTEM_ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
     let mut store = RootCertStore::empty();
     // What cannot be read or used is left out, as everybody does: the rest is still worth having.
     store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -31,90 +31,97 @@ static SYSTEM: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
 ///
 /// # Errors
 /// [`Error::Setting`] naming the setting whose file cannot be used, and why.
-pub(super) fn config(access: &Access) -> Result<ClientConfig, Error> {
+pub(super) fn client_config(access: &RedisCredentials) -> Result<ClientConfig, RedisError> {
     let trusted = match &access.tls_ca {
         Some(file) => Arc::new(authorities(file)?),
-        None if SYSTEM.is_empty() => {
-            return Err(Error::setting(
+        None if SYSTEM_ROOTS.is_empty() => {
+            return Err(RedisError::invalid_setting(
                 "the system trusts no certificate authority; name yours in redis.tls_ca",
             ));
         }
-        None => Arc::clone(&SYSTEM),
+        None => Arc::clone(&SYSTEM_ROOTS),
     };
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| Error::setting(format!("TLS cannot be used: {error}")))?
+        .map_err(|error| RedisError::invalid_setting(format!("TLS cannot be used: {error}")))?
         .with_root_certificates(trusted);
     match (&access.tls_cert, &access.tls_key) {
         (Some(cert), Some(key)) => {
             let (chain, key) = (certificates("redis.tls_cert", cert)?, private_key(key)?);
             builder.with_client_auth_cert(chain, key).map_err(|error| {
-                Error::setting(format!("redis.tls_cert and redis.tls_key do not go together: {error}"))
+                RedisError::invalid_setting(format!(
+                    "redis.tls_cert and redis.tls_key do not go together: {error}"
+                ))
             })
         }
         _ => Ok(builder.with_no_client_auth()),
     }
 }
 
-fn authorities(file: &Path) -> Result<RootCertStore, Error> {
+fn authorities(file: &Path) -> Result<RootCertStore, RedisError> {
     let mut store = RootCertStore::empty();
     for certificate in certificates("redis.tls_ca", file)? {
         store.add(certificate).map_err(|error| {
-            Error::setting(format!("redis.tls_ca {} holds no certificate authority: {error}", file.display()))
+            RedisError::invalid_setting(format!(
+                "redis.tls_ca {} holds no certificate authority: {error}",
+                file.display()
+            ))
         })?;
     }
     Ok(store)
 }
 
-fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let text = readable(setting, file)?;
+fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, RedisError> {
+    let text = read_file(setting, file)?;
     let read = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
     match read {
         Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err(unusable(setting, file, &pem::Error::NoItemsFound)),
-        Err(error) => Err(unusable(setting, file, &error)),
+        Ok(_) => Err(unusable_file(setting, file, &pem::Error::NoItemsFound)),
+        Err(error) => Err(unusable_file(setting, file, &error)),
     }
 }
 
-fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Error> {
-    let text = readable("redis.tls_key", file)?;
-    PrivateKeyDer::from_pem_slice(&text).map_err(|error| unusable("redis.tls_key", file, &error))
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, RedisError> {
+    let text = read_file("redis.tls_key", file)?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| unusable_file("redis.tls_key", file, &error))
 }
 
-fn readable(setting: &str, file: &Path) -> Result<Vec<u8>, Error> {
+fn read_file(setting: &str, file: &Path) -> Result<Vec<u8>, RedisError> {
     let read = sys::path::read_secret(file);
-    read.map_err(|error| Error::setting(format!("{setting} {} cannot be read: {error}", file.display())))
+    read.map_err(|error| {
+        RedisError::invalid_setting(format!("{setting} {} cannot be read: {error}", file.display()))
+    })
 }
 
-fn unusable(setting: &str, file: &Path, error: &pem::Error) -> Error {
+fn unusable_file(setting: &str, file: &Path, error: &pem::Error) -> RedisError {
     let reason = match error {
         pem::Error::NoItemsFound => "holds nothing of that kind in PEM form".to_owned(),
         other => format!("is no PEM file: {other}"),
     };
-    Error::setting(format!("{setting} {} {reason}", file.display()))
+    RedisError::invalid_setting(format!("{setting} {} {reason}", file.display()))
 }
 
 /// What a failed handshake means for whoever can mend it; `None` when the words are clear by themselves.
-pub(super) fn advice(details: &str) -> Option<&'static str> {
-    let said = |words: &[&str]| words.iter().any(|word| details.contains(word));
-    if said(&["UnknownIssuer", "UnknownCA", "BadSignature"]) {
+pub(super) fn explain_handshake_error(details: &str) -> Option<&'static str> {
+    let mentions = |words: &[&str]| words.iter().any(|word| details.contains(word));
+    if mentions(&["UnknownIssuer", "UnknownCA", "BadSignature"]) {
         return Some("redis.tls_ca must name the authority that signed the server's certificate");
     }
-    if said(&["NotValidForName"]) {
+    if mentions(&["NotValidForName"]) {
         return Some("the server's certificate is for another name than the host in redis.url");
     }
-    if said(&["CertificateRequired", "HandshakeFailure", "BadCertificate"]) {
+    if mentions(&["CertificateRequired", "HandshakeFailure", "BadCertificate"]) {
         return Some("the server wants a certificate of ours: redis.tls_cert and redis.tls_key");
     }
-    if said(&["handshake eof"]) {
+    if mentions(&["handshake eof"]) {
         return Some(
             "it closed the connection; if nothing speaks TLS there, redis.url begins with redis, not rediss",
         );
     }
-    if said(&["InvalidContentType", "corrupt message"]) {
+    if mentions(&["InvalidContentType", "corrupt message"]) {
         return Some("nothing speaks TLS there; without it redis.url begins with redis, not rediss");
     }
-    said(&["Expired"]).then_some("renew the server's certificate, or set the clock")
+    mentions(&["Expired"]).then_some("renew the server's certificate, or set the clock")
 }
 
 #[cfg(test)]
@@ -126,11 +133,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (missing, empty) = (folder.path().join("missing"), folder.path().join("empty"));
         std::fs::write(&empty, "nothing").unwrap();
-        let ca = |file: &Path| Access { tls_ca: Some(file.into()), ..Access::default() };
+        let ca = |file: &Path| RedisCredentials { tls_ca: Some(file.into()), ..RedisCredentials::default() };
         for (file, reason) in [(&missing, "cannot be read"), (&empty, "holds nothing of that kind")] {
-            let told = config(&ca(file)).unwrap_err().to_string();
+            let message = client_config(&ca(file)).unwrap_err().to_string();
             let all = ["redis.tls_ca", reason, &file.display().to_string()];
-            assert!(all.iter().all(|part| told.contains(part)), "{told}");
+            assert!(all.iter().all(|part| message.contains(part)), "{message}");
         }
     }
 }

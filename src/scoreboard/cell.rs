@@ -6,17 +6,17 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::breaker::Position;
+use crate::breaker::BreakerState;
 use crate::scoreboard::latency;
-use crate::scoreboard::refusal::Closing;
-use crate::scoreboard::refusal::Refusal;
+use crate::scoreboard::refusal::ConnectionCloseReason;
+use crate::scoreboard::refusal::RefusalReason;
 use crate::scoreboard::row;
-use crate::scoreboard::snapshot::WorkerSnapshot;
-pub use crate::scoreboard::states::Order;
-pub use crate::scoreboard::states::WorkerState;
+use crate::scoreboard::snapshot::CellSnapshot;
+pub use crate::scoreboard::states::CellState;
+pub use crate::scoreboard::states::DrainOrder;
 
 /// Workers a slot can have at one time: the one that serves, its successor, and those that finish.
-pub const CELLS: usize = 8;
+pub const CELLS_PER_SLOT: usize = 8;
 
 /// Words of a cell: three cache lines.
 pub(super) const CELL_WORDS: usize = 24;
@@ -33,11 +33,11 @@ const REDIS_UP: usize = 8;
 const CPU_US: usize = 9;
 const BUSY_US: usize = 10;
 const REQUESTS: usize = 11;
-const ORDER: usize = 12;
+const DRAIN_ORDER: usize = 12;
 /// Which of the slot's workers it is, from 1; 0 when no one writes the cell.
-const LIFE: usize = 13;
+const INCARNATION: usize = 13;
 /// Where the breakers of reads and writes stand, four bits each.
-const LANES: usize = 14;
+const BREAKERS: usize = 14;
 const SUBSCRIBERS: usize = 15;
 /// Turns of the event loop that began a request.
 const TURNS: usize = 16;
@@ -46,36 +46,36 @@ const TURN_US: usize = 17;
 const WAITING: usize = 18;
 const SHEDDING: usize = 19;
 /// Whether it takes connections that other workers pass on.
-const TAKES: usize = 20;
+const ACCEPTS_TRANSFERS: usize = 20;
 
 /// Everything in a cell that moves when its worker does: two that are not equal prove that its event loop turned.
 ///
 /// Connections of the slot as a whole are no part of it: a spare worker accepts them too, and would make a hung
 /// one look alive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct LoopProgress {
     turns: u64,
     requests: u64,
     in_flight: u64,
     connections: u64,
 }
 
-impl Progress {
+impl LoopProgress {
     /// What a worker has done after this many turns: tests need no table for it.
     #[cfg(test)]
-    pub(crate) fn after(turns: u64) -> Self {
+    pub(crate) fn from_turns(turns: u64) -> Self {
         Self { turns, ..Self::default() }
     }
 }
 
 /// A worker's cell, and through it the row of its slot.
 #[derive(Debug, Clone, Copy)]
-pub struct Cell<'a> {
+pub struct WorkerCell<'a> {
     row: &'a [AtomicU64],
     words: &'a [AtomicU64],
 }
 
-impl<'a> Cell<'a> {
+impl<'a> WorkerCell<'a> {
     pub(super) fn new(row: &'a [AtomicU64], words: &'a [AtomicU64]) -> Self {
         Self { row, words }
     }
@@ -88,60 +88,60 @@ impl<'a> Cell<'a> {
         self.words[word].load(Relaxed)
     }
 
-    fn total(self, word: usize, by: u64) {
+    fn add_to_total(self, word: usize, by: u64) {
         self.row[word].fetch_add(by, Relaxed);
     }
 
     /// A worker is about to be forked into this cell; nothing of the one before it is left.
     ///
     /// Written by the supervisor before the fork: the worker may write its first figures before the fork returns.
-    pub fn prepare(self, generation: u64, now_ms: u64) {
+    pub fn reset(self, generation: u64, now_ms: u64) {
         self.words.iter().for_each(|word| word.store(0, Relaxed));
         self.set(GENERATION, generation);
         self.set(STARTED_MS, now_ms);
-        self.set(LIFE, self.row[row::STARTS].load(Relaxed) + 1);
-        self.set_state(WorkerState::Booting);
+        self.set(INCARNATION, self.row[row::STARTS].load(Relaxed) + 1);
+        self.set_state(CellState::Booting);
     }
 
     /// The worker was forked. Written by the supervisor.
-    pub fn seated(self, pid: u32) {
+    pub fn set_pid(self, pid: u32) {
         self.set(PID, u64::from(pid));
-        self.total(row::STARTS, 1);
+        self.add_to_total(row::STARTS, 1);
     }
 
     /// Number of the worker's life in its slot; 0 when there is no worker.
-    pub(super) fn life(self) -> u64 {
-        self.read(LIFE)
+    pub(super) fn incarnation(self) -> u64 {
+        self.read(INCARNATION)
     }
 
     /// The worker is gone. Written by the supervisor.
-    pub fn vacate(self) {
+    pub fn clear(self) {
         self.words.iter().for_each(|word| word.store(0, Relaxed));
     }
 
     /// Written by the supervisor at each change.
-    pub fn set_state(self, state: WorkerState) {
+    pub fn set_state(self, state: CellState) {
         self.set(STATE, state as u64);
     }
 
     /// Written by the supervisor before it tells the worker to leave.
-    pub fn set_order(self, order: Order) {
-        self.set(ORDER, order as u64);
+    pub fn set_drain_order(self, order: DrainOrder) {
+        self.set(DRAIN_ORDER, order as u64);
     }
 
     /// What the worker does with its seat when it is told to leave.
-    pub fn order(self) -> Order {
-        Order::from_word(self.read(ORDER))
+    pub fn drain_order(self) -> DrainOrder {
+        DrainOrder::from_word(self.read(DRAIN_ORDER))
     }
 
     /// Sign of life of the worker's event loop: milliseconds of the monotonic clock, memory in bytes that no file
     /// backs, and the microseconds of CPU time and of work in the loop since its start.
-    pub fn beat(self, now_ms: u64, memory_bytes: u64, cpu_us: u64, busy_us: u64) {
+    pub fn record_heartbeat(self, now_ms: u64, memory_bytes: u64, cpu_us: u64, busy_us: u64) {
         self.set(HEARTBEAT_MS, now_ms);
         self.set(MEMORY, memory_bytes);
         // Added beat by beat and not when the worker ends: a reader between two writes would see a total go back.
-        self.total(row::CPU_US, cpu_us.saturating_sub(self.read(CPU_US)));
-        self.total(row::BUSY_US, busy_us.saturating_sub(self.read(BUSY_US)));
+        self.add_to_total(row::CPU_US, cpu_us.saturating_sub(self.read(CPU_US)));
+        self.add_to_total(row::BUSY_US, busy_us.saturating_sub(self.read(BUSY_US)));
         self.set(CPU_US, cpu_us);
         self.set(BUSY_US, busy_us);
     }
@@ -152,11 +152,11 @@ impl<'a> Cell<'a> {
     }
 
     /// Where the breakers of Redis's reads and writes stand, and how often each has opened since it was last told.
-    pub fn set_redis_lanes(self, positions: [Position; 2], opened: [u64; 2]) {
+    pub fn set_breakers(self, positions: [BreakerState; 2], opens: [u64; 2]) {
         let [reads, writes] = positions.map(|position| position as u64);
-        self.set(LANES, reads | writes << 4);
-        for (word, opened) in [row::READS_OPENED, row::WRITES_OPENED].into_iter().zip(opened) {
-            self.total(word, opened);
+        self.set(BREAKERS, reads | writes << 4);
+        for (word, opens) in [row::READ_BREAKER_OPENS, row::WRITE_BREAKER_OPENS].into_iter().zip(opens) {
+            self.add_to_total(word, opens);
         }
     }
 
@@ -166,27 +166,27 @@ impl<'a> Cell<'a> {
     }
 
     /// What broadcasts did since it was last told, in the order of the snapshot's numbers.
-    pub fn add_broadcasts(self, more: [u64; 5]) {
+    pub fn add_broadcast_totals(self, more: [u64; 5]) {
         for (index, by) in more.into_iter().enumerate() {
-            self.total(row::BROADCASTS + index, by);
+            self.add_to_total(row::BROADCASTS + index, by);
         }
     }
 
     /// How often a connection to Redis has fallen silent, and calls were held for one, since it was last written.
     pub fn add_redis_absences(self, more: [u64; 2]) {
         for (index, by) in more.into_iter().enumerate() {
-            self.total(row::ABSENCES + index, by);
+            self.add_to_total(row::ABSENCES + index, by);
         }
     }
 
     /// A response showed a session as last known, because Redis could not do all it was asked.
-    pub fn served_stale(self) {
-        self.total(row::STALE, 1);
+    pub fn count_stale(self) {
+        self.add_to_total(row::STALE, 1);
     }
 
     /// How far the worker has come, to be compared with a later answer.
-    pub fn progress(self) -> Progress {
-        Progress {
+    pub fn progress(self) -> LoopProgress {
+        LoopProgress {
             turns: self.read(TURNS),
             requests: self.read(REQUESTS),
             in_flight: self.read(IN_FLIGHT),
@@ -195,34 +195,34 @@ impl<'a> Cell<'a> {
     }
 
     /// A connection was accepted.
-    pub fn connection_opened(self) {
-        self.total(row::ACCEPTED, 1);
+    pub fn count_connection_opened(self) {
+        self.add_to_total(row::ACCEPTED, 1);
         self.words[CONNECTIONS].fetch_add(1, Relaxed);
     }
 
     /// A connection ended.
-    pub fn connection_closed(self) {
+    pub fn count_connection_closed(self) {
         self.words[CONNECTIONS].fetch_sub(1, Relaxed);
     }
 
     /// A connection was taken over that a worker of another slot had accepted.
-    pub fn connection_passed(self) {
-        self.total(row::PASSED, 1);
+    pub fn count_connection_transferred(self) {
+        self.add_to_total(row::TRANSFERRED, 1);
     }
 
     /// Whether the worker takes connections from now on that others pass on.
-    pub fn set_takes(self, takes: bool) {
-        self.set(TAKES, u64::from(takes));
+    pub fn set_accepts_transfers(self, takes: bool) {
+        self.set(ACCEPTS_TRANSFERS, u64::from(takes));
     }
 
     /// Whether the worker takes connections that others pass on.
-    pub fn takes(self) -> bool {
-        self.read(TAKES) != 0
+    pub fn accepts_transfers(self) -> bool {
+        self.read(ACCEPTS_TRANSFERS) != 0
     }
 
     /// Whether it is the slot's first worker.
-    pub fn is_first(self) -> bool {
-        self.life() == 1
+    pub fn is_first_incarnation(self) -> bool {
+        self.incarnation() == 1
     }
 
     /// Open connections.
@@ -231,45 +231,45 @@ impl<'a> Cell<'a> {
     }
 
     /// Whether it is READY, and of which generation it is then.
-    pub(super) fn serves(self) -> Option<u64> {
-        (self.read(STATE) == WorkerState::Ready as u64).then(|| self.read(GENERATION))
+    pub(super) fn serving_generation(self) -> Option<u64> {
+        (self.read(STATE) == CellState::Ready as u64).then(|| self.read(GENERATION))
     }
 
     /// Whether it can take a connection now: it says so, moves, and refuses nothing.
-    pub(super) fn can_take(self, moved_since_ms: u64) -> bool {
-        self.takes() && self.read(SHEDDING) == 0 && self.read(HEARTBEAT_MS) >= moved_since_ms
+    pub(super) fn can_accept_transfer(self, moved_since_ms: u64) -> bool {
+        self.accepts_transfers() && self.read(SHEDDING) == 0 && self.read(HEARTBEAT_MS) >= moved_since_ms
     }
 
     /// Connections were cut at the drain's deadline.
-    pub fn connections_cut(self, count: u64) {
-        self.total(row::CUT, count);
+    pub fn count_aborted(self, count: u64) {
+        self.add_to_total(row::ABORTED, count);
     }
 
     /// A request's header has been read.
-    pub fn request_started(self) {
+    pub fn count_request_started(self) {
         // Here and where it ends: only the worker's own thread writes it, so that no locked instruction is needed.
         self.set(IN_FLIGHT, self.read(IN_FLIGHT) + 1);
     }
 
     /// A request was given up before there was a response (the client left).
-    pub fn request_abandoned(self) {
+    pub fn count_request_abandoned(self) {
         self.set(IN_FLIGHT, self.read(IN_FLIGHT).saturating_sub(1));
     }
 
     /// A response is ready: its status, the bytes of its body if known, and microseconds since the request's header.
-    pub fn request_done(self, status: u16, bytes: u64, latency_us: u64) {
-        self.request_abandoned();
+    pub fn count_request_finished(self, status: u16, bytes: u64, latency_us: u64) {
+        self.count_request_abandoned();
         self.set(REQUESTS, self.read(REQUESTS) + 1);
         let class = usize::from(status / 100);
-        self.total(row::STATUS + if class < 6 { class } else { 0 }, 1);
-        self.total(row::LATENCY + latency::bucket(latency_us), 1);
-        self.total(row::LATENCY_SUM_US, latency_us);
-        self.total(row::BYTES, bytes);
+        self.add_to_total(row::STATUS + if class < 6 { class } else { 0 }, 1);
+        self.add_to_total(row::LATENCY + latency::bucket(latency_us), 1);
+        self.add_to_total(row::LATENCY_SUM_US, latency_us);
+        self.add_to_total(row::BYTES, bytes);
     }
 
     /// A turn of the event loop in which a request began has ended: its length, microseconds, and how many requests
     /// wait for the next one. It is as good a sign of life as a beat.
-    pub fn turned(self, length_us: u64, waiting: u64) {
+    pub fn record_turn(self, length_us: u64, waiting: u64) {
         // Only the worker's own thread writes them, so that no locked instruction is needed.
         self.set(TURNS, self.read(TURNS) + 1);
         self.set(TURN_US, length_us);
@@ -282,63 +282,63 @@ impl<'a> Cell<'a> {
     }
 
     /// A request was refused before it reached the application.
-    pub fn refused(self, why: Refusal) {
-        self.total(row::REFUSED + why as usize, 1);
+    pub fn count_refused(self, reason: RefusalReason) {
+        self.add_to_total(row::REFUSED + reason as usize, 1);
     }
 
     /// A connection is closed before its client wants that.
-    pub fn closed(self, why: Closing) {
-        self.total(row::CLOSED + why as usize, 1);
+    pub fn count_closed(self, reason: ConnectionCloseReason) {
+        self.add_to_total(row::CLOSED + reason as usize, 1);
     }
 
     /// A page view was counted in a session.
-    pub fn viewed(self) {
-        self.total(row::VIEWS, 1);
+    pub fn count_view(self) {
+        self.add_to_total(row::VIEWS, 1);
     }
 
     /// A request was denied by a rate limit.
-    pub fn limited(self) {
-        self.total(row::LIMITED, 1);
+    pub fn count_rate_limited(self) {
+        self.add_to_total(row::RATE_LIMITED, 1);
     }
 
     /// It was denied by what the worker knew.
-    pub fn denied_here(self) {
-        self.total(row::DENIED_HERE, 1);
+    pub fn count_denied_from_cache(self) {
+        self.add_to_total(row::DENIED_FROM_CACHE, 1);
     }
 
     /// Limits in shadow would have denied a request.
-    pub fn shadowed(self, limits: u64) {
-        self.total(row::SHADOWED, limits);
+    pub fn count_shadow_denials(self, limits: u64) {
+        self.add_to_total(row::SHADOW_DENIALS, limits);
     }
 
     /// A request's limits were decided without Redis.
-    pub fn insured(self) {
-        self.total(row::INSURED, 1);
+    pub fn count_local_decision(self) {
+        self.add_to_total(row::LOCAL_DECISIONS, 1);
     }
 
     /// A request was refused because Redis is away.
-    pub fn unavailable(self) {
-        self.total(row::UNAVAILABLE, 1);
+    pub fn count_unavailable(self) {
+        self.add_to_total(row::UNAVAILABLE, 1);
     }
 
     /// A batch of additions to counters was sent on.
-    pub fn flushed(self) {
-        self.total(row::FLUSHES, 1);
+    pub fn count_batch(self) {
+        self.add_to_total(row::COUNTER_BATCHES, 1);
     }
 
     /// Redis refused additions to counters for good, or they were left behind by a fleet that ended.
-    pub fn dropped(self, additions: u64) {
-        self.total(row::DROPPED, additions);
+    pub fn count_dropped(self, additions: u64) {
+        self.add_to_total(row::DROPPED_INCREMENTS, additions);
     }
 
     /// Something that is no session lay under a session's key.
-    pub fn corrupt(self) {
-        self.total(row::CORRUPT, 1);
+    pub fn count_corrupt_session(self) {
+        self.add_to_total(row::CORRUPT_SESSIONS, 1);
     }
 
     /// A response was sent although its session changes were not stored.
-    pub fn unstored(self) {
-        self.total(row::UNSTORED, 1);
+    pub fn count_failed_commit(self) {
+        self.add_to_total(row::FAILED_COMMITS, 1);
     }
 
     /// Memory as of the last beat, bytes.
@@ -347,9 +347,9 @@ impl<'a> Cell<'a> {
     }
 
     /// A plain copy; none when no worker writes here.
-    pub fn snapshot(self) -> Option<WorkerSnapshot> {
-        let state = WorkerState::from_word(self.read(STATE));
-        (state != WorkerState::Vacant).then(|| WorkerSnapshot {
+    pub fn snapshot(self) -> Option<CellSnapshot> {
+        let state = CellState::from_word(self.read(STATE));
+        (state != CellState::Vacant).then(|| CellSnapshot {
             pid: u32::try_from(self.read(PID)).unwrap_or(0),
             state,
             generation: self.read(GENERATION),
@@ -359,7 +359,7 @@ impl<'a> Cell<'a> {
             cpu_us: self.read(CPU_US),
             busy_us: self.read(BUSY_US),
             redis_up: self.read(REDIS_UP) != 0,
-            redis_lanes: [0, 4].map(|shift| Position::from_word(self.read(LANES) >> shift & 15)),
+            breakers: [0, 4].map(|shift| BreakerState::from_word(self.read(BREAKERS) >> shift & 15)),
             subscribers: self.read(SUBSCRIBERS),
             connections: self.read(CONNECTIONS),
             in_flight: self.read(IN_FLIGHT),

@@ -26,18 +26,18 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use cell::Cell;
+use cell::WorkerCell;
 use journals::JOURNALS_WORDS;
-pub use reason::Reason;
+pub use reason::ExitReason;
 use row::ROW_WORDS;
-use row::Row;
-use snapshot::Snapshot;
+use row::SlotRow;
+use snapshot::ScoreboardSnapshot;
 
 use crate::sys::random;
-use crate::sys::shm::Words;
+use crate::sys::shm::SharedWords;
 
 /// Layout of the words; a process that knows another one must not touch them.
-pub const LAYOUT: u64 = 4;
+pub const LAYOUT_VERSION: u64 = 4;
 
 /// Words of the head, a multiple of a cache line.
 const HEAD_WORDS: usize = 16;
@@ -46,17 +46,17 @@ const HEAD_VERSION: usize = 0;
 const HEAD_SLOTS: usize = 1;
 const HEAD_PID: usize = 2;
 const HEAD_STARTED_MS: usize = 3;
-const HEAD_REDIS_REACHED: usize = 4;
+const HEAD_REDIS_EVER_CONNECTED: usize = 4;
 const HEAD_GENERATION: usize = 5;
-const HEAD_FLEET: usize = 6;
+const HEAD_COUNTER_EPOCH: usize = 6;
 const HEAD_REDIS_FINDINGS: usize = 8;
 const HEAD_LOG_DROPPED: usize = 11;
-const HEAD_LOG_UNSAID: usize = 12;
+const HEAD_LOG_UNREPORTED: usize = 12;
 /// Connections on their way from one worker to another; what a killed worker had in its hands stays for a moment.
-const HEAD_PASSING: usize = 13;
+const HEAD_TRANSFERS_PENDING: usize = 13;
 /// Connections that ever were.
-const HEAD_PASSES: usize = 14;
-const HEAD_IDENTITY: usize = 15;
+const HEAD_TRANSFERS_STARTED: usize = 14;
+const HEAD_INSTANCE_ID: usize = 15;
 
 /// Words of a slot: its row, and the journals of its workers.
 const SLOT_WORDS: usize = ROW_WORDS + JOURNALS_WORDS;
@@ -64,7 +64,7 @@ const SLOT_WORDS: usize = ROW_WORDS + JOURNALS_WORDS;
 /// The shared table.
 #[derive(Debug)]
 pub struct Scoreboard {
-    words: Words,
+    words: SharedWords,
     capacity: usize,
 }
 
@@ -76,12 +76,12 @@ impl Scoreboard {
     pub fn create(capacity: NonZeroUsize, pid: u32, started_ms: u64) -> io::Result<Self> {
         let capacity = capacity.get();
         let len = NonZeroUsize::MIN.saturating_add(HEAD_WORDS + capacity * SLOT_WORDS - 1);
-        let words = Words::create(c"regatta-scoreboard", len)?;
-        words[HEAD_VERSION].store(LAYOUT, Relaxed);
+        let words = SharedWords::create(c"regatta-scoreboard", len)?;
+        words[HEAD_VERSION].store(LAYOUT_VERSION, Relaxed);
         words[HEAD_PID].store(u64::from(pid), Relaxed);
         words[HEAD_STARTED_MS].store(started_ms, Relaxed);
         words[HEAD_GENERATION].store(1, Relaxed);
-        words[HEAD_FLEET].store(random::number()?, Relaxed);
+        words[HEAD_COUNTER_EPOCH].store(random::number()?, Relaxed);
         Ok(Self { words, capacity })
     }
 
@@ -90,10 +90,10 @@ impl Scoreboard {
     /// # Errors
     /// When it has another layout, or the kernel refuses to map it.
     pub fn adopt(table: OwnedFd) -> io::Result<Self> {
-        let words = Words::adopt(table)?;
+        let words = SharedWords::adopt(table)?;
         let rows = words.len().checked_sub(HEAD_WORDS).filter(|rows| rows.is_multiple_of(SLOT_WORDS));
         match rows {
-            Some(rows) if words[HEAD_VERSION].load(Relaxed) == LAYOUT => {
+            Some(rows) if words[HEAD_VERSION].load(Relaxed) == LAYOUT_VERSION => {
                 Ok(Self { words, capacity: rows / SLOT_WORDS })
             }
             _ => Err(io::Error::other("the scoreboard has another layout")),
@@ -104,23 +104,23 @@ impl Scoreboard {
     ///
     /// # Panics
     /// When the table has no such slot.
-    pub fn row(&self, slot: usize) -> Row<'_> {
+    pub fn row(&self, slot: usize) -> SlotRow<'_> {
         assert!(slot < self.capacity, "slot {slot} is outside a table of {}", self.capacity);
         let start = HEAD_WORDS + slot * ROW_WORDS;
-        Row::new(&self.words[start..start + ROW_WORDS])
+        SlotRow::new(&self.words[start..start + ROW_WORDS])
     }
 
     /// The cell of one worker of a slot.
     ///
     /// # Panics
     /// When the table has no such slot, or the slot no such cell.
-    pub fn cell(&self, slot: usize, cell: usize) -> Cell<'_> {
+    pub fn cell(&self, slot: usize, cell: usize) -> WorkerCell<'_> {
         self.row(slot).cell(cell)
     }
 
     /// Name of this fleet's life, random: batches of an earlier one have nothing to do with its own.
-    pub fn fleet(&self) -> u64 {
-        self.head(HEAD_FLEET).load(Relaxed)
+    pub fn counter_epoch(&self) -> u64 {
+        self.head(HEAD_COUNTER_EPOCH).load(Relaxed)
     }
 
     /// Most slots the table has room for.
@@ -143,13 +143,13 @@ impl Scoreboard {
     }
 
     /// Whether any worker of this fleet has ever reached Redis; it never becomes false again.
-    pub fn redis_reached(&self) -> bool {
-        self.head(HEAD_REDIS_REACHED).load(Relaxed) != 0
+    pub fn redis_ever_connected(&self) -> bool {
+        self.head(HEAD_REDIS_EVER_CONNECTED).load(Relaxed) != 0
     }
 
     /// Written by the worker that reached Redis.
-    pub fn set_redis_reached(&self) {
-        self.head(HEAD_REDIS_REACHED).store(1, Relaxed);
+    pub fn set_redis_ever_connected(&self) {
+        self.head(HEAD_REDIS_EVER_CONNECTED).store(1, Relaxed);
     }
 
     /// What is wrong with the Redis that works, as the bits of its findings.
@@ -180,48 +180,48 @@ impl Scoreboard {
     /// A number that no other supervisor has, on whichever machine; it lasts through every upgrade.
     ///
     /// When the fleet started, where a program that made none has begun the table.
-    pub fn identity(&self) -> u64 {
-        match self.head(HEAD_IDENTITY).load(Relaxed) {
+    pub fn instance_id(&self) -> u64 {
+        match self.head(HEAD_INSTANCE_ID).load(Relaxed) {
             0 => self.head(HEAD_STARTED_MS).load(Relaxed),
             identity => identity,
         }
     }
 
     /// Written once by the supervisor, before the first worker: a random number.
-    pub fn set_identity(&self, identity: u64) {
-        self.head(HEAD_IDENTITY).store(identity, Relaxed);
+    pub fn set_instance_id(&self, instance_id: u64) {
+        self.head(HEAD_INSTANCE_ID).store(instance_id, Relaxed);
     }
 
     /// The supervisor dropped lines of its log.
-    pub fn log_lines_dropped(&self, lines: u64) {
+    pub fn add_dropped_log_lines(&self, lines: u64) {
         self.head(HEAD_LOG_DROPPED).fetch_add(lines, Relaxed);
     }
 
     /// A process ends, or leaves its place to another program, and has not said that it dropped so many lines.
-    pub fn add_log_lines_unsaid(&self, lines: u64) {
-        self.head(HEAD_LOG_UNSAID).fetch_add(lines, Relaxed);
+    pub fn add_unreported_log_lines(&self, lines: u64) {
+        self.head(HEAD_LOG_UNREPORTED).fetch_add(lines, Relaxed);
     }
 
     /// Read by the supervisor, which says it.
-    pub fn take_log_lines_unsaid(&self) -> u64 {
-        self.head(HEAD_LOG_UNSAID).swap(0, Relaxed)
+    pub fn take_unreported_log_lines(&self) -> u64 {
+        self.head(HEAD_LOG_UNREPORTED).swap(0, Relaxed)
     }
 
     /// A plain copy of everything, read word by word while the workers go on.
     ///
     /// Each number is exact when it is read; two numbers may be some requests apart.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> ScoreboardSnapshot {
         let slots = self.slots();
         // A retired slot keeps its totals: they are part of the fleet's.
         let used =
             (0..self.capacity).rev().find(|slot| self.row(*slot).was_used()).map_or(0, |last| last + 1);
         let rows = (0..slots.max(used)).map(|slot| self.slot_snapshot(slot)).collect();
-        Snapshot {
-            version: snapshot::VERSION,
+        ScoreboardSnapshot {
+            version: snapshot::SNAPSHOT_VERSION,
             supervisor_pid: self.pid(),
             started_ms: self.head(HEAD_STARTED_MS).load(Relaxed),
             generation: self.generation(),
-            redis_reached: self.redis_reached(),
+            redis_ever_connected: self.redis_ever_connected(),
             log_lines_dropped: self.head(HEAD_LOG_DROPPED).load(Relaxed),
             slots: rows,
         }

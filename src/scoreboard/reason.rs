@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u64)]
-pub enum Reason {
+pub enum ExitReason {
     /// It was not READY in time, or said why it could not be.
     Boot = 0,
     /// It ended by itself with an exit code.
@@ -35,7 +35,7 @@ pub enum Reason {
     DrainTimeout = 13,
 }
 
-impl Reason {
+impl ExitReason {
     /// Every reason, in the order of its number.
     pub const ALL: [Self; 14] = [
         Self::Boot,
@@ -87,7 +87,7 @@ impl Reason {
     }
 }
 
-impl std::fmt::Display for Reason {
+impl std::fmt::Display for ExitReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
@@ -99,9 +99,9 @@ mod tests {
 
     #[test]
     fn the_number_of_a_reason_is_its_place() {
-        for (number, reason) in (0_u64..).zip(Reason::ALL) {
+        for (number, reason) in (0_u64..).zip(ExitReason::ALL) {
             assert_eq!(reason as u64, number);
-            assert_eq!(Reason::from_word(number), Some(reason));
+            assert_eq!(ExitReason::from_word(number), Some(reason));
         }
     }
 }

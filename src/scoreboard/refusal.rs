@@ -2,7 +2,7 @@
 
 /// Why a request was refused without reaching the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum RefusalReason {
     /// The worker is overloaded, and the request would have waited too long.
     Overload = 0,
     /// Its client's address has as many connections as one client may have.
@@ -11,7 +11,7 @@ pub enum Refusal {
     HeaderMemory = 2,
 }
 
-impl Refusal {
+impl RefusalReason {
     /// Every reason, in the order of its number.
     pub const ALL: [Self; 3] = [Self::Overload, Self::ClientConnections, Self::HeaderMemory];
 
@@ -27,7 +27,7 @@ impl Refusal {
 
 /// Why a connection was closed before its client wanted that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Closing {
+pub enum ConnectionCloseReason {
     /// It was idle for as long as it may be.
     Idle = 0,
     /// It was idle, and its place was needed.
@@ -42,7 +42,7 @@ pub enum Closing {
     Surplus = 5,
 }
 
-impl Closing {
+impl ConnectionCloseReason {
     /// Every reason, in the order of its number.
     pub const ALL: [Self; 6] =
         [Self::Idle, Self::Evicted, Self::SlowHeader, Self::SlowReader, Self::ControlFrames, Self::Surplus];

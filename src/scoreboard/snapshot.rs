@@ -1,19 +1,19 @@
 //! A plain copy of the table: what status, metrics and dashboards look at.
 
-use crate::breaker::Position;
-use crate::scoreboard::cell::WorkerState;
+use crate::breaker::BreakerState;
+use crate::scoreboard::cell::CellState;
 use crate::scoreboard::latency;
-use crate::scoreboard::reason::Reason;
-use crate::scoreboard::refusal::Closing;
-use crate::scoreboard::refusal::Refusal;
+use crate::scoreboard::reason::ExitReason;
+use crate::scoreboard::refusal::ConnectionCloseReason;
+use crate::scoreboard::refusal::RefusalReason;
 use crate::scoreboard::row::SlotState;
 
 /// Version of the snapshot's fields, as `/fleet.json` shows it.
-pub const VERSION: u32 = 1;
+pub const SNAPSHOT_VERSION: u32 = 1;
 
 /// The whole fleet at one moment.
 #[derive(Debug, Clone)]
-pub struct Snapshot {
+pub struct ScoreboardSnapshot {
     /// Version of these fields.
     pub version: u32,
     /// The supervisor's process.
@@ -23,7 +23,7 @@ pub struct Snapshot {
     /// Number of the configuration and binary in use, from 1.
     pub generation: u64,
     /// Whether Redis was ever reached.
-    pub redis_reached: bool,
+    pub redis_ever_connected: bool,
     /// Lines of its log that the supervisor dropped, because nothing took them.
     pub log_lines_dropped: u64,
     /// Every slot that is or was in use, by index.
@@ -38,56 +38,56 @@ pub struct SlotSnapshot {
     /// Where it stands.
     pub state: SlotState,
     /// The worker that serves it, or boots in it; its successor and those that finish are in `workers` only.
-    pub incumbent: Option<WorkerSnapshot>,
+    pub active_worker: Option<CellSnapshot>,
     /// Every worker it has now, the oldest first.
-    pub workers: Vec<WorkerSnapshot>,
+    pub workers: Vec<CellSnapshot>,
     /// Workers started in this slot.
     pub starts: u64,
     /// Workers that failed.
     pub crashes: u64,
     /// Workers that ended, by [`Reason`].
-    pub ends: [u64; Reason::ALL.len()],
+    pub exits: [u64; ExitReason::ALL.len()],
     /// Why the last one ended.
-    pub last_reason: Option<Reason>,
+    pub last_exit_reason: Option<ExitReason>,
     /// Connections accepted.
     pub accepted: u64,
     /// Of these, connections taken over from workers of other slots.
-    pub passed: u64,
+    pub transferred: u64,
     /// Connections cut at a drain's deadline.
-    pub cut: u64,
+    pub aborted_connections: u64,
     /// Bytes of response bodies whose length was known.
     pub bytes: u64,
     /// Page views counted.
     pub views: u64,
     /// Requests denied by a rate limit.
-    pub limited: u64,
+    pub rate_limited: u64,
     /// Of these, requests denied by what the worker knew, without asking Redis.
-    pub denied_here: u64,
+    pub denied_from_cache: u64,
     /// Times a limit in shadow would have denied a request.
-    pub shadowed: u64,
+    pub shadow_denials: u64,
     /// Requests decided without Redis while it was away, denied ones included.
-    pub insured: u64,
+    pub local_decisions: u64,
     /// Requests refused because Redis was away.
     pub unavailable: u64,
     /// Responses that showed a session as last known, because Redis could not do all it was asked.
     pub stale: u64,
     /// How often the breakers of Redis's reads and writes have opened.
-    pub redis_opened: [u64; 2],
+    pub breaker_opens: [u64; 2],
     /// Messages published and passed on, gaps that clients were told of, times that was read what had not been heard, and
     /// clients dropped for being slow.
-    pub broadcasts: [u64; 5],
+    pub broadcast_totals: [u64; 5],
     /// Requests refused before they reached the application, by [`Refusal`].
-    pub refused: [u64; Refusal::ALL.len()],
+    pub refused: [u64; RefusalReason::ALL.len()],
     /// Connections closed before their clients wanted that, by [`Closing`].
-    pub closed: [u64; Closing::ALL.len()],
+    pub closed: [u64; ConnectionCloseReason::ALL.len()],
     /// Times a connection to Redis fell silent, and calls held while there was none to be used.
     pub redis_absences: [u64; 2],
     /// Session keys under which something else lay.
-    pub corrupt: u64,
+    pub corrupt_sessions: u64,
     /// Lines of their log that its workers dropped, because nothing took them.
     pub log_lines_dropped: u64,
     /// Responses whose session changes were not stored.
-    pub unstored: u64,
+    pub failed_commits: u64,
     /// Responses by the first digit of their status; index 0 holds anything else.
     pub responses: [u64; 6],
     /// Time that event loops were at work, microseconds; what a worker did after its last beat is missing.
@@ -95,11 +95,11 @@ pub struct SlotSnapshot {
     /// CPU time, microseconds; what a worker used after its last beat is missing.
     pub cpu_us: u64,
     /// Batches of additions to counters that were sent on.
-    pub flushes: u64,
+    pub counter_batches: u64,
     /// How much was to be added to counters and never will be.
-    pub dropped: u64,
+    pub dropped_increments: u64,
     /// How much is to be added to counters and was not sent on yet, whatever the signs.
-    pub pending: u64,
+    pub pending_increments: u64,
     /// When the oldest of it came, milliseconds of the monotonic clock.
     pub pending_since_ms: Option<u64>,
     /// Sum of all latencies, microseconds.
@@ -110,11 +110,11 @@ pub struct SlotSnapshot {
 
 /// One worker at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkerSnapshot {
+pub struct CellSnapshot {
     /// Its process; 0 for a moment while it is forked.
     pub pid: u32,
     /// Where it stands.
-    pub state: WorkerState,
+    pub state: CellState,
     /// Generation it belongs to.
     pub generation: u64,
     /// When it was forked, Unix milliseconds.
@@ -130,7 +130,7 @@ pub struct WorkerSnapshot {
     /// Whether it has Redis.
     pub redis_up: bool,
     /// Where its breakers of Redis's reads and writes stand.
-    pub redis_lanes: [Position; 2],
+    pub breakers: [BreakerState; 2],
     /// Clients that are subscribed to broadcasts through it.
     pub subscribers: u64,
     /// Open connections.
@@ -152,21 +152,21 @@ pub struct WorkerSnapshot {
 impl SlotSnapshot {
     /// The process of the slot's worker, 0 when there is none.
     pub fn pid(&self) -> u32 {
-        self.incumbent.as_ref().map_or(0, |worker| worker.pid)
+        self.active_worker.as_ref().map_or(0, |worker| worker.pid)
     }
 
     /// The generation of the slot's worker, 0 when there is none.
     pub fn generation(&self) -> u64 {
-        self.incumbent.as_ref().map_or(0, |worker| worker.generation)
+        self.active_worker.as_ref().map_or(0, |worker| worker.generation)
     }
 
     /// Whether the slot's worker has Redis.
     pub fn redis_up(&self) -> bool {
-        self.incumbent.as_ref().is_some_and(|worker| worker.redis_up)
+        self.active_worker.as_ref().is_some_and(|worker| worker.redis_up)
     }
 
     /// The sum of one number over the slot's workers.
-    pub fn sum(&self, number: impl Fn(&WorkerSnapshot) -> u64) -> u64 {
+    pub fn sum(&self, number: impl Fn(&CellSnapshot) -> u64) -> u64 {
         self.workers.iter().map(number).sum()
     }
 
@@ -181,7 +181,7 @@ impl SlotSnapshot {
     }
 }
 
-impl Snapshot {
+impl ScoreboardSnapshot {
     /// Responses of the whole fleet.
     pub fn requests(&self) -> u64 {
         self.total(SlotSnapshot::requests)

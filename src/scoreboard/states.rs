@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u64)]
-pub enum WorkerState {
+pub enum CellState {
     /// No worker writes this cell.
     Vacant = 0,
     /// Forked, not READY yet.
@@ -19,7 +19,7 @@ pub enum WorkerState {
     Killed = 5,
 }
 
-impl WorkerState {
+impl CellState {
     pub(super) fn from_word(word: u64) -> Self {
         match word {
             1 => Self::Booting,
@@ -48,27 +48,31 @@ impl WorkerState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u64)]
-pub enum Order {
+pub enum DrainOrder {
     /// The supervisor has not told it anything: what signals it is another process.
-    Untold = 0,
+    #[serde(rename = "untold")]
+    None = 0,
     /// A successor takes it: listeners and queue stay as they are.
-    Pass = 1,
+    #[serde(rename = "pass")]
+    HandOver = 1,
     /// The slot ends and the fleet goes on: its queue runs dry, then its listeners close.
-    Close = 2,
+    #[serde(rename = "close")]
+    Retire = 2,
     /// The fleet ends, and the slot with it.
     Stop = 3,
     /// It has been told before, and is to cut what it still has.
-    Cut = 4,
+    #[serde(rename = "cut")]
+    Abort = 4,
 }
 
-impl Order {
+impl DrainOrder {
     pub(super) fn from_word(word: u64) -> Self {
         match word {
-            1 => Self::Pass,
-            2 => Self::Close,
+            1 => Self::HandOver,
+            2 => Self::Retire,
             3 => Self::Stop,
-            4 => Self::Cut,
-            _ => Self::Untold,
+            4 => Self::Abort,
+            _ => Self::None,
         }
     }
 }

@@ -8,26 +8,26 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::scoreboard::Scoreboard;
 
 /// Words of the head.
-const REDIS_FULL: usize = 9;
-const UNTRUSTED_PROXY: usize = 10;
+const HEAD_REDIS_MEMORY: usize = 9;
+const HEAD_UNTRUSTED_PROXY: usize = 10;
 
 /// Set for an IPv4 address, which stands in the lower half; no /64 that is in use begins so.
 const V4: u64 = 1 << 32;
 
 impl Scoreboard {
     /// How full Redis's memory is, thousandths of its bound.
-    pub fn redis_permille(&self) -> u64 {
-        self.head(REDIS_FULL).load(Relaxed)
+    pub fn redis_memory_permille(&self) -> u64 {
+        self.head(HEAD_REDIS_MEMORY).load(Relaxed)
     }
 
     /// Written by the one worker that looks, and by any that is refused a write for want of memory.
-    pub fn set_redis_permille(&self, permille: u64) {
-        self.head(REDIS_FULL).store(permille, Relaxed);
+    pub fn set_redis_memory_permille(&self, permille: u64) {
+        self.head(HEAD_REDIS_MEMORY).store(permille, Relaxed);
     }
 
     /// A peer that seems to be a proxy and is not trusted; an IPv6 one by its /64.
     pub fn untrusted_proxy(&self) -> Option<IpAddr> {
-        match self.head(UNTRUSTED_PROXY).load(Relaxed) {
+        match self.head(HEAD_UNTRUSTED_PROXY).load(Relaxed) {
             0 => None,
             word if word & !u64::from(u32::MAX) == V4 => {
                 let bits = u32::try_from(word & u64::from(u32::MAX)).unwrap_or(0);
@@ -38,12 +38,12 @@ impl Scoreboard {
     }
 
     /// Takes note of such a peer; whether it is another one than before.
-    pub fn note_untrusted_proxy(&self, peer: IpAddr) -> bool {
+    pub fn record_untrusted_proxy(&self, peer: IpAddr) -> bool {
         let word = match peer.to_canonical() {
             IpAddr::V4(address) => V4 | u64::from(address.to_bits()),
             IpAddr::V6(address) => u64::try_from(address.to_bits() >> 64).unwrap_or(0),
         };
-        self.head(UNTRUSTED_PROXY).swap(word, Relaxed) != word
+        self.head(HEAD_UNTRUSTED_PROXY).swap(word, Relaxed) != word
     }
 }
 
@@ -54,17 +54,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_is_told_once_by_its_network() {
+    fn a_peer_is_reported_once_by_its_network() {
         let table = Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap();
         assert_eq!(table.untrusted_proxy(), None);
-        for (peer, told) in
+        for (peer, expected) in
             [("10.0.0.7", "10.0.0.7"), ("fd00:1:2:3::4", "fd00:1:2:3::"), ("::ffff:10.0.0.7", "10.0.0.7")]
         {
             let peer = peer.parse().unwrap();
-            assert_eq!((table.note_untrusted_proxy(peer), table.note_untrusted_proxy(peer)), (true, false));
-            assert_eq!(table.untrusted_proxy(), Some(told.parse().unwrap()));
+            assert_eq!(
+                (table.record_untrusted_proxy(peer), table.record_untrusted_proxy(peer)),
+                (true, false)
+            );
+            assert_eq!(table.untrusted_proxy(), Some(expected.parse().unwrap()));
         }
-        table.set_redis_permille(801);
-        assert_eq!(table.redis_permille(), 801);
+        table.set_redis_memory_permille(801);
+        assert_eq!(table.redis_memory_permille(), 801);
     }
 }

@@ -5,35 +5,35 @@ use std::time::Duration;
 use bytes::Bytes;
 use tower_sessions::session::Id;
 
-use crate::redis::sessions::Move;
-use crate::redis::sessions::Moved;
-use crate::redis::sessions::Source as MoveSource;
-use crate::session::BYTES_MAX;
-use crate::session::Error;
-use crate::session::FIELDS_MAX;
-use crate::session::GRACE;
+use crate::redis::sessions::RotateFrom as MoveSource;
+use crate::redis::sessions::RotateOutcome;
+use crate::redis::sessions::RotateSession;
 use crate::session::LIFETIME_MAX;
+use crate::session::ROTATION_GRACE;
+use crate::session::SESSION_BYTES_MAX;
+use crate::session::SESSION_FIELDS_MAX;
+use crate::session::SessionError;
 use crate::session::cookie;
 use crate::session::digest;
 use crate::session::fields;
-use crate::session::fields::Changes;
-use crate::session::fields::Delta;
-use crate::session::handle;
+use crate::session::fields::ChangeSet;
+use crate::session::fields::FieldChanges;
 use crate::session::millis;
-use crate::session::store::Known;
-use crate::session::store::Newcomer;
-use crate::session::store::RequestStore;
-use crate::session::store::Source;
-use crate::session::user::Details;
+use crate::session::public_handle;
+use crate::session::store::LoadedSession;
+use crate::session::store::NewSessionSeed;
+use crate::session::store::SessionSource;
+use crate::session::store::TrackedSessionStore;
+use crate::session::user::LoginDetails;
 use crate::session::user::UserTag;
 /// How often a new id is tried if one is taken (128 random bits never are) or a field changed meanwhile.
 const ATTEMPTS: usize = 4;
 /// What details of a login are encrypted under.
-const DETAILS: &str = "_d";
+const DETAILS_FIELD: &str = "_d";
 
 /// One of a user's sessions, as he may see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ActiveSession {
     /// Names it; of no use to anybody who wants to get into it.
     pub handle: String,
     /// When he logged in, ms since 1970 by Redis's clock.
@@ -50,22 +50,22 @@ pub struct Listed {
 
 /// A login: who, and from where.
 #[derive(Debug, Clone)]
-pub struct Login {
+pub struct UserLogin {
     /// His tag.
     pub user: UserTag,
     /// What the session keeps of it.
-    pub details: Details,
+    pub details: LoginDetails,
 }
 
 /// What a new id comes with.
-pub(super) enum Cause<'a> {
+pub(super) enum RotationCause<'a> {
     /// Somebody logged in.
-    Login(&'a Login),
+    Login(&'a UserLogin),
     /// The id alone is new; fields change in the same step: texts to set, names to remove.
-    Cycle(&'a Changes),
+    CycleId(&'a ChangeSet),
 }
 
-impl<S: Source> RequestStore<S> {
+impl<S: SessionSource> TrackedSessionStore<S> {
     /// Logs a user in: the session gets another id, or is made; of the old id nothing but a mark stays.
     ///
     /// # Errors
@@ -74,22 +74,24 @@ impl<S: Source> RequestStore<S> {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
-    pub async fn login(&self, old: Option<Id>, login: &Login) -> Result<Id, Error> {
+    pub async fn login(&self, old: Option<Id>, login: &UserLogin) -> Result<Id, SessionError> {
         let known = match old {
             None => None,
-            Some(old) => match self.known(old).await {
+            Some(old) => match self.loaded(old).await {
                 Ok(known) => Some(known),
-                Err(Error::Gone) => None,
+                Err(SessionError::Gone) => None,
                 Err(error) => return Err(error),
             },
         };
-        let (id, sessions) = self.relocate(known, &Cause::Login(login)).await?;
-        let most = self.setup.sessions_max();
+        let (id, sessions) = self.rotate(known, &RotationCause::Login(login)).await?;
+        let most = self.settings.sessions_max();
         if sessions > most {
             // The user is logged in; if another session cannot be ended now, the next login ends it.
-            let (prefix, user, stays) = (&self.setup.prefix, login.user.to_string(), digest(id));
-            let absolute_ms = self.setup.lifetimes.absolute_ms();
-            if let Err(error) = self.redis.end_surplus(prefix, &user, absolute_ms, most, &stays).await {
+            let (prefix, user, stays) = (&self.settings.prefix, login.user.to_string(), digest(id));
+            let absolute_ms = self.settings.lifetimes.absolute_ms();
+            if let Err(error) =
+                self.redis.destroy_surplus_sessions(prefix, &user, absolute_ms, most, &stays).await
+            {
                 tracing::warn!(%error, "a user's surplus session was not ended: {error}");
             }
         }
@@ -103,70 +105,76 @@ impl<S: Source> RequestStore<S> {
     ///
     /// # Cancel safety
     /// As [`RequestStore::login`].
-    pub async fn regenerate(&self, old: Id) -> Result<Id, Error> {
-        let known = self.known(old).await?;
-        Ok(self.relocate(Some(known), &Cause::Cycle(&(Vec::new(), Vec::new()))).await?.0)
+    pub async fn cycle_id(&self, old: Id) -> Result<Id, SessionError> {
+        let known = self.loaded(old).await?;
+        Ok(self.rotate(Some(known), &RotationCause::CycleId(&(Vec::new(), Vec::new()))).await?.0)
     }
 
     /// Makes a session with these fields.
     ///
     /// # Errors
     /// `TooLarge`, `NoRandomness`, `Redis`.
-    pub async fn make(&self, set: Vec<(String, Bytes)>) -> Result<Id, Error> {
-        Ok(self.relocate(None, &Cause::Cycle(&(set, Vec::new()))).await?.0)
+    pub async fn create_with_fields(&self, set: Vec<(String, Bytes)>) -> Result<Id, SessionError> {
+        Ok(self.rotate(None, &RotationCause::CycleId(&(set, Vec::new()))).await?.0)
     }
 
     /// Moves a session that is known, or makes one; returns the new id and how many sessions its user has.
-    pub(super) async fn relocate(&self, known: Option<Known>, cause: &Cause<'_>) -> Result<(Id, u64), Error> {
+    pub(super) async fn rotate(
+        &self,
+        known: Option<LoadedSession>,
+        cause: &RotationCause<'_>,
+    ) -> Result<(Id, u64), SessionError> {
         let mut known = known;
-        let mut newcomer = self.source.newcomer().await;
+        let mut seed = self.source.new_session_seed().await;
         for _ in 0..ATTEMPTS {
-            let own = newcomer.id.take().filter(|_| known.is_none());
+            let own = seed.id.take().filter(|_| known.is_none());
             let id = own.map_or_else(cookie::new_id, Ok)?;
-            let (moved, after) = self.try_move(id, known.as_ref(), cause, &newcomer).await?;
+            let (moved, after) = self.try_rotate(id, known.as_ref(), cause, &seed).await?;
             let old = known.as_ref().map(|known| known.id);
             match moved {
-                Moved::Done { created_ms, sessions } => {
-                    let mut state = self.state();
-                    state.past.extend(old.map(|old| (old, Some(id))));
-                    state.known = Some(Known { created_ms, ..after });
+                RotateOutcome::Done { created_ms, sessions } => {
+                    let mut state = self.lock_history();
+                    state.replaced_ids.extend(old.map(|old| (old, Some(id))));
+                    state.loaded = Some(LoadedSession { created_ms, ..after });
                     return Ok((id, sessions));
                 }
-                Moved::Taken => {}
-                Moved::Conflict => {
+                RotateOutcome::IdInUse => {}
+                RotateOutcome::Conflict => {
                     if let Some(old) = old {
-                        known = Some(self.read_again(old).await?);
+                        known = Some(self.reload(old).await?);
                     }
                 }
-                Moved::Gone => return Err(Error::Gone),
-                Moved::Rotated => return Err(Error::Rotated),
-                Moved::Full => return Err(Error::TooLarge),
-                Moved::Limited { retry_after_ms } => {
-                    return Err(Error::TooMany { retry_after: Duration::from_millis(retry_after_ms) });
+                RotateOutcome::Gone => return Err(SessionError::Gone),
+                RotateOutcome::AlreadyRotated => return Err(SessionError::Rotated),
+                RotateOutcome::TooLarge => return Err(SessionError::TooLarge),
+                RotateOutcome::RateLimited { retry_after_ms } => {
+                    return Err(SessionError::TooManySessions {
+                        retry_after: Duration::from_millis(retry_after_ms),
+                    });
                 }
             }
         }
-        Err(Error::Conflict)
+        Err(SessionError::Conflict)
     }
 
-    async fn try_move(
+    async fn try_rotate(
         &self,
         id: Id,
-        known: Option<&Known>,
-        cause: &Cause<'_>,
-        newcomer: &Newcomer,
-    ) -> Result<(Moved, Known), Error> {
-        let setup = &self.setup;
+        known: Option<&LoadedSession>,
+        cause: &RotationCause<'_>,
+        seed: &NewSessionSeed,
+    ) -> Result<(RotateOutcome, LoadedSession), SessionError> {
+        let settings = &self.settings;
         let new = digest(id);
-        let nothing = fields::Fields::new();
+        let nothing = fields::FieldMap::new();
         let before = known.map_or(&nothing, |known| &known.fields);
-        let (expect, set) = fields::reseal(setup.cipher.as_ref(), &new, before)?;
-        let mut delta = Delta { set, remove: Vec::new() };
+        let (expect, set) = fields::reencrypt(settings.cipher.as_ref(), &new, before)?;
+        let mut delta = FieldChanges { set, remove: Vec::new() };
         let (login, user, details) = match cause {
-            Cause::Login(login) => (true, Some(login.user.to_string()), Some(login.details.clone())),
-            Cause::Cycle((set, remove)) => {
+            RotationCause::Login(login) => (true, Some(login.user.to_string()), Some(login.details.clone())),
+            RotationCause::CycleId((set, remove)) => {
                 delta.set.retain(|(name, _)| !remove.contains(name));
-                delta.set.extend(self.seal(&new, set.clone())?);
+                delta.set.extend(self.encrypt_fields(&new, set.clone())?);
                 delta.remove.clone_from(remove);
                 (
                     false,
@@ -177,38 +185,46 @@ impl<S: Source> RequestStore<S> {
         };
         let mut after = before.clone();
         delta.apply(&mut after);
-        if fields::size(&after) > BYTES_MAX || after.len() as u64 > FIELDS_MAX {
-            return Err(Error::TooLarge);
+        if fields::size(&after) > SESSION_BYTES_MAX || after.len() as u64 > SESSION_FIELDS_MAX {
+            return Err(SessionError::TooLarge);
         }
-        let stored = details.as_ref().map(|details| self.write_details(&new, details)).transpose()?;
+        let stored = details.as_ref().map(|details| self.encrypt_details(&new, details)).transpose()?;
         let lineage = known.map(|known| known.lineage.clone().unwrap_or_else(|| known.digest.to_string()));
-        let request = Move {
-            prefix: &setup.prefix,
+        let request = RotateSession {
+            prefix: &settings.prefix,
             new: &new,
             from: match known {
                 None => MoveSource::Nothing,
-                Some(known) if login => MoveSource::SessionIfThere(&known.digest),
+                Some(known) if login => MoveSource::SessionIfPresent(&known.digest),
                 Some(known) => MoveSource::Session(&known.digest),
             },
             user: user.as_deref(),
             login,
             details: stored.as_ref(),
-            idle_ms: setup.lifetimes.idle_ms(),
-            absolute_ms: setup.lifetimes.absolute_ms(),
-            grace_ms: millis(GRACE),
-            max_fields: FIELDS_MAX,
-            max_bytes: BYTES_MAX as u64,
+            idle_ms: settings.lifetimes.idle_ms(),
+            absolute_ms: settings.lifetimes.absolute_ms(),
+            grace_ms: millis(ROTATION_GRACE),
+            max_fields: SESSION_FIELDS_MAX,
+            max_bytes: SESSION_BYTES_MAX as u64,
             lineage: lineage.as_deref(),
-            set: &delta.wire(),
+            set: &delta.to_wire(),
             remove: &delta.remove,
             expect: &expect,
-            made: newcomer.made,
-            limit: newcomer.limit.as_ref().filter(|_| login || known.is_none_or(|known| known.unconfirmed)),
+            initial: seed.initial,
+            limit: seed.limit.as_ref().filter(|_| login || known.is_none_or(|known| known.unconfirmed)),
         };
-        let moved = self.redis.move_session(&request).await?;
+        let moved = self.redis.rotate_session(&request).await?;
         let created_ms = known.map_or(0, |known| known.created_ms);
-        let known =
-            Known { id, digest: new, user, details, created_ms, lineage, unconfirmed: false, fields: after };
+        let known = LoadedSession {
+            id,
+            digest: new,
+            user,
+            details,
+            created_ms,
+            lineage,
+            unconfirmed: false,
+            fields: after,
+        };
         Ok((moved, known))
     }
 
@@ -219,12 +235,12 @@ impl<S: Source> RequestStore<S> {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was ended.
-    pub async fn end(&self, id: Id, user: Option<UserTag>) -> Result<(), Error> {
+    pub async fn destroy(&self, id: Id, user: Option<UserTag>) -> Result<(), SessionError> {
         let user = user.map(|user| user.to_string());
-        self.redis.end_session(&self.setup.prefix, &digest(id), user.as_deref(), false).await?;
-        let mut state = self.state();
-        state.past.push((id, None));
-        state.known = None;
+        self.redis.destroy_session(&self.settings.prefix, &digest(id), user.as_deref(), false).await?;
+        let mut state = self.lock_history();
+        state.replaced_ids.push((id, None));
+        state.loaded = None;
         Ok(())
     }
 
@@ -232,18 +248,22 @@ impl<S: Source> RequestStore<S> {
     ///
     /// # Errors
     /// `Redis`.
-    pub async fn sessions_of(&self, user: UserTag, current: Option<Id>) -> Result<Vec<Listed>, Error> {
+    pub async fn list_user_sessions(
+        &self,
+        user: UserTag,
+        current: Option<Id>,
+    ) -> Result<Vec<ActiveSession>, SessionError> {
         let current = current.map(digest);
-        let absolute_ms = self.setup.lifetimes.absolute_ms();
-        let found = self.redis.sessions_of(&self.setup.prefix, &user.to_string(), absolute_ms).await?;
-        let mut listed: Vec<Listed> = found
+        let absolute_ms = self.settings.lifetimes.absolute_ms();
+        let found = self.redis.user_sessions(&self.settings.prefix, &user.to_string(), absolute_ms).await?;
+        let mut listed: Vec<ActiveSession> = found
             .into_iter()
             .map(|found| {
-                let details = self.read_details(&found.digest, found.details).unwrap_or_default();
-                Listed {
-                    handle: handle(&found.digest).to_owned(),
+                let details = self.decrypt_details(&found.digest, found.details).unwrap_or_default();
+                ActiveSession {
+                    handle: public_handle(&found.digest).to_owned(),
                     created_ms: found.created_ms,
-                    last_seen_ms: found.touched_ms,
+                    last_seen_ms: found.last_used_ms,
                     address: details.address,
                     agent: details.agent,
                     current: current.as_deref() == Some(found.digest.as_str()),
@@ -258,12 +278,12 @@ impl<S: Source> RequestStore<S> {
     ///
     /// # Errors
     /// `Redis`.
-    pub async fn revoke(&self, user: UserTag, wanted: &str) -> Result<bool, Error> {
-        let (prefix, tag) = (&self.setup.prefix, user.to_string());
-        let found = self.redis.sessions_of(prefix, &tag, self.setup.lifetimes.absolute_ms()).await?;
-        match found.iter().find(|found| handle(&found.digest) == wanted) {
+    pub async fn revoke(&self, user: UserTag, requested_handle: &str) -> Result<bool, SessionError> {
+        let (prefix, tag) = (&self.settings.prefix, user.to_string());
+        let found = self.redis.user_sessions(prefix, &tag, self.settings.lifetimes.absolute_ms()).await?;
+        match found.iter().find(|found| public_handle(&found.digest) == requested_handle) {
             None => Ok(false),
-            Some(found) => Ok(self.redis.end_session(prefix, &found.digest, Some(&tag), true).await?),
+            Some(found) => Ok(self.redis.destroy_session(prefix, &found.digest, Some(&tag), true).await?),
         }
     }
 
@@ -271,50 +291,53 @@ impl<S: Source> RequestStore<S> {
     ///
     /// # Errors
     /// `Redis`.
-    pub async fn end_all(&self, user: UserTag, stays: Option<Id>) -> Result<(), Error> {
-        let kept = LIFETIME_MAX.max(self.setup.lifetimes.absolute) + Duration::from_secs(60);
+    pub async fn destroy_all(&self, user: UserTag, stays: Option<Id>) -> Result<(), SessionError> {
+        let kept = LIFETIME_MAX.max(self.settings.lifetimes.absolute) + Duration::from_secs(60);
         let stays = stays.map(digest);
         let tag = user.to_string();
-        let (kept_ms, absolute_ms) = (millis(kept), self.setup.lifetimes.absolute_ms());
-        let (prefix, stays) = (&self.setup.prefix, stays.as_deref());
-        Ok(self.redis.end_sessions_of(prefix, &tag, stays, kept_ms, absolute_ms).await?)
+        let (kept_ms, absolute_ms) = (millis(kept), self.settings.lifetimes.absolute_ms());
+        let (prefix, stays) = (&self.settings.prefix, stays.as_deref());
+        Ok(self.redis.destroy_user_sessions(prefix, &tag, stays, kept_ms, absolute_ms).await?)
     }
 
     /// Gives a session a lifetime of its own, from now; none is longer than [`LIFETIME_MAX`].
     ///
     /// # Errors
     /// `Gone`, `Redis`.
-    pub async fn remember(
+    pub async fn set_lifetimes(
         &self,
         id: Id,
         user: Option<UserTag>,
         idle: Duration,
         absolute: Duration,
-    ) -> Result<(), Error> {
+    ) -> Result<(), SessionError> {
         let absolute = absolute.min(LIFETIME_MAX);
-        let (prefix, tag) = (&self.setup.prefix, user.map(|user| user.to_string()));
+        let (prefix, tag) = (&self.settings.prefix, user.map(|user| user.to_string()));
         let (idle_ms, absolute_ms) = (millis(idle.min(absolute)), millis(absolute));
-        let there =
-            self.redis.remember_session(prefix, &digest(id), tag.as_deref(), idle_ms, absolute_ms).await?;
-        if there { Ok(()) } else { Err(Error::Gone) }
+        let there = self
+            .redis
+            .set_session_lifetimes(prefix, &digest(id), tag.as_deref(), idle_ms, absolute_ms)
+            .await?;
+        if there { Ok(()) } else { Err(SessionError::Gone) }
     }
 
     /// The details of the session's login, if somebody is logged in.
     ///
     /// # Errors
     /// `Gone`, `Rotated`; what kept it from being read.
-    pub async fn details(&self, id: Id) -> Result<Option<Details>, Error> {
-        let known = self.known(id).await?;
+    pub async fn login_details(&self, id: Id) -> Result<Option<LoginDetails>, SessionError> {
+        let known = self.loaded(id).await?;
         Ok(known.details.filter(|_| known.user.is_some()))
     }
 
-    pub(super) fn read_details(&self, digest: &str, stored: Bytes) -> Option<Details> {
-        let fields = fields::open(self.setup.cipher.as_ref(), digest, vec![(DETAILS.to_owned(), stored)]);
-        serde_json::from_slice(fields.get(DETAILS)?.text.as_ref()?).ok()
+    pub(super) fn decrypt_details(&self, digest: &str, stored: Bytes) -> Option<LoginDetails> {
+        let fields =
+            fields::decrypt(self.settings.cipher.as_ref(), digest, vec![(DETAILS_FIELD.to_owned(), stored)]);
+        serde_json::from_slice(fields.get(DETAILS_FIELD)?.text.as_ref()?).ok()
     }
 
-    fn write_details(&self, digest: &str, details: &Details) -> Result<Bytes, Error> {
-        let text = serde_json::to_vec(details).map_err(|_| Error::Form)?;
-        Ok(fields::seal(self.setup.cipher.as_ref(), digest, DETAILS, text.into())?.stored)
+    fn encrypt_details(&self, digest: &str, details: &LoginDetails) -> Result<Bytes, SessionError> {
+        let text = serde_json::to_vec(details).map_err(|_| SessionError::InvalidField)?;
+        Ok(fields::encrypt(self.settings.cipher.as_ref(), digest, DETAILS_FIELD, text.into())?.stored)
     }
 }

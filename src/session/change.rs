@@ -7,25 +7,25 @@ use tower_sessions::session::Id;
 
 use crate::redis::commit;
 use crate::redis::keys;
-use crate::session::BYTES_MAX;
-use crate::session::Error;
-use crate::session::FIELDS_MAX;
-use crate::session::fields::Delta;
-use crate::session::fields::Field;
-use crate::session::store::RequestStore;
-use crate::session::store::Source;
-use crate::session::store::committed;
+use crate::session::SESSION_BYTES_MAX;
+use crate::session::SESSION_FIELDS_MAX;
+use crate::session::SessionError;
+use crate::session::fields::FieldChanges;
+use crate::session::fields::SessionField;
+use crate::session::store::SessionSource;
+use crate::session::store::TrackedSessionStore;
+use crate::session::store::into_sums;
 
 /// How often a change is tried again when another request was faster.
-const RETRIES: usize = 3;
+const CONFLICT_RETRIES: usize = 3;
 
-impl<S: Source> RequestStore<S> {
+impl<S: SessionSource> TrackedSessionStore<S> {
     /// A field's value as it was when the request began, or as this request changed it since.
     ///
     /// # Errors
     /// `Gone`, `Rotated`; `Form` if it holds something else; what kept it from being read.
-    pub async fn value<T: DeserializeOwned>(&self, id: Id, name: &str) -> Result<Option<T>, Error> {
-        let known = self.known(id).await?;
+    pub async fn value<T: DeserializeOwned>(&self, id: Id, name: &str) -> Result<Option<T>, SessionError> {
+        let known = self.loaded(id).await?;
         parse(known.fields.get(name))
     }
 
@@ -36,22 +36,22 @@ impl<S: Source> RequestStore<S> {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was added.
-    pub async fn add(&self, id: Id, name: &str, by: i64) -> Result<i64, Error> {
-        self.known(id).await?.takes_data()?;
-        let key = keys::session(&self.setup.prefix, &crate::session::digest(id));
-        let request = commit::Request {
+    pub async fn add(&self, id: Id, name: &str, by: i64) -> Result<i64, SessionError> {
+        self.loaded(id).await?.check_accepts_data()?;
+        let key = keys::session(&self.settings.prefix, &crate::session::digest(id));
+        let request = commit::CommitSession {
             key: &key,
             add: &[(name.to_owned(), by)],
-            max_fields: FIELDS_MAX,
-            max_bytes: BYTES_MAX as u64,
-            ..commit::Request::default()
+            max_fields: SESSION_FIELDS_MAX,
+            max_bytes: SESSION_BYTES_MAX as u64,
+            ..commit::CommitSession::default()
         };
-        let sums = committed(self.redis.commit(&request).await?)?;
-        let sum = sums.first().copied().ok_or(Error::NoSum)?;
-        let mut state = self.state();
-        if let Some(known) = state.known.as_mut().filter(|known| known.id == id) {
+        let sums = into_sums(self.redis.commit(&request).await?)?;
+        let sum = sums.first().copied().ok_or(SessionError::NotANumber)?;
+        let mut state = self.lock_history();
+        if let Some(known) = state.loaded.as_mut().filter(|known| known.id == id) {
             let text = Bytes::from(sum.to_string());
-            known.fields.insert(name.to_owned(), Field { stored: text.clone(), text: Some(text) });
+            known.fields.insert(name.to_owned(), SessionField { stored: text.clone(), text: Some(text) });
         }
         Ok(sum)
     }
@@ -68,29 +68,29 @@ impl<S: Source> RequestStore<S> {
         id: Id,
         name: &str,
         mut change: impl FnMut(Option<T>) -> T,
-    ) -> Result<T, Error> {
+    ) -> Result<T, SessionError> {
         let certain = [name.to_owned()];
-        let mut known = self.known(id).await?;
-        for attempt in 0..=RETRIES {
+        let mut known = self.loaded(id).await?;
+        for attempt in 0..=CONFLICT_RETRIES {
             let value = change(parse(known.fields.get(name))?);
-            let text = serde_json::to_vec(&value).map_err(|_| Error::Form)?;
-            let set = self.seal(&known.digest, vec![(name.to_owned(), text.into())])?;
-            let delta = Delta { set, remove: Vec::new() };
-            match self.store(known, &delta, &certain).await {
+            let text = serde_json::to_vec(&value).map_err(|_| SessionError::InvalidField)?;
+            let set = self.encrypt_fields(&known.digest, vec![(name.to_owned(), text.into())])?;
+            let delta = FieldChanges { set, remove: Vec::new() };
+            match self.commit_fields(known, &delta, &certain).await {
                 Ok(_) => return Ok(value),
-                Err(Error::Conflict) if attempt < RETRIES => known = self.read_again(id).await?,
+                Err(SessionError::Conflict) if attempt < CONFLICT_RETRIES => known = self.reload(id).await?,
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::Conflict)
+        Err(SessionError::Conflict)
     }
 }
 
 /// A field that nobody can read counts as absent.
-fn parse<T: DeserializeOwned>(field: Option<&Field>) -> Result<Option<T>, Error> {
+fn parse<T: DeserializeOwned>(field: Option<&SessionField>) -> Result<Option<T>, SessionError> {
     let Some(text) = field.and_then(|field| field.text.as_ref()) else { return Ok(None) };
     match serde_json::from_slice::<serde::de::IgnoredAny>(text) {
-        Ok(_) => serde_json::from_slice(text).map(Some).map_err(|_| Error::Form),
+        Ok(_) => serde_json::from_slice(text).map(Some).map_err(|_| SessionError::InvalidField),
         Err(_) => Ok(None),
     }
 }

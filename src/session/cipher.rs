@@ -16,26 +16,26 @@ use ring::hmac;
 use ring::rand::SecureRandom;
 use ring::rand::SystemRandom;
 
-use crate::session::cookie::NoRandomness;
+use crate::session::cookie::RandomSourceError;
 
 /// First byte of whatever is encrypted.
-const MARK: u8 = b'~';
-const NAME_LEN: usize = 6;
+const ENCRYPTED_PREFIX: u8 = b'~';
+const KEY_NAME_LEN: usize = 6;
 /// Bytes before the ciphertext.
-const HEAD_LEN: usize = 1 + NAME_LEN + aead::NONCE_LEN;
+const HEADER_LEN: usize = 1 + KEY_NAME_LEN + aead::NONCE_LEN;
 
 /// Encryption keys: the first encrypts, all decrypt.
-pub struct Cipher {
-    keys: Vec<Key>,
+pub struct FieldCipher {
+    keys: Vec<EncryptionKey>,
 }
 
-struct Key {
+struct EncryptionKey {
     /// Finds the right key at once, tells nothing about it.
     name: String,
     key: LessSafeKey,
 }
 
-impl std::fmt::Debug for Cipher {
+impl std::fmt::Debug for FieldCipher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.keys.iter().map(|key| &key.name)).finish()
     }
@@ -43,28 +43,28 @@ impl std::fmt::Debug for Cipher {
 
 /// A stored value, opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Opened {
+pub enum DecryptedField {
     /// It is readable: it never was encrypted, or we have its key.
-    Clear(Bytes),
+    Readable(Bytes),
     /// It is encrypted with a key that is not ours, or for another place.
-    Locked,
+    UnknownKey,
 }
 
-impl Key {
+impl EncryptionKey {
     /// Derived, so that a secret of any length will do and the same secret never signs and encrypts.
     fn new(secret: &[u8]) -> Option<Self> {
         let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
         let name = URL_SAFE_NO_PAD.encode(&hmac::sign(&secret, b"encryption key's name").as_ref()[..9]);
         let bytes = hmac::sign(&secret, b"encryption key");
         let key = UnboundKey::new(&aead::AES_256_GCM, bytes.as_ref()).ok()?;
-        Some(Self { name: name[..NAME_LEN].to_owned(), key: LessSafeKey::new(key) })
+        Some(Self { name: name[..KEY_NAME_LEN].to_owned(), key: LessSafeKey::new(key) })
     }
 }
 
-impl Cipher {
+impl FieldCipher {
     /// Keys made of these secrets, each of at least 32 bytes; `None` if there is none.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
-        let keys: Vec<_> = secrets.into_iter().filter_map(Key::new).collect();
+        let keys: Vec<_> = secrets.into_iter().filter_map(EncryptionKey::new).collect();
         (!keys.is_empty()).then_some(Self { keys })
     }
 
@@ -72,18 +72,18 @@ impl Cipher {
     ///
     /// # Errors
     /// When the operating system has no random bytes: without them nothing may be encrypted.
-    pub fn seal(&self, session: &str, field: &str, plain: &[u8]) -> Result<Bytes, NoRandomness> {
-        let key = self.keys.first().ok_or(NoRandomness)?;
+    pub fn encrypt(&self, session: &str, field: &str, plain: &[u8]) -> Result<Bytes, RandomSourceError> {
+        let key = self.keys.first().ok_or(RandomSourceError)?;
         let mut nonce = [0; aead::NONCE_LEN];
-        SystemRandom::new().fill(&mut nonce).map_err(|_| NoRandomness)?;
+        SystemRandom::new().fill(&mut nonce).map_err(|_| RandomSourceError)?;
         let mut text = plain.to_vec();
         // Random nonces are good for 2^32 values a key (SP 800-38D §8.3): change keys before.
         let nonce_once = Nonce::assume_unique_for_key(nonce);
         key.key
-            .seal_in_place_append_tag(nonce_once, Aad::from(place(session, field)), &mut text)
-            .map_err(|_| NoRandomness)?;
-        let mut sealed = Vec::with_capacity(HEAD_LEN + text.len());
-        sealed.push(MARK);
+            .seal_in_place_append_tag(nonce_once, Aad::from(associated_data(session, field)), &mut text)
+            .map_err(|_| RandomSourceError)?;
+        let mut sealed = Vec::with_capacity(HEADER_LEN + text.len());
+        sealed.push(ENCRYPTED_PREFIX);
         sealed.extend_from_slice(key.name.as_bytes());
         sealed.extend_from_slice(&nonce);
         sealed.append(&mut text);
@@ -91,31 +91,33 @@ impl Cipher {
     }
 
     /// Reads a stored value.
-    pub fn open(&self, session: &str, field: &str, stored: &Bytes) -> Opened {
-        if !is_sealed(stored) {
-            return Opened::Clear(stored.clone());
+    pub fn decrypt(&self, session: &str, field: &str, stored: &Bytes) -> DecryptedField {
+        if !is_encrypted(stored) {
+            return DecryptedField::Readable(stored.clone());
         }
-        self.unseal(session, field, stored).map_or(Opened::Locked, Opened::Clear)
+        self.decrypt_with_key(session, field, stored)
+            .map_or(DecryptedField::UnknownKey, DecryptedField::Readable)
     }
 
-    fn unseal(&self, session: &str, field: &str, stored: &[u8]) -> Option<Bytes> {
-        let name = stored.get(1..=NAME_LEN)?;
-        let nonce = Nonce::try_assume_unique_for_key(stored.get(1 + NAME_LEN..HEAD_LEN)?).ok()?;
+    fn decrypt_with_key(&self, session: &str, field: &str, stored: &[u8]) -> Option<Bytes> {
+        let name = stored.get(1..=KEY_NAME_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(stored.get(1 + KEY_NAME_LEN..HEADER_LEN)?).ok()?;
         let key = self.keys.iter().find(|key| key.name.as_bytes() == name)?;
-        let mut text = stored.get(HEAD_LEN..)?.to_vec();
-        let length = key.key.open_in_place(nonce, Aad::from(place(session, field)), &mut text).ok()?.len();
+        let mut text = stored.get(HEADER_LEN..)?.to_vec();
+        let length =
+            key.key.open_in_place(nonce, Aad::from(associated_data(session, field)), &mut text).ok()?.len();
         text.truncate(length);
         Some(text.into())
     }
 }
 
 /// Whether a stored value is encrypted.
-pub fn is_sealed(stored: &[u8]) -> bool {
-    stored.first() == Some(&MARK)
+pub fn is_encrypted(stored: &[u8]) -> bool {
+    stored.first() == Some(&ENCRYPTED_PREFIX)
 }
 
 /// Where a value belongs; digests have one length, so no two places read the same.
-fn place(session: &str, field: &str) -> Vec<u8> {
+fn associated_data(session: &str, field: &str) -> Vec<u8> {
     [session.as_bytes(), b" ", field.as_bytes()].concat()
 }
 
@@ -128,38 +130,45 @@ mod tests {
     const OLD: &[u8] = b"an old secret of thirty-two bytes";
     const NEW: &[u8] = b"a new secret with thirty-two bytes";
 
-    fn cipher(secrets: &[&[u8]]) -> Cipher {
-        Cipher::new(secrets.iter().copied()).unwrap()
+    fn cipher(secrets: &[&[u8]]) -> FieldCipher {
+        FieldCipher::new(secrets.iter().copied()).unwrap()
     }
 
     #[test]
     fn a_value_is_read_in_its_own_place_only() {
         let cipher = cipher(&[NEW]);
-        let sealed = cipher.seal("session", "cart", b"[1]").unwrap();
-        assert!(is_sealed(&sealed) && !sealed.windows(3).any(|part| part == b"[1]"));
-        assert_eq!(cipher.open("session", "cart", &sealed), Opened::Clear("[1]".into()));
-        assert_eq!(cipher.open("session", "role", &sealed), Opened::Locked);
-        assert_eq!(cipher.open("another", "cart", &sealed), Opened::Locked);
-        assert_ne!(cipher.seal("session", "cart", b"[1]").unwrap(), sealed, "no nonce twice");
+        let sealed = cipher.encrypt("session", "cart", b"[1]").unwrap();
+        assert!(is_encrypted(&sealed) && !sealed.windows(3).any(|part| part == b"[1]"));
+        assert_eq!(cipher.decrypt("session", "cart", &sealed), DecryptedField::Readable("[1]".into()));
+        assert_eq!(cipher.decrypt("session", "role", &sealed), DecryptedField::UnknownKey);
+        assert_eq!(cipher.decrypt("another", "cart", &sealed), DecryptedField::UnknownKey);
+        assert_ne!(cipher.encrypt("session", "cart", b"[1]").unwrap(), sealed, "no nonce twice");
     }
 
     #[test]
     fn keys_rotate_and_plain_values_are_still_read() {
-        let sealed = cipher(&[OLD]).seal("s", "f", b"1").unwrap();
-        assert_eq!(cipher(&[NEW, OLD]).open("s", "f", &sealed), Opened::Clear("1".into()));
-        assert_eq!(cipher(&[NEW]).open("s", "f", &sealed), Opened::Locked);
-        assert_eq!(cipher(&[NEW]).open("s", "f", &Bytes::from("{}")), Opened::Clear("{}".into()));
-        assert!(Cipher::new([]).is_none());
+        let sealed = cipher(&[OLD]).encrypt("s", "f", b"1").unwrap();
+        assert_eq!(cipher(&[NEW, OLD]).decrypt("s", "f", &sealed), DecryptedField::Readable("1".into()));
+        assert_eq!(cipher(&[NEW]).decrypt("s", "f", &sealed), DecryptedField::UnknownKey);
+        assert_eq!(
+            cipher(&[NEW]).decrypt("s", "f", &Bytes::from("{}")),
+            DecryptedField::Readable("{}".into())
+        );
+        assert!(FieldCipher::new([]).is_none());
     }
 
     #[test]
     fn no_changed_bit_is_accepted() {
         let cipher = cipher(&[NEW]);
-        let sealed = cipher.seal("s", "f", b"\"value\"").unwrap();
+        let sealed = cipher.encrypt("s", "f", b"\"value\"").unwrap();
         for index in 0..sealed.len() {
             let mut forged = sealed.to_vec();
             forged[index] ^= 1;
-            assert_ne!(cipher.open("s", "f", &forged.into()), Opened::Clear("\"value\"".into()), "{index}");
+            assert_ne!(
+                cipher.decrypt("s", "f", &forged.into()),
+                DecryptedField::Readable("\"value\"".into()),
+                "{index}"
+            );
         }
     }
 
@@ -167,10 +176,10 @@ mod tests {
         #[test]
         fn whatever_was_sealed_is_opened_and_nothing_else_panics(plain: Vec<u8>, noise: Vec<u8>) {
             let cipher = cipher(&[NEW, OLD]);
-            let sealed = cipher.seal("s", "f", &plain).unwrap();
-            prop_assert_eq!(cipher.open("s", "f", &sealed), Opened::Clear(plain.into()));
+            let sealed = cipher.encrypt("s", "f", &plain).unwrap();
+            prop_assert_eq!(cipher.decrypt("s", "f", &sealed), DecryptedField::Readable(plain.into()));
             let marked = [&b"~"[..], &noise].concat();
-            prop_assert_eq!(cipher.open("s", "f", &marked.into()), Opened::Locked);
+            prop_assert_eq!(cipher.decrypt("s", "f", &marked.into()), DecryptedField::UnknownKey);
         }
     }
 }

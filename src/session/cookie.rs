@@ -19,8 +19,8 @@ use ring::rand::SecureRandom;
 use ring::rand::SystemRandom;
 use tower_sessions::session::Id;
 
-use crate::session::memo::Known;
-use crate::session::memo::Memo;
+use crate::session::memo::RecognizedCookie;
+use crate::session::memo::VerifiedCookieCache;
 use crate::session::user::UserTag;
 
 /// Length of a genuine value without a user: `v1` and 6, 22 and 43 characters, each after a dot.
@@ -28,26 +28,26 @@ const VALUE_LEN: usize = 76;
 /// With a user: `v2` and 11 characters and a dot more.
 pub(super) const USER_VALUE_LEN: usize = 88;
 /// A ticket: `v3` and 8 characters and a dot more.
-const TICKET_LEN: usize = 85;
+const PROVISIONAL_VALUE_LEN: usize = 85;
 /// Where the dots behind the key's name and behind the id are, and how long the signature is.
 const KEY_END: usize = 9;
 const ID_END: usize = 32;
 const TAG_LEN: usize = 43;
 
 /// Signing keys: the first signs, all are accepted, so that keys can be replaced without logging anybody out.
-pub struct Keyring {
-    keys: Vec<Key>,
+pub struct CookieKeyring {
+    keys: Vec<SigningKey>,
     /// What these keys have verified: with others it is void, so it lives and dies with them.
-    memo: Mutex<Memo>,
+    verified_cookies: Mutex<VerifiedCookieCache>,
 }
 
-struct Key {
+struct SigningKey {
     /// First 6 characters of the secret's hash: finds the right key at once, tells nothing about it.
     name: String,
     key: hmac::Key,
 }
 
-impl std::fmt::Debug for Keyring {
+impl std::fmt::Debug for CookieKeyring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.keys.iter().map(|key| &key.name)).finish()
     }
@@ -55,38 +55,38 @@ impl std::fmt::Debug for Keyring {
 
 /// Whose cookie it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Visitor {
+pub struct VerifiedCookie {
     /// The session's id, which we once gave out.
     pub id: Id,
     /// The user who logged in with it.
     pub user: Option<UserTag>,
     /// It was signed with an older key: sign it anew when a cookie is sent anyway.
-    pub renew: bool,
+    pub re_sign: bool,
     /// It is a ticket; the session may not be made.
-    pub ticket: Option<Ticket>,
+    pub provisional: Option<ProvisionalCookie>,
 }
 
 /// What a value turns out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Recognized {
+pub(super) enum CookieRecognition {
     /// We signed it.
-    Ours(Known),
+    Genuine(RecognizedCookie),
     /// It looks like ours, and is not.
     Forged,
     /// It does not look like ours.
-    Other,
+    Foreign,
 }
 
 /// What a ticket says beside its session's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket {
+pub struct ProvisionalCookie {
     /// When it was issued, ms since 1970 by Redis's clock.
     pub issued_ms: u64,
     /// Whether a view was counted with it. A session begins with that one, or the visitor's first number is 2.
     pub viewed: bool,
 }
 
-impl Ticket {
+impl ProvisionalCookie {
     /// The highest of 48 bits: no view was counted. Tickets of releases that had no such bit count as with a view, which
     /// theirs always are. The others are the time, and last until the year 6429.
     const UNVIEWED: u64 = 1 << 47;
@@ -103,26 +103,26 @@ impl Ticket {
         let mut bytes = [0; 8];
         let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes[2..]).ok()?;
         let bits = u64::from_be_bytes(bytes);
-        let ticket = Self { issued_ms: bits % Self::UNVIEWED, viewed: bits < Self::UNVIEWED };
-        (length == 6).then_some(ticket)
+        let provisional = Self { issued_ms: bits % Self::UNVIEWED, viewed: bits < Self::UNVIEWED };
+        (length == 6).then_some(provisional)
     }
 }
 
 /// What a value says, before its signature was checked.
-struct Parts<'a> {
+struct CookieParts<'a> {
     key_name: &'a str,
     id: &'a str,
     user: Option<&'a str>,
-    ticket: Option<&'a str>,
+    provisional: Option<&'a str>,
     /// All but the signature,
     signed: &'a str,
     /// and the signature.
     tag: &'a str,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> CookieParts<'a> {
     /// Each part has its place: none of ours has a dot within.
-    fn of(value: &'a str) -> Option<Self> {
+    fn parse(value: &'a str) -> Option<Self> {
         let signed_len = value.len().checked_sub(1 + TAG_LEN)?;
         let has_dots =
             [2, KEY_END, ID_END, signed_len].iter().all(|at| value.as_bytes().get(*at) == Some(&b'.'));
@@ -131,14 +131,14 @@ impl<'a> Parts<'a> {
         }
         let (key_name, id) = (value.get(3..KEY_END)?, value.get(KEY_END + 1..ID_END)?);
         let more = value.get(ID_END + 1..signed_len);
-        let (user, ticket) = match (value.get(..2)?, value.len()) {
+        let (user, provisional) = match (value.get(..2)?, value.len()) {
             ("v1", VALUE_LEN) => (None, None),
             ("v2", USER_VALUE_LEN) => (Some(more?), None),
-            ("v3", TICKET_LEN) => (None, Some(more?)),
+            ("v3", PROVISIONAL_VALUE_LEN) => (None, Some(more?)),
             _ => return None,
         };
         let (signed, tag) = (value.get(..signed_len)?, value.get(signed_len + 1..)?);
-        Some(Self { key_name, id, user, ticket, signed, tag })
+        Some(Self { key_name, id, user, provisional, signed, tag })
     }
 }
 
@@ -146,53 +146,53 @@ impl<'a> Parts<'a> {
 ///
 /// # Errors
 /// When the operating system has no random bytes.
-pub fn new_id() -> Result<Id, NoRandomness> {
+pub fn new_id() -> Result<Id, RandomSourceError> {
     let mut bytes = [0; 16];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
+    SystemRandom::new().fill(&mut bytes).map_err(|_| RandomSourceError)?;
     Ok(Id(i128::from_le_bytes(bytes)))
 }
 
 /// The operating system gave no random bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the operating system has no random bytes")]
-pub struct NoRandomness;
+pub struct RandomSourceError;
 
 /// The cookie's name as sent: secure ones get the prefix that keeps other hosts from setting them.
-pub fn name(base: &str, secure: bool) -> String {
+pub fn cookie_name(base: &str, secure: bool) -> String {
     if secure { format!("__Host-{base}") } else { base.to_owned() }
 }
 
 /// Whether a value is written as a ticket is, genuine or not.
-pub(super) fn is_ticket(value: &[u8]) -> bool {
+pub(super) fn is_provisional(value: &[u8]) -> bool {
     value.starts_with(b"v3.")
 }
 
-impl Keyring {
+impl CookieKeyring {
     /// A keyring of these secrets, each of at least 32 bytes; `None` if there is none.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
         let key = |secret: &[u8]| {
             let digest = digest::digest(&digest::SHA256, secret);
             let name = URL_SAFE_NO_PAD.encode(&digest.as_ref()[..9])[..6].to_owned();
-            Key { name, key: hmac::Key::new(hmac::HMAC_SHA256, secret) }
+            SigningKey { name, key: hmac::Key::new(hmac::HMAC_SHA256, secret) }
         };
         let keys: Vec<_> = secrets.into_iter().map(key).collect();
-        (!keys.is_empty()).then(|| Self { keys, memo: Mutex::default() })
+        (!keys.is_empty()).then(|| Self { keys, verified_cookies: Mutex::default() })
     }
 
     /// The value of the cookie `name` for this session, and its user if somebody logged in.
     pub fn sign(&self, name: &str, id: Id, user: Option<UserTag>) -> String {
         match user {
-            Some(user) => self.write(name, "v2", id, Some(&user.to_string())),
-            None => self.write(name, "v1", id, None),
+            Some(user) => self.encode_value(name, "v2", id, Some(&user.to_string())),
+            None => self.encode_value(name, "v1", id, None),
         }
     }
 
     /// The value of the cookie `name` that is a ticket for a session with this id.
-    pub fn sign_ticket(&self, name: &str, id: Id, ticket: Ticket) -> String {
-        self.write(name, "v3", id, Some(&ticket.encode()))
+    pub fn sign_provisional(&self, name: &str, id: Id, provisional: ProvisionalCookie) -> String {
+        self.encode_value(name, "v3", id, Some(&provisional.encode()))
     }
 
-    fn write(&self, name: &str, version: &str, id: Id, more: Option<&str>) -> String {
+    fn encode_value(&self, name: &str, version: &str, id: Id, more: Option<&str>) -> String {
         let mut value = String::with_capacity(USER_VALUE_LEN);
         let Some(key) = self.keys.first() else { return value };
         value.push_str(version);
@@ -211,42 +211,42 @@ impl Keyring {
     }
 
     /// Whether a value has the form of ours and names a key of ours, so that its signature is worth checking.
-    fn may_be_ours(&self, value: &str) -> bool {
-        Parts::of(value).is_some_and(|parts| self.keys.iter().any(|key| key.name == parts.key_name))
+    fn names_known_key(&self, value: &str) -> bool {
+        CookieParts::parse(value).is_some_and(|parts| self.keys.iter().any(|key| key.name == parts.key_name))
     }
 
     /// As [`Keyring::verify`], of what a client sent: at once if it was verified before.
-    pub(super) fn recognize(&self, name: &str, value: &[u8]) -> Recognized {
-        let memo = || self.memo.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = memo().find(name, value) {
-            return Recognized::Ours(known);
+    pub(super) fn recognize(&self, name: &str, value: &[u8]) -> CookieRecognition {
+        let memo = || self.verified_cookies.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = memo().get(name, value) {
+            return CookieRecognition::Genuine(known);
         }
-        let text = std::str::from_utf8(value).ok().filter(|value| self.may_be_ours(value));
-        let Some(text) = text else { return Recognized::Other };
-        match self.verify(name, text).map(Known::new) {
+        let text = std::str::from_utf8(value).ok().filter(|value| self.names_known_key(value));
+        let Some(text) = text else { return CookieRecognition::Foreign };
+        match self.verify(name, text).map(RecognizedCookie::new) {
             Some(known) => {
-                memo().keep(name, value, known);
-                Recognized::Ours(known)
+                memo().insert(name, value, known);
+                CookieRecognition::Genuine(known)
             }
-            None => Recognized::Forged,
+            None => CookieRecognition::Forged,
         }
     }
 
     /// The visitor that a value of the cookie `name` stands for, if we signed it.
-    pub fn verify(&self, name: &str, value: &str) -> Option<Visitor> {
-        let parts = Parts::of(value)?;
-        let index = self.position(parts.key_name, parts.tag, &[name, "=", parts.signed])?;
+    pub fn verify(&self, name: &str, value: &str) -> Option<VerifiedCookie> {
+        let parts = CookieParts::parse(value)?;
+        let index = self.find_key(parts.key_name, parts.tag, &[name, "=", parts.signed])?;
         let user = parts.user.map(str::parse).transpose().ok()?;
-        let ticket = match parts.ticket {
+        let provisional = match parts.provisional {
             None => None,
-            Some(ticket) => Some(Ticket::decode(ticket)?),
+            Some(text) => Some(ProvisionalCookie::decode(text)?),
         };
-        Some(Visitor { id: parts.id.parse().ok()?, user, renew: index > 0, ticket })
+        Some(VerifiedCookie { id: parts.id.parse().ok()?, user, re_sign: index > 0, provisional })
     }
 
     /// The parts signed with each key, the one that signs first, and the keys' names. No cookie's name has a space in it,
     /// so parts that begin with a word and a space are never what a cookie signs.
-    pub(super) fn tags(&self, parts: &[&str]) -> impl Iterator<Item = (&str, [u8; 32])> {
+    pub(super) fn mac_tags(&self, parts: &[&str]) -> impl Iterator<Item = (&str, [u8; 32])> {
         self.keys.iter().map(move |key| {
             let mut tag = [0; 32];
             tag.copy_from_slice(signature(&key.key, parts).as_ref());
@@ -255,10 +255,10 @@ impl Keyring {
     }
 
     /// The key of this name, if the signature over the parts is its.
-    fn position(&self, key_name: &str, tag: &str, parts: &[&str]) -> Option<usize> {
+    fn find_key(&self, key_name: &str, tag: &str, parts: &[&str]) -> Option<usize> {
         let mut bytes = [0; 32];
         let length = URL_SAFE_NO_PAD.decode_slice(tag, &mut bytes).ok()?;
-        let genuine = |key: &Key| {
+        let genuine = |key: &SigningKey| {
             length == bytes.len() && constant_time_eq(signature(&key.key, parts).as_ref(), &bytes)
         };
         self.keys.iter().position(|key| key.name == key_name && genuine(key))
@@ -298,8 +298,8 @@ mod tests {
     const OLD: &[u8] = b"an old secret of thirty-two bytes";
     const NEW: &[u8] = b"a new secret with thirty-two bytes";
 
-    fn ring(secrets: &[&[u8]]) -> Keyring {
-        Keyring::new(secrets.iter().copied()).unwrap()
+    fn ring(secrets: &[&[u8]]) -> CookieKeyring {
+        CookieKeyring::new(secrets.iter().copied()).unwrap()
     }
 
     #[test]
@@ -309,21 +309,24 @@ mod tests {
         let value = ring.sign("sid", id, None);
         let lengths: Vec<usize> = value.split('.').map(str::len).collect();
         assert_eq!((value.len(), lengths), (VALUE_LEN, vec![2, 6, 22, 43]));
-        assert_eq!(ring.verify("sid", &value), Some(Visitor { id, user: None, renew: false, ticket: None }));
+        assert_eq!(
+            ring.verify("sid", &value),
+            Some(VerifiedCookie { id, user: None, re_sign: false, provisional: None })
+        );
     }
 
     #[test]
     fn a_users_value_names_him_and_nobody_else() {
         let ring = ring(&[NEW]);
-        let (id, user) = (new_id().unwrap(), UserTag::of(b"key", "ann"));
+        let (id, user) = (new_id().unwrap(), UserTag::from_name(b"key", "ann"));
         let value = ring.sign("sid", id, Some(user));
         let lengths: Vec<usize> = value.split('.').map(str::len).collect();
         assert_eq!((value.len(), lengths), (USER_VALUE_LEN, vec![2, 6, 22, 11, 43]));
         assert_eq!(
             ring.verify("sid", &value),
-            Some(Visitor { id, user: Some(user), renew: false, ticket: None })
+            Some(VerifiedCookie { id, user: Some(user), re_sign: false, provisional: None })
         );
-        let other = value.replace(&user.to_string(), &UserTag::of(b"key", "bob").to_string());
+        let other = value.replace(&user.to_string(), &UserTag::from_name(b"key", "bob").to_string());
         assert_eq!(ring.verify("sid", &other), None);
         let parts: Vec<&str> = value.split('.').collect();
         assert_eq!(ring.verify("sid", &format!("v1.{}.{}.{}", parts[1], parts[2], parts[4])), None);
@@ -335,10 +338,10 @@ mod tests {
         let value = ring(&[OLD]).sign("sid", id, None);
         assert_eq!(
             ring(&[NEW, OLD]).verify("sid", &value),
-            Some(Visitor { id, user: None, renew: true, ticket: None })
+            Some(VerifiedCookie { id, user: None, re_sign: true, provisional: None })
         );
         assert_eq!(ring(&[NEW]).verify("sid", &value), None);
-        assert!(Keyring::new([]).is_none());
+        assert!(CookieKeyring::new([]).is_none());
     }
 
     #[test]
@@ -354,17 +357,20 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_says_when_it_was_issued_and_whether_with_a_view_and_nothing_of_it_can_be_changed() {
+    fn a_provisional_cookie_states_when_it_was_issued_and_whether_with_a_view_and_nothing_of_it_can_be_changed()
+     {
         let ring = ring(&[NEW]);
         let id = new_id().unwrap();
-        let ticket = |viewed| Ticket { issued_ms: 1_763_694_494_000, viewed };
-        let value = ring.sign_ticket("sid", id, ticket(false));
-        let is = |viewed| Some(Visitor { id, user: None, renew: false, ticket: Some(ticket(viewed)) });
+        let provisional = |viewed| ProvisionalCookie { issued_ms: 1_763_694_494_000, viewed };
+        let value = ring.sign_provisional("sid", id, provisional(false));
+        let is = |viewed| {
+            Some(VerifiedCookie { id, user: None, re_sign: false, provisional: Some(provisional(viewed)) })
+        };
         assert_eq!(ring.verify("sid", &value), is(false));
-        let value = ring.sign_ticket("sid", id, ticket(true));
+        let value = ring.sign_provisional("sid", id, provisional(true));
         assert_eq!(ring.verify("sid", &value), is(true));
         let lengths: Vec<usize> = value.split('.').map(str::len).collect();
-        assert_eq!((value.len(), lengths), (TICKET_LEN, vec![2, 6, 22, 8, 43]));
+        assert_eq!((value.len(), lengths), (PROVISIONAL_VALUE_LEN, vec![2, 6, 22, 8, 43]));
         for index in 0..value.len() {
             let mut forged = value.clone().into_bytes();
             forged[index] = if forged[index] == b'A' { b'B' } else { b'A' };
@@ -377,7 +383,7 @@ mod tests {
 
     #[test]
     fn cookies_have_every_attribute_and_are_removed_with_the_same() {
-        let name = name("sid", true);
+        let name = cookie_name("sid", true);
         let set = set_cookie(&name, "v", true, Duration::from_secs(60));
         assert_eq!(set, "__Host-sid=v; Path=/; Max-Age=60; HttpOnly; SameSite=Lax; Secure");
         assert_eq!(

@@ -5,10 +5,10 @@
 //! where more values than [`CANDIDATES_MAX`] have to be checked is none taken, and that is an error: such a request is
 //! refused, because treating it as a stranger's would give its visitor another session at every request.
 
-use crate::session::cookie::Keyring;
-use crate::session::cookie::Recognized;
-use crate::session::cookie::is_ticket;
-use crate::session::memo::Known;
+use crate::session::cookie::CookieKeyring;
+use crate::session::cookie::CookieRecognition;
+use crate::session::cookie::is_provisional;
+use crate::session::memo::RecognizedCookie;
 
 /// Most values that are checked: each of them has the right form and names a key of ours, and was not signed with it.
 pub const CANDIDATES_MAX: usize = 32;
@@ -21,60 +21,62 @@ pub const CANDIDATES_MAX: usize = 32;
 pub struct TooManyCookies;
 
 /// What one name's cookies say.
-pub type Named = Result<Option<Known>, TooManyCookies>;
+pub type CookieLookup = Result<Option<RecognizedCookie>, TooManyCookies>;
 
 /// The visitors that the request's `Cookie` headers name under these names, in one pass.
 ///
 /// Of several genuine ones of a name the first counts, a session before a ticket. `None` in place of a name asks for
 /// nothing.
-pub fn read<'a, const N: usize>(
-    keyring: &Keyring,
+pub fn find_session_cookies<'a, const N: usize>(
+    keyring: &CookieKeyring,
     headers: impl IntoIterator<Item = &'a [u8]>,
     names: [Option<&str>; N],
-) -> [Named; N] {
-    let mut searches = names.map(|name| name.map(Search::of));
+) -> [CookieLookup; N] {
+    let mut searches = names.map(|name| name.map(Search::new));
     for pair in headers.into_iter().flat_map(pairs) {
         for search in searches.iter_mut().flatten() {
             if let Some(value) = value(pair, search.name) {
-                search.look(keyring, value);
+                search.check(keyring, value);
             }
         }
     }
-    searches.map(|search| search.map_or(Ok(None), Search::found))
+    searches.map(|search| search.map_or(Ok(None), Search::into_result))
 }
 
 /// What was found under one name so far.
 struct Search<'a> {
     name: &'a str,
-    session: Option<Known>,
-    ticket: Option<Known>,
+    session: Option<RecognizedCookie>,
+    provisional: Option<RecognizedCookie>,
     forged: usize,
 }
 
 impl<'a> Search<'a> {
-    fn of(name: &'a str) -> Self {
-        Self { name, session: None, ticket: None, forged: 0 }
+    fn new(name: &'a str) -> Self {
+        Self { name, session: None, provisional: None, forged: 0 }
     }
 
-    fn look(&mut self, keyring: &Keyring, value: &[u8]) {
+    fn check(&mut self, keyring: &CookieKeyring, value: &[u8]) {
         // Found, or more than can be checked: nothing that follows is checked. Nor is a ticket behind another one: each
         // is verified anew, and one header has room for hundreds.
-        let is_found = self.session.is_some() || self.ticket.is_some() && is_ticket(value);
+        let is_found = self.session.is_some() || self.provisional.is_some() && is_provisional(value);
         if is_found || self.forged > CANDIDATES_MAX {
             return;
         }
         match keyring.recognize(self.name, value) {
-            Recognized::Ours(known) if known.visitor.ticket.is_none() => self.session = Some(known),
-            Recognized::Ours(known) => self.ticket = self.ticket.or(Some(known)),
-            Recognized::Forged => self.forged += 1,
-            Recognized::Other => {}
+            CookieRecognition::Genuine(known) if known.cookie.provisional.is_none() => {
+                self.session = Some(known)
+            }
+            CookieRecognition::Genuine(known) => self.provisional = self.provisional.or(Some(known)),
+            CookieRecognition::Forged => self.forged += 1,
+            CookieRecognition::Foreign => {}
         }
     }
 
-    fn found(self) -> Named {
-        match self.session.or(self.ticket) {
+    fn into_result(self) -> CookieLookup {
+        match self.session.or(self.provisional) {
             None if self.forged > CANDIDATES_MAX => Err(TooManyCookies),
-            found => Ok(found),
+            cookie => Ok(cookie),
         }
     }
 }
@@ -98,16 +100,16 @@ mod tests {
     use tower_sessions::session::Id;
 
     use super::*;
-    use crate::session::cookie::Ticket;
+    use crate::session::cookie::ProvisionalCookie;
     use crate::session::cookie::new_id;
 
-    fn ring() -> Keyring {
-        Keyring::new([&b"a secret of thirty-two bytes, new"[..]]).unwrap()
+    fn ring() -> CookieKeyring {
+        CookieKeyring::new([&b"a secret of thirty-two bytes, new"[..]]).unwrap()
     }
 
-    fn found(ring: &Keyring, headers: &[&[u8]]) -> Option<Id> {
-        let [found] = read(ring, headers.iter().copied(), [Some("sid")]);
-        found.unwrap().map(|known| known.visitor.id)
+    fn found(ring: &CookieKeyring, headers: &[&[u8]]) -> Option<Id> {
+        let [found] = find_session_cookies(ring, headers.iter().copied(), [Some("sid")]);
+        found.unwrap().map(|known| known.cookie.id)
     }
 
     #[test]
@@ -137,14 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn a_session_counts_before_a_ticket_and_a_ticket_before_nothing() {
-        let (ring, session, ticket) = (ring(), new_id().unwrap(), new_id().unwrap());
+    fn a_session_counts_before_a_provisional_one_and_that_before_nothing() {
+        let (ring, session, provisional) = (ring(), new_id().unwrap(), new_id().unwrap());
         let (one, other) = (
             ring.sign("sid", session, None),
-            ring.sign_ticket("sid", ticket, Ticket { issued_ms: 7, viewed: false }),
+            ring.sign_provisional("sid", provisional, ProvisionalCookie { issued_ms: 7, viewed: false }),
         );
         assert_eq!(found(&ring, &[format!("sid={other}; sid={one}").as_bytes()]), Some(session));
-        assert_eq!(found(&ring, &[format!("sid={other}; sid=x").as_bytes()]), Some(ticket));
+        assert_eq!(found(&ring, &[format!("sid={other}; sid=x").as_bytes()]), Some(provisional));
     }
 
     #[test]
@@ -154,13 +156,13 @@ mod tests {
         let forgery = || format!("sid={}", ring.sign("other", new_id().unwrap(), None));
         let flood: Vec<String> = (0..=CANDIDATES_MAX).map(|_| forgery()).collect();
         let header = format!("{}; sid={own}", flood.join("; "));
-        assert_eq!(read(&ring, [header.as_bytes()], [Some("sid")]), [Err(TooManyCookies)]);
+        assert_eq!(find_session_cookies(&ring, [header.as_bytes()], [Some("sid")]), [Err(TooManyCookies)]);
         let header = format!("{}; sid={own}", flood[1..].join("; "));
         assert!(found(&ring, &[header.as_bytes()]).is_some());
     }
 
     #[test]
-    fn a_forged_one_beside_a_genuine_one_that_is_remembered_is_still_forged() {
+    fn a_forged_one_beside_a_genuine_one_that_is_cached_is_still_forged() {
         let (ring, id) = (ring(), new_id().unwrap());
         let own = ring.sign("sid", id, None);
         let mut forged = own.clone().into_bytes();
@@ -171,47 +173,50 @@ mod tests {
             assert_eq!(found(&ring, &[format!("sid={forged}; sid={own}").as_bytes()]), Some(id));
             assert_eq!(found(&ring, &[format!("sid={forged}").as_bytes()]), None);
             let both = format!("__Host-sid={own}; sid={own}");
-            let read = read(&ring, [both.as_bytes()], [Some("__Host-sid"), Some("sid")]);
+            let read = find_session_cookies(&ring, [both.as_bytes()], [Some("__Host-sid"), Some("sid")]);
             let [Ok(None), Ok(Some(known))] = read else { panic!("{read:?}") };
-            assert_eq!((known.visitor.id, known.digest), (id, crate::session::digest(id)));
+            assert_eq!((known.cookie.id, known.digest), (id, crate::session::digest(id)));
         }
     }
 
     #[test]
-    fn of_many_tickets_the_first_counts_and_a_session_behind_them() {
+    fn of_many_provisional_ones_the_first_counts_and_a_session_behind_them() {
         let (ring, first, second, session) =
             (ring(), new_id().unwrap(), new_id().unwrap(), new_id().unwrap());
-        let ticket = |id| ring.sign_ticket("sid", id, Ticket { issued_ms: 7, viewed: false });
-        let tickets =
-            format!("sid={}", [vec![ticket(first)], vec![ticket(second); 300]].concat().join("; sid="));
-        assert_eq!(found(&ring, &[tickets.as_bytes()]), Some(first));
-        let header = format!("{tickets}; sid={}", ring.sign("sid", session, None));
+        let provisional =
+            |id| ring.sign_provisional("sid", id, ProvisionalCookie { issued_ms: 7, viewed: false });
+        let cookies = format!(
+            "sid={}",
+            [vec![provisional(first)], vec![provisional(second); 300]].concat().join("; sid=")
+        );
+        assert_eq!(found(&ring, &[cookies.as_bytes()]), Some(first));
+        let header = format!("{cookies}; sid={}", ring.sign("sid", session, None));
         assert_eq!(found(&ring, &[header.as_bytes()]), Some(session));
     }
 
     #[test]
-    fn what_one_keyring_remembers_another_does_not_know() {
+    fn what_one_keyring_has_cached_another_does_not_know() {
         let secret = |text: &'static str| text.as_bytes();
         let (old, new) =
             (secret("an old secret of thirty-two bytes"), secret("a new secret with thirty-two bytes"));
         let id = new_id().unwrap();
-        let before = Keyring::new([old]).unwrap();
+        let before = CookieKeyring::new([old]).unwrap();
         let own = format!("sid={}", before.sign("sid", id, None));
-        let known = |ring: &Keyring| {
-            let [first] = read(ring, [own.as_bytes()], [Some("sid")]);
-            let [again] = read(ring, [own.as_bytes()], [Some("sid")]);
+        let known = |ring: &CookieKeyring| {
+            let [first] = find_session_cookies(ring, [own.as_bytes()], [Some("sid")]);
+            let [again] = find_session_cookies(ring, [own.as_bytes()], [Some("sid")]);
             assert_eq!(first, again);
             again.unwrap()
         };
-        assert!(known(&before).is_some_and(|known| !known.visitor.renew));
-        assert!(known(&Keyring::new([new, old]).unwrap()).is_some_and(|known| known.visitor.renew));
-        assert_eq!(known(&Keyring::new([new]).unwrap()), None);
+        assert!(known(&before).is_some_and(|known| !known.cookie.re_sign));
+        assert!(known(&CookieKeyring::new([new, old]).unwrap()).is_some_and(|known| known.cookie.re_sign));
+        assert_eq!(known(&CookieKeyring::new([new]).unwrap()), None);
     }
 
     proptest! {
         #[test]
         fn no_header_is_too_strange(header in proptest::collection::vec(any::<u8>(), 0..2000)) {
-            prop_assert_eq!(read(&ring(), [header.as_slice()], [Some("sid"), None]), [Ok(None), Ok(None)]);
+            prop_assert_eq!(find_session_cookies(&ring(), [header.as_slice()], [Some("sid"), None]), [Ok(None), Ok(None)]);
         }
     }
 }

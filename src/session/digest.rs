@@ -9,21 +9,21 @@ use ring::digest;
 use tower_sessions::session::Id;
 
 /// Characters of a digest: 16 bytes as base64.
-const LEN: usize = 22;
+const DIGEST_LEN: usize = 22;
 
 /// Hashed id of a session: all that Redis, its dumps and its logs ever see of it. It is in its place and not on the
 /// heap, because every request of a visitor has one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest([u8; LEN]);
+pub struct SessionDigest([u8; DIGEST_LEN]);
 
-impl Digest {
+impl SessionDigest {
     /// The digest of this id.
-    pub fn of(id: Id) -> Self {
+    pub fn from_id(id: Id) -> Self {
         let digest = digest::digest(&digest::SHA256, &id.0.to_le_bytes());
-        let mut text = [b'-'; LEN];
+        let mut text = [b'-'; DIGEST_LEN];
         // Sixteen bytes are 22 characters, always.
         let written = URL_SAFE_NO_PAD.encode_slice(&digest.as_ref()[..16], &mut text);
-        debug_assert_eq!(written, Ok(LEN));
+        debug_assert_eq!(written, Ok(DIGEST_LEN));
         Self(text)
     }
 
@@ -34,7 +34,7 @@ impl Digest {
     }
 }
 
-impl Deref for Digest {
+impl Deref for SessionDigest {
     type Target = str;
 
     fn deref(&self) -> &str {
@@ -42,7 +42,7 @@ impl Deref for Digest {
     }
 }
 
-impl fmt::Debug for Digest {
+impl fmt::Debug for SessionDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self)
     }

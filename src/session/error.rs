@@ -6,7 +6,7 @@ use crate::redis;
 
 /// Why a session could not be read or changed; nothing was changed unless it says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum SessionError {
     /// A rate limit refused the request.
     #[error("a rate limit refused the request")]
     Denied,
@@ -24,26 +24,26 @@ pub enum Error {
     Conflict,
     /// A field to add to is no integer, or the sum would not fit into 64 bits.
     #[error("the field is no integer, or would leave the range of 64-bit integers")]
-    NoSum,
+    NotANumber,
     /// A value has no form as JSON, or not the form that was asked for.
     #[error("the field does not hold what is expected of it")]
-    Form,
+    InvalidField,
     /// The operating system gave no random bytes.
     #[error("the operating system has no random bytes")]
-    NoRandomness,
+    RandomSource,
     /// The client has made as many sessions as it may, and this one may not hold data before that has changed.
     #[error("more new sessions were made from this client than is allowed")]
-    TooMany {
+    TooManySessions {
         /// When it is worth trying again.
         retry_after: Duration,
     },
     /// Redis did not do it; after a timeout it is unknown whether it did.
     #[error("the session is not reachable")]
-    Redis(#[from] redis::Error),
+    Redis(#[from] redis::RedisError),
 }
 
-impl From<crate::session::cookie::NoRandomness> for Error {
-    fn from(_: crate::session::cookie::NoRandomness) -> Self {
-        Self::NoRandomness
+impl From<crate::session::cookie::RandomSourceError> for SessionError {
+    fn from(_: crate::session::cookie::RandomSourceError) -> Self {
+        Self::RandomSource
     }
 }

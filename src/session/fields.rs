@@ -6,22 +6,22 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::session::cipher;
-use crate::session::cipher::Cipher;
-use crate::session::cipher::Opened;
-use crate::session::cookie::NoRandomness;
+use crate::session::cipher::DecryptedField;
+use crate::session::cipher::FieldCipher;
+use crate::session::cookie::RandomSourceError;
 
 /// Fields by name.
-pub(super) type Fields = HashMap<String, Field>;
+pub(super) type FieldMap = HashMap<String, SessionField>;
 
 /// Fields to set, as JSON texts, and names of fields to remove.
-pub(super) type Changes = (Vec<(String, Bytes)>, Vec<String>);
+pub(super) type ChangeSet = (Vec<(String, Bytes)>, Vec<String>);
 
 /// Fields as they are stored, and as they shall be.
-pub(super) type Resealed = (Vec<(String, Bytes)>, Vec<(String, Field)>);
+pub(super) type ReencryptedFields = (Vec<(String, Bytes)>, Vec<(String, SessionField)>);
 
 /// One field.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Field {
+pub(super) struct SessionField {
     /// As stored.
     pub(super) stored: Bytes,
     /// As JSON text; none if it is encrypted with a key that we do not have.
@@ -30,19 +30,19 @@ pub(super) struct Field {
 
 /// What is to become of a session's fields, as it is stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Delta {
-    pub(super) set: Vec<(String, Field)>,
+pub(super) struct FieldChanges {
+    pub(super) set: Vec<(String, SessionField)>,
     pub(super) remove: Vec<String>,
 }
 
-impl Delta {
+impl FieldChanges {
     /// Names of the fields it changes.
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {
         self.set.iter().map(|(name, _)| name).chain(&self.remove)
     }
 
     /// Makes it so.
-    pub(super) fn apply(&self, fields: &mut Fields) {
+    pub(super) fn apply(&self, fields: &mut FieldMap) {
         for name in &self.remove {
             fields.remove(name);
         }
@@ -50,63 +50,63 @@ impl Delta {
     }
 
     /// The fields to set, as they travel.
-    pub(super) fn wire(&self) -> Vec<(String, Bytes)> {
+    pub(super) fn to_wire(&self) -> Vec<(String, Bytes)> {
         self.set.iter().map(|(name, field)| (name.clone(), field.stored.clone())).collect()
     }
 }
 
 /// Reads stored fields of the session with this digest.
-pub(super) fn open(cipher: Option<&Cipher>, digest: &str, stored: Vec<(String, Bytes)>) -> Fields {
+pub(super) fn decrypt(cipher: Option<&FieldCipher>, digest: &str, stored: Vec<(String, Bytes)>) -> FieldMap {
     let field = |(name, stored): (String, Bytes)| {
         let text = match cipher {
-            Some(cipher) => match cipher.open(digest, &name, &stored) {
-                Opened::Clear(text) => Some(text),
-                Opened::Locked => {
+            Some(cipher) => match cipher.decrypt(digest, &name, &stored) {
+                DecryptedField::Readable(text) => Some(text),
+                DecryptedField::UnknownKey => {
                     tracing::warn!(field = %name, "a session's field is encrypted with a key that is not configured");
                     None
                 }
             },
-            None => Some(stored.clone()).filter(|stored| !cipher::is_sealed(stored)),
+            None => Some(stored.clone()).filter(|stored| !cipher::is_encrypted(stored)),
         };
-        (name, Field { stored, text })
+        (name, SessionField { stored, text })
     };
     stored.into_iter().map(field).collect()
 }
 
 /// A field of the session with this digest, ready to be stored.
-pub(super) fn seal(
-    cipher: Option<&Cipher>,
+pub(super) fn encrypt(
+    cipher: Option<&FieldCipher>,
     digest: &str,
     name: &str,
     text: Bytes,
-) -> Result<Field, NoRandomness> {
+) -> Result<SessionField, RandomSourceError> {
     let stored = match cipher {
-        Some(cipher) => cipher.seal(digest, name, &text)?,
+        Some(cipher) => cipher.encrypt(digest, name, &text)?,
         None => text.clone(),
     };
-    Ok(Field { stored, text: Some(text) })
+    Ok(SessionField { stored, text: Some(text) })
 }
 
 /// The fields that must be encrypted anew for another digest: as they are, and as they shall be.
-pub(super) fn reseal(
-    cipher: Option<&Cipher>,
+pub(super) fn reencrypt(
+    cipher: Option<&FieldCipher>,
     digest: &str,
-    fields: &Fields,
-) -> Result<Resealed, NoRandomness> {
+    fields: &FieldMap,
+) -> Result<ReencryptedFields, RandomSourceError> {
     let (mut expect, mut set) = (Vec::new(), Vec::new());
-    for (name, field) in fields.iter().filter(|(_, field)| cipher::is_sealed(&field.stored)) {
+    for (name, field) in fields.iter().filter(|(_, field)| cipher::is_encrypted(&field.stored)) {
         expect.push((name.clone(), field.stored.clone()));
         // What we cannot read belongs to the old id for ever: it goes along and stays unreadable.
         if let Some(text) = &field.text {
-            set.push((name.clone(), seal(cipher, digest, name, text.clone())?));
+            set.push((name.clone(), encrypt(cipher, digest, name, text.clone())?));
         }
     }
     Ok((expect, set))
 }
 
 /// What the application can read; a field that is no JSON counts as absent, or it would be an error for ever.
-pub(super) fn values(fields: &Fields) -> HashMap<String, Value> {
-    let value = |(name, field): (&String, &Field)| match serde_json::from_slice(field.text.as_ref()?) {
+pub(super) fn values(fields: &FieldMap) -> HashMap<String, Value> {
+    let value = |(name, field): (&String, &SessionField)| match serde_json::from_slice(field.text.as_ref()?) {
         Ok(value) => Some((name.clone(), value)),
         Err(error) => {
             tracing::warn!(field = %name, %error, "a session's field is not JSON and is ignored: {error}");
@@ -117,7 +117,7 @@ pub(super) fn values(fields: &Fields) -> HashMap<String, Value> {
 }
 
 /// Names of the fields that are neither JSON nor encrypted: they go with the next change.
-pub(super) fn broken(fields: &Fields) -> Vec<String> {
+pub(super) fn unreadable_names(fields: &FieldMap) -> Vec<String> {
     let is_broken = |text: &Bytes| serde_json::from_slice::<serde::de::IgnoredAny>(text).is_err();
     fields
         .iter()
@@ -127,15 +127,15 @@ pub(super) fn broken(fields: &Fields) -> Vec<String> {
 }
 
 /// Bytes of names and values.
-pub(super) fn size(fields: &Fields) -> usize {
+pub(super) fn size(fields: &FieldMap) -> usize {
     fields.iter().map(|(name, field)| name.len() + field.stored.len()).sum()
 }
 
 /// What changed between the values that were given out and those that came back: JSON texts, and names that are gone.
-pub(super) fn changes(
+pub(super) fn diff(
     given: &HashMap<String, Value>,
     back: &HashMap<String, Value>,
-) -> Result<Changes, serde_json::Error> {
+) -> Result<ChangeSet, serde_json::Error> {
     let changed = back.iter().filter(|(name, value)| given.get(*name) != Some(value));
     let changed = changed.map(|(name, value)| Ok((name.clone(), Bytes::from(serde_json::to_vec(value)?))));
     let removed = given.keys().filter(|name| !back.contains_key(*name)).cloned().collect();
@@ -156,7 +156,7 @@ mod tests {
     fn only_what_changed_travels() {
         let before = map(&[("same", json!(1)), ("changed", json!(1)), ("removed", json!(1))]);
         let after = map(&[("same", json!(1)), ("changed", json!(2)), ("new", json!([3]))]);
-        let (mut set, remove) = changes(&before, &after).unwrap();
+        let (mut set, remove) = diff(&before, &after).unwrap();
         set.sort();
         assert_eq!(set, [("changed".to_owned(), "2".into()), ("new".to_owned(), Bytes::from("[3]"))]);
         assert_eq!(remove, ["removed"]);
@@ -164,22 +164,22 @@ mod tests {
 
     #[test]
     fn sealed_fields_are_sealed_anew_and_unreadable_ones_stay() {
-        let cipher = Cipher::new([&b"a secret of at least thirty-two bytes"[..]]);
-        let other = Cipher::new([&b"another secret of thirty-two bytes or more"[..]]).unwrap();
+        let cipher = FieldCipher::new([&b"a secret of at least thirty-two bytes"[..]]);
+        let other = FieldCipher::new([&b"another secret of thirty-two bytes or more"[..]]).unwrap();
         let stored = vec![
-            ("mine".to_owned(), cipher.as_ref().unwrap().seal("old", "mine", b"1").unwrap()),
-            ("theirs".to_owned(), other.seal("old", "theirs", b"2").unwrap()),
+            ("mine".to_owned(), cipher.as_ref().unwrap().encrypt("old", "mine", b"1").unwrap()),
+            ("theirs".to_owned(), other.encrypt("old", "theirs", b"2").unwrap()),
             ("plain".to_owned(), Bytes::from("3")),
             ("broken".to_owned(), Bytes::from("{")),
         ];
-        let fields = open(cipher.as_ref(), "old", stored);
+        let fields = decrypt(cipher.as_ref(), "old", stored);
         let mut readable: Vec<String> = values(&fields).into_keys().collect();
         readable.sort();
         assert_eq!(readable, ["mine", "plain"]);
-        assert_eq!(broken(&fields), ["broken"]);
-        let (expect, set) = reseal(cipher.as_ref(), "new", &fields).unwrap();
+        assert_eq!(unreadable_names(&fields), ["broken"]);
+        let (expect, set) = reencrypt(cipher.as_ref(), "new", &fields).unwrap();
         assert_eq!((expect.len(), set.len()), (2, 1));
         let moved = set.into_iter().map(|(name, field)| (name, field.stored)).collect();
-        assert_eq!(open(cipher.as_ref(), "new", moved)["mine"].text, Some("1".into()));
+        assert_eq!(decrypt(cipher.as_ref(), "new", moved)["mine"].text, Some("1".into()));
     }
 }

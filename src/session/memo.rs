@@ -10,9 +10,9 @@
 //! time: how long a look takes tells a stranger nothing of others' cookies.
 
 use crate::session::cookie;
-use crate::session::cookie::Visitor;
+use crate::session::cookie::VerifiedCookie;
 use crate::session::cookie::constant_time_eq;
-use crate::session::digest::Digest;
+use crate::session::digest::SessionDigest;
 
 /// Groups of places; which one a value may lie in follows from its signature.
 const SETS: usize = 4096;
@@ -22,56 +22,58 @@ const WAYS: usize = 4;
 /// Longest value that is kept; none of ours is longer.
 const VALUE_MAX: usize = cookie::USER_VALUE_LEN;
 /// Characters of the signature by which a value is found. The last one stands for two bits only and is left out.
-const MARK_LEN: usize = 8;
+const FINGERPRINT_LEN: usize = 8;
 
 /// A genuine cookie's visitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Known {
+pub struct RecognizedCookie {
     /// What the value says.
-    pub visitor: Visitor,
+    pub cookie: VerifiedCookie,
     /// The hash of its id.
-    pub digest: Digest,
+    pub digest: SessionDigest,
 }
 
-impl Known {
-    pub(super) fn new(visitor: Visitor) -> Self {
-        Self { visitor, digest: Digest::of(visitor.id) }
+impl RecognizedCookie {
+    pub(super) fn new(visitor: VerifiedCookie) -> Self {
+        Self { cookie: visitor, digest: SessionDigest::from_id(visitor.id) }
     }
 }
 
 /// Verified values, of all names that the keyring is asked about. It has no `Debug`: they are as good as passwords.
 #[derive(Default)]
-pub(super) struct Memo {
+pub(super) struct VerifiedCookieCache {
     /// A value is genuine under one name only.
     names: Vec<Box<str>>,
     /// Made with the first value.
-    places: Vec<Option<Box<Entry>>>,
+    entries: Vec<Option<Box<CachedCookie>>>,
 }
 
 #[derive(Clone)]
-struct Entry {
-    mark: u64,
+struct CachedCookie {
+    fingerprint: u64,
     name: usize,
     length: usize,
     value: [u8; VALUE_MAX],
-    known: Known,
+    cookie: RecognizedCookie,
 }
 
-impl Entry {
-    fn is(&self, name: usize, mark: u64, value: &[u8]) -> bool {
-        self.mark == mark && self.name == name && constant_time_eq(&self.value[..self.length], value)
+impl CachedCookie {
+    fn matches(&self, name: usize, mark: u64, value: &[u8]) -> bool {
+        self.fingerprint == mark && self.name == name && constant_time_eq(&self.value[..self.length], value)
     }
 }
 
-impl Memo {
+impl VerifiedCookieCache {
     /// The visitor of a value that was verified under this name.
-    pub(super) fn find(&mut self, name: &str, value: &[u8]) -> Option<Known> {
+    pub(super) fn get(&mut self, name: &str, value: &[u8]) -> Option<RecognizedCookie> {
         let name = self.names.iter().position(|known| **known == *name)?;
-        let mark = mark(value)?;
-        let set = self.places.get_mut(places(mark))?;
-        let is = |place: &Option<Box<Entry>>| place.as_ref().is_some_and(|it| it.is(name, mark, value));
+        let mark = fingerprint(value)?;
+        let set = self.entries.get_mut(set_range(mark))?;
+        let is = |place: &Option<Box<CachedCookie>>| {
+            place.as_ref().is_some_and(|it| it.matches(name, mark, value))
+        };
         let at = set.iter().position(is)?;
-        let known = set[at].as_ref().map(|entry| entry.known);
+        let known = set[at].as_ref().map(|entry| entry.cookie);
         set.swap(at, at.saturating_sub(1));
         known
     }
@@ -79,32 +81,38 @@ impl Memo {
     /// Keeps a value that was verified under this name, in place of the last of its group.
     ///
     /// A ticket is not kept: when it comes back its visitor gets a session's cookie instead.
-    pub(super) fn keep(&mut self, name: &str, value: &[u8], known: Known) {
-        let (Some(mark), true) = (mark(value), known.visitor.ticket.is_none()) else { return };
+    pub(super) fn insert(&mut self, name: &str, value: &[u8], known: RecognizedCookie) {
+        let (Some(mark), true) = (fingerprint(value), known.cookie.provisional.is_none()) else { return };
         let mut text = [0; VALUE_MAX];
         let Some(place) = text.get_mut(..value.len()) else { return };
         place.copy_from_slice(value);
-        if self.places.is_empty() {
-            self.places = vec![None; SETS * WAYS];
+        if self.entries.is_empty() {
+            self.entries = vec![None; SETS * WAYS];
         }
         let name = self.names.iter().position(|known| **known == *name).unwrap_or_else(|| {
             self.names.push(name.into());
             self.names.len() - 1
         });
-        let Some(set) = self.places.get_mut(places(mark)) else { return };
+        let Some(set) = self.entries.get_mut(set_range(mark)) else { return };
         let at = set.iter().position(Option::is_none).unwrap_or(WAYS - 1);
-        set[at] = Some(Box::new(Entry { mark, name, length: value.len(), value: text, known }));
+        set[at] = Some(Box::new(CachedCookie {
+            fingerprint: mark,
+            name,
+            length: value.len(),
+            value: text,
+            cookie: known,
+        }));
     }
 }
 
 /// What a value is found by.
-fn mark(value: &[u8]) -> Option<u64> {
+fn fingerprint(value: &[u8]) -> Option<u64> {
     let (_, but_last) = value.split_last()?;
-    but_last.last_chunk::<MARK_LEN>().map(|mark| u64::from_le_bytes(*mark))
+    but_last.last_chunk::<FINGERPRINT_LEN>().map(|mark| u64::from_le_bytes(*mark))
 }
 
 /// Where a value with this mark may lie. Characters have six bits each, which a multiplication spreads.
-fn places(mark: u64) -> std::ops::Range<usize> {
+fn set_range(mark: u64) -> std::ops::Range<usize> {
     let spread = mark.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - SETS.trailing_zeros());
     let first = usize::try_from(spread).unwrap_or(0) * WAYS;
     first..first + WAYS
@@ -113,65 +121,70 @@ fn places(mark: u64) -> std::ops::Range<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::cookie::Keyring;
-    use crate::session::cookie::Ticket;
+    use crate::session::cookie::CookieKeyring;
+    use crate::session::cookie::ProvisionalCookie;
     use crate::session::cookie::new_id;
     use crate::session::user::UserTag;
 
-    fn ring() -> Keyring {
-        Keyring::new([&b"a secret of thirty-two bytes, new"[..]]).unwrap()
+    fn ring() -> CookieKeyring {
+        CookieKeyring::new([&b"a secret of thirty-two bytes, new"[..]]).unwrap()
     }
 
-    fn kept(memo: &mut Memo, ring: &Keyring, value: &str) -> Known {
-        let known = Known::new(ring.verify("sid", value).unwrap());
-        memo.keep("sid", value.as_bytes(), known);
+    fn insert_verified(
+        memo: &mut VerifiedCookieCache,
+        ring: &CookieKeyring,
+        value: &str,
+    ) -> RecognizedCookie {
+        let known = RecognizedCookie::new(ring.verify("sid", value).unwrap());
+        memo.insert("sid", value.as_bytes(), known);
         known
     }
 
     #[test]
     fn only_the_very_bytes_that_were_verified_are_found_and_only_under_their_name() {
-        let (mut memo, ring) = (Memo::default(), ring());
-        let value = ring.sign("sid", new_id().unwrap(), Some(UserTag::of(b"key", "ann")));
-        assert_eq!(memo.find("sid", value.as_bytes()), None);
-        let known = kept(&mut memo, &ring, &value);
-        assert_eq!(memo.find("sid", value.as_bytes()), Some(known));
-        assert_eq!(memo.find("__Host-sid", value.as_bytes()), None);
+        let (mut memo, ring) = (VerifiedCookieCache::default(), ring());
+        let value = ring.sign("sid", new_id().unwrap(), Some(UserTag::from_name(b"key", "ann")));
+        assert_eq!(memo.get("sid", value.as_bytes()), None);
+        let known = insert_verified(&mut memo, &ring, &value);
+        assert_eq!(memo.get("sid", value.as_bytes()), Some(known));
+        assert_eq!(memo.get("__Host-sid", value.as_bytes()), None);
         for at in 0..value.len() {
             let mut forged = value.clone().into_bytes();
             forged[at] ^= 1;
-            assert_eq!(memo.find("sid", &forged), None, "{at}");
+            assert_eq!(memo.get("sid", &forged), None, "{at}");
         }
-        assert_eq!(memo.find("sid", &value.as_bytes()[1..]), None);
-        assert_eq!((memo.find("sid", b""), memo.find("sid", b"a")), (None, None));
-        assert_eq!(memo.find("sid", value.as_bytes()), Some(known));
+        assert_eq!(memo.get("sid", &value.as_bytes()[1..]), None);
+        assert_eq!((memo.get("sid", b""), memo.get("sid", b"a")), (None, None));
+        assert_eq!(memo.get("sid", value.as_bytes()), Some(known));
     }
 
     #[test]
     fn two_cookies_of_one_id_are_two_entries() {
-        let (mut memo, ring, id) = (Memo::default(), ring(), new_id().unwrap());
+        let (mut memo, ring, id) = (VerifiedCookieCache::default(), ring(), new_id().unwrap());
         let (plain, user) =
-            (ring.sign("sid", id, None), ring.sign("sid", id, Some(UserTag::of(b"k", "ann"))));
-        let (one, other) = (kept(&mut memo, &ring, &plain), kept(&mut memo, &ring, &user));
-        assert!(one.digest == other.digest && one.visitor != other.visitor);
-        assert_eq!(memo.find("sid", plain.as_bytes()), Some(one));
-        assert_eq!(memo.find("sid", user.as_bytes()), Some(other));
+            (ring.sign("sid", id, None), ring.sign("sid", id, Some(UserTag::from_name(b"k", "ann"))));
+        let (one, other) =
+            (insert_verified(&mut memo, &ring, &plain), insert_verified(&mut memo, &ring, &user));
+        assert!(one.digest == other.digest && one.cookie != other.cookie);
+        assert_eq!(memo.get("sid", plain.as_bytes()), Some(one));
+        assert_eq!(memo.get("sid", user.as_bytes()), Some(other));
     }
 
     #[test]
-    fn neither_a_ticket_nor_what_is_too_long_is_kept() {
-        let (mut memo, ring, id) = (Memo::default(), ring(), new_id().unwrap());
-        let ticket = ring.sign_ticket("sid", id, Ticket { issued_ms: 7, viewed: true });
-        kept(&mut memo, &ring, &ticket);
-        let known = Known::new(ring.verify("sid", &ring.sign("sid", id, None)).unwrap());
-        memo.keep("sid", &[b'x'; VALUE_MAX + 1], known);
-        assert!(memo.places.is_empty(), "and nothing is allocated");
+    fn neither_a_provisional_cookie_nor_what_is_too_long_is_cached() {
+        let (mut memo, ring, id) = (VerifiedCookieCache::default(), ring(), new_id().unwrap());
+        let provisional = ring.sign_provisional("sid", id, ProvisionalCookie { issued_ms: 7, viewed: true });
+        insert_verified(&mut memo, &ring, &provisional);
+        let known = RecognizedCookie::new(ring.verify("sid", &ring.sign("sid", id, None)).unwrap());
+        memo.insert("sid", &[b'x'; VALUE_MAX + 1], known);
+        assert!(memo.entries.is_empty(), "and nothing is allocated");
     }
 
     #[test]
     fn it_is_bounded_and_what_is_used_stays() {
-        let (mut memo, ring) = (Memo::default(), ring());
+        let (mut memo, ring) = (VerifiedCookieCache::default(), ring());
         let value = ring.sign("sid", new_id().unwrap(), None);
-        let known = kept(&mut memo, &ring, &value);
+        let known = insert_verified(&mut memo, &ring, &value);
         for number in 0..4 * SETS * WAYS {
             let other = format!("{number:0>20}{:x<9}", "");
             // Of the group of the one that is used, too.
@@ -182,9 +195,9 @@ mod tests {
             } else {
                 other[20..28].copy_from_slice(format!("{number:08}").as_bytes());
             }
-            memo.keep("sid", &other, known);
-            assert_eq!(memo.find("sid", value.as_bytes()), Some(known), "{number}");
+            memo.insert("sid", &other, known);
+            assert_eq!(memo.get("sid", value.as_bytes()), Some(known), "{number}");
         }
-        assert_eq!(memo.places.len(), SETS * WAYS);
+        assert_eq!(memo.entries.len(), SETS * WAYS);
     }
 }

@@ -24,57 +24,61 @@ use std::time::Duration;
 
 use tower_sessions::session::Id;
 
-use crate::redis::begin::TICKET_TERM;
+use crate::redis::begin::PROVISIONAL_SESSION_TTL;
 use crate::redis::keys;
-use crate::session::cipher::Cipher;
-use crate::session::digest::Digest;
-pub use error::Error;
+use crate::session::cipher::FieldCipher;
+use crate::session::digest::SessionDigest;
+pub use error::SessionError;
 
 /// Largest session, bytes of names and values.
-pub const BYTES_MAX: usize = 16 * 1024;
+pub const SESSION_BYTES_MAX: usize = 16 * 1024;
 /// Most fields of a session.
-pub const FIELDS_MAX: u64 = 64;
+pub const SESSION_FIELDS_MAX: u64 = 64;
 /// Longest lifetime that a session of its own can have: browsers keep no cookie longer (RFC 6265bis §5.5).
 pub const LIFETIME_MAX: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 /// How long an id that was replaced stays marked: longer than any request that was sent with it is under way.
-pub(crate) const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const ROTATION_GRACE: Duration = Duration::from_secs(10);
 /// Most sessions of one user: beyond that the one that ends first ends now.
-const SESSIONS_MAX: u64 = 1000;
+const SESSIONS_PER_USER_MAX: u64 = 1000;
 /// Characters of a session's public handle.
 const HANDLE_LEN: usize = 10;
 
 /// What all requests of a worker share about sessions.
 #[derive(Debug)]
-pub struct Setup {
+pub struct SessionSettings {
     /// First part of every key.
     pub prefix: Arc<str>,
     /// How long sessions live.
-    pub lifetimes: Lifetimes,
+    pub lifetimes: SessionLifetimes,
     /// Encrypts fields at rest; none: they are stored as they are.
-    pub cipher: Option<Cipher>,
+    pub cipher: Option<FieldCipher>,
     /// Fields of which no change is ever lost: who comes second is told so.
     pub strict: Vec<String>,
     /// Most sessions a user may have; 0: as many as an index has room for.
     pub max_per_user: u64,
 }
 
-impl Setup {
+impl SessionSettings {
     /// Most sessions of one user.
     fn sessions_max(&self) -> u64 {
-        if self.max_per_user == 0 { SESSIONS_MAX } else { self.max_per_user.min(SESSIONS_MAX) }
+        if self.max_per_user == 0 {
+            SESSIONS_PER_USER_MAX
+        } else {
+            self.max_per_user.min(SESSIONS_PER_USER_MAX)
+        }
     }
 }
 
 /// How long sessions live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lifetimes {
+pub struct SessionLifetimes {
     /// Without use.
     pub idle: Duration,
     /// In all.
     pub absolute: Duration,
 }
 
-impl Lifetimes {
+impl SessionLifetimes {
     /// Lifetime without use, ms, ≥ 1.
     pub fn idle_ms(&self) -> u64 {
         millis(self.idle)
@@ -87,8 +91,8 @@ impl Lifetimes {
 
     /// For how long a ticket makes a session, ms: no longer than that session would have lived without use, or the
     /// ticket could make it anew.
-    pub fn ticket_ms(&self) -> u64 {
-        millis(TICKET_TERM.min(self.idle).min(self.absolute))
+    pub fn provisional_ms(&self) -> u64 {
+        millis(PROVISIONAL_SESSION_TTL.min(self.idle).min(self.absolute))
     }
 }
 
@@ -97,16 +101,16 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// Hashed id of a session: all that Redis, its dumps and its logs ever see of it.
-pub fn digest(id: Id) -> Digest {
-    Digest::of(id)
+pub fn digest(id: Id) -> SessionDigest {
+    SessionDigest::from_id(id)
 }
 
 /// Key of a session's hash.
-pub fn key(prefix: &str, id: Id) -> String {
+pub fn session_key(prefix: &str, id: Id) -> String {
     keys::session(prefix, &digest(id))
 }
 
 /// Name under which a user may know one of his sessions; of no use to anybody who wants to get into it.
-pub fn handle(digest: &str) -> &str {
+pub fn public_handle(digest: &str) -> &str {
     digest.get(..HANDLE_LEN).unwrap_or(digest)
 }

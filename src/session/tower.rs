@@ -13,34 +13,34 @@ use tower_sessions::session_store;
 use tower_sessions::session_store::SessionStore;
 
 use crate::redis;
-use crate::session::Error;
-use crate::session::Lifetimes;
-use crate::session::account::Cause;
+use crate::session::SessionError;
+use crate::session::SessionLifetimes;
+use crate::session::account::RotationCause;
 use crate::session::fields;
-use crate::session::fields::Changes;
-use crate::session::fields::Delta;
-use crate::session::store::Known;
-use crate::session::store::Outcome;
-use crate::session::store::RequestStore;
-use crate::session::store::Source;
+use crate::session::fields::ChangeSet;
+use crate::session::fields::FieldChanges;
+use crate::session::store::CommitStatus;
+use crate::session::store::LoadedSession;
+use crate::session::store::SessionSource;
+use crate::session::store::TrackedSessionStore;
 
-impl<S: Source> RequestStore<S> {
+impl<S: SessionSource> TrackedSessionStore<S> {
     /// Notes what became of a change, and says so in the words of `Session`. `must`: the client must not go on
     /// believing that it was done.
-    fn fail(&self, error: &Error, must: bool) -> session_store::Error {
+    fn record_failure(&self, error: &SessionError, is_strict: bool) -> session_store::Error {
         let outcome = match error {
-            Error::Gone | Error::Rotated => Outcome::Gone,
-            Error::TooLarge => Outcome::TooLarge,
-            Error::Conflict | Error::NoSum => Outcome::Conflict,
-            Error::Redis(error) if must => Outcome::Failed(error.clone()),
-            Error::Redis(error) => Outcome::Unstored(error.clone()),
-            Error::TooMany { retry_after } => Outcome::Limited(*retry_after),
-            Error::Denied => Outcome::Untouched,
-            Error::Form | Error::NoRandomness => {
-                Outcome::Unstored(redis::Error::Unavailable { reason: error.to_string() })
+            SessionError::Gone | SessionError::Rotated => CommitStatus::Gone,
+            SessionError::TooLarge => CommitStatus::TooLarge,
+            SessionError::Conflict | SessionError::NotANumber => CommitStatus::Conflict,
+            SessionError::Redis(error) if is_strict => CommitStatus::Failed(error.clone()),
+            SessionError::Redis(error) => CommitStatus::NotStored(error.clone()),
+            SessionError::TooManySessions { retry_after } => CommitStatus::Limited(*retry_after),
+            SessionError::Denied => CommitStatus::Unchanged,
+            SessionError::InvalidField | SessionError::RandomSource => {
+                CommitStatus::NotStored(redis::RedisError::Unavailable { reason: error.to_string() })
             }
         };
-        self.state().outcome = outcome;
+        self.lock_history().commit_status = outcome;
         session_store::Error::Backend(error.to_string())
     }
 
@@ -48,44 +48,44 @@ impl<S: Source> RequestStore<S> {
     ///
     /// # Errors
     /// What kept it from being read; none where there is none.
-    pub async fn read(&self, id: Id) -> session_store::Result<()> {
-        match self.known(id).await {
-            Ok(_) | Err(Error::Gone | Error::Rotated) => Ok(()),
+    pub async fn ensure_loaded(&self, id: Id) -> session_store::Result<()> {
+        match self.loaded(id).await {
+            Ok(_) | Err(SessionError::Gone | SessionError::Rotated) => Ok(()),
             Err(error) => Err(session_store::Error::Backend(error.to_string())),
         }
     }
 
     /// A change that this request may not make: its session has another id, which it does not know.
-    pub fn refuse(&self) -> session_store::Error {
-        self.fail(&Error::Rotated, true)
+    pub fn reject_rotated_id(&self) -> session_store::Error {
+        self.record_failure(&SessionError::Rotated, true)
     }
 
     /// Ends the session that `Session` let go, if it was not replaced.
     ///
     /// # Errors
     /// What Redis said; the outcome has it too.
-    pub async fn end_left(&self) -> session_store::Result<()> {
-        let left = self.state().left.take();
-        let Some(left) = left else { return Ok(()) };
-        let user = if self.known(left).await.is_ok() { self.user() } else { None };
-        self.end(left, user).await.map_err(|error| self.fail(&error, true))?;
-        self.state().outcome = Outcome::Ended;
+    pub async fn destroy_released(&self) -> session_store::Result<()> {
+        let left = self.lock_history().released_id.take();
+        let Some(released) = left else { return Ok(()) };
+        let user = if self.loaded(released).await.is_ok() { self.user() } else { None };
+        self.destroy(released, user).await.map_err(|error| self.record_failure(&error, true))?;
+        self.lock_history().commit_status = CommitStatus::Destroyed;
         Ok(())
     }
 
     /// Everything that `Session` holds, in a session of its own.
-    async fn make_of(&self, record: &mut Record) -> session_store::Result<()> {
-        let (set, _) = fields::changes(&HashMap::new(), &record.data).map_err(|error| encode(&error))?;
-        let id = self.make(set).await.map_err(|error| self.fail(&error, false))?;
-        self.stored(record, id);
+    async fn create_from_record(&self, record: &mut Record) -> session_store::Result<()> {
+        let (set, _) = fields::diff(&HashMap::new(), &record.data).map_err(|error| encode(&error))?;
+        let id = self.create_with_fields(set).await.map_err(|error| self.record_failure(&error, false))?;
+        self.record_stored(record, id);
         Ok(())
     }
 
-    fn stored(&self, record: &mut Record, id: Id) {
+    fn record_stored(&self, record: &mut Record, id: Id) {
         record.id = id;
-        let mut state = self.state();
-        state.outcome = Outcome::Stored(id);
-        state.given = Some(record.data.clone());
+        let mut state = self.lock_history();
+        state.commit_status = CommitStatus::Stored(id);
+        state.original = Some(record.data.clone());
     }
 
     /// Puts what a `Session` without an id holds into a session that this request made already.
@@ -94,81 +94,82 @@ impl<S: Source> RequestStore<S> {
     /// As `save`.
     pub async fn adopt(&self, record: &mut Record, id: Id) -> session_store::Result<()> {
         record.id = id;
-        self.state().given = Some(HashMap::new());
+        self.lock_history().original = Some(HashMap::new());
         self.save(record).await
     }
 
     /// What `Session` changed since it was given the session. One that was cleared before it was ever read has
     /// seen everything that is there.
-    fn changes(&self, known: &Known, record: &Record) -> session_store::Result<Changes> {
-        let state = self.state();
-        match &state.given {
-            Some(given) => fields::changes(given, &record.data),
-            None => fields::changes(&fields::values(&known.fields), &record.data),
+    fn changes_since_load(&self, known: &LoadedSession, record: &Record) -> session_store::Result<ChangeSet> {
+        let state = self.lock_history();
+        match &state.original {
+            Some(given) => fields::diff(given, &record.data),
+            None => fields::diff(&fields::values(&known.fields), &record.data),
         }
         .map_err(|error| encode(&error))
     }
 }
 
 #[async_trait]
-impl<S: Source> SessionStore for RequestStore<S> {
+impl<S: SessionSource> SessionStore for TrackedSessionStore<S> {
     async fn create(&self, record: &mut Record) -> session_store::Result<()> {
-        let left = self.state().left;
-        let Some(old) = left else { return self.make_of(record).await };
-        if self.present(record.id) == Some(old) {
+        let left = self.lock_history().released_id;
+        let Some(old) = left else { return self.create_from_record(record).await };
+        if self.current_id(record.id) == Some(old) {
             // `flush`, which keeps the record: its session ends, and what was inserted since begins another.
-            self.end_left().await?;
+            self.destroy_released().await?;
             return match record.data.is_empty() {
                 true => Err(session_store::Error::Backend("the session has ended".to_owned())),
-                false => self.make_of(record).await,
+                false => self.create_from_record(record).await,
             };
         }
-        self.state().left = None;
-        let must = |error: Error| self.fail(&error, true);
-        let known = self.known(old).await.map_err(must)?;
-        let changes = self.changes(&known, record)?;
-        let (id, _) = self.relocate(Some(known), &Cause::Cycle(&changes)).await.map_err(must)?;
-        self.stored(record, id);
+        self.lock_history().released_id = None;
+        let must = |error: SessionError| self.record_failure(&error, true);
+        let known = self.loaded(old).await.map_err(must)?;
+        let changes = self.changes_since_load(&known, record)?;
+        let (id, _) = self.rotate(Some(known), &RotationCause::CycleId(&changes)).await.map_err(must)?;
+        self.record_stored(record, id);
         Ok(())
     }
 
     async fn save(&self, record: &Record) -> session_store::Result<()> {
         // What this request does to a session after it ended it itself is nothing.
-        let Some(id) = self.present(record.id) else { return Ok(()) };
-        let known = self.known(id).await.map_err(|error| self.fail(&error, false))?;
-        let (set, mut remove) = self.changes(&known, record)?;
+        let Some(id) = self.current_id(record.id) else { return Ok(()) };
+        let known = self.loaded(id).await.map_err(|error| self.record_failure(&error, false))?;
+        let (set, mut remove) = self.changes_since_load(&known, record)?;
         if set.is_empty() && remove.is_empty() {
-            self.state().outcome = Outcome::Stored(id);
+            self.lock_history().commit_status = CommitStatus::Stored(id);
             return Ok(());
         }
         let new = |name: &String| set.iter().any(|(set, _)| set == name);
-        remove.extend(fields::broken(&known.fields).into_iter().filter(|name| !new(name)));
-        let set = self.seal(&known.digest, set).map_err(|error| self.fail(&error, false))?;
-        let delta = Delta { set, remove };
-        let strict = &self.setup.strict;
+        remove.extend(fields::unreadable_names(&known.fields).into_iter().filter(|name| !new(name)));
+        let set =
+            self.encrypt_fields(&known.digest, set).map_err(|error| self.record_failure(&error, false))?;
+        let delta = FieldChanges { set, remove };
+        let strict = &self.settings.strict;
         let must = delta.names().any(|name| strict.contains(name));
-        self.store(known, &delta, strict).await.map_err(|error| self.fail(&error, must))?;
-        let mut state = self.state();
-        state.outcome = Outcome::Stored(id);
-        state.given = Some(record.data.clone());
+        self.commit_fields(known, &delta, strict).await.map_err(|error| self.record_failure(&error, must))?;
+        let mut state = self.lock_history();
+        state.commit_status = CommitStatus::Stored(id);
+        state.original = Some(record.data.clone());
         Ok(())
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
-        let Some(present) = self.present(*id) else { return Ok(None) };
-        let known = match self.known(present).await {
+        let Some(present) = self.current_id(*id) else { return Ok(None) };
+        let known = match self.loaded(present).await {
             Ok(known) => known,
-            Err(Error::Gone | Error::Rotated) => return Ok(None),
+            Err(SessionError::Gone | SessionError::Rotated) => return Ok(None),
             Err(error) => return Err(session_store::Error::Backend(error.to_string())),
         };
         let data = fields::values(&known.fields);
-        self.state().given = Some(data.clone());
-        Ok(Some(Record { id: *id, data, expiry_date: expiry(&known, &self.setup.lifetimes) }))
+        self.lock_history().original = Some(data.clone());
+        Ok(Some(Record { id: *id, data, expiry_date: expiry(&known, &self.settings.lifetimes) }))
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
-        let present = self.present(*id);
-        self.state().left = present;
+        let present = self.current_id(*id);
+        self.lock_history().released_id = present;
         Ok(())
     }
 }
@@ -178,7 +179,7 @@ fn encode(error: &serde_json::Error) -> session_store::Error {
 }
 
 /// When the session ends at the latest. Redis decides; the record only has to carry a date.
-fn expiry(known: &Known, lifetimes: &Lifetimes) -> OffsetDateTime {
+fn expiry(known: &LoadedSession, lifetimes: &SessionLifetimes) -> OffsetDateTime {
     let ends_ms = known.created_ms.saturating_add(lifetimes.absolute_ms());
     let seconds = i64::try_from(ends_ms / 1000).unwrap_or(i64::MAX);
     OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 /// Longest name of a user, bytes.
-pub const NAME_MAX: usize = 256;
+pub const USER_NAME_MAX: usize = 256;
 /// Longest description of a browser that is kept, bytes.
 const AGENT_MAX: usize = 256;
 
@@ -22,7 +22,7 @@ pub struct UserTag([u8; 8]);
 
 impl UserTag {
     /// The tag of this user; `key` is the fleet's own, see [`crate::redis::Redis::generated_secrets`].
-    pub fn of(key: &[u8], name: &str) -> Self {
+    pub fn from_name(key: &[u8], name: &str) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, key);
         let mut context = hmac::Context::with_key(&key);
         context.update(b"user ");
@@ -45,23 +45,23 @@ impl fmt::Display for UserTag {
 /// A text that is no tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("that is no user's tag")]
-pub struct NoTag;
+pub struct InvalidUserTag;
 
 impl FromStr for UserTag {
-    type Err = NoTag;
+    type Err = InvalidUserTag;
 
-    fn from_str(text: &str) -> Result<Self, NoTag> {
+    fn from_str(text: &str) -> Result<Self, InvalidUserTag> {
         let mut tag = [0; 8];
         match URL_SAFE_NO_PAD.decode_slice(text, &mut tag) {
             Ok(8) if text.len() == 11 => Ok(Self(tag)),
-            _ => Err(NoTag),
+            _ => Err(InvalidUserTag),
         }
     }
 }
 
 /// What a session keeps of its login; encrypted at rest if fields are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Details {
+pub struct LoginDetails {
     /// The user's name, as the application gave it.
     pub user: String,
     /// Address the login came from.
@@ -72,7 +72,7 @@ pub struct Details {
     pub agent: String,
 }
 
-impl Details {
+impl LoginDetails {
     /// The details of a login; a longer `agent` is cut.
     pub fn new(user: &str, address: &str, agent: &str) -> Self {
         let mut end = agent.len().min(AGENT_MAX);
@@ -89,19 +89,19 @@ mod tests {
 
     #[test]
     fn a_tag_is_read_back_and_depends_on_key_and_name() {
-        let tag = UserTag::of(b"key", "ann");
+        let tag = UserTag::from_name(b"key", "ann");
         assert_eq!((tag.to_string().len(), tag.to_string().parse()), (11, Ok(tag)));
-        assert_ne!(tag, UserTag::of(b"key", "bob"));
-        assert_ne!(tag, UserTag::of(b"another", "ann"));
+        assert_ne!(tag, UserTag::from_name(b"key", "bob"));
+        assert_ne!(tag, UserTag::from_name(b"another", "ann"));
         for bad in ["", "short", "AAAAAAAAAA=", "AAAAAAAAAAAA", "AAAAAAAAAA.", "AAAAAAAAAAB"] {
-            assert_eq!(bad.parse::<UserTag>(), Err(NoTag), "{bad}");
+            assert_eq!(bad.parse::<UserTag>(), Err(InvalidUserTag), "{bad}");
         }
     }
 
     #[test]
     fn a_long_agent_is_cut_between_letters() {
-        let details = Details::new("ann", "10.0.0.1", &"ä".repeat(200));
+        let details = LoginDetails::new("ann", "10.0.0.1", &"ä".repeat(200));
         assert_eq!(details.agent.len(), AGENT_MAX);
-        assert!(Details::new("ann", "", &format!("x{}", "ä".repeat(200))).agent.len() < AGENT_MAX);
+        assert!(LoginDetails::new("ann", "", &format!("x{}", "ä".repeat(200))).agent.len() < AGENT_MAX);
     }
 }

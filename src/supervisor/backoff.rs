@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 /// Longest wait.
-pub const CAP: Duration = Duration::from_secs(30);
+pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// A worker that served for this long counts as long-lived: its death is a first one again.
 pub const LONG_LIVED: Duration = Duration::from_secs(1);
 
 /// What a slot's latest worker got to before it died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Death {
+pub enum WorkerDeath {
     /// It never became READY.
     BeforeReady,
     /// It served for this long.
@@ -19,32 +19,32 @@ pub enum Death {
 
 /// Early deaths of a slot in a row, and the delay that follows from them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Backoff {
+pub struct RestartBackoff {
     early_deaths: u32,
 }
 
-impl Backoff {
+impl RestartBackoff {
     /// Takes note of a death and says how long to wait before the next worker.
     ///
     /// A long-lived worker is replaced at once, and so is the first that dies soon after READY. From then on the
     /// n-th early death in a row waits 1.5ⁿ s (einhorn's rule), at most [`CAP`], of which up to half is taken
     /// off by `jitter` (0 to 1), so that slots that died together do not come back together.
-    pub fn after(&mut self, death: Death, jitter: f64) -> Duration {
+    pub fn delay_after(&mut self, death: WorkerDeath, jitter: f64) -> Duration {
         match death {
-            Death::AfterServing(uptime) if uptime >= LONG_LIVED => {
+            WorkerDeath::AfterServing(uptime) if uptime >= LONG_LIVED => {
                 self.early_deaths = 0;
                 Duration::ZERO
             }
-            Death::AfterServing(_) if self.early_deaths == 0 => {
+            WorkerDeath::AfterServing(_) if self.early_deaths == 0 => {
                 self.early_deaths = 1;
                 Duration::ZERO
             }
-            Death::AfterServing(_) | Death::BeforeReady => {
+            WorkerDeath::AfterServing(_) | WorkerDeath::BeforeReady => {
                 self.early_deaths = self.early_deaths.saturating_add(1);
                 // 1.5^9 is beyond the cap already; the power is bounded so that it never overflows.
                 let full = Duration::from_secs(1)
                     .mul_f64(1.5_f64.powi(self.early_deaths.min(16) as i32 - 1))
-                    .min(CAP);
+                    .min(BACKOFF_MAX);
                 full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
             }
         }
@@ -62,41 +62,41 @@ mod tests {
 
     #[test]
     fn a_long_lived_worker_is_replaced_at_once_however_often_it_dies() {
-        let mut backoff = Backoff::default();
+        let mut backoff = RestartBackoff::default();
         for _ in 0..100 {
-            assert_eq!(backoff.after(Death::AfterServing(LONG_LIVED), 0.0), Duration::ZERO);
+            assert_eq!(backoff.delay_after(WorkerDeath::AfterServing(LONG_LIVED), 0.0), Duration::ZERO);
         }
     }
 
     #[test]
     fn deaths_before_ready_wait_longer_and_longer_up_to_the_cap() {
-        let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..20).map(|_| backoff.after(Death::BeforeReady, 0.0)).collect();
+        let mut backoff = RestartBackoff::default();
+        let waits: Vec<_> = (0..20).map(|_| backoff.delay_after(WorkerDeath::BeforeReady, 0.0)).collect();
         assert_eq!(waits[0], Duration::from_secs(1));
         assert_eq!(waits[1], Duration::from_millis(1500));
         assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]));
-        assert_eq!(waits[19], CAP);
+        assert_eq!(waits[19], BACKOFF_MAX);
     }
 
     #[test]
     fn jitter_takes_off_at_most_half() {
-        let full = Backoff::default().after(Death::BeforeReady, 0.0);
-        let half = Backoff::default().after(Death::BeforeReady, 1.0);
+        let full = RestartBackoff::default().delay_after(WorkerDeath::BeforeReady, 0.0);
+        let half = RestartBackoff::default().delay_after(WorkerDeath::BeforeReady, 1.0);
         assert_eq!(half * 2, full);
     }
 
     #[test]
     fn serving_long_forgives() {
-        let mut backoff = Backoff::default();
-        backoff.after(Death::BeforeReady, 0.0);
-        backoff.after(Death::AfterServing(Duration::from_secs(5)), 0.0);
+        let mut backoff = RestartBackoff::default();
+        backoff.delay_after(WorkerDeath::BeforeReady, 0.0);
+        backoff.delay_after(WorkerDeath::AfterServing(Duration::from_secs(5)), 0.0);
         assert_eq!(backoff.early_deaths(), 0);
     }
 
     #[test]
     fn dying_right_after_ready_is_forgiven_once() {
-        let mut backoff = Backoff::default();
-        assert_eq!(backoff.after(Death::AfterServing(Duration::ZERO), 0.0), Duration::ZERO);
-        assert!(backoff.after(Death::AfterServing(Duration::ZERO), 0.0) > Duration::ZERO);
+        let mut backoff = RestartBackoff::default();
+        assert_eq!(backoff.delay_after(WorkerDeath::AfterServing(Duration::ZERO), 0.0), Duration::ZERO);
+        assert!(backoff.delay_after(WorkerDeath::AfterServing(Duration::ZERO), 0.0) > Duration::ZERO);
     }
 }

@@ -15,16 +15,16 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::config::Inputs;
-use crate::control::server::Parts;
-use crate::control::status::Finished;
-use crate::listener::shared::BELLS;
+use crate::config::ConfigInputs;
+use crate::control::server::ControlServerState;
+use crate::control::status::FinishedRollout;
+use crate::listener::shared::WAKE_FDS;
 use crate::scoreboard;
-use crate::supervisor::backoff::Backoff;
-use crate::supervisor::orders::Waiter;
+use crate::supervisor::backoff::RestartBackoff;
+use crate::supervisor::orders::PendingCommand;
 use crate::supervisor::rollout::Rollout;
 use crate::supervisor::slot::Slot;
-use crate::supervisor::sockets::Sockets;
+use crate::supervisor::sockets::SlotFds;
 use crate::sys::exec;
 use crate::sys::fork;
 use crate::sys::path;
@@ -39,7 +39,7 @@ const MAGIC: &str = "regatta-handoff";
 /// Why a state cannot be taken over.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum HandoffError {
     /// The descriptor cannot be read.
     #[error("the state cannot be read from descriptor {fd}")]
     Unreadable {
@@ -50,7 +50,7 @@ pub enum Error {
     },
     /// It is something else.
     #[error("that is no state of a fleet")]
-    Foreign,
+    NotAHandoff,
     /// It was written by a program with another version.
     #[error(
         "the state has version {theirs}, this program knows {VERSION}: the two cannot follow each other, \
@@ -62,7 +62,7 @@ pub enum Error {
     },
     /// It ends too early.
     #[error("the state is cut off: {left} of {len} bytes")]
-    Cut {
+    Truncated {
         /// What there is.
         left: usize,
         /// What there was.
@@ -74,7 +74,7 @@ pub enum Error {
     /// The table in shared memory has another layout.
     #[error(
         "the scoreboard has layout {theirs}, this program knows {}: stop the fleet and start the new program",
-        scoreboard::LAYOUT
+        scoreboard::LAYOUT_VERSION
     )]
     Layout {
         /// The writer's layout.
@@ -98,21 +98,23 @@ pub struct Handoff {
     /// The writer's environment: a script that starts the next program may change it.
     pub environment: Vec<(OsString, OsString)>,
     /// What the configuration of the generation that serves was read from.
-    pub inputs: Inputs,
+    pub inputs: ConfigInputs,
     /// Layout of the scoreboard.
     pub layout: u64,
     /// What stays open.
-    pub descriptors: Descriptors,
+    pub descriptors: HandoffFds,
     /// Every slot, with its workers.
     pub slots: Vec<Slot>,
     /// The listeners of each slot; none once it has retired.
-    pub sockets: Vec<Option<Sockets>>,
+    pub sockets: Vec<Option<SlotFds>>,
     /// What the workers have said, by process.
-    pub reports: BTreeMap<i32, Said>,
+    #[serde(rename = "reports")]
+    pub status_pipes: BTreeMap<i32, StatusPipeState>,
     /// The private Redis, if the fleet has one.
-    pub redis: Option<Redis>,
+    pub redis: Option<PrivateRedisState>,
     /// How many slots are to serve.
-    pub wanted: usize,
+    #[serde(rename = "wanted")]
+    pub desired_slots: usize,
     /// The generation every slot is to have.
     pub generation: u64,
     /// The number of the next one.
@@ -120,7 +122,8 @@ pub struct Handoff {
     /// The rollout that is to be taken back, if this goes back.
     pub rollout: Option<Rollout>,
     /// Whether a reload was asked for and has not begun.
-    pub reload_waits: bool,
+    #[serde(rename = "reload_waits")]
+    pub reload_queued: bool,
     /// Whether any worker was ever READY.
     pub ever_ready: bool,
     /// Whether the fleet has said that it serves.
@@ -128,20 +131,22 @@ pub struct Handoff {
     /// Workers that had to be killed.
     pub killed: usize,
     /// The control socket, its clients, and what happened.
-    pub control: Parts,
+    pub control: ControlServerState,
     /// Operators who wait for a verdict.
-    pub waiters: Vec<Waiter>,
+    #[serde(rename = "waiters")]
+    pub pending_commands: Vec<PendingCommand>,
     /// How the last rollout ended.
-    pub last_rollout: Option<Finished>,
+    pub last_rollout: Option<FinishedRollout>,
     /// What workers of older generations run.
     pub builds: BTreeMap<u64, String>,
     /// Workers as the configuration names them.
-    pub configured: usize,
+    #[serde(rename = "configured")]
+    pub configured_workers: usize,
 }
 
 /// Numbers of the descriptors that belong to no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Descriptors {
+pub struct HandoffFds {
     /// The shared table.
     pub scoreboard: RawFd,
     /// The locked file in the run folder.
@@ -151,22 +156,24 @@ pub struct Descriptors {
     pub folder: Option<RawFd>,
     /// The working folder; none from older programs.
     #[serde(default)]
-    pub home: Option<RawFd>,
+    #[serde(rename = "home")]
+    pub working_dir: Option<RawFd>,
     /// Read end of the life-line.
     pub lifeline: RawFd,
     /// Its write end.
-    pub held: RawFd,
+    #[serde(rename = "held")]
+    pub lifeline_write: RawFd,
     /// Both ends of the shared queue; none from older programs.
     #[serde(default)]
     pub shared: Option<[RawFd; 2]>,
     /// Its bells; none from older programs.
     #[serde(default)]
-    pub bells: Option<[RawFd; BELLS]>,
+    pub bells: Option<[RawFd; WAKE_FDS]>,
 }
 
 /// What a worker has said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
+pub struct StatusPipeState {
     /// Read end of its report; none when it has closed its own.
     pub pipe: Option<RawFd>,
     /// What came and was not taken yet.
@@ -175,7 +182,7 @@ pub struct Said {
 
 /// The private Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Redis {
+pub struct PrivateRedisState {
     /// Its program.
     #[serde(with = "path::text")]
     pub program: PathBuf,
@@ -191,7 +198,7 @@ pub struct Redis {
     /// When it is to be started again.
     pub restart_at: Duration,
     /// Early deaths in a row.
-    pub backoff: Backoff,
+    pub backoff: RestartBackoff,
 }
 
 impl Handoff {
@@ -200,17 +207,17 @@ impl Handoff {
     /// # Errors
     /// When a path is no Unicode, or the kernel refuses the memory.
     pub fn write(&self) -> io::Result<OwnedFd> {
-        exec::blob(c"regatta-handoff", &self.encode()?)
+        exec::sealed_memfd(c"regatta-handoff", &self.encode()?)
     }
 
     /// Reads it back from a descriptor with this number.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn read(state: &impl AsFd) -> Result<Self, Error> {
+    pub fn read(state: &impl AsFd) -> Result<Self, HandoffError> {
         use std::os::fd::AsRawFd;
         let fd = state.as_fd().as_raw_fd();
-        let bytes = exec::read_blob(state).map_err(|source| Error::Unreadable { fd, source })?;
+        let bytes = exec::read_memfd(state).map_err(|source| HandoffError::Unreadable { fd, source })?;
         Self::decode(&bytes)
     }
 
@@ -221,44 +228,53 @@ impl Handoff {
         Ok(bytes)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(Error::Foreign)?;
-        let head = std::str::from_utf8(&bytes[..end]).map_err(|_| Error::Foreign)?;
+    fn decode(bytes: &[u8]) -> Result<Self, HandoffError> {
+        let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(HandoffError::NotAHandoff)?;
+        let head = std::str::from_utf8(&bytes[..end]).map_err(|_| HandoffError::NotAHandoff)?;
         let mut words = head.split(' ');
         let (magic, version, len) = (words.next(), words.next(), words.next());
         let version = version.and_then(|word| word.parse().ok());
-        let (Some(MAGIC), Some(version)) = (magic, version) else { return Err(Error::Foreign) };
+        let (Some(MAGIC), Some(version)) = (magic, version) else { return Err(HandoffError::NotAHandoff) };
         if version != VERSION {
-            return Err(Error::Version { theirs: version });
+            return Err(HandoffError::Version { theirs: version });
         }
-        let len = len.and_then(|word| word.parse().ok()).ok_or(Error::Foreign)?;
+        let len = len.and_then(|word| word.parse().ok()).ok_or(HandoffError::NotAHandoff)?;
         let json = &bytes[end + 1..];
         if json.len() != len {
-            return Err(Error::Cut { left: json.len(), len });
+            return Err(HandoffError::Truncated { left: json.len(), len });
         }
-        serde_json::from_slice(json).map_err(Error::Damaged)
+        serde_json::from_slice(json).map_err(HandoffError::Damaged)
     }
 
     /// Finds out that this program can go on from it.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn check(&self) -> Result<(), Error> {
-        if self.layout != scoreboard::LAYOUT {
-            return Err(Error::Layout { theirs: self.layout });
+    pub fn check(&self) -> Result<(), HandoffError> {
+        if self.layout != scoreboard::LAYOUT_VERSION {
+            return Err(HandoffError::Layout { theirs: self.layout });
         }
-        match fork::threads() {
-            Ok(threads) if threads > 1 => Err(Error::Threads { threads }),
+        match fork::thread_count() {
+            Ok(threads) if threads > 1 => Err(HandoffError::Threads { threads }),
             Ok(_) | Err(_) => Ok(()),
         }
     }
 
     /// Every descriptor that is to stay open, but those of the control socket: it looks after its own.
-    pub fn kept(&self) -> Vec<RawFd> {
-        let Descriptors { scoreboard, lock, folder, home, lifeline, held, shared, bells } = self.descriptors;
+    pub fn inherited_fds(&self) -> Vec<RawFd> {
+        let HandoffFds {
+            scoreboard,
+            lock,
+            folder,
+            working_dir: home,
+            lifeline,
+            lifeline_write: held,
+            shared,
+            bells,
+        } = self.descriptors;
         let sockets = self.sockets.iter().flatten();
         let sockets = sockets.flat_map(|slot| slot.public.iter().chain(&slot.admin).map(|socket| socket.fd));
-        let reports = self.reports.values().filter_map(|said| said.pipe);
+        let reports = self.status_pipes.values().filter_map(|state| state.pipe);
         let redis = self.redis.iter().map(|redis| redis.lock);
         let folders = folder
             .into_iter()
@@ -272,7 +288,7 @@ impl Handoff {
 
 /// What a program answers that can take over, as one line of JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proof {
+pub struct PreflightReport {
     /// Version of the state it reads and writes.
     pub handoff: u32,
     /// Which build it is.
@@ -282,66 +298,71 @@ pub struct Proof {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::Owner;
-    use crate::scoreboard::Reason;
-    use crate::scoreboard::cell::Order;
-    use crate::supervisor::rollout::Course;
-    use crate::supervisor::rollout::Kind;
-    use crate::supervisor::slot::Occupant;
-    use crate::supervisor::slot::Stage;
-    use crate::supervisor::sockets::Socket;
+    use crate::listener::SocketOwner;
+    use crate::scoreboard::ExitReason;
+    use crate::scoreboard::cell::DrainOrder;
+    use crate::supervisor::rollout::DeploymentKind;
+    use crate::supervisor::rollout::RolloutDirection;
+    use crate::supervisor::slot::WorkerHandle;
+    use crate::supervisor::slot::WorkerPhase;
+    use crate::supervisor::sockets::ListenerFd;
     use crate::sys::proc::Pid;
 
-    fn socket(fd: RawFd) -> Socket {
-        Socket { fd, owner: Owner::Slot }
+    fn socket(fd: RawFd) -> ListenerFd {
+        ListenerFd { fd, owner: SocketOwner::Slot }
     }
 
     fn state() -> Handoff {
-        let worker = |cell: usize, stage| Occupant {
+        let worker = |cell: usize, stage| WorkerHandle {
             pid: Pid::from_raw(100 + cell as i32),
             generation: 2,
             cell,
-            stage,
+            phase: stage,
             started: Duration::from_micros(1_234_567),
-            retire: Some(Reason::Memory),
+            replace_reason: Some(ExitReason::Memory),
         };
         let at = Duration::from_nanos(987_654_321_012);
-        let drains = Stage::Draining { kill_at: at, reason: Reason::Reload, order: Order::Close, cut: true };
+        let drains = WorkerPhase::Draining {
+            kill_at: at,
+            reason: ExitReason::Reload,
+            order: DrainOrder::Retire,
+            aborted: true,
+        };
         let mut slot = Slot::new(2);
-        slot.workers = vec![worker(0, drains), worker(1, Stage::Ready { since: at })];
+        slot.workers = vec![worker(0, drains), worker(1, WorkerPhase::Ready { since: at })];
         Handoff {
             build: "0.1.0 abc".into(),
             arguments: vec!["/bin/regatta".into(), "serve".into()],
             environment: vec![("PATH".into(), "/bin".into())],
-            inputs: Inputs { folder: "/srv".into(), ..Inputs::default() },
-            layout: scoreboard::LAYOUT,
+            inputs: ConfigInputs { folder: "/srv".into(), ..ConfigInputs::default() },
+            layout: scoreboard::LAYOUT_VERSION,
             descriptors: serde_json::from_str(
                 r#"{"scoreboard":3,"lock":4,"folder":12,"lifeline":5,"held":6,"shared":[13,14],"bells":[15,16,17,18,19,20,21,22]}"#,
             )
             .unwrap(),
             slots: vec![slot],
-            sockets: vec![Some(Sockets { public: vec![socket(7)], admin: vec![socket(8)] }), None],
-            reports: BTreeMap::from([(101, Said { pipe: Some(9), text: "rea".into() })]),
-            redis: Some(Redis {
+            sockets: vec![Some(SlotFds { public: vec![socket(7)], admin: vec![socket(8)] }), None],
+            status_pipes: BTreeMap::from([(101, StatusPipeState { pipe: Some(9), text: "rea".into() })]),
+            redis: Some(PrivateRedisState {
                 program: "/usr/bin/redis-server".into(),
                 folder: "/var/lib".into(),
                 lock: 10,
                 pid: Some(77),
                 started: at,
                 restart_at: Duration::ZERO,
-                backoff: Backoff::default(),
+                backoff: RestartBackoff::default(),
             }),
-            wanted: 1,
+            desired_slots: 1,
             generation: 2,
             next_generation: 3,
             rollout: Some(Rollout {
-                kind: Kind::Upgrade,
+                kind: DeploymentKind::Upgrade,
                 from: 2,
                 to: 3,
-                course: Course::Back { reason: "it died".into() },
+                direction: RolloutDirection::RollingBack { reason: "it died".into() },
                 started: at,
             }),
-            reload_waits: true,
+            reload_queued: true,
             ever_ready: true,
             announced: true,
             killed: 1,
@@ -349,10 +370,10 @@ mod tests {
                 r#"{"listener":11,"path":"/run/x","file":[1,2],"turn":3,"next":4,"clients":[]}"#,
             )
             .unwrap(),
-            waiters: Vec::new(),
+            pending_commands: Vec::new(),
             last_rollout: None,
             builds: BTreeMap::from([(1, "0.0.9 xyz".into())]),
-            configured: 2,
+            configured_workers: 2,
         }
     }
 
@@ -363,18 +384,21 @@ mod tests {
         let read = Handoff::read(&memory).unwrap();
         assert_eq!(format!("{read:?}"), format!("{state:?}"));
         assert_eq!(read, state);
-        assert!(read.check().is_ok() || fork::threads().unwrap() > 1);
-        assert_eq!(read.kept(), [3, 4, 5, 6, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 7, 8, 9, 10]);
+        assert!(read.check().is_ok() || fork::thread_count().unwrap() > 1);
+        assert_eq!(
+            read.inherited_fds(),
+            [3, 4, 5, 6, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 7, 8, 9, 10]
+        );
     }
 
     #[test]
     fn another_version_is_refused_before_anything_else_of_it_is_read() {
         let newer = format!("{MAGIC} {} 0\n", VERSION + 1);
-        let said = Handoff::decode(newer.as_bytes()).unwrap_err().to_string();
-        assert!(said.contains("version 3, this program knows 2"), "{said}");
+        let message = Handoff::decode(newer.as_bytes()).unwrap_err().to_string();
+        assert!(message.contains("version 3, this program knows 2"), "{message}");
         let mut other = state();
         other.layout += 1;
-        assert!(matches!(other.check(), Err(Error::Layout { .. })));
+        assert!(matches!(other.check(), Err(HandoffError::Layout { .. })));
     }
 
     #[test]
@@ -386,8 +410,8 @@ mod tests {
         let mut damaged = whole.clone();
         let last = damaged.len() - 1;
         damaged[last] = b'!';
-        assert!(matches!(Handoff::decode(&damaged), Err(Error::Damaged(_))));
-        assert!(matches!(Handoff::decode(b"{\"version\":1}\n"), Err(Error::Foreign)));
-        assert!(matches!(Handoff::decode(&[0xff; 64]), Err(Error::Foreign)));
+        assert!(matches!(Handoff::decode(&damaged), Err(HandoffError::Damaged(_))));
+        assert!(matches!(Handoff::decode(b"{\"version\":1}\n"), Err(HandoffError::NotAHandoff)));
+        assert!(matches!(Handoff::decode(&[0xff; 64]), Err(HandoffError::NotAHandoff)));
     }
 }

@@ -1,14 +1,14 @@
 //! What happened: each event is kept under a number and told to all who follow.
 
-use crate::control::events::Event;
-use crate::scoreboard::Reason;
+use crate::control::events::FleetEvent;
+use crate::scoreboard::ExitReason;
 use crate::supervisor::Supervisor;
 use crate::sys::proc::Pid;
 use crate::sys::time;
 
 /// Something that happened to a worker.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Incident {
+pub(super) struct WorkerEvent {
     /// What, for programs.
     pub(super) kind: &'static str,
     /// In which slot.
@@ -17,42 +17,53 @@ pub(super) struct Incident {
     pub(super) pid: Pid,
 }
 
-impl Incident {
+impl WorkerEvent {
     /// The event of it; `what` goes on after the worker's name.
-    fn event(self, generation: Option<u64>, reason: Option<Reason>, what: &str) -> Event {
+    fn event(self, generation: Option<u64>, reason: Option<ExitReason>, what: &str) -> FleetEvent {
         let Self { kind, slot, pid } = self;
-        let event = happened(kind, format!("worker {pid} in slot {slot} {what}"));
+        let event = event_now(kind, format!("worker {pid} in slot {slot} {what}"));
         let event = event.slot(slot).pid(pid.as_raw().unsigned_abs());
-        let event = generation.into_iter().fold(event, Event::generation);
+        let event = generation.into_iter().fold(event, FleetEvent::generation);
         reason.into_iter().fold(event, |event, reason| event.reason(reason.name()))
     }
 }
 
 impl Supervisor<'_> {
     /// Writes an event into the log of events and tells it to all who follow.
-    pub(super) fn note(&mut self, event: Event) {
+    pub(super) fn record_event(&mut self, event: FleetEvent) {
         self.control.publish(event);
     }
 
     /// The same of a worker that is in its slot.
-    pub(super) fn note_worker(&mut self, incident: Incident, reason: Option<Reason>, what: &str) {
-        let worker = self.slots[incident.slot].worker(incident.pid);
+    pub(super) fn record_worker_event(
+        &mut self,
+        incident: WorkerEvent,
+        reason: Option<ExitReason>,
+        what: &str,
+    ) {
+        let worker = self.slots[incident.slot].worker_mut(incident.pid);
         let generation = worker.map(|worker| worker.generation);
-        self.note(incident.event(generation, reason, what));
+        self.record_event(incident.event(generation, reason, what));
     }
 
     /// The same of a worker that has ended.
-    pub(super) fn note_end(&mut self, incident: Incident, generation: u64, reason: Reason, what: &str) {
-        self.note(incident.event(Some(generation), Some(reason), what));
+    pub(super) fn record_worker_exit(
+        &mut self,
+        incident: WorkerEvent,
+        generation: u64,
+        reason: ExitReason,
+        what: &str,
+    ) {
+        self.record_event(incident.event(Some(generation), Some(reason), what));
     }
 }
 
 /// An event of now.
-pub(super) fn happened(kind: &'static str, text: impl Into<String>) -> Event {
-    Event::new(kind, unix_ms(), text)
+pub(super) fn event_now(kind: &'static str, text: impl Into<String>) -> FleetEvent {
+    FleetEvent::new(kind, unix_ms(), text)
 }
 
 /// Now, Unix milliseconds.
 pub(super) fn unix_ms() -> u64 {
-    u64::try_from(time::unix().as_millis()).unwrap_or(0)
+    u64::try_from(time::wall_clock().as_millis()).unwrap_or(0)
 }

@@ -3,47 +3,47 @@
 use std::time::Duration;
 
 use crate::supervisor::Supervisor;
-use crate::supervisor::history::happened;
-use crate::supervisor::plan::Target;
+use crate::supervisor::history::event_now;
+use crate::supervisor::plan::DesiredState;
 
 /// Time between two looks. The loop wakes up as often for its figures, so that no look wakes it.
-const LOOK: Duration = Duration::from_millis(900);
+const CHECK_INTERVAL: Duration = Duration::from_millis(900);
 
 /// What is remembered between two looks.
 #[derive(Debug, Default)]
-pub(super) struct Keeper {
+pub(super) struct RunDirCheck {
     due: Duration,
     /// What could not be put back; it is said once.
-    told: Option<String>,
+    reported: Option<String>,
 }
 
 impl Supervisor<'_> {
     /// Looks, if it is time, and puts back what is missing.
-    pub(super) fn keep_places(&mut self, now: Duration) {
-        if now < self.keeper.due || self.target != Target::Serve {
+    pub(super) fn restore_run_dir(&mut self, now: Duration) {
+        if now < self.run_dir_check.due || self.desired_state != DesiredState::Running {
             return;
         }
-        self.keeper.due = now + LOOK;
-        let trouble = match self.run_dir.keep(&mut self.control) {
+        self.run_dir_check.due = now + CHECK_INTERVAL;
+        let trouble = match self.run_dir.restore_files(&mut self.control) {
             Ok(restored) if restored.is_empty() => None,
             Ok(restored) => {
                 let (what, folder) = (restored.join(", "), self.run_dir.path().display());
-                let sentence = format!("{what} of {folder} (run_dir) had been removed and is there again");
-                tracing::warn!("{sentence}");
-                self.note(happened("run_dir_restored", sentence));
+                let message = format!("{what} of {folder} (run_dir) had been removed and is there again");
+                tracing::warn!("{message}");
+                self.record_event(event_now("run_dir_restored", message));
                 None
             }
             Err(trouble) => Some(trouble),
         };
-        if let (Some(trouble), true) = (&trouble, self.keeper.told != trouble) {
+        if let (Some(trouble), true) = (&trouble, self.run_dir_check.reported != trouble) {
             tracing::error!("{trouble}; operators may not find this fleet until that is mended");
-            self.note(happened("run_dir_lost", trouble.clone()));
+            self.record_event(event_now("run_dir_lost", trouble.clone()));
         }
         let lost = trouble.is_some();
-        self.keeper.told = trouble;
-        if !lost && !self.workers_are_written_down() {
-            self.write_down_workers();
+        self.run_dir_check.reported = trouble;
+        if !lost && !self.has_worker_list() {
+            self.save_worker_list();
         }
-        self.keep_private_socket(now);
+        self.restore_private_socket(now);
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::supervisor::Supervisor;
-use crate::supervisor::plan::LEAVE_MARGIN;
+use crate::supervisor::plan::EXIT_GRACE;
 use crate::sys::identity;
 use crate::sys::identity::ProcessHandle;
 use crate::sys::identity::ProcessIdentity;
@@ -18,44 +18,44 @@ use crate::sys::proc::Pid;
 use crate::sys::signal::Signal;
 
 /// File in the run folder that names the workers.
-const FILE: &str = "workers";
+const WORKERS_FILE: &str = "workers";
 
 /// Most bytes of it that are read.
 const READ_MAX: u64 = 1 << 20;
 
 /// Workers of the fleet before this one that still run.
 #[derive(Debug, Default)]
-pub struct Leftovers {
+pub struct OrphanedWorkers {
     workers: Vec<ProcessHandle>,
     /// When those that still run are killed; none before the fleet runs.
     kill_at: Option<Duration>,
 }
 
-impl Leftovers {
+impl OrphanedWorkers {
     /// Finds those that are written down in this folder, and tells them to leave; one that drains already goes on.
     ///
     /// The caller holds the folder's lock, so that none of them has a supervisor.
     pub fn find(folder: &Path) -> Self {
         let mut text = String::new();
-        if let Some(file) = path::seen_file(&folder.join(FILE)) {
+        if let Some(file) = path::open_private_read_only(&folder.join(WORKERS_FILE)) {
             // A list that is not text names no worker.
             let _ = file.take(READ_MAX).read_to_string(&mut text);
         }
         let boot = identity::boot_id().unwrap_or_default();
-        let workers: Vec<_> = parse(&text, &boot).filter_map(hold).collect();
+        let workers: Vec<_> = parse(&text, &boot).filter_map(open_handle).collect();
         for worker in &workers {
             let pid = worker.pid().as_raw();
             tracing::warn!(
                 pid,
                 "a worker of the fleet before this one still runs: it is to finish and leave"
             );
-            tell(worker, Signal::SIGTERM);
+            send_signal(worker, Signal::SIGTERM);
         }
         Self { workers, kill_at: None }
     }
 
     /// Whether there are any.
-    pub fn are_there(&self) -> bool {
+    pub fn has_workers(&self) -> bool {
         !self.workers.is_empty()
     }
 
@@ -66,34 +66,34 @@ impl Leftovers {
         for worker in &listening {
             let pid = worker.pid().as_raw();
             tracing::warn!(pid, "a worker of the fleet before this one keeps the port and is killed");
-            tell(worker, Signal::SIGKILL);
+            send_signal(worker, Signal::SIGKILL);
         }
         !listening.is_empty()
     }
 
     /// Kills those that should have left long ago; when to look again.
-    fn follow(&mut self, drain_timeout: Duration, now: Duration) -> Option<Duration> {
+    fn kill_overdue(&mut self, drain_timeout: Duration, now: Duration) -> Option<Duration> {
         self.workers.retain(ProcessHandle::is_alive);
         if self.workers.is_empty() {
             return None;
         }
-        let at = *self.kill_at.get_or_insert(now + drain_timeout + LEAVE_MARGIN * 2);
+        let at = *self.kill_at.get_or_insert(now + drain_timeout + EXIT_GRACE * 2);
         if at > now {
             return Some(at);
         }
         for worker in self.workers.drain(..) {
             let pid = worker.pid().as_raw();
             tracing::warn!(pid, "a worker of the fleet before this one has not left in time and is killed");
-            tell(&worker, Signal::SIGKILL);
+            send_signal(&worker, Signal::SIGKILL);
         }
         None
     }
 }
 
 /// Gets hold of a process that still runs.
-fn hold(worker: ProcessIdentity) -> Option<ProcessHandle> {
+fn open_handle(worker: ProcessIdentity) -> Option<ProcessHandle> {
     let held = worker.open();
-    if held.is_none() && ProcessIdentity::of(worker.pid) == Some(worker) {
+    if held.is_none() && ProcessIdentity::from_pid(worker.pid) == Some(worker) {
         let pid = worker.pid.as_raw();
         tracing::warn!(
             pid,
@@ -103,7 +103,7 @@ fn hold(worker: ProcessIdentity) -> Option<ProcessHandle> {
     held
 }
 
-fn tell(worker: &ProcessHandle, signal: Signal) {
+fn send_signal(worker: &ProcessHandle, signal: Signal) {
     if let Err(error) = worker.send(signal) {
         tracing::error!(pid = worker.pid().as_raw(), %signal, %error, "cannot signal a worker of the fleet before this one");
     }
@@ -121,7 +121,7 @@ fn parse(text: &str, boot: &str) -> impl Iterator<Item = ProcessIdentity> {
     })
 }
 
-fn print(boot: &str, workers: impl Iterator<Item = ProcessIdentity>) -> String {
+fn render(boot: &str, workers: impl Iterator<Item = ProcessIdentity>) -> String {
     let line = |ProcessIdentity { pid, started, program: (device, inode) }: ProcessIdentity| {
         format!("{pid} {started} {device} {inode}\n")
     };
@@ -131,27 +131,30 @@ fn print(boot: &str, workers: impl Iterator<Item = ProcessIdentity>) -> String {
 /// Writes them down, all at once: a reader finds the old list or the new one.
 fn write(folder: &Path, workers: impl Iterator<Item = Pid>) -> io::Result<()> {
     let boot = identity::boot_id().ok_or_else(|| io::Error::other("the kernel does not name its boot"))?;
-    path::replace_file(&folder.join(FILE), print(&boot, workers.filter_map(ProcessIdentity::of)).as_bytes())
+    path::replace_file(
+        &folder.join(WORKERS_FILE),
+        render(&boot, workers.filter_map(ProcessIdentity::from_pid)).as_bytes(),
+    )
 }
 
 impl Supervisor<'_> {
     /// Writes down which workers there are, those of the fleet before this one included.
-    pub(super) fn write_down_workers(&self) {
+    pub(super) fn save_worker_list(&self) {
         let own = self.slots.iter().flat_map(|slot| slot.workers.iter().map(|worker| worker.pid));
-        let all = own.chain(self.leftovers.workers.iter().map(ProcessHandle::pid));
+        let all = own.chain(self.orphans.workers.iter().map(ProcessHandle::pid));
         if let Err(error) = write(self.control.folder(), all) {
             tracing::warn!(%error, "cannot write down the workers in run_dir: a next fleet would not find them");
         }
     }
 
     /// Whether the list is still there.
-    pub(super) fn workers_are_written_down(&self) -> bool {
-        path::Identity::at(&self.control.folder().join(FILE)).is_ok()
+    pub(super) fn has_worker_list(&self) -> bool {
+        path::FileId::from_entry(&self.control.folder().join(WORKERS_FILE)).is_ok()
     }
 
     /// Ends what is left of the fleet before this one; when to look again.
-    pub(super) fn follow_leftovers(&mut self, now: Duration) -> Option<Duration> {
-        self.leftovers.follow(self.settings.drain_timeout, now)
+    pub(super) fn kill_overdue_orphans(&mut self, now: Duration) -> Option<Duration> {
+        self.orphans.kill_overdue(self.settings.drain_timeout, now)
     }
 }
 
@@ -164,15 +167,15 @@ mod tests {
     fn what_is_written_down_is_found_in_the_same_boot_only() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), [proc::pid(), Pid::from_raw(i32::MAX)].into_iter()).unwrap();
-        let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
-        let (boot, own) = (identity::boot_id().unwrap(), ProcessIdentity::of(proc::pid()).unwrap());
+        let text = std::fs::read_to_string(folder.path().join(WORKERS_FILE)).unwrap();
+        let (boot, own) = (identity::boot_id().unwrap(), ProcessIdentity::from_pid(proc::pid()).unwrap());
         assert_eq!(parse(&text, &boot).collect::<Vec<_>>(), [own]);
         assert_eq!(parse(&text, "another").count(), 0);
         assert_eq!(parse("", "").count(), 0);
     }
 
     #[test]
-    fn what_is_no_line_of_it_kills_nobody() {
+    fn an_invalid_line_kills_no_process() {
         let text = "boot\n\n0 1 1 1\n-1 1 1 1\n1 1 1 1\n7\n7 x 1 1\n8 5 1\n9 5 6 7 8\nnoise\n";
         let found: Vec<_> = parse(text, "boot").map(|process| process.pid.as_raw()).collect();
         assert_eq!(found, [9]);
@@ -182,13 +185,13 @@ mod tests {
     fn one_that_has_not_left_in_time_is_killed() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        let worker = ProcessIdentity::of(pid).and_then(ProcessIdentity::open).unwrap();
-        let mut leftovers = Leftovers { workers: vec![worker], kill_at: None };
+        let worker = ProcessIdentity::from_pid(pid).and_then(ProcessIdentity::open).unwrap();
+        let mut leftovers = OrphanedWorkers { workers: vec![worker], kill_at: None };
         let (second, now) = (Duration::from_secs(1), Duration::from_secs(100));
-        let at = now + second + LEAVE_MARGIN * 2;
-        assert_eq!(leftovers.follow(second, now), Some(at));
-        assert_eq!(leftovers.follow(second * 9, now + second), Some(at), "its time was set");
-        assert_eq!(leftovers.follow(second, at), None);
+        let at = now + second + EXIT_GRACE * 2;
+        assert_eq!(leftovers.kill_overdue(second, now), Some(at));
+        assert_eq!(leftovers.kill_overdue(second * 9, now + second), Some(at), "its time was set");
+        assert_eq!(leftovers.kill_overdue(second, at), None);
         assert!(!child.wait().unwrap().success());
         assert!(!leftovers.kill_listening());
     }

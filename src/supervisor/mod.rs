@@ -47,62 +47,62 @@ use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-pub use host::Host;
-pub use host::Pinned;
-pub use host::Refusal;
-pub use host::Reloaded;
-pub use host::Settings;
-use keeper::Keeper;
-use leftovers::Leftovers;
-use notify::Notifier;
-use orders::Waiter;
+pub use host::ReloadError;
+pub use host::ReloadedConfig;
+pub use host::SupervisorSettings;
+pub use host::UnchangedSetting;
+pub use host::WorkerHost;
+use keeper::RunDirCheck;
+use leftovers::OrphanedWorkers;
+use notify::ServiceNotifier;
+use orders::PendingCommand;
+use plan::DesiredState;
 use plan::Plan;
-use plan::Target;
-use plan::View;
-use private::Private;
-pub use program::Program;
-use reap::Report;
-use redis_server::RedisServer;
-pub use resume::Coming;
-pub use resume::Resumption;
-pub use resume::Taken;
-pub use resume::settle;
+use plan::PlanInput;
+use private::PrivateRedis;
+pub use program::ProgramSpec;
+use reap::StatusPipe;
+use redis_server::PrivateRedisServer;
+pub use resume::InheritedResources;
+pub use resume::RestoreOptions;
+pub use resume::Takeover;
+pub use resume::close_originals;
 use rollout::Rollout;
 use run_dir::RunDir;
-use senses::Senses;
+use senses::HealthMonitor;
 pub use signals::SIGNALS;
-pub use signals::take_signals;
+pub use signals::block_signals;
 use slot::Slot;
-pub use spawn::Seat;
-use stats::Stats;
-pub use upgrade::Old;
-use upgrade::Upgrade;
-pub use watch::Watched;
+pub use spawn::WorkerSpec;
+use stats::StatsLogger;
+pub use upgrade::PreviousProgram;
+use upgrade::UpgradeState;
+pub use watch::FileWatcher;
 
-use crate::config::schema::Steering;
-use crate::control::rates::Window;
-use crate::control::server::Server;
-use crate::control::status::Decision;
-use crate::control::status::Finished;
-use crate::listener::Addresses;
+use crate::config::schema::SteeringMode;
+use crate::control::rates::RateWindow;
+use crate::control::server::ControlServer;
+use crate::control::status::FinishedRollout;
+use crate::control::status::ScalingDecision;
+use crate::listener::ListenAddresses;
 use crate::listener::SlotListeners;
 use crate::listener::shared::SharedQueue;
-use crate::scoreboard::Reason;
+use crate::scoreboard::ExitReason;
 use crate::scoreboard::Scoreboard;
 use crate::sys::fd;
 use crate::sys::fd::Interest;
 use crate::sys::path;
 use crate::sys::proc::Pid;
-use crate::sys::signal::Signals;
+use crate::sys::signal::SignalReader;
 use crate::sys::start::has_terminal;
 use crate::sys::time;
 
 /// Time that rates are measured in.
-const SAMPLED: Duration = Duration::from_secs(1);
+const RATE_WINDOW: Duration = Duration::from_secs(1);
 
 /// How a fleet ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum SupervisorExit {
     /// As wanted; this many workers had to be killed.
     Stopped {
         /// Workers that did not leave in time.
@@ -117,103 +117,103 @@ pub enum Outcome {
 
 /// What a new fleet is made of.
 #[derive(Debug)]
-pub struct Start<'a> {
+pub struct SupervisorOptions<'a> {
     /// How patient the supervisor is.
-    pub settings: Settings,
+    pub settings: SupervisorSettings,
     /// The signals it takes, from [`take_signals`].
-    pub signals: Signals,
+    pub signals: SignalReader,
     /// From which more slots can be opened.
-    pub addresses: Addresses,
+    pub addresses: ListenAddresses,
     /// The listeners of each slot.
     pub listeners: Vec<SlotListeners>,
     /// The private Redis, if the fleet has one.
-    pub redis: Option<RedisServer>,
+    pub redis: Option<PrivateRedisServer>,
     /// Where operators ask.
-    pub control: Server,
+    pub control: ControlServer,
     /// The program this process runs.
-    pub program: Program,
+    pub program: ProgramSpec,
     /// The run folder, which an upgrade hands over.
     pub run_dir: &'a RunDir,
     /// Workers of the fleet before this one.
-    pub leftovers: Leftovers,
+    pub orphans: OrphanedWorkers,
 }
 
 /// One fleet's supervisor.
 pub struct Supervisor<'a> {
-    settings: Settings,
+    settings: SupervisorSettings,
     scoreboard: &'a Scoreboard,
-    host: &'a mut dyn Host,
+    host: &'a mut dyn WorkerHost,
     run_dir: &'a RunDir,
-    keeper: Keeper,
-    program: Program,
+    run_dir_check: RunDirCheck,
+    program: ProgramSpec,
     /// The working folder, to come back to it.
-    home: Option<OwnedFd>,
-    watched: Option<Watched>,
-    addresses: Addresses,
+    working_dir: Option<OwnedFd>,
+    file_watcher: Option<FileWatcher>,
+    addresses: ListenAddresses,
     slots: Vec<Slot>,
     /// The listeners of each slot; none once it has retired.
     sockets: Vec<Option<SlotListeners>>,
-    reports: BTreeMap<Pid, Report>,
-    leftovers: Leftovers,
-    private: Option<Private>,
-    senses: Senses,
-    target: Target,
+    status_pipes: BTreeMap<Pid, StatusPipe>,
+    orphans: OrphanedWorkers,
+    private_redis: Option<PrivateRedis>,
+    monitor: HealthMonitor,
+    desired_state: DesiredState,
     /// How many slots are to serve.
-    wanted: usize,
+    desired_slots: usize,
     /// The generation every slot is to have, and the number of the next one.
     generation: u64,
     next_generation: u64,
     /// The oldest generation this program can start workers of.
-    oldest: u64,
+    oldest_generation: u64,
     rollout: Option<Rollout>,
-    upgrade: Upgrade,
+    upgrade: UpgradeState,
     /// Whether a reload was asked for and has not begun.
-    reload_waits: bool,
+    reload_queued: bool,
     /// What the settings were before the rollout.
-    before: Settings,
+    settings_before_rollout: SupervisorSettings,
     /// The number of workers that the configuration on its way names, if it is another one.
-    workers_wanted: Option<usize>,
+    configured_after_rollout: Option<usize>,
     /// Settings that the configuration on its way cannot change.
-    pinned: Vec<Pinned>,
+    unchanged_settings: Vec<UnchangedSetting>,
     ever_ready: bool,
     announced: bool,
     last_failure: String,
     killed: usize,
-    control: Server,
+    control: ControlServer,
     /// Operators who wait for a verdict.
-    waiters: Vec<Waiter>,
+    pending_commands: Vec<PendingCommand>,
     /// Snapshots of the last moments, for rates.
-    window: Window,
+    rate_window: RateWindow,
     /// What autoscaling decided last.
-    decided: Option<Decision>,
+    scaling_decision: Option<ScalingDecision>,
     /// How the last rollout ended.
-    last_rollout: Option<Finished>,
+    last_rollout: Option<FinishedRollout>,
     /// What workers of older generations run, where it is not what this program is.
     builds: BTreeMap<u64, String>,
     /// Workers as the configuration names them.
-    configured: usize,
-    stats: Stats,
+    configured_workers: usize,
+    stats: StatsLogger,
     /// The service manager, if there is one.
-    service: Notifier,
+    service_notifier: ServiceNotifier,
     /// Which slots new connections may go to.
-    steered: Vec<bool>,
+    steered_slots: Vec<bool>,
     /// And how they are chosen among those.
-    steered_by: Steering,
-    signals: Signals,
+    steering_mode: SteeringMode,
+    signals: SignalReader,
     /// Whether this process began on a terminal, which may be closed under it.
     had_terminal: bool,
     /// Connections on their way from one worker to another.
-    shared: Option<SharedQueue>,
+    shared_queue: Option<SharedQueue>,
     /// Read end, inherited by every worker.
     lifeline: OwnedFd,
     /// Write end; it closes when this process ends, whichever way, and that is what it is for.
-    lifeline_held: OwnedFd,
+    lifeline_write: OwnedFd,
 }
 
 impl std::fmt::Debug for Supervisor<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Supervisor")
-            .field("target", &self.target)
+            .field("target", &self.desired_state)
             .field("generation", &self.generation)
             .field("slots", &self.slots)
             .finish_non_exhaustive()
@@ -225,59 +225,63 @@ impl<'a> Supervisor<'a> {
     ///
     /// # Errors
     /// When the kernel refuses the life-line.
-    pub fn new(start: Start<'a>, scoreboard: &'a Scoreboard, host: &'a mut dyn Host) -> io::Result<Self> {
+    pub fn new(
+        start: SupervisorOptions<'a>,
+        scoreboard: &'a Scoreboard,
+        host: &'a mut dyn WorkerHost,
+    ) -> io::Result<Self> {
         let (lifeline, held) = fd::pipe()?;
         signals::adopt_orphans();
-        let wanted = start.listeners.len();
-        scoreboard.set_slots(wanted);
+        let slot_count = start.listeners.len();
+        scoreboard.set_slots(slot_count);
         let generation = scoreboard.generation();
         Ok(Self {
             settings: start.settings,
-            before: start.settings,
+            settings_before_rollout: start.settings,
             scoreboard,
             run_dir: start.run_dir,
-            home: path::working_folder().ok(),
-            keeper: Keeper::default(),
+            working_dir: path::open_working_folder().ok(),
+            run_dir_check: RunDirCheck::default(),
             program: start.program,
-            watched: None,
+            file_watcher: None,
             addresses: start.addresses,
-            slots: vec![Slot::new(generation); wanted],
+            slots: vec![Slot::new(generation); slot_count],
             sockets: start.listeners.into_iter().map(Some).collect(),
-            reports: BTreeMap::new(),
-            leftovers: start.leftovers,
-            private: start.redis.map(Private::new),
-            senses: Senses::new(),
-            target: Target::Serve,
-            wanted,
+            status_pipes: BTreeMap::new(),
+            orphans: start.orphans,
+            private_redis: start.redis.map(PrivateRedis::new),
+            monitor: HealthMonitor::new(),
+            desired_state: DesiredState::Running,
+            desired_slots: slot_count,
             generation,
             next_generation: generation + 1,
-            oldest: generation,
+            oldest_generation: generation,
             rollout: None,
-            upgrade: Upgrade::Idle,
-            reload_waits: false,
-            workers_wanted: None,
-            pinned: Vec::new(),
+            upgrade: UpgradeState::Idle,
+            reload_queued: false,
+            configured_after_rollout: None,
+            unchanged_settings: Vec::new(),
             ever_ready: false,
             announced: false,
             last_failure: String::from("no worker was started"),
             killed: 0,
             control: start.control,
-            waiters: Vec::new(),
-            window: Window::new(SAMPLED),
-            decided: None,
+            pending_commands: Vec::new(),
+            rate_window: RateWindow::new(RATE_WINDOW),
+            scaling_decision: None,
             last_rollout: None,
             builds: BTreeMap::new(),
-            configured: wanted,
-            steered: vec![true; wanted],
-            steered_by: start.settings.steering,
+            configured_workers: slot_count,
+            steered_slots: vec![true; slot_count],
+            steering_mode: start.settings.steering,
             signals: start.signals,
             had_terminal: has_terminal(),
-            stats: Stats::new(start.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
-            service: service::manager(&*host),
+            stats: StatsLogger::new(start.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
+            service_notifier: service::service_notifier(&*host),
             host,
-            shared: open_shared_queue(),
+            shared_queue: open_shared_queue(),
             lifeline,
-            lifeline_held: held,
+            lifeline_write: held,
         })
     }
 
@@ -285,88 +289,102 @@ impl<'a> Supervisor<'a> {
     ///
     /// # Errors
     /// When the operating system refuses what a supervisor cannot live without.
-    pub fn run(mut self) -> io::Result<Outcome> {
+    pub fn run(mut self) -> io::Result<SupervisorExit> {
         self.start_private_redis();
         self.await_private_redis();
-        self.go_on()
+        self.run_loop()
     }
 
     /// Runs a fleet that is there already until it has stopped.
     ///
     /// # Errors
     /// As [`Supervisor::run`].
-    pub fn go_on(mut self) -> io::Result<Outcome> {
+    pub fn run_loop(mut self) -> io::Result<SupervisorExit> {
         loop {
             self.reap()?;
             // READY may have come while this process was suspended: it counts before any deadline does.
-            self.read_reports();
+            self.read_status_pipes();
             let now = time::monotonic();
             // A rollout that fails with its program is the old program's to end.
-            self.take_program_back();
+            self.exec_previous_program();
             let followed = [
-                self.follow_files(now),
-                self.follow_rollout(now),
-                self.follow_upgrade(now),
-                self.follow_leftovers(now),
+                self.check_files(now),
+                self.advance_rollout(now),
+                self.advance_upgrade(now),
+                self.kill_overdue_orphans(now),
             ];
             let followed = followed.into_iter().flatten().min();
-            self.begin_reload(now);
-            self.follow_orders(now);
-            let looked = self.look(now);
+            self.start_reload(now);
+            self.report_progress(now);
+            let monitor_at = self.monitor_workers(now);
             let resized = self.resize();
-            let plan = self.plan(now);
+            let plan = self.make_plan(now);
             let acted = resized || !plan.actions.is_empty();
             for action in plan.actions {
-                if let Some(outcome) = self.act(action, now) {
+                if let Some(outcome) = self.apply_action(action, now) {
                     self.stop_private_redis();
-                    self.farewell(&outcome);
+                    self.finish_commands(&outcome);
                     return Ok(outcome);
                 }
             }
             if !acted {
-                self.revive_private_redis(now);
-                self.keep_places(now);
+                self.restart_private_redis(now);
+                self.restore_run_dir(now);
                 // Who reads that all serve may at once ask whom they like.
                 self.steer();
-                self.announce();
-                let sampled = self.sample(now);
+                self.announce_serving();
+                let sampled = self.sample_rates(now);
                 let logged = self.log_stats(now);
-                self.service.beat(now);
-                let wakes = [plan.wake_at, followed, looked, sampled, logged, self.service.next_beat()];
+                self.service_notifier.send_watchdog(now);
+                let wakes = [
+                    plan.wake_at,
+                    followed,
+                    monitor_at,
+                    sampled,
+                    logged,
+                    self.service_notifier.next_watchdog(),
+                ];
                 self.wait(wakes.into_iter().flatten().min(), now)?;
-                self.read_signals()?;
-                self.take_orders();
+                self.handle_signals()?;
+                self.handle_commands();
             }
         }
     }
 
-    fn plan(&self, now: Duration) -> Plan {
-        let view = View {
-            target: self.target,
+    fn make_plan(&self, now: Duration) -> Plan {
+        let view = PlanInput {
+            desired_state: self.desired_state,
             slots: &self.slots,
             generation: self.generation,
-            oldest: self.oldest,
-            rollout: self.rollout.as_ref().map_or(Reason::Reload, |rollout| rollout.kind.reason()),
-            canary: self.rollout.as_ref().and_then(|rollout| rollout.canary(&self.slots)),
+            oldest_generation: self.oldest_generation,
+            replace_reason: self
+                .rollout
+                .as_ref()
+                .map_or(ExitReason::Reload, |rollout| rollout.kind.replace_reason()),
+            canary_slot: self.rollout.as_ref().and_then(|rollout| rollout.canary_slot(&self.slots)),
             ever_ready: self.ever_ready,
-            probation: self.settings.probation,
+            canary_period: self.settings.canary_period,
             drain_timeout: self.settings.drain_timeout,
-            leaving: self.settings.leaving,
+            max_draining_workers: self.settings.max_draining_workers,
         };
         plan::plan(&view, now)
     }
 
     /// Sleeps until a signal, a report or the next deadline.
     fn wait(&self, wake_at: Option<Duration>, now: Duration) -> io::Result<()> {
-        let restart =
-            self.private.as_ref().filter(|private| private.pid.is_none()).map(|private| private.restart_at);
+        let restart = self
+            .private_redis
+            .as_ref()
+            .filter(|private| private.pid.is_none())
+            .map(|private| private.restart_at);
         let wake_at = wake_at.into_iter().chain(restart).min();
-        let reports = self.reports.values().filter_map(|report| Some(report.pipe.as_ref()?.as_fd()));
-        let files = self.watched.iter().map(AsFd::as_fd);
-        let own = std::iter::once(self.signals.as_fd()).chain(reports).chain(self.trial_pipes()).chain(files);
+        let reports = self.status_pipes.values().filter_map(|report| Some(report.pipe.as_ref()?.as_fd()));
+        let files = self.file_watcher.iter().map(AsFd::as_fd);
+        let own =
+            std::iter::once(self.signals.as_fd()).chain(reports).chain(self.preflight_pipes()).chain(files);
         let own = own.map(|fd| (fd, Interest::Read));
-        let fds = own.chain(self.control.watched());
-        log::wait(fds, wake_at, now)
+        let fds = own.chain(self.control.poll_fds());
+        log::wait_for_fds(fds, wake_at, now)
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// What the service manager learns.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message<'a> {
+pub enum ServiceMessage<'a> {
     /// Every slot serves, at first or again after [`Message::Reloading`].
     Ready {
         /// The supervisor; it never changes, but this ends all doubt after an upgrade.
@@ -38,7 +38,7 @@ pub enum Message<'a> {
     Status(&'a str),
 }
 
-impl fmt::Display for Message<'_> {
+impl fmt::Display for ServiceMessage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A line break would begin another assignment.
         let line = |text: &str| text.replace(['\n', '\r'], " ");
@@ -58,13 +58,13 @@ impl fmt::Display for Message<'_> {
 
 /// The way to the service manager; without one, every message goes nowhere.
 #[derive(Debug, Default)]
-pub struct Notifier {
+pub struct ServiceNotifier {
     manager: Option<(UnixDatagram, SocketAddr)>,
     /// How often it wants to hear [`Message::Watchdog`], and when it hears the next.
     watchdog: Option<(Duration, Duration)>,
 }
 
-impl Notifier {
+impl ServiceNotifier {
     /// The manager that `environment` names for the process `pid`, if it names one.
     ///
     /// # Errors
@@ -83,7 +83,7 @@ impl Notifier {
     }
 
     /// Sends a message. One that is lost is not worth a fleet: what went wrong is only logged.
-    pub fn send(&self, message: &Message<'_>) {
+    pub fn send(&self, message: &ServiceMessage<'_>) {
         let Some((socket, address)) = &self.manager else { return };
         if let Err(error) = socket.send_to_addr(message.to_string().as_bytes(), address) {
             tracing::debug!(%error, ?message, "cannot tell the service manager: {error}");
@@ -91,16 +91,16 @@ impl Notifier {
     }
 
     /// Sends the sign of life if it is due.
-    pub fn beat(&mut self, now: Duration) {
+    pub fn send_watchdog(&mut self, now: Duration) {
         let Some((period, next)) = &mut self.watchdog else { return };
         if *next <= now {
             *next = now + *period;
-            self.send(&Message::Watchdog);
+            self.send(&ServiceMessage::Watchdog);
         }
     }
 
     /// When the next sign of life is due; the loop must not sleep longer.
-    pub fn next_beat(&self) -> Option<Duration> {
+    pub fn next_watchdog(&self) -> Option<Duration> {
         self.watchdog.map(|(_, next)| next)
     }
 }
@@ -123,7 +123,7 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn heard(manager: &UnixDatagram) -> String {
+    fn receive(manager: &UnixDatagram) -> String {
         let mut bytes = [0; 1024];
         let len = manager.recv(&mut bytes).unwrap();
         String::from_utf8(bytes[..len].to_vec()).unwrap()
@@ -138,28 +138,30 @@ mod tests {
     #[test]
     fn messages_are_assignments_and_a_status_stays_one_line() {
         let now = Duration::from_micros(1_500_000);
-        let reloading = Message::Reloading { now, status: "1 of 2\nREADY=1" };
+        let reloading = ServiceMessage::Reloading { now, status: "1 of 2\nREADY=1" };
         assert_eq!(reloading.to_string(), "RELOADING=1\nMONOTONIC_USEC=1500000\nSTATUS=1 of 2 READY=1");
-        let ready = Message::Ready { pid: 7, status: "serving" };
+        let ready = ServiceMessage::Ready { pid: 7, status: "serving" };
         assert_eq!(ready.to_string(), "READY=1\nMAINPID=7\nSTATUS=serving");
-        let stopping = Message::Stopping { within: Duration::from_secs(30) };
+        let stopping = ServiceMessage::Stopping { within: Duration::from_secs(30) };
         assert!(stopping.to_string().starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000\n"));
     }
 
     #[test]
-    fn a_manager_hears_what_is_said_by_path_and_by_abstract_name() {
+    fn a_manager_receives_messages_by_path_and_by_abstract_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let by_path = manager(&path);
-        let notifier = Notifier::new(&environment(&[("NOTIFY_SOCKET", path.to_str().unwrap())]), 1).unwrap();
-        notifier.send(&Message::Status("up"));
-        assert_eq!(heard(&by_path), "STATUS=up");
+        let notifier =
+            ServiceNotifier::new(&environment(&[("NOTIFY_SOCKET", path.to_str().unwrap())]), 1).unwrap();
+        notifier.send(&ServiceMessage::Status("up"));
+        assert_eq!(receive(&by_path), "STATUS=up");
         let name = format!("regatta-test-{}", path.display());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let abstracted = UnixDatagram::bind_addr(&address).unwrap();
-        let notifier = Notifier::new(&environment(&[("NOTIFY_SOCKET", &format!("@{name}"))]), 1).unwrap();
-        notifier.send(&Message::Watchdog);
-        assert_eq!(heard(&abstracted), "WATCHDOG=1");
+        let notifier =
+            ServiceNotifier::new(&environment(&[("NOTIFY_SOCKET", &format!("@{name}"))]), 1).unwrap();
+        notifier.send(&ServiceMessage::Watchdog);
+        assert_eq!(receive(&abstracted), "WATCHDOG=1");
     }
 
     #[test]
@@ -169,24 +171,28 @@ mod tests {
         let manager = manager(&path);
         let given =
             [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "4000000"), ("WATCHDOG_PID", "9")];
-        let mut notifier = Notifier::new(&environment(&given), 9).unwrap();
-        notifier.beat(Duration::from_secs(100));
-        assert_eq!(heard(&manager), "WATCHDOG=1");
-        assert_eq!(notifier.next_beat(), Some(Duration::from_secs(102)));
-        notifier.beat(Duration::from_secs(101));
+        let mut notifier = ServiceNotifier::new(&environment(&given), 9).unwrap();
+        notifier.send_watchdog(Duration::from_secs(100));
+        assert_eq!(receive(&manager), "WATCHDOG=1");
+        assert_eq!(notifier.next_watchdog(), Some(Duration::from_secs(102)));
+        notifier.send_watchdog(Duration::from_secs(101));
         manager.set_nonblocking(true).unwrap();
         assert!(manager.recv(&mut [0; 16]).is_err(), "not due yet");
-        assert_eq!(Notifier::new(&environment(&given), 8).unwrap().next_beat(), None, "another is watched");
+        assert_eq!(
+            ServiceNotifier::new(&environment(&given), 8).unwrap().next_watchdog(),
+            None,
+            "another is watched"
+        );
     }
 
     #[test]
-    fn without_a_manager_nothing_is_said() {
-        let mut notifier = Notifier::new(&BTreeMap::new(), 1).unwrap();
-        notifier.send(&Message::Watchdog);
-        notifier.beat(Duration::ZERO);
-        assert_eq!(notifier.next_beat(), None);
+    fn without_a_manager_nothing_is_sent() {
+        let mut notifier = ServiceNotifier::new(&BTreeMap::new(), 1).unwrap();
+        notifier.send(&ServiceMessage::Watchdog);
+        notifier.send_watchdog(Duration::ZERO);
+        assert_eq!(notifier.next_watchdog(), None);
         // A manager that has gone is no reason to fail.
         let gone = environment(&[("NOTIFY_SOCKET", "/nonexistent/notify")]);
-        Notifier::new(&gone, 1).unwrap().send(&Message::Watchdog);
+        ServiceNotifier::new(&gone, 1).unwrap().send(&ServiceMessage::Watchdog);
     }
 }

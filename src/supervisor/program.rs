@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::config;
 use crate::sys::path;
-use crate::sys::path::Identity;
+use crate::sys::path::FileId;
 use crate::sys::proc;
 
 /// The program of this process; proc(5).
@@ -16,14 +16,14 @@ const EXECUTABLE: &str = "/proc/self/exe";
 
 /// The program a supervisor runs as, and would become again.
 #[derive(Debug, Clone)]
-pub struct Program {
+pub struct ProgramSpec {
     /// Its file: an absolute path, whatever lies there by now.
     pub path: PathBuf,
     /// Its arguments, without its own name.
     pub arguments: Vec<OsString>,
 }
 
-impl Program {
+impl ProgramSpec {
     /// The program that was started with these arguments, its own name first, in this folder.
     ///
     /// `/proc/self/exe` would name the file that runs; an upgrade wants the one that lies where it was started from, and
@@ -33,7 +33,7 @@ impl Program {
         let is_plain = name.components().count() == 1 && !name.as_os_str().as_encoded_bytes().contains(&b'/');
         let written = match is_plain {
             // A name may be a lie (`exec -a`, a login shell's `-name`): only the program that runs is believed.
-            true => running(&proc::programs(name.as_os_str(), search), folder),
+            true => find_running(&proc::find_all_programs(name.as_os_str(), search), folder),
             false => Some(config::path::absolute(name, folder)).filter(|_| !name.as_os_str().is_empty()),
         };
         let path = written.unwrap_or_else(executable);
@@ -41,23 +41,23 @@ impl Program {
     }
 
     /// Its path as it was written, and the file this process runs if that is elsewhere.
-    pub(super) fn shown(&self) -> String {
-        path::shown(&self.path, &executable())
+    pub(super) fn display_path(&self) -> String {
+        path::display_path(&self.path, &executable())
     }
 }
 
 /// The first of these that is the program of this process.
-fn running(candidates: &[PathBuf], folder: &Path) -> Option<PathBuf> {
-    let own = Identity::behind(Path::new(EXECUTABLE)).ok()?;
+fn find_running(candidates: &[PathBuf], folder: &Path) -> Option<PathBuf> {
+    let own = FileId::from_path(Path::new(EXECUTABLE)).ok()?;
     let mut found = candidates.iter().map(|path| config::path::absolute(path, folder));
-    found.find(|path| Identity::behind(path).is_ok_and(|there| there == own))
+    found.find(|path| FileId::from_path(path).is_ok_and(|there| there == own))
 }
 
 /// The file that this process runs, or where it was before it was removed.
 fn executable() -> PathBuf {
-    const GONE: &[u8] = b" (deleted)";
+    const DELETED_SUFFIX: &[u8] = b" (deleted)";
     let Ok(path) = std::fs::read_link(EXECUTABLE) else { return PathBuf::from(EXECUTABLE) };
-    match path.as_os_str().as_encoded_bytes().strip_suffix(GONE) {
+    match path.as_os_str().as_encoded_bytes().strip_suffix(DELETED_SUFFIX) {
         Some(before) if !path.exists() => PathBuf::from(OsStr::from_bytes(before)),
         _ => path,
     }
@@ -69,7 +69,7 @@ mod tests {
 
     fn found(name: &str, folder: &Path, search: &str) -> PathBuf {
         let arguments = [OsString::from(name), "--workers".into(), "3".into()];
-        let program = Program::new(&arguments, folder, OsStr::new(search));
+        let program = ProgramSpec::new(&arguments, folder, OsStr::new(search));
         assert_eq!(program.arguments, arguments[1..]);
         program.path
     }

@@ -5,22 +5,22 @@ use std::io;
 use std::io::Read;
 use std::time::Duration;
 
-use crate::scoreboard::Reason;
-use crate::scoreboard::cell::Order;
-use crate::scoreboard::cell::WorkerState;
+use crate::scoreboard::ExitReason;
+use crate::scoreboard::cell::CellState;
+use crate::scoreboard::cell::DrainOrder;
 use crate::supervisor::Supervisor;
-use crate::supervisor::backoff::Death;
-use crate::supervisor::history::Incident;
-use crate::supervisor::plan::Cause;
-use crate::supervisor::plan::LEAVE_MARGIN;
-use crate::supervisor::plan::Target;
-use crate::supervisor::rollout::Course;
-use crate::supervisor::slot::Occupant;
-use crate::supervisor::slot::Seat;
-use crate::supervisor::slot::Stage;
+use crate::supervisor::backoff::WorkerDeath;
+use crate::supervisor::history::WorkerEvent;
+use crate::supervisor::plan::DesiredState;
+use crate::supervisor::plan::EXIT_GRACE;
+use crate::supervisor::plan::KillReason;
+use crate::supervisor::rollout::RolloutDirection;
+use crate::supervisor::slot::SlotListening;
+use crate::supervisor::slot::WorkerHandle;
+use crate::supervisor::slot::WorkerPhase;
 use crate::sys::backtrace;
 use crate::sys::proc;
-use crate::sys::proc::Exit;
+use crate::sys::proc::ExitStatus;
 use crate::sys::proc::Pid;
 use crate::sys::random;
 use crate::sys::signal::Signal;
@@ -35,7 +35,7 @@ const BACKTRACE_MAX: usize = 64 * 1024;
 
 /// The pipe on which a worker says how it is getting on.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct StatusPipe {
     /// Read end; none when the worker has closed its own.
     pub(super) pipe: Option<File>,
     /// What came and was not yet taken, bounded.
@@ -44,7 +44,7 @@ pub(super) struct Report {
     pub(super) frames: String,
 }
 
-impl Report {
+impl StatusPipe {
     pub(super) fn new(pipe: File) -> Self {
         Self { pipe: Some(pipe), text: String::new(), frames: String::new() }
     }
@@ -97,35 +97,35 @@ impl Report {
 }
 
 /// A worker that ended: how, and what it was doing.
-struct End {
-    worker: Occupant,
-    exit: Exit,
+struct WorkerExit {
+    worker: WorkerHandle,
+    exit: ExitStatus,
     /// What it said about its failure.
-    said: Option<String>,
+    boot_failure: Option<String>,
     /// Whether the kernel killed it for want of memory.
     out_of_memory: bool,
 }
 
-impl End {
+impl WorkerExit {
     /// The reason it is counted under.
-    fn reason(&self) -> Reason {
-        match (self.worker.stage, self.exit) {
-            _ if self.said.is_some() => Reason::Boot,
-            (Stage::Killed { cause, .. }, _) => cause.reason(),
-            (Stage::Hung { .. }, _) => Reason::Hang,
-            (Stage::Draining { reason, .. }, Exit::Code(0)) => reason,
-            (Stage::Ready { .. }, Exit::Code(0)) => Reason::Operator,
-            (_, Exit::Code(_)) => Reason::ExitCode,
-            (_, Exit::Signal(_)) if self.out_of_memory => Reason::OutOfMemory,
-            (_, Exit::Signal(_) | Exit::Numbered(_)) => Reason::Signal,
+    fn exit_reason(&self) -> ExitReason {
+        match (self.worker.phase, self.exit) {
+            _ if self.boot_failure.is_some() => ExitReason::Boot,
+            (WorkerPhase::Killed { cause, .. }, _) => cause.exit_reason(),
+            (WorkerPhase::Hung { .. }, _) => ExitReason::Hang,
+            (WorkerPhase::Draining { reason, .. }, ExitStatus::Code(0)) => reason,
+            (WorkerPhase::Ready { .. }, ExitStatus::Code(0)) => ExitReason::Operator,
+            (_, ExitStatus::Code(_)) => ExitReason::ExitCode,
+            (_, ExitStatus::Signal(_)) if self.out_of_memory => ExitReason::OutOfMemory,
+            (_, ExitStatus::Signal(_) | ExitStatus::RealtimeSignal(_)) => ExitReason::Signal,
         }
     }
 
     /// The same in words.
-    fn cause(&self) -> String {
-        match (&self.said, self.worker.stage) {
-            (Some(said), _) => said.clone(),
-            (None, Stage::Killed { cause, .. }) => cause.to_string(),
+    fn describe(&self) -> String {
+        match (&self.boot_failure, self.worker.phase) {
+            (Some(failure), _) => failure.clone(),
+            (None, WorkerPhase::Killed { cause, .. }) => cause.to_string(),
             (None, _) if self.out_of_memory => "the kernel killed it for want of memory".to_owned(),
             (None, _) => self.exit.to_string(),
         }
@@ -135,56 +135,57 @@ impl End {
 impl Supervisor<'_> {
     /// Takes every child that has ended: workers, the private Redis, and the orphans of a PID 1.
     pub(super) fn reap(&mut self) -> io::Result<()> {
-        while let Some(pid) = proc::ended()? {
+        while let Some(pid) = proc::next_exited()? {
             // Before its number is free: what it left behind has its group's.
-            self.end_trial_group(pid);
+            self.kill_preflight_group(pid);
             let Some(exit) = proc::reap(pid)? else { return Ok(()) };
             let now = time::monotonic();
-            let seat = self.slots.iter_mut().position(|slot| slot.worker(pid).is_some());
-            if let Some(slot) = seat {
-                self.worker_ended(slot, pid, exit, now);
-            } else if self.private.as_ref().is_some_and(|private| private.pid == Some(pid)) {
-                self.private_redis_ended(pid, exit, now);
-            } else if !self.trial_ended(pid, exit) {
+            let slot = self.slots.iter_mut().position(|slot| slot.worker_mut(pid).is_some());
+            if let Some(slot) = slot {
+                self.on_worker_exit(slot, pid, exit, now);
+            } else if self.private_redis.as_ref().is_some_and(|private| private.pid == Some(pid)) {
+                self.on_private_redis_exit(pid, exit, now);
+            } else if !self.on_preflight_exit(pid, exit) {
                 tracing::debug!(pid = pid.as_raw(), cause = %exit, "reaped an orphan");
             }
         }
         Ok(())
     }
 
-    fn worker_ended(&mut self, index: usize, pid: Pid, exit: Exit, now: Duration) {
-        let said = self.hear(index, pid);
-        self.reports.remove(&pid);
+    fn on_worker_exit(&mut self, index: usize, pid: Pid, exit: ExitStatus, now: Duration) {
+        let boot_failure = self.receive_messages(index, pid);
+        self.status_pipes.remove(&pid);
         let slot = &mut self.slots[index];
         let Some(place) = slot.workers.iter().position(|worker| worker.pid == pid) else { return };
         let worker = slot.workers.remove(place);
-        self.scoreboard.cell(index, worker.cell).vacate();
-        telemetry::take_over();
-        let killed = exit == Exit::Signal(Signal::SIGKILL) && !matches!(worker.stage, Stage::Killed { .. });
-        let out_of_memory = killed && self.senses.memory_killed();
-        let end = End { worker, exit, said, out_of_memory };
-        let reason = end.reason();
-        self.scoreboard.row(index).ended(reason);
-        match end.worker.stage {
-            Stage::Draining { .. } | Stage::Killed { cause: Cause::DrainTimeout, .. } => {
-                self.left(index, &end)
+        self.scoreboard.cell(index, worker.cell).clear();
+        telemetry::report_missing_lines();
+        let killed = exit == ExitStatus::Signal(Signal::SIGKILL)
+            && !matches!(worker.phase, WorkerPhase::Killed { .. });
+        let out_of_memory = killed && self.monitor.account_memory_kill();
+        let end = WorkerExit { worker, exit, boot_failure, out_of_memory };
+        let reason = end.exit_reason();
+        self.scoreboard.row(index).record_exit(reason);
+        match end.worker.phase {
+            WorkerPhase::Draining { .. } | WorkerPhase::Killed { cause: KillReason::DrainTimeout, .. } => {
+                self.on_expected_exit(index, &end)
             }
-            _ => self.died(index, &end, now),
+            _ => self.on_crash(index, &end, now),
         }
         // Nobody comes any more who would take what arrives here.
-        if self.target != Target::Serve && self.slots[index].workers.is_empty() {
-            self.close_seat(index);
+        if self.desired_state != DesiredState::Running && self.slots[index].workers.is_empty() {
+            self.close_listeners(index);
         }
-        self.show(index);
+        self.publish_state(index);
     }
 
     /// It was told to leave.
-    fn left(&mut self, index: usize, end: &End) {
-        let (pid, exit, reason) = (end.worker.pid.as_raw(), end.exit, end.reason());
-        let incident = Incident { kind: "worker_left", slot: index, pid: end.worker.pid };
+    fn on_expected_exit(&mut self, index: usize, end: &WorkerExit) {
+        let (pid, exit, reason) = (end.worker.pid.as_raw(), end.exit, end.exit_reason());
+        let incident = WorkerEvent { kind: "worker_left", slot: index, pid: end.worker.pid };
         let what = format!("has left ({reason}): {exit}");
-        self.note_end(incident, end.worker.generation, reason, &what);
-        if exit == Exit::Code(0) {
+        self.record_worker_exit(incident, end.worker.generation, reason, &what);
+        if exit == ExitStatus::Code(0) {
             tracing::info!(slot = index, pid, cause = %exit, %reason, "worker left");
         } else {
             tracing::warn!(slot = index, pid, cause = %exit, %reason, "worker died in its drain: {exit}");
@@ -192,81 +193,91 @@ impl Supervisor<'_> {
     }
 
     /// Nobody had told it to.
-    fn died(&mut self, index: usize, end: &End, now: Duration) {
-        let (cause, reason) = (end.cause(), end.reason());
+    fn on_crash(&mut self, index: usize, end: &WorkerExit, now: Duration) {
+        let (cause, reason) = (end.describe(), end.exit_reason());
         let pid = end.worker.pid.as_raw();
         let back = self.rollout.as_ref().filter(|rollout| rollout.from == end.worker.generation);
-        let back = back.is_some_and(|rollout| matches!(rollout.course, Course::Back { .. }));
+        let back =
+            back.is_some_and(|rollout| matches!(rollout.direction, RolloutDirection::RollingBack { .. }));
         let condemned = self
             .rollout
             .as_ref()
-            .is_some_and(|rollout| rollout.condemns(&end.worker, self.settings.probation, now));
-        let death = match end.worker.stage {
-            Stage::Ready { since } => Death::AfterServing(now.saturating_sub(since)),
-            Stage::Hung { .. } | Stage::Killed { cause: Cause::Hang | Cause::Memory, .. } => {
-                Death::AfterServing(now.saturating_sub(end.worker.started))
+            .is_some_and(|rollout| rollout.is_failed_by(&end.worker, self.settings.canary_period, now));
+        let death = match end.worker.phase {
+            WorkerPhase::Ready { since } => WorkerDeath::AfterServing(now.saturating_sub(since)),
+            WorkerPhase::Hung { .. }
+            | WorkerPhase::Killed { cause: KillReason::Hang | KillReason::Memory, .. } => {
+                WorkerDeath::AfterServing(now.saturating_sub(end.worker.started))
             }
-            _ if end.worker.retire.is_some() => Death::AfterServing(now.saturating_sub(end.worker.started)),
-            _ => Death::BeforeReady,
+            _ if end.worker.replace_reason.is_some() => {
+                WorkerDeath::AfterServing(now.saturating_sub(end.worker.started))
+            }
+            _ => WorkerDeath::BeforeReady,
         };
-        if death == Death::BeforeReady {
+        if death == WorkerDeath::BeforeReady {
             self.last_failure.clone_from(&cause);
         }
         let slot = &mut self.slots[index];
         // A generation that is taken back says nothing about the slot.
-        let delay = if condemned { Duration::ZERO } else { slot.backoff.after(death, random::jitter()) };
-        slot.rest_until = (!delay.is_zero()).then_some(now + delay);
+        let delay =
+            if condemned { Duration::ZERO } else { slot.backoff.delay_after(death, random::jitter()) };
+        slot.backoff_until = (!delay.is_zero()).then_some(now + delay);
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        match self.target {
-            Target::Serve if reason == Reason::Operator => {
+        match self.desired_state {
+            DesiredState::Running if reason == ExitReason::Operator => {
                 tracing::info!(slot = index, pid, delay_ms, %reason, "worker left, though nobody here told it to")
             }
-            Target::Serve => {
+            DesiredState::Running => {
                 tracing::warn!(slot = index, pid, %cause, delay_ms, %reason, "worker died: {cause}")
             }
-            Target::Stop | Target::StopNow => {
+            DesiredState::Stopping | DesiredState::Killing => {
                 tracing::info!(slot = index, pid, %cause, %reason, "worker ended: {cause}")
             }
         }
-        let incident = Incident { kind: "worker_died", slot: index, pid: end.worker.pid };
-        self.note_end(incident, end.worker.generation, reason, &format!("died ({reason}): {cause}"));
-        if death == Death::BeforeReady {
-            self.restart_failed(index, &cause);
+        let incident = WorkerEvent { kind: "worker_died", slot: index, pid: end.worker.pid };
+        self.record_worker_exit(
+            incident,
+            end.worker.generation,
+            reason,
+            &format!("died ({reason}): {cause}"),
+        );
+        if death == WorkerDeath::BeforeReady {
+            self.on_restart_failed(index, &cause);
         }
-        if back && death == Death::BeforeReady {
-            self.going_back_failed(index, &cause);
+        if back && death == WorkerDeath::BeforeReady {
+            self.report_rollback_failure(index, &cause);
         }
         if condemned {
-            self.take_back(format!("the new worker in slot {index} failed: {cause}"));
+            self.roll_back(format!("the new worker in slot {index} failed: {cause}"));
         }
     }
 
     /// Reads what the workers have said.
-    pub(super) fn read_reports(&mut self) {
+    pub(super) fn read_status_pipes(&mut self) {
         let slots = self.slots.iter().enumerate();
         let pids: Vec<_> = slots
             .flat_map(|(slot, state)| state.workers.iter().map(move |worker| (slot, worker.pid)))
             .collect();
         for (slot, pid) in pids {
-            if let Some(said) = self.hear(slot, pid) {
+            if let Some(failure) = self.receive_messages(slot, pid) {
                 // It is about to end; its reason is taken up then.
-                self.reports.entry(pid).and_modify(|report| report.text = format!("failed {said}\n"));
+                self.status_pipes.entry(pid).and_modify(|report| report.text = format!("failed {failure}\n"));
             }
         }
     }
 
     /// Takes a worker's lines; returns why it failed, if it said so.
-    fn hear(&mut self, slot: usize, pid: Pid) -> Option<String> {
-        while let Some(line) = self.reports.get_mut(&pid).and_then(Report::next_line) {
+    fn receive_messages(&mut self, slot: usize, pid: Pid) -> Option<String> {
+        while let Some(line) = self.status_pipes.get_mut(&pid).and_then(StatusPipe::next_line) {
             match line.as_str() {
-                "ready" => self.ready(slot, pid),
-                "leaving" => self.leaving(slot, pid),
-                "closed" => self.closed(slot, pid),
-                backtrace::END => self.stands(slot, pid),
-                other => match (other.strip_prefix("failed "), other.strip_prefix(backtrace::FRAME)) {
+                "ready" => self.on_ready(slot, pid),
+                "leaving" => self.on_draining(slot, pid),
+                "closed" => self.on_queue_drained(slot, pid),
+                backtrace::END_LINE => self.log_backtrace(slot, pid),
+                other => match (other.strip_prefix("failed "), other.strip_prefix(backtrace::FRAME_PREFIX)) {
                     (Some(reason), _) => return Some(reason.to_owned()),
                     (None, Some(frame)) => {
-                        self.reports.entry(pid).and_modify(|report| report.add_frame(frame));
+                        self.status_pipes.entry(pid).and_modify(|report| report.add_frame(frame));
                     }
                     (None, None) => tracing::debug!(slot, pid = pid.as_raw(), "a worker said {other:?}"),
                 },
@@ -275,53 +286,57 @@ impl Supervisor<'_> {
         None
     }
 
-    fn ready(&mut self, slot: usize, pid: Pid) {
-        let Some(worker) = self.slots[slot].worker(pid) else { return };
+    fn on_ready(&mut self, slot: usize, pid: Pid) {
+        let Some(worker) = self.slots[slot].worker_mut(pid) else { return };
         if !worker.is_booting() {
             return;
         }
-        worker.stage = Stage::Ready { since: time::monotonic() };
-        self.scoreboard.cell(slot, worker.cell).set_state(WorkerState::Ready);
+        worker.phase = WorkerPhase::Ready { since: time::monotonic() };
+        self.scoreboard.cell(slot, worker.cell).set_state(CellState::Ready);
         let generation = worker.generation;
-        self.slots[slot].proven = true;
+        self.slots[slot].was_ready = true;
         self.ever_ready = true;
-        self.show(slot);
+        self.publish_state(slot);
         tracing::info!(slot, pid = pid.as_raw(), generation, "worker ready");
         let what = format!("is ready, generation {generation}");
-        self.note_worker(Incident { kind: "worker_ready", slot, pid }, None, &what);
+        self.record_worker_event(WorkerEvent { kind: "worker_ready", slot, pid }, None, &what);
     }
 
     /// Somebody else has told it to leave: its successor is started at once, not when it has finished.
-    fn leaving(&mut self, slot: usize, pid: Pid) {
-        let kill_at = time::monotonic() + self.settings.drain_timeout + LEAVE_MARGIN;
+    fn on_draining(&mut self, slot: usize, pid: Pid) {
+        let kill_at = time::monotonic() + self.settings.drain_timeout + EXIT_GRACE;
         let Some(worker) =
-            self.slots[slot].worker(pid).filter(|worker| worker.is_ready() || worker.is_hung())
+            self.slots[slot].worker_mut(pid).filter(|worker| worker.is_ready() || worker.is_hung())
         else {
             return;
         };
-        let reason = Reason::Operator;
-        worker.stage = Stage::Draining { kill_at, reason, order: Order::Pass, cut: false };
-        self.scoreboard.cell(slot, worker.cell).set_state(WorkerState::Draining);
-        self.show(slot);
+        let reason = ExitReason::Operator;
+        worker.phase = WorkerPhase::Draining { kill_at, reason, order: DrainOrder::HandOver, aborted: false };
+        self.scoreboard.cell(slot, worker.cell).set_state(CellState::Draining);
+        self.publish_state(slot);
         tracing::info!(slot, pid = pid.as_raw(), %reason, "worker drains, though nobody here told it to");
-        let incident = Incident { kind: "worker_drains", slot, pid };
-        self.note_worker(incident, Some(reason), "finishes and leaves, though nobody here told it to");
+        let incident = WorkerEvent { kind: "worker_drains", slot, pid };
+        self.record_worker_event(
+            incident,
+            Some(reason),
+            "finishes and leaves, though nobody here told it to",
+        );
     }
 
     /// It has told where it stands.
-    fn stands(&mut self, slot: usize, pid: Pid) {
-        let Some(report) = self.reports.get_mut(&pid) else { return };
+    fn log_backtrace(&mut self, slot: usize, pid: Pid) {
+        let Some(report) = self.status_pipes.get_mut(&pid) else { return };
         let backtrace = std::mem::take(&mut report.frames);
         tracing::warn!(slot, pid = pid.as_raw(), backtrace, "this is where the worker stands");
     }
 
     /// A worker that was to let the slot's queue run dry has done so. The word of one that left the slot before it was
     /// opened again is about another queue: taken, it would close one in which connections wait.
-    fn closed(&mut self, slot: usize, pid: Pid) {
+    fn on_queue_drained(&mut self, slot: usize, pid: Pid) {
         let slot_state = &mut self.slots[slot];
-        let was_told = slot_state.worker(pid).is_some_and(|worker| worker.is_closing());
-        if was_told && slot_state.seat == Seat::Closing {
-            self.close_seat(slot);
+        let was_ordered = slot_state.worker_mut(pid).is_some_and(|worker| worker.is_retiring_slot());
+        if was_ordered && slot_state.listening == SlotListening::Retiring {
+            self.close_listeners(slot);
         }
     }
 }

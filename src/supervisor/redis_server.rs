@@ -15,23 +15,23 @@ use std::time::Duration;
 use crate::config;
 use crate::sys::fd;
 use crate::sys::path;
-use crate::sys::path::SOCKET_MAX;
+use crate::sys::path::SOCKET_PATH_MAX;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
 
 /// Programs that serve as private Redis, the first found is taken.
-pub const PROGRAMS: &[&str] = &["redis-server", "valkey-server"];
+pub const REDIS_PROGRAMS: &[&str] = &["redis-server", "valkey-server"];
 
 /// What of the environment it may have, besides the locale.
-const ENVIRONMENT: &[&str] = &["PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH"];
+const INHERITED_VARIABLES: &[&str] = &["PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH"];
 
 /// Longest wait for one answer.
-const PATIENCE: Duration = Duration::from_millis(200);
+const REPLY_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Why the private Redis could not be prepared.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum PrivateRedisError {
     /// No program for it.
     #[error(
         "no Redis is configured and none is installed: run `apt-get install redis-server` (or the like), \
@@ -44,7 +44,7 @@ pub enum Error {
         /// The folder.
         folder: PathBuf,
         /// Why.
-        source: path::Error,
+        source: path::PathError,
     },
     /// Another fleet uses the folder.
     #[error("the data folder {} (data_dir) is in use by another fleet; give this one a folder of its own", folder.display())]
@@ -53,8 +53,8 @@ pub enum Error {
         folder: PathBuf,
     },
     /// The path is too long for a Unix socket.
-    #[error("the data folder {} (data_dir) has too long a path for a Unix socket (at most {SOCKET_MAX} bytes with /redis.sock)", folder.display())]
-    TooLong {
+    #[error("the data folder {} (data_dir) has too long a path for a Unix socket (at most {SOCKET_PATH_MAX} bytes with /redis.sock)", folder.display())]
+    PathTooLong {
         /// The folder.
         folder: PathBuf,
     },
@@ -62,41 +62,41 @@ pub enum Error {
 
 /// Everything needed to start it, again and again.
 #[derive(Debug)]
-pub struct RedisServer {
+pub struct PrivateRedisServer {
     program: PathBuf,
     folder: PathBuf,
     /// Held by this process and by the server itself, so that no second server ever writes the same data.
     lock: File,
 }
 
-impl RedisServer {
+impl PrivateRedisServer {
     /// Finds the program, makes the folder and locks it; waits up to `patience` for a server of a supervisor that
     /// was killed to finish writing.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn prepare(folder: &Path, search: &OsStr, patience: Duration) -> Result<Self, Error> {
-        let program = proc::find_program(PROGRAMS, search).ok_or(Error::NotInstalled)?;
-        let failed = |source| Error::Folder { folder: folder.into(), source };
-        let folder = path::own_folder(folder).map_err(failed)?;
-        if socket(&folder).as_os_str().len() > SOCKET_MAX {
-            return Err(Error::TooLong { folder });
+    pub fn prepare(folder: &Path, search: &OsStr, patience: Duration) -> Result<Self, PrivateRedisError> {
+        let program = proc::find_program(REDIS_PROGRAMS, search).ok_or(PrivateRedisError::NotInstalled)?;
+        let failed = |source| PrivateRedisError::Folder { folder: folder.into(), source };
+        let folder = path::ensure_private_folder(folder).map_err(failed)?;
+        if socket_path(&folder).as_os_str().len() > SOCKET_PATH_MAX {
+            return Err(PrivateRedisError::PathTooLong { folder });
         }
-        let failed = |source| Error::Folder { folder: folder.clone(), source };
-        let file = path::own_file(&folder.join("redis.lock")).map_err(failed)?;
+        let failed = |source| PrivateRedisError::Folder { folder: folder.clone(), source };
+        let file = path::open_private_file(&folder.join("redis.lock")).map_err(failed)?;
         // Both are opened by their names, by a program that follows links.
         for name in ["redis.log", "redis.sock"] {
-            path::own_entry(&folder.join(name)).map_err(failed)?;
+            path::check_private_entry(&folder.join(name)).map_err(failed)?;
         }
         let lock = wait_for_lock(file, patience).map_err(|error| failed(error.into()))?;
         match lock {
             Some(lock) => Ok(Self { program, folder, lock }),
-            None => Err(Error::InUse { folder }),
+            None => Err(PrivateRedisError::InUse { folder }),
         }
     }
 
     /// The same in another program that goes on with it; `lock` holds the folder.
-    pub(super) fn resume(program: PathBuf, folder: PathBuf, lock: File) -> Self {
+    pub(super) fn restore(program: PathBuf, folder: PathBuf, lock: File) -> Self {
         Self { program, folder, lock }
     }
 
@@ -116,12 +116,12 @@ impl RedisServer {
     }
 
     /// Its Unix socket.
-    pub fn socket(&self) -> PathBuf {
-        socket(&self.folder)
+    pub fn socket_path(&self) -> PathBuf {
+        socket_path(&self.folder)
     }
 
     /// Its log file.
-    pub fn log(&self) -> PathBuf {
+    pub fn log_path(&self) -> PathBuf {
         self.folder.join("redis.log")
     }
 
@@ -130,8 +130,8 @@ impl RedisServer {
     /// # Errors
     /// When the program cannot be started.
     pub(super) fn start(&self, memory: Option<u64>) -> io::Result<Pid> {
-        let socket = self.socket();
-        let log = self.log();
+        let socket = self.socket_path();
+        let log = self.log_path();
         let memory = memory.unwrap_or(0).to_string();
         let arguments: &[&OsStr] = &[
             "--port".as_ref(),
@@ -158,45 +158,46 @@ impl RedisServer {
             log.as_ref(),
         ];
         let needed = |(name, _): &(OsString, OsString)| {
-            ENVIRONMENT.iter().any(|known| name == known) || name.as_encoded_bytes().starts_with(b"LC_")
+            INHERITED_VARIABLES.iter().any(|known| name == known)
+                || name.as_encoded_bytes().starts_with(b"LC_")
         };
         // The fleet's own has secrets in it, which a program beside it has no need of.
-        let environment = config::environment_of_process().into_iter().filter(needed).collect();
+        let environment = config::process_environment().into_iter().filter(needed).collect();
         proc::spawn_program(&self.program, arguments, &self.folder, &log, &self.lock, environment)
     }
 
     /// Whether all files are there from which it would read its data, were it started again. Those of Redis 7 and Valkey
     /// are named in a manifest, and the one before knows one.
-    pub(super) fn has_its_data(&self) -> bool {
+    pub(super) fn has_data_files(&self) -> bool {
         let folder = self.folder.join("appendonlydir");
         let manifest = fs::read_to_string(folder.join("appendonly.aof.manifest"));
         match manifest {
-            Ok(text) => files_of(&text).all(|name| folder.join(name).is_file()),
+            Ok(text) => manifest_files(&text).all(|name| folder.join(name).is_file()),
             Err(_) => self.folder.join("appendonly.aof").is_file(),
         }
     }
 
     /// Whether it has read its data and answers; until then it says LOADING.
-    pub(super) fn answers(&self) -> bool {
-        let asked = || -> io::Result<bool> {
-            let mut stream = UnixStream::connect(self.socket())?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+    pub(super) fn is_ready(&self) -> bool {
+        let ping = || -> io::Result<bool> {
+            let mut stream = UnixStream::connect(self.socket_path())?;
+            stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
             stream.write_all(b"PING\r\n")?;
             let mut answer = [0; 5];
             stream.read_exact(&mut answer)?;
             Ok(&answer == b"+PONG")
         };
-        asked().unwrap_or(false)
+        ping().unwrap_or(false)
     }
 }
 
 /// Socket of a private server that keeps its data in this folder.
-pub fn socket(folder: &Path) -> PathBuf {
+pub fn socket_path(folder: &Path) -> PathBuf {
     folder.join("redis.sock")
 }
 
 /// The files that a manifest names: `file NAME seq 1 type b`, a line each.
-fn files_of(manifest: &str) -> impl Iterator<Item = &str> {
+fn manifest_files(manifest: &str) -> impl Iterator<Item = &str> {
     manifest.lines().filter_map(|line| line.strip_prefix("file ")?.split(' ').next())
 }
 
@@ -221,19 +222,19 @@ mod tests {
     fn a_server_is_started_again_only_from_data_that_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let lock = path::own_file(&at("redis.lock")).unwrap();
-        let server = RedisServer::resume("/bin/true".into(), folder.path().into(), lock);
-        assert!(!server.has_its_data());
+        let lock = path::open_private_file(&at("redis.lock")).unwrap();
+        let server = PrivateRedisServer::restore("/bin/true".into(), folder.path().into(), lock);
+        assert!(!server.has_data_files());
         fs::create_dir(at("appendonlydir")).unwrap();
         let manifest =
             "file appendonly.aof.1.base.rdb seq 1 type b\nfile appendonly.aof.1.incr.aof seq 1 type i\n";
         fs::write(at("appendonlydir/appendonly.aof.manifest"), manifest).unwrap();
         fs::write(at("appendonlydir/appendonly.aof.1.incr.aof"), "").unwrap();
-        assert!(!server.has_its_data(), "the base is gone");
+        assert!(!server.has_data_files(), "the base is gone");
         fs::write(at("appendonlydir/appendonly.aof.1.base.rdb"), "").unwrap();
-        assert!(server.has_its_data());
+        assert!(server.has_data_files());
         fs::remove_dir_all(at("appendonlydir")).unwrap();
         fs::write(at("appendonly.aof"), "").unwrap();
-        assert!(server.has_its_data(), "as Redis 6 keeps it");
+        assert!(server.has_data_files(), "as Redis 6 keeps it");
     }
 }

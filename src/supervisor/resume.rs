@@ -10,128 +10,131 @@ use std::time::Duration;
 
 use crate::config;
 use crate::config::schema::RedisUrl;
-use crate::control::rates::Window;
-use crate::control::server::Server;
-use crate::listener::Addresses;
+use crate::control::rates::RateWindow;
+use crate::control::server::ControlServer;
+use crate::listener::ListenAddresses;
 use crate::listener::Listener;
 use crate::listener::SlotListeners;
 use crate::listener::shared::SharedQueue;
 use crate::scoreboard;
 use crate::scoreboard::Scoreboard;
-use crate::supervisor::Host;
-use crate::supervisor::Program;
-use crate::supervisor::Reloaded;
-use crate::supervisor::SAMPLED;
-use crate::supervisor::Settings;
+use crate::supervisor::ProgramSpec;
+use crate::supervisor::RATE_WINDOW;
+use crate::supervisor::ReloadedConfig;
 use crate::supervisor::Supervisor;
-use crate::supervisor::handoff::Descriptors;
+use crate::supervisor::SupervisorSettings;
+use crate::supervisor::WorkerHost;
 use crate::supervisor::handoff::Handoff;
-use crate::supervisor::handoff::Redis;
-use crate::supervisor::handoff::Said;
-use crate::supervisor::history::happened;
-use crate::supervisor::keeper::Keeper;
-use crate::supervisor::leftovers::Leftovers;
-use crate::supervisor::plan::Target;
-use crate::supervisor::private::Private;
-use crate::supervisor::reap::Report;
-use crate::supervisor::redis_server::RedisServer;
-use crate::supervisor::rollout::Course;
-use crate::supervisor::rollout::Kind;
+use crate::supervisor::handoff::HandoffFds;
+use crate::supervisor::handoff::PrivateRedisState;
+use crate::supervisor::handoff::StatusPipeState;
+use crate::supervisor::history::event_now;
+use crate::supervisor::keeper::RunDirCheck;
+use crate::supervisor::leftovers::OrphanedWorkers;
+use crate::supervisor::plan::DesiredState;
+use crate::supervisor::private::PrivateRedis;
+use crate::supervisor::reap::StatusPipe;
+use crate::supervisor::redis_server::PrivateRedisServer;
+use crate::supervisor::rollout::DeploymentKind;
 use crate::supervisor::rollout::Rollout;
+use crate::supervisor::rollout::RolloutDirection;
 use crate::supervisor::run_dir::RunDir;
-use crate::supervisor::senses::Senses;
+use crate::supervisor::senses::HealthMonitor;
 use crate::supervisor::service;
 use crate::supervisor::signals;
-use crate::supervisor::sockets::Socket;
-use crate::supervisor::sockets::Sockets;
-use crate::supervisor::stats::Stats;
-use crate::supervisor::ticket::Ticket;
-use crate::supervisor::ticket::Way;
-use crate::supervisor::upgrade::Old;
-use crate::supervisor::upgrade::Upgrade;
+use crate::supervisor::sockets::ListenerFd;
+use crate::supervisor::sockets::SlotFds;
+use crate::supervisor::stats::StatsLogger;
+use crate::supervisor::ticket::TakeoverDirection;
+use crate::supervisor::ticket::TakeoverEnv;
+use crate::supervisor::upgrade::PreviousProgram;
+use crate::supervisor::upgrade::UpgradeState;
 use crate::sys::exec;
 use crate::sys::path;
 use crate::sys::proc::Pid;
-use crate::sys::signal::Signals;
+use crate::sys::signal::SignalReader;
 use crate::sys::start::has_terminal;
 use crate::sys::time;
 
 /// Copies of what the program before has left open; the originals stay until [`settle`].
 #[derive(Debug)]
-pub struct Taken {
+pub struct InheritedResources {
     lifeline: OwnedFd,
-    held: OwnedFd,
-    shared: Option<SharedQueue>,
+    lifeline_write: OwnedFd,
+    shared_queue: Option<SharedQueue>,
     sockets: Vec<Option<SlotListeners>>,
-    reports: BTreeMap<Pid, Report>,
-    redis: Option<Private>,
+    status_pipes: BTreeMap<Pid, StatusPipe>,
+    private_redis: Option<PrivateRedis>,
 }
 
-impl Taken {
+impl InheritedResources {
     /// Copies all of them.
     ///
     /// # Errors
     /// When one was not handed over, or no descriptor is left.
-    pub fn copy(state: &Handoff) -> io::Result<Self> {
-        let listener = |given: &Socket| -> io::Result<Listener> {
-            Ok(Listener { socket: exec::copy(given.fd)?.into(), owner: given.owner })
+    pub fn duplicate(state: &Handoff) -> io::Result<Self> {
+        let listener = |given: &ListenerFd| -> io::Result<Listener> {
+            Ok(Listener { socket: exec::duplicate_inherited(given.fd)?.into(), owner: given.owner })
         };
-        let slot = |numbers: &Sockets| -> io::Result<SlotListeners> {
-            let all = |given: &[Socket]| given.iter().map(listener).collect::<Result<_, _>>();
+        let slot = |numbers: &SlotFds| -> io::Result<SlotListeners> {
+            let all = |given: &[ListenerFd]| given.iter().map(listener).collect::<Result<_, _>>();
             Ok(SlotListeners { public: all(&numbers.public)?, admin: all(&numbers.admin)? })
         };
         let sockets = state.sockets.iter().map(|slot_sockets| slot_sockets.as_ref().map(slot).transpose());
-        let report = |(pid, said): (&i32, &Said)| -> io::Result<(Pid, Report)> {
-            let pipe = said.pipe.map(|fd| exec::copy(fd).map(File::from)).transpose()?;
-            Ok((Pid::from_raw(*pid), Report { pipe, text: said.text.clone(), frames: String::new() }))
+        let report = |(pid, saved): (&i32, &StatusPipeState)| -> io::Result<(Pid, StatusPipe)> {
+            let pipe = saved.pipe.map(|fd| exec::duplicate_inherited(fd).map(File::from)).transpose()?;
+            Ok((Pid::from_raw(*pid), StatusPipe { pipe, text: saved.text.clone(), frames: String::new() }))
         };
-        let redis = state.redis.as_ref().map(|redis| -> io::Result<Private> {
-            let lock = exec::copy(redis.lock)?.into();
-            let server = RedisServer::resume(redis.program.clone(), redis.folder.clone(), lock);
+        let redis = state.redis.as_ref().map(|redis| -> io::Result<PrivateRedis> {
+            let lock = exec::duplicate_inherited(redis.lock)?.into();
+            let server = PrivateRedisServer::restore(redis.program.clone(), redis.folder.clone(), lock);
             let times = (redis.started, redis.restart_at);
-            Ok(Private::resume(server, redis.pid.map(Pid::from_raw), times, redis.backoff))
+            Ok(PrivateRedis::restore(server, redis.pid.map(Pid::from_raw), times, redis.backoff))
         });
         let shared = state.descriptors.shared.map(|[entrance, exit]| -> io::Result<SharedQueue> {
-            let bells = state.descriptors.bells.map(|bells| bells.map(exec::copy));
-            SharedQueue::from_parts([exec::copy(entrance)?, exec::copy(exit)?], bells)
+            let bells = state.descriptors.bells.map(|bells| bells.map(exec::duplicate_inherited));
+            SharedQueue::from_parts(
+                [exec::duplicate_inherited(entrance)?, exec::duplicate_inherited(exit)?],
+                bells,
+            )
         });
         Ok(Self {
-            shared: shared.transpose()?,
-            lifeline: exec::copy(state.descriptors.lifeline)?,
-            held: exec::copy(state.descriptors.held)?,
+            shared_queue: shared.transpose()?,
+            lifeline: exec::duplicate_inherited(state.descriptors.lifeline)?,
+            lifeline_write: exec::duplicate_inherited(state.descriptors.lifeline_write)?,
             sockets: sockets.collect::<Result<_, _>>()?,
-            reports: state.reports.iter().map(report).collect::<Result<_, _>>()?,
-            redis: redis.transpose()?,
+            status_pipes: state.status_pipes.iter().map(report).collect::<Result<_, _>>()?,
+            private_redis: redis.transpose()?,
         })
     }
 
     /// Where the private Redis is reached, if the fleet has one.
-    pub fn private_redis(&self) -> Option<RedisUrl> {
-        self.redis.as_ref().map(|private| RedisUrl::unix(&private.server.socket()))
+    pub fn private_redis_url(&self) -> Option<RedisUrl> {
+        self.private_redis.as_ref().map(|private| RedisUrl::from_socket_path(&private.server.socket_path()))
     }
 }
 
 /// Closes the originals of everything that was copied: from now on this program has the fleet.
-pub fn settle(state: &Handoff, ticket: &Ticket) {
-    let old = match ticket.way {
-        Way::Forward { old } => Some(old),
-        Way::Back { .. } => None,
+pub fn close_originals(state: &Handoff, takeover: &TakeoverEnv) {
+    let old = match takeover.direction {
+        TakeoverDirection::Forward { old } => Some(old),
+        TakeoverDirection::Back { .. } => None,
     };
-    for fd in state.kept().into_iter().chain([ticket.state]).chain(old) {
+    for fd in state.inherited_fds().into_iter().chain([takeover.state]).chain(old) {
         // What was not handed over is not there to be closed.
-        drop(exec::inherit(fd));
+        drop(exec::adopt_fd(fd));
     }
 }
 
 /// Which way the fleet came to this program.
 #[derive(Debug)]
-pub enum Coming {
+pub enum Takeover {
     /// This is the new one: it has to prove itself slot by slot.
     Forward {
         /// The one before it.
-        old: Box<Old>,
+        old: Box<PreviousProgram>,
         /// What is different about its configuration.
-        reloaded: Box<Reloaded>,
+        reloaded: Box<ReloadedConfig>,
     },
     /// This is the old one, again.
     Back {
@@ -142,19 +145,19 @@ pub enum Coming {
 
 /// What a supervisor goes on with, besides the state.
 #[derive(Debug)]
-pub struct Resumption<'a> {
+pub struct RestoreOptions<'a> {
     /// How patient it is.
-    pub settings: Settings,
+    pub settings: SupervisorSettings,
     /// The signals it takes, from [`crate::supervisor::take_signals`].
-    pub signals: Signals,
+    pub signals: SignalReader,
     /// The program it runs as.
-    pub program: Program,
+    pub program: ProgramSpec,
     /// The run folder.
     pub run_dir: &'a RunDir,
     /// What was left open.
-    pub taken: Taken,
+    pub inherited: InheritedResources,
     /// Which way it came.
-    pub coming: Coming,
+    pub takeover: Takeover,
 }
 
 impl<'a> Supervisor<'a> {
@@ -162,18 +165,18 @@ impl<'a> Supervisor<'a> {
     ///
     /// # Errors
     /// None today; what cannot be written is found out by writing it.
-    pub(super) fn handoff(&self) -> io::Result<Handoff> {
+    pub(super) fn create_handoff(&self) -> io::Result<Handoff> {
         let number = |fd: &dyn AsRawFd| fd.as_raw_fd();
-        let socket = |listener: &Listener| Socket { fd: listener.as_raw_fd(), owner: listener.owner };
-        let sockets = |slot: &SlotListeners| Sockets {
+        let socket = |listener: &Listener| ListenerFd { fd: listener.as_raw_fd(), owner: listener.owner };
+        let sockets = |slot: &SlotListeners| SlotFds {
             public: slot.public.iter().map(socket).collect(),
             admin: slot.admin.iter().map(socket).collect(),
         };
-        let said = |(pid, report): (&Pid, &Report)| {
+        let status_pipe_state = |(pid, report): (&Pid, &StatusPipe)| {
             let pipe = report.pipe.as_ref().map(|pipe| pipe.as_raw_fd());
-            (pid.as_raw(), Said { pipe, text: report.text.clone() })
+            (pid.as_raw(), StatusPipeState { pipe, text: report.text.clone() })
         };
-        let redis = |private: &Private| Redis {
+        let redis = |private: &PrivateRedis| PrivateRedisState {
             program: private.server.program().into(),
             folder: private.server.folder().into(),
             lock: private.server.lock().as_raw_fd(),
@@ -183,40 +186,40 @@ impl<'a> Supervisor<'a> {
             backoff: private.backoff,
         };
         let path = self.program.path.clone().into_os_string();
-        let (lock, folder) = self.run_dir.descriptors();
+        let (lock, folder) = self.run_dir.fds();
         Ok(Handoff {
             build: self.host.build().to_owned(),
             arguments: std::iter::once(path).chain(self.program.arguments.iter().cloned()).collect(),
-            environment: config::environment_of_process(),
-            inputs: self.host.inputs(self.scoreboard.generation()),
-            layout: scoreboard::LAYOUT,
-            descriptors: Descriptors {
+            environment: config::process_environment(),
+            inputs: self.host.config_inputs(self.scoreboard.generation()),
+            layout: scoreboard::LAYOUT_VERSION,
+            descriptors: HandoffFds {
                 scoreboard: self.scoreboard.as_fd().as_raw_fd(),
                 lock,
                 folder: Some(folder),
-                home: self.home.as_ref().map(AsRawFd::as_raw_fd),
+                working_dir: self.working_dir.as_ref().map(AsRawFd::as_raw_fd),
                 lifeline: number(&self.lifeline),
-                held: number(&self.lifeline_held),
-                shared: self.shared.as_ref().map(SharedQueue::ends),
-                bells: self.shared.as_ref().map(SharedQueue::bells),
+                lifeline_write: number(&self.lifeline_write),
+                shared: self.shared_queue.as_ref().map(SharedQueue::end_fds),
+                bells: self.shared_queue.as_ref().map(SharedQueue::wake_fds),
             },
             slots: self.slots.clone(),
             sockets: self.sockets.iter().map(|slot| slot.as_ref().map(sockets)).collect(),
-            reports: self.reports.iter().map(said).collect(),
-            redis: self.private.as_ref().map(redis),
-            wanted: self.wanted,
+            status_pipes: self.status_pipes.iter().map(status_pipe_state).collect(),
+            redis: self.private_redis.as_ref().map(redis),
+            desired_slots: self.desired_slots,
             generation: self.generation,
             next_generation: self.next_generation,
             rollout: self.rollout.clone(),
-            reload_waits: self.reload_waits,
+            reload_queued: self.reload_queued,
             ever_ready: self.ever_ready,
             announced: self.announced,
             killed: self.killed,
-            control: self.control.parts(),
-            waiters: self.waiters.clone(),
+            control: self.control.save(),
+            pending_commands: self.pending_commands.clone(),
             last_rollout: self.last_rollout.clone(),
             builds: self.builds.clone(),
-            configured: self.configured,
+            configured_workers: self.configured_workers,
         })
     }
 
@@ -224,79 +227,87 @@ impl<'a> Supervisor<'a> {
     ///
     /// # Errors
     /// When the operating system refuses what a supervisor cannot live without.
-    pub fn resume(
+    pub fn restore(
         state: Handoff,
-        with: Resumption<'a>,
+        with: RestoreOptions<'a>,
         scoreboard: &'a Scoreboard,
-        host: &'a mut dyn Host,
+        host: &'a mut dyn WorkerHost,
     ) -> io::Result<Self> {
         signals::adopt_orphans();
-        let Taken { lifeline, held, shared, sockets, reports, redis } = with.taken;
+        let InheritedResources {
+            lifeline,
+            lifeline_write: held,
+            shared_queue: shared,
+            sockets,
+            status_pipes: reports,
+            private_redis: redis,
+        } = with.inherited;
         let first = sockets.iter().flatten().next();
-        let addresses = Addresses::of(first.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?)?;
+        let addresses =
+            ListenAddresses::from_slot(first.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?)?;
         let build = state.build;
         let mut supervisor = Self {
             settings: with.settings,
-            before: with.settings,
+            settings_before_rollout: with.settings,
             scoreboard,
             run_dir: with.run_dir,
-            keeper: Keeper::default(),
-            home: path::working_folder().ok(),
+            run_dir_check: RunDirCheck::default(),
+            working_dir: path::open_working_folder().ok(),
             program: with.program,
-            watched: None,
+            file_watcher: None,
             addresses,
             slots: state.slots,
             sockets,
-            reports,
+            status_pipes: reports,
             // They have been told, and what they need of a supervisor is written down.
-            leftovers: Leftovers::default(),
-            private: redis,
-            target: Target::Serve,
-            wanted: state.wanted,
+            orphans: OrphanedWorkers::default(),
+            private_redis: redis,
+            desired_state: DesiredState::Running,
+            desired_slots: state.desired_slots,
             generation: state.generation,
             next_generation: state.next_generation,
-            oldest: state.generation,
+            oldest_generation: state.generation,
             rollout: state.rollout,
-            upgrade: Upgrade::Idle,
-            reload_waits: state.reload_waits,
-            workers_wanted: None,
+            upgrade: UpgradeState::Idle,
+            reload_queued: state.reload_queued,
+            configured_after_rollout: None,
             ever_ready: state.ever_ready,
             announced: state.announced,
             last_failure: String::from("no worker was started"),
             killed: state.killed,
-            pinned: Vec::new(),
-            control: Server::resume(state.control)?,
-            waiters: state.waiters,
-            window: Window::new(SAMPLED),
+            unchanged_settings: Vec::new(),
+            control: ControlServer::restore(state.control)?,
+            pending_commands: state.pending_commands,
+            rate_window: RateWindow::new(RATE_WINDOW),
             last_rollout: state.last_rollout,
             builds: state.builds,
-            configured: state.configured,
+            configured_workers: state.configured_workers,
             // Unknown: the next look at the slots sets it anew.
-            steered: Vec::new(),
-            steered_by: with.settings.steering,
-            decided: None,
-            senses: Senses::new(),
-            stats: Stats::new(with.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
+            steered_slots: Vec::new(),
+            steering_mode: with.settings.steering,
+            scaling_decision: None,
+            monitor: HealthMonitor::new(),
+            stats: StatsLogger::new(with.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
             signals: with.signals,
             had_terminal: has_terminal(),
-            service: service::manager(&*host),
+            service_notifier: service::service_notifier(&*host),
             host,
             // Workers of a program that had none keep what they accept; those to come share a new one.
-            shared: shared.or_else(super::open_shared_queue),
+            shared_queue: shared.or_else(super::open_shared_queue),
             lifeline,
-            lifeline_held: held,
+            lifeline_write: held,
         };
-        supervisor.arrive(with.coming, build, time::monotonic());
+        supervisor.start_rollout_after_takeover(with.takeover, build, time::monotonic());
         Ok(supervisor)
     }
 
     /// `build` is the one that wrote the state.
-    fn arrive(&mut self, coming: Coming, build: String, now: Duration) {
+    fn start_rollout_after_takeover(&mut self, coming: Takeover, build: String, now: Duration) {
         let at_work: Vec<u64> =
             self.slots.iter().flat_map(|slot| slot.workers.iter().map(|worker| worker.generation)).collect();
         self.builds.retain(|generation, _| at_work.contains(generation));
         match coming {
-            Coming::Forward { old, reloaded } => {
+            Takeover::Forward { old, reloaded } => {
                 let to = self.next_generation;
                 let own = self.host.build().to_owned();
                 tracing::info!(
@@ -305,26 +316,27 @@ impl<'a> Supervisor<'a> {
                     build = own,
                     "upgrade: build {own} has the fleet"
                 );
-                self.note(
-                    happened("upgrade_started", format!("build {own} has the fleet, after {build}"))
+                self.record_event(
+                    event_now("upgrade_started", format!("build {own} has the fleet, after {build}"))
                         .generation(to),
                 );
-                self.tell_reloading("upgrading", now);
+                self.notify_reloading("upgrading", now);
                 self.builds.insert(self.generation, build);
-                self.upgrade_has_begun(to);
-                self.upgrade = Upgrade::OnTrial(old);
-                self.apply(*reloaded);
-                self.begin_rollout(Kind::Upgrade, to, now);
-                self.oldest = to;
+                self.on_upgrade_started(to);
+                self.upgrade = UpgradeState::RollingOut(old);
+                self.apply_settings(*reloaded);
+                self.start_rollout(DeploymentKind::Upgrade, to, now);
+                self.oldest_generation = to;
             }
-            Coming::Back { reason: Some(reason) } => {
-                let course = Course::Back { reason };
+            Takeover::Back { reason: Some(reason) } => {
+                let direction = RolloutDirection::RollingBack { reason };
                 let (from, to) = (self.generation, self.next_generation);
-                self.rollout = Some(Rollout { kind: Kind::Upgrade, from, to, course, started: now });
+                self.rollout =
+                    Some(Rollout { kind: DeploymentKind::Upgrade, from, to, direction, started: now });
                 self.next_generation = to + 1;
-                self.upgrade_has_begun(to);
+                self.on_upgrade_started(to);
             }
-            Coming::Back { reason: None } => {
+            Takeover::Back { reason: None } => {
                 self.builds.insert(self.next_generation.saturating_sub(1), build);
             }
         }

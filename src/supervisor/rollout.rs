@@ -2,24 +2,24 @@
 
 use std::time::Duration;
 
-use crate::scoreboard::Reason;
-use crate::supervisor::plan::Cause;
-use crate::supervisor::slot::Occupant;
-use crate::supervisor::slot::Seat;
+use crate::scoreboard::ExitReason;
+use crate::supervisor::plan::KillReason;
 use crate::supervisor::slot::Slot;
-use crate::supervisor::slot::Stage;
+use crate::supervisor::slot::SlotListening;
+use crate::supervisor::slot::WorkerHandle;
+use crate::supervisor::slot::WorkerPhase;
 
 /// What is new about the generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum DeploymentKind {
     /// Its configuration.
     Reload,
     /// Its program.
     Upgrade,
 }
 
-impl Kind {
+impl DeploymentKind {
     /// The verb's name, for sentences.
     pub fn name(self) -> &'static str {
         match self {
@@ -29,7 +29,7 @@ impl Kind {
     }
 
     /// The kind of the event of its beginning.
-    pub fn began(self) -> &'static str {
+    pub fn started_event(self) -> &'static str {
         match self {
             Self::Reload => "reload_began",
             Self::Upgrade => "upgrade_began",
@@ -37,7 +37,7 @@ impl Kind {
     }
 
     /// The kind of the event of its good end.
-    pub fn ended(self) -> &'static str {
+    pub fn completed_event(self) -> &'static str {
         match self {
             Self::Reload => "reload_done",
             Self::Upgrade => "upgrade_done",
@@ -45,10 +45,10 @@ impl Kind {
     }
 
     /// Why workers of another generation are replaced.
-    pub fn reason(self) -> Reason {
+    pub fn replace_reason(self) -> ExitReason {
         match self {
-            Self::Reload => Reason::Reload,
-            Self::Upgrade => Reason::Upgrade,
+            Self::Reload => ExitReason::Reload,
+            Self::Upgrade => ExitReason::Upgrade,
         }
     }
 }
@@ -56,11 +56,12 @@ impl Kind {
 /// Which way it goes.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Course {
+pub enum RolloutDirection {
     /// To the new generation.
     Forward,
     /// Back to the old one: a new worker failed.
-    Back {
+    #[serde(rename = "back")]
+    RollingBack {
         /// How.
         reason: String,
     },
@@ -70,97 +71,105 @@ pub enum Course {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rollout {
     /// What is new about it.
-    pub kind: Kind,
+    pub kind: DeploymentKind,
     /// The generation that served before.
     pub from: u64,
     /// The new one.
     pub to: u64,
     /// Which way it goes.
-    pub course: Course,
+    #[serde(rename = "course")]
+    pub direction: RolloutDirection,
     /// When it began.
     pub started: Duration,
 }
 
 /// How far it got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum RolloutProgress {
     /// This many slots of all have the wanted generation.
-    UnderWay {
+    InProgress {
         /// Slots that have it.
-        done: usize,
+        completed: usize,
         /// All slots.
         total: usize,
         /// When the last probation ends, if only that is waited for.
-        settled_at: Option<Duration>,
+        stable_at: Option<Duration>,
     },
     /// Every slot serves with the new generation.
-    Done,
+    Completed,
     /// Every slot has the old generation again.
-    TakenBack,
+    RolledBack,
 }
 
 impl Rollout {
     /// The generation that is wanted now.
-    pub fn wanted(&self) -> u64 {
-        match self.course {
-            Course::Forward => self.to,
-            Course::Back { .. } => self.from,
+    pub fn desired_generation(&self) -> u64 {
+        match self.direction {
+            RolloutDirection::Forward => self.to,
+            RolloutDirection::RollingBack { .. } => self.from,
         }
     }
 
     /// The slot whose new worker has to survive its probation before its old one leaves: the first, as long as no slot
     /// has the new generation. The old generation has proven itself and needs none.
-    pub fn canary(&self, slots: &[Slot]) -> Option<usize> {
-        let tried = slots.iter().any(|slot| slot.seat == Seat::Open && slot.generation == self.to);
-        match self.course {
-            Course::Forward if !tried => slots.iter().position(|slot| slot.seat == Seat::Open),
-            Course::Forward | Course::Back { .. } => None,
+    pub fn canary_slot(&self, slots: &[Slot]) -> Option<usize> {
+        let tried =
+            slots.iter().any(|slot| slot.listening == SlotListening::Open && slot.generation == self.to);
+        match self.direction {
+            RolloutDirection::Forward if !tried => {
+                slots.iter().position(|slot| slot.listening == SlotListening::Open)
+            }
+            RolloutDirection::Forward | RolloutDirection::RollingBack { .. } => None,
         }
     }
 
     /// Whether the end of this worker means that the new generation is no good.
-    pub fn condemns(&self, worker: &Occupant, probation: Duration, now: Duration) -> bool {
-        let young = match worker.stage {
-            Stage::Killed { cause: Cause::DrainTimeout, .. } => false,
-            Stage::Booting { .. } | Stage::Killed { .. } | Stage::Hung { .. } => true,
-            Stage::Ready { since } => now < since + probation,
-            Stage::Draining { .. } => false,
+    pub fn is_failed_by(&self, worker: &WorkerHandle, probation: Duration, now: Duration) -> bool {
+        let young = match worker.phase {
+            WorkerPhase::Killed { cause: KillReason::DrainTimeout, .. } => false,
+            WorkerPhase::Booting { .. } | WorkerPhase::Killed { .. } | WorkerPhase::Hung { .. } => true,
+            WorkerPhase::Ready { since } => now < since + probation,
+            WorkerPhase::Draining { .. } => false,
         };
-        self.course == Course::Forward && worker.generation == self.to && young
+        self.direction == RolloutDirection::Forward && worker.generation == self.to && young
     }
 
     /// How far it got.
-    pub fn standing(&self, slots: &[Slot], probation: Duration, now: Duration) -> Standing {
-        let open: Vec<_> = slots.iter().filter(|slot| slot.seat == Seat::Open).collect();
-        let wanted = self.wanted();
-        let has = |slot: &&&Slot| slot.generation == wanted;
+    pub fn progress(&self, slots: &[Slot], probation: Duration, now: Duration) -> RolloutProgress {
+        let open: Vec<_> = slots.iter().filter(|slot| slot.listening == SlotListening::Open).collect();
+        let desired = self.desired_generation();
+        let has = |slot: &&&Slot| slot.generation == desired;
         let (done, total) = (open.iter().filter(has).count(), open.len());
-        let mut standing = Standing::UnderWay { done, total, settled_at: None };
-        let serves = |of: &dyn Fn(&Occupant) -> bool| {
-            let serves = |worker: &Occupant| of(worker) && (worker.is_ready() || worker.is_booting());
+        let mut progress = RolloutProgress::InProgress { completed: done, total, stable_at: None };
+        let serves = |of: &dyn Fn(&WorkerHandle) -> bool| {
+            let serves = |worker: &WorkerHandle| of(worker) && (worker.is_ready() || worker.is_booting());
             open.iter().any(|slot| slot.workers.iter().any(serves))
         };
-        match &self.course {
+        match &self.direction {
             // Until it is told to leave, an old worker accepts: a client that has read the verdict would still meet it.
-            Course::Forward if serves(&|worker| worker.generation != self.to) => {}
-            Course::Forward if done == total && open.iter().all(|slot| slot.fresh().is_some()) => {
-                let since = open.iter().filter_map(|slot| match slot.fresh()?.stage {
-                    Stage::Ready { since } => Some(since),
+            RolloutDirection::Forward if serves(&|worker| worker.generation != self.to) => {}
+            RolloutDirection::Forward
+                if done == total && open.iter().all(|slot| slot.current_worker().is_some()) =>
+            {
+                let since = open.iter().filter_map(|slot| match slot.current_worker()?.phase {
+                    WorkerPhase::Ready { since } => Some(since),
                     _ => None,
                 });
-                let settled_at = since.max().map_or(now, |since| since + probation);
-                standing = if settled_at <= now {
-                    Standing::Done
+                let stable_at = since.max().map_or(now, |since| since + probation);
+                progress = if stable_at <= now {
+                    RolloutProgress::Completed
                 } else {
-                    Standing::UnderWay { done, total, settled_at: Some(settled_at) }
+                    RolloutProgress::InProgress { completed: done, total, stable_at: Some(stable_at) }
                 };
             }
-            Course::Back { .. } if done == total && !serves(&|worker| worker.generation == self.to) => {
-                standing = Standing::TakenBack;
+            RolloutDirection::RollingBack { .. }
+                if done == total && !serves(&|worker| worker.generation == self.to) =>
+            {
+                progress = RolloutProgress::RolledBack;
             }
-            Course::Forward | Course::Back { .. } => {}
+            RolloutDirection::Forward | RolloutDirection::RollingBack { .. } => {}
         }
-        standing
+        progress
     }
 }
 
@@ -172,68 +181,71 @@ mod tests {
     const NOW: Duration = Duration::from_secs(100);
     const PROBATION: Duration = Duration::from_secs(1);
 
-    fn slot(generation: u64, workers: &[(u64, Stage)]) -> Slot {
-        let occupant = |(cell, (generation, stage)): (usize, &(u64, Stage))| Occupant {
+    fn slot(generation: u64, workers: &[(u64, WorkerPhase)]) -> Slot {
+        let occupant = |(cell, (generation, stage)): (usize, &(u64, WorkerPhase))| WorkerHandle {
             pid: Pid::from_raw(10 + cell as i32),
             generation: *generation,
             cell,
-            stage: *stage,
+            phase: *stage,
             started: NOW,
-            retire: None,
+            replace_reason: None,
         };
         Slot { workers: workers.iter().enumerate().map(occupant).collect(), ..Slot::new(generation) }
     }
 
-    fn ready(seconds: u64) -> Stage {
-        Stage::Ready { since: Duration::from_secs(seconds) }
+    fn ready(seconds: u64) -> WorkerPhase {
+        WorkerPhase::Ready { since: Duration::from_secs(seconds) }
     }
 
-    fn rollout(course: Course) -> Rollout {
-        Rollout { kind: Kind::Reload, from: 1, to: 2, course, started: NOW }
+    fn rollout(direction: RolloutDirection) -> Rollout {
+        Rollout { kind: DeploymentKind::Reload, from: 1, to: 2, direction, started: NOW }
     }
 
     #[test]
-    fn it_is_done_when_every_slot_serves_and_the_last_worker_has_settled() {
-        let forward = rollout(Course::Forward);
+    fn it_is_completed_when_every_slot_serves_and_the_last_worker_is_stable() {
+        let forward = rollout(RolloutDirection::Forward);
         let half = [slot(2, &[(2, ready(90))]), slot(1, &[(1, ready(50)), (2, ready(99))])];
-        assert_eq!(forward.canary(&half), None);
-        let standing = forward.standing(&half, PROBATION, NOW);
-        assert_eq!(standing, Standing::UnderWay { done: 1, total: 2, settled_at: None });
+        assert_eq!(forward.canary_slot(&half), None);
+        let progress = forward.progress(&half, PROBATION, NOW);
+        assert_eq!(progress, RolloutProgress::InProgress { completed: 1, total: 2, stable_at: None });
         let young = [slot(2, &[(2, ready(90))]), slot(2, &[(2, ready(100))])];
-        let settled_at = Some(NOW + PROBATION);
-        let standing = forward.standing(&young, PROBATION, NOW);
-        assert_eq!(standing, Standing::UnderWay { done: 2, total: 2, settled_at });
-        assert_eq!(forward.standing(&young, PROBATION, NOW + PROBATION), Standing::Done);
+        let stable_at = Some(NOW + PROBATION);
+        let progress = forward.progress(&young, PROBATION, NOW);
+        assert_eq!(progress, RolloutProgress::InProgress { completed: 2, total: 2, stable_at });
+        assert_eq!(forward.progress(&young, PROBATION, NOW + PROBATION), RolloutProgress::Completed);
         let alone = [slot(2, &[(1, ready(50)), (2, ready(90))])];
-        let standing = forward.standing(&alone, PROBATION, NOW);
-        let waits = Standing::UnderWay { done: 1, total: 1, settled_at: None };
-        assert_eq!(standing, waits, "the old worker of the only slot is not told to leave yet");
+        let progress = forward.progress(&alone, PROBATION, NOW);
+        let waits = RolloutProgress::InProgress { completed: 1, total: 1, stable_at: None };
+        assert_eq!(progress, waits, "the old worker of the only slot is not told to leave yet");
     }
 
     #[test]
     fn the_first_slot_is_the_canary_until_it_has_the_new_generation() {
         let slots = [slot(1, &[(1, ready(50))]), slot(1, &[(1, ready(50))])];
-        assert_eq!(rollout(Course::Forward).canary(&slots), Some(0));
-        assert_eq!(rollout(Course::Back { reason: String::new() }).canary(&slots), None);
+        assert_eq!(rollout(RolloutDirection::Forward).canary_slot(&slots), Some(0));
+        assert_eq!(
+            rollout(RolloutDirection::RollingBack { reason: String::new() }).canary_slot(&slots),
+            None
+        );
     }
 
     #[test]
     fn only_a_young_worker_of_the_new_generation_condemns_it() {
-        let forward = rollout(Course::Forward);
+        let forward = rollout(RolloutDirection::Forward);
         let one = |generation, stage| slot(1, &[(generation, stage)]).workers[0].clone();
-        assert!(forward.condemns(&one(2, Stage::Booting { deadline: NOW }), PROBATION, NOW));
-        assert!(forward.condemns(&one(2, ready(100)), PROBATION, NOW));
-        assert!(!forward.condemns(&one(2, ready(90)), PROBATION, NOW));
-        assert!(!forward.condemns(&one(1, ready(100)), PROBATION, NOW));
-        let back = rollout(Course::Back { reason: String::new() });
-        assert!(!back.condemns(&one(2, ready(100)), PROBATION, NOW));
+        assert!(forward.is_failed_by(&one(2, WorkerPhase::Booting { deadline: NOW }), PROBATION, NOW));
+        assert!(forward.is_failed_by(&one(2, ready(100)), PROBATION, NOW));
+        assert!(!forward.is_failed_by(&one(2, ready(90)), PROBATION, NOW));
+        assert!(!forward.is_failed_by(&one(1, ready(100)), PROBATION, NOW));
+        let back = rollout(RolloutDirection::RollingBack { reason: String::new() });
+        assert!(!back.is_failed_by(&one(2, ready(100)), PROBATION, NOW));
     }
 
     #[test]
     fn it_is_taken_back_when_no_new_worker_serves_any_more() {
-        let back = rollout(Course::Back { reason: "it died".into() });
+        let back = rollout(RolloutDirection::RollingBack { reason: "it died".into() });
         let lingering = [slot(1, &[(1, ready(50)), (2, ready(99))])];
-        assert!(matches!(back.standing(&lingering, PROBATION, NOW), Standing::UnderWay { .. }));
-        assert_eq!(back.standing(&[slot(1, &[(1, ready(50))])], PROBATION, NOW), Standing::TakenBack);
+        assert!(matches!(back.progress(&lingering, PROBATION, NOW), RolloutProgress::InProgress { .. }));
+        assert_eq!(back.progress(&[slot(1, &[(1, ready(50))])], PROBATION, NOW), RolloutProgress::RolledBack);
     }
 }

@@ -16,11 +16,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::control;
-use crate::control::server::Server;
+use crate::control::server::ControlServer;
 use crate::sys::exec;
 use crate::sys::fd;
 use crate::sys::path;
-use crate::sys::path::Identity;
+use crate::sys::path::FileId;
 use crate::sys::proc;
 use crate::sys::unix;
 
@@ -28,19 +28,19 @@ use crate::sys::unix;
 const PID_FILE: &str = "regatta.pid";
 
 /// Longest wait for a supervisor that has a socket there and no lock.
-const PATIENCE: Duration = Duration::from_millis(200);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Why a run folder cannot be claimed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum RunDirError {
     /// It cannot be made, or its files cannot be.
     #[error("cannot use the folder {} (run_dir)", folder.display())]
     Unusable {
         /// As configured.
         folder: PathBuf,
         /// Why.
-        source: path::Error,
+        source: path::PathError,
     },
     /// A fleet uses it.
     #[error("the folder {} (run_dir) is in use by the fleet with pid {pid}; give this one a run_dir of its own", folder.display())]
@@ -60,7 +60,7 @@ pub struct RunDir {
     /// The folder, locked.
     folder: File,
     /// The file in it, locked.
-    pid: File,
+    pid_file: File,
 }
 
 impl RunDir {
@@ -68,26 +68,26 @@ impl RunDir {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn claim(given: &Path) -> Result<Self, Error> {
-        let unusable = |source: path::Error| Error::Unusable { folder: given.into(), source };
+    pub fn claim(given: &Path) -> Result<Self, RunDirError> {
+        let unusable = |source: path::PathError| RunDirError::Unusable { folder: given.into(), source };
         let failed = |source: io::Error| unusable(source.into());
-        let path = path::own_folder(given).map_err(unusable)?;
+        let path = path::ensure_private_folder(given).map_err(unusable)?;
         let folder = path::open_folder(&path).map_err(failed)?;
         let running = || {
-            let listening = || listening(&path).map(|pid| pid.to_string());
-            let pid = written(&path).or_else(listening).unwrap_or_else(|| "unknown".to_owned());
-            Error::Running { folder: given.into(), pid }
+            let listening = || control_socket_pid(&path).map(|pid| pid.to_string());
+            let pid = read_pid(&path).or_else(listening).unwrap_or_else(|| "unknown".to_owned());
+            RunDirError::Running { folder: given.into(), pid }
         };
         // Before anything is made there: what a second fleet left would be in the way of the first one's own file. A fleet
         // of an older version whose file was removed has no lock that can be found, but it listens.
-        if !lock_folder(&folder) || listening(&path).is_some() {
+        if !lock_folder(&folder) || control_socket_pid(&path).is_some() {
             return Err(running());
         }
-        let pid = path::own_file(&path.join(PID_FILE)).map_err(unusable)?;
+        let pid = path::open_private_file(&path.join(PID_FILE)).map_err(unusable)?;
         if !fd::try_lock(&pid).map_err(failed)? {
             return Err(running());
         }
-        let claimed = Self { path, folder, pid };
+        let claimed = Self { path, folder, pid_file: pid };
         claimed.write_pid().map_err(failed)?;
         Ok(claimed)
     }
@@ -96,13 +96,13 @@ impl RunDir {
     ///
     /// # Errors
     /// When what was handed over is not there.
-    pub fn resume(path: &Path, pid: RawFd, folder: Option<RawFd>) -> io::Result<Self> {
+    pub fn restore(path: &Path, pid: RawFd, folder: Option<RawFd>) -> io::Result<Self> {
         let folder = match folder {
-            Some(folder) => exec::copy(folder)?.into(),
+            Some(folder) => exec::duplicate_inherited(folder)?.into(),
             None => path::open_folder(path)?,
         };
         lock_folder(&folder);
-        Ok(Self { path: path.into(), folder, pid: exec::copy(pid)?.into() })
+        Ok(Self { path: path.into(), folder, pid_file: exec::duplicate_inherited(pid)?.into() })
     }
 
     /// Its path without links.
@@ -111,17 +111,17 @@ impl RunDir {
     }
 
     /// Numbers of the file and the folder, for the next program.
-    pub(super) fn descriptors(&self) -> (RawFd, RawFd) {
-        (self.pid.as_raw_fd(), self.folder.as_raw_fd())
+    pub(super) fn fds(&self) -> (RawFd, RawFd) {
+        (self.pid_file.as_raw_fd(), self.folder.as_raw_fd())
     }
 
     /// Says that this fleet has ended in order: an empty file.
-    pub fn end(&self) {
-        let _ = self.pid.set_len(0);
+    pub fn clear_pid(&self) {
+        let _ = self.pid_file.set_len(0);
     }
 
     fn write_pid(&self) -> io::Result<()> {
-        let mut pid = &self.pid;
+        let mut pid = &self.pid_file;
         pid.set_len(0)?;
         pid.rewind()?;
         writeln!(pid, "{}", proc::pid())
@@ -131,16 +131,19 @@ impl RunDir {
     ///
     /// # Errors
     /// What cannot be put back, and why; nothing that belongs to another fleet is touched.
-    pub(super) fn keep(&self, control: &mut Server) -> Result<Vec<&'static str>, String> {
+    pub(super) fn restore_files(&self, control: &mut ControlServer) -> Result<Vec<&'static str>, String> {
         let mut restored = Vec::new();
         let shown = self.path.display();
-        if self.keep_folder().map_err(|error| format!("the folder {shown} (run_dir) is lost: {error}"))? {
+        if self.restore_folder().map_err(|error| format!("the folder {shown} (run_dir) is lost: {error}"))? {
             restored.push("its folder");
         }
-        if self.keep_file().map_err(|error| format!("{PID_FILE} in {shown} (run_dir) is lost: {error}"))? {
+        if self
+            .restore_pid_file()
+            .map_err(|error| format!("{PID_FILE} in {shown} (run_dir) is lost: {error}"))?
+        {
             restored.push(PID_FILE);
         }
-        match control.keep() {
+        match control.restore_socket_file() {
             Ok(true) => restored.push("control.sock"),
             Ok(false) => {}
             Err(error) => return Err(format!("control.sock in {shown} (run_dir) is lost: {error}")),
@@ -148,39 +151,39 @@ impl RunDir {
         Ok(restored)
     }
 
-    fn keep_folder(&self) -> Result<bool, path::Error> {
-        match Identity::at(&self.path) {
-            Ok(there) if there == Identity::open(&self.folder)? => return Ok(false),
+    fn restore_folder(&self) -> Result<bool, path::PathError> {
+        match FileId::from_entry(&self.path) {
+            Ok(there) if there == FileId::from_file(&self.folder)? => return Ok(false),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        let path = path::own_folder(&self.path)?;
+        let path = path::ensure_private_folder(&self.path)?;
         if path != self.path {
-            let sentence = format!("a link to {} is in its place", path.display());
-            return Err(path::Error::Io(io::Error::other(sentence)));
+            let message = format!("a link to {} is in its place", path.display());
+            return Err(path::PathError::Io(io::Error::other(message)));
         }
         let folder = path::open_folder(&path)?;
         let taken = || io::Error::other("another folder is in its place, and another fleet uses it");
-        if !lock_folder(&folder) || listening(&path).is_some() {
+        if !lock_folder(&folder) || control_socket_pid(&path).is_some() {
             return Err(taken().into());
         }
-        path::exchange(&self.folder, &folder)?;
+        path::replace_descriptor(&self.folder, &folder)?;
         Ok(true)
     }
 
-    fn keep_file(&self) -> Result<bool, path::Error> {
+    fn restore_pid_file(&self) -> Result<bool, path::PathError> {
         let path = self.path.join(PID_FILE);
-        match Identity::at(&path) {
-            Ok(there) if there == Identity::open(&self.pid)? => return Ok(false),
+        match FileId::from_entry(&path) {
+            Ok(there) if there == FileId::from_file(&self.pid_file)? => return Ok(false),
             // Left by a process that is gone: this fleet has the folder.
             Ok(_) => {
-                let file = path::own_file(&path)?;
+                let file = path::open_private_file(&path)?;
                 if !fd::try_lock(&file)? {
-                    return Err(path::Error::Io(io::Error::other(
+                    return Err(path::PathError::Io(io::Error::other(
                         "another fleet has put its own in its place",
                     )));
                 }
-                path::exchange(&self.pid, &file)?;
+                path::replace_descriptor(&self.pid_file, &file)?;
                 self.write_pid()?;
                 return Ok(true);
             }
@@ -189,32 +192,32 @@ impl RunDir {
         }
         // It has its lock and its content before it has its name.
         let next = self.path.join("regatta.pid.next");
-        let file = path::new_file(&next)?;
+        let file = path::create_private_file(&next)?;
         let locked = fd::try_lock(&file)?;
         writeln!(&file, "{}", proc::pid())?;
         let named = fs::hard_link(&next, &path);
         fs::remove_file(&next)?;
         named?;
         if !locked {
-            return Err(path::Error::Io(io::Error::other("another process has locked it")));
+            return Err(path::PathError::Io(io::Error::other("another process has locked it")));
         }
-        path::exchange(&self.pid, &file)?;
+        path::replace_descriptor(&self.pid_file, &file)?;
         Ok(true)
     }
 }
 
 /// The pid of the fleet that uses the run folder, if one does.
-pub fn running(folder: &Path) -> Option<String> {
-    let held =
-        path::seen_file(&folder.join(PID_FILE)).is_some_and(|file| !fd::is_free(&file).unwrap_or(true));
-    let listening = || listening(folder).map(|pid| pid.to_string());
-    held.then(|| written(folder)).flatten().or_else(listening)
+pub fn running_pid(folder: &Path) -> Option<String> {
+    let held = path::open_private_read_only(&folder.join(PID_FILE))
+        .is_some_and(|file| !fd::is_unlocked(&file).unwrap_or(true));
+    let listening = || control_socket_pid(folder).map(|pid| pid.to_string());
+    held.then(|| read_pid(folder)).flatten().or_else(listening)
 }
 
 /// What a fleet has written into its file, as far as it can be a number.
-fn written(folder: &Path) -> Option<String> {
+fn read_pid(folder: &Path) -> Option<String> {
     let mut text = String::new();
-    path::seen_file(&folder.join(PID_FILE))?.take(32).read_to_string(&mut text).ok()?;
+    path::open_private_read_only(&folder.join(PID_FILE))?.take(32).read_to_string(&mut text).ok()?;
     Some(text.trim().to_owned()).filter(|pid| !pid.is_empty())
 }
 
@@ -224,22 +227,22 @@ fn lock_folder(folder: &File) -> bool {
 }
 
 /// The process behind the control socket, if one listens there.
-fn listening(folder: &Path) -> Option<i32> {
-    let stream = unix::connect(&control::socket(folder), PATIENCE).ok()?;
-    unix::peer(&stream).ok().map(|peer| peer.pid)
+fn control_socket_pid(folder: &Path) -> Option<i32> {
+    let stream = unix::connect(&control::socket_path(folder), CONNECT_TIMEOUT).ok()?;
+    unix::peer_credentials(&stream).ok().map(|peer| peer.pid)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn keep(run_dir: &RunDir, control: &mut Server) -> Result<Vec<&'static str>, String> {
-        run_dir.keep(control)
+    fn keep(run_dir: &RunDir, control: &mut ControlServer) -> Result<Vec<&'static str>, String> {
+        run_dir.restore_files(control)
     }
 
-    fn claimed(folder: &Path) -> (RunDir, Server) {
+    fn claimed(folder: &Path) -> (RunDir, ControlServer) {
         let run_dir = RunDir::claim(&folder.join("run")).unwrap();
-        let control = Server::open(&control::socket(run_dir.path())).unwrap();
+        let control = ControlServer::open(&control::socket_path(run_dir.path())).unwrap();
         (run_dir, control)
     }
 
@@ -249,18 +252,18 @@ mod tests {
         let (run_dir, mut control) = claimed(folder.path());
         let path = run_dir.path().to_owned();
         assert_eq!(keep(&run_dir, &mut control), Ok(vec![]));
-        fs::remove_file(control::socket(&path)).unwrap();
+        fs::remove_file(control::socket_path(&path)).unwrap();
         assert_eq!(keep(&run_dir, &mut control), Ok(vec!["control.sock"]));
-        assert!(unix::connect(&control::socket(&path), PATIENCE).is_ok());
+        assert!(unix::connect(&control::socket_path(&path), CONNECT_TIMEOUT).is_ok());
         fs::remove_file(path.join(PID_FILE)).unwrap();
         // While the file is gone, the folder's lock keeps the next fleet away.
-        assert!(matches!(RunDir::claim(&path), Err(Error::Running { .. })));
+        assert!(matches!(RunDir::claim(&path), Err(RunDirError::Running { .. })));
         assert!(!path.join(PID_FILE).exists(), "it has left nothing");
         assert_eq!(keep(&run_dir, &mut control), Ok(vec![PID_FILE]));
-        assert_eq!(running(&path), Some(std::process::id().to_string()));
+        assert_eq!(running_pid(&path), Some(std::process::id().to_string()));
         fs::remove_dir_all(&path).unwrap();
         assert_eq!(keep(&run_dir, &mut control), Ok(vec!["its folder", PID_FILE, "control.sock"]));
-        assert!(matches!(RunDir::claim(&path), Err(Error::Running { .. })));
+        assert!(matches!(RunDir::claim(&path), Err(RunDirError::Running { .. })));
         assert_eq!(keep(&run_dir, &mut control), Ok(vec![]));
     }
 
@@ -269,7 +272,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (run_dir, mut control) = claimed(folder.path());
         let path = run_dir.path().to_owned();
-        let socket = control::socket(&path);
+        let socket = control::socket_path(&path);
         fs::remove_file(&socket).unwrap();
         fs::write(&socket, "notes").unwrap();
         assert!(keep(&run_dir, &mut control).unwrap_err().contains("control.sock"));
@@ -283,7 +286,7 @@ mod tests {
         fs::rename(&path, folder.path().join("moved")).unwrap();
         let (other, other_control) = claimed(folder.path());
         assert!(keep(&run_dir, &mut control).unwrap_err().contains("another fleet uses it"));
-        assert!(unix::connect(&socket, PATIENCE).is_ok());
+        assert!(unix::connect(&socket, CONNECT_TIMEOUT).is_ok());
         drop((other, other_control));
         assert_eq!(keep(&run_dir, &mut control).unwrap().first(), Some(&"its folder"));
     }

@@ -1,88 +1,95 @@
 //! More slots, or fewer, without losing what is queued on them.
 
 use crate::supervisor::Supervisor;
-use crate::supervisor::history::happened;
-use crate::supervisor::plan::Target;
-use crate::supervisor::slot::Occupant;
-use crate::supervisor::slot::Seat;
+use crate::supervisor::history::event_now;
+use crate::supervisor::plan::DesiredState;
 use crate::supervisor::slot::Slot;
+use crate::supervisor::slot::SlotListening;
+use crate::supervisor::slot::WorkerHandle;
 
 impl Supervisor<'_> {
     /// Wants this many slots from now on; says why not when that cannot be.
-    pub(super) fn scale_to(&mut self, wanted: usize) -> Result<(), String> {
+    pub(super) fn scale_to(&mut self, slots: usize) -> Result<(), String> {
         let most = self.scoreboard.capacity();
-        if wanted == 0 {
+        if slots == 0 {
             return Err("a fleet has at least one worker; `stop` ends it".to_owned());
         }
-        if wanted > most {
+        if slots > most {
             return Err(format!(
                 "this fleet has room for {most} workers; start it with more (workers.count)"
             ));
         }
-        if wanted != self.wanted {
+        if slots != self.desired_slots {
             tracing::info!(
-                from = self.wanted,
-                to = wanted,
-                "scaling from {} to {wanted} workers",
-                self.wanted
+                from = self.desired_slots,
+                to = slots,
+                "scaling from {} to {slots} workers",
+                self.desired_slots
             );
-            let text = format!("from {} to {wanted} workers", self.wanted);
-            self.note(happened("scale", text));
-            self.wanted = wanted;
-            self.scoreboard.set_slots(wanted);
+            let text = format!("from {} to {slots} workers", self.desired_slots);
+            self.record_event(event_now("scale", text));
+            self.desired_slots = slots;
+            self.scoreboard.set_slots(slots);
         }
         Ok(())
     }
 
     /// Slots that are to serve.
-    pub(super) fn open_slots(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.seat == Seat::Open).count()
+    pub(super) fn open_slot_count(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.listening == SlotListening::Open).count()
     }
 
     /// Whether every slot that is wanted serves, and no other one listens.
-    pub(super) fn is_settled(&self) -> bool {
-        self.open_slots() == self.wanted
-            && self.slots.iter().all(|slot| match slot.seat {
-                Seat::Open => slot.serves(),
-                Seat::Closing => false,
-                Seat::Closed => true,
+    pub(super) fn is_stable(&self) -> bool {
+        self.open_slot_count() == self.desired_slots
+            && self.slots.iter().all(|slot| match slot.listening {
+                SlotListening::Open => slot.is_serving(),
+                SlotListening::Retiring => false,
+                SlotListening::Retired => true,
             })
     }
 
     /// Brings the number of slots to what is wanted; true when it changed something.
     pub(super) fn resize(&mut self) -> bool {
-        let open = self.open_slots();
-        if self.target != Target::Serve || self.wanted == open {
+        let open = self.open_slot_count();
+        if self.desired_state != DesiredState::Running || self.desired_slots == open {
             return false;
         }
-        if self.wanted < open {
+        if self.desired_slots < open {
             // Slots retire from the highest index: the kernel moves a group's last socket into a gap.
-            for slot in self.slots.iter_mut().skip(self.wanted).filter(|slot| slot.seat == Seat::Open) {
-                slot.seat = Seat::Closing;
+            for slot in self
+                .slots
+                .iter_mut()
+                .skip(self.desired_slots)
+                .filter(|slot| slot.listening == SlotListening::Open)
+            {
+                slot.listening = SlotListening::Retiring;
             }
             self.steer();
             return true;
         }
         // A retiring slot's socket is still a member of the group; the next one would get the wrong place.
-        if self.slots.iter().any(|slot| slot.seat == Seat::Closing) {
+        if self.slots.iter().any(|slot| slot.listening == SlotListening::Retiring) {
             return false;
         }
-        self.grow(open)
+        self.open_slot(open)
     }
 
     /// Opens the slot after the last open one.
-    fn grow(&mut self, index: usize) -> bool {
+    fn open_slot(&mut self, index: usize) -> bool {
         // Its socket joins the group at once; nobody is sent there before a worker is READY.
-        self.steer_past(index);
+        self.steer_around(index);
         match self.addresses.open_slot() {
             Ok(listeners) => {
                 let generation = self.rollout.as_ref().map_or(self.generation, |rollout| rollout.from);
                 if index < self.slots.len() {
                     // Workers of its former life may still finish here.
                     let slot = &mut self.slots[index];
-                    slot.workers.iter_mut().for_each(Occupant::passes);
-                    (slot.seat, slot.proven, slot.generation) = (Seat::Open, false, generation);
-                    (slot.backoff, slot.rest_until) = (crate::supervisor::backoff::Backoff::default(), None);
+                    slot.workers.iter_mut().for_each(WorkerHandle::cancel_slot_retirement);
+                    (slot.listening, slot.was_ready, slot.generation) =
+                        (SlotListening::Open, false, generation);
+                    (slot.backoff, slot.backoff_until) =
+                        (crate::supervisor::backoff::RestartBackoff::default(), None);
                     self.sockets[index] = Some(listeners);
                 } else {
                     self.slots.push(Slot::new(generation));
@@ -93,10 +100,10 @@ impl Supervisor<'_> {
             }
             Err(error) => {
                 tracing::error!(%error, "cannot open another slot: {error}");
-                self.senses.forget_scaling();
-                self.wanted = self.open_slots();
-                self.scoreboard.set_slots(self.wanted);
-                self.steered.clear();
+                self.monitor.reset_autoscaler();
+                self.desired_slots = self.open_slot_count();
+                self.scoreboard.set_slots(self.desired_slots);
+                self.steered_slots.clear();
                 false
             }
         }
@@ -105,29 +112,29 @@ impl Supervisor<'_> {
     /// Keeps new connections off slots that cannot serve them, as long as there are others: slots that retire, that
     /// have not served yet, or whose workers died early.
     pub(super) fn steer(&mut self) {
-        if self.target != Target::Serve {
+        if self.desired_state != DesiredState::Running {
             return;
         }
-        let open = |slot: &Slot| match slot.seat {
-            Seat::Open if self.senses.avoids(slot) => false,
-            Seat::Open => slot.serves() || (slot.backoff.early_deaths() == 0 && slot.proven),
-            Seat::Closing | Seat::Closed => false,
+        let open = |slot: &Slot| match slot.listening {
+            SlotListening::Open if self.monitor.avoids_slot(slot) => false,
+            SlotListening::Open => slot.is_serving() || (slot.backoff.early_deaths() == 0 && slot.was_ready),
+            SlotListening::Retiring | SlotListening::Retired => false,
         };
         let listening = self.slots.iter().zip(&self.sockets).filter(|(_, sockets)| sockets.is_some());
         let open: Vec<bool> = listening.map(|(slot, _)| open(slot)).collect();
-        self.steer_to(open);
+        self.apply_steering(open);
     }
 
     /// The same, with a slot that is about to begin to listen.
-    fn steer_past(&mut self, index: usize) {
-        let mut open: Vec<bool> = self.slots.iter().take(index).map(Slot::serves).collect();
+    fn steer_around(&mut self, index: usize) {
+        let mut open: Vec<bool> = self.slots.iter().take(index).map(Slot::is_serving).collect();
         open.push(false);
-        self.steer_to(open);
+        self.apply_steering(open);
     }
 
-    fn steer_to(&mut self, open: Vec<bool>) {
+    fn apply_steering(&mut self, open: Vec<bool>) {
         let mode = self.settings.steering;
-        if open == self.steered && mode == self.steered_by {
+        if open == self.steered_slots && mode == self.steering_mode {
             return;
         }
         if let Some(Err(error)) = self.sockets.iter().flatten().next().map(|first| first.steer(mode, &open)) {
@@ -136,6 +143,6 @@ impl Supervisor<'_> {
         for (slot, open) in open.iter().enumerate() {
             self.scoreboard.row(slot).set_avoided(!open);
         }
-        (self.steered, self.steered_by) = (open, mode);
+        (self.steered_slots, self.steering_mode) = (open, mode);
     }
 }

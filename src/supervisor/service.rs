@@ -2,38 +2,40 @@
 
 use std::time::Duration;
 
-use crate::supervisor::Host;
 use crate::supervisor::Supervisor;
-use crate::supervisor::notify::Message;
-use crate::supervisor::notify::Notifier;
-use crate::supervisor::plan::LEAVE_MARGIN;
+use crate::supervisor::WorkerHost;
+use crate::supervisor::notify::ServiceMessage;
+use crate::supervisor::notify::ServiceNotifier;
+use crate::supervisor::plan::EXIT_GRACE;
 use crate::sys::proc;
 
 /// How long the private Redis, and what else ends with a fleet, may take after the workers.
-const AFTERWARDS: Duration = Duration::from_secs(15);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);
 
 /// The manager that this process was started by, if one was.
-pub(super) fn manager(host: &dyn Host) -> Notifier {
-    Notifier::new(&host.inputs(0).environment, proc::pid().as_raw().unsigned_abs()).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the service manager cannot be told anything: {error}");
-        Notifier::default()
-    })
+pub(super) fn service_notifier(host: &dyn WorkerHost) -> ServiceNotifier {
+    ServiceNotifier::new(&host.config_inputs(0).environment, proc::pid().as_raw().unsigned_abs())
+        .unwrap_or_else(|error| {
+            tracing::warn!(%error, "the service manager cannot be told anything: {error}");
+            ServiceNotifier::default()
+        })
 }
 
 impl Supervisor<'_> {
     /// Everything is as it should be, at first or again.
-    pub(super) fn tell_ready(&self, status: &str) {
-        self.service.send(&Message::Ready { pid: proc::pid().as_raw().unsigned_abs(), status });
+    pub(super) fn notify_ready(&self, status: &str) {
+        self.service_notifier
+            .send(&ServiceMessage::Ready { pid: proc::pid().as_raw().unsigned_abs(), status });
     }
 
     /// A new generation is on its way; [`Supervisor::tell_ready`] says when it has ended, whichever way.
-    pub(super) fn tell_reloading(&self, status: &str, now: Duration) {
-        self.service.send(&Message::Reloading { now, status });
+    pub(super) fn notify_reloading(&self, status: &str, now: Duration) {
+        self.service_notifier.send(&ServiceMessage::Reloading { now, status });
     }
 
     /// The fleet drains, and how long that may take.
-    pub(super) fn tell_stopping(&self) {
-        let within = self.settings.drain_timeout + LEAVE_MARGIN + AFTERWARDS;
-        self.service.send(&Message::Stopping { within });
+    pub(super) fn notify_stopping(&self) {
+        let within = self.settings.drain_timeout + EXIT_GRACE + SHUTDOWN_GRACE;
+        self.service_notifier.send(&ServiceMessage::Stopping { within });
     }
 }

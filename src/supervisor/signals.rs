@@ -3,14 +3,14 @@
 use std::io;
 
 use crate::supervisor::Supervisor;
-use crate::supervisor::history::happened;
-use crate::supervisor::plan::Target;
+use crate::supervisor::history::event_now;
+use crate::supervisor::plan::DesiredState;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
 use crate::sys::signal;
-use crate::sys::signal::Arrived;
+use crate::sys::signal::ReceivedSignal;
 use crate::sys::signal::Signal;
-use crate::sys::signal::Signals;
+use crate::sys::signal::SignalReader;
 use crate::sys::start;
 
 /// The signals the supervisor takes, the verb each stands for, and what it does.
@@ -43,14 +43,14 @@ const IGNORED: &[Signal] = &[Signal::SIGPIPE];
 ///
 /// # Errors
 /// When the kernel refuses the descriptor.
-pub fn take_signals() -> io::Result<Signals> {
+pub fn block_signals() -> io::Result<SignalReader> {
     let taken: Vec<Signal> = SIGNALS.iter().map(|row| row.0).chain(IGNORED.iter().copied()).collect();
-    Signals::take(&taken)
+    SignalReader::block(&taken)
 }
 
 /// Has orphans of workers become children of this process, where the kernel knows how.
 pub(super) fn adopt_orphans() {
-    if let Err(error) = proc::adopt_orphans() {
+    if let Err(error) = proc::become_subreaper() {
         tracing::warn!(%error, "orphans do not come to this process (PR_SET_CHILD_SUBREAPER): what workers leave behind is \
             not reaped here, and they begin with copies of what libraries keep per thread: {error}");
     }
@@ -64,15 +64,15 @@ enum HangUp {
     /// The terminal of a fleet in the foreground was closed: it ends as any program there does.
     Stop,
     /// The same, but the fleet was started so that it outlives its terminal (`nohup`).
-    Nothing,
+    Ignore,
 }
 
 impl HangUp {
     /// `from_terminal`: the kernel sent it, or the shell of this session, whose terminal is gone.
-    fn meaning(from_terminal: bool, outlives_terminal: bool) -> Self {
+    fn from_origin(from_terminal: bool, outlives_terminal: bool) -> Self {
         match (from_terminal, outlives_terminal) {
             (false, _) => Self::Reload,
-            (true, true) => Self::Nothing,
+            (true, true) => Self::Ignore,
             (true, false) => Self::Stop,
         }
     }
@@ -80,31 +80,37 @@ impl HangUp {
 
 impl Supervisor<'_> {
     /// The kernel tells the foreground of a terminal that was closed; an interactive shell tells the rest of its jobs.
-    fn hung_up(&mut self, sender: Option<Pid>) {
+    fn on_hang_up(&mut self, sender: Option<Pid>) {
         let from_terminal = match sender {
             None => true,
             Some(pid) => self.had_terminal && start::is_session_leader(pid) && !start::has_terminal(),
         };
-        match HangUp::meaning(from_terminal, signal::outlives_terminal()) {
-            HangUp::Reload => self.want_reload(),
-            HangUp::Stop => self.aim(Target::Stop, "SIGHUP: the terminal was closed"),
-            HangUp::Nothing => {
+        match HangUp::from_origin(from_terminal, signal::ignores_hangup()) {
+            HangUp::Reload => self.request_reload(),
+            HangUp::Stop => self.set_desired_state(DesiredState::Stopping, "SIGHUP: the terminal was closed"),
+            HangUp::Ignore => {
                 tracing::info!("the terminal was closed: the fleet was told to outlive it (nohup)")
             }
         }
     }
 
     /// Takes the signals that have come.
-    pub(super) fn read_signals(&mut self) -> io::Result<()> {
-        while let Some(Arrived { signal, sender }) = self.signals.next()? {
-            match (signal, self.target) {
-                (Signal::SIGTERM | Signal::SIGINT, Target::Serve) => self.aim(Target::Stop, signal.as_str()),
-                (Signal::SIGINT, Target::Stop) => self.aim(Target::StopNow, signal.as_str()),
-                (Signal::SIGQUIT, Target::Serve | Target::Stop) => self.aim(Target::StopNow, signal.as_str()),
-                (Signal::SIGHUP, Target::Serve) => self.hung_up(sender),
-                (Signal::SIGUSR2, Target::Serve) => self.upgrade_by_signal(),
-                (Signal::SIGTTIN, Target::Serve) => self.scale_by_signal(self.wanted + 1),
-                (Signal::SIGTTOU, Target::Serve) => self.scale_by_signal(self.wanted - 1),
+    pub(super) fn handle_signals(&mut self) -> io::Result<()> {
+        while let Some(ReceivedSignal { signal, sender }) = self.signals.next()? {
+            match (signal, self.desired_state) {
+                (Signal::SIGTERM | Signal::SIGINT, DesiredState::Running) => {
+                    self.set_desired_state(DesiredState::Stopping, signal.as_str())
+                }
+                (Signal::SIGINT, DesiredState::Stopping) => {
+                    self.set_desired_state(DesiredState::Killing, signal.as_str())
+                }
+                (Signal::SIGQUIT, DesiredState::Running | DesiredState::Stopping) => {
+                    self.set_desired_state(DesiredState::Killing, signal.as_str())
+                }
+                (Signal::SIGHUP, DesiredState::Running) => self.on_hang_up(sender),
+                (Signal::SIGUSR2, DesiredState::Running) => self.upgrade_by_signal(),
+                (Signal::SIGTTIN, DesiredState::Running) => self.scale_by_signal(self.desired_slots + 1),
+                (Signal::SIGTTOU, DesiredState::Running) => self.scale_by_signal(self.desired_slots - 1),
                 (Signal::SIGUSR1, _) => self.reopen_logs(),
                 (Signal::SIGCHLD | Signal::SIGPIPE, _) => {}
                 (other, _) => tracing::debug!(signal = %other, "signal has nothing to do"),
@@ -113,27 +119,28 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    fn scale_by_signal(&mut self, wanted: usize) {
-        if let Err(reason) = self.scale_to(wanted) {
+    fn scale_by_signal(&mut self, slots: usize) {
+        if let Err(reason) = self.scale_to(slots) {
             tracing::warn!(%reason, "not scaled: {reason}");
         }
     }
 
     /// Wants the fleet to end.
-    pub(super) fn aim(&mut self, target: Target, by: &str) {
-        let what = if target == Target::StopNow { "stopping at once" } else { "stopping: workers drain" };
+    pub(super) fn set_desired_state(&mut self, target: DesiredState, by: &str) {
+        let what =
+            if target == DesiredState::Killing { "stopping at once" } else { "stopping: workers drain" };
         tracing::info!(by, "{what}");
-        self.tell_stopping();
-        self.note(happened("stopping", format!("{what} ({by})")));
-        self.target = target;
-        self.close_empty_seats();
+        self.notify_stopping();
+        self.record_event(event_now("stopping", format!("{what} ({by})")));
+        self.desired_state = target;
+        self.close_empty_slots();
     }
 
     /// Closes the listeners of slots without a worker: what came there would wait for nobody.
-    fn close_empty_seats(&mut self) {
+    fn close_empty_slots(&mut self) {
         for slot in 0..self.slots.len() {
             if self.slots[slot].workers.is_empty() {
-                self.close_seat(slot);
+                self.close_listeners(slot);
             }
         }
     }
@@ -144,10 +151,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hang_up_stops_only_a_fleet_whose_terminal_was_closed() {
-        assert_eq!(HangUp::meaning(true, false), HangUp::Stop);
-        assert_eq!(HangUp::meaning(true, true), HangUp::Nothing);
-        assert_eq!(HangUp::meaning(false, false), HangUp::Reload);
-        assert_eq!(HangUp::meaning(false, true), HangUp::Reload);
+    fn a_hang_up_stops_a_fleet_only_if_its_terminal_was_closed() {
+        assert_eq!(HangUp::from_origin(true, false), HangUp::Stop);
+        assert_eq!(HangUp::from_origin(true, true), HangUp::Ignore);
+        assert_eq!(HangUp::from_origin(false, false), HangUp::Reload);
+        assert_eq!(HangUp::from_origin(false, true), HangUp::Reload);
     }
 }

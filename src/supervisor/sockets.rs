@@ -5,16 +5,16 @@ use std::os::fd::RawFd;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::listener::Owner;
+use crate::listener::SocketOwner;
 
 /// Numbers of a slot's listeners.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sockets {
+pub struct SlotFds {
     /// One per public address.
-    pub public: Vec<Socket>,
+    pub public: Vec<ListenerFd>,
     /// One per address of the operators; a single one is written as itself, as programs read it that know no list.
     #[serde(with = "one_or_more")]
-    pub admin: Vec<Socket>,
+    pub admin: Vec<ListenerFd>,
 }
 
 /// One value, or a list of several.
@@ -24,37 +24,39 @@ mod one_or_more {
     use serde::Serialize;
     use serde::Serializer;
 
-    use super::Socket;
+    use super::ListenerFd;
 
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Given {
-        One(Socket),
-        More(Vec<Socket>),
+    enum OneOrMore {
+        One(ListenerFd),
+        Many(Vec<ListenerFd>),
     }
 
-    pub(super) fn serialize<S: Serializer>(sockets: &[Socket], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(sockets: &[ListenerFd], serializer: S) -> Result<S::Ok, S::Error> {
         match sockets {
             [one] => one.serialize(serializer),
             more => more.serialize(serializer),
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Socket>, D::Error> {
-        Ok(match Given::deserialize(deserializer)? {
-            Given::One(one) => vec![one],
-            Given::More(more) => more,
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<ListenerFd>, D::Error> {
+        Ok(match OneOrMore::deserialize(deserializer)? {
+            OneOrMore::One(one) => vec![one],
+            OneOrMore::Many(more) => more,
         })
     }
 }
 
 /// A listener: its number and its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Socket {
+pub struct ListenerFd {
     /// Its number.
     pub fd: RawFd,
     /// Whether the fleet opened it or systemd lends it.
-    pub owner: Owner,
+    pub owner: SocketOwner,
 }
 
 #[cfg(test)]
@@ -63,11 +65,11 @@ mod tests {
 
     #[test]
     fn a_single_admin_socket_is_written_as_programs_read_it_that_know_no_list() {
-        let socket = |fd| Socket { fd, owner: Owner::Slot };
-        let mut sockets = Sockets { public: vec![socket(7)], admin: vec![socket(8)] };
-        let read = |sockets: &Sockets| {
+        let socket = |fd| ListenerFd { fd, owner: SocketOwner::Slot };
+        let mut sockets = SlotFds { public: vec![socket(7)], admin: vec![socket(8)] };
+        let read = |sockets: &SlotFds| {
             let json = serde_json::to_value(sockets).unwrap();
-            assert_eq!(&serde_json::from_value::<Sockets>(json.clone()).unwrap(), sockets);
+            assert_eq!(&serde_json::from_value::<SlotFds>(json.clone()).unwrap(), sockets);
             json
         };
         assert_eq!(read(&sockets)["admin"]["fd"], 8);

@@ -2,38 +2,38 @@
 
 use std::time::Duration;
 
-use crate::control::rates::Rates;
-use crate::control::rates::Window;
-use crate::scoreboard::snapshot::Snapshot;
+use crate::control::rates::InstanceRates;
+use crate::control::rates::RateWindow;
+use crate::scoreboard::snapshot::ScoreboardSnapshot;
 
 /// When the next line is due, and what the last one compares with.
 #[derive(Debug)]
-pub struct Stats {
+pub struct StatsLogger {
     interval: Duration,
     next_at: Option<Duration>,
-    window: Window,
-    before: Counts,
+    window: RateWindow,
+    previous: StatsTotals,
 }
 
 /// Totals of which a line says how much was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Counts {
+struct StatsTotals {
     requests: u64,
     errors: u64,
-    limited: u64,
+    rate_limited: u64,
     unavailable: u64,
-    cut: u64,
+    aborted: u64,
     crashes: u64,
 }
 
-impl Counts {
-    fn of(snapshot: &Snapshot) -> Self {
+impl StatsTotals {
+    fn from_snapshot(snapshot: &ScoreboardSnapshot) -> Self {
         Self {
             requests: snapshot.requests(),
             errors: snapshot.total(|slot| slot.responses[5]),
-            limited: snapshot.total(|slot| slot.limited),
+            rate_limited: snapshot.total(|slot| slot.rate_limited),
             unavailable: snapshot.total(|slot| slot.unavailable),
-            cut: snapshot.total(|slot| slot.cut),
+            aborted: snapshot.total(|slot| slot.aborted_connections),
             crashes: snapshot.total(|slot| slot.crashes),
         }
     }
@@ -42,21 +42,21 @@ impl Counts {
         Self {
             requests: self.requests.saturating_sub(before.requests),
             errors: self.errors.saturating_sub(before.errors),
-            limited: self.limited.saturating_sub(before.limited),
+            rate_limited: self.rate_limited.saturating_sub(before.rate_limited),
             unavailable: self.unavailable.saturating_sub(before.unavailable),
-            cut: self.cut.saturating_sub(before.cut),
+            aborted: self.aborted.saturating_sub(before.aborted),
             crashes: self.crashes.saturating_sub(before.crashes),
         }
     }
 }
 
-impl Stats {
+impl StatsLogger {
     /// A line every `interval` from `now` on, the first one compared with this snapshot; zero: none.
-    pub fn new(interval: Duration, now: Duration, snapshot: &Snapshot) -> Self {
-        let mut window = Window::new(interval);
-        window.note(now, snapshot);
+    pub fn new(interval: Duration, now: Duration, snapshot: &ScoreboardSnapshot) -> Self {
+        let mut window = RateWindow::new(interval);
+        window.record(now, snapshot);
         let next_at = (!interval.is_zero()).then(|| now + interval);
-        Self { interval, next_at, window, before: Counts::of(snapshot) }
+        Self { interval, next_at, window, previous: StatsTotals::from_snapshot(snapshot) }
     }
 
     /// Time between two lines; zero: none.
@@ -72,23 +72,27 @@ impl Stats {
     /// The line, if it is due; the snapshot is taken only then.
     ///
     /// After a pause of the whole process one line covers all of it: the missed ones are not made up for.
-    pub fn due(&mut self, now: Duration, snapshot: impl FnOnce() -> Snapshot) -> Option<Line> {
+    pub fn line_if_due(
+        &mut self,
+        now: Duration,
+        snapshot: impl FnOnce() -> ScoreboardSnapshot,
+    ) -> Option<StatsLine> {
         let at = self.next_at.filter(|at| *at <= now)?;
         let snapshot = snapshot();
         let next = at + self.interval;
         self.next_at = Some(if next > now { next } else { now + self.interval });
         let rates = self.window.rates(now, &snapshot);
-        self.window.note(now, &snapshot);
-        let totals = Counts::of(&snapshot);
-        let line = Line::new(&snapshot, &rates, totals.since(self.before), totals);
-        self.before = totals;
+        self.window.record(now, &snapshot);
+        let totals = StatsTotals::from_snapshot(&snapshot);
+        let line = StatsLine::new(&snapshot, &rates, totals.since(self.previous), totals);
+        self.previous = totals;
         Some(line)
     }
 }
 
 /// One line of figures.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Line {
+pub struct StatsLine {
     ready: usize,
     slots: usize,
     connections: u64,
@@ -98,20 +102,25 @@ pub struct Line {
     latency_p99_us: Option<u64>,
     busy_percent: f64,
     memory_bytes: u64,
-    added: Counts,
-    totals: Counts,
+    added: StatsTotals,
+    totals: StatsTotals,
 }
 
-impl Line {
-    fn new(snapshot: &Snapshot, rates: &Rates, added: Counts, totals: Counts) -> Self {
+impl StatsLine {
+    fn new(
+        snapshot: &ScoreboardSnapshot,
+        rates: &InstanceRates,
+        added: StatsTotals,
+        totals: StatsTotals,
+    ) -> Self {
         Self {
             ready: snapshot.ready(),
             slots: snapshot.slots.len(),
             connections: snapshot.total(|slot| slot.sum(|worker| worker.connections)),
             in_flight: snapshot.total(|slot| slot.sum(|worker| worker.in_flight)),
-            requests_per_s: rates.fleet.requests_per_s.unwrap_or_default(),
-            latency_p50_us: rates.fleet.latency_p50_us,
-            latency_p99_us: rates.fleet.latency_p99_us,
+            requests_per_s: rates.instance.requests_per_s.unwrap_or_default(),
+            latency_p50_us: rates.instance.latency_p50_us,
+            latency_p99_us: rates.instance.latency_p99_us,
             busy_percent: rates.busy_percent.values().copied().fold(0.0, f64::max),
             memory_bytes: snapshot.total(|slot| slot.sum(|worker| worker.memory_bytes)),
             added,
@@ -133,9 +142,9 @@ impl Line {
             busy_percent_max = round(self.busy_percent),
             memory_bytes = self.memory_bytes,
             errors = added.errors,
-            limited = added.limited,
+            limited = added.rate_limited,
             unavailable = added.unavailable,
-            cut = added.cut,
+            cut = added.aborted,
             crashes = added.crashes,
             requests_total = totals.requests,
             errors_total = totals.errors,
@@ -145,7 +154,7 @@ impl Line {
     }
 }
 
-impl std::fmt::Display for Line {
+impl std::fmt::Display for StatsLine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} requests, {:.1} per second", self.added.requests, self.requests_per_s)?;
         if let Some(us) = self.latency_p99_us {
@@ -179,30 +188,30 @@ mod tests {
 
     fn answer(table: &Scoreboard, status: u16, requests: usize) {
         for _ in 0..requests {
-            table.cell(0, 0).request_started();
-            table.cell(0, 0).request_done(status, 1, 900);
+            table.cell(0, 0).count_request_started();
+            table.cell(0, 0).count_request_finished(status, 1, 900);
         }
     }
 
     #[test]
     fn without_an_interval_nothing_is_ever_due() {
-        let mut stats = Stats::new(Duration::ZERO, SECOND, &table().snapshot());
+        let mut stats = StatsLogger::new(Duration::ZERO, SECOND, &table().snapshot());
         assert_eq!(stats.next_at(), None);
-        assert_eq!(stats.due(SECOND * 9, || unreachable!()), None);
+        assert_eq!(stats.line_if_due(SECOND * 9, || unreachable!()), None);
     }
 
     #[test]
-    fn a_line_says_what_was_added_since_the_one_before() {
+    fn a_line_reports_what_was_added_since_the_previous_one() {
         let table = table();
-        let mut stats = Stats::new(SECOND * 10, SECOND, &table.snapshot());
-        assert_eq!(stats.due(SECOND * 10, || unreachable!()), None);
+        let mut stats = StatsLogger::new(SECOND * 10, SECOND, &table.snapshot());
+        assert_eq!(stats.line_if_due(SECOND * 10, || unreachable!()), None);
         answer(&table, 200, 50);
-        let first = stats.due(SECOND * 11, || table.snapshot()).unwrap();
+        let first = stats.line_if_due(SECOND * 11, || table.snapshot()).unwrap();
         assert_eq!((first.added.requests, first.totals.requests), (50, 50));
         assert!(first.to_string().starts_with("50 requests, 5.0 per second, p99 "), "{first}");
         answer(&table, 200, 90);
         answer(&table, 503, 10);
-        let second = stats.due(SECOND * 21, || table.snapshot()).unwrap();
+        let second = stats.line_if_due(SECOND * 21, || table.snapshot()).unwrap();
         assert_eq!((second.added.requests, second.added.errors, second.totals.requests), (100, 10, 150));
         assert!(second.to_string().starts_with("100 requests, 10.0 per second, p99 "), "{second}");
     }
@@ -210,8 +219,8 @@ mod tests {
     #[test]
     fn a_long_pause_is_covered_by_one_line() {
         let table = table();
-        let mut stats = Stats::new(SECOND, SECOND, &table.snapshot());
-        assert!(stats.due(SECOND * 60, || table.snapshot()).is_some());
+        let mut stats = StatsLogger::new(SECOND, SECOND, &table.snapshot());
+        assert!(stats.line_if_due(SECOND * 60, || table.snapshot()).is_some());
         assert_eq!(stats.next_at(), Some(SECOND * 61));
     }
 }

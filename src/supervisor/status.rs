@@ -3,114 +3,117 @@
 use std::time::Duration;
 
 use crate::control::status;
-use crate::control::status::FleetState;
-use crate::control::status::Status;
-use crate::control::survey::Extra;
+use crate::control::status::InstanceState;
+use crate::control::status::InstanceStatus;
+use crate::control::survey::SupervisorFacts;
 use crate::listener::SlotListeners;
 use crate::supervisor::Supervisor;
-use crate::supervisor::plan::Target;
-use crate::supervisor::rollout::Course;
-use crate::supervisor::rollout::Kind;
+use crate::supervisor::plan::DesiredState;
+use crate::supervisor::rollout::DeploymentKind;
 use crate::supervisor::rollout::Rollout;
-use crate::supervisor::rollout::Standing;
-use crate::supervisor::slot::Seat;
+use crate::supervisor::rollout::RolloutDirection;
+use crate::supervisor::rollout::RolloutProgress;
+use crate::supervisor::slot::SlotListening;
 use crate::sys::time;
 
 /// How much earlier a sample is taken when the loop is awake anyway: at rest it wakes up once a second, and not twice.
-const SAMPLED_EARLY: Duration = Duration::from_millis(100);
+const SAMPLE_TOLERANCE: Duration = Duration::from_millis(100);
 
 impl Supervisor<'_> {
     /// The fleet as it is now.
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn status(&self) -> InstanceStatus {
         let now = time::monotonic();
         let snapshot = self.scoreboard.snapshot();
-        let extra = Extra {
-            unix_ms: ms(time::unix()),
+        let extra = SupervisorFacts {
+            unix_ms: ms(time::wall_clock()),
             monotonic_ms: ms(now),
             build: self.host.build().to_owned(),
             builds: self.builds.clone(),
-            state: self.state(),
-            rollout: self.rollout.as_ref().map(|rollout| self.under_way(rollout, now)),
+            state: self.instance_state(),
+            rollout: self.rollout.as_ref().map(|rollout| self.rollout_status(rollout, now)),
             last_rollout: self.last_rollout.clone(),
-            workers: status::Workers {
-                configured: self.configured,
-                target: self.wanted,
-                min: self.settings.care.scaling.map_or(self.wanted, |scaling| scaling.min),
-                max: self.settings.care.scaling.map_or(self.wanted, |scaling| scaling.max),
-                autoscale: self.decided.clone(),
+            workers: status::WorkerTotals {
+                configured: self.configured_workers,
+                target: self.desired_slots,
+                min: self.settings.monitor.scaling.map_or(self.desired_slots, |scaling| scaling.min),
+                max: self.settings.monitor.scaling.map_or(self.desired_slots, |scaling| scaling.max),
+                autoscale: self.scaling_decision.clone(),
                 ready: 0,
             },
             private_redis_pid: self
-                .private
+                .private_redis
                 .as_ref()
                 .and_then(|private| Some(private.pid?.as_raw().unsigned_abs())),
-            slots: self.doors(),
-            rates: self.window.rates(now, &snapshot),
+            slots: self.slot_openness(),
+            rates: self.rate_window.rates(now, &snapshot),
         };
-        Status::new(&snapshot, &extra)
+        InstanceStatus::from_snapshot(&snapshot, &extra)
     }
 
-    fn state(&self) -> FleetState {
-        match self.target {
-            Target::Stop | Target::StopNow => FleetState::Stopping,
-            Target::Serve if self.rollout.is_some() => FleetState::RollingOut,
-            Target::Serve if self.announced => FleetState::Serving,
-            Target::Serve => FleetState::Starting,
+    fn instance_state(&self) -> InstanceState {
+        match self.desired_state {
+            DesiredState::Stopping | DesiredState::Killing => InstanceState::Stopping,
+            DesiredState::Running if self.rollout.is_some() => InstanceState::RollingOut,
+            DesiredState::Running if self.announced => InstanceState::Serving,
+            DesiredState::Running => InstanceState::Starting,
         }
     }
 
-    fn under_way(&self, rollout: &Rollout, now: Duration) -> status::Rollout {
-        let total = self.open_slots();
-        let (done, total) = match rollout.standing(&self.slots, self.settings.probation, now) {
-            Standing::UnderWay { done, total, .. } => (done, total),
-            Standing::Done | Standing::TakenBack => (total, total),
+    fn rollout_status(&self, rollout: &Rollout, now: Duration) -> status::RolloutStatus {
+        let total = self.open_slot_count();
+        let (done, total) = match rollout.progress(&self.slots, self.settings.canary_period, now) {
+            RolloutProgress::InProgress { completed: done, total, .. } => (done, total),
+            RolloutProgress::Completed | RolloutProgress::RolledBack => (total, total),
         };
         let ago = now.saturating_sub(rollout.started);
-        status::Rollout {
-            kind: kind(rollout.kind),
-            generation: rollout.wanted(),
+        status::RolloutStatus {
+            kind: rollout_kind(rollout.kind),
+            generation: rollout.desired_generation(),
             done,
             total,
-            started_ms: ms(time::unix().saturating_sub(ago)),
+            started_ms: ms(time::wall_clock().saturating_sub(ago)),
         }
     }
 
     /// Of each slot, whether new connections may come, and how many wait.
-    fn doors(&self) -> Vec<(bool, Option<u64>)> {
-        let door = |index: usize| {
+    fn slot_openness(&self) -> Vec<(bool, Option<u64>)> {
+        let openness = |index: usize| {
             let slot = &self.slots[index];
-            let open = slot.seat == Seat::Open && self.steered.get(index).copied().unwrap_or(true);
-            let waiting = self.sockets[index].as_ref().and_then(SlotListeners::waiting);
+            let open = slot.listening == SlotListening::Open
+                && self.steered_slots.get(index).copied().unwrap_or(true);
+            let waiting = self.sockets[index].as_ref().and_then(SlotListeners::queued_connections);
             (open, waiting)
         };
-        (0..self.slots.len()).map(door).collect()
+        (0..self.slots.len()).map(openness).collect()
     }
 
     /// Remembers how a rollout ended.
-    pub(super) fn remember(&mut self, rollout: &Rollout) {
-        let (outcome, reason) = match &rollout.course {
-            Course::Forward => (status::RolloutOutcome::Done, None),
-            Course::Back { reason } => (status::RolloutOutcome::RolledBack, Some(reason.clone())),
+    pub(super) fn record_finished(&mut self, rollout: &Rollout) {
+        let (outcome, reason) = match &rollout.direction {
+            RolloutDirection::Forward => (status::RolloutOutcome::Done, None),
+            RolloutDirection::RollingBack { reason } => {
+                (status::RolloutOutcome::RolledBack, Some(reason.clone()))
+            }
         };
-        let ended_ms = ms(time::unix());
-        let kind = kind(rollout.kind);
+        let finished_ms = ms(time::wall_clock());
+        let kind = rollout_kind(rollout.kind);
         let generation = rollout.to;
-        self.last_rollout = Some(status::Finished { kind, generation, outcome, reason, ended_ms });
+        self.last_rollout = Some(status::FinishedRollout { kind, generation, outcome, reason, finished_ms });
     }
 
     /// Takes the samples that rates are made of, once a second; when the next one is due.
-    pub(super) fn sample(&mut self, now: Duration) -> Option<Duration> {
-        if self.window.next_at().is_none_or(|at| at <= now + SAMPLED_EARLY) {
-            self.window.note(now, &self.scoreboard.snapshot());
+    pub(super) fn sample_rates(&mut self, now: Duration) -> Option<Duration> {
+        if self.rate_window.next_sample_at().is_none_or(|at| at <= now + SAMPLE_TOLERANCE) {
+            self.rate_window.record(now, &self.scoreboard.snapshot());
         }
-        self.window.next_at()
+        self.rate_window.next_sample_at()
     }
 }
 
-fn kind(kind: Kind) -> status::RolloutKind {
+fn rollout_kind(kind: DeploymentKind) -> status::RolloutKind {
     match kind {
-        Kind::Reload => status::RolloutKind::Reload,
-        Kind::Upgrade => status::RolloutKind::Upgrade,
+        DeploymentKind::Reload => status::RolloutKind::Reload,
+        DeploymentKind::Upgrade => status::RolloutKind::Upgrade,
     }
 }
 

@@ -12,20 +12,20 @@ use std::time::Duration;
 
 use crate::config;
 use crate::supervisor::handoff;
-use crate::supervisor::handoff::Proof;
+use crate::supervisor::handoff::PreflightReport;
 use crate::sys::build;
 use crate::sys::exec;
 use crate::sys::exec::Executable;
-use crate::sys::exec::Probe;
+use crate::sys::exec::ProbeProcess;
 use crate::sys::path;
-use crate::sys::proc::Exit;
+use crate::sys::proc::ExitStatus;
 use crate::sys::proc::Pid;
 
 /// How long a new program may take to show that it can take over.
-const PROOF_PATIENCE: Duration = Duration::from_secs(15);
+const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Most of what it prints that is kept, bytes.
-const PRINTED_MAX: usize = 64 * 1024;
+const CAPTURE_MAX: usize = 64 * 1024;
 
 /// Most that it may print at all, bytes: one that prints without end is killed then, and not at its deadline.
 const READ_MAX: usize = 1024 * 1024;
@@ -38,32 +38,32 @@ const QUOTE_MAX: usize = 500;
 
 /// A new program that is asked whether it can take over.
 #[derive(Debug)]
-pub(super) struct Trial {
+pub(super) struct Preflight {
     /// What is asked is what is run, whatever lies at its path by then.
     pub(super) program: Executable,
     pub(super) pid: Pid,
-    answer: Printed,
-    complaint: Printed,
+    output: CapturedOutput,
+    error_output: CapturedOutput,
     pub(super) deadline: Duration,
     /// How it ended.
-    exit: Option<Exit>,
+    exit: Option<ExitStatus>,
     /// Why it is killed, if it is.
-    killed: Option<Killed>,
+    kill_cause: Option<PreflightKillCause>,
 }
 
 /// What a program prints, as far as it came.
 #[derive(Debug)]
-struct Printed {
+struct CapturedOutput {
     /// None when the program has closed it.
     pipe: Option<File>,
     text: Vec<u8>,
     /// Bytes that came, kept or not.
-    read: usize,
+    total_read: usize,
 }
 
-impl Printed {
+impl CapturedOutput {
     fn new(pipe: File) -> Self {
-        Self { pipe: Some(pipe), text: Vec::new(), read: 0 }
+        Self { pipe: Some(pipe), text: Vec::new(), total_read: 0 }
     }
 
     /// Takes one chunk: what prints faster than it is read must not hold up the loop.
@@ -73,8 +73,8 @@ impl Printed {
         match pipe.read(&mut chunk) {
             Ok(0) => self.pipe = None,
             Ok(len) => {
-                self.read += len;
-                self.text.extend(&chunk[..len.min(PRINTED_MAX.saturating_sub(self.text.len()))]);
+                self.total_read += len;
+                self.text.extend(&chunk[..len.min(CAPTURE_MAX.saturating_sub(self.text.len()))]);
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
             Err(_) => self.pipe = None,
@@ -83,10 +83,10 @@ impl Printed {
 
     /// Takes what is left once the program has ended, as far as it is kept: nothing more comes.
     fn finish(&mut self) {
-        while self.pipe.is_some() && self.text.len() < PRINTED_MAX {
-            let before = self.read;
+        while self.pipe.is_some() && self.text.len() < CAPTURE_MAX {
+            let before = self.total_read;
             self.fill();
-            if self.read == before {
+            if self.total_read == before {
                 return;
             }
         }
@@ -99,7 +99,7 @@ impl Printed {
     }
 
     /// The line that names an error, as command lines do before their advice; else its last.
-    fn complaint(&self) -> Option<String> {
+    fn error_line(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.text);
         let named = text.lines().find(|line| line.starts_with("error: ")).map(|line| line.trim().to_owned());
         let mut line = named.or_else(|| self.last_line())?;
@@ -108,77 +108,92 @@ impl Printed {
     }
 }
 
-impl Trial {
+impl Preflight {
     /// Asks the program at this path whether it can go on from `state`, in the folder where it would.
-    pub(super) fn begin(path: &Path, folder: &Path, state: &OwnedFd, now: Duration) -> Result<Self, String> {
+    pub(super) fn start(path: &Path, folder: &Path, state: &OwnedFd, now: Duration) -> Result<Self, String> {
         let program = Executable::open(path).map_err(|error| match &error {
-            build::Error::Unreadable(source) => format!("{error}: {}", path::reason(path, source)),
+            build::ExecutableError::Unreadable(source) => {
+                format!("{error}: {}", path::error_detail(path, source))
+            }
             _ => error.to_string(),
         })?;
         let arguments = ["check".into(), "--handoff".into(), state.as_raw_fd().to_string().into()];
-        let environment = config::environment_of_process();
+        let environment = config::process_environment();
         let folder = Some(folder).filter(|folder| folder.is_dir());
-        let Probe { pid, answer, complaint } = exec::probe(&program, &arguments, &environment, folder, state)
-            .map_err(|error| format!("it cannot be started: {error}"))?;
-        let (answer, complaint) = (Printed::new(answer), Printed::new(complaint));
-        let deadline = now + PROOF_PATIENCE;
-        Ok(Self { program, pid, answer, complaint, deadline, exit: None, killed: None })
+        let ProbeProcess { pid, stdout: answer, stderr: complaint } =
+            exec::spawn_probe(&program, &arguments, &environment, folder, state)
+                .map_err(|error| format!("it cannot be started: {error}"))?;
+        let (answer, complaint) = (CapturedOutput::new(answer), CapturedOutput::new(complaint));
+        let deadline = now + PREFLIGHT_TIMEOUT;
+        Ok(Self {
+            program,
+            pid,
+            output: answer,
+            error_output: complaint,
+            deadline,
+            exit: None,
+            kill_cause: None,
+        })
     }
 
     /// Takes what it has printed, and says how far it is.
-    pub(super) fn follow(&mut self, now: Duration) -> Look {
+    pub(super) fn poll(&mut self, now: Duration) -> PreflightPoll {
         if self.exit.is_some() {
-            self.answer.finish();
-            self.complaint.finish();
-            return Look::Ended;
+            self.output.finish();
+            self.error_output.finish();
+            return PreflightPoll::Exited;
         }
-        if self.killed.is_some() {
-            return Look::Again(None);
+        if self.kill_cause.is_some() {
+            return PreflightPoll::Pending(None);
         }
-        self.answer.fill();
-        self.complaint.fill();
-        if self.answer.read.max(self.complaint.read) > READ_MAX {
-            self.killed = Some(Killed::Endless);
+        self.output.fill();
+        self.error_output.fill();
+        if self.output.total_read.max(self.error_output.total_read) > READ_MAX {
+            self.kill_cause = Some(PreflightKillCause::TooMuchOutput);
         } else if now >= self.deadline {
-            self.killed = Some(Killed::Late);
+            self.kill_cause = Some(PreflightKillCause::TimedOut);
         }
-        if self.killed.is_some() { Look::Kill } else { Look::Again(Some(self.deadline)) }
+        if self.kill_cause.is_some() {
+            PreflightPoll::MustKill
+        } else {
+            PreflightPoll::Pending(Some(self.deadline))
+        }
     }
 
     /// It has ended.
-    pub(super) fn ended(&mut self, exit: Exit) {
+    pub(super) fn set_exit(&mut self, exit: ExitStatus) {
         self.exit = Some(exit);
     }
 
     /// Whether it was reaped.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(super) fn has_exited(&self) -> bool {
         self.exit.is_some()
     }
 
     /// What it prints on.
     pub(super) fn pipes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         // One that is killed may have left a pipe full: it would wake the loop for nothing until it is reaped.
-        let pipes = [&self.answer.pipe, &self.complaint.pipe].into_iter().flatten();
-        pipes.filter(|_| self.killed.is_none()).map(AsFd::as_fd)
+        let pipes = [&self.output.pipe, &self.error_output.pipe].into_iter().flatten();
+        pipes.filter(|_| self.kill_cause.is_none()).map(AsFd::as_fd)
     }
 
     /// Whether the program has ended well and answered what only one answers that can take over.
-    pub(super) fn verdict(&self) -> Result<Proof, String> {
-        let said = self.complaint.complaint();
-        let said = said.map(|line| format!(", it says: {line}")).unwrap_or_default();
+    pub(super) fn result(&self) -> Result<PreflightReport, String> {
+        let quoted = self.error_output.error_line();
+        let quoted = quoted.map(|line| format!(", it says: {line}")).unwrap_or_default();
         match self.exit {
-            _ if self.killed == Some(Killed::Late) => Err(format!(
-                "it did not say within {} s whether it can take over{said}",
-                PROOF_PATIENCE.as_secs()
+            _ if self.kill_cause == Some(PreflightKillCause::TimedOut) => Err(format!(
+                "it did not say within {} s whether it can take over{quoted}",
+                PREFLIGHT_TIMEOUT.as_secs()
             )),
-            _ if self.killed == Some(Killed::Endless) => {
-                Err(format!("it prints without end, more than {} KiB{said}", READ_MAX / 1024))
+            _ if self.kill_cause == Some(PreflightKillCause::TooMuchOutput) => {
+                Err(format!("it prints without end, more than {} KiB{quoted}", READ_MAX / 1024))
             }
-            Some(Exit::Code(0)) => {
-                let line = self.answer.last_line().unwrap_or_default();
-                match serde_json::from_str::<Proof>(&line) {
+            Some(ExitStatus::Code(0)) => {
+                let line = self.output.last_line().unwrap_or_default();
+                match serde_json::from_str::<PreflightReport>(&line) {
                     Ok(proof) if proof.handoff == handoff::VERSION => {
-                        self.program.unchanged().map(|()| proof).map_err(|error| error.to_string())
+                        self.program.check_unchanged().map(|()| proof).map_err(|error| error.to_string())
                     }
                     Ok(proof) => Err(format!(
                         "it hands over in version {}, this program in version {}: stop the fleet and start it anew",
@@ -191,7 +206,7 @@ impl Trial {
                     }
                 }
             }
-            Some(exit) => Err(format!("it refuses with {exit}{said}")),
+            Some(exit) => Err(format!("it refuses with {exit}{quoted}")),
             None => Err("it has not ended".to_owned()),
         }
     }
@@ -199,22 +214,22 @@ impl Trial {
 
 /// Why a program that was asked is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Killed {
+enum PreflightKillCause {
     /// It did not answer in time.
-    Late,
+    TimedOut,
     /// It prints without end.
-    Endless,
+    TooMuchOutput,
 }
 
 /// How far a program is that was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum PreflightPoll {
     /// It has not answered; when to look again at the latest.
-    Again(Option<Duration>),
+    Pending(Option<Duration>),
     /// It takes too long, or prints without end, and is to be killed.
-    Kill,
+    MustKill,
     /// It has ended.
-    Ended,
+    Exited,
 }
 
 #[cfg(test)]
@@ -222,44 +237,57 @@ mod tests {
     use super::*;
     use crate::sys::signal::Signal;
 
-    fn trial(answer: &str, complaint: &str, exit: Exit) -> Trial {
-        let printed = |text: &str| Printed { pipe: None, text: text.into(), read: text.len() };
-        Trial {
+    fn preflight(answer: &str, complaint: &str, exit: ExitStatus) -> Preflight {
+        let captured = |text: &str| CapturedOutput { pipe: None, text: text.into(), total_read: text.len() };
+        Preflight {
             program: Executable::open("/proc/self/exe".as_ref()).unwrap(),
             pid: Pid::from_raw(1),
-            answer: printed(answer),
-            complaint: printed(complaint),
-            deadline: PROOF_PATIENCE,
+            output: captured(answer),
+            error_output: captured(complaint),
+            deadline: PREFLIGHT_TIMEOUT,
             exit: Some(exit),
-            killed: None,
+            kill_cause: None,
         }
     }
 
     #[test]
     fn only_the_right_answer_is_a_proof() {
         let good = format!("some line\n{{\"handoff\":{},\"build\":\"x\"}}\n\n", handoff::VERSION);
-        assert_eq!(trial(&good, "a warning", Exit::Code(0)).verdict().unwrap().build, "x");
-        assert!(trial(&good, "", Exit::Code(1)).verdict().is_err());
-        assert!(trial(&good, "", Exit::Signal(Signal::SIGSEGV)).verdict().unwrap_err().contains("SIGSEGV"));
-        let late = Trial { killed: Some(Killed::Late), ..trial(&good, "", Exit::Signal(Signal::SIGKILL)) };
-        assert!(late.verdict().unwrap_err().contains("within 15 s"));
+        assert_eq!(preflight(&good, "a warning", ExitStatus::Code(0)).result().unwrap().build, "x");
+        assert!(preflight(&good, "", ExitStatus::Code(1)).result().is_err());
+        assert!(
+            preflight(&good, "", ExitStatus::Signal(Signal::SIGSEGV))
+                .result()
+                .unwrap_err()
+                .contains("SIGSEGV")
+        );
+        let late = Preflight {
+            kill_cause: Some(PreflightKillCause::TimedOut),
+            ..preflight(&good, "", ExitStatus::Signal(Signal::SIGKILL))
+        };
+        assert!(late.result().unwrap_err().contains("within 15 s"));
     }
 
     #[test]
-    fn a_refusal_repeats_what_it_says() {
-        let said = trial("", "one\nworkers.count is \"x\"\n", Exit::Code(64)).verdict().unwrap_err();
-        assert_eq!(said, "it refuses with exit code 64, it says: workers.count is \"x\"");
+    fn a_refusal_repeats_its_error_line() {
+        let error =
+            preflight("", "one\nworkers.count is \"x\"\n", ExitStatus::Code(64)).result().unwrap_err();
+        assert_eq!(error, "it refuses with exit code 64, it says: workers.count is \"x\"");
         for silent in ["", "hello\n", "{}", "{\"handoff\":\"x\"}"] {
-            assert!(trial(silent, "", Exit::Code(0)).verdict().unwrap_err().contains("no fleet"), "{silent}");
+            assert!(
+                preflight(silent, "", ExitStatus::Code(0)).result().unwrap_err().contains("no fleet"),
+                "{silent}"
+            );
         }
         let advice = "error: unexpected argument\n\nFor more information, try\n";
         assert!(
-            trial("", advice, Exit::Code(64))
-                .verdict()
+            preflight("", advice, ExitStatus::Code(64))
+                .result()
                 .unwrap_err()
                 .ends_with("says: error: unexpected argument")
         );
-        let newer = trial("{\"handoff\":99,\"build\":\"x\"}", "", Exit::Code(0)).verdict().unwrap_err();
+        let newer =
+            preflight("{\"handoff\":99,\"build\":\"x\"}", "", ExitStatus::Code(0)).result().unwrap_err();
         assert!(newer.contains("version 99"), "{newer}");
     }
 }

@@ -11,24 +11,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config;
-use crate::config::Inputs;
-use crate::control::protocol::Verdict;
+use crate::config::ConfigInputs;
+use crate::control::protocol::CommandResult;
 use crate::supervisor::Supervisor;
 use crate::supervisor::handoff::Handoff;
-use crate::supervisor::history::happened;
-use crate::supervisor::orders::Goal;
-use crate::supervisor::plan::Target;
-use crate::supervisor::rollout::Course;
-use crate::supervisor::rollout::Kind;
-use crate::supervisor::ticket::Ticket;
-use crate::supervisor::ticket::Way;
-use crate::supervisor::trial::Look;
-use crate::supervisor::trial::Trial;
+use crate::supervisor::history::event_now;
+use crate::supervisor::orders::CommandGoal;
+use crate::supervisor::plan::DesiredState;
+use crate::supervisor::rollout::DeploymentKind;
+use crate::supervisor::rollout::RolloutDirection;
+use crate::supervisor::ticket::TakeoverDirection;
+use crate::supervisor::ticket::TakeoverEnv;
+use crate::supervisor::trial::Preflight;
+use crate::supervisor::trial::PreflightPoll;
 use crate::sys::exec;
 use crate::sys::exec::Executable;
 use crate::sys::path;
 use crate::sys::proc;
-use crate::sys::proc::Exit;
+use crate::sys::proc::ExitStatus;
 use crate::sys::proc::Pid;
 use crate::sys::signal;
 use crate::sys::signal::Signal;
@@ -36,21 +36,21 @@ use crate::telemetry;
 
 /// Where an upgrade stands.
 #[derive(Debug, Default)]
-pub(super) enum Upgrade {
+pub(super) enum UpgradeState {
     /// None is under way.
     #[default]
     Idle,
     /// It was asked for and waits for the rollout that runs.
-    Waits { binary: Option<PathBuf> },
+    Queued { binary: Option<PathBuf> },
     /// The new program shows that it can take over.
-    Proving(Trial),
+    Preflight(Preflight),
     /// This is the new program, and the old one can be taken back.
-    OnTrial(Box<Old>),
+    RollingOut(Box<PreviousProgram>),
 }
 
 /// The program that served before.
 #[derive(Debug)]
-pub struct Old {
+pub struct PreviousProgram {
     /// Itself, wherever its file is by now.
     pub program: OwnedFd,
     /// How it was started, its own path first.
@@ -58,51 +58,51 @@ pub struct Old {
     /// Its environment.
     pub environment: Vec<(OsString, OsString)>,
     /// What its configuration was read from.
-    pub inputs: Inputs,
+    pub inputs: ConfigInputs,
     /// Which build it is.
     pub build: String,
     /// The folder in which it worked.
-    pub home: Option<OwnedFd>,
+    pub working_dir: Option<OwnedFd>,
 }
 
 impl Supervisor<'_> {
     /// An upgrade is wanted, to the program at this path or to what lies at the path of this one.
-    pub(super) fn want_upgrade(&mut self, binary: Option<PathBuf>) -> Result<(), String> {
+    pub(super) fn request_upgrade(&mut self, binary: Option<PathBuf>) -> Result<(), String> {
         if let Some(relative) = binary.as_ref().filter(|binary| binary.is_relative()) {
             return Err(format!("{} is not an absolute path", relative.display()));
         }
         match self.upgrade {
-            Upgrade::Idle => {}
+            UpgradeState::Idle => {}
             _ => return Err("an upgrade is in progress".to_owned()),
         }
         if self.rollout.is_some() {
             tracing::info!("upgrade waits for the rollout that runs");
         }
-        self.upgrade = Upgrade::Waits { binary };
+        self.upgrade = UpgradeState::Queued { binary };
         Ok(())
     }
 
     pub(super) fn upgrade_by_signal(&mut self) {
-        if let Err(reason) = self.want_upgrade(None) {
+        if let Err(reason) = self.request_upgrade(None) {
             tracing::warn!(reason, "not upgraded: {reason}");
         }
     }
 
     /// Does what the next step of an upgrade needs; when to look again.
-    pub(super) fn follow_upgrade(&mut self, now: Duration) -> Option<Duration> {
-        if self.target != Target::Serve {
+    pub(super) fn advance_upgrade(&mut self, now: Duration) -> Option<Duration> {
+        if self.desired_state != DesiredState::Running {
             self.cancel_upgrade();
             return None;
         }
         match &mut self.upgrade {
-            Upgrade::Idle | Upgrade::OnTrial(_) => None,
-            Upgrade::Waits { .. } => self.begin_upgrade(now),
-            Upgrade::Proving(trial) => {
+            UpgradeState::Idle | UpgradeState::RollingOut(_) => None,
+            UpgradeState::Queued { .. } => self.start_upgrade(now),
+            UpgradeState::Preflight(trial) => {
                 let pid = trial.pid;
-                match trial.follow(now) {
-                    Look::Again(at) => return at,
-                    Look::Kill => kill_trial(pid),
-                    Look::Ended => self.trial_is_over(),
+                match trial.poll(now) {
+                    PreflightPoll::Pending(at) => return at,
+                    PreflightPoll::MustKill => kill_preflight(pid),
+                    PreflightPoll::Exited => self.finish_preflight(),
                 }
                 None
             }
@@ -110,51 +110,54 @@ impl Supervisor<'_> {
     }
 
     /// Asks the new program, if nothing else is on its way.
-    fn begin_upgrade(&mut self, now: Duration) -> Option<Duration> {
-        if !matches!(self.upgrade, Upgrade::Waits { .. }) || !self.ever_ready || !self.give_way() {
+    fn start_upgrade(&mut self, now: Duration) -> Option<Duration> {
+        if !matches!(self.upgrade, UpgradeState::Queued { .. })
+            || !self.ever_ready
+            || !self.supersede_rollback()
+        {
             return None;
         }
-        let Upgrade::Waits { binary } = std::mem::take(&mut self.upgrade) else { return None };
+        let UpgradeState::Queued { binary } = std::mem::take(&mut self.upgrade) else { return None };
         let path = binary.unwrap_or_else(|| self.program.path.clone());
-        match self.ask(&path, now) {
+        match self.start_preflight(&path, now) {
             Ok(trial) => {
                 let deadline = trial.deadline;
-                let sentence = format!("{} is asked whether it can take over", path.display());
-                tracing::info!(program = %path.display(), pid = trial.pid.as_raw(), "upgrade begins: {sentence}");
-                self.note(happened("upgrade_asked", sentence));
-                self.upgrade = Upgrade::Proving(trial);
+                let message = format!("{} is asked whether it can take over", path.display());
+                tracing::info!(program = %path.display(), pid = trial.pid.as_raw(), "upgrade begins: {message}");
+                self.record_event(event_now("upgrade_asked", message));
+                self.upgrade = UpgradeState::Preflight(trial);
                 Some(deadline)
             }
             Err(reason) => {
-                self.upgrade_refused(&path, &reason);
+                self.reject_upgrade(&path, &reason);
                 None
             }
         }
     }
 
-    fn ask(&self, path: &Path, now: Duration) -> Result<Trial, String> {
-        let state = self.handoff().and_then(|state| state.write());
+    fn start_preflight(&self, path: &Path, now: Duration) -> Result<Preflight, String> {
+        let state = self.create_handoff().and_then(|state| state.write());
         let state = state.map_err(|error| format!("the state cannot be written: {error}"))?;
-        Trial::begin(path, &self.folder(), &state, now)
+        Preflight::start(path, &self.start_folder(), &state, now)
     }
 
     /// The folder in which a new program begins: where the fleet was started, by the name it had for the operator.
-    fn folder(&self) -> PathBuf {
-        self.host.inputs(self.scoreboard.generation()).folder
+    fn start_folder(&self) -> PathBuf {
+        self.host.config_inputs(self.scoreboard.generation()).folder
     }
 
     /// A child has ended and is not reaped yet: if it is the program that was asked, what it started ends with it.
-    pub(super) fn end_trial_group(&self, pid: Pid) {
-        if matches!(&self.upgrade, Upgrade::Proving(trial) if trial.pid == pid) {
-            kill_trial(pid);
+    pub(super) fn kill_preflight_group(&self, pid: Pid) {
+        if matches!(&self.upgrade, UpgradeState::Preflight(trial) if trial.pid == pid) {
+            kill_preflight(pid);
         }
     }
 
     /// A child ended; true when it was the program that was asked.
-    pub(super) fn trial_ended(&mut self, pid: Pid, exit: Exit) -> bool {
+    pub(super) fn on_preflight_exit(&mut self, pid: Pid, exit: ExitStatus) -> bool {
         match &mut self.upgrade {
-            Upgrade::Proving(trial) if trial.pid == pid => {
-                trial.ended(exit);
+            UpgradeState::Preflight(trial) if trial.pid == pid => {
+                trial.set_exit(exit);
                 true
             }
             _ => false,
@@ -162,104 +165,104 @@ impl Supervisor<'_> {
     }
 
     /// What the loop waits for on behalf of an upgrade.
-    pub(super) fn trial_pipes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    pub(super) fn preflight_pipes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let trial = match &self.upgrade {
-            Upgrade::Proving(trial) => Some(trial),
+            UpgradeState::Preflight(trial) => Some(trial),
             _ => None,
         };
-        trial.into_iter().flat_map(Trial::pipes)
+        trial.into_iter().flat_map(Preflight::pipes)
     }
 
     /// The program that was asked has answered.
-    fn trial_is_over(&mut self) {
-        let Upgrade::Proving(trial) = std::mem::take(&mut self.upgrade) else { return };
+    fn finish_preflight(&mut self) {
+        let UpgradeState::Preflight(trial) = std::mem::take(&mut self.upgrade) else { return };
         // The way forward does not return.
         let path = trial.program.path().to_owned();
-        let reason = match trial.verdict() {
+        let reason = match trial.result() {
             Ok(proof) => {
                 let build = proof.build;
                 tracing::info!(program = %path.display(), build, "upgrade: build {build} takes over");
-                self.become_program(&trial.program).to_string()
+                self.exec_new_program(&trial.program).to_string()
             }
             Err(reason) => reason,
         };
-        self.upgrade_refused(&path, &reason);
+        self.reject_upgrade(&path, &reason);
     }
 
     /// Becomes the program; returns only when that fails, and then nothing has changed.
-    fn become_program(&self, program: &Executable) -> io::Error {
+    fn exec_new_program(&self, program: &Executable) -> io::Error {
         let attempt = || -> io::Result<io::Error> {
-            let own = exec::own_executable()?;
-            let state = self.handoff()?;
+            let own = exec::open_self()?;
+            let state = self.create_handoff()?;
             let name = program.path().as_os_str().to_owned();
             let arguments: Vec<OsString> =
                 std::iter::once(name).chain(self.program.arguments.iter().cloned()).collect();
-            let way = Way::Forward { old: own.as_raw_fd() };
-            let folder = self.folder();
+            let way = TakeoverDirection::Forward { old: own.as_raw_fd() };
+            let folder = self.start_folder();
             let run = |environment: &Environment| {
-                if let Err(error) = path::enter(&folder) {
+                if let Err(error) = path::set_working_folder(&folder) {
                     let folder = folder.display();
                     tracing::warn!(%error, "the new program begins where this one is, not in {folder}: {error}");
                 }
                 let failed = program.exec(&arguments, environment);
                 // This program goes on, where it was.
-                let _ = self.home.as_ref().map(path::enter_again);
+                let _ = self.working_dir.as_ref().map(path::restore_working_folder);
                 failed
             };
-            self.leave(&state, way, &[own.as_raw_fd()], run)
+            self.exec_with_handoff(&state, way, &[own.as_raw_fd()], run)
         };
         attempt().unwrap_or_else(|error| error)
     }
 
     /// Goes back to the old program once the rollout of this one has failed.
-    pub(super) fn take_program_back(&mut self) {
+    pub(super) fn exec_previous_program(&mut self) {
         // A fleet that stops goes nowhere any more.
-        if self.target != Target::Serve {
+        if self.desired_state != DesiredState::Running {
             return;
         }
-        let back = |course: &Course| matches!(course, Course::Back { .. });
+        let back = |direction: &RolloutDirection| matches!(direction, RolloutDirection::RollingBack { .. });
         if !self
             .rollout
             .as_ref()
-            .is_some_and(|rollout| rollout.kind == Kind::Upgrade && back(&rollout.course))
+            .is_some_and(|rollout| rollout.kind == DeploymentKind::Upgrade && back(&rollout.direction))
         {
             return;
         }
-        let Upgrade::OnTrial(old) = &self.upgrade else { return };
+        let UpgradeState::RollingOut(old) = &self.upgrade else { return };
         let attempt = || -> io::Result<io::Error> {
             let state = Handoff {
                 inputs: old.inputs.clone(),
                 arguments: old.arguments.clone(),
                 environment: old.environment.clone(),
-                ..self.handoff()?
+                ..self.create_handoff()?
             };
-            let back = Way::Back { reason: None };
+            let back = TakeoverDirection::Back { reason: None };
             let run = |environment: &Environment| {
-                let _ = old.home.as_ref().map(path::enter_again);
+                let _ = old.working_dir.as_ref().map(path::restore_working_folder);
                 let failed = exec::exec_fd(&old.program, &old.arguments, environment);
-                let _ = self.home.as_ref().map(path::enter_again);
+                let _ = self.working_dir.as_ref().map(path::restore_working_folder);
                 failed
             };
-            self.leave(&state, back, &[], run)
+            self.exec_with_handoff(&state, back, &[], run)
         };
         // The way back does not return either.
         let error = attempt().unwrap_or_else(|error| error);
         tracing::error!(%error, "cannot go back to the old program, going on with the new one: {error}");
-        self.upgrade = Upgrade::Idle;
+        self.upgrade = UpgradeState::Idle;
         if let Some(rollout) = &mut self.rollout {
-            rollout.course = Course::Forward;
+            rollout.direction = RolloutDirection::Forward;
             self.generation = rollout.to;
         }
     }
 
     /// Whether no upgrade is under way or waits.
-    pub(super) fn no_upgrade(&self) -> bool {
-        matches!(self.upgrade, Upgrade::Idle)
+    pub(super) fn is_upgrade_idle(&self) -> bool {
+        matches!(self.upgrade, UpgradeState::Idle)
     }
 
     /// The rollout of the new program is through.
-    pub(super) fn upgrade_settled(&mut self) {
-        if let Upgrade::OnTrial(old) = std::mem::take(&mut self.upgrade) {
+    pub(super) fn commit_upgrade(&mut self) {
+        if let UpgradeState::RollingOut(old) = std::mem::take(&mut self.upgrade) {
             tracing::debug!(build = old.build, "the old program is let go");
         }
     }
@@ -267,67 +270,70 @@ impl Supervisor<'_> {
     /// The fleet stops: no new program, and no way back to the old one.
     pub(super) fn cancel_upgrade(&mut self) {
         match std::mem::take(&mut self.upgrade) {
-            Upgrade::Idle => {}
-            Upgrade::Proving(trial) => {
+            UpgradeState::Idle => {}
+            UpgradeState::Preflight(trial) => {
                 // Once it is reaped its number may be another process's.
-                if !trial.has_ended() {
-                    kill_trial(trial.pid);
+                if !trial.has_exited() {
+                    kill_preflight(trial.pid);
                 }
-                self.cancelled();
+                self.record_upgrade_cancelled();
             }
-            Upgrade::Waits { .. } | Upgrade::OnTrial(_) => self.cancelled(),
+            UpgradeState::Queued { .. } | UpgradeState::RollingOut(_) => self.record_upgrade_cancelled(),
         }
     }
 
-    fn cancelled(&mut self) {
+    fn record_upgrade_cancelled(&mut self) {
         tracing::warn!("upgrade cancelled: the fleet stops");
-        self.note(happened("upgrade_cancelled", "the fleet stops"));
+        self.record_event(event_now("upgrade_cancelled", "the fleet stops"));
     }
 
-    fn upgrade_refused(&mut self, path: &Path, reason: &str) {
-        let sentence = format!("nothing is changed, {} cannot take over: {reason}", path.display());
-        tracing::error!(program = %path.display(), reason, "upgrade refused, {sentence}");
-        self.note(happened("upgrade_refused", sentence.clone()));
-        self.settle(&Goal::NextUpgrade, &Verdict::failed(format!("upgrade refused, {sentence}")));
+    fn reject_upgrade(&mut self, path: &Path, reason: &str) {
+        let message = format!("nothing is changed, {} cannot take over: {reason}", path.display());
+        tracing::error!(program = %path.display(), reason, "upgrade refused, {message}");
+        self.record_event(event_now("upgrade_refused", message.clone()));
+        self.resolve_commands(
+            &CommandGoal::NextUpgrade,
+            &CommandResult::failed(format!("upgrade refused, {message}")),
+        );
     }
 
     /// Leaves `state` and the descriptors in it, and those in `also`, to the program that `run` becomes. When it
     /// returns, nothing is left behind.
-    fn leave(
+    fn exec_with_handoff(
         &self,
         state: &Handoff,
-        way: Way,
+        way: TakeoverDirection,
         also: &[RawFd],
         run: impl FnOnce(&Environment) -> io::Error,
     ) -> io::Result<io::Error> {
         let memory = state.write()?;
-        let ticket = Ticket { state: memory.as_raw_fd(), way };
+        let takeover = TakeoverEnv { state: memory.as_raw_fd(), direction: way };
         let mut environment = state.environment.clone();
-        environment.push(config::handoff_variable(ticket.text(proc::pid().as_raw().unsigned_abs())));
-        let mut kept = state.kept();
+        environment.push(config::handoff_variable(takeover.encode(proc::pid().as_raw().unsigned_abs())));
+        let mut kept = state.inherited_fds();
         kept.extend(also);
         kept.push(memory.as_raw_fd());
-        let marked = kept.iter().try_for_each(|fd| exec::keep(*fd, true));
-        let failed = match marked.and_then(|()| self.control.keep_on_exec(true)) {
+        let marked = kept.iter().try_for_each(|fd| exec::set_inheritable(*fd, true));
+        let failed = match marked.and_then(|()| self.control.set_inheritable(true)) {
             Ok(()) => {
                 telemetry::finish();
                 let failed = run(&environment);
-                telemetry::take_over();
+                telemetry::report_missing_lines();
                 failed
             }
             Err(error) => error,
         };
         for fd in kept {
             // Those that could not be marked are as they were.
-            let _ = exec::keep(fd, false);
+            let _ = exec::set_inheritable(fd, false);
         }
-        self.control.keep_on_exec(false)?;
+        self.control.set_inheritable(false)?;
         Ok(failed)
     }
 }
 
 /// Ends a program that is asked, and what it started.
-fn kill_trial(pid: Pid) {
+fn kill_preflight(pid: Pid) {
     if let Err(error) = signal::send_group(pid, Signal::SIGKILL) {
         tracing::error!(pid = pid.as_raw(), %error, "cannot kill the program that was asked: {error}");
     }

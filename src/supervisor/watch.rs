@@ -8,20 +8,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::supervisor::Supervisor;
-use crate::supervisor::history::happened;
-use crate::supervisor::plan::Target;
+use crate::supervisor::history::event_now;
+use crate::supervisor::plan::DesiredState;
 use crate::sys::watch;
-use crate::sys::watch::Print;
+use crate::sys::watch::FileFingerprint;
 
 /// How long a file must have been left alone before it counts as finished.
-const REST: Duration = Duration::from_millis(200);
+const REST_TIME: Duration = Duration::from_millis(200);
 
 /// When an upgrade that was refused because another one runs is asked for again.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What a file is to the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum WatchedFileKind {
     /// The program it runs.
     Program,
     /// Its configuration.
@@ -30,39 +30,48 @@ enum Kind {
 
 /// Files whose change the fleet follows by itself.
 #[derive(Debug)]
-pub struct Watched {
-    watch: watch::Watch,
-    files: [File; 2],
+pub struct FileWatcher {
+    watch: watch::FolderWatch,
+    files: [WatchedFile; 2],
 }
 
 #[derive(Debug)]
-struct File {
-    kind: Kind,
+struct WatchedFile {
+    kind: WatchedFileKind,
     path: PathBuf,
-    change: Change<Print>,
+    change: ChangeTracker<FileFingerprint>,
 }
 
-impl Watched {
+impl FileWatcher {
     /// Follows the program and the configuration file from now on; the latter may be missing, and come.
     ///
     /// # Errors
     /// When a folder cannot be watched.
     pub fn new(program: &Path, configuration: &Path) -> io::Result<Self> {
         let file = |kind, path: &Path| {
-            let now = Print::of(path);
-            File { kind, path: path.to_path_buf(), change: Change { told: now, seen: now, due: None } }
+            let now = FileFingerprint::from_path(path);
+            WatchedFile {
+                kind,
+                path: path.to_path_buf(),
+                change: ChangeTracker { reported: now, seen: now, due: None },
+            }
         };
-        let files = [file(Kind::Program, program), file(Kind::Configuration, configuration)];
-        Ok(Self { watch: watch::Watch::over(files.iter().map(|file| file.path.as_path()))?, files })
+        let files =
+            [file(WatchedFileKind::Program, program), file(WatchedFileKind::Configuration, configuration)];
+        Ok(Self {
+            watch: watch::FolderWatch::for_files(files.iter().map(|file| file.path.as_path()))?,
+            files,
+        })
     }
 
     /// The same after an upgrade: what this process runs may have been overtaken meanwhile.
     pub fn catch_up(mut self) -> Self {
-        let running = Print::of(Path::new("/proc/self/exe"));
-        for file in self.files.iter_mut().filter(|file| file.kind == Kind::Program) {
-            let overtaken = running.zip(file.change.seen).filter(|(running, now)| !running.looks_like(now));
+        let running = FileFingerprint::from_path(Path::new("/proc/self/exe"));
+        for file in self.files.iter_mut().filter(|file| file.kind == WatchedFileKind::Program) {
+            let overtaken =
+                running.zip(file.change.seen).filter(|(running, now)| !running.has_same_content(now));
             if let Some((running, _)) = overtaken {
-                file.change.told = Some(running);
+                file.change.reported = Some(running);
                 file.change.due = Some(Duration::ZERO);
             }
         }
@@ -70,11 +79,11 @@ impl Watched {
     }
 
     /// Files that have changed and have been left alone since.
-    fn look(&mut self, now: Duration) -> io::Result<Vec<(Kind, PathBuf)>> {
-        let stirred = self.watch.stirred()?;
+    fn changed_files(&mut self, now: Duration) -> io::Result<Vec<(WatchedFileKind, PathBuf)>> {
+        let stirred = self.watch.has_changed()?;
         let mut changed = Vec::new();
         for file in self.files.iter_mut().filter(|file| stirred || file.change.due.is_some()) {
-            if file.change.look(Print::of(&file.path), now) {
+            if file.change.update(FileFingerprint::from_path(&file.path), now) {
                 changed.push((file.kind, file.path.clone()));
             }
         }
@@ -82,19 +91,19 @@ impl Watched {
     }
 
     /// When to look again if nothing stirs until then.
-    fn due(&self) -> Option<Duration> {
+    fn next_check(&self) -> Option<Duration> {
         self.files.iter().filter_map(|file| file.change.due).min()
     }
 
     /// Nobody could follow this change yet.
-    fn again(&mut self, kind: Kind, at: Duration) {
+    fn retry(&mut self, kind: WatchedFileKind, at: Duration) {
         for file in self.files.iter_mut().filter(|file| file.kind == kind) {
-            (file.change.told, file.change.due) = (None, Some(at));
+            (file.change.reported, file.change.due) = (None, Some(at));
         }
     }
 }
 
-impl AsFd for Watched {
+impl AsFd for FileWatcher {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.watch.as_fd()
     }
@@ -102,26 +111,26 @@ impl AsFd for Watched {
 
 /// Something that changes now and then, in bursts; pure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Change<T> {
+struct ChangeTracker<T> {
     /// As it was when it was last told.
-    told: Option<T>,
+    reported: Option<T>,
     /// As it was at the last look.
     seen: Option<T>,
     /// When it will have rested, if it is another one than was told.
     due: Option<Duration>,
 }
 
-impl<T: Copy + PartialEq> Change<T> {
+impl<T: Copy + PartialEq> ChangeTracker<T> {
     /// Whether it is another one and has rested; one that is gone is waited for.
-    fn look(&mut self, current: Option<T>, now: Duration) -> bool {
+    fn update(&mut self, current: Option<T>, now: Duration) -> bool {
         let moved = std::mem::replace(&mut self.seen, current) != current;
-        if current.is_none() || current == self.told {
+        if current.is_none() || current == self.reported {
             self.due = None;
         } else if moved || self.due.is_none() {
-            self.due = Some(now + REST);
+            self.due = Some(now + REST_TIME);
         } else if self.due.is_some_and(|due| due <= now) {
             self.due = None;
-            self.told = current;
+            self.reported = current;
             return true;
         }
         false
@@ -131,44 +140,44 @@ impl<T: Copy + PartialEq> Change<T> {
 impl Supervisor<'_> {
     /// Has it follow these files.
     #[must_use]
-    pub fn watching(mut self, watched: Option<Watched>) -> Self {
-        self.watched = watched;
+    pub fn with_file_watcher(mut self, watched: Option<FileWatcher>) -> Self {
+        self.file_watcher = watched;
         self
     }
 
     /// Follows what changed on disk; when to look again, if something has not come to rest yet.
-    pub(super) fn follow_files(&mut self, now: Duration) -> Option<Duration> {
-        if self.target != Target::Serve {
-            self.watched = None;
+    pub(super) fn check_files(&mut self, now: Duration) -> Option<Duration> {
+        if self.desired_state != DesiredState::Running {
+            self.file_watcher = None;
         }
         // What comes while the fleet boots is taken too, and waits with its reload or upgrade for the first READY.
-        match self.watched.as_mut()?.look(now) {
+        match self.file_watcher.as_mut()?.changed_files(now) {
             Ok(changed) => changed.into_iter().for_each(|(kind, path)| self.file_changed(kind, &path, now)),
             Err(error) => {
                 tracing::warn!(%error, "files are no longer watched: {error}");
-                self.watched = None;
+                self.file_watcher = None;
             }
         }
-        self.watched.as_ref()?.due()
+        self.file_watcher.as_ref()?.next_check()
     }
 
-    fn file_changed(&mut self, kind: Kind, path: &Path, now: Duration) {
+    fn file_changed(&mut self, kind: WatchedFileKind, path: &Path, now: Duration) {
         let (verb, taken) = match kind {
-            Kind::Program => ("upgrade", self.want_upgrade(None)),
-            Kind::Configuration => {
-                self.want_reload();
+            WatchedFileKind::Program => ("upgrade", self.request_upgrade(None)),
+            WatchedFileKind::Configuration => {
+                self.request_reload();
                 ("reload", Ok(()))
             }
         };
-        match (taken, &mut self.watched) {
+        match (taken, &mut self.file_watcher) {
             (Ok(()), _) => {
-                let sentence = format!("{} has changed: {verb}", path.display());
-                tracing::info!(file = %path.display(), "{sentence}");
-                self.note(happened("file_changed", sentence));
+                let message = format!("{} has changed: {verb}", path.display());
+                tracing::info!(file = %path.display(), "{message}");
+                self.record_event(event_now("file_changed", message));
             }
             (Err(reason), Some(watched)) => {
                 tracing::debug!(%reason, "{verb} has to wait: {reason}");
-                watched.again(kind, now + AGAIN);
+                watched.retry(kind, now + RETRY_DELAY);
             }
             (Err(_), None) => {}
         }
@@ -181,37 +190,37 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn at(value: i32) -> Change<i32> {
-        Change { told: Some(value), seen: Some(value), due: None }
+    fn at(value: i32) -> ChangeTracker<i32> {
+        ChangeTracker { reported: Some(value), seen: Some(value), due: None }
     }
 
     #[test]
-    fn a_change_is_told_once_it_has_rested() {
+    fn a_change_is_reported_once_it_has_rested() {
         let mut change = at(1);
-        assert!(!change.look(Some(1), MS) && change.due.is_none());
-        assert!(!change.look(Some(2), MS * 10));
-        assert!(!change.look(Some(3), MS * 150), "it goes on");
+        assert!(!change.update(Some(1), MS) && change.due.is_none());
+        assert!(!change.update(Some(2), MS * 10));
+        assert!(!change.update(Some(3), MS * 150), "it goes on");
         assert_eq!(change.due, Some(MS * 350));
-        assert!(!change.look(Some(3), MS * 300));
-        assert!(change.look(Some(3), MS * 350));
-        assert!(!change.look(Some(3), MS * 600) && change.due.is_none());
+        assert!(!change.update(Some(3), MS * 300));
+        assert!(change.update(Some(3), MS * 350));
+        assert!(!change.update(Some(3), MS * 600) && change.due.is_none());
     }
 
     #[test]
     fn what_is_deleted_is_waited_for() {
         let mut change = at(1);
-        assert!(!change.look(None, MS) && change.due.is_none());
-        assert!(!change.look(Some(2), MS * 1000));
-        assert!(!change.look(None, MS * 1100) && change.due.is_none());
-        assert!(!change.look(Some(2), MS * 1200));
-        assert!(change.look(Some(2), MS * 1400));
+        assert!(!change.update(None, MS) && change.due.is_none());
+        assert!(!change.update(Some(2), MS * 1000));
+        assert!(!change.update(None, MS * 1100) && change.due.is_none());
+        assert!(!change.update(Some(2), MS * 1200));
+        assert!(change.update(Some(2), MS * 1400));
     }
 
     #[test]
     fn what_is_put_back_is_no_change() {
         let mut change = at(1);
-        assert!(!change.look(Some(2), MS));
-        assert!(!change.look(Some(1), MS * 100) && change.due.is_none());
-        assert!(!change.look(Some(1), MS * 900));
+        assert!(!change.update(Some(2), MS));
+        assert!(!change.update(Some(1), MS * 100) && change.due.is_none());
+        assert!(!change.update(Some(1), MS * 900));
     }
 }

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_piece_lies_as_it_was_asked_for_however_it_grows_and_shrinks() {
+    fn every_piece_is_aligned_as_requested_however_it_grows_and_shrinks() {
         let sizes = (0..200).chain([255, 256, 257, 1000, 1024, 1025, 4096, 8192, 70_000, 1 << 20]);
         let all = sizes.flat_map(|size| (0..8).map(move |power| (size.max(1), 1_usize << power)));
         for (size, align) in all {

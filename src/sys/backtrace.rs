@@ -27,10 +27,10 @@ use crate::sys::fd::Interest;
 use crate::sys::proc::Pid;
 
 /// What each line of a backtrace begins with on the pipe.
-pub const FRAME: &str = "frame ";
+pub const FRAME_PREFIX: &str = "frame ";
 
 /// The line after its last one.
-pub const END: &str = "frames end";
+pub const END_LINE: &str = "frames end";
 
 /// The request. A process without a handler ignores this signal, so that one which is asked too early loses nothing.
 const REQUEST: Signal = Signal::SIGURG;
@@ -39,13 +39,13 @@ const REQUEST: Signal = Signal::SIGURG;
 const LINE_MAX: usize = 2048;
 
 /// Seconds that a copy may take; names of an unoptimised program are looked up in hundreds of megabytes.
-const ALARM: libc::c_uint = 30;
+const ALARM_SECONDS: libc::c_uint = 30;
 
 /// How much less important the copy is than what serves.
 const NICE: libc::c_int = 10;
 
 /// Where the copies write; none before [`tell_on_request`].
-static REPORT: AtomicI32 = AtomicI32::new(-1);
+static SINK_FD: AtomicI32 = AtomicI32::new(-1);
 
 /// From now on this process tells on `report`, line by line, where its first thread stands, whenever it is asked.
 ///
@@ -53,9 +53,9 @@ static REPORT: AtomicI32 = AtomicI32::new(-1);
 ///
 /// # Errors
 /// When the kernel refuses the handler.
-pub fn tell_on_request(report: OwnedFd) -> io::Result<()> {
+pub fn report_on_request(report: OwnedFd) -> io::Result<()> {
     // Never closed: a number that was used again would have the copy write into a visitor's connection.
-    REPORT.store(report.into_raw_fd(), Relaxed);
+    SINK_FD.store(report.into_raw_fd(), Relaxed);
     let action = SigAction::new(SigHandler::Handler(requested), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler makes one system call in this process; all else it does happens in a copy of it.
     unsafe { nix::sys::signal::sigaction(REQUEST, &action) }?;
@@ -84,19 +84,19 @@ extern "C" fn requested(_: libc::c_int) {
     // SAFETY: a plain fork of this thread, clone(2), without what the C library's `fork` locks. The copy never returns.
     let copy = unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) };
     if copy == 0 {
-        tell_and_exit();
+        write_and_exit();
     }
     nix::errno::Errno::set_raw(errno);
 }
 
 /// The copy's whole life.
-fn tell_and_exit() -> ! {
-    let report = REPORT.load(Relaxed);
+fn write_and_exit() -> ! {
+    let report = SINK_FD.load(Relaxed);
     prepare(report);
     // A panic must not leave the handler.
     let _ = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let text = Backtrace::force_capture().to_string();
-        let _ = tell(report, strip_handler_frames(&text));
+        let _ = write_frames(report, strip_handler_frames(&text));
     }));
     // SAFETY: ends this process at once; exit handlers and destructors belong to the worker.
     unsafe { libc::_exit(0) }
@@ -108,7 +108,7 @@ fn prepare(report: RawFd) {
     unsafe { libc::signal(libc::SIGALRM, libc::SIG_DFL) };
     let _ = SigSet::from(Signal::SIGALRM).thread_unblock();
     // SAFETY: an alarm has no precondition.
-    unsafe { libc::alarm(ALARM) };
+    unsafe { libc::alarm(ALARM_SECONDS) };
     // The kernel kills the copy with the supervisor, because no process reads the report after that.
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     // SAFETY: it concerns this process alone.
@@ -122,23 +122,26 @@ fn prepare(report: RawFd) {
     }
 }
 
-fn tell(report: RawFd, text: &str) -> io::Result<()> {
+fn write_frames(report: RawFd, text: &str) -> io::Result<()> {
     // SAFETY: the number was given to `tell_on_request` to keep, and this copy of it has no other owner.
     let mut pipe = unsafe { File::from_raw_fd(report) };
-    let lines = text.lines().map(|line| format!("{FRAME}{}\n", cut(line))).chain([format!("{END}\n")]);
+    let lines = text
+        .lines()
+        .map(|line| format!("{FRAME_PREFIX}{}\n", truncate_line(line)))
+        .chain([format!("{END_LINE}\n")]);
     for line in lines {
         // It never blocks, and takes a line of this length whole or not at all.
         while let Err(error) = pipe.write_all(line.as_bytes()) {
             if error.kind() != io::ErrorKind::WouldBlock {
                 return Err(error);
             }
-            fd::wait(&[(std::os::fd::AsFd::as_fd(&pipe), Interest::Write)], None)?;
+            fd::poll(&[(std::os::fd::AsFd::as_fd(&pipe), Interest::Write)], None)?;
         }
     }
     Ok(())
 }
 
-fn cut(line: &str) -> &str {
+fn truncate_line(line: &str) -> &str {
     &line[..line.floor_char_boundary(LINE_MAX)]
 }
 
@@ -176,14 +179,14 @@ mod tests {
 
     #[test]
     fn a_line_of_a_backtrace_is_cut_where_a_letter_begins() {
-        assert_eq!(cut("frame"), "frame");
+        assert_eq!(truncate_line("frame"), "frame");
         let long = "ä".repeat(LINE_MAX);
-        assert_eq!(cut(&long).len(), LINE_MAX);
-        assert!(cut(&format!("x{long}")).len() < LINE_MAX);
+        assert_eq!(truncate_line(&long).len(), LINE_MAX);
+        assert!(truncate_line(&format!("x{long}")).len() < LINE_MAX);
     }
 
     #[test]
-    fn a_process_that_is_gone_is_asked_in_vain() {
+    fn a_request_to_a_process_that_is_gone_is_no_error() {
         request(Pid::from_raw(i32::MAX)).unwrap();
     }
 }

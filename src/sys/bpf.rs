@@ -14,7 +14,7 @@ const SOURCE_V6: &[u32] = &[8, 12, 16, 20];
 
 /// Which addresses a socket serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
+pub enum IpFamily {
     /// IPv4 only.
     V4,
     /// IPv6, and IPv4 where the socket is a dual-stack one.
@@ -23,13 +23,13 @@ pub enum Family {
 
 /// A program, ready to be attached to a socket.
 #[derive(Debug, Clone)]
-pub struct Program {
+pub struct BpfProgram {
     code: Vec<libc::sock_filter>,
 }
 
-impl Program {
+impl BpfProgram {
     /// For a socket filter: drops what begins a connection, keeps everything else.
-    pub fn refuse_new() -> Self {
+    pub fn drop_new_connections() -> Self {
         const FLAGS_BYTE: u32 = 13;
         const SYN: u32 = 0x02;
         const SYN_AND_ACK: u32 = 0x12;
@@ -39,8 +39,8 @@ impl Program {
                 op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, FLAGS_BYTE),
                 op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, SYN_AND_ACK),
                 branch(libc::BPF_JEQ, SYN, 0, 1),
-                answer(0),
-                answer(u32::MAX),
+                return_value(0),
+                return_value(u32::MAX),
             ],
         }
     }
@@ -49,9 +49,9 @@ impl Program {
     ///
     /// # Errors
     /// When the table is empty or has too many different entries for a program.
-    pub fn at_random(table: &[u32]) -> io::Result<Self> {
+    pub fn random_choice(table: &[u32]) -> io::Result<Self> {
         let random = u32::from_ne_bytes((libc::SKF_AD_OFF + libc::SKF_AD_RANDOM).to_ne_bytes());
-        Self::choosing(vec![op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, random)], table)
+        Self::select_modulo(vec![op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, random)], table)
     }
 
     /// For a reuseport group: each connection goes to the entry of `table` that its client's address is hashed to.
@@ -61,34 +61,34 @@ impl Program {
     ///
     /// # Errors
     /// When the table is empty or has too many different entries for a program.
-    pub fn by_client(family: Family, table: &[u32]) -> io::Result<Self> {
+    pub fn client_address_hash(family: IpFamily, table: &[u32]) -> io::Result<Self> {
         let (four, six) = (hash(SOURCE_V4), hash(SOURCE_V6));
         let code = match family {
-            Family::V4 => four,
+            IpFamily::V4 => four,
             // To a dual-stack socket packets of either version come, and their addresses stand in other places.
-            Family::V6 => {
+            IpFamily::V6 => {
                 const VERSION_SHIFT: u32 = 4;
-                let over = |code: &[libc::sock_filter]| u8::try_from(code.len()).map_err(io::Error::other);
+                let jump = |code: &[libc::sock_filter]| u8::try_from(code.len()).map_err(io::Error::other);
                 let after = u32::try_from(six.len()).map_err(io::Error::other)?;
                 let version = op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, network(0));
                 let shift = op(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, VERSION_SHIFT);
-                let is_four = branch(libc::BPF_JEQ, 4, 0, over(&four)?.saturating_add(1));
+                let is_four = branch(libc::BPF_JEQ, 4, 0, jump(&four)?.saturating_add(1));
                 let done = op(libc::BPF_JMP | libc::BPF_JA, after);
                 [version, shift, is_four].into_iter().chain(four).chain([done]).chain(six).collect()
             }
         };
-        Self::choosing(code, table)
+        Self::select_modulo(code, table)
     }
 
     /// `number`, then: answer with the entry of the table at the number modulo the table's length.
-    fn choosing(number: Vec<libc::sock_filter>, table: &[u32]) -> io::Result<Self> {
+    fn select_modulo(number: Vec<libc::sock_filter>, table: &[u32]) -> io::Result<Self> {
         let len = u32::try_from(table.len()).ok().filter(|len| *len > 0);
         let len = len.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         let mut code = number;
         code.push(op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, len));
         let mut runs: Vec<(u32, u32)> = (0..len).zip(table.iter().copied()).collect();
         runs.dedup_by_key(|run| run.1);
-        code.extend(look_up(&runs));
+        code.extend(search_tree(&runs));
         if code.len() > LENGTH_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many slots for a BPF program"));
         }
@@ -134,7 +134,7 @@ fn branch(condition: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
     libc::sock_filter { jt, jf, ..op(libc::BPF_JMP | condition | libc::BPF_K, k) }
 }
 
-fn answer(value: u32) -> libc::sock_filter {
+fn return_value(value: u32) -> libc::sock_filter {
     op(libc::BPF_RET | libc::BPF_K, value)
 }
 
@@ -148,14 +148,14 @@ fn mix() -> impl Iterator<Item = libc::sock_filter> {
 }
 
 /// Answers with the second of the last run whose first is not above the accumulator: a search tree.
-fn look_up(runs: &[(u32, u32)]) -> Vec<libc::sock_filter> {
+fn search_tree(runs: &[(u32, u32)]) -> Vec<libc::sock_filter> {
     if let [] | [_] = runs {
-        return runs.iter().map(|run| answer(run.1)).collect();
+        return runs.iter().map(|run| return_value(run.1)).collect();
     }
     let (below, above) = runs.split_at(runs.len() / 2);
-    let left = look_up(below);
+    let left = search_tree(below);
     let mut code = match u8::try_from(left.len()) {
-        Ok(over) => vec![branch(libc::BPF_JGE, above[0].0, over, 0)],
+        Ok(jump) => vec![branch(libc::BPF_JGE, above[0].0, jump, 0)],
         // A conditional jump reaches 255 operations far, an unconditional one any distance.
         Err(_) => vec![
             branch(libc::BPF_JGE, above[0].0, 0, 1),
@@ -163,7 +163,7 @@ fn look_up(runs: &[(u32, u32)]) -> Vec<libc::sock_filter> {
         ],
     };
     code.extend(left);
-    code.extend(look_up(above));
+    code.extend(search_tree(above));
     code
 }
 
@@ -178,7 +178,7 @@ mod tests {
     const SIX: u32 = 0x60;
 
     /// What a program answers when the words it loads are these, in the order of its loads.
-    fn run(program: &Program, loads: &[u32]) -> u32 {
+    fn run(program: &BpfProgram, loads: &[u32]) -> u32 {
         let (mut a, mut x, mut loads, mut at) = (0_u32, 0_u32, loads.iter(), 0);
         loop {
             let libc::sock_filter { code, jt, jf, k } = program.code[at];
@@ -207,15 +207,15 @@ mod tests {
             table in prop::collection::vec(0_u32..1024, 1..1024),
             number: u32,
         ) {
-            let program = Program::at_random(&table).unwrap();
+            let program = BpfProgram::random_choice(&table).unwrap();
             prop_assert_eq!(run(&program, &[number]), table[number as usize % table.len()]);
         }
 
         #[test]
         fn a_client_always_meets_the_same_entry([a, b, c, d]: [u32; 4], length in 1_u32..1024) {
             let table: Vec<u32> = (0..length).collect();
-            let four = run(&Program::by_client(Family::V4, &table).unwrap(), &[a]);
-            let both = Program::by_client(Family::V6, &table).unwrap();
+            let four = run(&BpfProgram::client_address_hash(IpFamily::V4, &table).unwrap(), &[a]);
+            let both = BpfProgram::client_address_hash(IpFamily::V6, &table).unwrap();
             let six = run(&both, &[SIX, a, b, c, d]);
             prop_assert!(four < length && six < length);
             prop_assert_eq!(run(&both, &[SIX, a, b, c, d]), six);
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn only_packets_that_begin_a_connection_are_dropped() {
-        let program = Program::refuse_new();
+        let program = BpfProgram::drop_new_connections();
         for (flags, kept) in [(0x02, false), (0xC2, false), (0x12, true), (0x10, true), (0x18, true)] {
             assert_eq!(run(&program, &[flags]) > 0, kept, "{flags:#x}");
         }
@@ -237,21 +237,22 @@ mod tests {
         const CLIENTS: u32 = 16_000;
         let table: Vec<u32> = (0..16).collect();
         let client = |family, words: &dyn Fn(u32) -> Vec<u32>| {
-            let program = Program::by_client(family, &table).unwrap();
+            let program = BpfProgram::client_address_hash(family, &table).unwrap();
             let mut met = [0_u32; ENTRIES];
             (0..CLIENTS).for_each(|nth| met[run(&program, &words(nth)) as usize] += 1);
             assert!(met.iter().all(|count| (850..1150).contains(count)), "{met:?}");
         };
-        client(Family::V4, &|nth| vec![0x0A00_0000 + nth]);
-        client(Family::V4, &|nth| vec![nth << 16 | 1]);
-        client(Family::V6, &|nth| vec![FOUR, 0x0A00_0000 + nth]);
-        client(Family::V6, &|nth| vec![SIX, 0x2001_0DB8, nth, 0, 1]);
-        client(Family::V6, &|nth| vec![SIX, 0x2001_0DB8, 0, 0, nth]);
+        client(IpFamily::V4, &|nth| vec![0x0A00_0000 + nth]);
+        client(IpFamily::V4, &|nth| vec![nth << 16 | 1]);
+        client(IpFamily::V6, &|nth| vec![FOUR, 0x0A00_0000 + nth]);
+        client(IpFamily::V6, &|nth| vec![SIX, 0x2001_0DB8, nth, 0, 1]);
+        client(IpFamily::V6, &|nth| vec![SIX, 0x2001_0DB8, 0, 0, nth]);
     }
 
     #[test]
     fn the_largest_fleet_fits_and_more_is_refused() {
-        let distinct = |count: u32| Program::by_client(Family::V6, &(0..count).collect::<Vec<_>>());
+        let distinct =
+            |count: u32| BpfProgram::client_address_hash(IpFamily::V6, &(0..count).collect::<Vec<_>>());
         assert!(distinct(1024).unwrap().code.len() < 2200);
         assert!(distinct(4096).is_err() && distinct(0).is_err());
     }

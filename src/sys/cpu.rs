@@ -9,7 +9,7 @@ const BACKGROUND_NICE: i32 = 10;
 /// Cores allowed by `sched_getaffinity(2)` and the CPU quota of cgroup v1 or v2, rounded down, at least 1.
 ///
 /// The standard library reads both; where `/proc` or `/sys` is hidden it knows only the affinity.
-pub fn allowed() -> usize {
+pub fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
@@ -17,7 +17,7 @@ pub fn allowed() -> usize {
 ///
 /// # Errors
 /// What the kernel said; nothing was changed then.
-pub fn stand_back() -> io::Result<()> {
+pub fn lower_thread_priority() -> io::Result<()> {
     // SAFETY: it takes numbers only; on Linux process 0 is the calling thread (setpriority(2), notes).
     let set = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICE) };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -35,7 +35,7 @@ mod tests {
         };
         let before = nice("thread-self");
         std::thread::spawn(move || {
-            stand_back().unwrap();
+            lower_thread_priority().unwrap();
             assert_eq!(nice("thread-self"), BACKGROUND_NICE);
         })
         .join()

@@ -34,7 +34,7 @@ use nix::sys::memfd::MFdFlags;
 use nix::sys::signal::Signal;
 
 use crate::sys::build;
-use crate::sys::build::Form;
+use crate::sys::build::ExecutableFormat;
 use crate::sys::fd;
 use crate::sys::named;
 use crate::sys::open;
@@ -44,14 +44,14 @@ use crate::sys::proc::Pid;
 use crate::sys::signal;
 
 /// Largest blob that is read back, bytes.
-const BLOB_MAX: u64 = 64 << 20;
+const MEMFD_MAX: u64 = 64 << 20;
 
 /// Bytes in memory to be handed to another program, sealed against changes where the kernel has seals;
 /// `memfd_create(2)`.
 ///
 /// # Errors
 /// When the kernel refuses the memory.
-pub fn blob(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
+pub fn sealed_memfd(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
     let create = |flags| nix::sys::memfd::memfd_create(name, MFdFlags::MFD_CLOEXEC | flags);
     let memory = create(MFdFlags::MFD_ALLOW_SEALING).or_else(|_| create(MFdFlags::empty()));
     let mut file = File::from(memory.map_err(named("memfd_create"))?);
@@ -67,11 +67,11 @@ pub fn blob(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// When it cannot be read, or is larger than any state of a fleet.
-pub fn read_blob(blob: &impl AsFd) -> io::Result<Vec<u8>> {
+pub fn read_memfd(blob: &impl AsFd) -> io::Result<Vec<u8>> {
     let file = File::from(blob.as_fd().try_clone_to_owned()?);
     let len = file.metadata()?.len();
-    if len > BLOB_MAX {
-        return Err(io::Error::other(format!("it has {len} bytes, more than {BLOB_MAX}")));
+    if len > MEMFD_MAX {
+        return Err(io::Error::other(format!("it has {len} bytes, more than {MEMFD_MAX}")));
     }
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
     file.read_exact_at(&mut bytes, 0)?;
@@ -82,7 +82,7 @@ pub fn read_blob(blob: &impl AsFd) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// When there is no such descriptor.
-pub fn keep(fd: RawFd, kept: bool) -> io::Result<()> {
+pub fn set_inheritable(fd: RawFd, kept: bool) -> io::Result<()> {
     if fd < 0 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
@@ -97,10 +97,10 @@ pub fn keep(fd: RawFd, kept: bool) -> io::Result<()> {
 /// # Errors
 /// When it was not handed over, or has been taken already: whatever this process opens itself is closed on exec, and
 /// that is how the two are told apart.
-pub fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
-    handed_over(fd)?;
-    keep(fd, false)?;
-    open::take_over(fd);
+pub fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
+    inherited_fd(fd)?;
+    set_inheritable(fd, false)?;
+    open::claim(fd);
     // SAFETY: it came through the exec, so nothing in this program owns it, and the mark just set lets no one take it
     // a second time.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -111,12 +111,12 @@ pub fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// When it was not handed over, or no descriptor is left.
-pub fn copy(fd: RawFd) -> io::Result<OwnedFd> {
-    handed_over(fd)?.try_clone_to_owned()
+pub fn duplicate_inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    inherited_fd(fd)?.try_clone_to_owned()
 }
 
 /// Whether a descriptor came through the exec.
-fn handed_over<'a>(fd: RawFd) -> io::Result<BorrowedFd<'a>> {
+fn inherited_fd<'a>(fd: RawFd) -> io::Result<BorrowedFd<'a>> {
     let missing = || io::Error::other(format!("descriptor {fd} was not handed over"));
     if fd <= libc::STDERR_FILENO {
         return Err(missing());
@@ -139,8 +139,8 @@ fn handed_over<'a>(fd: RawFd) -> io::Result<BorrowedFd<'a>> {
 pub struct Executable {
     path: PathBuf,
     file: OwnedFd,
-    form: Form,
-    content: build::Identity,
+    format: ExecutableFormat,
+    identity: build::FileIdentity,
 }
 
 impl Executable {
@@ -148,13 +148,14 @@ impl Executable {
     ///
     /// # Errors
     /// See [`build::Error`].
-    pub fn open(path: &Path) -> Result<Self, build::Error> {
+    pub fn open(path: &Path) -> Result<Self, build::ExecutableError> {
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         let file = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty());
-        let file = file.map_err(|refused| build::Error::Unreadable(refused.into()))?;
-        let form = build::runnable(&path::magic(&file))?;
-        let content = build::identity(&path::magic(&file)).map_err(build::Error::Unreadable)?;
-        Ok(Self { path: path.into(), file, form, content })
+        let file = file.map_err(|refused| build::ExecutableError::Unreadable(refused.into()))?;
+        let form = build::check_executable(&path::proc_fd_path(&file))?;
+        let content =
+            build::file_identity(&path::proc_fd_path(&file)).map_err(build::ExecutableError::Unreadable)?;
+        Ok(Self { path: path.into(), file, format: form, identity: content })
     }
 
     /// Its path, as it was asked for.
@@ -166,27 +167,27 @@ impl Executable {
     ///
     /// # Errors
     /// When it does not.
-    pub fn unchanged(&self) -> io::Result<()> {
-        match build::identity(&self.name()) {
-            Ok(content) if content == self.content => Ok(()),
+    pub fn check_unchanged(&self) -> io::Result<()> {
+        match build::file_identity(&self.exec_path()) {
+            Ok(content) if content == self.identity => Ok(()),
             Ok(_) | Err(_) => Err(io::Error::other("it was changed while it was asked")),
         }
     }
 
     /// Under which name the kernel finds it.
-    fn name(&self) -> PathBuf {
-        match self.form {
-            Form::Script => self.path.clone(),
-            Form::Program => path::magic(&self.file),
+    fn exec_path(&self) -> PathBuf {
+        match self.format {
+            ExecutableFormat::Script => self.path.clone(),
+            ExecutableFormat::Program => path::proc_fd_path(&self.file),
         }
     }
 
     /// Becomes it, under its path as a name; returns only if that fails. Blocked signals stay blocked and wait.
     pub fn exec(&self, arguments: &[OsString], environment: &[(OsString, OsString)]) -> io::Error {
-        match (self.unchanged(), self.form) {
+        match (self.check_unchanged(), self.format) {
             (Err(changed), _) => changed,
-            (Ok(()), Form::Script) => exec(&self.path, arguments, environment),
-            (Ok(()), Form::Program) => exec_fd(&self.file, arguments, environment),
+            (Ok(()), ExecutableFormat::Script) => exec(&self.path, arguments, environment),
+            (Ok(()), ExecutableFormat::Program) => exec_fd(&self.file, arguments, environment),
         }
     }
 }
@@ -195,7 +196,7 @@ impl Executable {
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn own_executable() -> io::Result<OwnedFd> {
+pub fn open_self() -> io::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     Ok(nix::fcntl::open("/proc/self/exe", flags, nix::sys::stat::Mode::empty())?)
 }
@@ -204,7 +205,7 @@ pub fn own_executable() -> io::Result<OwnedFd> {
 fn exec(path: &Path, arguments: &[OsString], environment: &[(OsString, OsString)]) -> io::Error {
     let run = || -> io::Result<std::convert::Infallible> {
         let path = c_string(path.as_os_str())?;
-        Ok(nix::unistd::execve(&path, &c_strings(arguments)?, &variables(environment)?)?)
+        Ok(nix::unistd::execve(&path, &c_strings(arguments)?, &environment_strings(environment)?)?)
     };
     match run() {
         Ok(never) => match never {},
@@ -219,12 +220,12 @@ pub fn exec_fd(
     environment: &[(OsString, OsString)],
 ) -> io::Error {
     let run = || -> io::Result<std::convert::Infallible> {
-        let (arguments, environment) = (c_strings(arguments)?, variables(environment)?);
+        let (arguments, environment) = (c_strings(arguments)?, environment_strings(environment)?);
         let flags = AtFlags::AT_EMPTY_PATH;
         match nix::unistd::execveat(program.as_fd(), c"", &arguments, &environment, flags) {
             // A kernel or a filter without execveat(2).
             Err(nix::Error::ENOSYS | nix::Error::EPERM) => {
-                let path = c_string(path::magic(program).as_os_str())?;
+                let path = c_string(path::proc_fd_path(program).as_os_str())?;
                 Ok(nix::unistd::execve(&path, &arguments, &environment)?)
             }
             other => Ok(other?),
@@ -244,7 +245,7 @@ fn c_strings(texts: &[OsString]) -> io::Result<Vec<CString>> {
     texts.iter().map(|text| c_string(text)).collect()
 }
 
-fn variables(environment: &[(OsString, OsString)]) -> io::Result<Vec<CString>> {
+fn environment_strings(environment: &[(OsString, OsString)]) -> io::Result<Vec<CString>> {
     let join = |(name, value): &(OsString, OsString)| {
         let mut pair = name.clone();
         pair.push("=");
@@ -256,31 +257,31 @@ fn variables(environment: &[(OsString, OsString)]) -> io::Result<Vec<CString>> {
 
 /// A program that runs beside this one to answer a question.
 #[derive(Debug)]
-pub struct Probe {
+pub struct ProbeProcess {
     /// Its process, to be reaped like any other child.
     pub pid: Pid,
     /// What it prints; never blocks.
-    pub answer: File,
+    pub stdout: File,
     /// What it complains; never blocks.
-    pub complaint: File,
+    pub stderr: File,
 }
 
 /// Starts `program` in a folder with one descriptor of this process under its own number; it dies with this process.
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn probe(
+pub fn spawn_probe(
     program: &Executable,
     arguments: &[OsString],
     environment: &[(OsString, OsString)],
     folder: Option<&Path>,
     handed: &impl AsFd,
-) -> io::Result<Probe> {
+) -> io::Result<ProbeProcess> {
     let handed = handed.as_fd().as_raw_fd();
     let supervisor = proc::pid();
     let (answer, stdout) = fd::pipe()?;
     let (complaint, stderr) = fd::pipe()?;
-    let mut command = Command::new(program.name());
+    let mut command = Command::new(program.exec_path());
     command.arg0(program.path());
     if let Some(folder) = folder {
         command.current_dir(folder);
@@ -288,15 +289,15 @@ pub fn probe(
     command.args(arguments).env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(blocking(stdout)?).stderr(blocking(stderr)?).process_group(0);
     let prepare = move || {
-        keep(handed, true)?;
-        signal::clean_for_exec()?;
-        proc::die_with(supervisor, Signal::SIGKILL)
+        set_inheritable(handed, true)?;
+        signal::reset_for_exec()?;
+        proc::set_parent_death_signal(supervisor, Signal::SIGKILL)
     };
     // SAFETY: between fork and exec it makes a few system calls and allocates nothing on success.
     unsafe { command.pre_exec(prepare) };
     let child = command.spawn()?;
     let pid = i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)?;
-    Ok(Probe { pid, answer: answer.into(), complaint: complaint.into() })
+    Ok(ProbeProcess { pid, stdout: answer.into(), stderr: complaint.into() })
 }
 
 /// The end that another program writes to may block: few expect anything else of their standard output.
@@ -311,9 +312,9 @@ mod tests {
 
     #[test]
     fn a_blob_reads_back_and_cannot_be_changed() {
-        let blob = blob(c"test", b"state of a fleet").unwrap();
-        assert_eq!(read_blob(&blob).unwrap(), b"state of a fleet");
-        assert_eq!(read_blob(&blob).unwrap(), b"state of a fleet", "its position does not matter");
+        let blob = sealed_memfd(c"test", b"state of a fleet").unwrap();
+        assert_eq!(read_memfd(&blob).unwrap(), b"state of a fleet");
+        assert_eq!(read_memfd(&blob).unwrap(), b"state of a fleet", "its position does not matter");
         let file = File::from(blob);
         assert!(file.write_at(b"x", 0).is_err() && file.set_len(1).is_err());
     }
@@ -326,27 +327,27 @@ mod tests {
             std::os::fd::IntoRawFd::into_raw_fd(copy)
         });
         let number = number.unwrap();
-        assert!(inherit(read.as_raw_fd()).is_err(), "this process opened it itself");
-        assert_ne!(copy(number).unwrap().as_raw_fd(), number);
-        let taken = inherit(number).unwrap();
+        assert!(adopt_fd(read.as_raw_fd()).is_err(), "this process opened it itself");
+        assert_ne!(duplicate_inherited(number).unwrap().as_raw_fd(), number);
+        let taken = adopt_fd(number).unwrap();
         assert_eq!(taken.as_raw_fd(), number);
-        assert!(inherit(number).is_err(), "it is taken");
-        assert!(inherit(-1).is_err() && inherit(2).is_err() && inherit(9999).is_err());
+        assert!(adopt_fd(number).is_err(), "it is taken");
+        assert!(adopt_fd(-1).is_err() && adopt_fd(2).is_err() && adopt_fd(9999).is_err());
     }
 
     #[test]
     fn a_probe_gets_the_descriptor_and_its_own_environment() {
-        let blob = blob(c"test", b"handed").unwrap();
+        let blob = sealed_memfd(c"test", b"handed").unwrap();
         let script = format!("cat <&{}; echo $NAME $0 $(pwd) >&2", blob.as_raw_fd());
         let arguments = [OsString::from("-c"), script.into()];
         let environment = [(OsString::from("NAME"), OsString::from("value")), ("PATH".into(), "/bin".into())];
         // The blob's position stands at its end; the child shares it.
         nix::unistd::lseek(&blob, 0, nix::unistd::Whence::SeekSet).unwrap();
         let shell = Executable::open(Path::new("/bin/sh")).unwrap();
-        let started = probe(&shell, &arguments, &environment, Some(Path::new("/")), &blob).unwrap();
+        let started = spawn_probe(&shell, &arguments, &environment, Some(Path::new("/")), &blob).unwrap();
         nix::sys::wait::waitpid(started.pid, None).unwrap();
-        assert_eq!(io::read_to_string(started.answer).unwrap(), "handed");
-        assert_eq!(io::read_to_string(started.complaint).unwrap(), "value /bin/sh /\n");
+        assert_eq!(io::read_to_string(started.stdout).unwrap(), "handed");
+        assert_eq!(io::read_to_string(started.stderr).unwrap(), "value /bin/sh /\n");
     }
 
     #[test]
@@ -359,15 +360,15 @@ mod tests {
         let opened = Executable::open(&program).unwrap();
         std::fs::copy("/bin/false", &other).unwrap();
         std::fs::rename(&other, &program).unwrap();
-        let blob = blob(c"test", b"").unwrap();
+        let blob = sealed_memfd(c"test", b"").unwrap();
         let arguments = [OsString::from("-c"), "echo $0".into()];
-        let started = probe(&opened, &arguments, &[], None, &blob).unwrap();
+        let started = spawn_probe(&opened, &arguments, &[], None, &blob).unwrap();
         nix::sys::wait::waitpid(started.pid, None).unwrap();
-        assert_eq!(io::read_to_string(started.answer).unwrap(), format!("{}\n", program.display()));
-        opened.unchanged().unwrap();
+        assert_eq!(io::read_to_string(started.stdout).unwrap(), format!("{}\n", program.display()));
+        opened.check_unchanged().unwrap();
         // The very file changes its content: that was not proven.
         File::options().append(true).open(at("kept")).unwrap().write_all(b"x").unwrap();
-        assert!(opened.unchanged().is_err());
+        assert!(opened.check_unchanged().is_err());
         let refused = opened.exec(&[OsString::from("x")], &[]);
         assert!(refused.to_string().contains("changed"), "{refused}");
         let script = |text: &str| {
@@ -378,8 +379,8 @@ mod tests {
         };
         script("#!/bin/sh\nexit 0\n");
         let opened = Executable::open(&at("script")).unwrap();
-        opened.unchanged().unwrap();
+        opened.check_unchanged().unwrap();
         script("#!/bin/sh\nexit 1\n");
-        assert!(opened.unchanged().is_err(), "a script is found by its path");
+        assert!(opened.check_unchanged().is_err(), "a script is found by its path");
     }
 }

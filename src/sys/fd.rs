@@ -64,7 +64,7 @@ impl Interest {
 
 /// What a wait found out about a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Ready {
+pub struct Readiness {
     /// There is something to read, an end included.
     pub read: bool,
     /// There is room to write.
@@ -73,7 +73,7 @@ pub struct Ready {
     pub gone: bool,
 }
 
-impl Ready {
+impl Readiness {
     /// Whether there is anything to do.
     pub fn any(self) -> bool {
         self.read || self.write || self.gone
@@ -88,7 +88,7 @@ impl Ready {
 /// When the kernel refuses to wait.
 pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
     let fds: Vec<_> = fds.iter().map(|fd| (*fd, Interest::Read)).collect();
-    Ok(wait(&fds, timeout)?.into_iter().map(Ready::any).collect())
+    Ok(poll(&fds, timeout)?.into_iter().map(Readiness::any).collect())
 }
 
 /// Waits until one of `fds` is as wanted or gone at its other end, or until `timeout` has passed; poll(2).
@@ -97,7 +97,7 @@ pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::R
 ///
 /// # Errors
 /// When the kernel refuses to wait.
-pub fn wait(fds: &[(BorrowedFd<'_>, Interest)], timeout: Option<Duration>) -> io::Result<Vec<Ready>> {
+pub fn poll(fds: &[(BorrowedFd<'_>, Interest)], timeout: Option<Duration>) -> io::Result<Vec<Readiness>> {
     let mut polled: Vec<_> = fds.iter().map(|(fd, interest)| PollFd::new(*fd, interest.flags())).collect();
     let timeout = match timeout {
         // Rounded up, so that a deadline has really passed when the wait ends by it.
@@ -108,12 +108,12 @@ pub fn wait(fds: &[(BorrowedFd<'_>, Interest)], timeout: Option<Duration>) -> io
     };
     match nix::poll::poll(&mut polled, timeout) {
         Ok(_) => {}
-        Err(nix::Error::EINTR) => return Ok(vec![Ready::default(); fds.len()]),
+        Err(nix::Error::EINTR) => return Ok(vec![Readiness::default(); fds.len()]),
         Err(refused) => return Err(refused.into()),
     }
     let found = |fd: &PollFd<'_>| {
         let flags = fd.revents().unwrap_or(PollFlags::empty());
-        Ready {
+        Readiness {
             read: flags.contains(PollFlags::POLLIN),
             write: flags.contains(PollFlags::POLLOUT),
             gone: flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL),
@@ -130,18 +130,18 @@ pub fn wait(fds: &[(BorrowedFd<'_>, Interest)], timeout: Option<Duration>) -> io
 /// # Errors
 /// When the file system has no locks.
 pub fn try_lock(file: &File) -> io::Result<bool> {
-    held(file.try_lock())
+    lock_result(file.try_lock())
 }
 
 /// Whether no one holds the lock of this file; takes it for the moment of the question, beside others that ask.
 ///
 /// # Errors
 /// When the file system has no locks.
-pub fn is_free(file: &File) -> io::Result<bool> {
-    held(file.try_lock_shared())
+pub fn is_unlocked(file: &File) -> io::Result<bool> {
+    lock_result(file.try_lock_shared())
 }
 
-fn held(answer: Result<(), TryLockError>) -> io::Result<bool> {
+fn lock_result(answer: Result<(), TryLockError>) -> io::Result<bool> {
     match answer {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
@@ -153,7 +153,7 @@ fn held(answer: Result<(), TryLockError>) -> io::Result<bool> {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn raise_limit() -> io::Result<()> {
+pub fn raise_nofile_limit() -> io::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard { Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?) } else { Ok(()) }
 }
@@ -162,7 +162,7 @@ pub fn raise_limit() -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel does not say.
-pub fn limit() -> io::Result<u64> {
+pub fn nofile_limit() -> io::Result<u64> {
     Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
 }
 
@@ -178,7 +178,7 @@ pub fn receive_now(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
 ///
 /// # Errors
 /// [`io::ErrorKind::WouldBlock`] when nothing has come, or what the kernel says.
-pub fn peek_now(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+pub fn receive_copy_now(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
     Ok(recv(socket.as_fd().as_raw_fd(), buffer, flags)?)
 }

@@ -30,33 +30,33 @@ use crate::sys::proc;
 use crate::sys::time;
 
 /// Exit code of a child that ended by a panic.
-pub const PANICKED: u8 = 101;
+pub const EXIT_PANIC: u8 = 101;
 
 /// Exit code of a child whose parent did not adopt it in time.
-const ABANDONED: u8 = 72;
+const EXIT_ABANDONED: u8 = 72;
 
 /// How long a birth may take. It takes a millisecond, on a machine that stands still a while longer.
-const BIRTH: Duration = Duration::from_secs(10);
+const FORK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time between two looks of a child whether it has its parent.
-const LOOK_AGAIN: Duration = Duration::from_micros(100);
+const ADOPTION_POLL_INTERVAL: Duration = Duration::from_micros(100);
 
 /// Stack of the child's thread: what the first thread of a process usually has. Untouched pages cost nothing.
-const STACK: usize = 8 << 20;
+const STACK_SIZE: usize = 8 << 20;
 
 /// Whether orphans become children of this process.
-static ADOPTS: AtomicBool = AtomicBool::new(false);
+static IS_SUBREAPER: AtomicBool = AtomicBool::new(false);
 
 /// Orphans become children of this process from now on.
-pub(super) fn adopts_orphans() {
-    ADOPTS.store(true, Relaxed);
+pub(super) fn set_subreaper() {
+    IS_SUBREAPER.store(true, Relaxed);
 }
 
 /// Threads of this process, as `/proc/self/task` lists them; proc(5).
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn threads() -> io::Result<usize> {
+pub fn thread_count() -> io::Result<usize> {
     let listed = std::fs::read_dir("/proc/self/task").map_err(|error| {
         let text = format!(
             "cannot read /proc/self/task ({error}): a fleet needs /proc mounted (mount -t proc proc /proc). It counts its \
@@ -77,35 +77,35 @@ pub fn threads() -> io::Result<usize> {
 /// # Errors
 /// When a second thread runs in this process, or the kernel refuses a fork or a thread.
 pub fn fork(child: impl FnOnce() -> u8) -> io::Result<Pid> {
-    let threads = threads()?;
+    let threads = thread_count()?;
     if threads != 1 {
         let text = format!(
             "a process with {threads} threads must not fork: something started a thread in the supervisor"
         );
         return Err(io::Error::other(text));
     }
-    if !ADOPTS.load(Relaxed) && proc::pid().as_raw() != 1 {
+    if !IS_SUBREAPER.load(Relaxed) && proc::pid().as_raw() != 1 {
         return fork_directly(child);
     }
     let parent = proc::pid();
-    let deadline = time::monotonic() + BIRTH;
+    let deadline = time::monotonic() + FORK_TIMEOUT;
     let (read, write) = fd::pipe()?;
     // SAFETY: this process has one thread, so no lock is held by anyone and the child may do what it likes.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child: between } => {
             drop(write);
-            let born = born(read, deadline);
-            if born.is_err() {
+            let pid = receive_pid(read, deadline);
+            if pid.is_err() {
                 // No child is left behind: one that is adopted after the deadline ends by itself.
                 let _ = nix::sys::signal::kill(between, nix::sys::signal::Signal::SIGKILL);
             }
             // It ends as soon as it has spoken.
             while nix::sys::wait::waitpid(between, None) == Err(Errno::EINTR) {}
-            born
+            pid
         }
         ForkResult::Child => {
             drop(read);
-            bear(child, parent, deadline, write)
+            fork_from_thread(child, parent, deadline, write)
         }
     }
 }
@@ -116,9 +116,9 @@ fn fork_directly(child: impl FnOnce() -> u8) -> io::Result<Pid> {
     // SAFETY: as in `fork`, which has counted the threads.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => end(move || match rand::rng().reseed() {
+        ForkResult::Child => run_and_exit(move || match rand::rng().reseed() {
             Ok(()) => child(),
-            Err(_) => PANICKED,
+            Err(_) => EXIT_PANIC,
         }),
     }
 }
@@ -126,8 +126,8 @@ fn fork_directly(child: impl FnOnce() -> u8) -> io::Result<Pid> {
 /// Waits until the process in between has said which number the child has.
 ///
 /// It gives up only when it has looked after the deadline: a child that finds itself adopted before that was told of.
-fn born(read: OwnedFd, deadline: Duration) -> io::Result<Pid> {
-    let mut said = [0; 4];
+fn receive_pid(read: OwnedFd, deadline: Duration) -> io::Result<Pid> {
+    let mut bytes = [0; 4];
     loop {
         let left = time::until(deadline);
         if fd::wait_readable(&[read.as_fd()], Some(left))?[0] {
@@ -137,56 +137,58 @@ fn born(read: OwnedFd, deadline: Duration) -> io::Result<Pid> {
             return Err(io::ErrorKind::TimedOut.into());
         }
     }
-    std::fs::File::from(read).read_exact(&mut said)?;
-    match i32::from_ne_bytes(said) {
+    std::fs::File::from(read).read_exact(&mut bytes)?;
+    match i32::from_ne_bytes(bytes) {
         refused @ ..=0 => Err(io::Error::from_raw_os_error(-refused)),
         pid => Ok(Pid::from_raw(pid)),
     }
 }
 
 /// What a thread takes along although it is another thread's.
-struct Carried<T>(T);
+struct SendCell<T>(T);
 
 // SAFETY: the thread that hands it over waits for the other one and does not touch it meanwhile.
-unsafe impl<T> Send for Carried<T> {}
+unsafe impl<T> Send for SendCell<T> {}
 
 /// The life of the process in between: it has the child made, says its number and ends.
-fn bear(child: impl FnOnce() -> u8, parent: Pid, deadline: Duration, write: OwnedFd) -> ! {
+fn fork_from_thread(child: impl FnOnce() -> u8, parent: Pid, deadline: Duration, write: OwnedFd) -> ! {
     let between = proc::pid();
     let waits = AtomicBool::new(false);
-    let carried = Carried(child);
+    let carried = SendCell(child);
     let work = || {
         // The other thread may still be in the allocator.
         while !waits.load(Acquire) {
             thread::yield_now();
         }
         // As a whole, or only what is in it would be carried.
-        let Carried(child) = { carried };
+        let SendCell(child) = { carried };
         // SAFETY: the only other thread of this process waits for this one and holds nothing.
         match unsafe { nix::unistd::fork() } {
             Ok(ForkResult::Parent { child }) => child.as_raw(),
             Ok(ForkResult::Child) => {
-                end(move || if adopted_by(parent, between, deadline) { child() } else { ABANDONED })
+                run_and_exit(
+                    move || if adopted_by(parent, between, deadline) { child() } else { EXIT_ABANDONED },
+                )
             }
             Err(refused) => -(refused as i32),
         }
     };
-    let builder = thread::Builder::new().name(name()).stack_size(STACK);
+    let builder = thread::Builder::new().name(process_name()).stack_size(STACK_SIZE);
     // SAFETY: what it borrows outlives it, because it is joined below, and this function never returns.
     let thread = unsafe { builder.spawn_unchecked(work) };
     waits.store(true, Release);
-    let said = match thread.map(thread::JoinHandle::join) {
-        Ok(Ok(said)) => said,
+    let reply = match thread.map(thread::JoinHandle::join) {
+        Ok(Ok(reply)) => reply,
         Ok(Err(_)) => -libc::EIO,
         Err(refused) => -refused.raw_os_error().unwrap_or(libc::EAGAIN),
     };
-    let _ = std::fs::File::from(write).write_all(&said.to_ne_bytes());
+    let _ = std::fs::File::from(write).write_all(&reply.to_ne_bytes());
     // SAFETY: ends this process at once; exit handlers and destructors belong to the process that forked it.
     unsafe { libc::_exit(0) }
 }
 
 /// The name that `ps` shows, which a thread that is given none or another one would change.
-fn name() -> String {
+fn process_name() -> String {
     let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
     name.trim_end().replace('\0', "")
 }
@@ -196,14 +198,14 @@ fn name() -> String {
 /// After the deadline the parent kills the process in between, and may have this one without knowing of it.
 fn adopted_by(parent: Pid, between: Pid, deadline: Duration) -> bool {
     while nix::unistd::getppid() == between && time::monotonic() < deadline {
-        thread::sleep(LOOK_AGAIN);
+        thread::sleep(ADOPTION_POLL_INTERVAL);
     }
     nix::unistd::getppid() == parent && time::monotonic() < deadline
 }
 
 /// Ends this process with the code that `life` returns.
-fn end(life: impl FnOnce() -> u8) -> ! {
-    let code = std::panic::catch_unwind(AssertUnwindSafe(life)).unwrap_or(PANICKED);
+fn run_and_exit(life: impl FnOnce() -> u8) -> ! {
+    let code = std::panic::catch_unwind(AssertUnwindSafe(life)).unwrap_or(EXIT_PANIC);
     // SAFETY: ends this process at once; exit handlers and destructors belong to the process that forked.
     unsafe { libc::_exit(i32::from(code)) }
 }
@@ -225,7 +227,7 @@ mod tests {
     #[test]
     fn a_child_that_is_adopted_too_late_is_abandoned() {
         let (parent, gone) = (nix::unistd::getppid(), Pid::from_raw(i32::MAX));
-        assert!(adopted_by(parent, gone, time::monotonic() + BIRTH));
+        assert!(adopted_by(parent, gone, time::monotonic() + FORK_TIMEOUT));
         assert!(!adopted_by(parent, gone, time::monotonic()));
         assert!(!adopted_by(gone, parent, time::monotonic()));
     }

@@ -34,10 +34,10 @@ pub fn boot_id() -> Option<String> {
 
 impl ProcessIdentity {
     /// That of a process which runs now; none when there is no such process, or it may not be looked at.
-    pub fn of(pid: Pid) -> Option<Self> {
+    pub fn from_pid(pid: Pid) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let program = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
-        Some(Self { pid, started: started(&stat)?, program: (program.dev(), program.ino()) })
+        Some(Self { pid, started: start_time(&stat)?, program: (program.dev(), program.ino()) })
     }
 
     /// Gets hold of it, if this very process still runs.
@@ -47,15 +47,15 @@ impl ProcessIdentity {
         let number = i32::try_from(number).ok().filter(|number| *number >= 0)?;
         // SAFETY: the kernel has just made this descriptor, and no other code knows its number.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        open::own(&fd);
+        open::claim_opened(&fd);
         let handle = ProcessHandle { fd, pid: self.pid };
         // The descriptor holds the number: what is found under it now stays the same process.
-        (Self::of(self.pid) == Some(self) && handle.is_alive()).then_some(handle)
+        (Self::from_pid(self.pid) == Some(self) && handle.is_alive()).then_some(handle)
     }
 }
 
 /// The start in a line of `/proc/PID/stat`. The name of a program may hold anything, brackets and spaces too.
-fn started(stat: &str) -> Option<u64> {
+fn start_time(stat: &str) -> Option<u64> {
     stat.rsplit_once(") ")?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
@@ -74,8 +74,8 @@ impl ProcessHandle {
 
     /// Whether it has not ended.
     pub fn is_alive(&self) -> bool {
-        let ended = fd::wait(&[(self.fd.as_fd(), Interest::Read)], Some(Duration::ZERO));
-        ended.is_ok_and(|ended| !ended[0].any())
+        let polled = fd::poll(&[(self.fd.as_fd(), Interest::Read)], Some(Duration::ZERO));
+        polled.is_ok_and(|polled| !polled[0].any())
     }
 
     /// Sends it a signal; that it has ended is no error.
@@ -95,15 +95,16 @@ impl ProcessHandle {
     /// Whether it has a TCP socket that listens.
     pub fn is_listening(&self) -> bool {
         let tables = ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("/proc/{}/net/{name}", self.pid)));
-        let listening: BTreeSet<u64> = tables.iter().flatten().flat_map(|table| listening(table)).collect();
+        let listening: BTreeSet<u64> =
+            tables.iter().flatten().flat_map(|table| listening_inodes(table)).collect();
         let Ok(entries) = fs::read_dir(format!("/proc/{}/fd", self.pid)) else { return false };
         let targets = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-        targets.filter_map(|target| socket(target.to_str()?)).any(|inode| listening.contains(&inode))
+        targets.filter_map(|target| socket_inode(target.to_str()?)).any(|inode| listening.contains(&inode))
     }
 }
 
 /// Inodes of the sockets that listen, of a table as in `/proc/net/tcp`, proc(5).
-fn listening(table: &str) -> impl Iterator<Item = u64> {
+fn listening_inodes(table: &str) -> impl Iterator<Item = u64> {
     const LISTEN: &str = "0A";
     table.lines().skip(1).filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
@@ -111,7 +112,7 @@ fn listening(table: &str) -> impl Iterator<Item = u64> {
     })
 }
 
-fn socket(target: &str) -> Option<u64> {
+fn socket_inode(target: &str) -> Option<u64> {
     target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
@@ -124,8 +125,8 @@ mod tests {
 
     #[test]
     fn a_process_is_known_by_its_start_and_its_program() {
-        let own = ProcessIdentity::of(proc::pid()).unwrap();
-        assert_eq!(ProcessIdentity::of(proc::pid()), Some(own));
+        let own = ProcessIdentity::from_pid(proc::pid()).unwrap();
+        assert_eq!(ProcessIdentity::from_pid(proc::pid()), Some(own));
         assert!(own.open().is_some_and(|handle| handle.is_alive() && handle.pid() == proc::pid()));
         let others = [
             ProcessIdentity { started: own.started + 1, ..own },
@@ -139,16 +140,16 @@ mod tests {
     #[test]
     fn a_name_with_brackets_hides_no_start() {
         let text = "7 (a) R b) T 1 7 7 0 -1 4194304 91 0 0 0 12 30 0 0 20 0 1 0 5000 0 0";
-        assert_eq!((started(text), started("7 (cut) S 1"), started("")), (Some(5000), None, None));
+        assert_eq!((start_time(text), start_time("7 (cut) S 1"), start_time("")), (Some(5000), None, None));
     }
 
     #[test]
     fn what_listens_is_seen_until_it_does_not() {
         let child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        let silent = ProcessIdentity::of(pid).and_then(ProcessIdentity::open).unwrap();
+        let silent = ProcessIdentity::from_pid(pid).and_then(ProcessIdentity::open).unwrap();
         assert!(!silent.is_listening());
-        let own = ProcessIdentity::of(proc::pid()).and_then(ProcessIdentity::open).unwrap();
+        let own = ProcessIdentity::from_pid(proc::pid()).and_then(ProcessIdentity::open).unwrap();
         let _listener = TcpListener::bind("127.0.0.1:0").unwrap();
         assert!(own.is_listening());
         silent.send(Signal::SIGKILL).unwrap();

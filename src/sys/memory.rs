@@ -4,12 +4,12 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// Bytes of memory allowed by the machine and by the cgroups of this process, v1 or v2; none where neither says so.
-pub fn allowed() -> Option<u64> {
+pub fn available_memory() -> Option<u64> {
     let read = |path: &Path| std::fs::read_to_string(path).ok();
     let cgroups = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
     let bounds = limits(&cgroups).into_iter().filter_map(|path| number(&read(&path)?));
-    let machine = read(Path::new("/proc/meminfo")).and_then(|text| total(&text));
-    bounds.chain(machine).min()
+    let installed = read(Path::new("/proc/meminfo")).and_then(|text| total(&text));
+    bounds.chain(installed).min()
 }
 
 /// Files that may hold a bound: of the process's own group and of each that it lies in, which bound it too. Within a
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_group_that_bounds_this_one_is_looked_at() {
+    fn every_group_that_bounds_this_one_is_read() {
         let shown = |text: &str| {
             limits(text).iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
         };
@@ -67,6 +67,6 @@ mod tests {
     fn a_bound_is_a_number() {
         assert_eq!((number("max\n"), number("536870912\n")), (None, Some(536_870_912)));
         assert_eq!(total("MemTotal:       16384 kB\nMemFree: 1 kB\n"), Some(16 << 20));
-        assert!(allowed().is_some_and(|bytes| bytes > 1 << 20));
+        assert!(available_memory().is_some_and(|bytes| bytes > 1 << 20));
     }
 }

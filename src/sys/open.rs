@@ -19,20 +19,20 @@ use nix::errno::Errno;
 use nix::sys::resource::Resource;
 use nix::sys::resource::getrlimit;
 
-use crate::sys::path::magic;
+use crate::sys::path::proc_fd_path;
 
 /// Descriptors that are not this program's, and what was behind them: a number that has changed hands is told by that.
-static FOREIGN: Mutex<Vec<Foreign>> = Mutex::new(Vec::new());
+static APPLICATION_FDS: Mutex<Vec<ApplicationFd>> = Mutex::new(Vec::new());
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Foreign {
+struct ApplicationFd {
     number: RawFd,
-    behind: Behind,
+    target: FdTarget,
 }
 
 /// What is behind a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Behind {
+struct FdTarget {
     /// Device and inode.
     file: (u64, u64),
     /// What kind of thing it is, if it has no path: `socket:[7]`, `anon_inode:[eventpoll]`; proc(5). Paths are left out,
@@ -40,45 +40,47 @@ struct Behind {
     kind: Option<PathBuf>,
 }
 
-impl Behind {
+impl FdTarget {
     /// Epolls, signalfds, inotifies and others like them share one inode: the kind tells an epoll from a signalfd, and
     /// two of a kind are told apart by nothing. What this program makes of them it takes over at once ([`own`]).
-    fn is_as(&self, other: &Self) -> bool {
+    fn is_same(&self, other: &Self) -> bool {
         let differ = self.kind.as_ref().zip(other.kind.as_ref()).is_some_and(|(one, other)| one != other);
         self.file == other.file && !differ
     }
 }
 
-fn foreign() -> MutexGuard<'static, Vec<Foreign>> {
-    FOREIGN.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock_application_fds() -> MutexGuard<'static, Vec<ApplicationFd>> {
+    APPLICATION_FDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Remembers what is open now as the application's; to be called before this program opens anything for itself.
 ///
 /// # Errors
 /// When the open descriptors cannot be found out.
-pub fn remember() -> io::Result<()> {
-    let found = all()?.into_iter().filter_map(|number| Some(Foreign { number, behind: behind(number)? }));
-    *foreign() = found.collect();
+pub fn record_application_fds() -> io::Result<()> {
+    let found = open_fds()?
+        .into_iter()
+        .filter_map(|number| Some(ApplicationFd { number, target: target_of(number)? }));
+    *lock_application_fds() = found.collect();
     Ok(())
 }
 
 /// A descriptor that was open already is this program's from now on.
-pub(super) fn take_over(number: RawFd) {
-    foreign().retain(|one| one.number != number);
+pub(super) fn claim(number: RawFd) {
+    lock_application_fds().retain(|one| one.number != number);
 }
 
 /// Says that a descriptor was opened by this program, which may have got a number that the application has closed.
 ///
 /// Needed for what has no inode of its own; everything else is told by its inode.
-pub(super) fn own(opened: &impl AsFd) {
-    take_over(opened.as_fd().as_raw_fd());
+pub(super) fn claim_opened(opened: &impl AsFd) {
+    claim(opened.as_fd().as_raw_fd());
 }
 
 /// Numbers of the application's descriptors.
-pub fn applications() -> Vec<RawFd> {
-    let known = foreign();
-    let still = |one: &&Foreign| behind(one.number).is_some_and(|now| now.is_as(&one.behind));
+pub fn application_fds() -> Vec<RawFd> {
+    let known = lock_application_fds();
+    let still = |one: &&ApplicationFd| target_of(one.number).is_some_and(|now| now.is_same(&one.target));
     known.iter().filter(still).map(|one| one.number).collect()
 }
 
@@ -89,7 +91,7 @@ pub fn applications() -> Vec<RawFd> {
 /// # Errors
 /// When the open descriptors cannot be found out.
 pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
-    let mut kept = applications();
+    let mut kept = application_fds();
     kept.extend_from_slice(keep);
     kept.sort_unstable();
     let mut first = libc::STDERR_FILENO + 1;
@@ -110,7 +112,7 @@ fn close_range(first: RawFd, last: RawFd) -> bool {
 }
 
 fn close_one_by_one(kept: &[RawFd]) -> io::Result<()> {
-    for number in all()?.into_iter().filter(|number| !kept.contains(number)) {
+    for number in open_fds()?.into_iter().filter(|number| !kept.contains(number)) {
         // SAFETY: as above. The descriptor of the listing itself is closed already; that fails and does nothing.
         unsafe { libc::close(number) };
     }
@@ -118,8 +120,8 @@ fn close_one_by_one(kept: &[RawFd]) -> io::Result<()> {
 }
 
 /// Every descriptor beyond the standard ones that is open.
-fn all() -> io::Result<Vec<RawFd>> {
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return probed() };
+fn open_fds() -> io::Result<Vec<RawFd>> {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return probe_open_fds() };
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok());
     let mut numbers: Vec<_> = numbers.filter(|number| *number > libc::STDERR_FILENO).collect();
     // Less that of the listing, which is closed by now.
@@ -128,7 +130,7 @@ fn all() -> io::Result<Vec<RawFd>> {
 }
 
 /// The same without `/proc`: every number that there may be is tried.
-fn probed() -> io::Result<Vec<RawFd>> {
+fn probe_open_fds() -> io::Result<Vec<RawFd>> {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let end = RawFd::try_from(soft).unwrap_or(RawFd::MAX).min(1 << 20);
     Ok((libc::STDERR_FILENO + 1..end).filter(|number| is_open(*number)).collect())
@@ -139,15 +141,15 @@ fn is_open(number: RawFd) -> bool {
     unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
-fn behind(number: RawFd) -> Option<Behind> {
+fn target_of(number: RawFd) -> Option<FdTarget> {
     if !is_open(number) {
         return None;
     }
     // SAFETY: it is open, as just seen, and borrowed for one call.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     let stat = nix::sys::stat::fstat(borrowed).ok()?;
-    let kind = std::fs::read_link(magic(&borrowed)).ok().filter(|target| target.is_relative());
-    Some(Behind { file: (stat.st_dev, stat.st_ino), kind })
+    let kind = std::fs::read_link(proc_fd_path(&borrowed)).ok().filter(|target| target.is_relative());
+    Some(FdTarget { file: (stat.st_dev, stat.st_ino), kind })
 }
 
 /// Opens `/dev/null` under each standard number that is closed: the next socket would get it, and whatever is printed
@@ -157,7 +159,7 @@ fn behind(number: RawFd) -> Option<Behind> {
 ///
 /// # Errors
 /// When `/dev/null` cannot be opened.
-pub fn fill_standard() -> io::Result<()> {
+pub fn open_standard_fds() -> io::Result<()> {
     for number in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
         if is_open(number) {
             continue;
@@ -184,7 +186,7 @@ mod tests {
     #[test]
     fn what_is_open_is_found_with_and_without_proc() {
         let file = File::open("/dev/null").unwrap();
-        for found in [all().unwrap(), probed().unwrap()] {
+        for found in [open_fds().unwrap(), probe_open_fds().unwrap()] {
             assert!(found.contains(&file.as_raw_fd()), "{found:?}");
         }
         assert!(!is_open(1_000_000));
@@ -193,11 +195,11 @@ mod tests {
     #[test]
     fn a_number_that_names_another_file_by_now_is_not_the_applications() {
         let one = File::open("/dev/null").unwrap();
-        let known = behind(one.as_raw_fd()).unwrap();
-        assert!(behind(one.as_raw_fd()).unwrap().is_as(&known));
+        let known = target_of(one.as_raw_fd()).unwrap();
+        assert!(target_of(one.as_raw_fd()).unwrap().is_same(&known));
         let other = File::open("/dev/zero").unwrap();
-        assert!(!behind(other.as_raw_fd()).unwrap().is_as(&known));
-        assert_eq!(behind(1_000_000), None);
+        assert!(!target_of(other.as_raw_fd()).unwrap().is_same(&known));
+        assert_eq!(target_of(1_000_000), None);
     }
 
     fn inotify() -> Inotify {
@@ -205,27 +207,27 @@ mod tests {
     }
 
     #[test]
-    fn anonymous_ones_of_two_kinds_are_told_apart_and_a_renamed_file_is_the_same() {
+    fn anonymous_ones_of_two_kinds_differ_and_a_renamed_file_is_the_same() {
         let (one, two) = (inotify(), SignalFd::new(&SigSet::empty()).unwrap());
-        let [known, other] = [one.as_fd(), two.as_fd()].map(|opened| behind(opened.as_raw_fd()).unwrap());
+        let [known, other] = [one.as_fd(), two.as_fd()].map(|opened| target_of(opened.as_raw_fd()).unwrap());
         assert_eq!(known.file, other.file, "they share an inode");
-        assert!(known.is_as(&known) && !other.is_as(&known));
-        assert!(Behind { kind: None, ..other }.is_as(&known), "without /proc it is not known");
+        assert!(known.is_same(&known) && !other.is_same(&known));
+        assert!(FdTarget { kind: None, ..other }.is_same(&known), "without /proc it is not known");
         let folder = tempfile::tempdir().unwrap();
         let (log, old) = (folder.path().join("log"), folder.path().join("log.1"));
         let file = File::create(&log).unwrap();
-        let known = behind(file.as_raw_fd()).unwrap();
+        let known = target_of(file.as_raw_fd()).unwrap();
         std::fs::rename(log, old).unwrap();
-        assert!(behind(file.as_raw_fd()).unwrap().is_as(&known));
+        assert!(target_of(file.as_raw_fd()).unwrap().is_same(&known));
     }
 
     #[test]
     fn what_was_opened_under_a_number_of_the_applications_is_not_its() {
         let one = inotify();
-        remember().unwrap();
-        let known = || applications().contains(&one.as_fd().as_raw_fd());
+        record_application_fds().unwrap();
+        let known = || application_fds().contains(&one.as_fd().as_raw_fd());
         assert!(known(), "another one of its kind is not told apart");
-        own(&one);
+        claim_opened(&one);
         assert!(!known());
     }
 }

@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 
 /// What the kernel sends to a worker when its supervisor ends. Without a handler it ends the process, which is right for
 /// one that has not begun to serve.
-pub const PARENT_ENDED: Signal = Signal::SIGPWR;
+pub const PARENT_EXIT_SIGNAL: Signal = Signal::SIGPWR;
 
 /// Time from the parent's end to the process's own, milliseconds.
 static GRACE_MS: AtomicU64 = AtomicU64::new(0);
@@ -32,7 +32,7 @@ static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(ptr::null_mut());
 ///
 /// # Errors
 /// When the kernel has no timer for it; then the process ends as soon as its parent does.
-pub fn kill_after_parent(grace: Duration) -> io::Result<()> {
+pub fn exit_after_parent(grace: Duration) -> io::Result<()> {
     GRACE_MS.store(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX), Relaxed);
     if !TIMER.load(Relaxed).is_null() {
         return Ok(());
@@ -47,13 +47,14 @@ pub fn kill_after_parent(grace: Duration) -> io::Result<()> {
         libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer)
     })?;
     TIMER.store(timer.cast(), Relaxed);
-    let action = SigAction::new(SigHandler::Handler(parent_ended), SaFlags::SA_RESTART, SigSet::empty());
+    let action =
+        SigAction::new(SigHandler::Handler(handle_parent_exit), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler starts a timer and touches nothing else.
-    unsafe { nix::sys::signal::sigaction(PARENT_ENDED, &action) }?;
+    unsafe { nix::sys::signal::sigaction(PARENT_EXIT_SIGNAL, &action) }?;
     Ok(())
 }
 
-extern "C" fn parent_ended(_: libc::c_int) {
+extern "C" fn handle_parent_exit(_: libc::c_int) {
     let errno = nix::errno::Errno::last_raw();
     let grace = Duration::from_millis(GRACE_MS.load(Relaxed));
     let value = libc::timespec {
@@ -83,9 +84,9 @@ mod tests {
         // SAFETY: the child makes only system calls before it is killed.
         match unsafe { nix::unistd::fork() }.unwrap() {
             ForkResult::Child => {
-                let armed = kill_after_parent(Duration::from_secs(600)).is_ok()
-                    && kill_after_parent(Duration::from_millis(50)).is_ok()
-                    && nix::sys::signal::raise(PARENT_ENDED).is_ok();
+                let armed = exit_after_parent(Duration::from_secs(600)).is_ok()
+                    && exit_after_parent(Duration::from_millis(50)).is_ok()
+                    && nix::sys::signal::raise(PARENT_EXIT_SIGNAL).is_ok();
                 if armed {
                     loop {
                         std::hint::spin_loop();
@@ -96,8 +97,8 @@ mod tests {
             }
             ForkResult::Parent { child } => {
                 let begin = Instant::now();
-                let ended = waitpid(child, None).unwrap();
-                assert_eq!(ended, WaitStatus::Signaled(child, Signal::SIGKILL, false));
+                let status = waitpid(child, None).unwrap();
+                assert_eq!(status, WaitStatus::Signaled(child, Signal::SIGKILL, false));
                 assert!(begin.elapsed() >= Duration::from_millis(50));
             }
         }

@@ -29,7 +29,7 @@ use crate::sys::open;
 ///
 /// # Errors
 /// When no descriptor is left.
-pub fn queue() -> io::Result<(OwnedFd, OwnedFd)> {
+pub fn socket_queue() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
@@ -38,11 +38,11 @@ pub fn queue() -> io::Result<(OwnedFd, OwnedFd)> {
 ///
 /// # Errors
 /// [`io::ErrorKind::WouldBlock`] when the queue is full, or what the kernel says: nothing was put there then.
-pub fn put(queue: &impl AsFd, socket: &impl AsFd, note: &[u8]) -> io::Result<()> {
+pub fn enqueue(queue: &impl AsFd, socket: &impl AsFd, metadata: &[u8]) -> io::Result<()> {
     let sockets = [socket.as_fd().as_raw_fd()];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let rights = [ControlMessage::ScmRights(&sockets)];
-    sendmsg::<()>(queue.as_fd().as_raw_fd(), &[IoSlice::new(note)], &rights, flags, None)?;
+    sendmsg::<()>(queue.as_fd().as_raw_fd(), &[IoSlice::new(metadata)], &rights, flags, None)?;
     Ok(())
 }
 
@@ -52,9 +52,9 @@ pub fn put(queue: &impl AsFd, socket: &impl AsFd, note: &[u8]) -> io::Result<()>
 ///
 /// # Errors
 /// [`io::ErrorKind::WouldBlock`] when the queue is empty, or what the kernel says.
-pub fn take(queue: &impl AsFd, note: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+pub fn dequeue(queue: &impl AsFd, metadata: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut room = nix::cmsg_space!(RawFd);
-    let mut parts = [IoSliceMut::new(note)];
+    let mut parts = [IoSliceMut::new(metadata)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(queue.as_fd().as_raw_fd(), &mut parts, Some(&mut room), flags)?;
     let mut taken = None;
@@ -76,24 +76,24 @@ pub fn take(queue: &impl AsFd, note: &mut [u8]) -> io::Result<(usize, Option<Own
 ///
 /// # Errors
 /// When no descriptor is left.
-pub fn bell() -> io::Result<OwnedFd> {
+pub fn wakeup_fd() -> io::Result<OwnedFd> {
     // SAFETY: it takes numbers only.
-    let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-    if bell < 0 {
+    let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if event < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel has just made this descriptor for this call, and nothing else knows its number.
-    let bell = unsafe { OwnedFd::from_raw_fd(bell) };
-    open::own(&bell);
-    Ok(bell)
+    let event = unsafe { OwnedFd::from_raw_fd(event) };
+    open::claim_opened(&event);
+    Ok(event)
 }
 
-/// Rings a bell.
+/// Rings a event.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn ring(bell: &impl AsFd) -> io::Result<()> {
-    nix::unistd::write(bell, &1_u64.to_ne_bytes())?;
+pub fn wake(event: &impl AsFd) -> io::Result<()> {
+    nix::unistd::write(event, &1_u64.to_ne_bytes())?;
     Ok(())
 }
 
@@ -106,33 +106,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_and_its_note_come_out_once_and_in_order() {
-        let (entrance, exit) = queue().unwrap();
+    fn a_socket_and_its_metadata_come_out_once_and_in_order() {
+        let (entrance, exit) = socket_queue().unwrap();
         let mut others = Vec::new();
-        for note in [b"one", b"two"] {
+        for metadata in [b"one", b"two"] {
             let (near, far) = UnixStream::pair().unwrap();
-            put(&entrance, &near, note).unwrap();
+            enqueue(&entrance, &near, metadata).unwrap();
             others.push(far);
         }
         for (expected, mut far) in [b"one", b"two"].into_iter().zip(others) {
-            let mut note = [0; 8];
-            let (len, socket) = take(&exit, &mut note).unwrap();
-            assert_eq!(&note[..len], expected);
+            let mut metadata = [0; 8];
+            let (len, socket) = dequeue(&exit, &mut metadata).unwrap();
+            assert_eq!(&metadata[..len], expected);
             UnixStream::from(socket.unwrap()).write_all(expected).unwrap();
-            let mut said = Vec::new();
-            far.read_to_end(&mut said).unwrap();
-            assert_eq!(said, expected);
+            let mut received = Vec::new();
+            far.read_to_end(&mut received).unwrap();
+            assert_eq!(received, expected);
         }
-        assert_eq!(take(&exit, &mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(dequeue(&exit, &mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
     fn a_full_queue_takes_nothing_more_and_keeps_what_it_has() {
-        let (entrance, exit) = queue().unwrap();
+        let (entrance, exit) = socket_queue().unwrap();
         let (near, _far) = UnixStream::pair().unwrap();
         let mut put_in = 0;
         let refused = loop {
-            match put(&entrance, &near, b"note") {
+            match enqueue(&entrance, &near, b"note") {
                 Ok(()) => put_in += 1,
                 Err(refused) => break refused,
             }
@@ -140,8 +140,8 @@ mod tests {
         assert!(put_in >= 64, "{put_in}");
         assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
         for _ in 0..put_in {
-            assert!(take(&exit, &mut [0; 4]).unwrap().1.is_some());
+            assert!(dequeue(&exit, &mut [0; 4]).unwrap().1.is_some());
         }
-        assert!(take(&exit, &mut [0; 4]).is_err());
+        assert!(dequeue(&exit, &mut [0; 4]).is_err());
     }
 }

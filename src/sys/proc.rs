@@ -25,7 +25,7 @@ use crate::sys::fork;
 use crate::sys::signal;
 
 /// A process in data that travels: its bare number.
-pub mod number {
+pub mod pid_serde {
     use nix::unistd::Pid;
     use serde::Deserialize;
     use serde::Deserializer;
@@ -51,22 +51,22 @@ pub mod number {
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub enum ExitStatus {
     /// It returned this code.
     Code(i32),
     /// A signal ended it.
     Signal(Signal),
     /// A real-time signal, which has only a number, ended it.
-    Numbered(i32),
+    RealtimeSignal(i32),
 }
 
-impl std::fmt::Display for Exit {
+impl std::fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(Signal::SIGKILL) => f.write_str("SIGKILL (killed, perhaps for want of memory)"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
-            Self::Numbered(number) => write!(f, "signal {number}"),
+            Self::RealtimeSignal(number) => write!(f, "signal {number}"),
         }
     }
 }
@@ -76,14 +76,14 @@ impl std::fmt::Display for Exit {
 ///
 /// # Errors
 /// When waiting fails for another reason than that there is no child.
-pub fn ended() -> io::Result<Option<Pid>> {
+pub fn next_exited() -> io::Result<Option<Pid>> {
     const FLAGS: i32 = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     loop {
         // SAFETY: a struct of integers and pointers, for which all zero is a value.
         let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
         // SAFETY: the kernel writes into the struct.
-        let asked = Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut found, FLAGS) });
-        match asked {
+        let result = Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut found, FLAGS) });
+        match result {
             // SAFETY: after a successful waitid the field is set; zero says that none has ended.
             Ok(_) => return Ok(Some(unsafe { found.si_pid() }).filter(|pid| *pid > 0).map(Pid::from_raw)),
             Err(Errno::ECHILD) => return Ok(None),
@@ -97,15 +97,17 @@ pub fn ended() -> io::Result<Option<Pid>> {
 ///
 /// # Errors
 /// When there is no such child.
-pub fn reap(child: Pid) -> io::Result<Option<Exit>> {
+pub fn reap(child: Pid) -> io::Result<Option<ExitStatus>> {
     loop {
         let mut status = 0;
         // SAFETY: the kernel writes into a variable of this function.
-        let asked = unsafe { libc::waitpid(child.as_raw(), &raw mut status, libc::WNOHANG) };
-        match Errno::result(asked) {
+        let result = unsafe { libc::waitpid(child.as_raw(), &raw mut status, libc::WNOHANG) };
+        match Errno::result(result) {
             Ok(0) => return Ok(None),
-            Ok(_) if libc::WIFEXITED(status) => return Ok(Some(Exit::Code(libc::WEXITSTATUS(status)))),
-            Ok(_) if libc::WIFSIGNALED(status) => return Ok(Some(Exit::by(libc::WTERMSIG(status)))),
+            Ok(_) if libc::WIFEXITED(status) => return Ok(Some(ExitStatus::Code(libc::WEXITSTATUS(status)))),
+            Ok(_) if libc::WIFSIGNALED(status) => {
+                return Ok(Some(ExitStatus::from_signal(libc::WTERMSIG(status))));
+            }
             Ok(_) | Err(Errno::EINTR) => {}
             Err(refused) => return Err(refused.into()),
         }
@@ -116,14 +118,14 @@ pub fn reap(child: Pid) -> io::Result<Option<Exit>> {
 ///
 /// # Errors
 /// See [`ended`].
-pub fn reap_next() -> io::Result<Option<(Pid, Exit)>> {
-    let Some(pid) = ended()? else { return Ok(None) };
+pub fn reap_next() -> io::Result<Option<(Pid, ExitStatus)>> {
+    let Some(pid) = next_exited()? else { return Ok(None) };
     Ok(reap(pid)?.map(|exit| (pid, exit)))
 }
 
-impl Exit {
-    fn by(number: i32) -> Self {
-        Signal::try_from(number).map_or(Self::Numbered(number), Self::Signal)
+impl ExitStatus {
+    fn from_signal(number: i32) -> Self {
+        Signal::try_from(number).map_or(Self::RealtimeSignal(number), Self::Signal)
     }
 }
 
@@ -135,7 +137,7 @@ pub fn pid() -> Pid {
 /// Gives this process the name that `ps` shows, as far as 15 bytes go; `PR_SET_NAME`, prctl(2).
 ///
 /// A program that was started by its descriptor is else named after that on older kernels.
-pub fn rename(program: &Path) {
+pub fn set_process_name(program: &Path) {
     let name = program.file_name().and_then(|name| std::ffi::CString::new(name.as_encoded_bytes()).ok());
     if let Some(name) = name {
         // A wrong name harms no one.
@@ -149,7 +151,7 @@ pub fn rename(program: &Path) {
 ///
 /// # Errors
 /// When the supervisor is gone already, so that the signal would never come.
-pub fn die_with(supervisor: Pid, signal: Signal) -> io::Result<()> {
+pub fn set_parent_death_signal(supervisor: Pid, signal: Signal) -> io::Result<()> {
     let _ = nix::sys::prctl::set_pdeathsig(signal);
     if nix::unistd::getppid() == supervisor {
         Ok(())
@@ -162,9 +164,9 @@ pub fn die_with(supervisor: Pid, signal: Signal) -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel is too old.
-pub fn adopt_orphans() -> io::Result<()> {
+pub fn become_subreaper() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
-    fork::adopts_orphans();
+    fork::set_subreaper();
     Ok(())
 }
 
@@ -189,7 +191,7 @@ pub fn private_memory_of(pid: Pid) -> Option<u64> {
 /// Has the kernel, when memory runs out, end this process before the one that forked it; `/proc/self/oom_score_adj`.
 ///
 /// Without it a large worker and the supervisor of a small one are equals, and the end of the supervisor ends them all.
-pub fn volunteer_for_oom() {
+pub fn raise_oom_score() {
     const FILE: &str = "/proc/self/oom_score_adj";
     const MORE: i32 = 100;
     const MOST: i32 = 1000;
@@ -235,11 +237,11 @@ pub fn hostname() -> String {
 
 /// The first of `names` that is a program on `path` (as in the environment's PATH).
 pub fn find_program(names: &[&str], path: &OsStr) -> Option<PathBuf> {
-    names.iter().find_map(|name| programs(OsStr::new(name), path).into_iter().next())
+    names.iter().find_map(|name| find_all_programs(OsStr::new(name), path).into_iter().next())
 }
 
 /// Every program of this name on `path`, in order.
-pub fn programs(name: &OsStr, path: &OsStr) -> Vec<PathBuf> {
+pub fn find_all_programs(name: &OsStr, path: &OsStr) -> Vec<PathBuf> {
     let runs =
         |file: &PathBuf| file.is_file() && nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok();
     std::env::split_paths(path).map(|folder| folder.join(name)).filter(runs).collect()
@@ -257,7 +259,7 @@ pub fn spawn_program(
     program: &Path,
     arguments: &[&OsStr],
     folder: &Path,
-    complaints: &Path,
+    stderr_path: &Path,
     kept: &impl AsFd,
     environment: Vec<(OsString, OsString)>,
 ) -> io::Result<Pid> {
@@ -266,16 +268,16 @@ pub fn spawn_program(
     let mut command = Command::new(program);
     command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
     command.env_clear().envs(environment);
-    let complaints = OpenOptions::new().append(true).create(true).open(complaints);
-    command.stderr(complaints.map_or_else(|_| Stdio::null(), Stdio::from));
+    let stderr_file = OpenOptions::new().append(true).create(true).open(stderr_path);
+    command.stderr(stderr_file.map_or_else(|_| Stdio::null(), Stdio::from));
     // A process group of its own: Ctrl-C on the terminal must not stop it before the workers that need it.
     command.process_group(0);
     let prepare = move || {
         // SAFETY: the descriptor is open in this copy of the process until exec, because its owner is never dropped.
         let kept = unsafe { BorrowedFd::borrow_raw(kept) };
         nix::fcntl::fcntl(kept, FcntlArg::F_SETFD(FdFlag::empty()))?;
-        signal::clean_for_exec()?;
-        die_with(supervisor, Signal::SIGTERM)
+        signal::reset_for_exec()?;
+        set_parent_death_signal(supervisor, Signal::SIGTERM)
     };
     // SAFETY: between fork and exec it makes a few system calls and allocates nothing on success.
     unsafe { command.pre_exec(prepare) };
@@ -285,10 +287,10 @@ pub fn spawn_program(
 
 /// What a service manager says to one process is not for those that it starts: one that is told the socket too would
 /// speak in this one's name.
-fn keep_to_itself(command: &mut Command) {
-    const SAID: &[&str] =
+fn clear_manager_variables(command: &mut Command) {
+    const MANAGER_VARIABLES: &[&str] =
         &["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
-    for name in SAID {
+    for name in MANAGER_VARIABLES {
         command.env_remove(name);
     }
 }
@@ -303,10 +305,10 @@ pub fn spawn_shell(text: &str) -> io::Result<Child> {
     let starter = pid();
     let mut command = Command::new("sh");
     command.args(["-c", text]).stdin(Stdio::null()).process_group(0);
-    keep_to_itself(&mut command);
+    clear_manager_variables(&mut command);
     let prepare = move || {
-        signal::clean_for_exec()?;
-        die_with(starter, Signal::SIGTERM)
+        signal::reset_for_exec()?;
+        set_parent_death_signal(starter, Signal::SIGTERM)
     };
     // SAFETY: between fork and exec it makes a few system calls and allocates nothing on success.
     unsafe { command.pre_exec(prepare) };

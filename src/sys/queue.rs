@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 
 /// A listener's accept queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Queue {
+pub struct AcceptQueue {
     /// Connections that wait.
     pub waiting: u32,
     /// Most that may; beyond it the kernel ignores new ones.
@@ -18,7 +18,7 @@ pub struct Queue {
 ///
 /// # Errors
 /// When the descriptor is no TCP socket that listens.
-pub fn of(listener: &impl AsFd) -> io::Result<Queue> {
+pub fn read_accept_queue(listener: &impl AsFd) -> io::Result<AcceptQueue> {
     const LISTEN: u8 = 10;
     // SAFETY: a struct of integers, for which all zero is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
@@ -35,7 +35,9 @@ pub fn of(listener: &impl AsFd) -> io::Result<Queue> {
         )
     };
     match answer {
-        0 if info.tcpi_state == LISTEN => Ok(Queue { waiting: info.tcpi_unacked, limit: info.tcpi_sacked }),
+        0 if info.tcpi_state == LISTEN => {
+            Ok(AcceptQueue { waiting: info.tcpi_unacked, limit: info.tcpi_sacked })
+        }
         0 => Err(io::Error::from(io::ErrorKind::NotConnected)),
         _ => Err(io::Error::last_os_error()),
     }
@@ -52,13 +54,13 @@ mod tests {
     fn a_queue_grows_by_connections_and_shrinks_by_accepts() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(of(&listener).unwrap().waiting, 0);
+        assert_eq!(read_accept_queue(&listener).unwrap().waiting, 0);
         let clients: Vec<_> = (0..5).map(|_| TcpStream::connect(address).unwrap()).collect();
-        let queue = of(&listener).unwrap();
+        let queue = read_accept_queue(&listener).unwrap();
         assert_eq!(queue.waiting, 5);
         assert!(queue.limit >= 5, "{queue:?}");
         drop(listener.accept().unwrap());
-        assert_eq!(of(&listener).unwrap().waiting, 4);
-        assert!(of(&clients[0]).is_err(), "a connection has no queue");
+        assert_eq!(read_accept_queue(&listener).unwrap().waiting, 4);
+        assert!(read_accept_queue(&clients[0]).is_err(), "a connection has no queue");
     }
 }

@@ -19,18 +19,18 @@ use nix::sys::mman::ProtFlags;
 /// A fixed number of 64-bit words, zero at first, that every process forked later sees and may change.
 ///
 /// The words live in a memfd (`memfd_create(2)`), so they can also be handed to another program by descriptor.
-pub struct Words {
+pub struct SharedWords {
     start: NonNull<AtomicU64>,
     len: usize,
     file: OwnedFd,
 }
 
 // SAFETY: the mapping is plain shared memory that is only reachable as atomics, valid until the drop.
-unsafe impl Send for Words {}
+unsafe impl Send for SharedWords {}
 // SAFETY: as above; every access through `&Words` is atomic.
-unsafe impl Sync for Words {}
+unsafe impl Sync for SharedWords {}
 
-impl Words {
+impl SharedWords {
     /// Makes `len` words, all zero; untouched pages cost nothing.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl Words {
     }
 }
 
-impl Deref for Words {
+impl Deref for SharedWords {
     type Target = [AtomicU64];
 
     fn deref(&self) -> &[AtomicU64] {
@@ -79,13 +79,13 @@ impl Deref for Words {
     }
 }
 
-impl AsFd for Words {
+impl AsFd for SharedWords {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 }
 
-impl Drop for Words {
+impl Drop for SharedWords {
     fn drop(&mut self) {
         let bytes = self.len * size_of::<AtomicU64>();
         // SAFETY: the mapping is ours, and no borrow of it outlives self. A failure leaves it mapped, which is harmless.
@@ -93,7 +93,7 @@ impl Drop for Words {
     }
 }
 
-impl fmt::Debug for Words {
+impl fmt::Debug for SharedWords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Words").field("len", &self.len).finish_non_exhaustive()
     }
@@ -106,21 +106,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_taken_over_are_the_same_words() {
-        let words = Words::create(c"test", NonZeroUsize::new(8).unwrap()).unwrap();
+    fn adopted_words_are_the_same_words() {
+        let words = SharedWords::create(c"test", NonZeroUsize::new(8).unwrap()).unwrap();
         words[3].store(5, Ordering::Relaxed);
-        let taken = Words::adopt(words.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let taken = SharedWords::adopt(words.as_fd().try_clone_to_owned().unwrap()).unwrap();
         assert_eq!(taken.len(), 8);
         taken[3].fetch_add(1, Ordering::Relaxed);
         assert_eq!(words[3].load(Ordering::Relaxed), 6);
-        let odd = crate::sys::exec::blob(c"odd", &[0; 12]).unwrap();
-        let empty = crate::sys::exec::blob(c"empty", &[]).unwrap();
-        assert!(Words::adopt(odd).is_err() && Words::adopt(empty).is_err());
+        let odd = crate::sys::exec::sealed_memfd(c"odd", &[0; 12]).unwrap();
+        let empty = crate::sys::exec::sealed_memfd(c"empty", &[]).unwrap();
+        assert!(SharedWords::adopt(odd).is_err() && SharedWords::adopt(empty).is_err());
     }
 
     #[test]
     fn words_begin_at_zero_and_keep_what_is_stored() {
-        let words = Words::create(c"test", NonZeroUsize::new(1000).unwrap()).unwrap();
+        let words = SharedWords::create(c"test", NonZeroUsize::new(1000).unwrap()).unwrap();
         assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
         words[999].fetch_add(7, Ordering::Relaxed);
         assert_eq!(words[999].load(Ordering::Relaxed), 7);

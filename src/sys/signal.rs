@@ -19,33 +19,33 @@ use crate::sys::open;
 
 /// The signals of a set, readable as values; signalfd(2).
 #[derive(Debug)]
-pub struct Signals {
+pub struct SignalReader {
     fd: SignalFd,
 }
 
 /// A signal that has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arrived {
+pub struct ReceivedSignal {
     /// Which one.
     pub signal: Signal,
     /// The process that sent it; none when the kernel did.
     pub sender: Option<Pid>,
 }
 
-impl Signals {
+impl SignalReader {
     /// Blocks these signals, and no others, for this process and makes them readable.
     ///
     /// What a parent left blocked or ignored would else stay so: a blocked or ignored signal survives fork and exec.
     ///
     /// # Errors
     /// When the kernel refuses the descriptor.
-    pub fn take(signals: &[Signal]) -> io::Result<Self> {
+    pub fn block(signals: &[Signal]) -> io::Result<Self> {
         let set: SigSet = signals.iter().copied().collect();
         nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?;
-        forget_ignored();
+        reset_ignored();
         let opened = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
         let fd = opened.map_err(super::named("signalfd"))?;
-        open::own(&fd);
+        open::claim_opened(&fd);
         Ok(Self { fd })
     }
 
@@ -53,15 +53,15 @@ impl Signals {
     ///
     /// # Errors
     /// When the descriptor cannot be read.
-    pub fn next(&self) -> io::Result<Option<Arrived>> {
+    pub fn next(&self) -> io::Result<Option<ReceivedSignal>> {
         let Some(info) = self.fd.read_signal()? else { return Ok(None) };
         let number = i32::try_from(info.ssi_signo).unwrap_or(0);
         let sender = (info.ssi_code <= 0).then(|| Pid::from_raw(info.ssi_pid.cast_signed()));
-        Ok(Signal::try_from(number).ok().map(|signal| Arrived { signal, sender }))
+        Ok(Signal::try_from(number).ok().map(|signal| ReceivedSignal { signal, sender }))
     }
 }
 
-impl AsFd for Signals {
+impl AsFd for SignalReader {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -97,30 +97,30 @@ pub fn send_group(leader: Pid, signal: Signal) -> io::Result<()> {
 const STAY_IGNORED: &[Signal] = &[Signal::SIGPIPE, Signal::SIGHUP];
 
 /// Gives every signal that a parent left ignored its default action.
-fn forget_ignored() {
+fn reset_ignored() {
     for number in 1..=libc::SIGRTMAX() {
         let stays = STAY_IGNORED.iter().any(|signal| *signal as i32 == number);
-        if !stays && action(number).is_some_and(|action| action.sa_sigaction == libc::SIG_IGN) {
+        if !stays && current_action(number).is_some_and(|action| action.sa_sigaction == libc::SIG_IGN) {
             // SAFETY: the default action is no handler. Numbers that the C library keeps for itself are refused.
             unsafe { libc::signal(number, libc::SIG_DFL) };
         }
     }
     // A handler of the application would never run here, but one flag of it hides the ends of children.
-    let _ = hear_of_children();
+    let _ = reset_sigchld();
 }
 
 /// What this process does at a signal.
-fn action(number: i32) -> Option<libc::sigaction> {
+fn current_action(number: i32) -> Option<libc::sigaction> {
     // SAFETY: a struct of integers, for which all zero is a value.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: nothing is set; the kernel writes into the struct.
-    let asked = unsafe { libc::sigaction(number, std::ptr::null(), &raw mut action) };
-    (asked == 0).then_some(action)
+    let result = unsafe { libc::sigaction(number, std::ptr::null(), &raw mut action) };
+    (result == 0).then_some(action)
 }
 
 /// Whether this process was started so that a hang-up does not end it, as `nohup` does.
-pub fn outlives_terminal() -> bool {
-    action(libc::SIGHUP).is_some_and(|action| action.sa_sigaction == libc::SIG_IGN)
+pub fn ignores_hangup() -> bool {
+    current_action(libc::SIGHUP).is_some_and(|action| action.sa_sigaction == libc::SIG_IGN)
 }
 
 /// Has the kernel keep the ends of children until they are asked for. A parent that ignores SIGCHLD leaves it ignored,
@@ -128,7 +128,7 @@ pub fn outlives_terminal() -> bool {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn hear_of_children() -> io::Result<()> {
+pub fn reset_sigchld() -> io::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: the default action is no handler.
     unsafe { nix::sys::signal::sigaction(Signal::SIGCHLD, &default) }?;
@@ -149,7 +149,7 @@ pub fn unblock_all() -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub(super) fn clean_for_exec() -> io::Result<()> {
+pub(super) fn reset_for_exec() -> io::Result<()> {
     for signal in STAY_IGNORED {
         // SAFETY: the default action is no handler.
         unsafe { nix::sys::signal::signal(*signal, SigHandler::SigDfl) }?;
@@ -162,8 +162,8 @@ pub(super) fn clean_for_exec() -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn outlive_file_limits() -> io::Result<()> {
-    do_nothing_at(Signal::SIGXFSZ)
+pub fn disarm_file_size_signal() -> io::Result<()> {
+    install_noop_handler(Signal::SIGXFSZ)
 }
 
 /// Has these signals do nothing in this process, and lets all others through, as a worker needs it.
@@ -173,20 +173,20 @@ pub fn outlive_file_limits() -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn do_nothing_at_any_of(signals: &[Signal]) -> io::Result<()> {
-    signals.iter().try_for_each(|signal| do_nothing_at(*signal))?;
-    do_nothing_at(Signal::SIGPIPE)?;
+pub fn install_noop_handlers(signals: &[Signal]) -> io::Result<()> {
+    signals.iter().try_for_each(|signal| install_noop_handler(*signal))?;
+    install_noop_handler(Signal::SIGPIPE)?;
     unblock_all()
 }
 
-fn do_nothing_at(signal: Signal) -> io::Result<()> {
-    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+fn install_noop_handler(signal: Signal) -> io::Result<()> {
+    let action = SigAction::new(SigHandler::Handler(noop), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler does nothing.
     unsafe { nix::sys::signal::sigaction(signal, &action) }?;
     Ok(())
 }
 
-extern "C" fn nothing(_: libc::c_int) {}
+extern "C" fn noop(_: libc::c_int) {}
 
 #[cfg(test)]
 mod tests {
@@ -212,18 +212,18 @@ mod tests {
     }
 
     fn is(number: i32, handler: libc::sighandler_t) -> bool {
-        action(number).is_some_and(|action| action.sa_sigaction == handler)
+        current_action(number).is_some_and(|action| action.sa_sigaction == handler)
     }
 
     #[test]
-    fn what_a_parent_ignored_is_forgotten_but_for_hang_ups_and_pipes() {
+    fn what_a_parent_ignored_is_reset_but_for_hang_ups_and_pipes() {
         assert!(apart(|| {
             let numbers: Vec<_> = (1..=31).filter(|n| ![libc::SIGKILL, libc::SIGSTOP].contains(n)).collect();
             numbers.iter().for_each(|number| ignore(*number));
-            let taken = Signals::take(&[Signal::SIGTERM, Signal::SIGCHLD]).is_ok();
+            let taken = SignalReader::block(&[Signal::SIGTERM, Signal::SIGCHLD]).is_ok();
             let kept = [libc::SIGHUP, libc::SIGPIPE];
             taken
-                && outlives_terminal()
+                && ignores_hangup()
                 && numbers
                     .iter()
                     .all(|n| is(*n, if kept.contains(n) { libc::SIG_IGN } else { libc::SIG_DFL }))
@@ -235,10 +235,10 @@ mod tests {
         assert!(apart(|| {
             let _ = SigSet::all().thread_block();
             ignore(libc::SIGHUP);
-            let Ok(signals) = Signals::take(&[Signal::SIGHUP, Signal::SIGTERM]) else { return false };
+            let Ok(signals) = SignalReader::block(&[Signal::SIGHUP, Signal::SIGTERM]) else { return false };
             let Ok(mask) = SigSet::thread_get_mask() else { return false };
             let sent = nix::sys::signal::kill(nix::unistd::getpid(), Signal::SIGHUP).is_ok();
-            let own = Arrived { signal: Signal::SIGHUP, sender: Some(nix::unistd::getpid()) };
+            let own = ReceivedSignal { signal: Signal::SIGHUP, sender: Some(nix::unistd::getpid()) };
             sent && signals.next().is_ok_and(|next| next == Some(own))
                 && mask.contains(Signal::SIGTERM)
                 && !mask.contains(Signal::SIGUSR1)
@@ -249,14 +249,14 @@ mod tests {
     fn a_signal_that_does_nothing_is_default_in_another_program() {
         assert!(apart(|| {
             let _ = SigSet::all().thread_block();
-            let done = do_nothing_at_any_of(&[Signal::SIGINT, Signal::SIGHUP]).is_ok();
+            let done = install_noop_handlers(&[Signal::SIGINT, Signal::SIGHUP]).is_ok();
             let raised = nix::sys::signal::raise(Signal::SIGINT).is_ok();
             let script = "kill -INT $$; exit 3";
             let shell = std::process::Command::new("sh").args(["-c", script]).status();
-            let ended = shell.is_ok_and(|status| {
+            let interrupted = shell.is_ok_and(|status| {
                 std::os::unix::process::ExitStatusExt::signal(&status) == Some(libc::SIGINT)
             });
-            done && raised && ended
+            done && raised && interrupted
         }));
     }
 }

@@ -15,24 +15,24 @@ use socket2::SockRef;
 use socket2::Socket;
 use socket2::Type;
 
-use crate::sys::bpf::Family;
-use crate::sys::bpf::Program;
+use crate::sys::bpf::BpfProgram;
+use crate::sys::bpf::IpFamily;
 use crate::sys::is_missing;
 use crate::sys::named;
 use crate::sys::open;
 
 /// Whether other sockets of this user may serve the same address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Share {
+pub enum PortSharing {
     /// This socket alone.
     Exclusive,
     /// One of a group between which the kernel spreads connections; `SO_REUSEPORT`, socket(7).
-    Group,
+    ReusePort,
 }
 
 /// Which clients an IPv6 socket serves; `IPV6_V6ONLY`, ipv6(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Families {
+pub enum ServedFamilies {
     /// Those of its address's own family.
     Own,
     /// Those of IPv4 too, whose addresses come as `::ffff:1.2.3.4` (dual stack).
@@ -43,29 +43,29 @@ pub enum Families {
 ///
 /// # Errors
 /// When the address is taken, not of this machine, or not allowed.
-pub fn bind(address: SocketAddr, families: Families, share: Share) -> io::Result<Socket> {
+pub fn bind(address: SocketAddr, families: ServedFamilies, sharing: PortSharing) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         // Said in either case: the kernel's own default is a setting of the machine (net.ipv6.bindv6only).
-        socket.set_only_v6(families == Families::Own)?;
+        socket.set_only_v6(families == ServedFamilies::Own)?;
     }
-    if share == Share::Group {
+    if sharing == PortSharing::ReusePort {
         socket.set_reuse_port(true).map_err(named("SO_REUSEPORT"))?;
     }
-    answer_at_once(&socket)?;
+    set_nodelay(&socket)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
 
 /// Has small answers sent at once. Accepted connections inherit it (tcp(7)), which spares a system call for each; a
 /// kernel without it only makes some answers later.
-fn answer_at_once(socket: &Socket) -> io::Result<()> {
-    optional(socket.set_tcp_nodelay(true))
+fn set_nodelay(socket: &Socket) -> io::Result<()> {
+    ignore_unsupported(socket.set_tcp_nodelay(true))
 }
 
 /// That the kernel does not know an option is no error.
-fn optional(set: io::Result<()>) -> io::Result<()> {
+fn ignore_unsupported(set: io::Result<()>) -> io::Result<()> {
     set.or_else(|error| if is_missing(&error) { Ok(()) } else { Err(error) })
 }
 
@@ -84,7 +84,7 @@ pub fn listen(socket: Socket, backlog: i32) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// When there is no such descriptor, or it is no listening TCP socket.
-pub fn inherited(number: RawFd) -> io::Result<TcpListener> {
+pub fn from_inherited(number: RawFd) -> io::Result<TcpListener> {
     // SAFETY: fcntl(2) on a number that is no descriptor fails with EBADF and does nothing else.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
@@ -102,8 +102,8 @@ pub fn inherited(number: RawFd) -> io::Result<TcpListener> {
     }
     socket.set_cloexec(true)?;
     socket.set_nonblocking(true)?;
-    open::take_over(number);
-    answer_at_once(&socket)?;
+    open::claim(number);
+    set_nodelay(&socket)?;
     Ok(socket.into())
 }
 
@@ -117,10 +117,10 @@ pub fn inherited(number: RawFd) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// When the kernel does not take one of them; the other holds all the same.
-pub fn bound_unsent(listener: &impl AsFd, unsent: u32, untaken: Duration) -> io::Result<()> {
+pub fn limit_send_queue(listener: &impl AsFd, unsent: u32, unacknowledged: Duration) -> io::Result<()> {
     let socket = SockRef::from(listener);
     let bytes = socket.set_tcp_notsent_lowat(unsent).map_err(named("TCP_NOTSENT_LOWAT"));
-    let time = socket.set_tcp_user_timeout(Some(untaken)).map_err(named("TCP_USER_TIMEOUT"));
+    let time = socket.set_tcp_user_timeout(Some(unacknowledged)).map_err(named("TCP_USER_TIMEOUT"));
     bytes.and(time)
 }
 
@@ -128,8 +128,8 @@ pub fn bound_unsent(listener: &impl AsFd, unsent: u32, untaken: Duration) -> io:
 ///
 /// # Errors
 /// When it is no IPv6 socket.
-pub fn families(listener: &impl AsFd) -> io::Result<Families> {
-    Ok(if SockRef::from(listener).only_v6()? { Families::Own } else { Families::Both })
+pub fn served_families(listener: &impl AsFd) -> io::Result<ServedFamilies> {
+    Ok(if SockRef::from(listener).only_v6()? { ServedFamilies::Own } else { ServedFamilies::Both })
 }
 
 /// Whether a socket was refused because the kernel has no IPv6, or this process may not use it.
@@ -141,8 +141,8 @@ pub fn is_without_ipv6(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// When it is no bound socket.
-pub fn family(listener: &TcpListener) -> io::Result<Family> {
-    Ok(if listener.local_addr()?.is_ipv6() { Family::V6 } else { Family::V4 })
+pub fn ip_family(listener: &TcpListener) -> io::Result<IpFamily> {
+    Ok(if listener.local_addr()?.is_ipv6() { IpFamily::V6 } else { IpFamily::V4 })
 }
 
 /// Has the kernel ignore new connections on a listener, while those already queued can still be accepted.
@@ -153,8 +153,9 @@ pub fn family(listener: &TcpListener) -> io::Result<Family> {
 ///
 /// # Errors
 /// When the kernel refuses the program.
-pub fn refuse_new(listener: &impl AsFd) -> io::Result<()> {
-    attach(listener, libc::SO_ATTACH_FILTER, &Program::refuse_new()).map_err(named("SO_ATTACH_FILTER"))
+pub fn drop_new_connections(listener: &impl AsFd) -> io::Result<()> {
+    attach_program(listener, libc::SO_ATTACH_FILTER, &BpfProgram::drop_new_connections())
+        .map_err(named("SO_ATTACH_FILTER"))
 }
 
 /// Ends listening for every process that shares the socket: from now on connections are refused, not ignored.
@@ -163,7 +164,7 @@ pub fn refuse_new(listener: &impl AsFd) -> io::Result<()> {
 ///
 /// # Errors
 /// When the socket does not listen.
-pub fn stop_listening(listener: &impl AsFd) -> io::Result<()> {
+pub fn shut_down_listener(listener: &impl AsFd) -> io::Result<()> {
     SockRef::from(listener).shutdown(Shutdown::Both)
 }
 
@@ -171,7 +172,7 @@ pub fn stop_listening(listener: &impl AsFd) -> io::Result<()> {
 ///
 /// # Errors
 /// When its other end is gone.
-pub fn finish_sending(connection: &impl AsFd) -> io::Result<()> {
+pub fn shut_down_write(connection: &impl AsFd) -> io::Result<()> {
     SockRef::from(connection).shutdown(Shutdown::Write)
 }
 
@@ -183,8 +184,9 @@ pub fn finish_sending(connection: &impl AsFd) -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses the program, or the socket is of no group.
-pub fn steer(listener: &impl AsFd, program: &Program) -> io::Result<()> {
-    attach(listener, libc::SO_ATTACH_REUSEPORT_CBPF, program).map_err(named("SO_ATTACH_REUSEPORT_CBPF"))
+pub fn attach_steering(listener: &impl AsFd, program: &BpfProgram) -> io::Result<()> {
+    attach_program(listener, libc::SO_ATTACH_REUSEPORT_CBPF, program)
+        .map_err(named("SO_ATTACH_REUSEPORT_CBPF"))
 }
 
 /// Takes the program away again: the kernel's hash decides. False where the kernel knows no way to do so (before Linux
@@ -192,19 +194,19 @@ pub fn steer(listener: &impl AsFd, program: &Program) -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses; that there is no program is no error.
-pub fn unsteer(listener: &impl AsFd) -> io::Result<bool> {
-    match set(listener, libc::SO_DETACH_REUSEPORT_BPF, &0_i32) {
+pub fn detach_steering(listener: &impl AsFd) -> io::Result<bool> {
+    match set_option(listener, libc::SO_DETACH_REUSEPORT_BPF, &0_i32) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(true),
         Err(error) if is_missing(&error) => Ok(false),
         other => other.map(|()| true).map_err(named("SO_DETACH_REUSEPORT_BPF")),
     }
 }
 
-fn attach(listener: &impl AsFd, option: i32, program: &Program) -> io::Result<()> {
-    program.with_raw(|raw| set(listener, option, raw))?
+fn attach_program(listener: &impl AsFd, option: i32, program: &BpfProgram) -> io::Result<()> {
+    program.with_raw(|raw| set_option(listener, option, raw))?
 }
 
-fn set<T>(listener: &impl AsFd, option: i32, value: &T) -> io::Result<()> {
+fn set_option<T>(listener: &impl AsFd, option: i32, value: &T) -> io::Result<()> {
     let size = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
     let fd = listener.as_fd().as_raw_fd();
     // SAFETY: the kernel reads `size` bytes of `value`, and of a program what it points to; both outlive the call.
@@ -231,11 +233,12 @@ mod tests {
 
     #[test]
     fn a_listener_that_refuses_new_connections_still_gives_out_its_queue() {
-        let socket = bind("127.0.0.1:0".parse().unwrap(), Families::Own, Share::Group).unwrap();
+        let socket =
+            bind("127.0.0.1:0".parse().unwrap(), ServedFamilies::Own, PortSharing::ReusePort).unwrap();
         let listener = listen(socket, 16).unwrap();
         let address = listener.local_addr().unwrap();
         let queued: Vec<_> = (0..5).map(|_| TcpStream::connect(address).unwrap()).collect();
-        refuse_new(&listener).unwrap();
+        drop_new_connections(&listener).unwrap();
         assert!(TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err());
         for _ in &queued {
             assert!(listener.accept().is_ok());
@@ -245,7 +248,9 @@ mod tests {
 
     #[test]
     fn steered_connections_meet_only_the_named_sockets() {
-        let bound = |address| listen(bind(address, Families::Own, Share::Group).unwrap(), 64).unwrap();
+        let bound = |address| {
+            listen(bind(address, ServedFamilies::Own, PortSharing::ReusePort).unwrap(), 64).unwrap()
+        };
         let first = bound("127.0.0.1:0".parse().unwrap());
         let address = first.local_addr().unwrap();
         let group: Vec<_> = std::iter::once(first).chain((0..3).map(|_| bound(address))).collect();
@@ -253,13 +258,13 @@ mod tests {
             group.iter().map(|socket| std::iter::from_fn(|| socket.accept().ok()).count()).collect()
         };
         let connect = || (0..60).map(|_| TcpStream::connect(address).unwrap()).collect::<Vec<_>>();
-        unsteer(&group[0]).unwrap();
-        steer(&group[2], &Program::at_random(&[0, 3]).unwrap()).unwrap();
+        detach_steering(&group[0]).unwrap();
+        attach_steering(&group[2], &BpfProgram::random_choice(&[0, 3]).unwrap()).unwrap();
         let held = connect();
         let counts = waiting(&group);
         assert!(counts[0] > 0 && counts[3] > 0 && counts[1] + counts[2] == 0, "{counts:?}");
         drop(held);
-        unsteer(&group[1]).unwrap();
+        detach_steering(&group[1]).unwrap();
         let held = connect();
         assert!(waiting(&group).iter().all(|count| *count > 0));
         drop(held);

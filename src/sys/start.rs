@@ -23,24 +23,24 @@ const OTHERS: Mode = Mode::S_IWOTH;
 ///
 /// # Errors
 /// When something that nothing works without is missing; the error names it.
-pub fn begin() -> io::Result<()> {
-    open::fill_standard()?;
+pub fn prepare_process() -> io::Result<()> {
+    open::open_standard_fds()?;
     // Where the kernel gives random numbers by a file only, the standard library keeps it open from its first use on:
     // what it opens for itself must stay open in the workers as well.
     let _ = std::hash::RandomState::new();
     let _ = random::number();
-    open::remember()?;
-    signal::hear_of_children()
+    open::record_application_fds()?;
+    signal::reset_sigchld()
 }
 
 /// Prepares this process for a fleet: the umask and `/proc`.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn begin_fleet() -> io::Result<()> {
+pub fn prepare_fleet() -> io::Result<()> {
     let inherited = umask(Mode::empty());
     umask((inherited & !OWNER) | OTHERS);
-    fork::threads().map(drop)
+    fork::thread_count().map(drop)
 }
 
 /// Whether this process has a terminal that can be closed under it; field 7 of `/proc/self/stat`, proc(5).

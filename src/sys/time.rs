@@ -8,7 +8,7 @@ use nix::time::ClockId;
 
 /// The monotonic clock, the same in every process of the machine; `clock_gettime(2)`.
 pub fn monotonic() -> Duration {
-    read(ClockId::CLOCK_MONOTONIC)
+    read_clock(ClockId::CLOCK_MONOTONIC)
 }
 
 /// Time until a moment of the monotonic clock; zero if it has passed.
@@ -17,13 +17,13 @@ pub fn until(moment: Duration) -> Duration {
 }
 
 /// Unix time; only for people to read, because it can step.
-pub fn unix() -> Duration {
-    read(ClockId::CLOCK_REALTIME)
+pub fn wall_clock() -> Duration {
+    read_clock(ClockId::CLOCK_REALTIME)
 }
 
 /// CPU time this process has used.
-pub fn cpu() -> Duration {
-    read(ClockId::CLOCK_PROCESS_CPUTIME_ID)
+pub fn cpu_time() -> Duration {
+    read_clock(ClockId::CLOCK_PROCESS_CPUTIME_ID)
 }
 
 /// The period of ticks: looks that come now and then begin at multiples of it.
@@ -33,21 +33,21 @@ pub fn cpu() -> Duration {
 pub const TICK: Duration = Duration::from_millis(64);
 
 /// From when on ticks are counted, nanoseconds on the monotonic clock.
-static TICKS_FROM: AtomicU64 = AtomicU64::new(0);
+static TICKS_START_NS: AtomicU64 = AtomicU64::new(0);
 
 /// Counts ticks from now on; to be called right before the runtime is made, whose timer begins with it.
-pub fn begin_ticks() {
-    TICKS_FROM.store(u64::try_from(monotonic().as_nanos()).unwrap_or(0), Relaxed);
+pub fn start_ticks() {
+    TICKS_START_NS.store(u64::try_from(monotonic().as_nanos()).unwrap_or(0), Relaxed);
 }
 
 /// Time until the next multiple of `period` since ticks are counted; `period` is a multiple of [`TICK`].
 pub fn until_tick(period: Duration) -> Duration {
-    to_multiple(monotonic().saturating_sub(Duration::from_nanos(TICKS_FROM.load(Relaxed))), period)
+    to_multiple(monotonic().saturating_sub(Duration::from_nanos(TICKS_START_NS.load(Relaxed))), period)
 }
 
 /// Time until the first tick that is at least `after` away.
 pub fn after_tick(after: Duration) -> Duration {
-    let from = Duration::from_nanos(TICKS_FROM.load(Relaxed));
+    let from = Duration::from_nanos(TICKS_START_NS.load(Relaxed));
     let due = (monotonic() + after).saturating_sub(from);
     match to_multiple(due, TICK) {
         TICK => after,
@@ -61,7 +61,7 @@ fn to_multiple(now: Duration, period: Duration) -> Duration {
     period.saturating_sub(Duration::from_nanos(u64::try_from(into).unwrap_or(0)))
 }
 
-fn read(clock: ClockId) -> Duration {
+fn read_clock(clock: ClockId) -> Duration {
     // These clocks exist on every Linux; a failure would mean another kernel.
     nix::time::clock_gettime(clock).map(Duration::from).unwrap_or_default()
 }

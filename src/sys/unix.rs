@@ -25,14 +25,14 @@ use socket2::Socket;
 use socket2::Type;
 
 use crate::sys::open;
-use crate::sys::path::SOCKET_MAX;
+use crate::sys::path::SOCKET_PATH_MAX;
 
 /// Connections that may wait to be accepted; connect(2) blocks beyond.
 const BACKLOG: i32 = 128;
 
 /// Who is at the other end of a connection, as the kernel vouches for it; `SO_PEERCRED`, unix(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer {
+pub struct PeerCredentials {
     /// Its effective user when it connected.
     pub uid: u32,
     /// Its process then.
@@ -43,9 +43,9 @@ pub struct Peer {
 ///
 /// # Errors
 /// When the kernel does not say.
-pub fn peer(stream: &UnixStream) -> io::Result<Peer> {
+pub fn peer_credentials(stream: &UnixStream) -> io::Result<PeerCredentials> {
     let found = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials)?;
-    Ok(Peer { uid: found.uid(), pid: found.pid() })
+    Ok(PeerCredentials { uid: found.uid(), pid: found.pid() })
 }
 
 /// The user this process acts as.
@@ -63,7 +63,7 @@ pub fn own_user() -> u32 {
 pub fn listen_private(path: &Path) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     nix::sys::stat::fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    let short = Short::of(path)?;
+    let short = ShortPath::from_path(path)?;
     socket.bind(&SockAddr::unix(short.path())?)?;
     // A file system with modes of its own may have ignored the socket's.
     std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
@@ -75,26 +75,26 @@ pub fn listen_private(path: &Path) -> io::Result<UnixListener> {
 ///
 /// # Errors
 /// When no one listens there, it may not be opened, or (`WouldBlock`) no one accepts in time.
-pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_write_timeout(Some(patience))?;
-    let short = Short::of(path)?;
+    socket.set_write_timeout(Some(timeout))?;
+    let short = ShortPath::from_path(path)?;
     socket.connect(&SockAddr::unix(short.path())?)?;
     Ok(socket.into())
 }
 
 /// A path short enough for the kernel: a long one is named from its opened folder.
-struct Short {
+struct ShortPath {
     path: PathBuf,
     _folder: Option<File>,
 }
 
-impl Short {
-    fn of(path: &Path) -> io::Result<Self> {
+impl ShortPath {
+    fn from_path(path: &Path) -> io::Result<Self> {
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        if path.as_os_str().len() <= SOCKET_MAX {
+        if path.as_os_str().len() <= SOCKET_PATH_MAX {
             return Ok(Self { path: path.to_owned(), _folder: None });
         }
         let folder = File::open(folder)?;
@@ -111,7 +111,7 @@ impl Short {
 ///
 /// # Errors
 /// When it is not open.
-pub fn keep_on_exec(fd: &impl AsFd, keep: bool) -> io::Result<()> {
+pub fn set_inheritable(fd: &impl AsFd, keep: bool) -> io::Result<()> {
     let flags = if keep { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
     nix::fcntl::fcntl(fd, FcntlArg::F_SETFD(flags))?;
     Ok(())
@@ -123,14 +123,14 @@ pub fn keep_on_exec(fd: &impl AsFd, keep: bool) -> io::Result<()> {
 ///
 /// # Errors
 /// When it is not open.
-pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+pub fn adopt_fd(number: RawFd) -> io::Result<OwnedFd> {
     if number < 0 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     // SAFETY: it is borrowed for one call, which says whether it is open at all.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    keep_on_exec(&borrowed, false)?;
-    open::take_over(number);
+    set_inheritable(&borrowed, false)?;
+    open::claim(number);
     // SAFETY: it is open, as just seen; no one else in this program owns it, as the contract above demands.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
@@ -153,8 +153,8 @@ mod tests {
             assert!(listen_private(&path).is_err(), "it exists");
             let client = connect(&path, Duration::from_secs(5)).unwrap();
             let (served, _) = listener.accept().unwrap();
-            let own = Peer { uid: own_user(), pid: std::process::id().cast_signed() };
-            assert_eq!((peer(&served).unwrap(), peer(&client).unwrap()), (own, own));
+            let own = PeerCredentials { uid: own_user(), pid: std::process::id().cast_signed() };
+            assert_eq!((peer_credentials(&served).unwrap(), peer_credentials(&client).unwrap()), (own, own));
         }
     }
 
@@ -173,9 +173,9 @@ mod tests {
     fn only_an_open_descriptor_is_adopted() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let number = theirs.into_raw_fd();
-        drop(adopt(number).unwrap());
+        drop(adopt_fd(number).unwrap());
         assert_eq!(io::Read::read(&mut &ours, &mut [0]).unwrap(), 0, "it was owned, and closed");
-        assert!(adopt(-1).is_err());
-        assert!(adopt(1_000_000).is_err());
+        assert!(adopt_fd(-1).is_err());
+        assert!(adopt_fd(1_000_000).is_err());
     }
 }

@@ -19,18 +19,18 @@ use crate::sys::open;
 
 /// Folders that are watched.
 #[derive(Debug)]
-pub struct Watch {
+pub struct FolderWatch {
     inotify: Inotify,
 }
 
-impl Watch {
+impl FolderWatch {
     /// Watches the folders of these files, and those that links lead to; the files themselves may be missing.
     ///
     /// # Errors
     /// When the kernel has no watch left, or a folder does not exist or may not be read.
-    pub fn over<'a>(files: impl IntoIterator<Item = &'a Path>) -> io::Result<Self> {
+    pub fn for_files<'a>(files: impl IntoIterator<Item = &'a Path>) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        open::own(&inotify);
+        open::claim_opened(&inotify);
         for file in files {
             let real = fs::canonicalize(file).ok();
             for path in [Some(file.to_path_buf()), real].into_iter().flatten() {
@@ -44,7 +44,7 @@ impl Watch {
     ///
     /// # Errors
     /// When the descriptor cannot be read.
-    pub fn stirred(&self) -> io::Result<bool> {
+    pub fn has_changed(&self) -> io::Result<bool> {
         let mut any = false;
         loop {
             match self.inotify.read_events() {
@@ -57,7 +57,7 @@ impl Watch {
     }
 }
 
-impl AsFd for Watch {
+impl AsFd for FolderWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
     }
@@ -80,7 +80,7 @@ fn changes() -> AddWatchFlags {
 
 /// What tells a file from the one that stood in its place before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Print {
+pub struct FileFingerprint {
     device: u64,
     inode: u64,
     size: u64,
@@ -88,14 +88,14 @@ pub struct Print {
     mode: u32,
 }
 
-impl Print {
+impl FileFingerprint {
     /// Whether the other one's file holds the same, as far as size and time of change tell; it may be a copy.
-    pub fn looks_like(&self, other: &Self) -> bool {
+    pub fn has_same_content(&self, other: &Self) -> bool {
         (self.size, self.modified) == (other.size, other.modified)
     }
 
     /// Of the file at `path`, links followed; none when there is none.
-    pub fn of(path: &Path) -> Option<Self> {
+    pub fn from_path(path: &Path) -> Option<Self> {
         let found = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some(Self {
             device: found.dev(),
@@ -115,19 +115,19 @@ mod tests {
     fn writes_renames_and_files_made_anew_are_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("watched");
-        let watch = Watch::over([file.as_path()]).unwrap();
-        assert!(!watch.stirred().unwrap() && Print::of(&file).is_none());
+        let watch = FolderWatch::for_files([file.as_path()]).unwrap();
+        assert!(!watch.has_changed().unwrap() && FileFingerprint::from_path(&file).is_none());
         fs::write(&file, "one").unwrap();
-        assert!(watch.stirred().unwrap());
-        let first = Print::of(&file).unwrap();
-        assert!(!watch.stirred().unwrap());
+        assert!(watch.has_changed().unwrap());
+        let first = FileFingerprint::from_path(&file).unwrap();
+        assert!(!watch.has_changed().unwrap());
         fs::write(folder.path().join("other"), "two").unwrap();
         fs::rename(folder.path().join("other"), &file).unwrap();
-        assert!(watch.stirred().unwrap());
-        let second = Print::of(&file).unwrap();
+        assert!(watch.has_changed().unwrap());
+        let second = FileFingerprint::from_path(&file).unwrap();
         assert_ne!(first, second);
         fs::remove_file(&file).unwrap();
-        assert!(watch.stirred().unwrap() && Print::of(&file).is_none());
+        assert!(watch.has_changed().unwrap() && FileFingerprint::from_path(&file).is_none());
     }
 
     #[test]
@@ -136,13 +136,13 @@ mod tests {
         let (link, real) = (here.path().join("link"), there.path().join("real"));
         fs::write(&real, "one").unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        let watch = Watch::over([link.as_path()]).unwrap();
+        let watch = FolderWatch::for_files([link.as_path()]).unwrap();
         fs::write(&real, "longer").unwrap();
-        assert!(watch.stirred().unwrap());
+        assert!(watch.has_changed().unwrap());
     }
 
     #[test]
     fn a_folder_that_is_not_there_is_an_error() {
-        assert!(Watch::over([Path::new("/nowhere/at/all")]).is_err());
+        assert!(FolderWatch::for_files([Path::new("/nowhere/at/all")]).is_err());
     }
 }

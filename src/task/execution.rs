@@ -17,132 +17,148 @@ use tokio::time::sleep;
 use tokio::time::timeout;
 
 use crate::redis;
-use crate::redis::Refusal;
-use crate::redis::task::Begun;
-use crate::redis::task::Execution;
-use crate::redis::task::Idler;
-use crate::redis::task::Outcome;
-use crate::redis::task::Taken;
+use crate::redis::ServerRejection;
+use crate::redis::task::ExecutionResult;
+use crate::redis::task::IdleWorker;
+use crate::redis::task::StartOutcome;
+use crate::redis::task::TaskDelivery;
+use crate::redis::task::TaskExecution;
 use crate::sys::cpu;
 use crate::sys::time;
-use crate::task::Inner;
-use crate::task::Order;
-use crate::task::kinds::Ended;
-use crate::task::progress::Progress;
-use crate::task::taker::Busy;
+use crate::task::IntakeState;
+use crate::task::TaskService;
+use crate::task::kinds::JobOutcome;
+use crate::task::progress::TaskContext;
+use crate::task::taker::ActiveGuard;
 
 /// Renewals in the time of a lease: two may be lost.
-const RENEWALS: u32 = 3;
+const RENEWALS_PER_LEASE: u32 = 3;
 
 /// Shortest pause between two steps that are told, and before the first: followers look no more often, and a task that
 /// is done sooner costs no call.
-const QUIET: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Pause before the second attempt, doubled before each later one; never longer than a lease.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(500);
 
 /// Pauses between tries to tell how a task ended.
-const TRY_AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+const FINISH_RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
 /// Time in which a job that was told to stop is expected to.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a job's thread sends when it ends.
-type Thread = oneshot::Receiver<Ended>;
+type JobThread = oneshot::Receiver<JobOutcome>;
 
 /// What becomes of an execution's place at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum PermitDisposition {
     /// The next task may have it.
-    Free,
+    Released,
     /// A thread goes on in it, or the worker takes no more.
-    Kept,
+    Retained,
 }
 
 /// Why an execution is over.
-enum Over {
+enum ExecutionEnd {
     /// The job has ended.
-    Ended(Ended),
+    Finished(JobOutcome),
     /// The worker leaves.
-    Back,
+    Released,
     /// It was cancelled, or another worker has taken it over.
-    Dropped,
+    Superseded,
     /// It has run for too long.
-    TooLong,
+    TimedOut,
 }
 
-impl Inner {
+impl TaskService {
     /// Executes what was taken.
-    pub(super) async fn execute(self: Arc<Self>, taken: Taken, _place: OwnedSemaphorePermit, busy: Busy) {
-        let execution = match Execution::new(taken) {
+    pub(super) async fn execute(
+        self: Arc<Self>,
+        taken: TaskDelivery,
+        _place: OwnedSemaphorePermit,
+        busy: ActiveGuard,
+    ) {
+        let execution = match TaskExecution::new(taken) {
             Ok(execution) => execution,
             Err(error) => return tracing::error!(%error, "a task waits for a lease: {error}"),
         };
-        let Some((attempt, input)) = self.begin(&execution).await else { return };
-        let progress = Progress::new(attempt);
-        if self.is_leaving() {
-            return self.end(&execution, &Outcome::Back, Place::Kept).await;
+        let Some((attempt, input)) = self.start_attempt(&execution).await else { return };
+        let progress = TaskContext::new(attempt);
+        if self.is_draining() {
+            return self.finish(&execution, &ExecutionResult::Released, PermitDisposition::Retained).await;
         }
-        let Some(mut thread) = self.thread(&execution, input, &progress) else {
-            self.end(&execution, &Outcome::Back, Place::Kept).await;
+        let Some(mut thread) = self.spawn_job_thread(&execution, input, &progress) else {
+            self.finish(&execution, &ExecutionResult::Released, PermitDisposition::Retained).await;
             // This worker is not to be the first to try again.
-            return sleep(TRY_AGAIN[1]).await;
+            return sleep(FINISH_RETRY[1]).await;
         };
         let deadline = sleep(self.timeout);
         tokio::pin!(deadline);
-        self.present().insert(execution.taken.id, progress.clone());
-        let over = self.accompany(&execution, &progress, &mut thread, deadline.as_mut()).await;
-        self.present().remove(&execution.taken.id);
-        let outcome = match over {
-            Over::Ended(ended) => {
-                return self.end(&execution, &self.outcome(ended, attempt), Place::Free).await;
+        self.running_tasks().insert(execution.delivery.id, progress.clone());
+        let end = self.supervise(&execution, &progress, &mut thread, deadline.as_mut()).await;
+        self.running_tasks().remove(&execution.delivery.id);
+        let outcome = match end {
+            ExecutionEnd::Finished(outcome) => {
+                return self
+                    .finish(&execution, &self.execution_result(outcome, attempt), PermitDisposition::Released)
+                    .await;
             }
-            Over::Back => Some(Outcome::Back),
-            Over::Dropped => None,
-            Over::TooLong => Some(Outcome::Failed(self.too_long(&execution))),
+            ExecutionEnd::Released => Some(ExecutionResult::Released),
+            ExecutionEnd::Superseded => None,
+            ExecutionEnd::TimedOut => Some(ExecutionResult::Failed(self.timeout_reason(&execution))),
         };
         progress.stop();
         if let Some(outcome) = outcome {
-            self.end(&execution, &outcome, Place::Kept).await;
+            self.finish(&execution, &outcome, PermitDisposition::Retained).await;
         }
         // What is told is told: who leaves need not wait for a thread that goes on.
         drop(busy);
         tokio::select! {
             _ = &mut thread => {}
-            () = deadline => self.outlive(&mut thread).await,
+            () = deadline => self.wait_for_thread(&mut thread).await,
         }
     }
 
     /// Begins; `None`: there is nothing to do.
-    async fn begin(&self, execution: &Execution) -> Option<(u64, String)> {
-        let kind = execution.taken.kind.as_str();
-        let begun = async {
+    async fn start_attempt(&self, execution: &TaskExecution) -> Option<(u64, String)> {
+        let kind = execution.delivery.kind.as_str();
+        let start = async {
             loop {
-                match self.redis.begin_task_for(execution, &self.worker, &self.waker, &self.rules).await {
-                    Ok(begun) => return begun,
-                    Err(error) => self.failed("a task cannot be begun", &error),
+                match self
+                    .redis
+                    .start_task_for(execution, &self.worker, &self.worker_channel, &self.policy)
+                    .await
+                {
+                    Ok(outcome) => return outcome,
+                    Err(error) => self.record_failure("a task cannot be begun", &error),
                 }
-                sleep(TRY_AGAIN[0]).await;
+                sleep(FINISH_RETRY[0]).await;
             }
         };
         // Later than that another worker has it.
-        match timeout(self.rules.lease, begun).await {
-            Ok(Begun::Run { attempt, input }) => Some((attempt, input)),
-            Ok(Begun::Dead) => {
+        match timeout(self.policy.lease, start).await {
+            Ok(StartOutcome::Started { attempt, input }) => Some((attempt, input)),
+            Ok(StartOutcome::Dead) => {
                 tracing::warn!(kind, "a task is dead: its worker was lost at each of its attempts");
                 None
             }
-            Ok(Begun::Ended) | Err(_) => None,
+            Ok(StartOutcome::NothingToDo) | Err(_) => None,
         }
     }
 
     /// Starts the job; `None` where there can be no thread for it.
-    fn thread(&self, execution: &Execution, input: String, progress: &Progress) -> Option<Thread> {
-        let job = Arc::clone(self.kinds().get(execution.taken.kind.as_str())?);
+    fn spawn_job_thread(
+        &self,
+        execution: &TaskExecution,
+        input: String,
+        progress: &TaskContext,
+    ) -> Option<JobThread> {
+        let job = Arc::clone(self.jobs().get(execution.delivery.kind.as_str())?);
         let (sender, thread) = oneshot::channel();
         let progress = progress.clone();
         let work = move || {
-            if let Err(error) = cpu::stand_back() {
+            if let Err(error) = cpu::lower_thread_priority() {
                 tracing::debug!(%error, "a task's thread does not stand back: {error}");
             }
             // The one who waited may be gone.
@@ -158,103 +174,106 @@ impl Inner {
     }
 
     /// Renews and tells how far the job is, until it is over.
-    async fn accompany(
+    async fn supervise(
         &self,
-        execution: &Execution,
-        progress: &Progress,
-        thread: &mut Thread,
+        execution: &TaskExecution,
+        progress: &TaskContext,
+        thread: &mut JobThread,
         mut deadline: std::pin::Pin<&mut Sleep>,
-    ) -> Over {
-        let mut order = self.order.subscribe();
-        let mut renewals = interval(self.rules.lease / RENEWALS);
+    ) -> ExecutionEnd {
+        let mut order = self.intake.subscribe();
+        let mut renewals = interval(self.policy.lease / RENEWALS_PER_LEASE);
         renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
         renewals.tick().await;
-        let begun = time::monotonic();
-        let (mut doubted, mut asked) = (false, begun.saturating_sub(QUIET));
-        let (mut told, mut waits, mut quiet_until) = (0, false, time::monotonic() + QUIET);
+        let started_at = time::monotonic();
+        let (mut doubted, mut checked_at) = (false, started_at.saturating_sub(PROGRESS_INTERVAL));
+        let (mut reported, mut waits, mut quiet_until) = (0, false, time::monotonic() + PROGRESS_INTERVAL);
         loop {
             let percent = tokio::select! {
                 // First, because the end says more than any step.
                 biased;
-                ended = &mut *thread => {
-                    let died = |_| Ended::Again("its thread ended without a word".to_owned());
-                    return Over::Ended(ended.unwrap_or_else(died));
+                outcome = &mut *thread => {
+                    let died = |_| JobOutcome::Retry("its thread ended without a word".to_owned());
+                    return ExecutionEnd::Finished(outcome.unwrap_or_else(died));
                 }
-                _ = order.wait_for(|order| *order == Order::Back) => return Over::Back,
-                () = &mut deadline => return Over::TooLong,
+                _ = order.wait_for(|order| *order == IntakeState::Releasing) => return ExecutionEnd::Released,
+                () = &mut deadline => return ExecutionEnd::TimedOut,
                 _ = renewals.tick() => None,
                 // However often it is said that it was cancelled, it is asked ten times a second at most.
-                () = progress.doubted() => {
+                () = progress.check_requested() => {
                     doubted = true;
                     continue;
                 }
-                () = sleep(time::until(asked + QUIET)), if doubted => {
-                    (doubted, asked) = (false, time::monotonic());
+                () = sleep(time::until(checked_at + PROGRESS_INTERVAL)), if doubted => {
+                    (doubted, checked_at) = (false, time::monotonic());
                     None
                 }
-                () = progress.moved() => {
+                () = progress.changed() => {
                     waits = true;
                     continue;
                 }
                 () = sleep(time::until(quiet_until)), if waits => {
                     waits = false;
-                    match progress.due(told) {
+                    match progress.next_report(reported) {
                         None => continue,
                         due => due,
                     }
                 }
             };
             if let Some(percent) = percent {
-                told = percent;
-                quiet_until = time::monotonic() + QUIET;
+                reported = percent;
+                quiet_until = time::monotonic() + PROGRESS_INTERVAL;
             }
             match self.redis.renew_task(execution, percent).await {
                 Ok(true) => {}
-                Ok(false) => return Over::Dropped,
-                Err(error) => self.failed("a task is not renewed", &error),
+                Ok(false) => return ExecutionEnd::Superseded,
+                Err(error) => self.record_failure("a task is not renewed", &error),
             }
         }
     }
 
-    fn outcome(&self, ended: Ended, attempt: u64) -> Outcome {
-        match ended {
-            Ended::Done(result) => Outcome::Done(result),
-            Ended::Failed(reason) => Outcome::Failed(reason),
-            Ended::Again(reason) => Outcome::Retry(reason, pause(attempt, self.rules.lease)),
+    fn execution_result(&self, outcome: JobOutcome, attempt: u64) -> ExecutionResult {
+        match outcome {
+            JobOutcome::Done(result) => ExecutionResult::Done(result),
+            JobOutcome::Failed(reason) => ExecutionResult::Failed(reason),
+            JobOutcome::Retry(reason) => {
+                ExecutionResult::Retry(reason, retry_delay(attempt, self.policy.lease))
+            }
         }
     }
 
-    fn too_long(&self, execution: &Execution) -> String {
-        let (kind, most) = (&execution.taken.kind, self.timeout);
+    fn timeout_reason(&self, execution: &TaskExecution) -> String {
+        let (kind, most) = (&execution.delivery.kind, self.timeout);
         tracing::warn!(kind, "a task has failed: it ran for longer than {most:?} (tasks.timeout)");
         format!("it ran for longer than {most:?} (tasks.timeout)")
     }
 
     /// Tells how an execution ended, for as long as it takes: a lost answer is asked for again.
-    async fn end(&self, execution: &Execution, outcome: &Outcome, place: Place) {
-        let [mut pause, longest] = TRY_AGAIN;
-        let kinds: Vec<&str> = self.kinds().keys().copied().collect();
+    async fn finish(&self, execution: &TaskExecution, outcome: &ExecutionResult, place: PermitDisposition) {
+        let [mut pause, longest] = FINISH_RETRY;
+        let kinds: Vec<&str> = self.jobs().keys().copied().collect();
         loop {
             // A worker that leaves, or whose thread goes on in this place, takes nothing for it.
-            let waits = place == Place::Free && !self.is_leaving();
-            let (worker, kinds) = if waits { (self.waker.as_str(), kinds.as_slice()) } else { ("", &[][..]) };
-            let idler = Idler { worker, kinds, has_place: waits };
-            let error = match self.redis.end_task_for(execution, outcome, &self.rules, &idler).await {
-                Ok(ended) => {
-                    if !ended.taken {
+            let waits = place == PermitDisposition::Released && !self.is_draining();
+            let (worker, kinds) =
+                if waits { (self.worker_channel.as_str(), kinds.as_slice()) } else { ("", &[][..]) };
+            let idler = IdleWorker { worker, kinds, has_capacity: waits };
+            let error = match self.redis.finish_task_for(execution, outcome, &self.policy, &idler).await {
+                Ok(finished) => {
+                    if !finished.accepted {
                         tracing::debug!(
                             "a task's end is not taken: it was cancelled, or another worker has it"
                         );
                     }
                     if waits {
-                        self.freed(ended.next);
+                        self.on_permit_freed(finished.next);
                     }
                     return;
                 }
                 Err(error) => error,
             };
-            self.failed("a task's end is not told yet", &error);
-            if is_hopeless(&error) {
+            self.record_failure("a task's end is not told yet", &error);
+            if is_permanent(&error) {
                 tracing::warn!(%error, "a task's end cannot be told: {error}");
                 return;
             }
@@ -264,8 +283,8 @@ impl Inner {
     }
 
     /// Waits for a job that no one needs any more; one that does not end counts as hung.
-    async fn outlive(&self, thread: &mut Thread) {
-        if timeout(PATIENCE, &mut *thread).await.is_ok() {
+    async fn wait_for_thread(&self, thread: &mut JobThread) {
+        if timeout(STOP_TIMEOUT, &mut *thread).await.is_ok() {
             return;
         }
         tracing::error!("a task's job goes on although it was told to stop; its place is lost until it ends");
@@ -276,19 +295,21 @@ impl Inner {
 }
 
 /// Pause after this attempt.
-fn pause(attempt: u64, longest: Duration) -> Duration {
+fn retry_delay(attempt: u64, longest: Duration) -> Duration {
     let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
-    (FIRST_PAUSE * 2_u32.pow(doublings)).min(longest)
+    (RETRY_DELAY_MIN * 2_u32.pow(doublings)).min(longest)
 }
 
 /// Whether saying it again is no use: something else lies under the key, or there is no code any more.
-fn is_hopeless(error: &redis::Error) -> bool {
-    use redis::Error::Protocol;
-    use redis::Error::Refused;
-    use redis::Error::Unsupported;
+fn is_permanent(error: &redis::RedisError) -> bool {
+    use redis::RedisError::Protocol;
+    use redis::RedisError::Rejected;
+    use redis::RedisError::Unsupported;
     matches!(
         error,
-        Protocol { .. } | Unsupported { .. } | Refused { refusal: Refusal::WrongType | Refusal::Other, .. }
+        Protocol { .. }
+            | Unsupported { .. }
+            | Rejected { rejection: ServerRejection::WrongType | ServerRejection::Other, .. }
     )
 }
 
@@ -299,8 +320,8 @@ mod tests {
     #[test]
     fn pauses_double_and_are_never_longer_than_a_lease() {
         let lease = Duration::from_secs(3);
-        let pauses: Vec<_> = (0..6).map(|attempt| pause(attempt, lease).as_millis()).collect();
+        let pauses: Vec<_> = (0..6).map(|attempt| retry_delay(attempt, lease).as_millis()).collect();
         assert_eq!(pauses, [500, 500, 1000, 2000, 3000, 3000]);
-        assert_eq!(pause(u64::MAX, lease), lease);
+        assert_eq!(retry_delay(u64::MAX, lease), lease);
     }
 }

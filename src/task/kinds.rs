@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::task::progress::Progress;
+use crate::task::progress::TaskContext;
 
 /// Largest result of a job, bytes of JSON.
 pub const RESULT_MAX: usize = 256 * 1024;
@@ -25,103 +25,109 @@ const NAME_MAX: usize = 32;
 /// Everything that can be shown is one, and final: [`Failure::again`] is for what may succeed another time. It does not
 /// implement `Display` itself, so that the first sentence can be true.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct TaskFailure {
     reason: String,
-    again: bool,
+    retry: bool,
 }
 
-impl Failure {
+impl TaskFailure {
     /// It may succeed another time: the task is begun again after a pause, as often as `tasks.attempts` allows.
-    pub fn again(reason: impl Display) -> Self {
-        Self { reason: reason.to_string(), again: true }
+    pub fn retry(reason: impl Display) -> Self {
+        Self { reason: reason.to_string(), retry: true }
     }
 }
 
-impl<E: Display> From<E> for Failure {
+impl<E: Display> From<E> for TaskFailure {
     fn from(reason: E) -> Self {
-        Self { reason: reason.to_string(), again: false }
+        Self { reason: reason.to_string(), retry: false }
     }
 }
 
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum JobOutcome {
     /// With this result, JSON.
     Done(String),
     /// For good, for this reason.
     Failed(String),
     /// For this reason, but it may be tried again.
-    Again(String),
+    Retry(String),
 }
 
 /// A job whose types are forgotten: JSON in, JSON out. It never unwinds.
-pub(super) type Job = Arc<dyn Fn(&str, &Progress) -> Ended + Send + Sync>;
+pub(super) type Job = Arc<dyn Fn(&str, &TaskContext) -> JobOutcome + Send + Sync>;
 
 /// All kinds of a program, by name.
-pub(super) type Kinds = BTreeMap<&'static str, Job>;
+pub(super) type JobTable = BTreeMap<&'static str, Job>;
 
 /// Whether a kind may have this name.
-pub(super) fn is_name(name: &str) -> bool {
+pub(super) fn is_valid_kind(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
     (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 /// A job without its types.
-pub(super) fn erase<I, O, E>(job: impl Fn(I, &Progress) -> Result<O, E> + Send + Sync + 'static) -> Job
+pub(super) fn type_erase<I, O, E>(
+    job: impl Fn(I, &TaskContext) -> Result<O, E> + Send + Sync + 'static,
+) -> Job
 where
     I: DeserializeOwned,
     O: Serialize,
-    E: Into<Failure>,
+    E: Into<TaskFailure>,
 {
     Arc::new(move |input, progress| {
         // The job's own state may be torn; the one who writes one that has any makes it bear that.
-        let run = AssertUnwindSafe(|| work(&job, input, progress));
+        let run = AssertUnwindSafe(|| run_job(&job, input, progress));
         catch_unwind(run)
-            .unwrap_or_else(|panic| Ended::Again(format!("it panicked: {}", words(&*panic))))
-            .short()
+            .unwrap_or_else(|panic| JobOutcome::Retry(format!("it panicked: {}", panic_message(&*panic))))
+            .truncated()
     })
 }
 
-fn work<I, O, E>(job: &impl Fn(I, &Progress) -> Result<O, E>, input: &str, progress: &Progress) -> Ended
+fn run_job<I, O, E>(
+    job: &impl Fn(I, &TaskContext) -> Result<O, E>,
+    input: &str,
+    progress: &TaskContext,
+) -> JobOutcome
 where
     I: DeserializeOwned,
     O: Serialize,
-    E: Into<Failure>,
+    E: Into<TaskFailure>,
 {
     let input = match serde_json::from_str(input) {
         Ok(input) => input,
-        Err(error) => return Ended::Failed(format!("its input cannot be read: {error}")),
+        Err(error) => return JobOutcome::Failed(format!("its input cannot be read: {error}")),
     };
     let output = match job(input, progress).map_err(Into::into) {
         Ok(output) => output,
-        Err(Failure { reason, again: false }) => return Ended::Failed(reason),
-        Err(Failure { reason, again: true }) => return Ended::Again(reason),
+        Err(TaskFailure { reason, retry: false }) => return JobOutcome::Failed(reason),
+        Err(TaskFailure { reason, retry: true }) => return JobOutcome::Retry(reason),
     };
     match serde_json::to_string(&output) {
-        Ok(json) if json.len() <= RESULT_MAX => Ended::Done(json),
-        Ok(json) => Ended::Failed(format!("its result has {} bytes; allowed: {RESULT_MAX}", json.len())),
-        Err(error) => Ended::Failed(format!("its result cannot be written: {error}")),
+        Ok(json) if json.len() <= RESULT_MAX => JobOutcome::Done(json),
+        Ok(json) => JobOutcome::Failed(format!("its result has {} bytes; allowed: {RESULT_MAX}", json.len())),
+        Err(error) => JobOutcome::Failed(format!("its result cannot be written: {error}")),
     }
 }
 
 /// What a panic said.
-fn words(panic: &(dyn std::any::Any + Send)) -> &str {
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it did not say why")
 }
 
-impl Ended {
+impl JobOutcome {
     /// The same with a reason of bounded length.
-    fn short(self) -> Self {
+    fn truncated(self) -> Self {
         match self {
             Self::Done(json) => Self::Done(json),
-            Self::Failed(reason) => Self::Failed(cut(reason)),
-            Self::Again(reason) => Self::Again(cut(reason)),
+            Self::Failed(reason) => Self::Failed(truncate_reason(reason)),
+            Self::Retry(reason) => Self::Retry(truncate_reason(reason)),
         }
     }
 }
 
-fn cut(mut reason: String) -> String {
+fn truncate_reason(mut reason: String) -> String {
     reason.truncate(reason.floor_char_boundary(REASON_MAX));
     reason
 }
@@ -130,28 +136,31 @@ fn cut(mut reason: String) -> String {
 mod tests {
     use super::*;
 
-    fn run<O: Serialize + 'static, E: Into<Failure> + 'static>(
-        job: fn(u64, &Progress) -> Result<O, E>,
+    fn run<O: Serialize + 'static, E: Into<TaskFailure> + 'static>(
+        job: fn(u64, &TaskContext) -> Result<O, E>,
         input: &str,
-    ) -> Ended {
-        erase(job)(input, &Progress::default())
+    ) -> JobOutcome {
+        type_erase(job)(input, &TaskContext::default())
     }
 
     #[test]
     fn whatever_a_job_does_is_an_end() {
-        let double = |n: u64, _: &Progress| Ok::<_, String>(n * 2);
-        assert_eq!(run(double, "21"), Ended::Done("42".to_owned()));
-        let Ended::Failed(reason) = run(double, "\"x\"") else { panic!("it read a text as a number") };
+        let double = |n: u64, _: &TaskContext| Ok::<_, String>(n * 2);
+        assert_eq!(run(double, "21"), JobOutcome::Done("42".to_owned()));
+        let JobOutcome::Failed(reason) = run(double, "\"x\"") else { panic!("it read a text as a number") };
         assert!(reason.starts_with("its input cannot be read: invalid type"), "{reason}");
-        assert_eq!(run(|_, _| Err::<(), _>("no"), "1"), Ended::Failed("no".to_owned()));
-        assert_eq!(run(|_, _| Err::<(), _>(Failure::again("busy")), "1"), Ended::Again("busy".to_owned()));
-        let panicked = Ended::Again("it panicked: on purpose 1".to_owned());
+        assert_eq!(run(|_, _| Err::<(), _>("no"), "1"), JobOutcome::Failed("no".to_owned()));
+        assert_eq!(
+            run(|_, _| Err::<(), _>(TaskFailure::retry("busy")), "1"),
+            JobOutcome::Retry("busy".to_owned())
+        );
+        let panicked = JobOutcome::Retry("it panicked: on purpose 1".to_owned());
         assert_eq!(run(|n, _| -> Result<(), String> { panic!("on purpose {n}") }, "1"), panicked);
-        let Ended::Failed(reason) = run(|_, _| Ok::<_, String>("x".repeat(RESULT_MAX)), "1") else {
+        let JobOutcome::Failed(reason) = run(|_, _| Ok::<_, String>("x".repeat(RESULT_MAX)), "1") else {
             panic!("too large a result was kept")
         };
         assert_eq!(reason, "its result has 262146 bytes; allowed: 262144");
-        let Ended::Failed(reason) = run(|_, _| Err::<(), _>("é".repeat(1000)), "1") else {
+        let JobOutcome::Failed(reason) = run(|_, _| Err::<(), _>("é".repeat(1000)), "1") else {
             panic!("no end")
         };
         assert_eq!(reason.len(), REASON_MAX);
@@ -159,13 +168,13 @@ mod tests {
 
     #[test]
     fn names_are_short_and_plain() {
-        assert!(is_name("fibonacci") && is_name("a-b_9"));
+        assert!(is_valid_kind("fibonacci") && is_valid_kind("a-b_9"));
         assert!(
-            !is_name("")
-                && !is_name("Fib")
-                && !is_name("a b")
-                && !is_name("a:b")
-                && !is_name(&"a".repeat(33))
+            !is_valid_kind("")
+                && !is_valid_kind("Fib")
+                && !is_valid_kind("a b")
+                && !is_valid_kind("a:b")
+                && !is_valid_kind(&"a".repeat(33))
         );
     }
 }

@@ -32,142 +32,145 @@ use tokio::time::timeout;
 
 use crate::config::schema;
 use crate::redis;
-use crate::redis::Redis;
+use crate::redis::RedisClient;
 use crate::redis::task::Cancelled;
-use crate::redis::task::Enqueued;
-use crate::redis::task::Rules;
-use crate::redis::task::Survey;
-use crate::redis::task::Task;
+use crate::redis::task::EnqueueOutcome;
 use crate::redis::task::TaskId;
+use crate::redis::task::TaskPolicy;
+use crate::redis::task::TaskQueueStats;
+use crate::redis::task::TaskStatus;
 use crate::sys::random;
 use crate::sys::time;
-pub use follow::Following;
-use follow::Follows;
-pub use kinds::Failure;
-use kinds::Kinds;
+pub use follow::TaskWatch;
+use follow::TaskWatchers;
+use kinds::JobTable;
 pub use kinds::RESULT_MAX;
-pub use progress::Progress;
+pub use kinds::TaskFailure;
+pub use progress::TaskContext;
 
 /// Largest input of a task, bytes of JSON.
 pub const INPUT_MAX: usize = 16 * 1024;
 
 /// A task that waited for this long is dead: no one who could do it takes any.
-pub const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub const QUEUE_WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Longest time for giving back what still runs.
-const GIVE_BACK: Duration = Duration::from_millis(500);
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why a task was not made, or nothing could be said of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum TaskError {
     /// As many tasks wait as `tasks.queue` allows; one may be made when workers have caught up.
     #[error("too many tasks wait already")]
-    Full,
+    QueueFull,
     /// No job was registered for this kind in this worker's program.
     #[error("there is no task of the kind {0:?}")]
     UnknownKind(String),
     /// The input is larger than [`INPUT_MAX`], or cannot be written as JSON.
     #[error("the task's input cannot be taken: {0}")]
-    Input(String),
+    InvalidInput(String),
     /// The operating system has no random bytes for an id.
     #[error(transparent)]
-    NoRandomness(#[from] redis::task::NoRandomness),
+    NoRandomness(#[from] redis::task::TaskRandomSourceError),
     /// Redis said no, or nothing.
     #[error(transparent)]
-    Redis(#[from] redis::Error),
+    Redis(#[from] redis::RedisError),
 }
 
 /// What becomes of a worker's tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Order {
+enum IntakeState {
     /// They are taken.
-    Serve,
+    Accepting,
     /// None is taken, those that run may end.
-    Leave,
+    Draining,
     /// Those that run are given back.
-    Back,
+    Releasing,
 }
 
 /// A worker's part in the fleet's tasks; clones are the same one.
 #[derive(Clone)]
-pub struct Tasks {
-    inner: Arc<Inner>,
+pub struct TaskQueue {
+    inner: Arc<TaskService>,
 }
 
-struct Inner {
-    redis: Redis,
-    rules: Rules,
+struct TaskService {
+    redis: RedisClient,
+    policy: TaskPolicy,
     /// A task that runs for longer has failed.
     timeout: Duration,
     /// What people know this worker by.
     worker: String,
-    kinds: RwLock<Kinds>,
+    jobs: RwLock<JobTable>,
     /// Most executions at once.
-    running: usize,
+    running_max: usize,
     /// Places for them.
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     /// Told when there is something to take.
     wake: Notify,
     /// Where this worker is told so, unlike every other one.
-    waker: String,
+    worker_channel: String,
     /// When it looks by itself.
-    due: Mutex<Duration>,
-    order: watch::Sender<Order>,
+    next_check: Mutex<Duration>,
+    intake: watch::Sender<IntakeState>,
     /// Takings and executions under way.
-    busy: watch::Sender<usize>,
+    active: watch::Sender<usize>,
     /// Jobs that were told to stop and do not.
     hung: watch::Sender<usize>,
     /// What runs here, to be told when it is cancelled.
-    present: Mutex<HashMap<TaskId, Progress>>,
-    follows: Arc<Follows>,
+    running_tasks: Mutex<HashMap<TaskId, TaskContext>>,
+    watchers: Arc<TaskWatchers>,
     /// Whether it hears of changes.
-    hears: AtomicBool,
+    changes_subscribed: AtomicBool,
     /// Whether a call has failed lately, and for how many looks none has.
-    trouble: AtomicBool,
-    calm: AtomicU32,
+    had_failure: AtomicBool,
+    quiet_checks: AtomicU32,
 }
 
-impl fmt::Debug for Tasks {
+impl fmt::Debug for TaskQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tasks")
-            .field("kinds", &self.inner.kinds().keys().collect::<Vec<_>>())
-            .field("busy", &*self.inner.busy.borrow())
+            .field("kinds", &self.inner.jobs().keys().collect::<Vec<_>>())
+            .field("busy", &*self.inner.active.borrow())
             .finish_non_exhaustive()
     }
 }
 
-impl Tasks {
+impl TaskQueue {
     /// Over this connection; `worker` is what people know this worker by: host and pid. Nothing is taken before
     /// [`Tasks::start`].
-    pub fn new(redis: Redis, settings: &schema::Tasks, worker: &str) -> Self {
-        let rules = Rules {
-            queue: settings.queue,
-            attempts: settings.attempts,
+    pub fn new(redis: RedisClient, settings: &schema::TasksConfig, worker: &str) -> Self {
+        let rules = TaskPolicy {
+            queue_max: settings.max_queued,
+            max_attempts: settings.max_attempts,
             // Twice the longest wait, so that one that waits too long is found and not forgotten; and it may run then.
-            life: WAIT_MAX * 2 + settings.timeout,
-            keep: settings.keep,
+            max_lifetime: QUEUE_WAIT_MAX * 2 + settings.timeout,
+            retention: settings.retention,
             lease: settings.lease,
         };
-        let inner = Inner {
+        let inner = TaskService {
             redis,
-            rules,
+            policy: rules,
             timeout: settings.timeout,
             worker: worker.to_owned(),
-            kinds: RwLock::default(),
-            running: settings.running,
-            places: Arc::new(Semaphore::new(settings.running)),
+            jobs: RwLock::default(),
+            running_max: settings.concurrency,
+            permits: Arc::new(Semaphore::new(settings.concurrency)),
             wake: Notify::new(),
-            waker: format!("{:016x}", random::number().unwrap_or_else(|_| u64::from(std::process::id()))),
-            due: Mutex::new(time::monotonic()),
-            order: watch::Sender::new(Order::Serve),
-            busy: watch::Sender::new(0),
+            worker_channel: format!(
+                "{:016x}",
+                random::number().unwrap_or_else(|_| u64::from(std::process::id()))
+            ),
+            next_check: Mutex::new(time::monotonic()),
+            intake: watch::Sender::new(IntakeState::Accepting),
+            active: watch::Sender::new(0),
             hung: watch::Sender::new(0),
-            present: Mutex::default(),
-            follows: Arc::default(),
-            hears: AtomicBool::new(false),
-            trouble: AtomicBool::new(false),
-            calm: AtomicU32::new(taker::CALM),
+            running_tasks: Mutex::default(),
+            watchers: Arc::default(),
+            changes_subscribed: AtomicBool::new(false),
+            had_failure: AtomicBool::new(false),
+            quiet_checks: AtomicU32::new(taker::QUIET_CHECKS),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -204,16 +207,16 @@ impl Tasks {
     pub fn register<I, O, E>(
         &self,
         kind: &'static str,
-        job: impl Fn(I, &Progress) -> Result<O, E> + Send + Sync + 'static,
+        job: impl Fn(I, &TaskContext) -> Result<O, E> + Send + Sync + 'static,
     ) where
         I: DeserializeOwned,
         O: Serialize,
-        E: Into<Failure>,
+        E: Into<TaskFailure>,
     {
-        assert!(kinds::is_name(kind), "{kind:?} is no name for a kind of tasks: use a-z, 0-9, - and _");
-        let mut kinds = self.inner.kinds.write().unwrap_or_else(PoisonError::into_inner);
+        assert!(kinds::is_valid_kind(kind), "{kind:?} is no name for a kind of tasks: use a-z, 0-9, - and _");
+        let mut kinds = self.inner.jobs.write().unwrap_or_else(PoisonError::into_inner);
         assert!(!kinds.contains_key(kind), "the kind of tasks {kind:?} is registered twice");
-        kinds.insert(kind, kinds::erase(job));
+        kinds.insert(kind, kinds::type_erase(job));
     }
 
     /// Begins to take tasks of the kinds that were registered; to be called once.
@@ -221,37 +224,37 @@ impl Tasks {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(&self) {
-        if self.inner.running > 0 && self.is_used() {
-            self.inner.hear();
-            tokio::spawn(Arc::clone(&self.inner).take());
-            tokio::spawn(Arc::clone(&self.inner).look_after());
+        if self.inner.running_max > 0 && self.is_used() {
+            self.inner.subscribe_changes();
+            tokio::spawn(Arc::clone(&self.inner).run());
+            tokio::spawn(Arc::clone(&self.inner).maintain());
         }
     }
 
     /// Whether any kind was registered.
     pub fn is_used(&self) -> bool {
-        !self.inner.kinds().is_empty()
+        !self.inner.jobs().is_empty()
     }
 
     /// Takes no more tasks from now on; one that is being taken may still come.
-    pub fn stop_taking(&self) {
-        self.inner.ordered(Order::Leave);
+    pub fn stop_claiming(&self) {
+        self.inner.set_intake(IntakeState::Draining);
     }
 
     /// Takes no more tasks, and returns when those that run have ended.
     ///
     /// # Cancel safety
     /// The one who stops waiting gives the rest back with [`Tasks::give_back`].
-    pub async fn leave(&self) {
-        self.stop_taking();
-        self.inner.idle().await;
+    pub async fn drain(&self) {
+        self.stop_claiming();
+        self.inner.wait_until_idle().await;
     }
 
     /// Takes no more tasks and gives back what still runs, for another worker to begin anew at once; in half a second at
     /// most. What could not be given back is taken over after a lease.
-    pub async fn give_back(&self) {
-        self.inner.ordered(Order::Back);
-        if timeout(GIVE_BACK, self.inner.idle()).await.is_err() {
+    pub async fn release_running(&self) {
+        self.inner.set_intake(IntakeState::Releasing);
+        if timeout(RELEASE_TIMEOUT, self.inner.wait_until_idle()).await.is_err() {
             tracing::warn!("tasks could not be given back in time; they are taken over after a lease");
         }
     }
@@ -261,8 +264,8 @@ impl Tasks {
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
-    pub async fn stuck(&self) {
-        let places = self.inner.running;
+    pub async fn all_permits_hung(&self) {
+        let places = self.inner.running_max;
         let mut hung = self.inner.hung.subscribe();
         if places == 0 || hung.wait_for(|hung| *hung >= places).await.is_err() {
             std::future::pending::<()>().await;
@@ -277,24 +280,28 @@ impl Tasks {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was made.
-    pub async fn enqueue<I: Serialize + ?Sized>(&self, kind: &str, input: &I) -> Result<TaskId, Error> {
+    pub async fn enqueue<I: Serialize + ?Sized>(&self, kind: &str, input: &I) -> Result<TaskId, TaskError> {
         let inner = &*self.inner;
-        if !inner.kinds().contains_key(kind) {
-            return Err(Error::UnknownKind(kind.to_owned()));
+        if !inner.jobs().contains_key(kind) {
+            return Err(TaskError::UnknownKind(kind.to_owned()));
         }
-        let input = serde_json::to_string(input).map_err(|error| Error::Input(error.to_string()))?;
+        let input =
+            serde_json::to_string(input).map_err(|error| TaskError::InvalidInput(error.to_string()))?;
         if input.len() > INPUT_MAX {
-            return Err(Error::Input(format!("it has {} bytes; allowed: {INPUT_MAX}", input.len())));
+            return Err(TaskError::InvalidInput(format!(
+                "it has {} bytes; allowed: {INPUT_MAX}",
+                input.len()
+            )));
         }
         let id = TaskId::new()?;
-        let mut made = inner.redis.enqueue_task(id, kind, &input, &inner.rules).await;
-        if matches!(made, Err(redis::Error::Timeout | redis::Error::Lost { .. })) {
+        let mut made = inner.redis.enqueue_task(id, kind, &input, &inner.policy).await;
+        if matches!(made, Err(redis::RedisError::Timeout | redis::RedisError::ConnectionLost { .. })) {
             // Under the same id it is made once, however often it is said.
-            made = inner.redis.enqueue_task(id, kind, &input, &inner.rules).await;
+            made = inner.redis.enqueue_task(id, kind, &input, &inner.policy).await;
         }
         match made? {
-            Enqueued::Waits => Ok(id),
-            Enqueued::Full => Err(Error::Full),
+            EnqueueOutcome::Queued => Ok(id),
+            EnqueueOutcome::QueueFull => Err(TaskError::QueueFull),
         }
     }
 
@@ -302,8 +309,8 @@ impl Tasks {
     ///
     /// # Errors
     /// [`Error::Redis`].
-    pub async fn look(&self, id: &TaskId) -> Result<Option<Task>, Error> {
-        Ok(self.inner.redis.look_at_task(*id).await?)
+    pub async fn status(&self, id: &TaskId) -> Result<Option<TaskStatus>, TaskError> {
+        Ok(self.inner.redis.get_task(*id).await?)
     }
 
     /// Says that no one needs a task any more; `None`: there is none.
@@ -313,12 +320,12 @@ impl Tasks {
     ///
     /// # Errors
     /// [`Error::Redis`]; saying it once more does no harm.
-    pub async fn cancel(&self, id: &TaskId) -> Result<Option<Cancelled>, Error> {
+    pub async fn cancel(&self, id: &TaskId) -> Result<Option<Cancelled>, TaskError> {
         let redis = &self.inner.redis;
-        match redis.look_at_task(*id).await? {
+        match redis.get_task(*id).await? {
             None => Ok(None),
-            Some(task) if task.state.is_end() => Ok(Some(Cancelled::Late)),
-            Some(task) => Ok(redis.cancel_task(*id, &task.kind, &self.inner.rules).await?),
+            Some(task) if task.state.is_final() => Ok(Some(Cancelled::AlreadyFinished)),
+            Some(task) => Ok(redis.cancel_task(*id, &task.kind, &self.inner.policy).await?),
         }
     }
 
@@ -326,26 +333,26 @@ impl Tasks {
     ///
     /// # Errors
     /// [`Error::Redis`].
-    pub async fn follow(&self, id: &TaskId) -> Result<Following, Error> {
-        self.inner.hear();
-        Ok(self.inner.follows.follow(&self.inner.redis, *id).await?)
+    pub async fn watch(&self, id: &TaskId) -> Result<TaskWatch, TaskError> {
+        self.inner.subscribe_changes();
+        Ok(self.inner.watchers.watch_task(&self.inner.redis, *id).await?)
     }
 
     /// How many tasks are followed on this worker, by whatever number of clients.
-    pub fn followed(&self) -> usize {
-        self.inner.follows.len()
+    pub fn watched_count(&self) -> usize {
+        self.inner.watchers.len()
     }
 
     /// How the fleet's tasks stand, those of all machines.
     ///
     /// # Errors
     /// [`Error::Redis`].
-    pub async fn survey(&self) -> Result<Survey, Error> {
-        Ok(self.inner.redis.survey_tasks().await?)
+    pub async fn stats(&self) -> Result<TaskQueueStats, TaskError> {
+        Ok(self.inner.redis.task_stats().await?)
     }
 }
 
-impl Error {
+impl TaskError {
     /// How long a client should wait before it tries again.
     pub fn retry_after(&self) -> Duration {
         match self {
@@ -355,31 +362,31 @@ impl Error {
     }
 }
 
-impl Inner {
-    fn kinds(&self) -> RwLockReadGuard<'_, Kinds> {
-        self.kinds.read().unwrap_or_else(PoisonError::into_inner)
+impl TaskService {
+    fn jobs(&self) -> RwLockReadGuard<'_, JobTable> {
+        self.jobs.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn present(&self) -> MutexGuard<'_, HashMap<TaskId, Progress>> {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    fn running_tasks(&self) -> MutexGuard<'_, HashMap<TaskId, TaskContext>> {
+        self.running_tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An order is never taken back.
-    fn ordered(&self, order: Order) {
-        self.order.send_if_modified(|last| {
+    fn set_intake(&self, order: IntakeState) {
+        self.intake.send_if_modified(|last| {
             let later = order > *last;
             *last = order.max(*last);
             later
         });
     }
 
-    fn is_leaving(&self) -> bool {
-        *self.order.borrow() >= Order::Leave
+    fn is_draining(&self) -> bool {
+        *self.intake.borrow() >= IntakeState::Draining
     }
 
     /// Returns when nothing is under way.
-    async fn idle(&self) {
-        let mut busy = self.busy.subscribe();
+    async fn wait_until_idle(&self) {
+        let mut busy = self.active.subscribe();
         // The sender is here, so it is not gone.
         let _ = busy.wait_for(|busy| *busy == 0).await.is_ok();
     }

@@ -22,22 +22,22 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::schema::Log;
+use crate::config::schema::LogConfig;
 use crate::config::schema::LogFormat;
 use crate::scoreboard::Scoreboard;
 use crate::sys::path;
 use crate::sys::signal;
-use line::Form;
-use line::Lines;
-use outlet::Outlet;
-pub use outlet::Pending;
-pub use visible::visible;
+use line::LineFormat;
+use line::LineFormatter;
+use outlet::LogOutput;
+pub use outlet::LogWait;
+pub use visible::escape_for_terminal;
 
 /// Slot of this process plus one; 0 is the supervisor. A process has one role for life, so one word is enough.
 static ROLE: AtomicUsize = AtomicUsize::new(0);
 
 /// The log's end. A process has one log for life.
-static OUTLET: OnceLock<Outlet> = OnceLock::new();
+static LOG_OUTPUT: OnceLock<LogOutput> = OnceLock::new();
 
 /// Where dropped lines are counted, and those counted before it was known.
 static SCOREBOARD: OnceLock<Arc<Scoreboard>> = OnceLock::new();
@@ -47,14 +47,14 @@ static UNCOUNTED: AtomicU64 = AtomicU64::new(0);
 static WAKE: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
 /// How long a process that ends tries to write what still waits.
-const LAST_TRY: Duration = Duration::from_millis(100);
+const FINISH_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Says on every further line of this process that it is the worker of `slot`. What its supervisor has not written yet
 /// is left to that.
-pub fn become_worker(slot: usize) {
+pub fn set_worker_slot(slot: usize) {
     ROLE.store(slot + 1, Relaxed);
-    if let Some(outlet) = OUTLET.get() {
-        outlet.forked();
+    if let Some(outlet) = LOG_OUTPUT.get() {
+        outlet.after_fork();
     }
 }
 
@@ -66,10 +66,10 @@ fn worker_slot() -> Option<usize> {
 /// The log cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum TelemetryError {
     /// The filter is not one.
     #[error("log.level {directives:?} is not a filter such as info or regatta=debug,fred=warn: {reason}")]
-    Filter {
+    InvalidFilter {
         /// As configured.
         directives: String,
         /// Why.
@@ -77,51 +77,55 @@ pub enum Error {
     },
     /// The file cannot be opened.
     #[error("cannot open the log file {} (log.file)", path.display())]
-    File {
+    OpenFile {
         /// As configured.
         path: PathBuf,
         /// Why.
-        source: path::Error,
+        source: path::PathError,
     },
     /// Another subscriber is installed already.
     #[error("the program has set up its own tracing subscriber")]
-    Taken,
+    AlreadyInstalled,
 }
 
 /// Libraries that say at ERROR what is an ordinary event here (a session that ended, Redis away), once for each
 /// request. Naming them in `log.level` brings them back.
-const QUIET: &str = "tower_sessions_core=off,fred=off";
+const QUIET_TARGETS: &str = "tower_sessions_core=off,fred=off";
 
 /// Finds out whether [`install`] would understand the settings.
 ///
 /// # Errors
 /// See [`Error::Filter`] and [`Error::File`].
-pub fn check(log: &Log) -> Result<(), Error> {
-    filter(log)?;
+pub fn check(log: &LogConfig) -> Result<(), TelemetryError> {
+    parse_filter(log)?;
     let Some(path) = &log.file else { return Ok(()) };
-    hands(log)?;
-    outlet::check(path).map_err(|source| Error::File { path: path.clone(), source: source.into() })
+    check_log_file_owner(log)?;
+    outlet::check(path)
+        .map_err(|source| TelemetryError::OpenFile { path: path.clone(), source: source.into() })
 }
 
 /// Where root writes, no other user may have chosen what is written to.
-fn hands(log: &Log) -> Result<(), Error> {
+fn check_log_file_owner(log: &LogConfig) -> Result<(), TelemetryError> {
     let Some(path) = &log.file else { return Ok(()) };
-    match path::log_file(path) {
-        Err(source @ path::Error::Hands(_)) => Err(Error::File { path: path.clone(), source }),
+    match path::check_log_path(path) {
+        Err(source @ path::PathError::NotPrivate(_)) => {
+            Err(TelemetryError::OpenFile { path: path.clone(), source })
+        }
         // What else is wrong is found out by opening it.
         _ => Ok(()),
     }
 }
 
-fn filter(log: &Log) -> Result<EnvFilter, Error> {
-    let refused = |reason: String| Error::Filter { directives: log.level.clone(), reason };
+fn parse_filter(log: &LogConfig) -> Result<EnvFilter, TelemetryError> {
+    let refused = |reason: String| TelemetryError::InvalidFilter { directives: log.filter.clone(), reason };
     // A bare word that is no level names a target: a slip such as `inof` would silence everything else.
     let is_slip =
         |directive: &&str| !directive.contains(['=', ':', '[']) && directive.parse::<LevelFilter>().is_err();
-    if let Some(slip) = log.level.split(',').map(str::trim).find(|part| !part.is_empty() && is_slip(part)) {
+    if let Some(slip) = log.filter.split(',').map(str::trim).find(|part| !part.is_empty() && is_slip(part)) {
         return Err(refused(format!("{slip} is neither a level nor TARGET=LEVEL")));
     }
-    EnvFilter::try_new(format!("{QUIET},{}", log.level)).map_err(|source| refused(source.to_string()))
+    EnvFilter::try_new(format!("{QUIET_TARGETS},{}", log.filter))
+        .map_err(|source| refused(source.to_string()))
 }
 
 /// Sends every event of this process, and of all it forks, to the log's file, or to standard error if it has none.
@@ -131,26 +135,30 @@ fn filter(log: &Log) -> Result<EnvFilter, Error> {
 ///
 /// # Errors
 /// See [`Error`].
-pub fn install(log: &Log) -> Result<(), Error> {
-    let filter = filter(log)?;
-    hands(log)?;
+pub fn install(log: &LogConfig) -> Result<(), TelemetryError> {
+    let filter = parse_filter(log)?;
+    check_log_file_owner(log)?;
     let terminal = log.file.is_none() && io::stderr().is_terminal();
     let form = match (log.format, terminal) {
-        (LogFormat::Json, _) | (LogFormat::Auto, false) => Form::Json,
-        (LogFormat::Pretty, colours) => Form::Pretty { colours },
-        (LogFormat::Auto, true) => Form::Pretty { colours: true },
+        (LogFormat::Json, _) | (LogFormat::Auto, false) => LineFormat::Json,
+        (LogFormat::Pretty, colours) => LineFormat::Pretty { colours },
+        (LogFormat::Auto, true) => LineFormat::Pretty { colours: true },
     };
-    let opened = Outlet::open(log.file.as_deref(), form);
+    let opened = LogOutput::open(log.file.as_deref(), form);
     let path = || log.file.clone().unwrap_or_default();
-    let opened = opened.map_err(|source| Error::File { path: path(), source: source.into() })?;
-    let outlet: &'static Outlet = OUTLET.get_or_init(|| opened);
+    let opened = opened.map_err(|source| TelemetryError::OpenFile { path: path(), source: source.into() })?;
+    let outlet: &'static LogOutput = LOG_OUTPUT.get_or_init(|| opened);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(outlet)
-        .event_format(Lines::new(form))
+        .event_format(LineFormatter::new(form))
         .log_internal_errors(false);
-    tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|_| Error::Taken)?;
-    panics::log();
-    if let Err(error) = signal::outlive_file_limits() {
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .try_init()
+        .map_err(|_| TelemetryError::AlreadyInstalled)?;
+    panics::install_hook();
+    if let Err(error) = signal::disarm_file_size_signal() {
         tracing::debug!(%error, "a limit on the size of files would end this process");
     }
     Ok(())
@@ -158,21 +166,21 @@ pub fn install(log: &Log) -> Result<(), Error> {
 
 /// Counts lines that are dropped from now on, and those dropped before, in the scoreboard; says those that the program
 /// before this one could not say.
-pub fn count_in(scoreboard: &Arc<Scoreboard>) {
+pub fn count_dropped_in(scoreboard: &Arc<Scoreboard>) {
     if SCOREBOARD.set(Arc::clone(scoreboard)).is_ok() {
-        count(UNCOUNTED.swap(0, Relaxed));
-        take_over();
+        count_dropped(UNCOUNTED.swap(0, Relaxed));
+        report_missing_lines();
     }
 }
 
-fn count(dropped: u64) {
+fn count_dropped(dropped: u64) {
     if dropped == 0 {
         return;
     }
     match (SCOREBOARD.get(), worker_slot()) {
         (None, _) => drop(UNCOUNTED.fetch_add(dropped, Relaxed)),
-        (Some(scoreboard), None) => scoreboard.log_lines_dropped(dropped),
-        (Some(scoreboard), Some(slot)) => scoreboard.row(slot).log_lines_dropped(dropped),
+        (Some(scoreboard), None) => scoreboard.add_dropped_log_lines(dropped),
+        (Some(scoreboard), Some(slot)) => scoreboard.row(slot).add_dropped_log_lines(dropped),
     }
 }
 
@@ -189,13 +197,13 @@ fn wake() {
 }
 
 /// What this process waits for before it calls [`flush`]; none while no line waits.
-pub fn pending() -> Option<Pending> {
-    OUTLET.get()?.pending()
+pub fn pending() -> Option<LogWait> {
+    LOG_OUTPUT.get()?.pending()
 }
 
 /// Writes some of the lines that wait, because there is room for them or it is time to look.
 pub fn flush() {
-    if let Some(outlet) = OUTLET.get() {
+    if let Some(outlet) = LOG_OUTPUT.get() {
         outlet.flush();
     }
 }
@@ -203,19 +211,19 @@ pub fn flush() {
 /// This process ends, or another program takes its place: what waits is written if that takes but a moment, else it is
 /// counted, and left to the supervisor to say.
 pub fn finish() {
-    let Some(outlet) = OUTLET.get() else { return };
-    outlet.finish(LAST_TRY);
-    let unsaid = outlet.give_up();
+    let Some(outlet) = LOG_OUTPUT.get() else { return };
+    outlet.finish(FINISH_TIMEOUT);
+    let unreported = outlet.abandon();
     if let Some(scoreboard) = SCOREBOARD.get() {
-        scoreboard.add_log_lines_unsaid(unsaid);
+        scoreboard.add_unreported_log_lines(unreported);
     }
 }
 
 /// Says what was left by [`finish`] in a worker, in the program before this one, or in this one if it could not become
 /// another.
-pub fn take_over() {
-    if let (Some(outlet), Some(scoreboard)) = (OUTLET.get(), SCOREBOARD.get()) {
-        outlet.add_missing(scoreboard.take_log_lines_unsaid());
+pub fn report_missing_lines() {
+    if let (Some(outlet), Some(scoreboard)) = (LOG_OUTPUT.get(), SCOREBOARD.get()) {
+        outlet.add_missing(scoreboard.take_unreported_log_lines());
     }
 }
 
@@ -223,7 +231,9 @@ pub fn take_over() {
 ///
 /// When the path cannot be opened, the old file stays in use and the log says so. Without a file nothing is done.
 pub fn reopen() {
-    let Some((outlet, path)) = OUTLET.get().and_then(|outlet| Some((outlet, outlet.path()?))) else { return };
+    let Some((outlet, path)) = LOG_OUTPUT.get().and_then(|outlet| Some((outlet, outlet.path()?))) else {
+        return;
+    };
     let file = path.display();
     match outlet.reopen() {
         Ok(()) => tracing::debug!(%file, "log file opened again"),
@@ -234,6 +244,6 @@ pub fn reopen() {
 }
 
 /// The descriptor of the log, beside the standard ones, which a worker keeps when it closes what it inherited.
-pub fn descriptor() -> Option<RawFd> {
-    OUTLET.get().and_then(Outlet::descriptor)
+pub fn log_fd() -> Option<RawFd> {
+    LOG_OUTPUT.get().and_then(LogOutput::log_fd)
 }

@@ -14,15 +14,15 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::sys::sink::End;
-use crate::sys::sink::Refused;
-use crate::sys::sink::Sink;
+use crate::sys::sink::NonblockingSink;
+use crate::sys::sink::SinkError;
+use crate::sys::sink::SinkTarget;
 use crate::sys::time;
-use crate::telemetry::backlog::Backlog;
-use crate::telemetry::backlog::Next;
-use crate::telemetry::backlog::Takes;
+use crate::telemetry::backlog::BacklogWait;
+use crate::telemetry::backlog::ByteSink;
+use crate::telemetry::backlog::LineBacklog;
 use crate::telemetry::line;
-use crate::telemetry::line::Form;
+use crate::telemetry::line::LineFormat;
 
 thread_local! {
     /// Whether this thread writes a line at this moment.
@@ -31,56 +31,61 @@ thread_local! {
 
 /// What a process waits for before it flushes its log.
 #[derive(Debug)]
-pub enum Pending {
+pub enum LogWait {
     /// Room there.
-    Room(End),
+    Writable(SinkTarget),
     /// This moment of the monotonic clock.
     At(Duration),
 }
 
 #[derive(Debug)]
-struct Mouth {
-    sink: Sink,
-    form: Form,
+struct LineSink {
+    sink: NonblockingSink,
+    format: LineFormat,
 }
 
-impl Takes for Mouth {
-    fn take(&mut self, bytes: &[u8]) -> Result<usize, Refused> {
+impl ByteSink for LineSink {
+    fn write_some(&mut self, bytes: &[u8]) -> Result<usize, SinkError> {
         self.sink.write(bytes)
     }
 
     fn is_torn(&self) -> Option<bool> {
-        self.sink.is_torn()
+        self.sink.ends_mid_line()
     }
 
-    fn notice(&self, missing: u64, cause: &str) -> Vec<u8> {
-        line::notice(self.form, missing, cause).into_bytes()
+    fn dropped_lines_notice(&self, missing: u64, cause: &str) -> Vec<u8> {
+        line::dropped_lines_notice(self.format, missing, cause).into_bytes()
     }
 }
 
 #[derive(Debug)]
-struct State {
-    mouth: Mouth,
-    backlog: Backlog,
+struct OutputState {
+    line_sink: LineSink,
+    backlog: LineBacklog,
 }
 
 /// The end of a process's log.
 #[derive(Debug)]
-pub(super) struct Outlet {
+pub(super) struct LogOutput {
     /// Held for some system calls that do not wait, and never across a fork: a supervisor has one thread.
-    state: Mutex<State>,
+    state: Mutex<OutputState>,
     /// The log's file; none: standard error.
     path: Option<PathBuf>,
     /// Lines lost where the lock could not be taken.
-    astray: AtomicU64,
+    lost_unlocked: AtomicU64,
 }
 
-impl Outlet {
+impl LogOutput {
     /// Opens the file, and makes it if need be; none: standard error.
-    pub(super) fn open(path: Option<&Path>, form: Form) -> io::Result<Self> {
-        let sink = path.map_or_else(|| Ok(Sink::standard_error()), Sink::file)?;
-        let state = State { mouth: Mouth { sink, form }, backlog: Backlog::default() };
-        Ok(Self { state: Mutex::new(state), path: path.map(Path::to_owned), astray: AtomicU64::new(0) })
+    pub(super) fn open(path: Option<&Path>, form: LineFormat) -> io::Result<Self> {
+        let sink = path.map_or_else(|| Ok(NonblockingSink::standard_error()), NonblockingSink::file)?;
+        let state =
+            OutputState { line_sink: LineSink { sink, format: form }, backlog: LineBacklog::default() };
+        Ok(Self {
+            state: Mutex::new(state),
+            path: path.map(Path::to_owned),
+            lost_unlocked: AtomicU64::new(0),
+        })
     }
 
     /// The log's file, if it has one.
@@ -91,35 +96,35 @@ impl Outlet {
     /// Opens what the path names now; the old file stays in use when that fails.
     pub(super) fn reopen(&self) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let fresh = Sink::file(path)?;
+        let fresh = NonblockingSink::file(path)?;
         let mut state = self.lock();
-        state.mouth.sink = fresh;
-        state.backlog.begin_anew();
+        state.line_sink.sink = fresh;
+        state.backlog.reset_for_new_file();
         Ok(())
     }
 
     /// This process was just forked: what waited is its parent's to write.
-    pub(super) fn forked(&self) {
-        self.lock().backlog = Backlog::default();
+    pub(super) fn after_fork(&self) {
+        self.lock().backlog = LineBacklog::default();
     }
 
     /// Writes a line, or keeps it.
     fn log(&self, line: &[u8]) {
         // A signal's handler, or a panic, in the middle of another line: the lock is this thread's own already.
         if WRITING.replace(true) {
-            self.astray.fetch_add(1, Relaxed);
-            super::count(1);
+            self.lost_unlocked.fetch_add(1, Relaxed);
+            super::count_dropped(1);
             return;
         }
         let mut state = self.lock();
-        let State { mouth, backlog } = &mut *state;
-        backlog.add_missing(self.astray.swap(0, Relaxed));
-        let waited = backlog.next().is_some();
+        let OutputState { line_sink: mouth, backlog } = &mut *state;
+        backlog.add_missing(self.lost_unlocked.swap(0, Relaxed));
+        let waited = backlog.pending_wait().is_some();
         let lost = backlog.log(line, time::monotonic(), mouth);
-        let waits = backlog.next().is_some();
+        let waits = backlog.pending_wait().is_some();
         drop(state);
         WRITING.set(false);
-        super::count(lost);
+        super::count_dropped(lost);
         if waits && !waited {
             super::wake();
         }
@@ -128,43 +133,43 @@ impl Outlet {
     /// Writes some of what waits.
     pub(super) fn flush(&self) {
         let mut state = self.lock();
-        let State { mouth, backlog } = &mut *state;
+        let OutputState { line_sink: mouth, backlog } = &mut *state;
         let lost = backlog.flush(time::monotonic(), mouth);
         drop(state);
-        super::count(lost);
+        super::count_dropped(lost);
     }
 
     /// What to wait for before [`Outlet::flush`]; none while nothing waits.
-    pub(super) fn pending(&self) -> Option<Pending> {
+    pub(super) fn pending(&self) -> Option<LogWait> {
         let state = self.lock();
-        let next = state.backlog.next()?;
-        Some(match (next, state.mouth.sink.end()) {
-            (Next::Room, Some(end)) => Pending::Room(end),
-            (Next::Room, None) => Pending::At(time::monotonic()),
-            (Next::At(at), _) => Pending::At(at),
+        let next = state.backlog.pending_wait()?;
+        Some(match (next, state.line_sink.sink.target()) {
+            (BacklogWait::Writable, Some(end)) => LogWait::Writable(end),
+            (BacklogWait::Writable, None) => LogWait::At(time::monotonic()),
+            (BacklogWait::At(at), _) => LogWait::At(at),
         })
     }
 
     /// Writes what waits, as far as that is possible within `patience`.
-    pub(super) fn finish(&self, patience: Duration) {
-        let until = time::monotonic() + patience;
+    pub(super) fn finish(&self, timeout: Duration) {
+        let until = time::monotonic() + timeout;
         loop {
             self.flush();
             match self.pending() {
-                Some(Pending::Room(end)) if end.await_room(until) => {}
+                Some(LogWait::Writable(end)) if end.await_room(until) => {}
                 _ => return,
             }
         }
     }
 
     /// Gives up what still waits; returns how many lines are missing that nothing has said.
-    pub(super) fn give_up(&self) -> u64 {
+    pub(super) fn abandon(&self) -> u64 {
         let mut state = self.lock();
-        let lost = state.backlog.give_up();
-        let unsaid = state.backlog.take_unsaid();
+        let lost = state.backlog.abandon();
+        let unreported = state.backlog.take_unreported();
         drop(state);
-        super::count(lost);
-        unsaid
+        super::count_dropped(lost);
+        unreported
     }
 
     /// Has the log say that lines are missing from before.
@@ -174,11 +179,11 @@ impl Outlet {
 
     /// The descriptor that a worker keeps when it closes what it inherited: a log's file may have been renamed by
     /// now, and its path would name another one.
-    pub(super) fn descriptor(&self) -> Option<RawFd> {
-        self.lock().mouth.sink.descriptor()
+    pub(super) fn log_fd(&self) -> Option<RawFd> {
+        self.lock().line_sink.sink.descriptor()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, OutputState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -186,7 +191,7 @@ impl Outlet {
 /// Finds out whether [`Outlet::open`] would succeed, without making a file.
 pub(super) fn check(path: &Path) -> io::Result<()> {
     if path.exists() {
-        return Sink::check(path);
+        return NonblockingSink::check(path);
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match folder.metadata()?.is_dir() {
@@ -197,9 +202,9 @@ pub(super) fn check(path: &Path) -> io::Result<()> {
 
 /// Writes one event's line.
 #[derive(Debug)]
-pub(super) struct Writer<'a>(&'a Outlet);
+pub(super) struct LogWriter<'a>(&'a LogOutput);
 
-impl io::Write for Writer<'_> {
+impl io::Write for LogWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.log(line);
         Ok(line.len())
@@ -210,11 +215,11 @@ impl io::Write for Writer<'_> {
     }
 }
 
-impl<'a> MakeWriter<'a> for &'static Outlet {
-    type Writer = Writer<'a>;
+impl<'a> MakeWriter<'a> for &'static LogOutput {
+    type Writer = LogWriter<'a>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        Writer(self)
+        LogWriter(self)
     }
 }
 
@@ -228,8 +233,8 @@ mod tests {
         std::fs::read_to_string(path).unwrap().lines().count()
     }
 
-    fn open(path: &Path) -> &'static Outlet {
-        Box::leak(Box::new(Outlet::open(Some(path), Form::Json).unwrap()))
+    fn open(path: &Path) -> &'static LogOutput {
+        Box::leak(Box::new(LogOutput::open(Some(path), LineFormat::Json).unwrap()))
     }
 
     #[test]
@@ -271,14 +276,14 @@ mod tests {
 
     #[test]
     fn a_line_in_the_middle_of_another_waits_for_no_lock() {
-        let log = Outlet::open(Some(Path::new("/dev/null")), Form::Json).unwrap();
+        let log = LogOutput::open(Some(Path::new("/dev/null")), LineFormat::Json).unwrap();
         let held = log.lock();
         WRITING.set(true);
         log.log(b"from a signal's handler\n");
         drop(held);
         WRITING.set(false);
-        assert_eq!(log.astray.load(Relaxed), 1);
+        assert_eq!(log.lost_unlocked.load(Relaxed), 1);
         log.log(b"another\n");
-        assert_eq!((log.astray.load(Relaxed), log.give_up()), (0, 0), "it was said");
+        assert_eq!((log.lost_unlocked.load(Relaxed), log.abandon()), (0, 0), "it was said");
     }
 }

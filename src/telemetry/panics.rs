@@ -6,20 +6,20 @@ use std::panic::PanicHookInfo;
 
 /// Logs panics of this process and all it forks. A hook that the program has set before is called as well; one that it
 /// sets later takes this one's place.
-pub(super) fn log() {
+pub(super) fn install_hook() {
     let before = std::panic::take_hook();
     // Taken twice, it is the standard library's own.
     let printing = std::panic::take_hook();
     let is_own = !std::ptr::eq(&raw const *before, &raw const *printing);
     std::panic::set_hook(Box::new(move |panic| {
-        say(panic);
+        log_panic(panic);
         if is_own {
             before(panic);
         }
     }));
 }
 
-fn say(panic: &PanicHookInfo<'_>) {
+fn log_panic(panic: &PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or("no message");
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 /// The text on one line, with every control character escaped: `\n`, `\t`, `\x1b`, `\u{9b}`.
-pub fn visible(text: &str) -> String {
+pub fn escape_for_terminal(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {
@@ -22,13 +22,13 @@ pub fn visible(text: &str) -> String {
 }
 
 /// The same of a text of several lines: those that follow are indented, so that none looks like the first of another.
-pub(super) fn block(text: &str) -> String {
-    let lines: Vec<String> = text.lines().map(visible).collect();
+pub(super) fn escape_block(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(escape_for_terminal).collect();
     lines.join("\n    ")
 }
 
 /// The same of JSON, which escapes the others already: in it such a character can stand in a string only.
-pub(super) fn json(text: String) -> String {
+pub(super) fn escape_json(text: String) -> String {
     if !text.chars().any(is_deceptive) {
         return text;
     }
@@ -57,19 +57,22 @@ mod tests {
 
     #[test]
     fn what_is_harmless_stays() {
-        assert_eq!(visible("naïve 漢字 \\n \"q\""), "naïve 漢字 \\n \"q\"");
+        assert_eq!(escape_for_terminal("naïve 漢字 \\n \"q\""), "naïve 漢字 \\n \"q\"");
         assert_eq!(
-            visible("a\nb\r\tc\u{1b}[31m\0\u{9b}2J\u{202e}x"),
+            escape_for_terminal("a\nb\r\tc\u{1b}[31m\0\u{9b}2J\u{202e}x"),
             "a\\nb\\r\\tc\\x1b[31m\\x00\\u{9b}2J\\u{202e}x"
         );
-        assert_eq!(block("one\n\u{1b}two\n12:00 INFO forged"), "one\n    \\x1btwo\n    12:00 INFO forged");
+        assert_eq!(
+            escape_block("one\n\u{1b}two\n12:00 INFO forged"),
+            "one\n    \\x1btwo\n    12:00 INFO forged"
+        );
     }
 
     proptest! {
         #[test]
         fn no_control_character_is_left(text in any::<String>()) {
-            assert!(!visible(&text).chars().any(|letter| letter.is_control() || is_deceptive(letter)));
-            let written = json(serde_json::to_string(&text).unwrap());
+            assert!(!escape_for_terminal(&text).chars().any(|letter| letter.is_control() || is_deceptive(letter)));
+            let written = escape_json(serde_json::to_string(&text).unwrap());
             assert!(!written.chars().any(|letter| letter.is_control() || is_deceptive(letter)));
             assert_eq!(serde_json::from_str::<String>(&written).unwrap(), text);
         }

@@ -23,46 +23,46 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio::time::timeout;
 
-use crate::config::schema::Steering;
+use crate::config::schema::SteeringMode;
 use crate::listener::shared;
-use crate::listener::shared::Passed;
+use crate::listener::shared::SharedConnection;
 use crate::listener::shared::SharedQueue;
 use crate::scoreboard::Scoreboard;
-use crate::scoreboard::cell::Cell;
-use crate::scoreboard::shares::Asking;
-use crate::scoreboard::shares::Share;
+use crate::scoreboard::cell::WorkerCell;
+use crate::scoreboard::shares::ConnectionShare;
+use crate::scoreboard::shares::ShareQuery;
 use crate::sys::time;
-use crate::worker::Start;
-use crate::worker::connection::Connections;
-use crate::worker::heartbeat::BEAT;
-use crate::worker::surplus::Surplus;
+use crate::worker::WorkerOptions;
+use crate::worker::connection::ConnectionTable;
+use crate::worker::heartbeat::HEARTBEAT_TICKS;
+use crate::worker::surplus::SurplusDetector;
 use crate::worker::ticks;
 
 /// A connection that has been in the queue for so long is taken by any worker, however many it has.
-const LATE: Duration = Duration::from_millis(100);
+const OVERDUE: Duration = Duration::from_millis(100);
 
 /// How often a worker that has more than others, or has put one there, looks whether the queue is still not empty.
-const LOOK: Duration = Duration::from_millis(2);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// A worker without a sign of life for so long is given no connection. The supervisor steers past it after as long.
-const SILENT: Duration = Duration::from_secs(1);
+const HEARTBEAT_MAX_AGE: Duration = Duration::from_secs(1);
 
 /// How long a worker that is not its slot's first must have served before it is given connections: it has none yet, so
 /// that one which dies at once, again and again, would be given all of them.
-const SETTLED: Duration = Duration::from_secs(1);
+const SUCCESSOR_DELAY: Duration = Duration::from_secs(1);
 
 /// Connections accepted in a second that say nothing yet about how long they last.
-const MANY: u64 = 64;
+const MIN_ACCEPT_RATE: u64 = 64;
 
 /// A worker's part in keeping connections even.
 #[derive(Debug)]
-pub(super) struct Balance {
+pub(super) struct ConnectionBalancer {
     queue: SharedQueue,
     /// Rung when there is one in the queue for this worker. Nothing but being watched is asked of it, for which it makes
     /// no difference that it is no socket; what could be asked of any descriptor is unsafe to make.
-    bell: UnixDatagram,
+    wakeup: UnixDatagram,
     /// This worker has put one there, and sees to it that it does not stay.
-    put: Notify,
+    enqueued: Notify,
     scoreboard: Arc<Scoreboard>,
     slot: usize,
     cell: usize,
@@ -77,87 +77,88 @@ pub(super) struct Balance {
     turn: AtomicUsize,
 }
 
-impl Balance {
+impl ConnectionBalancer {
     /// None: the configuration does not want it, or the kernel has given the fleet no queue.
     ///
     /// # Errors
     /// When the runtime cannot watch the queue.
-    pub(super) fn from_start(start: &mut Start) -> io::Result<Option<Arc<Self>>> {
+    pub(super) fn from_options(options: &mut WorkerOptions) -> io::Result<Option<Arc<Self>>> {
         // Steered by its address, a client is to meet the one worker that may know it.
-        let wanted = start.config.balance && start.config.steering == Steering::Kernel;
-        let Some(queue) = start.shared.take().filter(|_| wanted) else { return Ok(None) };
-        let bell = queue.bell(start.slot)?;
+        let enabled = options.config.balance && options.config.steering == SteeringMode::Kernel;
+        let Some(queue) = options.shared_queue.take().filter(|_| enabled) else { return Ok(None) };
+        let bell = queue.wake_fd(options.slot)?;
         Ok(Some(Arc::new(Self {
             queue,
-            bell: UnixDatagram::from_std(bell.into())?,
-            put: Notify::new(),
-            scoreboard: Arc::clone(&start.scoreboard),
-            slot: start.slot,
-            cell: start.cell,
-            generation: start.generation,
+            wakeup: UnixDatagram::from_std(bell.into())?,
+            enqueued: Notify::new(),
+            scoreboard: Arc::clone(&options.scoreboard),
+            slot: options.slot,
+            cell: options.cell,
+            generation: options.generation,
             leaving: AtomicBool::new(false),
             accepted: AtomicU64::new(0),
             second: AtomicU64::new(0),
             before: AtomicU64::new(0),
-            turn: AtomicUsize::new(start.slot),
+            turn: AtomicUsize::new(options.slot),
         })))
     }
 
     /// Takes connections that others pass on as soon as it is known to serve.
-    pub(super) async fn settle(self: Arc<Self>) {
+    pub(super) async fn start_accepting_transfers(self: Arc<Self>) {
         let cell = self.cell();
-        if !cell.is_first() {
-            sleep(SETTLED).await;
+        if !cell.is_first_incarnation() {
+            sleep(SUCCESSOR_DELAY).await;
         }
         if !self.leaving.load(Relaxed) {
-            cell.set_takes(true);
+            cell.set_accepts_transfers(true);
         }
     }
 
     /// Ends kept connections beyond this worker's share for as long as it has too many of them.
     ///
     /// It looks when the heart beats, so that a worker at rest is not woken for it.
-    pub(super) async fn even_out(self: Arc<Self>, connections: Arc<Connections>) {
-        let mut ticks = ticks::every(BEAT * time::TICK);
-        let (mut surplus, mut before) = (Surplus::default(), self.accepted.load(Relaxed));
+    pub(super) async fn close_surplus(self: Arc<Self>, connections: Arc<ConnectionTable>) {
+        let mut ticks = ticks::aligned_interval(HEARTBEAT_TICKS * time::TICK);
+        let (mut surplus, mut before) = (SurplusDetector::default(), self.accepted.load(Relaxed));
         loop {
             ticks.tick().await;
             let accepted = self.accepted.load(Relaxed);
             let (came, open) = (accepted.wrapping_sub(before), self.cell().connections());
             before = accepted;
-            let share = self.share(time::monotonic(), 0).filter(|_| self.cell().takes());
-            let each = share.map(|share| share.each);
+            let share = self.share(time::monotonic(), 0).filter(|_| self.cell().accepts_transfers());
+            let each = share.map(|share| share.target);
             // A beat is two thirds of a second, and a second is what `tolerated` is about.
-            connections.end_after_answers(surplus.look(open, each, tolerated(came + came / 2, open)));
+            connections.set_surplus(surplus.check(open, each, tolerated_excess(came + came / 2, open)));
             // The worker that has put one into the queue and the one that was rung for it may both stand still.
-            if self.scoreboard.connections_passing().0 > 0 {
-                self.queue.ring(self.slot);
+            if self.scoreboard.pending_transfers().0 > 0 {
+                self.queue.wake(self.slot);
             }
         }
     }
 
     /// Gives and is given nothing any more.
-    pub(super) fn leave(&self) {
+    pub(super) fn stop(&self) {
         self.leaving.store(true, Relaxed);
-        self.cell().set_takes(false);
+        self.cell().set_accepts_transfers(false);
     }
 
     /// Passes a connection on if this worker has its share already; it is returned if it is to be kept.
-    pub(super) fn pass(&self, stream: TcpStream) -> Option<TcpStream> {
+    pub(super) fn retain_or_transfer(&self, stream: TcpStream) -> Option<TcpStream> {
         let now = time::monotonic();
-        let (connections, accepted) = (self.cell().connections(), self.accepted(now));
-        let has_more = |share: &Share| connections >= share.each + tolerated(accepted, connections);
+        let (connections, accepted) = (self.cell().connections(), self.record_accepted(now));
+        let has_more =
+            |share: &ConnectionShare| connections >= share.target + tolerated_excess(accepted, connections);
         let share = self.share(now, 1).filter(has_more);
         let Some(share) = share.filter(|_| !self.leaving.load(Relaxed)) else { return Some(stream) };
         // Counted before it can arrive anywhere.
-        self.scoreboard.connection_leaves();
-        if shared::put(&self.queue.entrance, &stream, self.slot, now).is_ok() {
-            self.ring(share);
-            self.put.notify_one();
+        self.scoreboard.start_transfer();
+        if shared::enqueue(&self.queue.send_end, &stream, self.slot, now).is_ok() {
+            self.wake_least_loaded(share);
+            self.enqueued.notify_one();
             return None;
         }
         // The queue is full, or the kernel has too many sockets on their way.
-        self.scoreboard.connection_arrives();
+        self.scoreboard.finish_transfer();
         Some(stream)
     }
 
@@ -165,49 +166,50 @@ impl Balance {
     ///
     /// # Cancel safety
     /// A connection is either still in the queue or returned, unless this fails.
-    pub(super) async fn next(&self) -> io::Result<TcpStream> {
+    pub(super) async fn next_transferred(&self) -> io::Result<TcpStream> {
         loop {
-            match self.look(time::monotonic()) {
-                Ok(Some(passed)) => return self.take_over(passed),
+            match self.poll_queue(time::monotonic()) {
+                Ok(Some(passed)) => return self.receive_transferred(passed),
                 // Not cut short by the bell, which may be the very one that was just rung: two slots may share it.
-                Ok(None) => sleep(LOOK).await,
-                Err(empty) if empty.kind() == io::ErrorKind::WouldBlock => self.rung().await?,
+                Ok(None) => sleep(RECHECK_INTERVAL).await,
+                Err(empty) if empty.kind() == io::ErrorKind::WouldBlock => self.wait_for_queue().await?,
                 Err(refused) => return Err(refused),
             }
         }
     }
 
     /// The oldest connection in the queue, if this worker is to take it; none: it is left to others.
-    fn look(&self, now: Duration) -> io::Result<Option<Passed>> {
+    fn poll_queue(&self, now: Duration) -> io::Result<Option<SharedConnection>> {
         // Where none is passed on, what is there must not wait.
         if self.share(now, 0).is_some_and(|share| !self.has_room(&share)) {
-            let since = shared::oldest(&self.queue.exit).ok_or(io::ErrorKind::WouldBlock)?;
-            if now.saturating_sub(since) < LATE {
+            let since =
+                shared::oldest_enqueued_at(&self.queue.receive_end).ok_or(io::ErrorKind::WouldBlock)?;
+            if now.saturating_sub(since) < OVERDUE {
                 // The one that was rung for may stand still, and with fewest it would be rung for again and again.
-                self.queue.ring(self.turn.load(Relaxed) % self.scoreboard.slots().max(1));
+                self.queue.wake(self.turn.load(Relaxed) % self.scoreboard.slots().max(1));
                 return Ok(None);
             }
         }
-        shared::take(&self.queue.exit).map(Some)
+        shared::dequeue(&self.queue.receive_end).map(Some)
     }
 
     /// Waits until the queue, which was empty, is to be looked at again.
-    async fn rung(&self) -> io::Result<()> {
-        let (passing, begun) = self.scoreboard.connections_passing();
+    async fn wait_for_queue(&self) -> io::Result<()> {
+        let (passing, started) = self.scoreboard.pending_transfers();
         let rung = async {
             tokio::select! {
                 biased;
-                rung = self.bell.readable() => rung.map(|()| self.heard()),
-                () = self.put.notified() => self.pause().await,
+                rung = self.wakeup.readable() => rung.map(|()| self.clear_wakeup()),
+                () = self.enqueued.notified() => self.pause().await,
             }
         };
         if passing == 0 {
             return rung.await;
         }
-        match timeout(LATE, rung).await {
+        match timeout(OVERDUE, rung).await {
             Ok(rung) => rung,
             Err(_) => {
-                self.scoreboard.no_connection_passes(begun);
+                self.scoreboard.reset_pending_transfers(started);
                 Ok(())
             }
         }
@@ -216,21 +218,21 @@ impl Balance {
     /// Leaves what this worker has put into the queue to others for a moment, unless it is rung for meanwhile: if it
     /// slept through that, a client would wait.
     async fn pause(&self) -> io::Result<()> {
-        match timeout(LOOK, self.bell.readable()).await {
-            Ok(rung) => rung.map(|()| self.heard()),
+        match timeout(RECHECK_INTERVAL, self.wakeup.readable()).await {
+            Ok(rung) => rung.map(|()| self.clear_wakeup()),
             Err(_) => Ok(()),
         }
     }
 
     /// The next ring is one to wake up for: the kernel tells of each, whatever was read.
-    fn heard(&self) {
+    fn clear_wakeup(&self) {
         let _: io::Result<()> =
-            self.bell.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
+            self.wakeup.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
     }
 
-    fn ring(&self, share: Share) {
-        if let Some(slot) = share.fewest {
-            self.queue.ring(slot);
+    fn wake_least_loaded(&self, share: ConnectionShare) {
+        if let Some(slot) = share.least_loaded_slot {
+            self.queue.wake(slot);
         }
     }
 
@@ -238,23 +240,26 @@ impl Balance {
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] when there is none.
-    pub(super) fn take(&self) -> io::Result<TcpStream> {
-        self.take_over(shared::take(&self.queue.exit)?)
+    pub(super) fn try_take(&self) -> io::Result<TcpStream> {
+        self.receive_transferred(shared::dequeue(&self.queue.receive_end)?)
     }
 
-    fn take_over(&self, Passed { stream, from }: Passed) -> io::Result<TcpStream> {
+    fn receive_transferred(
+        &self,
+        SharedConnection { stream, from_slot: from }: SharedConnection,
+    ) -> io::Result<TcpStream> {
         // Before anything can fail: one that is counted as on its way for ever would raise the share of all workers.
-        self.scoreboard.connection_arrives();
+        self.scoreboard.finish_transfer();
         let stream =
             stream.ok_or_else(|| io::Error::other("a passed connection has come without its socket"))?;
         if from != self.slot {
-            self.cell().connection_passed();
+            self.cell().count_connection_transferred();
         }
         TcpStream::from_std(stream)
     }
 
     /// One was accepted; how many were in this second.
-    fn accepted(&self, now: Duration) -> u64 {
+    fn record_accepted(&self, now: Duration) -> u64 {
         let before = self.accepted.fetch_add(1, Relaxed);
         if self.second.swap(now.as_secs(), Relaxed) != now.as_secs() {
             self.before.store(before, Relaxed);
@@ -262,28 +267,28 @@ impl Balance {
         before + 1 - self.before.load(Relaxed)
     }
 
-    fn cell(&self) -> Cell<'_> {
+    fn cell(&self) -> WorkerCell<'_> {
         self.scoreboard.cell(self.slot, self.cell)
     }
 
     /// Whether this worker has less than its share.
-    fn has_room(&self, share: &Share) -> bool {
-        self.cell().takes() && self.cell().connections() < share.each
+    fn has_room(&self, share: &ConnectionShare) -> bool {
+        self.cell().accepts_transfers() && self.cell().connections() < share.target
     }
 
     /// Its share of all connections once `more` have come.
-    fn share(&self, now: Duration, more: u64) -> Option<Share> {
-        let moved_since = now.saturating_sub(SILENT).as_millis();
+    fn share(&self, now: Duration, more: u64) -> Option<ConnectionShare> {
+        let moved_since = now.saturating_sub(HEARTBEAT_MAX_AGE).as_millis();
         let turn = self.turn.load(Relaxed).wrapping_add(1);
         self.turn.store(turn, Relaxed);
-        let asking = Asking {
+        let query = ShareQuery {
             slot: self.slot,
             cell: self.cell,
             generation: self.generation,
-            moved_since_ms: u64::try_from(moved_since).unwrap_or(u64::MAX),
-            turn,
+            heartbeat_since_ms: u64::try_from(moved_since).unwrap_or(u64::MAX),
+            start_slot: turn,
         };
-        self.scoreboard.share_of_connections(&asking, more)
+        self.scoreboard.connection_share(&query, more)
     }
 }
 
@@ -291,8 +296,8 @@ impl Balance {
 ///
 /// Where connections are kept, none: one more is one more for long. Where many more come than are open they are short,
 /// numbers even out by themselves, and passing one on would cost more than it is worth.
-fn tolerated(accepted: u64, open: u64) -> u64 {
-    if accepted > 2 * open + MANY { open / 4 + 2 } else { 0 }
+fn tolerated_excess(accepted: u64, open: u64) -> u64 {
+    if accepted > 2 * open + MIN_ACCEPT_RATE { open / 4 + 2 } else { 0 }
 }
 
 #[cfg(test)]
@@ -301,9 +306,9 @@ mod tests {
 
     #[test]
     fn a_worker_of_short_connections_keeps_more_than_its_share() {
-        assert_eq!(tolerated(40, 32), 0, "the first of 64 that are kept");
-        assert_eq!(tolerated(700, 500), 0, "a crowd that stays");
-        assert_eq!(tolerated(3000, 30), 9);
-        assert_eq!(tolerated(3000, 0), 2);
+        assert_eq!(tolerated_excess(40, 32), 0, "the first of 64 that are kept");
+        assert_eq!(tolerated_excess(700, 500), 0, "a crowd that stays");
+        assert_eq!(tolerated_excess(3000, 30), 9);
+        assert_eq!(tolerated_excess(3000, 0), 2);
     }
 }

@@ -12,80 +12,85 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio::time::timeout;
 
-use crate::config::schema::Advertised;
+use crate::config::schema::AdvertisedAddress;
 use crate::config::schema::Config;
-use crate::control::rates::Window;
+use crate::control::rates::RateWindow;
 use crate::http;
-use crate::http::Site;
+use crate::http::InstanceIdentity;
 use crate::listener::Listener;
-use crate::redis::Error;
-use crate::redis::Redis;
+use crate::redis::RedisClient;
+use crate::redis::RedisError;
 use crate::redis::fleet;
-use crate::redis::fleet::BEATS;
-use crate::redis::fleet::Machine;
+use crate::redis::fleet::InstanceRecord;
+use crate::redis::fleet::MISSED_HEARTBEATS_MAX;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::row::SlotState;
-use crate::sys::bpf::Family;
+use crate::sys::bpf::IpFamily;
 use crate::sys::build;
 use crate::sys::cpu;
 use crate::sys::interface;
 use crate::sys::proc;
 use crate::sys::time;
-use crate::worker::Start;
+use crate::worker::WorkerOptions;
 use crate::worker::ticks;
 
 /// How often a worker looks whether it has to speak, and whether there is news.
-const LOOK: Duration = time::TICK.saturating_mul(10);
+const CHECK_INTERVAL: Duration = time::TICK.saturating_mul(10);
 /// Time over which a machine's rates are measured.
-const FIGURES: Duration = Duration::from_secs(2);
+const RATE_WINDOW: Duration = Duration::from_secs(2);
 /// Longest time for saying goodbye; whoever cannot say it is dead after the last heartbeat's lifetime.
-const GOODBYE: Duration = Duration::from_millis(500);
+const DEREGISTER_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often it is said when nobody answers.
-const GOODBYES: usize = 3;
+const DEREGISTER_ATTEMPTS: usize = 3;
 
 /// A machine's heartbeat, as one of its workers has it; clones are the same one.
 #[derive(Debug, Clone)]
-pub(super) struct Beacon {
-    every: Option<Duration>,
-    site: Arc<Site>,
+pub(super) struct InstanceRegistrar {
+    interval: Option<Duration>,
+    instance_info: Arc<InstanceIdentity>,
     scoreboard: Arc<Scoreboard>,
-    redis: Redis,
+    redis: RedisClient,
 }
 
-impl Beacon {
-    pub(super) fn new(config: &Config, site: &Arc<Site>, scoreboard: &Arc<Scoreboard>, redis: Redis) -> Self {
-        let (site, scoreboard) = (Arc::clone(site), Arc::clone(scoreboard));
-        Self { every: config.heartbeat, site, scoreboard, redis }
+impl InstanceRegistrar {
+    pub(super) fn new(
+        config: &Config,
+        instance_info: &Arc<InstanceIdentity>,
+        scoreboard: &Arc<Scoreboard>,
+        redis: RedisClient,
+    ) -> Self {
+        let (instance_info, scoreboard) = (Arc::clone(instance_info), Arc::clone(scoreboard));
+        Self { interval: config.heartbeat_interval, instance_info, scoreboard, redis }
     }
 
     /// Speaks for the machine whenever this worker is the one to do so; returns only where nobody is to speak.
-    pub(super) async fn speak(self) {
-        let Some(every) = self.every else { return };
+    pub(super) async fn run(self) {
+        let Some(interval) = self.interval else { return };
         let own = proc::pid().as_raw().unsigned_abs();
-        let mut ticks = ticks::every(LOOK.min(every));
-        let mut said: Option<(Instant, Machine)> = None;
-        let mut window = Window::new(FIGURES);
+        let mut ticks = ticks::aligned_interval(CHECK_INTERVAL.min(interval));
+        let mut reported: Option<(Instant, InstanceRecord)> = None;
+        let mut window = RateWindow::new(RATE_WINDOW);
         loop {
             ticks.tick().await;
-            if speaker(&self.scoreboard) != Some(own) {
-                said = None;
-                window = Window::new(FIGURES);
+            if registrar_pid(&self.scoreboard) != Some(own) {
+                reported = None;
+                window = RateWindow::new(RATE_WINDOW);
                 continue;
             }
-            let machine = self.site.machine(&self.scoreboard);
+            let instance = self.instance_info.info(&self.scoreboard);
             let (now, snapshot) = (time::monotonic(), self.scoreboard.snapshot());
             let rates = window.rates(now, &snapshot);
-            window.note(now, &snapshot);
-            if said.as_ref().is_some_and(|(at, last)| *last == machine && at.elapsed() < every) {
+            window.record(now, &snapshot);
+            if reported.as_ref().is_some_and(|(at, last)| *last == instance && at.elapsed() < interval) {
                 continue;
             }
             // How it fares is told with it, and no reason to speak: it changes all the time.
-            let told = http::measured(machine.clone(), &snapshot, &rates);
-            match self.redis.beat(&told, BEATS * every).await {
+            let status = http::with_figures(instance.clone(), &snapshot, &rates);
+            match self.redis.heartbeat(&status, MISSED_HEARTBEATS_MAX * interval).await {
                 Ok(alive) => {
                     tracing::trace!(alive, "heartbeat");
-                    self.scoreboard.set_machines(alive);
-                    said = Some((Instant::now(), machine));
+                    self.scoreboard.set_instance_count(alive);
+                    reported = Some((Instant::now(), instance));
                 }
                 // Said again at the next look: its loss is no event, and Redis away is told elsewhere.
                 Err(error) => tracing::debug!(%error, "no heartbeat: {error}"),
@@ -98,49 +103,49 @@ impl Beacon {
     /// Every worker that ends with the fleet says so: one that was about to speak when the first one said goodbye would
     /// have brought the machine back. Otherwise the machine goes on without this worker, unless it is `orphaned`
     /// meanwhile.
-    pub(super) async fn see_off(
+    pub(super) async fn deregister_after(
         &self,
-        speaking: &AbortHandle,
+        registration: &AbortHandle,
         fleet_ends: bool,
         orphaned: impl Future<Output = ()>,
-        departed: impl Future<Output = ()>,
+        drained: impl Future<Output = ()>,
     ) {
-        let goodbye = async {
-            speaking.abort();
-            self.leave().await;
+        let deregister = async {
+            registration.abort();
+            self.deregister().await;
         };
         if fleet_ends {
-            tokio::join!(departed, goodbye);
+            tokio::join!(drained, deregister);
             return;
         }
         let abandoned = async {
             orphaned.await;
-            goodbye.await;
+            deregister.await;
             std::future::pending().await
         };
         tokio::select! {
-            () = departed => {}
+            () = drained => {}
             () = abandoned => {}
         }
     }
 
-    async fn leave(&self) {
-        if self.every.is_none() {
+    async fn deregister(&self) {
+        if self.interval.is_none() {
             return;
         }
-        let id = self.site.id(&self.scoreboard);
-        let told = async {
-            let mut outcome = self.redis.leave(&id).await;
-            for _ in 1..GOODBYES {
+        let id = self.instance_info.instance_id(&self.scoreboard);
+        let attempts = async {
+            let mut outcome = self.redis.deregister_instance(&id).await;
+            for _ in 1..DEREGISTER_ATTEMPTS {
                 // What a call did that was not answered is unknown, and doing it again does no harm.
-                if outcome != Err(Error::Timeout) {
+                if outcome != Err(RedisError::Timeout) {
                     break;
                 }
-                outcome = self.redis.leave(&id).await;
+                outcome = self.redis.deregister_instance(&id).await;
             }
             outcome
         };
-        match timeout(GOODBYE, told).await {
+        match timeout(DEREGISTER_TIMEOUT, attempts).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "could not leave the fleet: {error}"),
             Err(_) => tracing::debug!("could not leave the fleet in time"),
@@ -149,30 +154,30 @@ impl Beacon {
 }
 
 /// The process that speaks for the machine.
-fn speaker(scoreboard: &Scoreboard) -> Option<u32> {
+fn registrar_pid(scoreboard: &Scoreboard) -> Option<u32> {
     let mut slots = (0..scoreboard.slots()).map(|slot| scoreboard.row(slot).snapshot(slot));
     slots.find(|slot| slot.state == SlotState::Ready).map(|slot| slot.pid())
 }
 
 /// What this worker knows of its machine.
-pub(super) fn site(start: &Start) -> Site {
-    let scaling = start.config.workers.scaling;
+pub(super) fn instance_info(options: &WorkerOptions) -> InstanceIdentity {
+    let scaling = options.config.workers.autoscale;
     let most = scaling.max.filter(|max| scaling.min.is_none_or(|min| min < *max));
-    let listen = bound(&start.listeners.public);
-    let admin = bound(&start.listeners.admin).into_iter().map(|(address, _)| address.to_string());
-    Site {
+    let listen = bound_addresses(&options.listeners.public);
+    let admin = bound_addresses(&options.listeners.admin).into_iter().map(|(address, _)| address.to_string());
+    InstanceIdentity {
         host: proc::hostname(),
-        build: build::own(),
+        build: build::build_version(),
         libraries: fleet::libraries(),
-        cores: cpu::allowed(),
-        most,
-        addresses: addresses(&start.config.advertise, &listen, interface::outward),
-        admin: admin.collect::<Vec<_>>().join(","),
+        cores: cpu::available_cores(),
+        max_workers: most,
+        addresses: advertised_addresses(&options.config.advertise, &listen, interface::outbound_address),
+        admin_addresses: admin.collect::<Vec<_>>().join(","),
     }
 }
 
 /// Where listeners listen, and whether each serves both families.
-fn bound(listeners: &[Listener]) -> Vec<(SocketAddr, bool)> {
+fn bound_addresses(listeners: &[Listener]) -> Vec<(SocketAddr, bool)> {
     listeners.iter().filter_map(|one| Some((one.local_addr().ok()?, one.is_dual_stack()))).collect()
 }
 
@@ -180,19 +185,19 @@ fn bound(listeners: &[Listener]) -> Vec<(SocketAddr, bool)> {
 ///
 /// Who listens on every address of both families is told once, at its IPv4 address if it has one: named twice it would
 /// get twice its share.
-fn addresses(
-    advertised: &[Advertised],
+fn advertised_addresses(
+    advertised: &[AdvertisedAddress],
     listen: &[(SocketAddr, bool)],
-    outward: impl Fn(Family) -> Option<IpAddr>,
+    outward: impl Fn(IpFamily) -> Option<IpAddr>,
 ) -> Vec<String> {
     let Some((first, _)) = listen.first() else { return Vec::new() };
     if !advertised.is_empty() {
-        let shown = |one: &Advertised| format!("{}:{}", one.host, one.port.unwrap_or(first.port()));
+        let shown = |one: &AdvertisedAddress| format!("{}:{}", one.host, one.port.unwrap_or(first.port()));
         return advertised.iter().map(shown).collect();
     }
     let reachable = |(address, dual): &(SocketAddr, bool)| {
-        let family = if address.is_ipv6() { Family::V6 } else { Family::V4 };
-        let four = || if *dual { outward(Family::V4) } else { None };
+        let family = if address.is_ipv6() { IpFamily::V6 } else { IpFamily::V4 };
+        let four = || if *dual { outward(IpFamily::V4) } else { None };
         let ip =
             Some(address.ip()).filter(|ip| !ip.is_unspecified()).or_else(four).or_else(|| outward(family));
         // A family in which nobody reaches this machine is no address.
@@ -208,38 +213,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn others_are_told_what_they_can_reach() {
-        let outward = |family| (family == Family::V4).then(|| "10.0.0.5".parse().unwrap());
+    fn others_learn_what_they_can_reach() {
+        let outward = |family| (family == IpFamily::V4).then(|| "10.0.0.5".parse().unwrap());
         let listen =
             |texts: &[&str]| texts.iter().map(|text| (text.parse().unwrap(), false)).collect::<Vec<_>>();
-        let told = |texts: &[&str]| addresses(&[], &listen(texts), outward);
-        assert_eq!(told(&["0.0.0.0:3000", "[::]:3000"]), ["10.0.0.5:3000"]);
-        assert_eq!(told(&["127.0.0.1:80", "[2001:db8::1]:81"]), ["127.0.0.1:80", "[2001:db8::1]:81"]);
+        let advertised = |texts: &[&str]| advertised_addresses(&[], &listen(texts), outward);
+        assert_eq!(advertised(&["0.0.0.0:3000", "[::]:3000"]), ["10.0.0.5:3000"]);
+        assert_eq!(advertised(&["127.0.0.1:80", "[2001:db8::1]:81"]), ["127.0.0.1:80", "[2001:db8::1]:81"]);
         let dual = [("[::]:3000".parse().unwrap(), true)];
-        assert_eq!(addresses(&[], &dual, outward), ["10.0.0.5:3000"]);
-        let six = |family| (family == Family::V6).then(|| "fd00::5".parse().unwrap());
-        assert_eq!(addresses(&[], &dual, six), ["[fd00::5]:3000"]);
+        assert_eq!(advertised_addresses(&[], &dual, outward), ["10.0.0.5:3000"]);
+        let six = |family| (family == IpFamily::V6).then(|| "fd00::5".parse().unwrap());
+        assert_eq!(advertised_addresses(&[], &dual, six), ["[fd00::5]:3000"]);
         let named = [
-            Advertised { host: "web-1".into(), port: None },
-            Advertised { host: "[2001:db8::1]".into(), port: Some(9) },
+            AdvertisedAddress { host: "web-1".into(), port: None },
+            AdvertisedAddress { host: "[2001:db8::1]".into(), port: Some(9) },
         ];
-        assert_eq!(addresses(&named, &listen(&["0.0.0.0:3000"]), outward), ["web-1:3000", "[2001:db8::1]:9"]);
+        assert_eq!(
+            advertised_addresses(&named, &listen(&["0.0.0.0:3000"]), outward),
+            ["web-1:3000", "[2001:db8::1]:9"]
+        );
     }
 
     #[test]
-    fn the_ready_worker_of_the_lowest_slot_speaks() {
+    fn the_ready_worker_of_the_lowest_slot_registers() {
         let table = Scoreboard::create(NonZeroUsize::new(4).unwrap(), 1, 0).unwrap();
         table.set_slots(3);
-        assert_eq!(speaker(&table), None);
+        assert_eq!(registrar_pid(&table), None);
         for (slot, pid) in [(0, 10), (1, 11), (2, 12)] {
-            table.cell(slot, 0).prepare(1, 0);
-            table.cell(slot, 0).seated(pid);
+            table.cell(slot, 0).reset(1, 0);
+            table.cell(slot, 0).set_pid(pid);
             table.row(slot).set_state(SlotState::Ready, Some(0));
         }
-        assert_eq!(speaker(&table), Some(10));
+        assert_eq!(registrar_pid(&table), Some(10));
         table.row(0).set_state(SlotState::BackedOff, Some(0));
-        assert_eq!(speaker(&table), Some(11));
+        assert_eq!(registrar_pid(&table), Some(11));
         table.row(1).set_state(SlotState::Draining, Some(0));
-        assert_eq!(speaker(&table), Some(12));
+        assert_eq!(registrar_pid(&table), Some(12));
     }
 }

@@ -7,91 +7,92 @@ use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio::time::timeout_at;
 
-use crate::config::schema::Drain;
-use crate::http::Phase;
-use crate::listener::Owner;
+use crate::config::schema::DrainConfig;
+use crate::http::DrainState;
+use crate::listener::SocketOwner;
 use crate::sys::socket;
-use crate::task::Tasks;
-use crate::worker::accept::Answer;
-use crate::worker::accept::Door;
-use crate::worker::accept::Hall;
-use crate::worker::connection::Order;
-use crate::worker::passed::accept_at;
+use crate::task::TaskQueue;
+use crate::worker::accept::Acceptor;
+use crate::worker::accept::ConnectionServer;
+use crate::worker::accept::RequestHandler;
+use crate::worker::connection::ConnectionCommand;
+use crate::worker::passed::spawn_acceptors;
 
 /// How long a listener must have had nothing to give before it is closed: handshakes under way need a round trip.
-const QUIET: Duration = Duration::from_millis(50);
+const QUEUE_QUIET: Duration = Duration::from_millis(50);
 
 /// The same for a seat that closes while the fleet goes on. Nobody waits for it, so even a client on another continent,
 /// or one whose last packet was lost and is sent again, ends its handshake.
-const SETTLED: Duration = Duration::from_secs(1);
+const QUEUE_QUIET_RETIRING: Duration = Duration::from_secs(1);
 
 /// Time within which another order to leave is the same order: a service manager that signals every process of its
 /// unit tells a worker beside its supervisor, which tells it too.
-const SAME_ORDER: Duration = Duration::from_secs(1);
+const SAME_ORDER_WINDOW: Duration = Duration::from_secs(1);
 
 /// Why a worker leaves, and with it what becomes of its seat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leave {
+pub(super) enum DrainKind {
     /// The fleet ends, and with it the slot: its queue must run dry and its listeners close.
     Stop,
     /// The slot ends and the fleet goes on: new connections meet other slots already; the queue must run dry and the
     /// listeners close, and the supervisor is told when they have.
-    Close,
+    RetireSlot,
     /// A successor sits here, or will at once: listeners and queue are the successor's, and must not be touched.
-    Pass,
+    HandOver,
     /// The supervisor is gone, and with it the fleet.
     Orphaned,
 }
 
-impl Leave {
+impl DrainKind {
     /// Whether the seat ends with this worker.
-    fn closes(self) -> bool {
-        matches!(self, Self::Stop | Self::Close | Self::Orphaned)
+    fn closes_listeners(self) -> bool {
+        matches!(self, Self::Stop | Self::RetireSlot | Self::Orphaned)
     }
 }
 
 /// Deadlines of one leaving.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Schedule {
+pub(super) struct DrainPlan {
     /// Why.
-    pub(super) leave: Leave,
+    pub(super) kind: DrainKind,
     grace: Duration,
     quiet: Duration,
-    idle: Duration,
+    idle_grace: Duration,
     /// When whatever still runs is cut.
-    cut_at: Instant,
+    abort_at: Instant,
 }
 
-impl Schedule {
+impl DrainPlan {
     /// As configured, for a worker that was told.
-    pub(super) fn new(leave: Leave, drain: &Drain, now: Instant) -> Self {
-        let cut_at = now + drain.timeout;
-        let gentle = Self { leave, grace: Duration::ZERO, quiet: QUIET, idle: drain.idle, cut_at };
-        match leave {
-            Leave::Stop => Self { grace: drain.grace, ..gentle },
-            Leave::Close => Self { quiet: SETTLED, ..gentle },
-            Leave::Pass => gentle,
-            Leave::Orphaned => gentle.of_orphan(),
+    pub(super) fn new(kind: DrainKind, drain: &DrainConfig, now: Instant) -> Self {
+        let abort_at = now + drain.timeout;
+        let gentle =
+            Self { kind, grace: Duration::ZERO, quiet: QUEUE_QUIET, idle_grace: drain.idle_grace, abort_at };
+        match kind {
+            DrainKind::Stop => Self { grace: drain.grace, ..gentle },
+            DrainKind::RetireSlot => Self { quiet: QUEUE_QUIET_RETIRING, ..gentle },
+            DrainKind::HandOver => gentle,
+            DrainKind::Orphaned => gentle.for_orphan(),
         }
     }
 
     /// For a worker whose supervisor is gone: the next fleet needs its port at once, and its clients nothing less than
     /// they would have got.
-    pub(super) fn of_orphan(self) -> Self {
-        Self { leave: Leave::Orphaned, grace: Duration::ZERO, quiet: QUIET, ..self }
+    pub(super) fn for_orphan(self) -> Self {
+        Self { kind: DrainKind::Orphaned, grace: Duration::ZERO, quiet: QUEUE_QUIET, ..self }
     }
 }
 
 /// Waits for an order to leave that is not the first one said twice; `cut_now` says whether the supervisor means it so.
 ///
 /// The kernel keeps one signal of a kind: a worker that had no time for the first order finds both as one.
-pub(super) async fn told_again(leave: &mut Signal, cut_now: impl Fn() -> bool) {
-    if cut_now() {
+pub(super) async fn second_order(terminate: &mut Signal, abort_now: impl Fn() -> bool) {
+    if abort_now() {
         return;
     }
     let first = Instant::now();
-    while leave.recv().await.is_some() {
-        if cut_now() || first.elapsed() > SAME_ORDER {
+    while terminate.recv().await.is_some() {
+        if abort_now() || first.elapsed() > SAME_ORDER_WINDOW {
             return;
         }
     }
@@ -102,42 +103,43 @@ pub(super) async fn told_again(leave: &mut Signal, cut_now: impl Fn() -> bool) {
 ///
 /// New connections are ignored by the kernel from the end of the grace on; what it had already taken is accepted. A
 /// seat that is passed on is left as it is, and so is a queue that systemd owns.
-pub(super) async fn close<A: Answer>(doors: &[Door<A>], schedule: &Schedule) {
+pub(super) async fn close_listeners<A: RequestHandler>(acceptors: &[Acceptor<A>], plan: &DrainPlan) {
     // Others take what is there; but there may be none that does, and nothing is left to chance.
-    doors.iter().for_each(|door| _ = door.take_queued());
-    if !schedule.leave.closes() {
+    acceptors.iter().for_each(|acceptor| _ = acceptor.accept_transferred_backlog());
+    if !plan.kind.closes_listeners() {
         return;
     }
-    let accepting = accept_at(doors);
-    sleep(schedule.grace).await;
-    let fleet_ends = schedule.leave != Leave::Close;
-    let shared = doors.iter().filter(|_| fleet_ends).find(|door| door.balance.is_some());
-    let doors: Vec<_> = doors.iter().filter(|door| door.owner == Owner::Slot).collect();
-    for door in &doors {
-        if let Err(error) = socket::refuse_new(&door.listener) {
+    let accepting = spawn_acceptors(acceptors);
+    sleep(plan.grace).await;
+    let fleet_ends = plan.kind != DrainKind::RetireSlot;
+    let shared = acceptors.iter().filter(|_| fleet_ends).find(|acceptor| acceptor.balancer.is_some());
+    let owned_acceptors: Vec<_> =
+        acceptors.iter().filter(|acceptor| acceptor.owner == SocketOwner::Slot).collect();
+    for acceptor in &owned_acceptors {
+        if let Err(error) = socket::drop_new_connections(&acceptor.listener) {
             tracing::warn!(%error, "cannot keep new connections off a closing listener");
         }
     }
     drop(accepting);
-    let quiet_by = schedule.cut_at.min(Instant::now() + 4 * schedule.quiet);
+    let quiet_by = plan.abort_at.min(Instant::now() + 4 * plan.quiet);
     let mut quiet_since = Instant::now();
-    while (!doors.is_empty() || shared.is_some())
-        && quiet_since.elapsed() < schedule.quiet
+    while (!owned_acceptors.is_empty() || shared.is_some())
+        && quiet_since.elapsed() < plan.quiet
         && Instant::now() < quiet_by
     {
-        let mut any = shared.is_some_and(Door::take_queued);
-        for door in &doors {
-            any |= door.accept_queued();
+        let mut any = shared.is_some_and(Acceptor::accept_transferred_backlog);
+        for acceptor in &owned_acceptors {
+            any |= acceptor.accept_backlog();
         }
         if any {
             quiet_since = Instant::now();
         }
-        sleep(QUIET / 10).await;
+        sleep(QUEUE_QUIET / 10).await;
     }
-    for door in &doors {
+    for acceptor in &owned_acceptors {
         // The pause since the last look, and a door before this one, left time for another to come.
-        door.accept_queued();
-        if let Err(error) = socket::stop_listening(&door.listener) {
+        acceptor.accept_backlog();
+        if let Err(error) = socket::shut_down_listener(&acceptor.listener) {
             tracing::debug!(%error, "listener was closed already");
         }
     }
@@ -146,30 +148,34 @@ pub(super) async fn close<A: Answer>(doors: &[Door<A>], schedule: &Schedule) {
 /// Ends at once: the listeners of a fleet that ends, and every connection; returns how many there were.
 ///
 /// A seat that closes while the fleet goes on is not closed: its queue is left to a successor.
-pub(super) async fn cut<A: Answer>(hall: &Hall, doors: &[Door<A>], schedule: &Schedule) -> usize {
-    if schedule.leave == Leave::Stop {
-        for door in doors.iter().filter(|door| door.owner == Owner::Slot) {
-            let _ = socket::stop_listening(&door.listener);
+pub(super) async fn abort<A: RequestHandler>(
+    server: &ConnectionServer,
+    acceptors: &[Acceptor<A>],
+    plan: &DrainPlan,
+) -> usize {
+    if plan.kind == DrainKind::Stop {
+        for acceptor in acceptors.iter().filter(|door| door.owner == SocketOwner::Slot) {
+            let _ = socket::shut_down_listener(&acceptor.listener);
         }
     }
-    cut_all(hall).await
+    abort_connections(server).await
 }
 
-async fn cut_all(hall: &Hall) -> usize {
-    let cut = hall.connections.cut_all();
-    sleep(QUIET).await;
-    cut
+async fn abort_connections(server: &ConnectionServer) -> usize {
+    let aborted = server.connections.abort_all();
+    sleep(QUEUE_QUIET).await;
+    aborted
 }
 
 /// Ends streams once new connections go elsewhere.
-pub(super) async fn end_streams(phase: &Phase, schedule: &Schedule) {
-    sleep(schedule.grace).await;
-    phase.end_streams();
+pub(super) async fn end_streams(phase: &DrainState, plan: &DrainPlan) {
+    sleep(plan.grace).await;
+    phase.close_streams();
 }
 
 /// Waits for the tasks that run; what has not ended by the deadline is for another worker.
-pub(super) async fn work(tasks: &Tasks, schedule: &Schedule) {
-    if timeout_at(schedule.cut_at, tasks.leave()).await.is_err() {
+pub(super) async fn wait_for_tasks(tasks: &TaskQueue, plan: &DrainPlan) {
+    if timeout_at(plan.abort_at, tasks.drain()).await.is_err() {
         tracing::info!("gives back the tasks that still run");
     }
 }
@@ -177,16 +183,16 @@ pub(super) async fn work(tasks: &Tasks, schedule: &Schedule) {
 /// Waits for the open connections; returns how many had to be cut.
 ///
 /// Idle ones stay open for a while, so that a request its client has already sent is answered, not reset.
-pub(super) async fn finish(hall: &Hall, schedule: &Schedule) -> usize {
-    let idle_until = schedule.cut_at.min(Instant::now() + schedule.idle);
-    if timeout_at(idle_until, hall.connections.empty()).await.is_ok() {
+pub(super) async fn wait_for_connections(server: &ConnectionServer, plan: &DrainPlan) -> usize {
+    let idle_until = plan.abort_at.min(Instant::now() + plan.idle_grace);
+    if timeout_at(idle_until, server.connections.wait_until_empty()).await.is_ok() {
         return 0;
     }
-    hall.connections.tell_all(Order::Finish);
-    if timeout_at(schedule.cut_at, hall.connections.empty()).await.is_ok() {
+    server.connections.send_all(ConnectionCommand::CloseWhenIdle);
+    if timeout_at(plan.abort_at, server.connections.wait_until_empty()).await.is_ok() {
         return 0;
     }
-    cut_all(hall).await
+    abort_connections(server).await
 }
 
 #[cfg(test)]
@@ -198,12 +204,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_order_to_cut_needs_no_signal_of_its_own() {
-        let mut leave = signal(SignalKind::window_change()).unwrap();
-        let waited = async |leave: &mut Signal, cut: bool| {
-            timeout(Duration::from_millis(50), told_again(leave, || cut)).await.is_ok()
+    async fn an_order_to_abort_needs_no_signal_of_its_own() {
+        let mut terminate = signal(SignalKind::window_change()).unwrap();
+        let waited = async |terminate: &mut Signal, abort: bool| {
+            timeout(Duration::from_millis(50), second_order(terminate, || abort)).await.is_ok()
         };
-        assert!(waited(&mut leave, true).await, "both came as one");
-        assert!(!waited(&mut leave, false).await);
+        assert!(waited(&mut terminate, true).await, "both came as one");
+        assert!(!waited(&mut terminate, false).await);
     }
 }

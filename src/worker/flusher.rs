@@ -7,68 +7,68 @@ use tokio::time::Instant;
 use tokio::time::sleep_until;
 use tokio::time::timeout;
 
-use crate::counter::batched::Batches;
-use crate::counter::batched::GATHER;
+use crate::counter::batched::BatchedCounters;
+use crate::counter::batched::FLUSH_DELAY;
 use crate::redis;
-use crate::redis::Redis;
+use crate::redis::RedisClient;
 use crate::sys::time;
-use crate::worker::Start;
+use crate::worker::WorkerOptions;
 use crate::worker::ticks;
 
 /// How often is looked for what dead workers left, beside the first moment.
-const LOOK: Duration = time::TICK.saturating_mul(10);
+const ORPHAN_CHECK_INTERVAL: Duration = time::TICK.saturating_mul(10);
 
 /// Pause after a batch that Redis did not take.
-const RETRY: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// How long a worker that leaves may take for its last batches; where it has successors they send the rest.
-const LAST: Duration = Duration::from_millis(500);
+const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The worker's batched counters.
-pub(super) fn batches(start: &Start, redis: &Redis) -> Arc<Batches> {
-    let (table, prefix) = (Arc::clone(&start.scoreboard), start.config.redis.prefix.as_str());
-    Arc::new(Batches::new(table, redis.clone(), prefix, start.slot, start.cell))
+pub(super) fn build(options: &WorkerOptions, redis: &RedisClient) -> Arc<BatchedCounters> {
+    let (table, prefix) = (Arc::clone(&options.scoreboard), options.config.redis.prefix.as_str());
+    Arc::new(BatchedCounters::new(table, redis.clone(), prefix, options.slot, options.cell))
 }
 
 /// Sends for ever.
-pub(super) async fn flush(batches: Arc<Batches>) {
-    let mut looks = ticks::every(LOOK);
-    look(&batches).await;
+pub(super) async fn run(batches: Arc<BatchedCounters>) {
+    let mut orphan_checks = ticks::aligned_interval(ORPHAN_CHECK_INTERVAL);
+    flush_orphans(&batches).await;
     let mut not_before = Instant::now();
     loop {
         let due = batches.oldest_ms().map(|since| {
             let age = Duration::from_millis(now_ms().saturating_sub(since));
-            (Instant::now() + GATHER.saturating_sub(age)).max(not_before)
+            (Instant::now() + FLUSH_DELAY.saturating_sub(age)).max(not_before)
         });
         tokio::select! {
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                if failed(&batches.flush(now_ms()).await) {
-                    not_before = Instant::now() + RETRY;
+                if log_failure(&batches.flush(now_ms()).await) {
+                    not_before = Instant::now() + RETRY_DELAY;
                 }
             }
-            () = batches.begun(), if due.is_none() => {}
-            _ = looks.tick() => {
-                look(&batches).await;
+            () = batches.first_increment(), if due.is_none() => {}
+            _ = orphan_checks.tick() => {
+                flush_orphans(&batches).await;
             }
         }
     }
 }
 
 /// Takes a journal if this worker has none, and sends what dead workers left.
-async fn look(batches: &Batches) {
-    batches.seat();
-    failed(&batches.flush_orphans().await);
+async fn flush_orphans(batches: &BatchedCounters) {
+    batches.acquire_journal();
+    log_failure(&batches.flush_abandoned().await);
 }
 
 /// The worker has nothing else to do any more: sends what is there and gives the journal back.
-pub(super) async fn finish(batches: &Batches) {
+pub(super) async fn flush_remaining(batches: &BatchedCounters) {
     let all = async {
         // At most two: a batch that was on its way, and what came after it.
         while batches.flush(now_ms()).await? {}
-        batches.flush_orphans().await
+        batches.flush_abandoned().await
     };
-    let sent: Result<Result<(), redis::Error>, _> = timeout(LAST, all).await;
-    let left = batches.weight();
+    let sent: Result<Result<(), redis::RedisError>, _> = timeout(FINAL_FLUSH_TIMEOUT, all).await;
+    let left = batches.pending_total();
     if left > 0 {
         let cause = match sent {
             Ok(Err(error)) => error.to_string(),
@@ -76,10 +76,10 @@ pub(super) async fn finish(batches: &Batches) {
         };
         tracing::warn!(additions = left, %cause, "leaving {left} additions to counters to the fleet's other workers: {cause}");
     }
-    batches.leave();
+    batches.release_journal();
 }
 
-fn failed<T>(sent: &Result<T, redis::Error>) -> bool {
+fn log_failure<T>(sent: &Result<T, redis::RedisError>) -> bool {
     if let Err(error) = sent {
         tracing::debug!(%error, "additions to counters wait: {error}");
     }

@@ -18,79 +18,79 @@ use tokio::time::interval;
 
 use crate::sys::fd;
 use crate::sys::fd::Interest;
-use crate::worker::connection::Entry;
+use crate::worker::connection::ConnectionGuard;
 use crate::worker::connection::TICK;
 
 /// How long a handler may take for a client that has ended its side, and a response may pause.
-const QUIET: Duration = Duration::from_secs(30);
+const QUIET_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a stream gives a sign of life.
-const SIGN: Duration = Duration::from_secs(1);
+const SIGN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Looks again and again whether the client is gone: nothing that can be read tells that any more.
 #[derive(Debug)]
 pub(super) struct HalfClosed {
-    looks: Interval,
+    checks: Interval,
     /// Tick of the last byte that was sent.
-    sent: u64,
+    sent_at: u64,
     /// Tick in which an answer was last awaited.
-    awaited: u64,
+    awaited_at: u64,
     /// Tick in which streams were last asked for a sign; none yet.
-    signed: Option<u64>,
+    signed_at: Option<u64>,
 }
 
 impl HalfClosed {
     pub(super) fn new(tick: u64) -> Self {
-        let mut looks = interval(TICK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { looks, sent: tick, awaited: tick, signed: None }
+        let mut checks = interval(TICK);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { checks, sent_at: tick, awaited_at: tick, signed_at: None }
     }
 
     /// Bytes went to the client.
-    pub(super) fn sent(&mut self, tick: u64) {
-        self.sent = tick;
+    pub(super) fn record_sent(&mut self, tick: u64) {
+        self.sent_at = tick;
     }
 
     /// It waits for an answer.
-    pub(super) fn awaits(&mut self, tick: u64) {
-        self.awaited = tick;
+    pub(super) fn record_awaiting(&mut self, tick: u64) {
+        self.awaited_at = tick;
     }
 
     /// Whether no answer is awaited and nothing was sent since the last look.
-    pub(super) fn is_settled(&self, tick: u64) -> bool {
-        tick > self.sent.max(self.awaited) + 1
+    pub(super) fn is_quiet(&self, tick: u64) -> bool {
+        tick > self.sent_at.max(self.awaited_at) + 1
     }
 
     /// Waits until the client is gone, or has to be taken for gone.
     pub(super) fn poll_gone(
         &mut self,
         stream: &TcpStream,
-        entry: &Entry,
+        guard: &ConnectionGuard,
         context: &mut Context<'_>,
     ) -> Poll<io::Error> {
         loop {
-            ready!(self.looks.poll_tick(context));
-            let tick = entry.tick();
-            let found = fd::wait(&[(stream.as_fd(), Interest::Nothing)], Some(Duration::ZERO));
+            ready!(self.checks.poll_tick(context));
+            let tick = guard.tick();
+            let found = fd::poll(&[(stream.as_fd(), Interest::Nothing)], Some(Duration::ZERO));
             match found {
                 Err(error) => return Poll::Ready(error),
                 Ok(found) if found.iter().any(|ready| ready.gone) => {
                     return Poll::Ready(io::ErrorKind::ConnectionReset.into());
                 }
-                Ok(_) if has_passed(QUIET, self.sent, tick) => {
+                Ok(_) if has_elapsed(QUIET_TIMEOUT, self.sent_at, tick) => {
                     return Poll::Ready(io::ErrorKind::TimedOut.into());
                 }
                 Ok(_) => {}
             }
-            if self.signed.is_none_or(|signed| has_passed(SIGN, signed, tick)) {
-                self.signed = Some(tick);
-                entry.connection.ask_for_signs();
+            if self.signed_at.is_none_or(|signed| has_elapsed(SIGN_INTERVAL, signed, tick)) {
+                self.signed_at = Some(tick);
+                guard.state.request_signs_of_life();
             }
         }
     }
 }
 
-fn has_passed(time: Duration, since: u64, tick: u64) -> bool {
+fn has_elapsed(time: Duration, since: u64, tick: u64) -> bool {
     u128::from(tick.saturating_sub(since)) * TICK.as_millis() > time.as_millis()
 }
 
@@ -100,6 +100,10 @@ mod tests {
 
     #[test]
     fn half_a_minute_without_a_byte_is_too_long() {
-        assert!(!has_passed(QUIET, 7, 7 + 300) && has_passed(QUIET, 7, 7 + 301) && !has_passed(QUIET, 7, 0));
+        assert!(
+            !has_elapsed(QUIET_TIMEOUT, 7, 7 + 300)
+                && has_elapsed(QUIET_TIMEOUT, 7, 7 + 301)
+                && !has_elapsed(QUIET_TIMEOUT, 7, 0)
+        );
     }
 }

@@ -9,86 +9,86 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::runtime::RuntimeMetrics;
 
-use crate::broadcast::Hub;
-use crate::redis::Health;
-use crate::redis::Redis;
+use crate::broadcast::BroadcastHub;
+use crate::redis::RedisClient;
+use crate::redis::RedisStatus;
 use crate::scoreboard::Scoreboard;
-use crate::scoreboard::cell::Cell;
+use crate::scoreboard::cell::WorkerCell;
 use crate::sys::proc;
 use crate::sys::time;
-use crate::worker::Start;
+use crate::worker::WorkerOptions;
 use crate::worker::ticks;
 
 /// Time between two beats, in ticks: 640 ms. Without one for a second a worker gets no new connections.
-pub(super) const BEAT: u32 = 10;
+pub(super) const HEARTBEAT_TICKS: u32 = 10;
 
 /// Beats between two looks at the memory.
 const MEMORY_EVERY: u32 = 4;
 
 /// What a worker writes into its cell from time to time.
-pub(super) struct Heartbeat {
+pub(super) struct HeartbeatWriter {
     scoreboard: Arc<Scoreboard>,
     slot: usize,
     cell: usize,
-    redis: Redis,
-    broadcasts: Hub,
-    memory: u64,
+    redis: RedisClient,
+    broadcasts: BroadcastHub,
+    memory_bytes: u64,
     /// How often the breakers had opened, and what broadcasts had done, when it was last written.
-    opened: [u64; 2],
-    broadcast: [u64; 5],
+    breaker_opens: [u64; 2],
+    broadcast_totals: [u64; 5],
     absences: [u64; 2],
 }
 
-impl Heartbeat {
-    pub(super) fn new(start: &Start, redis: &Redis, broadcasts: &Hub) -> Self {
+impl HeartbeatWriter {
+    pub(super) fn new(options: &WorkerOptions, redis: &RedisClient, broadcasts: &BroadcastHub) -> Self {
         Self {
-            scoreboard: Arc::clone(&start.scoreboard),
-            slot: start.slot,
-            cell: start.cell,
+            scoreboard: Arc::clone(&options.scoreboard),
+            slot: options.slot,
+            cell: options.cell,
             redis: redis.clone(),
             broadcasts: broadcasts.clone(),
-            memory: 0,
-            opened: [0; 2],
-            broadcast: [0; 5],
+            memory_bytes: 0,
+            breaker_opens: [0; 2],
+            broadcast_totals: [0; 5],
             absences: [0; 2],
         }
     }
 
     /// Beats as long as `life` goes on. Must be awaited in the root future, and never in a task.
-    pub(super) async fn beside<T>(self, life: impl Future<Output = T>) -> T {
+    pub(super) async fn run_beside<T>(self, life: impl Future<Output = T>) -> T {
         tokio::select! {
             biased;
-            never = self.beat() => match never {},
+            never = self.run() => match never {},
             outcome = life => outcome,
         }
     }
 
-    async fn beat(mut self) -> Infallible {
-        let mut ticks = ticks::every(BEAT * time::TICK);
+    async fn run(mut self) -> Infallible {
+        let mut ticks = ticks::aligned_interval(HEARTBEAT_TICKS * time::TICK);
         let runtime = Handle::current().metrics();
         let mut count = 0_u32;
         loop {
             if count.is_multiple_of(MEMORY_EVERY) {
-                self.memory = proc::anonymous_memory().unwrap_or(self.memory);
+                self.memory_bytes = proc::anonymous_memory().unwrap_or(self.memory_bytes);
             }
             count = count.wrapping_add(1);
-            self.write(&runtime);
+            self.record(&runtime);
             ticks.tick().await;
         }
     }
 
-    fn write(&mut self, runtime: &RuntimeMetrics) {
+    fn record(&mut self, runtime: &RuntimeMetrics) {
         let cell = self.scoreboard.cell(self.slot, self.cell);
-        note_redis(&self.scoreboard, self.slot, self.cell, &self.redis);
-        self.opened = note_lanes(cell, &self.redis, self.opened);
-        self.broadcast = note_broadcasts(cell, &self.broadcasts, self.broadcast);
-        let absences = self.redis.absences();
+        record_redis(&self.scoreboard, self.slot, self.cell, &self.redis);
+        self.breaker_opens = record_breakers(cell, &self.redis, self.breaker_opens);
+        self.broadcast_totals = record_broadcasts(cell, &self.broadcasts, self.broadcast_totals);
+        let absences = self.redis.outage_stats();
         let now = [absences.silences, absences.waited];
         let before = std::mem::replace(&mut self.absences, now);
         cell.add_redis_absences(std::array::from_fn(|index| now[index].saturating_sub(before[index])));
         let now_ms = u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX);
-        let cpu_us = u64::try_from(time::cpu().as_micros()).unwrap_or(u64::MAX);
-        cell.beat(now_ms, self.memory, cpu_us, busy_us(runtime));
+        let cpu_us = u64::try_from(time::cpu_time().as_micros()).unwrap_or(u64::MAX);
+        cell.record_heartbeat(now_ms, self.memory_bytes, cpu_us, busy_us(runtime));
     }
 }
 
@@ -98,28 +98,28 @@ fn busy_us(runtime: &RuntimeMetrics) -> u64 {
 }
 
 /// Writes where the breakers stand, and what has been added to how often they `opened`; returns that.
-fn note_lanes(cell: Cell<'_>, redis: &Redis, opened: [u64; 2]) -> [u64; 2] {
-    let lanes = redis.lanes();
-    let now = [lanes.reads.opened, lanes.writes.opened];
+fn record_breakers(cell: WorkerCell<'_>, redis: &RedisClient, opened: [u64; 2]) -> [u64; 2] {
+    let lanes = redis.breaker_states();
+    let now = [lanes.reads.open_count, lanes.writes.open_count];
     let more = [now[0].saturating_sub(opened[0]), now[1].saturating_sub(opened[1])];
-    cell.set_redis_lanes([lanes.reads.position, lanes.writes.position], more);
+    cell.set_breakers([lanes.reads.state, lanes.writes.state], more);
     now
 }
 
 /// Writes who subscribes, and what broadcasts did beside what was `told`; returns that.
-fn note_broadcasts(cell: Cell<'_>, broadcasts: &Hub, told: [u64; 5]) -> [u64; 5] {
-    let figures = broadcasts.figures();
+fn record_broadcasts(cell: WorkerCell<'_>, broadcasts: &BroadcastHub, reported: [u64; 5]) -> [u64; 5] {
+    let figures = broadcasts.totals();
     cell.set_subscribers(figures.subscribers);
-    let now = [figures.published, figures.delivered, figures.gaps, figures.gaps_read, figures.slow];
-    cell.add_broadcasts(std::array::from_fn(|index| now[index].saturating_sub(told[index])));
+    let now = [figures.published, figures.delivered, figures.gaps, figures.catch_up_reads, figures.lagged];
+    cell.add_broadcast_totals(std::array::from_fn(|index| now[index].saturating_sub(reported[index])));
     now
 }
 
 /// Writes whether Redis is there, and once for the fleet that it was reached.
-pub(super) fn note_redis(scoreboard: &Scoreboard, slot: usize, cell: usize, redis: &Redis) {
-    let up = matches!(redis.health(), Health::Up);
+pub(super) fn record_redis(scoreboard: &Scoreboard, slot: usize, cell: usize, redis: &RedisClient) {
+    let up = matches!(redis.status(), RedisStatus::Up);
     scoreboard.cell(slot, cell).set_redis_up(up);
-    if up && !scoreboard.redis_reached() {
-        scoreboard.set_redis_reached();
+    if up && !scoreboard.redis_ever_connected() {
+        scoreboard.set_redis_ever_connected();
     }
 }

@@ -5,44 +5,44 @@ use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 
-use crate::redis::Findings;
-use crate::redis::Redis;
+use crate::redis::RedisClient;
+use crate::redis::ServerWarnings;
 use crate::scoreboard::Scoreboard;
 
 /// The slot whose worker looks: the first is there as long as the fleet is.
 pub(super) const SLOT: usize = 0;
 
 /// How often it looks; while Redis has not been asked yet, more often.
-const EVERY: Duration = Duration::from_secs(60);
-const UNTIL_FIRST: Duration = Duration::from_millis(500);
+const INSPECT_INTERVAL: Duration = Duration::from_secs(60);
+const FIRST_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// How often it looks how full Redis is: what strangers may add in this time is a small part of what is kept free.
-const MEMORY_EVERY: Duration = Duration::from_secs(3);
+const MEMORY_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Looks for ever how full Redis is; every worker of the machine reads it from the table.
-pub(super) async fn watch_memory(scoreboard: Arc<Scoreboard>, redis: Redis) {
-    let mut ticks = tokio::time::interval(MEMORY_EVERY);
+pub(super) async fn watch_memory(scoreboard: Arc<Scoreboard>, redis: RedisClient) {
+    let mut ticks = tokio::time::interval(MEMORY_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         if let Ok(Some(memory)) = redis.memory().await {
-            scoreboard.set_redis_permille(memory.permille());
+            scoreboard.set_redis_memory_permille(memory.permille());
         }
     }
 }
 
 /// Looks for ever.
-pub(super) async fn inspect(scoreboard: Arc<Scoreboard>, redis: Redis) {
+pub(super) async fn run(scoreboard: Arc<Scoreboard>, redis: RedisClient) {
     let known = loop {
         match redis.inspect().await {
             Ok(found) => break found,
-            Err(_) => tokio::time::sleep(UNTIL_FIRST).await,
+            Err(_) => tokio::time::sleep(FIRST_RETRY_DELAY).await,
         }
     };
-    tell(&scoreboard, Findings::default(), known);
+    log_changes(&scoreboard, ServerWarnings::default(), known);
     let mut known = known;
-    let mut rights = redis.news_rights();
-    let mut ticks = tokio::time::interval(EVERY);
+    let mut rights = redis.notification_warning_changes();
+    let mut ticks = tokio::time::interval(INSPECT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     loop {
@@ -54,14 +54,14 @@ pub(super) async fn inspect(scoreboard: Arc<Scoreboard>, redis: Redis) {
         }
         // A Redis that is away is told of elsewhere.
         if let Ok(found) = redis.inspect().await {
-            tell(&scoreboard, known, found);
+            log_changes(&scoreboard, known, found);
             known = found;
         }
     }
 }
 
 /// Logs what is new and what is mended.
-fn tell(scoreboard: &Scoreboard, known: Findings, found: Findings) {
+fn log_changes(scoreboard: &Scoreboard, known: ServerWarnings, found: ServerWarnings) {
     scoreboard.set_redis_findings(found.bits());
     for finding in found.iter().filter(|finding| !known.contains(*finding)) {
         let advice = finding.advice();

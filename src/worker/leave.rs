@@ -8,29 +8,29 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::time::Instant;
 use tokio::time::sleep;
 
-use crate::http::Face;
-use crate::http::Phase;
-use crate::scoreboard::cell::Cell;
-use crate::scoreboard::cell::Order;
+use crate::http::DrainState;
+use crate::http::HttpService;
+use crate::scoreboard::cell::DrainOrder;
+use crate::scoreboard::cell::WorkerCell;
 use crate::sys::orphan;
-use crate::task::Tasks;
-use crate::worker::accept::Door;
-use crate::worker::accept::Hall;
+use crate::task::TaskQueue;
+use crate::worker::accept::Acceptor;
+use crate::worker::accept::ConnectionServer;
 use crate::worker::drain;
-use crate::worker::drain::Leave;
-use crate::worker::drain::Schedule;
+use crate::worker::drain::DrainKind;
+use crate::worker::drain::DrainPlan;
 
 /// Time from the drain's deadline to the end of an orphan that does not end by itself.
 pub(super) const ORPHAN_MARGIN: Duration = Duration::from_secs(2);
 
 /// Says to all who ask that this worker leaves, and with it the fleet if that ends.
-pub(super) fn begin(phase: &Phase, fleet_ends: bool) {
-    if fleet_ends { phase.begin_stop() } else { phase.begin_drain() }
+pub(super) fn announce(phase: &DrainState, fleet_ends: bool) {
+    if fleet_ends { phase.start_stop() } else { phase.start_drain() }
 }
 
 /// Bounds the time that this worker may outlive its supervisor.
-pub(super) fn limit_orphan(grace: Duration) {
-    if let Err(error) = orphan::kill_after_parent(grace) {
+pub(super) fn set_orphan_timeout(grace: Duration) {
+    if let Err(error) = orphan::exit_after_parent(grace) {
         tracing::debug!(%error, "the end of the supervisor would be the end of what is served");
     }
 }
@@ -39,64 +39,64 @@ pub(super) fn limit_orphan(grace: Duration) {
 ///
 /// A service manager may tell every process of the fleet at once: what the supervisor makes of it is waited for, and
 /// connections are still taken meanwhile.
-pub(super) async fn ordered(cell: Cell<'_>) -> Leave {
-    let until = Instant::now() + SUPERVISOR_TOLD;
+pub(super) async fn await_drain_order(cell: WorkerCell<'_>) -> DrainKind {
+    let until = Instant::now() + ORDER_TIMEOUT;
     loop {
-        match cell.order() {
-            Order::Untold if Instant::now() < until => sleep(SUPERVISOR_TOLD / 20).await,
-            Order::Untold | Order::Pass | Order::Cut => return Leave::Pass,
-            Order::Close => return Leave::Close,
-            Order::Stop => return Leave::Stop,
+        match cell.drain_order() {
+            DrainOrder::None if Instant::now() < until => sleep(ORDER_TIMEOUT / 20).await,
+            DrainOrder::None | DrainOrder::HandOver | DrainOrder::Abort => return DrainKind::HandOver,
+            DrainOrder::Retire => return DrainKind::RetireSlot,
+            DrainOrder::Stop => return DrainKind::Stop,
         }
     }
 }
 
 /// Time in which a supervisor that was told to stop beside its workers has told them too.
-const SUPERVISOR_TOLD: Duration = Duration::from_millis(200);
+const ORDER_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Drains; a supervisor that dies meanwhile closes its seat, and a second order to leave ends it.
-pub(super) async fn depart(
-    hall: &Hall,
-    doors: &[Door<Face>],
-    schedule: &Schedule,
-    mut report: File,
+pub(super) async fn drain_and_exit(
+    server: &ConnectionServer,
+    acceptors: &[Acceptor<HttpService>],
+    plan: &DrainPlan,
+    mut status_pipe: File,
     lifeline: &Receiver,
-    told_again: impl Future<Output = ()>,
-    (phase, tasks): (&Phase, &Tasks),
+    second_order: impl Future<Output = ()>,
+    (phase, tasks): (&DrainState, &TaskQueue),
 ) {
     let connections = async {
-        tokio::join!(drain::close(doors, schedule), drain::end_streams(phase, schedule));
-        if schedule.leave == Leave::Close {
-            let _ = writeln!(report, "closed");
+        tokio::join!(drain::close_listeners(acceptors, plan), drain::end_streams(phase, plan));
+        if plan.kind == DrainKind::RetireSlot {
+            let _ = writeln!(status_pipe, "closed");
         }
-        drain::finish(hall, schedule).await
+        drain::wait_for_connections(server, plan).await
     };
     // The worker claims no task from here on, also if its drain is cut short below.
-    tasks.stop_taking();
-    let drained = async { tokio::join!(connections, drain::work(tasks, schedule)).0 };
-    let (cut, when) = tokio::select! {
+    tasks.stop_claiming();
+    let drained = async { tokio::join!(connections, drain::wait_for_tasks(tasks, plan)).0 };
+    let (aborted, when) = tokio::select! {
         // The next fleet's supervisor tells what is left of the one before to leave: to a worker that knows already this
         // is no second order.
         biased;
-        () = orphaned(lifeline) => {
-            phase.end_streams();
-            let schedule = schedule.of_orphan();
-            drain::close(doors, &schedule).await;
-            let connections = drain::finish(hall, &schedule);
-            (tokio::join!(connections, drain::work(tasks, &schedule)).0, "at the drain's deadline")
+        () = wait_until_orphaned(lifeline) => {
+            phase.close_streams();
+            let plan = plan.for_orphan();
+            drain::close_listeners(acceptors, &plan).await;
+            let connections = drain::wait_for_connections(server, &plan);
+            (tokio::join!(connections, drain::wait_for_tasks(tasks, &plan)).0, "at the drain's deadline")
         }
-        () = told_again => {
-            (drain::cut(hall, doors, schedule).await, "when it was told to leave once more")
+        () = second_order => {
+            (drain::abort(server, acceptors, plan).await, "when it was told to leave once more")
         }
-        cut = drained => (cut, "at the drain's deadline"),
+        aborted = drained => (aborted, "at the drain's deadline"),
     };
-    tasks.give_back().await;
-    if cut > 0 {
-        tracing::warn!(connections = cut, "cut {cut} connections that were still open {when}");
+    tasks.release_running().await;
+    if aborted > 0 {
+        tracing::warn!(connections = aborted, "cut {aborted} connections that were still open {when}");
     }
 }
 
-pub(super) async fn orphaned(lifeline: &Receiver) {
+pub(super) async fn wait_until_orphaned(lifeline: &Receiver) {
     if lifeline.readable().await.is_err() {
         std::future::pending::<()>().await;
     }

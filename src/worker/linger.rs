@@ -16,35 +16,35 @@ use tokio::time::Sleep;
 use tokio::time::sleep;
 
 /// Longest time for which is read on.
-pub(super) const TIME: Duration = Duration::from_secs(2);
+pub(super) const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bytes that may be thrown away at least; more where a handler would take a larger body.
-const BYTES_MIN: usize = 1 << 20;
+const DISCARD_MIN: usize = 1 << 20;
 
 /// Read at once.
-const PIECE: usize = 16 << 10;
+const READ_SIZE: usize = 16 << 10;
 
 /// How much is thrown away before a connection is closed whatever comes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bound(usize);
+pub(super) struct DiscardLimit(usize);
 
-impl Bound {
+impl DiscardLimit {
     /// What any handler would take costs no more when none takes it.
     pub(super) fn new(body_limit: usize) -> Self {
-        Self(body_limit.max(BYTES_MIN))
+        Self(body_limit.max(DISCARD_MIN))
     }
 }
 
 /// A connection's last moments, from the end of our side on.
 #[derive(Debug)]
-pub(super) struct Linger {
+pub(super) struct LingeringClose {
     left: usize,
-    over: Pin<Box<Sleep>>,
+    deadline: Pin<Box<Sleep>>,
 }
 
-impl Linger {
-    pub(super) fn new(Bound(left): Bound) -> Self {
-        Self { left, over: Box::pin(sleep(TIME)) }
+impl LingeringClose {
+    pub(super) fn new(DiscardLimit(left): DiscardLimit) -> Self {
+        Self { left, deadline: Box::pin(sleep(LINGER_TIMEOUT)) }
     }
 
     /// Waits until the stream may be closed.
@@ -52,10 +52,10 @@ impl Linger {
     /// Beyond the bound in bytes nothing is read any more, and the client still has the rest of the time: one that
     /// reads while it sends finds the answer, and that there is nothing else.
     pub(super) fn poll(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> Poll<()> {
-        if self.over.as_mut().poll(context).is_ready() {
+        if self.deadline.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }
-        let mut bytes = [0; PIECE];
+        let mut bytes = [0; READ_SIZE];
         while self.left > 0 {
             let mut buffer = ReadBuf::new(&mut bytes);
             let read = ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));

@@ -1,25 +1,25 @@
 //! The worker's live parts: broadcasts and tasks.
 
-use crate::broadcast::Hub;
+use crate::broadcast::BroadcastHub;
 use crate::config::schema::Config;
-use crate::redis::Redis;
+use crate::redis::RedisClient;
 use crate::sys::proc;
-use crate::task::Tasks;
-use crate::worker::Start;
+use crate::task::TaskQueue;
+use crate::worker::WorkerOptions;
 
 /// What goes on in a worker beside its requests.
-pub(super) struct Live {
-    pub(super) broadcasts: Hub,
-    pub(super) tasks: Tasks,
+pub(super) struct BackgroundServices {
+    pub(super) broadcasts: BroadcastHub,
+    pub(super) tasks: TaskQueue,
 }
 
-impl Live {
-    pub(super) fn new(start: &Start, redis: &Redis) -> Self {
-        let Config { broadcast, tasks, .. } = &*start.config;
+impl BackgroundServices {
+    pub(super) fn new(options: &WorkerOptions, redis: &RedisClient) -> Self {
+        let Config { broadcast, tasks, .. } = &*options.config;
         let worker = format!("{}:{}", proc::hostname(), proc::pid());
         Self {
-            broadcasts: Hub::new(redis.clone(), broadcast),
-            tasks: Tasks::new(redis.clone(), tasks, &worker),
+            broadcasts: BroadcastHub::new(redis.clone(), broadcast),
+            tasks: TaskQueue::new(redis.clone(), tasks, &worker),
         }
     }
 
@@ -30,8 +30,8 @@ impl Live {
     }
 
     /// Returns when this worker can do no more tasks, because its jobs do not stop: another one must take its seat.
-    pub(super) async fn stuck(&self) {
-        self.tasks.stuck().await;
+    pub(super) async fn all_task_permits_hung(&self) {
+        self.tasks.all_permits_hung().await;
         tracing::error!("leaves its seat: the jobs of its tasks were told to stop and do not");
     }
 }

@@ -9,38 +9,38 @@ use tokio::signal::unix::Signal;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use crate::sys::sink::End;
+use crate::sys::sink::SinkTarget;
 use crate::sys::time;
 use crate::telemetry;
-use crate::telemetry::Pending;
+use crate::telemetry::LogWait;
 
 /// How often is looked where the kernel cannot tell when there is room.
-const LOOK: Duration = Duration::from_secs(1);
+const ROOM_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Writes what waits as soon as there is room, and opens the file again whenever the supervisor says that it was
 /// renamed. It sleeps while no line waits.
-pub(super) async fn follow(mut rotated: Signal) {
+pub(super) async fn run(mut rotated: Signal) {
     let waiting = Arc::new(Notify::new());
     let wake = Arc::clone(&waiting);
     telemetry::on_backlog(move || wake.notify_one());
     loop {
         tokio::select! {
-            order = rotated.recv() => match order {
+            signal = rotated.recv() => match signal {
                 Some(()) => telemetry::reopen(),
                 None => return,
             },
-            () = due(&waiting) => telemetry::flush(),
+            () = wait_until_due(&waiting) => telemetry::flush(),
         }
     }
 }
 
 /// Waits until there is something to write, and room for it.
-async fn due(waiting: &Notify) {
+async fn wait_until_due(waiting: &Notify) {
     loop {
         match telemetry::pending() {
             None => waiting.notified().await,
-            Some(Pending::Room(end)) => return room(end).await,
-            Some(Pending::At(at)) => return sleep(at.saturating_sub(time::monotonic())).await,
+            Some(LogWait::Writable(end)) => return wait_for_room(end).await,
+            Some(LogWait::At(at)) => return sleep(at.saturating_sub(time::monotonic())).await,
         }
     }
 }
@@ -49,10 +49,10 @@ async fn due(waiting: &Notify) {
     deprecated,
     reason = "what takes its place is unsafe; this end owns its descriptor, or is standard error"
 )]
-async fn room(end: End) {
+async fn wait_for_room(end: SinkTarget) {
     // Registered for this wait only: a descriptor in epoll(7) would wake the loop whenever its reader reads.
     match AsyncFd::with_interest(end, Interest::WRITABLE) {
         Ok(end) => drop(end.writable().await),
-        Err(_) => sleep(LOOK).await,
+        Err(_) => sleep(ROOM_RETRY_INTERVAL).await,
     }
 }

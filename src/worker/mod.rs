@@ -42,32 +42,32 @@ use tokio::signal::unix::SignalKind;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use accept::Answer;
-use balance::Balance;
-use beacon::Beacon;
-use drain::Leave;
-use drain::Schedule;
-use heartbeat::Heartbeat;
-use live::Live;
-use receiving::Receiving;
+use accept::RequestHandler;
+use balance::ConnectionBalancer;
+use beacon::InstanceRegistrar;
+use drain::DrainKind;
+use drain::DrainPlan;
+use heartbeat::HeartbeatWriter;
+use live::BackgroundServices;
+use receiving::IncomingBody;
 
 use crate::config::schema::Config;
 use crate::config::schema::RedisUrl;
-use crate::counter::batched::Batches;
-use crate::http::Answering;
-use crate::http::App;
+use crate::counter::batched::BatchedCounters;
+use crate::http::AppFactory;
+use crate::http::AppServices;
 use crate::http::Dashboard;
-use crate::http::Face;
-use crate::http::Parts;
-use crate::http::Phase;
-use crate::http::Site;
+use crate::http::DrainState;
+use crate::http::HttpService;
+use crate::http::InstanceIdentity;
+use crate::http::ResponseFuture;
 use crate::http::Worker;
 use crate::listener::SlotListeners;
 use crate::listener::shared::SharedQueue;
-use crate::redis::Health;
-use crate::redis::Redis;
+use crate::redis::RedisClient;
+use crate::redis::RedisStatus;
 use crate::scoreboard::Scoreboard;
-use crate::scoreboard::cell::Order;
+use crate::scoreboard::cell::DrainOrder;
 use crate::sys::backtrace;
 use crate::sys::proc;
 use crate::sys::signal;
@@ -76,10 +76,10 @@ use crate::sys::time;
 use crate::telemetry;
 
 /// Exit code of a worker that could not start.
-pub const BOOT_FAILED: u8 = 70;
+pub const EXIT_BOOT_FAILED: u8 = 70;
 
 /// Everything a worker needs; it inherits nothing else.
-pub struct Start {
+pub struct WorkerOptions {
     /// Index of its slot.
     pub slot: usize,
     /// Its cell in the slot's row.
@@ -89,9 +89,9 @@ pub struct Start {
     /// The slot's listeners.
     pub listeners: SlotListeners,
     /// The fleet's shared queue.
-    pub shared: Option<SharedQueue>,
+    pub shared_queue: Option<SharedQueue>,
     /// Where READY, or the reason why not, is written.
-    pub report: OwnedFd,
+    pub status_pipe: OwnedFd,
     /// Readable as soon as the supervisor is gone.
     pub lifeline: OwnedFd,
     /// The fleet's configuration.
@@ -101,10 +101,10 @@ pub struct Start {
     /// The shared table.
     pub scoreboard: Arc<Scoreboard>,
     /// The application.
-    pub app: App,
+    pub app: AppFactory,
 }
 
-impl std::fmt::Debug for Start {
+impl std::fmt::Debug for WorkerOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Start")
             .field("slot", &self.slot)
@@ -115,7 +115,7 @@ impl std::fmt::Debug for Start {
 
 /// Why a worker could not start.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+enum BootError {
     #[error("cannot start the runtime: {0}")]
     Runtime(io::Error),
     #[error("cannot take the listeners: {0}")]
@@ -125,38 +125,40 @@ enum Error {
     #[error("cannot watch the supervisor: {0}")]
     Lifeline(io::Error),
     #[error("cannot set up Redis: {0}")]
-    Redis(#[from] crate::redis::Error),
+    Redis(#[from] crate::redis::RedisError),
     #[error("the application panicked while it was built: {0}")]
     App(String),
 }
 
 /// A worker's life; returns its exit code.
-pub fn run(start: Start) -> u8 {
-    telemetry::become_worker(start.slot);
-    if let Err(error) = start.report.try_clone().and_then(backtrace::tell_on_request) {
+pub fn run(start: WorkerOptions) -> u8 {
+    telemetry::set_worker_slot(start.slot);
+    if let Err(error) = start.status_pipe.try_clone().and_then(backtrace::report_on_request) {
         tracing::debug!(%error, "a hang would be without a backtrace");
     }
     // The worker serves no client yet, so that there is nothing to finish.
-    leave::limit_orphan(Duration::ZERO);
-    let report = start.report.try_clone();
-    time::begin_ticks();
+    leave::set_orphan_timeout(Duration::ZERO);
+    let status_pipe = start.status_pipe.try_clone();
+    time::start_ticks();
     // One thread serves; the pool behind it is for blocking work that the application hands off.
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING).build();
-    let lived = runtime.map_err(Error::Runtime).and_then(|runtime| {
-        let lived = runtime.block_on(live(start));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .build();
+    let result = runtime.map_err(BootError::Runtime).and_then(|runtime| {
+        let result = runtime.block_on(serve(start));
         runtime.shutdown_background();
-        lived
+        result
     });
-    let code = match lived {
+    let code = match result {
         Ok(()) => 0,
         Err(error) => {
             let reason = error.to_string().replace('\n', " ");
             tracing::error!(%reason, "worker cannot start: {reason}");
-            if let Ok(report) = report {
+            if let Ok(report) = status_pipe {
                 let _ = writeln!(File::from(report), "failed {reason}");
             }
-            BOOT_FAILED
+            EXIT_BOOT_FAILED
         }
     };
     telemetry::finish();
@@ -164,128 +166,142 @@ pub fn run(start: Start) -> u8 {
 }
 
 /// Most threads for blocking work: look-ups of host names beside the application's bounded pool.
-const BLOCKING: usize = 16;
+const MAX_BLOCKING_THREADS: usize = 16;
 
-async fn live(mut start: Start) -> Result<(), Error> {
-    let mut told = tokio::signal::unix::signal(SignalKind::terminate()).map_err(Error::Signals)?;
-    let rotated = tokio::signal::unix::signal(SignalKind::user_defined1()).map_err(Error::Signals)?;
+async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
+    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate()).map_err(BootError::Signals)?;
+    let rotated = tokio::signal::unix::signal(SignalKind::user_defined1()).map_err(BootError::Signals)?;
     // Signals of the terminal and of operators are the supervisor's; only now can ours find their handlers.
-    signal::do_nothing_at_any_of(OTHERS).map_err(Error::Signals)?;
+    signal::install_noop_handlers(SUPERVISOR_SIGNALS).map_err(BootError::Signals)?;
     let mut tasks = JoinSet::new();
-    tasks.spawn(log::follow(rotated));
-    let hall = doors::hall(&start, &mut tasks);
-    let redis = Redis::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
+    tasks.spawn(log::run(rotated));
+    let server = doors::build_connection_server(&start, &mut tasks);
+    let redis = RedisClient::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
     redis.start();
-    let phase = Phase::default();
-    let site = Arc::new(beacon::site(&start));
-    let batches = flusher::batches(&start, &redis);
-    let live = Live::new(&start, &redis);
-    let heartbeat = Heartbeat::new(&start, &redis, &live.broadcasts);
-    let (public, admin) = faces(&start, &redis, &phase, (&site, &batches), &live)?;
-    live.start();
-    let balance = Balance::from_start(&mut start).map_err(Error::Listeners)?;
-    let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
-    let doors = doors::doors(start.listeners, &hall, [public, admin], balance.as_ref(), &start.config)
-        .map_err(Error::Listeners)?;
-    if !first_attempt(&redis, &mut told, &lifeline).await {
+    let phase = DrainState::default();
+    let instance_info = Arc::new(beacon::instance_info(&start));
+    let batches = flusher::build(&start, &redis);
+    let services = BackgroundServices::new(&start, &redis);
+    let heartbeat = HeartbeatWriter::new(&start, &redis, &services.broadcasts);
+    let (public, admin) = build_services(&start, &redis, &phase, (&instance_info, &batches), &services)?;
+    services.start();
+    let balance = ConnectionBalancer::from_options(&mut start).map_err(BootError::Listeners)?;
+    let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(BootError::Lifeline)?;
+    let acceptors =
+        doors::build_acceptors(start.listeners, &server, [public, admin], balance.as_ref(), &start.config)
+            .map_err(BootError::Listeners)?;
+    if !first_attempt(&redis, &mut terminate, &lifeline).await {
         return Ok(());
     }
-    heartbeat::note_redis(&start.scoreboard, start.slot, start.cell, &redis);
+    heartbeat::record_redis(&start.scoreboard, start.slot, start.cell, &redis);
     if start.slot == inspector::SLOT {
-        tasks.spawn(inspector::inspect(Arc::clone(&start.scoreboard), redis.clone()));
+        tasks.spawn(inspector::run(Arc::clone(&start.scoreboard), redis.clone()));
         tasks.spawn(inspector::watch_memory(Arc::clone(&start.scoreboard), redis.clone()));
     }
-    let beacon = Beacon::new(&start.config, &site, &start.scoreboard, redis);
-    let speaking = tasks.spawn(beacon.clone().speak());
+    let registrar = InstanceRegistrar::new(&start.config, &instance_info, &start.scoreboard, redis);
+    let registration = tasks.spawn(registrar.clone().run());
     let drain = start.config.drain.clone();
-    leave::limit_orphan(drain.timeout + leave::ORPHAN_MARGIN);
+    leave::set_orphan_timeout(drain.timeout + leave::ORPHAN_MARGIN);
     let served = async {
-        let flusher = tokio::spawn(flusher::flush(Arc::clone(&batches)));
-        let mut accepting = passed::accept_at(&doors);
-        let mut report = File::from(start.report);
-        let _ = writeln!(report, "ready");
-        let why = tokio::select! {
-            _ = told.recv() => leave::ordered(start.scoreboard.cell(start.slot, start.cell)).await,
-            _ = lifeline.readable() => Leave::Orphaned,
-            () = live.stuck() => Leave::Pass,
+        let flusher = tokio::spawn(flusher::run(Arc::clone(&batches)));
+        let mut accepting = passed::spawn_acceptors(&acceptors);
+        let mut status_pipe = File::from(start.status_pipe);
+        let _ = writeln!(status_pipe, "ready");
+        let drain_kind = tokio::select! {
+            _ = terminate.recv() => leave::await_drain_order(start.scoreboard.cell(start.slot, start.cell)).await,
+            _ = lifeline.readable() => DrainKind::Orphaned,
+            () = services.all_task_permits_hung() => DrainKind::HandOver,
         };
-        let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
-        leave::begin(&phase, fleet_ends);
+        let fleet_ends = matches!(drain_kind, DrainKind::Stop | DrainKind::Orphaned);
+        leave::announce(&phase, fleet_ends);
         accepting.abort_all();
-        balance.iter().for_each(|balance| balance.leave());
+        balance.iter().for_each(|balance| balance.stop());
         // If another process sent the signal, the supervisor learns it here and spawns a successor at once.
-        let _ = writeln!(report, "leaving");
-        let schedule = Schedule::new(why, &drain, Instant::now());
-        let cut_now = || start.scoreboard.cell(start.slot, start.cell).order() == Order::Cut;
-        let told_again = drain::told_again(&mut told, cut_now);
-        let departed =
-            leave::depart(&hall, &doors, &schedule, report, &lifeline, told_again, (&phase, &live.tasks));
-        beacon.see_off(&speaking, fleet_ends, leave::orphaned(&lifeline), departed).await;
-        live.broadcasts.leave().await;
+        let _ = writeln!(status_pipe, "leaving");
+        let plan = DrainPlan::new(drain_kind, &drain, Instant::now());
+        let cut_now = || start.scoreboard.cell(start.slot, start.cell).drain_order() == DrainOrder::Abort;
+        let second_order = drain::second_order(&mut terminate, cut_now);
+        let drained = leave::drain_and_exit(
+            &server,
+            &acceptors,
+            &plan,
+            status_pipe,
+            &lifeline,
+            second_order,
+            (&phase, &services.tasks),
+        );
+        registrar
+            .deregister_after(&registration, fleet_ends, leave::wait_until_orphaned(&lifeline), drained)
+            .await;
+        services.broadcasts.shut_down().await;
         flusher.abort();
-        flusher::finish(&batches).await;
+        flusher::flush_remaining(&batches).await;
     };
-    heartbeat.beside(served).await;
+    heartbeat.run_beside(served).await;
     Ok(())
 }
 
 /// Tries Redis once; false when the worker is to leave before it has served.
-async fn first_attempt(redis: &Redis, told: &mut tokio::signal::unix::Signal, lifeline: &Receiver) -> bool {
+async fn first_attempt(
+    redis: &RedisClient,
+    terminate: &mut tokio::signal::unix::Signal,
+    lifeline: &Receiver,
+) -> bool {
     tokio::select! {
-        health = redis.first_attempt() => {
-            if let Health::Down { reason } = health {
+        health = redis.wait_for_first_attempt() => {
+            if let RedisStatus::Down { reason } = health {
                 tracing::warn!(%reason, "serving without Redis for now: {reason}");
             }
             true
         }
         // Nothing was accepted yet, so there is nothing to drain.
-        _ = told.recv() => false,
+        _ = terminate.recv() => false,
         _ = lifeline.readable() => false,
     }
 }
 
 /// What answers visitors and operators; a panic of the application is a boot failure.
-fn faces(
-    start: &Start,
-    redis: &Redis,
-    phase: &Phase,
-    (site, batches): (&Arc<Site>, &Arc<Batches>),
-    live: &Live,
-) -> Result<(Face, Face), Error> {
+fn build_services(
+    start: &WorkerOptions,
+    redis: &RedisClient,
+    phase: &DrainState,
+    (instance_info, batches): (&Arc<InstanceIdentity>, &Arc<BatchedCounters>),
+    services: &BackgroundServices,
+) -> Result<(HttpService, HttpService), BootError> {
     let pid = proc::pid().as_raw().unsigned_abs();
-    let parts = Parts {
+    let parts = AppServices {
         config: Arc::clone(&start.config),
         redis: redis.clone(),
         scoreboard: Arc::clone(&start.scoreboard),
         worker: Worker::new(pid, start.slot, start.generation, proc::hostname()),
         cell: start.cell,
-        phase: phase.clone(),
-        site: Arc::clone(site),
-        batches: Arc::clone(batches),
-        broadcasts: live.broadcasts.clone(),
-        tasks: live.tasks.clone(),
+        drain: phase.clone(),
+        instance: Arc::clone(instance_info),
+        batched_counters: Arc::clone(batches),
+        broadcast_hub: services.broadcasts.clone(),
+        tasks: services.tasks.clone(),
         dashboard: Dashboard::new(&start.config.dashboard),
     };
     let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        (crate::http::public(&parts, &start.app), crate::http::admin(&parts))
+        (crate::http::public_service(&parts, &start.app), crate::http::admin_service(&parts))
     }));
-    built.map_err(|panic| Error::App(message(panic.as_ref())))
+    built.map_err(|panic| BootError::App(panic_message(panic.as_ref())))
 }
 
 /// Signals that a worker leaves to its supervisor.
-const OTHERS: &[Signal] =
+const SUPERVISOR_SIGNALS: &[Signal] =
     &[Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
 
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }
 
-impl Answer for Face {
-    type Body = crate::http::Body;
-    type Answering = Answering;
+impl RequestHandler for HttpService {
+    type HandlerBody = crate::http::Body;
+    type HandlerFuture = ResponseFuture;
 
-    fn answer(&self, head: http::request::Parts, body: Receiving, peer: SocketAddr) -> Answering {
-        self.answer(head, body, peer)
+    fn handle(&self, head: http::request::Parts, body: IncomingBody, peer: SocketAddr) -> ResponseFuture {
+        self.call(head, body, peer)
     }
 }

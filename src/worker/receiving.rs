@@ -15,87 +15,92 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::worker::connection::Entry;
+use crate::worker::connection::ConnectionGuard;
 use crate::worker::linger;
 
 /// Rest of a body that is read so that its connection can be used again; of more than that the connection ends.
-const REST_MAX: u64 = 64 << 10;
+const DISCARD_MAX: u64 = 64 << 10;
 
 /// How long that rest may take.
-const REST_TIME: Duration = linger::TIME;
+const DISCARD_TIMEOUT: Duration = linger::LINGER_TIMEOUT;
 
 /// A request's body, until its end or until it is given up.
 ///
 /// What a handler leaves unread of an HTTP/1 body is read and thrown away if it is little: the next request comes
 /// behind it. It costs a task, which nothing waits for. HTTP/2 cancels a stream by itself.
 #[derive(Debug)]
-pub(super) struct Receiving {
+pub(super) struct IncomingBody {
     body: Option<Incoming>,
     /// None: nothing is to come.
-    coming: Option<Coming>,
+    pending: Option<PendingBody>,
 }
 
 /// A body that is to come, on its connection's books.
 #[derive(Debug)]
-struct Coming {
-    entry: Arc<Entry>,
+struct PendingBody {
+    guard: Arc<ConnectionGuard>,
     http2: bool,
     /// Whether the client waits to be told before it sends it: then it may never come.
-    announced: bool,
+    expects_continue: bool,
     /// Whether its handler waits for more than has come.
-    starves: bool,
+    starved: bool,
 }
 
-impl Receiving {
+impl IncomingBody {
     /// `announced`: its client has said that it waits for 100 (Continue).
-    pub(super) fn new(body: Incoming, entry: &Arc<Entry>, http2: bool, announced: bool) -> Self {
-        let coming = (!body.is_end_stream()).then(|| {
-            entry.body_begins();
-            Coming { entry: Arc::clone(entry), http2, announced, starves: false }
+    pub(super) fn new(
+        body: Incoming,
+        guard: &Arc<ConnectionGuard>,
+        http2: bool,
+        expects_continue: bool,
+    ) -> Self {
+        let pending = (!body.is_end_stream()).then(|| {
+            guard.request_body_started();
+            PendingBody { guard: Arc::clone(guard), http2, expects_continue, starved: false }
         });
-        Self { body: Some(body), coming }
+        Self { body: Some(body), pending }
     }
 }
 
-impl Drop for Coming {
+impl Drop for PendingBody {
     fn drop(&mut self) {
-        self.starves(false);
-        self.entry.body_ended();
+        self.set_starved(false);
+        self.guard.request_body_finished();
     }
 }
 
-impl Coming {
-    fn starves(&mut self, starves: bool) {
-        if std::mem::replace(&mut self.starves, starves) != starves {
-            self.entry.body_starves(starves);
+impl PendingBody {
+    fn set_starved(&mut self, starved: bool) {
+        if std::mem::replace(&mut self.starved, starved) != starved {
+            self.guard.set_body_starved(starved);
         }
     }
 
     /// Nothing more of it is read.
-    fn give_up(self) {
+    fn abandon(self) {
         if !self.http2 {
-            self.entry.left_unread();
+            self.guard.mark_unread();
         }
     }
 }
 
-impl Drop for Receiving {
+impl Drop for IncomingBody {
     fn drop(&mut self) {
-        let (Some(coming), Some(body)) = (self.coming.take(), self.body.take()) else { return };
-        let is_little = body.size_hint().lower() <= REST_MAX;
+        let (Some(pending), Some(body)) = (self.pending.take(), self.body.take()) else { return };
+        let is_little = body.size_hint().lower() <= DISCARD_MAX;
         match Handle::try_current() {
-            Ok(runtime) if is_little && !coming.http2 && !coming.announced => {
-                runtime.spawn(throw_away(body, coming));
+            Ok(runtime) if is_little && !pending.http2 && !pending.expects_continue => {
+                runtime.spawn(discard_rest(body, pending));
             }
-            _ => coming.give_up(),
+            _ => pending.abandon(),
         }
     }
 }
 
 /// Reads the rest of a body, if there is little of it and it comes soon.
-async fn throw_away(mut body: Incoming, coming: Coming) {
+async fn discard_rest(mut body: Incoming, pending: PendingBody) {
     let whole = async {
-        let mut left = REST_MAX;
+        let mut left = DISCARD_MAX;
         while let Some(frame) = body.frame().await {
             let Ok(frame) = frame else { return false };
             let length = frame.data_ref().map_or(0, Bytes::len);
@@ -106,13 +111,13 @@ async fn throw_away(mut body: Incoming, coming: Coming) {
         }
         true
     };
-    if timeout(REST_TIME, whole).await != Ok(true) {
+    if timeout(DISCARD_TIMEOUT, whole).await != Ok(true) {
         // Before hyper sees that it is given up, and closes.
-        coming.give_up();
+        pending.abandon();
     }
 }
 
-impl Body for Receiving {
+impl Body for IncomingBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -123,15 +128,15 @@ impl Body for Receiving {
         let this = &mut *self;
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         let polled = Pin::new(&mut *body).poll_frame(context);
-        if let Some(coming) = &mut this.coming {
-            coming.starves(polled.is_pending());
+        if let Some(pending) = &mut this.pending {
+            pending.set_starved(polled.is_pending());
         }
         match &polled {
             Poll::Ready(Some(Ok(_))) if !body.is_end_stream() => {}
-            Poll::Ready(Some(Ok(_)) | None) => this.coming = None,
+            Poll::Ready(Some(Ok(_)) | None) => this.pending = None,
             Poll::Ready(Some(Err(_))) => {
-                if let Some(coming) = this.coming.take() {
-                    coming.give_up();
+                if let Some(pending) = this.pending.take() {
+                    pending.abandon();
                 }
             }
             Poll::Pending => {}

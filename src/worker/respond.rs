@@ -16,64 +16,64 @@ use ::http::header::CONNECTION;
 use ::http::request::Parts;
 
 use crate::http;
-use crate::scoreboard::refusal::Refusal;
-use crate::worker::accept::Answer;
-use crate::worker::gate::Gate;
-use crate::worker::gate::Ticket;
-use crate::worker::gate::Verdict;
-use crate::worker::receiving::Receiving;
-use crate::worker::refusals::Refusals;
-use crate::worker::under_way::Sending;
-use crate::worker::under_way::UnderWay;
+use crate::scoreboard::refusal::RefusalReason;
+use crate::worker::accept::RequestHandler;
+use crate::worker::gate::AdmissionGate;
+use crate::worker::gate::AdmissionOutcome;
+use crate::worker::gate::AdmissionWaiter;
+use crate::worker::receiving::IncomingBody;
+use crate::worker::refusals::RefusalResponses;
+use crate::worker::under_way::InFlightRequest;
+use crate::worker::under_way::TrackedBody;
 
 /// What refusing a request costs that was read already, about.
-const REFUSED_READ: Duration = Duration::from_micros(5);
+const READ_REFUSAL_COST: Duration = Duration::from_micros(5);
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A request until its response is ready to be sent. Only one that waits for its turn costs a box: hyper copies this
 /// value, so that it must be as small as it is for most.
-pub(super) enum Responding<A: Answer> {
+pub(super) enum PendingResponse<A: RequestHandler> {
     /// It is answered.
-    Answering(A::Answering, Option<UnderWay>),
+    Handling(A::HandlerFuture, Option<InFlightRequest>),
     /// It waits for its turn.
-    Waiting(Boxed<Response<Sending<A::Body>>>),
+    Queued(Boxed<Response<TrackedBody<A::HandlerBody>>>),
 }
 
-impl<A: Answer> Responding<A> {
+impl<A: RequestHandler> PendingResponse<A> {
     /// It begins now, or begins or is refused when its turn has come at the gate where it `waits`.
     pub(super) fn new(
-        waits: Option<(Arc<Gate>, Arc<Refusals>)>,
-        answer: &A,
-        (head, body, peer): (Parts, Receiving, SocketAddr),
-        under_way: UnderWay,
+        queue: Option<(Arc<AdmissionGate>, Arc<RefusalResponses>)>,
+        handler: &A,
+        (head, body, peer): (Parts, IncomingBody, SocketAddr),
+        request: InFlightRequest,
     ) -> Self {
-        let Some((gate, refusals)) = waits else {
-            return Self::Answering(answer.answer(head, body, peer), Some(under_way));
+        let Some((gate, refusals)) = queue else {
+            return Self::Handling(handler.handle(head, body, peer), Some(request));
         };
-        let answer = answer.clone();
-        Self::Waiting(Box::pin(async move {
-            if Ticket::turn(&gate).await == Verdict::Refused {
-                under_way.turned_away(Refusal::Overload);
-                gate.refused(REFUSED_READ);
-                let refusal = refusals.get(Refusal::Overload).response.response(!under_way.is_http2());
-                return refusal.map(|body| Sending::new(body.into(), under_way));
+        let handler = handler.clone();
+        Self::Queued(Box::pin(async move {
+            if AdmissionWaiter::wait_for_turn(&gate).await == AdmissionOutcome::Refused {
+                request.count_refused(RefusalReason::Overload);
+                gate.record_refusal(READ_REFUSAL_COST);
+                let refusal = refusals.get(RefusalReason::Overload).response.to_response(!request.is_http2());
+                return refusal.map(|body| TrackedBody::new(body.into(), request));
             }
-            send(answer.answer(head, body, peer).await, under_way)
+            track_response(handler.handle(head, body, peer).await, request)
         }))
     }
 }
 
-impl<A: Answer> Future for Responding<A> {
-    type Output = Result<Response<Sending<A::Body>>, Infallible>;
+impl<A: RequestHandler> Future for PendingResponse<A> {
+    type Output = Result<Response<TrackedBody<A::HandlerBody>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
-            Self::Waiting(waiting) => waiting.as_mut().poll(context).map(Ok),
-            Self::Answering(answering, under_way) => {
-                let response = ready!(Pin::new(answering).poll(context));
-                match under_way.take() {
-                    Some(under_way) => Poll::Ready(Ok(send(response, under_way))),
+            Self::Queued(waiting) => waiting.as_mut().poll(context).map(Ok),
+            Self::Handling(future, request) => {
+                let response = ready!(Pin::new(future).poll(context));
+                match request.take() {
+                    Some(request) => Poll::Ready(Ok(track_response(response, request))),
                     // It was answered before, and hyper does not ask again.
                     None => Poll::Pending,
                 }
@@ -83,20 +83,20 @@ impl<A: Answer> Future for Responding<A> {
 }
 
 /// The response as the connection sends it.
-fn send<B>(mut response: Response<B>, under_way: UnderWay) -> Response<Sending<B>> {
+fn track_response<B>(mut response: Response<B>, request: InFlightRequest) -> Response<TrackedBody<B>> {
     let mut lasts = false;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        under_way.upgrades();
+        request.set_upgraded();
         lasts = true;
     }
-    if let Some(sign) = response.extensions_mut().remove::<http::SignOfLife>() {
-        under_way.can_sign(sign);
+    if let Some(sign) = response.extensions_mut().remove::<http::KeepAliveTrigger>() {
+        request.add_sign_of_life(sign);
         lasts = true;
     }
     // One that lasts would not end soon, and one that ends anyway is none of those that are too many.
     let may_stay = || !lasts && !response.headers().contains_key(CONNECTION);
-    if under_way.must_close(may_stay) {
+    if request.must_close(may_stay) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| Sending::new(body, under_way))
+    response.map(|body| TrackedBody::new(body, request))
 }

@@ -6,36 +6,42 @@
 //! there is room. Pure.
 
 /// Connections that are no surplus whatever others have: ending one of them evens out nothing that counts.
-const FEW: u64 = 4;
+const FEW_CONNECTIONS: u64 = 4;
 
 /// Looks in a row that must have found a surplus. One alone may be the crowd of a moment, or of a worker that has just
 /// died: its successor takes none yet, and what is ended now would come back.
-const LOOKS: u32 = 2;
+const CHECKS_IN_A_ROW: u32 = 2;
 
 /// A sixteenth beyond the share is let be: numbers that change by themselves must not end connections for ever.
-const LET_BE: u64 = 16;
+const TOLERANCE_DIVISOR: u64 = 16;
 
 /// A quarter of the surplus ends from one look to the next, so that clients do not all come back at once, and workers
 /// that look at the same moment do not end the same surplus twice.
-const AT_A_LOOK: u64 = 4;
+const CLOSE_DIVISOR: u64 = 4;
 
 /// What a worker remembers from one look to the next.
 #[derive(Debug, Default)]
-pub(super) struct Surplus {
-    looks: u32,
+pub(super) struct SurplusDetector {
+    checks: u32,
 }
 
-impl Surplus {
+impl SurplusDetector {
     /// How many connections may end until the next look. `share`: what this worker should have, none if none is to be
     /// moved; `tolerated`: how many more it may have, because connections are short.
-    pub(super) fn look(&mut self, connections: u64, share: Option<u64>, tolerated: u64) -> u64 {
-        let has_more = |share: &u64| connections > FEW.max(share + (share / LET_BE).max(tolerated));
+    pub(super) fn check(&mut self, connections: u64, share: Option<u64>, tolerated: u64) -> u64 {
+        let has_more = |share: &u64| {
+            connections > FEW_CONNECTIONS.max(share + (share / TOLERANCE_DIVISOR).max(tolerated))
+        };
         let Some(share) = share.filter(has_more) else {
-            self.looks = 0;
+            self.checks = 0;
             return 0;
         };
-        self.looks = self.looks.saturating_add(1);
-        if self.looks < LOOKS { 0 } else { connections.saturating_sub(share).div_ceil(AT_A_LOOK) }
+        self.checks = self.checks.saturating_add(1);
+        if self.checks < CHECKS_IN_A_ROW {
+            0
+        } else {
+            connections.saturating_sub(share).div_ceil(CLOSE_DIVISOR)
+        }
     }
 }
 
@@ -46,25 +52,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_look_is_not_believed() {
-        let mut surplus = Surplus::default();
-        assert_eq!([surplus.look(30, Some(16), 0), surplus.look(30, Some(16), 0)], [0, 4]);
-        assert_eq!(surplus.look(16, Some(16), 0), 0);
-        assert_eq!([surplus.look(30, Some(16), 0), surplus.look(30, Some(16), 0)], [0, 4], "it begins anew");
+    fn one_check_is_not_believed() {
+        let mut surplus = SurplusDetector::default();
+        assert_eq!([surplus.check(30, Some(16), 0), surplus.check(30, Some(16), 0)], [0, 4]);
+        assert_eq!(surplus.check(16, Some(16), 0), 0);
+        assert_eq!(
+            [surplus.check(30, Some(16), 0), surplus.check(30, Some(16), 0)],
+            [0, 4],
+            "it begins anew"
+        );
     }
 
     #[test]
     fn nothing_ends_where_nothing_is_moved_or_little_is_gained() {
-        let ended = |connections, share, tolerated| {
-            let mut surplus = Surplus::default();
-            (0..5).map(|_| surplus.look(connections, share, tolerated)).max()
+        let closed = |connections, share, tolerated| {
+            let mut surplus = SurplusDetector::default();
+            (0..5).map(|_| surplus.check(connections, share, tolerated)).max()
         };
-        assert_eq!(ended(60, None, 0), Some(0), "two generations serve, or no other worker takes any");
-        assert_eq!(ended(4, Some(1), 0), Some(0), "few");
-        assert_eq!(ended(17, Some(16), 0), Some(0), "a sixteenth");
-        assert_eq!(ended(18, Some(16), 0), Some(1));
-        assert_eq!(ended(5, Some(4), 0), Some(1), "four for each of sixteen workers");
-        assert_eq!(ended(20, Some(16), 6), Some(0), "short connections");
+        assert_eq!(closed(60, None, 0), Some(0), "two generations serve, or no other worker takes any");
+        assert_eq!(closed(4, Some(1), 0), Some(0), "few");
+        assert_eq!(closed(17, Some(16), 0), Some(0), "a sixteenth");
+        assert_eq!(closed(18, Some(16), 0), Some(1));
+        assert_eq!(closed(5, Some(4), 0), Some(1), "four for each of sixteen workers");
+        assert_eq!(closed(20, Some(16), 6), Some(0), "short connections");
     }
 
     proptest! {
@@ -76,14 +86,14 @@ mod tests {
         ) {
             let total: u64 = workers.iter().sum();
             let share = total.div_ceil(workers.len() as u64);
-            let mut looks: Vec<Surplus> = workers.iter().map(|_| Surplus::default()).collect();
+            let mut detectors: Vec<SurplusDetector> = workers.iter().map(|_| SurplusDetector::default()).collect();
             let mut chance = chance.iter().cycle();
-            let mut ended = 0;
+            let mut closed = 0;
             for _ in 0..40 {
                 let counts = workers.clone();
                 let end: Vec<u64> =
-                    looks.iter_mut().zip(&counts).map(|(look, has)| look.look(*has, Some(share), 0)).collect();
-                ended = end.iter().sum();
+                    detectors.iter_mut().zip(&counts).map(|(detector, has)| detector.check(*has, Some(share), 0)).collect();
+                closed = end.iter().sum();
                 for (worker, end) in end.iter().enumerate() {
                     for _ in 0..*end {
                         workers[worker] -= 1;
@@ -94,10 +104,10 @@ mod tests {
                     }
                 }
             }
-            prop_assert_eq!(ended, 0, "{:?}", &workers);
+            prop_assert_eq!(closed, 0, "{:?}", &workers);
             prop_assert_eq!(workers.iter().sum::<u64>(), total);
             let most = *workers.iter().max().unwrap();
-            prop_assert!(most <= FEW.max(share + share / LET_BE), "{workers:?}");
+            prop_assert!(most <= FEW_CONNECTIONS.max(share + share / TOLERANCE_DIVISOR), "{workers:?}");
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::sys::time;
 
 /// Ticks at multiples of `period`, a multiple of [`time::TICK`], beginning with the next one; those that were missed are
 /// not made up for.
-pub(super) fn every(period: Duration) -> Interval {
+pub(super) fn aligned_interval(period: Duration) -> Interval {
     let mut ticks = interval_at(Instant::now() + time::until_tick(period), period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks

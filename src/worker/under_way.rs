@@ -11,32 +11,36 @@ use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
 
-use crate::http::SignOfLife;
-use crate::scoreboard::refusal::Refusal;
-use crate::worker::connection::Entry;
+use crate::http::KeepAliveTrigger;
+use crate::scoreboard::refusal::RefusalReason;
+use crate::worker::connection::ConnectionGuard;
 
 /// A request under way, until its drop.
 #[derive(Debug)]
-pub(super) struct UnderWay {
-    entry: Arc<Entry>,
+pub(super) struct InFlightRequest {
+    guard: Arc<ConnectionGuard>,
     http2: bool,
     /// Its client ends the connection with it anyway.
-    ends: bool,
+    client_closes: bool,
 }
 
-impl UnderWay {
+impl InFlightRequest {
     /// A request has come; `ends` says whether its client ends the connection with it, and is asked only where that
     /// matters.
-    pub(super) fn begin(entry: &Arc<Entry>, version: Version, ends: impl FnOnce() -> bool) -> Self {
+    pub(super) fn start(
+        guard: &Arc<ConnectionGuard>,
+        version: Version,
+        client_closes: impl FnOnce() -> bool,
+    ) -> Self {
         let http2 = version == Version::HTTP_2;
-        entry.asked(http2);
-        let ends = !http2 && entry.has_surplus() && ends();
-        Self { entry: Arc::clone(entry), http2, ends }
+        guard.request_started(http2);
+        let client_closes = !http2 && guard.has_surplus() && client_closes();
+        Self { guard: Arc::clone(guard), http2, client_closes }
     }
 
     /// It is refused.
-    pub(super) fn turned_away(&self, why: Refusal) {
-        self.entry.turned_away(why);
+    pub(super) fn count_refused(&self, reason: RefusalReason) {
+        self.guard.count_refused(reason);
     }
 
     /// Whether it came over HTTP/2.
@@ -45,13 +49,13 @@ impl UnderWay {
     }
 
     /// Its response takes the connection out of HTTP.
-    pub(super) fn upgrades(&self) {
-        self.entry.upgraded();
+    pub(super) fn set_upgraded(&self) {
+        self.guard.set_upgraded();
     }
 
     /// Its response is a stream that can be told to give a sign of life.
-    pub(super) fn can_sign(&self, sign: SignOfLife) {
-        self.entry.connection.keep_sign(sign);
+    pub(super) fn add_sign_of_life(&self, sign: KeepAliveTrigger) {
+        self.guard.state.add_sign_of_life(sign);
     }
 
     /// Whether the connection ends with its response: something of the request's body is left unread, or the worker has
@@ -59,13 +63,15 @@ impl UnderWay {
     ///
     /// Asked once a response: the answer may use up one of those that are to end.
     pub(super) fn must_close(&self, may_stay: impl FnOnce() -> bool) -> bool {
-        !self.http2 && (self.entry.connection.is_unread() || !self.ends && self.entry.takes_end(may_stay))
+        !self.http2
+            && (self.guard.state.has_unread_input()
+                || !self.client_closes && self.guard.take_surplus(may_stay))
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlightRequest {
     fn drop(&mut self) {
-        self.entry.answered();
+        self.guard.response_taken();
     }
 }
 
@@ -74,34 +80,34 @@ impl Drop for UnderWay {
 /// In HTTP/2 it says whether it has something that the client gives no room for: hyper does not ask for it then, and
 /// the connection itself does not stall.
 #[derive(Debug)]
-pub(super) struct Sending<B> {
+pub(super) struct TrackedBody<B> {
     body: B,
-    under_way: UnderWay,
-    held: bool,
+    request: InFlightRequest,
+    blocked: bool,
 }
 
-impl<B> Sending<B> {
-    pub(super) fn new(body: B, under_way: UnderWay) -> Self {
-        let mut sending = Self { body, under_way, held: false };
-        sending.hold(true);
-        sending
+impl<B> TrackedBody<B> {
+    pub(super) fn new(body: B, request: InFlightRequest) -> Self {
+        let mut tracked = Self { body, request, blocked: false };
+        tracked.set_blocked(true);
+        tracked
     }
 
     /// Whether it now waits for the client, and no longer for its source.
-    fn hold(&mut self, held: bool) {
-        if self.under_way.http2 {
-            self.under_way.entry.body_moved(std::mem::replace(&mut self.held, held), held);
+    fn set_blocked(&mut self, blocked: bool) {
+        if self.request.http2 {
+            self.request.guard.set_body_blocked(std::mem::replace(&mut self.blocked, blocked), blocked);
         }
     }
 }
 
-impl<B> Drop for Sending<B> {
+impl<B> Drop for TrackedBody<B> {
     fn drop(&mut self) {
-        self.hold(false);
+        self.set_blocked(false);
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Sending<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -110,7 +116,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Sending<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
-        self.hold(polled.is_ready());
+        self.set_blocked(polled.is_ready());
         polled
     }
 

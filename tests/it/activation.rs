@@ -9,9 +9,9 @@ use nix::sys::signal::Signal;
 use crate::support::client;
 use crate::support::client::Connection;
 use crate::support::client::Request;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 fn any() -> SocketAddr {
@@ -26,12 +26,14 @@ fn hello(address: SocketAddr) -> client::Response {
 
 #[test]
 fn lent_sockets_are_served_and_what_comes_between_two_fleets_is_answered_by_the_next() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (web, operators) = (TcpListener::bind(any()).unwrap(), TcpListener::bind(any()).unwrap());
     let (listen, admin) = (web.local_addr().unwrap(), operators.local_addr().unwrap());
     // The settings name other addresses, which then have no effect.
-    let plan =
-        Plan::on(&redis).workers(2).lend("web", OwnedFd::from(web)).lend("admin", OwnedFd::from(operators));
+    let plan = TestFleetBuilder::on(&redis)
+        .workers(2)
+        .lend("web", OwnedFd::from(web))
+        .lend("admin", OwnedFd::from(operators));
     let mut fleet = plan.start();
     assert_eq!((fleet.listen, fleet.admin), (listen, admin));
     assert_eq!(fleet.operator("/readyz").status, 200);
@@ -48,9 +50,9 @@ fn lent_sockets_are_served_and_what_comes_between_two_fleets_is_answered_by_the_
 
 #[test]
 fn lent_sockets_outlive_scaling() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let web = TcpListener::bind(any()).unwrap();
-    let fleet = Plan::on(&redis).workers(1).lend("web", OwnedFd::from(web)).start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).lend("web", OwnedFd::from(web)).start();
     assert_ne!(fleet.admin, fleet.listen);
     for (signal, workers) in [(Signal::SIGTTIN, 2), (Signal::SIGTTOU, 1)] {
         fleet.signal(signal);
@@ -65,11 +67,13 @@ fn lent_sockets_outlive_scaling() {
 
 #[test]
 fn operators_may_be_lent_several_sockets() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let [one, other] = [(); 2].map(|()| TcpListener::bind(any()).unwrap());
     let addresses = [&one, &other].map(|socket| socket.local_addr().unwrap());
-    let plan =
-        Plan::on(&redis).workers(2).lend("admin", OwnedFd::from(one)).lend("admin", OwnedFd::from(other));
+    let plan = TestFleetBuilder::on(&redis)
+        .workers(2)
+        .lend("admin", OwnedFd::from(one))
+        .lend("admin", OwnedFd::from(other));
     let fleet = plan.start();
     for address in addresses {
         assert_eq!(client::get(address, "/readyz").status, 200);
@@ -82,9 +86,9 @@ fn what_cannot_be_served_is_one_sentence() {
     let web = || OwnedFd::from(TcpListener::bind(any()).unwrap());
     let udp = || OwnedFd::from(std::net::UdpSocket::bind(any()).unwrap());
     let plans = [
-        (Plan::new().lend("web", udp()), "descriptor 3 (web)"),
+        (TestFleetBuilder::new().lend("web", udp()), "descriptor 3 (web)"),
         (
-            Plan::new().set("REGATTA_LISTEN__STEERING", "client-ip").lend("web", web()),
+            TestFleetBuilder::new().set("REGATTA_LISTEN__STEERING", "client-ip").lend("web", web()),
             "listen.steering cannot steer",
         ),
     ];

@@ -11,10 +11,10 @@ use nix::sys::signal::Signal;
 use crate::support::client;
 use crate::support::client::Connection;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::fleet::field;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 fn four(address: SocketAddr) -> SocketAddr {
@@ -27,7 +27,7 @@ fn six(address: SocketAddr) -> SocketAddr {
 
 /// That every listener of the fleet answers clients of both families.
 #[track_caller]
-fn serves_both(fleet: &Fleet) {
+fn serves_both(fleet: &TestFleet) {
     for to in [four(fleet.listen), six(fleet.listen)] {
         assert_eq!(client::get(to, "/hello").status, 200, "{to}");
     }
@@ -46,14 +46,16 @@ fn every_address_of_ipv6_serves_both_families_over_scaling_and_upgrades() {
     if !has_ipv6() {
         return;
     }
-    let redis = RedisServer::start();
-    let fleet =
-        Plan::on(&redis).set("REGATTA_LISTEN", "[::]:0").set("REGATTA_ADMIN__LISTEN", "[::]:0").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis)
+        .set("REGATTA_LISTEN", "[::]:0")
+        .set("REGATTA_ADMIN__LISTEN", "[::]:0")
+        .start();
     serves_both(&fleet);
     fleet.signal(Signal::SIGTTIN);
     wait::until("there is a third worker", wait::LONG, || fleet.ready().len() == 3);
     fleet.signal(Signal::SIGUSR2);
-    wait::until("it is another program", wait::LONG, || !fleet.said("upgrade done").is_empty());
+    wait::until("it is another program", wait::LONG, || !fleet.log_lines("upgrade done").is_empty());
     (0..20).for_each(|_| serves_both(&fleet));
     fleet.signal(Signal::SIGTTIN);
     wait::until("there is a fourth worker", wait::LONG, || fleet.ready().len() == 7);
@@ -67,17 +69,17 @@ fn a_client_of_ipv4_is_one_of_ipv4_whatever_socket_it_came_to() {
     if !has_ipv6() {
         return;
     }
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let lent = TcpListener::bind("[::]:0").unwrap();
-    let limited = |plan: Plan| {
+    let limited = |plan: TestFleetBuilder| {
         plan.set("REGATTA_LIMITS__ONE__RATE", "1/h")
             .set("REGATTA_LIMITS__ONE__BURST", "1")
             .set("REGATTA_LIMITS__ONE__ROUTES", "/health")
             .set("REGATTA_PROXY__TRUSTED", "127.0.0.2")
             .start()
     };
-    let own = limited(Plan::on(&redis).set("REGATTA_LISTEN", "[::]:0"));
-    let activated = limited(Plan::on(&redis).lend("web", OwnedFd::from(lent)));
+    let own = limited(TestFleetBuilder::on(&redis).set("REGATTA_LISTEN", "[::]:0"));
+    let activated = limited(TestFleetBuilder::on(&redis).lend("web", OwnedFd::from(lent)));
     for fleet in [own, activated] {
         let ask = |last: u8, for_whom: &str| {
             let from = IpAddr::from([127, 0, 0, last]);
@@ -85,7 +87,7 @@ fn a_client_of_ipv4_is_one_of_ipv4_whatever_socket_it_came_to() {
             let request = Request::get("/health").header("Connection", "close");
             let request =
                 if for_whom.is_empty() { request } else { request.header("X-Forwarded-For", for_whom) };
-            connection.ask(&request).unwrap().status
+            connection.request(&request).unwrap().status
         };
         assert_eq!([ask(3, ""), ask(3, ""), ask(4, "")], [200, 429, 200], "each address has its own limit");
         assert_eq!([ask(3, "203.0.113.9"), ask(2, "203.0.113.9")], [429, 200], "one is a trusted proxy");
@@ -101,14 +103,14 @@ fn connections_are_counted_for_each_client_of_ipv4() {
     if !has_ipv6() {
         return;
     }
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).set("REGATTA_LISTEN", "[::]:0");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_LISTEN", "[::]:0");
     let fleet =
         plan.set("REGATTA_HTTP__CONNECTIONS_PER_CLIENT", "1").set("REGATTA_PROXY__TRUSTED", "").start();
     let open = |last: u8| {
         let mut connection =
             Connection::open_from(IpAddr::from([127, 0, 0, last]), four(fleet.listen)).unwrap();
-        assert_eq!(connection.ask(&Request::get("/hello")).unwrap().status, 200);
+        assert_eq!(connection.request(&Request::get("/hello")).unwrap().status, 200);
         connection
     };
     let (first, second) = (open(3), open(4));
@@ -123,15 +125,15 @@ fn a_client_of_ipv4_keeps_its_slot_at_a_dual_stack_address() {
     if !has_ipv6() {
         return;
     }
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(4).set("REGATTA_LISTEN", "[::]:0");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).workers(4).set("REGATTA_LISTEN", "[::]:0");
     let fleet =
         plan.set("REGATTA_LISTEN__STEERING", "client-ip").set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
     for last in 2..12 {
         let worker = || {
             let from = IpAddr::from([127, 0, 0, last]);
             let mut connection = Connection::open_from(from, four(fleet.listen)).unwrap();
-            connection.ask(&Request::get("/hello").header("Connection", "close")).unwrap().worker()
+            connection.request(&Request::get("/hello").header("Connection", "close")).unwrap().worker()
         };
         let first = worker();
         assert!((0..5).all(|_| worker() == first), "client {last}");
@@ -140,9 +142,9 @@ fn a_client_of_ipv4_keeps_its_slot_at_a_dual_stack_address() {
 
 #[test]
 fn operators_may_have_several_addresses() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).set("REGATTA_ADMIN__LISTEN", "127.0.0.1:0, 127.0.0.1:0").start();
-    let said = fleet.said("serving on")[0].clone();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).set("REGATTA_ADMIN__LISTEN", "127.0.0.1:0, 127.0.0.1:0").start();
+    let said = fleet.log_lines("serving on")[0].clone();
     let listed = field(&said, "admin").as_str().unwrap().to_owned();
     let addresses: Vec<SocketAddr> = listed.split(',').map(|text| text.parse().unwrap()).collect();
     assert_eq!(addresses.len(), 2);
@@ -153,24 +155,27 @@ fn operators_may_have_several_addresses() {
     };
     all_answer();
     fleet.signal(Signal::SIGHUP);
-    wait::until("it is reloaded", wait::LONG, || !fleet.said("reload done").is_empty());
+    wait::until("it is reloaded", wait::LONG, || !fleet.log_lines("reload done").is_empty());
     all_answer();
     fleet.signal(Signal::SIGUSR2);
-    wait::until("it is another program", wait::LONG, || !fleet.said("upgrade done").is_empty());
+    wait::until("it is another program", wait::LONG, || !fleet.log_lines("upgrade done").is_empty());
     all_answer();
-    let health = |admin: &str| Plan::on(&redis).set("REGATTA_ADMIN__LISTEN", admin).args(&["health"]).run();
+    let health = |admin: &str| {
+        TestFleetBuilder::on(&redis).set("REGATTA_ADMIN__LISTEN", admin).args(&["health"]).run()
+    };
     let (code, told) = health(&format!("127.0.0.1:1, {}", addresses[1]));
     assert_eq!(code, 0, "the first that answers counts: {told}");
     assert_eq!(health("127.0.0.1:1, 127.0.0.1:2").0, 1);
     let taken = addresses[1].to_string();
-    let (code, told) = Plan::on(&redis).set("REGATTA_ADMIN__LISTEN", &format!("127.0.0.1:0,{taken}")).run();
+    let (code, told) =
+        TestFleetBuilder::on(&redis).set("REGATTA_ADMIN__LISTEN", &format!("127.0.0.1:0,{taken}")).run();
     assert!(code == 75 && told.contains(&taken), "{code}: {told}");
 }
 
 #[test]
 fn every_path_of_the_operators_is_asked_by_a_name_of_theirs() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).set("REGATTA_ADMIN__HOSTS", "app, *.regatta.svc").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).set("REGATTA_ADMIN__HOSTS", "app, *.regatta.svc").start();
     let ask = |head: &str| {
         let mut connection = Connection::open(fleet.admin).unwrap();
         connection.send(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();

@@ -4,22 +4,22 @@ use std::time::Duration;
 
 use crate::support::client;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::fleet::field;
-use crate::support::load::Load;
-use crate::support::redis::RedisServer;
+use crate::support::load::ParallelClients;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
-fn plan(redis: &RedisServer) -> Plan {
-    let bounds = Plan::on(redis).example("faulty").workers(1).set("REGATTA_WORKERS__MAX", "3");
+fn plan(redis: &TestRedis) -> TestFleetBuilder {
+    let bounds = TestFleetBuilder::on(redis).example("faulty").workers(1).set("REGATTA_WORKERS__MAX", "3");
     bounds.set("REGATTA_WORKERS__MIN", "1").set("REGATTA_WORKERS__WINDOW", "1s")
 }
 
 /// Clients that keep a loop busy most of the time; every one of their requests has to be answered.
-fn busy(fleet: &Fleet) -> impl FnOnce() {
+fn busy(fleet: &TestFleet) -> impl FnOnce() {
     let address = fleet.listen;
-    let load = Load::start(3, |_| {
+    let load = ParallelClients::start(3, |_| {
         move || client::once(address, Request::get("/spin/20")).map(|response| response.status)
     });
     move || {
@@ -31,29 +31,29 @@ fn busy(fleet: &Fleet) -> impl FnOnce() {
 
 #[test]
 fn load_starts_workers_and_silence_stops_them() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     assert_eq!(fleet.workers().len(), 1);
     let stop = busy(&fleet);
     wait::until("the load has its workers", wait::LONG, || fleet.workers().len() == 3);
-    let up = fleet.said("autoscaling goes from 1 to 2 workers").pop().expect("the reason is logged");
+    let up = fleet.log_lines("autoscaling goes from 1 to 2 workers").pop().expect("the reason is logged");
     assert!(field(&up, "reason").as_str().unwrap().contains("more than 50 %"), "{up}");
     // New connections reach the new ones too.
     wait::let_pass(Duration::from_millis(500));
     stop();
     wait::until("silence stops them", wait::LONG, || fleet.workers().len() == 1);
-    let down = fleet.said("autoscaling goes from 3 to 2 workers").pop().expect("the reason is logged");
+    let down = fleet.log_lines("autoscaling goes from 3 to 2 workers").pop().expect("the reason is logged");
     assert!(field(&down, "reason").as_str().unwrap().contains("windows in a row"), "{down}");
     assert_eq!(fleet.get("/hello").status, 200);
 }
 
 #[test]
 fn workers_that_are_stopped_by_the_load_lose_nothing() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).set("REGATTA_WORKERS__COUNT", "3").unset("WEB_CONCURRENCY").start();
     // So little that workers are stopped under it.
     let address = fleet.listen;
-    let load = Load::start(2, |_| {
+    let load = ParallelClients::start(2, |_| {
         move || client::once(address, Request::get("/hello")).map(|response| response.status)
     });
     wait::until("two of three are stopped", wait::LONG, || fleet.workers().len() == 1);
@@ -64,11 +64,11 @@ fn workers_that_are_stopped_by_the_load_lose_nothing() {
 
 #[test]
 fn a_dry_run_only_says_what_it_would_do() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).set("REGATTA_WORKERS__AUTOSCALE", "dry-run").start();
     let stop = busy(&fleet);
     wait::until("it is said", wait::LONG, || {
-        !fleet.said("autoscaling would go from 1 to 2 workers").is_empty()
+        !fleet.log_lines("autoscaling would go from 1 to 2 workers").is_empty()
     });
     wait::let_pass(Duration::from_secs(1));
     stop();

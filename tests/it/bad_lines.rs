@@ -10,45 +10,45 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::support::client;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::load::Load;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::load::ParallelClients;
 use crate::support::process;
-use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
+use crate::support::proxy::FaultProxy;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
 use crate::support::wait;
 
 /// The call that begins a request's state.
 const BEGIN: &str = "regatta_v6_batch";
 
-fn post(fleet: &Fleet, name: &str) -> client::Response {
+fn post(fleet: &TestFleet, name: &str) -> client::Response {
     client::once(fleet.listen, Request::post(&format!("/counters/{name}"))).unwrap()
 }
 
 /// The counter as Redis has it.
-fn stored(server: &RedisServer, fleet: &Fleet, name: &str) -> u64 {
+fn stored(server: &TestRedis, fleet: &TestFleet, name: &str) -> u64 {
     let prefix = fleet.plan().setting("REGATTA_REDIS__PREFIX");
     server.cli(&["GET", &format!("{prefix}:c:{name}")]).parse().unwrap_or(0)
 }
 
 #[test]
 fn a_request_whose_answer_was_lost_is_charged_exactly_once() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
-    let plan = Plan::through(&proxy).workers(1);
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
+    let plan = TestFleetBuilder::through(&proxy).workers(1);
     let plan = plan.set("REGATTA_LIMITS__DEFAULT__RATE", "1000/h");
     // A worker that insures charges what it does not know itself too, so that it never allows too many.
     let plan = plan.set("REGATTA_LIMITS__DEFAULT__ON_REDIS_DOWN", "open");
     let fleet = plan.set("REGATTA_LIMITS__DEFAULT__BURST", "100000").start();
     let rounds = soak::length(15, 1000);
     for round in 1..=rounds {
-        let before = proxy.sprung();
+        let before = proxy.faults_injected();
         proxy.lose_replies(BEGIN, 1);
         let answer = post(&fleet, "laps");
-        assert_eq!((answer.status, proxy.sprung()), (200, before + 1), "{answer:?}");
+        assert_eq!((answer.status, proxy.faults_injected()), (200, before + 1), "{answer:?}");
         assert_eq!(answer.json()["value"], round);
         assert_eq!(stored(&server, &fleet, "laps"), round);
     }
@@ -96,7 +96,7 @@ impl Seen {
 
     /// That nothing was lost, and nothing done twice; the share that was answered 200.
     #[track_caller]
-    fn judge(&self, server: &RedisServer, fleet: &Fleet, scenario: &str, visitors: &[Visitor]) -> f64 {
+    fn judge(&self, server: &TestRedis, fleet: &TestFleet, scenario: &str, visitors: &[CookieClient]) -> f64 {
         let known = ["200", "503", "Reset", "Closed", "Refused"];
         assert!(self.statuses.keys().all(|status| known.contains(&status.as_str())), "{scenario}: {self:?}");
         let total = stored(server, fleet, "hits");
@@ -106,8 +106,8 @@ impl Seen {
             let mut attempts = 0;
             let now = wait::until_some("Redis is used again", wait::LONG, || {
                 attempts += 1;
-                let answer = visitor.clone().try_ask(fleet.listen, Request::get("/")).ok()?;
-                (answer.status == 200).then(|| answer.visit().1)
+                let answer = visitor.clone().try_request(fleet.listen, Request::get("/")).ok()?;
+                (answer.status == 200).then(|| answer.view().1)
             });
             // The two before it too.
             let possible = self.views[number] + 3..=self.asked[number] + 2 + attempts;
@@ -115,31 +115,31 @@ impl Seen {
         }
         let all: u64 = self.statuses.values().sum();
         let good = self.statuses.get("200").copied().unwrap_or(0);
-        soak::note(scenario, &format!("{good} of {all} answered 200; {total} counted; {:?}", self.statuses));
+        soak::log(scenario, &format!("{good} of {all} answered 200; {total} counted; {:?}", self.statuses));
         good as f64 / all as f64
     }
 }
 
 /// Visitors with sessions of their own go on while `act` does its worst; then everything is exact.
-fn under(server: &RedisServer, fleet: &Fleet, scenario: &str, act: impl FnOnce()) -> f64 {
+fn under(server: &TestRedis, fleet: &TestFleet, scenario: &str, act: impl FnOnce()) -> f64 {
     let address = fleet.listen;
     let visitors: Vec<_> = (0..VISITORS)
         .map(|_| {
-            let mut visitor = Visitor::default();
-            visitor.visit(address);
+            let mut visitor = CookieClient::default();
+            visitor.view(address);
             // The session is made when its ticket comes back.
-            visitor.visit(address);
+            visitor.view(address);
             visitor
         })
         .collect();
-    let load = Load::start(VISITORS, |number| {
+    let load = ParallelClients::start(VISITORS, |number| {
         let mut visitor = visitors[number].clone();
         let own = visitor.cookies.clone();
         let mut posts = false;
         move || {
             posts = !posts;
             let request = if posts { Request::post("/counters/hits") } else { Request::get("/") };
-            let answer = visitor.try_ask(address, request);
+            let answer = visitor.try_request(address, request);
             // No fault takes a visitor's cookie away, or gives him another session.
             assert_eq!(visitor.cookies, own);
             (number, posts, answer)
@@ -159,22 +159,22 @@ fn for_a_while() {
 
 #[test]
 fn one_reset_in_a_hundred_commands_loses_and_doubles_nothing() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
-    let fleet = Plan::through(&proxy).start();
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
+    let fleet = TestFleetBuilder::through(&proxy).start();
     let good = under(&server, &fleet, "1 % resets", || {
-        proxy.toxics(|toxics| toxics.resets = 0.01);
+        proxy.set_faults(|toxics| toxics.resets = 0.01);
         for_a_while();
-        proxy.toxics(|toxics| toxics.resets = 0.0);
+        proxy.set_faults(|toxics| toxics.resets = 0.0);
     });
-    assert!(proxy.sprung() > 0 && good > 0.5, "{good}");
+    assert!(proxy.faults_injected() > 0 && good > 0.5, "{good}");
 }
 
 #[test]
 fn clients_killed_five_times_a_second_lose_and_double_nothing() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
-    let fleet = Plan::through(&proxy).start();
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
+    let fleet = TestFleetBuilder::through(&proxy).start();
     let before = proxy.accepted().len();
     let good = under(&server, &fleet, "CLIENT KILL every 200 ms", || {
         let over = Arc::new(AtomicBool::new(false));
@@ -196,28 +196,28 @@ fn clients_killed_five_times_a_second_lose_and_double_nothing() {
 
 #[test]
 fn workers_killed_while_lines_break_lose_and_double_nothing() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
-    let fleet = Plan::through(&proxy).start();
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
+    let fleet = TestFleetBuilder::through(&proxy).start();
     under(&server, &fleet, "resets and worker kills", || {
-        proxy.toxics(|toxics| toxics.resets = 0.01);
+        proxy.set_faults(|toxics| toxics.resets = 0.01);
         for _ in 0..soak::length(2, 15) {
             wait::let_pass(Duration::from_secs(1));
             if let Some(pid) = fleet.workers().first() {
                 process::signal(*pid, Signal::SIGKILL);
             }
         }
-        proxy.toxics(|toxics| toxics.resets = 0.0);
+        proxy.set_faults(|toxics| toxics.resets = 0.0);
     });
 }
 
 #[test]
 fn pieces_of_ten_bytes_and_little_bandwidth_are_only_slower() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
-    let fleet = Plan::through(&proxy).start();
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
+    let fleet = TestFleetBuilder::through(&proxy).start();
     let good = under(&server, &fleet, "slices and bandwidth", || {
-        proxy.toxics(|toxics| (toxics.slices, toxics.bandwidth) = (10, 1 << 20));
+        proxy.set_faults(|toxics| (toxics.slices, toxics.bandwidth) = (10, 1 << 20));
         for_a_while();
     });
     assert!(good >= 1.0, "{good}");

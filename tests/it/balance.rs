@@ -9,10 +9,10 @@ use crate::support::client::Connection;
 use crate::support::client::Failure;
 use crate::support::client::Request;
 use crate::support::exposition::sum;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 use crate::zero_loss::rollout;
 
@@ -23,7 +23,7 @@ pub(crate) const ACCEPTED: &str = "regatta_connections_accepted_total";
 pub(crate) const PASSED: &str = "regatta_connections_passed_total";
 
 /// Opens so many connections, all of them before the first is used.
-pub(crate) fn open(fleet: &Fleet, count: usize) -> Vec<Connection> {
+pub(crate) fn open(fleet: &TestFleet, count: usize) -> Vec<Connection> {
     (0..count).map(|_| Connection::open(fleet.listen).expect("no connection is refused")).collect()
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn open(fleet: &Fleet, count: usize) -> Vec<Connection> {
 #[track_caller]
 pub(crate) fn use_all(connections: &mut [Connection]) -> Vec<u32> {
     let ask = |connection: &mut Connection| {
-        let response = connection.ask(&Request::get("/hello")).expect("every request is answered");
+        let response = connection.request(&Request::get("/hello")).expect("every request is answered");
         assert_eq!(response.status, 200, "{}", response.text());
         response.worker()
     };
@@ -39,7 +39,7 @@ pub(crate) fn use_all(connections: &mut [Connection]) -> Vec<u32> {
 }
 
 /// How many of these answers each worker gave, those that gave none included.
-fn shares(fleet: &Fleet, answers: &[u32]) -> Vec<usize> {
+fn shares(fleet: &TestFleet, answers: &[u32]) -> Vec<usize> {
     let ready = fleet.ready();
     ready.iter().map(|(_, pid)| answers.iter().filter(|worker| *worker == pid).count()).collect()
 }
@@ -51,15 +51,15 @@ fn assert_even(shares: &[usize]) {
     assert!(most * workers * 10 <= total * 11, "one of {workers} workers has {most} of {total}: {shares:?}");
 }
 
-pub(crate) fn total(fleet: &Fleet, name: &str) -> f64 {
+pub(crate) fn total(fleet: &TestFleet, name: &str) -> f64 {
     sum(&fleet.operator("/metrics").text(), name, &[])
 }
 
 #[test]
 fn kept_connections_are_even_over_2_4_8_and_16_workers() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for workers in [2, 4, 8, 16] {
-        let fleet = Plan::on(&redis).workers(workers).start();
+        let fleet = TestFleetBuilder::on(&redis).workers(workers).start();
         let answers = use_all(&mut open(&fleet, KEPT));
         assert_even(&shares(&fleet, &answers));
     }
@@ -67,8 +67,8 @@ fn kept_connections_are_even_over_2_4_8_and_16_workers() {
 
 #[test]
 fn a_connection_is_counted_once_however_it_came() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let mut kept = open(&fleet, KEPT);
     let _ = use_all(&mut kept);
     let slots = || fleet.operator("/fleet.json").json()["slots"].as_array().unwrap().clone();
@@ -91,8 +91,8 @@ fn a_connection_is_counted_once_however_it_came() {
 
 #[test]
 fn who_comes_late_gets_what_is_missing() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let mut kept = open(&fleet, 32);
     let _ = use_all(&mut kept);
     for workers in [3, 4] {
@@ -111,14 +111,14 @@ fn who_comes_late_gets_what_is_missing() {
 /// One request on each of these, as clients do that keep connections: one that is told that its connection ends, or
 /// finds that it has ended, opens another one. The workers that answered.
 #[track_caller]
-fn ask_all(fleet: &Fleet, kept: &mut [Connection]) -> Vec<u32> {
+fn ask_all(fleet: &TestFleet, kept: &mut [Connection]) -> Vec<u32> {
     let ask = |connection: &mut Connection| {
-        let response = match connection.ask(&Request::get("/hello")) {
+        let response = match connection.request(&Request::get("/hello")) {
             Ok(response) => response,
             // A rollout ends idle ones, a death all.
             Err(Failure::Reset | Failure::Closed) => {
                 *connection = Connection::open(fleet.listen).expect("no connection is refused");
-                connection.ask(&Request::get("/hello")).expect("a new connection is answered")
+                connection.request(&Request::get("/hello")).expect("a new connection is answered")
             }
             Err(other) => panic!("{other:?}"),
         };
@@ -133,7 +133,7 @@ fn ask_all(fleet: &Fleet, kept: &mut [Connection]) -> Vec<u32> {
 
 /// Asks again and again until no worker has more than a tenth above the mean.
 #[track_caller]
-fn ask_until_even(fleet: &Fleet, kept: &mut [Connection], workers: usize) {
+fn ask_until_even(fleet: &TestFleet, kept: &mut [Connection], workers: usize) {
     wait::until("the workers have as many connections each", wait::LONG, || {
         let mut shares = std::collections::BTreeMap::<u32, usize>::new();
         for worker in ask_all(fleet, kept) {
@@ -146,8 +146,8 @@ fn ask_until_even(fleet: &Fleet, kept: &mut [Connection], workers: usize) {
 
 #[test]
 fn kept_connections_become_even_again_after_reloads_and_deaths() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let mut kept = open(&fleet, KEPT);
     ask_until_even(&fleet, &mut kept, 4);
     for round in 1..=2 {
@@ -155,7 +155,7 @@ fn kept_connections_become_even_again_after_reloads_and_deaths() {
         // They ask all the time, so that they come back while two generations serve.
         wait::until("the reload is done", wait::LONG, || {
             let _ = ask_all(&fleet, &mut kept);
-            fleet.said("reload done").len() == round
+            fleet.log_lines("reload done").len() == round
         });
         ask_until_even(&fleet, &mut kept, 4);
     }
@@ -165,8 +165,8 @@ fn kept_connections_become_even_again_after_reloads_and_deaths() {
 
 #[test]
 fn a_new_slot_gets_its_share_of_those_that_are_kept() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(3).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(3).start();
     let mut kept = open(&fleet, KEPT);
     ask_until_even(&fleet, &mut kept, 3);
     fleet.signal(Signal::SIGTTIN);
@@ -179,16 +179,16 @@ fn a_new_slot_gets_its_share_of_those_that_are_kept() {
 
 #[test]
 fn without_it_and_with_clients_steered_by_their_address_none_is_passed() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for (name, value) in [("REGATTA_LISTEN__BALANCE", "false"), ("REGATTA_LISTEN__STEERING", "client-ip")] {
-        let fleet = Plan::on(&redis).workers(4).set(name, value).start();
+        let fleet = TestFleetBuilder::on(&redis).workers(4).set(name, value).start();
         let _ = use_all(&mut open(&fleet, KEPT));
         assert!(total(&fleet, PASSED).abs() < 0.5, "{name}");
     }
 }
 
 /// Connections that the kernel has completed and no worker has accepted, by `proc_pid_net(5)`.
-pub(crate) fn queued(fleet: &Fleet) -> usize {
+pub(crate) fn queued(fleet: &TestFleet) -> usize {
     let port = format!(":{:04X}", fleet.listen.port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let waiting = |line: &str| {
@@ -204,7 +204,7 @@ pub(crate) fn queued(fleet: &Fleet) -> usize {
 pub(crate) fn answered(connections: &mut [Connection]) -> usize {
     let mut count = 0;
     for connection in connections {
-        connection.patience(Duration::from_millis(1));
+        connection.set_timeout(Duration::from_millis(1));
         count += usize::from(connection.receive(false).is_ok_and(|response| response.status == 200));
     }
     count
@@ -212,9 +212,9 @@ pub(crate) fn answered(connections: &mut [Connection]) -> usize {
 
 #[test]
 fn a_worker_that_stands_still_holds_up_none_that_another_has_accepted() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     // Nothing steers past it.
-    let fleet = Plan::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
     let frozen = fleet.ready()[0].1;
     process::signal(frozen, Signal::SIGSTOP);
     let mut kept = open(&fleet, KEPT);
@@ -238,8 +238,8 @@ fn a_worker_that_stands_still_holds_up_none_that_another_has_accepted() {
 
 #[test]
 fn what_a_killed_worker_had_passed_on_is_served() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
     let before = total(&fleet, ACCEPTED);
     let [(_, frozen), (_, killed)] = fleet.ready()[..] else { panic!("two workers") };
     process::signal(frozen, Signal::SIGSTOP);
@@ -265,9 +265,9 @@ fn what_a_killed_worker_had_passed_on_is_served() {
 
 #[test]
 fn a_fleet_that_stops_answers_what_is_on_its_way() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for _ in 0..5 {
-        let mut fleet = Plan::on(&redis).workers(4).start();
+        let mut fleet = TestFleetBuilder::on(&redis).workers(4).start();
         let mut kept = open(&fleet, KEPT);
         fleet.signal(Signal::SIGTERM);
         let _ = use_all(&mut kept);
@@ -278,8 +278,8 @@ fn a_fleet_that_stops_answers_what_is_on_its_way() {
 
 #[test]
 fn connections_in_a_crowd_are_even_and_none_is_lost() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let before = total(&fleet, ACCEPTED);
     // More than the shared queue has room for.
     let mut kept = open(&fleet, 16 * KEPT);
@@ -291,8 +291,8 @@ fn connections_in_a_crowd_are_even_and_none_is_lost() {
 
 #[test]
 fn they_are_even_again_after_a_reload_and_an_upgrade() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).set("REGATTA_WORKERS__PROBATION", "100ms").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).set("REGATTA_WORKERS__PROBATION", "100ms").start();
     for (signal, verb) in [(Signal::SIGHUP, "reload"), (Signal::SIGUSR2, "upgrade")] {
         let mut kept = open(&fleet, KEPT);
         let _ = use_all(&mut kept);

@@ -13,27 +13,28 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Error;
-use regatta::__internals::redis::Redis;
-use regatta::__internals::redis::begin::CounterArg;
-use regatta::__internals::redis::begin::Reply;
-use regatta::__internals::redis::begin::Request;
-use regatta::__internals::redis::begin::SessionArg;
-use regatta::__internals::redis::begin::SessionMode;
-use regatta::__internals::redis::begin::SessionReply;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisError;
+use regatta::__internals::redis::begin::BeginReply;
+use regatta::__internals::redis::begin::BeginRequest;
+use regatta::__internals::redis::begin::CounterIncrement;
+use regatta::__internals::redis::begin::SessionAccess;
+use regatta::__internals::redis::begin::SessionLookup;
+use regatta::__internals::redis::begin::SessionQuery;
 use tokio::task::JoinSet;
 
 use crate::support::clock::Clock;
 use crate::support::process;
-use crate::support::proxy::Link;
-use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
+use crate::support::proxy::FaultProxy;
+use crate::support::proxy::LinkState;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::wait;
 
 /// With functions, and where they are not allowed; and what a batch is called there.
-const BOTH: [(Mode, &str); 2] = [(Mode::Fcall, "regatta_v6_batch"), (Mode::Evalsha, "EVALSHA")];
+const BOTH: [(ScriptingMode, &str); 2] =
+    [(ScriptingMode::Fcall, "regatta_v6_batch"), (ScriptingMode::Evalsha, "EVALSHA")];
 
 /// Callers of a load; more than a call has entries.
 const CALLERS: usize = 100;
@@ -81,9 +82,9 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn start(server: &RedisServer, proxy: Option<&Proxy>, mode: Mode) -> Self {
+    fn start(server: &TestRedis, proxy: Option<&FaultProxy>, mode: ScriptingMode) -> Self {
         for number in 0..CALLERS {
-            let now = regatta::__internals::sys::time::unix().as_millis().to_string();
+            let now = regatta::__internals::sys::time::wall_clock().as_millis().to_string();
             server.cli(&["HSET", &format!("p:s:{number}"), "_c", &now, "_t", &now, "_v", "0"]);
         }
         let shared = Arc::new(Shared::default());
@@ -126,7 +127,7 @@ impl Crowd {
 
     /// Ends the load: every number is right. What failed, by reason.
     #[track_caller]
-    fn end(self, name: &str, server: &RedisServer) -> BTreeMap<String, u64> {
+    fn end(self, name: &str, server: &TestRedis) -> BTreeMap<String, u64> {
         self.more();
         self.shared.ended.store(true, SeqCst);
         let seen = self.thread.join().expect("a caller was told what is wrong");
@@ -158,7 +159,7 @@ impl Crowd {
 }
 
 /// Views a session, adds to a counter of its own and to one of all, again and again.
-async fn caller(redis: Redis, number: usize, shared: Arc<Shared>) -> Seen {
+async fn caller(redis: RedisClient, number: usize, shared: Arc<Shared>) -> Seen {
     let mut seen = Seen { caller: number, ..Seen::default() };
     while !shared.ended.load(SeqCst) {
         let begun = Instant::now();
@@ -176,12 +177,12 @@ async fn caller(redis: Redis, number: usize, shared: Arc<Shared>) -> Seen {
             }
             Err(error) => {
                 let reason = match &error {
-                    Error::Lost { .. } => "lost".to_owned(),
-                    Error::Unavailable { .. } => "unavailable".to_owned(),
-                    Error::Refused { refusal, .. } => format!("{refusal:?}"),
+                    RedisError::ConnectionLost { .. } => "lost".to_owned(),
+                    RedisError::Unavailable { .. } => "unavailable".to_owned(),
+                    RedisError::Rejected { rejection: refusal, .. } => format!("{refusal:?}"),
                     other => panic!("caller {number}: {other:?}"),
                 };
-                seen.maybe += i64::from(matches!(error, Error::Lost { .. }));
+                seen.maybe += i64::from(matches!(error, RedisError::ConnectionLost { .. }));
                 *shared.failed.lock().unwrap().entry(reason).or_default() += 1;
                 wait::paced(Duration::from_millis(5)).await;
             }
@@ -190,26 +191,26 @@ async fn caller(redis: Redis, number: usize, shared: Arc<Shared>) -> Seen {
     seen
 }
 
-async fn one(redis: &Redis, number: usize) -> Result<[i64; 2], Error> {
-    let session = SessionArg {
+async fn one(redis: &RedisClient, number: usize) -> Result<[i64; 2], RedisError> {
+    let session = SessionQuery {
         key: format!("p:s:{number}"),
         // Some are a user's, whose generation is read with them.
         generation: number.is_multiple_of(4).then(|| format!("p:g:{number}")),
-        mode: SessionMode::Visit,
-        ticket: None,
+        access: SessionAccess::CountView,
+        provisional: None,
         idle_ms: DAY_MS,
         absolute_ms: 30 * DAY_MS,
     };
-    let counters = [format!("p:c:{number}"), "p:c:all".to_owned()].map(|key| CounterArg { key, by: 1 });
-    let request = Request { session: Some(&session), counters: &counters, ..Default::default() };
+    let counters = [format!("p:c:{number}"), "p:c:all".to_owned()].map(|key| CounterIncrement { key, by: 1 });
+    let request = BeginRequest { session: Some(&session), counters: &counters, ..Default::default() };
     match redis.begin(&request).await? {
-        Reply::Granted { counters, session, .. } => {
-            if let SessionReply::Live { views, .. } = session {
+        BeginReply::Granted { counters, session, .. } => {
+            if let SessionLookup::Found { views, .. } = session {
                 assert_eq!(i64::try_from(views).unwrap(), counters[0], "an answer of one call");
             }
             Ok([counters[0], counters[1]])
         }
-        Reply::Denied { .. } => panic!("no limit was asked"),
+        BeginReply::Denied { .. } => panic!("no limit was asked"),
     }
 }
 
@@ -241,7 +242,7 @@ fn none(failed: &BTreeMap<String, u64>) {
 #[test]
 fn a_server_that_becomes_a_replica_and_a_primary_again() {
     for (mode, _) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let crowd = Crowd::start(&server, None, mode);
         for _ in 0..3 {
             server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
@@ -258,7 +259,7 @@ fn a_server_that_becomes_a_replica_and_a_primary_again() {
 #[test]
 fn a_server_that_is_full_and_has_room_again() {
     for (mode, _) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let crowd = Crowd::start(&server, None, mode);
         for _ in 0..3 {
             server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
@@ -275,7 +276,7 @@ fn a_server_that_is_full_and_has_room_again() {
 #[test]
 fn code_that_is_forgotten_again_and_again() {
     for (mode, _) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let crowd = Crowd::start(&server, None, mode);
         for _ in 0..10 {
             server.cli(&["FUNCTION", "FLUSH", "SYNC"]);
@@ -289,13 +290,13 @@ fn code_that_is_forgotten_again_and_again() {
 #[test]
 fn answers_that_are_lost_again_and_again() {
     for (mode, name) in BOTH {
-        let server = RedisServer::start();
-        let proxy = Proxy::before(&server);
+        let server = TestRedis::start();
+        let proxy = FaultProxy::before(&server);
         let crowd = Crowd::start(&server, Some(&proxy), mode);
         for _ in 0..10 {
-            let sprung = proxy.sprung();
+            let sprung = proxy.faults_injected();
             proxy.lose_replies(name, 1);
-            wait::until("it is lost", wait::LONG, || proxy.sprung() > sprung);
+            wait::until("it is lost", wait::LONG, || proxy.faults_injected() > sprung);
             crowd.more();
         }
         none(&crowd.end("lost answers", &server));
@@ -305,8 +306,8 @@ fn answers_that_are_lost_again_and_again() {
 #[test]
 fn a_lost_answer_whose_repetition_is_refused_is_no_refusal() {
     for (mode, name) in BOTH {
-        let server = RedisServer::start();
-        let proxy = Proxy::before(&server);
+        let server = TestRedis::start();
+        let proxy = FaultProxy::before(&server);
         let crowd = Crowd::start(&server, Some(&proxy), mode);
         for reply in ["-READONLY You can't write against a read only replica.", "-OOM command not allowed"] {
             let lost = || crowd.shared.failed.lock().unwrap().get("lost").copied().unwrap_or(0);
@@ -319,7 +320,7 @@ fn a_lost_answer_whose_repetition_is_refused_is_no_refusal() {
                 lost() > before
             });
         }
-        proxy.spare();
+        proxy.clear_command_faults();
         crowd.end("lost and refused", &server);
     }
 }
@@ -327,16 +328,16 @@ fn a_lost_answer_whose_repetition_is_refused_is_no_refusal() {
 #[test]
 fn what_stands_still_on_the_way_and_comes_late() {
     for (mode, _) in BOTH {
-        let server = RedisServer::start();
-        let proxy = Proxy::before(&server);
+        let server = TestRedis::start();
+        let proxy = FaultProxy::before(&server);
         let crowd = Crowd::start(&server, Some(&proxy), mode);
         for _ in 0..3 {
-            proxy.link(Link::Stalled);
+            proxy.set_link(LinkState::Stalled);
             wait::let_pass(Duration::from_millis(600));
-            proxy.link(Link::Open);
+            proxy.set_link(LinkState::Open);
             crowd.more();
             // One that is lost without a word, and one whose connections alone are.
-            proxy.forget();
+            proxy.blackhole();
             crowd.more();
             proxy.reset();
             crowd.more();
@@ -349,7 +350,7 @@ fn what_stands_still_on_the_way_and_comes_late() {
 #[test]
 fn a_server_that_stands_still_for_a_while() {
     for (mode, _) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let crowd = Crowd::start(&server, None, mode);
         crowd.shared.repeats.store(true, SeqCst);
         for millis in [300, 1000, 300, 1000] {
@@ -365,7 +366,7 @@ fn a_server_that_stands_still_for_a_while() {
 #[test]
 fn a_server_that_stands_still_for_longer_than_callers_wait() {
     for (mode, _) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let crowd = Crowd::start(&server, None, mode);
         crowd.shared.repeats.store(true, SeqCst);
         server.stop();
@@ -379,7 +380,7 @@ fn a_server_that_stands_still_for_longer_than_callers_wait() {
 #[test]
 fn a_server_that_is_killed_and_has_its_data_again() {
     for (mode, _) in BOTH {
-        let mut server = RedisServer::start_with(&["--appendonly", "yes"]);
+        let mut server = TestRedis::start_with(&["--appendonly", "yes"]);
         let crowd = Crowd::start(&server, None, mode);
         crowd.shared.repeats.store(true, SeqCst);
         for _ in 0..3 {
@@ -393,7 +394,7 @@ fn a_server_that_is_killed_and_has_its_data_again() {
 #[test]
 fn a_server_that_is_killed_and_has_lost_its_data() {
     for (mode, _) in BOTH {
-        let mut server = RedisServer::start();
+        let mut server = TestRedis::start();
         let crowd = Crowd::start(&server, None, mode);
         for _ in 0..3 {
             crowd.shared.forgetful.store(true, SeqCst);
@@ -407,7 +408,7 @@ fn a_server_that_is_killed_and_has_lost_its_data() {
 #[test]
 fn connections_that_are_killed_and_clients_that_are_paused() {
     for (mode, _) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let crowd = Crowd::start(&server, None, mode);
         crowd.shared.repeats.store(true, SeqCst);
         for round in 0..10 {
@@ -426,7 +427,7 @@ fn connections_that_are_killed_and_clients_that_are_paused() {
 fn a_clock_that_steps_both_ways() {
     for (mode, _) in BOTH {
         let clock = Clock::new();
-        let server = RedisServer::with_clock(&clock);
+        let server = TestRedis::with_clock(&clock);
         let crowd = Crowd::start(&server, None, mode);
         for step in [600, 0, -600, 0] {
             clock.step(step);
@@ -440,10 +441,10 @@ fn a_clock_that_steps_both_ways() {
 #[test]
 fn more_than_may_wait_are_told_at_once_and_the_others_are_counted() {
     const WAIT: usize = 16_384;
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let redis = connect(&server, "p", Mode::Auto).await;
+        let redis = connect(&server, "p", ScriptingMode::Auto).await;
         let before = process::private_memory(std::process::id());
         let mut counted = 0;
         for (calls, refused) in [(16 * 8 * 64, 0), (WAIT + 3000, 3000)] {
@@ -452,13 +453,13 @@ fn more_than_may_wait_are_told_at_once_and_the_others_are_counted() {
             for number in 0..calls {
                 let redis = redis.clone();
                 callers.spawn(async move {
-                    (Instant::now(), redis.count(&format!("p:c:{}", number % 7), 1).await)
+                    (Instant::now(), redis.increment(&format!("p:c:{}", number % 7), 1).await)
                 });
             }
             let mut told = Vec::new();
             while told.len() < refused {
                 let (begun, answer) = callers.join_next().await.unwrap().unwrap();
-                assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
+                assert!(matches!(answer, Err(RedisError::Unavailable { .. })), "{answer:?}");
                 told.push(begun.elapsed());
             }
             let grown = process::private_memory(std::process::id()).saturating_sub(before);

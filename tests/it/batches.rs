@@ -4,38 +4,44 @@ use std::time::Duration;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Error;
-use regatta::__internals::redis::Redis;
-use regatta::__internals::redis::Refusal;
-use regatta::__internals::redis::begin::CounterArg;
-use regatta::__internals::redis::begin::LimitArg;
-use regatta::__internals::redis::begin::LimitKind;
-use regatta::__internals::redis::begin::Reply;
-use regatta::__internals::redis::begin::Request;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisError;
+use regatta::__internals::redis::ServerRejection;
+use regatta::__internals::redis::begin::BeginReply;
+use regatta::__internals::redis::begin::BeginRequest;
+use regatta::__internals::redis::begin::CounterIncrement;
+use regatta::__internals::redis::begin::LimitParameters;
+use regatta::__internals::redis::begin::RateLimitCheck;
 use tokio::task::JoinSet;
 
-use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
+use crate::support::proxy::FaultProxy;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 
-const BOTH: [(Mode, &str); 2] = [(Mode::Fcall, "fcall"), (Mode::Evalsha, "evalsha")];
+const BOTH: [(ScriptingMode, &str); 2] =
+    [(ScriptingMode::Fcall, "fcall"), (ScriptingMode::Evalsha, "evalsha")];
 
-async fn add(redis: &Redis, key: &str) -> Result<i64, Error> {
+async fn add(redis: &RedisClient, key: &str) -> Result<i64, RedisError> {
     add_as(redis, key, &[], "").await
 }
 
-async fn add_as(redis: &Redis, key: &str, limits: &[LimitArg], token: &str) -> Result<i64, Error> {
-    let counters = [CounterArg { key: key.to_owned(), by: 1 }];
-    match redis.begin(&Request { limits, counters: &counters, session: None, token }).await? {
-        Reply::Granted { counters, .. } => Ok(counters[0]),
-        Reply::Denied { .. } => Ok(-1),
+async fn add_as(
+    redis: &RedisClient,
+    key: &str,
+    limits: &[RateLimitCheck],
+    token: &str,
+) -> Result<i64, RedisError> {
+    let counters = [CounterIncrement { key: key.to_owned(), by: 1 }];
+    match redis.begin(&BeginRequest { limits, counters: &counters, session: None, token }).await? {
+        BeginReply::Granted { counters, .. } => Ok(counters[0]),
+        BeginReply::Denied { .. } => Ok(-1),
     }
 }
 
 /// So many at the same time, each adding one to the key that is its own; their answers, in order of their numbers.
-async fn crowd(redis: &Redis, keys: impl IntoIterator<Item = String>) -> Vec<Result<i64, Error>> {
+async fn crowd(redis: &RedisClient, keys: impl IntoIterator<Item = String>) -> Vec<Result<i64, RedisError>> {
     let mut tasks = JoinSet::new();
     for (number, key) in keys.into_iter().enumerate() {
         let redis = redis.clone();
@@ -50,14 +56,14 @@ fn same(count: usize) -> impl Iterator<Item = String> {
     std::iter::repeat_n("p:c:x".to_owned(), count)
 }
 
-pub(crate) fn calls(server: &RedisServer, command: &str) -> u64 {
+pub(crate) fn calls(server: &TestRedis, command: &str) -> u64 {
     server.commands().get(command).copied().unwrap_or(0)
 }
 
 #[tokio::test]
 async fn a_turns_requests_share_calls_and_each_has_a_number_of_its_own() {
     for (mode, command) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         add(&redis, "p:c:x").await.unwrap();
         server.cli(&["CONFIG", "RESETSTAT"]);
@@ -72,7 +78,7 @@ async fn a_turns_requests_share_calls_and_each_has_a_number_of_its_own() {
 #[tokio::test]
 async fn a_request_that_is_alone_is_one_call_and_large_ones_share_none() {
     for (mode, command) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         server.cli(&["CONFIG", "RESETSTAT"]);
         for sum in 1..=10 {
@@ -88,7 +94,7 @@ async fn a_request_that_is_alone_is_one_call_and_large_ones_share_none() {
 #[tokio::test]
 async fn an_entry_that_fails_fails_alone() {
     for (mode, command) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         server.cli(&["LPUSH", "p:c:list", "1"]);
         server.cli(&["SET", "p:c:full", &i64::MAX.to_string()]);
@@ -96,17 +102,18 @@ async fn an_entry_that_fails_fails_alone() {
         let keys = ["p:c:x", "p:c:list", "p:c:x", "p:c:full", "p:c:x"].map(str::to_owned);
         let answers = crowd(&redis, keys).await;
         assert_eq!([&answers[0], &answers[2], &answers[4]], [&Ok(1), &Ok(2), &Ok(3)], "{mode:?}");
-        let refused = matches!(&answers[1], Err(Error::Refused { refusal: Refusal::WrongType, .. }));
-        assert!(refused && answers[3] == Err(Error::Overflow), "{answers:?}");
+        let refused =
+            matches!(&answers[1], Err(RedisError::Rejected { rejection: ServerRejection::WrongType, .. }));
+        assert!(refused && answers[3] == Err(RedisError::Overflow), "{answers:?}");
         assert_eq!(calls(&server, command), 1, "{mode:?}");
-        assert!(redis.lanes().are_closed());
+        assert!(redis.breaker_states().all_closed());
     }
 }
 
 #[tokio::test]
 async fn a_caller_that_leaves_before_its_turn_ends_has_sent_nothing() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Auto).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Auto).await;
     // Polled once, and dropped before anything else has been.
     assert!(add(&redis, "p:c:gone").now_or_never().is_none());
     assert_eq!((add(&redis, "p:c:x").await, add(&redis, "p:c:gone").await), (Ok(1), Ok(1)));
@@ -114,10 +121,10 @@ async fn a_caller_that_leaves_before_its_turn_ends_has_sent_nothing() {
 
 #[tokio::test]
 async fn a_caller_that_leaves_later_harms_no_other_and_keeps_no_place() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Auto).await;
-    let kind = LimitKind::Concurrency { lease_us: 600_000_000, max: 10 };
-    let limit = LimitArg { key: "p:l:q:v:x".into(), kind, shadow: false, cost: 1 };
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Auto).await;
+    let parameters = LimitParameters::Concurrency { lease_us: 600_000_000, max: 10 };
+    let limit = RateLimitCheck { key: "p:l:q:v:x".into(), parameters, shadow: false, cost: 1 };
     server.stop();
     let mut tasks = JoinSet::new();
     for number in 0..8 {
@@ -130,41 +137,41 @@ async fn a_caller_that_leaves_later_harms_no_other_and_keeps_no_place() {
         async move { add(&redis, "p:c:x").await }
     });
     // Until all of it is out.
-    eventually("a silence", async || redis.absences().silences > 0).await;
+    eventually("a silence", async || redis.outage_stats().silences > 0).await;
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     server.cont();
     assert!(other.await.unwrap().is_ok());
-    assert_eq!(redis.count("p:c:x", 0).await, Ok(9), "what was sent was done");
+    assert_eq!(redis.increment("p:c:x", 0).await, Ok(9), "what was sent was done");
     eventually("the places are given back", async || server.cli(&["ZCARD", "p:l:q:v:x"]) == "0").await;
 }
 
 #[tokio::test]
 async fn calls_whose_answers_are_lost_count_once() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
-    let redis = proxy.connect(&server, "p", Mode::Fcall).await;
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
+    let redis = proxy.connect(&server, "p", ScriptingMode::Fcall).await;
     for round in 1..=5_i64 {
-        let before = proxy.sprung();
+        let before = proxy.faults_injected();
         proxy.lose_replies("regatta_v6_batch", 1);
         let answers = crowd(&redis, same(100)).await;
         assert!(answers.iter().all(Result::is_ok), "{answers:?}");
-        assert_eq!(proxy.sprung(), before + 1);
-        assert_eq!(redis.count("p:c:x", 0).await, Ok(round * 100));
+        assert_eq!(proxy.faults_injected(), before + 1);
+        assert_eq!(redis.increment("p:c:x", 0).await, Ok(round * 100));
     }
 }
 
 #[tokio::test]
 async fn code_that_is_gone_is_loaded_and_the_batch_sent_again() {
     for (mode, _) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         for round in 1..=3 {
             server.cli(&["FUNCTION", "FLUSH", "SYNC"]);
             server.cli(&["SCRIPT", "FLUSH", "SYNC"]);
             let answers = crowd(&redis, same(100)).await;
             assert!(answers.iter().all(Result::is_ok), "{mode:?}: {answers:?}");
-            assert_eq!(redis.count("p:c:x", 0).await, Ok(round * 100));
+            assert_eq!(redis.increment("p:c:x", 0).await, Ok(round * 100));
         }
     }
 }
@@ -172,47 +179,49 @@ async fn code_that_is_gone_is_loaded_and_the_batch_sent_again() {
 #[tokio::test]
 async fn a_server_that_takes_no_writes_refuses_all_of_a_batch_and_does_none_of_it() {
     for (mode, _) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         for round in 1..=2 {
             server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
             let answers = crowd(&redis, same(50)).await;
-            let full = |answer: &Result<i64, Error>| {
-                matches!(answer, Err(Error::Refused { refusal: Refusal::NoWrites, .. }))
+            let full = |answer: &Result<i64, RedisError>| {
+                matches!(answer, Err(RedisError::Rejected { rejection: ServerRejection::WritesDisabled, .. }))
             };
             assert!(answers.iter().all(full), "{mode:?}: {answers:?}");
             server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
             eventually("it writes again", async || add(&redis, "p:c:y").await.is_ok()).await;
             let answers = crowd(&redis, same(50)).await;
             assert!(answers.iter().all(Result::is_ok), "{mode:?}: {answers:?}");
-            assert_eq!(redis.count("p:c:x", 0).await, Ok(round * 50));
+            assert_eq!(redis.increment("p:c:x", 0).await, Ok(round * 50));
         }
     }
 }
 
 #[tokio::test]
 async fn a_thousand_wait_for_a_frozen_redis_and_are_counted_once_or_told_in_time() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Auto).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Auto).await;
     server.stop();
     let waiting = tokio::spawn({
         let redis = redis.clone();
         async move { crowd(&redis, same(1000)).await }
     });
-    eventually("a silence", async || redis.absences().silences > 0).await;
+    eventually("a silence", async || redis.outage_stats().silences > 0).await;
     server.cont();
     assert!(waiting.await.unwrap().iter().all(Result::is_ok));
-    assert_eq!(redis.count("p:c:x", 0).await, Ok(1000));
+    assert_eq!(redis.increment("p:c:x", 0).await, Ok(1000));
     server.stop();
     let begun = Instant::now();
     let answers = crowd(&redis, same(1000)).await;
-    let unsent = answers.iter().filter(|answer| matches!(answer, Err(Error::Unavailable { .. }))).count();
-    let lost = answers.iter().filter(|answer| matches!(answer, Err(Error::Lost { .. }))).count();
+    let unsent =
+        answers.iter().filter(|answer| matches!(answer, Err(RedisError::Unavailable { .. }))).count();
+    let lost =
+        answers.iter().filter(|answer| matches!(answer, Err(RedisError::ConnectionLost { .. }))).count();
     // Eight calls of sixty-four were out.
     assert_eq!((unsent, lost), (1000 - 512, 512));
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     server.cont();
-    eventually("it is used again", async || redis.count("p:c:x", 0).await.is_ok()).await;
-    let sum = redis.count("p:c:x", 0).await.unwrap();
+    eventually("it is used again", async || redis.increment("p:c:x", 0).await.is_ok()).await;
+    let sum = redis.increment("p:c:x", 0).await.unwrap();
     assert!((1000..=1512).contains(&sum), "{sum}: what was not sent is not done later");
 }

@@ -8,25 +8,25 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Error;
-use regatta::__internals::redis::Health;
-use regatta::__internals::redis::Redis;
-use regatta::__internals::redis::begin::CounterArg;
-use regatta::__internals::redis::begin::LimitArg;
-use regatta::__internals::redis::begin::LimitKind;
-use regatta::__internals::redis::begin::Reply;
-use regatta::__internals::redis::begin::Request;
-use regatta::__internals::redis::begin::SessionArg;
-use regatta::__internals::redis::begin::SessionMode;
-use regatta::__internals::redis::begin::SessionReply;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisError;
+use regatta::__internals::redis::RedisStatus;
+use regatta::__internals::redis::begin::BeginReply;
+use regatta::__internals::redis::begin::BeginRequest;
+use regatta::__internals::redis::begin::CounterIncrement;
+use regatta::__internals::redis::begin::LimitParameters;
+use regatta::__internals::redis::begin::RateLimitCheck;
+use regatta::__internals::redis::begin::SessionAccess;
+use regatta::__internals::redis::begin::SessionLookup;
+use regatta::__internals::redis::begin::SessionQuery;
 use regatta::__internals::redis::keys;
 use tokio::task::JoinSet;
 
 use crate::support::property;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::eventually;
-use crate::support::redis_cluster::RedisCluster;
+use crate::support::redis_cluster::TestRedisCluster;
 use crate::support::wait;
 use crate::topology_cluster::TOTAL;
 use crate::topology_cluster::connect;
@@ -34,31 +34,31 @@ use crate::topology_cluster::limit;
 use crate::topology_cluster::session;
 
 /// What one request was answered: its session's views and the total; `None` if it was denied.
-type Visit = Result<Option<(u64, i64)>, Error>;
+type Visit = Result<Option<(u64, i64)>, RedisError>;
 
-async fn visit(redis: &Redis, digest: &str, limits: &[LimitArg], token: &str) -> Visit {
+async fn visit(redis: &RedisClient, digest: &str, limits: &[RateLimitCheck], token: &str) -> Visit {
     let (session, counters) = (session(digest, false), total());
-    match redis.begin(&Request { limits, session: Some(&session), counters: &counters, token }).await? {
-        Reply::Granted { session: SessionReply::Live { views, .. }, counters, .. } => {
+    match redis.begin(&BeginRequest { limits, session: Some(&session), counters: &counters, token }).await? {
+        BeginReply::Granted { session: SessionLookup::Found { views, .. }, counters, .. } => {
             Ok(Some((views, counters[0])))
         }
-        Reply::Granted { session, .. } => panic!("no session: {session:?}"),
-        Reply::Denied { .. } => Ok(None),
+        BeginReply::Granted { session, .. } => panic!("no session: {session:?}"),
+        BeginReply::Denied { .. } => Ok(None),
     }
 }
 
-fn total() -> [CounterArg; 1] {
-    [CounterArg { key: keys::counter("p", "total"), by: 1 }]
+fn total() -> [CounterIncrement; 1] {
+    [CounterIncrement { key: keys::counter("p", "total"), by: 1 }]
 }
 
 /// Makes a session, which has the one view of its ticket.
-async fn make(redis: &Redis, digest: &str) {
+async fn make(redis: &RedisClient, digest: &str) {
     let new = session(digest, true);
-    redis.begin(&Request { session: Some(&new), ..Request::default() }).await.unwrap();
+    redis.begin(&BeginRequest { session: Some(&new), ..BeginRequest::default() }).await.unwrap();
 }
 
 /// All of them at the same time.
-async fn crowd(redis: &Redis, visits: impl Iterator<Item = (String, LimitArg)>) -> Vec<Visit> {
+async fn crowd(redis: &RedisClient, visits: impl Iterator<Item = (String, RateLimitCheck)>) -> Vec<Visit> {
     let mut tasks = JoinSet::new();
     for (digest, limit) in visits {
         let redis = redis.clone();
@@ -68,22 +68,22 @@ async fn crowd(redis: &Redis, visits: impl Iterator<Item = (String, LimitArg)>) 
 }
 
 /// Calls of functions or scripts that all nodes have executed.
-fn calls(cluster: &RedisCluster, command: &str) -> u64 {
+fn calls(cluster: &TestRedisCluster, command: &str) -> u64 {
     let of = |line: String| line.strip_prefix("calls=")?.split(',').next()?.parse::<u64>().ok();
     let name = format!("cmdstat_{command}");
     cluster.primaries().iter().filter_map(|node| of(node.info("commandstats", &name))).sum()
 }
 
-fn reset(cluster: &RedisCluster) {
+fn reset(cluster: &TestRedisCluster) {
     cluster.primaries().iter().for_each(|node| assert_eq!(node.cli(&["CONFIG", "RESETSTAT"]), "OK"));
 }
 
-fn views(cluster: &RedisCluster, digest: &str) -> u64 {
-    cluster.ask("HGET", &format!("p:{{s}}:s:{digest}"), &["_v"]).parse().unwrap_or(0)
+fn views(cluster: &TestRedisCluster, digest: &str) -> u64 {
+    cluster.query("HGET", &format!("p:{{s}}:s:{digest}"), &["_v"]).parse().unwrap_or(0)
 }
 
-fn counted(cluster: &RedisCluster) -> u64 {
-    cluster.ask("GET", TOTAL, &[]).parse().unwrap_or(0)
+fn counted(cluster: &TestRedisCluster) -> u64 {
+    cluster.query("GET", TOTAL, &[]).parse().unwrap_or(0)
 }
 
 /// Nodes that the sessions and the total lie on; the third has neither.
@@ -91,20 +91,20 @@ const SESSIONS_ON: usize = 0;
 const TOTAL_ON: usize = 1;
 const NEITHER: usize = 2;
 
-fn places(cluster: &RedisCluster) -> (usize, usize) {
+fn places(cluster: &TestRedisCluster) -> (usize, usize) {
     (cluster.owner("p:{s}:s:a"), cluster.owner(TOTAL))
 }
 
 /// A subject of this burst whose limit lies on that node.
-fn limit_on(cluster: &RedisCluster, node: usize, burst: u64) -> LimitArg {
+fn limit_on(cluster: &TestRedisCluster, node: usize, burst: u64) -> RateLimitCheck {
     let of = |name: &String| cluster.owner(&format!("p:{{l:slow:v:{name}}}")) == node;
     limit(&(0..).map(|number: u32| format!("{burst}-{number}")).find(of).unwrap(), burst)
 }
 
 #[tokio::test]
 async fn a_turns_requests_make_one_call_a_slot() {
-    let cluster = RedisCluster::start();
-    for (mode, command) in [(Mode::Fcall, "fcall"), (Mode::Evalsha, "evalsha")] {
+    let cluster = TestRedisCluster::start();
+    for (mode, command) in [(ScriptingMode::Fcall, "fcall"), (ScriptingMode::Evalsha, "evalsha")] {
         let redis = connect(&cluster, mode).await;
         let digest = |number: u32| format!("{mode:?}-{number}");
         for number in 0..64 {
@@ -128,8 +128,8 @@ async fn a_turns_requests_make_one_call_a_slot() {
 
 #[tokio::test]
 async fn a_request_that_is_alone_is_a_call_a_slot() {
-    let cluster = RedisCluster::start();
-    let redis = connect(&cluster, Mode::Fcall).await;
+    let cluster = TestRedisCluster::start();
+    let redis = connect(&cluster, ScriptingMode::Fcall).await;
     make(&redis, "a").await;
     reset(&cluster);
     for number in 1..=10 {
@@ -141,8 +141,8 @@ async fn a_request_that_is_alone_is_a_call_a_slot() {
 
 #[tokio::test]
 async fn each_of_two_hundred_visits_of_one_session_has_numbers_of_its_own() {
-    let cluster = RedisCluster::start();
-    let redis = connect(&cluster, Mode::Fcall).await;
+    let cluster = TestRedisCluster::start();
+    let redis = connect(&cluster, ScriptingMode::Fcall).await;
     make(&redis, "a").await;
     let visits = crowd(&redis, (0..200).map(|_| ("a".to_owned(), limit("x", 1000)))).await;
     let mut numbers: Vec<_> = visits.into_iter().map(|visit| visit.unwrap().unwrap()).collect();
@@ -162,8 +162,8 @@ async fn each_of_two_hundred_visits_of_one_session_has_numbers_of_its_own() {
 #[tokio::test]
 async fn of_what_a_limit_denies_nothing_stays_in_any_session_of_the_turn() {
     const ALLOWED: usize = 25;
-    let cluster = RedisCluster::start();
-    let redis = connect(&cluster, Mode::Fcall).await;
+    let cluster = TestRedisCluster::start();
+    let redis = connect(&cluster, ScriptingMode::Fcall).await;
     for number in 0..64 {
         make(&redis, &number.to_string()).await;
     }
@@ -178,37 +178,37 @@ async fn of_what_a_limit_denies_nothing_stays_in_any_session_of_the_turn() {
 
 #[tokio::test]
 async fn an_entry_that_fails_fails_alone_and_leaves_nothing() {
-    let cluster = RedisCluster::start();
-    let redis = connect(&cluster, Mode::Fcall).await;
+    let cluster = TestRedisCluster::start();
+    let redis = connect(&cluster, ScriptingMode::Fcall).await;
     for digest in ["a", "b", "c"] {
         make(&redis, digest).await;
     }
     let broken = limit("broken", 10);
-    cluster.ask("LPUSH", "p:{l:slow:v:broken}", &["x"]);
+    cluster.query("LPUSH", "p:{l:slow:v:broken}", &["x"]);
     let visits = [("a", limit("x", 10)), ("b", broken), ("c", limit("x", 10))];
     let visits = crowd(&redis, visits.map(|(digest, limit)| (digest.to_owned(), limit)).into_iter()).await;
     let (granted, failed): (Vec<_>, Vec<_>) = visits.into_iter().partition(Result::is_ok);
     assert_eq!((granted.len(), failed.len()), (2, 1));
-    assert!(matches!(failed[0], Err(Error::Refused { .. })), "{failed:?}");
+    assert!(matches!(failed[0], Err(RedisError::Rejected { .. })), "{failed:?}");
     assert_eq!(["a", "b", "c"].map(|digest| views(&cluster, digest)), [2, 1, 2]);
     assert_eq!(counted(&cluster), 2);
-    assert!(redis.lanes().are_closed());
+    assert!(redis.breaker_states().all_closed());
 }
 
 #[tokio::test]
 async fn a_caller_that_leaves_before_its_turn_ends_has_sent_nothing() {
-    let cluster = RedisCluster::start();
-    let redis = connect(&cluster, Mode::Fcall).await;
+    let cluster = TestRedisCluster::start();
+    let redis = connect(&cluster, ScriptingMode::Fcall).await;
     make(&redis, "a").await;
     // Polled once, and dropped before anything else has been.
     assert!(visit(&redis, "a", &[limit("x", 10)], "").now_or_never().is_none());
     make(&redis, "b").await;
     assert_eq!((counted(&cluster), views(&cluster, "a")), (0, 1));
-    assert_eq!(cluster.ask("EXISTS", "p:{l:slow:v:x}", &[]), "0");
+    assert_eq!(cluster.query("EXISTS", "p:{l:slow:v:x}", &[]), "0");
 }
 
 /// Starts a visit of which the session's node has done its part while the total's stands still, and lets its caller leave.
-async fn left_half_way(cluster: &RedisCluster, redis: &Redis, limits: Vec<LimitArg>) {
+async fn left_half_way(cluster: &TestRedisCluster, redis: &RedisClient, limits: Vec<RateLimitCheck>) {
     assert_eq!(places(cluster), (SESSIONS_ON, TOTAL_ON));
     let before = views(cluster, "a");
     cluster.nodes[TOTAL_ON].stop();
@@ -226,8 +226,8 @@ async fn left_half_way(cluster: &RedisCluster, redis: &Redis, limits: Vec<LimitA
 
 #[tokio::test]
 async fn what_a_denial_takes_back_is_taken_back_although_the_caller_has_left() {
-    let cluster = RedisCluster::start();
-    let redis = connect(&cluster, Mode::Fcall).await;
+    let cluster = TestRedisCluster::start();
+    let redis = connect(&cluster, ScriptingMode::Fcall).await;
     make(&redis, "a").await;
     left_half_way(&cluster, &redis, vec![limit_on(&cluster, TOTAL_ON, 0)]).await;
     eventually("the view is taken back", async || views(&cluster, "a") == 1).await;
@@ -236,16 +236,17 @@ async fn what_a_denial_takes_back_is_taken_back_although_the_caller_has_left() {
 
 #[tokio::test]
 async fn a_caller_that_leaves_half_way_is_counted_whole_or_not_at_all_and_keeps_no_place() {
-    let cluster = RedisCluster::start();
-    let redis = connect(&cluster, Mode::Fcall).await;
+    let cluster = TestRedisCluster::start();
+    let redis = connect(&cluster, ScriptingMode::Fcall).await;
     make(&redis, "a").await;
-    let kind = LimitKind::Concurrency { lease_us: 600_000_000, max: 10 };
+    let parameters = LimitParameters::Concurrency { lease_us: 600_000_000, max: 10 };
     let name = |subject: &str| format!("p:{{l:q:v:{subject}}}");
     let granted = |subject: &String| cluster.owner(&name(subject)) == SESSIONS_ON;
     let subject = (0..).map(|number: u32| number.to_string()).find(granted).unwrap();
-    let limit = LimitArg { key: keys::limit("p", "q", "v", &subject), kind, shadow: false, cost: 1 };
+    let limit =
+        RateLimitCheck { key: keys::limit("p", "q", "v", &subject), parameters, shadow: false, cost: 1 };
     left_half_way(&cluster, &redis, vec![limit]).await;
-    eventually("its place is given back", async || cluster.ask("ZCARD", &name(&subject), &[]) == "0").await;
+    eventually("its place is given back", async || cluster.query("ZCARD", &name(&subject), &[]) == "0").await;
     eventually("all of it or nothing", async || {
         matches!((views(&cluster, "a"), counted(&cluster)), (2, 1) | (1, 0))
     })
@@ -256,11 +257,11 @@ async fn a_caller_that_leaves_half_way_is_counted_whole_or_not_at_all_and_keeps_
 
 /// Visits one session, and makes new ones, as long as it is not told to stop; how often it was served, and what failed.
 async fn visit_until(
-    redis: Redis,
+    redis: RedisClient,
     client: usize,
-    limits: Vec<LimitArg>,
+    limits: Vec<RateLimitCheck>,
     ended: Arc<AtomicBool>,
-) -> (u64, Vec<Error>) {
+) -> (u64, Vec<RedisError>) {
     let (mut served, mut failed) = (0, Vec::new());
     for round in 0.. {
         if ended.load(Relaxed) {
@@ -273,7 +274,9 @@ async fn visit_until(
         }
         // What is made now may be missing on both nodes of a slot that moves.
         let new = session(&format!("{client}-{round}"), true);
-        if let Err(error) = redis.begin(&Request { session: Some(&new), ..Request::default() }).await {
+        if let Err(error) =
+            redis.begin(&BeginRequest { session: Some(&new), ..BeginRequest::default() }).await
+        {
             failed.push(error);
         }
         wait::paced(Duration::from_millis(1)).await;
@@ -285,10 +288,10 @@ const CLIENTS: usize = 16;
 
 /// That many visitors, until `while_visiting` ends; how often each was served, and what failed.
 async fn under_load(
-    redis: &Redis,
-    limits: &[LimitArg],
+    redis: &RedisClient,
+    limits: &[RateLimitCheck],
     while_visiting: impl FnOnce() + Send + 'static,
-) -> (Vec<u64>, Vec<Error>) {
+) -> (Vec<u64>, Vec<RedisError>) {
     let ended = Arc::new(AtomicBool::new(false));
     let mut clients = Vec::new();
     for client in 0..CLIENTS {
@@ -308,8 +311,8 @@ async fn under_load(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_that_move_one_by_one_hold_no_batch_up_and_count_exactly() {
-    let cluster = Arc::new(RedisCluster::start());
-    let redis = connect(&cluster, Mode::Fcall).await;
+    let cluster = Arc::new(TestRedisCluster::start());
+    let redis = connect(&cluster, ScriptingMode::Fcall).await;
     let moving = Arc::clone(&cluster);
     let (served, failed) = under_load(&redis, &[limit("x", 1_000_000)], move || {
         let key = "p:{s}:s:0";
@@ -327,8 +330,8 @@ async fn sessions_that_move_one_by_one_hold_no_batch_up_and_count_exactly() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_killed_under_load_leaves_no_request_half_done() {
-    let cluster = RedisCluster::start();
-    let redis = connect(&cluster, Mode::Fcall).await;
+    let cluster = TestRedisCluster::start();
+    let redis = connect(&cluster, ScriptingMode::Fcall).await;
     // Sessions and the total lie elsewhere than on the node with the replica, so whatever is lost with it is taken back there.
     cluster.migrate(&cluster.slot("p:{s}:s:a"), NEITHER, || ());
     assert_eq!(places(&cluster), (NEITHER, TOTAL_ON));
@@ -346,10 +349,13 @@ async fn a_primary_killed_under_load_leaves_no_request_half_done() {
     })
     .await;
     let unknown = failed.iter().filter(|error| {
-        !matches!(error, Error::Lost { .. } | Error::Unavailable { .. } | Error::Refused { .. })
+        !matches!(
+            error,
+            RedisError::ConnectionLost { .. } | RedisError::Unavailable { .. } | RedisError::Rejected { .. }
+        )
     });
     assert_eq!(unknown.count(), 0, "{failed:?}");
-    eventually("all is well again", async || redis.health() == Health::Up).await;
+    eventually("all is well again", async || redis.status() == RedisStatus::Up).await;
     let cluster = shared.lock().unwrap();
     for (client, served) in served.iter().enumerate() {
         assert!(*served > 0, "client {client}: {failed:?}");
@@ -380,36 +386,41 @@ fn specs() -> impl Strategy<Value = Vec<Spec>> {
 }
 
 /// Of an answer what does not depend on the time.
-async fn answer(redis: &Redis, prefix: &str, spec: &Spec, token: &str) -> String {
-    let session = spec.session.map(|(number, how)| SessionArg {
+async fn answer(redis: &RedisClient, prefix: &str, spec: &Spec, token: &str) -> String {
+    let session = spec.session.map(|(number, how)| SessionQuery {
         key: keys::session("p", &format!("{prefix}{number}")),
-        mode: if how % 2 == 0 { SessionMode::Read } else { SessionMode::Visit },
+        access: if how % 2 == 0 { SessionAccess::Read } else { SessionAccess::CountView },
         ..session("", how > 1)
     });
-    let rate = |(number, cost, shadow): &(u8, u64, bool)| LimitArg {
+    let rate = |(number, cost, shadow): &(u8, u64, bool)| RateLimitCheck {
         shadow: *shadow,
         cost: *cost,
         ..limit(&format!("{prefix}{number}"), u64::from(*number) * 3 + 1)
     };
     let mut limits: Vec<_> = spec.limits.iter().map(rate).collect();
     if spec.place {
-        let kind = LimitKind::Concurrency { lease_us: 600_000_000, max: 2 };
-        limits.push(LimitArg { key: keys::limit("p", "q", "v", prefix), kind, shadow: false, cost: 1 });
+        let parameters = LimitParameters::Concurrency { lease_us: 600_000_000, max: 2 };
+        limits.push(RateLimitCheck {
+            key: keys::limit("p", "q", "v", prefix),
+            parameters: parameters,
+            shadow: false,
+            cost: 1,
+        });
     }
-    let counter = |(number, by): &(u8, i64)| CounterArg {
+    let counter = |(number, by): &(u8, i64)| CounterIncrement {
         key: keys::counter("p", &format!("{prefix}{number}")),
         by: *by,
     };
     let counters: Vec<_> = spec.counters.iter().map(counter).collect();
-    let request = Request { limits: &limits, session: session.as_ref(), counters: &counters, token };
-    let stand = |limits: Vec<regatta::__internals::redis::begin::LimitReply>| {
+    let request = BeginRequest { limits: &limits, session: session.as_ref(), counters: &counters, token };
+    let stand = |limits: Vec<regatta::__internals::redis::begin::RateLimitDecision>| {
         limits.iter().map(|limit| (limit.allowed, limit.remaining)).collect::<Vec<_>>()
     };
     match redis.begin(&request).await {
-        Ok(Reply::Denied { limits }) => format!("denied {:?}", stand(limits)),
-        Ok(Reply::Granted { limits, session, counters, .. }) => {
+        Ok(BeginReply::Denied { limits }) => format!("denied {:?}", stand(limits)),
+        Ok(BeginReply::Granted { limits, session, counters, .. }) => {
             let session = match session {
-                SessionReply::Live { views, fields, .. } => format!("{views} {fields:?}"),
+                SessionLookup::Found { views, fields, .. } => format!("{views} {fields:?}"),
                 other => format!("{other:?}"),
             };
             format!("granted {:?} {session} {counters:?}", stand(limits))
@@ -421,11 +432,11 @@ async fn answer(redis: &Redis, prefix: &str, spec: &Spec, token: &str) -> String
 #[test]
 fn a_cluster_answers_as_one_server_does() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let (cluster, server) = (RedisCluster::start(), RedisServer::start());
+    let (cluster, server) = (TestRedisCluster::start(), TestRedis::start());
     let (many, one) = runtime.block_on(async {
         (
-            connect(&cluster, Mode::Fcall).await,
-            crate::support::redis::connect(&server, "p", Mode::Fcall).await,
+            connect(&cluster, ScriptingMode::Fcall).await,
+            crate::support::redis::connect(&server, "p", ScriptingMode::Fcall).await,
         )
     });
     property::holds(48, &specs(), |run, specs| {

@@ -10,24 +10,24 @@ use fred::types::config::ServerConfig;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use regatta::__internals::redis::Error;
-use regatta::__internals::redis::begin::CounterArg;
-use regatta::__internals::redis::begin::LimitArg;
-use regatta::__internals::redis::begin::LimitKind;
-use regatta::__internals::redis::begin::Reply;
-use regatta::__internals::redis::begin::Request;
-use regatta::__internals::redis::begin::SessionArg;
-use regatta::__internals::redis::begin::SessionMode;
-use regatta::__internals::redis::begin::SessionReply;
-use regatta::__internals::redis::begin::TicketArg;
+use regatta::__internals::redis::RedisError;
+use regatta::__internals::redis::begin::BeginReply;
+use regatta::__internals::redis::begin::BeginRequest;
+use regatta::__internals::redis::begin::CounterIncrement;
+use regatta::__internals::redis::begin::LimitParameters;
+use regatta::__internals::redis::begin::ProvisionalSessionQuery;
+use regatta::__internals::redis::begin::RateLimitCheck;
+use regatta::__internals::redis::begin::SessionAccess;
+use regatta::__internals::redis::begin::SessionLookup;
+use regatta::__internals::redis::begin::SessionQuery;
 use regatta::__internals::redis::begin::batch;
-use regatta::__internals::redis::begin::batch::Entry;
-use regatta::__internals::redis::begin::batch::Ledger;
+use regatta::__internals::redis::begin::batch::BatchLedger;
+use regatta::__internals::redis::begin::batch::BeginEntry;
 use regatta::__internals::redis::commit;
 use regatta::__internals::redis::library;
 
 use crate::support::property;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
 
 const NOW_MS: u64 = 1_763_694_494_000;
@@ -151,65 +151,72 @@ impl Spec {
             || !distinct(self.counters.iter().map(|(number, _)| *number).collect())
     }
 
-    fn entry(&self, prefix: &str) -> Entry {
+    fn entry(&self, prefix: &str) -> BeginEntry {
         let interval_us = 3_600_000_000;
-        let kind =
-            |number: u8| LimitKind::Rate { interval_us, tolerance_us: interval_us * (u64::from(number) + 2) };
+        let kind = |number: u8| LimitParameters::Rate {
+            interval_us,
+            tolerance_us: interval_us * (u64::from(number) + 2),
+        };
         let mut limits: Vec<_> = self
             .limits
             .iter()
-            .map(|(number, cost, shadow)| LimitArg {
+            .map(|(number, cost, shadow)| RateLimitCheck {
                 key: format!("{prefix}l:{number}"),
-                kind: kind(*number),
+                parameters: kind(*number),
                 shadow: *shadow,
                 cost: *cost,
             })
             .collect();
         if self.concurrency {
-            let kind = LimitKind::Concurrency { lease_us: 60_000_000, max: 1 };
-            limits.push(LimitArg { key: format!("{prefix}z:0"), kind, shadow: false, cost: 1 });
+            let kind = LimitParameters::Concurrency { lease_us: 60_000_000, max: 1 };
+            limits.push(RateLimitCheck {
+                key: format!("{prefix}z:0"),
+                parameters: kind,
+                shadow: false,
+                cost: 1,
+            });
         }
-        let ticket = |makes| TicketArg {
+        let ticket = |makes| ProvisionalSessionQuery {
             issued_ms: NOW_MS - 1000,
-            viewed: true,
-            term_ms: 600_000,
-            makes,
+            view_counted: true,
+            ttl_ms: 600_000,
+            creates: makes,
             limit: None,
         };
-        let session = self.session.map(|(number, how)| SessionArg {
+        let session = self.session.map(|(number, how)| SessionQuery {
             key: format!("{prefix}s:{number}"),
             generation: (how >= 4).then(|| format!("{prefix}g:{}", how - 4)),
-            mode: if how == 0 { SessionMode::Read } else { SessionMode::Visit },
-            ticket: (how == 2 || how == 3).then(|| ticket(how == 2)),
+            access: if how == 0 { SessionAccess::Read } else { SessionAccess::CountView },
+            provisional: (how == 2 || how == 3).then(|| ticket(how == 2)),
             idle_ms: IDLE_MS,
             absolute_ms: ABSOLUTE_MS,
         });
         let counters: Vec<_> = self
             .counters
             .iter()
-            .map(|(number, by)| CounterArg { key: format!("{prefix}c:{number}"), by: *by })
+            .map(|(number, by)| CounterIncrement { key: format!("{prefix}c:{number}"), by: *by })
             .collect();
         let request =
-            Request { limits: &limits, session: session.as_ref(), counters: &counters, token: "token" };
-        Entry::new(&request)
+            BeginRequest { limits: &limits, session: session.as_ref(), counters: &counters, token: "token" };
+        BeginEntry::new(&request)
     }
 }
 
 /// An answer without what differs between two ways of asking: the order of fields, and a failure's words.
-fn told(reply: Result<Reply, Error>) -> String {
+fn told(reply: Result<BeginReply, RedisError>) -> String {
     match reply {
-        Ok(Reply::Granted {
+        Ok(BeginReply::Granted {
             limits,
-            session: SessionReply::Live { created_ms, views, own, mut fields },
+            session: SessionLookup::Found { created_ms, views, attributes: own, mut fields },
             counters,
             now_ms,
         }) => {
             fields.sort();
-            let session = SessionReply::Live { created_ms, views, own, fields };
-            format!("{:?}", Reply::Granted { limits, session, counters, now_ms })
+            let session = SessionLookup::Found { created_ms, views, attributes: own, fields };
+            format!("{:?}", BeginReply::Granted { limits, session, counters, now_ms })
         }
         Ok(reply) => format!("{reply:?}"),
-        Err(Error::Refused { refusal, .. }) => format!("{refusal:?}"),
+        Err(RedisError::Rejected { rejection: refusal, .. }) => format!("{refusal:?}"),
         Err(error) => format!("{error:?}"),
     }
 }
@@ -219,22 +226,22 @@ struct World {
 }
 
 impl World {
-    async fn start(server: &RedisServer) -> Self {
+    async fn start(server: &TestRedis) -> Self {
         let unix = ServerConfig::Unix { path: server.socket() };
         let client = Client::new(Config { server: unix, ..Config::default() }, None, None, None);
         client.init().await.unwrap();
         Self { client }
     }
 
-    async fn call(&self, function: &str, keys: Vec<Value>, args: Vec<Value>) -> Result<Value, Error> {
+    async fn call(&self, function: &str, keys: Vec<Value>, args: Vec<Value>) -> Result<Value, RedisError> {
         let keys: Vec<Bytes> = keys.into_iter().map(|key| key.into_bytes().unwrap()).collect();
         let answer = self.client.fcall::<Value, _, _, _>(function, keys, args).await;
         answer.map_err(|error| match error.details() {
-            details if details.contains("would overflow") => Error::Overflow,
-            details => Error::Refused {
-                refusal: match details.starts_with("WRONGTYPE") {
-                    true => regatta::__internals::redis::Refusal::WrongType,
-                    false => regatta::__internals::redis::Refusal::Other,
+            details if details.contains("would overflow") => RedisError::Overflow,
+            details => RedisError::Rejected {
+                rejection: match details.starts_with("WRONGTYPE") {
+                    true => regatta::__internals::redis::ServerRejection::WrongType,
+                    false => regatta::__internals::redis::ServerRejection::Other,
                 },
                 reason: details.to_owned(),
             },
@@ -249,9 +256,9 @@ impl World {
 
     async fn batch(
         &self,
-        entries: &[Entry],
-        ledger: Option<&Ledger>,
-    ) -> Result<Vec<Result<Reply, Error>>, Error> {
+        entries: &[BeginEntry],
+        ledger: Option<&BatchLedger>,
+    ) -> Result<Vec<Result<BeginReply, RedisError>>, RedisError> {
         let entries: Vec<_> = entries.iter().collect();
         let mut args = batch::encode(&entries, ledger, Value::Null).split_off(1);
         let keys = usize::try_from(args[0].as_u64().unwrap()).unwrap();
@@ -262,7 +269,11 @@ impl World {
     }
 
     /// The same by Redis's clock.
-    async fn now(&self, entries: &[Entry], ledger: Option<&Ledger>) -> Vec<Result<Reply, Error>> {
+    async fn now(
+        &self,
+        entries: &[BeginEntry],
+        ledger: Option<&BatchLedger>,
+    ) -> Vec<Result<BeginReply, RedisError>> {
         let entries: Vec<_> = entries.iter().collect();
         let mut args = batch::encode(&entries, ledger, Value::Null).split_off(1);
         let keys = usize::try_from(args[0].as_u64().unwrap()).unwrap();
@@ -310,7 +321,7 @@ impl World {
         (number(2) as u64, fields)
     }
 
-    async fn alone(&self, entry: &Entry) -> Result<Reply, Error> {
+    async fn alone(&self, entry: &BeginEntry) -> Result<BeginReply, RedisError> {
         let call = entry.call();
         let mut args = call.args.to_vec();
         args.extend([Value::from("begin"), Value::from((NOW_MS * 1000).to_string())]);
@@ -349,10 +360,10 @@ fn same(one: &[(String, i64)], other: &[(String, i64)]) -> Result<(), TestCaseEr
     Ok(())
 }
 
-fn kind(reply: &Result<Reply, Error>) -> u8 {
+fn kind(reply: &Result<BeginReply, RedisError>) -> u8 {
     match reply {
-        Ok(Reply::Granted { .. }) => 0,
-        Ok(Reply::Denied { .. }) => 1,
+        Ok(BeginReply::Granted { .. }) => 0,
+        Ok(BeginReply::Denied { .. }) => 1,
         Err(_) => 2,
     }
 }
@@ -364,7 +375,7 @@ async fn check(world: &World, run: u64, specs: &[Spec], noted: bool) -> Result<(
     let entries: Vec<_> = specs.iter().map(|spec| spec.entry(&one)).collect();
     let alone: Vec<_> = specs.iter().map(|spec| spec.entry(&other)).collect();
     let key = Value::from(format!("once{run}"));
-    let ledger = |number, repeated| Ledger { key: key.clone(), number, repeated };
+    let ledger = |number, repeated| BatchLedger { key: key.clone(), number, repeated };
 
     let replies = world.batch(&entries, noted.then(|| ledger(8, false)).as_ref()).await;
     let replies = replies.map_err(|error| TestCaseError::fail(error.to_string()))?;
@@ -385,7 +396,7 @@ async fn check(world: &World, run: u64, specs: &[Spec], noted: bool) -> Result<(
     // Sent again it is told alike, and nothing is done; nor by a first sending that comes late, or behind a later one.
     let again = world.batch(&entries, Some(&ledger(8, true))).await;
     let again = again.map_err(|error| TestCaseError::fail(error.to_string()))?;
-    let kinds = |replies: &[Result<Reply, Error>]| replies.iter().map(kind).collect::<Vec<_>>();
+    let kinds = |replies: &[Result<BeginReply, RedisError>]| replies.iter().map(kind).collect::<Vec<_>>();
     prop_assert_eq!(kinds(&again), kinds(&replies));
     same(&world.state(&one).await, &state)?;
     for number in [8, 7] {
@@ -396,14 +407,15 @@ async fn check(world: &World, run: u64, specs: &[Spec], noted: bool) -> Result<(
     Ok(())
 }
 
-fn tools(server: &RedisServer) {
-    let source = library::named("regatta_v6").unwrap().text.replace("regatta_v6", "regatta_test") + TOOLS;
+fn tools(server: &TestRedis) {
+    let source =
+        library::library_by_name("regatta_v6").unwrap().text.replace("regatta_v6", "regatta_test") + TOOLS;
     assert_eq!(server.cli(&["FUNCTION", "LOAD", &source]), "regatta_test");
 }
 
 #[test]
 fn a_batch_does_what_its_entries_do_one_by_one_and_does_it_once() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     tools(&server);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = runtime.block_on(World::start(&server));
@@ -412,7 +424,7 @@ fn a_batch_does_what_its_entries_do_one_by_one_and_does_it_once() {
     });
 }
 
-fn visits(count: u8, limit: bool) -> Vec<Entry> {
+fn visits(count: u8, limit: bool) -> Vec<BeginEntry> {
     let spec = |number| Spec {
         session: Some((number % 5, 1)),
         limits: if limit { vec![(0, 1, false)] } else { vec![] },
@@ -424,12 +436,12 @@ fn visits(count: u8, limit: bool) -> Vec<Entry> {
 
 #[tokio::test]
 async fn a_denial_that_was_told_holds_when_the_first_sending_comes_late() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     tools(&server);
     let world = World::start(&server).await;
     world.fill("p:").await;
     let ledger =
-        |number, repeated| Ledger { key: Value::from(format!("once{}", number % 2)), number, repeated };
+        |number, repeated| BatchLedger { key: Value::from(format!("once{}", number % 2)), number, repeated };
     // A burst of two.
     let replies = world.batch(&visits(3, true), Some(&ledger(1, false))).await.unwrap();
     assert_eq!(replies.iter().map(kind).collect::<Vec<_>>(), [0, 0, 1]);
@@ -440,7 +452,7 @@ async fn a_denial_that_was_told_holds_when_the_first_sending_comes_late() {
     for repeated in [false, true] {
         let late = world.batch(&visits(3, true), Some(&ledger(2, repeated))).await.unwrap();
         assert_eq!(late.iter().map(kind).collect::<Vec<_>>(), [1, 1, 1]);
-        let Ok(Reply::Denied { limits }) = &late[0] else { panic!() };
+        let Ok(BeginReply::Denied { limits }) = &late[0] else { panic!() };
         assert!(limits.iter().any(|limit| !limit.allowed), "a denial says what denies");
     }
     same(&world.state("p:").await, &state).unwrap();
@@ -448,11 +460,11 @@ async fn a_denial_that_was_told_holds_when_the_first_sending_comes_late() {
 
 #[tokio::test]
 async fn a_view_costs_three_commands_and_a_batch_shares_the_rest() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     tools(&server);
     let world = World::start(&server).await;
     world.fill("p:").await;
-    let ledger = |number| Ledger { key: Value::from("once"), number, repeated: false };
+    let ledger = |number| BatchLedger { key: Value::from("once"), number, repeated: false };
     world.batch(&visits(64, false), Some(&ledger(1))).await.unwrap();
     server.cli(&["CONFIG", "RESETSTAT"]);
     let entries: Vec<_> = visits(64, false).into_iter().enumerate().filter(|(at, _)| at % 5 < 2).collect();
@@ -497,8 +509,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 async fn set(world: &World, key: &str, field: u8) {
     let (function, args) = if field.is_multiple_of(2) {
         let set = [(format!("f{field}"), Bytes::from_static(b"1"))];
-        let request = commit::Request { key, set: &set, max_fields: 64, ..Default::default() };
-        let entry = commit::batch::Entry::new(&request);
+        let request = commit::CommitSession { key, set: &set, max_fields: 64, ..Default::default() };
+        let entry = commit::batch::CommitEntry::new(&request);
         // Behind the function's name, the number of keys and the key.
         ("regatta_v6_commits", commit::batch::encode(&[&entry], None, Value::Null).split_off(3))
     } else {
@@ -509,9 +521,9 @@ async fn set(world: &World, key: &str, field: u8) {
 }
 
 /// Carries the steps out on one session; no view is lost or told twice, and no field is missed.
-async fn walk(world: &World, server: &RedisServer, run: u64, steps: &[Step]) -> Result<(), TestCaseError> {
+async fn walk(world: &World, server: &TestRedis, run: u64, steps: &[Step]) -> Result<(), TestCaseError> {
     let key = format!("w{run}:s:0");
-    let created_ms = regatta::__internals::sys::time::unix().as_millis().to_string();
+    let created_ms = regatta::__internals::sys::time::wall_clock().as_millis().to_string();
     server.cli(&["HSET", &key, "_c", &created_ms, "_t", &created_ms, "_v", "0"]);
     let (mut views, mut fields, mut remembered) = (0, std::collections::BTreeSet::new(), false);
     for (number, step) in steps.iter().enumerate() {
@@ -521,11 +533,17 @@ async fn walk(world: &World, server: &RedisServer, run: u64, steps: &[Step]) -> 
                     Spec { session: Some((0, 1)), limits: vec![], concurrency: false, counters: vec![] };
                 let entries: Vec<_> = (0..*count).map(|_| spec.entry(&format!("w{run}:"))).collect();
                 let number = u64::try_from(number).unwrap();
-                let ledger = Ledger { key: Value::from(format!("w{run}:once")), number, repeated: false };
+                let ledger =
+                    BatchLedger { key: Value::from(format!("w{run}:once")), number, repeated: false };
                 for reply in world.now(&entries, Some(&ledger)).await {
                     views += 1;
-                    let Ok(Reply::Granted { session, .. }) = reply else { panic!("{reply:?}") };
-                    let SessionReply::Live { views: told, created_ms: born, own, fields: found } = session
+                    let Ok(BeginReply::Granted { session, .. }) = reply else { panic!("{reply:?}") };
+                    let SessionLookup::Found {
+                        views: told,
+                        created_ms: born,
+                        attributes: own,
+                        fields: found,
+                    } = session
                     else {
                         panic!("{session:?}")
                     };
@@ -566,7 +584,7 @@ async fn walk(world: &World, server: &RedisServer, run: u64, steps: &[Step]) -> 
 
 #[test]
 fn workers_of_all_releases_count_on_the_same_sessions() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     server.load(&["regatta_v2", "regatta_v3", "regatta_v4", "regatta_v5", "regatta_v6"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = runtime.block_on(World::start(&server));

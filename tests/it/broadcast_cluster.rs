@@ -3,29 +3,29 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::__internals::broadcast::Event;
-use regatta::__internals::broadcast::Hub;
+use regatta::__internals::broadcast::BroadcastHub;
 use regatta::__internals::broadcast::Subscription;
-use regatta::__internals::broadcast::Topic;
-use regatta::__internals::config::schema::Mode;
+use regatta::__internals::broadcast::SubscriptionEvent;
+use regatta::__internals::broadcast::TopicName;
+use regatta::__internals::config::schema::ScriptingMode;
 
 use crate::support::broadcasts::next;
 use crate::support::broadcasts::settings;
 use crate::support::broadcasts::text;
 use crate::support::broadcasts::topic;
 use crate::support::redis::eventually;
-use crate::support::redis_cluster::RedisCluster;
+use crate::support::redis_cluster::TestRedisCluster;
 use crate::support::wait;
 use crate::topology_cluster::connect;
 
-async fn hub(cluster: &RedisCluster, mode: Mode) -> Hub {
-    let hub = Hub::new(connect(cluster, mode).await, &settings());
+async fn hub(cluster: &TestRedisCluster, mode: ScriptingMode) -> BroadcastHub {
+    let hub = BroadcastHub::new(connect(cluster, mode).await, &settings());
     hub.start();
     hub
 }
 
 /// Publishes however often it takes.
-async fn insist(hub: &Hub, topic: &Topic, text: &str) {
+async fn insist(hub: &BroadcastHub, topic: &TopicName, text: &str) {
     let begun = Instant::now();
     while let Err(error) = hub.publish(topic, text).await {
         assert!(begun.elapsed() < wait::LONG, "nobody takes it: {error}");
@@ -39,13 +39,13 @@ async fn rising(subscription: &mut Subscription, mut highest: usize, last: usize
     let mut gaps = 0;
     while highest < last {
         match next(subscription).await {
-            Event::Message(message) => {
+            SubscriptionEvent::Message(message) => {
                 let number: usize = message.text().parse().unwrap();
                 assert!(number == highest || number == highest + 1, "{number} after {highest}");
                 highest = number;
             }
-            Event::Gap => gaps += 1,
-            Event::Slow => panic!("slow"),
+            SubscriptionEvent::Gap => gaps += 1,
+            SubscriptionEvent::Lagged => panic!("slow"),
         }
     }
     gaps
@@ -53,8 +53,8 @@ async fn rising(subscription: &mut Subscription, mut highest: usize, last: usize
 
 #[tokio::test]
 async fn every_worker_hears_of_it_whichever_node_it_listens_to() {
-    let cluster = RedisCluster::start();
-    for mode in [Mode::Fcall, Mode::Evalsha] {
+    let cluster = TestRedisCluster::start();
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
         let mut hubs = Vec::new();
         for _ in 0..4 {
             hubs.push(hub(&cluster, mode).await);
@@ -76,12 +76,12 @@ async fn every_worker_hears_of_it_whichever_node_it_listens_to() {
                 assert_eq!(text(subscription).await, expected);
             }
         }
-        let mut here = hubs[2].here(&chat);
+        let mut here = hubs[2].presence(&chat);
         eventually("all are counted", async || here.next().await == 4).await;
         drop(everywhere);
         let mut back =
-            hubs[3].subscribe(&chat, Some(regatta::__internals::broadcast::Id::ZERO)).await.unwrap();
-        if mode == Mode::Evalsha {
+            hubs[3].subscribe(&chat, Some(regatta::__internals::broadcast::MessageId::ZERO)).await.unwrap();
+        if mode == ScriptingMode::Evalsha {
             for expected in texts {
                 assert_eq!(text(&mut back).await, expected);
             }
@@ -96,9 +96,9 @@ async fn every_worker_hears_of_it_whichever_node_it_listens_to() {
 
 #[tokio::test]
 async fn topics_may_move_to_another_node_while_they_are_used() {
-    let cluster = RedisCluster::start();
+    let cluster = TestRedisCluster::start();
     let (one, other, chat) =
-        (hub(&cluster, Mode::Auto).await, hub(&cluster, Mode::Auto).await, topic("chat"));
+        (hub(&cluster, ScriptingMode::Auto).await, hub(&cluster, ScriptingMode::Auto).await, topic("chat"));
     let mut here = other.subscribe(&chat, None).await.unwrap();
     let moving = one.clone();
     let publisher = tokio::spawn(async move {
@@ -118,14 +118,14 @@ async fn topics_may_move_to_another_node_while_they_are_used() {
     assert_eq!(gaps, 0);
     publisher.await.unwrap();
     assert_eq!(cluster.owner("p:{b}:topic:chat"), to);
-    assert_eq!(other.figures().gaps, 0);
+    assert_eq!(other.totals().gaps, 0);
 }
 
 #[tokio::test]
 async fn a_node_that_dies_costs_at_most_what_its_replica_had_not() {
-    let mut cluster = RedisCluster::start();
+    let mut cluster = TestRedisCluster::start();
     let (one, other, chat) =
-        (hub(&cluster, Mode::Auto).await, hub(&cluster, Mode::Auto).await, topic("chat"));
+        (hub(&cluster, ScriptingMode::Auto).await, hub(&cluster, ScriptingMode::Auto).await, topic("chat"));
     // The topics lie where there is a replica.
     let slot = cluster.slot("p:{b}:topic:chat");
     let owner = cluster.owner("p:{b}:topic:chat");
@@ -142,7 +142,8 @@ async fn a_node_that_dies_costs_at_most_what_its_replica_had_not() {
         insist(&one, &chat, &number.to_string()).await;
     }
     let gaps = rising(&mut here, 20, 40).await;
-    let mut back = other.subscribe(&chat, Some(regatta::__internals::broadcast::Id::ZERO)).await.unwrap();
+    let mut back =
+        other.subscribe(&chat, Some(regatta::__internals::broadcast::MessageId::ZERO)).await.unwrap();
     assert_eq!(rising(&mut back, 0, 40).await, 0, "the replica had it all");
     eprintln!("a node's death: {gaps} gaps told");
 }

@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::__internals::broadcast::Error;
-use regatta::__internals::broadcast::Event;
-use regatta::__internals::broadcast::Hub;
-use regatta::__internals::broadcast::Id;
+use regatta::__internals::broadcast::BroadcastError;
+use regatta::__internals::broadcast::BroadcastHub;
+use regatta::__internals::broadcast::MessageId;
 use regatta::__internals::broadcast::Subscription;
-use regatta::__internals::broadcast::Topic;
-use regatta::__internals::config::schema::Broadcast;
-use regatta::__internals::config::schema::Mode;
+use regatta::__internals::broadcast::SubscriptionEvent;
+use regatta::__internals::broadcast::TopicName;
+use regatta::__internals::config::schema::BroadcastConfig;
+use regatta::__internals::config::schema::ScriptingMode;
 use tokio::task::JoinSet;
 
 use crate::support::broadcasts::gap;
@@ -25,18 +25,18 @@ use crate::support::broadcasts::numbers;
 use crate::support::broadcasts::settings;
 use crate::support::broadcasts::text;
 use crate::support::broadcasts::topic;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::eventually;
 use crate::support::wait;
 
 /// Publishes one message however often it takes; whether it may be there twice.
-async fn insist(hub: &Hub, topic: &Topic, text: &str) -> (Id, bool) {
+async fn insist(hub: &BroadcastHub, topic: &TopicName, text: &str) -> (MessageId, bool) {
     let mut doubtful = false;
     let begun = Instant::now();
     loop {
         match hub.publish(topic, text).await {
             Ok(id) => return (id, doubtful),
-            Err(Error::Redis(error)) => {
+            Err(BroadcastError::Redis(error)) => {
                 assert!(begun.elapsed() < wait::LONG, "nobody takes it: {error}");
                 doubtful = true;
             }
@@ -47,19 +47,19 @@ async fn insist(hub: &Hub, topic: &Topic, text: &str) -> (Id, bool) {
 }
 
 /// Every message until `end`: (id, text). A gap is a failure.
-async fn all(mut subscription: Subscription) -> Vec<(Id, String)> {
+async fn all(mut subscription: Subscription) -> Vec<(MessageId, String)> {
     let mut read = Vec::new();
     loop {
         match next(&mut subscription).await {
-            Event::Message(message) if message.text() == "end" => return read,
-            Event::Message(message) => read.push((message.id(), message.text().to_owned())),
+            SubscriptionEvent::Message(message) if message.text() == "end" => return read,
+            SubscriptionEvent::Message(message) => read.push((message.id(), message.text().to_owned())),
             other => panic!("{other:?} after {} messages", read.len()),
         }
     }
 }
 
 /// What a topic holds: (id, text), by the server itself.
-fn stored(server: &RedisServer, topic: &Topic) -> Vec<(Id, String)> {
+fn stored(server: &TestRedis, topic: &TopicName) -> Vec<(MessageId, String)> {
     let lines = server.cli(&["XRANGE", &format!("p:{{b}}:topic:{topic}"), "-", "+"]);
     let lines: Vec<&str> = lines.lines().collect();
     let entries = lines.chunks_exact(5).map(|entry| (entry[0].parse().unwrap(), entry[4].to_owned()));
@@ -67,19 +67,19 @@ fn stored(server: &RedisServer, topic: &Topic) -> Vec<(Id, String)> {
 }
 
 /// 4 publishers, `count` messages over 3 topics, while `disturb` goes on; every subscriber gets what the streams hold.
-async fn disturbed(server: &mut RedisServer, count: usize, mut disturb: impl FnMut(&mut RedisServer, usize)) {
-    let keep_all = Broadcast { history: 100_000, buffer: 65_536, ..settings() };
-    let topics: Arc<[Topic]> = ["a", "b", "c"].map(topic).into();
+async fn disturbed(server: &mut TestRedis, count: usize, mut disturb: impl FnMut(&mut TestRedis, usize)) {
+    let keep_all = BroadcastConfig { retention_messages: 100_000, max_lag: 65_536, ..settings() };
+    let topics: Arc<[TopicName]> = ["a", "b", "c"].map(topic).into();
     let mut hubs = Vec::new();
     for _ in 0..2 {
-        hubs.push(hub_with(server, Mode::Auto, &keep_all).await);
+        hubs.push(hub_with(server, ScriptingMode::Auto, &keep_all).await);
     }
     let mut readers = JoinSet::new();
     for topic in topics.iter() {
         // Of a topic that is empty no one could prove that it was so while news were away.
         insist(&hubs[0], topic, "0").await;
         for hub in &hubs {
-            let subscription = hub.subscribe(topic, Some(Id::ZERO)).await.unwrap();
+            let subscription = hub.subscribe(topic, Some(MessageId::ZERO)).await.unwrap();
             let name = topic.clone();
             readers.spawn(async move { (name, all(subscription).await) });
         }
@@ -119,19 +119,19 @@ async fn disturbed(server: &mut RedisServer, count: usize, mut disturb: impl FnM
         read.iter().for_each(|(_, text)| seen[text.parse::<usize>().unwrap()] = true);
     }
     assert!(seen.iter().all(|seen| *seen), "every message that was accepted");
-    let read: u64 = hubs.iter().map(|hub| hub.figures().gaps_read).sum();
+    let read: u64 = hubs.iter().map(|hub| hub.totals().catch_up_reads).sum();
     eprintln!("{count} messages, {rounds} disturbances, {read} reads of what was not heard");
 }
 
 #[tokio::test]
 async fn four_publishers_lose_nothing_and_reorder_nothing() {
-    let mut server = RedisServer::start();
+    let mut server = TestRedis::start();
     disturbed(&mut server, 10_000, |_, _| {}).await;
 }
 
 #[tokio::test]
 async fn news_connections_that_are_killed_again_and_again_cost_no_message() {
-    let mut server = RedisServer::start();
+    let mut server = TestRedis::start();
     disturbed(&mut server, 10_000, |server, _| {
         server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     })
@@ -140,7 +140,7 @@ async fn news_connections_that_are_killed_again_and_again_cost_no_message() {
 
 #[tokio::test]
 async fn all_connections_that_are_killed_again_and_again_cost_no_message() {
-    let mut server = RedisServer::start();
+    let mut server = TestRedis::start();
     disturbed(&mut server, 4000, |server, round| {
         server.cli(&["CLIENT", "KILL", "TYPE", if round % 2 == 0 { "normal" } else { "pubsub" }]);
     })
@@ -149,7 +149,7 @@ async fn all_connections_that_are_killed_again_and_again_cost_no_message() {
 
 #[tokio::test]
 async fn a_redis_that_is_killed_and_keeps_its_data_costs_no_message() {
-    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut server = TestRedis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     disturbed(&mut server, 2000, |server, round| {
         if round % 10 == 5 {
             server.restart();
@@ -160,8 +160,9 @@ async fn a_redis_that_is_killed_and_keeps_its_data_costs_no_message() {
 
 #[tokio::test]
 async fn a_redis_that_forgets_everything_does_not_stop_anybody() {
-    let server = RedisServer::start();
-    let (one, other, chat) = (hub(&server, Mode::Auto).await, hub(&server, Mode::Auto).await, topic("chat"));
+    let server = TestRedis::start();
+    let (one, other, chat) =
+        (hub(&server, ScriptingMode::Auto).await, hub(&server, ScriptingMode::Auto).await, topic("chat"));
     let mut here = other.subscribe(&chat, None).await.unwrap();
     for number in 0..200_usize {
         if number % 10 == 5 {
@@ -171,13 +172,13 @@ async fn a_redis_that_forgets_everything_does_not_stop_anybody() {
     }
     assert_eq!(numbers(&mut here, 200).await, (0..200).collect::<Vec<_>>());
     nothing(&mut here).await;
-    assert_eq!(other.figures().gaps, 0);
+    assert_eq!(other.totals().gaps, 0);
 }
 
 #[tokio::test]
 async fn a_redis_that_restarts_with_nothing_is_told_once_and_goes_on() {
-    let mut server = RedisServer::start();
-    let (one, chat) = (hub(&server, Mode::Auto).await, topic("chat"));
+    let mut server = TestRedis::start();
+    let (one, chat) = (hub(&server, ScriptingMode::Auto).await, topic("chat"));
     let mut here = one.subscribe(&chat, None).await.unwrap();
     insist(&one, &chat, "1").await;
     assert_eq!(text(&mut here).await, "1");
@@ -186,27 +187,27 @@ async fn a_redis_that_restarts_with_nothing_is_told_once_and_goes_on() {
     gap(&mut here).await;
     insist(&one, &chat, "2").await;
     assert_eq!(text(&mut here).await, "2");
-    let mut back = one.subscribe(&chat, Some(Id::ZERO)).await.unwrap();
+    let mut back = one.subscribe(&chat, Some(MessageId::ZERO)).await.unwrap();
     assert_eq!(text(&mut back).await, "2");
 }
 
 #[tokio::test]
 async fn while_redis_is_away_nobody_publishes_and_nobody_leaves() {
-    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let (one, chat) = (hub(&server, Mode::Auto).await, topic("chat"));
+    let mut server = TestRedis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let (one, chat) = (hub(&server, ScriptingMode::Auto).await, topic("chat"));
     let mut here = one.subscribe(&chat, None).await.unwrap();
     let (first, _) = insist(&one, &chat, "1").await;
     let (second, _) = insist(&one, &chat, "2").await;
     assert_eq!((text(&mut here).await, text(&mut here).await), ("1".into(), "2".into()));
     server.kill();
-    assert!(matches!(one.publish(&chat, "x").await, Err(Error::Redis(_))));
+    assert!(matches!(one.publish(&chat, "x").await, Err(BroadcastError::Redis(_))));
     // A topic that is known here can be come back to; one that is not, cannot.
     let mut back = one.subscribe(&chat, Some(first)).await.unwrap();
     assert_eq!(text(&mut back).await, "2");
-    let mut far_back = one.subscribe(&chat, Some(Id::ZERO)).await.unwrap();
+    let mut far_back = one.subscribe(&chat, Some(MessageId::ZERO)).await.unwrap();
     let unknown = one.subscribe(&topic("unknown"), None).await;
-    assert!(matches!(unknown, Err(Error::Redis(_))), "{unknown:?}");
-    assert_eq!(one.figures().topics, 1);
+    assert!(matches!(unknown, Err(BroadcastError::Redis(_))), "{unknown:?}");
+    assert_eq!(one.totals().topics, 1);
     server.restart();
     let (third, _) = insist(&one, &chat, "3").await;
     assert!(third > second);
@@ -219,9 +220,10 @@ async fn while_redis_is_away_nobody_publishes_and_nobody_leaves() {
 
 #[tokio::test]
 async fn without_news_messages_come_late_and_all_the_same() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     server.cli(&["ACL", "SETUSER", "default", "resetchannels"]);
-    let (one, other, chat) = (hub(&server, Mode::Auto).await, hub(&server, Mode::Auto).await, topic("chat"));
+    let (one, other, chat) =
+        (hub(&server, ScriptingMode::Auto).await, hub(&server, ScriptingMode::Auto).await, topic("chat"));
     let mut here = other.subscribe(&chat, None).await.unwrap();
     for number in 0..10 {
         one.publish(&chat, &number.to_string()).await.unwrap();
@@ -231,12 +233,12 @@ async fn without_news_messages_come_late_and_all_the_same() {
 
 #[tokio::test]
 async fn something_else_under_a_topic_s_key_concerns_that_topic_only() {
-    let server = RedisServer::start();
-    let (one, chat, other) = (hub(&server, Mode::Auto).await, topic("chat"), topic("other"));
+    let server = TestRedis::start();
+    let (one, chat, other) = (hub(&server, ScriptingMode::Auto).await, topic("chat"), topic("other"));
     let mut here = one.subscribe(&chat, None).await.unwrap();
     let mut there = one.subscribe(&other, None).await.unwrap();
     server.cli(&["SET", "p:{b}:topic:chat", "something else"]);
-    assert!(matches!(one.publish(&chat, "x").await, Err(Error::Redis(_))));
+    assert!(matches!(one.publish(&chat, "x").await, Err(BroadcastError::Redis(_))));
     server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     one.publish(&other, "1").await.unwrap();
     assert_eq!(text(&mut there).await, "1");
@@ -244,17 +246,17 @@ async fn something_else_under_a_topic_s_key_concerns_that_topic_only() {
     eventually("it goes on", async || one.publish(&chat, "2").await.is_ok()).await;
     loop {
         match next(&mut here).await {
-            Event::Message(message) => break assert_eq!(message.text(), "2"),
-            Event::Gap => {}
-            Event::Slow => panic!("slow"),
+            SubscriptionEvent::Message(message) => break assert_eq!(message.text(), "2"),
+            SubscriptionEvent::Gap => {}
+            SubscriptionEvent::Lagged => panic!("slow"),
         }
     }
 }
 
 #[tokio::test]
 async fn what_is_no_message_in_a_topic_s_stream_is_passed_over() {
-    let server = RedisServer::start();
-    let (one, chat) = (hub(&server, Mode::Auto).await, topic("chat"));
+    let server = TestRedis::start();
+    let (one, chat) = (hub(&server, ScriptingMode::Auto).await, topic("chat"));
     let mut here = one.subscribe(&chat, None).await.unwrap();
     let foreign = || server.cli(&["XADD", "p:{b}:topic:chat", "*", "who", "knows"]);
     one.publish(&chat, "0").await.unwrap();
@@ -265,21 +267,21 @@ async fn what_is_no_message_in_a_topic_s_stream_is_passed_over() {
     assert_eq!(numbers(&mut here, 5).await, [0, 1, 2, 3, 4]);
     foreign();
     // Someone who comes later, whose topic ends with such a thing.
-    let late = hub(&server, Mode::Auto).await;
-    let mut back = late.subscribe(&chat, Some(Id::ZERO)).await.unwrap();
+    let late = hub(&server, ScriptingMode::Auto).await;
+    let mut back = late.subscribe(&chat, Some(MessageId::ZERO)).await.unwrap();
     assert_eq!(numbers(&mut back, 5).await, [0, 1, 2, 3, 4]);
     let mut new = late.subscribe(&chat, None).await.unwrap();
     one.publish(&chat, "5").await.unwrap();
     for subscription in [&mut here, &mut back, &mut new] {
         assert_eq!(numbers(subscription, 1).await, [5]);
     }
-    assert_eq!((one.figures().gaps, late.figures().gaps), (0, 0));
+    assert_eq!((one.totals().gaps, late.totals().gaps), (0, 0));
 }
 
 #[tokio::test]
 async fn an_empty_topic_s_redis_that_restarts_with_nothing_is_told() {
-    let mut server = RedisServer::start();
-    let (one, chat, other) = (hub(&server, Mode::Auto).await, topic("chat"), topic("other"));
+    let mut server = TestRedis::start();
+    let (one, chat, other) = (hub(&server, ScriptingMode::Auto).await, topic("chat"), topic("other"));
     let mut here = one.subscribe(&chat, None).await.unwrap();
     let mut there = one.subscribe(&other, None).await.unwrap();
     for number in 0..3 {

@@ -3,17 +3,17 @@
 use nix::sys::signal::Signal;
 
 use crate::support::exposition::sum;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::stream::Event;
 use crate::support::stream::Stream;
 use crate::support::stream::publish;
 use crate::support::wait;
 
 /// A figure of all slots.
-fn metric(fleet: &Fleet, name: &str) -> f64 {
+fn metric(fleet: &TestFleet, name: &str) -> f64 {
     sum(&fleet.operator("/metrics").text(), name, &[])
 }
 
@@ -32,8 +32,8 @@ fn place(stream: &mut Stream) -> String {
 
 #[test]
 fn a_gap_is_told_once_however_often_its_client_comes_again() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let ids: Vec<_> = (0..5).map(|n| publish(fleet.listen, "t", &n.to_string())).collect();
     let key = format!("{}:{{b}}:topic:t", fleet.plan().prefix());
     assert_eq!(redis.cli(&["XTRIM", &key, "MAXLEN", "1"]), "4");
@@ -65,8 +65,8 @@ fn a_gap_is_told_once_however_often_its_client_comes_again() {
 
 #[test]
 fn totals_outlive_workers_and_who_leaves_is_no_longer_counted() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let mut streams: Vec<_> = (0..8).map(|_| Stream::open(fleet.listen, "/events?topic=t")).collect();
     wait::until("all are counted", wait::LONG, || metric(&fleet, "regatta_broadcast_subscribers") == 8.0);
     for n in 0..10 {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use regatta::__internals::broadcast::Error;
-use regatta::__internals::broadcast::Event;
-use regatta::__internals::broadcast::Hub;
-use regatta::__internals::broadcast::Id;
-use regatta::__internals::broadcast::Topic;
-use regatta::__internals::config::schema::Broadcast;
-use regatta::__internals::config::schema::Mode;
+use regatta::__internals::broadcast::BroadcastError;
+use regatta::__internals::broadcast::BroadcastHub;
+use regatta::__internals::broadcast::MessageId;
+use regatta::__internals::broadcast::SubscriptionEvent;
+use regatta::__internals::broadcast::TopicName;
+use regatta::__internals::config::schema::BroadcastConfig;
+use regatta::__internals::config::schema::ScriptingMode;
 use regatta::__internals::redis;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -23,13 +23,13 @@ use crate::support::broadcasts::numbers;
 use crate::support::broadcasts::settings;
 use crate::support::broadcasts::text;
 use crate::support::broadcasts::topic;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 use crate::support::wait;
 
 /// Publishes numbers.
-async fn publish(hub: &Hub, topic: &Topic, numbers: std::ops::Range<usize>) -> Vec<Id> {
+async fn publish(hub: &BroadcastHub, topic: &TopicName, numbers: std::ops::Range<usize>) -> Vec<MessageId> {
     let mut ids = Vec::new();
     for number in numbers {
         ids.push(hub.publish(topic, &number.to_string()).await.unwrap());
@@ -38,14 +38,14 @@ async fn publish(hub: &Hub, topic: &Topic, numbers: std::ops::Range<usize>) -> V
 }
 
 /// How often a command was executed, within functions too.
-fn calls(server: &RedisServer, command: &str) -> u64 {
+fn calls(server: &TestRedis, command: &str) -> u64 {
     server.commands().get(command).copied().unwrap_or(0)
 }
 
 #[tokio::test]
 async fn what_one_worker_publishes_every_worker_s_subscribers_get() {
-    for mode in [Mode::Fcall, Mode::Evalsha] {
-        let server = RedisServer::start();
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
+        let server = TestRedis::start();
         let (one, other) = (hub(&server, mode).await, hub(&server, mode).await);
         let (chat, news) = (topic("chat"), topic("news"));
         let mut at_one = one.subscribe(&chat, None).await.unwrap();
@@ -61,7 +61,7 @@ async fn what_one_worker_publishes_every_worker_s_subscribers_get() {
                 (message.into(), message.into())
             );
         }
-        assert_eq!(at_one.last(), at_other.last());
+        assert_eq!(at_one.last_id(), at_other.last_id());
         other.publish(&news, "this").await.unwrap();
         assert_eq!(text(&mut elsewhere).await, "this");
         nothing(&mut at_one).await;
@@ -72,24 +72,24 @@ async fn what_one_worker_publishes_every_worker_s_subscribers_get() {
 #[tokio::test]
 async fn who_comes_back_resumes_after_any_message_without_gap_or_duplicate() {
     const MESSAGES: usize = 40;
-    let server = RedisServer::start();
-    let (one, chat) = (hub(&server, Mode::Auto).await, topic("chat"));
+    let server = TestRedis::start();
+    let (one, chat) = (hub(&server, ScriptingMode::Auto).await, topic("chat"));
     // A worker that has listened all along, and one that comes later.
     let _there = one.subscribe(&chat, None).await.unwrap();
     let ids = publish(&one, &chat, 0..MESSAGES).await;
-    let late = hub(&server, Mode::Auto).await;
+    let late = hub(&server, ScriptingMode::Auto).await;
     let _there_too = late.subscribe(&chat, None).await.unwrap();
     for hub in [&one, &late] {
         for (index, id) in ids.iter().enumerate().rev() {
             let mut back = hub.subscribe(&chat, Some(*id)).await.unwrap();
             let missed: Vec<usize> = (index + 1..MESSAGES).collect();
             assert_eq!(numbers(&mut back, missed.len()).await, missed);
-            assert_eq!(back.last(), ids.last().copied());
+            assert_eq!(back.last_id(), ids.last().copied());
         }
-        let mut all = hub.subscribe(&chat, Some(Id::ZERO)).await.unwrap();
+        let mut all = hub.subscribe(&chat, Some(MessageId::ZERO)).await.unwrap();
         assert_eq!(numbers(&mut all, MESSAGES).await, (0..MESSAGES).collect::<Vec<_>>());
         nothing(&mut all).await;
-        assert_eq!(hub.figures().gaps, 0);
+        assert_eq!(hub.totals().gaps, 0);
     }
 }
 
@@ -97,11 +97,11 @@ async fn who_comes_back_resumes_after_any_message_without_gap_or_duplicate() {
 async fn many_who_come_back_at_once_are_a_few_reads() {
     const CLIENTS: usize = 500;
     const MISSED: usize = 300;
-    let server = RedisServer::start();
-    let (one, chat) = (hub(&server, Mode::Auto).await, topic("chat"));
+    let server = TestRedis::start();
+    let (one, chat) = (hub(&server, ScriptingMode::Auto).await, topic("chat"));
     let first = publish(&one, &chat, 0..1).await[0];
     publish(&one, &chat, 1..1 + MISSED).await;
-    let successor = hub(&server, Mode::Auto).await;
+    let successor = hub(&server, ScriptingMode::Auto).await;
     server.cli(&["CONFIG", "RESETSTAT"]);
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
@@ -124,15 +124,18 @@ async fn who_needs_more_than_a_worker_remembers_reads_it_from_the_stream_while_o
     // So large that a worker remembers fewer than there are.
     const MESSAGES: usize = 1500;
     const LARGE: usize = 16 << 10;
-    let server = RedisServer::start();
-    let all = Broadcast { history: 10_000, ..settings() };
-    let (one, other, chat) =
-        (hub_with(&server, Mode::Auto, &all).await, hub_with(&server, Mode::Auto, &all).await, topic("chat"));
+    let server = TestRedis::start();
+    let all = BroadcastConfig { retention_messages: 10_000, ..settings() };
+    let (one, other, chat) = (
+        hub_with(&server, ScriptingMode::Auto, &all).await,
+        hub_with(&server, ScriptingMode::Auto, &all).await,
+        topic("chat"),
+    );
     let large = |number: usize| format!("{number} {}", "x".repeat(LARGE - 8));
     for number in 0..MESSAGES {
         one.publish(&chat, &large(number)).await.unwrap();
     }
-    let mut back = other.subscribe(&chat, Some(Id::ZERO)).await.unwrap();
+    let mut back = other.subscribe(&chat, Some(MessageId::ZERO)).await.unwrap();
     for number in 0..2 * MESSAGES {
         if number < MESSAGES {
             one.publish(&chat, &large(MESSAGES + number)).await.unwrap();
@@ -145,15 +148,15 @@ async fn who_needs_more_than_a_worker_remembers_reads_it_from_the_stream_while_o
 
 #[tokio::test]
 async fn a_history_that_was_trimmed_is_told_and_what_is_left_follows() {
-    let server = RedisServer::start();
-    let (one, chat) = (hub(&server, Mode::Auto).await, topic("chat"));
+    let server = TestRedis::start();
+    let (one, chat) = (hub(&server, ScriptingMode::Auto).await, topic("chat"));
     let ids = publish(&one, &chat, 0..20).await;
     server.cli(&["XTRIM", "p:{b}:topic:chat", "MAXLEN", "5"]);
-    let late = hub(&server, Mode::Auto).await;
-    for after in [Id::ZERO, ids[0], ids[13]] {
+    let late = hub(&server, ScriptingMode::Auto).await;
+    for after in [MessageId::ZERO, ids[0], ids[13]] {
         let mut back = late.subscribe(&chat, Some(after)).await.unwrap();
         gap(&mut back).await;
-        assert_eq!(back.last(), Some(ids[14]), "where it is whole again");
+        assert_eq!(back.last_id(), Some(ids[14]), "where it is whole again");
         assert_eq!(numbers(&mut back, 5).await, [15, 16, 17, 18, 19]);
     }
     // What is trimmed is no longer there, and nothing lay between it and what is.
@@ -165,9 +168,9 @@ async fn a_history_that_was_trimmed_is_told_and_what_is_left_follows() {
 
 #[tokio::test]
 async fn redis_keeps_about_as_many_as_it_is_to_and_forgets_them_after_a_time() {
-    let server = RedisServer::start();
-    let kept = Broadcast { history: 50, ..settings() };
-    let (one, chat) = (hub_with(&server, Mode::Auto, &kept).await, topic("chat"));
+    let server = TestRedis::start();
+    let kept = BroadcastConfig { retention_messages: 50, ..settings() };
+    let (one, chat) = (hub_with(&server, ScriptingMode::Auto, &kept).await, topic("chat"));
     let mut here = one.subscribe(&chat, None).await.unwrap();
     let (ids, read) = tokio::join!(publish(&one, &chat, 0..1000), numbers(&mut here, 1000));
     assert_eq!(read, (0..1000).collect::<Vec<_>>());
@@ -183,7 +186,7 @@ async fn redis_keeps_about_as_many_as_it_is_to_and_forgets_them_after_a_time() {
     let next = publish(&one, &chat, 1000..1001).await[0];
     assert!(next > ids[999]);
     assert_eq!(numbers(&mut here, 1).await, [1000]);
-    let other = hub_with(&server, Mode::Auto, &kept).await;
+    let other = hub_with(&server, ScriptingMode::Auto, &kept).await;
     let mut back = other.subscribe(&chat, Some(ids[999])).await.unwrap();
     gap(&mut back).await;
     nothing(&mut here).await;
@@ -191,9 +194,9 @@ async fn redis_keeps_about_as_many_as_it_is_to_and_forgets_them_after_a_time() {
 
 #[tokio::test]
 async fn a_slow_client_is_told_and_dropped_while_others_get_everything() {
-    let server = RedisServer::start();
-    let few = Broadcast { buffer: 10, ..settings() };
-    let (one, chat) = (hub_with(&server, Mode::Auto, &few).await, topic("chat"));
+    let server = TestRedis::start();
+    let few = BroadcastConfig { max_lag: 10, ..settings() };
+    let (one, chat) = (hub_with(&server, ScriptingMode::Auto, &few).await, topic("chat"));
     let mut slow = one.subscribe(&chat, None).await.unwrap();
     let mut quick = one.subscribe(&chat, None).await.unwrap();
     let mut read = Vec::new();
@@ -206,22 +209,23 @@ async fn a_slow_client_is_told_and_dropped_while_others_get_everything() {
     }
     assert_eq!(read, (0..200).collect::<Vec<_>>());
     for _ in 0..2 {
-        assert!(matches!(next(&mut slow).await, Event::Slow));
+        assert!(matches!(next(&mut slow).await, SubscriptionEvent::Lagged));
     }
     // It comes again, and nothing is lost.
-    let after = slow.last();
+    let after = slow.last_id();
     drop(slow);
     let mut again = one.subscribe(&chat, after).await.unwrap();
     assert_eq!(numbers(&mut again, 197).await, (3..200).collect::<Vec<_>>());
-    let figures = one.figures();
-    assert_eq!((figures.slow, figures.published, figures.subscribers, figures.topics), (1, 200, 2, 1));
+    let figures = one.totals();
+    assert_eq!((figures.lagged, figures.published, figures.subscribers, figures.topics), (1, 200, 2, 1));
     assert_eq!(figures.delivered, 400);
 }
 
 #[tokio::test]
 async fn a_client_that_is_ahead_of_its_new_worker_waits_for_what_it_has_not() {
-    let server = RedisServer::start();
-    let (one, other, chat) = (hub(&server, Mode::Auto).await, hub(&server, Mode::Auto).await, topic("chat"));
+    let server = TestRedis::start();
+    let (one, other, chat) =
+        (hub(&server, ScriptingMode::Auto).await, hub(&server, ScriptingMode::Auto).await, topic("chat"));
     let mut there = other.subscribe(&chat, None).await.unwrap();
     publish(&one, &chat, 0..1).await;
     assert_eq!(numbers(&mut there, 1).await, [0]);
@@ -234,20 +238,20 @@ async fn a_client_that_is_ahead_of_its_new_worker_waits_for_what_it_has_not() {
     assert_eq!(numbers(&mut back, 1).await, [2]);
     assert_eq!(numbers(&mut there, 2).await, [1, 2]);
     // An id that no one ever gave.
-    let future = Id::from((1 << 62, 7));
+    let future = MessageId::from((1 << 62, 7));
     let mut back = other.subscribe(&chat, Some(future)).await.unwrap();
     gap(&mut back).await;
-    assert_eq!(back.last(), there.last());
+    assert_eq!(back.last_id(), there.last_id());
     publish(&one, &chat, 3..4).await;
     assert_eq!(numbers(&mut back, 1).await, [3]);
 }
 
 #[tokio::test]
 async fn what_is_refused_says_which_bound_it_was() {
-    let server = RedisServer::start();
-    let tight = Broadcast { message_limit: 4, subscribers: 2, topics: 1, ..settings() };
-    let (one, chat) = (hub_with(&server, Mode::Auto, &tight).await, topic("chat"));
-    let told = |error: Error| error.to_string();
+    let server = TestRedis::start();
+    let tight = BroadcastConfig { max_message_size: 4, max_subscribers: 2, max_topics: 1, ..settings() };
+    let (one, chat) = (hub_with(&server, ScriptingMode::Auto, &tight).await, topic("chat"));
+    let told = |error: BroadcastError| error.to_string();
     let long = told(one.publish(&chat, "12345").await.unwrap_err());
     assert!(long.contains("4 bytes") && long.contains("broadcast.message_limit"), "{long}");
     let first = one.subscribe(&chat, None).await.unwrap();
@@ -260,33 +264,37 @@ async fn what_is_refused_says_which_bound_it_was() {
     one.subscribe(&chat, None).await.unwrap();
     assert_eq!(one.subscribers(), 1, "whoever is refused or leaves takes no place");
 
-    let plain = hub(&server, Mode::Plain).await;
+    let plain = hub(&server, ScriptingMode::Plain).await;
     for refused in
         [plain.publish(&chat, "x").await.map(|_| ()), plain.subscribe(&chat, None).await.map(|_| ())]
     {
-        assert!(matches!(refused, Err(Error::Redis(redis::Error::Unsupported { .. }))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(BroadcastError::Redis(redis::RedisError::Unsupported { .. }))),
+            "{refused:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_topic_nobody_subscribes_to_costs_nothing() {
-    let server = RedisServer::start();
-    let (one, other, chat) = (hub(&server, Mode::Auto).await, hub(&server, Mode::Auto).await, topic("chat"));
+    let server = TestRedis::start();
+    let (one, other, chat) =
+        (hub(&server, ScriptingMode::Auto).await, hub(&server, ScriptingMode::Auto).await, topic("chat"));
     let mut there = one.subscribe(&chat, None).await.unwrap();
     drop(other.subscribe(&chat, None).await.unwrap());
-    assert_eq!(other.figures().topics, 0);
+    assert_eq!(other.totals().topics, 0);
     publish(&other, &chat, 0..10).await;
     assert_eq!(numbers(&mut there, 10).await, (0..10).collect::<Vec<_>>());
-    let figures = other.figures();
+    let figures = other.totals();
     assert_eq!((figures.delivered, figures.subscribers), (0, 0));
 }
 
 #[tokio::test]
 async fn who_is_here_is_counted_over_all_workers() {
-    let server = RedisServer::start();
-    for mode in [Mode::Fcall, Mode::Evalsha] {
+    let server = TestRedis::start();
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
         let (one, other, chat) = (hub(&server, mode).await, hub(&server, mode).await, topic("chat"));
-        let mut here = one.here(&chat);
+        let mut here = one.presence(&chat);
         assert_eq!(here.count(), None);
         assert_eq!(timeout(LONG, here.next()).await.unwrap(), 0);
         let first = one.subscribe(&chat, None).await.unwrap();
@@ -299,22 +307,23 @@ async fn who_is_here_is_counted_over_all_workers() {
         assert_eq!(timeout(LONG, here.next()).await.unwrap(), 3);
         // A worker that was killed is forgotten after a while, one that ends at once.
         let dead = connect(&server, "p", mode).await;
-        let sums = dead.live_here("dead", Duration::from_millis(1500), &[("chat", Some(40))]).await.unwrap();
+        let sums =
+            dead.report_presence("dead", Duration::from_millis(1500), &[("chat", Some(40))]).await.unwrap();
         assert_eq!(sums, [43]);
         eventually("the dead are forgotten", async || here.next().await == 3).await;
         drop(others);
-        other.leave().await;
+        other.shut_down().await;
         assert_eq!(server.cli(&["HLEN", "p:{b}:here:chat"]), "1");
-        drop((first, one.here(&topic("other")), here));
-        one.leave().await;
+        drop((first, one.presence(&topic("other")), here));
+        one.shut_down().await;
         assert!(server.keys().iter().all(|key| !key.contains(":here:")), "{:?}", server.keys());
     }
 }
 
 #[tokio::test]
 async fn nobody_asks_nothing_and_is_not_asked() {
-    let server = RedisServer::start();
-    let one = hub(&server, Mode::Auto).await;
+    let server = TestRedis::start();
+    let one = hub(&server, ScriptingMode::Auto).await;
     drop(one.subscribe(&topic("chat"), None).await.unwrap());
     eventually("it said so and took it back", async || {
         !server.keys().iter().any(|key| key.contains(":here:"))
@@ -334,8 +343,8 @@ async fn nobody_asks_nothing_and_is_not_asked() {
 #[tokio::test]
 async fn an_idle_topic_s_messages_are_not_read_again_and_again() {
     const TOPICS: usize = 20;
-    let server = RedisServer::start();
-    let (one, mut here) = (hub(&server, Mode::Auto).await, Vec::new());
+    let server = TestRedis::start();
+    let (one, mut here) = (hub(&server, ScriptingMode::Auto).await, Vec::new());
     for number in 0..TOPICS {
         let topic = topic(&format!("t{number}"));
         here.push(one.subscribe(&topic, None).await.unwrap());
@@ -353,16 +362,16 @@ async fn an_idle_topic_s_messages_are_not_read_again_and_again() {
 
 #[tokio::test]
 async fn there_are_no_more_topics_than_their_largest_messages_have_room() {
-    let server = RedisServer::start();
-    let large = Broadcast { message_limit: 1 << 20, ..settings() };
-    let (one, mut here) = (hub_with(&server, Mode::Auto, &large).await, Vec::new());
+    let server = TestRedis::start();
+    let large = BroadcastConfig { max_message_size: 1 << 20, ..settings() };
+    let (one, mut here) = (hub_with(&server, ScriptingMode::Auto, &large).await, Vec::new());
     let refused = loop {
         match one.subscribe(&topic(&format!("t{}", here.len())), None).await {
             Ok(subscription) => here.push(subscription),
             Err(error) => break error,
         }
     };
-    assert_eq!((refused, here.len()), (Error::Topics { limit: 15 }, 15));
+    assert_eq!((refused, here.len()), (BroadcastError::TooManyTopics { limit: 15 }, 15));
     for number in 0..3 {
         for (at, subscription) in here.iter_mut().enumerate() {
             let message = format!("{number} {}", "x".repeat(1_000_000));
@@ -374,16 +383,18 @@ async fn there_are_no_more_topics_than_their_largest_messages_have_room() {
 
 #[tokio::test]
 async fn what_is_not_at_hand_is_not_read_in_passing() {
-    let server = RedisServer::start();
-    let (one, chat) = (hub(&server, Mode::Auto).await, topic("chat"));
+    let server = TestRedis::start();
+    let (one, chat) = (hub(&server, ScriptingMode::Auto).await, topic("chat"));
     publish(&one, &chat, 0..3).await;
-    let late = hub(&server, Mode::Auto).await;
-    let mut back = late.subscribe(&chat, Some(Id::ZERO)).await.unwrap();
+    let late = hub(&server, ScriptingMode::Auto).await;
+    let mut back = late.subscribe(&chat, Some(MessageId::ZERO)).await.unwrap();
     assert!(back.try_next().is_none());
     assert_eq!(numbers(&mut back, 1).await, [0]);
     for number in 1..3 {
         let at_hand = back.try_next();
-        assert!(matches!(at_hand, Some(Event::Message(message)) if message.text() == number.to_string()));
+        assert!(
+            matches!(at_hand, Some(SubscriptionEvent::Message(message)) if message.text() == number.to_string())
+        );
     }
     assert!(back.try_next().is_none());
     publish(&one, &chat, 3..4).await;

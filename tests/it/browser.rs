@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use crate::support::browser::Browser;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// The number that an element of the page shows.
@@ -20,8 +20,8 @@ fn shown(browser: &Browser, selector: &str) -> u64 {
 
 #[test]
 fn a_browser_sees_its_views_count_up_and_its_worker_vary() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let browser = Browser::open(1280, 900);
     let workers: BTreeSet<_> = fleet.workers().into_iter().map(u64::from).collect();
     let mut served = BTreeSet::new();
@@ -48,8 +48,8 @@ fn a_browser_sees_its_views_count_up_and_its_worker_vary() {
 
 #[test]
 fn the_page_fits_a_phone() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let browser = Browser::open(500, 900);
     browser.narrow(360, 740);
     browser.go(&format!("http://{}/", fleet.listen));
@@ -70,8 +70,8 @@ fn submit(browser: &Browser, button: &str, leads_to: &str) {
 
 #[test]
 fn a_browser_logs_in_looks_at_its_sessions_and_logs_out() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let browser = Browser::open(1000, 800);
     let text = |selector: &str| browser.text(selector);
     browser.go(&format!("http://{}/login", fleet.listen));
@@ -80,10 +80,10 @@ fn a_browser_logs_in_looks_at_its_sessions_and_logs_out() {
     submit(&browser, "Log in", "/me");
     assert!(text(".lead").contains("Ann"), "{}", text(".lead"));
     browser.screenshot("me.png");
-    let mut elsewhere = Visitor::default();
+    let mut elsewhere = CookieClient::default();
     let login = Request::post("/login").header("User-Agent", "Another browser, on a boat");
     assert_eq!(
-        elsewhere.ask(fleet.listen, login.body("application/json", b"{\"name\":\"Ann\"}")).status,
+        elsewhere.request(fleet.listen, login.body("application/json", b"{\"name\":\"Ann\"}")).status,
         200
     );
     browser.go(&format!("http://{}/me/sessions", fleet.listen));
@@ -93,7 +93,7 @@ fn a_browser_logs_in_looks_at_its_sessions_and_logs_out() {
     wait::until("the other one is ended", wait::LONG, || {
         browser.run("return document.querySelectorAll('.sessions li').length") == 1
     });
-    assert_eq!(elsewhere.ask(fleet.listen, Request::get("/me")).status, 401);
+    assert_eq!(elsewhere.request(fleet.listen, Request::get("/me")).status, 401);
     browser.go(&format!("http://{}/me", fleet.listen));
     submit(&browser, "Log out", "/");
     browser.go(&format!("http://{}/me", fleet.listen));

@@ -5,20 +5,20 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::support::browser::Browser;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::stream::Stream;
 use crate::support::stream::publish;
 use crate::support::stream::try_publish;
 use crate::support::wait;
 
 /// A fleet whose workers take tasks.
-fn plan(redis: &RedisServer) -> Plan {
-    Plan::on(redis).set("REGATTA_TASKS__RUNNING", "1")
+fn plan(redis: &TestRedis) -> TestFleetBuilder {
+    TestFleetBuilder::on(redis).set("REGATTA_TASKS__RUNNING", "1")
 }
 
-fn open(fleet: &Fleet) -> Browser {
+fn open(fleet: &TestFleet) -> Browser {
     let browser = Browser::open(1100, 1500);
     browser.go(&format!("http://{}/", fleet.listen));
     browser
@@ -49,7 +49,7 @@ fn complaints(browser: &Browser) -> Vec<String> {
 
 #[test]
 fn a_message_is_heard_in_another_window_once_and_as_it_was_sent() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).workers(2).start();
     let (ann, bob) = (open(&fleet), open(&fleet));
     for browser in [&ann, &bob] {
@@ -88,7 +88,7 @@ fn submit_when_ready(browser: &Browser, message: &str) {
 
 #[test]
 fn an_open_page_misses_nothing_over_a_reload_of_the_fleet() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).workers(2).start();
     let browser = open(&fleet);
     browser.until("it listens", LISTENS);
@@ -104,7 +104,7 @@ fn an_open_page_misses_nothing_over_a_reload_of_the_fleet() {
                 unknown.push(message);
             }
         }
-        !fleet.said("reload done").is_empty()
+        !fleet.log_lines("reload done").is_empty()
     });
     assert!(sent.len() > unknown.len(), "{} sent, {} unknown", sent.len(), unknown.len());
     let known = || heard(&browser).into_iter().filter(|line| !unknown.contains(line)).collect::<Vec<_>>();
@@ -118,7 +118,7 @@ fn an_open_page_misses_nothing_over_a_reload_of_the_fleet() {
 
 #[test]
 fn a_page_behind_another_tab_gives_its_connections_back_and_misses_nothing() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).workers(1).start();
     let browser = open(&fleet);
     browser.until("it listens", LISTENS);
@@ -140,7 +140,7 @@ fn a_page_behind_another_tab_gives_its_connections_back_and_misses_nothing() {
 
 #[test]
 fn many_running_tasks_leave_the_buttons_alive() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).workers(1).start();
     let browser = open(&fleet);
     browser.until("it listens", LISTENS);
@@ -163,7 +163,7 @@ fn many_running_tasks_leave_the_buttons_alive() {
 
 #[test]
 fn the_map_moves_with_the_fleet() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).workers(2).start();
     let browser = open(&fleet);
     browser.until("the stream is open", "!document.querySelector('#here').parentNode.hidden");
@@ -187,7 +187,7 @@ fn the_map_moves_with_the_fleet() {
 
 #[test]
 fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).workers(2).start();
     let browser = open(&fleet);
     submit(&browser, "#trial", &json!({"kind": "fibonacci", "n": "10000"}));
@@ -224,7 +224,7 @@ fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
 
 #[test]
 fn a_task_on_its_own_page_goes_on_by_itself() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).workers(2).start();
     let browser = Browser::open(1100, 1000);
     browser.go(&format!("http://{}/tasks", fleet.listen));
@@ -238,7 +238,7 @@ fn a_task_on_its_own_page_goes_on_by_itself() {
 
 #[test]
 fn the_page_is_readable_by_day_by_night_and_on_a_telephone() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).workers(4).start();
     let browser = open(&fleet);
     submit(&browser, "#megaphone", &json!({"message": "Ahoy! ".repeat(40).trim()}));
@@ -287,7 +287,7 @@ const CONTRAST: &str = r"
 
 #[test]
 fn the_page_is_small() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     let browser = open(&fleet);
     let weights = browser.run(
@@ -308,8 +308,9 @@ fn the_page_is_small() {
 
 #[test]
 fn a_total_that_redis_does_not_say_is_not_shown_and_none_goes_back() {
-    let mut redis = RedisServer::start_with(&["--appendonly", "yes"]);
-    let fleet = Plan::on(&redis).workers(1).set("REGATTA_REDIS__COMMAND_TIMEOUT", "100ms").start();
+    let mut redis = TestRedis::start_with(&["--appendonly", "yes"]);
+    let fleet =
+        TestFleetBuilder::on(&redis).workers(1).set("REGATTA_REDIS__COMMAND_TIMEOUT", "100ms").start();
     (0..5).for_each(|_| _ = fleet.get("/"));
     let browser = Browser::open(1000, 800);
     browser.go(&format!("http://{}/", fleet.listen));

@@ -5,20 +5,20 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::load::Load;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::load::ParallelClients;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
-fn run_dir(fleet: &Fleet) -> PathBuf {
+fn run_dir(fleet: &TestFleet) -> PathBuf {
     fleet.plan().folder().join("run")
 }
 
-fn answers(fleet: &Fleet) -> bool {
+fn answers(fleet: &TestFleet) -> bool {
     fleet.plan().clone().args(&["status"]).run().0 == 0
 }
 
@@ -29,8 +29,8 @@ fn come_back(files: &[PathBuf]) {
 
 #[test]
 fn what_operators_and_the_next_fleet_need_is_put_back() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let run = run_dir(&fleet);
     let files = ["control.sock", "regatta.pid", "workers"].map(|name| run.join(name));
     for _ in 0..2 {
@@ -58,38 +58,38 @@ fn what_operators_and_the_next_fleet_need_is_put_back() {
 
 #[test]
 fn what_others_put_in_its_place_is_left_alone_and_said_once() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let socket = run_dir(&fleet).join("control.sock");
     let aside = socket.with_file_name("aside");
     let stranger = UnixListener::bind(&aside).unwrap();
     // At once: an empty place would be filled.
     fs::rename(&aside, &socket).unwrap();
-    wait::until("it is said", wait::LONG, || !fleet.said("control.sock in").is_empty());
+    wait::until("it is said", wait::LONG, || !fleet.log_lines("control.sock in").is_empty());
     stranger.set_nonblocking(true).unwrap();
     wait::let_pass(std::time::Duration::from_secs(2));
-    assert_eq!(fleet.said("control.sock in").len(), 1);
+    assert_eq!(fleet.log_lines("control.sock in").len(), 1);
     assert!(socket.exists(), "it is not ours to remove");
     fs::remove_file(&socket).unwrap();
     come_back(&[socket]);
     assert!(answers(&fleet));
 }
 
-fn other(fleet: &Fleet, not: u32) -> Option<u32> {
+fn other(fleet: &TestFleet, not: u32) -> Option<u32> {
     fleet.others().into_iter().find(|pid| *pid != not)
 }
 
 #[test]
 fn the_private_redis_gets_its_socket_back_and_no_view_is_lost() {
-    let fleet = Plan::new().start();
+    let fleet = TestFleetBuilder::new().start();
     let (socket, address) = (fleet.plan().folder().join("data/redis.sock"), fleet.listen);
-    let mut visitor = Visitor::default();
+    let mut visitor = CookieClient::default();
     for views in 1..=5 {
-        assert_eq!(visitor.visit(fleet.listen).1, views);
+        assert_eq!(visitor.view(fleet.listen).1, views);
     }
-    let load = Load::start(2, |_| {
-        let mut visitor = Visitor::default();
-        move || visitor.try_ask(address, Request::get("/"))
+    let load = ParallelClients::start(2, |_| {
+        let mut visitor = CookieClient::default();
+        move || visitor.try_request(address, Request::get("/"))
     });
     let redis = fleet.others()[0];
     fs::remove_file(&socket).unwrap();
@@ -101,26 +101,28 @@ fn the_private_redis_gets_its_socket_back_and_no_view_is_lost() {
         assert_eq!(result.expect("every request is answered").status, 200);
     }
     let (_, views) = wait::until_some("the count goes on", wait::LONG, || {
-        let response = visitor.try_ask(address, Request::get("/")).ok()?;
-        response.header("session-state").is_empty().then(|| response.visit())
+        let response = visitor.try_request(address, Request::get("/")).ok()?;
+        response.header("session-state").is_empty().then(|| response.view())
     });
     assert!(views >= 6, "no view is lost: {views}");
-    assert_eq!(visitor.visit(fleet.listen).1, views + 1);
-    assert!(fleet.said("private Redis died").is_empty(), "it was told to leave");
+    assert_eq!(visitor.view(fleet.listen).1, views + 1);
+    assert!(fleet.log_lines("private Redis died").is_empty(), "it was told to leave");
 }
 
 #[test]
 fn a_private_redis_whose_data_is_gone_keeps_it_in_memory() {
-    let fleet = Plan::new().start();
+    let fleet = TestFleetBuilder::new().start();
     let data = fleet.plan().folder().join("data");
-    let mut visitor = Visitor::default();
-    visitor.visit(fleet.listen);
+    let mut visitor = CookieClient::default();
+    visitor.view(fleet.listen);
     let redis = fleet.others()[0];
     remove_data(&data);
     fs::remove_file(data.join("redis.sock")).unwrap();
-    wait::until("it is said", wait::LONG, || !fleet.said("the private Redis has lost its socket").is_empty());
+    wait::until("it is said", wait::LONG, || {
+        !fleet.log_lines("the private Redis has lost its socket").is_empty()
+    });
     assert!(process::alive(redis));
-    assert_eq!(visitor.visit(fleet.listen).1, 2, "those who are connected go on");
+    assert_eq!(visitor.view(fleet.listen).1, 2, "those who are connected go on");
 }
 
 fn remove_data(data: &Path) {

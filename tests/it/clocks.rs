@@ -5,11 +5,11 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 
 /// Ten minutes are added to the wall clock, or taken from it.
 const SKEW: &str = r#"
@@ -40,7 +40,7 @@ fn skewed(folder: &TempDir, seconds: i64) -> PathBuf {
     library
 }
 
-fn date(fleet: &Fleet) -> i64 {
+fn date(fleet: &TestFleet) -> i64 {
     let date = fleet.get("/hello").header("Date").to_owned();
     let output = Command::new("date").args(["-d", &date, "+%s"]).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
@@ -48,10 +48,10 @@ fn date(fleet: &Fleet) -> i64 {
 
 #[test]
 fn clocks_ten_minutes_wrong_change_no_lifetime_and_no_limit() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let folder = TempDir::new().unwrap();
     let plan = || {
-        let plan = Plan::on(&server).workers(1).set("REGATTA_REDIS__PREFIX", "p");
+        let plan = TestFleetBuilder::on(&server).workers(1).set("REGATTA_REDIS__PREFIX", "p");
         let plan =
             plan.set("REGATTA_SESSION__IDLE", "5m").set("REGATTA_SESSION__SECRETS", &"secret".repeat(6));
         plan.set("REGATTA_LIMITS__DEFAULT__RATE", "6/h").set("REGATTA_LIMITS__DEFAULT__BURST", "6")
@@ -65,9 +65,9 @@ fn clocks_ten_minutes_wrong_change_no_lifetime_and_no_limit() {
     assert!((date(&fleets[0]) - right - 600).abs() < 60 && (date(&fleets[2]) - right + 600).abs() < 60);
 
     // One visitor, whom each fleet knows although each thinks that it is another time.
-    let mut visitor = Visitor::default();
+    let mut visitor = CookieClient::default();
     for (visit, fleet) in fleets.iter().chain(&fleets).enumerate() {
-        assert_eq!(visitor.visit(fleet.listen).1, visit as u64 + 1);
+        assert_eq!(visitor.view(fleet.listen).1, visit as u64 + 1);
         // A first visit stores nothing: its ticket is good by Redis's clock, whatever the workers' say.
         let Some(session) = server.keys().into_iter().find(|key| key.starts_with("p:s:")) else {
             assert_eq!(visit, 0, "the ticket makes a session");
@@ -78,6 +78,6 @@ fn clocks_ten_minutes_wrong_change_no_lifetime_and_no_limit() {
     }
     // Six an hour: spent, whatever time it is.
     for fleet in &fleets {
-        visitor.ask(fleet.listen, Request::get("/")).assert_problem(429);
+        visitor.request(fleet.listen, Request::get("/")).assert_problem(429);
     }
 }

@@ -6,19 +6,19 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Redis;
-use regatta::__internals::redis::claim::Claim;
-use regatta::__internals::redis::claim::Claimed;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::claim::ClaimOutcome;
+use regatta::__internals::redis::claim::ClaimRequest;
 use regatta::__internals::redis::fleet;
-use regatta::__internals::redis::fleet::Machine;
-use regatta::__internals::redis::task::Begun;
+use regatta::__internals::redis::fleet::InstanceRecord;
+use regatta::__internals::redis::task::StartOutcome;
 
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
 use crate::support::clock::Clock;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 use crate::support::wait;
@@ -33,20 +33,20 @@ const STEPS: [i64; 2] = [-600, 600];
 /// How long what is left behind holds.
 const LIFE: Duration = Duration::from_millis(400);
 
-async fn setting(mode: Mode) -> (Clock, RedisServer, Redis) {
+async fn setting(mode: ScriptingMode) -> (Clock, TestRedis, RedisClient) {
     let clock = Clock::new();
-    let server = RedisServer::with_clock(&clock);
+    let server = TestRedis::with_clock(&clock);
     let redis = connect(&server, "p", mode).await;
     (clock, server, redis)
 }
 
 #[tokio::test]
 async fn the_task_of_a_lost_worker_is_taken_over() {
-    for (mode, step) in MODES.into_iter().zip(STEPS).chain([(Mode::Fcall, STEPS[1])]) {
+    for (mode, step) in MODES.into_iter().zip(STEPS).chain([(ScriptingMode::Fcall, STEPS[1])]) {
         let (clock, _server, redis) = setting(mode).await;
         let id = make(&redis, "a").await;
         let taken = take(&redis, &["a"]).await.unwrap();
-        assert!(matches!(begin(&redis, taken).await.1, Begun::Run { .. }));
+        assert!(matches!(begin(&redis, taken).await.1, StartOutcome::Started { .. }));
         clock.step(step);
         let mut again = None;
         eventually("it is overdue", async || {
@@ -55,14 +55,14 @@ async fn the_task_of_a_lost_worker_is_taken_over() {
         })
         .await;
         let again = again.unwrap();
-        assert_eq!((again.id, again.times), (id, 2), "{mode:?} {step}");
-        assert!(matches!(begin(&redis, again).await.1, Begun::Run { .. }));
+        assert_eq!((again.id, again.delivery_count), (id, 2), "{mode:?} {step}");
+        assert!(matches!(begin(&redis, again).await.1, StartOutcome::Started { .. }));
     }
 }
 
 #[tokio::test]
 async fn a_worker_that_renews_keeps_its_task_and_new_ones_are_not_held_up_by_old_ones() {
-    let (clock, _server, redis) = setting(Mode::Auto).await;
+    let (clock, _server, redis) = setting(ScriptingMode::Auto).await;
     make(&redis, "a").await;
     let taken = take(&redis, &["a"]).await.unwrap();
     let (execution, _) = begin(&redis, taken).await;
@@ -86,49 +86,54 @@ async fn a_worker_that_renews_keeps_its_task_and_new_ones_are_not_held_up_by_old
 
 #[tokio::test]
 async fn a_request_that_counts_once_is_carried_out_by_another_one_when_its_worker_is_lost() {
-    for (mode, step) in MODES.into_iter().zip(STEPS).chain([(Mode::Fcall, STEPS[1])]) {
+    for (mode, step) in MODES.into_iter().zip(STEPS).chain([(ScriptingMode::Fcall, STEPS[1])]) {
         let (clock, _server, redis) = setting(mode).await;
-        let claim = |owner| Claim {
+        let claim = |owner| ClaimRequest {
             key: "p:i:1",
             fingerprint: "f",
             owner,
             lease: LIFE,
             lifetime: Duration::from_secs(3600),
         };
-        assert_eq!(redis.claim(&claim("lost")).await, Ok(Claimed::Granted));
+        assert_eq!(redis.claim(&claim("lost")).await, Ok(ClaimOutcome::Granted));
         clock.step(step);
         match redis.claim(&claim("other")).await.unwrap() {
-            Claimed::Running(left) => assert!(left <= LIFE, "{left:?}"),
-            other => assert_eq!((other, step), (Claimed::Granted, 600)),
+            ClaimOutcome::InProgress(left) => assert!(left <= LIFE, "{left:?}"),
+            other => assert_eq!((other, step), (ClaimOutcome::Granted, 600)),
         }
         eventually("its lease ends", async || {
-            redis.claim(&claim("other")).await.unwrap() == Claimed::Granted
+            redis.claim(&claim("other")).await.unwrap() == ClaimOutcome::Granted
         })
         .await;
     }
 }
 
-fn machine(id: &str) -> Machine {
-    Machine { version: fleet::VERSION, id: id.into(), host: id.into(), ..Machine::default() }
+fn machine(id: &str) -> InstanceRecord {
+    InstanceRecord {
+        version: fleet::DOCUMENT_VERSION,
+        id: id.into(),
+        host: id.into(),
+        ..InstanceRecord::default()
+    }
 }
 
 #[tokio::test]
 async fn a_machine_that_is_gone_is_dead_after_its_lifetime() {
-    for mode in [Mode::Fcall, Mode::Evalsha, Mode::Plain] {
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha, ScriptingMode::Plain] {
         for step in STEPS {
             let (clock, _server, redis) = setting(mode).await;
-            redis.beat(&machine("gone"), LIFE).await.unwrap();
-            redis.beat(&machine("lives"), LIFE).await.unwrap();
+            redis.heartbeat(&machine("gone"), LIFE).await.unwrap();
+            redis.heartbeat(&machine("lives"), LIFE).await.unwrap();
             clock.step(step);
             eventually("only one lives, and the list is whole", async || {
-                assert!(redis.beat(&machine("lives"), LIFE).await.is_ok());
-                let machines = redis.machines().await.unwrap();
-                let ids: Vec<_> = machines.seen.iter().map(|seen| seen.machine.id.as_str()).collect();
+                assert!(redis.heartbeat(&machine("lives"), LIFE).await.is_ok());
+                let machines = redis.list_instances().await.unwrap();
+                let ids: Vec<_> = machines.instances.iter().map(|seen| seen.instance.id.as_str()).collect();
                 assert!(ids.contains(&"lives"), "{mode:?} {step} {ids:?}");
                 ids == ["lives"] && machines.complete
             })
             .await;
-            assert_eq!(redis.beat(&machine("lives"), LIFE).await, Ok(1));
+            assert_eq!(redis.heartbeat(&machine("lives"), LIFE).await, Ok(1));
         }
     }
 }
@@ -136,11 +141,11 @@ async fn a_machine_that_is_gone_is_dead_after_its_lifetime() {
 #[tokio::test]
 async fn whoever_listened_on_a_lost_worker_is_not_counted_for_ever() {
     for step in STEPS {
-        let (clock, _server, redis) = setting(Mode::Auto).await;
-        assert_eq!(redis.live_here("lost", LIFE, &[("news", Some(7))]).await, Ok(vec![7]));
+        let (clock, _server, redis) = setting(ScriptingMode::Auto).await;
+        assert_eq!(redis.report_presence("lost", LIFE, &[("news", Some(7))]).await, Ok(vec![7]));
         clock.step(step);
         eventually("only the living count", async || {
-            redis.live_here("lives", LIFE, &[("news", Some(2))]).await == Ok(vec![2])
+            redis.report_presence("lives", LIFE, &[("news", Some(2))]).await == Ok(vec![2])
         })
         .await;
     }
@@ -149,31 +154,31 @@ async fn whoever_listened_on_a_lost_worker_is_not_counted_for_ever() {
 #[tokio::test]
 async fn a_lock_of_the_migrations_whose_holder_died_keeps_nobody_from_booting() {
     let clock = Clock::new();
-    let server = RedisServer::with_clock(&clock);
+    let server = TestRedis::with_clock(&clock);
     server.cli(&["SET", "p:mig:lock", "somebody who died", "PX", "5000"]);
     clock.step(-600);
     assert!(server.cli(&["PTTL", "p:mig:lock"]).parse::<u64>().unwrap() > 500_000);
-    let redis = Redis::new(&server.settings("p", Mode::Auto), &server.url(), "test").unwrap();
+    let redis = RedisClient::new(&server.settings("p", ScriptingMode::Auto), &server.url(), "test").unwrap();
     redis.start();
-    eventually("it boots", async || redis.health().is_up()).await;
+    eventually("it boots", async || redis.status().is_up()).await;
 }
 
 #[test]
 fn a_replaced_id_is_a_stranger_for_as_long_as_its_mark_lasts_and_no_longer() {
     let clock = Clock::new();
-    let server = RedisServer::with_clock(&clock);
-    let plan = Plan::on(&server).workers(1).set("REGATTA_LIMITS__DEFAULT__ENABLED", "false");
+    let server = TestRedis::with_clock(&clock);
+    let plan = TestFleetBuilder::on(&server).workers(1).set("REGATTA_LIMITS__DEFAULT__ENABLED", "false");
     let fleet = plan.start();
-    let mut visitor = Visitor::default();
-    visitor.visit(fleet.listen);
+    let mut visitor = CookieClient::default();
+    visitor.view(fleet.listen);
     let mut old = visitor.clone();
     let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
-    assert_eq!(visitor.ask(fleet.listen, login).status, 200);
+    assert_eq!(visitor.request(fleet.listen, login).status, 200);
     clock.step(-600);
-    assert!(old.ask(fleet.listen, Request::get("/")).all("Set-Cookie").is_empty(), "a stranger");
+    assert!(old.request(fleet.listen, Request::get("/")).all("Set-Cookie").is_empty(), "a stranger");
     // The mark that is left then keeps its ticket from making the session anew, and refuses no visitor.
     wait::until("the mark ends with its own length", wait::LONG, || {
-        !old.ask(fleet.listen, Request::get("/")).all("Set-Cookie").is_empty()
+        !old.request(fleet.listen, Request::get("/")).all("Set-Cookie").is_empty()
     });
 }
 
@@ -181,15 +186,15 @@ fn a_replaced_id_is_a_stranger_for_as_long_as_its_mark_lasts_and_no_longer() {
 fn whoever_logs_in_after_the_step_stays_and_his_oldest_session_ends() {
     for step in STEPS {
         let clock = Clock::new();
-        let server = RedisServer::with_clock(&clock);
-        let plan = Plan::on(&server).workers(1).set("REGATTA_LIMITS__DEFAULT__ENABLED", "false");
+        let server = TestRedis::with_clock(&clock);
+        let plan = TestFleetBuilder::on(&server).workers(1).set("REGATTA_LIMITS__DEFAULT__ENABLED", "false");
         let fleet = plan.set("REGATTA_SESSION__MAX_PER_USER", "2").start();
         let log_in = || {
-            let mut visitor = Visitor::default();
+            let mut visitor = CookieClient::default();
             let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
-            assert_eq!(visitor.ask(fleet.listen, login).status, 200);
+            assert_eq!(visitor.request(fleet.listen, login).status, 200);
             // A session whose cookie never came back is gone after ten minutes.
-            assert_eq!(visitor.ask(fleet.listen, Request::get("/me")).status, 200);
+            assert_eq!(visitor.request(fleet.listen, Request::get("/me")).status, 200);
             visitor
         };
         let mut logged_in = vec![log_in(), log_in()];
@@ -197,7 +202,7 @@ fn whoever_logs_in_after_the_step_stays_and_his_oldest_session_ends() {
         logged_in.push(log_in());
         let statuses: Vec<_> = logged_in
             .iter_mut()
-            .map(|visitor| visitor.ask(fleet.listen, Request::get("/me")).status)
+            .map(|visitor| visitor.request(fleet.listen, Request::get("/me")).status)
             .collect();
         assert_eq!(statuses, [401, 200, 200], "{step}");
     }
@@ -206,21 +211,22 @@ fn whoever_logs_in_after_the_step_stays_and_his_oldest_session_ends() {
 #[tokio::test]
 async fn a_window_without_server_side_code_is_as_long_as_one_is() {
     use regatta::__internals::redis::begin;
-    use regatta::__internals::redis::begin::LimitArg;
-    use regatta::__internals::redis::begin::LimitKind;
+    use regatta::__internals::redis::begin::LimitParameters;
+    use regatta::__internals::redis::begin::RateLimitCheck;
     for step in STEPS {
-        let (clock, _server, redis) = setting(Mode::Plain).await;
-        let kind = LimitKind::Rate { interval_us: 400_000, tolerance_us: 400_000 };
-        let limits = [LimitArg { key: "p:l:a".into(), kind, shadow: false, cost: 1 }];
+        let (clock, _server, redis) = setting(ScriptingMode::Plain).await;
+        let parameters = LimitParameters::Rate { interval_us: 400_000, tolerance_us: 400_000 };
+        let limits = [RateLimitCheck { key: "p:l:a".into(), parameters, shadow: false, cost: 1 }];
         let ask = async || {
-            let request = begin::Request { limits: &limits, ..Default::default() };
+            let request = begin::BeginRequest { limits: &limits, ..Default::default() };
             redis.begin(&request).await.unwrap()
         };
-        assert!(matches!(ask().await, begin::Reply::Granted { .. }));
+        assert!(matches!(ask().await, begin::BeginReply::Granted { .. }));
         clock.step(step);
-        if let begin::Reply::Denied { limits } = ask().await {
+        if let begin::BeginReply::Denied { limits } = ask().await {
             assert!(limits[0].retry_after_us.is_some_and(|wait| wait <= 400_000), "{limits:?}");
         }
-        eventually("the window ends", async || matches!(ask().await, begin::Reply::Granted { .. })).await;
+        eventually("the window ends", async || matches!(ask().await, begin::BeginReply::Granted { .. }))
+            .await;
     }
 }

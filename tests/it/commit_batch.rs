@@ -16,31 +16,32 @@ use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Error;
-use regatta::__internals::redis::Redis;
-use regatta::__internals::redis::Refusal;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisError;
+use regatta::__internals::redis::ServerRejection;
 use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::SessionArg;
-use regatta::__internals::redis::begin::SessionMode;
-use regatta::__internals::redis::begin::SessionReply;
-use regatta::__internals::redis::begin::batch::Ledger;
-use regatta::__internals::redis::commit::Create;
-use regatta::__internals::redis::commit::Reply;
-use regatta::__internals::redis::commit::Request;
+use regatta::__internals::redis::begin::SessionAccess;
+use regatta::__internals::redis::begin::SessionLookup;
+use regatta::__internals::redis::begin::SessionQuery;
+use regatta::__internals::redis::begin::batch::BatchLedger;
+use regatta::__internals::redis::commit::CommitOutcome;
+use regatta::__internals::redis::commit::CommitSession;
+use regatta::__internals::redis::commit::NewSession;
 use regatta::__internals::redis::commit::batch;
-use regatta::__internals::redis::commit::batch::Entry;
+use regatta::__internals::redis::commit::batch::CommitEntry;
 use tokio::task::JoinSet;
 
 use crate::batches::calls;
 use crate::support::property;
-use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
+use crate::support::proxy::FaultProxy;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 use crate::support::soak;
 
-const BOTH: [(Mode, &str); 2] = [(Mode::Fcall, "fcall"), (Mode::Evalsha, "evalsha")];
+const BOTH: [(ScriptingMode, &str); 2] =
+    [(ScriptingMode::Fcall, "fcall"), (ScriptingMode::Evalsha, "evalsha")];
 const DAY_MS: u64 = 86_400_000;
 
 /// A commit that owns what it names.
@@ -76,10 +77,10 @@ impl Change {
         self
     }
 
-    fn request<'a>(&'a self, key: &'a str) -> Request<'a> {
+    fn request<'a>(&'a self, key: &'a str) -> CommitSession<'a> {
         let create =
-            Create { created_ms: Some(now_ms()), views: 3, idle_ms: DAY_MS, absolute_ms: 30 * DAY_MS };
-        Request {
+            NewSession { created_ms: Some(now_ms()), views: 3, idle_ms: DAY_MS, absolute_ms: 30 * DAY_MS };
+        CommitSession {
             key,
             create: self.create.then_some(create),
             expect: &self.expect,
@@ -124,16 +125,16 @@ fn stored_name(name: &str) -> Value {
 
 fn now_ms() -> u64 {
     // Of the hour: the same for both ways of asking.
-    let now_ms = u64::try_from(regatta::__internals::sys::time::unix().as_millis()).unwrap();
+    let now_ms = u64::try_from(regatta::__internals::sys::time::wall_clock().as_millis()).unwrap();
     now_ms - now_ms % 3_600_000
 }
 
-fn stored(sums: &[i64]) -> Result<Reply, Error> {
-    Ok(Reply::Committed { sums: sums.to_vec() })
+fn stored(sums: &[i64]) -> Result<CommitOutcome, RedisError> {
+    Ok(CommitOutcome::Committed { sums: sums.to_vec() })
 }
 
 /// All at the same time; their answers in their order.
-async fn crowd(redis: &Redis, changes: Vec<Change>) -> Vec<Result<Reply, Error>> {
+async fn crowd(redis: &RedisClient, changes: Vec<Change>) -> Vec<Result<CommitOutcome, RedisError>> {
     let mut tasks = JoinSet::new();
     for (number, change) in changes.into_iter().enumerate() {
         let redis = redis.clone();
@@ -144,24 +145,24 @@ async fn crowd(redis: &Redis, changes: Vec<Change>) -> Vec<Result<Reply, Error>>
     answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
-fn session(server: &RedisServer, key: &str) {
-    let now = regatta::__internals::sys::time::unix().as_millis().to_string();
+fn session(server: &TestRedis, key: &str) {
+    let now = regatta::__internals::sys::time::wall_clock().as_millis().to_string();
     server.cli(&["HSET", key, "_c", &now, "_t", &now, "_v", "1"]);
 }
 
 /// The application's fields as the next request sees them.
-async fn fields(redis: &Redis, key: &str) -> BTreeMap<String, Bytes> {
-    let session = SessionArg {
+async fn fields(redis: &RedisClient, key: &str) -> BTreeMap<String, Bytes> {
+    let session = SessionQuery {
         key: key.into(),
         generation: None,
-        mode: SessionMode::Read,
-        ticket: None,
+        access: SessionAccess::Read,
+        provisional: None,
         idle_ms: DAY_MS,
         absolute_ms: 30 * DAY_MS,
     };
-    let request = begin::Request { session: Some(&session), ..Default::default() };
+    let request = begin::BeginRequest { session: Some(&session), ..Default::default() };
     match redis.begin(&request).await.unwrap() {
-        begin::Reply::Granted { session: SessionReply::Live { fields, .. }, .. } => {
+        begin::BeginReply::Granted { session: SessionLookup::Found { fields, .. }, .. } => {
             fields.into_iter().collect()
         }
         other => panic!("{other:?}"),
@@ -171,7 +172,7 @@ async fn fields(redis: &Redis, key: &str) -> BTreeMap<String, Bytes> {
 #[tokio::test]
 async fn two_hundred_at_once_each_keep_their_own_field_of_one_session() {
     for (mode, command) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         session(&server, "p:s:one");
         server.cli(&["CONFIG", "RESETSTAT"]);
@@ -188,7 +189,7 @@ async fn two_hundred_at_once_each_keep_their_own_field_of_one_session() {
 #[tokio::test]
 async fn commits_of_many_sessions_share_calls_and_one_that_is_alone_is_one_and_is_not_noted() {
     for (mode, command) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         let names: Vec<_> = (0..64).map(|at| format!("p:s:{at}")).collect();
         names.iter().for_each(|name| session(&server, name));
@@ -212,7 +213,7 @@ async fn commits_of_many_sessions_share_calls_and_one_that_is_alone_is_one_and_i
 #[tokio::test]
 async fn each_commit_fails_by_its_own_rules_and_harms_no_other() {
     for (mode, command) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         session(&server, "p:s:one");
         server.cli(&["HSET", "p:s:one", "name", "x"]);
@@ -235,27 +236,28 @@ async fn each_commit_fails_by_its_own_rules_and_harms_no_other() {
             one().add("sum", 1),
         ];
         let answers = crowd(&redis, changes).await;
-        let refused =
-            |at: usize| matches!(&answers[at], Err(Error::Refused { refusal: Refusal::WrongType, .. }));
+        let refused = |at: usize| {
+            matches!(&answers[at], Err(RedisError::Rejected { rejection: ServerRejection::WrongType, .. }))
+        };
         assert!(refused(6), "{mode:?}: {answers:?}");
         let answers: Vec<_> = answers.into_iter().filter_map(Result::ok).collect();
-        let sums = |sums: &[i64]| Reply::Committed { sums: sums.to_vec() };
+        let sums = |sums: &[i64]| CommitOutcome::Committed { sums: sums.to_vec() };
         let expected = [
             sums(&[7, -2]),
-            Reply::Conflict,
+            CommitOutcome::Conflict,
             sums(&[]),
             sums(&[]),
-            Reply::Full,
-            Reply::NoSum,
-            Reply::Gone,
-            Reply::Rotated,
+            CommitOutcome::TooLarge,
+            CommitOutcome::NotANumber,
+            CommitOutcome::Gone,
+            CommitOutcome::Rotated,
             sums(&[5]),
-            Reply::Exists,
+            CommitOutcome::Exists,
             sums(&[8]),
         ];
         assert_eq!(answers, expected, "{mode:?}");
         assert_eq!(calls(&server, command), 1, "{mode:?}");
-        assert!(redis.lanes().are_closed());
+        assert!(redis.breaker_states().all_closed());
         let found = fields(&redis, "p:s:one").await;
         assert_eq!(found.keys().collect::<Vec<_>>(), ["b", "name", "other", "sum"]);
     }
@@ -263,8 +265,8 @@ async fn each_commit_fails_by_its_own_rules_and_harms_no_other() {
 
 #[tokio::test]
 async fn a_large_commit_goes_alone_and_small_ones_do_not_wait_for_it() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Fcall).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Fcall).await;
     session(&server, "p:s:one");
     server.cli(&["CONFIG", "RESETSTAT"]);
     let large = Change::of("p:s:one").set("large", &"x".repeat(9000));
@@ -277,8 +279,8 @@ async fn a_large_commit_goes_alone_and_small_ones_do_not_wait_for_it() {
 
 #[tokio::test]
 async fn a_caller_that_leaves_early_has_sent_nothing_and_one_that_leaves_later_harms_no_other() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Fcall).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Fcall).await;
     session(&server, "p:s:one");
     let one = || Change::of("p:s:one").add("sum", 1);
     let gone = one();
@@ -294,7 +296,7 @@ async fn a_caller_that_leaves_early_has_sent_nothing_and_one_that_leaves_later_h
         let redis = redis.clone();
         async move { redis.commit(&one().request("p:s:one")).await }
     });
-    eventually("a silence", async || redis.absences().silences > 0).await;
+    eventually("a silence", async || redis.outage_stats().silences > 0).await;
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     server.cont();
@@ -304,35 +306,35 @@ async fn a_caller_that_leaves_early_has_sent_nothing_and_one_that_leaves_later_h
 
 #[tokio::test]
 async fn commits_whose_answer_is_lost_are_stored_once_and_one_that_is_alone_is_told_so() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
-    let redis = proxy.connect(&server, "p", Mode::Fcall).await;
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
+    let redis = proxy.connect(&server, "p", ScriptingMode::Fcall).await;
     session(&server, "p:s:one");
     let one = || Change::of("p:s:one").add("sum", 1);
     for round in 0..5 {
-        let before = proxy.sprung();
+        let before = proxy.faults_injected();
         proxy.lose_replies("regatta_v6_commits", 1);
         let answers = crowd(&redis, (0..100).map(|_| one()).collect()).await;
         let sums: BTreeSet<_> = answers
             .iter()
             .map(|answer| match answer {
-                Ok(Reply::Committed { sums }) => sums[0],
+                Ok(CommitOutcome::Committed { sums }) => sums[0],
                 other => panic!("{other:?}"),
             })
             .collect();
         assert_eq!(sums, (round * 100 + 1..=round * 100 + 100).collect());
-        assert_eq!(proxy.sprung(), before + 1);
+        assert_eq!(proxy.faults_injected(), before + 1);
     }
     proxy.lose_replies("regatta_v6_commits", 1);
     let lost = redis.commit(&one().request("p:s:one")).await;
-    assert!(matches!(lost, Err(Error::Lost { .. })), "{lost:?}");
+    assert!(matches!(lost, Err(RedisError::ConnectionLost { .. })), "{lost:?}");
     assert_eq!(server.cli(&["HGET", "p:s:one", "sum"]), "501");
 }
 
 #[tokio::test]
 async fn connections_that_are_killed_in_the_middle_lose_no_sum_and_store_none_twice() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Fcall).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Fcall).await;
     session(&server, "p:s:one");
     let (mut sums, mut lost) = (BTreeSet::new(), 0);
     for _ in 0..10 {
@@ -343,8 +345,10 @@ async fn connections_that_are_killed_in_the_middle_lose_no_sum_and_store_none_tw
         };
         for answer in tokio::join!(crowd, kill).0 {
             match answer {
-                Ok(Reply::Committed { sums: told }) => assert!(sums.insert(told[0]), "told twice: {told:?}"),
-                Err(Error::Lost { .. }) => lost += 1,
+                Ok(CommitOutcome::Committed { sums: told }) => {
+                    assert!(sums.insert(told[0]), "told twice: {told:?}")
+                }
+                Err(RedisError::ConnectionLost { .. }) => lost += 1,
                 other => panic!("{other:?}"),
             }
         }
@@ -358,7 +362,7 @@ async fn connections_that_are_killed_in_the_middle_lose_no_sum_and_store_none_tw
 #[tokio::test]
 async fn code_that_is_gone_is_loaded_and_a_full_server_stores_none() {
     for (mode, _) in BOTH {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         session(&server, "p:s:one");
         let adds = || (0..50).map(|_| Change::of("p:s:one").add("sum", 1)).collect();
@@ -368,8 +372,8 @@ async fn code_that_is_gone_is_loaded_and_a_full_server_stores_none() {
         assert!(answers.iter().all(Result::is_ok), "{mode:?}: {answers:?}");
         server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
         let answers = crowd(&redis, adds()).await;
-        let full = |answer: &Result<Reply, Error>| {
-            matches!(answer, Err(Error::Refused { refusal: Refusal::NoWrites, .. }))
+        let full = |answer: &Result<CommitOutcome, RedisError>| {
+            matches!(answer, Err(RedisError::Rejected { rejection: ServerRejection::WritesDisabled, .. }))
         };
         assert!(answers.iter().all(full), "{mode:?}: {answers:?}");
         server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
@@ -405,7 +409,7 @@ fn change() -> impl Strategy<Value = Change> {
 struct World(Client);
 
 impl World {
-    async fn start(server: &RedisServer) -> Self {
+    async fn start(server: &TestRedis) -> Self {
         let unix = ServerConfig::Unix { path: server.socket() };
         let client = Client::new(Config { server: unix, ..Config::default() }, None, None, None);
         client.init().await.unwrap();
@@ -446,21 +450,21 @@ impl World {
         state
     }
 
-    async fn alone(&self, prefix: &str, change: &Change) -> Result<Reply, ()> {
+    async fn alone(&self, prefix: &str, change: &Change) -> Result<CommitOutcome, ()> {
         let key = Bytes::from(format!("{prefix}{}", change.session));
         let answer = self.0.fcall::<Value, _, _, _>("regatta_v2_commit", vec![key], change.alone()).await;
         Ok(match answer.map_err(|_| ())? {
-            Value::Array(parts) => {
-                Reply::Committed { sums: parts[1..].iter().map(|sum| sum.as_i64().unwrap()).collect() }
-            }
+            Value::Array(parts) => CommitOutcome::Committed {
+                sums: parts[1..].iter().map(|sum| sum.as_i64().unwrap()).collect(),
+            },
             number => match number.as_i64().unwrap() {
-                1 => Reply::Committed { sums: vec![] },
-                0 => Reply::Gone,
-                -1 => Reply::Exists,
-                -2 => Reply::Full,
-                -3 => Reply::Conflict,
-                -4 => Reply::NoSum,
-                -5 => Reply::Rotated,
+                1 => CommitOutcome::Committed { sums: vec![] },
+                0 => CommitOutcome::Gone,
+                -1 => CommitOutcome::Exists,
+                -2 => CommitOutcome::TooLarge,
+                -3 => CommitOutcome::Conflict,
+                -4 => CommitOutcome::NotANumber,
+                -5 => CommitOutcome::Rotated,
                 other => panic!("{other}"),
             },
         })
@@ -470,11 +474,11 @@ impl World {
         &self,
         prefix: &str,
         changes: &[Change],
-        ledger: Option<&Ledger>,
-    ) -> Result<Vec<Result<Reply, ()>>, String> {
+        ledger: Option<&BatchLedger>,
+    ) -> Result<Vec<Result<CommitOutcome, ()>>, String> {
         let keys: Vec<_> = changes.iter().map(|change| format!("{prefix}{}", change.session)).collect();
         let entries: Vec<_> =
-            changes.iter().zip(&keys).map(|(change, key)| Entry::new(&change.request(key))).collect();
+            changes.iter().zip(&keys).map(|(change, key)| CommitEntry::new(&change.request(key))).collect();
         let entries: Vec<_> = entries.iter().collect();
         let mut args = batch::encode(&entries, ledger, Value::Null).split_off(1);
         let count = usize::try_from(args[0].as_u64().unwrap()).unwrap();
@@ -492,9 +496,10 @@ async fn check(world: &World, run: u64, changes: &[Change], noted: bool) -> Resu
     world.fill(&one).await;
     world.fill(&other).await;
     let key = Value::from(format!("once{run}"));
-    let ledger = |number, repeated| Ledger { key: key.clone(), number, repeated };
-    let batch =
-        async |ledger: Option<&Ledger>| world.batch(&one, changes, ledger).await.map_err(TestCaseError::fail);
+    let ledger = |number, repeated| BatchLedger { key: key.clone(), number, repeated };
+    let batch = async |ledger: Option<&BatchLedger>| {
+        world.batch(&one, changes, ledger).await.map_err(TestCaseError::fail)
+    };
     let first = ledger(8, false);
     let replies = batch(noted.then_some(&first)).await?;
     for (at, change) in changes.iter().enumerate() {
@@ -515,7 +520,7 @@ async fn check(world: &World, run: u64, changes: &[Change], noted: bool) -> Resu
 
 #[test]
 fn a_batch_of_commits_does_what_they_do_one_by_one_and_does_it_once() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     server.load(&["regatta_v2", "regatta_v6"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = runtime.block_on(World::start(&server));

@@ -5,13 +5,13 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use regatta::__internals::supervisor::redis_server::RedisServer as RedisChild;
+use regatta::__internals::supervisor::redis_server::PrivateRedisServer as RedisChild;
 
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 const USAGE: i32 = 64;
@@ -22,7 +22,7 @@ const UNAVAILABLE: i32 = 69;
 
 /// That `plan` ends with `code` and one sentence that has all these parts.
 #[track_caller]
-fn refused(plan: &Plan, code: i32, parts: &[&str]) {
+fn refused(plan: &TestFleetBuilder, code: i32, parts: &[&str]) {
     let (ended, printed) = plan.run();
     assert_eq!(ended, code, "{printed}");
     for part in parts {
@@ -73,9 +73,9 @@ fn a_wrong_setting_is_one_sentence_with_key_value_and_source() {
     ];
     for (name, value, parts) in cases {
         let plan = match *name {
-            "PORT" => Plan::new().unset("REGATTA_LISTEN"),
-            "REGATTA_WORKERS__COUNT" => Plan::new().unset("WEB_CONCURRENCY"),
-            _ => Plan::new(),
+            "PORT" => TestFleetBuilder::new().unset("REGATTA_LISTEN"),
+            "REGATTA_WORKERS__COUNT" => TestFleetBuilder::new().unset("WEB_CONCURRENCY"),
+            _ => TestFleetBuilder::new(),
         };
         refused(&plan.set(name, value), USAGE, parts);
     }
@@ -83,7 +83,7 @@ fn a_wrong_setting_is_one_sentence_with_key_value_and_source() {
 
 #[test]
 fn a_wrong_file_is_one_sentence_with_its_name() {
-    let plan = Plan::new().unset("WEB_CONCURRENCY").unset("REGATTA_LISTEN");
+    let plan = TestFleetBuilder::new().unset("WEB_CONCURRENCY").unset("REGATTA_LISTEN");
     let file = plan.folder().join("regatta.toml");
     let cases: &[(&str, &[&str])] = &[
         ("[workers]\ncuont = 3", &["workers.cuont", "regatta.toml", "did you mean workers.count"]),
@@ -107,23 +107,24 @@ fn a_wrong_file_is_one_sentence_with_its_name() {
 
 #[test]
 fn a_password_is_never_printed() {
-    let (code, printed) = Plan::new().set("REDIS_URL", "redis://user:hunter22@host:99999/0").run();
+    let (code, printed) =
+        TestFleetBuilder::new().set("REDIS_URL", "redis://user:hunter22@host:99999/0").run();
     assert_eq!(code, USAGE, "{printed}");
     assert!(!printed.contains("hunter22"), "{printed}");
 }
 
 #[test]
 fn a_port_that_somebody_else_serves_is_refused() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = foreign.local_addr().unwrap().to_string();
     refused(
-        &Plan::on(&redis).set("REGATTA_LISTEN", &address),
+        &TestFleetBuilder::on(&redis).set("REGATTA_LISTEN", &address),
         TEMPORARY,
         &["listen", &address, "serves that port already"],
     );
     refused(
-        &Plan::on(&redis).set("REGATTA_ADMIN__LISTEN", &address),
+        &TestFleetBuilder::on(&redis).set("REGATTA_ADMIN__LISTEN", &address),
         TEMPORARY,
         &["admin.listen", &address, "serves that port already"],
     );
@@ -131,57 +132,57 @@ fn a_port_that_somebody_else_serves_is_refused() {
 
 #[test]
 fn a_port_that_another_fleet_serves_is_refused() {
-    let redis = RedisServer::start();
-    let first = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let first = TestFleetBuilder::on(&redis).start();
     let address = first.listen.to_string();
     refused(
-        &Plan::on(&redis).set("REGATTA_LISTEN", &address),
+        &TestFleetBuilder::on(&redis).set("REGATTA_LISTEN", &address),
         TEMPORARY,
         &["listen", &address, "serves that port already"],
     );
     let admin = first.admin.to_string();
     refused(
-        &Plan::on(&redis).set("REGATTA_ADMIN__LISTEN", &admin),
+        &TestFleetBuilder::on(&redis).set("REGATTA_ADMIN__LISTEN", &admin),
         TEMPORARY,
         &["admin.listen", &admin, "serves that port already"],
     );
     let workers = first.workers();
     for _ in 0..20 {
-        let (pid, _) = Visitor::default().visit(first.listen);
+        let (pid, _) = CookieClient::default().view(first.listen);
         assert!(workers.contains(&pid), "the first fleet serves alone");
     }
 }
 
 #[test]
 fn a_folder_that_another_fleet_uses_is_refused() {
-    let first = Plan::new().start();
+    let first = TestFleetBuilder::new().start();
     let (code, printed) = first.plan().run();
     assert!(matches!(code, TEMPORARY | UNAVAILABLE), "{code}: {printed}");
     assert!(printed.contains("another fleet") || printed.contains("in use"), "{printed}");
     assert!(printed.contains("run_dir") || printed.contains("data_dir"), "{printed}");
-    assert_eq!(Visitor::default().visit(first.listen).1, 1, "the first fleet serves on");
+    assert_eq!(CookieClient::default().view(first.listen).1, 1, "the first fleet serves on");
     assert_eq!(first.others().len(), 1);
 }
 
 #[test]
 fn a_fleet_that_was_killed_leaves_nothing_in_the_way() {
-    let plan = Plan::new();
+    let plan = TestFleetBuilder::new();
     let mut killed = plan.start();
-    let mut visitor = Visitor::default();
-    visitor.visit(killed.listen);
+    let mut visitor = CookieClient::default();
+    visitor.view(killed.listen);
     killed.signal(Signal::SIGKILL);
     killed.exit_code(wait::LONG);
     let next = plan.start();
     let views = wait::until_some("visits are served", wait::LONG, || {
-        let response = visitor.ask(next.listen, Request::get("/"));
-        (response.status == 200).then(|| response.visit().1)
+        let response = visitor.request(next.listen, Request::get("/"));
+        (response.status == 200).then(|| response.view().1)
     });
     assert_eq!(views, 2);
 }
 
 #[test]
 fn a_folder_that_cannot_be_used_is_named() {
-    let plan = Plan::new();
+    let plan = TestFleetBuilder::new();
     fs::write(plan.folder().join("occupied"), "").unwrap();
     let occupied = plan.folder().join("occupied").display().to_string();
     let (code, printed) = plan.clone().set("REGATTA_RUN_DIR", &occupied).run();
@@ -207,12 +208,12 @@ fn without_any_redis_the_error_says_what_installs_one_and_what_avoids_it() {
 #[test]
 fn wrong_usage_is_64_and_help_is_0() {
     for args in [&["frobnicate"][..], &["--frobnicate"], &["serve", "extra"], &["health", "not a url", "x"]] {
-        let (code, printed) = Plan::new().args(args).run();
+        let (code, printed) = TestFleetBuilder::new().args(args).run();
         assert_eq!(code, USAGE, "{args:?}: {printed}");
         assert!(!printed.contains("panicked"), "{printed}");
     }
     for args in [&["--help"][..], &["--version"], &["help"], &["signals"], &["settings"]] {
-        let (code, printed) = Plan::new().args(args).run();
+        let (code, printed) = TestFleetBuilder::new().args(args).run();
         assert_eq!(code, 0, "{args:?}: {printed}");
         assert!(!printed.is_empty());
     }
@@ -220,8 +221,8 @@ fn wrong_usage_is_64_and_help_is_0() {
 
 #[test]
 fn check_says_what_would_start_and_starts_nothing() {
-    let mut redis = RedisServer::start();
-    let plan = Plan::on(&redis).args(&["check"]);
+    let mut redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).args(&["check"]);
     let (code, printed) = plan.run();
     assert_eq!(code, 0, "{printed}");
     let (code, printed) = plan.clone().set("WEB_CONCURRENCY", "0").run();
@@ -235,11 +236,11 @@ fn check_says_what_would_start_and_starts_nothing() {
 
 #[test]
 fn health_asks_a_running_fleet() {
-    let redis = RedisServer::start();
-    let mut fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let mut fleet = TestFleetBuilder::on(&redis).start();
     let live = format!("http://{}/livez", fleet.admin);
     let lost = format!("http://{}/nothing", fleet.admin);
-    let ask = |url: &str| Plan::on(&redis).args(&["health", url]).run();
+    let ask = |url: &str| TestFleetBuilder::on(&redis).args(&["health", url]).run();
     assert_eq!(ask(&live).0, 0);
     assert_eq!(ask(&lost).0, 1);
     let supervisor = fleet.pid();
@@ -250,8 +251,8 @@ fn health_asks_a_running_fleet() {
 
 #[test]
 fn a_program_that_has_started_threads_is_refused() {
-    let redis = RedisServer::start();
-    let (code, printed) = Plan::on(&redis).example("faulty").set("FAULTY_THREAD", "1").run();
+    let redis = TestRedis::start();
+    let (code, printed) = TestFleetBuilder::on(&redis).example("faulty").set("FAULTY_THREAD", "1").run();
     assert_ne!(code, 0, "{printed}");
     assert!(printed.contains("thread"), "{printed}");
     assert!(!printed.contains("worker started") && !printed.contains("panicked"), "{printed}");

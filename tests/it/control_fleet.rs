@@ -8,22 +8,24 @@ use nix::sys::signal::Signal;
 use regatta::__internals::control;
 use serde_json::Value;
 
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::host::Raw;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::host::RawControlClient;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
-fn knock(fleet: &Fleet) -> Raw {
-    Raw::new(UnixStream::connect(control::socket(&fleet.plan().folder().join("run"))).unwrap())
+fn knock(fleet: &TestFleet) -> RawControlClient {
+    RawControlClient::new(
+        UnixStream::connect(control::socket_path(&fleet.plan().folder().join("run"))).unwrap(),
+    )
 }
 
 #[test]
 fn the_socket_of_a_killed_fleet_is_replaced() {
-    let redis = RedisServer::start();
-    let mut fleet = Plan::on(&redis).workers(1).start();
-    let path = control::socket(&fleet.plan().folder().join("run"));
+    let redis = TestRedis::start();
+    let mut fleet = TestFleetBuilder::on(&redis).workers(1).start();
+    let path = control::socket_path(&fleet.plan().folder().join("run"));
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
     let workers = fleet.workers();
     fleet.signal(Signal::SIGKILL);
@@ -40,15 +42,15 @@ fn the_socket_of_a_killed_fleet_is_replaced() {
 
 #[test]
 fn idle_clients_and_noise_hold_up_no_operator() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let workers = fleet.workers();
     let before = process::descriptors(fleet.pid()).len();
-    let idle: Vec<Raw> = (0..200).map(|_| knock(&fleet)).collect();
+    let idle: Vec<RawControlClient> = (0..200).map(|_| knock(&fleet)).collect();
     for noise in ["", "\n", "{\"version\":1", "stop\n", "{\"version\":3,\"verb\":\"stop\"}\n"] {
-        (0..20).for_each(|_| knock(&fleet).say(noise));
+        (0..20).for_each(|_| knock(&fleet).send(noise));
     }
-    knock(&fleet).say("x".repeat(1024 * 1024));
+    knock(&fleet).send("x".repeat(1024 * 1024));
     assert_eq!(fleet.plan().clone().args(&["status"]).run().0, 0);
     assert!(idle.into_iter().all(|mut one| one.has_status()), "none of them was in the way or dropped");
     assert_eq!(fleet.workers(), workers);
@@ -57,10 +59,10 @@ fn idle_clients_and_noise_hold_up_no_operator() {
 
 #[test]
 fn whoever_follows_is_told_of_a_crash() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let mut follower = knock(&fleet);
-    follower.say("{\"version\":1,\"verb\":\"events\",\"follow\":true}\n");
+    follower.send("{\"version\":1,\"verb\":\"events\",\"follow\":true}\n");
     let mut bystander = knock(&fleet);
     assert!(bystander.has_status());
     let victim = fleet.workers()[0];
@@ -69,7 +71,7 @@ fn whoever_follows_is_told_of_a_crash() {
     let mut last = 0;
     let mut until = |kind: &str, pid: u32| -> Value {
         loop {
-            let event = follower.hear().expect("it is told, not cut off")["event"].take();
+            let event = follower.receive().expect("it is told, not cut off")["event"].take();
             assert_eq!(event["seq"], last + 1, "numbers have no gap: {event}");
             last += 1;
             if event["kind"] == kind && event["pid"] == pid {
@@ -82,20 +84,20 @@ fn whoever_follows_is_told_of_a_crash() {
     assert!(died["reason"].is_string(), "{died}");
     assert_eq!(until("worker_ready", successor)["slot"], slot);
     // The new worker was forked while this connection was open: it must not hold it.
-    bystander.say("goodbye\n");
-    assert!(bystander.sentence().contains("not a JSON object"));
-    assert_eq!(bystander.hear(), None);
+    bystander.send("goodbye\n");
+    assert!(bystander.result_message().contains("not a JSON object"));
+    assert_eq!(bystander.receive(), None);
 }
 
 /// Dashboards that were forgotten: they follow the events and read nothing, and cost next to nothing for it.
 #[test]
 fn followers_that_do_not_read_cost_neither_memory_nor_an_upgrade() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).set("REGATTA_WORKERS__PROBATION", "0s").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_WORKERS__PROBATION", "0s").start();
     let before = process::private_memory(fleet.pid());
     let mut followers: Vec<_> = (0..240).map(|_| knock(&fleet)).collect();
     for follower in &mut followers {
-        follower.say("{\"version\":1,\"verb\":\"events\",\"follow\":true}\n");
+        follower.send("{\"version\":1,\"verb\":\"events\",\"follow\":true}\n");
     }
     for workers in 0..30 {
         let (code, said) = fleet.plan().clone().args(&["scale", &(2 - workers % 2).to_string()]).run();
@@ -109,7 +111,7 @@ fn followers_that_do_not_read_cost_neither_memory_nor_an_upgrade() {
     // They have their places still, and find everything there.
     let mut seqs = Vec::new();
     let done = loop {
-        let event = followers[239].hear().unwrap()["event"].clone();
+        let event = followers[239].receive().unwrap()["event"].clone();
         seqs.push(event["seq"].as_u64().unwrap());
         if event["kind"] == "upgrade_done" {
             break event;

@@ -5,47 +5,51 @@ use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
 
-use regatta::__internals::control::events::Event;
 use regatta::__internals::control::events::EventLog;
-use regatta::__internals::control::protocol::Progress;
-use regatta::__internals::control::protocol::Reply;
-use regatta::__internals::control::protocol::Request;
-use regatta::__internals::control::protocol::Verdict;
+use regatta::__internals::control::events::FleetEvent;
+use regatta::__internals::control::protocol::CommandProgress;
+use regatta::__internals::control::protocol::CommandResult;
+use regatta::__internals::control::protocol::ControlReply;
+use regatta::__internals::control::protocol::ControlRequest;
 use regatta::__internals::control::server::ClientId;
-use regatta::__internals::control::server::Server;
+use regatta::__internals::control::server::ControlServer;
 use serde_json::Value;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::host::Host;
+use crate::support::host::ScriptedSupervisor;
 use crate::support::wait;
 
 /// Does everything in two steps; refuses to scale beyond 100, never answers a restart, dies of an upgrade.
 #[allow(clippy::needless_pass_by_value, reason = "a script owns what it is asked")]
-fn script(server: &mut Server, client: ClientId, request: Request) -> bool {
-    let verb = request.verb();
+fn script(server: &mut ControlServer, client: ClientId, request: ControlRequest) -> bool {
+    let verb = request.command();
     match request {
-        Request::Scale { workers, .. } if workers > 100 => {
-            let verdict = Verdict::refused("more than 100 workers do not fit here").with("most", 100);
-            server.reply(client, &Reply::Verdict(verdict));
+        ControlRequest::Scale { workers, .. } if workers > 100 => {
+            let verdict =
+                CommandResult::rejected("more than 100 workers do not fit here").with_detail("most", 100);
+            server.reply(client, &ControlReply::Result(verdict));
         }
-        Request::Reload { wait: false } => {
-            server.reply(client, &Reply::Verdict(Verdict::done("the reload has begun")));
+        ControlRequest::Reload { wait: false } => {
+            server.reply(client, &ControlReply::Result(CommandResult::ok("the reload has begun")));
         }
-        Request::Restart { .. } => {}
-        Request::Upgrade { .. } => return false,
-        Request::Events { after, .. } => {
-            for event in log().portion(after, usize::MAX) {
-                server.reply(client, &Reply::Event(event));
+        ControlRequest::Restart { .. } => {}
+        ControlRequest::Upgrade { .. } => return false,
+        ControlRequest::Events { after, .. } => {
+            for event in log().read_after(after, usize::MAX) {
+                server.reply(client, &ControlReply::Event(event));
             }
-            server.reply(client, &Reply::Verdict(Verdict::done("these are all")));
+            server.reply(client, &ControlReply::Result(CommandResult::ok("these are all")));
         }
         _ => {
             for done in 1..=2 {
                 let text = format!("slot {} serves", done - 1);
-                server.reply(client, &Reply::Progress(Progress { done, total: 2, text }));
+                server.reply(
+                    client,
+                    &ControlReply::Progress(CommandProgress { completed: done, total: 2, message: text }),
+                );
             }
-            server.reply(client, &Reply::Verdict(Verdict::done(format!("{verb} done"))));
+            server.reply(client, &ControlReply::Result(CommandResult::ok(format!("{verb} done"))));
             return verb != "stop";
         }
     }
@@ -55,7 +59,7 @@ fn script(server: &mut Server, client: ClientId, request: Request) -> bool {
 fn log() -> EventLog {
     let mut log = EventLog::default();
     for pid in 1..=3 {
-        log.push(Event::new("worker_ready", 1_700_000_000_000, format!("worker {pid} serves")).pid(pid));
+        log.push(FleetEvent::new("worker_ready", 1_700_000_000_000, format!("worker {pid} serves")).pid(pid));
     }
     log
 }
@@ -80,18 +84,21 @@ fn lines(output: &Output) -> Vec<Value> {
 
 #[test]
 fn a_verb_ends_with_one_sentence_and_shows_its_way() {
-    let host = Host::start(script);
+    let host = ScriptedSupervisor::start(script);
     for (words, sentence) in [(&["reload"][..], "reload done\n"), (&["scale", "8"], "scale done\n")] {
         let output = regatta(host.run_dir(), words);
         assert_eq!((output.status.code(), out(&output).as_str()), (Some(0), sentence));
         assert_eq!(err(&output), "1/2 slot 0 serves\n2/2 slot 1 serves\n");
     }
-    assert_eq!(host.asked(), [Request::Reload { wait: true }, Request::Scale { workers: 8, wait: true }]);
+    assert_eq!(
+        host.requests(),
+        [ControlRequest::Reload { wait: true }, ControlRequest::Scale { workers: 8, wait: true }]
+    );
 }
 
 #[test]
 fn on_a_terminal_a_bar_comes_and_goes() {
-    let host = Host::start(script);
+    let host = ScriptedSupervisor::start(script);
     let program = env!("CARGO_BIN_EXE_regatta");
     let typed = format!("{program} --run-dir {} reload", host.run_dir().display());
     // Python's terminal, so that the test needs no other program.
@@ -107,7 +114,7 @@ fn on_a_terminal_a_bar_comes_and_goes() {
 
 #[test]
 fn a_refusal_is_a_sentence_and_an_exit_code() {
-    let host = Host::start(script);
+    let host = ScriptedSupervisor::start(script);
     let output = regatta(host.run_dir(), &["scale", "101"]);
     assert_eq!(output.status.code(), Some(64));
     assert_eq!(
@@ -121,7 +128,7 @@ fn a_refusal_is_a_sentence_and_an_exit_code() {
 
 #[test]
 fn json_is_a_line_for_each_reply_and_the_verdict_last() {
-    let host = Host::start(script);
+    let host = ScriptedSupervisor::start(script);
     let output = regatta(host.run_dir(), &["reload", "--json"]);
     let lines = lines(&output);
     assert_eq!(lines.len(), 3);
@@ -152,44 +159,46 @@ fn without_a_fleet_the_sentence_says_where_it_was_looked_for() {
 
 #[test]
 fn beyond_its_timeout_a_verb_goes_on_in_the_fleet() {
-    let host = Host::start(script);
+    let host = ScriptedSupervisor::start(script);
     let output = regatta(host.run_dir(), &["restart", "3", "--timeout", "200ms"]);
     assert_eq!(output.status.code(), Some(1));
     let expected = "no verdict within 200ms; the restart goes on in the fleet";
     assert!(err(&output).contains(expected), "{output:?}");
-    assert_eq!(host.asked(), [Request::Restart { slot: 3, wait: true }]);
+    assert_eq!(host.requests(), [ControlRequest::Restart { slot: 3, wait: true }]);
 }
 
 #[test]
 fn no_wait_returns_when_the_fleet_has_accepted() {
-    let host = Host::start(script);
+    let host = ScriptedSupervisor::start(script);
     let output = regatta(host.run_dir(), &["reload", "--no-wait"]);
     assert_eq!((output.status.code(), out(&output).as_str()), (Some(0), "the reload has begun\n"));
 }
 
 #[test]
 fn a_fleet_that_dies_on_the_way_is_no_success() {
-    let host = Host::start(script);
+    let host = ScriptedSupervisor::start(script);
     let output = regatta(host.run_dir(), &["upgrade", "--binary", "next/regatta"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(err(&output).contains("the fleet ended before the upgrade had a verdict"), "{output:?}");
-    let [Request::Upgrade { binary: Some(binary), wait: true }] = &host.asked()[..] else { panic!() };
+    let [ControlRequest::Upgrade { binary: Some(binary), wait: true }] = &host.requests()[..] else {
+        panic!()
+    };
     let folder = host.run_dir().canonicalize().unwrap();
     assert_eq!(*binary, folder.join("next/regatta"), "a path is meant from where it was typed");
 }
 
 #[test]
 fn stop_returns_when_the_supervisor_has_ended() {
-    let host = Host::start(script);
+    let host = ScriptedSupervisor::start(script);
     let output = regatta(host.run_dir(), &["stop", "--now"]);
     assert_eq!((output.status.code(), out(&output).as_str()), (Some(0), "stop done\n"));
     wait::until("nobody serves the socket", wait::LONG, || !host.socket().exists());
-    assert_eq!(host.asked(), [Request::Stop { now: true, wait: true }]);
+    assert_eq!(host.requests(), [ControlRequest::Stop { now: true, wait: true }]);
 }
 
 #[test]
 fn events_are_lines_for_people_or_programs() {
-    let host = Host::start(script);
+    let host = ScriptedSupervisor::start(script);
     let output = regatta(host.run_dir(), &["events", "--after", "1"]);
     let expected = "     2  2023-11-14T22:13:20.000Z  worker_ready         worker 2 serves\n     \
                     3  2023-11-14T22:13:20.000Z  worker_ready         worker 3 serves\n";
@@ -205,16 +214,16 @@ fn events_are_lines_for_people_or_programs() {
 
 #[test]
 fn events_are_followed_until_the_fleet_ends() {
-    let mut log: Vec<_> = log().portion(None, usize::MAX);
+    let mut log: Vec<_> = log().read_after(None, usize::MAX);
     let mut asked = Vec::new();
-    let host = Host::start(move |server, client, request| {
-        let Request::Events { after, follow: true } = request else { panic!("{request:?}") };
-        server.tell_events(client, after, true);
-        log.push(Event::new("reload_done", 1_700_000_001_000, "reloaded"));
+    let host = ScriptedSupervisor::start(move |server, client, request| {
+        let ControlRequest::Events { after, follow: true } = request else { panic!("{request:?}") };
+        server.start_events(client, after, true);
+        log.push(FleetEvent::new("reload_done", 1_700_000_001_000, "reloaded"));
         log.drain(..).for_each(|event| server.publish(event));
         asked.push(after);
         // The first connection is dropped, as that of a reader that is too slow; the second with the fleet.
-        server.end(client);
+        server.close_client(client);
         assert!(asked == [None] || asked == [None, Some(4)], "{asked:?}");
         asked.len() < 2
     });

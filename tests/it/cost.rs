@@ -1,29 +1,30 @@
 //! What a request costs in Redis: exact commands and round trips by kind of request, counted on the line.
 
 use crate::support::client::Connection;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::proxy::Counts;
-use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::proxy::CommandCounts;
+use crate::support::proxy::FaultProxy;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
 use crate::support::wait;
 
 /// A fleet behind a counting proxy.
 struct Scale {
-    server: RedisServer,
-    proxy: Proxy,
-    fleet: Fleet,
+    server: TestRedis,
+    proxy: FaultProxy,
+    fleet: TestFleet,
 }
 
 impl Scale {
-    fn new(settings: impl FnOnce(Plan) -> Plan) -> Self {
-        let server = RedisServer::start();
-        let proxy = Proxy::before(&server);
-        let plan = Plan::through(&proxy).set("REGATTA_SESSION__SECRETS", &"a secret of mine".repeat(2));
+    fn new(settings: impl FnOnce(TestFleetBuilder) -> TestFleetBuilder) -> Self {
+        let server = TestRedis::start();
+        let proxy = FaultProxy::before(&server);
+        let plan =
+            TestFleetBuilder::through(&proxy).set("REGATTA_SESSION__SECRETS", &"a secret of mine".repeat(2));
         // A limit that is drawn in advance costs a draw now and then, and a question less: not the same each time.
         let plan = plan.set("REGATTA_LIMITS__DEFAULT__LEASE", "off");
         let fleet = settings(plan.workers(2)).start();
@@ -45,7 +46,7 @@ impl Scale {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
-fn note(kind: &str, counts: &Counts, times: u64, us: u64) {
+fn note(kind: &str, counts: &CommandCounts, times: u64, us: u64) {
     let each = |number: u64| number as f64 / times as f64;
     let (rounds, commands) = (each(counts.rounds), each(counts.total()));
     let (sent, received) = (each(counts.sent), each(counts.received));
@@ -53,7 +54,7 @@ fn note(kind: &str, counts: &Counts, times: u64, us: u64) {
         "{rounds} round trips, {commands} commands, {sent:.0} B out, {received:.0} B in, {:.1} µs of Redis",
         each(us)
     );
-    soak::note(kind, &text);
+    soak::log(kind, &text);
 }
 
 fn json(target: &str, body: &str) -> Request {
@@ -67,16 +68,16 @@ fn every_kind_of_request_costs_what_it_must_and_no_more() {
     scale.weigh("no state", 0, 0, || scale.fleet.get("/hello"));
     scale.weigh("a first visit", 1, 1, || scale.fleet.get("/"));
     scale.weigh("a counter", 1, 1, || scale.fleet.get("/counters/x"));
-    let mut known = Visitor::default();
-    known.visit(address);
-    let read = scale.weigh("a known visitor", 1, 1, || known.ask(address, Request::get("/")));
+    let mut known = CookieClient::default();
+    known.view(address);
+    let read = scale.weigh("a known visitor", 1, 1, || known.request(address, Request::get("/")));
     assert!(read.all("Set-Cookie").is_empty(), "{read:?}");
 
-    let mut user = Visitor::default();
-    let login = |visitor: &mut Visitor| visitor.ask(address, json("/login", "{\"name\":\"ann\"}"));
-    scale.weigh("a login of a stranger", 2, 2, || login(&mut Visitor::default()));
+    let mut user = CookieClient::default();
+    let login = |visitor: &mut CookieClient| visitor.request(address, json("/login", "{\"name\":\"ann\"}"));
+    scale.weigh("a login of a stranger", 2, 2, || login(&mut CookieClient::default()));
     scale.weigh("a login of a known visitor", 2, 2, || login(&mut user));
-    let read = scale.weigh("a user's read", 1, 1, || user.ask(address, Request::get("/me")));
+    let read = scale.weigh("a user's read", 1, 1, || user.request(address, Request::get("/me")));
     assert_eq!(read.json()["user"], "ann");
     assert!(read.all("Set-Cookie").is_empty(), "{read:?}");
     let strangers = scale.weigh("a stranger is asked to log in", 0, 0, || scale.fleet.get("/me"));
@@ -86,10 +87,10 @@ fn every_kind_of_request_costs_what_it_must_and_no_more() {
 #[test]
 fn a_changed_field_travels_alone() {
     let scale = Scale::new(|plan| plan.example("faulty"));
-    let mut visitor = Visitor::default();
+    let mut visitor = CookieClient::default();
     let address = scale.fleet.listen;
     let mut keep =
-        |name: &str, value: &str| visitor.ask(address, Request::post(&format!("/fields/{name}/{value}")));
+        |name: &str, value: &str| visitor.request(address, Request::post(&format!("/fields/{name}/{value}")));
     // Four kilobytes in twenty fields.
     (0..20).for_each(|field| _ = keep(&format!("field{field}"), &"x".repeat(200)));
     let mut at = 0;
@@ -101,14 +102,14 @@ fn a_changed_field_travels_alone() {
         at += 1;
         keep("field7", &at.to_string())
     });
-    scale.weigh("a read of twenty fields", 1, 1, || visitor.ask(address, Request::get("/fields/field3")));
+    scale.weigh("a read of twenty fields", 1, 1, || visitor.request(address, Request::get("/fields/field3")));
 }
 
 #[test]
 fn strangers_leave_no_key_and_forged_cookies_cost_nothing_more() {
     let scale = Scale::new(|plan| plan);
-    let mut visitor = Visitor::default();
-    visitor.visit(scale.fleet.listen);
+    let mut visitor = CookieClient::default();
+    visitor.view(scale.fleet.listen);
     let genuine = visitor.cookies["sid"].clone();
     scale.fleet.get("/counters/x");
     // Each worker notes what it executed, for any client: those keys are left out.
@@ -116,14 +117,14 @@ fn strangers_leave_no_key_and_forged_cookies_cost_nothing_more() {
     let before = keys();
     let mut connection = Connection::open(scale.fleet.listen).unwrap();
     for target in ["/hello", "/counters/x"] {
-        let plain = scale.proxy.during(|| connection.ask(&Request::get(target)).unwrap()).0;
+        let plain = scale.proxy.during(|| connection.request(&Request::get(target)).unwrap()).0;
         for forged in [
             genuine.replace("v1.", "v2."),
             genuine.replace(|c: char| c.is_lowercase(), "a"),
             "x".repeat(4000),
         ] {
             let request = Request::get(target).header("Cookie", &format!("sid={forged}"));
-            let (counts, answer) = scale.proxy.during(|| connection.ask(&request).unwrap());
+            let (counts, answer) = scale.proxy.during(|| connection.request(&request).unwrap());
             assert_eq!(
                 (answer.status, counts.rounds, counts.total()),
                 (200, plain.rounds, plain.total()),
@@ -137,7 +138,7 @@ fn strangers_leave_no_key_and_forged_cookies_cost_nothing_more() {
 
 #[test]
 fn who_is_denied_costs_nothing_until_he_may_come_back() {
-    let limit = |plan: Plan| {
+    let limit = |plan: TestFleetBuilder| {
         plan.set("REGATTA_LIMITS__DEFAULT__RATE", "6/h").set("REGATTA_LIMITS__DEFAULT__BURST", "3")
     };
     let scale = Scale::new(|plan| limit(plan).workers(1));

@@ -6,10 +6,10 @@ use std::time::Duration;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::counter::Name;
-use regatta::__internals::counter::batched::Batches;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::counter::CounterName;
+use regatta::__internals::counter::batched::BatchedCounters;
+use regatta::__internals::redis::RedisClient;
 use regatta::__internals::scoreboard::Scoreboard;
 
 use crate::support::client;
@@ -17,11 +17,11 @@ use crate::support::client::Connection;
 use crate::support::client::Failure;
 use crate::support::client::Request;
 use crate::support::exposition::sum;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::load::Load;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::load::ParallelClients;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 use crate::support::soak;
@@ -30,13 +30,13 @@ use crate::support::wait;
 const HOT: &str = "/counters/hot?kind=batched";
 
 /// What lies in Redis under the counter.
-fn stored(redis: &RedisServer, fleet: &Fleet, name: &str) -> i64 {
+fn stored(redis: &TestRedis, fleet: &TestFleet, name: &str) -> i64 {
     let prefix = fleet.plan().prefix();
     redis.cli(&["GET", &format!("{prefix}:c:{name}")]).parse().unwrap_or(0)
 }
 
 /// A figure of all slots.
-fn metric(fleet: &Fleet, name: &str) -> f64 {
+fn metric(fleet: &TestFleet, name: &str) -> f64 {
     sum(&fleet.operator("/metrics").text(), name, &[])
 }
 
@@ -48,7 +48,7 @@ fn adder(address: std::net::SocketAddr, target: &'static str) -> impl FnMut() ->
             Some(open) if !open.is_closed() => open,
             _ => Connection::open(address)?,
         };
-        let response = open.ask(&Request::post(target))?;
+        let response = open.request(&Request::post(target))?;
         assert_eq!(response.status, 200, "{response:?}");
         if response.keeps_alive() {
             connection = Some(open);
@@ -65,7 +65,7 @@ fn tally(results: &[Result<(), Failure>]) -> (i64, i64) {
     (i64::try_from(answered).unwrap(), i64::try_from(unknown.count()).unwrap())
 }
 
-fn assert_settles(redis: &RedisServer, fleet: &Fleet, answered: i64, unknown: i64) {
+fn assert_settles(redis: &TestRedis, fleet: &TestFleet, answered: i64, unknown: i64) {
     wait::until("nothing is pending", wait::LONG, || {
         metric(fleet, "regatta_counter_additions_pending") == 0.0
     });
@@ -75,15 +75,15 @@ fn assert_settles(redis: &RedisServer, fleet: &Fleet, answered: i64, unknown: i6
         "{total}: {answered} answered, {unknown} unknown"
     );
     assert_eq!(metric(fleet, "regatta_counter_additions_dropped_total"), 0.0);
-    soak::note("batched", &format!("{total} counted, {answered} answered, {unknown} without an answer"));
+    soak::log("batched", &format!("{total} counted, {answered} answered, {unknown} without an answer"));
 }
 
 #[test]
 fn killed_workers_and_cut_connections_lose_nothing_and_count_nothing_twice() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let address = fleet.listen;
-    let load = Load::start(6, |_| adder(address, HOT));
+    let load = ParallelClients::start(6, |_| adder(address, HOT));
     for round in 0..soak::length(3, 30) {
         let pids = fleet.workers();
         let seen = load.seen();
@@ -102,10 +102,11 @@ fn killed_workers_and_cut_connections_lose_nothing_and_count_nothing_twice() {
 
 #[test]
 fn a_reload_and_a_stop_take_everything_along() {
-    let redis = RedisServer::start();
-    let mut fleet = Plan::on(&redis).workers(3).set("REGATTA_WORKERS__PROBATION", "100ms").start();
+    let redis = TestRedis::start();
+    let mut fleet =
+        TestFleetBuilder::on(&redis).workers(3).set("REGATTA_WORKERS__PROBATION", "100ms").start();
     let address = fleet.listen;
-    let load = Load::start(4, |_| adder(address, HOT));
+    let load = ParallelClients::start(4, |_| adder(address, HOT));
     wait::until("additions", wait::LONG, || load.seen() > 100);
     fleet.signal(Signal::SIGHUP);
     wait::until("all slots have new workers", wait::LONG, || fleet.ready().len() == 6);
@@ -123,8 +124,8 @@ fn a_reload_and_a_stop_take_everything_along() {
 
 #[test]
 fn while_redis_is_away_additions_are_taken_and_come_later_once() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     assert_eq!(fleet.get(HOT).json()["value"], 0);
     redis.stop();
     for _ in 0..100 {
@@ -142,8 +143,8 @@ fn while_redis_is_away_additions_are_taken_and_come_later_once() {
 
 #[test]
 fn a_read_contains_what_this_machine_was_told_before() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(3).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(3).start();
     let (mut told, mut told_by_post) = (0, 0);
     for round in 0..60 {
         let posted = client::once(fleet.listen, Request::post("/counters/hot?kind=batched&by=3")).unwrap();
@@ -169,24 +170,24 @@ fn a_read_contains_what_this_machine_was_told_before() {
 
 #[test]
 fn a_hot_counter_costs_some_twenty_commands_a_second_and_worker() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let address = fleet.listen;
     redis.cli(&["CONFIG", "RESETSTAT"]);
     let begun = Instant::now();
-    let load = Load::start(4, |_| adder(address, HOT));
+    let load = ParallelClients::start(4, |_| adder(address, HOT));
     wait::let_pass(soak::length(Duration::from_secs(1), Duration::from_secs(10)));
     let (answered, _) = tally(&load.stop().concat());
     let calls = redis.commands().get("fcall").copied().unwrap_or(0);
     let ticks = begun.elapsed().as_millis() as u64 / 45 + 2;
     assert!(calls <= 4 * ticks, "{calls} calls in {ticks} ticks for {answered} additions");
-    soak::note("hot counter", &format!("{answered} additions, {calls} commands, {:?}", begun.elapsed()));
+    soak::log("hot counter", &format!("{answered} additions, {calls} commands, {:?}", begun.elapsed()));
 }
 
 #[test]
 fn additions_that_cannot_be_are_told_and_stop_nothing() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     client::once(fleet.listen, Request::post(&format!("/counters/orders?by={}", i64::MAX))).unwrap();
     for target in ["/counters/orders?kind=batched&by=2", "/counters/bell?kind=batched&by=5"] {
         assert_eq!(client::once(fleet.listen, Request::post(target)).unwrap().status, 200);
@@ -199,11 +200,11 @@ fn additions_that_cannot_be_are_told_and_stop_nothing() {
 
 #[test]
 fn names_beyond_the_journals_room_are_added_at_once() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).example("faulty").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).example("faulty").start();
     let mut connection = Connection::open(fleet.listen).unwrap();
     for number in 0..200 {
-        let response = connection.ask(&Request::post(&format!("/batched/n{number}"))).unwrap();
+        let response = connection.request(&Request::post(&format!("/batched/n{number}"))).unwrap();
         assert_eq!(response.status, 200, "{response:?}");
     }
     let prefix = fleet.plan().prefix();
@@ -214,20 +215,20 @@ fn names_beyond_the_journals_room_are_added_at_once() {
     });
 }
 
-fn seat(table: &Arc<Scoreboard>, redis: &Redis, cell: usize) -> Batches {
-    table.cell(0, cell).prepare(1, 0);
-    table.cell(0, cell).seated(1);
-    Batches::new(Arc::clone(table), redis.clone(), "p", 0, cell)
+fn seat(table: &Arc<Scoreboard>, redis: &RedisClient, cell: usize) -> BatchedCounters {
+    table.cell(0, cell).reset(1, 0);
+    table.cell(0, cell).set_pid(1);
+    BatchedCounters::new(Arc::clone(table), redis.clone(), "p", 0, cell)
 }
 
 /// Lives of workers that end at any await, with connections that are cut, on functions and scripts: an exact total.
 #[tokio::test]
 async fn any_number_of_lives_and_cuts_adds_up_exactly() {
-    for mode in [Mode::Fcall, Mode::Evalsha] {
-        let server = RedisServer::start();
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         let table = Arc::new(Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap());
-        let names: Vec<_> = (0..5).map(|name| Name::parse(&format!("n{name}")).unwrap()).collect();
+        let names: Vec<_> = (0..5).map(|name| CounterName::parse(&format!("n{name}")).unwrap()).collect();
         let rounds = soak::length(1_000, 20_000_i64);
         let mut added = 0;
         let mut batches = seat(&table, &redis, 0);
@@ -243,7 +244,7 @@ async fn any_number_of_lives_and_cuts_adds_up_exactly() {
                 server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
             }
             if round % 10 == 9 {
-                table.cell(0, (round / 10 % 3) as usize).vacate();
+                table.cell(0, (round / 10 % 3) as usize).clear();
                 batches = seat(&table, &redis, ((round / 10 + 1) % 3) as usize);
             }
         }
@@ -251,16 +252,18 @@ async fn any_number_of_lives_and_cuts_adds_up_exactly() {
             while let Ok(true) = batches.flush(1).await {}
             // Both calls may have had nothing to ask.
             let connected = batches.value(&names[0], 1).await.is_ok();
-            connected && batches.flush_orphans().await.is_ok() && table.snapshot().slots[0].pending == 0
+            connected
+                && batches.flush_abandoned().await.is_ok()
+                && table.snapshot().slots[0].pending_increments == 0
         })
         .await;
         let mut total = 0;
         for name in &names {
             let value = batches.value(name, 1).await.unwrap().value;
-            assert_eq!(batches.known(name, 1).map(|known| known.value), Some(value));
+            assert_eq!(batches.cached(name, 1).map(|known| known.value), Some(value));
             total += value;
         }
         assert_eq!(total, added, "{mode:?}");
-        soak::note("lives and cuts", &format!("{added} in {rounds} rounds, {mode:?}: {total}"));
+        soak::log("lives and cuts", &format!("{added} in {rounds} rounds, {mode:?}: {total}"));
     }
 }

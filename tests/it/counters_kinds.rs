@@ -2,33 +2,33 @@
 
 use std::time::Duration;
 
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::counter::Error;
-use regatta::__internals::counter::Name;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::counter::CounterError;
+use regatta::__internals::counter::CounterName;
 use regatta::__internals::counter::bounded;
-use regatta::__internals::counter::bounded::Wish;
+use regatta::__internals::counter::bounded::BoundedRequest;
 use regatta::__internals::counter::unique;
-use regatta::__internals::redis::count::Shared;
+use regatta::__internals::redis::count::BoundedOutcome;
 
 use crate::support::client;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::load;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::soak;
 
-const MODES: [Mode; 2] = [Mode::Fcall, Mode::Evalsha];
+const MODES: [ScriptingMode; 2] = [ScriptingMode::Fcall, ScriptingMode::Evalsha];
 
-fn post(fleet: &Fleet, target: &str) -> client::Response {
+fn post(fleet: &TestFleet, target: &str) -> client::Response {
     client::once(fleet.listen, Request::post(target)).unwrap()
 }
 
 #[test]
 fn of_a_thousand_seats_a_thousand_are_taken_also_in_a_storm_of_repetitions() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let each = soak::length(200, 1500);
     let granted = load::parallel(8, each, |client| {
         // Everybody wants a seat and asks twice, as if the first answer had got lost.
@@ -51,8 +51,8 @@ fn of_a_thousand_seats_a_thousand_are_taken_also_in_a_storm_of_repetitions() {
 
 #[test]
 fn what_a_kind_needs_is_asked_for() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     for wrong in
         ["kind=bounded", "kind=bounded&max=5&by=0", "kind=unique", "kind=other", "kind=bounded&max=5&token="]
     {
@@ -73,8 +73,8 @@ fn what_a_kind_needs_is_asked_for() {
 
 #[test]
 fn without_server_side_code_batched_additions_are_made_at_once_and_the_rest_is_refused() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).set("REGATTA_REDIS__MODE", "plain").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_REDIS__MODE", "plain").start();
     for value in 1..=5 {
         assert_eq!(post(&fleet, "/counters/x?kind=batched").status, 200);
         let read = fleet.get("/counters/x?kind=batched").json();
@@ -91,47 +91,55 @@ fn without_server_side_code_batched_additions_are_made_at_once_and_the_rest_is_r
 #[tokio::test]
 async fn a_bound_holds_and_nothing_more_is_given_back_than_was_taken() {
     for mode in MODES {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
-        let name = Name::parse("stock").unwrap();
-        let take = async |count, token| bounded::take(&redis, "p", &name, 10, Wish { count, token }).await;
-        let give = async |count, token| bounded::give(&redis, "p", &name, Wish { count, token }).await;
-        assert_eq!(take(6, Some("a")).await, Ok(Shared::Done(6)));
-        assert_eq!(take(6, Some("a")).await, Ok(Shared::Before(6)));
-        assert_eq!(take(5, Some("b")).await, Ok(Shared::Refused(6)));
-        assert_eq!(take(4, Some("b")).await, Ok(Shared::Done(10)), "what was refused may be tried again");
-        assert_eq!(give(3, Some("a")).await, Ok(Shared::Done(7)));
-        assert_eq!(give(3, Some("a")).await, Ok(Shared::Before(7)));
-        assert_eq!(give(100, None).await, Ok(Shared::Done(0)));
-        assert_eq!(take(0, None).await, Err(Error::Amount));
-        assert_eq!(bounded::taken(&redis, "p", &name).await, Ok(0));
+        let name = CounterName::parse("stock").unwrap();
+        let take =
+            async |count, token| bounded::take(&redis, "p", &name, 10, BoundedRequest { count, token }).await;
+        let give = async |count, token| {
+            bounded::give_back(&redis, "p", &name, BoundedRequest { count, token }).await
+        };
+        assert_eq!(take(6, Some("a")).await, Ok(BoundedOutcome::Applied(6)));
+        assert_eq!(take(6, Some("a")).await, Ok(BoundedOutcome::AlreadyApplied(6)));
+        assert_eq!(take(5, Some("b")).await, Ok(BoundedOutcome::Rejected(6)));
+        assert_eq!(
+            take(4, Some("b")).await,
+            Ok(BoundedOutcome::Applied(10)),
+            "what was refused may be tried again"
+        );
+        assert_eq!(give(3, Some("a")).await, Ok(BoundedOutcome::Applied(7)));
+        assert_eq!(give(3, Some("a")).await, Ok(BoundedOutcome::AlreadyApplied(7)));
+        assert_eq!(give(100, None).await, Ok(BoundedOutcome::Applied(0)));
+        assert_eq!(take(0, None).await, Err(CounterError::InvalidAmount));
+        assert_eq!(bounded::get(&redis, "p", &name).await, Ok(0));
     }
 }
 
 #[tokio::test]
 async fn unique_counters_are_near_the_truth_and_know_their_window() {
     for mode in MODES {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
-        let name = Name::parse("visitors").unwrap();
+        let name = CounterName::parse("visitors").unwrap();
         let truth = soak::length(20_000, 1_000_000_u64);
         let mut value = 0;
         for chunk in 0..truth / 1000 {
             let items: Vec<String> =
                 (0..1000).map(|item| format!("visitor {}", chunk * 1000 + item)).collect();
             let items: Vec<&[u8]> = items.iter().map(String::as_bytes).collect();
-            value = unique::see(&redis, "p", &name, None, &items, Duration::ZERO).await.unwrap().1;
+            value = unique::insert(&redis, "p", &name, None, &items, Duration::ZERO).await.unwrap().1;
         }
         let error = value.abs_diff(truth) as f64 / truth as f64;
         assert!(error <= 0.02, "{value} for {truth}");
-        soak::note("unique", &format!("{truth} visitors, {mode:?}: {value}, off by {:.2} %", error * 100.0));
+        soak::log("unique", &format!("{truth} visitors, {mode:?}: {value}, off by {:.2} %", error * 100.0));
 
         // A worker whose clock stands at 1970 is told which day it is.
         let day = Some(Duration::from_secs(86_400));
-        let today = unique::see(&redis, "p", &name, day, &[b"a", b"b"], Duration::ZERO).await;
+        let today = unique::insert(&redis, "p", &name, day, &[b"a", b"b"], Duration::ZERO).await;
         assert_eq!(today, Ok((true, 2)));
         let again =
-            unique::see(&redis, "p", &name, day, &[b"a"], regatta::__internals::sys::time::unix()).await;
+            unique::insert(&redis, "p", &name, day, &[b"a"], regatta::__internals::sys::time::wall_clock())
+                .await;
         assert_eq!(again, Ok((false, 2)));
         let key = server.keys().into_iter().find(|key| key.starts_with("p:dw:86400000:")).unwrap();
         let left: u64 = server.cli(&["PTTL", &key]).parse().unwrap();

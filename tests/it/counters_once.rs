@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use crate::support::client;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::load;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// Keys that cannot be guessed: of a client without a cookie they are all that is known.
@@ -24,18 +24,18 @@ fn keyed(target: &str, key: &str) -> Request {
 }
 
 /// As often as a test asks.
-fn often(plan: Plan) -> Plan {
+fn often(plan: TestFleetBuilder) -> TestFleetBuilder {
     plan.set("REGATTA_LIMITS__IDEMPOTENCY__RATE", "1000/s").set("REGATTA_LIMITS__IDEMPOTENCY__BURST", "1000")
 }
 
-fn send(fleet: &Fleet, request: Request) -> Response {
+fn send(fleet: &TestFleet, request: Request) -> Response {
     client::once(fleet.listen, request).unwrap()
 }
 
 #[test]
 fn a_repetition_gets_the_first_response_and_counts_nothing() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(3).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(3).start();
     let (quoted, bare) = (format!("\"{UUID}\""), UUID);
     let first = send(&fleet, keyed("/counters/orders?by=5", &quoted));
     assert_eq!((first.status, first.header("Idempotency-Replayed")), (200, ""));
@@ -66,8 +66,8 @@ fn a_repetition_gets_the_first_response_and_counts_nothing() {
 
 #[test]
 fn a_client_that_leaves_and_comes_again_finds_its_request_carried_out() {
-    let redis = RedisServer::start();
-    let fleet = often(Plan::on(&redis).example("faulty")).start();
+    let redis = TestRedis::start();
+    let fleet = often(TestFleetBuilder::on(&redis).example("faulty")).start();
     let request = || keyed("/once/300", UUID);
     let mut gone = client::Connection::open(fleet.listen).unwrap();
     gone.send(&request().bytes()).unwrap();
@@ -88,23 +88,23 @@ fn a_client_that_leaves_and_comes_again_finds_its_request_carried_out() {
 
 #[test]
 fn keys_are_a_clients_own() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let from = |address: &str| keyed("/counters/mine", "k").header("X-Forwarded-For", address);
     assert_eq!(send(&fleet, from("192.0.2.1")).json()["value"], 1);
     assert_eq!(send(&fleet, from("192.0.2.2")).json()["value"], 2);
     send(&fleet, from("192.0.2.1")).assert_problem(409);
-    let mut visitor = Visitor::default();
-    visitor.visit(fleet.listen);
-    assert_eq!(visitor.ask(fleet.listen, keyed("/counters/mine", "k")).json()["value"], 3);
-    let again = visitor.ask(fleet.listen, keyed("/counters/mine", "k"));
+    let mut visitor = CookieClient::default();
+    visitor.view(fleet.listen);
+    assert_eq!(visitor.request(fleet.listen, keyed("/counters/mine", "k")).json()["value"], 3);
+    let again = visitor.request(fleet.listen, keyed("/counters/mine", "k"));
     assert_eq!((again.json()["value"].as_u64(), again.all("Set-Cookie").len()), (Some(3), 0));
 }
 
 #[test]
 fn of_many_at_once_one_is_carried_out() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(3).example("faulty").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(3).example("faulty").start();
     let answers = load::parallel(10, 1, |_| send(&fleet, keyed("/once/400", UUID)));
     let (done, running): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
     assert!(!done.is_empty() && done.iter().all(|answer| answer.text() == "1"), "{done:?}");
@@ -117,8 +117,8 @@ fn of_many_at_once_one_is_carried_out() {
 
 #[test]
 fn what_failed_may_be_tried_again() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).example("faulty").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).example("faulty").start();
     for _ in 0..3 {
         let failed = send(&fleet, keyed("/panic", "p"));
         assert_eq!((failed.status, failed.header("Idempotency-Replayed")), (500, ""));
@@ -127,8 +127,8 @@ fn what_failed_may_be_tried_again() {
 
 #[test]
 fn a_request_whose_worker_died_is_carried_out_by_another_one_when_its_lease_is_over() {
-    let redis = RedisServer::start();
-    let fleet = often(Plan::on(&redis).workers(1).example("faulty")).start();
+    let redis = TestRedis::start();
+    let fleet = often(TestFleetBuilder::on(&redis).workers(1).example("faulty")).start();
     let address = fleet.listen;
     let first = std::thread::spawn(move || client::once(address, keyed("/once/2000", DEAD)));
     let counted = || redis.cli(&["GET", &format!("{}:c:once", fleet.plan().prefix())]) == "1";
@@ -152,8 +152,8 @@ fn a_request_whose_worker_died_is_carried_out_by_another_one_when_its_lease_is_o
 
 #[test]
 fn without_redis_a_key_cannot_be_kept_and_without_a_lifetime_it_means_nothing() {
-    let mut redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).set("REGATTA_REDIS__PATIENCE", "0s");
+    let mut redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_REDIS__PATIENCE", "0s");
     let off = plan.clone().set("REGATTA_IDEMPOTENCY__TTL", "0s").start();
     assert_eq!(send(&off, keyed("/counters/x", "k")).json()["value"], 1);
     assert_eq!(send(&off, keyed("/counters/x", "k")).json()["value"], 2);

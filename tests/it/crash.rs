@@ -9,26 +9,26 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::support::client::Connection;
+use crate::support::client::CookieClient;
 use crate::support::client::Failure;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::load::Load;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::load::ParallelClients;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// The fleet's `examples/faulty.rs`, whose slots fail as the file says.
-fn faulty(redis: &RedisServer, failing: &str) -> Plan {
-    let plan = Plan::on(redis).example("faulty");
+fn faulty(redis: &TestRedis, failing: &str) -> TestFleetBuilder {
+    let plan = TestFleetBuilder::on(redis).example("faulty");
     let file = plan.folder().join("failing");
     fs::write(&file, failing).unwrap();
     plan.set("FAULTY_FILE", &file.display().to_string())
 }
 
 /// Connections that have sent a request which no one has accepted yet.
-fn queue(fleet: &Fleet, count: usize) -> Vec<Connection> {
+fn queue(fleet: &TestFleet, count: usize) -> Vec<Connection> {
     let request = Request::get("/hello").header("Connection", "close").bytes();
     let open = |_| {
         let mut connection = Connection::open(fleet.listen).unwrap();
@@ -47,9 +47,9 @@ fn go_on(pid: u32) {
 
 #[test]
 fn connections_queued_on_a_killed_workers_slot_are_answered() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     // Workers that stand still are to be no hang.
-    let fleet = Plan::on(&redis).workers(4).set("REGATTA_WORKERS__HANG_TIMEOUT", "0").start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).set("REGATTA_WORKERS__HANG_TIMEOUT", "0").start();
     let workers = fleet.workers();
     workers.iter().for_each(|pid| process::stop(*pid));
     let mut queued = queue(&fleet, 80);
@@ -69,8 +69,8 @@ fn connections_queued_on_a_killed_workers_slot_are_answered() {
 
 #[test]
 fn all_workers_killed_at_once_refuse_no_connection() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(3).set("REGATTA_WORKERS__HANG_TIMEOUT", "0").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(3).set("REGATTA_WORKERS__HANG_TIMEOUT", "0").start();
     // Workers that have served for a while are replaced at once.
     wait::let_pass(Duration::from_millis(1200));
     let workers = fleet.workers();
@@ -85,13 +85,13 @@ fn all_workers_killed_at_once_refuse_no_connection() {
 
 #[test]
 fn a_crash_fails_no_request_of_another_worker() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let hello = Request::get("/hello");
     let mut by_worker: BTreeMap<u32, Vec<Connection>> = BTreeMap::new();
     for _ in 0..60 {
         let mut connection = Connection::open(fleet.listen).unwrap();
-        let pid = connection.ask(&hello).unwrap().worker();
+        let pid = connection.request(&hello).unwrap().worker();
         by_worker.entry(pid).or_default().push(connection);
     }
     assert_eq!(by_worker.len(), 4);
@@ -102,43 +102,43 @@ fn a_crash_fails_no_request_of_another_worker() {
         for (pid, connections) in &mut by_worker {
             for connection in connections {
                 let response =
-                    connection.ask(&hello).unwrap_or_else(|failure| panic!("round {round}: {failure:?}"));
+                    connection.request(&hello).unwrap_or_else(|failure| panic!("round {round}: {failure:?}"));
                 assert_eq!((response.status, response.worker()), (200, *pid));
             }
         }
     }
     for connection in &mut lost {
-        let failure = connection.ask(&hello).unwrap_err();
+        let failure = connection.request(&hello).unwrap_err();
         assert!(matches!(failure, Failure::Closed | Failure::Reset), "{failure:?}");
     }
 }
 
 #[test]
 fn the_slot_of_a_killed_worker_serves_again() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
-    let mut visitor = Visitor::default();
-    visitor.visit(fleet.listen);
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
+    let mut visitor = CookieClient::default();
+    visitor.view(fleet.listen);
     let victim = fleet.workers()[0];
     let slot = fleet.slot_of(victim);
     let successor = fleet.crash(victim);
     assert_eq!(fleet.slot_of(successor), slot);
     assert_eq!(fleet.workers().len(), 2);
     wait::until("the successor serves", Duration::from_secs(5), || fleet.get("/hello").worker() == successor);
-    let died = fleet.said("worker died");
+    let died = fleet.log_lines("worker died");
     assert_eq!(died.len(), 1, "one line for one death: {died:?}");
     assert!(
         died[0]["message"].as_str().is_some_and(|text| text.contains("SIGKILL")),
         "it says why: {died:?}"
     );
-    let views = visitor.visit(fleet.listen).1;
+    let views = visitor.view(fleet.listen).1;
     assert_eq!(views, 2);
 }
 
 #[test]
 fn every_fatal_signal_is_survived() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     for fatal in [Signal::SIGABRT, Signal::SIGILL, Signal::SIGFPE, Signal::SIGTRAP] {
         let victim = fleet.workers()[0];
         let (slot, before) = (fleet.slot_of(victim), fleet.ready().len());
@@ -153,8 +153,8 @@ fn every_fatal_signal_is_survived() {
 
 #[test]
 fn fifty_crashes_leak_no_descriptor() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(8).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(8).start();
     let supervisor = process::descriptors(fleet.pid());
     let settled = |pid: u32| {
         // What a worker holds once it has its connection to Redis and no client.
@@ -189,9 +189,9 @@ fn fifty_crashes_leak_no_descriptor() {
 
 #[test]
 fn a_worker_holds_the_sockets_of_its_own_slot_only() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let sockets = |count: usize| {
-        let fleet = Plan::on(&redis).workers(count).start();
+        let fleet = TestFleetBuilder::on(&redis).workers(count).start();
         let kinds = process::descriptors(fleet.workers()[0]);
         kinds.iter().filter(|kind| *kind == "socket").count()
     };
@@ -200,11 +200,11 @@ fn a_worker_holds_the_sockets_of_its_own_slot_only() {
 
 #[test]
 fn workers_leave_when_the_supervisor_is_killed() {
-    let redis = RedisServer::start();
-    let mut fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let mut fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let workers = fleet.workers();
     let mut busy = Connection::open(fleet.listen).unwrap();
-    busy.ask(&Request::get("/hello")).unwrap();
+    busy.request(&Request::get("/hello")).unwrap();
     fleet.signal(Signal::SIGKILL);
     wait::until("workers are gone", Duration::from_secs(3), || {
         !workers.iter().any(|pid| process::alive(*pid))
@@ -216,7 +216,7 @@ fn workers_leave_when_the_supervisor_is_killed() {
 
 #[test]
 fn a_private_redis_leaves_when_the_supervisor_is_killed() {
-    let mut fleet = Plan::new().start();
+    let mut fleet = TestFleetBuilder::new().start();
     let private = fleet.others()[0];
     fleet.signal(Signal::SIGKILL);
     wait::until("the private Redis is gone", wait::LONG, || !process::alive(private));
@@ -225,11 +225,11 @@ fn a_private_redis_leaves_when_the_supervisor_is_killed() {
 
 #[test]
 fn the_supervisor_has_one_thread() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
-    let mut visitor = Visitor::default();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
+    let mut visitor = CookieClient::default();
     for _ in 0..5 {
-        visitor.visit(fleet.listen);
+        visitor.view(fleet.listen);
     }
     fleet.crash(fleet.workers()[0]);
     assert_eq!(process::threads(fleet.pid()), 1);
@@ -237,7 +237,7 @@ fn the_supervisor_has_one_thread() {
 
 #[test]
 fn a_fleet_of_which_no_worker_boots_ends_with_the_reason() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (code, printed) = faulty(&redis, "all").run();
     assert_eq!(code, 70, "{printed}");
     assert!(printed.contains("the boat has a hole"), "{printed}");
@@ -247,22 +247,22 @@ fn a_fleet_of_which_no_worker_boots_ends_with_the_reason() {
 
 #[test]
 fn one_slot_that_never_boots_does_not_stop_the_others() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = faulty(&redis, "1").workers(3);
     let fleet = plan.bind();
     wait::until("two workers are ready", wait::LONG, || fleet.ready().len() == 2);
-    wait::until("the third has died some times", wait::LONG, || fleet.said("worker died").len() >= 3);
+    wait::until("the third has died some times", wait::LONG, || fleet.log_lines("worker died").len() >= 3);
     let hello = Request::get("/hello").header("Connection", "close");
     let served = |patience: Duration| {
         let mut connection = Connection::open(fleet.listen).unwrap();
-        connection.patience(patience);
-        connection.ask(&hello).map(|response| response.worker())
+        connection.set_timeout(patience);
+        connection.request(&hello).map(|response| response.worker())
     };
     let answers: Vec<_> = (0..30).map(|_| served(Duration::from_millis(300))).collect();
     let pids: BTreeSet<_> = answers.iter().flatten().collect();
     assert_eq!(pids.len(), 2, "both others serve: {answers:?}");
     let delays: Vec<_> =
-        fleet.said("worker died").iter().filter_map(|line| line["delay_ms"].as_u64()).collect();
+        fleet.log_lines("worker died").iter().filter_map(|line| line["delay_ms"].as_u64()).collect();
     assert!(delays.iter().all(|delay| *delay >= 400), "it is not retried without a pause: {delays:?}");
     fs::write(plan.folder().join("failing"), "").unwrap();
     wait::until("the slot comes back once its fault is gone", Duration::from_secs(40), || {
@@ -276,7 +276,7 @@ fn one_slot_that_never_boots_does_not_stop_the_others() {
 
 #[test]
 fn a_panic_in_a_handler_costs_its_request_only() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = faulty(&redis, "").start();
     let before: BTreeSet<_> = fleet.workers().into_iter().collect();
     for _ in 0..10 {
@@ -288,24 +288,24 @@ fn a_panic_in_a_handler_costs_its_request_only() {
 
 #[test]
 fn orphans_of_a_worker_are_reaped_and_taken_for_no_worker() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = faulty(&redis, "").workers(2).start();
     let workers = fleet.workers();
     let orphan: u32 = fleet.get("/orphan").text().trim().parse().unwrap();
     wait::until("the orphan is gone, and not as a zombie", wait::LONG, || process::state(orphan).is_none());
     assert_eq!(fleet.workers(), workers);
-    assert!(fleet.said("worker died").is_empty());
+    assert!(fleet.log_lines("worker died").is_empty());
     assert_eq!(fleet.get("/hello").status, 200);
 }
 
 #[test]
 fn crashes_under_load_hurt_only_what_the_crashed_worker_held() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let address = fleet.listen;
-    let load = Load::start(4, |_| {
-        let mut visitor = Visitor::default();
-        move || visitor.try_ask(address, Request::get("/"))
+    let load = ParallelClients::start(4, |_| {
+        let mut visitor = CookieClient::default();
+        move || visitor.try_request(address, Request::get("/"))
     });
     let mut crashes = 0;
     for pid in fleet.workers() {
@@ -329,18 +329,18 @@ fn crashes_under_load_hurt_only_what_the_crashed_worker_held() {
 
 #[test]
 fn a_suspended_supervisor_stops_no_worker() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let workers = fleet.workers();
     process::stop(fleet.pid());
-    let mut visitor = Visitor::default();
+    let mut visitor = CookieClient::default();
     for views in 1..=30 {
-        assert_eq!(visitor.visit(fleet.listen).1, views);
+        assert_eq!(visitor.view(fleet.listen).1, views);
     }
     wait::let_pass(Duration::from_secs(2));
     fleet.signal(Signal::SIGCONT);
     for views in 31..=60 {
-        assert_eq!(visitor.visit(fleet.listen).1, views);
+        assert_eq!(visitor.view(fleet.listen).1, views);
     }
     assert_eq!(fleet.workers(), workers);
 }

@@ -15,36 +15,36 @@ use crate::support::client;
 use crate::support::client::Connection;
 use crate::support::client::Failure;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::load::Load;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::load::ParallelClients;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// How long the fleets of this file accept after they were told to stop.
 const GRACE: Duration = Duration::from_secs(3);
 
-fn graceful(redis: &RedisServer) -> Plan {
-    Plan::on(redis).set("REGATTA_DRAIN__GRACE", "3s")
+fn graceful(redis: &TestRedis) -> TestFleetBuilder {
+    TestFleetBuilder::on(redis).set("REGATTA_DRAIN__GRACE", "3s")
 }
 
 /// One visit over a connection of its own; longer silence than this is a hang.
 fn visit(address: SocketAddr, patience: Duration) -> Result<u16, Failure> {
     let mut connection = Connection::open(address)?;
-    connection.patience(patience);
+    connection.set_timeout(patience);
     let request = Request::get("/hello").header("Connection", "close");
-    connection.ask(&request).map(|response| response.status)
+    connection.request(&request).map(|response| response.status)
 }
 
-fn visitors(fleet: &Fleet) -> Load<Result<u16, Failure>> {
+fn visitors(fleet: &TestFleet) -> ParallelClients<Result<u16, Failure>> {
     let address = fleet.listen;
-    Load::start(4, |_| move || visit(address, client::PATIENCE))
+    ParallelClients::start(4, |_| move || visit(address, client::TIMEOUT))
 }
 
 /// That each client saw answers, then refusals, and nothing else.
 #[track_caller]
-fn answered_then_refused(load: Load<Result<u16, Failure>>) {
+fn answered_then_refused(load: ParallelClients<Result<u16, Failure>>) {
     for client in load.stop() {
         let answered = client.iter().take_while(|result| **result == Ok(200)).count();
         let wrong: Vec<_> =
@@ -54,7 +54,7 @@ fn answered_then_refused(load: Load<Result<u16, Failure>>) {
 }
 
 /// Sends a request and leaves its answer alone.
-fn begun(fleet: &Fleet, target: &str) -> Connection {
+fn begun(fleet: &TestFleet, target: &str) -> Connection {
     let mut connection = Connection::open(fleet.listen).unwrap();
     connection.send(&Request::get(target).bytes()).unwrap();
     connection
@@ -62,7 +62,7 @@ fn begun(fleet: &Fleet, target: &str) -> Connection {
 
 #[test]
 fn a_signal_to_every_process_at_once_is_a_stop_with_its_grace() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let mut fleet = graceful(&redis).start();
     let load = visitors(&fleet);
     wait::until("load", wait::LONG, || load.seen() > 100);
@@ -82,9 +82,9 @@ fn a_signal_to_every_process_at_once_is_a_stop_with_its_grace() {
 
 #[test]
 fn a_stop_that_meets_the_death_of_a_new_programs_first_worker_is_a_stop() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for suspended in [true, false] {
-        let mut fleet = Plan::on(&redis).set("REGATTA_WORKERS__PROBATION", "30s").start();
+        let mut fleet = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__PROBATION", "30s").start();
         fleet.signal(Signal::SIGUSR2);
         wait::until("the first new worker serves", wait::LONG, || fleet.ready().len() == 3);
         let (workers, (_, candidate)) = (fleet.workers(), fleet.ready()[2]);
@@ -103,8 +103,8 @@ fn a_stop_that_meets_the_death_of_a_new_programs_first_worker_is_a_stop() {
 
 #[test]
 fn a_first_worker_that_has_served_its_requests_does_not_hold_a_reload_up() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).set("REGATTA_WORKERS__MAX_REQUESTS", "30");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__MAX_REQUESTS", "30");
     let fleet = plan.set("REGATTA_WORKERS__PROBATION", "3s").start();
     let load = visitors(&fleet);
     wait::until("load", wait::LONG, || load.seen() > 100);
@@ -112,7 +112,7 @@ fn a_first_worker_that_has_served_its_requests_does_not_hold_a_reload_up() {
     let mut most = 0;
     wait::until("the reload is done", Duration::from_secs(40), || {
         most = most.max(fleet.workers().len());
-        !fleet.said("reload done: 2 workers of generation 2").is_empty()
+        !fleet.log_lines("reload done: 2 workers of generation 2").is_empty()
     });
     // A worker and three that leave in each slot, and one successor.
     assert!(most <= 9, "{most} workers");
@@ -162,8 +162,8 @@ fn an_upgrade_that_cannot_be_gone_back_is_said_and_can_be_repaired() {
 
 #[test]
 fn a_whole_fleet_that_is_suspended_longer_than_a_short_hang_timeout_goes_on_as_it_was() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).set("REGATTA_WORKERS__HANG_TIMEOUT", "1s").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__HANG_TIMEOUT", "1s").start();
     let before = fleet.workers();
     let all: Vec<_> = [fleet.pid()].into_iter().chain(before.iter().copied()).collect();
     for _ in 0..3 {
@@ -174,19 +174,19 @@ fn a_whole_fleet_that_is_suspended_longer_than_a_short_hang_timeout_goes_on_as_i
         wait::let_pass(Duration::from_millis(1500));
         assert_eq!(fleet.workers(), before);
     }
-    assert!(fleet.said("worker hangs").is_empty());
+    assert!(fleet.log_lines("worker hangs").is_empty());
 }
 
 #[test]
 fn a_worker_that_dies_in_the_grace_leaves_nobody_waiting_in_its_queue() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let mut fleet = graceful(&redis).start();
     fleet.signal(Signal::SIGTERM);
-    wait::until("workers drain", wait::LONG, || fleet.said("worker drains").len() == 2);
+    wait::until("workers drain", wait::LONG, || fleet.log_lines("worker drains").len() == 2);
     let begin = Instant::now();
     process::signal(fleet.workers()[0], Signal::SIGKILL);
     // Who was queued there before the seat is closed may be reset.
-    wait::until("it is reaped", Duration::from_secs(2), || !fleet.said("worker died").is_empty());
+    wait::until("it is reaped", Duration::from_secs(2), || !fleet.log_lines("worker died").is_empty());
     let mut served = 0;
     loop {
         // A connection in the queue of the dead worker would get no answer before the grace is over.
@@ -202,13 +202,13 @@ fn a_worker_that_dies_in_the_grace_leaves_nobody_waiting_in_its_queue() {
 
 #[test]
 fn a_touched_file_does_not_keep_a_stopping_supervisor_busy() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).example("faulty").args(&["serve", "--watch"]);
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).example("faulty").args(&["serve", "--watch"]);
     let mut fleet = plan.start();
     let mut request = begun(&fleet, "/slow/4000");
     wait::until("it is under way", wait::LONG, || (0..10).any(|_| fleet.get("/held").text().trim() == "1"));
     fleet.signal(Signal::SIGTERM);
-    wait::until("workers drain", wait::LONG, || fleet.said("worker drains").len() == 2);
+    wait::until("workers drain", wait::LONG, || fleet.log_lines("worker drains").len() == 2);
     fs::write(fleet.plan().folder().join("regatta.toml"), "[http]\n").unwrap();
     let before = process::cpu_time(fleet.pid());
     wait::let_pass(Duration::from_secs(1));
@@ -216,21 +216,21 @@ fn a_touched_file_does_not_keep_a_stopping_supervisor_busy() {
     assert!(process::alive(fleet.pid()) && used < Duration::from_millis(200), "{used:?} of one second");
     assert_eq!(request.receive(false).unwrap().status, 200);
     assert_eq!(fleet.exit_code(wait::LONG), 0);
-    assert!(fleet.said("reload").is_empty());
+    assert!(fleet.log_lines("reload").is_empty());
 }
 
 #[test]
 fn a_change_that_comes_while_the_fleet_boots_is_followed_once_it_serves() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).example("faulty").args(&["serve", "--watch"]);
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).example("faulty").args(&["serve", "--watch"]);
     let (faults, file) = (plan.folder().join("faults"), plan.folder().join("regatta.toml"));
     fs::write(&faults, "0 1").unwrap();
     let plan = plan.set("FAULTY_FILE", faults.to_str().unwrap()).set("REGATTA_WORKERS__PROBATION", "200ms");
     let fleet = plan.spawn();
-    wait::until("it boots", wait::LONG, || !fleet.said("worker died").is_empty());
+    wait::until("it boots", wait::LONG, || !fleet.log_lines("worker died").is_empty());
     fs::write(&file, "[http]\nkeep_alive = \"20s\"\n").unwrap();
     fs::remove_file(&faults).unwrap();
-    wait::until("it is followed", wait::LONG, || !fleet.said("reload done").is_empty());
+    wait::until("it is followed", wait::LONG, || !fleet.log_lines("reload done").is_empty());
 }
 
 #[test]
@@ -241,12 +241,12 @@ fn a_worker_killed_at_the_drains_deadline_costs_its_slot_nothing() {
     // It cannot cut what it has, as it does nothing else.
     let _unanswered = begun(&scene.fleet, "/block/60000");
     scene.expect(&["reload"], 0, "reload done: 1 worker");
-    wait::until("it is killed", wait::LONG, || !scene.fleet.said("worker killed").is_empty());
+    wait::until("it is killed", wait::LONG, || !scene.fleet.log_lines("worker killed").is_empty());
     scene.settled(1);
     let slot = scene.status()["slots"][0].clone();
     assert_eq!((slot["state"].as_str(), slot["ends"]["drain_timeout"].as_u64()), (Some("ready"), Some(1)));
     assert_eq!(scene.fleet.get("/hello").status, 200);
-    assert!(scene.fleet.said("worker died:").is_empty(), "nobody waits for a delay");
+    assert!(scene.fleet.log_lines("worker died:").is_empty(), "nobody waits for a delay");
     scene.expect(&["restart", "0"], 0, "slot 0 has a new worker");
 }
 
@@ -256,7 +256,7 @@ fn scaling_beside_a_slot_that_does_not_come_up_any_more_is_told_so() {
     fs::write(&scene.faults, "1").unwrap();
     let (_, worker) = scene.fleet.ready().into_iter().find(|(slot, _)| *slot == 1).unwrap();
     process::signal(worker, Signal::SIGKILL);
-    wait::until("it loops", wait::LONG, || scene.fleet.said("worker died").len() >= 3);
+    wait::until("it loops", wait::LONG, || scene.fleet.log_lines("worker died").len() >= 3);
     scene.expect(&["scale", "3"], 1, "does not come up, and is tried again and again");
     fs::remove_file(&scene.faults).unwrap();
     wait::until("all three serve", wait::LONG, || scene.status()["workers"]["ready"] == 3);

@@ -8,10 +8,10 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::crowd::Ask;
-use crate::support::crowd::Crowd;
-use crate::support::crowd::Plan;
-use crate::support::crowd::Report;
+use crate::support::crowd::ClientSwarm;
+use crate::support::crowd::SwarmPlan;
+use crate::support::crowd::SwarmReport;
+use crate::support::crowd::SwarmRequest;
 use crate::support::wait;
 
 /// Serves one connection after the other: the n-th request of all gets the n-th answer, the last one for ever.
@@ -44,21 +44,21 @@ fn views(count: u64) -> String {
 }
 
 /// What one client makes of these answers, of which the last goes on for ever.
-fn seen(answers: &[String]) -> Report {
-    let crowd = Crowd::start(Plan::closed(scripted(answers.to_vec()), 1, Ask::Visit));
+fn seen(answers: &[String]) -> SwarmReport {
+    let crowd = ClientSwarm::start(SwarmPlan::closed(scripted(answers.to_vec()), 1, SwarmRequest::View));
     let enough = answers.len() as u64;
     wait::until("it was answered", wait::LONG, || crowd.answered() + crowd.failed() >= enough);
     crowd.finish()
 }
 
-fn kinds(report: &Report) -> Vec<&str> {
+fn kinds(report: &SwarmReport) -> Vec<&str> {
     report.failures.keys().map(String::as_str).collect()
 }
 
 #[test]
 fn counts_that_grow_by_one_are_right() {
     let counts: Vec<_> = (1..=500).map(views).collect();
-    let crowd = Crowd::start(Plan::closed(scripted(counts), 1, Ask::Visit));
+    let crowd = ClientSwarm::start(SwarmPlan::closed(scripted(counts), 1, SwarmRequest::View));
     wait::until("it was answered", wait::LONG, || crowd.answered() >= 3);
     let report = crowd.finish();
     // The script's last answer repeats itself, which a quick client may have met.
@@ -95,7 +95,7 @@ fn a_refusal_is_told_from_a_failure_and_is_no_success() {
 #[test]
 fn an_open_loop_sends_at_its_rate() {
     let answers = (1..=100_000).map(views).collect();
-    let crowd = Crowd::start(Plan::open(scripted(answers), 1, Ask::Visit, 200.0));
+    let crowd = ClientSwarm::start(SwarmPlan::open(scripted(answers), 1, SwarmRequest::View, 200.0));
     wait::until("it was answered", wait::LONG, || crowd.answered() >= 100);
     assert!(crowd.age() >= Duration::from_millis(450), "requests came faster than they were due");
     let report = crowd.finish();

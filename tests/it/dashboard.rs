@@ -10,23 +10,25 @@ use serde_json::json;
 
 use crate::support::browser::Browser;
 use crate::support::client;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 use crate::task_fleet;
 
 pub(crate) const TOKEN: &str = "a token for the tests of today";
 
 /// Two workers that tell Redis of their machine, and whose operators have a token.
-pub(crate) fn plan(redis: &RedisServer) -> Plan {
-    Plan::on(redis).set("REGATTA_DASHBOARD__TOKEN", TOKEN).set("REGATTA_FLEET__HEARTBEAT", "200ms")
+pub(crate) fn plan(redis: &TestRedis) -> TestFleetBuilder {
+    TestFleetBuilder::on(redis)
+        .set("REGATTA_DASHBOARD__TOKEN", TOKEN)
+        .set("REGATTA_FLEET__HEARTBEAT", "200ms")
 }
 
-fn open(browser: &Browser, fleet: &Fleet) {
+fn open(browser: &Browser, fleet: &TestFleet) {
     browser.go(&format!("http://{}/fleet", fleet.admin));
     browser.until("the page is live", "document.documentElement.dataset.link === 'live'");
 }
@@ -56,7 +58,7 @@ fn nothing_failed(browser: &Browser) {
 
 #[test]
 fn an_operator_signs_in_scales_reloads_restarts_and_signs_out() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     let browser = Browser::open(1280, 1500);
     open(&browser, &fleet);
@@ -102,7 +104,7 @@ fn an_operator_signs_in_scales_reloads_restarts_and_signs_out() {
 
 #[test]
 fn what_happens_is_seen_while_it_happens() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     let browser = Browser::open(1280, 1500);
     open(&browser, &fleet);
@@ -120,11 +122,11 @@ fn what_happens_is_seen_while_it_happens() {
         &format!("[...document.querySelectorAll('.events li')].some(line => line.textContent.includes('worker died') && line.textContent.includes('{victim}'))"),
     );
     assert_eq!(browser.run("return window.first.isConnected"), true);
-    let mut visitor = Visitor::default();
+    let mut visitor = CookieClient::default();
     let shown = |name: &str| format!("document.querySelector('dd[data-text={name}]').textContent");
-    visitor.visit(fleet.listen);
+    visitor.view(fleet.listen);
     // The session is made when its ticket comes back.
-    visitor.visit(fleet.listen);
+    visitor.view(fleet.listen);
     browser.until(
         "the views and their session are counted",
         &format!("{} === '2' && {} === '1'", shown("views"), shown("sessions")),
@@ -141,7 +143,7 @@ fn what_happens_is_seen_while_it_happens() {
 
 #[test]
 fn the_page_survives_its_worker() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     let browser = Browser::open(1280, 900);
     open(&browser, &fleet);
@@ -155,8 +157,8 @@ fn the_page_survives_its_worker() {
 
 #[test]
 fn other_machines_are_shown_with_their_figures() {
-    let redis = RedisServer::start();
-    let shared = |plan: Plan| plan.set("REGATTA_REDIS__PREFIX", "shared");
+    let redis = TestRedis::start();
+    let shared = |plan: TestFleetBuilder| plan.set("REGATTA_REDIS__PREFIX", "shared");
     let (one, two) = (shared(plan(&redis)).start(), shared(plan(&redis).workers(1)).start());
     let browser = Browser::open(1280, 1500);
     open(&browser, &one);
@@ -200,7 +202,7 @@ const PALE: &str = r"
 
 #[test]
 fn it_is_whole_without_a_script_and_readable_on_a_phone() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).workers(3).start();
     for _ in 0..3 {
         fleet.get("/");
@@ -249,7 +251,7 @@ fn it_is_whole_without_a_script_and_readable_on_a_phone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_are_seen_to_run_and_to_be_given_up() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = plan(&redis).example("faulty").set("REGATTA_TASKS__ATTEMPTS", "1");
     let fleet = plan.set("REGATTA_TASKS__RUNNING", "1").workers(2).start();
     let tasks = task_fleet::client(&redis, &fleet).await;

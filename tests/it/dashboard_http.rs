@@ -8,12 +8,12 @@ use crate::dashboard::TOKEN;
 use crate::dashboard::plan;
 use crate::support::client;
 use crate::support::client::Connection;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
 use crate::support::wait;
 
@@ -22,15 +22,15 @@ fn form(target: &str, body: &str) -> Request {
 }
 
 /// An operator who has shown the token, and what the operator's forms carry.
-fn operator(fleet: &Fleet) -> (Visitor, String) {
-    let mut operator = Visitor::default();
+fn operator(fleet: &TestFleet) -> (CookieClient, String) {
+    let mut operator = CookieClient::default();
     let body = format!("operators-token={}", TOKEN.replace(' ', "+"));
-    let response = operator.ask(fleet.admin, form("/fleet/sign-in", &body));
+    let response = operator.request(fleet.admin, form("/fleet/sign-in", &body));
     assert_eq!((response.status, response.header("Location")), (303, "/fleet"), "{response:?}");
     let cookie = response.header("Set-Cookie");
     assert!(cookie.contains("; Path=/fleet; Max-Age=43200; HttpOnly; SameSite=Strict"), "{cookie}");
     assert!(!cookie.contains("token") && !cookie.contains("Secure"), "{cookie}");
-    let page = operator.ask(fleet.admin, Request::get("/fleet")).text();
+    let page = operator.request(fleet.admin, Request::get("/fleet")).text();
     let field = |name: &str| {
         let (_, rest) = page.split_once(&format!("name=\"{name}\"")).unwrap();
         let value = rest.split_once(" value=\"").unwrap().1;
@@ -40,14 +40,14 @@ fn operator(fleet: &Fleet) -> (Visitor, String) {
     (operator, carried)
 }
 
-fn slots(fleet: &Fleet) -> usize {
+fn slots(fleet: &TestFleet) -> usize {
     let document = fleet.operator("/fleet.json").json();
     document["slots"].as_array().unwrap().iter().filter(|slot| slot["state"] == "ready").count()
 }
 
 #[test]
 fn a_button_needs_a_cookie_a_form_of_its_own_and_its_own_site() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     let (mut ann, token) = operator(&fleet);
     let (mut bob, of_bob) = operator(&fleet);
@@ -58,12 +58,12 @@ fn a_button_needs_a_cookie_a_form_of_its_own_and_its_own_site() {
         let stranger =
             client::once(fleet.admin, form(verb, &format!("form-token={token}&workers=3"))).unwrap();
         stranger.assert_problem(403);
-        ann.ask(fleet.admin, form(verb, "workers=3&slot=0")).assert_problem(403);
-        ann.ask(fleet.admin, form(verb, &format!("form-token={of_bob}&workers=3"))).assert_problem(403);
-        let get = ann.ask(fleet.admin, Request::get(verb));
+        ann.request(fleet.admin, form(verb, "workers=3&slot=0")).assert_problem(403);
+        ann.request(fleet.admin, form(verb, &format!("form-token={of_bob}&workers=3"))).assert_problem(403);
+        let get = ann.request(fleet.admin, Request::get(verb));
         assert_eq!((get.status, get.header("Allow")), (405, "POST"), "{verb}");
         let json = Request::post(verb).body("application/json", b"{\"workers\":3}");
-        ann.ask(fleet.admin, json).assert_problem(415);
+        ann.request(fleet.admin, json).assert_problem(415);
         let good = || form(verb, &format!("form-token={token}&workers=3&slot=0"));
         for (name, value) in [
             ("Sec-Fetch-Site", "cross-site"),
@@ -71,23 +71,23 @@ fn a_button_needs_a_cookie_a_form_of_its_own_and_its_own_site() {
             ("Origin", "http://evil.test"),
             ("Origin", "null"),
         ] {
-            ann.ask(fleet.admin, good().header(name, value)).assert_problem(403);
+            ann.request(fleet.admin, good().header(name, value)).assert_problem(403);
         }
     }
     for wrong in ["", "0", "-1", "many", "99999999999999999999"] {
         let body = format!("form-token={token}&workers={wrong}");
-        ann.ask(fleet.admin, form("/fleet/scale", &body)).assert_problem(400);
+        ann.request(fleet.admin, form("/fleet/scale", &body)).assert_problem(400);
     }
     // Another machine's page, which a load balancer has brought here.
     let (own, _) = token.split_once("&machine=").unwrap();
     for elsewhere in [own.to_owned(), format!("{own}&machine=other.1.2")] {
-        ann.ask(fleet.admin, scale(&elsewhere)).assert_problem(409);
+        ann.request(fleet.admin, scale(&elsewhere)).assert_problem(409);
     }
     let large = format!("form-token={token}&workers={}", "3".repeat(5000));
-    ann.ask(fleet.admin, form("/fleet/scale", &large)).assert_problem(413);
+    ann.request(fleet.admin, form("/fleet/scale", &large)).assert_problem(413);
     assert_eq!(slots(&fleet), 2, "nothing of all this did anything");
 
-    let done = ann.ask(
+    let done = ann.request(
         fleet.admin,
         scale(&token).header("Origin", "http://localhost").header("Sec-Fetch-Site", "same-origin"),
     );
@@ -97,13 +97,13 @@ fn a_button_needs_a_cookie_a_form_of_its_own_and_its_own_site() {
     );
     assert_eq!(slots(&fleet), 3);
     assert!(
-        !bob.ask(fleet.admin, Request::get("/fleet")).text().contains("class=\"said\""),
+        !bob.request(fleet.admin, Request::get("/fleet")).text().contains("class=\"said\""),
         "it is told to Ann"
     );
-    assert!(ann.ask(fleet.admin, Request::get("/fleet")).text().contains("3 workers serve"));
-    let refused = ann.ask(fleet.admin, form("/fleet/restart", &format!("form-token={token}&slot=7")));
+    assert!(ann.request(fleet.admin, Request::get("/fleet")).text().contains("3 workers serve"));
+    let refused = ann.request(fleet.admin, form("/fleet/restart", &format!("form-token={token}&slot=7")));
     assert_eq!(refused.status, 303);
-    let page = ann.ask(fleet.admin, Request::get("/fleet")).text();
+    let page = ann.request(fleet.admin, Request::get("/fleet")).text();
     assert!(
         page.contains("class=\"said\" role=\"status\" tabindex=\"-1\" autofocus data-is=\"bad\""),
         "{page}"
@@ -112,29 +112,29 @@ fn a_button_needs_a_cookie_a_form_of_its_own_and_its_own_site() {
 
 #[test]
 fn a_cookie_outlives_the_worker_that_gave_it_and_ends_with_the_sign_out() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     let (mut ann, token) = operator(&fleet);
     let (mut bob, of_bob) = operator(&fleet);
     let cookies = ann.cookies.clone();
-    assert_eq!(ann.ask(fleet.admin, form("/fleet/sign-out", &format!("form-token={token}"))).status, 303);
+    assert_eq!(ann.request(fleet.admin, form("/fleet/sign-out", &format!("form-token={token}"))).status, 303);
     assert!(ann.cookies.is_empty() && !cookies.is_empty());
     let scale = form("/fleet/scale", &format!("form-token={token}&workers=3"));
-    ann.ask(fleet.admin, scale).assert_problem(403);
+    ann.request(fleet.admin, scale).assert_problem(403);
     fleet.signal(nix::sys::signal::Signal::SIGHUP);
-    wait::until("the workers are others", wait::LONG, || !fleet.said("reload done").is_empty());
-    let page = bob.ask(fleet.admin, Request::get("/fleet")).text();
+    wait::until("the workers are others", wait::LONG, || !fleet.log_lines("reload done").is_empty());
+    let page = bob.request(fleet.admin, Request::get("/fleet")).text();
     assert!(page.contains("name=\"form-token\""), "a cookie outlives the worker that gave it");
     // And so does the text of a page, although no other page has the same.
     let own = of_bob.split('&').next().unwrap();
     assert!(!page.contains(own), "{page}");
-    let wrong = bob.ask(fleet.admin, form("/fleet/restart", &format!("form-token={of_bob}&slot=7")));
+    let wrong = bob.request(fleet.admin, form("/fleet/restart", &format!("form-token={of_bob}&slot=7")));
     assert_eq!(wrong.status, 303, "the form is taken");
 }
 
 #[test]
 fn wrong_tokens_are_refused_and_counted() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).workers(1).start();
     let attempt = |token: &str| {
         client::once(fleet.admin, form("/fleet/sign-in", &format!("operators-token={token}"))).unwrap()
@@ -157,8 +157,8 @@ fn wrong_tokens_are_refused_and_counted() {
 
 #[test]
 fn without_a_token_there_are_no_buttons_and_the_page_says_what_gives_them() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let page = fleet.operator("/fleet").text();
     assert!(
         page.contains("dashboard.token") && !page.contains("<form") && !page.contains("<button"),
@@ -172,7 +172,7 @@ fn without_a_token_there_are_no_buttons_and_the_page_says_what_gives_them() {
 
 #[test]
 fn the_public_address_has_it_only_where_that_is_wanted() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     for target in ["/fleet", "/fleet/events", "/fleet.json"] {
         fleet.get(target).assert_problem(404);
@@ -193,7 +193,7 @@ fn the_public_address_has_it_only_where_that_is_wanted() {
 
 #[test]
 fn a_name_that_another_site_may_have_bent_is_refused() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).set("REGATTA_ADMIN__HOSTS", "fleet.example.org").start();
     let ask = |target: &str, host: &str| -> Response {
         let mut connection = Connection::open(fleet.admin).unwrap();
@@ -228,7 +228,7 @@ fn event(connection: &mut Connection, buffered: &mut String) -> Value {
 
 #[test]
 fn a_stream_is_the_page_first_and_then_what_changes_once_a_second() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     let mut connection = Connection::open(fleet.admin).unwrap();
     connection.send(&Request::get("/fleet/events").bytes()).unwrap();
@@ -247,7 +247,7 @@ fn a_stream_is_the_page_first_and_then_what_changes_once_a_second() {
     });
     assert_ne!(first["at"], later["at"]);
     let size = serde_json::to_string(&later).unwrap().len();
-    soak::note("dashboard, bytes a second for two workers", &size.to_string());
+    soak::log("dashboard, bytes a second for two workers", &size.to_string());
     // At the end it asks to come again, and ends like any other response.
     fleet.signal(nix::sys::signal::Signal::SIGHUP);
     let rest: Vec<_> = std::iter::from_fn(|| connection.chunk().unwrap()).flatten().collect();
@@ -259,7 +259,7 @@ fn a_stream_is_the_page_first_and_then_what_changes_once_a_second() {
 
 #[test]
 fn as_many_streams_as_may_be_leave_room_for_probes() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).workers(1).start();
     let open = || {
         let mut connection = Connection::open(fleet.admin).unwrap();
@@ -277,7 +277,7 @@ fn as_many_streams_as_may_be_leave_room_for_probes() {
 
 #[test]
 fn the_page_and_its_files_have_the_headers_they_need_and_are_small() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     let begun = std::time::Instant::now();
     let page = fleet.operator("/fleet");
@@ -297,13 +297,13 @@ fn the_page_and_its_files_have_the_headers_they_need_and_are_small() {
     }
     let elsewhere = ["src=\"http", "href=\"http", "src=\"//", "href=\"//", "url("];
     assert!(elsewhere.iter().all(|way| !text.contains(way)), "nothing is loaded from elsewhere: {text}");
-    soak::note("dashboard, page weight", &format!("{:.1} KB in 4 files, not compressed", size as f64 / 1e3));
-    soak::note("dashboard, time to the whole page", &format!("{:.1} ms", took.as_secs_f64() * 1e3));
+    soak::log("dashboard, page weight", &format!("{:.1} KB in 4 files, not compressed", size as f64 / 1e3));
+    soak::log("dashboard, time to the whole page", &format!("{:.1} ms", took.as_secs_f64() * 1e3));
 }
 
 #[test]
 fn nothing_is_computed_while_nobody_watches() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     // Sessions are asked for in each computation, and by no one else.
     let asked = || {
@@ -329,7 +329,7 @@ fn nothing_is_computed_while_nobody_watches() {
 
 #[test]
 fn figures_travel_with_a_heartbeat_and_cause_none() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).set("REGATTA_FLEET__HEARTBEAT", "60s").start();
     let key = format!("{}:{{fleet}}:machines", fleet.plan().prefix());
     let said = || {

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
-use crate::support::sockets::Socket;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
+use crate::support::sockets::WebSocketClient;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
@@ -45,8 +45,8 @@ fn with(request: Request, headers: &[(&str, &str)]) -> Request {
     headers.iter().fold(request, |request, (name, value)| request.header(name, value))
 }
 
-fn get(visitor: &mut Visitor, fleet: &Fleet, target: &str) -> Response {
-    visitor.ask(fleet.listen, Request::get(target))
+fn get(visitor: &mut CookieClient, fleet: &TestFleet, target: &str) -> Response {
+    visitor.request(fleet.listen, Request::get(target))
 }
 
 /// The text that a page's forms carry.
@@ -56,18 +56,18 @@ fn token(page: &Response) -> String {
     field.split('"').next().unwrap().to_owned()
 }
 
-fn page(visitor: &mut Visitor, fleet: &Fleet, target: &str) -> Response {
-    visitor.ask(fleet.listen, Request::get(target).header("Accept", "text/html"))
+fn page(visitor: &mut CookieClient, fleet: &TestFleet, target: &str) -> Response {
+    visitor.request(fleet.listen, Request::get(target).header("Accept", "text/html"))
 }
 
 #[test]
 fn pages_of_other_sites_change_nothing_whatever_they_send() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
-    let mut ann = Visitor::default();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
+    let mut ann = CookieClient::default();
     let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
-    assert_eq!(ann.ask(fleet.listen, login).status, 200);
-    let counted = |visitor: &mut Visitor| get(visitor, &fleet, "/counters/bell").json()["value"].clone();
+    assert_eq!(ann.request(fleet.listen, login).status, 200);
+    let counted = |visitor: &mut CookieClient| get(visitor, &fleet, "/counters/bell").json()["value"].clone();
     for (method, target, body) in WRITES {
         for headers in STRANGE {
             for kind in [FORM, "text/plain", "application/json", ""] {
@@ -76,14 +76,14 @@ fn pages_of_other_sites_change_nothing_whatever_they_send() {
                     "" => request,
                     kind => request.body(kind, body.as_bytes()),
                 };
-                let refused = ann.ask(fleet.listen, request);
+                let refused = ann.request(fleet.listen, request);
                 assert_eq!(refused.status, 403, "{method} {target} {headers:?} {kind}: {}", refused.text());
                 refused.assert_problem(403);
             }
         }
     }
     for headers in STRANGE {
-        let refused = Socket::try_open(fleet.listen, "/ws", headers).map(|_| ()).unwrap_err();
+        let refused = WebSocketClient::try_open(fleet.listen, "/ws", headers).map(|_| ()).unwrap_err();
         assert_eq!(refused.status, 403, "{headers:?}");
     }
     assert_eq!(counted(&mut ann), 0);
@@ -94,8 +94,8 @@ fn pages_of_other_sites_change_nothing_whatever_they_send() {
 
 #[test]
 fn own_pages_and_programs_write() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let here = format!("http://{}", fleet.listen);
     let own: [&[(&str, &str)]; 5] = [
         &[],
@@ -110,8 +110,8 @@ fn own_pages_and_programs_write() {
         ],
     ];
     for (number, headers) in own.iter().enumerate() {
-        let mut visitor = Visitor::default();
-        let added = visitor.ask(fleet.listen, with(Request::post("/counters/bell"), headers));
+        let mut visitor = CookieClient::default();
+        let added = visitor.request(fleet.listen, with(Request::post("/counters/bell"), headers));
         assert_eq!(
             (added.status, added.json()["value"].as_u64()),
             (200, Some(number as u64 + 1)),
@@ -122,14 +122,16 @@ fn own_pages_and_programs_write() {
         Request::post("/counters/bell"),
         &[("X-Forwarded-Host", "a.test"), ("X-Forwarded-Proto", "https")],
     );
-    Visitor::default().ask(fleet.listen, plain.header("Origin", "http://a.test")).assert_problem(403);
+    CookieClient::default()
+        .request(fleet.listen, plain.header("Origin", "http://a.test"))
+        .assert_problem(403);
 }
 
 #[test]
 fn what_only_looks_changes_nothing_and_no_header_makes_it_write() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
-    let mut visitor = Visitor::default();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
+    let mut visitor = CookieClient::default();
     let override_by = ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"];
     for method in ["GET", "HEAD"] {
         for (_, target, _) in WRITES {
@@ -137,14 +139,14 @@ fn what_only_looks_changes_nothing_and_no_header_makes_it_write() {
                 .iter()
                 .fold(Request::new(method, target), |request, name| request.header(name, "POST"));
             let target = format!("{target}{}_method=POST", if target.contains('?') { '&' } else { '?' });
-            visitor.ask(fleet.listen, request);
-            visitor.ask(fleet.listen, Request::new(method, &target));
+            visitor.request(fleet.listen, request);
+            visitor.request(fleet.listen, Request::new(method, &target));
         }
     }
     assert_eq!(get(&mut visitor, &fleet, "/counters/bell").json()["value"], 0);
     assert_eq!(get(&mut visitor, &fleet, "/logout").status, 405);
     let override_delete = Request::post("/me/sessions").header("X-HTTP-Method-Override", "DELETE");
-    assert_eq!(visitor.ask(fleet.listen, override_delete).status, 415);
+    assert_eq!(visitor.request(fleet.listen, override_delete).status, 415);
 }
 
 /// A route that writes is refused to other sites only among the others: none may stand anywhere else.
@@ -173,9 +175,9 @@ fn every_route_that_writes_stands_behind_the_layer() {
 
 #[test]
 fn there_are_counters_of_some_names_and_no_others() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
-    let mut visitor = Visitor::default();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
+    let mut visitor = CookieClient::default();
     let names: Vec<String> = get(&mut visitor, &fleet, "/counters").json()["counters"]
         .as_array()
         .unwrap()
@@ -184,7 +186,7 @@ fn there_are_counters_of_some_names_and_no_others() {
         .collect();
     assert!(names.contains(&"bell".to_owned()) && names.len() <= 16, "{names:?}");
     for name in &names {
-        let added = visitor.ask(fleet.listen, Request::post(&format!("/counters/{name}")));
+        let added = visitor.request(fleet.listen, Request::post(&format!("/counters/{name}")));
         assert_eq!(
             (added.json()["name"].as_str(), added.json()["value"].as_u64()),
             (Some(name.as_str()), Some(1))
@@ -200,7 +202,7 @@ fn there_are_counters_of_some_names_and_no_others() {
             "?kind=unique&item=i&window=day",
         ] {
             let target = format!("/counters/{name}{query}");
-            let refused = visitor.ask(fleet.listen, Request::post(&target)).assert_problem(404);
+            let refused = visitor.request(fleet.listen, Request::post(&target)).assert_problem(404);
             if name != ".." {
                 let detail = refused["detail"].as_str().unwrap().to_owned();
                 assert!(names.iter().all(|name| detail.contains(name.as_str())), "{target}: {detail}");
@@ -215,36 +217,37 @@ fn there_are_counters_of_some_names_and_no_others() {
 
 #[test]
 fn there_are_topics_of_some_names_and_no_others() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
-    let mut visitor = Visitor::default();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
+    let mut visitor = CookieClient::default();
     for topic in ["other", "NEWS", "news2", "a77", "aa", "0", "a/b", "a.b", &"x".repeat(64)] {
         let message = format!("{{\"topic\":\"{topic}\",\"message\":\"x\"}}");
         let sent = Request::post("/broadcast").body("application/json", message.as_bytes());
-        let refused = visitor.ask(fleet.listen, sent).assert_problem(404);
+        let refused = visitor.request(fleet.listen, sent).assert_problem(404);
         assert!(refused["detail"].as_str().unwrap().contains("news, boats"), "{refused}");
         get(&mut visitor, &fleet, &format!("/events?topic={topic}")).assert_problem(404);
-        let refused =
-            Socket::try_open(fleet.listen, &format!("/ws?topic={topic}"), &[]).map(|_| ()).unwrap_err();
+        let refused = WebSocketClient::try_open(fleet.listen, &format!("/ws?topic={topic}"), &[])
+            .map(|_| ())
+            .unwrap_err();
         assert_eq!(refused.status, 404, "{topic}");
     }
     assert!(!redis.keys().iter().any(|key| key.contains("topic")));
     for topic in ["", "news", "boats", "a", "t7"] {
         let message = format!("{{\"topic\":\"{topic}\",\"message\":\"x\"}}");
         let sent = Request::post("/broadcast").body("application/json", message.as_bytes());
-        assert_eq!(visitor.ask(fleet.listen, sent).status, 202, "{topic}");
+        assert_eq!(visitor.request(fleet.listen, sent).status, 202, "{topic}");
     }
 }
 
 #[test]
 fn the_forms_text_is_another_one_on_every_page_and_each_of_them_is_good() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
-    let mut ann = Visitor::default();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
+    let mut ann = CookieClient::default();
     let first = token(&page(&mut ann, &fleet, "/login"));
-    let login = |visitor: &mut Visitor, text: &str| {
+    let login = |visitor: &mut CookieClient, text: &str| {
         let form = format!("name=ann&token={text}");
-        visitor.ask(fleet.listen, Request::post("/login").body(FORM, form.as_bytes())).status
+        visitor.request(fleet.listen, Request::post("/login").body(FORM, form.as_bytes())).status
     };
     let texts: Vec<String> =
         ["/", "/", "/login", "/login"].map(|target| token(&page(&mut ann, &fleet, target))).into();
@@ -254,7 +257,7 @@ fn the_forms_text_is_another_one_on_every_page_and_each_of_them_is_good() {
     let parts = |text: &str| text.split('.').skip(1).collect::<String>();
     let windows = |text: &str| parts(text).as_bytes().windows(8).map(<[u8]>::to_vec).collect::<BTreeSet<_>>();
     assert!(windows(&texts[0]).is_disjoint(&windows(&texts[1])));
-    let mut stranger = Visitor::default();
+    let mut stranger = CookieClient::default();
     page(&mut stranger, &fleet, "/login");
     assert_eq!(login(&mut stranger, &first), 403, "of another session");
     assert_eq!(login(&mut ann, &first), 200, "of a page that was opened long ago");
@@ -263,27 +266,27 @@ fn the_forms_text_is_another_one_on_every_page_and_each_of_them_is_good() {
 
 #[test]
 fn the_demonstration_says_that_any_name_is_let_in_and_tells_no_addresses() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
-    let mut visitors = [("192.0.2.1", Visitor::default()), ("192.0.2.2", Visitor::default())];
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
+    let mut visitors = [("192.0.2.1", CookieClient::default()), ("192.0.2.2", CookieClient::default())];
     for (address, visitor) in &mut visitors {
         let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
-        assert_eq!(visitor.ask(fleet.listen, login.header("X-Forwarded-For", address)).status, 200);
+        assert_eq!(visitor.request(fleet.listen, login.header("X-Forwarded-For", address)).status, 200);
     }
     let [_, (own, eve)] = &mut visitors;
     for shown in [page(eve, &fleet, "/me/sessions").text(), get(eve, &fleet, "/me/sessions").text()] {
         assert!(!shown.contains("192.0.2.1") && shown.contains(*own), "{shown}");
     }
-    let said = page(&mut Visitor::default(), &fleet, "/login").text();
+    let said = page(&mut CookieClient::default(), &fleet, "/login").text();
     assert!(said.contains("any name is let in, without a password"), "{said}");
 }
 
 #[test]
 fn the_page_and_the_line_say_the_same_in_the_same_words() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
-    let mut visitor = Visitor::default();
-    let (pid, views) = visitor.visit(fleet.listen);
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
+    let mut visitor = CookieClient::default();
+    let (pid, views) = visitor.view(fleet.listen);
     let shown = page(&mut visitor, &fleet, "/").text();
     assert!(shown.contains(&format!("<dt>PID</dt> <dd id=\"pid\">{pid}</dd>")), "{shown}");
     assert!(shown.contains(&format!("<dt>Views</dt> <dd id=\"views\">{}</dd>", views + 1)), "{shown}");

@@ -8,7 +8,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use regatta::__internals::config;
-use regatta::__internals::config::Inputs;
+use regatta::__internals::config::ConfigInputs;
 use serde_json::Value;
 
 /// Prints every document of the YAML files named as arguments, as one JSON list.
@@ -68,7 +68,7 @@ fn settings(environment: &Value) -> config::schema::Config {
     let variables = environment.as_object().unwrap().iter();
     let environment: BTreeMap<String, String> =
         variables.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect();
-    let inputs = Inputs { environment, folder: "/".into(), ..Inputs::default() };
+    let inputs = ConfigInputs { environment, folder: "/".into(), ..ConfigInputs::default() };
     config::load(&inputs).unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -20,9 +20,9 @@ use crate::support::client::Connection;
 use crate::support::client::Failure;
 use crate::support::client::Request;
 use crate::support::exposition::sum;
-use crate::support::fleet::Plan;
-use crate::support::front::Front;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::front::TestNginx;
+use crate::support::redis::TestRedis;
 use crate::support::stream::connections;
 use crate::support::wait;
 
@@ -55,10 +55,10 @@ fn everybody_gets(address: SocketAddr, head: &str, body: usize, status: u16) {
 
 #[test]
 fn answers_before_the_body_arrive() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).set("REGATTA_LIMITS__SAY__RATE", "1/h");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).set("REGATTA_LIMITS__SAY__RATE", "1/h");
     let fleet = plan.set("REGATTA_LIMITS__SAY__ROUTES", "/broadcast").start();
-    let front = Front::before([&fleet]);
+    let front = TestNginx::before([&fleet]);
     let _ = send_all_first(fleet.listen, "POST /broadcast", 1);
     for body in SIZES {
         for address in [fleet.listen, front.address] {
@@ -75,12 +75,12 @@ fn answers_before_the_body_arrive() {
 
 #[test]
 fn a_little_that_is_unread_costs_no_connection() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let mut connection = Connection::open(fleet.listen).unwrap();
     for round in 0..50_usize {
         let body = vec![b'x'; 1 + round * 1337 % 65_536];
-        let response = connection.ask(&Request::post("/nix").body("text/odd", &body)).unwrap();
+        let response = connection.request(&Request::post("/nix").body("text/odd", &body)).unwrap();
         assert_eq!((response.status, response.keeps_alive()), (404, true), "{} bytes", body.len());
     }
     // The answer does not wait for the rest, and the next request does.
@@ -123,8 +123,8 @@ fn send_for_ever(
 
 #[test]
 fn who_sends_for_ever_holds_nothing_for_long() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let heads: [(&[u8], &[u8]); 5] = [
         (b"POST /nix HTTP/1.1\r\nHost: t\r\nContent-Length: 99999999999\r\n\r\n", b"HTTP/1.1 413 "),
         (
@@ -161,8 +161,9 @@ fn who_sends_for_ever_holds_nothing_for_long() {
 
 #[test]
 fn what_a_worker_refuses_by_itself_arrives_too() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).example("faulty").workers(1).set("REGATTA_PROXY__TRUSTED", "192.0.2.1");
+    let redis = TestRedis::start();
+    let plan =
+        TestFleetBuilder::on(&redis).example("faulty").workers(1).set("REGATTA_PROXY__TRUSTED", "192.0.2.1");
     let plan =
         plan.set("REGATTA_HTTP__CONNECTIONS_PER_CLIENT", "1").set("REGATTA_HTTP__HEADER_MEMORY", "64KiB");
     let fleet = plan.start();
@@ -170,7 +171,7 @@ fn what_a_worker_refuses_by_itself_arrives_too() {
     let mut first = from(2);
     first.send(&Request::get("/slow/3000").bytes()).unwrap();
     wait::until("it is under way", wait::LONG, || {
-        from(9).ask(&Request::get("/held")).unwrap().text().trim() == "1"
+        from(9).request(&Request::get("/held")).unwrap().text().trim() == "1"
     });
     for _ in 0..10 {
         let mut second = from(2);
@@ -200,8 +201,8 @@ fn what_a_worker_refuses_by_itself_arrives_too() {
 
 #[test]
 fn http_2_resets_what_it_does_not_read_without_an_error() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client: Client<_, Body> = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
     let address = fleet.listen;

@@ -5,13 +5,13 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 
 const USAGE: i32 = 64;
 
 /// What `regatta check` says with one more variable and these words more; its exit code first.
-fn check(plan: &Plan, (name, value): (&[u8], &[u8]), words: &[&[u8]]) -> (i32, String) {
+fn check(plan: &TestFleetBuilder, (name, value): (&[u8], &[u8]), words: &[&[u8]]) -> (i32, String) {
     let mut command = Command::new(plan.file());
     command.env_clear().current_dir(plan.folder()).arg("check");
     for setting in ["REGATTA_RUN_DIR", "REGATTA_DATA_DIR", "PATH"] {
@@ -26,7 +26,7 @@ fn check(plan: &Plan, (name, value): (&[u8], &[u8]), words: &[&[u8]]) -> (i32, S
 
 #[test]
 fn a_value_that_is_no_text_is_named_and_not_shown() {
-    let plan = Plan::new();
+    let plan = TestFleetBuilder::new();
     let cases: [(&[u8], &[u8], &str); 7] = [
         (b"REGATTA_SESSION__SECRETS", b"hunter22 hunter22 hunter22 hunter22\xff", "REGATTA_SESSION__SECRETS"),
         (b"REGATTA_\xff__X", b"hunter22", "REGATTA_\\xff__X"),
@@ -72,8 +72,8 @@ fn a_value_that_is_no_text_is_named_and_not_shown() {
 
 #[test]
 fn what_kubernetes_injects_for_a_sibling_service_is_passed_over_and_told() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis)
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis)
         .set("REGATTA_REDIS_PORT", "tcp://10.96.0.7:6379")
         .set("REGATTA_REDIS_SERVICE_HOST", "10.96.0.7")
         .set("REGATTA_PORT_80_TCP_ADDR", "fd00::7");

@@ -7,33 +7,33 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 
 use crate::support::client;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::load;
-use crate::support::load::Load;
+use crate::support::load::ParallelClients;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 #[test]
 fn two_hundred_parallel_visits_of_one_session_count_two_hundred() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
-    let mut visitor = Visitor::default();
-    assert_eq!(visitor.visit(fleet.listen).1, 1);
-    let visits = load::parallel(20, 10, |_| visitor.clone().visit(fleet.listen));
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
+    let mut visitor = CookieClient::default();
+    assert_eq!(visitor.view(fleet.listen).1, 1);
+    let visits = load::parallel(20, 10, |_| visitor.clone().view(fleet.listen));
     let views: BTreeSet<_> = visits.iter().map(|(_, views)| *views).collect();
     assert_eq!(views, (2..=201).collect(), "every visit has its own number");
     let pids: BTreeSet<_> = visits.iter().map(|(pid, _)| *pid).collect();
     assert!(pids.len() > 1, "several workers took part");
-    assert_eq!(visitor.visit(fleet.listen).1, 202);
+    assert_eq!(visitor.view(fleet.listen).1, 202);
 }
 
 #[test]
 fn a_counter_hammered_from_all_workers_is_exact() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let added = load::parallel(8, 50, |_| {
         let response = client::once(fleet.listen, Request::post("/counters/hits")).unwrap();
         (response.worker(), response.json()["value"].as_u64().unwrap())
@@ -47,8 +47,8 @@ fn a_counter_hammered_from_all_workers_is_exact() {
 
 #[test]
 fn a_counter_takes_any_step_and_refuses_to_overflow() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let add =
         |by: &str| client::once(fleet.listen, Request::post(&format!("/counters/steps?by={by}"))).unwrap();
     assert_eq!(add("40").json()["value"], 40);
@@ -66,15 +66,15 @@ fn a_counter_takes_any_step_and_refuses_to_overflow() {
 
 #[test]
 fn killed_workers_lose_nothing_that_was_answered() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
-    let mut visitor = Visitor::default();
-    visitor.visit(fleet.listen);
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
+    let mut visitor = CookieClient::default();
+    visitor.view(fleet.listen);
     let shared = Arc::new(visitor.clone());
     let address = fleet.listen;
-    let load = Load::start(6, |_| {
+    let load = ParallelClients::start(6, |_| {
         let visitor = Arc::clone(&shared);
-        move || (*visitor).clone().try_ask(address, Request::get("/"))
+        move || (*visitor).clone().try_request(address, Request::get("/"))
     });
     for pid in fleet.workers() {
         let seen = load.seen();
@@ -82,11 +82,11 @@ fn killed_workers_lose_nothing_that_was_answered() {
         process::signal(pid, Signal::SIGKILL);
     }
     let results: Vec<_> = load.stop().into_iter().flatten().collect();
-    let answered: Vec<_> = results.iter().flatten().map(|response| response.visit().1).collect();
+    let answered: Vec<_> = results.iter().flatten().map(|response| response.view().1).collect();
     let failed = results.len() - answered.len();
     let distinct: BTreeSet<_> = answered.iter().copied().collect();
     assert_eq!(distinct.len(), answered.len(), "no view was given twice");
-    let views = visitor.visit(address).1;
+    let views = visitor.view(address).1;
     let least = answered.len() as u64 + 2;
     assert!(
         (least..=least + failed as u64).contains(&views),
@@ -95,7 +95,7 @@ fn killed_workers_lose_nothing_that_was_answered() {
 }
 
 /// What Redis was asked during `act`, without the fleet's own watching and this test's asking.
-fn asked(redis: &RedisServer, act: impl FnOnce()) -> BTreeMap<String, u64> {
+fn asked(redis: &TestRedis, act: impl FnOnce()) -> BTreeMap<String, u64> {
     let before = redis.commands();
     act();
     let after = redis.commands().into_iter();
@@ -105,13 +105,13 @@ fn asked(redis: &RedisServer, act: impl FnOnce()) -> BTreeMap<String, u64> {
 
 #[test]
 fn a_visit_is_one_round_trip_and_few_commands() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     // Its own signing key, so that no one looks after the one in Redis meanwhile.
     let secret = "a signing key of this test's own choice";
-    let fleet = Plan::on(&redis).workers(3).set("REGATTA_SESSION__SECRETS", secret).start();
-    let mut visitor = Visitor::default();
-    visitor.visit(fleet.listen);
-    let calls = asked(&redis, || (0..100).for_each(|_| _ = visitor.visit(fleet.listen)));
+    let fleet = TestFleetBuilder::on(&redis).workers(3).set("REGATTA_SESSION__SECRETS", secret).start();
+    let mut visitor = CookieClient::default();
+    visitor.view(fleet.listen);
+    let calls = asked(&redis, || (0..100).for_each(|_| _ = visitor.view(fleet.listen)));
     assert_eq!(calls["fcall"], 100, "{calls:?}");
     let within: u64 = calls.iter().filter(|(name, _)| *name != "fcall").map(|(_, calls)| calls).sum();
     assert!(within <= 810, "8 small commands a visit, all within the call: {calls:?}");

@@ -6,19 +6,21 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::client;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// A fleet that says every 200 ms that it lives, and is dead a second after the last time.
-fn plan(redis: &RedisServer) -> Plan {
-    Plan::on(redis).set("REGATTA_REDIS__PREFIX", "shared").set("REGATTA_FLEET__HEARTBEAT", "200ms")
+fn plan(redis: &TestRedis) -> TestFleetBuilder {
+    TestFleetBuilder::on(redis)
+        .set("REGATTA_REDIS__PREFIX", "shared")
+        .set("REGATTA_FLEET__HEARTBEAT", "200ms")
 }
 
 /// What `status --all --json` says with this plan's settings, and its exit code.
-fn status(plan: &Plan) -> (i32, Value) {
+fn status(plan: &TestFleetBuilder) -> (i32, Value) {
     let (code, said) = plan.clone().args(&["status", "--all", "--json"]).run();
     (code, serde_json::from_str(&said).unwrap_or_else(|_| panic!("{code}: {said}")))
 }
@@ -34,14 +36,14 @@ fn pids(document: &Value) -> Vec<u64> {
     pids
 }
 
-fn sorted(fleets: &[&Fleet]) -> Vec<u64> {
+fn sorted(fleets: &[&TestFleet]) -> Vec<u64> {
     let mut pids: Vec<_> = fleets.iter().map(|fleet| u64::from(fleet.pid())).collect();
     pids.sort_unstable();
     pids
 }
 
 #[track_caller]
-fn until_shown(plan: &Plan, fleets: &[&Fleet]) -> Value {
+fn until_shown(plan: &TestFleetBuilder, fleets: &[&TestFleet]) -> Value {
     let expected = sorted(fleets);
     wait::until_some("exactly these machines are shown", wait::LONG, || {
         let (_, document) = status(plan);
@@ -51,7 +53,7 @@ fn until_shown(plan: &Plan, fleets: &[&Fleet]) -> Value {
 
 #[test]
 fn every_machine_and_all_its_workers_are_seen_from_everywhere() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (first, second) = (plan(&redis).workers(2).start(), plan(&redis).workers(1).start());
     let ready = |document: &Value| {
         machines(document).iter().all(|machine| {
@@ -92,7 +94,7 @@ fn every_machine_and_all_its_workers_are_seen_from_everywhere() {
 
 #[test]
 fn a_fleet_that_stops_is_gone_when_it_has() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     // No one would miss its heartbeat for minutes.
     let slow = || plan(&redis).set("REGATTA_FLEET__HEARTBEAT", "1m");
     let (mut first, second) = (slow().start(), slow().start());
@@ -103,7 +105,7 @@ fn a_fleet_that_stops_is_gone_when_it_has() {
 
 #[test]
 fn workers_whose_supervisor_was_killed_take_their_machine_out() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let mut fleet = plan(&redis).set("REGATTA_FLEET__HEARTBEAT", "1m").start();
     let plan = fleet.plan().clone();
     until_shown(&plan, &[&fleet]);
@@ -117,7 +119,7 @@ fn workers_whose_supervisor_was_killed_take_their_machine_out() {
 
 #[test]
 fn a_machine_that_dies_without_a_word_expires() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (mut first, second) = (plan(&redis).start(), plan(&redis).start());
     until_shown(second.plan(), &[&first, &second]);
     let workers = first.workers();
@@ -131,7 +133,7 @@ fn a_machine_that_dies_without_a_word_expires() {
 
 #[test]
 fn a_machine_keeps_its_identity_over_crashes_reloads_and_upgrades() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).set("REGATTA_WORKERS__PROBATION", "100ms").start();
     let own = |generation: u64| {
         wait::until_some("the machine shows its generation", wait::LONG, || {
@@ -156,7 +158,7 @@ fn a_machine_keeps_its_identity_over_crashes_reloads_and_upgrades() {
 
 #[test]
 fn what_is_advertised_is_told() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).set("REGATTA_ADVERTISE", "web-1.example.com, 192.0.2.7:8080").start();
     let document = until_shown(fleet.plan(), &[&fleet]);
     let expected = format!("web-1.example.com:{}", fleet.listen.port());
@@ -168,7 +170,7 @@ fn what_is_advertised_is_told() {
 
 #[test]
 fn without_redis_a_machine_shows_itself_and_says_why() {
-    let mut redis = RedisServer::start();
+    let mut redis = TestRedis::start();
     let (first, second) = (plan(&redis).start(), plan(&redis).start());
     until_shown(first.plan(), &[&first, &second]);
     redis.kill();
@@ -188,15 +190,15 @@ fn without_redis_a_machine_shows_itself_and_says_why() {
 
 #[test]
 fn a_fleet_on_its_private_redis_is_found_there() {
-    let fleet = Plan::new().set("REGATTA_FLEET__HEARTBEAT", "200ms").start();
+    let fleet = TestFleetBuilder::new().set("REGATTA_FLEET__HEARTBEAT", "200ms").start();
     until_shown(fleet.plan(), &[&fleet]);
-    let (code, said) = Plan::new().args(&["status", "--all"]).run();
+    let (code, said) = TestFleetBuilder::new().args(&["status", "--all"]).run();
     assert!(code == 69 && said.contains("data_dir"), "{code}: {said}");
 }
 
 #[test]
 fn a_fleet_that_is_to_have_no_heartbeat_has_none() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let silent = plan(&redis).set("REGATTA_FLEET__HEARTBEAT", "0").start();
     let loud = plan(&redis).start();
     until_shown(loud.plan(), &[&loud]);

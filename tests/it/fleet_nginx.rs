@@ -15,15 +15,17 @@ use tempfile::TempDir;
 use crate::nginx;
 use crate::support::client;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::load::Load;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::load::ParallelClients;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
-fn plan(redis: &RedisServer) -> Plan {
-    Plan::on(redis).set("REGATTA_REDIS__PREFIX", "shared").set("REGATTA_FLEET__HEARTBEAT", "200ms")
+fn plan(redis: &TestRedis) -> TestFleetBuilder {
+    TestFleetBuilder::on(redis)
+        .set("REGATTA_REDIS__PREFIX", "shared")
+        .set("REGATTA_FLEET__HEARTBEAT", "200ms")
 }
 
 /// Everything but the addresses is the same in every file.
@@ -33,7 +35,7 @@ fn entries(text: &str) -> Vec<&str> {
 
 /// Waits until the printed upstream has so many entries, two a host.
 #[track_caller]
-fn printed(plan: &Plan, count: usize) -> String {
+fn printed(plan: &TestFleetBuilder, count: usize) -> String {
     wait::until_some("the upstream has every host", wait::LONG, || {
         let (code, said) = plan.clone().args(&["nginx"]).run();
         // Until then a note stands there too.
@@ -43,7 +45,7 @@ fn printed(plan: &Plan, count: usize) -> String {
 }
 
 /// Kills every process of a fleet, so that it leaves without a word.
-pub(crate) fn kill(fleet: &mut Fleet) {
+pub(crate) fn kill(fleet: &mut TestFleet) {
     let workers = fleet.workers();
     workers.iter().for_each(|pid| process::stop(*pid));
     fleet.signal(Signal::SIGKILL);
@@ -54,11 +56,11 @@ pub(crate) fn kill(fleet: &mut Fleet) {
 /// A file that is maintained, and what maintains it.
 struct Kept {
     folder: TempDir,
-    watch: Fleet,
+    watch: TestFleet,
 }
 
 impl Kept {
-    fn start(plan: &Plan, reload: &str) -> Self {
+    fn start(plan: &TestFleetBuilder, reload: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("upstream.conf").display().to_string();
         let reload = reload.replace("FOLDER", &folder.path().display().to_string());
@@ -76,10 +78,10 @@ impl Kept {
     }
 
     #[track_caller]
-    fn until_lists(&self, fleets: &[&Fleet]) {
+    fn until_lists(&self, fleets: &[&TestFleet]) {
         wait::until("the file lists exactly these hosts", wait::LONG, || {
             let text = self.text();
-            let listed = |fleet: &&Fleet| text.contains(&format!("server {} ", fleet.listen));
+            let listed = |fleet: &&TestFleet| text.contains(&format!("server {} ", fleet.listen));
             entries(&text).len() == 2 * fleets.len() && fleets.iter().all(listed)
         });
     }
@@ -92,7 +94,7 @@ impl Kept {
 
 #[test]
 fn the_upstream_has_every_host_with_its_weight_and_nginx_takes_it() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (large, small) = (plan(&redis).workers(3).start(), plan(&redis).workers(1).start());
     let text = printed(large.plan(), 4);
     for (fleet, weight) in [(&large, 3), (&small, 1)] {
@@ -111,7 +113,7 @@ fn the_upstream_has_every_host_with_its_weight_and_nginx_takes_it() {
 
 #[test]
 fn every_run_ends_with_a_code_that_scripts_can_use() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     printed(fleet.plan(), 2);
     let file = fleet.plan().folder().join("upstream.conf").display().to_string();
@@ -131,7 +133,7 @@ fn every_run_ends_with_a_code_that_scripts_can_use() {
     expect(&["--upstream", "a; b"], 64, "letters, digits");
     let nobody = plan(&redis).set("REGATTA_REDIS__PREFIX", "another").args(&["nginx"]).run();
     assert!(nobody.0 == 69 && nobody.1.contains("no host of the fleet serves"), "{nobody:?}");
-    let absent = plan(&RedisServer::absent(&[])).args(&["nginx"]).run();
+    let absent = plan(&TestRedis::absent(&[])).args(&["nginx"]).run();
     assert!(absent.0 == 69 && absent.1.contains("redis.url"), "{absent:?}");
 }
 
@@ -147,7 +149,7 @@ fn a_file_that_is_mounted_by_itself_is_written_in_place() {
     if !may_mount() {
         return;
     }
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     printed(fleet.plan(), 2);
     let at = |name: &str| fleet.plan().folder().join(name).display().to_string();
@@ -167,7 +169,7 @@ fn a_file_that_is_mounted_by_itself_is_written_in_place() {
 
 #[test]
 fn the_file_follows_the_fleet_and_is_written_only_on_a_change() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let first = plan(&redis).start();
     let mut kept = Kept::start(first.plan(), "echo reload >> FOLDER/reloads");
     kept.until_lists(&[&first]);
@@ -185,7 +187,7 @@ fn the_file_follows_the_fleet_and_is_written_only_on_a_change() {
 
 #[test]
 fn the_last_good_file_stays_whatever_redis_does() {
-    let mut redis = RedisServer::start();
+    let mut redis = TestRedis::start();
     let (first, second) = (plan(&redis).start(), plan(&redis).start());
     printed(first.plan(), 4);
     let kept = Kept::start(first.plan(), "echo reload >> FOLDER/reloads");
@@ -209,13 +211,13 @@ fn the_last_good_file_stays_whatever_redis_does() {
 
 #[test]
 fn a_reload_that_fails_is_told_once_and_tried_again() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     let kept = Kept::start(fleet.plan(), "echo reload >> FOLDER/reloads; test -e FOLDER/allowed");
     wait::until("it was tried several times", wait::LONG, || kept.reloads() > 3);
-    assert_eq!(kept.watch.said("`echo reload").len(), 1, "{}", kept.watch.log());
+    assert_eq!(kept.watch.log_lines("`echo reload").len(), 1, "{}", kept.watch.log());
     fs::write(kept.folder.path().join("allowed"), "").unwrap();
-    wait::until("it has succeeded", wait::LONG, || !kept.watch.said("reloaded").is_empty());
+    wait::until("it has succeeded", wait::LONG, || !kept.watch.log_lines("reloaded").is_empty());
     let done = kept.reloads();
     wait::let_pass(Duration::from_millis(500));
     assert_eq!(kept.reloads(), done, "and not once more");
@@ -253,7 +255,7 @@ impl Drop for Front {
 
 #[test]
 fn nginx_goes_on_without_a_failed_request_when_a_host_dies_or_comes() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (first, mut second) = (plan(&redis).start(), plan(&redis).start());
     printed(first.plan(), 4);
     let kept =
@@ -266,7 +268,7 @@ fn nginx_goes_on_without_a_failed_request_when_a_host_dies_or_comes() {
         let begun = Instant::now();
         (begun, client::once(address, Request::get("/")).map(|response| response.status))
     };
-    let load = Load::start(4, |_| ask);
+    let load = ParallelClients::start(4, |_| ask);
     let more = |count: usize| {
         let seen = load.seen();
         wait::until("the load goes on", wait::LONG, || load.seen() >= seen + count);

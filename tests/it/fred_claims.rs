@@ -16,15 +16,15 @@ use fred::types::config::PerformanceConfig;
 use fred::types::config::ReconnectPolicy;
 use fred::types::config::UnresponsiveConfig;
 
-use crate::support::proxy::Link;
-use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
+use crate::support::proxy::FaultProxy;
+use crate::support::proxy::LinkState;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 const SHORT: Duration = Duration::from_millis(300);
 
 async fn connect(
-    proxy: &Proxy,
+    proxy: &FaultProxy,
     connection: ConnectionConfig,
     policy: Option<ReconnectPolicy>,
 ) -> (Client, ConnectHandle) {
@@ -54,8 +54,8 @@ async fn within(mut holds: impl FnMut() -> bool) -> bool {
 
 #[tokio::test]
 async fn a_client_whose_task_has_ended_says_that_it_is_connected() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
     let (client, task) = connect(&proxy, ConnectionConfig::default(), None).await;
     proxy.reset();
     assert!(within(|| task.is_finished()).await, "without a policy the first lost connection is the end");
@@ -70,12 +70,12 @@ async fn a_client_whose_task_has_ended_says_that_it_is_connected() {
 
 #[tokio::test]
 async fn a_bounded_queue_can_wedge_the_client() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     for (bound, lives) in [(0, true), (4, false)] {
-        let proxy = Proxy::before(&server);
+        let proxy = FaultProxy::before(&server);
         let connection = ConnectionConfig { max_command_buffer_len: bound, ..ConnectionConfig::default() };
         let (client, _task) = connect(&proxy, connection, again()).await;
-        proxy.link(Link::Stalled);
+        proxy.set_link(LinkState::Stalled);
         let calls: Vec<_> = (0..64)
             .map(|_| {
                 let (client, large) = (patient(&client), "x".repeat(1 << 20));
@@ -84,7 +84,7 @@ async fn a_bounded_queue_can_wedge_the_client() {
             .collect();
         wait::pass(Duration::from_millis(50)).await;
         proxy.reset();
-        proxy.link(Link::Open);
+        proxy.set_link(LinkState::Open);
         for call in calls {
             let _ = call.await.unwrap();
         }
@@ -98,15 +98,15 @@ async fn a_bounded_queue_can_wedge_the_client() {
 
 #[tokio::test]
 async fn silence_is_not_noticed_while_commands_are_written() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     for busy in [false, true] {
-        let proxy = Proxy::before(&server);
+        let proxy = FaultProxy::before(&server);
         let unresponsive =
             UnresponsiveConfig { max_timeout: Some(SHORT), interval: Duration::from_millis(50) };
         let connection = ConnectionConfig { unresponsive, ..ConnectionConfig::default() };
         let (client, _task) = connect(&proxy, connection, again()).await;
         let known = proxy.accepted().len();
-        proxy.link(Link::BlackHole);
+        proxy.set_link(LinkState::BlackHole);
         let asked = |client: WithOptions<Client>| async move { client.get::<Option<String>, _>("k").await };
         let first = tokio::spawn(asked(patient(&client)));
         let writer = tokio::spawn(async move {
@@ -125,12 +125,12 @@ async fn silence_is_not_noticed_while_commands_are_written() {
 
 #[tokio::test]
 async fn commands_under_way_are_sent_again_unless_told_otherwise() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     for (connection, executed) in [
         (ConnectionConfig::default(), "2"),
         (ConnectionConfig { max_command_attempts: 1, ..ConnectionConfig::default() }, "1"),
     ] {
-        let proxy = Proxy::before(&server);
+        let proxy = FaultProxy::before(&server);
         server.cli(&["DEL", "n"]);
         let (client, _task) = connect(&proxy, connection, again()).await;
         proxy.lose_replies("INCR", 1);
@@ -142,8 +142,8 @@ async fn commands_under_way_are_sent_again_unless_told_otherwise() {
 
 #[tokio::test]
 async fn a_pipeline_is_written_in_turns_and_concurrent_commands_together() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
     let (client, _task) = connect(&proxy, ConnectionConfig::default(), again()).await;
     let (turns, commands) = (20, 60);
     let before = proxy.counts();
@@ -168,8 +168,8 @@ async fn a_pipeline_is_written_in_turns_and_concurrent_commands_together() {
 
 #[tokio::test]
 async fn a_client_that_may_wait_begins_with_the_delay() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
     let delay = 2 * SHORT;
     let policy = ReconnectPolicy::new_constant(0, u32::try_from(delay.as_millis()).unwrap());
     let config = Config { fail_fast: false, ..Config::from_url(&proxy.url()).unwrap() };

@@ -8,7 +8,7 @@ use regatta::__internals::limiter::quota::Quota;
 use regatta::__internals::redis::library;
 
 use crate::support::property;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
 
 /// A whole schedule in one call: interval, tolerance, then time and cost of each request; five numbers for each.
@@ -29,7 +29,7 @@ fn expected(quota: &Quota, schedule: &[(u64, u64)]) -> Vec<i64> {
     let mut tat = None;
     let mut numbers = Vec::new();
     for (now, cost) in schedule {
-        let gcra::Decision { reply, tat_us } = gcra::decide(tat, *now, quota, *cost);
+        let gcra::GcraDecision { reply, tat_us } = gcra::decide(tat, *now, quota, *cost);
         let allowed = i64::from(reply.allowed);
         let retry = reply.retry_after_us.map_or(-1, number);
         numbers.extend([allowed, allowed, number(reply.remaining), retry, number(reply.reset_us)]);
@@ -40,8 +40,9 @@ fn expected(quota: &Quota, schedule: &[(u64, u64)]) -> Vec<i64> {
 
 #[test]
 fn the_server_and_the_worker_decide_alike() {
-    let server = RedisServer::start();
-    let source = library::named("regatta_v6").unwrap().text.replace("regatta_v6", "regatta_test") + SCHEDULE;
+    let server = TestRedis::start();
+    let source =
+        library::library_by_name("regatta_v6").unwrap().text.replace("regatta_v6", "regatta_test") + SCHEDULE;
     assert_eq!(server.cli(&["FUNCTION", "LOAD", &source]), "regatta_test");
     let rate = (1..5_000u64, 1..3_600u64, 1..200u64);
     // Mostly forward, sometimes a clock that steps back.

@@ -12,9 +12,9 @@ use socket2::SockRef;
 use crate::support::client::Connection;
 use crate::support::client::Request;
 use crate::support::exposition::sum;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::stream::connections;
 use crate::support::stream::publish;
 use crate::support::wait;
@@ -48,11 +48,11 @@ fn get_2(target: &str) -> Vec<u8> {
     bytes
 }
 
-fn held(fleet: &Fleet) -> String {
+fn held(fleet: &TestFleet) -> String {
     fleet.get("/held").text().trim().to_owned()
 }
 
-fn in_flight(fleet: &Fleet) -> f64 {
+fn in_flight(fleet: &TestFleet) -> f64 {
     sum(&fleet.operator("/metrics").text(), "regatta_requests_in_flight", &[])
 }
 
@@ -64,8 +64,8 @@ fn reset(stream: TcpStream) {
 
 #[test]
 fn what_takes_its_time_is_answered_however_late_the_client_ends_its_side() {
-    let redis = RedisServer::start();
-    let mut fleet = Plan::on(&redis).example("faulty").workers(1).start();
+    let redis = TestRedis::start();
+    let mut fleet = TestFleetBuilder::on(&redis).example("faulty").workers(1).start();
     let at_once = half_closed(fleet.listen, &get("/slow/1500"));
     let mut later = TcpStream::connect(fleet.listen).unwrap();
     later.set_read_timeout(Some(wait::LONG)).unwrap();
@@ -91,8 +91,8 @@ fn what_takes_its_time_is_answered_however_late_the_client_ends_its_side() {
 
 #[test]
 fn requests_of_one_that_is_reset_are_given_up() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("faulty").workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).example("faulty").workers(1).start();
     let mut whole = TcpStream::connect(fleet.listen).unwrap();
     whole.write_all(&get("/slow/60000")).unwrap();
     let half = half_closed(fleet.listen, &get("/slow/60000"));
@@ -104,8 +104,8 @@ fn requests_of_one_that_is_reset_are_given_up() {
 
 #[test]
 fn a_stream_goes_on_for_one_that_listens_and_ends_for_one_that_is_gone() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).set("REGATTA_BROADCAST__HEARTBEAT", "60s").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_BROADCAST__HEARTBEAT", "60s").start();
     let listeners = || sum(&fleet.operator("/metrics").text(), "regatta_broadcast_subscribers", &[]);
     let mut listening = half_closed(fleet.listen, &get("/events"));
     let gone = [half_closed(fleet.listen, &get("/events")), half_closed(fleet.listen, &get_2("/events"))];

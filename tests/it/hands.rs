@@ -9,8 +9,8 @@ use std::path::Path;
 use nix::unistd::Gid;
 use nix::unistd::Uid;
 
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 
 /// Any user but root and this one.
 const STRANGER: u32 = 54_321;
@@ -31,7 +31,7 @@ fn give(path: &Path) {
 }
 
 #[track_caller]
-fn refused(plan: &Plan, name: &str, path: &Path, why: &str) {
+fn refused(plan: &TestFleetBuilder, name: &str, path: &Path, why: &str) {
     let plan = plan.clone().set(name, path.to_str().unwrap());
     for words in [&[][..], &["check"]] {
         // `check` starts no private Redis.
@@ -45,8 +45,8 @@ fn refused(plan: &Plan, name: &str, path: &Path, why: &str) {
 
 #[test]
 fn a_link_in_the_run_folder_leads_nothing_astray() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis);
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis);
     let (run, victim) = (plan.folder().join("run"), plan.folder().join("victim"));
     fs::create_dir(&run).unwrap();
     fs::write(&victim, "precious").unwrap();
@@ -72,7 +72,7 @@ fn a_link_in_the_run_folder_leads_nothing_astray() {
 
 #[test]
 fn folders_that_others_may_write_are_refused() {
-    let plan = Plan::new();
+    let plan = TestFleetBuilder::new();
     let open = plan.folder().join("open");
     fs::create_dir(&open).unwrap();
     mode(&open, 0o777);
@@ -93,7 +93,7 @@ fn root_uses_nothing_that_another_user_could_exchange() {
     if !Uid::effective().is_root() {
         return;
     }
-    let plan = Plan::new();
+    let plan = TestFleetBuilder::new();
     let at = |name: &str| plan.folder().join(name);
     fs::create_dir(at("theirs")).unwrap();
     fs::create_dir(at("theirs/run")).unwrap();
@@ -127,7 +127,7 @@ fn sudo_does_not_put_roots_fleet_into_the_callers_folder() {
     if !Uid::effective().is_root() {
         return;
     }
-    let plan = Plan::new().unset("REGATTA_RUN_DIR");
+    let plan = TestFleetBuilder::new().unset("REGATTA_RUN_DIR");
     let theirs = plan.folder().join("user");
     fs::create_dir(&theirs).unwrap();
     give(&theirs);

@@ -11,30 +11,30 @@ use crate::rollout::Scene;
 use crate::support::client;
 use crate::support::client::Connection;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::fleet::field;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// What `workers.hang_timeout` promises by default.
 const FOUND: Duration = Duration::from_secs(3);
 
-fn faulty(redis: &RedisServer) -> Plan {
-    Plan::on(redis).example("faulty")
+fn faulty(redis: &TestRedis) -> TestFleetBuilder {
+    TestFleetBuilder::on(redis).example("faulty")
 }
 
 /// Sends one request that keeps its worker from serving; the connection, which no one answers.
-fn harm(fleet: &Fleet, target: &str) -> Connection {
+fn harm(fleet: &TestFleet, target: &str) -> Connection {
     let mut connection = Connection::open(fleet.listen).unwrap();
     connection.send(&Request::get(target).bytes()).unwrap();
     connection
 }
 
 /// Waits until a hang is in the log: its line.
-fn hang(fleet: &Fleet) -> Value {
-    wait::until_some("the hang is found", wait::LONG, || fleet.said("worker hangs").into_iter().next())
+fn hang(fleet: &TestFleet) -> Value {
+    wait::until_some("the hang is found", wait::LONG, || fleet.log_lines("worker hangs").into_iter().next())
 }
 
 fn pid(line: &Value) -> u32 {
@@ -46,7 +46,7 @@ fn text(line: &Value, name: &str) -> String {
 }
 
 /// The first READY worker of a slot after the one that hung.
-fn successor(fleet: &Fleet, slot: u64, hung: u32) -> u32 {
+fn successor(fleet: &TestFleet, slot: u64, hung: u32) -> u32 {
     wait::until_some("the slot has a new worker", wait::LONG, || {
         let mut ready = fleet.ready().into_iter().skip_while(|(_, pid)| *pid != hung);
         ready.find(|(seat, pid)| *seat == slot && *pid != hung).map(|(_, pid)| pid)
@@ -54,19 +54,19 @@ fn successor(fleet: &Fleet, slot: u64, hung: u32) -> u32 {
 }
 
 /// The supervisor is short with what still hangs when a test ends.
-fn short(redis: &RedisServer) -> Plan {
+fn short(redis: &TestRedis) -> TestFleetBuilder {
     faulty(redis).set("REGATTA_DRAIN__TIMEOUT", "3s").set("REGATTA_WORKERS__HANG_KILL", "40s")
 }
 
 #[test]
 fn a_blocked_loop_gets_a_spare_tells_where_it_stands_and_loses_nothing_when_it_comes_back() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = short(&redis).workers(1).set("REGATTA_DRAIN__TIMEOUT", "10s").start();
     let old = fleet.workers()[0];
     // What it has begun when it blocks, on connections that were used before.
     let mut begun: Vec<_> = (0..10).map(|_| Connection::open(fleet.listen).unwrap()).collect();
     for connection in &mut begun {
-        assert_eq!(connection.ask(&Request::get("/hello")).unwrap().worker(), old);
+        assert_eq!(connection.request(&Request::get("/hello")).unwrap().worker(), old);
         connection.send(&Request::get("/slow/500").bytes()).unwrap();
     }
     wait::until("all are under way", wait::LONG, || fleet.get("/held").text().trim() == "10");
@@ -83,7 +83,7 @@ fn a_blocked_loop_gets_a_spare_tells_where_it_stands_and_loses_nothing_when_it_c
         }
     });
     wait::until("it is suspected", wait::LONG, || {
-        !fleet.said("new connections go to other workers").is_empty()
+        !fleet.log_lines("new connections go to other workers").is_empty()
     });
     let steered = begin.elapsed();
     let line = hang(&fleet);
@@ -98,7 +98,7 @@ fn a_blocked_loop_gets_a_spare_tells_where_it_stands_and_loses_nothing_when_it_c
     println!("a connection that was queued behind the hang was answered after {waited:?}");
     assert_eq!(who, new);
     let stands = wait::until_some("it tells where it stands", Duration::from_secs(60), || {
-        fleet.said("this is where the worker stands").pop()
+        fleet.log_lines("this is where the worker stands").pop()
     });
     assert_eq!(pid(&stands), old);
     assert!(text(&stands, "backtrace").contains("faulty::block"), "{stands}");
@@ -107,15 +107,15 @@ fn a_blocked_loop_gets_a_spare_tells_where_it_stands_and_loses_nothing_when_it_c
     answers.push(blocked.receive(false).unwrap());
     assert!(answers.iter().all(|answer| answer.status == 200 && answer.worker() == old));
     wait::until("it has left as any old worker does", wait::LONG, || !process::alive(old));
-    let left = wait::until_some("that is said", wait::LONG, || fleet.said("worker left").pop());
+    let left = wait::until_some("that is said", wait::LONG, || fleet.log_lines("worker left").pop());
     assert_eq!((pid(&left), text(&left, "reason")), (old, "hang".to_owned()));
-    assert!(fleet.said("worker killed").is_empty() && fleet.said("worker died").is_empty());
+    assert!(fleet.log_lines("worker killed").is_empty() && fleet.log_lines("worker died").is_empty());
     assert_eq!(fleet.get("/hello").worker(), new);
 }
 
 #[test]
 fn a_loop_that_never_ends_is_killed_in_the_end_and_only_then() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = faulty(&redis).set("REGATTA_WORKERS__HANG_KILL", "6s").start();
     let begin = Instant::now();
     let _unanswered = harm(&fleet, "/spin/120000");
@@ -129,7 +129,7 @@ fn a_loop_that_never_ends_is_killed_in_the_end_and_only_then() {
     }
     wait::until("it is given up", Duration::from_secs(60), || !process::alive(hung));
     assert!(begin.elapsed() >= Duration::from_secs(5), "{:?}", begin.elapsed());
-    let killed = fleet.said("worker killed").pop().unwrap();
+    let killed = fleet.log_lines("worker killed").pop().unwrap();
     assert_eq!(pid(&killed), hung);
     wait::until("it is counted", wait::LONG, || {
         let slots = fleet.operator("/fleet.json").json()["slots"].clone();
@@ -139,25 +139,25 @@ fn a_loop_that_never_ends_is_killed_in_the_end_and_only_then() {
 
 #[test]
 fn while_a_worker_is_suspected_new_connections_go_to_the_others() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     // So patient that suspicion lasts.
     let fleet = short(&redis).set("REGATTA_WORKERS__HANG_TIMEOUT", "10s").start();
     let begin = Instant::now();
     let _unanswered = harm(&fleet, "/block/14000");
     wait::until("the worker is suspected", wait::LONG, || {
-        !fleet.said("new connections go to other workers").is_empty()
+        !fleet.log_lines("new connections go to other workers").is_empty()
     });
     println!("new connections go elsewhere after {:?}", begin.elapsed());
     for _ in 0..40 {
         assert_eq!(fleet.get("/hello").status, 200, "nobody waits for the one that hangs");
     }
-    assert!(fleet.said("worker hangs").is_empty());
+    assert!(fleet.log_lines("worker hangs").is_empty());
     hang(&fleet);
 }
 
 #[test]
 fn a_stopped_worker_gets_a_spare_and_drains_when_it_goes_on() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = short(&redis).start();
     let stopped = fleet.workers()[0];
     process::stop(stopped);
@@ -168,8 +168,8 @@ fn a_stopped_worker_gets_a_spare_and_drains_when_it_goes_on() {
     assert!(process::alive(stopped));
     process::signal(stopped, Signal::SIGCONT);
     wait::until("it leaves as any old worker does", wait::LONG, || !process::alive(stopped));
-    let left = wait::until_some("that is said", wait::LONG, || fleet.said("worker left").pop());
-    assert!(fleet.said("worker killed").is_empty());
+    let left = wait::until_some("that is said", wait::LONG, || fleet.log_lines("worker left").pop());
+    assert!(fleet.log_lines("worker killed").is_empty());
     assert_eq!((pid(&left), text(&left, "reason")), (stopped, "hang".to_owned()));
 }
 
@@ -177,27 +177,27 @@ fn a_stopped_worker_gets_a_spare_and_drains_when_it_goes_on() {
 /// as can be, and it is not hung for a moment.
 #[test]
 fn a_worker_with_a_queue_of_seconds_is_not_hung() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = faulty(&redis).set("REGATTA_HTTP__CONNECTIONS", "20000").start();
     let before = fleet.workers();
     let mut clients: Vec<_> = (0..2500).map(|_| Connection::open(fleet.listen).unwrap()).collect();
     for round in 0..2 {
         for client in &mut clients {
-            client.patience(Duration::from_secs(120));
+            client.set_timeout(Duration::from_secs(120));
             client.send(&Request::get("/spin/1").bytes()).unwrap();
         }
         for client in &mut clients {
             assert_eq!(client.receive(false).unwrap().status, 200, "round {round}");
         }
     }
-    assert!(fleet.said("worker hangs").is_empty(), "{:?}", fleet.said("worker hangs"));
+    assert!(fleet.log_lines("worker hangs").is_empty(), "{:?}", fleet.log_lines("worker hangs"));
     assert_eq!(fleet.workers(), before);
 }
 
 /// Neighbours that take every CPU there is, four to one.
 #[test]
 fn a_worker_beside_spinning_neighbours_is_not_hung() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = faulty(&redis).set("REGATTA_WORKERS__HANG_TIMEOUT", "1s").start();
     let before = fleet.workers();
     let cores = thread::available_parallelism().unwrap().get();
@@ -210,7 +210,7 @@ fn a_worker_beside_spinning_neighbours_is_not_hung() {
     for neighbour in &mut neighbours {
         neighbour.wait().unwrap();
     }
-    assert!(fleet.said("worker hangs").is_empty(), "{:?}", fleet.said("worker hangs"));
+    assert!(fleet.log_lines("worker hangs").is_empty(), "{:?}", fleet.log_lines("worker hangs"));
     assert_eq!(fleet.workers(), before);
 }
 
@@ -246,7 +246,7 @@ fn a_fleet_with_a_hung_worker_reloads_scales_restarts_and_stops() {
 
 #[test]
 fn a_fleet_with_a_hung_worker_becomes_another_program_and_knows_it_still() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = short(&redis).set("REGATTA_WORKERS__PROBATION", "200ms");
     let fleet = plan.set("REGATTA_WORKERS__HANG_TIMEOUT", "1s").workers(2).start();
     let mut blocked = harm(&fleet, "/block/12000");
@@ -258,12 +258,12 @@ fn a_fleet_with_a_hung_worker_becomes_another_program_and_knows_it_still() {
     assert!(process::alive(hung));
     assert_eq!(blocked.receive(false).unwrap().status, 200, "the new program waits for it, too");
     wait::until("it leaves as any old worker does", wait::LONG, || !process::alive(hung));
-    assert!(fleet.said("worker killed").is_empty());
+    assert!(fleet.log_lines("worker killed").is_empty());
 }
 
 #[test]
 fn a_suspended_supervisor_kills_nobody_and_finds_the_next_hang() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = faulty(&redis).start();
     let before = fleet.workers();
     process::stop(fleet.pid());
@@ -278,8 +278,8 @@ fn a_suspended_supervisor_kills_nobody_and_finds_the_next_hang() {
 
 #[test]
 fn a_fleet_that_was_suspended_as_a_whole_goes_on_as_it_was() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let before = fleet.workers();
     let all: Vec<_> = [fleet.pid()].into_iter().chain(before.iter().copied()).collect();
     all.iter().for_each(|pid| process::stop(*pid));
@@ -291,13 +291,13 @@ fn a_fleet_that_was_suspended_as_a_whole_goes_on_as_it_was() {
     }
     wait::let_pass(Duration::from_secs(1));
     assert_eq!(fleet.workers(), before);
-    assert!(fleet.said("worker hangs").is_empty());
+    assert!(fleet.log_lines("worker hangs").is_empty());
 }
 
 #[test]
 fn without_a_timeout_nobody_is_watched() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).set("REGATTA_WORKERS__HANG_TIMEOUT", "0").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__HANG_TIMEOUT", "0").start();
     let before = fleet.workers();
     process::stop(before[0]);
     wait::let_pass(FOUND + Duration::from_secs(1));
@@ -321,17 +321,17 @@ fn a_reload_that_ends_the_watch_leaves_no_worker_hung_for_ever() {
 /// Each worker that takes this request hangs. It is sent nine times: the slot has room for eight, and serves on.
 #[test]
 fn a_slot_in_which_one_spare_after_the_other_hangs_serves_on() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = short(&redis).workers(1).set("REGATTA_WORKERS__HANG_TIMEOUT", "1s").start();
     let mut unanswered = Vec::new();
     for round in 1..=9 {
         unanswered.push(harm(&fleet, "/block/120000"));
-        wait::until("it hangs", wait::LONG, || fleet.said("worker hangs").len() == round);
+        wait::until("it hangs", wait::LONG, || fleet.log_lines("worker hangs").len() == round);
         wait::until("a spare serves", wait::LONG, || fleet.ready().len() == round + 1);
         assert_eq!(fleet.get("/hello").status, 200, "round {round}");
     }
-    let hung: Vec<_> = fleet.said("worker hangs").iter().map(pid).collect();
-    let killed: Vec<_> = fleet.said("worker killed").iter().map(pid).collect();
+    let hung: Vec<_> = fleet.log_lines("worker hangs").iter().map(pid).collect();
+    let killed: Vec<_> = fleet.log_lines("worker killed").iter().map(pid).collect();
     assert_eq!(killed, hung[..2], "the oldest, as many as room was needed for");
     let alive = hung.iter().filter(|pid| process::alive(**pid)).count();
     assert_eq!(alive, 7);

@@ -11,22 +11,22 @@ use nix::sys::signal::Signal;
 
 use crate::support::client::Connection;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// `examples/heirs.rs` with its log.
-fn heirs(redis: &RedisServer) -> Plan {
-    let plan = Plan::on(redis).example("heirs");
+fn heirs(redis: &TestRedis) -> TestFleetBuilder {
+    let plan = TestFleetBuilder::on(redis).example("heirs");
     let log = plan.folder().join("heirs.log").display().to_string();
     plan.set("HEIRS_LOG", &log)
 }
 
 /// Waits until every slot has a worker that is READY, and each of these processes is gone.
 #[track_caller]
-fn settle(fleet: &Fleet, gone: &[u32]) {
+fn settle(fleet: &TestFleet, gone: &[u32]) {
     wait::until("other workers serve", wait::LONG, || {
         let now = fleet.workers();
         now.len() == 2
@@ -37,7 +37,7 @@ fn settle(fleet: &Fleet, gone: &[u32]) {
 
 /// Runs a command of the fleet's program against it.
 #[track_caller]
-pub(crate) fn operate(fleet: &Fleet, words: &[&str]) {
+pub(crate) fn operate(fleet: &TestFleet, words: &[&str]) {
     let mut command = Command::new(fleet.plan().file());
     command.arg("--run-dir").arg(fleet.plan().setting("REGATTA_RUN_DIR")).args(words).env_clear();
     let output = command.output().unwrap();
@@ -45,13 +45,13 @@ pub(crate) fn operate(fleet: &Fleet, words: &[&str]) {
 }
 
 /// Has every worker that serves now asked once; answers by worker.
-fn of_each(fleet: &Fleet, target: &str) -> BTreeMap<u32, String> {
+fn of_each(fleet: &TestFleet, target: &str) -> BTreeMap<u32, String> {
     let mut answers = BTreeMap::new();
     let wanted: BTreeSet<u32> = fleet.workers().into_iter().collect();
     wait::until("each worker answers", wait::LONG, || {
         let mut connection = Connection::open(fleet.listen).unwrap();
         let request = Request::get(target).header("Connection", "close");
-        if let Ok(response) = connection.ask(&request) {
+        if let Ok(response) = connection.request(&request) {
             answers.entry(response.worker()).or_insert_with(|| response.text());
         }
         answers.keys().copied().collect::<BTreeSet<_>>().is_superset(&wanted)
@@ -62,7 +62,7 @@ fn of_each(fleet: &Fleet, target: &str) -> BTreeMap<u32, String> {
 
 /// Uses everything that `main` opened in every worker, and looks that nothing of the supervisor's is there.
 #[track_caller]
-fn works(fleet: &Fleet, round: &str) {
+fn works(fleet: &TestFleet, round: &str) {
     let log = fleet.plan().setting("HEIRS_LOG").to_owned();
     let before = fs::read_to_string(&log).unwrap().lines().count();
     let written = of_each(fleet, &format!("/log/{round}"));
@@ -113,7 +113,7 @@ pub(crate) fn signals(status: &str, name: &str) -> u64 {
 
 #[test]
 fn what_was_open_before_the_fleet_is_open_in_every_worker_whatever_happens() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = heirs(&redis).set("REGATTA_WORKERS__PROBATION", "100ms").start();
     works(&fleet, "first");
     let before = fleet.workers();
@@ -141,7 +141,7 @@ fn what_was_open_before_the_fleet_is_open_in_every_worker_whatever_happens() {
 
 #[test]
 fn a_program_that_a_handler_starts_finds_standard_descriptors_and_clean_signals() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = heirs(&redis).start();
     let told = fleet.get("/program").text();
     assert_eq!((signals(&told, "SigBlk:"), signals(&told, "SigIgn:")), (0, 0), "{told}");
@@ -155,16 +155,16 @@ fn a_program_that_a_handler_starts_finds_standard_descriptors_and_clean_signals(
         }
     }
     assert_eq!(of_each(&fleet, "/hello").len(), 2, "and a worker outlives what its supervisor is told");
-    assert!(fleet.said("worker died").is_empty() && fleet.said("reload").is_empty());
+    assert!(fleet.log_lines("worker died").is_empty() && fleet.log_lines("reload").is_empty());
 }
 
 #[test]
 fn no_two_workers_draw_the_same_numbers_from_generators_used_before_the_fork() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = heirs(&redis).set("REGATTA_WORKERS__PROBATION", "100ms").start();
     let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut asked = 0;
-    let mut look = |fleet: &Fleet| {
+    let mut look = |fleet: &TestFleet| {
         for (pid, text) in of_each(fleet, "/drawn") {
             asked += 1;
             let drawn: BTreeMap<String, String> = serde_json::from_str(&text).unwrap();

@@ -19,8 +19,8 @@ use hyper_util::rt::TokioExecutor;
 use tokio::runtime::Runtime;
 
 use crate::support::exposition::sum;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::stream::connections;
 use crate::support::wait;
 
@@ -50,8 +50,8 @@ fn worker(response: &Response<Incoming>) -> String {
 
 #[test]
 fn a_hundred_streams_of_one_connection_are_served_at_once() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let client = Multiplexed::new(fleet.listen);
     client.runtime.block_on(async {
         // The first one makes the connection that the others share.
@@ -69,8 +69,8 @@ fn a_hundred_streams_of_one_connection_are_served_at_once() {
 
 #[test]
 fn streams_under_way_are_finished_before_their_worker_leaves() {
-    let redis = RedisServer::start();
-    let mut fleet = Plan::on(&redis).example("faulty").workers(1).start();
+    let redis = TestRedis::start();
+    let mut fleet = TestFleetBuilder::on(&redis).example("faulty").workers(1).start();
     let client = Multiplexed::new(fleet.listen);
     client.runtime.block_on(async { client.ask("/hello").await.unwrap() });
     let held: Vec<_> = (0..3).map(|_| client.runtime.spawn(client.ask("/slow/1200"))).collect();
@@ -87,8 +87,8 @@ fn streams_under_way_are_finished_before_their_worker_leaves() {
 
 #[test]
 fn a_header_that_is_too_large_costs_its_stream_only() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).set("REGATTA_HTTP__HEADER_LIMIT", "16KiB").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).set("REGATTA_HTTP__HEADER_LIMIT", "16KiB").start();
     let client = Multiplexed::new(fleet.listen);
     client.runtime.block_on(async {
         client.ask("/hello").await.unwrap();
@@ -110,8 +110,8 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_client_that_gives_no_room_is_cut_however_alive_it_looks() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE", "1s");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE", "1s");
     let fleet = plan.set("REGATTA_BROADCAST__HEARTBEAT", "200ms").start();
     let mut deaf = TcpStream::connect(fleet.listen).unwrap();
     // Settings: a window of nothing (INITIAL_WINDOW_SIZE, §6.5.2).

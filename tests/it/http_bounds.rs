@@ -3,26 +3,27 @@
 use std::time::Duration;
 
 use crate::support::client::Connection;
+use crate::support::client::CookieClient;
 use crate::support::client::Failure;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// A fleet with small bounds.
-fn bounded(redis: &RedisServer) -> Fleet {
-    let plan =
-        Plan::on(redis).set("REGATTA_HTTP__HEADER_LIMIT", "16KiB").set("REGATTA_HTTP__BODY_LIMIT", "1KiB");
+fn bounded(redis: &TestRedis) -> TestFleet {
+    let plan = TestFleetBuilder::on(redis)
+        .set("REGATTA_HTTP__HEADER_LIMIT", "16KiB")
+        .set("REGATTA_HTTP__BODY_LIMIT", "1KiB");
     let plan = plan.set("REGATTA_HTTP__HEADER_TIMEOUT", "500ms").set("REGATTA_HTTP__BODY_TIMEOUT", "500ms");
     plan.set("REGATTA_HTTP__KEEP_ALIVE", "700ms").start()
 }
 
 /// What comes back for these bytes; a closed connection counts as a refusal without words.
 #[track_caller]
-fn answer(fleet: &Fleet, bytes: &[u8]) -> Option<Response> {
+fn answer(fleet: &TestFleet, bytes: &[u8]) -> Option<Response> {
     let mut connection = Connection::open(fleet.listen).unwrap();
     // The server may refuse before it has read everything.
     let sent = connection.send(bytes);
@@ -34,14 +35,14 @@ fn answer(fleet: &Fleet, bytes: &[u8]) -> Option<Response> {
 }
 
 #[track_caller]
-fn still_serves(fleet: &Fleet) {
+fn still_serves(fleet: &TestFleet) {
     assert_eq!(fleet.get("/hello").status, 200);
-    assert_eq!(Visitor::default().visit(fleet.listen).1, 1);
+    assert_eq!(CookieClient::default().view(fleet.listen).1, 1);
 }
 
 #[test]
 fn a_header_that_is_too_large_is_refused() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = bounded(&redis);
     let large = format!("GET /hello HTTP/1.1\r\nHost: fleet.test\r\nX-Large: {}\r\n\r\n", "x".repeat(40_000));
     assert_eq!(answer(&fleet, large.as_bytes()).map(|response| response.status), Some(431));
@@ -52,13 +53,13 @@ fn a_header_that_is_too_large_is_refused() {
     let refused = answer(&fleet, target.as_bytes()).map(|response| response.status);
     assert!(matches!(refused, Some(414 | 431)), "{refused:?}");
     let just_right = Request::get("/hello").header("X-Large", &"x".repeat(10_000));
-    assert_eq!(Connection::open(fleet.listen).unwrap().ask(&just_right).unwrap().status, 200);
+    assert_eq!(Connection::open(fleet.listen).unwrap().request(&just_right).unwrap().status, 200);
     still_serves(&fleet);
 }
 
 #[test]
 fn a_body_that_is_too_large_is_refused() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = bounded(&redis);
     let form = "application/x-www-form-urlencoded";
     let declared = Request::post("/counters/x").body(form, "x".repeat(5000).as_bytes());
@@ -76,7 +77,7 @@ fn a_body_that_is_too_large_is_refused() {
 
 #[test]
 fn slow_headers_are_cut_off() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = bounded(&redis);
     let mut silent: Vec<_> = (0..50).map(|_| Connection::open(fleet.listen).unwrap()).collect();
     for connection in &mut silent {
@@ -94,7 +95,7 @@ fn slow_headers_are_cut_off() {
 
 #[test]
 fn slow_bodies_are_cut_off() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = bounded(&redis);
     let mut connection = Connection::open(fleet.listen).unwrap();
     let head = "POST /counters/x HTTP/1.1\r\nHost: fleet.test\r\nContent-Type: application/x-www-form-urlencoded\r\n";
@@ -109,10 +110,10 @@ fn slow_bodies_are_cut_off() {
 
 #[test]
 fn idle_connections_are_closed() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = bounded(&redis);
     let mut connection = Connection::open(fleet.listen).unwrap();
-    assert!(connection.ask(&Request::get("/hello")).unwrap().keeps_alive());
+    assert!(connection.request(&Request::get("/hello")).unwrap().keeps_alive());
     assert_eq!(connection.rest().unwrap(), b"", "closed without a word");
     let mut never_used = Connection::open(fleet.listen).unwrap();
     let rest = never_used.rest().unwrap();
@@ -121,7 +122,7 @@ fn idle_connections_are_closed() {
 
 #[test]
 fn wrong_http_is_refused_and_never_a_500() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = bounded(&redis);
     let wrong: &[&[u8]] = &[
         b"GARBAGE\r\n\r\n",
@@ -152,7 +153,7 @@ fn wrong_http_is_refused_and_never_a_500() {
 
 #[test]
 fn mistakes_of_a_client_are_4xx_problems() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = bounded(&redis);
     let cases = [
         ("GET", "/nothing/here", 404),
@@ -191,7 +192,7 @@ fn mistakes_of_a_client_are_4xx_problems() {
 
 #[test]
 fn a_client_that_leaves_early_hurts_nobody() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = bounded(&redis);
     for round in 0..40 {
         let mut connection = Connection::open(fleet.listen).unwrap();
@@ -204,7 +205,7 @@ fn a_client_that_leaves_early_hurts_nobody() {
 
 #[test]
 fn a_client_that_asks_before_it_sends_is_told_to_go_on() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = bounded(&redis);
     let mut connection = Connection::open(fleet.listen).unwrap();
     let head = "POST /counters/x HTTP/1.1\r\nHost: fleet.test\r\nContent-Type: application/x-www-form-urlencoded\r\n";
@@ -216,8 +217,12 @@ fn a_client_that_asks_before_it_sends_is_told_to_go_on() {
 
 #[test]
 fn connections_beyond_the_bound_wait_and_are_served_later() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("faulty").workers(1).set("REGATTA_HTTP__CONNECTIONS", "5").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis)
+        .example("faulty")
+        .workers(1)
+        .set("REGATTA_HTTP__CONNECTIONS", "5")
+        .start();
     let hello = Request::get("/hello");
     // None of them is idle: an idle one would make room.
     let mut inside: Vec<_> = (0..5).map(|_| Connection::open(fleet.listen).unwrap()).collect();
@@ -228,25 +233,25 @@ fn connections_beyond_the_bound_wait_and_are_served_later() {
     let mut outside: Vec<_> = (0..5).map(|_| Connection::open(fleet.listen).unwrap()).collect();
     for connection in &mut outside {
         connection.send(&hello.bytes()).unwrap();
-        connection.patience(Duration::from_millis(50));
+        connection.set_timeout(Duration::from_millis(50));
         assert_eq!(connection.receive(false).unwrap_err(), Failure::TimedOut, "it waits");
     }
     for connection in inside.iter_mut().chain(&mut outside) {
-        connection.patience(Duration::from_secs(10));
+        connection.set_timeout(Duration::from_secs(10));
         assert_eq!(connection.receive(false).unwrap().status, 200);
     }
 }
 
 #[test]
 fn operators_are_answered_while_visitors_fill_every_place() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).set("REGATTA_HTTP__CONNECTIONS", "3").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_HTTP__CONNECTIONS", "3").start();
     let _crowd: Vec<_> = (0..20).map(|_| Connection::open(fleet.listen).unwrap()).collect();
     for _ in 0..5 {
         for target in ["/livez", "/readyz", "/metrics"] {
             let mut connection = Connection::open(fleet.admin).unwrap();
-            connection.patience(Duration::from_secs(3));
-            let response = connection.ask(&Request::get(target).header("Connection", "close"));
+            connection.set_timeout(Duration::from_secs(3));
+            let response = connection.request(&Request::get(target).header("Connection", "close"));
             assert_eq!(response.expect(target).status, 200, "{target}");
         }
     }

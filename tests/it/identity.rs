@@ -7,31 +7,31 @@ use http::HeaderValue;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use regatta::__internals::config::schema::ForwardHeader;
-use regatta::__internals::config::schema::Proxy;
+use regatta::__internals::config::schema::ForwardedHeader;
+use regatta::__internals::config::schema::ProxyConfig;
 use regatta::__internals::http::identity;
-use regatta::__internals::http::identity::Client;
-use regatta::__internals::http::identity::Transport;
+use regatta::__internals::http::identity::ClientInfo;
+use regatta::__internals::http::identity::ClientTransport;
 
 /// The nearest proxy, which is trusted.
 const PEER: &str = "127.0.0.1";
 
-fn resolve(header: ForwardHeader, peer: &str, values: &[&str]) -> Client {
+fn resolve(header: ForwardedHeader, peer: &str, values: &[&str]) -> ClientInfo {
     let trusted = ["127.0.0.0/8", "10.0.0.0/8", "192.168.0.0/16", "::1/128", "fd00::/8"];
     let trusted = trusted.iter().map(|net| net.parse().unwrap()).collect();
     let name = match header {
-        ForwardHeader::XForwardedFor => "x-forwarded-for",
-        ForwardHeader::Forwarded => "forwarded",
+        ForwardedHeader::XForwardedFor => "x-forwarded-for",
+        ForwardedHeader::Forwarded => "forwarded",
     };
     let mut headers = HeaderMap::new();
     for value in values {
         headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
     }
-    identity::resolve(peer.parse().unwrap(), &headers, &Proxy { trusted, header })
+    identity::client_from_headers(peer.parse().unwrap(), &headers, &ProxyConfig { trusted, header })
 }
 
 #[track_caller]
-fn is(header: ForwardHeader, values: &[&str], expected: &str) {
+fn is(header: ForwardedHeader, values: &[&str], expected: &str) {
     let client = resolve(header, PEER, values);
     assert_eq!(client.address, expected.parse::<IpAddr>().unwrap(), "{values:?}");
 }
@@ -57,7 +57,7 @@ fn the_examples_of_rfc_7239() {
         ("FOR=192.0.2.43", "192.0.2.43"),
         ("by=203.0.113.43", PEER),
     ] {
-        is(ForwardHeader::Forwarded, &[value], expected);
+        is(ForwardedHeader::Forwarded, &[value], expected);
     }
 }
 
@@ -105,9 +105,9 @@ fn addresses_in_all_their_forms() {
         ("-", PEER),
         ("unknown", PEER),
     ] {
-        is(ForwardHeader::XForwardedFor, &["6.6.6.6", node], expected_or_left(node, expected));
+        is(ForwardedHeader::XForwardedFor, &["6.6.6.6", node], expected_or_left(node, expected));
         is(
-            ForwardHeader::Forwarded,
+            ForwardedHeader::Forwarded,
             &["for=6.6.6.6", &format!("for=\"{node}\"")],
             expected_or_left(node, expected),
         );
@@ -135,14 +135,15 @@ fn lists_over_lines_and_what_clients_put_into_them() {
         (&["2.2.2.2, \"3.3.3.3\""], PEER),
         (&["2.2.2.2; 3.3.3.3"], PEER),
     ] {
-        is(ForwardHeader::XForwardedFor, values, expected);
+        is(ForwardedHeader::XForwardedFor, values, expected);
     }
 }
 
 #[test]
 fn a_subscribers_network_is_one_client_and_a_thousand_forged_ones_are_none() {
     let subjects = |nodes: &mut dyn Iterator<Item = String>| {
-        let subject = |node: String| resolve(ForwardHeader::XForwardedFor, PEER, &[&node]).subject(64);
+        let subject =
+            |node: String| resolve(ForwardedHeader::XForwardedFor, PEER, &[&node]).limit_subject(64);
         nodes.map(subject).collect::<std::collections::BTreeSet<_>>()
     };
     let forged = subjects(&mut (0..1000u32).map(|i| format!("{}.7.8.9, 198.51.100.1", i % 200 + 11)));
@@ -188,23 +189,23 @@ proptest! {
         let mut values: Vec<&str> = before.iter().map(String::as_str).collect();
         let own = std::iter::once(node.as_str()).chain(hops.iter().copied()).collect::<Vec<_>>().join(", ");
         values.push(&own);
-        prop_assert_eq!(resolve(ForwardHeader::XForwardedFor, PEER, &values).address, canonical);
+        prop_assert_eq!(resolve(ForwardedHeader::XForwardedFor, PEER, &values).address, canonical);
         let same_line = format!("{}, {own}", before.join(","));
-        prop_assert_eq!(resolve(ForwardHeader::XForwardedFor, PEER, &[&same_line]).address, canonical);
+        prop_assert_eq!(resolve(ForwardedHeader::XForwardedFor, PEER, &[&same_line]).address, canonical);
         let elements: Vec<_> = own.split(", ").map(|node| format!("for=\"{node}\"")).collect();
         let own = elements.join(", ");
         values.pop();
         values.push(&own);
-        prop_assert_eq!(resolve(ForwardHeader::Forwarded, PEER, &values).address, canonical);
+        prop_assert_eq!(resolve(ForwardedHeader::Forwarded, PEER, &values).address, canonical);
     }
 
     #[test]
     fn a_stranger_is_believed_nothing(values in vec("[ -~]{0,40}", 0..4)) {
         let values: Vec<_> = values.iter().map(String::as_str).collect();
-        for header in [ForwardHeader::XForwardedFor, ForwardHeader::Forwarded] {
+        for header in [ForwardedHeader::XForwardedFor, ForwardedHeader::Forwarded] {
             let client = resolve(header, "203.0.113.9", &values);
             let peer: IpAddr = "203.0.113.9".parse().unwrap();
-            prop_assert_eq!((client.address, client.transport, client.proxied), (peer, Transport::Plain, false));
+            prop_assert_eq!((client.address, client.transport, client.proxied), (peer, ClientTransport::Plain, false));
         }
     }
 }

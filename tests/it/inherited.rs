@@ -13,14 +13,14 @@ use nix::sys::signal::Signal;
 
 use crate::heirs::signals;
 use crate::support::client;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// Started by a shell that runs this first.
-fn after(plan: Plan, preparation: &str) -> Plan {
+fn after(plan: TestFleetBuilder, preparation: &str) -> TestFleetBuilder {
     let script = format!("{preparation}; exec \"$@\"");
     plan.wrapped(&["sh", "-c", &script, "sh"])
 }
@@ -29,11 +29,11 @@ const IGNORING: &str = "trap '' CHLD TERM QUIT INT HUP USR1 USR2 TTIN TTOU ALRM 
 
 /// Everything that a fleet does at a signal.
 #[track_caller]
-fn minds_its_signals(mut fleet: Fleet) {
+fn minds_its_signals(mut fleet: TestFleet) {
     let victim = fleet.workers()[0];
     fleet.crash(victim);
     fleet.signal(Signal::SIGHUP);
-    wait::until("it has reloaded", wait::LONG, || !fleet.said("reload done").is_empty());
+    wait::until("it has reloaded", wait::LONG, || !fleet.log_lines("reload done").is_empty());
     fleet.signal(Signal::SIGTTIN);
     wait::until("it has a worker more", wait::LONG, || fleet.workers().len() == 3);
     // A single worker hears what it is told, too.
@@ -46,27 +46,29 @@ fn minds_its_signals(mut fleet: Fleet) {
 
 #[test]
 fn a_fleet_hears_of_every_signal_that_its_parent_ignored() {
-    let redis = RedisServer::start();
-    minds_its_signals(after(Plan::on(&redis).set("REGATTA_WORKERS__PROBATION", "100ms"), IGNORING).start());
+    let redis = TestRedis::start();
+    minds_its_signals(
+        after(TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__PROBATION", "100ms"), IGNORING).start(),
+    );
 }
 
 #[test]
 fn a_fleet_hears_of_every_signal_that_its_parent_blocked() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).set("REGATTA_WORKERS__PROBATION", "100ms");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__PROBATION", "100ms");
     minds_its_signals(plan.wrapped(&["env", "--block-signal"]).start());
 }
 
 #[test]
 fn quit_and_a_second_interrupt_end_a_fleet_whose_parent_ignored_them() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for signals in [&[Signal::SIGQUIT][..], &[Signal::SIGINT, Signal::SIGINT]] {
-        let mut fleet = after(Plan::on(&redis), IGNORING).start();
+        let mut fleet = after(TestFleetBuilder::on(&redis), IGNORING).start();
         let _held = client::get(fleet.listen, "/hello");
         for signal in signals {
             fleet.signal(*signal);
             wait::until("it was heard", wait::LONG, || {
-                !fleet.said("stopping").is_empty() || !process::alive(fleet.pid())
+                !fleet.log_lines("stopping").is_empty() || !process::alive(fleet.pid())
             });
             if !process::alive(fleet.pid()) {
                 break;
@@ -78,8 +80,8 @@ fn quit_and_a_second_interrupt_end_a_fleet_whose_parent_ignored_them() {
 
 #[test]
 fn programs_find_clean_signals_whatever_the_fleets_parent_left() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).example("heirs");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).example("heirs");
     for plan in [after(plan.clone(), IGNORING), plan.wrapped(&["env", "--block-signal"])] {
         let mut fleet = plan.start();
         let told = fleet.get("/program").text();
@@ -87,7 +89,7 @@ fn programs_find_clean_signals_whatever_the_fleets_parent_left() {
         assert_eq!(fleet.stop(), 0);
     }
     // The private Redis, and the program that an upgrade asks.
-    let fleet = after(Plan::new(), IGNORING).start();
+    let fleet = after(TestFleetBuilder::new(), IGNORING).start();
     let status = fs::read_to_string(format!("/proc/{}/status", fleet.others()[0])).unwrap();
     // It ignores these by itself: SIGHUP, SIGPIPE and SIGALRM.
     assert_eq!(signals(&status, "SigIgn:") & !0x3001, 0, "{status}");
@@ -95,9 +97,9 @@ fn programs_find_clean_signals_whatever_the_fleets_parent_left() {
 
 #[test]
 fn files_of_a_fleet_are_its_owners_and_never_everybodys_to_write() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for (umask, mode) in [("0777", 0o600), ("000", 0o664), ("022", 0o644), ("077", 0o600)] {
-        let plan = Plan::on(&redis);
+        let plan = TestFleetBuilder::on(&redis);
         let log = plan.folder().join("fleet.log");
         let plan = plan.set("REGATTA_LOG__FILE", &log.display().to_string());
         let mut fleet = after(plan, &format!("umask {umask}")).spawn();
@@ -121,8 +123,8 @@ fn serving(log: &std::path::Path) -> std::net::SocketAddr {
 
 #[test]
 fn closed_standard_descriptors_are_never_a_clients() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis);
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis);
     let log = plan.folder().join("fleet.log");
     let plan = plan.set("REGATTA_LOG__FILE", &log.display().to_string());
     let script = "exec \"$@\" <&- >&- 2>&-";
@@ -140,18 +142,18 @@ fn closed_standard_descriptors_are_never_a_clients() {
 
 #[test]
 fn a_limit_on_open_files_is_enough_or_named() {
-    let redis = RedisServer::start();
-    let (code, printed) = after(Plan::on(&redis), "ulimit -n 24").run();
+    let redis = TestRedis::start();
+    let (code, printed) = after(TestFleetBuilder::on(&redis), "ulimit -n 24").run();
     assert_ne!(code, 0, "{printed}");
     assert!(printed.contains("RLIMIT_NOFILE") && printed.contains("24"), "{printed}");
-    let mut fleet = after(Plan::on(&redis), "ulimit -n 128").start();
+    let mut fleet = after(TestFleetBuilder::on(&redis), "ulimit -n 128").start();
     fleet.crash(fleet.workers()[0]);
     assert_eq!(fleet.get("/hello").status, 200);
     assert_eq!(fleet.stop(), 0);
 }
 
 /// A fleet in a session of its own, whose terminal is the other end.
-fn on_terminal(plan: &Plan, words: &[&str]) -> (Fleet, File) {
+fn on_terminal(plan: &TestFleetBuilder, words: &[&str]) -> (TestFleet, File) {
     let pty = openpty(None, None).unwrap();
     // A fleet that has the other end as well never hears that it was closed.
     fcntl(&pty.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
@@ -165,11 +167,11 @@ fn on_terminal(plan: &Plan, words: &[&str]) -> (Fleet, File) {
 
 #[test]
 fn a_fleet_in_the_foreground_ends_with_its_terminal() {
-    let redis = RedisServer::start();
-    let (mut fleet, terminal) = on_terminal(&Plan::on(&redis), &[]);
+    let redis = TestRedis::start();
+    let (mut fleet, terminal) = on_terminal(&TestFleetBuilder::on(&redis), &[]);
     // An operator's HUP is an order as long as the terminal is there.
     fleet.signal(Signal::SIGHUP);
-    wait::until("it has reloaded", wait::LONG, || !fleet.said("reload done").is_empty());
+    wait::until("it has reloaded", wait::LONG, || !fleet.log_lines("reload done").is_empty());
     drop(terminal);
     assert_eq!(fleet.exit_code(wait::LONG), 0);
     assert!(fleet.log().contains("the terminal was closed"), "{}", fleet.log());
@@ -177,17 +179,17 @@ fn a_fleet_in_the_foreground_ends_with_its_terminal() {
 
 #[test]
 fn a_fleet_that_was_told_to_outlives_its_terminal_and_still_reloads() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (mut fleet, terminal) =
-        on_terminal(&Plan::on(&redis), &["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"]);
+        on_terminal(&TestFleetBuilder::on(&redis), &["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"]);
     drop(terminal);
-    wait::until("it has heard", wait::LONG, || !fleet.said("the terminal was closed").is_empty());
-    assert!(fleet.said("reload").is_empty());
+    wait::until("it has heard", wait::LONG, || !fleet.log_lines("the terminal was closed").is_empty());
+    assert!(fleet.log_lines("reload").is_empty());
     fleet.signal(Signal::SIGHUP);
-    wait::until("it has reloaded", wait::LONG, || !fleet.said("reload done").is_empty());
+    wait::until("it has reloaded", wait::LONG, || !fleet.log_lines("reload done").is_empty());
     // What it was told is told to the program that it becomes, too.
     fleet.signal(Signal::SIGUSR2);
-    wait::until("it has upgraded", wait::LONG, || !fleet.said("upgrade done").is_empty());
+    wait::until("it has upgraded", wait::LONG, || !fleet.log_lines("upgrade done").is_empty());
     let status = fs::read_to_string(format!("/proc/{}/status", fleet.pid())).unwrap();
     assert_eq!(signals(&status, "SigIgn:") & 1, 1, "{status}");
     assert_eq!(fleet.get("/hello").status, 200);
@@ -204,20 +206,20 @@ fn without_proc_the_reason_names_it() {
     }
     let script = "mount -t tmpfs none /proc && exec \"$@\"";
     let words: Vec<_> = hidden.iter().copied().chain(["sh", "-c", script, "sh"]).collect();
-    let redis = RedisServer::start();
-    let (code, printed) = Plan::on(&redis).wrapped(&words).run();
+    let redis = TestRedis::start();
+    let (code, printed) = TestFleetBuilder::on(&redis).wrapped(&words).run();
     assert_ne!(code, 0);
     assert!(printed.contains("/proc") && printed.contains("mount"), "{printed}");
 }
 
 #[test]
 fn a_worker_that_a_real_time_signal_ends_is_replaced() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let victim = fleet.workers()[0];
     assert!(Command::new("sh").args(["-c", &format!("kill -40 {victim}")]).status().unwrap().success());
     wait::until("two workers serve", wait::LONG, || fleet.ready().len() == 3 && fleet.workers().len() == 2);
-    assert!(fleet.said("worker died").iter().any(|line| line.to_string().contains("signal 40")));
+    assert!(fleet.log_lines("worker died").iter().any(|line| line.to_string().contains("signal 40")));
 }
 
 #[test]
@@ -227,8 +229,9 @@ fn cores_are_counted_again_at_a_reload() {
         eprintln!("one core: not tried");
         return;
     }
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).unset("WEB_CONCURRENCY").set("REGATTA_WORKERS__PROBATION", "100ms");
+    let redis = TestRedis::start();
+    let plan =
+        TestFleetBuilder::on(&redis).unset("WEB_CONCURRENCY").set("REGATTA_WORKERS__PROBATION", "100ms");
     let fleet = plan.start();
     assert_eq!(fleet.workers().len(), cores);
     let pin = |list: &str| {
@@ -237,7 +240,7 @@ fn cores_are_counted_again_at_a_reload() {
     };
     let reload = |nth: usize| {
         fleet.signal(Signal::SIGHUP);
-        wait::until("it has reloaded", wait::LONG, || fleet.said("reload done").len() == nth);
+        wait::until("it has reloaded", wait::LONG, || fleet.log_lines("reload done").len() == nth);
     };
     let allowed = fs::read_to_string("/proc/self/status").unwrap();
     let allowed =
@@ -258,8 +261,8 @@ fn cores_are_counted_again_at_a_reload() {
 
 #[test]
 fn what_a_program_that_was_asked_leaves_behind_ends_with_it() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let folder = fleet.plan().folder();
     let (script, noted) = (folder.join("leaves-something"), folder.join("left"));
     fs::write(&script, format!("#!/bin/sh\nsleep 600 &\necho $! > {}\nexit 3\n", noted.display())).unwrap();
@@ -274,7 +277,7 @@ fn what_a_program_that_was_asked_leaves_behind_ends_with_it() {
 
 #[test]
 fn what_a_service_manager_says_is_not_for_the_private_redis() {
-    let plan = Plan::new();
+    let plan = TestFleetBuilder::new();
     let below = |name: &str| plan.folder().join(name).display().to_string();
     let (socket, noted, bin) = (below("notify"), below("environment"), below("bin"));
     let path = plan.setting("PATH").to_owned();

@@ -8,28 +8,28 @@ use nix::sys::signal::Signal;
 
 use crate::support::client::Connection;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// A fleet of one worker that fails on request, on a port that the next one will want.
-fn plan(redis: &RedisServer) -> Plan {
+fn plan(redis: &TestRedis) -> TestFleetBuilder {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let plan = Plan::on(redis).workers(1).example("faulty");
+    let plan = TestFleetBuilder::on(redis).workers(1).example("faulty");
     plan.set("REGATTA_LISTEN", &format!("127.0.0.1:{port}"))
 }
 
 /// Sends a request and leaves its answer alone.
-fn begun(fleet: &Fleet, target: &str) -> Connection {
+fn begun(fleet: &TestFleet, target: &str) -> Connection {
     let mut connection = Connection::open(fleet.listen).unwrap();
     connection.send(&Request::get(target).bytes()).unwrap();
     connection
 }
 
 /// Waits until the only worker has a request; it is asked of the supervisor, because a stuck worker answers nothing.
-fn is_under_way(fleet: &Fleet) {
+fn is_under_way(fleet: &TestFleet) {
     let status = fleet.plan().clone().args(&["status", "--json"]);
     wait::until("the request has come to the worker", wait::LONG, || {
         let said = serde_json::from_str::<serde_json::Value>(&status.run().1).unwrap_or_default();
@@ -38,14 +38,14 @@ fn is_under_way(fleet: &Fleet) {
 }
 
 /// Kills the supervisor, and waits until it is really dead: a process that is being killed still has its locks.
-fn kill(fleet: &Fleet) {
+fn kill(fleet: &TestFleet) {
     fleet.signal(Signal::SIGKILL);
     wait::until("the supervisor is dead", wait::LONG, || !process::alive(fleet.pid()));
 }
 
 #[test]
 fn an_orphan_finishes_what_it_has_while_the_next_fleet_serves() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let mut killed = plan(&redis).start();
     let orphan = killed.workers()[0];
     let mut long: Vec<_> = (0..20).map(|_| begun(&killed, "/slow/4000")).collect();
@@ -53,7 +53,7 @@ fn an_orphan_finishes_what_it_has_while_the_next_fleet_serves() {
     kill(&killed);
     let next = killed.plan().start();
     assert!(process::alive(orphan), "it still has something to do");
-    assert!(next.said("a worker of the fleet before this one still runs").len() == 1, "{}", next.log());
+    assert!(next.log_lines("a worker of the fleet before this one still runs").len() == 1, "{}", next.log());
     for _ in 0..20 {
         assert_eq!(next.get("/hello").worker(), next.workers()[0], "nobody meets the orphan's queue");
     }
@@ -63,12 +63,12 @@ fn an_orphan_finishes_what_it_has_while_the_next_fleet_serves() {
     }
     wait::until("it has left", wait::LONG, || !process::alive(orphan));
     killed.exit_code(wait::LONG);
-    assert!(next.said("a worker of the fleet before this one keeps").is_empty(), "{}", next.log());
+    assert!(next.log_lines("a worker of the fleet before this one keeps").is_empty(), "{}", next.log());
 }
 
 #[test]
 fn an_orphan_that_is_stuck_keeps_no_port_from_the_next_fleet() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for stuck in ["/spin/120000", "/block/120000"] {
         let mut killed = plan(&redis).start();
         let orphan = killed.workers()[0];
@@ -78,7 +78,7 @@ fn an_orphan_that_is_stuck_keeps_no_port_from_the_next_fleet() {
         let next = killed.plan().start();
         assert!(!process::alive(orphan), "{stuck}");
         assert_eq!(
-            next.said("a worker of the fleet before this one keeps the port").len(),
+            next.log_lines("a worker of the fleet before this one keeps the port").len(),
             1,
             "{}",
             next.log()
@@ -90,7 +90,7 @@ fn an_orphan_that_is_stuck_keeps_no_port_from_the_next_fleet() {
 
 #[test]
 fn an_orphan_that_is_stuck_or_stands_still_ends_without_help() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for stuck in ["spins", "stands"] {
         let mut killed = plan(&redis).set("REGATTA_DRAIN__TIMEOUT", "2s").start();
         let orphan = killed.workers()[0];
@@ -118,7 +118,7 @@ fn an_orphan_that_is_stuck_or_stands_still_ends_without_help() {
 
 #[test]
 fn a_process_that_has_an_old_workers_number_by_now_is_left_alone() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let mut killed = plan(&redis).start();
     let list = wait::until_some("the workers are written down", wait::LONG, || list_of(&killed));
     kill(&killed);
@@ -130,21 +130,21 @@ fn a_process_that_has_an_old_workers_number_by_now_is_left_alone() {
     let rest = text.lines().nth(1).unwrap().split_once(' ').unwrap().1.to_owned();
     std::fs::write(&list, format!("{boot}\n{} {rest}\n", other.id())).unwrap();
     let next = killed.plan().start();
-    assert!(next.said("a worker of the fleet before this one").is_empty(), "{}", next.log());
+    assert!(next.log_lines("a worker of the fleet before this one").is_empty(), "{}", next.log());
     assert!(process::alive(other.id()));
     other.kill().unwrap();
     other.wait().unwrap();
 }
 
 /// The file in the run folder.
-fn list_of(fleet: &Fleet) -> Option<std::path::PathBuf> {
+fn list_of(fleet: &TestFleet) -> Option<std::path::PathBuf> {
     let place = fleet.plan().folder().join("run/workers");
     place.exists().then_some(place)
 }
 
 #[test]
 fn memory_that_runs_out_ends_a_worker_before_its_supervisor() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     let score = |pid: u32| -> i32 {
         std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()

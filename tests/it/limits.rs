@@ -9,16 +9,16 @@ use sfv::ListEntry;
 use sfv::Parser;
 
 use crate::support::client;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::client::Visitor;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::load;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
-fn limited(redis: &RedisServer, rate: &str, burst: u64) -> Plan {
-    let plan = Plan::on(redis).set("REGATTA_LIMITS__DEFAULT__RATE", rate);
+fn limited(redis: &TestRedis, rate: &str, burst: u64) -> TestFleetBuilder {
+    let plan = TestFleetBuilder::on(redis).set("REGATTA_LIMITS__DEFAULT__RATE", rate);
     plan.set("REGATTA_LIMITS__DEFAULT__BURST", &burst.to_string())
 }
 
@@ -44,7 +44,7 @@ fn parameters(response: &Response, header: &str, wanted: &[&str]) -> Vec<(String
 
 #[test]
 fn limits_hold_over_all_workers() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = limited(&redis, "1/h", 25).workers(4).start();
     let answers = load::parallel(8, 15, |_| {
         let response = client::get(fleet.listen, "/counters/x");
@@ -60,7 +60,7 @@ fn limits_hold_over_all_workers() {
 
 #[test]
 fn the_headers_tell_policy_and_state() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = limited(&redis, "2/min", 3).start();
     for left in [2, 1, 0] {
         let response = fleet.get("/counters/x");
@@ -85,14 +85,14 @@ fn the_headers_tell_policy_and_state() {
 
 #[test]
 fn a_denied_request_changes_nothing_and_the_quota_comes_back() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = limited(&redis, "1/s", 3).start();
-    let mut visitor = Visitor::default();
-    let granted = (0..).map(|_| visitor.ask(fleet.listen, Request::get("/"))).take(100);
+    let mut visitor = CookieClient::default();
+    let granted = (0..).map(|_| visitor.request(fleet.listen, Request::get("/"))).take(100);
     let (mut views, mut denied) = (0, 0);
     for response in granted {
         match response.status {
-            200 => views = response.visit().1,
+            200 => views = response.view().1,
             429 => denied += 1,
             _ => panic!("{response:?}"),
         }
@@ -102,17 +102,17 @@ fn a_denied_request_changes_nothing_and_the_quota_comes_back() {
     }
     assert!(denied > 10 && views >= 3, "{views} views, {denied} denied");
     let next = wait::until_some("the quota comes back", Duration::from_secs(10), || {
-        let response = visitor.ask(fleet.listen, Request::get("/"));
-        (response.status == 200).then(|| response.visit().1)
+        let response = visitor.request(fleet.listen, Request::get("/"));
+        (response.status == 200).then(|| response.view().1)
     });
     assert_eq!(next, views + 1, "what was denied was not counted");
 }
 
 #[test]
 fn a_denied_newcomer_gets_no_session() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = limited(&redis, "1/h", 1).start();
-    Visitor::default().visit(fleet.listen);
+    CookieClient::default().view(fleet.listen);
     for _ in 0..20 {
         let denied = fleet.get("/");
         denied.assert_problem(429);
@@ -123,8 +123,8 @@ fn a_denied_newcomer_gets_no_session() {
 
 #[test]
 fn a_policy_with_routes_holds_there_and_only_there() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).set("REGATTA_LIMITS__GREETING__RATE", "1/h");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).set("REGATTA_LIMITS__GREETING__RATE", "1/h");
     let plan =
         plan.set("REGATTA_LIMITS__GREETING__BURST", "4").set("REGATTA_LIMITS__GREETING__ROUTES", "/hello");
     let fleet = plan.workers(4).start();
@@ -139,7 +139,7 @@ fn a_policy_with_routes_holds_there_and_only_there() {
 
 #[test]
 fn if_one_policy_denies_no_other_is_charged() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = limited(&redis, "1/h", 10).set("REGATTA_LIMITS__TIGHT__RATE", "1/h");
     let plan =
         plan.set("REGATTA_LIMITS__TIGHT__BURST", "2").set("REGATTA_LIMITS__TIGHT__ROUTES", "/counters/seats");
@@ -152,11 +152,11 @@ fn if_one_policy_denies_no_other_is_charged() {
 
 #[test]
 fn a_policy_per_session_follows_the_cookie() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = limited(&redis, "1/h", 4).set("REGATTA_LIMITS__DEFAULT__PER", "session").start();
-    let mut visitors = [Visitor::default(), Visitor::default()];
-    let spent = |visitor: &mut Visitor| {
-        let statuses = (0..8).map(|_| visitor.ask(fleet.listen, Request::get("/")).status);
+    let mut visitors = [CookieClient::default(), CookieClient::default()];
+    let spent = |visitor: &mut CookieClient| {
+        let statuses = (0..8).map(|_| visitor.request(fleet.listen, Request::get("/")).status);
         statuses.filter(|status| *status == 200).count()
     };
     // The first two requests of each have no session yet, the second one only its ticket, and count for the address.

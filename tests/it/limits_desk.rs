@@ -6,23 +6,23 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::__internals::config::Content;
-use regatta::__internals::config::Inputs;
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::limiter::Desk;
-use regatta::__internals::limiter::Policies;
-use regatta::__internals::limiter::Subject;
-use regatta::__internals::limiter::asked::Granted;
-use regatta::__internals::limiter::asked::Standings;
-use regatta::__internals::limiter::asked::Without;
-use regatta::__internals::limiter::desk::Admission;
-use regatta::__internals::limiter::quota::Part;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::ConfigFile;
+use regatta::__internals::config::ConfigInputs;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::limiter::LimitSubject;
+use regatta::__internals::limiter::PolicyTable;
+use regatta::__internals::limiter::RequestLimiter;
+use regatta::__internals::limiter::asked::FallbackOutcome;
+use regatta::__internals::limiter::asked::LimitDecisions;
+use regatta::__internals::limiter::asked::LimitGrant;
+use regatta::__internals::limiter::desk::LimitAdmission;
+use regatta::__internals::limiter::quota::WorkerShare;
+use regatta::__internals::redis::RedisClient;
 use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::LimitArg;
+use regatta::__internals::redis::begin::RateLimitCheck;
 use tokio::task::JoinSet;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 use crate::support::wait;
@@ -35,16 +35,16 @@ static STILL: OnceLock<Instant> = OnceLock::new();
 /// A worker, as far as limits are concerned.
 #[derive(Clone)]
 pub(crate) struct Worker {
-    pub(crate) desk: Arc<Desk>,
-    pub(crate) redis: Redis,
-    part: Part,
+    pub(crate) desk: Arc<RequestLimiter>,
+    pub(crate) redis: RedisClient,
+    part: WorkerShare,
 }
 
 /// What became of a request.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    Allowed(Granted),
-    Denied(Standings),
+    Allowed(LimitGrant),
+    Denied(LimitDecisions),
     Closed,
 }
 
@@ -54,19 +54,21 @@ impl Verdict {
     }
 }
 
-fn policies(text: &str) -> Policies {
+fn policies(text: &str) -> PolicyTable {
     let text = format!("[limits.default]\nenabled = false\n{text}");
-    let content = Content::Text { path: PathBuf::from("regatta.toml"), text, real: None };
-    let config = regatta::__internals::config::load(&Inputs { content, ..Inputs::default() }).unwrap();
-    Policies::new(&config.limits, "p")
+    let content = ConfigFile::Contents { path: PathBuf::from("regatta.toml"), text, real: None };
+    let config =
+        regatta::__internals::config::load(&ConfigInputs { content, ..ConfigInputs::default() }).unwrap();
+    PolicyTable::new(&config.limits, "p")
 }
 
-pub(crate) async fn workers<const N: usize>(server: &RedisServer, text: &str) -> [Worker; N] {
+pub(crate) async fn workers<const N: usize>(server: &TestRedis, text: &str) -> [Worker; N] {
     let mut made = Vec::new();
     for _ in 0..N {
-        let redis = connect(server, "p", Mode::Auto).await;
-        let desk = Desk::new(policies(text), redis.clone(), Duration::from_millis(500), Instant::now);
-        let part = Part { machines: 1, workers: N as u64, rank: made.len() as u64 };
+        let redis = connect(server, "p", ScriptingMode::Auto).await;
+        let desk =
+            RequestLimiter::new(policies(text), redis.clone(), Duration::from_millis(500), Instant::now);
+        let part = WorkerShare { instances: 1, workers: N as u64, rank: made.len() as u64 };
         made.push(Worker { desk, redis, part });
     }
     made.try_into().unwrap_or_else(|_| unreachable!("as many as were made"))
@@ -74,39 +76,43 @@ pub(crate) async fn workers<const N: usize>(server: &RedisServer, text: &str) ->
 
 impl Worker {
     /// The same with another connection and these policies.
-    pub(crate) fn on(self, redis: Redis, text: &str) -> Self {
-        let desk = Desk::new(policies(text), redis.clone(), Duration::from_millis(500), Instant::now);
+    pub(crate) fn on(self, redis: RedisClient, text: &str) -> Self {
+        let desk =
+            RequestLimiter::new(policies(text), redis.clone(), Duration::from_millis(500), Instant::now);
         Self { desk, redis, ..self }
     }
 
     /// One request of a client, as the exchange of a request does it.
     pub(crate) async fn ask(&self, client: &str) -> Verdict {
         let set = self.desk.policies().select("GET", "/", |_| None);
-        let subject = Subject { client, ..Subject::default() };
-        let mut asked = match self.desk.admit(&set, 0, &subject).await {
-            Admission::Denied(replies) => return Verdict::Denied(replies),
-            Admission::Ask(asked) => asked,
+        let subject = LimitSubject { client, ..LimitSubject::default() };
+        let mut asked = match self.desk.check(&set, 0, &subject).await {
+            LimitAdmission::Denied(replies) => return Verdict::Denied(replies),
+            LimitAdmission::Pending(asked) => asked,
         };
-        if asked.limits().is_empty() {
-            return Verdict::Allowed(asked.granted(&set, &[]));
+        if asked.checks().is_empty() {
+            return Verdict::Allowed(asked.grant(&set, &[]));
         }
         let mut answer;
         loop {
-            let request =
-                begin::Request { limits: asked.limits(), token: asked.token(), ..Default::default() };
+            let request = begin::BeginRequest {
+                limits: asked.checks(),
+                token: asked.permit_name(),
+                ..Default::default()
+            };
             answer = self.redis.begin(&request).await;
             match &answer {
-                Ok(begin::Reply::Denied { limits }) if asked.recalled(&set, limits).await => {}
+                Ok(begin::BeginReply::Denied { limits }) if asked.reclaim_held_quota(&set, limits).await => {}
                 _ => break,
             }
         }
         match answer {
-            Ok(begin::Reply::Granted { limits, .. }) => Verdict::Allowed(asked.granted(&set, &limits)),
-            Ok(begin::Reply::Denied { limits }) => Verdict::Denied(asked.denied(&set, &limits)),
-            Err(error) => match asked.without(&set, &error, &self.part) {
-                Without::Allowed(granted) => Verdict::Allowed(granted),
-                Without::Denied(replies) => Verdict::Denied(replies),
-                Without::Closed => Verdict::Closed,
+            Ok(begin::BeginReply::Granted { limits, .. }) => Verdict::Allowed(asked.grant(&set, &limits)),
+            Ok(begin::BeginReply::Denied { limits }) => Verdict::Denied(asked.deny(&set, &limits)),
+            Err(error) => match asked.fall_back(&set, &error, &self.part) {
+                FallbackOutcome::Allowed(granted) => Verdict::Allowed(granted),
+                FallbackOutcome::Denied(replies) => Verdict::Denied(replies),
+                FallbackOutcome::FailClosed => Verdict::Closed,
             },
         }
     }
@@ -122,24 +128,24 @@ impl Worker {
     }
 
     /// The client's limit under the only policy, as a look that costs nothing.
-    pub(crate) fn look(&self) -> LimitArg {
+    pub(crate) fn look(&self) -> RateLimitCheck {
         let set = self.desk.policies().select("GET", "/", |_| None);
-        let args = set.args(0, &Subject { client: CLIENT, ..Subject::default() });
-        LimitArg { cost: 0, ..args[0].clone() }
+        let args = set.checks(0, &LimitSubject { client: CLIENT, ..LimitSubject::default() });
+        RateLimitCheck { cost: 0, ..args[0].clone() }
     }
 
     pub(crate) async fn remaining(&self) -> u64 {
-        self.redis.look_at_limit(&self.look()).await.unwrap().remaining
+        self.redis.limit_status(&self.look()).await.unwrap().remaining
     }
 }
 
-pub(crate) fn calls(server: &RedisServer) -> u64 {
+pub(crate) fn calls(server: &TestRedis) -> u64 {
     server.commands().get("fcall").copied().unwrap_or(0)
 }
 
 #[tokio::test]
 async fn a_flood_costs_each_worker_one_command_for_each_wait() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let workers: [Worker; 4] = workers(&server, "[limits.a]\nrate = \"4/s\"\nburst = 4").await;
     server.cli(&["CONFIG", "RESETSTAT"]);
     let (begun, mut tasks) = (Instant::now(), JoinSet::new());
@@ -172,7 +178,7 @@ async fn a_flood_costs_each_worker_one_command_for_each_wait() {
 /// Two workers, each with so many clients of one subject, who come as fast as they are answered: allowed, denied, and
 /// how many commands that took.
 async fn flood(text: &str, subjects: usize, lasting: Duration) -> (u64, u64, u64) {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let workers: [Worker; 2] = workers(&server, text).await;
     server.cli(&["CONFIG", "RESETSTAT"]);
     let (begun, mut tasks) = (Instant::now(), JoinSet::new());
@@ -243,7 +249,7 @@ async fn a_flood_of_a_quick_limit_costs_each_worker_some_dozen_commands_a_second
 
 #[tokio::test]
 async fn one_that_is_never_drawn_in_advance_asks_as_ever() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let [worker] = workers(&server, "[limits.a]\nrate = \"1000/s\"\nlease = false").await;
     server.cli(&["CONFIG", "RESETSTAT"]);
     // One after the other, because what is asked at once shares a call.
@@ -255,7 +261,7 @@ async fn one_that_is_never_drawn_in_advance_asks_as_ever() {
 
 #[tokio::test]
 async fn without_redis_a_request_that_is_dear_is_not_allowed_by_each_worker() {
-    let mut server = RedisServer::start();
+    let mut server = TestRedis::start();
     let text = "[limits.a]\nrate = \"1/h\"\nburst = 20\ncost = 10";
     let workers: [Worker; 4] = workers(&server, text).await;
     let few: [Worker; 4] = self::workers(&server, "[limits.a]\nrate = \"1/h\"\nburst = 2").await;
@@ -270,11 +276,11 @@ async fn without_redis_a_request_that_is_dear_is_not_allowed_by_each_worker() {
 
 #[tokio::test]
 async fn workers_of_two_releases_draw_from_one_limit() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Fcall).await;
-    let old = regatta::__internals::redis::library::named("regatta_limit_v1").unwrap();
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Fcall).await;
+    let old = regatta::__internals::redis::library::library_by_name("regatta_limit_v1").unwrap();
     server.cli(&["FUNCTION", "LOAD", old.text]);
-    let amount = |requests| regatta::__internals::redis::limit::Amount {
+    let amount = |requests| regatta::__internals::redis::limit::LimitCharge {
         key: "p:l:a:v:1".into(),
         interval_us: 3_600_000_000,
         tolerance_us: 18_000_000_000,
@@ -285,17 +291,17 @@ async fn workers_of_two_releases_draw_from_one_limit() {
         let said = server.cli(&[&["FCALL", "regatta_limit_v1_draw", "1", "p:l:a:v:1"], &quota[..]].concat());
         said.lines().next().unwrap().parse::<u64>().unwrap()
     };
-    assert_eq!((old("2"), redis.draw(&amount(2)).await.unwrap().requests, old("9")), (2, 2, 1));
-    assert_eq!((redis.refund(&amount(3)).await, old("1")), (Ok(3), 1));
-    assert_eq!(redis.draw(&amount(9)).await.unwrap().requests, 2);
+    assert_eq!((old("2"), redis.prefetch_quota(&amount(2)).await.unwrap().requests, old("9")), (2, 2, 1));
+    assert_eq!((redis.refund_limit(&amount(3)).await, old("1")), (Ok(3), 1));
+    assert_eq!(redis.prefetch_quota(&amount(9)).await.unwrap().requests, 2);
 }
 
 #[tokio::test]
 async fn a_draw_that_gets_nothing_stores_what_it_cut() {
-    for mode in [Mode::Fcall, Mode::Evalsha] {
-        let server = RedisServer::start();
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
-        let amount = |requests| regatta::__internals::redis::limit::Amount {
+        let amount = |requests| regatta::__internals::redis::limit::LimitCharge {
             key: "p:l:a:v:1".into(),
             interval_us: 1_000_000,
             tolerance_us: 5_000_000,
@@ -304,7 +310,7 @@ async fn a_draw_that_gets_nothing_stores_what_it_cut() {
         // As a clock that was an hour ahead left it.
         let now: u64 = server.cli(&["TIME"]).lines().next().unwrap().parse().unwrap();
         server.cli(&["SET", "p:l:a:v:1", &format!("{}000000", now + 3600)]);
-        let drawn = redis.draw(&amount(3)).await.unwrap();
+        let drawn = redis.prefetch_quota(&amount(3)).await.unwrap();
         assert_eq!((drawn.requests, drawn.reset_us), (0, 5_000_000), "{mode:?}");
         let stored: u64 = server.cli(&["GET", "p:l:a:v:1"]).trim().parse().unwrap();
         assert!(stored <= (now + 60) * 1_000_000, "{stored} is stored at {now}");
@@ -321,14 +327,14 @@ async fn what_comes_back_in_a_flood_is_used() {
 
 #[tokio::test]
 async fn what_is_given_back_or_reset_is_known_to_every_worker_at_once() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let [one, other]: [Worker; 2] = workers(&server, "[limits.a]\nrate = \"1/h\"\nburst = 1").await;
     let Verdict::Allowed(granted) = one.ask(CLIENT).await else { panic!("denied") };
     for worker in [&one, &other] {
         assert!(!worker.ask(CLIENT).await.is_allowed());
         eventually("it hears the news", async || {
             worker.ask(CLIENT).await;
-            worker.redis.news_since().is_some()
+            worker.redis.notifications_complete_since().is_some()
         })
         .await;
         // What it learned before it heard the news is not trusted; from here on it does not ask any more.
@@ -349,21 +355,21 @@ async fn what_is_given_back_or_reset_is_known_to_every_worker_at_once() {
 
 #[tokio::test]
 async fn who_may_have_missed_news_does_not_rely_on_what_he_knows() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let [worker]: [Worker; 1] = workers(&server, "[limits.a]\nrate = \"1/h\"\nburst = 1").await;
     assert!(worker.ask(CLIENT).await.is_allowed());
-    eventually("it hears the news", async || worker.redis.news_since().is_some()).await;
+    eventually("it hears the news", async || worker.redis.notifications_complete_since().is_some()).await;
     assert!(!worker.ask(CLIENT).await.is_allowed());
     // Without telling anyone.
     server.cli(&["DEL", &worker.look().key]);
     server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     eventually("it asks", async || worker.ask(CLIENT).await.is_allowed()).await;
-    eventually("it hears again", async || worker.redis.news_since().is_some()).await;
+    eventually("it hears again", async || worker.redis.notifications_complete_since().is_some()).await;
 }
 
 #[tokio::test]
 async fn three_policies_and_if_one_denies_none_is_charged() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let text = "[limits.a]\nrate = \"1/h\"\nburst = 10\ncost = 2\n[limits.b]\nrate = \"1/h\"\nburst = 10\nlease = false\n\
                 [limits.c]\nrate = \"1/h\"\nburst = 1";
     let [worker]: [Worker; 1] = workers(&server, text).await;
@@ -384,7 +390,7 @@ async fn three_policies_and_if_one_denies_none_is_charged() {
 
 #[tokio::test]
 async fn without_redis_all_workers_together_allow_the_limit_and_it_is_charged_once() {
-    let mut server = RedisServer::start();
+    let mut server = TestRedis::start();
     let workers: [Worker; 4] = workers(&server, "[limits.a]\nrate = \"1/h\"\nburst = 40").await;
     server.kill();
     let mut allowed = 0;
@@ -397,7 +403,7 @@ async fn without_redis_all_workers_together_allow_the_limit_and_it_is_charged_on
     server.restart();
     // This server never saw a request: whatever it knows was told by the workers.
     eventually("all have told what they allowed", async || {
-        let looked = workers[0].redis.look_at_limit(&workers[0].look()).await;
+        let looked = workers[0].redis.limit_status(&workers[0].look()).await;
         looked.is_ok_and(|standing| standing.remaining == 0)
     })
     .await;
@@ -413,7 +419,7 @@ async fn without_redis_all_workers_together_allow_the_limit_and_it_is_charged_on
 
 #[tokio::test]
 async fn without_redis_a_policy_may_be_open_or_closed() {
-    let mut server = RedisServer::start();
+    let mut server = TestRedis::start();
     let text = |policy: &str| format!("[limits.a]\nrate = \"1/h\"\nburst = 2\non_redis_down = \"{policy}\"");
     let [open]: [Worker; 1] = workers(&server, &text("open")).await;
     let [closed]: [Worker; 1] = workers(&server, &text("closed")).await;
@@ -426,7 +432,7 @@ async fn without_redis_a_policy_may_be_open_or_closed() {
     server.restart();
     let [one]: [Worker; 1] = workers(&server, places).await;
     server.kill();
-    let one = Worker { part: Part { workers: 2, ..Part::WHOLE }, ..one };
+    let one = Worker { part: WorkerShare { workers: 2, ..WorkerShare::WHOLE }, ..one };
     let held = [one.ask(CLIENT).await, one.ask(CLIENT).await];
     assert!(held.iter().all(Verdict::is_allowed) && !one.ask(CLIENT).await.is_allowed(), "half of four");
     drop(held);
@@ -435,7 +441,7 @@ async fn without_redis_a_policy_may_be_open_or_closed() {
 
 #[tokio::test]
 async fn drawn_in_advance_is_never_more_and_hardly_ever_asked() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let workers: [Worker; 4] =
         workers(&server, "[limits.a]\nrate = \"1/h\"\nburst = 10000\nlease = true").await;
     server.cli(&["CONFIG", "RESETSTAT"]);
@@ -470,12 +476,12 @@ async fn drawn_in_advance_is_never_more_and_hardly_ever_asked() {
 
 #[tokio::test]
 async fn what_was_drawn_is_used_even_if_redis_has_no_more() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let text = "[limits.a]\nrate = \"1/h\"\nburst = 1000\nlease = true";
     let [one, other]: [Worker; 2] = workers(&server, text).await;
     // What is drawn is not given back while this clock stands still.
     let still = || *STILL.get_or_init(Instant::now);
-    let desk = Desk::new(policies(text), one.redis.clone(), Duration::from_millis(500), still);
+    let desk = RequestLimiter::new(policies(text), one.redis.clone(), Duration::from_millis(500), still);
     let one = Worker { desk, ..one };
     // It asks itself until it has drawn; then no command is needed for a while.
     eventually("something was drawn", async || {
@@ -484,30 +490,33 @@ async fn what_was_drawn_is_used_even_if_redis_has_no_more() {
     })
     .await;
     let key = one.look().key;
-    let all = regatta::__internals::redis::limit::Amount {
+    let all = regatta::__internals::redis::limit::LimitCharge {
         key,
         interval_us: 3_600_000_000,
         tolerance_us: 3_600_000_000_000,
         requests: 1000,
     };
-    other.redis.draw(&all).await.unwrap();
+    other.redis.prefetch_quota(&all).await.unwrap();
     assert_eq!(one.remaining().await, 0);
     // More than was drawn: Redis is asked, denies it, and that is remembered.
     let set = one.desk.policies().select("GET", "/", |_| None);
-    let subject = Subject { client: CLIENT, ..Subject::default() };
+    let subject = LimitSubject { client: CLIENT, ..LimitSubject::default() };
     let mut dear = set.clone();
-    dear.apply(0, Some(400), 0);
-    let Admission::Ask(asked) = one.desk.admit(&dear, 0, &subject).await else { panic!("nothing is known") };
-    let request = begin::Request { limits: asked.limits(), token: asked.token(), ..Default::default() };
-    let Ok(begin::Reply::Denied { limits }) = one.redis.begin(&request).await else { panic!("allowed") };
-    asked.denied(&dear, &limits);
-    assert!(matches!(one.desk.admit(&dear, 0, &subject).await, Admission::Denied(_)));
+    dear.add_policy(0, Some(400), 0);
+    let LimitAdmission::Pending(asked) = one.desk.check(&dear, 0, &subject).await else {
+        panic!("nothing is known")
+    };
+    let request =
+        begin::BeginRequest { limits: asked.checks(), token: asked.permit_name(), ..Default::default() };
+    let Ok(begin::BeginReply::Denied { limits }) = one.redis.begin(&request).await else { panic!("allowed") };
+    asked.deny(&dear, &limits);
+    assert!(matches!(one.desk.check(&dear, 0, &subject).await, LimitAdmission::Denied(_)));
     assert!(one.ask(CLIENT).await.is_allowed(), "it is paid for");
 }
 
 #[tokio::test]
 async fn places_are_shared_renewed_and_given_back() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let text = "[limits.a]\nconcurrent = 3\nconcurrent_lease = \"1s\"";
     let [one, other]: [Worker; 2] = workers(&server, text).await;
     let mut held = vec![one.ask(CLIENT).await, one.ask(CLIENT).await, other.ask(CLIENT).await];
@@ -534,7 +543,7 @@ async fn places_are_shared_renewed_and_given_back() {
 
 #[test]
 fn a_place_ends_with_its_worker() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let text = "[limits.a]\nconcurrent = 1\nconcurrent_lease = \"1s\"";
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let killed = runtime();
@@ -554,7 +563,7 @@ fn a_place_ends_with_its_worker() {
 
 #[tokio::test]
 async fn a_request_that_is_dropped_while_it_asks_leaves_no_place_behind() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let [worker]: [Worker; 1] =
         workers(&server, "[limits.a]\nconcurrent = 2\nconcurrent_lease = \"5m\"").await;
     for _ in 0..20 {
@@ -566,44 +575,48 @@ async fn a_request_that_is_dropped_while_it_asks_leaves_no_place_behind() {
 
 #[tokio::test]
 async fn a_limit_in_shadow_counts_and_denies_nobody() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let [worker]: [Worker; 1] =
         workers(&server, "[limits.a]\nrate = \"1/h\"\nburst = 2\nshadow = true").await;
     let mut shadowed = 0;
     for _ in 0..5 {
         let Verdict::Allowed(granted) = worker.ask(CLIENT).await else { panic!("denied") };
-        shadowed += granted.shadowed.len();
+        shadowed += granted.shadow_denied.len();
     }
     assert_eq!((shadowed, worker.remaining().await), (3, 0));
 }
 
 #[tokio::test]
 async fn the_errands_do_the_same_on_functions_and_on_scripts() {
-    for mode in [Mode::Fcall, Mode::Evalsha] {
-        let server = RedisServer::start();
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
-        let amount = |requests| regatta::__internals::redis::limit::Amount {
+        let amount = |requests| regatta::__internals::redis::limit::LimitCharge {
             key: "p:l:a:v:1".into(),
             interval_us: 3_600_000_000,
             tolerance_us: 18_000_000_000,
             requests,
         };
-        let drawn = async |requests| redis.draw(&amount(requests)).await.map(|drawn| drawn.requests);
+        let drawn =
+            async |requests| redis.prefetch_quota(&amount(requests)).await.map(|drawn| drawn.requests);
         assert_eq!((drawn(3).await, drawn(9).await), (Ok(3), Ok(2)));
-        assert_eq!(redis.refund(&amount(2)).await, Ok(2));
+        assert_eq!(redis.refund_limit(&amount(2)).await, Ok(2));
         assert_eq!(
-            (redis.merge("b", &amount(1)).await, redis.merge("b", &amount(1)).await),
+            (
+                redis.apply_deferred_charge("b", &amount(1)).await,
+                redis.apply_deferred_charge("b", &amount(1)).await
+            ),
             (Ok(true), Ok(false))
         );
-        assert_eq!(redis.refund(&amount(0)).await, Ok(1));
-        assert_eq!(redis.refund(&amount(99)).await, Ok(5));
+        assert_eq!(redis.refund_limit(&amount(0)).await, Ok(1));
+        assert_eq!(redis.refund_limit(&amount(99)).await, Ok(5));
         assert_eq!((drawn(1).await, redis.reset_limit("p:l:a:v:1").await), (Ok(1), Ok(true)));
         assert_eq!(redis.reset_limit("p:l:a:v:1").await, Ok(false));
-        assert_eq!(redis.renew("p:l:b", "nobody", 1_000_000).await, Ok(false), "{mode:?}");
-        assert_eq!(redis.release("p:l:b", "nobody").await, Ok(false));
+        assert_eq!(redis.renew_permit("p:l:b", "nobody", 1_000_000).await, Ok(false), "{mode:?}");
+        assert_eq!(redis.release_permit("p:l:b", "nobody").await, Ok(false));
         // Something else under the key is an error, and nothing is changed.
         server.cli(&["HSET", "p:l:a:v:1", "a", "1"]);
-        assert!(redis.merge("c", &amount(1)).await.is_err());
+        assert!(redis.apply_deferred_charge("c", &amount(1)).await.is_err());
         assert_eq!(server.cli(&["EXISTS", "p:l:a:v:1:m:c"]), "0");
     }
 }

@@ -10,21 +10,21 @@ use sfv::Parser;
 use crate::support::client;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::load;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// Policies by name and setting, beside the generous default one.
-fn plan(redis: &RedisServer, settings: &[(&str, &str)]) -> Plan {
-    settings.iter().fold(Plan::on(redis), |plan, (name, value)| {
+fn plan(redis: &TestRedis, settings: &[(&str, &str)]) -> TestFleetBuilder {
+    settings.iter().fold(TestFleetBuilder::on(redis), |plan, (name, value)| {
         plan.set(&format!("REGATTA_{}", name.to_uppercase().replace('.', "__")), value)
     })
 }
 
 /// The example with its layers.
-fn layered(redis: &RedisServer) -> Plan {
+fn layered(redis: &TestRedis) -> TestFleetBuilder {
     let settings = [
         ("limits.login.rate", "20/h"),
         ("limits.login.burst", "20"),
@@ -37,7 +37,7 @@ fn layered(redis: &RedisServer) -> Plan {
     plan(redis, &settings).example("limits")
 }
 
-fn ask(fleet: &Fleet, request: Request) -> Response {
+fn ask(fleet: &TestFleet, request: Request) -> Response {
     client::once(fleet.listen, request).unwrap_or_else(|failure| panic!("{failure:?}"))
 }
 
@@ -60,7 +60,7 @@ fn left(response: &Response, policy: &str) -> i64 {
 
 #[test]
 fn a_layer_puts_a_route_under_a_policy_with_its_own_price_and_a_refund_takes_it_back() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = layered(&redis).start();
     for left_over in [15, 10, 5, 0] {
         let wrong = ask(&fleet, Request::post("/login/wrong"));
@@ -81,7 +81,7 @@ fn a_layer_puts_a_route_under_a_policy_with_its_own_price_and_a_refund_takes_it_
 
 #[test]
 fn a_price_that_shows_late_is_charged_as_a_whole_or_not_at_all() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = layered(&redis).start();
     let five = fleet.get("/rows/5");
     assert_eq!((five.status, left(&five, "login")), (200, 15));
@@ -92,7 +92,7 @@ fn a_price_that_shows_late_is_charged_as_a_whole_or_not_at_all() {
 
 #[test]
 fn two_at_the_same_time_are_enough_and_a_killed_worker_gives_its_places_back() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = layered(&redis).workers(2).start();
     let statuses = load::parallel(6, 1, |_| fleet.get("/export/1500").status);
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 2, "{statuses:?}");
@@ -116,7 +116,7 @@ fn two_at_the_same_time_are_enough_and_a_killed_worker_gives_its_places_back() {
 
 #[test]
 fn a_layer_with_an_unknown_policy_is_a_boot_failure_that_says_so() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (code, log) = plan(&redis, &[]).example("limits").run();
     assert_eq!(code, 70, "{log}");
     assert!(log.contains("no policy is named login: add [limits.login]"), "{log}");
@@ -124,7 +124,7 @@ fn a_layer_with_an_unknown_policy_is_a_boot_failure_that_says_so() {
 
 #[test]
 fn a_header_a_method_and_a_price_choose_the_policy_and_its_subject() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let settings = [
         ("limits.key.header", "X-API-Key"),
         ("limits.key.rate", "1/h"),
@@ -147,7 +147,7 @@ fn a_header_a_method_and_a_price_choose_the_policy_and_its_subject() {
 
 #[test]
 fn older_headers_and_none_can_be_had() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let limited = [("limits.default.rate", "1/min"), ("limits.default.burst", "2")];
     let style = |style: &str| plan(&redis, &limited).set("REGATTA_HTTP__LIMIT_HEADERS", style).start();
     let fleet = style("legacy");
@@ -171,7 +171,7 @@ fn older_headers_and_none_can_be_had() {
 
 #[test]
 fn a_denied_flood_is_answered_by_the_worker_and_its_wait_gets_shorter() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let settings = [("limits.default.rate", "1/4s"), ("limits.default.burst", "1")];
     let fleet = plan(&redis, &settings).workers(1).start();
     assert_eq!(fleet.get("/counters/x").status, 200);
@@ -200,7 +200,7 @@ fn a_denied_flood_is_answered_by_the_worker_and_its_wait_gets_shorter() {
 
 #[test]
 fn without_redis_a_closed_policy_is_503_and_an_insured_one_is_its_share() {
-    let mut redis = RedisServer::start();
+    let mut redis = TestRedis::start();
     let settings = [
         ("limits.closed.rate", "1000/s"),
         ("limits.closed.routes", "/hello"),
@@ -239,7 +239,7 @@ fn without_redis_a_closed_policy_is_503_and_an_insured_one_is_its_share() {
 
 #[test]
 fn a_limit_in_shadow_is_counted_and_not_told() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let settings =
         [("limits.tried.rate", "1/h"), ("limits.tried.burst", "1"), ("limits.tried.shadow", "true")];
     let fleet = plan(&redis, &settings).start();
@@ -256,7 +256,7 @@ fn a_limit_in_shadow_is_counted_and_not_told() {
 
 #[test]
 fn an_operator_sees_and_resets_a_limit_and_workers_know_at_once() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = plan(&redis, &[("limits.default.rate", "1/h"), ("limits.default.burst", "2")]);
     let fleet = plan.workers(2).start();
     let limits = |words: &[&str]| {
@@ -279,9 +279,10 @@ fn an_operator_sees_and_resets_a_limit_and_workers_know_at_once() {
 
 #[test]
 fn another_policy_holds_after_a_reload_and_what_was_known_of_the_old_one_does_not() {
-    let redis = RedisServer::start();
-    let plan =
-        Plan::on(&redis).unset("REGATTA_LIMITS__DEFAULT__RATE").unset("REGATTA_LIMITS__DEFAULT__BURST");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis)
+        .unset("REGATTA_LIMITS__DEFAULT__RATE")
+        .unset("REGATTA_LIMITS__DEFAULT__BURST");
     let file = plan.folder().join("regatta.toml");
     let write = |burst: u64| {
         std::fs::write(&file, format!("[limits.default]\nrate = \"1/h\"\nburst = {burst}\n")).unwrap();

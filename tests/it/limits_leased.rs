@@ -4,9 +4,9 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::limiter::Subject;
-use regatta::__internals::redis::limit::Amount;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::limiter::LimitSubject;
+use regatta::__internals::redis::limit::LimitCharge;
 use tokio::task::JoinSet;
 
 use crate::limits_desk::CLIENT;
@@ -14,7 +14,7 @@ use crate::limits_desk::Verdict;
 use crate::limits_desk::Worker;
 use crate::limits_desk::calls;
 use crate::limits_desk::workers;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 
@@ -30,7 +30,7 @@ async fn warm(worker: &Worker, key: &str) -> u64 {
             worker.ask(key).await;
             asked += 1;
         }
-        worker.redis.news_since().is_some() && is_paid(worker, key).await
+        worker.redis.notifications_complete_since().is_some() && is_paid(worker, key).await
     })
     .await;
     asked
@@ -39,11 +39,11 @@ async fn warm(worker: &Worker, key: &str) -> u64 {
 /// Whether the next request needs no question.
 async fn is_paid(worker: &Worker, client: &str) -> bool {
     let set = worker.desk.policies().select("GET", "/", |_| None);
-    let subject = Subject { client, ..Subject::default() };
-    match worker.desk.admit(&set, 0, &subject).await {
+    let subject = LimitSubject { client, ..LimitSubject::default() };
+    match worker.desk.check(&set, 0, &subject).await {
         // Dropped: what it took is held again.
-        regatta::__internals::limiter::desk::Admission::Ask(asked) => asked.limits().is_empty(),
-        regatta::__internals::limiter::desk::Admission::Denied(_) => false,
+        regatta::__internals::limiter::desk::LimitAdmission::Pending(asked) => asked.checks().is_empty(),
+        regatta::__internals::limiter::desk::LimitAdmission::Denied(_) => false,
     }
 }
 
@@ -81,7 +81,7 @@ async fn total(workers: &[Worker], burst: usize) -> (u64, u64) {
 
 #[tokio::test]
 async fn one_worker_allows_the_burst_and_no_more() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     for (name, burst) in [("small", 100), ("large", 10_000)] {
         server.cli(&["FLUSHALL"]);
         let workers: [Worker; 1] = workers(&server, &limit(burst, "")).await;
@@ -92,7 +92,7 @@ async fn one_worker_allows_the_burst_and_no_more() {
 
 #[tokio::test]
 async fn a_client_that_changes_worker_each_time_gets_its_whole_burst() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let two: [Worker; 2] = workers(&server, &limit(10_000, "")).await;
     let (first, all) = total(&two, 10_000).await;
     assert_eq!(all, 10_000);
@@ -105,7 +105,7 @@ async fn a_client_that_changes_worker_each_time_gets_its_whole_burst() {
 
 #[tokio::test]
 async fn a_busy_limit_is_hardly_ever_asked_about_and_ten_thousand_clients_are_as_ever() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let [worker]: [Worker; 1] = workers(&server, &limit(100_000, "")).await;
     warm(&worker, CLIENT).await;
     server.cli(&["CONFIG", "RESETSTAT"]);
@@ -125,7 +125,7 @@ async fn a_busy_limit_is_hardly_ever_asked_about_and_ten_thousand_clients_are_as
 async fn what_a_worker_holds_is_called_back_by_one_that_is_denied() {
     // The other one has drawn before and listens, or has never been denied before.
     for listens in [true, false] {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let [holder, other]: [Worker; 2] = workers(&server, &limit(1000, "")).await;
         if listens {
             warm(&other, "10.9.9.9").await;
@@ -133,8 +133,9 @@ async fn what_a_worker_holds_is_called_back_by_one_that_is_denied() {
         warm(&holder, CLIENT).await;
         let left = holder.remaining().await;
         let key = holder.look().key;
-        let all = Amount { key, interval_us: 3_600_000_000, tolerance_us: 3_600_000_000_000, requests: left };
-        assert_eq!(other.redis.draw(&all).await.unwrap().requests, left);
+        let all =
+            LimitCharge { key, interval_us: 3_600_000_000, tolerance_us: 3_600_000_000_000, requests: left };
+        assert_eq!(other.redis.prefetch_quota(&all).await.unwrap().requests, left);
         // Redis has none left, and one is held for a moment: it is had by whichever worker is asked.
         let verdict = other.ask(CLIENT).await;
         assert!(verdict.is_allowed(), "{listens}: {verdict:?}");
@@ -145,7 +146,7 @@ async fn what_a_worker_holds_is_called_back_by_one_that_is_denied() {
 
 #[tokio::test]
 async fn what_time_took_from_a_worker_is_not_allowed_once_more() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let text = "[limits.a]\nrate = \"500/s\"\nburst = 1000\n";
     let [holder, other]: [Worker; 2] = workers(&server, text).await;
     warm(&other, "10.9.9.9").await;
@@ -168,7 +169,7 @@ async fn what_time_took_from_a_worker_is_not_allowed_once_more() {
 
 #[tokio::test]
 async fn a_worker_that_dies_takes_with_it_what_it_held_and_no_more() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let [dead, alive]: [Worker; 2] = workers(&server, &limit(1000, "")).await;
     warm(&dead, CLIENT).await;
     let before = alive.remaining().await;
@@ -181,7 +182,7 @@ async fn a_worker_that_dies_takes_with_it_what_it_held_and_no_more() {
 
 #[tokio::test]
 async fn workers_that_lease_and_workers_that_do_not_share_one_limit() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let [leasing, again]: [Worker; 2] = workers(&server, &limit(1000, "")).await;
     let [old, older]: [Worker; 2] = workers(&server, &limit(1000, "lease = 0")).await;
     let all = [leasing, old, again, older];
@@ -192,7 +193,7 @@ async fn workers_that_lease_and_workers_that_do_not_share_one_limit() {
 
 #[tokio::test]
 async fn a_fleet_wide_limit_is_leased_and_its_headers_tell_the_limit() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let [worker]: [Worker; 1] = workers(&server, &limit(10_000, "per = \"global\"")).await;
     let mut left = 10_000 - warm(&worker, CLIENT).await;
     let (mut paid, mut exact) = (0, 0);
@@ -200,7 +201,7 @@ async fn a_fleet_wide_limit_is_leased_and_its_headers_tell_the_limit() {
         let client = format!("10.0.0.{}", number % 200);
         paid += u64::from(is_paid(&worker, &client).await);
         let Verdict::Allowed(granted) = worker.ask(&client).await else { panic!("denied") };
-        let told = granted.replies[0].unwrap().remaining;
+        let told = granted.decisions[0].unwrap().remaining;
         left -= 1;
         // Less by what is drawn at that very moment, and never more than there is.
         assert!(told <= left && left - told <= 500, "{told} of {left}");
@@ -212,7 +213,7 @@ async fn a_fleet_wide_limit_is_leased_and_its_headers_tell_the_limit() {
 
 #[tokio::test]
 async fn another_limit_after_a_reload_begins_anew_and_what_was_held_of_the_old_one_goes_back() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let [old]: [Worker; 1] = workers(&server, &limit(1000, "")).await;
     warm(&old, CLIENT).await;
     let [new]: [Worker; 1] = workers(&server, &limit(200, "")).await;
@@ -231,7 +232,7 @@ async fn another_limit_after_a_reload_begins_anew_and_what_was_held_of_the_old_o
 
 #[tokio::test]
 async fn without_redis_what_is_held_is_used_and_then_each_workers_part() {
-    let mut server = RedisServer::start();
+    let mut server = TestRedis::start();
     let [worker]: [Worker; 1] = workers(&server, &limit(1000, "")).await;
     warm(&worker, CLIENT).await;
     server.kill();
@@ -245,8 +246,8 @@ async fn without_redis_what_is_held_is_used_and_then_each_workers_part() {
 
 #[tokio::test]
 async fn without_server_side_code_nothing_is_leased() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Plain).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Plain).await;
     let [worker]: [Worker; 1] = workers(&server, &limit(1000, "")).await;
     let worker = worker.on(redis, &limit(1000, ""));
     for _ in 0..100 {

@@ -11,14 +11,14 @@ use serde_json::json;
 
 use crate::support::client;
 use crate::support::client::Connection;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::sockets::Frame;
-use crate::support::sockets::Socket;
+use crate::support::sockets::WebSocketClient;
 use crate::support::stream::try_publish;
 use crate::support::wait;
 
@@ -43,24 +43,25 @@ fn ask(address: SocketAddr, request: Request) -> Response {
 }
 
 /// A policy of so many requests, none of which comes back in the time of a test.
-fn few(plan: Plan, name: &str, burst: u64) -> Plan {
+fn few(plan: TestFleetBuilder, name: &str, burst: u64) -> TestFleetBuilder {
     plan.set(&format!("REGATTA_LIMITS__{name}__RATE"), "1/d")
         .set(&format!("REGATTA_LIMITS__{name}__BURST"), &burst.to_string())
 }
 
-fn memory(redis: &RedisServer) -> u64 {
+fn memory(redis: &TestRedis) -> u64 {
     let info = redis.cli(&["INFO", "memory"]);
     info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim().parse().unwrap()
 }
 
-fn calls(redis: &RedisServer) -> u64 {
+fn calls(redis: &TestRedis) -> u64 {
     redis.commands().get("fcall").copied().unwrap_or(0)
 }
 
 #[test]
 fn twelve_spellings_of_a_path_are_one_bucket() {
-    let redis = RedisServer::start();
-    let plan = few(Plan::on(&redis).workers(1), "DOOR", 12).set("REGATTA_LIMITS__DOOR__ROUTES", "/login");
+    let redis = TestRedis::start();
+    let plan = few(TestFleetBuilder::on(&redis).workers(1), "DOOR", 12)
+        .set("REGATTA_LIMITS__DOOR__ROUTES", "/login");
     let fleet = plan.start();
     for spelling in SPELLINGS {
         assert_ne!(ask(fleet.listen, Request::get(spelling)).status, 429, "{spelling}");
@@ -80,8 +81,9 @@ fn twelve_spellings_of_a_path_are_one_bucket() {
 
 #[test]
 fn a_policy_of_get_counts_head_once_and_none_holds_for_another_method() {
-    let redis = RedisServer::start();
-    let plan = few(Plan::on(&redis).workers(1), "DOOR", 4).set("REGATTA_LIMITS__DOOR__ROUTES", "/hello");
+    let redis = TestRedis::start();
+    let plan =
+        few(TestFleetBuilder::on(&redis).workers(1), "DOOR", 4).set("REGATTA_LIMITS__DOOR__ROUTES", "/hello");
     let fleet = plan.set("REGATTA_LIMITS__DOOR__METHODS", "GET").start();
     for method in ["HEAD", "GET", "HEAD", "GET"] {
         let mut connection = Connection::open(fleet.listen).unwrap();
@@ -97,8 +99,9 @@ fn a_policy_of_get_counts_head_once_and_none_holds_for_another_method() {
 
 #[test]
 fn a_policy_without_routes_holds_everywhere_and_the_built_in_one_where_state_is_used() {
-    let redis = RedisServer::start();
-    let plan = few(Plan::on(&redis).workers(1), "DEFAULT", 3).unset("REGATTA_LIMITS__DEFAULT__ROUTES");
+    let redis = TestRedis::start();
+    let plan =
+        few(TestFleetBuilder::on(&redis).workers(1), "DEFAULT", 3).unset("REGATTA_LIMITS__DEFAULT__ROUTES");
     let fleet = plan.start();
     for target in ["/hello", "/heavy?n=1", "/nothing/here"] {
         assert_ne!(fleet.get(target).status, 429, "{target}");
@@ -107,9 +110,10 @@ fn a_policy_without_routes_holds_everywhere_and_the_built_in_one_where_state_is_
         fleet.get(target).assert_problem(429);
     }
     assert_eq!(fleet.operator("/livez").status, 200, "operators have no limits");
-    let built_in = ["RATE", "BURST", "ROUTES"]
-        .into_iter()
-        .fold(Plan::on(&redis), |plan, field| plan.unset(&format!("REGATTA_LIMITS__DEFAULT__{field}")));
+    let built_in =
+        ["RATE", "BURST", "ROUTES"].into_iter().fold(TestFleetBuilder::on(&redis), |plan, field| {
+            plan.unset(&format!("REGATTA_LIMITS__DEFAULT__{field}"))
+        });
     let fleet = built_in.workers(1).start();
     let before = calls(&redis);
     for _ in 0..5 {
@@ -122,8 +126,8 @@ fn a_policy_without_routes_holds_everywhere_and_the_built_in_one_where_state_is_
 
 #[test]
 fn every_route_that_writes_is_limited_as_shipped() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).shipped_limits().start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).shipped_limits().start();
     let json = |target: &str, body: &str| Request::post(target).body("application/json", body.as_bytes());
     let floods = [
         ("login", json("/login", "{\"name\":\"ann\"}"), 20),
@@ -146,12 +150,12 @@ fn every_route_that_writes_is_limited_as_shipped() {
 
 #[test]
 fn messages_over_sockets_and_requests_are_one_limit_and_cost_few_calls() {
-    let redis = RedisServer::start();
-    let plan = few(Plan::on(&redis).workers(1), "MESSAGES", 12)
+    let redis = TestRedis::start();
+    let plan = few(TestFleetBuilder::on(&redis).workers(1), "MESSAGES", 12)
         .set("REGATTA_LIMITS__MESSAGES__ROUTES", "/broadcast");
     let fleet = plan.start();
     let said = |text: &str| Frame::text(&json!({ "message": text }).to_string());
-    let mut sockets = [0, 1].map(|_| Socket::open(fleet.listen, "/ws"));
+    let mut sockets = [0, 1].map(|_| WebSocketClient::open(fleet.listen, "/ws"));
     for n in 0..6 {
         sockets[n % 2].send(&said("x")).unwrap();
         // Both hear it, and only after it was charged.
@@ -185,8 +189,8 @@ fn messages_over_sockets_and_requests_are_one_limit_and_cost_few_calls() {
 
 #[test]
 fn a_large_message_counts_for_its_kibibytes() {
-    let redis = RedisServer::start();
-    let plan = few(Plan::on(&redis).workers(1), "MESSAGES", 10)
+    let redis = TestRedis::start();
+    let plan = few(TestFleetBuilder::on(&redis).workers(1), "MESSAGES", 10)
         .set("REGATTA_LIMITS__MESSAGES__ROUTES", "/broadcast");
     let fleet = plan.start();
     let large = "x".repeat(5 * 1024);
@@ -198,8 +202,9 @@ fn a_large_message_counts_for_its_kibibytes() {
 /// What one address may send of each kind in an hour, as shipped.
 #[test]
 fn an_hour_of_every_flood_takes_less_than_64_mib() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).set("REGATTA_LIMITS__IDEMPOTENCY__ENABLED", "false").start();
+    let redis = TestRedis::start();
+    let fleet =
+        TestFleetBuilder::on(&redis).workers(2).set("REGATTA_LIMITS__IDEMPOTENCY__ENABLED", "false").start();
     let flood = |name: &str, count: usize, request: &(dyn Fn(usize) -> Request + Sync)| {
         let before = memory(&redis);
         thread::scope(|scope| {
@@ -208,7 +213,7 @@ fn an_hour_of_every_flood_takes_less_than_64_mib() {
                 scope.spawn(move || {
                     let mut connection = Connection::open(listen).unwrap();
                     for n in (lane..count).step_by(8) {
-                        let answer = connection.ask(&request(n)).unwrap();
+                        let answer = connection.request(&request(n)).unwrap();
                         assert!(answer.status < 500, "{answer:?}");
                         if !answer.keeps_alive() {
                             connection = Connection::open(listen).unwrap();
@@ -237,28 +242,31 @@ fn an_hour_of_every_flood_takes_less_than_64_mib() {
 }
 
 /// Fills Redis up to a part of its bound, which is set for that.
-fn fill(redis: &RedisServer, percent: u64) {
+fn fill(redis: &TestRedis, percent: u64) {
     let used = memory(redis);
     redis.cli(&["CONFIG", "SET", "maxmemory", &(used * 100 / percent).to_string()]);
 }
 
 #[test]
 fn in_a_nearly_full_redis_strangers_add_nothing_and_all_else_goes_on() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     // All who come have one address here.
-    let plan = Plan::on(&redis).workers(2).shipped_limits().set("REGATTA_LIMITS__MESSAGES__RATE", "1000/s");
+    let plan = TestFleetBuilder::on(&redis)
+        .workers(2)
+        .shipped_limits()
+        .set("REGATTA_LIMITS__MESSAGES__RATE", "1000/s");
     let fleet = plan.start();
     let listen = fleet.listen;
-    let publish = |visitor: &mut Visitor| {
+    let publish = |visitor: &mut CookieClient| {
         let body = json!({"topic": "a", "message": "x"}).to_string();
-        visitor.ask(listen, Request::post("/broadcast").body("application/json", body.as_bytes()))
+        visitor.request(listen, Request::post("/broadcast").body("application/json", body.as_bytes()))
     };
-    let (mut ann, mut stranger) = (Visitor::default(), Visitor::default());
+    let (mut ann, mut stranger) = (CookieClient::default(), CookieClient::default());
     let login = |name: &str| {
         Request::post("/login").body("application/json", json!({ "name": name }).to_string().as_bytes())
     };
-    assert_eq!(ann.ask(listen, login("ann")).status, 200);
-    ann.visit(listen);
+    assert_eq!(ann.request(listen, login("ann")).status, 200);
+    ann.view(listen);
     fill(&redis, 85);
     wait::until("strangers are told", wait::LONG, || {
         let answer = publish(&mut stranger);
@@ -274,24 +282,24 @@ fn in_a_nearly_full_redis_strangers_add_nothing_and_all_else_goes_on() {
         assert_eq!(ask(listen, request).status, 503, "{target}");
     }
     assert_eq!(publish(&mut ann).status, 202, "who is logged in goes on");
-    assert_eq!(Visitor::default().ask(listen, login("bob")).status, 200, "so do logins");
-    ann.visit(listen);
+    assert_eq!(CookieClient::default().request(listen, login("bob")).status, 200, "so do logins");
+    ann.view(listen);
     assert_eq!(ask(listen, Request::get("/counters/hits")).status, 200, "and reads");
-    assert_eq!(ann.ask(listen, Request::post("/logout")).status, 204, "and logouts");
-    let mut carl = Visitor::default();
-    assert_eq!(carl.ask(listen, login("carl")).status, 200);
+    assert_eq!(ann.request(listen, Request::post("/logout")).status, 204, "and logouts");
+    let mut carl = CookieClient::default();
+    assert_eq!(carl.request(listen, login("carl")).status, 200);
     // Beyond its bound Redis takes nothing at all.
     redis.cli(&["CONFIG", "SET", "maxmemory", "1mb"]);
-    let page = carl.ask(listen, Request::get("/").header("Accept", "text/html"));
+    let page = carl.request(listen, Request::get("/").header("Accept", "text/html"));
     assert_eq!((page.status, page.header("Session-State")), (200, "read-only"), "{page:?}");
-    assert_eq!(carl.ask(listen, Request::get("/me")).status, 200);
+    assert_eq!(carl.request(listen, Request::get("/me")).status, 200);
     publish(&mut carl).assert_problem(503);
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     wait::until("it is as ever", wait::LONG, || publish(&mut stranger).status == 202);
-    assert_eq!(carl.ask(listen, Request::get("/")).header("Session-State"), "");
+    assert_eq!(carl.request(listen, Request::get("/")).header("Session-State"), "");
 }
 
-fn bound_of(fleet: &Fleet) -> u64 {
+fn bound_of(fleet: &TestFleet) -> u64 {
     let socket = fleet.plan().folder().join("data/redis.sock");
     let output = std::process::Command::new("redis-cli")
         .args(["-s", socket.to_str().unwrap(), "CONFIG", "GET", "maxmemory*"])
@@ -306,30 +314,30 @@ fn bound_of(fleet: &Fleet) -> u64 {
 
 #[test]
 fn a_private_redis_has_a_bound_of_the_machines_memory_or_as_it_is_told() {
-    let fleet = Plan::new().workers(1).start();
+    let fleet = TestFleetBuilder::new().workers(1).start();
     let bound = bound_of(&fleet);
     assert!(bound >= 64 << 20, "{bound}");
     drop(fleet);
-    let fleet = Plan::new().workers(1).set("REGATTA_REDIS__MAXMEMORY", "100MiB").start();
+    let fleet = TestFleetBuilder::new().workers(1).set("REGATTA_REDIS__MAXMEMORY", "100MiB").start();
     assert_eq!(bound_of(&fleet), 100 << 20);
 }
 
 #[test]
 fn check_says_what_a_redis_will_lose_and_that_it_has_no_bound() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     redis.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
-    let (code, said) = Plan::on(&redis).args(&["check"]).run();
+    let (code, said) = TestFleetBuilder::on(&redis).args(&["check"]).run();
     assert!(code == 0 && said.contains("noeviction") && said.contains("no maxmemory"), "{code}: {said}");
     redis.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
     redis.cli(&["CONFIG", "SET", "maxmemory", "1gb"]);
-    let (code, said) = Plan::on(&redis).args(&["check"]).run();
+    let (code, said) = TestFleetBuilder::on(&redis).args(&["check"]).run();
     assert!(code == 0 && !said.contains("noeviction") && !said.contains("maxmemory"), "{code}: {said}");
 }
 
 #[test]
 fn a_proxy_that_is_not_trusted_is_said_once() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).set("REGATTA_PROXY__TRUSTED", "10.9.9.9/32").workers(2);
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).set("REGATTA_PROXY__TRUSTED", "10.9.9.9/32").workers(2);
     let fleet = plan.start();
     assert!(!fleet.operator("/readyz").text().contains("proxy.trusted"));
     for n in 0..50 {
@@ -340,7 +348,7 @@ fn a_proxy_that_is_not_trusted_is_said_once() {
     assert_eq!(ready.status, 200);
     assert!(ready.text().contains("127.0.0.1 is not in proxy.trusted"), "{ready:?}");
     assert_eq!(fleet.log().matches("is not in proxy.trusted").count(), 1, "{}", fleet.log());
-    let trusting = Plan::on(&redis).workers(1).start();
+    let trusting = TestFleetBuilder::on(&redis).workers(1).start();
     ask(trusting.listen, Request::get("/hello").header("X-Forwarded-For", "9.9.9.9"));
     assert!(!trusting.operator("/readyz").text().contains("proxy.trusted"));
 }

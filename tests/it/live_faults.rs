@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
-use crate::support::stage::Stage;
+use crate::support::stage::DeliveryScenario;
 use crate::support::wait;
 use crate::zero_loss::rollout;
 use crate::zero_loss::settled;
@@ -24,14 +24,17 @@ fn clients() -> usize {
 const DRAIN: &str = "60s";
 
 /// A Redis that keeps what it has answered.
-fn durable() -> RedisServer {
+fn durable() -> TestRedis {
     // Synced each time: with everysec a busy disk holds back what was answered already, and a kill loses it.
-    RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
+    TestRedis::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
 }
 
 /// Two workers, replaced quickly.
-fn plan(redis: &RedisServer) -> Plan {
-    Plan::on(redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms").set("REGATTA_DRAIN__TIMEOUT", DRAIN)
+fn plan(redis: &TestRedis) -> TestFleetBuilder {
+    TestFleetBuilder::on(redis)
+        .workers(2)
+        .set("REGATTA_WORKERS__PROBATION", "300ms")
+        .set("REGATTA_DRAIN__TIMEOUT", DRAIN)
 }
 
 /// Waits until no worker of before is left: streams must not hold them.
@@ -42,9 +45,9 @@ fn gone(before: &[u32]) {
 
 #[test]
 fn workers_killed_again_and_again_cost_no_message() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
-    let stage = Stage::busy(&[fleet.listen], clients());
+    let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     for round in 0..soak::length(6, 60) {
         let victim = fleet.workers()[round % 2];
         fleet.crash(victim);
@@ -52,14 +55,14 @@ fn workers_killed_again_and_again_cost_no_message() {
         stage.listens();
     }
     let balance = stage.close("workers killed");
-    assert!(balance.cut > 0 && balance.ended == 0, "{balance}");
+    assert!(balance.cut > 0 && balance.finished == 0, "{balance}");
 }
 
 #[test]
 fn both_workers_killed_at_once_cost_no_message() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
-    let stage = Stage::busy(&[fleet.listen], clients());
+    let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     for _ in 0..soak::length(2, 20) {
         let before = fleet.ready().len();
         let victims = fleet.workers();
@@ -74,18 +77,18 @@ fn both_workers_killed_at_once_cost_no_message() {
 
 #[test]
 fn who_has_heard_nothing_yet_misses_nothing_either() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     for round in 0..soak::length(2, 10) {
         // Topics of their own, about which no one knows anything.
         let topics = [format!("q{round}"), format!("n{round}")];
-        let mut stage = Stage::with(&[fleet.listen], &[&topics[0], &topics[1]], clients());
+        let mut stage = DeliveryScenario::with(&[fleet.listen], &[&topics[0], &topics[1]], clients());
         let before = fleet.workers();
         match round % 2 {
             0 => fleet.signal(Signal::SIGHUP),
             _ => before.iter().for_each(|pid| process::signal(*pid, Signal::SIGKILL)),
         }
-        stage.press(Duration::from_millis(10), 0, None);
+        stage.add_publisher(Duration::from_millis(10), 0, None);
         gone(&before);
         stage.listens();
         settled(&fleet, 2);
@@ -97,9 +100,9 @@ fn who_has_heard_nothing_yet_misses_nothing_either() {
 
 #[test]
 fn reloads_end_streams_politely_and_soon() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
-    let stage = Stage::busy(&[fleet.listen], clients());
+    let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     let mut longest = Duration::ZERO;
     for _ in 0..soak::length(3, 20) {
         let (before, begin) = (fleet.workers(), Instant::now());
@@ -110,16 +113,16 @@ fn reloads_end_streams_politely_and_soon() {
     }
     settled(&fleet, 2);
     let balance = stage.close("reloads");
-    soak::note("reloads", &format!("the longest took {longest:.1?} until the old workers were gone"));
+    soak::log("reloads", &format!("the longest took {longest:.1?} until the old workers were gone"));
     assert_eq!((balance.cut, balance.unanswered), (0, 0), "{balance}");
-    assert!(balance.ended >= clients() as u64, "{balance}");
+    assert!(balance.finished >= clients() as u64, "{balance}");
 }
 
 #[test]
 fn upgrades_end_streams_politely() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
-    let stage = Stage::busy(&[fleet.listen], clients());
+    let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     for _ in 0..soak::length(2, 10) {
         let before = fleet.workers();
         rollout(&fleet, Signal::SIGUSR2, "upgrade");
@@ -129,20 +132,20 @@ fn upgrades_end_streams_politely() {
     settled(&fleet, 2);
     let balance = stage.close("upgrades");
     assert_eq!((balance.cut, balance.unanswered), (0, 0), "{balance}");
-    assert!(balance.ended >= clients() as u64, "{balance}");
+    assert!(balance.finished >= clients() as u64, "{balance}");
 }
 
 #[test]
 fn scaling_moves_streams_and_loses_none() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
-    let stage = Stage::busy(&[fleet.listen], clients());
+    let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     for _ in 0..soak::length(2, 10) {
         fleet.signal(Signal::SIGTTIN);
         settled(&fleet, 3);
         stage.more(60);
         // Someone is to sit where the cut comes: new connections are spread over three.
-        let extra = Stage::with(&[fleet.listen], &["x", "y"], 30);
+        let extra = DeliveryScenario::with(&[fleet.listen], &["x", "y"], 30);
         fleet.signal(Signal::SIGTTOU);
         settled(&fleet, 2);
         stage.more(60);
@@ -156,15 +159,15 @@ fn scaling_moves_streams_and_loses_none() {
 
 #[test]
 fn a_stop_ends_streams_politely_and_soon() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let mut fleet = plan(&redis).start();
-    let stage = Stage::busy(&[fleet.listen], clients());
+    let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     // Long before `drain.timeout`, or this fails.
     assert_eq!(fleet.stop(), 0);
-    let records = stage.crowd.records();
+    let records = stage.subscribers.records();
     let cut: u64 = records.iter().map(|record| record.cut).sum();
-    let ended: u64 = records.iter().map(|record| record.ended).sum();
-    assert!(cut == 0 && ended >= clients() as u64, "{}", stage.crowd.summary());
+    let ended: u64 = records.iter().map(|record| record.finished).sum();
+    assert!(cut == 0 && ended >= clients() as u64, "{}", stage.subscribers.summary());
     let again = fleet.plan().clone().set("REGATTA_LISTEN", &fleet.listen.to_string()).start();
     stage.listens();
     stage.more(60);
@@ -176,7 +179,7 @@ fn a_stop_ends_streams_politely_and_soon() {
 fn redis_killed_and_restarted_costs_no_message_and_no_stream() {
     let mut redis = durable();
     let fleet = plan(&redis).start();
-    let stage = Stage::busy(&[fleet.listen], clients());
+    let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     for round in 0..soak::length(3, 20) {
         redis.kill();
         // Sometimes away for a while, sometimes back at once.
@@ -192,7 +195,7 @@ fn redis_killed_and_restarted_costs_no_message_and_no_stream() {
 fn redis_that_stands_still_costs_no_message_and_no_stream() {
     let redis = durable();
     let fleet = plan(&redis).start();
-    let stage = Stage::busy(&[fleet.listen], clients());
+    let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     for _ in 0..soak::length(1, 10) {
         redis.stop();
         wait::let_pass(Duration::from_secs(3));
@@ -205,8 +208,8 @@ fn redis_that_stands_still_costs_no_message_and_no_stream() {
 
 #[test]
 fn the_private_redis_killed_costs_no_message() {
-    let fleet = Plan::new().workers(2).start();
-    let stage = Stage::busy(&[fleet.listen], clients());
+    let fleet = TestFleetBuilder::new().workers(2).start();
+    let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     for _ in 0..soak::length(2, 10) {
         let server = fleet.others();
         assert_eq!(server.len(), 1, "{}", fleet.log());
@@ -220,9 +223,9 @@ fn the_private_redis_killed_costs_no_message() {
 
 #[test]
 fn news_that_are_lost_are_read_up() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
-    let stage = Stage::busy(&[fleet.listen], clients());
+    let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     for _ in 0..soak::length(10, 200) {
         redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
         stage.more(20);
@@ -236,7 +239,7 @@ fn news_that_are_lost_are_read_up() {
 fn a_bad_day_costs_no_message() {
     let mut redis = durable();
     let fleet = plan(&redis).start();
-    let stage = Stage::busy(&[fleet.listen], clients());
+    let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     for _ in 0..soak::length(1, 10) {
         rollout(&fleet, Signal::SIGHUP, "reload");
         // One that leaves has no successor to come.
@@ -257,7 +260,7 @@ fn a_bad_day_costs_no_message() {
 }
 
 /// Kills one of the workers that serve.
-fn crash_any(fleet: &Fleet) {
+fn crash_any(fleet: &TestFleet) {
     let ready: Vec<_> = fleet.ready().into_iter().map(|(_, pid)| pid).collect();
     let serving = fleet.workers().into_iter().filter(|pid| ready.contains(pid)).collect::<Vec<_>>();
     fleet.crash(serving[rand::random_range(0..serving.len())]);

@@ -29,20 +29,20 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
 
-use crate::support::events::Aim;
 use crate::support::events::Clock;
-use crate::support::events::Crowd;
-use crate::support::events::Record;
-use crate::support::events::Seen;
-use crate::support::events::books::Balance;
-use crate::support::events::books::judge;
+use crate::support::events::ReceivedMessage;
+use crate::support::events::SubscribePlan;
+use crate::support::events::SubscriberGroup;
+use crate::support::events::SubscriberRecord;
+use crate::support::events::books::DeliveryReport;
+use crate::support::events::books::audit;
 use crate::support::events::parse::Answer;
 use crate::support::events::parse::Event;
-use crate::support::events::parse::Heard;
 use crate::support::events::parse::Stream as Events;
-use crate::support::events::press::Job;
-use crate::support::events::press::Press;
-use crate::support::events::press::Printed;
+use crate::support::events::parse::StreamItem;
+use crate::support::events::press::PublishPlan;
+use crate::support::events::press::PublishedMessage;
+use crate::support::events::press::Publisher;
 use crate::support::wait;
 
 /// What a server does wrong, once in a while.
@@ -181,20 +181,20 @@ impl Drop for Running {
     }
 }
 
-fn verdict(sin: Sin) -> Result<Balance, String> {
+fn verdict(sin: Sin) -> Result<DeliveryReport, String> {
     const CLIENTS: usize = 20;
     const MESSAGES: usize = 100;
     let (server, clock, topics) = (Running::start(sin), Clock::start(), ["news".to_owned()]);
-    let crowd = Crowd::start(clock, &Aim::spread(&[server.address], &topics, CLIENTS));
+    let crowd = SubscriberGroup::start(clock, &SubscribePlan::spread(&[server.address], &topics, CLIENTS));
     wait::until("all listen", wait::LONG, || crowd.listens());
-    let job = Job {
+    let job = PublishPlan {
         addresses: vec![server.address],
         topics: topics.to_vec(),
         pace: Duration::from_millis(1),
         size: 40,
         count: Some(MESSAGES),
     };
-    let press = Press::start(clock, 0, job);
+    let press = Publisher::start(clock, 0, job);
     wait::until("all is published", wait::LONG, || press.is_done());
     assert_eq!(press.answered(), MESSAGES, "{}", crowd.summary());
     let end = format!("{MESSAGES}-0").parse().unwrap();
@@ -202,7 +202,7 @@ fn verdict(sin: Sin) -> Result<Balance, String> {
     let patience = if matches!(sin, Sin::None | Sin::Cuts) { wait::LONG } else { Duration::from_secs(1) };
     let _ = wait::until_or(patience, || crowd.all(|record| record.has(end) || !record.faults.is_empty()));
     let records = crowd.stop();
-    judge(&records, &press.finish())
+    audit(&records, &press.finish())
 }
 
 #[test]
@@ -222,14 +222,15 @@ fn a_server_that_sins_is_found_out() {
     }
 }
 
-fn record(seen: &[(&str, u64)]) -> Record {
-    let seen = seen.iter().map(|(id, hash)| Seen { id: id.parse().unwrap(), hash: *hash, late_us: None });
-    Record { topic: "a".into(), seen: seen.collect(), ..Record::default() }
+fn record(seen: &[(&str, u64)]) -> SubscriberRecord {
+    let seen =
+        seen.iter().map(|(id, hash)| ReceivedMessage { id: id.parse().unwrap(), hash: *hash, late_us: None });
+    SubscriberRecord { topic: "a".into(), seen: seen.collect(), ..SubscriberRecord::default() }
 }
 
-fn printed(answer: Option<&str>, hash: u64) -> Printed {
+fn printed(answer: Option<&str>, hash: u64) -> PublishedMessage {
     let answer = answer.map(|id| id.parse().unwrap()).ok_or_else(String::new);
-    Printed { topic: "a".into(), hash, answer }
+    PublishedMessage { topic: "a".into(), hash, answer }
 }
 
 #[test]
@@ -237,7 +238,7 @@ fn every_discrepancy_is_found() {
     let press = [printed(Some("1-0"), 1), printed(None, 2), printed(Some("3-0"), 3)];
     let verdict = |clients: &[&[(&str, u64)]]| {
         let records: Vec<_> = clients.iter().map(|seen| record(seen)).collect();
-        judge(&records, &press).map(|balance| balance.adopted)
+        audit(&records, &press).map(|balance| balance.adopted)
     };
     let (all, without) = ([("1-0", 1), ("2-0", 2), ("3-0", 3)], [("1-0", 1), ("3-0", 3)]);
     assert_eq!(verdict(&[&all, &all]), Ok(1));
@@ -251,10 +252,10 @@ fn every_discrepancy_is_found() {
     assert!(verdict(&[&[("1-0", 1), ("3-0", 3), ("3-0", 3)]]).is_err(), "twice");
     let mut told = record(&without);
     told.others.push(("gap".into(), String::new()));
-    assert!(judge(&[told], &press).unwrap_err().contains("gap"));
+    assert!(audit(&[told], &press).unwrap_err().contains("gap"));
 }
 
-fn heard(text: &str, piece: usize) -> (Vec<(String, Heard)>, String) {
+fn heard(text: &str, piece: usize) -> (Vec<(String, StreamItem)>, String) {
     let (mut stream, mut all) = (Events::default(), Vec::new());
     for piece in text.as_bytes().chunks(piece) {
         stream.take(piece, |last, heard| all.push((last.to_owned(), heard)));
@@ -262,8 +263,8 @@ fn heard(text: &str, piece: usize) -> (Vec<(String, Heard)>, String) {
     (all, stream.last)
 }
 
-fn event(name: &str, data: &str) -> Heard {
-    Heard::Event(Event { name: name.into(), data: data.into() })
+fn event(name: &str, data: &str) -> StreamItem {
+    StreamItem::Event(Event { name: name.into(), data: data.into() })
 }
 
 #[test]
@@ -272,8 +273,8 @@ fn streams_are_read_in_any_pieces() {
     for piece in 1..text.len() {
         let (heard, last) = heard(text, piece);
         let expected = [
-            (String::new(), Heard::Retry(50)),
-            (String::new(), Heard::Comment),
+            (String::new(), StreamItem::Retry(50)),
+            (String::new(), StreamItem::Comment),
             ("1-0".into(), event("message", "a\n b")),
             ("1-0".into(), event("gap", "")),
             (String::new(), event("message", "c")),

@@ -7,16 +7,16 @@ use serde_json::json;
 
 use crate::support::client::Connection;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::redis::TestRedis;
 use crate::support::sockets::BINARY;
 use crate::support::sockets::CLOSE;
 use crate::support::sockets::CONTINUATION;
 use crate::support::sockets::Frame;
 use crate::support::sockets::PING;
 use crate::support::sockets::PONG;
-use crate::support::sockets::Socket;
 use crate::support::sockets::TEXT;
+use crate::support::sockets::WebSocketClient;
 use crate::support::stream;
 use crate::support::stream::Stream;
 use crate::support::stream::connections;
@@ -26,7 +26,7 @@ use crate::support::wait;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// A fleet that takes as many messages as a test sends.
-fn fleet(redis: &RedisServer) -> Fleet {
+fn fleet(redis: &TestRedis) -> TestFleet {
     let plan = stream::plan(redis).workers(1).set("REGATTA_WEBSOCKET__MESSAGES_PER_SECOND", "1000");
     plan.set("REGATTA_WEBSOCKET__MESSAGE_LIMIT", "64KiB")
         .set("REGATTA_BROADCAST__MESSAGE_LIMIT", "64KiB")
@@ -39,13 +39,13 @@ fn masked(frames: &[Frame]) -> Vec<u8> {
 
 /// The code with which these bytes are answered, in one piece and byte by byte.
 #[track_caller]
-fn closes(fleet: &Fleet, bytes: &[u8], code: u16) {
+fn closes(fleet: &TestFleet, bytes: &[u8], code: u16) {
     let shown: Vec<_> = bytes.iter().take(24).collect();
-    let mut socket = Socket::open(fleet.listen, "/ws");
+    let mut socket = WebSocketClient::open(fleet.listen, "/ws");
     socket.send_raw(bytes).unwrap();
     assert_eq!(socket.close_code(), Some(code), "{shown:x?}");
     if bytes.len() < 200 {
-        let mut socket = Socket::open(fleet.listen, "/ws");
+        let mut socket = WebSocketClient::open(fleet.listen, "/ws");
         for byte in bytes {
             // It may have been refused before the last byte.
             if socket.send_raw(&[*byte]).is_err() {
@@ -58,7 +58,7 @@ fn closes(fleet: &Fleet, bytes: &[u8], code: u16) {
 
 /// That this text arrives, however it is sent: short ones byte by byte.
 #[track_caller]
-fn arrives(socket: &mut Socket, text: &str, frames: &[Frame]) {
+fn arrives(socket: &mut WebSocketClient, text: &str, frames: &[Frame]) {
     let bytes = masked(frames);
     for piece in bytes.chunks(if bytes.len() < 400 { 1 } else { bytes.len() }) {
         socket.send_raw(piece).unwrap();
@@ -72,9 +72,9 @@ fn said(text: &str) -> Vec<u8> {
 
 #[test]
 fn messages_may_come_in_any_number_of_frames_with_control_frames_between() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis);
-    let mut socket = Socket::open(fleet.listen, "/ws");
+    let mut socket = WebSocketClient::open(fleet.listen, "/ws");
     for text in ["x", "κόσμε", "\u{10ffff}\u{1f6a3}", &"long ".repeat(5000)] {
         let whole = said(text);
         arrives(&mut socket, text, &[Frame::new(TEXT, whole.clone())]);
@@ -99,9 +99,9 @@ fn messages_may_come_in_any_number_of_frames_with_control_frames_between() {
 
 #[test]
 fn pings_are_answered_with_what_they_carry() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis);
-    let mut socket = Socket::open(fleet.listen, "/ws");
+    let mut socket = WebSocketClient::open(fleet.listen, "/ws");
     for payload in [&b""[..], b"hello", b"\x00\xff\xfe", &[b'x'; 125]] {
         socket.send(&Frame::ping(payload)).unwrap();
         let pong = socket.frame().unwrap();
@@ -121,7 +121,7 @@ fn pings_are_answered_with_what_they_carry() {
 
 #[test]
 fn what_breaks_the_protocol_is_closed_with_1002() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis);
     let text = || Frame::new(TEXT, said("x"));
     for bits in 1..=7 {
@@ -152,7 +152,7 @@ fn what_breaks_the_protocol_is_closed_with_1002() {
 
 #[test]
 fn what_is_not_utf8_is_closed_with_1007() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis);
     let wrong: [&[u8]; 9] = [
         b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited", // a surrogate
@@ -180,15 +180,15 @@ fn what_is_not_utf8_is_closed_with_1007() {
 
 /// As [`closes`] with 1007, where an answer to the ping may come first.
 #[track_caller]
-fn closes_either(fleet: &Fleet, bytes: &[u8]) {
-    let mut socket = Socket::open(fleet.listen, "/ws");
+fn closes_either(fleet: &TestFleet, bytes: &[u8]) {
+    let mut socket = WebSocketClient::open(fleet.listen, "/ws");
     socket.send_raw(bytes).unwrap();
     assert_eq!(socket.close_code(), Some(1007), "{bytes:x?}");
 }
 
 #[test]
 fn what_is_too_large_is_closed_with_1009_before_it_has_come() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis);
     // No one waits for the rest of these.
     for length in [64 * 1024 + 1, 1 << 20, 1 << 32, u64::MAX >> 1] {
@@ -197,7 +197,7 @@ fn what_is_too_large_is_closed_with_1009_before_it_has_come() {
     let piece = Frame::new(CONTINUATION, vec![b'x'; 16 * 1024]).unfinished();
     let begin = Frame::new(TEXT, vec![b'x'; 16 * 1024]).unfinished();
     closes(&fleet, &masked(&[begin, piece.clone(), piece.clone(), piece.clone(), piece]), 1009);
-    let mut socket = Socket::open(fleet.listen, "/ws");
+    let mut socket = WebSocketClient::open(fleet.listen, "/ws");
     let text = "x".repeat(64 * 1024 - 14);
     assert_eq!(said(&text).len(), 64 * 1024);
     socket.send(&Frame::new(TEXT, said(&text))).unwrap();
@@ -206,7 +206,7 @@ fn what_is_too_large_is_closed_with_1009_before_it_has_come() {
 
 #[test]
 fn data_that_is_no_text_is_closed_with_1003() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis);
     closes(&fleet, &masked(&[Frame::new(BINARY, [0, 1, 2])]), 1003);
     let parts = [Frame::new(BINARY, [0]).unfinished(), Frame::new(CONTINUATION, [1])];
@@ -215,7 +215,7 @@ fn data_that_is_no_text_is_closed_with_1003() {
 
 #[test]
 fn a_close_frame_is_answered_with_its_code_if_that_is_one() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis);
     for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4999] {
         closes(&fleet, &masked(&[Frame::close(code, "bye")]), code);
@@ -225,7 +225,7 @@ fn a_close_frame_is_answered_with_its_code_if_that_is_one() {
     }
     closes(&fleet, &masked(&[Frame::close(1000, &"x".repeat(123))]), 1000);
     closes(&fleet, &masked(&[Frame::new(CLOSE, [3])]), 1002);
-    let mut socket = Socket::open(fleet.listen, "/ws");
+    let mut socket = WebSocketClient::open(fleet.listen, "/ws");
     socket.send(&Frame::new(CLOSE, "")).unwrap();
     assert_eq!(socket.closed().map(|frame| frame.payload), Some(Vec::new()), "no code, none in the answer");
     // What comes after a close frame is not heard.
@@ -237,12 +237,12 @@ fn a_close_frame_is_answered_with_its_code_if_that_is_one() {
 
 #[test]
 fn frames_of_any_nonsense_end_one_connection_and_no_worker() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis);
     let worker = fleet.workers();
-    let mut good = Socket::open(fleet.listen, "/ws");
+    let mut good = WebSocketClient::open(fleet.listen, "/ws");
     for seed in 0..200_u64 {
-        let mut socket = Socket::open(fleet.listen, "/ws");
+        let mut socket = WebSocketClient::open(fleet.listen, "/ws");
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let noise = std::iter::repeat_with(|| {
             state ^= state << 13;
@@ -265,10 +265,10 @@ fn frames_of_any_nonsense_end_one_connection_and_no_worker() {
 
 #[test]
 fn a_flood_of_empty_frames_costs_others_little() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis);
-    let mut flood = Socket::open(fleet.listen, "/ws");
-    let mut good = Socket::open(fleet.listen, "/ws");
+    let mut flood = WebSocketClient::open(fleet.listen, "/ws");
+    let mut good = WebSocketClient::open(fleet.listen, "/ws");
     let begin = masked(&[Frame::new(TEXT, "").unfinished()]);
     let pieces = masked(&vec![Frame::new(CONTINUATION, "").unfinished(); 10_000]);
     flood.send_raw(&begin).unwrap();
@@ -291,10 +291,10 @@ fn a_flood_of_empty_frames_costs_others_little() {
 
 #[test]
 fn a_client_that_takes_nothing_is_dropped_and_holds_up_nobody() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE", "2s");
     let fleet = plan.set("REGATTA_BROADCAST__MESSAGE_LIMIT", "64KiB").start();
-    let deaf = Socket::open(fleet.listen, "/ws");
+    let deaf = WebSocketClient::open(fleet.listen, "/ws");
     let mut stream = Stream::open(fleet.listen, "/events");
     let large = "x".repeat(60_000);
     wait::until("it is dropped", wait::LONG, || {
@@ -307,7 +307,7 @@ fn a_client_that_takes_nothing_is_dropped_and_holds_up_nobody() {
 
 #[test]
 fn what_is_half_a_handshake_waits_no_longer_than_a_header() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(1).set("REGATTA_HTTP__HEADER_TIMEOUT", "500ms").start();
     let mut slow = Connection::open(fleet.listen).unwrap();
     slow.send(b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n").unwrap();
@@ -318,7 +318,7 @@ fn what_is_half_a_handshake_waits_no_longer_than_a_header() {
     let request = request.header("Sec-WebSocket-Version", "99").header("Sec-WebSocket-Key", "x");
     smuggler.send(&[request.bytes(), masked(&[Frame::text("hello")])].concat()).unwrap();
     assert_eq!(smuggler.receive(false).unwrap().status, 426);
-    smuggler.patience(Duration::from_secs(5));
+    smuggler.set_timeout(Duration::from_secs(5));
     let rest = String::from_utf8_lossy(&smuggler.rest().unwrap()).into_owned();
     assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 400"), "{rest}");
 }

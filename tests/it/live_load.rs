@@ -11,25 +11,25 @@ use socket2::Domain;
 use socket2::Socket;
 use socket2::Type;
 
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
-use crate::support::stage::Stage;
+use crate::support::stage::DeliveryScenario;
 use crate::support::wait;
 
 /// Memory of all workers that no one else has, bytes.
-fn memory(fleet: &Fleet) -> u64 {
+fn memory(fleet: &TestFleet) -> u64 {
     fleet.workers().into_iter().map(process::private_memory).sum()
 }
 
 /// Two workers that have done everything once.
-fn warm(plan: &Plan) -> Fleet {
+fn warm(plan: &TestFleetBuilder) -> TestFleet {
     let fleet = plan.start();
     // So many that the kernel gives each worker some of them.
-    let mut stage = Stage::open(&[fleet.listen], 24);
-    stage.press(Duration::ZERO, 100, Some(40));
+    let mut stage = DeliveryScenario::open(&[fleet.listen], 24);
+    stage.add_publisher(Duration::ZERO, 100, Some(40));
     stage.published();
     stage.close("warm-up");
     fleet
@@ -38,18 +38,18 @@ fn warm(plan: &Plan) -> Fleet {
 #[test]
 fn every_client_gets_every_message_once_and_in_order() {
     let clients = soak::length(300, 2000);
-    let redis = RedisServer::start();
-    let fleet = warm(&Plan::on(&redis).workers(2));
+    let redis = TestRedis::start();
+    let fleet = warm(&TestFleetBuilder::on(&redis).workers(2));
     let before = memory(&fleet);
-    let mut stage = Stage::with(&[fleet.listen], &["a", "b", "c", "d"], clients);
+    let mut stage = DeliveryScenario::with(&[fleet.listen], &["a", "b", "c", "d"], clients);
     let waiting = memory(&fleet);
     for _ in 0..3 {
-        stage.press(Duration::from_millis(2), 100, Some(soak::length(80, 500)));
+        stage.add_publisher(Duration::from_millis(2), 100, Some(soak::length(80, 500)));
     }
     stage.published();
     let busy = memory(&fleet);
     let spread =
-        fleet.workers().into_iter().map(|pid| stage.crowd.count(|record| record.worker == Some(pid)));
+        fleet.workers().into_iter().map(|pid| stage.subscribers.count(|record| record.worker == Some(pid)));
     let spread: Vec<_> = spread.collect();
     assert!(spread.iter().sum::<usize>() == clients && !spread.contains(&0), "both workers: {spread:?}");
     let balance = stage.close("many clients");
@@ -57,7 +57,7 @@ fn every_client_gets_every_message_once_and_in_order() {
     assert!(balance.answered + balance.failed >= 3 * soak::length(80, 500) + 4, "{balance}");
     let each = |now: u64| now.saturating_sub(before) as f64 / clients as f64 / 1024.0;
     let (waiting, busy) = (each(waiting), each(busy));
-    soak::note(
+    soak::log(
         "many clients",
         &format!("memory of a client: {waiting:.1} KiB waiting, {busy:.1} KiB after the load"),
     );
@@ -66,7 +66,7 @@ fn every_client_gets_every_message_once_and_in_order() {
 }
 
 /// Connections to Redis that listen, and all.
-fn connections(redis: &RedisServer) -> (usize, usize) {
+fn connections(redis: &TestRedis) -> (usize, usize) {
     let list = redis.cli(&["CLIENT", "LIST"]);
     let listening = |line: &&str| !line.contains(" sub=0 psub=0") || !line.contains(" ssub=0");
     // The asking one does not count.
@@ -75,12 +75,12 @@ fn connections(redis: &RedisServer) -> (usize, usize) {
 
 #[test]
 fn redis_sees_as_many_connections_however_many_listen() {
-    let redis = RedisServer::start();
-    let fleet = warm(&Plan::on(&redis).workers(2));
+    let redis = TestRedis::start();
+    let fleet = warm(&TestFleetBuilder::on(&redis).workers(2));
     let before = connections(&redis);
     assert_eq!(before.0, 2, "one that listens per worker");
-    let mut stage = Stage::with(&[fleet.listen], &["a", "b", "c", "d", "e", "f"], 120);
-    stage.press(Duration::ZERO, 100, Some(60));
+    let mut stage = DeliveryScenario::with(&[fleet.listen], &["a", "b", "c", "d", "e", "f"], 120);
+    stage.add_publisher(Duration::ZERO, 100, Some(60));
     stage.published();
     assert_eq!(connections(&redis), before);
     stage.close("connections");
@@ -98,10 +98,10 @@ fn deaf(address: SocketAddr) -> TcpStream {
 }
 
 /// Some 8 MB of each of two topics: far above what the sockets of a client hold. Memory grew by so much.
-fn downpour(fleet: &Fleet, name: &str) -> u64 {
+fn downpour(fleet: &TestFleet, name: &str) -> u64 {
     let before = memory(fleet);
-    let mut stage = Stage::open(&[fleet.listen], 20);
-    stage.press(Duration::from_millis(2), 8 << 10, Some(2000));
+    let mut stage = DeliveryScenario::open(&[fleet.listen], 20);
+    stage.add_publisher(Duration::from_millis(2), 8 << 10, Some(2000));
     stage.published();
     let grown = memory(fleet).saturating_sub(before);
     let balance = stage.close(name);
@@ -112,33 +112,33 @@ fn downpour(fleet: &Fleet, name: &str) -> u64 {
 #[test]
 fn clients_that_never_read_hold_up_nobody_and_cost_little() {
     let deaf_ones = soak::length(40, 400);
-    let redis = RedisServer::start();
-    let fleet = warm(&Plan::on(&redis).workers(2));
+    let redis = TestRedis::start();
+    let fleet = warm(&TestFleetBuilder::on(&redis).workers(2));
     let alone = downpour(&fleet, "without deaf clients");
     let held: Vec<_> = (0..deaf_ones).map(|_| deaf(fleet.listen)).collect();
     let grown = downpour(&fleet, "with deaf clients");
     let each = grown / deaf_ones as u64 / 1024;
     let alone = alone / 1024;
-    soak::note("deaf clients", &format!("{each} KiB each; what workers remember of the topics: {alone} KiB"));
+    soak::log("deaf clients", &format!("{each} KiB each; what workers remember of the topics: {alone} KiB"));
     // A queue of its own would be 8 MB for each.
     assert!(each < 1024, "{each} KiB each, {alone} KiB without them");
     drop(held);
-    let mut stage = Stage::open(&[fleet.listen], 20);
-    stage.press(Duration::ZERO, 100, Some(20));
+    let mut stage = DeliveryScenario::open(&[fleet.listen], 20);
+    stage.add_publisher(Duration::ZERO, 100, Some(20));
     stage.published();
     stage.close("after the deaf ones");
 }
 
 #[test]
 fn whoever_comes_and_goes_leaves_nothing_behind() {
-    let redis = RedisServer::start();
-    let fleet = warm(&Plan::on(&redis).workers(2));
+    let redis = TestRedis::start();
+    let fleet = warm(&TestFleetBuilder::on(&redis).workers(2));
     let descriptors =
         || fleet.workers().into_iter().map(|pid| process::descriptors(pid).len()).sum::<usize>();
     let (before, mut first) = (descriptors(), None);
     for round in 0..soak::length(4, 40) {
-        let mut stage = Stage::open(&[fleet.listen], 100);
-        stage.press(Duration::ZERO, 1000, Some(20));
+        let mut stage = DeliveryScenario::open(&[fleet.listen], 100);
+        stage.add_publisher(Duration::ZERO, 1000, Some(20));
         stage.published();
         stage.close("coming and going");
         wait::until("their connections are gone", wait::LONG, || descriptors() <= before);
@@ -148,6 +148,6 @@ fn whoever_comes_and_goes_leaves_nothing_behind() {
         }
     }
     let grown = memory(&fleet).saturating_sub(first.unwrap_or_default());
-    soak::note("coming and going", &format!("{} KiB more than after the second round", grown / 1024));
+    soak::log("coming and going", &format!("{} KiB more than after the second round", grown / 1024));
     assert!(grown < 8 << 20, "{} KiB", grown / 1024);
 }

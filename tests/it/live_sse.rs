@@ -15,11 +15,11 @@ use nix::sys::signal::Signal;
 
 use crate::support::client;
 use crate::support::client::Connection;
+use crate::support::client::CookieClient;
 use crate::support::client::Failure;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::redis::TestRedis;
 use crate::support::stream;
 use crate::support::stream::Stream;
 use crate::support::stream::connections;
@@ -29,7 +29,7 @@ use crate::support::wait;
 
 /// A stream at every worker of the fleet.
 #[track_caller]
-fn everywhere(fleet: &Fleet, target: &str, workers: usize) -> Vec<Stream> {
+fn everywhere(fleet: &TestFleet, target: &str, workers: usize) -> Vec<Stream> {
     let mut met = BTreeMap::new();
     wait::until("a stream at every worker", wait::LONG, || {
         let stream = Stream::open(fleet.listen, target);
@@ -41,7 +41,7 @@ fn everywhere(fleet: &Fleet, target: &str, workers: usize) -> Vec<Stream> {
 
 #[test]
 fn a_message_reaches_every_worker_once_and_in_order() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(2).start();
     let mut streams = everywhere(&fleet, "/events?topic=boats", 2);
     let mut other = Stream::open(fleet.listen, "/events");
@@ -64,7 +64,7 @@ fn a_message_reaches_every_worker_once_and_in_order() {
 
 #[test]
 fn whoever_comes_again_goes_on_where_it_was() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(2).start();
     let ids: Vec<_> = (0..10).map(|n| publish(fleet.listen, "t", &n.to_string())).collect();
     let after = |n: usize| (n + 1..10).map(|n| n.to_string()).collect::<Vec<_>>();
@@ -88,7 +88,7 @@ fn whoever_comes_again_goes_on_where_it_was() {
 
 #[test]
 fn nothing_breaks_out_of_a_message() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(1).start();
     let mut stream = Stream::open(fleet.listen, "/events");
     let nasty = [
@@ -114,7 +114,7 @@ fn nothing_breaks_out_of_a_message() {
 
 #[test]
 fn what_cannot_be_sent_is_refused_with_a_reason() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MESSAGE_LIMIT", "1KiB").start();
     let post = |kind: &str, body: &str| {
         client::once(fleet.listen, Request::post("/broadcast").body(kind, body.as_bytes())).unwrap()
@@ -136,7 +136,7 @@ fn what_cannot_be_sent_is_refused_with_a_reason() {
 
 #[test]
 fn other_sites_broadcast_nothing() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(1).start();
     let body = b"message=evil";
     let form = || Request::post("/broadcast").body("application/x-www-form-urlencoded", body);
@@ -147,14 +147,14 @@ fn other_sites_broadcast_nothing() {
     from("Origin", "null").assert_problem(403);
     assert_eq!(from("Origin", "http://localhost").status, 202);
     // A visitor's form has to be his own.
-    let mut visitor = Visitor::default();
-    visitor.visit(fleet.listen);
-    visitor.ask(fleet.listen, form()).assert_problem(403);
+    let mut visitor = CookieClient::default();
+    visitor.view(fleet.listen);
+    visitor.request(fleet.listen, form()).assert_problem(403);
 }
 
 #[test]
 fn a_quiet_stream_shows_that_it_lives_and_is_never_cut_for_being_quiet() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__HEARTBEAT", "300ms");
     let fleet = plan.set("REGATTA_HTTP__KEEP_ALIVE", "600ms").start();
     let mut stream = Stream::open(fleet.listen, "/events");
@@ -171,7 +171,7 @@ fn a_quiet_stream_shows_that_it_lives_and_is_never_cut_for_being_quiet() {
 
 #[test]
 fn a_client_that_reads_nothing_holds_up_nobody_and_is_cut() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE", "1s");
     let fleet = plan.set("REGATTA_BROADCAST__HEARTBEAT", "200ms").start();
     let mut deaf = Connection::open(fleet.listen).unwrap();
@@ -194,7 +194,7 @@ fn a_client_that_reads_nothing_holds_up_nobody_and_is_cut() {
 
 #[test]
 fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__BUFFER", "8");
     let fleet = plan.set("REGATTA_BROADCAST__HISTORY", "10000").start();
     let mut slow = Stream::open(fleet.listen, "/events");
@@ -223,7 +223,7 @@ fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
 
 #[test]
 fn a_reload_ends_streams_and_loses_nothing() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = stream::plan(&redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms");
     let fleet = plan.set("REGATTA_DRAIN__TIMEOUT", "30s").start();
     let mut streams = everywhere(&fleet, "/events", 2);
@@ -260,7 +260,7 @@ fn a_reload_ends_streams_and_loses_nothing() {
 
 #[test]
 fn streams_end_with_the_fleet_at_once() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let mut fleet = stream::plan(&redis).workers(2).set("REGATTA_DRAIN__TIMEOUT", "60s").start();
     let mut streams = everywhere(&fleet, "/events", 2);
     // Its stop waits 15 s only.
@@ -268,12 +268,12 @@ fn streams_end_with_the_fleet_at_once() {
     for stream in &mut streams {
         assert_eq!(stream.next(), None);
     }
-    assert_eq!(fleet.said("cut ").len(), 0);
+    assert_eq!(fleet.log_lines("cut ").len(), 0);
 }
 
 #[test]
 fn many_streams_share_a_connection_of_http2() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(1).start();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client: Client<_, Body> = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
@@ -306,7 +306,7 @@ fn many_streams_share_a_connection_of_http2() {
 
 #[test]
 fn old_clients_and_those_who_only_look_are_served() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__HEARTBEAT", "100ms").start();
     let head = client::once(fleet.listen, Request::new("HEAD", "/events")).unwrap();
     assert_eq!((head.status, head.header("Content-Type")), (200, "text/event-stream"));
@@ -321,7 +321,7 @@ fn old_clients_and_those_who_only_look_are_served() {
 
 #[test]
 fn a_stream_keeps_its_place_in_a_concurrency_limit_until_it_ends() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = stream::plan(&redis).workers(2).set("REGATTA_LIMITS__STREAMS__CONCURRENT", "2");
     let fleet = plan.set("REGATTA_LIMITS__STREAMS__ROUTES", "/events").start();
     let first = Stream::open(fleet.listen, "/events");
@@ -337,7 +337,7 @@ fn a_stream_keeps_its_place_in_a_concurrency_limit_until_it_ends() {
 
 #[test]
 fn as_many_subscribe_as_a_worker_takes() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__SUBSCRIBERS", "3");
     let fleet = plan.set("REGATTA_BROADCAST__TOPICS", "2").start();
     let a = Stream::open(fleet.listen, "/events?topic=a");
@@ -357,7 +357,7 @@ fn as_many_subscribe_as_a_worker_takes() {
 
 #[test]
 fn without_server_side_code_there_are_no_broadcasts() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(1).set("REGATTA_REDIS__MODE", "plain").start();
     try_publish(fleet.listen, "news", "x").assert_problem(501);
     fleet.get("/events").assert_problem(501);
@@ -365,7 +365,7 @@ fn without_server_side_code_there_are_no_broadcasts() {
 
 #[test]
 fn redis_away_is_said_and_streams_stay() {
-    let mut redis = RedisServer::start();
+    let mut redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(1).start();
     let mut stream = Stream::open(fleet.listen, "/events");
     publish(fleet.listen, "news", "before");
@@ -390,6 +390,6 @@ fn redis_away_is_said_and_streams_stay() {
             break;
         }
     }
-    stream.connection.patience(Duration::from_millis(1));
+    stream.connection.set_timeout(Duration::from_millis(1));
     assert_eq!(stream.block(), Err(Failure::TimedOut), "nothing else");
 }

@@ -13,13 +13,13 @@ use serde_json::json;
 
 use crate::support::client;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::redis::TestRedis;
 use crate::support::sockets::CLOSE;
 use crate::support::sockets::Frame;
 use crate::support::sockets::PING;
 use crate::support::sockets::PONG;
-use crate::support::sockets::Socket;
+use crate::support::sockets::WebSocketClient;
 use crate::support::stream;
 use crate::support::stream::Stream;
 use crate::support::stream::connections;
@@ -28,10 +28,10 @@ use crate::support::wait;
 
 /// A socket at every worker of the fleet.
 #[track_caller]
-fn everywhere(fleet: &Fleet, target: &str, workers: usize) -> Vec<Socket> {
+fn everywhere(fleet: &TestFleet, target: &str, workers: usize) -> Vec<WebSocketClient> {
     let mut met = BTreeMap::new();
     wait::until("a socket at every worker", wait::LONG, || {
-        let socket = Socket::open(fleet.listen, target);
+        let socket = WebSocketClient::open(fleet.listen, target);
         met.entry(socket.response.worker()).or_insert(socket);
         met.len() == workers
     });
@@ -44,11 +44,11 @@ fn said(text: &str) -> Frame {
 
 #[test]
 fn what_one_says_all_hear_on_every_worker() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(2).start();
     let mut sockets = everywhere(&fleet, "/ws?topic=quay", 2);
     let mut stream = Stream::open(fleet.listen, "/events?topic=quay");
-    let _other = Socket::open(fleet.listen, "/ws");
+    let _other = WebSocketClient::open(fleet.listen, "/ws");
     for (n, text) in ["ahoy", "\"quoted\" \\ \n ü \u{0} \u{1f6a3}", ""].into_iter().enumerate().take(2) {
         sockets[n].send(&said(text)).unwrap();
         let event = stream.event();
@@ -65,19 +65,19 @@ fn what_one_says_all_hear_on_every_worker() {
 
 #[test]
 fn whoever_comes_again_goes_on_where_it_was() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(1).start();
     let ids: Vec<_> = (0..5).map(|n| publish(fleet.listen, "news", &n.to_string())).collect();
-    let mut socket = Socket::open(fleet.listen, &format!("/ws?after={}", ids[1]));
+    let mut socket = WebSocketClient::open(fleet.listen, &format!("/ws?after={}", ids[1]));
     for n in 2..5 {
         assert_eq!(socket.json()["message"], n.to_string());
     }
     assert_eq!(socket.after, ids[1]);
     // It is cut off before anything came, and comes again.
-    let begin = Socket::open(fleet.listen, "/ws").after;
+    let begin = WebSocketClient::open(fleet.listen, "/ws").after;
     assert_eq!(begin, ids[4]);
-    let mut early = Socket::open(fleet.listen, &format!("/ws?after={begin}"));
-    let mut stranger = Socket::open(fleet.listen, "/ws?after=nonsense");
+    let mut early = WebSocketClient::open(fleet.listen, &format!("/ws?after={begin}"));
+    let mut stranger = WebSocketClient::open(fleet.listen, "/ws?after=nonsense");
     assert_eq!(stranger.json(), json!({"gap": true, "after": ids[4]}));
     publish(fleet.listen, "news", "5");
     for socket in [&mut socket, &mut early, &mut stranger] {
@@ -87,10 +87,10 @@ fn whoever_comes_again_goes_on_where_it_was() {
 
 #[test]
 fn only_a_handshake_of_our_own_pages_opens_one() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_WEBSOCKET__ORIGINS", "https://friend.test");
     let fleet = plan.start();
-    let open = |headers: &[(&str, &str)]| Socket::try_open(fleet.listen, "/ws", headers);
+    let open = |headers: &[(&str, &str)]| WebSocketClient::try_open(fleet.listen, "/ws", headers);
     for origin in ["http://localhost", "https://localhost", "https://friend.test"] {
         assert!(open(&[("Origin", origin)]).is_ok(), "{origin}");
     }
@@ -106,7 +106,7 @@ fn only_a_handshake_of_our_own_pages_opens_one() {
     let handshake = |version: &str, key: &str| {
         let request = Request::get("/ws").header("Connection", "Upgrade").header("Upgrade", "websocket");
         let request = request.header("Sec-WebSocket-Version", version).header("Sec-WebSocket-Key", key);
-        client::Connection::open(fleet.listen).unwrap().ask(&request).unwrap()
+        client::Connection::open(fleet.listen).unwrap().request(&request).unwrap()
     };
     assert_eq!(handshake("13", "dGhlIHNhbXBsZSBub25jZQ==").status, 101);
     let old = handshake("8", "dGhlIHNhbXBsZSBub25jZQ==");
@@ -120,15 +120,15 @@ fn only_a_handshake_of_our_own_pages_opens_one() {
         400,
         "two keys"
     );
-    assert_eq!(Socket::try_open(fleet.listen, "/ws?topic=a%20b", &[]).unwrap_err().status, 400);
+    assert_eq!(WebSocketClient::try_open(fleet.listen, "/ws?topic=a%20b", &[]).unwrap_err().status, 400);
 }
 
 #[test]
 fn whoever_says_too_much_is_told_and_then_sent_away() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(1).set("REGATTA_WEBSOCKET__MESSAGES_PER_SECOND", "5").start();
-    let mut loud = Socket::open(fleet.listen, "/ws");
-    let mut calm = Socket::open(fleet.listen, "/ws");
+    let mut loud = WebSocketClient::open(fleet.listen, "/ws");
+    let mut calm = WebSocketClient::open(fleet.listen, "/ws");
     let begin = Instant::now();
     let mut errors = 0;
     wait::until("it is sent away", wait::LONG, || {
@@ -138,7 +138,7 @@ fn whoever_says_too_much_is_told_and_then_sent_away() {
             }
         }
         loop {
-            loud.patience(Duration::from_millis(5));
+            loud.set_timeout(Duration::from_millis(5));
             match loud.frame() {
                 Ok(frame) if frame.opcode == CLOSE => {
                     assert_eq!(frame.code(), Some(1008), "{frame:?}");
@@ -158,10 +158,10 @@ fn whoever_says_too_much_is_told_and_then_sent_away() {
 
 #[test]
 fn what_is_no_message_is_answered_and_nothing_else_happens() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MESSAGE_LIMIT", "100");
     let fleet = plan.start();
-    let mut socket = Socket::open(fleet.listen, "/ws");
+    let mut socket = WebSocketClient::open(fleet.listen, "/ws");
     let large = said(&"x".repeat(101));
     let wrong =
         ["", "hello", "{}", "[]", "{\"message\": 7}", "{\"message\": null}", "{\"message\": \"a\"} x"];
@@ -179,11 +179,11 @@ fn what_is_no_message_is_answered_and_nothing_else_happens() {
 
 #[test]
 fn a_client_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__HEARTBEAT", "300ms");
     let fleet = plan.set("REGATTA_HTTP__KEEP_ALIVE", "500ms").start();
-    let mut dead = Socket::open(fleet.listen, "/ws");
-    let mut alive = Socket::open(fleet.listen, "/ws");
+    let mut dead = WebSocketClient::open(fleet.listen, "/ws");
+    let mut alive = WebSocketClient::open(fleet.listen, "/ws");
     let begin = Instant::now();
     // It answers, so it stays for longer than an idle connection may.
     for _ in 0..5 {
@@ -206,10 +206,10 @@ fn a_client_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
 
 #[test]
 fn a_client_that_vanishes_is_forgotten() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(1).start();
     for n in 0..3 {
-        let mut socket = Socket::open(fleet.listen, "/ws");
+        let mut socket = WebSocketClient::open(fleet.listen, "/ws");
         wait::until("it is counted", wait::LONG, || connections(&fleet) == 1);
         match n {
             0 => drop(socket),
@@ -229,7 +229,7 @@ fn a_client_that_vanishes_is_forgotten() {
 
 #[test]
 fn a_reload_closes_sockets_and_loses_nothing() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = stream::plan(&redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms");
     let fleet = plan.set("REGATTA_DRAIN__TIMEOUT", "30s").start();
     let mut sockets = everywhere(&fleet, "/ws", 2);
@@ -245,7 +245,7 @@ fn a_reload_closes_sockets_and_loses_nothing() {
     }
     publish(fleet.listen, "news", "meanwhile");
     for _ in sockets {
-        let mut again = Socket::open(fleet.listen, &format!("/ws?after={first}"));
+        let mut again = WebSocketClient::open(fleet.listen, &format!("/ws?after={first}"));
         assert_eq!(again.json()["message"], "meanwhile");
         assert!(!before.contains(&again.response.worker()), "{before:?}");
     }
@@ -257,23 +257,23 @@ fn a_reload_closes_sockets_and_loses_nothing() {
 
 #[test]
 fn a_client_that_answers_nothing_does_not_hold_its_worker() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let mut fleet = stream::plan(&redis).workers(1).set("REGATTA_DRAIN__TIMEOUT", "60s").start();
-    let mut deaf = Socket::open(fleet.listen, "/ws");
+    let mut deaf = WebSocketClient::open(fleet.listen, "/ws");
     // Its stop waits 15 s only; the close frame is not answered.
     assert_eq!(fleet.stop(), 0);
     let last = deaf.frame().unwrap();
     assert_eq!((last.opcode, last.code()), (CLOSE, Some(1012)));
-    assert_eq!(fleet.said("cut ").len(), 0);
+    assert_eq!(fleet.log_lines("cut ").len(), 0);
 }
 
 #[test]
 fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__BUFFER", "8");
     let fleet = plan.set("REGATTA_BROADCAST__HISTORY", "10000").start();
-    let mut slow = Socket::open(fleet.listen, "/ws");
-    let mut quick = Socket::open(fleet.listen, "/ws");
+    let mut slow = WebSocketClient::open(fleet.listen, "/ws");
+    let mut quick = WebSocketClient::open(fleet.listen, "/ws");
     let (large, count) = ("x".repeat(15_000), 600);
     for n in 0..count {
         publish(fleet.listen, "news", &format!("{n} {large}"));
@@ -296,7 +296,7 @@ fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
     };
     assert_eq!(end.code(), Some(1013), "{end:?}");
     assert!(next < count, "it took everything: make the test's messages larger");
-    let mut again = Socket::open(fleet.listen, &format!("/ws?after={last}"));
+    let mut again = WebSocketClient::open(fleet.listen, &format!("/ws?after={last}"));
     for at in next..count {
         assert_eq!(number(&again.next().unwrap()).1, at);
     }
@@ -304,19 +304,21 @@ fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
 
 #[test]
 fn a_socket_keeps_its_place_in_a_concurrency_limit_until_it_ends() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = stream::plan(&redis).workers(2).set("REGATTA_LIMITS__SOCKETS__CONCURRENT", "2");
     let fleet = plan.set("REGATTA_LIMITS__SOCKETS__ROUTES", "/ws").start();
-    let first = Socket::open(fleet.listen, "/ws");
-    let _second = Socket::open(fleet.listen, "/ws");
-    Socket::try_open(fleet.listen, "/ws", &[]).unwrap_err().assert_problem(429);
+    let first = WebSocketClient::open(fleet.listen, "/ws");
+    let _second = WebSocketClient::open(fleet.listen, "/ws");
+    WebSocketClient::try_open(fleet.listen, "/ws", &[]).unwrap_err().assert_problem(429);
     drop(first);
-    wait::until("its place is free", wait::LONG, || Socket::try_open(fleet.listen, "/ws", &[]).is_ok());
+    wait::until("its place is free", wait::LONG, || {
+        WebSocketClient::try_open(fleet.listen, "/ws", &[]).is_ok()
+    });
 }
 
 #[test]
 fn http2_opens_none_and_says_so() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = stream::plan(&redis).workers(1).start();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client: Client<_, Body> = Client::builder(TokioExecutor::new()).http2_only(true).build_http();

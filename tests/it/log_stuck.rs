@@ -31,15 +31,15 @@ use serde_json::Value;
 
 use crate::support::client::Connection;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::fleet::field;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// A fleet on sockets that the test opened, so that it finds them without the log.
-fn start(plan: Plan) -> Fleet {
+fn start(plan: TestFleetBuilder) -> TestFleet {
     let socket = || TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let (web, admin) = (socket(), socket());
     let (listen, operators) = (web.local_addr().unwrap(), admin.local_addr().unwrap());
@@ -52,7 +52,7 @@ fn start(plan: Plan) -> Fleet {
 
 /// Exit code and standard output of a command to a fleet, which must answer.
 #[track_caller]
-fn operate(fleet: &Fleet, words: &[&str]) -> (i32, String) {
+fn operate(fleet: &TestFleet, words: &[&str]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_regatta"));
     command.arg("--run-dir").arg(fleet.plan().setting("REGATTA_RUN_DIR")).args(words).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -63,23 +63,23 @@ fn operate(fleet: &Fleet, words: &[&str]) -> (i32, String) {
     (code.code().unwrap(), text)
 }
 
-fn status(fleet: &Fleet) -> Option<Value> {
+fn status(fleet: &TestFleet) -> Option<Value> {
     let (code, text) = operate(fleet, &["status", "--json"]);
     (code == 0).then(|| serde_json::from_str(&text).unwrap())
 }
 
 /// Lines that the fleet says it dropped.
 #[track_caller]
-fn dropped(fleet: &Fleet) -> u64 {
+fn dropped(fleet: &TestFleet) -> u64 {
     status(fleet).unwrap()["totals"]["log_lines_dropped"].as_u64().unwrap()
 }
 
 /// Asks so often on one connection.
 #[track_caller]
-fn visit(fleet: &Fleet, times: usize) {
+fn visit(fleet: &TestFleet, times: usize) {
     let mut connection = Connection::open(fleet.listen).unwrap();
     for _ in 0..times {
-        let response = connection.ask(&Request::get("/hello")).unwrap();
+        let response = connection.request(&Request::get("/hello")).unwrap();
         assert_eq!(response.status, 200);
         // A worker that leaves answers, and says that the connection ends with that.
         if !response.keeps_alive() {
@@ -90,7 +90,7 @@ fn visit(fleet: &Fleet, times: usize) {
 
 /// Everything that a stuck log must not hold up.
 #[track_caller]
-fn goes_on(mut fleet: Fleet) {
+fn goes_on(mut fleet: TestFleet) {
     visit(&fleet, 200);
     assert_eq!(operate(&fleet, &["reload"]).0, 0);
     visit(&fleet, 200);
@@ -145,18 +145,18 @@ fn is_notice(line: &Value) -> bool {
 
 #[test]
 fn a_pipe_that_is_full_from_the_start_holds_nothing_up() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (_unread, write) = pipe();
     fill(&write);
-    goes_on(start(Plan::on(&redis).errors_to(write)));
+    goes_on(start(TestFleetBuilder::on(&redis).errors_to(write)));
 }
 
 #[test]
 fn a_pipe_whose_reader_is_gone_holds_nothing_up_and_every_line_is_counted() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (unread, write) = pipe();
     drop(unread);
-    let fleet = start(Plan::on(&redis).errors_to(write));
+    let fleet = start(TestFleetBuilder::on(&redis).errors_to(write));
     visit(&fleet, 50);
     assert!(dropped(&fleet) >= 50);
     goes_on(fleet);
@@ -164,10 +164,10 @@ fn a_pipe_whose_reader_is_gone_holds_nothing_up_and_every_line_is_counted() {
 
 #[test]
 fn a_terminal_that_was_stopped_holds_nothing_up_and_shows_all_when_it_goes_on() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let pty = nix::pty::openpty(None, None).unwrap();
     tcflow(&pty.slave, FlowArg::TCOOFF).unwrap();
-    let fleet = start(Plan::on(&redis).errors_to(pty.slave.try_clone().unwrap()));
+    let fleet = start(TestFleetBuilder::on(&redis).errors_to(pty.slave.try_clone().unwrap()));
     visit(&fleet, 20);
     let flags = OFlag::from_bits_retain(fcntl(&pty.slave, FcntlArg::F_GETFL).unwrap());
     assert!(!flags.contains(OFlag::O_NONBLOCK), "the terminal is others' too");
@@ -185,19 +185,19 @@ fn a_terminal_that_was_stopped_holds_nothing_up_and_shows_all_when_it_goes_on() 
 
 #[test]
 fn a_socket_that_nobody_reads_holds_nothing_up() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (stream, _unread) = UnixStream::pair().unwrap();
     let (datagram, _neither) = UnixDatagram::pair().unwrap();
     for end in [OwnedFd::from(stream), OwnedFd::from(datagram)] {
         fill(&end);
-        goes_on(start(Plan::on(&redis).errors_to(end)));
+        goes_on(start(TestFleetBuilder::on(&redis).errors_to(end)));
     }
 }
 
 #[test]
 fn a_full_disk_holds_nothing_up_and_every_line_is_counted() {
-    let redis = RedisServer::start();
-    let fleet = start(Plan::on(&redis).set("REGATTA_LOG__FILE", "/dev/full"));
+    let redis = TestRedis::start();
+    let fleet = start(TestFleetBuilder::on(&redis).set("REGATTA_LOG__FILE", "/dev/full"));
     visit(&fleet, 50);
     assert!(dropped(&fleet) >= 50);
     let page = fleet.operator("/fleet.json").json();
@@ -211,8 +211,8 @@ fn a_full_disk_holds_nothing_up_and_every_line_is_counted() {
 
 #[test]
 fn a_fifo_without_a_reader_holds_nothing_up_and_each_reader_finds_whole_lines() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).set("REGATTA_LOG__FILE", "fifo");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_LOG__FILE", "fifo");
     let path = plan.folder().join("fifo");
     nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
     assert_eq!(plan.clone().args(&["check"]).run().0, 0);
@@ -248,9 +248,9 @@ struct Told {
 #[test]
 fn a_pipe_that_is_read_again_gets_every_line_in_order_or_a_line_that_counts_the_missing_ones() {
     const VISITS: usize = 3000;
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (read, write) = pipe();
-    let mut fleet = start(Plan::on(&redis).workers(1).errors_to(write));
+    let mut fleet = start(TestFleetBuilder::on(&redis).workers(1).errors_to(write));
     visit(&fleet, 100);
     let memory = process::private_memory(fleet.workers()[0]);
     visit(&fleet, VISITS - 100);
@@ -286,9 +286,9 @@ fn a_pipe_that_is_read_again_gets_every_line_in_order_or_a_line_that_counts_the_
 
 #[test]
 fn what_a_worker_could_not_write_before_it_left_is_counted_and_said_by_its_supervisor() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (unread, write) = pipe();
-    let fleet = start(Plan::on(&redis).workers(1).errors_to(write.try_clone().unwrap()));
+    let fleet = start(TestFleetBuilder::on(&redis).workers(1).errors_to(write.try_clone().unwrap()));
     fill(&write);
     visit(&fleet, 20);
     assert_eq!(operate(&fleet, &["restart", "0"]).0, 0);
@@ -306,10 +306,10 @@ fn what_a_worker_could_not_write_before_it_left_is_counted_and_said_by_its_super
 
 #[test]
 fn an_upgrade_goes_on_over_a_full_pipe_and_the_count_with_it() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (unread, write) = pipe();
     fill(&write);
-    let fleet = start(Plan::on(&redis).workers(1).errors_to(write));
+    let fleet = start(TestFleetBuilder::on(&redis).workers(1).errors_to(write));
     let before = dropped(&fleet);
     assert_eq!(operate(&fleet, &["upgrade"]).0, 0);
     let lost = dropped(&fleet);
@@ -327,10 +327,14 @@ fn an_upgrade_goes_on_over_a_full_pipe_and_the_count_with_it() {
 
 #[test]
 fn a_fleet_that_cannot_boot_ends_although_nobody_hears_why() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let (_unread, write) = pipe();
     fill(&write);
-    let plan = Plan::on(&redis).workers(1).example("faulty").set("FAULTY_FILE", "faults").errors_to(write);
+    let plan = TestFleetBuilder::on(&redis)
+        .workers(1)
+        .example("faulty")
+        .set("FAULTY_FILE", "faults")
+        .errors_to(write);
     fs::write(plan.folder().join("faults"), "all").unwrap();
     let mut fleet = plan.spawn();
     assert_eq!(fleet.exit_code(wait::LONG), 70);
@@ -338,7 +342,7 @@ fn a_fleet_that_cannot_boot_ends_although_nobody_hears_why() {
 
 #[test]
 fn the_private_redis_writes_to_a_file_of_its_own() {
-    let mut fleet = Plan::new().workers(1).start();
+    let mut fleet = TestFleetBuilder::new().workers(1).start();
     let server = fleet.others()[0];
     let file = |fd: u32| fs::read_link(format!("/proc/{server}/fd/{fd}")).unwrap();
     assert!(file(2).ends_with("redis.log"), "{:?}", file(2));
@@ -348,8 +352,9 @@ fn the_private_redis_writes_to_a_file_of_its_own() {
 
 #[test]
 fn a_panic_is_a_line_of_the_log() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).example("faulty").set("REGATTA_LOG__FILE", "fleet.log");
+    let redis = TestRedis::start();
+    let plan =
+        TestFleetBuilder::on(&redis).workers(1).example("faulty").set("REGATTA_LOG__FILE", "fleet.log");
     let path = plan.folder().join("fleet.log");
     let mut fleet = start(plan);
     assert_eq!(fleet.get("/panic").status, 500);

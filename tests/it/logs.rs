@@ -9,12 +9,12 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::client;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::fleet::field;
-use crate::support::load::Load;
+use crate::support::load::ParallelClients;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// The lines of a log file that are whole by now: one may be in the writing while it is read.
@@ -38,7 +38,7 @@ fn says(line: &Value, message: &str) -> bool {
 
 /// A fleet that logs to `path`, which is where its address is found.
 #[track_caller]
-fn start(plan: &Plan, path: &Path) -> Fleet {
+fn start(plan: &TestFleetBuilder, path: &Path) -> TestFleet {
     let mut fleet = plan.spawn();
     let serving = wait::until_some("the file says where the fleet serves", wait::LONG, || {
         lines(path).into_iter().find(|line| says(line, "serving on"))
@@ -55,15 +55,15 @@ fn writers(path: &Path) -> BTreeSet<u64> {
 
 #[test]
 fn rotations_under_load_lose_no_line_and_every_process_goes_on_in_the_new_file() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis)
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis)
         .set("REGATTA_LOG__FILE", "fleet.log")
         .set("REGATTA_LOG__LEVEL", "info,regatta=debug");
     let path = plan.folder().join("fleet.log");
     let mut fleet = start(&plan, &path);
     let workers: BTreeSet<u64> = fleet.workers().into_iter().map(u64::from).collect();
     let listen = fleet.listen;
-    let load = Load::start(4, |_| move || client::get(listen, "/hello").status);
+    let load = ParallelClients::start(4, |_| move || client::get(listen, "/hello").status);
     let mut files: Vec<PathBuf> = Vec::new();
     for rotation in 1..=5 {
         let before = load.seen();
@@ -88,7 +88,7 @@ fn rotations_under_load_lose_no_line_and_every_process_goes_on_in_the_new_file()
 
 #[test]
 fn a_path_that_cannot_be_opened_again_leaves_the_old_file_in_use_and_says_so() {
-    let plan = Plan::new().set("REGATTA_LOG__FILE", "logs/fleet.log");
+    let plan = TestFleetBuilder::new().set("REGATTA_LOG__FILE", "logs/fleet.log");
     let (folder, moved) = (plan.folder().join("logs"), plan.folder().join("moved"));
     fs::create_dir(&folder).unwrap();
     let mut fleet = start(&plan, &folder.join("fleet.log"));
@@ -104,8 +104,8 @@ fn a_path_that_cannot_be_opened_again_leaves_the_old_file_in_use_and_says_so() {
 
 #[test]
 fn a_worker_that_is_started_between_rename_and_signal_writes_where_the_others_do() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).set("REGATTA_LOG__FILE", "fleet.log");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_LOG__FILE", "fleet.log");
     let path = plan.folder().join("fleet.log");
     let mut fleet = start(&plan, &path);
     let renamed = plan.folder().join("fleet.log.1");
@@ -126,7 +126,8 @@ fn a_worker_that_is_started_between_rename_and_signal_writes_where_the_others_do
 #[test]
 fn a_log_file_in_a_folder_that_is_not_there_is_a_mistake_that_names_the_setting() {
     for args in [&["serve"][..], &["check"]] {
-        let (code, said) = Plan::new().set("REGATTA_LOG__FILE", "missing/fleet.log").args(args).run();
+        let (code, said) =
+            TestFleetBuilder::new().set("REGATTA_LOG__FILE", "missing/fleet.log").args(args).run();
         assert_eq!(code, 64, "{said}");
         assert!(said.contains("missing/fleet.log (log.file)") && said.contains("No such file"), "{said}");
     }
@@ -134,13 +135,13 @@ fn a_log_file_in_a_folder_that_is_not_there_is_a_mistake_that_names_the_setting(
 
 #[test]
 fn the_figures_in_the_log_add_up_to_what_clients_counted() {
-    let redis = RedisServer::start();
-    let mut fleet = Plan::on(&redis).set("REGATTA_LOG__STATS_INTERVAL", "100ms").start();
+    let redis = TestRedis::start();
+    let mut fleet = TestFleetBuilder::on(&redis).set("REGATTA_LOG__STATS_INTERVAL", "100ms").start();
     for _ in 0..50 {
         assert_eq!(fleet.get("/hello").status, 200);
     }
     let numbers = |name: &str| -> Vec<u64> {
-        fleet.said("stats: ").iter().map(|line| field(line, name).as_u64().unwrap()).collect()
+        fleet.log_lines("stats: ").iter().map(|line| field(line, name).as_u64().unwrap()).collect()
     };
     wait::until("a line has counted them all", wait::LONG, || numbers("requests_total").last() == Some(&50));
     assert_eq!(numbers("requests").iter().sum::<u64>(), 50);
@@ -150,8 +151,8 @@ fn the_figures_in_the_log_add_up_to_what_clients_counted() {
 
 #[test]
 fn the_log_goes_on_in_its_file_over_an_upgrade() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).set("REGATTA_LOG__FILE", "fleet.log");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_LOG__FILE", "fleet.log");
     let path = plan.folder().join("fleet.log");
     let mut fleet = start(&plan, &path);
     let before = fleet.workers();

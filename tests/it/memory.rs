@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -13,8 +13,8 @@ const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
 #[test]
 fn a_worker_at_rest_asks_for_no_huge_page_and_holds_less_than_7_mib() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     assert_eq!(fleet.get("/").status, 200);
     let always = fs::read_to_string(HUGE_PAGES).is_ok_and(|text| text.contains("[always]"));
     for worker in fleet.workers() {

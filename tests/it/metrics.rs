@@ -5,19 +5,19 @@ use std::collections::BTreeSet;
 use nix::sys::signal::Signal;
 
 use crate::support::client;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
 use crate::support::exposition::REQUESTS;
 use crate::support::exposition::sum;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::load;
-use crate::support::load::Load;
+use crate::support::load::ParallelClients;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
-fn scrape(fleet: &Fleet) -> (u32, String) {
+fn scrape(fleet: &TestFleet) -> (u32, String) {
     let response = fleet.operator("/metrics");
     assert_eq!(response.status, 200);
     (response.worker(), response.text())
@@ -25,8 +25,8 @@ fn scrape(fleet: &Fleet) -> (u32, String) {
 
 #[test]
 fn totals_equal_what_the_clients_counted_and_every_worker_tells_the_same() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let statuses = load::parallel(6, 50, |client| {
         let target = if client == 0 { "/nothing/here" } else { "/hello" };
         client::get(fleet.listen, target).status
@@ -46,10 +46,10 @@ fn totals_equal_what_the_clients_counted_and_every_worker_tells_the_same() {
 
 #[test]
 fn totals_never_go_back_over_crashes() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(3).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(3).start();
     let address = fleet.listen;
-    let load = Load::start(3, |_| move || client::once(address, Request::get("/hello")).is_ok());
+    let load = ParallelClients::start(3, |_| move || client::once(address, Request::get("/hello")).is_ok());
     let mut last = 0.0;
     for pid in fleet.workers() {
         let seen = load.seen();
@@ -74,9 +74,9 @@ fn totals_never_go_back_over_crashes() {
 
 #[test]
 fn the_exposition_is_well_formed() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
-    Visitor::default().visit(fleet.listen);
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
+    CookieClient::default().view(fleet.listen);
     let response = fleet.operator("/metrics");
     let text = response.text();
     assert!(response.header("Content-Type").contains("text"), "{response:?}");
@@ -97,8 +97,8 @@ fn the_exposition_is_well_formed() {
 
 #[test]
 fn the_fleet_is_told_as_json() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(3).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(3).start();
     let json = fleet.operator("/fleet.json").json();
     let slots = json["slots"].as_array().unwrap_or_else(|| panic!("{json}"));
     assert_eq!(slots.len(), 3, "{json}");
@@ -109,8 +109,8 @@ fn the_fleet_is_told_as_json() {
 
 #[test]
 fn why_workers_ended_and_what_the_others_do_is_told() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let text = scrape(&fleet).1;
     assert_eq!(
         sum(&text, "regatta_worker_ends_total", &["reason=\"signal\""]),
@@ -136,8 +136,8 @@ fn why_workers_ended_and_what_the_others_do_is_told() {
 
 #[test]
 fn busy_time_grows_and_heartbeats_are_young() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     wait::until("work is counted as busy time", wait::LONG, || {
         assert_eq!(fleet.get("/hello").status, 200);
         sum(&scrape(&fleet).1, "regatta_worker_busy_seconds_total", &[]) > 0.0

@@ -4,30 +4,30 @@ use regatta::__internals::redis::library;
 use regatta::__internals::redis::migrations::checksum;
 use serde_json::Value;
 
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 
 /// Runs `migrate` with these flags under the prefix `p`.
-fn migrate(server: &RedisServer, flags: &[&str]) -> (i32, String) {
+fn migrate(server: &TestRedis, flags: &[&str]) -> (i32, String) {
     let args = [&["migrate"], flags].concat();
-    Plan::on(server).set("REGATTA_REDIS__PREFIX", "p").args(&args).run()
+    TestFleetBuilder::on(server).set("REGATTA_REDIS__PREFIX", "p").args(&args).run()
 }
 
-fn json(server: &RedisServer, flags: &[&str]) -> (i32, Value) {
+fn json(server: &TestRedis, flags: &[&str]) -> (i32, Value) {
     let (code, said) = migrate(server, &[flags, &["--json"]].concat());
     let line = said.lines().find(|line| line.starts_with('{'));
     (code, serde_json::from_str(line.unwrap_or_else(|| panic!("no JSON: {said}"))).unwrap())
 }
 
 /// Keys, values and functions.
-fn state(server: &RedisServer) -> [String; 2] {
+fn state(server: &TestRedis) -> [String; 2] {
     [&["DEBUG", "DIGEST"][..], &["FUNCTION", "LIST"]].map(|args| server.cli(args))
 }
 
 /// Puts another text's checksum into the ledger.
-fn edit(server: &RedisServer, number: &str) -> String {
+fn edit(server: &TestRedis, number: &str) -> String {
     let theirs = checksum("another text");
-    let ours = checksum(library::ALL.iter().find(|library| library.number == number).unwrap().text);
+    let ours = checksum(library::LIBRARIES.iter().find(|library| library.number == number).unwrap().text);
     let entry = server.cli(&["HGET", "p:mig", number]).replace(&ours, &theirs);
     server.cli(&["HSET", "p:mig", number, &entry]);
     theirs
@@ -35,7 +35,7 @@ fn edit(server: &RedisServer, number: &str) -> String {
 
 #[test]
 fn check_says_what_is_pending_by_its_exit_code_and_changes_nothing() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let before = state(&server);
     let (code, said) = migrate(&server, &["--check"]);
     assert_eq!(code, 3, "{said}");
@@ -54,7 +54,7 @@ fn check_says_what_is_pending_by_its_exit_code_and_changes_nothing() {
 
 #[test]
 fn a_dry_run_counts_and_changes_nothing() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     for key in ["p:s:a", "p:s:b", "p:c:hits", "q:s:c"] {
         server.cli(&["SET", key, "1"]);
     }
@@ -66,13 +66,13 @@ fn a_dry_run_counts_and_changes_nothing() {
     }
     let (code, report) = json(&server, &["--dry-run"]);
     assert_eq!((code, &report["keys"]["sessions"]), (0, &2.into()));
-    assert_eq!(report["pending"], library::ALL.len());
+    assert_eq!(report["pending"], library::LIBRARIES.len());
     assert_eq!(state(&server), before);
 }
 
 #[test]
 fn an_unreleased_file_that_was_edited_is_refused_and_repaired_only_when_told_so() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     migrate(&server, &[]);
     let theirs = edit(&server, "0002");
     let other = "#!lua name=regatta_v2\nredis.register_function('regatta_v2_begin', function() return 7 end)";
@@ -81,7 +81,7 @@ fn an_unreleased_file_that_was_edited_is_refused_and_repaired_only_when_told_so(
 
     let (code, said) = migrate(&server, &[]);
     assert_eq!(code, 1, "{said}");
-    let ours = checksum(library::named("regatta_v2").unwrap().text);
+    let ours = checksum(library::library_by_name("regatta_v2").unwrap().text);
     for part in ["migrations/0002_regatta_v2.lua", &theirs, &ours] {
         assert!(said.contains(part), "{part}: {said}");
     }
@@ -103,7 +103,7 @@ fn an_unreleased_file_that_was_edited_is_refused_and_repaired_only_when_told_so(
 
 #[test]
 fn what_was_released_is_never_replaced() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     migrate(&server, &[]);
     edit(&server, "0001");
     let before = state(&server);
@@ -115,7 +115,7 @@ fn what_was_released_is_never_replaced() {
 
 #[test]
 fn gaps_and_entries_that_cannot_be_read_are_refused_and_repaired() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     migrate(&server, &[]);
     server.cli(&["HDEL", "p:mig", "0001"]);
     let (code, said) = migrate(&server, &["--check"]);
@@ -133,11 +133,11 @@ fn gaps_and_entries_that_cannot_be_read_are_refused_and_repaired() {
 
 #[test]
 fn a_fleet_refuses_an_edited_ledger_and_says_which_file() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     migrate(&server, &[]);
     let theirs = edit(&server, "0001");
     let before = state(&server);
-    let fleet = Plan::on(&server).set("REGATTA_REDIS__PREFIX", "p").start();
+    let fleet = TestFleetBuilder::on(&server).set("REGATTA_REDIS__PREFIX", "p").start();
     assert_eq!(fleet.operator("/readyz").status, 503);
     let log = fleet.log();
     assert!(log.contains("migrations/0001_regatta_v1.lua") && log.contains(&theirs), "{log}");
@@ -146,12 +146,12 @@ fn a_fleet_refuses_an_edited_ledger_and_says_which_file() {
 
 #[test]
 fn flags_that_contradict_each_other_and_a_redis_that_is_away_have_their_own_codes() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     for flags in [&["--check", "--dry-run"][..], &["--check", "--repair"], &["--yes"]] {
         assert_eq!(migrate(&server, flags).0, 64, "{flags:?}");
     }
-    let absent = RedisServer::absent(&[]);
+    let absent = TestRedis::absent(&[]);
     assert_eq!(migrate(&absent, &["--check"]).0, 69);
-    let (code, said) = Plan::new().args(&["migrate"]).run();
+    let (code, said) = TestFleetBuilder::new().args(&["migrate"]).run();
     assert!(code == 64 && said.contains("redis.url"), "{said}");
 }

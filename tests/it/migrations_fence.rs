@@ -6,23 +6,23 @@ use std::task::Poll;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Error;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisError;
 use regatta::__internals::redis::migrations::Migration;
+use regatta::__internals::redis::migrations::MigrationSet;
+use regatta::__internals::redis::migrations::MigrationState;
 use regatta::__internals::redis::migrations::SHIPPED;
-use regatta::__internals::redis::migrations::Series;
-use regatta::__internals::redis::migrations::Step;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
-fn named(server: &RedisServer, name: &str) -> Redis {
-    Redis::new(&server.settings("p", Mode::Fcall), &server.url(), name).unwrap()
+fn named(server: &TestRedis, name: &str) -> RedisClient {
+    RedisClient::new(&server.settings("p", ScriptingMode::Fcall), &server.url(), name).unwrap()
 }
 
 /// Everything a migration may have written.
-fn written(server: &RedisServer) -> [String; 3] {
+fn written(server: &TestRedis) -> [String; 3] {
     [&["DEBUG", "DIGEST"][..], &["FUNCTION", "LIST"], &["GET", "p:mig:fence"]].map(|args| server.cli(args))
 }
 
@@ -40,31 +40,31 @@ async fn run_until<T>(mut work: std::pin::Pin<&mut impl Future<Output = T>>, mut
 
 #[tokio::test]
 async fn a_runner_that_stood_still_between_two_steps_writes_nothing_more() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let (first, second) = (named(&server, "first"), named(&server, "second"));
     let mut stopped = pin!(SHIPPED.apply(&first, |_| ()));
     run_until(stopped.as_mut(), || server.cli(&["HGET", "p:mig", "0001"]).contains("running")).await;
 
     // Its lock runs out, and another one takes over and finishes.
     server.cli(&["DEL", "p:mig:lock"]);
-    assert!(SHIPPED.apply(&second, |_| ()).await.unwrap().iter().all(Step::is_applied));
+    assert!(SHIPPED.apply(&second, |_| ()).await.unwrap().iter().all(MigrationState::is_applied));
     let before = written(&server);
     assert!(before[2] == "2" && server.cli(&["HGET", "p:mig", "0001"]).contains("second"));
 
-    assert_eq!(stopped.await, Err(Error::Fenced));
+    assert_eq!(stopped.await, Err(RedisError::MigrationLockLost));
     assert_eq!(written(&server), before);
 }
 
 #[tokio::test]
 async fn a_runner_whose_lock_was_taken_writes_nothing_while_the_other_one_works() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let first = named(&server, "first");
     let mut stopped = pin!(SHIPPED.apply(&first, |_| ()));
     run_until(stopped.as_mut(), || server.cli(&["HGET", "p:mig", "0001"]).contains("running")).await;
     // The same token under a later fencing number, and another token under the same number: both bar it.
     let (token, before) = (server.cli(&["GET", "p:mig:lock"]), server.cli(&["HGETALL", "p:mig"]));
     server.cli(&["SET", "p:mig:fence", "2"]);
-    assert_eq!(stopped.await, Err(Error::Fenced));
+    assert_eq!(stopped.await, Err(RedisError::MigrationLockLost));
     assert_eq!(server.cli(&["HGETALL", "p:mig"]), before);
     assert!(!token.is_empty() && server.cli(&["EXISTS", "p:mig:lock"]) == "0", "its own lock it gives back");
 }
@@ -84,14 +84,20 @@ end
 )];
 
 /// Walks on a runtime of its own, and tells after each step.
-fn walk(server: &RedisServer, name: &str, mut told: impl FnMut()) -> Result<Vec<Step>, Error> {
-    let work = async |redis: Redis| Series::of(SLOW).apply(&redis, |_| told()).await;
-    regatta::__internals::redis::once(&server.settings("p", Mode::Fcall), &server.url(), name, work).unwrap()
+fn walk(server: &TestRedis, name: &str, mut told: impl FnMut()) -> Result<Vec<MigrationState>, RedisError> {
+    let work = async |redis: RedisClient| MigrationSet::from_migrations(SLOW).apply(&redis, |_| told()).await;
+    regatta::__internals::redis::run_once(
+        &server.settings("p", ScriptingMode::Fcall),
+        &server.url(),
+        name,
+        work,
+    )
+    .unwrap()
 }
 
 #[test]
 fn a_walk_that_stood_still_converts_no_further_key() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     for index in 0..30 {
         server.cli(&["SET", &format!("p:w:{index}"), "v"]);
     }
@@ -106,13 +112,13 @@ fn a_walk_that_stood_still_converts_no_further_key() {
             server.cli(&["DEBUG", "DIGEST"])
         });
     });
-    assert_eq!(outcome, Err(Error::Fenced));
+    assert_eq!(outcome, Err(RedisError::MigrationLockLost));
     assert_eq!(Some(server.cli(&["DEBUG", "DIGEST"])), after);
 }
 
 #[test]
 fn a_long_walk_renews_its_lock() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     for index in 0..40 {
         server.cli(&["SET", &format!("p:w:{index}"), "v"]);
     }

@@ -8,33 +8,33 @@ use fred::interfaces::ClientLike;
 use fred::interfaces::FunctionInterface;
 use fred::types::config::Config;
 use fred::types::config::ServerConfig;
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
 use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::LimitArg;
-use regatta::__internals::redis::begin::LimitKind;
-use regatta::__internals::redis::begin::Reply;
-use regatta::__internals::redis::begin::SessionArg;
-use regatta::__internals::redis::begin::SessionMode;
-use regatta::__internals::redis::begin::SessionReply;
-use regatta::__internals::redis::claim::Claim;
-use regatta::__internals::redis::claim::Claimed;
+use regatta::__internals::redis::begin::BeginReply;
+use regatta::__internals::redis::begin::LimitParameters;
+use regatta::__internals::redis::begin::RateLimitCheck;
+use regatta::__internals::redis::begin::SessionAccess;
+use regatta::__internals::redis::begin::SessionLookup;
+use regatta::__internals::redis::begin::SessionQuery;
+use regatta::__internals::redis::claim::ClaimOutcome;
+use regatta::__internals::redis::claim::ClaimRequest;
 use regatta::__internals::redis::commit;
 use regatta::__internals::redis::fleet;
-use regatta::__internals::redis::fleet::Machine;
+use regatta::__internals::redis::fleet::InstanceRecord;
 use regatta::__internals::redis::keys;
 use regatta::__internals::redis::library;
 use regatta::__internals::redis::migrations::SHIPPED;
-use regatta::__internals::redis::sessions::Made;
-use regatta::__internals::redis::sessions::Move;
-use regatta::__internals::redis::sessions::Moved;
-use regatta::__internals::redis::sessions::Source;
+use regatta::__internals::redis::sessions::InitialSession;
+use regatta::__internals::redis::sessions::RotateFrom;
+use regatta::__internals::redis::sessions::RotateOutcome;
+use regatta::__internals::redis::sessions::RotateSession;
 use regatta::TaskId;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
-use crate::support::redis::ticket;
+use crate::support::redis::new_session;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -43,7 +43,7 @@ const DAY_MS: u64 = 86_400_000;
 struct Old(Client);
 
 impl Old {
-    async fn start(server: &RedisServer) -> Self {
+    async fn start(server: &TestRedis) -> Self {
         let unix = ServerConfig::Unix { path: server.socket() };
         let client = Client::new(Config { server: unix, ..Config::default() }, None, None, None);
         client.init().await.unwrap();
@@ -51,8 +51,8 @@ impl Old {
     }
 
     /// Has the server know a function as that release's workers had loaded it.
-    fn load(&self, server: &RedisServer, function: &str) {
-        let library = library::named(function.trim_end_matches("_begin")).unwrap();
+    fn load(&self, server: &TestRedis, function: &str) {
+        let library = library::library_by_name(function.trim_end_matches("_begin")).unwrap();
         // There already, where the new release calls something of it.
         server.cli(&["FUNCTION", "LOAD", "REPLACE", library.text]);
     }
@@ -91,36 +91,36 @@ impl Old {
     }
 }
 
-async fn visit(redis: &Redis, key: &str, create: bool) -> Option<(u64, usize)> {
-    let session = SessionArg {
+async fn visit(redis: &RedisClient, key: &str, create: bool) -> Option<(u64, usize)> {
+    let session = SessionQuery {
         key: key.into(),
         generation: None,
         // One that is made has its ticket's view.
-        mode: if create { SessionMode::Read } else { SessionMode::Visit },
-        ticket: create.then(ticket),
+        access: if create { SessionAccess::Read } else { SessionAccess::CountView },
+        provisional: create.then(new_session),
         idle_ms: DAY_MS,
         absolute_ms: 30 * DAY_MS,
     };
-    let request = begin::Request { session: Some(&session), ..Default::default() };
+    let request = begin::BeginRequest { session: Some(&session), ..Default::default() };
     match redis.begin(&request).await.unwrap() {
-        Reply::Granted { session: SessionReply::Live { views, fields, .. }, .. } => {
+        BeginReply::Granted { session: SessionLookup::Found { views, fields, .. }, .. } => {
             Some((views, fields.len()))
         }
         _ => None,
     }
 }
 
-async fn set(redis: &Redis, key: &str, field: &str) -> commit::Reply {
+async fn set(redis: &RedisClient, key: &str, field: &str) -> commit::CommitOutcome {
     let set = [(field.to_owned(), Bytes::from_static(b"1"))];
-    let request = commit::Request { key, set: &set, max_fields: 64, ..Default::default() };
+    let request = commit::CommitSession { key, set: &set, max_fields: 64, ..Default::default() };
     redis.commit(&request).await.unwrap()
 }
 
 #[tokio::test]
 async fn workers_of_two_releases_share_sessions_through_a_deploy_and_back() {
     for function in ["regatta_v2_begin", "regatta_v3_begin", "regatta_v4_begin", "regatta_v5_begin"] {
-        let server = RedisServer::start();
-        let new = connect(&server, "p", Mode::Fcall).await;
+        let server = TestRedis::start();
+        let new = connect(&server, "p", ScriptingMode::Fcall).await;
         let old = Old::start(&server).await;
         old.load(&server, function);
         visit(&new, "p:s:one", true).await;
@@ -136,7 +136,9 @@ async fn workers_of_two_releases_share_sessions_through_a_deploy_and_back() {
                     1 => visit(&new, "p:s:one", false).await.is_some(),
                     2 => old.visit_batched("p:s:one").await > 0.0,
                     3 => old.set("p:s:one", &field, "1").await == 1,
-                    _ => matches!(set(&new, "p:s:one", &field).await, commit::Reply::Committed { .. }),
+                    _ => {
+                        matches!(set(&new, "p:s:one", &field).await, commit::CommitOutcome::Committed { .. })
+                    }
                 }
             });
         }
@@ -153,7 +155,7 @@ async fn workers_of_two_releases_share_sessions_through_a_deploy_and_back() {
         new.delete("p:s:one").await.unwrap();
         assert_eq!(old.visit_by(function, "p:s:one").await, None);
         assert_eq!(old.set("p:s:one", "late", "1").await, 0);
-        assert_eq!(set(&new, "p:s:one", "late").await, commit::Reply::Gone);
+        assert_eq!(set(&new, "p:s:one", "late").await, commit::CommitOutcome::Gone);
     }
 }
 
@@ -161,11 +163,11 @@ async fn workers_of_two_releases_share_sessions_through_a_deploy_and_back() {
 /// once the session is another one.
 #[tokio::test]
 async fn the_packed_head_of_a_session_goes_through_a_deploy_and_back() {
-    let server = RedisServer::start();
-    let new = connect(&server, "p", Mode::Fcall).await;
+    let server = TestRedis::start();
+    let new = connect(&server, "p", ScriptingMode::Fcall).await;
     let old = Old::start(&server).await;
     old.load(&server, "regatta_v4_begin");
-    let now = || regatta::__internals::sys::time::unix().as_millis().to_string();
+    let now = || regatta::__internals::sys::time::wall_clock().as_millis().to_string();
     server.cli(&["HSET", "p:s:one", "_c", &now(), "_t", &now(), "_v", "0"]);
     let has_head = || server.cli(&["HEXISTS", "p:s:one", "_h"]) == "1";
     let mut views = 0;
@@ -187,21 +189,21 @@ async fn the_packed_head_of_a_session_goes_through_a_deploy_and_back() {
 /// Batches and single calls of either release charge the same stored times.
 #[tokio::test]
 async fn a_limit_is_one_for_calls_of_the_release_before_and_batches() {
-    let server = RedisServer::start();
-    let new = connect(&server, "p", Mode::Fcall).await;
+    let server = TestRedis::start();
+    let new = connect(&server, "p", ScriptingMode::Fcall).await;
     let old = Old::start(&server).await;
     old.load(&server, "regatta_v4_begin");
     // A burst of forty, an hour each.
     let (interval, tolerance) = (3_600_000_000_u64, 40 * 3_600_000_000);
-    let kind = LimitKind::Rate { interval_us: interval, tolerance_us: tolerance };
-    let limit = LimitArg { key: "p:l:a:v:x".into(), kind, shadow: false, cost: 1 };
+    let parameters = LimitParameters::Rate { interval_us: interval, tolerance_us: tolerance };
+    let limit = RateLimitCheck { key: "p:l:a:v:x".into(), parameters, shadow: false, cost: 1 };
     let mut tasks = tokio::task::JoinSet::new();
     for index in 0..100 {
         let (old, new, limit) = (old.0.clone(), new.clone(), limit.clone());
         tasks.spawn(async move {
             if index % 2 == 0 {
-                let request = begin::Request { limits: &[limit], ..Default::default() };
-                return matches!(new.begin(&request).await.unwrap(), Reply::Granted { .. });
+                let request = begin::BeginRequest { limits: &[limit], ..Default::default() };
+                return matches!(new.begin(&request).await.unwrap(), BeginReply::Granted { .. });
             }
             let numbers = [0.0, 0.0, 0.0, 0.0, interval as f64, tolerance as f64, 1.0];
             let numbers = numbers.map(f64::to_le_bytes).concat();
@@ -217,11 +219,11 @@ async fn a_limit_is_one_for_calls_of_the_release_before_and_batches() {
 /// What a cluster's node granted is taken back by either release's undo, on the keys that the other one wrote.
 #[tokio::test]
 async fn what_one_release_granted_the_other_one_takes_back() {
-    let server = RedisServer::start();
-    let new = connect(&server, "p", Mode::Fcall).await;
+    let server = TestRedis::start();
+    let new = connect(&server, "p", ScriptingMode::Fcall).await;
     let old = Old::start(&server).await;
-    server.cli(&["FUNCTION", "LOAD", library::named("regatta_cluster_v2").unwrap().text]);
-    let now = regatta::__internals::sys::time::unix().as_millis().to_string();
+    server.cli(&["FUNCTION", "LOAD", library::library_by_name("regatta_cluster_v2").unwrap().text]);
+    let now = regatta::__internals::sys::time::wall_clock().as_millis().to_string();
     server.cli(&["HSET", "p:s:one", "_c", &now, "_t", &now, "_v", "0"]);
     for (round, function) in ["regatta_cluster_v2_undo", "regatta_cluster_v3_undo"].into_iter().enumerate() {
         assert_eq!(visit(&new, "p:s:one", false).await, Some((1, 0)), "{function}");
@@ -238,16 +240,16 @@ async fn what_one_release_granted_the_other_one_takes_back() {
 
 #[tokio::test]
 async fn a_session_whose_cookie_never_came_back_is_confirmed_by_any_release_and_what_ended_by_none() {
-    let server = RedisServer::start();
-    let new = connect(&server, "p", Mode::Fcall).await;
+    let server = TestRedis::start();
+    let new = connect(&server, "p", ScriptingMode::Fcall).await;
     let old = Old::start(&server).await;
-    server.cli(&["FUNCTION", "LOAD", library::named("regatta_v3").unwrap().text]);
+    server.cli(&["FUNCTION", "LOAD", library::library_by_name("regatta_v3").unwrap().text]);
     for function in ["regatta_v2_begin", "regatta_v3_begin"] {
         let set = [("cart".to_owned(), Bytes::from_static(b"1"))];
-        let made = Move {
+        let made = RotateSession {
             prefix: "p",
             new: function,
-            from: Source::Nothing,
+            from: RotateFrom::Nothing,
             user: None,
             login: false,
             details: None,
@@ -260,10 +262,10 @@ async fn a_session_whose_cookie_never_came_back_is_confirmed_by_any_release_and_
             set: &set,
             remove: &[],
             expect: &[],
-            made: Made { views: 1, created_ms: 0 },
+            initial: InitialSession { views: 1, created_ms: 0 },
             limit: None,
         };
-        assert!(matches!(new.move_session(&made).await, Ok(Moved::Done { .. })));
+        assert!(matches!(new.rotate_session(&made).await, Ok(RotateOutcome::Done { .. })));
         let key = keys::session("p", function);
         let left = || server.cli(&["PTTL", &key]).parse::<u64>().unwrap();
         assert!(left() <= 600_000, "{function}");
@@ -271,7 +273,7 @@ async fn a_session_whose_cookie_never_came_back_is_confirmed_by_any_release_and_
         assert!(left() > DAY_MS - 60_000, "{function}");
         assert_eq!(visit(&new, &key, false).await, Some((3, 1)), "{function}");
 
-        assert_eq!(new.end_session("p", function, None, false).await, Ok(true));
+        assert_eq!(new.destroy_session("p", function, None, false).await, Ok(true));
         assert_eq!(old.visit_by(function, &key).await, None, "{function}");
         assert_eq!(visit(&new, &key, true).await, None, "nor by its ticket");
     }
@@ -279,8 +281,8 @@ async fn a_session_whose_cookie_never_came_back_is_confirmed_by_any_release_and_
 
 #[tokio::test]
 async fn workers_of_two_releases_share_tasks_claims_heartbeats_and_listeners() {
-    let server = RedisServer::start();
-    let new = connect(&server, "p", Mode::Fcall).await;
+    let server = TestRedis::start();
+    let new = connect(&server, "p", ScriptingMode::Fcall).await;
     let old = Old::start(&server).await.0;
     let lease = Some(Duration::from_millis(300));
     let queue = keys::task_queue("p", "a");
@@ -290,23 +292,23 @@ async fn workers_of_two_releases_share_tasks_claims_heartbeats_and_listeners() {
     }
     // Each takes one, and neither has the other's before its lease is over; then each takes the other's over.
     let first: Vec<String> = old.fcall("regatta_task_v1_take", vec![&queue], vec!["300"]).await.unwrap();
-    let second = new.take_task(&["a"], lease).await.unwrap().unwrap();
+    let second = new.claim_task(&["a"], lease).await.unwrap().unwrap();
     assert_ne!(first[2], second.id.to_string());
-    assert_eq!(new.take_task(&["a"], lease).await, Ok(None));
+    assert_eq!(new.claim_task(&["a"], lease).await, Ok(None));
     let mut over = None;
     eventually("the old one's is overdue", async || {
-        over = new.take_task(&["a"], lease).await.unwrap().filter(|taken| taken.id.to_string() == first[2]);
+        over = new.claim_task(&["a"], lease).await.unwrap().filter(|taken| taken.id.to_string() == first[2]);
         over.is_some()
     })
     .await;
-    assert_eq!(over.unwrap().times, 2);
+    assert_eq!(over.unwrap().delivery_count, 2);
     eventually("the new one's is overdue", async || {
         let taken: Vec<String> = old.fcall("regatta_task_v1_take", vec![&queue], vec!["300"]).await.unwrap();
         !taken.is_empty()
     })
     .await;
 
-    let claim = |key| Claim {
+    let claim = |key| ClaimRequest {
         key,
         fingerprint: "f",
         owner: "new",
@@ -316,24 +318,28 @@ async fn workers_of_two_releases_share_tasks_claims_heartbeats_and_listeners() {
     let args = || vec!["f", "old", "60000", "3600000"];
     let claimed: Vec<i64> = old.fcall("regatta_counter_v1_claim", vec!["p:i:1"], args()).await.unwrap();
     assert_eq!(claimed, [1]);
-    assert!(matches!(new.claim(&claim("p:i:1")).await, Ok(Claimed::Running(_))));
-    assert_eq!(new.claim(&claim("p:i:2")).await, Ok(Claimed::Granted));
+    assert!(matches!(new.claim(&claim("p:i:1")).await, Ok(ClaimOutcome::InProgress(_))));
+    assert_eq!(new.claim(&claim("p:i:2")).await, Ok(ClaimOutcome::Granted));
     let claimed: Vec<i64> = old.fcall("regatta_counter_v1_claim", vec!["p:i:2"], args()).await.unwrap();
     assert_eq!(claimed[0], 2);
 
     let word = vec!["old", "60000", r#"{"version":1,"id":"old","host":"old"}"#];
-    let keys = vec![keys::machines("p"), keys::deaths("p"), keys::libraries_seen("p")];
+    let keys = vec![keys::instances("p"), keys::instance_deadlines("p"), keys::libraries_in_use("p")];
     let alive: i64 = old.fcall("regatta_fleet_v1_beat", keys.clone(), word.clone()).await.unwrap();
-    let mine =
-        Machine { version: fleet::VERSION, id: "new".into(), host: "new".into(), ..Machine::default() };
-    assert_eq!((alive, new.beat(&mine, Duration::from_secs(60)).await), (1, Ok(2)));
+    let mine = InstanceRecord {
+        version: fleet::DOCUMENT_VERSION,
+        id: "new".into(),
+        host: "new".into(),
+        ..InstanceRecord::default()
+    };
+    assert_eq!((alive, new.heartbeat(&mine, Duration::from_secs(60)).await), (1, Ok(2)));
     let alive: i64 = old.fcall("regatta_fleet_v1_beat", keys, word).await.unwrap();
-    assert_eq!((alive, new.machines().await.unwrap().seen.len()), (2, 2));
+    assert_eq!((alive, new.list_instances().await.unwrap().instances.len()), (2, 2));
 
-    let here = keys::here("p", "news");
+    let here = keys::presence("p", "news");
     let _: Vec<i64> =
         old.fcall("regatta_live_v1_here", vec![&here], vec!["old", "60000", "3"]).await.unwrap();
-    assert_eq!(new.live_here("new", Duration::from_secs(60), &[("news", Some(4))]).await, Ok(vec![7]));
+    assert_eq!(new.report_presence("new", Duration::from_secs(60), &[("news", Some(4))]).await, Ok(vec![7]));
     let sums: Vec<i64> =
         old.fcall("regatta_live_v1_here", vec![&here], vec!["old", "60000", "-"]).await.unwrap();
     assert_eq!(sums, [7]);
@@ -341,7 +347,7 @@ async fn workers_of_two_releases_share_tasks_claims_heartbeats_and_listeners() {
 
 #[tokio::test]
 async fn no_library_is_deleted_because_other_fleets_of_the_server_may_call_it() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let load = |name: &str| {
         let text = format!("#!lua name={name}\nredis.register_function('{name}_x', function() return 1 end)");
         server.cli(&["FUNCTION", "LOAD", &text]);
@@ -349,7 +355,8 @@ async fn no_library_is_deleted_because_other_fleets_of_the_server_may_call_it() 
     let old = ["regatta_v0", "regatta_v9", "regatta_session_v0", "regatta_live_v0", "stranger_v0"];
     old.into_iter().for_each(load);
     for prefix in ["p", "other"] {
-        let redis = Redis::new(&server.settings(prefix, Mode::Fcall), &server.url(), "cli").unwrap();
+        let redis =
+            RedisClient::new(&server.settings(prefix, ScriptingMode::Fcall), &server.url(), "cli").unwrap();
         SHIPPED.apply(&redis, |_| ()).await.unwrap();
     }
     let there = |name: &str| server.cli(&["FUNCTION", "LIST", "LIBRARYNAME", name]).contains(name);
@@ -358,8 +365,8 @@ async fn no_library_is_deleted_because_other_fleets_of_the_server_may_call_it() 
 
 #[tokio::test]
 async fn deployments_with_different_prefixes_do_not_see_each_other() {
-    for mode in [Mode::Fcall, Mode::Plain] {
-        let server = RedisServer::start();
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Plain] {
+        let server = TestRedis::start();
         let (a, b) = (connect(&server, "a", mode).await, connect(&server, "b", mode).await);
         visit(&a, "a:s:one", true).await;
         assert_eq!(visit(&b, "b:s:one", false).await, None, "{mode:?}");
@@ -367,11 +374,11 @@ async fn deployments_with_different_prefixes_do_not_see_each_other() {
         set(&a, "a:s:one", "x").await;
         b.delete("b:s:one").await.unwrap();
         assert_eq!(visit(&a, "a:s:one", false).await, Some((2, 1)), "{mode:?}");
-        if mode == Mode::Fcall {
+        if mode == ScriptingMode::Fcall {
             let ours = |key: &String| key.starts_with("a:") || key.starts_with("b:");
             assert!(server.keys().iter().all(ours));
             assert_eq!(server.cli(&["HLEN", "a:mig"]), server.cli(&["HLEN", "b:mig"]));
-            assert_ne!(a.generated_secrets(), b.generated_secrets());
+            assert_ne!(a.generated_signing_keys(), b.generated_signing_keys());
         }
     }
 }

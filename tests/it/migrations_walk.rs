@@ -6,16 +6,16 @@ use std::task::Poll;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Error;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisError;
 use regatta::__internals::redis::migrations::Migration;
-use regatta::__internals::redis::migrations::Progress;
-use regatta::__internals::redis::migrations::Series;
-use regatta::__internals::redis::migrations::Status;
-use regatta::__internals::redis::migrations::Step;
+use regatta::__internals::redis::migrations::MigrationSet;
+use regatta::__internals::redis::migrations::MigrationState;
+use regatta::__internals::redis::migrations::MigrationStatus;
+use regatta::__internals::redis::migrations::WalkProgress;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::soak;
 use crate::support::wait;
@@ -39,41 +39,41 @@ const LIBRARY: Migration = Migration::new(
     "#!lua name=regatta_walked_v1\nredis.register_function('regatta_walked_v1_x', function() return 1 end)",
 );
 
-fn series() -> Series {
-    Series::of([LIBRARY, RENAME])
+fn series() -> MigrationSet {
+    MigrationSet::from_migrations([LIBRARY, RENAME])
 }
 
-fn redis(server: &RedisServer, name: &str) -> Redis {
-    Redis::new(&server.settings("p", Mode::Fcall), &server.url(), name).unwrap()
+fn redis(server: &TestRedis, name: &str) -> RedisClient {
+    RedisClient::new(&server.settings("p", ScriptingMode::Fcall), &server.url(), name).unwrap()
 }
 
 /// So many keys to convert, and some that are none of the walk's.
-fn fill(server: &RedisServer, keys: u64) {
+fn fill(server: &TestRedis, keys: u64) {
     let script = "for i = 1, ARGV[1] do redis.call('SET', 'p:w:' .. i, 'old') end
         redis.call('SET', 'p:other', 'old') redis.call('SET', 'q:w:1', 'old')";
     server.cli(&["EVAL", script, "0", &keys.to_string()]);
 }
 
-fn number(server: &RedisServer, args: &[&str]) -> u64 {
+fn number(server: &TestRedis, args: &[&str]) -> u64 {
     server.cli(args).parse().unwrap()
 }
 
 /// Every key was converted, and the conversion was called for at most a twentieth more than there are.
 #[track_caller]
-fn assert_converted(server: &RedisServer, keys: u64) {
+fn assert_converted(server: &TestRedis, keys: u64) {
     let script = "local old = 0 for i = 1, ARGV[1] do
         if redis.call('GET', 'p:w:' .. i) ~= 'new' then old = old + 1 end end return old";
     assert_eq!(number(server, &["EVAL", script, "0", &keys.to_string()]), 0, "keys that were left out");
     assert_eq!(server.cli(&["MGET", "p:other", "q:w:1"]), "old\nold");
     let work = number(server, &["GET", "p:work"]);
-    soak::note("walk", &format!("{keys} keys, converted {work} times"));
+    soak::log("walk", &format!("{keys} keys, converted {work} times"));
     assert!(work >= keys && work <= keys + keys / 20, "{work} conversions of {keys} keys");
 }
 
 /// Runs until so many keys are done and ends there without another word, as a killed process does.
-async fn killed_at(server: &RedisServer, keys: u64) -> Progress {
+async fn killed_at(server: &TestRedis, keys: u64) -> WalkProgress {
     let (doomed, series) = (redis(server, "doomed"), series());
-    let seen: RefCell<Option<Progress>> = RefCell::default();
+    let seen: RefCell<Option<WalkProgress>> = RefCell::default();
     let mut walk = Box::pin(series.apply(&doomed, |now| _ = seen.replace(Some(now.clone()))));
     let deadline = Instant::now() + wait::LONG * 10;
     std::future::poll_fn(|context| {
@@ -90,7 +90,7 @@ async fn killed_at(server: &RedisServer, keys: u64) -> Progress {
 #[tokio::test]
 async fn a_killed_walk_goes_on_from_where_it_was() {
     let keys = soak::length(4_000, 1_000_000);
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     fill(&server, keys);
     let foreground = soak::soaks().then(|| Foreground::start(&server));
     let reached = killed_at(&server, keys / 2).await;
@@ -98,20 +98,20 @@ async fn a_killed_walk_goes_on_from_where_it_was() {
     let successor = redis(&server, "successor");
     let steps = series().plan(&successor).await.unwrap();
     assert!(
-        matches!(&steps[1].status, Status::Begun { by, keys } if by == "doomed" && *keys + 200 > reached.keys)
+        matches!(&steps[1].status, MigrationStatus::Started { by, keys } if by == "doomed" && *keys + 200 > reached.keys)
     );
     assert!(steps[0].is_applied(), "a library does not wait for walks");
     // Until its lock has run out no one takes over.
-    assert_eq!(series().apply(&successor, |_| ()).await, Err(Error::Locked));
+    assert_eq!(series().apply(&successor, |_| ()).await, Err(RedisError::MigrationsLocked));
     server.cli(&["DEL", "p:mig:walk:lock"]);
 
     let mut first = None;
     let steps = series().apply(&successor, |now| _ = first.get_or_insert(now.keys)).await.unwrap();
-    assert!(steps.iter().all(Step::is_applied));
+    assert!(steps.iter().all(MigrationState::is_applied));
     assert!(first.unwrap() >= keys / 2, "it began at {first:?}");
     assert_converted(&server, keys);
     if let Some(foreground) = foreground {
-        soak::note("walk", &format!("slowest of 100 calls beside it: {:?}", foreground.stop()));
+        soak::log("walk", &format!("slowest of 100 calls beside it: {:?}", foreground.stop()));
     }
 }
 
@@ -122,7 +122,7 @@ struct Foreground {
 }
 
 impl Foreground {
-    fn start(server: &RedisServer) -> Self {
+    fn start(server: &TestRedis) -> Self {
         use std::io::Read;
         use std::io::Write;
         let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -153,7 +153,7 @@ impl Foreground {
 
 #[tokio::test]
 async fn a_cursor_of_another_server_process_is_not_trusted() {
-    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut server = TestRedis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     fill(&server, 2_000);
     killed_at(&server, 1_000).await;
     server.restart();
@@ -165,17 +165,18 @@ async fn a_cursor_of_another_server_process_is_not_trusted() {
 
 #[tokio::test]
 async fn a_key_that_cannot_be_converted_is_named_and_stops_the_walk_until_it_is_gone() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     fill(&server, 300);
     server.cli(&["RPUSH", "p:w:stray", "a"]);
     let runner = redis(&server, "runner");
-    let Err(Error::Key { file, key, reason }) = series().apply(&runner, |_| ()).await else {
+    let Err(RedisError::UnconvertibleKey { file, key, reason }) = series().apply(&runner, |_| ()).await
+    else {
         panic!("a list was converted")
     };
     assert_eq!((file.as_str(), key.as_str()), ("migrations/0002_rename.lua", "p:w:stray"));
     assert!(reason.contains("WRONGTYPE"), "{reason}");
     server.cli(&["DEL", "p:w:stray"]);
-    assert!(series().apply(&runner, |_| ()).await.unwrap().iter().all(Step::is_applied));
+    assert!(series().apply(&runner, |_| ()).await.unwrap().iter().all(MigrationState::is_applied));
     let before = server.cli(&["DEBUG", "DIGEST"]);
     assert!(series().apply(&runner, |_| ()).await.is_ok());
     assert_eq!(server.cli(&["DEBUG", "DIGEST"]), before, "what is applied is not walked again");
@@ -183,7 +184,7 @@ async fn a_key_that_cannot_be_converted_is_named_and_stops_the_walk_until_it_is_
 
 #[tokio::test]
 async fn a_survey_counts_and_changes_nothing() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     fill(&server, 700);
     for key in ["p:s:a", "p:l:default:v:10.0.0.1", "p:c:hits"] {
         server.cli(&["SET", key, "1"]);
@@ -199,10 +200,10 @@ async fn a_survey_counts_and_changes_nothing() {
 
 #[tokio::test]
 async fn workers_do_not_wait_for_a_walk_and_a_library_is_loaded_beside_it() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     // Someone walks.
     server.cli(&["SET", "p:mig:walk:lock", "a-walker", "PX", "60000"]);
-    let worker = connect(&server, "p", Mode::Fcall).await;
-    assert_eq!(worker.count("p:c:x", 1).await, Ok(1));
+    let worker = connect(&server, "p", ScriptingMode::Fcall).await;
+    assert_eq!(worker.increment("p:c:x", 1).await, Ok(1));
     assert_eq!(server.cli(&["GET", "p:mig:walk:lock"]), "a-walker");
 }

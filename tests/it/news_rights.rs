@@ -2,23 +2,23 @@
 
 use std::path::Path;
 
-use regatta::__internals::broadcast::Hub;
-use regatta::__internals::config::schema::Mode;
+use regatta::__internals::broadcast::BroadcastHub;
 use regatta::__internals::config::schema::RedisUrl;
-use regatta::__internals::redis::Finding;
-use regatta::__internals::redis::Health;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisStatus;
+use regatta::__internals::redis::ServerWarning;
 
 use crate::support::broadcasts::numbers;
 use crate::support::broadcasts::settings;
 use crate::support::broadcasts::topic;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::redis::eventually;
 use crate::support::wait;
 
 /// The rules that OPERATIONS names, and what is taken away of them.
-fn limited(server: &RedisServer, without: &[&str]) -> RedisUrl {
+fn limited(server: &TestRedis, without: &[&str]) -> RedisUrl {
     let documented = [
         "ACL",
         "SETUSER",
@@ -48,42 +48,42 @@ fn limited(server: &RedisServer, without: &[&str]) -> RedisUrl {
         "+cluster|slots",
     ];
     assert_eq!(server.cli(&[&documented[..], without].concat()), "OK");
-    RedisUrl::unix(Path::new(&format!("web:word@{}", server.socket().display())))
+    RedisUrl::from_socket_path(Path::new(&format!("web:word@{}", server.socket().display())))
 }
 
-async fn worker(server: &RedisServer, url: &RedisUrl) -> Redis {
-    let redis = Redis::new(&server.settings("p", Mode::Auto), url, "test").unwrap();
+async fn worker(server: &TestRedis, url: &RedisUrl) -> RedisClient {
+    let redis = RedisClient::new(&server.settings("p", ScriptingMode::Auto), url, "test").unwrap();
     redis.start();
-    assert_eq!(redis.first_attempt().await, Health::Up);
+    assert_eq!(redis.wait_for_first_attempt().await, RedisStatus::Up);
     redis
 }
 
-async fn missing(server: &RedisServer, url: &RedisUrl) -> Vec<String> {
-    let redis = Redis::new(&server.settings("p", Mode::Auto), url, "check").unwrap();
+async fn missing(server: &TestRedis, url: &RedisUrl) -> Vec<String> {
+    let redis = RedisClient::new(&server.settings("p", ScriptingMode::Auto), url, "check").unwrap();
     redis.missing_rights().await.unwrap()
 }
 
 #[tokio::test]
 async fn who_may_not_listen_or_tell_is_told_so_and_misses_nothing() {
-    let cases: [(&[&str], Finding, &[&str]); 4] = [
-        (&["resetchannels"], Finding::Deaf, &["&p:*"]),
-        (&["-subscribe"], Finding::Deaf, &["+subscribe"]),
-        (&["-publish"], Finding::Mute, &["+publish"]),
-        (&["-@pubsub"], Finding::Deaf, &["+@pubsub"]),
+    let cases: [(&[&str], ServerWarning, &[&str]); 4] = [
+        (&["resetchannels"], ServerWarning::SubscribeDenied, &["&p:*"]),
+        (&["-subscribe"], ServerWarning::SubscribeDenied, &["+subscribe"]),
+        (&["-publish"], ServerWarning::PublishDenied, &["+publish"]),
+        (&["-@pubsub"], ServerWarning::SubscribeDenied, &["+@pubsub"]),
     ];
     for (without, finding, expected) in cases {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let url = limited(&server, without);
         let (one, other) = (worker(&server, &url).await, worker(&server, &url).await);
-        let hub = |redis: &Redis| {
-            let hub = Hub::new(redis.clone(), &settings());
+        let hub = |redis: &RedisClient| {
+            let hub = BroadcastHub::new(redis.clone(), &settings());
             hub.start();
             hub
         };
         let (tells, hears, chat) = (hub(&one), hub(&other), topic("chat"));
         let mut here = hears.subscribe(&chat, None).await.unwrap();
-        eventually("it is told", async || other.news_findings().contains(finding)).await;
-        assert_eq!(other.news_since(), None, "{without:?}: it is not relied on");
+        eventually("it is told", async || other.notification_warnings().contains(finding)).await;
+        assert_eq!(other.notifications_complete_since(), None, "{without:?}: it is not relied on");
         for number in 0..5 {
             tells.publish(&chat, &number.to_string()).await.unwrap();
         }
@@ -94,7 +94,8 @@ async fn who_may_not_listen_or_tell_is_told_so_and_misses_nothing() {
         // Once the rules are put right, the workers find that out by themselves.
         limited(&server, &[]);
         eventually("it is mended", async || {
-            other.news_findings().iter().count() == 0 && other.news_since().is_some()
+            other.notification_warnings().iter().count() == 0
+                && other.notifications_complete_since().is_some()
         })
         .await;
         assert!(missing(&server, &url).await.is_empty(), "{without:?}");
@@ -103,7 +104,7 @@ async fn who_may_not_listen_or_tell_is_told_so_and_misses_nothing() {
 
 #[tokio::test]
 async fn every_other_right_that_is_missing_is_named_as_rules_are() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let cases: [(&[&str], &[&str]); 6] = [
         (&["resetkeys", "~other:*"], &["~p:*"]),
         (&["-@stream"], &["+@stream"]),
@@ -121,10 +122,11 @@ async fn every_other_right_that_is_missing_is_named_as_rules_are() {
 
 #[test]
 fn check_and_readyz_say_what_is_missing() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let url = limited(&server, &["resetchannels"]);
     let plan = |args: &[&str]| {
-        let plan = Plan::new().set("REGATTA_REDIS__URL", url.expose()).set("REGATTA_REDIS__PREFIX", "p");
+        let plan =
+            TestFleetBuilder::new().set("REGATTA_REDIS__URL", url.expose()).set("REGATTA_REDIS__PREFIX", "p");
         // With tasks, which every fleet listens for.
         let plan = plan.set("REGATTA_TASKS__RUNNING", "1");
         if args.is_empty() { plan } else { plan.args(args) }
@@ -132,6 +134,6 @@ fn check_and_readyz_say_what_is_missing() {
     let (code, said) = plan(&["check"]).run();
     assert!(code == 0 && said.contains("ACL SETUSER web &p:*"), "{code}: {said}");
     let fleet = plan(&[]).workers(1).start();
-    let told = |fleet: &crate::support::fleet::Fleet| fleet.operator("/readyz").text();
+    let told = |fleet: &crate::support::fleet::TestFleet| fleet.operator("/readyz").text();
     wait::until("it says what is missing", wait::LONG, || told(&fleet).contains("&PREFIX:*"));
 }

@@ -12,12 +12,12 @@ use fred::interfaces::PubsubInterface;
 use fred::interfaces::ServerInterface;
 use fred::types::config::Config;
 use fred::types::config::ServerConfig;
-use regatta::__internals::broadcast::Hub;
+use regatta::__internals::broadcast::BroadcastHub;
 use regatta::__internals::config;
-use regatta::__internals::config::Inputs;
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Health;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::ConfigInputs;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisStatus;
 use regatta::__internals::redis::keys;
 
 use crate::support::broadcasts::nothing;
@@ -25,38 +25,38 @@ use crate::support::broadcasts::numbers;
 use crate::support::broadcasts::settings;
 use crate::support::broadcasts::text;
 use crate::support::broadcasts::topic;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::eventually;
 
 /// A worker's connection to a database of this server.
-async fn worker(server: &RedisServer, database: u8) -> Redis {
+async fn worker(server: &TestRedis, database: u8) -> RedisClient {
     let url = format!("unix://{}?db={database}", server.socket().display());
     let flags = vec![("redis.url".to_owned(), url, "test".to_owned())];
-    let url = config::load(&Inputs { flags, ..Inputs::default() }).unwrap().redis.url.unwrap();
-    let redis = Redis::new(&server.settings("p", Mode::Auto), &url, "test").unwrap();
+    let url = config::load(&ConfigInputs { flags, ..ConfigInputs::default() }).unwrap().redis.url.unwrap();
+    let redis = RedisClient::new(&server.settings("p", ScriptingMode::Auto), &url, "test").unwrap();
     redis.start();
-    assert_eq!(redis.first_attempt().await, Health::Up);
+    assert_eq!(redis.wait_for_first_attempt().await, RedisStatus::Up);
     redis
 }
 
-fn hub_of(redis: &Redis) -> Hub {
-    let hub = Hub::new(redis.clone(), &settings());
+fn hub_of(redis: &RedisClient) -> BroadcastHub {
+    let hub = BroadcastHub::new(redis.clone(), &settings());
     hub.start();
     hub
 }
 
 /// What a worker hears of one kind of common news.
-async fn hears(redis: &Redis, kind: char) -> Arc<Mutex<Vec<String>>> {
+async fn hears(redis: &RedisClient, kind: char) -> Arc<Mutex<Vec<String>>> {
     let heard: Arc<Mutex<Vec<String>>> = Arc::default();
     let to = Arc::clone(&heard);
-    redis.listen(kind, Arc::new(move |text: &str| to.lock().unwrap().push(text.to_owned())));
-    eventually("it listens", async || redis.news_since().is_some()).await;
+    redis.on_notification(kind, Arc::new(move |text: &str| to.lock().unwrap().push(text.to_owned())));
+    eventually("it listens", async || redis.notifications_complete_since().is_some()).await;
     heard
 }
 
 #[tokio::test]
 async fn fleets_with_one_prefix_on_two_databases_hear_nothing_of_each_other() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let (one, other) = (worker(&server, 0).await, worker(&server, 1).await);
     let (hub_one, hub_other, chat) = (hub_of(&one), hub_of(&other), topic("chat"));
     let mut here = hub_one.subscribe(&chat, None).await.unwrap();
@@ -69,19 +69,19 @@ async fn fleets_with_one_prefix_on_two_databases_hear_nothing_of_each_other() {
     assert_eq!(numbers(&mut there, 3).await, [0, 1, 2]);
     assert_eq!(other.reset_limit("p:l:a:v:x").await, Ok(false));
     eventually("its own fleet hears it", async || own.lock().unwrap().len() == 1).await;
-    other.end_session("p", "digest", None, false).await.unwrap();
+    other.destroy_session("p", "digest", None, false).await.unwrap();
     nothing(&mut here).await;
     assert!(limits.lock().unwrap().is_empty() && ends.lock().unwrap().is_empty());
-    assert_eq!(one.news_heard(), 0);
+    assert_eq!(one.notifications_received(), 0);
     // And a message of its own follows on nothing strange.
     hub_one.publish(&chat, "9").await.unwrap();
     assert_eq!(text(&mut here).await, "9");
-    assert_eq!((hub_one.figures().gaps, hub_one.figures().gaps_read), (0, 0));
+    assert_eq!((hub_one.totals().gaps, hub_one.totals().catch_up_reads), (0, 0));
 }
 
 #[tokio::test]
 async fn what_strangers_tell_is_not_believed_and_costs_next_to_nothing() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let redis = worker(&server, 0).await;
     let (hub, chat) = (hub_of(&redis), topic("chat"));
     let mut here = hub.subscribe(&chat, None).await.unwrap();
@@ -121,12 +121,12 @@ async fn what_strangers_tell_is_not_believed_and_costs_next_to_nothing() {
     assert!(looks < 60, "{looks} looks at the stream for 1,600 strange messages");
     hub.publish(&chat, "1").await.unwrap();
     assert_eq!(text(&mut here).await, "1");
-    assert_eq!(hub.figures().gaps, 0);
+    assert_eq!(hub.totals().gaps, 0);
 }
 
 #[tokio::test]
 async fn news_that_are_told_once_more_are_heard_once() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let redis = worker(&server, 0).await;
     let (hub, chat) = (hub_of(&redis), topic("chat"));
     let mut here = hub.subscribe(&chat, None).await.unwrap();
@@ -145,11 +145,11 @@ async fn news_that_are_told_once_more_are_heard_once() {
         }
     }
     nothing(&mut here).await;
-    assert_eq!((hub.figures().gaps, hub.figures().delivered), (0, 3));
+    assert_eq!((hub.totals().gaps, hub.totals().delivered), (0, 3));
 }
 
 /// A connection that may listen.
-async fn listener(server: &RedisServer) -> Client {
+async fn listener(server: &TestRedis) -> Client {
     let unix = ServerConfig::Unix { path: server.socket() };
     let version = fred::types::RespVersion::RESP3;
     let client = Client::new(Config { server: unix, version, ..Config::default() }, None, None, None);
@@ -158,16 +158,16 @@ async fn listener(server: &RedisServer) -> Client {
 }
 
 /// Says what machines of an earlier release say at each heartbeat.
-fn an_earlier_machine_beats(server: &RedisServer, database: &str) {
+fn an_earlier_machine_beats(server: &TestRedis, database: &str) {
     let now: u64 = server.cli(&["TIME"]).lines().next().unwrap().parse::<u64>().unwrap() * 1000;
-    let seen = keys::libraries_seen("p");
+    let seen = keys::libraries_in_use("p");
     server.cli(&["-n", database, "ZADD", &seen, &now.to_string(), "regatta_live_v1"]);
 }
 
 #[tokio::test]
 async fn workers_of_an_earlier_release_and_of_this_one_hear_each_other() {
     for database in ["0", "3"] {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         an_earlier_machine_beats(&server, database);
         let redis = worker(&server, database.parse().unwrap()).await;
         let (hub, chat) = (hub_of(&redis), topic("chat"));
@@ -203,6 +203,6 @@ async fn workers_of_an_earlier_release_and_of_this_one_hear_each_other() {
         }
         assert!(told.iter().any(|news| news.starts_with("b chat ") && news.ends_with(" 2")), "{told:?}");
         assert!(told.contains(&"l p:l:a:v:x".to_owned()), "{told:?}");
-        assert_eq!(hub.figures().gaps, 0);
+        assert_eq!(hub.totals().gaps, 0);
     }
 }

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::thread;
 
-use crate::support::fleet::Plan;
-use crate::support::redis_tcp::TcpServer;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis_tcp::TestRedisTcp;
 use crate::support::wait;
 
 const UNAVAILABLE: i32 = 69;
@@ -43,7 +43,7 @@ fn proxy(sent: &[u8]) -> Option<&'static [u8]> {
 
 #[track_caller]
 fn told(url: &str, parts: &[&str]) {
-    let (code, said) = Plan::new().set("REGATTA_REDIS__URL", url).args(&["check"]).run();
+    let (code, said) = TestFleetBuilder::new().set("REGATTA_REDIS__URL", url).args(&["check"]).run();
     assert_eq!(code, UNAVAILABLE, "{said}");
     for part in parts {
         assert!(said.contains(part), "{part:?} is not in {said}");
@@ -79,7 +79,7 @@ fn other_protocols_are_told() {
     told(&format!("redis://127.0.0.1:{closing}"), &["closes connections without an answer"]);
     told(&format!("rediss://127.0.0.1:{closing}"), &["tls handshake eof", "redis, not rediss"]);
     told(&format!("redis-sentinel://127.0.0.1:{closing}/m"), &["closes connections without an answer"]);
-    let plain = TcpServer::plain();
+    let plain = TestRedisTcp::plain();
     told(&format!("rediss://127.0.0.1:{}", plain.port), &["TLS", "rediss"]);
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
@@ -91,7 +91,8 @@ fn other_protocols_are_told() {
 #[test]
 fn a_fleet_says_what_answers_instead_in_its_log_and_its_probe() {
     let port = server(proxy);
-    let fleet = Plan::new().set("REGATTA_REDIS__URL", &format!("redis://127.0.0.1:{port}")).start();
+    let fleet =
+        TestFleetBuilder::new().set("REGATTA_REDIS__URL", &format!("redis://127.0.0.1:{port}")).start();
     wait::until("the probe says why", wait::LONG, || {
         let probe = fleet.operator("/readyz");
         probe.status == 503 && probe.text().contains("after CLIENT ID")

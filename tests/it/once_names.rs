@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Redis;
-use regatta::__internals::redis::claim::Names;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::claim::IdempotencyNames;
 use regatta::__internals::redis::keys;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
-use crate::support::redis_cluster::RedisCluster;
+use crate::support::redis_cluster::TestRedisCluster;
 use crate::topology_cluster;
 
 /// A name of the key of this test.
@@ -17,14 +17,17 @@ fn name(of: &str) -> String {
     keys::idempotency_name("p", "key", of)
 }
 
-async fn find(redis: &Redis, names: &[&str], own: usize, fingerprint: &str, record: &str) -> String {
+async fn find(redis: &RedisClient, names: &[&str], own: usize, fingerprint: &str, record: &str) -> String {
     let keys: Vec<String> = names.iter().map(|of| name(of)).collect();
     let lifetime = Duration::from_secs(60);
-    redis.record_of(&Names { keys: &keys, own, fingerprint, record, lifetime }).await.unwrap()
+    redis
+        .find_record(&IdempotencyNames { keys: &keys, own_count: own, fingerprint, record, lifetime })
+        .await
+        .unwrap()
 }
 
 /// What holds of one server or cluster, under names that begin with `way`.
-async fn names_lead_to_one_record(redis: &Redis, way: &str) {
+async fn names_lead_to_one_record(redis: &RedisClient, way: &str) {
     let of = |name: &str| format!("{way}-{name}");
     let (user, session, anonymous) = (of("user"), of("session"), of("anonymous"));
     let (user, session, anonymous) = (user.as_str(), session.as_str(), anonymous.as_str());
@@ -47,8 +50,8 @@ async fn names_lead_to_one_record(redis: &Redis, way: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_a_cluster_all_names_of_a_key_are_one_call() {
-    let cluster = RedisCluster::start();
-    for mode in [Mode::Fcall, Mode::Evalsha] {
+    let cluster = TestRedisCluster::start();
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
         let redis = topology_cluster::connect(&cluster, mode).await;
         names_lead_to_one_record(&redis, &format!("{mode:?}")).await;
     }
@@ -56,8 +59,8 @@ async fn in_a_cluster_all_names_of_a_key_are_one_call() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_one_server_names_lead_to_one_record_and_end() {
-    let server = RedisServer::start();
-    for mode in [Mode::Fcall, Mode::Evalsha] {
+    let server = TestRedis::start();
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
         let redis = connect(&server, "p", mode).await;
         names_lead_to_one_record(&redis, &format!("{mode:?}")).await;
     }

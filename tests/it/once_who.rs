@@ -4,27 +4,27 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use crate::support::client;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::load;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 
 const CARRIED_OUT: &str = "urn:regatta:problem:idempotency-carried-out";
 
 /// A fleet whose handlers count how often they ran, and its Redis.
 struct Site {
-    redis: RedisServer,
-    fleet: Fleet,
+    redis: TestRedis,
+    fleet: TestFleet,
     keys: Cell<u64>,
 }
 
 impl Site {
     fn start() -> Self {
-        let redis = RedisServer::start();
-        let plan = Plan::on(&redis).workers(2).example("faulty");
+        let redis = TestRedis::start();
+        let plan = TestFleetBuilder::on(&redis).workers(2).example("faulty");
         let plan = plan.set("REGATTA_LIMITS__IDEMPOTENCY__RATE", "1000/s");
         let fleet = plan.set("REGATTA_LIMITS__IDEMPOTENCY__BURST", "1000").start();
         Self { redis, fleet, keys: Cell::new(0) }
@@ -41,36 +41,36 @@ impl Site {
         self.redis.cli(&["GET", &format!("{}:c:once", self.fleet.plan().prefix())]).parse().unwrap_or(0)
     }
 
-    fn ask(&self, visitor: &mut Visitor, request: Request) -> Response {
-        visitor.ask(self.fleet.listen, request)
+    fn ask(&self, visitor: &mut CookieClient, request: Request) -> Response {
+        visitor.request(self.fleet.listen, request)
     }
 
     fn send(&self, request: Request) -> Response {
         client::once(self.fleet.listen, request).unwrap()
     }
 
-    fn known(&self) -> Visitor {
-        let mut visitor = Visitor::default();
+    fn known(&self) -> CookieClient {
+        let mut visitor = CookieClient::default();
         assert_eq!(self.ask(&mut visitor, Request::post("/once/0/note-x")).status, 200);
         // A session may be made only when its cookie comes back.
         assert_eq!(self.ask(&mut visitor, Request::post("/once/0/note-y")).status, 200);
         visitor
     }
 
-    fn user(&self, name: &str) -> Visitor {
+    fn user(&self, name: &str) -> CookieClient {
         let mut visitor = self.known();
         self.ask(&mut visitor, Request::post(&format!("/once/0/login-{name}")));
         assert_eq!(self.who(&mut visitor), name);
         visitor
     }
 
-    fn who(&self, visitor: &mut Visitor) -> String {
+    fn who(&self, visitor: &mut CookieClient) -> String {
         self.ask(visitor, Request::get("/who")).text()
     }
 
     /// Sends it again, and finds that it was carried out no more and answered as before.
     #[track_caller]
-    fn again(&self, visitor: &mut Visitor, request: Request, first: &Response) -> Response {
+    fn again(&self, visitor: &mut CookieClient, request: Request, first: &Response) -> Response {
         let times = self.times();
         let again = self.ask(visitor, request);
         assert_eq!(self.times(), times, "carried out again: {}", again.text());
@@ -101,12 +101,12 @@ fn a_login_is_carried_out_once_and_its_cookie_is_given_again_to_who_lost_it() {
         assert_eq!(lost.cookies, visitor.cookies);
         assert_eq!(site.who(&mut lost), "ann");
         // The same by a client that had no cookie at all.
-        let (key, mut stranger) = (site.key(long), Visitor::default());
+        let (key, mut stranger) = (site.key(long), CookieClient::default());
         let first = site.ask(&mut stranger, keyed("login-bob", &key));
         site.again(&mut stranger, keyed("login-bob", &key), &first);
         assert_eq!(site.who(&mut stranger), "bob");
         if long {
-            let mut lost = Visitor::default();
+            let mut lost = CookieClient::default();
             site.again(&mut lost, keyed("login-bob", &key), &first);
             assert_eq!(lost.cookies, stranger.cookies);
         }
@@ -120,20 +120,20 @@ fn a_login_is_carried_out_once_and_its_cookie_is_given_again_to_who_lost_it() {
 #[test]
 fn a_first_visit_is_found_with_and_without_the_cookie_it_was_given() {
     let site = Site::start();
-    let (key, mut visitor) = (site.key(true), Visitor::default());
+    let (key, mut visitor) = (site.key(true), CookieClient::default());
     let first = site.ask(&mut visitor, keyed("note-x", &key));
     assert_eq!(visitor.cookies.len(), 1);
     site.again(&mut visitor, keyed("note-x", &key), &first);
-    let mut lost = Visitor::default();
+    let mut lost = CookieClient::default();
     site.again(&mut lost, keyed("note-x", &key), &first);
     assert_eq!(lost.cookies, visitor.cookies, "one visitor, one session");
     // The answer is lost, and another request brings a cookie.
     let mut other = site.known();
     site.again(&mut other, keyed("note-x", &key), &first);
     let elsewhere = keyed("note-x", &key).header("X-Forwarded-For", "192.0.2.77");
-    site.again(&mut Visitor::default(), elsewhere, &first);
+    site.again(&mut CookieClient::default(), elsewhere, &first);
 
-    let (key, mut visitor) = (site.key(false), Visitor::default());
+    let (key, mut visitor) = (site.key(false), CookieClient::default());
     let first = site.ask(&mut visitor, keyed("note-x", &key));
     site.again(&mut visitor, keyed("note-x", &key), &first);
     let times = site.times();
@@ -147,7 +147,7 @@ fn a_first_visit_is_found_with_and_without_the_cookie_it_was_given() {
 fn a_first_view_is_found_with_and_without_its_ticket() {
     let site = Site::start();
     let viewed = |key: &str| Request::post("/viewed").header("Idempotency-Key", key);
-    let (key, mut visitor, mut lost) = (site.key(true), Visitor::default(), Visitor::default());
+    let (key, mut visitor, mut lost) = (site.key(true), CookieClient::default(), CookieClient::default());
     let first = site.ask(&mut visitor, viewed(&key));
     assert_eq!(first.text(), "1 1");
     site.again(&mut lost, viewed(&key), &first);
@@ -227,7 +227,7 @@ fn a_request_is_found_after_the_site_moved_to_https() {
 #[test]
 fn nobody_gets_what_somebody_else_sent() {
     let site = Site::start();
-    let answer = |visitor: &mut Visitor, request: Request| {
+    let answer = |visitor: &mut CookieClient, request: Request| {
         let before = site.times();
         let response = site.ask(visitor, request);
         (response.status, site.times() - before, response.header("Idempotency-Replayed").to_owned())
@@ -283,7 +283,7 @@ fn nobody_gets_what_somebody_else_sent() {
 fn clients_of_one_authorization_get_nothing_of_each_others_by_a_key_that_both_may_use() {
     let site = Site::start();
     let basic = |what: &str, key: &str| keyed(what, key).header("Authorization", "Basic c2l0ZTpzaXRl");
-    let refused = |visitor: &mut Visitor, request: Request, first: &Response| {
+    let refused = |visitor: &mut CookieClient, request: Request, first: &Response| {
         let (times, cookies) = (site.times(), visitor.cookies.clone());
         let second = site.ask(visitor, request);
         assert_eq!(second.assert_problem(409)["type"], CARRIED_OUT);
@@ -291,10 +291,10 @@ fn clients_of_one_authorization_get_nothing_of_each_others_by_a_key_that_both_ma
         assert!(!second.text().contains(&first.text()) && second.all("Set-Cookie").is_empty());
     };
     for what in ["login-ann", "note-x", "200"] {
-        let (key, mut one) = (site.key(false), Visitor::default());
+        let (key, mut one) = (site.key(false), CookieClient::default());
         let first = site.ask(&mut one, basic(what, &key));
         assert_eq!(first.status, 200);
-        refused(&mut Visitor::default(), basic(what, &key), &first);
+        refused(&mut CookieClient::default(), basic(what, &key), &first);
         // The cookie that came with the answer finds it, and only with the same `Authorization`.
         if !one.cookies.is_empty() {
             site.again(&mut one.clone(), basic(what, &key), &first);
@@ -302,7 +302,7 @@ fn clients_of_one_authorization_get_nothing_of_each_others_by_a_key_that_both_ma
         // Clients elsewhere and with cookies of their own are not held up.
         let before = site.times();
         let elsewhere = basic(what, &key).header("X-Forwarded-For", "192.0.2.77");
-        let mut other = Visitor::default();
+        let mut other = CookieClient::default();
         let theirs = site.ask(&mut other, elsewhere);
         assert_eq!((theirs.status, site.times()), (200, before + 1));
         assert!(one.cookies.is_empty() || one.cookies != other.cookies);
@@ -320,10 +320,10 @@ fn clients_of_one_authorization_get_nothing_of_each_others_by_a_key_that_both_ma
     site.again(&mut lost, basic("login-ann", &key), &first);
     assert_eq!(lost.cookies, one.cookies);
     // A key that no one guesses is found from anywhere, as ever.
-    let (key, mut one) = (site.key(true), Visitor::default());
+    let (key, mut one) = (site.key(true), CookieClient::default());
     let first = site.ask(&mut one, basic("note-x", &key));
     let elsewhere = basic("note-x", &key).header("X-Forwarded-For", "192.0.2.77");
-    site.again(&mut Visitor::default(), elsewhere, &first);
+    site.again(&mut CookieClient::default(), elsewhere, &first);
     site.again(&mut site.known(), basic("note-x", &key), &first);
 }
 
@@ -349,7 +349,7 @@ fn a_name_that_is_left_over_leads_to_no_answer_of_another_client() {
         site.again(&mut victim, keyed("200", &key), &first);
     }
     // Two clients of one address with a short key.
-    let (key, mut one) = (site.key(false), Visitor::default());
+    let (key, mut one) = (site.key(false), CookieClient::default());
     site.ask(&mut one, keyed("note-x", &key));
     forget_records();
     assert_eq!(site.send(keyed("note-x", &key)).status, 200);
@@ -395,7 +395,7 @@ fn of_many_at_once_with_one_session_one_is_carried_out() {
     let before = site.times();
     let answers = load::parallel(10, 1, |_| {
         let request = Request::post("/once/300/200").header("Idempotency-Key", &key);
-        visitor.clone().ask(site.fleet.listen, request)
+        visitor.clone().request(site.fleet.listen, request)
     });
     assert_eq!(site.times() - before, 1);
     assert!(answers.iter().all(|answer| [200, 409].contains(&answer.status)), "{answers:?}");
@@ -403,10 +403,10 @@ fn of_many_at_once_with_one_session_one_is_carried_out() {
 
 #[test]
 fn strangers_have_little_kept_for_a_short_time_and_only_so_often() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).example("faulty").start();
-    let mut user = Visitor::default();
-    user.ask(fleet.listen, Request::post("/once/0/login-ann"));
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).example("faulty").start();
+    let mut user = CookieClient::default();
+    user.request(fleet.listen, Request::post("/once/0/login-ann"));
     let kept = || redis.keys().into_iter().filter(|key| key.contains(":i:")).collect::<Vec<_>>();
     let longest = |keys: &[String]| {
         let left = keys.iter().map(|key| redis.cli(&["PTTL", key]).parse::<u64>().unwrap());
@@ -424,7 +424,7 @@ fn strangers_have_little_kept_for_a_short_time_and_only_so_often() {
     assert_eq!(records.len(), 40 - refused);
     // The policy holds for strangers and not for users.
     for number in 0..40 {
-        assert_eq!(user.ask(fleet.listen, keyed("200", &format!("{number}"))).status, 200);
+        assert_eq!(user.request(fleet.listen, keyed("200", &format!("{number}"))).status, 200);
     }
     assert!(longest(&kept()) > Duration::from_secs(80_000));
 }

@@ -14,9 +14,9 @@ use tokio::sync::Barrier;
 use tokio::time::timeout;
 
 use crate::support::exposition::sum;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// An answer as it came; its text is head and body.
@@ -87,7 +87,7 @@ fn crowd(
     })
 }
 
-fn refused(fleet: &Fleet, reason: &str) -> f64 {
+fn refused(fleet: &TestFleet, reason: &str) -> f64 {
     let metrics = fleet.operator("/metrics").text();
     let lines = metrics.lines().filter(|line| line.starts_with("regatta_requests_refused_total"));
     let lines = lines.filter(|line| line.contains(&format!("reason=\"{reason}\"")));
@@ -95,7 +95,7 @@ fn refused(fleet: &Fleet, reason: &str) -> f64 {
 }
 
 /// Operators get their answers however many visitors wait.
-fn operators_are_served(fleet: &Fleet) {
+fn operators_are_served(fleet: &TestFleet) {
     for path in ["/livez", "/readyz", "/metrics", "/fleet.json"] {
         let begun = Instant::now();
         assert_eq!(fleet.operator(path).status, 200, "{path}");
@@ -105,8 +105,8 @@ fn operators_are_served(fleet: &Fleet) {
 
 #[test]
 fn a_crowd_waits_and_every_request_is_served() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("faulty").workers(2).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).example("faulty").workers(2).start();
     let address = fleet.listen;
     let asking = std::thread::spawn(move || crowd(address, 1000, 4, "/spin/1"));
     wait::until("requests wait for their turn", wait::LONG, || {
@@ -129,8 +129,8 @@ fn a_crowd_waits_and_every_request_is_served() {
 
 #[test]
 fn handlers_that_wait_do_not_keep_others_waiting() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("faulty").workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).example("faulty").workers(1).start();
     let begun = Instant::now();
     let answers = crowd(fleet.listen, 1000, 1, "/slow/1000");
     assert!(answers.iter().all(|answer| matches!(answer, Ok(answer) if answer.status == 200)));
@@ -139,12 +139,12 @@ fn handlers_that_wait_do_not_keep_others_waiting() {
 
 #[test]
 fn what_would_wait_too_long_is_refused_until_the_load_is_gone() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("faulty").workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).example("faulty").workers(1).start();
     let address = fleet.listen;
     // 36 s of work for one worker, all at once: too much even if the machine is busy with other things.
     let asking = std::thread::spawn(move || crowd(address, 1800, 1, "/spin/20"));
-    wait::until("it begins to refuse", wait::LONG, || !fleet.said("overloaded").is_empty());
+    wait::until("it begins to refuse", wait::LONG, || !fleet.log_lines("overloaded").is_empty());
     operators_are_served(&fleet);
     // And twice what it can serve goes on coming, over connections of their own.
     let coming = Runtime::new().unwrap().block_on(async {
@@ -186,8 +186,10 @@ fn what_would_wait_too_long_is_refused_until_the_load_is_gone() {
     assert!(served >= 60 && turned_away >= 400, "{served} served, {turned_away} refused");
     assert_eq!(refused(&fleet, "overload"), turned_away as f64);
     assert_eq!(sum(&fleet.operator("/metrics").text(), "regatta_worker_shedding", &[]), 1.0);
-    wait::until("it is no longer overloaded", wait::LONG, || !fleet.said("no longer overloaded").is_empty());
-    assert_eq!(fleet.said("overloaded: ").len(), 1, "said once");
+    wait::until("it is no longer overloaded", wait::LONG, || {
+        !fleet.log_lines("no longer overloaded").is_empty()
+    });
+    assert_eq!(fleet.log_lines("overloaded: ").len(), 1, "said once");
     assert_eq!(fleet.get("/hello").status, 200);
     assert_eq!(sum(&fleet.operator("/metrics").text(), "regatta_worker_shedding", &[]), 0.0);
 }

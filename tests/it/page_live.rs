@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use crate::support::client;
 use crate::support::client::Connection;
+use crate::support::client::CookieClient;
 use crate::support::client::Failure;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::stream::Stream;
 use crate::support::wait;
 
@@ -20,7 +20,7 @@ use crate::support::wait;
 struct Watcher(Stream);
 
 impl Watcher {
-    fn come(fleet: &Fleet) -> Self {
+    fn come(fleet: &TestFleet) -> Self {
         let stream = Stream::open(fleet.listen, "/live");
         let head = &stream.response;
         assert_eq!((head.header("Cache-Control"), head.header("X-Accel-Buffering")), ("no-store", "no"));
@@ -50,13 +50,13 @@ fn requests(seen: &Value) -> u64 {
 
 #[test]
 fn whoever_watches_sees_views_and_slots_change_and_silence_else() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let mut watcher = Watcher::come(&fleet);
     let first = watcher.event().unwrap();
     assert_eq!((&first["total"], first["slots"].as_array().unwrap().len()), (&0.into(), 2), "{first}");
-    let mut visitor = Visitor::default();
-    (0..5).for_each(|_| _ = visitor.visit(fleet.listen));
+    let mut visitor = CookieClient::default();
+    (0..5).for_each(|_| _ = visitor.view(fleet.listen));
     let seen = watcher.until("five views", |seen| seen["total"] == 5 && requests(seen) >= 6);
     let pids: Vec<_> =
         seen["slots"].as_array().unwrap().iter().map(|slot| slot["pid"].as_u64().unwrap()).collect();
@@ -65,7 +65,7 @@ fn whoever_watches_sees_views_and_slots_change_and_silence_else() {
     assert_eq!(second.event().unwrap()["total"], 5, "whoever comes sees at once how things stand");
     // Its own coming is an event; after it nothing happens.
     watcher.until("the second came", |seen| requests(seen) >= 7);
-    second.0.connection.patience(Duration::from_millis(2500));
+    second.0.connection.set_timeout(Duration::from_millis(2500));
     while let Ok(seen) = second.event() {
         assert!(requests(&seen) <= 7, "{seen}");
     }
@@ -73,8 +73,8 @@ fn whoever_watches_sees_views_and_slots_change_and_silence_else() {
 
 #[test]
 fn many_watchers_cost_redis_what_one_does_and_none_cost_nothing() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     fleet.get("/");
     // Views are read by GET, which nothing else sends here again and again.
     let reads = || redis.commands().get("get").copied().unwrap_or(0);
@@ -97,8 +97,8 @@ fn many_watchers_cost_redis_what_one_does_and_none_cost_nothing() {
 
 #[test]
 fn the_stream_ends_when_its_worker_leaves_and_goes_on_at_the_successor() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let mut watcher = Watcher::come(&fleet);
     let before = watcher.event().unwrap()["slots"][0]["pid"].clone();
     fleet.signal(nix::sys::signal::Signal::SIGHUP);
@@ -114,8 +114,8 @@ fn the_stream_ends_when_its_worker_leaves_and_goes_on_at_the_successor() {
 
 #[test]
 fn the_stream_outlives_redis() {
-    let mut redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).set("REGATTA_REDIS__PATIENCE", "0s").start();
+    let mut redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_REDIS__PATIENCE", "0s").start();
     fleet.get("/");
     let mut watcher = Watcher::come(&fleet);
     watcher.until("a view", |seen| seen["total"] == 1);
@@ -136,11 +136,11 @@ fn the_stream_outlives_redis() {
 
 #[test]
 fn a_quiet_page_is_told_again_how_it_stands() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let mut watcher = Watcher::come(&fleet);
     // Longer than it is silent.
-    watcher.0.connection.patience(Duration::from_secs(40));
+    watcher.0.connection.set_timeout(Duration::from_secs(40));
     let mut last = watcher.until("who is here is known", |seen| seen["here"].is_u64());
     wait::until("nothing happened, and it is told", wait::LONG, || {
         let before = std::mem::replace(&mut last, watcher.event().unwrap());
@@ -150,8 +150,8 @@ fn a_quiet_page_is_told_again_how_it_stands() {
 
 #[test]
 fn streams_of_other_events_have_their_bound_too() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).set("REGATTA_BROADCAST__SUBSCRIBERS", "2").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_BROADCAST__SUBSCRIBERS", "2").start();
     let first = Watcher::come(&fleet);
     let _second = Watcher::come(&fleet);
     let refused = fleet.get("/live");
@@ -167,8 +167,8 @@ fn streams_of_other_events_have_their_bound_too() {
 
 #[test]
 fn files_of_another_version_are_this_ones_and_not_kept() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let page = client::once(fleet.listen, Request::get("/").header("Accept", "text/html")).unwrap().text();
     let named = |kind: &str| {
         let files = page.split('"').find(|part| part.starts_with("/assets/") && part.ends_with(kind));

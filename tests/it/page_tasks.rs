@@ -4,13 +4,13 @@
 use serde_json::Value;
 use serde_json::json;
 
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::client::Visitor;
 use crate::support::client::once;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 const HTML: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
@@ -20,21 +20,21 @@ const FORM: &str = "application/x-www-form-urlencoded";
 const LONG: &str = "{\"kind\":\"primes\",\"n\":20000000}";
 
 /// A fleet whose workers take tasks.
-fn plan(redis: &RedisServer) -> Plan {
-    Plan::on(redis).set("REGATTA_TASKS__RUNNING", "1")
+fn plan(redis: &TestRedis) -> TestFleetBuilder {
+    TestFleetBuilder::on(redis).set("REGATTA_TASKS__RUNNING", "1")
 }
 
-fn send(fleet: &Fleet, body: &str) -> Response {
+fn send(fleet: &TestFleet, body: &str) -> Response {
     once(fleet.listen, Request::post("/tasks").body("application/json", body.as_bytes())).unwrap()
 }
 
-fn ask(fleet: &Fleet, method: &str, target: &str) -> Response {
+fn ask(fleet: &TestFleet, method: &str, target: &str) -> Response {
     once(fleet.listen, Request::new(method, target)).unwrap()
 }
 
 /// Starts a task; its path.
 #[track_caller]
-fn start(fleet: &Fleet, body: &str) -> String {
+fn start(fleet: &TestFleet, body: &str) -> String {
     let begun = send(fleet, body);
     assert_eq!(begun.status, 202, "{begun:?}");
     let path = begun.header("Location").to_owned();
@@ -42,12 +42,12 @@ fn start(fleet: &Fleet, body: &str) -> String {
     path
 }
 
-fn state(fleet: &Fleet, path: &str) -> String {
+fn state(fleet: &TestFleet, path: &str) -> String {
     fleet.get(path).json()["state"].as_str().unwrap().to_owned()
 }
 
 #[track_caller]
-fn until(fleet: &Fleet, path: &str, wanted: &str) -> Value {
+fn until(fleet: &TestFleet, path: &str, wanted: &str) -> Value {
     wait::until_some(&format!("{path} is {wanted}"), wait::LONG, || {
         let task = fleet.get(path).json();
         (task["state"] == wanted).then_some(task)
@@ -55,7 +55,7 @@ fn until(fleet: &Fleet, path: &str, wanted: &str) -> Value {
 }
 
 /// Every event of a task, until its stream ends.
-fn events(fleet: &Fleet, path: &str) -> Vec<Value> {
+fn events(fleet: &TestFleet, path: &str) -> Vec<Value> {
     let stream = fleet.get(&format!("{path}/events"));
     assert_eq!((stream.status, stream.header("Content-Type")), (200, "text/event-stream"), "{stream:?}");
     assert_eq!((stream.header("Cache-Control"), stream.header("X-Accel-Buffering")), ("no-store", "no"));
@@ -69,7 +69,7 @@ fn events(fleet: &Fleet, path: &str) -> Vec<Value> {
 
 #[test]
 fn a_task_is_started_followed_and_its_result_is_exact() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     let path = start(&fleet, "{\"kind\":\"fibonacci\",\"n\":10000}");
     let events = events(&fleet, &path);
@@ -92,7 +92,7 @@ fn a_task_is_started_followed_and_its_result_is_exact() {
 
 #[test]
 fn what_cannot_be_done_is_refused_with_its_reason() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
     let refused = |body: &str| send(&fleet, body).assert_problem(400)["detail"].as_str().unwrap().to_owned();
     assert!(refused("{\"kind\":\"mining\",\"n\":1}").contains("fibonacci, primes"));
@@ -115,7 +115,7 @@ fn what_cannot_be_done_is_refused_with_its_reason() {
 
 #[test]
 fn a_task_is_cancelled_once_and_an_ended_one_is_not() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).workers(1).start();
     let running = start(&fleet, LONG);
     until(&fleet, &running, "running");
@@ -134,7 +134,7 @@ fn a_task_is_cancelled_once_and_an_ended_one_is_not() {
 
 #[test]
 fn a_full_queue_and_a_limit_say_when_to_come_again() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = plan(&redis).workers(1).set("REGATTA_TASKS__QUEUE", "2");
     let plan = plan.set("REGATTA_LIMITS__DEFAULT__RATE", "1/min").set("REGATTA_LIMITS__DEFAULT__BURST", "6");
     let fleet = plan.set("REGATTA_LIMITS__DEFAULT__METHODS", "POST").start();
@@ -158,7 +158,7 @@ fn a_full_queue_and_a_limit_say_when_to_come_again() {
 
 #[test]
 fn without_server_side_code_there_are_no_tasks_and_the_page_is_right() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).set("REGATTA_REDIS__MODE", "plain").start();
     send(&fleet, "{\"kind\":\"primes\",\"n\":10}").assert_problem(501);
     let path = format!("/tasks/{}", "0".repeat(32));
@@ -172,10 +172,10 @@ fn without_server_side_code_there_are_no_tasks_and_the_page_is_right() {
 
 #[test]
 fn a_browser_without_a_script_starts_looks_and_cancels() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis).start();
-    let mut visitor = Visitor::default();
-    let mut page = |request: Request| visitor.ask(fleet.listen, request.header("Accept", HTML));
+    let mut visitor = CookieClient::default();
+    let mut page = |request: Request| visitor.request(fleet.listen, request.header("Accept", HTML));
     let form = page(Request::get("/tasks"));
     assert!(form.text().contains("<form") && form.text().contains("action=\"/tasks\""), "{form:?}");
     let wrong = page(Request::post("/tasks").body(FORM, b"kind=fibonacci&n=5000000"));

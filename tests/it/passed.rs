@@ -20,16 +20,16 @@ use crate::balance::use_all;
 use crate::support::client::Connection;
 use crate::support::client::Request;
 use crate::support::exposition::sum;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 use crate::zero_loss::rollout;
 use crate::zero_loss::settled;
 
 /// Opens a connection and sends a request at once, before anything can have accepted it.
-fn ask(fleet: &Fleet) -> Connection {
+fn ask(fleet: &TestFleet) -> Connection {
     let mut connection = Connection::open(fleet.listen).expect("no connection is refused");
     connection.send(&Request::get("/hello").bytes()).unwrap();
     connection
@@ -39,7 +39,7 @@ fn ask(fleet: &Fleet) -> Connection {
 #[track_caller]
 fn answer(connection: &mut Connection) {
     // A look whether it was there already may have made it impatient.
-    connection.patience(wait::LONG);
+    connection.set_timeout(wait::LONG);
     let response = connection.receive(false).expect("every request is answered");
     assert_eq!(response.status, 200, "{}", response.text());
 }
@@ -70,7 +70,7 @@ fn exhaust(pid: u32) -> u64 {
 
 /// Takes those out that have been answered, until no more than what no worker has accepted is left.
 #[track_caller]
-fn serve(fleet: &Fleet, waiting: &mut Vec<Connection>) {
+fn serve(fleet: &TestFleet, waiting: &mut Vec<Connection>) {
     wait::until("all are served but those that no worker has accepted", wait::LONG, || {
         waiting.retain_mut(|connection| answered(std::slice::from_mut(connection)) == 0);
         waiting.len() <= queued(fleet)
@@ -79,8 +79,8 @@ fn serve(fleet: &Fleet, waiting: &mut Vec<Connection>) {
 
 #[test]
 fn first_bytes_may_come_before_the_pass_or_long_after() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(3).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(3).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
     let before = total(&fleet, ACCEPTED);
     let [(_, first), (_, second), _] = fleet.ready()[..] else { panic!("three workers") };
     [first, second].into_iter().for_each(process::stop);
@@ -98,8 +98,8 @@ fn first_bytes_may_come_before_the_pass_or_long_after() {
 
 #[test]
 fn what_a_worker_has_taken_waits_for_it_when_it_stands_still() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
     for _ in 0..5 {
         let [(_, frozen), _] = fleet.ready()[..] else { panic!("two workers") };
         let mut asked: Vec<_> = (0..KEPT / 2).map(|_| ask(&fleet)).collect();
@@ -112,15 +112,15 @@ fn what_a_worker_has_taken_waits_for_it_when_it_stands_still() {
 
 #[test]
 fn a_worker_without_descriptors_strands_nothing_and_does_not_look_for_ever() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
     let _ = use_all(&mut open(&fleet, 4));
     let [(_, full), _] = fleet.ready()[..] else { panic!("two workers") };
     let before = exhaust(full);
     let mut waiting: Vec<_> = (0..KEPT).map(|_| ask(&fleet)).collect();
     serve(&fleet, &mut waiting);
     assert!(waiting.len() < KEPT, "the other worker has taken none");
-    let looks = || fleet.said("cannot take what another worker passes on").len();
+    let looks = || fleet.log_lines("cannot take what another worker passes on").len();
     let looked = looks();
     // As long as six looks would take.
     wait::let_pass(Duration::from_millis(300));
@@ -131,8 +131,8 @@ fn a_worker_without_descriptors_strands_nothing_and_does_not_look_for_ever() {
 
 #[test]
 fn idle_connections_make_room_for_one_that_is_passed() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
     let [(_, full), _] = fleet.ready()[..] else { panic!("two workers") };
     // The kernel gives it some itself, which it makes room for as ever: until it was one that was passed to it.
     wait::until("it makes room for one that is passed", wait::LONG, || {
@@ -142,7 +142,7 @@ fn idle_connections_make_room_for_one_that_is_passed() {
         let mut asked: Vec<_> = (0..KEPT / 4).map(|_| ask(&fleet)).collect();
         asked.iter_mut().for_each(answer);
         limit_descriptors(full, before);
-        !fleet.said("cannot take what another worker passes on").is_empty()
+        !fleet.log_lines("cannot take what another worker passes on").is_empty()
     });
     let evicted = [r#"reason="evicted""#];
     let closed = || sum(&fleet.operator("/metrics").text(), "regatta_connections_closed_total", &evicted);
@@ -151,7 +151,7 @@ fn idle_connections_make_room_for_one_that_is_passed() {
 
 /// Connections are opened in waves as long as this takes, and 16 waves at least; every one of them is answered.
 #[track_caller]
-fn under_waves(fleet: &Fleet, change: impl FnOnce()) {
+fn under_waves(fleet: &TestFleet, change: impl FnOnce()) {
     let changed = AtomicBool::new(false);
     thread::scope(|scope| {
         let waves = scope.spawn(|| {
@@ -170,8 +170,8 @@ fn under_waves(fleet: &Fleet, change: impl FnOnce()) {
 
 #[test]
 fn none_on_its_way_is_lost_while_slots_come_and_go_and_workers_are_replaced() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).set("REGATTA_WORKERS__PROBATION", "100ms").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).set("REGATTA_WORKERS__PROBATION", "100ms").start();
     let before = total(&fleet, PASSED);
     under_waves(&fleet, || {
         for (signal, workers) in [(Signal::SIGTTOU, 3), (Signal::SIGTTOU, 2), (Signal::SIGTTIN, 3)] {
@@ -186,8 +186,8 @@ fn none_on_its_way_is_lost_while_slots_come_and_go_and_workers_are_replaced() {
 
 #[test]
 fn numbers_are_even_again_after_workers_were_killed_in_the_middle_of_it() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     for _ in 0..3 {
         let crowd: Vec<_> = (0..KEPT).map(|_| ask(&fleet)).collect();
         let killed = fleet.workers()[0];

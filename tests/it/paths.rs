@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use crate::rollout::Scene;
 use crate::rollout::configuration;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 #[test]
@@ -52,8 +52,8 @@ fn a_configuration_that_was_there_and_is_lost_changes_nothing() {
 
 #[test]
 fn a_configuration_that_comes_is_used_and_said() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).set("REGATTA_WORKERS__PROBATION", "100ms").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_WORKERS__PROBATION", "100ms").start();
     let reload = || fleet.plan().clone().args(&["reload", "--json"]).run();
     let (code, said) = reload();
     assert!(code == 0 && said.contains("there is no configuration file"), "{said}");
@@ -85,15 +85,15 @@ fn a_file_that_a_setting_names_must_be_there_at_a_reload() {
 
 /// Releases beside each other, and a link to the one that is deployed.
 struct Deployment {
-    plan: Plan,
+    plan: TestFleetBuilder,
     real: PathBuf,
-    _redis: RedisServer,
+    _redis: TestRedis,
 }
 
 impl Deployment {
     fn new() -> Self {
-        let redis = RedisServer::start();
-        let plan = Plan::on(&redis).unset("WEB_CONCURRENCY");
+        let redis = TestRedis::start();
+        let plan = TestFleetBuilder::on(&redis).unset("WEB_CONCURRENCY");
         let deployment = Self { real: plan.file().to_owned(), plan, _redis: redis };
         for release in 1..=3 {
             let folder = deployment.release(release);
@@ -124,7 +124,7 @@ impl Deployment {
     }
 
     /// Started as an operator does, by a shell.
-    fn start(&self, line: &str) -> Fleet {
+    fn start(&self, line: &str) -> TestFleet {
         self.plan.clone().program("/bin/sh".as_ref()).args(&["-c", line]).start()
     }
 
@@ -136,7 +136,7 @@ impl Deployment {
     }
 }
 
-fn link(fleet: &Fleet, name: &str) -> PathBuf {
+fn link(fleet: &TestFleet, name: &str) -> PathBuf {
     fs::read_link(format!("/proc/{}/{name}", fleet.pid())).unwrap()
 }
 
@@ -217,8 +217,8 @@ fn a_program_given_by_a_relative_path_is_beside_who_asks() {
 fn a_folder_whose_name_is_no_text_does_for_an_upgrade() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).set("REGATTA_WORKERS__PROBATION", "100ms");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_WORKERS__PROBATION", "100ms");
     let odd = plan.folder().join(OsStr::from_bytes(b"a b\xff"));
     fs::create_dir(&odd).unwrap();
     fs::write(odd.join("regatta.toml"), "[drain]\ngrace = \"1ms\"").unwrap();
@@ -231,7 +231,7 @@ fn a_folder_whose_name_is_no_text_does_for_an_upgrade() {
 
 #[test]
 fn a_path_that_is_none_is_a_mistake() {
-    let plan = Plan::new();
+    let plan = TestFleetBuilder::new();
     let mistakes = [
         ("REGATTA_LOG__FILE", "~/x.log", "a shell's word"),
         ("REGATTA_LOG__FILE", "logs/", "a folder"),
@@ -249,7 +249,8 @@ fn a_path_that_is_none_is_a_mistake() {
 
 #[test]
 fn what_is_said_of_a_path_moves_no_terminal() {
-    let (code, said) = Plan::new().args(&["check", "--config", "x\u{1b}[2J\nall is well\u{9b}1m"]).run();
+    let (code, said) =
+        TestFleetBuilder::new().args(&["check", "--config", "x\u{1b}[2J\nall is well\u{9b}1m"]).run();
     assert!(code == 64 && said.contains("x\\x1b[2J\\nall is well\\u{9b}1m"), "{said:?}");
     assert!(!said.chars().any(char::is_control), "{said:?}");
 }

@@ -4,70 +4,77 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use bytes::Bytes;
-use regatta::__internals::config::schema::Mode;
 use regatta::__internals::config::schema::RedisUrl;
-use regatta::__internals::redis::Error;
-use regatta::__internals::redis::Health;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisError;
+use regatta::__internals::redis::RedisStatus;
 use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::LimitArg;
-use regatta::__internals::redis::begin::LimitKind;
-use regatta::__internals::redis::begin::Reply;
-use regatta::__internals::redis::begin::SessionArg;
-use regatta::__internals::redis::begin::SessionMode;
-use regatta::__internals::redis::begin::SessionReply;
+use regatta::__internals::redis::begin::BeginReply;
+use regatta::__internals::redis::begin::LimitParameters;
+use regatta::__internals::redis::begin::RateLimitCheck;
+use regatta::__internals::redis::begin::SessionAccess;
+use regatta::__internals::redis::begin::SessionLookup;
+use regatta::__internals::redis::begin::SessionQuery;
 use regatta::__internals::redis::commit;
-use regatta::__internals::redis::commit::Create;
+use regatta::__internals::redis::commit::NewSession;
 use regatta::__internals::redis::keys;
-use regatta::__internals::redis::sessions::Made;
-use regatta::__internals::redis::sessions::Move;
-use regatta::__internals::redis::sessions::Moved;
-use regatta::__internals::redis::sessions::Source;
+use regatta::__internals::redis::sessions::InitialSession;
+use regatta::__internals::redis::sessions::RotateFrom;
+use regatta::__internals::redis::sessions::RotateOutcome;
+use regatta::__internals::redis::sessions::RotateSession;
 
 use crate::support::client;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::load;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
-use crate::support::redis::ticket;
+use crate::support::redis::new_session;
 use crate::support::wait;
 
 const DAY_MS: u64 = 86_400_000;
 
-fn session(key: &str, create: bool) -> SessionArg {
+fn session(key: &str, create: bool) -> SessionQuery {
     let (idle_ms, absolute_ms) = (DAY_MS, 30 * DAY_MS);
     // One that is made has its ticket's view.
-    let mode = if create { SessionMode::Read } else { SessionMode::Visit };
-    let ticket = create.then(ticket);
-    SessionArg { key: key.into(), generation: None, mode, ticket, idle_ms, absolute_ms }
-}
-
-fn limit(key: &str, burst: u64) -> LimitArg {
-    let interval_us = 3_600_000_000;
-    let kind = LimitKind::Rate { interval_us, tolerance_us: interval_us * burst };
-    LimitArg { key: key.into(), kind, shadow: false, cost: 1 }
-}
-
-async fn visit(redis: &Redis, arg: &SessionArg) -> SessionReply {
-    let request = begin::Request { session: Some(arg), ..Default::default() };
-    match redis.begin(&request).await.unwrap() {
-        Reply::Granted { session, .. } => session,
-        Reply::Denied { .. } => panic!("denied"),
+    let mode = if create { SessionAccess::Read } else { SessionAccess::CountView };
+    let ticket = create.then(new_session);
+    SessionQuery {
+        key: key.into(),
+        generation: None,
+        access: mode,
+        provisional: ticket,
+        idle_ms,
+        absolute_ms,
     }
 }
 
-async fn views(redis: &Redis, key: &str) -> Option<u64> {
+fn limit(key: &str, burst: u64) -> RateLimitCheck {
+    let interval_us = 3_600_000_000;
+    let parameters = LimitParameters::Rate { interval_us, tolerance_us: interval_us * burst };
+    RateLimitCheck { key: key.into(), parameters: parameters, shadow: false, cost: 1 }
+}
+
+async fn visit(redis: &RedisClient, arg: &SessionQuery) -> SessionLookup {
+    let request = begin::BeginRequest { session: Some(arg), ..Default::default() };
+    match redis.begin(&request).await.unwrap() {
+        BeginReply::Granted { session, .. } => session,
+        BeginReply::Denied { .. } => panic!("denied"),
+    }
+}
+
+async fn views(redis: &RedisClient, key: &str) -> Option<u64> {
     match visit(redis, &session(key, false)).await {
-        SessionReply::Live { views, .. } => Some(views),
+        SessionLookup::Found { views, .. } => Some(views),
         _ => None,
     }
 }
 
-async fn fields(redis: &Redis, key: &str) -> Vec<(String, Bytes)> {
-    let SessionReply::Live { mut fields, .. } = visit(redis, &session(key, false)).await else {
+async fn fields(redis: &RedisClient, key: &str) -> Vec<(String, Bytes)> {
+    let SessionLookup::Found { mut fields, .. } = visit(redis, &session(key, false)).await else {
         panic!("gone")
     };
     fields.sort();
@@ -78,21 +85,21 @@ fn field(name: &str, value: &str) -> (String, Bytes) {
     (name.to_owned(), Bytes::from(value.to_owned()))
 }
 
-fn change<'a>(key: &'a str, set: &'a [(String, Bytes)], remove: &'a [String]) -> commit::Request<'a> {
-    commit::Request { key, set, remove, max_fields: 64, max_bytes: 16_384, ..Default::default() }
+fn change<'a>(key: &'a str, set: &'a [(String, Bytes)], remove: &'a [String]) -> commit::CommitSession<'a> {
+    commit::CommitSession { key, set, remove, max_fields: 64, max_bytes: 16_384, ..Default::default() }
 }
 
 /// The URL of a user of this server who may do everything but what `without` takes away.
-fn user(server: &RedisServer, without: &[&str]) -> RedisUrl {
+fn user(server: &TestRedis, without: &[&str]) -> RedisUrl {
     let rules = [&["ACL", "SETUSER", "limited", "on", ">word", "~*", "&*", "+@all"], without].concat();
     assert_eq!(server.cli(&rules), "OK");
-    RedisUrl::unix(Path::new(&format!("limited:word@{}", server.socket().display())))
+    RedisUrl::from_socket_path(Path::new(&format!("limited:word@{}", server.socket().display())))
 }
 
-async fn connected(server: &RedisServer, url: &RedisUrl) -> Redis {
-    let redis = Redis::new(&server.settings("p", Mode::Auto), url, "test").unwrap();
+async fn connected(server: &TestRedis, url: &RedisUrl) -> RedisClient {
+    let redis = RedisClient::new(&server.settings("p", ScriptingMode::Auto), url, "test").unwrap();
     redis.start();
-    eventually("it is connected", async || redis.health() == Health::Up).await;
+    eventually("it is connected", async || redis.status() == RedisStatus::Up).await;
     redis
 }
 
@@ -106,15 +113,15 @@ async fn a_user_without_functions_gets_scripts_and_one_without_scripts_plain_com
         (&["-function", "-fcall", "-evalsha"], &["set", "get"], true),
     ];
     for (without, called, plain) in cases {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let url = user(&server, without);
         let redis = connected(&server, &url).await;
         assert_eq!(redis.is_plain(), plain, "{without:?}");
         visit(&redis, &session("p:s:one", true)).await;
         assert_eq!(views(&redis, "p:s:one").await, Some(2), "{without:?}");
         let commit = redis.commit(&change("p:s:one", &[field("a", "1")], &[])).await;
-        assert_eq!(commit, Ok(commit::Reply::Committed { sums: vec![] }), "{without:?}");
-        assert_eq!(redis.count("p:c:x", 5).await, Ok(5));
+        assert_eq!(commit, Ok(commit::CommitOutcome::Committed { sums: vec![] }), "{without:?}");
+        assert_eq!(redis.increment("p:c:x", 5).await, Ok(5));
         let stats = server.commands();
         assert!(called.iter().all(|name| stats.contains_key(*name)), "{without:?}: {stats:?}");
     }
@@ -122,8 +129,8 @@ async fn a_user_without_functions_gets_scripts_and_one_without_scripts_plain_com
 
 #[tokio::test]
 async fn functions_that_may_be_called_but_not_loaded_are_used_once_they_are_there() {
-    let server = RedisServer::start();
-    connect(&server, "p", Mode::Fcall).await;
+    let server = TestRedis::start();
+    connect(&server, "p", ScriptingMode::Fcall).await;
     let url = user(&server, &["-function|load"]);
     let redis = connected(&server, &url).await;
     server.cli(&["CONFIG", "RESETSTAT"]);
@@ -133,8 +140,8 @@ async fn functions_that_may_be_called_but_not_loaded_are_used_once_they_are_ther
 
 #[tokio::test]
 async fn one_session_counts_every_view_of_all_that_come_at_once() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Plain).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Plain).await;
     visit(&redis, &session("p:s:one", true)).await;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..100 {
@@ -150,10 +157,10 @@ async fn one_session_counts_every_view_of_all_that_come_at_once() {
 
 #[tokio::test]
 async fn changes_are_stored_merged_removed_and_bounded() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Plain).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Plain).await;
     visit(&redis, &session("p:s:one", true)).await;
-    let committed = Ok(commit::Reply::Committed { sums: vec![] });
+    let committed = Ok(commit::CommitOutcome::Committed { sums: vec![] });
     let both = [field("cart", "[1]"), field("_c", "\"mine\"")];
     assert_eq!(redis.commit(&change("p:s:one", &both, &[])).await, committed);
     assert_eq!(redis.commit(&change("p:s:one", &[field("name", "7")], &["cart".into()])).await, committed);
@@ -164,36 +171,39 @@ async fn changes_are_stored_merged_removed_and_bounded() {
     assert_eq!(fields(&redis, "p:s:one").await[2], raw[0], "bytes that are no text survive");
 
     let many: Vec<_> = (0..65).map(|index| field(&index.to_string(), "1")).collect();
-    assert_eq!(redis.commit(&change("p:s:one", &many, &[])).await, Ok(commit::Reply::Full));
+    assert_eq!(redis.commit(&change("p:s:one", &many, &[])).await, Ok(commit::CommitOutcome::TooLarge));
     let large = [field("large", &"x".repeat(20_000))];
-    assert_eq!(redis.commit(&change("p:s:one", &large, &[])).await, Ok(commit::Reply::Full));
+    assert_eq!(redis.commit(&change("p:s:one", &large, &[])).await, Ok(commit::CommitOutcome::TooLarge));
     assert_eq!(fields(&redis, "p:s:one").await.len(), 3);
 }
 
 #[tokio::test]
 async fn a_session_that_is_gone_stays_gone_and_one_that_is_there_is_not_made_again() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Plain).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Plain).await;
     assert_eq!(views(&redis, "p:s:none").await, None);
-    assert_eq!(redis.commit(&change("p:s:none", &[field("a", "1")], &[])).await, Ok(commit::Reply::Gone));
-    let create = Create { created_ms: None, views: 3, idle_ms: DAY_MS, absolute_ms: DAY_MS };
-    let make = commit::Request { create: Some(create), ..change("p:s:one", &[], &[]) };
-    assert_eq!(redis.commit(&make).await, Ok(commit::Reply::Committed { sums: vec![] }));
+    assert_eq!(
+        redis.commit(&change("p:s:none", &[field("a", "1")], &[])).await,
+        Ok(commit::CommitOutcome::Gone)
+    );
+    let create = NewSession { created_ms: None, views: 3, idle_ms: DAY_MS, absolute_ms: DAY_MS };
+    let make = commit::CommitSession { create: Some(create), ..change("p:s:one", &[], &[]) };
+    assert_eq!(redis.commit(&make).await, Ok(commit::CommitOutcome::Committed { sums: vec![] }));
     let keys = server.keys();
-    assert_eq!(redis.commit(&make).await, Ok(commit::Reply::Exists));
+    assert_eq!(redis.commit(&make).await, Ok(commit::CommitOutcome::Exists));
     assert_eq!(server.keys(), keys, "and nothing else is made in its place");
     assert_eq!(views(&redis, "p:s:one").await, Some(4));
 
     redis.delete("p:s:one").await.unwrap();
     let set = [field("late", "1")];
-    assert_eq!(redis.commit(&change("p:s:one", &set, &[])).await, Ok(commit::Reply::Gone));
+    assert_eq!(redis.commit(&change("p:s:one", &set, &[])).await, Ok(commit::CommitOutcome::Gone));
     assert_eq!(server.keys(), ["p:secret"]);
 }
 
 #[tokio::test]
 async fn changes_in_flight_at_a_logout_bring_nothing_back() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Plain).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Plain).await;
     for _ in 0..20 {
         visit(&redis, &session("p:s:one", true)).await;
         let mut tasks = tokio::task::JoinSet::new();
@@ -202,7 +212,10 @@ async fn changes_in_flight_at_a_logout_bring_nothing_back() {
             tasks.spawn(async move {
                 let set = [field(&format!("f{index}"), "1")];
                 let reply = redis.commit(&change("p:s:one", &set, &[])).await.unwrap();
-                assert!(matches!(reply, commit::Reply::Gone | commit::Reply::Committed { .. }), "{reply:?}");
+                assert!(
+                    matches!(reply, commit::CommitOutcome::Gone | commit::CommitOutcome::Committed { .. }),
+                    "{reply:?}"
+                );
             });
         }
         redis.delete("p:s:one").await.unwrap();
@@ -214,39 +227,39 @@ async fn changes_in_flight_at_a_logout_bring_nothing_back() {
 
 #[tokio::test]
 async fn sessions_end_by_the_shorter_lifetime_and_use_prolongs_only_the_idle_one() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Plain).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Plain).await;
     let arg =
-        |idle_ms, absolute_ms, create| SessionArg { idle_ms, absolute_ms, ..session("p:s:one", create) };
+        |idle_ms, absolute_ms, create| SessionQuery { idle_ms, absolute_ms, ..session("p:s:one", create) };
     visit(&redis, &arg(400, DAY_MS, true)).await;
     let begun = std::time::Instant::now();
     // Used all the time it outlives its idle lifetime.
     while begun.elapsed().as_millis() < 900 {
-        assert!(matches!(visit(&redis, &arg(400, DAY_MS, false)).await, SessionReply::Live { .. }));
+        assert!(matches!(visit(&redis, &arg(400, DAY_MS, false)).await, SessionLookup::Found { .. }));
         wait::paced(std::time::Duration::from_millis(20)).await;
     }
     eventually("it is gone without use", async || server.keys() == ["p:secret"]).await;
     visit(&redis, &arg(DAY_MS, 300, true)).await;
     eventually("it is gone in spite of use", async || {
-        visit(&redis, &arg(DAY_MS, 300, false)).await == SessionReply::Gone
+        visit(&redis, &arg(DAY_MS, 300, false)).await == SessionLookup::Gone
     })
     .await;
 }
 
 #[tokio::test]
 async fn what_cannot_be_read_is_set_aside_and_its_visitor_begins_anew() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Plain).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Plain).await;
     visit(&redis, &session("p:s:one", true)).await;
     let own = server.keys().into_iter().find(|key| !key.starts_with("p:")).unwrap();
     for garbage in [&["SET", &own, "garbage"][..], &["HSET", &own, "a", "1"]] {
         server.cli(&["DEL", &own]);
         server.cli(garbage);
-        assert_eq!(visit(&redis, &session("p:s:one", false)).await, SessionReply::Damaged);
+        assert_eq!(visit(&redis, &session("p:s:one", false)).await, SessionLookup::Corrupt);
         assert_eq!(redis.quarantine_session("p", "one", 3_600_000).await, Ok(true));
         assert_eq!(redis.quarantine_session("p", "one", 3_600_000).await, Ok(false));
         assert!(server.cli(&["PTTL", &keys::quarantine("p", "one")]).parse::<i64>().unwrap() > 0);
-        assert_eq!(visit(&redis, &session("p:s:one", false)).await, SessionReply::Gone);
+        assert_eq!(visit(&redis, &session("p:s:one", false)).await, SessionLookup::Gone);
         visit(&redis, &session("p:s:one", true)).await;
         assert_eq!(views(&redis, "p:s:one").await, Some(2));
     }
@@ -254,12 +267,12 @@ async fn what_cannot_be_read_is_set_aside_and_its_visitor_begins_anew() {
 
 #[tokio::test]
 async fn another_id_keeps_age_views_and_fields_and_a_login_is_refused_by_name() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Plain).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Plain).await;
     visit(&redis, &session("p:s:one", true)).await;
     redis.commit(&change("p:s:one", &[field("cart", "1")], &[])).await.unwrap();
     let set = [field("more", "2")];
-    let cycle = |new, from| Move {
+    let cycle = |new, from| RotateSession {
         prefix: "p",
         new,
         from,
@@ -275,57 +288,62 @@ async fn another_id_keeps_age_views_and_fields_and_a_login_is_refused_by_name() 
         set: &set,
         remove: &[],
         expect: &[],
-        made: Made::default(),
+        initial: InitialSession::default(),
         limit: None,
     };
-    let moved = redis.move_session(&cycle("two", Source::Session("one"))).await.unwrap();
-    assert!(matches!(moved, Moved::Done { created_ms, .. } if created_ms > 0), "{moved:?}");
+    let moved = redis.rotate_session(&cycle("two", RotateFrom::Session("one"))).await.unwrap();
+    assert!(matches!(moved, RotateOutcome::Done { created_ms, .. } if created_ms > 0), "{moved:?}");
     assert_eq!(views(&redis, "p:s:one").await, None);
     assert_eq!(views(&redis, "p:s:two").await, Some(2));
     assert_eq!(fields(&redis, "p:s:two").await, [field("cart", "1"), field("more", "2")]);
-    assert_eq!(redis.move_session(&cycle("three", Source::Session("one"))).await, Ok(Moved::Gone));
-    assert_eq!(redis.move_session(&cycle("two", Source::Nothing)).await, Ok(Moved::Taken));
-    let login = Move { login: true, user: Some("tag"), ..cycle("four", Source::Nothing) };
-    assert!(matches!(redis.move_session(&login).await, Err(Error::Unsupported { .. })));
-    assert_eq!(redis.end_session("p", "two", None, false).await, Ok(true));
-    assert_eq!(redis.end_session("p", "two", None, false).await, Ok(false));
+    assert_eq!(
+        redis.rotate_session(&cycle("three", RotateFrom::Session("one"))).await,
+        Ok(RotateOutcome::Gone)
+    );
+    assert_eq!(redis.rotate_session(&cycle("two", RotateFrom::Nothing)).await, Ok(RotateOutcome::IdInUse));
+    let login = RotateSession { login: true, user: Some("tag"), ..cycle("four", RotateFrom::Nothing) };
+    assert!(matches!(redis.rotate_session(&login).await, Err(RedisError::Unsupported { .. })));
+    assert_eq!(redis.destroy_session("p", "two", None, false).await, Ok(true));
+    assert_eq!(redis.destroy_session("p", "two", None, false).await, Ok(false));
     // Marks, by which no ticket makes either anew.
     assert_eq!(server.keys(), ["p:s:one", "p:s:two", "p:secret"]);
-    assert_eq!(visit(&redis, &session("p:s:two", true)).await, SessionReply::Gone);
+    assert_eq!(visit(&redis, &session("p:s:two", true)).await, SessionLookup::Gone);
     let left: u64 = server.cli(&["PTTL", "p:s:two"]).parse().unwrap();
     assert!((590_000..=600_000).contains(&left), "{left}");
 }
 
 #[tokio::test]
 async fn what_needs_server_side_code_is_refused_by_name() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Plain).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Plain).await;
     visit(&redis, &session("p:s:one", true)).await;
     let expect = [("a".to_owned(), None)];
-    let strict = commit::Request { expect: &expect, ..change("p:s:one", &[], &[]) };
-    assert!(matches!(redis.commit(&strict).await, Err(Error::Unsupported { .. })));
+    let strict = commit::CommitSession { expect: &expect, ..change("p:s:one", &[], &[]) };
+    assert!(matches!(redis.commit(&strict).await, Err(RedisError::Unsupported { .. })));
     let add = [("n".to_owned(), 1)];
-    let sum = commit::Request { add: &add, ..change("p:s:one", &[], &[]) };
-    assert!(matches!(redis.commit(&sum).await, Err(Error::Unsupported { .. })));
-    let kind = LimitKind::Concurrency { lease_us: 1, max: 1 };
-    let limits = [LimitArg { kind, ..limit("p:l:a", 1) }];
-    let request = begin::Request { limits: &limits, ..Default::default() };
-    assert!(matches!(redis.begin(&request).await, Err(Error::Unsupported { .. })));
+    let sum = commit::CommitSession { add: &add, ..change("p:s:one", &[], &[]) };
+    assert!(matches!(redis.commit(&sum).await, Err(RedisError::Unsupported { .. })));
+    let parameters = LimitParameters::Concurrency { lease_us: 1, max: 1 };
+    let limits = [RateLimitCheck { parameters, ..limit("p:l:a", 1) }];
+    let request = begin::BeginRequest { limits: &limits, ..Default::default() };
+    assert!(matches!(redis.begin(&request).await, Err(RedisError::Unsupported { .. })));
 }
 
 #[test]
 fn a_fleet_serves_its_pages_without_server_side_code_and_says_once_what_is_lost() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let url = user(&server, &["-@scripting"]);
-    let fleet = Plan::on(&server).set("REGATTA_REDIS__URL", url.expose()).workers(2).start();
-    let mut visitor = Visitor::default();
-    assert_eq!(visitor.visit(fleet.listen).1, 1);
-    let visits = load::parallel(10, 5, |_| visitor.clone().visit(fleet.listen));
+    let fleet = TestFleetBuilder::on(&server).set("REGATTA_REDIS__URL", url.expose()).workers(2).start();
+    let mut visitor = CookieClient::default();
+    assert_eq!(visitor.view(fleet.listen).1, 1);
+    let visits = load::parallel(10, 5, |_| visitor.clone().view(fleet.listen));
     assert_eq!(visits.iter().map(|(_, views)| *views).collect::<BTreeSet<_>>(), (2..=51).collect());
     assert_eq!(client::once(fleet.listen, Request::post("/counters/x")).unwrap().json()["value"], 1);
     assert_eq!(fleet.operator("/readyz").status, 200);
-    assert_eq!(fleet.said("the shared state is kept by plain commands").len(), 2, "one line a worker");
-    let (code, said) =
-        Plan::on(&server).set("REGATTA_REDIS__URL", url.expose()).args(&["migrate", "--check"]).run();
+    assert_eq!(fleet.log_lines("the shared state is kept by plain commands").len(), 2, "one line a worker");
+    let (code, said) = TestFleetBuilder::on(&server)
+        .set("REGATTA_REDIS__URL", url.expose())
+        .args(&["migrate", "--check"])
+        .run();
     assert!(code == 0 && said.contains("redis.mode plain"), "{said}");
 }

@@ -1,42 +1,42 @@
 //! Limits and counters where no server-side code is allowed.
 
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Error;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisError;
 use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::CounterArg;
-use regatta::__internals::redis::begin::LimitArg;
-use regatta::__internals::redis::begin::LimitKind;
-use regatta::__internals::redis::begin::LimitReply;
-use regatta::__internals::redis::begin::Reply;
-use regatta::__internals::redis::begin::SessionArg;
-use regatta::__internals::redis::begin::SessionMode;
-use regatta::__internals::redis::limit::Amount;
+use regatta::__internals::redis::begin::BeginReply;
+use regatta::__internals::redis::begin::CounterIncrement;
+use regatta::__internals::redis::begin::LimitParameters;
+use regatta::__internals::redis::begin::RateLimitCheck;
+use regatta::__internals::redis::begin::RateLimitDecision;
+use regatta::__internals::redis::begin::SessionAccess;
+use regatta::__internals::redis::begin::SessionQuery;
+use regatta::__internals::redis::limit::LimitCharge;
 
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::load;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
-use crate::support::redis::ticket;
+use crate::support::redis::new_session;
 
-fn limit(key: &str, burst: u64) -> LimitArg {
+fn limit(key: &str, burst: u64) -> RateLimitCheck {
     let interval_us = 3_600_000_000;
-    let kind = LimitKind::Rate { interval_us, tolerance_us: interval_us * burst };
-    LimitArg { key: key.into(), kind, shadow: false, cost: 1 }
+    let parameters = LimitParameters::Rate { interval_us, tolerance_us: interval_us * burst };
+    RateLimitCheck { key: key.into(), parameters: parameters, shadow: false, cost: 1 }
 }
 
 #[tokio::test]
 async fn a_limit_admits_its_burst_and_a_denied_call_changes_nothing() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Plain).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Plain).await;
     let limits = [limit("p:l:wide", 1000), limit("p:l:a", 20)];
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..60 {
         let (redis, limits) = (redis.clone(), limits.clone());
         tasks.spawn(async move {
-            let counters = [CounterArg { key: "p:c:x".into(), by: 1 }];
-            let request = begin::Request { limits: &limits, counters: &counters, ..Default::default() };
-            matches!(redis.begin(&request).await.unwrap(), Reply::Granted { .. })
+            let counters = [CounterIncrement { key: "p:c:x".into(), by: 1 }];
+            let request = begin::BeginRequest { limits: &limits, counters: &counters, ..Default::default() };
+            matches!(redis.begin(&request).await.unwrap(), BeginReply::Granted { .. })
         });
     }
     let granted = tasks.join_all().await.into_iter().filter(|granted| *granted).count();
@@ -45,14 +45,14 @@ async fn a_limit_admits_its_burst_and_a_denied_call_changes_nothing() {
     assert_eq!(server.cli(&["GET", "p:c:x"]), granted.to_string());
     let mut more = 0;
     let denied = loop {
-        let request = begin::Request { limits: &limits, ..Default::default() };
+        let request = begin::BeginRequest { limits: &limits, ..Default::default() };
         match redis.begin(&request).await.unwrap() {
-            Reply::Granted { .. } => more += 1,
-            Reply::Denied { limits } => break limits,
+            BeginReply::Granted { .. } => more += 1,
+            BeginReply::Denied { limits } => break limits,
         }
     };
     assert_eq!(granted + more, 20, "what denied ones were counted for is given back");
-    let [wide, LimitReply { allowed: false, remaining: 0, retry_after_us: Some(retry), reset_us }] =
+    let [wide, RateLimitDecision { allowed: false, remaining: 0, retry_after_us: Some(retry), reset_us }] =
         denied[..]
     else {
         panic!("{denied:?}")
@@ -61,21 +61,28 @@ async fn a_limit_admits_its_burst_and_a_denied_call_changes_nothing() {
     assert!(retry == reset_us && retry <= 20 * 3_600_000_000);
     let before = server.cli(&["DEBUG", "DIGEST"]);
     let (key, idle_ms, absolute_ms) = ("p:s:new".into(), 1000, 1000);
-    let mode = SessionMode::Visit;
-    let arg = SessionArg { key, generation: None, mode, ticket: Some(ticket()), idle_ms, absolute_ms };
-    let request = begin::Request { limits: &limits, session: Some(&arg), ..Default::default() };
-    assert!(matches!(redis.begin(&request).await, Ok(Reply::Denied { .. })));
+    let access = SessionAccess::CountView;
+    let arg = SessionQuery {
+        key,
+        generation: None,
+        access,
+        provisional: Some(new_session()),
+        idle_ms,
+        absolute_ms,
+    };
+    let request = begin::BeginRequest { limits: &limits, session: Some(&arg), ..Default::default() };
+    assert!(matches!(redis.begin(&request).await, Ok(BeginReply::Denied { .. })));
     assert_eq!(server.cli(&["DEBUG", "DIGEST"]), before);
 }
 
 #[tokio::test]
 async fn a_window_ends_and_a_count_without_an_end_gets_one() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Plain).await;
-    let kind = LimitKind::Rate { interval_us: 100_000, tolerance_us: 300_000 };
-    let limits = [LimitArg { kind, ..limit("p:l:a", 1) }];
-    let request = begin::Request { limits: &limits, ..Default::default() };
-    let granted = async || matches!(redis.begin(&request).await.unwrap(), Reply::Granted { .. });
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Plain).await;
+    let parameters = LimitParameters::Rate { interval_us: 100_000, tolerance_us: 300_000 };
+    let limits = [RateLimitCheck { parameters, ..limit("p:l:a", 1) }];
+    let request = begin::BeginRequest { limits: &limits, ..Default::default() };
+    let granted = async || matches!(redis.begin(&request).await.unwrap(), BeginReply::Granted { .. });
     for _ in 0..2 {
         eventually("it is allowed", granted).await;
         eventually("it is denied", async || !granted().await).await;
@@ -84,38 +91,46 @@ async fn a_window_ends_and_a_count_without_an_end_gets_one() {
     assert!(!granted().await);
     eventually("a count that had no end ends", granted).await;
     server.cli(&["SET", "p:l:a:w", "garbage"]);
-    assert!(matches!(redis.begin(&request).await, Err(Error::Refused { .. })), "an error, and no panic");
+    assert!(
+        matches!(redis.begin(&request).await, Err(RedisError::Rejected { .. })),
+        "an error, and no panic"
+    );
 }
 
 #[tokio::test]
 async fn a_limit_in_shadow_denies_nothing_and_a_look_costs_nothing() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Plain).await;
-    let limits = [LimitArg { shadow: true, ..limit("p:l:a", 1) }, LimitArg { cost: 0, ..limit("p:l:b", 5) }];
-    let request = begin::Request { limits: &limits, ..Default::default() };
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Plain).await;
+    let limits = [
+        RateLimitCheck { shadow: true, ..limit("p:l:a", 1) },
+        RateLimitCheck { cost: 0, ..limit("p:l:b", 5) },
+    ];
+    let request = begin::BeginRequest { limits: &limits, ..Default::default() };
     for expected in [true, false, false] {
-        let Reply::Granted { limits, .. } = redis.begin(&request).await.unwrap() else { panic!("denied") };
+        let BeginReply::Granted { limits, .. } = redis.begin(&request).await.unwrap() else {
+            panic!("denied")
+        };
         assert_eq!((limits[0].allowed, limits[1].remaining), (expected, 5));
     }
 }
 
 #[tokio::test]
 async fn counters_overflow_to_an_error_that_leaves_the_others_as_they_were() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Plain).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Plain).await;
     server.cli(&["SET", "p:c:full", &i64::MAX.to_string()]);
-    let counters = ["p:c:a", "p:c:full", "p:c:b"].map(|key| CounterArg { key: key.into(), by: 2 });
+    let counters = ["p:c:a", "p:c:full", "p:c:b"].map(|key| CounterIncrement { key: key.into(), by: 2 });
     let limits = [limit("p:l:a", 5)];
-    let request = begin::Request { limits: &limits, counters: &counters, ..Default::default() };
-    assert_eq!(redis.begin(&request).await, Err(Error::Overflow));
+    let request = begin::BeginRequest { limits: &limits, counters: &counters, ..Default::default() };
+    assert_eq!(redis.begin(&request).await, Err(RedisError::Overflow));
     let left = server.cli(&["MGET", "p:c:a", "p:c:full", "p:c:b", "p:l:a:w"]);
     assert_eq!(left, format!("0\n{}\n0\n0", i64::MAX));
 }
 
 #[test]
 fn limits_hold_over_all_workers_without_server_side_code() {
-    let server = RedisServer::start();
-    let fleet = Plan::on(&server)
+    let server = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&server)
         .set("REGATTA_REDIS__MODE", "plain")
         .set("REGATTA_LIMITS__DEFAULT__RATE", "10/h")
         .set("REGATTA_LIMITS__DEFAULT__BURST", "10")
@@ -130,22 +145,23 @@ fn limits_hold_over_all_workers_without_server_side_code() {
 
 #[tokio::test]
 async fn what_is_given_back_looked_at_reset_and_merged_counts_once() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Plain).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Plain).await;
     let (five, interval_us) = (limit("p:l:a", 5), 3_600_000_000);
-    let left = async || redis.look_at_limit(&five).await.unwrap().remaining;
-    let of = |requests| Amount { key: "p:l:a".into(), interval_us, tolerance_us: 5 * interval_us, requests };
+    let left = async || redis.limit_status(&five).await.unwrap().remaining;
+    let of =
+        |requests| LimitCharge { key: "p:l:a".into(), interval_us, tolerance_us: 5 * interval_us, requests };
     let limits = [five.clone()];
-    let request = begin::Request { limits: &limits, ..Default::default() };
+    let request = begin::BeginRequest { limits: &limits, ..Default::default() };
     for _ in 0..3 {
         redis.begin(&request).await.unwrap();
     }
     assert_eq!(left().await, 2);
-    assert_eq!(redis.refund(&of(2)).await, Ok(4));
-    assert_eq!(redis.merge("batch", &of(3)).await, Ok(true));
-    assert_eq!(redis.merge("batch", &of(3)).await, Ok(false), "the same batch counts once");
+    assert_eq!(redis.refund_limit(&of(2)).await, Ok(4));
+    assert_eq!(redis.apply_deferred_charge("batch", &of(3)).await, Ok(true));
+    assert_eq!(redis.apply_deferred_charge("batch", &of(3)).await, Ok(false), "the same batch counts once");
     assert_eq!(left().await, 1);
     assert_eq!(redis.reset_limit("p:l:a").await, Ok(true));
     assert_eq!(left().await, 5);
-    assert!(matches!(redis.draw(&of(1)).await, Err(Error::Unsupported { .. })));
+    assert!(matches!(redis.prefetch_quota(&of(1)).await, Err(RedisError::Unsupported { .. })));
 }

@@ -2,27 +2,27 @@
 
 use crate::support::client::Connection;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::load;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 
 /// Requests a client gets within these tests: the refill of an hour does not come.
 const BURST: usize = 5;
 
-fn limited(redis: &RedisServer, trusted: &str) -> Fleet {
-    let plan = Plan::on(redis).set("REGATTA_LIMITS__DEFAULT__RATE", "1/h");
+fn limited(redis: &TestRedis, trusted: &str) -> TestFleet {
+    let plan = TestFleetBuilder::on(redis).set("REGATTA_LIMITS__DEFAULT__RATE", "1/h");
     plan.set("REGATTA_LIMITS__DEFAULT__BURST", &BURST.to_string())
         .set("REGATTA_PROXY__TRUSTED", trusted)
         .start()
 }
 
 /// How many of these requests, with one header each, are granted; the others have to be denied.
-fn granted(fleet: &Fleet, name: &str, values: impl IntoIterator<Item = String>) -> usize {
+fn granted(fleet: &TestFleet, name: &str, values: impl IntoIterator<Item = String>) -> usize {
     let mut granted = 0;
     for value in values {
         let mut connection = Connection::open(fleet.listen).unwrap();
-        let response = connection.ask(&Request::get("/counters/x").header(name, &value)).unwrap();
+        let response = connection.request(&Request::get("/counters/x").header(name, &value)).unwrap();
         assert!(matches!(response.status, 200 | 429), "{name}: {value}: {response:?}");
         granted += usize::from(response.status == 200);
     }
@@ -31,7 +31,7 @@ fn granted(fleet: &Fleet, name: &str, values: impl IntoIterator<Item = String>) 
 
 #[test]
 fn what_an_untrusted_peer_forwards_changes_nothing() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = limited(&redis, "192.0.2.0/24");
     let spoofed = |n: usize| format!("203.0.113.{n}");
     assert_eq!(granted(&fleet, "X-Forwarded-For", (0..20).map(spoofed)), BURST);
@@ -45,7 +45,7 @@ fn what_an_untrusted_peer_forwards_changes_nothing() {
 
 #[test]
 fn behind_a_trusted_proxy_the_rightmost_stranger_is_the_client() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = limited(&redis, "127.0.0.0/8, 10.0.0.0/8");
     let spoofed_left = |n: usize| format!("198.51.100.{n}, 203.0.113.1");
     assert_eq!(
@@ -61,7 +61,7 @@ fn behind_a_trusted_proxy_the_rightmost_stranger_is_the_client() {
 
 #[test]
 fn one_ipv6_network_is_one_client() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = limited(&redis, "127.0.0.0/8");
     let same = |n: usize| format!("2001:db8:1:2{n:02x}:{n:x}::{n:x}");
     assert_eq!(granted(&fleet, "X-Forwarded-For", (1..20).map(same)), BURST, "a /56");
@@ -73,7 +73,7 @@ fn one_ipv6_network_is_one_client() {
 
 #[test]
 fn nonsense_from_a_proxy_is_the_proxys_own() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = limited(&redis, "127.0.0.0/8");
     let nonsense = ["unknown", "_hidden", "", ",,,", "256.1.1.1", "not an address", "203.0.113.1, nonsense"];
     let nonsense = nonsense.iter().cycle().take(14).map(|text| (*text).to_owned());
@@ -82,8 +82,8 @@ fn nonsense_from_a_proxy_is_the_proxys_own() {
 
 #[test]
 fn only_the_configured_header_is_believed() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).set("REGATTA_PROXY__HEADER", "forwarded");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).set("REGATTA_PROXY__HEADER", "forwarded");
     let fleet =
         plan.set("REGATTA_LIMITS__DEFAULT__RATE", "1/h").set("REGATTA_LIMITS__DEFAULT__BURST", "5").start();
     let spoofed = |n: usize| format!("203.0.113.{n}");
@@ -94,7 +94,7 @@ fn only_the_configured_header_is_believed() {
 
 #[test]
 fn spoofing_in_parallel_over_all_workers_changes_nothing_either() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = limited(&redis, "192.0.2.0/24");
     let spoof = |client: usize| granted(&fleet, "X-Forwarded-For", [format!("203.0.113.{client}")]);
     let granted: usize = load::parallel(8, 10, spoof).into_iter().sum();
@@ -103,9 +103,9 @@ fn spoofing_in_parallel_over_all_workers_changes_nothing_either() {
 
 #[test]
 fn how_long_the_network_of_one_ipv6_client_is_may_be_said() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for (length, clients) in [("64", 8), ("48", 1)] {
-        let plan = Plan::on(&redis).set("REGATTA_LIMITS__DEFAULT__RATE", "1/h");
+        let plan = TestFleetBuilder::on(&redis).set("REGATTA_LIMITS__DEFAULT__RATE", "1/h");
         let plan =
             plan.set("REGATTA_LIMITS__DEFAULT__BURST", "1").set("REGATTA_PROXY__TRUSTED", "127.0.0.0/8");
         let fleet = plan.set("REGATTA_LIMITS__IPV6_PREFIX", length).start();

@@ -7,26 +7,26 @@ use crate::support::client;
 use crate::support::client::Failure;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::fleet::field;
-use crate::support::load::Load;
+use crate::support::load::ParallelClients;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
-fn faulty(redis: &RedisServer) -> Plan {
-    Plan::on(redis).example("faulty")
+fn faulty(redis: &TestRedis) -> TestFleetBuilder {
+    TestFleetBuilder::on(redis).example("faulty")
 }
 
 /// Clients that open a connection for each request. Kept ones are `zero_loss`'s.
-fn visitors(fleet: &Fleet) -> Load<Result<Response, Failure>> {
+fn visitors(fleet: &TestFleet) -> ParallelClients<Result<Response, Failure>> {
     let address = fleet.listen;
-    Load::start(4, |_| move || client::once(address, Request::get("/hello")))
+    ParallelClients::start(4, |_| move || client::once(address, Request::get("/hello")))
 }
 
 /// Ends the load: every single request was answered; by whom.
-fn all_served(load: Load<Result<Response, Failure>>) -> BTreeSet<u32> {
+fn all_served(load: ParallelClients<Result<Response, Failure>>) -> BTreeSet<u32> {
     let results = load.stop().into_iter().flatten();
     results
         .map(|result| {
@@ -38,15 +38,15 @@ fn all_served(load: Load<Result<Response, Failure>>) -> BTreeSet<u32> {
 }
 
 /// Workers that were renewed for this reason so far.
-fn renewed(fleet: &Fleet, reason: &str) -> usize {
-    let lines = fleet.said("worker left");
+fn renewed(fleet: &TestFleet, reason: &str) -> usize {
+    let lines = fleet.log_lines("worker left");
     lines.iter().filter(|line| field(line, "reason").as_str() == Some(reason)).count()
 }
 
 #[test]
 fn workers_that_served_their_requests_are_renewed_without_a_loss() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).set("REGATTA_WORKERS__MAX_REQUESTS", "150").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__MAX_REQUESTS", "150").start();
     let load = visitors(&fleet);
     wait::until("four workers were renewed", wait::LONG, || renewed(&fleet, "requests") >= 4);
     // The last successors have been asked, too.
@@ -54,23 +54,23 @@ fn workers_that_served_their_requests_are_renewed_without_a_loss() {
     wait::until("requests are answered", wait::LONG, || load.seen() >= enough);
     let workers = all_served(load);
     assert!(workers.len() >= 6, "{workers:?}");
-    assert!(fleet.said("worker died").is_empty());
+    assert!(fleet.log_lines("worker died").is_empty());
 }
 
 #[test]
 fn workers_of_age_are_renewed_one_at_a_time_without_a_loss() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(3).set("REGATTA_WORKERS__MAX_AGE", "2s").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(3).set("REGATTA_WORKERS__MAX_AGE", "2s").start();
     let load = visitors(&fleet);
     wait::until("every worker was renewed", wait::LONG, || renewed(&fleet, "age") >= 3);
     all_served(load);
-    assert!(fleet.said("worker died").is_empty());
-    assert!(!fleet.said("worker is to be renewed: it is ").is_empty());
+    assert!(fleet.log_lines("worker died").is_empty());
+    assert!(!fleet.log_lines("worker is to be renewed: it is ").is_empty());
 }
 
 #[test]
 fn a_worker_that_grows_is_renewed_and_loses_nothing() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = faulty(&redis).set("REGATTA_WORKERS__MEMORY_SOFT", "96MiB").start();
     // Seen once below the limit, a worker that is above it later has grown.
     wait::let_pass(Duration::from_millis(500));
@@ -78,18 +78,18 @@ fn a_worker_that_grows_is_renewed_and_loses_nothing() {
     assert_eq!(fleet.get("/leak/128").status, 200);
     wait::until("the heavy one was renewed", wait::LONG, || renewed(&fleet, "memory") == 1);
     all_served(load);
-    assert!(fleet.said("worker died").is_empty() && fleet.said("worker killed").is_empty());
+    assert!(fleet.log_lines("worker died").is_empty() && fleet.log_lines("worker killed").is_empty());
 }
 
 #[test]
 fn a_worker_beyond_the_hard_limit_is_killed_and_replaced() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = faulty(&redis).set("REGATTA_WORKERS__MEMORY_HARD", "96MiB").start();
     let before = fleet.workers();
     // It may be found before it has answered.
     drop(client::once(fleet.listen, Request::get("/leak/128")));
     let line =
-        wait::until_some("the heavy one is killed", wait::LONG, || fleet.said("worker is killed").pop());
+        wait::until_some("the heavy one is killed", wait::LONG, || fleet.log_lines("worker is killed").pop());
     assert_eq!(field(&line, "reason").as_str(), Some("memory"), "{line}");
     let killed = u32::try_from(field(&line, "pid").as_u64().unwrap()).unwrap();
     assert!(before.contains(&killed));
@@ -99,9 +99,9 @@ fn a_worker_beyond_the_hard_limit_is_killed_and_replaced() {
 
 #[test]
 fn a_limit_below_what_a_new_worker_holds_is_said_and_renews_nobody() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).set("REGATTA_WORKERS__MEMORY_SOFT", "64KiB").start();
-    wait::until("it is said", wait::LONG, || fleet.said("workers.memory_soft is too low").len() == 2);
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__MEMORY_SOFT", "64KiB").start();
+    wait::until("it is said", wait::LONG, || fleet.log_lines("workers.memory_soft is too low").len() == 2);
     let before = fleet.workers();
     wait::let_pass(Duration::from_secs(3));
     assert_eq!(fleet.workers(), before);

@@ -4,14 +4,14 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::support::client;
+use crate::support::client::CookieClient;
 use crate::support::client::Failure;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::load::Load;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::load::ParallelClients;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// How soon the fleet serves state again once Redis answers, as promised.
@@ -20,9 +20,9 @@ const BACK: Duration = Duration::from_secs(2);
 /// No answer takes as long as this, whatever Redis does: far above the patience, far below a hang.
 const HANG: Duration = Duration::from_secs(3);
 
-fn fleet(redis: &RedisServer) -> Plan {
+fn fleet(redis: &TestRedis) -> TestFleetBuilder {
     // Short, so that what comes after it is seen soon.
-    Plan::on(redis).set("REGATTA_REDIS__PATIENCE", "400ms")
+    TestFleetBuilder::on(redis).set("REGATTA_REDIS__PATIENCE", "400ms")
 }
 
 /// That this is how a stateful route answers while Redis is away.
@@ -36,7 +36,7 @@ fn assert_away(response: &Response) {
 
 /// What needs no Redis is served without it.
 #[track_caller]
-fn assert_stateless_routes_serve(fleet: &Fleet) {
+fn assert_stateless_routes_serve(fleet: &TestFleet) {
     assert_eq!(fleet.get("/hello").status, 200);
     assert_eq!(fleet.get("/health").status, 200);
     assert_eq!(fleet.operator("/livez").status, 200);
@@ -45,7 +45,7 @@ fn assert_stateless_routes_serve(fleet: &Fleet) {
 
 #[test]
 fn boots_without_redis_and_serves_state_once_it_is_there() {
-    let mut redis = RedisServer::absent(&[]);
+    let mut redis = TestRedis::absent(&[]);
     let fleet = fleet(&redis).start();
     assert_stateless_routes_serve(&fleet);
     for _ in 0..10 {
@@ -65,7 +65,7 @@ fn boots_without_redis_and_serves_state_once_it_is_there() {
 
 #[test]
 fn a_wrong_redis_keeps_a_fleet_unready_and_says_why() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     redis.cli(&["CONFIG", "SET", "requirepass", "a password nobody gave us"]);
     let fleet = fleet(&redis).start();
     assert_away(&fleet.get("/"));
@@ -76,14 +76,14 @@ fn a_wrong_redis_keeps_a_fleet_unready_and_says_why() {
 }
 
 /// Visits of several clients, each with its cookie, each answer timed.
-fn visits(fleet: &Fleet) -> Load<(Result<Response, Failure>, Duration)> {
+fn visits(fleet: &TestFleet) -> ParallelClients<(Result<Response, Failure>, Duration)> {
     let address = fleet.listen;
-    Load::start(4, |_| {
-        let mut visitor = Visitor::default();
+    ParallelClients::start(4, |_| {
+        let mut visitor = CookieClient::default();
         move || {
             let begin = Instant::now();
             let had = visitor.cookies.clone();
-            let result = visitor.try_ask(address, Request::get("/"));
+            let result = visitor.try_request(address, Request::get("/"));
             if result.as_ref().is_ok_and(|response| response.status == 503) {
                 assert_eq!(visitor.cookies, had, "a 503 touches no cookie");
             }
@@ -103,7 +103,7 @@ fn assert_defined(results: Vec<Vec<(Result<Response, Failure>, Duration)>>) -> u
             let response = result.expect("every request is answered");
             assert!(took < HANG, "an answer took {took:?}");
             if response.status == 200 {
-                let views = response.visit().1;
+                let views = response.view().1;
                 assert!(views > counted || views == 1, "{views} after {counted}");
                 assert!(response.header("Session-State").is_empty(), "{response:?}");
                 counted = views;
@@ -118,7 +118,7 @@ fn assert_defined(results: Vec<Vec<(Result<Response, Failure>, Duration)>>) -> u
 
 #[test]
 fn redis_killed_and_restarted_under_load() {
-    let mut redis = RedisServer::start();
+    let mut redis = TestRedis::start();
     let fleet = fleet(&redis).start();
     let load = visits(&fleet);
     wait::until("visits", wait::LONG, || load.seen() > 100);
@@ -142,11 +142,11 @@ fn redis_killed_and_restarted_under_load() {
 
 #[test]
 fn redis_stopped_and_continued_under_load_loses_no_session() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis).start();
-    let mut visitor = Visitor::default();
+    let mut visitor = CookieClient::default();
     for views in 1..=3 {
-        assert_eq!(visitor.visit(fleet.listen).1, views);
+        assert_eq!(visitor.view(fleet.listen).1, views);
     }
     let load = visits(&fleet);
     wait::until("visits", wait::LONG, || load.seen() > 100);
@@ -154,21 +154,21 @@ fn redis_stopped_and_continued_under_load_loses_no_session() {
     let begin = Instant::now();
     wait::until("a visit is refused", HANG, || fleet.get("/").status == 503);
     for _ in 0..5 {
-        assert_away(&visitor.ask(fleet.listen, Request::get("/")));
+        assert_away(&visitor.request(fleet.listen, Request::get("/")));
     }
     assert_stateless_routes_serve(&fleet);
     // Longer than the promise, so that whatever notices a frozen server has noticed it.
     wait::until("the stop lasts", wait::LONG, || begin.elapsed() > BACK);
     redis.cont();
     wait::until("every worker is back", BACK, || (0..20).all(|_| fleet.get("/").status == 200));
-    let views = visitor.visit(fleet.listen).1;
+    let views = visitor.view(fleet.listen).1;
     assert!((4..=9).contains(&views), "{views}: the session lives, and no view came out of nowhere");
     assert!(assert_defined(load.stop()) > 0);
 }
 
 #[test]
 fn killed_connections_heal_at_once() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis).start();
     let load = visits(&fleet);
     for _ in 0..10 {
@@ -182,33 +182,33 @@ fn killed_connections_heal_at_once() {
 
 #[test]
 fn a_full_redis_is_a_refusal_and_not_an_error() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis).start();
-    let mut visitor = Visitor::default();
-    visitor.visit(fleet.listen);
+    let mut visitor = CookieClient::default();
+    visitor.view(fleet.listen);
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let response = client::once(fleet.listen, Request::post("/counters/x")).unwrap();
     assert_away(&response);
     assert_eq!(fleet.get("/hello").status, 200);
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     wait::until("visits are served again", BACK, || {
-        visitor.ask(fleet.listen, Request::get("/")).status == 200
+        visitor.request(fleet.listen, Request::get("/")).status == 200
     });
 }
 
 #[test]
 fn a_fleet_that_waits_for_redis_stops_all_the_same() {
-    let redis = RedisServer::absent(&[]);
+    let redis = TestRedis::absent(&[]);
     let mut fleet = fleet(&redis).start();
     assert_eq!(fleet.stop(), 0);
 }
 
 #[test]
 fn a_read_only_replica_is_a_refusal_until_it_is_promoted() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis).start();
-    let mut visitor = Visitor::default();
-    visitor.visit(fleet.listen);
+    let mut visitor = CookieClient::default();
+    visitor.view(fleet.listen);
     // Of a primary that is not there.
     redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
     wait::until("visits are refused", HANG, || fleet.get("/").status == 503);
@@ -219,18 +219,18 @@ fn a_read_only_replica_is_a_refusal_until_it_is_promoted() {
     wait::until("every worker is back", BACK, || (0..20).all(|_| fleet.get("/").status == 200));
     // Until the next probe a visit may still be refused, which counts nothing.
     let again = wait::until_some("visits count again", BACK, || {
-        Some(visitor.ask(fleet.listen, Request::get("/"))).filter(|response| response.status == 200)
+        Some(visitor.request(fleet.listen, Request::get("/"))).filter(|response| response.status == 200)
     });
-    assert_eq!(again.visit().1, 2);
+    assert_eq!(again.view().1, 2);
 }
 
 #[test]
 fn a_redis_busy_with_a_script_is_a_refusal_and_no_storm() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     redis.cli(&["CONFIG", "SET", "busy-reply-threshold", "10"]);
     let fleet = fleet(&redis).start();
-    let mut visitor = Visitor::default();
-    visitor.visit(fleet.listen);
+    let mut visitor = CookieClient::default();
+    visitor.view(fleet.listen);
     let connections = || {
         redis
             .cli(&["INFO", "stats"])
@@ -250,9 +250,9 @@ fn a_redis_busy_with_a_script_is_a_refusal_and_no_storm() {
     wait::until("every worker is back", BACK, || (0..20).all(|_| fleet.get("/").status == 200));
     // Until the next probe a visit may still be refused, which counts nothing.
     let again = wait::until_some("visits count again", BACK, || {
-        Some(visitor.ask(fleet.listen, Request::get("/"))).filter(|response| response.status == 200)
+        Some(visitor.request(fleet.listen, Request::get("/"))).filter(|response| response.status == 200)
     });
-    assert_eq!(again.visit().1, 2);
+    assert_eq!(again.view().1, 2);
     let since = connections().unwrap() - before;
     assert!(since < 30, "{since} connections: nobody reconnects to a server that is only busy");
 }

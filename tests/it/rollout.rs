@@ -7,18 +7,18 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// A fleet that fails on request, with a configuration file of its own.
 pub(crate) struct Scene {
-    pub(crate) fleet: Fleet,
+    pub(crate) fleet: TestFleet,
     pub(crate) faults: PathBuf,
     pub(crate) file: PathBuf,
-    _redis: RedisServer,
+    _redis: TestRedis,
 }
 
 impl Scene {
@@ -27,9 +27,9 @@ impl Scene {
     }
 
     /// The same with settings of the environment.
-    pub(crate) fn start_as(workers: usize, adapt: impl FnOnce(Plan) -> Plan) -> Self {
-        let redis = RedisServer::start();
-        let plan = Plan::on(&redis).example("faulty").unset("WEB_CONCURRENCY");
+    pub(crate) fn start_as(workers: usize, adapt: impl FnOnce(TestFleetBuilder) -> TestFleetBuilder) -> Self {
+        let redis = TestRedis::start();
+        let plan = TestFleetBuilder::on(&redis).example("faulty").unset("WEB_CONCURRENCY");
         let (faults, file) = (plan.folder().join("faults"), plan.folder().join("regatta.toml"));
         fs::write(&file, configuration(workers, "300ms")).unwrap();
         let plan = adapt(plan.set("FAULTY_FILE", faults.to_str().unwrap()));
@@ -116,9 +116,9 @@ fn a_worker_that_fails_in_a_later_slot_takes_the_first_one_back_too() {
     let reload = scene.command(&["reload", "--no-wait"]);
     assert_eq!(reload.0, 0, "{}", reload.1);
     // Its going back starts workers of the old generation; the fault is that of the new one.
-    wait::until("the failure", wait::LONG, || !scene.fleet.said("reload fails").is_empty());
+    wait::until("the failure", wait::LONG, || !scene.fleet.log_lines("reload fails").is_empty());
     fs::remove_file(&scene.faults).unwrap();
-    wait::until("the end", wait::LONG, || !scene.fleet.said("reload rolled back").is_empty());
+    wait::until("the end", wait::LONG, || !scene.fleet.log_lines("reload rolled back").is_empty());
     let after = scene.serving();
     assert!(after.iter().all(|(_, generation)| *generation == 1), "{after:?}");
     assert_ne!(after[0], before[0], "the first slot was replaced twice");
@@ -141,7 +141,7 @@ fn a_worker_that_dies_within_its_probation_ends_the_rollout() {
             .find(|pid| before.iter().all(|old| old.0 != u64::from(*pid)))
     });
     process::signal(new, Signal::SIGKILL);
-    wait::until("the end", wait::LONG, || !scene.fleet.said("reload rolled back").is_empty());
+    wait::until("the end", wait::LONG, || !scene.fleet.log_lines("reload rolled back").is_empty());
     assert_eq!(scene.serving(), before);
 }
 
@@ -190,7 +190,7 @@ fn who_waits_when_the_fleet_stops_is_told() {
     fs::write(&scene.file, configuration(2, "20s")).unwrap();
     let plan = scene.fleet.plan().clone().args(&["reload"]);
     let waiting = std::thread::spawn(move || plan.run());
-    wait::until("the reload", wait::LONG, || !scene.fleet.said("reload begins").is_empty());
+    wait::until("the reload", wait::LONG, || !scene.fleet.log_lines("reload begins").is_empty());
     scene.expect(&["stop"], 0, "the fleet has stopped");
     let (code, said) = waiting.join().unwrap();
     assert!(code == 1 && said.contains("stops before that was done"), "{code}: {said}");

@@ -11,14 +11,14 @@ use nix::sys::signal::Signal;
 use crate::support::client;
 use crate::support::client::Connection;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// Answers of this many new connections, each with its own deadline.
-fn ask(fleet: &Fleet, count: usize) {
+fn ask(fleet: &TestFleet, count: usize) {
     for _ in 0..count {
         let request = Request::get("/hello").header("Connection", "close");
         let response = client::once(fleet.listen, request).expect("every new connection is answered");
@@ -28,8 +28,8 @@ fn ask(fleet: &Fleet, count: usize) {
 
 #[test]
 fn a_worker_that_is_told_to_leave_passes_its_seat_on() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     for pid in fleet.workers() {
         let slot = fleet.slot_of(pid);
         process::signal(pid, Signal::SIGTERM);
@@ -47,9 +47,9 @@ fn a_worker_that_is_told_to_leave_passes_its_seat_on() {
 
 #[test]
 fn what_is_sent_to_a_paused_fleet_is_answered_when_it_goes_on() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     // The pause is to be no hang.
-    let plan = Plan::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0");
+    let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0");
     let plan = plan.set("REGATTA_HTTP__KEEP_ALIVE", "1s").set("REGATTA_HTTP__HEADER_TIMEOUT", "1s");
     // Who stands still for so long would be replaced.
     let plan = plan.set("REGATTA_WORKERS__HANG_TIMEOUT", "0");
@@ -58,7 +58,7 @@ fn what_is_sent_to_a_paused_fleet_is_answered_when_it_goes_on() {
     let mut connections: Vec<_> = (0..30).map(|_| Connection::open(fleet.listen).unwrap()).collect();
     // Half of them have been used before, the others were only accepted.
     for connection in &mut connections[15..] {
-        assert_eq!(connection.ask(&request).unwrap().status, 200);
+        assert_eq!(connection.request(&request).unwrap().status, 200);
     }
     fleet.workers().iter().for_each(|pid| process::stop(*pid));
     for connection in &mut connections {
@@ -73,13 +73,13 @@ fn what_is_sent_to_a_paused_fleet_is_answered_when_it_goes_on() {
 
 #[test]
 fn new_connections_pass_a_slot_that_cannot_boot() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(3).example("faulty");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).workers(3).example("faulty");
     let file = plan.folder().join("failing");
     fs::write(&file, "1").unwrap();
     let fleet = plan.set("FAULTY_FILE", &file.display().to_string()).bind();
     wait::until("the slot has failed twice", Duration::from_secs(20), || {
-        fleet.said("worker died").len() >= 2
+        fleet.log_lines("worker died").len() >= 2
     });
     ask(&fleet, 60);
     // Mended, it takes its share again.
@@ -94,9 +94,9 @@ fn new_connections_pass_a_slot_that_cannot_boot() {
 
 #[test]
 fn a_fleet_starts_at_once_where_one_was_killed() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let plan = Plan::on(&redis).workers(2).set("REGATTA_LISTEN", &format!("127.0.0.1:{port}"));
+    let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_LISTEN", &format!("127.0.0.1:{port}"));
     let mut killed = plan.start();
     process::signal(killed.pid(), Signal::SIGKILL);
     let next = plan.start();
@@ -121,16 +121,16 @@ fn a_reader_that_leaves_is_no_failure() {
 
 #[test]
 fn settings_that_would_silence_or_mislead_are_refused() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for (name, value, part) in [
         ("REGATTA_LOG__LEVEL", "inof", "inof is neither a level"),
         ("REGATTA_REDIS__URL", "unix:///tmp/x.sock?db=999", "0 to 255"),
         ("REGATTA_REDIS__URL", "unix://relative/x.sock", "must begin with /"),
     ] {
-        let (code, said) = Plan::on(&redis).set(name, value).args(&["check"]).run();
+        let (code, said) = TestFleetBuilder::on(&redis).set(name, value).args(&["check"]).run();
         assert!(code == 64 && said.contains(part), "{code}: {said}");
     }
-    let plan = Plan::on(&redis);
+    let plan = TestFleetBuilder::on(&redis);
     let file = plan.folder().join("regatta.toml");
     fs::write(&file, "[limits.login]\n").unwrap();
     let (code, said) = plan.args(&["check", "--config", &file.display().to_string()]).run();

@@ -8,12 +8,12 @@ use std::process::Stdio;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
-use crate::support::redis_tcp::TcpServer;
+use crate::support::redis::TestRedis;
+use crate::support::redis_tcp::TestRedisTcp;
 use crate::support::redis_tcp::words;
 use crate::support::wait;
 
@@ -23,7 +23,7 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 
 #[test]
 fn neither_redis_nor_the_log_ever_knows_a_session_id() {
-    let server = RedisServer::start_with(&["--rdbcompression", "no"]);
+    let server = TestRedis::start_with(&["--rdbcompression", "no"]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("monitor");
     let mut monitor = Command::new("redis-cli")
@@ -37,12 +37,12 @@ fn neither_redis_nor_the_log_ever_knows_a_session_id() {
     wait::until("the monitor listens", wait::LONG, || {
         server.cli(&["CLIENT", "LIST"]).contains("cmd=monitor")
     });
-    let mut fleet = Plan::on(&server).set("REGATTA_LOG__LEVEL", "trace").start();
+    let mut fleet = TestFleetBuilder::on(&server).set("REGATTA_LOG__LEVEL", "trace").start();
     let visitors: Vec<_> = (0..5)
         .map(|_| {
-            let mut visitor = Visitor::default();
-            (0..3).for_each(|_| _ = visitor.visit(fleet.listen));
-            visitor.ask(fleet.listen, Request::post("/counters/x"));
+            let mut visitor = CookieClient::default();
+            (0..3).for_each(|_| _ = visitor.view(fleet.listen));
+            visitor.request(fleet.listen, Request::post("/counters/x"));
             visitor
         })
         .collect();
@@ -87,7 +87,7 @@ const ESCAPED: &str = "p%40ss%3A%2F%3F%23%25+Hunter22";
 
 #[test]
 fn the_password_of_redis_is_told_to_redis_alone() {
-    let mut server = TcpServer::start_locked(
+    let mut server = TestRedisTcp::start_locked(
         |port, folder| {
             let socket = folder.join("redis.sock").display().to_string();
             words(&["--port", &port.to_string(), "--unixsocket", &socket, "--requirepass", PASSWORD])
@@ -102,7 +102,7 @@ fn the_password_of_redis_is_told_to_redis_alone() {
         format!("unix://{socket}?password={ESCAPED}"),
     ];
     for url in urls {
-        let plan = Plan::new().set("REGATTA_REDIS__URL", &url).set("REGATTA_LOG__LEVEL", "trace");
+        let plan = TestFleetBuilder::new().set("REGATTA_REDIS__URL", &url).set("REGATTA_LOG__LEVEL", "trace");
         let fleet = plan.start();
         assert_eq!(fleet.get("/").status, 200, "{url}");
         let mut told: Vec<String> = ["/livez", "/readyz", "/metrics", "/fleet.json", "/fleet"]
@@ -140,7 +140,10 @@ fn the_password_of_redis_is_told_to_redis_alone() {
 #[test]
 fn the_private_redis_gets_no_secret_of_the_fleet_s() {
     let key = "Hunter22 Hunter22 Hunter22 Hunter22";
-    let plan = Plan::new().set("REGATTA_SESSION__SECRETS", key).set("DATABASE_URL", key).set("LANG", "C");
+    let plan = TestFleetBuilder::new()
+        .set("REGATTA_SESSION__SECRETS", key)
+        .set("DATABASE_URL", key)
+        .set("LANG", "C");
     let fleet = plan.start();
     assert_eq!(fleet.get("/").status, 200);
     for pid in fleet.others() {
@@ -173,11 +176,11 @@ fn an_address_that_cannot_be_read_is_told_without_its_password() {
     ] {
         let typed = if url.contains(':') { url } else { "" };
         for plan in [
-            Plan::new().set("REDIS_URL", url).args(&["check"]),
-            Plan::new().set("REGATTA_REDIS__URL", url),
-            Plan::new().args(&["--redis-url", url, "check"]),
-            Plan::new().args(&["--set", &format!("redis.url={url}"), "check"]),
-            Plan::new().args(&["check", "--here", typed]),
+            TestFleetBuilder::new().set("REDIS_URL", url).args(&["check"]),
+            TestFleetBuilder::new().set("REGATTA_REDIS__URL", url),
+            TestFleetBuilder::new().args(&["--redis-url", url, "check"]),
+            TestFleetBuilder::new().args(&["--set", &format!("redis.url={url}"), "check"]),
+            TestFleetBuilder::new().args(&["check", "--here", typed]),
         ] {
             let (code, said) = plan.run();
             assert!(code == 64 && !said.contains("Hunter22"), "{url}: {code} {said}");

@@ -8,22 +8,22 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
-use crate::support::terminal::Terminal;
+use crate::support::redis::TestRedis;
+use crate::support::terminal::PseudoTerminal;
 use crate::support::wait;
 
 /// What leaves the alternate screen, so that the operator finds his own again.
 const RESTORED: &str = "\x1b[?1049l";
 
-fn run_dir(plan: &Plan) -> PathBuf {
+fn run_dir(plan: &TestFleetBuilder) -> PathBuf {
     plan.folder().join("run")
 }
 
 /// Exit code, standard output and standard error of a command to a fleet.
-fn ask(plan: &Plan, words: &[&str]) -> (i32, String, String) {
+fn ask(plan: &TestFleetBuilder, words: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_regatta"));
     command.arg("--run-dir").arg(run_dir(plan)).args(words).env_clear().stdin(Stdio::null());
     let output = command.output().unwrap();
@@ -31,7 +31,7 @@ fn ask(plan: &Plan, words: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-fn status(fleet: &Fleet) -> Value {
+fn status(fleet: &TestFleet) -> Value {
     let (code, out, err) = ask(fleet.plan(), &["status", "--json"]);
     assert_eq!(code, 0, "{err}");
     serde_json::from_str(&out).unwrap()
@@ -39,8 +39,8 @@ fn status(fleet: &Fleet) -> Value {
 
 #[test]
 fn status_tells_what_clients_counted_and_who_serves() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(3).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(3).start();
     for _ in 0..40 {
         assert_eq!(fleet.get("/hello").status, 200);
     }
@@ -60,8 +60,8 @@ fn status_tells_what_clients_counted_and_who_serves() {
 
 #[test]
 fn status_for_people_has_a_line_for_each_slot_and_no_colours_in_a_pipe() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let (code, page, err) = ask(fleet.plan(), &["status"]);
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(page.starts_with("● serving 2 of 2 workers") && !page.contains('\x1b'), "{page}");
@@ -75,8 +75,8 @@ fn status_for_people_has_a_line_for_each_slot_and_no_colours_in_a_pipe() {
 
 #[test]
 fn a_crash_and_its_reason_are_seen() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     process::signal(fleet.workers()[0], Signal::SIGKILL);
     let slot = wait::until_some("the slot serves again", wait::LONG, || {
         let status = status(&fleet);
@@ -89,7 +89,7 @@ fn a_crash_and_its_reason_are_seen() {
 
 #[test]
 fn without_a_fleet_both_end_with_69_and_say_so() {
-    let plan = Plan::new();
+    let plan = TestFleetBuilder::new();
     for words in [&["status"][..], &["status", "--json"], &["top", "--once"], &["top"]] {
         let (code, out, err) = ask(&plan, words);
         assert_eq!((code, out.as_str()), (69, ""), "{words:?}");
@@ -99,8 +99,8 @@ fn without_a_fleet_both_end_with_69_and_say_so() {
 
 #[test]
 fn top_needs_a_terminal_and_says_what_does_not() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let (code, _, err) = ask(fleet.plan(), &["top"]);
     assert_eq!(code, 64);
     assert!(err.contains("--once"), "{err}");
@@ -108,17 +108,17 @@ fn top_needs_a_terminal_and_says_what_does_not() {
 
 #[test]
 fn top_gives_the_terminal_back_however_it_ends() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     for key in ["q", "\x03", "\x1b"] {
-        let mut top = Terminal::run(&run_dir(fleet.plan()), &["top"]);
+        let mut top = PseudoTerminal::run(&run_dir(fleet.plan()), &["top"]);
         top.shows("serving");
         top.press(key);
         assert_eq!(top.ends(wait::LONG), Some(0), "{key:?}");
         top.shows(RESTORED);
     }
     for signal in [Signal::SIGTERM, Signal::SIGHUP] {
-        let mut top = Terminal::run(&run_dir(fleet.plan()), &["top"]);
+        let mut top = PseudoTerminal::run(&run_dir(fleet.plan()), &["top"]);
         top.shows("serving");
         process::signal(top.pid(), signal);
         assert_eq!(top.ends(wait::LONG), Some(0), "{signal}");
@@ -128,10 +128,10 @@ fn top_gives_the_terminal_back_however_it_ends() {
 
 #[test]
 fn top_replaces_a_worker_only_after_a_yes() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let before = fleet.workers();
-    let mut top = Terminal::run(&run_dir(fleet.plan()), &["top", "--interval", "100ms"]);
+    let mut top = PseudoTerminal::run(&run_dir(fleet.plan()), &["top", "--interval", "100ms"]);
     top.shows("SLOT");
     top.press("x");
     top.shows("replace the worker of slot 0?");
@@ -149,10 +149,10 @@ fn top_replaces_a_worker_only_after_a_yes() {
 
 #[test]
 fn top_bears_a_stopped_supervisor_and_finds_the_next_fleet() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1);
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).workers(1);
     let mut first = plan.start();
-    let mut top = Terminal::run(&run_dir(&plan), &["top", "--interval", "100ms"]);
+    let mut top = PseudoTerminal::run(&run_dir(&plan), &["top", "--interval", "100ms"]);
     top.shows("serving");
     process::stop(first.pid());
     top.shows("no answer for");
@@ -168,10 +168,10 @@ fn top_bears_a_stopped_supervisor_and_finds_the_next_fleet() {
 
 #[test]
 fn top_and_the_totals_go_on_over_an_upgrade() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     assert_eq!(fleet.get("/hello").status, 200);
-    let mut top = Terminal::run(&run_dir(fleet.plan()), &["top", "--interval", "100ms"]);
+    let mut top = PseudoTerminal::run(&run_dir(fleet.plan()), &["top", "--interval", "100ms"]);
     top.shows("serving");
     let (code, said, err) = ask(fleet.plan(), &["upgrade"]);
     assert_eq!(code, 0, "{said}{err}");

@@ -10,33 +10,33 @@ use nix::unistd::Pid;
 
 use crate::support::client;
 use crate::support::client::Connection;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::load;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// A signing key that several fleets are given.
 const SECRET: &str = "one key that every fleet of this test is given";
 
 /// The visitor's next views; a Redis that still reads its data makes him wait.
-fn next_views(visitor: &mut Visitor, fleet: &Fleet) -> u64 {
+fn next_views(visitor: &mut CookieClient, fleet: &TestFleet) -> u64 {
     wait::until_some("visits are served", wait::LONG, || {
-        let response = visitor.ask(fleet.listen, Request::get("/"));
+        let response = visitor.request(fleet.listen, Request::get("/"));
         assert!(matches!(response.status, 200 | 503), "{response:?}");
-        (response.status == 200).then(|| response.visit().1)
+        (response.status == 200).then(|| response.view().1)
     })
 }
 
 #[test]
 fn pids_vary_and_views_count_up_over_all_workers() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
-    let mut visitor = Visitor::default();
-    let visits: Vec<_> = (0..60).map(|_| visitor.visit(fleet.listen)).collect();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
+    let mut visitor = CookieClient::default();
+    let visits: Vec<_> = (0..60).map(|_| visitor.view(fleet.listen)).collect();
     let views: Vec<_> = visits.iter().map(|(_, views)| *views).collect();
     assert_eq!(views, (1..=60).collect::<Vec<_>>());
     let served: BTreeSet<_> = visits.into_iter().map(|(pid, _)| pid).collect();
@@ -47,12 +47,12 @@ fn pids_vary_and_views_count_up_over_all_workers() {
 
 #[test]
 fn views_persist_over_a_restart_of_the_whole_fleet() {
-    let plan = Plan::new();
-    let mut visitor = Visitor::default();
+    let plan = TestFleetBuilder::new();
+    let mut visitor = CookieClient::default();
     let mut first = plan.start();
     assert_eq!(first.others().len(), 1, "the private Redis is the only other child");
     for views in 1..=5 {
-        assert_eq!(visitor.visit(first.listen).1, views);
+        assert_eq!(visitor.view(first.listen).1, views);
     }
     let redis = first.others()[0];
     assert_eq!(first.stop(), 0);
@@ -63,10 +63,10 @@ fn views_persist_over_a_restart_of_the_whole_fleet() {
 
 #[test]
 fn a_killed_private_redis_is_restarted_and_loses_no_view() {
-    let fleet = Plan::new().start();
-    let mut visitor = Visitor::default();
+    let fleet = TestFleetBuilder::new().start();
+    let mut visitor = CookieClient::default();
     for views in 1..=5 {
-        assert_eq!(visitor.visit(fleet.listen).1, views);
+        assert_eq!(visitor.view(fleet.listen).1, views);
     }
     let killed = fleet.others()[0];
     process::signal(killed, Signal::SIGKILL);
@@ -76,18 +76,18 @@ fn a_killed_private_redis_is_restarted_and_loses_no_view() {
 
 #[test]
 fn two_fleets_with_one_prefix_share_sessions_counters_and_limits_exactly() {
-    let redis = RedisServer::start();
-    let shared = |plan: Plan| {
+    let redis = TestRedis::start();
+    let shared = |plan: TestFleetBuilder| {
         let plan = plan.set("REGATTA_REDIS__PREFIX", "shared");
         plan.set("REGATTA_LIMITS__HELLO__RATE", "5/h")
             .set("REGATTA_LIMITS__HELLO__BURST", "30")
             .set("REGATTA_LIMITS__HELLO__ROUTES", "/hello")
             .start()
     };
-    let fleets = [shared(Plan::on(&redis)), shared(Plan::on(&redis))];
-    let mut visitor = Visitor::default();
+    let fleets = [shared(TestFleetBuilder::on(&redis)), shared(TestFleetBuilder::on(&redis))];
+    let mut visitor = CookieClient::default();
     for views in 1..=20 {
-        assert_eq!(visitor.visit(fleets[views % 2].listen).1, views as u64);
+        assert_eq!(visitor.view(fleets[views % 2].listen).1, views as u64);
     }
     let added = load::parallel(4, 50, |client| {
         let response = client::once(fleets[client % 2].listen, Request::post("/counters/shared")).unwrap();
@@ -102,34 +102,34 @@ fn two_fleets_with_one_prefix_share_sessions_counters_and_limits_exactly() {
 
 #[test]
 fn a_fleet_with_another_prefix_sees_nothing_of_the_first() {
-    let redis = RedisServer::start();
-    let with_key = |plan: Plan| plan.set("REGATTA_SESSION__SECRETS", SECRET).start();
-    let (first, second) = (with_key(Plan::on(&redis)), with_key(Plan::on(&redis)));
-    let mut visitor = Visitor::default();
+    let redis = TestRedis::start();
+    let with_key = |plan: TestFleetBuilder| plan.set("REGATTA_SESSION__SECRETS", SECRET).start();
+    let (first, second) = (with_key(TestFleetBuilder::on(&redis)), with_key(TestFleetBuilder::on(&redis)));
+    let mut visitor = CookieClient::default();
     for views in 1..=3 {
-        assert_eq!(visitor.visit(first.listen).1, views);
+        assert_eq!(visitor.view(first.listen).1, views);
     }
     client::once(first.listen, Request::post("/counters/mine?by=7")).unwrap();
     assert_eq!(second.get("/counters/mine").json()["value"], 0);
     assert_eq!(first.get("/counters/mine").json()["value"], 7);
-    assert_eq!(visitor.clone().visit(second.listen).1, 1, "the session is a stranger's there");
-    assert_eq!(visitor.visit(first.listen).1, 4);
+    assert_eq!(visitor.clone().view(second.listen).1, 1, "the session is a stranger's there");
+    assert_eq!(visitor.view(first.listen).1, 4);
 }
 
 #[test]
 fn any_number_of_workers_serves() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for count in [1, 7] {
-        let fleet = Plan::on(&redis).workers(count).start();
+        let fleet = TestFleetBuilder::on(&redis).workers(count).start();
         assert_eq!(fleet.workers().len(), count);
-        assert_eq!(Visitor::default().visit(fleet.listen).1, 1);
+        assert_eq!(CookieClient::default().view(fleet.listen).1, 1);
     }
 }
 
 #[test]
 fn every_answer_names_its_worker() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let workers = fleet.workers();
     for target in
         ["/", "/hello", "/health", "/heavy?n=1000", "/counters/x", "/nothing/here", "/heavy?n=nonsense"]
@@ -150,15 +150,15 @@ fn every_answer_names_its_worker() {
 
 #[test]
 fn the_page_is_html_for_browsers_and_one_line_for_everyone_else() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
     let mut connection = Connection::open(fleet.listen).unwrap();
-    let plain = connection.ask(&Request::get("/").header("Accept", "*/*")).unwrap();
+    let plain = connection.request(&Request::get("/").header("Accept", "*/*")).unwrap();
     assert!(plain.header("Content-Type").starts_with("text/plain"), "{plain:?}");
-    assert_eq!(plain.visit().1, 1);
+    assert_eq!(plain.view().1, 1);
     assert!(plain.keeps_alive());
-    let page = connection.ask(&Request::get("/").header("Accept", browser)).unwrap();
+    let page = connection.request(&Request::get("/").header("Accept", browser)).unwrap();
     assert_eq!(page.status, 200);
     assert!(page.header("Content-Type").starts_with("text/html"), "{page:?}");
     assert!(page.text().contains(&page.worker().to_string()), "the page names its worker");
@@ -179,31 +179,35 @@ fn the_page_is_html_for_browsers_and_one_line_for_everyone_else() {
 
 #[test]
 fn head_answers_like_get_without_a_body() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let mut connection = Connection::open(fleet.listen).unwrap();
     for target in ["/hello", "/", "/health"] {
-        let head = connection.ask(&Request::new("HEAD", target)).unwrap();
+        let head = connection.request(&Request::new("HEAD", target)).unwrap();
         assert_eq!((head.status, head.body.len()), (200, 0), "{target}");
         assert!(head.keeps_alive(), "{target}");
     }
-    assert_eq!(connection.ask(&Request::get("/hello")).unwrap().status, 200, "nothing was left in between");
+    assert_eq!(
+        connection.request(&Request::get("/hello")).unwrap().status,
+        200,
+        "nothing was left in between"
+    );
 }
 
 #[test]
 fn many_requests_on_one_connection_are_all_answered_by_its_worker() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let mut connection = Connection::open(fleet.listen).unwrap();
     let served: BTreeSet<_> =
-        (0..100).map(|_| connection.ask(&Request::get("/hello")).unwrap().worker()).collect();
+        (0..100).map(|_| connection.request(&Request::get("/hello")).unwrap().worker()).collect();
     assert_eq!(served.len(), 1);
 }
 
 #[test]
 fn requests_sent_ahead_are_answered_in_order() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let mut connection = Connection::open(fleet.listen).unwrap();
     let targets = ["/hello", "/counters/bell", "/nothing/here", "/hello"];
     let sent: Vec<u8> = targets.iter().flat_map(|target| Request::get(target).bytes()).collect();
@@ -214,17 +218,17 @@ fn requests_sent_ahead_are_answered_in_order() {
 
 #[test]
 fn every_configured_address_is_served() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).set("REGATTA_LISTEN", "127.0.0.1:0, 127.0.0.2:0").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).set("REGATTA_LISTEN", "127.0.0.1:0, 127.0.0.2:0").start();
     assert_eq!(fleet.also.len(), 1);
-    let mut visitor = Visitor::default();
-    assert_eq!(visitor.visit(fleet.listen).1, 1);
-    assert_eq!(visitor.visit(fleet.also[0]).1, 2);
+    let mut visitor = CookieClient::default();
+    assert_eq!(visitor.view(fleet.listen).1, 1);
+    assert_eq!(visitor.view(fleet.also[0]).1, 2);
 }
 
 #[test]
 fn one_worker_a_core_that_affinity_allows() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let this_thread = Pid::from_raw(0);
     let allowed = sched_getaffinity(this_thread).unwrap();
     let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap()).unwrap();
@@ -232,7 +236,7 @@ fn one_worker_a_core_that_affinity_allows() {
     one.set(first).unwrap();
     // Inherited by what this thread starts.
     sched_setaffinity(this_thread, &one).unwrap();
-    let fleet = Plan::on(&redis).unset("WEB_CONCURRENCY").start();
+    let fleet = TestFleetBuilder::on(&redis).unset("WEB_CONCURRENCY").start();
     sched_setaffinity(this_thread, &allowed).unwrap();
     assert_eq!(fleet.workers().len(), 1);
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// systemd, as far as a service knows it.
@@ -19,7 +19,7 @@ pub(crate) struct Manager {
 
 impl Manager {
     /// One that is named in the plan's environment.
-    pub(crate) fn of(plan: Plan) -> (Self, Plan) {
+    pub(crate) fn of(plan: TestFleetBuilder) -> (Self, TestFleetBuilder) {
         let path = plan.folder().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -54,8 +54,9 @@ fn number(message: &str, name: &str) -> u64 {
 
 #[test]
 fn ready_reloading_and_stopping_are_told_and_the_pid_never_changes() {
-    let redis = RedisServer::start();
-    let (mut manager, plan) = Manager::of(Plan::on(&redis).set("REGATTA_WORKERS__PROBATION", "300ms"));
+    let redis = TestRedis::start();
+    let (mut manager, plan) =
+        Manager::of(TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__PROBATION", "300ms"));
     let mut fleet = plan.start();
     let pid = u64::from(fleet.pid());
     let ready = manager.hears("READY=1");
@@ -83,8 +84,8 @@ fn ready_reloading_and_stopping_are_told_and_the_pid_never_changes() {
 #[test]
 fn a_supervisor_that_hangs_gives_no_sign_of_life() {
     const SIGN: Duration = Duration::from_millis(200);
-    let redis = RedisServer::start();
-    let (mut manager, plan) = Manager::of(Plan::on(&redis));
+    let redis = TestRedis::start();
+    let (mut manager, plan) = Manager::of(TestFleetBuilder::on(&redis));
     let fleet = plan.set("WATCHDOG_USEC", &(2 * SIGN).as_micros().to_string()).start();
     for _ in 0..5 {
         manager.hears("WATCHDOG=1");

@@ -7,27 +7,27 @@ use crate::session_merge::post;
 use crate::session_merge::sessions;
 use crate::session_merge::shopper;
 use crate::support::client::Connection;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
-fn user(visitor: &mut Visitor, fleet: &Fleet) -> Value {
+fn user(visitor: &mut CookieClient, fleet: &TestFleet) -> Value {
     get(visitor, fleet, "/me").json()["user"].clone()
 }
 
-fn logged_in(fleet: &Fleet, name: &str) -> Visitor {
-    let mut visitor = Visitor::default();
+fn logged_in(fleet: &TestFleet, name: &str) -> CookieClient {
+    let mut visitor = CookieClient::default();
     assert_eq!(post(&mut visitor, fleet, &format!("/login/{name}")).status, 200);
     visitor
 }
 
 #[test]
 fn a_handler_that_fails_after_a_new_id_leaves_a_session_that_works() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("cart").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).example("cart").start();
     for what in ["/account/regenerate?fail=true", "/session/cycle?fail=true"] {
         let mut visitor = shopper(&fleet);
         let old = visitor.cookies["sid"].clone();
@@ -47,8 +47,8 @@ fn a_handler_that_fails_after_a_new_id_leaves_a_session_that_works() {
 
 #[test]
 fn a_new_id_is_told_though_what_came_after_it_is_refused() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("cart").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).example("cart").start();
     let mut visitor = shopper(&fleet);
     let old = visitor.cookies["sid"].clone();
     assert_eq!(post(&mut visitor, &fleet, "/account/regenerate-and-fill").status, 507);
@@ -58,8 +58,8 @@ fn a_new_id_is_told_though_what_came_after_it_is_refused() {
 
 #[test]
 fn a_replaced_id_keeps_the_user_and_a_flushed_session_does_not() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("cart").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).example("cart").start();
     for what in ["/account/regenerate", "/session/cycle"] {
         let mut visitor = logged_in(&fleet, "ann");
         assert_eq!(post(&mut visitor, &fleet, what).status, 204);
@@ -74,9 +74,9 @@ fn a_replaced_id_keeps_the_user_and_a_flushed_session_does_not() {
 
 #[test]
 fn session_fields_and_login_go_together_in_one_request() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("cart").start();
-    for mut visitor in [shopper(&fleet), Visitor::default()] {
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).example("cart").start();
+    for mut visitor in [shopper(&fleet), CookieClient::default()] {
         let sums = post(&mut visitor, &fleet, "/both/ann");
         assert_eq!((sums.status, sums.json()), (200, serde_json::json!([1, 2])));
         assert_eq!(get(&mut visitor, &fleet, "/get/session").json(), "ann");
@@ -89,9 +89,9 @@ fn session_fields_and_login_go_together_in_one_request() {
 
 #[test]
 fn log_out_everywhere_ends_fifty_sessions_in_one_step() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).example("cart").start();
-    let mut anns: Vec<Visitor> = (0..50).map(|_| logged_in(&fleet, "ann")).collect();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).example("cart").start();
+    let mut anns: Vec<CookieClient> = (0..50).map(|_| logged_in(&fleet, "ann")).collect();
     let mut bob = logged_in(&fleet, "bob");
     let mut last = anns.pop().unwrap();
     redis.cli(&["CONFIG", "RESETSTAT"]);
@@ -114,8 +114,8 @@ fn log_out_everywhere_ends_fifty_sessions_in_one_step() {
 
 #[test]
 fn a_cookie_that_its_worker_remembers_is_worth_no_more_than_its_session() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).example("cart").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).example("cart").start();
     let (mut ann, mut other) = (logged_in(&fleet, "ann"), logged_in(&fleet, "ann"));
     let genuine = ann.cookies["sid"].clone();
     for _ in 0..3 {
@@ -123,7 +123,7 @@ fn a_cookie_that_its_worker_remembers_is_worth_no_more_than_its_session() {
         // One character of the id is another one; the signature, by which it is found, is the genuine one's.
         let mut forged = genuine.clone().into_bytes();
         forged[20] = if forged[20] == b'A' { b'B' } else { b'A' };
-        let mut stranger = Visitor::default();
+        let mut stranger = CookieClient::default();
         stranger.cookies.insert("sid".to_owned(), String::from_utf8(forged).unwrap());
         assert_eq!(user(&mut stranger, &fleet), Value::Null);
     }
@@ -135,12 +135,12 @@ fn a_cookie_that_its_worker_remembers_is_worth_no_more_than_its_session() {
 
 #[test]
 fn the_oldest_session_ends_when_a_user_has_too_many() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     // Functions and scripts are the same text; this goes through most of it.
     for mode in ["fcall", "evalsha"] {
-        let plan = Plan::on(&redis).set("REGATTA_SESSION__MAX_PER_USER", "3");
+        let plan = TestFleetBuilder::on(&redis).set("REGATTA_SESSION__MAX_PER_USER", "3");
         let fleet = plan.set("REGATTA_REDIS__MODE", mode).example("cart").start();
-        let mut anns: Vec<Visitor> = (0..4).map(|_| logged_in(&fleet, "ann")).collect();
+        let mut anns: Vec<CookieClient> = (0..4).map(|_| logged_in(&fleet, "ann")).collect();
         assert_eq!(user(&mut anns[0], &fleet), Value::Null, "the oldest");
         for ann in &mut anns[1..] {
             assert_eq!(user(ann, &fleet), "ann");
@@ -160,8 +160,8 @@ fn the_oldest_session_ends_when_a_user_has_too_many() {
 
 #[test]
 fn a_session_that_a_handler_flushed_ends_even_if_its_client_leaves() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("cart").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).example("cart").start();
     let visitor = shopper(&fleet);
     assert_eq!(sessions(&redis).len(), 1);
     let mut connection = Connection::open(fleet.listen).unwrap();
@@ -176,11 +176,11 @@ fn a_session_that_a_handler_flushed_ends_even_if_its_client_leaves() {
 
 #[test]
 fn logging_out_works_while_redis_is_full_and_logging_in_says_that_it_does_not() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("cart").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).example("cart").start();
     let mut visitor = logged_in(&fleet, "ann");
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
-    let refused = post(&mut Visitor::default(), &fleet, "/login/bob");
+    let refused = post(&mut CookieClient::default(), &fleet, "/login/bob");
     refused.assert_problem(503);
     assert!(refused.all("Set-Cookie").is_empty(), "{refused:?}");
     assert_eq!(post(&mut visitor, &fleet, "/account/logout").status, 204);
@@ -188,28 +188,28 @@ fn logging_out_works_while_redis_is_full_and_logging_in_says_that_it_does_not() 
     assert_eq!(sessions(&redis), [""; 0]);
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     wait::until("logins work again", wait::LONG, || {
-        post(&mut Visitor::default(), &fleet, "/login/bob").status == 200
+        post(&mut CookieClient::default(), &fleet, "/login/bob").status == 200
     });
 }
 
 #[test]
 fn logging_out_everywhere_works_while_redis_is_full() {
     for mode in ["fcall", "evalsha"] {
-        let redis = RedisServer::start();
-        let fleet = Plan::on(&redis).example("cart").set("REGATTA_REDIS__MODE", mode).start();
+        let redis = TestRedis::start();
+        let fleet = TestFleetBuilder::on(&redis).example("cart").set("REGATTA_REDIS__MODE", mode).start();
         let [mut one, mut other, mut third] = [(); 3].map(|()| logged_in(&fleet, "ann"));
-        let user = |visitor: &mut Visitor| user(visitor, &fleet);
+        let user = |visitor: &mut CookieClient| user(visitor, &fleet);
         redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
         // Until every worker's breaker of writes has opened.
         for _ in 0..20 {
-            assert_eq!(post(&mut Visitor::default(), &fleet, "/login/bob").status, 503, "{mode}");
+            assert_eq!(post(&mut CookieClient::default(), &fleet, "/login/bob").status, 503, "{mode}");
         }
         assert_eq!(post(&mut one, &fleet, "/account/others").status, 204, "{mode}");
         assert_eq!((user(&mut one), user(&mut other)), ("ann".into(), Value::Null), "{mode}");
         assert_eq!(post(&mut one, &fleet, "/account/everywhere").status, 204, "{mode}");
         assert!(one.cookies.is_empty(), "{mode}");
         redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
-        let works = || post(&mut Visitor::default(), &fleet, "/login/bob").status == 200;
+        let works = || post(&mut CookieClient::default(), &fleet, "/login/bob").status == 200;
         wait::until("logins work again", wait::LONG, || (0..10).all(|_| works()));
         assert_eq!((user(&mut other), user(&mut third)), (Value::Null, Value::Null), "{mode}");
     }
@@ -217,8 +217,8 @@ fn logging_out_everywhere_works_while_redis_is_full() {
 
 #[test]
 fn an_answer_goes_out_although_its_changes_were_not_stored_unless_they_are_strict() {
-    let mut redis = RedisServer::start();
-    let fleet = Plan::on(&redis).set("REGATTA_SESSION__STRICT", "total").example("cart").start();
+    let mut redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).set("REGATTA_SESSION__STRICT", "total").example("cart").start();
     let visitor = shopper(&fleet);
     let late = |name: &str| post(&mut visitor.clone(), &fleet, &format!("/set/{name}/2?slow_ms=1500"));
     let (loose, strict) = std::thread::scope(|scope| {
@@ -242,8 +242,10 @@ fn an_answer_goes_out_although_its_changes_were_not_stored_unless_they_are_stric
 #[test]
 fn remember_me_outlives_changes_and_new_ids_and_has_a_cookie_that_lasts() {
     const MONTH: u64 = 30 * 86_400;
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).set("REGATTA_SESSION__IDLE", "1h").set("REGATTA_SESSION__ABSOLUTE", "2h");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis)
+        .set("REGATTA_SESSION__IDLE", "1h")
+        .set("REGATTA_SESSION__ABSOLUTE", "2h");
     let fleet = plan.example("cart").start();
     let mut visitor = logged_in(&fleet, "ann");
     let told = post(&mut visitor, &fleet, &format!("/remember/{MONTH}"));
@@ -262,8 +264,10 @@ fn remember_me_outlives_changes_and_new_ids_and_has_a_cookie_that_lasts() {
 
 #[test]
 fn lifetimes_end_by_the_clock_of_redis_and_a_touch_is_rare() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).set("REGATTA_SESSION__IDLE", "2s").set("REGATTA_SESSION__ABSOLUTE", "6s");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis)
+        .set("REGATTA_SESSION__IDLE", "2s")
+        .set("REGATTA_SESSION__ABSOLUTE", "6s");
     let fleet = plan.example("cart").start();
     let mut visitor = shopper(&fleet);
     let key = sessions(&redis).remove(0);
@@ -294,8 +298,8 @@ fn lifetimes_end_by_the_clock_of_redis_and_a_touch_is_rare() {
 
 #[test]
 fn too_much_is_refused_and_leaves_what_was_there() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("cart").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).example("cart").start();
     let mut visitor = shopper(&fleet);
     let refused = post(&mut visitor, &fleet, "/fill/big/16384");
     assert_eq!(refused.assert_problem(507)["type"], "urn:regatta:problem:session-full");
@@ -311,22 +315,22 @@ fn too_much_is_refused_and_leaves_what_was_there() {
 
 #[test]
 fn a_damaged_session_is_put_aside_once_and_the_visitor_gets_a_new_one() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     for (round, damage) in
         [&["SET", "KEY", "garbage"][..], &["HSET", "KEY", "_c", "nonsense"]].iter().enumerate()
     {
-        let mut visitor = Visitor::default();
-        visitor.visit(fleet.listen);
-        visitor.visit(fleet.listen);
+        let mut visitor = CookieClient::default();
+        visitor.view(fleet.listen);
+        visitor.view(fleet.listen);
         let key = sessions(&redis).remove(0);
         redis.cli(&["DEL", &key]);
         let damage: Vec<&str> = damage.iter().map(|word| if *word == "KEY" { &key } else { *word }).collect();
         redis.cli(&damage);
         let mut copy = visitor.clone();
-        assert_eq!(visitor.visit(fleet.listen).1, 1, "a new one");
-        assert_eq!(visitor.visit(fleet.listen).1, 2, "that works");
-        assert_eq!(copy.visit(fleet.listen).1, 1);
+        assert_eq!(visitor.view(fleet.listen).1, 1, "a new one");
+        assert_eq!(visitor.view(fleet.listen).1, 2, "that works");
+        assert_eq!(copy.view(fleet.listen).1, 1);
         let aside = key.replace(":s:", ":q:");
         let left: i64 = redis.cli(&["TTL", &aside]).parse().unwrap();
         assert!((3500..=3600).contains(&left), "{left}");
@@ -347,8 +351,8 @@ fn a_damaged_session_is_put_aside_once_and_the_visitor_gets_a_new_one() {
 fn fields_and_logins_are_unreadable_in_redis_and_keys_rotate() {
     const OLD: &str = "the old encryption key of this test has more than 32 bytes";
     const NEW: &str = "the new encryption key of this test has more than 32 bytes";
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).example("cart");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).workers(1).example("cart");
     let plain = plan.start();
     let mut visitor = shopper(&plain);
     drop(plain);
@@ -389,8 +393,8 @@ fn users_cookies_rotate_too() {
         "the old key of this test is longer than 32 bytes",
         "the new key of this test is longer than 32 bytes",
     );
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).example("cart");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).workers(1).example("cart");
     let with = |keys: &str| plan.clone().set("REGATTA_SESSION__SECRETS", keys).start();
     let fleet = with(old);
     let mut visitor = logged_in(&fleet, "ann");
@@ -405,7 +409,7 @@ fn users_cookies_rotate_too() {
     let fleet = with(new);
     assert_eq!(user(&mut visitor, &fleet), "ann");
     redis.cli(&["CONFIG", "RESETSTAT"]);
-    let answer = unused.clone().ask(fleet.listen, Request::get("/me"));
+    let answer = unused.clone().request(fleet.listen, Request::get("/me"));
     assert_eq!(answer.json()["user"], Value::Null, "the old key signs nothing any more");
     assert_eq!(redis.commands().get("fcall"), None, "and costs nothing");
     // The tag does not depend on signing keys: everywhere is everywhere.

@@ -4,27 +4,27 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 
 const HTML: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
 const FORM: &str = "application/x-www-form-urlencoded";
 
-fn page(visitor: &mut Visitor, fleet: &Fleet, target: &str) -> Response {
-    visitor.ask(fleet.listen, Request::get(target).header("Accept", HTML))
+fn page(visitor: &mut CookieClient, fleet: &TestFleet, target: &str) -> Response {
+    visitor.request(fleet.listen, Request::get(target).header("Accept", HTML))
 }
 
-fn send(visitor: &mut Visitor, fleet: &Fleet, target: &str, body: &str) -> Response {
+fn send(visitor: &mut CookieClient, fleet: &TestFleet, target: &str, body: &str) -> Response {
     let request = Request::post(target).header("Accept", HTML).body(FORM, body.as_bytes());
-    visitor.ask(fleet.listen, request)
+    visitor.request(fleet.listen, request)
 }
 
-fn json(visitor: &mut Visitor, fleet: &Fleet, target: &str) -> Response {
-    visitor.ask(fleet.listen, Request::get(target))
+fn json(visitor: &mut CookieClient, fleet: &TestFleet, target: &str) -> Response {
+    visitor.request(fleet.listen, Request::get(target))
 }
 
 fn token(page: &Response) -> String {
@@ -34,16 +34,16 @@ fn token(page: &Response) -> String {
 }
 
 /// Logs in as a browser does, through the page.
-fn log_in(visitor: &mut Visitor, fleet: &Fleet, name: &str) -> Response {
+fn log_in(visitor: &mut CookieClient, fleet: &TestFleet, name: &str) -> Response {
     let token = token(&page(visitor, fleet, "/login"));
     send(visitor, fleet, "/login", &format!("name={name}&token={token}"))
 }
 
 #[test]
 fn a_browser_logs_in_by_the_form_and_out_again() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
-    let mut visitor = Visitor::default();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
+    let mut visitor = CookieClient::default();
     assert_eq!(page(&mut visitor, &fleet, "/me").header("Location"), "/login");
     let done = log_in(&mut visitor, &fleet, "ann");
     assert_eq!((done.status, done.header("Location")), (303, "/me"), "{done:?}");
@@ -59,14 +59,14 @@ fn a_browser_logs_in_by_the_form_and_out_again() {
 
 #[test]
 fn forms_that_are_not_from_here_change_nothing() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
-    let mut visitor = Visitor::default();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
+    let mut visitor = CookieClient::default();
     log_in(&mut visitor, &fleet, "ann");
-    let strange = |visitor: &mut Visitor, target: &str, name: &str, value: &str| {
+    let strange = |visitor: &mut CookieClient, target: &str, name: &str, value: &str| {
         let request =
             Request::post(target).header(name, value).body("application/json", b"{\"name\":\"eve\"}");
-        visitor.ask(fleet.listen, request).status
+        visitor.request(fleet.listen, request).status
     };
     for target in ["/login", "/logout"] {
         assert_eq!(strange(&mut visitor, target, "Origin", "https://elsewhere.test"), 403);
@@ -75,20 +75,20 @@ fn forms_that_are_not_from_here_change_nothing() {
         assert_eq!(send(&mut visitor, &fleet, target, "name=eve").status, 403, "no token");
         assert_eq!(send(&mut visitor, &fleet, target, "name=eve&token=x.y").status, 403, "a wrong one");
     }
-    let mut other = Visitor::default();
+    let mut other = CookieClient::default();
     let theirs = token(&page(&mut other, &fleet, "/login"));
     assert_eq!(send(&mut visitor, &fleet, "/login", &format!("name=eve&token={theirs}")).status, 403);
     assert_eq!(send(&mut visitor, &fleet, "/me/sessions", "end=all").status, 403);
     let from_afar = Request::new("DELETE", "/me/sessions").header("Sec-Fetch-Site", "same-site");
-    assert_eq!(visitor.ask(fleet.listen, from_afar).status, 403);
+    assert_eq!(visitor.request(fleet.listen, from_afar).status, 403);
     assert_eq!(json(&mut visitor, &fleet, "/me").json()["user"], "ann");
 }
 
 #[test]
 fn a_name_that_is_none_is_explained_on_the_page() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
-    let mut visitor = Visitor::default();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
+    let mut visitor = CookieClient::default();
     let refused = log_in(&mut visitor, &fleet, "++");
     assert_eq!(refused.status, 400);
     assert!(refused.text().contains("role=\"alert\""), "{}", refused.text());
@@ -99,19 +99,19 @@ fn a_name_that_is_none_is_explained_on_the_page() {
     let me = page(&mut visitor, &fleet, "/me").text();
     assert!(!me.contains("<b>ann"), "{me}");
     let program = Request::post("/login").body("application/json", b"{\"name\":\"\"}");
-    Visitor::default().ask(fleet.listen, program).assert_problem(400);
+    CookieClient::default().request(fleet.listen, program).assert_problem(400);
 }
 
 #[test]
 fn a_user_sees_his_sessions_and_ends_them() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
-    let mut devices: Vec<Visitor> = Vec::new();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).start();
+    let mut devices: Vec<CookieClient> = Vec::new();
     for name in ["Laptop", "Telephone", "Tablet"] {
-        let mut visitor = Visitor::default();
+        let mut visitor = CookieClient::default();
         let login = Request::post("/login").header("User-Agent", name);
         let login = login.body("application/json", b"{\"name\":\"ann\", \"remember\": true}");
-        let told = visitor.ask(fleet.listen, login);
+        let told = visitor.request(fleet.listen, login);
         assert_eq!((told.status, told.json()["user"].clone()), (200, "ann".into()));
         assert!(told.header("Set-Cookie").contains("Max-Age=2592000"), "{told:?}");
         devices.push(visitor);
@@ -132,13 +132,13 @@ fn a_user_sees_his_sessions_and_ends_them() {
         let session = sessions.iter().find(|session| session["agent"] == agent).unwrap();
         session["handle"].as_str().unwrap().to_owned()
     };
-    let end = |visitor: &mut Visitor, target: &str| {
-        visitor.ask(fleet.listen, Request::new("DELETE", target)).status
+    let end = |visitor: &mut CookieClient, target: &str| {
+        visitor.request(fleet.listen, Request::new("DELETE", target)).status
     };
     assert_eq!(end(&mut devices[0], "/me/sessions/nonsense"), 404);
     assert_eq!(end(&mut devices[0], &format!("/me/sessions/{}", handle("Telephone"))), 204);
     json(&mut devices[1], &fleet, "/me").assert_problem(401);
-    let mut eve = Visitor::default();
+    let mut eve = CookieClient::default();
     log_in(&mut eve, &fleet, "eve");
     assert_eq!(end(&mut eve, &format!("/me/sessions?id={}", handle("Tablet"))), 404, "not hers to end");
     assert_eq!(json(&mut devices[2], &fleet, "/me").json()["user"], "ann");
@@ -147,7 +147,7 @@ fn a_user_sees_his_sessions_and_ends_them() {
         json(device, &fleet, "/me").assert_problem(401);
     }
     assert_eq!(json(&mut eve, &fleet, "/me").json()["user"], "eve");
-    assert_eq!(end(&mut Visitor::default(), "/me/sessions"), 401);
+    assert_eq!(end(&mut CookieClient::default(), "/me/sessions"), 401);
 }
 
 /// What a browser keeps of cookies over TLS, by the rules for names with a prefix (RFC 6265bis §4.1.3).
@@ -173,10 +173,10 @@ impl Jar {
         }
     }
 
-    fn ask(&mut self, fleet: &Fleet, request: Request) -> Response {
-        let mut plain = Visitor { cookies: self.0.clone() };
+    fn ask(&mut self, fleet: &TestFleet, request: Request) -> Response {
+        let mut plain = CookieClient { cookies: self.0.clone() };
         let request = request.header("X-Forwarded-For", "203.0.113.7").header("X-Forwarded-Proto", "https");
-        let response = plain.ask(fleet.listen, request);
+        let response = plain.request(fleet.listen, request);
         self.take(&response);
         response
     }
@@ -184,8 +184,8 @@ impl Jar {
 
 #[test]
 fn a_host_cookie_is_really_cleared_at_logout() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let mut jar = Jar::default();
     let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
     assert_eq!(jar.ask(&fleet, login).status, 200);
@@ -203,13 +203,13 @@ fn a_host_cookie_is_really_cleared_at_logout() {
 
 #[test]
 fn logins_are_limited_more_strictly_where_a_policy_says_so() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).set("REGATTA_LIMITS__LOGIN__RATE", "5/min");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).set("REGATTA_LIMITS__LOGIN__RATE", "5/min");
     let plan = plan.set("REGATTA_LIMITS__LOGIN__BURST", "3").set("REGATTA_LIMITS__LOGIN__ROUTES", "/login");
     let fleet = plan.start();
     let attempt = || {
         let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
-        Visitor::default().ask(fleet.listen, login).status
+        CookieClient::default().request(fleet.listen, login).status
     };
     assert_eq!([attempt(), attempt(), attempt(), attempt()], [200, 200, 200, 429]);
     assert_eq!(fleet.get("/").status, 200);

@@ -2,31 +2,31 @@
 
 use crate::session_merge::get;
 use crate::session_merge::post;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::client::CookieClient;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 
-fn log_in(fleet: &Fleet) -> Visitor {
-    let mut visitor = Visitor::default();
+fn log_in(fleet: &TestFleet) -> CookieClient {
+    let mut visitor = CookieClient::default();
     assert_eq!(post(&mut visitor, fleet, "/login/ann").status, 200);
     visitor
 }
 
-fn is_in(visitor: &mut Visitor, fleet: &Fleet) -> bool {
+fn is_in(visitor: &mut CookieClient, fleet: &TestFleet) -> bool {
     get(visitor, fleet, "/me").json()["user"] == "ann"
 }
 
-fn index(redis: &RedisServer) -> String {
+fn index(redis: &TestRedis) -> String {
     redis.keys().into_iter().find(|key| key.contains(":u:")).unwrap()
 }
 
-fn now_ms(redis: &RedisServer) -> u64 {
+fn now_ms(redis: &TestRedis) -> u64 {
     redis.cli(&["TIME"]).lines().next().unwrap().parse::<u64>().unwrap() * 1000
 }
 
 /// Enters sessions that are gone.
-fn add_dead(redis: &RedisServer, count: usize, score: impl Fn(usize) -> u64) {
+fn add_dead(redis: &TestRedis, count: usize, score: impl Fn(usize) -> u64) {
     let index = index(redis);
     let entries: Vec<String> =
         (0..count).flat_map(|at| [score(at).to_string(), format!("dead{at}")]).collect();
@@ -42,8 +42,8 @@ const ENDS: u64 = 1_000_000_000_000_000;
 #[test]
 fn no_session_ends_on_account_of_those_that_are_gone() {
     for mode in ["fcall", "evalsha"] {
-        let redis = RedisServer::start();
-        let plan = Plan::on(&redis).workers(1).example("cart").set("REGATTA_REDIS__MODE", mode);
+        let redis = TestRedis::start();
+        let plan = TestFleetBuilder::on(&redis).workers(1).example("cart").set("REGATTA_REDIS__MODE", mode);
         let fleet = plan.set("REGATTA_SESSION__MAX_PER_USER", "3").start();
         let mut live = vec![log_in(&fleet), log_in(&fleet)];
         let now = now_ms(&redis);
@@ -63,8 +63,8 @@ fn no_session_ends_on_account_of_those_that_are_gone() {
 
 #[test]
 fn those_whose_end_has_come_leave_at_each_login_and_there_is_a_bound() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).example("cart").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).example("cart").start();
     let mut first = log_in(&fleet);
     let now = now_ms(&redis);
     add_dead(&redis, 900, |at| ENDS + now - 1 - at as u64);
@@ -80,8 +80,12 @@ fn those_whose_end_has_come_leave_at_each_login_and_there_is_a_bound() {
 
 #[test]
 fn an_index_of_an_earlier_release_is_taken_over() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).set("REGATTA_SESSION__MAX_PER_USER", "2").example("cart").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis)
+        .workers(1)
+        .set("REGATTA_SESSION__MAX_PER_USER", "2")
+        .example("cart")
+        .start();
     let mut visitors = vec![log_in(&fleet), log_in(&fleet)];
     assert!(visitors.iter_mut().all(|visitor| is_in(visitor, &fleet)));
     // Scored by the time of login.

@@ -2,41 +2,41 @@
 
 use std::collections::BTreeSet;
 
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::load;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
 use crate::support::wait;
 
-pub(crate) fn post(visitor: &mut Visitor, fleet: &Fleet, target: &str) -> Response {
-    visitor.ask(fleet.listen, Request::post(target))
+pub(crate) fn post(visitor: &mut CookieClient, fleet: &TestFleet, target: &str) -> Response {
+    visitor.request(fleet.listen, Request::post(target))
 }
 
-pub(crate) fn get(visitor: &mut Visitor, fleet: &Fleet, target: &str) -> Response {
-    visitor.ask(fleet.listen, Request::get(target))
+pub(crate) fn get(visitor: &mut CookieClient, fleet: &TestFleet, target: &str) -> Response {
+    visitor.request(fleet.listen, Request::get(target))
 }
 
 /// A visitor with a session.
-pub(crate) fn shopper(fleet: &Fleet) -> Visitor {
-    let mut visitor = Visitor::default();
+pub(crate) fn shopper(fleet: &TestFleet) -> CookieClient {
+    let mut visitor = CookieClient::default();
     assert_eq!(post(&mut visitor, fleet, "/set/first/1").status, 200);
     visitor
 }
 
 /// Keys of sessions, marks of replaced ids left out.
-pub(crate) fn sessions(redis: &RedisServer) -> Vec<String> {
+pub(crate) fn sessions(redis: &TestRedis) -> Vec<String> {
     let of_session = |key: &String| key.contains(":s:") && redis.cli(&["HEXISTS", key, "_c"]) == "1";
     redis.keys().into_iter().filter(of_session).collect()
 }
 
 #[test]
 fn parallel_requests_that_each_set_their_own_field_lose_none() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).example("cart").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).example("cart").start();
     let mut lost = 0;
     let runs = soak::length(2, 20);
     for _ in 0..runs {
@@ -52,14 +52,14 @@ fn parallel_requests_that_each_set_their_own_field_lose_none() {
         let found = get(&mut visitor, &fleet, "/count/k/60").json().as_u64().unwrap();
         lost += 60 - found;
     }
-    soak::note("fields set in parallel", &format!("{lost} lost of {}", runs * 60));
+    soak::log("fields set in parallel", &format!("{lost} lost of {}", runs * 60));
     assert_eq!(lost, 0);
 }
 
 #[test]
 fn two_hundred_parallel_increments_give_two_hundred() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).example("cart").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).example("cart").start();
     let runs = soak::length(1, 20);
     for _ in 0..runs {
         let mut visitor = shopper(&fleet);
@@ -71,13 +71,13 @@ fn two_hundred_parallel_increments_give_two_hundred() {
         assert_eq!(sums.into_iter().collect::<BTreeSet<_>>(), (1..=200).collect());
         assert_eq!(get(&mut visitor, &fleet, "/get/cart").json(), 200);
     }
-    soak::note("increments in parallel", &format!("0 lost of {}", runs * 200));
+    soak::log("increments in parallel", &format!("0 lost of {}", runs * 200));
 }
 
 #[test]
 fn an_update_that_was_answered_is_in_the_list_and_one_that_was_refused_is_not() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).example("cart").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).example("cart").start();
     let mut visitor = shopper(&fleet);
     let answers = load::parallel(8, 10, |client| {
         let answer = post(&mut visitor.clone(), &fleet, &format!("/push/list/{client}"));
@@ -92,8 +92,8 @@ fn an_update_that_was_answered_is_in_the_list_and_one_that_was_refused_is_not() 
 
 #[test]
 fn of_two_changes_of_a_strict_field_the_second_is_refused_and_of_others_none_is() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(2).set("REGATTA_SESSION__STRICT", "total");
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_SESSION__STRICT", "total");
     let fleet = plan.example("cart").start();
     let visitor = shopper(&fleet);
     let race = |name: &str| -> Vec<u16> {
@@ -116,8 +116,8 @@ fn of_two_changes_of_a_strict_field_the_second_is_refused_and_of_others_none_is(
 
 #[test]
 fn a_logout_ends_the_session_whatever_is_under_way_in_it() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).example("cart").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).example("cart").start();
     let mut resurrected = 0;
     let runs = soak::length(2, 20);
     for _ in 0..runs {
@@ -146,14 +146,14 @@ fn a_logout_ends_the_session_whatever_is_under_way_in_it() {
         }
         assert_eq!(get(&mut visitor, &fleet, "/get/first").json(), serde_json::Value::Null);
     }
-    soak::note("logout during 50 changes", &format!("{resurrected} resurrected of {runs}"));
+    soak::log("logout during 50 changes", &format!("{resurrected} resurrected of {runs}"));
     assert_eq!(resurrected, 0);
 }
 
 #[test]
 fn reads_with_an_old_id_never_see_the_user_and_never_touch_the_new_cookie() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).example("cart").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(4).example("cart").start();
     let runs = soak::length(5, 100);
     for _ in 0..runs {
         let mut visitor = shopper(&fleet);
@@ -184,23 +184,23 @@ fn reads_with_an_old_id_never_see_the_user_and_never_touch_the_new_cookie() {
         let again = post(&mut old.clone(), &fleet, "/login/eve");
         assert_eq!((again.status, again.all("Set-Cookie").len()), (401, 0), "{again:?}");
     }
-    soak::note("logins during 50 reads", &format!("0 failures of {runs}"));
+    soak::log("logins during 50 reads", &format!("0 failures of {runs}"));
 }
 
 #[test]
 fn a_view_with_an_old_id_makes_no_session() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
-    let mut visitor = Visitor::default();
-    visitor.visit(fleet.listen);
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
+    let mut visitor = CookieClient::default();
+    visitor.view(fleet.listen);
     let mut old = visitor.clone();
     let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
-    assert_eq!(visitor.ask(fleet.listen, login).status, 200);
+    assert_eq!(visitor.request(fleet.listen, login).status, 200);
     // What was executed is noted by worker, no matter who asked.
     let keys = || redis.keys().into_iter().filter(|key| !key.contains(":once:")).collect::<Vec<_>>();
     let before = keys();
-    let view = old.ask(fleet.listen, Request::get("/"));
-    assert_eq!((view.visit().1, view.all("Set-Cookie").len()), (1, 0));
+    let view = old.request(fleet.listen, Request::get("/"));
+    assert_eq!((view.view().1, view.all("Set-Cookie").len()), (1, 0));
     assert_eq!(keys(), before);
-    assert_eq!(visitor.visit(fleet.listen).1, 2);
+    assert_eq!(visitor.view(fleet.listen).1, 2);
 }

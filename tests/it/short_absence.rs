@@ -5,21 +5,21 @@ use std::time::Duration;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Absences;
-use regatta::__internals::redis::Error;
-use regatta::__internals::redis::Health;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::OutageStats;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisError;
+use regatta::__internals::redis::RedisStatus;
 
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::load::Load;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::load::ParallelClients;
 use crate::support::process;
-use crate::support::proxy::Link;
-use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
+use crate::support::proxy::FaultProxy;
+use crate::support::proxy::LinkState;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 use crate::support::wait;
@@ -31,12 +31,12 @@ const NOTICED: Duration = Duration::from_millis(750);
 const CROWD: usize = 64;
 
 /// Each task adds one again and again while `act` does its worst; how many were answered, and the errors instead.
-async fn under(redis: &Redis, act: impl AsyncFnOnce()) -> (i64, Vec<Error>) {
+async fn under(redis: &RedisClient, act: impl AsyncFnOnce()) -> (i64, Vec<RedisError>) {
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let one = |redis: Redis, stopped: tokio::sync::watch::Receiver<bool>| async move {
+    let one = |redis: RedisClient, stopped: tokio::sync::watch::Receiver<bool>| async move {
         let (mut done, mut failed) = (0, Vec::new());
         while !*stopped.borrow() {
-            match redis.count("p:c:x", 1).await {
+            match redis.increment("p:c:x", 1).await {
                 Ok(_) => done += 1,
                 Err(error) => failed.push(error),
             }
@@ -63,8 +63,8 @@ async fn lasts(ms: u64) {
 
 #[tokio::test]
 async fn a_redis_that_stands_still_for_a_second_keeps_everybody_waiting_and_loses_nothing() {
-    for mode in [Mode::Fcall, Mode::Plain] {
-        let server = RedisServer::start();
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Plain] {
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         let connections = || server.cli(&["CLIENT", "LIST"]).matches("name=test").count();
         let (done, failed) = under(&redis, async || {
@@ -77,23 +77,27 @@ async fn a_redis_that_stands_still_for_a_second_keeps_everybody_waiting_and_lose
         })
         .await;
         assert_eq!(failed, [], "{mode:?}");
-        assert_eq!(redis.count("p:c:x", 0).await, Ok(done), "{mode:?}");
-        assert!(redis.absences().silences <= 2 && redis.lanes().are_closed());
-        assert_eq!((redis.health(), connections()), (Health::Up, 1), "{mode:?}: the same connection goes on");
+        assert_eq!(redis.increment("p:c:x", 0).await, Ok(done), "{mode:?}");
+        assert!(redis.outage_stats().silences <= 2 && redis.breaker_states().all_closed());
+        assert_eq!(
+            (redis.status(), connections()),
+            (RedisStatus::Up, 1),
+            "{mode:?}: the same connection goes on"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_server_that_is_slow_or_pauses_is_not_away() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
-    let redis = proxy.connect(&server, "p", Mode::Auto).await;
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
+    let redis = proxy.connect(&server, "p", ScriptingMode::Auto).await;
     let ms = Duration::from_micros;
     for (latency, jitter) in [(ms(20_500), ms(0)), (ms(50_000), ms(50_000))] {
-        proxy.toxics(|toxics| (toxics.latency, toxics.jitter) = (latency, jitter));
+        proxy.set_faults(|toxics| (toxics.latency, toxics.jitter) = (latency, jitter));
         assert_eq!(under(&redis, async || lasts(1000).await).await.1, []);
     }
-    proxy.toxics(|toxics| (toxics.latency, toxics.jitter) = (ms(0), ms(0)));
+    proxy.set_faults(|toxics| (toxics.latency, toxics.jitter) = (ms(0), ms(0)));
     let paused = under(&redis, async || {
         for _ in 0..3 {
             server.cli(&["CLIENT", "PAUSE", "40", "ALL"]);
@@ -101,14 +105,21 @@ async fn a_server_that_is_slow_or_pauses_is_not_away() {
         }
     });
     assert_eq!(paused.await.1, []);
-    assert_eq!(redis.absences(), Absences::default());
-    assert_eq!((redis.lanes().reads.opened, redis.lanes().writes.opened, proxy.accepted().len()), (0, 0, 1));
+    assert_eq!(redis.outage_stats(), OutageStats::default());
+    assert_eq!(
+        (
+            redis.breaker_states().reads.open_count,
+            redis.breaker_states().writes.open_count,
+            proxy.accepted().len()
+        ),
+        (0, 0, 1)
+    );
 }
 
 #[tokio::test]
 async fn a_worker_that_stands_still_itself_charges_nobody() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Auto).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Auto).await;
     let (_, failed) = under(&redis, async || {
         for _ in 0..3 {
             // A handler that blocks the loop.
@@ -117,76 +128,76 @@ async fn a_worker_that_stands_still_itself_charges_nobody() {
         }
     })
     .await;
-    assert_eq!((failed, redis.absences()), (Vec::new(), Absences::default()));
+    assert_eq!((failed, redis.outage_stats()), (Vec::new(), OutageStats::default()));
 }
 
 #[tokio::test]
 async fn connections_that_break_cost_nobody_an_answer() {
-    for mode in [Mode::Fcall, Mode::Evalsha] {
-        let server = RedisServer::start();
-        let proxy = Proxy::before(&server);
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
+        let server = TestRedis::start();
+        let proxy = FaultProxy::before(&server);
         let redis = proxy.connect(&server, "p", mode).await;
         let (done, failed) = under(&redis, async || {
             for _ in 0..5 {
                 proxy.reset();
                 lasts(50).await;
-                proxy.link(Link::Down);
+                proxy.set_link(LinkState::Down);
                 lasts(200).await;
-                proxy.link(Link::Open);
+                proxy.set_link(LinkState::Open);
                 lasts(200).await;
             }
         })
         .await;
         assert_eq!(failed, [], "{mode:?}");
-        assert_eq!(redis.count("p:c:x", 0).await, Ok(done), "{mode:?}");
-        assert!(redis.absences().waited > 0 && redis.absences().waiting == 0);
+        assert_eq!(redis.increment("p:c:x", 0).await, Ok(done), "{mode:?}");
+        assert!(redis.outage_stats().waited > 0 && redis.outage_stats().waiting == 0);
     }
 }
 
 #[tokio::test]
 async fn a_server_that_answers_on_another_connection_has_lost_the_silent_one() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
-    let redis = proxy.connect(&server, "p", Mode::Auto).await;
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
+    let redis = proxy.connect(&server, "p", ScriptingMode::Auto).await;
     let (done, failed) = under(&redis, async || {
-        proxy.forget();
+        proxy.blackhole();
         lasts(1000).await;
     })
     .await;
     assert_eq!(failed, []);
-    assert_eq!(redis.count("p:c:x", 0).await, Ok(done));
-    assert_eq!((redis.absences().silences, proxy.accepted().len()), (1, 2));
+    assert_eq!(redis.increment("p:c:x", 0).await, Ok(done));
+    assert_eq!((redis.outage_stats().silences, proxy.accepted().len()), (1, 2));
 }
 
 #[tokio::test]
 async fn whoever_has_no_patience_waits_for_nobody() {
-    let server = RedisServer::start();
-    let settings = regatta::__internals::config::schema::Redis {
-        patience: Duration::ZERO,
-        ..server.settings("p", Mode::Auto)
+    let server = TestRedis::start();
+    let settings = regatta::__internals::config::schema::RedisConfig {
+        reconnect_wait: Duration::ZERO,
+        ..server.settings("p", ScriptingMode::Auto)
     };
-    let redis = Redis::new(&settings, &server.url(), "test").unwrap();
+    let redis = RedisClient::new(&settings, &server.url(), "test").unwrap();
     redis.start();
-    eventually("it is connected", async || redis.health().is_up()).await;
+    eventually("it is connected", async || redis.status().is_up()).await;
     server.stop();
     let since = Instant::now();
-    assert!(redis.count("p:c:x", 1).await.is_err());
+    assert!(redis.increment("p:c:x", 1).await.is_err());
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
     server.cont();
-    eventually("it is back", async || redis.count("p:c:x", 0).await.is_ok()).await;
+    eventually("it is back", async || redis.increment("p:c:x", 0).await.is_ok()).await;
 }
 
 /// Four visitors go on visiting while `act` does its worst. Every answer is a view that was counted, in its order, and
 /// then Redis has exactly so many.
-fn visits(fleet: &Fleet, act: impl FnOnce()) -> Duration {
+fn visits(fleet: &TestFleet, act: impl FnOnce()) -> Duration {
     let address = fleet.listen;
-    let load = Load::start(4, |_| {
-        let mut visitor = Visitor::default();
+    let load = ParallelClients::start(4, |_| {
+        let mut visitor = CookieClient::default();
         move || {
             let since = Instant::now();
-            let response = visitor.try_ask(address, Request::get("/")).expect("an answer");
+            let response = visitor.try_request(address, Request::get("/")).expect("an answer");
             assert_eq!((response.status, response.header("Session-State")), (200, ""), "{response:?}");
-            (response.visit().1, since.elapsed())
+            (response.view().1, since.elapsed())
         }
     });
     wait::until("visits", wait::LONG, || load.seen() > 100);
@@ -204,8 +215,8 @@ fn visits(fleet: &Fleet, act: impl FnOnce()) -> Duration {
 #[test]
 fn a_redis_that_is_killed_and_restarted_within_two_seconds_is_not_missed() {
     for ms in [200, 1000, 1900] {
-        let mut redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
-        let fleet = Plan::on(&redis).start();
+        let mut redis = TestRedis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+        let fleet = TestFleetBuilder::on(&redis).start();
         let longest = visits(&fleet, || {
             let killed = Instant::now();
             redis.kill();
@@ -213,26 +224,26 @@ fn a_redis_that_is_killed_and_restarted_within_two_seconds_is_not_missed() {
             redis.restart();
         });
         println!("away for {ms} ms: the longest answer took {longest:?}");
-        assert!(fleet.said("Redis is not usable").is_empty());
+        assert!(fleet.log_lines("Redis is not usable").is_empty());
     }
 }
 
 #[test]
 fn a_longer_absence_is_waited_for_by_nobody_and_exact_afterwards() {
-    let mut redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let fleet = Plan::on(&redis).workers(1).set("REGATTA_REDIS__PATIENCE", "1s").start();
+    let mut redis = TestRedis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_REDIS__PATIENCE", "1s").start();
     let address = fleet.listen;
-    let load = Load::start(4, |_| {
-        let mut visitor = Visitor::default();
+    let load = ParallelClients::start(4, |_| {
+        let mut visitor = CookieClient::default();
         move || {
             let (begun, cookies) = (Instant::now(), visitor.cookies.clone());
-            let response = visitor.try_ask(address, Request::get("/")).expect("an answer");
+            let response = visitor.try_request(address, Request::get("/")).expect("an answer");
             let usual = response.status == 200 && response.header("Session-State").is_empty();
             assert!(
                 usual || visitor.cookies == cookies && matches!(response.status, 200 | 503),
                 "{response:?}"
             );
-            (begun, begun.elapsed(), usual.then(|| response.visit().1))
+            (begun, begun.elapsed(), usual.then(|| response.view().1))
         }
     });
     wait::until("visits", wait::LONG, || load.seen() > 100);
@@ -266,8 +277,8 @@ fn a_longer_absence_is_waited_for_by_nobody_and_exact_afterwards() {
 
 #[test]
 fn a_worker_that_was_stopped_for_a_second_finds_its_redis_well() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let worker = fleet.workers()[0];
     visits(&fleet, || {
         process::stop(worker);

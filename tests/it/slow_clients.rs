@@ -12,37 +12,38 @@ use crate::support::client::Connection;
 use crate::support::client::Failure;
 use crate::support::client::Request;
 use crate::support::exposition::sum;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process::private_memory;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// A fleet of one worker that is soon tired of waiting, and trusts no proxy here: it counts clients by address.
-fn strict(redis: &RedisServer) -> Plan {
-    let plan = Plan::on(redis).example("faulty").workers(1).set("REGATTA_PROXY__TRUSTED", "192.0.2.1");
+fn strict(redis: &TestRedis) -> TestFleetBuilder {
+    let plan =
+        TestFleetBuilder::on(redis).example("faulty").workers(1).set("REGATTA_PROXY__TRUSTED", "192.0.2.1");
     plan.set("REGATTA_HTTP__HEADER_TIMEOUT", "30s").set("REGATTA_HTTP__KEEP_ALIVE", "1s")
 }
 
-fn count(fleet: &Fleet, name: &str, reason: &str) -> f64 {
+fn count(fleet: &TestFleet, name: &str, reason: &str) -> f64 {
     sum(&fleet.operator("/metrics").text(), name, &[&format!("reason=\"{reason}\"")])
 }
 
-fn closed(fleet: &Fleet, reason: &str) -> f64 {
+fn closed(fleet: &TestFleet, reason: &str) -> f64 {
     count(fleet, "regatta_connections_closed_total", reason)
 }
 
-fn refused(fleet: &Fleet, reason: &str) -> f64 {
+fn refused(fleet: &TestFleet, reason: &str) -> f64 {
     count(fleet, "regatta_requests_refused_total", reason)
 }
 
 /// A connection from one of this machine's many addresses.
-fn from(fleet: &Fleet, last: u8) -> Connection {
+fn from(fleet: &TestFleet, last: u8) -> Connection {
     Connection::open_from(IpAddr::from([127, 0, 0, last]), fleet.listen).unwrap()
 }
 
 fn hello(connection: &mut Connection) -> u16 {
-    connection.ask(&Request::get("/hello")).unwrap().status
+    connection.request(&Request::get("/hello")).unwrap().status
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -62,7 +63,7 @@ fn get(stream: u8, path: &str, end: bool) -> Vec<u8> {
 }
 
 /// A connection that speaks HTTP/2 and has sent this.
-fn http2(fleet: &Fleet, more: &[u8]) -> TcpStream {
+fn http2(fleet: &TestFleet, more: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(fleet.listen).unwrap();
     stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     stream.write_all(&[PREFACE, SETTINGS, more].concat()).unwrap();
@@ -87,7 +88,7 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 
 #[test]
 fn an_http2_client_that_only_pings_is_idle() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = strict(&redis).start();
     let begun = Instant::now();
     for first in [get(1, "/hello", true), Vec::new()] {
@@ -112,7 +113,7 @@ fn an_http2_client_that_only_pings_is_idle() {
 
 #[test]
 fn floods_of_control_frames_end_their_connection() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = strict(&redis).set("REGATTA_HTTP__KEEP_ALIVE", "60s").start();
     let priority: &[u8] = &[0, 0, 5, 2, 0, 0, 0, 0, 3, 0, 0, 0, 0, 10];
     let unknown: &[u8] = &[0, 0, 1, 0xfa, 0, 0, 0, 0, 0, 7];
@@ -148,7 +149,7 @@ fn floods_of_control_frames_end_their_connection() {
 
 #[test]
 fn a_body_of_a_byte_now_and_then_is_cut_off() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = strict(&redis).set("REGATTA_HTTP__BODY_MIN_RATE", "100000").start();
     let mut slow = Connection::open(fleet.listen).unwrap();
     slow.send(b"POST /counters/x HTTP/1.1\r\nHost: t\r\nContent-Length: 1000\r\n\r\n").unwrap();
@@ -167,7 +168,7 @@ fn a_body_of_a_byte_now_and_then_is_cut_off() {
 
 #[test]
 fn a_reader_of_a_byte_now_and_then_is_cut_off() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = strict(&redis).start();
     let mut slow = TcpStream::connect(fleet.listen).unwrap();
     slow.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
@@ -204,7 +205,7 @@ fn a_reader_of_a_byte_now_and_then_is_cut_off() {
 
 #[test]
 fn unfinished_headers_take_a_bounded_memory() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = strict(&redis).set("REGATTA_HTTP__HEADER_MEMORY", "2MiB").start();
     let before = private_memory(fleet.workers()[0]);
     let head = format!("GET /hello HTTP/1.1\r\nHost: t\r\nX-Large: {}", "x".repeat(31_000));
@@ -232,7 +233,7 @@ fn unfinished_headers_take_a_bounded_memory() {
 
 #[test]
 fn a_client_has_its_share_of_the_places() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = strict(&redis).set("REGATTA_HTTP__CONNECTIONS_PER_CLIENT", "3");
     let fleet = plan.set("REGATTA_HTTP__KEEP_ALIVE", "60s").start();
     let mut own: Vec<_> = (0..3).map(|_| from(&fleet, 2)).collect();
@@ -252,9 +253,9 @@ fn a_client_has_its_share_of_the_places() {
         connection.send(&Request::get("/slow/3000").bytes()).unwrap();
     }
     wait::until("they are under way", wait::LONG, || {
-        from(&fleet, 9).ask(&Request::get("/held")).unwrap().text().trim() == "3"
+        from(&fleet, 9).request(&Request::get("/held")).unwrap().text().trim() == "3"
     });
-    let refusal = from(&fleet, 2).ask(&Request::get("/hello")).unwrap();
+    let refusal = from(&fleet, 2).request(&Request::get("/hello")).unwrap();
     refusal.assert_problem(503);
     assert_eq!(refusal.header("Connection"), "close");
     assert_eq!(refused(&fleet, "client_connections"), 1.0);
@@ -263,14 +264,15 @@ fn a_client_has_its_share_of_the_places() {
         assert_eq!(connection.receive(false).unwrap().status, 200);
     }
     // A trusted proxy has any number.
-    let fleet = Plan::on(&redis).workers(1).set("REGATTA_HTTP__CONNECTIONS_PER_CLIENT", "1").start();
+    let fleet =
+        TestFleetBuilder::on(&redis).workers(1).set("REGATTA_HTTP__CONNECTIONS_PER_CLIENT", "1").start();
     let mut proxy: Vec<_> = (0..10).map(|_| from(&fleet, 1)).collect();
     proxy.iter_mut().chain([&mut from(&fleet, 4)]).for_each(|connection| assert_eq!(hello(connection), 200));
 }
 
 #[test]
 fn idle_connections_make_room_for_new_ones() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = strict(&redis).set("REGATTA_HTTP__CONNECTIONS", "8").set("REGATTA_HTTP__KEEP_ALIVE", "60s");
     let fleet = plan.set("REGATTA_HTTP__CONNECTIONS_PER_CLIENT", "100%").start();
     let mut idle: Vec<_> = (0..8).map(|_| from(&fleet, 2)).collect();
@@ -297,7 +299,7 @@ fn idle_connections_make_room_for_new_ones() {
 
 #[test]
 fn a_response_has_to_begin_in_time() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = strict(&redis).set("REGATTA_HTTP__REQUEST_TIMEOUT", "500ms").start();
     assert_eq!(fleet.get("/slow/100").status, 200);
     fleet.get("/slow/5000").assert_problem(504);
@@ -316,13 +318,13 @@ fn a_response_has_to_begin_in_time() {
 
 #[test]
 fn what_waits_for_the_shared_state_is_told_to_come_again() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = strict(&redis).set("REGATTA_HTTP__REQUEST_TIMEOUT", "500ms");
     let fleet = plan.set("REGATTA_REDIS__COMMAND_TIMEOUT", "20s").start();
     let mut warm = Connection::open(fleet.listen).unwrap();
-    assert_eq!(warm.ask(&Request::post("/counters/x")).unwrap().status, 200);
+    assert_eq!(warm.request(&Request::post("/counters/x")).unwrap().status, 200);
     redis.stop();
-    let answer = warm.ask(&Request::post("/counters/x")).unwrap();
+    let answer = warm.request(&Request::post("/counters/x")).unwrap();
     redis.cont();
     answer.assert_problem(503);
     assert!(!answer.header("Retry-After").is_empty());

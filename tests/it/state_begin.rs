@@ -1,64 +1,71 @@
 //! What one round trip does, on functions and on scripts alike.
 
 use bytes::Bytes;
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Error;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisError;
 use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::CounterArg;
-use regatta::__internals::redis::begin::LimitArg;
-use regatta::__internals::redis::begin::LimitKind;
-use regatta::__internals::redis::begin::LimitReply;
-use regatta::__internals::redis::begin::Reply;
-use regatta::__internals::redis::begin::SessionArg;
-use regatta::__internals::redis::begin::SessionMode;
-use regatta::__internals::redis::begin::SessionReply;
+use regatta::__internals::redis::begin::BeginReply;
+use regatta::__internals::redis::begin::CounterIncrement;
+use regatta::__internals::redis::begin::LimitParameters;
+use regatta::__internals::redis::begin::RateLimitCheck;
+use regatta::__internals::redis::begin::RateLimitDecision;
+use regatta::__internals::redis::begin::SessionAccess;
+use regatta::__internals::redis::begin::SessionLookup;
+use regatta::__internals::redis::begin::SessionQuery;
 use regatta::__internals::redis::commit;
 use regatta::__internals::redis::library;
 use tokio::task::JoinSet;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
-use crate::support::redis::ticket;
+use crate::support::redis::new_session;
 
-const MODES: [Mode; 2] = [Mode::Fcall, Mode::Evalsha];
+const MODES: [ScriptingMode; 2] = [ScriptingMode::Fcall, ScriptingMode::Evalsha];
 const DAY_MS: u64 = 86_400_000;
 
-fn session(key: &str, create: bool) -> SessionArg {
+fn session(key: &str, create: bool) -> SessionQuery {
     let (idle_ms, absolute_ms) = (DAY_MS, 30 * DAY_MS);
     // One that is made has its ticket's view.
-    let mode = if create { SessionMode::Read } else { SessionMode::Visit };
-    let ticket = create.then(ticket);
-    SessionArg { key: key.into(), generation: None, mode, ticket, idle_ms, absolute_ms }
+    let mode = if create { SessionAccess::Read } else { SessionAccess::CountView };
+    let ticket = create.then(new_session);
+    SessionQuery {
+        key: key.into(),
+        generation: None,
+        access: mode,
+        provisional: ticket,
+        idle_ms,
+        absolute_ms,
+    }
 }
 
-fn limit(key: &str, burst: u64) -> LimitArg {
+fn limit(key: &str, burst: u64) -> RateLimitCheck {
     // So slow that a test never sees a request come back.
     let interval_us = 3_600_000_000;
-    LimitArg {
+    RateLimitCheck {
         key: key.into(),
-        kind: LimitKind::Rate { interval_us, tolerance_us: interval_us * burst },
+        parameters: LimitParameters::Rate { interval_us, tolerance_us: interval_us * burst },
         shadow: false,
         cost: 1,
     }
 }
 
-fn counter(key: &str, by: i64) -> CounterArg {
-    CounterArg { key: key.into(), by }
+fn counter(key: &str, by: i64) -> CounterIncrement {
+    CounterIncrement { key: key.into(), by }
 }
 
-async fn visit(redis: &Redis, key: &str, create: bool) -> SessionReply {
+async fn visit(redis: &RedisClient, key: &str, create: bool) -> SessionLookup {
     let session = session(key, create);
-    let request = begin::Request { session: Some(&session), ..Default::default() };
+    let request = begin::BeginRequest { session: Some(&session), ..Default::default() };
     match redis.begin(&request).await.unwrap() {
-        Reply::Granted { session, .. } => session,
-        Reply::Denied { .. } => panic!("denied without a limit"),
+        BeginReply::Granted { session, .. } => session,
+        BeginReply::Denied { .. } => panic!("denied without a limit"),
     }
 }
 
-fn change<'a>(key: &'a str, set: &'a [(String, Bytes)], remove: &'a [String]) -> commit::Request<'a> {
-    commit::Request { key, set, remove, max_fields: 64, ..commit::Request::default() }
+fn change<'a>(key: &'a str, set: &'a [(String, Bytes)], remove: &'a [String]) -> commit::CommitSession<'a> {
+    commit::CommitSession { key, set, remove, max_fields: 64, ..commit::CommitSession::default() }
 }
 
 fn field(name: &str, value: &str) -> (String, Bytes) {
@@ -68,25 +75,28 @@ fn field(name: &str, value: &str) -> (String, Bytes) {
 #[tokio::test]
 async fn one_call_decides_counts_and_reads_everything() {
     for mode in MODES {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         visit(&redis, "p:s:1", true).await;
         redis.commit(&change("p:s:1", &[field("cart", "[1]"), field("_csrf", "7")], &[])).await.unwrap();
         server.cli(&["CONFIG", "RESETSTAT"]);
 
         let session = session("p:s:1", false);
-        let request = begin::Request {
+        let request = begin::BeginRequest {
             limits: &[limit("p:l:a", 5), limit("p:l:b", 3)],
             session: Some(&session),
             counters: &[counter("p:c:x", 2), counter("p:c:y", 0)],
             token: "",
         };
-        let Reply::Granted { limits, session, counters, .. } = redis.begin(&request).await.unwrap() else {
+        let BeginReply::Granted { limits, session, counters, .. } = redis.begin(&request).await.unwrap()
+        else {
             panic!("denied")
         };
         assert_eq!(limits.iter().map(|limit| limit.remaining).collect::<Vec<_>>(), [4, 2]);
         assert_eq!(counters, [2, 0]);
-        let SessionReply::Live { created_ms, views, mut fields, own: None } = session else { panic!("gone") };
+        let SessionLookup::Found { created_ms, views, mut fields, attributes: None } = session else {
+            panic!("gone")
+        };
         fields.sort();
         assert!(created_ms > 1_600_000_000_000);
         assert_eq!((views, fields), (2, vec![field("_csrf", "7"), field("cart", "[1]")]));
@@ -100,23 +110,23 @@ async fn one_call_decides_counts_and_reads_everything() {
 #[tokio::test]
 async fn a_denied_call_changes_nothing() {
     for mode in MODES {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         visit(&redis, "p:s:1", true).await;
         let (existing, made) = (session("p:s:1", false), session("p:s:new", true));
         let limits = [limit("p:l:free", 5), limit("p:l:full", 1), limit("p:l:third", 5)];
         let counters = [counter("p:c:x", 1)];
-        let request = |session| begin::Request {
+        let request = |session| begin::BeginRequest {
             limits: &limits,
             session: Some(session),
             counters: &counters,
             token: "",
         };
-        assert!(matches!(redis.begin(&request(&existing)).await, Ok(Reply::Granted { .. })));
+        assert!(matches!(redis.begin(&request(&existing)).await, Ok(BeginReply::Granted { .. })));
 
         let before = (server.cli(&["DEBUG", "DIGEST"]), server.keys());
         for session in [&existing, &made] {
-            let Ok(Reply::Denied { limits }) = redis.begin(&request(session)).await else {
+            let Ok(BeginReply::Denied { limits }) = redis.begin(&request(session)).await else {
                 panic!("granted")
             };
             assert_eq!(limits.iter().map(|limit| limit.allowed).collect::<Vec<_>>(), [true, false, true]);
@@ -131,7 +141,7 @@ async fn a_denied_call_changes_nothing() {
 #[tokio::test]
 async fn two_hundred_parallel_begins_are_two_hundred_views_and_counts() {
     for mode in MODES {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let workers = [connect(&server, "p", mode).await, connect(&server, "p", mode).await];
         visit(&workers[0], "p:s:1", true).await;
         let mut tasks = JoinSet::new();
@@ -140,8 +150,11 @@ async fn two_hundred_parallel_begins_are_two_hundred_views_and_counts() {
             tasks.spawn(async move {
                 let session = session("p:s:1", false);
                 let counters = [counter("p:c:total", 1)];
-                let request =
-                    begin::Request { session: Some(&session), counters: &counters, ..Default::default() };
+                let request = begin::BeginRequest {
+                    session: Some(&session),
+                    counters: &counters,
+                    ..Default::default()
+                };
                 redis.begin(&request).await.unwrap()
             });
         }
@@ -149,13 +162,13 @@ async fn two_hundred_parallel_begins_are_two_hundred_views_and_counts() {
         let mut totals: Vec<i64> = replies
             .iter()
             .map(|reply| match reply {
-                Reply::Granted { counters, .. } => counters[0],
-                Reply::Denied { .. } => 0,
+                BeginReply::Granted { counters, .. } => counters[0],
+                BeginReply::Denied { .. } => 0,
             })
             .collect();
         totals.sort_unstable();
         assert_eq!(totals, (1..=200).collect::<Vec<i64>>());
-        let SessionReply::Live { views, .. } = visit(&workers[1], "p:s:1", false).await else {
+        let SessionLookup::Found { views, .. } = visit(&workers[1], "p:s:1", false).await else {
             panic!("gone")
         };
         assert_eq!(views, 202);
@@ -165,14 +178,14 @@ async fn two_hundred_parallel_begins_are_two_hundred_views_and_counts() {
 #[tokio::test]
 async fn a_limit_is_never_exceeded_by_parallel_requests_of_several_workers() {
     for mode in MODES {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let workers = [connect(&server, "p", mode).await, connect(&server, "p", mode).await];
         let mut tasks = JoinSet::new();
         for index in 0..300 {
             let redis = workers[index % 2].clone();
             tasks.spawn(async move {
-                let request = begin::Request { limits: &[limit("p:l:a", 50)], ..Default::default() };
-                matches!(redis.begin(&request).await, Ok(Reply::Granted { .. }))
+                let request = begin::BeginRequest { limits: &[limit("p:l:a", 50)], ..Default::default() };
+                matches!(redis.begin(&request).await, Ok(BeginReply::Granted { .. }))
             });
         }
         let granted = tasks.join_all().await.into_iter().filter(|granted| *granted).count();
@@ -183,7 +196,7 @@ async fn a_limit_is_never_exceeded_by_parallel_requests_of_several_workers() {
 #[tokio::test]
 async fn changes_of_different_fields_both_survive() {
     for mode in MODES {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         visit(&redis, "p:s:1", true).await;
         let mut tasks = JoinSet::new();
@@ -199,7 +212,7 @@ async fn changes_of_different_fields_both_survive() {
                 .join_all()
                 .await
                 .into_iter()
-                .all(|reply| matches!(reply, Ok(commit::Reply::Committed { .. })))
+                .all(|reply| matches!(reply, Ok(commit::CommitOutcome::Committed { .. })))
         );
         let fields: i64 = server.cli(&["HLEN", "p:s:1"]).parse().unwrap();
         assert!((49 + 3..=50 + 3).contains(&fields), "{fields}");
@@ -209,14 +222,20 @@ async fn changes_of_different_fields_both_survive() {
 #[tokio::test]
 async fn a_session_that_is_gone_stays_gone() {
     for mode in MODES {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         visit(&redis, "p:s:1", true).await;
         redis.delete("p:s:1").await.unwrap();
-        assert_eq!(visit(&redis, "p:s:1", false).await, SessionReply::Gone);
-        assert_eq!(redis.commit(&change("p:s:1", &[field("a", "1")], &[])).await, Ok(commit::Reply::Gone));
+        assert_eq!(visit(&redis, "p:s:1", false).await, SessionLookup::Gone);
+        assert_eq!(
+            redis.commit(&change("p:s:1", &[field("a", "1")], &[])).await,
+            Ok(commit::CommitOutcome::Gone)
+        );
         server.cli(&["HSET", "p:s:2", "a", "1"]);
-        assert_eq!(redis.commit(&change("p:s:2", &[field("a", "2")], &[])).await, Ok(commit::Reply::Gone));
+        assert_eq!(
+            redis.commit(&change("p:s:2", &[field("a", "2")], &[])).await,
+            Ok(commit::CommitOutcome::Gone)
+        );
         assert_eq!(server.cli(&["EXISTS", "p:s:1"]), "0", "{mode:?}");
     }
 }
@@ -224,7 +243,7 @@ async fn a_session_that_is_gone_stays_gone() {
 #[tokio::test]
 async fn sessions_end_by_idleness_and_by_age() {
     for mode in MODES {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         visit(&redis, "p:s:1", true).await;
         let ttl = || server.cli(&["PTTL", "p:s:1"]).parse::<u64>().unwrap();
@@ -246,31 +265,34 @@ async fn sessions_end_by_idleness_and_by_age() {
         assert!(ttl() <= 600_000, "{}", ttl());
         server.cli(&["HINCRBY", "p:s:1", "_c", "-600000"]);
         unheaded();
-        assert_eq!(visit(&redis, "p:s:1", false).await, SessionReply::Gone, "{mode:?}");
+        assert_eq!(visit(&redis, "p:s:1", false).await, SessionLookup::Gone, "{mode:?}");
     }
 }
 
 #[tokio::test]
 async fn too_many_fields_are_refused_and_nothing_is_changed() {
     for mode in MODES {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         visit(&redis, "p:s:1", true).await;
         let fields: Vec<_> = (0..65).map(|index| field(&index.to_string(), "1")).collect();
-        assert_eq!(redis.commit(&change("p:s:1", &fields, &[])).await, Ok(commit::Reply::Full));
+        assert_eq!(redis.commit(&change("p:s:1", &fields, &[])).await, Ok(commit::CommitOutcome::TooLarge));
         assert_eq!(
             redis.commit(&change("p:s:1", &fields[..64], &[])).await,
-            Ok(commit::Reply::Committed { sums: vec![] })
+            Ok(commit::CommitOutcome::Committed { sums: vec![] })
         );
         assert_eq!(
             redis.commit(&change("p:s:1", &fields[..64], &[])).await,
-            Ok(commit::Reply::Committed { sums: vec![] })
+            Ok(commit::CommitOutcome::Committed { sums: vec![] })
         );
-        assert_eq!(redis.commit(&change("p:s:1", &fields[64..], &[])).await, Ok(commit::Reply::Full));
+        assert_eq!(
+            redis.commit(&change("p:s:1", &fields[64..], &[])).await,
+            Ok(commit::CommitOutcome::TooLarge)
+        );
         let swap = ["0".to_owned()];
         assert_eq!(
             redis.commit(&change("p:s:1", &fields[64..], &swap)).await,
-            Ok(commit::Reply::Committed { sums: vec![] })
+            Ok(commit::CommitOutcome::Committed { sums: vec![] })
         );
         assert_eq!(server.cli(&["HLEN", "p:s:1"]), "67", "{mode:?}");
     }
@@ -279,15 +301,15 @@ async fn too_many_fields_are_refused_and_nothing_is_changed() {
 #[tokio::test]
 async fn something_else_under_a_session_key_is_told_and_damaged_numbers_do_no_harm() {
     for mode in MODES {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         server.cli(&["SET", "p:s:1", "garbage"]);
-        assert_eq!(visit(&redis, "p:s:1", false).await, SessionReply::Damaged);
+        assert_eq!(visit(&redis, "p:s:1", false).await, SessionLookup::Corrupt);
         server.cli(&["HSET", "p:s:3", "cart", "1"]);
-        assert_eq!(visit(&redis, "p:s:3", false).await, SessionReply::Damaged);
+        assert_eq!(visit(&redis, "p:s:3", false).await, SessionLookup::Corrupt);
         visit(&redis, "p:s:2", true).await;
         server.cli(&["HSET", "p:s:2", "_v", "many", "_t", "later"]);
-        let SessionReply::Live { views, .. } = visit(&redis, "p:s:2", false).await else {
+        let SessionLookup::Found { views, .. } = visit(&redis, "p:s:2", false).await else {
             panic!("{mode:?}")
         };
         assert_eq!(views, 1);
@@ -297,30 +319,35 @@ async fn something_else_under_a_session_key_is_told_and_damaged_numbers_do_no_ha
 #[tokio::test]
 async fn an_overflowing_counter_is_refused_and_leaves_the_others_alone() {
     for mode in MODES {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         server.cli(&["SET", "p:c:full", &i64::MAX.to_string()]);
-        let request = begin::Request {
+        let request = begin::BeginRequest {
             limits: &[limit("p:l:a", 5)],
             counters: &[counter("p:c:x", 5), counter("p:c:full", 1)],
             ..Default::default()
         };
-        assert_eq!(redis.begin(&request).await, Err(Error::Overflow));
-        assert_eq!(redis.count("p:c:full", 1).await, Err(Error::Overflow));
-        assert_eq!((redis.count("p:c:x", 0).await, redis.count("p:c:full", 0).await), (Ok(0), Ok(i64::MAX)));
+        assert_eq!(redis.begin(&request).await, Err(RedisError::Overflow));
+        assert_eq!(redis.increment("p:c:full", 1).await, Err(RedisError::Overflow));
+        assert_eq!(
+            (redis.increment("p:c:x", 0).await, redis.increment("p:c:full", 0).await),
+            (Ok(0), Ok(i64::MAX))
+        );
         assert_eq!(server.cli(&["EXISTS", "p:l:a"]), "0", "{mode:?}");
     }
 }
 
 #[tokio::test]
 async fn an_arrival_time_an_hour_ahead_locks_nobody_out() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Fcall).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Fcall).await;
     server.cli(&["SET", "p:l:a", "9000000000000000"]);
-    let limits =
-        [LimitArg { kind: LimitKind::Rate { interval_us: 1000, tolerance_us: 5000 }, ..limit("p:l:a", 1) }];
-    let request = begin::Request { limits: &limits, ..Default::default() };
-    let Ok(Reply::Denied { limits }) = redis.begin(&request).await else { panic!("granted") };
+    let limits = [RateLimitCheck {
+        parameters: LimitParameters::Rate { interval_us: 1000, tolerance_us: 5000 },
+        ..limit("p:l:a", 1)
+    }];
+    let request = begin::BeginRequest { limits: &limits, ..Default::default() };
+    let Ok(BeginReply::Denied { limits }) = redis.begin(&request).await else { panic!("granted") };
     assert_eq!(limits[0].retry_after_us, Some(1000));
     // The denied call has mended it: an hour is not waited, nor is it seen an hour ahead by the next one.
     assert!(server.cli(&["PTTL", "p:l:a"]).parse::<i64>().unwrap() <= 5);
@@ -329,15 +356,15 @@ async fn an_arrival_time_an_hour_ahead_locks_nobody_out() {
 #[tokio::test]
 async fn a_place_that_a_later_clock_took_is_kept_no_longer_than_a_lease() {
     for mode in MODES {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
         server.cli(&["ZADD", "p:l:a", "9000000000000000", "other"]);
-        let kind = LimitKind::Concurrency { lease_us: 100_000, max: 1 };
-        let limits = [LimitArg { kind, ..limit("p:l:a", 1) }];
-        let request = begin::Request { limits: &limits, token: "mine", ..Default::default() };
-        assert!(matches!(redis.begin(&request).await, Ok(Reply::Denied { .. })), "{mode:?}");
+        let parameters = LimitParameters::Concurrency { lease_us: 100_000, max: 1 };
+        let limits = [RateLimitCheck { parameters, ..limit("p:l:a", 1) }];
+        let request = begin::BeginRequest { limits: &limits, token: "mine", ..Default::default() };
+        assert!(matches!(redis.begin(&request).await, Ok(BeginReply::Denied { .. })), "{mode:?}");
         eventually("its own place is free when its lease is over", async || {
-            matches!(redis.begin(&request).await, Ok(Reply::Granted { .. }))
+            matches!(redis.begin(&request).await, Ok(BeginReply::Granted { .. }))
         })
         .await;
     }
@@ -347,15 +374,15 @@ async fn a_place_that_a_later_clock_took_is_kept_no_longer_than_a_lease() {
 /// library has no entry that takes a time, so one is added to a copy of its text.
 #[test]
 fn the_arithmetic_on_the_server_agrees_with_throttled_in_both_forms() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     // The numbers come as text here, because a command line carries no doubles: lifetimes, limit, time.
     let at = "local now = tonumber(table.remove(args))
         return { struct.unpack('<ddddd', begin_at(now, keys, { '-', struct.pack('<ddddddd', unpack(args)), '' })) }";
-    let source = library::named("regatta_v5").unwrap().text;
+    let source = library::library_by_name("regatta_v5").unwrap().text;
     let as_library = source.replace("regatta_v5", "regatta_test")
         + &format!("redis.register_function('regatta_at', function(keys, args) {at} end)\n");
     assert_eq!(server.cli(&["FUNCTION", "LOAD", &as_library]), "regatta_test");
-    let as_script = library::script(source, &format!("local keys, args = KEYS, ARGV {at}"));
+    let as_script = library::script_source(source, &format!("local keys, args = KEYS, ARGV {at}"));
     for (command, name, key) in [("FCALL", "regatta_at", "a"), ("EVAL", as_script.as_str(), "b")] {
         for line in include_str!("support/gcra_throttled.txt").lines().filter(|line| !line.starts_with('#')) {
             let row: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -378,27 +405,27 @@ fn the_arithmetic_on_the_server_agrees_with_throttled_in_both_forms() {
 
 #[tokio::test]
 async fn cost_nothing_only_looks() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Fcall).await;
-    let look = [LimitArg { cost: 0, ..limit("p:l:a", 5) }];
-    let request = begin::Request { limits: &look, ..Default::default() };
-    let expected = LimitReply { allowed: true, remaining: 5, retry_after_us: None, reset_us: 0 };
-    let Ok(Reply::Granted { limits, .. }) = redis.begin(&request).await else { panic!("denied") };
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Fcall).await;
+    let look = [RateLimitCheck { cost: 0, ..limit("p:l:a", 5) }];
+    let request = begin::BeginRequest { limits: &look, ..Default::default() };
+    let expected = RateLimitDecision { allowed: true, remaining: 5, retry_after_us: None, reset_us: 0 };
+    let Ok(BeginReply::Granted { limits, .. }) = redis.begin(&request).await else { panic!("denied") };
     assert_eq!((limits, server.cli(&["EXISTS", "p:l:a"])), (vec![expected], "0".to_owned()));
 }
 
 #[tokio::test]
 async fn fleets_with_other_prefixes_are_strangers_and_with_the_same_are_one() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let [one, same, other] = [
-        connect(&server, "one", Mode::Auto).await,
-        connect(&server, "one", Mode::Auto).await,
-        connect(&server, "other", Mode::Auto).await,
+        connect(&server, "one", ScriptingMode::Auto).await,
+        connect(&server, "one", ScriptingMode::Auto).await,
+        connect(&server, "other", ScriptingMode::Auto).await,
     ];
-    assert_eq!(one.generated_secrets(), same.generated_secrets());
-    assert_ne!(one.generated_secrets(), other.generated_secrets());
+    assert_eq!(one.generated_signing_keys(), same.generated_signing_keys());
+    assert_ne!(one.generated_signing_keys(), other.generated_signing_keys());
     assert!(server.keys().iter().all(|key| key.starts_with("one:") || key.starts_with("other:")));
-    let name = regatta::__internals::counter::Name::parse("hits").unwrap();
+    let name = regatta::__internals::counter::CounterName::parse("hits").unwrap();
     assert_eq!(regatta::__internals::counter::add(&one, "one", &name, 3).await, Ok(3));
     assert_eq!(regatta::__internals::counter::value(&same, "one", &name).await, Ok(3));
     assert_eq!(regatta::__internals::counter::value(&other, "other", &name).await, Ok(0));

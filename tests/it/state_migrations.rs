@@ -1,57 +1,59 @@
 //! Server-side code: applied once by a whole fleet, recorded, never replaced under its name.
 
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Error;
-use regatta::__internals::redis::Health;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisError;
+use regatta::__internals::redis::RedisStatus;
 use regatta::__internals::redis::library;
 use regatta::__internals::redis::migrations;
+use regatta::__internals::redis::migrations::MigrationStatus;
 use regatta::__internals::redis::migrations::SHIPPED;
-use regatta::__internals::redis::migrations::Status;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 
-fn unstarted(server: &RedisServer, mode: Mode) -> Redis {
-    Redis::new(&server.settings("p", mode), &server.url(), "cli").unwrap()
+fn unstarted(server: &TestRedis, mode: ScriptingMode) -> RedisClient {
+    RedisClient::new(&server.settings("p", mode), &server.url(), "cli").unwrap()
 }
 
 #[tokio::test]
 async fn thirty_two_workers_that_boot_together_apply_once() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let worker = |index| {
-        let settings = server.settings("p", Mode::Auto);
-        Redis::new(&settings, &server.url(), &format!("w{index}")).unwrap()
+        let settings = server.settings("p", ScriptingMode::Auto);
+        RedisClient::new(&settings, &server.url(), &format!("w{index}")).unwrap()
     };
-    let workers: Vec<Redis> = (0..32).map(worker).collect();
-    workers.iter().for_each(Redis::start);
+    let workers: Vec<RedisClient> = (0..32).map(worker).collect();
+    workers.iter().for_each(RedisClient::start);
     for redis in &workers {
-        eventually("the worker is up", async || redis.health() == Health::Up).await;
+        eventually("the worker is up", async || redis.status() == RedisStatus::Up).await;
     }
     assert_eq!(server.cli(&["GET", "p:mig:fence"]), "1");
-    assert_eq!(server.cli(&["HLEN", "p:mig"]), library::ALL.len().to_string());
+    assert_eq!(server.cli(&["HLEN", "p:mig"]), library::LIBRARIES.len().to_string());
     assert_eq!(server.cli(&["EXISTS", "p:mig:lock"]), "0");
-    let secrets: Vec<_> = workers.iter().map(Redis::generated_secrets).collect();
+    let secrets: Vec<_> = workers.iter().map(RedisClient::generated_signing_keys).collect();
     assert!(!secrets[0].is_empty() && secrets.iter().all(|secret| *secret == secrets[0]));
 }
 
 #[tokio::test]
 async fn check_and_plan_change_nothing_and_apply_says_what_it_did() {
-    for mode in [Mode::Fcall, Mode::Evalsha] {
-        let server = RedisServer::start();
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
+        let server = TestRedis::start();
         let redis = unstarted(&server, mode);
         let plan = SHIPPED.plan(&redis).await.unwrap();
-        assert_eq!(plan.len(), library::ALL.len());
+        assert_eq!(plan.len(), library::LIBRARIES.len());
         assert_eq!(
             (plan[0].file.as_str(), &plan[0].status),
-            ("migrations/0001_regatta_v1.lua", &Status::Pending)
+            ("migrations/0001_regatta_v1.lua", &MigrationStatus::Pending)
         );
-        assert!(plan.iter().all(|step| step.status == Status::Pending));
+        assert!(plan.iter().all(|step| step.status == MigrationStatus::Pending));
         assert_eq!((server.keys(), server.cli(&["FUNCTION", "LIST"])), (vec![], String::new()));
 
         let applied = SHIPPED.apply(&redis, |_| ()).await.unwrap();
-        assert!(matches!(&applied[0].status, Status::Applied { by, at_ms } if by == "cli" && *at_ms > 0));
+        assert!(
+            matches!(&applied[0].status, MigrationStatus::Applied { by, at_ms } if by == "cli" && *at_ms > 0)
+        );
         assert_eq!(SHIPPED.plan(&redis).await.as_ref(), Ok(&applied));
         assert_eq!(SHIPPED.apply(&redis, |_| ()).await, Ok(applied));
     }
@@ -59,59 +61,59 @@ async fn check_and_plan_change_nothing_and_apply_says_what_it_did() {
 
 #[tokio::test]
 async fn an_edited_file_is_refused_with_both_checksums_and_nothing_changes() {
-    let server = RedisServer::start();
-    let redis = unstarted(&server, Mode::Fcall);
+    let server = TestRedis::start();
+    let redis = unstarted(&server, ScriptingMode::Fcall);
     SHIPPED.apply(&redis, |_| ()).await.unwrap();
-    let ours = migrations::checksum(library::ALL[0].text);
+    let ours = migrations::checksum(library::LIBRARIES[0].text);
     let theirs = migrations::checksum("an older text");
     let entry = server.cli(&["HGET", "p:mig", "0001"]).replace(&ours, &theirs);
     server.cli(&["HSET", "p:mig", "0001", &entry]);
     let before = server.cli(&["DEBUG", "DIGEST"]);
 
     let refused = SHIPPED.plan(&redis).await.unwrap_err();
-    assert!(matches!(refused, Error::Diverged { .. }), "{refused:?}");
+    assert!(matches!(refused, RedisError::Diverged { .. }), "{refused:?}");
     for part in ["migrations/0001_regatta_v1.lua", &ours, &theirs] {
         assert!(refused.to_string().contains(part), "{refused}");
     }
     assert!(SHIPPED.apply(&redis, |_| ()).await.is_err());
     redis.start();
-    assert!(matches!(redis.first_attempt().await, Health::Down { .. }));
+    assert!(matches!(redis.wait_for_first_attempt().await, RedisStatus::Down { .. }));
     assert_eq!(server.cli(&["DEBUG", "DIGEST"]), before);
 }
 
 #[tokio::test]
 async fn a_library_with_our_name_and_another_text_is_never_replaced() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let stranger =
         "#!lua name=regatta_v1\nredis.register_function('regatta_v1_begin', function() return 7 end)";
     server.cli(&["FUNCTION", "LOAD", stranger]);
-    let refused = SHIPPED.apply(&unstarted(&server, Mode::Fcall), |_| ()).await;
-    assert!(matches!(refused, Err(Error::Diverged { .. })), "{refused:?}");
+    let refused = SHIPPED.apply(&unstarted(&server, ScriptingMode::Fcall), |_| ()).await;
+    assert!(matches!(refused, Err(RedisError::Diverged { .. })), "{refused:?}");
     assert_eq!(server.cli(&["FCALL", "regatta_v1_begin", "0"]), "7");
 }
 
 #[tokio::test]
 async fn what_a_dead_worker_began_is_finished_by_another() {
-    let server = RedisServer::start();
-    let redis = unstarted(&server, Mode::Fcall);
+    let server = TestRedis::start();
+    let redis = unstarted(&server, ScriptingMode::Fcall);
     SHIPPED.apply(&redis, |_| ()).await.unwrap();
     let begun = server.cli(&["HGET", "p:mig", "0001"]).replace("\"applied\"", "\"running\"");
     server.cli(&["HSET", "p:mig", "0001", &begun]);
     server.cli(&["FUNCTION", "FLUSH"]);
     assert_eq!(server.cli(&["SET", "p:mig:lock", "the-dead-one", "PX", "300"]), "OK");
-    assert!(matches!(SHIPPED.plan(&redis).await.unwrap()[0].status, Status::Begun { .. }));
+    assert!(matches!(SHIPPED.plan(&redis).await.unwrap()[0].status, MigrationStatus::Started { .. }));
     let applied = SHIPPED.apply(&redis, |_| ()).await.unwrap();
-    assert!(matches!(applied[0].status, Status::Applied { .. }));
+    assert!(matches!(applied[0].status, MigrationStatus::Applied { .. }));
     assert_eq!(server.cli(&["GET", "p:mig:fence"]), "2");
 }
 
 #[tokio::test]
 async fn a_server_without_functions_gets_scripts() {
     let server =
-        RedisServer::start_with(&["--rename-command", "FUNCTION", "", "--rename-command", "FCALL", ""]);
-    let redis = connect(&server, "p", Mode::Auto).await;
-    assert_eq!(redis.count("p:c:x", 1).await, Ok(1));
-    let request = regatta::__internals::redis::begin::Request::default();
+        TestRedis::start_with(&["--rename-command", "FUNCTION", "", "--rename-command", "FCALL", ""]);
+    let redis = connect(&server, "p", ScriptingMode::Auto).await;
+    assert_eq!(redis.increment("p:c:x", 1).await, Ok(1));
+    let request = regatta::__internals::redis::begin::BeginRequest::default();
     assert!(redis.begin(&request).await.is_ok());
     assert!(server.commands().contains_key("evalsha"));
 }

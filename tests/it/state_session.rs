@@ -3,95 +3,101 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
 use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::Reply;
-use regatta::__internals::redis::begin::SessionArg;
-use regatta::__internals::redis::begin::SessionMode;
-use regatta::__internals::redis::begin::SessionReply;
+use regatta::__internals::redis::begin::BeginReply;
+use regatta::__internals::redis::begin::SessionAccess;
+use regatta::__internals::redis::begin::SessionLookup;
+use regatta::__internals::redis::begin::SessionQuery;
 use regatta::__internals::session;
-use regatta::__internals::session::Error;
-use regatta::__internals::session::Lifetimes;
-use regatta::__internals::session::Setup;
+use regatta::__internals::session::SessionError;
+use regatta::__internals::session::SessionLifetimes;
+use regatta::__internals::session::SessionSettings;
 use regatta::__internals::session::cookie;
-use regatta::__internals::session::store::Outcome;
-use regatta::__internals::session::store::RequestStore;
-use regatta::__internals::session::store::Source;
+use regatta::__internals::session::store::CommitStatus;
+use regatta::__internals::session::store::SessionSource;
+use regatta::__internals::session::store::TrackedSessionStore;
 use tower_sessions::Session;
 use tower_sessions::session::Id;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
-use crate::support::redis::ticket;
+use crate::support::redis::new_session;
 
-const LIFETIMES: Lifetimes =
-    Lifetimes { idle: Duration::from_secs(3600), absolute: Duration::from_secs(86_400) };
+const LIFETIMES: SessionLifetimes =
+    SessionLifetimes { idle: Duration::from_secs(3600), absolute: Duration::from_secs(86_400) };
 
 /// What the HTTP room does at a request's begin, without HTTP.
 #[derive(Debug)]
 struct Begin {
-    redis: Redis,
+    redis: RedisClient,
     create: bool,
 }
 
-impl Source for Begin {
-    async fn begun(&self, id: &Id) -> Result<SessionReply, Error> {
-        let arg = SessionArg {
+impl SessionSource for Begin {
+    async fn lookup_session(&self, id: &Id) -> Result<SessionLookup, SessionError> {
+        let arg = SessionQuery {
             generation: None,
-            key: session::key("p", *id),
-            mode: SessionMode::Read,
-            ticket: self.create.then(ticket),
+            key: session::session_key("p", *id),
+            access: SessionAccess::Read,
+            provisional: self.create.then(new_session),
             idle_ms: LIFETIMES.idle_ms(),
             absolute_ms: LIFETIMES.absolute_ms(),
         };
-        let request = begin::Request { session: Some(&arg), ..Default::default() };
-        match self.redis.begin(&request).await.map_err(Error::Redis)? {
-            Reply::Granted { session, .. } => Ok(session),
-            Reply::Denied { .. } => Err(Error::Denied),
+        let request = begin::BeginRequest { session: Some(&arg), ..Default::default() };
+        match self.redis.begin(&request).await.map_err(SessionError::Redis)? {
+            BeginReply::Granted { session, .. } => Ok(session),
+            BeginReply::Denied { .. } => Err(SessionError::Denied),
         }
     }
 }
 
-fn setup() -> Arc<Setup> {
+fn setup() -> Arc<SessionSettings> {
     let strict = vec!["strict".to_owned()];
-    Arc::new(Setup { prefix: Arc::from("p"), lifetimes: LIFETIMES, cipher: None, strict, max_per_user: 0 })
+    Arc::new(SessionSettings {
+        prefix: Arc::from("p"),
+        lifetimes: LIFETIMES,
+        cipher: None,
+        strict,
+        max_per_user: 0,
+    })
 }
 
-fn request(redis: &Redis, id: Option<Id>) -> (Session, Arc<RequestStore<Begin>>) {
+fn request(redis: &RedisClient, id: Option<Id>) -> (Session, Arc<TrackedSessionStore<Begin>>) {
     let source = Begin { redis: redis.clone(), create: false };
-    let store = Arc::new(RequestStore::new(source, redis.clone(), setup()));
+    let store = Arc::new(TrackedSessionStore::new(source, redis.clone(), setup()));
     (Session::new(id, Arc::clone(&store), None), store)
 }
 
-async fn stored(redis: &Redis, fields: &[(&str, u32)]) -> Id {
+async fn stored(redis: &RedisClient, fields: &[(&str, u32)]) -> Id {
     let (session, store) = request(redis, None);
     for (name, value) in fields {
         session.insert(name, value).await.unwrap();
     }
     session.save().await.unwrap();
     let id = session.id().unwrap();
-    assert_eq!(store.outcome(), Outcome::Stored(id));
+    assert_eq!(store.commit_status(), CommitStatus::Stored(id));
     id
 }
 
 #[tokio::test]
 async fn a_session_is_read_back_by_the_next_request_and_its_id_is_stored_nowhere() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Auto).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Auto).await;
     let id = stored(&redis, &[("cart", 1), ("_csrf", 2)]).await;
     let (session, _) = request(&redis, Some(id));
     assert_eq!(session.get::<u32>("cart").await.unwrap(), Some(1));
     assert_eq!(session.get::<u32>("_csrf").await.unwrap(), Some(2));
     assert_eq!(session.get::<u32>("_c").await.unwrap(), None);
-    let everything = server.keys().join(" ") + &server.cli(&["HGETALL", &session::key("p", id)]);
+    let everything = server.keys().join(" ") + &server.cli(&["HGETALL", &session::session_key("p", id)]);
     assert!(!everything.contains(&id.to_string()));
 }
 
 #[tokio::test]
 async fn requests_that_change_different_fields_keep_both_changes() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Auto).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Auto).await;
     let id = stored(&redis, &[("a", 0), ("b", 0), ("old", 0)]).await;
     let ((one, _), (two, _)) = (request(&redis, Some(id)), request(&redis, Some(id)));
     one.insert("a", 1).await.unwrap();
@@ -107,14 +113,14 @@ async fn requests_that_change_different_fields_keep_both_changes() {
 
 #[tokio::test]
 async fn a_change_travels_alone_and_no_change_does_not_travel() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Auto).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Auto).await;
     let id = stored(&redis, &[("a", 1), ("b", 2)]).await;
     let (session, store) = request(&redis, Some(id));
     session.insert("a", 1).await.unwrap();
     server.cli(&["CONFIG", "RESETSTAT"]);
     session.save().await.unwrap();
-    assert_eq!((store.outcome(), server.commands().get("fcall")), (Outcome::Stored(id), None));
+    assert_eq!((store.commit_status(), server.commands().get("fcall")), (CommitStatus::Stored(id), None));
     session.insert("a", 5).await.unwrap();
     session.save().await.unwrap();
     let commands = server.commands();
@@ -123,18 +129,18 @@ async fn a_change_travels_alone_and_no_change_does_not_travel() {
 
 #[tokio::test]
 async fn a_session_deleted_while_a_request_runs_is_not_brought_back() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Auto).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Auto).await;
     let id = stored(&redis, &[("a", 1)]).await;
     let (late, store) = request(&redis, Some(id));
     late.insert("a", 2).await.unwrap();
     let (ending, ended) = request(&redis, Some(id));
     ending.flush().await.unwrap();
-    ended.end_left().await.unwrap();
+    ended.destroy_released().await.unwrap();
     assert!(late.save().await.is_err());
-    assert_eq!(store.outcome(), Outcome::Gone);
+    assert_eq!(store.commit_status(), CommitStatus::Gone);
     // What may be left is a mark, by which no ticket makes it anew.
-    assert_eq!(server.cli(&["HEXISTS", &session::key("p", id), "_c"]), "0");
+    assert_eq!(server.cli(&["HEXISTS", &session::session_key("p", id), "_c"]), "0");
     let (next, _) = request(&redis, Some(id));
     assert_eq!(next.get::<u32>("a").await.unwrap(), None);
     assert_eq!(next.id(), None);
@@ -142,10 +148,10 @@ async fn a_session_deleted_while_a_request_runs_is_not_brought_back() {
 
 #[tokio::test]
 async fn a_replaced_id_keeps_fields_views_and_age_and_the_old_id_is_dead() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Auto).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Auto).await;
     let id = stored(&redis, &[("a", 1)]).await;
-    let hash = session::key("p", id);
+    let hash = session::session_key("p", id);
     let created = (now_ms(&server) - 3_600_000).to_string();
     server.cli(&["HSET", &hash, "_v", "7", "_c", &created]);
     let (session, _) = request(&redis, Some(id));
@@ -153,34 +159,34 @@ async fn a_replaced_id_keeps_fields_views_and_age_and_the_old_id_is_dead() {
     session.save().await.unwrap();
     let new = session.id().unwrap();
     assert_ne!(new, id);
-    assert_eq!(server.cli(&["HKEYS", &session::key("p", id)]), "_r", "nothing but a mark");
+    assert_eq!(server.cli(&["HKEYS", &session::session_key("p", id)]), "_r", "nothing but a mark");
     assert_eq!(request(&redis, Some(id)).0.get::<u32>("a").await.unwrap(), None);
-    assert_eq!(server.cli(&["HGET", &session::key("p", new), "_v"]), "7");
-    assert_eq!(server.cli(&["HGET", &session::key("p", new), "_c"]), created);
-    assert_eq!(server.cli(&["HGET", &session::key("p", new), "a"]), "1");
+    assert_eq!(server.cli(&["HGET", &session::session_key("p", new), "_v"]), "7");
+    assert_eq!(server.cli(&["HGET", &session::session_key("p", new), "_c"]), created);
+    assert_eq!(server.cli(&["HGET", &session::session_key("p", new), "a"]), "1");
 }
 
-fn now_ms(server: &RedisServer) -> u64 {
+fn now_ms(server: &TestRedis) -> u64 {
     server.cli(&["TIME"]).lines().next().unwrap().parse::<u64>().unwrap() * 1000
 }
 
 #[tokio::test]
 async fn clearing_an_unread_session_removes_every_field() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Auto).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Auto).await;
     let id = stored(&redis, &[("a", 1), ("b", 2)]).await;
     let (session, _) = request(&redis, Some(id));
     session.clear().await;
     session.save().await.unwrap();
-    assert_eq!(server.cli(&["HLEN", &session::key("p", id)]), "3");
+    assert_eq!(server.cli(&["HLEN", &session::session_key("p", id)]), "3");
 }
 
 #[tokio::test]
 async fn a_field_that_nobody_can_read_counts_as_absent() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Auto).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Auto).await;
     let id = stored(&redis, &[("a", 1), ("b", 2)]).await;
-    server.cli(&["HSET", &session::key("p", id), "a", "{not json"]);
+    server.cli(&["HSET", &session::session_key("p", id), "a", "{not json"]);
     let (session, _) = request(&redis, Some(id));
     assert_eq!(session.get::<u32>("a").await.unwrap(), None);
     assert_eq!(session.get::<u32>("b").await.unwrap(), Some(2));
@@ -191,26 +197,26 @@ async fn a_field_that_nobody_can_read_counts_as_absent() {
 
 #[tokio::test]
 async fn a_session_that_would_be_too_large_is_refused_and_stays_as_it_was() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Auto).await;
+    let server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Auto).await;
     let id = stored(&redis, &[("a", 1)]).await;
     let (session, store) = request(&redis, Some(id));
-    session.insert("big", "x".repeat(session::BYTES_MAX)).await.unwrap();
+    session.insert("big", "x".repeat(session::SESSION_BYTES_MAX)).await.unwrap();
     assert!(session.save().await.is_err());
-    assert_eq!(store.outcome(), Outcome::TooLarge);
+    assert_eq!(store.commit_status(), CommitStatus::TooLarge);
     let (many, store) = request(&redis, Some(id));
-    for index in 0..session::FIELDS_MAX {
+    for index in 0..session::SESSION_FIELDS_MAX {
         many.insert(&index.to_string(), 1).await.unwrap();
     }
     assert!(many.save().await.is_err());
-    assert_eq!(store.outcome(), Outcome::TooLarge);
-    assert_eq!(server.cli(&["HLEN", &session::key("p", id)]), "4");
+    assert_eq!(store.commit_status(), CommitStatus::TooLarge);
+    assert_eq!(server.cli(&["HLEN", &session::session_key("p", id)]), "4");
 }
 
 #[tokio::test]
 async fn an_unreachable_redis_is_an_error_and_never_an_empty_session() {
-    let mut server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Auto).await;
+    let mut server = TestRedis::start();
+    let redis = connect(&server, "p", ScriptingMode::Auto).await;
     let id = cookie::new_id().unwrap();
     server.kill();
     let (session, _) = request(&redis, Some(id));

@@ -12,9 +12,9 @@ use tower_sessions::Session;
 use tower_sessions::session::Id;
 use tower_sessions_redis_store::RedisStore;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 
-async fn store(server: &RedisServer) -> Arc<RedisStore<Pool>> {
+async fn store(server: &TestRedis) -> Arc<RedisStore<Pool>> {
     let unix = ServerConfig::Unix { path: server.socket().to_path_buf() };
     let pool = Pool::new(Config { server: unix, ..Config::default() }, None, None, None, 1).unwrap();
     pool.init().await.unwrap();
@@ -30,7 +30,7 @@ async fn stored(store: &Arc<RedisStore<Pool>>) -> Id {
 
 #[tokio::test]
 async fn the_stock_store_loses_one_of_two_changes() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let store = store(&server).await;
     let id = stored(&store).await;
     let request = || Session::new(Some(id), Arc::clone(&store), None);
@@ -49,7 +49,7 @@ async fn the_stock_store_loses_one_of_two_changes() {
 
 #[tokio::test]
 async fn the_stock_store_fails_when_a_session_ends_meanwhile_and_writes_its_id_in_the_clear() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let store = store(&server).await;
     let id = stored(&store).await;
     assert_eq!(server.cli(&["EXISTS", &id.to_string()]), "1", "the key is the cookie's id");

@@ -11,39 +11,42 @@ use nix::sys::signal::Signal;
 use crate::support::client::Connection;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// Clients of these tests: 127.0.0.2 and so on.
 const CLIENTS: std::ops::Range<u8> = 2..62;
 
 /// Without the look-out for hangs: on a machine that starves a worker it steers clients past it, as it should.
-fn sticky(redis: &RedisServer) -> Plan {
-    Plan::on(redis).set("REGATTA_LISTEN__STEERING", "client-ip").set("REGATTA_WORKERS__HANG_TIMEOUT", "0s")
+fn sticky(redis: &TestRedis) -> TestFleetBuilder {
+    TestFleetBuilder::on(redis)
+        .set("REGATTA_LISTEN__STEERING", "client-ip")
+        .set("REGATTA_WORKERS__HANG_TIMEOUT", "0s")
 }
 
 /// One request over a new connection of the client at 127.0.0.`last`.
 #[track_caller]
-fn ask(fleet: &Fleet, last: u8, request: Request) -> Response {
+fn ask(fleet: &TestFleet, last: u8, request: Request) -> Response {
     let from = IpAddr::from([127, 0, 0, last]);
     let mut connection = Connection::open_from(from, fleet.listen).expect("no connection is refused");
-    let response = connection.ask(&request.header("Connection", "close")).expect("every request is answered");
+    let response =
+        connection.request(&request.header("Connection", "close")).expect("every request is answered");
     assert_eq!(response.status, 200, "{}", response.text());
     response
 }
 
 /// The worker each client meets.
 #[track_caller]
-fn meet(fleet: &Fleet) -> BTreeMap<u8, u32> {
+fn meet(fleet: &TestFleet) -> BTreeMap<u8, u32> {
     CLIENTS.map(|last| (last, ask(fleet, last, Request::get("/hello")).worker())).collect()
 }
 
 /// Waits until a scaling is done and its leaving workers are gone.
 #[track_caller]
-fn scale(fleet: &Fleet, signal: Signal, workers: usize) {
+fn scale(fleet: &TestFleet, signal: Signal, workers: usize) {
     fleet.signal(signal);
     wait::until(&format!("{workers} workers serve"), wait::LONG, || {
         let states = fleet.operator("/fleet.json").json()["slots"].clone();
@@ -54,7 +57,7 @@ fn scale(fleet: &Fleet, signal: Signal, workers: usize) {
 
 #[test]
 fn a_client_meets_one_worker_whose_memory_counts_its_hits() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = sticky(&redis).workers(4).start();
     let mut cookie = String::new();
     let mut met = BTreeSet::new();
@@ -75,7 +78,7 @@ fn a_client_meets_one_worker_whose_memory_counts_its_hits() {
 
 #[test]
 fn a_slot_that_is_away_gives_only_its_own_clients_away_and_gets_them_back() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = sticky(&redis).workers(3).example("faulty");
     let file = plan.folder().join("failing");
     let fleet = plan.set("FAULTY_FILE", &file.display().to_string()).start();
@@ -83,7 +86,7 @@ fn a_slot_that_is_away_gives_only_its_own_clients_away_and_gets_them_back() {
     let victim = fleet.ready().iter().find(|(slot, _)| *slot == 1).unwrap().1;
     fs::write(&file, "1").unwrap();
     process::signal(victim, Signal::SIGKILL);
-    wait::until("its slot has failed to boot", wait::LONG, || fleet.said("worker died").len() >= 2);
+    wait::until("its slot has failed to boot", wait::LONG, || fleet.log_lines("worker died").len() >= 2);
     let meanwhile = meet(&fleet);
     for (client, worker) in &before {
         assert_eq!(*worker == meanwhile[client], *worker != victim, "client {client}");
@@ -101,7 +104,7 @@ fn a_slot_that_is_away_gives_only_its_own_clients_away_and_gets_them_back() {
 
 #[test]
 fn one_slot_more_or_less_moves_only_its_share_of_the_clients() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = sticky(&redis).workers(3).start();
     let three = meet(&fleet);
     scale(&fleet, Signal::SIGTTIN, 4);
@@ -117,8 +120,8 @@ fn one_slot_more_or_less_moves_only_its_share_of_the_clients() {
 
 #[test]
 fn what_is_queued_on_a_retiring_slot_is_answered() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let request = Request::get("/hello").header("Connection", "close").bytes();
     for killed in [false, true] {
         // The second time its slot was opened again a moment ago, and the log still ends with the former one.
@@ -133,9 +136,9 @@ fn what_is_queued_on_a_retiring_slot_is_answered() {
             connection
         });
         let mut queued: Vec<_> = queued.collect();
-        let told = fleet.said("worker drains").len();
+        let told = fleet.log_lines("worker drains").len();
         fleet.signal(Signal::SIGTTOU);
-        wait::until("its worker is told", wait::LONG, || fleet.said("worker drains").len() > told);
+        wait::until("its worker is told", wait::LONG, || fleet.log_lines("worker drains").len() > told);
         process::signal(last, if killed { Signal::SIGKILL } else { Signal::SIGCONT });
         let answered = queued.iter_mut().map(|one| one.receive(false).expect("it is answered").worker());
         let slots: BTreeSet<_> = answered.map(|pid| fleet.slot_of(pid)).collect();
@@ -150,8 +153,8 @@ fn what_is_queued_on_a_retiring_slot_is_answered() {
 
 #[test]
 fn a_worker_that_is_told_again_cuts_what_it_still_has() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).example("faulty").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).example("faulty").start();
     let worker = fleet.workers()[0];
     let mut held = Connection::open(fleet.listen).unwrap();
     held.send(&Request::get("/slow/60000").bytes()).unwrap();
@@ -166,5 +169,5 @@ fn a_worker_that_is_told_again_cuts_what_it_still_has() {
     process::signal(worker, Signal::SIGTERM);
     wait::until("it has left", wait::LONG, || !process::alive(worker));
     assert!(held.receive(false).is_err());
-    assert_eq!(fleet.said("cut 1 connection").len(), 1, "{}", fleet.log());
+    assert_eq!(fleet.log_lines("cut 1 connection").len(), 1, "{}", fleet.log());
 }

@@ -9,19 +9,19 @@ use nix::sys::signal::Signal;
 
 use crate::support::client;
 use crate::support::client::Connection;
+use crate::support::client::CookieClient;
 use crate::support::client::Failure;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::load::Load;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::load::ParallelClients;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
-fn slow(redis: &RedisServer) -> Plan {
-    Plan::on(redis).example("faulty")
+fn slow(redis: &TestRedis) -> TestFleetBuilder {
+    TestFleetBuilder::on(redis).example("faulty")
 }
 
 /// A request that takes this long, under way in a thread of its own.
@@ -32,7 +32,7 @@ fn held(address: SocketAddr, millis: u64) -> thread::JoinHandle<Result<Response,
 }
 
 /// Requests being answered, the one that asks for it perhaps among them.
-fn in_flight(fleet: &Fleet) -> u64 {
+fn in_flight(fleet: &TestFleet) -> u64 {
     let json = fleet.operator("/fleet.json").json();
     json["slots"].as_array().unwrap().iter().map(|slot| slot["in_flight"].as_u64().unwrap()).sum()
 }
@@ -49,21 +49,21 @@ fn assert_order(client: &[Result<u16, Failure>]) {
 
 #[test]
 fn term_under_load_answers_and_then_refuses_and_fails_no_request() {
-    let redis = RedisServer::start();
-    let mut fleet = Plan::on(&redis).workers(4).start();
+    let redis = TestRedis::start();
+    let mut fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let address = fleet.listen;
-    let new_connections = Load::start(4, |_| {
-        let mut visitor = Visitor::default();
-        move || visitor.try_ask(address, Request::get("/")).map(|response| response.status)
+    let new_connections = ParallelClients::start(4, |_| {
+        let mut visitor = CookieClient::default();
+        move || visitor.try_request(address, Request::get("/")).map(|response| response.status)
     });
-    let kept_connections = Load::start(4, |_| {
+    let kept_connections = ParallelClients::start(4, |_| {
         let mut kept: Option<Connection> = None;
         move || {
             let mut connection = match kept.take() {
                 Some(connection) => connection,
                 None => Connection::open(address)?,
             };
-            let response = connection.ask(&Request::get("/hello"))?;
+            let response = connection.request(&Request::get("/hello"))?;
             kept = response.keeps_alive().then_some(connection);
             Ok(response.status)
         }
@@ -80,20 +80,20 @@ fn term_under_load_answers_and_then_refuses_and_fails_no_request() {
 
 #[test]
 fn idle_connections_may_be_used_once_more_while_workers_leave() {
-    let redis = RedisServer::start();
-    let mut fleet = Plan::on(&redis).workers(2).set("REGATTA_DRAIN__IDLE", "2s").start();
+    let redis = TestRedis::start();
+    let mut fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_DRAIN__IDLE", "2s").start();
     let mut idle: Vec<_> = (0..40).map(|_| Connection::open(fleet.listen).unwrap()).collect();
     for connection in &mut idle {
-        assert!(connection.ask(&Request::get("/hello")).unwrap().keeps_alive());
+        assert!(connection.request(&Request::get("/hello")).unwrap().keeps_alive());
     }
     fleet.signal(Signal::SIGTERM);
-    wait::until("workers drain", wait::LONG, || fleet.said("worker drains").len() == 2);
+    wait::until("workers drain", wait::LONG, || fleet.log_lines("worker drains").len() == 2);
     for connection in &mut idle {
         let response =
-            connection.ask(&Request::get("/hello")).expect("a request on an idle connection is answered");
+            connection.request(&Request::get("/hello")).expect("a request on an idle connection is answered");
         assert_eq!(response.status, 200);
         if response.keeps_alive() {
-            let last = connection.ask(&Request::get("/hello")).expect("nor is one that was promised");
+            let last = connection.request(&Request::get("/hello")).expect("nor is one that was promised");
             assert!(!last.keeps_alive(), "a draining worker says that it closes");
         }
     }
@@ -102,7 +102,7 @@ fn idle_connections_may_be_used_once_more_while_workers_leave() {
 
 #[test]
 fn a_held_request_is_finished_before_its_worker_leaves() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let mut fleet = slow(&redis).start();
     let requests: Vec<_> = (0..3).map(|_| held(fleet.listen, 1500)).collect();
     wait::until("they are under way", wait::LONG, || fleet.get("/held").text().trim() != "0");
@@ -116,15 +116,15 @@ fn a_held_request_is_finished_before_its_worker_leaves() {
 
 #[test]
 fn a_half_sent_request_is_finished_before_its_worker_leaves() {
-    let redis = RedisServer::start();
-    let mut fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let mut fleet = TestFleetBuilder::on(&redis).start();
     let before = in_flight(&fleet);
     let mut connection = Connection::open(fleet.listen).unwrap();
     let head = "POST /counters/x HTTP/1.1\r\nHost: fleet.test\r\nContent-Type: application/x-www-form-urlencoded\r\n";
     connection.send(format!("{head}Content-Length: 4\r\n\r\nby").as_bytes()).unwrap();
     wait::until("it has arrived", wait::LONG, || in_flight(&fleet) > before);
     fleet.signal(Signal::SIGTERM);
-    wait::until("workers drain", wait::LONG, || !fleet.said("worker drains").is_empty());
+    wait::until("workers drain", wait::LONG, || !fleet.log_lines("worker drains").is_empty());
     connection.send(b"=5").unwrap();
     let response = connection.receive(false).expect("it is answered");
     assert_eq!(response.json()["value"], 5);
@@ -133,13 +133,13 @@ fn a_half_sent_request_is_finished_before_its_worker_leaves() {
 
 #[test]
 fn a_half_sent_header_is_waited_for_before_its_worker_leaves() {
-    let redis = RedisServer::start();
-    let mut fleet = Plan::on(&redis).set("REGATTA_DRAIN__IDLE", "100ms").start();
+    let redis = TestRedis::start();
+    let mut fleet = TestFleetBuilder::on(&redis).set("REGATTA_DRAIN__IDLE", "100ms").start();
     let mut used = Connection::open(fleet.listen).unwrap();
-    assert!(used.ask(&Request::get("/hello")).unwrap().keeps_alive());
+    assert!(used.request(&Request::get("/hello")).unwrap().keeps_alive());
     used.send(b"GET /hello HTTP/1.1\r\nHost: fl").unwrap();
     fleet.signal(Signal::SIGTERM);
-    wait::until("workers drain", wait::LONG, || fleet.said("worker drains").len() == 2);
+    wait::until("workers drain", wait::LONG, || fleet.log_lines("worker drains").len() == 2);
     // Idle connections are closed meanwhile.
     wait::let_pass(Duration::from_millis(600));
     used.send(b"eet.test\r\n\r\n").unwrap();
@@ -150,7 +150,7 @@ fn a_half_sent_header_is_waited_for_before_its_worker_leaves() {
 
 #[test]
 fn the_drain_deadline_cuts_what_is_left_and_says_so() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = slow(&redis).set("REGATTA_DRAIN__TIMEOUT", "1s").set("REGATTA_DRAIN__IDLE", "100ms");
     let mut fleet = plan.start();
     let request = held(fleet.listen, 60_000);
@@ -159,12 +159,12 @@ fn the_drain_deadline_cuts_what_is_left_and_says_so() {
     fleet.stop();
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     assert!(request.join().unwrap().is_err());
-    assert_eq!(fleet.said("cut 1 connection").len(), 1, "{}", fleet.log());
+    assert_eq!(fleet.log_lines("cut 1 connection").len(), 1, "{}", fleet.log());
 }
 
 #[test]
 fn quit_stops_at_once() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let mut fleet = slow(&redis).start();
     let workers = fleet.workers();
     let request = held(fleet.listen, 60_000);
@@ -177,25 +177,25 @@ fn quit_stops_at_once() {
 
 #[test]
 fn int_stops_gracefully_and_a_second_one_at_once() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let mut fleet = slow(&redis).start();
     let request = held(fleet.listen, 60_000);
     wait::until("it is under way", wait::LONG, || (0..10).any(|_| fleet.get("/held").text().trim() == "1"));
     fleet.signal(Signal::SIGINT);
-    wait::until("workers drain", wait::LONG, || !fleet.said("worker drains").is_empty());
+    wait::until("workers drain", wait::LONG, || !fleet.log_lines("worker drains").is_empty());
     fleet.signal(Signal::SIGINT);
     fleet.exit_code(Duration::from_secs(3));
     assert!(request.join().unwrap().is_err());
     drop(fleet);
-    let mut idle = Plan::on(&redis).start();
+    let mut idle = TestFleetBuilder::on(&redis).start();
     idle.signal(Signal::SIGINT);
     assert_eq!(idle.exit_code(wait::LONG), 0);
 }
 
 #[test]
 fn readiness_fails_first_and_visitors_are_served_meanwhile() {
-    let redis = RedisServer::start();
-    let mut fleet = Plan::on(&redis).set("REGATTA_DRAIN__GRACE", "2s").start();
+    let redis = TestRedis::start();
+    let mut fleet = TestFleetBuilder::on(&redis).set("REGATTA_DRAIN__GRACE", "2s").start();
     assert_eq!(fleet.operator("/readyz").status, 200);
     fleet.signal(Signal::SIGTERM);
     wait::until("readiness fails", Duration::from_secs(1), || fleet.operator("/readyz").status == 503);
@@ -209,17 +209,17 @@ fn readiness_fails_first_and_visitors_are_served_meanwhile() {
 
 #[test]
 fn a_fleet_can_be_stopped_while_it_boots() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for _ in 0..5 {
-        let mut fleet = Plan::on(&redis).workers(3).bind();
+        let mut fleet = TestFleetBuilder::on(&redis).workers(3).bind();
         assert_eq!(fleet.stop(), 0, "{}", fleet.log());
     }
 }
 
 #[test]
 fn signals_without_a_meaning_yet_do_no_harm() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let workers = fleet.workers();
     fleet.signal(Signal::SIGPIPE);
     fleet.signal(Signal::SIGUSR1);
@@ -231,23 +231,23 @@ fn signals_without_a_meaning_yet_do_no_harm() {
 
 #[test]
 fn a_new_fleet_takes_the_port_at_once() {
-    let redis = RedisServer::start();
-    let plan = Plan::on(&redis);
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis);
     let mut first = plan.start();
-    let mut visitor = Visitor::default();
+    let mut visitor = CookieClient::default();
     let mut kept = Connection::open(first.listen).unwrap();
-    kept.ask(&Request::get("/hello")).unwrap();
-    visitor.visit(first.listen);
+    kept.request(&Request::get("/hello")).unwrap();
+    visitor.view(first.listen);
     let (listen, admin) = (first.listen.to_string(), first.admin.to_string());
     assert_eq!(first.stop(), 0);
     let second = plan.set("REGATTA_LISTEN", &listen).set("REGATTA_ADMIN__LISTEN", &admin).start();
-    assert_eq!(visitor.visit(second.listen).1, 2);
+    assert_eq!(visitor.view(second.listen).1, 2);
 }
 
 #[test]
 fn many_stops_are_one() {
-    let redis = RedisServer::start();
-    let mut fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let mut fleet = TestFleetBuilder::on(&redis).start();
     for _ in 0..20 {
         fleet.signal(Signal::SIGTERM);
     }
@@ -256,9 +256,9 @@ fn many_stops_are_one() {
 
 #[test]
 fn a_fleet_whose_workers_have_just_died_stops() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for _ in 0..5 {
-        let mut fleet = Plan::on(&redis).workers(3).start();
+        let mut fleet = TestFleetBuilder::on(&redis).workers(3).start();
         fleet.workers().into_iter().for_each(|pid| process::signal(pid, Signal::SIGKILL));
         assert_eq!(fleet.stop(), 0, "{}", fleet.log());
     }
@@ -266,7 +266,7 @@ fn a_fleet_whose_workers_have_just_died_stops() {
 
 #[test]
 fn a_fleet_whose_private_redis_has_just_died_stops() {
-    let mut fleet = Plan::new().start();
+    let mut fleet = TestFleetBuilder::new().start();
     process::signal(fleet.others()[0], Signal::SIGKILL);
     assert_eq!(fleet.stop(), 0, "{}", fleet.log());
 }

@@ -4,45 +4,45 @@ use std::time::Duration;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use regatta::__internals::config::schema::Mode;
+use regatta::__internals::config::schema::ScriptingMode;
 use regatta::__internals::redis::task::Cancelled;
-use regatta::Progress;
-use regatta::Task;
+use regatta::TaskContext;
 use regatta::TaskId;
+use regatta::TaskQueue;
 use regatta::TaskState;
-use regatta::Tasks;
+use regatta::TaskStatus;
 
 use crate::support::client::Connection;
 use crate::support::client::Request;
 use crate::support::exposition::sum;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::soak;
 use crate::support::wait;
 use crate::task_room::settings;
 
 /// A fleet of the example whose workers take tasks.
-fn plan(redis: &RedisServer, workers: usize) -> Plan {
-    Plan::on(redis).example("faulty").workers(workers).set("REGATTA_TASKS__RUNNING", "1")
+fn plan(redis: &TestRedis, workers: usize) -> TestFleetBuilder {
+    TestFleetBuilder::on(redis).example("faulty").workers(workers).set("REGATTA_TASKS__RUNNING", "1")
 }
 
 /// A program that makes tasks and looks at them from outside: it knows the kinds and does none.
-pub(crate) async fn client(redis: &RedisServer, fleet: &Fleet) -> Tasks {
-    let connection = connect(redis, fleet.plan().prefix(), Mode::Auto).await;
-    let tasks = Tasks::new(connection, &settings(&[("queue", "5000")]), "client");
+pub(crate) async fn client(redis: &TestRedis, fleet: &TestFleet) -> TaskQueue {
+    let connection = connect(redis, fleet.plan().prefix(), ScriptingMode::Auto).await;
+    let tasks = TaskQueue::new(connection, &settings(&[("queue", "5000")]), "client");
     for kind in ["nap", "deaf", "mishap"] {
-        tasks.register(kind, |_: (), _: &Progress| Ok::<_, String>(()));
+        tasks.register(kind, |_: (), _: &TaskContext| Ok::<_, String>(()));
     }
     tasks
 }
 
-async fn look(tasks: &Tasks, id: TaskId) -> Task {
+async fn look(tasks: &TaskQueue, id: TaskId) -> TaskStatus {
     let begun = Instant::now();
     loop {
-        match tasks.look(&id).await {
+        match tasks.status(&id).await {
             Ok(task) => return task.expect("the task is there"),
             // Where a test takes Redis away.
             Err(error) => assert!(begun.elapsed() < wait::LONG, "{error}"),
@@ -52,7 +52,13 @@ async fn look(tasks: &Tasks, id: TaskId) -> Task {
 }
 
 /// Waits for a task to be as wanted.
-async fn until(tasks: &Tasks, id: TaskId, within: Duration, what: &str, is: impl Fn(&Task) -> bool) -> Task {
+async fn until(
+    tasks: &TaskQueue,
+    id: TaskId,
+    within: Duration,
+    what: &str,
+    is: impl Fn(&TaskStatus) -> bool,
+) -> TaskStatus {
     let begun = Instant::now();
     loop {
         let task = look(tasks, id).await;
@@ -64,23 +70,23 @@ async fn until(tasks: &Tasks, id: TaskId, within: Duration, what: &str, is: impl
     }
 }
 
-async fn ended(tasks: &Tasks, id: TaskId) -> Task {
-    until(tasks, id, 3 * wait::LONG, "the task ends", |task| task.state.is_end()).await
+async fn ended(tasks: &TaskQueue, id: TaskId) -> TaskStatus {
+    until(tasks, id, 3 * wait::LONG, "the task ends", |task| task.state.is_final()).await
 }
 
-async fn runs(tasks: &Tasks, id: TaskId) -> (Task, u32) {
+async fn runs(tasks: &TaskQueue, id: TaskId) -> (TaskStatus, u32) {
     let task = until(tasks, id, wait::LONG, "it runs", |task| task.state == TaskState::Running).await;
     let pid = pid_of(&task);
     (task, pid)
 }
 
-fn pid_of(task: &Task) -> u32 {
+fn pid_of(task: &TaskStatus) -> u32 {
     task.worker.as_ref().unwrap().rsplit_once(':').unwrap().1.parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_tasks_among_random_kills_are_finished_once_each() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet =
         plan(&redis, 4).set("REGATTA_TASKS__ATTEMPTS", "50").set("REGATTA_TASKS__LEASE", "1s").start();
     let tasks = client(&redis, &fleet).await;
@@ -91,7 +97,7 @@ async fn a_thousand_tasks_among_random_kills_are_finished_once_each() {
     let (begun, mut kills) = (Instant::now(), 0);
     let mut random = u64::from(fleet.pid());
     loop {
-        let survey = tasks.survey().await.unwrap();
+        let survey = tasks.stats().await.unwrap();
         if survey.totals.done + survey.totals.failed + survey.totals.dead >= 1000 {
             break;
         }
@@ -112,13 +118,13 @@ async fn a_thousand_tasks_among_random_kills_are_finished_once_each() {
         assert_eq!(task.state, TaskState::Done, "{task:?}");
         begins += task.attempts;
     }
-    let survey = tasks.survey().await.unwrap();
+    let survey = tasks.stats().await.unwrap();
     let totals = survey.totals;
     assert_eq!((totals.done, totals.failed, totals.dead), (1000, 0, 0), "each was finished once");
     assert_eq!((survey.waiting, survey.running.len()), (0, 0));
     assert!(kills >= 3, "{kills} kills");
-    let took_over = totals.taken_over;
-    soak::note(
+    let took_over = totals.reclaimed;
+    soak::log(
         "tasks among kills",
         &format!("{took:?}, {kills} kills, {begins} begins, {took_over} taken over"),
     );
@@ -126,7 +132,7 @@ async fn a_thousand_tasks_among_random_kills_are_finished_once_each() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_workers_task_is_taken_over_within_five_seconds() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis, 2).start();
     let tasks = client(&redis, &fleet).await;
     let id = tasks.enqueue("nap", &4000).await.unwrap();
@@ -135,13 +141,13 @@ async fn a_killed_workers_task_is_taken_over_within_five_seconds() {
     let killed = Instant::now();
     let second = until(&tasks, id, wait::LONG, "it is begun again", |task| task.attempts == 2).await;
     let took = killed.elapsed();
-    soak::note("taken over", &format!("{took:?} after the kill"));
+    soak::log("taken over", &format!("{took:?} after the kill"));
     // A machine under load gets the promise's time twice.
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert_ne!(pid_of(&second), pid);
     let task = ended(&tasks, id).await;
     assert_eq!((task.state, task.attempts, pid_of(&task)), (TaskState::Done, 2, pid_of(&second)));
-    assert_eq!(tasks.survey().await.unwrap().totals.taken_over, 1);
+    assert_eq!(tasks.stats().await.unwrap().totals.reclaimed, 1);
     let metrics = fleet.operator("/metrics").text();
     assert_eq!(sum(&metrics, "regatta_tasks_taken_over_total", &[]), 1.0);
     assert_eq!(sum(&metrics, "regatta_tasks_ended_total", &["state=\"done\""]), 1.0);
@@ -150,7 +156,7 @@ async fn a_killed_workers_task_is_taken_over_within_five_seconds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poisonous_task_dies_after_its_attempts_and_the_fleet_lives() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis, 2).set("REGATTA_TASKS__ATTEMPTS", "2").set("REGATTA_TASKS__LEASE", "1s").start();
     let tasks = client(&redis, &fleet).await;
     for how in ["abort", "overflow"] {
@@ -158,7 +164,7 @@ async fn a_poisonous_task_dies_after_its_attempts_and_the_fleet_lives() {
         let task = ended(&tasks, poison).await;
         assert_eq!((task.state, task.attempts), (TaskState::Dead, 2), "{how}: {task:?}");
         assert!(task.error.as_ref().unwrap().starts_with("its worker was lost while it ran: "), "{task:?}");
-        let survey = tasks.survey().await.unwrap();
+        let survey = tasks.stats().await.unwrap();
         assert_eq!((survey.dead[0].id, survey.dead[0].kind.as_str()), (poison, "mishap"));
     }
     let good = tasks.enqueue("nap", &1).await.unwrap();
@@ -169,7 +175,7 @@ async fn a_poisonous_task_dies_after_its_attempts_and_the_fleet_lives() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_are_final_and_panics_and_those_that_say_so_are_tried_again() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis, 1).set("REGATTA_TASKS__ATTEMPTS", "2").start();
     let tasks = client(&redis, &fleet).await;
     let mut ids = Vec::new();
@@ -196,7 +202,7 @@ async fn errors_are_final_and_panics_and_those_that_say_so_are_tried_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_cancelled_is_not_begun_or_stops_and_its_place_is_free() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis, 1).start();
     let tasks = client(&redis, &fleet).await;
     let running = tasks.enqueue("nap", &120_000).await.unwrap();
@@ -207,7 +213,7 @@ async fn what_is_cancelled_is_not_begun_or_stops_and_its_place_is_free() {
     assert_eq!(tasks.cancel(&running).await, Ok(Some(Cancelled::Running)));
     assert_eq!(look(&tasks, running).await.state, TaskState::Cancelled);
     assert_eq!(ended(&tasks, next).await.state, TaskState::Done, "the place is free again");
-    assert_eq!(tasks.cancel(&next).await, Ok(Some(Cancelled::Late)));
+    assert_eq!(tasks.cancel(&next).await, Ok(Some(Cancelled::AlreadyFinished)));
     assert_eq!(tasks.cancel(&TaskId::new().unwrap()).await, Ok(None));
     for id in [running, queued] {
         let task = look(&tasks, id).await;
@@ -218,7 +224,7 @@ async fn what_is_cancelled_is_not_begun_or_stops_and_its_place_is_free() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_leaves_lets_a_short_task_end_and_gives_a_long_one_back() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis, 1).set("REGATTA_DRAIN__TIMEOUT", "2s").start();
     let tasks = client(&redis, &fleet).await;
     let short = tasks.enqueue("nap", &1500).await.unwrap();
@@ -229,17 +235,17 @@ async fn a_worker_that_leaves_lets_a_short_task_end_and_gives_a_long_one_back() 
     let long = tasks.enqueue("nap", &60_000).await.unwrap();
     let (_, pid) = runs(&tasks, long).await;
     process::signal(pid, Signal::SIGTERM);
-    let moved = |task: &Task| task.state == TaskState::Running && pid_of(task) != pid;
+    let moved = |task: &TaskStatus| task.state == TaskState::Running && pid_of(task) != pid;
     let task = until(&tasks, long, wait::LONG, "another worker runs it", moved).await;
     assert_eq!(task.attempts, 1, "a worker that leaves costs no attempt");
-    let totals = tasks.survey().await.unwrap().totals;
-    assert_eq!((totals.given_back, totals.taken_over), (1, 0));
+    let totals = tasks.stats().await.unwrap().totals;
+    assert_eq!((totals.released, totals.reclaimed), (1, 0));
     tasks.cancel(&long).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_orphan_takes_no_task_although_a_request_keeps_it() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis, 1).start();
     let tasks = client(&redis, &fleet).await;
     let mut request = Connection::open(fleet.listen).unwrap();
@@ -251,16 +257,16 @@ async fn an_orphan_takes_no_task_although_a_request_keeps_it() {
     let (_, pid) = runs(&tasks, ids[0]).await;
     process::signal(fleet.pid(), Signal::SIGKILL);
     wait::until("the orphan is gone", wait::LONG, || !process::alive(pid));
-    let survey = tasks.survey().await.unwrap();
+    let survey = tasks.stats().await.unwrap();
     // It had twice the time that a nap takes: the one that ran has ended, and no other had to be given back.
     let totals = survey.totals;
-    assert_eq!((totals.given_back, survey.running.len()), (0, 0), "{totals:?}");
+    assert_eq!((totals.released, survey.running.len()), (0, 0), "{totals:?}");
     assert_eq!(totals.done + survey.waiting, 100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_away_for_longer_than_a_lease_costs_no_task_and_no_attempt() {
-    let mut redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut redis = TestRedis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let fleet = plan(&redis, 3).set("REGATTA_TASKS__LEASE", "1s").start();
     let tasks = client(&redis, &fleet).await;
     let mut ids = Vec::new();
@@ -287,13 +293,13 @@ async fn redis_away_for_longer_than_a_lease_costs_no_task_and_no_attempt() {
         wait::paced(Duration::from_millis(20)).await;
     };
     assert_eq!(ended(&tasks, id).await.state, TaskState::Done);
-    let totals = tasks.survey().await.unwrap().totals;
-    assert_eq!((totals.done, totals.taken_over), (3, 0));
+    let totals = tasks.stats().await.unwrap().totals;
+    assert_eq!((totals.done, totals.reclaimed), (3, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_does_not_stop_fails_in_time_and_its_worker_is_replaced() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis, 1).set("REGATTA_TASKS__TIMEOUT", "1s").start();
     let tasks = client(&redis, &fleet).await;
     let deaf = tasks.enqueue("deaf", &120_000).await.unwrap();
@@ -307,12 +313,12 @@ async fn a_job_that_does_not_stop_fails_in_time_and_its_worker_is_replaced() {
     let task = ended(&tasks, next).await;
     assert_eq!(task.state, TaskState::Done);
     assert_ne!(pid_of(&task), pid);
-    assert_eq!(fleet.said("leaves its seat").len(), 1);
+    assert_eq!(fleet.log_lines("leaves its seat").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_takes_no_more_than_it_has_places_for() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis, 2).set("REGATTA_TASKS__RUNNING", "2").start();
     let tasks = client(&redis, &fleet).await;
     let mut ids = Vec::new();
@@ -322,7 +328,7 @@ async fn a_worker_takes_no_more_than_it_has_places_for() {
     let mut most = 0;
     let begun = Instant::now();
     loop {
-        let survey = tasks.survey().await.unwrap();
+        let survey = tasks.stats().await.unwrap();
         most = most.max(survey.running.len());
         let mut by_worker = std::collections::BTreeMap::new();
         for task in &survey.running {
@@ -337,14 +343,14 @@ async fn a_worker_takes_no_more_than_it_has_places_for() {
     }
     assert_eq!(most, 4, "every place was used");
     // In the order in which they were made: the last one began after the first ones had ended.
-    let begun = |task: &Task| task.started_ms.unwrap();
+    let begun = |task: &TaskStatus| task.started_ms.unwrap();
     let (first, last) = (look(&tasks, ids[0]).await, look(&tasks, ids[11]).await);
     assert!(begun(&last) >= first.finished_ms.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_worker_does_its_tasks_in_their_order() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = plan(&redis, 1).start();
     let tasks = client(&redis, &fleet).await;
     let (count, begun) = (soak::length(200, 5000), Instant::now());
@@ -354,7 +360,7 @@ async fn one_worker_does_its_tasks_in_their_order() {
     }
     let made = begun.elapsed();
     ended(&tasks, ids[count - 1]).await;
-    soak::note(
+    soak::log(
         "tasks that do nothing",
         &format!("{count} made in {made:?}, ended after {:?}", begun.elapsed()),
     );
@@ -366,5 +372,5 @@ async fn one_worker_does_its_tasks_in_their_order() {
         assert!(started >= last, "one that was made later was begun earlier");
         last = started;
     }
-    assert_eq!(tasks.survey().await.unwrap().totals.done, count as u64);
+    assert_eq!(tasks.stats().await.unwrap().totals.done, count as u64);
 }

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
 use regatta::__internals::redis::task;
-use regatta::__internals::redis::task::Begun;
-use regatta::__internals::redis::task::Enqueued;
-use regatta::__internals::redis::task::Execution;
-use regatta::__internals::redis::task::Outcome;
-use regatta::__internals::redis::task::Rules;
+use regatta::__internals::redis::task::EnqueueOutcome;
+use regatta::__internals::redis::task::ExecutionResult;
+use regatta::__internals::redis::task::StartOutcome;
+use regatta::__internals::redis::task::TaskExecution;
+use regatta::__internals::redis::task::TaskPolicy;
 use regatta::TaskId;
 use regatta::TaskState;
 use regatta::TaskState::Cancelled;
@@ -21,7 +21,7 @@ use regatta::TaskState::Failed;
 use regatta::TaskState::Queued;
 use regatta::TaskState::Running;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::soak;
 use crate::support::wait;
@@ -29,11 +29,11 @@ use crate::support::wait;
 const KIND: &str = "any";
 
 /// So short that whatever was taken is overdue after a moment.
-const RULES: Rules = Rules {
-    queue: 4,
-    attempts: 2,
-    life: Duration::from_secs(1000),
-    keep: Duration::from_secs(100),
+const RULES: TaskPolicy = TaskPolicy {
+    queue_max: 4,
+    max_attempts: 2,
+    max_lifetime: Duration::from_secs(1000),
+    retention: Duration::from_secs(100),
     lease: Duration::from_millis(1),
 };
 
@@ -51,13 +51,13 @@ enum Step {
     Cancel(usize),
 }
 
-fn outcomes() -> [Outcome; 4] {
+fn outcomes() -> [ExecutionResult; 4] {
     let text = String::new;
     [
-        Outcome::Done("1".into()),
-        Outcome::Failed(text()),
-        Outcome::Retry(text(), Duration::ZERO),
-        Outcome::Back,
+        ExecutionResult::Done("1".into()),
+        ExecutionResult::Failed(text()),
+        ExecutionResult::Retry(text(), Duration::ZERO),
+        ExecutionResult::Released,
     ]
 }
 
@@ -75,9 +75,9 @@ struct Model {
 
 /// Both sides, and what was taken and begun so far.
 struct Play<'a> {
-    redis: &'a Redis,
+    redis: &'a RedisClient,
     tasks: Vec<Model>,
-    executions: Vec<Execution>,
+    executions: Vec<TaskExecution>,
 }
 
 fn back<T>(list: &[T], count: usize) -> Option<usize> {
@@ -99,7 +99,7 @@ impl Play<'_> {
                 let id = TaskId::new().unwrap();
                 let room = self.waiting() < 4;
                 let made = self.redis.enqueue_task(id, KIND, "1", &RULES).await.unwrap();
-                assert_eq!(made, if room { Enqueued::Waits } else { Enqueued::Full });
+                assert_eq!(made, if room { EnqueueOutcome::Queued } else { EnqueueOutcome::QueueFull });
                 if room {
                     self.tasks.push(Model { id, state: Queued, attempts: 0, taken: 0, execution: None });
                 }
@@ -113,8 +113,8 @@ impl Play<'_> {
             Step::Renew(which) => {
                 let Some(at) = back(&self.executions, which) else { return };
                 let execution = self.executions[at].clone();
-                let task = self.model(execution.taken.id);
-                let present = task.state == Running && task.execution == Some(execution.number);
+                let task = self.model(execution.delivery.id);
+                let present = task.state == Running && task.execution == Some(execution.id);
                 assert_eq!(self.redis.renew_task(&execution, None).await, Ok(present));
             }
             Step::End(which, outcome) => {
@@ -128,9 +128,9 @@ impl Play<'_> {
                 let expected = match task.state {
                     Queued => task::Cancelled::Queued,
                     Running => task::Cancelled::Running,
-                    _ => task::Cancelled::Late,
+                    _ => task::Cancelled::AlreadyFinished,
                 };
-                if !task.state.is_end() {
+                if !task.state.is_final() {
                     task.state = Cancelled;
                 }
                 assert_eq!(self.redis.cancel_task(task.id, KIND, &RULES).await, Ok(Some(expected)));
@@ -140,7 +140,7 @@ impl Play<'_> {
 
     async fn take(&mut self, over: bool) {
         wait::paced(Duration::from_millis(3)).await;
-        let open = |task: &&mut Model| !task.state.is_end();
+        let open = |task: &&mut Model| !task.state.is_final();
         let overdue = self.tasks.iter_mut().filter(open).find(|task| over && task.taken > 0);
         let expected = match overdue {
             Some(task) => Some(task),
@@ -150,38 +150,38 @@ impl Play<'_> {
             task.taken += 1;
             (task.id, task.taken)
         });
-        let taken = self.redis.take_task(&[KIND], over.then_some(RULES.lease)).await.unwrap();
-        assert_eq!(taken.as_ref().map(|taken| (taken.id, taken.times)), expected);
-        self.executions.extend(taken.map(|taken| Execution::new(taken).unwrap()));
+        let taken = self.redis.claim_task(&[KIND], over.then_some(RULES.lease)).await.unwrap();
+        assert_eq!(taken.as_ref().map(|taken| (taken.id, taken.delivery_count)), expected);
+        self.executions.extend(taken.map(|taken| TaskExecution::new(taken).unwrap()));
     }
 
     async fn begin(&mut self, at: usize) {
         let execution = self.executions[at].clone();
-        let task = self.model(execution.taken.id);
-        let same = task.execution == Some(execution.number);
-        let last = task.taken == execution.taken.times;
+        let task = self.model(execution.delivery.id);
+        let same = task.execution == Some(execution.id);
+        let last = task.taken == execution.delivery.delivery_count;
         let expected = match task.state {
-            Running if same => Begun::Run { attempt: task.attempts, input: "1".into() },
+            Running if same => StartOutcome::Started { attempt: task.attempts, input: "1".into() },
             // Said late: it was given back, or others have taken it since.
-            Queued | Running if same || !last => Begun::Ended,
+            Queued | Running if same || !last => StartOutcome::NothingToDo,
             Queued | Running if task.attempts == 2 => {
                 (task.state, task.execution) = (Dead, None);
-                Begun::Dead
+                StartOutcome::Dead
             }
             Queued | Running => {
                 (task.state, task.attempts, task.execution) =
-                    (Running, task.attempts + 1, Some(execution.number));
-                Begun::Run { attempt: task.attempts, input: "1".into() }
+                    (Running, task.attempts + 1, Some(execution.id));
+                StartOutcome::Started { attempt: task.attempts, input: "1".into() }
             }
-            _ => Begun::Ended,
+            _ => StartOutcome::NothingToDo,
         };
-        assert_eq!(self.redis.begin_task(&execution, "web:1", &RULES).await, Ok(expected));
+        assert_eq!(self.redis.start_task(&execution, "web:1", &RULES).await, Ok(expected));
     }
 
     async fn end(&mut self, at: usize, outcome: usize) {
         let execution = self.executions[at].clone();
-        let task = self.model(execution.taken.id);
-        let own = task.execution == Some(execution.number);
+        let task = self.model(execution.delivery.id);
+        let own = task.execution == Some(execution.id);
         if own && task.state == Running {
             (task.state, task.attempts) = match outcome {
                 0 => (Done, task.attempts),
@@ -193,7 +193,7 @@ impl Play<'_> {
         }
         let so: &[TaskState] = [&[Done][..], &[Failed], &[Queued, Dead], &[Queued]][outcome];
         let expected = own && so.contains(&task.state);
-        let ended = self.redis.end_task(&execution, &outcomes()[outcome], &RULES).await;
+        let ended = self.redis.finish_task(&execution, &outcomes()[outcome], &RULES).await;
         assert_eq!(ended, Ok(expected));
     }
 
@@ -201,11 +201,11 @@ impl Play<'_> {
     async fn compare(&self) {
         let count = |state: TaskState| self.tasks.iter().filter(|task| task.state == state).count();
         for task in &self.tasks {
-            let seen = self.redis.look_at_task(task.id).await.unwrap().unwrap();
+            let seen = self.redis.get_task(task.id).await.unwrap().unwrap();
             assert_eq!((seen.state, seen.attempts), (task.state, task.attempts));
             assert_eq!(seen.result.is_some(), task.state == Done);
         }
-        let survey = self.redis.survey_tasks().await.unwrap();
+        let survey = self.redis.task_stats().await.unwrap();
         assert_eq!((survey.waiting, survey.running.len()), (count(Queued) as u64, count(Running)));
         let totals = survey.totals;
         let ends = [totals.done, totals.failed, totals.dead, totals.cancelled].map(|total| total as usize);
@@ -217,7 +217,7 @@ impl Play<'_> {
 #[test]
 fn any_order_of_steps_is_as_the_model_has_it() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let step = prop_oneof![
         2 => Just(Step::Enqueue),
         3 => any::<bool>().prop_map(Step::Take),
@@ -226,7 +226,7 @@ fn any_order_of_steps_is_as_the_model_has_it() {
         3 => (0..4_usize, 0..4_usize).prop_map(|(which, outcome)| Step::End(which, outcome)),
         1 => (0..4_usize).prop_map(Step::Cancel),
     ];
-    for mode in [Mode::Fcall, Mode::Evalsha] {
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
         let redis = runtime.block_on(connect(&server, "p", mode));
         let config = ProptestConfig { cases: soak::length(60, 2000), ..ProptestConfig::default() };
         let played = TestRunner::new(config).run(&prop::collection::vec(step.clone(), 1..40), |steps| {

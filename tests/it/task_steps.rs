@@ -2,58 +2,58 @@
 
 use std::time::Duration;
 
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Redis;
-use regatta::__internals::redis::task::Begun;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
 use regatta::__internals::redis::task::Cancelled;
-use regatta::__internals::redis::task::Enqueued;
-use regatta::__internals::redis::task::Execution;
-use regatta::__internals::redis::task::Outcome;
-use regatta::__internals::redis::task::Rules;
-use regatta::__internals::redis::task::Taken;
+use regatta::__internals::redis::task::EnqueueOutcome;
+use regatta::__internals::redis::task::ExecutionResult;
+use regatta::__internals::redis::task::StartOutcome;
+use regatta::__internals::redis::task::TaskDelivery;
+use regatta::__internals::redis::task::TaskExecution;
+use regatta::__internals::redis::task::TaskPolicy;
 use regatta::TaskId;
 use regatta::TaskState;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 use crate::support::wait;
 
-pub(crate) const MODES: [Mode; 2] = [Mode::Fcall, Mode::Evalsha];
+pub(crate) const MODES: [ScriptingMode; 2] = [ScriptingMode::Fcall, ScriptingMode::Evalsha];
 
-pub(crate) const RULES: Rules = Rules {
-    queue: 10,
-    attempts: 2,
-    life: Duration::from_secs(1000),
-    keep: Duration::from_secs(100),
+pub(crate) const RULES: TaskPolicy = TaskPolicy {
+    queue_max: 10,
+    max_attempts: 2,
+    max_lifetime: Duration::from_secs(1000),
+    retention: Duration::from_secs(100),
     lease: Duration::from_millis(300),
 };
 
 /// A server and a worker's connection to it.
-pub(crate) async fn setting(mode: Mode) -> (RedisServer, Redis) {
-    let server = RedisServer::start();
+pub(crate) async fn setting(mode: ScriptingMode) -> (TestRedis, RedisClient) {
+    let server = TestRedis::start();
     let redis = connect(&server, "p", mode).await;
     (server, redis)
 }
 
-pub(crate) async fn make(redis: &Redis, kind: &str) -> TaskId {
+pub(crate) async fn make(redis: &RedisClient, kind: &str) -> TaskId {
     let id = TaskId::new().unwrap();
-    assert_eq!(redis.enqueue_task(id, kind, "7", &RULES).await, Ok(Enqueued::Waits));
+    assert_eq!(redis.enqueue_task(id, kind, "7", &RULES).await, Ok(EnqueueOutcome::Queued));
     id
 }
 
-pub(crate) async fn take(redis: &Redis, kinds: &[&str]) -> Option<Taken> {
-    redis.take_task(kinds, Some(RULES.lease)).await.unwrap()
+pub(crate) async fn take(redis: &RedisClient, kinds: &[&str]) -> Option<TaskDelivery> {
+    redis.claim_task(kinds, Some(RULES.lease)).await.unwrap()
 }
 
-pub(crate) async fn begin(redis: &Redis, taken: Taken) -> (Execution, Begun) {
-    let execution = Execution::new(taken).unwrap();
-    let begun = redis.begin_task(&execution, "web:1", &RULES).await.unwrap();
+pub(crate) async fn begin(redis: &RedisClient, taken: TaskDelivery) -> (TaskExecution, StartOutcome) {
+    let execution = TaskExecution::new(taken).unwrap();
+    let begun = redis.start_task(&execution, "web:1", &RULES).await.unwrap();
     (execution, begun)
 }
 
 /// Waits until someone else's entry is overdue.
-pub(crate) async fn take_over(redis: &Redis) -> Taken {
+pub(crate) async fn take_over(redis: &RedisClient) -> TaskDelivery {
     let mut taken = None;
     eventually("the task is overdue", async || {
         taken = take(redis, &["a"]).await;
@@ -63,13 +63,13 @@ pub(crate) async fn take_over(redis: &Redis) -> Taken {
     taken.unwrap()
 }
 
-pub(crate) async fn state(redis: &Redis, id: TaskId) -> (TaskState, u64) {
-    let task = redis.look_at_task(id).await.unwrap().unwrap();
+pub(crate) async fn state(redis: &RedisClient, id: TaskId) -> (TaskState, u64) {
+    let task = redis.get_task(id).await.unwrap().unwrap();
     (task.state, task.attempts)
 }
 
-pub(crate) fn run(attempt: u64) -> Begun {
-    Begun::Run { attempt, input: "7".to_owned() }
+pub(crate) fn run(attempt: u64) -> StartOutcome {
+    StartOutcome::Started { attempt, input: "7".to_owned() }
 }
 
 #[tokio::test]
@@ -78,30 +78,33 @@ async fn a_task_goes_its_way_and_every_step_may_be_said_twice() {
         let (server, redis) = setting(mode).await;
         assert_eq!(take(&redis, &["a", "b"]).await, None);
         let id = make(&redis, "a").await;
-        assert_eq!(redis.enqueue_task(id, "a", "8", &RULES).await, Ok(Enqueued::Waits));
+        assert_eq!(redis.enqueue_task(id, "a", "8", &RULES).await, Ok(EnqueueOutcome::Queued));
         assert_eq!(state(&redis, id).await, (TaskState::Queued, 0));
         let taken = take(&redis, &["b", "a"]).await.unwrap();
         assert_eq!((taken.id, taken.kind.as_str()), (id, "a"));
         assert_eq!(take(&redis, &["a"]).await, None, "{mode:?}: it was taken twice");
         let (execution, begun) = begin(&redis, taken).await;
         assert_eq!(begun, run(1));
-        assert_eq!(redis.begin_task(&execution, "web:1", &RULES).await, Ok(run(1)), "said once more");
+        assert_eq!(redis.start_task(&execution, "web:1", &RULES).await, Ok(run(1)), "said once more");
         assert_eq!(redis.renew_task(&execution, Some(40)).await, Ok(true));
         assert_eq!(redis.renew_task(&execution, Some(30)).await, Ok(true));
-        let survey = redis.survey_tasks().await.unwrap();
+        let survey = redis.task_stats().await.unwrap();
         assert_eq!((survey.waiting, survey.running[0].percent, survey.running[0].id), (0, 40, id));
         for _ in 0..2 {
-            assert_eq!(redis.end_task(&execution, &Outcome::Done("42".into()), &RULES).await, Ok(true));
+            assert_eq!(
+                redis.finish_task(&execution, &ExecutionResult::Done("42".into()), &RULES).await,
+                Ok(true)
+            );
         }
         assert_eq!(redis.renew_task(&execution, None).await, Ok(false));
-        let task = redis.look_at_task(id).await.unwrap().unwrap();
+        let task = redis.get_task(id).await.unwrap().unwrap();
         assert_eq!((task.state, task.percent, task.result.unwrap().get()), (TaskState::Done, 100, "42"));
         assert_eq!((task.attempts, task.worker.as_deref(), task.kind.as_str()), (1, Some("web:1"), "a"));
-        let survey = redis.survey_tasks().await.unwrap();
+        let survey = redis.task_stats().await.unwrap();
         assert_eq!((survey.waiting, survey.running.len(), survey.totals.done), (0, 0, 1));
         assert_eq!(server.cli(&["XLEN", "p:{t}:queue:a"]), "0");
         assert_eq!(server.cli(&["XPENDING", "p:{t}:queue:a", "workers"]).lines().next(), Some("0"));
-        assert_eq!(redis.look_at_task(TaskId::new().unwrap()).await.unwrap().map(|task| task.id), None);
+        assert_eq!(redis.get_task(TaskId::new().unwrap()).await.unwrap().map(|task| task.id), None);
         for key in server.keys().iter().filter(|key| key.contains("{t}")) {
             assert_ne!(server.cli(&["TTL", key]), "-1", "{key} stays for ever");
         }
@@ -120,16 +123,20 @@ async fn only_the_present_execution_may_renew_and_end() {
         let (second, begun) = begin(&redis, taken).await;
         assert_eq!(begun, run(2));
         assert_eq!(redis.renew_task(&first, Some(50)).await, Ok(false));
-        for outcome in [Outcome::Done("1".into()), Outcome::Failed("x".into()), Outcome::Back] {
-            assert_eq!(redis.end_task(&first, &outcome, &RULES).await, Ok(false), "{outcome:?}");
+        for outcome in [
+            ExecutionResult::Done("1".into()),
+            ExecutionResult::Failed("x".into()),
+            ExecutionResult::Released,
+        ] {
+            assert_eq!(redis.finish_task(&first, &outcome, &RULES).await, Ok(false), "{outcome:?}");
         }
         assert_eq!(state(&redis, id).await, (TaskState::Running, 2));
-        assert_eq!(redis.end_task(&second, &Outcome::Done("2".into()), &RULES).await, Ok(true));
-        assert_eq!(redis.end_task(&first, &Outcome::Done("1".into()), &RULES).await, Ok(false));
-        let task = redis.look_at_task(id).await.unwrap().unwrap();
+        assert_eq!(redis.finish_task(&second, &ExecutionResult::Done("2".into()), &RULES).await, Ok(true));
+        assert_eq!(redis.finish_task(&first, &ExecutionResult::Done("1".into()), &RULES).await, Ok(false));
+        let task = redis.get_task(id).await.unwrap().unwrap();
         assert_eq!(task.result.unwrap().get(), "2", "{mode:?}");
-        let totals = redis.survey_tasks().await.unwrap().totals;
-        assert_eq!((totals.done, totals.taken_over, totals.failed), (1, 1, 0));
+        let totals = redis.task_stats().await.unwrap().totals;
+        assert_eq!((totals.done, totals.reclaimed, totals.failed), (1, 1, 0));
     }
 }
 
@@ -149,7 +156,7 @@ async fn who_renews_is_not_taken_over_and_what_was_taken_only_is_no_attempt() {
         }
         // Without a lease nothing is overdue.
         wait::pass(RULES.lease * 2).await;
-        assert_eq!(redis.take_task(&["a"], None).await, Ok(None));
+        assert_eq!(redis.claim_task(&["a"], None).await, Ok(None));
         assert!(take(&redis, &["a"]).await.is_some());
     }
 }
@@ -164,15 +171,15 @@ async fn a_task_whose_attempts_are_used_up_is_dead_and_listed() {
             assert_eq!(begin(&redis, taken).await.1, run(attempt));
         }
         let taken = take_over(&redis).await;
-        assert_eq!(begin(&redis, taken).await.1, Begun::Dead);
+        assert_eq!(begin(&redis, taken).await.1, StartOutcome::Dead);
         let retried = make(&redis, "a").await;
         for attempt in 1..=2 {
             let taken = take_over(&redis).await;
             let (execution, begun) = begin(&redis, taken).await;
             assert_eq!(begun, run(attempt));
-            let again = Outcome::Retry("it rains".into(), RULES.lease / 3);
+            let again = ExecutionResult::Retry("it rains".into(), RULES.lease / 3);
             for _ in 0..2 {
-                assert_eq!(redis.end_task(&execution, &again, &RULES).await, Ok(true));
+                assert_eq!(redis.finish_task(&execution, &again, &RULES).await, Ok(true));
             }
         }
         assert_eq!(take(&redis, &["a"]).await, None);
@@ -180,12 +187,12 @@ async fn a_task_whose_attempts_are_used_up_is_dead_and_listed() {
             (state(&redis, lost).await.0, state(&redis, retried).await.0),
             (TaskState::Dead, TaskState::Dead)
         );
-        let survey = redis.survey_tasks().await.unwrap();
+        let survey = redis.task_stats().await.unwrap();
         let dead: Vec<_> =
             survey.dead.iter().map(|dead| (dead.id, dead.attempts, dead.reason.as_str())).collect();
         let reason = "its worker was lost while it ran: web:1, at 0 %";
         assert_eq!(dead, [(retried, 2, "it rains"), (lost, 2, reason)], "{mode:?}");
-        assert_eq!((survey.totals.dead, survey.totals.retried, survey.totals.taken_over), (2, 1, 2));
+        assert_eq!((survey.totals.dead, survey.totals.retried, survey.totals.reclaimed), (2, 1, 2));
     }
 }
 
@@ -200,10 +207,10 @@ async fn what_was_given_back_is_taken_first_and_not_counted() {
             assert_eq!(taken.id, first, "{mode:?}: it lost its place");
             let (execution, begun) = begin(&redis, taken).await;
             assert_eq!(begun, run(1));
-            assert_eq!(redis.end_task(&execution, &Outcome::Back, &RULES).await, Ok(true));
+            assert_eq!(redis.finish_task(&execution, &ExecutionResult::Released, &RULES).await, Ok(true));
             assert_eq!(state(&redis, first).await, (TaskState::Queued, 0));
         }
-        assert_eq!(redis.survey_tasks().await.unwrap().waiting, 2);
+        assert_eq!(redis.task_stats().await.unwrap().waiting, 2);
     }
 }
 
@@ -217,18 +224,21 @@ async fn what_was_cancelled_is_never_begun_and_its_result_is_dropped() {
         let between = make(&redis, "a").await;
         let taken = take(&redis, &["a"]).await.unwrap();
         assert_eq!(redis.cancel_task(between, "a", &RULES).await, Ok(Some(Cancelled::Queued)));
-        assert_eq!(begin(&redis, taken).await.1, Begun::Ended);
+        assert_eq!(begin(&redis, taken).await.1, StartOutcome::NothingToDo);
         let running = make(&redis, "a").await;
         let taken = take(&redis, &["a"]).await.unwrap();
         let (execution, _) = begin(&redis, taken).await;
         assert_eq!(redis.cancel_task(running, "a", &RULES).await, Ok(Some(Cancelled::Running)));
-        assert_eq!(redis.cancel_task(running, "a", &RULES).await, Ok(Some(Cancelled::Late)));
+        assert_eq!(redis.cancel_task(running, "a", &RULES).await, Ok(Some(Cancelled::AlreadyFinished)));
         assert_eq!(redis.renew_task(&execution, None).await, Ok(false));
-        assert_eq!(redis.end_task(&execution, &Outcome::Done("1".into()), &RULES).await, Ok(false));
-        let task = redis.look_at_task(running).await.unwrap().unwrap();
+        assert_eq!(
+            redis.finish_task(&execution, &ExecutionResult::Done("1".into()), &RULES).await,
+            Ok(false)
+        );
+        let task = redis.get_task(running).await.unwrap().unwrap();
         assert_eq!((task.state, task.result.is_none()), (TaskState::Cancelled, true), "{mode:?}");
         assert_eq!(redis.cancel_task(TaskId::new().unwrap(), "a", &RULES).await, Ok(None));
-        let survey = redis.survey_tasks().await.unwrap();
+        let survey = redis.task_stats().await.unwrap();
         assert_eq!((survey.waiting, survey.running.len(), survey.totals.cancelled), (0, 0, 3));
     }
 }
@@ -261,10 +271,10 @@ async fn no_more_wait_than_may_and_what_waits_too_long_is_given_up() {
             made.push(make(&redis, "a").await);
         }
         let one_more = redis.enqueue_task(TaskId::new().unwrap(), "b", "1", &RULES).await;
-        assert_eq!(one_more, Ok(Enqueued::Full));
+        assert_eq!(one_more, Ok(EnqueueOutcome::QueueFull));
         assert!(take(&redis, &["a"]).await.is_some(), "what was only taken still waits");
         let one_more = redis.enqueue_task(TaskId::new().unwrap(), "b", "1", &RULES).await;
-        assert_eq!(one_more, Ok(Enqueued::Full));
+        assert_eq!(one_more, Ok(EnqueueOutcome::QueueFull));
         let hour = Duration::from_secs(3600);
         assert_eq!(redis.overdue_tasks(hour).await, Ok(Vec::new()));
         assert_eq!(redis.expire_task(made[0], "a", (hour, "x"), &RULES).await, Ok(false));
@@ -288,22 +298,22 @@ async fn no_more_wait_than_may_and_what_waits_too_long_is_given_up() {
         assert_eq!(redis.overdue_tasks(now).await, Ok(Vec::new()));
         let other = made.iter().find(|id| **id != lost).unwrap();
         assert_eq!(state(&redis, *other).await.0, TaskState::Dead);
-        assert_eq!(redis.survey_tasks().await.unwrap().dead[0].reason, why);
+        assert_eq!(redis.task_stats().await.unwrap().dead[0].reason, why);
         // The entry of the one that is no longer there is passed over.
         let taken = take(&redis, &["a"]).await.unwrap();
-        assert_eq!((taken.id, begin(&redis, taken).await.1), (lost, Begun::Ended));
+        assert_eq!((taken.id, begin(&redis, taken).await.1), (lost, StartOutcome::NothingToDo));
         assert_eq!(take(&redis, &["a"]).await, None);
     }
 }
 
 #[tokio::test]
 async fn without_server_side_code_there_are_no_tasks() {
-    let (_server, redis) = setting(Mode::Plain).await;
+    let (_server, redis) = setting(ScriptingMode::Plain).await;
     let id = TaskId::new().unwrap();
-    let unsupported = regatta::__internals::redis::Error::Unsupported { what: "tasks" };
-    assert_eq!(redis.look_at_task(id).await.map(|_| ()), Err(unsupported));
+    let unsupported = regatta::__internals::redis::RedisError::Unsupported { what: "tasks" };
+    assert_eq!(redis.get_task(id).await.map(|_| ()), Err(unsupported));
     assert!(matches!(
         redis.enqueue_task(id, "a", "1", &RULES).await,
-        Err(regatta::__internals::redis::Error::Unsupported { .. })
+        Err(regatta::__internals::redis::RedisError::Unsupported { .. })
     ));
 }

@@ -9,26 +9,26 @@ use fred::interfaces::PubsubInterface;
 use fred::types::RespVersion;
 use fred::types::config::Config;
 use fred::types::config::ServerConfig;
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
 use regatta::__internals::redis::keys;
-use regatta::Progress;
+use regatta::TaskContext;
 use regatta::TaskId;
+use regatta::TaskQueue;
 use regatta::TaskState;
-use regatta::Tasks;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 use crate::support::wait;
 use crate::task_room::settings;
 
 /// A worker over a connection of its own.
-async fn worker(server: &RedisServer, name: &str, set: &[(&str, &str)]) -> (Redis, Tasks) {
-    let redis = connect(server, "p", Mode::Auto).await;
-    let tasks = Tasks::new(redis.clone(), &settings(set), name);
+async fn worker(server: &TestRedis, name: &str, set: &[(&str, &str)]) -> (RedisClient, TaskQueue) {
+    let redis = connect(server, "p", ScriptingMode::Auto).await;
+    let tasks = TaskQueue::new(redis.clone(), &settings(set), name);
     for kind in ["a", "b"] {
-        tasks.register(kind, |millis: u64, progress: &Progress| {
+        tasks.register(kind, |millis: u64, progress: &TaskContext| {
             let until = Instant::now() + Duration::from_millis(millis);
             while Instant::now() < until && !progress.is_cancelled() {
                 wait::pace(Duration::from_millis(1));
@@ -40,20 +40,20 @@ async fn worker(server: &RedisServer, name: &str, set: &[(&str, &str)]) -> (Redi
     (redis, tasks)
 }
 
-async fn ended(tasks: &Tasks, id: TaskId) {
+async fn ended(tasks: &TaskQueue, id: TaskId) {
     eventually("it is done", async || {
-        tasks.look(&id).await.unwrap().is_some_and(|task| task.state == TaskState::Done)
+        tasks.status(&id).await.unwrap().is_some_and(|task| task.state == TaskState::Done)
     })
     .await;
 }
 
 /// How many wait for a kind.
-fn idle(server: &RedisServer, kind: &str) -> usize {
-    server.cli(&["ZCARD", &keys::tasks_idle("p", kind)]).parse().unwrap()
+fn idle(server: &TestRedis, kind: &str) -> usize {
+    server.cli(&["ZCARD", &keys::task_idle_workers("p", kind)]).parse().unwrap()
 }
 
 /// Calls of server-side code.
-fn calls(server: &RedisServer) -> u64 {
+fn calls(server: &TestRedis) -> u64 {
     server.commands().get("fcall").copied().unwrap_or(0)
 }
 
@@ -61,12 +61,12 @@ fn calls(server: &RedisServer) -> u64 {
 async fn a_task_costs_four_calls_whatever_the_number_of_workers() {
     const TASKS: u64 = 40;
     for workers in [1, 16] {
-        let server = RedisServer::start();
+        let server = TestRedis::start();
         let mut all = Vec::new();
         for number in 0..workers {
             let (redis, tasks) = worker(&server, &format!("w{number}"), &[("running", "1")]).await;
             tasks.start();
-            eventually("it listens", async || redis.news_since().is_some()).await;
+            eventually("it listens", async || redis.notifications_complete_since().is_some()).await;
             all.push(tasks);
         }
         eventually("all wait", async || idle(&server, "a") == workers).await;
@@ -91,12 +91,12 @@ async fn a_task_costs_four_calls_whatever_the_number_of_workers() {
 #[tokio::test]
 async fn many_tasks_at_once_wake_as_many_workers_as_there_are() {
     const TASKS: u64 = 60;
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let mut all = Vec::new();
     for number in 0..8 {
         let (redis, tasks) = worker(&server, &format!("w{number}"), &[("running", "1")]).await;
         tasks.start();
-        eventually("it listens", async || redis.news_since().is_some()).await;
+        eventually("it listens", async || redis.notifications_complete_since().is_some()).await;
         all.push(tasks);
     }
     eventually("all wait", async || idle(&server, "a") == 8).await;
@@ -109,7 +109,7 @@ async fn many_tasks_at_once_wake_as_many_workers_as_there_are() {
     let mut by = std::collections::BTreeSet::new();
     for id in made {
         ended(&all[0], id).await;
-        by.extend(all[0].look(&id).await.unwrap().unwrap().worker);
+        by.extend(all[0].status(&id).await.unwrap().unwrap().worker);
     }
     assert!(by.len() >= 6, "{by:?}");
     let most = TASKS * 42 / 10 + 3 * (begun.elapsed().as_secs() + 1) + 32;
@@ -117,7 +117,7 @@ async fn many_tasks_at_once_wake_as_many_workers_as_there_are() {
 }
 
 /// A listener that is woken and does nothing: a worker in the moment before it is killed.
-async fn doomed(server: &RedisServer, name: &str) -> Client {
+async fn doomed(server: &TestRedis, name: &str) -> Client {
     let unix = ServerConfig::Unix { path: server.socket() };
     let client = Client::new(
         Config { server: unix, version: RespVersion::RESP3, ..Config::default() },
@@ -126,19 +126,19 @@ async fn doomed(server: &RedisServer, name: &str) -> Client {
         None,
     );
     client.init().await.unwrap();
-    client.subscribe(keys::worker_news("p", name)).await.unwrap();
+    client.subscribe(keys::worker_channel("p", name)).await.unwrap();
     client.ping::<()>(None).await.unwrap();
     // As if it had begun to wait last, so that it is the first to be woken.
     let now: u64 = server.cli(&["TIME"]).lines().next().unwrap().parse::<u64>().unwrap() * 1000;
     for kind in ["a", "b"] {
-        server.cli(&["ZADD", &keys::tasks_idle("p", kind), &(now + 60_000).to_string(), name]);
+        server.cli(&["ZADD", &keys::task_idle_workers("p", kind), &(now + 60_000).to_string(), name]);
     }
     client
 }
 
 #[tokio::test]
 async fn a_task_whose_woken_worker_is_gone_is_begun_by_another() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let (_, tasks) = worker(&server, "lives", &[]).await;
     tasks.start();
     eventually("it waits", async || idle(&server, "a") == 1).await;
@@ -151,63 +151,67 @@ async fn a_task_whose_woken_worker_is_gone_is_begun_by_another() {
         }
         let id = tasks.enqueue("a", &0).await.unwrap();
         ended(&tasks, id).await;
-        assert_eq!(server.cli(&["ZSCORE", &keys::tasks_idle("p", "a"), &name]), "", "it is woken once");
+        assert_eq!(
+            server.cli(&["ZSCORE", &keys::task_idle_workers("p", "a"), &name]),
+            "",
+            "it is woken once"
+        );
     }
 }
 
 #[tokio::test]
 async fn who_leaves_passes_on_what_it_was_woken_for() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let (_, stays) = worker(&server, "stays", &[]).await;
     let (_, leaves) = worker(&server, "leaves", &[]).await;
     stays.start();
     eventually("it waits", async || idle(&server, "a") == 1).await;
     leaves.start();
     eventually("both wait", async || idle(&server, "a") == 2).await;
-    leaves.stop_taking();
+    leaves.stop_claiming();
     eventually("one waits no more", async || idle(&server, "a") == 1).await;
     for _ in 0..5 {
         let id = stays.enqueue("a", &0).await.unwrap();
         ended(&stays, id).await;
-        assert_eq!(stays.look(&id).await.unwrap().unwrap().worker.as_deref(), Some("stays"));
+        assert_eq!(stays.status(&id).await.unwrap().unwrap().worker.as_deref(), Some("stays"));
     }
 }
 
 #[tokio::test]
 async fn a_job_is_stopped_when_it_was_cancelled_and_not_when_somebody_says_so() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let (redis, tasks) = worker(&server, "w", &[]).await;
     tasks.start();
-    eventually("it listens", async || redis.news_since().is_some()).await;
-    let state = async |id| tasks.look(&id).await.unwrap().unwrap().state;
+    eventually("it listens", async || redis.notifications_complete_since().is_some()).await;
+    let state = async |id| tasks.status(&id).await.unwrap().unwrap().state;
     let told = tasks.enqueue("a", &700).await.unwrap();
     let cancelled = tasks.enqueue("a", &600_000).await.unwrap();
     for id in [told, cancelled] {
         eventually("it runs", async || state(id).await == TaskState::Running).await;
     }
     let worker = server.cli(&["HGET", &keys::task("p", &told.to_string()), "v"]);
-    for channel in [keys::worker_news("p", &worker), keys::news("p")] {
+    for channel in [keys::worker_channel("p", &worker), keys::notifications_channel("p")] {
         server.cli(&["PUBLISH", &channel, &format!("p {told} cancelled")]);
     }
     ended(&tasks, told).await;
     tasks.cancel(&cancelled).await.unwrap();
-    eventually("its place is free", async || tasks.survey().await.unwrap().running.is_empty()).await;
+    eventually("its place is free", async || tasks.stats().await.unwrap().running.is_empty()).await;
     // Its thread has ended, or it would be waited for.
-    tokio::time::timeout(Duration::from_secs(20), tasks.leave()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), tasks.drain()).await.unwrap();
     assert_eq!(state(cancelled).await, TaskState::Cancelled);
 }
 
 #[tokio::test]
 async fn who_says_that_there_is_something_makes_no_storm_of_looks() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     let (_, tasks) = worker(&server, "w", &[]).await;
     tasks.start();
     eventually("it waits", async || idle(&server, "a") == 1).await;
-    let worker = server.cli(&["ZRANGE", &keys::tasks_idle("p", "a"), "0", "0"]);
+    let worker = server.cli(&["ZRANGE", &keys::task_idle_workers("p", "a"), "0", "0"]);
     server.cli(&["CONFIG", "RESETSTAT"]);
     let begun = Instant::now();
     for _ in 0..300 {
-        server.cli(&["PUBLISH", &keys::worker_news("p", &worker), "t a"]);
+        server.cli(&["PUBLISH", &keys::worker_channel("p", &worker), "t a"]);
     }
     let most = begun.elapsed().as_millis() / 20 + 10;
     assert!(u128::from(calls(&server)) <= most, "{} looks, at most {most}", calls(&server));

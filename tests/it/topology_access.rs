@@ -4,24 +4,24 @@ use std::time::Duration;
 use std::time::Instant;
 
 use regatta::__internals::config;
-use regatta::__internals::config::Inputs;
-use regatta::__internals::redis::Redis;
-use regatta::Progress;
+use regatta::__internals::config::ConfigInputs;
+use regatta::__internals::redis::RedisClient;
 use regatta::RedisHealth;
+use regatta::TaskContext;
 use regatta::TaskFailure;
+use regatta::TaskQueue;
 use regatta::TaskState;
-use regatta::Tasks;
 
 use crate::support::client;
 use crate::support::client::Request;
-use crate::support::fleet::Plan;
-use crate::support::redis_tcp::TcpServer;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis_tcp::TestRedisTcp;
 use crate::support::wait;
 
 const MANUAL: &str = include_str!("../../docs/OPERATIONS.md");
 
 /// Makes the user by the very line of the manual.
-fn admit(server: &TcpServer, password: &str) {
+fn admit(server: &TestRedisTcp, password: &str) {
     let line = MANUAL.lines().find(|line| line.starts_with("ACL SETUSER regatta ")).unwrap();
     let line = line.replace("PASSWORD", password);
     assert_eq!(server.cli(&line.split(' ').collect::<Vec<_>>()), "OK");
@@ -30,10 +30,10 @@ fn admit(server: &TcpServer, password: &str) {
 #[test]
 fn the_manual_s_rules_are_enough() {
     for mode in ["fcall", "evalsha", "auto"] {
-        let server = TcpServer::plain();
+        let server = TestRedisTcp::plain();
         admit(&server, "secret");
         let url = format!("redis://regatta:secret@127.0.0.1:{}/1", server.port);
-        let plan = Plan::new().set("REGATTA_REDIS__URL", &url).set("REGATTA_REDIS__MODE", mode);
+        let plan = TestFleetBuilder::new().set("REGATTA_REDIS__URL", &url).set("REGATTA_REDIS__MODE", mode);
         let fleet = plan.start();
         assert_eq!(fleet.get("/").status, 200);
         assert_eq!(client::once(fleet.listen, Request::post("/counters/hits")).unwrap().status, 200);
@@ -49,24 +49,24 @@ fn the_manual_s_rules_are_enough() {
 #[tokio::test]
 async fn the_manual_s_rules_are_enough_for_tasks() {
     for mode in ["fcall", "evalsha"] {
-        let server = TcpServer::plain();
+        let server = TestRedisTcp::plain();
         admit(&server, "secret");
         let url = format!("redis://regatta:secret@127.0.0.1:{}", server.port);
         let flag = |name: &str, value: &str| (name.to_owned(), value.to_owned(), "test".to_owned());
         let flags = vec![flag("redis.url", &url), flag("redis.mode", mode), flag("tasks.attempts", "1")];
-        let config = config::load(&Inputs { flags, ..Inputs::default() }).unwrap();
-        let redis = Redis::new(&config.redis, config.redis.url.as_ref().unwrap(), "test").unwrap();
+        let config = config::load(&ConfigInputs { flags, ..ConfigInputs::default() }).unwrap();
+        let redis = RedisClient::new(&config.redis, config.redis.url.as_ref().unwrap(), "test").unwrap();
         redis.start();
-        let tasks = Tasks::new(redis.clone(), &config.tasks, "test:1");
-        tasks.register("echo", |text: String, _: &Progress| match text.as_str() {
-            "again" => Err(TaskFailure::again(text)),
+        let tasks = TaskQueue::new(redis.clone(), &config.tasks, "test:1");
+        tasks.register("echo", |text: String, _: &TaskContext| match text.as_str() {
+            "again" => Err(TaskFailure::retry(text)),
             _ => Ok(text),
         });
         tasks.start();
-        assert_eq!(redis.first_attempt().await, RedisHealth::Up);
+        assert_eq!(redis.wait_for_first_attempt().await, RedisHealth::Up);
         for (text, expected) in [("again", TaskState::Dead), ("fine", TaskState::Done)] {
             let id = tasks.enqueue("echo", text).await.unwrap();
-            let mut following = tasks.follow(&id).await.unwrap();
+            let mut following = tasks.watch(&id).await.unwrap();
             let mut last = None;
             while let Some(task) = following.next().await {
                 last = Some(task.state);
@@ -74,7 +74,7 @@ async fn the_manual_s_rules_are_enough_for_tasks() {
             assert_eq!(last, Some(expected), "{mode}");
             tasks.cancel(&id).await.unwrap();
         }
-        assert_eq!(tasks.survey().await.unwrap().dead.len(), 1);
+        assert_eq!(tasks.stats().await.unwrap().dead.len(), 1);
         assert_eq!(redis.overdue_tasks(Duration::from_secs(1)).await, Ok(Vec::new()));
         assert_eq!(server.cli(&["ACL", "LOG"]), "", "{mode}");
     }
@@ -83,9 +83,9 @@ async fn the_manual_s_rules_are_enough_for_tasks() {
 #[test]
 fn a_changed_password_is_taken_from_its_file() {
     const WORKERS: u64 = 2;
-    let server = TcpServer::plain();
+    let server = TestRedisTcp::plain();
     admit(&server, "first");
-    let plan = Plan::new().workers(2);
+    let plan = TestFleetBuilder::new().workers(2);
     let file = plan.folder().join("password");
     std::fs::write(&file, "first\n").unwrap();
     let plan = plan
@@ -115,7 +115,7 @@ fn a_changed_password_is_taken_from_its_file() {
 }
 
 /// How often someone came with a wrong password.
-fn failed(server: &TcpServer) -> u64 {
+fn failed(server: &TestRedisTcp) -> u64 {
     let stats = server.cli(&["INFO", "commandstats"]);
     let of = |command: &str| {
         let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")))?;

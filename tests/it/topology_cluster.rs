@@ -6,83 +6,83 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use regatta::__internals::config::schema;
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Error;
-use regatta::__internals::redis::Health;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisError;
+use regatta::__internals::redis::RedisStatus;
 use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::CounterArg;
-use regatta::__internals::redis::begin::LimitArg;
-use regatta::__internals::redis::begin::LimitKind;
-use regatta::__internals::redis::begin::NewSessions;
-use regatta::__internals::redis::begin::Reply;
-use regatta::__internals::redis::begin::SessionArg;
-use regatta::__internals::redis::begin::SessionMode;
-use regatta::__internals::redis::begin::SessionReply;
-use regatta::__internals::redis::begin::TicketArg;
+use regatta::__internals::redis::begin::BeginReply;
+use regatta::__internals::redis::begin::CounterIncrement;
+use regatta::__internals::redis::begin::LimitParameters;
+use regatta::__internals::redis::begin::NewSessionLimit;
+use regatta::__internals::redis::begin::ProvisionalSessionQuery;
+use regatta::__internals::redis::begin::RateLimitCheck;
+use regatta::__internals::redis::begin::SessionAccess;
+use regatta::__internals::redis::begin::SessionLookup;
+use regatta::__internals::redis::begin::SessionQuery;
 use regatta::__internals::redis::keys;
 use regatta::__internals::redis::library;
 use tokio::task::JoinSet;
 
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::eventually;
-use crate::support::redis::ticket;
-use crate::support::redis_cluster::RedisCluster;
+use crate::support::redis::new_session;
+use crate::support::redis_cluster::TestRedisCluster;
 use crate::support::wait;
 
 const DAY_MS: u64 = 86_400_000;
 
-fn handle(cluster: &RedisCluster, mode: Mode) -> Redis {
+fn handle(cluster: &TestRedisCluster, mode: ScriptingMode) -> RedisClient {
     let url = url_of(&cluster.url());
-    let settings = schema::Redis {
+    let settings = schema::RedisConfig {
         url: Some(url.clone()),
         prefix: "p".into(),
-        mode,
+        scripting: mode,
         command_timeout: Duration::from_millis(250),
-        patience: Duration::from_secs(2),
-        access: schema::Access::default(),
+        reconnect_wait: Duration::from_secs(2),
+        credentials: schema::RedisCredentials::default(),
     };
-    Redis::new(&settings, &url, "test").unwrap()
+    RedisClient::new(&settings, &url, "test").unwrap()
 }
 
 fn url_of(text: &str) -> schema::RedisUrl {
     let flags = vec![("redis.url".to_owned(), text.to_owned(), "test".to_owned())];
-    let inputs = regatta::__internals::config::Inputs { flags, ..Default::default() };
+    let inputs = regatta::__internals::config::ConfigInputs { flags, ..Default::default() };
     regatta::__internals::config::load(&inputs).unwrap().redis.url.unwrap()
 }
 
-pub(crate) async fn connect(cluster: &RedisCluster, mode: Mode) -> Redis {
+pub(crate) async fn connect(cluster: &TestRedisCluster, mode: ScriptingMode) -> RedisClient {
     let redis = handle(cluster, mode);
     redis.start();
-    eventually("all nodes are connected", async || redis.health() == Health::Up).await;
+    eventually("all nodes are connected", async || redis.status() == RedisStatus::Up).await;
     redis
 }
 
-pub(crate) fn session(digest: &str, create: bool) -> SessionArg {
-    SessionArg {
+pub(crate) fn session(digest: &str, create: bool) -> SessionQuery {
+    SessionQuery {
         key: keys::session("p", digest),
         generation: None,
         // One that is made has its ticket's view.
-        mode: if create { SessionMode::Read } else { SessionMode::Visit },
-        ticket: create.then(ticket),
+        access: if create { SessionAccess::Read } else { SessionAccess::CountView },
+        provisional: create.then(new_session),
         idle_ms: DAY_MS,
         absolute_ms: 30 * DAY_MS,
     }
 }
 
 /// So slow that a test never sees a request come back.
-pub(crate) fn limit(subject: &str, burst: u64) -> LimitArg {
+pub(crate) fn limit(subject: &str, burst: u64) -> RateLimitCheck {
     let interval_us = 3_600_000_000;
-    LimitArg {
+    RateLimitCheck {
         key: keys::limit("p", "slow", "v", subject),
-        kind: LimitKind::Rate { interval_us, tolerance_us: interval_us * burst },
+        parameters: LimitParameters::Rate { interval_us, tolerance_us: interval_us * burst },
         shadow: false,
         cost: 1,
     }
 }
 
-fn counter(name: &str, by: i64) -> CounterArg {
-    CounterArg { key: keys::counter("p", name), by }
+fn counter(name: &str, by: i64) -> CounterIncrement {
+    CounterIncrement { key: keys::counter("p", name), by }
 }
 
 /// Names under which keys lie in a cluster.
@@ -91,104 +91,116 @@ pub(crate) const TOTAL: &str = "p:{c}:c:total";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_s_keys_lie_on_several_nodes_and_are_one_round_trip() {
-    let cluster = RedisCluster::start();
-    for mode in [Mode::Fcall, Mode::Evalsha] {
+    let cluster = TestRedisCluster::start();
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
         let redis = connect(&cluster, mode).await;
         let digest = format!("{mode:?}");
         let (new, old) = (session(&digest, true), session(&digest, false));
         let limits = [limit("10.0.0.1", 100), limit("10.0.0.2", 100), limit("10.0.0.3", 100)];
         let counters = [counter("total", 1), counter(&digest, 5)];
-        let request = |session| begin::Request {
+        let request = |session| begin::BeginRequest {
             limits: &limits,
             session: Some(session),
             counters: &counters,
             token: "",
         };
         redis.begin(&request(&new)).await.unwrap();
-        let Reply::Granted {
-            limits: decided, session: SessionReply::Live { views, .. }, counters: sums, ..
+        let BeginReply::Granted {
+            limits: decided,
+            session: SessionLookup::Found { views, .. },
+            counters: sums,
+            ..
         } = redis.begin(&request(&old)).await.unwrap()
         else {
             panic!("denied or gone")
         };
         assert_eq!((views, sums[1]), (2, 10));
         assert!(decided.iter().all(|limit| limit.allowed), "{decided:?}");
-        assert_eq!(redis.count(&keys::counter("p", &digest), 1).await, Ok(11));
+        assert_eq!(redis.increment(&keys::counter("p", &digest), 1).await, Ok(11));
     }
     let places: std::collections::BTreeSet<_> = cluster.keys().iter().map(|key| cluster.owner(key)).collect();
     assert!(places.len() > 1, "everything lies on one node");
-    assert_eq!(cluster.ask("GET", TOTAL, &[]), "4");
+    assert_eq!(cluster.query("GET", TOTAL, &[]), "4");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_node_denies_changes_nothing_on_any_other() {
-    let cluster = RedisCluster::start();
-    let redis = connect(&cluster, Mode::Fcall).await;
+    let cluster = TestRedisCluster::start();
+    let redis = connect(&cluster, ScriptingMode::Fcall).await;
     let new = session("a", true);
     let (open, closed) = (limit("open", 10), limit("closed", 0));
     let counters = [counter("total", 7)];
     let before = cluster.keys();
     let limits = [open.clone(), closed.clone()];
-    let request = begin::Request { limits: &limits, session: Some(&new), counters: &counters, token: "" };
-    let Reply::Denied { limits: decided } = redis.begin(&request).await.unwrap() else { panic!("granted") };
+    let request =
+        begin::BeginRequest { limits: &limits, session: Some(&new), counters: &counters, token: "" };
+    let BeginReply::Denied { limits: decided } = redis.begin(&request).await.unwrap() else {
+        panic!("granted")
+    };
     assert!(decided[0].allowed && decided[0].remaining == 10 && !decided[1].allowed, "{decided:?}");
     // But marks that it was taken back, which end by themselves.
     let (marks, left): (Vec<_>, Vec<_>) = cluster.keys().into_iter().partition(|key| key.contains(":m:"));
     assert_eq!(left, before, "a denied request left something");
-    assert!(marks.iter().all(|mark| cluster.ask("PTTL", mark, &[]) != "-1"), "{marks:?}");
+    assert!(marks.iter().all(|mark| cluster.query("PTTL", mark, &[]) != "-1"), "{marks:?}");
 
     // The same where everything was there before.
     let open_only = [open.clone()];
-    let request = begin::Request { limits: &open_only, session: Some(&new), counters: &counters, token: "" };
+    let request =
+        begin::BeginRequest { limits: &open_only, session: Some(&new), counters: &counters, token: "" };
     redis.begin(&request).await.unwrap();
-    let place = LimitArg {
+    let place = RateLimitCheck {
         key: keys::limit("p", "places", "v", "x"),
-        kind: LimitKind::Concurrency { lease_us: 60_000_000, max: 3 },
+        parameters: LimitParameters::Concurrency { lease_us: 60_000_000, max: 3 },
         shadow: false,
         cost: 1,
     };
     let old = session("a", false);
     let limits = [place, open, closed];
-    let request = begin::Request { limits: &limits, session: Some(&old), counters: &counters, token: "t" };
+    let request =
+        begin::BeginRequest { limits: &limits, session: Some(&old), counters: &counters, token: "t" };
     for _ in 0..5 {
-        let Reply::Denied { limits: decided } = redis.begin(&request).await.unwrap() else {
+        let BeginReply::Denied { limits: decided } = redis.begin(&request).await.unwrap() else {
             panic!("granted")
         };
         assert_eq!((decided[0].remaining, decided[1].remaining), (3, 9), "{decided:?}");
     }
-    assert_eq!(cluster.ask("GET", TOTAL, &[]), "7");
-    assert_eq!(cluster.ask("HGET", &format!("{SESSIONS}a"), &["_v"]), "1");
-    assert_eq!(cluster.ask("EXISTS", "p:{l:places:v:x}", &[]), "0");
+    assert_eq!(cluster.query("GET", TOTAL, &[]), "7");
+    assert_eq!(cluster.query("HGET", &format!("{SESSIONS}a"), &["_v"]), "1");
+    assert_eq!(cluster.query("EXISTS", "p:{l:places:v:x}", &[]), "0");
 }
 
 /// A session of a ticket, and the limit on new sessions that it counts in.
-fn newcomer(digest: &str, mode: SessionMode, burst: u64) -> SessionArg {
+fn newcomer(digest: &str, mode: SessionAccess, burst: u64) -> SessionQuery {
     let interval_us = 3_600_000_000;
-    let key = keys::new_sessions("p", digest);
-    let limit = Some(NewSessions { key, interval_us, tolerance_us: interval_us * burst });
-    SessionArg { mode, ticket: Some(TicketArg { limit, ..ticket() }), ..session(digest, false) }
+    let key = keys::new_session_limit("p", digest);
+    let limit = Some(NewSessionLimit { key, interval_us, tolerance_us: interval_us * burst });
+    SessionQuery {
+        access: mode,
+        provisional: Some(ProvisionalSessionQuery { limit, ..new_session() }),
+        ..session(digest, false)
+    }
 }
 
 /// Asks for a session, and for a limit that lies elsewhere and allows it or not; whether it was granted.
-async fn ask(redis: &Redis, session: &SessionArg, allows: bool) -> bool {
+async fn ask(redis: &RedisClient, session: &SessionQuery, allows: bool) -> bool {
     let limits = [limit(if allows { "open" } else { "closed" }, if allows { 100 } else { 0 })];
-    let request = begin::Request { limits: &limits, session: Some(session), ..Default::default() };
-    matches!(redis.begin(&request).await.unwrap(), Reply::Granted { .. })
+    let request = begin::BeginRequest { limits: &limits, session: Some(session), ..Default::default() };
+    matches!(redis.begin(&request).await.unwrap(), BeginReply::Granted { .. })
 }
 
 /// What is stored of a session, and what its client is charged for new ones.
-fn stands(cluster: &RedisCluster, digest: &str) -> [String; 3] {
+fn stands(cluster: &TestRedisCluster, digest: &str) -> [String; 3] {
     let (session, charged) = (format!("{SESSIONS}{digest}"), format!("p:{{s}}:n:{digest}"));
-    let fields = cluster.ask("HGETALL", &session, &[]);
-    [fields, cluster.ask("EXISTS", &session, &[]), cluster.ask("GET", &charged, &[])]
+    let fields = cluster.query("HGETALL", &session, &[]);
+    [fields, cluster.query("EXISTS", &session, &[]), cluster.query("GET", &charged, &[])]
 }
 
-const MODES: [Mode; 2] = [Mode::Fcall, Mode::Evalsha];
-const USES: [SessionMode; 2] = [SessionMode::Read, SessionMode::Visit];
+const MODES: [ScriptingMode; 2] = [ScriptingMode::Fcall, ScriptingMode::Evalsha];
+const USES: [SessionAccess; 2] = [SessionAccess::Read, SessionAccess::CountView];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_a_denied_request_made_is_taken_back_and_its_charge_given_back() {
-    let cluster = RedisCluster::start();
+    let cluster = TestRedisCluster::start();
     for (mode, how) in MODES.into_iter().flat_map(|mode| USES.map(|how| (mode, how))) {
         let redis = connect(&cluster, mode).await;
         let digest = format!("{mode:?}{how:?}");
@@ -203,12 +215,12 @@ async fn a_session_that_a_denied_request_made_is_taken_back_and_its_charge_given
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_another_request_made_outlives_one_that_is_denied() {
-    let cluster = RedisCluster::start();
+    let cluster = TestRedisCluster::start();
     for (mode, how) in MODES.into_iter().flat_map(|mode| USES.map(|how| (mode, how))) {
         let redis = connect(&cluster, mode).await;
         for burst in [1, 0] {
             let digest = format!("{mode:?}{how:?}{burst}");
-            assert!(ask(&redis, &newcomer(&digest, SessionMode::Read, burst), true).await);
+            assert!(ask(&redis, &newcomer(&digest, SessionAccess::Read, burst), true).await);
             let before = stands(&cluster, &digest);
             assert_eq!((before[1].as_str(), before[2].is_empty()), ("1", burst == 0), "{digest}");
             assert!(!ask(&redis, &newcomer(&digest, how, burst), false).await);
@@ -220,9 +232,9 @@ async fn a_session_that_another_request_made_outlives_one_that_is_denied() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_at_once_exactly_the_limit_is_let_in_and_counted() {
     const ALLOWED: u64 = 50;
-    let cluster = RedisCluster::start();
-    let redis = connect(&cluster, Mode::Fcall).await;
-    let one = begin::Request { session: Some(&session("a", true)), ..Default::default() };
+    let cluster = TestRedisCluster::start();
+    let redis = connect(&cluster, ScriptingMode::Fcall).await;
+    let one = begin::BeginRequest { session: Some(&session("a", true)), ..Default::default() };
     redis.begin(&one).await.unwrap();
     let mut tasks = JoinSet::new();
     // Each is four calls at once, and a worker lets 512 wait.
@@ -232,16 +244,20 @@ async fn of_many_at_once_exactly_the_limit_is_let_in_and_counted() {
             let limits = [limit("shared", ALLOWED), limit(&format!("own {number}"), 1)];
             let counters = [counter("total", 1)];
             let session = session("a", false);
-            let request =
-                begin::Request { limits: &limits, session: Some(&session), counters: &counters, token: "" };
-            matches!(redis.begin(&request).await.unwrap(), Reply::Granted { .. })
+            let request = begin::BeginRequest {
+                limits: &limits,
+                session: Some(&session),
+                counters: &counters,
+                token: "",
+            };
+            matches!(redis.begin(&request).await.unwrap(), BeginReply::Granted { .. })
         });
     }
     let granted = tasks.join_all().await.into_iter().filter(|granted| *granted).count() as u64;
     assert_eq!(granted, ALLOWED);
-    assert_eq!(cluster.ask("GET", TOTAL, &[]), ALLOWED.to_string());
+    assert_eq!(cluster.query("GET", TOTAL, &[]), ALLOWED.to_string());
     let views = (ALLOWED + 1).to_string();
-    assert_eq!(cluster.ask("HGET", &format!("{SESSIONS}a"), &["_v"]), views);
+    assert_eq!(cluster.query("HGET", &format!("{SESSIONS}a"), &["_v"]), views);
     let own =
         cluster.keys().iter().filter(|key| key.contains(":own ") && !key.contains(":m:")).count() as u64;
     assert_eq!(own, ALLOWED, "limits of those who were denied are as if never used");
@@ -249,10 +265,10 @@ async fn of_many_at_once_exactly_the_limit_is_let_in_and_counted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_lost_the_code_gets_it_again() {
-    let cluster = RedisCluster::start();
-    let redis = connect(&cluster, Mode::Fcall).await;
+    let cluster = TestRedisCluster::start();
+    let redis = connect(&cluster, ScriptingMode::Fcall).await;
     for node in cluster.primaries() {
-        for library in library::ALL.iter().filter(|library| library.current) {
+        for library in library::LIBRARIES.iter().filter(|library| library.current) {
             assert!(node.cli(&["FUNCTION", "LIST"]).contains(library.name), "{} is missing", library.name);
         }
         assert_eq!(node.cli(&["FUNCTION", "FLUSH"]), "OK");
@@ -260,23 +276,23 @@ async fn a_node_that_lost_the_code_gets_it_again() {
     let counters = [counter("total", 1)];
     for number in 0..30 {
         let limits = [limit(&number.to_string(), 5)];
-        let request = begin::Request { limits: &limits, counters: &counters, ..Default::default() };
+        let request = begin::BeginRequest { limits: &limits, counters: &counters, ..Default::default() };
         redis.begin(&request).await.unwrap();
     }
-    assert_eq!(cluster.ask("GET", TOTAL, &[]), "30");
+    assert_eq!(cluster.query("GET", TOTAL, &[]), "30");
 }
 
 /// What went wrong for clients that visit as long as they are not told to stop, and how often they were served.
-async fn visit_until(redis: Redis, client: usize, ended: Arc<AtomicBool>) -> (u64, Vec<Error>) {
+async fn visit_until(redis: RedisClient, client: usize, ended: Arc<AtomicBool>) -> (u64, Vec<RedisError>) {
     let (mut served, mut failed) = (0, Vec::new());
     while !ended.load(Relaxed) {
         let limits = [limit(&format!("client {client}"), 1_000_000)];
         let counters = [counter("total", 1)];
         let session = session("a", false);
         let request =
-            begin::Request { limits: &limits, session: Some(&session), counters: &counters, token: "" };
+            begin::BeginRequest { limits: &limits, session: Some(&session), counters: &counters, token: "" };
         match redis.begin(&request).await {
-            Ok(Reply::Granted { session: SessionReply::Live { .. }, .. }) => served += 1,
+            Ok(BeginReply::Granted { session: SessionLookup::Found { .. }, .. }) => served += 1,
             Ok(other) => panic!("a wrong answer: {other:?}"),
             Err(error) => failed.push(error),
         }
@@ -287,10 +303,10 @@ async fn visit_until(redis: Redis, client: usize, ended: Arc<AtomicBool>) -> (u6
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_moves_under_load_costs_no_answer_and_no_count() {
-    let cluster = Arc::new(RedisCluster::start());
-    let redis = connect(&cluster, Mode::Fcall).await;
+    let cluster = Arc::new(TestRedisCluster::start());
+    let redis = connect(&cluster, ScriptingMode::Fcall).await;
     let first = session("a", true);
-    redis.begin(&begin::Request { session: Some(&first), ..Default::default() }).await.unwrap();
+    redis.begin(&begin::BeginRequest { session: Some(&first), ..Default::default() }).await.unwrap();
     let ended = Arc::new(AtomicBool::new(false));
     let mut clients = JoinSet::new();
     for client in 0..8 {
@@ -315,14 +331,14 @@ async fn a_slot_that_moves_under_load_costs_no_answer_and_no_count() {
     let failed: Vec<_> = results.into_iter().flat_map(|(_, failed)| failed).collect();
     assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), served, failed.first());
     assert!(served > 200, "hardly any load: {served}");
-    assert_eq!(cluster.ask("GET", TOTAL, &[]), served.to_string());
-    assert_eq!(cluster.ask("HGET", &format!("{SESSIONS}a"), &["_v"]), (served + 1).to_string());
+    assert_eq!(cluster.query("GET", TOTAL, &[]), served.to_string());
+    assert_eq!(cluster.query("HGET", &format!("{SESSIONS}a"), &["_v"]), (served + 1).to_string());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_node_costs_its_own_slots_only_until_its_replica_serves_them() {
-    let mut cluster = RedisCluster::start();
-    let redis = connect(&cluster, Mode::Fcall).await;
+    let mut cluster = TestRedisCluster::start();
+    let redis = connect(&cluster, ScriptingMode::Fcall).await;
     // One subject on each node.
     let subject = |node: usize| {
         let of = |name: &String| cluster.owner(&format!("p:{{l:slow:v:{name}}}")) == node;
@@ -331,7 +347,7 @@ async fn a_dead_node_costs_its_own_slots_only_until_its_replica_serves_them() {
     let subjects = [subject(0), subject(1), subject(2)];
     let ask = async |subject: &str| {
         let limits = [limit(subject, 1_000_000)];
-        redis.begin(&begin::Request { limits: &limits, ..Default::default() }).await
+        redis.begin(&begin::BeginRequest { limits: &limits, ..Default::default() }).await
     };
     for subject in &subjects {
         ask(subject).await.unwrap();
@@ -345,13 +361,14 @@ async fn a_dead_node_costs_its_own_slots_only_until_its_replica_serves_them() {
         ask(&subjects[0]).await.is_ok()
     })
     .await;
-    eventually("all is well again", async || redis.health() == Health::Up).await;
+    eventually("all is well again", async || redis.status() == RedisStatus::Up).await;
 }
 
 #[test]
 fn a_fleet_serves_from_a_cluster() {
-    let cluster = RedisCluster::start();
-    let plan = Plan::new().set("REGATTA_REDIS__URL", &cluster.url()).set("REGATTA_REDIS__PREFIX", "p");
+    let cluster = TestRedisCluster::start();
+    let plan =
+        TestFleetBuilder::new().set("REGATTA_REDIS__URL", &cluster.url()).set("REGATTA_REDIS__PREFIX", "p");
     let (code, said) = plan.clone().args(&["migrate"]).run();
     assert_eq!(code, 0, "{said}");
     let (code, said) = plan.clone().args(&["check"]).run();
@@ -359,17 +376,17 @@ fn a_fleet_serves_from_a_cluster() {
     let fleet = plan.start();
     let first = fleet.get("/");
     assert_eq!(first.status, 200);
-    assert_eq!(first.visit().1, 1);
+    assert_eq!(first.view().1, 1);
     for views in 1..=20 {
         assert_eq!(fleet.get("/").status, 200, "visit {views}");
     }
-    assert_eq!(cluster.ask("GET", "p:{c}:c:@views", &[]), "21");
+    assert_eq!(cluster.query("GET", "p:{c}:c:@views", &[]), "21");
 }
 
 #[test]
 fn a_url_of_the_wrong_kind_says_which_one_is_right() {
-    let cluster = RedisCluster::start();
-    let alone = crate::support::redis_tcp::TcpServer::plain();
+    let cluster = TestRedisCluster::start();
+    let alone = crate::support::redis_tcp::TestRedisTcp::plain();
     // A node that happens to have the ledger would show nothing by it.
     let other = (cluster.owner("regatta:mig") + 1) % 3;
     let cases = [
@@ -377,7 +394,7 @@ fn a_url_of_the_wrong_kind_says_which_one_is_right() {
         (format!("redis-cluster://127.0.0.1:{}", alone.port), "must begin with redis://"),
     ];
     for (url, advice) in cases {
-        let (code, said) = Plan::new().set("REGATTA_REDIS__URL", &url).args(&["check"]).run();
+        let (code, said) = TestFleetBuilder::new().set("REGATTA_REDIS__URL", &url).args(&["check"]).run();
         assert!(code == 69 && said.contains(advice), "{url}: {code} {said}");
     }
 }

@@ -3,26 +3,26 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Plan;
-use crate::support::load::Load;
-use crate::support::redis_sentinel::Watched;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::load::ParallelClients;
+use crate::support::redis_sentinel::TestSentinelSetup;
 use crate::support::wait;
 
-fn plan(watched: &Watched) -> Plan {
-    Plan::new().set("REGATTA_REDIS__URL", &watched.url())
+fn plan(watched: &TestSentinelSetup) -> TestFleetBuilder {
+    TestFleetBuilder::new().set("REGATTA_REDIS__URL", &watched.url())
 }
 
 #[test]
 fn a_failover_under_load_is_503_for_a_while_and_never_500() {
-    let mut watched = Watched::start();
+    let mut watched = TestSentinelSetup::start();
     let fleet = plan(&watched).start();
     assert_eq!(fleet.get("/").status, 200);
     let address = fleet.listen;
-    let load = Load::start(4, move |_| {
-        let mut visitor = Visitor::default();
-        move || visitor.try_ask(address, Request::get("/")).map_or(0, |response| response.status)
+    let load = ParallelClients::start(4, move |_| {
+        let mut visitor = CookieClient::default();
+        move || visitor.try_request(address, Request::get("/")).map_or(0, |response| response.status)
     });
     wait::until("the load runs", wait::LONG, || load.seen() > 100);
     let before = watched.primary();
@@ -42,26 +42,26 @@ fn a_failover_under_load_is_503_for_a_while_and_never_500() {
 
 #[test]
 fn a_sentinel_that_is_gone_is_not_missed() {
-    let mut watched = Watched::start();
+    let mut watched = TestSentinelSetup::start();
     let url = watched.url();
     watched.lose_sentinel();
-    let fleet = Plan::new().set("REGATTA_REDIS__URL", &url).start();
+    let fleet = TestFleetBuilder::new().set("REGATTA_REDIS__URL", &url).start();
     assert_eq!(fleet.get("/").status, 200);
-    let (code, said) = Plan::new().set("REGATTA_REDIS__URL", &url).args(&["check"]).run();
+    let (code, said) = TestFleetBuilder::new().set("REGATTA_REDIS__URL", &url).args(&["check"]).run();
     assert_eq!(code, 0, "{said}");
 }
 
 #[test]
 fn a_service_that_nobody_watches_is_named() {
-    let watched = Watched::start();
+    let watched = TestSentinelSetup::start();
     let url = watched.url().replace("mymaster", "nothing");
-    let (code, said) = Plan::new().set("REGATTA_REDIS__URL", &url).args(&["check"]).run();
+    let (code, said) = TestFleetBuilder::new().set("REGATTA_REDIS__URL", &url).args(&["check"]).run();
     assert!(code == 69 && said.contains("redis-sentinel://"), "{code} {said}");
 }
 
 #[test]
 fn a_primary_that_hung_and_wakes_up_is_not_written_to() {
-    let watched = Watched::start();
+    let watched = TestSentinelSetup::start();
     let fleet = plan(&watched).start();
     assert_eq!(fleet.get("/").status, 200);
     let before = watched.primary();

@@ -1,13 +1,13 @@
 //! Encryption to Redis: both sides show who they are, and a mistake says which setting mends it.
 
-use crate::support::fleet::Plan;
-use crate::support::redis_tcp::TcpServer;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis_tcp::TestRedisTcp;
 use crate::support::redis_tcp::words;
-use crate::support::tls::Authority;
+use crate::support::tls::TestCa;
 use crate::support::tls::word;
 
 /// A server that wants to see a certificate of its authority; its own is for 127.0.0.1.
-fn server(authority: &Authority) -> TcpServer {
+fn server(authority: &TestCa) -> TestRedisTcp {
     let (cert, key) = authority.issue("server", "IP:127.0.0.1");
     let (cert, key, ca) = (word(&cert), word(&key), word(&authority.ca()));
     let (own_cert, own_key) = authority.issue("cli", "DNS:cli");
@@ -28,13 +28,13 @@ fn server(authority: &Authority) -> TcpServer {
         ])
     };
     let (own_cert, own_key) = (word(&own_cert), word(&own_key));
-    TcpServer::start_locked(args, &["--tls", "--cacert", &ca, "--cert", &own_cert, "--key", &own_key])
+    TestRedisTcp::start_locked(args, &["--tls", "--cacert", &ca, "--cert", &own_cert, "--key", &own_key])
 }
 
 /// A plan with everything that the server wants.
-fn plan(server: &TcpServer, authority: &Authority) -> Plan {
+fn plan(server: &TestRedisTcp, authority: &TestCa) -> TestFleetBuilder {
     let (cert, key) = authority.issue("worker", "DNS:worker");
-    Plan::new()
+    TestFleetBuilder::new()
         .set("REGATTA_REDIS__URL", &format!("rediss://127.0.0.1:{}", server.port))
         .set("REGATTA_REDIS__TLS_CA", &word(&authority.ca()))
         .set("REGATTA_REDIS__TLS_CERT", &word(&cert))
@@ -43,7 +43,7 @@ fn plan(server: &TcpServer, authority: &Authority) -> Plan {
 
 #[test]
 fn a_fleet_serves_over_an_encrypted_connection() {
-    let authority = Authority::new();
+    let authority = TestCa::new();
     let server = server(&authority);
     let fleet = plan(&server, &authority).start();
     assert_eq!(fleet.get("/").status, 200);
@@ -52,11 +52,11 @@ fn a_fleet_serves_over_an_encrypted_connection() {
 
 #[test]
 fn mistakes_say_which_setting_mends_them() {
-    let (authority, other) = (Authority::new(), Authority::new());
+    let (authority, other) = (TestCa::new(), TestCa::new());
     let server = server(&authority);
     let right = plan(&server, &authority);
     let localhost = format!("rediss://localhost:{}", server.port);
-    let alone = TcpServer::plain();
+    let alone = TestRedisTcp::plain();
     let plaintext = format!("rediss://127.0.0.1:{}", alone.port);
     let cases = [
         (right.clone().unset("REGATTA_REDIS__TLS_CA"), "redis.tls_ca"),

@@ -7,19 +7,19 @@ use std::net::TcpStream;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Error;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisError;
 
-use crate::support::proxy::Link;
-use crate::support::proxy::Proxy;
-use crate::support::proxy::Toxics;
-use crate::support::proxy::Upstream;
-use crate::support::redis::RedisServer;
+use crate::support::proxy::FaultProxy;
+use crate::support::proxy::Faults;
+use crate::support::proxy::LinkState;
+use crate::support::proxy::ProxyUpstream;
+use crate::support::redis::TestRedis;
 use crate::support::redis::eventually;
 use crate::support::wait;
 
 /// One plain connection through the proxy.
-fn knock(proxy: &Proxy) -> TcpStream {
+fn knock(proxy: &FaultProxy) -> TcpStream {
     let stream = TcpStream::connect(proxy.address()).unwrap();
     stream.set_read_timeout(Some(wait::LONG)).unwrap();
     stream
@@ -59,8 +59,8 @@ fn is_silent(stream: &TcpStream) -> bool {
 
 #[test]
 fn commands_and_turns_are_counted_by_name() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
     let mut stream = knock(&proxy);
     let (counts, ()) = proxy.during(|| {
         say(&mut stream, "SET k 1");
@@ -78,12 +78,12 @@ fn commands_and_turns_are_counted_by_name() {
 
 #[tokio::test]
 async fn function_calls_are_counted_by_the_functions_name_and_setting_up_is_housekeeping() {
-    let server = RedisServer::start();
-    for (mode, name) in [(Mode::Fcall, "regatta"), (Mode::Evalsha, "EVALSHA ")] {
-        let proxy = Proxy::before(&server);
+    let server = TestRedis::start();
+    for (mode, name) in [(ScriptingMode::Fcall, "regatta"), (ScriptingMode::Evalsha, "EVALSHA ")] {
+        let proxy = FaultProxy::before(&server);
         let redis = proxy.connect(&server, "p", mode).await;
         assert_eq!((proxy.counts().total(), proxy.counts().rounds), (0, 0), "{:?}", proxy.counts());
-        redis.begin(&regatta::__internals::redis::begin::Request::default()).await.unwrap();
+        redis.begin(&regatta::__internals::redis::begin::BeginRequest::default()).await.unwrap();
         let counts = proxy.counts();
         assert_eq!((counts.of(name), counts.total(), counts.rounds), (1, 1, 1), "{counts}");
     }
@@ -91,68 +91,68 @@ async fn function_calls_are_counted_by_the_functions_name_and_setting_up_is_hous
 
 #[test]
 fn a_link_that_is_down_refuses_and_is_up_again_at_the_same_address() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
     for _ in 0..3 {
         let mut stream = knock(&proxy);
         say(&mut stream, "PING");
         hear(&mut stream, 7);
-        proxy.link(Link::Down);
+        proxy.set_link(LinkState::Down);
         assert_eq!((end(&mut stream), proxy.open()), ((String::new(), false), 0));
         let refused = TcpStream::connect(proxy.address()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-        proxy.link(Link::Open);
+        proxy.set_link(LinkState::Open);
     }
     assert_eq!(proxy.accepted().len(), 3);
 }
 
 #[test]
 fn a_reset_is_a_reset() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
     let mut stream = knock(&proxy);
     say(&mut stream, "PING");
     hear(&mut stream, 7);
     proxy.reset();
     assert!(end(&mut stream).1);
     say(&mut knock(&proxy), "PING");
-    proxy.link(Link::Reset);
+    proxy.set_link(LinkState::Reset);
     assert!(end(&mut knock(&proxy)).1);
 }
 
 #[test]
 fn a_black_hole_loses_everything_and_a_stalled_link_nothing() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
     let mut stream = knock(&proxy);
     say(&mut stream, "PING");
     hear(&mut stream, 7);
-    proxy.link(Link::Stalled);
+    proxy.set_link(LinkState::Stalled);
     say(&mut stream, "INCR k");
     assert!(is_silent(&stream));
     assert_eq!(server.cli(&["EXISTS", "k"]), "0");
-    proxy.link(Link::Open);
+    proxy.set_link(LinkState::Open);
     assert_eq!(hear(&mut stream, 4), ":1\r\n");
 
-    proxy.link(Link::BlackHole);
+    proxy.set_link(LinkState::BlackHole);
     say(&mut stream, "INCR k");
     let mut fresh = knock(&proxy);
     say(&mut fresh, "INCR k");
     assert!(is_silent(&stream) && is_silent(&fresh));
-    proxy.link(Link::Open);
+    proxy.set_link(LinkState::Open);
     assert!(end(&mut stream).1 && end(&mut fresh).1);
     assert_eq!(server.cli(&["GET", "k"]), "1");
 }
 
 #[test]
 fn replies_come_late_in_pieces_slowly_or_not_to_the_end() {
-    let server = RedisServer::start();
+    let server = TestRedis::start();
     server.cli(&["SET", "k", &"v".repeat(1000)]);
-    let proxy = Proxy::before(&server);
+    let proxy = FaultProxy::before(&server);
     let whole = format!("$1000\r\n{}\r\n", "v".repeat(1000));
-    let get = |bytes, change: fn(&mut Toxics)| {
-        proxy.toxics(|toxics| *toxics = Toxics::NONE);
-        proxy.toxics(change);
+    let get = |bytes, change: fn(&mut Faults)| {
+        proxy.set_faults(|toxics| *toxics = Faults::NONE);
+        proxy.set_faults(change);
         let mut stream = knock(&proxy);
         let begin = Instant::now();
         say(&mut stream, "GET k");
@@ -174,8 +174,8 @@ fn replies_come_late_in_pieces_slowly_or_not_to_the_end() {
 
 #[test]
 fn a_reply_is_lost_after_the_server_did_what_was_asked() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
     proxy.lose_replies("INCR", 2);
     for _ in 0..2 {
         let mut stream = knock(&proxy);
@@ -186,40 +186,40 @@ fn a_reply_is_lost_after_the_server_did_what_was_asked() {
     }
     let mut stream = knock(&proxy);
     say(&mut stream, "INCR k");
-    assert_eq!((hear(&mut stream, 4), proxy.sprung()), (":3\r\n".to_owned(), 2));
+    assert_eq!((hear(&mut stream, 4), proxy.faults_injected()), (":3\r\n".to_owned(), 2));
 }
 
 #[test]
 fn an_answer_in_the_servers_place_comes_in_its_turn() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
     proxy.answer("INCR", 2, "-LOADING not yet");
     let mut stream = knock(&proxy);
     stream.write_all(b"*2\r\n$3\r\nget\r\n$1\r\nk\r\n*2\r\n$4\r\nincr\r\n$1\r\nk\r\n").unwrap();
     assert_eq!(hear(&mut stream, 5 + 18), "$-1\r\n-LOADING not yet\r\n");
-    proxy.spare();
+    proxy.clear_command_faults();
     say(&mut stream, "INCR k");
     assert_eq!(hear(&mut stream, 4), ":1\r\n");
 }
 
 #[test]
 fn a_share_of_commands_is_reset_before_or_after_it_was_done() {
-    let server = RedisServer::start();
-    let proxy = Proxy::to(Upstream::Unix(server.socket()));
-    proxy.toxics(|toxics| toxics.resets = 1.0);
+    let server = TestRedis::start();
+    let proxy = FaultProxy::to(ProxyUpstream::Unix(server.socket()));
+    proxy.set_faults(|toxics| toxics.resets = 1.0);
     for _ in 0..40 {
         let mut stream = knock(&proxy);
         say(&mut stream, "INCR k");
         assert!(end(&mut stream).1);
     }
     let done: u64 = server.cli(&["GET", "k"]).parse().unwrap();
-    assert!((1..40).contains(&done) && proxy.sprung() == 40, "{done}");
+    assert!((1..40).contains(&done) && proxy.faults_injected() == 40, "{done}");
 }
 
 #[test]
 fn what_is_no_redis_passes_as_it_is() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let proxy = Proxy::to(Upstream::Tcp(listener.local_addr().unwrap()));
+    let proxy = FaultProxy::to(ProxyUpstream::Tcp(listener.local_addr().unwrap()));
     let mut stream = knock(&proxy);
     let (mut server, _) = listener.accept().unwrap();
     for bytes in [b"\x16\x03\x01\x00*".as_slice(), b"\r\n\x00$x\r\n"] {
@@ -235,18 +235,21 @@ fn what_is_no_redis_passes_as_it_is() {
 
 #[tokio::test]
 async fn the_librarys_client_comes_back_after_each_of_them() {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server);
-    let redis = proxy.connect(&server, "p", Mode::Auto).await;
-    for link in [Link::Down, Link::Reset, Link::BlackHole, Link::Stalled] {
-        assert!(redis.count("p:c:x", 1).await.is_ok());
-        proxy.link(link);
-        let answer = redis.count("p:c:x", 1).await;
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
+    let redis = proxy.connect(&server, "p", ScriptingMode::Auto).await;
+    for link in [LinkState::Down, LinkState::Reset, LinkState::BlackHole, LinkState::Stalled] {
+        assert!(redis.increment("p:c:x", 1).await.is_ok());
+        proxy.set_link(link);
+        let answer = redis.increment("p:c:x", 1).await;
         assert!(
-            matches!(answer, Err(Error::Unavailable { .. } | Error::Lost { .. } | Error::Timeout)),
+            matches!(
+                answer,
+                Err(RedisError::Unavailable { .. } | RedisError::ConnectionLost { .. } | RedisError::Timeout)
+            ),
             "{link:?}: {answer:?}"
         );
-        proxy.link(Link::Open);
-        eventually("Redis is used again", async || redis.count("p:c:x", 0).await.is_ok()).await;
+        proxy.set_link(LinkState::Open);
+        eventually("Redis is used again", async || redis.increment("p:c:x", 0).await.is_ok()).await;
     }
 }

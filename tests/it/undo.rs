@@ -6,9 +6,9 @@ use fred::interfaces::ClientLike;
 use fred::interfaces::FunctionInterface;
 use fred::types::config::Config;
 use fred::types::config::ServerConfig;
-use regatta::__internals::config::schema::Mode;
+use regatta::__internals::config::schema::ScriptingMode;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 
 fn doubles(numbers: &[f64]) -> Bytes {
@@ -17,8 +17,8 @@ fn doubles(numbers: &[f64]) -> Bytes {
 
 #[tokio::test]
 async fn what_is_taken_back_twice_is_taken_back_once() {
-    let server = RedisServer::start();
-    let _loaded = connect(&server, "p", Mode::Fcall).await;
+    let server = TestRedis::start();
+    let _loaded = connect(&server, "p", ScriptingMode::Fcall).await;
     let unix = ServerConfig::Unix { path: server.socket() };
     let client = Client::new(Config { server: unix, ..Config::default() }, None, None, None);
     client.init().await.unwrap();

@@ -3,24 +3,24 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
-fn watching(redis: &RedisServer) -> Plan {
-    Plan::on(redis).set("REGATTA_WORKERS__PROBATION", "200ms").args(&["serve", "--watch"])
+fn watching(redis: &TestRedis) -> TestFleetBuilder {
+    TestFleetBuilder::on(redis).set("REGATTA_WORKERS__PROBATION", "200ms").args(&["serve", "--watch"])
 }
 
 /// Waits until so many lines begin like this.
-fn said(fleet: &Fleet, message: &str, times: usize) {
-    wait::until(&format!("{times} × {message:?}"), wait::LONG, || fleet.said(message).len() == times);
+fn said(fleet: &TestFleet, message: &str, times: usize) {
+    wait::until(&format!("{times} × {message:?}"), wait::LONG, || fleet.log_lines(message).len() == times);
 }
 
 #[test]
 fn another_configuration_is_a_reload() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = watching(&redis);
     let file = plan.folder().join("regatta.toml");
     let fleet = plan.start();
@@ -40,7 +40,7 @@ fn another_configuration_is_a_reload() {
     assert_eq!(fleet.workers(), before);
     fs::write(&file, "[http]\nkeep_alive = \"40s\"\n").unwrap();
     said(&fleet, "reload done", 3);
-    assert_eq!(fleet.said("reload begins").len(), 3, "each change is one reload");
+    assert_eq!(fleet.log_lines("reload begins").len(), 3, "each change is one reload");
     // A change of something else in the folder is none.
     fs::write(plan.folder().join("other.toml"), "x = 1\n").unwrap();
 }
@@ -53,7 +53,7 @@ fn build(program: &Path, from: &Path) {
 
 #[test]
 fn another_binary_is_an_upgrade() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let plan = watching(&redis);
     let own = Path::new(env!("CARGO_BIN_EXE_regatta"));
     let program = plan.folder().join("program");

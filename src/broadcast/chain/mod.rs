@@ -7,274 +7,295 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use crate::broadcast::id::Id;
+use crate::broadcast::id::MessageId;
 
 /// News that wait for what is missing before them; more are read with it.
 pub(super) const PENDING_MAX: usize = 256;
 
 /// What takes memory.
-pub(super) trait Weigh {
+pub(super) trait MemorySize {
     /// Bytes, about.
-    fn weight(&self) -> usize;
+    fn memory_size(&self) -> usize;
 }
 
 /// A message, and the id of the one before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Link<T> {
+pub(super) struct SequencedMessage<T> {
     /// Id of the message before it; zero if it is the stream's first.
-    pub(super) before: Id,
+    pub(super) before: MessageId,
     /// Its own.
-    pub(super) id: Id,
+    pub(super) id: MessageId,
     /// What it says.
     pub(super) body: T,
 }
 
 /// What is passed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step<T> {
+pub(super) enum SequencerOutput<T> {
     /// The next message.
-    Message(Link<T>),
+    Message(SequencedMessage<T>),
     /// Some may be missing here. From `after` on all are passed on again.
-    Gap { after: Id },
+    Gap { after: MessageId },
 }
 
 /// Whether all was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Trust {
+enum Completeness {
     /// As far as anyone can tell.
-    Whole,
+    Complete,
     /// The stream may hold more.
-    Doubtful,
+    Incomplete,
     /// News were missed, so that even a stream that begins anew may have held more.
     Lossy,
     /// They were missed since some moment in which they were heard, so that even what is empty, as it was, may have held some.
-    Away,
+    Disconnected,
 }
 
 /// A question to the stream: what there is from `from` on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct StreamQuery {
     /// The last message that was passed on; asked for too, because finding it proves that nothing was taken away.
-    pub(super) from: Id,
-    trust: Trust,
-    heard: u64,
+    pub(super) from: MessageId,
+    completeness: Completeness,
+    received: u64,
 }
 
 /// The stream's answer.
 #[derive(Debug, Clone)]
-pub(super) enum Page<T> {
+pub(super) enum StreamPage<T> {
     /// Messages from `from` on, itself included if it is still there.
     Entries {
         /// In the order of their ids.
-        entries: Vec<Link<T>>,
+        entries: Vec<SequencedMessage<T>>,
         /// Whether these are all.
         complete: bool,
     },
     /// There is none from `from` on: the stream is gone, or lost its end. Its youngest message, zero if there is none.
-    Gone { newest: Id },
+    Gone { newest: MessageId },
 }
 
 /// How far a topic was passed on in this worker.
 #[derive(Debug)]
-pub(super) struct Chain<T> {
+pub(super) struct MessageSequencer<T> {
     /// The last message passed on; none until it was read where the stream stands.
-    last: Option<Id>,
+    last: Option<MessageId>,
     /// News before which something is missing, each with its number.
-    pending: VecDeque<(u64, Link<T>)>,
+    pending: VecDeque<(u64, SequencedMessage<T>)>,
     /// Bytes of these, and how many there may be.
-    weight: usize,
-    room: usize,
+    pending_bytes: usize,
+    pending_bytes_max: usize,
     /// News that came so far.
-    heard: u64,
-    trust: Trust,
+    received: u64,
+    completeness: Completeness,
     /// What made it ask the question that is under way.
-    asking: Trust,
+    query_reason: Completeness,
     /// Whether a loss was told while news were still away, and nothing was passed on since.
-    told: bool,
+    loss_reported: bool,
 }
 
-impl<T: Weigh> Chain<T> {
+impl<T: MemorySize> MessageSequencer<T> {
     pub(super) fn new() -> Self {
         Self {
             last: None,
             pending: VecDeque::new(),
-            weight: 0,
-            room: usize::MAX,
-            heard: 0,
-            trust: Trust::Whole,
-            asking: Trust::Whole,
-            told: false,
+            pending_bytes: 0,
+            pending_bytes_max: usize::MAX,
+            received: 0,
+            completeness: Completeness::Complete,
+            query_reason: Completeness::Complete,
+            loss_reported: false,
         }
     }
 
     /// News that wait may take so many bytes from now on; more are read with what is missing.
-    pub(super) fn set_room(&mut self, room: usize) {
-        self.room = room;
-        while self.weight > room {
+    pub(super) fn set_pending_bytes_max(&mut self, room: usize) {
+        self.pending_bytes_max = room;
+        while self.pending_bytes > room {
             // The youngest, because the oldest are the next to be passed on.
             let Some((_, link)) = self.pending.pop_back() else { break };
-            self.weight -= link.body.weight();
-            self.doubt(false);
+            self.pending_bytes -= link.body.memory_size();
+            self.mark_incomplete(false);
         }
     }
 
     /// The last message that was passed on, or after which passing on began.
-    pub(super) fn last(&self) -> Option<Id> {
+    pub(super) fn last(&self) -> Option<MessageId> {
         self.last
     }
 
     /// Begins after `newest`, where the stream stood at some moment since news are taken in.
-    pub(super) fn begin(&mut self, newest: Id, emit: &mut impl FnMut(Step<T>)) {
+    pub(super) fn start_after(&mut self, newest: MessageId, emit: &mut impl FnMut(SequencerOutput<T>)) {
         if self.last.is_none() {
             self.last = Some(newest);
-            self.go_on(0, emit);
+            self.emit_pending(0, emit);
         }
     }
 
     /// A message was heard.
-    pub(super) fn hear(&mut self, link: Link<T>, emit: &mut impl FnMut(Step<T>)) {
-        self.heard += 1;
+    pub(super) fn on_notification(
+        &mut self,
+        link: SequencedMessage<T>,
+        emit: &mut impl FnMut(SequencerOutput<T>),
+    ) {
+        self.received += 1;
         match self.last {
             Some(last) if link.id <= last => {}
             Some(last) if link.before <= last => {
-                self.pass_on(link, last, self.trust.max(self.asking), emit);
-                self.go_on(0, emit);
+                self.emit(link, last, self.completeness.max(self.query_reason), emit);
+                self.emit_pending(0, emit);
             }
             known => {
-                let weight = self.weight + link.body.weight();
-                if self.pending.len() < PENDING_MAX && weight <= self.room {
-                    self.weight = weight;
-                    self.pending.push_back((self.heard, link));
+                let weight = self.pending_bytes + link.body.memory_size();
+                if self.pending.len() < PENDING_MAX && weight <= self.pending_bytes_max {
+                    self.pending_bytes = weight;
+                    self.pending.push_back((self.received, link));
                     // Where nothing is known yet, beginning looks at what was heard.
-                    self.doubt_if(known.is_some());
+                    self.mark_incomplete_if(known.is_some());
                 } else {
-                    self.doubt_if(true);
+                    self.mark_incomplete_if(true);
                 }
             }
         }
     }
 
     /// The stream may hold more than was heard; `lossy` if news were missed.
-    pub(super) fn doubt(&mut self, lossy: bool) {
-        self.trust = self.trust.max(if lossy { Trust::Lossy } else { Trust::Doubtful });
+    pub(super) fn mark_incomplete(&mut self, lossy: bool) {
+        self.completeness =
+            self.completeness.max(if lossy { Completeness::Lossy } else { Completeness::Incomplete });
     }
 
     /// News were missed since some moment in which they were heard, and are heard again.
-    pub(super) fn doubt_all(&mut self) {
-        self.trust = Trust::Away;
+    pub(super) fn mark_disconnected(&mut self) {
+        self.completeness = Completeness::Disconnected;
     }
 
     /// Whether the stream is to be asked, now or when its answer has come.
-    pub(super) fn is_doubtful(&self) -> bool {
-        self.last.is_some() && self.trust != Trust::Whole
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.last.is_some() && self.completeness != Completeness::Complete
     }
 
     /// What is to be asked of the stream now, if anything. The answer goes to [`Chain::answer`] or [`Chain::fail`].
-    pub(super) fn ask(&mut self) -> Option<Asked> {
-        let from = self.last.filter(|_| self.trust != Trust::Whole)?;
-        let trust = mem::replace(&mut self.trust, Trust::Whole);
-        self.asking = trust;
-        Some(Asked { from, trust, heard: self.heard })
+    pub(super) fn next_query(&mut self) -> Option<StreamQuery> {
+        let from = self.last.filter(|_| self.completeness != Completeness::Complete)?;
+        let trust = mem::replace(&mut self.completeness, Completeness::Complete);
+        self.query_reason = trust;
+        Some(StreamQuery { from, completeness: trust, received: self.received })
     }
 
     /// There was no answer.
-    pub(super) fn fail(&mut self, asked: Asked) {
-        self.trust = self.trust.max(asked.trust);
-        self.asking = Trust::Whole;
+    pub(super) fn query_failed(&mut self, query: StreamQuery) {
+        self.completeness = self.completeness.max(query.completeness);
+        self.query_reason = Completeness::Complete;
     }
 
     /// The stream's answer.
-    pub(super) fn answer(&mut self, asked: Asked, page: Page<T>, emit: &mut impl FnMut(Step<T>)) {
-        self.asking = Trust::Whole;
+    pub(super) fn apply_page(
+        &mut self,
+        query: StreamQuery,
+        page: StreamPage<T>,
+        emit: &mut impl FnMut(SequencerOutput<T>),
+    ) {
+        self.query_reason = Completeness::Complete;
         let complete = match page {
-            Page::Gone { newest } => {
-                if newest > asked.from {
+            StreamPage::Gone { newest } => {
+                if newest > query.from {
                     // It was written to between two looks.
-                    return self.fail(asked);
+                    return self.query_failed(query);
                 }
                 // Otherwise news have led on since, and the next question will tell.
-                if self.last == Some(asked.from) {
-                    self.rewind(newest, asked.trust, emit);
+                if self.last == Some(query.from) {
+                    self.restart_at(newest, query.completeness, emit);
                 }
                 true
             }
-            Page::Entries { entries, complete } => {
+            StreamPage::Entries { entries, complete } => {
                 for link in entries {
                     match self.last {
-                        Some(last) if link.id > last => self.pass_on(link, last, asked.trust, emit),
+                        Some(last) if link.id > last => self.emit(link, last, query.completeness, emit),
                         _ => {}
                     }
                 }
-                self.doubt_if(!complete);
+                self.mark_incomplete_if(!complete);
                 complete
             }
         };
-        self.go_on(if complete { asked.heard } else { 0 }, emit);
+        self.emit_pending(if complete { query.received } else { 0 }, emit);
     }
 
-    fn doubt_if(&mut self, doubtful: bool) {
+    fn mark_incomplete_if(&mut self, doubtful: bool) {
         if doubtful {
-            self.doubt(false);
+            self.mark_incomplete(false);
         }
     }
 
     /// The stream ends before what was passed on. That a quiet topic is forgotten, or emptied by hand, is no gap as long
     /// as all of it was heard.
-    fn rewind(&mut self, newest: Id, trust: Trust, emit: &mut impl FnMut(Step<T>)) {
-        let last = self.last.unwrap_or(Id::ZERO);
+    fn restart_at(
+        &mut self,
+        newest: MessageId,
+        trust: Completeness,
+        emit: &mut impl FnMut(SequencerOutput<T>),
+    ) {
+        let last = self.last.unwrap_or(MessageId::ZERO);
         if newest == last {
-            if newest == Id::ZERO && self.may_have_been_lost(last, trust) {
-                emit(Step::Gap { after: newest });
+            if newest == MessageId::ZERO && self.may_have_been_lost(last, trust) {
+                emit(SequencerOutput::Gap { after: newest });
             }
             return;
         }
-        if newest != Id::ZERO || trust >= Trust::Lossy || !self.pending.is_empty() {
-            self.told = newest == Id::ZERO && trust != Trust::Away;
-            emit(Step::Gap { after: newest });
+        if newest != MessageId::ZERO || trust >= Completeness::Lossy || !self.pending.is_empty() {
+            self.loss_reported = newest == MessageId::ZERO && trust != Completeness::Disconnected;
+            emit(SequencerOutput::Gap { after: newest });
         }
         self.last = Some(newest);
     }
 
     /// Whether a stream that is empty, or begins anew, may have held something else since `last` was passed on. An absence
     /// is told once, although the stream may be asked more than once in it.
-    fn may_have_been_lost(&mut self, last: Id, trust: Trust) -> bool {
+    fn may_have_been_lost(&mut self, last: MessageId, trust: Completeness) -> bool {
         match trust {
-            Trust::Away => !mem::take(&mut self.told),
-            Trust::Lossy => last != Id::ZERO,
-            Trust::Doubtful | Trust::Whole => false,
+            Completeness::Disconnected => !mem::take(&mut self.loss_reported),
+            Completeness::Lossy => last != MessageId::ZERO,
+            Completeness::Incomplete | Completeness::Complete => false,
         }
     }
 
-    fn pass_on(&mut self, link: Link<T>, last: Id, trust: Trust, emit: &mut impl FnMut(Step<T>)) {
-        if link.before == Id::ZERO {
+    fn emit(
+        &mut self,
+        link: SequencedMessage<T>,
+        last: MessageId,
+        trust: Completeness,
+        emit: &mut impl FnMut(SequencerOutput<T>),
+    ) {
+        if link.before == MessageId::ZERO {
             if self.may_have_been_lost(last, trust) {
-                emit(Step::Gap { after: link.id.before() });
+                emit(SequencerOutput::Gap { after: link.id.before() });
             }
         } else if link.before != last {
             // After a younger one something is missing; after an older one `last` was lost, and others with it perhaps.
-            emit(Step::Gap { after: link.before });
+            emit(SequencerOutput::Gap { after: link.before });
         }
-        self.told = false;
+        self.loss_reported = false;
         self.last = Some(link.id);
-        emit(Step::Message(link));
+        emit(SequencerOutput::Message(link));
     }
 
     /// Passes on what waited, as far as nothing is missing; what is not in the stream although it was heard by `read`, is
     /// missing for good.
-    fn go_on(&mut self, read: u64, emit: &mut impl FnMut(Step<T>)) {
+    fn emit_pending(&mut self, read: u64, emit: &mut impl FnMut(SequencerOutput<T>)) {
         while let Some((number, link)) = self.pending.pop_front() {
-            let weight = link.body.weight();
-            self.weight -= weight;
-            let last = self.last.unwrap_or(Id::ZERO);
+            let weight = link.body.memory_size();
+            self.pending_bytes -= weight;
+            let last = self.last.unwrap_or(MessageId::ZERO);
             if link.id <= last {
                 continue;
             }
             if link.before > last && number > read {
-                self.weight += weight;
+                self.pending_bytes += weight;
                 self.pending.push_front((number, link));
-                return self.doubt(false);
+                return self.mark_incomplete(false);
             }
-            self.pass_on(link, last, Trust::Whole, emit);
+            self.emit(link, last, Completeness::Complete, emit);
         }
     }
 }

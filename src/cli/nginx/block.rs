@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::redis::fleet::Machine;
-use crate::redis::fleet::Seen;
+use crate::redis::fleet::InstanceRecord;
+use crate::redis::fleet::ListedInstance;
 
 /// Largest weight: nginx adds them up in a signed number.
 const WEIGHT_MAX: usize = 65_536;
@@ -13,11 +13,11 @@ const WEIGHT_MAX: usize = 65_536;
 const KEEPALIVE_MIN: usize = 64;
 
 /// Hosts by address: an order that does not change when a supervisor is replaced.
-pub(super) type Servers = BTreeMap<String, Server>;
+pub(super) type UpstreamServers = BTreeMap<String, UpstreamServer>;
 
 /// One host that serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Server {
+pub(super) struct UpstreamServer {
     /// Name of the machine, for the one who reads the file.
     pub(super) host: String,
     /// Its share.
@@ -27,10 +27,10 @@ pub(super) struct Server {
 }
 
 /// The hosts that serve: each by the first of its addresses.
-pub(super) fn servers(seen: &[Seen]) -> Servers {
-    let mut servers = Servers::new();
-    let serving = seen.iter().map(|seen| &seen.machine).filter(|machine| machine.ready() > 0);
-    for (address, server) in serving.filter_map(server) {
+pub(super) fn upstream_servers(seen: &[ListedInstance]) -> UpstreamServers {
+    let mut servers = UpstreamServers::new();
+    let serving = seen.iter().map(|seen| &seen.instance).filter(|instance| instance.ready_slots() > 0);
+    for (address, server) in serving.filter_map(upstream_server) {
         match servers.get(&address) {
             Some(other) if other.started_ms > server.started_ms => {}
             _ => _ = servers.insert(address, server),
@@ -39,12 +39,12 @@ pub(super) fn servers(seen: &[Seen]) -> Servers {
     servers
 }
 
-fn server(machine: &Machine) -> Option<(String, Server)> {
-    let address = machine.addresses.iter().find(|address| is_address(address))?;
+fn upstream_server(instance: &InstanceRecord) -> Option<(String, UpstreamServer)> {
+    let address = instance.addresses.iter().find(|address| is_address(address))?;
     let harmless = |letter: &char| letter.is_ascii_alphanumeric() || "-_.".contains(*letter);
-    let host = machine.host.chars().filter(harmless).collect();
-    let weight = machine.weight.clamp(1, WEIGHT_MAX);
-    Some((address.clone(), Server { host, weight, started_ms: machine.started_ms }))
+    let host = instance.host.chars().filter(harmless).collect();
+    let weight = instance.weight.clamp(1, WEIGHT_MAX);
+    Some((address.clone(), UpstreamServer { host, weight, started_ms: instance.started_ms }))
 }
 
 /// Whether a text can be nothing but an address: it came from another machine and goes into a configuration.
@@ -68,14 +68,14 @@ pub(in crate::cli) fn is_name(text: &str) -> bool {
 }
 
 /// The block; the same text for the same hosts.
-pub(super) fn render(upstream: &str, prefix: &str, servers: &Servers) -> String {
+pub(super) fn render_upstream(upstream: &str, prefix: &str, servers: &UpstreamServers) -> String {
     let mut text = format!(
         "# Written by `regatta nginx` from the heartbeats in Redis under the prefix {prefix}: changes made here are lost.\n\
          upstream {upstream} {{\n    zone {upstream} 256k;\n    least_conn;\n\n\
          \x20   # A host's weight is the number of its workers. Two entries each, so that a request which a crashed worker\n\
          \x20   # dropped has somewhere to go even if there is no other host; the weight counts for both.\n"
     );
-    for (address, Server { host, weight, .. }) in servers {
+    for (address, UpstreamServer { host, weight, .. }) in servers {
         let _ = writeln!(text, "    # {host}");
         for _ in 0..2 {
             let _ = writeln!(text, "    server {address} weight={weight} max_fails=3 fail_timeout=2s;");
@@ -93,18 +93,18 @@ pub(super) fn render(upstream: &str, prefix: &str, servers: &Servers) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::fleet::Seat;
+    use crate::redis::fleet::SlotRecord;
 
-    fn seen(host: &str, address: &str, weight: usize, state: &str) -> Seen {
-        let seat = Seat { state: state.into(), ..Seat::default() };
-        let machine = Machine {
+    fn seen(host: &str, address: &str, weight: usize, state: &str) -> ListedInstance {
+        let slot = SlotRecord { state: state.into(), ..SlotRecord::default() };
+        let instance = InstanceRecord {
             host: host.into(),
             addresses: vec![address.into()],
             weight,
-            slots: vec![seat],
-            ..Machine::default()
+            slots: vec![slot],
+            ..InstanceRecord::default()
         };
-        Seen { age_ms: 0, machine }
+        ListedInstance { age_ms: 0, instance }
     }
 
     #[test]
@@ -115,33 +115,33 @@ mod tests {
             seen("boots", "10.0.0.3:3000", 8, "booting"),
             seen("six", "[2001:db8::1]:3000", 0, "ready"),
         ];
-        let servers = servers(&found);
-        let text = render("regatta", "p", &servers);
+        let servers = upstream_servers(&found);
+        let text = render_upstream("regatta", "p", &servers);
         let entries: Vec<&str> = text.lines().filter(|line| line.contains(" server ")).collect();
         assert_eq!(entries.len(), 6, "{text}");
         assert_eq!(entries[0].trim(), "server 10.0.0.1:3000 weight=8 max_fails=3 fail_timeout=2s;");
         assert_eq!(entries[0], entries[1]);
         assert!(entries[4].contains("[2001:db8::1]:3000 weight=1 "), "{text}");
         assert!(text.contains("upstream regatta {") && text.contains("keepalive 64;"), "{text}");
-        assert_eq!(text, render("regatta", "p", &servers), "nothing in it changes by itself");
+        assert_eq!(text, render_upstream("regatta", "p", &servers), "nothing in it changes by itself");
     }
 
     #[test]
     fn of_two_fleets_at_one_address_the_younger_one_has_the_port() {
         let mut old = seen("old", "h:1", 2, "ready");
         let mut young = seen("young", "h:1", 4, "ready");
-        (old.machine.started_ms, young.machine.started_ms) = (1, 2);
+        (old.instance.started_ms, young.instance.started_ms) = (1, 2);
         for found in [[old.clone(), young.clone()], [young, old]] {
-            assert_eq!(servers(&found)["h:1"].weight, 4);
+            assert_eq!(upstream_servers(&found)["h:1"].weight, 4);
         }
     }
 
     #[test]
-    fn what_a_machine_says_cannot_become_another_directive() {
+    fn what_an_instance_reports_cannot_become_another_directive() {
         for bad in ["h:1; deny all", "h:1\n}", "h", "h:0", ":1", "[x]:1", "a b:1", "{h}:1", "h:70000"] {
-            assert!(servers(&[seen("x", bad, 1, "ready")]).is_empty(), "{bad}");
+            assert!(upstream_servers(&[seen("x", bad, 1, "ready")]).is_empty(), "{bad}");
         }
-        let found = servers(&[seen("evil\n}\nserver", "h:1", 1, "ready")]);
+        let found = upstream_servers(&[seen("evil\n}\nserver", "h:1", 1, "ready")]);
         assert_eq!(found["h:1"].host, "evilserver");
         assert!(is_name("regatta_2") && !is_name("") && !is_name("a b") && !is_name("a;") && !is_name("a{"));
     }

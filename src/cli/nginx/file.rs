@@ -32,13 +32,13 @@ pub(super) fn read(path: &Path) -> io::Result<Option<String>> {
         // What is not even text is not what we would write.
         Ok(read) => Ok(Some(String::from_utf8_lossy(&read.bytes).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io::Error::new(error.kind(), path::reason(path, &error))),
+        Err(error) => Err(io::Error::new(error.kind(), path::error_detail(path, &error))),
     }
 }
 
 /// How a file was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Written {
+pub(super) enum FileWriteOutcome {
     /// Another file took its place, all at once.
     Replaced,
     /// It is mounted there by itself, or its folder cannot be written: its content was changed, and for a moment a reader
@@ -46,9 +46,9 @@ pub(super) enum Written {
     InPlace,
 }
 
-impl Written {
+impl FileWriteOutcome {
     /// What there is to say about it.
-    pub(super) fn note(self) -> &'static str {
+    pub(super) fn remark(self) -> &'static str {
         match self {
             Self::Replaced => "",
             Self::InPlace => {
@@ -63,22 +63,22 @@ impl Written {
 ///
 /// # Errors
 /// When neither is possible; the file is as it was, or what a disk that is full made of it.
-pub(super) fn write(path: &Path, text: &str) -> io::Result<Written> {
+pub(super) fn write(path: &Path, text: &str) -> io::Result<FileWriteOutcome> {
     // A link stays one: what is replaced is the file it leads to.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     // To replace a device would be to remove it.
     if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
         return Err(io::Error::other("that is no file"));
     }
-    let temporary = beside(&path)?;
-    let written = fill(&temporary, text, &path).and_then(|()| fs::rename(&temporary, &path));
-    let Err(error) = written else { return Ok(Written::Replaced) };
+    let temporary = temporary_path(&path)?;
+    let written = write_temporary(&temporary, text, &path).and_then(|()| fs::rename(&temporary, &path));
+    let Err(error) = written else { return Ok(FileWriteOutcome::Replaced) };
     // Nothing is left behind, or nothing could be begun.
     let _ = fs::remove_file(&temporary);
     match error.kind() {
         io::ErrorKind::ResourceBusy | io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             // What can be done about the folder is the first thing to know when that fails too.
-            overwrite(&path, text).map(|()| Written::InPlace).map_err(|_| error)
+            overwrite(&path, text).map(|()| FileWriteOutcome::InPlace).map_err(|_| error)
         }
         _ => Err(error),
     }
@@ -93,13 +93,13 @@ fn overwrite(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// A name in the same folder that a pattern such as `*.conf` does not take in.
-fn beside(path: &Path) -> io::Result<PathBuf> {
+fn temporary_path(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| io::Error::other("that is no file's name"))?;
     Ok(path.with_file_name(format!(".{}.{}", name.to_string_lossy(), proc::pid())))
 }
 
-fn fill(temporary: &Path, text: &str, model: &Path) -> io::Result<()> {
-    let mut file = path::new_file(temporary)?;
+fn write_temporary(temporary: &Path, text: &str, model: &Path) -> io::Result<()> {
+    let mut file = path::create_private_file(temporary)?;
     file.set_permissions(fs::Permissions::from_mode(0o644))?;
     file.write_all(text.as_bytes())?;
     if let Ok(metadata) = fs::metadata(model) {
@@ -112,7 +112,7 @@ fn fill(temporary: &Path, text: &str, model: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// When it cannot be started, does not succeed, or takes longer than 30 s.
-pub(super) fn run(command: &str) -> Result<(), String> {
+pub(super) fn run_command(command: &str) -> Result<(), String> {
     let mut child = proc::spawn_shell(command).map_err(|error| format!("cannot run a shell: {error}"))?;
     let deadline = time::monotonic() + COMMAND_MAX;
     loop {
@@ -140,7 +140,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("real.conf"), folder.path().join("link.conf"));
         assert_eq!(read(&file).unwrap(), None);
-        assert_eq!(write(&file, "one").unwrap(), Written::Replaced);
+        assert_eq!(write(&file, "one").unwrap(), FileWriteOutcome::Replaced);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
         write(&link, "two").unwrap();
@@ -169,8 +169,8 @@ mod tests {
     fn a_command_is_a_line_of_shell() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("said");
-        run(&format!("true && echo yes > {}", file.display())).unwrap();
+        run_command(&format!("true && echo yes > {}", file.display())).unwrap();
         assert_eq!(read(&file).unwrap().as_deref(), Some("yes\n"));
-        assert!(run("exit 3").unwrap_err().contains("exit status: 3"));
+        assert!(run_command("exit 3").unwrap_err().contains("exit status: 3"));
     }
 }

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 pub(super) use block::is_name;
 
-use crate::cli::args::Upstream;
+use crate::cli::args::UpstreamOptions;
 use crate::cli::exit;
-use crate::cli::exit::Failure;
-use crate::cli::exit::say;
+use crate::cli::exit::CommandFailure;
+use crate::cli::exit::print_line;
 use crate::cli::machines;
 use crate::config::schema::Config;
 
@@ -23,57 +23,58 @@ use crate::config::schema::Config;
 const NAME: &str = "regatta-nginx";
 
 /// Longest wait for Redis at one look.
-const PATIENCE: Duration = Duration::from_secs(3);
+const REDIS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Prints the upstream, or does with it what is wanted.
-pub(super) fn nginx(config: &Config, wanted: &Upstream) -> Result<u8, Failure> {
-    if let (true, Some(output)) = (wanted.watch, &wanted.output) {
-        return watch::watch(config, wanted, output);
+pub(super) fn nginx(config: &Config, options: &UpstreamOptions) -> Result<u8, CommandFailure> {
+    if let (true, Some(output)) = (options.watch, &options.output) {
+        return watch::run(config, options, output);
     }
-    let text = text(config, &wanted.upstream)?;
-    let Some(output) = &wanted.output else {
-        say(text.trim_end());
+    let text = upstream_text(config, &options.upstream)?;
+    let Some(output) = &options.output else {
+        print_line(text.trim_end());
         return Ok(exit::OK);
     };
     let present = file::read(output).map_err(|error| failed(output, &error))?;
     let same = present.as_deref() == Some(text.as_str());
-    let written = match (same, wanted.check) {
+    let written = match (same, options.check) {
         (true, _) => {
-            say(format_args!("{} is as it should be", output.display()));
+            print_line(format_args!("{} is as it should be", output.display()));
             return Ok(exit::OK);
         }
         (false, true) => {
-            let sentence = format!("{} is not as it would be written now", output.display());
-            return Err(Failure { code: exit::FAILED, sentence });
+            let message = format!("{} is not as it would be written now", output.display());
+            return Err(CommandFailure { code: exit::FAILED, message });
         }
         (false, false) => file::write(output, &text).map_err(|error| failed(output, &error))?,
     };
-    if let Some(command) = &wanted.reload {
-        file::run(command).map_err(|sentence| Failure { code: exit::FAILED, sentence })?;
+    if let Some(command) = &options.reload {
+        file::run_command(command).map_err(|message| CommandFailure { code: exit::FAILED, message })?;
     }
-    say(format_args!("{} written{}", output.display(), written.note()));
+    print_line(format_args!("{} written{}", output.display(), written.remark()));
     Ok(exit::OK)
 }
 
 /// The block as of now.
-fn text(config: &Config, upstream: &str) -> Result<String, Failure> {
-    let found = machines::ask(config, NAME, PATIENCE).map_err(|error| machines::failure(config, &error))?;
-    let servers = block::servers(&found.seen);
+fn upstream_text(config: &Config, upstream: &str) -> Result<String, CommandFailure> {
+    let found = machines::fetch_instances(config, NAME, REDIS_TIMEOUT)
+        .map_err(|error| machines::to_failure(config, &error))?;
+    let servers = block::upstream_servers(&found.instances);
     if servers.is_empty() {
-        let sentence = format!(
+        let message = format!(
             "no host of the fleet serves, as far as Redis knows (redis.prefix is {})",
             config.redis.prefix
         );
-        return Err(Failure { code: exit::UNAVAILABLE, sentence });
+        return Err(CommandFailure { code: exit::UNAVAILABLE, message });
     }
     if !found.complete {
         // Not on standard output, which may be on its way into a file.
         let _ =
             writeln!(io::stderr(), "Redis has heard of this fleet for a moment only: hosts may be missing");
     }
-    Ok(block::render(upstream, &config.redis.prefix, &servers))
+    Ok(block::render_upstream(upstream, &config.redis.prefix, &servers))
 }
 
-fn failed(output: &Path, error: &io::Error) -> Failure {
-    Failure { code: exit::FAILED, sentence: format!("{}: {error}", output.display()) }
+fn failed(output: &Path, error: &io::Error) -> CommandFailure {
+    CommandFailure { code: exit::FAILED, message: format!("{}: {error}", output.display()) }
 }

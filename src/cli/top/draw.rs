@@ -21,12 +21,12 @@ use ratatui::widgets::Widget;
 use crate::cli::columns;
 use crate::cli::columns::COLUMNS;
 use crate::cli::columns::GAP;
-use crate::cli::columns::Mood;
+use crate::cli::columns::Severity;
 use crate::cli::status;
 use crate::cli::top::keys;
-use crate::cli::top::model::Link;
-use crate::cli::top::model::Mode;
-use crate::cli::top::model::Model;
+use crate::cli::top::model::FleetConnection;
+use crate::cli::top::model::InputMode;
+use crate::cli::top::model::TopModel;
 use crate::cli::units;
 
 /// Lines of a graph, its title included.
@@ -38,20 +38,20 @@ const TALL: u16 = 18;
 const HINT: &str = "q leave · ↑↓ select · ←→ sort · r reverse · R reload · x restart · ? help";
 
 /// Draws everything.
-pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, now: Duration) {
+pub(super) fn draw(frame: &mut Frame<'_>, model: &TopModel, now: Duration) {
     let area = frame.area();
     page(area, frame.buffer_mut(), model, now, area.height >= TALL);
-    if model.mode == Mode::Help {
+    if model.mode == InputMode::Help {
         help(area, frame.buffer_mut());
     }
 }
 
 /// Everything but what lies over it.
-fn page(area: Rect, buffer: &mut Buffer, model: &Model, now: Duration, with_graphs: bool) {
+fn page(area: Rect, buffer: &mut Buffer, model: &TopModel, now: Duration, with_graphs: bool) {
     let mut head = vec![headline(model, now)];
-    head.extend(status::sentences(&model.status).into_iter().map(|line| Line::raw(format!("  {line}"))));
-    if let Some((mood, verdict)) = status::verdict(&model.status) {
-        head.push(Line::styled(format!("  {verdict}"), style(mood)));
+    head.extend(status::summary_lines(&model.status).into_iter().map(|line| Line::raw(format!("  {line}"))));
+    if let Some((severity, rollout)) = status::rollout_line(&model.status) {
+        head.push(Line::styled(format!("  {rollout}"), style(severity)));
     }
     let height = u16::try_from(head.len()).unwrap_or(u16::MAX);
     let (top, rest) = split(area, height);
@@ -73,31 +73,33 @@ fn split(area: Rect, height: u16) -> (Rect, Rect) {
     (Rect { height, ..area }, rest)
 }
 
-fn style(mood: Mood) -> Style {
-    match mood {
-        Mood::Good => Style::new().fg(Color::Green),
-        Mood::Passing => Style::new().fg(Color::Yellow),
-        Mood::Bad => Style::new().fg(Color::Red),
-        Mood::Quiet => Style::new().add_modifier(Modifier::DIM),
+fn style(severity: Severity) -> Style {
+    match severity {
+        Severity::Good => Style::new().fg(Color::Green),
+        Severity::Transitional => Style::new().fg(Color::Yellow),
+        Severity::Bad => Style::new().fg(Color::Red),
+        Severity::Muted => Style::new().add_modifier(Modifier::DIM),
     }
 }
 
-fn headline(model: &Model, now: Duration) -> Line<'static> {
+fn headline(model: &TopModel, now: Duration) -> Line<'static> {
     let (name, rest) = status::headline(&model.status);
-    match (&model.link, model.silence(now)) {
-        (Link::Lost(why), _) => Line::styled(format!("● gone: {}", units::plain(why)), style(Mood::Bad)),
-        (Link::Up, Some(silent)) => {
-            let text = format!("● no answer for {} · last: {name} {rest}", units::age(silent.as_secs()));
-            Line::styled(text, style(Mood::Bad))
+    match (&model.connection, model.silent_for(now)) {
+        (FleetConnection::Lost(why), _) => {
+            Line::styled(format!("● gone: {}", units::sanitize(why)), style(Severity::Bad))
         }
-        (Link::Up, None) => {
-            let mood = style(status::fleet_mood(&model.status)).add_modifier(Modifier::BOLD);
-            Line::from(vec![Span::styled(format!("● {name}"), mood), Span::raw(format!(" {rest}"))])
+        (FleetConnection::Up, Some(silent)) => {
+            let text = format!("● no answer for {} · last: {name} {rest}", units::age(silent.as_secs()));
+            Line::styled(text, style(Severity::Bad))
+        }
+        (FleetConnection::Up, None) => {
+            let severity = style(status::fleet_severity(&model.status)).add_modifier(Modifier::BOLD);
+            Line::from(vec![Span::styled(format!("● {name}"), severity), Span::raw(format!(" {rest}"))])
         }
     }
 }
 
-fn draw_graphs(area: Rect, buffer: &mut Buffer, model: &Model) {
+fn draw_graphs(area: Rect, buffer: &mut Buffer, model: &TopModel) {
     let rates = model.status.rates;
     let rate = rates.requests_per_s.map_or(units::NONE.to_owned(), units::rate);
     let p99 = rates.latency_p99_us.map_or(units::NONE.to_owned(), units::micros);
@@ -108,7 +110,7 @@ fn draw_graphs(area: Rect, buffer: &mut Buffer, model: &Model) {
     let right = Rect { x: area.x + half + 2, ..left };
     let graph = |area: Rect, buffer: &mut Buffer, title: String, points: Vec<u64>, colour: Color| {
         let (top, below) = split(area, 1);
-        Paragraph::new(Line::styled(title, style(Mood::Quiet))).render(top, buffer);
+        Paragraph::new(Line::styled(title, style(Severity::Muted))).render(top, buffer);
         // The newest stands at the right edge, where one looks.
         let bars = Sparkline::default().data(points).direction(RenderDirection::RightToLeft);
         bars.style(Style::new().fg(colour)).render(below, buffer);
@@ -116,22 +118,22 @@ fn draw_graphs(area: Rect, buffer: &mut Buffer, model: &Model) {
     let points = |history: &std::collections::VecDeque<u64>| {
         history.iter().copied().take(usize::from(half)).collect::<Vec<_>>()
     };
-    let title = format!("REQ/S {rate}, at most {}", units::short(peak));
+    let title = format!("REQ/S {rate}, at most {}", units::abbreviated(peak));
     graph(left, buffer, title, points(&model.rates), Color::Cyan);
     let title = format!("P99 {p99}, at most {}", units::micros(most));
     graph(right, buffer, title, points(&model.p99), Color::Magenta);
 }
 
-fn table(area: Rect, buffer: &mut Buffer, model: &Model) {
-    let lines: Vec<columns::Line> = model.slots().iter().flat_map(columns::lines).collect();
+fn table(area: Rect, buffer: &mut Buffer, model: &TopModel) {
+    let lines: Vec<columns::TableRow> = model.slots().iter().flat_map(columns::rows).collect();
     let widths = columns::widths(&lines, Some(usize::from(area.width)));
     let gap = Span::raw(" ".repeat(GAP));
     let mut title = Vec::new();
     for (index, width) in &widths {
-        let base = style(Mood::Quiet);
+        let base = style(Severity::Muted);
         let sorted = base.remove_modifier(Modifier::DIM).add_modifier(Modifier::BOLD | Modifier::UNDERLINED);
-        let look = if *index == model.sort { sorted } else { base };
-        title.push(Span::styled(columns::padded(COLUMNS[*index].title, *index, *width), look));
+        let title_style = if *index == model.sort { sorted } else { base };
+        title.push(Span::styled(columns::pad(COLUMNS[*index].title, *index, *width), title_style));
         title.push(gap.clone());
     }
     let (top, body) = split(area, 1);
@@ -141,9 +143,9 @@ fn table(area: Rect, buffer: &mut Buffer, model: &Model) {
         .map(|line| {
             let mut spans = Vec::new();
             for (index, width) in &widths {
-                let text = columns::padded(&line.cells[*index], *index, *width);
+                let text = columns::pad(&line.cells[*index], *index, *width);
                 let is_state = COLUMNS[*index].title == "STATE";
-                spans.push(if is_state { Span::styled(text, style(line.mood)) } else { Span::raw(text) });
+                spans.push(if is_state { Span::styled(text, style(line.severity)) } else { Span::raw(text) });
                 spans.push(gap.clone());
             }
             let row = Line::from(spans);
@@ -165,14 +167,14 @@ fn first_row(at: usize, rows: usize, height: usize) -> usize {
     middle.min(rows.saturating_sub(height))
 }
 
-fn last_line(model: &Model, now: Duration) -> Line<'static> {
-    if let Mode::Confirm(order) = model.mode {
+fn last_line(model: &TopModel, now: Duration) -> Line<'static> {
+    if let InputMode::Confirm(order) = model.mode {
         let question = format!("{} y / n", order.question());
-        return Line::styled(question, style(Mood::Passing).add_modifier(Modifier::BOLD));
+        return Line::styled(question, style(Severity::Transitional).add_modifier(Modifier::BOLD));
     }
     match model.note(now) {
-        Some(note) => Line::styled(units::plain(&note.text), style(note.mood)),
-        None => Line::styled(HINT, style(Mood::Quiet)),
+        Some(shown) => Line::styled(units::sanitize(&shown.text), style(shown.severity)),
+        None => Line::styled(HINT, style(Severity::Muted)),
     }
 }
 
@@ -189,9 +191,9 @@ fn help(area: Rect, buffer: &mut Buffer) {
 }
 
 /// One frame as plain text, without graphs, which one look does not fill: so many columns wide and as high as it needs.
-pub(super) fn text(model: &Model, columns: u16, now: Duration) -> String {
+pub(super) fn render_text(model: &TopModel, columns: u16, now: Duration) -> String {
     let rows: usize = model.slots().iter().map(|slot| 1 + slot.others.len()).sum();
-    let height = u16::try_from(rows + status::sentences(&model.status).len() + 5).unwrap_or(u16::MAX);
+    let height = u16::try_from(rows + status::summary_lines(&model.status).len() + 5).unwrap_or(u16::MAX);
     let area = Rect { x: 0, y: 0, width: columns, height };
     let mut buffer = Buffer::empty(area);
     page(area, &mut buffer, model, now, false);
@@ -220,11 +222,11 @@ mod tests {
 
     use super::*;
     use crate::cli::samples;
-    use crate::cli::top::keys::Key;
+    use crate::cli::top::keys::TopKey;
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn screen(model: &Model, width: u16, height: u16, now: Duration) -> Vec<String> {
+    fn screen(model: &TopModel, width: u16, height: u16, now: Duration) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| draw(frame, model, now)).unwrap();
         let buffer = terminal.backend().buffer();
@@ -234,8 +236,8 @@ mod tests {
 
     #[test]
     fn a_screen_shows_headline_graphs_table_and_keys() {
-        let mut model = Model::new(samples::fleet(), SECOND);
-        let mut next = samples::fleet();
+        let mut model = TopModel::new(samples::instance_status(), SECOND);
+        let mut next = samples::instance_status();
         next.totals.requests += 300;
         model.update(next, SECOND * 2);
         let screen = screen(&model, 120, 24, SECOND * 2);
@@ -250,8 +252,8 @@ mod tests {
 
     #[test]
     fn any_size_of_a_terminal_is_borne() {
-        let mut model = Model::new(samples::fleet(), SECOND);
-        for mode in [Mode::Table, Mode::Help] {
+        let mut model = TopModel::new(samples::instance_status(), SECOND);
+        for mode in [InputMode::Table, InputMode::Help] {
             model.mode = mode;
             for (width, height) in [(1, 1), (2, 40), (200, 2), (20, 8), (80, 24), (300, 100)] {
                 assert_eq!(screen(&model, width, height, SECOND).len(), usize::from(height));
@@ -261,13 +263,13 @@ mod tests {
 
     #[test]
     fn a_question_a_silence_and_a_loss_are_seen() {
-        let mut model = Model::new(samples::fleet(), SECOND);
-        model.press(Key::Restart, SECOND);
+        let mut model = TopModel::new(samples::instance_status(), SECOND);
+        model.handle_key(TopKey::Restart, SECOND);
         assert_eq!(screen(&model, 80, 24, SECOND)[23], "replace the worker of slot 0? y / n");
         assert!(screen(&model, 80, 24, SECOND * 9)[0].starts_with("● no answer for 8s"));
-        model.lose("nobody there".into());
+        model.set_disconnected("nobody there".into());
         assert_eq!(screen(&model, 80, 24, SECOND)[0], "● gone: nobody there");
-        model.mode = Mode::Help;
+        model.mode = InputMode::Help;
         assert!(screen(&model, 80, 24, SECOND).join("\n").contains("reload: every slot"));
     }
 
@@ -281,8 +283,8 @@ mod tests {
 
     #[test]
     fn one_frame_as_text_holds_the_whole_table_and_no_keys() {
-        let model = Model::new(samples::fleet(), SECOND);
-        let text = text(&model, 140, SECOND);
+        let model = TopModel::new(samples::instance_status(), SECOND);
+        let text = render_text(&model, 140, SECOND);
         assert!(text.starts_with("● serving 2 of 3 workers"), "{text}");
         assert!(text.contains("backed off") && !text.contains("q leave"), "{text}");
         assert!(text.lines().all(|line| units::width(line) <= 140));

@@ -7,7 +7,7 @@ use ratatui::crossterm::event::KeyModifiers;
 
 /// What a key means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Key {
+pub(super) enum TopKey {
     /// Select the slot above.
     Up,
     /// Select the slot below.
@@ -48,26 +48,26 @@ pub(super) const HELP: &[(&str, &str)] = &[
 ];
 
 /// The meaning of a key; none for a key that is let go.
-pub(super) fn meaning(event: KeyEvent) -> Option<Key> {
+pub(super) fn interpret(event: KeyEvent) -> Option<TopKey> {
     if event.kind == KeyEventKind::Release {
         return None;
     }
     let is_control = event.modifiers.contains(KeyModifiers::CONTROL);
     Some(match event.code {
-        KeyCode::Char('c' | 'd') if is_control => Key::Interrupt,
-        _ if is_control => Key::Other,
-        KeyCode::Up | KeyCode::Char('k') => Key::Up,
-        KeyCode::Down | KeyCode::Char('j') => Key::Down,
-        KeyCode::Left => Key::Left,
-        KeyCode::Right | KeyCode::Char('s') => Key::Right,
-        KeyCode::Char(digit @ '1'..='9') => Key::Column(digit as usize - '1' as usize),
-        KeyCode::Char('r') => Key::Reverse,
-        KeyCode::Char('R') => Key::Reload,
-        KeyCode::Char('x') => Key::Restart,
-        KeyCode::Char('y' | 'Y') => Key::Yes,
-        KeyCode::Char('?' | 'h') => Key::Help,
-        KeyCode::Char('q') | KeyCode::Esc => Key::Quit,
-        _ => Key::Other,
+        KeyCode::Char('c' | 'd') if is_control => TopKey::Interrupt,
+        _ if is_control => TopKey::Other,
+        KeyCode::Up | KeyCode::Char('k') => TopKey::Up,
+        KeyCode::Down | KeyCode::Char('j') => TopKey::Down,
+        KeyCode::Left => TopKey::Left,
+        KeyCode::Right | KeyCode::Char('s') => TopKey::Right,
+        KeyCode::Char(digit @ '1'..='9') => TopKey::Column(digit as usize - '1' as usize),
+        KeyCode::Char('r') => TopKey::Reverse,
+        KeyCode::Char('R') => TopKey::Reload,
+        KeyCode::Char('x') => TopKey::Restart,
+        KeyCode::Char('y' | 'Y') => TopKey::Yes,
+        KeyCode::Char('?' | 'h') => TopKey::Help,
+        KeyCode::Char('q') | KeyCode::Esc => TopKey::Quit,
+        _ => TopKey::Other,
     })
 }
 
@@ -76,17 +76,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_mean_what_the_help_says() {
-        let plain = |code| meaning(KeyEvent::new(code, KeyModifiers::NONE));
-        assert_eq!(plain(KeyCode::Char('1')), Some(Key::Column(0)));
-        assert_eq!(plain(KeyCode::Char('9')), Some(Key::Column(8)));
-        assert_eq!(plain(KeyCode::Esc), Some(Key::Quit));
-        assert_eq!(plain(KeyCode::Char('r')), Some(Key::Reverse));
-        assert_eq!(plain(KeyCode::Char('R')), Some(Key::Reload));
-        let control = |letter| meaning(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::CONTROL));
-        assert_eq!(control('c'), Some(Key::Interrupt));
-        assert_eq!(control('r'), Some(Key::Other), "no order by a slip of the finger");
+    fn keys_mean_what_is_in_the_help() {
+        let plain = |code| interpret(KeyEvent::new(code, KeyModifiers::NONE));
+        assert_eq!(plain(KeyCode::Char('1')), Some(TopKey::Column(0)));
+        assert_eq!(plain(KeyCode::Char('9')), Some(TopKey::Column(8)));
+        assert_eq!(plain(KeyCode::Esc), Some(TopKey::Quit));
+        assert_eq!(plain(KeyCode::Char('r')), Some(TopKey::Reverse));
+        assert_eq!(plain(KeyCode::Char('R')), Some(TopKey::Reload));
+        let control = |letter| interpret(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::CONTROL));
+        assert_eq!(control('c'), Some(TopKey::Interrupt));
+        assert_eq!(control('r'), Some(TopKey::Other), "no order by a slip of the finger");
         let released = KeyEvent::new_with_kind(KeyCode::Char('q'), KeyModifiers::NONE, KeyEventKind::Release);
-        assert_eq!(meaning(released), None);
+        assert_eq!(interpret(released), None);
     }
 }

@@ -22,26 +22,26 @@ use ratatui::crossterm::event::Event;
 use ratatui::crossterm::terminal;
 
 use crate::cli::ask;
-use crate::cli::columns::Mood;
+use crate::cli::columns::Severity;
 use crate::cli::exit;
-use crate::cli::exit::Failure;
-use crate::cli::exit::say;
+use crate::cli::exit::CommandFailure;
+use crate::cli::exit::print_line;
 use crate::config;
-use crate::config::Inputs;
-use crate::control::client::Client;
-use crate::control::client::Error;
-use crate::control::protocol::Reply;
-use crate::control::protocol::Request;
-use crate::control::status::Status;
+use crate::config::ConfigInputs;
+use crate::control::client::ControlClient;
+use crate::control::client::ControlError;
+use crate::control::protocol::ControlReply;
+use crate::control::protocol::ControlRequest;
+use crate::control::status::InstanceStatus;
 use crate::sys::signal::Signal;
-use crate::sys::signal::Signals;
+use crate::sys::signal::SignalReader;
 use crate::sys::time;
-use model::Act;
-use model::Model;
-use model::Order;
+use model::KeyAction;
+use model::TopCommand;
+use model::TopModel;
 
 /// Longest wait for the first answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest wait for an answer before keys are looked at again; it usually comes within a millisecond.
 const ANSWER: Duration = Duration::from_millis(50);
@@ -59,22 +59,22 @@ const COLUMNS: u16 = 160;
 const ENDING: &[Signal] = &[Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT];
 
 /// Shows the running fleet until the operator leaves; with `once`, prints one picture.
-pub(super) fn top(inputs: &Inputs, interval: Duration, once: bool) -> Result<u8, Failure> {
-    let run_dir = config::run_dir(inputs).map_err(|error| Failure::new(exit::USAGE, &error))?;
-    let first = ask::understand(ask::status(&run_dir, PATIENCE)?)?;
-    let model = Model::new(first, time::monotonic());
+pub(super) fn top(inputs: &ConfigInputs, interval: Duration, once: bool) -> Result<u8, CommandFailure> {
+    let run_dir = config::run_dir(inputs).map_err(|error| CommandFailure::new(exit::USAGE, &error))?;
+    let first = ask::parse_status(ask::fetch_status(&run_dir, STATUS_TIMEOUT)?)?;
+    let model = TopModel::new(first, time::monotonic());
     if once {
         let columns = terminal_columns().unwrap_or(COLUMNS);
-        say(draw::text(&model, columns, time::monotonic()));
+        print_line(draw::render_text(&model, columns, time::monotonic()));
         return Ok(exit::OK);
     }
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-        let sentence = "top needs a terminal; --once prints one picture without".to_owned();
-        return Err(Failure { code: exit::USAGE, sentence });
+        let message = "top needs a terminal; --once prints one picture without".to_owned();
+        return Err(CommandFailure { code: exit::USAGE, message });
     }
-    View::open(&run_dir, interval, model).and_then(View::run).map_err(|error| Failure {
+    TopScreen::open(&run_dir, interval, model).and_then(TopScreen::run).map_err(|error| CommandFailure {
         code: exit::FAILED,
-        sentence: format!("the terminal cannot be used: {error}"),
+        message: format!("the terminal cannot be used: {error}"),
     })
 }
 
@@ -84,60 +84,60 @@ pub(super) fn terminal_columns() -> Option<u16> {
 }
 
 /// Gives the terminal back, however the view ends; a panic does so by the hook that was set when it was taken.
-struct Borrowed(DefaultTerminal);
+struct TerminalGuard(DefaultTerminal);
 
-impl Drop for Borrowed {
+impl Drop for TerminalGuard {
     fn drop(&mut self) {
         ratatui::restore();
     }
 }
 
 /// What an order has to tell.
-enum News {
+enum CommandUpdate {
     /// How far it is.
     Progress(String),
     /// How it ended.
-    Verdict(Mood, String),
+    Finished(Severity, String),
 }
 
-struct View {
-    terminal: Borrowed,
-    signals: Signals,
-    model: Model,
-    asker: Asker,
-    tell: Sender<News>,
-    told: Receiver<News>,
+struct TopScreen {
+    terminal: TerminalGuard,
+    signals: SignalReader,
+    model: TopModel,
+    poller: StatusPoller,
+    update_sender: Sender<CommandUpdate>,
+    updates: Receiver<CommandUpdate>,
 }
 
-impl View {
-    fn open(run_dir: &Path, interval: Duration, model: Model) -> io::Result<Self> {
-        let signals = Signals::take(ENDING)?;
-        let (tell, told) = mpsc::channel();
-        let asker = Asker {
+impl TopScreen {
+    fn open(run_dir: &Path, interval: Duration, model: TopModel) -> io::Result<Self> {
+        let signals = SignalReader::block(ENDING)?;
+        let (update_sender, updates) = mpsc::channel();
+        let poller = StatusPoller {
             run_dir: run_dir.to_owned(),
             interval,
             client: None,
             is_waiting: false,
             next_at: time::monotonic() + interval,
         };
-        let terminal = Borrowed(ratatui::try_init()?);
-        Ok(Self { terminal, signals, model, asker, tell, told })
+        let terminal = TerminalGuard(ratatui::try_init()?);
+        Ok(Self { terminal, signals, model, poller, update_sender, updates })
     }
 
     fn run(mut self) -> io::Result<u8> {
         let mut redraw_at = Duration::ZERO;
         loop {
             let now = time::monotonic();
-            let is_new = self.hear(now) | self.look(now);
+            let is_new = self.receive_updates(now) | self.poll_status(now);
             if is_new || redraw_at <= now {
                 let model = &self.model;
                 self.terminal.0.draw(|frame| draw::draw(frame, model, now))?;
                 redraw_at = now + REDRAW;
             }
-            let wait = self.asker.next_at.saturating_sub(now).min(STEP);
+            let wait = self.poller.next_at.saturating_sub(now).min(STEP);
             if event::poll(wait)? {
                 redraw_at = Duration::ZERO;
-                if self.press()? {
+                if self.handle_keys()? {
                     return Ok(exit::OK);
                 }
             }
@@ -148,13 +148,13 @@ impl View {
     }
 
     /// Takes what was typed; true when the operator leaves.
-    fn press(&mut self) -> io::Result<bool> {
+    fn handle_keys(&mut self) -> io::Result<bool> {
         loop {
-            let key = if let Event::Key(key) = event::read()? { keys::meaning(key) } else { None };
+            let key = if let Event::Key(key) = event::read()? { keys::interpret(key) } else { None };
             let now = time::monotonic();
-            match key.and_then(|key| self.model.press(key, now)) {
-                Some(Act::Quit) => return Ok(true),
-                Some(Act::Give(order)) => self.give(order, now),
+            match key.and_then(|key| self.model.handle_key(key, now)) {
+                Some(KeyAction::Quit) => return Ok(true),
+                Some(KeyAction::Run(order)) => self.send_command(order, now),
                 None => {}
             }
             if !event::poll(Duration::ZERO)? {
@@ -164,65 +164,69 @@ impl View {
     }
 
     /// Takes the news of an order; whether there were any.
-    fn hear(&mut self, now: Duration) -> bool {
-        let mut heard = false;
-        while let Ok(news) = self.told.try_recv() {
-            heard = true;
-            match news {
-                News::Progress(text) => self.model.say(text, Mood::Passing, now),
-                News::Verdict(mood, text) => {
-                    self.model.ordering(false);
-                    self.model.say(text, mood, now);
+    fn receive_updates(&mut self, now: Duration) -> bool {
+        let mut received = false;
+        while let Ok(update) = self.updates.try_recv() {
+            received = true;
+            match update {
+                CommandUpdate::Progress(text) => self.model.show_note(text, Severity::Transitional, now),
+                CommandUpdate::Finished(severity, text) => {
+                    self.model.set_command_pending(false);
+                    self.model.show_note(text, severity, now);
                 }
             }
         }
-        heard
+        received
     }
 
     /// Takes the status if it has come; whether something has changed.
-    fn look(&mut self, now: Duration) -> bool {
-        match self.asker.turn(now) {
+    fn poll_status(&mut self, now: Duration) -> bool {
+        match self.poller.poll(now) {
             None => false,
             Some(Ok(status)) => {
                 self.model.update(status, now);
                 true
             }
             Some(Err(why)) => {
-                self.model.lose(why);
+                self.model.set_disconnected(why);
                 true
             }
         }
     }
 
-    fn give(&mut self, order: Order, now: Duration) {
-        self.model.ordering(true);
-        self.model.say("the fleet is asked".to_owned(), Mood::Passing, now);
-        let (run_dir, tell) = (self.asker.run_dir.clone(), self.tell.clone());
+    fn send_command(&mut self, order: TopCommand, now: Duration) {
+        self.model.set_command_pending(true);
+        self.model.show_note("the fleet is asked".to_owned(), Severity::Transitional, now);
+        let (run_dir, update_sender) = (self.poller.run_dir.clone(), self.update_sender.clone());
         std::thread::spawn(move || {
-            let verdict = match carry_out(&run_dir, order, &tell) {
-                Ok((true, sentence)) => News::Verdict(Mood::Good, sentence),
-                Ok((false, sentence)) => News::Verdict(Mood::Bad, sentence),
-                Err(error) => News::Verdict(Mood::Bad, ask::failure(&error).sentence),
+            let finished = match run_command(&run_dir, order, &update_sender) {
+                Ok((true, message)) => CommandUpdate::Finished(Severity::Good, message),
+                Ok((false, message)) => CommandUpdate::Finished(Severity::Bad, message),
+                Err(error) => CommandUpdate::Finished(Severity::Bad, ask::to_failure(&error).message),
             };
             // No one listens once the view is closed; the order goes on in the fleet.
-            let _ = tell.send(verdict);
+            let _ = update_sender.send(finished);
         });
     }
 }
 
 /// Asks the fleet and waits for its verdict: whether it was done, and the sentence.
-fn carry_out(run_dir: &Path, order: Order, tell: &Sender<News>) -> Result<(bool, String), Error> {
-    let mut client = Client::connect(run_dir)?;
-    client.ask(&match order {
-        Order::Reload => Request::Reload { wait: true },
-        Order::Restart { slot } => Request::Restart { slot, wait: true },
+fn run_command(
+    run_dir: &Path,
+    order: TopCommand,
+    update_sender: &Sender<CommandUpdate>,
+) -> Result<(bool, String), ControlError> {
+    let mut client = ControlClient::connect(run_dir)?;
+    client.send(&match order {
+        TopCommand::Reload => ControlRequest::Reload { wait: true },
+        TopCommand::Restart { slot } => ControlRequest::Restart { slot, wait: true },
     })?;
     loop {
-        match client.reply(None)? {
-            Reply::Verdict(verdict) => return Ok((verdict.ok, verdict.sentence)),
-            Reply::Progress(progress) => {
-                let text = format!("{} of {}: {}", progress.done, progress.total, progress.text);
-                let _ = tell.send(News::Progress(text));
+        match client.receive(None)? {
+            ControlReply::Result(result) => return Ok((result.ok, result.message)),
+            ControlReply::Progress(progress) => {
+                let text = format!("{} of {}: {}", progress.completed, progress.total, progress.message);
+                let _ = update_sender.send(CommandUpdate::Progress(text));
             }
             _ => {}
         }
@@ -230,49 +234,49 @@ fn carry_out(run_dir: &Path, order: Order, tell: &Sender<News>) -> Result<(bool,
 }
 
 /// Asks for the status, again and again, without ever making keys wait long.
-struct Asker {
+struct StatusPoller {
     run_dir: PathBuf,
     interval: Duration,
-    client: Option<Client>,
+    client: Option<ControlClient>,
     /// Whether an answer is on its way.
     is_waiting: bool,
     next_at: Duration,
 }
 
-impl Asker {
+impl StatusPoller {
     /// Asks if it is time, and takes the answer if it is there.
-    fn turn(&mut self, now: Duration) -> Option<Result<Status, String>> {
+    fn poll(&mut self, now: Duration) -> Option<Result<InstanceStatus, String>> {
         if !self.is_waiting {
             if now < self.next_at {
                 return None;
             }
             self.next_at = now + self.interval;
-            if let Err(error) = self.ask() {
+            if let Err(error) = self.request() {
                 self.client = None;
-                return Some(Err(ask::failure(&error).sentence));
+                return Some(Err(ask::to_failure(&error).message));
             }
             self.is_waiting = true;
         }
-        let answered = self.client.as_mut()?.reply(Some(now + ANSWER));
-        if matches!(answered, Err(Error::Timeout)) {
+        let answered = self.client.as_mut()?.receive(Some(now + ANSWER));
+        if matches!(answered, Err(ControlError::Timeout)) {
             // It is asked for again at the next turn; a stopped supervisor answers when it goes on.
             self.next_at = now + STEP;
             return None;
         }
         self.is_waiting = false;
-        let understood = answered.map_err(|error| ask::failure(&error)).and_then(ask::document);
-        let status = understood.and_then(ask::understand).map_err(|failure| failure.sentence);
+        let understood = answered.map_err(|error| ask::to_failure(&error)).and_then(ask::status_from_reply);
+        let status = understood.and_then(ask::parse_status).map_err(|failure| failure.message);
         if status.is_err() {
             self.client = None;
         }
         Some(status)
     }
 
-    fn ask(&mut self) -> Result<(), Error> {
+    fn request(&mut self) -> Result<(), ControlError> {
         let client = match self.client.take() {
             Some(client) => client,
-            None => Client::connect(&self.run_dir)?,
+            None => ControlClient::connect(&self.run_dir)?,
         };
-        self.client.insert(client).ask(&Request::Status)
+        self.client.insert(client).send(&ControlRequest::Status)
     }
 }

@@ -5,23 +5,23 @@ use std::time::Duration;
 
 use crate::cli::columns;
 use crate::cli::columns::COLUMNS;
-use crate::cli::columns::Mood;
-use crate::cli::top::keys::Key;
-use crate::control::status::Slot;
-use crate::control::status::Status;
+use crate::cli::columns::Severity;
+use crate::cli::top::keys::TopKey;
+use crate::control::status::InstanceStatus;
+use crate::control::status::SlotStatus;
 
 /// Points of the little graphs: more than any terminal is wide.
 const HISTORY: usize = 512;
 
 /// How long a note stays.
-const NOTE: Duration = Duration::from_secs(10);
+const NOTE_DURATION: Duration = Duration::from_secs(10);
 
 /// How long an answer may take before that is worth a word.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// Something the fleet can be asked to do from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum TopCommand {
     /// Replace every worker.
     Reload,
     /// Replace the worker of one slot.
@@ -31,7 +31,7 @@ pub(super) enum Order {
     },
 }
 
-impl Order {
+impl TopCommand {
     /// What the operator is asked before it is given.
     pub(super) fn question(self) -> String {
         match self {
@@ -43,27 +43,27 @@ impl Order {
 
 /// What a key asks of the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum KeyAction {
     /// End.
     Quit,
     /// Give the fleet an order.
-    Give(Order),
+    Run(TopCommand),
 }
 
 /// What the keys mean now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum InputMode {
     /// The table.
     Table,
     /// The help lies over it.
     Help,
     /// An order waits for yes or no.
-    Confirm(Order),
+    Confirm(TopCommand),
 }
 
 /// How the fleet was heard last.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Link {
+pub(super) enum FleetConnection {
     /// It answers.
     Up,
     /// It is gone, or cannot be asked; why.
@@ -72,19 +72,19 @@ pub(super) enum Link {
 
 /// A sentence for the operator, until a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Note {
+pub(super) struct StatusNote {
     /// What.
     pub(super) text: String,
     /// How it is meant.
-    pub(super) mood: Mood,
+    pub(super) severity: Severity,
     until: Duration,
 }
 
 /// Everything that is shown.
 #[derive(Debug)]
-pub(super) struct Model {
+pub(super) struct TopModel {
     /// The last status, its request rates those since the one before.
-    pub(super) status: Status,
+    pub(super) status: InstanceStatus,
     received: Duration,
     /// Requests per second, the newest first.
     pub(super) rates: VecDeque<u64>,
@@ -97,39 +97,39 @@ pub(super) struct Model {
     /// Index of the slot that keys act on.
     pub(super) selected: usize,
     /// What the keys mean now.
-    pub(super) mode: Mode,
+    pub(super) mode: InputMode,
     /// How the fleet was heard last.
-    pub(super) link: Link,
-    note: Option<Note>,
-    is_ordering: bool,
+    pub(super) connection: FleetConnection,
+    note: Option<StatusNote>,
+    is_command_pending: bool,
 }
 
-impl Model {
+impl TopModel {
     /// Begins with a first status.
-    pub(super) fn new(status: Status, now: Duration) -> Self {
+    pub(super) fn new(status: InstanceStatus, now: Duration) -> Self {
         let mut model = Self {
             status,
             received: now,
             rates: VecDeque::new(),
             p99: VecDeque::new(),
-            sort: columns::SLOT,
+            sort: columns::SLOT_COLUMN,
             reverse: false,
             selected: 0,
-            mode: Mode::Table,
-            link: Link::Up,
+            mode: InputMode::Table,
+            connection: FleetConnection::Up,
             note: None,
-            is_ordering: false,
+            is_command_pending: false,
         };
-        model.remember();
+        model.record_rates();
         model
     }
 
     /// A new status; request rates become those since the last one.
-    pub(super) fn update(&mut self, status: Status, now: Duration) {
+    pub(super) fn update(&mut self, status: InstanceStatus, now: Duration) {
         let before = std::mem::replace(&mut self.status, status);
         let passed = now.saturating_sub(self.received);
         self.received = now;
-        self.link = Link::Up;
+        self.connection = FleetConnection::Up;
         if (before.supervisor_pid, before.started_ms) != (self.status.supervisor_pid, self.status.started_ms)
         {
             // Another fleet: nothing of it compares with the one before.
@@ -138,7 +138,7 @@ impl Model {
         } else if !passed.is_zero() {
             rates_since(&mut self.status, &before, passed);
         }
-        self.remember();
+        self.record_rates();
         let last =
             self.status.slots.iter().filter(|slot| !self.status.is_retired(slot)).map(|slot| slot.slot).max();
         self.selected = self.selected.min(last.unwrap_or(0));
@@ -149,7 +149,7 @@ impl Model {
         clippy::cast_sign_loss,
         reason = "rates are small and never negative"
     )]
-    fn remember(&mut self) {
+    fn record_rates(&mut self) {
         let rates = self.status.rates;
         self.rates.push_front(rates.requests_per_s.unwrap_or(0.0).round() as u64);
         self.p99.push_front(rates.latency_p99_us.unwrap_or(0));
@@ -158,68 +158,74 @@ impl Model {
     }
 
     /// The fleet cannot be asked.
-    pub(super) fn lose(&mut self, why: String) {
-        self.link = Link::Lost(why);
+    pub(super) fn set_disconnected(&mut self, why: String) {
+        self.connection = FleetConnection::Lost(why);
     }
 
     /// How long ago the fleet answered, if that is longer than it should be.
-    pub(super) fn silence(&self, now: Duration) -> Option<Duration> {
+    pub(super) fn silent_for(&self, now: Duration) -> Option<Duration> {
         let since = now.saturating_sub(self.received);
-        (since >= SLOW && self.link == Link::Up).then_some(since)
+        (since >= SLOW && self.connection == FleetConnection::Up).then_some(since)
     }
 
     /// Says something for a while.
-    pub(super) fn say(&mut self, text: String, mood: Mood, now: Duration) {
-        self.note = Some(Note { text, mood, until: now + NOTE });
+    pub(super) fn show_note(&mut self, text: String, severity: Severity, now: Duration) {
+        self.note = Some(StatusNote { text, severity, until: now + NOTE_DURATION });
     }
 
     /// What is to be said now.
-    pub(super) fn note(&self, now: Duration) -> Option<&Note> {
-        self.note.as_ref().filter(|note| note.until > now || self.is_ordering)
+    pub(super) fn note(&self, now: Duration) -> Option<&StatusNote> {
+        self.note.as_ref().filter(|note| note.until > now || self.is_command_pending)
     }
 
     /// An order was given; another one has to wait for its verdict.
-    pub(super) fn ordering(&mut self, is_ordering: bool) {
-        self.is_ordering = is_ordering;
+    pub(super) fn set_command_pending(&mut self, is_pending: bool) {
+        self.is_command_pending = is_pending;
     }
 
     /// The slots in the order of the table.
-    pub(super) fn slots(&self) -> Vec<Slot> {
+    pub(super) fn slots(&self) -> Vec<SlotStatus> {
         let shown = self.status.slots.iter().filter(|slot| !self.status.is_retired(slot));
-        let mut slots: Vec<Slot> = shown.cloned().collect();
+        let mut slots: Vec<SlotStatus> = shown.cloned().collect();
         columns::sort(&mut slots, self.sort, self.reverse);
         slots
     }
 
     /// A key was pressed.
-    pub(super) fn press(&mut self, key: Key, now: Duration) -> Option<Act> {
+    pub(super) fn handle_key(&mut self, key: TopKey, now: Duration) -> Option<KeyAction> {
         match (self.mode, key) {
-            (_, Key::Interrupt) => return Some(Act::Quit),
-            (Mode::Confirm(order), Key::Yes) => {
-                self.mode = Mode::Table;
-                return Some(Act::Give(order));
+            (_, TopKey::Interrupt) => return Some(KeyAction::Quit),
+            (InputMode::Confirm(order), TopKey::Yes) => {
+                self.mode = InputMode::Table;
+                return Some(KeyAction::Run(order));
             }
-            (Mode::Confirm(_) | Mode::Help, _) => self.mode = Mode::Table,
-            (Mode::Table, Key::Quit) => return Some(Act::Quit),
-            (Mode::Table, Key::Help) => self.mode = Mode::Help,
-            (Mode::Table, Key::Reload) => self.ask(Order::Reload, now),
-            (Mode::Table, Key::Restart) => self.ask(Order::Restart { slot: self.selected }, now),
-            (Mode::Table, Key::Up) => self.step(false),
-            (Mode::Table, Key::Down) => self.step(true),
-            (Mode::Table, Key::Left) => self.sort_by((self.sort + COLUMNS.len() - 1) % COLUMNS.len()),
-            (Mode::Table, Key::Right) => self.sort_by((self.sort + 1) % COLUMNS.len()),
-            (Mode::Table, Key::Column(number)) if number < COLUMNS.len() => self.sort_by(number),
-            (Mode::Table, Key::Reverse) => self.reverse = !self.reverse,
-            (Mode::Table, Key::Column(_) | Key::Yes | Key::Other) => {}
+            (InputMode::Confirm(_) | InputMode::Help, _) => self.mode = InputMode::Table,
+            (InputMode::Table, TopKey::Quit) => return Some(KeyAction::Quit),
+            (InputMode::Table, TopKey::Help) => self.mode = InputMode::Help,
+            (InputMode::Table, TopKey::Reload) => self.confirm(TopCommand::Reload, now),
+            (InputMode::Table, TopKey::Restart) => {
+                self.confirm(TopCommand::Restart { slot: self.selected }, now)
+            }
+            (InputMode::Table, TopKey::Up) => self.move_selection(false),
+            (InputMode::Table, TopKey::Down) => self.move_selection(true),
+            (InputMode::Table, TopKey::Left) => self.sort_by((self.sort + COLUMNS.len() - 1) % COLUMNS.len()),
+            (InputMode::Table, TopKey::Right) => self.sort_by((self.sort + 1) % COLUMNS.len()),
+            (InputMode::Table, TopKey::Column(number)) if number < COLUMNS.len() => self.sort_by(number),
+            (InputMode::Table, TopKey::Reverse) => self.reverse = !self.reverse,
+            (InputMode::Table, TopKey::Column(_) | TopKey::Yes | TopKey::Other) => {}
         }
         None
     }
 
-    fn ask(&mut self, order: Order, now: Duration) {
-        if self.is_ordering {
-            self.say("an order is under way: wait for its verdict".to_owned(), Mood::Passing, now);
+    fn confirm(&mut self, order: TopCommand, now: Duration) {
+        if self.is_command_pending {
+            self.show_note(
+                "an order is under way: wait for its verdict".to_owned(),
+                Severity::Transitional,
+                now,
+            );
         } else {
-            self.mode = Mode::Confirm(order);
+            self.mode = InputMode::Confirm(order);
         }
     }
 
@@ -227,12 +233,12 @@ impl Model {
     fn sort_by(&mut self, column: usize) {
         let again = self.sort == column;
         self.reverse =
-            if again { !self.reverse } else { COLUMNS[column].is_number && column != columns::SLOT };
+            if again { !self.reverse } else { COLUMNS[column].is_number && column != columns::SLOT_COLUMN };
         self.sort = column;
     }
 
     /// Selects the slot above or below.
-    fn step(&mut self, down: bool) {
+    fn move_selection(&mut self, down: bool) {
         let slots = self.slots();
         let at = slots.iter().position(|slot| slot.slot == self.selected).unwrap_or(0);
         let next = if down { (at + 1).min(slots.len().saturating_sub(1)) } else { at.saturating_sub(1) };
@@ -242,7 +248,7 @@ impl Model {
 
 /// Replaces the request rates by those since an earlier status: as current as the operator's interval.
 #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-fn rates_since(status: &mut Status, before: &Status, passed: Duration) {
+fn rates_since(status: &mut InstanceStatus, before: &InstanceStatus, passed: Duration) {
     let rate = |now: u64, before: u64| Some(now.saturating_sub(before) as f64 / passed.as_secs_f64());
     status.rates.requests_per_s = rate(status.totals.requests, before.totals.requests);
     for slot in &mut status.slots {
@@ -262,18 +268,18 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn model() -> Model {
-        Model::new(samples::fleet(), SECOND)
+    fn model() -> TopModel {
+        TopModel::new(samples::instance_status(), SECOND)
     }
 
-    fn order(model: &Model) -> Vec<usize> {
+    fn order(model: &TopModel) -> Vec<usize> {
         model.slots().iter().map(|slot| slot.slot).collect()
     }
 
     #[test]
     fn rates_are_those_between_two_statuses() {
         let mut model = model();
-        let mut next = samples::fleet();
+        let mut next = samples::instance_status();
         next.totals.requests += 500;
         next.slots[0].requests += 300;
         model.update(next, SECOND * 3);
@@ -285,7 +291,7 @@ mod tests {
     #[test]
     fn another_fleet_begins_anew() {
         let mut model = model();
-        let mut other = samples::fleet();
+        let mut other = samples::instance_status();
         (other.supervisor_pid, other.totals.requests) = (1, 3);
         model.update(other, SECOND * 2);
         assert_eq!(model.rates, [150], "the rate is the new fleet's own");
@@ -295,16 +301,16 @@ mod tests {
     fn numbers_are_sorted_from_the_greatest_and_the_selection_stays_with_its_slot() {
         let mut model = model();
         assert_eq!(order(&model), [0, 1, 2], "a retired slot is not shown");
-        model.press(Key::Down, SECOND);
+        model.handle_key(TopKey::Down, SECOND);
         assert_eq!(model.selected, 1);
         let requests = COLUMNS.iter().position(|column| column.title == "REQUESTS").unwrap();
-        model.press(Key::Column(requests), SECOND);
+        model.handle_key(TopKey::Column(requests), SECOND);
         assert_eq!(order(&model), [0, 1, 2]);
-        model.press(Key::Reverse, SECOND);
+        model.handle_key(TopKey::Reverse, SECOND);
         assert_eq!(order(&model), [2, 1, 0]);
         assert_eq!(model.selected, 1);
-        model.press(Key::Down, SECOND);
-        model.press(Key::Down, SECOND);
+        model.handle_key(TopKey::Down, SECOND);
+        model.handle_key(TopKey::Down, SECOND);
         assert_eq!(model.selected, 0, "the end of the table is its end");
     }
 
@@ -312,34 +318,34 @@ mod tests {
     fn what_has_no_number_comes_last_either_way() {
         let mut model = model();
         let rates = COLUMNS.iter().position(|column| column.title == "P99").unwrap();
-        model.press(Key::Column(rates), SECOND);
+        model.handle_key(TopKey::Column(rates), SECOND);
         assert_eq!(order(&model)[2], 2);
-        model.press(Key::Column(rates), SECOND);
+        model.handle_key(TopKey::Column(rates), SECOND);
         assert_eq!(order(&model)[2], 2);
     }
 
     #[test]
     fn an_order_needs_a_yes_and_only_one_is_given_at_a_time() {
         let mut model = model();
-        assert_eq!(model.press(Key::Restart, SECOND), None);
-        assert_eq!(model.mode, Mode::Confirm(Order::Restart { slot: 0 }));
-        assert_eq!(model.press(Key::Quit, SECOND), None, "anything but yes is a no");
-        assert_eq!(model.mode, Mode::Table);
-        model.press(Key::Reload, SECOND);
-        assert_eq!(model.press(Key::Yes, SECOND), Some(Act::Give(Order::Reload)));
-        model.ordering(true);
-        model.press(Key::Reload, SECOND);
-        assert_eq!(model.mode, Mode::Table);
+        assert_eq!(model.handle_key(TopKey::Restart, SECOND), None);
+        assert_eq!(model.mode, InputMode::Confirm(TopCommand::Restart { slot: 0 }));
+        assert_eq!(model.handle_key(TopKey::Quit, SECOND), None, "anything but yes is a no");
+        assert_eq!(model.mode, InputMode::Table);
+        model.handle_key(TopKey::Reload, SECOND);
+        assert_eq!(model.handle_key(TopKey::Yes, SECOND), Some(KeyAction::Run(TopCommand::Reload)));
+        model.set_command_pending(true);
+        model.handle_key(TopKey::Reload, SECOND);
+        assert_eq!(model.mode, InputMode::Table);
         assert!(model.note(SECOND).is_some());
-        assert_eq!(model.press(Key::Interrupt, SECOND), Some(Act::Quit));
+        assert_eq!(model.handle_key(TopKey::Interrupt, SECOND), Some(KeyAction::Quit));
     }
 
     #[test]
-    fn silence_is_noticed_and_notes_fade() {
+    fn silence_is_detected_and_messages_fade() {
         let mut model = model();
-        assert_eq!(model.silence(SECOND * 2), None);
-        assert_eq!(model.silence(SECOND * 5), Some(SECOND * 4));
-        model.say("done".into(), Mood::Good, SECOND);
+        assert_eq!(model.silent_for(SECOND * 2), None);
+        assert_eq!(model.silent_for(SECOND * 5), Some(SECOND * 4));
+        model.show_note("done".into(), Severity::Good, SECOND);
         assert!(model.note(SECOND * 2).is_some());
         assert!(model.note(SECOND * 60).is_none());
     }

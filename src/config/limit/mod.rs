@@ -7,31 +7,31 @@ mod tests;
 use std::time::Duration;
 
 pub(super) use read::ipv6_prefix;
-pub(super) use read::limit_headers;
+pub(super) use read::rate_limit_headers;
 pub(super) use read::rate_or_off;
-pub(super) use read::read;
+pub(super) use read::read_limit;
 
 /// Most requests at once that a policy can allow.
 pub const BURST_MAX: u64 = 1_000_000;
 
 /// Smallest burst of a policy whose quota workers may draw in advance.
-pub const LEASE_BURST_MIN: u64 = 100;
+pub const PREFETCH_BURST_MIN: u64 = 100;
 
 /// One rate limit policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limit {
+pub struct LimitConfig {
     /// Whose requests are counted together.
-    pub per: Per,
+    pub subject: SubjectKind,
     /// What is counted, and how much of it is allowed.
-    pub measure: Measure,
+    pub kind: LimitKind,
     /// What one request counts for, 1 to the burst; a layer or handler may say otherwise.
     pub cost: u64,
     /// Where the policy applies.
-    pub scope: Scope,
+    pub scope: LimitScope,
     /// Methods it applies to, in capitals; empty: all.
     pub methods: Vec<String>,
     /// Whether it denies.
-    pub effect: Effect,
+    pub enforcement: Enforcement,
     /// What becomes of its requests while Redis is away.
     pub on_redis_down: OnRedisDown,
     /// What becomes of strangers' requests while Redis's memory is nearly full.
@@ -42,7 +42,7 @@ pub struct Limit {
 
 /// What a policy counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Measure {
+pub enum LimitKind {
     /// Requests over time.
     Rate {
         /// Requests per period, sustained.
@@ -50,12 +50,12 @@ pub enum Measure {
         /// Requests that may come at once, 1 to 1,000,000.
         burst: u64,
         /// When workers draw quota in advance.
-        lease: Lease,
+        prefetch: PrefetchMode,
     },
     /// Requests under way.
     Concurrency {
         /// Most at the same time, 1 to 100,000.
-        most: u64,
+        max: u64,
         /// How long the place of a request is kept if its worker was killed, 1 s to 5 min.
         lease: Duration,
     },
@@ -63,7 +63,7 @@ pub enum Measure {
 
 /// When workers draw a policy's quota in advance, so that most requests need no question about it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Lease {
+pub enum PrefetchMode {
     /// Where the burst is at least [`LEASE_BURST_MIN`]: for subjects that come often and have more than half of it left.
     /// And, where quota comes back quickly, while more comes than it allows.
     #[default]
@@ -78,7 +78,7 @@ pub enum Lease {
 
 /// Whose requests a policy counts together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Per {
+pub enum SubjectKind {
     /// One client address (IPv6: one network, see `limits.ipv6_prefix`).
     Client,
     /// One session; requests without a valid cookie count by client.
@@ -95,7 +95,7 @@ pub enum Per {
 
 /// Where a policy applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Scope {
+pub enum LimitScope {
     /// Every request.
     #[default]
     Everywhere,
@@ -106,7 +106,7 @@ pub enum Scope {
         /// Prefixes that end at a `/`.
         paths: Vec<String>,
         /// When it is decided.
-        when: When,
+        when: LimitTiming,
     },
     /// Only where the application puts a layer.
     Layer,
@@ -114,22 +114,22 @@ pub enum Scope {
 
 /// When a policy with routes is decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
+pub enum LimitTiming {
     /// Before the handler.
-    First,
+    BeforeHandler,
     /// With the request's first use of state, in the same call to Redis.
     WithState,
 }
 
 /// Whether a policy denies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
+pub enum Enforcement {
     /// It does.
     Enforced,
     /// It counts, and what it would have denied is counted and logged.
     Shadow,
     /// It is as if it were not there.
-    Off,
+    Disabled,
 }
 
 /// What becomes of a policy's requests while Redis is away.
@@ -163,7 +163,7 @@ pub struct Rate {
 
 /// In which headers a client is told about its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LimitHeaders {
+pub enum RateLimitHeaderStyle {
     /// `RateLimit-Policy` and `RateLimit`, draft-ietf-httpapi-ratelimit-headers-11.
     Draft,
     /// `X-RateLimit-Limit`, `-Remaining` and `-Reset` of the tightest policy, the last in seconds from now.

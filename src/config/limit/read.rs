@@ -2,29 +2,29 @@
 
 use std::time::Duration;
 
-use crate::config::Error;
-use crate::config::layers::Layers;
+use crate::config::ConfigError;
+use crate::config::layers::SettingSources;
 use crate::config::limit::BURST_MAX;
-use crate::config::limit::Effect;
-use crate::config::limit::LEASE_BURST_MIN;
-use crate::config::limit::Lease;
-use crate::config::limit::Limit;
-use crate::config::limit::LimitHeaders;
-use crate::config::limit::Measure;
+use crate::config::limit::Enforcement;
+use crate::config::limit::LimitConfig;
+use crate::config::limit::LimitKind;
+use crate::config::limit::LimitScope;
+use crate::config::limit::LimitTiming;
 use crate::config::limit::OnRedisDown;
 use crate::config::limit::OnRedisFull;
-use crate::config::limit::Per;
+use crate::config::limit::PREFETCH_BURST_MIN;
+use crate::config::limit::PrefetchMode;
 use crate::config::limit::Rate;
-use crate::config::limit::Scope;
-use crate::config::limit::When;
+use crate::config::limit::RateLimitHeaderStyle;
+use crate::config::limit::SubjectKind;
 use crate::config::parse;
-use crate::config::parse::Reason;
+use crate::config::parse::InvalidValue;
 
 /// Most requests that a concurrency policy can allow at the same time.
-const CONCURRENT_MAX: u64 = 100_000;
+const CONCURRENCY_MAX: u64 = 100_000;
 
 /// How long a place is kept for a request whose worker was killed, if nothing else is said.
-pub(super) const CONCURRENT_LEASE: Duration = Duration::from_secs(10);
+pub(super) const CONCURRENCY_LEASE: Duration = Duration::from_secs(10);
 
 /// How many times a policy that counts by a header one client may use, if nothing else is said.
 pub(super) const CLIENT_FACTOR: u64 = 10;
@@ -33,43 +33,47 @@ pub(super) const CLIENT_FACTOR: u64 = 10;
 const CLIENT_FACTOR_MAX: u64 = 1000;
 
 /// Reads the policy with this name.
-pub(in crate::config) fn read(layers: &Layers, name: String) -> Result<(String, Limit), Error> {
+pub(in crate::config) fn read_limit(
+    layers: &SettingSources,
+    name: String,
+) -> Result<(String, LimitConfig), ConfigError> {
     let path = |field: &str| format!("limits.{name}.{field}");
     layers.check_name("limits", &name, parse::policy_name)?;
-    let measure = measure(layers, &name)?;
+    let kind = limit_kind(layers, &name)?;
     let header = layers.optional(&path("header"), header_name)?;
-    let per = match (layers.optional(&path("per"), per)?, header) {
-        (None, Some(header)) => Per::Header(header),
-        (Some(Per::Header(_)), Some(header)) => Per::Header(header),
-        (Some(Per::Header(_)), None) => {
+    let subject = match (layers.optional(&path("per"), subject_kind)?, header) {
+        (None, Some(header)) => SubjectKind::Header(header),
+        (Some(SubjectKind::Header(_)), Some(header)) => SubjectKind::Header(header),
+        (Some(SubjectKind::Header(_)), None) => {
             let reason = format!("the policy {name} counts by a header and needs its name");
-            return Err(Error::Missing { key: path("header"), reason });
+            return Err(ConfigError::Missing { key: path("header"), reason });
         }
         (Some(_), Some(_)) => return Err(layers.contradiction(&path("header"), "per is not header".into())),
-        (per, None) => per.unwrap_or(Per::Client),
+        (per, None) => per.unwrap_or(SubjectKind::Client),
     };
     let cost = layers.optional(&path("cost"), |text| parse::number(text, BURST_MAX))?.unwrap_or(1);
-    let most = match measure {
-        Measure::Rate { burst, .. } => burst,
-        Measure::Concurrency { .. } => 1,
+    let most = match kind {
+        LimitKind::Rate { burst, .. } => burst,
+        LimitKind::Concurrency { .. } => 1,
     };
     if cost > most {
         let reason = format!("no request would ever be allowed: at most {most} at once");
         return Err(layers.contradiction(&path("cost"), reason));
     }
-    let flag = |field: &str, default| Ok::<_, Error>(layers.optional(&path(field), flag)?.unwrap_or(default));
-    let effect = match (flag("enabled", true)?, flag("shadow", false)?) {
-        (false, _) => Effect::Off,
-        (true, true) => Effect::Shadow,
-        (true, false) => Effect::Enforced,
+    let flag =
+        |field: &str, default| Ok::<_, ConfigError>(layers.optional(&path(field), flag)?.unwrap_or(default));
+    let enforcement = match (flag("enabled", true)?, flag("shadow", false)?) {
+        (false, _) => Enforcement::Disabled,
+        (true, true) => Enforcement::Shadow,
+        (true, false) => Enforcement::Enforced,
     };
-    let limit = Limit {
-        per,
-        measure,
+    let limit = LimitConfig {
+        subject,
+        kind,
         cost,
         scope: layers.list(&path("routes"), scope)?,
         methods: layers.list(&path("methods"), methods)?,
-        effect,
+        enforcement,
         on_redis_down: layers
             .optional(&path("on_redis_down"), on_redis_down)?
             .unwrap_or(OnRedisDown::Insured),
@@ -79,16 +83,16 @@ pub(in crate::config) fn read(layers: &Layers, name: String) -> Result<(String, 
     Ok((name, limit))
 }
 
-fn measure(layers: &Layers, name: &str) -> Result<Measure, Error> {
+fn limit_kind(layers: &SettingSources, name: &str) -> Result<LimitKind, ConfigError> {
     let path = |field: &str| format!("limits.{name}.{field}");
     let rate = layers.optional(&path("rate"), rate)?;
     let burst = layers.optional(&path("burst"), |text| parse::number(text, BURST_MAX))?;
-    let concurrent = layers.optional(&path("concurrent"), |text| parse::number(text, CONCURRENT_MAX))?;
-    let kept = layers.optional(&path("concurrent_lease"), concurrent_lease)?;
-    let lease = layers.optional(&path("lease"), lease)?.unwrap_or_default();
-    let always = matches!(lease, Lease::Always | Lease::AtMost(_));
+    let concurrent = layers.optional(&path("concurrent"), |text| parse::number(text, CONCURRENCY_MAX))?;
+    let concurrency = layers.optional(&path("concurrent_lease"), concurrency_lease)?;
+    let prefetch = layers.optional(&path("lease"), prefetch_mode)?.unwrap_or_default();
+    let always = matches!(prefetch, PrefetchMode::Always | PrefetchMode::AtMost(_));
     match (rate, concurrent) {
-        (None, None) => Err(Error::Missing {
+        (None, None) => Err(ConfigError::Missing {
             key: path("rate"),
             reason: format!("the policy {name} needs a rate such as 100/s, or concurrent"),
         }),
@@ -100,33 +104,36 @@ fn measure(layers: &Layers, name: &str) -> Result<Measure, Error> {
             let wrong = if always { "lease" } else { "burst" };
             Err(layers.contradiction(&path(wrong), "it goes with a rate, not with concurrent".into()))
         }
-        (None, Some(most)) => Ok(Measure::Concurrency { most, lease: kept.unwrap_or(CONCURRENT_LEASE) }),
-        (Some(_), None) if kept.is_some() => {
+        (None, Some(max)) => {
+            Ok(LimitKind::Concurrency { max, lease: concurrency.unwrap_or(CONCURRENCY_LEASE) })
+        }
+        (Some(_), None) if concurrency.is_some() => {
             Err(layers.contradiction(&path("concurrent_lease"), "it goes with concurrent".into()))
         }
         (Some(rate), None) => {
             let burst = burst.unwrap_or_else(|| (2 * rate.count / rate.period.as_secs()).max(1));
-            if always && burst < LEASE_BURST_MIN {
-                let reason = format!("the burst is {burst}, and below {LEASE_BURST_MIN} it is not worth it");
+            if always && burst < PREFETCH_BURST_MIN {
+                let reason =
+                    format!("the burst is {burst}, and below {PREFETCH_BURST_MIN} it is not worth it");
                 return Err(layers.contradiction(&path("lease"), reason));
             }
-            if let Lease::AtMost(most) = lease
+            if let PrefetchMode::AtMost(most) = prefetch
                 && most > burst / 2
             {
                 let reason = format!("one worker would hold more than half of the burst, which is {burst}");
                 return Err(layers.contradiction(&path("lease"), reason));
             }
-            Ok(Measure::Rate { rate, burst, lease })
+            Ok(LimitKind::Rate { rate, burst, prefetch })
         }
     }
 }
 
 /// A rate, or `off` for none.
-pub(in crate::config) fn rate_or_off(text: &str) -> Result<Option<Rate>, Reason> {
+pub(in crate::config) fn rate_or_off(text: &str) -> Result<Option<Rate>, InvalidValue> {
     if text == "off" { Ok(None) } else { rate(text).map(Some) }
 }
 
-pub(super) fn rate(text: &str) -> Result<Rate, Reason> {
+pub(super) fn rate(text: &str) -> Result<Rate, InvalidValue> {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     let (count, period) = text.split_once('/').ok_or_else(|| "the time is missing".to_owned())?;
     let count = parse::number(count.trim(), 1_000_000)?;
@@ -143,7 +150,7 @@ pub(super) fn rate(text: &str) -> Result<Rate, Reason> {
     Ok(Rate { count, period })
 }
 
-fn concurrent_lease(text: &str) -> Result<Duration, Reason> {
+fn concurrency_lease(text: &str) -> Result<Duration, InvalidValue> {
     let lease = parse::duration(text)?;
     match (Duration::from_secs(1)..=Duration::from_secs(300)).contains(&lease) {
         true => Ok(lease),
@@ -151,42 +158,43 @@ fn concurrent_lease(text: &str) -> Result<Duration, Reason> {
     }
 }
 
-fn per(text: &str) -> Result<Per, Reason> {
+fn subject_kind(text: &str) -> Result<SubjectKind, InvalidValue> {
     Ok(match text.to_ascii_lowercase().as_str() {
-        "client" => Per::Client,
-        "session" => Per::Session,
-        "user" => Per::User,
-        "route" => Per::Route,
-        "header" => Per::Header(String::new()),
-        "global" => Per::Global,
+        "client" => SubjectKind::Client,
+        "session" => SubjectKind::Session,
+        "user" => SubjectKind::User,
+        "route" => SubjectKind::Route,
+        "header" => SubjectKind::Header(String::new()),
+        "global" => SubjectKind::Global,
         _ => return Err("that is not allowed".into()),
     })
 }
 
-fn header_name(text: &str) -> Result<String, Reason> {
+fn header_name(text: &str) -> Result<String, InvalidValue> {
     let name = http::HeaderName::try_from(text).map_err(|_| "that is no header's name".to_owned())?;
     Ok(name.as_str().to_owned())
 }
 
-fn scope(items: &[String]) -> Result<Scope, Reason> {
+fn scope(items: &[String]) -> Result<LimitScope, InvalidValue> {
     match items {
-        [] => Ok(Scope::Everywhere),
-        [only] if only == "layer" => Ok(Scope::Layer),
+        [] => Ok(LimitScope::Everywhere),
+        [only] if only == "layer" => Ok(LimitScope::Layer),
         items => {
             let (words, paths): (Vec<_>, Vec<_>) = items.iter().cloned().partition(|item| item == "state");
             match paths.iter().find(|route| !route.starts_with('/')) {
                 Some(bad) => Err(format!("{bad} does not begin with /")),
-                None if paths.is_empty() => Ok(Scope::State),
+                None if paths.is_empty() => Ok(LimitScope::State),
                 None => {
-                    let when = if words.is_empty() { When::First } else { When::WithState };
-                    Ok(Scope::Routes { paths, when })
+                    let when =
+                        if words.is_empty() { LimitTiming::BeforeHandler } else { LimitTiming::WithState };
+                    Ok(LimitScope::Routes { paths, when })
                 }
             }
         }
     }
 }
 
-fn methods(items: &[String]) -> Result<Vec<String>, Reason> {
+fn methods(items: &[String]) -> Result<Vec<String>, InvalidValue> {
     // Extension methods have other letters of a token too (RFC 9110 §9.1), such as `M-SEARCH`.
     let method = |item: &String| match http::Method::from_bytes(item.as_bytes()) {
         Ok(_) => Ok(item.to_ascii_uppercase()),
@@ -195,57 +203,57 @@ fn methods(items: &[String]) -> Result<Vec<String>, Reason> {
     items.iter().map(method).collect()
 }
 
-fn flag(text: &str) -> Result<bool, Reason> {
+fn flag(text: &str) -> Result<bool, InvalidValue> {
     parse::choice(text, &[("true", true), ("on", true), ("false", false), ("off", false)])
 }
 
-fn lease(text: &str) -> Result<Lease, Reason> {
+fn prefetch_mode(text: &str) -> Result<PrefetchMode, InvalidValue> {
     let choices = [
-        ("auto", Lease::Auto),
-        ("true", Lease::Always),
-        ("on", Lease::Always),
-        ("false", Lease::Never),
-        ("off", Lease::Never),
-        ("0", Lease::Never),
+        ("auto", PrefetchMode::Auto),
+        ("true", PrefetchMode::Always),
+        ("on", PrefetchMode::Always),
+        ("false", PrefetchMode::Never),
+        ("off", PrefetchMode::Never),
+        ("0", PrefetchMode::Never),
     ];
     match text.parse::<u64>() {
         Ok(1) => Err("a worker holds 2 requests at least, or it draws nothing".into()),
-        Ok(most @ 2..) => Ok(Lease::AtMost(most)),
+        Ok(most @ 2..) => Ok(PrefetchMode::AtMost(most)),
         _ => parse::choice(text, &choices),
     }
 }
 
-fn client_factor(text: &str) -> Result<u64, Reason> {
+fn client_factor(text: &str) -> Result<u64, InvalidValue> {
     match text {
         "0" => Ok(0),
         text => parse::number(text, CLIENT_FACTOR_MAX),
     }
 }
 
-fn on_redis_full(text: &str) -> Result<OnRedisFull, Reason> {
+fn on_redis_full(text: &str) -> Result<OnRedisFull, InvalidValue> {
     parse::choice(text, &[("open", OnRedisFull::Open), ("closed", OnRedisFull::Closed)])
 }
 
 /// Length of the network that counts as one IPv6 client.
-pub(in crate::config) fn ipv6_prefix(text: &str) -> Result<u8, Reason> {
+pub(in crate::config) fn ipv6_prefix(text: &str) -> Result<u8, InvalidValue> {
     match text.parse() {
         Ok(length @ 32..=64) => Ok(length),
         _ => Err("that is not a length from 32 to 64".into()),
     }
 }
 
-fn on_redis_down(text: &str) -> Result<OnRedisDown, Reason> {
+fn on_redis_down(text: &str) -> Result<OnRedisDown, InvalidValue> {
     let choices =
         [("insured", OnRedisDown::Insured), ("open", OnRedisDown::Open), ("closed", OnRedisDown::Closed)];
     parse::choice(text, &choices)
 }
 
-pub(in crate::config) fn limit_headers(text: &str) -> Result<LimitHeaders, Reason> {
+pub(in crate::config) fn rate_limit_headers(text: &str) -> Result<RateLimitHeaderStyle, InvalidValue> {
     let choices = [
-        ("draft", LimitHeaders::Draft),
-        ("legacy", LimitHeaders::Legacy),
-        ("both", LimitHeaders::Both),
-        ("off", LimitHeaders::Off),
+        ("draft", RateLimitHeaderStyle::Draft),
+        ("legacy", RateLimitHeaderStyle::Legacy),
+        ("both", RateLimitHeaderStyle::Both),
+        ("off", RateLimitHeaderStyle::Off),
     ];
     parse::choice(text, &choices)
 }

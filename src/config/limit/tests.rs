@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use super::read::*;
 use super::*;
-use crate::config::Content;
-use crate::config::Inputs;
+use crate::config::ConfigFile;
+use crate::config::ConfigInputs;
 use crate::config::load;
 
-fn policy(text: &str) -> Result<Limit, String> {
+fn policy(text: &str) -> Result<LimitConfig, String> {
     let text = format!("[limits.x]\n{text}");
-    let content = Content::Text { path: PathBuf::from("regatta.toml"), text, real: None };
-    let inputs = Inputs { content, ..Inputs::default() };
+    let content = ConfigFile::Contents { path: PathBuf::from("regatta.toml"), text, real: None };
+    let inputs = ConfigInputs { content, ..ConfigInputs::default() };
     load(&inputs).map(|config| config.limits["x"].clone()).map_err(|error| error.to_string())
 }
 
@@ -25,29 +25,35 @@ fn rates_name_a_count_and_whole_seconds() {
 }
 
 #[test]
-fn a_policy_says_whom_it_counts_where_and_what_when_redis_is_away() {
+fn a_policy_has_a_subject_a_scope_and_a_rule_for_when_redis_is_away() {
     let plain = policy("rate = \"10/s\"").unwrap();
-    assert_eq!((&plain.per, plain.cost, &plain.scope), (&Per::Client, 1, &Scope::Everywhere));
-    assert_eq!((plain.effect, plain.on_redis_down), (Effect::Enforced, OnRedisDown::Insured));
+    assert_eq!(
+        (&plain.subject, plain.cost, &plain.scope),
+        (&SubjectKind::Client, 1, &LimitScope::Everywhere)
+    );
+    assert_eq!((plain.enforcement, plain.on_redis_down), (Enforcement::Enforced, OnRedisDown::Insured));
     let full = policy(
         "per = \"header\"\nheader = \"X-API-Key\"\nrate = \"600/min\"\nburst = 200\ncost = 5\nlease = true\n\
          routes = [\"/api\"]\nmethods = \"post, put\"\nshadow = true\non_redis_down = \"closed\"",
     );
     let full = full.unwrap();
-    assert_eq!(full.per, Per::Header("x-api-key".into()));
-    assert_eq!((full.cost, full.effect, full.on_redis_down), (5, Effect::Shadow, OnRedisDown::Closed));
-    assert!(matches!(full.measure, Measure::Rate { burst: 200, lease: Lease::Always, .. }));
+    assert_eq!(full.subject, SubjectKind::Header("x-api-key".into()));
+    assert_eq!(
+        (full.cost, full.enforcement, full.on_redis_down),
+        (5, Enforcement::Shadow, OnRedisDown::Closed)
+    );
+    assert!(matches!(full.kind, LimitKind::Rate { burst: 200, prefetch: PrefetchMode::Always, .. }));
     assert_eq!((full.on_redis_full, full.client_factor), (OnRedisFull::Open, CLIENT_FACTOR));
-    let api = Scope::Routes { paths: vec!["/api".into()], when: When::First };
+    let api = LimitScope::Routes { paths: vec!["/api".into()], when: LimitTiming::BeforeHandler };
     assert_eq!((full.scope, full.methods.len()), (api, 2));
     let lazily = policy("rate = \"1/s\"\nroutes = [\"/api\", \"state\"]").unwrap().scope;
-    assert_eq!(lazily, Scope::Routes { paths: vec!["/api".into()], when: When::WithState });
-    assert_eq!(policy("rate = \"1/s\"\nroutes = \"state\"").unwrap().scope, Scope::State);
+    assert_eq!(lazily, LimitScope::Routes { paths: vec!["/api".into()], when: LimitTiming::WithState });
+    assert_eq!(policy("rate = \"1/s\"\nroutes = \"state\"").unwrap().scope, LimitScope::State);
     assert!(policy("rate = \"1/s\"\nmethods = \"M-SEARCH\"").is_ok());
     assert!(policy("rate = \"1/s\"\nmethods = \"G T\"").is_err());
     let places = policy("concurrent = 10\nroutes = \"layer\"\nenabled = false").unwrap();
-    assert_eq!(places.measure, Measure::Concurrency { most: 10, lease: CONCURRENT_LEASE });
-    assert_eq!((places.scope, places.effect), (Scope::Layer, Effect::Off));
+    assert_eq!(places.kind, LimitKind::Concurrency { max: 10, lease: CONCURRENCY_LEASE });
+    assert_eq!((places.scope, places.enforcement), (LimitScope::Layer, Enforcement::Disabled));
 }
 
 #[test]

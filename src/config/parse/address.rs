@@ -6,10 +6,10 @@ use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::net::SocketAddrV6;
 
-use crate::config::parse::Reason;
+use crate::config::parse::InvalidValue;
 
 /// An address and a port. An IPv4 address that is written as an IPv6 one (`::ffff:127.0.0.1`) is the IPv4 one.
-pub(in crate::config) fn address(text: &str) -> Result<SocketAddr, Reason> {
+pub(in crate::config) fn address(text: &str) -> Result<SocketAddr, InvalidValue> {
     let address = match text.parse::<SocketAddr>() {
         Ok(address) => address,
         Err(_) => with_interface(text)?.ok_or_else(|| wrong_address(text))?,
@@ -27,7 +27,7 @@ pub(in crate::config) fn address(text: &str) -> Result<SocketAddr, Reason> {
 }
 
 /// `[fe80::1%eth0]:3000`: the standard library knows numbers of interfaces only.
-fn with_interface(text: &str) -> Result<Option<SocketAddr>, Reason> {
+fn with_interface(text: &str) -> Result<Option<SocketAddr>, InvalidValue> {
     let parts = || {
         let (inside, port) = text.strip_prefix('[')?.split_once("]:")?;
         let (ip, name) = inside.split_once('%')?;
@@ -43,8 +43,8 @@ fn with_interface(text: &str) -> Result<Option<SocketAddr>, Reason> {
 }
 
 /// What is wrong with a text that is no address.
-fn wrong_address(text: &str) -> Reason {
-    let told = if text.starts_with(':') && !text.starts_with("::") || text.starts_with("*:") {
+fn wrong_address(text: &str) -> InvalidValue {
+    let reason = if text.starts_with(':') && !text.starts_with("::") || text.starts_with("*:") {
         "the address is missing: [::] is every one of this machine, 0.0.0.0 every one of IPv4"
     } else if text.parse::<Ipv6Addr>().is_ok() {
         "an IPv6 address stands in brackets with the port behind, as in [::1]:3000"
@@ -58,10 +58,10 @@ fn wrong_address(text: &str) -> Reason {
     } else {
         "that is not an IP address with a port"
     };
-    told.into()
+    reason.into()
 }
 
-pub(in crate::config) fn addresses(items: &[String]) -> Result<Vec<SocketAddr>, Reason> {
+pub(in crate::config) fn addresses(items: &[String]) -> Result<Vec<SocketAddr>, InvalidValue> {
     let addresses: Vec<_> = items.iter().map(|item| address(item)).collect::<Result<_, _>>()?;
     for (index, address) in addresses.iter().enumerate() {
         if address.port() != 0 && addresses[..index].contains(address) {
@@ -72,7 +72,7 @@ pub(in crate::config) fn addresses(items: &[String]) -> Result<Vec<SocketAddr>, 
 }
 
 /// Names of hosts, without a port; `*.` before one stands for all names below it.
-pub(in crate::config) fn hosts(items: &[String]) -> Result<Vec<String>, Reason> {
+pub(in crate::config) fn hosts(items: &[String]) -> Result<Vec<String>, InvalidValue> {
     let host = |item: &String| {
         let name = item.strip_prefix("*.").unwrap_or(item);
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_and_mistakes_are_told() {
+    fn addresses_are_read_and_mistakes_are_reported() {
         let read = |text: &str| address(text).map(|address| address.to_string());
         for (text, expected) in [
             ("127.0.0.1:80", "127.0.0.1:80"),

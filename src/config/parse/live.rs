@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::config::parse::Reason;
+use crate::config::parse::InvalidValue;
 use crate::config::parse::duration;
 use crate::config::parse::number;
 use crate::config::parse::size;
@@ -12,29 +12,29 @@ use crate::config::parse::size;
 /// Largest message that is passed on: each client's copy goes through a connection's buffer.
 const MESSAGE_MAX: usize = 1 << 20;
 
-pub(in crate::config) fn message_limit(text: &str) -> Result<usize, Reason> {
+pub(in crate::config) fn message_size(text: &str) -> Result<usize, InvalidValue> {
     let size = size(text)?;
     if size <= MESSAGE_MAX { Ok(size) } else { Err("it is out of range".into()) }
 }
 
 /// A number of places, up to `max`.
-pub(in crate::config) fn places(text: &str, max: u64) -> Result<usize, Reason> {
+pub(in crate::config) fn capacity(text: &str, max: u64) -> Result<usize, InvalidValue> {
     number(text, max).map(|number| usize::try_from(number).unwrap_or(usize::MAX))
 }
 
-pub(in crate::config) fn running(text: &str) -> Result<usize, Reason> {
-    if text == "0" { Ok(0) } else { places(text, 64) }
+pub(in crate::config) fn task_concurrency(text: &str) -> Result<usize, InvalidValue> {
+    if text == "0" { Ok(0) } else { capacity(text, 64) }
 }
 
 /// Not so short that a busy machine loses its tasks, nor so long that nobody would wait for it.
-pub(in crate::config) fn lease(text: &str) -> Result<Duration, Reason> {
+pub(in crate::config) fn task_lease(text: &str) -> Result<Duration, InvalidValue> {
     let lease = duration(text)?;
     let allowed = Duration::from_secs(1)..=Duration::from_secs(60);
     if allowed.contains(&lease) { Ok(lease) } else { Err("it is out of range".into()) }
 }
 
 /// Origins as browsers send them: scheme, host, and a port that is not the scheme's own (RFC 6454 §6.2).
-pub(in crate::config) fn origins(items: &[String]) -> Result<Vec<String>, Reason> {
+pub(in crate::config) fn origins(items: &[String]) -> Result<Vec<String>, InvalidValue> {
     let origin = |item: &String| match Url::parse(item).map(|url| url.origin().ascii_serialization()) {
         Ok(origin) if origin == item.trim_end_matches('/') && origin != "null" => Ok(origin),
         _ => Err(format!("{item} is no origin")),
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_lease_is_neither_too_short_nor_too_long() {
-        assert_eq!(lease("3s").unwrap(), Duration::from_secs(3));
-        assert!(lease("999ms").is_err() && lease("61s").is_err());
+        assert_eq!(task_lease("3s").unwrap(), Duration::from_secs(3));
+        assert!(task_lease("999ms").is_err() && task_lease("61s").is_err());
     }
 }

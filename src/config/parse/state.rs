@@ -3,42 +3,42 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::config::parse::Reason;
+use crate::config::parse::InvalidValue;
 use crate::config::parse::choice;
 use crate::config::parse::number;
 use crate::config::parse::word;
-use crate::config::place::Place;
-use crate::config::schema::Create;
+use crate::config::place::RedisAddress;
+use crate::config::schema::CookieSecurity;
 use crate::config::schema::MaxMemory;
-use crate::config::schema::Mode;
 use crate::config::schema::RedisUrl;
+use crate::config::schema::ScriptingMode;
 use crate::config::schema::Secret;
-use crate::config::schema::Secure;
+use crate::config::schema::SessionCreation;
 
 /// Fewest bytes of a signing key: the digest's size, as RFC 2104 §3 asks.
 const SECRET_MIN: usize = 32;
 
-pub(in crate::config) fn redis_url(text: &str) -> Result<RedisUrl, Reason> {
-    Place::read(text).map(|_| RedisUrl(text.to_owned()))
+pub(in crate::config) fn redis_url(text: &str) -> Result<RedisUrl, InvalidValue> {
+    RedisAddress::parse(text).map(|_| RedisUrl(text.to_owned()))
 }
 
-pub(in crate::config) fn cookie_name(text: &str) -> Result<String, Reason> {
+pub(in crate::config) fn cookie_name(text: &str) -> Result<String, InvalidValue> {
     word(text, 32, "-_")
 }
 
-pub(in crate::config) fn maxmemory(text: &str) -> Result<MaxMemory, Reason> {
+pub(in crate::config) fn maxmemory(text: &str) -> Result<MaxMemory, InvalidValue> {
     match text {
         "auto" => Ok(MaxMemory::Auto),
         text => super::size_or_none(text).map(MaxMemory::Bytes),
     }
 }
 
-pub(in crate::config) fn policy_name(text: &str) -> Result<String, Reason> {
+pub(in crate::config) fn policy_name(text: &str) -> Result<String, InvalidValue> {
     word(text, 32, "-_")
 }
 
 /// A key as base64 behind `base64:`, or as plain text.
-pub(in crate::config) fn secret(text: &str) -> Result<Secret, Reason> {
+pub(in crate::config) fn secret(text: &str) -> Result<Secret, InvalidValue> {
     let bytes = match text.strip_prefix("base64:") {
         Some(encoded) => STANDARD.decode(encoded).map_err(|_| "it is not base64".to_owned())?,
         None => text.as_bytes().to_vec(),
@@ -49,25 +49,36 @@ pub(in crate::config) fn secret(text: &str) -> Result<Secret, Reason> {
     }
 }
 
-pub(in crate::config) fn create(text: &str) -> Result<Create, Reason> {
-    choice(text, &[("return", Create::Return), ("write", Create::Write)])
+pub(in crate::config) fn session_creation(text: &str) -> Result<SessionCreation, InvalidValue> {
+    choice(text, &[("return", SessionCreation::Return), ("write", SessionCreation::Write)])
 }
 
 /// Sessions of one user, or 0 for any number.
-pub(in crate::config) fn sessions(text: &str) -> Result<u64, Reason> {
+pub(in crate::config) fn sessions_per_user(text: &str) -> Result<u64, InvalidValue> {
     if text == "0" { Ok(0) } else { number(text, 1000) }
 }
 
-pub(in crate::config) fn secrets(items: &[String]) -> Result<Vec<Secret>, Reason> {
+pub(in crate::config) fn secrets(items: &[String]) -> Result<Vec<Secret>, InvalidValue> {
     items.iter().map(|item| secret(item)).collect()
 }
 
-pub(in crate::config) fn mode(text: &str) -> Result<Mode, Reason> {
-    let choices =
-        [("auto", Mode::Auto), ("fcall", Mode::Fcall), ("evalsha", Mode::Evalsha), ("plain", Mode::Plain)];
+pub(in crate::config) fn scripting_mode(text: &str) -> Result<ScriptingMode, InvalidValue> {
+    let choices = [
+        ("auto", ScriptingMode::Auto),
+        ("fcall", ScriptingMode::Fcall),
+        ("evalsha", ScriptingMode::Evalsha),
+        ("plain", ScriptingMode::Plain),
+    ];
     choice(text, &choices)
 }
 
-pub(in crate::config) fn secure(text: &str) -> Result<Secure, Reason> {
-    choice(text, &[("auto", Secure::Auto), ("always", Secure::Always), ("never", Secure::Never)])
+pub(in crate::config) fn cookie_security(text: &str) -> Result<CookieSecurity, InvalidValue> {
+    choice(
+        text,
+        &[
+            ("auto", CookieSecurity::Auto),
+            ("always", CookieSecurity::Always),
+            ("never", CookieSecurity::Never),
+        ],
+    )
 }

@@ -11,11 +11,11 @@ use std::path::PathBuf;
 use percent_encoding::percent_decode_str;
 use url::Host;
 
-use crate::config::place::Kind;
-use crate::config::place::Login;
-use crate::config::place::Peer;
-use crate::config::place::Place;
-use crate::sys::path::SOCKET_MAX;
+use crate::config::place::HostPort;
+use crate::config::place::RedisAddress;
+use crate::config::place::RedisLogin;
+use crate::config::place::RedisTopology;
+use crate::sys::path::SOCKET_PATH_MAX;
 
 /// Port of a server when the URL names none.
 const PORT: u16 = 6379;
@@ -35,7 +35,7 @@ const SERVICE: &[&str] = &["sentinelServiceName"];
 const SENTINEL_USER: &[&str] = &["sentinelUsername"];
 const SENTINEL_PASSWORD: &[&str] = &["sentinelPassword"];
 
-pub(super) fn read(text: &str) -> Result<Place, String> {
+pub(super) fn parse(text: &str) -> Result<RedisAddress, String> {
     let (scheme, rest) = text.split_once("://").ok_or("the scheme is missing, as in redis://host")?;
     let scheme = scheme.to_ascii_lowercase();
     let (tls, form) = match scheme.strip_prefix("rediss") {
@@ -48,7 +48,7 @@ pub(super) fn read(text: &str) -> Result<Place, String> {
             false => "the scheme is unknown".into(),
         });
     }
-    let url = Url::split(rest)?;
+    let url = UrlParts::split(rest)?;
     match form {
         "-sentinel" => sentinel(&url, tls),
         "-cluster" => cluster(&url, tls),
@@ -58,28 +58,30 @@ pub(super) fn read(text: &str) -> Result<Place, String> {
     .map_err(|reason| if url.is_torn { ESCAPE.to_owned() } else { reason })
 }
 
-fn server(url: &Url<'_>, tls: bool) -> Result<Place, String> {
-    url.only(&[])?;
+fn server(url: &UrlParts<'_>, tls: bool) -> Result<RedisAddress, String> {
+    url.check_options(&[])?;
     let (login, mut peers) = url.authority(PORT)?;
     let database = url.database(url.path)?;
     match (peers.pop(), peers.is_empty()) {
-        (Some(peer), true) => Ok(Place { kind: Kind::Server(peer), tls, login, database }),
+        (Some(peer), true) => {
+            Ok(RedisAddress { topology: RedisTopology::Server(peer), tls, login, database })
+        }
         _ => Err("several hosts need redis-sentinel:// or redis-cluster://".into()),
     }
 }
 
-fn cluster(url: &Url<'_>, tls: bool) -> Result<Place, String> {
-    url.only(&[NODE])?;
+fn cluster(url: &UrlParts<'_>, tls: bool) -> Result<RedisAddress, String> {
+    url.check_options(&[NODE])?;
     let (login, peers) = url.authority(PORT)?;
     match url.database(url.path)? {
-        0 => Ok(Place { kind: Kind::Cluster(peers), tls, login, database: 0 }),
+        0 => Ok(RedisAddress { topology: RedisTopology::Cluster(peers), tls, login, database: 0 }),
         _ => Err("a cluster has no other database than 0".into()),
     }
 }
 
 /// The service and the database are `/service[/database]`, or an option and `[/database]`.
-fn sentinel(url: &Url<'_>, tls: bool) -> Result<Place, String> {
-    url.only(&[NODE, SERVICE, SENTINEL_USER, SENTINEL_PASSWORD])?;
+fn sentinel(url: &UrlParts<'_>, tls: bool) -> Result<RedisAddress, String> {
+    url.check_options(&[NODE, SERVICE, SENTINEL_USER, SENTINEL_PASSWORD])?;
     let (login, sentinels) = url.authority(SENTINEL_PORT)?;
     let (service, number) = match url.option(SERVICE)? {
         Some(service) => (service, url.path),
@@ -91,16 +93,22 @@ fn sentinel(url: &Url<'_>, tls: bool) -> Result<Place, String> {
         },
     };
     let database = url.database(number)?;
-    let to_sentinels = Login { user: url.option(SENTINEL_USER)?, password: url.option(SENTINEL_PASSWORD)? };
-    Ok(Place { kind: Kind::Sentinel { sentinels, service, login: to_sentinels }, tls, login, database })
+    let to_sentinels =
+        RedisLogin { user: url.option(SENTINEL_USER)?, password: url.option(SENTINEL_PASSWORD)? };
+    Ok(RedisAddress {
+        topology: RedisTopology::Sentinel { sentinels, service, login: to_sentinels },
+        tls,
+        login,
+        database,
+    })
 }
 
 /// A host may stand after the credentials, because some URL libraries insist on one; it means nothing.
 ///
 /// `@/` in a path without credentials is what a password that begins with / leaves of them: taken for a path, it would be
 /// printed.
-fn unix(url: &Url<'_>) -> Result<Place, String> {
-    url.only(&[])?;
+fn unix(url: &UrlParts<'_>) -> Result<RedisAddress, String> {
+    url.check_options(&[])?;
     let pair = match url.authority.rsplit_once('@') {
         Some((pair, _)) => pair,
         None if url.path.contains("@/") => return Err(ESCAPE.to_owned()),
@@ -114,16 +122,19 @@ fn unix(url: &Url<'_>) -> Result<Place, String> {
     if path.contains(&0) {
         return Err("the socket's path has a zero byte".into());
     }
-    if path.len() > SOCKET_MAX {
-        return Err(format!("the socket's path has {} bytes, and the kernel takes {SOCKET_MAX}", path.len()));
+    if path.len() > SOCKET_PATH_MAX {
+        return Err(format!(
+            "the socket's path has {} bytes, and the kernel takes {SOCKET_PATH_MAX}",
+            path.len()
+        ));
     }
     let path = PathBuf::from(OsString::from_vec(path));
     let (login, database) = (url.login(pair)?, url.database("")?);
-    Ok(Place { kind: Kind::Unix(path), tls: false, login, database })
+    Ok(RedisAddress { topology: RedisTopology::Unix(path), tls: false, login, database })
 }
 
 /// `[user:password@]hosts[/path][?options]`, taken apart and not decoded yet.
-struct Url<'a> {
+struct UrlParts<'a> {
     authority: &'a str,
     path: &'a str,
     options: Vec<(&'a str, &'a str)>,
@@ -132,7 +143,7 @@ struct Url<'a> {
     is_torn: bool,
 }
 
-impl<'a> Url<'a> {
+impl<'a> UrlParts<'a> {
     fn split(rest: &'a str) -> Result<Self, String> {
         let (authority, after) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let has_login = authority.contains('@');
@@ -157,14 +168,14 @@ impl<'a> Url<'a> {
     fn option(&self, names: &[&str]) -> Result<Option<String>, String> {
         let mut found: Option<String> = None;
         for (_, value) in self.options.iter().filter(|(name, _)| names.contains(name)) {
-            found = agreed(names[0], found, filled(decode(value)?))?;
+            found = merge_values(names[0], found, non_empty(decode(value)?))?;
         }
         Ok(found)
     }
 
     /// Refuses every option that is neither of every form nor among `known`: one without an effect would be a promise
     /// not kept.
-    fn only(&self, known: &[&[&str]]) -> Result<(), String> {
+    fn check_options(&self, known: &[&[&str]]) -> Result<(), String> {
         let known = [USER, PASSWORD, DATABASE].iter().chain(known).flat_map(|names| names.iter());
         let known: Vec<_> = known.collect();
         match self.options.iter().any(|(name, _)| !known.contains(&name)) {
@@ -177,24 +188,24 @@ impl<'a> Url<'a> {
         }
     }
 
-    fn login(&self, pair: &str) -> Result<Login, String> {
+    fn login(&self, pair: &str) -> Result<RedisLogin, String> {
         let (user, password) = pair.split_once(':').unwrap_or((pair, ""));
-        let user = agreed("username", filled(decode(user)?), self.option(USER)?)?;
-        let password = agreed("password", filled(decode(password)?), self.option(PASSWORD)?)?;
-        Ok(Login { user, password })
+        let user = merge_values("username", non_empty(decode(user)?), self.option(USER)?)?;
+        let password = merge_values("password", non_empty(decode(password)?), self.option(PASSWORD)?)?;
+        Ok(RedisLogin { user, password })
     }
 
     /// Credentials, the hosts between the commas and those of `node=` options, each once.
-    fn authority(&self, port: u16) -> Result<(Login, Vec<Peer>), String> {
+    fn authority(&self, port: u16) -> Result<(RedisLogin, Vec<HostPort>), String> {
         let (pair, hosts) = match self.authority.rsplit_once('@') {
-            Some((pair, last)) => shared(pair, last)?,
+            Some((pair, last)) => shared_credentials(pair, last)?,
             None => ("", self.authority.split(',').collect()),
         };
         let mut peers = Vec::new();
         let nodes = self.options.iter().filter(|(name, _)| NODE.contains(name));
         let nodes = nodes.map(|(_, value)| decode(value)).collect::<Result<Vec<_>, _>>()?;
         for text in hosts.into_iter().chain(nodes.iter().map(String::as_str)) {
-            let peer = peer(text.trim(), port)?;
+            let peer = host_port(text.trim(), port)?;
             if !peers.contains(&peer) {
                 peers.push(peer);
             }
@@ -204,14 +215,15 @@ impl<'a> Url<'a> {
 
     /// The database: at the end of the path, or an option.
     fn database(&self, text: &str) -> Result<u8, String> {
-        let number = agreed("db", filled(decode(text.trim_end_matches('/'))?), self.option(DATABASE)?)?;
+        let number =
+            merge_values("db", non_empty(decode(text.trim_end_matches('/'))?), self.option(DATABASE)?)?;
         let number = number.map(|number| number.parse());
         number.unwrap_or(Ok(0)).map_err(|_| "the database must be a number from 0 to 255".to_owned())
     }
 }
 
 /// Credentials and hosts of a list: before the first host only, or the same ones before every host.
-fn shared<'a>(pair: &'a str, last: &'a str) -> Result<(&'a str, Vec<&'a str>), String> {
+fn shared_credentials<'a>(pair: &'a str, last: &'a str) -> Result<(&'a str, Vec<&'a str>), String> {
     let mut pieces = pair.split('@').peekable();
     let several = pair.contains('@') && pair.split('@').skip(1).any(|piece| piece.contains(','));
     if !several {
@@ -233,7 +245,7 @@ fn shared<'a>(pair: &'a str, last: &'a str) -> Result<(&'a str, Vec<&'a str>), S
 }
 
 /// What two places of a URL say of one thing.
-fn agreed(what: &str, one: Option<String>, other: Option<String>) -> Result<Option<String>, String> {
+fn merge_values(what: &str, one: Option<String>, other: Option<String>) -> Result<Option<String>, String> {
     match (one, other) {
         (Some(one), Some(other)) if one != other => Err(format!("its {what} is given twice, differently")),
         (one, other) => Ok(one.or(other)),
@@ -260,11 +272,11 @@ fn decode(text: &str) -> Result<String, String> {
     String::from_utf8(bytes(text)?).map_err(|_| "it has an escape (%) that is no text".to_owned())
 }
 
-fn filled(text: String) -> Option<String> {
+fn non_empty(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-fn peer(text: &str, default_port: u16) -> Result<Peer, String> {
+fn host_port(text: &str, default_port: u16) -> Result<HostPort, String> {
     if text.contains('@') {
         return Err(ESCAPE.to_owned());
     }
@@ -278,7 +290,7 @@ fn peer(text: &str, default_port: u16) -> Result<Peer, String> {
         return Err("the host is missing".into());
     }
     let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(address) => six(address).ok_or("what stands in brackets is not an IPv6 address")?,
+        Some(address) => ipv6_address(address).ok_or("what stands in brackets is not an IPv6 address")?,
         None if host.contains(':') => {
             return Err("an IPv6 address stands in brackets, as in [::1]:6379".into());
         }
@@ -289,11 +301,11 @@ fn peer(text: &str, default_port: u16) -> Result<Peer, String> {
         Some(Ok(port)) if port > 0 => port,
         Some(_) => return Err(format!("the port of {host} must be a number from 1 to 65535")),
     };
-    Ok(Peer { host, port })
+    Ok(HostPort { host, port })
 }
 
 /// An IPv6 address, maybe with its interface behind a % or its escape (RFC 6874).
-fn six(text: &str) -> Option<String> {
+fn ipv6_address(text: &str) -> Option<String> {
     let (address, zone) = match text.split_once('%') {
         Some((address, zone)) => (address, Some(zone.strip_prefix("25").unwrap_or(zone))),
         None => (text, None),

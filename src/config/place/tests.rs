@@ -6,17 +6,17 @@ use super::*;
 use crate::config::parse::redis_url;
 use crate::config::schema::RedisUrl;
 
-fn read(text: &str) -> Place {
-    Place::read(text).unwrap_or_else(|reason| panic!("{text}: {reason}"))
+fn parse(text: &str) -> RedisAddress {
+    RedisAddress::parse(text).unwrap_or_else(|reason| panic!("{text}: {reason}"))
 }
 
-fn peers(hosts: &[(&str, u16)]) -> Vec<Peer> {
-    hosts.iter().map(|(host, port)| Peer { host: (*host).into(), port: *port }).collect()
+fn peers(hosts: &[(&str, u16)]) -> Vec<HostPort> {
+    hosts.iter().map(|(host, port)| HostPort { host: (*host).into(), port: *port }).collect()
 }
 
-fn login(user: &str, password: &str) -> Login {
+fn login(user: &str, password: &str) -> RedisLogin {
     let filled = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-    Login { user: filled(user), password: filled(password) }
+    RedisLogin { user: filled(user), password: filled(password) }
 }
 
 /// Every form with these credentials before its first host, and with these options behind.
@@ -56,7 +56,7 @@ fn every_form_takes_the_same_credentials_decoded() {
     ];
     for (pair, options, expected) in cases {
         for url in forms(pair, options) {
-            assert_eq!(read(&url).login, expected, "{url}");
+            assert_eq!(parse(&url).login, expected, "{url}");
             assert_eq!(redis_url(&url).map(|url| url.expose().to_owned()), Ok(url));
         }
     }
@@ -77,37 +77,44 @@ fn a_database_stands_in_the_path_or_in_an_option() {
         "redis-sentinel://h/m?db=3",
         "redis-sentinel://h/3?sentinelServiceName=m",
     ] {
-        assert_eq!(read(url).database, 3, "{url}");
+        assert_eq!(parse(url).database, 3, "{url}");
     }
-    assert_eq!(read("redis-cluster://h/0?db=0").database, 0);
+    assert_eq!(parse("redis-cluster://h/0?db=0").database, 0);
 }
 
 #[test]
 fn one_server_has_a_host_a_port_and_a_database() {
-    let place = read("redis://h");
+    let place = parse("redis://h");
     assert_eq!(
-        (&place.kind, place.database, place.tls),
-        (&Kind::Server(peers(&[("h", 6379)])[0].clone()), 0, false)
+        (&place.topology, place.database, place.tls),
+        (&RedisTopology::Server(peers(&[("h", 6379)])[0].clone()), 0, false)
     );
-    let place = read("Rediss://us%65r:p%40ss@10.0.0.1:7/3");
-    assert_eq!(place.kind, Kind::Server(peers(&[("10.0.0.1", 7)])[0].clone()));
+    let place = parse("Rediss://us%65r:p%40ss@10.0.0.1:7/3");
+    assert_eq!(place.topology, RedisTopology::Server(peers(&[("10.0.0.1", 7)])[0].clone()));
     assert_eq!((place.login, place.database, place.tls), (login("user", "p@ss"), 3, true));
     let hosts =
         [("[::1]:7", "::1"), ("[fe80::1%25eth0]:7", "fe80::1%eth0"), ("[FE80::1%eth0]:7", "fe80::1%eth0")];
     for (text, host) in hosts.into_iter().chain([("my_redis:7", "my_redis"), ("H.EXAMPLE:7", "h.example")]) {
-        assert_eq!(read(&format!("redis://:p@{text}/")).kind, Kind::Server(peers(&[(host, 7)])[0].clone()));
+        assert_eq!(
+            parse(&format!("redis://:p@{text}/")).topology,
+            RedisTopology::Server(peers(&[(host, 7)])[0].clone())
+        );
     }
 }
 
 #[test]
 fn sentinels_come_with_a_service_in_both_spellings() {
-    let ours = read("rediss-sentinel://u:p@a,b:1/mymaster/2");
+    let ours = parse("rediss-sentinel://u:p@a,b:1/mymaster/2");
     let sentinels = peers(&[("a", 26379), ("b", 1)]);
-    let kind = Kind::Sentinel { sentinels, service: "mymaster".into(), login: Login::default() };
-    assert_eq!((&ours.kind, ours.database, ours.tls), (&kind, 2, true));
+    let kind =
+        RedisTopology::Sentinel { sentinels, service: "mymaster".into(), login: RedisLogin::default() };
+    assert_eq!((&ours.topology, ours.database, ours.tls), (&kind, 2, true));
     let theirs = "redis-sentinel://u:p@a/2?sentinelServiceName=mymaster&node=b:1&sentinelPassword=x%20y+z&sentinelUsername=%C3%A4";
-    let Place { kind: Kind::Sentinel { sentinels, service, login: to_sentinels }, database, .. } =
-        read(theirs)
+    let RedisAddress {
+        topology: RedisTopology::Sentinel { sentinels, service, login: to_sentinels },
+        database,
+        ..
+    } = parse(theirs)
     else {
         panic!("no sentinels")
     };
@@ -122,35 +129,42 @@ fn a_list_has_its_credentials_once_or_the_same_ones_everywhere() {
         "redis-cluster://u:p@a:7000,u:p@b,u:p@[::1]:7002",
         "redis-cluster://u:p@a:7000,b,u:p@[::1]:7002",
     ] {
-        let place = read(url);
-        assert_eq!(place.kind, Kind::Cluster(peers(&[("a", 7000), ("b", 6379), ("::1", 7002)])), "{url}");
+        let place = parse(url);
+        assert_eq!(
+            place.topology,
+            RedisTopology::Cluster(peers(&[("a", 7000), ("b", 6379), ("::1", 7002)])),
+            "{url}"
+        );
         assert_eq!(place.login, login("u", "p"), "{url}");
     }
     assert_eq!(
-        read("redis-cluster://:p,q@a,b").login,
+        parse("redis-cluster://:p,q@a,b").login,
         login("", "p,q"),
         "only one @: it cannot be anything else"
     );
-    let told = Place::read("redis-cluster://u:p@a,u:other@b").unwrap_err();
-    assert!(told.contains("write them once") && told.contains("%2C") && !told.contains("other@"), "{told}");
+    let error = RedisAddress::parse("redis-cluster://u:p@a,u:other@b").unwrap_err();
+    assert!(
+        error.contains("write them once") && error.contains("%2C") && !error.contains("other@"),
+        "{error}"
+    );
 }
 
 #[test]
 fn sockets_carry_path_credentials_and_database() {
-    assert_eq!(read("unix:///tmp/r.sock").kind, Kind::Unix("/tmp/r.sock".into()));
-    let place = read("unix://u:p@h/run/a%3Fb@c.sock?db=3");
-    assert_eq!((place.kind, place.database), (Kind::Unix("/run/a?b@c.sock".into()), 3));
+    assert_eq!(parse("unix:///tmp/r.sock").topology, RedisTopology::Unix("/tmp/r.sock".into()));
+    let place = parse("unix://u:p@h/run/a%3Fb@c.sock?db=3");
+    assert_eq!((place.topology, place.database), (RedisTopology::Unix("/run/a?b@c.sock".into()), 3));
     assert_eq!(place.login, login("u", "p"));
     use std::os::unix::ffi::OsStrExt;
     for path in ["/srv/a b/100%/x?y#z@/ä.sock".as_bytes(), b"/srv/\xff/r.sock", b"/srv/?db=1"] {
         let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
-        let place = read(RedisUrl::unix(path).expose());
-        assert_eq!((place.kind, place.login), (Kind::Unix(path.into()), Login::default()));
+        let place = parse(RedisUrl::from_socket_path(path).expose());
+        assert_eq!((place.topology, place.login), (RedisTopology::Unix(path.into()), RedisLogin::default()));
     }
 }
 
 #[test]
-fn mistakes_are_told() {
+fn mistakes_are_reported() {
     let cases = [
         ("h:6379", "scheme is missing"),
         ("http://h", "scheme http is unknown"),
@@ -202,8 +216,8 @@ fn mistakes_are_told() {
     ];
     let long = format!("unix:///{}", "x".repeat(107));
     for (url, reason) in cases.into_iter().chain([(long.as_str(), "has 108 bytes")]) {
-        let told = Place::read(url).expect_err(url);
-        assert!(told.contains(reason), "{url}: {told}");
+        let error = RedisAddress::parse(url).expect_err(url);
+        assert!(error.contains(reason), "{url}: {error}");
     }
 }
 
@@ -247,7 +261,7 @@ proptest! {
             _ => forms("u:p@", &format!("sentinelPassword={secret}"))[form].clone(),
         };
         let mut printed = RedisUrl(url.clone()).to_string();
-        match Place::read(&url) {
+        match RedisAddress::parse(&url) {
             Ok(place) => printed += &format!("{place} {place:?}"),
             Err(reason) => printed += &reason,
         }
@@ -262,6 +276,6 @@ proptest! {
             1 => forms(&format!("u:{escaped}@"), "")[form].clone(),
             _ => forms("", &format!("password={escaped}"))[form].clone(),
         };
-        prop_assert_eq!(read(&url).login.password, Some(secret));
+        prop_assert_eq!(parse(&url).login.password, Some(secret));
     }
 }

@@ -10,23 +10,23 @@ use percent_encoding::CONTROLS;
 use percent_encoding::percent_encode;
 
 use crate::config::limit::Rate;
-use crate::config::place::Place;
+use crate::config::place::RedisAddress;
 
 /// Where the shared state lives and how long requests wait for it.
 #[derive(Debug, Clone)]
-pub struct Redis {
+pub struct RedisConfig {
     /// Where it is, in one of the forms of [`crate::config::place`]; `None` means a private server, started by the supervisor.
     pub url: Option<RedisUrl>,
     /// First part of every key; two fleets with the same prefix share everything, with different ones nothing.
     pub prefix: String,
     /// How server-side code is called.
-    pub mode: Mode,
+    pub scripting: ScriptingMode,
     /// A connection on which calls wait and nothing is answered for this long is given up.
     pub command_timeout: Duration,
     /// Longest absence that requests wait for; they wait for the connection and fail when it takes longer.
-    pub patience: Duration,
+    pub reconnect_wait: Duration,
     /// Files with what proves who we are, and who the server is.
-    pub access: Access,
+    pub credentials: RedisCredentials,
 }
 
 /// How much memory the private Redis may use for its data.
@@ -40,7 +40,7 @@ pub enum MaxMemory {
 
 /// Files that are read at every attempt to connect, so that whatever renews them needs no restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Access {
+pub struct RedisCredentials {
     /// The password, instead of one in the URL.
     pub password_file: Option<PathBuf>,
     /// Certificates of the authorities that are trusted; none: those of the system.
@@ -57,15 +57,15 @@ pub struct RedisUrl(pub(in crate::config) String);
 
 impl RedisUrl {
     /// A server's Unix socket.
-    pub fn unix(path: &std::path::Path) -> Self {
-        let path = percent_encode(path.as_os_str().as_bytes(), IN_PATH).to_string();
+    pub fn from_socket_path(path: &std::path::Path) -> Self {
+        let path = percent_encode(path.as_os_str().as_bytes(), ESCAPED_IN_PATH).to_string();
         // `@/` behind a first / would be taken for the end of a password that begins with it.
         let path = if path.starts_with('/') { path.replace("@/", "%40/") } else { path };
         Self(format!("unix://{path}"))
     }
 
     /// A text that may be such an address, as it may be shown.
-    pub fn hidden(text: &str) -> String {
+    pub fn redact(text: &str) -> String {
         Self(text.to_owned()).to_string()
     }
 
@@ -76,11 +76,11 @@ impl RedisUrl {
 }
 
 /// What would end a path, or begin an escape.
-const IN_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
+const ESCAPED_IN_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Ok(place) = Place::read(&self.0) {
+        if let Ok(place) = RedisAddress::parse(&self.0) {
             return place.fmt(f);
         }
         // What cannot be taken apart may have its password anywhere.
@@ -103,7 +103,7 @@ impl fmt::Debug for RedisUrl {
 
 /// How server-side code is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum ScriptingMode {
     /// Functions where they are allowed, else scripts, else plain commands; found out at connect.
     Auto,
     /// Redis functions (Redis ≥ 7, Valkey).
@@ -116,13 +116,13 @@ pub enum Mode {
 
 /// The visitor's cookie and how long a session lives.
 #[derive(Debug, Clone)]
-pub struct Session {
+pub struct SessionConfig {
     /// Name of the cookie, without the `__Host-` that is put before it when it is secure.
     pub cookie: String,
     /// Signing keys: the first signs, all are accepted. Empty: one is generated and kept in Redis.
     pub secrets: Vec<Secret>,
     /// What a visitor's session is made by.
-    pub create: Create,
+    pub create: SessionCreation,
     /// New sessions that one client may have made; `None`: any number.
     pub create_rate: Option<Rate>,
     /// As many of them at once.
@@ -132,20 +132,20 @@ pub struct Session {
     /// A session this old is gone, however much it is used.
     pub absolute: Duration,
     /// Whether the cookie carries `Secure`.
-    pub secure: Secure,
+    pub secure: CookieSecurity,
     /// Oldest copy of a session, by the time Redis was last heard, that is shown while Redis is away; 0: none is.
-    pub stale: Duration,
+    pub stale_if_error: Duration,
     /// Sessions one user may have; 0: any number.
     pub max_per_user: u64,
     /// Fields of which no change is ever lost.
-    pub strict: Vec<String>,
+    pub strict_fields: Vec<String>,
     /// Keys that encrypt fields at rest: the first encrypts, all decrypt. Empty: fields are stored as they are.
     pub encryption_keys: Vec<Secret>,
 }
 
 /// What a visitor's session is made by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Create {
+pub enum SessionCreation {
     /// By the first visit's cookie, when it comes back: until then nothing is stored.
     Return,
     /// By the first data: until then there is no cookie, and each visit is a first one.
@@ -171,7 +171,7 @@ impl fmt::Debug for Secret {
 
 /// Whether the session cookie is sent over TLS only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Secure {
+pub enum CookieSecurity {
     /// Secure when the request came over TLS, as a trusted proxy's `X-Forwarded-Proto` says.
     Auto,
     /// Always, with the `__Host-` prefix.
@@ -182,7 +182,7 @@ pub enum Secure {
 
 /// Requests that are carried out once.
 #[derive(Debug, Clone)]
-pub struct Idempotency {
+pub struct IdempotencyConfig {
     /// Responses to requests with `Idempotency-Key` are kept this long; zero: the header means nothing.
     pub ttl: Duration,
 }

@@ -15,7 +15,7 @@ const SCRIPT: &str = include_str!("assets/fleet.js");
 const ICON: &str = include_str!("assets/icon.svg");
 
 /// Where they lie. Each has its content's hash in its name, so that it may be kept for ever.
-pub(super) static PATHS: LazyLock<Paths> = LazyLock::new(|| Paths {
+pub(super) static ASSET_PATHS: LazyLock<AssetPaths> = LazyLock::new(|| AssetPaths {
     style: format!("/fleet/assets/{:016x}.css", fnv1a(STYLE)),
     script: format!("/fleet/assets/{:016x}.js", fnv1a(SCRIPT)),
     icon: format!("/fleet/assets/{:016x}.svg", fnv1a(ICON)),
@@ -23,13 +23,13 @@ pub(super) static PATHS: LazyLock<Paths> = LazyLock::new(|| Paths {
 
 /// Paths of the page's files.
 #[derive(Debug)]
-pub(super) struct Paths {
+pub(super) struct AssetPaths {
     pub(super) style: String,
     pub(super) script: String,
     pub(super) icon: String,
 }
 
-const FOR_EVER: &str = "public, max-age=31536000, immutable";
+const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
 /// Generic over the state because it needs none.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
@@ -40,13 +40,14 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
 /// page may come from one version and its files from another.
 fn asset(name: &str) -> Response {
     let (path, kind, text) = match name.split_once('.') {
-        Some((_, "css")) => (&PATHS.style, "text/css; charset=utf-8", STYLE),
-        Some((_, "js")) => (&PATHS.script, "text/javascript; charset=utf-8", SCRIPT),
-        Some((_, "svg")) => (&PATHS.icon, "image/svg+xml", ICON),
+        Some((_, "css")) => (&ASSET_PATHS.style, "text/css; charset=utf-8", STYLE),
+        Some((_, "js")) => (&ASSET_PATHS.script, "text/javascript; charset=utf-8", SCRIPT),
+        Some((_, "svg")) => (&ASSET_PATHS.icon, "image/svg+xml", ICON),
         _ => return StatusCode::NOT_FOUND.into_response(),
     };
-    let keep = if path.strip_prefix("/fleet/assets/") == Some(name) { FOR_EVER } else { "no-store" };
-    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, keep)], text).into_response()
+    let cache_control =
+        if path.strip_prefix("/fleet/assets/") == Some(name) { IMMUTABLE } else { "no-store" };
+    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, cache_control)], text).into_response()
 }
 
 /// FNV-1a (Fowler, Noll, Vo), 64 bits: names a version of a file, and protects nothing.

@@ -6,176 +6,182 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::control::client::Error;
-use crate::control::events::Event;
-use crate::control::rates::Rate;
-use crate::control::rates::Rates;
-use crate::control::rates::Window;
-use crate::control::status::RatesOf;
-use crate::control::status::Status;
+use crate::control::client::ControlError;
+use crate::control::events::FleetEvent;
+use crate::control::rates::InstanceRates;
+use crate::control::rates::RateWindow;
+use crate::control::rates::SlotRates;
+use crate::control::status::InstanceStatus;
+use crate::control::status::StatusRates;
 use crate::http::dashboard::draw;
-use crate::http::dashboard::draw::Known;
-use crate::http::dashboard::draw::Sums;
-use crate::http::dashboard::history::History;
-use crate::http::dashboard::history::Moment;
+use crate::http::dashboard::draw::DashboardFacts;
+use crate::http::dashboard::draw::FleetTotals;
+use crate::http::dashboard::history::MetricHistory;
+use crate::http::dashboard::history::MetricSample;
 use crate::http::dashboard::supervisor;
-use crate::http::dashboard::supervisor::Told;
-use crate::http::dashboard::view::View;
-use crate::http::dashboard::work::Work;
-use crate::http::exchange::TOTAL;
+use crate::http::dashboard::supervisor::SupervisorReply;
+use crate::http::dashboard::view::DashboardView;
+use crate::http::dashboard::work::QueueFacts;
+use crate::http::exchange::TOTAL_VIEWS;
 use crate::http::site;
-use crate::http::state::Core;
-use crate::redis::Findings;
-use crate::redis::fleet::Seen;
+use crate::http::state::WorkerContext;
+use crate::redis::ServerWarnings;
+use crate::redis::fleet::ListedInstance;
 use crate::redis::keys;
-use crate::scoreboard::snapshot::Snapshot;
+use crate::scoreboard::snapshot::ScoreboardSnapshot;
 use crate::sys::time;
 
 /// Time over which rates are measured.
-const SPAN: Duration = Duration::from_millis(1900);
+const RATE_SPAN: Duration = Duration::from_millis(1900);
 
 /// After a pause this long the old samples say nothing of now.
-const PAUSE: Duration = Duration::from_secs(5);
+const MAX_SAMPLE_GAP: Duration = Duration::from_secs(5);
 
 /// What is remembered from one second to the next.
 #[derive(Debug)]
-pub(super) struct Engine {
-    window: Window,
-    noted: Option<Duration>,
-    history: History,
-    events: Vec<Event>,
-    status: Result<Status, String>,
-    asking: Option<JoinHandle<Result<Told, Error>>>,
+pub(super) struct FleetCollector {
+    rate_window: RateWindow,
+    last_sample_at: Option<Duration>,
+    history: MetricHistory,
+    events: Vec<FleetEvent>,
+    status: Result<InstanceStatus, String>,
+    pending_poll: Option<JoinHandle<Result<SupervisorReply, ControlError>>>,
 }
 
-impl Default for Engine {
+impl Default for FleetCollector {
     fn default() -> Self {
         Self {
-            window: Window::new(SPAN),
-            noted: None,
-            history: History::default(),
+            rate_window: RateWindow::new(RATE_SPAN),
+            last_sample_at: None,
+            history: MetricHistory::default(),
             events: Vec::new(),
             status: Err("it was not asked yet".to_owned()),
-            asking: None,
+            pending_poll: None,
         }
     }
 }
 
-impl Engine {
+impl FleetCollector {
     /// How things are now.
-    pub(super) async fn compute(&mut self, core: &Core) -> View {
-        let told = async {
-            match core.config.heartbeat {
-                Some(_) => Some(core.machines.ask(&core.redis).await),
+    pub(super) async fn collect(&mut self, core: &WorkerContext) -> DashboardView {
+        let listed = async {
+            match core.config.heartbeat_interval {
+                Some(_) => Some(core.fleet_cache.get(&core.redis).await),
                 None => None,
             }
         };
-        let (told, views, sessions, work, ()) = tokio::join!(
-            told,
-            views(core),
-            core.seen.count(&core.redis, time::unix()),
-            survey(core),
-            self.ask(&core.config.run_dir),
+        let (listed, views, sessions, queue, ()) = tokio::join!(
+            listed,
+            total_views(core),
+            core.session_activity.count(&core.redis, time::wall_clock()),
+            queue_facts(core),
+            self.poll_supervisor(&core.config.run_dir),
         );
         let (now, snapshot) = (time::monotonic(), core.scoreboard.snapshot());
         let rates = self.rates(now, &snapshot);
-        let machine = site::measured(core.site.machine(&core.scoreboard), &snapshot, &rates);
-        let known = Known {
-            unix_ms: u64::try_from(time::unix().as_millis()).unwrap_or(u64::MAX),
-            own: Seen { age_ms: 0, machine },
+        let instance = site::with_figures(core.instance.info(&core.scoreboard), &snapshot, &rates);
+        let facts = DashboardFacts {
+            unix_ms: u64::try_from(time::wall_clock().as_millis()).unwrap_or(u64::MAX),
+            own: ListedInstance { age_ms: 0, instance },
             snapshot: &snapshot,
-            told,
+            listed,
             supervisor: self.status.as_ref().map_err(String::as_str),
             events: &self.events,
-            redis: core.redis.health(),
-            lanes: core.redis.lanes(),
-            findings: Findings::from_bits(core.scoreboard.redis_findings()),
+            redis: core.redis.status(),
+            breakers: core.redis.breaker_states(),
+            server_warnings: ServerWarnings::from_bits(core.scoreboard.redis_findings()),
             views,
             sessions,
-            work,
+            queue,
         };
-        self.history.note(now, &moment(&Sums::of(&known.machines()), &rates));
-        draw::draw(&known, &self.history)
+        self.history.record(now, &metric_sample(&FleetTotals::from_instances(&facts.instances()), &rates));
+        draw::present(&facts, &self.history)
     }
 
     /// Asks the supervisor, one question at a time: one that is stuck must not gather threads.
-    async fn ask(&mut self, run_dir: &Path) {
-        let after = self.events.last().map(|event| event.seq);
+    async fn poll_supervisor(&mut self, run_dir: &Path) {
+        let after = self.events.last().map(|event| event.sequence);
         // It stays here while it is waited for: whoever waits may leave, and the next one waits for the same answer.
-        let asking = self.asking.get_or_insert_with(|| {
+        let pending_poll = self.pending_poll.get_or_insert_with(|| {
             let run_dir = run_dir.to_owned();
-            tokio::task::spawn_blocking(move || supervisor::look(&run_dir, after))
+            tokio::task::spawn_blocking(move || supervisor::poll(&run_dir, after))
         });
-        let Ok(told) = timeout(supervisor::LOOK, asking).await else {
+        let Ok(reply) = timeout(supervisor::POLL_TIMEOUT, pending_poll).await else {
             self.status = Err("it does not answer".to_owned());
             return;
         };
-        self.asking = None;
-        match told {
-            Ok(Ok(told)) => {
-                self.status = Ok(told.status);
-                self.remember(told.events);
+        self.pending_poll = None;
+        match reply {
+            Ok(Ok(reply)) => {
+                self.status = Ok(reply.status);
+                self.append_events(reply.events);
             }
             Ok(Err(error)) => self.status = Err(error.to_string()),
             Err(_) => self.status = Err("it could not be asked".to_owned()),
         }
     }
 
-    fn remember(&mut self, events: Vec<Event>) {
+    fn append_events(&mut self, events: Vec<FleetEvent>) {
         // Numbers that began anew are another fleet's, and the old events with them.
-        if events.first().is_some_and(|first| self.events.last().is_some_and(|last| first.seq <= last.seq)) {
+        if events
+            .first()
+            .is_some_and(|first| self.events.last().is_some_and(|last| first.sequence <= last.sequence))
+        {
             self.events.clear();
         }
         self.events.extend(events);
-        let surplus = self.events.len().saturating_sub(supervisor::SHOWN);
+        let surplus = self.events.len().saturating_sub(supervisor::EVENTS_SHOWN);
         self.events.drain(..surplus);
     }
 
     /// Rates of the last seconds; where nobody watched, those that the supervisor has measured.
-    fn rates(&mut self, now: Duration, snapshot: &Snapshot) -> Rates {
-        if self.noted.is_none_or(|noted| now.saturating_sub(noted) > PAUSE) {
-            self.window = Window::new(SPAN);
+    fn rates(&mut self, now: Duration, snapshot: &ScoreboardSnapshot) -> InstanceRates {
+        if self
+            .last_sample_at
+            .is_none_or(|last_sample_at| now.saturating_sub(last_sample_at) > MAX_SAMPLE_GAP)
+        {
+            self.rate_window = RateWindow::new(RATE_SPAN);
         }
-        let rates = self.window.rates(now, snapshot);
-        self.window.note(now, snapshot);
-        self.noted = Some(now);
+        let rates = self.rate_window.rates(now, snapshot);
+        self.rate_window.record(now, snapshot);
+        self.last_sample_at = Some(now);
         match &self.status {
-            Ok(status) if rates.window.is_zero() => measured_by_supervisor(status),
+            Ok(status) if rates.window.is_zero() => rates_from_supervisor(status),
             _ => rates,
         }
     }
 }
 
-fn measured_by_supervisor(status: &Status) -> Rates {
-    let rate = |rates: &RatesOf| Rate {
+fn rates_from_supervisor(status: &InstanceStatus) -> InstanceRates {
+    let rate = |rates: &StatusRates| SlotRates {
         requests_per_s: rates.requests_per_s,
         latency_p50_us: rates.latency_p50_us,
         latency_p99_us: rates.latency_p99_us,
     };
     let workers = status.slots.iter().filter_map(|slot| slot.worker.as_ref());
-    Rates {
+    InstanceRates {
         window: Duration::from_secs_f64(status.window_s.clamp(0.0, 1e6)),
-        fleet: rate(&status.rates),
+        instance: rate(&status.rates),
         slots: status.slots.iter().map(|slot| rate(&slot.rates)).collect(),
         busy_percent: workers.filter_map(|worker| Some((worker.pid, worker.busy_percent?))).collect(),
     }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a height in a picture")]
-fn moment(sums: &Sums, rates: &Rates) -> Moment {
-    Moment {
-        rate: sums.requests_per_s,
-        p99: sums.latency_p99_us.map(|us| us as f64),
-        busy: sums.busy_percent,
+fn metric_sample(totals: &FleetTotals, rates: &InstanceRates) -> MetricSample {
+    MetricSample {
+        rate: totals.requests_per_s,
+        p99: totals.latency_p99_us.map(|us| us as f64),
+        busy: totals.busy_percent,
         slots: rates.slots.iter().map(|slot| slot.requests_per_s).collect(),
     }
 }
 
 /// All views ever counted, by every machine.
-async fn views(core: &Core) -> Option<i64> {
-    core.redis.count(&keys::counter(&core.prefix, TOTAL), 0).await.ok()
+async fn total_views(core: &WorkerContext) -> Option<i64> {
+    core.redis.increment(&keys::counter(&core.prefix, TOTAL_VIEWS), 0).await.ok()
 }
 
-async fn survey(core: &Core) -> Work {
-    core.tasks.survey().await.map_err(|error| error.to_string())
+async fn queue_facts(core: &WorkerContext) -> QueueFacts {
+    core.tasks.stats().await.map_err(|error| error.to_string())
 }

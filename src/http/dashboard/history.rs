@@ -4,63 +4,63 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Seconds that are kept.
-pub(super) const KEPT: usize = 60;
+pub(super) const SECONDS_KEPT: usize = 60;
 
 /// Width of a line's picture: two units a second.
-pub(super) const WIDTH: usize = 2 * (KEPT - 1);
+pub(super) const WIDTH: usize = 2 * (SECONDS_KEPT - 1);
 
 /// Height of a line's picture.
 pub(super) const HEIGHT: usize = 32;
 
 /// One number over the last minute; seconds in which nobody watched are gaps.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Track(VecDeque<Option<f64>>);
+pub(super) struct Sparkline(VecDeque<Option<f64>>);
 
 /// What is drawn as lines.
 #[derive(Debug, Default)]
-pub(super) struct History {
-    last: Option<Duration>,
+pub(super) struct MetricHistory {
+    last_recorded_at: Option<Duration>,
     /// Requests per second of all machines.
-    pub(super) rate: Track,
+    pub(super) rate: Sparkline,
     /// The slowest hundredth, microseconds.
-    pub(super) p99: Track,
+    pub(super) p99: Sparkline,
     /// Share of the time in which event loops are at work, 0 to 100.
-    pub(super) busy: Track,
+    pub(super) busy: Sparkline,
     /// Requests per second of each of this machine's slots.
-    pub(super) slots: Vec<Track>,
+    pub(super) slots: Vec<Sparkline>,
 }
 
 /// One second's numbers.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Moment {
+pub(super) struct MetricSample {
     pub(super) rate: Option<f64>,
     pub(super) p99: Option<f64>,
     pub(super) busy: Option<f64>,
     pub(super) slots: Vec<Option<f64>>,
 }
 
-impl History {
+impl MetricHistory {
     /// Remembers a moment at `now` on the monotonic clock; one in the same second as the last takes its place.
-    pub(super) fn note(&mut self, now: Duration, moment: &Moment) {
-        let passed = self.last.map_or(1, |last| now.as_secs().saturating_sub(last.as_secs()));
-        let passed = usize::try_from(passed).unwrap_or(KEPT).min(KEPT);
-        self.last = Some(now);
-        self.slots.resize_with(self.slots.len().max(moment.slots.len()), Track::default);
-        self.rate.push(passed, moment.rate);
-        self.p99.push(passed, moment.p99);
-        self.busy.push(passed, moment.busy);
-        for (slot, track) in self.slots.iter_mut().enumerate() {
-            track.push(passed, moment.slots.get(slot).copied().flatten());
+    pub(super) fn record(&mut self, now: Duration, sample: &MetricSample) {
+        let passed = self.last_recorded_at.map_or(1, |last| now.as_secs().saturating_sub(last.as_secs()));
+        let passed = usize::try_from(passed).unwrap_or(SECONDS_KEPT).min(SECONDS_KEPT);
+        self.last_recorded_at = Some(now);
+        self.slots.resize_with(self.slots.len().max(sample.slots.len()), Sparkline::default);
+        self.rate.push(passed, sample.rate);
+        self.p99.push(passed, sample.p99);
+        self.busy.push(passed, sample.busy);
+        for (slot, sparkline) in self.slots.iter_mut().enumerate() {
+            sparkline.push(passed, sample.slots.get(slot).copied().flatten());
         }
     }
 
     /// The highest number of all slots: their lines have one scale, so that they can be compared.
     pub(super) fn slots_max(&self) -> f64 {
-        self.slots.iter().map(Track::max).fold(0.0, f64::max)
+        self.slots.iter().map(Sparkline::max).fold(0.0, f64::max)
     }
 }
 
-impl Track {
+impl Sparkline {
     fn push(&mut self, passed: usize, number: Option<f64>) {
         if passed == 0 {
             self.0.pop_back();
@@ -69,7 +69,7 @@ impl Track {
         let skipped = if passed == 2 { number } else { None };
         self.0.extend((1..passed).map(|_| skipped));
         self.0.push_back(number);
-        let surplus = self.0.len().saturating_sub(KEPT);
+        let surplus = self.0.len().saturating_sub(SECONDS_KEPT);
         self.0.drain(..surplus);
     }
 
@@ -84,7 +84,7 @@ impl Track {
         clippy::cast_sign_loss,
         reason = "pixels"
     )]
-    pub(super) fn path(&self, max: f64) -> String {
+    pub(super) fn svg_path(&self, max: f64) -> String {
         let max = if max > 0.0 { max } else { 1.0 };
         let mut path = String::new();
         let mut pen_is_up = true;
@@ -113,43 +113,43 @@ impl Track {
 mod tests {
     use super::*;
 
-    fn moment(rate: f64, slots: &[f64]) -> Moment {
-        Moment {
+    fn sample(rate: f64, slots: &[f64]) -> MetricSample {
+        MetricSample {
             rate: Some(rate),
             slots: slots.iter().map(|rate| Some(*rate)).collect(),
-            ..Moment::default()
+            ..MetricSample::default()
         }
     }
 
     #[test]
     fn the_newest_number_is_at_the_right_and_the_highest_at_the_top() {
-        let mut history = History::default();
+        let mut history = MetricHistory::default();
         for (second, rate) in [(1, 0.0), (2, 50.0), (3, 100.0)] {
-            history.note(Duration::from_secs(second), &moment(rate, &[rate]));
+            history.record(Duration::from_secs(second), &sample(rate, &[rate]));
         }
-        assert_eq!(history.rate.path(history.rate.max()), "M114 31h0L116 16L118 1");
+        assert_eq!(history.rate.svg_path(history.rate.max()), "M114 31h0L116 16L118 1");
         assert_eq!((history.slots_max(), history.slots.len()), (100.0, 1));
     }
 
     #[test]
     fn seconds_in_which_nobody_watched_are_gaps_and_a_minute_is_kept() {
-        let mut history = History::default();
-        history.note(Duration::from_secs(1), &moment(1.0, &[]));
-        history.note(Duration::from_secs(4), &moment(1.0, &[1.0, 2.0]));
-        assert_eq!(history.rate.path(1.0), "M112 1h0M118 1h0");
-        assert_eq!(history.slots[1].path(2.0), "M118 1h0");
-        let mut skipped = Track::default();
+        let mut history = MetricHistory::default();
+        history.record(Duration::from_secs(1), &sample(1.0, &[]));
+        history.record(Duration::from_secs(4), &sample(1.0, &[1.0, 2.0]));
+        assert_eq!(history.rate.svg_path(1.0), "M112 1h0M118 1h0");
+        assert_eq!(history.slots[1].svg_path(2.0), "M118 1h0");
+        let mut skipped = Sparkline::default();
         skipped.push(1, Some(1.0));
         skipped.push(2, Some(1.0));
-        assert_eq!(skipped.path(1.0), "M114 1h0L116 1L118 1", "a machine too busy for one second");
-        history.note(Duration::from_millis(4_400), &moment(0.0, &[]));
-        assert_eq!(history.rate.path(1.0), "M112 1h0M118 31h0", "the same second");
+        assert_eq!(skipped.svg_path(1.0), "M114 1h0L116 1L118 1", "a machine too busy for one second");
+        history.record(Duration::from_millis(4_400), &sample(0.0, &[]));
+        assert_eq!(history.rate.svg_path(1.0), "M112 1h0M118 31h0", "the same second");
         for second in 5..200 {
-            history.note(Duration::from_secs(second), &moment(1.0, &[]));
+            history.record(Duration::from_secs(second), &sample(1.0, &[]));
         }
-        assert_eq!(history.rate.0.len(), KEPT);
-        assert!(history.rate.path(1.0).starts_with("M0 1h0L2 1"));
-        history.note(Duration::from_secs(100_000), &moment(1.0, &[]));
-        assert_eq!(history.rate.path(1.0), "M118 1h0");
+        assert_eq!(history.rate.0.len(), SECONDS_KEPT);
+        assert!(history.rate.svg_path(1.0).starts_with("M0 1h0L2 1"));
+        history.record(Duration::from_secs(100_000), &sample(1.0, &[]));
+        assert_eq!(history.rate.svg_path(1.0), "M118 1h0");
     }
 }

@@ -35,59 +35,59 @@ use http::header;
 use http::request::Parts;
 use tokio::sync::Semaphore;
 
-use crate::config::schema::Dashboard as Settings;
-use crate::http::exchange::Exchange;
-use crate::http::identity::Client;
-use crate::http::identity::Transport;
-use crate::http::router::Audience;
-use crate::http::state::Core;
-use crate::http::state::State;
+use crate::config::schema::DashboardConfig as Settings;
+use crate::http::exchange::RequestState;
+use crate::http::identity::ClientInfo;
+use crate::http::identity::ClientTransport;
+use crate::http::router::ListenerRole;
+use crate::http::state::FleetHandle;
+use crate::http::state::WorkerContext;
 use crate::sys::time;
 
-use assets::PATHS;
-use feed::Feed;
-use feed::Frame;
-use gate::Gate;
-use gate::Operator;
-use said::Said;
-use view::DeadRow;
-use view::MachineRow;
-use view::SlotRow;
-use view::TaskRow;
-use view::View;
+use assets::ASSET_PATHS;
+use feed::DashboardFeed;
+use feed::DashboardFrame;
+use gate::DashboardAuth;
+use gate::OperatorSession;
+use said::FlashMessage;
+use view::DashboardView;
+use view::DeadTaskView;
+use view::InstanceView;
+use view::SlotView;
+use view::TaskView;
 
 /// The page's own files and nothing else: no style or script in the document, nothing from elsewhere.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+const PAGE_CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// A worker's operators' page; clones are the same one.
 #[derive(Debug, Clone)]
-pub struct Dashboard(Arc<Inner>);
+pub struct Dashboard(Arc<DashboardServices>);
 
 #[derive(Debug)]
-struct Inner {
-    gate: Gate,
-    feed: Feed,
+struct DashboardServices {
+    auth: DashboardAuth,
+    feed: DashboardFeed,
     /// Verdicts that are waited for at once.
-    acting: Arc<Semaphore>,
+    command_permits: Arc<Semaphore>,
 }
 
 /// Verdicts that are waited for at once: each holds a thread for as long.
-const ACTING: usize = 4;
+const PENDING_COMMANDS_MAX: usize = 4;
 
 impl Dashboard {
     /// With the token as it is now, where a file has it.
     pub fn new(settings: &Settings) -> Self {
-        Self(Arc::new(Inner {
-            gate: Gate::new(settings),
-            feed: Feed::new(),
-            acting: Arc::new(Semaphore::new(ACTING)),
+        Self(Arc::new(DashboardServices {
+            auth: DashboardAuth::new(settings),
+            feed: DashboardFeed::new(),
+            command_permits: Arc::new(Semaphore::new(PENDING_COMMANDS_MAX)),
         }))
     }
 }
 
 /// The page's routes.
-pub(super) fn routes() -> Router<State> {
+pub(super) fn routes() -> Router<FleetHandle> {
     Router::new()
         .route("/fleet", get(page))
         .route("/fleet/events", get(events))
@@ -101,90 +101,94 @@ pub(super) fn routes() -> Router<State> {
 
 /// Who asks, and by which listener.
 #[derive(Debug, Clone)]
-struct Asker {
+struct DashboardRequest {
     /// As limits know him.
     subject: String,
     /// Whether he came over TLS, as far as somebody trusted says so.
     secure: bool,
-    client: Option<Client>,
-    audience: Audience,
+    client: Option<ClientInfo>,
+    role: ListenerRole,
 }
 
 /// Who sent a request at the operators' listener, put there by whoever took it.
 #[derive(Debug, Clone)]
-pub(super) struct Peer(pub(super) Client);
+pub(super) struct AdminPeer(pub(super) ClientInfo);
 
-impl Asker {
-    fn of(core: &Core, parts: &Parts) -> Self {
-        let (client, audience) = match (parts.extensions.get::<Peer>(), Exchange::of(&parts.extensions)) {
-            (Some(Peer(client)), _) => (Some(*client), Audience::Operators),
-            (None, exchange) => (exchange.map(|exchange| exchange.client), Audience::Public),
-        };
+impl DashboardRequest {
+    fn from_parts(core: &WorkerContext, parts: &Parts) -> Self {
+        let (client, role) =
+            match (parts.extensions.get::<AdminPeer>(), RequestState::from_extensions(&parts.extensions)) {
+                (Some(AdminPeer(client)), _) => (Some(*client), ListenerRole::Admin),
+                (None, state) => (state.map(|exchange| exchange.client), ListenerRole::Public),
+            };
         Self {
-            subject: client.map(|client| client.subject(core.config.ipv6_prefix)).unwrap_or_default(),
-            secure: client.is_some_and(|client| client.transport == Transport::Tls),
+            subject: client.map(|client| client.limit_subject(core.config.ipv6_prefix)).unwrap_or_default(),
+            secure: client.is_some_and(|client| client.transport == ClientTransport::Tls),
             client,
-            audience,
+            role,
         }
     }
 }
 
 /// What the page is about to say to whom.
-struct Visit<'a> {
-    operator: Option<&'a Operator>,
-    said: Option<Said>,
+struct PageContext<'a> {
+    operator: Option<&'a OperatorSession>,
+    flash: Option<FlashMessage>,
     /// What is wrong with the token that was shown.
-    refused: &'a str,
-    audience: Audience,
+    sign_in_error: &'a str,
+    role: ListenerRole,
 }
 
-async fn page(Shared(State(core)): Shared<State>, request: Request<Body>) -> Response {
+async fn page(Shared(FleetHandle(core)): Shared<FleetHandle>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
-    let asker = Asker::of(&core, &parts);
-    let gate = &core.dashboard.0.gate;
-    let operator = gate.operator(&parts.headers, time::unix());
-    let told = operator.as_ref().and_then(|operator| gate.told(operator, &parts.headers, asker.secure));
-    let (said, forget) = told.unzip();
-    let visit = Visit { operator: operator.as_ref(), said, refused: "", audience: asker.audience };
-    let mut response = show(&core, &visit).await;
-    if let Some(forget) = forget.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
-        response.headers_mut().append(header::SET_COOKIE, forget);
+    let dashboard_request = DashboardRequest::from_parts(&core, &parts);
+    let auth = &core.dashboard.0.auth;
+    let session = auth.authenticate(&parts.headers, time::wall_clock());
+    let flash = session
+        .as_ref()
+        .and_then(|operator| auth.take_flash(operator, &parts.headers, dashboard_request.secure));
+    let (flash, removal_cookie) = flash.unzip();
+    let context =
+        PageContext { operator: session.as_ref(), flash, sign_in_error: "", role: dashboard_request.role };
+    let mut response = render_page(&core, &context).await;
+    if let Some(removal_cookie) = removal_cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
+        response.headers_mut().append(header::SET_COOKIE, removal_cookie);
     }
     response
 }
 
-async fn events(Shared(State(core)): Shared<State>, request: Request<Body>) -> Response {
+async fn events(Shared(FleetHandle(core)): Shared<FleetHandle>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
-    let asker = Asker::of(&core, &parts);
-    core.dashboard.0.feed.stream(&core, asker.audience).await
+    let dashboard_request = DashboardRequest::from_parts(&core, &parts);
+    core.dashboard.0.feed.stream(&core, dashboard_request.role).await
 }
 
 /// The whole document.
-async fn show(core: &Core, visit: &Visit<'_>) -> Response {
+async fn render_page(core: &WorkerContext, context: &PageContext<'_>) -> Response {
     let dashboard = &core.dashboard.0;
-    let frame: Arc<Frame> = dashboard.feed.look(core).await;
-    let (slot, machine) = (SlotRow::default(), MachineRow::default());
-    let form_token = visit.operator.map(|operator| dashboard.gate.form_token(operator)).unwrap_or_default();
-    let page = Page {
-        style: &PATHS.style,
-        script: &PATHS.script,
-        icon: &PATHS.icon,
-        host: &core.site.host,
+    let frame: Arc<DashboardFrame> = dashboard.feed.current_frame(core).await;
+    let (slot, instance) = (SlotView::default(), InstanceView::default());
+    let form_token = context.operator.map(|operator| dashboard.auth.csrf_token(operator)).unwrap_or_default();
+    let page = DashboardPage {
+        style: &ASSET_PATHS.style,
+        script: &ASSET_PATHS.script,
+        icon: &ASSET_PATHS.icon,
+        host: &core.instance.host,
         workers: core.scoreboard.slots(),
         view: &frame.view,
         // What a script makes copies of.
         blank_slots: std::slice::from_ref(&slot),
-        blank_machines: std::slice::from_ref(&machine),
-        blank_task: &TaskRow::default(),
-        blank_dead: &DeadRow::default(),
-        signed_in: visit.operator.is_some(),
+        blank_instances: std::slice::from_ref(&instance),
+        blank_task: &TaskView::default(),
+        blank_dead: &DeadTaskView::default(),
+        signed_in: context.operator.is_some(),
         form_token: &form_token,
-        advice: dashboard.gate.advice(),
-        said: visit.said.as_ref(),
-        refused: visit.refused,
-        has_more: visit.audience == Audience::Operators,
+        advice: dashboard.auth.advice(),
+        flash: context.flash.as_ref(),
+        sign_in_error: context.sign_in_error,
+        has_more: context.role == ListenerRole::Admin,
     };
-    let headers = [(header::CACHE_CONTROL, "no-store"), (header::CONTENT_SECURITY_POLICY, POLICY)];
+    let headers = [(header::CACHE_CONTROL, "no-store"), (header::CONTENT_SECURITY_POLICY, PAGE_CSP)];
     match page.render() {
         Ok(text) => (headers, Html(text)).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
@@ -194,24 +198,24 @@ async fn show(core: &Core, visit: &Visit<'_>) -> Response {
 /// The document's contents.
 #[derive(Template)]
 #[template(path = "fleet.html")]
-struct Page<'a> {
+struct DashboardPage<'a> {
     style: &'a str,
     script: &'a str,
     icon: &'a str,
     host: &'a str,
     /// Slots that are wanted now.
     workers: usize,
-    view: &'a View,
-    blank_slots: &'a [SlotRow],
-    blank_machines: &'a [MachineRow],
-    blank_task: &'a TaskRow,
-    blank_dead: &'a DeadRow,
+    view: &'a DashboardView,
+    blank_slots: &'a [SlotView],
+    blank_instances: &'a [InstanceView],
+    blank_task: &'a TaskView,
+    blank_dead: &'a DeadTaskView,
     signed_in: bool,
     form_token: &'a str,
     /// Why nobody can sign in.
     advice: Option<String>,
-    said: Option<&'a Said>,
-    refused: &'a str,
+    flash: Option<&'a FlashMessage>,
+    sign_in_error: &'a str,
     /// Whether the operators' other paths are here too.
     has_more: bool,
 }

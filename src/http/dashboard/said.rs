@@ -5,14 +5,14 @@ const TEXT_MAX: usize = 600;
 
 /// How it went, in a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Said {
+pub(super) struct FlashMessage {
     /// Whether it was done, or is on its way.
     pub(super) ok: bool,
     /// What to tell.
     pub(super) text: String,
 }
 
-impl Said {
+impl FlashMessage {
     pub(super) fn done(text: impl Into<String>) -> Self {
         Self { ok: true, text: text.into() }
     }
@@ -40,11 +40,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_comes_back_as_it_was_said_and_a_long_one_is_cut() {
-        for said in [Said::done("2 workers serve"), Said::failed("")] {
-            assert_eq!(Said::decode(said.encode().as_bytes()), Some(said));
+    fn it_is_decoded_as_it_was_encoded_and_a_long_one_is_cut() {
+        for flash in [FlashMessage::done("2 workers serve"), FlashMessage::failed("")] {
+            assert_eq!(FlashMessage::decode(flash.encode().as_bytes()), Some(flash));
         }
-        assert_eq!(Said::done("é".repeat(5000)).encode().chars().count(), TEXT_MAX + 1);
-        assert!(Said::decode(b"").is_none() && Said::decode(b"\xff").is_none());
+        assert_eq!(FlashMessage::done("é".repeat(5000)).encode().chars().count(), TEXT_MAX + 1);
+        assert!(FlashMessage::decode(b"").is_none() && FlashMessage::decode(b"\xff").is_none());
     }
 }

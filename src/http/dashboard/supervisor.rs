@@ -6,54 +6,56 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::control::client::Client;
-use crate::control::client::Error;
-use crate::control::events::Event;
-use crate::control::protocol::Reply;
-use crate::control::protocol::Request;
-use crate::control::status::Status;
-use crate::http::dashboard::said::Said;
+use crate::control::client::ControlClient;
+use crate::control::client::ControlError;
+use crate::control::events::FleetEvent;
+use crate::control::protocol::ControlReply;
+use crate::control::protocol::ControlRequest;
+use crate::control::status::InstanceStatus;
+use crate::http::dashboard::said::FlashMessage;
 use crate::sys::time;
 
 /// Longest time to learn how it is.
-pub(super) const LOOK: Duration = Duration::from_millis(900);
+pub(super) const POLL_TIMEOUT: Duration = Duration::from_millis(900);
 
 /// Longest time for which a page waits for a verdict; what takes longer may go on, and the page says so.
-pub(super) const ACT: Duration = Duration::from_secs(15);
+pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Events that are shown.
-pub(super) const SHOWN: usize = 40;
+pub(super) const EVENTS_SHOWN: usize = 40;
 
 /// What a supervisor said when it was asked how it is.
 #[derive(Debug)]
-pub(super) struct Told {
-    pub(super) status: Status,
+pub(super) struct SupervisorReply {
+    pub(super) status: InstanceStatus,
     /// What happened after the last event that was known.
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<FleetEvent>,
 }
 
 /// Asks how it is and what happened after the event with this number.
 ///
 /// # Errors
 /// When it cannot be asked, or has not answered within [`LOOK`].
-pub(super) fn look(run_dir: &Path, after: Option<u64>) -> Result<Told, Error> {
-    let deadline = Some(time::monotonic() + LOOK);
-    let mut client = Client::connect(run_dir)?;
-    client.ask(&Request::Status)?;
+pub(super) fn poll(run_dir: &Path, after: Option<u64>) -> Result<SupervisorReply, ControlError> {
+    let deadline = Some(time::monotonic() + POLL_TIMEOUT);
+    let mut client = ControlClient::connect(run_dir)?;
+    client.send(&ControlRequest::Status)?;
     let status = loop {
-        if let Reply::Status(document) = client.reply(deadline)? {
+        if let ControlReply::Status(document) = client.receive(deadline)? {
             break serde_json::from_value(document).map_err(|error| {
-                Error::Protocol(crate::control::protocol::Error::Reply { reason: error.to_string() })
+                ControlError::Protocol(crate::control::protocol::ProtocolError::Reply {
+                    reason: error.to_string(),
+                })
             })?;
         }
     };
-    client.ask(&Request::Events { after, follow: false })?;
+    client.send(&ControlRequest::Events { after, follow: false })?;
     let mut events = VecDeque::new();
     loop {
-        match client.reply(deadline)? {
-            Reply::Event(event) => {
+        match client.receive(deadline)? {
+            ControlReply::Event(event) => {
                 events.push_back(event);
-                if events.len() > SHOWN {
+                if events.len() > EVENTS_SHOWN {
                     events.pop_front();
                 }
             }
@@ -61,29 +63,29 @@ pub(super) fn look(run_dir: &Path, after: Option<u64>) -> Result<Told, Error> {
             _ => {}
         }
     }
-    Ok(Told { status, events: events.into() })
+    Ok(SupervisorReply { status, events: events.into() })
 }
 
 /// Has it do something, and says how it went.
-pub(super) fn act(run_dir: &Path, request: &Request) -> Said {
-    let deadline = Some(time::monotonic() + ACT);
-    let verdict = || {
-        let mut client = Client::connect(run_dir)?;
-        client.ask(request)?;
+pub(super) fn run_command(run_dir: &Path, request: &ControlRequest) -> FlashMessage {
+    let deadline = Some(time::monotonic() + COMMAND_TIMEOUT);
+    let result = || {
+        let mut client = ControlClient::connect(run_dir)?;
+        client.send(request)?;
         loop {
-            if let Reply::Verdict(verdict) = client.reply(deadline)? {
-                return Ok(verdict);
+            if let ControlReply::Result(result) = client.receive(deadline)? {
+                return Ok(result);
             }
         }
     };
-    match verdict() {
-        Ok(verdict) => Said { ok: verdict.ok, text: verdict.sentence },
+    match result() {
+        Ok(result) => FlashMessage { ok: result.ok, text: result.message },
         // Not even whether it was heard is known: a supervisor that is stopped has it in its socket.
-        Err(Error::Timeout) => Said::failed(format!(
+        Err(ControlError::Timeout) => FlashMessage::failed(format!(
             "no verdict after {} s: the {} may go on, or be done later; the log below tells",
-            ACT.as_secs(),
-            request.verb()
+            COMMAND_TIMEOUT.as_secs(),
+            request.command()
         )),
-        Err(error) => Said::failed(error.to_string()),
+        Err(error) => FlashMessage::failed(error.to_string()),
     }
 }

@@ -7,14 +7,15 @@ use serde::Serialize;
 
 /// The whole page.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub(super) struct View {
+pub(super) struct DashboardView {
     /// Whose buttons these are: the id of the machine that drew the page.
-    pub(super) machine: String,
+    #[serde(rename = "machine")]
+    pub(super) instance: String,
     /// Time of day of these figures, UTC.
     pub(super) at: String,
     /// Where the fleet stands: `serving`, `rolling out`, ….
     pub(super) state: String,
-    pub(super) state_tone: Tone,
+    pub(super) state_tone: StatusSeverity,
     /// The same in a sentence.
     pub(super) state_text: String,
     /// The change under way, empty when there is none.
@@ -35,21 +36,23 @@ pub(super) struct View {
     pub(super) limited: String,
     pub(super) subscribers: String,
     pub(super) redis: String,
-    pub(super) redis_tone: Tone,
+    pub(super) redis_tone: StatusSeverity,
     pub(super) redis_text: String,
     /// What is wrong with a Redis that works.
-    pub(super) warnings: Vec<Line>,
+    pub(super) warnings: Vec<ListItem>,
     /// Every machine, this one first.
-    pub(super) machines: Vec<MachineRow>,
+    #[serde(rename = "machines")]
+    pub(super) instances: Vec<InstanceView>,
     /// Why some may be missing; empty when none can be.
-    pub(super) machines_note: String,
+    #[serde(rename = "machines_note")]
+    pub(super) instances_note: String,
     /// The queue in a sentence.
     pub(super) queue: String,
-    pub(super) running: Vec<TaskRow>,
-    pub(super) dead: Vec<DeadRow>,
+    pub(super) running: Vec<TaskView>,
+    pub(super) dead: Vec<DeadTaskView>,
     /// What happened, the newest first; none: as it was told last.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) events: Option<Vec<EventRow>>,
+    pub(super) events: Option<Vec<EventView>>,
     /// Why there are none, if there are none.
     pub(super) events_note: String,
 }
@@ -57,60 +60,65 @@ pub(super) struct View {
 /// How good a state is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Tone {
+pub(super) enum StatusSeverity {
     /// Nothing to say.
     #[default]
-    Plain,
+    #[serde(rename = "plain")]
+    Neutral,
     /// As wanted.
-    Good,
+    #[serde(rename = "good")]
+    Ok,
     /// On its way, or not quite as wanted.
-    Wait,
+    #[serde(rename = "wait")]
+    Pending,
     /// Somebody should look.
-    Bad,
+    #[serde(rename = "bad")]
+    Error,
 }
 
-impl Tone {
+impl StatusSeverity {
     /// As the stylesheet knows it.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Plain => "plain",
-            Self::Good => "good",
-            Self::Wait => "wait",
-            Self::Bad => "bad",
+            Self::Neutral => "plain",
+            Self::Ok => "good",
+            Self::Pending => "wait",
+            Self::Error => "bad",
         }
     }
 }
 
 /// A sentence in a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Line {
+pub(super) struct ListItem {
     pub(super) key: String,
     pub(super) text: String,
 }
 
 /// One machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub(super) struct MachineRow {
+pub(super) struct InstanceView {
     pub(super) key: String,
     pub(super) host: String,
     /// What tells it from others: "this machine", or when it was last heard of.
     pub(super) which: String,
-    pub(super) tone: Tone,
+    pub(super) tone: StatusSeverity,
     /// Its figures in a sentence.
     pub(super) text: String,
-    pub(super) slots: Vec<SlotRow>,
+    pub(super) slots: Vec<SlotView>,
 }
 
 /// One slot.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub(super) struct SlotRow {
+pub(super) struct SlotView {
     pub(super) key: String,
     pub(super) slot: String,
     pub(super) state: String,
-    pub(super) tone: Tone,
+    pub(super) tone: StatusSeverity,
     pub(super) pid: String,
     /// The slot's other workers, empty when there are none.
-    pub(super) also: String,
+    #[serde(rename = "also")]
+    pub(super) other_workers: String,
     pub(super) generation: String,
     pub(super) rate: String,
     /// The last minute of it; empty for other machines.
@@ -122,17 +130,18 @@ pub(super) struct SlotRow {
     pub(super) p99: String,
     pub(super) memory: String,
     pub(super) redis: String,
-    pub(super) redis_tone: Tone,
+    pub(super) redis_tone: StatusSeverity,
     pub(super) restarts: String,
     /// Why its workers ended.
     pub(super) reasons: String,
     /// Index of the slot for whoever wants to restart it here; empty on other machines.
-    pub(super) own: String,
+    #[serde(rename = "own")]
+    pub(super) restart_slot: String,
 }
 
 /// A task that runs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub(super) struct TaskRow {
+pub(super) struct TaskView {
     pub(super) key: String,
     pub(super) kind: String,
     pub(super) percent: u64,
@@ -142,7 +151,7 @@ pub(super) struct TaskRow {
 
 /// A task that was given up.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub(super) struct DeadRow {
+pub(super) struct DeadTaskView {
     pub(super) key: String,
     pub(super) kind: String,
     pub(super) at: String,
@@ -151,13 +160,13 @@ pub(super) struct DeadRow {
 
 /// Something that happened.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub(super) struct EventRow {
+pub(super) struct EventView {
     pub(super) key: String,
     /// Time of day, UTC.
     pub(super) at: String,
     /// Date and time, UTC.
     pub(super) stamp: String,
     pub(super) kind: String,
-    pub(super) tone: Tone,
+    pub(super) tone: StatusSeverity,
     pub(super) text: String,
 }

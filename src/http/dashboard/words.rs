@@ -5,7 +5,7 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 /// What is not known.
-pub(super) const NONE: &str = "–";
+pub(super) const UNKNOWN: &str = "–";
 
 const CLOCK: &[BorrowedFormatItem<'static>] = format_description!("[hour]:[minute]:[second]");
 const STAMP: &[BorrowedFormatItem<'static>] =
@@ -28,7 +28,7 @@ pub(super) fn count(number: u64) -> String {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people")]
 pub(super) fn rate(per_second: Option<f64>) -> String {
     match per_second {
-        None => NONE.to_owned(),
+        None => UNKNOWN.to_owned(),
         Some(rate) if rate <= 0.0 => "0".to_owned(),
         Some(rate) if rate < 9.95 => format!("{rate:.1}"),
         Some(rate) => count(rate.round() as u64),
@@ -37,14 +37,14 @@ pub(super) fn rate(per_second: Option<f64>) -> String {
 
 /// A share, 0 to 100.
 pub(super) fn percent(share: Option<f64>) -> String {
-    share.map_or_else(|| NONE.to_owned(), |share| format!("{:.0}\u{2009}%", share.clamp(0.0, 100.0)))
+    share.map_or_else(|| UNKNOWN.to_owned(), |share| format!("{:.0}\u{2009}%", share.clamp(0.0, 100.0)))
 }
 
 /// A time in microseconds.
 #[allow(clippy::cast_precision_loss, reason = "a time for people")]
 pub(super) fn micros(us: Option<u64>) -> String {
     match us {
-        None => NONE.to_owned(),
+        None => UNKNOWN.to_owned(),
         Some(us) if us < 1000 => format!("{us}\u{2009}µs"),
         Some(us) if us < 9950 => format!("{:.1}\u{2009}ms", us as f64 / 1e3),
         Some(us) if us < 999_500 => format!("{:.0}\u{2009}ms", us as f64 / 1e3),
@@ -56,7 +56,7 @@ pub(super) fn micros(us: Option<u64>) -> String {
 #[allow(clippy::cast_precision_loss, reason = "a size for people")]
 pub(super) fn bytes(size: u64) -> String {
     match size {
-        0 => NONE.to_owned(),
+        0 => UNKNOWN.to_owned(),
         size if size < 10 << 20 => format!("{:.1}\u{2009}MiB", size as f64 / f64::from(1 << 20)),
         size if size < 1 << 30 => format!("{:.0}\u{2009}MiB", size as f64 / f64::from(1 << 20)),
         size => format!("{:.1}\u{2009}GiB", size as f64 / f64::from(1 << 30)),
@@ -76,7 +76,7 @@ pub(super) fn age(seconds: u64) -> String {
 
 /// The time of day, UTC, of a Unix time in milliseconds.
 pub(super) fn clock(unix_ms: u64) -> String {
-    at(unix_ms).and_then(|at| at.format(CLOCK).ok()).unwrap_or_else(|| NONE.to_owned())
+    at(unix_ms).and_then(|at| at.format(CLOCK).ok()).unwrap_or_else(|| UNKNOWN.to_owned())
 }
 
 /// Date and time, UTC, as programs read it.
@@ -89,7 +89,7 @@ fn at(unix_ms: u64) -> Option<OffsetDateTime> {
 }
 
 /// "1 worker", "2 workers".
-pub(super) fn some(number: usize, one: &str, more: &str) -> String {
+pub(super) fn counted(number: usize, one: &str, more: &str) -> String {
     format!("{} {}", count(number as u64), if number == 1 { one } else { more })
 }
 
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(ages, ["59\u{2009}s", "1\u{2009}min", "1\u{2009}h 1\u{2009}min", "1\u{2009}d 1\u{2009}h"]);
         assert_eq!([None, Some(0.4), Some(250.0)].map(percent), ["–", "0\u{2009}%", "100\u{2009}%"]);
         assert_eq!(
-            (some(1, "worker", "workers"), some(2, "worker", "workers")),
+            (counted(1, "worker", "workers"), counted(2, "worker", "workers")),
             ("1 worker".into(), "2 workers".into())
         );
     }
@@ -121,6 +121,6 @@ mod tests {
             (clock(1_700_000_000_123), stamp(1_700_000_000_123)),
             ("22:13:20".into(), "2023-11-14T22:13:20Z".into())
         );
-        assert_eq!((clock(u64::MAX), stamp(u64::MAX)), (NONE.to_owned(), String::new()));
+        assert_eq!((clock(u64::MAX), stamp(u64::MAX)), (UNKNOWN.to_owned(), String::new()));
     }
 }

@@ -3,87 +3,102 @@
 use std::time::Duration;
 
 use crate::counter;
-use crate::counter::Name;
-use crate::counter::batched::NotTaken;
-use crate::counter::batched::Reading;
+use crate::counter::CounterName;
+use crate::counter::batched::Approximate;
+use crate::counter::batched::IncrementRejected;
 use crate::counter::bounded;
-use crate::counter::bounded::Wish;
+use crate::counter::bounded::BoundedRequest;
 use crate::counter::unique;
-use crate::http::error::Error;
-use crate::http::exchange::Exchange;
-use crate::redis::count::Shared;
+use crate::http::error::RequestError;
+use crate::http::exchange::RequestState;
+use crate::redis::count::BoundedOutcome;
 use crate::sys::time;
 
-impl Exchange {
+impl RequestState {
     /// Adds to a batched counter: without a command, unless the worker's journal is full.
     ///
     /// Without server-side code Redis could not know a batch again, so there each addition is made at once.
-    pub(in crate::http) async fn batch(&self, name: &Name, by: i64) -> Result<(), Error> {
+    pub(in crate::http) async fn add_batched(&self, name: &CounterName, by: i64) -> Result<(), RequestError> {
         if self.core.redis.is_plain() {
-            return self.count(name, by).await.map(|_| ());
+            return self.add_to_counter(name, by).await.map(|_| ());
         }
-        match self.core.batches.add(name, by, now_ms()) {
+        match self.core.batched_counters.add(name, by, now_ms()) {
             Ok(()) => Ok(()),
-            Err(NotTaken::Overflow) => Err(Error::CounterOverflow),
-            Err(NotTaken::NoRoom) => self.count(name, by).await.map(|_| ()),
+            Err(IncrementRejected::Overflow) => Err(RequestError::CounterOverflow),
+            Err(IncrementRejected::NoRoom) => self.add_to_counter(name, by).await.map(|_| ()),
         }
     }
 
     /// What this worker knows of a batched counter.
-    pub(in crate::http) fn batched_known(&self, name: &Name) -> Option<Reading> {
-        self.core.batches.known(name, now_ms())
+    pub(in crate::http) fn batched_cached(&self, name: &CounterName) -> Option<Approximate> {
+        self.core.batched_counters.cached(name, now_ms())
     }
 
     /// What Redis and this machine know of a batched counter; while Redis is away, what this worker knows.
-    pub(in crate::http) async fn batched_value(&self, name: &Name) -> Result<Reading, Error> {
+    pub(in crate::http) async fn batched_value(
+        &self,
+        name: &CounterName,
+    ) -> Result<Approximate, RequestError> {
         if self.core.redis.is_plain() {
-            let value = self.count(name, 0).await?;
-            return Ok(Reading { value, staleness: Duration::ZERO });
+            let value = self.add_to_counter(name, 0).await?;
+            return Ok(Approximate { value, staleness: Duration::ZERO });
         }
-        self.decide().await?;
-        match self.core.batches.value(name, now_ms()).await {
+        self.decide_limits().await?;
+        match self.core.batched_counters.value(name, now_ms()).await {
             Ok(reading) => Ok(reading),
-            Err(error) => match self.batched_known(name) {
+            Err(error) => match self.batched_cached(name) {
                 Some(reading) => Ok(reading),
-                None => self.heard(Err(counter::Error::from(error))).await,
+                None => self.record_failure(Err(counter::CounterError::from(error))).await,
             },
         }
     }
 
     /// Takes from a bounded counter.
-    pub(in crate::http) async fn take(&self, name: &Name, max: u64, wish: Wish<'_>) -> Result<Shared, Error> {
-        self.decide().await?;
-        self.heard(bounded::take(&self.core.redis, &self.core.prefix, name, max, wish).await).await
+    pub(in crate::http) async fn take_bounded(
+        &self,
+        name: &CounterName,
+        max: u64,
+        request: BoundedRequest<'_>,
+    ) -> Result<BoundedOutcome, RequestError> {
+        self.decide_limits().await?;
+        self.record_failure(bounded::take(&self.core.redis, &self.core.prefix, name, max, request).await)
+            .await
     }
 
     /// Gives back to a bounded counter.
-    pub(in crate::http) async fn give(&self, name: &Name, wish: Wish<'_>) -> Result<Shared, Error> {
-        self.decide().await?;
-        self.heard(bounded::give(&self.core.redis, &self.core.prefix, name, wish).await).await
+    pub(in crate::http) async fn give_back_bounded(
+        &self,
+        name: &CounterName,
+        request: BoundedRequest<'_>,
+    ) -> Result<BoundedOutcome, RequestError> {
+        self.decide_limits().await?;
+        self.record_failure(bounded::give_back(&self.core.redis, &self.core.prefix, name, request).await)
+            .await
     }
 
     /// How much is taken of a bounded counter.
-    pub(in crate::http) async fn taken(&self, name: &Name) -> Result<u64, Error> {
-        self.decide().await?;
-        self.heard(bounded::taken(&self.core.redis, &self.core.prefix, name).await).await
+    pub(in crate::http) async fn bounded_taken(&self, name: &CounterName) -> Result<u64, RequestError> {
+        self.decide_limits().await?;
+        self.record_failure(bounded::get(&self.core.redis, &self.core.prefix, name).await).await
     }
 
     /// Counts in a unique counter, or looks.
-    pub(in crate::http) async fn see(
+    pub(in crate::http) async fn insert_distinct(
         &self,
-        name: &Name,
+        name: &CounterName,
         window: Option<Duration>,
         items: &[&[u8]],
-    ) -> Result<(bool, u64), Error> {
-        self.decide().await?;
+    ) -> Result<(bool, u64), RequestError> {
+        self.decide_limits().await?;
         let (redis, prefix) = (&self.core.redis, &self.core.prefix);
-        self.heard(unique::see(redis, prefix, name, window, items, time::unix()).await).await
+        self.record_failure(unique::insert(redis, prefix, name, window, items, time::wall_clock()).await)
+            .await
     }
 
     /// A failure of Redis is the request's answer, whatever its handler makes of it.
-    async fn heard<T>(&self, outcome: Result<T, counter::Error>) -> Result<T, Error> {
-        if let Err(counter::Error::Redis(error)) = &outcome {
-            self.begun().await.refusal = Some(error.into());
+    async fn record_failure<T>(&self, outcome: Result<T, counter::CounterError>) -> Result<T, RequestError> {
+        if let Err(counter::CounterError::Redis(error)) = &outcome {
+            self.lock().await.failure = Some(error.into());
         }
         Ok(outcome?)
     }

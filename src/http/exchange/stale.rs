@@ -13,24 +13,24 @@ use http::HeaderValue;
 use http::Method;
 use tower_sessions::session::Id;
 
-use crate::http::exchange::Begun;
-use crate::http::exchange::Exchange;
+use crate::http::exchange::RequestState;
+use crate::http::exchange::RequestStateInner;
 use crate::redis;
-use crate::redis::Redis;
-use crate::redis::begin::SessionArg;
-use crate::redis::begin::SessionMode;
-use crate::redis::begin::SessionReply;
-use crate::redis::news::Listener;
-use crate::redis::sessions::ENDED;
-use crate::redis::sessions::ENDED_ALL;
+use crate::redis::RedisClient;
+use crate::redis::begin::SessionAccess;
+use crate::redis::begin::SessionLookup;
+use crate::redis::begin::SessionQuery;
+use crate::redis::news::NotificationHandler;
+use crate::redis::sessions::SESSION_DESTROYED;
+use crate::redis::sessions::USER_SESSIONS_REVOKED;
 use crate::session;
-use crate::session::last_known::LastKnown;
-use crate::session::last_known::Moment;
+use crate::session::last_known::CacheClock;
+use crate::session::last_known::StaleSessionCache;
 use crate::sys::time;
 
 /// How a session that could not be used as usual was come by; the response's `Session-State`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum Degraded {
+pub(in crate::http) enum SessionFreshness {
     /// Redis is there and takes no writes: what is shown is true, and nothing was counted.
     ReadOnly,
     /// Redis is away: what is shown is the last this worker knows.
@@ -39,7 +39,7 @@ pub(in crate::http) enum Degraded {
     Unknown,
 }
 
-impl Degraded {
+impl SessionFreshness {
     pub(in crate::http) fn header(self) -> HeaderValue {
         HeaderValue::from_static(match self {
             Self::ReadOnly => "read-only",
@@ -50,92 +50,96 @@ impl Degraded {
 }
 
 /// Whether a method only looks (RFC 9110 §9.2.1).
-pub(super) fn only_looks(method: &Method) -> bool {
+pub(super) fn is_safe_method(method: &Method) -> bool {
     method.is_safe()
 }
 
-impl Exchange {
+impl RequestState {
     /// Takes note of what Redis said.
-    pub(super) fn remember(&self, session: &SessionArg, reply: &SessionReply) {
-        let Some(digest) = self.digest_of(session) else { return };
-        if reply.user().is_some() && !self.core.hears_of_ends.swap(true, Relaxed) {
-            hear_of_ends(&self.core.redis, &self.core.last_known);
+    pub(super) fn cache_session(&self, session: &SessionQuery, reply: &SessionLookup) {
+        let Some(digest) = self.cookie_digest(session) else { return };
+        if reply.user().is_some() && !self.core.follows_session_ends.swap(true, Relaxed) {
+            subscribe_to_session_ends(&self.core.redis, &self.core.stale_cache);
         }
-        let unix_ms = u64::try_from(time::unix().as_millis()).unwrap_or(u64::MAX);
-        self.known().note(digest, reply, self.core.uptime(), unix_ms);
+        let unix_ms = u64::try_from(time::wall_clock().as_millis()).unwrap_or(u64::MAX);
+        self.stale_cache().insert(digest, reply, self.core.uptime(), unix_ms);
     }
 
     /// A view could not be counted: takes note of what is known of its session, without a number.
-    pub(super) async fn uncounted(&self, begun: &mut Begun, error: &redis::Error) {
-        if begun.degraded.is_some() {
+    pub(super) async fn record_uncounted_view(
+        &self,
+        inner: &mut RequestStateInner,
+        error: &redis::RedisError,
+    ) {
+        if inner.freshness.is_some() {
             return;
         }
-        let unread = begun.stored().filter(|_| begun.session.is_none());
-        let session = unread.map(|id| self.session_arg(begun, id, SessionMode::Read, false));
-        match (self.in_place_of_begin(session.as_ref(), error).await, unread) {
+        let unread = inner.stored_session_id().filter(|_| inner.lookup.is_none());
+        let session = unread.map(|id| self.session_query(inner, id, SessionAccess::Read, false));
+        match (self.session_without_redis(session.as_ref(), error).await, unread) {
             (Some((how, reply)), Some(id)) => {
-                begun.degraded = Some(how);
-                self.found(begun, id, reply).await;
+                inner.freshness = Some(how);
+                self.record_lookup(inner, id, reply).await;
             }
-            _ => begun.degraded = Some(Degraded::Unknown),
+            _ => inner.freshness = Some(SessionFreshness::Unknown),
         }
     }
 
     /// The session is changed, or may be: what is known of it is not true any more.
-    pub(in crate::http) fn forget(&self, id: Id) {
-        self.known().forget(&session::digest(id));
+    pub(in crate::http) fn invalidate_cached(&self, id: Id) {
+        self.stale_cache().remove(&session::digest(id));
     }
 
     /// The session of the visitor's cookie; none if there is nothing to be shown.
     ///
     /// A server that only refuses writes is read, whatever the method: what writes fails by itself, and logging out
     /// need not. The last known session is for methods that only look.
-    pub(super) async fn in_place_of_begin(
+    pub(super) async fn session_without_redis(
         &self,
-        session: Option<&SessionArg>,
-        error: &redis::Error,
-    ) -> Option<(Degraded, SessionReply)> {
+        session: Option<&SessionQuery>,
+        error: &redis::RedisError,
+    ) -> Option<(SessionFreshness, SessionLookup)> {
         let session = session?;
-        let digest = self.digest_of(session)?;
+        let digest = self.cookie_digest(session)?;
         // A server that was just silent is not asked again; one that is away or held back refuses at once.
-        let peeked = match error {
-            redis::Error::Timeout | redis::Error::Lost { .. } => None,
-            _ => self.core.redis.peek(session).await.ok(),
+        let lookup = match error {
+            redis::RedisError::Timeout | redis::RedisError::ConnectionLost { .. } => None,
+            _ => self.core.redis.read_session_without_functions(session).await.ok(),
         };
-        match peeked {
+        match lookup {
             // A ticket is good for its session later on.
-            Some(SessionReply::Gone) if session.ticket.is_some() => {
-                Some((Degraded::ReadOnly, SessionReply::Ticket))
+            Some(SessionLookup::Gone) if session.provisional.is_some() => {
+                Some((SessionFreshness::ReadOnly, SessionLookup::Provisional))
             }
-            Some(reply) => Some((Degraded::ReadOnly, reply)),
-            None if self.only_looks => Some((Degraded::Stale, self.recall(digest)?)),
+            Some(reply) => Some((SessionFreshness::ReadOnly, reply)),
+            None if self.is_safe_method => Some((SessionFreshness::Stale, self.cached_session(digest)?)),
             None => None,
         }
     }
 
-    fn recall(&self, digest: &str) -> Option<SessionReply> {
+    fn cached_session(&self, digest: &str) -> Option<SessionLookup> {
         let now = self.core.uptime();
-        let heard_at = now.saturating_sub(self.core.redis.silent_for()?);
-        self.known().recall(digest, &self.core.lifetimes, Moment { now, heard_at })
+        let last_contact = now.saturating_sub(self.core.redis.time_since_response()?);
+        self.stale_cache().get(digest, &self.core.lifetimes, CacheClock { now, last_contact })
     }
 
     /// The hashed id of the visitor's cookie, if this is about its session.
-    fn digest_of(&self, session: &SessionArg) -> Option<&str> {
+    fn cookie_digest(&self, session: &SessionQuery) -> Option<&str> {
         self.visitor.digest().filter(|digest| session.key.ends_with(digest))
     }
 
-    fn known(&self) -> MutexGuard<'_, LastKnown> {
-        self.core.last_known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn stale_cache(&self) -> MutexGuard<'_, StaleSessionCache> {
+        self.core.stale_cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// From now on copies are dropped when their sessions end on other workers. Not before somebody is logged in here:
 /// it takes a connection, and what nobody logs in to is not logged out of.
-fn hear_of_ends(redis: &Redis, known: &Arc<Mutex<LastKnown>>) {
-    let listener = |act: fn(&mut LastKnown, &str)| -> Listener {
-        let known = Arc::clone(known);
-        Arc::new(move |whose: &str| act(&mut known.lock().unwrap_or_else(PoisonError::into_inner), whose))
+fn subscribe_to_session_ends(redis: &RedisClient, cache: &Arc<Mutex<StaleSessionCache>>) {
+    let handler = |act: fn(&mut StaleSessionCache, &str)| -> NotificationHandler {
+        let cache = Arc::clone(cache);
+        Arc::new(move |key: &str| act(&mut cache.lock().unwrap_or_else(PoisonError::into_inner), key))
     };
-    redis.listen(ENDED, listener(LastKnown::forget));
-    redis.listen(ENDED_ALL, listener(LastKnown::forget_user));
+    redis.on_notification(SESSION_DESTROYED, handler(StaleSessionCache::remove));
+    redis.on_notification(USER_SESSIONS_REVOKED, handler(StaleSessionCache::remove_user));
 }

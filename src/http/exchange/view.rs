@@ -1,107 +1,110 @@
 //! The request's view: counted at most once, in the visitor's session or ticket and in the total, or not at all.
 
-use crate::config::schema::Create;
-use crate::http::error::Error;
-use crate::http::error::Refusal;
-use crate::http::exchange::Begun;
-use crate::http::exchange::Degraded;
-use crate::http::exchange::Exchange;
-use crate::http::exchange::Failure;
-use crate::http::exchange::Origin;
-use crate::http::visitor::Visitor;
-use crate::redis::begin::SessionMode;
-use crate::redis::begin::SessionReply;
-use crate::session::cookie::Ticket;
+use crate::config::schema::SessionCreation;
+use crate::http::error::RequestError;
+use crate::http::error::StateError;
+use crate::http::exchange::BeginFailure;
+use crate::http::exchange::RequestState;
+use crate::http::exchange::RequestStateInner;
+use crate::http::exchange::SessionFreshness;
+use crate::http::exchange::SessionOrigin;
+use crate::http::visitor::CookieIdentity;
+use crate::redis::begin::SessionAccess;
+use crate::redis::begin::SessionLookup;
+use crate::session::cookie::ProvisionalCookie;
 
 /// A counted view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) struct Visited {
+pub(in crate::http) struct CountedView {
     pub(in crate::http) views: u64,
     pub(in crate::http) total: i64,
-    pub(in crate::http) new: bool,
+    pub(in crate::http) is_new: bool,
 }
 
-impl Exchange {
+impl RequestState {
     /// Counts a view in the visitor's session and in the total. A visitor without one gets a ticket for it, whose view it
     /// is; the session is made when the ticket comes back.
-    pub(in crate::http) async fn visit(&self) -> Result<Visited, Error> {
-        let mut begun = self.open().await?;
-        let counted = self.counted(&mut begun).await;
-        counted.map_err(|failure| begun.fail(failure))
+    pub(in crate::http) async fn count_view(&self) -> Result<CountedView, RequestError> {
+        let mut inner = self.lock_unless_failed().await?;
+        let counted = self.count_view_locked(&mut inner).await;
+        counted.map_err(|failure| inner.record_failure(failure))
     }
 
     /// As [`Exchange::visit`]; `None`: Redis cannot count, so there is no number, and the request goes on with what is
     /// known of its session. Only for methods that only look: what others do belongs to a view that was counted.
-    pub(in crate::http) async fn visit_if_counted(&self) -> Result<Option<Visited>, Error> {
-        if !self.only_looks {
-            return self.visit().await.map(Some);
+    pub(in crate::http) async fn count_view_if_possible(&self) -> Result<Option<CountedView>, RequestError> {
+        if !self.is_safe_method {
+            return self.count_view().await.map(Some);
         }
-        let mut begun = self.begun.lock().await;
-        if self.visitor == Visitor::TooManyCookies {
-            begun.refusal.get_or_insert(Refusal::TooManyCookies);
+        let mut inner = self.inner.lock().await;
+        if self.visitor == CookieIdentity::TooManyCookies {
+            inner.failure.get_or_insert(StateError::TooManyCookies);
         }
-        if let Some(refusal) = &begun.refusal {
-            return Err(refusal.error());
+        if let Some(refusal) = &inner.failure {
+            return Err(refusal.to_request_error());
         }
         let counted = match self.visitor {
             // Whose view it is cannot be told; limits hold all the same.
-            Visitor::Unverifiable => self.round_trip(&mut begun, None, &[]).await.map(|_| None),
-            _ => self.counted(&mut begun).await.map(Some),
+            CookieIdentity::Unverifiable => self.send_begin(&mut inner, None, &[]).await.map(|_| None),
+            _ => self.count_view_locked(&mut inner).await.map(Some),
         };
         match counted {
-            Ok(Some(visited)) => Ok(Some(visited)),
+            Ok(Some(view)) => Ok(Some(view)),
             Ok(None) => {
-                begun.degraded = Some(Degraded::Unknown);
+                inner.freshness = Some(SessionFreshness::Unknown);
                 Ok(None)
             }
-            Err(Failure::Away(error)) => {
-                Box::pin(self.uncounted(&mut begun, &error)).await;
+            Err(BeginFailure::RedisUnavailable(error)) => {
+                Box::pin(self.record_uncounted_view(&mut inner, &error)).await;
                 Ok(None)
             }
-            Err(failure) => Err(begun.fail(failure)),
+            Err(failure) => Err(inner.record_failure(failure)),
         }
     }
 
-    async fn counted(&self, begun: &mut Begun) -> Result<Visited, Failure> {
-        if let Some(visited) = begun.visited {
-            return Ok(visited);
+    async fn count_view_locked(&self, inner: &mut RequestStateInner) -> Result<CountedView, BeginFailure> {
+        if let Some(view) = inner.counted_view {
+            return Ok(view);
         }
-        let counters = &self.core.view;
+        let counters = &self.core.view_increment;
         let (mut total, mut views) = (None, None);
-        if let Some(id) = begun.stored() {
-            let arg = self.session_arg(begun, id, SessionMode::Visit, !self.makes_nothing);
-            let (reply, sums) = self.round_trip(begun, Some(&arg), counters).await?;
+        if let Some(id) = inner.stored_session_id() {
+            let arg = self.session_query(inner, id, SessionAccess::CountView, !self.creates_no_session);
+            let (reply, sums) = self.send_begin(inner, Some(&arg), counters).await?;
             total = sums.first().copied();
             views = match reply {
-                SessionReply::Live { views, .. } => Some(views),
+                SessionLookup::Found { views, .. } => Some(views),
                 // As for any other visitor without a session: it is the first of those that can be told apart.
-                SessionReply::Rotated => Some(1),
+                SessionLookup::Rotated => Some(1),
                 // The first, be it the ticket's own: this request makes nothing, and does not count.
-                SessionReply::Ticket => Some(1),
+                SessionLookup::Provisional => Some(1),
                 _ => None,
             };
-            self.found(begun, id, reply).await;
+            self.record_lookup(inner, id, reply).await;
         }
-        let unknown = || Failure::Own(Error::Unavailable { retry_after: 1 });
+        let unknown = || BeginFailure::HandlerOnly(RequestError::Unavailable { retry_after: 1 });
         // Nothing is stored for a first visit: the view is the ticket's.
         let new = views.is_none();
         if new {
             if total.is_none() {
-                total = self.round_trip(begun, None, counters).await?.1.first().copied();
+                total = self.send_begin(inner, None, counters).await?.1.first().copied();
             }
-            if begun.current.is_none() && self.core.config.session.create == Create::Return {
-                self.issue(begun).await?;
+            if inner.current_session_id.is_none()
+                && self.core.config.session.create == SessionCreation::Return
+            {
+                self.issue_provisional(inner).await?;
             }
         }
-        let visited = Visited { views: views.unwrap_or(1), total: total.ok_or_else(unknown)?, new };
-        self.core.cell().viewed();
+        let view = CountedView { views: views.unwrap_or(1), total: total.ok_or_else(unknown)?, is_new: new };
+        self.core.cell().count_view();
         // What was read before, while Redis was away, is read anew with the view.
-        begun.degraded = None;
-        begun.visited = Some(visited);
-        if new && begun.origin == Origin::Issued {
+        inner.freshness = None;
+        inner.counted_view = Some(view);
+        if new && inner.origin == SessionOrigin::Issued {
             // Issued a moment ago, or before, for something else than a view.
-            begun.ticket = begun.ticket.map(|ticket| Ticket { viewed: true, ..ticket });
+            inner.provisional =
+                inner.provisional.map(|provisional| ProvisionalCookie { viewed: true, ..provisional });
         }
-        Ok(visited)
+        Ok(view)
     }
 }

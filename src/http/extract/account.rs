@@ -8,16 +8,16 @@ use http::header::USER_AGENT;
 use http::request::Parts;
 use tower_sessions::session::Id;
 
-use crate::http::error::Error;
-use crate::http::exchange::Degraded;
-use crate::http::exchange::Exchange;
-use crate::http::extract::exchange;
-use crate::http::store::Store;
+use crate::http::error::RequestError;
+use crate::http::exchange::RequestState;
+use crate::http::exchange::SessionFreshness;
+use crate::http::extract::request_state;
+use crate::http::store::RequestSessionStore;
 use crate::session;
-use crate::session::account::Listed;
-use crate::session::account::Login;
-use crate::session::user::Details;
-use crate::session::user::NAME_MAX;
+use crate::session::account::ActiveSession;
+use crate::session::account::UserLogin;
+use crate::session::user::LoginDetails;
+use crate::session::user::USER_NAME_MAX;
 use crate::session::user::UserTag;
 
 /// The visitor's account: who is logged in with this session, and where else.
@@ -25,16 +25,16 @@ use crate::session::user::UserTag;
 /// Naming it costs the request's one round trip if the cookie says that somebody is logged in, and none otherwise.
 /// Whatever it changes is done when its method returns, whatever becomes of the response.
 #[derive(Debug, Clone)]
-pub struct Account {
-    exchange: Arc<Exchange>,
-    store: Arc<Store>,
+pub struct AuthSession {
+    state: Arc<RequestState>,
+    store: Arc<RequestSessionStore>,
     user: Option<String>,
     agent: String,
 }
 
-impl Account {
+impl AuthSession {
     /// The user who is logged in, by the name that [`Account::login`] was given.
-    pub fn user(&self) -> Option<&str> {
+    pub fn user_id(&self) -> Option<&str> {
         self.user.as_deref()
     }
 
@@ -49,15 +49,15 @@ impl Account {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether he is logged in.
-    pub async fn login(&mut self, user: &str) -> Result<(), Error> {
-        if user.is_empty() || user.len() > NAME_MAX {
-            return Err(Error::UserName);
+    pub async fn login(&mut self, user: &str) -> Result<(), RequestError> {
+        if user.is_empty() || user.len() > USER_NAME_MAX {
+            return Err(RequestError::InvalidUserId);
         }
-        let old = self.exchange.present().await?;
-        let tag = self.exchange.core.user_tag(user).ok_or(Error::Unavailable { retry_after: 1 })?;
-        let details = Details::new(user, &self.exchange.client.address.to_string(), &self.agent);
-        let done = self.store.inner.login(old, &Login { user: tag, details }).await;
-        self.is_now(done, Some(tag)).await?;
+        let old = self.state.load_current_session().await?;
+        let tag = self.state.core.user_tag(user).ok_or(RequestError::Unavailable { retry_after: 1 })?;
+        let details = LoginDetails::new(user, &self.state.client.address.to_string(), &self.agent);
+        let done = self.store.inner.login(old, &UserLogin { user: tag, details }).await;
+        self.apply_new_id(done, Some(tag)).await?;
         self.user = Some(user.to_owned());
         Ok(())
     }
@@ -70,13 +70,13 @@ impl Account {
     ///
     /// # Cancel safety
     /// As [`Account::login`].
-    pub async fn logout(&mut self) -> Result<(), Error> {
-        if let Some(id) = self.exchange.present().await? {
-            let user = self.exchange.begun().await.user;
-            if let Err(error) = self.store.inner.end(id, user).await {
-                return Err(self.exchange.fail(error).await);
+    pub async fn logout(&mut self) -> Result<(), RequestError> {
+        if let Some(id) = self.state.load_current_session().await? {
+            let user = self.state.lock().await.user;
+            if let Err(error) = self.store.inner.destroy(id, user).await {
+                return Err(self.state.record_session_failure(error).await);
             }
-            self.exchange.became(None, None).await;
+            self.state.set_current_session(None, None).await;
         }
         self.user = None;
         Ok(())
@@ -89,20 +89,20 @@ impl Account {
     ///
     /// # Cancel safety
     /// As [`Account::login`].
-    pub async fn regenerate(&mut self) -> Result<(), Error> {
-        let Some(id) = self.exchange.present().await? else { return Ok(()) };
-        let user = self.exchange.begun().await.user;
-        let done = self.store.inner.regenerate(id).await;
-        self.is_now(done, user).await
+    pub async fn cycle_id(&mut self) -> Result<(), RequestError> {
+        let Some(id) = self.state.load_current_session().await? else { return Ok(()) };
+        let user = self.state.lock().await.user;
+        let done = self.store.inner.cycle_id(id).await;
+        self.apply_new_id(done, user).await
     }
 
     /// The sessions in which the user is logged in, this one first; of very many the latest 256.
     ///
     /// # Errors
     /// [`Error::LoggedOut`], [`Error::Unavailable`].
-    pub async fn sessions(&self) -> Result<Vec<Listed>, Error> {
+    pub async fn sessions(&self) -> Result<Vec<ActiveSession>, RequestError> {
         let (id, user) = self.logged_in().await?;
-        Ok(self.store.inner.sessions_of(user, Some(id)).await?)
+        Ok(self.store.inner.list_user_sessions(user, Some(id)).await?)
     }
 
     /// Ends one of the user's sessions, by its handle in [`Account::sessions`]; whether there was one.
@@ -112,15 +112,15 @@ impl Account {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was ended.
-    pub async fn revoke(&mut self, handle: &str) -> Result<bool, Error> {
+    pub async fn revoke(&mut self, handle: &str) -> Result<bool, RequestError> {
         let (id, user) = self.logged_in().await?;
-        if session::handle(&session::digest(id)) == handle {
+        if session::public_handle(&session::digest(id)) == handle {
             self.logout().await?;
             return Ok(true);
         }
         match self.store.inner.revoke(user, handle).await {
-            Ok(ended) => Ok(ended),
-            Err(error) => Err(self.exchange.fail(error).await),
+            Ok(destroyed) => Ok(destroyed),
+            Err(error) => Err(self.state.record_session_failure(error).await),
         }
     }
 
@@ -131,10 +131,10 @@ impl Account {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
-    pub async fn logout_everywhere(&mut self) -> Result<(), Error> {
+    pub async fn logout_everywhere(&mut self) -> Result<(), RequestError> {
         let (_, user) = self.logged_in().await?;
-        if let Err(error) = self.store.inner.end_all(user, None).await {
-            return Err(self.exchange.fail(error).await);
+        if let Err(error) = self.store.inner.destroy_all(user, None).await {
+            return Err(self.state.record_session_failure(error).await);
         }
         self.logout().await
     }
@@ -146,11 +146,11 @@ impl Account {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
-    pub async fn logout_others(&self) -> Result<(), Error> {
+    pub async fn logout_others(&self) -> Result<(), RequestError> {
         let (id, user) = self.logged_in().await?;
-        match self.store.inner.end_all(user, Some(id)).await {
+        match self.store.inner.destroy_all(user, Some(id)).await {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.exchange.fail(error).await),
+            Err(error) => Err(self.state.record_session_failure(error).await),
         }
     }
 
@@ -159,12 +159,12 @@ impl Account {
     ///
     /// # Errors
     /// [`Error::SessionGone`] if there is no session, [`Error::Unavailable`].
-    pub async fn remember(&self, idle: Duration, absolute: Duration) -> Result<(), Error> {
-        let id = self.exchange.present().await?.ok_or(Error::SessionGone)?;
-        let user = self.exchange.begun().await.user;
-        self.store.inner.remember(id, user, idle, absolute).await?;
-        self.exchange.forget(id);
-        self.exchange.begun().await.cookie_age = Some(absolute.min(session::LIFETIME_MAX));
+    pub async fn remember(&self, idle: Duration, absolute: Duration) -> Result<(), RequestError> {
+        let id = self.state.load_current_session().await?.ok_or(RequestError::SessionGone)?;
+        let user = self.state.lock().await.user;
+        self.store.inner.set_lifetimes(id, user, idle, absolute).await?;
+        self.state.invalidate_cached(id);
+        self.state.lock().await.cookie_age = Some(absolute.min(session::LIFETIME_MAX));
         Ok(())
     }
 
@@ -177,70 +177,75 @@ impl Account {
     /// # Errors
     /// [`Error::SessionGone`] if the session was given another id a moment ago, [`Error::Denied`],
     /// [`Error::Unavailable`].
-    pub async fn form_token(&self) -> Result<String, Error> {
-        let away = {
-            let begun = self.exchange.begun().await;
-            begun.degraded.map(|_| begun.current.filter(|_| begun.refusal.is_none()))
+    pub async fn csrf_token(&self) -> Result<String, RequestError> {
+        let without_redis = {
+            let inner = self.state.lock().await;
+            inner.freshness.map(|_| inner.current_session_id.filter(|_| inner.failure.is_none()))
         };
-        let id = match away {
+        let id = match without_redis {
             // Redis cannot be asked, or make a session: the text follows from the id, and is checked when it comes back.
-            Some(current) => current.ok_or(Error::Unavailable { retry_after: 1 })?,
-            None => self.exchange.present_or_issued().await?,
+            Some(current) => current.ok_or(RequestError::Unavailable { retry_after: 1 })?,
+            None => self.state.load_or_issue_session().await?,
         };
-        let keyring = self.exchange.core.keyring().ok_or(Error::Unavailable { retry_after: 1 })?;
-        keyring.form_token(id).map_err(|_| Error::Failed)
+        let keyring = self.state.core.keyring().ok_or(RequestError::Unavailable { retry_after: 1 })?;
+        keyring.csrf_token(id).map_err(|_| RequestError::Internal)
     }
 
     /// Whether this is the text that the session's own forms have. Costs no round trip.
-    pub async fn is_form_token(&self, text: &str) -> bool {
-        let id = self.exchange.begun().await.current;
-        let keyring = self.exchange.core.keyring();
-        keyring.zip(id).is_some_and(|(keyring, id)| keyring.is_form_token(id, text))
+    pub async fn verify_csrf_token(&self, text: &str) -> bool {
+        let id = self.state.lock().await.current_session_id;
+        let keyring = self.state.core.keyring();
+        keyring.zip(id).is_some_and(|(keyring, id)| keyring.is_csrf_token(id, text))
     }
 
-    async fn logged_in(&self) -> Result<(Id, UserTag), Error> {
-        let id = self.exchange.present().await?;
-        let user = self.exchange.begun().await.user;
-        id.zip(user).ok_or(Error::LoggedOut)
+    async fn logged_in(&self) -> Result<(Id, UserTag), RequestError> {
+        let id = self.state.load_current_session().await?;
+        let user = self.state.lock().await.user;
+        id.zip(user).ok_or(RequestError::NotLoggedIn)
     }
 
     /// Takes note of the session's new id.
-    async fn is_now(&self, done: Result<Id, session::Error>, user: Option<UserTag>) -> Result<(), Error> {
+    async fn apply_new_id(
+        &self,
+        done: Result<Id, session::SessionError>,
+        user: Option<UserTag>,
+    ) -> Result<(), RequestError> {
         match done {
             Ok(id) => {
-                self.exchange.became(Some(id), user).await;
+                self.state.set_current_session(Some(id), user).await;
                 Ok(())
             }
-            Err(error) => Err(self.exchange.fail(error).await),
+            Err(error) => Err(self.state.record_session_failure(error).await),
         }
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Account {
-    type Rejection = Error;
+impl<S: Sync> FromRequestParts<S> for AuthSession {
+    type Rejection = RequestError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        let exchange = Arc::clone(exchange(parts)?);
-        let store = Arc::clone(parts.extensions.get::<Arc<Store>>().ok_or(Error::NoFleet)?);
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+        let state = Arc::clone(request_state(parts)?);
+        let store =
+            Arc::clone(parts.extensions.get::<Arc<RequestSessionStore>>().ok_or(RequestError::OutsideFleet)?);
         let current = {
-            let mut begun = exchange.begun().await;
-            begun.looked = true;
-            let current = begun.current.filter(|_| begun.user.is_some());
+            let mut inner = state.lock().await;
+            inner.session_accessed = true;
+            let current = inner.current_session_id.filter(|_| inner.user.is_some());
             // Nothing is known of the session, and a page that goes on without a view goes on without this, too.
-            if current.is_some() && begun.degraded == Some(Degraded::Unknown) {
-                return Err(Error::Unavailable { retry_after: 1 });
+            if current.is_some() && inner.freshness == Some(SessionFreshness::Unknown) {
+                return Err(RequestError::Unavailable { retry_after: 1 });
             }
             current
         };
         let user = match current {
-            Some(id) => match store.inner.details(id).await {
+            Some(id) => match store.inner.login_details(id).await {
                 Ok(details) => details.map(|details| details.user),
-                Err(session::Error::Gone | session::Error::Rotated) => None,
+                Err(session::SessionError::Gone | session::SessionError::Rotated) => None,
                 Err(error) => return Err(error.into()),
             },
             None => None,
         };
         let agent = parts.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
-        Ok(Self { exchange, store, user, agent: agent.to_owned() })
+        Ok(Self { state, store, user, agent: agent.to_owned() })
     }
 }

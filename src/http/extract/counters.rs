@@ -6,13 +6,13 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
-use crate::counter::Name;
-use crate::counter::batched::Reading;
-use crate::counter::bounded::Wish;
-use crate::http::error::Error;
-use crate::http::exchange::Exchange;
-use crate::http::extract::exchange;
-use crate::redis::count::Shared;
+use crate::counter::CounterName;
+use crate::counter::batched::Approximate;
+use crate::counter::bounded::BoundedRequest;
+use crate::http::error::RequestError;
+use crate::http::exchange::RequestState;
+use crate::http::extract::request_state;
+use crate::redis::count::BoundedOutcome;
 
 /// Counters that all workers and machines share, of four kinds.
 ///
@@ -25,7 +25,7 @@ use crate::redis::count::Shared;
 ///
 /// A name has 1 to 64 of `A–Z a–z 0–9 _ - . :`. An exact and a batched counter of one name are one number.
 #[derive(Debug, Clone)]
-pub struct Counters(Arc<Exchange>);
+pub struct Counters(Arc<RequestState>);
 
 impl Counters {
     /// Adds to a counter, which begins at 0, and returns the sum.
@@ -36,15 +36,15 @@ impl Counters {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was added.
-    pub async fn add(&self, name: &str, by: i64) -> Result<i64, Error> {
-        self.0.count(&Name::parse(name)?, by).await
+    pub async fn add(&self, name: &str, by: i64) -> Result<i64, RequestError> {
+        self.0.add_to_counter(&CounterName::parse(name)?, by).await
     }
 
     /// Reads a counter; one that nobody added to is 0.
     ///
     /// # Errors
     /// As [`Counters::add`].
-    pub async fn value(&self, name: &str) -> Result<i64, Error> {
+    pub async fn get(&self, name: &str) -> Result<i64, RequestError> {
         self.add(name, 0).await
     }
 
@@ -52,35 +52,35 @@ impl Counters {
     ///
     /// # Errors
     /// [`Error::CounterName`].
-    pub fn batched(&self, name: &str) -> Result<Batched, Error> {
-        Ok(Batched { exchange: Arc::clone(&self.0), name: Name::parse(name)? })
+    pub fn batched(&self, name: &str) -> Result<BatchedCounter, RequestError> {
+        Ok(BatchedCounter { state: Arc::clone(&self.0), name: CounterName::parse(name)? })
     }
 
     /// A counter of something of which there is only `max`: stock, seats. The bound may differ from call to call.
     ///
     /// # Errors
     /// [`Error::CounterName`].
-    pub fn bounded(&self, name: &str, max: u64) -> Result<Bounded, Error> {
-        Ok(Bounded { exchange: Arc::clone(&self.0), name: Name::parse(name)?, max })
+    pub fn bounded(&self, name: &str, max: u64) -> Result<BoundedCounter, RequestError> {
+        Ok(BoundedCounter { state: Arc::clone(&self.0), name: CounterName::parse(name)?, max })
     }
 
     /// A counter of what is different: visitors, addresses. It takes 12 KiB, however much it has seen.
     ///
     /// # Errors
     /// [`Error::CounterName`].
-    pub fn unique(&self, name: &str) -> Result<Unique, Error> {
-        Ok(Unique { exchange: Arc::clone(&self.0), name: Name::parse(name)?, window: None })
+    pub fn distinct(&self, name: &str) -> Result<DistinctCounter, RequestError> {
+        Ok(DistinctCounter { state: Arc::clone(&self.0), name: CounterName::parse(name)?, window: None })
     }
 }
 
 /// A batched counter.
 #[derive(Debug, Clone)]
-pub struct Batched {
-    exchange: Arc<Exchange>,
-    name: Name,
+pub struct BatchedCounter {
+    state: Arc<RequestState>,
+    name: CounterName,
 }
 
-impl Batched {
+impl BatchedCounter {
     /// Adds. When it returns, neither a killed worker nor an outage of Redis loses the addition.
     ///
     /// It asks no limit and costs no command: a request that limits refuse must ask them first, see [`crate::Limit`].
@@ -91,8 +91,8 @@ impl Batched {
     ///
     /// # Cancel safety
     /// It is added when it is first polled, except for a name beyond the first 64.
-    pub async fn add(&self, by: i64) -> Result<(), Error> {
-        self.exchange.batch(&self.name, by).await
+    pub async fn add(&self, by: i64) -> Result<(), RequestError> {
+        self.state.add_batched(&self.name, by).await
     }
 
     /// The value by Redis and all that the workers of this machine have added to it, this request's additions
@@ -103,22 +103,22 @@ impl Batched {
     ///
     /// # Cancel safety
     /// Nothing is changed.
-    pub async fn value(&self) -> Result<Reading, Error> {
-        self.exchange.batched_value(&self.name).await
+    pub async fn value(&self) -> Result<Approximate, RequestError> {
+        self.state.batched_value(&self.name).await
     }
 
     /// The value without a command: what Redis said last and what this worker has added since; `None` before this
     /// worker has heard of it.
-    pub fn known(&self) -> Option<Reading> {
-        self.exchange.batched_known(&self.name)
+    pub fn known(&self) -> Option<Approximate> {
+        self.state.batched_cached(&self.name)
     }
 }
 
 /// A bounded counter.
 #[derive(Debug, Clone)]
-pub struct Bounded {
-    exchange: Arc<Exchange>,
-    name: Name,
+pub struct BoundedCounter {
+    state: Arc<RequestState>,
+    name: CounterName,
     max: u64,
 }
 
@@ -126,12 +126,12 @@ pub struct Bounded {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
     /// Whether it was done, now or before with the same token.
-    pub granted: bool,
+    pub is_granted: bool,
     /// How much is taken in all.
     pub value: u64,
 }
 
-impl Bounded {
+impl BoundedCounter {
     /// Takes `count`, or nothing if there is not so much left.
     ///
     /// # Errors
@@ -140,8 +140,8 @@ impl Bounded {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was taken.
-    pub async fn take(&self, count: u64) -> Result<Taken, Error> {
-        Ok(self.exchange.take(&self.name, self.max, Wish { count, token: None }).await?.into())
+    pub async fn try_take(&self, count: u64) -> Result<Taken, RequestError> {
+        Ok(self.state.take_bounded(&self.name, self.max, BoundedRequest { count, token: None }).await?.into())
     }
 
     /// The same, and only once for this token, which the client makes up and repeats with its request. It is
@@ -152,8 +152,12 @@ impl Bounded {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was taken; a repetition is safe.
-    pub async fn take_once(&self, count: u64, token: &str) -> Result<Taken, Error> {
-        Ok(self.exchange.take(&self.name, self.max, Wish { count, token: Some(token) }).await?.into())
+    pub async fn take_once(&self, count: u64, token: &str) -> Result<Taken, RequestError> {
+        Ok(self
+            .state
+            .take_bounded(&self.name, self.max, BoundedRequest { count, token: Some(token) })
+            .await?
+            .into())
     }
 
     /// Gives back, and never more than is taken.
@@ -163,8 +167,8 @@ impl Bounded {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was given back.
-    pub async fn give(&self, count: u64) -> Result<Taken, Error> {
-        Ok(self.exchange.give(&self.name, Wish { count, token: None }).await?.into())
+    pub async fn give_back(&self, count: u64) -> Result<Taken, RequestError> {
+        Ok(self.state.give_back_bounded(&self.name, BoundedRequest { count, token: None }).await?.into())
     }
 
     /// The same, and only once for this token, which may be the one it was taken with.
@@ -174,8 +178,12 @@ impl Bounded {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was given back; a repetition is safe.
-    pub async fn give_once(&self, count: u64, token: &str) -> Result<Taken, Error> {
-        Ok(self.exchange.give(&self.name, Wish { count, token: Some(token) }).await?.into())
+    pub async fn give_back_once(&self, count: u64, token: &str) -> Result<Taken, RequestError> {
+        Ok(self
+            .state
+            .give_back_bounded(&self.name, BoundedRequest { count, token: Some(token) })
+            .await?
+            .into())
     }
 
     /// How much is taken.
@@ -185,38 +193,40 @@ impl Bounded {
     ///
     /// # Cancel safety
     /// Nothing is changed.
-    pub async fn value(&self) -> Result<u64, Error> {
-        self.exchange.taken(&self.name).await
+    pub async fn get(&self) -> Result<u64, RequestError> {
+        self.state.bounded_taken(&self.name).await
     }
 }
 
-impl From<Shared> for Taken {
-    fn from(shared: Shared) -> Self {
+impl From<BoundedOutcome> for Taken {
+    fn from(shared: BoundedOutcome) -> Self {
         match shared {
-            Shared::Done(value) | Shared::Before(value) => Self { granted: true, value },
-            Shared::Refused(value) => Self { granted: false, value },
+            BoundedOutcome::Applied(value) | BoundedOutcome::AlreadyApplied(value) => {
+                Self { is_granted: true, value }
+            }
+            BoundedOutcome::Rejected(value) => Self { is_granted: false, value },
         }
     }
 }
 
 /// A unique counter.
 #[derive(Debug, Clone)]
-pub struct Unique {
-    exchange: Arc<Exchange>,
-    name: Name,
+pub struct DistinctCounter {
+    state: Arc<RequestState>,
+    name: CounterName,
     window: Option<Duration>,
 }
 
 /// What a unique counter says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub struct Inserted {
     /// Whether anything was new, as far as the counter can tell.
-    pub new: bool,
+    pub is_new: bool,
     /// How much of what was seen is different.
-    pub value: u64,
+    pub count: u64,
 }
 
-impl Unique {
+impl DistinctCounter {
     /// Counts only what is seen in the present window of this length, a second at least; windows begin at multiples
     /// of it since 1970 by Redis's clock, so a day is one of UTC.
     #[must_use]
@@ -231,8 +241,8 @@ impl Unique {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was counted; a repetition is safe.
-    pub async fn see(&self, item: impl AsRef<[u8]>) -> Result<Seen, Error> {
-        self.see_all(&[item.as_ref()]).await
+    pub async fn insert(&self, item: impl AsRef<[u8]>) -> Result<Inserted, RequestError> {
+        self.insert_all(&[item.as_ref()]).await
     }
 
     /// Counts up to a thousand items in one round trip; none only looks.
@@ -242,9 +252,9 @@ impl Unique {
     ///
     /// # Cancel safety
     /// As [`Unique::see`].
-    pub async fn see_all(&self, items: &[&[u8]]) -> Result<Seen, Error> {
-        let (new, value) = self.exchange.see(&self.name, self.window, items).await?;
-        Ok(Seen { new, value })
+    pub async fn insert_all(&self, items: &[&[u8]]) -> Result<Inserted, RequestError> {
+        let (new, value) = self.state.insert_distinct(&self.name, self.window, items).await?;
+        Ok(Inserted { is_new: new, count: value })
     }
 
     /// How much was seen that is different.
@@ -254,15 +264,15 @@ impl Unique {
     ///
     /// # Cancel safety
     /// Nothing is changed.
-    pub async fn value(&self) -> Result<u64, Error> {
-        Ok(self.see_all(&[]).await?.value)
+    pub async fn count(&self) -> Result<u64, RequestError> {
+        Ok(self.insert_all(&[]).await?.count)
     }
 }
 
 impl<S: Sync> FromRequestParts<S> for Counters {
-    type Rejection = Error;
+    type Rejection = RequestError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        Ok(Self(Arc::clone(exchange(parts)?)))
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+        Ok(Self(Arc::clone(request_state(parts)?)))
     }
 }

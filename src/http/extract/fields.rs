@@ -9,10 +9,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tower_sessions::session::Id;
 
-use crate::http::error::Error;
-use crate::http::exchange::Exchange;
-use crate::http::extract::exchange;
-use crate::http::store::Store;
+use crate::http::error::RequestError;
+use crate::http::exchange::RequestState;
+use crate::http::extract::request_state;
+use crate::http::store::RequestSessionStore;
 
 /// Fields of the visitor's session, the same that tower-sessions' `Session` has, changed at once and one by one.
 ///
@@ -21,20 +21,20 @@ use crate::http::store::Store;
 /// through both. What `Session` inserted is not seen here until it was saved, and a `Session` that was read before does
 /// not see what was changed here since.
 #[derive(Debug, Clone)]
-pub struct Fields {
-    exchange: Arc<Exchange>,
-    store: Arc<Store>,
+pub struct SessionFields {
+    state: Arc<RequestState>,
+    store: Arc<RequestSessionStore>,
 }
 
-impl Fields {
+impl SessionFields {
     /// A field's value; `None` if there is none, or no session.
     ///
     /// # Errors
     /// [`Error::SessionField`] if it holds something else, [`Error::Denied`], [`Error::Unavailable`].
-    pub async fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Error> {
-        match self.exchange.present().await {
+    pub async fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RequestError> {
+        match self.state.load_current_session().await {
             Ok(Some(id)) => Ok(self.store.inner.value(id, name).await?),
-            Ok(None) | Err(Error::SessionGone) => Ok(None),
+            Ok(None) | Err(RequestError::SessionGone) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -49,10 +49,10 @@ impl Fields {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was added.
-    pub async fn incr(&self, name: &str, by: i64) -> Result<i64, Error> {
-        let Some(id) = self.session().await? else { return Ok(by) };
+    pub async fn incr(&self, name: &str, by: i64) -> Result<i64, RequestError> {
+        let Some(id) = self.ensure_session().await? else { return Ok(by) };
         let sum = self.store.inner.add(id, name, by).await;
-        self.exchange.forget(id);
+        self.state.invalidate_cached(id);
         Ok(sum?)
     }
 
@@ -69,35 +69,36 @@ impl Fields {
         &self,
         name: &str,
         mut change: impl FnMut(Option<T>) -> T,
-    ) -> Result<T, Error> {
-        let Some(id) = self.session().await? else { return Ok(change(None)) };
+    ) -> Result<T, RequestError> {
+        let Some(id) = self.ensure_session().await? else { return Ok(change(None)) };
         let value = self.store.inner.update(id, name, change).await;
-        self.exchange.forget(id);
+        self.state.invalidate_cached(id);
         Ok(value?)
     }
 
     /// The visitor's session, which is made if there is none; a HEAD or OPTIONS request makes none, and nothing of it is
     /// stored then.
-    async fn session(&self) -> Result<Option<Id>, Error> {
-        if let Some(id) = self.exchange.present().await? {
+    async fn ensure_session(&self) -> Result<Option<Id>, RequestError> {
+        if let Some(id) = self.state.load_current_session().await? {
             return Ok(Some(id));
         }
-        if self.exchange.makes_nothing {
+        if self.state.creates_no_session {
             return Ok(None);
         }
-        let id = self.store.inner.make(Vec::<(String, Bytes)>::new()).await?;
-        self.exchange.became(Some(id), None).await;
+        let id = self.store.inner.create_with_fields(Vec::<(String, Bytes)>::new()).await?;
+        self.state.set_current_session(Some(id), None).await;
         Ok(Some(id))
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Fields {
-    type Rejection = Error;
+impl<S: Sync> FromRequestParts<S> for SessionFields {
+    type Rejection = RequestError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        let exchange = Arc::clone(exchange(parts)?);
-        let store = Arc::clone(parts.extensions.get::<Arc<Store>>().ok_or(Error::NoFleet)?);
-        exchange.begun().await.looked = true;
-        Ok(Self { exchange, store })
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+        let state = Arc::clone(request_state(parts)?);
+        let store =
+            Arc::clone(parts.extensions.get::<Arc<RequestSessionStore>>().ok_or(RequestError::OutsideFleet)?);
+        state.lock().await.session_accessed = true;
+        Ok(Self { state, store })
     }
 }

@@ -8,7 +8,7 @@ use axum::extract::FromRequestParts;
 use axum::extract::OptionalFromRequestParts;
 use http::request::Parts;
 
-use crate::http::error::Error;
+use crate::http::error::RequestError;
 use crate::http::idempotency::key;
 
 /// The request's `Idempotency-Key`: naming it refuses requests without one, 400; `Option<Idempotency>` refuses none.
@@ -31,21 +31,21 @@ use crate::http::idempotency::key;
 #[derive(Debug, Clone)]
 pub struct Idempotency {
     key: Arc<str>,
-    verdict: Arc<AtomicU8>,
+    retention: Arc<AtomicU8>,
 }
 
 /// What a handler said of its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum Verdict {
+pub(in crate::http) enum ResponseRetention {
     /// Nothing: its status decides.
-    Undecided,
-    Keep,
-    Release,
+    ByStatus,
+    Store,
+    Discard,
 }
 
 impl Idempotency {
     pub(in crate::http) fn new(key: String) -> Self {
-        Self { key: key.into(), verdict: Arc::new(AtomicU8::new(0)) }
+        Self { key: key.into(), retention: Arc::new(AtomicU8::new(0)) }
     }
 
     /// The key, as the client chose it.
@@ -54,47 +54,49 @@ impl Idempotency {
     }
 
     /// The response is final, whatever its status: repetitions get it, also if it says that something failed.
-    pub fn keep(&self) {
-        self.verdict.store(1, Relaxed);
+    pub fn store(&self) {
+        self.retention.store(1, Relaxed);
     }
 
     /// The response is not final, whatever its status: a repetition is carried out again.
     pub fn release(&self) {
-        self.verdict.store(2, Relaxed);
+        self.retention.store(2, Relaxed);
     }
 
-    pub(in crate::http) fn verdict(&self) -> Verdict {
-        match self.verdict.load(Relaxed) {
-            1 => Verdict::Keep,
-            2 => Verdict::Release,
-            _ => Verdict::Undecided,
+    pub(in crate::http) fn retention(&self) -> ResponseRetention {
+        match self.retention.load(Relaxed) {
+            1 => ResponseRetention::Store,
+            2 => ResponseRetention::Discard,
+            _ => ResponseRetention::ByStatus,
         }
     }
 
     /// The one under which the request is carried out; where keys mean nothing, one of which nothing follows.
-    fn of(parts: &Parts) -> Result<Option<Self>, Error> {
-        if let Some(admitted) = parts.extensions.get::<Self>() {
-            return Ok(Some(admitted.clone()));
+    fn from_parts(parts: &Parts) -> Result<Option<Self>, RequestError> {
+        if let Some(claimed) = parts.extensions.get::<Self>() {
+            return Ok(Some(claimed.clone()));
         }
-        match parts.headers.contains_key(key::HEADER) {
+        match parts.headers.contains_key(key::IDEMPOTENCY_KEY_HEADER) {
             false => Ok(None),
-            true => key::read(&parts.headers).map(|key| Some(Self::new(key))).ok_or(Error::IdempotencyKey),
+            true => key::parse_key(&parts.headers)
+                .map(|key| Some(Self::new(key)))
+                .ok_or(RequestError::InvalidIdempotencyKey),
         }
     }
 }
 
 impl<S: Sync> FromRequestParts<S> for Idempotency {
-    type Rejection = Error;
+    type Rejection = RequestError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        Self::of(parts)?.ok_or(Error::IdempotencyKeyMissing)
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+        Self::from_parts(parts)?.ok_or(RequestError::MissingIdempotencyKey)
     }
 }
 
 impl<S: Sync> OptionalFromRequestParts<S> for Idempotency {
-    type Rejection = Error;
+    type Rejection = RequestError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, Error> {
-        Self::of(parts)
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, RequestError> {
+        Self::from_parts(parts)
     }
 }

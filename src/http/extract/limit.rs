@@ -6,30 +6,30 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
-use crate::http::error::Error;
-use crate::http::exchange::Exchange;
-use crate::http::extract::exchange;
-use crate::redis::begin::LimitReply;
+use crate::http::error::RequestError;
+use crate::http::exchange::RequestState;
+use crate::http::extract::request_state;
+use crate::redis::begin::RateLimitDecision;
 
 /// What the request's limits decided; naming it decides them, so a denied request never reaches the handler.
 ///
 /// Costs a round trip unless another extractor made it already.
 #[derive(Debug, Clone)]
-pub struct Limit {
-    exchange: Arc<Exchange>,
-    known: Vec<LimitReply>,
+pub struct RateLimit {
+    state: Arc<RequestState>,
+    decisions: Vec<RateLimitDecision>,
 }
 
-impl Limit {
+impl RateLimit {
     /// Requests that are left now under the tightest policy; `None` if no policy applies, or none is known because
     /// Redis is away.
     pub fn remaining(&self) -> Option<u64> {
-        self.known.iter().map(|reply| reply.remaining).min()
+        self.decisions.iter().map(|reply| reply.remaining).min()
     }
 
     /// Time until every policy is as if never used; zero if none applies.
     pub fn reset(&self) -> Duration {
-        Duration::from_micros(self.known.iter().map(|reply| reply.reset_us).max().unwrap_or(0))
+        Duration::from_micros(self.decisions.iter().map(|reply| reply.reset_us).max().unwrap_or(0))
     }
 
     /// Charges the request for more than it was: so many requests more under every policy that it falls under.
@@ -41,8 +41,8 @@ impl Limit {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was charged.
-    pub async fn charge(&self, requests: u64) -> Result<(), Error> {
-        self.exchange.charge(requests).await
+    pub async fn charge(&self, requests: u64) -> Result<(), RequestError> {
+        self.state.charge(requests).await
     }
 
     /// Gives back what this request was charged, as if it had not been made: for one that should not count, such as a
@@ -56,18 +56,18 @@ impl Limit {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown what was given back.
-    pub async fn refund(&self) -> Result<(), Error> {
-        self.exchange.refund().await
+    pub async fn refund(&self) -> Result<(), RequestError> {
+        self.state.refund().await
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Limit {
-    type Rejection = Error;
+impl<S: Sync> FromRequestParts<S> for RateLimit {
+    type Rejection = RequestError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        let exchange = Arc::clone(exchange(parts)?);
-        exchange.decide().await?;
-        let known = exchange.begun().await.limits.known();
-        Ok(Self { exchange, known })
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+        let state = Arc::clone(request_state(parts)?);
+        state.decide_limits().await?;
+        let decisions = state.lock().await.limits.decisions();
+        Ok(Self { state, decisions })
     }
 }

@@ -11,28 +11,28 @@ mod limit;
 mod visit;
 mod worker;
 
-pub use account::Account;
-pub use client::ClientAddr;
-pub use counters::Batched;
-pub use counters::Bounded;
+pub use account::AuthSession;
+pub use client::ClientIp;
+pub use counters::BatchedCounter;
+pub use counters::BoundedCounter;
 pub use counters::Counters;
-pub use counters::Seen;
+pub use counters::DistinctCounter;
+pub use counters::Inserted;
 pub use counters::Taken;
-pub use counters::Unique;
-pub use fields::Fields;
+pub use fields::SessionFields;
 pub use idempotency::Idempotency;
-pub(super) use idempotency::Verdict;
-pub use limit::Limit;
-pub use visit::Visit;
+pub(super) use idempotency::ResponseRetention;
+pub use limit::RateLimit;
+pub use visit::PageView;
 
 use std::sync::Arc;
 
 use http::request::Parts;
 
-use crate::http::error::Error;
-use crate::http::exchange::Exchange;
+use crate::http::error::RequestError;
+use crate::http::exchange::RequestState;
 
 /// This request's exchange.
-fn exchange(parts: &Parts) -> Result<&Arc<Exchange>, Error> {
-    Exchange::of(&parts.extensions).ok_or(Error::NoFleet)
+fn request_state(parts: &Parts) -> Result<&Arc<RequestState>, RequestError> {
+    RequestState::from_extensions(&parts.extensions).ok_or(RequestError::OutsideFleet)
 }

@@ -4,9 +4,9 @@ use axum::extract::FromRequestParts;
 use axum::extract::OptionalFromRequestParts;
 use http::request::Parts;
 
-use crate::http::error::Error;
-use crate::http::exchange::Visited;
-use crate::http::extract::exchange;
+use crate::http::error::RequestError;
+use crate::http::exchange::CountedView;
+use crate::http::extract::request_state;
 
 /// This request as a view of its visitor: naming it counts one, exactly, in the visitor's session and in the total.
 ///
@@ -29,11 +29,11 @@ use crate::http::extract::exchange;
 /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(page));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Visit(Visited);
+pub struct PageView(CountedView);
 
-impl Visit {
+impl PageView {
     /// Views of this visitor, this one included.
-    pub fn views(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.0.views
     }
 
@@ -44,22 +44,22 @@ impl Visit {
 
     /// Whether the visitor's session was made for this view.
     pub fn is_new(&self) -> bool {
-        self.0.new
+        self.0.is_new
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Visit {
-    type Rejection = Error;
+impl<S: Sync> FromRequestParts<S> for PageView {
+    type Rejection = RequestError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        Ok(Self(exchange(parts)?.visit().await?))
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+        Ok(Self(request_state(parts)?.count_view().await?))
     }
 }
 
-impl<S: Sync> OptionalFromRequestParts<S> for Visit {
-    type Rejection = Error;
+impl<S: Sync> OptionalFromRequestParts<S> for PageView {
+    type Rejection = RequestError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, Error> {
-        Ok(exchange(parts)?.visit_if_counted().await?.map(Self))
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, RequestError> {
+        Ok(request_state(parts)?.count_view_if_possible().await?.map(Self))
     }
 }

@@ -3,23 +3,23 @@
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
-use crate::http::error::Error;
-use crate::http::extract::exchange;
-use crate::http::state::State;
+use crate::http::error::RequestError;
+use crate::http::extract::request_state;
+use crate::http::state::FleetHandle;
 use crate::http::state::Worker;
 
 impl<S: Sync> FromRequestParts<S> for Worker {
-    type Rejection = Error;
+    type Rejection = RequestError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        Ok(exchange(parts)?.core.worker.clone())
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+        Ok(request_state(parts)?.core.worker.clone())
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for State {
-    type Rejection = Error;
+impl<S: Sync> FromRequestParts<S> for FleetHandle {
+    type Rejection = RequestError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        Ok(Self(std::sync::Arc::clone(&exchange(parts)?.core)))
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+        Ok(Self(std::sync::Arc::clone(&request_state(parts)?.core)))
     }
 }

@@ -19,20 +19,20 @@ use http_body::Body as _;
 use tower_sessions::session::Id;
 
 use crate::http::problem::Problem;
-use crate::redis::claim::Kept;
-use crate::session::cookie::Ticket;
+use crate::redis::claim::StoredResponse;
+use crate::session::cookie::ProvisionalCookie;
 use crate::session::user::UserTag;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// In front of the line that says what became of the session. No header's name begins so, and versions that do not know
 /// the line pass over it.
-const SESSION: &[u8] = b":session:";
+const SESSION_LINE: &[u8] = b":session:";
 /// In front of the line with the names of those that the response is for, parted by spaces.
-const READERS: &[u8] = b":for:";
+const READERS_LINE: &[u8] = b":for:";
 
 /// Headers that are the first response's own, or this response's.
-const NOT_KEPT: [HeaderName; 11] = [
+const NOT_STORED: [HeaderName; 11] = [
     header::SET_COOKIE,
     header::CONNECTION,
     header::TRANSFER_ENCODING,
@@ -48,33 +48,33 @@ const NOT_KEPT: [HeaderName; 11] = [
 
 /// What a response did with its visitor's session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Change {
+pub(super) struct RecordedSessionChange {
     /// Hashed id that the request came with.
-    pub(super) before: Option<String>,
-    pub(super) now: Now,
+    pub(super) previous_digest: Option<String>,
+    pub(super) current: SessionAfterResponse,
 }
 
 /// The session afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Now {
+pub(super) enum SessionAfterResponse {
     /// The visitor has this one; its cookie may have a lifetime of its own, or be a ticket.
-    Is { id: Id, user: Option<UserTag>, age: Option<Duration>, ticket: Option<Ticket> },
+    Active { id: Id, user: Option<UserTag>, age: Option<Duration>, provisional: Option<ProvisionalCookie> },
     /// None: it was ended.
-    Ended,
+    Destroyed,
 }
 
-impl Change {
+impl RecordedSessionChange {
     /// As text: five words, `-` where there is nothing, or one.
     pub(super) fn encode(&self) -> String {
         let word = |word: Option<String>| word.unwrap_or_else(|| "-".to_owned());
-        let before = word(self.before.clone());
-        match self.now {
-            Now::Ended => before,
-            Now::Is { id, user, age, ticket } => {
+        let previous_digest = word(self.previous_digest.clone());
+        match self.current {
+            SessionAfterResponse::Destroyed => previous_digest,
+            SessionAfterResponse::Active { id, user, age, provisional } => {
                 let user = word(user.map(|user| user.to_string()));
                 let age = word(age.map(|age| age.as_secs().to_string()));
-                let ticket = word(ticket.map(Ticket::encode));
-                format!("{before} {id} {user} {age} {ticket}")
+                let provisional = word(provisional.map(ProvisionalCookie::encode));
+                format!("{previous_digest} {id} {user} {age} {provisional}")
             }
         }
     }
@@ -82,28 +82,35 @@ impl Change {
     pub(super) fn decode(text: &str) -> Option<Self> {
         let words: Vec<&str> = text.split(' ').collect();
         let some = |word: &str| (word != "-").then(|| word.to_owned());
-        let (before, now) = match words.as_slice() {
-            [before] => (before, Now::Ended),
-            [before, id, user, age, ticket] => {
+        let (previous_digest, current) = match words.as_slice() {
+            [previous_digest] => (previous_digest, SessionAfterResponse::Destroyed),
+            [previous_digest, id, user, age, provisional] => {
                 let user = some(user).map(|user| user.parse()).transpose().ok()?;
                 let age = some(age).map(|age| age.parse().map(Duration::from_secs)).transpose().ok()?;
-                let ticket = match some(ticket) {
+                let provisional = match some(provisional) {
                     None => None,
-                    Some(ticket) => Some(Ticket::decode(&ticket)?),
+                    Some(encoded) => Some(ProvisionalCookie::decode(&encoded)?),
                 };
-                (before, Now::Is { id: id.parse().ok()?, user, age, ticket })
+                (
+                    previous_digest,
+                    SessionAfterResponse::Active { id: id.parse().ok()?, user, age, provisional },
+                )
             }
             _ => return None,
         };
-        Some(Self { before: some(before), now })
+        Some(Self { previous_digest: some(previous_digest), current })
     }
 
     /// Whether a repetition that comes with this session may have it: it is the one that the response was for, or the
     /// client never got a cookie. A client with another session keeps that.
-    pub(super) fn is_for(&self, session: Option<&str>) -> bool {
-        match self.now {
-            Now::Is { .. } => session.is_none() || session == self.before.as_deref(),
-            Now::Ended => session.is_some() && session == self.before.as_deref(),
+    pub(super) fn applies_to(&self, session: Option<&str>) -> bool {
+        match self.current {
+            SessionAfterResponse::Active { .. } => {
+                session.is_none() || session == self.previous_digest.as_deref()
+            }
+            SessionAfterResponse::Destroyed => {
+                session.is_some() && session == self.previous_digest.as_deref()
+            }
         }
     }
 }
@@ -115,36 +122,41 @@ pub(super) fn is_final(status: StatusCode) -> bool {
 }
 
 /// The response and what is kept of it, at most `most` bytes; one that is larger or has no known end is only noted.
-pub(super) async fn copy(
+pub(super) async fn capture_response(
     response: Response,
-    most: u64,
+    max_bytes: u64,
     readers: &[String],
     sealed: Option<&str>,
-) -> (Response, Kept) {
+) -> (Response, StoredResponse) {
     let (parts, body) = response.into_parts();
-    let headers = pack(&parts.headers, readers, sealed);
-    let fits = |length: u64| length + headers.len() as u64 <= most;
-    let nothing = Kept { status: 0, headers: pack(&HeaderMap::new(), readers, sealed), body: Bytes::new() };
+    let headers = encode_headers(&parts.headers, readers, sealed);
+    let fits = |length: u64| length + headers.len() as u64 <= max_bytes;
+    let marker_only = StoredResponse {
+        status: 0,
+        headers: encode_headers(&HeaderMap::new(), readers, sealed),
+        body: Bytes::new(),
+    };
     if !body.size_hint().exact().is_some_and(fits) {
-        return (Response::from_parts(parts, body), nothing);
+        return (Response::from_parts(parts, body), marker_only);
     }
     // A body of known length is in memory already, or ends with an error that the client would have met as well.
     let Ok(body) = to_bytes(body, usize::MAX).await else {
-        return (Response::from_parts(parts, Body::empty()), nothing);
+        return (Response::from_parts(parts, Body::empty()), marker_only);
     };
-    let kept = Kept { status: parts.status.as_u16(), headers, body: body.clone() };
+    let kept = StoredResponse { status: parts.status.as_u16(), headers, body: body.clone() };
     (Response::from_parts(parts, Body::from(body)), kept)
 }
 
 /// One line a header; a value has no line breaks.
-fn pack(headers: &HeaderMap, readers: &[String], sealed: Option<&str>) -> Bytes {
-    let mut lines = [READERS, readers.join(" ").as_bytes(), b"\n"].concat();
+fn encode_headers(headers: &HeaderMap, readers: &[String], sealed: Option<&str>) -> Bytes {
+    let mut lines = [READERS_LINE, readers.join(" ").as_bytes(), b"\n"].concat();
     if let Some(sealed) = sealed {
-        lines.extend_from_slice(&[SESSION, sealed.as_bytes(), b"\n"].concat());
+        lines.extend_from_slice(&[SESSION_LINE, sealed.as_bytes(), b"\n"].concat());
     }
     // Every response to a repetition says itself that it depends on the cookie.
-    let own = |name: &HeaderName, value: &HeaderValue| name == header::VARY && value == "Cookie";
-    for (name, value) in headers.iter().filter(|(name, value)| !NOT_KEPT.contains(name) && !own(name, value))
+    let is_own_vary = |name: &HeaderName, value: &HeaderValue| name == header::VARY && value == "Cookie";
+    for (name, value) in
+        headers.iter().filter(|(name, value)| !NOT_STORED.contains(name) && !is_own_vary(name, value))
     {
         lines.extend_from_slice(name.as_str().as_bytes());
         lines.push(b':');
@@ -154,7 +166,7 @@ fn pack(headers: &HeaderMap, readers: &[String], sealed: Option<&str>) -> Bytes 
     lines.into()
 }
 
-fn unpack(lines: &[u8]) -> HeaderMap {
+fn decode_headers(lines: &[u8]) -> HeaderMap {
     let header = |line: &[u8]| {
         let colon = line.iter().position(|byte| *byte == b':')?;
         let name = HeaderName::from_bytes(&line[..colon]).ok()?;
@@ -168,30 +180,30 @@ fn unpack(lines: &[u8]) -> HeaderMap {
 }
 
 /// What is kept, sealed, about the session.
-pub(super) fn sealed(kept: &Kept) -> Option<&str> {
-    line(kept, SESSION)
+pub(super) fn sealed_session_change(kept: &StoredResponse) -> Option<&str> {
+    find_line(kept, SESSION_LINE)
 }
 
 /// Whether a response is for a client with these names; one that does not say is of an earlier release.
-pub(super) fn is_for(kept: &Kept, names: &[String]) -> bool {
-    line(kept, READERS)
+pub(super) fn is_readable_by(kept: &StoredResponse, names: &[String]) -> bool {
+    find_line(kept, READERS_LINE)
         .is_none_or(|readers| readers.split(' ').any(|name| names.iter().any(|own| own == name)))
 }
 
 /// The line of ours that begins so.
-fn line<'a>(kept: &'a Kept, mark: &[u8]) -> Option<&'a str> {
+fn find_line<'a>(kept: &'a StoredResponse, prefix: &[u8]) -> Option<&'a str> {
     let mut lines = kept.headers.split(|byte| *byte == b'\n');
-    lines.find_map(|line| std::str::from_utf8(line.strip_prefix(mark)?).ok())
+    lines.find_map(|line| std::str::from_utf8(line.strip_prefix(prefix)?).ok())
 }
 
 /// The first response once more.
-pub(super) fn replay(kept: Kept) -> Response {
+pub(super) fn replay(kept: StoredResponse) -> Response {
     let Ok(status) = StatusCode::from_u16(kept.status) else {
-        return Problem::idempotency_not_kept().into_response();
+        return Problem::idempotency_not_stored().into_response();
     };
     let mut response = Response::new(Body::from(kept.body));
     *response.status_mut() = status;
-    *response.headers_mut() = unpack(&kept.headers);
+    *response.headers_mut() = decode_headers(&kept.headers);
     response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     response
 }
@@ -212,10 +224,10 @@ mod tests {
             response.headers_mut().append(name, HeaderValue::from_static(value));
         }
         let (response, kept) =
-            copy(response, 1024, &["a".to_owned(), "b".to_owned()], Some("c2VhbGVk")).await;
+            capture_response(response, 1024, &["a".to_owned(), "b".to_owned()], Some("c2VhbGVk")).await;
         assert_eq!(response.headers()["set-cookie"], "sid=1");
-        assert_eq!(sealed(&kept), Some("c2VhbGVk"));
-        let is_for = |name: &str| is_for(&kept, &["x".to_owned(), name.to_owned()]);
+        assert_eq!(sealed_session_change(&kept), Some("c2VhbGVk"));
+        let is_for = |name: &str| is_readable_by(&kept, &["x".to_owned(), name.to_owned()]);
         assert!(is_for("a") && is_for("b") && !is_for("c") && !is_for("a b") && !is_for(""));
         let again = replay(kept);
         assert_eq!(
@@ -230,17 +242,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_response_without_an_end_or_too_large_is_only_noted() {
+    async fn a_response_without_an_end_or_too_large_is_stored_as_a_marker() {
         let unbounded = Full::new(Bytes::from_static(b"x")).map_frame(|frame| frame);
         let endless = Response::new(Body::new(unbounded));
-        let (_, kept) = copy(endless, 1024, &[], Some("x")).await;
-        assert_eq!((kept.status, sealed(&kept)), (0, Some("x")));
-        assert!(!is_for(&kept, &["a".to_owned()]), "for no client");
+        let (_, kept) = capture_response(endless, 1024, &[], Some("x")).await;
+        assert_eq!((kept.status, sealed_session_change(&kept)), (0, Some("x")));
+        assert!(!is_readable_by(&kept, &["a".to_owned()]), "for no client");
         assert_eq!(replay(kept).status(), StatusCode::CONFLICT);
-        let (response, kept) = copy(Response::new(Body::from(vec![0; 70_000])), 65_536, &[], None).await;
+        let (response, kept) =
+            capture_response(Response::new(Body::from(vec![0; 70_000])), 65_536, &[], None).await;
         assert_eq!((kept.status, response.body().size_hint().exact()), (0, Some(70_000)));
         let wordy = [("x-long", "x".repeat(4_000))];
-        let (_, kept) = copy((wordy, "x".repeat(200)).into_response(), 4_096, &[], None).await;
+        let (_, kept) = capture_response((wordy, "x".repeat(200)).into_response(), 4_096, &[], None).await;
         assert_eq!(kept.status, 0, "headers count as well");
     }
 
@@ -257,24 +270,32 @@ mod tests {
     #[test]
     fn a_change_is_read_back_and_is_for_its_own_client() {
         let id = new_id().unwrap();
-        let user = Some(UserTag::of(b"key", "ann"));
+        let user = Some(UserTag::from_name(b"key", "ann"));
         let age = Some(Duration::from_secs(60));
         for before in [None, Some("before".to_owned())] {
-            let ticket = |viewed| {
-                let ticket = Some(Ticket { issued_ms: 1_763_694_494_123, viewed });
-                Now::Is { id, user: None, age: None, ticket }
+            let provisional = |viewed| {
+                let provisional = Some(ProvisionalCookie { issued_ms: 1_763_694_494_123, viewed });
+                SessionAfterResponse::Active { id, user: None, age: None, provisional }
             };
-            let is = Now::Is { id, user, age, ticket: None };
-            for now in [is, ticket(false), ticket(true), Now::Ended] {
-                let change = Change { before: before.clone(), now };
-                assert_eq!(Change::decode(&change.encode()).as_ref(), Some(&change));
+            let is = SessionAfterResponse::Active { id, user, age, provisional: None };
+            for now in [is, provisional(false), provisional(true), SessionAfterResponse::Destroyed] {
+                let change = RecordedSessionChange { previous_digest: before.clone(), current: now };
+                assert_eq!(RecordedSessionChange::decode(&change.encode()).as_ref(), Some(&change));
                 let here = before.as_deref();
-                assert_eq!(change.is_for(here), here.is_some() || now != Now::Ended, "{change:?}");
-                assert!(!change.is_for(Some("another")), "{change:?}");
+                assert_eq!(
+                    change.applies_to(here),
+                    here.is_some() || now != SessionAfterResponse::Destroyed,
+                    "{change:?}"
+                );
+                assert!(!change.applies_to(Some("another")), "{change:?}");
             }
         }
         for bad in ["a b", "", "a b c d e f", "- x - - -", "- x - y -"] {
-            assert!(Change::decode(bad).is_none_or(|change| change.now == Now::Ended), "{bad}");
+            assert!(
+                RecordedSessionChange::decode(bad)
+                    .is_none_or(|change| change.current == SessionAfterResponse::Destroyed),
+                "{bad}"
+            );
         }
     }
 }

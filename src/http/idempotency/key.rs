@@ -4,18 +4,18 @@ use http::HeaderMap;
 use http::HeaderName;
 use ring::digest;
 
-pub(in crate::http) const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
+pub(in crate::http) const IDEMPOTENCY_KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Longest key, bytes.
 pub(in crate::http) const KEY_MAX: usize = 255;
 
 /// The header's value: a string of Structured Fields (RFC 9651), or the bare text that most clients send.
-pub(in crate::http) fn read(headers: &HeaderMap) -> Option<String> {
-    let mut values = headers.get_all(HEADER).iter();
-    let (only, None) = (values.next()?.to_str().ok()?.trim(), values.next()) else { return None };
-    let text = match only.strip_prefix('"') {
+pub(in crate::http) fn parse_key(headers: &HeaderMap) -> Option<String> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY_HEADER).iter();
+    let (single_value, None) = (values.next()?.to_str().ok()?.trim(), values.next()) else { return None };
+    let text = match single_value.strip_prefix('"') {
         Some(rest) => unescape(rest.strip_suffix('"')?)?,
-        None => only.to_owned(),
+        None => single_value.to_owned(),
     };
     let visible = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
     ((1..=KEY_MAX).contains(&text.len()) && visible).then_some(text)
@@ -36,7 +36,7 @@ fn unescape(quoted: &str) -> Option<String> {
 }
 
 /// The parts' digest, hex; each part is preceded by its length, so that no two lists look the same.
-pub(super) fn sha256(parts: &[&[u8]]) -> String {
+pub(super) fn sha256_of_parts(parts: &[&[u8]]) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_le_bytes());
@@ -51,10 +51,12 @@ mod tests {
 
     use super::*;
 
-    fn parsed(values: &[&str]) -> Option<String> {
+    fn parse_values(values: &[&str]) -> Option<String> {
         let mut headers = HeaderMap::new();
-        values.iter().for_each(|value| _ = headers.append(HEADER, HeaderValue::from_str(value).unwrap()));
-        read(&headers)
+        values.iter().for_each(|value| {
+            _ = headers.append(IDEMPOTENCY_KEY_HEADER, HeaderValue::from_str(value).unwrap())
+        });
+        parse_key(&headers)
     }
 
     #[test]
@@ -72,15 +74,15 @@ mod tests {
             (&["a", "b"], None),
         ];
         for (values, expected) in cases {
-            assert_eq!(parsed(values).as_deref(), expected, "{values:?}");
+            assert_eq!(parse_values(values).as_deref(), expected, "{values:?}");
         }
-        assert_eq!(parsed(&[&"x".repeat(KEY_MAX)]).map(|key| key.len()), Some(KEY_MAX));
-        assert_eq!(parsed(&[&"x".repeat(KEY_MAX + 1)]), None);
+        assert_eq!(parse_values(&[&"x".repeat(KEY_MAX)]).map(|key| key.len()), Some(KEY_MAX));
+        assert_eq!(parse_values(&[&"x".repeat(KEY_MAX + 1)]), None);
     }
 
     #[test]
-    fn parts_that_only_look_the_same_together_have_different_digests() {
-        assert_ne!(sha256(&[b"ab", b"c"]), sha256(&[b"a", b"bc"]));
-        assert_eq!(sha256(&[b"a"]).len(), 64);
+    fn parts_that_are_equal_only_when_joined_have_different_digests() {
+        assert_ne!(sha256_of_parts(&[b"ab", b"c"]), sha256_of_parts(&[b"a", b"bc"]));
+        assert_eq!(sha256_of_parts(&[b"a"]).len(), 64);
     }
 }

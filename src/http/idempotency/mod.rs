@@ -25,63 +25,63 @@ use http::Request;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
 
-use crate::http::error::Error;
-use crate::http::error::Refusal;
-use crate::http::exchange::Exchange;
-use crate::http::exchange::Origin;
+use crate::http::error::RequestError;
+use crate::http::error::StateError;
+use crate::http::exchange::RequestState;
+use crate::http::exchange::SessionOrigin;
 use crate::http::extract::Idempotency;
-use crate::http::extract::Verdict;
-use crate::http::idempotency::kept::Change;
-use crate::http::idempotency::kept::Now;
-use crate::http::idempotency::names::Namer;
-use crate::http::idempotency::names::Names;
-use crate::http::idempotency::names::Sender;
-use crate::http::idempotency::names::Standing;
+use crate::http::extract::ResponseRetention;
+use crate::http::idempotency::kept::RecordedSessionChange;
+use crate::http::idempotency::kept::SessionAfterResponse;
+use crate::http::idempotency::names::RequestNamer;
+use crate::http::idempotency::names::RequestNames;
+use crate::http::idempotency::names::SenderIdentification;
+use crate::http::idempotency::names::SenderIdentity;
 use crate::http::problem::Problem;
-use crate::http::state::Core;
+use crate::http::state::WorkerContext;
 use crate::redis;
-use crate::redis::begin::SessionReply;
+use crate::redis::begin::SessionLookup;
 use crate::redis::claim;
-use crate::redis::claim::Claim;
-use crate::redis::claim::Claimed;
-use crate::redis::claim::Kept;
+use crate::redis::claim::ClaimOutcome;
+use crate::redis::claim::ClaimRequest;
+use crate::redis::claim::StoredResponse;
 
 /// The policy that bounds what clients who are not logged in have kept; an application may change or switch it off.
-const POLICY: &str = "idempotency";
+const IDEMPOTENCY_POLICY: &str = "idempotency";
 
 /// Largest response that is kept, headers and body.
-const KEPT_MAX: u64 = 64 * 1024;
+const STORED_RESPONSE_MAX: u64 = 64 * 1024;
 /// The same for a client of whom nothing is known, and how long it is kept.
-const STRANGER_KEPT_MAX: u64 = 4 * 1024;
-const STRANGER_KEPT_FOR: Duration = Duration::from_secs(600);
+const UNIDENTIFIED_RESPONSE_MAX: u64 = 4 * 1024;
+const UNIDENTIFIED_RETENTION: Duration = Duration::from_secs(600);
 /// Names outlive the record, whose lifetime begins again when its response is kept.
-const NAMES_LONGER: Duration = Duration::from_secs(60);
+const NAME_EXTRA_LIFETIME: Duration = Duration::from_secs(60);
 
 /// For how long a request is claimed by the worker that carries it out, which renews the claim meanwhile.
 const LEASE: Duration = Duration::from_secs(5);
 const RENEW_EVERY: Duration = Duration::from_millis(1500);
 /// Pause before a response that could not be kept is offered again.
-const KEEP_AGAIN: Duration = Duration::from_millis(100);
+const STORE_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// The right to carry a request out.
 #[derive(Debug)]
-pub(super) struct Execution {
-    exchange: Arc<Exchange>,
+pub(super) struct ExecutionLease {
+    state: Arc<RequestState>,
     key: Idempotency,
     fingerprint: String,
-    standing: Standing,
+    identification: SenderIdentification,
     /// Names that its response is for.
     readers: Vec<String>,
     /// What counts together with the cookie that its response comes with; [`Names::beside`].
-    beside: Option<String>,
+    bound_authorization: Option<String>,
     record: String,
     owner: String,
 }
 
 /// Whether a request asks to be carried out once.
-pub(super) fn asks<B>(core: &Core, request: &Request<B>) -> bool {
+pub(super) fn is_requested<B>(core: &WorkerContext, request: &Request<B>) -> bool {
     matches!(*request.method(), Method::POST | Method::PATCH)
-        && request.headers().contains_key(key::HEADER)
+        && request.headers().contains_key(key::IDEMPOTENCY_KEY_HEADER)
         && !core.config.idempotency.ttl.is_zero()
 }
 
@@ -91,114 +91,134 @@ pub(super) fn asks<B>(core: &Core, request: &Request<B>) -> bool {
 ///
 /// # Cancel safety
 /// A right that was granted and is dropped ends with its lease.
-pub(super) async fn admit(
-    exchange: &Arc<Exchange>,
+pub(super) async fn claim_execution(
+    state: &Arc<RequestState>,
     request: Request<Body>,
-) -> Result<(Request<Body>, Execution), Response> {
+) -> Result<(Request<Body>, ExecutionLease), Response> {
     let (mut parts, body) = request.into_parts();
-    let key = key::read(&parts.headers).ok_or_else(|| Error::IdempotencyKey.into_response())?;
-    let names = names(exchange, &parts.headers, &key).await.map_err(IntoResponse::into_response)?;
+    let key =
+        key::parse_key(&parts.headers).ok_or_else(|| RequestError::InvalidIdempotencyKey.into_response())?;
+    let names = request_names(state, &parts.headers, &key).await.map_err(IntoResponse::into_response)?;
     // The body is bounded already; what is wrong with it is remembered there and told instead of this.
     let body = to_bytes(body, usize::MAX)
         .await
         .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the request's body broke off").into_response())?;
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    let fingerprint = key::sha256(&[parts.method.as_str().as_bytes(), target.as_bytes(), &body]);
-    let owner = exchange.core.request_id().to_str().unwrap_or_default().to_owned();
+    let fingerprint = key::sha256_of_parts(&[parts.method.as_str().as_bytes(), target.as_bytes(), &body]);
+    let owner = state.core.request_id().to_str().unwrap_or_default().to_owned();
     let key = Idempotency::new(key);
-    let Names { standing, record, readers, beside, .. } = names.clone();
-    let exchange = Arc::clone(exchange);
-    let mut execution = Execution { exchange, key, fingerprint, standing, readers, beside, record, owner };
-    match execution.claim(&names).await {
-        Ok(Claimed::Granted) => {
-            parts.extensions.insert(execution.key.clone());
-            Ok((Request::from_parts(parts, Body::from(body)), execution))
+    let RequestNames { identification, record, readers, bound_authorization, .. } = names.clone();
+    let state = Arc::clone(state);
+    let mut lease = ExecutionLease {
+        state,
+        key,
+        fingerprint,
+        identification,
+        readers,
+        bound_authorization,
+        record,
+        owner,
+    };
+    match lease.claim(&names).await {
+        Ok(ClaimOutcome::Granted) => {
+            parts.extensions.insert(lease.key.clone());
+            Ok((Request::from_parts(parts, Body::from(body)), lease))
         }
-        Ok(Claimed::Running(left)) => Err(Problem::idempotency_running(seconds(left)).into_response()),
-        Ok(Claimed::Other) => Err(Problem::idempotency_other().into_response()),
+        Ok(ClaimOutcome::InProgress(left)) => {
+            Err(Problem::idempotency_in_progress(retry_after_seconds(left)).into_response())
+        }
+        Ok(ClaimOutcome::KeyReused) => Err(Problem::idempotency_key_reused().into_response()),
         // Another client may have sent it: that it was carried out is all that is told.
-        Ok(Claimed::Done(kept)) if standing.is_ambiguous() || !kept::is_for(&kept, &names.keys) => {
-            Err(Problem::idempotency_carried_out().into_response())
+        Ok(ClaimOutcome::Completed(kept))
+            if identification.is_ambiguous() || !kept::is_readable_by(&kept, &names.keys) =>
+        {
+            Err(Problem::idempotency_already_executed().into_response())
         }
-        Ok(Claimed::Done(kept)) => Err(execution.replay(kept).await),
+        Ok(ClaimOutcome::Completed(kept)) => Err(lease.replay(kept).await),
         Err(error) => {
-            let mut begun = execution.exchange.begun().await;
-            Err(begun.refusal.insert(Refusal::from(&error)).error().into_response())
+            let mut inner = lease.state.lock().await;
+            Err(inner.failure.insert(StateError::from(&error)).to_request_error().into_response())
         }
     }
 }
 
 /// Under which names the request is found; decides its limits and reads its session.
-async fn names(exchange: &Exchange, headers: &HeaderMap, key: &str) -> Result<Names, Error> {
-    let policies = exchange.core.limits.policies();
-    let bounded = policies.named(POLICY).map(|(number, _)| number);
-    match bounded {
-        Some(policy) if exchange.visitor.user().is_none() => exchange.limit(policy, None).await?,
-        _ => exchange.decide().await?,
+async fn request_names(
+    state: &RequestState,
+    headers: &HeaderMap,
+    key: &str,
+) -> Result<RequestNames, RequestError> {
+    let policies = state.core.limiter.policies();
+    let anonymous_policy = policies.find(IDEMPOTENCY_POLICY).map(|(number, _)| number);
+    match anonymous_policy {
+        Some(policy) if state.visitor.user().is_none() => state.apply_policy(policy, None).await?,
+        _ => state.decide_limits().await?,
     }
     // A ticket has one id, and its session is made when the handler uses it.
-    let stored = {
-        let begun = exchange.begun().await;
-        begun.stored().filter(|_| begun.ticket.is_none())
+    let stored_id = {
+        let inner = state.lock().await;
+        inner.stored_session_id().filter(|_| inner.provisional.is_none())
     };
-    let session = match stored {
-        Some(id) => Some(exchange.session(id).await?),
+    let session = match stored_id {
+        Some(id) => Some(state.lookup_session(id).await?),
         None => None,
     };
     // A cookie whose session is no more names no user, but it is still the cookie that a request was sent with.
-    let user = exchange.begun().await.user.map(|user| user.to_string());
-    if let (Some(policy), None, Some(_)) = (bounded, &user, exchange.visitor.user()) {
-        exchange.limit(policy, None).await?;
+    let user = state.lock().await.user.map(|user| user.to_string());
+    if let (Some(policy), None, Some(_)) = (anonymous_policy, &user, state.visitor.user()) {
+        state.apply_policy(policy, None).await?;
     }
-    let client = exchange.client.subject(exchange.core.config.ipv6_prefix);
-    let sender = Sender {
+    let client = state.client.limit_subject(state.core.config.ipv6_prefix);
+    let sender = SenderIdentity {
         user: user.as_deref(),
         authorization: headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes),
-        session: exchange.visitor.digest(),
+        session: state.visitor.digest(),
         lineage: session.as_ref().and_then(lineage),
         client: &client,
     };
-    Ok(Namer { prefix: &exchange.core.prefix, key }.of(&sender))
+    Ok(RequestNamer { prefix: &state.core.prefix, key }.for_sender(&sender))
 }
 
 /// The first hashed id of a session that was given another one since.
-fn lineage(session: &SessionReply) -> Option<&str> {
+fn lineage(session: &SessionLookup) -> Option<&str> {
     match session {
-        SessionReply::Live { own: Some(own), .. } => own.lineage.as_deref(),
+        SessionLookup::Found { attributes: Some(own), .. } => own.lineage.as_deref(),
         _ => None,
     }
 }
 
-impl Execution {
-    async fn claim(&mut self, names: &Names) -> Result<Claimed, redis::Error> {
-        let redis = &self.exchange.core.redis;
-        let (lifetime, fingerprint) = (self.lifetime(), self.fingerprint.as_str());
-        if names.own > 0 {
-            let names = claim::Names {
+impl ExecutionLease {
+    async fn claim(&mut self, names: &RequestNames) -> Result<ClaimOutcome, redis::RedisError> {
+        let redis = &self.state.core.redis;
+        let (lifetime, fingerprint) = (self.retention(), self.fingerprint.as_str());
+        if names.own_count > 0 {
+            let names = claim::IdempotencyNames {
                 keys: &names.keys,
-                own: names.own,
+                own_count: names.own_count,
                 fingerprint,
                 record: &names.record,
-                lifetime: lifetime + NAMES_LONGER,
+                lifetime: lifetime + NAME_EXTRA_LIFETIME,
             };
-            self.record = redis.record_of(&names).await?;
+            self.record = redis.find_record(&names).await?;
         }
         let (key, owner) = (&self.record, &self.owner);
-        redis.claim(&Claim { key, fingerprint, owner, lease: LEASE, lifetime: lifetime.max(LEASE) }).await
+        redis
+            .claim(&ClaimRequest { key, fingerprint, owner, lease: LEASE, lifetime: lifetime.max(LEASE) })
+            .await
     }
 
     /// How long the response is kept.
-    fn lifetime(&self) -> Duration {
-        let ttl = self.exchange.core.config.idempotency.ttl;
-        if self.is_of_a_stranger() { ttl.min(STRANGER_KEPT_FOR) } else { ttl }
+    fn retention(&self) -> Duration {
+        let ttl = self.state.core.config.idempotency.ttl;
+        if self.is_unidentified() { ttl.min(UNIDENTIFIED_RETENTION) } else { ttl }
     }
 
-    fn is_of_a_stranger(&self) -> bool {
-        matches!(self.standing, Standing::Anonymous | Standing::Guessable)
+    fn is_unidentified(&self) -> bool {
+        matches!(self.identification, SenderIdentification::Anonymous | SenderIdentification::Guessable)
     }
 
     /// Waits for the response and keeps the right to make it.
-    pub(super) async fn hold(&self, response: impl Future<Output = Response>) -> Response {
+    pub(super) async fn while_renewing(&self, response: impl Future<Output = Response>) -> Response {
         tokio::select! {
             response = response => response,
             never = self.renew() => match never {},
@@ -208,7 +228,7 @@ impl Execution {
     async fn renew(&self) -> Infallible {
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
-            match self.exchange.core.redis.prolong(&self.record, &self.owner, LEASE).await {
+            match self.state.core.redis.renew_claim(&self.record, &self.owner, LEASE).await {
                 Ok(true) => {}
                 Ok(false) => {
                     tracing::warn!("a request that was to be carried out once took longer than its lease")
@@ -219,25 +239,27 @@ impl Execution {
     }
 
     /// Keeps the response, or lets the request be carried out again.
-    pub(super) async fn conclude(self, response: Response) -> Response {
-        let is_kept = match self.key.verdict() {
-            Verdict::Undecided => kept::is_final(response.status()),
-            Verdict::Keep => true,
-            Verdict::Release => false,
+    pub(super) async fn store_response(self, response: Response) -> Response {
+        let is_stored = match self.key.retention() {
+            ResponseRetention::ByStatus => kept::is_final(response.status()),
+            ResponseRetention::Store => true,
+            ResponseRetention::Discard => false,
         };
-        let (response, kept) = if is_kept {
-            let change = self.change().await;
+        let (response, kept) = if is_stored {
+            let change = self.session_change().await;
             let sealed = change.as_ref().and_then(|change| self.seal(change));
-            let most = if self.is_of_a_stranger() { STRANGER_KEPT_MAX } else { KEPT_MAX };
-            let afterwards = change.as_ref().and_then(|change| self.name_afterwards(change));
-            let readers: Vec<String> = self.readers.iter().chain(&afterwards).cloned().collect();
-            let (response, kept) = kept::copy(response, most, &readers, sealed.as_deref()).await;
-            if let Some(name) = afterwards {
-                self.find_under(name).await;
+            let max_bytes =
+                if self.is_unidentified() { UNIDENTIFIED_RESPONSE_MAX } else { STORED_RESPONSE_MAX };
+            let new_name = change.as_ref().and_then(|change| self.name_after_response(change));
+            let readers: Vec<String> = self.readers.iter().chain(&new_name).cloned().collect();
+            let (response, kept) =
+                kept::capture_response(response, max_bytes, &readers, sealed.as_deref()).await;
+            if let Some(name) = new_name {
+                self.add_name(name).await;
             }
-            (response, self.keep(&kept).await)
+            (response, self.store_with_retry(&kept).await)
         } else {
-            (response, self.exchange.core.redis.forget(&self.record, &self.owner).await)
+            (response, self.state.core.redis.abandon_claim(&self.record, &self.owner).await)
         };
         if let Err(error) = kept {
             tracing::warn!(%error, "the response of a request that was carried out once was not kept: {error}");
@@ -246,97 +268,110 @@ impl Execution {
     }
 
     /// What the request did with its visitor's session.
-    async fn change(&self) -> Option<Change> {
-        let begun = self.exchange.begun().await;
-        let before = self.exchange.visitor.id();
-        let ticket = begun.ticket.filter(|_| begun.origin == Origin::Issued);
+    async fn session_change(&self) -> Option<RecordedSessionChange> {
+        let inner = self.state.lock().await;
+        let previous = self.state.visitor.id();
+        let provisional = inner.provisional.filter(|_| inner.origin == SessionOrigin::Issued);
         // Without a ticket an id that was only issued is in no cookie.
-        let current = begun.current.filter(|_| begun.origin != Origin::Issued || ticket.is_some());
-        let now = match current {
-            Some(id) if begun.current != before || begun.cookie_age.is_some() => {
-                Now::Is { id, user: begun.user, age: begun.cookie_age, ticket }
+        let current = inner
+            .current_session_id
+            .filter(|_| inner.origin != SessionOrigin::Issued || provisional.is_some());
+        let current = match current {
+            Some(id) if inner.current_session_id != previous || inner.cookie_age.is_some() => {
+                SessionAfterResponse::Active { id, user: inner.user, age: inner.cookie_age, provisional }
             }
-            None if before.is_some() && begun.origin == Origin::Deleted => Now::Ended,
+            None if previous.is_some() && inner.origin == SessionOrigin::Destroyed => {
+                SessionAfterResponse::Destroyed
+            }
             _ => return None,
         };
-        Some(Change { before: self.exchange.visitor.digest().map(ToOwned::to_owned), now })
+        Some(RecordedSessionChange {
+            previous_digest: self.state.visitor.digest().map(ToOwned::to_owned),
+            current,
+        })
     }
 
     /// The name that the cookie gives with which the response comes.
-    fn name_afterwards(&self, change: &Change) -> Option<String> {
-        let session = match change.now {
-            Now::Is { id, .. } => Some(crate::session::digest(id)),
-            Now::Ended => None,
+    fn name_after_response(&self, change: &RecordedSessionChange) -> Option<String> {
+        let session = match change.current {
+            SessionAfterResponse::Active { id, .. } => Some(crate::session::digest(id)),
+            SessionAfterResponse::Destroyed => None,
         };
-        let namer = Namer { prefix: &self.exchange.core.prefix, key: self.key.key() };
-        namer.afterwards(session.as_deref(), self.beside.as_deref())
+        let namer = RequestNamer { prefix: &self.state.core.prefix, key: self.key.key() };
+        namer.name_after_response(session.as_deref(), self.bound_authorization.as_deref())
     }
 
     /// From now on the request is found under this name, too.
-    async fn find_under(&self, name: String) {
-        let names = claim::Names {
+    async fn add_name(&self, name: String) {
+        let names = claim::IdempotencyNames {
             keys: &[name],
-            own: 1,
+            own_count: 1,
             fingerprint: &self.fingerprint,
             record: &self.record,
-            lifetime: self.lifetime() + NAMES_LONGER,
+            lifetime: self.retention() + NAME_EXTRA_LIFETIME,
         };
-        if let Err(error) = self.exchange.core.redis.record_of(&names).await {
+        if let Err(error) = self.state.core.redis.find_record(&names).await {
             tracing::warn!(%error, "a request that was carried out once is not found with its new cookie: {error}");
         }
     }
 
     /// Keeps the response, and tries again for as long as no other worker may carry the request out: a response that
     /// is not kept is a request that is carried out twice.
-    async fn keep(&self, kept: &Kept) -> Result<bool, redis::Error> {
+    async fn store_with_retry(&self, kept: &StoredResponse) -> Result<bool, redis::RedisError> {
         let until = Instant::now() + LEASE / 2;
         loop {
-            match self.exchange.core.redis.keep(&self.record, &self.owner, self.lifetime(), kept).await {
-                Err(_) if Instant::now() < until => tokio::time::sleep(KEEP_AGAIN).await,
+            match self
+                .state
+                .core
+                .redis
+                .complete_claim(&self.record, &self.owner, self.retention(), kept)
+                .await
+            {
+                Err(_) if Instant::now() < until => tokio::time::sleep(STORE_RETRY_PAUSE).await,
                 outcome => return outcome,
             }
         }
     }
 
     /// The first response once more, with the session that it made if this client may have it.
-    async fn replay(&self, kept: Kept) -> Response {
-        let change = kept::sealed(&kept).and_then(|sealed| self.open(sealed));
-        if let Some(change) = change.filter(|change| change.is_for(self.exchange.visitor.digest())) {
-            match change.now {
-                Now::Is { id, user, age, ticket } => {
-                    self.exchange.became(Some(id), user).await;
-                    let mut begun = self.exchange.begun().await;
-                    begun.cookie_age = age;
-                    if ticket.is_some() {
+    async fn replay(&self, kept: StoredResponse) -> Response {
+        let change = kept::sealed_session_change(&kept).and_then(|sealed| self.unseal(sealed));
+        if let Some(change) = change.filter(|change| change.applies_to(self.state.visitor.digest())) {
+            match change.current {
+                SessionAfterResponse::Active { id, user, age, provisional } => {
+                    self.state.set_current_session(Some(id), user).await;
+                    let mut inner = self.state.lock().await;
+                    inner.cookie_age = age;
+                    if provisional.is_some() {
                         // Nothing is stored for it, as at the first time.
-                        (begun.ticket, begun.origin) = (ticket, Origin::Issued);
+                        (inner.provisional, inner.origin) = (provisional, SessionOrigin::Issued);
                     }
                 }
-                Now::Ended => self.exchange.became(None, None).await,
+                SessionAfterResponse::Destroyed => self.state.set_current_session(None, None).await,
             }
         }
         // Whose response it is depends on the cookie.
-        self.exchange.begun().await.looked = true;
+        self.state.lock().await.session_accessed = true;
         kept::replay(kept)
     }
 
     /// What is sealed is opened with the client's key and the record's name together: reading Redis is not enough.
-    fn context(&self) -> String {
+    fn sealing_context(&self) -> String {
         format!("{} {}", self.record, self.key.key())
     }
 
-    fn seal(&self, change: &Change) -> Option<String> {
-        let keyring = self.exchange.core.keyring()?;
-        keyring.seal(&self.context(), change.encode().as_bytes()).ok()
+    fn seal(&self, change: &RecordedSessionChange) -> Option<String> {
+        let keyring = self.state.core.keyring()?;
+        keyring.encrypt(&self.sealing_context(), change.encode().as_bytes()).ok()
     }
 
-    fn open(&self, sealed: &str) -> Option<Change> {
-        let opened = self.exchange.core.keyring()?.open(&self.context(), sealed)?;
-        Change::decode(std::str::from_utf8(&opened).ok()?)
+    fn unseal(&self, sealed: &str) -> Option<RecordedSessionChange> {
+        let opened = self.state.core.keyring()?.decrypt(&self.sealing_context(), sealed)?;
+        RecordedSessionChange::decode(std::str::from_utf8(&opened).ok()?)
     }
 }
 
 /// When to ask again, s: a live worker is done soon, and the lease, which it renews, tells only when a dead one's ends.
-fn seconds(left: Duration) -> u64 {
+fn retry_after_seconds(left: Duration) -> u64 {
     left.as_secs().clamp(1, 2)
 }

@@ -6,55 +6,55 @@ use std::time::Duration;
 use std::time::Instant;
 
 /// A client that was told may have sent more before it could hear of it.
-const GRACE: Duration = Duration::from_secs(1);
+const WARNING_GRACE: Duration = Duration::from_secs(1);
 
 /// After so long it is told again instead of being sent away.
-const FORGIVEN: Duration = Duration::from_secs(10);
+const WARNING_RESET: Duration = Duration::from_secs(10);
 
 /// What one client has left.
 #[derive(Debug)]
-pub(super) struct Allowance {
+pub(super) struct MessageRateLimiter {
     per_second: f64,
-    left: f64,
-    at: Instant,
-    told: Option<Instant>,
+    tokens: f64,
+    updated_at: Instant,
+    warned_at: Option<Instant>,
 }
 
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum MessageDecision {
     /// It is taken.
-    Taken,
+    Accept,
     /// It is not, and the client has to be told.
-    Tell,
+    Warn,
     /// It is not, and the client was told already.
-    Ignored,
+    Drop,
     /// The client was told and goes on.
     Close,
 }
 
-impl Allowance {
+impl MessageRateLimiter {
     /// A client that has sent nothing yet.
     pub(super) fn new(per_second: u64, now: Instant) -> Self {
         let per_second = per_second as f64;
-        Self { per_second, left: 2.0 * per_second, at: now, told: None }
+        Self { per_second, tokens: 2.0 * per_second, updated_at: now, warned_at: None }
     }
 
     /// Decides on a message that has come.
-    pub(super) fn take(&mut self, now: Instant) -> Verdict {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.at = now;
-        self.left = (self.left + passed * self.per_second).min(2.0 * self.per_second);
-        if self.left >= 1.0 {
-            self.left -= 1.0;
-            return Verdict::Taken;
+    pub(super) fn decide(&mut self, now: Instant) -> MessageDecision {
+        let passed = now.saturating_duration_since(self.updated_at).as_secs_f64();
+        self.updated_at = now;
+        self.tokens = (self.tokens + passed * self.per_second).min(2.0 * self.per_second);
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return MessageDecision::Accept;
         }
-        match self.told.map(|told| now.saturating_duration_since(told)) {
-            Some(since) if since <= GRACE => Verdict::Ignored,
-            Some(since) if since < FORGIVEN => Verdict::Close,
+        match self.warned_at.map(|warned_at| now.saturating_duration_since(warned_at)) {
+            Some(since) if since <= WARNING_GRACE => MessageDecision::Drop,
+            Some(since) if since < WARNING_RESET => MessageDecision::Close,
             _ => {
-                self.told = Some(now);
-                Verdict::Tell
+                self.warned_at = Some(now);
+                MessageDecision::Warn
             }
         }
     }
@@ -65,34 +65,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_sends_too_much_is_told_and_whoever_goes_on_is_sent_away() {
-        let begin = Instant::now();
-        let at = |ms: u64| begin + Duration::from_millis(ms);
-        let mut allowance = Allowance::new(10, begin);
-        let burst: Vec<_> = (0..22).map(|_| allowance.take(begin)).collect();
-        assert_eq!(burst[..20], [Verdict::Taken; 20]);
-        assert_eq!(burst[20..], [Verdict::Tell, Verdict::Ignored]);
-        assert_eq!(allowance.take(at(100)), Verdict::Taken);
-        assert_eq!(allowance.take(at(100)), Verdict::Ignored);
-        let later: Vec<_> = (0..30).map(|_| allowance.take(at(1200))).collect();
-        assert_eq!(later[..11], [Verdict::Taken; 11]);
-        assert_eq!(later[11], Verdict::Close);
+    fn a_client_above_its_rate_is_warned_and_then_disconnected() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut limiter = MessageRateLimiter::new(10, start);
+        let burst: Vec<_> = (0..22).map(|_| limiter.decide(start)).collect();
+        assert_eq!(burst[..20], [MessageDecision::Accept; 20]);
+        assert_eq!(burst[20..], [MessageDecision::Warn, MessageDecision::Drop]);
+        assert_eq!(limiter.decide(at(100)), MessageDecision::Accept);
+        assert_eq!(limiter.decide(at(100)), MessageDecision::Drop);
+        let later: Vec<_> = (0..30).map(|_| limiter.decide(at(1200))).collect();
+        assert_eq!(later[..11], [MessageDecision::Accept; 11]);
+        assert_eq!(later[11], MessageDecision::Close);
     }
 
     #[test]
-    fn a_slip_is_forgiven_after_a_while() {
-        let begin = Instant::now();
-        let mut allowance = Allowance::new(1, begin);
-        assert_eq!([(); 3].map(|()| allowance.take(begin))[2], Verdict::Tell);
-        let later = begin + Duration::from_secs(20);
-        assert_eq!([(); 3].map(|()| allowance.take(later)), [Verdict::Taken, Verdict::Taken, Verdict::Tell]);
+    fn a_warning_is_reset_after_a_while() {
+        let start = Instant::now();
+        let mut limiter = MessageRateLimiter::new(1, start);
+        assert_eq!([(); 3].map(|()| limiter.decide(start))[2], MessageDecision::Warn);
+        let later = start + Duration::from_secs(20);
+        assert_eq!(
+            [(); 3].map(|()| limiter.decide(later)),
+            [MessageDecision::Accept, MessageDecision::Accept, MessageDecision::Warn]
+        );
     }
 
     #[test]
-    fn a_steady_client_within_its_rate_is_never_told() {
-        let begin = Instant::now();
-        let mut allowance = Allowance::new(20, begin);
-        let taken = |n: u64| allowance.take(begin + Duration::from_millis(50 * n)) == Verdict::Taken;
-        assert!((0..1000).all(taken));
+    fn a_steady_client_within_its_rate_is_never_warned() {
+        let start = Instant::now();
+        let mut limiter = MessageRateLimiter::new(20, start);
+        let accepted =
+            |n: u64| limiter.decide(start + Duration::from_millis(50 * n)) == MessageDecision::Accept;
+        assert!((0..1000).all(accepted));
     }
 }

@@ -9,34 +9,34 @@ use bytes::Bytes;
 use http::request::Parts;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::broadcast::Event;
-use crate::broadcast::Here;
-use crate::broadcast::Hub;
-use crate::broadcast::Id;
+use crate::broadcast::BroadcastHub;
+use crate::broadcast::MessageId;
+use crate::broadcast::Presence;
 use crate::broadcast::Subscription;
-use crate::broadcast::Topic;
-use crate::http::error::Error;
-use crate::http::exchange::Exchange;
-use crate::http::live::handshake::Upgrade;
-use crate::http::live::resume::Resume;
-use crate::http::live::sender::Sender;
+use crate::broadcast::SubscriptionEvent;
+use crate::broadcast::TopicName;
+use crate::http::error::RequestError;
+use crate::http::exchange::RequestState;
+use crate::http::live::handshake::WebSocketUpgrade;
+use crate::http::live::resume::LastEventId;
+use crate::http::live::sender::SocketClient;
 use crate::http::live::sse;
-use crate::http::live::talk::Talk;
+use crate::http::live::talk::BroadcastSocket;
 use crate::http::live::wire;
-use crate::http::state::Core;
-use crate::http::state::State;
+use crate::http::state::FleetHandle;
+use crate::http::state::WorkerContext;
 
 /// A client hears that messages were lost to it.
-const GAP: Bytes = Bytes::from_static(b"event: gap\ndata: {\"gap\":true}\n\n");
+const GAP_EVENT: Bytes = Bytes::from_static(b"event: gap\ndata: {\"gap\":true}\n\n");
 
 /// A client hears that it fell behind, and that its response ends for that.
-const SLOW: Bytes = Bytes::from_static(b"event: slow\ndata: {\"slow\":true}\n\n");
+const LAGGED_EVENT: Bytes = Bytes::from_static(b"event: slow\ndata: {\"slow\":true}\n\n");
 
 /// Bytes of a client's JSON beside the message, and of ours.
-const AROUND: usize = 256;
+const JSON_OVERHEAD: usize = 256;
 
 /// Bytes that one byte of a message has at most in JSON (`\u0000`).
-const ESCAPED: usize = 6;
+const ESCAPED_BYTE_MAX: usize = 6;
 
 /// Messages to everybody who subscribes to a topic, on whichever worker of whichever machine; also an extractor.
 ///
@@ -65,14 +65,14 @@ const ESCAPED: usize = 6;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Broadcast {
-    core: Arc<Core>,
+    core: Arc<WorkerContext>,
     /// Whose messages over a WebSocket are counted together; none outside a request.
-    sender: Option<Arc<Sender>>,
+    sender: Option<Arc<SocketClient>>,
 }
 
 impl Broadcast {
-    fn hub(&self) -> &Hub {
-        &self.core.broadcasts
+    fn hub(&self) -> &BroadcastHub {
+        &self.core.broadcast_hub
     }
 
     /// Sends a message to all who subscribe to the topic; those who are away for a moment find it when they come again.
@@ -84,8 +84,8 @@ impl Broadcast {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was sent.
-    pub async fn publish(&self, topic: &str, text: &str) -> Result<Id, Error> {
-        Ok(self.hub().publish(&Topic::parse(topic)?, text).await?)
+    pub async fn publish(&self, topic: &str, text: &str) -> Result<MessageId, RequestError> {
+        Ok(self.hub().publish(&TopicName::parse(topic)?, text).await?)
     }
 
     /// Hears a topic's messages from now on, or from those after a given one.
@@ -96,16 +96,20 @@ impl Broadcast {
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
-    pub async fn subscribe(&self, topic: &str, resume: Resume) -> Result<Subscription, Error> {
-        Ok(self.hub().subscribe(&Topic::parse(topic)?, resume.id()).await?)
+    pub async fn subscribe(
+        &self,
+        topic: &str,
+        last_event_id: LastEventId,
+    ) -> Result<Subscription, RequestError> {
+        Ok(self.hub().subscribe(&TopicName::parse(topic)?, last_event_id.id()).await?)
     }
 
     /// How many subscribe to a topic, on all workers of all machines; asked for once a second while the value lives.
     ///
     /// # Errors
     /// [`Error::Topic`].
-    pub fn here(&self, topic: &str) -> Result<Here, Error> {
-        Ok(self.hub().here(&Topic::parse(topic)?))
+    pub fn presence(&self, topic: &str) -> Result<Presence, RequestError> {
+        Ok(self.hub().presence(&TopicName::parse(topic)?))
     }
 
     /// A topic's messages as a response of server-sent events, until the client or the worker leaves.
@@ -119,11 +123,11 @@ impl Broadcast {
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
-    pub async fn events(&self, topic: &str, resume: Resume) -> Result<Response, Error> {
-        let subscription = self.subscribe(topic, resume).await?;
-        let stage = if resume == Resume::Unknown { Stage::Gap } else { Stage::Begin };
-        let heartbeat = self.core.config.broadcast.heartbeat;
-        Ok(sse::respond(Messages { subscription, stage }, heartbeat, &self.core.phase))
+    pub async fn sse(&self, topic: &str, last_event_id: LastEventId) -> Result<Response, RequestError> {
+        let subscription = self.subscribe(topic, last_event_id).await?;
+        let phase = if last_event_id == LastEventId::Unknown { EventPhase::Gap } else { EventPhase::Start };
+        let heartbeat = self.core.config.broadcast.keep_alive_interval;
+        Ok(sse::respond(BroadcastEvents { subscription, phase }, heartbeat, &self.core.drain))
     }
 
     /// A topic over a WebSocket, until the client or the worker leaves (1012).
@@ -140,20 +144,26 @@ impl Broadcast {
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
-    pub async fn socket(&self, upgrade: Upgrade, topic: &str, resume: Resume) -> Result<Response, Error> {
-        let subscription = self.subscribe(topic, resume).await?;
-        let settings = &self.core.config;
-        let config = wire::config(
-            settings.websocket.message_limit,
-            settings.broadcast.message_limit.saturating_mul(ESCAPED) + AROUND,
+    pub async fn socket(
+        &self,
+        upgrade: WebSocketUpgrade,
+        topic: &str,
+        last_event_id: LastEventId,
+    ) -> Result<Response, RequestError> {
+        let subscription = self.subscribe(topic, last_event_id).await?;
+        let config = &self.core.config;
+        let socket_config = wire::websocket_config(
+            config.websocket.max_message_size,
+            config.broadcast.max_message_size.saturating_mul(ESCAPED_BYTE_MAX) + JSON_OVERHEAD,
         );
-        let (core, topic) = (Arc::clone(&self.core), Topic::parse(topic)?);
-        let talk = Talk { core, topic, subscription, resume, sender: self.sender.clone() };
-        Ok(upgrade.answer(config, |wire| talk.run(wire)))
+        let (core, topic) = (Arc::clone(&self.core), TopicName::parse(topic)?);
+        let socket =
+            BroadcastSocket { core, topic, subscription, last_event_id, sender: self.sender.clone() };
+        Ok(upgrade.on_upgrade(socket_config, |web_socket| socket.run(web_socket)))
     }
 }
 
-impl State {
+impl FleetHandle {
     /// This worker's broadcasts, for code outside a handler; handlers name [`Broadcast`].
     pub fn broadcast(&self) -> Broadcast {
         Broadcast { core: Arc::clone(&self.0), sender: None }
@@ -163,76 +173,83 @@ impl State {
     ///
     /// A worker has as many places for them as `broadcast.subscribers` says, beside those of broadcasts; whoever finds
     /// none gets 503 ([`Error::Crowded`]).
-    pub fn events(&self, source: impl sse::Source) -> Response {
-        let Ok(seat) = Arc::clone(&self.0.seats).try_acquire_owned() else {
-            return Error::Crowded.into_response();
+    pub fn events(&self, source: impl sse::SseSource) -> Response {
+        let Ok(permit) = Arc::clone(&self.0.stream_permits).try_acquire_owned() else {
+            return RequestError::TooManySubscribers.into_response();
         };
-        sse::respond(Seated { source, _seat: seat }, self.0.config.broadcast.heartbeat, &self.0.phase)
+        sse::respond(
+            PermittedSource { source, _permit: permit },
+            self.0.config.broadcast.keep_alive_interval,
+            &self.0.drain,
+        )
     }
 }
 
 impl<S: Sync> FromRequestParts<S> for Broadcast {
-    type Rejection = Error;
+    type Rejection = RequestError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        let exchange = Exchange::of(&parts.extensions).ok_or(Error::NoFleet)?;
-        Ok(Self { core: Arc::clone(&exchange.core), sender: Some(Arc::new(Sender::of(exchange))) })
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+        let state = RequestState::from_extensions(&parts.extensions).ok_or(RequestError::OutsideFleet)?;
+        Ok(Self {
+            core: Arc::clone(&state.core),
+            sender: Some(Arc::new(SocketClient::from_request_state(state))),
+        })
     }
 }
 
 /// A source that keeps a place as long as its response goes on.
-struct Seated<S> {
+struct PermittedSource<S> {
     source: S,
-    _seat: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl<S: sse::Source> sse::Source for Seated<S> {
+impl<S: sse::SseSource> sse::SseSource for PermittedSource<S> {
     async fn next(&mut self) -> Option<Bytes> {
         self.source.next().await
     }
 }
 
 /// A subscription as events.
-struct Messages {
+struct BroadcastEvents {
     subscription: Subscription,
-    stage: Stage,
+    phase: EventPhase,
 }
 
-enum Stage {
+enum EventPhase {
     /// The client has to hear of a gap first.
     Gap,
     /// It has to hear where it begins, or goes on after a gap: were it cut off before the first message, it would come again as a stranger.
-    Begin,
+    Start,
     /// Messages are passed on.
-    Open,
+    Streaming,
     /// It fell behind and has been told.
-    Over,
+    Finished,
 }
 
-impl sse::Source for Messages {
+impl sse::SseSource for BroadcastEvents {
     async fn next(&mut self) -> Option<Bytes> {
-        match self.stage {
-            Stage::Over => None,
-            Stage::Gap => {
-                self.stage = Stage::Begin;
-                Some(GAP)
+        match self.phase {
+            EventPhase::Finished => None,
+            EventPhase::Gap => {
+                self.phase = EventPhase::Start;
+                Some(GAP_EVENT)
             }
-            Stage::Begin => {
-                self.stage = Stage::Open;
-                let id = self.subscription.last().unwrap_or(Id::ZERO);
+            EventPhase::Start => {
+                self.phase = EventPhase::Streaming;
+                let id = self.subscription.last_id().unwrap_or(MessageId::ZERO);
                 // The browser keeps the id, and only data makes it an event that a script sees (§9.2.6).
                 Some(Bytes::from(format!("event: start\nid: {id}\ndata: {id}\n\n")))
             }
-            Stage::Open => Some(match self.subscription.next().await {
-                Event::Message(message) => message.frame().clone(),
-                Event::Gap => {
+            EventPhase::Streaming => Some(match self.subscription.next().await {
+                SubscriptionEvent::Message(message) => message.frame().clone(),
+                SubscriptionEvent::Gap => {
                     // Else it would hear of the same gap whenever it comes again before the next message.
-                    self.stage = Stage::Begin;
-                    GAP
+                    self.phase = EventPhase::Start;
+                    GAP_EVENT
                 }
-                Event::Slow => {
-                    self.stage = Stage::Over;
-                    SLOW
+                SubscriptionEvent::Lagged => {
+                    self.phase = EventPhase::Finished;
+                    LAGGED_EVENT
                 }
             }),
         }

@@ -6,60 +6,61 @@ use axum::extract::FromRequestParts;
 use http::HeaderName;
 use http::request::Parts;
 
-use crate::broadcast::Id;
-use crate::http::error::Error;
+use crate::broadcast::MessageId;
+use crate::http::error::RequestError;
 
 /// What browsers send when they connect again (WHATWG HTML §9.2.3).
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The same in a query: `last_event_id` of polyfills, `after` of WebSocket clients, which can send no header.
-const IN_QUERY: [&str; 2] = ["last_event_id", "after"];
+const QUERY_PARAMETERS: [&str; 2] = ["last_event_id", "after"];
 
 /// From which message on a client wants to hear; also an extractor.
 ///
 /// A browser that connects again sends the header and its first query, so the header counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resume {
+pub enum LastEventId {
     /// From now on: it names no message.
-    Now,
+    Latest,
     /// From the one after this.
-    After(Id),
+    After(MessageId),
     /// It names a message that is none of ours: it hears of the gap, and everything from now on.
     Unknown,
 }
 
-impl Resume {
+impl LastEventId {
     /// What a client says, if it says anything; an empty text says nothing.
-    pub fn read(text: Option<&str>) -> Self {
+    pub fn parse(text: Option<&str>) -> Self {
         match text.map(str::trim) {
-            None | Some("") => Self::Now,
-            Some(text) => Id::from_str(text).map_or(Self::Unknown, Self::After),
+            None | Some("") => Self::Latest,
+            Some(text) => MessageId::from_str(text).map_or(Self::Unknown, Self::After),
         }
     }
 
     /// The message it names, if it is one of ours.
-    pub fn id(self) -> Option<Id> {
+    pub fn id(self) -> Option<MessageId> {
         match self {
             Self::After(id) => Some(id),
-            Self::Now | Self::Unknown => None,
+            Self::Latest | Self::Unknown => None,
         }
     }
 
-    fn of(parts: &Parts) -> Self {
+    fn from_parts(parts: &Parts) -> Self {
         if let Some(value) = parts.headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty()) {
-            return Self::read(Some(value.to_str().unwrap_or("?")));
+            return Self::parse(Some(value.to_str().unwrap_or("?")));
         }
         let query = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
-        let named = query.into_iter().find(|(name, value)| IN_QUERY.contains(&&**name) && !value.is_empty());
-        Self::read(named.as_ref().map(|(_, value)| &**value))
+        let parameter =
+            query.into_iter().find(|(name, value)| QUERY_PARAMETERS.contains(&&**name) && !value.is_empty());
+        Self::parse(parameter.as_ref().map(|(_, value)| &**value))
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Resume {
-    type Rejection = Error;
+impl<S: Sync> FromRequestParts<S> for LastEventId {
+    type Rejection = RequestError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        Ok(Self::of(parts))
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+        Ok(Self::from_parts(parts))
     }
 }
 
@@ -69,25 +70,25 @@ mod tests {
 
     use super::*;
 
-    fn read(target: &str, header: Option<&[u8]>) -> Resume {
+    fn last_event_id(target: &str, header: Option<&[u8]>) -> LastEventId {
         let mut request = Request::get(target);
         if let Some(value) = header {
             request = request.header(LAST_EVENT_ID, value);
         }
-        Resume::of(&request.body(()).unwrap().into_parts().0)
+        LastEventId::from_parts(&request.body(()).unwrap().into_parts().0)
     }
 
     #[test]
     fn the_header_counts_before_the_query_and_nonsense_is_a_gap() {
-        let id = |text: &str| Resume::After(text.parse().unwrap());
-        assert_eq!(read("/events", None), Resume::Now);
-        assert_eq!(read("/events?topic=a&after=5-1", None), id("5-1"));
-        assert_eq!(read("/events?last_event_id=7-0", None), id("7-0"));
-        assert_eq!(read("/events?after=5-1", Some(b"6-2")), id("6-2"));
-        assert_eq!(read("/events?after=5-1", Some(b"")), id("5-1"));
-        assert_eq!(read("/events?after=", None), Resume::Now);
+        let id = |text: &str| LastEventId::After(text.parse().unwrap());
+        assert_eq!(last_event_id("/events", None), LastEventId::Latest);
+        assert_eq!(last_event_id("/events?topic=a&after=5-1", None), id("5-1"));
+        assert_eq!(last_event_id("/events?last_event_id=7-0", None), id("7-0"));
+        assert_eq!(last_event_id("/events?after=5-1", Some(b"6-2")), id("6-2"));
+        assert_eq!(last_event_id("/events?after=5-1", Some(b"")), id("5-1"));
+        assert_eq!(last_event_id("/events?after=", None), LastEventId::Latest);
         for nonsense in [&b"x"[..], b"5", b"-1-2", b"5-1-1", b"\xff", b"99999999999999999999-0"] {
-            assert_eq!(read("/events", Some(nonsense)), Resume::Unknown, "{nonsense:?}");
+            assert_eq!(last_event_id("/events", Some(nonsense)), LastEventId::Unknown, "{nonsense:?}");
         }
     }
 }

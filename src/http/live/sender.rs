@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::http::exchange::Exchange;
-use crate::http::state::Core;
-use crate::limiter::Subject;
+use crate::http::exchange::RequestState;
+use crate::http::state::WorkerContext;
+use crate::limiter::LimitSubject;
 
 /// Bytes of a message that count as one request: a large message takes as much of Redis as many small ones.
 const BYTES_PER_REQUEST: usize = 1024;
@@ -14,35 +14,38 @@ const FULL_RETRY: Duration = Duration::from_secs(30);
 
 /// A client that sends messages, as its opening request showed it.
 #[derive(Debug)]
-pub(super) struct Sender {
+pub(super) struct SocketClient {
     client: String,
     session: Option<String>,
     user: Option<String>,
 }
 
-impl Sender {
-    pub(super) fn of(exchange: &Exchange) -> Self {
+impl SocketClient {
+    pub(super) fn from_request_state(state: &RequestState) -> Self {
         Self {
-            client: exchange.client.subject(exchange.core.config.ipv6_prefix),
-            session: exchange.visitor.confirmed().map(str::to_owned),
-            user: exchange.visitor.user().map(|user| user.to_string()),
+            client: state.client.limit_subject(state.core.config.ipv6_prefix),
+            session: state.visitor.confirmed_digest().map(str::to_owned),
+            user: state.visitor.user().map(|user| user.to_string()),
         }
     }
 
     /// Charges `websocket.policy` for a message of so many bytes; `Err`: how long it is denied.
-    pub(super) async fn charge(&self, core: &Core, bytes: usize) -> Result<(), Duration> {
+    pub(super) async fn charge(&self, core: &WorkerContext, bytes: usize) -> Result<(), Duration> {
         let Some(policy) = &core.config.websocket.policy else { return Ok(()) };
-        if self.user.is_none() && core.is_redis_full() && core.limits.policies().closes_when_full(policy) {
+        if self.user.is_none() && core.is_redis_full() && core.limiter.policies().closes_when_full(policy) {
             return Err(FULL_RETRY);
         }
-        let subject =
-            Subject { client: &self.client, session: self.session.as_deref(), user: self.user.as_deref() };
-        core.limits.charge(policy, &subject, cost(bytes)).await
+        let subject = LimitSubject {
+            client: &self.client,
+            session: self.session.as_deref(),
+            user: self.user.as_deref(),
+        };
+        core.limiter.charge(policy, &subject, message_cost(bytes)).await
     }
 }
 
 /// What a message counts for.
-pub(super) fn cost(bytes: usize) -> u64 {
+pub(super) fn message_cost(bytes: usize) -> u64 {
     bytes.div_ceil(BYTES_PER_REQUEST).max(1) as u64
 }
 
@@ -52,6 +55,6 @@ mod tests {
 
     #[test]
     fn a_message_counts_for_its_kibibytes() {
-        assert_eq!([0, 1, 1024, 1025, 16 * 1024].map(cost), [1, 1, 1, 2, 16]);
+        assert_eq!([0, 1, 1024, 1025, 16 * 1024].map(message_cost), [1, 1, 1, 2, 16]);
     }
 }

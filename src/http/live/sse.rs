@@ -22,20 +22,20 @@ use tokio::time::Instant;
 use tokio::time::Interval;
 use tokio::time::MissedTickBehavior;
 
-use crate::http::phase::Phase;
+use crate::http::phase::DrainState;
 use crate::sys::random;
 
 /// When a client comes again whose connection broke, milliseconds: its worker was killed, or something between.
-const AFTER_A_BREAK_MS: std::ops::RangeInclusive<u64> = 500..=1500;
+const RETRY_AFTER_DISCONNECT_MS: std::ops::RangeInclusive<u64> = 500..=1500;
 
 /// When a client comes again whose worker leaves: its successor serves already.
-const AFTER_LEAVING_MS: std::ops::RangeInclusive<u64> = 50..=1000;
+const RETRY_AFTER_DRAIN_MS: std::ops::RangeInclusive<u64> = 50..=1000;
 
 /// A line that means nothing, and a sign of life.
-const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
+const KEEP_ALIVE: Bytes = Bytes::from_static(b":\n\n");
 
 /// nginx collects a response before it passes it on, unless it is told not to.
-const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// What a stream of events is made of.
 ///
@@ -54,7 +54,7 @@ const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 ///     }
 /// }
 /// ```
-pub trait Source: Send + 'static {
+pub trait SseSource: Send + 'static {
     /// The next event or events as they go over the wire, see [`event`]; `None` ends the response.
     ///
     /// # Cancel safety
@@ -87,83 +87,89 @@ pub fn event(name: &str, data: &str) -> Bytes {
 ///
 /// Among the extensions of a stream's response, for the worker's side of its connection.
 #[derive(Debug, Clone, Default)]
-pub struct SignOfLife(Arc<Notify>);
+pub struct KeepAliveTrigger(Arc<Notify>);
 
-impl SignOfLife {
+impl KeepAliveTrigger {
     /// Has it do so.
-    pub fn give(&self) {
+    pub fn send_now(&self) {
         self.0.notify_one();
     }
 
     /// Whether the stream goes on.
-    pub fn is_awaited(&self) -> bool {
+    pub fn is_stream_open(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }
 }
 
 /// The response; `phase` says when its worker leaves.
-pub(in crate::http) fn respond(source: impl Source, heartbeat: Duration, phase: &Phase) -> Response {
+pub(in crate::http) fn respond(source: impl SseSource, heartbeat: Duration, phase: &DrainState) -> Response {
     let phase = phase.clone();
-    let mut beat = tokio::time::interval_at(Instant::now() + heartbeat, heartbeat);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let leaving = Box::pin(async move { phase.leaving().await });
-    let sign = SignOfLife::default();
-    let open = Open { source, leaving, beat, sign: sign.clone(), stage: Stage::Opening };
-    let pieces = stream::unfold(open, |mut open| async move {
-        let piece = open.next().await?;
-        Some((Ok::<_, Infallible>(piece), open))
+    let mut keep_alive = tokio::time::interval_at(Instant::now() + heartbeat, heartbeat);
+    keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let streams_closed = Box::pin(async move { phase.streams_closed().await });
+    let trigger = KeepAliveTrigger::default();
+    let sse_stream = SseStream {
+        source,
+        streams_closed,
+        keep_alive,
+        trigger: trigger.clone(),
+        phase: StreamPhase::Opening,
+    };
+    let pieces = stream::unfold(sse_stream, |mut sse_stream| async move {
+        let piece = sse_stream.next().await?;
+        Some((Ok::<_, Infallible>(piece), sse_stream))
     });
     let mut response = Response::new(Body::from_stream(pieces));
-    response.extensions_mut().insert(sign);
+    response.extensions_mut().insert(trigger);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(UNBUFFERED, HeaderValue::from_static("no"));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     response
 }
 
-struct Open<S> {
+struct SseStream<S> {
     source: S,
-    leaving: Pin<Box<dyn Future<Output = ()> + Send>>,
-    beat: Interval,
-    sign: SignOfLife,
-    stage: Stage,
+    streams_closed: Pin<Box<dyn Future<Output = ()> + Send>>,
+    keep_alive: Interval,
+    trigger: KeepAliveTrigger,
+    phase: StreamPhase,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum StreamPhase {
     /// Nothing was said yet.
     Opening,
     /// Events are passed on.
     Open,
     /// The client was told to come again.
-    Over,
+    Finished,
 }
 
-impl<S: Source> Open<S> {
+impl<S: SseSource> SseStream<S> {
     async fn next(&mut self) -> Option<Bytes> {
-        match self.stage {
-            Stage::Opening => {
-                self.stage = Stage::Open;
-                Some(retry(AFTER_A_BREAK_MS))
+        match self.phase {
+            StreamPhase::Opening => {
+                self.phase = StreamPhase::Open;
+                Some(retry_hint(RETRY_AFTER_DISCONNECT_MS))
             }
-            Stage::Over => None,
-            Stage::Open => tokio::select! {
+            StreamPhase::Finished => None,
+            StreamPhase::Open => tokio::select! {
                 // What is not sent any more is found by the client at the successor.
                 biased;
-                () = self.leaving.as_mut() => {
-                    self.stage = Stage::Over;
-                    Some(retry(AFTER_LEAVING_MS))
+                () = self.streams_closed.as_mut() => {
+                    self.phase = StreamPhase::Finished;
+                    Some(retry_hint(RETRY_AFTER_DRAIN_MS))
                 }
                 piece = self.source.next() => piece,
-                _ = self.beat.tick() => Some(HEARTBEAT),
-                () = self.sign.0.notified() => Some(HEARTBEAT),
+                _ = self.keep_alive.tick() => Some(KEEP_ALIVE),
+                () = self.trigger.0.notified() => Some(KEEP_ALIVE),
             },
         }
     }
 }
 
-fn retry(within_ms: std::ops::RangeInclusive<u64>) -> Bytes {
+fn retry_hint(within_ms: std::ops::RangeInclusive<u64>) -> Bytes {
     Bytes::from(format!("retry: {}\n\n", random::within(within_ms)))
 }
 
@@ -176,7 +182,7 @@ mod tests {
 
     struct Queue(mpsc::UnboundedReceiver<Bytes>);
 
-    impl Source for Queue {
+    impl SseSource for Queue {
         async fn next(&mut self) -> Option<Bytes> {
             self.0.recv().await
         }
@@ -187,9 +193,9 @@ mod tests {
         Some(String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap())
     }
 
-    fn open(heartbeat: Duration) -> (mpsc::UnboundedSender<Bytes>, Phase, Body) {
+    fn open(heartbeat: Duration) -> (mpsc::UnboundedSender<Bytes>, DrainState, Body) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let phase = Phase::default();
+        let phase = DrainState::default();
         let response = respond(Queue(receiver), heartbeat, &phase);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
         (sender, phase, response.into_body())
@@ -203,32 +209,32 @@ mod tests {
     async fn a_stream_begins_with_a_hint_and_shows_that_it_lives() {
         let heartbeat = Duration::from_millis(200);
         let (sender, _phase, mut body) = open(heartbeat);
-        assert!(AFTER_A_BREAK_MS.contains(&milliseconds(&piece(&mut body).await.unwrap())));
+        assert!(RETRY_AFTER_DISCONNECT_MS.contains(&milliseconds(&piece(&mut body).await.unwrap())));
         sender.send(event("", "one")).unwrap();
         assert_eq!(piece(&mut body).await.unwrap(), "data: one\n\n");
-        let begin = Instant::now();
+        let start = Instant::now();
         for _ in 0..3 {
             assert_eq!(piece(&mut body).await.unwrap(), ":\n\n");
         }
-        assert!(begin.elapsed() > heartbeat, "{:?}", begin.elapsed());
+        assert!(start.elapsed() > heartbeat, "{:?}", start.elapsed());
         drop(sender);
         assert_eq!(piece(&mut body).await, None);
     }
 
     #[tokio::test]
-    async fn a_worker_that_leaves_has_its_clients_come_again_and_says_no_more() {
+    async fn a_draining_worker_sends_a_retry_hint_and_closes_its_streams() {
         let (sender, phase, mut body) = open(Duration::from_secs(15));
         piece(&mut body).await.unwrap();
         sender.send(event("", "too late")).unwrap();
-        phase.begin_drain();
-        assert!(AFTER_LEAVING_MS.contains(&milliseconds(&piece(&mut body).await.unwrap())));
+        phase.start_drain();
+        assert!(RETRY_AFTER_DRAIN_MS.contains(&milliseconds(&piece(&mut body).await.unwrap())));
         assert_eq!(piece(&mut body).await, None);
     }
 
     #[tokio::test]
-    async fn whoever_comes_to_a_leaving_worker_is_sent_on() {
+    async fn a_stream_opened_while_draining_is_closed_at_once() {
         let (_sender, phase, body) = open(Duration::from_secs(15));
-        phase.begin_drain();
+        phase.start_drain();
         let all = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
         assert_eq!(all.matches("retry: ").count(), 2, "{all}");
     }

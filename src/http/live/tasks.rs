@@ -11,31 +11,31 @@ use http::HeaderName;
 use http::StatusCode;
 use http::request::Parts;
 
-use crate::http::error::Error;
-use crate::http::exchange::Exchange;
+use crate::http::error::RequestError;
+use crate::http::exchange::RequestState;
 use crate::http::live::sse;
-use crate::http::state::State;
-use crate::redis::task::Task;
+use crate::http::state::FleetHandle;
 use crate::redis::task::TaskId;
-use crate::task::Following;
-use crate::task::Tasks;
+use crate::redis::task::TaskStatus;
+use crate::task::TaskQueue;
+use crate::task::TaskWatch;
 
 /// What browsers send when they connect again (WHATWG HTML §9.2.3).
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The id of a task's last event.
-const END: &str = "end";
+const FINISHED_EVENT_ID: &str = "end";
 
-impl<S: Sync> FromRequestParts<S> for Tasks {
-    type Rejection = Error;
+impl<S: Sync> FromRequestParts<S> for TaskQueue {
+    type Rejection = RequestError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        let exchange = Exchange::of(&parts.extensions).ok_or(Error::NoFleet)?;
-        Ok(exchange.core.tasks.clone())
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+        let state = RequestState::from_extensions(&parts.extensions).ok_or(RequestError::OutsideFleet)?;
+        Ok(state.core.tasks.clone())
     }
 }
 
-impl State {
+impl FleetHandle {
     /// A task as a response of server-sent events: how it stands now, and then each change, as JSON; `None` if there is
     /// no such task.
     ///
@@ -47,31 +47,35 @@ impl State {
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
-    pub async fn task_events(&self, id: &TaskId, headers: &HeaderMap) -> Result<Option<Response>, Error> {
-        if headers.get(LAST_EVENT_ID).is_some_and(|last| last == END) {
+    pub async fn task_events(
+        &self,
+        id: &TaskId,
+        headers: &HeaderMap,
+    ) -> Result<Option<Response>, RequestError> {
+        if headers.get(LAST_EVENT_ID).is_some_and(|last| last == FINISHED_EVENT_ID) {
             return Ok(Some(StatusCode::NO_CONTENT.into_response()));
         }
-        let mut following = self.tasks().follow(id).await?;
-        let Some(first) = following.next().await else { return Ok(None) };
-        Ok(Some(self.events(Changes { first: Some(first), following })))
+        let mut task_watch = self.tasks().watch(id).await?;
+        let Some(first) = task_watch.next().await else { return Ok(None) };
+        Ok(Some(self.events(TaskEvents { first: Some(first), task_watch })))
     }
 }
 
 /// A task's changes.
-struct Changes {
-    first: Option<Arc<Task>>,
-    following: Following,
+struct TaskEvents {
+    first: Option<Arc<TaskStatus>>,
+    task_watch: TaskWatch,
 }
 
-impl sse::Source for Changes {
+impl sse::SseSource for TaskEvents {
     async fn next(&mut self) -> Option<Bytes> {
         let task = match self.first.take() {
             Some(first) => first,
-            None => self.following.next().await?,
+            None => self.task_watch.next().await?,
         };
         let event = sse::event("", &serde_json::to_string(&*task).unwrap_or_default());
-        Some(if task.state.is_end() {
-            [format!("id: {END}\n").as_bytes(), &event].concat().into()
+        Some(if task.state.is_final() {
+            [format!("id: {FINISHED_EVENT_ID}\n").as_bytes(), &event].concat().into()
         } else {
             event
         })

@@ -21,10 +21,10 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// How long a client may take nothing of what is sent to it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a client has to answer a close frame.
-const CLOSING: Duration = Duration::from_secs(2);
+const CLOSE_LINGER: Duration = Duration::from_secs(2);
 
 /// Read at once; each connection keeps a buffer of this size.
 const READ_BUFFER: usize = 4 << 10;
@@ -33,24 +33,24 @@ const READ_BUFFER: usize = 4 << 10;
 const WRITE_BUFFER: usize = 8 << 10;
 
 /// Bounds of a connection: messages of at most `heard` bytes come, and at most `said` go.
-pub(super) fn config(heard: usize, said: usize) -> WebSocketConfig {
+pub(super) fn websocket_config(max_received: usize, max_sent: usize) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
-        .max_write_buffer_size(2 * WRITE_BUFFER + said)
-        .max_message_size(Some(heard))
-        .max_frame_size(Some(heard))
+        .max_write_buffer_size(2 * WRITE_BUFFER + max_sent)
+        .max_message_size(Some(max_received))
+        .max_frame_size(Some(max_received))
 }
 
 /// An open WebSocket.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct WebSocket {
     stream: WebSocketStream<TokioIo<Upgraded>>,
 }
 
 /// What comes from a client.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum ClientMessage {
     /// A message.
     Text(Utf8Bytes),
     /// A ping, which is answered already.
@@ -61,16 +61,16 @@ pub(super) enum Heard {
 
 /// How a WebSocket ends.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum CloseReason {
     /// The client is gone, or takes nothing: nobody is there to be told.
-    Gone,
+    Disconnected,
     /// The client closes it.
-    Theirs,
+    ByClient,
     /// We close it, and say why.
-    Ours(CloseCode, &'static str),
+    ByServer(CloseCode, &'static str),
 }
 
-impl Wire {
+impl WebSocket {
     pub(super) fn new(stream: WebSocketStream<TokioIo<Upgraded>>) -> Self {
         Self { stream }
     }
@@ -79,17 +79,17 @@ impl Wire {
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
-    pub(super) async fn hear(&mut self) -> Result<Heard, End> {
+    pub(super) async fn recv(&mut self) -> Result<ClientMessage, CloseReason> {
         match self.stream.next().await {
-            Some(Ok(Message::Text(text))) => Ok(Heard::Text(text)),
-            Some(Ok(Message::Ping(_))) => Ok(Heard::Ping),
-            Some(Ok(Message::Pong(_))) => Ok(Heard::Pong),
-            Some(Ok(Message::Close(_))) => Err(End::Theirs),
+            Some(Ok(Message::Text(text))) => Ok(ClientMessage::Text(text)),
+            Some(Ok(Message::Ping(_))) => Ok(ClientMessage::Ping),
+            Some(Ok(Message::Pong(_))) => Ok(ClientMessage::Pong),
+            Some(Ok(Message::Close(_))) => Err(CloseReason::ByClient),
             Some(Ok(Message::Binary(_) | Message::Frame(_))) => {
-                Err(End::Ours(CloseCode::Unsupported, "send text, not binary data"))
+                Err(CloseReason::ByServer(CloseCode::Unsupported, "send text, not binary data"))
             }
-            Some(Err(error)) => Err(fault(&error)),
-            None => Err(End::Gone),
+            Some(Err(error)) => Err(close_reason_for(&error)),
+            None => Err(CloseReason::Disconnected),
         }
     }
 
@@ -100,26 +100,29 @@ impl Wire {
     ///
     /// # Cancel safety
     /// What was not taken yet is not sent; the connection is whole.
-    pub(super) async fn say(&mut self, messages: impl IntoIterator<Item = Message>) -> Result<(), End> {
-        let said = async {
+    pub(super) async fn send(
+        &mut self,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> Result<(), CloseReason> {
+        let sending = async {
             for message in messages {
                 self.stream.feed(message).await?;
             }
             self.stream.flush().await
         };
-        match timeout(PATIENCE, said).await {
+        match timeout(SEND_TIMEOUT, sending).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(End::Gone),
+            Ok(Err(_)) | Err(_) => Err(CloseReason::Disconnected),
         }
     }
 
     /// Ends it; waits for the client's answer, but not for long.
-    pub(super) async fn end(mut self, end: End) {
-        if end == End::Gone {
+    pub(super) async fn close(mut self, close_reason: CloseReason) {
+        if close_reason == CloseReason::Disconnected {
             return;
         }
         let closing = async {
-            if let End::Ours(code, reason) = end {
+            if let CloseReason::ByServer(code, reason) = close_reason {
                 let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
                 self.stream.send(Message::Close(Some(frame))).await?;
             }
@@ -127,22 +130,24 @@ impl Wire {
             while self.stream.next().await.transpose()?.is_some() {}
             Ok::<_, Error>(())
         };
-        let _ = timeout(CLOSING, closing).await;
+        let _ = timeout(CLOSE_LINGER, closing).await;
         // The connection itself sees to it that its last word is not taken back (`worker/linger.rs`).
         let _ = self.stream.into_inner().shutdown().await;
     }
 }
 
 /// What a client is told that did something wrong (RFC 6455 §7.4.1).
-fn fault(error: &Error) -> End {
+fn close_reason_for(error: &Error) -> CloseReason {
     match error {
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
         | Error::ConnectionClosed
         | Error::AlreadyClosed
-        | Error::Io(_) => End::Gone,
-        Error::Capacity(_) => End::Ours(CloseCode::Size, "the message is too large"),
-        Error::Utf8(_) => End::Ours(CloseCode::Invalid, "this text is not UTF-8"),
-        Error::Protocol(_) => End::Ours(CloseCode::Protocol, "this is no WebSocket frame that may come here"),
-        _ => End::Ours(CloseCode::Error, ""),
+        | Error::Io(_) => CloseReason::Disconnected,
+        Error::Capacity(_) => CloseReason::ByServer(CloseCode::Size, "the message is too large"),
+        Error::Utf8(_) => CloseReason::ByServer(CloseCode::Invalid, "this text is not UTF-8"),
+        Error::Protocol(_) => {
+            CloseReason::ByServer(CloseCode::Protocol, "this is no WebSocket frame that may come here")
+        }
+        _ => CloseReason::ByServer(CloseCode::Error, ""),
     }
 }

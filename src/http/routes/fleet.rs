@@ -10,18 +10,18 @@ use axum::response::IntoResponse;
 use axum::response::Response;
 use serde::Serialize;
 
-use crate::http::state::State;
-use crate::redis::fleet::Machine;
-use crate::redis::fleet::Seen;
-use crate::scoreboard::Reason;
-use crate::scoreboard::cell::WorkerState;
+use crate::http::state::FleetHandle;
+use crate::redis::fleet::InstanceRecord;
+use crate::redis::fleet::ListedInstance;
+use crate::scoreboard::ExitReason;
+use crate::scoreboard::cell::CellState;
 use crate::scoreboard::latency;
+use crate::scoreboard::snapshot::CellSnapshot;
 use crate::scoreboard::snapshot::SlotSnapshot;
-use crate::scoreboard::snapshot::WorkerSnapshot;
 use crate::sys::time;
 
 #[derive(Serialize)]
-struct Fleet {
+struct FleetJson {
     version: u32,
     supervisor_pid: u32,
     started_ms: u64,
@@ -36,17 +36,20 @@ struct Fleet {
     log_lines_dropped: u64,
     latency_p50_us: Option<u64>,
     latency_p99_us: Option<u64>,
-    slots: Vec<Slot>,
+    slots: Vec<SlotJson>,
     /// Every machine that lives; this one alone when Redis does not say.
-    machines: Vec<Seen>,
+    #[serde(rename = "machines")]
+    instances: Vec<ListedInstance>,
     /// Whether none can be missing.
-    machines_complete: bool,
+    #[serde(rename = "machines_complete")]
+    instances_complete: bool,
     /// Why Redis does not say.
-    machines_error: Option<String>,
+    #[serde(rename = "machines_error")]
+    instances_error: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Slot {
+struct SlotJson {
     slot: usize,
     state: &'static str,
     pid: u32,
@@ -66,7 +69,7 @@ struct Slot {
     cut: u64,
     bytes: u64,
     requests: u64,
-    responses: Responses,
+    responses: ResponseCounts,
     views: u64,
     limited: u64,
     unavailable: u64,
@@ -74,16 +77,17 @@ struct Slot {
     log_lines_dropped: u64,
     latency_p50_us: Option<u64>,
     latency_p99_us: Option<u64>,
-    ends: BTreeMap<&'static str, u64>,
-    last_reason: Option<Reason>,
-    workers: Vec<Worker>,
+    #[serde(rename = "ends")]
+    exits: BTreeMap<&'static str, u64>,
+    last_reason: Option<ExitReason>,
+    workers: Vec<WorkerJson>,
 }
 
 /// Every worker of the slot, those that boot or leave too.
 #[derive(Serialize)]
-struct Worker {
+struct WorkerJson {
     pid: u32,
-    state: WorkerState,
+    state: CellState,
     generation: u64,
     started_ms: u64,
     heartbeat_age_ms: Option<u64>,
@@ -97,7 +101,7 @@ struct Worker {
 }
 
 #[derive(Serialize)]
-struct Responses {
+struct ResponseCounts {
     #[serde(rename = "1xx")]
     informational: u64,
     #[serde(rename = "2xx")]
@@ -110,85 +114,92 @@ struct Responses {
     server_error: u64,
 }
 
-pub(in crate::http) async fn fleet(Shared(state): Shared<State>) -> Response {
-    let told = state.0.machines.ask(&state.0.redis).await;
-    let own = state.0.site.machine(&state.0.scoreboard);
-    let (machines, machines_complete, machines_error) = match told {
-        Ok(told) => (with_own(told.seen, own), told.complete && told.strange == 0, None),
-        Err(reason) => (with_own(Vec::new(), own), false, Some(reason)),
+pub(in crate::http) async fn fleet_json(Shared(state): Shared<FleetHandle>) -> Response {
+    let listed = state.0.fleet_cache.get(&state.0.redis).await;
+    let own = state.0.instance.info(&state.0.scoreboard);
+    let (instances, instances_complete, instances_error) = match listed {
+        Ok(listed) => {
+            (with_own_instance(listed.instances, own), listed.complete && listed.unreadable == 0, None)
+        }
+        Err(reason) => (with_own_instance(Vec::new(), own), false, Some(reason)),
     };
-    let snapshot = state.fleet();
+    let snapshot = state.snapshot();
     let now_ms = u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX);
     let histogram = snapshot.latency();
-    let fleet = Fleet {
+    let fleet = FleetJson {
         version: snapshot.version,
         supervisor_pid: snapshot.supervisor_pid,
         started_ms: snapshot.started_ms,
         generation: snapshot.generation,
-        redis_reached: snapshot.redis_reached,
+        redis_reached: snapshot.redis_ever_connected,
         ready: snapshot.ready(),
         requests: snapshot.requests(),
         views: snapshot.total(|slot| slot.views),
-        limited: snapshot.total(|slot| slot.limited),
+        limited: snapshot.total(|slot| slot.rate_limited),
         unavailable: snapshot.total(|slot| slot.unavailable),
         refused: snapshot.total(SlotSnapshot::refused),
         log_lines_dropped: snapshot.log_lines_dropped(),
         latency_p50_us: latency::quantile_us(&histogram, 0.5),
         latency_p99_us: latency::quantile_us(&histogram, 0.99),
-        slots: snapshot.slots.iter().map(|one| slot(one, now_ms)).collect(),
-        machines,
-        machines_complete,
-        machines_error,
+        slots: snapshot.slots.iter().map(|one| slot_json(one, now_ms)).collect(),
+        instances,
+        instances_complete,
+        instances_error,
     };
     ([(http::header::CACHE_CONTROL, "no-store")], Json(fleet)).into_response()
 }
 
 /// The machines with this one as it is now: what it said last is older.
-fn with_own(mut machines: Vec<Seen>, own: Machine) -> Vec<Seen> {
-    machines.retain(|seen| seen.machine.id != own.id);
-    machines.insert(0, Seen { age_ms: 0, machine: own });
-    machines
+fn with_own_instance(mut instances: Vec<ListedInstance>, own: InstanceRecord) -> Vec<ListedInstance> {
+    instances.retain(|seen| seen.instance.id != own.id);
+    instances.insert(0, ListedInstance { age_ms: 0, instance: own });
+    instances
 }
 
-fn slot(slot: &SlotSnapshot, now_ms: u64) -> Slot {
+fn slot_json(slot: &SlotSnapshot, now_ms: u64) -> SlotJson {
     let [_, informational, success, redirection, client_error, server_error] = slot.responses;
-    let lanes = slot.incumbent.as_ref().map(|worker| worker.redis_lanes).unwrap_or_default();
-    Slot {
+    let lanes = slot.active_worker.as_ref().map(|worker| worker.breakers).unwrap_or_default();
+    SlotJson {
         slot: slot.slot,
         state: slot.state.name(),
         pid: slot.pid(),
         generation: slot.generation(),
-        started_ms: slot.incumbent.as_ref().map_or(0, |worker| worker.started_ms),
-        heartbeat_ms: slot.incumbent.as_ref().map_or(0, |worker| worker.heartbeat_ms),
+        started_ms: slot.active_worker.as_ref().map_or(0, |worker| worker.started_ms),
+        heartbeat_ms: slot.active_worker.as_ref().map_or(0, |worker| worker.heartbeat_ms),
         starts: slot.starts,
         crashes: slot.crashes,
         memory_bytes: slot.sum(|worker| worker.memory_bytes),
-        cpu_us: slot.incumbent.as_ref().map_or(0, |worker| worker.cpu_us),
+        cpu_us: slot.active_worker.as_ref().map_or(0, |worker| worker.cpu_us),
         redis_up: slot.redis_up(),
         redis_reads: lanes[0].name(),
         redis_writes: lanes[1].name(),
         connections: slot.sum(|worker| worker.connections),
         in_flight: slot.sum(|worker| worker.in_flight),
         accepted: slot.accepted,
-        cut: slot.cut,
+        cut: slot.aborted_connections,
         bytes: slot.bytes,
         requests: slot.requests(),
-        responses: Responses { informational, success, redirection, client_error, server_error },
+        responses: ResponseCounts { informational, success, redirection, client_error, server_error },
         views: slot.views,
-        limited: slot.limited,
+        limited: slot.rate_limited,
         unavailable: slot.unavailable,
         refused: slot.refused(),
         log_lines_dropped: slot.log_lines_dropped,
         latency_p50_us: latency::quantile_us(&slot.latency, 0.5),
         latency_p99_us: latency::quantile_us(&slot.latency, 0.99),
-        ends: Reason::ALL.iter().map(|reason| reason.name()).zip(slot.ends).filter(|end| end.1 > 0).collect(),
-        last_reason: slot.last_reason,
-        workers: slot.workers.iter().map(|one| worker(one, now_ms)).collect(),
+        exits: ExitReason::ALL
+            .iter()
+            .map(|reason| reason.name())
+            .zip(slot.exits)
+            .filter(|end| end.1 > 0)
+            .collect(),
+        last_reason: slot.last_exit_reason,
+        workers: slot.workers.iter().map(|one| worker_json(one, now_ms)).collect(),
     }
 }
 
-fn worker(worker: &WorkerSnapshot, now_ms: u64) -> Worker {
-    Worker {
+fn worker_json(worker: &CellSnapshot, now_ms: u64) -> WorkerJson {
+    WorkerJson {
         pid: worker.pid,
         state: worker.state,
         generation: worker.generation,

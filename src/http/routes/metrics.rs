@@ -19,16 +19,16 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use prometheus_client::registry::Unit;
 
-use crate::http::routes::task_metrics::Queue;
-use crate::http::state::State;
-use crate::scoreboard::Reason;
-use crate::scoreboard::cell::WorkerState;
+use crate::http::routes::task_metrics::TaskQueueMetrics;
+use crate::http::state::FleetHandle;
+use crate::scoreboard::ExitReason;
+use crate::scoreboard::cell::CellState;
 use crate::scoreboard::latency;
-use crate::scoreboard::refusal::Closing;
-use crate::scoreboard::refusal::Refusal;
+use crate::scoreboard::refusal::ConnectionCloseReason;
+use crate::scoreboard::refusal::RefusalReason;
 use crate::scoreboard::row::SlotState;
+use crate::scoreboard::snapshot::ScoreboardSnapshot;
 use crate::scoreboard::snapshot::SlotSnapshot;
-use crate::scoreboard::snapshot::Snapshot;
 use crate::sys::time;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -40,17 +40,17 @@ const BUCKETS_PER_DOUBLING: usize = 4;
 const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Names of the breakers, as [`SlotSnapshot::redis_opened`] orders them.
-const LANES: [&str; 2] = ["reads", "writes"];
+const BREAKERS: [&str; 2] = ["reads", "writes"];
 
-pub(in crate::http) async fn metrics(Shared(state): Shared<State>) -> Response {
+pub(in crate::http) async fn metrics(Shared(state): Shared<FleetHandle>) -> Response {
     let mut registry = Registry::with_prefix("regatta");
     let now_ms = u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX);
-    registry.register_collector(Box::new(Scrape { snapshot: state.fleet(), now_ms }));
+    registry.register_collector(Box::new(Scrape { snapshot: state.snapshot(), now_ms }));
     // What Redis does not tell is missing, as it is where no kind of tasks is known.
     if state.0.tasks.is_used()
-        && let Ok(survey) = state.0.tasks.survey().await
+        && let Ok(survey) = state.0.tasks.stats().await
     {
-        registry.register_collector(Box::new(Queue(survey)));
+        registry.register_collector(Box::new(TaskQueueMetrics(survey)));
     }
     let mut text = String::with_capacity(16 * 1024);
     match text::encode(&mut text, &registry) {
@@ -63,40 +63,46 @@ pub(in crate::http) async fn metrics(Shared(state): Shared<State>) -> Response {
 /// One scrape: the snapshot, and when it was taken, in milliseconds of the clock of heartbeats.
 #[derive(Debug)]
 struct Scrape {
-    snapshot: Snapshot,
+    snapshot: ScoreboardSnapshot,
     now_ms: u64,
 }
 
 /// A number of each slot: name, help, what it is.
-type PerSlot = (&'static str, &'static str, fn(&SlotSnapshot) -> u64);
+type SlotMetric = (&'static str, &'static str, fn(&SlotSnapshot) -> u64);
 
-const COUNTERS: [PerSlot; 25] = [
+const COUNTERS: [SlotMetric; 25] = [
     ("connections_accepted", "Connections accepted", |slot| slot.accepted),
-    ("connections_passed", "Of these, taken over from workers of other slots", |slot| slot.passed),
-    ("connections_cut", "Connections cut at the end of a drain", |slot| slot.cut),
+    ("connections_passed", "Of these, taken over from workers of other slots", |slot| slot.transferred),
+    ("connections_cut", "Connections cut at the end of a drain", |slot| slot.aborted_connections),
     ("response_bytes", "Bytes of response bodies whose length was known", |slot| slot.bytes),
     ("views", "Page views counted in sessions", |slot| slot.views),
-    ("requests_limited", "Requests denied by a rate limit", |slot| slot.limited),
-    ("requests_denied_here", "Of these, denied without asking Redis", |slot| slot.denied_here),
-    ("limits_shadowed", "Times a limit in shadow would have denied a request", |slot| slot.shadowed),
-    ("requests_insured", "Requests whose limits were decided without Redis", |slot| slot.insured),
+    ("requests_limited", "Requests denied by a rate limit", |slot| slot.rate_limited),
+    ("requests_denied_here", "Of these, denied without asking Redis", |slot| slot.denied_from_cache),
+    ("limits_shadowed", "Times a limit in shadow would have denied a request", |slot| slot.shadow_denials),
+    ("requests_insured", "Requests whose limits were decided without Redis", |slot| slot.local_decisions),
     ("requests_unavailable", "Requests refused because Redis was away", |slot| slot.unavailable),
     ("requests_stale", "Requests shown a session as last known, Redis being away", |slot| slot.stale),
     ("redis_silences", "Times calls waited on a connection to Redis and nothing was answered", |slot| {
         slot.redis_absences[0]
     }),
     ("redis_calls_held", "Calls that waited for a connection to Redis", |slot| slot.redis_absences[1]),
-    ("session_corrupt", "Session keys under which something else lay, put aside", |slot| slot.corrupt),
-    ("session_commit_failed", "Responses sent although their session changes were not stored", |slot| {
-        slot.unstored
+    ("session_corrupt", "Session keys under which something else lay, put aside", |slot| {
+        slot.corrupt_sessions
     }),
-    ("counter_flushes", "Batches of additions to counters sent on", |slot| slot.flushes),
-    ("counter_additions_dropped", "Additions to counters that Redis refused for good", |slot| slot.dropped),
-    ("broadcasts_published", "Messages published", |slot| slot.broadcasts[0]),
-    ("broadcasts_delivered", "Messages passed on, once for each client", |slot| slot.broadcasts[1]),
-    ("broadcast_gaps", "Clients told that messages may be missing", |slot| slot.broadcasts[2]),
-    ("broadcast_reads", "Times that messages were read which had not been heard", |slot| slot.broadcasts[3]),
-    ("broadcast_clients_dropped", "Clients dropped for being slow", |slot| slot.broadcasts[4]),
+    ("session_commit_failed", "Responses sent although their session changes were not stored", |slot| {
+        slot.failed_commits
+    }),
+    ("counter_flushes", "Batches of additions to counters sent on", |slot| slot.counter_batches),
+    ("counter_additions_dropped", "Additions to counters that Redis refused for good", |slot| {
+        slot.dropped_increments
+    }),
+    ("broadcasts_published", "Messages published", |slot| slot.broadcast_totals[0]),
+    ("broadcasts_delivered", "Messages passed on, once for each client", |slot| slot.broadcast_totals[1]),
+    ("broadcast_gaps", "Clients told that messages may be missing", |slot| slot.broadcast_totals[2]),
+    ("broadcast_reads", "Times that messages were read which had not been heard", |slot| {
+        slot.broadcast_totals[3]
+    }),
+    ("broadcast_clients_dropped", "Clients dropped for being slow", |slot| slot.broadcast_totals[4]),
     ("worker_starts", "Workers started in the slot", |slot| slot.starts),
     ("worker_crashes", "Workers that ended without being asked to", |slot| slot.crashes),
     ("worker_restarts", "Workers that replaced another one in the slot", |slot| {
@@ -105,16 +111,16 @@ const COUNTERS: [PerSlot; 25] = [
 ];
 
 /// Times in microseconds, exported in seconds.
-const TIMES: [PerSlot; 2] = [
+const DURATIONS: [SlotMetric; 2] = [
     ("worker_busy", "Time that event loops were at work", |slot| slot.busy_us),
     ("worker_cpu", "CPU time of the slot's workers", |slot| slot.cpu_us),
 ];
 
 /// States a worker can be in, as a label has them.
-const STATES: [WorkerState; 5] =
-    [WorkerState::Booting, WorkerState::Ready, WorkerState::Draining, WorkerState::Hung, WorkerState::Killed];
+const WORKER_STATES: [CellState; 5] =
+    [CellState::Booting, CellState::Ready, CellState::Draining, CellState::Hung, CellState::Killed];
 
-const GAUGES: [PerSlot; 11] = [
+const GAUGES: [SlotMetric; 11] = [
     ("connections", "Open connections", |slot| slot.sum(|worker| worker.connections)),
     ("broadcast_subscribers", "Clients subscribed to broadcasts", |slot| {
         slot.sum(|worker| worker.subscribers)
@@ -127,12 +133,12 @@ const GAUGES: [PerSlot; 11] = [
     ("worker_up", "1 if the slot's worker serves", |slot| u64::from(slot.state == SlotState::Ready)),
     ("worker_generation", "Generation of the slot's worker", |slot| slot.generation()),
     ("worker_start_time_milliseconds", "When the slot's worker was forked, Unix time", |slot| {
-        slot.incumbent.as_ref().map_or(0, |worker| worker.started_ms)
+        slot.active_worker.as_ref().map_or(0, |worker| worker.started_ms)
     }),
     ("worker_memory_bytes", "Memory of the slot's workers that no file backs", |slot| {
         slot.sum(|worker| worker.memory_bytes)
     }),
-    ("counter_additions_pending", "Additions to counters not sent on yet", |slot| slot.pending),
+    ("counter_additions_pending", "Additions to counters not sent on yet", |slot| slot.pending_increments),
     ("redis_up", "1 if the slot's worker has Redis", |slot| u64::from(slot.redis_up())),
 ];
 
@@ -148,7 +154,7 @@ impl Collector for Scrape {
             out,
             "redis_reached",
             "1 once any worker has reached Redis",
-            u64::from(snapshot.redis_reached),
+            u64::from(snapshot.redis_ever_connected),
         )?;
         log_lines(out, snapshot)?;
         responses(out, snapshot)?;
@@ -156,7 +162,7 @@ impl Collector for Scrape {
         for (name, help, number) in COUNTERS {
             let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
             for slot in &snapshot.slots {
-                add(&mut family, &[("slot", slot.slot.to_string())], number(slot))?;
+                add_counter(&mut family, &[("slot", slot.slot.to_string())], number(slot))?;
             }
         }
         for (name, help, number) in GAUGES {
@@ -165,22 +171,22 @@ impl Collector for Scrape {
                 family.encode_family(&[("slot", slot.slot.to_string())])?.encode_gauge(&number(slot))?;
             }
         }
-        for (name, help, micros) in TIMES {
+        for (name, help, micros) in DURATIONS {
             let mut family = out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Counter)?;
             for slot in &snapshot.slots {
                 let labels = [("slot", slot.slot.to_string())];
-                let total = seconds(micros(slot));
+                let total = micros_to_seconds(micros(slot));
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, f64, u64>(&total, None)?;
             }
         }
-        lanes(out, snapshot)?;
-        refusals(out, snapshot)?;
-        turns(out, snapshot)?;
+        breakers(out, snapshot)?;
+        rejections(out, snapshot)?;
+        loop_turns(out, snapshot)?;
         heartbeats(out, snapshot, self.now_ms)?;
-        waiting(out, snapshot, self.now_ms)?;
+        pending_increments(out, snapshot, self.now_ms)?;
         workers(out, snapshot)?;
-        ends(out, snapshot)?;
-        states(out, snapshot)
+        exits(out, snapshot)?;
+        slot_states(out, snapshot)
     }
 }
 
@@ -193,120 +199,128 @@ pub(super) fn gauge(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, val
     out.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
 }
 
-pub(super) fn add(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
+pub(super) fn add_counter(
+    family: &mut MetricEncoder<'_>,
+    labels: &impl EncodeLabelSet,
+    value: u64,
+) -> fmt::Result {
     family.encode_family(labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)
 }
 
 /// The supervisor's and each slot's, because any process may be cut off from the log while the others are not.
-fn log_lines(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+fn log_lines(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
     let help = "Lines of the log dropped because nothing took them";
     let mut family = out.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?;
-    add(&mut family, &[("process", "supervisor")], snapshot.log_lines_dropped)?;
+    add_counter(&mut family, &[("process", "supervisor")], snapshot.log_lines_dropped)?;
     for slot in &snapshot.slots {
         let labels = [("process", "worker".to_owned()), ("slot", slot.slot.to_string())];
-        add(&mut family, &labels, slot.log_lines_dropped)?;
+        add_counter(&mut family, &labels, slot.log_lines_dropped)?;
     }
     Ok(())
 }
 
-fn responses(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+fn responses(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
     let mut family = out.encode_descriptor("requests", "Requests answered", None, MetricType::Counter)?;
     for slot in &snapshot.slots {
         for (class, count) in CLASSES.iter().zip(slot.responses) {
-            add(&mut family, &[("slot", slot.slot.to_string()), ("class", (*class).to_owned())], count)?;
+            add_counter(
+                &mut family,
+                &[("slot", slot.slot.to_string()), ("class", (*class).to_owned())],
+                count,
+            )?;
         }
     }
     Ok(())
 }
 
-fn durations(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+fn durations(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
     let counts = snapshot.latency();
     // The first bucket reaches up to the first doubling; after it come four to each.
-    let mut buckets: Vec<(f64, u64)> = vec![(bound(latency::upper_us(0)), counts[0])];
+    let mut buckets: Vec<(f64, u64)> = vec![(bucket_bound(latency::upper_us(0)), counts[0])];
     for four in (1..counts.len()).step_by(BUCKETS_PER_DOUBLING) {
         let last = (four + BUCKETS_PER_DOUBLING).min(counts.len());
-        buckets.push((bound(latency::upper_us(last - 1)), counts[four..last].iter().sum()));
+        buckets.push((bucket_bound(latency::upper_us(last - 1)), counts[four..last].iter().sum()));
     }
     let count = counts.iter().sum();
-    let sum = seconds(snapshot.total(|slot| slot.latency_sum_us));
+    let sum = micros_to_seconds(snapshot.total(|slot| slot.latency_sum_us));
     let help = "Time from a request's header to its response's";
     let mut metric =
         out.encode_descriptor("request_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
     metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
 }
 
-fn bound(upper_us: Option<u64>) -> f64 {
-    upper_us.map_or(f64::INFINITY, seconds)
+fn bucket_bound(upper_us: Option<u64>) -> f64 {
+    upper_us.map_or(f64::INFINITY, micros_to_seconds)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "far below 2^52 microseconds, which are 142 years")]
-fn seconds(us: u64) -> f64 {
+fn micros_to_seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
 /// What workers refused and closed by themselves, every reason of every slot: an alert must not wait for a series.
-fn refusals(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+fn rejections(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
     let label =
         |slot: &SlotSnapshot, reason: &str| [("slot", slot.slot.to_string()), ("reason", reason.to_owned())];
     let help = "Requests refused before they reached the application, by reason";
     let mut family = out.encode_descriptor("requests_refused", help, None, MetricType::Counter)?;
     for slot in &snapshot.slots {
-        for (reason, count) in Refusal::ALL.iter().zip(slot.refused) {
-            add(&mut family, &label(slot, reason.name()), count)?;
+        for (reason, count) in RefusalReason::ALL.iter().zip(slot.refused) {
+            add_counter(&mut family, &label(slot, reason.name()), count)?;
         }
     }
     let help = "Connections closed before their clients wanted that, by reason";
     let mut family = out.encode_descriptor("connections_closed", help, None, MetricType::Counter)?;
     for slot in &snapshot.slots {
-        for (reason, count) in Closing::ALL.iter().zip(slot.closed) {
-            add(&mut family, &label(slot, reason.name()), count)?;
+        for (reason, count) in ConnectionCloseReason::ALL.iter().zip(slot.closed) {
+            add_counter(&mut family, &label(slot, reason.name()), count)?;
         }
     }
     Ok(())
 }
 
 /// The event loop's lag.
-fn turns(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+fn loop_turns(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
     let help = "Length of the last turn of the event loop of the slot's worker that began a request";
     let mut family = out.encode_descriptor("worker_turn", help, Some(&Unit::Seconds), MetricType::Gauge)?;
     for slot in &snapshot.slots {
-        let length = seconds(slot.incumbent.as_ref().map_or(0, |worker| worker.turn_us));
+        let length = micros_to_seconds(slot.active_worker.as_ref().map_or(0, |worker| worker.turn_us));
         family.encode_family(&[("slot", slot.slot.to_string())])?.encode_gauge(&length)?;
     }
     Ok(())
 }
 
 /// The breakers before Redis.
-fn lanes(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+fn breakers(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
     let label =
-        |slot: &SlotSnapshot, lane: &str| [("slot", slot.slot.to_string()), ("lane", lane.to_owned())];
+        |slot: &SlotSnapshot, breaker: &str| [("slot", slot.slot.to_string()), ("lane", breaker.to_owned())];
     let help = "Where the breaker of the slot's worker stands: 0 closed, 1 half-open, 2 open";
     let mut family = out.encode_descriptor("redis_breaker_state", help, None, MetricType::Gauge)?;
     for slot in &snapshot.slots {
-        let positions = slot.incumbent.as_ref().map(|worker| worker.redis_lanes).unwrap_or_default();
-        for (lane, position) in LANES.iter().zip(positions) {
-            family.encode_family(&label(slot, lane))?.encode_gauge(&(position as u64))?;
+        let positions = slot.active_worker.as_ref().map(|worker| worker.breakers).unwrap_or_default();
+        for (breaker, position) in BREAKERS.iter().zip(positions) {
+            family.encode_family(&label(slot, breaker))?.encode_gauge(&(position as u64))?;
         }
     }
     let help = "Times the breaker has opened";
     let mut family = out.encode_descriptor("redis_breaker_opens", help, None, MetricType::Counter)?;
     for slot in &snapshot.slots {
-        for (lane, opened) in LANES.iter().zip(slot.redis_opened) {
-            add(&mut family, &label(slot, lane), opened)?;
+        for (breaker, opened) in BREAKERS.iter().zip(slot.breaker_opens) {
+            add_counter(&mut family, &label(slot, breaker), opened)?;
         }
     }
     Ok(())
 }
 
 /// A worker that has not beaten yet has no age: it would be that of the machine.
-fn heartbeats(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot, now_ms: u64) -> fmt::Result {
+fn heartbeats(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot, now_ms: u64) -> fmt::Result {
     let help = "Time since the last sign of life of the slot's worker";
     let name = "worker_heartbeat_age";
     let mut family = out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
     for slot in &snapshot.slots {
-        let beaten = slot.incumbent.as_ref().map(|worker| worker.heartbeat_ms).filter(|at| *at > 0);
+        let beaten = slot.active_worker.as_ref().map(|worker| worker.heartbeat_ms).filter(|at| *at > 0);
         if let Some(at_ms) = beaten {
-            let age = seconds(now_ms.saturating_sub(at_ms) * 1000);
+            let age = micros_to_seconds(now_ms.saturating_sub(at_ms) * 1000);
             family.encode_family(&[("slot", slot.slot.to_string())])?.encode_gauge(&age)?;
         }
     }
@@ -314,23 +328,27 @@ fn heartbeats(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot, now_ms: u64)
 }
 
 /// How long the oldest addition to a counter has waited; zero when none waits.
-fn waiting(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot, now_ms: u64) -> fmt::Result {
+fn pending_increments(
+    out: &mut DescriptorEncoder<'_>,
+    snapshot: &ScoreboardSnapshot,
+    now_ms: u64,
+) -> fmt::Result {
     let help = "Time that the oldest addition to a counter has waited to be sent on";
     let name = "counter_additions_age";
     let mut family = out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
     for slot in &snapshot.slots {
         let age_ms = slot.pending_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
         let labels = [("slot", slot.slot.to_string())];
-        family.encode_family(&labels)?.encode_gauge(&seconds(age_ms * 1000))?;
+        family.encode_family(&labels)?.encode_gauge(&micros_to_seconds(age_ms * 1000))?;
     }
     Ok(())
 }
 
 /// Every state of every slot, zeros too: an alert must not wait for a series to appear.
-fn workers(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+fn workers(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
     let mut family = out.encode_descriptor("workers", "Workers by state", None, MetricType::Gauge)?;
     for slot in &snapshot.slots {
-        for state in STATES {
+        for state in WORKER_STATES {
             let count = slot.workers.iter().filter(|worker| worker.state == state).count();
             let labels = [("slot", slot.slot.to_string()), ("state", state.name().to_owned())];
             family.encode_family(&labels)?.encode_gauge(&(count as u64))?;
@@ -339,12 +357,12 @@ fn workers(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result 
     Ok(())
 }
 
-fn ends(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+fn exits(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
     let help = "Workers that ended, by reason";
     let mut family = out.encode_descriptor("worker_ends", help, None, MetricType::Counter)?;
     for slot in &snapshot.slots {
-        for (reason, count) in Reason::ALL.iter().zip(slot.ends) {
-            add(
+        for (reason, count) in ExitReason::ALL.iter().zip(slot.exits) {
+            add_counter(
                 &mut family,
                 &[("slot", slot.slot.to_string()), ("reason", reason.name().to_owned())],
                 count,
@@ -354,7 +372,7 @@ fn ends(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
     Ok(())
 }
 
-fn states(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+fn slot_states(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
     let help = "1 for the state the slot is in";
     let mut family = out.encode_descriptor("slot_state", help, None, MetricType::Gauge)?;
     for slot in &snapshot.slots {

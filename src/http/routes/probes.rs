@@ -7,15 +7,15 @@ use axum::response::Response;
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::http::state::State;
+use crate::http::state::FleetHandle;
 use crate::http::unheard;
-use crate::redis::Findings;
-use crate::redis::Health;
-use crate::redis::LaneStates;
+use crate::redis::BreakerStates;
+use crate::redis::RedisStatus;
+use crate::redis::ServerWarnings;
 
 /// A probe's answer.
 #[derive(Serialize)]
-struct Probe {
+struct ProbeResponse {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -26,7 +26,7 @@ struct Probe {
 
 /// Alive if it answers at all: a restart would mend nothing that is not in this process.
 pub(in crate::http) async fn livez() -> Response {
-    Json(Probe { status: "alive", reason: None, warnings: Vec::new() }).into_response()
+    Json(ProbeResponse { status: "alive", reason: None, warnings: Vec::new() }).into_response()
 }
 
 /// Ready once the fleet has reached Redis, until it stops; that this worker leaves, as at a reload, is no news to anybody.
@@ -34,36 +34,39 @@ pub(in crate::http) async fn livez() -> Response {
 /// A later outage of Redis is `degraded` and still 200: every replica shares it, and taking all of them out would turn
 /// defined answers into refused connections. Before the first contact it is 503, so that a rollout with a wrong Redis
 /// never replaces good replicas.
-pub(in crate::http) async fn readyz(Shared(State(core)): Shared<State>) -> Response {
-    let health = core.redis.health();
-    if health == Health::Up {
-        core.scoreboard.set_redis_reached();
+pub(in crate::http) async fn readyz(Shared(FleetHandle(core)): Shared<FleetHandle>) -> Response {
+    let health = core.redis.status();
+    if health == RedisStatus::Up {
+        core.scoreboard.set_redis_ever_connected();
     }
-    let reached = core.scoreboard.redis_reached();
+    let reached = core.scoreboard.redis_ever_connected();
     let (code, status, reason) = match health {
-        _ if core.phase.is_stopping() => {
+        _ if core.drain.is_stopping() => {
             (StatusCode::SERVICE_UNAVAILABLE, "unready", Some("draining".to_owned()))
         }
-        Health::Up => match held_back(&core.redis.lanes()) {
+        RedisStatus::Up => match degraded_reason(&core.redis.breaker_states()) {
             None => (StatusCode::OK, "ready", None),
             Some(reason) => (StatusCode::OK, "degraded", Some(reason)),
         },
-        Health::Down { reason } if reached => (StatusCode::OK, "degraded", Some(reason)),
-        Health::Connecting if reached => (StatusCode::OK, "degraded", Some("connecting to Redis".to_owned())),
-        Health::Down { reason } => (StatusCode::SERVICE_UNAVAILABLE, "unready", Some(reason)),
-        Health::Connecting => {
+        RedisStatus::Down { reason } if reached => (StatusCode::OK, "degraded", Some(reason)),
+        RedisStatus::Connecting if reached => {
+            (StatusCode::OK, "degraded", Some("connecting to Redis".to_owned()))
+        }
+        RedisStatus::Down { reason } => (StatusCode::SERVICE_UNAVAILABLE, "unready", Some(reason)),
+        RedisStatus::Connecting => {
             (StatusCode::SERVICE_UNAVAILABLE, "unready", Some("connecting to Redis".to_owned()))
         }
     };
     // What this worker found out itself is told at once, the rest as the machine's inspector found it.
-    let findings = Findings::from_bits(core.scoreboard.redis_findings()).and(core.redis.news_findings());
+    let findings =
+        ServerWarnings::from_bits(core.scoreboard.redis_findings()).union(core.redis.notification_warnings());
     let proxy = core.scoreboard.untrusted_proxy().filter(|peer| !core.config.proxy.trusts(*peer));
     let warnings = findings.iter().map(|finding| finding.advice().to_owned());
     let warnings = warnings.chain(proxy.map(unheard::advice)).collect();
-    (code, Json(Probe { status, reason, warnings })).into_response()
+    (code, Json(ProbeResponse { status, reason, warnings })).into_response()
 }
 
 /// Why calls to a Redis that is connected are held back, if they are.
-fn held_back(lanes: &LaneStates) -> Option<String> {
-    lanes.reads.cause.clone().or_else(|| lanes.writes.cause.clone())
+fn degraded_reason(breakers: &BreakerStates) -> Option<String> {
+    breakers.reads.cause.clone().or_else(|| breakers.writes.cause.clone())
 }

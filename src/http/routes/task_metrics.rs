@@ -8,15 +8,15 @@ use prometheus_client::encoding::NoLabelSet;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-use crate::http::routes::metrics::add;
+use crate::http::routes::metrics::add_counter;
 use crate::http::routes::metrics::gauge;
-use crate::redis::task::Survey;
+use crate::redis::task::TaskQueueStats;
 
 /// The queue at the moment of a scrape.
 #[derive(Debug)]
-pub(super) struct Queue(pub(super) Survey);
+pub(super) struct TaskQueueMetrics(pub(super) TaskQueueStats);
 
-impl Collector for Queue {
+impl Collector for TaskQueueMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let (out, survey) = (&mut encoder, &self.0);
         gauge(out, "tasks_waiting", "Tasks that wait, on all machines", survey.waiting)?;
@@ -25,7 +25,7 @@ impl Collector for Queue {
         let help = "Time that the oldest task has waited";
         let mut age =
             out.encode_descriptor("tasks_oldest_age", help, Some(&Unit::Seconds), MetricType::Gauge)?;
-        age.encode_gauge(&seconds(survey.oldest_ms))?;
+        age.encode_gauge(&millis_to_seconds(survey.oldest_ms))?;
         let totals = &survey.totals;
         let ends = [
             ("done", totals.done),
@@ -36,12 +36,12 @@ impl Collector for Queue {
         let mut family =
             out.encode_descriptor("tasks_ended", "Tasks that ended, by state", None, MetricType::Counter)?;
         for (state, count) in ends {
-            add(&mut family, &[("state", state.to_owned())], count)?;
+            add_counter(&mut family, &[("state", state.to_owned())], count)?;
         }
         let counts = [
             ("tasks_retried", "Attempts that failed and were followed by another one", totals.retried),
-            ("tasks_taken_over", "Tasks taken over from a worker that was lost", totals.taken_over),
-            ("tasks_given_back", "Tasks given back by a worker that left", totals.given_back),
+            ("tasks_taken_over", "Tasks taken over from a worker that was lost", totals.reclaimed),
+            ("tasks_given_back", "Tasks given back by a worker that left", totals.released),
         ];
         for (name, help, count) in counts {
             let mut metric = out.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -52,6 +52,6 @@ impl Collector for Queue {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "far below 2^52 milliseconds")]
-fn seconds(ms: u64) -> f64 {
+fn millis_to_seconds(ms: u64) -> f64 {
     ms as f64 / 1e3
 }

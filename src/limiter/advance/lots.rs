@@ -13,112 +13,113 @@
 use std::collections::VecDeque;
 
 /// Most stretches that are told apart; draws begin at half of what is to be held, so there are two or three.
-const LOTS_MAX: usize = 4;
+const SPANS_MAX: usize = 4;
 
 /// Stretches that are paid for, the oldest draw's first.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Lots {
-    lots: VecDeque<Lot>,
+pub(super) struct PrefetchedSpans {
+    spans: VecDeque<PrefetchedSpan>,
     /// Until then what was spent here is ahead of now: an arrival time of this worker's requests alone.
-    used_us: u64,
+    consumed_until_us: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Lot {
-    from_us: u64,
-    to_us: u64,
+struct PrefetchedSpan {
+    start_us: u64,
+    end_us: u64,
 }
 
-impl Lot {
-    fn left_us(&self, now_us: u64) -> u64 {
-        self.to_us.saturating_sub(self.from_us.max(now_us))
+impl PrefetchedSpan {
+    fn remaining_us(&self, now_us: u64) -> u64 {
+        self.end_us.saturating_sub(self.start_us.max(now_us))
     }
 }
 
-impl Lots {
+impl PrefetchedSpans {
     /// Time that is paid for and still ahead, µs.
-    pub(super) fn left_us(&self, now_us: u64) -> u64 {
-        self.lots.iter().map(|lot| lot.left_us(now_us)).sum()
+    pub(super) fn remaining_us(&self, now_us: u64) -> u64 {
+        self.spans.iter().map(|lot| lot.remaining_us(now_us)).sum()
     }
 
     /// When the last of it is passed.
     pub(super) fn end_us(&self) -> u64 {
-        self.lots.iter().map(|lot| lot.to_us).max().unwrap_or_default()
+        self.spans.iter().map(|lot| lot.end_us).max().unwrap_or_default()
     }
 
     /// Adds a stretch that ends at the limit's arrival time and is so long.
     pub(super) fn add(&mut self, tat_us: u64, length_us: u64, now_us: u64) {
-        self.drop_passed(now_us);
-        self.lots.push_back(Lot { from_us: tat_us.saturating_sub(length_us), to_us: tat_us });
-        self.merge();
+        self.drop_elapsed(now_us);
+        self.spans.push_back(PrefetchedSpan { start_us: tat_us.saturating_sub(length_us), end_us: tat_us });
+        self.merge_newest();
     }
 
     /// Takes so much from the front; whether there was so much.
-    pub(super) fn spend(&mut self, cost_us: u64, now_us: u64) -> bool {
-        if self.left_us(now_us) < cost_us {
+    pub(super) fn consume(&mut self, cost_us: u64, now_us: u64) -> bool {
+        if self.remaining_us(now_us) < cost_us {
             return false;
         }
-        self.drop_passed(now_us);
+        self.drop_elapsed(now_us);
         let mut open_us = cost_us;
         while open_us > 0
-            && let Some(lot) = self.lots.front_mut()
+            && let Some(lot) = self.spans.front_mut()
         {
-            let taken_us = open_us.min(lot.left_us(now_us));
-            lot.from_us = lot.from_us.max(now_us) + taken_us;
+            let taken_us = open_us.min(lot.remaining_us(now_us));
+            lot.start_us = lot.start_us.max(now_us) + taken_us;
             open_us -= taken_us;
-            self.drop_passed(now_us);
+            self.drop_elapsed(now_us);
         }
-        self.used_us = self.used_us.max(now_us).saturating_add(cost_us);
+        self.consumed_until_us = self.consumed_until_us.max(now_us).saturating_add(cost_us);
         true
     }
 
     /// Gives back what was spent at `spent_us` for nothing: what time took of it meanwhile is gone.
-    pub(super) fn put_back(&mut self, cost_us: u64, spent_us: u64, now_us: u64) {
-        self.drop_passed(now_us);
-        self.used_us = self.used_us.saturating_sub(cost_us);
-        let length_us = still_ahead(cost_us, spent_us, now_us);
-        let from_us = self.used_us.max(now_us);
-        self.lots.push_front(Lot { from_us, to_us: from_us.saturating_add(length_us) });
-        self.merge();
+    pub(super) fn restore(&mut self, cost_us: u64, spent_us: u64, now_us: u64) {
+        self.drop_elapsed(now_us);
+        self.consumed_until_us = self.consumed_until_us.saturating_sub(cost_us);
+        let length_us = unelapsed_us(cost_us, spent_us, now_us);
+        let from_us = self.consumed_until_us.max(now_us);
+        self.spans
+            .push_front(PrefetchedSpan { start_us: from_us, end_us: from_us.saturating_add(length_us) });
+        self.merge_newest();
     }
 
     /// Others gave back at most so much: all of it is so much nearer at worst.
-    pub(super) fn nearer(&mut self, by_us: u64, now_us: u64) {
-        self.drop_passed(now_us);
-        let least_us = self.used_us.max(now_us);
-        for lot in &mut self.lots {
-            let length_us = lot.left_us(now_us);
-            let from_us = lot.from_us.max(now_us);
-            lot.from_us = from_us.saturating_sub(by_us).max(least_us.min(from_us));
-            lot.to_us = lot.from_us.saturating_add(length_us);
+    pub(super) fn shift_earlier(&mut self, by_us: u64, now_us: u64) {
+        self.drop_elapsed(now_us);
+        let least_us = self.consumed_until_us.max(now_us);
+        for lot in &mut self.spans {
+            let length_us = lot.remaining_us(now_us);
+            let from_us = lot.start_us.max(now_us);
+            lot.start_us = from_us.saturating_sub(by_us).max(least_us.min(from_us));
+            lot.end_us = lot.start_us.saturating_add(length_us);
         }
     }
 
     /// Takes out all that is still ahead, µs.
-    pub(super) fn take(&mut self, now_us: u64) -> u64 {
-        let left_us = self.left_us(now_us);
-        self.lots.clear();
+    pub(super) fn take_all(&mut self, now_us: u64) -> u64 {
+        let left_us = self.remaining_us(now_us);
+        self.spans.clear();
         left_us
     }
 
-    fn drop_passed(&mut self, now_us: u64) {
-        self.lots.retain(|lot| lot.left_us(now_us) > 0);
+    fn drop_elapsed(&mut self, now_us: u64) {
+        self.spans.retain(|lot| lot.remaining_us(now_us) > 0);
     }
 
     /// The last two become one, which begins where the earlier one does: nearer than it is, so never too late.
-    fn merge(&mut self) {
-        if self.lots.len() > LOTS_MAX
-            && let (Some(last), Some(before)) = (self.lots.pop_back(), self.lots.back_mut())
+    fn merge_newest(&mut self) {
+        if self.spans.len() > SPANS_MAX
+            && let (Some(last), Some(before)) = (self.spans.pop_back(), self.spans.back_mut())
         {
-            let length_us = (before.to_us - before.from_us) + (last.to_us - last.from_us);
-            before.from_us = before.from_us.min(last.from_us);
-            before.to_us = before.from_us.saturating_add(length_us);
+            let length_us = (before.end_us - before.start_us) + (last.end_us - last.start_us);
+            before.start_us = before.start_us.min(last.start_us);
+            before.end_us = before.start_us.saturating_add(length_us);
         }
     }
 }
 
 /// What is left, µs, of a charge of which time has passed since it was made.
-pub(in crate::limiter) fn still_ahead(cost_us: u64, spent_us: u64, now_us: u64) -> u64 {
+pub(in crate::limiter) fn unelapsed_us(cost_us: u64, spent_us: u64, now_us: u64) -> u64 {
     cost_us.saturating_sub(now_us.saturating_sub(spent_us))
 }
 
@@ -128,41 +129,45 @@ mod tests {
 
     #[test]
     fn what_time_has_passed_is_gone_and_what_is_spent_comes_from_the_front() {
-        let mut lots = Lots::default();
+        let mut lots = PrefetchedSpans::default();
         lots.add(1_000, 300, 0);
-        assert_eq!((lots.left_us(700), lots.left_us(800), lots.left_us(1_000)), (300, 200, 0));
-        assert!(lots.spend(100, 500), "taken from 700 to 800");
-        assert_eq!((lots.left_us(800), lots.left_us(900)), (200, 100));
+        assert_eq!((lots.remaining_us(700), lots.remaining_us(800), lots.remaining_us(1_000)), (300, 200, 0));
+        assert!(lots.consume(100, 500), "taken from 700 to 800");
+        assert_eq!((lots.remaining_us(800), lots.remaining_us(900)), (200, 100));
         lots.add(2_000, 100, 500);
-        assert!(lots.spend(250, 600), "across two draws");
-        assert_eq!((lots.left_us(1_900), lots.left_us(1_960), lots.end_us()), (50, 40, 2_000));
-        assert!(!lots.spend(41, 1_960) && lots.spend(40, 1_960));
-        assert_eq!(lots.take(1_960), 0);
+        assert!(lots.consume(250, 600), "across two draws");
+        assert_eq!((lots.remaining_us(1_900), lots.remaining_us(1_960), lots.end_us()), (50, 40, 2_000));
+        assert!(!lots.consume(41, 1_960) && lots.consume(40, 1_960));
+        assert_eq!(lots.take_all(1_960), 0);
     }
 
     #[test]
     fn what_others_gave_back_brings_it_nearer_but_not_nearer_than_what_was_spent() {
-        let mut lots = Lots::default();
+        let mut lots = PrefetchedSpans::default();
         lots.add(10_000, 1_000, 0);
-        lots.nearer(500, 0);
-        assert_eq!((lots.left_us(8_500), lots.left_us(9_000)), (1_000, 500));
-        assert!(lots.spend(400, 0));
-        lots.nearer(1_000_000, 0);
-        assert_eq!((lots.left_us(400), lots.left_us(700)), (600, 300), "what was spent lies before it");
+        lots.shift_earlier(500, 0);
+        assert_eq!((lots.remaining_us(8_500), lots.remaining_us(9_000)), (1_000, 500));
+        assert!(lots.consume(400, 0));
+        lots.shift_earlier(1_000_000, 0);
+        assert_eq!(
+            (lots.remaining_us(400), lots.remaining_us(700)),
+            (600, 300),
+            "what was spent lies before it"
+        );
     }
 
     #[test]
     fn a_request_that_came_to_nothing_brings_back_what_time_has_not_taken() {
-        let mut lots = Lots::default();
+        let mut lots = PrefetchedSpans::default();
         lots.add(10_000, 1_000, 0);
-        assert!(lots.spend(100, 0));
-        lots.put_back(100, 0, 30);
-        assert_eq!(lots.left_us(30), 970);
-        assert_eq!(lots.left_us(100), 900, "it is passed at once");
+        assert!(lots.consume(100, 0));
+        lots.restore(100, 0, 30);
+        assert_eq!(lots.remaining_us(30), 970);
+        assert_eq!(lots.remaining_us(100), 900, "it is passed at once");
         for _ in 0..10 {
-            assert!(lots.spend(1, 100));
-            lots.put_back(1, 100, 100);
+            assert!(lots.consume(1, 100));
+            lots.restore(1, 100, 100);
         }
-        assert!(lots.lots.len() <= LOTS_MAX);
+        assert!(lots.spans.len() <= SPANS_MAX);
     }
 }

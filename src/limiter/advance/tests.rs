@@ -9,26 +9,26 @@ use crate::config::limit::Rate;
 use crate::limiter::gcra;
 
 const KEY: &str = "k";
-const PATIENCE_US: u64 = 50_000;
-const LEASE: Lease = Lease::Always;
+const TIMEOUT_US: u64 = 50_000;
+const LEASE: PrefetchMode = PrefetchMode::Always;
 
 /// Of a limit of 1000/s, of whose state in Redis nothing was heard.
-fn standing(remaining: u64) -> LimitReply {
-    LimitReply { allowed: true, remaining, retry_after_us: None, reset_us: (1000 - remaining) * 1000 }
+fn decision(remaining: u64) -> RateLimitDecision {
+    RateLimitDecision { allowed: true, remaining, retry_after_us: None, reset_us: (1000 - remaining) * 1000 }
 }
 
-fn fresh() -> Advance {
-    Advance::new([1, 2])
+fn fresh() -> QuotaPrefetch {
+    QuotaPrefetch::new([1, 2])
 }
 
 /// Far enough ahead that time takes none of it within a test.
-fn far(requests: u64, now_us: u64) -> Option<Draw> {
-    Some(Draw { requests, reset_us: 60_000_000, asked_us: now_us, hears: true })
+fn far(requests: u64, now_us: u64) -> Option<PrefetchReply> {
+    Some(PrefetchReply { requests, reset_us: 60_000_000, sent_us: now_us, was_subscribed: true })
 }
 
 /// The time of so many requests.
-fn held(quota: Quota, requests: u64) -> Return {
-    Return { quota, time_us: requests * quota.interval_us() }
+fn held(quota: Quota, requests: u64) -> QuotaReturn {
+    QuotaReturn { quota, time_us: requests * quota.interval_us() }
 }
 
 fn quota(burst: u64) -> Quota {
@@ -38,43 +38,47 @@ fn quota(burst: u64) -> Quota {
 #[test]
 fn it_draws_what_a_tenth_of_a_second_needs_and_at_most_a_twentieth_of_the_burst() {
     let (quota, mut advance) = (quota(1000), fresh());
-    assert_eq!(advance.spend(KEY, (&quota, LEASE), 1, 0), Spent::Short);
-    assert_eq!(advance.wants(KEY, (LEASE, 1), 0, PATIENCE_US), None, "one request is no demand");
+    assert_eq!(advance.consume(KEY, (&quota, LEASE), 1, 0), ConsumeOutcome::Insufficient);
+    assert_eq!(advance.amount_to_prefetch(KEY, (LEASE, 1), 0, TIMEOUT_US), None, "one request is no demand");
     for now in 1..20 {
-        assert_eq!(advance.spend(KEY, (&quota, LEASE), 1, now), Spent::Short);
+        assert_eq!(advance.consume(KEY, (&quota, LEASE), 1, now), ConsumeOutcome::Insufficient);
     }
-    assert_eq!(advance.wants(KEY, (LEASE, 1), 20, PATIENCE_US), Some(20));
-    assert_eq!(advance.wants(KEY, (LEASE, 1), 21, PATIENCE_US), None, "it is on its way");
-    assert!(advance.drawn(KEY, far(20, 100), 100));
+    assert_eq!(advance.amount_to_prefetch(KEY, (LEASE, 1), 20, TIMEOUT_US), Some(20));
+    assert_eq!(advance.amount_to_prefetch(KEY, (LEASE, 1), 21, TIMEOUT_US), None, "it is on its way");
+    assert!(advance.record_prefetched(KEY, far(20, 100), 100));
     for left in (10..20).rev() {
-        assert_eq!(advance.spend(KEY, (&quota, LEASE), 1, 200), Spent::Paid(standing(left)));
+        assert_eq!(advance.consume(KEY, (&quota, LEASE), 1, 200), ConsumeOutcome::Consumed(decision(left)));
     }
     for _ in 0..100 {
-        advance.spend(KEY, (&quota, LEASE), 1, 300);
+        advance.consume(KEY, (&quota, LEASE), 1, 300);
     }
-    assert_eq!(advance.wants(KEY, (LEASE, 1), 300, PATIENCE_US), Some(50), "a twentieth of the burst");
-    assert!(!advance.drawn(KEY, None, 400));
+    assert_eq!(
+        advance.amount_to_prefetch(KEY, (LEASE, 1), 300, TIMEOUT_US),
+        Some(50),
+        "a twentieth of the burst"
+    );
+    assert!(!advance.record_prefetched(KEY, None, 400));
 }
 
 #[test]
 fn what_is_not_used_goes_back() {
     let (quota, mut advance) = (quota(1000), fresh());
-    advance.spend(KEY, (&quota, LEASE), 10, 0);
-    assert_eq!(advance.wants(KEY, (LEASE, 1), 0, PATIENCE_US), Some(10));
-    advance.drawn(KEY, far(10, 1000), 1000);
-    assert_eq!(advance.expired(KEY, LEASE, 1000 + KEPT_US - 1), None);
+    advance.consume(KEY, (&quota, LEASE), 10, 0);
+    assert_eq!(advance.amount_to_prefetch(KEY, (LEASE, 1), 0, TIMEOUT_US), Some(10));
+    advance.record_prefetched(KEY, far(10, 1000), 1000);
+    assert_eq!(advance.take_expired(KEY, LEASE, 1000 + HOLD_US - 1), None);
     assert_eq!(
-        advance.spend(KEY, (&quota, LEASE), 1, 1000 + KEPT_US),
-        Spent::Short,
+        advance.consume(KEY, (&quota, LEASE), 1, 1000 + HOLD_US),
+        ConsumeOutcome::Insufficient,
         "it is about to go back"
     );
-    assert_eq!(advance.expired(KEY, LEASE, 1000 + KEPT_US), Some(held(quota, 10)));
-    assert_eq!(advance.expired(KEY, LEASE, 1000 + KEPT_US), None);
-    advance.drawn(KEY, far(5, 500_000), 500_000);
-    advance.spend(KEY, (&quota, LEASE), 2, 500_000);
-    assert!(advance.unspend(KEY, 1, (500_000, 500_000)));
-    assert_eq!(advance.empty(500_000), [(KEY.to_owned(), held(quota, 4))]);
-    assert!(advance.empty(500_000).is_empty());
+    assert_eq!(advance.take_expired(KEY, LEASE, 1000 + HOLD_US), Some(held(quota, 10)));
+    assert_eq!(advance.take_expired(KEY, LEASE, 1000 + HOLD_US), None);
+    advance.record_prefetched(KEY, far(5, 500_000), 500_000);
+    advance.consume(KEY, (&quota, LEASE), 2, 500_000);
+    assert!(advance.return_unused(KEY, 1, (500_000, 500_000)));
+    assert_eq!(advance.drain(500_000), [(KEY.to_owned(), held(quota, 4))]);
+    assert!(advance.drain(500_000).is_empty());
 }
 
 proptest! {
@@ -88,35 +92,38 @@ proptest! {
             now += pause;
             match kind {
                 0 | 1 => {
-                    let covered = advance.covers(KEY, cost, now);
-                    let paid = matches!(advance.spend(KEY, (&quota, LEASE), cost, now), Spent::Paid(_));
+                    let covered = advance.holds_enough(KEY, cost, now);
+                    let paid = matches!(advance.consume(KEY, (&quota, LEASE), cost, now), ConsumeOutcome::Consumed(_));
                     prop_assert_eq!(covered, paid);
                     spent += if paid { cost } else { 0 };
                 }
-                _ => if let Some(amount) = advance.wants(KEY, (LEASE, 1), now, PATIENCE_US) {
+                _ => if let Some(amount) = advance.amount_to_prefetch(KEY, (LEASE, 1), now, TIMEOUT_US) {
                     prop_assert!(amount <= 100);
                     drawn += amount;
-                    advance.drawn(KEY, far(amount, now), now);
+                    advance.record_prefetched(KEY, far(amount, now), now);
                 },
             }
-            back += advance.expired(KEY, LEASE, now).map_or(0, |left| left.time_us.div_ceil(quota.interval_us()));
+            back += advance.take_expired(KEY, LEASE, now).map_or(0, |left| left.time_us.div_ceil(quota.interval_us()));
             prop_assert!(spent + back <= drawn);
-            prop_assert!(drawn - spent - back <= 100 + DRAW_MIN, "more than a twentieth is held");
+            prop_assert!(drawn - spent - back <= 100 + PREFETCH_MIN, "more than a twentieth is held");
         }
-        let left: u64 = advance.empty(now).iter().map(|(_, held)| held.time_us / quota.interval_us()).sum();
+        let left: u64 = advance.drain(now).iter().map(|(_, held)| held.time_us / quota.interval_us()).sum();
         prop_assert!(spent + back + left <= drawn);
     }
 }
 
 /// So many requests at this time of which none is paid for.
-fn ask(advance: &mut Advance, quota: &Quota, requests: u64, now_us: u64) {
+fn ask(advance: &mut QuotaPrefetch, quota: &Quota, requests: u64, now_us: u64) {
     for _ in 0..requests {
-        assert_eq!(advance.spend(KEY, (quota, Lease::Auto), 1, now_us), Spent::Short);
+        assert_eq!(
+            advance.consume(KEY, (quota, PrefetchMode::Auto), 1, now_us),
+            ConsumeOutcome::Insufficient
+        );
     }
 }
 
-fn wants(advance: &mut Advance, now_us: u64) -> Option<u64> {
-    advance.wants(KEY, (Lease::Auto, 1), now_us, PATIENCE_US)
+fn amount_to_prefetch(advance: &mut QuotaPrefetch, now_us: u64) -> Option<u64> {
+    advance.amount_to_prefetch(KEY, (PrefetchMode::Auto, 1), now_us, TIMEOUT_US)
 }
 
 #[test]
@@ -125,14 +132,17 @@ fn auto_keeps_nothing_of_subjects_that_come_rarely() {
     for client in 0..10_000 {
         let key = format!("regatta:l:default:Zm9vYmFy:10.0.{}.{}", client / 256, client % 256);
         let now_us = client * 10_000;
-        assert_eq!(advance.spend(&key, (&quota, Lease::Auto), 1, now_us), Spent::Short);
-        advance.learn(&key, 1000, (now_us, now_us));
-        assert_eq!(advance.wants(&key, (Lease::Auto, 1), now_us, PATIENCE_US), None);
+        assert_eq!(
+            advance.consume(&key, (&quota, PrefetchMode::Auto), 1, now_us),
+            ConsumeOutcome::Insufficient
+        );
+        advance.record_redis_state(&key, 1000, (now_us, now_us));
+        assert_eq!(advance.amount_to_prefetch(&key, (PrefetchMode::Auto, 1), now_us, TIMEOUT_US), None);
     }
-    assert!(advance.purses.is_empty());
+    assert!(advance.buckets.is_empty());
     let slow = Quota::new(Rate { count: 1, period: Duration::from_secs(1) }, 99);
     ask(&mut advance, &slow, 1000, 0);
-    assert!(advance.purses.is_empty(), "a burst below a hundred is not leased");
+    assert!(advance.buckets.is_empty(), "a burst below a hundred is not leased");
 }
 
 #[test]
@@ -140,88 +150,100 @@ fn auto_draws_for_a_subject_that_comes_often_and_only_above_half_the_burst() {
     let (quota, mut advance) = (quota(1000), fresh());
     ask(&mut advance, &quota, 40, 1_000_000);
     assert_eq!(
-        wants(&mut advance, 1_000_000),
+        amount_to_prefetch(&mut advance, 1_000_000),
         None,
         "it is busy from the thirty-second on, and forty of those are needed"
     );
     ask(&mut advance, &quota, 44, 1_000_001);
-    assert_eq!(wants(&mut advance, 1_000_001), None, "nothing was heard of Redis");
-    advance.learn(KEY, 500_000, (1_000_002, 1_000_002));
-    assert_eq!(wants(&mut advance, 1_000_002), None, "half of it is left");
-    advance.learn(KEY, 480_000, (1_000_003, 1_000_003));
-    assert_eq!(wants(&mut advance, 1_000_003), Some(20), "what is beyond half of it");
-    assert!(advance.drawn(KEY, far(20, 1_000_004), 1_000_004));
-    advance.learn(KEY, 500_000, (1_000_004, 1_000_004));
-    assert_eq!(advance.wanted_back(KEY, Lease::Auto, (1_000_003, 1_000_004)), None);
-    let Spent::Paid(reply) = advance.spend(KEY, (&quota, Lease::Auto), 1, 1_000_004) else { panic!("short") };
+    assert_eq!(amount_to_prefetch(&mut advance, 1_000_001), None, "nothing was heard of Redis");
+    advance.record_redis_state(KEY, 500_000, (1_000_002, 1_000_002));
+    assert_eq!(amount_to_prefetch(&mut advance, 1_000_002), None, "half of it is left");
+    advance.record_redis_state(KEY, 480_000, (1_000_003, 1_000_003));
+    assert_eq!(amount_to_prefetch(&mut advance, 1_000_003), Some(20), "what is beyond half of it");
+    assert!(advance.record_prefetched(KEY, far(20, 1_000_004), 1_000_004));
+    advance.record_redis_state(KEY, 500_000, (1_000_004, 1_000_004));
+    assert_eq!(advance.take_excess(KEY, PrefetchMode::Auto, (1_000_003, 1_000_004)), None);
+    let ConsumeOutcome::Consumed(reply) = advance.consume(KEY, (&quota, PrefetchMode::Auto), 1, 1_000_004)
+    else {
+        panic!("short")
+    };
     assert_eq!((reply.remaining, reply.reset_us), (519, 481_000), "the limit's, and not what is held of it");
-    let Spent::Paid(reply) = advance.spend(KEY, (&quota, Lease::Auto), 1, 1_010_004) else { panic!("short") };
+    let ConsumeOutcome::Consumed(reply) = advance.consume(KEY, (&quota, PrefetchMode::Auto), 1, 1_010_004)
+    else {
+        panic!("short")
+    };
     assert_eq!(reply.remaining, 528, "ten came back meanwhile");
-    advance.learn(KEY, 0, (1_010_003, 1_010_004));
-    let Spent::Paid(reply) = advance.spend(KEY, (&quota, Lease::Auto), 0, 1_010_004) else { panic!("short") };
+    advance.record_redis_state(KEY, 0, (1_010_003, 1_010_004));
+    let ConsumeOutcome::Consumed(reply) = advance.consume(KEY, (&quota, PrefetchMode::Auto), 0, 1_010_004)
+    else {
+        panic!("short")
+    };
     assert_eq!(reply.remaining, 1000, "nothing newer was heard");
-    advance.learn(KEY, 600_000, (1_010_005, 1_010_005));
-    advance.learn(KEY, 0, (1_010_004, 1_010_005));
+    advance.record_redis_state(KEY, 600_000, (1_010_005, 1_010_005));
+    advance.record_redis_state(KEY, 0, (1_010_004, 1_010_005));
     assert_eq!(
-        advance.wanted_back(KEY, Lease::Auto, (1_010_004, 1_010_005)),
+        advance.take_excess(KEY, PrefetchMode::Auto, (1_010_004, 1_010_005)),
         Some(held(quota, 18)),
         "others drew, too"
     );
 }
 
 #[test]
-fn a_recall_takes_all_and_nothing_is_drawn_until_redis_was_heard() {
+fn a_reclaim_takes_all_and_nothing_is_prefetched_until_redis_answers() {
     let (quota, mut advance) = (quota(1000), fresh());
     ask(&mut advance, &quota, 110, 0);
-    advance.learn(KEY, 0, (0, 0));
-    assert_eq!(wants(&mut advance, 0), Some(50));
-    advance.drawn(KEY, far(50, 0), 0);
-    assert_eq!(advance.recall(KEY, 1), Some(held(quota, 50)));
-    assert_eq!((advance.recall(KEY, 1), advance.recall("other", 1)), (None, None));
-    assert_eq!(wants(&mut advance, 2), None);
-    advance.learn(KEY, 0, (3, 3));
-    assert_eq!(wants(&mut advance, 3), Some(50));
+    advance.record_redis_state(KEY, 0, (0, 0));
+    assert_eq!(amount_to_prefetch(&mut advance, 0), Some(50));
+    advance.record_prefetched(KEY, far(50, 0), 0);
+    assert_eq!(advance.reclaim(KEY, 1), Some(held(quota, 50)));
+    assert_eq!((advance.reclaim(KEY, 1), advance.reclaim("other", 1)), (None, None));
+    assert_eq!(amount_to_prefetch(&mut advance, 2), None);
+    advance.record_redis_state(KEY, 0, (3, 3));
+    assert_eq!(amount_to_prefetch(&mut advance, 3), Some(50));
 }
 
 #[test]
 fn what_time_has_passed_is_neither_spent_nor_given_back() {
     let (quota, mut advance) = (quota(1000), fresh());
     ask(&mut advance, &quota, 110, 0);
-    advance.learn(KEY, 0, (0, 0));
-    assert_eq!(wants(&mut advance, 0), Some(50));
+    advance.record_redis_state(KEY, 0, (0, 0));
+    assert_eq!(amount_to_prefetch(&mut advance, 0), Some(50));
     // Nothing was used before: the charge of fifty is gone from Redis in fifty milliseconds.
-    let draw = Draw { requests: 50, reset_us: 50_000, asked_us: 0, hears: true };
-    assert!(advance.drawn(KEY, Some(draw), 1_000));
-    assert!(advance.covers(KEY, 40, 10_000) && !advance.covers(KEY, 41, 10_000));
-    assert!(matches!(advance.spend(KEY, (&quota, Lease::Auto), 10, 10_000), Spent::Paid(_)));
-    assert!(advance.covers(KEY, 30, 20_000), "what was spent lay before it");
+    let draw = PrefetchReply { requests: 50, reset_us: 50_000, sent_us: 0, was_subscribed: true };
+    assert!(advance.record_prefetched(KEY, Some(draw), 1_000));
+    assert!(advance.holds_enough(KEY, 40, 10_000) && !advance.holds_enough(KEY, 41, 10_000));
+    assert!(matches!(
+        advance.consume(KEY, (&quota, PrefetchMode::Auto), 10, 10_000),
+        ConsumeOutcome::Consumed(_)
+    ));
+    assert!(advance.holds_enough(KEY, 30, 20_000), "what was spent lay before it");
     assert_eq!(
-        advance.recall(KEY, 30_500),
-        Some(Return { quota, time_us: 19_500 }),
+        advance.reclaim(KEY, 30_500),
+        Some(QuotaReturn { quota, time_us: 19_500 }),
         "a part of a request, too"
     );
-    assert_eq!(advance.recall(KEY, 50_000), None);
+    assert_eq!(advance.reclaim(KEY, 50_000), None);
 }
 
 #[test]
 fn a_draw_under_way_when_another_worker_calls_goes_back_when_it_comes() {
     let (quota, mut advance) = (quota(1000), fresh());
     ask(&mut advance, &quota, 110, 0);
-    advance.learn(KEY, 0, (0, 0));
-    assert_eq!(wants(&mut advance, 10), Some(50));
-    assert_eq!(advance.recall(KEY, 20), None, "nothing is held yet");
-    assert!(advance.drawn(KEY, far(50, 10), 30));
-    advance.learn(KEY, 0, (10, 30));
-    assert_eq!(advance.wanted_back(KEY, Lease::Auto, (10, 30)), Some(held(quota, 50)));
-    assert!(advance.drawn(KEY, far(50, 40), 50));
-    advance.learn(KEY, 0, (40, 50));
-    assert_eq!(advance.wanted_back(KEY, Lease::Auto, (40, 50)), None, "that one was asked for later");
+    advance.record_redis_state(KEY, 0, (0, 0));
+    assert_eq!(amount_to_prefetch(&mut advance, 10), Some(50));
+    assert_eq!(advance.reclaim(KEY, 20), None, "nothing is held yet");
+    assert!(advance.record_prefetched(KEY, far(50, 10), 30));
+    advance.record_redis_state(KEY, 0, (10, 30));
+    assert_eq!(advance.take_excess(KEY, PrefetchMode::Auto, (10, 30)), Some(held(quota, 50)));
+    assert!(advance.record_prefetched(KEY, far(50, 40), 50));
+    advance.record_redis_state(KEY, 0, (40, 50));
+    assert_eq!(advance.take_excess(KEY, PrefetchMode::Auto, (40, 50)), None, "that one was asked for later");
 }
 
 /// Workers, and one Redis: each is its own `Advance`, and the arrival time is the same for all.
 struct Fleet {
     quota: Quota,
-    workers: Vec<(Advance, Lease)>,
+    workers: Vec<(QuotaPrefetch, PrefetchMode)>,
     tat_us: Option<u64>,
     /// The arrival time that those have who were let in, and none else.
     real_us: Option<u64>,
@@ -231,38 +253,38 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn new(quota: Quota, leases: Vec<Lease>, lost: usize) -> Self {
+    fn new(quota: Quota, leases: Vec<PrefetchMode>, lost: usize) -> Self {
         let workers = leases.into_iter().map(|lease| (fresh(), lease)).collect();
         Self { quota, workers, tat_us: None, real_us: None, lost, returns: 0 }
     }
 
-    fn charge(&mut self, requests: u64, now_us: u64) -> LimitReply {
+    fn charge(&mut self, requests: u64, now_us: u64) -> RateLimitDecision {
         let decision = gcra::decide(self.tat_us, now_us, &self.quota, requests);
         self.tat_us = decision.tat_us.or(self.tat_us);
         decision.reply
     }
 
     /// As Redis does it: in pieces, of each of which all workers hear.
-    fn refund(&mut self, held: Option<Return>, now_us: u64) {
-        let Some(Return { quota, mut time_us }) = held else { return };
+    fn refund(&mut self, held: Option<QuotaReturn>, now_us: u64) {
+        let Some(QuotaReturn { quota, mut time_us }) = held else { return };
         self.returns += 1;
         if self.lost > 0 && self.returns.is_multiple_of(self.lost) {
             return;
         }
         while time_us > 0 {
-            let piece_us = time_us.min(piece_us(quota.interval_us(), quota.tolerance_us()));
+            let piece_us = time_us.min(refund_chunk_us(quota.interval_us(), quota.tolerance_us()));
             let ahead_us = self.tat_us.map_or(0, |tat_us| tat_us.saturating_sub(now_us));
             let ahead_us = ahead_us.saturating_sub(piece_us);
             self.tat_us = (ahead_us > 0).then_some(now_us + ahead_us);
             time_us -= piece_us;
-            self.workers.iter_mut().for_each(|(advance, _)| advance.returned(KEY, now_us));
+            self.workers.iter_mut().for_each(|(advance, _)| advance.on_quota_returned(KEY, now_us));
         }
     }
 
     fn go_back(&mut self, now_us: u64) {
         for number in 0..self.workers.len() {
             let (advance, lease) = &mut self.workers[number];
-            let held = advance.expired(KEY, *lease, now_us);
+            let held = advance.take_expired(KEY, *lease, now_us);
             self.refund(held, now_us);
         }
     }
@@ -272,29 +294,33 @@ impl Fleet {
         self.go_back(now_us);
         let (quota, (advance, lease)) = (self.quota, &mut self.workers[number]);
         let lease = *lease;
-        let paid = matches!(advance.spend(KEY, (&quota, lease), 1, now_us), Spent::Paid(_));
-        if let Some(wanted) = advance.wants(KEY, (lease, 1), now_us, PATIENCE_US) {
+        let paid = matches!(advance.consume(KEY, (&quota, lease), 1, now_us), ConsumeOutcome::Consumed(_));
+        if let Some(requested) = advance.amount_to_prefetch(KEY, (lease, 1), now_us, TIMEOUT_US) {
             let room = gcra::decide(self.tat_us, now_us, &quota, 0).reply.remaining;
-            let requests = wanted.min(room);
+            let requests = requested.min(room);
             let reset_us = self.charge(requests, now_us).reset_us;
             let advance = &mut self.workers[number].0;
-            advance.drawn(KEY, Some(Draw { requests, reset_us, asked_us: now_us, hears: true }), now_us);
-            advance.learn(KEY, reset_us, (now_us, now_us));
-            let held = advance.wanted_back(KEY, lease, (now_us, now_us));
+            advance.record_prefetched(
+                KEY,
+                Some(PrefetchReply { requests, reset_us, sent_us: now_us, was_subscribed: true }),
+                now_us,
+            );
+            advance.record_redis_state(KEY, reset_us, (now_us, now_us));
+            let held = advance.take_excess(KEY, lease, (now_us, now_us));
             self.refund(held, now_us);
         }
         if paid {
             return true;
         }
         let mut reply = self.charge(1, now_us);
-        if !reply.allowed && lease == Lease::Auto {
+        if !reply.allowed && lease == PrefetchMode::Auto {
             for other in 0..self.workers.len() {
-                let held = self.workers[other].0.recall(KEY, now_us);
+                let held = self.workers[other].0.reclaim(KEY, now_us);
                 self.refund(held, now_us);
             }
             reply = self.charge(1, now_us);
         }
-        self.workers[number].0.learn(KEY, reply.reset_us, (now_us, now_us));
+        self.workers[number].0.record_redis_state(KEY, reply.reset_us, (now_us, now_us));
         reply.allowed
     }
 
@@ -307,8 +333,14 @@ impl Fleet {
 }
 
 /// A lease that is always on, with and without a most, and the default.
-fn leases() -> impl Strategy<Value = Lease> {
-    prop::sample::select(vec![Lease::Auto, Lease::Auto, Lease::Always, Lease::AtMost(20), Lease::Never])
+fn leases() -> impl Strategy<Value = PrefetchMode> {
+    prop::sample::select(vec![
+        PrefetchMode::Auto,
+        PrefetchMode::Auto,
+        PrefetchMode::Always,
+        PrefetchMode::AtMost(20),
+        PrefetchMode::Never,
+    ])
 }
 
 proptest! {
@@ -323,13 +355,13 @@ proptest! {
     ) {
         // Nothing comes back within the test, so that who has the last one is decided by counting.
         let quota = Quota::new(Rate { count: 1, period: Duration::from_secs(86_400) }, burst);
-        let of = |number: usize| if leasing > 0 && number % 4 == 3 { Lease::Never } else { Lease::Auto };
+        let of = |number: usize| if leasing > 0 && number % 4 == 3 { PrefetchMode::Never } else { PrefetchMode::Auto };
         let mut fleet = Fleet::new(quota, (0..workers).map(of).collect(), 0);
-        let (mut now_us, mut allowed, asked) = (0, 0, arrivals.len() as u64);
+        let (mut now_us, mut allowed, requested) = (0, 0, arrivals.len() as u64);
         for (number, pause_us) in arrivals {
             now_us += pause_us;
             let number = number % fleet.workers.len();
-            let leases = fleet.workers[number].1 != Lease::Never;
+            let leases = fleet.workers[number].1 != PrefetchMode::Never;
             let granted = if leases {
                 fleet.ask(number, now_us)
             } else {
@@ -341,8 +373,8 @@ proptest! {
             allowed += u64::from(granted);
             prop_assert!(allowed <= burst);
         }
-        if fleet.workers.iter().all(|(_, lease)| *lease == Lease::Auto) {
-            prop_assert_eq!(allowed, burst.min(asked));
+        if fleet.workers.iter().all(|(_, lease)| *lease == PrefetchMode::Auto) {
+            prop_assert_eq!(allowed, burst.min(requested));
         }
     }
 
@@ -379,7 +411,7 @@ proptest! {
         phases in prop::collection::vec((1..400usize, 0..16usize, 1..3000u64, 0..400_000u64), 1..30),
     ) {
         let quota = Quota::new(Rate { count: rate, period: Duration::from_secs(1) }, 2 * rate);
-        let mut fleet = Fleet::new(quota, vec![Lease::Auto; workers], 0);
+        let mut fleet = Fleet::new(quota, vec![PrefetchMode::Auto; workers], 0);
         let mut now_us = 1_000_000;
         for (requests, first, pause_us, rest_us) in phases {
             for number in 0..requests {

@@ -27,29 +27,29 @@ use tokio::sync::Notify;
 
 use crate::limiter::gcra;
 use crate::limiter::quota::Quota;
-use crate::redis::begin::LimitReply;
+use crate::redis::begin::RateLimitDecision;
 
 /// Most limits that are remembered; the least recently used is forgotten first.
-pub const KNOWN_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 16) - 1);
+pub const CACHED_LIMITS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 16) - 1);
 
 /// Longest time for which a denial is believed past its bound, µs.
-const BELIEF_MAX_US: u64 = 100_000;
+const TRUST_MAX_US: u64 = 100_000;
 
 /// How long after a denial a limit counts as short, µs.
-const SHORT_US: u64 = 1_000_000;
+const SCARCE_US: u64 = 1_000_000;
 
 /// What is known of the limits by their keys, which name subject, policy and the policy's version.
 #[derive(Debug)]
-pub struct Denials {
-    known: LruCache<Box<str>, Known>,
+pub struct DenialCache {
+    entries: LruCache<Box<str>, CachedDenial>,
     /// Of which limits quota was given back, the earliest first: without their end each would keep this table from being
     /// empty, and every request of the worker would look into it.
     resets: VecDeque<(u64, Box<str>)>,
 }
 
 #[derive(Debug, Clone)]
-enum Known {
-    Bound(Bound),
+enum CachedDenial {
+    Bound(ArrivalBound),
     /// Quota was given back at this time: answers to questions from before it are worth nothing.
     Reset {
         at_us: u64,
@@ -57,17 +57,17 @@ enum Known {
 }
 
 #[derive(Debug, Clone)]
-struct Bound {
+struct ArrivalBound {
     /// The arrival time is this or later,
     tat_us: u64,
     /// as learned from a question that was sent then
-    asked_us: u64,
+    sent_us: u64,
     /// and took so long.
-    way_us: u64,
+    round_trip_us: u64,
     /// What the questions under way cost: granted, they move the arrival time as far.
-    under_way: u64,
+    in_flight_cost: u64,
     /// Redis denied a request of this cost, which is believed until then.
-    believed: Option<(u64, u64)>,
+    trusted_denial: Option<(u64, u64)>,
     /// When Redis last denied; none: it only granted the last that was left.
     denied_us: Option<u64>,
     /// One request asks whether the denial is over, since then; the others wait for this.
@@ -76,38 +76,38 @@ struct Bound {
 
 /// What to do with a request under one limit.
 #[derive(Debug)]
-pub enum Look {
+pub enum CacheLookup {
     /// Redis would deny it, or did so a moment ago.
-    Denied(LimitReply),
+    Denied(RateLimitDecision),
     /// Nothing is known: ask.
     Unknown,
     /// The limit was short a moment ago and has something left: a caller that asks says so with [`Denials::ask`].
-    Short,
+    Scarce,
     /// What was known has run out, and no request asks: likewise, for all others.
-    Stale {
+    Expired {
         /// Before this time Redis may still deny it.
-        ask_at_us: u64,
+        check_at_us: u64,
     },
     /// Another request asks already: wait for this and look again.
-    Wait(Arc<Notify>),
+    InFlight(Arc<Notify>),
 }
 
 /// When a look is taken, and what it may rely on.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment {
+pub struct LookupContext {
     /// Now.
     pub now_us: u64,
     /// Knowledge from before this time is not used, because news of refunds may have been missed since.
     pub oldest_us: u64,
     /// An answer that takes longer is not waited for.
-    pub patience_us: u64,
+    pub timeout_us: u64,
     /// Whether the request waited for another one's answer, which then is its own.
     pub waited: bool,
 }
 
 /// A question that is under way and known to [`Denials`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tracked {
+pub struct TrackedCheck {
     /// The limit.
     pub key: String,
     /// What is asked for.
@@ -116,27 +116,27 @@ pub struct Tracked {
     pub probe: bool,
 }
 
-impl Default for Denials {
+impl Default for DenialCache {
     fn default() -> Self {
-        Self { known: LruCache::sparse(KNOWN_MAX), resets: VecDeque::new() }
+        Self { entries: LruCache::sparse(CACHED_LIMITS_MAX), resets: VecDeque::new() }
     }
 }
 
-impl Denials {
+impl DenialCache {
     /// Looks a limit up, changing nothing.
-    pub fn look(&mut self, key: &str, quota: &Quota, cost: u64, at: Moment) -> Look {
-        match self.known.get(key) {
+    pub fn lookup(&mut self, key: &str, quota: &Quota, cost: u64, at: LookupContext) -> CacheLookup {
+        match self.entries.get(key) {
             // A request that costs nothing is never denied, and has nothing to wait for.
-            Some(Known::Bound(bound)) if cost > 0 => bound.look(quota, cost, at),
-            _ => Look::Unknown,
+            Some(CachedDenial::Bound(bound)) if cost > 0 => bound.lookup(quota, cost, at),
+            _ => CacheLookup::Unknown,
         }
     }
 
     /// Redis is asked about a limit that was [`Look::Short`] or [`Look::Stale`]; ends with [`Denials::learn`] or
     /// [`Denials::unanswered`].
-    pub fn ask(&mut self, question: &Tracked, now_us: u64) {
-        if let Some(Known::Bound(bound)) = self.known.get_mut(question.key.as_str()) {
-            bound.under_way = bound.under_way.saturating_add(question.cost);
+    pub fn track(&mut self, question: &TrackedCheck, now_us: u64) {
+        if let Some(CachedDenial::Bound(bound)) = self.entries.get_mut(question.key.as_str()) {
+            bound.in_flight_cost = bound.in_flight_cost.saturating_add(question.cost);
             if question.probe {
                 bound.probe = Some((now_us, Arc::default()));
             }
@@ -148,99 +148,100 @@ impl Denials {
     ///
     /// Kept only if it denies the same request again, be it that the limit denied it or that it took the last; and
     /// while the limit is short.
-    pub fn learn(
+    pub fn record(
         &mut self,
         (key, quota, cost): (&str, &Quota, u64),
-        reply: &LimitReply,
-        (asked_us, now_us): (u64, u64),
-        tracked: Option<&Tracked>,
+        reply: &RateLimitDecision,
+        (sent_us, now_us): (u64, u64),
+        tracked: Option<&TrackedCheck>,
     ) {
         let spent = reply.reset_us.min(quota.tolerance_us());
         let possible = cost > 0 && quota.interval_us().saturating_mul(cost) <= quota.tolerance_us();
         let denies = possible && !gcra::decide(Some(spent), 0, quota, cost).reply.allowed;
-        let answer = Bound {
-            tat_us: asked_us.saturating_add(spent),
-            asked_us,
-            way_us: now_us.saturating_sub(asked_us),
-            under_way: 0,
-            believed: (possible && !reply.allowed).then(|| (cost, now_us.saturating_add(belief_us(quota)))),
+        let answer = ArrivalBound {
+            tat_us: sent_us.saturating_add(spent),
+            sent_us,
+            round_trip_us: now_us.saturating_sub(sent_us),
+            in_flight_cost: 0,
+            trusted_denial: (possible && !reply.allowed)
+                .then(|| (cost, now_us.saturating_add(trust_us(quota)))),
             denied_us: (possible && !reply.allowed).then_some(now_us),
             probe: None,
         };
         // The common case, a client far from its limit, is only this one look-up; mostly in an empty table.
-        match self.known.get_mut(key) {
+        match self.entries.get_mut(key) {
             None if !denies => return,
-            Some(Known::Reset { at_us }) if asked_us <= *at_us => return,
-            Some(Known::Bound(bound)) => {
-                bound.answered(tracked);
-                bound.update(&answer);
-                if denies || bound.is_short(now_us) || bound.probe.is_some() {
+            Some(CachedDenial::Reset { at_us }) if sent_us <= *at_us => return,
+            Some(CachedDenial::Bound(bound)) => {
+                bound.finish_check(tracked);
+                bound.merge(&answer);
+                if denies || bound.is_scarce(now_us) || bound.probe.is_some() {
                     return;
                 }
             }
-            None | Some(Known::Reset { .. }) if denies => {
-                self.known.push(key.into(), Known::Bound(answer));
+            None | Some(CachedDenial::Reset { .. }) if denies => {
+                self.entries.push(key.into(), CachedDenial::Bound(answer));
                 return;
             }
-            None | Some(Known::Reset { .. }) => {}
+            None | Some(CachedDenial::Reset { .. }) => {}
         }
-        self.known.pop(key);
+        self.entries.pop(key);
     }
 
     /// The question failed: each request that waited for its answer asks Redis by itself.
-    pub fn unanswered(&mut self, question: &Tracked) {
-        if let Some(Known::Bound(bound)) = self.known.peek_mut(question.key.as_str()) {
-            bound.answered(Some(question));
+    pub fn abandon_probe(&mut self, question: &TrackedCheck) {
+        if let Some(CachedDenial::Bound(bound)) = self.entries.peek_mut(question.key.as_str()) {
+            bound.finish_check(Some(question));
             if question.probe {
-                self.known.pop(question.key.as_str());
+                self.entries.pop(question.key.as_str());
             }
         }
     }
 
     /// Quota was given back, or the limit was reset.
-    pub fn forget(&mut self, key: &str, now_us: u64) {
+    pub fn invalidate(&mut self, key: &str, now_us: u64) {
         // Remembered even if nothing is known: an answer from before may still be on its way.
-        if self.resets.len() >= KNOWN_MAX.get() {
+        if self.resets.len() >= CACHED_LIMITS_MAX.get() {
             self.resets.pop_front();
         }
         self.resets.push_back((now_us, key.into()));
-        let before = self.known.push(key.into(), Known::Reset { at_us: now_us });
-        if let Some((_, Known::Bound(Bound { probe: Some((_, answered)), .. }))) = before {
+        let before = self.entries.push(key.into(), CachedDenial::Reset { at_us: now_us });
+        if let Some((_, CachedDenial::Bound(ArrivalBound { probe: Some((_, answered)), .. }))) = before {
             answered.notify_waiters();
         }
     }
 
     /// Forgets quota given back so long ago that no question from before it is under way any more.
-    pub fn expire(&mut self, now_us: u64, after_us: u64) {
+    pub fn expire_resets(&mut self, now_us: u64, after_us: u64) {
         while self.resets.front().is_some_and(|(at_us, _)| now_us.saturating_sub(*at_us) > after_us) {
             let Some((reset_us, key)) = self.resets.pop_front() else { break };
             // A later one, or what was learned since, stays.
-            if matches!(self.known.peek(&key), Some(Known::Reset { at_us }) if *at_us == reset_us) {
-                self.known.pop(&key);
+            if matches!(self.entries.peek(&key), Some(CachedDenial::Reset { at_us }) if *at_us == reset_us) {
+                self.entries.pop(&key);
             }
         }
     }
 
     /// Limits that are remembered.
     pub fn len(&self) -> usize {
-        self.known.len()
+        self.entries.len()
     }
 
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.entries.is_empty()
     }
 }
 
-impl Bound {
-    fn look(&self, quota: &Quota, cost: u64, at: Moment) -> Look {
-        let Moment { now_us, oldest_us, patience_us, waited } = at;
-        let is_fresh = self.asked_us >= oldest_us;
+impl ArrivalBound {
+    fn lookup(&self, quota: &Quota, cost: u64, at: LookupContext) -> CacheLookup {
+        let LookupContext { now_us, oldest_us, timeout_us, waited } = at;
+        let is_fresh = self.sent_us >= oldest_us;
         let decide = |tat_us: u64, at_us: u64| gcra::decide(Some(tat_us), at_us, quota, cost).reply;
         // Whether there was something left when the last answer was given.
-        let had_room = decide(self.tat_us, self.asked_us).allowed;
+        let had_room = decide(self.tat_us, self.sent_us).allowed;
         if is_fresh {
-            let believed = self.believed.filter(|(least, until)| cost >= *least && now_us < *until);
+            let believed = self.trusted_denial.filter(|(least, until)| cost >= *least && now_us < *until);
             let rest_us = believed.map_or(0, |(_, until_us)| until_us - now_us);
             let reply = decide(self.tat_us, now_us);
             if !reply.allowed || rest_us > 0 || (waited && !had_room) {
@@ -251,33 +252,40 @@ impl Bound {
                 };
                 let remaining = if reply.allowed { 0 } else { reply.remaining };
                 let reset_us = reply.reset_us.max(rest_us);
-                return Look::Denied(LimitReply { allowed: false, remaining, retry_after_us, reset_us });
+                return CacheLookup::Denied(RateLimitDecision {
+                    allowed: false,
+                    remaining,
+                    retry_after_us,
+                    reset_us,
+                });
             }
         }
         match &self.probe {
-            Some((since_us, answered)) if !waited && now_us.saturating_sub(*since_us) < patience_us => {
-                return Look::Wait(Arc::clone(answered));
+            Some((since_us, answered)) if !waited && now_us.saturating_sub(*since_us) < timeout_us => {
+                return CacheLookup::InFlight(Arc::clone(answered));
             }
-            Some(_) => return Look::Stale { ask_at_us: now_us },
+            Some(_) => return CacheLookup::Expired { check_at_us: now_us },
             None => {}
         }
         if !is_fresh {
-            return Look::Stale { ask_at_us: now_us };
+            return CacheLookup::Expired { check_at_us: now_us };
         }
         if !had_room {
-            return Look::Stale { ask_at_us: when(self.tat_us, quota, cost).saturating_add(self.way_us) };
+            return CacheLookup::Expired {
+                check_at_us: allowed_at_us(self.tat_us, quota, cost).saturating_add(self.round_trip_us),
+            };
         }
-        let taken_us = quota.interval_us().saturating_mul(self.under_way);
+        let taken_us = quota.interval_us().saturating_mul(self.in_flight_cost);
         match decide(self.tat_us.max(now_us).saturating_add(taken_us), now_us) {
-            reply if !reply.allowed => Look::Denied(reply),
-            _ => Look::Short,
+            reply if !reply.allowed => CacheLookup::Denied(reply),
+            _ => CacheLookup::Scarce,
         }
     }
 
     /// A question is not under way any more.
-    fn answered(&mut self, question: Option<&Tracked>) {
+    fn finish_check(&mut self, question: Option<&TrackedCheck>) {
         let Some(question) = question else { return };
-        self.under_way = self.under_way.saturating_sub(question.cost);
+        self.in_flight_cost = self.in_flight_cost.saturating_sub(question.cost);
         if question.probe
             && let Some((_, answered)) = self.probe.take()
         {
@@ -286,34 +294,35 @@ impl Bound {
     }
 
     /// Joins another answer to this one; they may overtake each other, and both are true.
-    fn update(&mut self, answer: &Self) {
-        if self.asked_us >= answer.asked_us {
+    fn merge(&mut self, answer: &Self) {
+        if self.sent_us >= answer.sent_us {
             self.tat_us = self.tat_us.max(answer.tat_us);
         } else {
-            (self.tat_us, self.asked_us, self.way_us) = (answer.tat_us, answer.asked_us, answer.way_us);
+            (self.tat_us, self.sent_us, self.round_trip_us) =
+                (answer.tat_us, answer.sent_us, answer.round_trip_us);
             // Granted later than denied: there is quota again.
-            self.believed = self.believed.filter(|_| answer.believed.is_some());
+            self.trusted_denial = self.trusted_denial.filter(|_| answer.trusted_denial.is_some());
         }
-        if let Some((cost, until_us)) = answer.believed {
-            let least = self.believed.map_or(cost, |(least, _)| least.min(cost));
-            self.believed = Some((least, until_us));
+        if let Some((cost, until_us)) = answer.trusted_denial {
+            let least = self.trusted_denial.map_or(cost, |(least, _)| least.min(cost));
+            self.trusted_denial = Some((least, until_us));
         }
         self.denied_us = answer.denied_us.or(self.denied_us);
     }
 
     /// Whether Redis denied a request lately.
-    fn is_short(&self, now_us: u64) -> bool {
-        self.denied_us.is_some_and(|denied_us| now_us.saturating_sub(denied_us) < SHORT_US)
+    fn is_scarce(&self, now_us: u64) -> bool {
+        self.denied_us.is_some_and(|denied_us| now_us.saturating_sub(denied_us) < SCARCE_US)
     }
 }
 
 /// How long a denial is believed past its bound: by then not even half of the burst has come back, so none is lost.
-fn belief_us(quota: &Quota) -> u64 {
-    BELIEF_MAX_US.min(quota.tolerance_us() / 2)
+fn trust_us(quota: &Quota) -> u64 {
+    TRUST_MAX_US.min(quota.tolerance_us() / 2)
 }
 
 /// When a request of this cost is allowed at the earliest.
-fn when(tat_us: u64, quota: &Quota, cost: u64) -> u64 {
+fn allowed_at_us(tat_us: u64, quota: &Quota, cost: u64) -> u64 {
     tat_us.saturating_add(quota.interval_us().saturating_mul(cost)).saturating_sub(quota.tolerance_us())
 }
 

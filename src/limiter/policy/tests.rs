@@ -3,46 +3,46 @@
 use super::*;
 use crate::config::limit::Rate;
 
-fn limit(per: Per, routes: &[&str]) -> Limit {
+fn limit(per: SubjectKind, routes: &[&str]) -> LimitConfig {
     let rate = Rate { count: 10, period: Duration::from_secs(1) };
     let routes: Vec<_> = routes.iter().map(ToString::to_string).collect();
-    Limit {
-        per,
-        measure: Measure::Rate { rate, burst: 20, lease: Lease::Auto },
+    LimitConfig {
+        subject: per,
+        kind: LimitKind::Rate { rate, burst: 20, prefetch: PrefetchMode::Auto },
         cost: 1,
         scope: match routes.is_empty() {
-            true => Scope::State,
-            false => Scope::Routes { paths: routes, when: When::First },
+            true => LimitScope::State,
+            false => LimitScope::Routes { paths: routes, when: LimitTiming::BeforeHandler },
         },
         methods: Vec::new(),
-        effect: Effect::Enforced,
+        enforcement: Enforcement::Enforced,
         on_redis_down: OnRedisDown::Insured,
         on_redis_full: OnRedisFull::Open,
         client_factor: 10,
     }
 }
 
-fn prepared<const N: usize>(limits: [(&str, Limit); N]) -> Policies {
-    Policies::new(&limits.map(|(name, limit)| (name.to_owned(), limit)).into(), "p")
+fn prepared<const N: usize>(limits: [(&str, LimitConfig); N]) -> PolicyTable {
+    PolicyTable::new(&limits.map(|(name, limit)| (name.to_owned(), limit)).into(), "p")
 }
 
-fn policies() -> Policies {
+fn policies() -> PolicyTable {
     prepared([
-        ("all", limit(Per::Client, &[])),
-        ("api", limit(Per::Route, &["/api", "/api/slow"])),
-        ("login", limit(Per::Session, &["/login"])),
-        ("total", limit(Per::Global, &["/"])),
+        ("all", limit(SubjectKind::Client, &[])),
+        ("api", limit(SubjectKind::Route, &["/api", "/api/slow"])),
+        ("login", limit(SubjectKind::Session, &["/login"])),
+        ("total", limit(SubjectKind::Global, &["/"])),
     ])
 }
 
 /// Policy and subject of each limit of a request.
-fn subjects(set: &Set, session: Option<&str>, user: Option<&str>) -> Vec<String> {
-    let subject = Subject { client: "10.0.0.1", session, user };
-    let told = |arg: LimitArg| {
+fn subjects(set: &AppliedLimits, session: Option<&str>, user: Option<&str>) -> Vec<String> {
+    let subject = LimitSubject { client: "10.0.0.1", session, user };
+    let policy_and_subject = |arg: RateLimitCheck| {
         let parts: Vec<&str> = arg.key.splitn(5, ':').collect();
         format!("{} {}", parts[2], parts[4])
     };
-    set.args(0, &subject).into_iter().map(told).collect()
+    set.checks(0, &subject).into_iter().map(policy_and_subject).collect()
 }
 
 #[test]
@@ -56,10 +56,12 @@ fn a_path_falls_under_its_routes_and_under_policies_without_routes() {
 
 #[test]
 fn users_and_headers_are_counted_where_there_are_some() {
-    let policies =
-        prepared([("key", limit(Per::Header("x-api-key".into()), &[])), ("user", limit(Per::User, &[]))]);
+    let policies = prepared([
+        ("key", limit(SubjectKind::Header("x-api-key".into()), &[])),
+        ("user", limit(SubjectKind::User, &[])),
+    ]);
     let with_key = policies.select("GET", "/", |name| (name == "x-api-key").then_some(b"secret"));
-    let tag = tag(b"secret");
+    let tag = header_digest(b"secret");
     assert!(!tag.contains("secret") && !tag.contains(['.', ':']));
     let expected = [format!("key {tag}"), "key/client 10.0.0.1".into(), "user u-7".into()];
     assert_eq!(subjects(&with_key, Some("s"), Some("7")), expected);
@@ -70,51 +72,56 @@ fn users_and_headers_are_counted_where_there_are_some() {
 
 #[test]
 fn methods_and_switches_are_heeded() {
-    let post = Limit { methods: vec!["POST".into()], ..limit(Per::Client, &["/login"]) };
-    let off = Limit { effect: Effect::Off, ..limit(Per::Client, &[]) };
-    let layer = Limit { scope: Scope::Layer, ..limit(Per::Client, &[]) };
-    let shadow = Limit { effect: Effect::Shadow, ..limit(Per::Client, &[]) };
+    let post = LimitConfig { methods: vec!["POST".into()], ..limit(SubjectKind::Client, &["/login"]) };
+    let off = LimitConfig { enforcement: Enforcement::Disabled, ..limit(SubjectKind::Client, &[]) };
+    let layer = LimitConfig { scope: LimitScope::Layer, ..limit(SubjectKind::Client, &[]) };
+    let shadow = LimitConfig { enforcement: Enforcement::Shadow, ..limit(SubjectKind::Client, &[]) };
     let policies = prepared([("layer", layer), ("off", off), ("post", post), ("shadow", shadow)]);
     let get = policies.select("GET", "/login", |_| None);
     assert!(!get.names_path());
     assert_eq!(subjects(&get, None, None), ["shadow 10.0.0.1"]);
-    assert!(get.args(0, &Subject::default())[0].shadow);
+    assert!(get.checks(0, &LimitSubject::default())[0].shadow);
     let post = policies.select("POST", "/login", |_| None);
     assert!(post.names_path());
     assert_eq!(subjects(&post, None, None), ["post 10.0.0.1", "shadow 10.0.0.1"]);
-    assert!(policies.named("off").is_none() && policies.named("layer").is_some());
+    assert!(policies.find("off").is_none() && policies.find("layer").is_some());
     assert_eq!(policies.names().collect::<Vec<_>>(), ["layer", "post", "shadow"]);
 }
 
 #[test]
-fn an_inventor_of_header_values_falls_under_a_bound_of_his_own() {
-    let policies = prepared([("key", limit(Per::Header("x-api-key".into()), &["/api"]))]);
+fn a_client_that_invents_header_values_falls_under_a_bound_of_its_own() {
+    let policies = prepared([("key", limit(SubjectKind::Header("x-api-key".into()), &["/api"]))]);
     let kinds = |value: Option<&'static [u8]>| {
         let set = policies.select("GET", "/api", |_| value);
-        set.args(0, &Subject { client: "c", ..Subject::default() }).into_iter().map(|arg| (arg.key, arg.kind))
+        set.checks(0, &LimitSubject { client: "c", ..LimitSubject::default() })
+            .into_iter()
+            .map(|arg| (arg.key, arg.parameters))
     };
     let (one, other) = (kinds(Some(b"one")).collect::<Vec<_>>(), kinds(Some(b"other")).collect::<Vec<_>>());
     assert_ne!(one[0], other[0]);
     assert_eq!(one[1], other[1]);
-    assert_eq!(one[1].1, LimitKind::Rate { interval_us: 10_000, tolerance_us: 2_000_000 });
+    assert_eq!(one[1].1, LimitParameters::Rate { interval_us: 10_000, tolerance_us: 2_000_000 });
     assert_eq!(kinds(None).count(), 1, "who has no such header has one bucket already");
-    let trusting = Limit { client_factor: 0, ..limit(Per::Header("x".into()), &[]) };
+    let trusting = LimitConfig { client_factor: 0, ..limit(SubjectKind::Header("x".into()), &[]) };
     assert_eq!(prepared([("key", trusting)]).select("GET", "/", |_| Some(b"v")).len(), 1);
-    let layer = Limit { scope: Scope::Layer, ..limit(Per::Header("x".into()), &[]) };
-    let layered = prepared([("a", limit(Per::Client, &[])), ("key", layer)]);
+    let layer = LimitConfig { scope: LimitScope::Layer, ..limit(SubjectKind::Header("x".into()), &[]) };
+    let layered = prepared([("a", limit(SubjectKind::Client, &[])), ("key", layer)]);
     let mut set = layered.select("GET", "/", |_| Some(b"v"));
-    set.apply(1, Some(3), 0);
+    set.add_policy(1, Some(3), 0);
     assert_eq!(subjects(&set, None, None).len(), 3);
-    assert!(set.args(0, &Subject::default())[1..].iter().all(|arg| arg.cost == 3));
+    assert!(set.checks(0, &LimitSubject::default())[1..].iter().all(|arg| arg.cost == 3));
 }
 
 #[test]
 fn a_policy_of_get_holds_for_head_and_none_is_walked_around_by_a_spelling() {
-    let get = Limit { methods: vec!["GET".into()], ..limit(Per::Client, &["/login"]) };
+    let get = LimitConfig { methods: vec!["GET".into()], ..limit(SubjectKind::Client, &["/login"]) };
     let policies = prepared([("get", get)]);
     let key = |method: &str, path: &str| {
         let set = policies.select(method, path, |_| None);
-        set.args(0, &Subject { client: "c", ..Subject::default() }).into_iter().map(|arg| arg.key).next()
+        set.checks(0, &LimitSubject { client: "c", ..LimitSubject::default() })
+            .into_iter()
+            .map(|arg| arg.key)
+            .next()
     };
     let plain = key("GET", "/login");
     assert!(plain.is_some());
@@ -122,22 +129,25 @@ fn a_policy_of_get_holds_for_head_and_none_is_walked_around_by_a_spelling() {
         assert!(["GET", "HEAD", "get"].iter().all(|method| key(method, path) == plain), "{path}");
         assert!(key("POST", path).is_none() && key("HEADS", path).is_none());
     }
-    let head = Limit { methods: vec!["HEAD".into()], ..limit(Per::Client, &["/"]) };
+    let head = LimitConfig { methods: vec!["HEAD".into()], ..limit(SubjectKind::Client, &["/"]) };
     assert!(prepared([("head", head)]).select("GET", "/", |_| None).is_empty());
 }
 
 #[test]
 fn a_policy_without_routes_holds_everywhere_or_where_state_is_used() {
-    let everywhere = Limit { scope: Scope::Everywhere, ..limit(Per::Client, &[]) };
+    let everywhere = LimitConfig { scope: LimitScope::Everywhere, ..limit(SubjectKind::Client, &[]) };
     assert!(prepared([("all", everywhere.clone())]).select("GET", "/x", |_| None).names_path());
-    let post = Limit { methods: vec!["POST".into()], ..everywhere };
-    let policies = prepared([("post", post), ("state", limit(Per::Client, &[]))]);
+    let post = LimitConfig { methods: vec!["POST".into()], ..everywhere };
+    let policies = prepared([("post", post), ("state", limit(SubjectKind::Client, &[]))]);
     assert!(policies.select("POST", "/x", |_| None).names_path());
     let get = policies.select("GET", "/x", |_| None);
     assert!(!get.names_path() && get.len() == 1);
-    let scope = Scope::Routes { paths: vec!["/x".into()], when: When::WithState };
-    let lazily =
-        prepared([("lazily", Limit { scope, ..limit(Per::Client, &[]) })]).select("GET", "/x/y", |_| None);
+    let scope = LimitScope::Routes { paths: vec!["/x".into()], when: LimitTiming::WithState };
+    let lazily = prepared([("lazily", LimitConfig { scope, ..limit(SubjectKind::Client, &[]) })]).select(
+        "GET",
+        "/x/y",
+        |_| None,
+    );
     assert!(!lazily.names_path() && lazily.len() == 1);
 }
 
@@ -145,9 +155,11 @@ fn a_policy_without_routes_holds_everywhere_or_where_state_is_used() {
 fn a_changed_quota_has_other_keys_and_an_unchanged_one_has_those_of_every_release() {
     let key = |burst| {
         let rate = Rate { count: 10, period: Duration::from_secs(1) };
-        let limit =
-            Limit { measure: Measure::Rate { rate, burst, lease: Lease::Auto }, ..limit(Per::Client, &[]) };
-        prepared([("a", limit)]).named("a").unwrap().1.key("c")
+        let limit = LimitConfig {
+            kind: LimitKind::Rate { rate, burst, prefetch: PrefetchMode::Auto },
+            ..limit(SubjectKind::Client, &[])
+        };
+        prepared([("a", limit)]).find("a").unwrap().1.key("c")
     };
     assert_eq!(key(5), key(5));
     assert_ne!(key(5), key(6));
@@ -157,9 +169,10 @@ fn a_changed_quota_has_other_keys_and_an_unchanged_one_has_those_of_every_releas
 
 #[test]
 fn only_a_policy_with_a_matching_route_names_a_path() {
-    let policies = prepared([("all", limit(Per::Client, &[])), ("api", limit(Per::Client, &["/api"]))]);
+    let policies =
+        prepared([("all", limit(SubjectKind::Client, &[])), ("api", limit(SubjectKind::Client, &["/api"]))]);
     assert!(policies.select("GET", "/api", |_| None).names_path());
     assert!(!policies.select("GET", "/", |_| None).names_path());
     assert!(!policies.select("GET", "/", |_| None).is_empty());
-    assert!(Policies::new(&BTreeMap::new(), "p").select("GET", "/", |_| None).is_empty());
+    assert!(PolicyTable::new(&BTreeMap::new(), "p").select("GET", "/", |_| None).is_empty());
 }

@@ -7,34 +7,34 @@ mod session;
 
 use fred::types::Value;
 
-use crate::redis::error::Error;
-pub use session::NewSessions;
-pub use session::Own;
-pub use session::SessionArg;
-pub use session::SessionMode;
-pub use session::SessionReply;
-pub use session::TICKET_TERM;
-pub use session::TicketArg;
-pub(super) use session::sort;
-pub(super) use session::stored_field;
+use crate::redis::error::RedisError;
+pub use session::NewSessionLimit;
+pub use session::PROVISIONAL_SESSION_TTL;
+pub use session::ProvisionalSessionQuery;
+pub use session::SessionAccess;
+pub use session::SessionAttributes;
+pub use session::SessionLookup;
+pub use session::SessionQuery;
+pub(super) use session::split_reserved_fields;
+pub(super) use session::stored_name;
 
 /// Everything one request needs, decided and done in one step.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Request<'a> {
+pub struct BeginRequest<'a> {
     /// Rate limits; all of them must allow, or nothing at all happens.
-    pub limits: &'a [LimitArg],
+    pub limits: &'a [RateLimitCheck],
     /// The visitor's session, if there is one to read or to make.
-    pub session: Option<&'a SessionArg>,
+    pub session: Option<&'a SessionQuery>,
     /// Shared counters to add to or read.
-    pub counters: &'a [CounterArg],
+    pub counters: &'a [CounterIncrement],
     /// What this request is called in limits on concurrency; unique among all that are under way, else any text.
     pub token: &'a str,
 }
 
-impl Request<'_> {
+impl BeginRequest<'_> {
     /// Whether it changes anything if it is granted, apart from when a session was last used.
     pub(super) fn changes(&self) -> bool {
-        self.session.is_some_and(SessionArg::changes)
+        self.session.is_some_and(SessionQuery::changes)
             || self.limits.iter().any(|limit| limit.cost > 0)
             || self.counters.iter().any(|counter| counter.by != 0)
     }
@@ -42,27 +42,27 @@ impl Request<'_> {
 
 /// One rate limit of one subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LimitArg {
+pub struct RateLimitCheck {
     /// Key of what the limit remembers.
     pub key: String,
     /// What is limited, and how much of it is allowed.
-    pub kind: LimitKind,
+    pub parameters: LimitParameters,
     /// Its refusal is told and denies nothing.
     pub shadow: bool,
     /// Requests charged; 0 only looks.
     pub cost: u64,
 }
 
-impl LimitArg {
+impl RateLimitCheck {
     /// Whether a request that is granted has a place in it until it ends.
-    pub(super) fn is_place(&self) -> bool {
-        self.cost > 0 && matches!(self.kind, LimitKind::Concurrency { .. })
+    pub(super) fn needs_permit(&self) -> bool {
+        self.cost > 0 && matches!(self.parameters, LimitParameters::Concurrency { .. })
     }
 }
 
 /// What a limit limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LimitKind {
+pub enum LimitParameters {
     /// Requests per time (GCRA).
     Rate {
         /// Time one request costs, µs, ≥ 1.
@@ -79,12 +79,12 @@ pub enum LimitKind {
     },
 }
 
-impl LimitArg {
+impl RateLimitCheck {
     /// Kind, a and b as they travel.
-    fn numbers(&self) -> [u64; 4] {
-        let (kind, a, b) = match self.kind {
-            LimitKind::Rate { interval_us, tolerance_us } => (0, interval_us, tolerance_us),
-            LimitKind::Concurrency { lease_us, max } => (2, lease_us, max),
+    fn to_wire(&self) -> [u64; 4] {
+        let (kind, a, b) = match self.parameters {
+            LimitParameters::Rate { interval_us, tolerance_us } => (0, interval_us, tolerance_us),
+            LimitParameters::Concurrency { lease_us, max } => (2, lease_us, max),
         };
         [kind + u64::from(self.shadow), a, b, self.cost]
     }
@@ -92,7 +92,7 @@ impl LimitArg {
 
 /// A counter and what to add to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CounterArg {
+pub struct CounterIncrement {
     /// Key of the number.
     pub key: String,
     /// What to add; 0 only reads.
@@ -101,18 +101,18 @@ pub struct CounterArg {
 
 /// The answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub enum BeginReply {
     /// A limit refused; nothing was charged, counted, read or made.
     Denied {
         /// One entry per limit asked, in its order.
-        limits: Vec<LimitReply>,
+        limits: Vec<RateLimitDecision>,
     },
     /// Everything asked was done.
     Granted {
         /// One entry per limit asked, in its order.
-        limits: Vec<LimitReply>,
+        limits: Vec<RateLimitDecision>,
         /// The session, if one was asked for.
-        session: SessionReply,
+        session: SessionLookup,
         /// The counters' values after the addition, in their order.
         counters: Vec<i64>,
         /// Redis's clock, ms since 1970; 0 where it was not told, which is so with a session that lives.
@@ -122,7 +122,7 @@ pub enum Reply {
 
 /// One limit's decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LimitReply {
+pub struct RateLimitDecision {
     /// Whether this limit allows the request.
     pub allowed: bool,
     /// Requests that would be allowed right now.
@@ -134,16 +134,16 @@ pub struct LimitReply {
 }
 
 /// Flags of a call.
-const GENERATION: u64 = 1;
-const NEW_SESSIONS: u64 = 16;
-const VIEWED: u64 = 32;
+const HAS_GENERATION: u64 = 1;
+const HAS_SESSION_LIMIT: u64 = 16;
+const VIEW_COUNTED: u64 = 32;
 
 /// The call's arguments in wire order: the entry's name, the number of keys, keys, arguments.
-pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
-    let Request { limits, session, counters, token } = *request;
+pub(super) fn encode(request: &BeginRequest<'_>, entry: Value) -> Vec<Value> {
+    let BeginRequest { limits, session, counters, token } = *request;
     let generation = session.and_then(|session| session.generation.as_deref());
-    let ticket = session.and_then(|session| session.ticket.as_ref());
-    let new = ticket.and_then(|ticket| ticket.limit.as_ref());
+    let provisional = session.and_then(|session| session.provisional.as_ref());
+    let new = provisional.and_then(|provisional| provisional.limit.as_ref());
     let keys = limits.len()
         + usize::from(session.is_some())
         + usize::from(generation.is_some())
@@ -157,23 +157,25 @@ pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
     args.extend(generation.map(Value::from));
     args.extend(new.map(|new| Value::from(new.key.as_str())));
     args.extend(counters.iter().map(|counter| Value::from(counter.key.as_str())));
-    args.push(Value::from_static_str(session.map_or("-", SessionArg::how)));
+    args.push(Value::from_static_str(session.map_or("-", SessionQuery::mode_code)));
     let mut numbers = Vec::with_capacity((7 + 4 * limits.len()) * size_of::<f64>());
     let lifetimes = session.map_or([0, 0], |session| [session.idle_ms, session.absolute_ms]);
-    let mut flags = if generation.is_some() { GENERATION } else { 0 };
+    let mut flags = if generation.is_some() { HAS_GENERATION } else { 0 };
     if new.is_some() {
-        flags |= NEW_SESSIONS;
+        flags |= HAS_SESSION_LIMIT;
     }
-    if ticket.is_some_and(|ticket| ticket.viewed) {
-        flags |= VIEWED;
+    if provisional.is_some_and(|provisional| provisional.view_counted) {
+        flags |= VIEW_COUNTED;
     }
-    let ticket = ticket.map(|ticket| {
+    let provisional_numbers = provisional.map(|provisional| {
         let [interval_us, tolerance_us] = new.map_or([1, 1], |new| [new.interval_us, new.tolerance_us]);
-        [ticket.issued_ms, ticket.term_ms, interval_us, tolerance_us]
+        [provisional.issued_ms, provisional.ttl_ms, interval_us, tolerance_us]
     });
-    let limits = limits.iter().flat_map(LimitArg::numbers);
-    for number in lifetimes.into_iter().chain([flags]).chain(limits).chain(ticket.into_iter().flatten()) {
-        numbers.extend_from_slice(&double(number).to_le_bytes());
+    let limits = limits.iter().flat_map(RateLimitCheck::to_wire);
+    for number in
+        lifetimes.into_iter().chain([flags]).chain(limits).chain(provisional_numbers.into_iter().flatten())
+    {
+        numbers.extend_from_slice(&to_f64(number).to_le_bytes());
     }
     args.push(Value::Bytes(numbers.into()));
     args.push(Value::from(token));
@@ -182,7 +184,7 @@ pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "times and lifetimes are far below 2^53")]
-pub(super) fn double(number: u64) -> f64 {
+pub(super) fn to_f64(number: u64) -> f64 {
     number as f64
 }
 
@@ -190,26 +192,26 @@ pub(super) fn double(number: u64) -> f64 {
 ///
 /// # Errors
 /// `Protocol` when the server's answer has another form.
-pub(super) fn decode(request: &Request<'_>, reply: Value) -> Result<Reply, Error> {
-    decode_parts(Expects::of(request), reply)
+pub(super) fn decode(request: &BeginRequest<'_>, reply: Value) -> Result<BeginReply, RedisError> {
+    decode_expected(ExpectedReply::for_request(request), reply)
 }
 
 /// What the answer to a request consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Expects {
+struct ExpectedReply {
     limits: usize,
     session: bool,
     counters: usize,
 }
 
-impl Expects {
-    fn of(request: &Request<'_>) -> Self {
-        let Request { limits, session, counters, .. } = request;
+impl ExpectedReply {
+    fn for_request(request: &BeginRequest<'_>) -> Self {
+        let BeginRequest { limits, session, counters, .. } = request;
         Self { limits: limits.len(), session: session.is_some(), counters: counters.len() }
     }
 }
 
-fn decode_parts(expects: Expects, reply: Value) -> Result<Reply, Error> {
+fn decode_expected(expects: ExpectedReply, reply: Value) -> Result<BeginReply, RedisError> {
     let (packed, fields) = match reply {
         Value::Array(parts) => {
             let mut parts = parts.into_iter();
@@ -219,30 +221,31 @@ fn decode_parts(expects: Expects, reply: Value) -> Result<Reply, Error> {
     };
     let packed = packed
         .and_then(Value::into_bytes)
-        .ok_or_else(|| Error::protocol("begin did not answer with numbers"))?;
-    let mut numbers = Numbers::of(&packed);
+        .ok_or_else(|| RedisError::protocol("begin did not answer with numbers"))?;
+    let mut numbers = ReplyReader::new(&packed);
     let granted = numbers.signed()? == 1;
-    let limits = (0..expects.limits).map(|_| limit(&mut numbers)).collect::<Result<Vec<_>, _>>()?;
+    let limits =
+        (0..expects.limits).map(|_| read_limit_decision(&mut numbers)).collect::<Result<Vec<_>, _>>()?;
     if !granted {
-        return Ok(Reply::Denied { limits });
+        return Ok(BeginReply::Denied { limits });
     }
     let counters = (0..expects.counters).map(|_| numbers.signed()).collect::<Result<Vec<_>, _>>()?;
     let session = match expects.session {
-        false => SessionReply::None,
+        false => SessionLookup::NotRequested,
         true => session::decode(&mut numbers, fields)?,
     };
     let now_ms = match session {
-        SessionReply::Live { .. } => 0,
+        SessionLookup::Found { .. } => 0,
         _ => numbers.unsigned()?,
     };
-    Ok(Reply::Granted { limits, session, counters, now_ms })
+    Ok(BeginReply::Granted { limits, session, counters, now_ms })
 }
 
 /// Little-endian doubles, which hold integers below 2^53 exactly.
-pub(super) struct Numbers<'a>(std::slice::ChunksExact<'a, u8>);
+pub(super) struct ReplyReader<'a>(std::slice::ChunksExact<'a, u8>);
 
-impl<'a> Numbers<'a> {
-    fn of(packed: &'a [u8]) -> Self {
+impl<'a> ReplyReader<'a> {
+    fn new(packed: &'a [u8]) -> Self {
         Self(packed.chunks_exact(size_of::<f64>()))
     }
 
@@ -250,23 +253,23 @@ impl<'a> Numbers<'a> {
         clippy::cast_possible_truncation,
         reason = "a counter beyond 2^53 saturates; its reader asks again"
     )]
-    pub(super) fn signed(&mut self) -> Result<i64, Error> {
+    pub(super) fn signed(&mut self) -> Result<i64, RedisError> {
         let chunk = self.0.next().and_then(|chunk| <[u8; 8]>::try_from(chunk).ok());
         chunk
             .map(|bytes| f64::from_le_bytes(bytes) as i64)
-            .ok_or_else(|| Error::protocol("a number is missing in the reply"))
+            .ok_or_else(|| RedisError::protocol("a number is missing in the reply"))
     }
 
-    pub(super) fn unsigned(&mut self) -> Result<u64, Error> {
+    pub(super) fn unsigned(&mut self) -> Result<u64, RedisError> {
         Ok(u64::try_from(self.signed()?).unwrap_or(0))
     }
 }
 
-fn limit(numbers: &mut Numbers<'_>) -> Result<LimitReply, Error> {
+fn read_limit_decision(numbers: &mut ReplyReader<'_>) -> Result<RateLimitDecision, RedisError> {
     let allowed = numbers.signed()? == 1;
     let remaining = numbers.unsigned()?;
     let retry_after_us = u64::try_from(numbers.signed()?).ok();
-    Ok(LimitReply { allowed, remaining, retry_after_us, reset_us: numbers.unsigned()? })
+    Ok(RateLimitDecision { allowed, remaining, retry_after_us, reset_us: numbers.unsigned()? })
 }
 
 #[cfg(test)]
@@ -275,15 +278,15 @@ mod tests {
 
     #[test]
     fn a_reply_of_another_form_is_an_error_not_a_panic() {
-        let session = SessionArg {
+        let session = SessionQuery {
             key: "k".into(),
             generation: None,
-            mode: SessionMode::Read,
-            ticket: None,
+            access: SessionAccess::Read,
+            provisional: None,
             idle_ms: 1,
             absolute_ms: 1,
         };
-        let request = Request { limits: &[], session: Some(&session), counters: &[], token: "" };
+        let request = BeginRequest { limits: &[], session: Some(&session), counters: &[], token: "" };
         let short = Value::from(1f64.to_le_bytes().as_slice());
         for reply in [Value::Null, Value::Array(vec![]), Value::Array(vec![Value::Integer(1)]), short] {
             assert!(decode(&request, reply).is_err());

@@ -5,70 +5,70 @@ use std::time::Duration;
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::begin::Numbers;
-use crate::redis::error::Error;
+use crate::redis::begin::ReplyReader;
+use crate::redis::error::RedisError;
 
 /// For how long a ticket makes a session, and how long a session lives whose cookie has not come back.
-pub const TICKET_TERM: Duration = Duration::from_secs(10 * 60);
+pub const PROVISIONAL_SESSION_TTL: Duration = Duration::from_secs(10 * 60);
 
 /// What to do with the visitor's session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionArg {
+pub struct SessionQuery {
     /// Key of the session's hash.
     pub key: String,
     /// Key of its user's generation, if the visitor's cookie names a user.
     pub generation: Option<String>,
     /// Read it, or count a view as well.
-    pub mode: SessionMode,
+    pub access: SessionAccess,
     /// The id comes from a ticket: a missing session may be made. Otherwise it is answered with `Gone`.
-    pub ticket: Option<TicketArg>,
+    pub provisional: Option<ProvisionalSessionQuery>,
     /// Lifetime without use, ms.
     pub idle_ms: u64,
     /// Lifetime in all, ms.
     pub absolute_ms: u64,
 }
 
-impl SessionArg {
+impl SessionQuery {
     /// Whether asking for it changes anything, apart from when the session was last used.
     pub(in crate::redis) fn changes(&self) -> bool {
-        self.mode == SessionMode::Visit || self.makes()
+        self.access == SessionAccess::CountView || self.creates()
     }
 
     /// Whether it makes a session.
-    pub(in crate::redis) fn makes(&self) -> bool {
-        self.ticket.as_ref().is_some_and(|ticket| ticket.makes)
+    pub(in crate::redis) fn creates(&self) -> bool {
+        self.provisional.as_ref().is_some_and(|provisional| provisional.creates)
     }
 
-    pub(super) fn how(&self) -> &'static str {
-        match (self.ticket.as_ref().map(|ticket| ticket.makes), self.mode) {
-            (None, SessionMode::Read) => "r",
-            (None, SessionMode::Visit) => "v",
-            (Some(true), SessionMode::Read) => "kr",
-            (Some(true), SessionMode::Visit) => "kv",
-            (Some(false), SessionMode::Read) => "pr",
-            (Some(false), SessionMode::Visit) => "pv",
+    pub(super) fn mode_code(&self) -> &'static str {
+        match (self.provisional.as_ref().map(|provisional| provisional.creates), self.access) {
+            (None, SessionAccess::Read) => "r",
+            (None, SessionAccess::CountView) => "v",
+            (Some(true), SessionAccess::Read) => "kr",
+            (Some(true), SessionAccess::CountView) => "kv",
+            (Some(false), SessionAccess::Read) => "pr",
+            (Some(false), SessionAccess::CountView) => "pv",
         }
     }
 }
 
 /// A ticket that came back: for a first visit nothing was stored, and its session is made now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TicketArg {
+pub struct ProvisionalSessionQuery {
     /// When it was issued, ms since 1970 by Redis's clock.
     pub issued_ms: u64,
     /// Whether a view was counted with it, which its session begins with.
-    pub viewed: bool,
+    pub view_counted: bool,
     /// For how long it makes a session, ms; no longer than a session lives without use.
-    pub term_ms: u64,
+    pub ttl_ms: u64,
     /// Whether the session is made if it is not there; if not, that is answered with `Ticket`.
-    pub makes: bool,
+    pub creates: bool,
     /// The client's limit on new sessions: one beyond it is gone after the term without use.
-    pub limit: Option<NewSessions>,
+    pub limit: Option<NewSessionLimit>,
 }
 
 /// How many sessions one client may have made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewSessions {
+pub struct NewSessionLimit {
     /// Key of what the limit remembers.
     pub key: String,
     /// Time one session costs, µs, ≥ 1.
@@ -79,46 +79,46 @@ pub struct NewSessions {
 
 /// How a session is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionMode {
+pub enum SessionAccess {
     /// Its fields are read.
     Read,
     /// Its fields are read and its views go up by one.
-    Visit,
+    CountView,
 }
 
 /// The session as found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SessionReply {
+pub enum SessionLookup {
     /// None was asked for.
-    None,
+    NotRequested,
     /// The ticket is good, and its session is not made.
-    Ticket,
+    Provisional,
     /// It expired, was deleted, or never was.
     Gone,
     /// It lives.
-    Live {
+    Found {
         /// When it was created, ms since 1970 by Redis's clock.
         created_ms: u64,
         /// Its views, this one included.
         views: u64,
         /// What it has of its own; boxed, because most have nothing.
-        own: Option<Box<Own>>,
+        attributes: Option<Box<SessionAttributes>>,
         /// The application's fields as stored, reserved ones left out, in no order.
         fields: Vec<(String, Bytes)>,
     },
     /// It has another id now; for some seconds a marker stands where it was.
     Rotated,
     /// Something that is no session lies under its key.
-    Damaged,
+    Corrupt,
     /// Its user logged out everywhere; it is deleted.
     Revoked,
 }
 
-impl SessionReply {
+impl SessionLookup {
     /// Tag of the user that is logged in with it.
     pub fn user(&self) -> Option<&str> {
         match self {
-            Self::Live { own: Some(own), .. } => own.user.as_deref(),
+            Self::Found { attributes: Some(own), .. } => own.user.as_deref(),
             _ => None,
         }
     }
@@ -126,25 +126,25 @@ impl SessionReply {
     /// The first hashed id of a session that was given another one since: it stands for the visitor of then.
     pub fn lineage(&self) -> Option<&str> {
         match self {
-            Self::Live { own: Some(own), .. } => own.lineage.as_deref(),
+            Self::Found { attributes: Some(own), .. } => own.lineage.as_deref(),
             _ => None,
         }
     }
 
     /// Whether nothing may be stored in it, see [`Own::unconfirmed`].
     pub fn is_unconfirmed(&self) -> bool {
-        matches!(self, Self::Live { own: Some(own), .. } if own.unconfirmed)
+        matches!(self, Self::Found { attributes: Some(own), .. } if own.unconfirmed)
     }
 
     /// Whether this very call made it.
-    pub(in crate::redis) fn is_made(&self) -> bool {
-        matches!(self, Self::Live { own: Some(own), .. } if own.made)
+    pub(in crate::redis) fn is_created(&self) -> bool {
+        matches!(self, Self::Found { attributes: Some(own), .. } if own.created)
     }
 }
 
 /// What only some sessions have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Own {
+pub struct SessionAttributes {
     /// Lifetime without use, ms, in place of the configured one.
     pub idle_ms: Option<u64>,
     /// Its end at the latest, ms since 1970, in place of the configured one.
@@ -159,12 +159,12 @@ pub struct Own {
     /// use, and nothing is stored in it.
     pub unconfirmed: bool,
     /// It was made by the very call that this is the answer to.
-    pub made: bool,
+    pub created: bool,
 }
 
-impl Own {
+impl SessionAttributes {
     /// Takes a reserved field; whether it is one of those kept here.
-    fn take(&mut self, name: &str, value: Value) -> bool {
+    fn set_reserved_field(&mut self, name: &str, value: Value) -> bool {
         match name {
             "_i" => self.idle_ms = value.as_u64(),
             "_x" => self.end_ms = value.as_u64(),
@@ -177,50 +177,55 @@ impl Own {
     }
 }
 
-pub(super) fn decode(numbers: &mut Numbers<'_>, stored: Option<Value>) -> Result<SessionReply, Error> {
+pub(super) fn decode(
+    numbers: &mut ReplyReader<'_>,
+    stored: Option<Value>,
+) -> Result<SessionLookup, RedisError> {
     let status = numbers.signed()?;
     if !matches!(status, 1 | 5 | 7 | 8) {
-        return other(status);
+        return lookup_without_session(status);
     }
     let created_ms = numbers.unsigned()?;
-    let mut session = live(created_ms, numbers.unsigned()?, stored);
+    let mut session = found_session(created_ms, numbers.unsigned()?, stored);
     if status != 1
-        && let SessionReply::Live { own, .. } = &mut session
+        && let SessionLookup::Found { attributes: own, .. } = &mut session
     {
         let own = own.get_or_insert_default();
-        (own.unconfirmed, own.made) = (status != 7, status != 5);
+        (own.unconfirmed, own.created) = (status != 7, status != 5);
     }
     Ok(session)
 }
 
 /// A session that does not live.
-pub(super) fn other(status: i64) -> Result<SessionReply, Error> {
+pub(super) fn lookup_without_session(status: i64) -> Result<SessionLookup, RedisError> {
     match status {
-        0 => Ok(SessionReply::Gone),
-        2 => Ok(SessionReply::Rotated),
-        3 => Ok(SessionReply::Damaged),
-        4 => Ok(SessionReply::Revoked),
-        6 => Ok(SessionReply::Ticket),
-        other => Err(Error::protocol(format!("a session is {other}, which is none of its states"))),
+        0 => Ok(SessionLookup::Gone),
+        2 => Ok(SessionLookup::Rotated),
+        3 => Ok(SessionLookup::Corrupt),
+        4 => Ok(SessionLookup::Revoked),
+        6 => Ok(SessionLookup::Provisional),
+        other => Err(RedisError::protocol(format!("a session is {other}, which is none of its states"))),
     }
 }
 
 /// A session that lives; `stored` are its fields, if it has more than every one has.
-pub(super) fn live(created_ms: u64, views: u64, stored: Option<Value>) -> SessionReply {
+pub(super) fn found_session(created_ms: u64, views: u64, stored: Option<Value>) -> SessionLookup {
     let flat = if let Some(Value::Array(flat)) = stored { flat } else { Vec::new() };
-    let (own, fields) = sort(flat);
-    SessionReply::Live { created_ms, views, own, fields }
+    let (own, fields) = split_reserved_fields(flat);
+    SessionLookup::Found { created_ms, views, attributes: own, fields }
 }
 
 /// Names and values as Redis lists them: what the session has of its own, and the application's fields.
-pub(in crate::redis) fn sort(flat: Vec<Value>) -> (Option<Box<Own>>, Vec<(String, Bytes)>) {
-    let (mut fields, mut own, mut has_own) = (Vec::new(), Own::default(), false);
+pub(in crate::redis) fn split_reserved_fields(
+    flat: Vec<Value>,
+) -> (Option<Box<SessionAttributes>>, Vec<(String, Bytes)>) {
+    let (mut fields, mut own, mut has_own) = (Vec::new(), SessionAttributes::default(), false);
     let mut flat = flat.into_iter();
     while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
         let Some(name) = name.as_string() else { continue };
         match application_field(&name) {
             Some(name) => fields.push((name.to_owned(), value.into_bytes().unwrap_or_default())),
-            None => has_own |= own.take(&name, value),
+            None => has_own |= own.set_reserved_field(&name, value),
         }
     }
     (has_own.then(|| Box::new(own)), fields)
@@ -236,7 +241,7 @@ fn application_field(stored: &str) -> Option<&str> {
 }
 
 /// How an application's field is stored: names that begin with `_` get a second one, so they never meet ours.
-pub(in crate::redis) fn stored_field(name: &str) -> String {
+pub(in crate::redis) fn stored_name(name: &str) -> String {
     if name.starts_with('_') { format!("_{name}") } else { name.to_owned() }
 }
 
@@ -247,7 +252,7 @@ mod tests {
     #[test]
     fn names_with_an_underscore_survive_the_way_there_and_back() {
         for name in ["cart", "_csrf", "__x", "_", "_c", "a_b"] {
-            assert_eq!(application_field(&stored_field(name)), Some(name));
+            assert_eq!(application_field(&stored_name(name)), Some(name));
         }
         for reserved in ["_c", "_t", "_v"] {
             assert_eq!(application_field(reserved), None);

@@ -19,37 +19,37 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::config::place::Peer;
-use crate::redis::Inner;
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
+use crate::config::place::HostPort;
+use crate::redis::ClientInner;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
 use crate::redis::link;
-use crate::redis::link::Link;
-use crate::redis::link::Live;
+use crate::redis::link::ActiveConnection;
+use crate::redis::link::RedisConnection;
 use crate::redis::migrations;
-use crate::redis::pauses::Pauses;
-use crate::redis::pauses::random;
+use crate::redis::pauses::ReconnectPauses;
+use crate::redis::pauses::random_unit;
 use crate::redis::secret;
 use crate::redis::topology;
-use crate::redis::topology::Range;
-pub(super) use node::Visit;
-pub(super) use router::Router;
-use routes::Node;
-use routes::Routes;
-use routes::State;
-use routes::Table;
+use crate::redis::topology::HashSlotRange;
+pub(super) use node::OneShotCluster;
+pub(super) use router::ClusterRouter;
+use routes::ClusterNode;
+use routes::ClusterState;
+use routes::HashSlotMap;
+use routes::NodeState;
 
 /// How often the map is read when nobody says that it is old; the signing key is offered as often.
-const REFRESH: Duration = Duration::from_secs(5);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 /// Shortest time between two readings of the map, so that a thousand redirections cost one.
-const SPACING: Duration = Duration::from_millis(20);
+const MIN_REFRESH_INTERVAL: Duration = Duration::from_millis(20);
 /// Longest wait for the first attempts at all nodes.
-const SETTLE: Duration = Duration::from_millis(1400);
+const FIRST_ATTEMPTS_TIMEOUT: Duration = Duration::from_millis(1400);
 
 /// What keeps each node, ended with this value.
-struct Keepers(HashMap<Peer, JoinHandle<()>>);
+struct NodeTasks(HashMap<HostPort, JoinHandle<()>>);
 
-impl Drop for Keepers {
+impl Drop for NodeTasks {
     fn drop(&mut self) {
         self.0.values().for_each(JoinHandle::abort);
     }
@@ -57,64 +57,69 @@ impl Drop for Keepers {
 
 /// What is known of the whole, as it was last said.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Said {
+enum ClusterHealth {
     Unknown,
-    Whole,
-    Part,
-    Away,
+    Healthy,
+    Partial,
+    Down,
 }
 
 /// Keeps connections to all nodes for as long as the runtime lives.
-pub(super) async fn keep(inner: Arc<Inner>, seeds: Vec<Peer>) {
-    let routes = Arc::new(Routes::new(&inner.prefix));
-    let mut keepers = Keepers(HashMap::new());
-    let (mut said, mut pauses) = (Said::Unknown, Pauses::new(inner.hold, Instant::now()));
+pub(super) async fn maintain(inner: Arc<ClientInner>, seeds: Vec<HostPort>) {
+    let routes = Arc::new(ClusterState::new(&inner.prefix));
+    let mut node_tasks = NodeTasks(HashMap::new());
+    let (mut health, mut pauses) =
+        (ClusterHealth::Unknown, ReconnectPauses::new(inner.reconnect_wait, Instant::now()));
     loop {
         let mut refused = false;
         let now = match discover(&inner, &routes, &seeds).await {
             Ok(ranges) => {
-                apply(&inner, &routes, &mut keepers, ranges);
-                settle(&routes).await;
-                introduce(&inner, &routes, said).await
+                apply_hash_slots(&inner, &routes, &mut node_tasks, ranges);
+                wait_for_first_attempts(&routes).await;
+                publish_transport(&inner, &routes, health).await
             }
             Err(error) => {
-                refused = error.misconfigured();
-                standing(&inner, &routes, &error)
+                refused = error.is_misconfiguration();
+                report_health(&inner, &routes, &error)
             }
         };
-        if now == Said::Whole {
-            pauses.lost(Instant::now(), true);
+        if now == ClusterHealth::Healthy {
+            pauses.on_lost(Instant::now(), true);
         }
-        said = now;
+        health = now;
         if refused {
-            tokio::time::sleep(link::REFUSED_PAUSE).await;
+            tokio::time::sleep(link::REJECTED_PAUSE).await;
             continue;
         }
-        let pause = match said {
-            Said::Whole => REFRESH,
-            _ => pauses.next(Instant::now(), random()),
+        let pause = match health {
+            ClusterHealth::Healthy => REFRESH_INTERVAL,
+            _ => pauses.next_pause(Instant::now(), random_unit()),
         };
         tokio::select! {
-            () = routes.doubt.notified() => tokio::time::sleep(SPACING.mul_f64(1.0 + random())).await,
-            () = tokio::time::sleep(pause.max(SPACING)) => {}
+            () = routes.refresh_requested.notified() => tokio::time::sleep(MIN_REFRESH_INTERVAL.mul_f64(1.0 + random_unit())).await,
+            () = tokio::time::sleep(pause.max(MIN_REFRESH_INTERVAL)) => {}
         }
     }
 }
 
 /// Asks for the map: a node that is connected, or one of those that are known from the start.
-async fn discover(inner: &Inner, routes: &Routes, seeds: &[Peer]) -> Result<Vec<Range>, Error> {
-    let table = routes.table();
-    let mut last = Error::unavailable("no node of the cluster is known");
+async fn discover(
+    inner: &ClientInner,
+    routes: &ClusterState,
+    seeds: &[HostPort],
+) -> Result<Vec<HashSlotRange>, RedisError> {
+    let table = routes.slot_map();
+    let mut last = RedisError::unavailable("no node of the cluster is known");
     for node in table.nodes.values() {
         let Some(ready) = node.ready() else { continue };
-        match slots(&ready.caller, &node.peer).await {
+        match query_hash_slots(&ready.transport, &node.peer).await {
             Ok(ranges) => return Ok(ranges),
             Err(error) => last = error,
         }
     }
     for seed in seeds {
-        match Link::open(inner, Some(seed)).await {
-            Ok(link) => match slots(&link.patient(), seed).await {
+        match RedisConnection::open(inner, Some(seed)).await {
+            Ok(link) => match query_hash_slots(&link.setup_transport(), seed).await {
                 Ok(ranges) => return Ok(ranges),
                 Err(error) => last = error,
             },
@@ -124,12 +129,15 @@ async fn discover(inner: &Inner, routes: &Routes, seeds: &[Peer]) -> Result<Vec<
     Err(last)
 }
 
-async fn slots(caller: &Caller, asked: &Peer) -> Result<Vec<Range>, Error> {
+async fn query_hash_slots(
+    caller: &RedisTransport,
+    queried: &HostPort,
+) -> Result<Vec<HashSlotRange>, RedisError> {
     match caller.call("CLUSTER", ["SLOTS"]).await {
-        Ok(answer) => topology::ranges(&answer, asked),
-        Err(Error::Refused { reason, .. }) if reason.contains("cluster support disabled") => {
-            Err(Error::setting(format!(
-                "{asked} belongs to no cluster: redis.url must begin with redis:// (or redis-sentinel://)"
+        Ok(answer) => topology::parse_ranges(&answer, queried),
+        Err(RedisError::Rejected { reason, .. }) if reason.contains("cluster support disabled") => {
+            Err(RedisError::invalid_setting(format!(
+                "{queried} belongs to no cluster: redis.url must begin with redis:// (or redis-sentinel://)"
             )))
         }
         Err(error) => Err(error),
@@ -137,97 +145,110 @@ async fn slots(caller: &Caller, asked: &Peer) -> Result<Vec<Range>, Error> {
 }
 
 /// Takes a new map into use: begins to keep nodes that are new, and lets go of those that have left.
-fn apply(inner: &Arc<Inner>, routes: &Arc<Routes>, keepers: &mut Keepers, ranges: Vec<Range>) {
-    let old = routes.table();
-    let wanted = routes.wanted();
+fn apply_hash_slots(
+    inner: &Arc<ClientInner>,
+    routes: &Arc<ClusterState>,
+    node_tasks: &mut NodeTasks,
+    ranges: Vec<HashSlotRange>,
+) {
+    let old = routes.slot_map();
+    let requested = routes.requested_nodes();
     let mut nodes = HashMap::new();
-    for peer in ranges.iter().map(|range| &range.node).chain(&wanted) {
+    for peer in ranges.iter().map(|range| &range.node).chain(&requested) {
         if nodes.contains_key(peer) {
             continue;
         }
         let node = old.nodes.get(peer).cloned().unwrap_or_else(|| {
-            let node =
-                Arc::new(Node { peer: peer.clone(), state: RwLock::new(State::Connecting(Instant::now())) });
-            let task = tokio::spawn(node::keep(Arc::clone(inner), Arc::clone(routes), Arc::clone(&node)));
-            keepers.0.insert(peer.clone(), task);
+            let node = Arc::new(ClusterNode {
+                peer: peer.clone(),
+                state: RwLock::new(NodeState::Connecting(Instant::now())),
+            });
+            let task =
+                tokio::spawn(node::maintain_node(Arc::clone(inner), Arc::clone(routes), Arc::clone(&node)));
+            node_tasks.0.insert(peer.clone(), task);
             node
         });
         nodes.insert(peer.clone(), node);
     }
     for gone in old.nodes.keys().filter(|peer| !nodes.contains_key(peer)) {
-        if let Some(task) = keepers.0.remove(gone) {
+        if let Some(task) = node_tasks.0.remove(gone) {
             tokio::spawn(async move {
-                tokio::time::sleep(link::FAREWELL).await;
+                tokio::time::sleep(link::LINGER).await;
                 task.abort();
             });
         }
     }
-    *routes.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Table { ranges, nodes });
-    routes.changed();
+    *routes.slot_map.write().unwrap_or_else(PoisonError::into_inner) =
+        Arc::new(HashSlotMap { ranges, nodes });
+    routes.notify_changed();
 }
 
 /// Waits until the first attempt at every node has ended.
-async fn settle(routes: &Routes) {
+async fn wait_for_first_attempts(routes: &ClusterState) {
     let mut changes = routes.changes.subscribe();
     let all = async {
-        while !routes.table().nodes.values().all(|node| node.tried()) {
+        while !routes.slot_map().nodes.values().all(|node| node.was_tried()) {
             if changes.changed().await.is_err() {
                 return;
             }
         }
     };
     // Whoever has not answered by then is away for now.
-    let _ = tokio::time::timeout(SETTLE, all).await.is_ok();
+    let _ = tokio::time::timeout(FIRST_ATTEMPTS_TIMEOUT, all).await.is_ok();
 }
 
 /// Makes the cluster ready for requests and says how it stands.
-async fn introduce(inner: &Arc<Inner>, routes: &Arc<Routes>, said: Said) -> Said {
-    let table = routes.table();
+async fn publish_transport(
+    inner: &Arc<ClientInner>,
+    routes: &Arc<ClusterState>,
+    previous: ClusterHealth,
+) -> ClusterHealth {
+    let table = routes.slot_map();
     let Some(ready) = table.owners().into_iter().find_map(|node| node.ready()) else {
-        let reason = table.owners().first().and_then(|node| node.away());
-        let reason = reason.unwrap_or_else(|| Error::unavailable("no node of the cluster is connected"));
-        return standing(inner, routes, &reason);
+        let reason = table.owners().first().and_then(|node| node.down_error());
+        let reason = reason.unwrap_or_else(|| RedisError::unavailable("no node of the cluster is connected"));
+        return report_health(inner, routes, &reason);
     };
-    let caller = Caller::Cluster(Router::new(routes, Some(inner.hold)));
+    let caller = RedisTransport::Cluster(ClusterRouter::new(routes, Some(inner.reconnect_wait)));
     // What prepares a cluster waits for no node.
-    let patient = Caller::Cluster(Router::new(routes, None)).long();
+    let patient = RedisTransport::Cluster(ClusterRouter::new(routes, None)).with_long_timeout();
     let prepared = async {
-        if matches!(said, Said::Unknown | Said::Away) {
-            migrations::bring_up(&patient, ready.form, &inner.prefix, &inner.name).await?;
+        if matches!(previous, ClusterHealth::Unknown | ClusterHealth::Down) {
+            migrations::ensure_applied(&patient, ready.mode, &inner.prefix, &inner.name).await?;
         }
-        secret::offer(&patient, inner).await
+        secret::refresh_signing_keys(&patient, inner).await
     };
     let refused = match prepared.await {
         Ok(refused) => refused,
-        Err(error) => return standing(inner, routes, &error),
+        Err(error) => return report_health(inner, routes, &error),
     };
-    let away: Vec<_> = table.owners().into_iter().filter_map(|node| node.away()).collect();
-    let number = inner.connections.fetch_add(1, Relaxed) + 1;
-    let live = Live { caller, form: ready.form, number, notes: false };
+    let away: Vec<_> = table.owners().into_iter().filter_map(|node| node.down_error()).collect();
+    let number = inner.connections_opened.fetch_add(1, Relaxed) + 1;
+    let live = ActiveConnection { transport: caller, mode: ready.mode, number, deduplicates: false };
     match away.first() {
-        None if said == Said::Whole => {}
-        None => inner.up(live, refused.as_ref()),
+        None if previous == ClusterHealth::Healthy => {}
+        None => inner.set_up(live, refused.as_ref()),
         Some(reason) => {
             let (count, all) = (away.len(), table.owners().len());
             let reason = format!("{count} of {all} nodes of the cluster cannot be used: {reason}");
-            inner.impaired(live, &Error::unavailable(reason));
+            inner.set_degraded(live, &RedisError::unavailable(reason));
         }
     }
-    if away.is_empty() { Said::Whole } else { Said::Part }
+    if away.is_empty() { ClusterHealth::Healthy } else { ClusterHealth::Partial }
 }
 
 /// Nothing new is known: it stands as the connections that are there.
-fn standing(inner: &Arc<Inner>, routes: &Routes, error: &Error) -> Said {
-    let connected = routes.table().nodes.values().any(|node| node.ready().is_some());
-    match inner.live().filter(|_| connected) {
+fn report_health(inner: &Arc<ClientInner>, routes: &ClusterState, error: &RedisError) -> ClusterHealth {
+    let connected = routes.slot_map().nodes.values().any(|node| node.ready().is_some());
+    match inner.active_connection().filter(|_| connected) {
         Some(live) => {
-            inner.impaired(live, error);
-            Said::Part
+            inner.set_degraded(live, error);
+            ClusterHealth::Partial
         }
         None => {
-            inner.lost(Instant::now(), false, error);
-            inner.failed(error);
-            Said::Away
+            inner.set_lost(Instant::now(), false, error);
+            inner.on_attempt_failed(error);
+            ClusterHealth::Down
         }
     }
 }

@@ -7,131 +7,139 @@ use std::sync::RwLock;
 
 use tokio::time::Instant;
 
-use crate::config::place::Peer;
-use crate::redis::Inner;
-use crate::redis::caller::Caller;
+use crate::config::place::HostPort;
+use crate::redis::ClientInner;
+use crate::redis::caller::RedisTransport;
 use crate::redis::cluster;
-use crate::redis::cluster::router::Router;
-use crate::redis::cluster::routes::Node;
-use crate::redis::cluster::routes::Ready;
-use crate::redis::cluster::routes::Routes;
-use crate::redis::cluster::routes::State;
-use crate::redis::cluster::routes::Table;
-use crate::redis::error::Error;
+use crate::redis::cluster::router::ClusterRouter;
+use crate::redis::cluster::routes::ClusterNode;
+use crate::redis::cluster::routes::ClusterState;
+use crate::redis::cluster::routes::HashSlotMap;
+use crate::redis::cluster::routes::NodeState;
+use crate::redis::cluster::routes::ReadyNode;
+use crate::redis::error::RedisError;
 use crate::redis::library;
-use crate::redis::library::Form;
+use crate::redis::library::InvocationMode;
 use crate::redis::link;
-use crate::redis::link::Link;
-use crate::redis::pauses::Pauses;
-use crate::redis::pauses::random;
+use crate::redis::link::RedisConnection;
+use crate::redis::pauses::ReconnectPauses;
+use crate::redis::pauses::random_unit;
 
 /// Keeps a connection to one node for as long as it belongs to the cluster.
-pub(super) async fn keep(inner: Arc<Inner>, routes: Arc<Routes>, node: Arc<Node>) {
-    let mut pauses = Pauses::new(inner.hold, Instant::now());
+pub(super) async fn maintain_node(
+    inner: Arc<ClientInner>,
+    routes: Arc<ClusterState>,
+    node: Arc<ClusterNode>,
+) {
+    let mut pauses = ReconnectPauses::new(inner.reconnect_wait, Instant::now());
     loop {
         let mut pause = None;
-        match open(&inner, &node.peer).await {
+        match connect_node(&inner, &node.peer).await {
             Ok(connected) => {
                 let since = Instant::now();
-                let (lost, reason) = live(&inner, &routes, &node, connected).await;
-                node.set(State::Away(lost, reason));
-                pauses.lost(lost, since.elapsed() >= link::SETTLED);
+                let (lost, reason) = serve_until_lost(&inner, &routes, &node, connected).await;
+                node.set_state(NodeState::Down(lost, reason));
+                pauses.on_lost(lost, since.elapsed() >= link::STABLE_AFTER);
             }
             Err(error) => {
-                pause = error.misconfigured().then_some(link::REFUSED_PAUSE);
-                node.set(State::Away(pauses.away(), error));
+                pause = error.is_misconfiguration().then_some(link::REJECTED_PAUSE);
+                node.set_state(NodeState::Down(pauses.lost_at(), error));
             }
         }
-        routes.changed();
+        routes.notify_changed();
         // A password that is wrong here is wrong everywhere: looking around would only try it more often.
         if pause.is_none() {
-            routes.doubt.notify_one();
+            routes.refresh_requested.notify_one();
         }
-        tokio::time::sleep(pause.unwrap_or_else(|| pauses.next(Instant::now(), random()))).await;
+        tokio::time::sleep(pause.unwrap_or_else(|| pauses.next_pause(Instant::now(), random_unit()))).await;
     }
 }
 
 /// Uses a connection, and those that take its place, until one is lost; since when, and why.
-async fn live(
-    inner: &Inner,
-    routes: &Routes,
-    node: &Node,
-    (mut link, mut ready): (Link, Ready),
-) -> (Instant, Error) {
+async fn serve_until_lost(
+    inner: &ClientInner,
+    routes: &ClusterState,
+    node: &ClusterNode,
+    (mut link, mut ready): (RedisConnection, ReadyNode),
+) -> (Instant, RedisError) {
     loop {
-        node.set(State::Ready(ready.clone()));
-        routes.changed();
-        routes.doubt.notify_one();
+        node.set_state(NodeState::Ready(ready.clone()));
+        routes.notify_changed();
+        routes.refresh_requested.notify_one();
         let fell = |since: Option<Instant>| {
-            node.set(match since {
-                Some(since) => State::Away(since, Error::unavailable("it does not answer")),
-                None => State::Ready(ready.clone()),
+            node.set_state(match since {
+                Some(since) => NodeState::Down(since, RedisError::unavailable("it does not answer")),
+                None => NodeState::Ready(ready.clone()),
             });
-            routes.changed();
+            routes.notify_changed();
         };
-        match link.lives(inner, fell, || open(inner, &node.peer)).await {
+        match link.run_until_lost(inner, fell, || connect_node(inner, &node.peer)).await {
             Ok(another) => (link, ready) = another,
             Err(lost) => return lost,
         }
     }
 }
 
-async fn open(inner: &Inner, peer: &Peer) -> Result<(Link, Ready), Error> {
-    let link = Link::open(inner, Some(peer)).await?;
-    let patient = link.patient();
+async fn connect_node(
+    inner: &ClientInner,
+    peer: &HostPort,
+) -> Result<(RedisConnection, ReadyNode), RedisError> {
+    let link = RedisConnection::open(inner, Some(peer)).await?;
+    let patient = link.setup_transport();
     let _ = patient.call("CLIENT", ["SETNAME", &inner.name]).await;
-    let form = link.form(inner.mode).await?;
-    if form == Form::Plain {
-        return Err(Error::setting(
+    let form = link.detect_mode(inner.mode).await?;
+    if form == InvocationMode::Plain {
+        return Err(RedisError::invalid_setting(
             "a cluster needs server-side code, which this node or its user does not allow",
         ));
     }
     // Code that is loaded on one node is not on the others.
     library::ensure(&patient, form).await?;
-    let ready = Ready { caller: link.caller(), form };
+    let ready = ReadyNode { transport: link.transport(), mode: form };
     Ok((link, ready))
 }
 
 /// A cluster without anybody who keeps it, for work that is done once.
-pub(in crate::redis) struct Visit {
+pub(in crate::redis) struct OneShotCluster {
     /// Its connections end with this value.
-    _links: Vec<Link>,
-    caller: Caller,
-    form: Form,
+    _connections: Vec<RedisConnection>,
+    transport: RedisTransport,
+    mode: InvocationMode,
 }
 
-impl Visit {
+impl OneShotCluster {
     /// Connects to every node once; code is loaded by nobody.
     ///
     /// # Errors
     /// Why one of them cannot be reached: work that is done once is done on all of them or not at all.
-    pub(in crate::redis) async fn open(inner: &Inner, seeds: &[Peer]) -> Result<Self, Error> {
-        let routes = Arc::new(Routes::new(&inner.prefix));
+    pub(in crate::redis) async fn open(inner: &ClientInner, seeds: &[HostPort]) -> Result<Self, RedisError> {
+        let routes = Arc::new(ClusterState::new(&inner.prefix));
         let ranges = cluster::discover(inner, &routes, seeds).await?;
-        let (mut links, mut nodes, mut form) = (Vec::new(), HashMap::new(), Form::Function);
+        let (mut links, mut nodes, mut form) = (Vec::new(), HashMap::new(), InvocationMode::Function);
         for range in &ranges {
             if nodes.contains_key(&range.node) {
                 continue;
             }
-            let link = Link::open(inner, Some(&range.node)).await?;
-            form = link.form(inner.mode).await?;
-            let ready = Ready { caller: link.patient(), form };
-            let node = Node { peer: range.node.clone(), state: RwLock::new(State::Ready(ready)) };
+            let link = RedisConnection::open(inner, Some(&range.node)).await?;
+            form = link.detect_mode(inner.mode).await?;
+            let ready = ReadyNode { transport: link.setup_transport(), mode: form };
+            let node = ClusterNode { peer: range.node.clone(), state: RwLock::new(NodeState::Ready(ready)) };
             nodes.insert(range.node.clone(), Arc::new(node));
             links.push(link);
         }
-        *routes.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Table { ranges, nodes });
-        let caller = Caller::Cluster(Router::new(&routes, None)).long();
-        Ok(Self { _links: links, caller, form })
+        *routes.slot_map.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(HashSlotMap { ranges, nodes });
+        let caller = RedisTransport::Cluster(ClusterRouter::new(&routes, None)).with_long_timeout();
+        Ok(Self { _connections: links, transport: caller, mode: form })
     }
 
     /// A caller for the whole cluster.
-    pub(in crate::redis) fn patient(&self) -> Caller {
-        self.caller.clone()
+    pub(in crate::redis) fn setup_transport(&self) -> RedisTransport {
+        self.transport.clone()
     }
 
     /// How code is called here.
-    pub(in crate::redis) fn form(&self) -> Form {
-        self.form
+    pub(in crate::redis) fn invocation_mode(&self) -> InvocationMode {
+        self.mode
     }
 }

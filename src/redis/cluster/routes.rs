@@ -10,88 +10,90 @@ use tokio::sync::Notify;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::config::place::Peer;
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
-use crate::redis::library::Form;
-use crate::redis::topology::Range;
+use crate::config::place::HostPort;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
+use crate::redis::library::InvocationMode;
+use crate::redis::topology::HashSlotRange;
 
 /// A node without slots that a redirection named is kept for so long.
-const WANTED: Duration = Duration::from_secs(30);
+const REQUEST_RETENTION: Duration = Duration::from_secs(30);
 
 /// One node that takes writes.
-pub(super) struct Node {
-    pub(super) peer: Peer,
-    pub(super) state: RwLock<State>,
+pub(super) struct ClusterNode {
+    pub(super) peer: HostPort,
+    pub(super) state: RwLock<NodeState>,
 }
 
 /// How a node stands.
-pub(super) enum State {
+pub(super) enum NodeState {
     /// The first attempt has not ended since then.
     Connecting(Instant),
     /// Calls can be made.
-    Ready(Ready),
+    Ready(ReadyNode),
     /// Since when they cannot, and why.
-    Away(Instant, Error),
+    Down(Instant, RedisError),
 }
 
 /// A node's connection.
 #[derive(Clone)]
-pub(super) struct Ready {
-    pub(super) caller: Caller,
-    pub(super) form: Form,
+pub(super) struct ReadyNode {
+    pub(super) transport: RedisTransport,
+    pub(super) mode: InvocationMode,
 }
 
-impl Node {
-    pub(super) fn ready(&self) -> Option<Ready> {
+impl ClusterNode {
+    pub(super) fn ready(&self) -> Option<ReadyNode> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
-            State::Ready(ready) => Some(ready.clone()),
-            State::Connecting(_) | State::Away(..) => None,
+            NodeState::Ready(ready) => Some(ready.clone()),
+            NodeState::Connecting(_) | NodeState::Down(..) => None,
         }
     }
 
     /// Since when calls cannot be made; `None` if they can.
-    pub(super) fn since(&self) -> Option<Instant> {
+    pub(super) fn unready_since(&self) -> Option<Instant> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
-            State::Ready(_) => None,
-            State::Connecting(since) | State::Away(since, _) => Some(*since),
+            NodeState::Ready(_) => None,
+            NodeState::Connecting(since) | NodeState::Down(since, _) => Some(*since),
         }
     }
 
-    pub(super) fn set(&self, state: State) {
+    pub(super) fn set_state(&self, state: NodeState) {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
     /// Why it cannot be used; `None` if it can.
-    pub(super) fn away(&self) -> Option<Error> {
+    pub(super) fn down_error(&self) -> Option<RedisError> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
-            State::Ready(_) => None,
-            State::Connecting(_) => Some(Error::unavailable(format!("{} is being connected to", self.peer))),
-            State::Away(_, error) => Some(Error::unavailable(format!("{}: {error}", self.peer))),
+            NodeState::Ready(_) => None,
+            NodeState::Connecting(_) => {
+                Some(RedisError::unavailable(format!("{} is being connected to", self.peer)))
+            }
+            NodeState::Down(_, error) => Some(RedisError::unavailable(format!("{}: {error}", self.peer))),
         }
     }
 
-    pub(super) fn tried(&self) -> bool {
-        !matches!(&*self.state.read().unwrap_or_else(PoisonError::into_inner), State::Connecting(_))
+    pub(super) fn was_tried(&self) -> bool {
+        !matches!(&*self.state.read().unwrap_or_else(PoisonError::into_inner), NodeState::Connecting(_))
     }
 }
 
 /// Which node has which slots.
 #[derive(Default)]
-pub(super) struct Table {
-    pub(super) ranges: Vec<Range>,
-    pub(super) nodes: HashMap<Peer, Arc<Node>>,
+pub(super) struct HashSlotMap {
+    pub(super) ranges: Vec<HashSlotRange>,
+    pub(super) nodes: HashMap<HostPort, Arc<ClusterNode>>,
 }
 
-impl Table {
-    pub(super) fn owner(&self, slot: u16) -> Option<&Arc<Node>> {
+impl HashSlotMap {
+    pub(super) fn owner(&self, slot: u16) -> Option<&Arc<ClusterNode>> {
         let at = self.ranges.partition_point(|range| range.last < slot);
         let range = self.ranges.get(at).filter(|range| range.first <= slot)?;
         self.nodes.get(&range.node)
     }
 
     /// Nodes that have slots.
-    pub(super) fn owners(&self) -> Vec<&Arc<Node>> {
+    pub(super) fn owners(&self) -> Vec<&Arc<ClusterNode>> {
         let mut peers: Vec<_> = self.ranges.iter().map(|range| &range.node).collect();
         peers.sort();
         peers.dedup();
@@ -100,47 +102,47 @@ impl Table {
 }
 
 /// The map that every call looks at.
-pub(super) struct Routes {
+pub(super) struct ClusterState {
     pub(super) prefix: String,
-    pub(super) table: RwLock<Arc<Table>>,
+    pub(super) slot_map: RwLock<Arc<HashSlotMap>>,
     /// Nodes that a redirection named and the map does not know.
-    wanted: RwLock<HashMap<Peer, Instant>>,
+    requested: RwLock<HashMap<HostPort, Instant>>,
     /// Told when a node said that the map is old, or a connection ended.
-    pub(super) doubt: Notify,
+    pub(super) refresh_requested: Notify,
     /// Goes up with every change of the map or of a node.
     pub(super) changes: watch::Sender<u64>,
 }
 
-impl Routes {
+impl ClusterState {
     pub(super) fn new(prefix: &str) -> Self {
         Self {
             prefix: prefix.to_owned(),
-            table: RwLock::default(),
-            wanted: RwLock::default(),
-            doubt: Notify::new(),
+            slot_map: RwLock::default(),
+            requested: RwLock::default(),
+            refresh_requested: Notify::new(),
             changes: watch::Sender::new(0),
         }
     }
 
-    pub(super) fn table(&self) -> Arc<Table> {
-        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn slot_map(&self) -> Arc<HashSlotMap> {
+        Arc::clone(&self.slot_map.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn changed(&self) {
+    pub(super) fn notify_changed(&self) {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Nodes that were named lately: one that is about to get its first slot stands in no map yet.
-    pub(super) fn wanted(&self) -> Vec<Peer> {
-        let mut wanted = self.wanted.write().unwrap_or_else(PoisonError::into_inner);
-        wanted.retain(|_, named| named.elapsed() < WANTED);
-        wanted.keys().cloned().collect()
+    pub(super) fn requested_nodes(&self) -> Vec<HostPort> {
+        let mut requested = self.requested.write().unwrap_or_else(PoisonError::into_inner);
+        requested.retain(|_, named| named.elapsed() < REQUEST_RETENTION);
+        requested.keys().cloned().collect()
     }
 
-    pub(super) fn want(&self, peer: &Peer) {
-        let mut wanted = self.wanted.write().unwrap_or_else(PoisonError::into_inner);
-        wanted.insert(peer.clone(), Instant::now());
-        drop(wanted);
-        self.doubt.notify_one();
+    pub(super) fn request_node(&self, peer: &HostPort) {
+        let mut requested = self.requested.write().unwrap_or_else(PoisonError::into_inner);
+        requested.insert(peer.clone(), Instant::now());
+        drop(requested);
+        self.refresh_requested.notify_one();
     }
 }

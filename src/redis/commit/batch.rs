@@ -6,26 +6,26 @@
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::begin::batch::Ledger;
-use crate::redis::begin::double;
-use crate::redis::commit::Create;
-use crate::redis::commit::Reply;
-use crate::redis::commit::Request;
-use crate::redis::error::Error;
+use crate::redis::begin::batch::BatchLedger;
+use crate::redis::begin::to_f64;
+use crate::redis::commit::CommitOutcome;
+use crate::redis::commit::CommitSession;
+use crate::redis::commit::NewSession;
+use crate::redis::error::RedisError;
 
 /// Flag of a batch.
-const NOTED: u64 = 1;
+const RECORDED: u64 = 1;
 
 /// One commit as it waits to be sent.
 #[derive(Debug)]
-pub struct Entry {
+pub struct CommitEntry {
     key: Value,
     /// 1 to make a session, most fields, most bytes, and how many fields are expected, set, added to and removed.
     head: [u64; 7],
     args: Vec<Value>,
 }
 
-impl Request<'_> {
+impl CommitSession<'_> {
     /// About how much of it travels: a length in front of each part, and its line ends, included.
     pub fn bytes(&self) -> usize {
         let expect =
@@ -33,15 +33,15 @@ impl Request<'_> {
         let set = self.set.iter().map(|(name, value)| name.len() + value.len());
         let add = self.add.iter().map(|(name, _)| name.len() + 10);
         let texts: usize = expect.chain(set).chain(add).chain(self.remove.iter().map(String::len)).sum();
-        self.key.len() + texts + 10 * (self.values() + 1) + 8 * 7
+        self.key.len() + texts + 10 * (self.argument_count() + 1) + 8 * 7
     }
 }
 
-impl Entry {
+impl CommitEntry {
     /// Takes what the request borrows.
-    pub fn new(request: &Request<'_>) -> Self {
+    pub fn new(request: &CommitSession<'_>) -> Self {
         let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
-        let Request { key, create, expect, set, add, remove, max_fields, max_bytes } = *request;
+        let CommitSession { key, create, expect, set, add, remove, max_fields, max_bytes } = *request;
         let head = [
             u64::from(create.is_some()),
             max_fields,
@@ -51,22 +51,26 @@ impl Entry {
             count(add.len()),
             count(remove.len()),
         ];
-        let mut args = Vec::with_capacity(request.values() + if create.is_some() { 4 } else { 0 });
-        args.extend(create.into_iter().flat_map(Create::values));
+        let mut args = Vec::with_capacity(request.argument_count() + if create.is_some() { 4 } else { 0 });
+        args.extend(create.into_iter().flat_map(NewSession::to_args));
         args.extend(
-            request.expected().chain(request.assigned()).chain(request.added()).chain(request.removed()),
+            request
+                .expected_args()
+                .chain(request.set_args())
+                .chain(request.add_args())
+                .chain(request.remove_args()),
         );
         Self { key: Value::from(key), head, args }
     }
 
     /// Fields that it adds to.
-    fn adds(&self) -> usize {
+    fn addition_count(&self) -> usize {
         usize::try_from(self.head[5]).unwrap_or(0)
     }
 }
 
 /// The call's arguments in wire order: the function's name, the number of keys, keys, arguments.
-pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<Value> {
+pub fn encode(entries: &[&CommitEntry], ledger: Option<&BatchLedger>, entry: Value) -> Vec<Value> {
     let values: usize = entries.iter().map(|entry| 1 + entry.args.len()).sum();
     let mut args = Vec::with_capacity(5 + values);
     let keys = entries.len() + usize::from(ledger.is_some());
@@ -75,12 +79,12 @@ pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<
     args.extend(entries.iter().map(|entry| entry.key.clone()));
     let mut head = Vec::with_capacity(size_of::<f64>() * (2 + 7 * entries.len()));
     let count = u64::try_from(entries.len()).unwrap_or(u64::MAX);
-    let flags = if ledger.is_some() { NOTED } else { 0 };
+    let flags = if ledger.is_some() { RECORDED } else { 0 };
     for number in [flags, count].into_iter().chain(entries.iter().flat_map(|entry| entry.head)) {
-        head.extend_from_slice(&double(number).to_le_bytes());
+        head.extend_from_slice(&to_f64(number).to_le_bytes());
     }
     args.push(Value::Bytes(head.into()));
-    args.push(ledger.map_or(Value::from_static_str(""), Ledger::text));
+    args.push(ledger.map_or(Value::from_static_str(""), BatchLedger::number_text));
     args.extend(entries.iter().flat_map(|entry| entry.args.iter().cloned()));
     args
 }
@@ -89,81 +93,92 @@ pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<
 ///
 /// # Errors
 /// `Protocol` when the server's answer has another form; within, what an entry of its own failed with.
-pub fn decode(entries: &[&Entry], reply: Value) -> Result<Vec<Result<Reply, Error>>, Error> {
+pub fn decode(
+    entries: &[&CommitEntry],
+    reply: Value,
+) -> Result<Vec<Result<CommitOutcome, RedisError>>, RedisError> {
     let reply =
-        reply.into_bytes().ok_or_else(|| Error::protocol("commits were not answered with letters"))?;
+        reply.into_bytes().ok_or_else(|| RedisError::protocol("commits were not answered with letters"))?;
     let (letters, mut texts) = match reply.is_empty() {
         true => (None, &[][..]),
         false => {
             let (letters, texts) = reply
                 .split_at_checked(entries.len())
-                .ok_or_else(|| Error::protocol("a batch did not answer for every commit"))?;
+                .ok_or_else(|| RedisError::protocol("a batch did not answer for every commit"))?;
             (Some(letters), texts)
         }
     };
     let letter = |at: usize| letters.map_or(b'1', |letters| letters[at]);
-    entries.iter().enumerate().map(|(at, entry)| one(letter(at), entry.adds(), &mut texts)).collect()
+    entries
+        .iter()
+        .enumerate()
+        .map(|(at, entry)| decode_entry(letter(at), entry.addition_count(), &mut texts))
+        .collect()
 }
 
 /// One commit's answer; `texts` are those of it and of all behind it.
-fn one(letter: u8, adds: usize, texts: &mut &[u8]) -> Result<Result<Reply, Error>, Error> {
+fn decode_entry(
+    letter: u8,
+    adds: usize,
+    texts: &mut &[u8],
+) -> Result<Result<CommitOutcome, RedisError>, RedisError> {
     Ok(Ok(match letter {
         b'1' => {
-            let sums = (0..adds).map(|_| sum(text(texts)?)).collect::<Result<_, _>>()?;
-            Reply::Committed { sums }
+            let sums = (0..adds).map(|_| parse_sum(next_text(texts)?)).collect::<Result<_, _>>()?;
+            CommitOutcome::Committed { sums }
         }
-        b'0' => Reply::Gone,
-        b'x' => Reply::Exists,
-        b'f' => Reply::Full,
-        b'c' => Reply::Conflict,
-        b'n' => Reply::NoSum,
-        b'r' => Reply::Rotated,
-        b'e' => return Ok(Err(Error::from_text("", &String::from_utf8_lossy(text(texts)?)))),
-        _ => return Err(Error::protocol("a commit was answered with a letter that it does not know")),
+        b'0' => CommitOutcome::Gone,
+        b'x' => CommitOutcome::Exists,
+        b'f' => CommitOutcome::TooLarge,
+        b'c' => CommitOutcome::Conflict,
+        b'n' => CommitOutcome::NotANumber,
+        b'r' => CommitOutcome::Rotated,
+        b'e' => return Ok(Err(RedisError::from_text("", &String::from_utf8_lossy(next_text(texts)?)))),
+        _ => return Err(RedisError::protocol("a commit was answered with a letter that it does not know")),
     }))
 }
 
 /// The next text, which stands behind its length.
-fn text<'a>(texts: &mut &'a [u8]) -> Result<&'a [u8], Error> {
+fn next_text<'a>(texts: &mut &'a [u8]) -> Result<&'a [u8], RedisError> {
     let text = texts.split_first_chunk::<4>().and_then(|(length, rest)| {
         let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
         rest.split_at_checked(length)
     });
-    let (text, rest) = text.ok_or_else(|| Error::protocol("a commit's answer is cut short"))?;
+    let (text, rest) = text.ok_or_else(|| RedisError::protocol("a commit's answer is cut short"))?;
     *texts = rest;
     Ok(text)
 }
 
-fn sum(text: &[u8]) -> Result<i64, Error> {
+fn parse_sum(text: &[u8]) -> Result<i64, RedisError> {
     let sum = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
-    sum.ok_or_else(|| Error::protocol("commit answered with a sum that is no number"))
+    sum.ok_or_else(|| RedisError::protocol("commit answered with a sum that is no number"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry(add: &[(String, i64)]) -> Entry {
-        Entry::new(&Request { key: "p:s:1", add, max_fields: 64, ..Default::default() })
+    fn entry(add: &[(String, i64)]) -> CommitEntry {
+        CommitEntry::new(&CommitSession { key: "p:s:1", add, max_fields: 64, ..Default::default() })
     }
 
-    fn answer(entries: &[&Entry], reply: &[u8]) -> Vec<Result<Reply, Error>> {
+    fn answer(entries: &[&CommitEntry], reply: &[u8]) -> Vec<Result<CommitOutcome, RedisError>> {
         decode(entries, Value::Bytes(Bytes::copy_from_slice(reply))).unwrap()
     }
 
     #[test]
     fn each_commit_has_its_own_letter_and_its_own_texts() {
         let (plain, adds) = (entry(&[]), entry(&[("a".into(), 1), ("b".into(), 2)]));
-        let stored = || Reply::Committed { sums: Vec::new() };
+        let stored = || CommitOutcome::Committed { sums: Vec::new() };
         assert_eq!(answer(&[&plain, &plain], b""), [Ok(stored()), Ok(stored())]);
         let entries = [&plain, &adds, &plain, &plain, &adds];
         let answers = answer(&entries, b"11ce0\x01\0\0\x007\x03\0\0\0-12\x0c\0\0\0WRONGTYPE no");
-        assert_eq!(answers[1], Ok(Reply::Committed { sums: vec![7, -12] }));
+        assert_eq!(answers[1], Ok(CommitOutcome::Committed { sums: vec![7, -12] }));
         assert_eq!(
             (&answers[0], &answers[2], &answers[4]),
-            (&Ok(stored()), &Ok(Reply::Conflict), &Ok(Reply::Gone))
+            (&Ok(stored()), &Ok(CommitOutcome::Conflict), &Ok(CommitOutcome::Gone))
         );
-        assert!(matches!(&answers[3], Err(Error::Refused { .. })), "{:?}", answers[3]);
+        assert!(matches!(&answers[3], Err(RedisError::Rejected { .. })), "{:?}", answers[3]);
     }
 
     #[test]
@@ -180,9 +195,9 @@ mod tests {
     #[test]
     fn keys_come_first_and_each_commit_brings_its_own_fields() {
         let set = [("_x".to_owned(), Bytes::from_static(b"v"))];
-        let one = Request { key: "p:s:1", set: &set, max_fields: 64, ..Default::default() };
+        let one = CommitSession { key: "p:s:1", set: &set, max_fields: 64, ..Default::default() };
         assert!(one.bytes() > "p:s:1_xv".len());
-        let args = encode(&[&Entry::new(&one), &entry(&[("a".into(), 5)])], None, Value::from("f"));
+        let args = encode(&[&CommitEntry::new(&one), &entry(&[("a".into(), 5)])], None, Value::from("f"));
         let texts: Vec<_> = args.iter().filter_map(Value::as_string).collect();
         assert_eq!(
             (&texts[..4], &args[5..]),

@@ -7,16 +7,16 @@ pub mod batch;
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::begin::stored_field;
-use crate::redis::error::Error;
+use crate::redis::begin::stored_name;
+use crate::redis::error::RedisError;
 
 /// A session's changes.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Request<'a> {
+pub struct CommitSession<'a> {
     /// Key of the session's hash.
     pub key: &'a str,
     /// Makes the session; `None` changes an existing one and never makes one.
-    pub create: Option<Create>,
+    pub create: Option<NewSession>,
     /// Fields that must still have this value, or still be absent; otherwise nothing is changed.
     pub expect: &'a [(String, Option<Bytes>)],
     /// Fields to set.
@@ -33,7 +33,7 @@ pub struct Request<'a> {
 
 /// A session that is made by a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Create {
+pub struct NewSession {
     /// Creation time to keep when an id is replaced, ms since 1970; `None`: now.
     pub created_ms: Option<u64>,
     /// Views to begin with.
@@ -46,7 +46,7 @@ pub struct Create {
 
 /// The answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub enum CommitOutcome {
     /// The changes are stored.
     Committed {
         /// What the fields that were added to have now, in their order.
@@ -59,61 +59,61 @@ pub enum Reply {
     /// A session to be made is there already; nothing was changed.
     Exists,
     /// It would have more fields or bytes than allowed; nothing was changed.
-    Full,
+    TooLarge,
     /// A field is not as it was expected to be; nothing was changed.
     Conflict,
     /// A field to add to is no integer, or the sum would leave the range of 64-bit integers; nothing was changed.
-    NoSum,
+    NotANumber,
 }
 
 /// Arguments of a call of its own, in wire order: the entry's name, the number of keys, the key, arguments.
-pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
-    let mut args = Vec::with_capacity(13 + request.values());
+pub(super) fn encode(request: &CommitSession<'_>, entry: Value) -> Vec<Value> {
+    let mut args = Vec::with_capacity(13 + request.argument_count());
     args.extend([entry, Value::Integer(1), Value::from(request.key)]);
     args.push(Value::Integer(i64::from(request.create.is_some())));
-    args.extend(request.create.into_iter().flat_map(Create::values));
+    args.extend(request.create.into_iter().flat_map(NewSession::to_args));
     args.push(number(request.max_fields));
     args.push(number(request.max_bytes));
     args.push(number(request.expect.len() as u64));
-    args.extend(request.expected());
+    args.extend(request.expected_args());
     args.push(number(request.set.len() as u64));
-    args.extend(request.assigned());
+    args.extend(request.set_args());
     args.push(number(request.add.len() as u64));
-    args.extend(request.added());
-    args.extend(request.removed());
+    args.extend(request.add_args());
+    args.extend(request.remove_args());
     args
 }
 
-impl Request<'_> {
+impl CommitSession<'_> {
     /// How many arguments its fields are.
-    fn values(&self) -> usize {
+    fn argument_count(&self) -> usize {
         3 * self.expect.len() + 2 * (self.set.len() + self.add.len()) + self.remove.len()
     }
 
-    fn expected(&self) -> impl Iterator<Item = Value> {
+    fn expected_args(&self) -> impl Iterator<Item = Value> {
         self.expect.iter().flat_map(|(name, value)| {
             let there = Value::Integer(i64::from(value.is_some()));
-            [Value::from(stored_field(name)), there, Value::Bytes(value.clone().unwrap_or_default())]
+            [Value::from(stored_name(name)), there, Value::Bytes(value.clone().unwrap_or_default())]
         })
     }
 
-    fn assigned(&self) -> impl Iterator<Item = Value> {
+    fn set_args(&self) -> impl Iterator<Item = Value> {
         self.set
             .iter()
-            .flat_map(|(name, value)| [Value::from(stored_field(name)), Value::Bytes(value.clone())])
+            .flat_map(|(name, value)| [Value::from(stored_name(name)), Value::Bytes(value.clone())])
     }
 
-    fn added(&self) -> impl Iterator<Item = Value> {
-        self.add.iter().flat_map(|(name, by)| [Value::from(stored_field(name)), Value::Integer(*by)])
+    fn add_args(&self) -> impl Iterator<Item = Value> {
+        self.add.iter().flat_map(|(name, by)| [Value::from(stored_name(name)), Value::Integer(*by)])
     }
 
-    fn removed(&self) -> impl Iterator<Item = Value> {
-        self.remove.iter().map(|name| Value::from(stored_field(name)))
+    fn remove_args(&self) -> impl Iterator<Item = Value> {
+        self.remove.iter().map(|name| Value::from(stored_name(name)))
     }
 }
 
-impl Create {
-    fn values(self) -> [Value; 4] {
+impl NewSession {
+    fn to_args(self) -> [Value; 4] {
         [self.created_ms.unwrap_or(0), self.views, self.idle_ms, self.absolute_ms].map(number)
     }
 }
@@ -126,20 +126,21 @@ fn number(value: u64) -> Value {
 ///
 /// # Errors
 /// `Protocol` when the server's answer has another form.
-pub(super) fn decode(reply: &Value) -> Result<Reply, Error> {
+pub(super) fn decode(reply: &Value) -> Result<CommitOutcome, RedisError> {
     if let Value::Array(parts) = reply {
         let sums = parts.iter().skip(1).map(Value::as_i64).collect::<Option<Vec<_>>>();
-        let sums = sums.ok_or_else(|| Error::protocol("commit answered with a sum that is no number"))?;
-        return Ok(Reply::Committed { sums });
+        let sums =
+            sums.ok_or_else(|| RedisError::protocol("commit answered with a sum that is no number"))?;
+        return Ok(CommitOutcome::Committed { sums });
     }
     match reply.as_i64() {
-        Some(1) => Ok(Reply::Committed { sums: Vec::new() }),
-        Some(0) => Ok(Reply::Gone),
-        Some(-1) => Ok(Reply::Exists),
-        Some(-2) => Ok(Reply::Full),
-        Some(-3) => Ok(Reply::Conflict),
-        Some(-4) => Ok(Reply::NoSum),
-        Some(-5) => Ok(Reply::Rotated),
-        _ => Err(Error::protocol("commit did not answer with a number it knows")),
+        Some(1) => Ok(CommitOutcome::Committed { sums: Vec::new() }),
+        Some(0) => Ok(CommitOutcome::Gone),
+        Some(-1) => Ok(CommitOutcome::Exists),
+        Some(-2) => Ok(CommitOutcome::TooLarge),
+        Some(-3) => Ok(CommitOutcome::Conflict),
+        Some(-4) => Ok(CommitOutcome::NotANumber),
+        Some(-5) => Ok(CommitOutcome::Rotated),
+        _ => Err(RedisError::protocol("commit did not answer with a number it knows")),
     }
 }

@@ -7,63 +7,63 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use crate::redis::Redis;
-use crate::redis::begin::batch::Ledger;
-use crate::redis::commit::Reply;
-use crate::redis::commit::Request;
+use crate::redis::RedisClient;
+use crate::redis::begin::batch::BatchLedger;
+use crate::redis::commit::CommitOutcome;
+use crate::redis::commit::CommitSession;
 use crate::redis::commit::batch;
-use crate::redis::commit::batch::Entry as Commit;
-use crate::redis::error::Error;
-use crate::redis::gather::Gather;
-use crate::redis::gather::of_all;
-use crate::redis::gather::slots::Item;
+use crate::redis::commit::batch::CommitEntry as Commit;
+use crate::redis::error::RedisError;
+use crate::redis::gather::BatchQueue;
+use crate::redis::gather::lift_common_rejection;
+use crate::redis::gather::slots::BatchItem;
 use crate::redis::gather::slots::OUT_MAX;
-use crate::redis::guard::Again;
-use crate::redis::lanes::Kind;
-use crate::redis::library::Entry;
-use crate::redis::link::Live;
+use crate::redis::guard::RepeatPolicy;
+use crate::redis::lanes::CallKind;
+use crate::redis::library::ServerFunction;
+use crate::redis::link::ActiveConnection;
 
 /// The queue of commits.
-pub(in crate::redis) type Commits = Gather<Commit, Answer>;
+pub(in crate::redis) type CommitQueue = BatchQueue<Commit, Answer>;
 
-type Answer = Result<Reply, Error>;
-type Batch = super::Batch<Commit>;
+type Answer = Result<CommitOutcome, RedisError>;
+type CommitBatch = super::SealedEntries<Commit>;
 
 /// Most bytes of a commit that shares a call: small ones are not to wait until a large one has been read and written.
 pub(in crate::redis) const SHARED_MAX: usize = 8 * 1024;
 
-impl Redis {
+impl RedisClient {
     /// A request's changes of about so many bytes, in one call with those of its turn.
     ///
     /// # Errors
     /// Its own; what fails the whole call is the error of each.
     pub(in crate::redis) async fn commit_gathered(
         &self,
-        request: &Request<'_>,
+        request: &CommitSession<'_>,
         bytes: usize,
-    ) -> Result<Reply, Error> {
-        let _place = self.inner.place()?;
-        self.inner.expected().await?;
-        self.inner.commits.put(Commit::new(request), bytes).await
+    ) -> Result<CommitOutcome, RedisError> {
+        let _place = self.inner.acquire_call_permit()?;
+        self.inner.wait_while_held().await?;
+        self.inner.commit_batches.enqueue(Commit::new(request), bytes).await
     }
 }
 
 /// Brings a batch to its answers. Its lane, which is handed back, has a ledger, behind those of starts: a late first
 /// sending finds its own number there or a higher one. What is alone is not noted, which would cost half as much as itself.
-pub(super) async fn carry(redis: &Redis, items: Batch, lane: usize) -> usize {
+pub(super) async fn run_batch(redis: &RedisClient, items: CommitBatch, lane: usize) -> usize {
     let shared = items.len() > 1;
-    let noted = shared.then(|| (lane, redis.inner.numbers.batch()));
-    let again = if shared { Again::Noted } else { Again::Never };
+    let recorded = shared.then(|| (lane, redis.inner.call_numbers.next_batch()));
+    let again = if shared { RepeatPolicy::WhenDeduplicated } else { RepeatPolicy::Never };
     let items = Mutex::new(items);
     let answers = redis
-        .guard_again(Kind::Commit, again, |live, repeated| {
+        .send_admitted(CallKind::Write, again, |live, repeated| {
             let items = &items;
-            async move { call(redis, &live, items, noted, repeated).await }
+            async move { send_batch(redis, &live, items, recorded, repeated).await }
         })
         .await;
     let items = items.into_inner().unwrap_or_else(PoisonError::into_inner);
     let answers = answers.unwrap_or_else(|error| vec![Err(error); items.len()]);
-    let mut slots = redis.inner.commits.lock();
+    let mut slots = redis.inner.commit_batches.lock();
     for (item, answer) in items.into_iter().zip(answers) {
         // Whose caller has gone is stored, and told to no one.
         drop(slots.answer(item.at, answer));
@@ -75,33 +75,33 @@ pub(super) async fn carry(redis: &Redis, items: Batch, lane: usize) -> usize {
 ///
 /// # Errors
 /// Those of the whole call; each commit's own are within.
-async fn call(
-    redis: &Redis,
-    live: &Live,
-    items: &Mutex<Batch>,
-    noted: Option<(usize, u64)>,
+async fn send_batch(
+    redis: &RedisClient,
+    live: &ActiveConnection,
+    items: &Mutex<CommitBatch>,
+    recorded: Option<(usize, u64)>,
     repeated: bool,
-) -> Result<Vec<Answer>, Error> {
+) -> Result<Vec<Answer>, RedisError> {
     let lock = || items.lock().unwrap_or_else(PoisonError::into_inner);
     // What may have been executed goes again as it went first: the ledger has its answers by their places.
     if !repeated {
-        redis.inner.commits.lock().retain(&mut lock());
+        redis.inner.commit_batches.lock().retain(&mut lock());
     }
     if lock().is_empty() {
         // Nothing is sent. An answer would tell the breakers that the server is well; this tells them nothing.
-        return Err(Error::Timeout);
+        return Err(RedisError::Timeout);
     }
-    if repeated && !live.notes {
-        return Err(Error::Lost { reason: "calls are no longer noted".to_owned() });
+    if repeated && !live.deduplicates {
+        return Err(RedisError::ConnectionLost { reason: "calls are no longer noted".to_owned() });
     }
-    let key = |lane| redis.inner.numbers.ledger(&redis.inner.prefix, OUT_MAX + lane);
-    let ledger = noted.filter(|_| live.notes);
-    let ledger = ledger.map(|(lane, number)| Ledger { key: key(lane), number, repeated });
+    let key = |lane| redis.inner.call_numbers.ledger_key(&redis.inner.prefix, OUT_MAX + lane);
+    let ledger = recorded.filter(|_| live.deduplicates);
+    let ledger = ledger.map(|(lane, number)| BatchLedger { key: key(lane), number, repeated });
     let encode = |name| batch::encode(&entries(&lock()), ledger.as_ref(), name);
-    let reply = redis.execute(live, Entry::CommitBatch, encode).await?;
-    of_all(batch::decode(&entries(&lock()), reply)?)
+    let reply = redis.invoke(live, ServerFunction::CommitBatch, encode).await?;
+    lift_common_rejection(batch::decode(&entries(&lock()), reply)?)
 }
 
-fn entries(items: &[Item<Commit>]) -> Vec<&Commit> {
+fn entries(items: &[BatchItem<Commit>]) -> Vec<&Commit> {
     items.iter().map(|item| &item.entry).collect()
 }

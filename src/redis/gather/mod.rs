@@ -35,127 +35,139 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::stream::StreamExt;
 use futures_util::task::AtomicWaker;
 
-use crate::redis::Inner;
-use crate::redis::Redis;
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
-use crate::redis::standing::Gate;
-pub(super) use begins::Begins;
-use by_slot::Begun;
-pub(super) use commits::Commits;
+use crate::redis::ClientInner;
+use crate::redis::RedisClient;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
+use crate::redis::standing::RedisAvailability;
+pub(super) use begins::BeginQueue;
+use by_slot::CallStart;
+pub(super) use commits::CommitQueue;
 pub(super) use commits::SHARED_MAX;
-use pace::Pace;
-use sizes::Sizes;
-use slots::Item;
+use pace::CallPacer;
+use sizes::ReplySizes;
+use slots::BatchItem;
+use slots::CallerTable;
 use slots::OUT_MAX;
-use slots::Slots;
 
 /// Entries `T` that wait to be sent or are out, of one worker, each of which is answered by an `A`.
-pub(super) struct Gather<T, A> {
-    slots: Mutex<Slots<T, A>>,
-    keeper: AtomicWaker,
+pub(super) struct BatchQueue<T, A> {
+    slots: Mutex<CallerTable<T, A>>,
+    sender_waker: AtomicWaker,
     /// What answers were like; commits', which are letters and sums, are not looked at.
-    sizes: Sizes,
+    sizes: ReplySizes,
 }
 
 /// What goes as one call.
-type Batch<T> = Vec<Item<T>>;
+type SealedEntries<T> = Vec<BatchItem<T>>;
 
-impl<T, A> Gather<T, A> {
+impl<T, A> BatchQueue<T, A> {
     pub(super) const fn new() -> Self {
-        Self { slots: Mutex::new(Slots::new()), keeper: AtomicWaker::new(), sizes: Sizes::new() }
+        Self {
+            slots: Mutex::new(CallerTable::new()),
+            sender_waker: AtomicWaker::new(),
+            sizes: ReplySizes::new(),
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slots<T, A>> {
+    fn lock(&self) -> MutexGuard<'_, CallerTable<T, A>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts an entry of about so many bytes into the queue.
-    fn put(&self, entry: T, bytes: usize) -> Waiting<'_, T, A> {
+    fn enqueue(&self, entry: T, bytes: usize) -> ReplyFuture<'_, T, A> {
         let (at, first) = self.lock().push(entry, bytes);
         if first {
-            self.keeper.wake();
+            self.sender_waker.wake();
         }
-        Waiting { gather: self, at: Some(at) }
+        ReplyFuture { queue: self, at: Some(at) }
     }
 }
 
 /// A caller who waits for an answer. Dropped before it came it says that the caller has gone.
-struct Waiting<'a, T, A> {
-    gather: &'a Gather<T, A>,
+struct ReplyFuture<'a, T, A> {
+    queue: &'a BatchQueue<T, A>,
     /// Its slot, until the answer was taken from it.
     at: Option<usize>,
 }
 
-impl<T, A> Future for Waiting<'_, T, A> {
+impl<T, A> Future for ReplyFuture<'_, T, A> {
     type Output = A;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<A> {
         let Some(at) = self.at else { return Poll::Pending };
-        let answer = ready!(self.gather.lock().poll(at, cx.waker()));
+        let answer = ready!(self.queue.lock().poll(at, cx.waker()));
         self.at = None;
         Poll::Ready(answer)
     }
 }
 
-impl<T, A> Drop for Waiting<'_, T, A> {
+impl<T, A> Drop for ReplyFuture<'_, T, A> {
     fn drop(&mut self) {
         if let Some(at) = self.at {
-            self.gather.lock().leave(at);
+            self.queue.lock().abandon(at);
         }
     }
 }
 
-impl Inner {
+impl ClientInner {
     /// Waits while calls are held; whatever there is to send on afterwards is the batch's matter.
-    pub(super) async fn expected(&self) -> Result<(), Error> {
-        match &*self.gate.borrow() {
-            Gate::Open(_) => return Ok(()),
-            Gate::Shut(reason) => return Err(Error::unavailable(&**reason)),
-            Gate::Held { .. } => {}
+    pub(super) async fn wait_while_held(&self) -> Result<(), RedisError> {
+        match &*self.availability.borrow() {
+            RedisAvailability::Available(_) => return Ok(()),
+            RedisAvailability::Unavailable(reason) => return Err(RedisError::unavailable(&**reason)),
+            RedisAvailability::Waiting { .. } => {}
         }
-        Box::pin(self.connection()).await.map(|_| ())
+        Box::pin(self.wait_for_connection()).await.map(|_| ())
     }
 
     /// A number that changes when the connection does; in a cluster when the map of slots or any node's does.
-    fn state(&self) -> u64 {
-        match &*self.gate.borrow() {
-            Gate::Open(live) => match &live.caller {
-                Caller::Cluster(router) => router.changes().wrapping_add(live.number),
-                Caller::One(_) => live.number,
+    fn connection_version(&self) -> u64 {
+        match &*self.availability.borrow() {
+            RedisAvailability::Available(live) => match &live.transport {
+                RedisTransport::Cluster(router) => router.change_count().wrapping_add(live.number),
+                RedisTransport::Standalone(_) => live.number,
             },
-            Gate::Held { .. } | Gate::Shut(_) => u64::MAX,
+            RedisAvailability::Waiting { .. } | RedisAvailability::Unavailable(_) => u64::MAX,
         }
     }
 }
 
 /// Sends what gathers, for as long as the runtime lives. Without it no request of this worker would ever be answered, so
 /// a worker whose keeper panics ends, and its successor serves.
-pub(super) async fn keep(inner: Arc<Inner>) {
-    let begins = tokio::spawn(gathering_begins(Redis { inner: Arc::clone(&inner) }));
-    let commits = tokio::spawn(gathering_commits(Redis { inner }));
-    let (Either::Left((ended, _)) | Either::Right((ended, _))) = select(begins, commits).await;
-    if ended.is_err_and(|error| error.is_panic()) {
+pub(super) async fn run(inner: Arc<ClientInner>) {
+    let begins = tokio::spawn(send_begins(RedisClient { inner: Arc::clone(&inner) }));
+    let commits = tokio::spawn(send_commits(RedisClient { inner }));
+    let (Either::Left((finished, _)) | Either::Right((finished, _))) = select(begins, commits).await;
+    if finished.is_err_and(|error| error.is_panic()) {
         tracing::error!("a task that sends to Redis panicked: this worker ends");
         std::process::abort();
     }
 }
 
-async fn gathering_begins(redis: Redis) {
-    if redis.inner.endpoint.cluster().is_some() {
-        return cluster::gathering(redis).await;
+async fn send_begins(redis: RedisClient) {
+    if redis.inner.endpoint.cluster_seeds().is_some() {
+        return cluster::send_batches(redis).await;
     }
-    gathering(&redis.inner, &redis.inner.begins, |batch, lane| begins::carry(&redis, batch, lane)).await;
+    send_batches(&redis.inner, &redis.inner.begin_batches, |batch, lane| {
+        begins::run_batch(&redis, batch, lane)
+    })
+    .await;
 }
 
-async fn gathering_commits(redis: Redis) {
-    gathering(&redis.inner, &redis.inner.commits, |batch, lane| commits::carry(&redis, batch, lane)).await;
+async fn send_commits(redis: RedisClient) {
+    send_batches(&redis.inner, &redis.inner.commit_batches, |batch, lane| {
+        commits::run_batch(&redis, batch, lane)
+    })
+    .await;
 }
 
 /// One no to all entries is the call's, which tells the breakers how the server is.
-fn of_all<R: PartialEq>(answers: Vec<Result<R, Error>>) -> Result<Vec<Result<R, Error>>, Error> {
+fn lift_common_rejection<R: PartialEq>(
+    answers: Vec<Result<R, RedisError>>,
+) -> Result<Vec<Result<R, RedisError>>, RedisError> {
     match answers.first() {
-        Some(Err(error @ Error::Refused { .. }))
+        Some(Err(error @ RedisError::Rejected { .. }))
             if answers.iter().all(|answer| answer.as_ref().err() == Some(error)) =>
         {
             Err(error.clone())
@@ -166,39 +178,48 @@ fn of_all<R: PartialEq>(answers: Vec<Result<R, Error>>) -> Result<Vec<Result<R, 
 
 /// Sends what comes into a queue. Each call that is out has a lane of its own, below [`OUT_MAX`]: `carry` brings a batch to
 /// its answers and hands its lane back.
-async fn gathering<T, A, F>(inner: &Inner, gather: &Gather<T, A>, carry: impl Fn(Batch<T>, usize) -> F)
-where
+async fn send_batches<T, A, F>(
+    inner: &ClientInner,
+    queue: &BatchQueue<T, A>,
+    run_batch: impl Fn(SealedEntries<T>, usize) -> F,
+) where
     F: Future<Output = usize>,
 {
     let mut out = FuturesUnordered::new();
     let mut lanes: Vec<usize> = (0..OUT_MAX).collect();
-    let (mut pace, mut begun) = (Pace::default(), [None::<Begun>; OUT_MAX]);
+    let (mut pace, mut started) = (CallPacer::default(), [None::<CallStart>; OUT_MAX]);
     std::future::poll_fn(|cx| {
-        gather.keeper.register(cx.waker());
+        queue.sender_waker.register(cx.waker());
         let mut answered = false;
         loop {
             while let Poll::Ready(Some(lane)) = out.poll_next_unpin(cx) {
                 lanes.push(lane);
                 answered = true;
-                if let Some(begun) = begun[lane].take() {
-                    pace.answered(begun.at.elapsed());
+                if let Some(start) = started[lane].take() {
+                    pace.answered(start.at.elapsed());
                 }
             }
             // There is one for each call that may be out. It is taken first: a batch without one would never be answered.
             let Some(lane) = lanes.pop() else { return Poll::<()>::Pending };
-            let now = Begun { state: inner.state(), at: Instant::now() };
+            let now = CallStart { connection_version: inner.connection_version(), at: Instant::now() };
             // What is out may be late to answer, or not answer at all: calls of another connection than the present one,
             // and all of them while breakers refuse.
-            let others = || begun.iter().flatten().any(|begun| begun.state != now.state);
-            let urgent = || answered || pace.is_due(now.at) || others() || !inner.lanes.states().are_closed();
-            let batch = gather.lock().seal(out.len(), urgent);
+            let others = || {
+                started
+                    .iter()
+                    .flatten()
+                    .any(|started_call| started_call.connection_version != now.connection_version)
+            };
+            let urgent =
+                || answered || pace.is_due(now.at) || others() || !inner.breakers.states().all_closed();
+            let batch = queue.lock().seal(out.len(), urgent);
             let Some(batch) = batch else {
                 lanes.push(lane);
                 return Poll::Pending;
             };
-            begun[lane] = Some(now);
+            started[lane] = Some(now);
             pace.sent(now.at);
-            out.push(carry(batch, lane));
+            out.push(run_batch(batch, lane));
         }
     })
     .await;

@@ -14,12 +14,12 @@ const GAP_MIN: Duration = Duration::from_millis(1);
 
 /// What the last trips took and when the last call went.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct CallPacer {
     last: Option<Instant>,
-    trip: Duration,
+    round_trip: Duration,
 }
 
-impl Pace {
+impl CallPacer {
     /// A call goes now.
     pub(super) fn sent(&mut self, now: Instant) {
         self.last = Some(now);
@@ -27,12 +27,12 @@ impl Pace {
 
     /// An answer has come after so long. The first counts whole, later ones by an eighth.
     pub(super) fn answered(&mut self, took: Duration) {
-        self.trip = if self.trip.is_zero() { took } else { (self.trip * 7 + took) / 8 };
+        self.round_trip = if self.round_trip.is_zero() { took } else { (self.round_trip * 7 + took) / 8 };
     }
 
     /// Whether enough time has passed for another call.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        let gap = (self.trip / OUT_MAX as u32).max(GAP_MIN);
+        let gap = (self.round_trip / OUT_MAX as u32).max(GAP_MIN);
         self.last.is_none_or(|last| now.saturating_duration_since(last) >= gap)
     }
 }
@@ -44,24 +44,24 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn next_door_no_call_goes_before_the_answer() {
-        let (begun, mut pace) = (Instant::now(), Pace::default());
-        assert!(pace.is_due(begun), "the first");
+    fn on_a_short_way_no_call_goes_before_the_answer() {
+        let (start, mut pace) = (Instant::now(), CallPacer::default());
+        assert!(pace.is_due(start), "the first");
         pace.answered(MS / 5);
-        pace.sent(begun);
-        assert!(!pace.is_due(begun + MS / 5));
-        assert!(pace.is_due(begun + MS));
+        pace.sent(start);
+        assert!(!pace.is_due(start + MS / 5));
+        assert!(pace.is_due(start + MS));
     }
 
     #[test]
-    fn far_away_the_calls_that_may_be_out_are_spread_over_the_way() {
-        let (begun, mut pace) = (Instant::now(), Pace::default());
+    fn on_a_long_way_the_calls_in_flight_are_spread_evenly() {
+        let (start, mut pace) = (Instant::now(), CallPacer::default());
         pace.answered(24 * MS);
-        pace.sent(begun);
-        assert_eq!([2, 3].map(|ms| pace.is_due(begun + ms * MS)), [false, true]);
+        pace.sent(start);
+        assert_eq!([2, 3].map(|ms| pace.is_due(start + ms * MS)), [false, true]);
         // One that was late does not hold up all that follow.
         pace.answered(1000 * MS);
         (0..40).for_each(|_| pace.answered(24 * MS));
-        assert!(pace.is_due(begun + 4 * MS));
+        assert!(pace.is_due(start + 4 * MS));
     }
 }

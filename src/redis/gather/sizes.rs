@@ -10,9 +10,9 @@ use fred::types::Value;
 const LARGE: usize = 64 * 1024;
 
 /// About how many bytes the largest answers of late had, an entry.
-pub(super) struct Sizes(AtomicUsize);
+pub(super) struct ReplySizes(AtomicUsize);
 
-impl Sizes {
+impl ReplySizes {
     pub(super) const fn new() -> Self {
         Self(AtomicUsize::new(0))
     }
@@ -20,7 +20,7 @@ impl Sizes {
     /// So many entries were answered by that.
     pub(super) fn answered(&self, entries: usize, reply: &Value) {
         let before = self.0.load(Relaxed);
-        let each = size(reply) / entries.max(1);
+        let each = wire_size(reply) / entries.max(1);
         self.0.store(each.max(before - before.div_ceil(16)), Relaxed);
     }
 
@@ -31,9 +31,9 @@ impl Sizes {
 }
 
 /// About how many bytes an answer had on the wire.
-fn size(reply: &Value) -> usize {
+fn wire_size(reply: &Value) -> usize {
     match reply {
-        Value::Array(parts) => parts.iter().map(size).sum(),
+        Value::Array(parts) => parts.iter().map(wire_size).sum(),
         part => part.as_bytes().map_or(8, <[u8]>::len),
     }
 }
@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn what_was_large_is_expected_to_be_large_for_a_while() {
         let (sizes, large) =
-            (Sizes::new(), Value::Array(vec![vec![b'x'; LARGE].as_slice().into(), Value::Null]));
+            (ReplySizes::new(), Value::Array(vec![vec![b'x'; LARGE].as_slice().into(), Value::Null]));
         assert!(!sizes.is_large(64));
         sizes.answered(2, &large);
         assert_eq!([1, 2].map(|entries| sizes.is_large(entries)), [false, true]);

@@ -14,53 +14,53 @@ pub(super) const BYTES_MAX: usize = 16 * 1024;
 /// Calls out at once. With one, a latency of 20 ms would hold a worker to 3,000 requests a second.
 pub(super) const OUT_MAX: usize = 8;
 /// So many entries are sent although a call is out: they share its cost well enough.
-const ENOUGH: usize = 16;
+const SEND_FROM: usize = 16;
 
 /// An entry of a batch.
 #[derive(Debug)]
-pub(super) struct Item<T> {
+pub(super) struct BatchItem<T> {
     /// Its slot.
     pub(super) at: usize,
     pub(super) entry: T,
 }
 
 #[derive(Debug)]
-enum Slot<T, A> {
+enum CallerSlot<T, A> {
     Free,
-    Waiting {
+    Queued {
         entry: T,
         bytes: usize,
         waker: Option<Waker>,
     },
-    Out {
+    InFlight {
         waker: Option<Waker>,
     },
     Answered(A),
     /// Its caller has gone: it is in the queue or in a batch as yet, and freed by whichever finds it there.
-    Left,
+    Abandoned,
 }
 
 /// A slot for each caller; reused, so that a call costs no allocation here.
 #[derive(Debug)]
-pub(super) struct Slots<T, A> {
-    slots: Vec<Slot<T, A>>,
+pub(super) struct CallerTable<T, A> {
+    slots: Vec<CallerSlot<T, A>>,
     free: Vec<usize>,
     queue: VecDeque<usize>,
     waiting: usize,
     bytes: usize,
     /// Whether the keeper was told of an entry that it has not looked for yet.
-    told: bool,
+    notified: bool,
 }
 
-impl<T, A> Slots<T, A> {
+impl<T, A> CallerTable<T, A> {
     pub(super) const fn new() -> Self {
         let queue = VecDeque::new();
-        Self { slots: Vec::new(), free: Vec::new(), queue, waiting: 0, bytes: 0, told: false }
+        Self { slots: Vec::new(), free: Vec::new(), queue, waiting: 0, bytes: 0, notified: false }
     }
 
     /// Puts an entry behind all others; its slot, and whether the keeper is to be woken: by the first entry of a turn.
     pub(super) fn push(&mut self, entry: T, bytes: usize) -> (usize, bool) {
-        let slot = Slot::Waiting { entry, bytes, waker: None };
+        let slot = CallerSlot::Queued { entry, bytes, waker: None };
         let at = match self.free.pop() {
             Some(at) => {
                 self.slots[at] = slot;
@@ -74,34 +74,34 @@ impl<T, A> Slots<T, A> {
         self.queue.push_back(at);
         self.waiting += 1;
         self.bytes += bytes;
-        (at, !std::mem::replace(&mut self.told, true))
+        (at, !std::mem::replace(&mut self.notified, true))
     }
 
     /// The answer for this slot's caller, which gives the slot back with it.
     pub(super) fn poll(&mut self, at: usize, caller: &Waker) -> Poll<A> {
         match &mut self.slots[at] {
-            Slot::Waiting { waker, .. } | Slot::Out { waker } => {
+            CallerSlot::Queued { waker, .. } | CallerSlot::InFlight { waker } => {
                 match waker {
                     Some(waker) => waker.clone_from(caller),
                     None => *waker = Some(caller.clone()),
                 }
                 Poll::Pending
             }
-            slot @ Slot::Answered(_) => {
-                let Slot::Answered(answer) = std::mem::replace(slot, Slot::Free) else {
+            slot @ CallerSlot::Answered(_) => {
+                let CallerSlot::Answered(answer) = std::mem::replace(slot, CallerSlot::Free) else {
                     return Poll::Pending;
                 };
                 self.free.push(at);
                 Poll::Ready(answer)
             }
-            Slot::Free | Slot::Left => Poll::Pending,
+            CallerSlot::Free | CallerSlot::Abandoned => Poll::Pending,
         }
     }
 
     /// This slot's caller goes without its answer.
-    pub(super) fn leave(&mut self, at: usize) {
-        match std::mem::replace(&mut self.slots[at], Slot::Left) {
-            Slot::Waiting { bytes, .. } => {
+    pub(super) fn abandon(&mut self, at: usize) {
+        match std::mem::replace(&mut self.slots[at], CallerSlot::Abandoned) {
+            CallerSlot::Queued { bytes, .. } => {
                 self.waiting -= 1;
                 self.bytes -= bytes;
                 // The keeper does not look through a queue in which none waits.
@@ -111,19 +111,19 @@ impl<T, A> Slots<T, A> {
                     }
                 }
             }
-            Slot::Answered(_) => self.release(at),
-            Slot::Out { .. } | Slot::Left | Slot::Free => {}
+            CallerSlot::Answered(_) => self.release(at),
+            CallerSlot::InFlight { .. } | CallerSlot::Abandoned | CallerSlot::Free => {}
         }
     }
 
     fn release(&mut self, at: usize) {
-        self.slots[at] = Slot::Free;
+        self.slots[at] = CallerSlot::Free;
         self.free.push(at);
     }
 
     /// Whether this slot's entry is in no batch yet.
     pub(super) fn is_waiting(&self, at: usize) -> bool {
-        matches!(self.slots[at], Slot::Waiting { .. })
+        matches!(self.slots[at], CallerSlot::Queued { .. })
     }
 
     /// Whether it has grown no further than a full batch.
@@ -133,37 +133,42 @@ impl<T, A> Slots<T, A> {
 
     /// Whether nothing stands here: each slot is free, and the keeper has looked.
     pub(super) fn is_unused(&self) -> bool {
-        !self.told && self.free.len() == self.slots.len()
+        !self.notified && self.free.len() == self.slots.len()
     }
 
     fn is_due(&self, out: usize, urgent: impl FnOnce() -> bool) -> bool {
-        let enough = self.waiting >= ENOUGH || self.bytes >= BYTES_MAX;
+        let enough = self.waiting >= SEND_FROM || self.bytes >= BYTES_MAX;
         self.waiting > 0 && out < OUT_MAX && (out == 0 || enough || urgent())
     }
 
     /// The next batch, if one is due while so many calls are out. `urgent` says whether what waits is not to wait for an
     /// answer: one has just come, or those that are out may be long in coming.
-    pub(super) fn seal(&mut self, out: usize, urgent: impl FnOnce() -> bool) -> Option<Vec<Item<T>>> {
+    pub(super) fn seal(&mut self, out: usize, urgent: impl FnOnce() -> bool) -> Option<Vec<BatchItem<T>>> {
         if !self.is_due(out, urgent) {
-            self.told = false;
+            self.notified = false;
             return None;
         }
         let mut batch = Vec::with_capacity(self.waiting.min(ENTRIES_MAX));
         let mut size = 0;
         while let Some(&at) = self.queue.front().filter(|_| batch.len() < ENTRIES_MAX) {
-            match std::mem::replace(&mut self.slots[at], Slot::Free) {
-                Slot::Waiting { entry, bytes, waker } if batch.is_empty() || size + bytes <= BYTES_MAX => {
-                    self.slots[at] = Slot::Out { waker };
+            match std::mem::replace(&mut self.slots[at], CallerSlot::Free) {
+                CallerSlot::Queued { entry, bytes, waker }
+                    if batch.is_empty() || size + bytes <= BYTES_MAX =>
+                {
+                    self.slots[at] = CallerSlot::InFlight { waker };
                     self.waiting -= 1;
                     self.bytes -= bytes;
                     size += bytes;
-                    batch.push(Item { at, entry });
+                    batch.push(BatchItem { at, entry });
                 }
-                full @ Slot::Waiting { .. } => {
+                full @ CallerSlot::Queued { .. } => {
                     self.slots[at] = full;
                     break;
                 }
-                Slot::Left | Slot::Free | Slot::Out { .. } | Slot::Answered(_) => self.free.push(at),
+                CallerSlot::Abandoned
+                | CallerSlot::Free
+                | CallerSlot::InFlight { .. }
+                | CallerSlot::Answered(_) => self.free.push(at),
             }
             self.queue.pop_front();
         }
@@ -171,9 +176,9 @@ impl<T, A> Slots<T, A> {
     }
 
     /// Takes those entries out of a batch that is not sent yet whose callers have gone.
-    pub(super) fn retain(&mut self, batch: &mut Vec<Item<T>>) {
+    pub(super) fn retain(&mut self, batch: &mut Vec<BatchItem<T>>) {
         batch.retain(|item| {
-            let left = matches!(self.slots[item.at], Slot::Left);
+            let left = matches!(self.slots[item.at], CallerSlot::Abandoned);
             if left {
                 self.release(item.at);
             }
@@ -183,18 +188,18 @@ impl<T, A> Slots<T, A> {
 
     /// Answers an entry that is out; gives the answer back if its caller has gone.
     pub(super) fn answer(&mut self, at: usize, answer: A) -> Option<A> {
-        match std::mem::replace(&mut self.slots[at], Slot::Answered(answer)) {
-            Slot::Out { waker } => {
+        match std::mem::replace(&mut self.slots[at], CallerSlot::Answered(answer)) {
+            CallerSlot::InFlight { waker } => {
                 if let Some(waker) = waker {
                     waker.wake();
                 }
                 None
             }
             _ => {
-                let slot = std::mem::replace(&mut self.slots[at], Slot::Free);
+                let slot = std::mem::replace(&mut self.slots[at], CallerSlot::Free);
                 self.free.push(at);
                 match slot {
-                    Slot::Answered(answer) => Some(answer),
+                    CallerSlot::Answered(answer) => Some(answer),
                     _ => None,
                 }
             }
@@ -208,21 +213,21 @@ mod tests {
 
     use super::*;
 
-    fn entries(batch: Option<Vec<Item<u32>>>) -> Vec<u32> {
+    fn entries(batch: Option<Vec<BatchItem<u32>>>) -> Vec<u32> {
         batch.unwrap_or_default().into_iter().map(|item| item.entry).collect()
     }
 
-    fn filled(count: u32) -> (Slots<u32, u32>, Vec<usize>) {
-        let mut slots = Slots::new();
+    fn filled(count: u32) -> (CallerTable<u32, u32>, Vec<usize>) {
+        let mut slots = CallerTable::new();
         let at = (0..count).map(|entry| slots.push(entry, 100).0).collect();
         (slots, at)
     }
 
-    fn rest(slots: &mut Slots<u32, u32>) -> Option<Vec<Item<u32>>> {
+    fn rest(slots: &mut CallerTable<u32, u32>) -> Option<Vec<BatchItem<u32>>> {
         slots.seal(0, || false)
     }
 
-    fn busy(slots: &mut Slots<u32, u32>) -> Option<Vec<Item<u32>>> {
+    fn busy(slots: &mut CallerTable<u32, u32>) -> Option<Vec<BatchItem<u32>>> {
         slots.seal(1, || false)
     }
 
@@ -244,7 +249,7 @@ mod tests {
         let (mut slots, _) = filled(150);
         let sizes: Vec<_> = std::iter::from_fn(|| rest(&mut slots)).map(|batch| batch.len()).collect();
         assert_eq!(sizes, [64, 64, 22]);
-        let mut slots: Slots<u32, u32> = Slots::new();
+        let mut slots: CallerTable<u32, u32> = CallerTable::new();
         for (entry, bytes) in [(0, 6000), (1, 6000), (2, 6000), (3, BYTES_MAX * 2), (4, 1)] {
             slots.push(entry, bytes);
         }
@@ -255,17 +260,17 @@ mod tests {
     }
 
     #[test]
-    fn whose_caller_left_is_not_sent_and_its_answer_comes_back() {
+    fn an_abandoned_entry_is_not_sent_and_its_answer_comes_back() {
         let (mut slots, at) = filled(4);
-        slots.leave(at[0]);
+        slots.abandon(at[0]);
         let mut batch = rest(&mut slots).unwrap();
-        slots.leave(at[1]);
+        slots.abandon(at[1]);
         slots.retain(&mut batch);
         assert_eq!(batch.iter().map(|item| item.entry).collect::<Vec<_>>(), [2, 3]);
-        slots.leave(at[2]);
+        slots.abandon(at[2]);
         assert_eq!(slots.answer(at[2], 7), Some(7));
         assert_eq!(slots.answer(at[3], 8), None);
-        slots.leave(at[3]);
+        slots.abandon(at[3]);
         assert_eq!((slots.free.len(), slots.waiting, slots.bytes), (4, 0, 0));
     }
 
@@ -274,8 +279,8 @@ mod tests {
         /// left, and every slot is free in the end.
         #[test]
         fn each_answer_reaches_its_own_caller(steps in proptest::collection::vec((0..6_u8, any::<prop::sample::Index>()), 1..400)) {
-            let (mut slots, mut callers) = (Slots::<u32, u32>::new(), Vec::new());
-            let (mut out, mut next) = (Vec::<Vec<Item<u32>>>::new(), 0);
+            let (mut slots, mut callers) = (CallerTable::<u32, u32>::new(), Vec::new());
+            let (mut out, mut next) = (Vec::<Vec<BatchItem<u32>>>::new(), 0);
             let noop = Waker::noop();
             for (step, index) in steps {
                 match step {
@@ -285,7 +290,7 @@ mod tests {
                     }
                     2 if !callers.is_empty() => {
                         let (at, _) = callers.swap_remove(index.index(callers.len()));
-                        slots.leave(at);
+                        slots.abandon(at);
                     }
                     3 => {
                         out.extend(slots.seal(out.len(), || true).map(|mut batch| { slots.retain(&mut batch); batch }));

@@ -15,17 +15,17 @@ pub fn quarantine(prefix: &str, digest: &str) -> String {
 }
 
 /// The index of a user's sessions; `user` is his tag, never his name.
-pub fn sessions_of(prefix: &str, user: &str) -> String {
+pub fn user_sessions(prefix: &str, user: &str) -> String {
     join(&[prefix, "u", user])
 }
 
 /// When everything of a user was last logged out.
-pub fn generation(prefix: &str, user: &str) -> String {
+pub fn user_generation(prefix: &str, user: &str) -> String {
     join(&[prefix, "g", user])
 }
 
 /// How many sessions one client may still have made. It lies beside sessions, because both change in one step.
-pub fn new_sessions(prefix: &str, client: &str) -> String {
+pub fn new_session_limit(prefix: &str, client: &str) -> String {
     join(&[prefix, "n", client])
 }
 
@@ -35,12 +35,12 @@ pub fn limit(prefix: &str, policy: &str, version: &str, subject: &str) -> String
 }
 
 /// That a batch of an outage was merged into a limit.
-pub fn limit_mark(limit: &str, batch: &str) -> String {
-    beside(limit, batch)
+pub fn deferred_mark(limit: &str, batch: &str) -> String {
+    mark_beside(limit, batch)
 }
 
 /// A mark that lies beside a key, whatever decides where that lies: that something was done to it, once.
-pub fn beside(key: &str, mark: &str) -> String {
+pub fn mark_beside(key: &str, mark: &str) -> String {
     join(&[key, "m", mark])
 }
 
@@ -50,12 +50,12 @@ pub fn counter(prefix: &str, name: &str) -> String {
 }
 
 /// The ledger of one fleet's batches: a hash, one field a journal.
-pub fn journals(prefix: &str, fleet: u64) -> String {
+pub fn counter_journals(prefix: &str, fleet: u64) -> String {
     join(&[prefix, "j", &format!("{fleet:016x}")])
 }
 
 /// A counter of what is different; in a window, or for ever. All windows of a name lie in one slot of a cluster.
-pub fn unique(prefix: &str, name: &str, window: Option<(u64, u64)>) -> String {
+pub fn distinct(prefix: &str, name: &str, window: Option<(u64, u64)>) -> String {
     match window {
         None => join(&[prefix, "d", name]),
         Some((length_ms, number)) => {
@@ -67,7 +67,7 @@ pub fn unique(prefix: &str, name: &str, window: Option<(u64, u64)>) -> String {
 }
 
 /// Which sessions were seen in a minute; all minutes lie in one slot of a cluster.
-pub fn sessions_seen(prefix: &str, minute: u64) -> String {
+pub fn active_sessions(prefix: &str, minute: u64) -> String {
     join(&[prefix, "{seen}", "sessions", &minute.to_string()])
 }
 
@@ -93,12 +93,12 @@ pub fn idempotency_name(prefix: &str, key_digest: &str, digest: &str) -> String 
 
 /// A worker's ledger of calls that carry several requests' starts, or what they commit: a string, the last one's number and
 /// what was answered.
-pub fn once(prefix: &str, life: &str, ledger: usize) -> String {
+pub fn batch_ledger(prefix: &str, life: &str, ledger: usize) -> String {
     join(&[prefix, "once", life, "b", &ledger.to_string()])
 }
 
 /// The ledger of migrations: a hash, one field a migration.
-pub fn ledger(prefix: &str) -> String {
+pub fn migration_ledger(prefix: &str) -> String {
     join(&[prefix, "mig"])
 }
 
@@ -123,7 +123,7 @@ pub fn walk_fence(prefix: &str) -> String {
 }
 
 /// All keys below the prefix that match, as SCAN's MATCH has it; the prefix itself has no special letters.
-pub fn below(prefix: &str, pattern: &str) -> String {
+pub fn key_pattern(prefix: &str, pattern: &str) -> String {
     join(&[prefix, pattern])
 }
 
@@ -139,12 +139,12 @@ pub fn kind(prefix: &str, key: &str) -> &'static str {
 }
 
 /// Mode plain: a limit's window, beside the key it has where there is server-side code.
-pub fn window(limit: &str) -> String {
+pub fn limit_window(limit: &str) -> String {
     join(&[limit, "w"])
 }
 
 /// Mode plain: a session's views.
-pub fn views(session: &str) -> String {
+pub fn session_views(session: &str) -> String {
     join(&[session, "v"])
 }
 
@@ -154,26 +154,26 @@ pub fn check(prefix: &str) -> String {
 }
 
 /// The fleet's cookie signing key, when none is configured.
-pub fn secret(prefix: &str) -> String {
+pub fn signing_key(prefix: &str) -> String {
     join(&[prefix, "secret"])
 }
 
 /// The fleet's machines: a hash, one field a supervisor, the last thing it said of itself.
 ///
 /// The three keys of the fleet are written in one step, so they share a hash tag.
-pub fn machines(prefix: &str) -> String {
+pub fn instances(prefix: &str) -> String {
     join(&[prefix, "{fleet}", "machines"])
 }
 
 /// When each machine is dead: a sorted set, by Redis's clock.
-pub fn deaths(prefix: &str) -> String {
+pub fn instance_deadlines(prefix: &str) -> String {
     join(&[prefix, "{fleet}", "deaths"])
 }
 
 /// When each library of server-side code was last in use: a sorted set of names, scores ms by Redis's clock.
 ///
 /// Every machine writes at each of its heartbeats which ones it uses: so later releases know that earlier ones live.
-pub fn libraries_seen(prefix: &str) -> String {
+pub fn libraries_in_use(prefix: &str) -> String {
     join(&[prefix, "{fleet}", "libraries"])
 }
 
@@ -217,12 +217,12 @@ pub fn topic(prefix: &str, name: &str) -> String {
 }
 
 /// How many subscribe to a topic: a hash, one field a worker.
-pub fn here(prefix: &str, name: &str) -> String {
+pub fn presence(prefix: &str, name: &str) -> String {
     join(&[prefix, "{b}", "here", name])
 }
 
 /// The workers that wait for tasks of one kind: a sorted set, scores ms by Redis's clock at which each looks by itself.
-pub fn tasks_idle(prefix: &str, kind: &str) -> String {
+pub fn task_idle_workers(prefix: &str, kind: &str) -> String {
     join(&[prefix, "{t}", "idle", kind])
 }
 
@@ -231,7 +231,7 @@ pub fn tasks_idle(prefix: &str, kind: &str) -> String {
 /// Redis hands a message to all that subscribe, whatever database it was published from: without the number fleets with
 /// one prefix on two databases of one server would hear each other. A cluster has database 0 only; behind Sentinels the
 /// number is that of the primary's.
-pub fn space(prefix: &str, database: u8) -> String {
+pub fn channel_prefix(prefix: &str, database: u8) -> String {
     match database {
         0 => prefix.to_owned(),
         number => format!("{prefix}:@{number}"),
@@ -239,22 +239,22 @@ pub fn space(prefix: &str, database: u8) -> String {
 }
 
 /// The channel of what every worker must know at once: sessions that ended, limits that have quota again.
-pub fn news(space: &str) -> String {
+pub fn notifications_channel(space: &str) -> String {
     join(&[space, "news"])
 }
 
 /// The channel of a topic's messages, for workers that have subscribers to it.
-pub fn topic_news(space: &str, topic: &str) -> String {
+pub fn topic_channel(space: &str, topic: &str) -> String {
     join(&[space, "b", topic])
 }
 
 /// The channel of a task's changes, for workers on which it is followed.
-pub fn task_news(space: &str, id: &str) -> String {
+pub fn task_channel(space: &str, id: &str) -> String {
     join(&[space, "p", id])
 }
 
 /// The channel of one worker: that there is something to take, that a task it runs was cancelled.
-pub fn worker_news(space: &str, worker: &str) -> String {
+pub fn worker_channel(space: &str, worker: &str) -> String {
     join(&[space, "w", worker])
 }
 
@@ -263,7 +263,7 @@ pub fn worker_news(space: &str, worker: &str) -> String {
 /// What one call touches together has to lie in one slot, so each family of keys has a hash tag: sessions and their
 /// users `{s}`, counters and their journals `{c}`, the ledger `{mig}`; each rate limit has one of its own, which it
 /// shares with its marks. Where there is no cluster names have no tags.
-pub(super) fn in_cluster(prefix: &str, key: &str) -> Option<String> {
+pub(super) fn cluster_name(prefix: &str, key: &str) -> Option<String> {
     let rest = key.strip_prefix(prefix)?.strip_prefix(':')?;
     if rest.contains('{') {
         return None;
@@ -284,7 +284,7 @@ pub(super) fn in_cluster(prefix: &str, key: &str) -> Option<String> {
 }
 
 /// The name of a rate limit as it is where there is no cluster, out of the one that [`in_cluster`] gave it.
-pub(super) fn out_of_cluster(prefix: &str, name: &str) -> Option<String> {
+pub(super) fn plain_name(prefix: &str, name: &str) -> Option<String> {
     let rest = name.strip_prefix(prefix)?.strip_prefix(":{l:")?.strip_suffix('}')?;
     Some(format!("{prefix}:l:{rest}"))
 }

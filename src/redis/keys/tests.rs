@@ -8,53 +8,58 @@ use crate::config::prefix;
 /// The names of one fleet for things of this name: every key, as it is with and without a cluster, and every channel.
 fn names(prefix: &str, name: &str, other: &str) -> Vec<String> {
     let limit = limit(prefix, "default", "v", name);
-    let space = [space(prefix, 0), space(prefix, 1), space(prefix, 255)];
+    let space = [channel_prefix(prefix, 0), channel_prefix(prefix, 1), channel_prefix(prefix, 255)];
     let channels = space.iter().flat_map(|space| {
-        [news(space), topic_news(space, name), task_news(space, name), worker_news(space, name)]
+        [
+            notifications_channel(space),
+            topic_channel(space, name),
+            task_channel(space, name),
+            worker_channel(space, name),
+        ]
     });
     let channels: Vec<String> = channels.collect();
     let session = session(prefix, name);
     let mut names = vec![
-        views(&session),
+        session_views(&session),
         session,
         quarantine(prefix, name),
-        sessions_of(prefix, name),
-        generation(prefix, name),
-        new_sessions(prefix, name),
-        limit_mark(&limit, other),
-        window(&limit),
+        user_sessions(prefix, name),
+        user_generation(prefix, name),
+        new_session_limit(prefix, name),
+        deferred_mark(&limit, other),
+        limit_window(&limit),
         limit,
         counter(prefix, name),
-        journals(prefix, 7),
-        unique(prefix, name, None),
-        unique(prefix, name, Some((1000, 7))),
-        sessions_seen(prefix, 7),
+        counter_journals(prefix, 7),
+        distinct(prefix, name, None),
+        distinct(prefix, name, Some((1000, 7))),
+        active_sessions(prefix, 7),
         bounded(prefix, name),
         bounded_token(prefix, name, other),
         idempotency(prefix, name),
         idempotency_name(prefix, name, other),
-        once(prefix, name, 7),
-        ledger(prefix),
+        batch_ledger(prefix, name, 7),
+        migration_ledger(prefix),
         migration_lock(prefix),
         migration_fence(prefix),
         walk_lock(prefix),
         walk_fence(prefix),
-        secret(prefix),
+        signing_key(prefix),
         check(prefix),
-        machines(prefix),
-        deaths(prefix),
-        libraries_seen(prefix),
+        instances(prefix),
+        instance_deadlines(prefix),
+        libraries_in_use(prefix),
         task(prefix, name),
         task_queue(prefix, name),
         tasks_waiting(prefix),
         tasks_running(prefix),
         tasks_dead(prefix),
         tasks_totals(prefix),
-        tasks_idle(prefix, name),
+        task_idle_workers(prefix, name),
         topic(prefix, name),
-        here(prefix, name),
+        presence(prefix, name),
     ];
-    let in_cluster: Vec<String> = names.iter().filter_map(|key| in_cluster(prefix, key)).collect();
+    let in_cluster: Vec<String> = names.iter().filter_map(|key| cluster_name(prefix, key)).collect();
     names.extend(in_cluster);
     names.extend(channels);
     names
@@ -119,15 +124,15 @@ fn every_family_is_one_that_no_prefix_may_end_with() {
 
 #[test]
 fn what_a_visitor_names_is_no_other_fleet_s_signing_key() {
-    assert_eq!(counter("shop", "secret"), secret("shop:c"), "so shop:c is refused");
+    assert_eq!(counter("shop", "secret"), signing_key("shop:c"), "so shop:c is refused");
     assert!(prefix::is_family("c"));
 }
 
 #[test]
 fn channels_of_two_databases_differ_and_those_of_the_first_are_as_ever() {
-    assert_eq!(news(&space("p", 0)), "p:news");
-    assert_eq!(news(&space("p", 1)), "p:@1:news");
-    assert_eq!(topic_news(&space("p", 12), "a:b"), "p:@12:b:a:b");
+    assert_eq!(notifications_channel(&channel_prefix("p", 0)), "p:news");
+    assert_eq!(notifications_channel(&channel_prefix("p", 1)), "p:@1:news");
+    assert_eq!(topic_channel(&channel_prefix("p", 12), "a:b"), "p:@12:b:a:b");
 }
 
 #[test]
@@ -135,29 +140,29 @@ fn every_key_begins_with_the_prefix() {
     let keys = [
         session("p", "d"),
         quarantine("p", "d"),
-        sessions_of("p", "t"),
-        generation("p", "t"),
+        user_sessions("p", "t"),
+        user_generation("p", "t"),
         limit("p", "default", "v", "10.0.0.1"),
         counter("p", "hits"),
-        journals("p", 7),
-        unique("p", "visitors", None),
-        unique("p", "visitors", Some((1000, 7))),
+        counter_journals("p", 7),
+        distinct("p", "visitors", None),
+        distinct("p", "visitors", Some((1000, 7))),
         bounded("p", "seats"),
         bounded_token("p", "seats", "d"),
         idempotency("p", "d"),
         idempotency_name("p", "k", "d"),
-        limit_mark("p:l:default:v:10.0.0.1", "b"),
-        once("p", "5eed", 7),
-        ledger("p"),
+        deferred_mark("p:l:default:v:10.0.0.1", "b"),
+        batch_ledger("p", "5eed", 7),
+        migration_ledger("p"),
         migration_lock("p"),
         migration_fence("p"),
         walk_lock("p"),
         walk_fence("p"),
-        below("p", "*"),
-        secret("p"),
-        machines("p"),
-        deaths("p"),
-        libraries_seen("p"),
+        key_pattern("p", "*"),
+        signing_key("p"),
+        instances("p"),
+        instance_deadlines("p"),
+        libraries_in_use("p"),
         task("p", "0a"),
         task_queue("p", "fibonacci"),
         tasks_waiting("p"),
@@ -165,8 +170,8 @@ fn every_key_begins_with_the_prefix() {
         tasks_dead("p"),
         tasks_totals("p"),
         topic("p", "chat"),
-        here("p", "chat"),
-        tasks_idle("p", "fibonacci"),
+        presence("p", "chat"),
+        task_idle_workers("p", "fibonacci"),
     ];
     assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
     assert_eq!(keys[4], "p:l:default:v:10.0.0.1");
@@ -174,7 +179,7 @@ fn every_key_begins_with_the_prefix() {
 
 #[test]
 fn in_a_cluster_what_belongs_together_has_one_tag() {
-    let name = |key: &str| in_cluster("a:b", key).unwrap_or_else(|| key.to_owned());
+    let name = |key: &str| cluster_name("a:b", key).unwrap_or_else(|| key.to_owned());
     assert_eq!(name("a:b:s:digest"), "a:b:{s}:s:digest");
     assert_eq!(name("a:b:g:user"), "a:b:{s}:g:user");
     assert_eq!(name("a:b:c:total"), "a:b:{c}:c:total");
@@ -183,8 +188,8 @@ fn in_a_cluster_what_belongs_together_has_one_tag() {
     assert_eq!(name("a:b:l:m:v:2001:db8::"), "a:b:{l:m:v:2001:db8::}");
     assert_eq!(name("a:b:l:m:v:10.0.0.1:m:batch"), "a:b:{l:m:v:10.0.0.1}:m:batch");
     let limit = "a:b:l:m:v:2001:db8::";
-    assert_eq!(out_of_cluster("a:b", &name(limit)).as_deref(), Some(limit));
-    assert_eq!(out_of_cluster("a:b", "a:b:c:x"), None);
+    assert_eq!(plain_name("a:b", &name(limit)).as_deref(), Some(limit));
+    assert_eq!(plain_name("a:b", "a:b:c:x"), None);
     for same in ["a:b:{fleet}:machines", "a:b:{b}:topic:l:m:v:x", "a:b:secret", "other:s:x", "a:b:i:digest"] {
         assert_eq!(name(same), same);
     }

@@ -8,38 +8,38 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
 use crate::redis::keys;
-use crate::redis::migrations::Kind;
 use crate::redis::migrations::Migration;
-use crate::redis::migrations::Status;
-use crate::redis::migrations::Step;
+use crate::redis::migrations::MigrationKind;
+use crate::redis::migrations::MigrationState;
+use crate::redis::migrations::MigrationStatus;
 
 /// One field of the ledger.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(super) struct LedgerEntry {
     pub(super) name: String,
     pub(super) sha256: String,
-    pub(super) state: State,
+    pub(super) state: EntryState,
     pub(super) by: String,
     pub(super) at_ms: u64,
     pub(super) fence: i64,
     /// How far a walk over keys has come; libraries have none, and releases before the first walk ignore it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) walk: Option<Position>,
+    pub(super) walk: Option<WalkPosition>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum State {
+pub(super) enum EntryState {
     Running,
     Applied,
 }
 
 /// How far a walk over keys has come.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Position {
+pub(super) struct WalkPosition {
     /// Where SCAN goes on.
     pub(super) cursor: String,
     /// The server process that gave the cursor: another one hashes keys differently, and the cursor means nothing.
@@ -51,22 +51,25 @@ pub(super) struct Position {
 }
 
 /// The ledger's fields by number, as text.
-pub(super) type Fields = HashMap<String, String>;
+pub(super) type LedgerFields = HashMap<String, String>;
 
-pub(super) async fn read(caller: &Caller, prefix: &str) -> Result<Fields, Error> {
-    let answer = caller.call("HGETALL", [&keys::ledger(prefix)]).await?;
-    answer.convert().map_err(Error::from)
+pub(super) async fn load_fields(caller: &RedisTransport, prefix: &str) -> Result<LedgerFields, RedisError> {
+    let answer = caller.call("HGETALL", [&keys::migration_ledger(prefix)]).await?;
+    answer.convert().map_err(RedisError::from)
 }
 
 /// One migration's record, if there is one.
 ///
 /// # Errors
 /// `Protocol` when the field holds something else.
-pub(super) fn record(fields: &Fields, migration: &Migration) -> Result<Option<Record>, Error> {
+pub(super) fn parse_entry(
+    fields: &LedgerFields,
+    migration: &Migration,
+) -> Result<Option<LedgerEntry>, RedisError> {
     let Some(text) = fields.get(migration.number) else { return Ok(None) };
     serde_json::from_str(text).map(Some).map_err(|error| {
         let number = migration.number;
-        Error::protocol(format!(
+        RedisError::protocol(format!(
             "the ledger's entry {number} is no record ({error}); `migrate --repair` drops it"
         ))
     })
@@ -77,37 +80,40 @@ pub(super) fn record(fields: &Fields, migration: &Migration) -> Result<Option<Re
 /// # Errors
 /// `Diverged` when the ledger knows another text under a number; `Gap` when a later one was applied before an
 /// earlier one; `Protocol` when an entry cannot be read.
-pub(super) fn judge(list: &[Migration], fields: &Fields) -> Result<Vec<Step>, Error> {
-    let steps = list.iter().map(|migration| step(migration, fields)).collect::<Result<Vec<_>, _>>()?;
+pub(super) fn evaluate(list: &[Migration], fields: &LedgerFields) -> Result<Vec<MigrationState>, RedisError> {
+    let steps =
+        list.iter().map(|migration| migration_state(migration, fields)).collect::<Result<Vec<_>, _>>()?;
     // A walk may take hours, and libraries do not wait for it: each kind has an order of its own.
     for walks in [false, true] {
         let mut of_kind = list.iter().zip(&steps).filter(|(migration, _)| migration.is_walk() == walks);
         // One that was begun is finished by the next run, wherever it stands.
-        let Some((_, open)) = of_kind.find(|(_, step)| step.status == Status::Pending) else { continue };
+        let Some((_, open)) = of_kind.find(|(_, step)| step.status == MigrationStatus::Pending) else {
+            continue;
+        };
         if let Some((_, later)) = of_kind.find(|(_, step)| step.is_applied()) {
-            return Err(Error::Gap { missing: open.file.clone(), applied: later.file.clone() });
+            return Err(RedisError::MigrationGap { missing: open.file.clone(), applied: later.file.clone() });
         }
     }
     Ok(steps)
 }
 
-fn step(migration: &Migration, fields: &Fields) -> Result<Step, Error> {
+fn migration_state(migration: &Migration, fields: &LedgerFields) -> Result<MigrationState, RedisError> {
     let (file, sha256) = (migration.file(), migration.checksum());
-    let status = match record(fields, migration)? {
-        None => Status::Pending,
+    let status = match parse_entry(fields, migration)? {
+        None => MigrationStatus::Pending,
         Some(record) if record.sha256 != sha256 => {
-            return Err(Error::Diverged { what: file, expected: sha256, found: record.sha256 });
+            return Err(RedisError::Diverged { what: file, expected: sha256, found: record.sha256 });
         }
-        Some(Record { state: State::Running, by, walk, .. }) => {
-            Status::Begun { by, keys: walk.map_or(0, |position| position.keys) }
+        Some(LedgerEntry { state: EntryState::Running, by, walk, .. }) => {
+            MigrationStatus::Started { by, keys: walk.map_or(0, |position| position.keys) }
         }
-        Some(Record { by, at_ms, .. }) => Status::Applied { by, at_ms },
+        Some(LedgerEntry { by, at_ms, .. }) => MigrationStatus::Applied { by, at_ms },
     };
     let keys = match migration.kind() {
-        Kind::Library => None,
-        Kind::Walk { keys } => Some(keys.to_owned()),
+        MigrationKind::Library => None,
+        MigrationKind::Walk { keys } => Some(keys.to_owned()),
     };
-    Ok(Step { file, sha256, keys, status })
+    Ok(MigrationState { file, sha256, keys, status })
 }
 
 #[cfg(test)]
@@ -122,8 +128,8 @@ mod tests {
         Migration::new("0004", "four", "#!lua name=four\n"),
     ];
 
-    fn entry(migration: &Migration, sha256: String, state: State) -> (String, String) {
-        let record = Record {
+    fn entry(migration: &Migration, sha256: String, state: EntryState) -> (String, String) {
+        let record = LedgerEntry {
             name: migration.name.into(),
             sha256,
             state,
@@ -135,14 +141,17 @@ mod tests {
         (migration.number.to_owned(), serde_json::to_string(&record).unwrap())
     }
 
-    fn applied(indexes: &[usize]) -> Fields {
-        indexes.iter().map(|index| entry(&LIST[*index], LIST[*index].checksum(), State::Applied)).collect()
+    fn applied(indexes: &[usize]) -> LedgerFields {
+        indexes
+            .iter()
+            .map(|index| entry(&LIST[*index], LIST[*index].checksum(), EntryState::Applied))
+            .collect()
     }
 
     #[test]
     fn a_ledger_that_knows_another_text_is_refused() {
-        let fields = [entry(&LIST[0], checksum("other"), State::Applied)].into();
-        let error = judge(LIST, &fields).unwrap_err();
+        let fields = [entry(&LIST[0], checksum("other"), EntryState::Applied)].into();
+        let error = evaluate(LIST, &fields).unwrap_err();
         for part in ["migrations/0001_one.lua", &checksum("other"), &LIST[0].checksum()] {
             assert!(error.to_string().contains(part), "{error}");
         }
@@ -150,19 +159,19 @@ mod tests {
 
     #[test]
     fn a_gap_is_refused_and_names_both_ends_but_libraries_do_not_wait_for_walks() {
-        assert!(judge(LIST, &applied(&[])).is_ok());
-        assert!(judge(LIST, &applied(&[0, 1])).is_ok());
-        assert!(judge(LIST, &applied(&[0, 1, 3])).is_ok(), "0003 is a walk and may take its time");
-        let error = judge(LIST, &applied(&[0, 3])).unwrap_err().to_string();
+        assert!(evaluate(LIST, &applied(&[])).is_ok());
+        assert!(evaluate(LIST, &applied(&[0, 1])).is_ok());
+        assert!(evaluate(LIST, &applied(&[0, 1, 3])).is_ok(), "0003 is a walk and may take its time");
+        let error = evaluate(LIST, &applied(&[0, 3])).unwrap_err().to_string();
         assert!(error.contains("0002_two") && error.contains("0004_four"), "{error}");
     }
 
     #[test]
-    fn what_cannot_be_read_says_how_to_repair_it_and_what_is_newer_is_none_of_our_business() {
+    fn an_unreadable_entry_names_its_repair_and_newer_entries_are_ignored() {
         let fields = [("0001".to_owned(), "{}".to_owned())].into();
-        assert!(judge(LIST, &fields).unwrap_err().to_string().contains("--repair"));
+        assert!(evaluate(LIST, &fields).unwrap_err().to_string().contains("--repair"));
         let mut fields = applied(&[0, 1, 2, 3]);
         fields.insert("0099".to_owned(), "what a later release wrote".to_owned());
-        assert!(judge(LIST, &fields).unwrap().iter().all(Step::is_applied));
+        assert!(evaluate(LIST, &fields).unwrap().iter().all(MigrationState::is_applied));
     }
 }

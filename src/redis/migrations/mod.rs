@@ -18,33 +18,33 @@ use ring::digest;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::redis::Redis;
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
+use crate::redis::RedisClient;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
 use crate::redis::keys;
 use crate::redis::library;
-use crate::redis::library::Form;
-use crate::redis::reach::Reach;
-use ledger::State;
-pub use repair::Finding;
-use run::Run;
-use run::Work;
-pub use survey::Survey;
-pub use walk::Progress;
+use crate::redis::library::InvocationMode;
+use crate::redis::reach::OneShotConnection;
+use ledger::EntryState;
+pub use repair::LedgerProblem;
+use run::LockScope;
+use run::MigrationLock;
+pub use survey::MigrationSurvey;
+pub use walk::WalkProgress;
 
 /// Every migration that this program ships, in order: the libraries, and no walk so far. What version 1 wrote
 /// version 2 reads as it is, and a session lives no longer than a walk would be worth.
-pub static SHIPPED: LazyLock<Series> = LazyLock::new(|| {
-    let libraries = library::ALL.iter().map(|it| Migration::new(it.number, it.name, it.text));
-    Series { list: libraries.collect(), released: "0001" }
+pub static SHIPPED: LazyLock<MigrationSet> = LazyLock::new(|| {
+    let libraries = library::LIBRARIES.iter().map(|it| Migration::new(it.number, it.name, it.text));
+    MigrationSet { migrations: libraries.collect(), last_released: "0001" }
 });
 
 /// How long a worker waits for another one that runs the migrations, and how often it looks.
-const WAIT: Duration = Duration::from_secs(10);
-const LOOK_EVERY: Duration = Duration::from_millis(25);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(25);
 
 /// First line of a walk: which keys, as SCAN's MATCH has it, below the prefix.
-const WALK: &str = "#!walk keys=";
+const WALK_HEADER: &str = "#!walk keys=";
 
 /// One numbered change.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +56,7 @@ pub struct Migration {
 
 /// What a migration does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind<'a> {
+enum MigrationKind<'a> {
     /// Loads a library of functions.
     Library,
     /// Converts the keys that match.
@@ -81,27 +81,29 @@ impl Migration {
         checksum(self.text)
     }
 
-    fn kind(&self) -> Kind<'_> {
+    fn kind(&self) -> MigrationKind<'_> {
         let first = self.text.lines().next().unwrap_or_default();
-        first.strip_prefix(WALK).map_or(Kind::Library, |keys| Kind::Walk { keys: keys.trim() })
+        first
+            .strip_prefix(WALK_HEADER)
+            .map_or(MigrationKind::Library, |keys| MigrationKind::Walk { keys: keys.trim() })
     }
 
     fn is_walk(&self) -> bool {
-        self.kind() != Kind::Library
+        self.kind() != MigrationKind::Library
     }
 }
 
 /// Migrations in their order.
 #[derive(Debug, Clone)]
-pub struct Series {
-    list: Vec<Migration>,
+pub struct MigrationSet {
+    migrations: Vec<Migration>,
     /// The last number whose text was released: what was applied under it is never replaced, not even by a repair.
-    released: &'static str,
+    last_released: &'static str,
 }
 
 /// A migration and whether it is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Step {
+pub struct MigrationState {
     /// Its file in the source tree.
     pub file: String,
     /// SHA-256 of its text, hex.
@@ -111,24 +113,25 @@ pub struct Step {
     pub keys: Option<String>,
     /// Whether it is done.
     #[serde(flatten)]
-    pub status: Status,
+    pub status: MigrationStatus,
 }
 
-impl Step {
+impl MigrationState {
     /// Whether it is done.
     pub fn is_applied(&self) -> bool {
-        matches!(self.status, Status::Applied { .. })
+        matches!(self.status, MigrationStatus::Applied { .. })
     }
 }
 
 /// Whether a migration is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
-pub enum Status {
+pub enum MigrationStatus {
     /// Nobody began it.
     Pending,
     /// Somebody began it and has not finished, or died; the next run goes on.
-    Begun {
+    #[serde(rename = "begun")]
+    Started {
         /// The worker's name.
         by: String,
         /// Keys it has looked at so far, if it is a walk.
@@ -149,10 +152,10 @@ pub fn checksum(text: &str) -> String {
     library::hex(digest::digest(&digest::SHA256, normal.as_bytes()).as_ref())
 }
 
-impl Series {
+impl MigrationSet {
     /// Migrations of your own, all of them unreleased.
-    pub fn of(list: impl Into<Vec<Migration>>) -> Self {
-        Self { list: list.into(), released: "" }
+    pub fn from_migrations(list: impl Into<Vec<Migration>>) -> Self {
+        Self { migrations: list.into(), last_released: "" }
     }
 
     /// Every migration and whether it is done; changes nothing. Needs no started connection.
@@ -162,13 +165,14 @@ impl Series {
     /// # Errors
     /// `Diverged` if a file was edited after it was applied, `Gap` if one was passed over; otherwise what the server
     /// said.
-    pub async fn plan(&self, redis: &Redis) -> Result<Vec<Step>, Error> {
-        let link = Reach::open(&redis.inner).await?;
-        match link.form(redis.inner.mode).await? {
-            Form::Plain => Ok(Vec::new()),
-            Form::Function | Form::Script => {
-                ledger::judge(&self.list, &ledger::read(&link.patient(), &redis.inner.prefix).await?)
-            }
+    pub async fn plan(&self, redis: &RedisClient) -> Result<Vec<MigrationState>, RedisError> {
+        let link = OneShotConnection::open(&redis.inner).await?;
+        match link.detect_mode(redis.inner.mode).await? {
+            InvocationMode::Plain => Ok(Vec::new()),
+            InvocationMode::Function | InvocationMode::Script => ledger::evaluate(
+                &self.migrations,
+                &ledger::load_fields(&link.setup_transport(), &redis.inner.prefix).await?,
+            ),
         }
     }
 
@@ -181,81 +185,110 @@ impl Series {
     ///
     /// # Cancel safety
     /// What is done is recorded; the next call goes on where this one was dropped.
-    pub async fn apply(&self, redis: &Redis, mut told: impl FnMut(&Progress)) -> Result<Vec<Step>, Error> {
+    pub async fn apply(
+        &self,
+        redis: &RedisClient,
+        mut on_progress: impl FnMut(&WalkProgress),
+    ) -> Result<Vec<MigrationState>, RedisError> {
         let inner = &redis.inner;
-        let link = Reach::open(inner).await?;
-        let form = link.form(inner.mode).await?;
-        if form == Form::Plain {
+        let link = OneShotConnection::open(inner).await?;
+        let form = link.detect_mode(inner.mode).await?;
+        if form == InvocationMode::Plain {
             return Ok(Vec::new());
         }
-        let at = Place { caller: &link.patient(), form, prefix: &inner.prefix, by: &inner.name };
-        self.libraries(at, Lost::Fails).await?;
-        self.walks(at, &mut told).await?;
-        ledger::judge(&self.list, &ledger::read(at.caller, at.prefix).await?)
+        let at = MigrationContext {
+            transport: &link.setup_transport(),
+            mode: form,
+            prefix: &inner.prefix,
+            worker: &inner.name,
+        };
+        self.apply_libraries(at, OnLockLost::Fail).await?;
+        self.apply_walks(at, &mut on_progress).await?;
+        ledger::evaluate(&self.migrations, &ledger::load_fields(at.transport, at.prefix).await?)
     }
 
     /// Has every library recorded and there.
-    async fn libraries(&self, at: Place<'_>, lost: Lost) -> Result<(), Error> {
-        let deadline = Instant::now() + WAIT;
+    async fn apply_libraries(&self, at: MigrationContext<'_>, lost: OnLockLost) -> Result<(), RedisError> {
+        let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
-            let steps = ledger::judge(&self.list, &ledger::read(at.caller, at.prefix).await?)?;
-            if steps.iter().filter(|step| step.keys.is_none()).all(Step::is_applied) {
+            let steps =
+                ledger::evaluate(&self.migrations, &ledger::load_fields(at.transport, at.prefix).await?)?;
+            if steps.iter().filter(|step| step.keys.is_none()).all(MigrationState::is_applied) {
                 // The ledger outlives FUNCTION FLUSH; the libraries may be gone all the same.
-                return library::ensure(at.caller, at.form).await;
+                return library::ensure(at.transport, at.mode).await;
             }
-            if let Some(run) = Run::begin(at.caller, at.prefix, at.by, Work::Libraries).await? {
-                let outcome = self.load(&run, at).await;
+            if let Some(run) =
+                MigrationLock::acquire(at.transport, at.prefix, at.worker, LockScope::Libraries).await?
+            {
+                let outcome = self.load_pending(&run, at).await;
                 run.release().await;
                 match outcome {
-                    Err(Error::Fenced) if lost == Lost::Waits => {}
+                    Err(RedisError::MigrationLockLost) if lost == OnLockLost::Wait => {}
                     other => return other,
                 }
             }
             if Instant::now() >= deadline {
-                return Err(Error::Locked);
+                return Err(RedisError::MigrationsLocked);
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(LOCK_POLL_INTERVAL).await;
         }
     }
 
     /// Does what is not done, in order. What a dead worker began is done again: loading may be repeated.
-    async fn load(&self, run: &Run<'_>, at: Place<'_>) -> Result<(), Error> {
+    async fn load_pending(
+        &self,
+        run: &MigrationLock<'_>,
+        at: MigrationContext<'_>,
+    ) -> Result<(), RedisError> {
         // Read again: somebody may have finished between our look and our lock.
-        let fields = ledger::read(at.caller, at.prefix).await?;
-        for migration in self.list.iter().filter(|migration| !migration.is_walk()) {
-            if ledger::record(&fields, migration)?.is_some_and(|record| record.state == State::Applied) {
+        let fields = ledger::load_fields(at.transport, at.prefix).await?;
+        for migration in self.migrations.iter().filter(|migration| !migration.is_walk()) {
+            if ledger::parse_entry(&fields, migration)?
+                .is_some_and(|record| record.state == EntryState::Applied)
+            {
                 continue;
             }
-            run.record(migration, State::Running, None).await?;
-            run.holding(library::apply(at.caller, at.form, migration.name, migration.text)).await?;
-            run.record(migration, State::Applied, None).await?;
-            tracing::info!(file = %migration.file(), by = %at.by, "migration applied");
+            run.record_entry(migration, EntryState::Running, None).await?;
+            run.while_renewing(library::apply_library(at.transport, at.mode, migration.name, migration.text))
+                .await?;
+            run.record_entry(migration, EntryState::Applied, None).await?;
+            tracing::info!(file = %migration.file(), by = %at.worker, "migration applied");
         }
-        run.holding(library::ensure(at.caller, at.form)).await
+        run.while_renewing(library::ensure(at.transport, at.mode)).await
     }
 
     /// Walks what is not walked.
-    async fn walks(&self, at: Place<'_>, told: &mut dyn FnMut(&Progress)) -> Result<(), Error> {
-        let open = |fields: &ledger::Fields, migration: &Migration| {
-            Ok::<_, Error>(ledger::record(fields, migration)?.is_none_or(|it| it.state != State::Applied))
+    async fn apply_walks(
+        &self,
+        at: MigrationContext<'_>,
+        on_progress: &mut dyn FnMut(&WalkProgress),
+    ) -> Result<(), RedisError> {
+        let open = |fields: &ledger::LedgerFields, migration: &Migration| {
+            Ok::<_, RedisError>(
+                ledger::parse_entry(fields, migration)?.is_none_or(|it| it.state != EntryState::Applied),
+            )
         };
-        for migration in &self.list {
-            let Kind::Walk { keys } = migration.kind() else { continue };
-            if !open(&ledger::read(at.caller, at.prefix).await?, migration)? {
+        for migration in &self.migrations {
+            let MigrationKind::Walk { keys } = migration.kind() else { continue };
+            if !open(&ledger::load_fields(at.transport, at.prefix).await?, migration)? {
                 continue;
             }
-            let run = Run::begin(at.caller, at.prefix, at.by, Work::Walks).await?.ok_or(Error::Locked)?;
-            let before = ledger::record(&ledger::read(at.caller, at.prefix).await?, migration)?;
+            let run = MigrationLock::acquire(at.transport, at.prefix, at.worker, LockScope::Walks)
+                .await?
+                .ok_or(RedisError::MigrationsLocked)?;
+            let before =
+                ledger::parse_entry(&ledger::load_fields(at.transport, at.prefix).await?, migration)?;
             // Somebody may have finished between our look and our lock.
-            if before.as_ref().is_some_and(|it| it.state == State::Applied) {
+            if before.as_ref().is_some_and(|it| it.state == EntryState::Applied) {
                 run.release().await;
                 continue;
             }
-            let pattern = keys::below(at.prefix, keys);
-            let walked = walk::walk(&run, migration, &pattern, before.and_then(|it| it.walk), told).await;
+            let pattern = keys::key_pattern(at.prefix, keys);
+            let walked =
+                walk::run_walk(&run, migration, &pattern, before.and_then(|it| it.walk), on_progress).await;
             run.release().await;
             walked?;
-            tracing::info!(file = %migration.file(), by = %at.by, "migration applied");
+            tracing::info!(file = %migration.file(), by = %at.worker, "migration applied");
         }
         Ok(())
     }
@@ -263,28 +296,38 @@ impl Series {
 
 /// Where migrations are run, and by whom.
 #[derive(Clone, Copy)]
-struct Place<'a> {
-    caller: &'a Caller,
-    form: Form,
+struct MigrationContext<'a> {
+    transport: &'a RedisTransport,
+    mode: InvocationMode,
     prefix: &'a str,
-    by: &'a str,
+    worker: &'a str,
 }
 
 /// What becomes of somebody who lost the lock on the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lost {
+enum OnLockLost {
     /// A worker waits until whoever took over has finished: it only needs the result.
-    Waits,
+    Wait,
     /// An operator's command says so.
-    Fails,
+    Fail,
 }
 
 /// Brings a server to where a worker can use it: every library recorded and there. Walks are not waited for.
-pub(super) async fn bring_up(caller: &Caller, form: Form, prefix: &str, by: &str) -> Result<(), Error> {
-    if form == Form::Plain {
+pub(super) async fn ensure_applied(
+    caller: &RedisTransport,
+    form: InvocationMode,
+    prefix: &str,
+    by: &str,
+) -> Result<(), RedisError> {
+    if form == InvocationMode::Plain {
         return Ok(());
     }
-    SHIPPED.libraries(Place { caller, form, prefix, by }, Lost::Waits).await
+    SHIPPED
+        .apply_libraries(
+            MigrationContext { transport: caller, mode: form, prefix, worker: by },
+            OnLockLost::Wait,
+        )
+        .await
 }
 
 #[cfg(test)]
@@ -300,16 +343,16 @@ mod tests {
     #[test]
     fn numbers_rise_without_a_gap() {
         let numbers: Vec<u32> =
-            SHIPPED.list.iter().map(|migration| migration.number.parse().unwrap()).collect();
+            SHIPPED.migrations.iter().map(|migration| migration.number.parse().unwrap()).collect();
         let expected: Vec<u32> = (1..).take(numbers.len()).collect();
         assert_eq!(numbers, expected);
     }
 
     #[test]
-    fn the_first_line_says_what_a_migration_does() {
+    fn the_first_line_determines_the_kind() {
         let walk = Migration::new("0009", "w", "#!walk keys=s:* \nlocal function convert(key) end");
-        assert_eq!(walk.kind(), Kind::Walk { keys: "s:*" });
-        for shipped in SHIPPED.list.iter().filter(|migration| !migration.is_walk()) {
+        assert_eq!(walk.kind(), MigrationKind::Walk { keys: "s:*" });
+        for shipped in SHIPPED.migrations.iter().filter(|migration| !migration.is_walk()) {
             assert!(
                 shipped.text.starts_with(&format!("#!lua name={}\n", shipped.name)),
                 "{}",

@@ -7,25 +7,25 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::redis::Redis;
-use crate::redis::error::Error;
+use crate::redis::RedisClient;
+use crate::redis::error::RedisError;
 use crate::redis::library;
-use crate::redis::library::Form;
+use crate::redis::library::InvocationMode;
 use crate::redis::migrations::Migration;
-use crate::redis::migrations::Place;
-use crate::redis::migrations::Series;
+use crate::redis::migrations::MigrationContext;
+use crate::redis::migrations::MigrationSet;
 use crate::redis::migrations::checksum;
 use crate::redis::migrations::ledger;
-use crate::redis::migrations::ledger::Fields;
-use crate::redis::migrations::ledger::State;
-use crate::redis::migrations::run::Run;
-use crate::redis::migrations::run::Work;
-use crate::redis::reach::Reach;
+use crate::redis::migrations::ledger::EntryState;
+use crate::redis::migrations::ledger::LedgerFields;
+use crate::redis::migrations::run::LockScope;
+use crate::redis::migrations::run::MigrationLock;
+use crate::redis::reach::OneShotConnection;
 
 /// Something that is wrong; its text says what a repair does about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "finding", rename_all = "lowercase")]
-pub enum Finding {
+pub enum LedgerProblem {
     /// The ledger's entry cannot be read.
     Unreadable {
         /// The migration's file.
@@ -63,7 +63,7 @@ pub enum Finding {
     },
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for LedgerProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable { file } => {
@@ -90,19 +90,25 @@ impl fmt::Display for Finding {
     }
 }
 
-impl Series {
+impl MigrationSet {
     /// What a repair would do; changes nothing. Needs no started connection.
     ///
     /// # Errors
     /// `Diverged` if a text that was released is not the server's, which no repair changes; what the server said.
-    pub async fn diagnose(&self, redis: &Redis) -> Result<Vec<Finding>, Error> {
-        let link = Reach::open(&redis.inner).await?;
-        let form = link.form(redis.inner.mode).await?;
-        let (caller, inner) = (link.patient(), &redis.inner);
+    pub async fn diagnose(&self, redis: &RedisClient) -> Result<Vec<LedgerProblem>, RedisError> {
+        let link = OneShotConnection::open(&redis.inner).await?;
+        let form = link.detect_mode(redis.inner.mode).await?;
+        let (caller, inner) = (link.setup_transport(), &redis.inner);
         match form {
-            Form::Plain => Ok(Vec::new()),
+            InvocationMode::Plain => Ok(Vec::new()),
             form => {
-                self.findings(Place { caller: &caller, form, prefix: &inner.prefix, by: &inner.name }).await
+                self.find_problems(MigrationContext {
+                    transport: &caller,
+                    mode: form,
+                    prefix: &inner.prefix,
+                    worker: &inner.name,
+                })
+                .await
             }
         }
     }
@@ -112,20 +118,27 @@ impl Series {
     ///
     /// # Errors
     /// As [`Series::diagnose`]; `Locked` while another one runs migrations; `Fenced` if this one lost the lock.
-    pub async fn repair(&self, redis: &Redis) -> Result<Vec<Finding>, Error> {
+    pub async fn repair(&self, redis: &RedisClient) -> Result<Vec<LedgerProblem>, RedisError> {
         let inner = &redis.inner;
-        let link = Reach::open(inner).await?;
-        let form = link.form(inner.mode).await?;
-        if form == Form::Plain {
+        let link = OneShotConnection::open(inner).await?;
+        let form = link.detect_mode(inner.mode).await?;
+        if form == InvocationMode::Plain {
             return Ok(Vec::new());
         }
-        let at = Place { caller: &link.patient(), form, prefix: &inner.prefix, by: &inner.name };
-        let run = Run::begin(at.caller, at.prefix, at.by, Work::Libraries).await?.ok_or(Error::Locked)?;
+        let at = MigrationContext {
+            transport: &link.setup_transport(),
+            mode: form,
+            prefix: &inner.prefix,
+            worker: &inner.name,
+        };
+        let run = MigrationLock::acquire(at.transport, at.prefix, at.worker, LockScope::Libraries)
+            .await?
+            .ok_or(RedisError::MigrationsLocked)?;
         // A walk that is under way must not lose its entry.
-        let walks = Run::begin(at.caller, at.prefix, at.by, Work::Walks).await;
+        let walks = MigrationLock::acquire(at.transport, at.prefix, at.worker, LockScope::Walks).await;
         let done = match &walks {
-            Ok(Some(walks)) => self.put_right(&run, walks, at).await,
-            Ok(None) => Err(Error::Locked),
+            Ok(Some(walks)) => self.repair_locked(&run, walks, at).await,
+            Ok(None) => Err(RedisError::MigrationsLocked),
             Err(error) => Err(error.clone()),
         };
         if let Ok(Some(walks)) = walks {
@@ -135,89 +148,104 @@ impl Series {
         done
     }
 
-    async fn put_right(&self, run: &Run<'_>, walks: &Run<'_>, at: Place<'_>) -> Result<Vec<Finding>, Error> {
-        let findings = self.findings(at).await?;
+    async fn repair_locked(
+        &self,
+        run: &MigrationLock<'_>,
+        walks: &MigrationLock<'_>,
+        at: MigrationContext<'_>,
+    ) -> Result<Vec<LedgerProblem>, RedisError> {
+        let findings = self.find_problems(at).await?;
         for finding in &findings {
             match finding {
-                Finding::Unreadable { file } | Finding::Diverged { file, .. } => {
-                    let wrong = self.list.iter().filter(|migration| migration.file() == *file);
+                LedgerProblem::Unreadable { file } | LedgerProblem::Diverged { file, .. } => {
+                    let wrong = self.migrations.iter().filter(|migration| migration.file() == *file);
                     for migration in wrong {
-                        if migration.is_walk() { walks } else { run }.forget(migration).await?;
+                        if migration.is_walk() { walks } else { run }.remove_entry(migration).await?;
                     }
                 }
-                Finding::Library { name, .. } => {
-                    for migration in self.list.iter().filter(|migration| migration.name == *name) {
-                        run.holding(library::replace(at.caller, migration.text)).await?;
+                LedgerProblem::Library { name, .. } => {
+                    for migration in self.migrations.iter().filter(|migration| migration.name == *name) {
+                        run.while_renewing(library::replace_library(at.transport, migration.text)).await?;
                     }
                 }
                 // Applying does it.
-                Finding::Unfinished { .. } | Finding::Missing { .. } => {}
+                LedgerProblem::Unfinished { .. } | LedgerProblem::Missing { .. } => {}
             }
         }
-        self.load(run, at).await?;
+        self.load_pending(run, at).await?;
         Ok(findings)
     }
 
-    async fn findings(&self, at: Place<'_>) -> Result<Vec<Finding>, Error> {
-        let fields = ledger::read(at.caller, at.prefix).await?;
+    async fn find_problems(&self, at: MigrationContext<'_>) -> Result<Vec<LedgerProblem>, RedisError> {
+        let fields = ledger::load_fields(at.transport, at.prefix).await?;
         let mut findings = Vec::new();
-        for migration in &self.list {
-            findings.extend(self.entry(migration, &fields)?);
-            if at.form == Form::Function && !migration.is_walk() {
-                findings.extend(self.on_server(migration, at).await?);
+        for migration in &self.migrations {
+            findings.extend(self.check_entry(migration, &fields)?);
+            if at.mode == InvocationMode::Function && !migration.is_walk() {
+                findings.extend(self.check_library(migration, at).await?);
             }
         }
         Ok(findings)
     }
 
     /// What is wrong with a migration's entry.
-    fn entry(&self, migration: &Migration, fields: &Fields) -> Result<Option<Finding>, Error> {
+    fn check_entry(
+        &self,
+        migration: &Migration,
+        fields: &LedgerFields,
+    ) -> Result<Option<LedgerProblem>, RedisError> {
         let file = migration.file();
-        Ok(match ledger::record(fields, migration) {
-            Err(_) => Some(Finding::Unreadable { file }),
+        Ok(match ledger::parse_entry(fields, migration) {
+            Err(_) => Some(LedgerProblem::Unreadable { file }),
             Ok(Some(record)) if record.sha256 != migration.checksum() => {
                 let (expected, found) = (migration.checksum(), record.sha256);
-                self.replaceable(migration, &file, &expected, &found)?;
-                Some(Finding::Diverged { file, expected, found })
+                self.check_replaceable(migration, &file, &expected, &found)?;
+                Some(LedgerProblem::Diverged { file, expected, found })
             }
-            Ok(Some(record)) if record.state == State::Running => {
-                Some(Finding::Unfinished { file, by: record.by })
+            Ok(Some(record)) if record.state == EntryState::Running => {
+                Some(LedgerProblem::Unfinished { file, by: record.by })
             }
             Ok(Some(_)) => None,
-            Ok(None) => self.passed_over(migration, fields).then_some(Finding::Missing { file }),
+            Ok(None) => self.was_skipped(migration, fields).then_some(LedgerProblem::Missing { file }),
         })
     }
 
     /// Whether a later one of its kind has an entry.
-    fn passed_over(&self, migration: &Migration, fields: &Fields) -> bool {
-        let later = self.list.iter().filter(|other| other.number > migration.number);
+    fn was_skipped(&self, migration: &Migration, fields: &LedgerFields) -> bool {
+        let later = self.migrations.iter().filter(|other| other.number > migration.number);
         later
             .filter(|other| other.is_walk() == migration.is_walk())
             .any(|other| fields.contains_key(other.number))
     }
 
     /// What is wrong with a library on the server; that it is missing is not: it is loaded when it is called.
-    async fn on_server(&self, migration: &Migration, at: Place<'_>) -> Result<Option<Finding>, Error> {
-        let Some(text) = library::found(at.caller, migration.name).await? else { return Ok(None) };
+    async fn check_library(
+        &self,
+        migration: &Migration,
+        at: MigrationContext<'_>,
+    ) -> Result<Option<LedgerProblem>, RedisError> {
+        let Some(text) = library::installed_source(at.transport, migration.name).await? else {
+            return Ok(None);
+        };
         let (expected, found) = (migration.checksum(), checksum(&text));
         if expected == found {
             return Ok(None);
         }
         let name = migration.name.to_owned();
-        self.replaceable(migration, &format!("the library {name}"), &expected, &found)?;
-        Ok(Some(Finding::Library { name, expected, found }))
+        self.check_replaceable(migration, &format!("the library {name}"), &expected, &found)?;
+        Ok(Some(LedgerProblem::Library { name, expected, found }))
     }
 
-    fn replaceable(
+    fn check_replaceable(
         &self,
         migration: &Migration,
         what: &str,
         expected: &str,
         found: &str,
-    ) -> Result<(), Error> {
-        match migration.number <= self.released {
+    ) -> Result<(), RedisError> {
+        match migration.number <= self.last_released {
             false => Ok(()),
-            true => Err(Error::Diverged {
+            true => Err(RedisError::Diverged {
                 what: what.to_owned(),
                 expected: expected.to_owned(),
                 found: found.to_owned(),

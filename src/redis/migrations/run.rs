@@ -14,18 +14,18 @@ use fred::types::Value;
 use ring::rand::SecureRandom;
 use ring::rand::SystemRandom;
 
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
 use crate::redis::keys;
 use crate::redis::migrations::Migration;
-use crate::redis::migrations::ledger::Position;
-use crate::redis::migrations::ledger::Record;
-use crate::redis::migrations::ledger::State;
+use crate::redis::migrations::ledger::EntryState;
+use crate::redis::migrations::ledger::LedgerEntry;
+use crate::redis::migrations::ledger::WalkPosition;
 
 /// A holder that renews nothing for this long has lost the lock, ms.
 pub(super) const LOCK_MS: &str = "5000";
 /// How often the lock is renewed while one step lasts; a third of its life, so that one lost renewal costs nothing.
-const RENEW_EVERY: Duration = Duration::from_millis(1600);
+const RENEW_INTERVAL: Duration = Duration::from_millis(1600);
 
 /// A script that does its work only for the holder: KEYS ledger, lock, fence; ARGV token, fencing number, lock ms.
 /// Replies 0 when the lock is lost.
@@ -45,59 +45,65 @@ pub(super) use fenced;
 ///
 /// A lock that ends later than one that is taken now was taken before the server's clock stepped back: it gets the life
 /// of one that was renewed now, or a dead holder would keep workers from booting until the clock is where it was.
-const TAKE: &str = "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return redis.call('INCR', KEYS[2]) end \
+const ACQUIRE_SCRIPT: &str = "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return redis.call('INCR', KEYS[2]) end \
                     if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0";
 /// Gives the lock back, if it is still the caller's. KEYS lock. ARGV token.
-const RELEASE: &str =
+const RELEASE_SCRIPT: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
-const RENEW: &str = fenced!("return 1");
+const RENEW_SCRIPT: &str = fenced!("return 1");
 /// More ARGV: number, record.
-const RECORD: &str = fenced!("redis.call('HSET', KEYS[1], ARGV[4], ARGV[5]) return 1");
+const RECORD_SCRIPT: &str = fenced!("redis.call('HSET', KEYS[1], ARGV[4], ARGV[5]) return 1");
 /// More ARGV: number.
-const FORGET: &str = fenced!("redis.call('HDEL', KEYS[1], ARGV[4]) return 1");
+const REMOVE_SCRIPT: &str = fenced!("redis.call('HDEL', KEYS[1], ARGV[4]) return 1");
 
 /// What is done under a lock; each kind has one of its own, so that a new release can load its libraries while an
 /// older one walks over a million keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Work {
+pub(super) enum LockScope {
     Libraries,
     Walks,
 }
 
 /// The lock, held.
-pub(super) struct Run<'a> {
-    pub(super) caller: &'a Caller,
-    by: &'a str,
-    ledger: String,
-    lock: String,
+pub(super) struct MigrationLock<'a> {
+    pub(super) transport: &'a RedisTransport,
+    worker: &'a str,
+    ledger_key: String,
+    lock_key: String,
     fence_key: String,
     token: String,
     fence: i64,
 }
 
-impl<'a> Run<'a> {
+impl<'a> MigrationLock<'a> {
     /// Takes the lock; `None` if somebody has it.
-    pub(super) async fn begin(
-        caller: &'a Caller,
+    pub(super) async fn acquire(
+        caller: &'a RedisTransport,
         prefix: &str,
         by: &'a str,
-        work: Work,
-    ) -> Result<Option<Self>, Error> {
+        work: LockScope,
+    ) -> Result<Option<Self>, RedisError> {
         let mut bytes = [0; 16];
         let filled = SystemRandom::new().fill(&mut bytes);
-        filled.map_err(|_| Error::unavailable("the operating system has no random bytes"))?;
+        filled.map_err(|_| RedisError::unavailable("the operating system has no random bytes"))?;
         let token = URL_SAFE_NO_PAD.encode(bytes);
         let (lock, fence_key) = match work {
-            Work::Libraries => (keys::migration_lock(prefix), keys::migration_fence(prefix)),
-            Work::Walks => (keys::walk_lock(prefix), keys::walk_fence(prefix)),
+            LockScope::Libraries => (keys::migration_lock(prefix), keys::migration_fence(prefix)),
+            LockScope::Walks => (keys::walk_lock(prefix), keys::walk_fence(prefix)),
         };
-        let taken = caller.call("EVAL", [TAKE, "2", &lock, &fence_key, &token, LOCK_MS]).await?;
+        let taken = caller.call("EVAL", [ACQUIRE_SCRIPT, "2", &lock, &fence_key, &token, LOCK_MS]).await?;
         match taken.as_i64() {
-            None => Err(Error::protocol("the lock of the migrations did not answer with a number")),
+            None => Err(RedisError::protocol("the lock of the migrations did not answer with a number")),
             Some(0) => Ok(None),
-            Some(fence) => {
-                Ok(Some(Self { caller, by, ledger: keys::ledger(prefix), lock, fence_key, token, fence }))
-            }
+            Some(fence) => Ok(Some(Self {
+                transport: caller,
+                worker: by,
+                ledger_key: keys::migration_ledger(prefix),
+                lock_key: lock,
+                fence_key,
+                token,
+                fence,
+            })),
         }
     }
 
@@ -105,92 +111,100 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// `Fenced` if the lock was lost in the meantime; nothing was written.
-    pub(super) async fn record(
+    pub(super) async fn record_entry(
         &self,
         migration: &Migration,
-        state: State,
-        walk: Option<Position>,
-    ) -> Result<(), Error> {
-        let text = self.text(migration, state, walk).await?;
-        self.fenced(RECORD, &[migration.number, &text]).await
+        state: EntryState,
+        walk: Option<WalkPosition>,
+    ) -> Result<(), RedisError> {
+        let text = self.entry_text(migration, state, walk).await?;
+        self.run_fenced(RECORD_SCRIPT, &[migration.number, &text]).await
     }
 
     /// A record of now, as the ledger has it.
-    pub(super) async fn text(
+    pub(super) async fn entry_text(
         &self,
         migration: &Migration,
-        state: State,
-        walk: Option<Position>,
-    ) -> Result<String, Error> {
-        let at_ms = now_ms(self.caller).await?;
-        self.text_at(migration, state, walk, at_ms)
+        state: EntryState,
+        walk: Option<WalkPosition>,
+    ) -> Result<String, RedisError> {
+        let at_ms = server_time_ms(self.transport).await?;
+        self.entry_text_at(migration, state, walk, at_ms)
     }
 
-    pub(super) fn text_at(
+    pub(super) fn entry_text_at(
         &self,
         migration: &Migration,
-        state: State,
-        walk: Option<Position>,
+        state: EntryState,
+        walk: Option<WalkPosition>,
         at_ms: u64,
-    ) -> Result<String, Error> {
-        let record = Record {
+    ) -> Result<String, RedisError> {
+        let record = LedgerEntry {
             name: migration.name.to_owned(),
             sha256: migration.checksum(),
             state,
-            by: self.by.to_owned(),
+            by: self.worker.to_owned(),
             at_ms,
             fence: self.fence,
             walk,
         };
-        serde_json::to_string(&record).map_err(|error| Error::protocol(error.to_string()))
+        serde_json::to_string(&record).map_err(|error| RedisError::protocol(error.to_string()))
     }
 
     /// Removes one field of the ledger.
-    pub(super) async fn forget(&self, migration: &Migration) -> Result<(), Error> {
-        self.fenced(FORGET, &[migration.number]).await
+    pub(super) async fn remove_entry(&self, migration: &Migration) -> Result<(), RedisError> {
+        self.run_fenced(REMOVE_SCRIPT, &[migration.number]).await
     }
 
     /// Renews the lock.
     ///
     /// # Errors
     /// `Fenced` if it was lost in the meantime.
-    pub(super) async fn renew(&self) -> Result<(), Error> {
-        self.fenced(RENEW, &[]).await
+    pub(super) async fn renew(&self) -> Result<(), RedisError> {
+        self.run_fenced(RENEW_SCRIPT, &[]).await
     }
 
     /// Does one step while the lock is renewed beside it, however long it takes.
     ///
     /// # Errors
     /// What the step meets; `Fenced` if the lock was lost before or while it ran.
-    pub(super) async fn holding<T>(&self, step: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    pub(super) async fn while_renewing<T>(
+        &self,
+        step: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, RedisError> {
         self.renew().await?;
         let mut step = pin!(step);
         loop {
             tokio::select! {
                 outcome = &mut step => return outcome,
-                () = tokio::time::sleep(RENEW_EVERY) => self.renew().await?,
+                () = tokio::time::sleep(RENEW_INTERVAL) => self.renew().await?,
             }
         }
     }
 
     pub(super) async fn release(&self) {
         // If it cannot be given back it ends by itself.
-        let _ = self.caller.call("EVAL", [RELEASE, "1", &self.lock, &self.token]).await;
+        let _ = self.transport.call("EVAL", [RELEASE_SCRIPT, "1", &self.lock_key, &self.token]).await;
     }
 
-    async fn fenced(&self, script: &str, more: &[&str]) -> Result<(), Error> {
-        let args = self.args(script, &[], more.iter().map(|text| Value::from(*text)));
-        match self.caller.send("EVAL", args).await?.as_i64() {
+    async fn run_fenced(&self, script: &str, more: &[&str]) -> Result<(), RedisError> {
+        let args = self.fenced_args(script, &[], more.iter().map(|text| Value::from(*text)));
+        match self.transport.send("EVAL", args).await?.as_i64() {
             Some(1) => Ok(()),
-            _ => Err(Error::Fenced),
+            _ => Err(RedisError::MigrationLockLost),
         }
     }
 
     /// The arguments of EVAL for a script behind [`fenced`]: more keys and more arguments follow its own.
-    pub(super) fn args(&self, script: &str, keys: &[Value], more: impl Iterator<Item = Value>) -> Vec<Value> {
+    pub(super) fn fenced_args(
+        &self,
+        script: &str,
+        keys: &[Value],
+        more: impl Iterator<Item = Value>,
+    ) -> Vec<Value> {
         let count = (3 + keys.len()).to_string();
         let fence = self.fence.to_string();
-        let own = [script, &count, &self.ledger, &self.lock, &self.fence_key];
+        let own = [script, &count, &self.ledger_key, &self.lock_key, &self.fence_key];
         let mut args: Vec<Value> = own.into_iter().map(Value::from).collect();
         args.extend_from_slice(keys);
         args.extend([self.token.as_str(), &fence, LOCK_MS].map(Value::from));
@@ -200,9 +214,9 @@ impl<'a> Run<'a> {
 }
 
 /// Redis's clock, ms since 1970.
-pub(super) async fn now_ms(caller: &Caller) -> Result<u64, Error> {
+pub(super) async fn server_time_ms(caller: &RedisTransport) -> Result<u64, RedisError> {
     let Value::Array(parts) = caller.call("TIME", []).await? else {
-        return Err(Error::protocol("TIME did not answer with a list"));
+        return Err(RedisError::protocol("TIME did not answer with a list"));
     };
     let part = |index: usize| parts.get(index).and_then(Value::as_u64).unwrap_or(0);
     Ok(part(0) * 1000 + part(1) / 1000)

@@ -6,32 +6,32 @@ use std::time::Duration;
 use fred::types::Value;
 use serde::Serialize;
 
-use crate::redis::Redis;
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
+use crate::redis::RedisClient;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
 use crate::redis::keys;
-use crate::redis::library::Form;
-use crate::redis::migrations::Kind;
-use crate::redis::migrations::Series;
+use crate::redis::library::InvocationMode;
+use crate::redis::migrations::MigrationKind;
+use crate::redis::migrations::MigrationSet;
 use crate::redis::migrations::ledger;
 use crate::redis::migrations::walk;
-use crate::redis::reach::Reach;
+use crate::redis::reach::OneShotConnection;
 
 /// Keys of one SCAN: some 0.2 ms of the server's time.
-const COUNT: &str = "500";
+const SCAN_COUNT: &str = "500";
 
 /// What lies below the prefix, and what pending walks mean to it. SCAN may count a key twice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Survey {
+pub struct MigrationSurvey {
     /// Keys below the prefix by what they hold.
     pub keys: BTreeMap<&'static str, u64>,
     /// Pending walks.
-    pub walks: Vec<Walk>,
+    pub walks: Vec<PendingWalk>,
 }
 
 /// A pending walk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Walk {
+pub struct PendingWalk {
     /// The migration's file.
     pub file: String,
     /// Keys that it would look at.
@@ -46,41 +46,46 @@ fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok
     serializer.serialize_u64(time.as_secs_f64().ceil() as u64)
 }
 
-impl Series {
+impl MigrationSet {
     /// Counts what lies below the prefix; changes nothing. Needs no started connection.
     ///
     /// # Errors
     /// What the server said.
-    pub async fn survey(&self, redis: &Redis) -> Result<Survey, Error> {
-        let (link, prefix) = (Reach::open(&redis.inner).await?, &redis.inner.prefix);
-        let form = link.form(redis.inner.mode).await?;
-        let caller = link.patient();
+    pub async fn survey(&self, redis: &RedisClient) -> Result<MigrationSurvey, RedisError> {
+        let (link, prefix) = (OneShotConnection::open(&redis.inner).await?, &redis.inner.prefix);
+        let form = link.detect_mode(redis.inner.mode).await?;
+        let caller = link.setup_transport();
         let mut keys = BTreeMap::new();
-        scan(&caller, &keys::below(prefix, "*"), |key| {
+        scan_all(&caller, &keys::key_pattern(prefix, "*"), |key| {
             *keys.entry(keys::kind(prefix, key)).or_insert(0) += 1
         })
         .await?;
         let mut walks = Vec::new();
-        if form != Form::Plain {
-            let fields = ledger::read(&caller, prefix).await?;
-            for (migration, step) in self.list.iter().zip(ledger::judge(&self.list, &fields)?) {
-                let Kind::Walk { keys } = migration.kind() else { continue };
+        if form != InvocationMode::Plain {
+            let fields = ledger::load_fields(&caller, prefix).await?;
+            for (migration, step) in self.migrations.iter().zip(ledger::evaluate(&self.migrations, &fields)?)
+            {
+                let MigrationKind::Walk { keys } = migration.kind() else { continue };
                 if step.is_applied() {
                     continue;
                 }
                 let mut count = 0;
-                scan(&caller, &keys::below(prefix, keys), |_| count += 1).await?;
-                walks.push(Walk { file: step.file, keys: count, time: walk::estimate(count) });
+                scan_all(&caller, &keys::key_pattern(prefix, keys), |_| count += 1).await?;
+                walks.push(PendingWalk { file: step.file, keys: count, time: walk::estimate_time(count) });
             }
         }
-        Ok(Survey { keys, walks })
+        Ok(MigrationSurvey { keys, walks })
     }
 }
 
-async fn scan(caller: &Caller, pattern: &str, mut each: impl FnMut(&str)) -> Result<(), Error> {
+async fn scan_all(
+    caller: &RedisTransport,
+    pattern: &str,
+    mut each: impl FnMut(&str),
+) -> Result<(), RedisError> {
     let mut cursor = "0".to_owned();
     loop {
-        let (next, keys) = walk::scan(caller, &cursor, pattern, COUNT).await?;
+        let (next, keys) = walk::scan_once(caller, &cursor, pattern, SCAN_COUNT).await?;
         keys.iter().filter_map(Value::as_str).for_each(|key| each(&key));
         if next == "0" {
             return Ok(());

@@ -8,131 +8,148 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::redis::news::Listener;
+use crate::redis::news::NotificationHandler;
 
 /// How long a channel that lingers stays after its last listener has left.
-const LINGER: Duration = Duration::from_secs(5);
+const LINGER_TIME: Duration = Duration::from_secs(5);
 /// Channels that linger at the same time, at most.
-const LINGERING_MAX: usize = 1024;
+const MAX_LINGERING: usize = 1024;
 
 /// How far a channel's subscription is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum SubscriptionState {
     /// The server was not asked yet.
-    Wanted,
+    Pending,
     /// It was, and has not answered.
-    Asked,
+    Requested,
     /// It is subscribed to.
-    Heard,
+    Subscribed,
 }
 
-struct Channel {
+struct ChannelEntry {
     /// None: it is the fleet's common one, whose listeners are those of each kind of news.
-    listener: Option<Listener>,
-    users: usize,
-    state: State,
+    handler: Option<NotificationHandler>,
+    subscribers: usize,
+    state: SubscriptionState,
     lingers: bool,
     /// Since when it has no listener.
-    left: Option<Instant>,
+    idle_since: Option<Instant>,
 }
 
 /// All of a worker's channels.
 #[derive(Default)]
-pub(super) struct Channels {
-    all: HashMap<String, Channel>,
+pub(super) struct ChannelSubscriptions {
+    channels: HashMap<String, ChannelEntry>,
     lingering: usize,
 }
 
 /// Where the messages of a channel go.
-pub(super) enum To {
+pub(super) enum MessageTarget {
     /// To the listeners of each kind of common news.
     Common,
     /// To this one.
-    One(Listener),
+    Handler(NotificationHandler),
 }
 
-impl Channels {
+impl ChannelSubscriptions {
     /// One more wants a channel.
-    pub(super) fn want(&mut self, name: &str, listener: Option<Listener>, lingers: bool) {
-        if let Some(channel) = self.all.get_mut(name) {
-            channel.users += 1;
-            channel.listener = listener;
+    pub(super) fn add_subscriber(
+        &mut self,
+        name: &str,
+        listener: Option<NotificationHandler>,
+        lingers: bool,
+    ) {
+        if let Some(channel) = self.channels.get_mut(name) {
+            channel.subscribers += 1;
+            channel.handler = listener;
             channel.lingers = lingers;
-            self.lingering -= usize::from(channel.left.take().is_some());
+            self.lingering -= usize::from(channel.idle_since.take().is_some());
             return;
         }
-        let channel = Channel { listener, users: 1, state: State::Wanted, lingers, left: None };
-        self.all.insert(name.to_owned(), channel);
+        let channel = ChannelEntry {
+            handler: listener,
+            subscribers: 1,
+            state: SubscriptionState::Pending,
+            lingers,
+            idle_since: None,
+        };
+        self.channels.insert(name.to_owned(), channel);
     }
 
     /// One less wants it.
-    pub(super) fn leave(&mut self, name: &str, now: Instant) {
-        let Some(channel) = self.all.get_mut(name) else { return };
-        channel.users = channel.users.saturating_sub(1);
-        if channel.users > 0 {
+    pub(super) fn remove_subscriber(&mut self, name: &str, now: Instant) {
+        let Some(channel) = self.channels.get_mut(name) else { return };
+        channel.subscribers = channel.subscribers.saturating_sub(1);
+        if channel.subscribers > 0 {
             return;
         }
-        channel.lingers &= self.lingering < LINGERING_MAX;
-        channel.left = Some(now);
+        channel.lingers &= self.lingering < MAX_LINGERING;
+        channel.idle_since = Some(now);
         self.lingering += 1;
     }
 
     /// The connection is gone: nothing is heard, and channels without a listener are forgotten.
-    pub(super) fn lost(&mut self) {
-        self.all.retain(|_, channel| channel.left.is_none());
+    pub(super) fn reset(&mut self) {
+        self.channels.retain(|_, channel| channel.idle_since.is_none());
         self.lingering = 0;
-        self.all.values_mut().for_each(|channel| channel.state = State::Wanted);
+        self.channels.values_mut().for_each(|channel| channel.state = SubscriptionState::Pending);
     }
 
     /// How many are subscribed to, and which are to be besides, at most so many; the answer goes to [`Channels::heard`] or
     /// [`Channels::lost`].
-    pub(super) fn ask_for(&mut self, most: usize) -> (usize, Vec<String>) {
-        let heard = self.all.values().filter(|channel| channel.state == State::Heard).count();
-        let wanted = self.all.iter_mut().filter(|(_, channel)| channel.state == State::Wanted);
-        let ask = |(name, channel): (&String, &mut Channel)| {
-            channel.state = State::Asked;
+    pub(super) fn take_pending(&mut self, most: usize) -> (usize, Vec<String>) {
+        let subscribed =
+            self.channels.values().filter(|channel| channel.state == SubscriptionState::Subscribed).count();
+        let pending =
+            self.channels.iter_mut().filter(|(_, channel)| channel.state == SubscriptionState::Pending);
+        let request = |(name, channel): (&String, &mut ChannelEntry)| {
+            channel.state = SubscriptionState::Requested;
             name.clone()
         };
-        (heard, wanted.take(most).map(ask).collect())
+        (subscribed, pending.take(most).map(request).collect())
     }
 
     /// The server has subscribed these.
-    pub(super) fn heard(&mut self, names: &[String]) {
+    pub(super) fn mark_subscribed(&mut self, names: &[String]) {
         for name in names {
-            if let Some(channel) = self.all.get_mut(name) {
-                channel.state = State::Heard;
+            if let Some(channel) = self.channels.get_mut(name) {
+                channel.state = SubscriptionState::Subscribed;
             }
         }
     }
 
     /// Channels to unsubscribe from, which are no longer known from here on.
-    pub(super) fn give_up(&mut self, now: Instant) -> Vec<String> {
-        let is_over = |channel: &Channel| match channel.left {
+    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<String> {
+        let is_expired = |channel: &ChannelEntry| match channel.idle_since {
             // What was asked for is answered first: an answer must not be taken for that of a later subscription.
-            Some(left) => channel.state != State::Asked && (!channel.lingers || now >= left + LINGER),
+            Some(left) => {
+                channel.state != SubscriptionState::Requested
+                    && (!channel.lingers || now >= left + LINGER_TIME)
+            }
             None => false,
         };
-        let over = self.all.iter().filter(|(_, channel)| is_over(channel)).map(|(name, _)| name.clone());
-        let over: Vec<String> = over.collect();
-        self.lingering -= over.len();
-        over.iter().for_each(|name| drop(self.all.remove(name)));
-        over
+        let expired =
+            self.channels.iter().filter(|(_, channel)| is_expired(channel)).map(|(name, _)| name.clone());
+        let expired: Vec<String> = expired.collect();
+        self.lingering -= expired.len();
+        expired.iter().for_each(|name| drop(self.channels.remove(name)));
+        expired
     }
 
     /// Whether a channel is heard.
-    pub(super) fn is_heard(&self, name: &str) -> bool {
-        self.all.get(name).is_some_and(|channel| channel.state == State::Heard)
+    pub(super) fn is_subscribed(&self, name: &str) -> bool {
+        self.channels.get(name).is_some_and(|channel| channel.state == SubscriptionState::Subscribed)
     }
 
     /// Whether a channel has a listener.
-    pub(super) fn is_wanted(&self, name: &str) -> bool {
-        self.all.get(name).is_some_and(|channel| channel.left.is_none())
+    pub(super) fn has_subscriber(&self, name: &str) -> bool {
+        self.channels.get(name).is_some_and(|channel| channel.idle_since.is_none())
     }
 
     /// Where a channel's messages go; none if it is not known.
-    pub(super) fn listener(&self, name: &str) -> Option<To> {
-        let channel = self.all.get(name)?;
-        Some(channel.listener.clone().map_or(To::Common, To::One))
+    pub(super) fn target(&self, name: &str) -> Option<MessageTarget> {
+        let channel = self.channels.get(name)?;
+        Some(channel.handler.clone().map_or(MessageTarget::Common, MessageTarget::Handler))
     }
 }
 
@@ -142,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    fn nothing() -> Option<Listener> {
+    fn nothing() -> Option<NotificationHandler> {
         Some(Arc::new(|_: &str| {}))
     }
 
@@ -152,54 +169,60 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_back_in_a_moment_is_heard_all_the_time() {
-        let (mut channels, now) = (Channels::default(), Instant::now());
-        channels.want("a", nothing(), true);
-        channels.want("a", nothing(), true);
-        assert_eq!(channels.ask_for(9), (0, vec!["a".into()]));
-        assert!(channels.ask_for(9).1.is_empty() && !channels.is_heard("a"), "it is asked for once");
-        channels.heard(&["a".into()]);
-        channels.leave("a", now);
-        assert!(channels.is_wanted("a") && channels.give_up(now + LINGER).is_empty());
-        channels.leave("a", now);
-        assert!(channels.give_up(now).is_empty() && channels.is_heard("a"));
-        channels.want("a", nothing(), true);
-        assert!(channels.give_up(now + 2 * LINGER).is_empty());
-        channels.leave("a", now);
-        assert_eq!(channels.give_up(now + LINGER), ["a"]);
-        assert!(!channels.is_heard("a") && channels.listener("a").is_none());
+    async fn a_subscriber_that_returns_soon_finds_the_subscription_intact() {
+        let (mut channels, now) = (ChannelSubscriptions::default(), Instant::now());
+        channels.add_subscriber("a", nothing(), true);
+        channels.add_subscriber("a", nothing(), true);
+        assert_eq!(channels.take_pending(9), (0, vec!["a".into()]));
+        assert!(
+            channels.take_pending(9).1.is_empty() && !channels.is_subscribed("a"),
+            "it is asked for once"
+        );
+        channels.mark_subscribed(&["a".into()]);
+        channels.remove_subscriber("a", now);
+        assert!(channels.has_subscriber("a") && channels.take_expired(now + LINGER_TIME).is_empty());
+        channels.remove_subscriber("a", now);
+        assert!(channels.take_expired(now).is_empty() && channels.is_subscribed("a"));
+        channels.add_subscriber("a", nothing(), true);
+        assert!(channels.take_expired(now + 2 * LINGER_TIME).is_empty());
+        channels.remove_subscriber("a", now);
+        assert_eq!(channels.take_expired(now + LINGER_TIME), ["a"]);
+        assert!(!channels.is_subscribed("a") && channels.target("a").is_none());
     }
 
     #[tokio::test]
-    async fn a_flood_of_channels_that_nobody_wants_does_not_linger() {
-        let (mut channels, now) = (Channels::default(), Instant::now());
-        let names: Vec<String> = (0..2 * LINGERING_MAX).map(|number| number.to_string()).collect();
-        names.iter().for_each(|name| channels.want(name, nothing(), true));
-        assert_eq!(channels.ask_for(100).1.len(), 100);
-        assert!(channels.ask_for(usize::MAX).1.len() == names.len() - 100);
-        channels.heard(&names);
-        names.iter().for_each(|name| channels.leave(name, now));
-        assert_eq!(channels.give_up(now).len(), LINGERING_MAX);
-        assert_eq!((channels.give_up(now + LINGER).len(), channels.all.len()), (LINGERING_MAX, 0));
+    async fn a_flood_of_channels_without_subscribers_does_not_linger() {
+        let (mut channels, now) = (ChannelSubscriptions::default(), Instant::now());
+        let names: Vec<String> = (0..2 * MAX_LINGERING).map(|number| number.to_string()).collect();
+        names.iter().for_each(|name| channels.add_subscriber(name, nothing(), true));
+        assert_eq!(channels.take_pending(100).1.len(), 100);
+        assert!(channels.take_pending(usize::MAX).1.len() == names.len() - 100);
+        channels.mark_subscribed(&names);
+        names.iter().for_each(|name| channels.remove_subscriber(name, now));
+        assert_eq!(channels.take_expired(now).len(), MAX_LINGERING);
+        assert_eq!(
+            (channels.take_expired(now + LINGER_TIME).len(), channels.channels.len()),
+            (MAX_LINGERING, 0)
+        );
         assert_eq!(channels.lingering, 0);
     }
 
     #[tokio::test]
-    async fn after_a_loss_all_that_is_wanted_is_asked_for_again() {
-        let (mut channels, now) = (Channels::default(), Instant::now());
+    async fn after_a_loss_all_channels_with_subscribers_are_requested_again() {
+        let (mut channels, now) = (ChannelSubscriptions::default(), Instant::now());
         for name in ["a", "b", "c"] {
-            channels.want(name, nothing(), false);
+            channels.add_subscriber(name, nothing(), false);
         }
-        let (_, asked) = channels.ask_for(2);
-        channels.heard(&asked);
-        channels.leave("c", now);
-        channels.lost();
-        assert_eq!(sorted(channels.ask_for(9).1), ["a", "b"]);
-        assert!(!channels.is_heard(&asked[0]) && channels.lingering == 0);
+        let (_, requested) = channels.take_pending(2);
+        channels.mark_subscribed(&requested);
+        channels.remove_subscriber("c", now);
+        channels.reset();
+        assert_eq!(sorted(channels.take_pending(9).1), ["a", "b"]);
+        assert!(!channels.is_subscribed(&requested[0]) && channels.lingering == 0);
         // What was asked for and left meanwhile is left when the answer has come.
-        channels.leave("a", now);
-        assert!(channels.give_up(now).is_empty());
-        channels.heard(&["a".into(), "b".into()]);
-        assert_eq!(channels.give_up(now), ["a"]);
+        channels.remove_subscriber("a", now);
+        assert!(channels.take_expired(now).is_empty());
+        channels.mark_subscribed(&["a".into(), "b".into()]);
+        assert_eq!(channels.take_expired(now), ["a"]);
     }
 }

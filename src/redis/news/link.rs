@@ -27,153 +27,157 @@ use tokio::time::MissedTickBehavior;
 use tokio::time::interval_at;
 use tokio::time::timeout;
 
-use crate::redis::Inner;
-use crate::redis::Redis;
+use crate::redis::ClientInner;
+use crate::redis::RedisClient;
 use crate::redis::endpoint;
-use crate::redis::error::Error;
-use crate::redis::error::Refusal;
-use crate::redis::inspect::Finding;
+use crate::redis::error::RedisError;
+use crate::redis::error::ServerRejection;
+use crate::redis::inspect::ServerWarning;
 use crate::redis::keys;
 use crate::redis::news::NO_WORKER;
-use crate::redis::news::channels::To;
-use crate::redis::pauses::Pauses;
-use crate::redis::pauses::random;
+use crate::redis::news::channels::MessageTarget;
+use crate::redis::pauses::ReconnectPauses;
+use crate::redis::pauses::random_unit;
 use crate::sys::time;
 
 /// How often the connection is asked whether it lives, and how long it may think; what is heard is trusted for no
 /// longer than both.
-const PING_EVERY: Duration = time::TICK.saturating_mul(20);
+const PING_INTERVAL: Duration = time::TICK.saturating_mul(20);
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Longest wait for one step of a connection's making, and for a subscription.
 const SETUP_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// A connection that lived this long begins counting pauses anew.
-const SETTLED: Duration = Duration::from_secs(2);
+const STABLE_AFTER: Duration = Duration::from_secs(2);
 
 /// Pause after a refusal that only other rules end, and between two looks whether they have changed.
-const REFUSED_PAUSE: Duration = Duration::from_secs(3);
+const REJECTED_PAUSE: Duration = Duration::from_secs(3);
 
 /// Messages that may have come and not been heard yet: what one read from the socket brings, and more. The client makes
 /// room for them beforehand, so it is not many.
-const BACKLOG: usize = 256;
+const MESSAGE_BACKLOG: usize = 256;
 
 /// Channels in one command.
-const BATCH: usize = 512;
+const CHANNELS_PER_COMMAND: usize = 512;
 
 /// What a question on the connection was about.
-enum Answered {
+enum QueryOutcome {
     /// These channels are heard.
-    Heard(Vec<String>),
+    Subscribed(Vec<String>),
     /// It lives.
     Alive,
     /// Whether this user may publish.
-    MayTell(bool),
+    MayPublish(bool),
 }
 
 /// A question under way.
-type Step = BoxFuture<'static, Result<Answered, Error>>;
+type SubscriptionQuery = BoxFuture<'static, Result<QueryOutcome, RedisError>>;
 
-pub(super) async fn keep(inner: Arc<Inner>) {
+pub(super) async fn maintain(inner: Arc<ClientInner>) {
     // No request waits for it, so it is never in a hurry.
-    let mut pauses = Pauses::new(Duration::ZERO, Instant::now());
+    let mut pauses = ReconnectPauses::new(Duration::ZERO, Instant::now());
     loop {
-        let begun = Instant::now();
-        inner.news.connected.store(true, Relaxed);
-        let error = follow(&inner).await;
-        inner.news.lost();
+        let started = Instant::now();
+        inner.notifications.connected.store(true, Relaxed);
+        let error = run_connection(&inner).await;
+        inner.notifications.on_connection_lost();
         tracing::debug!(%error, "news is not heard: {error}");
-        if error.unsupported() {
-            refuse(&inner, Some(Finding::Deaf));
-            tokio::time::sleep(REFUSED_PAUSE).await;
+        if error.is_unknown_command() {
+            report_warning(&inner, Some(ServerWarning::SubscribeDenied));
+            tokio::time::sleep(REJECTED_PAUSE).await;
             continue;
         }
-        if begun.elapsed() >= SETTLED {
-            pauses.lost(Instant::now(), true);
+        if started.elapsed() >= STABLE_AFTER {
+            pauses.on_lost(Instant::now(), true);
         }
-        tokio::time::sleep(pauses.next(Instant::now(), random())).await;
+        tokio::time::sleep(pauses.next_pause(Instant::now(), random_unit())).await;
     }
 }
 
-fn refuse(inner: &Inner, finding: Option<Finding>) {
-    inner.news.refused.send_if_modified(|known| std::mem::replace(known, finding) != finding);
+fn report_warning(inner: &ClientInner, finding: Option<ServerWarning>) {
+    inner.notifications.missing_right.send_if_modified(|known| std::mem::replace(known, finding) != finding);
 }
 
 /// Listens until the connection ends or can no longer be trusted.
-async fn follow(inner: &Arc<Inner>) -> Error {
+async fn run_connection(inner: &Arc<ClientInner>) -> RedisError {
     // RESP3, because a connection that listens under RESP2 cannot be asked anything else in the common form.
-    let config = match inner.endpoint.any() {
+    let config = match inner.endpoint.bootstrap_config() {
         Ok(config) => Config { version: RespVersion::RESP3, ..config },
         Err(error) => return error,
     };
-    let performance = PerformanceConfig { broadcast_channel_capacity: BACKLOG, ..endpoint::performance() };
-    let client = Client::new(config, Some(performance), Some(endpoint::connection()), None);
+    let performance =
+        PerformanceConfig { broadcast_channel_capacity: MESSAGE_BACKLOG, ..endpoint::performance_config() };
+    let client = Client::new(config, Some(performance), Some(endpoint::connection_config()), None);
     let mut task = client.connect();
     let error = tokio::select! {
-        listened = listen(inner, &client) => match listened {
+        listened = receive_until_lost(inner, &client) => match listened {
             Err(error) => error,
             Ok(never) => match never {},
         },
-        ended = &mut task => match ended {
+        exited = &mut task => match exited {
             Ok(Err(error)) => error.into(),
-            Ok(Ok(())) | Err(_) => Error::unavailable("the connection was closed"),
+            Ok(Ok(())) | Err(_) => RedisError::unavailable("the connection was closed"),
         },
     };
     task.abort();
     error
 }
 
-async fn listen(inner: &Arc<Inner>, client: &Client) -> Result<std::convert::Infallible, Error> {
-    timeout(2 * SETUP_TIMEOUT, client.wait_for_connect()).await.map_err(|_| Error::Timeout)??;
-    let redis = Redis { inner: Arc::clone(inner) };
+async fn receive_until_lost(
+    inner: &Arc<ClientInner>,
+    client: &Client,
+) -> Result<std::convert::Infallible, RedisError> {
+    timeout(2 * SETUP_TIMEOUT, client.wait_for_connect()).await.map_err(|_| RedisError::Timeout)??;
+    let redis = RedisClient { inner: Arc::clone(inner) };
     let mut messages = client.message_rx();
     // Known soon or not at all: what it changes is put right at a later look.
-    let _ = timeout(SETUP_TIMEOUT, redis.earlier()).await.is_ok();
-    mind_earlier(inner);
-    let mut may_tell = may_tell(client.clone(), inner).await?;
-    subscribe_to_all(inner, client).await?;
-    trust(inner, may_tell);
-    let mut ticks = interval_at(Instant::now() + time::until_tick(PING_EVERY), PING_EVERY);
+    let _ = timeout(SETUP_TIMEOUT, redis.earlier_release_sighting()).await.is_ok();
+    update_earlier_subscription(inner);
+    let mut publish_allowed = may_publish(client.clone(), inner).await?;
+    subscribe_pending(inner, client).await?;
+    update_completeness(inner, publish_allowed);
+    let mut ticks = interval_at(Instant::now() + time::until_tick(PING_INTERVAL), PING_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut step: Option<Step> = None;
+    let mut step: Option<SubscriptionQuery> = None;
     loop {
         tokio::select! {
             message = messages.recv() => match message {
-                Ok(message) => hear(inner, &message),
+                Ok(message) => on_message(inner, &message),
                 // Too many at once: from here on everything is heard again.
                 Err(RecvError::Lagged(count)) => {
                     tracing::debug!(count, "news came faster than it was heard");
-                    if may_tell {
-                        inner.news.whole();
+                    if publish_allowed {
+                        inner.notifications.mark_complete();
                     }
                 }
-                Err(error @ RecvError::Closed) => return Err(Error::unavailable(error.to_string())),
+                Err(error @ RecvError::Closed) => return Err(RedisError::unavailable(error.to_string())),
             },
             answered = async { Some(step.as_mut()?.await) }, if step.is_some() => {
                 step = None;
-                match answered.unwrap_or(Ok(Answered::Alive))? {
-                    Answered::Heard(names) => {
-                        inner.news.hears(&names);
+                match answered.unwrap_or(Ok(QueryOutcome::Alive))? {
+                    QueryOutcome::Subscribed(names) => {
+                        inner.notifications.confirm(&names);
                         // There may be more, and what came to be heard late was missed until now.
-                        inner.news.work.notify_one();
-                        if names.contains(&keys::news(&inner.prefix)) && may_tell {
-                            inner.news.whole();
+                        inner.notifications.channels_changed.notify_one();
+                        if names.contains(&keys::notifications_channel(&inner.prefix)) && publish_allowed {
+                            inner.notifications.mark_complete();
                         }
                     }
-                    Answered::MayTell(may) => {
-                        may_tell = may;
-                        trust(inner, may);
+                    QueryOutcome::MayPublish(may) => {
+                        publish_allowed = may;
+                        update_completeness(inner, may);
                     }
-                    Answered::Alive => {}
+                    QueryOutcome::Alive => {}
                 }
             }
-            () = inner.news.work.notified(), if step.is_none() => step = tune(inner, client).await?,
+            () = inner.notifications.channels_changed.notified(), if step.is_none() => step = update_subscriptions(inner, client).await?,
             _ = ticks.tick(), if step.is_none() => {
-                tokio::spawn({ let redis = redis.clone(); async move { redis.earlier().await } });
-                mind_earlier(inner);
-                step = match tune(inner, client).await? {
+                tokio::spawn({ let redis = redis.clone(); async move { redis.earlier_release_sighting().await } });
+                update_earlier_subscription(inner);
+                step = match update_subscriptions(inner, client).await? {
                     Some(step) => Some(step),
-                    None if !may_tell => Some(ask_to_tell(client.clone(), inner)),
+                    None if !publish_allowed => Some(query_publish_right(client.clone(), inner)),
                     None => Some(ping(client.clone())),
                 };
             }
@@ -182,133 +186,145 @@ async fn listen(inner: &Arc<Inner>, client: &Client) -> Result<std::convert::Inf
 }
 
 /// Subscribes to everything that is wanted now.
-async fn subscribe_to_all(inner: &Inner, client: &Client) -> Result<(), Error> {
+async fn subscribe_pending(inner: &ClientInner, client: &Client) -> Result<(), RedisError> {
     loop {
-        let (before, batch) = inner.news.channels().ask_for(BATCH);
+        let (before, batch) = inner.notifications.lock_subscriptions().take_pending(CHANNELS_PER_COMMAND);
         if batch.is_empty() {
             return Ok(());
         }
         subscribe(client.clone(), batch.clone(), before).await?;
-        inner.news.hears(&batch);
+        inner.notifications.confirm(&batch);
     }
 }
 
 /// All that is subscribed to is heard. That is relied on only if this user may publish: where one may not, the workers
 /// of the same user tell nothing.
-fn trust(inner: &Inner, may_tell: bool) {
-    match may_tell {
-        true if inner.news.since().is_none() => inner.news.whole(),
+fn update_completeness(inner: &ClientInner, publish_allowed: bool) {
+    match publish_allowed {
+        true if inner.notifications.complete_since().is_none() => inner.notifications.mark_complete(),
         true => {}
-        false => drop(inner.news.since.send_replace(None)),
+        false => drop(inner.notifications.complete_since.send_replace(None)),
     }
-    refuse(inner, (!may_tell).then_some(Finding::Mute));
+    report_warning(inner, (!publish_allowed).then_some(ServerWarning::PublishDenied));
 }
 
 /// Where this fleet's channels are not those of database 0, whether those are heard as well, for the sake of workers of
 /// earlier releases.
-fn mind_earlier(inner: &Inner) {
-    if inner.space == inner.prefix {
+fn update_earlier_subscription(inner: &ClientInner) {
+    if inner.channel_prefix == inner.prefix {
         return;
     }
-    let (name, hears) = (keys::news(&inner.prefix), inner.earlier.known().hears());
-    let mut channels = inner.news.channels();
-    match (hears, channels.is_wanted(&name)) {
-        (true, false) => channels.want(&name, None, false),
-        (false, true) => channels.leave(&name, Instant::now()),
+    let (name, needed) =
+        (keys::notifications_channel(&inner.prefix), inner.earlier_releases.sighting().needs_subscription());
+    let mut channels = inner.notifications.lock_subscriptions();
+    match (needed, channels.has_subscriber(&name)) {
+        (true, false) => channels.add_subscriber(&name, None, false),
+        (false, true) => channels.remove_subscriber(&name, Instant::now()),
         _ => {}
     }
 }
 
 /// Unsubscribes from channels without a listener, and subscribes to some of those that have one.
-async fn tune(inner: &Inner, client: &Client) -> Result<Option<Step>, Error> {
-    let (left, (before, wanted)) = {
-        let mut channels = inner.news.channels();
-        (channels.give_up(Instant::now()), channels.ask_for(BATCH))
+async fn update_subscriptions(
+    inner: &ClientInner,
+    client: &Client,
+) -> Result<Option<SubscriptionQuery>, RedisError> {
+    let (left, (before, pending)) = {
+        let mut channels = inner.notifications.lock_subscriptions();
+        (channels.take_expired(Instant::now()), channels.take_pending(CHANNELS_PER_COMMAND))
     };
-    for batch in left.chunks(BATCH) {
-        timeout(SETUP_TIMEOUT, client.unsubscribe(batch.to_vec())).await.map_err(|_| Error::Timeout)??;
+    for batch in left.chunks(CHANNELS_PER_COMMAND) {
+        timeout(SETUP_TIMEOUT, client.unsubscribe(batch.to_vec()))
+            .await
+            .map_err(|_| RedisError::Timeout)??;
     }
-    if wanted.is_empty() {
+    if pending.is_empty() {
         return Ok(None);
     }
     let client = client.clone();
-    let asked =
-        async move { subscribe(client, wanted.clone(), before).await.map(|()| Answered::Heard(wanted)) };
-    Ok(Some(asked.boxed()))
+    let query = async move {
+        subscribe(client, pending.clone(), before).await.map(|()| QueryOutcome::Subscribed(pending))
+    };
+    Ok(Some(query.boxed()))
 }
 
 /// Subscribes to these, beside `before` others.
-async fn subscribe(client: Client, names: Vec<String>, before: usize) -> Result<(), Error> {
+async fn subscribe(client: Client, names: Vec<String>, before: usize) -> Result<(), RedisError> {
     let expected = before + names.len();
     let how_many = CustomCommand::new_static("CLIENT", ClusterHash::FirstKey, false);
     let subscribed = async {
         client.subscribe(names).await?;
         client.custom::<String, _>(how_many, vec!["INFO"]).await
     };
-    match timeout(SETUP_TIMEOUT, subscribed).await.map_err(|_| Error::Timeout)?.map_err(Error::from) {
-        Ok(info) if subscriptions(&info).is_some_and(|count| count < expected) => {
-            let refusal = Refusal::Permission;
-            Err(Error::Refused {
-                refusal,
+    match timeout(SETUP_TIMEOUT, subscribed).await.map_err(|_| RedisError::Timeout)?.map_err(RedisError::from)
+    {
+        Ok(info) if subscription_count(&info).is_some_and(|count| count < expected) => {
+            let refusal = ServerRejection::AccessDenied;
+            Err(RedisError::Rejected {
+                rejection: refusal,
                 reason: "NOPERM the server does not subscribe to a channel".to_owned(),
             })
         }
         // A server that does not tell is believed.
-        Err(Error::Refused { reason, .. }) if reason.to_ascii_lowercase().contains("client") => Ok(()),
+        Err(RedisError::Rejected { reason, .. }) if reason.to_ascii_lowercase().contains("client") => Ok(()),
         answer => answer.map(|_| ()),
     }
 }
 
 /// To how many channels a connection has subscribed, in the answer to `CLIENT INFO`.
-fn subscriptions(info: &str) -> Option<usize> {
+fn subscription_count(info: &str) -> Option<usize> {
     info.split_ascii_whitespace().find_map(|field| field.strip_prefix("sub="))?.parse().ok()
 }
 
-fn ping(client: Client) -> Step {
-    let asked = async move {
-        match timeout(PING_TIMEOUT, client.ping::<()>(None)).await.map_err(|_| Error::Timeout)? {
-            Ok(()) => Ok(Answered::Alive),
-            Err(error) => match Error::from(error) {
+fn ping(client: Client) -> SubscriptionQuery {
+    let query = async move {
+        match timeout(PING_TIMEOUT, client.ping::<()>(None)).await.map_err(|_| RedisError::Timeout)? {
+            Ok(()) => Ok(QueryOutcome::Alive),
+            Err(error) => match RedisError::from(error) {
                 // An answer is an answer: a server that is only busy must not be stormed with connections.
-                Error::Refused { .. } => Ok(Answered::Alive),
+                RedisError::Rejected { .. } => Ok(QueryOutcome::Alive),
                 error => Err(error),
             },
         }
     };
-    asked.boxed()
+    query.boxed()
 }
 
-fn ask_to_tell(client: Client, inner: &Arc<Inner>) -> Step {
+fn query_publish_right(client: Client, inner: &Arc<ClientInner>) -> SubscriptionQuery {
     let inner = Arc::clone(inner);
-    async move { may_tell(client, &inner).await.map(Answered::MayTell) }.boxed()
+    async move { may_publish(client, &inner).await.map(QueryOutcome::MayPublish) }.boxed()
 }
 
 /// Whether this user may publish where the fleet's news are told. If not, other workers of the same user tell nothing
 /// either, and no worker can rely on hearing everything.
-async fn may_tell(client: Client, inner: &Inner) -> Result<bool, Error> {
-    let told = client.publish::<(), _, _>(keys::worker_news(&inner.space, NO_WORKER), "");
-    match timeout(SETUP_TIMEOUT, told).await.map_err(|_| Error::Timeout)?.map_err(Error::from) {
-        Err(error) if error.unsupported() => Ok(false),
-        Ok(()) | Err(Error::Refused { .. }) => Ok(true),
+async fn may_publish(client: Client, inner: &ClientInner) -> Result<bool, RedisError> {
+    let published = client.publish::<(), _, _>(keys::worker_channel(&inner.channel_prefix, NO_WORKER), "");
+    match timeout(SETUP_TIMEOUT, published).await.map_err(|_| RedisError::Timeout)?.map_err(RedisError::from)
+    {
+        Err(error) if error.is_unknown_command() => Ok(false),
+        Ok(()) | Err(RedisError::Rejected { .. }) => Ok(true),
         Err(error) => Err(error),
     }
 }
 
-fn hear(inner: &Inner, message: &Message) {
-    inner.news.messages.fetch_add(1, Relaxed);
+fn on_message(inner: &ClientInner, message: &Message) {
+    inner.notifications.message_count.fetch_add(1, Relaxed);
     let Some(text) = message.value.as_str() else { return };
-    let to = inner.news.channels().listener(&message.channel);
+    let to = inner.notifications.lock_subscriptions().target(&message.channel);
     match to {
-        Some(To::Common) => inner.news.hear(&untagged(inner, &text), inner.earlier.known().hears()),
-        Some(To::One(listener)) => listener(&text),
+        Some(MessageTarget::Common) => inner.notifications.dispatch(
+            &without_hash_tags(inner, &text),
+            inner.earlier_releases.sighting().needs_subscription(),
+        ),
+        Some(MessageTarget::Handler(listener)) => listener(&text),
         None => {}
     }
 }
 
 /// A message as its listeners know it: in a cluster the keys it names have hash tags.
-fn untagged<'a>(inner: &Inner, message: &'a str) -> Cow<'a, str> {
-    let named = inner.endpoint.cluster().and_then(|_| message.split_once(' '));
-    let plain = named.and_then(|(kind, key)| Some((kind, keys::out_of_cluster(&inner.prefix, key)?)));
+fn without_hash_tags<'a>(inner: &ClientInner, message: &'a str) -> Cow<'a, str> {
+    let named = inner.endpoint.cluster_seeds().and_then(|_| message.split_once(' '));
+    let plain = named.and_then(|(kind, key)| Some((kind, keys::plain_name(&inner.prefix, key)?)));
     plain.map_or(Cow::Borrowed(message), |(kind, key)| Cow::Owned(format!("{kind} {key}")))
 }
 
@@ -319,7 +335,7 @@ mod tests {
     #[test]
     fn a_connection_s_subscriptions_are_read_and_not_guessed() {
         let info = "id=3 addr=/tmp/s:0 name= db=0 sub=12 psub=0 ssub=0 multi=-1 cmd=client|info resp=3";
-        assert_eq!(subscriptions(info), Some(12));
-        assert_eq!((subscriptions(""), subscriptions("psub=1 sub=x")), (None, None));
+        assert_eq!(subscription_count(info), Some(12));
+        assert_eq!((subscription_count(""), subscription_count("psub=1 sub=x")), (None, None));
     }
 }

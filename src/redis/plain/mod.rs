@@ -19,57 +19,57 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::config::schema::Mode;
-use crate::redis::Inner;
-use crate::redis::Redis;
+use crate::config::schema::ScriptingMode;
+use crate::redis::ClientInner;
+use crate::redis::RedisClient;
 use crate::redis::begin;
-use crate::redis::begin::CounterArg;
-use crate::redis::begin::SessionArg;
-use crate::redis::begin::SessionReply;
-use crate::redis::caller::Caller;
-use crate::redis::error::Error;
-use crate::redis::lanes::Kind;
-use crate::redis::library::Form;
-use crate::redis::standing::Gate;
-pub(super) use limits::give_back;
-pub(super) use limits::look;
-pub(super) use limits::merge;
-pub(super) use limits::reset;
-pub(super) use moves::move_to;
-pub(super) use sessions::commit;
-pub(super) use sessions::delete;
-pub(super) use sessions::peek;
-pub(super) use sessions::quarantine;
-pub(super) use tickets::end;
+use crate::redis::begin::CounterIncrement;
+use crate::redis::begin::SessionLookup;
+use crate::redis::begin::SessionQuery;
+use crate::redis::caller::RedisTransport;
+use crate::redis::error::RedisError;
+use crate::redis::lanes::CallKind;
+use crate::redis::library::InvocationMode;
+use crate::redis::standing::RedisAvailability;
+pub(super) use limits::apply_deferred_charge;
+pub(super) use limits::limit_status;
+pub(super) use limits::refund_limit;
+pub(super) use limits::reset_limit;
+pub(super) use moves::rotate_session;
+pub(super) use sessions::commit_session;
+pub(super) use sessions::delete_session;
+pub(super) use sessions::lookup_session;
+pub(super) use sessions::quarantine_session;
+pub(super) use tickets::destroy_session;
 
-impl Redis {
+impl RedisClient {
     /// Whether this server or user allows no server-side code, and plain commands do what they can.
     pub fn is_plain(&self) -> bool {
         // Asked by every request: the connection is looked at and not copied.
-        match &*self.inner.gate.borrow() {
-            Gate::Open(live) => live.form == Form::Plain,
+        match &*self.inner.availability.borrow() {
+            RedisAvailability::Available(live) => live.mode == InvocationMode::Plain,
             // While it is away it is what it was.
-            Gate::Held { .. } | Gate::Shut(_) => {
-                self.inner.mode == Mode::Plain || self.inner.warned.load(Relaxed)
+            RedisAvailability::Waiting { .. } | RedisAvailability::Unavailable(_) => {
+                self.inner.mode == ScriptingMode::Plain || self.inner.plain_mode_warned.load(Relaxed)
             }
         }
     }
 
     /// Several commands that together are one call, made once.
-    pub(super) async fn plainly<T>(
+    pub(super) async fn call_plain<T>(
         &self,
-        kind: Kind,
-        work: impl AsyncFnOnce(&Caller) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        kind: CallKind,
+        work: impl AsyncFnOnce(&RedisTransport) -> Result<T, RedisError>,
+    ) -> Result<T, RedisError> {
         // Boxed, because every request's future would have room for it otherwise.
-        self.guard_once(kind, async |live| Box::pin(work(&live.caller)).await).await
+        self.send_once(kind, async |live| Box::pin(work(&live.transport)).await).await
     }
 }
 
-impl Inner {
+impl ClientInner {
     /// Tells once what is lost where no server-side code is allowed.
-    pub(super) fn warn_of_form(&self, form: Form) {
-        if form == Form::Plain && !self.warned.swap(true, Relaxed) {
+    pub(super) fn warn_plain_mode(&self, form: InvocationMode) {
+        if form == InvocationMode::Plain && !self.plain_mode_warned.swap(true, Relaxed) {
             tracing::warn!(
                 "the shared state is kept by plain commands (redis.mode plain), because server-side code is not used \
                  or not allowed: changes to one session at the same moment may undo each other, limits count in fixed \
@@ -80,9 +80,9 @@ impl Inner {
 }
 
 /// One command of several that are sent together.
-pub(super) type Command = (&'static str, Vec<Value>);
+pub(super) type PipelinedCommand = (&'static str, Vec<Value>);
 
-fn command<const N: usize>(name: &'static str, args: [Value; N]) -> Command {
+fn command<const N: usize>(name: &'static str, args: [Value; N]) -> PipelinedCommand {
     (name, args.into())
 }
 
@@ -95,13 +95,15 @@ fn number(number: u64) -> Value {
     Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
-fn integer(answer: &Value) -> Result<i64, Error> {
-    answer.as_i64().ok_or_else(|| Error::protocol("a number was expected, and something else came"))
+fn integer(answer: &Value) -> Result<i64, RedisError> {
+    answer.as_i64().ok_or_else(|| RedisError::protocol("a number was expected, and something else came"))
 }
 
 /// Redis's clock, ms since 1970, out of the answer to TIME.
-fn time_ms(answer: &Value) -> Result<u64, Error> {
-    let Value::Array(parts) = answer else { return Err(Error::protocol("TIME did not answer with a list")) };
+fn time_ms(answer: &Value) -> Result<u64, RedisError> {
+    let Value::Array(parts) = answer else {
+        return Err(RedisError::protocol("TIME did not answer with a list"));
+    };
     let part = |index: usize| parts.get(index).and_then(Value::as_u64).unwrap_or(0);
     Ok(part(0) * 1000 + part(1) / 1000)
 }
@@ -110,62 +112,68 @@ fn time_ms(answer: &Value) -> Result<u64, Error> {
 ///
 /// # Errors
 /// `Unsupported` for what needs server-side code; otherwise as a call of that code.
-pub(super) async fn begin(caller: &Caller, request: &begin::Request<'_>) -> Result<begin::Reply, Error> {
-    let (granted, limits) = limits::decide(caller, request.limits).await?;
+pub(super) async fn begin(
+    caller: &RedisTransport,
+    request: &begin::BeginRequest<'_>,
+) -> Result<begin::BeginReply, RedisError> {
+    let (granted, limits) = limits::check_limits(caller, request.limits).await?;
     if !granted {
-        return Ok(begin::Reply::Denied { limits });
+        return Ok(begin::BeginReply::Denied { limits });
     }
-    let (counters, mut now_ms) = match count(caller, request.counters).await {
+    let (counters, mut now_ms) = match add_to_counters(caller, request.counters).await {
         Ok(counted) => counted,
         Err(error) => {
-            limits::refund(caller, request.limits).await?;
+            limits::refund_checks(caller, request.limits).await?;
             return Err(error);
         }
     };
     let session = match request.session {
-        None => SessionReply::None,
-        Some(arg @ SessionArg { ticket: Some(ticket), .. }) => {
-            tickets::of_ticket(caller, arg, ticket).await?
+        None => SessionLookup::NotRequested,
+        Some(arg @ SessionQuery { provisional: Some(ticket), .. }) => {
+            tickets::lookup_or_create(caller, arg, ticket).await?
         }
-        Some(arg) => sessions::read(caller, arg).await?,
+        Some(arg) => sessions::lookup_and_count(caller, arg).await?,
     };
-    if let SessionReply::Live { .. } = session {
+    if let SessionLookup::Found { .. } = session {
         now_ms = 0;
     }
-    Ok(begin::Reply::Granted { limits, session, counters, now_ms })
+    Ok(begin::BeginReply::Granted { limits, session, counters, now_ms })
 }
 
 /// Adds to every counter or, as far as that can be undone, to none; what time it is besides, if there are any.
-async fn count(caller: &Caller, counters: &[CounterArg]) -> Result<(Vec<i64>, u64), Error> {
+async fn add_to_counters(
+    caller: &RedisTransport,
+    counters: &[CounterIncrement],
+) -> Result<(Vec<i64>, u64), RedisError> {
     if counters.is_empty() {
         return Ok((Vec::new(), 0));
     }
-    let add = |counter: &CounterArg| match counter.by {
+    let add = |counter: &CounterIncrement| match counter.by {
         0 => command("GET", [text(&counter.key)]),
         by => command("INCRBY", [text(&counter.key), Value::Integer(by)]),
     };
-    let mut commands: Vec<Command> = counters.iter().map(add).collect();
+    let mut commands: Vec<PipelinedCommand> = counters.iter().map(add).collect();
     commands.push(command("TIME", []));
-    let mut answers = caller.together(commands).await?;
+    let mut answers = caller.pipeline(commands).await?;
     let now_ms = time_ms(&answers.pop().unwrap_or(Ok(Value::Null))?)?;
-    let sum = |answer: &Result<Value, Error>| match answer {
+    let sum = |answer: &Result<Value, RedisError>| match answer {
         Ok(Value::Null) => Ok(0),
         Ok(answer) => integer(answer),
         Err(error) => Err(error.clone()),
     };
-    let sums: Vec<Result<i64, Error>> = answers.iter().map(sum).collect();
+    let sums: Vec<Result<i64, RedisError>> = answers.iter().map(sum).collect();
     if sums.iter().any(Result::is_err) {
         let added = counters.iter().zip(&sums).filter(|(counter, sum)| counter.by != 0 && sum.is_ok());
-        let undo = |(counter, _): (&CounterArg, _)| {
+        let undo = |(counter, _): (&CounterIncrement, _)| {
             command("DECRBY", [text(&counter.key), Value::Integer(counter.by)])
         };
-        caller.together(added.map(undo).collect()).await?;
+        caller.pipeline(added.map(undo).collect()).await?;
     }
     Ok((sums.into_iter().collect::<Result<_, _>>()?, now_ms))
 }
 
 /// Bytes as a value of the store's records, which are JSON inside.
-fn stored(bytes: &Bytes) -> serde_json::Value {
+fn to_json(bytes: &Bytes) -> serde_json::Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.into(),
         Err(_) => bytes.to_vec().into(),
@@ -173,7 +181,7 @@ fn stored(bytes: &Bytes) -> serde_json::Value {
 }
 
 /// The bytes again.
-fn restored(value: &serde_json::Value) -> Option<Bytes> {
+fn from_json(value: &serde_json::Value) -> Option<Bytes> {
     if let Some(text) = value.as_str() {
         return Some(text.to_owned().into());
     }
@@ -192,9 +200,9 @@ mod tests {
     fn bytes_survive_the_way_through_a_record() {
         for bytes in [&b""[..], b"[1,2]", b"\"caf\xc3\xa9\"", b"\x00\xff\xfe"] {
             let bytes = Bytes::from_static(bytes);
-            assert_eq!(restored(&stored(&bytes)), Some(bytes));
+            assert_eq!(from_json(&to_json(&bytes)), Some(bytes));
         }
-        assert_eq!(restored(&serde_json::json!([300])), None);
-        assert_eq!(restored(&serde_json::json!({})), None);
+        assert_eq!(from_json(&serde_json::json!([300])), None);
+        assert_eq!(from_json(&serde_json::json!({})), None);
     }
 }

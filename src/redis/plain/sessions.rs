@@ -16,23 +16,23 @@ use tower_sessions::session::Record;
 use tower_sessions::session_store;
 use tower_sessions::session_store::SessionStore;
 
-use crate::redis::begin::SessionArg;
-use crate::redis::begin::SessionMode;
-use crate::redis::begin::SessionReply;
-use crate::redis::caller::Caller;
+use crate::redis::begin::SessionAccess;
+use crate::redis::begin::SessionLookup;
+use crate::redis::begin::SessionQuery;
+use crate::redis::caller::RedisTransport;
 use crate::redis::commit;
-use crate::redis::commit::Reply;
-use crate::redis::error::Error;
-use crate::redis::error::Refusal;
+use crate::redis::commit::CommitOutcome;
+use crate::redis::error::RedisError;
+use crate::redis::error::ServerRejection;
 use crate::redis::keys;
-use crate::redis::plain::Command;
+use crate::redis::plain::PipelinedCommand;
 use crate::redis::plain::command;
+use crate::redis::plain::from_json;
 use crate::redis::plain::integer;
 use crate::redis::plain::number;
-use crate::redis::plain::restored;
-use crate::redis::plain::stored;
 use crate::redis::plain::text;
 use crate::redis::plain::time_ms;
+use crate::redis::plain::to_json;
 
 /// When the session was created, ms; no application's field begins with one underscore, see [`field`].
 const CREATED: &str = "_c";
@@ -41,7 +41,7 @@ const IDLE: &str = "_i";
 const ABSOLUTE: &str = "_x";
 
 /// The id under which the store keeps the session with this key.
-pub(super) fn id(key: &str) -> Id {
+pub(super) fn record_id(key: &str) -> Id {
     let digest = digest::digest(&digest::SHA256, key.as_bytes());
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest.as_ref()[..16]);
@@ -50,7 +50,7 @@ pub(super) fn id(key: &str) -> Id {
 
 /// A session's record, in our words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Session {
+pub(super) struct PlainRecord {
     pub(super) created_ms: u64,
     pub(super) idle_ms: u64,
     pub(super) absolute_ms: u64,
@@ -58,9 +58,9 @@ pub(super) struct Session {
     pub(super) fields: HashMap<String, Bytes>,
 }
 
-impl Session {
+impl PlainRecord {
     /// With the configured lifetimes, which hold whatever they were when the session was made.
-    fn with(&self, arg: &SessionArg) -> Self {
+    fn with_lifetimes(&self, arg: &SessionQuery) -> Self {
         Self { idle_ms: arg.idle_ms, absolute_ms: arg.absolute_ms, ..self.clone() }
     }
 
@@ -78,7 +78,7 @@ impl Session {
     fn record(&self, id: Id, now_ms: u64, left_ms: u64) -> Record {
         let numbers = [(CREATED, self.created_ms), (IDLE, self.idle_ms), (ABSOLUTE, self.absolute_ms)];
         let own = numbers.into_iter().map(|(name, number)| (name.to_owned(), number.into()));
-        let fields = self.fields.iter().map(|(name, bytes)| (field(name), stored(bytes)));
+        let fields = self.fields.iter().map(|(name, bytes)| (stored_field_name(name), to_json(bytes)));
         // The store's ends are whole seconds. One too many does no harm: what is over is told by the numbers.
         let ends = now_ms.saturating_add(left_ms).div_ceil(1000);
         let ends = OffsetDateTime::from_unix_timestamp(i64::try_from(ends).unwrap_or(i64::MAX));
@@ -90,11 +90,12 @@ impl Session {
     }
 
     /// `None` if it is a record, but none of ours.
-    fn read(record: &Record) -> Option<Self> {
+    fn from_record(record: &Record) -> Option<Self> {
         let number = |name| record.data.get(name).and_then(serde_json::Value::as_u64);
         let own = |name: &str| [CREATED, IDLE, ABSOLUTE].contains(&name);
         let fields = record.data.iter().filter(|(name, _)| !own(name));
-        let fields = fields.map(|(name, value)| Some((name.strip_prefix('=')?.to_owned(), restored(value)?)));
+        let fields =
+            fields.map(|(name, value)| Some((name.strip_prefix('=')?.to_owned(), from_json(value)?)));
         Some(Self {
             created_ms: number(CREATED)?,
             idle_ms: number(IDLE)?,
@@ -103,73 +104,83 @@ impl Session {
         })
     }
 
-    fn reply(&self, views: u64) -> SessionReply {
+    fn to_lookup(&self, views: u64) -> SessionLookup {
         let fields = self.fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        SessionReply::Live { created_ms: self.created_ms, views, own: None, fields }
+        SessionLookup::Found { created_ms: self.created_ms, views, attributes: None, fields }
     }
 }
 
 /// How an application's field is stored: it never meets ours.
-fn field(name: &str) -> String {
+fn stored_field_name(name: &str) -> String {
     format!("={name}")
 }
 
 /// What the store found.
-pub(super) enum Found {
-    Nothing,
-    Session(Session),
+pub(super) enum PlainLookup {
+    NotFound,
+    Record(PlainRecord),
     /// Something that nobody can read.
-    Damaged,
+    Corrupt,
 }
 
-pub(super) async fn load(caller: &Caller, id: Id) -> Result<Found, Error> {
-    match caller.stored(async |store| store.load(&id).await).await? {
-        Ok(None) => Ok(Found::Nothing),
-        Ok(Some(record)) => Ok(Session::read(&record).map_or(Found::Damaged, Found::Session)),
-        Err(session_store::Error::Decode(_)) => Ok(Found::Damaged),
-        Err(error) => match sorted(&error) {
+pub(super) async fn load(caller: &RedisTransport, id: Id) -> Result<PlainLookup, RedisError> {
+    match caller.with_session_store(async |store| store.load(&id).await).await? {
+        Ok(None) => Ok(PlainLookup::NotFound),
+        Ok(Some(record)) => {
+            Ok(PlainRecord::from_record(&record).map_or(PlainLookup::Corrupt, PlainLookup::Record))
+        }
+        Err(session_store::Error::Decode(_)) => Ok(PlainLookup::Corrupt),
+        Err(error) => match to_redis_error(&error) {
             // A value of another type lies there.
-            Error::Refused { refusal: Refusal::WrongType, .. } => Ok(Found::Damaged),
+            RedisError::Rejected { rejection: ServerRejection::WrongType, .. } => Ok(PlainLookup::Corrupt),
             other => Err(other),
         },
     }
 }
 
 /// Reads a session and changes nothing.
-pub(in crate::redis) async fn peek(caller: &Caller, arg: &SessionArg) -> Result<SessionReply, Error> {
-    let look = vec![command("TIME", []), command("GET", [text(&keys::views(&arg.key))])];
-    let (found, answers) = tokio::join!(load(caller, id(&arg.key)), caller.together(look));
+pub(in crate::redis) async fn lookup_session(
+    caller: &RedisTransport,
+    arg: &SessionQuery,
+) -> Result<SessionLookup, RedisError> {
+    let commands = vec![command("TIME", []), command("GET", [text(&keys::session_views(&arg.key))])];
+    let (found, answers) = tokio::join!(load(caller, record_id(&arg.key)), caller.pipeline(commands));
     let answers = answers?.into_iter().collect::<Result<Vec<_>, _>>()?;
     let now = time_ms(answers.first().unwrap_or(&Value::Null))?;
     let views = answers.get(1).and_then(Value::as_u64).unwrap_or(0);
     Ok(match found? {
-        Found::Session(session) if session.with(arg).left_ms(now) > 0 => session.reply(views),
-        Found::Damaged => SessionReply::Damaged,
-        Found::Session(_) | Found::Nothing => SessionReply::Gone,
+        PlainLookup::Record(session) if session.with_lifetimes(arg).left_ms(now) > 0 => {
+            session.to_lookup(views)
+        }
+        PlainLookup::Corrupt => SessionLookup::Corrupt,
+        PlainLookup::Record(_) | PlainLookup::NotFound => SessionLookup::Gone,
     })
 }
 
 /// Reads a session and counts a view.
-pub(super) async fn read(caller: &Caller, arg: &SessionArg) -> Result<SessionReply, Error> {
-    let id = id(&arg.key);
-    let (own, views) = (id.to_string(), keys::views(&arg.key));
-    let look = vec![command("TIME", []), command("PTTL", [text(&own)]), command("GET", [text(&views)])];
-    let (found, answers) = tokio::join!(load(caller, id), caller.together(look));
+pub(super) async fn lookup_and_count(
+    caller: &RedisTransport,
+    arg: &SessionQuery,
+) -> Result<SessionLookup, RedisError> {
+    let id = record_id(&arg.key);
+    let (own, views) = (id.to_string(), keys::session_views(&arg.key));
+    let reads = vec![command("TIME", []), command("PTTL", [text(&own)]), command("GET", [text(&views)])];
+    let (found, answers) = tokio::join!(load(caller, id), caller.pipeline(reads));
     let mut answers = answers?.into_iter();
     let mut answer = || answers.next().unwrap_or(Ok(Value::Null));
     let (now, ttl, counted) = (time_ms(&answer()?)?, integer(&answer()?)?, answer()?);
     let session = match found? {
-        Found::Nothing => return Ok(SessionReply::Gone),
-        Found::Session(session) => session,
-        Found::Damaged => return Ok(SessionReply::Damaged),
+        PlainLookup::NotFound => return Ok(SessionLookup::Gone),
+        PlainLookup::Record(session) => session,
+        PlainLookup::Corrupt => return Ok(SessionLookup::Corrupt),
     };
-    let session = session.with(arg);
+    let session = session.with_lifetimes(arg);
     let left = session.left_ms(now);
     if left == 0 {
-        return Ok(SessionReply::Gone);
+        return Ok(SessionLookup::Gone);
     }
-    let mut commands: Vec<Command> = Vec::new();
-    if arg.mode == SessionMode::Visit {
+    let mut commands: Vec<PipelinedCommand> = Vec::new();
+    if arg.access == SessionAccess::CountView {
         commands.push(command("INCR", [text(&views)]));
         commands.push(command("PEXPIRE", [text(&views), number(left)]));
     }
@@ -180,150 +191,153 @@ pub(super) async fn read(caller: &Caller, arg: &SessionArg) -> Result<SessionRep
     }
     let mut views = counted.as_u64().unwrap_or(0);
     if !commands.is_empty() {
-        let answers = caller.together(commands).await?;
-        if let (SessionMode::Visit, Some(Ok(sum))) = (arg.mode, answers.first()) {
+        let answers = caller.pipeline(commands).await?;
+        if let (SessionAccess::CountView, Some(Ok(sum))) = (arg.access, answers.first()) {
             views = sum.as_u64().unwrap_or(views);
         }
     }
-    Ok(session.reply(views))
+    Ok(session.to_lookup(views))
 }
 
 /// Makes a session with so many views, that lives for so long, ms, until it is read.
-pub(super) async fn create(
-    caller: &Caller,
+pub(super) async fn create_session(
+    caller: &RedisTransport,
     key: &str,
-    session: &Session,
+    session: &PlainRecord,
     (views, left): (u64, u64),
     now: u64,
-) -> Result<Reply, Error> {
+) -> Result<CommitOutcome, RedisError> {
     if left == 0 {
-        return Ok(Reply::Gone);
+        return Ok(CommitOutcome::Gone);
     }
     // Before the session is there: a request that finds it adds to these views.
-    let args = [text(&keys::views(key)), number(views), text("PX"), number(left), text("NX")];
+    let args = [text(&keys::session_views(key)), number(views), text("PX"), number(left), text("NX")];
     caller.send("SET", args.into()).await?;
-    let id = id(key);
+    let id = record_id(key);
     let mut record = session.record(id, now, left);
-    if let Err(error) = caller.stored(async |store| store.create(&mut record).await).await? {
-        return if unparsed(&error) { Ok(Reply::Exists) } else { Err(sorted(&error)) };
+    if let Err(error) = caller.with_session_store(async |store| store.create(&mut record).await).await? {
+        return if is_nil_reply(&error) { Ok(CommitOutcome::Exists) } else { Err(to_redis_error(&error)) };
     }
     if record.id != id {
         // The store took another id because ours is taken, and nobody would ever find what it made.
-        let deleted = caller.stored(async |store| store.delete(&record.id).await).await?;
-        deleted.map_err(|error| sorted(&error))?;
-        return Ok(Reply::Exists);
+        let deleted = caller.with_session_store(async |store| store.delete(&record.id).await).await?;
+        deleted.map_err(|error| to_redis_error(&error))?;
+        return Ok(CommitOutcome::Exists);
     }
-    Ok(Reply::Committed { sums: Vec::new() })
+    Ok(CommitOutcome::Committed { sums: Vec::new() })
 }
 
 /// Stores what a request changed; of two requests at the same moment the later one's record stays.
 ///
 /// # Errors
 /// `Unsupported` for sums and expectations, which only server-side code can keep.
-pub(in crate::redis) async fn commit(caller: &Caller, request: &commit::Request<'_>) -> Result<Reply, Error> {
+pub(in crate::redis) async fn commit_session(
+    caller: &RedisTransport,
+    request: &commit::CommitSession<'_>,
+) -> Result<CommitOutcome, RedisError> {
     if !request.add.is_empty() {
-        return Err(Error::Unsupported { what: "adding to a session's field" });
+        return Err(RedisError::Unsupported { what: "adding to a session's field" });
     }
     if !request.expect.is_empty() {
-        return Err(Error::Unsupported { what: "expecting a value of a session's field" });
+        return Err(RedisError::Unsupported { what: "expecting a value of a session's field" });
     }
-    let id = id(request.key);
+    let id = record_id(request.key);
     let (found, now) = tokio::join!(load(caller, id), caller.call("TIME", []));
     let now = time_ms(&now?)?;
     if let Some(create_as) = request.create {
-        let session = Session {
+        let session = PlainRecord {
             created_ms: create_as.created_ms.unwrap_or(now),
             idle_ms: create_as.idle_ms,
             absolute_ms: create_as.absolute_ms,
             fields: request.set.iter().cloned().collect(),
         };
         return match session.exceeds(request.max_fields, request.max_bytes) {
-            true => Ok(Reply::Full),
+            true => Ok(CommitOutcome::TooLarge),
             false => {
                 let left = session.left_ms(now);
-                create(caller, request.key, &session, (create_as.views, left), now).await
+                create_session(caller, request.key, &session, (create_as.views, left), now).await
             }
         };
     }
-    let Found::Session(mut session) = found? else { return Ok(Reply::Gone) };
+    let PlainLookup::Record(mut session) = found? else { return Ok(CommitOutcome::Gone) };
     session.fields.extend(request.set.iter().cloned());
     session.fields.retain(|name, _| !request.remove.contains(name));
     let left = session.left_ms(now);
     if left == 0 {
-        return Ok(Reply::Gone);
+        return Ok(CommitOutcome::Gone);
     }
     if !request.set.is_empty() && session.exceeds(request.max_fields, request.max_bytes) {
-        return Ok(Reply::Full);
+        return Ok(CommitOutcome::TooLarge);
     }
     let record = session.record(id, now, left);
-    if let Err(error) = caller.stored(async |store| store.save(&record).await).await? {
-        return if unparsed(&error) { Ok(Reply::Gone) } else { Err(sorted(&error)) };
+    if let Err(error) = caller.with_session_store(async |store| store.save(&record).await).await? {
+        return if is_nil_reply(&error) { Ok(CommitOutcome::Gone) } else { Err(to_redis_error(&error)) };
     }
-    caller.send("PEXPIRE", vec![text(&keys::views(request.key)), number(left)]).await?;
-    Ok(Reply::Committed { sums: Vec::new() })
+    caller.send("PEXPIRE", vec![text(&keys::session_views(request.key)), number(left)]).await?;
+    Ok(CommitOutcome::Committed { sums: Vec::new() })
 }
 
 /// Deletes what lies under a key, be it a session, which is elsewhere, or anything else; whether there was something.
-pub(in crate::redis) async fn delete(caller: &Caller, key: &str) -> Result<bool, Error> {
-    let names = [id(key).to_string(), key.to_owned(), keys::views(key)];
-    let answers = caller.together(names.iter().map(|name| command("UNLINK", [text(name)])).collect()).await?;
+pub(in crate::redis) async fn delete_session(caller: &RedisTransport, key: &str) -> Result<bool, RedisError> {
+    let names = [record_id(key).to_string(), key.to_owned(), keys::session_views(key)];
+    let answers = caller.pipeline(names.iter().map(|name| command("UNLINK", [text(name)])).collect()).await?;
     let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
     Ok(answers.iter().take(2).any(|deleted| deleted.as_u64() == Some(1)))
 }
 
 /// Puts what nobody can read aside for so long; whether there was something.
-pub(in crate::redis) async fn quarantine(
-    caller: &Caller,
+pub(in crate::redis) async fn quarantine_session(
+    caller: &RedisTransport,
     key: &str,
     aside: &str,
     kept_ms: u64,
-) -> Result<bool, Error> {
-    let own = id(key);
-    if !matches!(load(caller, own).await?, Found::Damaged) {
+) -> Result<bool, RedisError> {
+    let own = record_id(key);
+    if !matches!(load(caller, own).await?, PlainLookup::Corrupt) {
         return Ok(false);
     }
     let commands = vec![
         command("RENAME", [text(&own.to_string()), text(aside)]),
         command("PEXPIRE", [text(aside), number(kept_ms)]),
-        command("DEL", [text(&keys::views(key))]),
+        command("DEL", [text(&keys::session_views(key))]),
     ];
-    let answers = caller.together(commands).await?;
+    let answers = caller.pipeline(commands).await?;
     // Somebody else may have moved it meanwhile.
     Ok(answers.iter().all(Result::is_ok))
 }
 
 /// Whether the store met the nil with which Redis says that NX or XX did not hold.
-fn unparsed(error: &session_store::Error) -> bool {
+fn is_nil_reply(error: &session_store::Error) -> bool {
     matches!(error, session_store::Error::Backend(text) if text.starts_with("Parse Error"))
 }
 
 /// The store's error, which is the client's as text, as ours.
-fn sorted(error: &session_store::Error) -> Error {
-    let session_store::Error::Backend(text) = error else { return Error::protocol(error.to_string()) };
+fn to_redis_error(error: &session_store::Error) -> RedisError {
+    let session_store::Error::Backend(text) = error else { return RedisError::protocol(error.to_string()) };
     let (kind, details) = text.split_once(": ").unwrap_or(("", text));
-    Error::from_text(kind, details)
+    RedisError::from_text(kind, details)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn session() -> Session {
+    fn session() -> PlainRecord {
         let fields = [("cart", "[1]"), ("_c", "7"), ("=", "0")];
         let fields = fields.map(|(name, value)| (name.to_owned(), Bytes::from_static(value.as_bytes())));
-        Session { created_ms: 1000, idle_ms: 500, absolute_ms: 2000, fields: fields.into() }
+        PlainRecord { created_ms: 1000, idle_ms: 500, absolute_ms: 2000, fields: fields.into() }
     }
 
     #[test]
     fn a_session_survives_the_way_through_a_record_whatever_its_fields_are_called() {
         let session = session();
-        assert_eq!(Session::read(&session.record(Id(1), 1000, 500)), Some(session));
+        assert_eq!(PlainRecord::from_record(&session.record(Id(1), 1000, 500)), Some(session));
     }
 
     #[test]
     fn a_record_of_somebody_else_is_no_session() {
         let record = Record { id: Id(1), data: HashMap::default(), expiry_date: OffsetDateTime::UNIX_EPOCH };
-        assert_eq!(Session::read(&record), None);
+        assert_eq!(PlainRecord::from_record(&record), None);
     }
 
     #[test]
@@ -334,7 +348,7 @@ mod tests {
 
     #[test]
     fn prefix_and_digest_make_the_id() {
-        assert_eq!(id("p:s:a"), id("p:s:a"));
-        assert!(id("p:s:a") != id("q:s:a") && id("p:s:a") != id("p:s:b"));
+        assert_eq!(record_id("p:s:a"), record_id("p:s:a"));
+        assert!(record_id("p:s:a") != record_id("q:s:a") && record_id("p:s:a") != record_id("p:s:b"));
     }
 }

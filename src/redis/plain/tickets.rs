@@ -6,87 +6,94 @@ use std::collections::HashMap;
 
 use fred::types::Value;
 
-use crate::redis::begin::LimitArg;
-use crate::redis::begin::LimitKind;
-use crate::redis::begin::NewSessions;
-use crate::redis::begin::SessionArg;
-use crate::redis::begin::SessionReply;
-use crate::redis::begin::TicketArg;
-use crate::redis::caller::Caller;
-use crate::redis::commit::Reply;
-use crate::redis::error::Error;
+use crate::redis::begin::LimitParameters;
+use crate::redis::begin::NewSessionLimit;
+use crate::redis::begin::ProvisionalSessionQuery;
+use crate::redis::begin::RateLimitCheck;
+use crate::redis::begin::SessionLookup;
+use crate::redis::begin::SessionQuery;
+use crate::redis::caller::RedisTransport;
+use crate::redis::commit::CommitOutcome;
+use crate::redis::error::RedisError;
 use crate::redis::keys;
 use crate::redis::plain::command;
-use crate::redis::plain::limits::decide;
+use crate::redis::plain::limits::check_limits;
 use crate::redis::plain::number;
-use crate::redis::plain::sessions::Session;
-use crate::redis::plain::sessions::create;
-use crate::redis::plain::sessions::id;
-use crate::redis::plain::sessions::read;
+use crate::redis::plain::sessions::PlainRecord;
+use crate::redis::plain::sessions::create_session;
+use crate::redis::plain::sessions::lookup_and_count;
+use crate::redis::plain::sessions::record_id;
 use crate::redis::plain::text;
 use crate::redis::plain::time_ms;
-use crate::redis::sessions::term_ms;
+use crate::redis::sessions::provisional_ttl_ms;
 
 /// The session that a ticket names; it is made if it is not there, and did not end before the ticket.
 ///
 /// The view that was counted with the ticket is stored by the first request that brings the ticket, and each adds its own,
 /// so that requests that come at the same moment are all counted.
-pub(super) async fn of_ticket(
-    caller: &Caller,
-    arg: &SessionArg,
-    ticket: &TicketArg,
-) -> Result<SessionReply, Error> {
-    match read(caller, arg).await? {
-        SessionReply::Gone => {}
+pub(super) async fn lookup_or_create(
+    caller: &RedisTransport,
+    arg: &SessionQuery,
+    provisional: &ProvisionalSessionQuery,
+) -> Result<SessionLookup, RedisError> {
+    match lookup_and_count(caller, arg).await? {
+        SessionLookup::Gone => {}
         found => return Ok(found),
     }
-    let look = vec![command("TIME", []), command("GET", [text(&arg.key)])];
-    let answers = caller.together(look).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let commands = vec![command("TIME", []), command("GET", [text(&arg.key)])];
+    let answers = caller.pipeline(commands).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
     let now = time_ms(answers.first().unwrap_or(&Value::Null))?;
-    let is_good = now < ticket.issued_ms.saturating_add(ticket.term_ms)
-        && ticket.issued_ms <= now.saturating_add(ticket.term_ms);
+    let is_good = now < provisional.issued_ms.saturating_add(provisional.ttl_ms)
+        && provisional.issued_ms <= now.saturating_add(provisional.ttl_ms);
     if !is_good || answers.get(1).is_some_and(|mark| *mark != Value::Null) {
-        return Ok(SessionReply::Gone);
+        return Ok(SessionLookup::Gone);
     }
-    if !ticket.makes {
-        return Ok(SessionReply::Ticket);
+    if !provisional.creates {
+        return Ok(SessionLookup::Provisional);
     }
-    let session = Session {
-        created_ms: ticket.issued_ms,
+    let session = PlainRecord {
+        created_ms: provisional.issued_ms,
         idle_ms: arg.idle_ms,
         absolute_ms: arg.absolute_ms,
         fields: HashMap::new(),
     };
-    let left = match has_room(caller, ticket.limit.as_ref()).await? {
+    let left = match new_session_retry_after_ms(caller, provisional.limit.as_ref()).await? {
         None => session.left_ms(now),
-        Some(_) => session.left_ms(now).min(ticket.term_ms),
+        Some(_) => session.left_ms(now).min(provisional.ttl_ms),
     };
-    match create(caller, &arg.key, &session, (u64::from(ticket.viewed), left), now).await? {
+    match create_session(caller, &arg.key, &session, (u64::from(provisional.view_counted), left), now).await?
+    {
         // Another request with the same ticket may have made it at the same moment.
-        Reply::Committed { .. } | Reply::Exists => read(caller, arg).await,
-        _ => Ok(SessionReply::Gone),
+        CommitOutcome::Committed { .. } | CommitOutcome::Exists => lookup_and_count(caller, arg).await,
+        _ => Ok(SessionLookup::Gone),
     }
 }
 
 /// When the client may have one session more, ms from now; `None`: it may now, and is charged.
-pub(super) async fn has_room(caller: &Caller, limit: Option<&NewSessions>) -> Result<Option<u64>, Error> {
+pub(super) async fn new_session_retry_after_ms(
+    caller: &RedisTransport,
+    limit: Option<&NewSessionLimit>,
+) -> Result<Option<u64>, RedisError> {
     let Some(limit) = limit else { return Ok(None) };
     let (interval_us, tolerance_us) = (limit.interval_us, limit.tolerance_us);
-    let kind = LimitKind::Rate { interval_us, tolerance_us };
-    let arg = LimitArg { key: limit.key.clone(), kind, shadow: false, cost: 1 };
-    let (granted, replies) = decide(caller, &[arg]).await?;
+    let kind = LimitParameters::Rate { interval_us, tolerance_us };
+    let arg = RateLimitCheck { key: limit.key.clone(), parameters: kind, shadow: false, cost: 1 };
+    let (granted, replies) = check_limits(caller, &[arg]).await?;
     let retry_us = replies.first().and_then(|reply| reply.retry_after_us).unwrap_or(1_000_000);
     Ok((!granted).then_some(retry_us.div_ceil(1000)))
 }
 
 /// Ends a session, and leaves a mark by which no ticket makes it anew; whether there was one.
-pub(in crate::redis) async fn end(caller: &Caller, key: &str) -> Result<bool, Error> {
-    let names = [id(key).to_string(), keys::views(key)];
-    let answers = caller.together(names.iter().map(|name| command("DEL", [text(name)])).collect()).await?;
+pub(in crate::redis) async fn destroy_session(
+    caller: &RedisTransport,
+    key: &str,
+) -> Result<bool, RedisError> {
+    let names = [record_id(key).to_string(), keys::session_views(key)];
+    let answers = caller.pipeline(names.iter().map(|name| command("DEL", [text(name)])).collect()).await?;
     let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let ended = answers.first().and_then(Value::as_u64) == Some(1);
-    if ended {
-        caller.send("SET", vec![text(key), text("ended"), text("PX"), number(term_ms())]).await?;
+    let destroyed = answers.first().and_then(Value::as_u64) == Some(1);
+    if destroyed {
+        caller.send("SET", vec![text(key), text("ended"), text("PX"), number(provisional_ttl_ms())]).await?;
     }
-    Ok(ended)
+    Ok(destroyed)
 }

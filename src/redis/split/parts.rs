@@ -1,45 +1,45 @@
 //! A request's start in pieces, one for each slot, and one answer out of theirs; what is taken back of them. Pure.
 
-use crate::redis::begin::CounterArg;
-use crate::redis::begin::LimitArg;
-use crate::redis::begin::LimitKind;
-use crate::redis::begin::LimitReply;
-use crate::redis::begin::Reply;
-use crate::redis::begin::Request;
-use crate::redis::begin::SessionArg;
-use crate::redis::begin::SessionReply;
-use crate::redis::begin::TicketArg;
-use crate::redis::error::Error;
+use crate::redis::begin::BeginReply;
+use crate::redis::begin::BeginRequest;
+use crate::redis::begin::CounterIncrement;
+use crate::redis::begin::LimitParameters;
+use crate::redis::begin::ProvisionalSessionQuery;
+use crate::redis::begin::RateLimitCheck;
+use crate::redis::begin::RateLimitDecision;
+use crate::redis::begin::SessionLookup;
+use crate::redis::begin::SessionQuery;
+use crate::redis::error::RedisError;
 use crate::redis::keys;
 use crate::redis::topology;
 
 /// What of a request lies in one slot, and where in the request it stands. Keys have the names that they have in a cluster.
 #[derive(Debug, Default)]
-pub(super) struct Part {
+pub(super) struct ShardPart {
     pub(super) slot: u16,
-    pub(super) limits: Vec<LimitArg>,
+    pub(super) limits: Vec<RateLimitCheck>,
     limits_at: Vec<usize>,
-    session: Option<SessionArg>,
-    counters: Vec<CounterArg>,
+    session: Option<SessionQuery>,
+    counters: Vec<CounterIncrement>,
     counters_at: Vec<usize>,
 }
 
-impl Part {
+impl ShardPart {
     /// The key of a mark of this name in the part's slot: beside any of its keys.
-    pub(super) fn mark(&self, name: &str) -> String {
+    pub(super) fn mark_key(&self, name: &str) -> String {
         let limit = self.limits.first().map(|limit| limit.key.as_str());
         let session = self.session.as_ref().map(|session| session.key.as_str());
         let counter = self.counters.first().map(|counter| counter.key.as_str());
-        keys::beside(limit.or(session).or(counter).unwrap_or_default(), name)
+        keys::mark_beside(limit.or(session).or(counter).unwrap_or_default(), name)
     }
 
-    pub(super) fn request<'a>(&'a self, token: &'a str) -> Request<'a> {
-        Request { limits: &self.limits, session: self.session.as_ref(), counters: &self.counters, token }
+    pub(super) fn request<'a>(&'a self, token: &'a str) -> BeginRequest<'a> {
+        BeginRequest { limits: &self.limits, session: self.session.as_ref(), counters: &self.counters, token }
     }
 
     /// What has to be taken back of it if it was granted; `None` if it changed nothing.
-    pub(super) fn undo(&self, reply: &Reply) -> Option<Self> {
-        let Reply::Granted { limits, session, .. } = reply else { return None };
+    pub(super) fn compensation(&self, reply: &BeginReply) -> Option<Self> {
+        let BeginReply::Granted { limits, session, .. } = reply else { return None };
         let charged = self.limits.iter().zip(limits).filter(|(limit, reply)| reply.allowed && limit.cost > 0);
         let charged: Vec<_> = charged.map(|(limit, _)| limit).collect();
         // All limits are decided before any is charged: of those with one key the last one's charge is what stands there.
@@ -47,7 +47,7 @@ impl Part {
         let undo = Self {
             slot: self.slot,
             limits: (0..charged.len()).filter(|at| stands(*at)).map(|at| charged[at].clone()).collect(),
-            session: self.session.as_ref().and_then(|arg| undone_session(arg, session)),
+            session: self.session.as_ref().and_then(|arg| session_compensation(arg, session)),
             counters: self.counters.iter().filter(|counter| counter.by != 0).cloned().collect(),
             ..Self::default()
         };
@@ -57,32 +57,32 @@ impl Part {
 }
 
 /// The request in pieces, one for each slot.
-pub(super) fn of(prefix: &str, request: &Request<'_>) -> Vec<Part> {
-    let mut parts: Vec<Part> = Vec::with_capacity(3);
-    let mut put = |key: &str, put: &mut dyn FnMut(&mut Part, String)| {
-        let name = keys::in_cluster(prefix, key).unwrap_or_else(|| key.to_owned());
-        let slot = topology::slot_of(&name);
+pub(super) fn split_by_hash_slot(prefix: &str, request: &BeginRequest<'_>) -> Vec<ShardPart> {
+    let mut parts: Vec<ShardPart> = Vec::with_capacity(3);
+    let mut put = |key: &str, put: &mut dyn FnMut(&mut ShardPart, String)| {
+        let name = keys::cluster_name(prefix, key).unwrap_or_else(|| key.to_owned());
+        let slot = topology::hash_slot(&name);
         let index = parts.iter().position(|part| part.slot == slot).unwrap_or_else(|| {
-            parts.push(Part { slot, ..Part::default() });
+            parts.push(ShardPart { slot, ..ShardPart::default() });
             parts.len() - 1
         });
         put(&mut parts[index], name);
     };
     if let Some(session) = request.session {
         put(&session.key, &mut |part, key| {
-            let (generation, ticket) = (session.generation.clone(), session.ticket.clone());
-            part.session = Some(SessionArg { key, generation, ticket, ..*session });
+            let (generation, provisional) = (session.generation.clone(), session.provisional.clone());
+            part.session = Some(SessionQuery { key, generation, provisional, ..*session });
         });
     }
     for (index, counter) in request.counters.iter().enumerate() {
         put(&counter.key, &mut |part, key| {
-            part.counters.push(CounterArg { key, ..*counter });
+            part.counters.push(CounterIncrement { key, ..*counter });
             part.counters_at.push(index);
         });
     }
     for (index, limit) in request.limits.iter().enumerate() {
         put(&limit.key, &mut |part, key| {
-            part.limits.push(LimitArg { key, ..*limit });
+            part.limits.push(RateLimitCheck { key, ..*limit });
             part.limits_at.push(index);
         });
     }
@@ -91,14 +91,14 @@ pub(super) fn of(prefix: &str, request: &Request<'_>) -> Vec<Part> {
 
 /// What is taken back of a session: its ticket says that this call made it, and the ticket's limit that it charged for
 /// that. One that was there before loses its view alone: it is deleted for no request that is denied.
-fn undone_session(arg: &SessionArg, reply: &SessionReply) -> Option<SessionArg> {
-    let SessionReply::Live { .. } = reply else { return None };
-    let made = arg.ticket.as_ref().filter(|_| reply.is_made());
-    let ticket = made.map(|ticket| TicketArg {
-        limit: ticket.limit.clone().filter(|_| !reply.is_unconfirmed()),
-        ..ticket.clone()
+fn session_compensation(arg: &SessionQuery, reply: &SessionLookup) -> Option<SessionQuery> {
+    let SessionLookup::Found { .. } = reply else { return None };
+    let made = arg.provisional.as_ref().filter(|_| reply.is_created());
+    let provisional = made.map(|source| ProvisionalSessionQuery {
+        limit: source.limit.clone().filter(|_| !reply.is_unconfirmed()),
+        ..source.clone()
     });
-    let undone = SessionArg { ticket, ..arg.clone() };
+    let undone = SessionQuery { provisional, ..arg.clone() };
     undone.changes().then_some(undone)
 }
 
@@ -107,35 +107,39 @@ fn undone_session(arg: &SessionArg, reply: &SessionReply) -> Option<SessionArg> 
 ///
 /// # Errors
 /// That failure.
-pub(super) fn heard(parts: &[Part], replies: Vec<Result<Reply, Error>>) -> Result<Vec<Reply>, Error> {
-    let denied = replies.iter().any(|reply| matches!(reply, Ok(Reply::Denied { .. })));
-    let silent = |part: &Part| Reply::Denied { limits: part.limits.iter().map(unheard).collect() };
-    let heard = parts.iter().zip(replies).map(|(part, reply)| match reply {
+pub(super) fn resolve_replies(
+    parts: &[ShardPart],
+    replies: Vec<Result<BeginReply, RedisError>>,
+) -> Result<Vec<BeginReply>, RedisError> {
+    let denied = replies.iter().any(|reply| matches!(reply, Ok(BeginReply::Denied { .. })));
+    let silent =
+        |part: &ShardPart| BeginReply::Denied { limits: part.limits.iter().map(unanswered).collect() };
+    let resolved = parts.iter().zip(replies).map(|(part, reply)| match reply {
         Err(_) if denied => Ok(silent(part)),
         reply => reply,
     });
-    heard.collect()
+    resolved.collect()
 }
 
 /// What is said of a limit whose node did not answer while another one denied.
-fn unheard(_: &LimitArg) -> LimitReply {
-    LimitReply { allowed: true, remaining: 0, retry_after_us: None, reset_us: 0 }
+fn unanswered(_: &RateLimitCheck) -> RateLimitDecision {
+    RateLimitDecision { allowed: true, remaining: 0, retry_after_us: None, reset_us: 0 }
 }
 
 /// One answer out of those of all parts.
-pub(super) fn join(
-    request: &Request<'_>,
-    parts: &[Part],
-    replies: Vec<Reply>,
+pub(super) fn merge_replies(
+    request: &BeginRequest<'_>,
+    parts: &[ShardPart],
+    replies: Vec<BeginReply>,
     granted: bool,
-) -> Result<Reply, Error> {
-    let mut limits: Vec<Option<LimitReply>> = vec![None; request.limits.len()];
+) -> Result<BeginReply, RedisError> {
+    let mut limits: Vec<Option<RateLimitDecision>> = vec![None; request.limits.len()];
     let mut counters = vec![0; request.counters.len()];
-    let (mut session, mut now_ms) = (SessionReply::None, 0);
+    let (mut session, mut now_ms) = (SessionLookup::NotRequested, 0);
     for (part, reply) in parts.iter().zip(replies) {
         let decided = match reply {
-            Reply::Denied { limits } => limits,
-            Reply::Granted { limits, session: found, counters: values, now_ms: now } => {
+            BeginReply::Denied { limits } => limits,
+            BeginReply::Granted { limits, session: found, counters: values, now_ms: now } => {
                 now_ms = now_ms.max(now);
                 for (at, value) in part.counters_at.iter().zip(values) {
                     counters[*at] = value;
@@ -145,9 +149,12 @@ pub(super) fn join(
                 }
                 match granted {
                     true => limits,
-                    false => {
-                        part.limits.iter().zip(limits).map(|(arg, reply)| uncharged(arg, reply)).collect()
-                    }
+                    false => part
+                        .limits
+                        .iter()
+                        .zip(limits)
+                        .map(|(arg, reply)| without_charge(arg, reply))
+                        .collect(),
                 }
             }
         };
@@ -156,27 +163,31 @@ pub(super) fn join(
         }
     }
     let limits: Option<Vec<_>> = limits.into_iter().collect();
-    let limits = limits.ok_or_else(|| Error::protocol("begin did not answer for every limit"))?;
+    let limits = limits.ok_or_else(|| RedisError::protocol("begin did not answer for every limit"))?;
     Ok(match granted {
-        true => Reply::Granted { limits, session, counters, now_ms },
-        false => Reply::Denied { limits },
+        true => BeginReply::Granted { limits, session, counters, now_ms },
+        false => BeginReply::Denied { limits },
     })
 }
 
 /// What an allowing limit says once its charge is taken back.
-fn uncharged(limit: &LimitArg, reply: LimitReply) -> LimitReply {
+fn without_charge(limit: &RateLimitCheck, reply: RateLimitDecision) -> RateLimitDecision {
     if !reply.allowed || limit.cost == 0 {
         return reply;
     }
-    match limit.kind {
-        LimitKind::Rate { interval_us, tolerance_us } => {
+    match limit.parameters {
+        LimitParameters::Rate { interval_us, tolerance_us } => {
             let reset_us = reply.reset_us.saturating_sub(interval_us.saturating_mul(limit.cost));
             let left = tolerance_us.saturating_sub(reset_us);
-            LimitReply { remaining: left / interval_us.max(1), reset_us, ..reply }
+            RateLimitDecision { remaining: left / interval_us.max(1), reset_us, ..reply }
         }
-        LimitKind::Concurrency { max, .. } => {
+        LimitParameters::Concurrency { max, .. } => {
             let remaining = max.min(reply.remaining + limit.cost);
-            LimitReply { remaining, reset_us: if remaining == max { 0 } else { reply.reset_us }, ..reply }
+            RateLimitDecision {
+                remaining,
+                reset_us: if remaining == max { 0 } else { reply.reset_us },
+                ..reply
+            }
         }
     }
 }
@@ -184,23 +195,23 @@ fn uncharged(limit: &LimitArg, reply: LimitReply) -> LimitReply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::begin::SessionMode;
+    use crate::redis::begin::SessionAccess;
 
-    fn limit(key: &str, cost: u64) -> LimitArg {
-        let kind = LimitKind::Rate { interval_us: 10, tolerance_us: 100 };
-        LimitArg { key: key.into(), kind, shadow: false, cost }
+    fn limit(key: &str, cost: u64) -> RateLimitCheck {
+        let kind = LimitParameters::Rate { interval_us: 10, tolerance_us: 100 };
+        RateLimitCheck { key: key.into(), parameters: kind, shadow: false, cost }
     }
 
-    fn allowed(remaining: u64, reset_us: u64) -> LimitReply {
-        LimitReply { allowed: true, remaining, retry_after_us: None, reset_us }
+    fn allowed(remaining: u64, reset_us: u64) -> RateLimitDecision {
+        RateLimitDecision { allowed: true, remaining, retry_after_us: None, reset_us }
     }
 
-    fn session() -> SessionArg {
-        SessionArg {
+    fn session() -> SessionQuery {
+        SessionQuery {
             key: "p:s:d".into(),
             generation: Some("p:g:u".into()),
-            mode: SessionMode::Visit,
-            ticket: None,
+            access: SessionAccess::CountView,
+            provisional: None,
             idle_ms: 1,
             absolute_ms: 1,
         }
@@ -210,63 +221,71 @@ mod tests {
     fn what_lies_in_one_slot_is_one_call() {
         let session = session();
         let limits = [limit("p:l:a:v:x", 1), limit("p:l:b:v:y", 1)];
-        let counters =
-            [CounterArg { key: "p:c:one".into(), by: 1 }, CounterArg { key: "p:c:two".into(), by: 2 }];
-        let request = Request { limits: &limits, session: Some(&session), counters: &counters, token: "" };
-        let parts = of("p", &request);
+        let counters = [
+            CounterIncrement { key: "p:c:one".into(), by: 1 },
+            CounterIncrement { key: "p:c:two".into(), by: 2 },
+        ];
+        let request =
+            BeginRequest { limits: &limits, session: Some(&session), counters: &counters, token: "" };
+        let parts = split_by_hash_slot("p", &request);
         assert_eq!(parts.len(), 4);
         assert!(parts[0].session.is_some() && parts[0].limits.is_empty());
         assert_eq!(parts[1].counters_at, [0, 1]);
         assert_eq!((&parts[2].limits_at, &parts[3].limits_at), (&vec![0], &vec![1]));
-        let slot = |key: &str| topology::slot_of(&keys::in_cluster("p", key).unwrap());
+        let slot = |key: &str| topology::hash_slot(&keys::cluster_name("p", key).unwrap());
         assert_eq!(slot("p:s:d"), slot("p:g:u"), "begin names both in one call");
     }
 
     #[test]
     fn only_what_was_changed_is_taken_back() {
         let session = session();
-        let part = Part {
+        let part = ShardPart {
             limits: vec![limit("a", 1), limit("b", 0), limit("c", 1)],
             session: Some(session),
-            counters: vec![CounterArg { key: "c".into(), by: 0 }],
-            ..Part::default()
+            counters: vec![CounterIncrement { key: "c".into(), by: 0 }],
+            ..ShardPart::default()
         };
-        let refused = LimitReply { allowed: false, ..allowed(0, 0) };
+        let refused = RateLimitDecision { allowed: false, ..allowed(0, 0) };
         let limits = vec![allowed(1, 1), allowed(1, 1), refused];
-        let session = SessionReply::Gone;
-        let gone = Reply::Granted { limits: limits.clone(), session, counters: vec![1], now_ms: 7 };
-        let undone = part.undo(&gone).unwrap();
+        let session = SessionLookup::Gone;
+        let gone = BeginReply::Granted { limits: limits.clone(), session, counters: vec![1], now_ms: 7 };
+        let undone = part.compensation(&gone).unwrap();
         assert_eq!(undone.limits, [limit("a", 1)]);
         assert!(undone.session.is_none() && undone.counters.is_empty());
-        assert!(part.undo(&Reply::Denied { limits }).is_none());
+        assert!(part.compensation(&BeginReply::Denied { limits }).is_none());
     }
 
     #[test]
     fn of_limits_with_one_key_the_last_charge_is_taken_back() {
         let limits = vec![limit("a", 3), limit("b", 1), limit("a", 2), limit("a", 0)];
         let replies = vec![allowed(1, 1); limits.len()];
-        let part = Part { limits, ..Part::default() };
-        let granted =
-            Reply::Granted { limits: replies, session: SessionReply::None, counters: vec![], now_ms: 7 };
-        assert_eq!(part.undo(&granted).unwrap().limits, [limit("b", 1), limit("a", 2)]);
+        let part = ShardPart { limits, ..ShardPart::default() };
+        let granted = BeginReply::Granted {
+            limits: replies,
+            session: SessionLookup::NotRequested,
+            counters: vec![],
+            now_ms: 7,
+        };
+        assert_eq!(part.compensation(&granted).unwrap().limits, [limit("b", 1), limit("a", 2)]);
     }
 
     #[test]
-    fn a_denied_answer_tells_how_limits_stand_without_the_charge() {
+    fn a_denied_reply_reports_limits_without_the_charge() {
         let limits = [limit("p:l:a:v:x", 1), limit("p:l:b:v:y", 1)];
-        let request = Request { limits: &limits, ..Request::default() };
-        let parts = of("p", &request);
-        let refused = LimitReply { allowed: false, remaining: 0, retry_after_us: Some(5), reset_us: 100 };
+        let request = BeginRequest { limits: &limits, ..BeginRequest::default() };
+        let parts = split_by_hash_slot("p", &request);
+        let refused =
+            RateLimitDecision { allowed: false, remaining: 0, retry_after_us: Some(5), reset_us: 100 };
         let replies = vec![
-            Reply::Granted {
+            BeginReply::Granted {
                 limits: vec![allowed(8, 20)],
-                session: SessionReply::None,
+                session: SessionLookup::NotRequested,
                 counters: vec![],
                 now_ms: 7,
             },
-            Reply::Denied { limits: vec![refused] },
+            BeginReply::Denied { limits: vec![refused] },
         ];
-        let joined = join(&request, &parts, replies, false).unwrap();
-        assert_eq!(joined, Reply::Denied { limits: vec![allowed(9, 10), refused] });
+        let joined = merge_replies(&request, &parts, replies, false).unwrap();
+        assert_eq!(joined, BeginReply::Denied { limits: vec![allowed(9, 10), refused] });
     }
 }

@@ -11,48 +11,48 @@ use std::time::Duration;
 
 use fred::types::Value;
 
-use crate::redis::Redis;
+use crate::redis::RedisClient;
 use crate::redis::count::list;
 use crate::redis::count::number;
 use crate::redis::count::signed;
 use crate::redis::count::with_keys;
-use crate::redis::error::Error;
+use crate::redis::error::RedisError;
 use crate::redis::keys;
-use crate::redis::lanes::Kind;
-use crate::redis::library::Entry;
-use crate::redis::link::Live;
-pub use idle::Ended;
-pub use idle::Idler;
-pub use idle::Next;
-pub use record::NoRandomness;
-pub use record::NoTaskId;
-pub use record::Task;
+use crate::redis::lanes::CallKind;
+use crate::redis::library::ServerFunction;
+use crate::redis::link::ActiveConnection;
+pub use idle::FinishOutcome;
+pub use idle::IdleWorker;
+pub use idle::NextClaim;
+pub use record::InvalidTaskId;
 pub use record::TaskId;
+pub use record::TaskRandomSourceError;
 pub use record::TaskState;
-pub use step::Begun;
+pub use record::TaskStatus;
 pub use step::Cancelled;
-pub use step::Enqueued;
-pub use step::Execution;
-pub use step::Outcome;
-pub use step::Rules;
-pub use step::Taken;
+pub use step::EnqueueOutcome;
+pub use step::ExecutionResult;
+pub use step::StartOutcome;
+pub use step::TaskDelivery;
+pub use step::TaskExecution;
+pub use step::TaskPolicy;
 pub use survey::DeadTask;
 pub use survey::RunningTask;
-pub use survey::Survey;
+pub use survey::TaskQueueStats;
 pub use survey::TaskTotals;
 
 /// News of workers of earlier releases, and the first letter of what is told to one worker: there is something to take;
 /// its text is the kind.
-pub const TO_TAKE: char = 't';
+pub const TASK_QUEUED: char = 't';
 
 /// The same: a task has changed; its text is the id, a space, and the state.
-pub const CHANGED: char = 'p';
+pub const TASK_CHANGED: char = 'p';
 
 fn millis(time: Duration) -> Value {
     number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
-impl Redis {
+impl RedisClient {
     /// Makes a task. Repeating it changes nothing.
     ///
     /// # Errors
@@ -65,29 +65,29 @@ impl Redis {
         id: TaskId,
         kind: &str,
         input: &str,
-        rules: &Rules,
-    ) -> Result<Enqueued, Error> {
+        rules: &TaskPolicy,
+    ) -> Result<EnqueueOutcome, RedisError> {
         let prefix = &self.inner.prefix;
         let id = id.to_string();
         let keys = [
             keys::task(prefix, &id),
             keys::task_queue(prefix, kind),
             keys::tasks_waiting(prefix),
-            keys::tasks_idle(prefix, kind),
+            keys::task_idle_workers(prefix, kind),
         ];
-        let words = self.words().await;
+        let words = self.notification_args().await;
         let reply = self
-            .run(Entry::TaskEnqueue, |entry| {
+            .call(ServerFunction::TaskEnqueue, |entry| {
                 let mut args = with_keys(entry, keys.iter().map(String::as_str));
                 args.extend_from_slice(&words);
                 args.extend([id.as_str(), kind, input].map(Value::from));
-                args.extend([number(rules.queue), millis(rules.life)]);
+                args.extend([number(rules.queue_max), millis(rules.max_lifetime)]);
                 args
             })
             .await?;
         match signed(Some(reply))? {
-            0 => Ok(Enqueued::Full),
-            _ => Ok(Enqueued::Waits),
+            0 => Ok(EnqueueOutcome::QueueFull),
+            _ => Ok(EnqueueOutcome::Queued),
         }
     }
 
@@ -98,13 +98,13 @@ impl Redis {
     ///
     /// # Cancel safety
     /// As there.
-    pub async fn begin_task(
+    pub async fn start_task(
         &self,
-        execution: &Execution,
+        execution: &TaskExecution,
         worker: &str,
-        rules: &Rules,
-    ) -> Result<Begun, Error> {
-        self.begin_task_for(execution, worker, "", rules).await
+        rules: &TaskPolicy,
+    ) -> Result<StartOutcome, RedisError> {
+        self.start_task_for(execution, worker, "", rules).await
     }
 
     /// Begins an execution; `worker` is what people know it by, `told` where it hears that the task was cancelled.
@@ -116,27 +116,27 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it has begun; the task is overdue after a lease.
-    pub async fn begin_task_for(
+    pub async fn start_task_for(
         &self,
-        execution: &Execution,
+        execution: &TaskExecution,
         worker: &str,
-        told: &str,
-        rules: &Rules,
-    ) -> Result<Begun, Error> {
-        let [attempts, times] = [rules.attempts, execution.taken.times].map(number);
-        let names = [worker, told].map(Value::from);
-        let numbers = [attempts, millis(rules.life), millis(rules.keep), times];
+        notified_worker: &str,
+        rules: &TaskPolicy,
+    ) -> Result<StartOutcome, RedisError> {
+        let [attempts, times] = [rules.max_attempts, execution.delivery.delivery_count].map(number);
+        let names = [worker, notified_worker].map(Value::from);
+        let numbers = [attempts, millis(rules.max_lifetime), millis(rules.retention), times];
         let rest: Vec<Value> = names.into_iter().chain(numbers).collect();
-        let reply = self.of_execution(Entry::TaskBegin, execution, &rest, &[]).await?;
+        let reply = self.call_for_execution(ServerFunction::TaskStart, execution, &rest, &[]).await?;
         let mut parts = list(reply, 1)?;
         match signed(parts.next())? {
-            0 => Ok(Begun::Ended),
-            2 => Ok(Begun::Dead),
+            0 => Ok(StartOutcome::NothingToDo),
+            2 => Ok(StartOutcome::Dead),
             _ => {
                 let attempt = u64::try_from(signed(parts.next())?).unwrap_or(0);
                 let input = parts.next().and_then(|part| part.as_string());
-                let input = input.ok_or_else(|| Error::protocol("a task has no input"))?;
-                Ok(Begun::Run { attempt, input })
+                let input = input.ok_or_else(|| RedisError::protocol("a task has no input"))?;
+                Ok(StartOutcome::Started { attempt, input })
             }
         }
     }
@@ -148,14 +148,18 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was said.
-    pub async fn renew_task(&self, execution: &Execution, percent: Option<u8>) -> Result<bool, Error> {
+    pub async fn renew_task(
+        &self,
+        execution: &TaskExecution,
+        percent: Option<u8>,
+    ) -> Result<bool, RedisError> {
         let prefix = &self.inner.prefix;
-        let Taken { id, kind, .. } = &execution.taken;
+        let TaskDelivery { id, kind, .. } = &execution.delivery;
         let id = id.to_string();
         let keys = [keys::task(prefix, &id), keys::task_queue(prefix, kind), keys::tasks_running(prefix)];
-        let (words, head) = (self.words().await, head(execution));
+        let (words, head) = (self.notification_args().await, execution_args(execution));
         let reply = self
-            .run(Entry::TaskRenew, |entry| {
+            .call(ServerFunction::TaskRenew, |entry| {
                 let mut args = with_keys(entry, keys.iter().map(String::as_str));
                 args.extend_from_slice(&words);
                 args.extend_from_slice(&head);
@@ -177,16 +181,16 @@ impl Redis {
         &self,
         id: TaskId,
         kind: &str,
-        rules: &Rules,
-    ) -> Result<Option<Cancelled>, Error> {
+        rules: &TaskPolicy,
+    ) -> Result<Option<Cancelled>, RedisError> {
         let id = id.to_string();
-        let rest = [millis(rules.keep)];
-        let reply = self.of_task(Entry::TaskCancel, &id, kind, &rest, &[]).await?;
+        let rest = [millis(rules.retention)];
+        let reply = self.call_for_task(ServerFunction::TaskCancel, &id, kind, &rest, &[]).await?;
         Ok(match signed(Some(reply))? {
             0 => None,
             1 => Some(Cancelled::Queued),
             2 => Some(Cancelled::Running),
-            _ => Some(Cancelled::Late),
+            _ => Some(Cancelled::AlreadyFinished),
         })
     }
 
@@ -194,10 +198,10 @@ impl Redis {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn overdue_tasks(&self, longest: Duration) -> Result<Vec<(TaskId, String)>, Error> {
+    pub async fn overdue_tasks(&self, longest: Duration) -> Result<Vec<(TaskId, String)>, RedisError> {
         let waiting = keys::tasks_waiting(&self.inner.prefix);
         let reply = self
-            .run(Entry::TaskOverdue, |entry| {
+            .call(ServerFunction::TaskOverdue, |entry| {
                 let mut args = with_keys(entry, [waiting.as_str()]);
                 args.push(millis(longest));
                 args
@@ -220,10 +224,10 @@ impl Redis {
         id: TaskId,
         kind: &str,
         (longest, reason): (Duration, &str),
-        rules: &Rules,
-    ) -> Result<bool, Error> {
-        let rest = [millis(longest), millis(rules.keep), Value::from(reason)];
-        let reply = self.of_task(Entry::TaskExpire, &id.to_string(), kind, &rest, &[]).await?;
+        rules: &TaskPolicy,
+    ) -> Result<bool, RedisError> {
+        let rest = [millis(longest), millis(rules.retention), Value::from(reason)];
+        let reply = self.call_for_task(ServerFunction::TaskExpire, &id.to_string(), kind, &rest, &[]).await?;
         Ok(signed(Some(reply))? == 1)
     }
 
@@ -231,19 +235,20 @@ impl Redis {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn look_at_task(&self, id: TaskId) -> Result<Option<Task>, Error> {
+    pub async fn get_task(&self, id: TaskId) -> Result<Option<TaskStatus>, RedisError> {
         if self.is_plain() {
-            return Err(Error::Unsupported { what: "tasks" });
+            return Err(RedisError::Unsupported { what: "tasks" });
         }
         let key = keys::task(&self.inner.prefix, &id.to_string());
-        let args: Vec<Value> = std::iter::once(key.as_str()).chain(record::FIELDS).map(Value::from).collect();
-        let call = |live: Live| {
+        let args: Vec<Value> =
+            std::iter::once(key.as_str()).chain(record::STATUS_FIELDS).map(Value::from).collect();
+        let call = |live: ActiveConnection| {
             let args = args.clone();
-            async move { live.caller.send("HMGET", args).await }
+            async move { live.transport.send("HMGET", args).await }
         };
-        match self.guard_as(Kind::Read, call).await? {
-            Value::Array(values) => Task::read(id, &values),
-            _ => Err(Error::protocol("what lies under a task's key is none")),
+        match self.send(CallKind::Read, call).await? {
+            Value::Array(values) => TaskStatus::from_values(id, &values),
+            _ => Err(RedisError::protocol("what lies under a task's key is none")),
         }
     }
 
@@ -251,7 +256,7 @@ impl Redis {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn survey_tasks(&self) -> Result<Survey, Error> {
+    pub async fn task_stats(&self) -> Result<TaskQueueStats, RedisError> {
         let prefix = &self.inner.prefix;
         let keys = [
             keys::tasks_waiting(prefix),
@@ -260,38 +265,38 @@ impl Redis {
             keys::tasks_totals(prefix),
         ];
         let keys = || keys.iter().map(String::as_str);
-        Survey::read(&self.run(Entry::TaskSurvey, |entry| with_keys(entry, keys())).await?)
+        TaskQueueStats::decode(&self.call(ServerFunction::TaskStats, |entry| with_keys(entry, keys())).await?)
     }
 
     /// What every call that tells something begins with: what channels begin with, the channel of earlier releases, and
     /// whether the answer to PUBLISH counts every listener.
-    async fn words(&self) -> [Value; 3] {
-        let counts = if self.inner.endpoint.cluster().is_none() { "1" } else { "0" };
-        [self.inner.space.clone().into(), self.earlier_channel().await.into(), counts.into()]
+    async fn notification_args(&self) -> [Value; 3] {
+        let counts = if self.inner.endpoint.cluster_seeds().is_none() { "1" } else { "0" };
+        [self.inner.channel_prefix.clone().into(), self.earlier_release_channel().await.into(), counts.into()]
     }
 
-    async fn of_execution(
+    async fn call_for_execution(
         &self,
-        entry: Entry,
-        execution: &Execution,
+        entry: ServerFunction,
+        execution: &TaskExecution,
         rest: &[Value],
         more_keys: &[String],
-    ) -> Result<Value, Error> {
-        let Taken { id, kind, .. } = &execution.taken;
-        let [_, _, words @ ..] = head(execution);
+    ) -> Result<Value, RedisError> {
+        let TaskDelivery { id, kind, .. } = &execution.delivery;
+        let [_, _, words @ ..] = execution_args(execution);
         let rest: Vec<Value> = words.into_iter().chain(rest.iter().cloned()).collect();
-        self.of_task(entry, &id.to_string(), kind, &rest, more_keys).await
+        self.call_for_task(entry, &id.to_string(), kind, &rest, more_keys).await
     }
 
     /// A call that may change everything that is known of a task: id and kind, and the rest.
-    async fn of_task(
+    async fn call_for_task(
         &self,
-        entry: Entry,
+        entry: ServerFunction,
         id: &str,
         kind: &str,
         rest: &[Value],
         more_keys: &[String],
-    ) -> Result<Value, Error> {
+    ) -> Result<Value, RedisError> {
         let prefix = &self.inner.prefix;
         let keys = [
             keys::task(prefix, id),
@@ -301,8 +306,8 @@ impl Redis {
             keys::tasks_dead(prefix),
             keys::tasks_totals(prefix),
         ];
-        let words = self.words().await;
-        self.run(entry, |entry| {
+        let words = self.notification_args().await;
+        self.call(entry, |entry| {
             let mut args = with_keys(entry, keys.iter().chain(more_keys).map(String::as_str));
             args.extend_from_slice(&words);
             args.extend([id, kind].map(Value::from));
@@ -314,8 +319,8 @@ impl Redis {
 }
 
 /// What every call about an execution names: id, kind, entry, number.
-fn head(execution: &Execution) -> [Value; 4] {
-    let Taken { id, kind, entry, .. } = &execution.taken;
-    let number = format!("{:016x}", execution.number);
+fn execution_args(execution: &TaskExecution) -> [Value; 4] {
+    let TaskDelivery { id, kind, entry_id: entry, .. } = &execution.delivery;
+    let number = format!("{:016x}", execution.id);
     [id.to_string(), kind.clone(), entry.clone(), number].map(Value::from)
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::Serializer;
 use serde_json::value::RawValue;
 
-use crate::redis::error::Error;
+use crate::redis::error::RedisError;
 
 /// A task's name: 128 random bits, so that whoever has it may look, and nobody else can. Shown as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,12 +19,12 @@ pub struct TaskId(u128);
 /// A text that is no [`TaskId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a task's id has 32 hexadecimal digits, in small letters")]
-pub struct NoTaskId;
+pub struct InvalidTaskId;
 
 /// The operating system gave no random bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the operating system has no random bytes")]
-pub struct NoRandomness;
+pub struct TaskRandomSourceError;
 
 impl TaskId {
     /// Digits of its text.
@@ -34,9 +34,9 @@ impl TaskId {
     ///
     /// # Errors
     /// When the operating system has no random bytes.
-    pub fn new() -> Result<Self, NoRandomness> {
+    pub fn new() -> Result<Self, TaskRandomSourceError> {
         let mut bytes = [0; 16];
-        SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
+        SystemRandom::new().fill(&mut bytes).map_err(|_| TaskRandomSourceError)?;
         Ok(Self(u128::from_le_bytes(bytes)))
     }
 }
@@ -54,14 +54,14 @@ impl fmt::Display for TaskId {
 }
 
 impl FromStr for TaskId {
-    type Err = NoTaskId;
+    type Err = InvalidTaskId;
 
-    fn from_str(text: &str) -> Result<Self, NoTaskId> {
+    fn from_str(text: &str) -> Result<Self, InvalidTaskId> {
         let plain = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         if text.len() != Self::LENGTH || !plain {
-            return Err(NoTaskId);
+            return Err(InvalidTaskId);
         }
-        u128::from_str_radix(text, 16).map(Self).map_err(|_| NoTaskId)
+        u128::from_str_radix(text, 16).map(Self).map_err(|_| InvalidTaskId)
     }
 }
 
@@ -106,18 +106,18 @@ impl TaskState {
     }
 
     /// Whether nothing comes after it.
-    pub fn is_end(self) -> bool {
+    pub fn is_final(self) -> bool {
         !matches!(self, Self::Queued | Self::Running)
     }
 
-    fn read(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, name)| *name == text).map(|(state, _)| *state)
     }
 }
 
 /// A task at one moment.
 #[derive(Debug, Clone, Serialize)]
-pub struct Task {
+pub struct TaskStatus {
     /// Its name.
     pub id: TaskId,
     /// What is to be done.
@@ -143,24 +143,24 @@ pub struct Task {
 }
 
 /// Asked for in this order by [`Task::read`].
-pub(super) const FIELDS: [&str; 10] = ["k", "s", "p", "w", "a", "r", "e", "c", "b", "f"];
+pub(super) const STATUS_FIELDS: [&str; 10] = ["k", "s", "p", "w", "a", "r", "e", "c", "b", "f"];
 
-impl Task {
+impl TaskStatus {
     /// Reads the values of [`FIELDS`]; `None` where there is no task.
     ///
     /// # Errors
     /// `Protocol` when something else lies there.
-    pub(super) fn read(id: TaskId, values: &[Value]) -> Result<Option<Self>, Error> {
+    pub(super) fn from_values(id: TaskId, values: &[Value]) -> Result<Option<Self>, RedisError> {
         let text = |at: usize| values.get(at).and_then(Value::as_string);
         let number = |at: usize| values.get(at).and_then(Value::as_u64);
         if values.iter().all(Value::is_null) {
             return Ok(None);
         }
-        let odd = || Error::protocol("what lies under a task's key is none");
+        let odd = || RedisError::protocol("what lies under a task's key is none");
         let (Some(kind), Some(state), Some(created_ms)) = (text(0), text(1), number(7)) else {
             return Err(odd());
         };
-        let state = TaskState::read(&state).ok_or_else(odd)?;
+        let state = TaskState::parse(&state).ok_or_else(odd)?;
         let result = text(5).map(RawValue::from_string).transpose().map_err(|_| odd())?;
         // A job that has done everything is shown as such, whatever it said last.
         let percent = if state == TaskState::Done { 100 } else { number(2).unwrap_or(0).min(100) };
@@ -191,14 +191,14 @@ mod tests {
         assert_ne!(TaskId::new().unwrap(), id);
         assert_eq!(TaskId(10).to_string(), "0000000000000000000000000000000a");
         for odd in ["", "a", "+000000000000000000000000000000a", "0000000000000000000000000000000A"] {
-            assert_eq!(odd.parse::<TaskId>(), Err(NoTaskId), "{odd}");
+            assert_eq!(odd.parse::<TaskId>(), Err(InvalidTaskId), "{odd}");
         }
     }
 
     #[test]
     fn states_have_their_names() {
         for (index, (state, name)) in TaskState::ALL.iter().enumerate() {
-            assert_eq!((*state as usize, TaskState::read(name), state.name()), (index, Some(*state), *name));
+            assert_eq!((*state as usize, TaskState::parse(name), state.name()), (index, Some(*state), *name));
             assert_eq!(serde_json::to_string(state).unwrap(), format!("\"{name}\""));
         }
     }
@@ -210,15 +210,19 @@ mod tests {
             texts.map(|text| if text.is_empty() { Value::Null } else { Value::from(text) })
         };
         let done = values(["fib", "done", "40", "web:1", "2", "12345678901234567890123", "", "5", "6", "7"]);
-        let task = Task::read(id, &done).unwrap().unwrap();
+        let task = TaskStatus::from_values(id, &done).unwrap().unwrap();
         assert_eq!(
             (task.state, task.percent, task.attempts, task.finished_ms),
             (TaskState::Done, 100, 2, Some(7))
         );
         let json = serde_json::to_string(&task).unwrap();
         assert!(json.contains("\"result\":12345678901234567890123,\"error\":null"), "{json}");
-        assert!(Task::read(id, &values([""; 10])).unwrap().is_none());
-        assert!(Task::read(id, &values(["fib", "lost", "", "", "", "", "", "5", "", ""])).is_err());
-        assert!(Task::read(id, &values(["fib", "done", "", "", "", "}", "", "5", "", ""])).is_err());
+        assert!(TaskStatus::from_values(id, &values([""; 10])).unwrap().is_none());
+        assert!(
+            TaskStatus::from_values(id, &values(["fib", "lost", "", "", "", "", "", "5", "", ""])).is_err()
+        );
+        assert!(
+            TaskStatus::from_values(id, &values(["fib", "done", "", "", "", "}", "", "5", "", ""])).is_err()
+        );
     }
 }

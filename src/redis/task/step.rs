@@ -5,86 +5,86 @@ use std::time::Duration;
 use ring::rand::SecureRandom;
 use ring::rand::SystemRandom;
 
-use crate::redis::task::record::NoRandomness;
 use crate::redis::task::record::TaskId;
+use crate::redis::task::record::TaskRandomSourceError;
 
 /// Bounds that every call about a task's life knows.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
+pub struct TaskPolicy {
     /// Most tasks that may wait.
-    pub queue: u64,
+    pub queue_max: u64,
     /// Times a task is begun before it is given up.
-    pub attempts: u64,
+    pub max_attempts: u64,
     /// Longest life of a task that does not end.
-    pub life: Duration,
+    pub max_lifetime: Duration,
     /// How long a task is kept after its end.
-    pub keep: Duration,
+    pub retention: Duration,
     /// After which time without a renewal a task is overdue.
     pub lease: Duration,
 }
 
 /// What became of a task that was to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Enqueued {
+pub enum EnqueueOutcome {
     /// It waits, now or since an earlier sending.
-    Waits,
+    Queued,
     /// Too many wait already.
-    Full,
+    QueueFull,
 }
 
 /// An entry of a queue, taken but not begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
+pub struct TaskDelivery {
     /// Its task.
     pub id: TaskId,
     /// The task's kind.
     pub kind: String,
     /// The entry's own name in its queue.
-    pub entry: String,
+    pub entry_id: String,
     /// How often it was taken, this time included: whether anybody has taken it since shows in a larger number.
-    pub times: u64,
+    pub delivery_count: u64,
 }
 
 /// One execution of a task: the right to renew and to end it, as long as it is the present one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Execution {
+pub struct TaskExecution {
     /// What was taken.
-    pub taken: Taken,
+    pub delivery: TaskDelivery,
     /// Its number: unlike every other one's, chosen at random before it begins.
-    pub number: u64,
+    pub id: u64,
 }
 
-impl Execution {
+impl TaskExecution {
     /// A new execution of what was taken.
     ///
     /// # Errors
     /// When the operating system has no random bytes.
-    pub fn new(taken: Taken) -> Result<Self, NoRandomness> {
+    pub fn new(taken: TaskDelivery) -> Result<Self, TaskRandomSourceError> {
         let mut bytes = [0; 8];
-        SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
-        Ok(Self { taken, number: u64::from_le_bytes(bytes) })
+        SystemRandom::new().fill(&mut bytes).map_err(|_| TaskRandomSourceError)?;
+        Ok(Self { delivery: taken, id: u64::from_le_bytes(bytes) })
     }
 }
 
 /// The answer to a beginning.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Begun {
+pub enum StartOutcome {
     /// It runs.
-    Run {
+    Started {
         /// Number of the attempt, from 1.
         attempt: u64,
         /// The job's input, JSON.
         input: String,
     },
     /// There is nothing to do: the task has ended, or somebody else has taken it since.
-    Ended,
+    NothingToDo,
     /// The task is dead: its attempts are used up.
     Dead,
 }
 
 /// How an execution ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ExecutionResult {
     /// With this result, JSON.
     Done(String),
     /// It cannot be done, for this reason.
@@ -92,7 +92,7 @@ pub enum Outcome {
     /// This attempt failed for this reason; another one may be made after a pause.
     Retry(String, Duration),
     /// The worker leaves: another one is to begin anew, and nothing is counted.
-    Back,
+    Released,
 }
 
 /// What cancelling a task did.
@@ -103,5 +103,5 @@ pub enum Cancelled {
     /// It was running: its job is told, and what comes of it is dropped.
     Running,
     /// It had ended.
-    Late,
+    AlreadyFinished,
 }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use fred::types::Value;
 use serde::Serialize;
 
-use crate::redis::error::Error;
+use crate::redis::error::RedisError;
 use crate::redis::task::record::TaskId;
 
 /// How the fleet's tasks stand, those of all machines.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Survey {
+pub struct TaskQueueStats {
     /// When, Unix ms by Redis's clock, by which everything here is measured.
     pub now_ms: u64,
     /// Tasks that wait.
@@ -52,7 +52,8 @@ pub struct DeadTask {
     /// How often it was begun.
     pub attempts: u64,
     /// When it was given up, Unix ms by Redis's clock.
-    pub ended_ms: u64,
+    #[serde(rename = "ended_ms")]
+    pub finished_ms: u64,
     /// Why.
     pub reason: String,
 }
@@ -71,9 +72,11 @@ pub struct TaskTotals {
     /// Attempts that failed and were followed by another one.
     pub retried: u64,
     /// Times that a worker was lost, or silent for too long, and its task taken over.
-    pub taken_over: u64,
+    #[serde(rename = "taken_over")]
+    pub reclaimed: u64,
     /// Times that a worker that left gave a task back.
-    pub given_back: u64,
+    #[serde(rename = "given_back")]
+    pub released: u64,
 }
 
 fn texts(value: Option<&Value>) -> Vec<String> {
@@ -83,23 +86,23 @@ fn texts(value: Option<&Value>) -> Vec<String> {
     }
 }
 
-impl Survey {
+impl TaskQueueStats {
     /// Reads the function's reply.
     ///
     /// # Errors
     /// `Protocol` when it has another form.
-    pub(super) fn read(reply: &Value) -> Result<Self, Error> {
+    pub(super) fn decode(reply: &Value) -> Result<Self, RedisError> {
         let Value::Array(parts) = reply else {
-            return Err(Error::protocol("survey did not answer with a list"));
+            return Err(RedisError::protocol("survey did not answer with a list"));
         };
         let number = |at: usize| parts.get(at).and_then(Value::as_u64);
         let (Some(now_ms), Some(waiting)) = (number(0), number(1)) else {
-            return Err(Error::protocol("survey did not answer with numbers"));
+            return Err(RedisError::protocol("survey did not answer with numbers"));
         };
         let running = texts(parts.get(3));
         let mut running: Vec<_> = running
             .chunks_exact(2)
-            .filter_map(|pair| RunningTask::read(&pair[0], &pair[1], now_ms))
+            .filter_map(|pair| RunningTask::decode(&pair[0], &pair[1], now_ms))
             .collect();
         running.sort_by_key(|task| std::cmp::Reverse(task.running_ms));
         Ok(Self {
@@ -107,38 +110,38 @@ impl Survey {
             waiting,
             oldest_ms: number(2).map_or(0, |since_ms| now_ms.saturating_sub(since_ms)),
             running,
-            dead: texts(parts.get(4)).iter().filter_map(|text| DeadTask::read(text)).collect(),
-            totals: TaskTotals::read(&texts(parts.get(5))),
+            dead: texts(parts.get(4)).iter().filter_map(|text| DeadTask::decode(text)).collect(),
+            totals: TaskTotals::decode(&texts(parts.get(5))),
         })
     }
 }
 
 impl RunningTask {
-    fn read(id: &str, text: &str, now_ms: u64) -> Option<Self> {
+    fn decode(id: &str, text: &str, now_ms: u64) -> Option<Self> {
         let mut words = text.splitn(5, ' ');
         let (kind, percent) = (words.next()?.to_owned(), words.next()?.parse().ok()?);
-        let begun_ms: u64 = words.next()?.parse().ok()?;
+        let started_ms: u64 = words.next()?.parse().ok()?;
         let attempt = words.next()?.parse().ok()?;
-        let (id, running_ms) = (id.parse().ok()?, now_ms.saturating_sub(begun_ms));
+        let (id, running_ms) = (id.parse().ok()?, now_ms.saturating_sub(started_ms));
         Some(Self { id, kind, percent, running_ms, attempt, worker: words.next()?.to_owned() })
     }
 }
 
 impl DeadTask {
-    fn read(text: &str) -> Option<Self> {
+    fn decode(text: &str) -> Option<Self> {
         let mut words = text.splitn(5, ' ');
         Some(Self {
             id: words.next()?.parse().ok()?,
             kind: words.next()?.to_owned(),
             attempts: words.next()?.parse().ok()?,
-            ended_ms: words.next()?.parse().ok()?,
+            finished_ms: words.next()?.parse().ok()?,
             reason: words.next()?.to_owned(),
         })
     }
 }
 
 impl TaskTotals {
-    fn read(pairs: &[String]) -> Self {
+    fn decode(pairs: &[String]) -> Self {
         let pairs = pairs.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].parse().unwrap_or(0)));
         let numbers: BTreeMap<&str, u64> = pairs.collect();
         let number = |name: &str| numbers.get(name).copied().unwrap_or(0);
@@ -148,8 +151,8 @@ impl TaskTotals {
             dead: number("dead"),
             cancelled: number("cancelled"),
             retried: number("retried"),
-            taken_over: number("taken_over"),
-            given_back: number("given_back"),
+            reclaimed: number("taken_over"),
+            released: number("given_back"),
         }
     }
 }
@@ -165,18 +168,18 @@ mod tests {
     }
 
     #[test]
-    fn a_survey_is_read_and_what_is_odd_is_passed_over() {
+    fn stats_are_decoded_and_malformed_parts_are_skipped() {
         let running = list(&[ID, "fib 5 9000 1 web 1:7", "x", "fib 5 9000 1 web", ID, "fib"]);
         let dead = list(&["who knows", &format!("{ID} fib 3 8000 its worker was lost")]);
         let totals = list(&["done", "7", "later", "1", "taken_over", "2"]);
         let head = [Value::from("10000"), Value::from(2), Value::from("9500")];
         let reply = Value::Array(head.into_iter().chain([running, dead, totals]).collect());
-        let survey = Survey::read(&reply).unwrap();
+        let survey = TaskQueueStats::decode(&reply).unwrap();
         assert_eq!((survey.waiting, survey.oldest_ms, survey.running.len()), (2, 500, 1));
         assert_eq!(survey.now_ms, 10_000);
         assert_eq!((survey.running[0].running_ms, survey.running[0].worker.as_str()), (1000, "web 1:7"));
         assert_eq!((survey.dead.len(), survey.dead[0].reason.as_str()), (1, "its worker was lost"));
-        assert_eq!((survey.totals.done, survey.totals.taken_over, survey.totals.dead), (7, 2, 0));
-        assert!(Survey::read(&Value::Null).is_err());
+        assert_eq!((survey.totals.done, survey.totals.reclaimed, survey.totals.dead), (7, 2, 0));
+        assert!(TaskQueueStats::decode(&Value::Null).is_err());
     }
 }

@@ -25,7 +25,7 @@ const OWNER: usize = 0;
 /// Number of the batch that was sealed last, 0 before the first.
 const SEALED: usize = 1;
 /// Number of the batch that was settled last: one behind while a sealed one is on its way.
-const SETTLED: usize = 2;
+const ACKNOWLEDGED: usize = 2;
 /// For each bank when its first addition came, milliseconds of the monotonic clock; 0 when it is empty.
 const SINCE: usize = 3;
 
@@ -46,32 +46,32 @@ const ATTEMPTS: usize = 16;
 
 /// One life of one worker: who may write a journal. Lives never come back, so a dead owner stays dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner(u64);
+pub struct JournalOwner(u64);
 
-impl Owner {
-    const PLACE_BITS: u32 = 24;
+impl JournalOwner {
+    const INDEX_BITS: u32 = 24;
 
     /// The `life`-th life at a place of the table; both fit, because a slot does not start 2^40 workers.
-    pub(super) fn new(place: usize, life: u64) -> Self {
-        Self(life << Self::PLACE_BITS | place as u64)
+    pub(super) fn new(index: usize, incarnation: u64) -> Self {
+        Self(incarnation << Self::INDEX_BITS | index as u64)
     }
 
-    pub(super) fn of(word: u64) -> Option<Self> {
+    pub(super) fn from_word(word: u64) -> Option<Self> {
         (word != 0).then_some(Self(word))
     }
 
-    pub(super) fn place(self) -> usize {
-        usize::try_from(self.0 & ((1 << Self::PLACE_BITS) - 1)).unwrap_or(usize::MAX)
+    pub(super) fn index(self) -> usize {
+        usize::try_from(self.0 & ((1 << Self::INDEX_BITS) - 1)).unwrap_or(usize::MAX)
     }
 
-    pub(super) fn life(self) -> u64 {
-        self.0 >> Self::PLACE_BITS
+    pub(super) fn incarnation(self) -> u64 {
+        self.0 >> Self::INDEX_BITS
     }
 }
 
 /// Why an addition was not taken; nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum JournalError {
     /// Every name that the journal has room for has something pending.
     Full,
     /// The pending sum would leave the range of 64-bit integers.
@@ -80,31 +80,31 @@ pub enum Refusal {
 
 /// A sealed batch; the same number always means the same sums.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
+pub struct SealedBatch {
     /// Its number in its journal, from 1.
-    pub seq: u64,
+    pub sequence: u64,
     /// What is to be added, by name; no zeros, never empty.
     pub sums: Vec<(String, i64)>,
 }
 
 /// What one journal has pending for one name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pending {
+pub struct PendingIncrement {
     /// Number of the batch sealed last.
-    seq: u64,
+    sequence: u64,
     /// What that batch adds, unless it is settled.
     sealed: i64,
     /// What the batch after it will add.
     open: i64,
 }
 
-impl Pending {
+impl PendingIncrement {
     /// What is still to come for a reader to whom Redis says that `last` was the last batch of this journal it took.
     ///
     /// Read the journal first and Redis afterwards: what is pending then is either in the answer or counted here.
-    pub fn beyond(self, last: u64) -> i64 {
-        let sealed = if last < self.seq { self.sealed } else { 0 };
-        let open = if last <= self.seq { self.open } else { 0 };
+    pub fn pending_after(self, last: u64) -> i64 {
+        let sealed = if last < self.sequence { self.sealed } else { 0 };
+        let open = if last <= self.sequence { self.open } else { 0 };
         sealed.saturating_add(open)
     }
 
@@ -116,58 +116,58 @@ impl Pending {
 
 /// A journal in the table.
 #[derive(Debug, Clone, Copy)]
-pub struct Journal<'a> {
+pub struct CounterJournal<'a> {
     head: &'a [AtomicU64],
     body: &'a [AtomicU64],
 }
 
 /// One name of a journal.
 #[derive(Debug, Clone, Copy)]
-struct Entry<'a>(&'a [AtomicU64]);
+struct JournalEntry<'a>(&'a [AtomicU64]);
 
-impl<'a> Journal<'a> {
+impl<'a> CounterJournal<'a> {
     pub(super) fn new(head: &'a [AtomicU64], body: &'a [AtomicU64]) -> Self {
         Self { head, body }
     }
 
     /// Who writes it, be they alive or not.
-    pub(super) fn owner(self) -> Option<Owner> {
-        Owner::of(get(&self.head[OWNER]))
+    pub(super) fn owner(self) -> Option<JournalOwner> {
+        JournalOwner::from_word(load(&self.head[OWNER]))
     }
 
     /// Takes it over from whom it had, unless someone else was faster.
-    pub(super) fn take(self, from: Option<Owner>, to: Owner) -> bool {
+    pub(super) fn change_owner(self, from: Option<JournalOwner>, to: JournalOwner) -> bool {
         let from = from.map_or(0, |owner| owner.0);
         self.head[OWNER].compare_exchange(from, to.0, AcqRel, Acquire).is_ok()
     }
 
     /// Gives it back; what is pending waits for the next owner.
     pub fn release(self) {
-        put(&self.head[OWNER], 0);
+        store(&self.head[OWNER], 0);
     }
 
     fn sealed(self) -> u64 {
-        get(&self.head[SEALED])
+        load(&self.head[SEALED])
     }
 
     /// Whether a sealed batch has not been settled.
-    fn on_its_way(self) -> bool {
-        get(&self.head[SETTLED]) < self.sealed()
+    fn has_sealed_batch(self) -> bool {
+        load(&self.head[ACKNOWLEDGED]) < self.sealed()
     }
 
     fn since(self, bank: usize) -> &'a AtomicU64 {
         &self.head[SINCE + bank]
     }
 
-    fn entries(self) -> impl Iterator<Item = Entry<'a>> {
-        self.body.chunks_exact(ENTRY_WORDS).map(Entry)
+    fn entries(self) -> impl Iterator<Item = JournalEntry<'a>> {
+        self.body.chunks_exact(ENTRY_WORDS).map(JournalEntry)
     }
 
     /// When the oldest addition that is pending came, milliseconds of the monotonic clock; none if none is.
     pub fn oldest_ms(self) -> Option<u64> {
         let sealed = self.sealed();
-        let open = get(self.since(bank_of(sealed + 1)));
-        let on_its_way = if self.on_its_way() { get(self.since(bank_of(sealed))) } else { 0 };
+        let open = load(self.since(bank_of(sealed + 1)));
+        let on_its_way = if self.has_sealed_batch() { load(self.since(bank_of(sealed))) } else { 0 };
         [on_its_way, open].into_iter().filter(|since| *since > 0).min()
     }
 
@@ -178,29 +178,29 @@ impl<'a> Journal<'a> {
     ///
     /// # Panics
     /// When the name is empty or longer than [`NAME_MAX`].
-    pub fn add(self, name: &str, by: i64, now_ms: u64) -> Result<bool, Refusal> {
+    pub fn add(self, name: &str, by: i64, now_ms: u64) -> Result<bool, JournalError> {
         let bank = bank_of(self.sealed() + 1);
-        let entry = self.find_or_make(name).ok_or(Refusal::Full)?;
-        let sum = entry.delta(bank).checked_add(by).ok_or(Refusal::Overflow)?;
+        let entry = self.find_or_claim(name).ok_or(JournalError::Full)?;
+        let sum = entry.delta(bank).checked_add(by).ok_or(JournalError::Overflow)?;
         // First, so that a bank with an addition is never taken for empty.
-        let first = get(self.since(bank)) == 0;
+        let first = load(self.since(bank)) == 0;
         if first {
-            put(self.since(bank), now_ms.max(1));
+            store(self.since(bank), now_ms.max(1));
         }
         entry.set_delta(bank, sum);
         Ok(first)
     }
 
     /// The batch to send: the one that is on its way, else everything pending, sealed now. Only for its owner.
-    pub fn seal(self) -> Option<Batch> {
-        if !self.on_its_way() {
+    pub fn seal(self) -> Option<SealedBatch> {
+        if !self.has_sealed_batch() {
             let sealed = self.sealed();
-            if get(self.since(bank_of(sealed + 1))) == 0 {
+            if load(self.since(bank_of(sealed + 1))) == 0 {
                 return None;
             }
             // What the one who settled the last batch had no time to do.
-            self.clean(bank_of(sealed));
-            put(&self.head[SEALED], sealed + 1);
+            self.clear_bank(bank_of(sealed));
+            store(&self.head[SEALED], sealed + 1);
         }
         let seq = self.sealed();
         let bank = bank_of(seq);
@@ -208,41 +208,41 @@ impl<'a> Journal<'a> {
         let sums: Vec<_> = sums.filter_map(|entry| Some((entry.name()?, entry.delta(bank)))).collect();
         if sums.is_empty() {
             // They cancelled each other, or the writer died before its first one was there.
-            self.settle(seq);
+            self.acknowledge(seq);
             return None;
         }
-        Some(Batch { seq, sums })
+        Some(SealedBatch { sequence: seq, sums })
     }
 
     /// Redis has this batch. Only for its owner.
-    pub fn settle(self, seq: u64) {
-        if self.on_its_way() && seq == self.sealed() {
-            put(&self.head[SETTLED], seq);
-            self.clean(bank_of(seq));
+    pub fn acknowledge(self, seq: u64) {
+        if self.has_sealed_batch() && seq == self.sealed() {
+            store(&self.head[ACKNOWLEDGED], seq);
+            self.clear_bank(bank_of(seq));
         }
     }
 
     /// Empties a bank that counts for no one any more; when interrupted, it is done again before the next sealing.
-    fn clean(self, bank: usize) {
-        if get(self.since(bank)) == 0 {
+    fn clear_bank(self, bank: usize) {
+        if load(self.since(bank)) == 0 {
             return;
         }
         self.entries().filter(|entry| entry.delta(bank) != 0).for_each(|entry| entry.set_delta(bank, 0));
-        put(self.since(bank), 0);
+        store(self.since(bank), 0);
     }
 
     /// What is pending for a name, while its owner goes on.
-    pub fn pending(self, name: &str) -> Pending {
-        let mut pending = Pending::default();
+    pub fn pending(self, name: &str) -> PendingIncrement {
+        let mut pending = PendingIncrement::default();
         for _ in 0..ATTEMPTS {
-            let (seq, on_its_way) = (self.sealed(), self.on_its_way());
+            let (seq, on_its_way) = (self.sealed(), self.has_sealed_batch());
             let entry = self.find(name);
-            let delta = |bank| entry.map_or(0, |entry: Entry<'_>| entry.delta(bank));
+            let delta = |bank| entry.map_or(0, |entry: JournalEntry<'_>| entry.delta(bank));
             let sealed = if on_its_way { delta(bank_of(seq)) } else { 0 };
-            pending = Pending { seq, sealed, open: delta(bank_of(seq + 1)) };
+            pending = PendingIncrement { sequence: seq, sealed, open: delta(bank_of(seq + 1)) };
             // An entry that was given to another name meanwhile is no entry of this one's.
             let same = entry.is_none_or(|entry| entry.is(name));
-            if same && (seq, on_its_way) == (self.sealed(), self.on_its_way()) {
+            if same && (seq, on_its_way) == (self.sealed(), self.has_sealed_batch()) {
                 break;
             }
         }
@@ -250,13 +250,13 @@ impl<'a> Journal<'a> {
     }
 
     /// How much is pending: the sum of all sums, whatever their signs.
-    pub fn weight(self) -> u64 {
+    pub fn pending_total(self) -> u64 {
         if self.oldest_ms().is_none() {
             return 0;
         }
-        let (seq, on_its_way) = (self.sealed(), self.on_its_way());
+        let (seq, on_its_way) = (self.sealed(), self.has_sealed_batch());
         let banks = [Some(bank_of(seq + 1)), on_its_way.then_some(bank_of(seq))];
-        let of = |entry: Entry<'_>| {
+        let of = |entry: JournalEntry<'_>| {
             banks
                 .into_iter()
                 .flatten()
@@ -266,43 +266,43 @@ impl<'a> Journal<'a> {
         self.entries().map(of).fold(0, u64::saturating_add)
     }
 
-    fn find(self, name: &str) -> Option<Entry<'a>> {
-        self.probe(name).find(|entry| entry.is(name))
+    fn find(self, name: &str) -> Option<JournalEntry<'a>> {
+        self.probe_entries(name).find(|entry| entry.is(name))
     }
 
     /// Every entry, beginning where this name would like to be.
-    fn probe(self, name: &str) -> impl Iterator<Item = Entry<'a>> {
+    fn probe_entries(self, name: &str) -> impl Iterator<Item = JournalEntry<'a>> {
         // FNV-1a: the names are our own application's.
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
         let first = usize::try_from(hash % NAMES as u64).unwrap_or(0);
-        let entries = self.body.chunks_exact(ENTRY_WORDS).map(Entry);
+        let entries = self.body.chunks_exact(ENTRY_WORDS).map(JournalEntry);
         entries.clone().skip(first).chain(entries.take(first))
     }
 
-    fn find_or_make(self, name: &str) -> Option<Entry<'a>> {
+    fn find_or_claim(self, name: &str) -> Option<JournalEntry<'a>> {
         if let Some(entry) = self.find(name) {
             return Some(entry);
         }
-        let free = |entry: &Entry<'_>| entry.is_free();
-        let entry = self.probe(name).find(free).or_else(|| {
-            self.free_idle();
-            self.probe(name).find(free)
+        let free = |entry: &JournalEntry<'_>| entry.is_free();
+        let entry = self.probe_entries(name).find(free).or_else(|| {
+            self.free_unused();
+            self.probe_entries(name).find(free)
         })?;
-        entry.make(name);
+        entry.claim_entry(name);
         Some(entry)
     }
 
     /// Frees every entry without a pending sum.
-    fn free_idle(self) {
+    fn free_unused(self) {
         let sealed = self.sealed();
-        if !self.on_its_way() {
-            self.clean(bank_of(sealed));
+        if !self.has_sealed_batch() {
+            self.clear_bank(bank_of(sealed));
         }
         self.entries()
             .filter(|entry| entry.delta(0) == 0 && entry.delta(1) == 0)
-            .for_each(|entry| put(&entry.0[LENGTH], 0));
+            .for_each(|entry| store(&entry.0[LENGTH], 0));
     }
 }
 
@@ -311,9 +311,9 @@ fn bank_of(seq: u64) -> usize {
     usize::from(seq % 2 == 1)
 }
 
-impl Entry<'_> {
+impl JournalEntry<'_> {
     fn length(self) -> usize {
-        usize::try_from(get(&self.0[LENGTH])).unwrap_or(0).min(NAME_MAX)
+        usize::try_from(load(&self.0[LENGTH])).unwrap_or(0).min(NAME_MAX)
     }
 
     fn is_free(self) -> bool {
@@ -322,27 +322,27 @@ impl Entry<'_> {
 
     fn is(self, name: &str) -> bool {
         self.length() == name.len()
-            && words(name).zip(&self.0[NAME..]).all(|(word, stored)| word == get(stored))
+            && words(name).zip(&self.0[NAME..]).all(|(word, stored)| word == load(stored))
     }
 
     fn name(self) -> Option<String> {
-        let bytes = self.0[NAME..DELTA].iter().flat_map(|word| get(word).to_le_bytes());
+        let bytes = self.0[NAME..DELTA].iter().flat_map(|word| load(word).to_le_bytes());
         String::from_utf8(bytes.take(self.length()).collect()).ok().filter(|name| !name.is_empty())
     }
 
     /// Gives it to a name; the length comes last and makes it one.
-    fn make(self, name: &str) {
+    fn claim_entry(self, name: &str) {
         assert!((1..=NAME_MAX).contains(&name.len()), "a counter's name has 1 to {NAME_MAX} bytes");
-        words(name).zip(&self.0[NAME..]).for_each(|(word, stored)| put(stored, word));
-        put(&self.0[LENGTH], name.len() as u64);
+        words(name).zip(&self.0[NAME..]).for_each(|(word, stored)| store(stored, word));
+        store(&self.0[LENGTH], name.len() as u64);
     }
 
     fn delta(self, bank: usize) -> i64 {
-        get(&self.0[DELTA + bank]).cast_signed()
+        load(&self.0[DELTA + bank]).cast_signed()
     }
 
     fn set_delta(self, bank: usize, sum: i64) {
-        put(&self.0[DELTA + bank], sum.cast_unsigned());
+        store(&self.0[DELTA + bank], sum.cast_unsigned());
     }
 }
 
@@ -355,12 +355,12 @@ fn words(name: &str) -> impl Iterator<Item = u64> {
     })
 }
 
-fn get(word: &AtomicU64) -> u64 {
+fn load(word: &AtomicU64) -> u64 {
     word.load(Acquire)
 }
 
 /// Every change of a journal goes through here, in program order: a killed process has done a first part of them.
-fn put(word: &AtomicU64, value: u64) {
+fn store(word: &AtomicU64, value: u64) {
     #[cfg(test)]
     tests::burn();
     word.store(value, Release);

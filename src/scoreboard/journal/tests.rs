@@ -43,8 +43,8 @@ impl Memory {
         Self { head: words(HEAD_WORDS), body: words(BODY_WORDS) }
     }
 
-    fn journal(&self) -> Journal<'_> {
-        Journal::new(&self.head, &self.body)
+    fn journal(&self) -> CounterJournal<'_> {
+        CounterJournal::new(&self.head, &self.body)
     }
 }
 
@@ -53,24 +53,24 @@ impl Memory {
 struct Server {
     last: u64,
     sums: BTreeMap<String, i64>,
-    taken: BTreeMap<u64, Batch>,
+    taken: BTreeMap<u64, SealedBatch>,
 }
 
 impl Server {
-    fn flush(&mut self, batch: &Batch) {
-        if batch.seq <= self.last {
-            assert_eq!(self.taken.get(&batch.seq), Some(batch), "a number stands for one batch");
+    fn flush(&mut self, batch: &SealedBatch) {
+        if batch.sequence <= self.last {
+            assert_eq!(self.taken.get(&batch.sequence), Some(batch), "a number stands for one batch");
             return;
         }
-        self.last = batch.seq;
-        self.taken.insert(batch.seq, batch.clone());
+        self.last = batch.sequence;
+        self.taken.insert(batch.sequence, batch.clone());
         for (name, by) in &batch.sums {
             *self.sums.entry(name.clone()).or_default() += by;
         }
     }
 
-    fn seen_by(&self, journal: Journal<'_>, name: &str) -> i64 {
-        self.sums.get(name).copied().unwrap_or(0) + journal.pending(name).beyond(self.last)
+    fn seen_by(&self, journal: CounterJournal<'_>, name: &str) -> i64 {
+        self.sums.get(name).copied().unwrap_or(0) + journal.pending(name).pending_after(self.last)
     }
 }
 
@@ -84,7 +84,7 @@ enum Fate {
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Add { name: usize, by: i64, fuse: Option<u32> },
-    Flush { seal: Option<u32>, fate: Fate, settle: Option<u32> },
+    Flush { seal: Option<u32>, fate: Fate, acknowledge: Option<u32> },
 }
 
 fn fuse() -> impl Strategy<Value = Option<u32>> {
@@ -96,7 +96,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => (0..70_usize, -3..4_i64, fuse()).prop_map(|(name, by, fuse)| Step::Add { name, by, fuse }),
         2 => (0..3_usize, -3..4_i64, fuse()).prop_map(|(name, by, fuse)| Step::Add { name, by, fuse }),
-        3 => (fuse(), fate, fuse()).prop_map(|(seal, fate, settle)| Step::Flush { seal, fate, settle }),
+        3 => (fuse(), fate, fuse()).prop_map(|(seal, fate, acknowledge)| Step::Flush { seal, fate, acknowledge }),
     ]
 }
 
@@ -105,14 +105,20 @@ fn name(number: usize) -> String {
 }
 
 /// One flush; the one who does it may be killed while it seals and while it settles.
-fn flush(journal: Journal<'_>, server: &mut Server, seal: Option<u32>, fate: Fate, settle: Option<u32>) {
+fn flush(
+    journal: CounterJournal<'_>,
+    server: &mut Server,
+    seal: Option<u32>,
+    fate: Fate,
+    acknowledge: Option<u32>,
+) {
     let Some(Some(batch)) = killed(seal, || journal.seal()) else { return };
     match fate {
         Fate::NeverSent => {}
         Fate::ReplyLost => server.flush(&batch),
         Fate::Answered => {
             server.flush(&batch);
-            killed(settle, || journal.settle(batch.seq));
+            killed(acknowledge, || journal.acknowledge(batch.sequence));
         }
     }
 }
@@ -139,7 +145,7 @@ proptest! {
                     }
                     expected.insert(number, seen);
                 }
-                Step::Flush { seal, fate, settle } => flush(journal, &mut server, seal, fate, settle),
+                Step::Flush { seal, fate, acknowledge } => flush(journal, &mut server, seal, fate, acknowledge),
             }
             for (number, sum) in &expected {
                 prop_assert_eq!(server.seen_by(journal, &name(*number)), *sum);
@@ -149,7 +155,7 @@ proptest! {
             flush(journal, &mut server, None, Fate::Answered, None);
         }
         prop_assert_eq!(journal.oldest_ms(), None);
-        prop_assert_eq!(journal.weight(), 0);
+        prop_assert_eq!(journal.pending_total(), 0);
         for (number, sum) in &expected {
             prop_assert_eq!(server.sums.get(&name(*number)).copied().unwrap_or(0), *sum);
         }
@@ -157,17 +163,17 @@ proptest! {
 }
 
 #[test]
-fn a_full_journal_refuses_names_until_some_are_settled() {
+fn a_full_journal_refuses_names_until_some_are_acknowledged() {
     let memory = Memory::new();
     let journal = memory.journal();
     for number in 0..NAMES {
         journal.add(&name(number), 1, 1).unwrap();
     }
-    assert_eq!(journal.add("one more", 1, 1), Err(Refusal::Full));
+    assert_eq!(journal.add("one more", 1, 1), Err(JournalError::Full));
     assert_eq!(journal.add(&name(3), 1, 1), Ok(false), "what has its place keeps it");
     let batch = journal.seal().unwrap();
-    assert_eq!(journal.add("one more", 1, 1), Err(Refusal::Full), "a batch on its way is not forgotten");
-    journal.settle(batch.seq);
+    assert_eq!(journal.add("one more", 1, 1), Err(JournalError::Full), "a batch on its way is not forgotten");
+    journal.acknowledge(batch.sequence);
     assert_eq!(journal.add("one more", 1, 1), Ok(true));
     assert_eq!(journal.seal().unwrap().sums, [("one more".to_owned(), 1)]);
 }
@@ -177,9 +183,9 @@ fn a_sum_that_leaves_the_range_is_refused() {
     let memory = Memory::new();
     let journal = memory.journal();
     journal.add("n", i64::MAX, 1).unwrap();
-    assert_eq!(journal.add("n", 1, 1), Err(Refusal::Overflow));
-    assert_eq!(journal.pending("n").beyond(0), i64::MAX);
-    assert_eq!(journal.weight(), i64::MAX as u64);
+    assert_eq!(journal.add("n", 1, 1), Err(JournalError::Overflow));
+    assert_eq!(journal.pending("n").pending_after(0), i64::MAX);
+    assert_eq!(journal.pending_total(), i64::MAX as u64);
 }
 
 #[test]
@@ -193,24 +199,24 @@ fn what_cancels_out_is_never_sent() {
 }
 
 #[test]
-fn names_as_long_as_they_may_be_are_told_apart() {
+fn names_as_long_as_they_may_be_are_distinguished() {
     let memory = Memory::new();
     let journal = memory.journal();
     let (one, other) = ("x".repeat(NAME_MAX), format!("{}y", "x".repeat(NAME_MAX - 1)));
     journal.add(&one, 1, 1).unwrap();
     journal.add(&other, 2, 1).unwrap();
     journal.add("x", 4, 1).unwrap();
-    assert_eq!([&one, &other, "x", "y"].map(|name| journal.pending(name).beyond(0)), [1, 2, 4, 0]);
+    assert_eq!([&one, &other, "x", "y"].map(|name| journal.pending(name).pending_after(0)), [1, 2, 4, 0]);
 }
 
 #[test]
 fn a_journal_changes_hands_once() {
     let memory = Memory::new();
     let journal = memory.journal();
-    let (first, second) = (Owner::new(9, 1), Owner::new(3, 7));
-    assert!(journal.take(None, first) && !journal.take(None, second));
-    assert!(journal.take(Some(first), second) && !journal.take(Some(first), second));
-    assert_eq!(journal.owner().map(|owner| (owner.place(), owner.life())), Some((3, 7)));
+    let (first, second) = (JournalOwner::new(9, 1), JournalOwner::new(3, 7));
+    assert!(journal.change_owner(None, first) && !journal.change_owner(None, second));
+    assert!(journal.change_owner(Some(first), second) && !journal.change_owner(Some(first), second));
+    assert_eq!(journal.owner().map(|owner| (owner.index(), owner.incarnation())), Some((3, 7)));
     journal.release();
     assert_eq!(journal.owner(), None);
 }

@@ -17,20 +17,20 @@ use std::time::Duration;
 const IDLE_WINDOWS: u32 = 3;
 
 /// What each regretted stop adds to them.
-const PENALTY: u32 = 2;
+const FLAPPING_PENALTY: u32 = 2;
 
 /// Most idle windows that are waited for.
 const IDLE_WINDOWS_MAX: u32 = 60;
 
 /// Connections that wait on all slots together, above which a worker is started at once.
-const BACKLOG: u32 = 33;
+const BACKLOG_MAX: u32 = 33;
 
 /// Looks in a row that must find them: a burst that is accepted by the next look is no emergency.
-const BACKLOG_LOOKS: u32 = 2;
+const BACKLOG_SAMPLES: u32 = 2;
 
 /// The operator's bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Settings {
+pub struct AutoscaleSettings {
     /// Fewest workers, ≥ 1.
     pub min: usize,
     /// Most workers, ≥ `min`.
@@ -45,18 +45,18 @@ pub struct Settings {
 
 /// What is seen of the fleet at one look.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Load {
+pub struct LoadSample {
     /// Workers wanted now.
     pub target: usize,
     /// Each worker that serves.
-    pub workers: Vec<Busy>,
+    pub workers: Vec<WorkerLoad>,
     /// Connections that wait on all slots.
     pub backlog: u32,
 }
 
 /// How long one worker's loop was at work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Busy {
+pub struct WorkerLoad {
     /// Tells it from others, its successors too.
     pub worker: u64,
     /// Since its start.
@@ -67,7 +67,7 @@ pub struct Busy {
 
 /// What is decided at the end of a window, or in an emergency.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub struct AutoscaleDecision {
     /// Workers wanted from now on; one more, one less, or as many as before.
     pub target: usize,
     /// Why, in one sentence for people.
@@ -77,77 +77,77 @@ pub struct Decision {
 /// What is remembered between two looks.
 #[derive(Debug, Clone)]
 pub struct Autoscaler {
-    settings: Settings,
+    settings: AutoscaleSettings,
     /// When the window began and what each worker's busy time was then; none before the first look.
-    window: Option<(Duration, Vec<Busy>)>,
+    window: Option<(Duration, Vec<WorkerLoad>)>,
     /// Target that the window was measured under.
     target: usize,
     /// Idle windows in a row.
-    idle: u32,
+    idle_windows: u32,
     /// How many of them a stop needs.
-    needed: u32,
+    idle_windows_required: u32,
     /// When a worker was last stopped.
-    stopped: Option<Duration>,
+    last_stop: Option<Duration>,
     /// Looks in a row that found a backlog.
-    backlog: u32,
+    backlog_samples: u32,
     /// Since when workers have been missing.
-    missing: Option<Duration>,
+    missing_since: Option<Duration>,
 }
 
 impl Autoscaler {
     /// One that knows nothing of the load yet.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: AutoscaleSettings) -> Self {
         Self {
             settings,
             window: None,
             target: 0,
-            idle: 0,
-            needed: IDLE_WINDOWS,
-            stopped: None,
-            backlog: 0,
-            missing: None,
+            idle_windows: 0,
+            idle_windows_required: IDLE_WINDOWS,
+            last_stop: None,
+            backlog_samples: 0,
+            missing_since: None,
         }
     }
 
     /// The bounds it was made with.
-    pub fn settings(&self) -> Settings {
+    pub fn settings(&self) -> AutoscaleSettings {
         self.settings
     }
 
     /// Looks at the fleet; says something at the end of each window and in an emergency, else nothing.
-    pub fn look(&mut self, load: &Load, now: Duration) -> Option<Decision> {
-        let Settings { min, max, .. } = self.settings;
-        let wanted = load.target.clamp(min, max);
-        if wanted != load.target {
-            self.begin(load, now);
+    pub fn observe(&mut self, load: &LoadSample, now: Duration) -> Option<AutoscaleDecision> {
+        let AutoscaleSettings { min, max, .. } = self.settings;
+        let desired = load.target.clamp(min, max);
+        if desired != load.target {
+            self.start_window(load, now);
             let target = load.target;
-            return Some(Decision {
-                target: wanted,
+            return Some(AutoscaleDecision {
+                target: desired,
                 reason: format!("{target} is not within {min} to {max}"),
             });
         }
         let complete = self.is_complete(load, now);
-        if let Some(decision) = self.emergency(load, complete, now) {
+        if let Some(decision) = self.check_backlog(load, complete, now) {
             return Some(decision);
         }
         // Somebody else has changed the number, or workers are still missing: the load of the others says nothing.
-        let Some((begun, before)) = &self.window else { return self.begin(load, now) };
+        let Some((started, before)) = &self.window else { return self.start_window(load, now) };
         if load.target != self.target || !complete {
-            return self.begin(load, now);
+            return self.start_window(load, now);
         }
-        let passed = now.saturating_sub(*begun);
+        let passed = now.saturating_sub(*started);
         if passed < self.settings.window {
             return None;
         }
-        let busy = average(&load.workers, before, passed);
-        self.begin(load, now);
-        Some(self.judge(load.target, busy?, now))
+        let busy = average_busy_share(&load.workers, before, passed);
+        self.start_window(load, now);
+        Some(self.evaluate_window(load.target, busy?, now))
     }
 
     /// A new window begins.
-    fn begin(&mut self, load: &Load, now: Duration) -> Option<Decision> {
+    fn start_window(&mut self, load: &LoadSample, now: Duration) -> Option<AutoscaleDecision> {
         if load.target != self.target {
-            self.idle = 0;
+            self.idle_windows = 0;
         }
         self.window = Some((now, load.workers.clone()));
         self.target = load.target;
@@ -155,40 +155,50 @@ impl Autoscaler {
     }
 
     /// Whether all workers serve that can be expected to: one that has been missing for a whole window is not.
-    fn is_complete(&mut self, load: &Load, now: Duration) -> bool {
+    fn is_complete(&mut self, load: &LoadSample, now: Duration) -> bool {
         if load.workers.len() >= load.target {
-            self.missing = None;
+            self.missing_since = None;
             return true;
         }
-        now.saturating_sub(*self.missing.get_or_insert(now)) >= self.settings.window
+        now.saturating_sub(*self.missing_since.get_or_insert(now)) >= self.settings.window
     }
 
-    fn emergency(&mut self, load: &Load, complete: bool, now: Duration) -> Option<Decision> {
-        self.backlog = if load.backlog > BACKLOG { self.backlog.saturating_add(1) } else { 0 };
+    fn check_backlog(
+        &mut self,
+        load: &LoadSample,
+        complete: bool,
+        now: Duration,
+    ) -> Option<AutoscaleDecision> {
+        self.backlog_samples =
+            if load.backlog > BACKLOG_MAX { self.backlog_samples.saturating_add(1) } else { 0 };
         // The one that was started last has to serve before another one is.
-        let is_due = self.backlog >= BACKLOG_LOOKS && complete;
+        let is_due = self.backlog_samples >= BACKLOG_SAMPLES && complete;
         if !is_due || load.target >= self.settings.max {
             return None;
         }
         let waiting = load.backlog;
-        Some(self.start(load.target, now, format!("{waiting} connections wait, more than {BACKLOG}")))
+        Some(self.add_worker(
+            load.target,
+            now,
+            format!("{waiting} connections wait, more than {BACKLOG_MAX}"),
+        ))
     }
 
-    fn judge(&mut self, target: usize, busy: f64, now: Duration) -> Decision {
-        let Settings { min, max, window, busy_max, busy_min } = self.settings;
+    fn evaluate_window(&mut self, target: usize, busy: f64, now: Duration) -> AutoscaleDecision {
+        let AutoscaleSettings { min, max, window, busy_max, busy_min } = self.settings;
         let percent = |share: f64| format!("{:.0} %", share * 100.0);
         let seen =
             format!("workers were busy {} of the last {}", percent(busy), humantime::format_duration(window));
-        let keep = |reason: String| Decision { target, reason };
+        let keep = |reason: String| AutoscaleDecision { target, reason };
         if busy > busy_max {
-            self.idle = 0;
+            self.idle_windows = 0;
             if target >= max {
                 return keep(format!("{seen}, but there are {max} already, the most allowed"));
             }
-            return self.start(target, now, format!("{seen}, more than {}", percent(busy_max)));
+            return self.add_worker(target, now, format!("{seen}, more than {}", percent(busy_max)));
         }
         if busy >= busy_min {
-            self.idle = 0;
+            self.idle_windows = 0;
             return keep(format!("{seen}, which is as wanted"));
         }
         if target <= min {
@@ -197,50 +207,54 @@ impl Autoscaler {
         let fewer = target - 1;
         let then = busy * target as f64 / fewer as f64;
         if then > busy_max {
-            self.idle = 0;
+            self.idle_windows = 0;
             return keep(format!("{seen}, but {fewer} would be busy {}", percent(then)));
         }
-        self.idle += 1;
-        let (idle, needed) = (self.idle, self.needed);
+        self.idle_windows += 1;
+        let (idle, needed) = (self.idle_windows, self.idle_windows_required);
         if idle < needed {
             return keep(format!(
                 "{seen}, less than {}, for {idle} of the {needed} windows before a stop",
                 percent(busy_min)
             ));
         }
-        self.stop(fewer, now, format!("{seen}, less than {} for {idle} windows in a row", percent(busy_min)))
+        self.remove_worker(
+            fewer,
+            now,
+            format!("{seen}, less than {} for {idle} windows in a row", percent(busy_min)),
+        )
     }
 
-    fn start(&mut self, target: usize, now: Duration, reason: String) -> Decision {
-        self.idle = 0;
-        self.backlog = 0;
+    fn add_worker(&mut self, target: usize, now: Duration, reason: String) -> AutoscaleDecision {
+        self.idle_windows = 0;
+        self.backlog_samples = 0;
         self.window = None;
-        self.missing = None;
-        let memory = self.settings.window * (self.needed + 1);
-        let regretted = self.stopped.take().is_some_and(|stopped| now.saturating_sub(stopped) <= memory);
+        self.missing_since = None;
+        let memory = self.settings.window * (self.idle_windows_required + 1);
+        let regretted = self.last_stop.take().is_some_and(|stopped| now.saturating_sub(stopped) <= memory);
         let target = target + 1;
         if !regretted {
-            self.needed = self.needed.saturating_sub(1).max(IDLE_WINDOWS);
-            return Decision { target, reason };
+            self.idle_windows_required = self.idle_windows_required.saturating_sub(1).max(IDLE_WINDOWS);
+            return AutoscaleDecision { target, reason };
         }
-        self.needed = (self.needed + PENALTY).min(IDLE_WINDOWS_MAX);
-        let needed = self.needed;
+        self.idle_windows_required = (self.idle_windows_required + FLAPPING_PENALTY).min(IDLE_WINDOWS_MAX);
+        let needed = self.idle_windows_required;
         let reason =
             format!("{reason}; the last stop was too early: the next one waits for {needed} windows");
-        Decision { target, reason }
+        AutoscaleDecision { target, reason }
     }
 
-    fn stop(&mut self, target: usize, now: Duration, reason: String) -> Decision {
-        self.idle = 0;
+    fn remove_worker(&mut self, target: usize, now: Duration, reason: String) -> AutoscaleDecision {
+        self.idle_windows = 0;
         self.window = None;
-        self.stopped = Some(now);
-        Decision { target, reason }
+        self.last_stop = Some(now);
+        AutoscaleDecision { target, reason }
     }
 }
 
 /// The average share of a window in which the workers that served all of it were at work; none if nobody did.
-fn average(workers: &[Busy], before: &[Busy], window: Duration) -> Option<f64> {
-    let share = |now: &Busy| {
+fn average_busy_share(workers: &[WorkerLoad], before: &[WorkerLoad], window: Duration) -> Option<f64> {
+    let share = |now: &WorkerLoad| {
         let then = before.iter().find(|then| then.worker == now.worker)?;
         let busy = now.busy.saturating_sub(then.busy).as_secs_f64() / window.as_secs_f64();
         Some(if now.silent { 1.0 } else { busy.min(1.0) })

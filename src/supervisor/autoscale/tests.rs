@@ -4,11 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LOOK: Duration = Duration::from_millis(500);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
 const WINDOW: Duration = Duration::from_secs(10);
 
-fn settings(min: usize, max: usize) -> Settings {
-    Settings { min, max, window: WINDOW, busy_max: 0.5, busy_min: 0.25 }
+fn settings(min: usize, max: usize) -> AutoscaleSettings {
+    AutoscaleSettings { min, max, window: WINDOW, busy_max: 0.5, busy_min: 0.25 }
 }
 
 /// A fleet that does what it is told at once, under a load measured in whole workers.
@@ -22,7 +22,7 @@ struct World {
 }
 
 impl World {
-    fn new(settings: Settings, target: usize) -> Self {
+    fn new(settings: AutoscaleSettings, target: usize) -> Self {
         Self {
             autoscaler: Autoscaler::new(settings),
             target,
@@ -37,16 +37,19 @@ impl World {
     fn run(&mut self, time: Duration, load: f64) {
         let end = self.now + time;
         while self.now < end {
-            self.now += LOOK;
+            self.now += SAMPLE_INTERVAL;
             let share = (load / self.target as f64).min(1.0);
             for busy in &mut self.busy[..self.target] {
-                *busy += LOOK.mul_f64(share);
+                *busy += SAMPLE_INTERVAL.mul_f64(share);
             }
-            let worker =
-                |(index, busy): (usize, &Duration)| Busy { worker: index as u64, busy: *busy, silent: false };
+            let worker = |(index, busy): (usize, &Duration)| WorkerLoad {
+                worker: index as u64,
+                busy: *busy,
+                silent: false,
+            };
             let workers = self.busy[..self.target].iter().enumerate().map(worker).collect();
-            let seen = Load { target: self.target, workers, backlog: self.backlog };
-            if let Some(decision) = self.autoscaler.look(&seen, self.now)
+            let seen = LoadSample { target: self.target, workers, backlog: self.backlog };
+            if let Some(decision) = self.autoscaler.observe(&seen, self.now)
                 && decision.target != self.target
             {
                 self.changes.push((self.now, decision.target, decision.reason));
@@ -72,7 +75,7 @@ fn load_starts_workers_one_by_one_and_silence_stops_them_later() {
 
 #[test]
 fn a_stop_that_others_could_not_bear_does_not_happen() {
-    let bounds = Settings { busy_max: 0.5, busy_min: 0.45, ..settings(1, 4) };
+    let bounds = AutoscaleSettings { busy_max: 0.5, busy_min: 0.45, ..settings(1, 4) };
     let mut world = World::new(bounds, 2);
     world.run(WINDOW * 100, 0.8);
     assert_eq!((world.target, world.changes.len()), (2, 0), "{:?}", world.changes);
@@ -108,10 +111,10 @@ fn a_slow_wave_is_followed_for_ever() {
 #[test]
 fn a_backlog_starts_a_worker_before_the_window_ends() {
     let mut world = World::new(settings(1, 4), 1);
-    world.backlog = BACKLOG + 1;
-    world.run(LOOK, 0.1);
+    world.backlog = BACKLOG_MAX + 1;
+    world.run(SAMPLE_INTERVAL, 0.1);
     assert_eq!(world.target, 1, "one look may be a burst");
-    world.run(LOOK, 0.1);
+    world.run(SAMPLE_INTERVAL, 0.1);
     assert_eq!(world.target, 2);
     assert!(world.changes[0].2.contains("34 connections wait"), "{:?}", world.changes);
     world.backlog = 0;
@@ -122,42 +125,42 @@ fn a_backlog_starts_a_worker_before_the_window_ends() {
 #[test]
 fn nothing_more_is_started_while_the_last_one_boots() {
     let mut autoscaler = Autoscaler::new(settings(1, 4));
-    let one = vec![Busy { worker: 1, busy: Duration::ZERO, silent: false }];
-    let load = Load { target: 2, workers: one, backlog: 1000 };
-    let looks = 20;
-    for look in 0..looks {
-        assert_eq!(autoscaler.look(&load, LOOK * look), None);
+    let one = vec![WorkerLoad { worker: 1, busy: Duration::ZERO, silent: false }];
+    let load = LoadSample { target: 2, workers: one, backlog: 1000 };
+    let samples = 20;
+    for sample in 0..samples {
+        assert_eq!(autoscaler.observe(&load, SAMPLE_INTERVAL * sample), None);
     }
-    let late = autoscaler.look(&load, LOOK * looks);
+    let late = autoscaler.observe(&load, SAMPLE_INTERVAL * samples);
     assert_eq!(late.map(|decision| decision.target), Some(3), "one that never comes is not waited for");
 }
 
 #[test]
 fn a_silent_loop_is_a_busy_one() {
     let mut autoscaler = Autoscaler::new(settings(1, 4));
-    let worker = Busy { worker: 1, busy: Duration::ZERO, silent: true };
-    let load = Load { target: 1, workers: vec![worker], backlog: 0 };
-    assert_eq!(autoscaler.look(&load, Duration::ZERO), None);
-    assert_eq!(autoscaler.look(&load, WINDOW).map(|decision| decision.target), Some(2));
+    let worker = WorkerLoad { worker: 1, busy: Duration::ZERO, silent: true };
+    let load = LoadSample { target: 1, workers: vec![worker], backlog: 0 };
+    assert_eq!(autoscaler.observe(&load, Duration::ZERO), None);
+    assert_eq!(autoscaler.observe(&load, WINDOW).map(|decision| decision.target), Some(2));
 }
 
 #[test]
 fn an_operators_number_outside_the_bounds_is_brought_back() {
     let mut autoscaler = Autoscaler::new(settings(2, 4));
-    let load = Load { target: 7, workers: Vec::new(), backlog: 0 };
-    assert_eq!(autoscaler.look(&load, Duration::ZERO).map(|decision| decision.target), Some(4));
+    let load = LoadSample { target: 7, workers: Vec::new(), backlog: 0 };
+    assert_eq!(autoscaler.observe(&load, Duration::ZERO).map(|decision| decision.target), Some(4));
 }
 
 #[test]
-fn workers_that_were_replaced_within_the_window_say_nothing() {
+fn workers_that_were_replaced_within_the_window_are_ignored() {
     let mut autoscaler = Autoscaler::new(settings(1, 4));
     let load = |worker| {
-        let busy = Busy { worker, busy: Duration::from_secs(1), silent: false };
-        Load { target: 1, workers: vec![busy], backlog: 0 }
+        let busy = WorkerLoad { worker, busy: Duration::from_secs(1), silent: false };
+        LoadSample { target: 1, workers: vec![busy], backlog: 0 }
     };
-    autoscaler.look(&load(1), Duration::ZERO);
-    assert_eq!(autoscaler.look(&load(2), WINDOW), None);
-    assert_eq!(autoscaler.look(&load(2), WINDOW * 2).map(|decision| decision.target), Some(1));
+    autoscaler.observe(&load(1), Duration::ZERO);
+    assert_eq!(autoscaler.observe(&load(2), WINDOW), None);
+    assert_eq!(autoscaler.observe(&load(2), WINDOW * 2).map(|decision| decision.target), Some(1));
 }
 
 proptest! {
@@ -171,10 +174,10 @@ proptest! {
         let max = min + more;
         let mut world = World::new(settings(min, max), (min + start).min(max));
         let mut before = world.target;
-        for (load, looks, backlog) in loads {
+        for (load, samples, backlog) in loads {
             world.backlog = backlog;
-            for _ in 0..looks {
-                world.run(LOOK, load);
+            for _ in 0..samples {
+                world.run(SAMPLE_INTERVAL, load);
                 prop_assert!((min..=max).contains(&world.target));
                 prop_assert!(world.target.abs_diff(before) <= 1);
                 before = world.target;
@@ -187,7 +190,7 @@ proptest! {
         max in 1_usize..12, load in 0.0_f64..12.0, start in 1_usize..12,
         busy_max in 0.3_f64..0.9, below in 0.01_f64..0.29,
     ) {
-        let bounds = Settings { busy_max, busy_min: busy_max - below, ..settings(1, max) };
+        let bounds = AutoscaleSettings { busy_max, busy_min: busy_max - below, ..settings(1, max) };
         let mut world = World::new(bounds, start.min(max));
         world.run(WINDOW * (IDLE_WINDOWS + 1) * 15, load);
         let rest = world.changes.len();

@@ -1,11 +1,11 @@
 //! Why a worker is killed.
 
-use crate::scoreboard::Reason;
+use crate::scoreboard::ExitReason;
 
 /// Why a worker is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Cause {
+pub enum KillReason {
     /// It was not READY in time.
     BootTimeout,
     /// It did not leave in time.
@@ -18,20 +18,20 @@ pub enum Cause {
     StopNow,
 }
 
-impl Cause {
+impl KillReason {
     /// The reason under which its end is counted.
-    pub fn reason(self) -> Reason {
+    pub fn exit_reason(self) -> ExitReason {
         match self {
-            Self::BootTimeout => Reason::Boot,
-            Self::DrainTimeout => Reason::DrainTimeout,
-            Self::Hang => Reason::Hang,
-            Self::Memory => Reason::Memory,
-            Self::StopNow => Reason::Stop,
+            Self::BootTimeout => ExitReason::Boot,
+            Self::DrainTimeout => ExitReason::DrainTimeout,
+            Self::Hang => ExitReason::Hang,
+            Self::Memory => ExitReason::Memory,
+            Self::StopNow => ExitReason::Stop,
         }
     }
 }
 
-impl std::fmt::Display for Cause {
+impl std::fmt::Display for KillReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::BootTimeout => "not ready within workers.boot_timeout",

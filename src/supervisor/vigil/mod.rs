@@ -16,44 +16,44 @@ mod tests;
 use std::fmt;
 use std::time::Duration;
 
-use crate::scoreboard::cell::Progress;
-use crate::sys::task::State;
-use crate::sys::task::Task;
+use crate::scoreboard::cell::LoopProgress;
+use crate::sys::task::ThreadSample;
+use crate::sys::task::ThreadState;
 
 /// Time without progress after which a worker's thread is looked at: a beat, and what a busy machine adds to it.
 pub const OVERDUE: Duration = Duration::from_millis(700);
 
 /// Time between two looks while some worker makes no progress.
-pub const LOOK_CLOSELY: Duration = Duration::from_millis(250);
+pub const CLOSE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Time between two looks while all do.
-const LOOK_AT_REST: Duration = Duration::from_millis(950);
+const REST_INTERVAL: Duration = Duration::from_millis(950);
 
 /// Most time that one close look can add: a supervisor that looks later than this was away itself.
-const WATCHED: Duration = Duration::from_millis(500);
+const CLOSE_SAMPLE_MAX: Duration = Duration::from_millis(500);
 
 /// Time without progress after which new connections had better go elsewhere, however patient the operator.
-const SUSPECT: Duration = Duration::from_secs(1);
+const SUSPECT_AFTER_MAX: Duration = Duration::from_secs(1);
 
 /// A worker that starves, or waits for a disk, is given up after this many times the patience.
 const EXTENSION: u32 = 10;
 
 /// What is seen of a worker at one look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sense {
+pub struct HangSample {
     /// Its last beat, or when it became READY if it has not beaten yet; on the monotonic clock.
-    pub beat: Duration,
+    pub last_heartbeat: Duration,
     /// What else moves when it does.
-    pub progress: Progress,
+    pub progress: LoopProgress,
     /// Connections its slot has accepted since its start.
     pub accepted: u64,
     /// Connections that wait on its slot.
-    pub waiting: u32,
+    pub queued_connections: u32,
 }
 
 /// What is thought of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum HangStatus {
     /// It serves.
     Healthy,
     /// It may hang: new connections had better go elsewhere.
@@ -70,14 +70,14 @@ pub struct Stall {
     /// How long it has been silent, on the clock.
     pub silent: Duration,
     /// What it does instead.
-    pub symptom: Symptom,
+    pub kind: StallKind,
     /// Connections that wait for it.
-    pub waiting: u32,
+    pub queued_connections: u32,
 }
 
 /// What a worker does instead of serving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Symptom {
+pub enum StallKind {
     /// Its loop sleeps in a call that blocks.
     Blocked,
     /// Its loop computes and does not return.
@@ -87,22 +87,22 @@ pub enum Symptom {
     /// It is runnable, but gets next to no CPU.
     Starved,
     /// It waits for a disk, or for memory that was swapped out.
-    Waiting,
+    DiskWait,
     /// It beats, but nothing else moves, and it accepts none of the connections that wait.
-    Deaf,
+    NotAccepting,
 }
 
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { silent, symptom, waiting } = self;
+        let Self { silent, kind: symptom, queued_connections: waiting } = self;
         let seconds = silent.as_secs_f64();
         match symptom {
-            Symptom::Blocked => write!(f, "its loop has been blocked in a call for {seconds:.1} s"),
-            Symptom::Spinning => write!(f, "its loop has computed without a pause for {seconds:.1} s"),
-            Symptom::Stopped => write!(f, "it was stopped by a signal {seconds:.1} s ago"),
-            Symptom::Starved => write!(f, "it got next to no CPU for {seconds:.1} s"),
-            Symptom::Waiting => write!(f, "it has waited for a disk or for memory for {seconds:.1} s"),
-            Symptom::Deaf => write!(f, "it has accepted nothing for {seconds:.1} s"),
+            StallKind::Blocked => write!(f, "its loop has been blocked in a call for {seconds:.1} s"),
+            StallKind::Spinning => write!(f, "its loop has computed without a pause for {seconds:.1} s"),
+            StallKind::Stopped => write!(f, "it was stopped by a signal {seconds:.1} s ago"),
+            StallKind::Starved => write!(f, "it got next to no CPU for {seconds:.1} s"),
+            StallKind::DiskWait => write!(f, "it has waited for a disk or for memory for {seconds:.1} s"),
+            StallKind::NotAccepting => write!(f, "it has accepted nothing for {seconds:.1} s"),
         }?;
         if *waiting > 0 { write!(f, "; {waiting} connections wait") } else { Ok(()) }
     }
@@ -110,30 +110,30 @@ impl fmt::Display for Stall {
 
 /// How patient the vigil is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
+pub struct HangThresholds {
     suspect: Duration,
     hung: Duration,
     lost: Option<Duration>,
 }
 
-impl Patience {
+impl HangThresholds {
     /// A worker without progress for `hang_timeout` hangs, and is lost after `hang_kill`, if that is not zero; none
     /// when `hang_timeout` is zero: no worker is watched.
     pub fn new(hang_timeout: Duration, hang_kill: Duration) -> Option<Self> {
-        let suspect = (hang_timeout / 3).min(SUSPECT);
+        let suspect = (hang_timeout / 3).min(SUSPECT_AFTER_MAX);
         let lost = (!hang_kill.is_zero()).then_some(hang_kill);
         (!hang_timeout.is_zero()).then_some(Self { suspect, hung: hang_timeout, lost })
     }
 
     /// Time between two looks while all workers make progress: one that stops is suspected half a second after
     /// its time at the latest.
-    pub fn look_at_rest(self) -> Duration {
-        LOOK_AT_REST.min(self.suspect).max(LOOK_CLOSELY)
+    pub fn rest_interval(self) -> Duration {
+        REST_INTERVAL.min(self.suspect).max(CLOSE_INTERVAL)
     }
 
     /// Most time that the looks of this patience leave between them.
-    fn gap(self) -> Duration {
-        self.look_at_rest() + LOOK_CLOSELY
+    fn max_interval(self) -> Duration {
+        self.rest_interval() + CLOSE_INTERVAL
     }
 }
 
@@ -144,23 +144,23 @@ pub fn is_overdue(beat: Duration, now: Duration) -> bool {
 
 /// What is remembered of one worker between two looks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Watch {
+pub struct HangDetector {
     /// How far it had come, as of the last look.
-    progress: Option<Progress>,
+    progress: Option<LoopProgress>,
     /// It has certainly moved since then. Suspicion counts from here: other workers can serve new connections.
     moved: Duration,
     /// It may have moved until then: the time after counts where it is thought to hang.
     seen: Duration,
     /// The silence that goes on now.
-    silence: Option<Silence>,
+    silence: Option<SilencePeriod>,
     /// Since when nothing but beats has moved although something waits, and what had been accepted then.
-    deaf: Option<(Duration, u64)>,
-    looked: Duration,
+    not_accepting: Option<(Duration, u64)>,
+    last_sample_at: Duration,
 }
 
 /// One silence: what became of the time since it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Silence {
+struct SilencePeriod {
     /// Time the worker could have used.
     own: Duration,
     /// Of it, time it ran.
@@ -169,75 +169,81 @@ struct Silence {
     waited: Duration,
     /// Time it was watched at all.
     watched: Duration,
-    last: Task,
+    last: ThreadSample,
 }
 
-impl Watch {
+impl HangDetector {
     /// Looks at the worker once more; `task` looks at its serving thread, which is needed only when nothing moves.
     /// None when the worker is gone, and will be reaped in a moment.
-    pub fn look(
+    pub fn observe(
         &mut self,
-        sense: &Sense,
-        patience: Patience,
+        sample: &HangSample,
+        patience: HangThresholds,
         now: Duration,
-        task: impl FnOnce() -> Option<Task>,
-    ) -> Option<Verdict> {
-        let before = std::mem::replace(&mut self.looked, now);
-        let known = self.progress.replace(sense.progress);
-        let moves = known.is_some_and(|known| known != sense.progress);
+        task: impl FnOnce() -> Option<ThreadSample>,
+    ) -> Option<HangStatus> {
+        let before = std::mem::replace(&mut self.last_sample_at, now);
+        let known = self.progress.replace(sample.progress);
+        let moves = known.is_some_and(|known| known != sample.progress);
         if moves {
             // When exactly is not known, but not before the last look.
             self.moved = self.moved.max(before);
             self.seen = now;
         }
-        if sense.beat > self.moved {
-            self.moved = sense.beat;
-            self.seen = self.seen.max(sense.beat);
+        if sample.last_heartbeat > self.moved {
+            self.moved = sample.last_heartbeat;
+            self.seen = self.seen.max(sample.last_heartbeat);
             self.silence = None;
         }
         if moves || !is_overdue(self.moved, now) {
             self.silence = None;
-            return Some(self.listens(sense, moves, patience, now));
+            return Some(self.check_accepting(sample, moves, patience, now));
         }
-        let task = task().filter(|task| task.state != State::Gone)?;
-        Some(self.silent(sense, task, now.saturating_sub(before), patience, now))
+        let task = task().filter(|task| task.state != ThreadState::Exited)?;
+        Some(self.evaluate_silence(sample, task, now.saturating_sub(before), patience, now))
     }
 
     /// Whether nothing has moved for so long that the next look should be soon.
     pub fn is_silent(&self) -> bool {
-        is_overdue(self.moved, self.looked)
+        is_overdue(self.moved, self.last_sample_at)
     }
 
-    fn silent(
+    fn evaluate_silence(
         &mut self,
-        sense: &Sense,
-        task: Task,
+        sample: &HangSample,
+        task: ThreadSample,
         since: Duration,
-        patience: Patience,
+        patience: HangThresholds,
         now: Duration,
-    ) -> Verdict {
-        self.deaf = None;
+    ) -> HangStatus {
+        self.not_accepting = None;
         let silence = match &mut self.silence {
             Some(silence) => {
-                silence.add(task, since.min(WATCHED));
+                silence.add(task, since.min(CLOSE_SAMPLE_MAX));
                 silence
             }
-            none => none.insert(Silence::begin(self.seen, task, since.min(patience.gap()), patience, now)),
+            none => none.insert(SilencePeriod::start(
+                self.seen,
+                task,
+                since.min(patience.max_interval()),
+                patience,
+                now,
+            )),
         };
         let stall = Stall {
             silent: now.saturating_sub(self.moved),
-            symptom: silence.symptom(),
-            waiting: sense.waiting,
+            kind: silence.stall_kind(),
+            queued_connections: sample.queued_connections,
         };
         let lasts = |limit: Duration| silence.own >= limit || silence.watched >= limit * EXTENSION;
         if patience.lost.is_some_and(lasts) {
-            Verdict::Lost(stall)
+            HangStatus::Lost(stall)
         } else if lasts(patience.hung) {
-            Verdict::Hung(stall)
+            HangStatus::Hung(stall)
         } else if silence.own + silence.waited + self.seen.saturating_sub(self.moved) >= patience.suspect {
-            Verdict::Suspect(stall)
+            HangStatus::Suspect(stall)
         } else {
-            Verdict::Healthy
+            HangStatus::Healthy
         }
     }
 
@@ -245,42 +251,58 @@ impl Watch {
     ///
     /// A worker that is full, or sheds load, accepts nothing on purpose. As long as its requests move it is healthy;
     /// where nothing moves, new connections had better go elsewhere, and it is left in peace.
-    fn listens(&mut self, sense: &Sense, moves: bool, patience: Patience, now: Duration) -> Verdict {
-        let (since, accepted) = *self.deaf.get_or_insert((now, sense.accepted));
-        if moves || sense.waiting == 0 || accepted != sense.accepted {
-            self.deaf = None;
-            return Verdict::Healthy;
+    fn check_accepting(
+        &mut self,
+        sample: &HangSample,
+        moves: bool,
+        patience: HangThresholds,
+        now: Duration,
+    ) -> HangStatus {
+        let (since, accepted) = *self.not_accepting.get_or_insert((now, sample.accepted));
+        if moves || sample.queued_connections == 0 || accepted != sample.accepted {
+            self.not_accepting = None;
+            return HangStatus::Healthy;
         }
         let silent = now.saturating_sub(since);
         if silent < patience.suspect {
-            return Verdict::Healthy;
+            return HangStatus::Healthy;
         }
-        Verdict::Suspect(Stall { silent, symptom: Symptom::Deaf, waiting: sense.waiting })
+        HangStatus::Suspect(Stall {
+            silent,
+            kind: StallKind::NotAccepting,
+            queued_connections: sample.queued_connections,
+        })
     }
 }
 
-impl Silence {
+impl SilencePeriod {
     /// The first look. What the worker did with the time before is not known: it counts as its own.
     ///
     /// Not all of it, however: after a pause of the whole machine the first look must not be the last.
-    fn begin(seen: Duration, task: Task, since: Duration, patience: Patience, now: Duration) -> Self {
+    fn start(
+        seen: Duration,
+        task: ThreadSample,
+        since: Duration,
+        patience: HangThresholds,
+        now: Duration,
+    ) -> Self {
         let own = now.saturating_sub(seen).min(OVERDUE + since).min(patience.hung / 2);
         Self { own, ran: Duration::ZERO, waited: Duration::ZERO, watched: own, last: task }
     }
 
     /// Books the time since the last look.
-    fn add(&mut self, task: Task, since: Duration) {
+    fn add(&mut self, task: ThreadSample, since: Duration) {
         let ran = task.cpu.saturating_sub(self.last.cpu).min(since);
         // The kernel books the wait for a CPU when it ends: while it goes on, being runnable tells.
         let starved = match task.state {
-            State::Runnable => since - ran,
-            _ => task.waited.saturating_sub(self.last.waited).min(since - ran),
+            ThreadState::Runnable => since - ran,
+            _ => task.cpu_wait.saturating_sub(self.last.cpu_wait).min(since - ran),
         };
         let rest = since - ran - starved;
         self.watched += since;
         self.ran += ran;
         self.last = task;
-        if task.state == State::Uninterruptible {
+        if task.state == ThreadState::Uninterruptible {
             self.own += ran;
             self.waited += rest;
         } else {
@@ -288,14 +310,14 @@ impl Silence {
         }
     }
 
-    fn symptom(&self) -> Symptom {
+    fn stall_kind(&self) -> StallKind {
         let starved = self.watched.saturating_sub(self.own + self.waited);
         match self.last.state {
-            State::Stopped => Symptom::Stopped,
-            _ if self.ran * 2 > self.own => Symptom::Spinning,
-            _ if starved > self.own + self.waited => Symptom::Starved,
-            _ if self.waited > self.own => Symptom::Waiting,
-            _ => Symptom::Blocked,
+            ThreadState::Stopped => StallKind::Stopped,
+            _ if self.ran * 2 > self.own => StallKind::Spinning,
+            _ if starved > self.own + self.waited => StallKind::Starved,
+            _ if self.waited > self.own => StallKind::DiskWait,
+            _ => StallKind::Blocked,
         }
     }
 }

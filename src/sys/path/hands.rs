@@ -14,24 +14,24 @@ use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::sys::path::Error;
+use crate::sys::path::PathError;
 use crate::sys::path::own_user;
 
 /// Links that are followed on one way; the kernel's own limit.
 const LINKS_MAX: u32 = 40;
 
 const STICKY: u32 = 0o1000;
-const EVERYBODY: u32 = 0o002;
-const GROUP: u32 = 0o020;
+const WORLD_WRITE: u32 = 0o002;
+const GROUP_WRITE: u32 = 0o020;
 
 /// The user for whom a path is judged. Root trusts fewer owners than others do, whose folders may be an operator's own
 /// arrangement.
 #[derive(Debug, Clone, Copy)]
-struct Judge {
+struct OwnershipCheck {
     user: u32,
     group: u32,
     /// Whether folders that another group may write are refused too.
-    groups: bool,
+    check_groups: bool,
 }
 
 /// A folder of this process's own, made if need be (mode 0700, with those above it); its path without links.
@@ -43,11 +43,11 @@ struct Judge {
 ///
 /// # Errors
 /// [`Error::Hands`] with what to do about it.
-pub fn own_folder(path: &Path) -> Result<PathBuf, Error> {
-    let judge = Judge::of_process(true);
-    let real = judge.walk(path, true)?;
+pub fn ensure_private_folder(path: &Path) -> Result<PathBuf, PathError> {
+    let check = OwnershipCheck::of_process(true);
+    let real = check.resolve(path, true)?;
     let found = fs::metadata(&real)?;
-    judge.own(&real, &found)?;
+    check.check_folder(&real, &found)?;
     Ok(real)
 }
 
@@ -56,43 +56,45 @@ pub fn own_folder(path: &Path) -> Result<PathBuf, Error> {
 ///
 /// # Errors
 /// As [`own_folder`].
-pub fn log_file(path: &Path) -> Result<(), Error> {
-    let judge = Judge::of_process(false);
+pub fn check_log_path(path: &Path) -> Result<(), PathError> {
+    let check = OwnershipCheck::of_process(false);
     // Descriptors of this process have names below these, which lead to no place.
     if path.starts_with("/dev") || path.starts_with("/proc") {
         return Ok(());
     }
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-    let folder = judge.walk(folder, false)?;
+    let folder = check.resolve(folder, false)?;
     let at = folder.join(name);
     let within = fs::metadata(&folder)?;
-    judge.passage(&folder, &within)?;
+    check.check_passage(&folder, &within)?;
     let Ok(found) = fs::symlink_metadata(&at) else { return Ok(()) };
-    judge.entry(&at, &found, &within)?;
-    if found.is_file() && found.nlink() > 1 && judge.user == 0 {
+    check.check_entry(&at, &found, &within)?;
+    if found.is_file() && found.nlink() > 1 && check.user == 0 {
         let shown = at.display();
-        return Err(Error::Hands(format!("{shown} is another file's second name (a hard link): remove it")));
+        return Err(PathError::NotPrivate(format!(
+            "{shown} is another file's second name (a hard link): remove it"
+        )));
     }
     Ok(())
 }
 
-impl Judge {
+impl OwnershipCheck {
     fn of_process(groups: bool) -> Self {
-        Self { user: own_user(), group: nix::unistd::getegid().as_raw(), groups }
+        Self { user: own_user(), group: nix::unistd::getegid().as_raw(), check_groups: groups }
     }
 
-    fn trusts(self, owner: u32) -> bool {
+    fn trusts_owner(self, owner: u32) -> bool {
         owner == 0 || owner == self.user
     }
 
     /// Follows a path from the root folder on; with `make` folders that are missing are made.
-    fn walk(self, path: &Path, make: bool) -> Result<PathBuf, Error> {
+    fn resolve(self, path: &Path, make: bool) -> Result<PathBuf, PathError> {
         let mut real = PathBuf::from("/");
         let mut rest: VecDeque<OsString> = parts(path);
         if !path.is_absolute() {
-            let sentence =
+            let message =
                 format!("{} has no beginning: the working folder is not there any more", path.display());
-            return Err(Error::Io(io::Error::new(io::ErrorKind::NotFound, sentence)));
+            return Err(PathError::Io(io::Error::new(io::ErrorKind::NotFound, message)));
         }
         let mut within = fs::metadata(&real)?;
         let mut links = 0;
@@ -104,10 +106,10 @@ impl Judge {
             }
             let at = real.join(name);
             let found = match fs::symlink_metadata(&at) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && make => self.make(&at)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && make => self.create_folder(&at)?,
                 found => found?,
             };
-            self.entry(&at, &found, &within)?;
+            self.check_entry(&at, &found, &within)?;
             if found.is_symlink() {
                 links += 1;
                 if links > LINKS_MAX {
@@ -124,19 +126,19 @@ impl Judge {
                 continue;
             }
             if !found.is_dir() {
-                let sentence = format!("{} is no folder", at.display());
-                return Err(io::Error::new(io::ErrorKind::NotADirectory, sentence).into());
+                let message = format!("{} is no folder", at.display());
+                return Err(io::Error::new(io::ErrorKind::NotADirectory, message).into());
             }
             // The folder at the end is judged by its own rules.
             if !rest.is_empty() {
-                self.passage(&at, &found)?;
+                self.check_passage(&at, &found)?;
             }
             (real, within) = (at, found);
         }
         Ok(real)
     }
 
-    fn make(self, at: &Path) -> io::Result<Metadata> {
+    fn create_folder(self, at: &Path) -> io::Result<Metadata> {
         match fs::DirBuilder::new().mode(0o700).create(at) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 Err(io::Error::new(error.kind(), format!("{} cannot be made: {error}", at.display())))
@@ -146,13 +148,13 @@ impl Judge {
     }
 
     /// A name in a folder: in one that all share, only its owner can replace it; for root its owner decides everywhere.
-    fn entry(self, at: &Path, found: &Metadata, within: &Metadata) -> Result<(), Error> {
-        let shared = within.mode() & (EVERYBODY | GROUP) != 0 && within.mode() & STICKY != 0;
-        if self.trusts(found.uid()) || !(shared || self.user == 0) {
+    fn check_entry(self, at: &Path, found: &Metadata, within: &Metadata) -> Result<(), PathError> {
+        let shared = within.mode() & (WORLD_WRITE | GROUP_WRITE) != 0 && within.mode() & STICKY != 0;
+        if self.trusts_owner(found.uid()) || !(shared || self.user == 0) {
             return Ok(());
         }
         let (shown, owner) = (at.display(), found.uid());
-        Err(Error::Hands(format!(
+        Err(PathError::NotPrivate(format!(
             "{shown} belongs to the user with id {owner}, who can put something else in its place: choose another \
              path, run as that user, or chown {} {shown}",
             self.user
@@ -160,21 +162,21 @@ impl Judge {
     }
 
     /// A folder on the way.
-    fn passage(self, at: &Path, found: &Metadata) -> Result<(), Error> {
+    fn check_passage(self, at: &Path, found: &Metadata) -> Result<(), PathError> {
         let mode = found.mode();
         let shown = at.display();
-        if mode & STICKY != 0 || (self.trusts(found.uid()) && is_volume(at)) {
+        if mode & STICKY != 0 || (self.trusts_owner(found.uid()) && is_volume(at)) {
             return Ok(());
         }
-        if mode & EVERYBODY != 0 {
-            return Err(Error::Hands(format!(
+        if mode & WORLD_WRITE != 0 {
+            return Err(PathError::NotPrivate(format!(
                 "every user may write the folder {shown}, and put something else in the place of what is in it: \
                  chmod o-w {shown}, or chmod +t {shown}"
             )));
         }
         let theirs = ![0, self.group].contains(&found.gid());
-        if self.groups && self.user == 0 && mode & GROUP != 0 && theirs {
-            return Err(Error::Hands(format!(
+        if self.check_groups && self.user == 0 && mode & GROUP_WRITE != 0 && theirs {
+            return Err(PathError::NotPrivate(format!(
                 "the group with id {} may write the folder {shown}, and put something else in the place of what is \
                  in it: chmod g-w {shown}, or chmod +t {shown}",
                 found.gid()
@@ -184,11 +186,11 @@ impl Judge {
     }
 
     /// The folder itself.
-    fn own(self, at: &Path, found: &Metadata) -> Result<(), Error> {
+    fn check_folder(self, at: &Path, found: &Metadata) -> Result<(), PathError> {
         let mode = found.mode();
         let shown = at.display();
-        if !self.trusts(found.uid()) {
-            return Err(Error::Hands(format!(
+        if !self.trusts_owner(found.uid()) {
+            return Err(PathError::NotPrivate(format!(
                 "{shown} belongs to the user with id {}: choose another folder, run as that user, or chown {} {shown}",
                 found.uid(),
                 self.user
@@ -198,11 +200,11 @@ impl Judge {
             return Ok(());
         }
         let theirs = ![0, self.group].contains(&found.gid());
-        match (mode & EVERYBODY != 0, mode & GROUP != 0 && theirs) {
-            (true, _) => {
-                Err(Error::Hands(format!("every user may write the folder {shown}: chmod 700 {shown}")))
-            }
-            (false, true) => Err(Error::Hands(format!(
+        match (mode & WORLD_WRITE != 0, mode & GROUP_WRITE != 0 && theirs) {
+            (true, _) => Err(PathError::NotPrivate(format!(
+                "every user may write the folder {shown}: chmod 700 {shown}"
+            ))),
+            (false, true) => Err(PathError::NotPrivate(format!(
                 "the group with id {} may write the folder {shown}: chmod g-w {shown}",
                 found.gid()
             ))),
@@ -227,8 +229,8 @@ fn is_volume(at: &Path) -> bool {
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
     let flags = libc::AT_SYMLINK_NOFOLLOW;
     // SAFETY: the path ends with a zero and outlives the call, which fills the struct and keeps nothing.
-    let asked =
+    let result =
         unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_TYPE, &raw mut found) };
     let root = u64::try_from(libc::STATX_ATTR_MOUNT_ROOT).unwrap_or(0);
-    asked == 0 && at != Path::new("/") && found.stx_attributes & root != 0
+    result == 0 && at != Path::new("/") && found.stx_attributes & root != 0
 }

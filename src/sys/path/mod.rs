@@ -26,19 +26,19 @@ use std::path::PathBuf;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-pub use hands::log_file;
-pub use hands::own_folder;
+pub use hands::check_log_path;
+pub use hands::ensure_private_folder;
 
 /// Longest path the kernel takes for a socket, bytes; `sun_path` in unix(7), less its end mark.
-pub const SOCKET_MAX: usize = 107;
+pub const SOCKET_PATH_MAX: usize = 107;
 
 /// Why a path that belongs to this process cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum PathError {
     /// Another user could put something else there; says what to do about it.
     #[error("{0}")]
-    Hands(String),
+    NotPrivate(String),
     /// The operating system says no.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -46,47 +46,47 @@ pub enum Error {
 
 /// Which file a path led to: its device and its inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Identity(u64, u64);
+pub struct FileId(u64, u64);
 
-impl Identity {
+impl FileId {
     /// Of what lies there; a link is itself.
     ///
     /// # Errors
     /// When nothing does, or it may not be looked at.
-    pub fn at(path: &Path) -> io::Result<Self> {
-        fs::symlink_metadata(path).map(|found| Self::of(&found))
+    pub fn from_entry(path: &Path) -> io::Result<Self> {
+        fs::symlink_metadata(path).map(|found| Self::from_metadata(&found))
     }
 
     /// Of what a path leads to, links followed.
     ///
     /// # Errors
     /// As [`Identity::at`].
-    pub fn behind(path: &Path) -> io::Result<Self> {
-        fs::metadata(path).map(|found| Self::of(&found))
+    pub fn from_path(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(|found| Self::from_metadata(&found))
     }
 
     /// Of an open file.
     ///
     /// # Errors
     /// When the kernel does not say.
-    pub fn open(file: &File) -> io::Result<Self> {
-        file.metadata().map(|found| Self::of(&found))
+    pub fn from_file(file: &File) -> io::Result<Self> {
+        file.metadata().map(|found| Self::from_metadata(&found))
     }
 
-    fn of(found: &Metadata) -> Self {
+    fn from_metadata(found: &Metadata) -> Self {
         Self(found.dev(), found.ino())
     }
 }
 
 /// What stands in a file, and where it really was.
 #[derive(Debug)]
-pub struct Content {
+pub struct FileContent {
     /// Its bytes.
     pub bytes: Vec<u8>,
     /// Its path without links, as the kernel names what was opened.
     pub real: PathBuf,
     /// Whether every user may write it.
-    pub is_everyones: bool,
+    pub is_world_writable: bool,
 }
 
 /// Reads a file that is given by its path. It never waits: a FIFO, a folder or a device is refused, but for
@@ -95,18 +95,18 @@ pub struct Content {
 /// # Errors
 /// [`io::ErrorKind::NotFound`] only when nothing at all is there; a link that leads nowhere is another error. More than
 /// `most` bytes are refused.
-pub fn read(path: &Path, most: u64) -> io::Result<Content> {
+pub fn read(path: &Path, most: u64) -> io::Result<FileContent> {
     let mut options = OpenOptions::new();
     // Without O_NONBLOCK the open of a FIFO waits for its writer, and the supervisor with it.
     options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    let file = options.open(path).map_err(|error| dangling(path, error))?;
+    let file = options.open(path).map_err(|error| name_dangling_link(path, error))?;
     let found = file.metadata()?;
     let real = real_path(&file).unwrap_or_else(|| path.to_owned());
     if is_null(&found) {
-        return Ok(Content { bytes: Vec::new(), real, is_everyones: false });
+        return Ok(FileContent { bytes: Vec::new(), real, is_world_writable: false });
     }
     if !found.is_file() {
-        return Err(io::Error::other(format!("it is {}, and no file", kind(&found))));
+        return Err(io::Error::other(format!("it is {}, and no file", file_kind(&found))));
     }
     let too_long = |len: u64| io::Error::other(format!("it has {len} bytes, more than {most}"));
     if found.len() > most {
@@ -117,7 +117,7 @@ pub fn read(path: &Path, most: u64) -> io::Result<Content> {
     if bytes.len() as u64 > most {
         return Err(too_long(bytes.len() as u64));
     }
-    Ok(Content { bytes, real, is_everyones: found.mode() & 0o002 != 0 })
+    Ok(FileContent { bytes, real, is_world_writable: found.mode() & 0o002 != 0 })
 }
 
 /// Reads a file that holds a secret; as [`read`], but one that every user may write is refused. The mode is that of the
@@ -127,8 +127,8 @@ pub fn read(path: &Path, most: u64) -> io::Result<Content> {
 /// As [`read`], and when every user may write it.
 pub fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
     const MOST: u64 = 4 << 20;
-    let found = read(path, MOST).map_err(|error| io::Error::other(reason(path, &error)))?;
-    match found.is_everyones {
+    let found = read(path, MOST).map_err(|error| io::Error::other(error_detail(path, &error)))?;
+    match found.is_world_writable {
         true => Err(io::Error::other(format!("every user may write it: chmod o-w {}", path.display()))),
         false => Ok(found.bytes),
     }
@@ -136,16 +136,16 @@ pub fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Where an open file really is.
 pub fn real_path(file: &impl AsFd) -> Option<PathBuf> {
-    fs::read_link(magic(file)).ok()
+    fs::read_link(proc_fd_path(file)).ok()
 }
 
 /// A name under which this process can open the same file again; `/proc/self/fd`, proc(5).
-pub fn magic(file: &impl AsFd) -> PathBuf {
+pub fn proc_fd_path(file: &impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))
 }
 
 /// A path for people: as it is written, and where it led if that is elsewhere.
-pub fn shown(written: &Path, real: &Path) -> String {
+pub fn display_path(written: &Path, real: &Path) -> String {
     match written == real {
         true => written.display().to_string(),
         false => format!("{} ({})", written.display(), real.display()),
@@ -153,10 +153,10 @@ pub fn shown(written: &Path, real: &Path) -> String {
 }
 
 /// Why a path could not be opened, with the part of it that is to blame.
-pub fn reason(path: &Path, error: &io::Error) -> String {
+pub fn error_detail(path: &Path, error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::NotFound => missing(path).unwrap_or_else(|| error.to_string()),
-        io::ErrorKind::PermissionDenied => match closed(path) {
+        io::ErrorKind::NotFound => missing_part(path).unwrap_or_else(|| error.to_string()),
+        io::ErrorKind::PermissionDenied => match inaccessible_folder(path) {
             Some(folder) => format!("{error} (in the folder {})", folder.display()),
             None => error.to_string(),
         },
@@ -165,7 +165,7 @@ pub fn reason(path: &Path, error: &io::Error) -> String {
 }
 
 /// The first part of a path that is not there, if one is missing.
-fn missing(path: &Path) -> Option<String> {
+fn missing_part(path: &Path) -> Option<String> {
     let mut parts: Vec<&Path> = path.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();
     parts.reverse();
     let part = parts.into_iter().find(|part| part.metadata().is_err())?;
@@ -178,7 +178,7 @@ fn missing(path: &Path) -> Option<String> {
 }
 
 /// The folder on the way that may not be passed, if that is why.
-fn closed(path: &Path) -> Option<PathBuf> {
+fn inaccessible_folder(path: &Path) -> Option<PathBuf> {
     let denied = |part: &&Path| {
         part.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
     };
@@ -186,10 +186,10 @@ fn closed(path: &Path) -> Option<PathBuf> {
 }
 
 /// A link that leads nowhere is not the same as nothing: something is meant to be there.
-fn dangling(path: &Path, error: io::Error) -> io::Error {
+fn name_dangling_link(path: &Path, error: io::Error) -> io::Error {
     let is_link = || fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
     match error.kind() {
-        io::ErrorKind::NotFound if is_link() => io::Error::other(reason(path, &error)),
+        io::ErrorKind::NotFound if is_link() => io::Error::other(error_detail(path, &error)),
         _ => error,
     }
 }
@@ -200,7 +200,7 @@ fn is_null(found: &Metadata) -> bool {
     found.file_type().is_char_device() && device == NULL
 }
 
-fn kind(found: &Metadata) -> &'static str {
+fn file_kind(found: &Metadata) -> &'static str {
     match found.file_type() {
         kind if kind.is_dir() => "a folder",
         kind if kind.is_fifo() => "a pipe",
@@ -214,7 +214,7 @@ fn kind(found: &Metadata) -> &'static str {
 /// # Errors
 /// [`Error::Hands`] for a link, something that is no file, another user's, or one with a second name: to write it
 /// would be to write elsewhere.
-pub fn own_file(path: &Path) -> Result<File, Error> {
+pub fn open_private_file(path: &Path) -> Result<File, PathError> {
     let shown = path.display();
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -222,26 +222,29 @@ pub fn own_file(path: &Path) -> Result<File, Error> {
     let file = options.open(path).map_err(|error| {
         let foreign = fs::symlink_metadata(path).ok().filter(|found| found.uid() != own_user());
         match (error.raw_os_error(), foreign) {
-            (Some(libc::ELOOP), _) => Error::Hands(format!(
+            (Some(libc::ELOOP), _) => PathError::NotPrivate(format!(
                 "{shown} is a link, and what it leads to is not to be written: remove it"
             )),
-            (_, Some(found)) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Error::Hands(format!("{shown} belongs to the user with id {}: remove it", found.uid()))
-            }
-            (_, _) => Error::Io(error),
+            (_, Some(found)) if error.kind() == io::ErrorKind::PermissionDenied => PathError::NotPrivate(
+                format!("{shown} belongs to the user with id {}: remove it", found.uid()),
+            ),
+            (_, _) => PathError::Io(error),
         }
     })?;
     let found = file.metadata()?;
     if !found.is_file() {
-        return Err(Error::Hands(format!("{shown} is {}, and no file: remove it", kind(&found))));
+        return Err(PathError::NotPrivate(format!(
+            "{shown} is {}, and no file: remove it",
+            file_kind(&found)
+        )));
     }
     if found.uid() != own_user() {
-        let sentence = format!("{shown} belongs to the user with id {}: remove it", found.uid());
-        return Err(Error::Hands(sentence));
+        let message = format!("{shown} belongs to the user with id {}: remove it", found.uid());
+        return Err(PathError::NotPrivate(message));
     }
     if found.nlink() > 1 {
-        let sentence = format!("{shown} is another file's second name (a hard link): remove it");
-        return Err(Error::Hands(sentence));
+        let message = format!("{shown} is another file's second name (a hard link): remove it");
+        return Err(PathError::NotPrivate(message));
     }
     if found.mode() & 0o077 != 0 {
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
@@ -253,23 +256,26 @@ pub fn own_file(path: &Path) -> Result<File, Error> {
 ///
 /// # Errors
 /// [`Error::Hands`] with what to do about it.
-pub fn own_entry(path: &Path) -> Result<(), Error> {
+pub fn check_private_entry(path: &Path) -> Result<(), PathError> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     let shown = path.display();
     if found.is_symlink() {
-        return Err(Error::Hands(format!(
+        return Err(PathError::NotPrivate(format!(
             "{shown} is a link, and what it leads to is not to be written: remove it"
         )));
     }
     match found.uid() == own_user() {
         true => Ok(()),
-        false => Err(Error::Hands(format!("{shown} belongs to the user with id {}: remove it", found.uid()))),
+        false => Err(PathError::NotPrivate(format!(
+            "{shown} belongs to the user with id {}: remove it",
+            found.uid()
+        ))),
     }
 }
 
 /// Opens a file that [`own_file`] made, to look at it only; none when there is none, or it is not this user's or
 /// root's.
-pub fn seen_file(path: &Path) -> Option<File> {
+pub fn open_private_read_only(path: &Path) -> Option<File> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
     let file = options.open(path).ok()?;
@@ -281,7 +287,7 @@ pub fn seen_file(path: &Path) -> Option<File> {
 ///
 /// # Errors
 /// When the folder may not be written, or something else comes in between.
-pub fn new_file(path: &Path) -> io::Result<File> {
+pub fn create_private_file(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -295,7 +301,7 @@ pub fn new_file(path: &Path) -> io::Result<File> {
 /// When the folder may not be written.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let next = path.with_extension("next");
-    new_file(&next)?.write_all(bytes)?;
+    create_private_file(&next)?.write_all(bytes)?;
     fs::rename(next, path)
 }
 
@@ -313,7 +319,7 @@ pub fn open_folder(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn exchange(file: &File, other: &File) -> io::Result<()> {
+pub fn replace_descriptor(file: &File, other: &File) -> io::Result<()> {
     // SAFETY: both are open, and their owners keep the numbers: only what the first stands for is another file then.
     match unsafe { libc::dup3(other.as_raw_fd(), file.as_raw_fd(), libc::O_CLOEXEC) } {
         -1 => Err(io::Error::last_os_error()),
@@ -325,7 +331,7 @@ pub fn exchange(file: &File, other: &File) -> io::Result<()> {
 ///
 /// # Errors
 /// When it may not be opened.
-pub fn working_folder() -> io::Result<OwnedFd> {
+pub fn open_working_folder() -> io::Result<OwnedFd> {
     Ok(nix::fcntl::open(".", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
@@ -333,7 +339,7 @@ pub fn working_folder() -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// When it is not there.
-pub fn enter(folder: &Path) -> io::Result<()> {
+pub fn set_working_folder(folder: &Path) -> io::Result<()> {
     Ok(nix::unistd::chdir(folder)?)
 }
 
@@ -341,7 +347,7 @@ pub fn enter(folder: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// When it may not be entered any more.
-pub fn enter_again(folder: &impl AsFd) -> io::Result<()> {
+pub fn restore_working_folder(folder: &impl AsFd) -> io::Result<()> {
     Ok(nix::unistd::fchdir(folder)?)
 }
 

@@ -6,8 +6,8 @@ use super::*;
 
 const MOST: u64 = 1 << 20;
 
-fn told(path: &Path) -> String {
-    reason(path, &read(path, MOST).unwrap_err())
+fn read_error(path: &Path) -> String {
+    error_detail(path, &read(path, MOST).unwrap_err())
 }
 
 #[test]
@@ -20,27 +20,27 @@ fn only_a_file_is_read_and_nothing_is_waited_for() {
     assert_eq!((found.bytes.as_slice(), found.real), (&b"text"[..], at("file").canonicalize().unwrap()));
     assert_eq!(read(Path::new("/dev/null"), MOST).unwrap().bytes, b"");
     nix::unistd::mkfifo(&at("fifo"), Mode::S_IRWXU).unwrap();
-    assert!(told(&at("fifo")).contains("a pipe"));
-    assert!(told(folder.path()).contains("a folder"));
-    assert!(told(Path::new("/dev/zero")).contains("a device"));
+    assert!(read_error(&at("fifo")).contains("a pipe"));
+    assert!(read_error(folder.path()).contains("a folder"));
+    assert!(read_error(Path::new("/dev/zero")).contains("a device"));
     File::create(at("giant")).unwrap().set_len(MOST + 1).unwrap();
-    assert!(told(&at("giant")).contains("more than 1048576"));
+    assert!(read_error(&at("giant")).contains("more than 1048576"));
 }
 
 #[test]
 fn what_is_missing_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    assert_eq!(told(&at("none")), "it is not there");
+    assert_eq!(read_error(&at("none")), "it is not there");
     assert_eq!(read(&at("none"), MOST).unwrap_err().kind(), io::ErrorKind::NotFound);
     symlink("releases/1", at("current")).unwrap();
     symlink("gone", at("dangling")).unwrap();
-    let current = told(&at("current/regatta.toml"));
+    let current = read_error(&at("current/regatta.toml"));
     assert!(current.contains("the link") && current.contains("releases/1, which is not there"), "{current}");
     let error = read(&at("dangling"), MOST).unwrap_err();
     assert!(error.to_string().contains("gone, which is not there"), "{error}");
     assert_ne!(error.kind(), io::ErrorKind::NotFound, "something is meant to be there");
-    assert!(told(&at("x/y/z")).contains("/x is not there"));
+    assert!(read_error(&at("x/y/z")).contains("/x is not there"));
 }
 
 #[test]
@@ -62,14 +62,17 @@ fn an_own_file_is_no_link_and_has_one_name() {
     fs::hard_link(at("victim"), at("hard")).unwrap();
     nix::unistd::mkfifo(&at("fifo"), Mode::S_IRWXU).unwrap();
     for (name, why) in [("link", "is a link"), ("hard", "hard link"), ("fifo", "a pipe")] {
-        let refused = own_file(&at(name)).unwrap_err();
-        assert!(matches!(&refused, Error::Hands(told) if told.contains(why)), "{name}: {refused}");
+        let refused = open_private_file(&at(name)).unwrap_err();
+        assert!(
+            matches!(&refused, PathError::NotPrivate(message) if message.contains(why)),
+            "{name}: {refused}"
+        );
     }
     assert_eq!(fs::read_to_string(at("victim")).unwrap(), "precious");
     fs::remove_file(at("hard")).unwrap();
     fs::set_permissions(at("victim"), fs::Permissions::from_mode(0o644)).unwrap();
-    assert_eq!(own_file(&at("victim")).unwrap().metadata().unwrap().mode() & 0o777, 0o600);
-    assert!(seen_file(&at("link")).is_none() && seen_file(&at("victim")).is_some());
+    assert_eq!(open_private_file(&at("victim")).unwrap().metadata().unwrap().mode() & 0o777, 0o600);
+    assert!(open_private_read_only(&at("link")).is_none() && open_private_read_only(&at("victim")).is_some());
     symlink(at("victim"), at("list.next")).unwrap();
     replace_file(&at("list"), b"new").unwrap();
     assert_eq!(fs::read_to_string(at("victim")).unwrap(), "precious");
@@ -80,16 +83,16 @@ fn an_own_file_is_no_link_and_has_one_name() {
 fn a_folder_is_made_for_its_owner_and_found_through_links() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let real = own_folder(&at("a/b/../c/")).unwrap();
+    let real = ensure_private_folder(&at("a/b/../c/")).unwrap();
     assert_eq!(real, folder.path().canonicalize().unwrap().join("a/c"));
     assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, 0o700);
     symlink("a", at("current")).unwrap();
-    assert_eq!(own_folder(&at("current/c")).unwrap(), real);
+    assert_eq!(ensure_private_folder(&at("current/c")).unwrap(), real);
     symlink("loop", at("loop")).unwrap();
-    assert!(own_folder(&at("loop/x")).is_err());
+    assert!(ensure_private_folder(&at("loop/x")).is_err());
     fs::write(at("file"), "").unwrap();
-    assert!(own_folder(&at("file")).unwrap_err().to_string().contains("no folder"));
-    assert!(own_folder(Path::new("relative")).unwrap_err().to_string().contains("working folder"));
+    assert!(ensure_private_folder(&at("file")).unwrap_err().to_string().contains("no folder"));
+    assert!(ensure_private_folder(Path::new("relative")).unwrap_err().to_string().contains("working folder"));
 }
 
 #[test]
@@ -99,24 +102,24 @@ fn a_folder_that_everybody_may_write_is_refused_unless_it_is_sticky() {
     let mode = |mode| fs::set_permissions(&open, fs::Permissions::from_mode(mode)).unwrap();
     fs::create_dir(&open).unwrap();
     mode(0o777);
-    let told = |path: &Path| own_folder(path).unwrap_err().to_string();
-    assert!(told(&open).contains("chmod 700"), "{}", told(&open));
-    assert!(told(&open.join("run")).contains("chmod +t"));
+    let message = |path: &Path| ensure_private_folder(path).unwrap_err().to_string();
+    assert!(message(&open).contains("chmod 700"), "{}", message(&open));
+    assert!(message(&open.join("run")).contains("chmod +t"));
     mode(0o1777);
-    assert!(own_folder(&open.join("run")).is_ok());
-    assert!(told(&open).contains("chmod 700"), "all would share it");
+    assert!(ensure_private_folder(&open.join("run")).is_ok());
+    assert!(message(&open).contains("chmod 700"), "all would share it");
     mode(0o755);
-    assert!(own_folder(&open).is_ok());
+    assert!(ensure_private_folder(&open).is_ok());
 }
 
 #[test]
 fn an_open_file_can_stand_for_another_one() {
     let folder = tempfile::tempdir().unwrap();
     let (one, two) = (folder.path().join("one"), folder.path().join("two"));
-    let (first, second) = (own_file(&one).unwrap(), own_file(&two).unwrap());
-    exchange(&first, &second).unwrap();
+    let (first, second) = (open_private_file(&one).unwrap(), open_private_file(&two).unwrap());
+    replace_descriptor(&first, &second).unwrap();
     drop(second);
-    assert_eq!(Identity::open(&first).unwrap(), Identity::at(&two).unwrap());
+    assert_eq!(FileId::from_file(&first).unwrap(), FileId::from_entry(&two).unwrap());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use serde::Serializer;
 /// Both forms.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Form {
+enum PathForm {
     Text(String),
     Bytes { bytes: Vec<u8> },
 }
@@ -25,7 +25,7 @@ enum Form {
 pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     match path.to_str() {
         Some(text) => text.serialize(serializer),
-        None => Form::Bytes { bytes: path.as_os_str().as_encoded_bytes().to_vec() }.serialize(serializer),
+        None => PathForm::Bytes { bytes: path.as_os_str().as_encoded_bytes().to_vec() }.serialize(serializer),
     }
 }
 
@@ -34,9 +34,9 @@ pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::
 /// # Errors
 /// When it has neither form.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-    Ok(match Form::deserialize(deserializer)? {
-        Form::Text(text) => text.into(),
-        Form::Bytes { bytes } => OsString::from_vec(bytes).into(),
+    Ok(match PathForm::deserialize(deserializer)? {
+        PathForm::Text(text) => text.into(),
+        PathForm::Bytes { bytes } => OsString::from_vec(bytes).into(),
     })
 }
 
@@ -44,11 +44,11 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf
 pub mod optional {
     use super::Deserialize;
     use super::Deserializer;
-    use super::Form;
     use super::OsString;
     use super::OsStringExt;
     use super::Path;
     use super::PathBuf;
+    use super::PathForm;
     use super::Serializer;
 
     /// Writes it.
@@ -67,9 +67,9 @@ pub mod optional {
     /// # Errors
     /// When it has no known form.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-        Ok(Option::<Form>::deserialize(deserializer)?.map(|form| match form {
-            Form::Text(text) => text.into(),
-            Form::Bytes { bytes } => OsString::from_vec(bytes).into(),
+        Ok(Option::<PathForm>::deserialize(deserializer)?.map(|form| match form {
+            PathForm::Text(text) => text.into(),
+            PathForm::Bytes { bytes } => OsString::from_vec(bytes).into(),
         }))
     }
 }

@@ -32,17 +32,17 @@ use crate::sys::fd::Interest;
 use crate::sys::time;
 
 /// Pause between two attempts on a descriptor that says it has room and takes nothing.
-const PAUSE: Duration = Duration::from_millis(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Major number of the devices that never block: null, full, kmsg.
 const MEMORY_DEVICES: u64 = 1;
 
 /// Bytes that are given at once to a terminal that can only be asked whether it has room.
-const MORSEL: usize = 256;
+const POLLED_CHUNK: usize = 256;
 
 /// Why bytes were not taken.
 #[derive(Debug)]
-pub enum Refused {
+pub enum SinkError {
     /// There is no room now; poll(2) tells when there is.
     Full,
     /// A FIFO that no process reads; nothing tells when that changes.
@@ -57,7 +57,7 @@ pub enum Refused {
 
 /// How bytes are written without waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum WriteStrategy {
     /// write(2): a file or a device that has no reader, or a description of this program's own that never blocks.
     Plain,
     /// `RWF_NOWAIT`, pwritev2(2): inherited pipes from Linux 6.4 on.
@@ -73,14 +73,14 @@ enum Way {
 
 /// What is written to.
 #[derive(Debug, Clone)]
-pub enum End {
+pub enum SinkTarget {
     /// The inherited standard error, shared with strangers.
     StandardError,
     /// A description of this program's own.
     Own(Arc<OwnedFd>),
 }
 
-impl AsFd for End {
+impl AsFd for SinkTarget {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             // SAFETY: the runtime sees to it that a process has this descriptor from its first line on.
@@ -90,17 +90,17 @@ impl AsFd for End {
     }
 }
 
-impl End {
+impl SinkTarget {
     /// Waits for room, at most until then on the monotonic clock; false when that has passed.
     pub fn await_room(&self, until: Duration) -> bool {
         let left = || until.saturating_sub(time::monotonic());
         // Some files say that they have room and take nothing: the pause keeps a caller's loop from spinning.
-        std::thread::sleep(PAUSE.min(left()));
-        fd::wait(&[(self.as_fd(), Interest::Write)], Some(left())).is_ok() && !left().is_zero()
+        std::thread::sleep(RETRY_PAUSE.min(left()));
+        fd::poll(&[(self.as_fd(), Interest::Write)], Some(left())).is_ok() && !left().is_zero()
     }
 }
 
-impl AsRawFd for End {
+impl AsRawFd for SinkTarget {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
     }
@@ -108,34 +108,34 @@ impl AsRawFd for End {
 
 /// Where lines go.
 #[derive(Debug)]
-pub struct Sink {
+pub struct NonblockingSink {
     /// None: a FIFO that could not be opened for want of a reader.
-    end: Option<End>,
-    way: Way,
+    target: Option<SinkTarget>,
+    strategy: WriteStrategy,
     /// The path of a FIFO: its reader may come and go.
     fifo: Option<PathBuf>,
 }
 
-impl Sink {
+impl NonblockingSink {
     /// The standard error of this process, whatever is behind it.
     pub fn standard_error() -> Self {
-        Self::inherited(End::StandardError)
+        Self::from_inherited(SinkTarget::StandardError)
     }
 
-    fn inherited(end: End) -> Self {
-        let kept = |end, way| Self { end: Some(end), way, fifo: None };
-        let Ok(stat) = nix::sys::stat::fstat(&end) else { return kept(end, Way::Plain) };
+    fn from_inherited(end: SinkTarget) -> Self {
+        let kept = |end, way| Self { target: Some(end), strategy: way, fifo: None };
+        let Ok(stat) = nix::sys::stat::fstat(&end) else { return kept(end, WriteStrategy::Plain) };
         match kind(stat.st_mode) {
-            SFlag::S_IFIFO => kept(end, Way::NoWait),
-            SFlag::S_IFSOCK => kept(end, Way::Socket),
+            SFlag::S_IFIFO => kept(end, WriteStrategy::NoWait),
+            SFlag::S_IFSOCK => kept(end, WriteStrategy::Socket),
             SFlag::S_IFCHR if nix::sys::stat::major(stat.st_rdev) != MEMORY_DEVICES => {
-                let anew = open_anew(&end).or_else(|refused| open_terminal(&end).ok_or(refused));
+                let anew = reopen(&end).or_else(|refused| open_terminal(&end).ok_or(refused));
                 match anew {
-                    Ok(own) => kept(own, Way::Plain),
-                    Err(_) => kept(end, Way::Polled),
+                    Ok(own) => kept(own, WriteStrategy::Plain),
+                    Err(_) => kept(end, WriteStrategy::Polled),
                 }
             }
-            _ => kept(end, Way::Plain),
+            _ => kept(end, WriteStrategy::Plain),
         }
     }
 
@@ -145,9 +145,11 @@ impl Sink {
     /// When it cannot be opened.
     pub fn file(path: &Path) -> io::Result<Self> {
         match open(path, true) {
-            Ok(fd) => Ok(Self { end: Some(own(fd)), way: Way::Plain, fifo: fifo(path) }),
+            Ok(fd) => {
+                Ok(Self { target: Some(own_target(fd)), strategy: WriteStrategy::Plain, fifo: fifo(path) })
+            }
             Err(error) if has_no_reader(&error, path) => {
-                Ok(Self { end: None, way: Way::Plain, fifo: Some(path.to_owned()) })
+                Ok(Self { target: None, strategy: WriteStrategy::Plain, fifo: Some(path.to_owned()) })
             }
             Err(error) => Err(error),
         }
@@ -168,19 +170,19 @@ impl Sink {
     ///
     /// # Errors
     /// When nothing is.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<usize, Refused> {
+    pub fn write(&mut self, bytes: &[u8]) -> Result<usize, SinkError> {
         loop {
-            let Some(end) = &self.end else {
+            let Some(end) = &self.target else {
                 self.find_reader()?;
                 continue;
             };
-            match write_by(self.way, end, bytes) {
-                Ok(0) if !bytes.is_empty() => return Err(Refused::Full),
+            match write_with(self.strategy, end, bytes) {
+                Ok(0) if !bytes.is_empty() => return Err(SinkError::Full),
                 Ok(written) => return Ok(written),
                 Err(Errno::EINTR) => {}
-                Err(refused) => match other_way(self.way, end, refused) {
-                    Some((end, way)) => (self.end, self.way) = (Some(end), way),
-                    None => return Err(self.refusal(refused)),
+                Err(refused) => match fallback_method(self.strategy, end, refused) {
+                    Some((end, way)) => (self.target, self.strategy) = (Some(end), way),
+                    None => return Err(self.error_from(refused)),
                 },
             }
         }
@@ -192,15 +194,15 @@ impl Sink {
         while !bytes.is_empty() {
             match self.write(bytes) {
                 Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
-                Err(Refused::Full) if self.end.as_ref().is_some_and(|end| end.await_room(until)) => {}
+                Err(SinkError::Full) if self.target.as_ref().is_some_and(|end| end.await_room(until)) => {}
                 Err(_) => return,
             }
         }
     }
 
     /// Whether the last line in it was cut short, perhaps by another process; none where that cannot be read.
-    pub fn is_torn(&self) -> Option<bool> {
-        let end = self.end.as_ref()?;
+    pub fn ends_mid_line(&self) -> Option<bool> {
+        let end = self.target.as_ref()?;
         let file = File::open(format!("/proc/self/fd/{}", end.as_raw_fd())).ok();
         let file = file.filter(|file| file.metadata().is_ok_and(|found| found.is_file()))?;
         let mut last = [b'\n'];
@@ -210,40 +212,40 @@ impl Sink {
     }
 
     /// What poll(2) is asked about when it is full.
-    pub fn end(&self) -> Option<End> {
-        self.end.clone()
+    pub fn target(&self) -> Option<SinkTarget> {
+        self.target.clone()
     }
 
     /// The descriptor that a forked process keeps beside the standard ones.
     pub fn descriptor(&self) -> Option<RawFd> {
-        self.end.as_ref().map(AsRawFd::as_raw_fd).filter(|fd| *fd > libc::STDERR_FILENO)
+        self.target.as_ref().map(AsRawFd::as_raw_fd).filter(|fd| *fd > libc::STDERR_FILENO)
     }
 
-    fn find_reader(&mut self) -> Result<(), Refused> {
-        let Some(path) = &self.fifo else { return Err(Refused::Closed(Errno::EBADF.into())) };
+    fn find_reader(&mut self) -> Result<(), SinkError> {
+        let Some(path) = &self.fifo else { return Err(SinkError::Closed(Errno::EBADF.into())) };
         match open(path, true) {
-            Ok(fd) => self.end = Some(own(fd)),
-            Err(error) if has_no_reader(&error, path) => return Err(Refused::NoReader),
-            Err(error) => return Err(Refused::Failed(error)),
+            Ok(fd) => self.target = Some(own_target(fd)),
+            Err(error) if has_no_reader(&error, path) => return Err(SinkError::NoReader),
+            Err(error) => return Err(SinkError::Failed(error)),
         }
         Ok(())
     }
 
-    fn refusal(&self, refused: Errno) -> Refused {
+    fn error_from(&self, refused: Errno) -> SinkError {
         match refused {
-            Errno::EAGAIN => Refused::Full,
-            Errno::EMSGSIZE => Refused::TooLong,
-            Errno::EPIPE if self.fifo.is_some() => Refused::NoReader,
+            Errno::EAGAIN => SinkError::Full,
+            Errno::EMSGSIZE => SinkError::TooLong,
+            Errno::EPIPE if self.fifo.is_some() => SinkError::NoReader,
             Errno::EPIPE | Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::ENOTCONN | Errno::EBADF => {
-                Refused::Closed(refused.into())
+                SinkError::Closed(refused.into())
             }
-            other => Refused::Failed(other.into()),
+            other => SinkError::Failed(other.into()),
         }
     }
 }
 
-fn own(fd: OwnedFd) -> End {
-    End::Own(Arc::new(fd))
+fn own_target(fd: OwnedFd) -> SinkTarget {
+    SinkTarget::Own(Arc::new(fd))
 }
 
 fn kind(mode: libc::mode_t) -> SFlag {
@@ -268,45 +270,49 @@ fn has_no_reader(error: &io::Error, path: &Path) -> bool {
 }
 
 /// The same file behind a description of this program's own.
-fn open_anew(end: &End) -> io::Result<End> {
-    open(Path::new(&format!("/proc/self/fd/{}", end.as_raw_fd())), false).map(own)
+fn reopen(end: &SinkTarget) -> io::Result<SinkTarget> {
+    open(Path::new(&format!("/proc/self/fd/{}", end.as_raw_fd())), false).map(own_target)
 }
 
 /// A terminal that belongs to another user (after `su`) can still be opened by this name, if it is the controlling one.
-fn open_terminal(end: &End) -> Option<End> {
+fn open_terminal(end: &SinkTarget) -> Option<SinkTarget> {
     // SAFETY: asks for a number; a descriptor that is no terminal, or not this session's, is refused.
     let session = unsafe { libc::tcgetsid(end.as_raw_fd()) };
     let is_ours = nix::unistd::getsid(None).is_ok_and(|own| own.as_raw() == session);
-    is_ours.then(|| open(Path::new("/dev/tty"), false).ok()).flatten().map(own)
+    is_ours.then(|| open(Path::new("/dev/tty"), false).ok()).flatten().map(own_target)
 }
 
 /// What is tried next when the kernel does not know this way for this file.
-fn other_way(way: Way, end: &End, refused: Errno) -> Option<(End, Way)> {
+fn fallback_method(
+    way: WriteStrategy,
+    end: &SinkTarget,
+    refused: Errno,
+) -> Option<(SinkTarget, WriteStrategy)> {
     let unknown =
         matches!(refused, Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL | Errno::EPERM | Errno::ESPIPE);
     match way {
-        Way::NoWait if unknown => Some(match open_anew(end) {
-            Ok(own) => (own, Way::Plain),
-            Err(_) => (end.clone(), Way::Splice),
+        WriteStrategy::NoWait if unknown => Some(match reopen(end) {
+            Ok(own) => (own, WriteStrategy::Plain),
+            Err(_) => (end.clone(), WriteStrategy::Splice),
         }),
-        Way::Splice if unknown => Some((end.clone(), Way::Polled)),
+        WriteStrategy::Splice if unknown => Some((end.clone(), WriteStrategy::Polled)),
         _ => None,
     }
 }
 
-fn write_by(way: Way, end: &End, bytes: &[u8]) -> nix::Result<usize> {
+fn write_with(way: WriteStrategy, end: &SinkTarget, bytes: &[u8]) -> nix::Result<usize> {
     match way {
-        Way::Plain => nix::unistd::write(end, bytes),
-        Way::NoWait => no_wait(end, bytes),
-        Way::Socket => {
+        WriteStrategy::Plain => nix::unistd::write(end, bytes),
+        WriteStrategy::NoWait => write_no_wait(end, bytes),
+        WriteStrategy::Socket => {
             nix::sys::socket::send(end.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
         }
-        Way::Splice => splice(end, &bytes[..bytes.len().min(libc::PIPE_BUF)]),
-        Way::Polled => polled(end, &bytes[..bytes.len().min(MORSEL)]),
+        WriteStrategy::Splice => write_splice(end, &bytes[..bytes.len().min(libc::PIPE_BUF)]),
+        WriteStrategy::Polled => write_polled(end, &bytes[..bytes.len().min(POLLED_CHUNK)]),
     }
 }
 
-fn no_wait(end: &End, bytes: &[u8]) -> nix::Result<usize> {
+fn write_no_wait(end: &SinkTarget, bytes: &[u8]) -> nix::Result<usize> {
     // A stream has no positions, which -1 stands for.
     const STREAM: libc::off_t = -1;
     let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
@@ -315,7 +321,7 @@ fn no_wait(end: &End, bytes: &[u8]) -> nix::Result<usize> {
     Errno::result(written).map(isize::unsigned_abs)
 }
 
-fn splice(end: &End, bytes: &[u8]) -> nix::Result<usize> {
+fn write_splice(end: &SinkTarget, bytes: &[u8]) -> nix::Result<usize> {
     // What does not fit is forgotten with the pipe: the caller counts what was taken.
     let (read, write) =
         fd::pipe().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
@@ -326,8 +332,8 @@ fn splice(end: &End, bytes: &[u8]) -> nix::Result<usize> {
     Errno::result(moved).map(isize::unsigned_abs)
 }
 
-fn polled(end: &End, bytes: &[u8]) -> nix::Result<usize> {
-    let ready = fd::wait(&[(end.as_fd(), Interest::Write)], Some(Duration::ZERO));
+fn write_polled(end: &SinkTarget, bytes: &[u8]) -> nix::Result<usize> {
+    let ready = fd::poll(&[(end.as_fd(), Interest::Write)], Some(Duration::ZERO));
     match ready.as_deref() {
         Ok([ready]) if ready.any() => nix::unistd::write(end, bytes),
         _ => Err(Errno::EAGAIN),

@@ -13,7 +13,7 @@ use super::*;
 const LINE: &[u8] = b"a line of the log\n";
 
 /// Writes until nothing is taken; how much was.
-fn fill(sink: &mut Sink) -> (usize, Refused) {
+fn fill(sink: &mut NonblockingSink) -> (usize, SinkError) {
     let mut taken = 0;
     loop {
         match sink.write(LINE) {
@@ -24,26 +24,26 @@ fn fill(sink: &mut Sink) -> (usize, Refused) {
 }
 
 /// An end whose description blocks, as an inherited one does.
-fn blocking(fd: impl Into<OwnedFd>) -> End {
+fn blocking(fd: impl Into<OwnedFd>) -> SinkTarget {
     let fd = fd.into();
     fcntl(&fd, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
-    own(fd)
+    own_target(fd)
 }
 
-fn flags(end: &End) -> i32 {
+fn flags(end: &SinkTarget) -> i32 {
     fcntl(end, FcntlArg::F_GETFL).unwrap()
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_is_full_and_the_shared_description_stays_as_it_is() {
-    for way in [Way::NoWait, Way::Splice, Way::Polled] {
+fn a_pipe_without_a_reader_is_full_and_the_shared_description_stays_as_it_is() {
+    for way in [WriteStrategy::NoWait, WriteStrategy::Splice, WriteStrategy::Polled] {
         let (read, write) = fd::pipe().unwrap();
         let end = blocking(write);
-        let mut sink = Sink::inherited(end.clone());
-        assert_eq!(sink.way, Way::NoWait);
-        sink.way = way;
+        let mut sink = NonblockingSink::from_inherited(end.clone());
+        assert_eq!(sink.strategy, WriteStrategy::NoWait);
+        sink.strategy = way;
         let (taken, refused) = fill(&mut sink);
-        assert!(matches!(refused, Refused::Full) && taken > 0, "{way:?}: {taken} {refused:?}");
+        assert!(matches!(refused, SinkError::Full) && taken > 0, "{way:?}: {taken} {refused:?}");
         let mut text = vec![0; taken];
         File::from(read).read_exact(&mut text).unwrap();
         assert!(text.chunks(LINE.len()).all(|line| line == LINE), "{way:?}");
@@ -60,25 +60,25 @@ fn what_the_kernel_does_not_know_is_done_another_way() {
     let both = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     // FIFOs do not know RWF_NOWAIT.
     let end = blocking(both);
-    let mut sink = Sink::inherited(end.clone());
-    assert!(matches!(fill(&mut sink), (1.., Refused::Full)));
-    assert_eq!((sink.way, flags(&end) & libc::O_NONBLOCK), (Way::Plain, 0));
-    assert!(other_way(Way::NoWait, &End::StandardError, Errno::EAGAIN).is_none());
+    let mut sink = NonblockingSink::from_inherited(end.clone());
+    assert!(matches!(fill(&mut sink), (1.., SinkError::Full)));
+    assert_eq!((sink.strategy, flags(&end) & libc::O_NONBLOCK), (WriteStrategy::Plain, 0));
+    assert!(fallback_method(WriteStrategy::NoWait, &SinkTarget::StandardError, Errno::EAGAIN).is_none());
 }
 
 #[test]
 fn sockets_are_full_or_closed() {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let mut sink = Sink::inherited(blocking(ours));
-    assert!(matches!(fill(&mut sink), (1.., Refused::Full)));
+    let mut sink = NonblockingSink::from_inherited(blocking(ours));
+    assert!(matches!(fill(&mut sink), (1.., SinkError::Full)));
     drop(theirs);
-    assert!(matches!(sink.write(LINE), Err(Refused::Closed(_))));
+    assert!(matches!(sink.write(LINE), Err(SinkError::Closed(_))));
     let (ours, theirs) = UnixDatagram::pair().unwrap();
-    let mut sink = Sink::inherited(blocking(ours));
-    assert!(matches!(fill(&mut sink), (1.., Refused::Full)));
+    let mut sink = NonblockingSink::from_inherited(blocking(ours));
+    assert!(matches!(fill(&mut sink), (1.., SinkError::Full)));
     let mut line = [0; 100];
     assert_eq!(theirs.recv(&mut line).unwrap(), LINE.len(), "a message is a line");
-    assert!(matches!(sink.write(&vec![b'x'; 16 << 20]), Err(Refused::TooLong)));
+    assert!(matches!(sink.write(&vec![b'x'; 16 << 20]), Err(SinkError::TooLong)));
 }
 
 #[test]
@@ -86,15 +86,15 @@ fn a_terminal_that_was_stopped_is_full_until_it_goes_on() {
     use nix::sys::termios::FlowArg;
     use nix::sys::termios::tcflow;
     let pty = nix::pty::openpty(None, None).unwrap();
-    let end = own(pty.slave);
-    for way in [Way::Plain, Way::Polled] {
-        let mut sink = Sink::inherited(end.clone());
-        assert_eq!(sink.way, Way::Plain, "it was opened anew");
-        if way == Way::Polled {
-            sink = Sink { end: Some(end.clone()), way, fifo: None };
+    let end = own_target(pty.slave);
+    for way in [WriteStrategy::Plain, WriteStrategy::Polled] {
+        let mut sink = NonblockingSink::from_inherited(end.clone());
+        assert_eq!(sink.strategy, WriteStrategy::Plain, "it was opened anew");
+        if way == WriteStrategy::Polled {
+            sink = NonblockingSink { target: Some(end.clone()), strategy: way, fifo: None };
         }
         tcflow(&end, FlowArg::TCOOFF).unwrap();
-        assert!(matches!(sink.write(LINE), Err(Refused::Full)), "{way:?}");
+        assert!(matches!(sink.write(LINE), Err(SinkError::Full)), "{way:?}");
         assert!(!end.await_room(time::monotonic() + Duration::from_millis(20)), "{way:?}");
         tcflow(&end, FlowArg::TCOON).unwrap();
         assert_eq!(sink.write(LINE).unwrap(), LINE.len(), "{way:?}");
@@ -103,13 +103,13 @@ fn a_terminal_that_was_stopped_is_full_until_it_goes_on() {
 }
 
 #[test]
-fn a_fifo_waits_for_its_reader_without_blocking_anybody() {
+fn a_fifo_waits_for_its_reader_without_blocking() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fifo");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    Sink::check(&path).unwrap();
-    let mut sink = Sink::file(&path).unwrap();
-    assert!(matches!(sink.write(LINE), Err(Refused::NoReader)));
+    NonblockingSink::check(&path).unwrap();
+    let mut sink = NonblockingSink::file(&path).unwrap();
+    assert!(matches!(sink.write(LINE), Err(SinkError::NoReader)));
     assert_eq!(sink.descriptor(), None);
     let read = || OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
     let mut reader = read();
@@ -117,25 +117,25 @@ fn a_fifo_waits_for_its_reader_without_blocking_anybody() {
     let mut text = [0; 64];
     assert_eq!(reader.read(&mut text).unwrap(), LINE.len());
     drop(reader);
-    assert!(matches!(sink.write(LINE), Err(Refused::NoReader)));
+    assert!(matches!(sink.write(LINE), Err(SinkError::NoReader)));
     let _reader = read();
     assert_eq!(sink.write(LINE).unwrap(), LINE.len());
 }
 
 #[test]
 fn a_full_disk_is_a_failure_and_other_files_take_all() {
-    let mut full = Sink::file(Path::new("/dev/full")).unwrap();
-    assert!(matches!(full.write(LINE), Err(Refused::Failed(_))));
+    let mut full = NonblockingSink::file(Path::new("/dev/full")).unwrap();
+    assert!(matches!(full.write(LINE), Err(SinkError::Failed(_))));
     full.write_within(LINE, Duration::from_secs(60));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");
-    assert!(Sink::check(&path).is_err());
-    let mut file = Sink::file(&path).unwrap();
+    assert!(NonblockingSink::check(&path).is_err());
+    let mut file = NonblockingSink::file(&path).unwrap();
     file.write_within(LINE, Duration::ZERO);
     assert_eq!(std::fs::read(&path).unwrap(), LINE);
-    assert_eq!(file.is_torn(), Some(false));
+    assert_eq!(file.ends_mid_line(), Some(false));
     file.write_within(b"cut sho", Duration::ZERO);
-    assert_eq!((file.is_torn(), full.is_torn()), (Some(true), None));
-    assert!(Sink::check(&path).is_ok() && file.descriptor().is_some());
-    assert!(Sink::file(folder.path()).is_err(), "a folder is no file");
+    assert_eq!((file.ends_mid_line(), full.ends_mid_line()), (Some(true), None));
+    assert!(NonblockingSink::check(&path).is_ok() && file.descriptor().is_some());
+    assert!(NonblockingSink::file(folder.path()).is_err(), "a folder is no file");
 }

@@ -21,12 +21,12 @@ struct Pipe {
     text: Vec<u8>,
 }
 
-impl Takes for Pipe {
-    fn take(&mut self, bytes: &[u8]) -> Result<usize, Refused> {
+impl ByteSink for Pipe {
+    fn write_some(&mut self, bytes: &[u8]) -> Result<usize, SinkError> {
         let taken = bytes.len().min(self.room);
         if taken == 0 {
-            let full = || Refused::Failed(io::ErrorKind::StorageFull.into());
-            return Err(if self.fails { full() } else { Refused::Full });
+            let full = || SinkError::Failed(io::ErrorKind::StorageFull.into());
+            return Err(if self.fails { full() } else { SinkError::Full });
         }
         self.room -= taken;
         self.text.extend(&bytes[..taken]);
@@ -37,7 +37,7 @@ impl Takes for Pipe {
         None
     }
 
-    fn notice(&self, missing: u64, _: &str) -> Vec<u8> {
+    fn dropped_lines_notice(&self, missing: u64, _: &str) -> Vec<u8> {
         format!("missing {missing}\n").into_bytes()
     }
 }
@@ -54,14 +54,14 @@ fn seconds(count: u64) -> Duration {
 
 #[test]
 fn lines_wait_in_order_and_a_line_in_the_place_of_the_lost_ones_counts_them() {
-    let (mut log, mut pipe) = (Backlog::default(), Pipe::default());
+    let (mut log, mut pipe) = (LineBacklog::default(), Pipe::default());
     let line = |number: usize| format!("{number:099}\n").into_bytes();
     let lost: u64 = (0..5000).map(|number| log.log(&line(number), seconds(1), &mut pipe)).sum();
     let kept = 5000 - usize::try_from(lost).unwrap();
-    assert!(kept * (100 + OVERHEAD) <= KEPT_MAX && kept > 1000, "{kept}");
-    assert_eq!(log.next(), Some(Next::Room));
+    assert!(kept * (100 + ENTRY_OVERHEAD) <= MAX_QUEUED_BYTES && kept > 1000, "{kept}");
+    assert_eq!(log.pending_wait(), Some(BacklogWait::Writable));
     pipe.room = usize::MAX;
-    while log.next().is_some() {
+    while log.pending_wait().is_some() {
         assert_eq!(log.flush(seconds(2), &mut pipe), 0);
     }
     assert_eq!(log.log(b"after\n", seconds(2), &mut pipe), 0);
@@ -72,7 +72,7 @@ fn lines_wait_in_order_and_a_line_in_the_place_of_the_lost_ones_counts_them() {
 
 #[test]
 fn one_gap_is_one_line_however_slowly_the_sink_takes_lines() {
-    let (mut log, mut pipe) = (Backlog::default(), Pipe::default());
+    let (mut log, mut pipe) = (LineBacklog::default(), Pipe::default());
     let line = vec![b'x'; 1000];
     let mut lost = 0;
     for second in 0..400 {
@@ -88,26 +88,26 @@ fn one_gap_is_one_line_however_slowly_the_sink_takes_lines() {
 
 #[test]
 fn what_was_torn_by_a_full_disk_is_not_gone_on_with() {
-    let (mut log, mut disk) = (Backlog::default(), Pipe { room: 3, fails: true, ..Pipe::default() });
+    let (mut log, mut disk) = (LineBacklog::default(), Pipe { room: 3, fails: true, ..Pipe::default() });
     assert_eq!(log.log(b"first\n", seconds(1), &mut disk), 1);
     assert_eq!(log.log(b"second\n", seconds(2), &mut disk), 1);
-    assert_eq!(log.next(), Some(Next::At(seconds(3))));
+    assert_eq!(log.pending_wait(), Some(BacklogWait::At(seconds(3))));
     disk.room = 100;
     assert_eq!(log.log(b"third\n", seconds(2), &mut disk), 1, "it is not tried for every line");
     assert_eq!(log.flush(seconds(3), &mut disk), 0);
-    assert_eq!((disk.lines(), log.next()), (vec!["fir", "missing 3"], None));
+    assert_eq!((disk.lines(), log.pending_wait()), (vec!["fir", "missing 3"], None));
 }
 
 #[test]
 fn room_that_is_none_is_no_busy_loop() {
-    let (mut log, mut pipe) = (Backlog::default(), Pipe::default());
+    let (mut log, mut pipe) = (LineBacklog::default(), Pipe::default());
     log.log(b"line\n", seconds(1), &mut pipe);
-    assert_eq!(log.next(), Some(Next::Room));
+    assert_eq!(log.pending_wait(), Some(BacklogWait::Writable));
     log.flush(seconds(2), &mut pipe);
-    assert_eq!(log.next(), Some(Next::At(seconds(3))));
+    assert_eq!(log.pending_wait(), Some(BacklogWait::At(seconds(3))));
     pipe.room = 2;
     log.flush(seconds(3), &mut pipe);
-    assert_eq!(log.next(), Some(Next::Room), "it took something");
+    assert_eq!(log.pending_wait(), Some(BacklogWait::Writable), "it took something");
 }
 
 /// What happens to a log.
@@ -131,7 +131,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn every_line_is_written_once_in_order_or_counted_in_its_place(steps in vec(step(), 1..300)) {
-        let (mut log, mut pipe) = (Backlog::default(), Pipe::default());
+        let (mut log, mut pipe) = (LineBacklog::default(), Pipe::default());
         let (mut count, mut lost) = (0_usize, 0);
         for (at, step) in steps.into_iter().enumerate() {
             let now = Duration::from_millis(at as u64 * 7);
@@ -145,10 +145,10 @@ proptest! {
                 Step::Fails(fails) => pipe.fails = fails,
                 Step::Flush => lost += log.flush(now, &mut pipe),
             }
-            prop_assert!(log.kept <= KEPT_MAX + 20_000 + OVERHEAD, "{}", log.kept);
+            prop_assert!(log.queued_bytes <= MAX_QUEUED_BYTES + 20_000 + ENTRY_OVERHEAD, "{}", log.queued_bytes);
         }
         (pipe.room, pipe.fails) = (usize::MAX, false);
-        while log.next().is_some() {
+        while log.pending_wait().is_some() {
             lost += log.flush(seconds(9999), &mut pipe);
         }
         let (mut next, mut missing) = (0, 0);

@@ -4,33 +4,37 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::worker::connection::Connection;
-use crate::worker::connection::Order;
-use crate::worker::connection::Pause;
+use crate::worker::connection::ConnectionCommand;
+use crate::worker::connection::ConnectionPhase;
+use crate::worker::connection::ConnectionState;
 
 /// Ticks after which a connection that has never sent anything counts as idle.
-const SILENT: u64 = 10;
+const SILENT_TICKS: u64 = 10;
 
 /// Idle connections as they were when they were last looked for, the oldest first.
 ///
 /// Looking at every connection for each place would make a flood of new ones dear, so it is done once a tick at most.
 #[derive(Debug, Default)]
-pub(super) struct Candidates {
-    found: VecDeque<(u64, Arc<Connection>)>,
+pub(super) struct EvictionCandidates {
+    found: VecDeque<(u64, Arc<ConnectionState>)>,
     /// Tick of the last look; ticks begin with 1.
-    looked_at: u64,
+    scanned_at: u64,
 }
 
-impl Candidates {
+impl EvictionCandidates {
     /// The idle connection that has been so for longest; it is told to finish, and counts as idle no more.
-    pub(super) fn evict<'a>(&mut self, tick: u64, all: impl Iterator<Item = &'a Arc<Connection>>) -> bool {
+    pub(super) fn evict<'a>(
+        &mut self,
+        tick: u64,
+        all: impl Iterator<Item = &'a Arc<ConnectionState>>,
+    ) -> bool {
         if self.evict_found(tick) {
             return true;
         }
-        if self.looked_at == tick {
+        if self.scanned_at == tick {
             return false;
         }
-        self.looked_at = tick;
+        self.scanned_at = tick;
         let idle = all.filter_map(|connection| Some((connection.idle_since(tick)?, Arc::clone(connection))));
         let mut found: Vec<_> = idle.collect();
         found.sort_by_key(|(since, connection)| (*since, connection.number));
@@ -41,7 +45,7 @@ impl Candidates {
     fn evict_found(&mut self, tick: u64) -> bool {
         while let Some((since, connection)) = self.found.pop_front() {
             if connection.idle_since(tick) == Some(since) {
-                connection.tell(Order::Finish);
+                connection.send_command(ConnectionCommand::CloseWhenIdle);
                 return true;
             }
         }
@@ -49,15 +53,16 @@ impl Candidates {
     }
 }
 
-impl Connection {
+impl ConnectionState {
     /// Since which tick it has been idle; none: it is not.
     fn idle_since(&self, tick: u64) -> Option<u64> {
-        let since = self.since.load(Relaxed);
-        let silent = self.is(Pause::Header) && tick.saturating_sub(since) >= SILENT;
-        let idle = (self.is(Pause::Idle) || silent)
+        let since = self.phase_since.load(Relaxed);
+        let silent =
+            self.is_in_phase(ConnectionPhase::AwaitingHeader) && tick.saturating_sub(since) >= SILENT_TICKS;
+        let idle = (self.is_in_phase(ConnectionPhase::Idle) || silent)
             && !self.is_busy()
             && !self.stalled.load(Relaxed)
-            && self.order.load(Relaxed) <= Order::Expire as u8;
+            && self.command.load(Relaxed) <= ConnectionCommand::CloseIfExpired as u8;
         idle.then_some(since)
     }
 }

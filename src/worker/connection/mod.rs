@@ -29,34 +29,34 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
-pub(super) use books::Connections;
-pub(super) use entry::Entry;
+pub(super) use books::ConnectionTable;
+pub(super) use entry::ConnectionGuard;
 
-use pace::Pace;
+use pace::ReadPace;
 
-use crate::http::SignOfLife;
+use crate::http::KeepAliveTrigger;
 
 /// Length of a tick; deadlines are met within one.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
 /// What a connection is told; a later one in this list overrules an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum ConnectionCommand {
     /// Nothing: go on.
-    Serve,
+    Continue,
     /// End if you still overstay: a request may have come while the order was on its way.
-    Expire,
+    CloseIfExpired,
     /// Refuse the header that is under way, if it still is: unfinished ones take too much memory.
     RefuseHeader,
     /// End when the request under way is answered, at once if there is none.
-    Finish,
+    CloseWhenIdle,
     /// End now.
-    Cut,
+    Abort,
 }
 
 /// How long a connection may do what it does, and how much of it there may be.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct ConnectionLimits {
     /// From a header's first byte (or the accept) to its end.
     pub(super) header: Duration,
     /// Without a request under way, or without the client reading what it is sent.
@@ -72,13 +72,13 @@ const SMALL_HEADER: usize = 8 << 10;
 
 /// What a connection does while no request is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pause {
+enum ConnectionPhase {
     /// It waits for its turn (it was accepted, or its next request has come), for which it cannot be blamed.
-    Waiting,
+    AwaitingPermit,
     /// The connection's first header is waited for.
-    Header,
+    AwaitingHeader,
     /// A part of a header has come.
-    Begun,
+    ReadingHeader,
     /// Nothing has come since the last request.
     Idle,
     /// It speaks another protocol now, whose pauses are none of ours.
@@ -89,7 +89,7 @@ enum Pause {
 
 /// One connection's state.
 #[derive(Debug, Default)]
-pub(super) struct Connection {
+pub(super) struct ConnectionState {
     /// Its client, as connections are counted; none for a trusted proxy.
     client: Option<IpAddr>,
     /// Its place in the order in which connections came.
@@ -97,39 +97,39 @@ pub(super) struct Connection {
     /// Requests being answered; more than one only in HTTP/2.
     active: AtomicU32,
     /// Of these, responses that HTTP/2 holds back because the client gives no room for them.
-    held: AtomicU32,
+    flow_blocked: AtomicU32,
     /// Requests whose bodies are still to come; one may go on after its answer.
     receiving: AtomicU32,
     /// Of these, bodies of which a handler waits for more than has come.
-    starving: AtomicU32,
+    body_starved: AtomicU32,
     /// Whether something of a request was left unread, so that the connection can only end.
     unread: AtomicBool,
     /// Whether its client has ended its side, and waits for answers.
     half_closed: AtomicBool,
     /// Streams under way that can be told to give a sign of life.
-    signs: Mutex<Vec<SignOfLife>>,
+    signs_of_life: Mutex<Vec<KeepAliveTrigger>>,
     /// What its client owes of those; what else goes over the connection, as the answer to a ping, does not count.
-    held_pace: Pace,
+    blocked_pace: ReadPace,
     /// What it does while no request is under way, as [`Pause`].
-    pause: AtomicU8,
+    phase: AtomicU8,
     /// Tick in which that last changed.
-    since: AtomicU64,
+    phase_since: AtomicU64,
     /// Whether no request has come yet.
     fresh: AtomicBool,
     /// Whether its client has stopped reading.
     stalled: AtomicBool,
     /// What its client owes of what it is sent.
-    pace: Pace,
+    pace: ReadPace,
     /// Whether it speaks HTTP/2, where a frame is not the beginning of a header.
     http2: AtomicBool,
     /// Bytes that have come of a header which is not complete.
-    header: AtomicUsize,
-    order: AtomicU8,
-    told: Notify,
+    header_bytes: AtomicUsize,
+    command: AtomicU8,
+    command_sent: Notify,
     /// Whether its next request was let in by the gate while it was still unread.
     admitted: AtomicBool,
     /// Whether reading it must not trust the reactor, because nothing that has come may be left unread.
-    looked_at: AtomicBool,
+    past_reactor: AtomicBool,
     /// Who reads and who writes it since it was upgraded, to be woken by orders: nobody waits for those any more.
     reader: AtomicWaker,
     writer: AtomicWaker,
@@ -137,47 +137,53 @@ pub(super) struct Connection {
 
 /// One of the two sides from which an upgraded connection is used, which may be two tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(super) enum UpgradedSide {
     /// Who waits for bytes of the client's.
     Reader,
     /// Who waits until the client takes some.
     Writer,
 }
 
-impl Connection {
+impl ConnectionState {
     fn new(now: u64, number: u64, client: Option<IpAddr>) -> Self {
         // Zeros are [`Pause::Waiting`] and [`Order::Serve`].
-        Self { client, number, since: AtomicU64::new(now), fresh: AtomicBool::new(true), ..Self::default() }
+        Self {
+            client,
+            number,
+            phase_since: AtomicU64::new(now),
+            fresh: AtomicBool::new(true),
+            ..Self::default()
+        }
     }
 
     /// Whether whatever the kernel has is to be read from now on.
-    pub(super) fn look(&self, closely: bool) {
-        self.looked_at.store(closely, Relaxed);
+    pub(super) fn set_read_past_reactor(&self, enabled: bool) {
+        self.past_reactor.store(enabled, Relaxed);
     }
 
     /// Whether whatever the kernel has is to be read.
-    pub(super) fn is_looked_at(&self) -> bool {
-        self.looked_at.load(Relaxed)
+    pub(super) fn reads_past_reactor(&self) -> bool {
+        self.past_reactor.load(Relaxed)
     }
 
     /// Waits for the next order.
     ///
     /// # Cancel safety
     /// An order is kept until it is read.
-    pub(super) async fn told(&self) -> Order {
-        self.told.notified().await;
-        match self.order.load(Relaxed) {
-            0 => Order::Serve,
-            1 => Order::Expire,
-            2 => Order::RefuseHeader,
-            3 => Order::Finish,
-            _ => Order::Cut,
+    pub(super) async fn next_command(&self) -> ConnectionCommand {
+        self.command_sent.notified().await;
+        match self.command.load(Relaxed) {
+            0 => ConnectionCommand::Continue,
+            1 => ConnectionCommand::CloseIfExpired,
+            2 => ConnectionCommand::RefuseHeader,
+            3 => ConnectionCommand::CloseWhenIdle,
+            _ => ConnectionCommand::Abort,
         }
     }
 
-    fn tell(&self, order: Order) {
-        self.order.fetch_max(order as u8, Relaxed);
-        self.told.notify_one();
+    fn send_command(&self, command: ConnectionCommand) {
+        self.command.fetch_max(command as u8, Relaxed);
+        self.command_sent.notify_one();
         if self.is_upgraded() {
             self.reader.wake();
             self.writer.wake();
@@ -185,23 +191,26 @@ impl Connection {
     }
 
     /// Takes an order back; a stronger one that came meanwhile stays.
-    fn take_back(&self, order: Order) {
-        let _ = self.order.compare_exchange(order as u8, Order::Serve as u8, Relaxed, Relaxed);
+    fn withdraw_command(&self, command: ConnectionCommand) {
+        let _ =
+            self.command.compare_exchange(command as u8, ConnectionCommand::Continue as u8, Relaxed, Relaxed);
     }
 
-    fn is(&self, pause: Pause) -> bool {
-        self.pause.load(Relaxed) == pause as u8
+    fn is_in_phase(&self, phase: ConnectionPhase) -> bool {
+        self.phase.load(Relaxed) == phase as u8
     }
 
     /// Whether a request that it reads next would be one that begins, and may be kept waiting.
     ///
     /// Whatever gives places back is not held up: a connection that is to end, and the rest of a request.
     pub(super) fn may_wait(&self) -> bool {
-        (self.is(Pause::Idle) || self.is(Pause::Header) || self.is(Pause::Waiting))
+        (self.is_in_phase(ConnectionPhase::Idle)
+            || self.is_in_phase(ConnectionPhase::AwaitingHeader)
+            || self.is_in_phase(ConnectionPhase::AwaitingPermit))
             && !self.is_busy()
             && !self.is_http2()
-            && !self.is_looked_at()
-            && self.order.load(Relaxed) < Order::Finish as u8
+            && !self.reads_past_reactor()
+            && self.command.load(Relaxed) < ConnectionCommand::CloseWhenIdle as u8
     }
 
     /// Whether a request is under way, or the rest of its body.
@@ -220,33 +229,33 @@ impl Connection {
     }
 
     /// Whether bodies of requests are still to come, and of each its handler waits for more than has come.
-    pub(super) fn is_starving(&self) -> bool {
-        self.is_receiving() && self.starving.load(Relaxed) == self.receiving.load(Relaxed)
+    pub(super) fn is_body_starved(&self) -> bool {
+        self.is_receiving() && self.body_starved.load(Relaxed) == self.receiving.load(Relaxed)
     }
 
     /// Whether something of a request was left unread, so that its client may still be sending it.
-    pub(super) fn is_unread(&self) -> bool {
-        self.unread.load(Relaxed) || self.is(Pause::Begun)
+    pub(super) fn has_unread_input(&self) -> bool {
+        self.unread.load(Relaxed) || self.is_in_phase(ConnectionPhase::ReadingHeader)
     }
 
     /// Its client has ended its side: whether it is still there is found out by what is sent to it, now and again.
-    pub(super) fn ask_for_signs(&self) {
+    pub(super) fn request_signs_of_life(&self) {
         self.half_closed.store(true, Relaxed);
-        self.signs().iter().for_each(SignOfLife::give);
+        self.lock_signs_of_life().iter().for_each(KeepAliveTrigger::send_now);
     }
 
     /// A stream is under way that can be told to give a sign of life.
-    pub(super) fn keep_sign(&self, sign: SignOfLife) {
+    pub(super) fn add_sign_of_life(&self, sign: KeepAliveTrigger) {
         if self.half_closed.load(Relaxed) {
-            sign.give();
+            sign.send_now();
         }
-        let mut signs = self.signs();
-        signs.retain(SignOfLife::is_awaited);
+        let mut signs = self.lock_signs_of_life();
+        signs.retain(KeepAliveTrigger::is_stream_open);
         signs.push(sign);
     }
 
-    fn signs(&self) -> MutexGuard<'_, Vec<SignOfLife>> {
-        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_signs_of_life(&self) -> MutexGuard<'_, Vec<KeepAliveTrigger>> {
+        self.signs_of_life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether no request has come yet: it may turn out to speak HTTP/2.
@@ -255,12 +264,12 @@ impl Connection {
     }
 
     /// Its next request has been let in.
-    pub(super) fn admit(&self) {
+    pub(super) fn set_admitted(&self) {
         self.admitted.store(true, Relaxed);
     }
 
     /// Whether a request that begins was let in before it was read; it is so only once.
-    pub(super) fn was_admitted(&self) -> bool {
+    pub(super) fn take_admitted(&self) -> bool {
         let admitted = self.admitted.load(Relaxed);
         if admitted {
             self.admitted.store(false, Relaxed);
@@ -270,7 +279,7 @@ impl Connection {
 
     /// Whether it has left HTTP.
     pub(super) fn is_upgraded(&self) -> bool {
-        self.is(Pause::Upgraded)
+        self.is_in_phase(ConnectionPhase::Upgraded)
     }
 
     /// Whether it speaks HTTP/2.
@@ -280,6 +289,7 @@ impl Connection {
 
     /// Whether its header is to be refused that is under way.
     pub(super) fn is_header_refused(&self) -> bool {
-        self.order.load(Relaxed) == Order::RefuseHeader as u8 && self.is(Pause::Begun)
+        self.command.load(Relaxed) == ConnectionCommand::RefuseHeader as u8
+            && self.is_in_phase(ConnectionPhase::ReadingHeader)
     }
 }

@@ -9,18 +9,18 @@ use crate::worker::connection::TICK;
 ///
 /// Far below any line that a browser is used on. One byte now and then excuses no client: it would be a clock that
 /// the client sets back as it likes.
-const RATE: u64 = 240;
+const MIN_RATE: u64 = 240;
 
 /// One client's clock: it runs while something waits for the client to take it, and goes back by what it takes.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct ReadPace {
     /// Whether it runs.
     since: AtomicU64,
     /// What is owed from before, milliseconds.
-    owed_ms: AtomicU64,
+    lag_ms: AtomicU64,
 }
 
-impl Pace {
+impl ReadPace {
     fn elapsed_ms(&self, tick: u64) -> u64 {
         let tick_ms = u64::try_from(TICK.as_millis()).unwrap_or(u64::MAX);
         tick.saturating_sub(self.since.load(Relaxed)).saturating_mul(tick_ms)
@@ -32,21 +32,21 @@ impl Pace {
     }
 
     /// The client, which was waited for, has taken so many bytes; if it is waited for again, from now on.
-    pub(super) fn took(&self, tick: u64, bytes: usize) {
-        let paid_ms = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(1000) / RATE;
-        let owed_ms = self.owed_ms.load(Relaxed).saturating_add(self.elapsed_ms(tick));
-        self.owed_ms.store(owed_ms.saturating_sub(paid_ms), Relaxed);
+    pub(super) fn record_read(&self, tick: u64, bytes: usize) {
+        let credit_ms = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(1000) / MIN_RATE;
+        let lag_ms = self.lag_ms.load(Relaxed).saturating_add(self.elapsed_ms(tick));
+        self.lag_ms.store(lag_ms.saturating_sub(credit_ms), Relaxed);
         self.since.store(tick, Relaxed);
     }
 
     /// What it is waited for now has nothing to do with what was before.
-    pub(super) fn forgive(&self) {
-        self.owed_ms.store(0, Relaxed);
+    pub(super) fn reset(&self) {
+        self.lag_ms.store(0, Relaxed);
     }
 
     /// What a client that is waited for owes, milliseconds.
-    pub(super) fn owed_ms(&self, tick: u64) -> u64 {
-        self.owed_ms.load(Relaxed).saturating_add(self.elapsed_ms(tick))
+    pub(super) fn lag_ms(&self, tick: u64) -> u64 {
+        self.lag_ms.load(Relaxed).saturating_add(self.elapsed_ms(tick))
     }
 }
 
@@ -56,17 +56,17 @@ mod tests {
 
     /// Seconds until this much is owed by a client that takes `bytes` every so many seconds.
     fn lasts(bytes: usize, every_s: u64, bound_ms: u64) -> Option<u64> {
-        let pace = Pace::default();
+        let pace = ReadPace::default();
         (0..100_000).map(|second| second * 10).find(|tick| {
             if tick % (every_s * 10) == 0 {
-                pace.took(*tick, bytes);
+                pace.record_read(*tick, bytes);
             }
-            pace.owed_ms(*tick) > bound_ms
+            pace.lag_ms(*tick) > bound_ms
         })
     }
 
     #[test]
-    fn a_byte_a_minute_excuses_nobody_and_a_slow_line_may_take_its_time() {
+    fn a_byte_a_minute_excuses_no_client_and_a_slow_line_may_take_its_time() {
         assert_eq!(lasts(1, 60, 75_000), Some(760));
         assert!(lasts(1460, 14, 75_000).is_some());
         assert_eq!(lasts(16_384, 60, 75_000), None, "273 bytes a second");
@@ -75,8 +75,8 @@ mod tests {
 
     #[test]
     fn nothing_is_saved_up() {
-        let pace = Pace::default();
-        pace.took(0, 100_000_000);
-        assert_eq!(pace.owed_ms(700), 70_000);
+        let pace = ReadPace::default();
+        pace.record_read(0, 100_000_000);
+        assert_eq!(pace.lag_ms(700), 70_000);
     }
 }

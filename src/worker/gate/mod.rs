@@ -30,55 +30,55 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-pub(super) use ticket::Ticket;
-pub(super) use ticket::Verdict;
+pub(super) use ticket::AdmissionOutcome;
+pub(super) use ticket::AdmissionWaiter;
 
-use shed::Change;
-use shed::Shed;
-use shed::State;
-use turn::Allowance;
+use shed::LoadShedder;
+use shed::ShedChange;
+use shed::ShedState;
+use turn::TurnAllowance;
 
 use crate::scoreboard::Scoreboard;
-use crate::scoreboard::cell::Cell;
+use crate::scoreboard::cell::WorkerCell;
 use crate::sys::task;
 
 /// Share of the loop's time that may go into refusing, one in so many parts: at twice the capacity as many requests are
 /// refused as are served, and refusing them must leave the time to serve.
-const REFUSING: u32 = 7;
+const REFUSAL_TIME_SHARE: u32 = 7;
 
 /// Most time for refusing that is saved up.
-const SAVED: Duration = Duration::from_millis(20);
+const MAX_REFUSAL_BUDGET: Duration = Duration::from_millis(20);
 
 /// What a refusal costs, in parts of what its measured part costs: its connection is accepted and closed besides.
-const WHOLE: u32 = 3;
+const REFUSAL_COST_FACTOR: u32 = 3;
 
 /// What a refusal costs before one was measured.
-const GUESSED: Duration = Duration::from_micros(20);
+const INITIAL_REFUSAL_COST: Duration = Duration::from_micros(20);
 
 /// The gate of a worker's public listeners.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct AdmissionGate {
     /// Requests that may still begin in this turn; none while others wait, so that no request is overtaken.
-    left: AtomicU32,
+    allowance_left: AtomicU32,
     /// Requests that began in this turn, besides those that had waited.
-    begun: AtomicU32,
+    started: AtomicU32,
     /// Whether a turn is under way, which the keeper will end.
-    turning: AtomicBool,
+    turn_active: AtomicBool,
     /// When it began, nanoseconds since the start.
-    began_ns: AtomicU64,
-    keeper: OnceLock<Waker>,
+    turn_started_ns: AtomicU64,
+    turn_waker: OnceLock<Waker>,
     /// Requests that wait.
     waiting: AtomicUsize,
     /// Requests that may wait; more are refused on arrival.
-    most_waiting: AtomicUsize,
+    max_waiting: AtomicUsize,
     /// Time left for refusing, nanoseconds.
-    budget_ns: AtomicI64,
+    refusal_budget_ns: AtomicI64,
     /// What a refusal costs, averaged, nanoseconds.
-    cost_ns: AtomicI64,
+    refusal_cost_ns: AtomicI64,
     /// Told when accepting may go on.
-    relief: Notify,
-    start: Instant,
-    queue: Mutex<Queue>,
+    accepting: Notify,
+    created_at: Instant,
+    queue: Mutex<GateQueue>,
     scoreboard: Arc<Scoreboard>,
     slot: usize,
     cell: usize,
@@ -86,47 +86,47 @@ pub(super) struct Gate {
 
 /// Who waits, and what decides about them.
 #[derive(Debug)]
-struct Queue {
-    allowance: Allowance,
-    shed: Shed,
+struct GateQueue {
+    allowance: TurnAllowance,
+    shed: LoadShedder,
     /// Requests that will be let in, in the order in which they came.
-    waiting: VecDeque<Arc<Ticket>>,
+    waiting: VecDeque<Arc<AdmissionWaiter>>,
     /// Requests that waited too long and are to be refused as soon as there is time for it.
-    late: VecDeque<Arc<Ticket>>,
+    overdue: VecDeque<Arc<AdmissionWaiter>>,
     /// When it was last looked how long the worker was starved, and for how long that was; none: no request waited.
-    starved: Option<(Duration, Duration)>,
+    starvation: Option<(Duration, Duration)>,
 }
 
 /// What becomes of a request that finds no allowance.
 #[derive(Debug)]
-pub(super) enum Arrival {
+pub(super) enum ArrivalOutcome {
     /// It waits.
-    Waits(Arc<Ticket>),
+    Queued(Arc<AdmissionWaiter>),
     /// It is refused.
     Refused,
 }
 
-impl Gate {
+impl AdmissionGate {
     pub(super) fn new(scoreboard: Arc<Scoreboard>, slot: usize, cell: usize) -> Self {
-        let queue = Queue {
-            allowance: Allowance::default(),
-            shed: Shed::new(Duration::ZERO),
+        let queue = GateQueue {
+            allowance: TurnAllowance::default(),
+            shed: LoadShedder::new(Duration::ZERO),
             waiting: VecDeque::new(),
-            late: VecDeque::new(),
-            starved: None,
+            overdue: VecDeque::new(),
+            starvation: None,
         };
         Self {
-            left: AtomicU32::new(queue.allowance.get()),
-            begun: AtomicU32::new(0),
-            turning: AtomicBool::new(false),
-            began_ns: AtomicU64::new(0),
-            keeper: OnceLock::new(),
+            allowance_left: AtomicU32::new(queue.allowance.get()),
+            started: AtomicU32::new(0),
+            turn_active: AtomicBool::new(false),
+            turn_started_ns: AtomicU64::new(0),
+            turn_waker: OnceLock::new(),
             waiting: AtomicUsize::new(0),
-            most_waiting: AtomicUsize::new(usize::MAX),
-            budget_ns: AtomicI64::new(nanos(SAVED)),
-            cost_ns: AtomicI64::new(nanos(GUESSED)),
-            relief: Notify::new(),
-            start: Instant::now(),
+            max_waiting: AtomicUsize::new(usize::MAX),
+            refusal_budget_ns: AtomicI64::new(nanos(MAX_REFUSAL_BUDGET)),
+            refusal_cost_ns: AtomicI64::new(nanos(INITIAL_REFUSAL_COST)),
+            accepting: Notify::new(),
+            created_at: Instant::now(),
             queue: Mutex::new(queue),
             scoreboard,
             slot,
@@ -134,39 +134,39 @@ impl Gate {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, GateQueue> {
         // Whole after any panic: each use is one push, one pop or a figure.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn cell(&self) -> Cell<'_> {
+    fn cell(&self) -> WorkerCell<'_> {
         self.scoreboard.cell(self.slot, self.cell)
     }
 
     fn now(&self) -> Duration {
-        self.start.elapsed()
+        self.created_at.elapsed()
     }
 
     /// Whether a request may begin now.
     pub(super) fn is_open(&self) -> bool {
-        self.left.load(Relaxed) > 0
+        self.allowance_left.load(Relaxed) > 0
     }
 
     /// A request begins; [`Gate::is_open`] was asked before.
-    pub(super) fn enter(&self) {
-        self.left.store(self.left.load(Relaxed).saturating_sub(1), Relaxed);
-        self.begun.store(self.begun.load(Relaxed) + 1, Relaxed);
-        self.begin_turn();
+    pub(super) fn start_request(&self) {
+        self.allowance_left.store(self.allowance_left.load(Relaxed).saturating_sub(1), Relaxed);
+        self.started.store(self.started.load(Relaxed) + 1, Relaxed);
+        self.start_turn();
     }
 
     /// The keeper runs when all that is runnable now has run: that is the turn's end.
-    fn begin_turn(&self) {
-        if !self.turning.load(Relaxed)
-            && let Some(keeper) = self.keeper.get()
+    fn start_turn(&self) {
+        if !self.turn_active.load(Relaxed)
+            && let Some(waker) = self.turn_waker.get()
         {
-            self.turning.store(true, Relaxed);
-            self.began_ns.store(self.now_ns(), Relaxed);
-            keeper.wake_by_ref();
+            self.turn_active.store(true, Relaxed);
+            self.turn_started_ns.store(self.now_ns(), Relaxed);
+            waker.wake_by_ref();
         }
     }
 
@@ -175,152 +175,152 @@ impl Gate {
     }
 
     /// A request has come that may not begin now.
-    pub(super) fn arrive(self: &Arc<Self>) -> Arrival {
+    pub(super) fn enqueue(self: &Arc<Self>) -> ArrivalOutcome {
         let waiting = self.waiting.load(Relaxed);
-        if waiting >= self.most_waiting.load(Relaxed) && self.budget_ns.load(Relaxed) > 0 {
-            return Arrival::Refused;
+        if waiting >= self.max_waiting.load(Relaxed) && self.refusal_budget_ns.load(Relaxed) > 0 {
+            return ArrivalOutcome::Refused;
         }
         self.waiting.store(waiting + 1, Relaxed);
-        let ticket = Arc::new(Ticket::new(Arc::clone(self), self.now()));
-        self.lock().waiting.push_back(Arc::clone(&ticket));
-        self.begin_turn();
-        Arrival::Waits(ticket)
+        let waiter = Arc::new(AdmissionWaiter::new(Arc::clone(self), self.now()));
+        self.lock().waiting.push_back(Arc::clone(&waiter));
+        self.start_turn();
+        ArrivalOutcome::Queued(waiter)
     }
 
     /// A request does not wait any more.
-    fn leave(&self) {
+    fn decrement_waiting(&self) {
         self.waiting.store(self.waiting.load(Relaxed).saturating_sub(1), Relaxed);
     }
 
     /// A request was refused, which took this long.
-    pub(super) fn refused(&self, took: Duration) {
-        let whole = nanos(took.saturating_mul(WHOLE));
-        self.budget_ns.store(self.budget_ns.load(Relaxed) - whole, Relaxed);
-        let cost = self.cost_ns.load(Relaxed);
-        self.cost_ns.store(cost + (whole - cost) / 8, Relaxed);
-        self.lock().shed.refused(self.now());
+    pub(super) fn record_refusal(&self, took: Duration) {
+        let whole = nanos(took.saturating_mul(REFUSAL_COST_FACTOR));
+        self.refusal_budget_ns.store(self.refusal_budget_ns.load(Relaxed) - whole, Relaxed);
+        let cost = self.refusal_cost_ns.load(Relaxed);
+        self.refusal_cost_ns.store(cost + (whole - cost) / 8, Relaxed);
+        self.lock().shed.record_refusal(self.now());
     }
 
     /// Waits as long as more connections would only mean more refusals than there is time for.
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
-    pub(super) async fn may_accept(&self) {
-        while self.is_swamped() {
-            self.relief.notified().await;
+    pub(super) async fn wait_until_accepting(&self) {
+        while self.is_saturated() {
+            self.accepting.notified().await;
         }
     }
 
-    fn is_swamped(&self) -> bool {
+    fn is_saturated(&self) -> bool {
         let waiting = self.waiting.load(Relaxed);
-        waiting > 0 && waiting >= self.most_waiting.load(Relaxed) && self.budget_ns.load(Relaxed) <= 0
+        waiting > 0 && waiting >= self.max_waiting.load(Relaxed) && self.refusal_budget_ns.load(Relaxed) <= 0
     }
 
     /// Ends turns for ever; to be polled by a task of its own.
-    pub(super) fn poll_keep(&self, context: &Context<'_>) -> Poll<()> {
-        if self.keeper.set(context.waker().clone()).is_ok() {
+    pub(super) fn poll_turns(&self, context: &Context<'_>) -> Poll<()> {
+        if self.turn_waker.set(context.waker().clone()).is_ok() {
             // Requests that came before this first poll could not wake the keeper.
-            self.turning.store(true, Relaxed);
+            self.turn_active.store(true, Relaxed);
         }
-        if self.turning.load(Relaxed) {
-            self.end_turn();
+        if self.turn_active.load(Relaxed) {
+            self.finish_turn();
             if self.waiting.load(Relaxed) > 0 {
                 // Behind those just let in: that is the next turn's end.
                 context.waker().wake_by_ref();
             } else {
-                self.turning.store(false, Relaxed);
+                self.turn_active.store(false, Relaxed);
             }
         }
         Poll::Pending
     }
 
-    fn end_turn(&self) {
+    fn finish_turn(&self) {
         // The clock is asked once: what is ended here is where the next turn begins, if there is one.
         let now = self.now();
-        let began = Duration::from_nanos(self.began_ns.load(Relaxed));
-        self.began_ns.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        let length = now.saturating_sub(began);
+        let started = Duration::from_nanos(self.turn_started_ns.load(Relaxed));
+        self.turn_started_ns.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        let length = now.saturating_sub(started);
         let mut queue = self.lock();
         let before = self.waiting.load(Relaxed);
-        let earned = self.budget_ns.load(Relaxed).saturating_add(nanos(length / REFUSING));
-        self.budget_ns.store(earned.min(nanos(SAVED)), Relaxed);
-        queue.allowance.turned(length, before > 0);
-        let refused = self.refuse_late(&mut queue, now);
-        let let_in = self.let_in(&mut queue);
-        let begun = self.begun.load(Relaxed) + let_in;
-        self.begun.store(0, Relaxed);
-        let change = queue.shed.turned(now, length, begun, self.waiting.load(Relaxed));
-        let spare = queue.allowance.get().saturating_sub(let_in);
-        self.left.store(if queue.waiting.is_empty() { spare } else { 0 }, Relaxed);
-        self.settle(&queue, change);
+        let earned = self.refusal_budget_ns.load(Relaxed).saturating_add(nanos(length / REFUSAL_TIME_SHARE));
+        self.refusal_budget_ns.store(earned.min(nanos(MAX_REFUSAL_BUDGET)), Relaxed);
+        queue.allowance.record_turn(length, before > 0);
+        let refused = self.refuse_overdue(&mut queue, now);
+        let admitted = self.admit_waiting(&mut queue);
+        let started = self.started.load(Relaxed) + admitted;
+        self.started.store(0, Relaxed);
+        let change = queue.shed.record_turn(now, length, started, self.waiting.load(Relaxed));
+        let spare = queue.allowance.get().saturating_sub(admitted);
+        self.allowance_left.store(if queue.waiting.is_empty() { spare } else { 0 }, Relaxed);
+        self.apply_shed_change(&queue, change);
         drop(queue);
         let waiting = self.waiting.load(Relaxed);
-        self.cell().turned(u64::try_from(length.as_micros()).unwrap_or(u64::MAX), waiting as u64);
-        if refused || !self.is_swamped() {
-            self.relief.notify_waiters();
+        self.cell().record_turn(u64::try_from(length.as_micros()).unwrap_or(u64::MAX), waiting as u64);
+        if refused || !self.is_saturated() {
+            self.accepting.notify_waiters();
         }
     }
 
     /// Puts aside who waited too long, and refuses as many of them as there is time for.
-    fn refuse_late(&self, queue: &mut Queue, now: Duration) -> bool {
-        if let Some(bound) = queue.shed.too_old() {
-            while queue.waiting.front().is_some_and(|ticket| ticket.age(now) > bound) {
-                let late = queue.waiting.pop_front();
-                queue.late.extend(late);
+    fn refuse_overdue(&self, queue: &mut GateQueue, now: Duration) -> bool {
+        if let Some(bound) = queue.shed.max_age() {
+            while queue.waiting.front().is_some_and(|waiter| waiter.age(now) > bound) {
+                let overdue = queue.waiting.pop_front();
+                queue.overdue.extend(overdue);
             }
         }
-        let cost = self.cost_ns.load(Relaxed).max(1);
-        let affordable = usize::try_from(self.budget_ns.load(Relaxed) / cost).unwrap_or(0);
+        let cost = self.refusal_cost_ns.load(Relaxed).max(1);
+        let affordable = usize::try_from(self.refusal_budget_ns.load(Relaxed) / cost).unwrap_or(0);
         // Where no request waits to be served, the time is there.
         let most = if queue.waiting.is_empty() { affordable.max(64) } else { affordable };
         let mut refused = 0;
         while refused < most
-            && let Some(ticket) = queue.late.pop_front()
+            && let Some(waiter) = queue.overdue.pop_front()
         {
-            refused += usize::from(ticket.refuse());
+            refused += usize::from(waiter.refuse());
         }
         refused > 0
     }
 
     /// Lets in who waits, as far as the allowance goes; how many.
-    fn let_in(&self, queue: &mut Queue) -> u32 {
-        let mut let_in = 0;
-        while let_in < queue.allowance.get()
-            && let Some(ticket) = queue.waiting.pop_front()
+    fn admit_waiting(&self, queue: &mut GateQueue) -> u32 {
+        let mut admitted = 0;
+        while admitted < queue.allowance.get()
+            && let Some(waiter) = queue.waiting.pop_front()
         {
-            let_in += u32::from(ticket.admit());
+            admitted += u32::from(waiter.admit());
         }
-        let_in
+        admitted
     }
 
     /// A moment has passed in which there may have been no turn at all.
-    pub(super) fn tick(&self) {
+    pub(super) fn sample_starvation(&self) {
         let now = self.now();
         let mut queue = self.lock();
         // Reading it costs some microseconds, which a worker without a crowd need not spend.
         let starved =
-            (self.waiting.load(Relaxed) > 0).then(task::starved).flatten().map(|starved| (now, starved));
-        if let (Some((before, was)), Some((_, is))) = (queue.starved, starved) {
-            queue.shed.was_starved(is.saturating_sub(was), now.saturating_sub(before));
+            (self.waiting.load(Relaxed) > 0).then(task::own_cpu_wait).flatten().map(|starved| (now, starved));
+        if let (Some((before, was)), Some((_, is))) = (queue.starvation, starved) {
+            queue.shed.record_starvation(is.saturating_sub(was), now.saturating_sub(before));
         }
-        queue.starved = starved;
-        if queue.shed.state() == State::Shedding && self.waiting.load(Relaxed) == 0 {
-            let change = queue.shed.turned(now, Duration::ZERO, 0, 0);
-            self.settle(&queue, change);
+        queue.starvation = starved;
+        if queue.shed.state() == ShedState::Shedding && self.waiting.load(Relaxed) == 0 {
+            let change = queue.shed.record_turn(now, Duration::ZERO, 0, 0);
+            self.apply_shed_change(&queue, change);
         }
     }
 
     /// Whether nothing waits and nothing is refused, so that no moment need be told to it.
-    pub(super) fn is_at_rest(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         let queue = self.lock();
-        queue.starved.is_none() && queue.shed.state() == State::Calm
+        queue.starvation.is_none() && queue.shed.state() == ShedState::Normal
     }
 
     /// Takes over what was decided, and says what changed.
-    fn settle(&self, queue: &Queue, change: Option<Change>) {
-        self.most_waiting.store(queue.shed.most_waiting().unwrap_or(usize::MAX), Relaxed);
+    fn apply_shed_change(&self, queue: &GateQueue, change: Option<ShedChange>) {
+        self.max_waiting.store(queue.shed.max_waiting().unwrap_or(usize::MAX), Relaxed);
         match change {
-            Some(Change::Begun(wait)) => {
+            Some(ShedChange::Started(wait)) => {
                 self.cell().set_shedding(true);
                 let (waiting, wait_ms) = (self.waiting.load(Relaxed), wait.as_millis());
                 tracing::warn!(
@@ -330,7 +330,7 @@ impl Gate {
                      {wait_ms} ms; requests that would wait too long are refused from now on"
                 );
             }
-            Some(Change::Ended) => {
+            Some(ShedChange::Stopped) => {
                 self.cell().set_shedding(false);
                 tracing::info!("no longer overloaded: no request had to be refused for a while");
             }

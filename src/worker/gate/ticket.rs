@@ -10,87 +10,87 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 
-use crate::worker::gate::Arrival;
-use crate::worker::gate::Gate;
+use crate::worker::gate::AdmissionGate;
+use crate::worker::gate::ArrivalOutcome;
 
-const WAITS: u8 = 0;
+const WAITING: u8 = 0;
 const ADMITTED: u8 = 1;
 const REFUSED: u8 = 2;
-const GONE: u8 = 3;
+const CANCELLED: u8 = 3;
 
 /// A request's place in the queue; who gives it up says so with [`Ticket::give_up`].
 #[derive(Debug)]
-pub(in crate::worker) struct Ticket {
+pub(in crate::worker) struct AdmissionWaiter {
     state: AtomicU8,
     waker: AtomicWaker,
-    came: Duration,
-    gate: Arc<Gate>,
+    arrived_at: Duration,
+    gate: Arc<AdmissionGate>,
 }
 
 /// What became of a request that waited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::worker) enum Verdict {
+pub(in crate::worker) enum AdmissionOutcome {
     /// It may begin.
     Admitted,
     /// It waited too long.
     Refused,
 }
 
-impl Ticket {
-    pub(super) fn new(gate: Arc<Gate>, came: Duration) -> Self {
-        Self { state: AtomicU8::new(WAITS), waker: AtomicWaker::new(), came, gate }
+impl AdmissionWaiter {
+    pub(super) fn new(gate: Arc<AdmissionGate>, arrived_at: Duration) -> Self {
+        Self { state: AtomicU8::new(WAITING), waker: AtomicWaker::new(), arrived_at, gate }
     }
 
     /// Waits for a turn that cannot begin at once.
     ///
     /// # Cancel safety
     /// It leaves the queue when it is dropped.
-    pub(in crate::worker) async fn turn(gate: &Arc<Gate>) -> Verdict {
-        struct Held(Arc<Ticket>);
-        impl Drop for Held {
+    pub(in crate::worker) async fn wait_for_turn(gate: &Arc<AdmissionGate>) -> AdmissionOutcome {
+        struct CancelGuard(Arc<AdmissionWaiter>);
+        impl Drop for CancelGuard {
             fn drop(&mut self) {
-                self.0.give_up();
+                self.0.cancel();
             }
         }
-        match gate.arrive() {
-            Arrival::Refused => Verdict::Refused,
-            Arrival::Waits(ticket) => {
-                let held = Held(ticket);
-                poll_fn(|context| held.0.poll(context)).await
+        match gate.enqueue() {
+            ArrivalOutcome::Refused => AdmissionOutcome::Refused,
+            ArrivalOutcome::Queued(waiter) => {
+                let guard = CancelGuard(waiter);
+                poll_fn(|context| guard.0.poll(context)).await
             }
         }
     }
 
     /// How long it has waited.
     pub(super) fn age(&self, now: Duration) -> Duration {
-        now.saturating_sub(self.came)
+        now.saturating_sub(self.arrived_at)
     }
 
     /// Lets it in; whether it was still there.
     pub(super) fn admit(&self) -> bool {
-        self.decide(ADMITTED)
+        self.resolve(ADMITTED)
     }
 
     /// Refuses it; whether it was still there.
     pub(super) fn refuse(&self) -> bool {
-        self.decide(REFUSED)
+        self.resolve(REFUSED)
     }
 
-    fn decide(&self, verdict: u8) -> bool {
-        let waits = self.state.load(Relaxed) == WAITS;
+    fn resolve(&self, outcome: u8) -> bool {
+        let waits = self.state.load(Relaxed) == WAITING;
         if waits {
-            self.state.store(verdict, Relaxed);
-            self.gate.leave();
+            self.state.store(outcome, Relaxed);
+            self.gate.decrement_waiting();
             self.waker.wake();
         }
         waits
     }
 
     /// What was decided; the task is woken when it is.
-    pub(in crate::worker) fn poll(&self, context: &Context<'_>) -> Poll<Verdict> {
+    pub(in crate::worker) fn poll(&self, context: &Context<'_>) -> Poll<AdmissionOutcome> {
         match self.state.load(Relaxed) {
-            ADMITTED => Poll::Ready(Verdict::Admitted),
-            REFUSED => Poll::Ready(Verdict::Refused),
+            ADMITTED => Poll::Ready(AdmissionOutcome::Admitted),
+            REFUSED => Poll::Ready(AdmissionOutcome::Refused),
             _ => {
                 self.waker.register(context.waker());
                 Poll::Pending
@@ -99,10 +99,10 @@ impl Ticket {
     }
 
     /// It does not wait any more: its connection ended, or must not be held up.
-    pub(in crate::worker) fn give_up(&self) {
-        if self.state.load(Relaxed) == WAITS {
-            self.state.store(GONE, Relaxed);
-            self.gate.leave();
+    pub(in crate::worker) fn cancel(&self) {
+        if self.state.load(Relaxed) == WAITING {
+            self.state.store(CANCELLED, Relaxed);
+            self.gate.decrement_waiting();
         }
     }
 }

@@ -7,39 +7,39 @@
 use std::time::Duration;
 
 /// Wanted length of a turn. Twice as long is too long.
-const WANTED: Duration = Duration::from_millis(4);
+const TARGET_LENGTH: Duration = Duration::from_millis(4);
 
 /// Fewest requests a turn may begin: the queue moves however slow the handlers are.
-const FEWEST: u32 = 4;
+const MIN_ALLOWANCE: u32 = 4;
 
 /// Most requests a turn may begin.
-const MOST: u32 = 1024;
+const MAX_ALLOWANCE: u32 = 1024;
 
 /// Requests that a worker's first turn may begin.
-const AT_FIRST: u32 = 256;
+const INITIAL_ALLOWANCE: u32 = 256;
 
 /// The allowance of the next turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Allowance(u32);
+pub(super) struct TurnAllowance(u32);
 
-impl Default for Allowance {
+impl Default for TurnAllowance {
     fn default() -> Self {
-        Self(AT_FIRST)
+        Self(INITIAL_ALLOWANCE)
     }
 }
 
-impl Allowance {
+impl TurnAllowance {
     /// Requests that may begin in the next turn.
     pub(super) fn get(self) -> u32 {
         self.0
     }
 
     /// Takes note of a turn's length, and whether requests were kept waiting at its end.
-    pub(super) fn turned(&mut self, length: Duration, any_waits: bool) {
-        if length > 2 * WANTED {
-            self.0 = (self.0 / 2).max(FEWEST);
-        } else if length < WANTED && any_waits {
-            self.0 = (self.0 + (self.0 / 4).max(1)).min(MOST);
+    pub(super) fn record_turn(&mut self, length: Duration, any_waits: bool) {
+        if length > 2 * TARGET_LENGTH {
+            self.0 = (self.0 / 2).max(MIN_ALLOWANCE);
+        } else if length < TARGET_LENGTH && any_waits {
+            self.0 = (self.0 + (self.0 / 4).max(1)).min(MAX_ALLOWANCE);
         }
     }
 }
@@ -52,14 +52,14 @@ mod tests {
 
     /// Turns until `waiting` requests of this cost have begun; the longest of the second half, and how many there were.
     fn play(cost: Duration, mut waiting: u32) -> (Duration, u32) {
-        let mut allowance = Allowance::default();
+        let mut allowance = TurnAllowance::default();
         let (mut longest, mut turns) = (Duration::ZERO, 0);
         let half = waiting / 2;
         while waiting > 0 {
-            let begun = allowance.get().min(waiting);
-            waiting -= begun;
-            let length = cost * begun;
-            allowance.turned(length, waiting > 0);
+            let started = allowance.get().min(waiting);
+            waiting -= started;
+            let length = cost * started;
+            allowance.record_turn(length, waiting > 0);
             turns += 1;
             if waiting < half {
                 longest = longest.max(length);
@@ -82,16 +82,16 @@ mod tests {
             let cost = Duration::from_micros(micros);
             let (longest, _) = play(cost, waiting);
             // The allowance grows by a quarter at a time, so it goes over twice the wanted length by at most that.
-            let bound = (WANTED * 5 / 2).max(cost * (FEWEST + 1));
+            let bound = (TARGET_LENGTH * 5 / 2).max(cost * (MIN_ALLOWANCE + 1));
             prop_assert!(longest <= bound, "{longest:?} > {bound:?}");
         }
 
         #[test]
         fn it_stays_in_its_bounds(lengths in prop::collection::vec((0_u64..50_000, any::<bool>()), 0..200)) {
-            let mut allowance = Allowance::default();
+            let mut allowance = TurnAllowance::default();
             for (micros, waits) in lengths {
-                allowance.turned(Duration::from_micros(micros), waits);
-                prop_assert!((FEWEST..=MOST).contains(&allowance.get()));
+                allowance.record_turn(Duration::from_micros(micros), waits);
+                prop_assert!((MIN_ALLOWANCE..=MAX_ALLOWANCE).contains(&allowance.get()));
             }
         }
     }

@@ -16,112 +16,112 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::scoreboard::refusal::Closing;
+use crate::scoreboard::refusal::ConnectionCloseReason;
 use crate::sys::fd;
-use crate::worker::connection::Entry;
-use crate::worker::connection::Side;
-use crate::worker::frames::Budget;
-use crate::worker::frames::Frames;
-use crate::worker::gate::Gate;
-use crate::worker::gate::Ticket;
+use crate::worker::connection::ConnectionGuard;
+use crate::worker::connection::UpgradedSide;
+use crate::worker::frames::ControlFrameBudget;
+use crate::worker::frames::FrameParser;
+use crate::worker::gate::AdmissionGate;
+use crate::worker::gate::AdmissionWaiter;
 use crate::worker::half_closed::HalfClosed;
 use crate::worker::linger;
-use crate::worker::linger::Linger;
-use crate::worker::refusals::Refusals;
-use crate::worker::stream::turn::Turn;
+use crate::worker::linger::LingeringClose;
+use crate::worker::refusals::RefusalResponses;
+use crate::worker::stream::turn::ReadPermission;
 
 /// A stream that reports what passes through it. It owns its connection's entry and place, which it therefore keeps
 /// when the connection is upgraded and leaves hyper's hands.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct TrackedStream {
     pub(super) stream: TcpStream,
-    pub(super) entry: Arc<Entry>,
-    place: Option<OwnedSemaphorePermit>,
+    pub(super) guard: Arc<ConnectionGuard>,
+    permit: Option<OwnedSemaphorePermit>,
     /// Where its requests wait; none: they never do.
-    pub(super) gate: Option<Arc<Gate>>,
-    pub(super) refusals: Arc<Refusals>,
+    pub(super) gate: Option<Arc<AdmissionGate>>,
+    pub(super) refusals: Arc<RefusalResponses>,
     /// Its place in the queue, while a request waits unread.
-    ticket: Option<Arc<Ticket>>,
+    waiter: Option<Arc<AdmissionWaiter>>,
     /// What a client may still send once our side has ended.
-    discarded_max: linger::Bound,
+    discarded_max: linger::DiscardLimit,
     /// Whether our side has ended.
-    has_ended: bool,
+    is_shut_down: bool,
     /// It has, and is waited for until the client's does.
-    linger: Option<Linger>,
+    linger: Option<LingeringClose>,
     /// Its client has ended its side, and waits for answers.
     half_closed: Option<HalfClosed>,
     /// Whether hyper has given it something since it last said that this was all.
     unflushed: bool,
-    incoming: Frames,
+    incoming: FrameParser,
     /// Its answers and what its client may send beside requests, once it is known to speak HTTP/2.
-    http2: Option<(Frames, Budget)>,
+    http2: Option<(FrameParser, ControlFrameBudget)>,
 }
 
-impl Watched {
+impl TrackedStream {
     pub(super) fn new(
         stream: TcpStream,
-        entry: Arc<Entry>,
-        place: OwnedSemaphorePermit,
-        gate: Option<Arc<Gate>>,
-        refusals: Arc<Refusals>,
-        discarded_max: linger::Bound,
+        guard: Arc<ConnectionGuard>,
+        permit: OwnedSemaphorePermit,
+        gate: Option<Arc<AdmissionGate>>,
+        refusals: Arc<RefusalResponses>,
+        discarded_max: linger::DiscardLimit,
     ) -> Self {
         Self {
             stream,
-            entry,
-            place: Some(place),
+            guard,
+            permit: Some(permit),
             gate,
             refusals,
-            ticket: None,
+            waiter: None,
             discarded_max,
-            has_ended: false,
+            is_shut_down: false,
             linger: None,
             half_closed: None,
             unflushed: false,
-            incoming: Frames::incoming(),
+            incoming: FrameParser::incoming(),
             http2: None,
         }
     }
 
     /// Takes note of what came.
-    fn note_read(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.entry.read(bytes.len());
-        let seen = self.incoming.scan(bytes);
+    fn record_read(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.guard.record_read(bytes.len());
+        let counts = self.incoming.scan(bytes);
         if self.http2.is_none() && self.incoming.is_http2() {
-            self.http2 = Some((Frames::outgoing(), Budget::new(self.entry.tick())));
+            self.http2 = Some((FrameParser::outgoing(), ControlFrameBudget::new(self.guard.tick())));
         }
         let Some((_, budget)) = &mut self.http2 else { return Ok(()) };
-        if budget.take(self.entry.tick(), seen.control) {
+        if budget.consume(self.guard.tick(), counts.control) {
             return Ok(());
         }
-        self.entry.closed(Closing::ControlFrames);
+        self.guard.count_closed(ConnectionCloseReason::ControlFrames);
         Err(io::ErrorKind::ConnectionAborted.into())
     }
 
     /// Takes note of what went, as far as it was taken.
-    fn note_written(&mut self, written: &Poll<io::Result<usize>>, bytes: &[io::IoSlice<'_>]) {
+    fn record_written(&mut self, written: &Poll<io::Result<usize>>, bytes: &[io::IoSlice<'_>]) {
         let mut left = match written {
             Poll::Ready(Ok(count)) if *count > 0 => *count,
-            Poll::Pending => return self.entry.stalls(),
+            Poll::Pending => return self.guard.send_stalled(),
             Poll::Ready(_) => return,
         };
-        self.entry.sent(left);
+        self.guard.record_sent(left);
         if let Some(half_closed) = &mut self.half_closed {
-            half_closed.sent(self.entry.tick());
+            half_closed.record_sent(self.guard.tick());
         }
         let Some((outgoing, budget)) = &mut self.http2 else { return };
         for piece in bytes {
-            let seen = outgoing.scan(&piece[..left.min(piece.len())]);
-            budget.answered(seen.useful);
-            self.entry.body_sent(seen.data);
+            let counts = outgoing.scan(&piece[..left.min(piece.len())]);
+            budget.add_answers(counts.useful);
+            self.guard.record_body_sent(counts.data);
             left = left.saturating_sub(piece.len());
         }
     }
 
     /// Ends what has left HTTP and has to end, whichever task has it now.
-    fn check(&self, side: Side, context: &Context<'_>) -> io::Result<()> {
-        let connection = &self.entry.connection;
-        match connection.is_upgraded() && self.entry.must_end(side, context.waker()) {
+    fn check_upgraded(&self, side: UpgradedSide, context: &Context<'_>) -> io::Result<()> {
+        let connection = &self.guard.state;
+        match connection.is_upgraded() && self.guard.must_close(side, context.waker()) {
             true => Err(io::ErrorKind::ConnectionAborted.into()),
             false => Ok(()),
         }
@@ -129,7 +129,7 @@ impl Watched {
 }
 
 /// Reads past the reactor, which may not have been told yet of what the kernel has; none when that is nothing.
-fn look_again(stream: &TcpStream, buffer: &mut ReadBuf<'_>) -> Option<Poll<io::Result<()>>> {
+fn read_past_reactor(stream: &TcpStream, buffer: &mut ReadBuf<'_>) -> Option<Poll<io::Result<()>>> {
     match fd::receive_now(stream, buffer.initialize_unfilled()) {
         Ok(count) => {
             buffer.advance(count);
@@ -140,56 +140,56 @@ fn look_again(stream: &TcpStream, buffer: &mut ReadBuf<'_>) -> Option<Poll<io::R
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for TrackedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check(Side::Reader, context)?;
+        self.check_upgraded(UpgradedSide::Reader, context)?;
         if self.half_closed.is_some() {
-            return self.poll_end(context);
+            return self.poll_client_eof(context);
         }
-        let mut turn = Turn::Free;
+        let mut turn = ReadPermission::Ungated;
         if self.linger.is_none() && self.gate.is_some() {
-            match self.entry.connection.may_wait() {
-                true => turn = ready!(self.poll_turn(context))?,
-                false => self.give_up_waiting(),
+            match self.guard.state.may_wait() {
+                true => turn = ready!(self.poll_read_permission(context))?,
+                false => self.cancel_waiting(),
             }
         }
-        if self.entry.connection.is_header_refused() {
+        if self.guard.state.is_header_refused() {
             self.refuse_header()?;
         }
-        if let Some(over) = self.poll_linger(context) {
-            return over.map(Ok);
+        if let Some(closed) = self.poll_linger(context) {
+            return closed.map(Ok);
         }
         let before = buffer.filled().len();
         let mut polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if polled.is_pending() && self.entry.connection.is_looked_at() {
-            polled = look_again(&self.stream, buffer).unwrap_or(Poll::Pending);
+        if polled.is_pending() && self.guard.state.reads_past_reactor() {
+            polled = read_past_reactor(&self.stream, buffer).unwrap_or(Poll::Pending);
         }
         if buffer.filled().len() > before {
-            self.note_read(&buffer.filled()[before..])?;
-            if turn == Turn::Open {
-                self.begin();
+            self.record_read(&buffer.filled()[before..])?;
+            if turn == ReadPermission::GateOpen {
+                self.start_request();
             }
         } else if matches!(polled, Poll::Ready(Ok(()))) {
-            return self.poll_end(context);
+            return self.poll_client_eof(context);
         }
         polled
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for TrackedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check(Side::Writer, context)?;
+        self.check_upgraded(UpgradedSide::Writer, context)?;
         self.unflushed = true;
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note_written(&written, &[io::IoSlice::new(bytes)]);
+        self.record_written(&written, &[io::IoSlice::new(bytes)]);
         written
     }
 
@@ -199,10 +199,10 @@ impl AsyncWrite for Watched {
         if self.incoming.is_http2() {
             return Poll::Ready(Ok(()));
         }
-        if self.entry.connection.is_busy() {
-            self.watch_end(context)?;
+        if self.guard.state.is_busy() {
+            self.watch_client_eof(context)?;
         }
-        if self.half_closed.is_some() && !self.entry.connection.awaits_answer() {
+        if self.half_closed.is_some() && !self.guard.state.awaits_answer() {
             // hyper reads once more, and finds the end.
             context.waker().wake_by_ref();
         }
@@ -211,15 +211,15 @@ impl AsyncWrite for Watched {
 
     /// The end of our side, and then, if its client may still be sending, of the connection.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(over) = self.poll_linger(context) {
-            return over.map(Ok);
+        if let Some(closed) = self.poll_linger(context) {
+            return closed.map(Ok);
         }
         ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
-        self.has_ended = true;
-        if self.entry.connection.is_upgraded() || !self.is_sent_to() {
+        self.is_shut_down = true;
+        if self.guard.state.is_upgraded() || !self.has_unread_input() {
             return Poll::Ready(Ok(()));
         }
-        self.begin_linger();
+        self.start_linger();
         self.poll_linger(context).unwrap_or(Poll::Ready(())).map(Ok)
     }
 
@@ -228,10 +228,10 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check(Side::Writer, context)?;
+        self.check_upgraded(UpgradedSide::Writer, context)?;
         self.unflushed = true;
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
-        self.note_written(&written, bytes);
+        self.record_written(&written, bytes);
         written
     }
 
@@ -251,34 +251,41 @@ mod tests {
 
     use super::*;
     use crate::scoreboard::Scoreboard;
-    use crate::worker::connection::Connections;
-    use crate::worker::connection::Patience;
+    use crate::worker::connection::ConnectionLimits;
+    use crate::worker::connection::ConnectionTable;
 
     #[tokio::test]
-    async fn what_the_reactor_does_not_know_yet_is_found_by_looking_closely() {
+    async fn what_the_reactor_does_not_know_yet_is_read_past_it() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let scoreboard = Arc::new(Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap());
         let (header_memory, per_client) = (usize::MAX, usize::MAX);
-        let patience = Patience { header: Duration::MAX, idle: Duration::MAX, header_memory, per_client };
-        let entry = Arc::new(Arc::new(Connections::new(patience, scoreboard, 0, 0)).open(None).unwrap());
-        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let refusals = Arc::new(Refusals::new(1));
-        let mut watched =
-            Watched::new(stream, Arc::clone(&entry), place, None, refusals, linger::Bound::new(0));
+        let limits =
+            ConnectionLimits { header: Duration::MAX, idle: Duration::MAX, header_memory, per_client };
+        let guard = Arc::new(Arc::new(ConnectionTable::new(limits, scoreboard, 0, 0)).open(None).unwrap());
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let refusals = Arc::new(RefusalResponses::new(1));
+        let mut tracked = TrackedStream::new(
+            stream,
+            Arc::clone(&guard),
+            permit,
+            None,
+            refusals,
+            linger::DiscardLimit::new(0),
+        );
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut bytes = [0; 16];
-        let mut read = |watched: &mut Watched| {
+        let mut read = |tracked: &mut TrackedStream| {
             let mut buffer = ReadBuf::new(&mut bytes);
-            let polled = Pin::new(watched).poll_read(&mut context, &mut buffer);
+            let polled = Pin::new(tracked).poll_read(&mut context, &mut buffer);
             polled.is_ready().then(|| buffer.filled().to_vec())
         };
-        assert_eq!(read(&mut watched), None);
+        assert_eq!(read(&mut tracked), None);
         client.write_all(b"request").unwrap();
-        assert_eq!(read(&mut watched), None, "the reactor had no turn since");
-        entry.connection.look(true);
-        assert_eq!(read(&mut watched), Some(b"request".to_vec()));
-        assert_eq!(read(&mut watched), None);
+        assert_eq!(read(&mut tracked), None, "the reactor had no turn since");
+        guard.state.set_read_past_reactor(true);
+        assert_eq!(read(&mut tracked), Some(b"request".to_vec()));
+        assert_eq!(read(&mut tracked), None);
     }
 }

@@ -6,97 +6,102 @@ use std::task::Poll;
 use std::task::ready;
 use std::time::Instant;
 
-use crate::scoreboard::refusal::Refusal;
+use crate::scoreboard::refusal::RefusalReason;
 use crate::sys::fd;
 use crate::worker::frames::PREFACE;
-use crate::worker::gate::Arrival;
-use crate::worker::gate::Verdict;
-use crate::worker::stream::Watched;
+use crate::worker::gate::AdmissionOutcome;
+use crate::worker::gate::ArrivalOutcome;
+use crate::worker::stream::TrackedStream;
 
 /// Under what terms a connection is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum ReadPermission {
     /// Nothing of it has to wait.
-    Free,
+    Ungated,
     /// The gate is open: what begins now is counted.
-    Open,
+    GateOpen,
     /// It waited and was let in.
     Admitted,
     /// It was refused.
     Refused,
 }
 
-impl Watched {
+impl TrackedStream {
     /// Waits until the next request may be read; it stays in the kernel until then.
     ///
     /// Returns whether it was let in from the queue, or found the gate open; none: it was refused.
-    pub(super) fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Turn>> {
-        let Some(gate) = &self.gate else { return Poll::Ready(Ok(Turn::Free)) };
-        let verdict = match &self.ticket {
-            Some(ticket) => {
-                let verdict = ready!(ticket.poll(context));
-                self.ticket = None;
-                self.entry.resume();
-                verdict
+    pub(super) fn poll_read_permission(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<ReadPermission>> {
+        let Some(gate) = &self.gate else { return Poll::Ready(Ok(ReadPermission::Ungated)) };
+        let outcome = match &self.waiter {
+            Some(waiter) => {
+                let outcome = ready!(waiter.poll(context));
+                self.waiter = None;
+                self.guard.leave_queue();
+                outcome
             }
-            None if gate.is_open() => return Poll::Ready(Ok(Turn::Open)),
+            None if gate.is_open() => return Poll::Ready(Ok(ReadPermission::GateOpen)),
             None => {
                 // Only what has something to read waits.
                 ready!(self.stream.poll_read_ready(context))?;
-                match gate.arrive() {
-                    Arrival::Refused => Verdict::Refused,
-                    Arrival::Waits(ticket) => {
-                        self.entry.wait();
-                        let waits = ticket.poll(context).map(|_| Ok(Turn::Admitted));
-                        self.ticket = Some(ticket);
-                        return waits;
+                match gate.enqueue() {
+                    ArrivalOutcome::Refused => AdmissionOutcome::Refused,
+                    ArrivalOutcome::Queued(waiter) => {
+                        self.guard.enter_queue();
+                        let permission = waiter.poll(context).map(|_| Ok(ReadPermission::Admitted));
+                        self.waiter = Some(waiter);
+                        return permission;
                     }
                 }
             }
         };
-        match verdict {
-            Verdict::Admitted => {
-                self.entry.connection.admit();
-                Poll::Ready(Ok(Turn::Admitted))
+        match outcome {
+            AdmissionOutcome::Admitted => {
+                self.guard.state.set_admitted();
+                Poll::Ready(Ok(ReadPermission::Admitted))
             }
-            Verdict::Refused if self.refuse(Refusal::Overload) => Poll::Ready(Ok(Turn::Refused)),
-            Verdict::Refused => Poll::Ready(Ok(Turn::Open)),
+            AdmissionOutcome::Refused if self.refuse(RefusalReason::Overload) => {
+                Poll::Ready(Ok(ReadPermission::Refused))
+            }
+            AdmissionOutcome::Refused => Poll::Ready(Ok(ReadPermission::GateOpen)),
         }
     }
 
     /// Answers the request that waits unread, and says that nothing else will come; whether there was one.
     ///
     /// Not what is no request: an end, an error, or the beginning of HTTP/2, where hyper has to speak first.
-    fn refuse(&mut self, why: Refusal) -> bool {
-        let begun = Instant::now();
+    fn refuse(&mut self, reason: RefusalReason) -> bool {
+        let started = Instant::now();
         let mut bytes = [0; PREFACE.len()];
-        let request = match fd::peek_now(&self.stream, &mut bytes) {
+        let request = match fd::receive_copy_now(&self.stream, &mut bytes) {
             Ok(count @ 1..) => &bytes[..count],
             Ok(0) | Err(_) => return false,
         };
-        if self.entry.connection.is_new() && PREFACE.starts_with(request) {
+        if self.guard.state.is_new() && PREFACE.starts_with(request) {
             return false;
         }
-        self.send_refusal(why, request.starts_with(b"HEAD "));
+        self.send_refusal(reason, request.starts_with(b"HEAD "));
         if let Some(gate) = &self.gate {
-            gate.refused(begun.elapsed());
+            gate.record_refusal(started.elapsed());
         }
         true
     }
 
     /// A request begins that found the gate open.
-    pub(super) fn begin(&self) {
+    pub(super) fn start_request(&self) {
         if let Some(gate) = &self.gate {
-            gate.enter();
-            self.entry.connection.admit();
+            gate.start_request();
+            self.guard.state.set_admitted();
         }
     }
 
     /// It does not wait for its turn any more.
-    pub(super) fn give_up_waiting(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            ticket.give_up();
-            self.entry.resume();
+    pub(super) fn cancel_waiting(&mut self) {
+        if let Some(waiter) = self.waiter.take() {
+            waiter.cancel();
+            self.guard.leave_queue();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Redis killed, frozen or unreachable.
 
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Health;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisStatus;
 
 use crate::faults::Watch;
 use crate::faults::assert_defined;
@@ -9,13 +9,13 @@ use crate::faults::assert_shown;
 use crate::faults::impatient;
 use crate::faults::page;
 use crate::support::client;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::proxy::Link;
-use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
+use crate::support::proxy::FaultProxy;
+use crate::support::proxy::LinkState;
+use crate::support::redis::TestRedis;
 use crate::support::redis::eventually;
 use crate::support::wait;
 
@@ -24,8 +24,8 @@ const MEMORY: u64 = 20 * 1024 * 1024;
 
 #[test]
 fn redis_is_killed_and_started_again() {
-    let mut redis = RedisServer::start();
-    let fleet = impatient(Plan::on(&redis)).start();
+    let mut redis = TestRedis::start();
+    let fleet = impatient(TestFleetBuilder::on(&redis)).start();
     let mut watch = Watch::start(&fleet);
     let memory = || fleet.workers().into_iter().map(process::private_memory).max().unwrap();
     let before = memory();
@@ -41,8 +41,8 @@ fn redis_is_killed_and_started_again() {
 
 #[test]
 fn redis_is_frozen_and_goes_on() {
-    let redis = RedisServer::start();
-    let fleet = impatient(Plan::on(&redis)).start();
+    let redis = TestRedis::start();
+    let fleet = impatient(TestFleetBuilder::on(&redis)).start();
     let mut watch = Watch::start(&fleet);
     redis.stop();
     watch.fault_begins();
@@ -55,12 +55,12 @@ fn redis_is_frozen_and_goes_on() {
 
 #[test]
 fn redis_becomes_a_black_hole() {
-    let redis = RedisServer::start();
-    let proxy = Proxy::before(&redis);
-    let fleet = impatient(Plan::through(&proxy)).start();
+    let redis = TestRedis::start();
+    let proxy = FaultProxy::before(&redis);
+    let fleet = impatient(TestFleetBuilder::through(&proxy)).start();
     let mut watch = Watch::start(&fleet);
     let connections = proxy.accepted().len();
-    proxy.link(Link::BlackHole);
+    proxy.set_link(LinkState::BlackHole);
     watch.fault_begins();
     let since = std::time::Instant::now();
     wait::until("every worker tries another connection", wait::LONG, || {
@@ -69,28 +69,28 @@ fn redis_becomes_a_black_hole() {
     println!("F4 black hole: connections replaced after {:?}", since.elapsed());
     watch.last(500);
     watch.fault_is_over();
-    proxy.link(Link::Open);
+    proxy.set_link(LinkState::Open);
     assert_shown(&watch.end("F4 black hole", &fleet), "stale");
 }
 
 #[test]
 fn a_stale_page_takes_and_gives_nothing() {
-    let mut redis = RedisServer::start();
-    let fleet = impatient(Plan::on(&redis)).workers(1).start();
-    let mut visitor = Visitor::default();
+    let mut redis = TestRedis::start();
+    let fleet = impatient(TestFleetBuilder::on(&redis)).workers(1).start();
+    let mut visitor = CookieClient::default();
     for _ in 0..3 {
-        visitor.visit(fleet.listen);
+        visitor.view(fleet.listen);
     }
     let cookies = visitor.cookies.clone();
     redis.kill();
     wait::until("Redis is away", wait::LONG, || fleet.get("/").status == 503);
     for method in ["GET", "HEAD"] {
-        let response = visitor.ask(fleet.listen, Request::new(method, "/").header("Accept", "text/html"));
+        let response = visitor.request(fleet.listen, Request::new(method, "/").header("Accept", "text/html"));
         assert_eq!((response.status, response.header("Session-State")), (200, "stale"), "{response:?}");
         assert_eq!(response.header("Cache-Control"), "no-store");
         assert!(response.all("Set-Cookie").is_empty(), "{response:?}");
     }
-    let response = visitor.ask(fleet.listen, page());
+    let response = visitor.request(fleet.listen, page());
     assert_defined(&response);
     let text = response.text();
     assert!(!text.contains("id=\"views\"") && text.contains("<dd id=\"total\">–</dd>"), "{text}");
@@ -99,7 +99,7 @@ fn a_stale_page_takes_and_gives_nothing() {
     assert_eq!((response.status, response.header("Session-State")), (200, "unknown"), "{response:?}");
     assert_defined(&response);
     for request in [Request::get("/"), Request::post("/counters/x"), Request::get("/counters/x")] {
-        assert_eq!(visitor.ask(fleet.listen, request).status, 503);
+        assert_eq!(visitor.request(fleet.listen, request).status, 503);
     }
     assert_eq!(visitor.cookies, cookies);
     let metrics = fleet.operator("/metrics").text();
@@ -109,7 +109,7 @@ fn a_stale_page_takes_and_gives_nothing() {
     redis.restart();
     // The server was empty when it came back: that session is gone, which now is known.
     wait::until("a session is made", wait::LONG, || {
-        let response = visitor.ask(fleet.listen, Request::get("/"));
+        let response = visitor.request(fleet.listen, Request::get("/"));
         response.status == 200 && response.header("Session-State").is_empty()
     });
     assert_ne!(visitor.cookies, cookies);
@@ -117,17 +117,17 @@ fn a_stale_page_takes_and_gives_nothing() {
 
 #[test]
 fn whoever_wants_no_stale_pages_has_none() {
-    let mut redis = RedisServer::start();
-    let fleet = impatient(Plan::on(&redis)).set("REGATTA_SESSION__STALE", "0s").start();
-    let mut visitor = Visitor::default();
+    let mut redis = TestRedis::start();
+    let fleet = impatient(TestFleetBuilder::on(&redis)).set("REGATTA_SESSION__STALE", "0s").start();
+    let mut visitor = CookieClient::default();
     let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
-    assert_eq!(visitor.ask(fleet.listen, login).status, 200);
-    assert_eq!(visitor.ask(fleet.listen, Request::get("/me")).status, 200);
+    assert_eq!(visitor.request(fleet.listen, login).status, 200);
+    assert_eq!(visitor.request(fleet.listen, Request::get("/me")).status, 200);
     redis.kill();
     wait::until("Redis is away", wait::LONG, || fleet.get("/").status == 503);
     for _ in 0..10 {
-        assert_eq!(visitor.ask(fleet.listen, Request::get("/me")).status, 503);
-        let response = visitor.ask(fleet.listen, page());
+        assert_eq!(visitor.request(fleet.listen, Request::get("/me")).status, 503);
+        let response = visitor.request(fleet.listen, page());
         assert_eq!((response.status, response.header("Session-State")), (200, "unknown"), "{response:?}");
         assert_defined(&response);
     }
@@ -135,19 +135,19 @@ fn whoever_wants_no_stale_pages_has_none() {
 
 #[test]
 fn session_data_is_shown_as_last_known_and_no_number_is() {
-    let mut redis = RedisServer::start();
-    let fleet = impatient(Plan::on(&redis)).workers(1).start();
-    let mut visitor = Visitor::default();
+    let mut redis = TestRedis::start();
+    let fleet = impatient(TestFleetBuilder::on(&redis)).workers(1).start();
+    let mut visitor = CookieClient::default();
     let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
-    assert_eq!(visitor.ask(fleet.listen, login).status, 200);
-    assert_eq!(visitor.visit(fleet.listen).1, 1);
+    assert_eq!(visitor.request(fleet.listen, login).status, 200);
+    assert_eq!(visitor.view(fleet.listen).1, 1);
     let cookies = visitor.cookies.clone();
     redis.kill();
     wait::until("Redis is away", wait::LONG, || fleet.get("/").status == 503);
-    let response = visitor.ask(fleet.listen, Request::get("/me"));
+    let response = visitor.request(fleet.listen, Request::get("/me"));
     assert_eq!((response.status, response.header("Session-State")), (200, "stale"), "{response:?}");
     assert_eq!(response.json()["user"], "ann");
-    let response = visitor.ask(fleet.listen, Request::get("/"));
+    let response = visitor.request(fleet.listen, Request::get("/"));
     response.assert_problem(503);
     assert!(!response.header("Retry-After").is_empty() && response.header("Session-State").is_empty());
     assert_eq!(visitor.cookies, cookies);
@@ -155,19 +155,20 @@ fn session_data_is_shown_as_last_known_and_no_number_is() {
 
 #[tokio::test]
 async fn a_crowd_of_workers_does_not_come_back_as_one() {
-    let redis = RedisServer::start();
-    let proxy = Proxy::before(&redis);
+    let redis = TestRedis::start();
+    let proxy = FaultProxy::before(&redis);
     let mut workers = Vec::new();
     for _ in 0..64 {
-        workers.push(proxy.connect(&redis, "p", Mode::Auto).await);
+        workers.push(proxy.connect(&redis, "p", ScriptingMode::Auto).await);
     }
-    proxy.link(Link::Down);
-    eventually("all have noticed", async || workers.iter().all(|worker| !worker.health().is_up())).await;
+    proxy.set_link(LinkState::Down);
+    eventually("all have noticed", async || workers.iter().all(|worker| !worker.status().is_up())).await;
     // Long enough that the pauses have grown.
     wait::pass(std::time::Duration::from_secs(3)).await;
     let (known, since) = (proxy.accepted().len(), std::time::Instant::now());
-    proxy.link(Link::Open);
-    eventually("all are back", async || workers.iter().all(|worker| worker.health() == Health::Up)).await;
+    proxy.set_link(LinkState::Open);
+    eventually("all are back", async || workers.iter().all(|worker| worker.status() == RedisStatus::Up))
+        .await;
     let mut tenths = std::collections::BTreeMap::new();
     for at in &proxy.accepted()[known..] {
         *tenths.entry(at.duration_since(since).as_millis() / 100).or_insert(0) += 1;

@@ -10,13 +10,13 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::support::client;
+use crate::support::client::CookieClient;
 use crate::support::client::Failure;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::load::Load;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::load::ParallelClients;
 use crate::support::wait;
 
 /// How soon the fleet serves state again once Redis answers, as promised; twice, for a busy machine.
@@ -29,7 +29,7 @@ const HANG: Duration = Duration::from_secs(3);
 const NOTICED: Duration = Duration::from_millis(2000);
 
 /// A short patience, so that what comes after it is seen soon.
-fn impatient(plan: Plan) -> Plan {
+fn impatient(plan: TestFleetBuilder) -> TestFleetBuilder {
     plan.set("REGATTA_REDIS__PATIENCE", "400ms")
 }
 
@@ -77,7 +77,7 @@ fn assert_defined(response: &Response) {
 /// Visitors before, during and after a fault: a program and a browser that come again, one that never has a cookie,
 /// one that writes.
 struct Watch {
-    load: Load<Sample>,
+    load: ParallelClients<Sample>,
     start: Instant,
     fault: Duration,
     over: Duration,
@@ -91,22 +91,22 @@ fn page() -> Request {
 }
 
 impl Watch {
-    fn start(fleet: &Fleet) -> Self {
+    fn start(fleet: &TestFleet) -> Self {
         let (address, start) = (fleet.listen, Instant::now());
-        let load = Load::start(CLIENTS.len(), |client| {
-            let (mut visitor, mut counted) = (Visitor::default(), 0);
+        let load = ParallelClients::start(CLIENTS.len(), |client| {
+            let (mut visitor, mut counted) = (CookieClient::default(), 0);
             move || {
                 let begun = start.elapsed();
                 let response: Result<Response, Failure> = match CLIENTS[client] {
-                    "returning" => visitor.try_ask(address, Request::get("/")),
-                    "browser" => visitor.try_ask(address, page()),
+                    "returning" => visitor.try_request(address, Request::get("/")),
+                    "browser" => visitor.try_request(address, page()),
                     "new" => client::once(address, Request::get("/")),
                     _ => client::once(address, Request::post("/counters/x")),
                 };
                 let response = response.expect("every request is answered");
                 assert_defined(&response);
                 if let ("returning", 200) = (CLIENTS[client], response.status) {
-                    let views = response.visit().1;
+                    let views = response.view().1;
                     // A server that lost everything begins anew.
                     assert!(views > counted || views == 1, "{views} after {counted}");
                     counted = views;
@@ -152,7 +152,7 @@ impl Watch {
     /// Waits until the fleet is well, ends the load and prints the figures; what was answered during the fault, after
     /// it was noticed, by client.
     #[track_caller]
-    fn end(self, name: &str, fleet: &Fleet) -> Vec<Vec<Sample>> {
+    fn end(self, name: &str, fleet: &TestFleet) -> Vec<Vec<Sample>> {
         wait::until(&format!("{name}: every worker is back"), BACK, || {
             (0..20).all(|_| fleet.get("/").status == 200)
         });

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Instant;
 
-use regatta::__internals::redis::Finding;
+use regatta::__internals::redis::ServerWarning;
 
 use crate::faults::BACK;
 use crate::faults::HANG;
@@ -13,16 +13,16 @@ use crate::faults::assert_shown;
 use crate::faults::impatient;
 use crate::faults::page;
 use crate::support::client;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::proxy::FaultProxy;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 #[track_caller]
-fn assert_degraded(fleet: &Fleet, reason: &str) {
+fn assert_degraded(fleet: &TestFleet, reason: &str) {
     wait::until("a worker says what it lacks", wait::LONG, || {
         let answer = fleet.operator("/readyz");
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -33,9 +33,9 @@ fn assert_degraded(fleet: &Fleet, reason: &str) {
 
 #[test]
 fn redis_becomes_a_replica() {
-    let redis = RedisServer::start();
-    let proxy = Proxy::before(&redis);
-    let fleet = Plan::through(&proxy).start();
+    let redis = TestRedis::start();
+    let proxy = FaultProxy::before(&redis);
+    let fleet = TestFleetBuilder::through(&proxy).start();
     let mut watch = Watch::start(&fleet);
     let (connections, since) = (proxy.accepted().len(), Instant::now());
     redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
@@ -53,8 +53,8 @@ fn redis_becomes_a_replica() {
 
 #[test]
 fn redis_is_full() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
     let mut watch = Watch::start(&fleet);
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     watch.fault_begins();
@@ -72,11 +72,11 @@ fn redis_is_full() {
 
 #[test]
 fn redis_is_busy_with_a_script() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     redis.cli(&["CONFIG", "SET", "busy-reply-threshold", "10"]);
-    let proxy = Proxy::before(&redis);
+    let proxy = FaultProxy::before(&redis);
     // The first lease opens the connection for news, and what is opened while the server is busy is opened again.
-    let plan = impatient(Plan::through(&proxy)).set("REGATTA_LIMITS__DEFAULT__LEASE", "false");
+    let plan = impatient(TestFleetBuilder::through(&proxy)).set("REGATTA_LIMITS__DEFAULT__LEASE", "false");
     let fleet = plan.start();
     let mut watch = Watch::start(&fleet);
     let connections = proxy.accepted().len();
@@ -95,9 +95,9 @@ fn redis_is_busy_with_a_script() {
 
 #[test]
 fn redis_says_that_it_cannot_at_present() {
-    let redis = RedisServer::start();
-    let proxy = Proxy::before(&redis);
-    let fleet = Plan::through(&proxy).start();
+    let redis = TestRedis::start();
+    let proxy = FaultProxy::before(&redis);
+    let fleet = TestFleetBuilder::through(&proxy).start();
     let cases = [
         ("LOADING Redis is loading the dataset in memory", "F10 LOADING", false),
         ("CLUSTERDOWN The cluster is down", "F10 CLUSTERDOWN", false),
@@ -114,7 +114,7 @@ fn redis_says_that_it_cannot_at_present() {
         assert_degraded(&fleet, reply.split(' ').next().unwrap());
         watch.last(200);
         watch.fault_is_over();
-        proxy.spare();
+        proxy.clear_command_faults();
         let during = watch.end(name, &fleet);
         assert_shown(&during, if reads { "read-only" } else { "stale" });
     }
@@ -122,20 +122,20 @@ fn redis_says_that_it_cannot_at_present() {
 
 #[test]
 fn a_page_that_only_reads_shows_what_redis_has() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
-    let mut visitor = Visitor::default();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
+    let mut visitor = CookieClient::default();
     for _ in 0..3 {
-        visitor.visit(fleet.listen);
+        visitor.view(fleet.listen);
     }
     let cookies = visitor.cookies.clone();
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     for _ in 0..20 {
-        let response = visitor.ask(fleet.listen, page());
+        let response = visitor.request(fleet.listen, page());
         assert_defined(&response);
         assert_eq!((response.status, response.header("Session-State")), (200, "read-only"), "{response:?}");
         // The session is true, and no view is counted: a client that wants the number gets none.
-        assert_eq!(visitor.ask(fleet.listen, Request::get("/")).status, 503);
+        assert_eq!(visitor.request(fleet.listen, Request::get("/")).status, 503);
         assert_defined(&fleet.get("/"));
         assert_eq!(client::once(fleet.listen, Request::post("/counters/x")).unwrap().status, 503);
     }
@@ -143,7 +143,7 @@ fn a_page_that_only_reads_shows_what_redis_has() {
     // Each worker finds out for itself, within its breaker's pause.
     wait::until("every worker is back", BACK, || (0..20).all(|_| fleet.get("/").status == 200));
     assert_eq!(
-        (visitor.visit(fleet.listen).1, &visitor.cookies),
+        (visitor.view(fleet.listen).1, &visitor.cookies),
         (4, &cookies),
         "nothing was counted meanwhile"
     );
@@ -152,33 +152,33 @@ fn a_page_that_only_reads_shows_what_redis_has() {
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The token of a page's form.
-fn token(visitor: &mut Visitor, fleet: &Fleet, target: &str) -> String {
-    let page = visitor.ask(fleet.listen, Request::get(target).header("Accept", "text/html")).text();
+fn token(visitor: &mut CookieClient, fleet: &TestFleet, target: &str) -> String {
+    let page = visitor.request(fleet.listen, Request::get(target).header("Accept", "text/html")).text();
     let field = page.split("name=\"token\" value=\"").nth(1).unwrap_or_else(|| panic!("no token in {page}"));
     field.split('"').next().unwrap().to_owned()
 }
 
-fn send(visitor: &mut Visitor, fleet: &Fleet, target: &str, body: &str) -> u16 {
+fn send(visitor: &mut CookieClient, fleet: &TestFleet, target: &str, body: &str) -> u16 {
     let request = Request::post(target).header("Accept", "text/html").body(FORM, body.as_bytes());
-    visitor.ask(fleet.listen, request).status
+    visitor.request(fleet.listen, request).status
 }
 
 /// Logs in as a browser does; the token for the next form.
-fn log_in(visitor: &mut Visitor, fleet: &Fleet, name: &str) -> String {
+fn log_in(visitor: &mut CookieClient, fleet: &TestFleet, name: &str) -> String {
     let body = format!("name={name}&token={}", token(visitor, fleet, "/login"));
     assert_eq!(send(visitor, fleet, "/login", &body), 303);
     token(visitor, fleet, "/me")
 }
 
-fn log_out(visitor: &mut Visitor, fleet: &Fleet, token: &str) -> u16 {
+fn log_out(visitor: &mut CookieClient, fleet: &TestFleet, token: &str) -> u16 {
     send(visitor, fleet, "/logout", &format!("token={token}"))
 }
 
 #[test]
 fn logging_out_of_a_full_redis_works() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
-    let mut visitor = Visitor::default();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
+    let mut visitor = CookieClient::default();
     let token = log_in(&mut visitor, &fleet, "ann");
     let of_users = |key: &String| key.contains(":s:") && redis.cli(&["HEXISTS", key, "_u"]) == "1";
     let sessions = || redis.keys().into_iter().filter(of_users).count();
@@ -192,15 +192,15 @@ fn logging_out_of_a_full_redis_works() {
 
 #[test]
 fn whoever_logged_out_on_another_worker_is_not_remembered() {
-    let mut redis = RedisServer::start();
-    let fleet = impatient(Plan::on(&redis)).workers(3).start();
-    let mut visitor = Visitor::default();
+    let mut redis = TestRedis::start();
+    let fleet = impatient(TestFleetBuilder::on(&redis)).workers(3).start();
+    let mut visitor = CookieClient::default();
     let token = log_in(&mut visitor, &fleet, "ann");
     // Every worker has read it, and hears of ends.
-    let mut thief = Visitor { cookies: visitor.cookies.clone() };
+    let mut thief = CookieClient { cookies: visitor.cookies.clone() };
     let mut workers = std::collections::BTreeSet::new();
     wait::until("every worker has read the session", wait::LONG, || {
-        let me = thief.ask(fleet.listen, Request::get("/me"));
+        let me = thief.request(fleet.listen, Request::get("/me"));
         assert_eq!(me.status, 200);
         workers.insert(me.worker());
         workers.len() == 3
@@ -213,28 +213,28 @@ fn whoever_logged_out_on_another_worker_is_not_remembered() {
     redis.kill();
     wait::until("Redis is away", wait::LONG, || (0..20).all(|_| fleet.get("/").status == 503));
     for _ in 0..30 {
-        assert_eq!(thief.ask(fleet.listen, Request::get("/me")).status, 503);
+        assert_eq!(thief.request(fleet.listen, Request::get("/me")).status, 503);
     }
 }
 
 #[test]
 fn what_will_lose_state_one_day_is_told_at_boot() {
-    let redis = RedisServer::start_with(&["--maxmemory-policy", "volatile-lru", "--maxmemory", "100mb"]);
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start_with(&["--maxmemory-policy", "volatile-lru", "--maxmemory", "100mb"]);
+    let fleet = TestFleetBuilder::on(&redis).start();
     let told = wait::until_some("warnings are told", wait::LONG, || {
         fleet.operator("/readyz").json()["warnings"].as_array().cloned()
     });
-    let expected = [Finding::Evicts, Finding::ForgetsAll].map(Finding::advice);
+    let expected = [ServerWarning::EvictionPolicy, ServerWarning::NoPersistence].map(ServerWarning::advice);
     assert_eq!(told, expected);
     for advice in expected {
-        wait::until("the log has it, once", wait::LONG, || fleet.said(advice).len() == 1);
+        wait::until("the log has it, once", wait::LONG, || fleet.log_lines(advice).len() == 1);
     }
 }
 
 #[test]
 fn a_redis_that_is_set_up_well_is_not_complained_of() {
-    let redis = RedisServer::start_with(&["--appendonly", "yes"]);
-    let fleet = Plan::on(&redis).start();
+    let redis = TestRedis::start_with(&["--appendonly", "yes"]);
+    let fleet = TestFleetBuilder::on(&redis).start();
     wait::until("it was looked at", wait::LONG, || redis.commands().contains_key("config|get"));
     let answer = fleet.operator("/readyz").json();
     assert_eq!((&answer["status"], answer.get("warnings")), (&"ready".into(), None), "{answer}");

@@ -17,15 +17,15 @@ use crate::nginx;
 use crate::support::client;
 use crate::support::client::Connection;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
 use crate::support::sockets::CLOSE;
 use crate::support::sockets::Frame;
-use crate::support::sockets::Socket;
-use crate::support::stage::Stage;
+use crate::support::sockets::WebSocketClient;
+use crate::support::stage::DeliveryScenario;
 use crate::support::wait;
 use crate::zero_loss::rollout;
 
@@ -37,9 +37,9 @@ fn clients() -> usize {
 struct Site {
     address: SocketAddr,
     process: Child,
-    hosts: Vec<Fleet>,
+    hosts: Vec<TestFleet>,
     _folder: TempDir,
-    _redis: RedisServer,
+    _redis: TestRedis,
 }
 
 impl Site {
@@ -48,10 +48,10 @@ impl Site {
     }
 
     /// With other settings, and other words in nginx's configuration.
-    fn with(change: impl Fn(Plan) -> Plan, words: &[(&str, &str)]) -> Self {
-        let redis = RedisServer::start();
+    fn with(change: impl Fn(TestFleetBuilder) -> TestFleetBuilder, words: &[(&str, &str)]) -> Self {
+        let redis = TestRedis::start();
         let plan = || {
-            let plan = Plan::on(&redis).workers(2).set("REGATTA_REDIS__PREFIX", "shared");
+            let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_REDIS__PREFIX", "shared");
             let plan = plan.set("REGATTA_WORKERS__PROBATION", "300ms").set("REGATTA_DRAIN__TIMEOUT", "60s");
             change(plan.set("REGATTA_TASKS__RUNNING", "1"))
         };
@@ -74,9 +74,9 @@ impl Site {
     }
 
     /// How many of a stage's clients hang on a host.
-    fn share(&self, stage: &Stage, number: usize) -> usize {
+    fn share(&self, stage: &DeliveryScenario, number: usize) -> usize {
         let workers = self.hosts[number].workers();
-        stage.crowd.count(|record| record.worker.is_some_and(|pid| workers.contains(&pid)))
+        stage.subscribers.count(|record| record.worker.is_some_and(|pid| workers.contains(&pid)))
     }
 
     /// Publishes through nginx; the id.
@@ -100,7 +100,7 @@ impl Drop for Site {
 #[test]
 fn a_host_killed_mid_stream_costs_no_message() {
     let mut site = Site::start();
-    let stage = Stage::busy(&[site.address], clients());
+    let stage = DeliveryScenario::busy(&[site.address], clients());
     let shares = [site.share(&stage, 0), site.share(&stage, 1)];
     assert!(!shares.contains(&0), "nginx spreads streams over the hosts: {shares:?}");
     for round in 0..soak::length(2, 10) {
@@ -119,7 +119,7 @@ fn a_host_killed_mid_stream_costs_no_message() {
 #[test]
 fn hosts_that_reload_upgrade_and_stop_in_turn_cost_no_message() {
     let mut site = Site::start();
-    let stage = Stage::busy(&[site.address], clients());
+    let stage = DeliveryScenario::busy(&[site.address], clients());
     for round in 0..soak::length(1, 5) {
         rollout(&site.hosts[0], Signal::SIGHUP, "reload");
         stage.more(40);
@@ -138,18 +138,22 @@ fn hosts_that_reload_upgrade_and_stop_in_turn_cost_no_message() {
 
 /// Times cut short: heartbeats every second, and nginx gives a silent stream up after three.
 fn quick() -> Site {
-    let change = |plan: Plan| plan.set("REGATTA_BROADCAST__HEARTBEAT", "1s");
+    let change = |plan: TestFleetBuilder| plan.set("REGATTA_BROADCAST__HEARTBEAT", "1s");
     Site::with(change, &[("proxy_read_timeout 60s", "proxy_read_timeout 3s")])
 }
 
 #[test]
 fn quiet_streams_stay_and_those_of_a_host_that_vanished_go_on_elsewhere() {
     let site = quick();
-    let stage = Stage::open(&[site.address], clients());
+    let stage = DeliveryScenario::open(&[site.address], clients());
     wait::until("time passes, with signs of life", wait::LONG, || {
-        stage.crowd.all(|record| record.comments >= 5)
+        stage.subscribers.all(|record| record.comments >= 5)
     });
-    assert!(stage.crowd.all(|record| record.opened == 1), "nobody was cut: {}", stage.crowd.summary());
+    assert!(
+        stage.subscribers.all(|record| record.opened == 1),
+        "nobody was cut: {}",
+        stage.subscribers.summary()
+    );
     // Power lost: no word, no reset. nginx has the connections, and nothing comes.
     let victim = &site.hosts[0];
     let processes: Vec<_> = victim.workers().into_iter().chain([victim.pid()]).rev().collect();
@@ -165,12 +169,12 @@ fn quiet_streams_stay_and_those_of_a_host_that_vanished_go_on_elsewhere() {
         }
     };
     let all = wait::until_or(wait::LONG, || {
-        stage.crowd.all(|record| record.topic != "news" || record.has(id))
+        stage.subscribers.all(|record| record.topic != "news" || record.has(id))
             && site.share(&stage, 1) == clients()
     });
     processes.iter().rev().for_each(|pid| process::signal(*pid, Signal::SIGCONT));
-    assert!(all.is_ok(), "{} were stranded, {}", stranded, stage.crowd.summary());
-    for record in stage.crowd.stop() {
+    assert!(all.is_ok(), "{} were stranded, {}", stranded, stage.subscribers.summary());
+    for record in stage.subscribers.stop() {
         let news = usize::from(record.topic == "news");
         assert_eq!((record.seen.len(), record.faults.len(), record.times("gap")), (news, 0, 0), "{record:?}");
     }
@@ -178,7 +182,7 @@ fn quiet_streams_stay_and_those_of_a_host_that_vanished_go_on_elsewhere() {
 
 /// The next message's text with its id; other frames must not come.
 #[track_caller]
-fn heard(socket: &mut Socket) -> (String, String) {
+fn heard(socket: &mut WebSocketClient) -> (String, String) {
     let value = socket.json();
     let field =
         |name: &str| value[name].as_str().unwrap_or_else(|| panic!("no {name} in {value}")).to_owned();
@@ -188,9 +192,9 @@ fn heard(socket: &mut Socket) -> (String, String) {
 #[test]
 fn sockets_pass_both_ways() {
     let site = Site::start();
-    let mut sockets: Vec<_> = (0..6).map(|_| Socket::open(site.address, "/ws?topic=news")).collect();
-    let worker = |socket: &Socket| socket.response.worker();
-    let hosts: Vec<_> = site.hosts.iter().map(Fleet::workers).collect();
+    let mut sockets: Vec<_> = (0..6).map(|_| WebSocketClient::open(site.address, "/ws?topic=news")).collect();
+    let worker = |socket: &WebSocketClient| socket.response.worker();
+    let hosts: Vec<_> = site.hosts.iter().map(TestFleet::workers).collect();
     let spread = hosts.iter().all(|pids| sockets.iter().any(|socket| pids.contains(&worker(socket))));
     assert!(spread, "nginx spreads sockets over the hosts");
     sockets[0].send(&Frame::text("{\"message\":\"ahoy\"}")).unwrap();
@@ -203,15 +207,16 @@ fn sockets_pass_both_ways() {
     assert_eq!(sockets[0].close_code(), Some(1000));
     sockets[1].send_raw(&Frame::text("no mask").bytes(None)).unwrap();
     assert_eq!(sockets[1].close_code(), Some(1002));
-    let elsewhere = Socket::try_open(site.address, "/ws?topic=news", &[("Origin", "https://evil.example")]);
+    let elsewhere =
+        WebSocketClient::try_open(site.address, "/ws?topic=news", &[("Origin", "https://evil.example")]);
     assert_eq!(elsewhere.expect_err("another site's page").status, 403);
 }
 
 #[test]
 fn sockets_of_a_host_that_reloads_or_dies_resume_on_the_other() {
     let mut site = Site::start();
-    let mut socket = Socket::open(site.address, "/ws?topic=news");
-    socket.patience(wait::LONG);
+    let mut socket = WebSocketClient::open(site.address, "/ws?topic=news");
+    socket.set_timeout(wait::LONG);
     site.publish("news", "first");
     let (mut last, _) = heard(&mut socket);
     for round in 0..4 {
@@ -225,7 +230,7 @@ fn sockets_of_a_host_that_reloads_or_dies_resume_on_the_other() {
         }
         let missed: Vec<_> = (0..3).map(|number| format!("missed {round}.{number}")).collect();
         let ids: Vec<_> = missed.iter().map(|text| site.publish("news", text)).collect();
-        socket = Socket::open(site.address, &format!("/ws?topic=news&after={last}"));
+        socket = WebSocketClient::open(site.address, &format!("/ws?topic=news&after={last}"));
         for (id, text) in ids.iter().zip(missed) {
             assert_eq!(heard(&mut socket), (id.clone(), text));
         }
@@ -258,7 +263,7 @@ fn no_stream_waits_in_a_buffer() {
     let targets = ["/events?topic=quiet", "/live"];
     for target in targets {
         let mut connection = Connection::open(site.address).unwrap();
-        connection.patience(Duration::from_secs(5));
+        connection.set_timeout(Duration::from_secs(5));
         connection.send(&Request::get(target).header("Accept-Encoding", "gzip").bytes()).unwrap();
         let head = until_says(&mut connection, "\r\n\r\n").to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 200 ") && head.contains("text/event-stream"), "{target}: {head}");

@@ -13,7 +13,7 @@ use crate::support::client;
 use crate::support::client::Connection;
 use crate::support::client::Failure;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
+use crate::support::fleet::TestFleet;
 use crate::support::soak;
 use crate::support::wait;
 
@@ -60,14 +60,14 @@ fn a_task_whose_host_dies_is_finished_by_the_other() {
         (task["state"] == "running").then(|| task["worker"].clone())
     });
     let named =
-        |fleet: &Fleet| fleet.workers().iter().any(|pid| worker.to_string().contains(&pid.to_string()));
+        |fleet: &TestFleet| fleet.workers().iter().any(|pid| worker.to_string().contains(&pid.to_string()));
     let on = site.hosts.iter().position(named).unwrap_or_else(|| panic!("{worker} is nobody's"));
     kill(&mut site.hosts[on]);
     let begin = Instant::now();
     wait::until("another worker has it", wait::LONG, || {
         look(&site, &place).is_ok_and(|task| task["worker"] != worker || task["state"] == "done")
     });
-    soak::note("task of a killed host", &format!("taken over after {:.1?}", begin.elapsed()));
+    soak::log("task of a killed host", &format!("taken over after {:.1?}", begin.elapsed()));
     wait::until("it is done", Duration::from_secs(120), || {
         look(&site, &place).is_ok_and(|task| task["state"] == "done")
     });

@@ -10,12 +10,12 @@ use std::thread;
 
 use case::Case;
 
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::front::Front;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::front::TestNginx;
+use crate::support::redis::TestRedis;
 
 /// Asked at once: what takes time is waiting.
 const AT_ONCE: usize = 8;
@@ -48,18 +48,18 @@ fn all_right(cases: &[Case], ask: impl Fn(&Case) -> Option<String> + Sync) {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
 
-fn fleet(redis: &RedisServer) -> Fleet {
-    let plan = Plan::on(redis).set("REGATTA_SESSION__SECRETS", &"a secret of mine".repeat(2));
+fn fleet(redis: &TestRedis) -> TestFleet {
+    let plan = TestFleetBuilder::on(redis).set("REGATTA_SESSION__SECRETS", &"a secret of mine".repeat(2));
     plan.set("REGATTA_HTTP__HEADER_TIMEOUT", "3s").set("REGATTA_HTTP__BODY_TIMEOUT", "3s").start()
 }
 
 /// A visitor whose cookie goes with every refused request, and the views that were counted for them.
-struct Witness(Visitor);
+struct Witness(CookieClient);
 
 impl Witness {
-    fn new(fleet: &Fleet) -> Self {
-        let mut visitor = Visitor::default();
-        assert_eq!(visitor.visit(fleet.listen).1, 1);
+    fn new(fleet: &TestFleet) -> Self {
+        let mut visitor = CookieClient::default();
+        assert_eq!(visitor.view(fleet.listen).1, 1);
         Self(visitor)
     }
 
@@ -69,8 +69,8 @@ impl Witness {
 
     /// What was refused has counted nothing, and the fleet is as it was.
     #[track_caller]
-    fn saw_nothing(mut self, fleet: &Fleet) {
-        assert_eq!(self.0.visit(fleet.listen).1, 2, "a refused request is no visit");
+    fn saw_nothing(mut self, fleet: &TestFleet) {
+        assert_eq!(self.0.view(fleet.listen).1, 2, "a refused request is no visit");
         assert_eq!(fleet.get("/counters/orders").json()["value"], 0, "what is refused counts nothing");
         assert_eq!(fleet.ready().len(), 2, "no worker ended: {}", fleet.log());
     }
@@ -78,7 +78,7 @@ impl Witness {
 
 #[test]
 fn every_odd_request_gets_its_answer() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis);
     let witness = Witness::new(&fleet);
     all_right(&messages(), |case| wire::ask(case, fleet.listen, &case.right, &witness.cookie()));
@@ -87,7 +87,7 @@ fn every_odd_request_gets_its_answer() {
 
 #[test]
 fn every_odd_request_gets_its_answer_over_http_2() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis);
     let witness = Witness::new(&fleet);
     all_right(&case::read("frames.txt"), |case| frames::ask(case, fleet.listen));
@@ -99,9 +99,9 @@ fn every_odd_request_gets_its_answer_over_http_2() {
 
 #[test]
 fn every_odd_request_gets_its_answer_behind_nginx() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let fleet = fleet(&redis);
-    let front = Front::before([&fleet]);
+    let front = TestNginx::before([&fleet]);
     let witness = Witness::new(&fleet);
     all_right(&messages(), |case| {
         let right = case.right_behind_nginx.as_ref().unwrap_or(&case.right);

@@ -51,7 +51,7 @@ fn listen(connection: &mut Connection, right: &str) -> (Vec<String>, String) {
         }
         // What is not sure to come is not waited for as long.
         let waits = may("wait") || (is_done && (!may("close") || may("open")));
-        connection.patience(if waits { SILENCE } else { Duration::from_secs(8) });
+        connection.set_timeout(if waits { SILENCE } else { Duration::from_secs(8) });
         match connection.receive(is_head) {
             Ok(response) => {
                 text += &format!("{response:?}").to_lowercase().replace("\", \"", ": ");
@@ -72,7 +72,7 @@ fn listen(connection: &mut Connection, right: &str) -> (Vec<String>, String) {
 
 /// Whether the connection is of use.
 fn probe(connection: &mut Connection) -> String {
-    connection.patience(Duration::from_secs(8));
+    connection.set_timeout(Duration::from_secs(8));
     let _ = connection.send(PROBE);
     match connection.receive(false) {
         Ok(response) if response.status == 200 && response.text().starts_with("Handled by") => "open".into(),

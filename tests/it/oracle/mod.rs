@@ -16,8 +16,8 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestRunner;
-use regatta::__internals::config::schema::Mode;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
@@ -30,8 +30,8 @@ use crate::oracle::model::Use;
 use crate::oracle::model::World;
 use crate::oracle::play::NAME_COUNT;
 use crate::oracle::play::play;
-use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
+use crate::support::proxy::FaultProxy;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 use crate::support::soak;
 
@@ -176,27 +176,27 @@ fn moves(makes: bool, most: usize) -> impl Strategy<Value = Vec<Move>> {
 /// Two workers' connections, and keys of its own for every run.
 struct Place {
     runtime: Runtime,
-    workers: [Redis; 2],
+    workers: [RedisClient; 2],
     runs: AtomicU64,
-    _server: RedisServer,
+    _server: TestRedis,
 }
 
 impl Place {
     /// Over lines that break at every twentieth command, before or after it was done.
-    fn over_bad_lines(mode: Mode) -> (Self, [Proxy; 2]) {
-        let server = RedisServer::start();
+    fn over_bad_lines(mode: ScriptingMode) -> (Self, [FaultProxy; 2]) {
+        let server = TestRedis::start();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let proxies = [Proxy::before(&server), Proxy::before(&server)];
+        let proxies = [FaultProxy::before(&server), FaultProxy::before(&server)];
         let workers = runtime.block_on(async {
             [proxies[0].connect(&server, "p", mode).await, proxies[1].connect(&server, "p", mode).await]
         });
-        proxies.iter().for_each(|proxy| proxy.toxics(|toxics| toxics.resets = 0.05));
+        proxies.iter().for_each(|proxy| proxy.set_faults(|toxics| toxics.resets = 0.05));
         (Self { runtime, workers, runs: AtomicU64::new(0), _server: server }, proxies)
     }
 
-    fn new(mode: Mode) -> Self {
-        let server = RedisServer::start();
+    fn new(mode: ScriptingMode) -> Self {
+        let server = TestRedis::start();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let workers = runtime
@@ -256,7 +256,7 @@ async fn in_turn(place: &Place, clients: Vec<Vec<Move>>, turns: Vec<usize>) -> R
 
 /// Does these steps one after the other, by the clock of all.
 async fn told(
-    redis: &Redis,
+    redis: &RedisClient,
     space: &str,
     clock: &AtomicU64,
     mut next: impl FnMut(Option<&Answer>) -> Option<Step>,
@@ -305,7 +305,7 @@ async fn at_once(place: &Place, clients: Vec<Vec<Move>>) -> Result<(), TestCaseE
 
 #[test]
 fn steps_in_any_order_are_what_the_model_says() {
-    for mode in [Mode::Fcall, Mode::Evalsha] {
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
         let place = Place::new(mode);
         let programs = (vec(moves(true, 14), 1..4), vec(0..3usize, 0..60));
         let outcome = runner(300, 5_000)
@@ -343,20 +343,20 @@ fn with_tokens(mut clients: Vec<Vec<Move>>) -> Vec<Vec<Move>> {
 
 #[test]
 fn what_is_sent_again_over_bad_lines_is_done_once() {
-    for mode in [Mode::Fcall, Mode::Evalsha] {
+    for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
         let (place, proxies) = Place::over_bad_lines(mode);
         let programs = (vec(beginnings(), 1..4), vec(0..3usize, 0..60));
         let outcome = runner(30, 500).run(&programs, |(clients, turns)| {
             place.runtime.block_on(in_turn(&place, with_tokens(clients), turns))
         });
         outcome.unwrap_or_else(|failure| panic!("{mode:?}: {failure}"));
-        assert!(proxies.iter().any(|proxy| proxy.sprung() > 0));
+        assert!(proxies.iter().any(|proxy| proxy.faults_injected() > 0));
     }
 }
 
 #[test]
 fn clients_at_the_same_time_see_what_some_order_explains() {
-    let place = Place::new(Mode::Fcall);
+    let place = Place::new(ScriptingMode::Fcall);
     let outcome = runner(300, 5_000)
         .run(&vec(moves(false, 7), 2..4), |clients| place.runtime.block_on(at_once(&place, clients)));
     outcome.unwrap_or_else(|failure| panic!("{failure}"));

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use regatta::__internals::redis::Error;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisError;
 use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::CounterArg;
-use regatta::__internals::redis::begin::LimitArg;
-use regatta::__internals::redis::begin::LimitKind;
-use regatta::__internals::redis::begin::LimitReply;
-use regatta::__internals::redis::begin::SessionArg;
-use regatta::__internals::redis::begin::SessionMode;
-use regatta::__internals::redis::begin::SessionReply;
+use regatta::__internals::redis::begin::CounterIncrement;
+use regatta::__internals::redis::begin::LimitParameters;
+use regatta::__internals::redis::begin::RateLimitCheck;
+use regatta::__internals::redis::begin::RateLimitDecision;
+use regatta::__internals::redis::begin::SessionAccess;
+use regatta::__internals::redis::begin::SessionLookup;
+use regatta::__internals::redis::begin::SessionQuery;
 use regatta::__internals::redis::commit;
 
 use crate::oracle::model::AT_ONCE;
@@ -23,7 +23,7 @@ use crate::oracle::model::Index;
 use crate::oracle::model::Seen;
 use crate::oracle::model::Step;
 use crate::oracle::model::Use;
-use crate::support::redis::ticket;
+use crate::support::redis::new_session;
 
 /// So long that nothing comes back, ends or is touched during a test.
 const HOUR_US: u64 = 3_600_000_000;
@@ -50,28 +50,30 @@ fn index(name: &str) -> Index {
 }
 
 /// Does one step among the keys of one space.
-pub(crate) async fn play(redis: &Redis, space: &str, step: &Step) -> Answer {
+pub(crate) async fn play(redis: &RedisClient, space: &str, step: &Step) -> Answer {
     match step {
         Step::Begin { session, rates, leases, counters, token } => {
-            let rate = |(limit, cost, shadow): &(Index, u64, bool)| LimitArg {
+            let rate = |(limit, cost, shadow): &(Index, u64, bool)| RateLimitCheck {
                 key: format!("{space}:l:{limit}"),
-                kind: LimitKind::Rate { interval_us: HOUR_US, tolerance_us: HOUR_US * BURST },
+                parameters: LimitParameters::Rate { interval_us: HOUR_US, tolerance_us: HOUR_US * BURST },
                 shadow: *shadow,
                 cost: *cost,
             };
-            let lease = |(limit, shadow): &(Index, bool)| LimitArg {
+            let lease = |(limit, shadow): &(Index, bool)| RateLimitCheck {
                 key: format!("{space}:b:{limit}"),
-                kind: LimitKind::Concurrency { lease_us: HOUR_US, max: AT_ONCE },
+                parameters: LimitParameters::Concurrency { lease_us: HOUR_US, max: AT_ONCE },
                 shadow: *shadow,
                 cost: 1,
             };
             let limits: Vec<_> = rates.iter().map(rate).chain(leases.iter().map(lease)).collect();
             let session = session.map(|how| session_arg(space, how));
-            let counter =
-                |(counter, by): &(Index, i64)| CounterArg { key: format!("{space}:c:{counter}"), by: *by };
+            let counter = |(counter, by): &(Index, i64)| CounterIncrement {
+                key: format!("{space}:c:{counter}"),
+                by: *by,
+            };
             let counters: Vec<_> = counters.iter().map(counter).collect();
             let token = token.to_string();
-            let request = begin::Request {
+            let request = begin::BeginRequest {
                 limits: &limits,
                 session: session.as_ref(),
                 counters: &counters,
@@ -86,8 +88,9 @@ pub(crate) async fn play(redis: &Redis, space: &str, step: &Step) -> Answer {
             let set: Vec<_> = set.iter().map(|(name, text)| (field(*name), value(text))).collect();
             let add: Vec<_> = add.iter().map(|(name, by)| (field(*name), *by)).collect();
             let remove: Vec<_> = remove.iter().map(|name| field(*name)).collect();
-            let made = commit::Create { created_ms: None, views: 0, idle_ms: DAY_MS, absolute_ms: DAY_MS };
-            let request = commit::Request {
+            let made =
+                commit::NewSession { created_ms: None, views: 0, idle_ms: DAY_MS, absolute_ms: DAY_MS };
+            let request = commit::CommitSession {
                 key: &format!("{space}:s:{key}"),
                 create: create.then_some(made),
                 expect: &expect,
@@ -104,42 +107,43 @@ pub(crate) async fn play(redis: &Redis, space: &str, step: &Step) -> Answer {
             Answer::Done
         }
         Step::Revoke => {
-            redis.count(&format!("{space}:g"), 1).await.unwrap();
+            redis.increment(&format!("{space}:g"), 1).await.unwrap();
             Answer::Done
         }
     }
 }
 
-fn session_arg(space: &str, how: Use) -> SessionArg {
-    SessionArg {
+fn session_arg(space: &str, how: Use) -> SessionQuery {
+    SessionQuery {
         key: format!("{space}:s:{}", how.key),
         generation: how.user.then(|| format!("{space}:g")),
-        mode: if how.visit { SessionMode::Visit } else { SessionMode::Read },
-        ticket: how.create.then(ticket),
+        access: if how.visit { SessionAccess::CountView } else { SessionAccess::Read },
+        provisional: how.create.then(new_session),
         idle_ms: DAY_MS,
         absolute_ms: DAY_MS,
     }
 }
 
-fn begun(reply: Result<begin::Reply, Error>) -> Answer {
-    let told =
-        |limits: Vec<LimitReply>| limits.iter().map(|limit| (limit.allowed, limit.remaining)).collect();
+fn begun(reply: Result<begin::BeginReply, RedisError>) -> Answer {
+    let told = |limits: Vec<RateLimitDecision>| {
+        limits.iter().map(|limit| (limit.allowed, limit.remaining)).collect()
+    };
     match reply {
-        Ok(begin::Reply::Denied { limits }) => Answer::Denied(told(limits)),
-        Ok(begin::Reply::Granted { limits, session, counters, .. }) => {
+        Ok(begin::BeginReply::Denied { limits }) => Answer::Denied(told(limits)),
+        Ok(begin::BeginReply::Granted { limits, session, counters, .. }) => {
             Answer::Granted { limits: told(limits), session: seen(session), counters }
         }
-        Err(Error::Overflow) => Answer::Overflow,
+        Err(RedisError::Overflow) => Answer::Overflow,
         Err(error) => panic!("{error}"),
     }
 }
 
-fn seen(session: SessionReply) -> Seen {
+fn seen(session: SessionLookup) -> Seen {
     match session {
-        SessionReply::None => Seen::None,
-        SessionReply::Gone => Seen::Gone,
-        SessionReply::Revoked => Seen::Revoked,
-        SessionReply::Live { views, fields, .. } => {
+        SessionLookup::NotRequested => Seen::None,
+        SessionLookup::Gone => Seen::Gone,
+        SessionLookup::Revoked => Seen::Revoked,
+        SessionLookup::Found { views, fields, .. } => {
             let text = |value: Bytes| String::from_utf8(value.to_vec()).unwrap();
             let fields: BTreeMap<_, _> =
                 fields.into_iter().map(|(name, value)| (index(&name), text(value))).collect();
@@ -149,14 +153,14 @@ fn seen(session: SessionReply) -> Seen {
     }
 }
 
-fn committed(reply: Result<commit::Reply, Error>) -> Answer {
+fn committed(reply: Result<commit::CommitOutcome, RedisError>) -> Answer {
     match reply.unwrap() {
-        commit::Reply::Committed { sums } => Answer::Committed(sums),
-        commit::Reply::Gone => Answer::Gone,
-        commit::Reply::Exists => Answer::Exists,
-        commit::Reply::Full => Answer::Full,
-        commit::Reply::Conflict => Answer::Conflict,
-        commit::Reply::NoSum => Answer::NoSum,
+        commit::CommitOutcome::Committed { sums } => Answer::Committed(sums),
+        commit::CommitOutcome::Gone => Answer::Gone,
+        commit::CommitOutcome::Exists => Answer::Exists,
+        commit::CommitOutcome::TooLarge => Answer::Full,
+        commit::CommitOutcome::Conflict => Answer::Conflict,
+        commit::CommitOutcome::NotANumber => Answer::NoSum,
         other => panic!("nobody rotates sessions here: {other:?}"),
     }
 }

@@ -10,23 +10,23 @@ use crate::session_merge::get;
 use crate::session_merge::post;
 use crate::session_merge::shopper;
 use crate::support::client;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
+use crate::support::fleet::TestFleet;
 use crate::support::load;
 use crate::support::soak;
 use crate::support::wait;
 
-fn log_in(visitor: &mut Visitor, fleet: &Fleet, name: &str) {
+fn log_in(visitor: &mut CookieClient, fleet: &TestFleet, name: &str) {
     let body = format!("{{\"name\":\"{name}\"}}");
     let response =
-        visitor.ask(fleet.listen, Request::post("/login").body("application/json", body.as_bytes()));
+        visitor.request(fleet.listen, Request::post("/login").body("application/json", body.as_bytes()));
     assert_eq!(response.status, 200, "{response:?}");
 }
 
 /// The user's name, if there is one.
-fn user(visitor: &mut Visitor, fleet: &Fleet) -> Option<String> {
-    let response = visitor.ask(fleet.listen, Request::get("/me"));
+fn user(visitor: &mut CookieClient, fleet: &TestFleet) -> Option<String> {
+    let response = visitor.request(fleet.listen, Request::get("/me"));
     match response.status {
         200 => response.json()["user"].as_str().map(str::to_owned),
         401 => None,
@@ -39,16 +39,16 @@ fn each_visit_is_one_more_whichever_release_counts_it() {
     for (mode, back) in MODES.into_iter().flat_map(|mode| [(mode, false), (mode, true)]) {
         let both = Both::start("regatta", back, |plan| plan.set("REGATTA_REDIS__MODE", mode));
         let (clients, each) = (8, soak::length(60, 2000));
-        let mut crowd = Visitor::default();
-        assert_eq!(crowd.visit(both.fleets[0].listen).1, 1);
+        let mut crowd = CookieClient::default();
+        assert_eq!(crowd.view(both.fleets[0].listen).1, 1);
         let crowded: Vec<Vec<u64>> = load::parallel(clients, 1, |number| {
-            let (mut visitor, mut of_crowd) = (Visitor::default(), Vec::new());
+            let (mut visitor, mut of_crowd) = (CookieClient::default(), Vec::new());
             if number % 3 == 1 {
                 log_in(&mut visitor, both.either(), &format!("user {number}"));
             }
             for views in 1..=each {
-                assert_eq!(visitor.visit(both.either().listen).1, views, "{mode}, back: {back}");
-                of_crowd.push(crowd.clone().visit(both.either().listen).1);
+                assert_eq!(visitor.view(both.either().listen).1, views, "{mode}, back: {back}");
+                of_crowd.push(crowd.clone().view(both.either().listen).1);
                 let added = client::once(both.either().listen, Request::post("/counters/hits")).unwrap();
                 assert_eq!(added.status, 200, "{added:?}");
             }
@@ -94,7 +94,7 @@ fn a_login_and_its_end_hold_for_both() {
         load::parallel(4, 1, |number| {
             for round in 0..rounds {
                 let name = format!("user {number} {round}");
-                let mut visitors: Vec<Visitor> = (0..4).map(|_| Visitor::default()).collect();
+                let mut visitors: Vec<CookieClient> = (0..4).map(|_| CookieClient::default()).collect();
                 for visitor in &mut visitors {
                     log_in(visitor, both.either(), &name);
                     assert_eq!(
@@ -104,12 +104,13 @@ fn a_login_and_its_end_hold_for_both() {
                 }
                 // One session, and then all that are left; copies of the cookies are worth nothing.
                 let copies = visitors.clone();
-                assert_eq!(visitors[0].ask(both.either().listen, Request::post("/logout")).status, 204);
-                let of = |copy: &Visitor| both.fleets.each_ref().map(|fleet| user(&mut copy.clone(), fleet));
+                assert_eq!(visitors[0].request(both.either().listen, Request::post("/logout")).status, 204);
+                let of =
+                    |copy: &CookieClient| both.fleets.each_ref().map(|fleet| user(&mut copy.clone(), fleet));
                 assert_eq!(of(&copies[0]), [None, None], "{mode}");
                 assert!(copies[1..].iter().all(|copy| of(copy).iter().all(Option::is_some)), "{mode}");
                 let everywhere = Request::new("DELETE", "/me/sessions");
-                assert_eq!(visitors[1].ask(both.either().listen, everywhere).status, 204);
+                assert_eq!(visitors[1].request(both.either().listen, everywhere).status, 204);
                 assert!(copies.iter().all(|copy| of(copy) == [None, None]), "{mode}");
                 log_in(&mut visitors[2], both.either(), &name);
                 assert!(of(&visitors[2]).iter().all(Option::is_some), "{mode}: a login after that is good");
@@ -149,18 +150,18 @@ fn a_ticket_of_either_makes_one_session_at_both() {
     for (mode, back) in MODES.into_iter().zip([false, true]) {
         let both = Both::start("regatta", back, |plan| plan.set("REGATTA_REDIS__MODE", mode));
         for round in 0..soak::length(8, 100) {
-            let mut visitor = Visitor::default();
-            assert_eq!(visitor.visit(both.fleets[round % 2].listen).1, 1);
+            let mut visitor = CookieClient::default();
+            assert_eq!(visitor.view(both.fleets[round % 2].listen).1, 1);
             assert!(visitor.cookies["sid"].starts_with("v3."), "a ticket, for which nothing is stored");
-            let seen = load::parallel(4, 5, |_| visitor.clone().visit(both.either().listen).1);
+            let seen = load::parallel(4, 5, |_| visitor.clone().view(both.either().listen).1);
             assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), (2..=21).collect(), "{mode}, back: {back}");
             // What it made ends at one of them, and the ticket makes nothing at either.
             log_in(&mut visitor, both.either(), "ann");
             let copy = visitor.clone();
-            assert_eq!(visitor.ask(both.either().listen, Request::post("/logout")).status, 204);
+            assert_eq!(visitor.request(both.either().listen, Request::post("/logout")).status, 204);
             for fleet in &both.fleets {
                 assert_eq!(user(&mut copy.clone(), fleet), None, "{mode}");
-                assert_eq!(copy.clone().visit(fleet.listen).1, 1, "{mode}: a new visitor");
+                assert_eq!(copy.clone().view(fleet.listen).1, 1, "{mode}: a new visitor");
             }
         }
     }

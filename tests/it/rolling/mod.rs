@@ -10,9 +10,9 @@ mod turns; // one fleet, whose program is the one and then the other
 use std::env;
 use std::path::PathBuf;
 
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 
 /// Both with and without functions.
 const MODES: [&str; 2] = ["fcall", "evalsha"];
@@ -38,21 +38,21 @@ fn present(name: &str) -> PathBuf {
 
 /// A fleet of each release.
 struct Both {
-    fleets: [Fleet; 2],
+    fleets: [TestFleet; 2],
     prefix: String,
-    redis: RedisServer,
+    redis: TestRedis,
 }
 
 impl Both {
     /// The former one is there first, as in a deploy, or the present one, as when it is rolled back.
-    fn start(name: &str, back: bool, change: impl Fn(Plan) -> Plan) -> Self {
-        let redis = RedisServer::start();
+    fn start(name: &str, back: bool, change: impl Fn(TestFleetBuilder) -> TestFleetBuilder) -> Self {
+        let redis = TestRedis::start();
         let mut programs = [former(name), present(name)];
         if back {
             programs.reverse();
         }
         // All clients of a test are one address.
-        let plan = || change(Plan::on(&redis).set("REGATTA_SESSION__CREATE_BURST", "100000"));
+        let plan = || change(TestFleetBuilder::on(&redis).set("REGATTA_SESSION__CREATE_BURST", "100000"));
         let first = plan().program(&programs[0]);
         let prefix = first.prefix().to_owned();
         let second = plan().program(&programs[1]).set("REGATTA_REDIS__PREFIX", &prefix);
@@ -60,7 +60,7 @@ impl Both {
     }
 
     /// Either of them.
-    fn either(&self) -> &Fleet {
+    fn either(&self) -> &TestFleet {
         &self.fleets[rand::random_range(0..2)]
     }
 

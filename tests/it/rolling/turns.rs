@@ -10,32 +10,32 @@ use nix::sys::signal::Signal;
 use crate::rolling::former;
 use crate::rolling::present;
 use crate::support::client;
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::load::Load;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::load::ParallelClients;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
 use crate::support::volley::COUNTER;
+use crate::support::volley::LoadGenerator;
 use crate::support::volley::MIX;
-use crate::support::volley::Volley;
 use crate::support::wait;
 use crate::zero_loss::rollout;
 
 /// A fleet whose program is a link in its folder.
 struct Turns {
-    fleet: Fleet,
+    fleet: TestFleet,
     programs: [PathBuf; 2],
-    redis: RedisServer,
+    redis: TestRedis,
 }
 
 impl Turns {
     /// With the former program.
     fn start(name: &str) -> Self {
-        let redis = RedisServer::start();
-        let plan = Plan::on(&redis).set("REGATTA_WORKERS__PROBATION", "300ms");
+        let redis = TestRedis::start();
+        let plan = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__PROBATION", "300ms");
         // An example has none of the shipped application's limits.
         let plan = if name.starts_with("examples/") { plan.shipped_limits() } else { plan };
         let link = plan.folder().join("program");
@@ -71,7 +71,7 @@ impl Turns {
 #[test]
 fn no_request_fails_forwards_or_back() {
     let turns = Turns::start("examples/faulty");
-    let volley = Volley::start(turns.fleet.listen, MIX);
+    let volley = LoadGenerator::start(turns.fleet.listen, MIX);
     volley.more(50);
     turns.go(|| volley.more(100));
     let tally = volley.finish();
@@ -85,11 +85,11 @@ fn no_request_fails_forwards_or_back() {
 fn every_visitor_is_counted_exactly_forwards_and_back() {
     let turns = Turns::start("regatta");
     let address = turns.fleet.listen;
-    let load = Load::start(6, |_| {
-        let (mut visitor, mut views) = (Visitor::default(), 0);
+    let load = ParallelClients::start(6, |_| {
+        let (mut visitor, mut views) = (CookieClient::default(), 0);
         move || {
             views += 1;
-            let (worker, told) = visitor.visit(address);
+            let (worker, told) = visitor.view(address);
             assert_eq!(told, views);
             worker
         }

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use regatta::__internals::broadcast::Event;
-use regatta::__internals::broadcast::Hub;
+use regatta::__internals::broadcast::BroadcastHub;
 use regatta::__internals::broadcast::Subscription;
-use regatta::__internals::broadcast::Topic;
-use regatta::__internals::config::schema::Broadcast;
-use regatta::__internals::config::schema::Mode;
+use regatta::__internals::broadcast::SubscriptionEvent;
+use regatta::__internals::broadcast::TopicName;
+use regatta::__internals::config::schema::BroadcastConfig;
+use regatta::__internals::config::schema::ScriptingMode;
 use tokio::time::timeout;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::redis::connect;
 
 /// Longest wait for what must come.
@@ -19,44 +19,48 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 pub(crate) const QUIET: Duration = Duration::from_millis(200);
 
 /// The defaults.
-pub(crate) fn settings() -> Broadcast {
-    Broadcast {
-        history: 1000,
-        keep: Duration::from_secs(3600),
-        message_limit: 16 << 10,
-        buffer: 256,
-        subscribers: 10_000,
-        topics: 1000,
-        heartbeat: Duration::from_secs(15),
+pub(crate) fn settings() -> BroadcastConfig {
+    BroadcastConfig {
+        retention_messages: 1000,
+        retention: Duration::from_secs(3600),
+        max_message_size: 16 << 10,
+        max_lag: 256,
+        max_subscribers: 10_000,
+        max_topics: 1000,
+        keep_alive_interval: Duration::from_secs(15),
     }
 }
 
 /// A worker's broadcasts with these settings.
-pub(crate) async fn hub_with(server: &RedisServer, mode: Mode, settings: &Broadcast) -> Hub {
-    let hub = Hub::new(connect(server, "p", mode).await, settings);
+pub(crate) async fn hub_with(
+    server: &TestRedis,
+    mode: ScriptingMode,
+    settings: &BroadcastConfig,
+) -> BroadcastHub {
+    let hub = BroadcastHub::new(connect(server, "p", mode).await, settings);
     hub.start();
     hub
 }
 
 /// A worker's broadcasts.
-pub(crate) async fn hub(server: &RedisServer, mode: Mode) -> Hub {
+pub(crate) async fn hub(server: &TestRedis, mode: ScriptingMode) -> BroadcastHub {
     hub_with(server, mode, &settings()).await
 }
 
-pub(crate) fn topic(name: &str) -> Topic {
-    Topic::parse(name).unwrap()
+pub(crate) fn topic(name: &str) -> TopicName {
+    TopicName::parse(name).unwrap()
 }
 
 /// What comes next.
-pub(crate) async fn next(subscription: &mut Subscription) -> Event {
+pub(crate) async fn next(subscription: &mut Subscription) -> SubscriptionEvent {
     timeout(LONG, subscription.next()).await.expect("nothing comes")
 }
 
 /// The next message's text.
 pub(crate) async fn text(subscription: &mut Subscription) -> String {
     match next(subscription).await {
-        Event::Message(message) => message.text().to_owned(),
-        other => panic!("{other:?} instead of a message after {:?}", subscription.last()),
+        SubscriptionEvent::Message(message) => message.text().to_owned(),
+        other => panic!("{other:?} instead of a message after {:?}", subscription.last_id()),
     }
 }
 
@@ -72,7 +76,7 @@ pub(crate) async fn numbers(subscription: &mut Subscription, count: usize) -> Ve
 /// Asserts that the next event is a gap.
 pub(crate) async fn gap(subscription: &mut Subscription) {
     let event = next(subscription).await;
-    assert!(matches!(event, Event::Gap), "{event:?} instead of a gap");
+    assert!(matches!(event, SubscriptionEvent::Gap), "{event:?} instead of a gap");
 }
 
 /// Asserts that nothing comes for a moment.

@@ -45,21 +45,21 @@ impl Browser {
         let args =
             ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", &profile, &size];
         let options = json!({"args": args});
-        let wanted = json!({"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}});
-        let wanted = json!({"capabilities": {"alwaysMatch": wanted}});
-        let opened = browser.command("POST", "/session", &wanted);
+        let chrome = json!({"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}});
+        let capabilities = json!({"capabilities": {"alwaysMatch": chrome}});
+        let opened = browser.command("POST", "/session", &capabilities);
         browser.session = format!("/session/{}", opened["sessionId"].as_str().unwrap());
         browser
     }
 
     fn command(&self, method: &str, path: &str, body: &Value) -> Value {
         let mut connection = Connection::open(self.address).unwrap();
-        connection.patience(std::time::Duration::from_secs(60));
+        connection.set_timeout(std::time::Duration::from_secs(60));
         let mut request = Request::new(method, path);
         if method == "POST" {
             request = request.body("application/json", body.to_string().as_bytes());
         }
-        let mut response = connection.ask(&request).unwrap().json();
+        let mut response = connection.request(&request).unwrap().json();
         assert!(response["value"]["error"].is_null(), "{path}: {response}");
         response["value"].take()
     }

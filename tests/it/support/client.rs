@@ -23,7 +23,7 @@ use socket2::Socket;
 use socket2::Type;
 
 /// Longest silence a client bears; above every deadline that a fleet promises in these tests.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How an exchange can fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,7 +144,7 @@ impl Response {
 
     /// Worker and number of views of the plain page `PID: <pid> | Views: <n>\n`.
     #[track_caller]
-    pub(crate) fn visit(&self) -> (u32, u64) {
+    pub(crate) fn view(&self) -> (u32, u64) {
         let text = self.text();
         let parts = text.strip_prefix("PID: ").and_then(|rest| rest.strip_suffix('\n'));
         let (pid, views) = parts
@@ -174,35 +174,35 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn open(address: SocketAddr) -> Result<Self, Failure> {
-        Self::over(TcpStream::connect_timeout(&address, PATIENCE)?)
+        Self::from_stream(TcpStream::connect_timeout(&address, TIMEOUT)?)
     }
 
     /// From an address of the client's choice.
     pub(crate) fn open_from(from: IpAddr, address: SocketAddr) -> Result<Self, Failure> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.bind(&SocketAddr::new(from, 0).into())?;
-        socket.connect_timeout(&address.into(), PATIENCE)?;
-        Self::over(socket.into())
+        socket.connect_timeout(&address.into(), TIMEOUT)?;
+        Self::from_stream(socket.into())
     }
 
-    fn over(stream: TcpStream) -> Result<Self, Failure> {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+    fn from_stream(stream: TcpStream) -> Result<Self, Failure> {
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 
     /// Whether the peer has closed it, as far as it is known here without waiting.
     pub(crate) fn is_closed(&self) -> bool {
-        let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        match recv(self.stream.get_ref().as_raw_fd(), &mut [0], look) {
+        let msg_flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        match recv(self.stream.get_ref().as_raw_fd(), &mut [0], msg_flags) {
             Ok(waiting) => waiting == 0,
             Err(error) => error != Errno::EAGAIN,
         }
     }
 
     /// Bears silence only for this long.
-    pub(crate) fn patience(&self, time: Duration) {
+    pub(crate) fn set_timeout(&self, time: Duration) {
         self.stream.get_ref().set_read_timeout(Some(time)).unwrap();
     }
 
@@ -216,7 +216,7 @@ impl Connection {
     }
 
     /// Sends a request and waits for its answer.
-    pub(crate) fn ask(&mut self, request: &Request) -> Result<Response, Failure> {
+    pub(crate) fn request(&mut self, request: &Request) -> Result<Response, Failure> {
         self.send(&request.bytes())?;
         self.receive(request.method == "HEAD")
     }
@@ -302,7 +302,7 @@ impl Connection {
 
 /// One request over a connection of its own.
 pub(crate) fn once(address: SocketAddr, request: Request) -> Result<Response, Failure> {
-    Connection::open(address)?.ask(&request.header("Connection", "close"))
+    Connection::open(address)?.request(&request.header("Connection", "close"))
 }
 
 /// `GET` over a connection of its own, which has to succeed as an exchange, whatever its status.
@@ -313,11 +313,11 @@ pub(crate) fn get(address: SocketAddr, target: &str) -> Response {
 
 /// A visitor who keeps every cookie, and takes a new connection for every request.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Visitor {
+pub(crate) struct CookieClient {
     pub(crate) cookies: BTreeMap<String, String>,
 }
 
-impl Visitor {
+impl CookieClient {
     /// The header he sends.
     pub(crate) fn cookie_header(&self) -> String {
         let pairs: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -325,7 +325,7 @@ impl Visitor {
     }
 
     /// Sends a request with his cookies and keeps those that come back.
-    pub(crate) fn try_ask(&mut self, address: SocketAddr, request: Request) -> Result<Response, Failure> {
+    pub(crate) fn try_request(&mut self, address: SocketAddr, request: Request) -> Result<Response, Failure> {
         let request = match self.cookies.is_empty() {
             true => request,
             false => request.header("Cookie", &self.cookie_header()),
@@ -343,13 +343,13 @@ impl Visitor {
     }
 
     #[track_caller]
-    pub(crate) fn ask(&mut self, address: SocketAddr, request: Request) -> Response {
-        self.try_ask(address, request).unwrap_or_else(|failure| panic!("{failure:?}"))
+    pub(crate) fn request(&mut self, address: SocketAddr, request: Request) -> Response {
+        self.try_request(address, request).unwrap_or_else(|failure| panic!("{failure:?}"))
     }
 
     /// Opens the plain page; worker and number of views.
     #[track_caller]
-    pub(crate) fn visit(&mut self, address: SocketAddr) -> (u32, u64) {
-        self.ask(address, Request::get("/")).visit()
+    pub(crate) fn view(&mut self, address: SocketAddr) -> (u32, u64) {
+        self.request(address, Request::get("/")).view()
     }
 }

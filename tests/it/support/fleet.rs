@@ -23,8 +23,8 @@ use tempfile::TempDir;
 
 use crate::support::client;
 use crate::support::process;
-use crate::support::proxy::Proxy;
-use crate::support::redis::RedisServer;
+use crate::support::proxy::FaultProxy;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// A fleet that is told to stop and holds no request is gone long before this.
@@ -39,7 +39,7 @@ fn switch(policy: &str) -> String {
 
 /// How a fleet is to be started.
 #[derive(Debug, Clone)]
-pub(crate) struct Plan {
+pub(crate) struct TestFleetBuilder {
     program: PathBuf,
     args: Vec<String>,
     /// A program that becomes this one, and its words.
@@ -56,7 +56,7 @@ pub(crate) struct Plan {
     input: Option<Arc<OwnedFd>>,
 }
 
-impl Plan {
+impl TestFleetBuilder {
     /// Two workers and a private Redis, everything else out of the way.
     pub(crate) fn new() -> Self {
         let folder = Arc::new(TempDir::with_prefix("fleet").unwrap());
@@ -94,14 +94,14 @@ impl Plan {
     }
 
     /// The same on a Redis that the test holds, under a prefix of its own.
-    pub(crate) fn on(redis: &RedisServer) -> Self {
+    pub(crate) fn on(redis: &TestRedis) -> Self {
         let plan = Self::new();
         let prefix = plan.folder.path().file_name().unwrap().to_str().unwrap().replace('.', "-");
         plan.set("REGATTA_REDIS__URL", redis.url().expose()).set("REGATTA_REDIS__PREFIX", &prefix)
     }
 
     /// On a Redis behind a proxy, under a prefix of its own.
-    pub(crate) fn through(proxy: &Proxy) -> Self {
+    pub(crate) fn through(proxy: &FaultProxy) -> Self {
         let plan = Self::new();
         let prefix = plan.folder.path().file_name().unwrap().to_str().unwrap().replace('.', "-");
         plan.set("REGATTA_REDIS__URL", &proxy.url()).set("REGATTA_REDIS__PREFIX", &prefix)
@@ -235,7 +235,7 @@ impl Plan {
     }
 
     /// Starts it, and goes on as soon as the process exists.
-    pub(crate) fn spawn(&self) -> Fleet {
+    pub(crate) fn spawn(&self) -> TestFleet {
         let mut command = if self.lent.is_empty() { self.direct() } else { self.activated() };
         if let Some(end) = &self.errors {
             command.stderr(Stdio::from(end.try_clone().unwrap()));
@@ -253,18 +253,27 @@ impl Plan {
         let readers = stdout.into_iter().chain(stderr).collect();
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let also = Vec::new();
-        Fleet { plan: self.clone(), child, log, readers, listen: nowhere, also, admin: nowhere, ended: None }
+        TestFleet {
+            plan: self.clone(),
+            child,
+            log,
+            readers,
+            listen: nowhere,
+            also,
+            admin: nowhere,
+            exit_code: None,
+        }
     }
 
     /// Starts it and waits until its addresses are bound, whatever the workers do.
     #[track_caller]
-    pub(crate) fn bind(&self) -> Fleet {
+    pub(crate) fn bind(&self) -> TestFleet {
         self.spawn().after("listening")
     }
 
     /// Starts it and waits until all workers are READY.
     #[track_caller]
-    pub(crate) fn start(&self) -> Fleet {
+    pub(crate) fn start(&self) -> TestFleet {
         self.spawn().after("serving on")
     }
 
@@ -287,8 +296,8 @@ fn follow(stream: impl Read + Send + 'static, log: Arc<Mutex<Vec<String>>>) -> J
 
 /// A fleet that runs; it is stopped, and has to stop cleanly, when it goes out of scope.
 #[derive(Debug)]
-pub(crate) struct Fleet {
-    plan: Plan,
+pub(crate) struct TestFleet {
+    plan: TestFleetBuilder,
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     readers: Vec<JoinHandle<()>>,
@@ -298,17 +307,17 @@ pub(crate) struct Fleet {
     pub(crate) also: Vec<SocketAddr>,
     /// Where operators are.
     pub(crate) admin: SocketAddr,
-    ended: Option<i32>,
+    exit_code: Option<i32>,
 }
 
-impl Fleet {
+impl TestFleet {
     /// Waits until its log says this with the addresses; panics when it ends before.
     #[track_caller]
     pub(crate) fn after(mut self, message: &str) -> Self {
         let line = wait::until_some(&format!("the log says {message:?}"), wait::LONG, || {
-            let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none(), "it ended with {ended:?} before it was {message}");
-            self.said(message).into_iter().next()
+            let exited = self.child.try_wait().unwrap();
+            assert!(exited.is_none(), "it ended with {exited:?} before it was {message}");
+            self.log_lines(message).into_iter().next()
         });
         self.also = addresses(&field(&line, "listen"));
         self.listen = self.also.remove(0);
@@ -322,7 +331,7 @@ impl Fleet {
     }
 
     /// What it was started with.
-    pub(crate) fn plan(&self) -> &Plan {
+    pub(crate) fn plan(&self) -> &TestFleetBuilder {
         &self.plan
     }
 
@@ -350,7 +359,7 @@ impl Fleet {
     }
 
     /// Log lines whose message begins like this.
-    pub(crate) fn said(&self, message: &str) -> Vec<Value> {
+    pub(crate) fn log_lines(&self, message: &str) -> Vec<Value> {
         let lines: Vec<_> = self.log.lock().unwrap().clone();
         let parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         parsed
@@ -360,11 +369,11 @@ impl Fleet {
 
     /// READY workers in the order in which they got there, as (slot, pid).
     pub(crate) fn ready(&self) -> Vec<(u64, u32)> {
-        let seat = |line: &Value| {
+        let slot_and_pid = |line: &Value| {
             let pid = u32::try_from(field(line, "pid").as_u64()?).ok()?;
             Some((field(line, "slot").as_u64()?, pid))
         };
-        self.said("worker ready").iter().filter_map(seat).collect()
+        self.log_lines("worker ready").iter().filter_map(slot_and_pid).collect()
     }
 
     /// The slot in which a worker became READY.
@@ -382,7 +391,7 @@ impl Fleet {
         let before = self.ready().len();
         process::signal(pid, Signal::SIGKILL);
         wait::until_some("the slot has a new worker", wait::LONG, || {
-            self.ready()[before..].iter().find(|(seat, _)| *seat == slot).map(|(_, pid)| *pid)
+            self.ready()[before..].iter().find(|(ready_slot, _)| *ready_slot == slot).map(|(_, pid)| *pid)
         })
     }
 
@@ -402,12 +411,12 @@ impl Fleet {
     #[track_caller]
     pub(crate) fn exit_code(&mut self, within: Duration) -> i32 {
         use std::os::unix::process::ExitStatusExt;
-        if let Some(code) = self.ended {
+        if let Some(code) = self.exit_code {
             return code;
         }
         let status = wait::until_some("the fleet ends", within, || self.child.try_wait().unwrap());
         let code = status.code().unwrap_or_else(|| -status.signal().unwrap_or(0));
-        self.ended = Some(code);
+        self.exit_code = Some(code);
         wait::until("the log ends with the fleet", within, || {
             self.readers.iter().all(JoinHandle::is_finished)
         });
@@ -443,14 +452,14 @@ impl Fleet {
     }
 }
 
-impl Drop for Fleet {
+impl Drop for TestFleet {
     fn drop(&mut self) {
         let failed = thread::panicking();
-        let result = match self.ended.is_some() || self.child.try_wait().is_ok_and(|status| status.is_some())
-        {
-            true => Ok(()),
-            false => self.end(),
-        };
+        let result =
+            match self.exit_code.is_some() || self.child.try_wait().is_ok_and(|status| status.is_some()) {
+                true => Ok(()),
+                false => self.end(),
+            };
         if result.is_err() {
             for pid in self.workers() {
                 process::signal(pid, Signal::SIGKILL);

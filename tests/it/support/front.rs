@@ -7,20 +7,20 @@ use tempfile::TempDir;
 
 use crate::deploy::root;
 use crate::nginx;
-use crate::support::fleet::Fleet;
+use crate::support::fleet::TestFleet;
 
 /// An entry of the shipped upstream.
 const ENTRY: &str = "server app:3000 resolve";
 
 /// A running nginx with these replicas behind it, or one behind every entry.
-pub(crate) struct Front {
+pub(crate) struct TestNginx {
     _folder: TempDir,
     pub(crate) address: SocketAddr,
     process: Child,
 }
 
-impl Front {
-    pub(crate) fn before<'a>(replicas: impl IntoIterator<Item = &'a Fleet, IntoIter: Clone>) -> Self {
+impl TestNginx {
+    pub(crate) fn before<'a>(replicas: impl IntoIterator<Item = &'a TestFleet, IntoIter: Clone>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let shipped = std::fs::read_to_string(root().join("docker/nginx/upstream.conf")).unwrap();
         let mut named = replicas.into_iter().cycle();
@@ -37,7 +37,7 @@ impl Front {
     }
 }
 
-impl Drop for Front {
+impl Drop for TestNginx {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();

@@ -15,9 +15,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use regatta::__internals::control;
-use regatta::__internals::control::protocol::Request;
+use regatta::__internals::control::protocol::ControlRequest;
 use regatta::__internals::control::server::ClientId;
-use regatta::__internals::control::server::Server;
+use regatta::__internals::control::server::ControlServer;
 use regatta::__internals::sys::fd;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -25,32 +25,34 @@ use tempfile::TempDir;
 use crate::support::wait;
 
 /// What is done with a request; false ends the service.
-pub(crate) type Script = dyn FnMut(&mut Server, ClientId, Request) -> bool + Send;
+pub(crate) type SupervisorScript = dyn FnMut(&mut ControlServer, ClientId, ControlRequest) -> bool + Send;
 
 /// A served control socket in a folder of its own.
 #[derive(Debug)]
-pub(crate) struct Host {
+pub(crate) struct ScriptedSupervisor {
     folder: TempDir,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
-    asked: Arc<Mutex<Vec<Request>>>,
+    requests: Arc<Mutex<Vec<ControlRequest>>>,
 }
 
-impl Host {
+impl ScriptedSupervisor {
     /// Serves with this script until it is dropped.
-    pub(crate) fn start(script: impl FnMut(&mut Server, ClientId, Request) -> bool + Send + 'static) -> Self {
+    pub(crate) fn start(
+        script: impl FnMut(&mut ControlServer, ClientId, ControlRequest) -> bool + Send + 'static,
+    ) -> Self {
         let folder = TempDir::with_prefix("host").unwrap();
-        let server = Server::open(&control::socket(folder.path())).unwrap();
+        let server = ControlServer::open(&control::socket_path(folder.path())).unwrap();
         Self::serve(folder, server, Box::new(script))
     }
 
-    fn serve(folder: TempDir, server: Server, script: Box<Script>) -> Self {
-        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::default());
+    fn serve(folder: TempDir, server: ControlServer, script: Box<SupervisorScript>) -> Self {
+        let (stop, requests) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let thread = thread::spawn({
-            let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
-            move || run(server, &stop, &asked, script)
+            let (stop, requests) = (Arc::clone(&stop), Arc::clone(&requests));
+            move || run(server, &stop, &requests, script)
         });
-        Self { folder, stop, thread: Some(thread), asked }
+        Self { folder, stop, thread: Some(thread), requests }
     }
 
     pub(crate) fn run_dir(&self) -> &Path {
@@ -58,33 +60,38 @@ impl Host {
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        control::socket(self.folder.path())
+        control::socket_path(self.folder.path())
     }
 
     /// Every request so far.
-    pub(crate) fn asked(&self) -> Vec<Request> {
-        self.asked.lock().unwrap().clone()
+    pub(crate) fn requests(&self) -> Vec<ControlRequest> {
+        self.requests.lock().unwrap().clone()
     }
 
     /// A client of its socket.
-    pub(crate) fn knock(&self) -> Raw {
-        Raw::new(UnixStream::connect(self.socket()).unwrap())
+    pub(crate) fn connect(&self) -> RawControlClient {
+        RawControlClient::new(UnixStream::connect(self.socket()).unwrap())
     }
 }
 
-impl Drop for Host {
+impl Drop for ScriptedSupervisor {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let ended = self.thread.take().unwrap().join();
-        assert!(ended.is_ok() || thread::panicking(), "the script panicked");
+        let joined = self.thread.take().unwrap().join();
+        assert!(joined.is_ok() || thread::panicking(), "the script panicked");
     }
 }
 
-fn run(mut server: Server, stop: &AtomicBool, asked: &Mutex<Vec<Request>>, mut script: Box<Script>) {
+fn run(
+    mut server: ControlServer,
+    stop: &AtomicBool,
+    requests: &Mutex<Vec<ControlRequest>>,
+    mut script: Box<SupervisorScript>,
+) {
     while !stop.load(Ordering::Relaxed) {
-        drop(fd::wait(&server.watched(), Some(Duration::from_millis(20))).unwrap());
+        drop(fd::poll(&server.poll_fds(), Some(Duration::from_millis(20))).unwrap());
         for (client, request) in server.poll() {
-            asked.lock().unwrap().push(request.clone());
+            requests.lock().unwrap().push(request.clone());
             if !script(&mut server, client, request) {
                 return server.finish(Duration::from_secs(5));
             }
@@ -94,12 +101,12 @@ fn run(mut server: Server, stop: &AtomicBool, asked: &Mutex<Vec<Request>>, mut s
 
 /// A client that says what it likes.
 #[derive(Debug)]
-pub(crate) struct Raw {
+pub(crate) struct RawControlClient {
     pub(crate) stream: UnixStream,
     reader: BufReader<UnixStream>,
 }
 
-impl Raw {
+impl RawControlClient {
     pub(crate) fn new(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(wait::LONG)).unwrap();
         stream.set_write_timeout(Some(wait::LONG)).unwrap();
@@ -108,12 +115,12 @@ impl Raw {
     }
 
     /// Sends these bytes; that the other end has closed meanwhile is told by what is heard next.
-    pub(crate) fn say(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         drop(self.stream.write_all(bytes.as_ref()));
     }
 
     /// The next reply; none when the other end has closed.
-    pub(crate) fn hear(&mut self) -> Option<Value> {
+    pub(crate) fn receive(&mut self) -> Option<Value> {
         let mut line = String::new();
         match self.reader.read_line(&mut line) {
             Ok(0) => None,
@@ -125,14 +132,14 @@ impl Raw {
 
     /// The sentence of the verdict that must come next.
     #[track_caller]
-    pub(crate) fn sentence(&mut self) -> String {
-        let reply = self.hear().expect("a verdict, not the end");
+    pub(crate) fn result_message(&mut self) -> String {
+        let reply = self.receive().expect("a verdict, not the end");
         reply["verdict"]["sentence"].as_str().unwrap_or_else(|| panic!("no verdict: {reply}")).to_owned()
     }
 
     /// Whether it is answered as a status is.
     pub(crate) fn has_status(&mut self) -> bool {
-        self.say("{\"version\":1,\"verb\":\"status\"}\n");
-        self.hear().is_some_and(|reply| reply["status"].is_object())
+        self.send("{\"version\":1,\"verb\":\"status\"}\n");
+        self.receive().is_some_and(|reply| reply["status"].is_object())
     }
 }

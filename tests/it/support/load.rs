@@ -23,25 +23,25 @@ pub(crate) fn parallel<T: Send>(clients: usize, each: usize, act: impl Fn(usize)
 
 /// Clients that go on until they are stopped.
 #[derive(Debug)]
-pub(crate) struct Load<T> {
-    ended: Arc<AtomicBool>,
+pub(crate) struct ParallelClients<T> {
+    is_stopped: Arc<AtomicBool>,
     seen: Arc<AtomicUsize>,
     clients: Vec<JoinHandle<Vec<T>>>,
 }
 
-impl<T: Send + 'static> Load<T> {
+impl<T: Send + 'static> ParallelClients<T> {
     /// Each client acts by the closure that `client` makes for it.
     pub(crate) fn start<A: FnMut() -> T + Send + 'static>(
         clients: usize,
         client: impl Fn(usize) -> A,
     ) -> Self {
-        let ended = Arc::new(AtomicBool::new(false));
+        let is_stopped = Arc::new(AtomicBool::new(false));
         let seen = Arc::new(AtomicUsize::new(0));
         let spawn = |number| {
-            let (ended, seen, mut act) = (Arc::clone(&ended), Arc::clone(&seen), client(number));
+            let (is_stopped, seen, mut act) = (Arc::clone(&is_stopped), Arc::clone(&seen), client(number));
             thread::spawn(move || {
                 let mut results = Vec::new();
-                while !ended.load(Ordering::Relaxed) {
+                while !is_stopped.load(Ordering::Relaxed) {
                     results.push(act());
                     seen.fetch_add(1, Ordering::Relaxed);
                     thread::sleep(PACE);
@@ -50,7 +50,7 @@ impl<T: Send + 'static> Load<T> {
             })
         };
         let clients = (0..clients).map(spawn).collect();
-        Self { ended, seen, clients }
+        Self { is_stopped, seen, clients }
     }
 
     /// How many results there are by now.
@@ -60,7 +60,7 @@ impl<T: Send + 'static> Load<T> {
 
     /// Ends the load; what each client saw, in its order.
     pub(crate) fn stop(self) -> Vec<Vec<T>> {
-        self.ended.store(true, Ordering::Relaxed);
+        self.is_stopped.store(true, Ordering::Relaxed);
         self.clients.into_iter().map(|client| client.join().expect("a client panicked")).collect()
     }
 }

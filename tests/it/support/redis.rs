@@ -9,11 +9,11 @@ use std::time::Duration;
 use std::time::Instant;
 
 use regatta::__internals::config::schema;
-use regatta::__internals::config::schema::Mode;
 use regatta::__internals::config::schema::RedisUrl;
-use regatta::__internals::redis::Health;
-use regatta::__internals::redis::Redis;
-use regatta::__internals::redis::begin::TicketArg;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisStatus;
+use regatta::__internals::redis::begin::ProvisionalSessionQuery;
 use regatta::__internals::redis::library;
 use tempfile::TempDir;
 
@@ -25,14 +25,14 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A `redis-server` process.
 #[derive(Debug)]
-pub(crate) struct RedisServer {
+pub(crate) struct TestRedis {
     folder: TempDir,
     process: Option<Child>,
     extra: Vec<String>,
     env: Vec<(String, String)>,
 }
 
-impl RedisServer {
+impl TestRedis {
     /// A server that answers, without persistence.
     pub(crate) fn start() -> Self {
         Self::start_with(&[])
@@ -67,18 +67,18 @@ impl RedisServer {
 
     /// Its URL for the configuration.
     pub(crate) fn url(&self) -> RedisUrl {
-        RedisUrl::unix(&self.socket())
+        RedisUrl::from_socket_path(&self.socket())
     }
 
     /// Settings for it.
-    pub(crate) fn settings(&self, prefix: &str, mode: Mode) -> schema::Redis {
-        schema::Redis {
+    pub(crate) fn settings(&self, prefix: &str, mode: ScriptingMode) -> schema::RedisConfig {
+        schema::RedisConfig {
             url: Some(self.url()),
             prefix: prefix.to_owned(),
-            mode,
+            scripting: mode,
             command_timeout: Duration::from_millis(250),
-            patience: Duration::from_secs(2),
-            access: schema::Access::default(),
+            reconnect_wait: Duration::from_secs(2),
+            credentials: schema::RedisCredentials::default(),
         }
     }
 
@@ -140,7 +140,7 @@ impl RedisServer {
     #[track_caller]
     pub(crate) fn load(&self, names: &[&str]) {
         for name in names {
-            assert_eq!(self.cli(&["FUNCTION", "LOAD", library::named(name).unwrap().text]), *name);
+            assert_eq!(self.cli(&["FUNCTION", "LOAD", library::library_by_name(name).unwrap().text]), *name);
         }
     }
 
@@ -179,24 +179,25 @@ impl RedisServer {
     }
 }
 
-impl Drop for RedisServer {
+impl Drop for TestRedis {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
 /// A worker's connection to a server, ready.
-pub(crate) async fn connect(server: &RedisServer, prefix: &str, mode: Mode) -> Redis {
-    let redis = Redis::new(&server.settings(prefix, mode), &server.url(), "test").expect("a usable URL");
+pub(crate) async fn connect(server: &TestRedis, prefix: &str, mode: ScriptingMode) -> RedisClient {
+    let redis =
+        RedisClient::new(&server.settings(prefix, mode), &server.url(), "test").expect("a usable URL");
     redis.start();
-    assert_eq!(redis.first_attempt().await, Health::Up);
+    assert_eq!(redis.wait_for_first_attempt().await, RedisStatus::Up);
     redis
 }
 
 /// A ticket that makes a session with a view: what a first visit leaves behind.
-pub(crate) fn ticket() -> TicketArg {
-    let issued_ms = u64::try_from(regatta::__internals::sys::time::unix().as_millis()).unwrap();
-    TicketArg { issued_ms, viewed: true, term_ms: 600_000, makes: true, limit: None }
+pub(crate) fn new_session() -> ProvisionalSessionQuery {
+    let issued_ms = u64::try_from(regatta::__internals::sys::time::wall_clock().as_millis()).unwrap();
+    ProvisionalSessionQuery { issued_ms, view_counted: true, ttl_ms: 600_000, creates: true, limit: None }
 }
 
 /// Waits until something is true; panics with `what` after the deadline.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::redis_tcp::TcpServer;
+use crate::support::redis_tcp::TestRedisTcp;
 use crate::support::redis_tcp::free_port;
 use crate::support::redis_tcp::words;
 use crate::support::wait;
@@ -12,8 +12,8 @@ const SLOTS: u16 = 16384;
 
 /// Its nodes; the last one is the replica.
 #[derive(Debug)]
-pub(crate) struct RedisCluster {
-    pub(crate) nodes: Vec<TcpServer>,
+pub(crate) struct TestRedisCluster {
+    pub(crate) nodes: Vec<TestRedisTcp>,
 }
 
 fn node(port: u16, _: &Path) -> Vec<String> {
@@ -34,10 +34,10 @@ fn node(port: u16, _: &Path) -> Vec<String> {
     ])
 }
 
-impl RedisCluster {
+impl TestRedisCluster {
     /// A cluster that serves all slots.
     pub(crate) fn start() -> Self {
-        let nodes: Vec<_> = (0..4).map(|_| TcpServer::start(node)).collect();
+        let nodes: Vec<_> = (0..4).map(|_| TestRedisTcp::start(node)).collect();
         let cluster = Self { nodes };
         for (index, node) in cluster.nodes.iter().enumerate() {
             node.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
@@ -56,12 +56,12 @@ impl RedisCluster {
         wait::until("the replica has its primary", wait::LONG, || {
             cluster.nodes[3].cli(&["CLUSTER", "REPLICATE", &first]) == "OK"
         });
-        cluster.settle();
+        cluster.wait_until_healthy();
         cluster
     }
 
     /// Waits until every living node says that all is well and the replica follows.
-    pub(crate) fn settle(&self) {
+    pub(crate) fn wait_until_healthy(&self) {
         wait::until("the cluster is well", wait::LONG, || {
             self.nodes.iter().all(|node| {
                 let info = node.cli(&["CLUSTER", "INFO"]);
@@ -80,7 +80,7 @@ impl RedisCluster {
         address.split('@').nth(1).unwrap().split(',').next().unwrap().to_owned()
     }
 
-    pub(crate) fn primaries(&self) -> &[TcpServer] {
+    pub(crate) fn primaries(&self) -> &[TestRedisTcp] {
         &self.nodes[..3]
     }
 
@@ -102,14 +102,14 @@ impl RedisCluster {
 
     /// Every key of every primary.
     pub(crate) fn keys(&self) -> Vec<String> {
-        let of = |node: &TcpServer| node.cli(&["--scan"]).lines().map(str::to_owned).collect::<Vec<_>>();
+        let of = |node: &TestRedisTcp| node.cli(&["--scan"]).lines().map(str::to_owned).collect::<Vec<_>>();
         let mut keys: Vec<String> = self.primaries().iter().flat_map(of).collect();
         keys.sort();
         keys
     }
 
     /// What the owner of `key` answers to a command that begins with it.
-    pub(crate) fn ask(&self, command: &str, key: &str, rest: &[&str]) -> String {
+    pub(crate) fn query(&self, command: &str, key: &str, rest: &[&str]) -> String {
         let mut args = vec![command, key];
         args.extend(rest);
         self.nodes[self.owner(key)].cli(&args)
@@ -129,8 +129,8 @@ impl RedisCluster {
                 break;
             }
             let port = to.port.to_string();
-            let said = from.cli(&["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS", &keys]);
-            assert!(said == "OK" || said == "NOKEY", "{said}");
+            let reply = from.cli(&["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS", &keys]);
+            assert!(reply == "OK" || reply == "NOKEY", "{reply}");
             between();
         }
         for node in [to, from] {
@@ -140,7 +140,7 @@ impl RedisCluster {
 }
 
 /// Whether a node says that it serves a slot itself.
-fn serves(node: &TcpServer, slot: &str) -> bool {
+fn serves(node: &TestRedisTcp, slot: &str) -> bool {
     let nodes = node.cli(&["CLUSTER", "NODES"]);
     let own = nodes.lines().find(|line| line.contains("myself")).unwrap_or_default().to_owned();
     let slot: u16 = slot.parse().unwrap();

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use tempfile::TempDir;
 
-use crate::support::redis_tcp::TcpServer;
+use crate::support::redis_tcp::TestRedisTcp;
 use crate::support::redis_tcp::free_port;
 use crate::support::redis_tcp::words;
 use crate::support::server;
@@ -17,27 +17,27 @@ pub(crate) const SERVICE: &str = "mymaster";
 
 /// Two servers and who watches them.
 #[derive(Debug)]
-pub(crate) struct Watched {
+pub(crate) struct TestSentinelSetup {
     /// The first one begins as the primary.
-    pub(crate) servers: [TcpServer; 2],
-    sentinels: Vec<Sentinel>,
+    pub(crate) servers: [TestRedisTcp; 2],
+    sentinels: Vec<SentinelProcess>,
 }
 
 #[derive(Debug)]
-struct Sentinel {
+struct SentinelProcess {
     port: u16,
     process: Child,
     _folder: TempDir,
 }
 
-impl Drop for Sentinel {
+impl Drop for SentinelProcess {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-impl Sentinel {
+impl SentinelProcess {
     fn start(primary: u16) -> Self {
         let folder = TempDir::with_prefix("sentinel").unwrap();
         let (file, port) = (folder.path().join("sentinel.conf"), free_port());
@@ -60,19 +60,19 @@ impl Sentinel {
     }
 }
 
-impl Watched {
+impl TestSentinelSetup {
     /// All of them know each other.
     pub(crate) fn start() -> Self {
-        let primary = TcpServer::plain();
+        let primary = TestRedisTcp::plain();
         let of = primary.port.to_string();
-        let replica = TcpServer::start(|port, _| {
+        let replica = TestRedisTcp::start(|port, _| {
             words(&["--port", &port.to_string(), "--replicaof", "127.0.0.1", &of])
         });
-        let sentinels: Vec<_> = (0..3).map(|_| Sentinel::start(primary.port)).collect();
+        let sentinels: Vec<_> = (0..3).map(|_| SentinelProcess::start(primary.port)).collect();
         wait::until("the Sentinels know each other and both servers", wait::LONG, || {
             sentinels.iter().all(|sentinel| {
-                let said = sentinel.cli(&["SENTINEL", "MASTER", SERVICE]);
-                let lines: Vec<_> = said.lines().collect();
+                let reply = sentinel.cli(&["SENTINEL", "MASTER", SERVICE]);
+                let lines: Vec<_> = reply.lines().collect();
                 let is = |name: &str, value: &str| lines.windows(2).any(|pair| pair == [name, value]);
                 is("num-other-sentinels", "2") && is("num-slaves", "1") && is("flags", "master")
             })
@@ -96,7 +96,7 @@ impl Watched {
 
     /// The port of the primary as the Sentinels have it.
     pub(crate) fn primary(&self) -> String {
-        let said = self.sentinels[0].cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE]);
-        said.lines().nth(1).unwrap_or_default().to_owned()
+        let reply = self.sentinels[0].cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE]);
+        reply.lines().nth(1).unwrap_or_default().to_owned()
     }
 }

@@ -15,7 +15,7 @@ use crate::support::wait;
 
 /// A server on 127.0.0.1.
 #[derive(Debug)]
-pub(crate) struct TcpServer {
+pub(crate) struct TestRedisTcp {
     folder: TempDir,
     pub(crate) port: u16,
     args: Vec<String>,
@@ -29,7 +29,7 @@ pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-impl TcpServer {
+impl TestRedisTcp {
     /// A server that answers, without persistence; `args` are made by the port and the folder.
     pub(crate) fn start(args: impl Fn(u16, &Path) -> Vec<String>) -> Self {
         Self::start_locked(args, &[])
@@ -64,8 +64,8 @@ impl TcpServer {
             .unwrap();
         self.process = Some(process);
         wait::until("the server answers", wait::LONG, || {
-            let said = self.cli(&["PING"]);
-            said.contains("PONG") || said.contains("NOAUTH")
+            let reply = self.cli(&["PING"]);
+            reply.contains("PONG") || reply.contains("NOAUTH")
         });
     }
 
@@ -103,7 +103,7 @@ impl TcpServer {
     }
 }
 
-impl Drop for TcpServer {
+impl Drop for TestRedisTcp {
     fn drop(&mut self) {
         self.kill();
     }

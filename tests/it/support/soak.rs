@@ -1,6 +1,6 @@
 //! Two lengths of every endurance test: short in every run, long when `REGATTA_SOAK` is set, as `make soak` does.
 
-use crate::support::volley::Tally;
+use crate::support::volley::LoadReport;
 
 /// Whether the long form is wanted.
 pub(crate) fn soaks() -> bool {
@@ -13,12 +13,12 @@ pub(crate) fn length<T>(short: T, long: T) -> T {
 }
 
 /// One line for a scenario in the long form.
-pub(crate) fn report(scenario: &str, tally: &Tally) {
-    note(scenario, &tally.summary());
+pub(crate) fn report(scenario: &str, tally: &LoadReport) {
+    log(scenario, &tally.summary());
 }
 
 /// A figure for a scenario in the long form.
-pub(crate) fn note(scenario: &str, text: &str) {
+pub(crate) fn log(scenario: &str, text: &str) {
     if soaks() {
         eprintln!("soak: {scenario}: {text}");
     }

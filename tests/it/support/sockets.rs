@@ -113,7 +113,7 @@ impl Frame {
 
 /// An open WebSocket.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub(crate) struct WebSocketClient {
     connection: Connection,
     /// The server's consent.
     pub(crate) response: Response,
@@ -121,7 +121,7 @@ pub(crate) struct Socket {
     pub(crate) after: String,
 }
 
-impl Socket {
+impl WebSocketClient {
     /// Opens one, which has to succeed.
     #[track_caller]
     pub(crate) fn open(address: SocketAddr, target: &str) -> Self {
@@ -143,7 +143,7 @@ impl Socket {
             .header("Sec-WebSocket-Version", "13")
             .header("Sec-WebSocket-Key", &key);
         let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
-        let response = connection.ask(&request).unwrap();
+        let response = connection.request(&request).unwrap();
         if response.status != 101 {
             return Err(response);
         }
@@ -157,8 +157,8 @@ impl Socket {
     }
 
     /// Bears silence only for this long.
-    pub(crate) fn patience(&self, time: Duration) {
-        self.connection.patience(time);
+    pub(crate) fn set_timeout(&self, time: Duration) {
+        self.connection.set_timeout(time);
     }
 
     /// Sends a frame, masked as a client has to; whether the other end still takes it.

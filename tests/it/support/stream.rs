@@ -9,9 +9,9 @@ use crate::support::client::Connection;
 use crate::support::client::Failure;
 use crate::support::client::Request;
 use crate::support::client::Response;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,18 +34,18 @@ impl Stream {
     /// Opens a stream, which has to succeed.
     #[track_caller]
     pub(crate) fn open(address: SocketAddr, target: &str) -> Self {
-        Self::ask(Connection::open(address).unwrap(), &Request::get(target))
+        Self::request(Connection::open(address).unwrap(), &Request::get(target))
     }
 
     /// Opens it again where it was.
     #[track_caller]
     pub(crate) fn resume(address: SocketAddr, target: &str, last: &str) -> Self {
-        Self::ask(Connection::open(address).unwrap(), &Request::get(target).header("Last-Event-ID", last))
+        Self::request(Connection::open(address).unwrap(), &Request::get(target).header("Last-Event-ID", last))
     }
 
     /// Opens one over this connection.
     #[track_caller]
-    pub(crate) fn ask(mut connection: Connection, request: &Request) -> Self {
+    pub(crate) fn request(mut connection: Connection, request: &Request) -> Self {
         connection.send(&request.bytes()).unwrap();
         let response = connection.receive(true).unwrap();
         assert_eq!((response.status, response.header("Content-Type")), (200, "text/event-stream"));
@@ -132,12 +132,12 @@ pub(crate) fn try_publish(address: SocketAddr, topic: &str, message: &str) -> Re
 }
 
 /// Open connections, as operators see them, without the one over which it is asked.
-pub(crate) fn connections(fleet: &Fleet) -> u64 {
+pub(crate) fn connections(fleet: &TestFleet) -> u64 {
     let slots = fleet.operator("/fleet.json").json()["slots"].as_array().unwrap().clone();
     slots.iter().map(|slot| slot["connections"].as_u64().unwrap()).sum::<u64>().saturating_sub(1)
 }
 
 /// A fleet on this Redis.
-pub(crate) fn plan(redis: &RedisServer) -> Plan {
-    Plan::on(redis)
+pub(crate) fn plan(redis: &TestRedis) -> TestFleetBuilder {
+    TestFleetBuilder::on(redis)
 }

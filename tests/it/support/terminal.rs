@@ -19,13 +19,13 @@ use crate::support::wait;
 
 /// A program that runs in a terminal of 160 columns and 30 lines; it is killed when it goes out of scope.
 #[derive(Debug)]
-pub(crate) struct Terminal {
+pub(crate) struct PseudoTerminal {
     child: Child,
     keyboard: File,
     drawn: Arc<Mutex<String>>,
 }
 
-impl Terminal {
+impl PseudoTerminal {
     /// Runs the program of the package with these words.
     pub(crate) fn run(run_dir: &Path, words: &[&str]) -> Self {
         let size = Winsize { ws_row: 30, ws_col: 160, ws_xpixel: 0, ws_ypixel: 0 };
@@ -81,7 +81,7 @@ impl Terminal {
     }
 }
 
-impl Drop for Terminal {
+impl Drop for PseudoTerminal {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());

@@ -9,11 +9,11 @@ use tempfile::TempDir;
 
 /// Files of one authority.
 #[derive(Debug)]
-pub(crate) struct Authority {
+pub(crate) struct TestCa {
     folder: TempDir,
 }
 
-impl Authority {
+impl TestCa {
     pub(crate) fn new() -> Self {
         let authority = Self { folder: TempDir::with_prefix("tls").unwrap() };
         let (key, cert) = (authority.file("ca.key"), authority.file("ca.crt"));
@@ -53,9 +53,9 @@ impl Authority {
     }
 
     /// A certificate for `names` (as in `DNS:localhost,IP:127.0.0.1`) and its key.
-    pub(crate) fn issue(&self, who: &str, names: &str) -> (PathBuf, PathBuf) {
-        let part = |end: &str| self.file(&format!("{who}.{end}"));
-        let subject = format!("/CN={who}");
+    pub(crate) fn issue(&self, name: &str, names: &str) -> (PathBuf, PathBuf) {
+        let part = |end: &str| self.file(&format!("{name}.{end}"));
+        let subject = format!("/CN={name}");
         openssl(&[
             "req",
             "-newkey",
@@ -88,7 +88,7 @@ impl Authority {
             "-out",
             &part("crt"),
         ]);
-        (self.path(&format!("{who}.crt")), self.path(&format!("{who}.key")))
+        (self.path(&format!("{name}.crt")), self.path(&format!("{name}.key")))
     }
 }
 

@@ -12,10 +12,10 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Asks until there is an answer; panics naming `what` when `within` is over.
 #[track_caller]
-pub(crate) fn until_some<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until_some<T>(what: &str, within: Duration, mut poll: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
-        if let Some(answer) = ask() {
+        if let Some(answer) = poll() {
             return answer;
         }
         assert!(begin.elapsed() < within, "not within {within:?}: {what}");
@@ -25,14 +25,14 @@ pub(crate) fn until_some<T>(what: &str, within: Duration, mut ask: impl FnMut() 
 
 /// Asks until it is true; panics naming `what` when `within` is over.
 #[track_caller]
-pub(crate) fn until(what: &str, within: Duration, mut ask: impl FnMut() -> bool) {
-    until_some(what, within, || ask().then_some(()));
+pub(crate) fn until(what: &str, within: Duration, mut check: impl FnMut() -> bool) {
+    until_some(what, within, || check().then_some(()));
 }
 
 /// Asks until it is true, or `within` is over, which the caller tells in his own words.
-pub(crate) fn until_or(within: Duration, mut ask: impl FnMut() -> bool) -> Result<(), ()> {
+pub(crate) fn until_or(within: Duration, mut check: impl FnMut() -> bool) -> Result<(), ()> {
     let begin = Instant::now();
-    while !ask() {
+    while !check() {
         if begin.elapsed() >= within {
             return Err(());
         }

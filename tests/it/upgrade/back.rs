@@ -3,10 +3,10 @@
 use std::fs;
 
 use crate::support::process;
-use crate::support::volley::Loss;
+use crate::support::volley::LoadGenerator;
+use crate::support::volley::LoadReport;
 use crate::support::volley::MIX;
-use crate::support::volley::Tally;
-use crate::support::volley::Volley;
+use crate::support::volley::RequestLoss;
 use crate::support::wait;
 use crate::upgrade::Site;
 use crate::upgrade::upgrade;
@@ -14,12 +14,12 @@ use crate::upgrade::upgraded;
 
 /// A fleet in traffic whose next program has workers that fail in this way; it goes back, and when it is mended it
 /// goes forward. What its visitors saw.
-fn fails_and_is_taken_back(how: &str, reason: &str) -> Tally {
+fn fails_and_is_taken_back(how: &str, reason: &str) -> LoadReport {
     let site = Site::new();
     let plan = site.plan.clone().set("REGATTA_WORKERS__BOOT_TIMEOUT", "2s");
     let plan = plan.set("REGATTA_WORKERS__PROBATION", "4s");
     let fleet = plan.start();
-    let volley = Volley::start(fleet.listen, MIX);
+    let volley = LoadGenerator::start(fleet.listen, MIX);
     volley.more(50);
     let (pid, workers) = (fleet.pid(), fleet.workers());
     let descriptors = process::descriptors(pid);
@@ -55,7 +55,7 @@ fn a_program_whose_workers_die_soon_after_ready_is_taken_back() {
     // It dies with what it has in hand, as any worker that is killed: at most one request of each client, four of the
     // one that speaks HTTP/2.
     let at_once = MIX.iter().map(|(_, clients)| *clients as u64).sum::<u64>() + 3;
-    let cut = tally.lost(Loss::Reset) + tally.lost(Loss::Short);
+    let cut = tally.lost(RequestLoss::Reset) + tally.lost(RequestLoss::Short);
     assert!(tally.failed() == cut && cut <= at_once, "{}", tally.summary());
 }
 
@@ -63,7 +63,7 @@ fn a_program_whose_workers_die_soon_after_ready_is_taken_back() {
 fn a_failure_in_a_later_slot_takes_all_of_them_back() {
     let site = Site::new();
     let fleet = site.plan.clone().workers(3).start();
-    let volley = Volley::start(fleet.listen, MIX);
+    let volley = LoadGenerator::start(fleet.listen, MIX);
     site.break_workers("2");
     let said = upgrade(&fleet, &["upgrade rolled back", "upgrade refused", "upgrade done"]);
     assert!(said.starts_with("upgrade rolled back: the new worker in slot 2 failed"), "{said}");

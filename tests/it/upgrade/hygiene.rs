@@ -8,9 +8,9 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use crate::support::client;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
 use crate::support::wait;
 use crate::upgrade::Site;
@@ -39,18 +39,20 @@ fn workers_and_their_requests_outlive_the_supervisors_program() {
     let fleet = site.plan.clone().set("REGATTA_WORKERS__PROBATION", "3s").start();
     let workers = fleet.workers();
     fleet.signal(Signal::SIGUSR2);
-    wait::until("the new program has the fleet", wait::LONG, || !fleet.said("upgrade: build").is_empty());
+    wait::until("the new program has the fleet", wait::LONG, || {
+        !fleet.log_lines("upgrade: build").is_empty()
+    });
     wait::until("its first worker serves", wait::LONG, || fleet.ready().len() == 3);
     assert!(
         workers.iter().all(|pid| process::alive(*pid)),
         "nobody has told them that their supervisor is gone"
     );
-    assert!(fleet.said("worker drains").is_empty());
+    assert!(fleet.log_lines("worker drains").is_empty());
 }
 
 #[test]
 fn the_private_redis_stays_and_is_looked_after() {
-    let fleet = Plan::new().set("REGATTA_WORKERS__PROBATION", "300ms").start();
+    let fleet = TestFleetBuilder::new().set("REGATTA_WORKERS__PROBATION", "300ms").start();
     let redis = fleet.others();
     upgraded(&fleet);
     assert_eq!(fleet.others(), redis, "it is the same process");
@@ -76,16 +78,16 @@ fn a_crash_on_trial_is_mended_by_the_new_program() {
     // The last slot still has its old worker.
     let victim = workers.iter().copied().find(|pid| fleet.slot_of(*pid) == 1).unwrap();
     process::signal(victim, Signal::SIGKILL);
-    wait::until("the upgrade comes through", UPGRADE, || !fleet.said("upgrade done").is_empty());
+    wait::until("the upgrade comes through", UPGRADE, || !fleet.log_lines("upgrade done").is_empty());
     wait::until("two workers", wait::LONG, || fleet.workers().len() == 2);
     assert_eq!(fleet.get("/hello").status, 200);
 }
 
 #[test]
 fn sockets_that_systemd_lends_go_along_and_are_still_its_own() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let lent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let plan = Plan::on(&redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms");
+    let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms");
     let mut fleet = plan.lend("web", OwnedFd::from(lent.try_clone().unwrap())).start();
     for _ in 0..2 {
         upgraded(&fleet);
@@ -114,7 +116,7 @@ fn pid_1_of_a_container_stays_pid_1() {
     let supervisor = process::children(fleet.pid())[0];
     for round in 1..=2 {
         process::signal(supervisor, Signal::SIGUSR2);
-        wait::until("the upgrade comes through", UPGRADE, || fleet.said("upgrade done").len() == round);
+        wait::until("the upgrade comes through", UPGRADE, || fleet.log_lines("upgrade done").len() == round);
         assert_eq!(fleet.get("/hello").status, 200);
     }
     process::signal(supervisor, Signal::SIGTERM);

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::fleet::field;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// Longest time for one upgrade on a busy machine.
@@ -25,16 +25,16 @@ const UPGRADE: Duration = Duration::from_secs(60);
 
 /// A fleet whose program is a link in its folder, so that another can be put in its place.
 struct Site {
-    plan: Plan,
+    plan: TestFleetBuilder,
     /// The program it begins with.
     real: PathBuf,
-    _redis: RedisServer,
+    _redis: TestRedis,
 }
 
 impl Site {
     fn new() -> Self {
-        let redis = RedisServer::start();
-        let plan = Plan::on(&redis).example("faulty").set("REGATTA_WORKERS__PROBATION", "300ms");
+        let redis = TestRedis::start();
+        let plan = TestFleetBuilder::on(&redis).example("faulty").set("REGATTA_WORKERS__PROBATION", "300ms");
         let real = plan.file().to_owned();
         let (link, faults) = (plan.folder().join("program"), plan.folder().join("failing"));
         fs::write(&faults, "").unwrap();
@@ -83,20 +83,22 @@ impl Site {
 
 /// Sends USR2 and returns what the log says first of these.
 #[track_caller]
-fn upgrade(fleet: &Fleet, ends: &[&str]) -> String {
-    let count = |end: &&str| fleet.said(end).len();
+fn upgrade(fleet: &TestFleet, ends: &[&str]) -> String {
+    let count = |end: &&str| fleet.log_lines(end).len();
     let before: Vec<_> = ends.iter().map(count).collect();
     fleet.signal(Signal::SIGUSR2);
     wait::until_some(&format!("the log says one of {ends:?}"), UPGRADE, || {
-        let mut lines =
-            ends.iter().zip(&before).filter_map(|(end, before)| fleet.said(end).into_iter().nth(*before));
+        let mut lines = ends
+            .iter()
+            .zip(&before)
+            .filter_map(|(end, before)| fleet.log_lines(end).into_iter().nth(*before));
         lines.next().map(|line| field(&line, "message").as_str().unwrap_or_default().to_owned())
     })
 }
 
 /// Upgrades, and it has to work.
 #[track_caller]
-fn upgraded(fleet: &Fleet) {
+fn upgraded(fleet: &TestFleet) {
     let said = upgrade(fleet, &["upgrade done", "upgrade refused", "upgrade rolled back"]);
     assert!(said.starts_with("upgrade done"), "{said}");
 }

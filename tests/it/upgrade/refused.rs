@@ -117,7 +117,7 @@ fn a_script_that_is_replaced_while_it_is_asked_is_not_run() {
     fleet.signal(Signal::SIGUSR2);
     wait::until("it is asked", wait::LONG, || asked.exists());
     site.put(&site.script("other", "exec REAL \"$@\""));
-    wait::until("it is refused", wait::LONG, || !fleet.said("upgrade refused").is_empty());
+    wait::until("it is refused", wait::LONG, || !fleet.log_lines("upgrade refused").is_empty());
     assert!(fleet.log().contains("changed while it was asked"));
     assert_eq!(fleet.workers(), workers);
     upgraded(&fleet);

@@ -18,18 +18,18 @@ fn a_second_upgrade_is_told_that_one_is_in_progress_and_a_reload_waits_for_it() 
     let fleet = site.plan.start();
     site.put(&site.script("slow", SLOW));
     fleet.signal(Signal::SIGUSR2);
-    wait::until("it begins", wait::LONG, || !fleet.said("upgrade begins").is_empty());
+    wait::until("it begins", wait::LONG, || !fleet.log_lines("upgrade begins").is_empty());
     for _ in 0..20 {
         fleet.signal(Signal::SIGUSR2);
     }
     fleet.signal(Signal::SIGHUP);
     wait::until("the second is refused", wait::LONG, || {
-        !fleet.said("not upgraded: an upgrade is in progress").is_empty()
+        !fleet.log_lines("not upgraded: an upgrade is in progress").is_empty()
     });
     let (code, said) = site.plan.clone().args(&["upgrade"]).run();
     assert_eq!((code, said.contains("an upgrade is in progress")), (1, true), "{said}");
     wait::until("both come through", wait::LONG, || {
-        fleet.said("upgrade done").len() == 1 && fleet.said("reload done").len() == 1
+        fleet.log_lines("upgrade done").len() == 1 && fleet.log_lines("reload done").len() == 1
     });
     upgraded(&fleet);
 }
@@ -64,7 +64,7 @@ fn an_operator_whose_client_waits_through_a_slow_proof_is_answered() {
     site.put(&site.script("slow", SLOW));
     let plan = site.plan.clone().program(&site.real);
     let asked = thread::spawn(move || plan.args(&["upgrade"]).run());
-    wait::until("it begins", wait::LONG, || !fleet.said("upgrade begins").is_empty());
+    wait::until("it begins", wait::LONG, || !fleet.log_lines("upgrade begins").is_empty());
     // Others are answered meanwhile.
     let (code, _) = site.plan.clone().program(&site.real).args(&["events"]).run();
     assert_eq!(code, 0);
@@ -85,7 +85,7 @@ fn a_stop_during_the_proof_ends_fleet_and_proof() {
     let sleeper = wait::until_some("it sleeps", wait::LONG, || process::children(asked).first().copied());
     assert_eq!(fleet.stop(), 0);
     assert!(!process::alive(asked) && !process::alive(sleeper));
-    assert_eq!(fleet.said("upgrade cancelled").len(), 1);
+    assert_eq!(fleet.log_lines("upgrade cancelled").len(), 1);
 }
 
 #[test]

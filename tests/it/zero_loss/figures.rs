@@ -4,19 +4,19 @@ use std::time::Duration;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use regatta::__internals::control::client::Client;
+use regatta::__internals::control::client::ControlClient;
 use regatta::__internals::control::protocol as control;
-use regatta::__internals::control::protocol::Reply;
+use regatta::__internals::control::protocol::ControlReply;
 use regatta::__internals::sys::time;
 
 use crate::support::client::Connection;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
-use crate::support::volley::Kind;
+use crate::support::volley::ClientKind;
 use crate::support::volley::MIX;
 use crate::support::wait;
 use crate::zero_loss::Scene;
@@ -37,7 +37,7 @@ fn spread(mut times: Vec<Duration>) -> String {
 }
 
 /// Time from a worker's death to the first answer of its successor, whose slot had requests waiting.
-fn crash(fleet: &Fleet, victim: u32) -> Option<Duration> {
+fn crash(fleet: &TestFleet, victim: u32) -> Option<Duration> {
     let workers = fleet.workers();
     let request = Request::get("/hello").header("Connection", "close").bytes();
     process::signal(victim, Signal::SIGKILL);
@@ -59,8 +59,8 @@ fn crash(fleet: &Fleet, victim: u32) -> Option<Duration> {
 
 #[test]
 fn from_a_crash_to_the_next_answer() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("faulty").workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).example("faulty").workers(4).start();
     let mut times = Vec::new();
     for _ in 0..soak::length(6, 200) {
         // Each time the oldest, so that it has served for more than a second: it is replaced at once.
@@ -69,7 +69,7 @@ fn from_a_crash_to_the_next_answer() {
         times.extend(crash(&fleet, fleet.workers()[0]));
     }
     assert!(!times.is_empty(), "no successor was met");
-    soak::note("crash to served", &spread(times));
+    soak::log("crash to served", &spread(times));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_reload_of_eight_slots() {
         scene.rollout(Signal::SIGHUP, "reload");
         times.push(begin.elapsed());
     }
-    soak::note("reload of 8 slots, default probation", &spread(times));
+    soak::log("reload of 8 slots, default probation", &spread(times));
     scene.settled(8);
     scene.end();
 }
@@ -99,7 +99,7 @@ fn what_the_supervisor_costs() {
         let used = process::cpu_time(supervisor) - before;
         let memory = process::private_memory(supervisor) / 1024;
         let text = format!("{what}: {used:?} of processor time in {span:?}, {memory} KiB private");
-        soak::note("what the supervisor costs", &text);
+        soak::log("what the supervisor costs", &text);
     };
     cost("under load");
     let (fleet, _) = scene.end();
@@ -110,15 +110,16 @@ fn what_the_supervisor_costs() {
 #[test]
 fn status_is_told_under_load() {
     let mut mix = MIX.to_vec();
-    mix.push((Kind::KeepAlive, soak::length(2, 16)));
+    mix.push((ClientKind::KeepAlive, soak::length(2, 16)));
     let scene = Scene::with("status under load", &mix, |plan| plan.workers(4));
     let run_dir = scene.fleet.plan().folder().join("run");
-    let mut client = Client::connect(&run_dir).unwrap();
+    let mut client = ControlClient::connect(&run_dir).unwrap();
     let (mut over_one, mut by_command) = (Vec::new(), Vec::new());
     for _ in 0..soak::length(10, 500) {
         let begin = Instant::now();
-        client.ask(&control::Request::Status).unwrap();
-        let Reply::Status(status) = client.reply(Some(time::monotonic() + wait::LONG)).unwrap() else {
+        client.send(&control::ControlRequest::Status).unwrap();
+        let ControlReply::Status(status) = client.receive(Some(time::monotonic() + wait::LONG)).unwrap()
+        else {
             panic!("no status")
         };
         over_one.push(begin.elapsed());
@@ -130,15 +131,15 @@ fn status_is_told_under_load() {
         by_command.push(begin.elapsed());
         assert_eq!(code, 0, "{said}");
     }
-    soak::note("status under load", &format!("over one connection: {}", spread(over_one)));
-    soak::note("status under load", &format!("by a command of its own: {}", spread(by_command)));
+    soak::log("status under load", &format!("over one connection: {}", spread(over_one)));
+    soak::log("status under load", &format!("by a command of its own: {}", spread(by_command)));
     scene.end();
 }
 
 #[test]
 fn from_a_hang_to_a_new_worker() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("faulty").workers(4).start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).example("faulty").workers(4).start();
     let mut times = Vec::new();
     for _ in 0..soak::length(1, 20) {
         settled(&fleet, 4);
@@ -154,5 +155,5 @@ fn from_a_hang_to_a_new_worker() {
         process::signal(victim, Signal::SIGCONT);
         wait::until("the hung one is gone", wait::LONG, || !process::alive(victim));
     }
-    soak::note("hang to replaced", &spread(times));
+    soak::log("hang to replaced", &spread(times));
 }

@@ -19,7 +19,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 fn held_socket(scene: &mut Scene) -> Connection {
     let mut connection = Connection::open(scene.fleet.listen).unwrap();
     let upgrade = Request::get("/echo").header("Connection", "upgrade").header("Upgrade", "websocket");
-    assert_eq!(connection.ask(&upgrade).expect("it is agreed to").status, 101);
+    assert_eq!(connection.request(&upgrade).expect("it is agreed to").status, 101);
     scene.own += 1;
     connection
 }
@@ -38,11 +38,11 @@ fn held_connections_bound_old_generations() {
         scene.rollout(Signal::SIGHUP, "reload");
         assert_eq!(held.last_mut().unwrap().read(12).unwrap(), b"still there?", "round {round}");
     }
-    soak::note("held connections", &format!("at most {} processes", census.most()));
+    soak::log("held connections", &format!("at most {} processes", census.most()));
     assert!(census.most() <= MOST, "{} processes at a time", census.most());
     drop(census);
     scene.settled(2);
-    assert!(!scene.fleet.said("cut ").is_empty(), "what was cut is told: {}", scene.fleet.log());
+    assert!(!scene.fleet.log_lines("cut ").is_empty(), "what was cut is told: {}", scene.fleet.log());
     scene.end();
 }
 
@@ -69,6 +69,6 @@ fn requests_longer_than_a_drain_are_cut_and_shorter_ones_finished() {
         assert!(request.join().unwrap().is_err(), "it is cut at the deadline");
     }
     scene.settled(2);
-    assert!(!scene.fleet.said("cut ").is_empty(), "what was cut is told: {}", scene.fleet.log());
+    assert!(!scene.fleet.log_lines("cut ").is_empty(), "what was cut is told: {}", scene.fleet.log());
     scene.end();
 }

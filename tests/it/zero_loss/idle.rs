@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 
 use crate::support::soak;
-use crate::support::volley::Kind;
+use crate::support::volley::ClientKind;
 use crate::zero_loss::Scene;
 use crate::zero_loss::rollout;
 
@@ -13,19 +13,19 @@ const CLIENTS: usize = 100;
 #[test]
 fn posts_on_idle_connections_survive_reloads() {
     let wanted = soak::length(1_000, 10_000);
-    let mut scene = Scene::with("posts on idle connections", &[(Kind::Idle, CLIENTS)], |plan| plan);
+    let mut scene = Scene::with("posts on idle connections", &[(ClientKind::Idle, CLIENTS)], |plan| plan);
     while scene.volley.answered() < wanted {
         rollout(&scene.fleet, Signal::SIGHUP, "reload");
     }
     scene.look();
     let (_, tally) = scene.end();
-    assert!(tally.answered_to(Kind::Idle) >= wanted);
+    assert!(tally.answered_to(ClientKind::Idle) >= wanted);
 }
 
 #[test]
 fn requests_sent_in_pieces_survive_reloads() {
     let wanted = soak::length(500, 5_000);
-    let mut scene = Scene::with("requests in pieces", &[(Kind::SlowSender, CLIENTS)], |plan| plan);
+    let mut scene = Scene::with("requests in pieces", &[(ClientKind::SlowSender, CLIENTS)], |plan| plan);
     while scene.volley.answered() < wanted {
         rollout(&scene.fleet, Signal::SIGHUP, "reload");
     }

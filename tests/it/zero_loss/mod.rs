@@ -26,15 +26,15 @@ use crate::support::client;
 use crate::support::client::Request;
 use crate::support::exposition::REQUESTS;
 use crate::support::exposition::sum;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
 use crate::support::volley::COUNTER;
-use crate::support::volley::Kind;
+use crate::support::volley::ClientKind;
+use crate::support::volley::LoadGenerator;
+use crate::support::volley::LoadReport;
 use crate::support::volley::MIX;
-use crate::support::volley::Tally;
-use crate::support::volley::Volley;
 use crate::support::wait;
 
 /// Longest time for one rollout or one change of size on a busy machine.
@@ -43,28 +43,35 @@ const ROLLOUT: Duration = Duration::from_secs(60);
 /// A fleet in traffic.
 struct Scene {
     name: &'static str,
-    fleet: Fleet,
-    volley: Volley,
+    fleet: TestFleet,
+    volley: LoadGenerator,
     /// The highest total seen so far.
     total: f64,
     /// Requests of this test that are not the volley's.
     own: u64,
-    _redis: RedisServer,
+    _redis: TestRedis,
 }
 
 impl Scene {
     /// Two workers of `examples/faulty.rs`, unless `change` says otherwise, under one volley of all kinds.
-    fn start(name: &'static str, change: impl FnOnce(Plan) -> Plan) -> Self {
+    fn start(name: &'static str, change: impl FnOnce(TestFleetBuilder) -> TestFleetBuilder) -> Self {
         Self::with(name, MIX, change)
     }
 
-    fn with(name: &'static str, mix: &[(Kind, usize)], change: impl FnOnce(Plan) -> Plan) -> Self {
-        let redis = RedisServer::start();
-        let plan = Plan::on(&redis).example("faulty").workers(2).set("REGATTA_WORKERS__PROBATION", "300ms");
+    fn with(
+        name: &'static str,
+        mix: &[(ClientKind, usize)],
+        change: impl FnOnce(TestFleetBuilder) -> TestFleetBuilder,
+    ) -> Self {
+        let redis = TestRedis::start();
+        let plan = TestFleetBuilder::on(&redis)
+            .example("faulty")
+            .workers(2)
+            .set("REGATTA_WORKERS__PROBATION", "300ms");
         // As in production: the machine's heartbeat goes on beside everything.
         let plan = plan.set("REGATTA_FLEET__HEARTBEAT", "2s");
         let fleet = change(plan).start();
-        let volley = Volley::start(fleet.listen, mix);
+        let volley = LoadGenerator::start(fleet.listen, mix);
         volley.more(50);
         Self { name, fleet, volley, total: 0.0, own: 0, _redis: redis }
     }
@@ -102,7 +109,7 @@ impl Scene {
 
     /// The books, which have to be in order; the fleet goes on without traffic.
     #[track_caller]
-    fn end(self) -> (Fleet, Tally) {
+    fn end(self) -> (TestFleet, LoadReport) {
         let tally = self.volley.finish();
         soak::report(self.name, &tally);
         tally.assert_clean();
@@ -128,28 +135,28 @@ impl Scene {
 }
 
 /// Requests answered to the public since the fleet began.
-fn total(fleet: &Fleet) -> f64 {
+fn total(fleet: &TestFleet) -> f64 {
     let response = client::once(fleet.admin, Request::get("/metrics")).expect("operators are answered too");
     sum(&response.text(), REQUESTS, &[])
 }
 
 /// Begins a rollout by its signal and waits for its end, which has to be a good one.
 #[track_caller]
-pub(crate) fn rollout(fleet: &Fleet, signal: Signal, verb: &str) {
+pub(crate) fn rollout(fleet: &TestFleet, signal: Signal, verb: &str) {
     let (done, failed) = (format!("{verb} done"), format!("{verb} rolled back"));
-    let before = fleet.said(&done).len();
-    let lost = fleet.said(&failed).len();
+    let before = fleet.log_lines(&done).len();
+    let lost = fleet.log_lines(&failed).len();
     fleet.signal(signal);
     wait::until(&done, ROLLOUT, || {
-        let back = fleet.said(&failed);
+        let back = fleet.log_lines(&failed);
         assert_eq!(back.len(), lost, "{back:?}");
-        fleet.said(&done).len() > before
+        fleet.log_lines(&done).len() > before
     });
 }
 
 /// Waits until so many workers serve and no other is left.
 #[track_caller]
-pub(crate) fn settled(fleet: &Fleet, workers: usize) {
+pub(crate) fn settled(fleet: &TestFleet, workers: usize) {
     wait::until(&format!("{workers} workers, all ready"), ROLLOUT, || {
         let alive = fleet.workers();
         let ready = fleet.ready();
@@ -159,7 +166,7 @@ pub(crate) fn settled(fleet: &Fleet, workers: usize) {
 
 /// Waits until nothing is under way: the same workers, all of them ready, for longer than any step takes.
 #[track_caller]
-fn quiet(fleet: &Fleet) {
+fn quiet(fleet: &TestFleet) {
     let mut last = (Vec::new(), Instant::now());
     wait::until("nothing is under way", 4 * ROLLOUT, || {
         let alive = fleet.workers();

@@ -7,10 +7,10 @@ use nix::sys::signal::Signal;
 
 use crate::support::client;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleet;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
 use crate::support::wait;
 
@@ -18,7 +18,7 @@ use crate::support::wait;
 const BOOT: Duration = Duration::from_millis(300);
 
 /// A fleet that begins, and gets `signal` at some moment of its boot.
-fn disturbed(plan: &Plan, signal: Signal, moment: Duration) -> Fleet {
+fn disturbed(plan: &TestFleetBuilder, signal: Signal, moment: Duration) -> TestFleet {
     let begin = Instant::now();
     let fleet = plan.spawn();
     wait::let_pass(moment.saturating_sub(begin.elapsed()));
@@ -38,7 +38,7 @@ fn moments() -> impl Iterator<Item = Duration> {
 }
 
 /// Before a program has taken its signals it has done nothing either, and the kernel ends it.
-fn ended_before_it_began(fleet: &mut Fleet, signal: Signal) -> bool {
+fn ended_before_it_began(fleet: &mut TestFleet, signal: Signal) -> bool {
     wait::until("it has said something, or has ended", wait::LONG, || {
         !fleet.log().is_empty() || !process::alive(fleet.pid())
     });
@@ -47,10 +47,10 @@ fn ended_before_it_began(fleet: &mut Fleet, signal: Signal) -> bool {
 
 #[test]
 fn a_signal_during_the_boot_does_no_harm() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for signal in [Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGUSR1, Signal::SIGTTOU] {
         for moment in moments() {
-            let mut fleet = disturbed(&Plan::on(&redis).workers(2), signal, moment);
+            let mut fleet = disturbed(&TestFleetBuilder::on(&redis).workers(2), signal, moment);
             if ended_before_it_began(&mut fleet, signal) {
                 continue;
             }
@@ -63,10 +63,10 @@ fn a_signal_during_the_boot_does_no_harm() {
 
 #[test]
 fn a_stop_during_the_boot_is_a_stop() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         for moment in moments() {
-            let mut fleet = disturbed(&Plan::on(&redis).workers(2), signal, moment);
+            let mut fleet = disturbed(&TestFleetBuilder::on(&redis).workers(2), signal, moment);
             if ended_before_it_began(&mut fleet, signal) {
                 continue;
             }

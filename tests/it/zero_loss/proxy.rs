@@ -2,31 +2,32 @@
 
 use crate::support::client;
 use crate::support::client::Request;
-use crate::support::fleet::Plan;
-use crate::support::front::Front;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::front::TestNginx;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
 use crate::support::volley::COUNTER;
-use crate::support::volley::Kind;
-use crate::support::volley::Volley;
+use crate::support::volley::ClientKind;
+use crate::support::volley::LoadGenerator;
 
 /// nginx speaks HTTP/1.1 here.
-const MIX: &[(Kind, usize)] = &[
-    (Kind::KeepAlive, 2),
-    (Kind::Close, 2),
-    (Kind::Post, 1),
-    (Kind::Idle, 4),
-    (Kind::SlowReader, 1),
-    (Kind::Stream, 3),
+const MIX: &[(ClientKind, usize)] = &[
+    (ClientKind::KeepAlive, 2),
+    (ClientKind::Close, 2),
+    (ClientKind::Post, 1),
+    (ClientKind::Idle, 4),
+    (ClientKind::SlowReader, 1),
+    (ClientKind::Stream, 3),
 ];
 
 #[test]
 fn stopping_one_replica_after_the_other_behind_nginx_fails_no_request() {
-    let redis = RedisServer::start();
-    let plan = || Plan::on(&redis).example("faulty").workers(2).set("REGATTA_REDIS__PREFIX", "shared");
+    let redis = TestRedis::start();
+    let plan =
+        || TestFleetBuilder::on(&redis).example("faulty").workers(2).set("REGATTA_REDIS__PREFIX", "shared");
     let mut replicas = vec![plan().start(), plan().start()];
-    let front = Front::before(&replicas);
-    let volley = Volley::start(front.address, MIX);
+    let front = TestNginx::before(&replicas);
+    let volley = LoadGenerator::start(front.address, MIX);
     volley.more(100);
     for round in 0..soak::length(2, 10) {
         let replica = &mut replicas[round % 2];

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use crate::support::client;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
+use crate::support::fleet::TestFleet;
 use crate::support::soak;
 use crate::support::wait;
 use crate::zero_loss::ROLLOUT;
 use crate::zero_loss::Scene;
 
 /// Workers that have become READY since the fleet began.
-fn replaced(fleet: &Fleet) -> usize {
+fn replaced(fleet: &TestFleet) -> usize {
     fleet.ready().len() - 2
 }
 

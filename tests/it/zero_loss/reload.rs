@@ -2,11 +2,11 @@
 
 use nix::sys::signal::Signal;
 
+use crate::support::client::CookieClient;
 use crate::support::client::Request;
-use crate::support::client::Visitor;
-use crate::support::fleet::Plan;
-use crate::support::load::Load;
-use crate::support::redis::RedisServer;
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::load::ParallelClients;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
 use crate::support::wait;
 use crate::zero_loss::Scene;
@@ -50,12 +50,12 @@ fn restarting_every_slot_fails_no_request() {
 
 #[test]
 fn visits_are_counted_exactly_over_reloads() {
-    let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms").start();
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms").start();
     let address = fleet.listen;
-    let load = Load::start(4, |_| {
-        let mut visitor = Visitor::default();
-        move || visitor.try_ask(address, Request::get("/")).map(|response| response.visit().1)
+    let load = ParallelClients::start(4, |_| {
+        let mut visitor = CookieClient::default();
+        move || visitor.try_request(address, Request::get("/")).map(|response| response.view().1)
     });
     for _ in 0..soak::length(2, 20) {
         let seen = load.seen();

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::support::burners::Burners;
 use crate::support::process;
 use crate::support::soak;
-use crate::support::volley::Kind;
+use crate::support::volley::ClientKind;
 use crate::support::wait;
 use crate::zero_loss::Scene;
 use crate::zero_loss::rollout;
@@ -32,7 +32,8 @@ fn a_suspended_supervisor_costs_no_worker_and_no_request() {
 
 #[test]
 fn four_times_too_few_processors_kill_nobody() {
-    let mix = [(Kind::KeepAlive, 2), (Kind::Close, 1), (Kind::Post, 1), (Kind::Stream, 1)];
+    let mix =
+        [(ClientKind::KeepAlive, 2), (ClientKind::Close, 1), (ClientKind::Post, 1), (ClientKind::Stream, 1)];
     let mut scene = Scene::with("processors oversubscribed", &mix, |plan| plan.workers(4));
     let workers = scene.fleet.workers();
     let burners = Burners::start(4);

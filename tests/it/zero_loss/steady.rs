@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::fleet::Fleet;
+use crate::support::fleet::TestFleet;
 use crate::support::process;
 use crate::support::soak;
 use crate::support::wait;
@@ -13,7 +13,7 @@ use crate::zero_loss::settled;
 const GROWTH: u64 = 2 * 1024 * 1024;
 
 /// What the newest worker holds once it has its connection to Redis and no client.
-fn of_a_worker(fleet: &Fleet) -> Vec<String> {
+fn of_a_worker(fleet: &TestFleet) -> Vec<String> {
     let pid = fleet.workers()[0];
     let mut last = Vec::new();
     wait::until("the worker's descriptors settle", wait::LONG, || {
@@ -48,7 +48,7 @@ fn rollouts_leak_neither_descriptors_nor_memory() {
     wait::until("no descriptor more than before", wait::LONG, || {
         process::descriptors(scene.fleet.pid()).len() <= descriptors.len()
     });
-    soak::note("steady over rollouts", &format!("supervisor: {memory} bytes, then {grown}"));
+    soak::log("steady over rollouts", &format!("supervisor: {memory} bytes, then {grown}"));
     assert!(grown <= memory + GROWTH, "the supervisor grew from {memory} to {grown} bytes");
     let (fleet, _) = scene.end();
     let last = of_a_worker(&fleet);

@@ -75,7 +75,7 @@ fn storm(name: &'static str, signals: &[Signal], leaving: usize, most: usize) {
     quiet(&scene.fleet);
     scene.rollout(Signal::SIGHUP, "reload");
     let workers = scene.fleet.workers().len();
-    soak::note(name, &format!("at most {} processes, then {workers} workers", census.most()));
+    soak::log(name, &format!("at most {} processes, then {workers} workers", census.most()));
     assert!(census.most() <= most, "{} processes at a time", census.most());
     drop(census);
     scene.end();

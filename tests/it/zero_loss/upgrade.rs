@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::fleet::Plan;
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::process;
-use crate::support::redis::RedisServer;
+use crate::support::redis::TestRedis;
 use crate::support::soak;
 use crate::support::wait;
 use crate::zero_loss::Scene;
@@ -69,10 +69,10 @@ fn a_signal_at_any_phase_of_an_upgrade_does_no_harm() {
 
 #[test]
 fn a_stop_at_any_phase_of_an_upgrade_is_a_stop() {
-    let redis = RedisServer::start();
+    let redis = TestRedis::start();
     let moments = soak::length(4, 40);
     for number in 0..moments {
-        let plan = Plan::on(&redis).example("faulty").set("REGATTA_WORKERS__PROBATION", "300ms");
+        let plan = TestFleetBuilder::on(&redis).example("faulty").set("REGATTA_WORKERS__PROBATION", "300ms");
         let mut fleet = plan.start();
         fleet.signal(Signal::SIGUSR2);
         wait::let_pass(UPGRADE * number / moments);

@@ -17,13 +17,13 @@ pub(super) const LIVE_POLICY: &str = "default-src 'none'; script-src 'self'; sty
      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// For what has its content's hash in its name: it never changes.
-const FOR_EVER: &str = "public, max-age=31536000, immutable";
+const CACHE_FOREVER: &str = "public, max-age=31536000, immutable";
 
 /// For what is another version than was asked for.
-const NOT_AT_ALL: &str = "no-store";
+const CACHE_NEVER: &str = "no-store";
 
 /// For what browsers look for under a fixed name.
-const FOR_A_DAY: &str = "public, max-age=86400";
+const CACHE_ONE_DAY: &str = "public, max-age=86400";
 
 /// Generic over the state because it needs none.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
@@ -34,7 +34,7 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     };
     Router::new()
         .route("/assets/{name}", get(async |Path(name): Path<String>| asset(&name)))
-        .route("/favicon.svg", file("image/svg+xml", FOR_A_DAY, FAVICON))
+        .route("/favicon.svg", file("image/svg+xml", CACHE_ONE_DAY, FAVICON))
 }
 
 /// A file by its name; with another version's hash it is this one's, and not to be kept: while a fleet is replaced, a
@@ -46,22 +46,22 @@ fn asset(name: &str) -> Response {
         Some(("live", (_, "js"))) => (script_path(), "text/javascript; charset=utf-8", SCRIPT),
         _ => return StatusCode::NOT_FOUND.into_response(),
     };
-    let keep = if path.strip_prefix("/assets/") == Some(name) { FOR_EVER } else { NOT_AT_ALL };
+    let keep = if path.strip_prefix("/assets/") == Some(name) { CACHE_FOREVER } else { CACHE_NEVER };
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, keep)], text).into_response()
 }
 
 /// Where the stylesheet lies; another stylesheet lies elsewhere, so it may be kept for ever.
 pub(super) fn style_path() -> String {
-    format!("/assets/style.{:016x}.css", fnv1a(STYLE.as_bytes()))
+    format!("/assets/style.{:016x}.css", fnv1a64(STYLE.as_bytes()))
 }
 
 /// Where the script lies, likewise.
 pub(super) fn script_path() -> String {
-    format!("/assets/live.{:016x}.js", fnv1a(SCRIPT.as_bytes()))
+    format!("/assets/live.{:016x}.js", fnv1a64(SCRIPT.as_bytes()))
 }
 
 /// FNV-1a (Fowler, Noll, Vo), 64 bits: names a version of a file, and protects nothing.
-const fn fnv1a(bytes: &[u8]) -> u64 {
+const fn fnv1a64(bytes: &[u8]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325;
     let mut at = 0;
     while at < bytes.len() {

@@ -8,21 +8,21 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::response::Redirect;
 use axum::response::Response;
-use regatta::Account;
+use regatta::AuthSession;
 use regatta::Broadcast;
-use regatta::Limit;
+use regatta::RateLimit;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::app::forms;
-use crate::app::forms::Sent;
-use crate::app::home::Wanted;
+use crate::app::forms::RequestBody;
+use crate::app::home::Accepts;
 
 /// The topic of the one who names none.
-pub(super) const NEWS: &str = "news";
+pub(super) const DEFAULT_TOPIC: &str = "news";
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Wish {
+pub(super) struct PublishParams {
     topic: Option<String>,
     message: Option<String>,
     /// A form's hidden field.
@@ -32,24 +32,24 @@ pub(super) struct Wish {
 
 /// Which topic a client asks for.
 #[derive(Debug, Deserialize)]
-pub(super) struct Asked {
+pub(super) struct TopicParams {
     topic: Option<String>,
 }
 
-impl Asked {
-    pub(super) fn topic(&self) -> Result<&str, NoTopic> {
-        topic(self.topic.as_deref())
+impl TopicParams {
+    pub(super) fn topic(&self) -> Result<&str, UnknownTopic> {
+        known_topic(self.topic.as_deref())
     }
 }
 
 /// Topics with names of their own; besides them each letter is one, and each letter with a digit.
-const TOPICS: [&str; 7] = [NEWS, "boats", "chat", "load", "quay", "quiet", "weather"];
+const TOPICS: [&str; 7] = [DEFAULT_TOPIC, "boats", "chat", "load", "quay", "quiet", "weather"];
 
 /// There is no topic of the name: 404, with those that there are.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct NoTopic;
+pub(super) struct UnknownTopic;
 
-impl IntoResponse for NoTopic {
+impl IntoResponse for UnknownTopic {
     fn into_response(self) -> Response {
         let names = TOPICS.join(", ");
         let reason =
@@ -62,8 +62,8 @@ impl IntoResponse for NoTopic {
 ///
 /// There are 293 of them and no more: each is kept for an hour, so a stranger who could open topics could open as many as
 /// fill Redis. What is no topic's name at all is left to the library to refuse.
-fn topic(named: Option<&str>) -> Result<&str, NoTopic> {
-    let topic = named.filter(|topic| !topic.is_empty()).unwrap_or(NEWS);
+fn known_topic(named: Option<&str>) -> Result<&str, UnknownTopic> {
+    let topic = named.filter(|topic| !topic.is_empty()).unwrap_or(DEFAULT_TOPIC);
     let is_open =
         TOPICS.contains(&topic) || matches!(topic.as_bytes(), [b'a'..=b'z'] | [b'a'..=b'z', b'0'..=b'9']);
     let is_name =
@@ -71,26 +71,28 @@ fn topic(named: Option<&str>) -> Result<&str, NoTopic> {
     if is_open || !is_name {
         return Ok(topic);
     }
-    Err(NoTopic)
+    Err(UnknownTopic)
 }
 
 pub(super) async fn publish(
     broadcast: Broadcast,
-    account: Account,
-    limit: Limit,
-    wanted: Wanted,
+    account: AuthSession,
+    limit: RateLimit,
+    accepts: Accepts,
     headers: HeaderMap,
     request: Request<Body>,
 ) -> Result<Response, Response> {
-    let wish = match Sent::<Wish>::read(request).await? {
-        Sent::Form(wish) if !forms::is_own(&account, &headers, &wish.token).await => {
-            return Err((StatusCode::FORBIDDEN, forms::EXPIRED).into_response());
+    let params = match RequestBody::<PublishParams>::read(request).await? {
+        RequestBody::Form(params)
+            if !forms::has_valid_csrf_token(&account, &headers, &params.token).await =>
+        {
+            return Err((StatusCode::FORBIDDEN, forms::CSRF_EXPIRED).into_response());
         }
-        Sent::Form(wish) | Sent::Json(wish) => wish,
-        Sent::Nothing => Wish::default(),
+        RequestBody::Form(params) | RequestBody::Json(params) => params,
+        RequestBody::Nothing => PublishParams::default(),
     };
-    let topic = topic(wish.topic.as_deref()).map_err(IntoResponse::into_response)?;
-    let Some(message) = wish.message.filter(|message| !message.is_empty()) else {
+    let topic = known_topic(params.topic.as_deref()).map_err(IntoResponse::into_response)?;
+    let Some(message) = params.message.filter(|message| !message.is_empty()) else {
         return Err((StatusCode::BAD_REQUEST, "say a message").into_response());
     };
     // What is kept is the message: it counts for each KiB of it, the first of which the request paid for.
@@ -99,9 +101,9 @@ pub(super) async fn publish(
         limit.charge(more).await.map_err(IntoResponse::into_response)?;
     }
     let id = broadcast.publish(topic, &message).await.map_err(IntoResponse::into_response)?;
-    Ok(match wanted {
-        Wanted::Document => Redirect::to("/").into_response(),
-        Wanted::Line => {
+    Ok(match accepts {
+        Accepts::Html => Redirect::to("/").into_response(),
+        Accepts::Text => {
             (StatusCode::ACCEPTED, Json(json!({"id": id.to_string(), "topic": topic}))).into_response()
         }
     })

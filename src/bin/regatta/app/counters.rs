@@ -25,18 +25,18 @@ use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::IntoResponse;
 use axum::response::Response;
+use regatta::Approximate;
 use regatta::Counters;
-use regatta::Error;
-use regatta::Reading;
+use regatta::RequestError;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::json;
 
 /// A counter as it is told; what its kind does not have is left out.
 #[derive(Debug, Serialize)]
-pub(super) struct Counter {
+pub(super) struct CounterView {
     name: String,
-    kind: Kind,
+    kind: CounterKind,
     /// None if this worker has not heard of it yet and was not asked to find out.
     value: Option<i128>,
     /// How far the value may be behind, milliseconds.
@@ -52,7 +52,7 @@ pub(super) struct Counter {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Kind {
+pub(super) enum CounterKind {
     #[default]
     Exact,
     Batched,
@@ -62,46 +62,46 @@ pub(super) enum Kind {
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Window {
+pub(super) enum CounterWindow {
     Hour,
     Day,
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Wish {
-    kind: Option<Kind>,
+pub(super) struct CounterParams {
+    kind: Option<CounterKind>,
     by: Option<i64>,
     max: Option<u64>,
     token: Option<String>,
     item: Option<String>,
-    window: Option<Window>,
+    window: Option<CounterWindow>,
 }
 
-impl Counter {
-    fn new(name: String, kind: Kind, value: impl Into<i128>) -> Self {
+impl CounterView {
+    fn new(name: String, kind: CounterKind, value: impl Into<i128>) -> Self {
         Self { name, kind, value: Some(value.into()), staleness_ms: None, granted: None, new: None }
     }
 
-    fn read(name: String, reading: Option<Reading>) -> Self {
+    fn read(name: String, reading: Option<Approximate>) -> Self {
         Self {
             value: reading.map(|reading| reading.value.into()),
             staleness_ms: reading.map(|reading| reading.staleness.as_millis()),
-            ..Self::new(name, Kind::Batched, 0)
+            ..Self::new(name, CounterKind::Batched, 0)
         }
     }
 }
 
-impl Wish {
-    fn kind(&self) -> Kind {
+impl CounterParams {
+    fn kind(&self) -> CounterKind {
         self.kind.unwrap_or_default()
     }
 
-    fn unique(&self, counters: &Counters, name: &str) -> Result<regatta::Unique, Error> {
-        let unique = counters.unique(name)?;
+    fn unique(&self, counters: &Counters, name: &str) -> Result<regatta::DistinctCounter, RequestError> {
+        let unique = counters.distinct(name)?;
         Ok(match self.window {
             None => unique,
-            Some(Window::Hour) => unique.per(Duration::from_secs(60 * 60)),
-            Some(Window::Day) => unique.per(Duration::from_secs(24 * 60 * 60)),
+            Some(CounterWindow::Hour) => unique.per(Duration::from_secs(60 * 60)),
+            Some(CounterWindow::Day) => unique.per(Duration::from_secs(24 * 60 * 60)),
         })
     }
 
@@ -123,9 +123,9 @@ const NAMES: [&str; 10] = ["bell", "hits", "hot", "laps", "mine", "orders", "sea
 
 /// The name of a counter that there is.
 #[derive(Debug)]
-pub(super) struct Known(String);
+pub(super) struct KnownCounter(String);
 
-impl<S: Send + Sync> FromRequestParts<S> for Known {
+impl<S: Send + Sync> FromRequestParts<S> for KnownCounter {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
@@ -147,43 +147,47 @@ pub(super) async fn list() -> Json<serde_json::Value> {
 }
 
 pub(super) async fn read(
-    Known(name): Known,
+    KnownCounter(name): KnownCounter,
     counters: Counters,
-    Query(wish): Query<Wish>,
-) -> Result<Json<Counter>, Error> {
-    let kind = wish.kind();
+    Query(params): Query<CounterParams>,
+) -> Result<Json<CounterView>, RequestError> {
+    let kind = params.kind();
     Ok(Json(match kind {
-        Kind::Exact => Counter::new(name.clone(), kind, counters.value(&name).await?),
-        Kind::Batched => {
+        CounterKind::Exact => CounterView::new(name.clone(), kind, counters.get(&name).await?),
+        CounterKind::Batched => {
             let reading = counters.batched(&name)?.value().await?;
-            Counter::read(name, Some(reading))
+            CounterView::read(name, Some(reading))
         }
-        Kind::Bounded => Counter::new(name.clone(), kind, counters.bounded(&name, 0)?.value().await?),
-        Kind::Unique => Counter::new(name.clone(), kind, wish.unique(&counters, &name)?.value().await?),
+        CounterKind::Bounded => {
+            CounterView::new(name.clone(), kind, counters.bounded(&name, 0)?.get().await?)
+        }
+        CounterKind::Unique => {
+            CounterView::new(name.clone(), kind, params.unique(&counters, &name)?.count().await?)
+        }
     }))
 }
 
 pub(super) async fn add(
-    Known(name): Known,
+    KnownCounter(name): KnownCounter,
     counters: Counters,
-    Query(asked): Query<Wish>,
+    Query(query): Query<CounterParams>,
     request: Request,
 ) -> Result<Response, Response> {
     // A query that says it all needs no body.
-    let wish = match (asked.by, asked.kind) {
-        (Some(_), None) => asked,
-        _ => asked.or(sent(request).await?),
+    let params = match (query.by, query.kind) {
+        (Some(_), None) => query,
+        _ => query.or(read_body(request).await?),
     };
-    let counter = match wish.kind() {
-        Kind::Exact => add_exact(&counters, name, &wish).await,
-        Kind::Batched => add_batched(&counters, name, &wish).await,
-        Kind::Bounded if wish.max.is_none() && wish.by.is_none_or(|by| by >= 0) => {
+    let counter = match params.kind() {
+        CounterKind::Exact => add_exact(&counters, name, &params).await,
+        CounterKind::Batched => add_batched(&counters, name, &params).await,
+        CounterKind::Bounded if params.max.is_none() && params.by.is_none_or(|by| by >= 0) => {
             return Err(missing("max, how much there is"));
         }
-        Kind::Bounded => share(&counters, name, &wish).await,
-        Kind::Unique => match &wish.item {
+        CounterKind::Bounded => change_bounded(&counters, name, &params).await,
+        CounterKind::Unique => match &params.item {
             None => return Err(missing("item, what was seen")),
-            Some(item) => see(&counters, name, &wish, item).await,
+            Some(item) => add_unique(&counters, name, &params, item).await,
         },
     };
     let counter = counter.map_err(IntoResponse::into_response)?;
@@ -191,34 +195,54 @@ pub(super) async fn add(
     Ok((status, Json(counter)).into_response())
 }
 
-async fn add_exact(counters: &Counters, name: String, wish: &Wish) -> Result<Counter, Error> {
-    let value = counters.add(&name, wish.by.unwrap_or(1)).await?;
-    Ok(Counter::new(name, Kind::Exact, value))
+async fn add_exact(
+    counters: &Counters,
+    name: String,
+    params: &CounterParams,
+) -> Result<CounterView, RequestError> {
+    let value = counters.add(&name, params.by.unwrap_or(1)).await?;
+    Ok(CounterView::new(name, CounterKind::Exact, value))
 }
 
 /// Costs no command, so a worker that has not heard of the counter yet does not tell its value.
-async fn add_batched(counters: &Counters, name: String, wish: &Wish) -> Result<Counter, Error> {
+async fn add_batched(
+    counters: &Counters,
+    name: String,
+    params: &CounterParams,
+) -> Result<CounterView, RequestError> {
     let batched = counters.batched(&name)?;
-    batched.add(wish.by.unwrap_or(1)).await?;
-    Ok(Counter::read(name, batched.known()))
+    batched.add(params.by.unwrap_or(1)).await?;
+    Ok(CounterView::read(name, batched.known()))
 }
 
-async fn share(counters: &Counters, name: String, wish: &Wish) -> Result<Counter, Error> {
-    let by = wish.by.unwrap_or(1);
-    let bounded = counters.bounded(&name, wish.max.unwrap_or(0))?;
+async fn change_bounded(
+    counters: &Counters,
+    name: String,
+    params: &CounterParams,
+) -> Result<CounterView, RequestError> {
+    let by = params.by.unwrap_or(1);
+    let bounded = counters.bounded(&name, params.max.unwrap_or(0))?;
     let count = by.unsigned_abs();
-    let taken = match (by < 0, &wish.token) {
-        (false, None) => bounded.take(count).await?,
+    let taken = match (by < 0, &params.token) {
+        (false, None) => bounded.try_take(count).await?,
         (false, Some(token)) => bounded.take_once(count, token).await?,
-        (true, None) => bounded.give(count).await?,
-        (true, Some(token)) => bounded.give_once(count, token).await?,
+        (true, None) => bounded.give_back(count).await?,
+        (true, Some(token)) => bounded.give_back_once(count, token).await?,
     };
-    Ok(Counter { granted: Some(taken.granted), ..Counter::new(name, Kind::Bounded, taken.value) })
+    Ok(CounterView {
+        granted: Some(taken.is_granted),
+        ..CounterView::new(name, CounterKind::Bounded, taken.value)
+    })
 }
 
-async fn see(counters: &Counters, name: String, wish: &Wish, item: &str) -> Result<Counter, Error> {
-    let seen = wish.unique(counters, &name)?.see(item).await?;
-    Ok(Counter { new: Some(seen.new), ..Counter::new(name, Kind::Unique, seen.value) })
+async fn add_unique(
+    counters: &Counters,
+    name: String,
+    params: &CounterParams,
+    item: &str,
+) -> Result<CounterView, RequestError> {
+    let seen = params.unique(counters, &name)?.insert(item).await?;
+    Ok(CounterView { new: Some(seen.is_new), ..CounterView::new(name, CounterKind::Unique, seen.count) })
 }
 
 fn missing(what: &str) -> Response {
@@ -226,19 +250,19 @@ fn missing(what: &str) -> Response {
 }
 
 /// What a body says, which may be a form or JSON, or missing.
-async fn sent(request: Request<Body>) -> Result<Wish, Response> {
+async fn read_body(request: Request<Body>) -> Result<CounterParams, Response> {
     let kind =
         request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match kind.as_str() {
-        "" => Ok(Wish::default()),
+        "" => Ok(CounterParams::default()),
         "application/json" => {
             let sent = Json::from_request(request, &()).await;
-            sent.map(|Json(wish)| wish).map_err(IntoResponse::into_response)
+            sent.map(|Json(params)| params).map_err(IntoResponse::into_response)
         }
         "application/x-www-form-urlencoded" => {
             let sent = Form::from_request(request, &()).await;
-            sent.map(|Form(wish)| wish).map_err(IntoResponse::into_response)
+            sent.map(|Form(params)| params).map_err(IntoResponse::into_response)
         }
         _ => {
             Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "send a form or JSON, or by in the query")

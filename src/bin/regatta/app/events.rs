@@ -4,17 +4,17 @@ use axum::extract::Query;
 use axum::response::IntoResponse;
 use axum::response::Response;
 use regatta::Broadcast;
-use regatta::Limit;
-use regatta::Resume;
+use regatta::LastEventId;
+use regatta::RateLimit;
 
-use crate::app::broadcast::Asked;
+use crate::app::broadcast::TopicParams;
 
 pub(super) async fn events(
     broadcast: Broadcast,
-    resume: Resume,
-    _limit: Limit,
-    Query(asked): Query<Asked>,
+    resume: LastEventId,
+    _limit: RateLimit,
+    Query(params): Query<TopicParams>,
 ) -> Result<Response, Response> {
-    let topic = asked.topic().map_err(IntoResponse::into_response)?;
-    broadcast.events(topic, resume).await.map_err(IntoResponse::into_response)
+    let topic = params.topic().map_err(IntoResponse::into_response)?;
+    broadcast.sse(topic, resume).await.map_err(IntoResponse::into_response)
 }

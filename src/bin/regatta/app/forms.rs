@@ -14,13 +14,13 @@ use axum::http::StatusCode;
 use axum::http::header;
 use axum::response::IntoResponse;
 use axum::response::Response;
-use regatta::Account;
+use regatta::AuthSession;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 /// A body, by its media type.
 #[derive(Debug)]
-pub(super) enum Sent<T> {
+pub(super) enum RequestBody<T> {
     /// A form, which any site could have sent.
     Form(T),
     /// JSON, which browsers send to their own site only, unless that says otherwise.
@@ -29,7 +29,7 @@ pub(super) enum Sent<T> {
     Nothing,
 }
 
-impl<T: DeserializeOwned> Sent<T> {
+impl<T: DeserializeOwned> RequestBody<T> {
     pub(super) async fn read(request: Request<Body>) -> Result<Self, Response> {
         let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -50,14 +50,14 @@ impl<T: DeserializeOwned> Sent<T> {
 
 /// The hidden field of a form.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Token {
+pub(super) struct CsrfField {
     #[serde(default)]
     pub(super) token: String,
 }
 
 /// Whether a form is from one of the session's own pages. Without any cookie there is no session that could be abused.
-pub(super) async fn is_own(account: &Account, headers: &HeaderMap, token: &str) -> bool {
-    !headers.contains_key(header::COOKIE) || account.is_form_token(token).await
+pub(super) async fn has_valid_csrf_token(account: &AuthSession, headers: &HeaderMap, token: &str) -> bool {
+    !headers.contains_key(header::COOKIE) || account.verify_csrf_token(token).await
 }
 
-pub(super) const EXPIRED: &str = "this form is too old or not from here; open its page again";
+pub(super) const CSRF_EXPIRED: &str = "this form is too old or not from here; open its page again";

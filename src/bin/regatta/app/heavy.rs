@@ -8,7 +8,7 @@ use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::response::Response;
-use regatta::State;
+use regatta::FleetHandle;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -21,29 +21,32 @@ const DEFAULT: u32 = 200_000;
 const MAX: u32 = 2_000_000;
 
 #[derive(Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct HeavyParams {
     n: Option<u32>,
 }
 
 #[derive(Serialize)]
-struct Counted {
+struct HeavyResult {
     worker: u32,
     n: u32,
     result: u32,
     elapsed_ms: u64,
 }
 
-pub(super) async fn heavy(Shared(state): Shared<State>, Query(Wanted { n }): Query<Wanted>) -> Response {
+pub(super) async fn heavy(
+    Shared(state): Shared<FleetHandle>,
+    Query(HeavyParams { n }): Query<HeavyParams>,
+) -> Response {
     let n = n.unwrap_or(DEFAULT);
     if n > MAX {
         return (StatusCode::BAD_REQUEST, format!("n is {n}; allowed: 0 to {MAX}")).into_response();
     }
-    let begun = Instant::now();
-    match state.offload(move || work::primes_in(0..n)).await {
+    let started = Instant::now();
+    match state.spawn_blocking(move || work::primes_in(0..n)).await {
         Ok(result) => {
-            let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-            Json(Counted { worker: state.worker().pid(), n, result, elapsed_ms }).into_response()
+            let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            Json(HeavyResult { worker: state.worker().pid(), n, result, elapsed_ms }).into_response()
         }
-        Err(error) => regatta::Error::from(error).into_response(),
+        Err(error) => regatta::RequestError::from(error).into_response(),
     }
 }

@@ -13,56 +13,56 @@ use axum::http::request::Parts;
 use axum::response::Html;
 use axum::response::IntoResponse;
 use axum::response::Response;
-use regatta::Account;
-use regatta::Error;
+use regatta::AuthSession;
+use regatta::FleetHandle;
+use regatta::PageView;
+use regatta::RequestError;
 use regatta::SlotSnapshot;
-use regatta::State;
-use regatta::Visit;
 use regatta::Worker;
 
 use crate::app::assets;
-use crate::app::task_pages::Card;
-use crate::app::task_pages::Trial;
+use crate::app::task_pages::TaskCard;
+use crate::app::task_pages::TaskForm;
 
 /// Most lanes that are drawn; a page is no dashboard.
 const LANES: usize = 12;
 
 /// Length of a boat and its flag, pixels.
-const BOAT: i64 = 124;
+const BOAT_WIDTH: i64 = 124;
 
-pub(super) async fn home(worker: Worker, front: Front, Shared(state): Shared<State>) -> Response {
-    let (visit, account) = match front {
-        Front::Line(visit) => {
-            let line = format!("PID: {} | Views: {}\n", worker.pid(), visit.views());
+pub(super) async fn home(worker: Worker, front: PageReader, Shared(state): Shared<FleetHandle>) -> Response {
+    let (view, account) = match front {
+        PageReader::Client(view) => {
+            let line = format!("PID: {} | Views: {}\n", worker.pid(), view.count());
             return ([(header::VARY, "Accept")], line).into_response();
         }
-        Front::Page(visit, account) => (visit, account),
+        PageReader::Browser(view, account) => (view, account),
     };
     // Without one, as while Redis is away, the form is refused with the reason, and the rest of the page is right.
     let token = match account {
-        Some(account) => account.form_token().await.unwrap_or_default(),
+        Some(account) => account.csrf_token().await.unwrap_or_default(),
         None => String::new(),
     };
-    let slots = state.fleet().slots;
-    let lanes = lanes(&slots, worker.slot());
+    let slots = state.snapshot().slots;
+    let lanes = slot_lanes(&slots, worker.slot());
     let more = slots.iter().filter(|slot| is_in_use(slot)).count().saturating_sub(lanes.len());
-    let page = Page {
+    let page = HomePage {
         style: assets::style_path(),
         script: assets::script_path(),
         token,
         pid: worker.pid(),
         slot: worker.slot(),
         host: worker.host(),
-        figures: visit.map(|visit| Figures {
+        figures: view.map(|view| ViewFigures {
             // In the digits that the line has, so that both say the same.
-            views: visit.views().to_string(),
-            total: grouped(u64::try_from(visit.total()).unwrap_or(0)),
-            new: visit.is_new(),
+            views: view.count().to_string(),
+            total: grouped(u64::try_from(view.total()).unwrap_or(0)),
+            new: view.is_new(),
         }),
         lanes,
         more,
-        trial: Trial::default(),
-        card: Card::default(),
+        trial: TaskForm::default(),
+        card: TaskCard::default(),
     };
     match page.render() {
         Ok(page) => {
@@ -81,7 +81,7 @@ pub(super) async fn home(worker: Worker, front: Front, Shared(state): Shared<Sta
 /// The document's contents.
 #[derive(Template)]
 #[template(path = "home.html")]
-struct Page<'a> {
+struct HomePage<'a> {
     style: String,
     script: String,
     token: String,
@@ -89,23 +89,23 @@ struct Page<'a> {
     slot: usize,
     host: &'a str,
     /// What was counted; `None`: nothing can be counted now, and the page says so.
-    figures: Option<Figures>,
-    lanes: Vec<Lane>,
+    figures: Option<ViewFigures>,
+    lanes: Vec<SlotLane>,
     more: usize,
-    trial: Trial<'a>,
+    trial: TaskForm<'a>,
     /// What the script copies for each task.
-    card: Card,
+    card: TaskCard,
 }
 
 /// The numbers of a counted view.
-struct Figures {
+struct ViewFigures {
     views: String,
     total: String,
     new: bool,
 }
 
 /// One slot as a lane of the course.
-struct Lane {
+struct SlotLane {
     number: usize,
     pid: u32,
     /// Who sits in it: a worker, and what keeps it from serving.
@@ -120,12 +120,12 @@ struct Lane {
 }
 
 /// The first lanes in use, the one that serves in any case; the busiest boat is furthest.
-fn lanes(slots: &[SlotSnapshot], serving: usize) -> Vec<Lane> {
+fn slot_lanes(slots: &[SlotSnapshot], serving: usize) -> Vec<SlotLane> {
     let shown = |slot: &&SlotSnapshot| is_in_use(slot) || slot.slot == serving;
     let most = slots.iter().filter(shown).map(SlotSnapshot::requests).max().unwrap_or(0).max(1);
     let lane = |slot: &SlotSnapshot| {
         let at = i64::try_from(slot.requests().saturating_mul(100) / most).unwrap_or(100).min(100);
-        Lane {
+        SlotLane {
             number: slot.slot,
             pid: slot.pid(),
             crew: match (slot.pid(), slot.state.name()) {
@@ -136,11 +136,11 @@ fn lanes(slots: &[SlotSnapshot], serving: usize) -> Vec<Lane> {
             ready: slot.state.name() == "ready",
             requests: grouped(slot.requests()),
             at,
-            back: at * BOAT / 100,
+            back: at * BOAT_WIDTH / 100,
             yours: slot.slot == serving,
         }
     };
-    let mut drawn: Vec<Lane> =
+    let mut drawn: Vec<SlotLane> =
         slots.iter().filter(shown).filter(|slot| slot.slot != serving).take(LANES - 1).map(lane).collect();
     drawn.extend(slots.iter().find(|slot| slot.slot == serving).map(lane));
     drawn.sort_by_key(|lane| lane.number);
@@ -167,24 +167,26 @@ pub(super) fn grouped(number: u64) -> String {
 }
 
 /// What the front page shows; one use of state, and the visit comes first: all that follows makes use of it.
-pub(super) enum Front {
+pub(super) enum PageReader {
     /// For a visitor at a browser, whose forms need a text of their session. Without what Redis does not say now.
-    Page(Option<Visit>, Option<Account>),
+    Browser(Option<PageView>, Option<AuthSession>),
     /// For a client that is content with a line, which is nothing but the number: without it there is none.
-    Line(Visit),
+    Client(PageView),
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Front {
-    type Rejection = Error;
+impl<S: Send + Sync> FromRequestParts<S> for PageReader {
+    type Rejection = RequestError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
-        if !wants_document(&parts.headers) {
-            return Ok(Self::Line(<Visit as FromRequestParts<S>>::from_request_parts(parts, state).await?));
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, RequestError> {
+        if !prefers_html(&parts.headers) {
+            return Ok(Self::Client(
+                <PageView as FromRequestParts<S>>::from_request_parts(parts, state).await?,
+            ));
         }
-        let visit = <Visit as OptionalFromRequestParts<S>>::from_request_parts(parts, state).await?;
-        match Account::from_request_parts(parts, state).await {
-            Ok(account) => Ok(Self::Page(visit, Some(account))),
-            Err(Error::Unavailable { .. }) if visit.is_none() => Ok(Self::Page(None, None)),
+        let view = <PageView as OptionalFromRequestParts<S>>::from_request_parts(parts, state).await?;
+        match AuthSession::from_request_parts(parts, state).await {
+            Ok(account) => Ok(Self::Browser(view, Some(account))),
+            Err(RequestError::Unavailable { .. }) if view.is_none() => Ok(Self::Browser(None, None)),
             Err(error) => Err(error),
         }
     }
@@ -192,25 +194,25 @@ impl<S: Send + Sync> FromRequestParts<S> for Front {
 
 /// What the client asks for; an extractor, so that the headers need not be copied for the handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum Accepts {
     /// The page.
-    Document,
+    Html,
     /// One line of text.
-    Line,
+    Text,
 }
 
-impl<S: Sync> FromRequestParts<S> for Wanted {
+impl<S: Sync> FromRequestParts<S> for Accepts {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
-        Ok(if wants_document(&parts.headers) { Self::Document } else { Self::Line })
+        Ok(if prefers_html(&parts.headers) { Self::Html } else { Self::Text })
     }
 }
 
 /// Whether the client asks for HTML by name and likes nothing plainer better (RFC 9110 §12.5.1).
 ///
 /// `*/*` is what programs send, so it gets the line.
-fn wants_document(headers: &HeaderMap) -> bool {
+fn prefers_html(headers: &HeaderMap) -> bool {
     let ranges = || {
         headers
             .get_all(header::ACCEPT)
@@ -218,11 +220,11 @@ fn wants_document(headers: &HeaderMap) -> bool {
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
     };
-    let quality = |wanted: &str| {
+    let quality = |media_type: &str| {
         ranges()
             .filter_map(|range| {
                 let mut parts = range.split(';').map(str::trim);
-                let named = parts.next()?.eq_ignore_ascii_case(wanted);
+                let named = parts.next()?.eq_ignore_ascii_case(media_type);
                 let q = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
                 named.then(|| q.map_or(1.0, |q| q.parse::<f32>().unwrap_or(0.0)))
             })
@@ -253,9 +255,9 @@ mod tests {
         for (accept, expected) in cases {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, accept.parse().unwrap());
-            assert_eq!(wants_document(&headers), expected, "{accept}");
+            assert_eq!(prefers_html(&headers), expected, "{accept}");
         }
-        assert!(!wants_document(&HeaderMap::new()));
+        assert!(!prefers_html(&HeaderMap::new()));
     }
 
     #[test]

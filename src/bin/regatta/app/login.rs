@@ -14,16 +14,16 @@ use axum::response::Html;
 use axum::response::IntoResponse;
 use axum::response::Redirect;
 use axum::response::Response;
-use regatta::Account;
-use regatta::Error;
+use regatta::AuthSession;
+use regatta::RequestError;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::app::assets;
 use crate::app::forms;
-use crate::app::forms::Sent;
-use crate::app::forms::Token;
-use crate::app::home::Wanted;
+use crate::app::forms::CsrfField;
+use crate::app::forms::RequestBody;
+use crate::app::home::Accepts;
 
 /// Longest name, letters.
 const NAME_MAX: usize = 64;
@@ -33,28 +33,29 @@ const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// What a login sends.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Wish {
+pub(super) struct LoginParams {
     name: String,
     #[serde(default)]
     token: String,
     /// Anything at all in a form means yes.
     #[serde(default)]
-    remember: Remember,
+    #[serde(rename = "remember")]
+    remember_me: RememberMe,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(untagged)]
-enum Remember {
+enum RememberMe {
     Json(bool),
     Form(String),
     #[default]
     No,
 }
 
-impl Remember {
-    fn is_wanted(&self) -> bool {
+impl RememberMe {
+    fn is_requested(&self) -> bool {
         match self {
-            Self::Json(wanted) => *wanted,
+            Self::Json(checked) => *checked,
             Self::Form(value) => !value.is_empty(),
             Self::No => false,
         }
@@ -63,7 +64,7 @@ impl Remember {
 
 #[derive(Template)]
 #[template(path = "login.html")]
-struct Page<'a> {
+struct LoginPage<'a> {
     style: String,
     token: String,
     user: Option<&'a str>,
@@ -71,23 +72,23 @@ struct Page<'a> {
     error: Option<&'a str>,
 }
 
-pub(super) async fn page(account: Account) -> Result<Response, Error> {
+pub(super) async fn page(account: AuthSession) -> Result<Response, RequestError> {
     form(&account, StatusCode::OK, "", None).await
 }
 
 async fn form(
-    account: &Account,
+    account: &AuthSession,
     status: StatusCode,
     name: &str,
     error: Option<&str>,
-) -> Result<Response, Error> {
-    let token = account.form_token().await?;
-    let page = Page { style: assets::style_path(), token, user: account.user(), name, error };
-    Ok(rendered(&page, status))
+) -> Result<Response, RequestError> {
+    let token = account.csrf_token().await?;
+    let page = LoginPage { style: assets::style_path(), token, user: account.user_id(), name, error };
+    Ok(render_page(&page, status))
 }
 
 /// A template as a response.
-pub(super) fn rendered(page: &impl Template, status: StatusCode) -> Response {
+pub(super) fn render_page(page: &impl Template, status: StatusCode) -> Response {
     match page.render() {
         Ok(page) => (status, [(header::VARY, "Accept")], Html(page)).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
@@ -95,61 +96,65 @@ pub(super) fn rendered(page: &impl Template, status: StatusCode) -> Response {
 }
 
 pub(super) async fn login(
-    mut account: Account,
-    wanted: Wanted,
+    mut account: AuthSession,
+    accepts: Accepts,
     headers: HeaderMap,
     request: Request<Body>,
 ) -> Result<Response, Response> {
-    let (wish, own) = match Sent::<Wish>::read(request).await? {
-        Sent::Form(wish) => {
-            let own = forms::is_own(&account, &headers, &wish.token).await;
-            (wish, own)
+    let (params, own) = match RequestBody::<LoginParams>::read(request).await? {
+        RequestBody::Form(params) => {
+            let own = forms::has_valid_csrf_token(&account, &headers, &params.token).await;
+            (params, own)
         }
-        Sent::Json(wish) => (wish, true),
-        Sent::Nothing => (Wish::default(), true),
+        RequestBody::Json(params) => (params, true),
+        RequestBody::Nothing => (LoginParams::default(), true),
     };
-    let name = wish.name.trim();
+    let name = params.name.trim();
     let fault = match name.chars().count() {
-        _ if !own => Some((StatusCode::FORBIDDEN, forms::EXPIRED)),
+        _ if !own => Some((StatusCode::FORBIDDEN, forms::CSRF_EXPIRED)),
         0 => Some((StatusCode::BAD_REQUEST, "say a name")),
         length if length > NAME_MAX => Some((StatusCode::BAD_REQUEST, "a name has at most 64 letters")),
         _ => None,
     };
     if let Some((status, text)) = fault {
-        return match wanted {
-            Wanted::Document => form(&account, status, name, Some(text)).await.map_err(Error::into_response),
-            Wanted::Line => Err((status, text).into_response()),
+        return match accepts {
+            Accepts::Html => {
+                form(&account, status, name, Some(text)).await.map_err(RequestError::into_response)
+            }
+            Accepts::Text => Err((status, text).into_response()),
         };
     }
-    enter(&mut account, name, wish.remember.is_wanted()).await.map_err(IntoResponse::into_response)?;
-    Ok(match wanted {
-        Wanted::Document => Redirect::to("/me").into_response(),
-        Wanted::Line => Json(json!({"user": name})).into_response(),
+    log_in(&mut account, name, params.remember_me.is_requested())
+        .await
+        .map_err(IntoResponse::into_response)?;
+    Ok(match accepts {
+        Accepts::Html => Redirect::to("/me").into_response(),
+        Accepts::Text => Json(json!({"user": name})).into_response(),
     })
 }
 
-async fn enter(account: &mut Account, name: &str, remember: bool) -> Result<(), Error> {
+async fn log_in(account: &mut AuthSession, name: &str, remember_me: bool) -> Result<(), RequestError> {
     account.login(name).await?;
-    if remember {
+    if remember_me {
         account.remember(MONTH, MONTH).await?;
     }
     Ok(())
 }
 
 pub(super) async fn logout(
-    mut account: Account,
-    wanted: Wanted,
+    mut account: AuthSession,
+    accepts: Accepts,
     headers: HeaderMap,
     request: Request<Body>,
 ) -> Result<Response, Response> {
-    if let Sent::Form(Token { token }) = Sent::read(request).await?
-        && !forms::is_own(&account, &headers, &token).await
+    if let RequestBody::Form(CsrfField { token }) = RequestBody::read(request).await?
+        && !forms::has_valid_csrf_token(&account, &headers, &token).await
     {
-        return Err((StatusCode::FORBIDDEN, forms::EXPIRED).into_response());
+        return Err((StatusCode::FORBIDDEN, forms::CSRF_EXPIRED).into_response());
     }
     account.logout().await.map_err(IntoResponse::into_response)?;
-    Ok(match wanted {
-        Wanted::Document => Redirect::to("/").into_response(),
-        Wanted::Line => StatusCode::NO_CONTENT.into_response(),
+    Ok(match accepts {
+        Accepts::Html => Redirect::to("/").into_response(),
+        Accepts::Text => StatusCode::NO_CONTENT.into_response(),
     })
 }

@@ -15,9 +15,9 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use axum::response::Redirect;
 use axum::response::Response;
-use regatta::Account;
-use regatta::Error;
+use regatta::AuthSession;
 use regatta::ListedSession;
+use regatta::RequestError;
 use regatta::Worker;
 use serde::Deserialize;
 use serde::Serialize;
@@ -28,13 +28,13 @@ use time::macros::format_description;
 
 use crate::app::assets;
 use crate::app::forms;
-use crate::app::forms::Sent;
-use crate::app::home::Wanted;
-use crate::app::login::rendered;
+use crate::app::forms::RequestBody;
+use crate::app::home::Accepts;
+use crate::app::login::render_page;
 
 #[derive(Template)]
 #[template(path = "me.html")]
-struct Me<'a> {
+struct ProfilePage<'a> {
     style: String,
     token: String,
     user: &'a str,
@@ -43,16 +43,16 @@ struct Me<'a> {
 
 #[derive(Template)]
 #[template(path = "sessions.html")]
-struct Sessions<'a> {
+struct SessionsPage<'a> {
     style: String,
     token: String,
     user: &'a str,
-    sessions: Vec<Shown>,
+    sessions: Vec<SessionView>,
 }
 
 /// One session as it is shown.
 #[derive(Debug, Serialize)]
-struct Shown {
+struct SessionView {
     handle: String,
     created: String,
     last_seen: String,
@@ -67,38 +67,42 @@ struct Shown {
     current: bool,
 }
 
-pub(super) async fn me(account: Account, worker: Worker, wanted: Wanted) -> Result<Response, Error> {
-    let Some(user) = account.user() else { return strangers(wanted) };
-    Ok(match wanted {
-        Wanted::Document => {
-            let token = account.form_token().await?;
-            let page = Me { style: assets::style_path(), token, user, pid: worker.pid() };
-            rendered(&page, StatusCode::OK)
+pub(super) async fn me(
+    account: AuthSession,
+    worker: Worker,
+    accepts: Accepts,
+) -> Result<Response, RequestError> {
+    let Some(user) = account.user_id() else { return not_logged_in(accepts) };
+    Ok(match accepts {
+        Accepts::Html => {
+            let token = account.csrf_token().await?;
+            let page = ProfilePage { style: assets::style_path(), token, user, pid: worker.pid() };
+            render_page(&page, StatusCode::OK)
         }
-        Wanted::Line => {
+        Accepts::Text => {
             ([(header::VARY, "Accept")], Json(json!({"user": user, "worker": worker.pid()}))).into_response()
         }
     })
 }
 
 /// A visitor who is not logged in is sent to the login page, and a program is answered 401.
-fn strangers(wanted: Wanted) -> Result<Response, Error> {
-    match wanted {
-        Wanted::Document => Ok(Redirect::to("/login").into_response()),
-        Wanted::Line => Err(Error::LoggedOut),
+fn not_logged_in(accepts: Accepts) -> Result<Response, RequestError> {
+    match accepts {
+        Accepts::Html => Ok(Redirect::to("/login").into_response()),
+        Accepts::Text => Err(RequestError::NotLoggedIn),
     }
 }
 
-pub(super) async fn sessions(account: Account, wanted: Wanted) -> Result<Response, Error> {
-    let Some(user) = account.user() else { return strangers(wanted) };
-    let sessions: Vec<Shown> = account.sessions().await?.into_iter().map(Shown::from).collect();
-    Ok(match wanted {
-        Wanted::Document => {
-            let token = account.form_token().await?;
-            let page = Sessions { style: assets::style_path(), token, user, sessions };
-            rendered(&page, StatusCode::OK)
+pub(super) async fn sessions(account: AuthSession, accepts: Accepts) -> Result<Response, RequestError> {
+    let Some(user) = account.user_id() else { return not_logged_in(accepts) };
+    let sessions: Vec<SessionView> = account.sessions().await?.into_iter().map(SessionView::from).collect();
+    Ok(match accepts {
+        Accepts::Html => {
+            let token = account.csrf_token().await?;
+            let page = SessionsPage { style: assets::style_path(), token, user, sessions };
+            render_page(&page, StatusCode::OK)
         }
-        Wanted::Line => {
+        Accepts::Text => {
             let body = Json(json!({"user": user, "sessions": sessions}));
             ([(header::VARY, "Accept")], body).into_response()
         }
@@ -107,21 +111,27 @@ pub(super) async fn sessions(account: Account, wanted: Wanted) -> Result<Respons
 
 /// Which session is to end.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Which {
+pub(super) struct SessionParam {
     id: Option<String>,
 }
 
 /// Ends the session that the query names, or all of them.
-pub(super) async fn end(mut account: Account, Query(Which { id }): Query<Which>) -> Result<Response, Error> {
-    finish(&mut account, id.as_deref()).await
+pub(super) async fn destroy(
+    mut account: AuthSession,
+    Query(SessionParam { id }): Query<SessionParam>,
+) -> Result<Response, RequestError> {
+    destroy_sessions(&mut account, id.as_deref()).await
 }
 
 /// Ends the session that the path names.
-pub(super) async fn end_one(mut account: Account, Path(id): Path<String>) -> Result<Response, Error> {
-    finish(&mut account, Some(&id)).await
+pub(super) async fn destroy_one(
+    mut account: AuthSession,
+    Path(id): Path<String>,
+) -> Result<Response, RequestError> {
+    destroy_sessions(&mut account, Some(&id)).await
 }
 
-async fn finish(account: &mut Account, id: Option<&str>) -> Result<Response, Error> {
+async fn destroy_sessions(account: &mut AuthSession, id: Option<&str>) -> Result<Response, RequestError> {
     match id {
         None => account.logout_everywhere().await?,
         Some(id) => {
@@ -135,48 +145,49 @@ async fn finish(account: &mut Account, id: Option<&str>) -> Result<Response, Err
 
 /// What the page's forms send, because a form cannot send DELETE.
 #[derive(Debug, Deserialize)]
-pub(super) struct Ending {
+pub(super) struct EndSessionParams {
     #[serde(default)]
     token: String,
     /// A session's handle, or `all`, which is none: handles are longer.
-    end: String,
+    #[serde(rename = "end")]
+    session: String,
 }
 
-pub(super) async fn end_form(
-    mut account: Account,
+pub(super) async fn destroy_by_form(
+    mut account: AuthSession,
     headers: HeaderMap,
     request: Request<Body>,
 ) -> Result<Response, Response> {
-    let Sent::Form(Ending { token, end }) = Sent::read(request).await? else {
+    let RequestBody::Form(EndSessionParams { token, session }) = RequestBody::read(request).await? else {
         return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "send a form, or DELETE").into_response());
     };
-    if !forms::is_own(&account, &headers, &token).await {
-        return Err((StatusCode::FORBIDDEN, forms::EXPIRED).into_response());
+    if !forms::has_valid_csrf_token(&account, &headers, &token).await {
+        return Err((StatusCode::FORBIDDEN, forms::CSRF_EXPIRED).into_response());
     }
-    if account.user().is_none() {
+    if account.user_id().is_none() {
         return Ok(Redirect::to("/login").into_response());
     }
-    let ended = match end.as_str() {
+    let destroyed = match session.as_str() {
         "all" => account.logout_everywhere().await.map(|()| "/"),
         // One that ended by itself meanwhile is what was wanted.
         handle => account.revoke(handle).await.map(|_| "/me/sessions"),
     };
-    ended.map(|next| Redirect::to(next).into_response()).map_err(IntoResponse::into_response)
+    destroyed.map(|next| Redirect::to(next).into_response()).map_err(IntoResponse::into_response)
 }
 
-impl From<ListedSession> for Shown {
+impl From<ListedSession> for SessionView {
     fn from(session: ListedSession) -> Self {
         let ListedSession { handle, created_ms, last_seen_ms, address, agent, current } = session;
         let agent = if agent.is_empty() { "something without a name".to_owned() } else { agent };
         let address = current.then_some(address);
-        let (created, created_short) = written(created_ms);
-        let (last_seen, last_seen_short) = written(last_seen_ms);
+        let (created, created_short) = format_time(created_ms);
+        let (last_seen, last_seen_short) = format_time(last_seen_ms);
         Self { handle, created, last_seen, created_short, last_seen_short, address, agent, current }
     }
 }
 
 /// A time for programs and for people; both in UTC, because no one said where the visitor is.
-fn written(at_ms: u64) -> (String, String) {
+fn format_time(at_ms: u64) -> (String, String) {
     let seconds = i64::try_from(at_ms / 1000).unwrap_or(i64::MAX);
     let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let short = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
@@ -190,7 +201,7 @@ mod tests {
     #[test]
     fn times_are_written_for_programs_and_for_people() {
         assert_eq!(
-            written(1_763_694_494_123),
+            format_time(1_763_694_494_123),
             ("2025-11-21T03:08:14Z".to_owned(), "2025-11-21 03:08 UTC".to_owned())
         );
     }

@@ -23,25 +23,25 @@ use axum::Router;
 use axum::routing::delete;
 use axum::routing::get;
 use axum::routing::post;
+use regatta::FleetHandle;
 use regatta::SameOrigin;
-use regatta::State;
 
 /// The limits that the routes below need.
 pub(crate) const DEFAULTS: &str = include_str!("limits.toml");
 
 /// Every route of the application.
-pub(crate) fn router(state: State) -> Router {
+pub(crate) fn router(state: FleetHandle) -> Router {
     tasks::register(&state.tasks());
-    reads()
+    read_routes()
         .merge(live::routes(&state))
         .merge(assets::routes())
         .merge(sticky::routes())
-        .merge(writes())
+        .merge(write_routes())
         .with_state(state)
 }
 
 /// What only looks; a visit is counted, and a form's page may make the session that the form belongs to.
-fn reads() -> Router<State> {
+fn read_routes() -> Router<FleetHandle> {
     Router::new()
         .route("/", get(home::home))
         .route("/hello", get(plain::hello))
@@ -54,7 +54,7 @@ fn reads() -> Router<State> {
         .route("/me", get(me::me))
         .route("/me/sessions", get(me::sessions))
         .route("/tasks", get(tasks::page))
-        .route("/tasks/{id}", get(tasks::look))
+        .route("/tasks/{id}", get(tasks::show))
         .route("/tasks/{id}/events", get(tasks::events))
         // Its handshake is a GET, so `Upgrade` itself asks where it comes from.
         .route("/ws", get(ws::socket))
@@ -62,14 +62,14 @@ fn reads() -> Router<State> {
 
 /// Whatever changes something, all of it refused to other sites' pages. Here and not around all routes: a layer costs a
 /// request that only looks as well.
-fn writes() -> Router<State> {
+fn write_routes() -> Router<FleetHandle> {
     Router::new()
         .route("/counters/{name}", post(counters::add))
         .route("/login", post(login::login))
         .route("/logout", post(login::logout))
         .route("/broadcast", post(broadcast::publish))
-        .route("/me/sessions", post(me::end_form).delete(me::end))
-        .route("/me/sessions/{id}", delete(me::end_one))
+        .route("/me/sessions", post(me::destroy_by_form).delete(me::destroy))
+        .route("/me/sessions/{id}", delete(me::destroy_one))
         .route("/tasks", post(tasks::start))
         .route("/tasks/{id}", delete(tasks::cancel))
         .route("/tasks/{id}/cancel", post(tasks::cancel_form))

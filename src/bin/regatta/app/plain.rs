@@ -2,14 +2,14 @@
 
 use axum::Json;
 use axum::extract::State as Shared;
+use regatta::FleetHandle;
 use regatta::RedisHealth;
-use regatta::State;
 use regatta::Worker;
 use serde::Serialize;
 
 /// A worker's report on itself.
 #[derive(Serialize)]
-pub(super) struct Health {
+pub(super) struct HealthReport {
     status: &'static str,
     worker: u32,
     slot: usize,
@@ -25,16 +25,16 @@ pub(super) async fn hello(worker: Worker) -> String {
     format!("Handled by worker {}\n", worker.pid())
 }
 
-pub(super) async fn health(Shared(state): Shared<State>) -> Json<Health> {
-    let lanes = state.redis_lanes();
-    let (status, redis) = match state.redis() {
-        RedisHealth::Up if lanes.are_closed() => ("ok", "up"),
+pub(super) async fn health(Shared(state): Shared<FleetHandle>) -> Json<HealthReport> {
+    let lanes = state.breaker_states();
+    let (status, redis) = match state.redis_status() {
+        RedisHealth::Up if lanes.all_closed() => ("ok", "up"),
         RedisHealth::Up => ("degraded", "up"),
         RedisHealth::Connecting => ("degraded", "connecting"),
         RedisHealth::Down { .. } => ("degraded", "down"),
     };
     let worker = state.worker();
-    Json(Health {
+    Json(HealthReport {
         status,
         worker: worker.pid(),
         slot: worker.slot(),
@@ -42,7 +42,7 @@ pub(super) async fn health(Shared(state): Shared<State>) -> Json<Health> {
         uptime_seconds: state.uptime().as_secs(),
         memory_bytes: state.memory_bytes(),
         redis,
-        redis_reads: lanes.reads.position.name(),
-        redis_writes: lanes.writes.position.name(),
+        redis_reads: lanes.reads.state.name(),
+        redis_writes: lanes.writes.state.name(),
     })
 }

@@ -10,12 +10,12 @@ use axum::Router;
 use axum::extract::State as Shared;
 use axum::routing::get;
 use lru::LruCache;
-use regatta::Error;
+use regatta::RequestError;
 use regatta::Session;
 use regatta::Worker;
 
 /// Sessions a worker remembers; the one who was not seen for longest is forgotten first.
-const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
+const MAX_SESSIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
 
 /// Hits by session.
 type Hits = Arc<Mutex<LruCache<i128, u64>>>;
@@ -24,16 +24,20 @@ type Hits = Arc<Mutex<LruCache<i128, u64>>>;
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     // It grows with its entries: room for all of them at once would cost every worker half a megabyte.
     let mut hits = LruCache::unbounded();
-    hits.resize(REMEMBERED);
+    hits.resize(MAX_SESSIONS);
     Router::new().route("/sticky", get(sticky)).with_state(Arc::new(Mutex::new(hits)))
 }
 
 /// Counts a hit. Only a visitor's first one asks Redis: it makes the session, whose signed cookie names it from then on.
-async fn sticky(worker: Worker, session: Session, Shared(hits): Shared<Hits>) -> Result<String, Error> {
+async fn sticky(
+    worker: Worker,
+    session: Session,
+    Shared(hits): Shared<Hits>,
+) -> Result<String, RequestError> {
     if session.id().is_none() && session.save().await.is_err() {
-        return Err(Error::Unavailable { retry_after: 1 });
+        return Err(RequestError::Unavailable { retry_after: 1 });
     }
-    let id = session.id().ok_or(Error::Failed)?.0;
+    let id = session.id().ok_or(RequestError::Internal)?.0;
     let hits = {
         let mut hits = hits.lock().unwrap_or_else(PoisonError::into_inner);
         let hits = hits.get_or_insert_mut(id, || 0);
@@ -48,9 +52,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_bounded_and_forgets_whoever_was_not_seen_for_longest() {
+    fn memory_is_bounded_and_the_least_recently_used_session_goes() {
         let mut hits = LruCache::unbounded();
-        hits.resize(REMEMBERED);
+        hits.resize(MAX_SESSIONS);
         for id in 0..20_000 {
             hits.put(id, 1);
             hits.get(&0);

@@ -5,18 +5,18 @@ use axum::http::HeaderValue;
 use axum::http::StatusCode;
 use axum::http::header;
 use axum::response::Response;
-use regatta::Task;
 use regatta::TaskState;
+use regatta::TaskStatus;
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::app::assets;
 use crate::app::home::grouped;
-use crate::app::login::rendered;
-use crate::app::tasks::KINDS;
-use crate::app::tasks::Kind;
-use crate::app::tasks::Wish;
+use crate::app::login::render_page;
+use crate::app::tasks::StartParams;
+use crate::app::tasks::TASK_KINDS;
+use crate::app::tasks::TaskKind;
 
 /// A number that takes a second or two, so that its progress can be seen.
 const PROPOSED: u64 = 500_000;
@@ -30,49 +30,49 @@ const END: usize = 16;
 /// The form that starts a task.
 #[derive(Debug, Template)]
 #[template(path = "trial_form.html")]
-pub(super) struct Trial<'a> {
-    kinds: &'static [Kind],
+pub(super) struct TaskForm<'a> {
+    kinds: &'static [TaskKind],
     kind: &'a str,
     n: u64,
     max: u32,
     error: Option<&'a str>,
 }
 
-impl Default for Trial<'_> {
+impl Default for TaskForm<'_> {
     fn default() -> Self {
-        let max = KINDS.iter().map(|kind| kind.max).max().unwrap_or(0);
-        Self { kinds: &KINDS, kind: KINDS[0].name, n: PROPOSED, max, error: None }
+        let max = TASK_KINDS.iter().map(|kind| kind.max).max().unwrap_or(0);
+        Self { kinds: &TASK_KINDS, kind: TASK_KINDS[0].name, n: PROPOSED, max, error: None }
     }
 }
 
 #[derive(Template)]
 #[template(path = "trial.html")]
-struct FormPage<'a> {
+struct TaskFormPage<'a> {
     style: String,
-    trial: Trial<'a>,
+    trial: TaskForm<'a>,
 }
 
 /// The form, as it was sent if that was refused.
-pub(super) fn form(wish: &Wish, error: Option<&str>) -> Response {
+pub(super) fn form(params: &StartParams, error: Option<&str>) -> Response {
     let trial = match error {
-        None => Trial::default(),
-        Some(_) => Trial { kind: &wish.kind, n: wish.n, error, ..Trial::default() },
+        None => TaskForm::default(),
+        Some(_) => TaskForm { kind: &params.kind, n: params.n, error, ..TaskForm::default() },
     };
-    rendered(&FormPage { style: assets::style_path(), trial }, StatusCode::OK)
+    render_page(&TaskFormPage { style: assets::style_path(), trial }, StatusCode::OK)
 }
 
 /// A task as pages show it; the script fills an empty one.
 #[derive(Debug, Default, Template)]
 #[template(path = "card.html")]
-pub(super) struct Card {
+pub(super) struct TaskCard {
     id: String,
     title: String,
     state: &'static str,
     /// State, worker and attempt in words.
-    told: String,
+    status_text: String,
     percent: u8,
     outcome: String,
-    ended: bool,
+    finished: bool,
 }
 
 #[derive(Template)]
@@ -80,7 +80,7 @@ pub(super) struct Card {
 struct TaskPage {
     style: String,
     script: String,
-    card: Card,
+    card: TaskCard,
     /// A result that is too long for the card.
     whole: Option<String>,
     when: String,
@@ -88,21 +88,21 @@ struct TaskPage {
 
 /// What any kind's result may have.
 #[derive(Debug, Default, Deserialize)]
-struct Outcome {
+struct TaskResultView {
     n: Option<u64>,
     value: Option<String>,
     count: Option<u64>,
 }
 
 /// A task's page.
-pub(super) fn task(task: &Task) -> Response {
+pub(super) fn task_page(task: &TaskStatus) -> Response {
     let outcome = task.result.as_ref().and_then(|result| serde_json::from_str(result.get()).ok());
-    let outcome: Outcome = outcome.unwrap_or_default();
+    let outcome: TaskResultView = outcome.unwrap_or_default();
     let card = card(task, &outcome);
     let whole = outcome.value.filter(|value| value.len() >= SHORT);
     let (style, script) = (assets::style_path(), assets::script_path());
-    let page = TaskPage { style, script, card, whole, when: when(task) };
-    let mut response = rendered(&page, StatusCode::OK);
+    let page = TaskPage { style, script, card, whole, when: timing(task) };
+    let mut response = render_page(&page, StatusCode::OK);
     let headers = response.headers_mut();
     let policy = HeaderValue::from_static(assets::LIVE_POLICY);
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
@@ -110,31 +110,31 @@ pub(super) fn task(task: &Task) -> Response {
     response
 }
 
-fn card(task: &Task, outcome: &Outcome) -> Card {
-    let kind = KINDS.iter().find(|kind| kind.name == task.kind);
+fn card(task: &TaskStatus, outcome: &TaskResultView) -> TaskCard {
+    let kind = TASK_KINDS.iter().find(|kind| kind.name == task.kind);
     let mut title = kind.map_or(task.kind.as_str(), |kind| kind.title).to_owned();
     if let Some(n) = outcome.n {
         title = format!("{title} {}", grouped(n));
     }
-    let mut told = task.state.name().to_owned();
+    let mut status_text = task.state.name().to_owned();
     if let Some(worker) = task.worker.as_ref().filter(|_| task.state != TaskState::Queued) {
-        told = format!("{told} in worker {worker}");
+        status_text = format!("{status_text} in worker {worker}");
     }
     if task.attempts > 1 {
-        told = format!("{told}, attempt {}", task.attempts);
+        status_text = format!("{status_text}, attempt {}", task.attempts);
     }
-    Card {
+    TaskCard {
         id: task.id.to_string(),
         title,
         state: task.state.name(),
-        told,
+        status_text,
         percent: task.percent,
         outcome: task.error.clone().unwrap_or_else(|| outcome.short()),
-        ended: task.state.is_end(),
+        finished: task.state.is_final(),
     }
 }
 
-impl Outcome {
+impl TaskResultView {
     fn short(&self) -> String {
         match (&self.value, self.count) {
             // Digits, one byte each; whatever else it were, no letter is cut.
@@ -149,7 +149,7 @@ impl Outcome {
     }
 }
 
-fn when(task: &Task) -> String {
+fn timing(task: &TaskStatus) -> String {
     let took =
         |started: u64, finished: u64| format!(", and took {} ms", grouped(finished.saturating_sub(started)));
     let seconds = i64::try_from(task.created_ms / 1000).unwrap_or(i64::MAX);
@@ -165,12 +165,16 @@ mod tests {
 
     #[test]
     fn long_results_are_shown_by_their_ends() {
-        let outcome = |value: &str| Outcome { value: Some(value.to_owned()), ..Outcome::default() };
+        let outcome =
+            |value: &str| TaskResultView { value: Some(value.to_owned()), ..TaskResultView::default() };
         assert_eq!(outcome("55").short(), "55");
         let long = format!("{}{}", "1".repeat(40), "2".repeat(1200));
         let expected = format!("{}…{} (1\u{202f}240 digits)", "1".repeat(16), "2".repeat(16));
         assert_eq!(outcome(&long).short(), expected);
-        assert_eq!(Outcome { count: Some(1229), ..Outcome::default() }.short(), "1\u{202f}229 primes");
-        assert_eq!(Outcome::default().short(), "");
+        assert_eq!(
+            TaskResultView { count: Some(1229), ..TaskResultView::default() }.short(),
+            "1\u{202f}229 primes"
+        );
+        assert_eq!(TaskResultView::default().short(), "");
     }
 }

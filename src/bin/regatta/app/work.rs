@@ -8,21 +8,21 @@ use std::ops::Range;
 use num_bigint::BigUint;
 
 /// Told a percentage now and then; says whether to go on.
-pub(super) trait Watch: FnMut(u8) -> ControlFlow<()> {}
+pub(super) trait ProgressCallback: FnMut(u8) -> ControlFlow<()> {}
 
-impl<W: FnMut(u8) -> ControlFlow<()>> Watch for W {}
+impl<W: FnMut(u8) -> ControlFlow<()>> ProgressCallback for W {}
 
 /// Additions between two looks at the watch: a look costs as much as some of the shortest.
 const ADDITIONS: u32 = 64;
 
 /// Numbers tried between two looks at the watch.
-const TRIED: u32 = 4_096;
+const CHUNK: u32 = 4_096;
 
 /// The `n`th Fibonacci number, beginning at F(0) = 0; `None` if the watch had it stop.
 ///
 /// By addition: doubling would be done before anyone had seen a progress bar. An addition costs as much as its sum is
 /// long, so half of the way is a quarter of the work.
-pub(super) fn fibonacci(n: u32, mut watch: impl Watch) -> Option<BigUint> {
+pub(super) fn fibonacci(n: u32, mut watch: impl ProgressCallback) -> Option<BigUint> {
     let (mut this, mut next) = (BigUint::ZERO, BigUint::from(1_u8));
     for at in 0..n {
         if at.is_multiple_of(ADDITIONS) {
@@ -40,14 +40,14 @@ pub(super) fn fibonacci(n: u32, mut watch: impl Watch) -> Option<BigUint> {
 /// How many primes there are below `n`; `None` if the watch had it stop.
 ///
 /// A number costs as many divisions as its root is large.
-pub(super) fn primes(n: u32, mut watch: impl Watch) -> Option<u32> {
+pub(super) fn primes(n: u32, mut watch: impl ProgressCallback) -> Option<u32> {
     let work = |below: u32| u64::from(below) * u64::from(below.isqrt());
     let mut found = 0;
-    for from in (0..n).step_by(TRIED as usize) {
+    for from in (0..n).step_by(CHUNK as usize) {
         if watch(percent(work(from), work(n))).is_break() {
             return None;
         }
-        found += primes_in(from..from.saturating_add(TRIED).min(n));
+        found += primes_in(from..from.saturating_add(CHUNK).min(n));
     }
     Some(found)
 }
@@ -104,23 +104,26 @@ mod tests {
         for (n, expected) in known {
             assert_eq!((primes(n, GO_ON), primes_in(0..n)), (Some(expected), expected), "{n}");
         }
-        assert_eq!(primes(2 * TRIED + 1, GO_ON), Some(primes_in(0..2 * TRIED + 1)));
+        assert_eq!(primes(2 * CHUNK + 1, GO_ON), Some(primes_in(0..2 * CHUNK + 1)));
     }
 
     #[test]
     fn progress_rises_and_what_is_to_stop_stops() {
-        let mut told = Vec::new();
-        let mut note = |percent| {
-            told.push(percent);
+        let mut reported = Vec::new();
+        let mut record = |percent| {
+            reported.push(percent);
             ControlFlow::Continue(())
         };
-        fibonacci(6_400, &mut note).unwrap();
-        primes(100 * TRIED, &mut note).unwrap();
-        let (fibonacci_told, primes_told) = told.split_at(100);
-        for told in [fibonacci_told, primes_told] {
-            assert!(told.is_sorted() && told[0] == 0 && told[99] > 95 && told[99] < 100, "{told:?}");
+        fibonacci(6_400, &mut record).unwrap();
+        primes(100 * CHUNK, &mut record).unwrap();
+        let (fibonacci_reported, primes_reported) = reported.split_at(100);
+        for reported in [fibonacci_reported, primes_reported] {
+            assert!(
+                reported.is_sorted() && reported[0] == 0 && reported[99] > 95 && reported[99] < 100,
+                "{reported:?}"
+            );
         }
-        assert_eq!(fibonacci_told[50], 25, "half of the way is a quarter of the work");
+        assert_eq!(fibonacci_reported[50], 25, "half of the way is a quarter of the work");
         let stop = |percent| if percent < 10 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
         assert_eq!((fibonacci(100_000, stop), primes(1_000_000, stop)), (None, None));
     }

@@ -4,19 +4,19 @@ use axum::extract::Query;
 use axum::response::IntoResponse;
 use axum::response::Response;
 use regatta::Broadcast;
-use regatta::Limit;
-use regatta::Resume;
-use regatta::Upgrade;
+use regatta::LastEventId;
+use regatta::RateLimit;
+use regatta::WebSocketUpgrade;
 
-use crate::app::broadcast::Asked;
+use crate::app::broadcast::TopicParams;
 
 pub(super) async fn socket(
-    upgrade: Upgrade,
+    upgrade: WebSocketUpgrade,
     broadcast: Broadcast,
-    resume: Resume,
-    _limit: Limit,
-    Query(asked): Query<Asked>,
+    resume: LastEventId,
+    _limit: RateLimit,
+    Query(params): Query<TopicParams>,
 ) -> Result<Response, Response> {
-    let topic = asked.topic().map_err(IntoResponse::into_response)?;
+    let topic = params.topic().map_err(IntoResponse::into_response)?;
     broadcast.socket(upgrade, topic, resume).await.map_err(IntoResponse::into_response)
 }

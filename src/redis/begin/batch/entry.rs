@@ -7,95 +7,95 @@ use fred::types::Value;
 use smallvec::SmallVec;
 
 use crate::redis::begin;
-use crate::redis::begin::Expects;
-use crate::redis::begin::LimitKind;
-use crate::redis::begin::Reply;
-use crate::redis::begin::Request;
-use crate::redis::begin::SessionMode;
-use crate::redis::begin::double;
-use crate::redis::error::Error;
+use crate::redis::begin::BeginReply;
+use crate::redis::begin::BeginRequest;
+use crate::redis::begin::ExpectedReply;
+use crate::redis::begin::LimitParameters;
+use crate::redis::begin::SessionAccess;
+use crate::redis::begin::to_f64;
+use crate::redis::error::RedisError;
 
 /// One request as it waits to be sent.
 #[derive(Debug)]
-pub struct Entry {
-    pub(super) shape: Shape,
+pub struct BeginEntry {
+    pub(super) shape: EntryShape,
     bytes: usize,
 }
 
 /// How it travels.
 #[derive(Debug)]
-pub(super) enum Shape {
-    Plain(Plain),
-    Rare(Rare),
+pub(super) enum EntryShape {
+    Compact(CompactEntry),
+    Standalone(StandaloneEntry),
 }
 
 /// The usual request: a session that is read, limits on rate that count, and counters. It lies in one allocation, its
 /// keys one behind the other, because every request is one.
 #[derive(Debug)]
-pub(super) struct Plain {
+pub(super) struct CompactEntry {
     text: Box<[u8]>,
-    pub(super) session: Option<PlainSession>,
-    pub(super) limits: SmallVec<[PlainLimit; 2]>,
-    pub(super) counters: SmallVec<[PlainCounter; 2]>,
+    pub(super) session: Option<CompactSession>,
+    pub(super) limits: SmallVec<[CompactLimit; 2]>,
+    pub(super) counters: SmallVec<[CompactCounter; 2]>,
 }
 
 /// Where in an entry's text a key is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Key {
+pub(super) struct KeyRange {
     start: u32,
     end: u32,
 }
 
 #[derive(Debug)]
-pub(super) struct PlainSession {
-    pub(super) key: Key,
+pub(super) struct CompactSession {
+    pub(super) key: KeyRange,
     /// Key of its user's generation.
-    pub(super) generation: Option<Key>,
+    pub(super) generation: Option<KeyRange>,
     pub(super) view: bool,
     pub(super) idle_ms: u64,
     pub(super) absolute_ms: u64,
 }
 
 #[derive(Debug)]
-pub(super) struct PlainLimit {
-    pub(super) key: Key,
+pub(super) struct CompactLimit {
+    pub(super) key: KeyRange,
     pub(super) interval_us: u64,
     pub(super) tolerance_us: u64,
     pub(super) cost: u8,
 }
 
 #[derive(Debug)]
-pub(super) struct PlainCounter {
-    pub(super) key: Key,
+pub(super) struct CompactCounter {
+    pub(super) key: KeyRange,
     pub(super) by: u8,
 }
 
 /// Anything else: it travels in the form of a call of its own, and is executed as one.
 #[derive(Debug)]
-pub(super) struct Rare {
+pub(super) struct StandaloneEntry {
     keys: Vec<Value>,
     args: Vec<Value>,
-    pub(super) expects: Expects,
+    pub(super) expected: ExpectedReply,
 }
 
 /// Keys and arguments of a call of its own, without a ledger.
 #[derive(Debug)]
-pub struct Call<'a> {
+pub struct EncodedCall<'a> {
     /// Its keys.
     pub keys: Cow<'a, [Value]>,
     /// Its arguments.
     pub args: Cow<'a, [Value]>,
 }
 
-impl Entry {
+impl BeginEntry {
     /// Takes what the request borrows.
-    pub fn new(request: &Request<'_>) -> Self {
-        match Plain::of(request) {
-            Some((plain, bytes)) => Self { shape: Shape::Plain(plain), bytes },
+    pub fn new(request: &BeginRequest<'_>) -> Self {
+        match CompactEntry::from_request(request) {
+            Some((plain, bytes)) => Self { shape: EntryShape::Compact(plain), bytes },
             None => {
-                let rare = Rare::of(request);
-                let bytes = rare.keys.iter().chain(&rare.args).map(size).sum();
-                Self { shape: Shape::Rare(rare), bytes }
+                let rare = StandaloneEntry::from_request(request);
+                let bytes = rare.keys.iter().chain(&rare.args).map(wire_size).sum();
+                Self { shape: EntryShape::Standalone(rare), bytes }
             }
         }
     }
@@ -109,50 +109,52 @@ impl Entry {
     ///
     /// # Errors
     /// `Protocol` when the server's answer has another form.
-    pub fn decode(&self, reply: Value) -> Result<Reply, Error> {
-        begin::decode_parts(self.expects(), reply)
+    pub fn decode(&self, reply: Value) -> Result<BeginReply, RedisError> {
+        begin::decode_expected(self.expected_reply(), reply)
     }
 
-    fn expects(&self) -> Expects {
+    fn expected_reply(&self) -> ExpectedReply {
         match &self.shape {
-            Shape::Plain(plain) => Expects {
+            EntryShape::Compact(plain) => ExpectedReply {
                 limits: plain.limits.len(),
                 session: plain.session.is_some(),
                 counters: plain.counters.len(),
             },
-            Shape::Rare(rare) => rare.expects,
+            EntryShape::Standalone(rare) => rare.expected,
         }
     }
 
     /// It as a call of its own.
-    pub fn call(&self) -> Call<'_> {
+    pub fn call(&self) -> EncodedCall<'_> {
         match &self.shape {
-            Shape::Plain(plain) => plain.call(),
-            Shape::Rare(Rare { keys, args, .. }) => Call { keys: keys.into(), args: args.into() },
+            EntryShape::Compact(plain) => plain.call(),
+            EntryShape::Standalone(StandaloneEntry { keys, args, .. }) => {
+                EncodedCall { keys: keys.into(), args: args.into() }
+            }
         }
     }
 }
 
 /// A length in front of each, and its line ends, included.
-fn size(value: &Value) -> usize {
+fn wire_size(value: &Value) -> usize {
     10 + value.as_bytes().map_or(10, <[u8]>::len)
 }
 
-impl Rare {
-    fn of(request: &Request<'_>) -> Self {
+impl StandaloneEntry {
+    fn from_request(request: &BeginRequest<'_>) -> Self {
         let mut keys = begin::encode(request, Value::Null);
         let count = keys.get(1).and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok());
         let args = keys.split_off(2 + count.unwrap_or(0));
         keys.drain(..2);
-        Self { keys, args, expects: Expects::of(request) }
+        Self { keys, args, expected: ExpectedReply::for_request(request) }
     }
 }
 
-impl Plain {
+impl CompactEntry {
     /// With about how many bytes it travels; `None` if the request needs a call of its own.
-    fn of(request: &Request<'_>) -> Option<(Self, usize)> {
-        let Request { limits, session, counters, token: _ } = request;
-        if session.is_some_and(|session| session.ticket.is_some()) {
+    fn from_request(request: &BeginRequest<'_>) -> Option<(Self, usize)> {
+        let BeginRequest { limits, session, counters, token: _ } = request;
+        if session.is_some_and(|session| session.provisional.is_some()) {
             return None;
         }
         // The same key twice is decided, or added to, twice at one time: that is not what the plan says.
@@ -176,24 +178,24 @@ impl Plain {
             let at = |text: &Vec<u8>| u32::try_from(text.len()).unwrap_or(u32::MAX);
             let start = at(&text);
             text.extend_from_slice(name.as_bytes());
-            Key { start, end: at(&text) }
+            KeyRange { start, end: at(&text) }
         };
-        let session = session.map(|session| PlainSession {
+        let session = session.map(|session| CompactSession {
             key: key(&session.key),
             generation: session.generation.as_deref().map(&mut key),
-            view: session.mode == SessionMode::Visit,
+            view: session.access == SessionAccess::CountView,
             idle_ms: session.idle_ms,
             absolute_ms: session.absolute_ms,
         });
-        let limit = |limit: &begin::LimitArg| {
-            let LimitKind::Rate { interval_us, tolerance_us } = limit.kind else { return None };
+        let limit = |limit: &begin::RateLimitCheck| {
+            let LimitParameters::Rate { interval_us, tolerance_us } = limit.parameters else { return None };
             let cost = byte(limit.cost).filter(|_| !limit.shadow)?;
-            Some(PlainLimit { key: key(&limit.key), interval_us, tolerance_us, cost })
+            Some(CompactLimit { key: key(&limit.key), interval_us, tolerance_us, cost })
         };
         let limits = limits.iter().map(limit).collect::<Option<SmallVec<[_; 2]>>>()?;
-        let counter = |counter: &begin::CounterArg| {
+        let counter = |counter: &begin::CounterIncrement| {
             let by = u8::try_from(counter.by).ok()?;
-            Some(PlainCounter { key: key(&counter.key), by })
+            Some(CompactCounter { key: key(&counter.key), by })
         };
         let counters = counters.iter().map(counter).collect::<Option<SmallVec<[_; 2]>>>()?;
         let bytes = length + 12 * (limits.len() + counters.len() + 1 + usize::from(generation.is_some()));
@@ -201,12 +203,12 @@ impl Plain {
     }
 
     /// A key of this entry.
-    pub(super) fn key(&self, key: Key) -> &[u8] {
+    pub(super) fn key(&self, key: KeyRange) -> &[u8] {
         self.text.get(key.start as usize..key.end as usize).unwrap_or_default()
     }
 
     /// It as a call of its own.
-    fn call(&self) -> Call<'static> {
+    fn call(&self) -> EncodedCall<'static> {
         let session = self.session.as_ref();
         let generation = session.and_then(|session| session.generation);
         let keys = self.limits.iter().map(|limit| limit.key);
@@ -217,12 +219,12 @@ impl Plain {
         let lifetimes = session.map_or([0, 0], |session| [session.idle_ms, session.absolute_ms]);
         let limits = self.limits.iter();
         let limits = limits.flat_map(|it| [0, it.interval_us, it.tolerance_us, u64::from(it.cost)]);
-        let flags = if generation.is_some() { begin::GENERATION } else { 0 };
+        let flags = if generation.is_some() { begin::HAS_GENERATION } else { 0 };
         let numbers = lifetimes.into_iter().chain([flags]).chain(limits);
-        let packed: Vec<u8> = numbers.flat_map(|number| double(number).to_le_bytes()).collect();
+        let packed: Vec<u8> = numbers.flat_map(|number| to_f64(number).to_le_bytes()).collect();
         let mut args =
             vec![Value::from_static_str(how), Value::Bytes(packed.into()), Value::from_static_str("")];
         args.extend(self.counters.iter().map(|counter| Value::Integer(i64::from(counter.by))));
-        Call { keys: keys.collect(), args: args.into() }
+        EncodedCall { keys: keys.collect(), args: args.into() }
     }
 }

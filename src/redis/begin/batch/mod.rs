@@ -10,21 +10,21 @@ mod reply;
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::begin::Reply;
-use crate::redis::begin::double;
-use crate::redis::error::Error;
-pub use entry::Call;
-pub use entry::Entry;
-use plan::Plan;
+use crate::redis::begin::BeginReply;
+use crate::redis::begin::to_f64;
+use crate::redis::error::RedisError;
+pub use entry::BeginEntry;
+pub use entry::EncodedCall;
+use plan::BatchPlan;
 
 /// Flags of a batch.
-const NOTED: u64 = 1;
+const RECORDED: u64 = 1;
 const REPEATED: u64 = 2;
-const ALIKE: u64 = 4;
+const ALL_COUNT_VIEWS: u64 = 4;
 
 /// What makes a batch repeatable, of starts or of commits: one key holds the last batch of its lane, and what came of it.
 #[derive(Debug, Clone)]
-pub struct Ledger {
+pub struct BatchLedger {
     /// Key of the lane, in which one batch at most is under way.
     pub key: Value,
     /// The batch's number, which grows within its lane.
@@ -33,32 +33,32 @@ pub struct Ledger {
     pub repeated: bool,
 }
 
-impl Ledger {
+impl BatchLedger {
     /// The batch's number as the ledger has it: all are as long, so that text that is less is an earlier number.
-    pub(in crate::redis) fn text(&self) -> Value {
+    pub(in crate::redis) fn number_text(&self) -> Value {
         Value::from(format!("{:016}:", self.number))
     }
 }
 
 /// The call's arguments in wire order: the function's name, the number of keys, keys, arguments.
-pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<Value> {
-    let plan = Plan::of(entries);
+pub fn encode(entries: &[&BeginEntry], ledger: Option<&BatchLedger>, entry: Value) -> Vec<Value> {
+    let plan = BatchPlan::from_entries(entries);
     let mut args = Vec::with_capacity(8 + 3 * entries.len() + plan.limits.len());
     args.push(entry);
     args.push(Value::Null);
     args.extend(ledger.map(|ledger| ledger.key.clone()));
-    args.extend(texts(&plan));
-    let rare: Vec<_> = plan.rare(entries).collect();
+    args.extend(key_values(&plan));
+    let rare: Vec<_> = plan.standalone_calls(entries).collect();
     args.extend(rare.iter().flat_map(|call| call.keys.iter().cloned()));
     let keys = args.len() - 2;
     args[1] = Value::Integer(i64::try_from(keys).unwrap_or(i64::MAX));
 
-    let mut flags = if plan.is_alike() { ALIKE } else { 0 };
+    let mut flags = if plan.all_count_views() { ALL_COUNT_VIEWS } else { 0 };
     if let Some(ledger) = ledger {
-        flags |= NOTED | if ledger.repeated { REPEATED } else { 0 };
+        flags |= RECORDED | if ledger.repeated { REPEATED } else { 0 };
     }
     let mut head = Vec::with_capacity(size_of::<f64>() * (9 + 2 * plan.limits.len() + 2 * rare.len()));
-    let mut put = |number: u64| head.extend_from_slice(&double(number).to_le_bytes());
+    let mut put = |number: u64| head.extend_from_slice(&to_f64(number).to_le_bytes());
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     put(flags);
     put(plan.idle_ms);
@@ -66,7 +66,7 @@ pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<
     put(count(plan.counters.len()));
     put(count(plan.limits.len()));
     put(count(plan.generations.len()));
-    put(count(plan.plain.len()));
+    put(count(plan.compact.len()));
     put(count(plan.sessions().count()));
     put(count(rare.len()));
     for limit in &plan.limits {
@@ -78,15 +78,15 @@ pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<
         put(count(call.args.len()));
     }
     args.push(Value::Bytes(head.into()));
-    args.push(ledger.map_or(Value::from_static_str(""), Ledger::text));
-    args.push(Value::Bytes(plan.text()));
+    args.push(ledger.map_or(Value::from_static_str(""), BatchLedger::number_text));
+    args.push(Value::Bytes(plan.encode_layout()));
     args.extend(plan.counters.iter().map(|counter| Value::Integer(counter.sum)));
     args.extend(rare.into_iter().flat_map(|call| call.args.into_owned()));
     args
 }
 
 /// The plan's keys, which are parts of one allocation.
-fn texts(plan: &Plan<'_>) -> impl Iterator<Item = Value> {
+fn key_values(plan: &BatchPlan<'_>) -> impl Iterator<Item = Value> {
     let mut all = Vec::with_capacity(plan.keys().map(<[u8]>::len).sum());
     plan.keys().for_each(|key| all.extend_from_slice(key));
     let mut all = Bytes::from(all);
@@ -97,8 +97,11 @@ fn texts(plan: &Plan<'_>) -> impl Iterator<Item = Value> {
 ///
 /// # Errors
 /// `Protocol` when the server's answer has another form; within, what an entry of its own failed with.
-pub fn decode(entries: &[&Entry], reply: Value) -> Result<Vec<Result<Reply, Error>>, Error> {
-    reply::decode(entries, &Plan::of(entries), reply)
+pub fn decode(
+    entries: &[&BeginEntry],
+    reply: Value,
+) -> Result<Vec<Result<BeginReply, RedisError>>, RedisError> {
+    reply::decode(entries, &BatchPlan::from_entries(entries), reply)
 }
 
 #[cfg(test)]

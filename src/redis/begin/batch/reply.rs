@@ -3,55 +3,56 @@
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::EXACT;
-use crate::redis::begin::LimitReply;
-use crate::redis::begin::Numbers;
-use crate::redis::begin::Reply;
-use crate::redis::begin::SessionReply;
-use crate::redis::begin::batch::entry::Entry;
-use crate::redis::begin::batch::entry::Plain;
-use crate::redis::begin::batch::plan::Plan;
-use crate::redis::begin::session::live;
-use crate::redis::begin::session::other;
-use crate::redis::error::Error;
+use crate::redis::MAX_EXACT_INTEGER;
+use crate::redis::begin::BeginReply;
+use crate::redis::begin::RateLimitDecision;
+use crate::redis::begin::ReplyReader;
+use crate::redis::begin::SessionLookup;
+use crate::redis::begin::batch::entry::BeginEntry;
+use crate::redis::begin::batch::entry::CompactEntry;
+use crate::redis::begin::batch::plan::BatchPlan;
+use crate::redis::begin::session::found_session;
+use crate::redis::begin::session::lookup_without_session;
+use crate::redis::error::RedisError;
 
 /// How the batch was executed: now, before, or each entry on its own.
-const NOW: u64 = 0;
+const EXECUTED_AT_ONCE: u64 = 0;
 
 /// A session with fields, in place of its views.
 const WITH_FIELDS: i64 = -100;
 
 pub(super) fn decode(
-    entries: &[&Entry],
-    plan: &Plan<'_>,
+    entries: &[&BeginEntry],
+    plan: &BatchPlan<'_>,
     reply: Value,
-) -> Result<Vec<Result<Reply, Error>>, Error> {
+) -> Result<Vec<Result<BeginReply, RedisError>>, RedisError> {
     let (packed, bits, lists) = parts(reply)?;
-    let mut numbers = Numbers::of(&packed);
+    let mut numbers = ReplyReader::new(&packed);
     let now_us = numbers.unsigned()?;
-    let at_once = numbers.unsigned()? == NOW;
+    let at_once = numbers.unsigned()? == EXECUTED_AT_ONCE;
     let mut lists = lists.into_iter();
     let mut replies: Vec<_> =
-        entries.iter().map(|_| Err(Error::protocol("an entry has no answer"))).collect();
-    let plain = plan.plain.iter().map(|(at, _)| *at);
+        entries.iter().map(|_| Err(RedisError::protocol("an entry has no answer"))).collect();
+    let plain = plan.compact.iter().map(|(at, _)| *at);
     if at_once {
-        let mut batch = Batch::read(plan, &mut numbers, &bits, now_us / 1000)?;
-        for (number, (at, plain)) in plan.plain.iter().enumerate() {
+        let mut batch = SharedState::read(plan, &mut numbers, &bits, now_us / 1000)?;
+        for (number, (at, plain)) in plan.compact.iter().enumerate() {
             replies[*at] = Ok(batch.next(number, plain, &mut numbers, &mut lists)?);
         }
     }
-    let alone = plain.filter(|_| !at_once).chain(plan.others.iter().copied());
+    let alone = plain.filter(|_| !at_once).chain(plan.standalone.iter().copied());
     for (number, at) in alone.enumerate() {
-        let number = if at_once { number + plan.plain.len() } else { number };
-        let answer = lists.next().ok_or_else(|| Error::protocol("a batch did not answer for every entry"))?;
-        replies[at] = one(entries[at], answer, granted(&bits, number))?;
+        let number = if at_once { number + plan.compact.len() } else { number };
+        let answer =
+            lists.next().ok_or_else(|| RedisError::protocol("a batch did not answer for every entry"))?;
+        replies[at] = decode_standalone(entries[at], answer, granted(&bits, number))?;
     }
     Ok(replies)
 }
 
 /// The numbers, who was granted, and what does not fit into numbers.
-fn parts(reply: Value) -> Result<(Bytes, Bytes, Vec<Value>), Error> {
-    let wrong = || Error::protocol("a batch did not answer with numbers");
+fn parts(reply: Value) -> Result<(Bytes, Bytes, Vec<Value>), RedisError> {
+    let wrong = || RedisError::protocol("a batch did not answer with numbers");
     let Value::Array(mut parts) = reply else {
         return Ok((reply.into_bytes().ok_or_else(wrong)?, Bytes::new(), Vec::new()));
     };
@@ -69,24 +70,28 @@ fn granted(bits: &[u8], at: usize) -> bool {
 }
 
 /// The answer to an entry that was executed as a call of its own.
-fn one(entry: &Entry, answer: Value, granted: bool) -> Result<Result<Reply, Error>, Error> {
+fn decode_standalone(
+    entry: &BeginEntry,
+    answer: Value,
+    granted: bool,
+) -> Result<Result<BeginReply, RedisError>, RedisError> {
     if let Value::Array(parts) = &answer
         && let [failure] = parts.as_slice()
     {
         let failure = failure.as_string().unwrap_or_default();
-        return Ok(Err(Error::from_text("", &failure)));
+        return Ok(Err(RedisError::from_text("", &failure)));
     }
     let mut reply = entry.decode(answer)?;
-    if let Reply::Denied { limits } = &mut reply
+    if let BeginReply::Denied { limits } = &mut reply
         && !granted
     {
-        refuse(limits);
+        ensure_denied(limits);
     }
     Ok(Ok(reply))
 }
 
 /// Makes sure that something refuses what was denied: when that is told again, every limit may allow it by then.
-fn refuse(limits: &mut [LimitReply]) {
+fn ensure_denied(limits: &mut [RateLimitDecision]) {
     if limits.iter().all(|limit| limit.allowed)
         && let Some(limit) = limits.iter_mut().max_by_key(|limit| limit.reset_us)
     {
@@ -95,9 +100,9 @@ fn refuse(limits: &mut [LimitReply]) {
 }
 
 /// What the entries share, as it stands after those that were read so far.
-struct Batch<'a> {
+struct SharedState<'a> {
     bits: &'a [u8],
-    plan: &'a Plan<'a>,
+    plan: &'a BatchPlan<'a>,
     now_ms: u64,
     ahead: Vec<u64>,
     totals: Vec<i64>,
@@ -106,19 +111,19 @@ struct Batch<'a> {
     counters_at: std::slice::Iter<'a, u8>,
 }
 
-impl<'a> Batch<'a> {
+impl<'a> SharedState<'a> {
     fn read(
-        plan: &'a Plan<'a>,
-        numbers: &mut Numbers<'_>,
+        plan: &'a BatchPlan<'a>,
+        numbers: &mut ReplyReader<'_>,
         bits: &'a [u8],
         now_ms: u64,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, RedisError> {
         let ahead = plan.limits.iter().map(|_| numbers.unsigned()).collect::<Result<_, _>>()?;
         let totals = plan.counters.iter().map(|_| numbers.signed()).collect::<Result<Vec<_>, _>>()?;
         let mut values = totals.clone();
         // Back to what stood before the batch: the entries are handed out their additions in turn.
         let mut at = plan.counters_at.iter();
-        for (number, (_, plain)) in plan.plain.iter().enumerate() {
+        for (number, (_, plain)) in plan.compact.iter().enumerate() {
             for (counter, at) in plain.counters.iter().zip(at.by_ref().take(plain.counters.len())) {
                 if granted(bits, number) {
                     let value = &mut values[usize::from(*at) - 1];
@@ -133,10 +138,10 @@ impl<'a> Batch<'a> {
     fn next(
         &mut self,
         number: usize,
-        plain: &Plain,
-        numbers: &mut Numbers<'_>,
+        plain: &CompactEntry,
+        numbers: &mut ReplyReader<'_>,
         lists: &mut impl Iterator<Item = Value>,
-    ) -> Result<Reply, Error> {
+    ) -> Result<BeginReply, RedisError> {
         let granted = granted(self.bits, number);
         let limits = self.limits(plain, granted)?;
         let mut counters = Vec::with_capacity(if granted { plain.counters.len() } else { 0 });
@@ -146,58 +151,58 @@ impl<'a> Batch<'a> {
                 let (total, value) = (self.totals[at], &mut self.values[at]);
                 *value = value.saturating_add(i64::from(counter.by));
                 // Beyond what a double holds nothing can be handed out, and the reader asks again.
-                counters.push(if total.unsigned_abs() < EXACT { *value } else { total });
+                counters.push(if total.unsigned_abs() < MAX_EXACT_INTEGER { *value } else { total });
             }
         }
         if !granted {
-            return Ok(Reply::Denied { limits });
+            return Ok(BeginReply::Denied { limits });
         }
         let session = match plain.session {
-            None => SessionReply::None,
+            None => SessionLookup::NotRequested,
             Some(_) => session(numbers, lists)?,
         };
-        let now_ms = if matches!(session, SessionReply::Live { .. }) { 0 } else { self.now_ms };
-        Ok(Reply::Granted { limits, session, counters, now_ms })
+        let now_ms = if matches!(session, SessionLookup::Found { .. }) { 0 } else { self.now_ms };
+        Ok(BeginReply::Granted { limits, session, counters, now_ms })
     }
 
     /// What the entry's limits say, by the arithmetic that the server decided with.
-    fn limits(&mut self, plain: &Plain, granted: bool) -> Result<Vec<LimitReply>, Error> {
+    fn limits(&mut self, plain: &CompactEntry, granted: bool) -> Result<Vec<RateLimitDecision>, RedisError> {
         let mut replies = Vec::with_capacity(plain.limits.len());
         let mut allowed = true;
         for (limit, at) in plain.limits.iter().zip(self.limits_at.by_ref().take(plain.limits.len())) {
             let at = usize::from(*at) - 1;
             let (quota, ahead) = (&self.plan.limits[at], &mut self.ahead[at]);
             let increment = quota.interval_us.saturating_mul(u64::from(limit.cost));
-            let wanted = ahead.saturating_add(increment);
-            let fits = wanted <= quota.tolerance_us;
+            let requested = ahead.saturating_add(increment);
+            let fits = requested <= quota.tolerance_us;
             allowed &= fits;
             if granted {
-                *ahead = wanted;
+                *ahead = requested;
             }
-            replies.push(LimitReply {
+            replies.push(RateLimitDecision {
                 allowed: fits,
                 remaining: quota.tolerance_us.saturating_sub(*ahead) / quota.interval_us.max(1),
                 retry_after_us: (!fits && increment <= quota.tolerance_us)
-                    .then(|| wanted - quota.tolerance_us),
+                    .then(|| requested - quota.tolerance_us),
                 reset_us: *ahead,
             });
         }
         if allowed != granted {
-            return Err(Error::protocol("a batch's limits were decided otherwise"));
+            return Err(RedisError::protocol("a batch's limits were decided otherwise"));
         }
         Ok(replies)
     }
 }
 
 fn session(
-    numbers: &mut Numbers<'_>,
+    numbers: &mut ReplyReader<'_>,
     lists: &mut impl Iterator<Item = Value>,
-) -> Result<SessionReply, Error> {
+) -> Result<SessionLookup, RedisError> {
     let first = numbers.signed()?;
     let (views, stored) = match first {
         WITH_FIELDS => (numbers.unsigned()?, lists.next()),
         views if views >= 0 => (views.unsigned_abs(), None),
-        status => return other(-1 - status),
+        status => return lookup_without_session(-1 - status),
     };
-    Ok(live(numbers.unsigned()?, views, stored))
+    Ok(found_session(numbers.unsigned()?, views, stored))
 }

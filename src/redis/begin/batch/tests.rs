@@ -1,32 +1,32 @@
 //! A batch on the wire.
 
 use super::*;
-use crate::redis::begin::CounterArg;
-use crate::redis::begin::LimitArg;
-use crate::redis::begin::LimitKind;
-use crate::redis::begin::Request;
-use crate::redis::begin::SessionArg;
-use crate::redis::begin::SessionMode;
+use crate::redis::begin::BeginRequest;
+use crate::redis::begin::CounterIncrement;
+use crate::redis::begin::LimitParameters;
+use crate::redis::begin::RateLimitCheck;
+use crate::redis::begin::SessionAccess;
+use crate::redis::begin::SessionQuery;
 
-fn session(key: &str) -> SessionArg {
-    SessionArg {
+fn session(key: &str) -> SessionQuery {
+    SessionQuery {
         key: key.into(),
         generation: None,
-        mode: SessionMode::Visit,
-        ticket: None,
+        access: SessionAccess::CountView,
+        provisional: None,
         idle_ms: 1000,
         absolute_ms: 2000,
     }
 }
 
-fn visit(key: &str, limits: &[LimitArg]) -> Entry {
-    let counters = [CounterArg { key: "p:c:total".into(), by: 1 }];
-    Entry::new(&Request { limits, session: Some(&session(key)), counters: &counters, token: "" })
+fn view_entry(key: &str, limits: &[RateLimitCheck]) -> BeginEntry {
+    let counters = [CounterIncrement { key: "p:c:total".into(), by: 1 }];
+    BeginEntry::new(&BeginRequest { limits, session: Some(&session(key)), counters: &counters, token: "" })
 }
 
-fn limit(key: &str) -> LimitArg {
-    let kind = LimitKind::Rate { interval_us: 10, tolerance_us: 20 };
-    LimitArg { key: key.into(), kind, shadow: false, cost: 1 }
+fn limit(key: &str) -> RateLimitCheck {
+    let kind = LimitParameters::Rate { interval_us: 10, tolerance_us: 20 };
+    RateLimitCheck { key: key.into(), parameters: kind, shadow: false, cost: 1 }
 }
 
 fn packed(numbers: &[i32]) -> Value {
@@ -36,7 +36,7 @@ fn packed(numbers: &[i32]) -> Value {
 #[test]
 fn what_entries_share_is_named_once() {
     let limits = [limit("p:l:a")];
-    let (one, two) = (visit("p:s:1", &limits), visit("p:s:2", &limits));
+    let (one, two) = (view_entry("p:s:1", &limits), view_entry("p:s:2", &limits));
     let args = encode(&[&one, &two], None, Value::from("f"));
     let keys: Vec<_> = args[2..6].iter().map(|key| key.as_string().unwrap()).collect();
     assert_eq!(args[1], Value::Integer(4));
@@ -48,23 +48,25 @@ fn what_entries_share_is_named_once() {
 #[test]
 fn entries_are_handed_out_their_part_of_what_was_done_once() {
     let limits = [limit("p:l:a")];
-    let entries = [visit("p:s:1", &limits), visit("p:s:2", &limits), visit("p:s:3", &limits)];
+    let entries = [view_entry("p:s:1", &limits), view_entry("p:s:2", &limits), view_entry("p:s:3", &limits)];
     let entries: Vec<_> = entries.iter().collect();
     // now, at once; ahead; total; views and creation of the two that were granted.
     let reply = Value::Array(vec![packed(&[7_000, 0, 0, 42, 5, 3, 6, 4]), Value::from("110")]);
     let replies = decode(&entries, reply).unwrap();
-    let Ok(Reply::Granted { limits, session, counters, .. }) = &replies[1] else { panic!("{replies:?}") };
+    let Ok(BeginReply::Granted { limits, session, counters, .. }) = &replies[1] else {
+        panic!("{replies:?}")
+    };
     assert_eq!((limits[0].remaining, limits[0].reset_us, counters), (0, 20, &vec![42]));
-    assert!(matches!(session, crate::redis::begin::SessionReply::Live { created_ms: 4, views: 6, .. }));
-    let Ok(Reply::Granted { counters, .. }) = &replies[0] else { panic!("{replies:?}") };
+    assert!(matches!(session, crate::redis::begin::SessionLookup::Found { created_ms: 4, views: 6, .. }));
+    let Ok(BeginReply::Granted { counters, .. }) = &replies[0] else { panic!("{replies:?}") };
     assert_eq!(counters, &vec![41]);
-    let Ok(Reply::Denied { limits }) = &replies[2] else { panic!("{replies:?}") };
+    let Ok(BeginReply::Denied { limits }) = &replies[2] else { panic!("{replies:?}") };
     assert_eq!((limits[0].allowed, limits[0].retry_after_us), (false, Some(10)));
 }
 
 #[test]
 fn a_reply_of_another_form_is_an_error_not_a_panic() {
-    let entry = visit("p:s:1", &[limit("p:l:a")]);
+    let entry = view_entry("p:s:1", &[limit("p:l:a")]);
     let short = packed(&[7, 0, 0, 1]);
     let alone = Value::Array(vec![packed(&[7, 2]), Value::from("")]);
     for reply in [Value::Null, Value::Array(vec![]), Value::Array(vec![Value::Integer(1)]), short, alone] {

@@ -9,54 +9,54 @@ use std::time::Duration;
 /// Predicted wait beyond which a worker is overloaded, less the share of the time in which the machine's other work had
 /// its CPU. 6,000 connections with a handler of 1 ms stand at 3 s with two workers, and none of them is to see an
 /// error; 10,000, which is what twice the capacity comes to on kept connections, stand at 5 s and are too many.
-const TOLERATED: Duration = Duration::from_secs(5);
+const MAX_PREDICTED_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the predicted wait must stay beyond [`TOLERATED`]: one handler that blocked for long is no overload.
-const STAYING: Duration = Duration::from_secs(1);
+const SUSTAINED_FOR: Duration = Duration::from_secs(1);
 
 /// Share of the time that may be others' fault at most: however busy the machine is, waiting has a bound.
-const MOST_STARVED: f64 = 0.75;
+const MAX_STARVED_SHARE: f64 = 0.75;
 
 /// So few waiting requests are no overload, however slow their handlers are.
-const FEW: usize = 64;
+const FEW_WAITING: usize = 64;
 
 /// Predicted wait beyond which a request is refused on arrival while shedding.
-const WHILE_SHEDDING: Duration = Duration::from_millis(400);
+const SHEDDING_WAIT: Duration = Duration::from_millis(400);
 
 /// Age at which a waiting request is too old to be served while shedding: its client would get its answer too late.
-const TOO_OLD: Duration = Duration::from_millis(800);
+const SHEDDING_MAX_AGE: Duration = Duration::from_millis(800);
 
 /// Fewest requests that may wait while shedding.
-const FEWEST: usize = 4;
+const MIN_WAITING: usize = 4;
 
 /// Time without a refusal after which shedding ends.
-const QUIET: Duration = Duration::from_secs(10);
+const QUIET_PERIOD: Duration = Duration::from_secs(10);
 
 /// Time over which the rate is averaged.
-const AVERAGED: Duration = Duration::from_secs(1);
+const RATE_WINDOW: Duration = Duration::from_secs(1);
 
 /// Whether the worker is overloaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum ShedState {
     /// Requests wait for their turn, none is refused.
-    Calm,
+    Normal,
     /// Requests that would wait too long are refused.
     Shedding,
 }
 
 /// What changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum ShedChange {
     /// Shedding has begun: requests would have waited this long.
-    Begun(Duration),
+    Started(Duration),
     /// Shedding has ended.
-    Ended,
+    Stopped,
 }
 
 /// The state and what it is decided by.
 #[derive(Debug)]
-pub(super) struct Shed {
-    state: State,
+pub(super) struct LoadShedder {
+    state: ShedState,
     /// Requests let in per second while others waited.
     rate: f64,
     /// How long requests have been waiting without a break; the rate means something once that is [`AVERAGED`].
@@ -64,104 +64,104 @@ pub(super) struct Shed {
     exceeded_since: Option<Duration>,
     refused_at: Duration,
     /// Share of the time in which the worker was ready to run and others had the CPU.
-    starved: f64,
+    starved_share: f64,
 }
 
-impl Shed {
+impl LoadShedder {
     pub(super) fn new(now: Duration) -> Self {
         Self {
-            state: State::Calm,
+            state: ShedState::Normal,
             rate: 0.0,
             crowded_for: Duration::ZERO,
             exceeded_since: None,
             refused_at: now,
-            starved: 0.0,
+            starved_share: 0.0,
         }
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> ShedState {
         self.state
     }
 
     /// Requests that may wait, beyond which one more is refused; none: any number.
-    pub(super) fn most_waiting(&self) -> Option<usize> {
-        (self.state == State::Shedding).then(|| self.let_in_within(WHILE_SHEDDING).max(FEWEST))
+    pub(super) fn max_waiting(&self) -> Option<usize> {
+        (self.state == ShedState::Shedding).then(|| self.admitted_within(SHEDDING_WAIT).max(MIN_WAITING))
     }
 
     /// Age from which on a waiting request is refused; none: any.
     ///
     /// Those that may wait at all are waited for, however slow the handlers are.
-    pub(super) fn too_old(&self) -> Option<Duration> {
-        (self.state == State::Shedding).then(|| TOO_OLD.max(2 * self.time_for(FEWEST)))
+    pub(super) fn max_age(&self) -> Option<Duration> {
+        (self.state == ShedState::Shedding).then(|| SHEDDING_MAX_AGE.max(2 * self.time_to_admit(MIN_WAITING)))
     }
 
     /// In so much of the time that passed the worker was ready to run and was given no CPU.
     ///
     /// A crowd does not become an overload because of the machine's other work: that may end at any moment, and refusing
     /// the crowd would not end it.
-    pub(super) fn was_starved(&mut self, starved: Duration, passed: Duration) {
-        let share = (starved.as_secs_f64() / passed.as_secs_f64().max(1e-6)).clamp(0.0, MOST_STARVED);
-        self.starved += (share - self.starved) / 4.0;
+    pub(super) fn record_starvation(&mut self, starved: Duration, passed: Duration) {
+        let share = (starved.as_secs_f64() / passed.as_secs_f64().max(1e-6)).clamp(0.0, MAX_STARVED_SHARE);
+        self.starved_share += (share - self.starved_share) / 4.0;
     }
 
     /// A request was refused.
-    pub(super) fn refused(&mut self, now: Duration) {
+    pub(super) fn record_refusal(&mut self, now: Duration) {
         self.refused_at = now;
     }
 
     /// Takes note of a turn of this length that let in `begun` requests and at whose end `waiting` wait.
     ///
     /// Refused requests are not among those let in: the rate would rise by them and ask for still more to come.
-    pub(super) fn turned(
+    pub(super) fn record_turn(
         &mut self,
         now: Duration,
         length: Duration,
-        begun: u32,
+        started: u32,
         waiting: usize,
-    ) -> Option<Change> {
+    ) -> Option<ShedChange> {
         if self.crowded_for > Duration::ZERO || waiting > 0 {
-            self.measure(length, begun);
+            self.update_rate(length, started);
         }
         self.crowded_for = match waiting {
             0 => Duration::ZERO,
             _ => self.crowded_for + length.max(Duration::from_nanos(1)),
         };
-        self.judge(now, waiting)
+        self.update_state(now, waiting)
     }
 
-    fn measure(&mut self, length: Duration, begun: u32) {
+    fn update_rate(&mut self, length: Duration, started: u32) {
         let seconds = length.as_secs_f64().max(1e-6);
         // The first turns weigh as much as what is known altogether.
-        let known = self.crowded_for.min(AVERAGED).as_secs_f64();
-        self.rate += (f64::from(begun) / seconds - self.rate) * (seconds / (seconds + known));
+        let known = self.crowded_for.min(RATE_WINDOW).as_secs_f64();
+        self.rate += (f64::from(started) / seconds - self.rate) * (seconds / (seconds + known));
     }
 
-    fn judge(&mut self, now: Duration, waiting: usize) -> Option<Change> {
-        if self.state == State::Shedding {
-            let quiet = now.saturating_sub(self.refused_at) >= QUIET;
+    fn update_state(&mut self, now: Duration, waiting: usize) -> Option<ShedChange> {
+        if self.state == ShedState::Shedding {
+            let quiet = now.saturating_sub(self.refused_at) >= QUIET_PERIOD;
             if quiet {
-                self.state = State::Calm;
+                self.state = ShedState::Normal;
                 self.exceeded_since = None;
             }
-            return quiet.then_some(Change::Ended);
+            return quiet.then_some(ShedChange::Stopped);
         }
-        let wait = self.time_for(waiting);
-        let own = wait.mul_f64(1.0 - self.starved);
-        if waiting <= FEW || self.crowded_for < AVERAGED || own <= TOLERATED {
+        let wait = self.time_to_admit(waiting);
+        let own = wait.mul_f64(1.0 - self.starved_share);
+        if waiting <= FEW_WAITING || self.crowded_for < RATE_WINDOW || own <= MAX_PREDICTED_WAIT {
             self.exceeded_since = None;
             return None;
         }
         let since = *self.exceeded_since.get_or_insert(now);
-        if now.saturating_sub(since) < STAYING {
+        if now.saturating_sub(since) < SUSTAINED_FOR {
             return None;
         }
-        self.state = State::Shedding;
+        self.state = ShedState::Shedding;
         self.refused_at = now;
-        Some(Change::Begun(wait))
+        Some(ShedChange::Started(wait))
     }
 
     /// Time in which this many requests are let in.
-    fn time_for(&self, requests: usize) -> Duration {
+    fn time_to_admit(&self, requests: usize) -> Duration {
         let requests = u32::try_from(requests).unwrap_or(u32::MAX);
         let seconds = if self.rate > 0.0 { f64::from(requests) / self.rate } else { 0.0 };
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
@@ -173,7 +173,7 @@ impl Shed {
         clippy::cast_sign_loss,
         reason = "a rate is not negative, and a float too large becomes the largest number"
     )]
-    fn let_in_within(&self, time: Duration) -> usize {
+    fn admitted_within(&self, time: Duration) -> usize {
         (self.rate * time.as_secs_f64()) as usize
     }
 }

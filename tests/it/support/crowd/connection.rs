@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Longest wait of a client for anything; above every wait that the program allows itself.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One answer, as far as a client looks at it.
 #[derive(Debug)]
@@ -80,13 +80,13 @@ impl Connection {
     }
 
     /// Whether the server has ended it: a client that sends a request then has not looked.
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         let mut byte = [0];
         !matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
     /// Sends a request and reads its answer.
-    pub(super) async fn ask(&mut self, request: &[u8]) -> io::Result<Answer> {
+    pub(super) async fn request(&mut self, request: &[u8]) -> io::Result<Answer> {
         within(async {
             self.stream.write_all(request).await?;
             self.answer().await
@@ -126,5 +126,5 @@ impl Connection {
 }
 
 async fn within<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+    timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }

@@ -30,8 +30,8 @@ use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-pub(crate) use report::Report;
-use visitor::Visitor;
+pub(crate) use report::SwarmReport;
+use visitor::SwarmClient;
 
 /// Connections that are being made at once: more would overflow the queue of a listener before any load began.
 const CONNECTING: usize = 128;
@@ -41,9 +41,9 @@ const TICK: Duration = Duration::from_millis(1);
 
 /// What every request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ask {
+pub(crate) enum SwarmRequest {
     /// `/` as text: the answer's count is checked.
-    Visit,
+    View,
     /// `/` as a browser's page: the answer's count is checked; the connection closes after each answer.
     Page,
     /// Any path that answers 200.
@@ -52,7 +52,7 @@ pub(crate) enum Ask {
 
 /// How requests are sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Pace {
+pub(crate) enum SwarmPace {
     /// The next one after the last answer.
     Closed,
     /// The next one this long after the last answer.
@@ -63,27 +63,27 @@ pub(crate) enum Pace {
 
 /// Who comes, what for and how.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
+pub(crate) struct SwarmPlan {
     pub(crate) address: SocketAddr,
     /// Clients, each with one connection and one cookie.
     pub(crate) clients: usize,
-    pub(crate) ask: Ask,
-    pub(crate) pace: Pace,
+    pub(crate) request: SwarmRequest,
+    pub(crate) pace: SwarmPace,
     /// Whether each request comes over a connection of its own.
     pub(crate) fresh: bool,
     /// Source addresses, from 127.1.0.1 on; 0: the kernel's choice.
     pub(crate) sources: u16,
 }
 
-impl Plan {
+impl SwarmPlan {
     /// Clients in a closed loop.
-    pub(crate) fn closed(address: SocketAddr, clients: usize, ask: Ask) -> Self {
-        Self { address, clients, ask, pace: Pace::Closed, fresh: false, sources: 0 }
+    pub(crate) fn closed(address: SocketAddr, clients: usize, request: SwarmRequest) -> Self {
+        Self { address, clients, request: request, pace: SwarmPace::Closed, fresh: false, sources: 0 }
     }
 
     /// Clients on which requests are spread that come at this rate.
-    pub(crate) fn open(address: SocketAddr, clients: usize, ask: Ask, rate: f64) -> Self {
-        Self { address, clients, ask, pace: Pace::Open(rate), fresh: false, sources: 0 }
+    pub(crate) fn open(address: SocketAddr, clients: usize, request: SwarmRequest, rate: f64) -> Self {
+        Self { address, clients, request: request, pace: SwarmPace::Open(rate), fresh: false, sources: 0 }
     }
 
     /// The address from which a client comes, if it is not the kernel's choice.
@@ -96,10 +96,10 @@ impl Plan {
 
 /// What all clients of a crowd share.
 #[derive(Debug)]
-struct Shared {
-    plan: Plan,
+struct SwarmState {
+    plan: SwarmPlan,
     begin: Instant,
-    ended: AtomicBool,
+    is_stopped: AtomicBool,
     answered: AtomicU64,
     failed: AtomicU64,
     connecting: Semaphore,
@@ -109,22 +109,22 @@ struct Shared {
 
 /// A crowd that goes on until it is finished.
 #[derive(Debug)]
-pub(crate) struct Crowd {
-    shared: Arc<Shared>,
-    thread: JoinHandle<Report>,
+pub(crate) struct ClientSwarm {
+    shared: Arc<SwarmState>,
+    thread: JoinHandle<SwarmReport>,
 }
 
-impl Crowd {
+impl ClientSwarm {
     /// The crowd comes; its requests begin as soon as all are connected.
-    pub(crate) fn start(plan: Plan) -> Self {
+    pub(crate) fn start(plan: SwarmPlan) -> Self {
         // Each client is a descriptor, and a shell's soft limit is often 1,024.
         if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
             setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("as many descriptors as are allowed");
         }
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SwarmState {
             plan,
             begin: Instant::now(),
-            ended: AtomicBool::new(false),
+            is_stopped: AtomicBool::new(false),
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             connecting: Semaphore::new(CONNECTING),
@@ -154,28 +154,28 @@ impl Crowd {
     }
 
     /// Ends it once every client has had its last answer.
-    pub(crate) fn finish(self) -> Report {
-        self.shared.ended.store(true, Relaxed);
+    pub(crate) fn finish(self) -> SwarmReport {
+        self.shared.is_stopped.store(true, Relaxed);
         self.shared.due.close();
         self.thread.join().expect("the crowd panicked")
     }
 
     /// Lets it go on for this long, and ends it.
-    pub(crate) fn last(self, lasting: Duration) -> Report {
+    pub(crate) fn last(self, lasting: Duration) -> SwarmReport {
         std::thread::sleep(lasting);
         self.finish()
     }
 }
 
-async fn run(shared: Arc<Shared>) -> Report {
+async fn run(shared: Arc<SwarmState>) -> SwarmReport {
     let mut clients = JoinSet::new();
     for number in 0..shared.plan.clients {
         clients.spawn(client(Arc::clone(&shared), number));
     }
-    if let Pace::Open(rate) = shared.plan.pace {
+    if let SwarmPace::Open(rate) = shared.plan.pace {
         tokio::spawn(fall_due(Arc::clone(&shared), rate));
     }
-    let mut report = Report::default();
+    let mut report = SwarmReport::default();
     while let Some(one) = clients.join_next().await {
         report.add(one.expect("a client panicked"));
     }
@@ -184,28 +184,28 @@ async fn run(shared: Arc<Shared>) -> Report {
 }
 
 /// Makes requests fall due at a rate.
-async fn fall_due(shared: Arc<Shared>, rate: f64) {
+async fn fall_due(shared: Arc<SwarmState>, rate: f64) {
     let begin = Instant::now();
     let mut fallen = 0u64;
     let mut ticks = tokio::time::interval(TICK);
-    while !shared.ended.load(Relaxed) {
+    while !shared.is_stopped.load(Relaxed) {
         ticks.tick().await;
-        let wanted = (begin.elapsed().as_secs_f64() * rate) as u64;
-        shared.due.add_permits(usize::try_from(wanted - fallen).unwrap_or(0));
-        fallen = wanted;
+        let due = (begin.elapsed().as_secs_f64() * rate) as u64;
+        shared.due.add_permits(usize::try_from(due - fallen).unwrap_or(0));
+        fallen = due;
     }
 }
 
 /// One client's life.
-async fn client(shared: Arc<Shared>, number: usize) -> Report {
-    let mut visitor = Visitor::new(shared.plan, number);
-    let mut report = Report::default();
+async fn client(shared: Arc<SwarmState>, number: usize) -> SwarmReport {
+    let mut visitor = SwarmClient::new(shared.plan, number);
+    let mut report = SwarmReport::default();
     visitor.connect(&shared.connecting, &mut report).await;
-    while !shared.ended.load(Relaxed) {
+    while !shared.is_stopped.load(Relaxed) {
         match shared.plan.pace {
-            Pace::Closed => {}
-            Pace::Paused(pause) => tokio::time::sleep(pause).await,
-            Pace::Open(_) => match shared.due.acquire().await {
+            SwarmPace::Closed => {}
+            SwarmPace::Paused(pause) => tokio::time::sleep(pause).await,
+            SwarmPace::Open(_) => match shared.due.acquire().await {
                 Ok(permit) => permit.forget(),
                 Err(_) => break,
             },
@@ -214,7 +214,7 @@ async fn client(shared: Arc<Shared>, number: usize) -> Report {
         let came = visitor.come(&shared.connecting, &mut report).await;
         let count = if came.is_answered() { &shared.answered } else { &shared.failed };
         count.fetch_add(1, Relaxed);
-        report.note(came, sent.saturating_duration_since(shared.begin), sent.elapsed());
+        report.record(came, sent.saturating_duration_since(shared.begin), sent.elapsed());
     }
     visitor.leave(&mut report);
     report

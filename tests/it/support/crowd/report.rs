@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// What came of one request.
 #[derive(Debug)]
-pub(super) enum Came {
+pub(super) enum SwarmOutcome {
     /// The answer is as it should be.
     Answered,
     /// A well-formed refusal: 503, a problem document, `Retry-After`.
@@ -15,7 +15,7 @@ pub(super) enum Came {
     Failed(String),
 }
 
-impl Came {
+impl SwarmOutcome {
     pub(super) fn is_answered(&self) -> bool {
         matches!(self, Self::Answered)
     }
@@ -23,7 +23,7 @@ impl Came {
 
 /// A crowd's figures, or one client's.
 #[derive(Debug, Default)]
-pub(crate) struct Report {
+pub(crate) struct SwarmReport {
     /// Answered as they should be: when each was sent since the crowd came, and how long it took.
     answers: Vec<(Duration, Duration)>,
     /// Refused as they should be: the same.
@@ -38,12 +38,12 @@ pub(crate) struct Report {
     pub(crate) never_sent: u64,
 }
 
-impl Report {
-    pub(super) fn note(&mut self, came: Came, sent: Duration, took: Duration) {
+impl SwarmReport {
+    pub(super) fn record(&mut self, came: SwarmOutcome, sent: Duration, took: Duration) {
         match came {
-            Came::Answered => self.answers.push((sent, took)),
-            Came::Refused => self.refusals.push((sent, took)),
-            Came::Failed(how) => self.fail(&how),
+            SwarmOutcome::Answered => self.answers.push((sent, took)),
+            SwarmOutcome::Refused => self.refusals.push((sent, took)),
+            SwarmOutcome::Failed(how) => self.fail(&how),
         }
     }
 
@@ -113,7 +113,7 @@ fn percentile(requests: &[(Duration, Duration)], share: f64, from: Duration) -> 
     took.get((last as f64 * share).round() as usize).copied().unwrap_or_default()
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for SwarmReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |share| self.latency(share, Duration::ZERO).as_secs_f64() * 1e3;
         write!(

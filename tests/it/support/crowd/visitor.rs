@@ -2,18 +2,18 @@
 
 use tokio::sync::Semaphore;
 
-use super::Ask;
-use super::Plan;
+use super::SwarmPlan;
+use super::SwarmRequest;
 use super::connection::Answer;
 use super::connection::Connection;
 use super::connection::word;
-use super::report::Came;
-use super::report::Report;
+use super::report::SwarmOutcome;
+use super::report::SwarmReport;
 
 /// A client that comes again and again.
 #[derive(Debug)]
-pub(super) struct Visitor {
-    plan: Plan,
+pub(super) struct SwarmClient {
+    plan: SwarmPlan,
     number: usize,
     connection: Option<Connection>,
     cookie: String,
@@ -23,13 +23,13 @@ pub(super) struct Visitor {
     unknown: u64,
 }
 
-impl Visitor {
-    pub(super) fn new(plan: Plan, number: usize) -> Self {
+impl SwarmClient {
+    pub(super) fn new(plan: SwarmPlan, number: usize) -> Self {
         Self { plan, number, connection: None, cookie: String::new(), views: 0, unknown: 0 }
     }
 
     /// Makes a connection if there is none; a failure is noted.
-    pub(super) async fn connect(&mut self, connecting: &Semaphore, report: &mut Report) {
+    pub(super) async fn connect(&mut self, connecting: &Semaphore, report: &mut SwarmReport) {
         let _turn = connecting.acquire().await;
         match Connection::open(self.plan.address, self.plan.source(self.number)).await {
             Ok(connection) => self.connection = Some(connection),
@@ -38,9 +38,9 @@ impl Visitor {
     }
 
     /// Sends one request; what came of it.
-    pub(super) async fn come(&mut self, connecting: &Semaphore, report: &mut Report) -> Came {
+    pub(super) async fn come(&mut self, connecting: &Semaphore, report: &mut SwarmReport) -> SwarmOutcome {
         // A pool looks before it sends; a connection that ended between two requests is no failure.
-        if self.connection.as_ref().is_some_and(Connection::is_over) {
+        if self.connection.as_ref().is_some_and(Connection::is_closed) {
             self.connection = None;
             report.reconnected += 1;
         }
@@ -48,27 +48,29 @@ impl Visitor {
             self.connect(connecting, report).await;
         }
         let request = self.request();
-        let Some(connection) = &mut self.connection else { return Came::Failed("no connection".into()) };
-        match connection.ask(request.as_bytes()).await {
+        let Some(connection) = &mut self.connection else {
+            return SwarmOutcome::Failed("no connection".into());
+        };
+        match connection.request(request.as_bytes()).await {
             Ok(answer) => {
                 if answer.closes() || self.plan.fresh {
                     self.connection = None;
                 }
-                self.look(&answer)
+                self.evaluate(&answer)
             }
             Err(error) => {
                 self.connection = None;
                 self.unknown += 1;
-                Came::Failed(word(&error).into())
+                SwarmOutcome::Failed(word(&error).into())
             }
         }
     }
 
     fn request(&self) -> String {
-        let (path, accept) = match self.plan.ask {
-            Ask::Visit => ("/", "*/*"),
-            Ask::Page => ("/", "text/html"),
-            Ask::Path(path) => (path, "*/*"),
+        let (path, accept) = match self.plan.request {
+            SwarmRequest::View => ("/", "*/*"),
+            SwarmRequest::Page => ("/", "text/html"),
+            SwarmRequest::Path(path) => (path, "*/*"),
         };
         let cookie = match self.cookie.as_str() {
             "" => String::new(),
@@ -78,7 +80,7 @@ impl Visitor {
     }
 
     /// Is the answer what it should be?
-    fn look(&mut self, answer: &Answer) -> Came {
+    fn evaluate(&mut self, answer: &Answer) -> SwarmOutcome {
         if let (Some(cookie), _) = answer.header("set-cookie").split_once(';').unzip()
             && !cookie.is_empty()
         {
@@ -86,36 +88,40 @@ impl Visitor {
         }
         match answer.status {
             200 if !answer.header("session-state").is_empty() => {
-                Came::Failed(format!("200 with Session-State: {}", answer.header("session-state")))
+                SwarmOutcome::Failed(format!("200 with Session-State: {}", answer.header("session-state")))
             }
-            200 => match self.plan.ask {
-                Ask::Path(_) => Came::Answered,
-                Ask::Visit => self.count(number_after(&answer.body, "Views:")),
-                Ask::Page => self.count(number_after(&answer.body, "id=\"views\"")),
+            200 => match self.plan.request {
+                SwarmRequest::Path(_) => SwarmOutcome::Answered,
+                SwarmRequest::View => self.count(number_after(&answer.body, "Views:")),
+                SwarmRequest::Page => self.count(number_after(&answer.body, "id=\"views\"")),
             },
             503 => {
                 let problem = answer.header("content-type").starts_with("application/problem+json");
                 let whole = problem && !answer.header("retry-after").is_empty();
-                if whole { Came::Refused } else { Came::Failed("503 that is no refusal".into()) }
+                if whole {
+                    SwarmOutcome::Refused
+                } else {
+                    SwarmOutcome::Failed("503 that is no refusal".into())
+                }
             }
-            other => Came::Failed(format!("status {other}")),
+            other => SwarmOutcome::Failed(format!("status {other}")),
         }
     }
 
-    fn count(&mut self, views: Option<u64>) -> Came {
-        let Some(views) = views else { return Came::Failed("200 without a count".into()) };
+    fn count(&mut self, views: Option<u64>) -> SwarmOutcome {
+        let Some(views) = views else { return SwarmOutcome::Failed("200 without a count".into()) };
         let most = self.views + 1 + self.unknown;
         let came = match views {
-            _ if views <= self.views => Came::Failed("a count went back or stood still".into()),
-            _ if views > most => Came::Failed("a count jumped".into()),
-            _ => Came::Answered,
+            _ if views <= self.views => SwarmOutcome::Failed("a count went back or stood still".into()),
+            _ if views > most => SwarmOutcome::Failed("a count jumped".into()),
+            _ => SwarmOutcome::Answered,
         };
         (self.views, self.unknown) = (views, 0);
         came
     }
 
     /// It leaves; what it knows of its count goes into the sum.
-    pub(super) fn leave(self, report: &mut Report) {
+    pub(super) fn leave(self, report: &mut SwarmReport) {
         report.counted += self.views;
     }
 }

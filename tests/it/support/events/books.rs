@@ -7,9 +7,9 @@ use std::hash::DefaultHasher;
 use std::hash::Hash;
 use std::hash::Hasher;
 
-use super::Record;
+use super::SubscriberRecord;
 use super::parse::Id;
-use super::press::Printed;
+use super::press::PublishedMessage;
 
 /// Of a text, the same for everybody in this process.
 pub(crate) fn hash(text: &str) -> u64 {
@@ -31,7 +31,7 @@ pub(crate) fn printed_at(text: &str) -> Option<u64> {
 
 /// Books that are in order, in figures.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Balance {
+pub(crate) struct DeliveryReport {
     pub(crate) clients: usize,
     /// Published and answered, all topics.
     pub(crate) answered: usize,
@@ -50,14 +50,14 @@ pub(crate) struct Balance {
     /// Streams that broke off.
     pub(crate) cut: u64,
     /// Streams that were ended by the server.
-    pub(crate) ended: u64,
+    pub(crate) finished: u64,
     /// Times a client was told that it was too slow.
     pub(crate) slow: usize,
     /// From call to arrival, microseconds, sorted.
     pub(crate) late_us: Vec<u32>,
 }
 
-impl Balance {
+impl DeliveryReport {
     /// The time within which this share arrived, milliseconds.
     pub(crate) fn late_ms(&self, share: f64) -> f64 {
         let at = ((self.late_us.len() as f64 * share) as usize).min(self.late_us.len().saturating_sub(1));
@@ -65,7 +65,7 @@ impl Balance {
     }
 }
 
-impl fmt::Display for Balance {
+impl fmt::Display for DeliveryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -79,7 +79,7 @@ impl fmt::Display for Balance {
             self.delivered,
             self.resumed,
             self.cut,
-            self.ended,
+            self.finished,
             self.slow,
             self.late_ms(0.5),
             self.late_ms(0.99),
@@ -95,12 +95,15 @@ type Topic = BTreeMap<Id, u64>;
 /// that was never published; what no one knows the outcome of, all have or none. The first discrepancy otherwise.
 ///
 /// All clients must have listened before the first message was published.
-pub(crate) fn judge(records: &[Record], printed: &[Printed]) -> Result<Balance, String> {
+pub(crate) fn audit(
+    records: &[SubscriberRecord],
+    printed: &[PublishedMessage],
+) -> Result<DeliveryReport, String> {
     let topics = truth(records, printed)?;
-    let mut balance = Balance { clients: records.len(), ..Balance::default() };
+    let mut balance = DeliveryReport { clients: records.len(), ..DeliveryReport::default() };
     balance.answered = printed.iter().filter(|printed| printed.answer.is_ok()).count();
     balance.failed = printed.len() - balance.answered;
-    let lost = |printed: &&Printed| {
+    let lost = |printed: &&PublishedMessage| {
         printed.answer.as_ref().is_err_and(|reason| !reason.starts_with(|c: char| c.is_ascii_digit()))
     };
     balance.unanswered = printed.iter().filter(lost).count();
@@ -110,16 +113,16 @@ pub(crate) fn judge(records: &[Record], printed: &[Printed]) -> Result<Balance, 
     for (number, record) in records.iter().enumerate() {
         let topic = topics.get(&record.topic).ok_or("a topic without a message")?;
         complete(record, topic).map_err(|fault| {
-            let (cut, ended, refused) = (record.cut, record.ended, &record.refused);
+            let (cut, finished, refused) = (record.cut, record.finished, &record.refused);
             format!(
-                "client {number} of {}: {fault} (cut {cut}, ended {ended}, refused {refused:?})",
+                "client {number} of {}: {fault} (cut {cut}, ended {finished}, refused {refused:?})",
                 record.topic
             )
         })?;
         balance.delivered += record.seen.len();
         balance.resumed += record.opened.saturating_sub(1);
         balance.cut += record.cut;
-        balance.ended += record.ended;
+        balance.finished += record.finished;
         balance.slow += record.times("slow");
         balance.late_us.extend(record.seen.iter().filter_map(|seen| seen.late_us));
     }
@@ -128,7 +131,10 @@ pub(crate) fn judge(records: &[Record], printed: &[Printed]) -> Result<Balance, 
 }
 
 /// What there was: all that was answered, and what any client got that was not.
-fn truth(records: &[Record], printed: &[Printed]) -> Result<HashMap<String, Topic>, String> {
+fn truth(
+    records: &[SubscriberRecord],
+    printed: &[PublishedMessage],
+) -> Result<HashMap<String, Topic>, String> {
     let mut topics: HashMap<String, Topic> = HashMap::new();
     let mut unknown: HashMap<(&str, u64), Option<Id>> = HashMap::new();
     for printed in printed {
@@ -160,7 +166,7 @@ fn truth(records: &[Record], printed: &[Printed]) -> Result<HashMap<String, Topi
     Ok(topics)
 }
 
-fn complete(record: &Record, topic: &Topic) -> Result<(), String> {
+fn complete(record: &SubscriberRecord, topic: &Topic) -> Result<(), String> {
     if let Some(fault) = record.faults.first() {
         return Err(fault.clone());
     }

@@ -9,19 +9,19 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tokio::time::timeout;
 
-use super::Aim;
 use super::Clock;
-use super::Record;
-use super::Seen;
-use super::Shared;
+use super::ReceivedMessage;
+use super::SharedRecord;
+use super::SubscribePlan;
+use super::SubscriberRecord;
 use super::books;
 use super::lock;
 use super::parse::Answer;
-use super::parse::Heard;
 use super::parse::Stream;
+use super::parse::StreamItem;
 
 /// Longest wait for a connection, and for the head of an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Above every heartbeat's interval: who is quiet for longer is dead.
 const SILENCE: Duration = Duration::from_secs(45);
@@ -39,14 +39,14 @@ const PIECE: usize = 16 * 1024;
 const REASONS: usize = 8;
 
 /// Listens until its task ends.
-pub(super) async fn listen(clock: Clock, aim: Aim, record: Shared, begin: Duration) {
+pub(super) async fn subscribe(clock: Clock, plan: SubscribePlan, record: SharedRecord, begin: Duration) {
     sleep(begin).await;
-    for address in aim.addresses.iter().cycle() {
-        let end = attempt(clock, *address, &aim.target, &record).await;
+    for address in plan.addresses.iter().cycle() {
+        let end = attempt(clock, *address, &plan.target, &record).await;
         let pause = {
             let mut record = lock(&record);
             record.worker = None;
-            note(&mut record, end);
+            record_end(&mut record, end);
             record.retry_ms.map_or(RETRY, Duration::from_millis).min(RETRY_MAX)
         };
         sleep(pause).await;
@@ -54,9 +54,9 @@ pub(super) async fn listen(clock: Clock, aim: Aim, record: Shared, begin: Durati
 }
 
 /// How a stream can end, or not begin.
-enum End {
+enum StreamEnd {
     /// The server ended it.
-    Ended,
+    Finished,
     /// It broke off.
     Cut,
     /// There was none.
@@ -65,27 +65,27 @@ enum End {
     Fault(String),
 }
 
-fn note(record: &mut Record, end: End) {
+fn record_end(record: &mut SubscriberRecord, end: StreamEnd) {
     match end {
-        End::Ended => record.ended += 1,
-        End::Cut => record.cut += 1,
-        End::Refused(reason) if record.refused.len() < REASONS => record.refused.push(reason),
-        End::Refused(_) => {}
-        End::Fault(fault) => record.faults.push(fault),
+        StreamEnd::Finished => record.finished += 1,
+        StreamEnd::Cut => record.cut += 1,
+        StreamEnd::Refused(reason) if record.refused.len() < REASONS => record.refused.push(reason),
+        StreamEnd::Refused(_) => {}
+        StreamEnd::Fault(fault) => record.faults.push(fault),
     }
 }
 
-async fn attempt(clock: Clock, address: SocketAddr, target: &str, record: &Shared) -> End {
-    let stream = match timeout(PATIENCE, TcpStream::connect(address)).await {
+async fn attempt(clock: Clock, address: SocketAddr, target: &str, record: &SharedRecord) -> StreamEnd {
+    let stream = match timeout(HEADER_TIMEOUT, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return End::Refused(format!("connect: {error}")),
-        Err(_) => return End::Refused("connect: too late".to_owned()),
+        Ok(Err(error)) => return StreamEnd::Refused(format!("connect: {error}")),
+        Err(_) => return StreamEnd::Refused("connect: too late".to_owned()),
     };
     match converse(clock, stream, target, record).await {
         Ok(end) => end,
         Err(error) => match lock(record).worker {
-            Some(_) => End::Cut,
-            None => End::Refused(format!("before the answer: {error}")),
+            Some(_) => StreamEnd::Cut,
+            None => StreamEnd::Refused(format!("before the answer: {error}")),
         },
     }
 }
@@ -94,8 +94,8 @@ async fn converse(
     clock: Clock,
     mut stream: TcpStream,
     target: &str,
-    record: &Shared,
-) -> std::io::Result<End> {
+    record: &SharedRecord,
+) -> std::io::Result<StreamEnd> {
     let last = lock(record).last.clone();
     let resume = if last.is_empty() { String::new() } else { format!("Last-Event-ID: {last}\r\n") };
     let head =
@@ -103,17 +103,17 @@ async fn converse(
     stream.write_all(head.as_bytes()).await?;
     let (mut answer, mut events) = (Answer::new(), Stream::after(&last));
     loop {
-        let patience = if answer.status().is_some() { SILENCE } else { PATIENCE };
-        if timeout(patience, stream.readable()).await.is_err() {
+        let longest = if answer.status().is_some() { SILENCE } else { HEADER_TIMEOUT };
+        if timeout(longest, stream.readable()).await.is_err() {
             return Ok(match answer.status() {
-                Some(_) => End::Fault(format!("silent for {SILENCE:?}")),
-                None => End::Refused("no answer in time".to_owned()),
+                Some(_) => StreamEnd::Fault(format!("silent for {SILENCE:?}")),
+                None => StreamEnd::Refused("no answer in time".to_owned()),
             });
         }
         // Not across an await: thousands of clients have no buffer of their own.
         let mut piece = [0; PIECE];
         let count = match stream.try_read(&mut piece) {
-            Ok(0) if answer.ends_with_connection() => return Ok(End::Ended),
+            Ok(0) if answer.ends_with_connection() => return Ok(StreamEnd::Finished),
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
@@ -131,36 +131,36 @@ fn digest(
     answer: &mut Answer,
     events: &mut Stream,
     bytes: &[u8],
-    record: &Shared,
-) -> Option<End> {
+    record: &SharedRecord,
+) -> Option<StreamEnd> {
     let (began, now) = (answer.status().is_none(), clock.micros());
     let mut record = lock(record);
     let taken = answer.take(bytes, |body| {
         record.bytes += body.len() as u64;
-        events.take(body, |last, heard| hear(&mut record, last, heard, now));
+        events.take(body, |last, received| record_received(&mut record, last, received, now));
     });
     if let Err(fault) = taken {
-        return Some(End::Fault(fault));
+        return Some(StreamEnd::Fault(fault));
     }
     record.last.clone_from(&events.last);
     if let Some(status) = answer.status().filter(|_| began) {
         let kind = answer.header("Content-Type").unwrap_or_default();
         if status != 200 || !kind.starts_with("text/event-stream") {
-            return Some(End::Refused(format!("{status} {kind}")));
+            return Some(StreamEnd::Refused(format!("{status} {kind}")));
         }
         record.opened += 1;
         // Operators' streams name no worker.
         let worker = answer.header("X-Worker-Id").and_then(|id| id.parse().ok()).or(Some(0));
         record.worker = worker;
     }
-    answer.is_done().then_some(End::Ended)
+    answer.is_done().then_some(StreamEnd::Finished)
 }
 
-fn hear(record: &mut Record, last: &str, heard: Heard, now: u64) {
-    match heard {
-        Heard::Comment => record.comments += 1,
-        Heard::Retry(millis) => record.retry_ms = Some(millis),
-        Heard::Event(event) if event.name == "message" => match last.parse() {
+fn record_received(record: &mut SubscriberRecord, last: &str, received: StreamItem, now: u64) {
+    match received {
+        StreamItem::Comment => record.comments += 1,
+        StreamItem::Retry(millis) => record.retry_ms = Some(millis),
+        StreamItem::Event(event) if event.name == "message" => match last.parse() {
             Ok(id) => {
                 if let Some(before) = record.seen.last().filter(|before| before.id >= id) {
                     let fault = format!("{id} ({:?}) came after {}", event.data, before.id);
@@ -168,10 +168,10 @@ fn hear(record: &mut Record, last: &str, heard: Heard, now: u64) {
                 }
                 let late_us = books::printed_at(&event.data).map(|then| now.saturating_sub(then));
                 let late_us = late_us.map(|late| u32::try_from(late).unwrap_or(u32::MAX));
-                record.seen.push(Seen { id, hash: books::hash(&event.data), late_us });
+                record.seen.push(ReceivedMessage { id, hash: books::hash(&event.data), late_us });
             }
             Err(error) => record.faults.push(format!("{error}, but the message's {:?}", event.data)),
         },
-        Heard::Event(event) => record.others.push((event.name, event.data)),
+        StreamItem::Event(event) => record.others.push((event.name, event.data)),
     }
 }

@@ -48,7 +48,7 @@ impl Clock {
 
 /// Where a client goes and what it asks for.
 #[derive(Debug, Clone)]
-pub(crate) struct Aim {
+pub(crate) struct SubscribePlan {
     /// Tried in turn: the next one after each stream that ended.
     pub(crate) addresses: Vec<SocketAddr>,
     /// Path and query.
@@ -57,7 +57,7 @@ pub(crate) struct Aim {
     pub(crate) topic: String,
 }
 
-impl Aim {
+impl SubscribePlan {
     /// The application's stream of a topic.
     pub(crate) fn topic(addresses: &[SocketAddr], topic: &str) -> Self {
         Self {
@@ -69,19 +69,19 @@ impl Aim {
 
     /// So many clients, spread evenly over topics and addresses.
     pub(crate) fn spread(addresses: &[SocketAddr], topics: &[String], clients: usize) -> Vec<Self> {
-        let aim = |number: usize| {
+        let plan = |number: usize| {
             let mut addresses = addresses.to_vec();
             let places = addresses.len();
             addresses.rotate_left(number / topics.len() % places);
             Self::topic(&addresses, &topics[number % topics.len()])
         };
-        (0..clients).map(aim).collect()
+        (0..clients).map(plan).collect()
     }
 }
 
 /// One message as it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct ReceivedMessage {
     pub(crate) id: Id,
     /// Of its text.
     pub(crate) hash: u64,
@@ -91,9 +91,9 @@ pub(crate) struct Seen {
 
 /// What one client met with.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Record {
+pub(crate) struct SubscriberRecord {
     pub(crate) topic: String,
-    pub(crate) seen: Vec<Seen>,
+    pub(crate) seen: Vec<ReceivedMessage>,
     /// Events of other names than `message`, each with its data.
     pub(crate) others: Vec<(String, String)>,
     /// What it would send as `Last-Event-ID`.
@@ -105,7 +105,7 @@ pub(crate) struct Record {
     /// Streams that began.
     pub(crate) opened: u64,
     /// Streams that were ended by the server as it should.
-    pub(crate) ended: u64,
+    pub(crate) finished: u64,
     /// Streams that broke off.
     pub(crate) cut: u64,
     /// Attempts that led to no stream, each with its reason; the first few.
@@ -118,7 +118,7 @@ pub(crate) struct Record {
     pub(crate) bytes: u64,
 }
 
-impl Record {
+impl SubscriberRecord {
     /// How often an event of this name came.
     pub(crate) fn times(&self, name: &str) -> usize {
         self.others.iter().filter(|(other, _)| other == name).count()
@@ -131,32 +131,36 @@ impl Record {
 }
 
 /// A record that a client writes and others look at.
-pub(crate) type Shared = Arc<Mutex<Record>>;
+pub(crate) type SharedRecord = Arc<Mutex<SubscriberRecord>>;
 
-fn lock(record: &Mutex<Record>) -> MutexGuard<'_, Record> {
+fn lock(record: &Mutex<SubscriberRecord>) -> MutexGuard<'_, SubscriberRecord> {
     record.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Clients that listen until they are stopped.
 #[derive(Debug)]
-pub(crate) struct Crowd {
-    records: Vec<Shared>,
+pub(crate) struct SubscriberGroup {
+    records: Vec<SharedRecord>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Crowd {
+impl SubscriberGroup {
     /// Starts a client for every aim.
-    pub(crate) fn start(clock: Clock, aims: &[Aim]) -> Self {
+    pub(crate) fn start(clock: Clock, plans: &[SubscribePlan]) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let record =
-            |aim: &Aim| Arc::new(Mutex::new(Record { topic: aim.topic.clone(), ..Record::default() }));
-        let records: Vec<Shared> = aims.iter().map(record).collect();
+        let record = |plan: &SubscribePlan| {
+            Arc::new(Mutex::new(SubscriberRecord {
+                topic: plan.topic.clone(),
+                ..SubscriberRecord::default()
+            }))
+        };
+        let records: Vec<SharedRecord> = plans.iter().map(record).collect();
         let mut shares = vec![Vec::new(); THREADS];
-        for (number, (aim, record)) in aims.iter().cloned().zip(&records).enumerate() {
-            shares[number % THREADS].push((number as u32, aim, Arc::clone(record)));
+        for (number, (plan, record)) in plans.iter().cloned().zip(&records).enumerate() {
+            shares[number % THREADS].push((number as u32, plan, Arc::clone(record)));
         }
-        let thread = |share: Vec<(u32, Aim, Shared)>| {
+        let thread = |share: Vec<(u32, SubscribePlan, SharedRecord)>| {
             let stopped = stopped.clone();
             thread::spawn(move || run(clock, share, stopped))
         };
@@ -165,12 +169,12 @@ impl Crowd {
     }
 
     /// How many clients are of this kind now.
-    pub(crate) fn count(&self, is: impl Fn(&Record) -> bool) -> usize {
+    pub(crate) fn count(&self, is: impl Fn(&SubscriberRecord) -> bool) -> usize {
         self.records.iter().filter(|record| is(&lock(record))).count()
     }
 
     /// Whether all are of this kind now.
-    pub(crate) fn all(&self, are: impl Fn(&Record) -> bool) -> bool {
+    pub(crate) fn all(&self, are: impl Fn(&SubscriberRecord) -> bool) -> bool {
         self.records.iter().all(|record| are(&lock(record)))
     }
 
@@ -188,7 +192,7 @@ impl Crowd {
     pub(crate) fn summary(&self) -> String {
         let (listening, all) = (self.listening(), self.records.len());
         let seen: usize = self.records.iter().map(|record| lock(record).seen.len()).sum();
-        let first = |pick: fn(&Record) -> &Vec<String>| {
+        let first = |pick: fn(&SubscriberRecord) -> &Vec<String>| {
             self.records.iter().find_map(|record| pick(&lock(record)).last().cloned()).unwrap_or_default()
         };
         let (refused, fault) = (first(|record| &record.refused), first(|record| &record.faults));
@@ -196,12 +200,12 @@ impl Crowd {
     }
 
     /// Every record as it is now.
-    pub(crate) fn records(&self) -> Vec<Record> {
+    pub(crate) fn records(&self) -> Vec<SubscriberRecord> {
         self.records.iter().map(|record| lock(record).clone()).collect()
     }
 
     /// Sends everybody home; what they met with.
-    pub(crate) fn stop(mut self) -> Vec<Record> {
+    pub(crate) fn stop(mut self) -> Vec<SubscriberRecord> {
         self.leave();
         self.records()
     }
@@ -214,18 +218,18 @@ impl Crowd {
     }
 }
 
-impl Drop for Crowd {
+impl Drop for SubscriberGroup {
     fn drop(&mut self) {
         self.leave();
     }
 }
 
-fn run(clock: Clock, share: Vec<(u32, Aim, Shared)>, mut stopped: watch::Receiver<bool>) {
+fn run(clock: Clock, share: Vec<(u32, SubscribePlan, SharedRecord)>, mut stopped: watch::Receiver<bool>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.unwrap_or_else(|error| panic!("no runtime for clients: {error}"));
     let clients = async {
-        for (number, aim, record) in share {
-            tokio::spawn(client::listen(clock, aim, record, APART * number));
+        for (number, plan, record) in share {
+            tokio::spawn(client::subscribe(clock, plan, record, APART * number));
         }
         // Sender gone or order given: either is the end. Tasks end with the runtime.
         let _ = stopped.wait_for(|stopped| *stopped).await;

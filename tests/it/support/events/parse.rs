@@ -163,7 +163,7 @@ pub(crate) struct Event {
 
 /// What a line, or the end of an event, amounts to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum StreamItem {
     Event(Event),
     /// A line that begins with a colon.
     Comment,
@@ -193,7 +193,7 @@ impl Stream {
     }
 
     /// Takes more bytes; `hear` gets what they complete, with the last id at that moment.
-    pub(crate) fn take(&mut self, bytes: &[u8], mut hear: impl FnMut(&str, Heard)) {
+    pub(crate) fn take(&mut self, bytes: &[u8], mut on_item: impl FnMut(&str, StreamItem)) {
         for byte in bytes {
             let second_half = std::mem::take(&mut self.returned) && *byte == b'\n';
             match byte {
@@ -201,8 +201,8 @@ impl Stream {
                 b'\r' | b'\n' => {
                     self.returned = *byte == b'\r';
                     let line = std::mem::take(&mut self.line);
-                    if let Some(heard) = self.end_of_line(&String::from_utf8_lossy(&line)) {
-                        hear(&self.last, heard);
+                    if let Some(item) = self.end_of_line(&String::from_utf8_lossy(&line)) {
+                        on_item(&self.last, item);
                     }
                 }
                 _ => self.line.push(*byte),
@@ -210,17 +210,17 @@ impl Stream {
         }
     }
 
-    fn end_of_line(&mut self, line: &str) -> Option<Heard> {
+    fn end_of_line(&mut self, line: &str) -> Option<StreamItem> {
         if line.is_empty() {
             self.last.clone_from(&self.next);
             let (name, data) = (std::mem::take(&mut self.name), std::mem::take(&mut self.data));
             let name = if name.is_empty() { "message".to_owned() } else { name };
-            return std::mem::take(&mut self.any).then_some(Heard::Event(Event { name, data }));
+            return std::mem::take(&mut self.any).then_some(StreamItem::Event(Event { name, data }));
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
-            "" => return Some(Heard::Comment),
+            "" => return Some(StreamItem::Comment),
             "event" => value.clone_into(&mut self.name),
             "data" if self.any => self.data += &format!("\n{value}"),
             "data" => {
@@ -228,7 +228,7 @@ impl Stream {
                 self.any = true;
             }
             "id" if !value.contains('\0') => value.clone_into(&mut self.next),
-            "retry" => return value.parse().ok().map(Heard::Retry),
+            "retry" => return value.parse().ok().map(StreamItem::Retry),
             _ => {}
         }
         None

@@ -23,14 +23,14 @@ use super::parse::Answer;
 use super::parse::Id;
 
 /// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// After a failure: a refused client must not do nothing else.
 const AFTER_FAILURE: Duration = Duration::from_millis(20);
 
 /// One message that someone tried to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Printed {
+pub(crate) struct PublishedMessage {
     pub(crate) topic: String,
     /// Of its text.
     pub(crate) hash: u64,
@@ -40,7 +40,7 @@ pub(crate) struct Printed {
 
 /// What a publisher is to do.
 #[derive(Debug, Clone)]
-pub(crate) struct Job {
+pub(crate) struct PublishPlan {
     /// The next one after each failure.
     pub(crate) addresses: Vec<SocketAddr>,
     /// In turn.
@@ -55,15 +55,15 @@ pub(crate) struct Job {
 
 /// A publisher at work.
 #[derive(Debug)]
-pub(crate) struct Press {
+pub(crate) struct Publisher {
     stop: Arc<AtomicBool>,
-    book: Arc<Mutex<Vec<Printed>>>,
+    book: Arc<Mutex<Vec<PublishedMessage>>>,
     thread: JoinHandle<()>,
 }
 
-impl Press {
+impl Publisher {
     /// Starts one; `number` is what its texts begin with, so no two may have the same.
-    pub(crate) fn start(clock: Clock, number: usize, job: Job) -> Self {
+    pub(crate) fn start(clock: Clock, number: usize, job: PublishPlan) -> Self {
         let (stop, book) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let thread = thread::spawn({
             let (stop, book) = (Arc::clone(&stop), Arc::clone(&book));
@@ -84,20 +84,26 @@ impl Press {
     }
 
     /// Ends it after the message at hand; everything it tried.
-    pub(crate) fn finish(self) -> Vec<Printed> {
+    pub(crate) fn finish(self) -> Vec<PublishedMessage> {
         self.stop.store(true, Ordering::Relaxed);
         self.wait()
     }
 
     /// Waits for the end of one that has one; everything it tried.
-    pub(crate) fn wait(self) -> Vec<Printed> {
+    pub(crate) fn wait(self) -> Vec<PublishedMessage> {
         assert!(self.thread.join().is_ok(), "a publisher panicked");
         std::mem::take(&mut self.book.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn run(clock: Clock, number: usize, job: &Job, stop: &AtomicBool, book: &Mutex<Vec<Printed>>) {
-    let mut link = Link { addresses: job.addresses.clone(), kept: None };
+fn run(
+    clock: Clock,
+    number: usize,
+    job: &PublishPlan,
+    stop: &AtomicBool,
+    book: &Mutex<Vec<PublishedMessage>>,
+) {
+    let mut link = PublisherConnection { addresses: job.addresses.clone(), kept: None };
     link.addresses.rotate_left(number % job.addresses.len());
     let begin = clock.micros();
     for nth in 0..job.count.unwrap_or(usize::MAX) {
@@ -108,7 +114,7 @@ fn run(clock: Clock, number: usize, job: &Job, stop: &AtomicBool, book: &Mutex<V
         let text = books::text(clock.micros(), number, nth, job.size);
         let answer = link.publish(topic, &text);
         let failed = answer.is_err();
-        let printed = Printed { topic: topic.clone(), hash: books::hash(&text), answer };
+        let printed = PublishedMessage { topic: topic.clone(), hash: books::hash(&text), answer };
         book.lock().unwrap_or_else(PoisonError::into_inner).push(printed);
         let due = Duration::from_micros(begin) + job.pace * (nth as u32 + 1);
         let pause = due.saturating_sub(Duration::from_micros(clock.micros()));
@@ -117,15 +123,15 @@ fn run(clock: Clock, number: usize, job: &Job, stop: &AtomicBool, book: &Mutex<V
 }
 
 /// A connection to one of several places.
-struct Link {
+struct PublisherConnection {
     addresses: Vec<SocketAddr>,
     kept: Option<TcpStream>,
 }
 
-impl Link {
+impl PublisherConnection {
     /// Publishes, without ever asking twice.
     fn publish(&mut self, topic: &str, text: &str) -> Result<Id, String> {
-        let result = self.ask(&json!({ "topic": topic, "message": text }).to_string());
+        let result = self.request(&json!({ "topic": topic, "message": text }).to_string());
         if result.is_err() {
             self.kept = None;
             self.addresses.rotate_left(1);
@@ -133,7 +139,7 @@ impl Link {
         result
     }
 
-    fn ask(&mut self, body: &str) -> Result<Id, String> {
+    fn request(&mut self, body: &str) -> Result<Id, String> {
         let mut stream = match self.kept.take() {
             Some(stream) if is_open(&stream) => stream,
             _ => connect(self.addresses[0]).map_err(|error| format!("connect: {error}"))?,
@@ -143,31 +149,32 @@ impl Link {
             body.len()
         );
         stream.write_all((head + body).as_bytes()).map_err(|error| format!("send: {error}"))?;
-        let (mut answer, mut said, mut piece) = (Answer::new(), Vec::new(), [0; 4096]);
+        let (mut answer, mut reply_body, mut piece) = (Answer::new(), Vec::new(), [0; 4096]);
         while !answer.is_done() {
             let count = stream.read(&mut piece).map_err(|error| format!("receive: {error}"))?;
             if count == 0 {
                 return Err("closed before the answer's end".to_owned());
             }
-            answer.take(&piece[..count], |body| said.extend_from_slice(body))?;
+            answer.take(&piece[..count], |body| reply_body.extend_from_slice(body))?;
         }
-        let said = String::from_utf8_lossy(&said);
+        let reply_body = String::from_utf8_lossy(&reply_body);
         if !matches!(answer.status(), Some(200..=299)) {
-            return Err(format!("{}: {said}", answer.status().unwrap_or_default()));
+            return Err(format!("{}: {reply_body}", answer.status().unwrap_or_default()));
         }
-        let id =
-            serde_json::from_str::<Value>(&said).ok().and_then(|value| value["id"].as_str()?.parse().ok());
+        let id = serde_json::from_str::<Value>(&reply_body)
+            .ok()
+            .and_then(|value| value["id"].as_str()?.parse().ok());
         if answer.header("Connection").is_none_or(|value| !value.eq_ignore_ascii_case("close")) {
             self.kept = Some(stream);
         }
-        id.ok_or_else(|| format!("no id in {said:?}"))
+        id.ok_or_else(|| format!("no id in {reply_body:?}"))
     }
 }
 
 fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

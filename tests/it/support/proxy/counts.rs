@@ -10,7 +10,7 @@ use crate::support::proxy::resp;
 /// A name is the command in capitals; of a function call it is the function's, of a script `EVALSHA` and the first
 /// eight letters of its digest. What the client does by itself, without any request, counts as housekeeping.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct CommandCounts {
     /// Commands of requests.
     pub(crate) commands: BTreeMap<String, u64>,
     /// Turns from asking to being answered, of commands of requests: several commands sent at once are one.
@@ -23,7 +23,7 @@ pub(crate) struct Counts {
     pub(crate) received: u64,
 }
 
-impl Counts {
+impl CommandCounts {
     /// What was added since an earlier look.
     pub(crate) fn since(&self, before: &Self) -> Self {
         Self {
@@ -45,7 +45,7 @@ impl Counts {
         self.commands.iter().filter(|(name, _)| name.contains(part)).map(|(_, count)| count).sum()
     }
 
-    pub(super) fn command(&mut self, name: &Name, bytes: usize) {
+    pub(super) fn command(&mut self, name: &CommandName, bytes: usize) {
         let list = if name.housekeeping { &mut self.housekeeping } else { &mut self.commands };
         *list.entry(name.text.clone()).or_default() += 1;
         if !name.housekeeping {
@@ -54,7 +54,7 @@ impl Counts {
     }
 }
 
-impl fmt::Display for Counts {
+impl fmt::Display for CommandCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} round trips, {} B sent, {} B received", self.rounds, self.sent, self.received)?;
         self.commands.iter().try_for_each(|(name, count)| write!(f, ", {count} {name}"))
@@ -68,7 +68,7 @@ fn grown(now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>) -> BTreeMa
 
 /// A command's name, and whether any request asked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Name {
+pub(super) struct CommandName {
     pub(super) text: String,
     pub(super) housekeeping: bool,
 }
@@ -104,7 +104,7 @@ const SETUP: [&str; 20] = [
 const APART: [&str; 4] = [":secret", ":mig", "regatta_fleet", "{fleet}"];
 
 /// Of a whole command.
-pub(super) fn name(frame: &[u8]) -> Name {
+pub(super) fn name(frame: &[u8]) -> CommandName {
     let mut words = resp::words(frame, 5);
     if words.is_empty() {
         // A greeting may come as a bare line.
@@ -119,5 +119,5 @@ pub(super) fn name(frame: &[u8]) -> Name {
     };
     let apart = |at: usize| word(at).is_some_and(|word| APART.iter().any(|part| word.contains(part)));
     let housekeeping = SETUP.contains(&command.as_str()) || (1..5).any(apart);
-    Name { text, housekeeping }
+    CommandName { text, housekeeping }
 }

@@ -20,21 +20,21 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::__internals::config::Inputs;
+use regatta::__internals::config::ConfigInputs;
 use regatta::__internals::config::schema;
-use regatta::__internals::config::schema::Mode;
 use regatta::__internals::config::schema::RedisUrl;
-use regatta::__internals::redis::Health;
-use regatta::__internals::redis::Redis;
+use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::redis::RedisStatus;
 use tokio::sync::watch;
 
-pub(crate) use crate::support::proxy::counts::Counts;
-use crate::support::redis::RedisServer;
+pub(crate) use crate::support::proxy::counts::CommandCounts;
+use crate::support::redis::TestRedis;
 use crate::support::wait;
 
 /// What becomes of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Link {
+pub(crate) enum LinkState {
     /// They reach Redis.
     Open,
     /// New ones are refused, those there are were closed.
@@ -49,7 +49,7 @@ pub(crate) enum Link {
 
 /// What happens to the bytes of an open link.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Toxics {
+pub(crate) struct Faults {
     /// Every reply comes this much later.
     pub(crate) latency: Duration,
     /// And by up to this much more or less.
@@ -65,7 +65,7 @@ pub(crate) struct Toxics {
     pub(crate) resets: f64,
 }
 
-impl Toxics {
+impl Faults {
     /// Nothing happens to them.
     pub(crate) const NONE: Self = Self {
         latency: Duration::ZERO,
@@ -79,7 +79,7 @@ impl Toxics {
 
 /// Where the server is.
 #[derive(Debug, Clone)]
-pub(crate) enum Upstream {
+pub(crate) enum ProxyUpstream {
     /// A Unix socket.
     Unix(PathBuf),
     /// An address.
@@ -88,21 +88,21 @@ pub(crate) enum Upstream {
 
 /// What the serving thread and its connections look at.
 #[derive(Debug, Clone)]
-struct Order {
-    link: Link,
+struct ProxyOrders {
+    link: LinkState,
     /// Grows with each setting of toxics.
     age: u64,
-    toxics: Toxics,
+    faults: Faults,
     /// Connections older than this are reset.
     resets: u64,
     /// Connections older than this lose everything that is said on them.
-    forgets: u64,
-    ended: bool,
+    blackholes: u64,
+    is_stopped: bool,
 }
 
 /// What is done to commands of some name.
 #[derive(Debug)]
-enum Ambush {
+enum CommandFault {
     /// The server does it, the reply is lost and the connection reset.
     LoseReply,
     /// The server never sees it; this is its reply, without the line's end.
@@ -110,10 +110,10 @@ enum Ambush {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    counts: Counts,
+struct ProxyState {
+    counts: CommandCounts,
     /// Name of the command, how many more of them, and what is done to them.
-    ambushes: VecDeque<(String, u64, Ambush)>,
+    command_faults: VecDeque<(String, u64, CommandFault)>,
     sprung: u64,
     accepted: Vec<Instant>,
     open: usize,
@@ -123,37 +123,43 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Shared {
-    upstream: Upstream,
-    state: Mutex<State>,
+struct ProxyShared {
+    upstream: ProxyUpstream,
+    state: Mutex<ProxyState>,
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl ProxyShared {
+    fn state(&self) -> MutexGuard<'_, ProxyState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A proxy that runs; it ends, with its connections, when it goes out of scope.
 #[derive(Debug)]
-pub(crate) struct Proxy {
+pub(crate) struct FaultProxy {
     address: SocketAddr,
-    shared: Arc<Shared>,
-    order: watch::Sender<Order>,
+    shared: Arc<ProxyShared>,
+    order: watch::Sender<ProxyOrders>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Proxy {
+impl FaultProxy {
     /// Before a server of this test's; the server may be restarted behind it.
-    pub(crate) fn before(server: &RedisServer) -> Self {
-        Self::to(Upstream::Unix(server.socket()))
+    pub(crate) fn before(server: &TestRedis) -> Self {
+        Self::to(ProxyUpstream::Unix(server.socket()))
     }
 
     /// Before any server.
-    pub(crate) fn to(upstream: Upstream) -> Self {
-        let shared = Arc::new(Shared { upstream, state: Mutex::default() });
-        let order =
-            Order { link: Link::Open, age: 0, toxics: Toxics::NONE, resets: 0, forgets: 0, ended: false };
+    pub(crate) fn to(upstream: ProxyUpstream) -> Self {
+        let shared = Arc::new(ProxyShared { upstream, state: Mutex::default() });
+        let order = ProxyOrders {
+            link: LinkState::Open,
+            age: 0,
+            faults: Faults::NONE,
+            resets: 0,
+            blackholes: 0,
+            is_stopped: false,
+        };
         let (order, orders) = watch::channel(order);
         // Its port stays ours while no one listens.
         let place = serve::reserve();
@@ -161,7 +167,7 @@ impl Proxy {
         let of_thread = Arc::clone(&shared);
         let thread = thread::spawn(move || serve::run(place, &of_thread, orders));
         let proxy = Self { address, shared, order, thread: Some(thread) };
-        proxy.give(|_| ());
+        proxy.update_orders(|_| ());
         proxy
     }
 
@@ -176,30 +182,35 @@ impl Proxy {
     }
 
     /// Settings for the library's client, which goes through it.
-    pub(crate) fn settings(&self, server: &RedisServer, prefix: &str, mode: Mode) -> schema::Redis {
-        schema::Redis { url: Some(self.redis_url()), ..server.settings(prefix, mode) }
+    pub(crate) fn settings(
+        &self,
+        server: &TestRedis,
+        prefix: &str,
+        mode: ScriptingMode,
+    ) -> schema::RedisConfig {
+        schema::RedisConfig { url: Some(self.redis_url()), ..server.settings(prefix, mode) }
     }
 
     fn redis_url(&self) -> RedisUrl {
         let flags = vec![("redis.url".to_owned(), self.url(), "--redis".to_owned())];
-        let inputs = Inputs { flags, ..Inputs::default() };
+        let inputs = ConfigInputs { flags, ..ConfigInputs::default() };
         regatta::__internals::config::load(&inputs).unwrap().redis.url.unwrap()
     }
 
     /// A worker's connection to the server through it, ready.
-    pub(crate) async fn connect(&self, server: &RedisServer, prefix: &str, mode: Mode) -> Redis {
+    pub(crate) async fn connect(&self, server: &TestRedis, prefix: &str, mode: ScriptingMode) -> RedisClient {
         let settings = self.settings(server, prefix, mode);
-        let redis = Redis::new(&settings, &self.redis_url(), "test").unwrap();
+        let redis = RedisClient::new(&settings, &self.redis_url(), "test").unwrap();
         redis.start();
-        assert_eq!(redis.first_attempt().await, Health::Up);
+        assert_eq!(redis.wait_for_first_attempt().await, RedisStatus::Up);
         redis
     }
 
     /// Changes what becomes of connections, and returns when it is so.
     #[track_caller]
-    pub(crate) fn link(&self, link: Link) {
-        self.give(|order| order.link = link);
-        if link == Link::Down {
+    pub(crate) fn set_link(&self, link: LinkState) {
+        self.update_orders(|order| order.link = link);
+        if link == LinkState::Down {
             wait::until("the proxy has closed its connections", wait::LONG, || self.open() == 0);
         }
     }
@@ -207,50 +218,54 @@ impl Proxy {
     /// Resets the connections there are; new ones are as before.
     #[track_caller]
     pub(crate) fn reset(&self) {
-        self.give(|order| order.resets += 1);
+        self.update_orders(|order| order.resets += 1);
     }
 
     /// Forgets the connections there are, as a firewall does: bytes on them are lost, and neither side is told;
     /// new ones are as before.
     #[track_caller]
-    pub(crate) fn forget(&self) {
-        self.give(|order| order.forgets += 1);
+    pub(crate) fn blackhole(&self) {
+        self.update_orders(|order| order.blackholes += 1);
     }
 
     /// Sets what happens to the bytes, e.g. `|toxics| toxics.slices = 10`.
     #[track_caller]
-    pub(crate) fn toxics(&self, change: impl FnOnce(&mut Toxics)) {
-        self.give(|order| change(&mut order.toxics));
+    pub(crate) fn set_faults(&self, change: impl FnOnce(&mut Faults)) {
+        self.update_orders(|order| change(&mut order.faults));
     }
 
     /// Loses the replies of the next so many commands of this name (as in [`Counts`]), which the server has done;
     /// each time the connection is reset.
     pub(crate) fn lose_replies(&self, name: &str, count: u64) {
-        self.shared.state().ambushes.push_back((name.to_owned(), count, Ambush::LoseReply));
+        self.shared.state().command_faults.push_back((name.to_owned(), count, CommandFault::LoseReply));
     }
 
     /// Answers the next so many commands of this name in the server's place, e.g. `-LOADING Redis is loading`.
     pub(crate) fn answer(&self, name: &str, count: u64, reply: &str) {
-        self.shared.state().ambushes.push_back((name.to_owned(), count, Ambush::Answer(reply.to_owned())));
+        self.shared.state().command_faults.push_back((
+            name.to_owned(),
+            count,
+            CommandFault::Answer(reply.to_owned()),
+        ));
     }
 
     /// No one's replies are lost, no one is answered in the server's place any more.
-    pub(crate) fn spare(&self) {
-        self.shared.state().ambushes.clear();
+    pub(crate) fn clear_command_faults(&self) {
+        self.shared.state().command_faults.clear();
     }
 
     /// How many commands met with [`Proxy::lose_replies`], [`Proxy::answer`] or a reset of [`Toxics::resets`] so far.
-    pub(crate) fn sprung(&self) -> u64 {
+    pub(crate) fn faults_injected(&self) -> u64 {
         self.shared.state().sprung
     }
 
     /// Everything asked so far.
-    pub(crate) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> CommandCounts {
         self.shared.state().counts.clone()
     }
 
     /// What was asked while this was done, housekeeping left out; replies must have come by its end.
-    pub(crate) fn during<T>(&self, act: impl FnOnce() -> T) -> (Counts, T) {
+    pub(crate) fn during<T>(&self, act: impl FnOnce() -> T) -> (CommandCounts, T) {
         let before = self.counts();
         let value = act();
         (self.counts().since(&before), value)
@@ -267,7 +282,7 @@ impl Proxy {
     }
 
     #[track_caller]
-    fn give(&self, change: impl FnOnce(&mut Order)) {
+    fn update_orders(&self, change: impl FnOnce(&mut ProxyOrders)) {
         let orders = {
             let mut state = self.shared.state();
             state.orders += 1;
@@ -281,10 +296,10 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl Drop for FaultProxy {
     fn drop(&mut self) {
-        self.order.send_modify(|order| order.ended = true);
-        let ended = self.thread.take().map(JoinHandle::join);
-        assert!(matches!(ended, Some(Ok(()))) || thread::panicking(), "the proxy panicked");
+        self.order.send_modify(|order| order.is_stopped = true);
+        let joined = self.thread.take().map(JoinHandle::join);
+        assert!(matches!(joined, Some(Ok(()))) || thread::panicking(), "the proxy panicked");
     }
 }

@@ -19,13 +19,13 @@ use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio::time::sleep_until;
 
-use crate::support::proxy::Ambush;
-use crate::support::proxy::Link;
-use crate::support::proxy::Order;
-use crate::support::proxy::Shared;
-use crate::support::proxy::Toxics;
+use crate::support::proxy::CommandFault;
+use crate::support::proxy::Faults;
+use crate::support::proxy::LinkState;
+use crate::support::proxy::ProxyOrders;
+use crate::support::proxy::ProxyShared;
 use crate::support::proxy::counts;
-use crate::support::proxy::counts::Name;
+use crate::support::proxy::counts::CommandName;
 use crate::support::proxy::resp;
 use crate::support::proxy::serve::Stream;
 
@@ -40,7 +40,7 @@ pub(super) enum End {
 #[derive(Debug)]
 enum Expected {
     /// The server's to a command.
-    Reply { of: Name, lose: bool },
+    Reply { of: CommandName, lose: bool },
     /// Our own, when it is its turn.
     Instead(Vec<u8>),
 }
@@ -50,14 +50,14 @@ enum Expected {
 struct Talk {
     expected: VecDeque<Expected>,
     /// A request's command went out and no reply has come since.
-    asking: bool,
+    awaits_reply: bool,
 }
 
 struct Pump<'a> {
-    shared: &'a Shared,
-    orders: watch::Receiver<Order>,
+    shared: &'a ProxyShared,
+    orders: watch::Receiver<ProxyOrders>,
     /// How many times connections had been forgotten when this one was made.
-    forgets: u64,
+    blackholes: u64,
     talk: Mutex<Talk>,
 }
 
@@ -67,44 +67,44 @@ type Replies = mpsc::UnboundedSender<(Instant, Vec<u8>)>;
 pub(super) async fn carry(
     client: &mut TcpStream,
     upstream: Pin<Box<dyn Stream>>,
-    shared: &Shared,
-    mut orders: watch::Receiver<Order>,
+    shared: &ProxyShared,
+    mut orders: watch::Receiver<ProxyOrders>,
 ) -> End {
-    let forgets = orders.borrow().forgets;
-    let pump = Pump { shared, orders: orders.clone(), forgets, talk: Mutex::default() };
+    let blackholes = orders.borrow().blackholes;
+    let pump = Pump { shared, orders: orders.clone(), blackholes, talk: Mutex::default() };
     let born = orders.borrow().resets;
     let (from_client, mut to_client) = client.split();
     let (from_server, to_server) = tokio::io::split(upstream);
     let (replies, due) = mpsc::unbounded_channel();
-    let ended = tokio::select! {
+    let result = tokio::select! {
         biased;
         end = doom(&mut orders, born) => Ok(end),
         end = pump.commands(from_client, to_server, replies.clone()) => end,
         end = pump.replies(from_server, replies) => end,
         end = pump.deliver(due, &mut to_client) => end,
     };
-    ended.unwrap_or_else(|error| match error.kind() {
+    result.unwrap_or_else(|error| match error.kind() {
         ErrorKind::ConnectionReset => End::Reset,
         _ => End::Close,
     })
 }
 
 /// Returns when the order ends this connection.
-async fn doom(orders: &mut watch::Receiver<Order>, born: u64) -> End {
+async fn doom(orders: &mut watch::Receiver<ProxyOrders>, born: u64) -> End {
     let mut swallowed = false;
     loop {
-        let (link, resets, ended) = {
+        let (link, resets, is_stopped) = {
             let order = orders.borrow_and_update();
-            (order.link, order.resets, order.ended)
+            (order.link, order.resets, order.is_stopped)
         };
         match link {
-            _ if ended || resets > born => return End::Reset,
-            Link::Down => return End::Close,
-            Link::Reset => return End::Reset,
-            Link::BlackHole => swallowed = true,
+            _ if is_stopped || resets > born => return End::Reset,
+            LinkState::Down => return End::Close,
+            LinkState::Reset => return End::Reset,
+            LinkState::BlackHole => swallowed = true,
             // It lost an unknown part of what was said.
-            Link::Open | Link::Stalled if swallowed => return End::Reset,
-            Link::Open | Link::Stalled => (),
+            LinkState::Open | LinkState::Stalled if swallowed => return End::Reset,
+            LinkState::Open | LinkState::Stalled => (),
         }
         if orders.changed().await.is_err() {
             return End::Reset;
@@ -113,16 +113,16 @@ async fn doom(orders: &mut watch::Receiver<Order>, born: u64) -> End {
 }
 
 impl Pump<'_> {
-    fn toxics(&self) -> (u64, Toxics) {
+    fn faults(&self) -> (u64, Faults) {
         let order = self.orders.borrow();
-        (order.age, order.toxics.clone())
+        (order.age, order.faults.clone())
     }
 
     /// Waits while the link stands still; whether what was read is lost.
     async fn held(&self) -> bool {
         let mut orders = self.orders.clone();
-        let order = orders.wait_for(|order| order.link != Link::Stalled).await;
-        order.is_ok_and(|order| order.link == Link::BlackHole || order.forgets > self.forgets)
+        let order = orders.wait_for(|order| order.link != LinkState::Stalled).await;
+        order.is_ok_and(|order| order.link == LinkState::BlackHole || order.blackholes > self.blackholes)
     }
 
     async fn commands(
@@ -146,7 +146,7 @@ impl Pump<'_> {
                     break;
                 }
             }
-            write(&mut to, &onward, self.toxics().1.slices).await?;
+            write(&mut to, &onward, self.faults().1.slices).await?;
             if reset {
                 return Ok(End::Reset);
             }
@@ -155,24 +155,24 @@ impl Pump<'_> {
     }
 
     /// Counts one command and lets it pass, or not; whether the connection is reset instead.
-    fn command(&self, name: Name, frame: &[u8], onward: &mut Vec<u8>, replies: &Replies) -> bool {
+    fn command(&self, name: CommandName, frame: &[u8], onward: &mut Vec<u8>, replies: &Replies) -> bool {
         let mut state = self.shared.state();
         state.counts.command(&name, frame.len());
         // The command alone means each of its scripts, too.
-        let is = |wanted: &str| {
-            name.text.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        let is = |expected: &str| {
+            name.text.strip_prefix(expected).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
         };
-        let ambush = state.ambushes.iter_mut().find(|(wanted, count, _)| is(wanted) && *count > 0);
+        let ambush = state.command_faults.iter_mut().find(|(expected, count, _)| is(expected) && *count > 0);
         let mut instead = None;
         let mut lose = false;
         if let Some((_, count, ambush)) = ambush {
             *count -= 1;
             match ambush {
-                Ambush::LoseReply => lose = true,
-                Ambush::Answer(reply) => instead = Some(format!("{reply}\r\n").into_bytes()),
+                CommandFault::LoseReply => lose = true,
+                CommandFault::Answer(reply) => instead = Some(format!("{reply}\r\n").into_bytes()),
             }
             state.sprung += 1;
-        } else if !name.housekeeping && rand::rng().random_bool(self.orders.borrow().toxics.resets) {
+        } else if !name.housekeeping && rand::rng().random_bool(self.orders.borrow().faults.resets) {
             state.sprung += 1;
             if rand::rng().random() {
                 return true;
@@ -181,7 +181,7 @@ impl Pump<'_> {
         }
         drop(state);
         let mut talk = self.talk.lock().unwrap();
-        talk.asking |= !name.housekeeping;
+        talk.awaits_reply |= !name.housekeeping;
         match instead {
             Some(reply) => talk.expected.push_back(Expected::Instead(reply)),
             None => {
@@ -206,13 +206,13 @@ impl Pump<'_> {
     /// A reply to a request came.
     fn round(&self, talk: &mut Talk, bytes: usize) {
         let mut state = self.shared.state();
-        state.counts.rounds += u64::from(std::mem::take(&mut talk.asking));
+        state.counts.rounds += u64::from(std::mem::take(&mut talk.awaits_reply));
         state.counts.received += bytes as u64;
     }
 
     /// When a reply that is here now is to arrive.
     fn due(&self) -> Instant {
-        let toxics = self.toxics().1;
+        let toxics = self.faults().1;
         let shift = toxics.jitter.mul_f64(rand::rng().random_range(0.0..=2.0));
         Instant::now() + (toxics.latency + shift).saturating_sub(toxics.jitter)
     }
@@ -262,19 +262,19 @@ impl Pump<'_> {
             if self.held().await {
                 continue;
             }
-            let (now, toxics) = self.toxics();
+            let (now, toxics) = self.faults();
             if now != age {
                 (age, passed) = (now, 0);
             }
             let left = toxics.limit_data.map(|limit| usize::try_from(limit - passed.min(limit)).unwrap());
-            let over = left.is_some_and(|left| left < reply.len());
+            let exceeds = left.is_some_and(|left| left < reply.len());
             reply.truncate(left.unwrap_or(reply.len()));
             passed += reply.len() as u64;
             if toxics.bandwidth > 0 {
                 sleep(Duration::from_secs_f64(reply.len() as f64 / toxics.bandwidth as f64)).await;
             }
             write(to, &reply, toxics.slices).await?;
-            if over {
+            if exceeds {
                 break;
             }
         }
@@ -286,7 +286,7 @@ impl Pump<'_> {
 fn frame(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
     let length = match resp::whole(buffer) {
         Ok(length) => length?,
-        Err(resp::Foreign) => buffer.len(),
+        Err(resp::NotResp) => buffer.len(),
     };
     let rest = buffer.split_off(length);
     Some(std::mem::replace(buffer, rest))

@@ -2,10 +2,10 @@
 
 /// The bytes are no RESP.
 #[derive(Debug)]
-pub(super) struct Foreign;
+pub(super) struct NotResp;
 
 /// Length of the first value, `None` while a part of it is missing.
-pub(super) fn whole(bytes: &[u8]) -> Result<Option<usize>, Foreign> {
+pub(super) fn whole(bytes: &[u8]) -> Result<Option<usize>, NotResp> {
     let (mut at, mut missing) = (0, 1usize);
     while missing > 0 {
         let Some(line) = line(&bytes[at..])? else { return Ok(None) };
@@ -16,13 +16,13 @@ pub(super) fn whole(bytes: &[u8]) -> Result<Option<usize>, Foreign> {
         match kind {
             b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => (),
             b'$' | b'!' | b'=' => {
-                let length = count().ok_or(Foreign)?;
+                let length = count().ok_or(NotResp)?;
                 at += usize::try_from(length).map_or(0, |length| length + 2);
             }
-            b'*' | b'~' | b'>' => missing += usize::try_from(count().ok_or(Foreign)?).unwrap_or(0),
-            b'%' => missing += 2 * usize::try_from(count().ok_or(Foreign)?).unwrap_or(0),
-            b'|' => missing += 1 + 2 * usize::try_from(count().ok_or(Foreign)?).unwrap_or(0),
-            _ => return Err(Foreign),
+            b'*' | b'~' | b'>' => missing += usize::try_from(count().ok_or(NotResp)?).unwrap_or(0),
+            b'%' => missing += 2 * usize::try_from(count().ok_or(NotResp)?).unwrap_or(0),
+            b'|' => missing += 1 + 2 * usize::try_from(count().ok_or(NotResp)?).unwrap_or(0),
+            _ => return Err(NotResp),
         }
         if at > bytes.len() {
             return Ok(None);
@@ -32,11 +32,11 @@ pub(super) fn whole(bytes: &[u8]) -> Result<Option<usize>, Foreign> {
 }
 
 /// Up to the line's end, without it; `None` while that is missing.
-fn line(bytes: &[u8]) -> Result<Option<&[u8]>, Foreign> {
+fn line(bytes: &[u8]) -> Result<Option<&[u8]>, NotResp> {
     match bytes.first() {
         None => return Ok(None),
         Some(kind) if b"+-:_#,($!=*~>%|".contains(kind) => (),
-        Some(_) => return Err(Foreign),
+        Some(_) => return Err(NotResp),
     }
     Ok(bytes.windows(2).position(|pair| pair == b"\r\n").map(|end| &bytes[..end]))
 }
@@ -59,7 +59,7 @@ pub(super) fn words(frame: &[u8], most: usize) -> Vec<&[u8]> {
 }
 
 #[test]
-fn values_end_where_the_protocol_says() {
+fn values_end_where_the_protocol_ends_them() {
     for whole_one in
         ["+OK\r\n", "$-1\r\n", "$0\r\n\r\n", "*0\r\n", "*2\r\n$1\r\na\r\n*1\r\n:1\r\n", "%1\r\n+a\r\n_\r\n"]
     {

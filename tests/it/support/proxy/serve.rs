@@ -18,10 +18,10 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-use crate::support::proxy::Link;
-use crate::support::proxy::Order;
-use crate::support::proxy::Shared;
-use crate::support::proxy::Upstream;
+use crate::support::proxy::LinkState;
+use crate::support::proxy::ProxyOrders;
+use crate::support::proxy::ProxyShared;
+use crate::support::proxy::ProxyUpstream;
 use crate::support::proxy::pump;
 use crate::support::proxy::pump::End;
 
@@ -51,18 +51,18 @@ fn listen(place: &Socket) -> Result<TcpListener> {
 
 /// Serves until the order says that it has ended.
 #[allow(clippy::needless_pass_by_value, reason = "the place is held for as long as this runs")]
-pub(super) fn run(place: Socket, shared: &Arc<Shared>, mut orders: watch::Receiver<Order>) {
+pub(super) fn run(place: Socket, shared: &Arc<ProxyShared>, mut orders: watch::Receiver<ProxyOrders>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut listener = None;
         let of_connections = orders.clone();
         loop {
             let order = orders.borrow_and_update().clone();
-            if order.ended {
+            if order.is_stopped {
                 return;
             }
             listener = match order.link {
-                Link::Down => None,
+                LinkState::Down => None,
                 _ => Some(listener.unwrap_or_else(|| listen(&place).unwrap())),
             };
             shared.state().obeyed = order.age;
@@ -74,7 +74,11 @@ pub(super) fn run(place: Socket, shared: &Arc<Shared>, mut orders: watch::Receiv
     });
 }
 
-async fn accept_all(listener: Option<&TcpListener>, shared: &Arc<Shared>, orders: &watch::Receiver<Order>) {
+async fn accept_all(
+    listener: Option<&TcpListener>,
+    shared: &Arc<ProxyShared>,
+    orders: &watch::Receiver<ProxyOrders>,
+) {
     let Some(listener) = listener else { return std::future::pending().await };
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
@@ -93,7 +97,7 @@ async fn accept_all(listener: Option<&TcpListener>, shared: &Arc<Shared>, orders
     }
 }
 
-async fn serve_one(mut client: TcpStream, shared: &Shared, orders: watch::Receiver<Order>) {
+async fn serve_one(mut client: TcpStream, shared: &ProxyShared, orders: watch::Receiver<ProxyOrders>) {
     let _ = client.set_nodelay(true);
     let end = match connect(&shared.upstream).await {
         // The server is away: so are we.
@@ -105,10 +109,10 @@ async fn serve_one(mut client: TcpStream, shared: &Shared, orders: watch::Receiv
     }
 }
 
-async fn connect(upstream: &Upstream) -> Result<Pin<Box<dyn Stream>>> {
+async fn connect(upstream: &ProxyUpstream) -> Result<Pin<Box<dyn Stream>>> {
     Ok(match upstream {
-        Upstream::Unix(path) => Box::pin(UnixStream::connect(path).await?),
-        Upstream::Tcp(address) => {
+        ProxyUpstream::Unix(path) => Box::pin(UnixStream::connect(path).await?),
+        ProxyUpstream::Tcp(address) => {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             Box::pin(stream)

@@ -18,18 +18,18 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::support::client::Failure;
-use crate::support::client::PATIENCE;
-use crate::support::volley::Act;
+use crate::support::client::TIMEOUT;
 use crate::support::volley::COUNTER;
-use crate::support::volley::Loss;
-use crate::support::volley::Outcome;
+use crate::support::volley::ClientAction;
 use crate::support::volley::POSTED;
+use crate::support::volley::RequestLoss;
+use crate::support::volley::RequestOutcome;
 
 /// Requests at a time.
 const STREAMS: usize = 4;
 
 /// Four requests at a time over one connection, as long as it lasts.
-pub(super) fn streams(address: SocketAddr) -> Act {
+pub(super) fn streams(address: SocketAddr) -> ClientAction {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let mut kept: Option<SendRequest<Body>> = None;
     Box::new(move |book| {
@@ -48,8 +48,8 @@ pub(super) fn streams(address: SocketAddr) -> Act {
             };
             let mut streams = JoinSet::new();
             for posts in (0..STREAMS).map(|number| number == 0) {
-                let asked = ask(sender.clone(), address, posts);
-                streams.spawn(async move { Some((posts, asked.await?)) });
+                let answer = request(sender.clone(), address, posts);
+                streams.spawn(async move { Some((posts, answer.await?)) });
             }
             let outcomes = streams.join_all().await;
             if outcomes.iter().all(|outcome| matches!(outcome, Some((_, Ok(_))))) {
@@ -59,18 +59,18 @@ pub(super) fn streams(address: SocketAddr) -> Act {
         });
         for (posts, outcome) in outcomes {
             match posts {
-                true => book.note_posted(begin, outcome),
-                false => book.note(begin, outcome),
+                true => book.record_posted(begin, outcome),
+                false => book.record(begin, outcome),
             }
         }
     })
 }
 
-async fn connect(address: SocketAddr) -> Result<SendRequest<Body>, (Loss, String)> {
-    let stream = timeout(PATIENCE, TcpStream::connect(address)).await;
-    let stream = stream.map_err(|_| (Loss::TimedOut, "connect".to_owned()))?.map_err(|error| {
+async fn connect(address: SocketAddr) -> Result<SendRequest<Body>, (RequestLoss, String)> {
+    let stream = timeout(TIMEOUT, TcpStream::connect(address)).await;
+    let stream = stream.map_err(|_| (RequestLoss::TimedOut, "connect".to_owned()))?.map_err(|error| {
         let failure = Failure::from(error);
-        (Loss::from(&failure), format!("{failure:?}"))
+        (RequestLoss::from(&failure), format!("{failure:?}"))
     })?;
     let _ = stream.set_nodelay(true);
     let (sender, connection) =
@@ -80,7 +80,7 @@ async fn connect(address: SocketAddr) -> Result<SendRequest<Body>, (Loss, String
 }
 
 /// One request; none when the connection was closed before it was sent.
-async fn ask(mut sender: SendRequest<Body>, address: SocketAddr, posts: bool) -> Option<Outcome> {
+async fn request(mut sender: SendRequest<Body>, address: SocketAddr, posts: bool) -> Option<RequestOutcome> {
     let request = match posts {
         true => {
             Request::post(format!("http://{address}/counters/{COUNTER}")).body(Body::from(vec![b'x'; POSTED]))
@@ -100,23 +100,23 @@ async fn ask(mut sender: SendRequest<Body>, address: SocketAddr, posts: bool) ->
             },
         }
     };
-    timeout(PATIENCE, exchange).await.unwrap_or(Some(Err((Loss::TimedOut, String::from("no answer")))))
+    timeout(TIMEOUT, exchange).await.unwrap_or(Some(Err((RequestLoss::TimedOut, String::from("no answer")))))
 }
 
-async fn read(response: Response<Incoming>) -> Outcome {
+async fn read(response: Response<Incoming>) -> RequestOutcome {
     let (head, body) = response.into_parts();
     let body = body.collect().await.map_err(|error| lost(&error))?.to_bytes();
     if head.status != 200 {
-        return Err((Loss::of_status(head.status.as_u16()), format!("{head:?}")));
+        return Err((RequestLoss::of_status(head.status.as_u16()), format!("{head:?}")));
     }
     if body.is_empty() {
-        return Err((Loss::Short, "an empty body".to_owned()));
+        return Err((RequestLoss::Short, "an empty body".to_owned()));
     }
     let worker = head.headers.get("x-worker-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    worker.ok_or_else(|| (Loss::Other, format!("no worker in {head:?}")))
+    worker.ok_or_else(|| (RequestLoss::Other, format!("no worker in {head:?}")))
 }
 
-fn lost(error: &hyper::Error) -> (Loss, String) {
-    let loss = if error.is_incomplete_message() { Loss::Short } else { Loss::Reset };
+fn lost(error: &hyper::Error) -> (RequestLoss, String) {
+    let loss = if error.is_incomplete_message() { RequestLoss::Short } else { RequestLoss::Reset };
     (loss, format!("{error:?}"))
 }

@@ -18,8 +18,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
-pub(crate) use tally::Loss;
-pub(crate) use tally::Tally;
+pub(crate) use tally::LoadReport;
+pub(crate) use tally::RequestLoss;
 
 use crate::support::wait;
 
@@ -37,7 +37,7 @@ pub(crate) const POSTED: usize = 16 * 1024;
 
 /// How a client behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub(crate) enum ClientKind {
     /// Small answers over one connection.
     KeepAlive,
     /// A connection for every request.
@@ -57,27 +57,27 @@ pub(crate) enum Kind {
 }
 
 /// A few of each kind.
-pub(crate) const MIX: &[(Kind, usize)] = &[
-    (Kind::KeepAlive, 2),
-    (Kind::Close, 2),
-    (Kind::Post, 1),
-    (Kind::Idle, 4),
-    (Kind::SlowSender, 4),
-    (Kind::Http2, 1),
-    (Kind::SlowReader, 1),
-    (Kind::Stream, 3),
+pub(crate) const MIX: &[(ClientKind, usize)] = &[
+    (ClientKind::KeepAlive, 2),
+    (ClientKind::Close, 2),
+    (ClientKind::Post, 1),
+    (ClientKind::Idle, 4),
+    (ClientKind::SlowSender, 4),
+    (ClientKind::Http2, 1),
+    (ClientKind::SlowReader, 1),
+    (ClientKind::Stream, 3),
 ];
 
 /// One client's next request or requests, noted in its tally.
-type Act = Box<dyn FnMut(&mut Book) + Send>;
+type ClientAction = Box<dyn FnMut(&mut ClientJournal) + Send>;
 
-impl Kind {
+impl ClientKind {
     /// Whether its answers take long because it wants them to.
     fn takes_its_time(self) -> bool {
         matches!(self, Self::SlowSender | Self::SlowReader | Self::Stream)
     }
 
-    fn client(self, address: SocketAddr) -> Act {
+    fn client(self, address: SocketAddr) -> ClientAction {
         match self {
             Self::KeepAlive => http1::keep_alive(address),
             Self::Close => http1::close(address),
@@ -92,54 +92,54 @@ impl Kind {
 }
 
 /// The worker that answered, or how the request was lost.
-type Outcome = Result<u32, (Loss, String)>;
+type RequestOutcome = Result<u32, (RequestLoss, String)>;
 
 /// What one client writes into while it works.
-struct Book {
-    kind: Kind,
-    tally: Tally,
+struct ClientJournal {
+    kind: ClientKind,
+    tally: LoadReport,
     answered: Arc<AtomicU64>,
     failed: Arc<AtomicU64>,
 }
 
-impl Book {
+impl ClientJournal {
     /// One request's outcome: who answered it, or how it was lost.
-    fn note(&mut self, begin: Instant, outcome: Outcome) {
+    fn record(&mut self, begin: Instant, outcome: RequestOutcome) {
         let count = if outcome.is_ok() { &self.answered } else { &self.failed };
         count.fetch_add(1, Ordering::Relaxed);
-        self.tally.note(self.kind, begin, outcome);
+        self.tally.record(self.kind, begin, outcome);
     }
 
     /// As `note`, of a request that adds to the counter.
-    fn note_posted(&mut self, begin: Instant, outcome: Outcome) {
+    fn record_posted(&mut self, begin: Instant, outcome: RequestOutcome) {
         self.tally.posted += u64::from(outcome.is_ok());
-        self.note(begin, outcome);
+        self.record(begin, outcome);
     }
 }
 
 /// Clients that go on until they are stopped.
 #[derive(Debug)]
-pub(crate) struct Volley {
-    ended: Arc<AtomicBool>,
+pub(crate) struct LoadGenerator {
+    is_stopped: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     failed: Arc<AtomicU64>,
-    clients: Vec<JoinHandle<Tally>>,
+    clients: Vec<JoinHandle<LoadReport>>,
 }
 
-impl Volley {
+impl LoadGenerator {
     /// So many clients of each kind.
-    pub(crate) fn start(address: SocketAddr, mix: &[(Kind, usize)]) -> Self {
-        let ended = Arc::new(AtomicBool::new(false));
+    pub(crate) fn start(address: SocketAddr, mix: &[(ClientKind, usize)]) -> Self {
+        let is_stopped = Arc::new(AtomicBool::new(false));
         let (answered, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let kinds = mix.iter().flat_map(|(kind, count)| std::iter::repeat_n(*kind, *count));
         let clients = kinds
             .map(|kind| {
-                let ended = Arc::clone(&ended);
+                let is_stopped = Arc::clone(&is_stopped);
                 let (answered, failed) = (Arc::clone(&answered), Arc::clone(&failed));
-                let mut book = Book { kind, tally: Tally::default(), answered, failed };
+                let mut book = ClientJournal { kind, tally: LoadReport::default(), answered, failed };
                 thread::spawn(move || {
                     let mut act = kind.client(address);
-                    while !ended.load(Ordering::Relaxed) {
+                    while !is_stopped.load(Ordering::Relaxed) {
                         let failed = book.tally.failed();
                         act(&mut book);
                         thread::sleep(if book.tally.failed() > failed { AFTER_FAILURE } else { PACE });
@@ -148,7 +148,7 @@ impl Volley {
                 })
             })
             .collect();
-        Self { ended, answered, failed, clients }
+        Self { is_stopped, answered, failed, clients }
     }
 
     /// Requests that were answered by now.
@@ -169,9 +169,9 @@ impl Volley {
     }
 
     /// Ends it once every client has had its last answer.
-    pub(crate) fn finish(self) -> Tally {
-        self.ended.store(true, Ordering::Relaxed);
+    pub(crate) fn finish(self) -> LoadReport {
+        self.is_stopped.store(true, Ordering::Relaxed);
         let tallies = self.clients.into_iter().map(|client| client.join().expect("a client panicked"));
-        tallies.fold(Tally::default(), Tally::with)
+        tallies.fold(LoadReport::default(), LoadReport::with)
     }
 }

@@ -10,8 +10,8 @@ use std::time::Instant;
 use time::OffsetDateTime;
 
 use crate::support::client::Failure;
-use crate::support::volley::Kind;
-use crate::support::volley::Outcome;
+use crate::support::volley::ClientKind;
+use crate::support::volley::RequestOutcome;
 
 /// A small answer that takes longer than this is told of: nothing failed, but someone waited.
 const LATE: Duration = Duration::from_millis(500);
@@ -21,7 +21,7 @@ const EXAMPLES: usize = 20;
 
 /// How a request was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Loss {
+pub(crate) enum RequestLoss {
     /// No one listens.
     Refused,
     /// The connection ended before the first byte of the answer, or was torn down.
@@ -38,7 +38,7 @@ pub(crate) enum Loss {
     Other,
 }
 
-impl From<&Failure> for Loss {
+impl From<&Failure> for RequestLoss {
     fn from(failure: &Failure) -> Self {
         match failure {
             Failure::Refused => Self::Refused,
@@ -50,7 +50,7 @@ impl From<&Failure> for Loss {
     }
 }
 
-impl Loss {
+impl RequestLoss {
     /// What a status that is not 200 means.
     pub(super) fn of_status(status: u16) -> Self {
         match status {
@@ -63,15 +63,15 @@ impl Loss {
 
 /// One failure.
 #[derive(Debug)]
-struct Example {
+struct LossExample {
     at: OffsetDateTime,
     took: Duration,
-    kind: Kind,
-    loss: Loss,
+    kind: ClientKind,
+    loss: RequestLoss,
     text: String,
 }
 
-impl fmt::Display for Example {
+impl fmt::Display for LossExample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (at, took) = (self.at.time(), self.took);
         write!(f, "{at} {:?} {:?} after {took:?}: {}", self.kind, self.loss, self.text)
@@ -80,9 +80,9 @@ impl fmt::Display for Example {
 
 /// Numbers of one kind of client.
 #[derive(Debug, Default)]
-struct Row {
+struct KindRow {
     answered: u64,
-    lost: BTreeMap<Loss, u64>,
+    lost: BTreeMap<RequestLoss, u64>,
     slowest: Duration,
     /// Answers that came late, and when the first of them did.
     late: (u64, Option<OffsetDateTime>),
@@ -90,16 +90,16 @@ struct Row {
 
 /// Everything that clients saw.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
-    rows: BTreeMap<Kind, Row>,
-    examples: Vec<Example>,
+pub(crate) struct LoadReport {
+    rows: BTreeMap<ClientKind, KindRow>,
+    examples: Vec<LossExample>,
     workers: BTreeSet<u32>,
     /// Answered requests that added to the counter.
     pub(super) posted: u64,
 }
 
-impl Tally {
-    pub(super) fn note(&mut self, kind: Kind, begin: Instant, outcome: Outcome) {
+impl LoadReport {
+    pub(super) fn record(&mut self, kind: ClientKind, begin: Instant, outcome: RequestOutcome) {
         let row = self.rows.entry(kind).or_default();
         let took = begin.elapsed();
         row.slowest = row.slowest.max(took);
@@ -115,7 +115,7 @@ impl Tally {
             Err((loss, text)) => {
                 *row.lost.entry(loss).or_default() += 1;
                 if self.examples.len() < EXAMPLES {
-                    self.examples.push(Example { at: OffsetDateTime::now_utc(), took, kind, loss, text });
+                    self.examples.push(LossExample { at: OffsetDateTime::now_utc(), took, kind, loss, text });
                 }
             }
         }
@@ -144,7 +144,7 @@ impl Tally {
     }
 
     /// Those of one kind of client.
-    pub(crate) fn answered_to(&self, kind: Kind) -> u64 {
+    pub(crate) fn answered_to(&self, kind: ClientKind) -> u64 {
         self.rows.get(&kind).map_or(0, |row| row.answered)
     }
 
@@ -159,7 +159,7 @@ impl Tally {
     }
 
     /// Requests lost in one way.
-    pub(crate) fn lost(&self, loss: Loss) -> u64 {
+    pub(crate) fn lost(&self, loss: RequestLoss) -> u64 {
         self.rows.values().filter_map(|row| row.lost.get(&loss)).sum()
     }
 
@@ -196,8 +196,8 @@ impl Tally {
         if self.failed() > 0 {
             let mut examples: Vec<_> = self.examples.iter().collect();
             examples.sort_by_key(|example| example.at);
-            let told: Vec<_> = examples.iter().take(EXAMPLES).map(ToString::to_string).collect();
-            panic!("{}\n{}", self.summary(), told.join("\n"));
+            let shown: Vec<_> = examples.iter().take(EXAMPLES).map(ToString::to_string).collect();
+            panic!("{}\n{}", self.summary(), shown.join("\n"));
         }
         assert!(self.rows.values().all(|row| row.answered > 0), "a client did nothing: {}", self.summary());
     }
