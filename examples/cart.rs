@@ -4,27 +4,15 @@
 
 use std::time::Duration;
 
-use axum::Json;
-use axum::Router;
-use axum::extract::FromRequestParts;
-use axum::extract::Path;
-use axum::extract::Query;
+use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::response::IntoResponse;
-use axum::response::Response;
-use axum::routing::get;
-use axum::routing::post;
-use regatta::AuthSession;
-use regatta::Fleet;
-use regatta::FleetHandle;
-use regatta::PageView;
-use regatta::RequestError;
-use regatta::Session;
-use regatta::SessionFields;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use regatta::{AuthSession, Fleet, FleetHandle, PageView, RequestError, Session, SessionFields};
 use serde::Deserialize;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn main() -> std::process::ExitCode {
     Fleet::new(|_: FleetHandle| {

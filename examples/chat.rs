@@ -4,23 +4,12 @@
 //! `curl -d 'to be or not to be' localhost:3000/say`. The second one prints the URL of a task, which says how many
 //! words there were.
 
-use axum::Json;
-use axum::Router;
-use axum::extract::Path;
-use axum::extract::Query;
+use axum::extract::{Path, Query};
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
-use axum::response::Response;
-use axum::routing::get;
-use axum::routing::post;
-use regatta::Broadcast;
-use regatta::Fleet;
-use regatta::FleetHandle;
-use regatta::LastEventId;
-use regatta::RequestError;
-use regatta::TaskContext;
-use regatta::TaskId;
-use regatta::TaskQueue;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use regatta::{Broadcast, Fleet, FleetHandle, LastEventId, RequestError, TaskContext, TaskId, TaskQueue};
 
 fn main() -> std::process::ExitCode {
     Fleet::new(|fleet: FleetHandle| {

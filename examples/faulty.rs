@@ -7,44 +7,25 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::process::Command;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::task::Context;
-use std::task::Poll;
-use std::task::ready;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
-use axum::body::Bytes;
-use axum::extract::Path;
-use axum::extract::Request;
-use axum::http::StatusCode;
-use axum::http::header;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Request};
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
-use axum::routing::post;
+use axum::routing::{get, post};
 use http_body::Frame;
 use hyper_util::rt::TokioIo;
-use regatta::AuthSession;
-use regatta::Counters;
-use regatta::Fleet;
-use regatta::FleetHandle;
-use regatta::Idempotency;
-use regatta::PageView;
-use regatta::RequestError;
-use regatta::RequestTimeout;
-use regatta::Session;
-use regatta::TaskContext;
-use regatta::TaskFailure;
-use regatta::TaskQueue;
-use regatta::Worker;
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
+use regatta::{
+    AuthSession, Counters, Fleet, FleetHandle, Idempotency, PageView, RequestError, RequestTimeout, Session,
+    TaskContext, TaskFailure, TaskQueue, Worker,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Interval;
 
 fn main() -> ExitCode {

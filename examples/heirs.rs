@@ -5,28 +5,20 @@
 
 #![allow(clippy::disallowed_methods, reason = "what a fork does to these generators is what is tested")]
 
-use std::fs::File;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::hash::BuildHasher;
 use std::io::Write;
-use std::net::Ipv4Addr;
-use std::net::TcpListener;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::process::Command;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
-use axum::Json;
-use axum::Router;
-use axum::extract::Path;
-use axum::extract::State as Extract;
+use axum::extract::{Path, State as Extract};
 use axum::http::StatusCode;
 use axum::routing::get;
-use regatta::Fleet;
-use regatta::FleetHandle;
-use serde_json::Value;
-use serde_json::json;
+use axum::{Json, Router};
+use regatta::{Fleet, FleetHandle};
+use serde_json::{Value, json};
 
 /// What was opened before the fleet began.
 struct Opened {

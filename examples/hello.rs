@@ -4,10 +4,7 @@
 
 use axum::Router;
 use axum::routing::get;
-use regatta::Fleet;
-use regatta::FleetHandle;
-use regatta::PageView;
-use regatta::Worker;
+use regatta::{Fleet, FleetHandle, PageView, Worker};
 
 fn main() -> std::process::ExitCode {
     Fleet::new(|fleet: FleetHandle| Router::new().route("/", get(home)).with_state(fleet)).run()

@@ -10,12 +10,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Path;
-use axum::routing::get;
-use axum::routing::post;
-use regatta::Fleet;
-use regatta::FleetHandle;
-use regatta::RateLimit;
-use regatta::RequestError;
+use axum::routing::{get, post};
+use regatta::{Fleet, FleetHandle, RateLimit, RequestError};
 
 fn main() -> std::process::ExitCode {
     Fleet::new(|fleet: FleetHandle| {

@@ -39,9 +39,10 @@ mod listener;
 mod redis;
 mod scoreboard;
 mod session;
+mod status;
 mod supervisor;
 mod sys;
-mod task;
+mod tasks;
 mod telemetry;
 mod worker;
 
@@ -50,40 +51,25 @@ pub use broadcast::Presence;
 pub use cli::Fleet;
 pub use counter::batched::Approximate;
 pub use http::error::RequestError;
-pub use http::extract::AuthSession;
-pub use http::extract::BatchedCounter;
-pub use http::extract::BoundedCounter;
-pub use http::extract::ClientIp;
-pub use http::extract::Counters;
-pub use http::extract::DistinctCounter;
-pub use http::extract::Idempotency;
-pub use http::extract::Inserted;
-pub use http::extract::PageView;
-pub use http::extract::RateLimit;
-pub use http::extract::SessionFields;
-pub use http::extract::Taken;
-pub use http::layer::RateLimitLayer;
-pub use http::live::broadcast::Broadcast;
-pub use http::live::handshake::WebSocketUpgrade;
-pub use http::live::resume::LastEventId;
-pub use http::live::sse::SseSource as EventSource;
-pub use http::live::sse::event;
-pub use http::origin::SameOrigin;
-pub use http::state::FleetHandle;
-pub use http::state::Worker;
-pub use http::timeout::RequestTimeout;
+pub use http::extract::{
+    AuthSession, BatchedCounter, BoundedCounter, ClientIp, Counters, DistinctCounter, Idempotency, Inserted,
+    PageView, RateLimit, SessionFields, Taken,
+};
+pub use http::layers::rate_limit::RateLimitLayer;
+pub use http::layers::request_timeout::RequestTimeout;
+pub use http::same_origin::SameOrigin;
+pub use http::service::context::{FleetHandle, Worker};
+pub use http::streams::broadcast::Broadcast;
+pub use http::streams::last_event_id::LastEventId;
+pub use http::streams::sse::{SseSource as EventSource, event};
+pub use http::streams::websocket::handshake::WebSocketUpgrade;
 pub use redis::RedisStatus as RedisHealth;
-pub use redis::task::Cancelled;
-pub use redis::task::TaskId;
-pub use redis::task::TaskState;
-pub use redis::task::TaskStatus;
+pub use redis::task::{Cancelled, TaskId, TaskState, TaskStatus};
 pub use scoreboard::snapshot::SlotSnapshot;
-pub use session::account::ActiveSession as ListedSession;
+pub use session::auth::ActiveSession as ListedSession;
 #[cfg(feature = "demo")]
 pub use sys::allocator::Allocator;
-pub use task::TaskContext;
-pub use task::TaskFailure;
-pub use task::TaskQueue;
+pub use tasks::{TaskContext, TaskFailure, TaskQueue};
 pub use tower_sessions::Session;
 
 /// The rooms, for the project's own tests, benchmarks and fuzz targets. Not API: anything here changes without notice.
@@ -127,14 +113,17 @@ pub mod __internals {
     pub mod session {
         pub use crate::session::*;
     }
+    pub mod status {
+        pub use crate::status::*;
+    }
     pub mod supervisor {
         pub use crate::supervisor::*;
     }
     pub mod sys {
         pub use crate::sys::*;
     }
-    pub mod task {
-        pub use crate::task::*;
+    pub mod tasks {
+        pub use crate::tasks::*;
     }
     pub mod telemetry {
         pub use crate::telemetry::*;

@@ -5,14 +5,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use nix::time::ClockId;
-use nix::time::clock_gettime;
-use regatta::Fleet;
-use regatta::FleetHandle;
-use regatta::Worker;
+use nix::time::{ClockId, clock_gettime};
+use regatta::{Fleet, FleetHandle, Worker};
 
-use crate::pages::hello;
-use crate::pages::visit;
+use crate::pages::{hello, visit};
 
 /// CPU time of a request that is work.
 pub(crate) const WORK: Duration = Duration::from_millis(1);

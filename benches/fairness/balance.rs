@@ -10,17 +10,12 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::app::WORK;
-use crate::fleet::Fleet;
-use crate::fleet::SERVES;
-use crate::load::Load;
-use crate::load::Seen;
-use crate::load::load;
-use crate::load::open_one_by_one;
+use crate::fleet::{Fleet, SERVES};
+use crate::load::{Load, Seen, load, open_one_by_one};
 use crate::options::Options;
 
 /// How long a load goes on before it counts.

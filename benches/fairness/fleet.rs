@@ -1,19 +1,14 @@
 //! A running fleet, and what its workers have used.
 
 use std::fs;
-use std::io::Read;
-use std::io::Write;
-use std::net::Ipv4Addr;
-use std::net::SocketAddr;
-use std::net::TcpListener;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::Outcome;
-use crate::process;
 use crate::process::Running;
+use crate::{Outcome, process};
 
 /// Tells the program that is started that it is the fleet.
 pub(crate) const SERVES: &str = "FAIRNESS_SERVES";

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use crate::Outcome;
 use crate::fleet::Fleet;
-use crate::load::Load;
-use crate::load::Seen;
-use crate::load::load;
+use crate::load::{Load, Seen, load};
 use crate::options::Options;
 
 /// The program under test, built by cargo with the release profile.

@@ -5,21 +5,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Path;
-use axum::extract::State as Shared;
+use axum::extract::{Path, State as Shared};
 use axum::response::Response;
-use axum::routing::get;
-use axum::routing::post;
-use regatta::Broadcast;
-use regatta::Fleet;
-use regatta::FleetHandle;
-use regatta::LastEventId;
-use regatta::PageView;
-use regatta::RequestError;
-use regatta::Session;
-use regatta::TaskContext;
-use regatta::TaskQueue;
-use regatta::Worker;
+use axum::routing::{get, post};
+use regatta::{
+    Broadcast, Fleet, FleetHandle, LastEventId, PageView, RequestError, Session, TaskContext, TaskQueue,
+    Worker,
+};
 use tokio::sync::Notify;
 
 /// As the shipped program: what an allocation costs is part of what a request costs.

@@ -5,9 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
-use config::Config;
-use config::File;
-use config::FileFormat;
+use config::{Config, File, FileFormat};
 use serde::Deserialize;
 
 use crate::Outcome;

@@ -1,23 +1,18 @@
 //! The fleet that is counted: one worker, its Redis, and nothing that happens by itself as far as it can be switched off.
 
 use std::fs;
-use std::net::Ipv4Addr;
-use std::net::SocketAddr;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::Outcome;
 use crate::client::Client;
-use crate::process;
 use crate::process::Running;
 use crate::profile::Profile;
-use crate::redis::Counts;
-use crate::redis::Server;
+use crate::redis::{Counts, Server};
 use crate::scenarios::Scenario;
-use crate::valgrind::Dumps;
-use crate::valgrind::callgrind;
+use crate::valgrind::{Dumps, callgrind};
+use crate::{Outcome, process};
 
 /// Tells the program that is started that it is the fleet.
 pub(crate) const SERVES: &str = "GATE_SERVES";

@@ -32,9 +32,7 @@ use crate::baseline::Baseline;
 use crate::figures::Figures;
 use crate::fleet::Fleet;
 use crate::scenarios::Scenario;
-use crate::verdict::Row;
-use crate::verdict::Values;
-use crate::verdict::Verdict;
+use crate::verdict::{Row, Values, Verdict};
 
 /// How often each scenario is counted: the median leaves out what a worker does by itself every few seconds.
 const ROUNDS: usize = 3;

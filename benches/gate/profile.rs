@@ -2,8 +2,7 @@
 //!
 //! The format is described in valgrind's manual, "Callgrind Format Specification".
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Calls of these by anything but the allocator itself are allocations.
 const ALLOCATING: [&str; 8] = [

@@ -2,20 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::io::BufRead;
-use std::io::BufReader;
-use std::io::Read;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::Outcome;
-use crate::process::Running;
-use crate::process::wait_until;
-use crate::valgrind::Dumps;
-use crate::valgrind::callgrind;
+use crate::process::{Running, wait_until};
+use crate::valgrind::{Dumps, callgrind};
 
 /// Longest wait for a reply: a server that is counted takes fifty times as long as it would.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use crate::baseline::Functions;
 use crate::figures::Figures;
 use crate::verdict;
-use crate::verdict::Row;
-use crate::verdict::Values;
-use crate::verdict::Verdict;
+use crate::verdict::{Row, Values, Verdict};
 
 /// Functions that are shown of what grew.
 const MOST: usize = 12;

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::Outcome;
 use crate::client::Client;
 use crate::fleet::Fleet;
-use crate::process;
+use crate::{Outcome, process};
 
 /// Names, in the order in which they are counted.
 pub(crate) const NAMES: [&str; 9] = [

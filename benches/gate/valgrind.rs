@@ -4,9 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use nix::sched::CpuSet;
-use nix::sched::sched_getaffinity;
-use nix::sched::sched_setaffinity;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::Outcome;

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use crate::Outcome;
 use crate::client::Client;
 use crate::contender::Contender;
-use crate::load::Route;
-use crate::load::float;
+use crate::load::{Route, float};
 
 /// Marks the end of the sample in what `MONITOR` shows.
 const END: &str = "end-of-sample";

@@ -1,12 +1,8 @@
 //! A small HTTP/1.1 client: one connection, one request at a time, just what the benchmark has to see.
 
 use std::io;
-use std::io::BufRead;
-use std::io::BufReader;
-use std::io::Read;
-use std::io::Write;
-use std::net::SocketAddr;
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Longest wait for a connection or a byte of an answer.

@@ -1,23 +1,17 @@
 //! A stack under measurement: its processes, its Redis, where it answers and what it can do.
 
 use std::fs;
-use std::net::Ipv4Addr;
-use std::net::SocketAddr;
-use std::net::TcpListener;
-use std::path::Path;
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::Outcome;
-use crate::client;
 use crate::load::Route;
 use crate::options::Options;
-use crate::peers;
 use crate::peers::Peer;
-use crate::process;
 use crate::process::Running;
 use crate::redis::Server;
+use crate::{Outcome, client, peers, process};
 
 /// The program under test, built by cargo with the release profile.
 const REGATTA: &str = env!("CARGO_BIN_EXE_regatta");

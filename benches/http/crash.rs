@@ -6,17 +6,13 @@
 //! was not there before, which can only be the victim's successor in its slot.
 
 use std::collections::VecDeque;
-use std::io;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use nix::sys::signal::Signal;
 
-use crate::Outcome;
-use crate::client;
 use crate::contender::Contender;
-use crate::process;
+use crate::{Outcome, client, process};
 
 /// A worker is killed only after it has served for longer than this: at once after its start, back-off is right.
 const SERVED: Duration = Duration::from_millis(1100);

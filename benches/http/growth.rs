@@ -6,22 +6,14 @@
 //! Every load is checked: what the visits of all clients add up to in Redis, against the answers, and so are the views of
 //! the pool's sessions where they are not too many to ask.
 
-use std::path::Path;
-use std::path::PathBuf;
-use std::time::Duration;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use crate::Outcome;
 use crate::contender::Contender;
-use crate::exact;
-use crate::load;
-use crate::load::Run;
-use crate::load::Seen;
-use crate::load::float;
+use crate::load::{Run, Seen, float};
 use crate::options::Options;
-use crate::process;
-use crate::reference;
 use crate::rounds::mib;
+use crate::{Outcome, exact, load, process, reference};
 
 /// Sizes of the pool.
 const SESSIONS: [usize; 4] = [1, 100, 10_000, 1_000_000];

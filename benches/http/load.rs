@@ -3,14 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::Outcome;
 use crate::contender::Contender;
 use crate::options::Options;
-use crate::process;
 use crate::redis::Link;
+use crate::{Outcome, process};
 
 /// The script that rotates over the pool of cookies.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/http/visits.lua");

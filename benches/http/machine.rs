@@ -1,8 +1,7 @@
 //! What the figures were measured on.
 
-use std::fs;
 use std::process::Command;
-use std::thread;
+use std::{fs, thread};
 
 use crate::Outcome;
 

@@ -1,8 +1,7 @@
 //! `docs/BENCHMARKS.md`, of which each benchmark writes its own part and leaves the others'.
 
-use std::fs;
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
 /// Where the page is.
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/BENCHMARKS.md");

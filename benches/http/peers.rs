@@ -1,8 +1,7 @@
 //! The other stacks: small programs in `benches/peers/`, with manifests and lock files of their own.
 
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Outcome;

@@ -1,14 +1,10 @@
 //! Processes: started and stopped by the benchmark, and what `/proc` says they used.
 
-use std::fs;
 use std::fs::File;
 use std::path::Path;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use nix::sys::signal;
 use nix::sys::signal::Signal;

@@ -2,20 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::io::BufRead;
-use std::io::BufReader;
-use std::io::Read;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use crate::Outcome;
-use crate::process::Running;
-use crate::process::wait_until;
+use crate::process::{Running, wait_until};
 
 /// Longest wait for a reply.
 const PATIENCE: Duration = Duration::from_secs(10);

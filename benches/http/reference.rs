@@ -1,13 +1,11 @@
 //! What the smallest useful command costs this Redis: a plain `HINCRBY`, sixteen in a pipeline, one hash.
 
 use std::path::Path;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::Outcome;
 use crate::load::float;
-use crate::process;
 use crate::redis::Server;
+use crate::{Outcome, process};
 
 /// Commands sent together: what a busy client without server-side code would do.
 const PIPELINE: u64 = 16;

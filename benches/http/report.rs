@@ -1,16 +1,11 @@
 //! The page `docs/BENCHMARKS.md`: what was measured, how, and how to repeat it.
 
-use crate::Outcome;
-use crate::growth::Growth;
-use crate::growth::Point;
-use crate::load;
+use crate::growth::{Growth, Point};
 use crate::options::Options;
-use crate::page;
 use crate::page::Part;
 use crate::rounds::Figures;
-use crate::tables;
-use crate::targets;
 use crate::targets::Target;
+use crate::{Outcome, load, page, tables, targets};
 
 /// The whole page.
 pub(crate) fn page(

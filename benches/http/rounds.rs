@@ -2,21 +2,12 @@
 
 use std::path::Path;
 
-use crate::Outcome;
-use crate::accounting;
 use crate::accounting::Accounting;
-use crate::contender::Contender;
-use crate::contender::Shape;
-use crate::crash;
+use crate::contender::{Contender, Shape};
 use crate::crash::Crashes;
-use crate::exact;
-use crate::load;
-use crate::load::Route;
-use crate::load::Run;
-use crate::load::Seen;
-use crate::load::float;
+use crate::load::{Route, Run, Seen, float};
 use crate::options::Options;
-use crate::process;
+use crate::{Outcome, accounting, crash, exact, load, process};
 
 /// Requests of each route that are counted one by one.
 const SAMPLE: usize = 500;

@@ -2,12 +2,8 @@
 
 use crate::exact;
 use crate::growth::Point;
-use crate::load::Route;
-use crate::load::Run;
-use crate::rounds::Figures;
-use crate::rounds::Memory;
-use crate::rounds::each;
-use crate::rounds::mib;
+use crate::load::{Route, Run};
+use crate::rounds::{Figures, Memory, each, mib};
 
 /// A table: its head and its rows, one cell a column.
 pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {

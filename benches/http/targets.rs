@@ -2,10 +2,8 @@
 
 use crate::load::Route;
 use crate::peers;
-use crate::rounds::Figures;
-use crate::rounds::each;
-use crate::tables::megabytes;
-use crate::tables::table;
+use crate::rounds::{Figures, each};
+use crate::tables::{megabytes, table};
 
 /// What a figure must be.
 #[derive(Debug, Clone, Copy)]

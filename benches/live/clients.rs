@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use crate::Outcome;
 use crate::events::Clock;
-use crate::events::books::DeliveryReport;
-use crate::host::Site;
-use crate::host::Used;
-use crate::host::percent;
-use crate::host::settle;
+use crate::events::delivery_audit::DeliveryReport;
+use crate::host::{Site, Used, percent, settle};
 use crate::options::Options;
 use crate::table::Section;
 

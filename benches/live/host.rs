@@ -1,30 +1,20 @@
 //! Hosts: fleets of the shipped program on one Redis.
 
 use std::fs;
-use std::net::Ipv4Addr;
-use std::net::SocketAddr;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::Outcome;
-use crate::events::Clock;
-use crate::events::SubscribePlan;
-use crate::events::SubscriberGroup;
-use crate::events::books;
-use crate::events::books::DeliveryReport;
-use crate::events::press::PublishPlan;
-use crate::events::press::PublishedMessage;
-use crate::events::press::Publisher;
+use crate::events::delivery_audit::DeliveryReport;
+use crate::events::publisher::{PublishPlan, PublishedMessage, Publisher};
+use crate::events::{Clock, SubscribePlan, SubscriberGroup, delivery_audit};
 use crate::options::Options;
-use crate::process;
 use crate::process::Running;
 use crate::redis::Server;
-use crate::web;
+use crate::{Outcome, process, web};
 
 /// The program under test, built by cargo.
 const REGATTA: &str = env!("CARGO_BIN_EXE_regatta");
@@ -195,7 +185,7 @@ pub(crate) fn settle(crowd: SubscriberGroup, printed: &[PublishedMessage]) -> Ou
     let last = last.ok_or("nothing was published")?;
     process::wait_until("all have the last message", || crowd.all(|record| record.has(last)))
         .map_err(|error| format!("{error}: {}", crowd.summary()))?;
-    Ok(books::audit(&crowd.stop(), printed)?)
+    Ok(delivery_audit::audit(&crowd.stop(), printed)?)
 }
 
 /// An address no one listens on: taken from the kernel and given back.

@@ -4,15 +4,11 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-use crate::Outcome;
-use crate::events::Clock;
-use crate::events::SubscribePlan;
-use crate::events::SubscriberGroup;
-use crate::host::Site;
-use crate::host::percent;
+use crate::events::{Clock, SubscribePlan, SubscriberGroup};
+use crate::host::{Site, percent};
 use crate::options::Options;
-use crate::process;
 use crate::table::Section;
+use crate::{Outcome, process};
 
 /// After the last one has come: what they caused is over.
 const SETTLING: Duration = Duration::from_secs(2);

@@ -2,20 +2,15 @@
 
 use std::net::SocketAddr;
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::Outcome;
 use crate::host::Site;
 use crate::options::Options;
-use crate::process;
-use crate::table::Section;
-use crate::table::share;
-use crate::web;
+use crate::table::{Section, share};
+use crate::{Outcome, process, web};
 
 /// Who enqueues.
 const CLIENTS: usize = 4;

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use crate::Outcome;
 use crate::events::Clock;
-use crate::host::Site;
-use crate::host::settle;
+use crate::host::{Site, settle};
 use crate::options::Options;
 use crate::table::Section;
 

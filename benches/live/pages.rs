@@ -2,12 +2,10 @@
 
 use std::net::SocketAddr;
 
-use crate::Outcome;
 use crate::host::Site;
 use crate::options::Options;
-use crate::table::Section;
-use crate::table::share;
-use crate::web;
+use crate::table::{Section, share};
+use crate::{Outcome, web};
 
 /// How often each page is asked for.
 const TIMES: usize = 200;

@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
-use crate::Outcome;
-use crate::crowd::ClientSwarm;
-use crate::crowd::SwarmPlan;
-use crate::crowd::SwarmReport;
-use crate::crowd::SwarmRequest;
+use crate::crowd::{ClientSwarm, SwarmPlan, SwarmReport, SwarmRequest};
 use crate::fleet::Fleet;
 use crate::options::Options;
-use crate::table;
 use crate::table::Section;
+use crate::{Outcome, table};
 
 /// Time in which the connections are made and the caches are filled; it is not measured.
 const WARM_UP: Duration = Duration::from_secs(2);

@@ -1,21 +1,17 @@
 //! The fleet under test on a Redis of its own, at the defaults but for limits that are never reached.
 
 use std::fs;
-use std::net::Ipv4Addr;
-use std::net::SocketAddr;
-use std::net::TcpListener;
-use std::path::Path;
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::Outcome;
 use crate::options::Options;
-use crate::process;
 use crate::process::Running;
 use crate::redis::Server;
+use crate::{Outcome, process};
 
 /// A running fleet.
 #[derive(Debug)]

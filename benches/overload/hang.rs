@@ -1,22 +1,16 @@
 //! A worker whose loop stands still for ten seconds, and comes back.
 
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::Outcome;
-use crate::crowd::ClientSwarm;
-use crate::crowd::SwarmPace;
-use crate::crowd::SwarmPlan;
-use crate::crowd::SwarmRequest;
+use crate::crowd::{ClientSwarm, SwarmPace, SwarmPlan, SwarmRequest};
 use crate::fleet::Fleet;
 use crate::options::Options;
-use crate::process;
-use crate::table;
 use crate::table::Section;
+use crate::{Outcome, process, table};
 
 pub(crate) fn measure(options: &Options) -> Outcome<Section> {
     let fleet = Fleet::start(&options.faulty()?, options)?;
@@ -66,7 +60,7 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
 }
 
 fn now_ms() -> i64 {
-    i64::try_from(regatta::__internals::sys::time::wall_clock().as_millis()).unwrap_or(0)
+    i64::try_from(regatta::__internals::sys::clock::wall_clock().as_millis()).unwrap_or(0)
 }
 
 /// When a line was written: milliseconds since 1970.

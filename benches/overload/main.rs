@@ -13,7 +13,7 @@ mod closed;
     clippy::expect_used,
     reason = "the tests use all of it, and a test panics where it cannot go on"
 )]
-#[path = "../../tests/it/support/crowd/mod.rs"]
+#[path = "../../tests/it/support/client_swarm/mod.rs"]
 mod crowd;
 mod fleet;
 mod hang;

@@ -1,21 +1,14 @@
 //! Open loops: requests come at a rate, whatever was answered.
 
-use std::io::Read;
-use std::io::Write;
-use std::net::SocketAddr;
-use std::net::TcpStream;
-use std::time::Duration;
-use std::time::Instant;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
-use crate::Outcome;
-use crate::crowd::ClientSwarm;
-use crate::crowd::SwarmPlan;
-use crate::crowd::SwarmReport;
-use crate::crowd::SwarmRequest;
+use crate::crowd::{ClientSwarm, SwarmPlan, SwarmReport, SwarmRequest};
 use crate::fleet::Fleet;
 use crate::options::Options;
-use crate::table;
 use crate::table::Section;
+use crate::{Outcome, table};
 
 /// Clients over which the requests are spread.
 const CLIENTS: usize = 10_000;

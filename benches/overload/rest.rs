@@ -3,11 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::Outcome;
 use crate::fleet::Fleet;
 use crate::options::Options;
-use crate::table;
 use crate::table::Section;
+use crate::{Outcome, table};
 
 /// How long it is watched.
 const WATCHED: Duration = Duration::from_secs(20);

@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
-use crate::Outcome;
-use crate::crowd::ClientSwarm;
-use crate::crowd::SwarmPace;
-use crate::crowd::SwarmPlan;
-use crate::crowd::SwarmRequest;
+use crate::crowd::{ClientSwarm, SwarmPace, SwarmPlan, SwarmRequest};
 use crate::fleet::Fleet;
 use crate::options::Options;
-use crate::table;
 use crate::table::Section;
+use crate::{Outcome, table};
 
 /// How long Redis is away, milliseconds.
 const AWAY_MS: [u64; 3] = [300, 1000, 1900];

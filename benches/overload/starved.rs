@@ -1,20 +1,14 @@
 //! Busy loops beside the fleet.
 
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::Outcome;
-use crate::crowd::ClientSwarm;
-use crate::crowd::SwarmPace;
-use crate::crowd::SwarmPlan;
-use crate::crowd::SwarmRequest;
+use crate::crowd::{ClientSwarm, SwarmPace, SwarmPlan, SwarmRequest};
 use crate::fleet::Fleet;
 use crate::options::Options;
-use crate::table;
 use crate::table::Section;
+use crate::{Outcome, table};
 
 /// Busy loops a core.
 const LOOPS: usize = 4;

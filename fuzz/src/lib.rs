@@ -7,20 +7,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use http::HeaderMap;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use regatta::__internals::config;
-use regatta::__internals::config::ConfigFile;
-use regatta::__internals::config::ConfigInputs;
-use regatta::__internals::config::schema::ForwardedHeader;
-use regatta::__internals::config::schema::ProxyConfig;
+use regatta::__internals::config::settings::{ForwardedHeader, ProxyConfig};
+use regatta::__internals::config::{ConfigFile, ConfigInputs};
 use regatta::__internals::control::protocol;
-use regatta::__internals::http::identity;
-use regatta::__internals::http::identity::ClientTransport;
-use regatta::__internals::session::cookie;
+use regatta::__internals::http::real_ip;
+use regatta::__internals::http::real_ip::ClientTransport;
 use regatta::__internals::session::cookie::CookieKeyring;
-use regatta::__internals::session::cookie_header;
 use regatta::__internals::session::user::UserTag;
+use regatta::__internals::session::{cookie, cookie_header};
 
 const SECRETS: [&[u8]; 2] = [b"a new secret with thirty-two bytes", b"an old secret of thirty-two bytes"];
 
@@ -75,7 +71,7 @@ pub fn identity(data: &[u8]) {
     for value in values.take(64) {
         headers.append(name, value);
     }
-    let client = identity::client_from_headers(peer, &headers, &proxy);
+    let client = real_ip::client_from_headers(peer, &headers, &proxy);
     assert_eq!(client.address, client.address.to_canonical());
     assert!(!client.limit_subject(56).is_empty());
     if !proxy.trusts(peer) {
@@ -86,7 +82,7 @@ pub fn identity(data: &[u8]) {
         longer.append(name, HeaderValue::from_static("for=10.0.0.6, 6.6.6.6, for=6.6.6.6;proto=https"));
         headers.get_all(name).iter().for_each(|value| _ = longer.append(name, value.clone()));
         assert_eq!(
-            identity::client_from_headers(peer, &longer, &proxy).address,
+            real_ip::client_from_headers(peer, &longer, &proxy).address,
             client.address,
             "the client chose it"
         );

@@ -4,12 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::BreakerPermit;
-use super::BreakerPhase;
-use super::BreakerState;
-use super::CallOutcome;
-use super::CircuitBreaker;
-use super::OPEN_MAX;
+use super::{BreakerPermit, BreakerPhase, BreakerState, CallOutcome, CircuitBreaker, OPEN_MAX};
 
 const START: Duration = Duration::from_secs(1000);
 

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::redis::live;
-use crate::redis::live::StreamId;
+use crate::redis::broadcast_commands;
+use crate::redis::broadcast_commands::StreamId;
 
 /// A message's id, rising within its topic: `ms-seq`.
 ///
@@ -26,7 +26,7 @@ impl MessageId {
 
     /// The id right before this one.
     pub(super) fn before(self) -> Self {
-        live::stream_id_before(self.stream_id()).into()
+        broadcast_commands::stream_id_before(self.stream_id()).into()
     }
 
     pub(super) fn stream_id(self) -> StreamId {
@@ -44,7 +44,7 @@ impl FromStr for MessageId {
     type Err = InvalidMessageId;
 
     fn from_str(text: &str) -> Result<Self, InvalidMessageId> {
-        live::parse_stream_id(text).map(Self::from).ok_or(InvalidMessageId)
+        broadcast_commands::parse_stream_id(text).map(Self::from).ok_or(InvalidMessageId)
     }
 }
 

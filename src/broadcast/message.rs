@@ -1,17 +1,15 @@
 //! A message, and its forms on the wire, each made once however many clients get it.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::broadcast::chain::MemorySize;
-use crate::broadcast::chain::SequencedMessage;
 use crate::broadcast::id::MessageId;
+use crate::broadcast::sequencer::{MemorySize, SequencedMessage};
 use crate::broadcast::topic::TopicName;
-use crate::redis::live::StreamEntry;
+use crate::redis::broadcast_commands::StreamEntry;
 
 /// What a message takes beside its text, about, bytes.
 const OVERHEAD: usize = 256;

@@ -6,53 +6,42 @@
 //! A topic without subscribers here costs a worker nothing: each has a channel of its own, which only workers with
 //! subscribers hear. What comes there is believed if it bears the fleet's mark.
 
-mod chain;
 mod error;
-mod hearing;
 mod id;
-mod keeper;
-mod line;
 mod message;
+mod notifications;
 mod presence;
-mod ring;
+mod reconciler;
+mod replay_buffer;
+mod sequencer;
 mod subscription;
 mod topic;
+mod topic_feed;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rand::TryRngCore;
-use rand::rngs::OsRng;
-use tokio::sync::Notify;
-use tokio::sync::Semaphore;
-
-use crate::config::schema;
-use crate::redis;
-use crate::redis::RedisClient;
-use crate::redis::live::PublishMessage;
-use crate::redis::live::StreamEntry;
-use crate::redis::news::ChannelSubscriptionGuard;
 pub use error::BroadcastError;
-pub use id::InvalidMessageId;
-pub use id::MessageId;
-use line::TopicFeed;
+pub use id::{InvalidMessageId, MessageId};
 pub use message::BroadcastMessage;
 pub use presence::Presence;
 use presence::PresenceTracker;
-pub use subscription::Subscription;
-pub use subscription::SubscriptionEvent;
-pub use topic::InvalidTopicName;
-pub use topic::TOPIC_NAME_MAX;
-pub use topic::TopicName;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+pub use subscription::{Subscription, SubscriptionEvent};
+use tokio::sync::{Notify, Semaphore};
+pub use topic::{InvalidTopicName, TOPIC_NAME_MAX, TopicName};
+use topic_feed::TopicFeed;
+
+use crate::config::settings;
+use crate::redis;
+use crate::redis::RedisClient;
+use crate::redis::broadcast_commands::{PublishMessage, StreamEntry};
+use crate::redis::notifications::ChannelSubscriptionGuard;
 
 /// Bytes of messages that a worker remembers, of all topics together. The largest message of every topic must fit, so there
 /// are no more topics than that allows: all that are allowed by default.
@@ -75,7 +64,7 @@ pub struct BroadcastHub {
 
 struct HubState {
     redis: RedisClient,
-    settings: schema::BroadcastConfig,
+    settings: settings::BroadcastConfig,
     topics: Mutex<HashMap<TopicName, TopicEntry>>,
     subscribers: AtomicUsize,
     /// Bytes that each topic may have remembered.
@@ -141,7 +130,7 @@ impl fmt::Debug for BroadcastHub {
 
 impl BroadcastHub {
     /// Over this connection; no I/O, no runtime needed.
-    pub fn new(redis: RedisClient, settings: &schema::BroadcastConfig) -> Self {
+    pub fn new(redis: RedisClient, settings: &settings::BroadcastConfig) -> Self {
         let largest = settings.max_message_size.max(1);
         let inner = HubState {
             redis,
@@ -165,7 +154,7 @@ impl BroadcastHub {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(&self) {
-        tokio::spawn(keeper::run(Arc::clone(&self.inner)));
+        tokio::spawn(reconciler::run(Arc::clone(&self.inner)));
         tokio::spawn(presence::run(Arc::clone(&self.inner)));
     }
 
@@ -178,7 +167,7 @@ impl BroadcastHub {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was published.
     pub async fn publish(&self, topic: &TopicName, text: &str) -> Result<MessageId, BroadcastError> {
-        let schema::BroadcastConfig {
+        let settings::BroadcastConfig {
             max_message_size: message_limit,
             retention_messages: history,
             retention: keep,
@@ -265,7 +254,7 @@ impl HubState {
 
     /// Takes a seat at a topic's table, which is set up for the first one.
     fn join(self: &Arc<Self>, topic: &TopicName) -> Result<SubscriberGuard, BroadcastError> {
-        let schema::BroadcastConfig {
+        let settings::BroadcastConfig {
             max_subscribers: subscribers,
             max_topics: topics_max,
             max_lag: buffer,
@@ -283,7 +272,7 @@ impl HubState {
             }
             // All that Redis keeps fits, so that a client that comes back reads nothing itself; and all that may come at once.
             let history = usize::try_from(history).unwrap_or(usize::MAX);
-            let count = history.max(buffer).saturating_add(chain::PENDING_MAX + 2 * PAGE_MAX);
+            let count = history.max(buffer).saturating_add(sequencer::PENDING_MAX + 2 * PAGE_MAX);
             let line = Arc::new(TopicFeed::new(topic, count, &self.topic_memory));
             let subscription = self.subscribe_topic_channel(&line);
             topics.insert(

@@ -12,14 +12,12 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::watch;
 
-use crate::broadcast::SubscriberGuard;
 use crate::broadcast::id::MessageId;
-use crate::broadcast::line::OlderMessages;
 use crate::broadcast::message::BroadcastMessage;
-use crate::broadcast::retry_delay;
-use crate::broadcast::ring::BufferRead;
-use crate::broadcast::ring::SeekResult;
+use crate::broadcast::replay_buffer::{BufferRead, SeekResult};
 use crate::broadcast::topic::TopicName;
+use crate::broadcast::topic_feed::OlderMessages;
+use crate::broadcast::{SubscriberGuard, retry_delay};
 use crate::redis;
 
 /// Messages that a client reads for itself at a time, at most.

@@ -6,16 +6,10 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
-use clap::CommandFactory;
-use clap::FromArgMatches;
-use clap::Parser;
-use clap::Subcommand;
 use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::cli::complaint;
-use crate::cli::exit;
-use crate::cli::nginx;
+use crate::cli::{exit_code, nginx, usage_error};
 use crate::config::ConfigInputs;
 
 const ABOUT: &str = "Runs an axum application as a fleet of worker processes, one per core, with its sessions, \
@@ -278,11 +272,11 @@ pub(super) fn parse(arguments: &[OsString]) -> Result<CommandLine, u8> {
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 let _ = error.print();
-                exit::OK
+                exit_code::OK
             }
             _ => {
-                let _ = std::io::stderr().write_all(complaint::usage_error(&error, arguments).as_bytes());
-                exit::USAGE
+                let _ = std::io::stderr().write_all(usage_error::usage_error(&error, arguments).as_bytes());
+                exit_code::USAGE
             }
         }
     })
@@ -291,7 +285,7 @@ pub(super) fn parse(arguments: &[OsString]) -> Result<CommandLine, u8> {
 /// The settings by which a fleet is to be taken over that was started with these words; a mistake is one sentence.
 pub(super) fn parse_start_arguments(arguments: &[OsString]) -> Result<ConfigInputs, String> {
     let line = read(arguments).map_err(|error| {
-        let text = complaint::usage_error(&error, arguments);
+        let text = usage_error::usage_error(&error, arguments);
         text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
     })?;
     match line.command {
@@ -327,7 +321,7 @@ impl SettingFlags {
         }
         for pair in self.set {
             let Some((path, value)) = pair.split_once('=') else {
-                let name = complaint::leading_name(&pair);
+                let name = usage_error::leading_name(&pair);
                 return Err(format!("--set {name} has no value: write it as --set {name}=VALUE"));
             };
             inputs.flags.push((path.trim().to_owned(), value.to_owned(), "--set".to_owned()));
@@ -374,7 +368,7 @@ mod tests {
             parse(&words)
         };
         for words in refused {
-            assert_eq!(typed(words).unwrap_err(), exit::USAGE, "{words:?}");
+            assert_eq!(typed(words).unwrap_err(), exit_code::USAGE, "{words:?}");
         }
         let line = typed(&["scale", "1024", "--json", "--timeout", "90s"]).unwrap();
         let Some(Command::Control(ControlCommand::Scale { count: 1024, options })) = line.command else {

@@ -3,33 +3,20 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::cli::exit;
-use crate::cli::exit::CommandFailure;
-use crate::cli::exit::print_line;
-use crate::cli::serve;
-use crate::config;
+use crate::cli::exit_code::{CommandFailure, print_line};
+use crate::cli::{bootstrap, exit_code};
 use crate::config::ConfigInputs;
-use crate::config::limit::Enforcement;
-use crate::config::limit::LimitConfig;
-use crate::config::limit::LimitKind;
-use crate::config::limit::LimitScope;
-use crate::config::limit::LimitTiming;
-use crate::config::limit::PREFETCH_BURST_MIN;
-use crate::config::limit::PrefetchMode;
-use crate::config::place::RedisAddress;
-use crate::config::schema::Config;
-use crate::config::schema::RedisUrl;
-use crate::config::schema::WorkerCount;
-use crate::listener;
-use crate::redis;
-use crate::redis::migrations::MigrationState;
-use crate::redis::migrations::SHIPPED;
-use crate::supervisor::redis_server;
-use crate::supervisor::redis_server::REDIS_PROGRAMS;
+use crate::config::limits::{
+    Enforcement, LimitConfig, LimitKind, LimitScope, LimitTiming, PREFETCH_BURST_MIN, PrefetchMode,
+};
+use crate::config::redis_url::RedisAddress;
+use crate::config::settings::{Config, RedisUrl, WorkerCount};
+use crate::redis::migrations::{MigrationState, SHIPPED};
+use crate::supervisor::private_redis::server;
+use crate::supervisor::private_redis::server::REDIS_PROGRAMS;
 use crate::supervisor::run_dir;
-use crate::sys::path;
-use crate::sys::proc;
-use crate::telemetry;
+use crate::sys::{path, process};
+use crate::{config, listener, redis, telemetry};
 
 /// What is wrong with a Redis that may take all memory there is.
 const UNBOUNDED: &str = "Redis has no maxmemory, so that it may take all memory of its machine and be killed for it: set \
@@ -37,9 +24,10 @@ const UNBOUNDED: &str = "Redis has no maxmemory, so that it may take all memory 
 
 /// Checks configuration, ports and Redis; the configuration itself was read before.
 pub(super) fn check(config: &Config, inputs: &ConfigInputs) -> Result<u8, CommandFailure> {
-    telemetry::check(&config.log).map_err(|error| CommandFailure::new(exit::USAGE, &error))?;
-    config::path::check_readable(config).map_err(|error| CommandFailure::new(exit::UNAVAILABLE, &error))?;
-    let run_dir = serve::create_run_dir(config)?;
+    telemetry::check(&config.log).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
+    config::path::check_readable(config)
+        .map_err(|error| CommandFailure::new(exit_code::UNAVAILABLE, &error))?;
+    let run_dir = bootstrap::create_run_dir(config)?;
     if let Some((written, real)) = inputs.loaded_file() {
         print_line(format_args!("file      {}", path::display_path(written, real)));
     }
@@ -75,11 +63,11 @@ pub(super) fn check(config: &Config, inputs: &ConfigInputs) -> Result<u8, Comman
         None => check_private_redis(config, inputs)?,
     }
     print_line("all is well");
-    Ok(exit::OK)
+    Ok(exit_code::OK)
 }
 
 fn workers(config: &Config) -> String {
-    let slots = serve::initial_slots(config);
+    let slots = bootstrap::initial_slots(config);
     match config.workers.count {
         WorkerCount::Auto => format!("{slots} (the cores that affinity and the cgroup's quota allow)"),
         WorkerCount::Fixed(_) => format!("{slots} (workers.count)"),
@@ -89,7 +77,7 @@ fn workers(config: &Config) -> String {
 fn check_ports(config: &Config) -> Result<(), CommandFailure> {
     // No slot: each address is only probed.
     let probed = listener::open_listeners(&config.listen, &config.admin.listen, Arc::default(), 0);
-    probed.map_err(|error| serve::address_failure(&error))?;
+    probed.map_err(|error| bootstrap::address_failure(&error))?;
     print_line("ports     free");
     Ok(())
 }
@@ -105,7 +93,7 @@ fn check_shared_redis(config: &Config, url: &RedisUrl) -> Result<(), CommandFail
         Ok((rights, steps.map(pending), redis.inspect_once().await.ok()))
     });
     let missing = |error: &dyn std::error::Error| {
-        let failure = CommandFailure::new(exit::UNAVAILABLE, error);
+        let failure = CommandFailure::new(exit_code::UNAVAILABLE, error);
         CommandFailure {
             message: format!("Redis at {url} (redis.url) cannot be used: {}", failure.message),
             ..failure
@@ -138,9 +126,9 @@ fn redis_user(url: &RedisUrl) -> String {
 }
 
 fn check_private_redis(config: &Config, inputs: &ConfigInputs) -> Result<(), CommandFailure> {
-    let program = proc::find_program(REDIS_PROGRAMS, &serve::search_path(inputs));
-    let program = program.ok_or(redis_server::PrivateRedisError::NotInstalled);
-    let program = program.map_err(|error| CommandFailure::new(exit::UNAVAILABLE, &error))?;
+    let program = process::find_program(REDIS_PROGRAMS, &bootstrap::search_path(inputs));
+    let program = program.ok_or(server::PrivateRedisError::NotInstalled);
+    let program = program.map_err(|error| CommandFailure::new(exit_code::UNAVAILABLE, &error))?;
     print_line(format_args!(
         "redis     a private one: {} with its data in {}",
         program.display(),

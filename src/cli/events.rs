@@ -9,15 +9,13 @@ use ::time::OffsetDateTime;
 use ::time::format_description::BorrowedFormatItem;
 use ::time::macros::format_description;
 
-use crate::cli::exit;
-use crate::cli::exit::CommandFailure;
-use crate::control::client::ControlClient;
-use crate::control::client::ControlError;
+use crate::cli::exit_code;
+use crate::cli::exit_code::CommandFailure;
+use crate::control::client::{ControlClient, ControlError};
 use crate::control::events::FleetEvent;
 use crate::control::protocol;
-use crate::control::protocol::ControlReply;
-use crate::control::protocol::ControlRequest;
-use crate::sys::time;
+use crate::control::protocol::{ControlReply, ControlRequest};
+use crate::sys::clock;
 use crate::telemetry;
 
 /// How long the fleet may take to tell what it remembers.
@@ -49,17 +47,17 @@ pub(super) fn events(
         let before = last;
         match stream_events(run_dir, follow, &mut last, json) {
             Ok(EventStreamEnd::Rejected(failure)) => return Err(failure),
-            Ok(EventStreamEnd::Complete | EventStreamEnd::OutputClosed) => return Ok(exit::OK),
+            Ok(EventStreamEnd::Complete | EventStreamEnd::OutputClosed) => return Ok(exit_code::OK),
             // The connection may have been lost alone: what is missing is asked for again.
             Err(ControlError::Disconnected) if follow && (last != before || !met) => met = true,
             Err(ControlError::NotRunning { .. } | ControlError::Disconnected) if met => {
                 let _ = writeln!(io::stderr(), "the fleet has ended");
-                return Ok(exit::OK);
+                return Ok(exit_code::OK);
             }
             Err(error @ ControlError::NotRunning { .. }) => {
-                return Err(CommandFailure::new(exit::UNAVAILABLE, &error));
+                return Err(CommandFailure::new(exit_code::UNAVAILABLE, &error));
             }
-            Err(error) => return Err(CommandFailure::new(exit::FAILED, &error)),
+            Err(error) => return Err(CommandFailure::new(exit_code::FAILED, &error)),
         }
     }
 }
@@ -73,7 +71,7 @@ fn stream_events(
 ) -> Result<EventStreamEnd, ControlError> {
     let mut client = ControlClient::connect(run_dir)?;
     client.send(&ControlRequest::Events { after: *last, follow })?;
-    let deadline = time::monotonic() + REPLY_TIMEOUT;
+    let deadline = clock::monotonic() + REPLY_TIMEOUT;
     loop {
         let reply = client.receive((!follow).then_some(deadline))?;
         match &reply {

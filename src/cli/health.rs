@@ -1,20 +1,13 @@
 //! Asks a running fleet whether it is alive, without a shell, curl or a runtime: for container health checks.
 
 use std::io;
-use std::io::Read;
-use std::io::Write;
-use std::net::IpAddr;
-use std::net::Ipv4Addr;
-use std::net::Ipv6Addr;
-use std::net::SocketAddr;
-use std::net::TcpStream;
-use std::net::ToSocketAddrs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use crate::cli::exit;
-use crate::cli::exit::CommandFailure;
-use crate::cli::exit::print_line;
-use crate::config::schema::Config;
+use crate::cli::exit_code;
+use crate::cli::exit_code::{CommandFailure, print_line};
+use crate::config::settings::Config;
 
 /// Longest wait for each step; a health check that hangs is a failed one.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,10 +32,10 @@ pub(super) fn health(config: &Config, url: Option<&str>) -> Result<u8, CommandFa
     match checked {
         Ok((url, status)) => {
             print_line(format_args!("{url} answers {status}"));
-            Ok(exit::OK)
+            Ok(exit_code::OK)
         }
-        Err(error @ HealthCheckError::Url { .. }) => Err(CommandFailure::new(exit::USAGE, &error)),
-        Err(error) => Err(CommandFailure::new(exit::FAILED, &error)),
+        Err(error @ HealthCheckError::Url { .. }) => Err(CommandFailure::new(exit_code::USAGE, &error)),
+        Err(error) => Err(CommandFailure::new(exit_code::FAILED, &error)),
     }
 }
 

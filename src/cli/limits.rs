@@ -5,26 +5,18 @@ use std::net::IpAddr;
 use serde_json::json;
 
 use crate::cli::args::LimitsCommand;
-use crate::cli::exit;
-use crate::cli::exit::CommandFailure;
-use crate::cli::exit::print_line;
-use crate::config::limit::SubjectKind;
-use crate::config::schema::Config;
-use crate::config::schema::RedisUrl;
-use crate::http::identity::ClientInfo;
-use crate::http::identity::ClientTransport;
+use crate::cli::exit_code;
+use crate::cli::exit_code::{CommandFailure, print_line};
+use crate::config::limits::SubjectKind;
+use crate::config::settings::{Config, RedisUrl};
+use crate::http::real_ip::{ClientInfo, ClientTransport};
 use crate::limiter::PolicyTable;
-use crate::limiter::policy::LimitPolicy;
-use crate::limiter::policy::PolicyMeasure;
-use crate::limiter::policy::header_digest;
+use crate::limiter::policy::{LimitPolicy, PolicyMeasure, header_digest};
 use crate::redis;
-use crate::redis::RedisClient;
-use crate::redis::RedisError;
-use crate::redis::RedisStatus;
-use crate::redis::begin::LimitParameters;
-use crate::redis::begin::RateLimitCheck;
-use crate::redis::limit::LimitStatus;
-use crate::supervisor::redis_server;
+use crate::redis::begin::{LimitParameters, RateLimitCheck};
+use crate::redis::limiter_commands::LimitStatus;
+use crate::redis::{RedisClient, RedisError, RedisStatus};
+use crate::supervisor::private_redis::server;
 
 /// Shows or resets one subject's limit.
 pub(super) fn limits(config: &Config, action: &LimitsCommand) -> Result<u8, CommandFailure> {
@@ -38,7 +30,7 @@ pub(super) fn limits(config: &Config, action: &LimitsCommand) -> Result<u8, Comm
     let subject = parse_subject(found, subject.as_deref(), config.ipv6_prefix)?;
     let limit = limit_argument(found, &subject);
     // A private Redis is where its fleet keeps it.
-    let private = || RedisUrl::from_socket_path(&redis_server::socket_path(&config.data_dir));
+    let private = || RedisUrl::from_socket_path(&server::socket_path(&config.data_dir));
     let url = config.redis.url.clone().unwrap_or_else(private);
     let (status, was_used) = match action {
         LimitsCommand::Show { .. } => {
@@ -57,7 +49,7 @@ pub(super) fn limits(config: &Config, action: &LimitsCommand) -> Result<u8, Comm
         })),
         false => print_line(line(found, &subject, &status, reset.then_some(was_used))),
     }
-    Ok(exit::OK)
+    Ok(exit_code::OK)
 }
 
 /// One piece of work with Redis.
@@ -76,7 +68,7 @@ fn with_redis<T>(
     });
     worked.flatten().map_err(|error| {
         let away = matches!(error, RedisError::Unavailable { .. } | RedisError::Timeout);
-        CommandFailure::new(if away { exit::UNAVAILABLE } else { exit::FAILED }, &error)
+        CommandFailure::new(if away { exit_code::UNAVAILABLE } else { exit_code::FAILED }, &error)
     })
 }
 
@@ -151,7 +143,7 @@ fn line(policy: &LimitPolicy, subject: &str, status: &LimitStatus, was_used: Opt
 }
 
 fn usage(message: String) -> CommandFailure {
-    CommandFailure { code: exit::USAGE, message }
+    CommandFailure { code: exit_code::USAGE, message }
 }
 
 #[cfg(test)]
@@ -159,8 +151,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::ConfigFile;
-    use crate::config::ConfigInputs;
+    use crate::config::{ConfigFile, ConfigInputs};
 
     #[test]
     fn subjects_are_typed_as_people_know_them() {

@@ -1,31 +1,21 @@
 //! Applies what Redis lacks, or says what that is.
 
-use std::fmt;
-use std::io;
-use std::io::BufRead;
-use std::io::IsTerminal;
-use std::io::Write;
+use std::io::{BufRead, IsTerminal, Write};
+use std::{fmt, io};
 
-use indicatif::ProgressBar;
-use indicatif::ProgressStyle;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::args::MigrateOptions;
-use crate::cli::exit;
-use crate::cli::exit::CommandFailure;
-use crate::cli::exit::print_line;
-use crate::config::schema;
-use crate::config::schema::Config;
-use crate::config::schema::RedisUrl;
+use crate::cli::exit_code;
+use crate::cli::exit_code::{CommandFailure, print_line};
+use crate::config::settings;
+use crate::config::settings::{Config, RedisUrl};
 use crate::redis;
-use crate::redis::RedisClient;
-use crate::redis::RedisError;
-use crate::redis::migrations::LedgerProblem;
-use crate::redis::migrations::MigrationState;
-use crate::redis::migrations::MigrationStatus;
-use crate::redis::migrations::MigrationSurvey;
-use crate::redis::migrations::SHIPPED;
-use crate::redis::migrations::WalkProgress;
+use crate::redis::migrations::{
+    LedgerProblem, MigrationState, MigrationStatus, MigrationSurvey, SHIPPED, WalkProgress,
+};
+use crate::redis::{RedisClient, RedisError};
 
 /// What this command is called in the ledger and in `CLIENT LIST`.
 const NAME: &str = "regatta-migrate";
@@ -39,7 +29,7 @@ pub(super) fn migrate(config: &Config, order: &MigrateOptions) -> Result<u8, Com
     let Some(url) = &config.redis.url else {
         let message =
             "no Redis is configured (redis.url): a private one is migrated when its fleet starts".to_owned();
-        return Err(CommandFailure { code: exit::USAGE, message });
+        return Err(CommandFailure { code: exit_code::USAGE, message });
     };
     let at = MigrationTarget { settings: &config.redis, url };
     if order.repair {
@@ -62,16 +52,16 @@ pub(super) fn migrate(config: &Config, order: &MigrateOptions) -> Result<u8, Com
     };
     report.print(order.json);
     Ok(match (report.pending, order.check, order.dry_run) {
-        (0, _, _) | (_, _, true) => exit::OK,
-        (_, true, _) => exit::PENDING,
-        _ => exit::FAILED,
+        (0, _, _) | (_, _, true) => exit_code::OK,
+        (_, true, _) => exit_code::PENDING,
+        _ => exit_code::FAILED,
     })
 }
 
 /// Where the migrations are.
 #[derive(Clone, Copy)]
 struct MigrationTarget<'a> {
-    settings: &'a schema::RedisConfig,
+    settings: &'a settings::RedisConfig,
     url: &'a RedisUrl,
 }
 
@@ -92,7 +82,7 @@ fn repair(at: MigrationTarget<'_>, order: &MigrateOptions) -> Result<u8, Command
         findings.iter().for_each(print_line);
     }
     if !findings.is_empty() && !order.yes && !confirm()? {
-        return Err(CommandFailure { code: exit::FAILED, message: "nothing was changed".to_owned() });
+        return Err(CommandFailure { code: exit_code::FAILED, message: "nothing was changed".to_owned() });
     }
     let done = match findings.is_empty() {
         true => Vec::new(),
@@ -103,14 +93,14 @@ fn repair(at: MigrationTarget<'_>, order: &MigrateOptions) -> Result<u8, Command
         false if done.is_empty() => print_line("there is nothing to repair"),
         false => print_line(format_args!("{} repaired", done.len())),
     }
-    Ok(exit::OK)
+    Ok(exit_code::OK)
 }
 
 /// Asks on the terminal; where there is none no one can agree.
 fn confirm() -> Result<bool, CommandFailure> {
     if !io::stdin().is_terminal() {
         let message = "nothing was changed: add --yes to have this done without a question".to_owned();
-        return Err(CommandFailure { code: exit::USAGE, message });
+        return Err(CommandFailure { code: exit_code::USAGE, message });
     }
     let _ = write!(io::stderr(), "Do this? [y/N] ");
     let mut answer = String::new();
@@ -121,8 +111,8 @@ fn confirm() -> Result<bool, CommandFailure> {
 /// Redis that cannot be reached is a missing service; that it says no is a failure.
 fn exit_code(error: &RedisError) -> u8 {
     match error {
-        RedisError::Unavailable { .. } | RedisError::Timeout => exit::UNAVAILABLE,
-        _ => exit::FAILED,
+        RedisError::Unavailable { .. } | RedisError::Timeout => exit_code::UNAVAILABLE,
+        _ => exit_code::FAILED,
     }
 }
 

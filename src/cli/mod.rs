@@ -1,27 +1,23 @@
 //! The command line of any program built on the library, and the one place where all rooms meet.
 
 mod args;
-mod ask;
+mod bootstrap;
 mod check;
-mod columns;
-mod complaint;
+mod control;
 mod events;
-mod exit;
+mod exit_code;
+mod fetch;
 mod health;
-mod host;
 mod limits;
-mod machines;
 mod migrate;
 mod nginx;
-mod operate;
-mod print;
-mod resume;
-#[cfg(test)]
-mod samples;
-mod serve;
+mod reference;
 mod status;
+#[cfg(test)]
+mod test_fixtures;
 mod top;
 mod units;
+mod usage_error;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -29,13 +25,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use args::Command;
-use exit::CommandFailure;
+use exit_code::CommandFailure;
 
-use crate::http::AppFactory;
-use crate::http::FleetHandle;
-use crate::http::Router;
-use crate::sys::signal;
-use crate::sys::start;
+use crate::http::{AppFactory, FleetHandle, Router};
+use crate::sys::{signal, startup};
 
 /// A fleet of workers that serve one application.
 ///
@@ -98,64 +91,67 @@ impl Fleet {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         let name = arguments.first().and_then(|program| Path::new(program).file_name());
         let name = name.map_or("regatta".into(), |name| name.to_string_lossy().into_owned());
-        if let Err(error) = start::prepare_process() {
+        if let Err(error) = startup::prepare_process() {
             let message = format!("cannot begin: {error}");
-            return exit::report(&name, Err(CommandFailure { code: exit::FAILED, message }));
+            return exit_code::report(&name, Err(CommandFailure { code: exit_code::FAILED, message }));
         }
-        if let Some(takeover) = resume::takeover_env() {
-            return exit::report(&name, resume::take_over(&takeover, &arguments, self.app_definition()));
+        if let Some(takeover) = bootstrap::takeover::takeover_env() {
+            return exit_code::report(
+                &name,
+                bootstrap::takeover::take_over(&takeover, &arguments, self.app_definition()),
+            );
         }
         // Only a program that takes a fleet over needs the signals blocked that came meanwhile.
         if let Err(error) = signal::unblock_all() {
             let message = format!("cannot unblock signals: {error}");
-            return exit::report(&name, Err(CommandFailure { code: exit::FAILED, message }));
+            return exit_code::report(&name, Err(CommandFailure { code: exit_code::FAILED, message }));
         }
         match args::parse(&arguments) {
-            Ok(line) => exit::report(&name, self.execute(line, &arguments)),
+            Ok(line) => exit_code::report(&name, self.execute(line, &arguments)),
             Err(code) => ExitCode::from(code),
         }
     }
 
-    fn app_definition(&self) -> resume::AppDefinition<'_> {
-        resume::AppDefinition { app: &self.app, defaults: &self.defaults }
+    fn app_definition(&self) -> bootstrap::takeover::AppDefinition<'_> {
+        bootstrap::takeover::AppDefinition { app: &self.app, defaults: &self.defaults }
     }
 
     fn execute(self, line: args::CommandLine, arguments: &[OsString]) -> Result<u8, CommandFailure> {
         match &line.command {
-            Some(Command::Signals) => return Ok(print::signals()),
-            Some(Command::Settings) => return Ok(print::settings()),
+            Some(Command::Signals) => return Ok(reference::signals()),
+            Some(Command::Settings) => return Ok(reference::settings()),
             Some(Command::Check { handoff: Some(state) }) => {
-                return resume::run_preflight(*state, &self.defaults);
+                return bootstrap::takeover::run_preflight(*state, &self.defaults);
             }
             _ => {}
         }
         let mut inputs =
-            line.settings.inputs().map_err(|message| CommandFailure { code: exit::USAGE, message })?;
+            line.settings.inputs().map_err(|message| CommandFailure { code: exit_code::USAGE, message })?;
         inputs.application.clone_from(&self.defaults);
         match line.command {
-            Some(Command::Control(verb)) => return operate::run(&inputs, verb),
+            Some(Command::Control(verb)) => return control::run(&inputs, verb),
             Some(Command::Status { json, all: false, timeout }) => {
                 return status::status(&inputs, json, timeout);
             }
             Some(Command::Top { interval, once }) => return top::top(&inputs, interval, once),
             _ => {}
         }
-        let inputs = inputs.capture_file().map_err(|error| CommandFailure::new(exit::USAGE, &error))?;
+        let inputs = inputs.capture_file().map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
         let config =
-            crate::config::load(&inputs).map_err(|error| CommandFailure::new(exit::USAGE, &error))?;
+            crate::config::load(&inputs).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
         match line.command {
-            None => serve::serve(config, &inputs, arguments, false, &self.app),
-            Some(Command::Serve { watch }) => serve::serve(config, &inputs, arguments, watch, &self.app),
+            None => bootstrap::serve(config, &inputs, arguments, false, &self.app),
+            Some(Command::Serve { watch }) => bootstrap::serve(config, &inputs, arguments, watch, &self.app),
             Some(Command::Check { .. }) => check::check(&config, &inputs),
             Some(Command::Health { url }) => health::health(&config, url.as_deref()),
             Some(Command::Limits(action)) => limits::limits(&config, &action),
             Some(Command::Status { json, all: true, timeout }) => {
-                machines::fleet_status(&config, json, timeout)
+                status::fleet::fleet_status(&config, json, timeout)
             }
             Some(Command::Nginx(options)) => nginx::nginx(&config, &options),
             Some(Command::Migrate(order)) => migrate::migrate(&config, &order),
             // Answered above: none of them needs the whole configuration to be right.
-            Some(_) => Ok(exit::OK),
+            Some(_) => Ok(exit_code::OK),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Numbers as people read them: short, with their unit, of a width that does not jump about.
 
-use unicode_width::UnicodeWidthChar;
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// What stands where there is no number.
 pub(super) const NONE: &str = "-";

@@ -1,11 +1,9 @@
 //! What another configuration changes, and how much of the fleet has to be renewed for it.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::ConfigError;
-use crate::config::ConfigInputs;
-use crate::config::layers::SettingSources;
+use crate::config::sources::SettingSources;
+use crate::config::{ConfigError, ConfigInputs};
 
 /// What it takes for a changed setting to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

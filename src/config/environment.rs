@@ -6,14 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::IpAddr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::config::ConfigError;
-use crate::config::ConfigInputs;
-use crate::config::SettingOrigin;
-use crate::config::keys;
+use crate::config::{ConfigError, ConfigInputs, SettingOrigin, setting_info};
 
 /// What every variable of ours begins with.
 const PREFIX: &str = "REGATTA_";
@@ -151,7 +147,7 @@ fn has_prefix(name: &str) -> bool {
 fn proper_name(name: &str) -> Option<String> {
     let misspelt = has_prefix(name) && !name.starts_with(PREFIX);
     let path = misspelt.then(|| setting_path(name))?;
-    keys::lookup(&path).map(|_| variable_name(&path))
+    setting_info::lookup(&path).map(|_| variable_name(&path))
 }
 
 /// Two variables that differ in their letters' case only, with different values.
@@ -165,7 +161,7 @@ fn find_duplicate<'a>(own: &[(&'a str, &'a str)]) -> Option<[&'a str; 2]> {
 
 /// Whether Kubernetes (a Service) or Docker (a link) has written this.
 fn is_injected(name: &str, value: &str, environment: &BTreeMap<String, String>) -> bool {
-    if keys::lookup(&setting_path(name)).is_some() {
+    if setting_info::lookup(&setting_path(name)).is_some() {
         return false;
     }
     let is_number = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0);

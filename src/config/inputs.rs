@@ -2,19 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
-use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::config::ConfigError;
-use crate::config::environment;
-use crate::config::path;
-use crate::config::text;
+use crate::config::{ConfigError, environment, path, text};
 use crate::sys;
 
 /// File read when none is named, if it is there.
@@ -35,14 +29,14 @@ pub struct ConfigInputs {
     #[serde(default)]
     pub unreadable: Vec<String>,
     /// The file named on the command line; `None`: `regatta.toml` if it exists.
-    #[serde(with = "sys::path::text::optional")]
+    #[serde(with = "sys::path::path_serde::optional")]
     pub file: Option<PathBuf>,
     /// What stood in that file.
     pub content: ConfigFile,
     /// Flags as (setting, value, the flag as typed).
     pub flags: Vec<(String, String, String)>,
     /// The folder that relative paths begin at: the working folder, by the name the operator knows it by.
-    #[serde(with = "sys::path::text")]
+    #[serde(with = "sys::path::path_serde")]
     pub folder: PathBuf,
     /// Settings that the application brings along, as TOML; weaker than all of the above.
     #[serde(default)]
@@ -63,12 +57,12 @@ pub enum ConfigFile {
     #[serde(rename = "Text")]
     Contents {
         /// The file.
-        #[serde(with = "sys::path::text")]
+        #[serde(with = "sys::path::path_serde")]
         path: PathBuf,
         /// Its text.
         text: String,
         /// The file that the path led to; none in what older programs hand over.
-        #[serde(default, with = "sys::path::text::optional")]
+        #[serde(default, with = "sys::path::path_serde::optional")]
         real: Option<PathBuf>,
     },
 }
@@ -236,7 +230,7 @@ fn owner(path: &Path) -> Option<u32> {
 mod tests {
     use super::*;
     use crate::config;
-    use crate::config::schema::WorkerCount;
+    use crate::config::settings::WorkerCount;
 
     #[test]
     fn frozen_inputs_stay_what_they_were_through_a_handoff() {

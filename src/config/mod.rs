@@ -7,36 +7,26 @@ pub mod diff;
 mod environment;
 mod error;
 mod inputs;
-pub mod keys;
-mod layers;
-pub mod limit;
-mod near;
-mod parse;
+pub(crate) mod key_prefix;
+pub mod limits;
 pub mod path;
-pub mod place;
-pub(crate) mod prefix;
-pub mod schema;
+pub mod redis_url;
 mod sections;
+pub mod setting_info;
+pub mod settings;
+mod sources;
+mod suggestion;
 pub mod text;
+mod value;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use environment::injected_variables;
-pub use error::ConfigError;
-pub use error::SettingOrigin;
-pub use inputs::ConfigFile;
-pub use inputs::ConfigInputs;
-pub use inputs::handoff_variable;
-pub use inputs::process_environment;
-pub use inputs::process_handoff;
-use layers::SettingSources;
-use schema::AdminConfig;
-use schema::Config;
-use schema::LogConfig;
-use schema::ProxyConfig;
-use schema::WorkerCount;
-use schema::WorkersConfig;
+pub use error::{ConfigError, SettingOrigin};
+pub use inputs::{ConfigFile, ConfigInputs, handoff_variable, process_environment, process_handoff};
+use settings::{AdminConfig, Config, LogConfig, ProxyConfig, WorkerCount, WorkersConfig};
+use sources::SettingSources;
 
 /// Reads every source and checks every value.
 ///
@@ -45,29 +35,29 @@ use schema::WorkersConfig;
 pub fn load(inputs: &ConfigInputs) -> Result<Config, ConfigError> {
     let layers = SettingSources::collect(inputs)?;
     let config = Config {
-        listen: layers.list("listen", parse::addresses)?,
-        steering: layers.required("listen.steering", parse::steering_mode)?,
-        balance: layers.required("listen.balance", parse::flag)?,
-        advertise: layers.list("advertise", parse::advertised_addresses)?,
-        heartbeat_interval: layers.required("fleet.heartbeat", parse::heartbeat_interval)?,
+        listen: layers.list("listen", value::addresses)?,
+        steering: layers.required("listen.steering", value::steering_mode)?,
+        balance: layers.required("listen.balance", value::flag)?,
+        advertise: layers.list("advertise", value::advertised_addresses)?,
+        heartbeat_interval: layers.required("fleet.heartbeat", value::heartbeat_interval)?,
         admin: AdminConfig {
-            listen: layers.list("admin.listen", parse::addresses)?,
-            hosts: layers.list("admin.hosts", parse::hosts)?,
+            listen: layers.list("admin.listen", value::addresses)?,
+            hosts: layers.list("admin.hosts", value::hosts)?,
         },
         workers: sections::workers(&layers)?,
         drain: sections::drain(&layers)?,
         redis: sections::redis(&layers)?,
-        maxmemory: layers.required("redis.maxmemory", parse::maxmemory)?,
+        maxmemory: layers.required("redis.maxmemory", value::maxmemory)?,
         session: sections::session(&layers)?,
         limits: layers
             .names("limits")
             .into_iter()
-            .map(|name| limit::read_limit(&layers, name))
+            .map(|name| limits::read_limit(&layers, name))
             .collect::<Result<_, _>>()?,
-        ipv6_prefix: layers.required("limits.ipv6_prefix", limit::ipv6_prefix)?,
+        ipv6_prefix: layers.required("limits.ipv6_prefix", limits::ipv6_prefix)?,
         proxy: ProxyConfig {
-            trusted: layers.list("proxy.trusted", parse::networks)?,
-            header: layers.required("proxy.header", parse::forwarded_header)?,
+            trusted: layers.list("proxy.trusted", value::networks)?,
+            header: layers.required("proxy.header", value::forwarded_header)?,
         },
         http: sections::http(&layers)?,
         idempotency: sections::idempotency(&layers)?,
@@ -78,10 +68,10 @@ pub fn load(inputs: &ConfigInputs) -> Result<Config, ConfigError> {
         run_dir: layers.folder_at("run_dir")?.unwrap_or_else(|| inputs.default_run_dir()),
         data_dir: layers.folder_at("data_dir")?.unwrap_or_else(|| inputs.default_data_dir()),
         log: LogConfig {
-            format: layers.required("log.format", parse::log_format)?,
+            format: layers.required("log.format", value::log_format)?,
             filter: layers.required("log.level", |text| Ok(text.to_owned()))?,
             file: layers.file_at("log.file")?,
-            stats_interval: layers.required("log.stats_interval", parse::duration)?,
+            stats_interval: layers.required("log.stats_interval", value::duration)?,
         },
     };
     check_folder_variables(inputs, &layers)?;
@@ -118,8 +108,8 @@ pub fn run_dir(inputs: &ConfigInputs) -> Result<PathBuf, ConfigError> {
 ///
 /// # Errors
 /// Why it is no token, in a sentence without it.
-pub fn parse_dashboard_token(text: &str) -> Result<schema::Secret, String> {
-    parse::dashboard_token(text)
+pub fn parse_dashboard_token(text: &str) -> Result<settings::Secret, String> {
+    value::dashboard_token(text)
 }
 
 /// That the variables which name folders where no setting does can be read.
@@ -219,7 +209,7 @@ mod tests {
         let config = with(&[], None).unwrap();
         assert_eq!(config.listen, ["0.0.0.0:3000".parse().unwrap()]);
         let default = config.limits["default"].kind;
-        assert!(matches!(default, limit::LimitKind::Rate { burst: 2000, .. }));
+        assert!(matches!(default, limits::LimitKind::Rate { burst: 2000, .. }));
         assert!(config.redis.url.is_none());
     }
 
@@ -306,7 +296,7 @@ mod tests {
     #[test]
     fn every_setting_is_documented_with_its_default() {
         let text = include_str!("../../docs/CONFIGURATION.md");
-        for key in keys::SETTINGS {
+        for key in setting_info::SETTINGS {
             let row = text.lines().find(|line| line.starts_with(&format!("| `{}` |", key.path)));
             let row = row.unwrap_or_else(|| panic!("{} is not in docs/CONFIGURATION.md", key.path));
             assert!(row.contains(key.default), "{}: its default is {}", key.path, key.default);

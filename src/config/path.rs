@@ -5,12 +5,11 @@
 //! variables are a shell's.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::ConfigError;
-use crate::config::parse::InvalidValue;
-use crate::config::schema::Config;
+use crate::config::settings::Config;
+use crate::config::value::InvalidValue;
 use crate::sys;
 use crate::sys::path::FileId;
 

@@ -1,146 +1,133 @@
 //! The settings section by section, each value from the layer that has the last word.
 
-use crate::config::ConfigError;
-use crate::config::layers::SettingSources;
-use crate::config::limit;
-use crate::config::parse;
-use crate::config::parse::InvalidValue;
-use crate::config::place::RedisAddress;
-use crate::config::place::RedisTopology;
-use crate::config::prefix;
-use crate::config::schema::AutoscaleConfig;
-use crate::config::schema::BroadcastConfig;
-use crate::config::schema::DashboardConfig;
-use crate::config::schema::DrainConfig;
-use crate::config::schema::HttpConfig;
-use crate::config::schema::IdempotencyConfig;
-use crate::config::schema::RecyclingConfig;
-use crate::config::schema::RedisConfig;
-use crate::config::schema::RedisCredentials;
-use crate::config::schema::ScriptingMode;
-use crate::config::schema::SessionConfig;
-use crate::config::schema::TasksConfig;
-use crate::config::schema::WebSocketConfig;
-use crate::config::schema::WorkersConfig;
+use crate::config::redis_url::{RedisAddress, RedisTopology};
+use crate::config::settings::{
+    AutoscaleConfig, BroadcastConfig, DashboardConfig, DrainConfig, HttpConfig, IdempotencyConfig,
+    RecyclingConfig, RedisConfig, RedisCredentials, ScriptingMode, SessionConfig, TasksConfig,
+    WebSocketConfig, WorkersConfig,
+};
+use crate::config::sources::SettingSources;
+use crate::config::value::InvalidValue;
+use crate::config::{ConfigError, key_prefix, limits, value};
 
 /// A policy's name; nothing, over an application's default, means none.
 fn policy(text: &str) -> Result<Option<String>, InvalidValue> {
-    if text.is_empty() { Ok(None) } else { parse::policy_name(text).map(Some) }
+    if text.is_empty() { Ok(None) } else { value::policy_name(text).map(Some) }
 }
 
 pub(super) fn workers(layers: &SettingSources) -> Result<WorkersConfig, ConfigError> {
     Ok(WorkersConfig {
-        count: layers.required("workers.count", parse::worker_count)?,
+        count: layers.required("workers.count", value::worker_count)?,
         autoscale: AutoscaleConfig {
-            min: layers.optional("workers.min", parse::slot_count)?,
-            max: layers.optional("workers.max", parse::slot_count)?,
-            mode: layers.required("workers.autoscale", parse::autoscale_mode)?,
-            window: layers.required("workers.window", parse::autoscale_window)?,
-            busy_max: layers.required("workers.busy_max", parse::percent)?,
-            busy_min: layers.required("workers.busy_min", parse::percent)?,
+            min: layers.optional("workers.min", value::slot_count)?,
+            max: layers.optional("workers.max", value::slot_count)?,
+            mode: layers.required("workers.autoscale", value::autoscale_mode)?,
+            window: layers.required("workers.window", value::autoscale_window)?,
+            busy_max: layers.required("workers.busy_max", value::percent)?,
+            busy_min: layers.required("workers.busy_min", value::percent)?,
         },
-        boot_timeout: layers.required("workers.boot_timeout", parse::positive_duration)?,
-        canary_period: layers.required("workers.probation", parse::duration)?,
-        hang_timeout: layers.required("workers.hang_timeout", parse::hang_timeout)?,
-        hang_kill: layers.required("workers.hang_kill", parse::duration)?,
+        boot_timeout: layers.required("workers.boot_timeout", value::positive_duration)?,
+        canary_period: layers.required("workers.probation", value::duration)?,
+        hang_timeout: layers.required("workers.hang_timeout", value::hang_timeout)?,
+        hang_kill: layers.required("workers.hang_kill", value::duration)?,
         recycling: RecyclingConfig {
-            max_requests: layers.required("workers.max_requests", parse::number_or_none)?,
+            max_requests: layers.required("workers.max_requests", value::number_or_none)?,
             max_requests_jitter: layers
-                .required("workers.max_requests_jitter", parse::number_or_none)?
+                .required("workers.max_requests_jitter", value::number_or_none)?
                 .unwrap_or(0),
-            max_age: layers.required("workers.max_age", parse::duration_or_none)?,
-            memory_soft: layers.required("workers.memory_soft", parse::size_or_none)?,
-            memory_hard: layers.required("workers.memory_hard", parse::size_or_none)?,
+            max_age: layers.required("workers.max_age", value::duration_or_none)?,
+            memory_soft: layers.required("workers.memory_soft", value::size_or_none)?,
+            memory_hard: layers.required("workers.memory_hard", value::size_or_none)?,
         },
     })
 }
 
 pub(super) fn drain(layers: &SettingSources) -> Result<DrainConfig, ConfigError> {
     Ok(DrainConfig {
-        grace: layers.required("drain.grace", parse::duration)?,
-        idle_grace: layers.required("drain.idle", parse::duration)?,
-        timeout: layers.required("drain.timeout", parse::positive_duration)?,
+        grace: layers.required("drain.grace", value::duration)?,
+        idle_grace: layers.required("drain.idle", value::duration)?,
+        timeout: layers.required("drain.timeout", value::positive_duration)?,
         max_draining_workers: layers
-            .required("drain.leaving", |text| parse::number(text, 6))
+            .required("drain.leaving", |text| value::number(text, 6))
             .map(|count| count as usize)?,
     })
 }
 
 pub(super) fn session(layers: &SettingSources) -> Result<SessionConfig, ConfigError> {
     Ok(SessionConfig {
-        cookie: layers.required("session.cookie", parse::cookie_name)?,
-        secrets: layers.list("session.secrets", parse::secrets)?,
-        create: layers.required("session.create", parse::session_creation)?,
-        create_rate: layers.required("session.create_rate", limit::rate_or_off)?,
-        create_burst: layers.required("session.create_burst", |text| parse::number(text, 100_000))?,
-        idle: layers.required("session.idle", parse::positive_duration)?,
-        absolute: layers.required("session.absolute", parse::positive_duration)?,
-        secure: layers.required("session.secure", parse::cookie_security)?,
-        stale_if_error: layers.required("session.stale", parse::duration)?,
-        max_per_user: layers.required("session.max_per_user", parse::sessions_per_user)?,
+        cookie: layers.required("session.cookie", value::cookie_name)?,
+        secrets: layers.list("session.secrets", value::secrets)?,
+        create: layers.required("session.create", value::session_creation)?,
+        create_rate: layers.required("session.create_rate", limits::rate_or_off)?,
+        create_burst: layers.required("session.create_burst", |text| value::number(text, 100_000))?,
+        idle: layers.required("session.idle", value::positive_duration)?,
+        absolute: layers.required("session.absolute", value::positive_duration)?,
+        secure: layers.required("session.secure", value::cookie_security)?,
+        stale_if_error: layers.required("session.stale", value::duration)?,
+        max_per_user: layers.required("session.max_per_user", value::sessions_per_user)?,
         strict_fields: layers.list("session.strict", |items| Ok(items.to_vec()))?,
-        encryption_keys: layers.list("session.encryption_keys", parse::secrets)?,
+        encryption_keys: layers.list("session.encryption_keys", value::secrets)?,
     })
 }
 
 pub(super) fn http(layers: &SettingSources) -> Result<HttpConfig, ConfigError> {
-    let connections = layers.required("http.connections", |text| parse::number(text, 1_000_000))?;
+    let connections = layers.required("http.connections", |text| value::number(text, 1_000_000))?;
     Ok(HttpConfig {
-        header_timeout: layers.required("http.header_timeout", parse::positive_duration)?,
-        body_timeout: layers.required("http.body_timeout", parse::positive_duration)?,
-        body_min_rate: layers.required("http.body_min_rate", parse::number_or_none)?.unwrap_or(0),
-        request_timeout: layers.required("http.request_timeout", parse::duration)?,
-        keep_alive_timeout: layers.required("http.keep_alive", parse::positive_duration)?,
-        max_header_size: layers.required("http.header_limit", parse::header_size)?,
-        max_body_size: layers.required("http.body_limit", parse::size)?,
-        header_memory: layers.required("http.header_memory", parse::size)?,
-        connections_per_client: layers.required("http.connections_per_client", parse::share)?,
+        header_timeout: layers.required("http.header_timeout", value::positive_duration)?,
+        body_timeout: layers.required("http.body_timeout", value::positive_duration)?,
+        body_min_rate: layers.required("http.body_min_rate", value::number_or_none)?.unwrap_or(0),
+        request_timeout: layers.required("http.request_timeout", value::duration)?,
+        keep_alive_timeout: layers.required("http.keep_alive", value::positive_duration)?,
+        max_header_size: layers.required("http.header_limit", value::header_size)?,
+        max_body_size: layers.required("http.body_limit", value::size)?,
+        header_memory: layers.required("http.header_memory", value::size)?,
+        connections_per_client: layers.required("http.connections_per_client", value::share)?,
         max_connections: usize::try_from(connections).unwrap_or(usize::MAX),
-        rate_limit_headers: layers.required("http.limit_headers", limit::rate_limit_headers)?,
+        rate_limit_headers: layers.required("http.limit_headers", limits::rate_limit_headers)?,
     })
 }
 
 pub(super) fn idempotency(layers: &SettingSources) -> Result<IdempotencyConfig, ConfigError> {
-    Ok(IdempotencyConfig { ttl: layers.required("idempotency.ttl", parse::duration)? })
+    Ok(IdempotencyConfig { ttl: layers.required("idempotency.ttl", value::duration)? })
 }
 
 pub(super) fn broadcast(layers: &SettingSources) -> Result<BroadcastConfig, ConfigError> {
     Ok(BroadcastConfig {
-        retention_messages: layers.required("broadcast.history", |text| parse::number(text, 100_000))?,
-        retention: layers.required("broadcast.keep", parse::positive_duration)?,
-        max_message_size: layers.required("broadcast.message_limit", parse::message_size)?,
-        max_lag: layers.required("broadcast.buffer", |text| parse::capacity(text, 65_536))?,
-        max_subscribers: layers.required("broadcast.subscribers", |text| parse::capacity(text, 1_000_000))?,
-        max_topics: layers.required("broadcast.topics", |text| parse::capacity(text, 100_000))?,
-        keep_alive_interval: layers.required("broadcast.heartbeat", parse::positive_duration)?,
+        retention_messages: layers.required("broadcast.history", |text| value::number(text, 100_000))?,
+        retention: layers.required("broadcast.keep", value::positive_duration)?,
+        max_message_size: layers.required("broadcast.message_limit", value::message_size)?,
+        max_lag: layers.required("broadcast.buffer", |text| value::capacity(text, 65_536))?,
+        max_subscribers: layers.required("broadcast.subscribers", |text| value::capacity(text, 1_000_000))?,
+        max_topics: layers.required("broadcast.topics", |text| value::capacity(text, 100_000))?,
+        keep_alive_interval: layers.required("broadcast.heartbeat", value::positive_duration)?,
     })
 }
 
 pub(super) fn websocket(layers: &SettingSources) -> Result<WebSocketConfig, ConfigError> {
     Ok(WebSocketConfig {
-        allowed_origins: layers.list("websocket.origins", parse::origins)?,
-        max_message_size: layers.required("websocket.message_limit", parse::message_size)?,
+        allowed_origins: layers.list("websocket.origins", value::origins)?,
+        max_message_size: layers.required("websocket.message_limit", value::message_size)?,
         max_messages_per_second: layers
-            .required("websocket.messages_per_second", |text| parse::number(text, 100_000))?,
+            .required("websocket.messages_per_second", |text| value::number(text, 100_000))?,
         policy: layers.optional("websocket.policy", policy)?.flatten(),
     })
 }
 
 pub(super) fn tasks(layers: &SettingSources) -> Result<TasksConfig, ConfigError> {
     Ok(TasksConfig {
-        concurrency: layers.required("tasks.running", parse::task_concurrency)?,
-        max_queued: layers.required("tasks.queue", |text| parse::number(text, 1_000_000))?,
-        max_attempts: layers.required("tasks.attempts", |text| parse::number(text, 100))?,
-        lease: layers.required("tasks.lease", parse::task_lease)?,
-        timeout: layers.required("tasks.timeout", parse::positive_duration)?,
-        retention: layers.required("tasks.keep", parse::positive_duration)?,
+        concurrency: layers.required("tasks.running", value::task_concurrency)?,
+        max_queued: layers.required("tasks.queue", |text| value::number(text, 1_000_000))?,
+        max_attempts: layers.required("tasks.attempts", |text| value::number(text, 100))?,
+        lease: layers.required("tasks.lease", value::task_lease)?,
+        timeout: layers.required("tasks.timeout", value::positive_duration)?,
+        retention: layers.required("tasks.keep", value::positive_duration)?,
     })
 }
 
 pub(super) fn dashboard(layers: &SettingSources) -> Result<DashboardConfig, ConfigError> {
     let dashboard = DashboardConfig {
-        public: layers.required("dashboard.public", parse::flag)?,
-        token: layers.optional("dashboard.token", parse::dashboard_token)?,
+        public: layers.required("dashboard.public", value::flag)?,
+        token: layers.optional("dashboard.token", value::dashboard_token)?,
         token_file: layers.file_at("dashboard.token_file")?,
     };
     match (&dashboard.token, &dashboard.token_file) {
@@ -155,11 +142,11 @@ pub(super) fn dashboard(layers: &SettingSources) -> Result<DashboardConfig, Conf
 /// Where the shared state lives.
 pub(super) fn redis(layers: &SettingSources) -> Result<RedisConfig, ConfigError> {
     let redis = RedisConfig {
-        url: layers.optional("redis.url", parse::redis_url)?,
-        prefix: layers.required("redis.prefix", prefix::prefix)?,
-        scripting: layers.required("redis.mode", parse::scripting_mode)?,
-        command_timeout: layers.required("redis.command_timeout", parse::positive_duration)?,
-        reconnect_wait: layers.required("redis.patience", parse::reconnect_wait)?,
+        url: layers.optional("redis.url", value::redis_url)?,
+        prefix: layers.required("redis.prefix", key_prefix::prefix)?,
+        scripting: layers.required("redis.mode", value::scripting_mode)?,
+        command_timeout: layers.required("redis.command_timeout", value::positive_duration)?,
+        reconnect_wait: layers.required("redis.patience", value::reconnect_wait)?,
         credentials: RedisCredentials {
             password_file: layers.file_at("redis.password_file")?,
             tls_ca: layers.file_at("redis.tls_ca")?,

@@ -3,19 +3,15 @@
 //! The connection stays open while the fleet upgrades itself: the other end is the same socket in another program.
 
 use std::io;
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::control;
 use crate::control::protocol;
-use crate::control::protocol::ControlReply;
-use crate::control::protocol::ControlRequest;
-use crate::sys::time;
-use crate::sys::unix;
+use crate::control::protocol::{ControlReply, ControlRequest};
+use crate::sys::{clock, unix_socket};
 
 /// How long a fleet that is busy may leave a client standing at the door.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,16 +75,17 @@ impl ControlClient {
     /// # Errors
     /// [`Error::NoFleet`] when none runs there, [`Error::Connect`] when this user may not ask it.
     pub fn connect(run_dir: &Path) -> Result<Self, ControlError> {
-        let stream = unix::connect(&control::socket_path(run_dir), CONNECT_TIMEOUT).map_err(|source| {
-            let run_dir = run_dir.to_owned();
-            match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                    ControlError::NotRunning { run_dir }
+        let stream =
+            unix_socket::connect(&control::socket_path(run_dir), CONNECT_TIMEOUT).map_err(|source| {
+                let run_dir = run_dir.to_owned();
+                match source.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                        ControlError::NotRunning { run_dir }
+                    }
+                    io::ErrorKind::WouldBlock => ControlError::Unresponsive,
+                    _ => ControlError::Connect { run_dir, source },
                 }
-                io::ErrorKind::WouldBlock => ControlError::Unresponsive,
-                _ => ControlError::Connect { run_dir, source },
-            }
-        })?;
+            })?;
         stream.set_write_timeout(Some(SEND_TIMEOUT)).map_err(ControlError::Io)?;
         Ok(Self { stream, incoming: Vec::new(), searched: 0 })
     }
@@ -124,7 +121,7 @@ impl ControlClient {
     }
 
     fn read(&mut self, deadline: Option<Duration>) -> Result<(), ControlError> {
-        let left = deadline.map(|at| at.saturating_sub(time::monotonic()));
+        let left = deadline.map(|at| at.saturating_sub(clock::monotonic()));
         if left.is_some_and(|left| left.is_zero()) {
             return Err(ControlError::Timeout);
         }

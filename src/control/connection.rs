@@ -4,20 +4,14 @@
 //! the answer is gone. So replies need no number, and a client that does not read holds up no one but itself.
 
 use std::io;
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::control::events::EventLog;
 use crate::control::protocol;
-use crate::control::protocol::CommandResult;
-use crate::control::protocol::ControlReply;
-use crate::control::protocol::ControlRequest;
-use crate::control::protocol::ProtocolError;
-use crate::control::protocol::REQUEST_MAX;
+use crate::control::protocol::{CommandResult, ControlReply, ControlRequest, ProtocolError, REQUEST_MAX};
 use crate::sys::fd::Interest;
 
 /// Bytes of events that are written for a client before it has read them. What comes later waits in the log, which is
@@ -79,10 +73,8 @@ pub(super) struct ControlConnectionState {
 mod bytes_serde {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
-    use serde::Deserialize;
-    use serde::Deserializer;
-    use serde::Serializer;
     use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
 
     pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&STANDARD.encode(bytes))

@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Events that are kept.
 pub const EVENTS_CAPACITY: usize = 1024;

@@ -7,13 +7,9 @@ pub mod client;
 mod connection;
 pub mod events;
 pub mod protocol;
-pub mod rates;
 pub mod server;
-pub mod status;
-pub mod survey;
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Name of the socket in the fleet's run folder.
 const SOCKET_NAME: &str = "control.sock";

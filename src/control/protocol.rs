@@ -11,10 +11,8 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
-use serde::Serialize;
-use serde_json::Map;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::control::events::FleetEvent;
 

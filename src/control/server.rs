@@ -5,40 +5,23 @@
 //! answers to it are dropped.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::io::Write;
-use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
-use std::os::fd::BorrowedFd;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixListener;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::path::PathBuf;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::control::connection::ClientState;
-use crate::control::connection::ControlConnection;
-use crate::control::connection::ControlConnectionState;
-use crate::control::connection::PeerState;
-use crate::control::events::EventLog;
-use crate::control::events::FleetEvent;
+use crate::control::connection::{ClientState, ControlConnection, ControlConnectionState, PeerState};
+use crate::control::events::{EventLog, FleetEvent};
 use crate::control::protocol;
-use crate::control::protocol::CommandResult;
-use crate::control::protocol::ControlReply;
-use crate::control::protocol::ControlRequest;
-use crate::sys::fd;
-use crate::sys::fd::Interest;
-use crate::sys::fd::Readiness;
-use crate::sys::path;
+use crate::control::protocol::{CommandResult, ControlReply, ControlRequest};
+use crate::sys::fd::{Interest, Readiness};
 use crate::sys::path::FileId;
-use crate::sys::time;
-use crate::sys::unix;
+use crate::sys::{clock, fd, path, unix_socket};
 
 /// Most clients at once.
 pub const CLIENTS_MAX: usize = 256;
@@ -56,7 +39,7 @@ pub struct ClientId(u64);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlServerState {
     listener: RawFd,
-    #[serde(with = "path::text")]
+    #[serde(with = "path::path_serde")]
     path: PathBuf,
     file: FileId,
     turn: u64,
@@ -108,7 +91,7 @@ impl ControlServer {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let listener = unix::listen_private(path)?;
+        let listener = unix_socket::listen_private(path)?;
         let file = FileId::from_entry(path)?;
         let (clients, events) = (BTreeMap::new(), EventLog::default());
         Ok(Self {
@@ -144,9 +127,9 @@ impl ControlServer {
     /// When the listener is not open; a client that is not is only left out.
     pub fn restore(parts: ControlServerState) -> io::Result<Self> {
         let ControlServerState { listener, path, file, turn, next_id: next, clients, events } = parts;
-        let listener = UnixListener::from(unix::adopt_fd(listener)?);
+        let listener = UnixListener::from(unix_socket::adopt_fd(listener)?);
         let resumed = |(id, number, kept)| {
-            let stream = UnixStream::from(unix::adopt_fd(number).ok()?);
+            let stream = UnixStream::from(unix_socket::adopt_fd(number).ok()?);
             Some((id, ControlConnection::restore(stream, turn, kept)))
         };
         let clients = clients.into_iter().filter_map(resumed).collect();
@@ -158,8 +141,8 @@ impl ControlServer {
     /// # Errors
     /// When the kernel refuses.
     pub fn set_inheritable(&self, keep: bool) -> io::Result<()> {
-        unix::set_inheritable(&self.listener, keep)?;
-        self.clients.values().try_for_each(|client| unix::set_inheritable(&client.stream, keep))
+        unix_socket::set_inheritable(&self.listener, keep)?;
+        self.clients.values().try_for_each(|client| unix_socket::set_inheritable(&client.stream, keep))
     }
 
     /// What the loop waits for; call [`Server::poll`] when any of it is ready.
@@ -180,7 +163,7 @@ impl ControlServer {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Err(_) => {}
         }
-        let listener = unix::listen_private(&self.path)?;
+        let listener = unix_socket::listen_private(&self.path)?;
         self.file = FileId::from_entry(&self.path)?;
         self.listener = listener;
         Ok(true)
@@ -285,8 +268,8 @@ impl ControlServer {
 
     /// Lets a client in if it may come in and there is room.
     fn accept_client(&mut self, stream: UnixStream) {
-        let own = unix::own_user();
-        let turned_away = match unix::peer_credentials(&stream) {
+        let own = unix_socket::own_user();
+        let turned_away = match unix_socket::peer_credentials(&stream) {
             Ok(peer) if peer.uid != 0 && peer.uid != own => {
                 tracing::warn!(uid = peer.uid, pid = peer.pid, "refused a client of the control socket");
                 Some(format!("only root and the user with id {own} may ask this fleet, not {}", peer.uid))
@@ -372,10 +355,10 @@ impl ControlServer {
 
     /// Ends the service: sends what is queued, waiting for slow readers no longer than `patience`.
     pub fn finish(mut self, patience: Duration) {
-        let until = time::monotonic() + patience;
+        let until = clock::monotonic() + patience;
         loop {
             self.clients.retain(|_, client| client.flush() == PeerState::Connected && client.unsent() > 0);
-            let left = until.saturating_sub(time::monotonic());
+            let left = until.saturating_sub(clock::monotonic());
             if self.clients.is_empty() || left.is_zero() {
                 return;
             }

@@ -5,27 +5,18 @@
 //! fleet that ends while Redis is away, still had in its memory.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::counter::CounterName;
 use crate::redis;
-use crate::redis::RedisClient;
-use crate::redis::count::FlushBatch;
-use crate::redis::keys;
+use crate::redis::counter_commands::FlushBatch;
+use crate::redis::{RedisClient, keys};
 use crate::scoreboard::Scoreboard;
-use crate::scoreboard::cell::CELLS_PER_SLOT;
-use crate::scoreboard::cell::WorkerCell;
-use crate::scoreboard::journal::CounterJournal;
-use crate::scoreboard::journal::JournalError;
-use crate::scoreboard::journal::JournalOwner;
-use crate::scoreboard::journal::PendingIncrement;
-use crate::scoreboard::journal::SealedBatch;
+use crate::scoreboard::cell::{CELLS_PER_SLOT, WorkerCell};
+use crate::scoreboard::journal::{CounterJournal, JournalError, JournalOwner, PendingIncrement, SealedBatch};
 
 /// A batch is sent this long after its first addition: with the way to Redis, 50 ms after it at the latest.
 pub const FLUSH_DELAY: Duration = Duration::from_millis(45);

@@ -2,12 +2,9 @@
 
 use ring::digest;
 
-use crate::counter::CounterError;
-use crate::counter::CounterName;
-use crate::redis::RedisClient;
-use crate::redis::count::BoundedChange;
-use crate::redis::count::BoundedOutcome;
-use crate::redis::keys;
+use crate::counter::{CounterError, CounterName};
+use crate::redis::counter_commands::{BoundedChange, BoundedOutcome};
+use crate::redis::{RedisClient, keys};
 
 /// Largest bound and amount: beyond it Lua's numbers are not exact.
 pub const AMOUNT_MAX: u64 = 1 << 53;

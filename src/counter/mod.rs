@@ -5,14 +5,13 @@
 
 pub mod batched;
 pub mod bounded;
-pub mod unique;
+pub mod distinct;
 
 use std::fmt;
 
 use crate::redis;
-use crate::redis::RedisClient;
 use crate::redis::begin::CounterIncrement;
-use crate::redis::keys;
+use crate::redis::{RedisClient, keys};
 
 /// Longest name, bytes.
 pub const NAME_MAX: usize = 64;

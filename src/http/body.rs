@@ -5,30 +5,23 @@
 
 use std::error::Error;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::Context;
-use std::task::Poll;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
-use http_body_util::BodyExt;
-use http_body_util::LengthLimitError;
-use http_body_util::Limited;
-use tokio::time::Instant;
-use tokio::time::Sleep;
-use tokio::time::sleep;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::time::{Instant, Sleep, sleep};
 
-use crate::config::schema::HttpConfig;
-use crate::http::exchange::RequestState;
-use crate::http::pace::BodyPace;
+use crate::config::settings::HttpConfig;
+use crate::http::body_pace::BodyPace;
 use crate::http::problem::Problem;
-use crate::limiter::place::ConcurrencyPermit;
+use crate::http::request_state::RequestState;
+use crate::limiter::permit::ConcurrencyPermit;
 
 const TOO_LARGE: u8 = 1;
 const TOO_SLOW: u8 = 2;

@@ -4,20 +4,15 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use axum::response::IntoResponse;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
-use crate::broadcast;
 use crate::broadcast::InvalidTopicName;
-use crate::counter;
-use crate::http::idempotency::key::KEY_MAX;
-use crate::http::offload;
 use crate::http::problem::Problem;
+use crate::http::service::idempotent::key::KEY_MAX;
+use crate::http::service::offload;
 use crate::limiter::headers::RateLimitHeaders;
-use crate::redis;
-use crate::session;
-use crate::task;
+use crate::{broadcast, counter, redis, session, tasks};
 
 /// Why an extractor or an operation of this library failed; answers as a problem document.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -269,14 +264,14 @@ impl From<session::SessionError> for RequestError {
     }
 }
 
-impl From<task::TaskError> for RequestError {
-    fn from(error: task::TaskError) -> Self {
+impl From<tasks::TaskError> for RequestError {
+    fn from(error: tasks::TaskError) -> Self {
         match error {
-            task::TaskError::QueueFull => Self::TooManyTasks,
-            task::TaskError::UnknownKind(kind) => Self::UnknownTaskKind(kind),
-            task::TaskError::InvalidInput(reason) => Self::InvalidTaskInput(reason),
-            task::TaskError::NoRandomness(_) => Self::Internal,
-            task::TaskError::Redis(error) => StateError::from(&error).to_request_error(),
+            tasks::TaskError::QueueFull => Self::TooManyTasks,
+            tasks::TaskError::UnknownKind(kind) => Self::UnknownTaskKind(kind),
+            tasks::TaskError::InvalidInput(reason) => Self::InvalidTaskInput(reason),
+            tasks::TaskError::NoRandomness(_) => Self::Internal,
+            tasks::TaskError::Redis(error) => StateError::from(&error).to_request_error(),
         }
     }
 }

@@ -3,60 +3,48 @@
 //! Guarantees one order of everything (`router`), one map from errors to responses (`error`, `problem`), and that a
 //! request costs no round trip unless it uses state, then one. It accepts no connections and starts no process.
 
-mod answering;
+mod admin;
+mod admin_hosts;
 mod body;
+mod body_pace;
 mod dashboard;
+mod drain_state;
 pub mod error;
-mod exchange;
 pub mod extract;
-mod finish;
-mod head;
-mod idempotency;
-pub mod identity;
-pub mod layer;
-pub mod live;
-pub mod offload;
-pub mod origin;
-mod own_name;
-mod pace;
-mod phase;
+mod instance;
+pub mod layers;
+mod prepared_rejection;
 pub mod problem;
-mod refusal;
-mod request_ids;
-mod router;
-mod routes;
+pub mod real_ip;
+mod request_head;
+mod request_id;
+mod request_state;
+mod response;
+pub mod same_origin;
 pub mod security;
-mod seen;
-mod site;
-pub mod state;
-mod store;
+pub mod service;
+pub mod streams;
 #[cfg(test)]
 mod tests;
-pub mod timeout;
-mod unheard;
-mod visitor;
+mod untrusted_proxy;
 
 use std::sync::Arc;
 
-pub use answering::ResponseFuture;
 pub use axum::Router;
 pub use axum::body::Body;
 pub use dashboard::Dashboard;
+pub use drain_state::DrainState;
 pub use error::RequestError;
-pub(crate) use head::has_token;
-pub use live::sse::KeepAliveTrigger;
-pub use phase::DrainState;
-pub use refusal::PreparedRejection;
-pub use router::HttpService;
-pub use site::InstanceIdentity;
-pub use site::with_figures;
-pub use state::AppFactory;
-pub use state::AppServices;
-pub use state::FleetHandle;
-pub use state::Worker;
+pub use instance::{InstanceIdentity, with_figures};
+pub use prepared_rejection::PreparedRejection;
+pub(crate) use request_head::has_token;
+pub use service::HttpService;
+use service::ListenerRole;
+pub use streams::sse::KeepAliveTrigger;
 
-use router::ListenerRole;
-use state::WorkerContext;
+use crate::http::service::context::WorkerContext;
+pub use crate::http::service::context::{AppFactory, AppServices, FleetHandle, Worker};
+pub use crate::http::service::response_future::ResponseFuture;
 
 /// What visitors get: the application's routes, with everything around them.
 ///
@@ -74,6 +62,6 @@ pub fn public_service(parts: &AppServices, app: &AppFactory) -> HttpService {
 /// What operators get: `/livez`, `/readyz`, `/metrics`, `/fleet.json`, and the page `/fleet`.
 pub fn admin_service(parts: &AppServices) -> HttpService {
     let core = Arc::new(WorkerContext::new(parts));
-    let router = router::admin_routes(&core);
+    let router = service::admin_routes(&core);
     HttpService::new(core, router, ListenerRole::Admin)
 }

@@ -3,13 +3,9 @@
 //! Guarantees that a problem names no internals: its detail is written for the client.
 
 use axum::body::Body;
-use axum::response::IntoResponse;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::HeaderMap;
-use http::HeaderValue;
-use http::StatusCode;
-use http::header;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 /// Media type of a problem document.

@@ -2,11 +2,8 @@
 //!
 //! Guarantees a floor for every response and a strict one for documents; a handler's own header always wins.
 
-use http::HeaderMap;
-use http::HeaderName;
-use http::HeaderValue;
-use http::header;
 use http::header::Entry;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// For a document: only its own styles, images and forms; no script at all; nobody may frame it.
 ///

@@ -4,25 +4,21 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::body::to_bytes;
+use axum::body::{Bytes, to_bytes};
 use axum::extract::Path;
 use axum::routing::get;
-use http::Request;
-use http::Response;
-use http::header;
+use http::{Request, Response, header};
 
-use super::extract::Counters;
-use super::extract::PageView;
+use super::extract::{Counters, PageView};
 use super::*;
 use crate::broadcast::BroadcastHub;
 use crate::config;
 use crate::config::ConfigInputs;
-use crate::config::schema::RedisUrl;
+use crate::config::settings::RedisUrl;
 use crate::counter::batched::BatchedCounters;
 use crate::redis::RedisClient;
 use crate::scoreboard::Scoreboard;
-use crate::task::TaskQueue;
+use crate::tasks::TaskQueue;
 
 fn parts() -> AppServices {
     let config = config::load(&ConfigInputs::default()).unwrap();

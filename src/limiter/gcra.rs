@@ -52,7 +52,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::limit::Rate;
+    use crate::config::limits::Rate;
 
     /// The cases of throttled's `TestRateLimit` (5 at once, 1/s), shared with the Lua code's test: time in ms, cost →
     /// remaining, reset ms, retry ms, allowed.

@@ -4,7 +4,7 @@
 //! rate; `t` is the time to the next request that is allowed beyond `r`, which satisfies both -10 and -11. A policy
 //! whose state is not known (another one denied before it was asked) is named and no more.
 
-use crate::config::limit::RateLimitHeaderStyle;
+use crate::config::limits::RateLimitHeaderStyle;
 use crate::limiter::policy::PolicyMeasure;
 use crate::limiter::quota::Quota;
 use crate::redis::begin::RateLimitDecision;
@@ -173,8 +173,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::limit::PrefetchMode;
-    use crate::config::limit::Rate;
+    use crate::config::limits::{PrefetchMode, Rate};
     use crate::limiter::gcra;
 
     fn at(quota: Quota, requests: u64) -> RateLimitDecision {

@@ -5,27 +5,25 @@
 //! has charged ([`advance`]), and its share of a limit while Redis is away ([`insurance`]). Nothing here knows HTTP
 //! beyond the text of headers.
 
-pub mod advance;
-pub mod asked;
-mod demand;
-pub mod denials;
-pub mod desk;
-mod errands;
+pub mod applied_limits;
+mod background;
+mod demand_sketch;
+pub mod denial_cache;
 pub mod gcra;
 pub mod headers;
-pub mod hot;
-pub mod insurance;
-mod messages;
-pub mod meter;
-pub mod place;
+pub mod hot_limit;
+pub mod local_fallback;
+mod message_charge;
+pub mod message_meter;
+pub mod pending;
+pub mod permit;
 pub mod policy;
+pub mod prefetch;
 pub mod quota;
-mod recall;
+mod reclaim;
+pub mod request_limiter;
 mod route;
-pub mod set;
-mod terms;
 
-pub use desk::RequestLimiter;
-pub use policy::LimitSubject;
-pub use policy::PolicyTable;
-pub use set::AppliedLimits;
+pub use applied_limits::AppliedLimits;
+pub use policy::{LimitSubject, PolicyTable};
+pub use request_limiter::RequestLimiter;

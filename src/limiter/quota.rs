@@ -1,6 +1,6 @@
 //! A rate and a burst as the two durations that GCRA works with.
 
-use crate::config::limit::Rate;
+use crate::config::limits::Rate;
 
 /// Longest tolerance, µs (31 years): arrival times stay far below 2^53, where Lua's numbers stop being exact.
 const TOLERANCE_MAX_US: u64 = 1_000_000_000_000_000;

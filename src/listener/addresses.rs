@@ -2,21 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
-use std::net::Ipv4Addr;
-use std::net::Ipv6Addr;
-use std::net::SocketAddr;
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use crate::listener::ListenError;
-use crate::listener::Listener;
-use crate::listener::SlotListeners;
-use crate::listener::SocketOwner;
-use crate::listener::activation::ActivatedSockets;
-use crate::sys::socket;
-use crate::sys::socket::PortSharing;
-use crate::sys::socket::ServedFamilies;
+use crate::listener::systemd::ActivatedSockets;
+use crate::listener::{ListenError, Listener, SlotListeners, SocketOwner};
+use crate::sys::tcp_socket;
+use crate::sys::tcp_socket::{PortSharing, ServedFamilies};
 
 /// Connections that may wait in one listener's queue; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -114,8 +106,8 @@ impl ListenAddresses {
         let own = |address: SocketAddr, setting| {
             let families =
                 if self.dual_stack.contains(&address) { ServedFamilies::Both } else { ServedFamilies::Own };
-            let opened = socket::bind(address, families, PortSharing::ReusePort)
-                .and_then(|socket| socket::listen(socket, BACKLOG));
+            let opened = tcp_socket::bind(address, families, PortSharing::ReusePort)
+                .and_then(|socket| tcp_socket::listen(socket, BACKLOG));
             let opened = opened.map(|socket| Listener { socket, owner: SocketOwner::Slot });
             opened.map_err(|source| listen_error(address, setting, source))
         };
@@ -155,13 +147,13 @@ fn check_available(
     setting: &'static str,
 ) -> Result<Option<SocketAddr>, ListenError> {
     let try_on = |address, families| {
-        let opened = socket::bind(address, families, PortSharing::Exclusive);
-        let opened = opened.and_then(|socket| socket::listen(socket, 1));
+        let opened = tcp_socket::bind(address, families, PortSharing::Exclusive);
+        let opened = opened.and_then(|socket| tcp_socket::listen(socket, 1));
         opened.and_then(|listener| listener.local_addr())
     };
     match try_on(address, families) {
         Ok(real) => Ok(Some(real)),
-        Err(source) if socket::is_without_ipv6(&source) => match ipv4_fallback(address, families) {
+        Err(source) if tcp_socket::is_without_ipv6(&source) => match ipv4_fallback(address, families) {
             Some(instead) => {
                 tracing::warn!(%address, setting, "there is no IPv6 here: {address} ({setting}) serves IPv4 alone");
                 let real = instead.map(|instead| try_on(instead, ServedFamilies::Own)).transpose();

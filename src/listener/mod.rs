@@ -4,29 +4,21 @@
 //! dead worker wait for its successor instead of being reset. Sockets that systemd lends are the exception: one queue
 //! for all slots, which the fleet neither closes nor steers.
 
-pub mod activation;
 mod addresses;
-pub mod shared;
+pub mod shared_queue;
 pub mod steering;
+pub mod systemd;
 
 use std::io;
-use std::net::IpAddr;
-use std::net::Ipv6Addr;
-use std::net::SocketAddr;
-use std::net::TcpListener;
-use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
-use std::os::fd::BorrowedFd;
-use std::os::fd::RawFd;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-pub use addresses::ListenAddresses;
-pub use addresses::open_listeners;
+pub use addresses::{ListenAddresses, open_listeners};
 
-use crate::config::schema::SteeringMode;
+use crate::config::settings::SteeringMode;
 use crate::sys::bpf::BpfProgram;
-use crate::sys::queue;
-use crate::sys::socket;
-use crate::sys::socket::ServedFamilies;
+use crate::sys::tcp_socket::ServedFamilies;
+use crate::sys::{queue, tcp_socket};
 
 /// Why a listener could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +99,8 @@ impl Listener {
     /// Whether it serves clients of IPv4 at an address of IPv6.
     pub fn is_dual_stack(&self) -> bool {
         let six = self.local_addr().is_ok_and(|address| address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-        six && socket::served_families(&self.socket).is_ok_and(|families| families == ServedFamilies::Both)
+        six && tcp_socket::served_families(&self.socket)
+            .is_ok_and(|families| families == ServedFamilies::Both)
     }
 
     /// Another descriptor of the same socket.
@@ -122,7 +115,7 @@ impl Listener {
     fn close(&self) {
         if self.owner == SocketOwner::Slot {
             // One that was closed already is as it should be.
-            let _ = socket::shut_down_listener(&self.socket);
+            let _ = tcp_socket::shut_down_listener(&self.socket);
         }
     }
 
@@ -139,14 +132,14 @@ impl Listener {
         let places: Vec<u32> = open_places.map(|(at, _)| at).collect();
         match mode {
             // A kernel that cannot take a program away gets one that passes by no slot.
-            SteeringMode::Kernel if alike && socket::detach_steering(&self.socket)? => Ok(()),
+            SteeringMode::Kernel if alike && tcp_socket::detach_steering(&self.socket)? => Ok(()),
             SteeringMode::Kernel => {
-                socket::attach_steering(&self.socket, &BpfProgram::random_choice(&places)?)
+                tcp_socket::attach_steering(&self.socket, &BpfProgram::random_choice(&places)?)
             }
             SteeringMode::ClientIp => {
                 let table = steering::bucket_table(open, steering::bucket_count(open.len()));
-                let program = BpfProgram::client_address_hash(socket::ip_family(&self.socket)?, &table)?;
-                socket::attach_steering(&self.socket, &program)
+                let program = BpfProgram::client_address_hash(tcp_socket::ip_family(&self.socket)?, &table)?;
+                tcp_socket::attach_steering(&self.socket, &program)
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use super::activation::ActivatedSockets;
+use super::systemd::ActivatedSockets;
 use super::*;
 
 fn any_port() -> SocketAddr {
@@ -21,7 +21,7 @@ fn slots_of(slots: &[SlotListeners], clients: impl Iterator<Item = u8>) -> Vec<u
     let connect = |last: u8| {
         let from =
             if to.is_ipv6() { "[::1]:0".parse().unwrap() } else { SocketAddr::from(([127, 0, 0, last], 0)) };
-        let _held: TcpStream = socket::connect_from(from, to).unwrap();
+        let _held: TcpStream = tcp_socket::connect_from(from, to).unwrap();
         slots.iter().position(|slot| slot.public[0].socket.accept().is_ok()).unwrap()
     };
     clients.map(connect).collect()
@@ -121,7 +121,7 @@ fn slot_and_peer(slots: &[SlotListeners], from: SocketAddr) -> (usize, SocketAdd
         if from.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { [127, 0, 0, 1].into() },
         port,
     );
-    let _held = socket::connect_from(from, to).unwrap();
+    let _held = tcp_socket::connect_from(from, to).unwrap();
     let accepted =
         |slot: &SlotListeners| slot.public.iter().find_map(|listener| listener.socket.accept().ok());
     let found = slots.iter().enumerate().find_map(|(nth, slot)| Some((nth, accepted(slot)?.1)));

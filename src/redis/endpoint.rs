@@ -6,25 +6,17 @@
 use std::path::Path;
 use std::time::Duration;
 
-use fred::types::config::Config;
-use fred::types::config::ConnectionConfig;
-use fred::types::config::PerformanceConfig;
-use fred::types::config::Server;
-use fred::types::config::ServerConfig;
-use fred::types::config::TcpConfig;
-use fred::types::config::UnresponsiveConfig;
+use fred::types::config::{
+    Config, ConnectionConfig, PerformanceConfig, Server, ServerConfig, TcpConfig, UnresponsiveConfig,
+};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 
-use crate::config::place::HostPort;
-use crate::config::place::RedisAddress;
-use crate::config::place::RedisLogin;
-use crate::config::place::RedisTopology;
-use crate::config::schema::RedisCredentials;
-use crate::config::schema::RedisUrl;
+use crate::config::redis_url::{HostPort, RedisAddress, RedisLogin, RedisTopology};
+use crate::config::settings::{RedisCredentials, RedisUrl};
 use crate::config::text;
+use crate::redis::diagnosis::ProbeAddress;
 use crate::redis::error::RedisError;
-use crate::redis::greeting::ProbeAddress;
 use crate::redis::tls;
 use crate::sys;
 
@@ -211,8 +203,9 @@ pub(super) fn performance_config() -> PerformanceConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::Write;
+
+    use super::*;
 
     fn endpoint(place: &str, access: RedisCredentials) -> RedisEndpoint {
         RedisEndpoint { address: RedisAddress::parse(place).unwrap(), credentials: access }

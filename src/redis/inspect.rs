@@ -5,12 +5,12 @@ use std::fmt;
 use fred::types::Value;
 
 use crate::redis::RedisClient;
-use crate::redis::caller::RedisTransport;
+use crate::redis::breakers::CallKind;
+use crate::redis::connection::ActiveConnection;
 use crate::redis::error::RedisError;
-use crate::redis::lanes::CallKind;
-use crate::redis::link::ActiveConnection;
-use crate::redis::memory::ServerMemory;
 use crate::redis::reach::OneShotConnection;
+use crate::redis::server_memory::ServerMemory;
+use crate::redis::transport::RedisTransport;
 
 /// Oldest major version that has functions.
 const MIN_MAJOR_VERSION: u64 = 7;

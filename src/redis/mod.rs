@@ -3,89 +3,80 @@
 //! The only room that knows the client library, key names and server-side code. Everything above it sees plain data.
 //! Every call passes one guard, which bounds how many wait; they wait out a short absence of Redis.
 
+mod acl_rules;
+mod availability;
+mod batching;
 pub mod begin;
-mod beside;
-mod caller;
-pub mod claim;
+mod begin_cluster;
+mod breakers;
+pub mod broadcast_commands;
+mod call_numbers;
+mod call_tracker;
+mod client;
 mod cluster;
 pub mod commit;
-pub mod count;
-mod earlier;
+mod connection;
+pub mod counter_commands;
+mod diagnosis;
+mod earlier_releases;
 mod endpoint;
 mod error;
-pub mod figures;
-pub mod fleet;
-mod form;
-mod gather;
-mod greeting;
-mod guard;
-pub mod index;
+pub mod functions;
+mod hash_slots;
+pub mod idempotency;
 mod inspect;
+pub mod instance_figures;
+mod invocation_mode;
 pub mod keys;
-mod lanes;
-pub mod library;
-pub mod limit;
-mod line;
-mod link;
-pub mod live;
-mod memory;
+pub mod limiter_commands;
 pub mod migrations;
-pub mod news;
-mod once;
-mod pauses;
-mod peek;
+pub mod notifications;
+mod one_shot;
+mod outage_stats;
 mod plain;
 mod reach;
-mod repeat;
-mod rights;
-mod secret;
-mod seen;
-pub mod sessions;
-mod silence;
-mod split;
-mod standing;
+mod reconnect_pauses;
+pub mod registry;
+mod server_memory;
+mod session_activity;
+pub mod session_commands;
+pub mod session_index;
+mod session_read;
+mod signing_keys;
+mod silence_detector;
+mod silence_failover;
 pub mod task;
 mod tls;
-mod topology;
-mod waits;
+mod transport;
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::PoisonError;
-use std::sync::RwLock;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use availability::RedisAvailability;
+use begin::CounterIncrement;
+pub use breakers::{BreakerStates, BreakerStatus};
+use breakers::{CallKind, RedisBreakers};
+use call_numbers::CallNumbers;
+use client::RepeatPolicy;
+use connection::ActiveConnection;
+use endpoint::RedisEndpoint;
+pub use error::{RedisError, ServerRejection};
 use fred::types::Value;
+use functions::ServerFunction;
 use futures_util::future::BoxFuture;
-use tokio::sync::Notify;
-use tokio::sync::watch;
+pub use inspect::{ServerWarning, ServerWarnings};
+pub use one_shot::run_once;
+pub use outage_stats::OutageStats;
+use outage_stats::ReconnectWaits;
+pub use server_memory::ServerMemory;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::config::schema;
-use crate::config::schema::RedisUrl;
-use begin::CounterIncrement;
-use endpoint::RedisEndpoint;
-pub use error::RedisError;
-pub use error::ServerRejection;
-use guard::RepeatPolicy;
-pub use inspect::ServerWarning;
-pub use inspect::ServerWarnings;
-pub use lanes::BreakerStates;
-pub use lanes::BreakerStatus;
-use lanes::CallKind;
-use lanes::RedisBreakers;
-use library::ServerFunction;
-use link::ActiveConnection;
-pub use memory::ServerMemory;
-pub use once::run_once;
-use repeat::CallNumbers;
-use standing::RedisAvailability;
-pub use waits::OutageStats;
-use waits::ReconnectWaits;
+use crate::config::settings;
+use crate::config::settings::RedisUrl;
 
 /// Integers below this are exact in a reply of numbers.
 const MAX_EXACT_INTEGER: u64 = 1 << 53;
@@ -115,7 +106,7 @@ pub struct RedisClient {
 
 struct ClientInner {
     endpoint: RedisEndpoint,
-    mode: schema::ScriptingMode,
+    mode: settings::ScriptingMode,
     prefix: String,
     /// What the names of its channels begin with.
     channel_prefix: String,
@@ -128,11 +119,11 @@ struct ClientInner {
     availability: watch::Sender<RedisAvailability>,
     reconnect_waits: ReconnectWaits,
     /// Starts of requests that are sent together.
-    begin_batches: gather::BeginQueue,
+    begin_batches: batching::BeginQueue,
     /// The same in a cluster, by slot.
-    cluster_batches: gather::cluster::ClusterBeginQueue,
+    cluster_batches: batching::cluster_queue::ClusterBeginQueue,
     /// What they commit, likewise.
-    commit_batches: gather::CommitQueue,
+    commit_batches: batching::CommitQueue,
     /// Numbers under which calls are sent once or more and executed once.
     call_numbers: CallNumbers,
     /// Calls in the worker's hands.
@@ -151,9 +142,9 @@ struct ClientInner {
     /// Told when a call met a server that no longer takes writes.
     failover_suspected: Notify,
     /// What the workers tell each other.
-    notifications: news::NotificationBus,
+    notifications: notifications::NotificationBus,
     /// Whether workers of an earlier release live.
-    earlier_releases: earlier::EarlierReleaseTracker,
+    earlier_releases: earlier_releases::EarlierReleaseTracker,
     /// Signing keys that were the fleet's, the present one first.
     signing_keys: RwLock<Vec<Vec<u8>>>,
     /// What this fleet's broadcasts are marked with, made of these keys.
@@ -176,7 +167,7 @@ impl RedisClient {
     ///
     /// # Errors
     /// [`Error::Setting`] when the URL cannot be used.
-    pub fn new(settings: &schema::RedisConfig, url: &RedisUrl, name: &str) -> Result<Self, RedisError> {
+    pub fn new(settings: &settings::RedisConfig, url: &RedisUrl, name: &str) -> Result<Self, RedisError> {
         let endpoint = RedisEndpoint::new(url, &settings.credentials)?;
         let inner = ClientInner {
             channel_prefix: keys::channel_prefix(&settings.prefix, endpoint.database()),
@@ -185,12 +176,12 @@ impl RedisClient {
             prefix: settings.prefix.clone(),
             name: name.to_owned(),
             command_timeout: settings.command_timeout,
-            reconnect_wait: standing::reconnect_wait(settings.reconnect_wait),
+            reconnect_wait: availability::reconnect_wait(settings.reconnect_wait),
             availability: watch::Sender::new(RedisAvailability::Unavailable("there is no connection".into())),
             reconnect_waits: ReconnectWaits::default(),
-            begin_batches: gather::BeginQueue::new(),
-            cluster_batches: gather::cluster::ClusterBeginQueue::new(),
-            commit_batches: gather::CommitQueue::new(),
+            begin_batches: batching::BeginQueue::new(),
+            cluster_batches: batching::cluster_queue::ClusterBeginQueue::new(),
+            commit_batches: batching::CommitQueue::new(),
             call_numbers: CallNumbers::new(),
             calls_in_flight: AtomicUsize::new(0),
             last_response_ms: AtomicU64::new(0),
@@ -201,8 +192,8 @@ impl RedisClient {
             status: watch::Sender::new(RedisStatus::Connecting),
             function_reload: tokio::sync::Mutex::new(()),
             failover_suspected: Notify::new(),
-            notifications: news::NotificationBus::default(),
-            earlier_releases: earlier::EarlierReleaseTracker::default(),
+            notifications: notifications::NotificationBus::default(),
+            earlier_releases: earlier_releases::EarlierReleaseTracker::default(),
             signing_keys: RwLock::default(),
             broadcast_marks: RwLock::default(),
             plain_mode_warned: AtomicBool::new(false),
@@ -217,8 +208,8 @@ impl RedisClient {
     /// Outside a tokio runtime.
     pub fn start(&self) {
         self.inner.expect_first_connection();
-        tokio::spawn(gather::run(Arc::clone(&self.inner)));
-        tokio::spawn(link::maintain(Arc::clone(&self.inner)));
+        tokio::spawn(batching::run(Arc::clone(&self.inner)));
+        tokio::spawn(connection::maintain(Arc::clone(&self.inner)));
     }
 
     /// Returns once the first attempt has ended, either way, or after 2.5 s.
@@ -252,7 +243,7 @@ impl RedisClient {
                 .await;
         }
         if self.inner.endpoint.cluster_seeds().is_some() {
-            let split: BoxFuture<'_, _> = Box::pin(split::begin(self, request));
+            let split: BoxFuture<'_, _> = Box::pin(begin_cluster::begin(self, request));
             return split.await;
         }
         self.begin_gathered(request).await
@@ -275,7 +266,7 @@ impl RedisClient {
                 .await;
         }
         let bytes = request.bytes();
-        if bytes <= gather::SHARED_MAX && self.inner.endpoint.cluster_seeds().is_none() {
+        if bytes <= batching::SHARED_MAX && self.inner.endpoint.cluster_seeds().is_none() {
             return self.commit_gathered(request, bytes).await;
         }
         let alone = self.call(ServerFunction::Commit, |entry| commit::encode(request, entry));
@@ -407,7 +398,7 @@ impl RedisClient {
         match live.transport.send(command, args()).await {
             Err(error) if error.is_function_missing() => {
                 tracing::warn!("the server lost our code; loading it again");
-                library::load(&live.transport, live.mode).await?;
+                functions::load(&live.transport, live.mode).await?;
                 live.transport.send(command, args()).await
             }
             other => other,

@@ -1,12 +1,12 @@
 //! A connection for work that is done once: to the server, or to all nodes of a cluster.
 
-use crate::config::schema::ScriptingMode;
+use crate::config::settings::ScriptingMode;
 use crate::redis::ClientInner;
-use crate::redis::caller::RedisTransport;
 use crate::redis::cluster::OneShotCluster;
+use crate::redis::connection::RedisConnection;
 use crate::redis::error::RedisError;
-use crate::redis::library::InvocationMode;
-use crate::redis::link::RedisConnection;
+use crate::redis::functions::InvocationMode;
+use crate::redis::transport::RedisTransport;
 
 /// Whatever there is to connect to; its connections end with this value.
 pub(super) enum OneShotConnection {

@@ -4,18 +4,14 @@
 //! from nobody, and a private authority takes one line (`redis.tls_ca`).
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use rustls::ClientConfig;
-use rustls::RootCertStore;
 use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
+use rustls::{ClientConfig, RootCertStore};
 
-use crate::config::schema::RedisCredentials;
+use crate::config::settings::RedisCredentials;
 use crate::redis::error::RedisError;
 use crate::sys;
 

@@ -7,13 +7,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::breaker::BreakerState;
-use crate::scoreboard::latency;
-use crate::scoreboard::refusal::ConnectionCloseReason;
-use crate::scoreboard::refusal::RefusalReason;
-use crate::scoreboard::row;
+pub use crate::scoreboard::cell_state::{CellState, DrainOrder};
+use crate::scoreboard::refusal_reason::{ConnectionCloseReason, RefusalReason};
 use crate::scoreboard::snapshot::CellSnapshot;
-pub use crate::scoreboard::states::CellState;
-pub use crate::scoreboard::states::DrainOrder;
+use crate::scoreboard::{latency, row};
 
 /// Workers a slot can have at one time: the one that serves, its successor, and those that finish.
 pub const CELLS_PER_SLOT: usize = 8;

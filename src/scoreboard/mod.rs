@@ -4,37 +4,34 @@
 //! slots and outlive workers, so totals never go back over a crash.
 
 pub mod cell;
+mod cell_state;
+pub mod connection_share;
+pub mod exit_reason;
 pub mod journal;
-mod journals;
+mod journal_table;
 pub mod latency;
 mod machines;
-pub mod reason;
-pub mod refusal;
+pub mod refusal_reason;
 pub mod row;
-pub mod shares;
 pub mod snapshot;
-mod states;
-mod strain;
 #[cfg(test)]
 mod tests;
+mod warnings;
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
-use std::os::fd::BorrowedFd;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use cell::WorkerCell;
-use journals::JOURNALS_WORDS;
-pub use reason::ExitReason;
-use row::ROW_WORDS;
-use row::SlotRow;
+pub use exit_reason::ExitReason;
+use journal_table::JOURNALS_WORDS;
+use row::{ROW_WORDS, SlotRow};
 use snapshot::ScoreboardSnapshot;
 
 use crate::sys::random;
-use crate::sys::shm::SharedWords;
+use crate::sys::shared_memory::SharedWords;
 
 /// Layout of the words; a process that knows another one must not touch them.
 pub const LAYOUT_VERSION: u64 = 4;

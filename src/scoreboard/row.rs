@@ -3,13 +3,10 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::scoreboard::cell::CELL_WORDS;
-use crate::scoreboard::cell::CELLS_PER_SLOT;
-use crate::scoreboard::cell::WorkerCell;
+use crate::scoreboard::cell::{CELL_WORDS, CELLS_PER_SLOT, WorkerCell};
+use crate::scoreboard::exit_reason::ExitReason;
 use crate::scoreboard::latency;
-use crate::scoreboard::reason::ExitReason;
-use crate::scoreboard::refusal::ConnectionCloseReason;
-use crate::scoreboard::refusal::RefusalReason;
+use crate::scoreboard::refusal_reason::{ConnectionCloseReason, RefusalReason};
 use crate::scoreboard::snapshot::SlotSnapshot;
 
 /// Words of a row: whole cache lines, so that two slots never share a cache line.

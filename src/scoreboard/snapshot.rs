@@ -2,10 +2,9 @@
 
 use crate::breaker::BreakerState;
 use crate::scoreboard::cell::CellState;
+use crate::scoreboard::exit_reason::ExitReason;
 use crate::scoreboard::latency;
-use crate::scoreboard::reason::ExitReason;
-use crate::scoreboard::refusal::ConnectionCloseReason;
-use crate::scoreboard::refusal::RefusalReason;
+use crate::scoreboard::refusal_reason::{ConnectionCloseReason, RefusalReason};
 use crate::scoreboard::row::SlotState;
 
 /// Version of the snapshot's fields, as `/fleet.json` shows it.

@@ -7,21 +7,17 @@
 //! The name is signed too, so a value cannot be moved to another cookie. Whatever is not genuine counts as no cookie
 //! (RFC 6265 §5.4, and §4.1.2 for writing). Which of a request's cookies is ours: [`crate::session::cookie_header`].
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::digest;
-use ring::hmac;
-use ring::rand::SecureRandom;
-use ring::rand::SystemRandom;
+use ring::rand::{SecureRandom, SystemRandom};
+use ring::{digest, hmac};
 use tower_sessions::session::Id;
 
-use crate::session::memo::RecognizedCookie;
-use crate::session::memo::VerifiedCookieCache;
 use crate::session::user::UserTag;
+use crate::session::verified_cookie_cache::{RecognizedCookie, VerifiedCookieCache};
 
 /// Length of a genuine value without a user: `v1` and 6, 22 and 43 characters, each after a dot.
 const VALUE_LEN: usize = 76;

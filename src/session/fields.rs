@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::session::cipher;
-use crate::session::cipher::DecryptedField;
-use crate::session::cipher::FieldCipher;
 use crate::session::cookie::RandomSourceError;
+use crate::session::encryption;
+use crate::session::encryption::{DecryptedField, FieldCipher};
 
 /// Fields by name.
 pub(super) type FieldMap = HashMap<String, SessionField>;
@@ -66,7 +65,7 @@ pub(super) fn decrypt(cipher: Option<&FieldCipher>, digest: &str, stored: Vec<(S
                     None
                 }
             },
-            None => Some(stored.clone()).filter(|stored| !cipher::is_encrypted(stored)),
+            None => Some(stored.clone()).filter(|stored| !encryption::is_encrypted(stored)),
         };
         (name, SessionField { stored, text })
     };
@@ -94,7 +93,7 @@ pub(super) fn reencrypt(
     fields: &FieldMap,
 ) -> Result<ReencryptedFields, RandomSourceError> {
     let (mut expect, mut set) = (Vec::new(), Vec::new());
-    for (name, field) in fields.iter().filter(|(_, field)| cipher::is_encrypted(&field.stored)) {
+    for (name, field) in fields.iter().filter(|(_, field)| encryption::is_encrypted(&field.stored)) {
         expect.push((name.clone(), field.stored.clone()));
         // What we cannot read belongs to the old id for ever: it goes along and stays unreadable.
         if let Some(text) = &field.text {

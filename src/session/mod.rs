@@ -4,31 +4,32 @@
 //! a session which is gone is never brought back by a late write, and that whoever knows an id from before a login
 //! never gets what is behind it afterwards.
 
-pub mod account;
-mod change;
-pub mod cipher;
+pub(crate) mod activity;
+pub mod auth;
 pub mod cookie;
 pub mod cookie_header;
 pub mod digest;
+pub mod encryption;
 mod error;
+mod field_update;
 mod fields;
-pub mod last_known;
-pub mod memo;
-mod seal;
-pub mod store;
-mod tower;
+mod keyring_tokens;
+pub mod stale_cache;
+mod store_adapter;
+pub mod tracked_store;
 pub mod user;
+pub mod verified_cookie_cache;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use error::SessionError;
 use tower_sessions::session::Id;
 
 use crate::redis::begin::PROVISIONAL_SESSION_TTL;
 use crate::redis::keys;
-use crate::session::cipher::FieldCipher;
 use crate::session::digest::SessionDigest;
-pub use error::SessionError;
+use crate::session::encryption::FieldCipher;
 
 /// Largest session, bytes of names and values.
 pub const SESSION_BYTES_MAX: usize = 16 * 1024;

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::supervisor::Supervisor;
-use crate::supervisor::history::event_now;
-use crate::supervisor::plan::DesiredState;
-use crate::supervisor::slot::Slot;
+use crate::supervisor::effects::event_now;
+use crate::supervisor::slots::plan::DesiredState;
+use crate::supervisor::slots::slot::Slot;
 
 /// Early deaths of a slot after which the fleet goes ahead without it.
 const EARLY_DEATHS_BEFORE_ANNOUNCE: u32 = 2;

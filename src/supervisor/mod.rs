@@ -3,99 +3,65 @@
 //! It is one thread and knows no tokio, no HTTP and no Redis protocol: a process that has used tokio must not fork
 //! workers that use it. It owns the slots, and the slots own the listening sockets.
 
-mod act;
 mod announce;
-pub mod autoscale;
-pub mod backoff;
-pub mod handoff;
-mod hangs;
-mod history;
-mod host;
-mod keeper;
-pub mod leftovers;
-mod log;
-pub mod notify;
-pub mod orders;
-pub mod plan;
-mod private;
-mod program;
-mod reap;
-pub mod recycle;
-pub mod redis_server;
-mod reload;
-mod resume;
-pub mod rollout;
+pub mod deployment;
+mod effects;
+mod file_watcher;
+mod log_output;
+pub mod monitor;
+pub mod operators;
+pub mod orphans;
+pub mod private_redis;
+mod reporting;
 pub mod run_dir;
-mod scale;
-pub mod senses;
-mod service;
+mod run_dir_check;
+mod service_manager;
+mod settings;
 mod signals;
-pub mod slot;
+pub mod slots;
 pub mod sockets;
-mod spawn;
-pub mod stats;
-mod status;
-pub mod ticket;
-mod trial;
-mod upgrade;
-pub mod vigil;
-mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-pub use host::ReloadError;
-pub use host::ReloadedConfig;
-pub use host::SupervisorSettings;
-pub use host::UnchangedSetting;
-pub use host::WorkerHost;
-use keeper::RunDirCheck;
-use leftovers::OrphanedWorkers;
-use notify::ServiceNotifier;
-use orders::PendingCommand;
-use plan::DesiredState;
-use plan::Plan;
-use plan::PlanInput;
-use private::PrivateRedis;
-pub use program::ProgramSpec;
-use reap::StatusPipe;
-use redis_server::PrivateRedisServer;
-pub use resume::InheritedResources;
-pub use resume::RestoreOptions;
-pub use resume::Takeover;
-pub use resume::close_originals;
-use rollout::Rollout;
+pub use file_watcher::FileWatcher;
+use monitor::HealthMonitor;
+use operators::PendingCommand;
+use orphans::OrphanedWorkers;
+use private_redis::PrivateRedis;
 use run_dir::RunDir;
-use senses::HealthMonitor;
-pub use signals::SIGNALS;
-pub use signals::block_signals;
-use slot::Slot;
-pub use spawn::WorkerSpec;
-use stats::StatsLogger;
-pub use upgrade::PreviousProgram;
-use upgrade::UpgradeState;
-pub use watch::FileWatcher;
+use run_dir_check::RunDirCheck;
+pub use settings::{ReloadError, ReloadedConfig, SupervisorSettings, UnchangedSetting, WorkerHost};
+pub use signals::{SIGNALS, block_signals};
 
-use crate::config::schema::SteeringMode;
-use crate::control::rates::RateWindow;
+use crate::config::settings::SteeringMode;
 use crate::control::server::ControlServer;
-use crate::control::status::FinishedRollout;
-use crate::control::status::ScalingDecision;
-use crate::listener::ListenAddresses;
-use crate::listener::SlotListeners;
-use crate::listener::shared::SharedQueue;
-use crate::scoreboard::ExitReason;
-use crate::scoreboard::Scoreboard;
-use crate::sys::fd;
+use crate::listener::shared_queue::SharedQueue;
+use crate::listener::{ListenAddresses, SlotListeners};
+use crate::scoreboard::{ExitReason, Scoreboard};
+use crate::status::document::{FinishedRollout, ScalingDecision};
+use crate::status::rates::RateWindow;
+pub use crate::supervisor::deployment::program::ProgramSpec;
+pub use crate::supervisor::deployment::restore::{
+    InheritedResources, RestoreOptions, Takeover, close_originals,
+};
+use crate::supervisor::deployment::rollout::Rollout;
+pub use crate::supervisor::deployment::takeover::PreviousProgram;
+use crate::supervisor::deployment::takeover::UpgradeState;
+use crate::supervisor::private_redis::server::PrivateRedisServer;
+use crate::supervisor::reporting::stats::StatsLogger;
+use crate::supervisor::service_manager::protocol::ServiceNotifier;
+use crate::supervisor::slots::exits::StatusPipe;
+use crate::supervisor::slots::plan::{DesiredState, Plan, PlanInput};
+use crate::supervisor::slots::slot::Slot;
+pub use crate::supervisor::slots::spawn::WorkerSpec;
 use crate::sys::fd::Interest;
-use crate::sys::path;
-use crate::sys::proc::Pid;
+use crate::sys::process::Pid;
 use crate::sys::signal::SignalReader;
-use crate::sys::start::has_terminal;
-use crate::sys::time;
+use crate::sys::startup::has_terminal;
+use crate::sys::{clock, fd, path};
 
 /// Time that rates are measured in.
 const RATE_WINDOW: Duration = Duration::from_secs(1);
@@ -276,8 +242,12 @@ impl<'a> Supervisor<'a> {
             steering_mode: start.settings.steering,
             signals: start.signals,
             had_terminal: has_terminal(),
-            stats: StatsLogger::new(start.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
-            service_notifier: service::service_notifier(&*host),
+            stats: StatsLogger::new(
+                start.settings.stats_interval,
+                clock::monotonic(),
+                &scoreboard.snapshot(),
+            ),
+            service_notifier: service_manager::service_notifier(&*host),
             host,
             shared_queue: open_shared_queue(),
             lifeline,
@@ -304,7 +274,7 @@ impl<'a> Supervisor<'a> {
             self.reap()?;
             // READY may have come while this process was suspended: it counts before any deadline does.
             self.read_status_pipes();
-            let now = time::monotonic();
+            let now = clock::monotonic();
             // A rollout that fails with its program is the old program's to end.
             self.exec_previous_program();
             let followed = [
@@ -367,7 +337,7 @@ impl<'a> Supervisor<'a> {
             drain_timeout: self.settings.drain_timeout,
             max_draining_workers: self.settings.max_draining_workers,
         };
-        plan::plan(&view, now)
+        slots::plan::plan(&view, now)
     }
 
     /// Sleeps until a signal, a report or the next deadline.
@@ -384,7 +354,7 @@ impl<'a> Supervisor<'a> {
             std::iter::once(self.signals.as_fd()).chain(reports).chain(self.preflight_pipes()).chain(files);
         let own = own.map(|fd| (fd, Interest::Read));
         let fds = own.chain(self.control.poll_fds());
-        log::wait_for_fds(fds, wake_at, now)
+        log_output::wait_for_fds(fds, wake_at, now)
     }
 }
 

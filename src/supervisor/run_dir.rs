@@ -3,26 +3,17 @@
 //! The folder itself is locked, and so is the file with the pid in it: files can be removed by a cleaner of temporary
 //! files, and the lock of a folder stays (systemd-tmpfiles leaves locked folders alone). Both locks end with the process.
 
-use std::fs;
 use std::fs::File;
-use std::io;
-use std::io::Read;
-use std::io::Seek;
-use std::io::Write;
-use std::os::fd::AsRawFd;
-use std::os::fd::RawFd;
-use std::path::Path;
-use std::path::PathBuf;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use crate::control;
 use crate::control::server::ControlServer;
-use crate::sys::exec;
-use crate::sys::fd;
-use crate::sys::path;
 use crate::sys::path::FileId;
-use crate::sys::proc;
-use crate::sys::unix;
+use crate::sys::{exec, fd, path, process, unix_socket};
 
 /// File in the run folder that a running fleet holds locked, with its pid in it.
 const PID_FILE: &str = "regatta.pid";
@@ -124,7 +115,7 @@ impl RunDir {
         let mut pid = &self.pid_file;
         pid.set_len(0)?;
         pid.rewind()?;
-        writeln!(pid, "{}", proc::pid())
+        writeln!(pid, "{}", process::pid())
     }
 
     /// Looks whether it is all there and puts back what is not; says what it has put back.
@@ -194,7 +185,7 @@ impl RunDir {
         let next = self.path.join("regatta.pid.next");
         let file = path::create_private_file(&next)?;
         let locked = fd::try_lock(&file)?;
-        writeln!(&file, "{}", proc::pid())?;
+        writeln!(&file, "{}", process::pid())?;
         let named = fs::hard_link(&next, &path);
         fs::remove_file(&next)?;
         named?;
@@ -228,8 +219,8 @@ fn lock_folder(folder: &File) -> bool {
 
 /// The process behind the control socket, if one listens there.
 fn control_socket_pid(folder: &Path) -> Option<i32> {
-    let stream = unix::connect(&control::socket_path(folder), CONNECT_TIMEOUT).ok()?;
-    unix::peer_credentials(&stream).ok().map(|peer| peer.pid)
+    let stream = unix_socket::connect(&control::socket_path(folder), CONNECT_TIMEOUT).ok()?;
+    unix_socket::peer_credentials(&stream).ok().map(|peer| peer.pid)
 }
 
 #[cfg(test)]
@@ -254,7 +245,7 @@ mod tests {
         assert_eq!(keep(&run_dir, &mut control), Ok(vec![]));
         fs::remove_file(control::socket_path(&path)).unwrap();
         assert_eq!(keep(&run_dir, &mut control), Ok(vec!["control.sock"]));
-        assert!(unix::connect(&control::socket_path(&path), CONNECT_TIMEOUT).is_ok());
+        assert!(unix_socket::connect(&control::socket_path(&path), CONNECT_TIMEOUT).is_ok());
         fs::remove_file(path.join(PID_FILE)).unwrap();
         // While the file is gone, the folder's lock keeps the next fleet away.
         assert!(matches!(RunDir::claim(&path), Err(RunDirError::Running { .. })));
@@ -286,7 +277,7 @@ mod tests {
         fs::rename(&path, folder.path().join("moved")).unwrap();
         let (other, other_control) = claimed(folder.path());
         assert!(keep(&run_dir, &mut control).unwrap_err().contains("another fleet uses it"));
-        assert!(unix::connect(&socket, CONNECT_TIMEOUT).is_ok());
+        assert!(unix_socket::connect(&socket, CONNECT_TIMEOUT).is_ok());
         drop((other, other_control));
         assert_eq!(keep(&run_dir, &mut control).unwrap().first(), Some(&"its folder"));
     }

@@ -3,15 +3,11 @@
 use std::io;
 
 use crate::supervisor::Supervisor;
-use crate::supervisor::history::event_now;
-use crate::supervisor::plan::DesiredState;
-use crate::sys::proc;
-use crate::sys::proc::Pid;
-use crate::sys::signal;
-use crate::sys::signal::ReceivedSignal;
-use crate::sys::signal::Signal;
-use crate::sys::signal::SignalReader;
-use crate::sys::start;
+use crate::supervisor::effects::event_now;
+use crate::supervisor::slots::plan::DesiredState;
+use crate::sys::process::Pid;
+use crate::sys::signal::{ReceivedSignal, Signal, SignalReader};
+use crate::sys::{process, signal, startup};
 
 /// The signals the supervisor takes, the verb each stands for, and what it does.
 pub const SIGNALS: &[(Signal, &str, &str)] = &[
@@ -50,7 +46,7 @@ pub fn block_signals() -> io::Result<SignalReader> {
 
 /// Has orphans of workers become children of this process, where the kernel knows how.
 pub(super) fn adopt_orphans() {
-    if let Err(error) = proc::become_subreaper() {
+    if let Err(error) = process::become_subreaper() {
         tracing::warn!(%error, "orphans do not come to this process (PR_SET_CHILD_SUBREAPER): what workers leave behind is \
             not reaped here, and they begin with copies of what libraries keep per thread: {error}");
     }
@@ -83,7 +79,7 @@ impl Supervisor<'_> {
     fn on_hang_up(&mut self, sender: Option<Pid>) {
         let from_terminal = match sender {
             None => true,
-            Some(pid) => self.had_terminal && start::is_session_leader(pid) && !start::has_terminal(),
+            Some(pid) => self.had_terminal && startup::is_session_leader(pid) && !startup::has_terminal(),
         };
         match HangUp::from_origin(from_terminal, signal::ignores_hangup()) {
             HangUp::Reload => self.request_reload(),

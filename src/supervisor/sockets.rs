@@ -2,8 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::listener::SocketOwner;
 
@@ -19,10 +18,7 @@ pub struct SlotFds {
 
 /// One value, or a list of several.
 mod one_or_more {
-    use serde::Deserialize;
-    use serde::Deserializer;
-    use serde::Serialize;
-    use serde::Serializer;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use super::ListenerFd;
 

@@ -4,8 +4,7 @@
 //! to lie right, and where none does it takes a larger one and marks its page, which also makes giving it back slower.
 //! What it gives anyway lies right for everything of 16 bytes or less, and so needs no look.
 
-use std::alloc::GlobalAlloc;
-use std::alloc::Layout;
+use std::alloc::{GlobalAlloc, Layout};
 
 use libmimalloc_sys as mimalloc;
 

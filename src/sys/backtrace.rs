@@ -8,23 +8,16 @@ use std::backtrace::Backtrace;
 use std::fs::File;
 use std::io;
 use std::io::Write;
-use std::os::fd::FromRawFd;
-use std::os::fd::IntoRawFd;
-use std::os::fd::OwnedFd;
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering::Relaxed;
 
-use nix::sys::signal::SaFlags;
-use nix::sys::signal::SigAction;
-use nix::sys::signal::SigHandler;
-use nix::sys::signal::SigSet;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 
 use crate::sys::fd;
 use crate::sys::fd::Interest;
-use crate::sys::proc::Pid;
+use crate::sys::process::Pid;
 
 /// What each line of a backtrace begins with on the pipe.
 pub const FRAME_PREFIX: &str = "frame ";

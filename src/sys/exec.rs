@@ -3,45 +3,24 @@
 //! Everything this process opens is closed on exec. What a successor is to have is named to [`keep`] right before
 //! `exec`, and [`inherit`]ed by number after it.
 
-use std::ffi::CStr;
-use std::ffi::CString;
-use std::ffi::OsStr;
-use std::ffi::OsString;
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::io::Write;
-use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
-use std::os::fd::BorrowedFd;
-use std::os::fd::FromRawFd;
-use std::os::fd::OwnedFd;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Command;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use nix::fcntl::AtFlags;
-use nix::fcntl::FcntlArg;
-use nix::fcntl::FdFlag;
-use nix::fcntl::OFlag;
-use nix::fcntl::SealFlag;
-use nix::fcntl::fcntl;
+use nix::fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, SealFlag, fcntl};
 use nix::sys::memfd::MFdFlags;
 use nix::sys::signal::Signal;
 
-use crate::sys::build;
-use crate::sys::build::ExecutableFormat;
-use crate::sys::fd;
-use crate::sys::named;
-use crate::sys::open;
-use crate::sys::path;
-use crate::sys::proc;
-use crate::sys::proc::Pid;
-use crate::sys::signal;
+use crate::sys::executable::ExecutableFormat;
+use crate::sys::process::Pid;
+use crate::sys::{application_fds, executable, fd, named, path, process, signal};
 
 /// Largest blob that is read back, bytes.
 const MEMFD_MAX: u64 = 64 << 20;
@@ -100,7 +79,7 @@ pub fn set_inheritable(fd: RawFd, kept: bool) -> io::Result<()> {
 pub fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
     inherited_fd(fd)?;
     set_inheritable(fd, false)?;
-    open::claim(fd);
+    application_fds::claim(fd);
     // SAFETY: it came through the exec, so nothing in this program owns it, and the mark just set lets no one take it
     // a second time.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -140,21 +119,21 @@ pub struct Executable {
     path: PathBuf,
     file: OwnedFd,
     format: ExecutableFormat,
-    identity: build::FileIdentity,
+    identity: executable::FileIdentity,
 }
 
 impl Executable {
     /// Opens it, and finds out that the kernel would at least begin to run it.
     ///
     /// # Errors
-    /// See [`build::Error`].
-    pub fn open(path: &Path) -> Result<Self, build::ExecutableError> {
+    /// See [`executable::Error`].
+    pub fn open(path: &Path) -> Result<Self, executable::ExecutableError> {
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         let file = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty());
-        let file = file.map_err(|refused| build::ExecutableError::Unreadable(refused.into()))?;
-        let form = build::check_executable(&path::proc_fd_path(&file))?;
-        let content =
-            build::file_identity(&path::proc_fd_path(&file)).map_err(build::ExecutableError::Unreadable)?;
+        let file = file.map_err(|refused| executable::ExecutableError::Unreadable(refused.into()))?;
+        let form = executable::check_executable(&path::proc_fd_path(&file))?;
+        let content = executable::file_identity(&path::proc_fd_path(&file))
+            .map_err(executable::ExecutableError::Unreadable)?;
         Ok(Self { path: path.into(), file, format: form, identity: content })
     }
 
@@ -168,7 +147,7 @@ impl Executable {
     /// # Errors
     /// When it does not.
     pub fn check_unchanged(&self) -> io::Result<()> {
-        match build::file_identity(&self.exec_path()) {
+        match executable::file_identity(&self.exec_path()) {
             Ok(content) if content == self.identity => Ok(()),
             Ok(_) | Err(_) => Err(io::Error::other("it was changed while it was asked")),
         }
@@ -278,7 +257,7 @@ pub fn spawn_probe(
     handed: &impl AsFd,
 ) -> io::Result<ProbeProcess> {
     let handed = handed.as_fd().as_raw_fd();
-    let supervisor = proc::pid();
+    let supervisor = process::pid();
     let (answer, stdout) = fd::pipe()?;
     let (complaint, stderr) = fd::pipe()?;
     let mut command = Command::new(program.exec_path());
@@ -291,7 +270,7 @@ pub fn spawn_probe(
     let prepare = move || {
         set_inheritable(handed, true)?;
         signal::reset_for_exec()?;
-        proc::set_parent_death_signal(supervisor, Signal::SIGKILL)
+        process::set_parent_death_signal(supervisor, Signal::SIGKILL)
     };
     // SAFETY: between fork and exec it makes a few system calls and allocates nothing on success.
     unsafe { command.pre_exec(prepare) };

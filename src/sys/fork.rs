@@ -8,26 +8,18 @@
 //! thread which forks the child: only the thread that forks lives on in it, and this one has used nothing before. Then
 //! the process in between ends, and the kernel makes the child that of the parent, which adopts orphans.
 
-use std::io;
-use std::io::Read;
-use std::io::Write;
-use std::os::fd::AsFd;
-use std::os::fd::OwnedFd;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Acquire;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::Ordering::Release;
-use std::thread;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
+use std::{io, thread};
 
 use nix::errno::Errno;
-use nix::unistd::ForkResult;
-use nix::unistd::Pid;
+use nix::unistd::{ForkResult, Pid};
 
-use crate::sys::fd;
-use crate::sys::proc;
-use crate::sys::time;
+use crate::sys::{clock, fd, process};
 
 /// Exit code of a child that ended by a panic.
 pub const EXIT_PANIC: u8 = 101;
@@ -84,11 +76,11 @@ pub fn fork(child: impl FnOnce() -> u8) -> io::Result<Pid> {
         );
         return Err(io::Error::other(text));
     }
-    if !IS_SUBREAPER.load(Relaxed) && proc::pid().as_raw() != 1 {
+    if !IS_SUBREAPER.load(Relaxed) && process::pid().as_raw() != 1 {
         return fork_directly(child);
     }
-    let parent = proc::pid();
-    let deadline = time::monotonic() + FORK_TIMEOUT;
+    let parent = process::pid();
+    let deadline = clock::monotonic() + FORK_TIMEOUT;
     let (read, write) = fd::pipe()?;
     // SAFETY: this process has one thread, so no lock is held by anyone and the child may do what it likes.
     match unsafe { nix::unistd::fork() }? {
@@ -129,7 +121,7 @@ fn fork_directly(child: impl FnOnce() -> u8) -> io::Result<Pid> {
 fn receive_pid(read: OwnedFd, deadline: Duration) -> io::Result<Pid> {
     let mut bytes = [0; 4];
     loop {
-        let left = time::until(deadline);
+        let left = clock::until(deadline);
         if fd::wait_readable(&[read.as_fd()], Some(left))?[0] {
             break;
         }
@@ -152,7 +144,7 @@ unsafe impl<T> Send for SendCell<T> {}
 
 /// The life of the process in between: it has the child made, says its number and ends.
 fn fork_from_thread(child: impl FnOnce() -> u8, parent: Pid, deadline: Duration, write: OwnedFd) -> ! {
-    let between = proc::pid();
+    let between = process::pid();
     let waits = AtomicBool::new(false);
     let carried = SendCell(child);
     let work = || {
@@ -197,10 +189,10 @@ fn process_name() -> String {
 ///
 /// After the deadline the parent kills the process in between, and may have this one without knowing of it.
 fn adopted_by(parent: Pid, between: Pid, deadline: Duration) -> bool {
-    while nix::unistd::getppid() == between && time::monotonic() < deadline {
+    while nix::unistd::getppid() == between && clock::monotonic() < deadline {
         thread::sleep(ADOPTION_POLL_INTERVAL);
     }
-    nix::unistd::getppid() == parent && time::monotonic() < deadline
+    nix::unistd::getppid() == parent && clock::monotonic() < deadline
 }
 
 /// Ends this process with the code that `life` returns.
@@ -227,8 +219,8 @@ mod tests {
     #[test]
     fn a_child_that_is_adopted_too_late_is_abandoned() {
         let (parent, gone) = (nix::unistd::getppid(), Pid::from_raw(i32::MAX));
-        assert!(adopted_by(parent, gone, time::monotonic() + FORK_TIMEOUT));
-        assert!(!adopted_by(parent, gone, time::monotonic()));
-        assert!(!adopted_by(gone, parent, time::monotonic()));
+        assert!(adopted_by(parent, gone, clock::monotonic() + FORK_TIMEOUT));
+        assert!(!adopted_by(parent, gone, clock::monotonic()));
+        assert!(!adopted_by(gone, parent, clock::monotonic()));
     }
 }

@@ -1,7 +1,6 @@
 //! How much memory this process and its children may use, the smaller of machine and cgroup.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Bytes of memory allowed by the machine and by the cgroups of this process, v1 or v2; none where neither says so.
 pub fn available_memory() -> Option<u64> {

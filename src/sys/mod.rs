@@ -6,33 +6,33 @@
 
 #[cfg(feature = "demo")]
 pub mod allocator;
+pub mod application_fds;
 pub mod backtrace;
 pub mod bpf;
-pub mod build;
+pub mod clock;
 pub mod cpu;
 pub mod exec;
+pub mod executable;
 pub mod fd;
+pub mod folder_watch;
 pub mod fork;
-pub mod identity;
-pub mod interface;
 pub mod memory;
-pub mod open;
-pub mod orphan;
-pub mod pass;
+pub mod network;
+pub mod parent_exit;
 pub mod path;
 pub mod pressure;
-pub mod proc;
+pub mod process;
+pub mod process_identity;
 pub mod queue;
 pub mod random;
-pub mod shm;
+pub mod shared_memory;
 pub mod signal;
 pub mod sink;
-pub mod socket;
-pub mod start;
-pub mod task;
-pub mod time;
-pub mod unix;
-pub mod watch;
+pub mod socket_queue;
+pub mod startup;
+pub mod tcp_socket;
+pub mod thread;
+pub mod unix_socket;
 
 /// The same error, with the name of what the kernel refused: an error number alone does not say what is missing.
 fn named<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> std::io::Error {

@@ -4,8 +4,7 @@
 //! the group alone.
 
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Where the figures stand; found once, read often.

@@ -1,8 +1,7 @@
 //! How many connections wait on a listener for someone to accept them.
 
 use std::io;
-use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// A listener's accept queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +44,7 @@ pub fn read_accept_queue(listener: &impl AsFd) -> io::Result<AcceptQueue> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
-    use std::net::TcpStream;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 

@@ -9,7 +9,7 @@ use std::io;
 use std::io::Read;
 use std::ops::RangeInclusive;
 
-use crate::sys::time;
+use crate::sys::clock;
 
 /// Fills the buffer; getrandom(2), or `/dev/urandom` where a filter or an old kernel lacks it.
 ///
@@ -57,7 +57,7 @@ pub fn within(range: RangeInclusive<u64>) -> u64 {
 
 /// Where the kernel gives no random number, the clock's last digits have to do.
 fn any() -> u64 {
-    number().unwrap_or_else(|_| u64::from(time::monotonic().subsec_nanos()))
+    number().unwrap_or_else(|_| u64::from(clock::monotonic().subsec_nanos()))
 }
 
 #[cfg(test)]

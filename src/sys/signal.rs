@@ -1,21 +1,14 @@
 //! Signals as values: blocked, then read from a descriptor in the one loop. No handler does any work.
 
 use std::io;
-use std::os::fd::AsFd;
-use std::os::fd::BorrowedFd;
-
-use nix::sys::signal::SaFlags;
-use nix::sys::signal::SigAction;
-use nix::sys::signal::SigHandler;
-use nix::sys::signal::SigSet;
-use nix::sys::signal::SigmaskHow;
-use nix::sys::signalfd::SfdFlags;
-use nix::sys::signalfd::SignalFd;
-use nix::unistd::Pid;
+use std::os::fd::{AsFd, BorrowedFd};
 
 pub use nix::sys::signal::Signal;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 
-use crate::sys::open;
+use crate::sys::application_fds;
 
 /// The signals of a set, readable as values; signalfd(2).
 #[derive(Debug)]
@@ -45,7 +38,7 @@ impl SignalReader {
         reset_ignored();
         let opened = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
         let fd = opened.map_err(super::named("signalfd"))?;
-        open::claim_opened(&fd);
+        application_fds::claim_opened(&fd);
         Ok(Self { fd })
     }
 
@@ -190,8 +183,7 @@ extern "C" fn noop(_: libc::c_int) {}
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::wait::WaitStatus;
-    use nix::sys::wait::waitpid;
+    use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::ForkResult;
 
     use super::*;

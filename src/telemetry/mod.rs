@@ -1,37 +1,32 @@
 //! Log lines: set up once, before the first fork and without a thread, so that workers inherit it.
 
 mod backlog;
-mod line;
-mod outlet;
-mod panics;
-mod visible;
+mod formatter;
+mod log_output;
+mod panic_hook;
+mod terminal_escape;
 
 use std::io;
 use std::io::IsTerminal;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use formatter::{LineFormat, LineFormatter};
+use log_output::LogOutput;
+pub use log_output::LogWait;
+pub use terminal_escape::escape_for_terminal;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::schema::LogConfig;
-use crate::config::schema::LogFormat;
+use crate::config::settings::{LogConfig, LogFormat};
 use crate::scoreboard::Scoreboard;
-use crate::sys::path;
-use crate::sys::signal;
-use line::LineFormat;
-use line::LineFormatter;
-use outlet::LogOutput;
-pub use outlet::LogWait;
-pub use visible::escape_for_terminal;
+use crate::sys::{path, signal};
 
 /// Slot of this process plus one; 0 is the supervisor. A process has one role for life, so one word is enough.
 static ROLE: AtomicUsize = AtomicUsize::new(0);
@@ -100,7 +95,7 @@ pub fn check(log: &LogConfig) -> Result<(), TelemetryError> {
     parse_filter(log)?;
     let Some(path) = &log.file else { return Ok(()) };
     check_log_file_owner(log)?;
-    outlet::check(path)
+    log_output::check(path)
         .map_err(|source| TelemetryError::OpenFile { path: path.clone(), source: source.into() })
 }
 
@@ -157,7 +152,7 @@ pub fn install(log: &LogConfig) -> Result<(), TelemetryError> {
         .with(lines)
         .try_init()
         .map_err(|_| TelemetryError::AlreadyInstalled)?;
-    panics::install_hook();
+    panic_hook::install_hook();
     if let Err(error) = signal::disarm_file_size_signal() {
         tracing::debug!(%error, "a limit on the size of files would end this process");
     }

@@ -3,20 +3,16 @@
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
-use tokio::time::Instant;
-use tokio::time::sleep;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::config::schema::DrainConfig;
+use crate::config::settings::DrainConfig;
 use crate::http::DrainState;
 use crate::listener::SocketOwner;
-use crate::sys::socket;
-use crate::task::TaskQueue;
-use crate::worker::accept::Acceptor;
-use crate::worker::accept::ConnectionServer;
-use crate::worker::accept::RequestHandler;
+use crate::sys::tcp_socket;
+use crate::tasks::TaskQueue;
+use crate::worker::acceptor::{Acceptor, ConnectionServer, RequestHandler};
 use crate::worker::connection::ConnectionCommand;
-use crate::worker::passed::spawn_acceptors;
+use crate::worker::transfers::spawn_acceptors;
 
 /// How long a listener must have had nothing to give before it is closed: handshakes under way need a round trip.
 const QUEUE_QUIET: Duration = Duration::from_millis(50);
@@ -116,7 +112,7 @@ pub(super) async fn close_listeners<A: RequestHandler>(acceptors: &[Acceptor<A>]
     let owned_acceptors: Vec<_> =
         acceptors.iter().filter(|acceptor| acceptor.owner == SocketOwner::Slot).collect();
     for acceptor in &owned_acceptors {
-        if let Err(error) = socket::drop_new_connections(&acceptor.listener) {
+        if let Err(error) = tcp_socket::drop_new_connections(&acceptor.listener) {
             tracing::warn!(%error, "cannot keep new connections off a closing listener");
         }
     }
@@ -139,7 +135,7 @@ pub(super) async fn close_listeners<A: RequestHandler>(acceptors: &[Acceptor<A>]
     for acceptor in &owned_acceptors {
         // The pause since the last look, and a door before this one, left time for another to come.
         acceptor.accept_backlog();
-        if let Err(error) = socket::shut_down_listener(&acceptor.listener) {
+        if let Err(error) = tcp_socket::shut_down_listener(&acceptor.listener) {
             tracing::debug!(%error, "listener was closed already");
         }
     }
@@ -155,7 +151,7 @@ pub(super) async fn abort<A: RequestHandler>(
 ) -> usize {
     if plan.kind == DrainKind::Stop {
         for acceptor in acceptors.iter().filter(|door| door.owner == SocketOwner::Slot) {
-            let _ = socket::shut_down_listener(&acceptor.listener);
+            let _ = tcp_socket::shut_down_listener(&acceptor.listener);
         }
     }
     abort_connections(server).await
@@ -197,8 +193,7 @@ pub(super) async fn wait_for_connections(server: &ConnectionServer, plan: &Drain
 
 #[cfg(test)]
 mod tests {
-    use tokio::signal::unix::SignalKind;
-    use tokio::signal::unix::signal;
+    use tokio::signal::unix::{SignalKind, signal};
     use tokio::time::timeout;
 
     use super::*;

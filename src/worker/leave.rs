@@ -5,20 +5,15 @@ use std::io::Write;
 use std::time::Duration;
 
 use tokio::net::unix::pipe::Receiver;
-use tokio::time::Instant;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use crate::http::DrainState;
-use crate::http::HttpService;
-use crate::scoreboard::cell::DrainOrder;
-use crate::scoreboard::cell::WorkerCell;
-use crate::sys::orphan;
-use crate::task::TaskQueue;
-use crate::worker::accept::Acceptor;
-use crate::worker::accept::ConnectionServer;
+use crate::http::{DrainState, HttpService};
+use crate::scoreboard::cell::{DrainOrder, WorkerCell};
+use crate::sys::parent_exit;
+use crate::tasks::TaskQueue;
+use crate::worker::acceptor::{Acceptor, ConnectionServer};
 use crate::worker::drain;
-use crate::worker::drain::DrainKind;
-use crate::worker::drain::DrainPlan;
+use crate::worker::drain::{DrainKind, DrainPlan};
 
 /// Time from the drain's deadline to the end of an orphan that does not end by itself.
 pub(super) const ORPHAN_MARGIN: Duration = Duration::from_secs(2);
@@ -30,7 +25,7 @@ pub(super) fn announce(phase: &DrainState, fleet_ends: bool) {
 
 /// Bounds the time that this worker may outlive its supervisor.
 pub(super) fn set_orphan_timeout(grace: Duration) {
-    if let Err(error) = orphan::exit_after_parent(grace) {
+    if let Err(error) = parent_exit::exit_after_parent(grace) {
         tracing::debug!(%error, "the end of the supervisor would be the end of what is served");
     }
 }

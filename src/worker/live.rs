@@ -1,10 +1,10 @@
 //! The worker's live parts: broadcasts and tasks.
 
 use crate::broadcast::BroadcastHub;
-use crate::config::schema::Config;
+use crate::config::settings::Config;
 use crate::redis::RedisClient;
-use crate::sys::proc;
-use crate::task::TaskQueue;
+use crate::sys::process;
+use crate::tasks::TaskQueue;
 use crate::worker::WorkerOptions;
 
 /// What goes on in a worker beside its requests.
@@ -16,7 +16,7 @@ pub(super) struct BackgroundServices {
 impl BackgroundServices {
     pub(super) fn new(options: &WorkerOptions, redis: &RedisClient) -> Self {
         let Config { broadcast, tasks, .. } = &*options.config;
-        let worker = format!("{}:{}", proc::hostname(), proc::pid());
+        let worker = format!("{}:{}", process::hostname(), process::pid());
         Self {
             broadcasts: BroadcastHub::new(redis.clone(), broadcast),
             tasks: TaskQueue::new(redis.clone(), tasks, &worker),

@@ -3,30 +3,17 @@
 //! It takes the listeners of its slot, serves the application on them, and leaves when it is told to or when its
 //! supervisor is gone.
 
-mod accept;
-mod balance;
-mod beacon;
+mod acceptor;
+mod admission;
+mod background;
+mod balancer;
+mod boot;
 mod connection;
-mod doors;
 mod drain;
-mod flusher;
-mod frames;
-mod gate;
-mod half_closed;
-mod heartbeat;
-mod inspector;
+mod interval;
 mod leave;
-mod linger;
 mod live;
-mod log;
-mod passed;
-mod receiving;
-mod refusals;
-mod respond;
-mod stream;
-mod surplus;
-mod ticks;
-mod under_way;
+mod transfers;
 
 use std::fs::File;
 use std::io;
@@ -37,43 +24,31 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use acceptor::RequestHandler;
+use balancer::ConnectionBalancer;
+use drain::{DrainKind, DrainPlan};
+use live::BackgroundServices;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::SignalKind;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use accept::RequestHandler;
-use balance::ConnectionBalancer;
-use beacon::InstanceRegistrar;
-use drain::DrainKind;
-use drain::DrainPlan;
-use heartbeat::HeartbeatWriter;
-use live::BackgroundServices;
-use receiving::IncomingBody;
-
-use crate::config::schema::Config;
-use crate::config::schema::RedisUrl;
+use crate::config::settings::{Config, RedisUrl};
 use crate::counter::batched::BatchedCounters;
-use crate::http::AppFactory;
-use crate::http::AppServices;
-use crate::http::Dashboard;
-use crate::http::DrainState;
-use crate::http::HttpService;
-use crate::http::InstanceIdentity;
-use crate::http::ResponseFuture;
-use crate::http::Worker;
+use crate::http::{
+    AppFactory, AppServices, Dashboard, DrainState, HttpService, InstanceIdentity, ResponseFuture, Worker,
+};
 use crate::listener::SlotListeners;
-use crate::listener::shared::SharedQueue;
-use crate::redis::RedisClient;
-use crate::redis::RedisStatus;
+use crate::listener::shared_queue::SharedQueue;
+use crate::redis::{RedisClient, RedisStatus};
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::DrainOrder;
-use crate::sys::backtrace;
-use crate::sys::proc;
-use crate::sys::signal;
 use crate::sys::signal::Signal;
-use crate::sys::time;
+use crate::sys::{backtrace, clock, process, signal};
 use crate::telemetry;
+use crate::worker::background::heartbeat::HeartbeatWriter;
+use crate::worker::background::registrar::InstanceRegistrar;
+use crate::worker::connection::incoming_body::IncomingBody;
 
 /// Exit code of a worker that could not start.
 pub const EXIT_BOOT_FAILED: u8 = 70;
@@ -139,7 +114,7 @@ pub fn run(start: WorkerOptions) -> u8 {
     // The worker serves no client yet, so that there is nothing to finish.
     leave::set_orphan_timeout(Duration::ZERO);
     let status_pipe = start.status_pipe.try_clone();
-    time::start_ticks();
+    clock::start_ticks();
     // One thread serves; the pool behind it is for blocking work that the application hands off.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -174,37 +149,34 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
     // Signals of the terminal and of operators are the supervisor's; only now can ours find their handlers.
     signal::install_noop_handlers(SUPERVISOR_SIGNALS).map_err(BootError::Signals)?;
     let mut tasks = JoinSet::new();
-    tasks.spawn(log::run(rotated));
-    let server = doors::build_connection_server(&start, &mut tasks);
+    tasks.spawn(background::log_writer::run(rotated));
+    let server = boot::build_connection_server(&start, &mut tasks);
     let redis = RedisClient::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
     redis.start();
     let phase = DrainState::default();
-    let instance_info = Arc::new(beacon::instance_info(&start));
-    let batches = flusher::build(&start, &redis);
+    let instance_info = Arc::new(background::registrar::instance_info(&start));
+    let batches = background::counter_flusher::build(&start, &redis);
     let services = BackgroundServices::new(&start, &redis);
     let heartbeat = HeartbeatWriter::new(&start, &redis, &services.broadcasts);
     let (public, admin) = build_services(&start, &redis, &phase, (&instance_info, &batches), &services)?;
     services.start();
     let balance = ConnectionBalancer::from_options(&mut start).map_err(BootError::Listeners)?;
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(BootError::Lifeline)?;
-    let acceptors =
-        doors::build_acceptors(start.listeners, &server, [public, admin], balance.as_ref(), &start.config)
-            .map_err(BootError::Listeners)?;
+    let roles = [public, admin];
+    let acceptors = boot::build_acceptors(start.listeners, &server, roles, balance.as_ref(), &start.config)
+        .map_err(BootError::Listeners)?;
     if !first_attempt(&redis, &mut terminate, &lifeline).await {
         return Ok(());
     }
-    heartbeat::record_redis(&start.scoreboard, start.slot, start.cell, &redis);
-    if start.slot == inspector::SLOT {
-        tasks.spawn(inspector::run(Arc::clone(&start.scoreboard), redis.clone()));
-        tasks.spawn(inspector::watch_memory(Arc::clone(&start.scoreboard), redis.clone()));
-    }
+    background::heartbeat::record_redis(&start.scoreboard, start.slot, start.cell, &redis);
+    spawn_inspectors(&mut tasks, (&start.scoreboard, start.slot), &redis);
     let registrar = InstanceRegistrar::new(&start.config, &instance_info, &start.scoreboard, redis);
     let registration = tasks.spawn(registrar.clone().run());
     let drain = start.config.drain.clone();
     leave::set_orphan_timeout(drain.timeout + leave::ORPHAN_MARGIN);
     let served = async {
-        let flusher = tokio::spawn(flusher::run(Arc::clone(&batches)));
-        let mut accepting = passed::spawn_acceptors(&acceptors);
+        let flusher = tokio::spawn(background::counter_flusher::run(Arc::clone(&batches)));
+        let mut accepting = transfers::spawn_acceptors(&acceptors);
         let mut status_pipe = File::from(start.status_pipe);
         let _ = writeln!(status_pipe, "ready");
         let drain_kind = tokio::select! {
@@ -221,24 +193,29 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
         let plan = DrainPlan::new(drain_kind, &drain, Instant::now());
         let cut_now = || start.scoreboard.cell(start.slot, start.cell).drain_order() == DrainOrder::Abort;
         let second_order = drain::second_order(&mut terminate, cut_now);
-        let drained = leave::drain_and_exit(
-            &server,
-            &acceptors,
-            &plan,
-            status_pipe,
-            &lifeline,
-            second_order,
-            (&phase, &services.tasks),
-        );
-        registrar
-            .deregister_after(&registration, fleet_ends, leave::wait_until_orphaned(&lifeline), drained)
-            .await;
+        let state = (&phase, &services.tasks);
+        let drained =
+            leave::drain_and_exit(&server, &acceptors, &plan, status_pipe, &lifeline, second_order, state);
+        let orphaned = leave::wait_until_orphaned(&lifeline);
+        registrar.deregister_after(&registration, fleet_ends, orphaned, drained).await;
         services.broadcasts.shut_down().await;
         flusher.abort();
-        flusher::flush_remaining(&batches).await;
+        background::counter_flusher::flush_remaining(&batches).await;
     };
     heartbeat.run_beside(served).await;
     Ok(())
+}
+
+/// One worker of the instance looks after what is wrong with the server of Redis.
+fn spawn_inspectors(
+    tasks: &mut JoinSet<()>,
+    (scoreboard, slot): (&Arc<Scoreboard>, usize),
+    redis: &RedisClient,
+) {
+    if slot == background::redis_inspector::SLOT {
+        tasks.spawn(background::redis_inspector::run(Arc::clone(scoreboard), redis.clone()));
+        tasks.spawn(background::redis_inspector::watch_memory(Arc::clone(scoreboard), redis.clone()));
+    }
 }
 
 /// Tries Redis once; false when the worker is to leave before it has served.
@@ -268,12 +245,12 @@ fn build_services(
     (instance_info, batches): (&Arc<InstanceIdentity>, &Arc<BatchedCounters>),
     services: &BackgroundServices,
 ) -> Result<(HttpService, HttpService), BootError> {
-    let pid = proc::pid().as_raw().unsigned_abs();
+    let pid = process::pid().as_raw().unsigned_abs();
     let parts = AppServices {
         config: Arc::clone(&start.config),
         redis: redis.clone(),
         scoreboard: Arc::clone(&start.scoreboard),
-        worker: Worker::new(pid, start.slot, start.generation, proc::hostname()),
+        worker: Worker::new(pid, start.slot, start.generation, process::hostname()),
         cell: start.cell,
         drain: phase.clone(),
         instance: Arc::clone(instance_info),

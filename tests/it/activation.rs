@@ -1,18 +1,14 @@
 //! Sockets that a service manager opened: served by all workers, never closed, and named when they cannot be served.
 
-use std::net::SocketAddr;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client;
-use crate::support::client::Connection;
-use crate::support::client::Request;
+use crate::support::client::{Connection, Request};
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, process, wait};
 
 fn any() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))

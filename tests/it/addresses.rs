@@ -1,21 +1,14 @@
 //! Addresses of both families, several for operators, and the names under which those are asked.
 
-use std::net::IpAddr;
-use std::net::Ipv6Addr;
-use std::net::SocketAddr;
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client;
-use crate::support::client::Connection;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::fleet::field;
+use crate::support::client::{Connection, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder, field};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, wait};
 
 fn four(address: SocketAddr) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], address.port()))

@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use crate::support::client;
 use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::fleet::field;
-use crate::support::load::ParallelClients;
+use crate::support::fleet::{TestFleet, TestFleetBuilder, field};
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, wait};
 
 fn plan(redis: &TestRedis) -> TestFleetBuilder {
     let bounds = TestFleetBuilder::on(redis).example("faulty").workers(1).set("REGATTA_WORKERS__MAX", "3");

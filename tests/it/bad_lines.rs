@@ -9,17 +9,12 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load::ParallelClients;
-use crate::support::process;
-use crate::support::proxy::FaultProxy;
+use crate::support::client::{CookieClient, Request};
+use crate::support::fault_proxy::FaultProxy;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::wait;
+use crate::support::{client, process, soak, wait};
 
 /// The call that begins a request's state.
 const BEGIN: &str = "regatta_v6_batch";

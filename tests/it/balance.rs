@@ -5,15 +5,11 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::client::Connection;
-use crate::support::client::Failure;
-use crate::support::client::Request;
+use crate::support::client::{Connection, Failure, Request};
 use crate::support::exposition::sum;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{process, wait};
 use crate::zero_loss::rollout;
 
 /// Connections of these tests, as many as the promise is about.

@@ -1,36 +1,25 @@
 //! Batches among faults: whatever becomes of Redis in the middle of a load, each answer is its caller's own, each number
 //! is right, and no caller waits for ever.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::begin::BeginReply;
-use regatta::__internals::redis::begin::BeginRequest;
-use regatta::__internals::redis::begin::CounterIncrement;
-use regatta::__internals::redis::begin::SessionAccess;
-use regatta::__internals::redis::begin::SessionLookup;
-use regatta::__internals::redis::begin::SessionQuery;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::begin::{
+    BeginReply, BeginRequest, CounterIncrement, SessionAccess, SessionLookup, SessionQuery,
+};
+use regatta::__internals::redis::{RedisClient, RedisError};
 use tokio::task::JoinSet;
 
 use crate::support::clock::Clock;
-use crate::support::process;
-use crate::support::proxy::FaultProxy;
-use crate::support::proxy::LinkState;
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::wait;
+use crate::support::fault_proxy::{FaultProxy, LinkState};
+use crate::support::redis::{TestRedis, connect};
+use crate::support::{process, wait};
 
 /// With functions, and where they are not allowed; and what a batch is called there.
 const BOTH: [(ScriptingMode, &str); 2] =
@@ -84,7 +73,7 @@ struct Crowd {
 impl Crowd {
     fn start(server: &TestRedis, proxy: Option<&FaultProxy>, mode: ScriptingMode) -> Self {
         for number in 0..CALLERS {
-            let now = regatta::__internals::sys::time::wall_clock().as_millis().to_string();
+            let now = regatta::__internals::sys::clock::wall_clock().as_millis().to_string();
             server.cli(&["HSET", &format!("p:s:{number}"), "_c", &now, "_t", &now, "_v", "0"]);
         }
         let shared = Arc::new(Shared::default());

@@ -1,24 +1,17 @@
 //! What the requests of one turn want of Redis is one call, and each request's answer is its own all the same.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::ServerRejection;
-use regatta::__internals::redis::begin::BeginReply;
-use regatta::__internals::redis::begin::BeginRequest;
-use regatta::__internals::redis::begin::CounterIncrement;
-use regatta::__internals::redis::begin::LimitParameters;
-use regatta::__internals::redis::begin::RateLimitCheck;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::begin::{
+    BeginReply, BeginRequest, CounterIncrement, LimitParameters, RateLimitCheck,
+};
+use regatta::__internals::redis::{RedisClient, RedisError, ServerRejection};
 use tokio::task::JoinSet;
 
-use crate::support::proxy::FaultProxy;
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
+use crate::support::fault_proxy::FaultProxy;
+use crate::support::redis::{TestRedis, connect, eventually};
 
 const BOTH: [(ScriptingMode, &str); 2] =
     [(ScriptingMode::Fcall, "fcall"), (ScriptingMode::Evalsha, "evalsha")];

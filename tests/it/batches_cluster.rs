@@ -8,30 +8,18 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::RedisStatus;
-use regatta::__internals::redis::begin::BeginReply;
-use regatta::__internals::redis::begin::BeginRequest;
-use regatta::__internals::redis::begin::CounterIncrement;
-use regatta::__internals::redis::begin::LimitParameters;
-use regatta::__internals::redis::begin::RateLimitCheck;
-use regatta::__internals::redis::begin::SessionAccess;
-use regatta::__internals::redis::begin::SessionLookup;
-use regatta::__internals::redis::begin::SessionQuery;
-use regatta::__internals::redis::keys;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::begin::{
+    BeginReply, BeginRequest, CounterIncrement, LimitParameters, RateLimitCheck, SessionAccess,
+    SessionLookup, SessionQuery,
+};
+use regatta::__internals::redis::{RedisClient, RedisError, RedisStatus, keys};
 use tokio::task::JoinSet;
 
-use crate::support::property;
-use crate::support::redis::TestRedis;
-use crate::support::redis::eventually;
+use crate::support::redis::{TestRedis, eventually};
 use crate::support::redis_cluster::TestRedisCluster;
-use crate::support::wait;
-use crate::topology_cluster::TOTAL;
-use crate::topology_cluster::connect;
-use crate::topology_cluster::limit;
-use crate::topology_cluster::session;
+use crate::support::{property, wait};
+use crate::topology_cluster::{TOTAL, connect, limit, session};
 
 /// What one request was answered: its session's views and the total; `None` if it was denied.
 type Visit = Result<Option<(u64, i64)>, RedisError>;
@@ -402,7 +390,7 @@ async fn answer(redis: &RedisClient, prefix: &str, spec: &Spec, token: &str) -> 
         let parameters = LimitParameters::Concurrency { lease_us: 600_000_000, max: 2 };
         limits.push(RateLimitCheck {
             key: keys::limit("p", "q", "v", prefix),
-            parameters: parameters,
+            parameters,
             shadow: false,
             cost: 1,
         });

@@ -2,33 +2,21 @@
 
 use bytes::Bytes;
 use fred::clients::Client;
-use fred::interfaces::ClientLike;
-use fred::interfaces::FunctionInterface;
+use fred::interfaces::{ClientLike, FunctionInterface};
 use fred::types::Value;
-use fred::types::config::Config;
-use fred::types::config::ServerConfig;
+use fred::types::config::{Config, ServerConfig};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::begin::BeginReply;
-use regatta::__internals::redis::begin::BeginRequest;
-use regatta::__internals::redis::begin::CounterIncrement;
-use regatta::__internals::redis::begin::LimitParameters;
-use regatta::__internals::redis::begin::ProvisionalSessionQuery;
-use regatta::__internals::redis::begin::RateLimitCheck;
-use regatta::__internals::redis::begin::SessionAccess;
-use regatta::__internals::redis::begin::SessionLookup;
-use regatta::__internals::redis::begin::SessionQuery;
-use regatta::__internals::redis::begin::batch;
-use regatta::__internals::redis::begin::batch::BatchLedger;
-use regatta::__internals::redis::begin::batch::BeginEntry;
-use regatta::__internals::redis::commit;
-use regatta::__internals::redis::library;
+use regatta::__internals::redis::begin::batch::{BatchLedger, BeginEntry};
+use regatta::__internals::redis::begin::{
+    BeginReply, BeginRequest, CounterIncrement, LimitParameters, ProvisionalSessionQuery, RateLimitCheck,
+    SessionAccess, SessionLookup, SessionQuery, batch,
+};
+use regatta::__internals::redis::{RedisError, commit, functions};
 
-use crate::support::property;
 use crate::support::redis::TestRedis;
-use crate::support::soak;
+use crate::support::{property, soak};
 
 const NOW_MS: u64 = 1_763_694_494_000;
 const IDLE_MS: u64 = 86_400_000;
@@ -409,7 +397,7 @@ async fn check(world: &World, run: u64, specs: &[Spec], noted: bool) -> Result<(
 
 fn tools(server: &TestRedis) {
     let source =
-        library::library_by_name("regatta_v6").unwrap().text.replace("regatta_v6", "regatta_test") + TOOLS;
+        functions::library_by_name("regatta_v6").unwrap().text.replace("regatta_v6", "regatta_test") + TOOLS;
     assert_eq!(server.cli(&["FUNCTION", "LOAD", &source]), "regatta_test");
 }
 
@@ -523,7 +511,7 @@ async fn set(world: &World, key: &str, field: u8) {
 /// Carries the steps out on one session; no view is lost or told twice, and no field is missed.
 async fn walk(world: &World, server: &TestRedis, run: u64, steps: &[Step]) -> Result<(), TestCaseError> {
     let key = format!("w{run}:s:0");
-    let created_ms = regatta::__internals::sys::time::wall_clock().as_millis().to_string();
+    let created_ms = regatta::__internals::sys::clock::wall_clock().as_millis().to_string();
     server.cli(&["HSET", &key, "_c", &created_ms, "_t", &created_ms, "_v", "0"]);
     let (mut views, mut fields, mut remembered) = (0, std::collections::BTreeSet::new(), false);
     for (number, step) in steps.iter().enumerate() {

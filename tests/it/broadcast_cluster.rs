@@ -1,18 +1,11 @@
 //! Broadcasts over a real cluster: news reach listeners at another node, and no move of the topics costs a message.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use regatta::__internals::broadcast::BroadcastHub;
-use regatta::__internals::broadcast::Subscription;
-use regatta::__internals::broadcast::SubscriptionEvent;
-use regatta::__internals::broadcast::TopicName;
-use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::broadcast::{BroadcastHub, Subscription, SubscriptionEvent, TopicName};
+use regatta::__internals::config::settings::ScriptingMode;
 
-use crate::support::broadcasts::next;
-use crate::support::broadcasts::settings;
-use crate::support::broadcasts::text;
-use crate::support::broadcasts::topic;
+use crate::support::broadcasts::{next, settings, text, topic};
 use crate::support::redis::eventually;
 use crate::support::redis_cluster::TestRedisCluster;
 use crate::support::wait;

@@ -3,30 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use regatta::__internals::broadcast::BroadcastError;
-use regatta::__internals::broadcast::BroadcastHub;
-use regatta::__internals::broadcast::MessageId;
-use regatta::__internals::broadcast::Subscription;
-use regatta::__internals::broadcast::SubscriptionEvent;
-use regatta::__internals::broadcast::TopicName;
-use regatta::__internals::config::schema::BroadcastConfig;
-use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::broadcast::{
+    BroadcastError, BroadcastHub, MessageId, Subscription, SubscriptionEvent, TopicName,
+};
+use regatta::__internals::config::settings::{BroadcastConfig, ScriptingMode};
 use tokio::task::JoinSet;
 
-use crate::support::broadcasts::gap;
-use crate::support::broadcasts::hub;
-use crate::support::broadcasts::hub_with;
-use crate::support::broadcasts::next;
-use crate::support::broadcasts::nothing;
-use crate::support::broadcasts::numbers;
-use crate::support::broadcasts::settings;
-use crate::support::broadcasts::text;
-use crate::support::broadcasts::topic;
-use crate::support::redis::TestRedis;
-use crate::support::redis::eventually;
+use crate::support::broadcasts::{gap, hub, hub_with, next, nothing, numbers, settings, text, topic};
+use crate::support::redis::{TestRedis, eventually};
 use crate::support::wait;
 
 /// Publishes one message however often it takes; whether it may be there twice.

@@ -3,14 +3,10 @@
 use nix::sys::signal::Signal;
 
 use crate::support::exposition::sum;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::stream::Event;
-use crate::support::stream::Stream;
-use crate::support::stream::publish;
-use crate::support::wait;
+use crate::support::stream::{Event, Stream, publish};
+use crate::support::{process, wait};
 
 /// A figure of all slots.
 fn metric(fleet: &TestFleet, name: &str) -> f64 {

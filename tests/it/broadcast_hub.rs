@@ -2,30 +2,16 @@
 
 use std::time::Duration;
 
-use regatta::__internals::broadcast::BroadcastError;
-use regatta::__internals::broadcast::BroadcastHub;
-use regatta::__internals::broadcast::MessageId;
-use regatta::__internals::broadcast::SubscriptionEvent;
-use regatta::__internals::broadcast::TopicName;
-use regatta::__internals::config::schema::BroadcastConfig;
-use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::broadcast::{
+    BroadcastError, BroadcastHub, MessageId, SubscriptionEvent, TopicName,
+};
+use regatta::__internals::config::settings::{BroadcastConfig, ScriptingMode};
 use regatta::__internals::redis;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::broadcasts::LONG;
-use crate::support::broadcasts::gap;
-use crate::support::broadcasts::hub;
-use crate::support::broadcasts::hub_with;
-use crate::support::broadcasts::next;
-use crate::support::broadcasts::nothing;
-use crate::support::broadcasts::numbers;
-use crate::support::broadcasts::settings;
-use crate::support::broadcasts::text;
-use crate::support::broadcasts::topic;
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
+use crate::support::broadcasts::{LONG, gap, hub, hub_with, next, nothing, numbers, settings, text, topic};
+use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::wait;
 
 /// Publishes numbers.

@@ -2,21 +2,12 @@
 
 use std::time::Duration;
 
-use regatta::__internals::broadcast::BroadcastHub;
-use regatta::__internals::broadcast::Subscription;
-use regatta::__internals::config::schema::BroadcastConfig;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::keys;
+use regatta::__internals::broadcast::{BroadcastHub, Subscription};
+use regatta::__internals::config::settings::{BroadcastConfig, ScriptingMode};
+use regatta::__internals::redis::{RedisClient, keys};
 
-use crate::support::broadcasts::next;
-use crate::support::broadcasts::numbers;
-use crate::support::broadcasts::settings;
-use crate::support::broadcasts::text;
-use crate::support::broadcasts::topic;
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
+use crate::support::broadcasts::{next, numbers, settings, text, topic};
+use crate::support::redis::{TestRedis, connect, eventually};
 
 async fn worker(server: &TestRedis) -> (RedisClient, BroadcastHub) {
     let redis = connect(server, "p", ScriptingMode::Auto).await;

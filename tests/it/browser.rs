@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use crate::support::browser::Browser;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
+use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::TestRedis;
 use crate::support::wait;

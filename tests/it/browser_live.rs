@@ -1,16 +1,12 @@
 //! What moves on the page, as people see it: several browsers, with the script and without.
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::browser::Browser;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::stream::Stream;
-use crate::support::stream::publish;
-use crate::support::stream::try_publish;
+use crate::support::stream::{Stream, publish, try_publish};
 use crate::support::wait;
 
 /// A fleet whose workers take tasks.

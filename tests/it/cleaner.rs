@@ -2,17 +2,13 @@
 
 use std::fs;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load::ParallelClients;
-use crate::support::process;
+use crate::support::client::{CookieClient, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{process, wait};
 
 fn run_dir(fleet: &TestFleet) -> PathBuf {
     fleet.plan().folder().join("run")

@@ -5,10 +5,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::support::client::{CookieClient, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
 
 /// Ten minutes are added to the wall clock, or taken from it.

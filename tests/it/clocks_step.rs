@@ -3,29 +3,20 @@
 //! Each test keeps what a process left behind that never comes back, steps the clock, and waits for as long as the
 //! thing itself lasts (some hundred milliseconds), with a deadline far below the step.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::claim::ClaimOutcome;
-use regatta::__internals::redis::claim::ClaimRequest;
-use regatta::__internals::redis::fleet;
-use regatta::__internals::redis::fleet::InstanceRecord;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::idempotency::{ClaimOutcome, ClaimRequest};
+use regatta::__internals::redis::registry::InstanceRecord;
 use regatta::__internals::redis::task::StartOutcome;
+use regatta::__internals::redis::{RedisClient, registry};
 
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
+use crate::support::client::{CookieClient, Request};
 use crate::support::clock::Clock;
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
+use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::wait;
-use crate::task_steps::MODES;
-use crate::task_steps::begin;
-use crate::task_steps::make;
-use crate::task_steps::take;
+use crate::task_steps::{MODES, begin, make, take};
 
 /// By how much the clock steps, seconds.
 const STEPS: [i64; 2] = [-600, 600];
@@ -110,7 +101,7 @@ async fn a_request_that_counts_once_is_carried_out_by_another_one_when_its_worke
 
 fn machine(id: &str) -> InstanceRecord {
     InstanceRecord {
-        version: fleet::DOCUMENT_VERSION,
+        version: registry::DOCUMENT_VERSION,
         id: id.into(),
         host: id.into(),
         ..InstanceRecord::default()
@@ -211,8 +202,7 @@ fn whoever_logs_in_after_the_step_stays_and_his_oldest_session_ends() {
 #[tokio::test]
 async fn a_window_without_server_side_code_is_as_long_as_one_is() {
     use regatta::__internals::redis::begin;
-    use regatta::__internals::redis::begin::LimitParameters;
-    use regatta::__internals::redis::begin::RateLimitCheck;
+    use regatta::__internals::redis::begin::{LimitParameters, RateLimitCheck};
     for step in STEPS {
         let (clock, _server, redis) = setting(ScriptingMode::Plain).await;
         let parameters = LimitParameters::Rate { interval_us: 400_000, tolerance_us: 400_000 };

@@ -1,44 +1,28 @@
 //! What the requests of one turn commit is one call, and each commit is stored, or not, as it would be alone.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fred::clients::Client;
-use fred::interfaces::ClientLike;
-use fred::interfaces::FunctionInterface;
-use fred::types::ClusterHash;
-use fred::types::CustomCommand;
-use fred::types::Value;
-use fred::types::config::Config;
-use fred::types::config::ServerConfig;
+use fred::interfaces::{ClientLike, FunctionInterface};
+use fred::types::config::{Config, ServerConfig};
+use fred::types::{ClusterHash, CustomCommand, Value};
 use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::ServerRejection;
-use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::SessionAccess;
-use regatta::__internals::redis::begin::SessionLookup;
-use regatta::__internals::redis::begin::SessionQuery;
+use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::begin::batch::BatchLedger;
-use regatta::__internals::redis::commit::CommitOutcome;
-use regatta::__internals::redis::commit::CommitSession;
-use regatta::__internals::redis::commit::NewSession;
-use regatta::__internals::redis::commit::batch;
+use regatta::__internals::redis::begin::{SessionAccess, SessionLookup, SessionQuery};
 use regatta::__internals::redis::commit::batch::CommitEntry;
+use regatta::__internals::redis::commit::{CommitOutcome, CommitSession, NewSession, batch};
+use regatta::__internals::redis::{RedisClient, RedisError, ServerRejection, begin};
 use tokio::task::JoinSet;
 
 use crate::batches::calls;
-use crate::support::property;
-use crate::support::proxy::FaultProxy;
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
-use crate::support::soak;
+use crate::support::fault_proxy::FaultProxy;
+use crate::support::redis::{TestRedis, connect, eventually};
+use crate::support::{property, soak};
 
 const BOTH: [(ScriptingMode, &str); 2] =
     [(ScriptingMode::Fcall, "fcall"), (ScriptingMode::Evalsha, "evalsha")];
@@ -125,7 +109,7 @@ fn stored_name(name: &str) -> Value {
 
 fn now_ms() -> u64 {
     // Of the hour: the same for both ways of asking.
-    let now_ms = u64::try_from(regatta::__internals::sys::time::wall_clock().as_millis()).unwrap();
+    let now_ms = u64::try_from(regatta::__internals::sys::clock::wall_clock().as_millis()).unwrap();
     now_ms - now_ms % 3_600_000
 }
 
@@ -146,7 +130,7 @@ async fn crowd(redis: &RedisClient, changes: Vec<Change>) -> Vec<Result<CommitOu
 }
 
 fn session(server: &TestRedis, key: &str) {
-    let now = regatta::__internals::sys::time::wall_clock().as_millis().to_string();
+    let now = regatta::__internals::sys::clock::wall_clock().as_millis().to_string();
     server.cli(&["HSET", key, "_c", &now, "_t", &now, "_v", "1"]);
 }
 

@@ -5,14 +5,12 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use regatta::__internals::supervisor::redis_server::PrivateRedisServer as RedisChild;
+use regatta::__internals::supervisor::private_redis::server::PrivateRedisServer as RedisChild;
 
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
+use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{process, wait};
 
 const USAGE: i32 = 64;
 

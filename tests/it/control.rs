@@ -1,37 +1,26 @@
 //! The control socket, no matter what is at its other end: strangers, stalled readers, noise.
 
 use std::fs;
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
-use proptest::prelude::Strategy;
-use proptest::prelude::any;
+use proptest::prelude::{Strategy, any};
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use regatta::__internals::control;
 use regatta::__internals::control::events::FleetEvent;
-use regatta::__internals::control::protocol::CommandProgress;
-use regatta::__internals::control::protocol::CommandResult;
-use regatta::__internals::control::protocol::ControlReply;
-use regatta::__internals::control::protocol::ControlRequest;
-use regatta::__internals::control::server::CLIENTS_MAX;
-use regatta::__internals::control::server::ClientId;
-use regatta::__internals::control::server::ControlServer;
+use regatta::__internals::control::protocol::{CommandProgress, CommandResult, ControlReply, ControlRequest};
+use regatta::__internals::control::server::{CLIENTS_MAX, ClientId, ControlServer};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::host::RawControlClient;
-use crate::support::host::ScriptedSupervisor;
+use crate::support::scripted_supervisor::{RawControlClient, ScriptedSupervisor};
 use crate::support::wait;
 
 const STATUS: &str = "{\"version\":1,\"verb\":\"status\"}\n";

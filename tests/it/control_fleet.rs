@@ -8,12 +8,10 @@ use nix::sys::signal::Signal;
 use regatta::__internals::control;
 use serde_json::Value;
 
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::host::RawControlClient;
-use crate::support::process;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::scripted_supervisor::RawControlClient;
+use crate::support::{process, wait};
 
 fn knock(fleet: &TestFleet) -> RawControlClient {
     RawControlClient::new(

@@ -1,23 +1,15 @@
 //! What operators type, against a scripted fleet: sentences, exit codes, JSON.
 
 use std::path::Path;
-use std::process::Command;
-use std::process::Output;
-use std::process::Stdio;
+use std::process::{Command, Output, Stdio};
 
-use regatta::__internals::control::events::EventLog;
-use regatta::__internals::control::events::FleetEvent;
-use regatta::__internals::control::protocol::CommandProgress;
-use regatta::__internals::control::protocol::CommandResult;
-use regatta::__internals::control::protocol::ControlReply;
-use regatta::__internals::control::protocol::ControlRequest;
-use regatta::__internals::control::server::ClientId;
-use regatta::__internals::control::server::ControlServer;
-use serde_json::Value;
-use serde_json::json;
+use regatta::__internals::control::events::{EventLog, FleetEvent};
+use regatta::__internals::control::protocol::{CommandProgress, CommandResult, ControlReply, ControlRequest};
+use regatta::__internals::control::server::{ClientId, ControlServer};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::host::ScriptedSupervisor;
+use crate::support::scripted_supervisor::ScriptedSupervisor;
 use crate::support::wait;
 
 /// Does everything in two steps; refuses to scale beyond 100, never answers a restart, dies of an upgrade.

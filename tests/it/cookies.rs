@@ -4,12 +4,9 @@ use std::collections::BTreeMap;
 
 use rand::Rng;
 
-use crate::support::client::Connection;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
+use crate::support::client::{Connection, CookieClient, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::parallel_clients;
 use crate::support::redis::TestRedis;
 
 /// Commands only a session needs.
@@ -59,7 +56,7 @@ fn ten_thousand_random_cookies_cost_no_session_command_and_no_key() {
     let lasting = |key: &String| !key.contains(":once:") && !key.contains(":n:") && !own_limit(key);
     let keys = || redis.keys().into_iter().filter(lasting).collect::<Vec<_>>();
     let (keys_before, commands_before) = (keys(), session_commands(&redis));
-    load::parallel(4, 25, |_| {
+    parallel_clients::parallel(4, 25, |_| {
         let mut connection = Connection::open(fleet.listen).unwrap();
         for _ in 0..100 {
             let cookie = format!("sid={}", forged(&real));

@@ -1,16 +1,10 @@
 //! What a request costs in Redis: exact commands and round trips by kind of request, counted on the line.
 
-use crate::support::client::Connection;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::proxy::CommandCounts;
-use crate::support::proxy::FaultProxy;
+use crate::support::client::{Connection, CookieClient, Request, Response};
+use crate::support::fault_proxy::{CommandCounts, FaultProxy};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::wait;
+use crate::support::{soak, wait};
 
 /// A fleet behind a counting proxy.
 struct Scale {

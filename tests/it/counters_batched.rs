@@ -2,30 +2,21 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::counter::CounterName;
 use regatta::__internals::counter::batched::BatchedCounters;
 use regatta::__internals::redis::RedisClient;
 use regatta::__internals::scoreboard::Scoreboard;
 
-use crate::support::client;
-use crate::support::client::Connection;
-use crate::support::client::Failure;
-use crate::support::client::Request;
+use crate::support::client::{Connection, Failure, Request};
 use crate::support::exposition::sum;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load::ParallelClients;
-use crate::support::process;
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
-use crate::support::soak;
-use crate::support::wait;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::parallel_clients::ParallelClients;
+use crate::support::redis::{TestRedis, connect, eventually};
+use crate::support::{client, process, soak, wait};
 
 const HOT: &str = "/counters/hot?kind=batched";
 

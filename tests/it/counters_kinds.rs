@@ -2,22 +2,15 @@
 
 use std::time::Duration;
 
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::counter::CounterError;
-use regatta::__internals::counter::CounterName;
-use regatta::__internals::counter::bounded;
+use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::counter::bounded::BoundedRequest;
-use regatta::__internals::counter::unique;
-use regatta::__internals::redis::count::BoundedOutcome;
+use regatta::__internals::counter::{CounterError, CounterName, bounded, distinct};
+use regatta::__internals::redis::counter_commands::BoundedOutcome;
 
-use crate::support::client;
 use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::soak;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::redis::{TestRedis, connect};
+use crate::support::{client, parallel_clients, soak};
 
 const MODES: [ScriptingMode; 2] = [ScriptingMode::Fcall, ScriptingMode::Evalsha];
 
@@ -30,7 +23,7 @@ fn of_a_thousand_seats_a_thousand_are_taken_also_in_a_storm_of_repetitions() {
     let redis = TestRedis::start();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let each = soak::length(200, 1500);
-    let granted = load::parallel(8, each, |client| {
+    let granted = parallel_clients::parallel(8, each, |client| {
         // Everybody wants a seat and asks twice, as if the first answer had got lost.
         let token = format!("{client}-{:?}", std::time::Instant::now());
         let target = format!("/counters/seats?kind=bounded&max=1000&token={}", token.replace(' ', ""));
@@ -127,7 +120,7 @@ async fn unique_counters_are_near_the_truth_and_know_their_window() {
             let items: Vec<String> =
                 (0..1000).map(|item| format!("visitor {}", chunk * 1000 + item)).collect();
             let items: Vec<&[u8]> = items.iter().map(String::as_bytes).collect();
-            value = unique::insert(&redis, "p", &name, None, &items, Duration::ZERO).await.unwrap().1;
+            value = distinct::insert(&redis, "p", &name, None, &items, Duration::ZERO).await.unwrap().1;
         }
         let error = value.abs_diff(truth) as f64 / truth as f64;
         assert!(error <= 0.02, "{value} for {truth}");
@@ -135,11 +128,17 @@ async fn unique_counters_are_near_the_truth_and_know_their_window() {
 
         // A worker whose clock stands at 1970 is told which day it is.
         let day = Some(Duration::from_secs(86_400));
-        let today = unique::insert(&redis, "p", &name, day, &[b"a", b"b"], Duration::ZERO).await;
+        let today = distinct::insert(&redis, "p", &name, day, &[b"a", b"b"], Duration::ZERO).await;
         assert_eq!(today, Ok((true, 2)));
-        let again =
-            unique::insert(&redis, "p", &name, day, &[b"a"], regatta::__internals::sys::time::wall_clock())
-                .await;
+        let again = distinct::insert(
+            &redis,
+            "p",
+            &name,
+            day,
+            &[b"a"],
+            regatta::__internals::sys::clock::wall_clock(),
+        )
+        .await;
         assert_eq!(again, Ok((false, 2)));
         let key = server.keys().into_iter().find(|key| key.starts_with("p:dw:86400000:")).unwrap();
         let left: u64 = server.cli(&["PTTL", &key]).parse().unwrap();

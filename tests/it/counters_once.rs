@@ -2,15 +2,10 @@
 
 use std::time::Duration;
 
-use crate::support::client;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
+use crate::support::client::{CookieClient, Request, Response};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, parallel_clients, wait};
 
 /// Keys that cannot be guessed: of a client without a cookie they are all that is known.
 const UUID: &str = "8e03978e-40d5-43e8-bc93-6894a57f9324";
@@ -105,7 +100,7 @@ fn keys_are_a_clients_own() {
 fn of_many_at_once_one_is_carried_out() {
     let redis = TestRedis::start();
     let fleet = TestFleetBuilder::on(&redis).workers(3).example("faulty").start();
-    let answers = load::parallel(10, 1, |_| send(&fleet, keyed("/once/400", UUID)));
+    let answers = parallel_clients::parallel(10, 1, |_| send(&fleet, keyed("/once/400", UUID)));
     let (done, running): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
     assert!(!done.is_empty() && done.iter().all(|answer| answer.text() == "1"), "{done:?}");
     for answer in running {

@@ -1,23 +1,17 @@
 //! A crash costs only what that worker held, and one slot never takes the fleet down.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client::Connection;
-use crate::support::client::CookieClient;
-use crate::support::client::Failure;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load::ParallelClients;
-use crate::support::process;
+use crate::support::client::{Connection, CookieClient, Failure, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{process, wait};
 
 /// The fleet's `examples/faulty.rs`, whose slots fail as the file says.
 fn faulty(redis: &TestRedis, failing: &str) -> TestFleetBuilder {

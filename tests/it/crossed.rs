@@ -1,26 +1,18 @@
 //! Two things at once, each of which goes well alone: what a review found, and what must not come back.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use nix::sys::signal::Signal;
 
-use crate::rollout::Scene;
-use crate::rollout::configuration;
+use crate::rollout::{Scene, configuration};
 use crate::service::Manager;
-use crate::support::client;
-use crate::support::client::Connection;
-use crate::support::client::Failure;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load::ParallelClients;
-use crate::support::process;
+use crate::support::client::{Connection, Failure, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, process, wait};
 
 /// How long the fleets of this file accept after they were told to stop.
 const GRACE: Duration = Duration::from_secs(3);

@@ -1,17 +1,12 @@
 //! A load harness that takes a wrong answer for a right one proves nothing: each kind of wrong answer is found.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::io::Write;
-use std::net::SocketAddr;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::crowd::ClientSwarm;
-use crate::support::crowd::SwarmPlan;
-use crate::support::crowd::SwarmReport;
-use crate::support::crowd::SwarmRequest;
+use crate::support::client_swarm::{ClientSwarm, SwarmPlan, SwarmReport, SwarmRequest};
 use crate::support::wait;
 
 /// Serves one connection after the other: the n-th request of all gets the n-th answer, the last one for ever.

@@ -9,14 +9,10 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::browser::Browser;
-use crate::support::client;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::client::{CookieClient, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, process, wait};
 use crate::task_fleet;
 
 pub(crate) const TOKEN: &str = "a token for the tests of today";

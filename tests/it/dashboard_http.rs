@@ -4,18 +4,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::dashboard::TOKEN;
-use crate::dashboard::plan;
-use crate::support::client;
-use crate::support::client::Connection;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::dashboard::{TOKEN, plan};
+use crate::support::client::{Connection, CookieClient, Request, Response};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::wait;
+use crate::support::{client, soak, wait};
 
 fn form(target: &str, body: &str) -> Request {
     Request::post(target).body("application/x-www-form-urlencoded", body.as_bytes())

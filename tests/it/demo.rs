@@ -3,11 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::support::client::{CookieClient, Request, Response};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
 use crate::support::sockets::WebSocketClient;
 

@@ -1,10 +1,8 @@
 //! What is deployed: the manifests are valid and agree with each other, with the compose file and with the settings.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Command;
-use std::process::Output;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use regatta::__internals::config;
@@ -64,7 +62,7 @@ fn container(workload: &Value) -> &Value {
 }
 
 /// The settings that a map of environment variables stands for.
-fn settings(environment: &Value) -> config::schema::Config {
+fn settings(environment: &Value) -> config::settings::Config {
     let variables = environment.as_object().unwrap().iter();
     let environment: BTreeMap<String, String> =
         variables.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect();

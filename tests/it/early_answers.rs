@@ -1,27 +1,20 @@
 //! Answers given before the request was read arrive, whatever the client still sends; and a client that sends for ever
 //! holds nothing for longer than it may.
 
-use std::io::ErrorKind;
-use std::io::Read;
-use std::io::Write;
-use std::net::IpAddr;
-use std::net::SocketAddr;
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::StatusCode;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-use crate::support::client::Connection;
-use crate::support::client::Failure;
-use crate::support::client::Request;
+use crate::support::client::{Connection, Failure, Request};
 use crate::support::exposition::sum;
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::front::TestNginx;
+use crate::support::nginx::TestNginx;
 use crate::support::redis::TestRedis;
 use crate::support::stream::connections;
 use crate::support::wait;

@@ -1,20 +1,15 @@
 //! Counts are exact: nothing is counted twice, nothing that was answered is lost.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
+use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
-use crate::support::load::ParallelClients;
-use crate::support::process;
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, parallel_clients, process, wait};
 
 #[test]
 fn two_hundred_parallel_visits_of_one_session_count_two_hundred() {
@@ -22,7 +17,7 @@ fn two_hundred_parallel_visits_of_one_session_count_two_hundred() {
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let mut visitor = CookieClient::default();
     assert_eq!(visitor.view(fleet.listen).1, 1);
-    let visits = load::parallel(20, 10, |_| visitor.clone().view(fleet.listen));
+    let visits = parallel_clients::parallel(20, 10, |_| visitor.clone().view(fleet.listen));
     let views: BTreeSet<_> = visits.iter().map(|(_, views)| *views).collect();
     assert_eq!(views, (2..=201).collect(), "every visit has its own number");
     let pids: BTreeSet<_> = visits.iter().map(|(pid, _)| *pid).collect();
@@ -34,7 +29,7 @@ fn two_hundred_parallel_visits_of_one_session_count_two_hundred() {
 fn a_counter_hammered_from_all_workers_is_exact() {
     let redis = TestRedis::start();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
-    let added = load::parallel(8, 50, |_| {
+    let added = parallel_clients::parallel(8, 50, |_| {
         let response = client::once(fleet.listen, Request::post("/counters/hits")).unwrap();
         (response.worker(), response.json()["value"].as_u64().unwrap())
     });

@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::fleet;
-use regatta::__internals::redis::fleet::InstanceList;
-use regatta::__internals::redis::fleet::InstanceRecord;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::registry::{InstanceList, InstanceRecord};
+use regatta::__internals::redis::{RedisError, registry};
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
+use crate::support::redis::{TestRedis, connect, eventually};
 
 /// A lifetime that no test outlives.
 const LONG: Duration = Duration::from_secs(60);
@@ -20,7 +16,7 @@ const SHORT: Duration = Duration::from_millis(400);
 fn machine(id: &str) -> InstanceRecord {
     let libraries = vec!["regatta_v1".to_owned(), "regatta_v2".to_owned()];
     InstanceRecord {
-        version: fleet::DOCUMENT_VERSION,
+        version: registry::DOCUMENT_VERSION,
         id: id.into(),
         host: id.into(),
         libraries,
@@ -122,12 +118,12 @@ async fn who_only_looks_needs_no_code_on_the_server_and_leaves_none() {
     let server = TestRedis::start();
     let settings = server.settings("p", ScriptingMode::Auto);
     let looker = regatta::__internals::redis::RedisClient::new(&settings, &server.url(), "looker").unwrap();
-    let machines = fleet::list_instances_one_shot(&looker, LONG).await.unwrap();
+    let machines = registry::list_instances_one_shot(&looker, LONG).await.unwrap();
     assert_eq!((ids(&machines), machines.complete), (Vec::new(), false));
     assert_eq!((server.keys(), server.cli(&["FUNCTION", "LIST"])), (vec![], String::new()));
     let redis = connect(&server, "p", ScriptingMode::Auto).await;
     redis.heartbeat(&machine("a"), LONG).await.unwrap();
-    assert_eq!(ids(&fleet::list_instances_one_shot(&looker, LONG).await.unwrap()), ["a"]);
+    assert_eq!(ids(&registry::list_instances_one_shot(&looker, LONG).await.unwrap()), ["a"]);
     let absent = TestRedis::absent(&[]);
     let nobody = regatta::__internals::redis::RedisClient::new(
         &absent.settings("p", ScriptingMode::Auto),
@@ -136,7 +132,7 @@ async fn who_only_looks_needs_no_code_on_the_server_and_leaves_none() {
     )
     .unwrap();
     assert!(matches!(
-        fleet::list_instances_one_shot(&nobody, LONG).await,
+        registry::list_instances_one_shot(&nobody, LONG).await,
         Err(RedisError::Unavailable { .. })
     ));
 }

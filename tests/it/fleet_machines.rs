@@ -5,12 +5,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::client;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, process, wait};
 
 /// A fleet that says every 200 ms that it lives, and is dead a second after the last time.
 fn plan(redis: &TestRedis) -> TestFleetBuilder {

@@ -1,26 +1,20 @@
 //! The upstream of all hosts that live: printed, compared, kept in a file, and read by a real nginx.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::Child;
-use std::process::Stdio;
-use std::time::Duration;
-use std::time::Instant;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::nginx;
-use crate::support::client;
 use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load::ParallelClients;
-use crate::support::process;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, process, wait};
 
 fn plan(redis: &TestRedis) -> TestFleetBuilder {
     TestFleetBuilder::on(redis)

@@ -1,23 +1,16 @@
 //! What was said of the client library, tried against it: the reasons for how `redis/link.rs` uses it.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use fred::clients::Client;
-use fred::clients::WithOptions;
+use fred::clients::{Client, WithOptions};
 use fred::error::ErrorKind;
-use fred::interfaces::ClientLike;
-use fred::interfaces::KeysInterface;
+use fred::interfaces::{ClientLike, KeysInterface};
 use fred::types::ConnectHandle;
-use fred::types::config::Config;
-use fred::types::config::ConnectionConfig;
-use fred::types::config::Options;
-use fred::types::config::PerformanceConfig;
-use fred::types::config::ReconnectPolicy;
-use fred::types::config::UnresponsiveConfig;
+use fred::types::config::{
+    Config, ConnectionConfig, Options, PerformanceConfig, ReconnectPolicy, UnresponsiveConfig,
+};
 
-use crate::support::proxy::FaultProxy;
-use crate::support::proxy::LinkState;
+use crate::support::fault_proxy::{FaultProxy, LinkState};
 use crate::support::redis::TestRedis;
 use crate::support::wait;
 

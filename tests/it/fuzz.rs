@@ -7,10 +7,9 @@ mod targets;
 use std::fs;
 use std::path::Path;
 
-use rand::Rng;
-use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
 
 use crate::support::soak;
 

@@ -8,8 +8,7 @@ mod profile;
 mod verdict;
 
 use profile::Profile;
-use verdict::Values;
-use verdict::Verdict;
+use verdict::{Values, Verdict};
 
 /// One figure of a visit beside that of the baseline.
 fn judged(figure: &str, before: f64, now: f64, wider: &[(&str, f64)]) -> Verdict {

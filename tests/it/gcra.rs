@@ -2,14 +2,13 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use regatta::__internals::config::limit::Rate;
+use regatta::__internals::config::limits::Rate;
 use regatta::__internals::limiter::gcra;
 use regatta::__internals::limiter::quota::Quota;
-use regatta::__internals::redis::library;
+use regatta::__internals::redis::functions;
 
-use crate::support::property;
 use crate::support::redis::TestRedis;
-use crate::support::soak;
+use crate::support::{property, soak};
 
 /// A whole schedule in one call: interval, tolerance, then time and cost of each request; five numbers for each.
 const SCHEDULE: &str = "
@@ -41,8 +40,8 @@ fn expected(quota: &Quota, schedule: &[(u64, u64)]) -> Vec<i64> {
 #[test]
 fn the_server_and_the_worker_decide_alike() {
     let server = TestRedis::start();
-    let source =
-        library::library_by_name("regatta_v6").unwrap().text.replace("regatta_v6", "regatta_test") + SCHEDULE;
+    let source = functions::library_by_name("regatta_v6").unwrap().text.replace("regatta_v6", "regatta_test")
+        + SCHEDULE;
     assert_eq!(server.cli(&["FUNCTION", "LOAD", &source]), "regatta_test");
     let rate = (1..5_000u64, 1..3_600u64, 1..200u64);
     // Mostly forward, sometimes a clock that steps back.

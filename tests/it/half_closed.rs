@@ -1,22 +1,16 @@
 //! A client that ends its side after its request gets its answer; one that is gone is noticed all the same.
 
-use std::io::Read;
-use std::io::Write;
-use std::net::Shutdown;
-use std::net::SocketAddr;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::support::client::Connection;
-use crate::support::client::Request;
+use crate::support::client::{Connection, Request};
 use crate::support::exposition::sum;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::stream::connections;
-use crate::support::stream::publish;
+use crate::support::stream::{connections, publish};
 use crate::support::wait;
 
 /// A connection that has sent this and ended its side.

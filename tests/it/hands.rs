@@ -1,13 +1,10 @@
 //! Folders and files in another user's hands: nothing of root's is written where that user chose.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use nix::unistd::Gid;
-use nix::unistd::Uid;
+use nix::unistd::{Gid, Uid};
 
 use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::TestRedis;

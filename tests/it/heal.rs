@@ -1,10 +1,8 @@
 //! What Redis forgets is put back by the worker that misses it, and no request fails for it.
 
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load::ParallelClients;
+use crate::support::client::{CookieClient, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
 use crate::support::wait;
 

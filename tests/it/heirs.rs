@@ -1,7 +1,6 @@
 //! What a program made before its fleet began, as its workers find it: descriptors, and generators of random numbers.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::UdpSocket;
 use std::process::Command;
@@ -9,13 +8,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client::Connection;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::client::{Connection, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{process, wait};
 
 /// `examples/heirs.rs` with its log.
 fn heirs(redis: &TestRedis) -> TestFleetBuilder {

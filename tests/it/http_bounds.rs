@@ -2,13 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::client::Connection;
-use crate::support::client::CookieClient;
-use crate::support::client::Failure;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::support::client::{Connection, CookieClient, Failure, Request, Response};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
 use crate::support::wait;
 

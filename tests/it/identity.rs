@@ -2,16 +2,13 @@
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use regatta::__internals::config::schema::ForwardedHeader;
-use regatta::__internals::config::schema::ProxyConfig;
-use regatta::__internals::http::identity;
-use regatta::__internals::http::identity::ClientInfo;
-use regatta::__internals::http::identity::ClientTransport;
+use regatta::__internals::config::settings::{ForwardedHeader, ProxyConfig};
+use regatta::__internals::http::real_ip;
+use regatta::__internals::http::real_ip::{ClientInfo, ClientTransport};
 
 /// The nearest proxy, which is trusted.
 const PEER: &str = "127.0.0.1";
@@ -27,7 +24,7 @@ fn resolve(header: ForwardedHeader, peer: &str, values: &[&str]) -> ClientInfo {
     for value in values {
         headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
     }
-    identity::client_from_headers(peer.parse().unwrap(), &headers, &ProxyConfig { trusted, header })
+    real_ip::client_from_headers(peer.parse().unwrap(), &headers, &ProxyConfig { trusted, header })
 }
 
 #[track_caller]

@@ -5,19 +5,14 @@ use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use nix::fcntl::FcntlArg;
-use nix::fcntl::FdFlag;
-use nix::fcntl::fcntl;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::openpty;
 use nix::sys::signal::Signal;
 
 use crate::heirs::signals;
-use crate::support::client;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, process, wait};
 
 /// Started by a shell that runs this first.
 fn after(plan: TestFleetBuilder, preparation: &str) -> TestFleetBuilder {

@@ -13,10 +13,11 @@ const FLOORS: &[(&str, u8)] = &[
     ("counter", 3),
     ("limiter", 3),
     ("broadcast", 3),
-    ("task", 3),
+    ("tasks", 3),
     ("control", 3),
     ("telemetry", 3),
     ("redis", 2),
+    ("status", 2),
     ("listener", 2),
     ("scoreboard", 2),
     ("config", 1),
@@ -34,7 +35,7 @@ const WALLS: &[Wall] = &[
     // Workers are forked, and tokio survives that only if the supervisor has never used it.
     Wall(
         "tokio::",
-        &["worker/", "http/", "redis/", "session/", "counter/", "limiter/", "broadcast/", "task/", "bin/"],
+        &["worker/", "http/", "redis/", "session/", "counter/", "limiter/", "broadcast/", "tasks/", "bin/"],
     ),
     Wall("unsafe", &["sys/"]),
     Wall("nix::", &["sys/"]),
@@ -55,8 +56,8 @@ const WALLS: &[Wall] = &[
     Wall("include!", &[]),
 ];
 
-/// Longest file, lines.
-const FILE_MAX: usize = 400;
+/// Longest file, lines without its inline tests.
+const FILE_MAX: usize = 700;
 
 /// What `text`, standing at `path` below `src/`, breaks; one `file:line: what` each.
 fn violations(path: &str, text: &str) -> Vec<String> {
@@ -64,12 +65,12 @@ fn violations(path: &str, text: &str) -> Vec<String> {
     if !text.starts_with("//!") {
         found.push(format!("{path}:1: a module opens with //!"));
     }
-    let lines = text.lines().count();
+    let lines = text.lines().take_while(|line| !line.starts_with("mod tests {")).count();
     if lines > FILE_MAX {
         found.push(format!("{path}:{lines}: a file has at most {FILE_MAX} lines"));
     }
     let mut in_tests = false;
-    for (index, line) in code_only(text).lines().enumerate() {
+    for (index, line) in expand_groups(&code_only(text)).lines().enumerate() {
         in_tests |= line.trim_start().starts_with("mod tests");
         let mut complain = |what: String| found.push(format!("{path}:{}: {what}", index + 1));
         rooms_named(path, line)
@@ -171,6 +172,33 @@ fn code_only(text: &str) -> String {
     code
 }
 
+/// The text with `crate::{a, b::{c, d}}` written as `crate::a, crate::b::{c, d}`, line for line.
+fn expand_groups(code: &str) -> String {
+    const GROUP: &str = "crate::{";
+    let mut expanded = String::with_capacity(code.len());
+    let mut rest = code;
+    while let Some(at) = rest.find(GROUP) {
+        let body = &rest[at + GROUP.len()..];
+        expanded.push_str(&rest[..at]);
+        let (mut depth, mut starts, mut end) = (1, true, body.len());
+        for (index, c) in body.char_indices() {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            if depth == 0 {
+                end = index + 1;
+                break;
+            }
+            if starts && (c.is_alphanumeric() || "_*{".contains(c)) {
+                expanded.push_str("crate::");
+                starts = false;
+            }
+            starts |= c == ',' && depth == 1;
+            expanded.push(c);
+        }
+        rest = &body[end..];
+    }
+    expanded + rest
+}
+
 /// Length of the string literal `text` begins with.
 fn literal(text: &str) -> usize {
     let mut escaped = false;
@@ -220,7 +248,7 @@ fn a_broken_wall_is_found() {
         ("limiter/mod.rs", "use crate::session::Id;", "limiter/mod.rs:2: limiter names session"),
         ("redis/mod.rs", "fn f() { crate::http::go() }", "redis/mod.rs:2: redis names http"),
         ("redis/keys.rs", "use super::super::session;", "redis/keys.rs:2: redis names session"),
-        ("http/mod.rs", "use crate::{config, redis};", "http/mod.rs:2: http names {config, which is no room"),
+        ("http/mod.rs", "use crate::{config, cli, redis::{self, keys}};", "http/mod.rs:2: http names cli"),
         ("supervisor/mod.rs", "use tokio::time;", "supervisor/mod.rs:2: supervisor names tokio"),
         ("cli/mod.rs", "unsafe { go() }", "cli/mod.rs:2: cli names unsafe"),
         ("worker/mod.rs", "std::process::exit(1)", "worker/mod.rs:2: worker names process::exit"),

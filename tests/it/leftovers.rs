@@ -1,18 +1,14 @@
 //! A fleet whose supervisor was killed, and the one that comes after it.
 
 use std::net::TcpListener;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::client::Connection;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::client::{Connection, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{process, wait};
 
 /// A fleet of one worker that fails on request, on a port that the next one will want.
 fn plan(redis: &TestRedis) -> TestFleetBuilder {

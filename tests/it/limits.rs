@@ -3,19 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use sfv::BareItem;
-use sfv::List;
-use sfv::ListEntry;
-use sfv::Parser;
+use sfv::{BareItem, List, ListEntry, Parser};
 
-use crate::support::client;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::client::Response;
+use crate::support::client::{CookieClient, Request, Response};
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, parallel_clients, wait};
 
 fn limited(redis: &TestRedis, rate: &str, burst: u64) -> TestFleetBuilder {
     let plan = TestFleetBuilder::on(redis).set("REGATTA_LIMITS__DEFAULT__RATE", rate);
@@ -46,7 +39,7 @@ fn parameters(response: &Response, header: &str, wanted: &[&str]) -> Vec<(String
 fn limits_hold_over_all_workers() {
     let redis = TestRedis::start();
     let fleet = limited(&redis, "1/h", 25).workers(4).start();
-    let answers = load::parallel(8, 15, |_| {
+    let answers = parallel_clients::parallel(8, 15, |_| {
         let response = client::get(fleet.listen, "/counters/x");
         (response.status, response.worker())
     });
@@ -128,7 +121,7 @@ fn a_policy_with_routes_holds_there_and_only_there() {
     let plan =
         plan.set("REGATTA_LIMITS__GREETING__BURST", "4").set("REGATTA_LIMITS__GREETING__ROUTES", "/hello");
     let fleet = plan.workers(4).start();
-    let statuses = load::parallel(4, 5, |_| client::get(fleet.listen, "/hello").status);
+    let statuses = parallel_clients::parallel(4, 5, |_| client::get(fleet.listen, "/hello").status);
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 4, "{statuses:?}");
     let denied = fleet.get("/hello").assert_problem(429);
     assert_eq!(denied["violated-policies"], serde_json::json!(["greeting"]));

@@ -1,30 +1,20 @@
 //! Several workers' limits over one real Redis, without HTTP around them: never too much, and rarely a question.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::OnceLock;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use regatta::__internals::config::ConfigFile;
-use regatta::__internals::config::ConfigInputs;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::limiter::LimitSubject;
-use regatta::__internals::limiter::PolicyTable;
-use regatta::__internals::limiter::RequestLimiter;
-use regatta::__internals::limiter::asked::FallbackOutcome;
-use regatta::__internals::limiter::asked::LimitDecisions;
-use regatta::__internals::limiter::asked::LimitGrant;
-use regatta::__internals::limiter::desk::LimitAdmission;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::config::{ConfigFile, ConfigInputs};
+use regatta::__internals::limiter::pending::{FallbackOutcome, LimitDecisions, LimitGrant};
 use regatta::__internals::limiter::quota::WorkerShare;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::begin;
+use regatta::__internals::limiter::request_limiter::LimitAdmission;
+use regatta::__internals::limiter::{LimitSubject, PolicyTable, RequestLimiter};
 use regatta::__internals::redis::begin::RateLimitCheck;
+use regatta::__internals::redis::{RedisClient, begin};
 use tokio::task::JoinSet;
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
+use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::wait;
 
 pub(crate) const CLIENT: &str = "10.0.0.1";
@@ -278,9 +268,9 @@ async fn without_redis_a_request_that_is_dear_is_not_allowed_by_each_worker() {
 async fn workers_of_two_releases_draw_from_one_limit() {
     let server = TestRedis::start();
     let redis = connect(&server, "p", ScriptingMode::Fcall).await;
-    let old = regatta::__internals::redis::library::library_by_name("regatta_limit_v1").unwrap();
+    let old = regatta::__internals::redis::functions::library_by_name("regatta_limit_v1").unwrap();
     server.cli(&["FUNCTION", "LOAD", old.text]);
-    let amount = |requests| regatta::__internals::redis::limit::LimitCharge {
+    let amount = |requests| regatta::__internals::redis::limiter_commands::LimitCharge {
         key: "p:l:a:v:1".into(),
         interval_us: 3_600_000_000,
         tolerance_us: 18_000_000_000,
@@ -301,7 +291,7 @@ async fn a_draw_that_gets_nothing_stores_what_it_cut() {
     for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
         let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
-        let amount = |requests| regatta::__internals::redis::limit::LimitCharge {
+        let amount = |requests| regatta::__internals::redis::limiter_commands::LimitCharge {
             key: "p:l:a:v:1".into(),
             interval_us: 1_000_000,
             tolerance_us: 5_000_000,
@@ -490,7 +480,7 @@ async fn what_was_drawn_is_used_even_if_redis_has_no_more() {
     })
     .await;
     let key = one.look().key;
-    let all = regatta::__internals::redis::limit::LimitCharge {
+    let all = regatta::__internals::redis::limiter_commands::LimitCharge {
         key,
         interval_us: 3_600_000_000,
         tolerance_us: 3_600_000_000_000,
@@ -591,7 +581,7 @@ async fn the_errands_do_the_same_on_functions_and_on_scripts() {
     for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
         let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
-        let amount = |requests| regatta::__internals::redis::limit::LimitCharge {
+        let amount = |requests| regatta::__internals::redis::limiter_commands::LimitCharge {
             key: "p:l:a:v:1".into(),
             interval_us: 3_600_000_000,
             tolerance_us: 18_000_000_000,

@@ -2,19 +2,12 @@
 
 use std::thread;
 
-use sfv::BareItem;
-use sfv::List;
-use sfv::ListEntry;
-use sfv::Parser;
+use sfv::{BareItem, List, ListEntry, Parser};
 
-use crate::support::client;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
+use crate::support::client::{Request, Response};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, parallel_clients, wait};
 
 /// Policies by name and setting, beside the generous default one.
 fn plan(redis: &TestRedis, settings: &[(&str, &str)]) -> TestFleetBuilder {
@@ -94,7 +87,7 @@ fn a_price_that_shows_late_is_charged_as_a_whole_or_not_at_all() {
 fn two_at_the_same_time_are_enough_and_a_killed_worker_gives_its_places_back() {
     let redis = TestRedis::start();
     let fleet = layered(&redis).workers(2).start();
-    let statuses = load::parallel(6, 1, |_| fleet.get("/export/1500").status);
+    let statuses = parallel_clients::parallel(6, 1, |_| fleet.get("/export/1500").status);
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 2, "{statuses:?}");
     assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 4, "{statuses:?}");
     wait::until("the places are free", wait::LONG, || fleet.get("/export/0").status == 200);

@@ -1,22 +1,15 @@
 //! Limits that are leased by default: exactly what Redis alone would allow, with 1, 2 and 16 workers, and far fewer
 //! questions.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::limiter::LimitSubject;
-use regatta::__internals::redis::limit::LimitCharge;
+use regatta::__internals::redis::limiter_commands::LimitCharge;
 use tokio::task::JoinSet;
 
-use crate::limits_desk::CLIENT;
-use crate::limits_desk::Verdict;
-use crate::limits_desk::Worker;
-use crate::limits_desk::calls;
-use crate::limits_desk::workers;
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
+use crate::limits_desk::{CLIENT, Verdict, Worker, calls, workers};
+use crate::support::redis::{TestRedis, connect, eventually};
 
 fn limit(burst: u64, more: &str) -> String {
     format!("[limits.a]\nrate = \"1/h\"\nburst = {burst}\n{more}")
@@ -42,8 +35,10 @@ async fn is_paid(worker: &Worker, client: &str) -> bool {
     let subject = LimitSubject { client, ..LimitSubject::default() };
     match worker.desk.check(&set, 0, &subject).await {
         // Dropped: what it took is held again.
-        regatta::__internals::limiter::desk::LimitAdmission::Pending(asked) => asked.checks().is_empty(),
-        regatta::__internals::limiter::desk::LimitAdmission::Denied(_) => false,
+        regatta::__internals::limiter::request_limiter::LimitAdmission::Pending(asked) => {
+            asked.checks().is_empty()
+        }
+        regatta::__internals::limiter::request_limiter::LimitAdmission::Denied(_) => false,
     }
 }
 

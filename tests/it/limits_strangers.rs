@@ -9,18 +9,12 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::json;
 
-use crate::support::client;
-use crate::support::client::Connection;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::support::client::{Connection, CookieClient, Request, Response};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::sockets::Frame;
-use crate::support::sockets::WebSocketClient;
+use crate::support::sockets::{Frame, WebSocketClient};
 use crate::support::stream::try_publish;
-use crate::support::wait;
+use crate::support::{client, wait};
 
 /// Spellings that a proxy or a layer which normalises paths takes for the same path.
 const SPELLINGS: [&str; 12] = [

@@ -1,19 +1,14 @@
 //! What may happen to a fleet under live streams without costing one message, or bringing one twice.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::delivery_scenario::DeliveryScenario;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::stage::DeliveryScenario;
-use crate::support::wait;
-use crate::zero_loss::rollout;
-use crate::zero_loss::settled;
+use crate::support::{process, soak, wait};
+use crate::zero_loss::{rollout, settled};
 
 /// Clients of each scenario.
 fn clients() -> usize {

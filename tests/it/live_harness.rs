@@ -2,47 +2,28 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::Json;
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::IntoResponse;
-use axum::response::Response;
-use axum::routing::get;
-use axum::routing::post;
-use futures_util::Stream;
-use futures_util::stream;
-use serde_json::Value;
-use serde_json::json;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::{Stream, stream};
+use serde_json::{Value, json};
 use tokio::io;
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-use crate::support::events::Clock;
-use crate::support::events::ReceivedMessage;
-use crate::support::events::SubscribePlan;
-use crate::support::events::SubscriberGroup;
-use crate::support::events::SubscriberRecord;
-use crate::support::events::books::DeliveryReport;
-use crate::support::events::books::audit;
-use crate::support::events::parse::Answer;
-use crate::support::events::parse::Event;
-use crate::support::events::parse::Stream as Events;
-use crate::support::events::parse::StreamItem;
-use crate::support::events::press::PublishPlan;
-use crate::support::events::press::PublishedMessage;
-use crate::support::events::press::Publisher;
+use crate::support::events::delivery_audit::{DeliveryReport, audit};
+use crate::support::events::parse::{Answer, Event, Stream as Events, StreamItem};
+use crate::support::events::publisher::{PublishPlan, PublishedMessage, Publisher};
+use crate::support::events::{Clock, ReceivedMessage, SubscribePlan, SubscriberGroup, SubscriberRecord};
 use crate::support::wait;
 
 /// What a server does wrong, once in a while.

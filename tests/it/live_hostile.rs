@@ -5,23 +5,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::client::Connection;
-use crate::support::client::Request;
+use crate::support::client::{Connection, Request};
 use crate::support::fleet::TestFleet;
 use crate::support::redis::TestRedis;
-use crate::support::sockets::BINARY;
-use crate::support::sockets::CLOSE;
-use crate::support::sockets::CONTINUATION;
-use crate::support::sockets::Frame;
-use crate::support::sockets::PING;
-use crate::support::sockets::PONG;
-use crate::support::sockets::TEXT;
-use crate::support::sockets::WebSocketClient;
-use crate::support::stream;
-use crate::support::stream::Stream;
-use crate::support::stream::connections;
-use crate::support::stream::publish;
-use crate::support::wait;
+use crate::support::sockets::{BINARY, CLOSE, CONTINUATION, Frame, PING, PONG, TEXT, WebSocketClient};
+use crate::support::stream::{Stream, connections, publish};
+use crate::support::{stream, wait};
 
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 

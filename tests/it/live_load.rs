@@ -3,21 +3,15 @@
 //! Short in every run; 2,000 clients when `REGATTA_SOAK` is set. Figures are printed there, and none is a verdict.
 
 use std::io::Write;
-use std::net::SocketAddr;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use socket2::Domain;
-use socket2::Socket;
-use socket2::Type;
+use socket2::{Domain, Socket, Type};
 
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::delivery_scenario::DeliveryScenario;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::stage::DeliveryScenario;
-use crate::support::wait;
+use crate::support::{process, soak, wait};
 
 /// Memory of all workers that no one else has, bytes.
 fn memory(fleet: &TestFleet) -> u64 {

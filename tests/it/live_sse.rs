@@ -2,30 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::http::Request as Http;
-use axum::http::Version;
+use axum::http::{Request as Http, Version};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use nix::sys::signal::Signal;
 
-use crate::support::client;
-use crate::support::client::Connection;
-use crate::support::client::CookieClient;
-use crate::support::client::Failure;
-use crate::support::client::Request;
+use crate::support::client::{Connection, CookieClient, Failure, Request};
 use crate::support::fleet::TestFleet;
 use crate::support::redis::TestRedis;
-use crate::support::stream;
-use crate::support::stream::Stream;
-use crate::support::stream::connections;
-use crate::support::stream::publish;
-use crate::support::stream::try_publish;
-use crate::support::wait;
+use crate::support::stream::{Stream, connections, publish, try_publish};
+use crate::support::{client, stream, wait};
 
 /// A stream at every worker of the fleet.
 #[track_caller]

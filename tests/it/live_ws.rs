@@ -1,8 +1,7 @@
 //! WebSockets as their clients meet them: opened by those who may, heard by all, and closed with a reason.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::Request as Http;
@@ -11,20 +10,12 @@ use hyper_util::rt::TokioExecutor;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::client;
 use crate::support::client::Request;
 use crate::support::fleet::TestFleet;
 use crate::support::redis::TestRedis;
-use crate::support::sockets::CLOSE;
-use crate::support::sockets::Frame;
-use crate::support::sockets::PING;
-use crate::support::sockets::PONG;
-use crate::support::sockets::WebSocketClient;
-use crate::support::stream;
-use crate::support::stream::Stream;
-use crate::support::stream::connections;
-use crate::support::stream::publish;
-use crate::support::wait;
+use crate::support::sockets::{CLOSE, Frame, PING, PONG, WebSocketClient};
+use crate::support::stream::{Stream, connections, publish};
+use crate::support::{client, stream, wait};
 
 /// A socket at every worker of the fleet.
 #[track_caller]

@@ -1,42 +1,28 @@
 //! A log that nothing takes lines from: the fleet goes on as if it had none, and says afterwards what is missing.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::fs::File;
-use std::fs::OpenOptions;
-use std::io::BufRead;
-use std::io::BufReader;
-use std::io::Read;
-use std::net::SocketAddr;
-use std::net::TcpListener;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixDatagram;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::thread;
+use std::{fs, thread};
 
-use nix::fcntl::FcntlArg;
-use nix::fcntl::OFlag;
-use nix::fcntl::fcntl;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
-use nix::sys::termios::FlowArg;
-use nix::sys::termios::tcflow;
+use nix::sys::termios::{FlowArg, tcflow};
 use serde_json::Value;
 
-use crate::support::client::Connection;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::fleet::field;
-use crate::support::process;
+use crate::support::client::{Connection, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder, field};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{process, wait};
 
 /// A fleet on sockets that the test opened, so that it finds them without the log.
 fn start(plan: TestFleetBuilder) -> TestFleet {
@@ -140,7 +126,7 @@ fn message(line: &Value) -> String {
 }
 
 fn is_notice(line: &Value) -> bool {
-    line["target"] == "regatta::__internals::telemetry::line" && message(line).contains("dropped")
+    line["target"] == "regatta::__internals::telemetry::formatter" && message(line).contains("dropped")
 }
 
 #[test]

@@ -2,20 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::client;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::fleet::field;
-use crate::support::load::ParallelClients;
-use crate::support::process;
+use crate::support::fleet::{TestFleet, TestFleetBuilder, field};
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, process, wait};
 
 /// The lines of a log file that are whole by now: one may be in the writing while it is read.
 fn lines(path: &Path) -> Vec<Value> {

@@ -4,18 +4,12 @@ use std::collections::BTreeSet;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::exposition::REQUESTS;
-use crate::support::exposition::sum;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
-use crate::support::load::ParallelClients;
-use crate::support::process;
+use crate::support::client::{CookieClient, Request};
+use crate::support::exposition::{REQUESTS, sum};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, parallel_clients, process, wait};
 
 fn scrape(fleet: &TestFleet) -> (u32, String) {
     let response = fleet.operator("/metrics");
@@ -27,7 +21,7 @@ fn scrape(fleet: &TestFleet) -> (u32, String) {
 fn totals_equal_what_the_clients_counted_and_every_worker_tells_the_same() {
     let redis = TestRedis::start();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
-    let statuses = load::parallel(6, 50, |client| {
+    let statuses = parallel_clients::parallel(6, 50, |client| {
         let target = if client == 0 { "/nothing/here" } else { "/hello" };
         client::get(fleet.listen, target).status
     });

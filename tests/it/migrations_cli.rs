@@ -1,6 +1,6 @@
 //! `regatta migrate`: what it says, what it changes, and how it ends.
 
-use regatta::__internals::redis::library;
+use regatta::__internals::redis::functions;
 use regatta::__internals::redis::migrations::checksum;
 use serde_json::Value;
 
@@ -27,7 +27,7 @@ fn state(server: &TestRedis) -> [String; 2] {
 /// Puts another text's checksum into the ledger.
 fn edit(server: &TestRedis, number: &str) -> String {
     let theirs = checksum("another text");
-    let ours = checksum(library::LIBRARIES.iter().find(|library| library.number == number).unwrap().text);
+    let ours = checksum(functions::LIBRARIES.iter().find(|library| library.number == number).unwrap().text);
     let entry = server.cli(&["HGET", "p:mig", number]).replace(&ours, &theirs);
     server.cli(&["HSET", "p:mig", number, &entry]);
     theirs
@@ -66,7 +66,7 @@ fn a_dry_run_counts_and_changes_nothing() {
     }
     let (code, report) = json(&server, &["--dry-run"]);
     assert_eq!((code, &report["keys"]["sessions"]), (0, &2.into()));
-    assert_eq!(report["pending"], library::LIBRARIES.len());
+    assert_eq!(report["pending"], functions::LIBRARIES.len());
     assert_eq!(state(&server), before);
 }
 
@@ -81,7 +81,7 @@ fn an_unreleased_file_that_was_edited_is_refused_and_repaired_only_when_told_so(
 
     let (code, said) = migrate(&server, &[]);
     assert_eq!(code, 1, "{said}");
-    let ours = checksum(library::library_by_name("regatta_v2").unwrap().text);
+    let ours = checksum(functions::library_by_name("regatta_v2").unwrap().text);
     for part in ["migrations/0002_regatta_v2.lua", &theirs, &ours] {
         assert!(said.contains(part), "{part}: {said}");
     }

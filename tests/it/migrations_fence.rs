@@ -3,16 +3,11 @@
 use std::future::Future;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::migrations::Migration;
-use regatta::__internals::redis::migrations::MigrationSet;
-use regatta::__internals::redis::migrations::MigrationState;
-use regatta::__internals::redis::migrations::SHIPPED;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::migrations::{Migration, MigrationSet, MigrationState, SHIPPED};
+use regatta::__internals::redis::{RedisClient, RedisError};
 
 use crate::support::redis::TestRedis;
 use crate::support::wait;

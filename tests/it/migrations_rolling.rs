@@ -4,37 +4,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fred::clients::Client;
-use fred::interfaces::ClientLike;
-use fred::interfaces::FunctionInterface;
-use fred::types::config::Config;
-use fred::types::config::ServerConfig;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::BeginReply;
-use regatta::__internals::redis::begin::LimitParameters;
-use regatta::__internals::redis::begin::RateLimitCheck;
-use regatta::__internals::redis::begin::SessionAccess;
-use regatta::__internals::redis::begin::SessionLookup;
-use regatta::__internals::redis::begin::SessionQuery;
-use regatta::__internals::redis::claim::ClaimOutcome;
-use regatta::__internals::redis::claim::ClaimRequest;
-use regatta::__internals::redis::commit;
-use regatta::__internals::redis::fleet;
-use regatta::__internals::redis::fleet::InstanceRecord;
-use regatta::__internals::redis::keys;
-use regatta::__internals::redis::library;
+use fred::interfaces::{ClientLike, FunctionInterface};
+use fred::types::config::{Config, ServerConfig};
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::begin::{
+    BeginReply, LimitParameters, RateLimitCheck, SessionAccess, SessionLookup, SessionQuery,
+};
+use regatta::__internals::redis::idempotency::{ClaimOutcome, ClaimRequest};
 use regatta::__internals::redis::migrations::SHIPPED;
-use regatta::__internals::redis::sessions::InitialSession;
-use regatta::__internals::redis::sessions::RotateFrom;
-use regatta::__internals::redis::sessions::RotateOutcome;
-use regatta::__internals::redis::sessions::RotateSession;
+use regatta::__internals::redis::registry::InstanceRecord;
+use regatta::__internals::redis::session_commands::{
+    InitialSession, RotateFrom, RotateOutcome, RotateSession,
+};
+use regatta::__internals::redis::{RedisClient, begin, commit, functions, keys, registry};
 use regatta::TaskId;
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
-use crate::support::redis::new_session;
+use crate::support::redis::{TestRedis, connect, eventually, new_session};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -52,7 +37,7 @@ impl Old {
 
     /// Has the server know a function as that release's workers had loaded it.
     fn load(&self, server: &TestRedis, function: &str) {
-        let library = library::library_by_name(function.trim_end_matches("_begin")).unwrap();
+        let library = functions::library_by_name(function.trim_end_matches("_begin")).unwrap();
         // There already, where the new release calls something of it.
         server.cli(&["FUNCTION", "LOAD", "REPLACE", library.text]);
     }
@@ -167,7 +152,7 @@ async fn the_packed_head_of_a_session_goes_through_a_deploy_and_back() {
     let new = connect(&server, "p", ScriptingMode::Fcall).await;
     let old = Old::start(&server).await;
     old.load(&server, "regatta_v4_begin");
-    let now = || regatta::__internals::sys::time::wall_clock().as_millis().to_string();
+    let now = || regatta::__internals::sys::clock::wall_clock().as_millis().to_string();
     server.cli(&["HSET", "p:s:one", "_c", &now(), "_t", &now(), "_v", "0"]);
     let has_head = || server.cli(&["HEXISTS", "p:s:one", "_h"]) == "1";
     let mut views = 0;
@@ -222,8 +207,8 @@ async fn what_one_release_granted_the_other_one_takes_back() {
     let server = TestRedis::start();
     let new = connect(&server, "p", ScriptingMode::Fcall).await;
     let old = Old::start(&server).await;
-    server.cli(&["FUNCTION", "LOAD", library::library_by_name("regatta_cluster_v2").unwrap().text]);
-    let now = regatta::__internals::sys::time::wall_clock().as_millis().to_string();
+    server.cli(&["FUNCTION", "LOAD", functions::library_by_name("regatta_cluster_v2").unwrap().text]);
+    let now = regatta::__internals::sys::clock::wall_clock().as_millis().to_string();
     server.cli(&["HSET", "p:s:one", "_c", &now, "_t", &now, "_v", "0"]);
     for (round, function) in ["regatta_cluster_v2_undo", "regatta_cluster_v3_undo"].into_iter().enumerate() {
         assert_eq!(visit(&new, "p:s:one", false).await, Some((1, 0)), "{function}");
@@ -243,7 +228,7 @@ async fn a_session_whose_cookie_never_came_back_is_confirmed_by_any_release_and_
     let server = TestRedis::start();
     let new = connect(&server, "p", ScriptingMode::Fcall).await;
     let old = Old::start(&server).await;
-    server.cli(&["FUNCTION", "LOAD", library::library_by_name("regatta_v3").unwrap().text]);
+    server.cli(&["FUNCTION", "LOAD", functions::library_by_name("regatta_v3").unwrap().text]);
     for function in ["regatta_v2_begin", "regatta_v3_begin"] {
         let set = [("cart".to_owned(), Bytes::from_static(b"1"))];
         let made = RotateSession {
@@ -327,7 +312,7 @@ async fn workers_of_two_releases_share_tasks_claims_heartbeats_and_listeners() {
     let keys = vec![keys::instances("p"), keys::instance_deadlines("p"), keys::libraries_in_use("p")];
     let alive: i64 = old.fcall("regatta_fleet_v1_beat", keys.clone(), word.clone()).await.unwrap();
     let mine = InstanceRecord {
-        version: fleet::DOCUMENT_VERSION,
+        version: registry::DOCUMENT_VERSION,
         id: "new".into(),
         host: "new".into(),
         ..InstanceRecord::default()

@@ -3,22 +3,16 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::migrations::Migration;
-use regatta::__internals::redis::migrations::MigrationSet;
-use regatta::__internals::redis::migrations::MigrationState;
-use regatta::__internals::redis::migrations::MigrationStatus;
-use regatta::__internals::redis::migrations::WalkProgress;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::migrations::{
+    Migration, MigrationSet, MigrationState, MigrationStatus, WalkProgress,
+};
+use regatta::__internals::redis::{RedisClient, RedisError};
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::soak;
-use crate::support::wait;
+use crate::support::redis::{TestRedis, connect};
+use crate::support::{soak, wait};
 
 /// Converts what holds `old`, counts every call, and refuses what is no string.
 const RENAME: Migration = Migration::new(
@@ -123,8 +117,7 @@ struct Foreground {
 
 impl Foreground {
     fn start(server: &TestRedis) -> Self {
-        use std::io::Read;
-        use std::io::Write;
+        use std::io::{Read, Write};
         let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let (stop, socket) = (Arc::clone(&ended), server.socket());
         let thread = std::thread::spawn(move || {

@@ -3,18 +3,12 @@
 use std::path::Path;
 
 use regatta::__internals::broadcast::BroadcastHub;
-use regatta::__internals::config::schema::RedisUrl;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisStatus;
-use regatta::__internals::redis::ServerWarning;
+use regatta::__internals::config::settings::{RedisUrl, ScriptingMode};
+use regatta::__internals::redis::{RedisClient, RedisStatus, ServerWarning};
 
-use crate::support::broadcasts::numbers;
-use crate::support::broadcasts::settings;
-use crate::support::broadcasts::topic;
+use crate::support::broadcasts::{numbers, settings, topic};
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::redis::TestRedis;
-use crate::support::redis::eventually;
+use crate::support::redis::{TestRedis, eventually};
 use crate::support::wait;
 
 /// The rules that OPERATIONS names, and what is taken away of them.

@@ -1,32 +1,19 @@
 //! A fleet hears its own news and no others, whatever database it has; and what strangers tell costs it nothing.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fred::clients::Client;
-use fred::interfaces::ClientLike;
-use fred::interfaces::EventInterface;
-use fred::interfaces::FunctionInterface;
-use fred::interfaces::PubsubInterface;
-use fred::interfaces::ServerInterface;
-use fred::types::config::Config;
-use fred::types::config::ServerConfig;
+use fred::interfaces::{ClientLike, EventInterface, FunctionInterface, PubsubInterface, ServerInterface};
+use fred::types::config::{Config, ServerConfig};
 use regatta::__internals::broadcast::BroadcastHub;
 use regatta::__internals::config;
 use regatta::__internals::config::ConfigInputs;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisStatus;
-use regatta::__internals::redis::keys;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::{RedisClient, RedisStatus, keys};
 
-use crate::support::broadcasts::nothing;
-use crate::support::broadcasts::numbers;
-use crate::support::broadcasts::settings;
-use crate::support::broadcasts::text;
-use crate::support::broadcasts::topic;
-use crate::support::redis::TestRedis;
-use crate::support::redis::eventually;
+use crate::support::broadcasts::{nothing, numbers, settings, text, topic};
+use crate::support::redis::{TestRedis, eventually};
 
 /// A worker's connection to a database of this server.
 async fn worker(server: &TestRedis, database: u8) -> RedisClient {

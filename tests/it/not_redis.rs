@@ -1,7 +1,6 @@
 //! What answers where Redis should: each kind of it is told, so that the right setting is mended.
 
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
 

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::claim::IdempotencyNames;
-use regatta::__internals::redis::keys;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::idempotency::IdempotencyNames;
+use regatta::__internals::redis::{RedisClient, keys};
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
+use crate::support::redis::{TestRedis, connect};
 use crate::support::redis_cluster::TestRedisCluster;
 use crate::topology_cluster;
 

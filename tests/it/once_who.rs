@@ -3,14 +3,10 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use crate::support::client;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
+use crate::support::client::{CookieClient, Request, Response};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
+use crate::support::{client, parallel_clients};
 
 const CARRIED_OUT: &str = "urn:regatta:problem:idempotency-carried-out";
 
@@ -393,7 +389,7 @@ fn of_many_at_once_with_one_session_one_is_carried_out() {
     let site = Site::start();
     let (key, visitor) = (site.key(true), site.known());
     let before = site.times();
-    let answers = load::parallel(10, 1, |_| {
+    let answers = parallel_clients::parallel(10, 1, |_| {
         let request = Request::post("/once/300/200").header("Idempotency-Key", &key);
         visitor.clone().request(site.fleet.listen, request)
     });

@@ -1,20 +1,14 @@
 //! The page's stream: what it tells, when it is silent, and what it costs.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::client;
-use crate::support::client::Connection;
-use crate::support::client::CookieClient;
-use crate::support::client::Failure;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::support::client::{Connection, CookieClient, Failure, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
 use crate::support::stream::Stream;
-use crate::support::wait;
+use crate::support::{client, wait};
 
 /// Someone who watches.
 struct Watcher(Stream);

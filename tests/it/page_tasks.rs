@@ -1,15 +1,10 @@
 //! The shipped application's tasks: started, looked at, followed and cancelled, by programs and by browsers without a
 //! script.
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::client::once;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::support::client::{CookieClient, Request, Response, once};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
 use crate::support::wait;
 

@@ -2,31 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::balance::ACCEPTED;
-use crate::balance::KEPT;
-use crate::balance::PASSED;
-use crate::balance::answered;
-use crate::balance::open;
-use crate::balance::queued;
-use crate::balance::total;
-use crate::balance::use_all;
-use crate::support::client::Connection;
-use crate::support::client::Request;
+use crate::balance::{ACCEPTED, KEPT, PASSED, answered, open, queued, total, use_all};
+use crate::support::client::{Connection, Request};
 use crate::support::exposition::sum;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
-use crate::zero_loss::rollout;
-use crate::zero_loss::settled;
+use crate::support::{process, wait};
+use crate::zero_loss::{rollout, settled};
 
 /// Opens a connection and sends a request at once, before anything can have accepted it.
 fn ask(fleet: &TestFleet) -> Connection {

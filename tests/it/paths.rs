@@ -1,18 +1,14 @@
 //! The file and the program a running fleet takes, when an operator moves, empties or replaces them, or switches a link.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::path::PathBuf;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
 use serde_json::Value;
 
-use crate::rollout::Scene;
-use crate::rollout::configuration;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::rollout::{Scene, configuration};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
 use crate::support::wait;
 

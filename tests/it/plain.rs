@@ -4,36 +4,20 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use bytes::Bytes;
-use regatta::__internals::config::schema::RedisUrl;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::RedisStatus;
-use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::BeginReply;
-use regatta::__internals::redis::begin::LimitParameters;
-use regatta::__internals::redis::begin::RateLimitCheck;
-use regatta::__internals::redis::begin::SessionAccess;
-use regatta::__internals::redis::begin::SessionLookup;
-use regatta::__internals::redis::begin::SessionQuery;
-use regatta::__internals::redis::commit;
+use regatta::__internals::config::settings::{RedisUrl, ScriptingMode};
+use regatta::__internals::redis::begin::{
+    BeginReply, LimitParameters, RateLimitCheck, SessionAccess, SessionLookup, SessionQuery,
+};
 use regatta::__internals::redis::commit::NewSession;
-use regatta::__internals::redis::keys;
-use regatta::__internals::redis::sessions::InitialSession;
-use regatta::__internals::redis::sessions::RotateFrom;
-use regatta::__internals::redis::sessions::RotateOutcome;
-use regatta::__internals::redis::sessions::RotateSession;
+use regatta::__internals::redis::session_commands::{
+    InitialSession, RotateFrom, RotateOutcome, RotateSession,
+};
+use regatta::__internals::redis::{RedisClient, RedisError, RedisStatus, begin, commit, keys};
 
-use crate::support::client;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
+use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
-use crate::support::redis::new_session;
-use crate::support::wait;
+use crate::support::redis::{TestRedis, connect, eventually, new_session};
+use crate::support::{client, parallel_clients, wait};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -55,7 +39,7 @@ fn session(key: &str, create: bool) -> SessionQuery {
 fn limit(key: &str, burst: u64) -> RateLimitCheck {
     let interval_us = 3_600_000_000;
     let parameters = LimitParameters::Rate { interval_us, tolerance_us: interval_us * burst };
-    RateLimitCheck { key: key.into(), parameters: parameters, shadow: false, cost: 1 }
+    RateLimitCheck { key: key.into(), parameters, shadow: false, cost: 1 }
 }
 
 async fn visit(redis: &RedisClient, arg: &SessionQuery) -> SessionLookup {
@@ -336,7 +320,7 @@ fn a_fleet_serves_its_pages_without_server_side_code_and_says_once_what_is_lost(
     let fleet = TestFleetBuilder::on(&server).set("REGATTA_REDIS__URL", url.expose()).workers(2).start();
     let mut visitor = CookieClient::default();
     assert_eq!(visitor.view(fleet.listen).1, 1);
-    let visits = load::parallel(10, 5, |_| visitor.clone().view(fleet.listen));
+    let visits = parallel_clients::parallel(10, 5, |_| visitor.clone().view(fleet.listen));
     assert_eq!(visits.iter().map(|(_, views)| *views).collect::<BTreeSet<_>>(), (2..=51).collect());
     assert_eq!(client::once(fleet.listen, Request::post("/counters/x")).unwrap().json()["value"], 1);
     assert_eq!(fleet.operator("/readyz").status, 200);

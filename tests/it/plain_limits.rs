@@ -1,28 +1,21 @@
 //! Limits and counters where no server-side code is allowed.
 
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::BeginReply;
-use regatta::__internals::redis::begin::CounterIncrement;
-use regatta::__internals::redis::begin::LimitParameters;
-use regatta::__internals::redis::begin::RateLimitCheck;
-use regatta::__internals::redis::begin::RateLimitDecision;
-use regatta::__internals::redis::begin::SessionAccess;
-use regatta::__internals::redis::begin::SessionQuery;
-use regatta::__internals::redis::limit::LimitCharge;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::begin::{
+    BeginReply, CounterIncrement, LimitParameters, RateLimitCheck, RateLimitDecision, SessionAccess,
+    SessionQuery,
+};
+use regatta::__internals::redis::limiter_commands::LimitCharge;
+use regatta::__internals::redis::{RedisError, begin};
 
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
-use crate::support::redis::new_session;
+use crate::support::parallel_clients;
+use crate::support::redis::{TestRedis, connect, eventually, new_session};
 
 fn limit(key: &str, burst: u64) -> RateLimitCheck {
     let interval_us = 3_600_000_000;
     let parameters = LimitParameters::Rate { interval_us, tolerance_us: interval_us * burst };
-    RateLimitCheck { key: key.into(), parameters: parameters, shadow: false, cost: 1 }
+    RateLimitCheck { key: key.into(), parameters, shadow: false, cost: 1 }
 }
 
 #[tokio::test]
@@ -136,7 +129,7 @@ fn limits_hold_over_all_workers_without_server_side_code() {
         .set("REGATTA_LIMITS__DEFAULT__BURST", "10")
         .workers(2)
         .start();
-    let answers = load::parallel(1, 15, |_| fleet.get("/").status);
+    let answers = parallel_clients::parallel(1, 15, |_| fleet.get("/").status);
     assert_eq!(answers.iter().filter(|status| **status == 200).count(), 10, "{answers:?}");
     let denied = fleet.get("/");
     denied.assert_problem(429);

@@ -1,10 +1,8 @@
 //! Who a client is: the peer, unless a trusted proxy says otherwise, and then from the right.
 
-use crate::support::client::Connection;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
+use crate::support::client::{Connection, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::parallel_clients;
 use crate::support::redis::TestRedis;
 
 /// Requests a client gets within these tests: the refill of an hour does not come.
@@ -97,7 +95,7 @@ fn spoofing_in_parallel_over_all_workers_changes_nothing_either() {
     let redis = TestRedis::start();
     let fleet = limited(&redis, "192.0.2.0/24");
     let spoof = |client: usize| granted(&fleet, "X-Forwarded-For", [format!("203.0.113.{client}")]);
-    let granted: usize = load::parallel(8, 10, spoof).into_iter().sum();
+    let granted: usize = parallel_clients::parallel(8, 10, spoof).into_iter().sum();
     assert_eq!(granted, BURST);
 }
 

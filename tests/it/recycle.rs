@@ -3,17 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::support::client;
-use crate::support::client::Failure;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::fleet::field;
-use crate::support::load::ParallelClients;
-use crate::support::process;
+use crate::support::client::{Failure, Request, Response};
+use crate::support::fleet::{TestFleet, TestFleetBuilder, field};
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, process, wait};
 
 fn faulty(redis: &TestRedis) -> TestFleetBuilder {
     TestFleetBuilder::on(redis).example("faulty")

@@ -1,18 +1,12 @@
 //! Redis away is a defined state: no hang, no 500, no lost cookie, and normal again soon after.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::support::client;
-use crate::support::client::CookieClient;
-use crate::support::client::Failure;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load::ParallelClients;
+use crate::support::client::{CookieClient, Failure, Request, Response};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, wait};
 
 /// How soon the fleet serves state again once Redis answers, as promised.
 const BACK: Duration = Duration::from_secs(2);

@@ -3,16 +3,10 @@
 use std::time::Duration;
 
 use crate::support::burners::Burners;
-use crate::support::crowd::ClientSwarm;
-use crate::support::crowd::SwarmPace;
-use crate::support::crowd::SwarmPlan as Load;
-use crate::support::crowd::SwarmReport;
-use crate::support::crowd::SwarmRequest;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::support::client_swarm::{ClientSwarm, SwarmPace, SwarmPlan as Load, SwarmReport, SwarmRequest};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::wait;
+use crate::support::{soak, wait};
 
 /// How long a load lasts.
 fn lasting() -> Duration {

@@ -2,20 +2,15 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client;
-use crate::support::client::Connection;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::client::{Connection, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, process, wait};
 
 /// Answers of this many new connections, each with its own deadline.
 fn ask(fleet: &TestFleet, count: usize) {

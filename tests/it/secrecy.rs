@@ -2,20 +2,16 @@
 
 use std::fs;
 use std::fs::File;
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
+use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
 use crate::support::redis::TestRedis;
-use crate::support::redis_tcp::TestRedisTcp;
-use crate::support::redis_tcp::words;
-use crate::support::wait;
+use crate::support::redis_tcp::{TestRedisTcp, words};
+use crate::support::{process, wait};
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)

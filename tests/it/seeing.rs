@@ -2,18 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
 use crate::support::terminal::PseudoTerminal;
-use crate::support::wait;
+use crate::support::{process, wait};
 
 /// What leaves the alternate screen, so that the operator finds his own again.
 const RESTORED: &str = "\x1b[?1049l";

@@ -2,22 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use nix::sched::CpuSet;
-use nix::sched::sched_getaffinity;
-use nix::sched::sched_setaffinity;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::support::client;
-use crate::support::client::Connection;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
-use crate::support::process;
+use crate::support::client::{Connection, CookieClient, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, parallel_clients, process, wait};
 
 /// A signing key that several fleets are given.
 const SECRET: &str = "one key that every fleet of this test is given";
@@ -89,13 +81,14 @@ fn two_fleets_with_one_prefix_share_sessions_counters_and_limits_exactly() {
     for views in 1..=20 {
         assert_eq!(visitor.view(fleets[views % 2].listen).1, views as u64);
     }
-    let added = load::parallel(4, 50, |client| {
+    let added = parallel_clients::parallel(4, 50, |client| {
         let response = client::once(fleets[client % 2].listen, Request::post("/counters/shared")).unwrap();
         response.json()["value"].as_u64().unwrap()
     });
     let distinct: BTreeSet<_> = added.into_iter().collect();
     assert_eq!(distinct, (1..=200).collect(), "every increment has its own value");
-    let statuses = load::parallel(4, 20, |client| client::get(fleets[client % 2].listen, "/hello").status);
+    let statuses =
+        parallel_clients::parallel(4, 20, |client| client::get(fleets[client % 2].listen, "/hello").status);
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 30, "{statuses:?}");
     assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 50, "{statuses:?}");
 }

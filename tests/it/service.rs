@@ -7,9 +7,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{process, wait};
 
 /// systemd, as far as a service knows it.
 pub(crate) struct Manager {

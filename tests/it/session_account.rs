@@ -2,15 +2,9 @@
 
 use serde_json::Value;
 
-use crate::session_merge::get;
-use crate::session_merge::post;
-use crate::session_merge::sessions;
-use crate::session_merge::shopper;
-use crate::support::client::Connection;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::session_merge::{get, post, sessions, shopper};
+use crate::support::client::{Connection, CookieClient, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
 use crate::support::wait;
 

@@ -1,13 +1,9 @@
 //! Which cookie counts: ours among any others, the secure one before the plain one, and never silently none.
 
 use crate::session_merge::sessions;
-use crate::support::client::Connection;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
+use crate::support::client::{Connection, CookieClient, Request, Response};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::parallel_clients;
 use crate::support::redis::TestRedis;
 
 fn tls(request: Request) -> Request {
@@ -126,7 +122,7 @@ fn requests_that_come_during_the_move_lose_nothing_of_the_session() {
     let redis = TestRedis::start();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let (visitor, _) = known(&fleet);
-    let jars = load::parallel(8, 2, |_| {
+    let jars = parallel_clients::parallel(8, 2, |_| {
         let mut visitor = visitor.clone();
         let views = visitor.request(fleet.listen, tls(Request::get("/"))).view().1;
         (views, visitor)

@@ -1,10 +1,8 @@
 //! The index of a user's sessions: bounded, scored by ends, and no session ends on account of what is gone.
 
-use crate::session_merge::get;
-use crate::session_merge::post;
+use crate::session_merge::{get, post};
 use crate::support::client::CookieClient;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
 
 fn log_in(fleet: &TestFleet) -> CookieClient {

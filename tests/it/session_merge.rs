@@ -2,15 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
+use crate::support::client::{CookieClient, Request, Response};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::wait;
+use crate::support::{parallel_clients, soak, wait};
 
 pub(crate) fn post(visitor: &mut CookieClient, fleet: &TestFleet, target: &str) -> Response {
     visitor.request(fleet.listen, Request::post(target))
@@ -41,7 +36,7 @@ fn parallel_requests_that_each_set_their_own_field_lose_none() {
     let runs = soak::length(2, 20);
     for _ in 0..runs {
         let mut visitor = shopper(&fleet);
-        let answers = load::parallel(20, 3, |client| {
+        let answers = parallel_clients::parallel(20, 3, |client| {
             // Each thread's next free field: what it set before is there already.
             let mut visitor = visitor.clone();
             (0..3)
@@ -63,7 +58,7 @@ fn two_hundred_parallel_increments_give_two_hundred() {
     let runs = soak::length(1, 20);
     for _ in 0..runs {
         let mut visitor = shopper(&fleet);
-        let sums = load::parallel(20, 10, |_| {
+        let sums = parallel_clients::parallel(20, 10, |_| {
             let answer = post(&mut visitor.clone(), &fleet, "/incr/cart");
             assert_eq!(answer.status, 200, "{answer:?}");
             answer.json().as_u64().unwrap()
@@ -79,7 +74,7 @@ fn an_update_that_was_answered_is_in_the_list_and_one_that_was_refused_is_not() 
     let redis = TestRedis::start();
     let fleet = TestFleetBuilder::on(&redis).workers(4).example("cart").start();
     let mut visitor = shopper(&fleet);
-    let answers = load::parallel(8, 10, |client| {
+    let answers = parallel_clients::parallel(8, 10, |client| {
         let answer = post(&mut visitor.clone(), &fleet, &format!("/push/list/{client}"));
         assert!(matches!(answer.status, 200 | 409), "{answer:?}");
         answer.status
@@ -97,7 +92,7 @@ fn of_two_changes_of_a_strict_field_the_second_is_refused_and_of_others_none_is(
     let fleet = plan.example("cart").start();
     let visitor = shopper(&fleet);
     let race = |name: &str| -> Vec<u16> {
-        let mut statuses = load::parallel(2, 1, |client| {
+        let mut statuses = parallel_clients::parallel(2, 1, |client| {
             post(&mut visitor.clone(), &fleet, &format!("/set/{name}/{client}?slow_ms=300")).status
         });
         statuses.sort_unstable();
@@ -106,7 +101,7 @@ fn of_two_changes_of_a_strict_field_the_second_is_refused_and_of_others_none_is(
     assert_eq!(race("total"), [200, 409]);
     assert_eq!(race("loose"), [200, 200]);
     let mut visitor = visitor.clone();
-    let refused = load::parallel(2, 1, |client| {
+    let refused = parallel_clients::parallel(2, 1, |client| {
         post(&mut visitor.clone(), &fleet, &format!("/set/total/{}?slow_ms=300", client + 2))
     });
     let refused = refused.iter().find(|answer| answer.status == 409).unwrap();
@@ -126,7 +121,7 @@ fn a_logout_ends_the_session_whatever_is_under_way_in_it() {
         assert_eq!(before.len(), 1, "{before:?}");
         let late = std::thread::scope(|scope| {
             let late = scope.spawn(|| {
-                load::parallel(50, 1, |client| {
+                parallel_clients::parallel(50, 1, |client| {
                     post(&mut visitor.clone(), &fleet, &format!("/set/k{client}/x?slow_ms=400"))
                 })
             });
@@ -160,7 +155,7 @@ fn reads_with_an_old_id_never_see_the_user_and_never_touch_the_new_cookie() {
         let old = visitor.clone();
         std::thread::scope(|scope| {
             let reads = scope.spawn(|| {
-                load::parallel(10, 5, |_| {
+                parallel_clients::parallel(10, 5, |_| {
                     let answer = get(&mut old.clone(), &fleet, "/me");
                     assert_eq!(
                         (answer.status, answer.json()["user"].clone()),

@@ -2,17 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::session_merge::get;
-use crate::session_merge::post;
-use crate::session_merge::sessions;
-use crate::support::client;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
+use crate::session_merge::{get, post, sessions};
+use crate::support::client::{CookieClient, Request};
 use crate::support::clock::Clock;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
+use crate::support::{client, parallel_clients};
 
 const TERM_MS: i64 = 600_000;
 const MODES: [&str; 3] = ["fcall", "evalsha", "plain"];
@@ -50,7 +45,7 @@ fn strangers_store_nothing_and_are_counted() {
         let fleet = plan.start();
         fleet.get("/");
         let before = about_sessions(&redis);
-        let pids = load::parallel(4, 50, |_| CookieClient::default().view(fleet.listen).0);
+        let pids = parallel_clients::parallel(4, 50, |_| CookieClient::default().view(fleet.listen).0);
         assert!(pids.iter().collect::<BTreeSet<_>>().len() > 1);
         for request in [
             Request::new("HEAD", "/"),
@@ -99,7 +94,7 @@ fn two_hundred_parallel_returns_are_two_hundred_and_one_views() {
         let plan = TestFleetBuilder::on(&redis).workers(4).set("REGATTA_REDIS__MODE", mode);
         let fleet = plan.set("REGATTA_SESSION__CREATE_BURST", "1").start();
         let mut visitor = visited(&fleet);
-        let seen = load::parallel(20, 10, |_| visitor.clone().view(fleet.listen).1);
+        let seen = parallel_clients::parallel(20, 10, |_| visitor.clone().view(fleet.listen).1);
         let seen: BTreeSet<_> = seen.into_iter().collect();
         assert_eq!(seen, (2..=201).collect(), "{mode}");
         assert_eq!(visitor.view(fleet.listen).1, 202, "{mode}");
@@ -187,7 +182,7 @@ fn two_hundred_parallel_returns_of_a_ticket_without_a_view_are_two_hundred_views
         let login = Request::get("/login").header("Accept", "text/html");
         assert_eq!(visitor.request(fleet.listen, login).status, 200);
         assert_eq!(form(&visitor), "v3.", "{mode}");
-        let seen = load::parallel(20, 10, |_| visitor.clone().view(fleet.listen).1);
+        let seen = parallel_clients::parallel(20, 10, |_| visitor.clone().view(fleet.listen).1);
         let seen: BTreeSet<_> = seen.into_iter().collect();
         assert_eq!(seen, (1..=200).collect(), "{mode}");
         assert_eq!(visitor.view(fleet.listen).1, 201, "{mode}");
@@ -329,7 +324,7 @@ fn a_flood_that_sends_each_ticket_back_leaves_nothing_that_lasts() {
     let redis = TestRedis::start();
     let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_SESSION__CREATE_RATE", "1/d");
     let fleet = plan.set("REGATTA_SESSION__CREATE_BURST", "10").start();
-    load::parallel(4, 25, |_| {
+    parallel_clients::parallel(4, 25, |_| {
         let mut visitor = visited(&fleet);
         assert_eq!(visitor.view(fleet.listen).1, 2);
     });

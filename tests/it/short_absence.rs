@@ -1,28 +1,18 @@
 //! A short absence of Redis is invisible: requests wait for it and are then carried out, once each. And what is only
 //! slow, or held up by the worker itself, is no absence.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::OutageStats;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::RedisStatus;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::{OutageStats, RedisClient, RedisError, RedisStatus};
 
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load::ParallelClients;
-use crate::support::process;
-use crate::support::proxy::FaultProxy;
-use crate::support::proxy::LinkState;
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
-use crate::support::wait;
+use crate::support::client::{CookieClient, Request};
+use crate::support::fault_proxy::{FaultProxy, LinkState};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::parallel_clients::ParallelClients;
+use crate::support::redis::{TestRedis, connect, eventually};
+use crate::support::{process, wait};
 
 /// After a patience of a second, the time in which an absence is known.
 const NOTICED: Duration = Duration::from_millis(750);
@@ -172,7 +162,7 @@ async fn a_server_that_answers_on_another_connection_has_lost_the_silent_one() {
 #[tokio::test]
 async fn whoever_has_no_patience_waits_for_nobody() {
     let server = TestRedis::start();
-    let settings = regatta::__internals::config::schema::RedisConfig {
+    let settings = regatta::__internals::config::settings::RedisConfig {
         reconnect_wait: Duration::ZERO,
         ..server.settings("p", ScriptingMode::Auto)
     };

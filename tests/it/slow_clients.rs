@@ -1,19 +1,13 @@
 //! Clients that take their time, and clients that take too many places: cut by clocks that our own answers do not set
 //! back, and never at the cost of others.
 
-use std::io::Read;
-use std::io::Write;
-use std::net::IpAddr;
-use std::net::TcpStream;
-use std::time::Duration;
-use std::time::Instant;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream};
+use std::time::{Duration, Instant};
 
-use crate::support::client::Connection;
-use crate::support::client::Failure;
-use crate::support::client::Request;
+use crate::support::client::{Connection, Failure, Request};
 use crate::support::exposition::sum;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::process::private_memory;
 use crate::support::redis::TestRedis;
 use crate::support::wait;

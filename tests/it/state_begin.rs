@@ -1,26 +1,15 @@
 //! What one round trip does, on functions and on scripts alike.
 
 use bytes::Bytes;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::BeginReply;
-use regatta::__internals::redis::begin::CounterIncrement;
-use regatta::__internals::redis::begin::LimitParameters;
-use regatta::__internals::redis::begin::RateLimitCheck;
-use regatta::__internals::redis::begin::RateLimitDecision;
-use regatta::__internals::redis::begin::SessionAccess;
-use regatta::__internals::redis::begin::SessionLookup;
-use regatta::__internals::redis::begin::SessionQuery;
-use regatta::__internals::redis::commit;
-use regatta::__internals::redis::library;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::begin::{
+    BeginReply, CounterIncrement, LimitParameters, RateLimitCheck, RateLimitDecision, SessionAccess,
+    SessionLookup, SessionQuery,
+};
+use regatta::__internals::redis::{RedisClient, RedisError, begin, commit, functions};
 use tokio::task::JoinSet;
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
-use crate::support::redis::new_session;
+use crate::support::redis::{TestRedis, connect, eventually, new_session};
 
 const MODES: [ScriptingMode; 2] = [ScriptingMode::Fcall, ScriptingMode::Evalsha];
 const DAY_MS: u64 = 86_400_000;
@@ -378,11 +367,11 @@ fn the_arithmetic_on_the_server_agrees_with_throttled_in_both_forms() {
     // The numbers come as text here, because a command line carries no doubles: lifetimes, limit, time.
     let at = "local now = tonumber(table.remove(args))
         return { struct.unpack('<ddddd', begin_at(now, keys, { '-', struct.pack('<ddddddd', unpack(args)), '' })) }";
-    let source = library::library_by_name("regatta_v5").unwrap().text;
+    let source = functions::library_by_name("regatta_v5").unwrap().text;
     let as_library = source.replace("regatta_v5", "regatta_test")
         + &format!("redis.register_function('regatta_at', function(keys, args) {at} end)\n");
     assert_eq!(server.cli(&["FUNCTION", "LOAD", &as_library]), "regatta_test");
-    let as_script = library::script_source(source, &format!("local keys, args = KEYS, ARGV {at}"));
+    let as_script = functions::script_source(source, &format!("local keys, args = KEYS, ARGV {at}"));
     for (command, name, key) in [("FCALL", "regatta_at", "a"), ("EVAL", as_script.as_str(), "b")] {
         for line in include_str!("support/gcra_throttled.txt").lines().filter(|line| !line.starts_with('#')) {
             let row: Vec<&str> = line.split_ascii_whitespace().collect();

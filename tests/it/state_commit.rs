@@ -1,22 +1,15 @@
 //! What a commit promises besides storing, and the limits and sessions that only version 2 of the code knows.
 
 use bytes::Bytes;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::BeginReply;
-use regatta::__internals::redis::begin::LimitParameters;
-use regatta::__internals::redis::begin::RateLimitCheck;
-use regatta::__internals::redis::begin::RateLimitDecision;
-use regatta::__internals::redis::begin::SessionAccess;
-use regatta::__internals::redis::begin::SessionLookup;
-use regatta::__internals::redis::begin::SessionQuery;
-use regatta::__internals::redis::commit;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::begin::{
+    BeginReply, LimitParameters, RateLimitCheck, RateLimitDecision, SessionAccess, SessionLookup,
+    SessionQuery,
+};
 use regatta::__internals::redis::commit::NewSession;
+use regatta::__internals::redis::{RedisClient, begin, commit};
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
+use crate::support::redis::{TestRedis, connect, eventually};
 
 const MODES: [ScriptingMode; 2] = [ScriptingMode::Fcall, ScriptingMode::Evalsha];
 const KEY: &str = "p:s:1";

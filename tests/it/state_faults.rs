@@ -1,23 +1,13 @@
 //! Redis away, late, restarted, emptied or wrong: always a defined answer, and back without help.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use regatta::__internals::config::ConfigInputs;
-use regatta::__internals::config::schema::RedisUrl;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::BreakerStatus;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::RedisStatus;
-use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::BeginReply;
-use regatta::__internals::redis::begin::CounterIncrement;
-use regatta::__internals::redis::keys;
+use regatta::__internals::config::settings::{RedisUrl, ScriptingMode};
+use regatta::__internals::redis::begin::{BeginReply, CounterIncrement};
+use regatta::__internals::redis::{BreakerStatus, RedisClient, RedisError, RedisStatus, begin, keys};
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
+use crate::support::redis::{TestRedis, connect, eventually};
 
 async fn add(redis: &RedisClient) -> Result<i64, RedisError> {
     let request = begin::BeginRequest {

@@ -1,17 +1,10 @@
 //! Server-side code: applied once by a whole fleet, recorded, never replaced under its name.
 
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::RedisStatus;
-use regatta::__internals::redis::library;
-use regatta::__internals::redis::migrations;
-use regatta::__internals::redis::migrations::MigrationStatus;
-use regatta::__internals::redis::migrations::SHIPPED;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::migrations::{MigrationStatus, SHIPPED};
+use regatta::__internals::redis::{RedisClient, RedisError, RedisStatus, functions, migrations};
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
+use crate::support::redis::{TestRedis, connect, eventually};
 
 fn unstarted(server: &TestRedis, mode: ScriptingMode) -> RedisClient {
     RedisClient::new(&server.settings("p", mode), &server.url(), "cli").unwrap()
@@ -30,7 +23,7 @@ async fn thirty_two_workers_that_boot_together_apply_once() {
         eventually("the worker is up", async || redis.status() == RedisStatus::Up).await;
     }
     assert_eq!(server.cli(&["GET", "p:mig:fence"]), "1");
-    assert_eq!(server.cli(&["HLEN", "p:mig"]), library::LIBRARIES.len().to_string());
+    assert_eq!(server.cli(&["HLEN", "p:mig"]), functions::LIBRARIES.len().to_string());
     assert_eq!(server.cli(&["EXISTS", "p:mig:lock"]), "0");
     let secrets: Vec<_> = workers.iter().map(RedisClient::generated_signing_keys).collect();
     assert!(!secrets[0].is_empty() && secrets.iter().all(|secret| *secret == secrets[0]));
@@ -42,7 +35,7 @@ async fn check_and_plan_change_nothing_and_apply_says_what_it_did() {
         let server = TestRedis::start();
         let redis = unstarted(&server, mode);
         let plan = SHIPPED.plan(&redis).await.unwrap();
-        assert_eq!(plan.len(), library::LIBRARIES.len());
+        assert_eq!(plan.len(), functions::LIBRARIES.len());
         assert_eq!(
             (plan[0].file.as_str(), &plan[0].status),
             ("migrations/0001_regatta_v1.lua", &MigrationStatus::Pending)
@@ -64,7 +57,7 @@ async fn an_edited_file_is_refused_with_both_checksums_and_nothing_changes() {
     let server = TestRedis::start();
     let redis = unstarted(&server, ScriptingMode::Fcall);
     SHIPPED.apply(&redis, |_| ()).await.unwrap();
-    let ours = migrations::checksum(library::LIBRARIES[0].text);
+    let ours = migrations::checksum(functions::LIBRARIES[0].text);
     let theirs = migrations::checksum("an older text");
     let entry = server.cli(&["HGET", "p:mig", "0001"]).replace(&ours, &theirs);
     server.cli(&["HSET", "p:mig", "0001", &entry]);

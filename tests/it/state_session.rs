@@ -3,27 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::BeginReply;
-use regatta::__internals::redis::begin::SessionAccess;
-use regatta::__internals::redis::begin::SessionLookup;
-use regatta::__internals::redis::begin::SessionQuery;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::begin::{BeginReply, SessionAccess, SessionLookup, SessionQuery};
+use regatta::__internals::redis::{RedisClient, begin};
 use regatta::__internals::session;
-use regatta::__internals::session::SessionError;
-use regatta::__internals::session::SessionLifetimes;
-use regatta::__internals::session::SessionSettings;
-use regatta::__internals::session::cookie;
-use regatta::__internals::session::store::CommitStatus;
-use regatta::__internals::session::store::SessionSource;
-use regatta::__internals::session::store::TrackedSessionStore;
+use regatta::__internals::session::tracked_store::{CommitStatus, SessionSource, TrackedSessionStore};
+use regatta::__internals::session::{SessionError, SessionLifetimes, SessionSettings, cookie};
 use tower_sessions::Session;
 use tower_sessions::session::Id;
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::new_session;
+use crate::support::redis::{TestRedis, connect, new_session};
 
 const LIFETIMES: SessionLifetimes =
     SessionLifetimes { idle: Duration::from_secs(3600), absolute: Duration::from_secs(86_400) };

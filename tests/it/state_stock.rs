@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use fred::clients::Pool;
 use fred::interfaces::ClientLike;
-use fred::types::config::Config;
-use fred::types::config::ServerConfig;
+use fred::types::config::{Config, ServerConfig};
 use tower_sessions::Session;
 use tower_sessions::session::Id;
 use tower_sessions_redis_store::RedisStore;

@@ -1,21 +1,16 @@
 //! Which worker a client meets, and that no one is lost while slots come and go.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client::Connection;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::client::{Connection, Request, Response};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{process, wait};
 
 /// Clients of these tests: 127.0.0.2 and so on.
 const CLIENTS: std::ops::Range<u8> = 2..62;

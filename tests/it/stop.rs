@@ -2,23 +2,15 @@
 
 use std::net::SocketAddr;
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::client;
-use crate::support::client::Connection;
-use crate::support::client::CookieClient;
-use crate::support::client::Failure;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load::ParallelClients;
-use crate::support::process;
+use crate::support::client::{Connection, CookieClient, Failure, Request, Response};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, process, wait};
 
 fn slow(redis: &TestRedis) -> TestFleetBuilder {
     TestFleetBuilder::on(redis).example("faulty")

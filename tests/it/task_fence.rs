@@ -2,24 +2,13 @@
 
 use std::time::Duration;
 
-use regatta::__internals::redis::task::Cancelled;
-use regatta::__internals::redis::task::ExecutionResult;
-use regatta::__internals::redis::task::StartOutcome;
-use regatta::__internals::redis::task::TaskExecution;
-use regatta::__internals::redis::task::TaskPolicy;
-use regatta::TaskId;
-use regatta::TaskState;
+use regatta::__internals::redis::task::{
+    Cancelled, ExecutionResult, StartOutcome, TaskExecution, TaskPolicy,
+};
+use regatta::{TaskId, TaskState};
 
 use crate::support::wait;
-use crate::task_steps::MODES;
-use crate::task_steps::RULES;
-use crate::task_steps::begin;
-use crate::task_steps::make;
-use crate::task_steps::run;
-use crate::task_steps::setting;
-use crate::task_steps::state;
-use crate::task_steps::take;
-use crate::task_steps::take_over;
+use crate::task_steps::{MODES, RULES, begin, make, run, setting, state, take, take_over};
 
 #[tokio::test]
 async fn a_late_begin_neither_steals_nor_kills_a_healthy_execution() {

@@ -1,27 +1,17 @@
 //! Tasks over a real fleet: workers are killed, leave, hang and lose Redis, and each task has one end.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::task::Cancelled;
-use regatta::TaskContext;
-use regatta::TaskId;
-use regatta::TaskQueue;
-use regatta::TaskState;
-use regatta::TaskStatus;
+use regatta::{TaskContext, TaskId, TaskQueue, TaskState, TaskStatus};
 
-use crate::support::client::Connection;
-use crate::support::client::Request;
+use crate::support::client::{Connection, Request};
 use crate::support::exposition::sum;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::soak;
-use crate::support::wait;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::redis::{TestRedis, connect};
+use crate::support::{process, soak, wait};
 use crate::task_room::settings;
 
 /// A fleet of the example whose workers take tasks.

@@ -4,27 +4,16 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::task;
-use regatta::__internals::redis::task::EnqueueOutcome;
-use regatta::__internals::redis::task::ExecutionResult;
-use regatta::__internals::redis::task::StartOutcome;
-use regatta::__internals::redis::task::TaskExecution;
-use regatta::__internals::redis::task::TaskPolicy;
-use regatta::TaskId;
-use regatta::TaskState;
-use regatta::TaskState::Cancelled;
-use regatta::TaskState::Dead;
-use regatta::TaskState::Done;
-use regatta::TaskState::Failed;
-use regatta::TaskState::Queued;
-use regatta::TaskState::Running;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::task::{
+    EnqueueOutcome, ExecutionResult, StartOutcome, TaskExecution, TaskPolicy,
+};
+use regatta::__internals::redis::{RedisClient, task};
+use regatta::TaskState::{Cancelled, Dead, Done, Failed, Queued, Running};
+use regatta::{TaskId, TaskState};
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::soak;
-use crate::support::wait;
+use crate::support::redis::{TestRedis, connect};
+use crate::support::{soak, wait};
 
 const KIND: &str = "any";
 

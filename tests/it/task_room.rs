@@ -4,26 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regatta::__internals::config;
-use regatta::__internals::config::ConfigInputs;
-use regatta::__internals::config::schema;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisStatus;
-use regatta::__internals::task::INPUT_MAX;
-use regatta::__internals::task::TaskError;
-use regatta::TaskContext;
-use regatta::TaskQueue;
-use regatta::TaskState;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::config::{ConfigInputs, settings};
+use regatta::__internals::redis::{RedisClient, RedisStatus};
+use regatta::__internals::tasks::{INPUT_MAX, TaskError};
+use regatta::{TaskContext, TaskQueue, TaskState};
 use tokio::task::JoinSet;
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
+use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::redis_cluster::TestRedisCluster;
 use crate::support::wait;
 
 /// Settings as an operator gives them.
-pub(crate) fn settings(set: &[(&str, &str)]) -> schema::TasksConfig {
+pub(crate) fn settings(set: &[(&str, &str)]) -> settings::TasksConfig {
     let flag =
         |(name, value): &(&str, &str)| (format!("tasks.{name}"), (*value).to_owned(), "test".to_owned());
     config::load(&ConfigInputs { flags: set.iter().map(flag).collect(), ..ConfigInputs::default() })
@@ -147,13 +140,13 @@ async fn in_a_cluster_there_is_one_queue_and_everybody_hears() {
     let flags = vec![("redis.url".to_owned(), cluster.url(), "test".to_owned())];
     let url = config::load(&ConfigInputs { flags, ..ConfigInputs::default() }).unwrap().redis.url.unwrap();
     for scripting in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
-        let settings = schema::RedisConfig {
+        let settings = settings::RedisConfig {
             url: Some(url.clone()),
             prefix: format!("{scripting:?}"),
             scripting,
             command_timeout: Duration::from_millis(250),
             reconnect_wait: Duration::from_secs(2),
-            credentials: schema::RedisCredentials::default(),
+            credentials: settings::RedisCredentials::default(),
         };
         let mut workers = Vec::new();
         for _ in 0..2 {

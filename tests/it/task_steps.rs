@@ -2,21 +2,14 @@
 
 use std::time::Duration;
 
-use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::task::Cancelled;
-use regatta::__internals::redis::task::EnqueueOutcome;
-use regatta::__internals::redis::task::ExecutionResult;
-use regatta::__internals::redis::task::StartOutcome;
-use regatta::__internals::redis::task::TaskDelivery;
-use regatta::__internals::redis::task::TaskExecution;
-use regatta::__internals::redis::task::TaskPolicy;
-use regatta::TaskId;
-use regatta::TaskState;
+use regatta::__internals::redis::task::{
+    Cancelled, EnqueueOutcome, ExecutionResult, StartOutcome, TaskDelivery, TaskExecution, TaskPolicy,
+};
+use regatta::{TaskId, TaskState};
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
+use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::wait;
 
 pub(crate) const MODES: [ScriptingMode; 2] = [ScriptingMode::Fcall, ScriptingMode::Evalsha];

@@ -1,25 +1,16 @@
 //! A task wakes one worker, whatever their number; and a task for which none was woken is found all the same.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fred::clients::Client;
-use fred::interfaces::ClientLike;
-use fred::interfaces::PubsubInterface;
+use fred::interfaces::{ClientLike, PubsubInterface};
 use fred::types::RespVersion;
-use fred::types::config::Config;
-use fred::types::config::ServerConfig;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::keys;
-use regatta::TaskContext;
-use regatta::TaskId;
-use regatta::TaskQueue;
-use regatta::TaskState;
+use fred::types::config::{Config, ServerConfig};
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::{RedisClient, keys};
+use regatta::{TaskContext, TaskId, TaskQueue, TaskState};
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
-use crate::support::redis::eventually;
+use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::wait;
 use crate::task_room::settings;
 

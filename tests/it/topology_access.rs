@@ -1,22 +1,16 @@
 //! Who may do what in Redis: the rules that the manual gives are enough, and a password may change under way.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use regatta::__internals::config;
 use regatta::__internals::config::ConfigInputs;
 use regatta::__internals::redis::RedisClient;
-use regatta::RedisHealth;
-use regatta::TaskContext;
-use regatta::TaskFailure;
-use regatta::TaskQueue;
-use regatta::TaskState;
+use regatta::{RedisHealth, TaskContext, TaskFailure, TaskQueue, TaskState};
 
-use crate::support::client;
 use crate::support::client::Request;
 use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis_tcp::TestRedisTcp;
-use crate::support::wait;
+use crate::support::{client, wait};
 
 const MANUAL: &str = include_str!("../../docs/OPERATIONS.md");
 

@@ -5,28 +5,17 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use regatta::__internals::config::schema;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::RedisStatus;
-use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::BeginReply;
-use regatta::__internals::redis::begin::CounterIncrement;
-use regatta::__internals::redis::begin::LimitParameters;
-use regatta::__internals::redis::begin::NewSessionLimit;
-use regatta::__internals::redis::begin::ProvisionalSessionQuery;
-use regatta::__internals::redis::begin::RateLimitCheck;
-use regatta::__internals::redis::begin::SessionAccess;
-use regatta::__internals::redis::begin::SessionLookup;
-use regatta::__internals::redis::begin::SessionQuery;
-use regatta::__internals::redis::keys;
-use regatta::__internals::redis::library;
+use regatta::__internals::config::settings;
+use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::redis::begin::{
+    BeginReply, CounterIncrement, LimitParameters, NewSessionLimit, ProvisionalSessionQuery, RateLimitCheck,
+    SessionAccess, SessionLookup, SessionQuery,
+};
+use regatta::__internals::redis::{RedisClient, RedisError, RedisStatus, begin, functions, keys};
 use tokio::task::JoinSet;
 
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::redis::eventually;
-use crate::support::redis::new_session;
+use crate::support::redis::{eventually, new_session};
 use crate::support::redis_cluster::TestRedisCluster;
 use crate::support::wait;
 
@@ -34,18 +23,18 @@ const DAY_MS: u64 = 86_400_000;
 
 fn handle(cluster: &TestRedisCluster, mode: ScriptingMode) -> RedisClient {
     let url = url_of(&cluster.url());
-    let settings = schema::RedisConfig {
+    let settings = settings::RedisConfig {
         url: Some(url.clone()),
         prefix: "p".into(),
         scripting: mode,
         command_timeout: Duration::from_millis(250),
         reconnect_wait: Duration::from_secs(2),
-        credentials: schema::RedisCredentials::default(),
+        credentials: settings::RedisCredentials::default(),
     };
     RedisClient::new(&settings, &url, "test").unwrap()
 }
 
-fn url_of(text: &str) -> schema::RedisUrl {
+fn url_of(text: &str) -> settings::RedisUrl {
     let flags = vec![("redis.url".to_owned(), text.to_owned(), "test".to_owned())];
     let inputs = regatta::__internals::config::ConfigInputs { flags, ..Default::default() };
     regatta::__internals::config::load(&inputs).unwrap().redis.url.unwrap()
@@ -268,7 +257,7 @@ async fn a_node_that_lost_the_code_gets_it_again() {
     let cluster = TestRedisCluster::start();
     let redis = connect(&cluster, ScriptingMode::Fcall).await;
     for node in cluster.primaries() {
-        for library in library::LIBRARIES.iter().filter(|library| library.current) {
+        for library in functions::LIBRARIES.iter().filter(|library| library.current) {
             assert!(node.cli(&["FUNCTION", "LIST"]).contains(library.name), "{} is missing", library.name);
         }
         assert_eq!(node.cli(&["FUNCTION", "FLUSH"]), "OK");

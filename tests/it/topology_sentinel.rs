@@ -1,12 +1,10 @@
 //! A primary that changes: Sentinels tell who it is, and the fleet follows by itself.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
+use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::load::ParallelClients;
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis_sentinel::TestSentinelSetup;
 use crate::support::wait;
 

@@ -1,10 +1,8 @@
 //! Encryption to Redis: both sides show who they are, and a mistake says which setting mends it.
 
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::redis_tcp::TestRedisTcp;
-use crate::support::redis_tcp::words;
-use crate::support::tls::TestCa;
-use crate::support::tls::word;
+use crate::support::redis_tcp::{TestRedisTcp, words};
+use crate::support::tls::{TestCa, word};
 
 /// A server that wants to see a certificate of its authority; its own is for 127.0.0.1.
 fn server(authority: &TestCa) -> TestRedisTcp {

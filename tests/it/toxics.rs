@@ -1,21 +1,14 @@
 //! The fault proxy itself: each of its faults is what it says, and its counts are exact.
 
-use std::io::ErrorKind;
-use std::io::Read;
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::RedisError;
 
-use crate::support::proxy::FaultProxy;
-use crate::support::proxy::Faults;
-use crate::support::proxy::LinkState;
-use crate::support::proxy::ProxyUpstream;
-use crate::support::redis::TestRedis;
-use crate::support::redis::eventually;
+use crate::support::fault_proxy::{FaultProxy, Faults, LinkState, ProxyUpstream};
+use crate::support::redis::{TestRedis, eventually};
 use crate::support::wait;
 
 /// One plain connection through the proxy.

@@ -2,14 +2,11 @@
 
 use bytes::Bytes;
 use fred::clients::Client;
-use fred::interfaces::ClientLike;
-use fred::interfaces::FunctionInterface;
-use fred::types::config::Config;
-use fred::types::config::ServerConfig;
-use regatta::__internals::config::schema::ScriptingMode;
+use fred::interfaces::{ClientLike, FunctionInterface};
+use fred::types::config::{Config, ServerConfig};
+use regatta::__internals::config::settings::ScriptingMode;
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
+use crate::support::redis::{TestRedis, connect};
 
 fn doubles(numbers: &[f64]) -> Bytes {
     numbers.iter().flat_map(|number| number.to_le_bytes()).collect()

@@ -3,11 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{process, wait};
 
 fn watching(redis: &TestRedis) -> TestFleetBuilder {
     TestFleetBuilder::on(redis).set("REGATTA_WORKERS__PROBATION", "200ms").args(&["serve", "--watch"])

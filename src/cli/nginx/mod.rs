@@ -1,8 +1,8 @@
 //! `nginx`: the upstream of all hosts that live, printed, compared, or kept in a file for as long as this runs.
 
-mod block;
-mod file;
-mod keeper;
+mod atomic_file;
+mod reconciler;
+mod upstream;
 mod watch;
 
 use std::io;
@@ -10,14 +10,13 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-pub(super) use block::is_name;
+pub(super) use upstream::is_name;
 
 use crate::cli::args::UpstreamOptions;
-use crate::cli::exit;
-use crate::cli::exit::CommandFailure;
-use crate::cli::exit::print_line;
-use crate::cli::machines;
-use crate::config::schema::Config;
+use crate::cli::exit_code;
+use crate::cli::exit_code::{CommandFailure, print_line};
+use crate::cli::status::fleet;
+use crate::config::settings::Config;
 
 /// What `CLIENT LIST` shows.
 const NAME: &str = "regatta-nginx";
@@ -33,48 +32,49 @@ pub(super) fn nginx(config: &Config, options: &UpstreamOptions) -> Result<u8, Co
     let text = upstream_text(config, &options.upstream)?;
     let Some(output) = &options.output else {
         print_line(text.trim_end());
-        return Ok(exit::OK);
+        return Ok(exit_code::OK);
     };
-    let present = file::read(output).map_err(|error| failed(output, &error))?;
+    let present = atomic_file::read(output).map_err(|error| failed(output, &error))?;
     let same = present.as_deref() == Some(text.as_str());
     let written = match (same, options.check) {
         (true, _) => {
             print_line(format_args!("{} is as it should be", output.display()));
-            return Ok(exit::OK);
+            return Ok(exit_code::OK);
         }
         (false, true) => {
             let message = format!("{} is not as it would be written now", output.display());
-            return Err(CommandFailure { code: exit::FAILED, message });
+            return Err(CommandFailure { code: exit_code::FAILED, message });
         }
-        (false, false) => file::write(output, &text).map_err(|error| failed(output, &error))?,
+        (false, false) => atomic_file::write(output, &text).map_err(|error| failed(output, &error))?,
     };
     if let Some(command) = &options.reload {
-        file::run_command(command).map_err(|message| CommandFailure { code: exit::FAILED, message })?;
+        atomic_file::run_command(command)
+            .map_err(|message| CommandFailure { code: exit_code::FAILED, message })?;
     }
     print_line(format_args!("{} written{}", output.display(), written.remark()));
-    Ok(exit::OK)
+    Ok(exit_code::OK)
 }
 
 /// The block as of now.
 fn upstream_text(config: &Config, upstream: &str) -> Result<String, CommandFailure> {
-    let found = machines::fetch_instances(config, NAME, REDIS_TIMEOUT)
-        .map_err(|error| machines::to_failure(config, &error))?;
-    let servers = block::upstream_servers(&found.instances);
+    let found = fleet::fetch_instances(config, NAME, REDIS_TIMEOUT)
+        .map_err(|error| fleet::to_failure(config, &error))?;
+    let servers = upstream::upstream_servers(&found.instances);
     if servers.is_empty() {
         let message = format!(
             "no host of the fleet serves, as far as Redis knows (redis.prefix is {})",
             config.redis.prefix
         );
-        return Err(CommandFailure { code: exit::UNAVAILABLE, message });
+        return Err(CommandFailure { code: exit_code::UNAVAILABLE, message });
     }
     if !found.complete {
         // Not on standard output, which may be on its way into a file.
         let _ =
             writeln!(io::stderr(), "Redis has heard of this fleet for a moment only: hosts may be missing");
     }
-    Ok(block::render_upstream(upstream, &config.redis.prefix, &servers))
+    Ok(upstream::render_upstream(upstream, &config.redis.prefix, &servers))
 }
 
 fn failed(output: &Path, error: &io::Error) -> CommandFailure {
-    CommandFailure { code: exit::FAILED, message: format!("{}: {error}", output.display()) }
+    CommandFailure { code: exit_code::FAILED, message: format!("{}: {error}", output.display()) }
 }

@@ -5,19 +5,14 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::cli::args::UpstreamOptions;
-use crate::cli::exit;
-use crate::cli::exit::CommandFailure;
-use crate::cli::machines;
-use crate::cli::nginx::NAME;
-use crate::cli::nginx::REDIS_TIMEOUT;
-use crate::cli::nginx::block;
-use crate::cli::nginx::file;
-use crate::cli::nginx::keeper::KeepReason;
-use crate::cli::nginx::keeper::UpstreamReconciler;
-use crate::config::schema::Config;
+use crate::cli::exit_code;
+use crate::cli::exit_code::CommandFailure;
+use crate::cli::nginx::reconciler::{KeepReason, UpstreamReconciler};
+use crate::cli::nginx::{NAME, REDIS_TIMEOUT, atomic_file, upstream};
+use crate::cli::status::fleet;
+use crate::config::settings::Config;
 use crate::sys::fd;
-use crate::sys::signal::Signal;
-use crate::sys::signal::SignalReader;
+use crate::sys::signal::{Signal, SignalReader};
 use crate::telemetry;
 
 /// Why the watch could not begin or go on.
@@ -46,8 +41,8 @@ enum NginxState {
 
 /// Goes on until TERM or INT; what fails is logged once and tried again at every look.
 pub(super) fn run(config: &Config, options: &UpstreamOptions, output: &Path) -> Result<u8, CommandFailure> {
-    telemetry::install(&config.log).map_err(|error| CommandFailure::new(exit::USAGE, &error))?;
-    let deaf = |error| CommandFailure::new(exit::FAILED, &SignalError(error));
+    telemetry::install(&config.log).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
+    let deaf = |error| CommandFailure::new(exit_code::FAILED, &SignalError(error));
     let signals = SignalReader::block(&[Signal::SIGTERM, Signal::SIGINT]).map_err(deaf)?;
     let mut watch = UpstreamWatch {
         config,
@@ -69,7 +64,7 @@ pub(super) fn run(config: &Config, options: &UpstreamOptions, output: &Path) -> 
         telemetry::flush();
         let readable = fd::wait_readable(&[signals.as_fd()], Some(options.interval)).map_err(deaf)?;
         if readable.contains(&true) && signals.next().map_err(deaf)?.is_some() {
-            return Ok(exit::OK);
+            return Ok(exit_code::OK);
         }
     }
 }
@@ -80,10 +75,10 @@ impl UpstreamWatch<'_> {
         let path = self.output.display();
         let stays = |why: &dyn std::fmt::Display| format!("{path} stays as it is: {why}");
         let found =
-            machines::fetch_instances(self.config, NAME, REDIS_TIMEOUT).map_err(|error| stays(&error))?;
-        let present = file::read(self.output).map_err(|error| stays(&error))?;
+            fleet::fetch_instances(self.config, NAME, REDIS_TIMEOUT).map_err(|error| stays(&error))?;
+        let present = atomic_file::read(self.output).map_err(|error| stays(&error))?;
         let servers = self.reconciler.reconcile(
-            block::upstream_servers(&found.instances),
+            upstream::upstream_servers(&found.instances),
             found.complete,
             present.is_some(),
         );
@@ -93,14 +88,14 @@ impl UpstreamWatch<'_> {
                 KeepReason::NotYetComplete => "Redis has heard of this fleet for a moment only",
             })
         })?;
-        let text = block::render_upstream(&self.options.upstream, &self.config.redis.prefix, servers);
+        let text = upstream::render_upstream(&self.options.upstream, &self.config.redis.prefix, servers);
         if present.as_ref() == Some(&text) {
             if self.nginx == NginxState::Unknown {
                 self.nginx = NginxState::Stale;
             }
             return Ok(());
         }
-        let written = file::write(self.output, &text).map_err(|error| stays(&error))?.remark();
+        let written = atomic_file::write(self.output, &text).map_err(|error| stays(&error))?.remark();
         let hosts: Vec<&str> = servers.keys().map(String::as_str).collect();
         tracing::info!(hosts = hosts.join(","), "{path} written with {} hosts{written}", hosts.len());
         self.nginx = NginxState::Stale;
@@ -110,7 +105,7 @@ impl UpstreamWatch<'_> {
     /// Has nginx read the file if it has not.
     fn reload(&mut self) -> Result<(), String> {
         let (NginxState::Stale, Some(command)) = (self.nginx, &self.options.reload) else { return Ok(()) };
-        file::run_command(command)?;
+        atomic_file::run_command(command)?;
         self.nginx = NginxState::Current;
         tracing::info!("reloaded");
         Ok(())

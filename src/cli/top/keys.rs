@@ -1,9 +1,6 @@
 //! Keys as `top` understands them.
 
-use ratatui::crossterm::event::KeyCode;
-use ratatui::crossterm::event::KeyEvent;
-use ratatui::crossterm::event::KeyEventKind;
-use ratatui::crossterm::event::KeyModifiers;
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 /// What a key means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

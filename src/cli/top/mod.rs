@@ -3,42 +3,32 @@
 //! A client like any other: it asks for the status over one connection, and finds the fleet again when that ends. An
 //! order that is given here goes over a connection of its own, because its verdict may take minutes.
 
-mod draw;
 mod keys;
 mod model;
+mod render;
 
 use std::io;
 use std::io::IsTerminal;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::sync::mpsc::Receiver;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
+use model::{KeyAction, TopCommand, TopModel};
 use ratatui::DefaultTerminal;
-use ratatui::crossterm::event;
 use ratatui::crossterm::event::Event;
-use ratatui::crossterm::terminal;
+use ratatui::crossterm::{event, terminal};
 
-use crate::cli::ask;
-use crate::cli::columns::Severity;
-use crate::cli::exit;
-use crate::cli::exit::CommandFailure;
-use crate::cli::exit::print_line;
+use crate::cli::exit_code::{CommandFailure, print_line};
+use crate::cli::status::table::Severity;
+use crate::cli::{exit_code, fetch};
 use crate::config;
 use crate::config::ConfigInputs;
-use crate::control::client::ControlClient;
-use crate::control::client::ControlError;
-use crate::control::protocol::ControlReply;
-use crate::control::protocol::ControlRequest;
-use crate::control::status::InstanceStatus;
-use crate::sys::signal::Signal;
-use crate::sys::signal::SignalReader;
-use crate::sys::time;
-use model::KeyAction;
-use model::TopCommand;
-use model::TopModel;
+use crate::control::client::{ControlClient, ControlError};
+use crate::control::protocol::{ControlReply, ControlRequest};
+use crate::status::document::InstanceStatus;
+use crate::sys::clock;
+use crate::sys::signal::{Signal, SignalReader};
 
 /// Longest wait for the first answer.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -60,20 +50,20 @@ const ENDING: &[Signal] = &[Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Sig
 
 /// Shows the running fleet until the operator leaves; with `once`, prints one picture.
 pub(super) fn top(inputs: &ConfigInputs, interval: Duration, once: bool) -> Result<u8, CommandFailure> {
-    let run_dir = config::run_dir(inputs).map_err(|error| CommandFailure::new(exit::USAGE, &error))?;
-    let first = ask::parse_status(ask::fetch_status(&run_dir, STATUS_TIMEOUT)?)?;
-    let model = TopModel::new(first, time::monotonic());
+    let run_dir = config::run_dir(inputs).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
+    let first = fetch::parse_status(fetch::fetch_status(&run_dir, STATUS_TIMEOUT)?)?;
+    let model = TopModel::new(first, clock::monotonic());
     if once {
         let columns = terminal_columns().unwrap_or(COLUMNS);
-        print_line(draw::render_text(&model, columns, time::monotonic()));
-        return Ok(exit::OK);
+        print_line(render::render_text(&model, columns, clock::monotonic()));
+        return Ok(exit_code::OK);
     }
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         let message = "top needs a terminal; --once prints one picture without".to_owned();
-        return Err(CommandFailure { code: exit::USAGE, message });
+        return Err(CommandFailure { code: exit_code::USAGE, message });
     }
     TopScreen::open(&run_dir, interval, model).and_then(TopScreen::run).map_err(|error| CommandFailure {
-        code: exit::FAILED,
+        code: exit_code::FAILED,
         message: format!("the terminal cannot be used: {error}"),
     })
 }
@@ -118,7 +108,7 @@ impl TopScreen {
             interval,
             client: None,
             is_waiting: false,
-            next_at: time::monotonic() + interval,
+            next_at: clock::monotonic() + interval,
         };
         let terminal = TerminalGuard(ratatui::try_init()?);
         Ok(Self { terminal, signals, model, poller, update_sender, updates })
@@ -127,22 +117,22 @@ impl TopScreen {
     fn run(mut self) -> io::Result<u8> {
         let mut redraw_at = Duration::ZERO;
         loop {
-            let now = time::monotonic();
+            let now = clock::monotonic();
             let is_new = self.receive_updates(now) | self.poll_status(now);
             if is_new || redraw_at <= now {
                 let model = &self.model;
-                self.terminal.0.draw(|frame| draw::draw(frame, model, now))?;
+                self.terminal.0.draw(|frame| render::draw(frame, model, now))?;
                 redraw_at = now + REDRAW;
             }
             let wait = self.poller.next_at.saturating_sub(now).min(STEP);
             if event::poll(wait)? {
                 redraw_at = Duration::ZERO;
                 if self.handle_keys()? {
-                    return Ok(exit::OK);
+                    return Ok(exit_code::OK);
                 }
             }
             if self.signals.next()?.is_some() {
-                return Ok(exit::OK);
+                return Ok(exit_code::OK);
             }
         }
     }
@@ -151,7 +141,7 @@ impl TopScreen {
     fn handle_keys(&mut self) -> io::Result<bool> {
         loop {
             let key = if let Event::Key(key) = event::read()? { keys::interpret(key) } else { None };
-            let now = time::monotonic();
+            let now = clock::monotonic();
             match key.and_then(|key| self.model.handle_key(key, now)) {
                 Some(KeyAction::Quit) => return Ok(true),
                 Some(KeyAction::Run(order)) => self.send_command(order, now),
@@ -202,7 +192,7 @@ impl TopScreen {
             let finished = match run_command(&run_dir, order, &update_sender) {
                 Ok((true, message)) => CommandUpdate::Finished(Severity::Good, message),
                 Ok((false, message)) => CommandUpdate::Finished(Severity::Bad, message),
-                Err(error) => CommandUpdate::Finished(Severity::Bad, ask::to_failure(&error).message),
+                Err(error) => CommandUpdate::Finished(Severity::Bad, fetch::to_failure(&error).message),
             };
             // No one listens once the view is closed; the order goes on in the fleet.
             let _ = update_sender.send(finished);
@@ -253,7 +243,7 @@ impl StatusPoller {
             self.next_at = now + self.interval;
             if let Err(error) = self.request() {
                 self.client = None;
-                return Some(Err(ask::to_failure(&error).message));
+                return Some(Err(fetch::to_failure(&error).message));
             }
             self.is_waiting = true;
         }
@@ -264,8 +254,9 @@ impl StatusPoller {
             return None;
         }
         self.is_waiting = false;
-        let understood = answered.map_err(|error| ask::to_failure(&error)).and_then(ask::status_from_reply);
-        let status = understood.and_then(ask::parse_status).map_err(|failure| failure.message);
+        let understood =
+            answered.map_err(|error| fetch::to_failure(&error)).and_then(fetch::status_from_reply);
+        let status = understood.and_then(fetch::parse_status).map_err(|failure| failure.message);
         if status.is_err() {
             self.client = None;
         }

@@ -3,12 +3,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::cli::columns;
-use crate::cli::columns::COLUMNS;
-use crate::cli::columns::Severity;
+use crate::cli::status::table;
+use crate::cli::status::table::{COLUMNS, Severity};
 use crate::cli::top::keys::TopKey;
-use crate::control::status::InstanceStatus;
-use crate::control::status::SlotStatus;
+use crate::status::document::{InstanceStatus, SlotStatus};
 
 /// Points of the little graphs: more than any terminal is wide.
 const HISTORY: usize = 512;
@@ -112,7 +110,7 @@ impl TopModel {
             received: now,
             rates: VecDeque::new(),
             p99: VecDeque::new(),
-            sort: columns::SLOT_COLUMN,
+            sort: table::SLOT_COLUMN,
             reverse: false,
             selected: 0,
             mode: InputMode::Table,
@@ -187,7 +185,7 @@ impl TopModel {
     pub(super) fn slots(&self) -> Vec<SlotStatus> {
         let shown = self.status.slots.iter().filter(|slot| !self.status.is_retired(slot));
         let mut slots: Vec<SlotStatus> = shown.cloned().collect();
-        columns::sort(&mut slots, self.sort, self.reverse);
+        table::sort(&mut slots, self.sort, self.reverse);
         slots
     }
 
@@ -233,7 +231,7 @@ impl TopModel {
     fn sort_by(&mut self, column: usize) {
         let again = self.sort == column;
         self.reverse =
-            if again { !self.reverse } else { COLUMNS[column].is_number && column != columns::SLOT_COLUMN };
+            if again { !self.reverse } else { COLUMNS[column].is_number && column != table::SLOT_COLUMN };
         self.sort = column;
     }
 
@@ -264,12 +262,12 @@ fn rates_since(status: &mut InstanceStatus, before: &InstanceStatus, passed: Dur
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::samples;
+    use crate::cli::test_fixtures;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn model() -> TopModel {
-        TopModel::new(samples::instance_status(), SECOND)
+        TopModel::new(test_fixtures::instance_status(), SECOND)
     }
 
     fn order(model: &TopModel) -> Vec<usize> {
@@ -279,7 +277,7 @@ mod tests {
     #[test]
     fn rates_are_those_between_two_statuses() {
         let mut model = model();
-        let mut next = samples::instance_status();
+        let mut next = test_fixtures::instance_status();
         next.totals.requests += 500;
         next.slots[0].requests += 300;
         model.update(next, SECOND * 3);
@@ -291,7 +289,7 @@ mod tests {
     #[test]
     fn another_fleet_begins_anew() {
         let mut model = model();
-        let mut other = samples::instance_status();
+        let mut other = test_fixtures::instance_status();
         (other.supervisor_pid, other.totals.requests) = (1, 3);
         model.update(other, SECOND * 2);
         assert_eq!(model.rates, [150], "the rate is the new fleet's own");

@@ -5,31 +5,22 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::response::IntoResponse;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use http::HeaderName;
-use http::HeaderValue;
-use http::StatusCode;
-use http::header;
-use tokio::sync::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::sync::Semaphore;
-use tokio::sync::watch;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 
-use crate::http::dashboard::engine::FleetCollector;
-use crate::http::dashboard::view::DashboardView;
-use crate::http::dashboard::view::EventView;
-use crate::http::phase::DrainState;
+use crate::http::dashboard::collector::FleetCollector;
+use crate::http::dashboard::view_model::{DashboardView, EventView};
+use crate::http::drain_state::DrainState;
 use crate::http::problem::Problem;
-use crate::http::router::ListenerRole;
-use crate::http::state::WorkerContext;
+use crate::http::service::ListenerRole;
+use crate::http::service::context::WorkerContext;
 use crate::sys::random;
 
 /// Time between two computations.

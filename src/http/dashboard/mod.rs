@@ -3,58 +3,43 @@
 //! Guarantees that nothing is computed while nobody watches and once a second however many do; that the page is whole
 //! without a script; and that nothing is changed but by somebody who has shown the token, from a page of this fleet.
 
+mod actions;
 mod assets;
-mod draw;
-mod engine;
+mod auth;
+mod collector;
 mod feed;
-mod gate;
-mod history;
-mod operate;
-mod rows;
-mod said;
-mod supervisor;
-mod view;
-mod words;
-mod work;
+mod flash;
+mod formatting;
+mod metric_history;
+mod presenter;
+mod queue_view;
+mod slot_view;
+mod supervisor_client;
+mod view_model;
 
 use std::sync::Arc;
 
 use askama::Template;
+use assets::ASSET_PATHS;
+use auth::{DashboardAuth, OperatorSession};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State as Shared;
-use axum::response::Html;
-use axum::response::IntoResponse;
-use axum::response::Response;
-use axum::routing::get;
-use axum::routing::post;
-use http::HeaderValue;
-use http::Request;
-use http::StatusCode;
-use http::header;
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use feed::{DashboardFeed, DashboardFrame};
+use flash::FlashMessage;
 use http::request::Parts;
+use http::{HeaderValue, Request, StatusCode, header};
 use tokio::sync::Semaphore;
+use view_model::{DashboardView, DeadTaskView, InstanceView, SlotView, TaskView};
 
-use crate::config::schema::DashboardConfig as Settings;
-use crate::http::exchange::RequestState;
-use crate::http::identity::ClientInfo;
-use crate::http::identity::ClientTransport;
-use crate::http::router::ListenerRole;
-use crate::http::state::FleetHandle;
-use crate::http::state::WorkerContext;
-use crate::sys::time;
-
-use assets::ASSET_PATHS;
-use feed::DashboardFeed;
-use feed::DashboardFrame;
-use gate::DashboardAuth;
-use gate::OperatorSession;
-use said::FlashMessage;
-use view::DashboardView;
-use view::DeadTaskView;
-use view::InstanceView;
-use view::SlotView;
-use view::TaskView;
+use crate::config::settings::DashboardConfig as Settings;
+use crate::http::real_ip::{ClientInfo, ClientTransport};
+use crate::http::request_state::RequestState;
+use crate::http::service::ListenerRole;
+use crate::http::service::context::{FleetHandle, WorkerContext};
+use crate::sys::clock;
 
 /// The page's own files and nothing else: no style or script in the document, nothing from elsewhere.
 const PAGE_CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -91,11 +76,11 @@ pub(super) fn routes() -> Router<FleetHandle> {
     Router::new()
         .route("/fleet", get(page))
         .route("/fleet/events", get(events))
-        .route("/fleet/sign-in", post(operate::sign_in))
-        .route("/fleet/sign-out", post(operate::sign_out))
-        .route("/fleet/reload", post(operate::reload))
-        .route("/fleet/scale", post(operate::scale))
-        .route("/fleet/restart", post(operate::restart))
+        .route("/fleet/sign-in", post(actions::sign_in))
+        .route("/fleet/sign-out", post(actions::sign_out))
+        .route("/fleet/reload", post(actions::reload))
+        .route("/fleet/scale", post(actions::scale))
+        .route("/fleet/restart", post(actions::restart))
         .merge(assets::routes())
 }
 
@@ -143,7 +128,7 @@ async fn page(Shared(FleetHandle(core)): Shared<FleetHandle>, request: Request<B
     let (parts, _) = request.into_parts();
     let dashboard_request = DashboardRequest::from_parts(&core, &parts);
     let auth = &core.dashboard.0.auth;
-    let session = auth.authenticate(&parts.headers, time::wall_clock());
+    let session = auth.authenticate(&parts.headers, clock::wall_clock());
     let flash = session
         .as_ref()
         .and_then(|operator| auth.take_flash(operator, &parts.headers, dashboard_request.secure));

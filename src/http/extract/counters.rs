@@ -10,9 +10,9 @@ use crate::counter::CounterName;
 use crate::counter::batched::Approximate;
 use crate::counter::bounded::BoundedRequest;
 use crate::http::error::RequestError;
-use crate::http::exchange::RequestState;
 use crate::http::extract::request_state;
-use crate::redis::count::BoundedOutcome;
+use crate::http::request_state::RequestState;
+use crate::redis::counter_commands::BoundedOutcome;
 
 /// Counters that all workers and machines share, of four kinds.
 ///

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 
-use axum::extract::FromRequestParts;
-use axum::extract::OptionalFromRequestParts;
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
 
 use crate::http::error::RequestError;
-use crate::http::idempotency::key;
+use crate::http::service::idempotent::key;
 
 /// The request's `Idempotency-Key`: naming it refuses requests without one, 400; `Option<Idempotency>` refuses none.
 ///

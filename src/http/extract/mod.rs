@@ -2,35 +2,29 @@
 //!
 //! `tower_sessions::Session` belongs to them; it is put into the request as it is.
 
-mod account;
-mod client;
+mod auth_session;
+mod client_ip;
 mod counters;
-mod fields;
 mod idempotency;
-mod limit;
-mod visit;
+mod page_view;
+mod rate_limit;
+mod session_fields;
 mod worker;
-
-pub use account::AuthSession;
-pub use client::ClientIp;
-pub use counters::BatchedCounter;
-pub use counters::BoundedCounter;
-pub use counters::Counters;
-pub use counters::DistinctCounter;
-pub use counters::Inserted;
-pub use counters::Taken;
-pub use fields::SessionFields;
-pub use idempotency::Idempotency;
-pub(super) use idempotency::ResponseRetention;
-pub use limit::RateLimit;
-pub use visit::PageView;
 
 use std::sync::Arc;
 
+pub use auth_session::AuthSession;
+pub use client_ip::ClientIp;
+pub use counters::{BatchedCounter, BoundedCounter, Counters, DistinctCounter, Inserted, Taken};
 use http::request::Parts;
+pub use idempotency::Idempotency;
+pub(super) use idempotency::ResponseRetention;
+pub use page_view::PageView;
+pub use rate_limit::RateLimit;
+pub use session_fields::SessionFields;
 
 use crate::http::error::RequestError;
-use crate::http::exchange::RequestState;
+use crate::http::request_state::RequestState;
 
 /// This request's exchange.
 fn request_state(parts: &Parts) -> Result<&Arc<RequestState>, RequestError> {

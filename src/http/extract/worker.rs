@@ -5,8 +5,7 @@ use http::request::Parts;
 
 use crate::http::error::RequestError;
 use crate::http::extract::request_state;
-use crate::http::state::FleetHandle;
-use crate::http::state::Worker;
+use crate::http::service::context::{FleetHandle, Worker};
 
 impl<S: Sync> FromRequestParts<S> for Worker {
     type Rejection = RequestError;

@@ -8,22 +8,14 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest;
 
-use crate::config::limit::Enforcement;
-use crate::config::limit::LimitConfig;
-use crate::config::limit::LimitKind;
-use crate::config::limit::LimitScope;
-use crate::config::limit::LimitTiming;
-use crate::config::limit::OnRedisDown;
-use crate::config::limit::OnRedisFull;
-use crate::config::limit::PrefetchMode;
-use crate::config::limit::SubjectKind;
+use crate::config::limits::{
+    Enforcement, LimitConfig, LimitKind, LimitScope, LimitTiming, OnRedisDown, OnRedisFull, PrefetchMode,
+    SubjectKind,
+};
+use crate::limiter::applied_limits::{AppliedLimits, AppliedPolicy};
 use crate::limiter::quota::Quota;
-use crate::limiter::route::LimitRoute;
-use crate::limiter::route::RequestPath;
-use crate::limiter::set::AppliedLimits;
-use crate::limiter::set::AppliedPolicy;
-use crate::redis::begin::LimitParameters;
-use crate::redis::begin::RateLimitCheck;
+use crate::limiter::route::{LimitRoute, RequestPath};
+use crate::redis::begin::{LimitParameters, RateLimitCheck};
 use crate::redis::keys;
 
 /// Every policy that is switched on; cheap to clone.

@@ -1,7 +1,7 @@
 //! Which policies a request falls under, and whom they count.
 
 use super::*;
-use crate::config::limit::Rate;
+use crate::config::limits::Rate;
 
 fn limit(per: SubjectKind, routes: &[&str]) -> LimitConfig {
     let rate = Rate { count: 10, period: Duration::from_secs(1) };

@@ -3,20 +3,16 @@
 //! The form is described at the head of `migrations/0021_regatta_v5.lua`; nothing here talks to a server.
 
 pub mod batch;
-mod session;
+mod session_query;
 
 use fred::types::Value;
+pub use session_query::{
+    NewSessionLimit, PROVISIONAL_SESSION_TTL, ProvisionalSessionQuery, SessionAccess, SessionAttributes,
+    SessionLookup, SessionQuery,
+};
+pub(super) use session_query::{split_reserved_fields, stored_name};
 
 use crate::redis::error::RedisError;
-pub use session::NewSessionLimit;
-pub use session::PROVISIONAL_SESSION_TTL;
-pub use session::ProvisionalSessionQuery;
-pub use session::SessionAccess;
-pub use session::SessionAttributes;
-pub use session::SessionLookup;
-pub use session::SessionQuery;
-pub(super) use session::split_reserved_fields;
-pub(super) use session::stored_name;
 
 /// Everything one request needs, decided and done in one step.
 #[derive(Debug, Clone, Copy, Default)]
@@ -232,7 +228,7 @@ fn decode_expected(expects: ExpectedReply, reply: Value) -> Result<BeginReply, R
     let counters = (0..expects.counters).map(|_| numbers.signed()).collect::<Result<Vec<_>, _>>()?;
     let session = match expects.session {
         false => SessionLookup::NotRequested,
-        true => session::decode(&mut numbers, fields)?,
+        true => session_query::decode(&mut numbers, fields)?,
     };
     let now_ms = match session {
         SessionLookup::Found { .. } => 0,

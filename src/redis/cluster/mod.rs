@@ -5,39 +5,28 @@
 //! is dropped are sent again although they may have been executed. Here each node is kept like a server of its own
 //! (`link.rs`), a dead one costs its own slots, and a call is sent again only if a node said that it did not execute it.
 
-mod node;
+mod nodes;
 mod router;
-mod routes;
+mod state;
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::PoisonError;
-use std::sync::RwLock;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+pub(super) use nodes::OneShotCluster;
+pub(super) use router::ClusterRouter;
+use state::{ClusterNode, ClusterState, HashSlotMap, NodeState};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::config::place::HostPort;
-use crate::redis::ClientInner;
-use crate::redis::caller::RedisTransport;
+use crate::config::redis_url::HostPort;
+use crate::redis::connection::{ActiveConnection, RedisConnection};
 use crate::redis::error::RedisError;
-use crate::redis::link;
-use crate::redis::link::ActiveConnection;
-use crate::redis::link::RedisConnection;
-use crate::redis::migrations;
-use crate::redis::pauses::ReconnectPauses;
-use crate::redis::pauses::random_unit;
-use crate::redis::secret;
-use crate::redis::topology;
-use crate::redis::topology::HashSlotRange;
-pub(super) use node::OneShotCluster;
-pub(super) use router::ClusterRouter;
-use routes::ClusterNode;
-use routes::ClusterState;
-use routes::HashSlotMap;
-use routes::NodeState;
+use crate::redis::hash_slots::HashSlotRange;
+use crate::redis::reconnect_pauses::{ReconnectPauses, random_unit};
+use crate::redis::transport::RedisTransport;
+use crate::redis::{ClientInner, connection, hash_slots, migrations, signing_keys};
 
 /// How often the map is read when nobody says that it is old; the signing key is offered as often.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
@@ -88,7 +77,7 @@ pub(super) async fn maintain(inner: Arc<ClientInner>, seeds: Vec<HostPort>) {
         }
         health = now;
         if refused {
-            tokio::time::sleep(link::REJECTED_PAUSE).await;
+            tokio::time::sleep(connection::REJECTED_PAUSE).await;
             continue;
         }
         let pause = match health {
@@ -134,7 +123,7 @@ async fn query_hash_slots(
     queried: &HostPort,
 ) -> Result<Vec<HashSlotRange>, RedisError> {
     match caller.call("CLUSTER", ["SLOTS"]).await {
-        Ok(answer) => topology::parse_ranges(&answer, queried),
+        Ok(answer) => hash_slots::parse_ranges(&answer, queried),
         Err(RedisError::Rejected { reason, .. }) if reason.contains("cluster support disabled") => {
             Err(RedisError::invalid_setting(format!(
                 "{queried} belongs to no cluster: redis.url must begin with redis:// (or redis-sentinel://)"
@@ -164,7 +153,7 @@ fn apply_hash_slots(
                 state: RwLock::new(NodeState::Connecting(Instant::now())),
             });
             let task =
-                tokio::spawn(node::maintain_node(Arc::clone(inner), Arc::clone(routes), Arc::clone(&node)));
+                tokio::spawn(nodes::maintain_node(Arc::clone(inner), Arc::clone(routes), Arc::clone(&node)));
             node_tasks.0.insert(peer.clone(), task);
             node
         });
@@ -173,7 +162,7 @@ fn apply_hash_slots(
     for gone in old.nodes.keys().filter(|peer| !nodes.contains_key(peer)) {
         if let Some(task) = node_tasks.0.remove(gone) {
             tokio::spawn(async move {
-                tokio::time::sleep(link::LINGER).await;
+                tokio::time::sleep(connection::LINGER).await;
                 task.abort();
             });
         }
@@ -216,7 +205,7 @@ async fn publish_transport(
         if matches!(previous, ClusterHealth::Unknown | ClusterHealth::Down) {
             migrations::ensure_applied(&patient, ready.mode, &inner.prefix, &inner.name).await?;
         }
-        secret::refresh_signing_keys(&patient, inner).await
+        signing_keys::refresh_signing_keys(&patient, inner).await
     };
     let refused = match prepared.await {
         Ok(refused) => refused,

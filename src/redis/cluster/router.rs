@@ -4,20 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::types::Value;
-use futures_util::future::BoxFuture;
-use futures_util::future::join_all;
-use tokio::time::Instant;
-use tokio::time::timeout_at;
+use futures_util::future::{BoxFuture, join_all};
+use tokio::time::{Instant, timeout_at};
 
-use crate::config::place::HostPort;
-use crate::redis::caller::RedisTransport;
-use crate::redis::cluster::routes::ClusterNode;
-use crate::redis::cluster::routes::ClusterState;
+use crate::config::redis_url::HostPort;
+use crate::redis::cluster::state::{ClusterNode, ClusterState};
 use crate::redis::error::RedisError;
-use crate::redis::keys;
-use crate::redis::topology;
-use crate::redis::topology::ClusterRedirect;
-use crate::redis::topology::CommandRoute;
+use crate::redis::hash_slots::{ClusterRedirect, CommandRoute};
+use crate::redis::transport::RedisTransport;
+use crate::redis::{hash_slots, keys};
 
 /// Most times one call follows a redirection, or waits for keys that are on their way.
 const REDIRECTS_MAX: usize = 16;
@@ -76,7 +71,7 @@ impl ClusterRouter {
     }
 
     async fn route(&self, command: &'static str, mut args: Vec<Value>) -> Result<Value, RedisError> {
-        let keys = match topology::command_route(command, &args) {
+        let keys = match hash_slots::command_route(command, &args) {
             CommandRoute::AllNodes => return self.send_to_all(command, args).await,
             CommandRoute::AnyNode => return self.send_to_any(command, args).await,
             CommandRoute::Keys(keys) => keys,
@@ -85,7 +80,7 @@ impl ClusterRouter {
         for value in &mut args[keys] {
             let key = value.as_bytes().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
             let name = keys::cluster_name(&self.state.prefix, key);
-            slot.get_or_insert_with(|| topology::hash_slot(name.as_deref().unwrap_or(key)));
+            slot.get_or_insert_with(|| hash_slots::hash_slot(name.as_deref().unwrap_or(key)));
             if let Some(name) = name {
                 *value = Value::from(name);
             }
@@ -124,12 +119,12 @@ impl ClusterRouter {
                 Err(error) => error,
                 answered => return answered,
             };
-            if let Some(to) = topology::parse_redirect(&error, &node) {
+            if let Some(to) = hash_slots::parse_redirect(&error, &node) {
                 if matches!(to, ClusterRedirect::Moved(_)) {
                     self.state.refresh_requested.notify_one();
                 }
                 redirected = Some(to);
-            } else if topology::is_cross_slot(&error) && !self.returns_cross_slot
+            } else if hash_slots::is_cross_slot(&error) && !self.returns_cross_slot
                 || matches!(error, RedisError::Unavailable { .. })
             {
                 // Nothing was executed: keys are on their way, or the connection ended before the call was sent.

@@ -8,9 +8,7 @@ use fred::types::Value;
 
 use crate::redis::begin::batch::BatchLedger;
 use crate::redis::begin::to_f64;
-use crate::redis::commit::CommitOutcome;
-use crate::redis::commit::CommitSession;
-use crate::redis::commit::NewSession;
+use crate::redis::commit::{CommitOutcome, CommitSession, NewSession};
 use crate::redis::error::RedisError;
 
 /// Flag of a batch.

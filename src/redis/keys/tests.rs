@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::prefix;
+use crate::config::key_prefix;
 
 /// The names of one fleet for things of this name: every key, as it is with and without a cluster, and every channel.
 fn names(prefix: &str, name: &str, other: &str) -> Vec<String> {
@@ -67,12 +67,14 @@ fn names(prefix: &str, name: &str, other: &str) -> Vec<String> {
 
 /// Prefixes that are valid, and made to nest: their segments are names of families, and what comes close to them.
 fn prefixes() -> impl Strategy<Value = String> {
-    let families = prefix::FAMILIES.iter().copied().chain(["s", "c", "l", "t", "b", "w", "p", "i"]);
+    let families = key_prefix::FAMILIES.iter().copied().chain(["s", "c", "l", "t", "b", "w", "p", "i"]);
     let near: Vec<String> =
         families.flat_map(|it| [it.to_owned(), format!("{it}x"), it.to_uppercase()]).collect();
     let segment = prop_oneof![proptest::sample::select(near), "[a-z]{1,2}", "[A-Za-z0-9._-]{1,4}"];
     let path = proptest::collection::vec(segment, 1..5).prop_map(|segments| segments.join(":"));
-    path.prop_filter("valid", |prefix| prefix.split(':').skip(1).all(|segment| !prefix::is_family(segment)))
+    path.prop_filter("valid", |prefix| {
+        prefix.split(':').skip(1).all(|segment| !key_prefix::is_family(segment))
+    })
 }
 
 /// Names as hostile as any: those of keys, with colons, braces, spaces, wildcards.
@@ -94,7 +96,7 @@ proptest! {
     ) {
         // The second one nests in the first one, as far as it may: what is left of it is tried as a name.
         let nested = format!("{one}:{other}");
-        let nests = nested.split(':').skip(1).all(|segment| !prefix::is_family(segment));
+        let nests = nested.split(':').skip(1).all(|segment| !key_prefix::is_family(segment));
         for pair in [Some((&one, &other)), nests.then_some((&one, &nested))].into_iter().flatten() {
             if pair.0 == pair.1 {
                 continue;
@@ -117,7 +119,7 @@ proptest! {
 fn every_family_is_one_that_no_prefix_may_end_with() {
     for name in names("p", "x", "y") {
         let family = name.strip_prefix("p:").unwrap().split(':').next().unwrap();
-        let free = prefix::is_family(family) || family.starts_with('{') || family.starts_with('@');
+        let free = key_prefix::is_family(family) || family.starts_with('{') || family.starts_with('@');
         assert!(free, "{name}: a prefix p:{family} would nest in p; see config/prefix.rs");
     }
 }
@@ -125,7 +127,7 @@ fn every_family_is_one_that_no_prefix_may_end_with() {
 #[test]
 fn what_a_visitor_names_is_no_other_fleet_s_signing_key() {
     assert_eq!(counter("shop", "secret"), signing_key("shop:c"), "so shop:c is refused");
-    assert!(prefix::is_family("c"));
+    assert!(key_prefix::is_family("c"));
 }
 
 #[test]

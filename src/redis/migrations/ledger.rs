@@ -5,16 +5,12 @@
 
 use std::collections::HashMap;
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::redis::caller::RedisTransport;
 use crate::redis::error::RedisError;
 use crate::redis::keys;
-use crate::redis::migrations::Migration;
-use crate::redis::migrations::MigrationKind;
-use crate::redis::migrations::MigrationState;
-use crate::redis::migrations::MigrationStatus;
+use crate::redis::migrations::{Migration, MigrationKind, MigrationState, MigrationStatus};
+use crate::redis::transport::RedisTransport;
 
 /// One field of the ledger.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -6,36 +6,33 @@
 //! a **walk** over keys, which takes its time and is run by `regatta migrate`.
 
 mod ledger;
+mod lock;
 mod repair;
-mod run;
 mod survey;
 mod walk;
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use ledger::EntryState;
+use lock::{LockScope, MigrationLock};
+pub use repair::LedgerProblem;
 use ring::digest;
 use serde::Serialize;
-use tokio::time::Instant;
-
-use crate::redis::RedisClient;
-use crate::redis::caller::RedisTransport;
-use crate::redis::error::RedisError;
-use crate::redis::keys;
-use crate::redis::library;
-use crate::redis::library::InvocationMode;
-use crate::redis::reach::OneShotConnection;
-use ledger::EntryState;
-pub use repair::LedgerProblem;
-use run::LockScope;
-use run::MigrationLock;
 pub use survey::MigrationSurvey;
+use tokio::time::Instant;
 pub use walk::WalkProgress;
+
+use crate::redis::error::RedisError;
+use crate::redis::functions::InvocationMode;
+use crate::redis::reach::OneShotConnection;
+use crate::redis::transport::RedisTransport;
+use crate::redis::{RedisClient, functions, keys};
 
 /// Every migration that this program ships, in order: the libraries, and no walk so far. What version 1 wrote
 /// version 2 reads as it is, and a session lives no longer than a walk would be worth.
 pub static SHIPPED: LazyLock<MigrationSet> = LazyLock::new(|| {
-    let libraries = library::LIBRARIES.iter().map(|it| Migration::new(it.number, it.name, it.text));
+    let libraries = functions::LIBRARIES.iter().map(|it| Migration::new(it.number, it.name, it.text));
     MigrationSet { migrations: libraries.collect(), last_released: "0001" }
 });
 
@@ -149,7 +146,7 @@ pub enum MigrationStatus {
 /// SHA-256 of a text, hex, as if every line ended with LF: a checkout with other line ends is the same file.
 pub fn checksum(text: &str) -> String {
     let normal = text.replace("\r\n", "\n");
-    library::hex(digest::digest(&digest::SHA256, normal.as_bytes()).as_ref())
+    functions::hex(digest::digest(&digest::SHA256, normal.as_bytes()).as_ref())
 }
 
 impl MigrationSet {
@@ -215,7 +212,7 @@ impl MigrationSet {
                 ledger::evaluate(&self.migrations, &ledger::load_fields(at.transport, at.prefix).await?)?;
             if steps.iter().filter(|step| step.keys.is_none()).all(MigrationState::is_applied) {
                 // The ledger outlives FUNCTION FLUSH; the libraries may be gone all the same.
-                return library::ensure(at.transport, at.mode).await;
+                return functions::ensure(at.transport, at.mode).await;
             }
             if let Some(run) =
                 MigrationLock::acquire(at.transport, at.prefix, at.worker, LockScope::Libraries).await?
@@ -249,12 +246,17 @@ impl MigrationSet {
                 continue;
             }
             run.record_entry(migration, EntryState::Running, None).await?;
-            run.while_renewing(library::apply_library(at.transport, at.mode, migration.name, migration.text))
-                .await?;
+            run.while_renewing(functions::apply_library(
+                at.transport,
+                at.mode,
+                migration.name,
+                migration.text,
+            ))
+            .await?;
             run.record_entry(migration, EntryState::Applied, None).await?;
             tracing::info!(file = %migration.file(), by = %at.worker, "migration applied");
         }
-        run.while_renewing(library::ensure(at.transport, at.mode)).await
+        run.while_renewing(functions::ensure(at.transport, at.mode)).await
     }
 
     /// Walks what is not walked.

@@ -7,20 +7,13 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::redis::RedisClient;
 use crate::redis::error::RedisError;
-use crate::redis::library;
-use crate::redis::library::InvocationMode;
-use crate::redis::migrations::Migration;
-use crate::redis::migrations::MigrationContext;
-use crate::redis::migrations::MigrationSet;
-use crate::redis::migrations::checksum;
-use crate::redis::migrations::ledger;
-use crate::redis::migrations::ledger::EntryState;
-use crate::redis::migrations::ledger::LedgerFields;
-use crate::redis::migrations::run::LockScope;
-use crate::redis::migrations::run::MigrationLock;
+use crate::redis::functions::InvocationMode;
+use crate::redis::migrations::ledger::{EntryState, LedgerFields};
+use crate::redis::migrations::lock::{LockScope, MigrationLock};
+use crate::redis::migrations::{Migration, MigrationContext, MigrationSet, checksum, ledger};
 use crate::redis::reach::OneShotConnection;
+use crate::redis::{RedisClient, functions};
 
 /// Something that is wrong; its text says what a repair does about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -165,7 +158,7 @@ impl MigrationSet {
                 }
                 LedgerProblem::Library { name, .. } => {
                     for migration in self.migrations.iter().filter(|migration| migration.name == *name) {
-                        run.while_renewing(library::replace_library(at.transport, migration.text)).await?;
+                        run.while_renewing(functions::replace_library(at.transport, migration.text)).await?;
                     }
                 }
                 // Applying does it.
@@ -224,7 +217,7 @@ impl MigrationSet {
         migration: &Migration,
         at: MigrationContext<'_>,
     ) -> Result<Option<LedgerProblem>, RedisError> {
-        let Some(text) = library::installed_source(at.transport, migration.name).await? else {
+        let Some(text) = functions::installed_source(at.transport, migration.name).await? else {
             return Ok(None);
         };
         let (expected, found) = (migration.checksum(), checksum(&text));

@@ -6,16 +6,12 @@ use std::time::Duration;
 use fred::types::Value;
 use serde::Serialize;
 
-use crate::redis::RedisClient;
-use crate::redis::caller::RedisTransport;
 use crate::redis::error::RedisError;
-use crate::redis::keys;
-use crate::redis::library::InvocationMode;
-use crate::redis::migrations::MigrationKind;
-use crate::redis::migrations::MigrationSet;
-use crate::redis::migrations::ledger;
-use crate::redis::migrations::walk;
+use crate::redis::functions::InvocationMode;
+use crate::redis::migrations::{MigrationKind, MigrationSet, ledger, walk};
 use crate::redis::reach::OneShotConnection;
+use crate::redis::transport::RedisTransport;
+use crate::redis::{RedisClient, keys};
 
 /// Keys of one SCAN: some 0.2 ms of the server's time.
 const SCAN_COUNT: &str = "500";

@@ -10,14 +10,11 @@ use std::time::Duration;
 use fred::types::Value;
 use tokio::time::Instant;
 
-use crate::redis::caller::RedisTransport;
 use crate::redis::error::RedisError;
 use crate::redis::migrations::Migration;
-use crate::redis::migrations::ledger::EntryState;
-use crate::redis::migrations::ledger::WalkPosition;
-use crate::redis::migrations::run::MigrationLock;
-use crate::redis::migrations::run::fenced;
-use crate::redis::migrations::run::server_time_ms;
+use crate::redis::migrations::ledger::{EntryState, WalkPosition};
+use crate::redis::migrations::lock::{MigrationLock, fenced, server_time_ms};
+use crate::redis::transport::RedisTransport;
 
 /// Most keys of one step.
 const KEYS_PER_STEP: usize = 100;

@@ -5,19 +5,12 @@
 
 use fred::types::Value;
 
-use crate::redis::begin::LimitParameters;
-use crate::redis::begin::RateLimitCheck;
-use crate::redis::begin::RateLimitDecision;
-use crate::redis::caller::RedisTransport;
+use crate::redis::begin::{LimitParameters, RateLimitCheck, RateLimitDecision};
 use crate::redis::error::RedisError;
 use crate::redis::keys;
-use crate::redis::limit::LimitCharge;
-use crate::redis::limit::LimitStatus;
-use crate::redis::plain::PipelinedCommand;
-use crate::redis::plain::command;
-use crate::redis::plain::integer;
-use crate::redis::plain::number;
-use crate::redis::plain::text;
+use crate::redis::limiter_commands::{LimitCharge, LimitStatus};
+use crate::redis::plain::{PipelinedCommand, command, integer, number, text};
+use crate::redis::transport::RedisTransport;
 
 /// A limit as a window.
 struct FixedWindow {

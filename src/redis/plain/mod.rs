@@ -8,39 +8,29 @@
 //! twice the burst may come around a window's end; a request that is denied is counted for a moment; a step that is
 //! cut off in the middle leaves what it did. What cannot be kept at all is refused (`Unsupported`), never half done.
 
-pub(super) mod fleet;
 mod limits;
-mod moves;
+mod provisional;
+pub(super) mod registry;
+mod rotation;
 mod sessions;
-mod tickets;
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use fred::types::Value;
+pub(super) use limits::{apply_deferred_charge, limit_status, refund_limit, reset_limit};
+pub(super) use provisional::destroy_session;
+pub(super) use rotation::rotate_session;
+pub(super) use sessions::{commit_session, delete_session, lookup_session, quarantine_session};
 
-use crate::config::schema::ScriptingMode;
-use crate::redis::ClientInner;
-use crate::redis::RedisClient;
-use crate::redis::begin;
-use crate::redis::begin::CounterIncrement;
-use crate::redis::begin::SessionLookup;
-use crate::redis::begin::SessionQuery;
-use crate::redis::caller::RedisTransport;
+use crate::config::settings::ScriptingMode;
+use crate::redis::availability::RedisAvailability;
+use crate::redis::begin::{CounterIncrement, SessionLookup, SessionQuery};
+use crate::redis::breakers::CallKind;
 use crate::redis::error::RedisError;
-use crate::redis::lanes::CallKind;
-use crate::redis::library::InvocationMode;
-use crate::redis::standing::RedisAvailability;
-pub(super) use limits::apply_deferred_charge;
-pub(super) use limits::limit_status;
-pub(super) use limits::refund_limit;
-pub(super) use limits::reset_limit;
-pub(super) use moves::rotate_session;
-pub(super) use sessions::commit_session;
-pub(super) use sessions::delete_session;
-pub(super) use sessions::lookup_session;
-pub(super) use sessions::quarantine_session;
-pub(super) use tickets::destroy_session;
+use crate::redis::functions::InvocationMode;
+use crate::redis::transport::RedisTransport;
+use crate::redis::{ClientInner, RedisClient, begin};
 
 impl RedisClient {
     /// Whether this server or user allows no server-side code, and plain commands do what they can.
@@ -130,7 +120,7 @@ pub(super) async fn begin(
     let session = match request.session {
         None => SessionLookup::NotRequested,
         Some(arg @ SessionQuery { provisional: Some(ticket), .. }) => {
-            tickets::lookup_or_create(caller, arg, ticket).await?
+            provisional::lookup_or_create(caller, arg, ticket).await?
         }
         Some(arg) => sessions::lookup_and_count(caller, arg).await?,
     };

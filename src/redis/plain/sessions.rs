@@ -11,28 +11,16 @@ use bytes::Bytes;
 use fred::types::Value;
 use ring::digest;
 use time::OffsetDateTime;
-use tower_sessions::session::Id;
-use tower_sessions::session::Record;
+use tower_sessions::session::{Id, Record};
 use tower_sessions::session_store;
 use tower_sessions::session_store::SessionStore;
 
-use crate::redis::begin::SessionAccess;
-use crate::redis::begin::SessionLookup;
-use crate::redis::begin::SessionQuery;
-use crate::redis::caller::RedisTransport;
-use crate::redis::commit;
+use crate::redis::begin::{SessionAccess, SessionLookup, SessionQuery};
 use crate::redis::commit::CommitOutcome;
-use crate::redis::error::RedisError;
-use crate::redis::error::ServerRejection;
-use crate::redis::keys;
-use crate::redis::plain::PipelinedCommand;
-use crate::redis::plain::command;
-use crate::redis::plain::from_json;
-use crate::redis::plain::integer;
-use crate::redis::plain::number;
-use crate::redis::plain::text;
-use crate::redis::plain::time_ms;
-use crate::redis::plain::to_json;
+use crate::redis::error::{RedisError, ServerRejection};
+use crate::redis::plain::{PipelinedCommand, command, from_json, integer, number, text, time_ms, to_json};
+use crate::redis::transport::RedisTransport;
+use crate::redis::{commit, keys};
 
 /// When the session was created, ms; no application's field begins with one underscore, see [`field`].
 const CREATED: &str = "_c";

@@ -2,44 +2,27 @@
 //!
 //! Without server-side code there are none: every call is [`Error::Unsupported`].
 
-mod idle;
-mod record;
-mod step;
-mod survey;
+mod attempt;
+mod claim;
+mod stats;
+mod task_status;
 
 use std::time::Duration;
 
+pub use attempt::{
+    Cancelled, EnqueueOutcome, ExecutionResult, StartOutcome, TaskDelivery, TaskExecution, TaskPolicy,
+};
+pub use claim::{FinishOutcome, IdleWorker, NextClaim};
 use fred::types::Value;
+pub use stats::{DeadTask, RunningTask, TaskQueueStats, TaskTotals};
+pub use task_status::{InvalidTaskId, TaskId, TaskRandomSourceError, TaskState, TaskStatus};
 
-use crate::redis::RedisClient;
-use crate::redis::count::list;
-use crate::redis::count::number;
-use crate::redis::count::signed;
-use crate::redis::count::with_keys;
+use crate::redis::breakers::CallKind;
+use crate::redis::connection::ActiveConnection;
+use crate::redis::counter_commands::{list, number, signed, with_keys};
 use crate::redis::error::RedisError;
-use crate::redis::keys;
-use crate::redis::lanes::CallKind;
-use crate::redis::library::ServerFunction;
-use crate::redis::link::ActiveConnection;
-pub use idle::FinishOutcome;
-pub use idle::IdleWorker;
-pub use idle::NextClaim;
-pub use record::InvalidTaskId;
-pub use record::TaskId;
-pub use record::TaskRandomSourceError;
-pub use record::TaskState;
-pub use record::TaskStatus;
-pub use step::Cancelled;
-pub use step::EnqueueOutcome;
-pub use step::ExecutionResult;
-pub use step::StartOutcome;
-pub use step::TaskDelivery;
-pub use step::TaskExecution;
-pub use step::TaskPolicy;
-pub use survey::DeadTask;
-pub use survey::RunningTask;
-pub use survey::TaskQueueStats;
-pub use survey::TaskTotals;
+use crate::redis::functions::ServerFunction;
+use crate::redis::{RedisClient, keys};
 
 /// News of workers of earlier releases, and the first letter of what is told to one worker: there is something to take;
 /// its text is the kind.
@@ -241,7 +224,7 @@ impl RedisClient {
         }
         let key = keys::task(&self.inner.prefix, &id.to_string());
         let args: Vec<Value> =
-            std::iter::once(key.as_str()).chain(record::STATUS_FIELDS).map(Value::from).collect();
+            std::iter::once(key.as_str()).chain(task_status::STATUS_FIELDS).map(Value::from).collect();
         let call = |live: ActiveConnection| {
             let args = args.clone();
             async move { live.transport.send("HMGET", args).await }

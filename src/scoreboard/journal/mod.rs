@@ -8,9 +8,7 @@
 //! One process at a time writes, see [`Owner`], and one thread of it at a time. Anyone reads.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::AcqRel;
-use std::sync::atomic::Ordering::Acquire;
-use std::sync::atomic::Ordering::Release;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
 /// Names a journal has room for; only names with something pending need room.
 pub const NAMES: usize = 64;

@@ -3,31 +3,19 @@
 //! What a fleet reads (its configuration, secrets) is looked up by its written path each time. What it owns (its run
 //! folder, its data) is resolved once, and must be in no other user's hands (`hands`).
 
-mod hands;
-pub mod text;
+mod ownership;
+pub mod path_serde;
 
-use std::fs;
-use std::fs::File;
-use std::fs::Metadata;
-use std::fs::OpenOptions;
-use std::io;
-use std::io::Read;
-use std::io::Write;
-use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::path::PathBuf;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-
-pub use hands::check_log_path;
-pub use hands::ensure_private_folder;
+pub use ownership::{check_log_path, ensure_private_folder};
 
 /// Longest path the kernel takes for a socket, bytes; `sun_path` in unix(7), less its end mark.
 pub const SOCKET_PATH_MAX: usize = 107;

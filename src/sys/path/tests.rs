@@ -126,7 +126,10 @@ fn an_open_file_can_stand_for_another_one() {
 fn a_path_travels_whatever_its_bytes_are() {
     use std::os::unix::ffi::OsStrExt;
     #[derive(serde::Serialize, serde::Deserialize)]
-    struct Travels(#[serde(with = "text")] PathBuf, #[serde(with = "text::optional")] Option<PathBuf>);
+    struct Travels(
+        #[serde(with = "path_serde")] PathBuf,
+        #[serde(with = "path_serde::optional")] Option<PathBuf>,
+    );
     for bytes in [&b"/srv/x"[..], b"/srv/\xff"] {
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(bytes));
         let json = serde_json::to_string(&Travels(path.clone(), Some(path.clone()))).unwrap();

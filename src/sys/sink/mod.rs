@@ -7,19 +7,11 @@
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
-use std::os::fd::BorrowedFd;
-use std::os::fd::OwnedFd;
-use std::os::fd::RawFd;
-use std::os::unix::fs::FileExt;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +19,8 @@ use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 use nix::sys::stat::SFlag;
 
-use crate::sys::fd;
 use crate::sys::fd::Interest;
-use crate::sys::time;
+use crate::sys::{clock, fd};
 
 /// Pause between two attempts on a descriptor that says it has room and takes nothing.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
@@ -93,7 +84,7 @@ impl AsFd for SinkTarget {
 impl SinkTarget {
     /// Waits for room, at most until then on the monotonic clock; false when that has passed.
     pub fn await_room(&self, until: Duration) -> bool {
-        let left = || until.saturating_sub(time::monotonic());
+        let left = || until.saturating_sub(clock::monotonic());
         // Some files say that they have room and take nothing: the pause keeps a caller's loop from spinning.
         std::thread::sleep(RETRY_PAUSE.min(left()));
         fd::poll(&[(self.as_fd(), Interest::Write)], Some(left())).is_ok() && !left().is_zero()
@@ -190,7 +181,7 @@ impl NonblockingSink {
 
     /// Writes all of it, or as much as is taken within `patience`.
     pub fn write_within(&mut self, mut bytes: &[u8], patience: Duration) {
-        let until = time::monotonic() + patience;
+        let until = clock::monotonic() + patience;
         while !bytes.is_empty() {
             match self.write(bytes) {
                 Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),

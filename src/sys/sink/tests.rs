@@ -1,12 +1,9 @@
 //! Every kind of file a log may go to, while nothing takes its lines and when something does again.
 
 use std::io::Read;
-use std::os::unix::net::UnixDatagram;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 
-use nix::fcntl::FcntlArg;
-use nix::fcntl::OFlag;
-use nix::fcntl::fcntl;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::*;
 
@@ -83,8 +80,7 @@ fn sockets_are_full_or_closed() {
 
 #[test]
 fn a_terminal_that_was_stopped_is_full_until_it_goes_on() {
-    use nix::sys::termios::FlowArg;
-    use nix::sys::termios::tcflow;
+    use nix::sys::termios::{FlowArg, tcflow};
     let pty = nix::pty::openpty(None, None).unwrap();
     let end = own_target(pty.slave);
     for way in [WriteStrategy::Plain, WriteStrategy::Polled] {
@@ -95,7 +91,7 @@ fn a_terminal_that_was_stopped_is_full_until_it_goes_on() {
         }
         tcflow(&end, FlowArg::TCOOFF).unwrap();
         assert!(matches!(sink.write(LINE), Err(SinkError::Full)), "{way:?}");
-        assert!(!end.await_room(time::monotonic() + Duration::from_millis(20)), "{way:?}");
+        assert!(!end.await_room(clock::monotonic() + Duration::from_millis(20)), "{way:?}");
         tcflow(&end, FlowArg::TCOON).unwrap();
         assert_eq!(sink.write(LINE).unwrap(), LINE.len(), "{way:?}");
         assert_eq!(flags(&end) & libc::O_NONBLOCK, 0, "{way:?}");

@@ -7,32 +7,32 @@
 //! There are three clocks, so that nothing a client does sets back another one than that it is about: since when it
 //! pauses (idle, or within a header), what it owes of what it is sent, and what its HTTP/2 control frames cost.
 
-mod books;
-mod entry;
-mod idle;
-mod pace;
+mod eviction;
+mod guard;
+pub(in crate::worker) mod half_closed;
+pub(in crate::worker) mod http2_frames;
+pub(in crate::worker) mod in_flight;
+pub(in crate::worker) mod incoming_body;
+pub(in crate::worker) mod linger;
+pub(in crate::worker) mod pending_response;
+mod read_pace;
+pub(in crate::worker) mod refusals;
+pub(in crate::worker) mod stream;
+mod table;
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU8;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+pub(super) use guard::ConnectionGuard;
+use read_pace::ReadPace;
+pub(super) use table::ConnectionTable;
 use tokio::sync::Notify;
-
-pub(super) use books::ConnectionTable;
-pub(super) use entry::ConnectionGuard;
-
-use pace::ReadPace;
 
 use crate::http::KeepAliveTrigger;
 
@@ -83,7 +83,7 @@ enum ConnectionPhase {
     Idle,
     /// It speaks another protocol now, whose pauses are none of ours.
     Upgraded,
-    /// Our side has ended; its client is to read that, and to close it, for as long as [`super::linger`] lets it.
+    /// Our side has ended; its client is to read that, and to close it, for as long as [`super::connection::linger`] lets it.
     Lingering,
 }
 

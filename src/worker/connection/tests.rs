@@ -1,14 +1,13 @@
 //! Deadlines, orders and books, tick by tick.
 
-use std::num::NonZeroUsize;
-
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::task::Waker;
 
 use super::*;
 use crate::scoreboard::Scoreboard;
-use crate::scoreboard::refusal::ConnectionCloseReason;
+use crate::scoreboard::refusal_reason::ConnectionCloseReason;
 
 fn connections() -> Arc<ConnectionTable> {
     let scoreboard = Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap();

@@ -1,23 +1,14 @@
 //! Redis killed, frozen or unreachable.
 
-use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::RedisStatus;
 
-use crate::faults::Watch;
-use crate::faults::assert_defined;
-use crate::faults::assert_shown;
-use crate::faults::impatient;
-use crate::faults::page;
-use crate::support::client;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
+use crate::faults::{Watch, assert_defined, assert_shown, impatient, page};
+use crate::support::client::{CookieClient, Request};
+use crate::support::fault_proxy::{FaultProxy, LinkState};
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
-use crate::support::proxy::FaultProxy;
-use crate::support::proxy::LinkState;
-use crate::support::redis::TestRedis;
-use crate::support::redis::eventually;
-use crate::support::wait;
+use crate::support::redis::{TestRedis, eventually};
+use crate::support::{client, process, wait};
 
 /// What a worker may hold on to in an outage, bytes.
 const MEMORY: u64 = 20 * 1024 * 1024;

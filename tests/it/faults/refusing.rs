@@ -5,21 +5,12 @@ use std::time::Instant;
 
 use regatta::__internals::redis::ServerWarning;
 
-use crate::faults::BACK;
-use crate::faults::HANG;
-use crate::faults::Watch;
-use crate::faults::assert_defined;
-use crate::faults::assert_shown;
-use crate::faults::impatient;
-use crate::faults::page;
-use crate::support::client;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::proxy::FaultProxy;
+use crate::faults::{BACK, HANG, Watch, assert_defined, assert_shown, impatient, page};
+use crate::support::client::{CookieClient, Request};
+use crate::support::fault_proxy::FaultProxy;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{client, wait};
 
 #[track_caller]
 fn assert_degraded(fleet: &TestFleet, reason: &str) {

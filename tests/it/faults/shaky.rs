@@ -1,17 +1,14 @@
 //! A connection that is slow, in pieces, or cut again and again.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::config::settings::ScriptingMode;
 
-use crate::faults::Watch;
-use crate::faults::impatient;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
+use crate::faults::{Watch, impatient};
+use crate::support::client::{CookieClient, Request};
+use crate::support::fault_proxy::FaultProxy;
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::load::ParallelClients;
-use crate::support::proxy::FaultProxy;
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
 use crate::support::wait;
 

@@ -4,8 +4,7 @@ mod tasks; // their progress, and hosts that die with one
 
 use std::net::SocketAddr;
 use std::process::Child;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -14,19 +13,12 @@ use tempfile::TempDir;
 use crate::deploy::root;
 use crate::fleet_nginx::kill;
 use crate::nginx;
-use crate::support::client;
-use crate::support::client::Connection;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::client::{Connection, Request};
+use crate::support::delivery_scenario::DeliveryScenario;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::sockets::CLOSE;
-use crate::support::sockets::Frame;
-use crate::support::sockets::WebSocketClient;
-use crate::support::stage::DeliveryScenario;
-use crate::support::wait;
+use crate::support::sockets::{CLOSE, Frame, WebSocketClient};
+use crate::support::{client, process, soak, wait};
 use crate::zero_loss::rollout;
 
 fn clients() -> usize {

@@ -1,21 +1,14 @@
 //! Tasks behind nginx: their progress passes, and a host that dies takes none along.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::fleet_nginx::kill;
-use crate::live_nginx::Site;
-use crate::live_nginx::until_says;
-use crate::support::client;
-use crate::support::client::Connection;
-use crate::support::client::Failure;
-use crate::support::client::Request;
+use crate::live_nginx::{Site, until_says};
+use crate::support::client::{Connection, Failure, Request};
 use crate::support::fleet::TestFleet;
-use crate::support::soak;
-use crate::support::wait;
+use crate::support::{client, soak, wait};
 
 /// Enqueues one; its id.
 #[track_caller]

@@ -6,17 +6,11 @@
 //! answered), `close`; `1:bad` stands for a reset, a 400 or `fatal`.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::io::Read;
-use std::io::Write;
-use std::net::Shutdown;
-use std::net::SocketAddr;
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::odd::case::Case;
-use crate::odd::case::expand;
-use crate::odd::case::is_right;
+use crate::odd::case::{Case, expand, is_right};
 
 /// The preface, and settings that have the other side keep no table, so that a status can be read without one.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x01\0\0\0\0";

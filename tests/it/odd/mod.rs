@@ -10,11 +10,9 @@ use std::thread;
 
 use case::Case;
 
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::front::TestNginx;
+use crate::support::client::{CookieClient, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::nginx::TestNginx;
 use crate::support::redis::TestRedis;
 
 /// Asked at once: what takes time is waiting.

@@ -3,10 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::odd::case::Case;
-use crate::odd::case::is_right;
-use crate::support::client::Connection;
-use crate::support::client::Failure;
+use crate::odd::case::{Case, is_right};
+use crate::support::client::{Connection, Failure};
 
 /// How long is waited for what should not come.
 const SILENCE: Duration = Duration::from_millis(400);

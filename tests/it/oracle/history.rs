@@ -2,9 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::oracle::model::Answer;
-use crate::oracle::model::Step;
-use crate::oracle::model::World;
+use crate::oracle::model::{Answer, Step, World};
 
 /// A step that was made: when it was asked and answered, by one clock of all clients.
 #[derive(Debug, Clone)]

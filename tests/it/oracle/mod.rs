@@ -16,23 +16,16 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestRunner;
-use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::RedisClient;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::oracle::history::Event;
-use crate::oracle::model::Answer;
-use crate::oracle::model::Index;
-use crate::oracle::model::Seen;
-use crate::oracle::model::Step;
-use crate::oracle::model::Use;
-use crate::oracle::model::World;
-use crate::oracle::play::NAME_COUNT;
-use crate::oracle::play::play;
-use crate::support::proxy::FaultProxy;
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
+use crate::oracle::model::{Answer, Index, Seen, Step, Use, World};
+use crate::oracle::play::{NAME_COUNT, play};
+use crate::support::fault_proxy::FaultProxy;
+use crate::support::redis::{TestRedis, connect};
 use crate::support::soak;
 
 /// How many sessions there are.

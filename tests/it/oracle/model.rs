@@ -1,7 +1,6 @@
 //! What Redis must do, one step after the other: plain data and rules, written from the promises and not from the code.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Names of sessions, fields, limits and counters are small numbers, so that steps meet.
 pub(crate) type Index = u8;

@@ -3,26 +3,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisError;
-use regatta::__internals::redis::begin;
-use regatta::__internals::redis::begin::CounterIncrement;
-use regatta::__internals::redis::begin::LimitParameters;
-use regatta::__internals::redis::begin::RateLimitCheck;
-use regatta::__internals::redis::begin::RateLimitDecision;
-use regatta::__internals::redis::begin::SessionAccess;
-use regatta::__internals::redis::begin::SessionLookup;
-use regatta::__internals::redis::begin::SessionQuery;
-use regatta::__internals::redis::commit;
+use regatta::__internals::redis::begin::{
+    CounterIncrement, LimitParameters, RateLimitCheck, RateLimitDecision, SessionAccess, SessionLookup,
+    SessionQuery,
+};
+use regatta::__internals::redis::{RedisClient, RedisError, begin, commit};
 
-use crate::oracle::model::AT_ONCE;
-use crate::oracle::model::Answer;
-use crate::oracle::model::BURST;
-use crate::oracle::model::FIELDS;
-use crate::oracle::model::Index;
-use crate::oracle::model::Seen;
-use crate::oracle::model::Step;
-use crate::oracle::model::Use;
+use crate::oracle::model::{AT_ONCE, Answer, BURST, FIELDS, Index, Seen, Step, Use};
 use crate::support::redis::new_session;
 
 /// So long that nothing comes back, ends or is touched during a test.
@@ -73,12 +60,9 @@ pub(crate) async fn play(redis: &RedisClient, space: &str, step: &Step) -> Answe
             };
             let counters: Vec<_> = counters.iter().map(counter).collect();
             let token = token.to_string();
-            let request = begin::BeginRequest {
-                limits: &limits,
-                session: session.as_ref(),
-                counters: &counters,
-                token: &token,
-            };
+            let session = session.as_ref();
+            let request =
+                begin::BeginRequest { limits: &limits, session, counters: &counters, token: &token };
             begun(redis.begin(&request).await)
         }
         Step::Commit { key, create, expect, set, add, remove, max_bytes } => {

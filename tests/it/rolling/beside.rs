@@ -1,21 +1,13 @@
 //! Fleets of both releases serve the same visitors at once.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::rolling::Both;
-use crate::rolling::MODES;
-use crate::session_merge::get;
-use crate::session_merge::post;
-use crate::session_merge::shopper;
-use crate::support::client;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
+use crate::rolling::{Both, MODES};
+use crate::session_merge::{get, post, shopper};
+use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::TestFleet;
-use crate::support::load;
-use crate::support::soak;
-use crate::support::wait;
+use crate::support::{client, parallel_clients, soak, wait};
 
 fn log_in(visitor: &mut CookieClient, fleet: &TestFleet, name: &str) {
     let body = format!("{{\"name\":\"{name}\"}}");
@@ -41,7 +33,7 @@ fn each_visit_is_one_more_whichever_release_counts_it() {
         let (clients, each) = (8, soak::length(60, 2000));
         let mut crowd = CookieClient::default();
         assert_eq!(crowd.view(both.fleets[0].listen).1, 1);
-        let crowded: Vec<Vec<u64>> = load::parallel(clients, 1, |number| {
+        let crowded: Vec<Vec<u64>> = parallel_clients::parallel(clients, 1, |number| {
             let (mut visitor, mut of_crowd) = (CookieClient::default(), Vec::new());
             if number % 3 == 1 {
                 log_in(&mut visitor, both.either(), &format!("user {number}"));
@@ -75,13 +67,13 @@ fn a_limit_is_never_over_and_is_used_up_whichever_release_decides() {
             assert!(matches!(response.status, 200 | 429), "{response:?}");
             allowed.fetch_add(u64::from(response.status == 200), Ordering::Relaxed);
         };
-        load::parallel(8, 60, |_| ask());
+        parallel_clients::parallel(8, 60, |_| ask());
         // What is held in advance comes back when it is not used.
         wait::until("all of it is used", wait::LONG, || {
             ask();
             allowed.load(Ordering::Relaxed) >= burst
         });
-        load::parallel(4, 20, |_| ask());
+        parallel_clients::parallel(4, 20, |_| ask());
         assert_eq!((allowed.into_inner(), both.number("c:@views")), (burst, burst), "{mode}, back: {back}");
     }
 }
@@ -91,7 +83,7 @@ fn a_login_and_its_end_hold_for_both() {
     for (mode, back) in MODES.into_iter().zip([true, false]) {
         let both = Both::start("regatta", back, |plan| plan.set("REGATTA_REDIS__MODE", mode));
         let rounds: u64 = soak::length(6, 100);
-        load::parallel(4, 1, |number| {
+        parallel_clients::parallel(4, 1, |number| {
             for round in 0..rounds {
                 let name = format!("user {number} {round}");
                 let mut visitors: Vec<CookieClient> = (0..4).map(|_| CookieClient::default()).collect();
@@ -126,7 +118,7 @@ fn what_is_kept_in_a_session_is_changed_by_both_and_lost_by_none() {
             Both::start("examples/cart", back, |plan| plan.set("REGATTA_REDIS__MODE", mode).shipped_limits());
         let visitor = shopper(both.either());
         let (clients, each) = (6, soak::length(40, 500));
-        load::parallel(clients, 1, |number| {
+        parallel_clients::parallel(clients, 1, |number| {
             let mut visitor = visitor.clone();
             for round in 0..each {
                 let fleet = both.either();
@@ -153,7 +145,7 @@ fn a_ticket_of_either_makes_one_session_at_both() {
             let mut visitor = CookieClient::default();
             assert_eq!(visitor.view(both.fleets[round % 2].listen).1, 1);
             assert!(visitor.cookies["sid"].starts_with("v3."), "a ticket, for which nothing is stored");
-            let seen = load::parallel(4, 5, |_| visitor.clone().view(both.either().listen).1);
+            let seen = parallel_clients::parallel(4, 5, |_| visitor.clone().view(both.either().listen).1);
             assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), (2..=21).collect(), "{mode}, back: {back}");
             // What it made ends at one of them, and the ticket makes nothing at either.
             log_in(&mut visitor, both.either(), "ann");

@@ -10,8 +10,7 @@ mod turns; // one fleet, whose program is the one and then the other
 use std::env;
 use std::path::PathBuf;
 
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
 
 /// Both with and without functions.

@@ -2,26 +2,17 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
-use crate::rolling::former;
-use crate::rolling::present;
-use crate::support::client;
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::load::ParallelClients;
-use crate::support::process;
+use crate::rolling::{former, present};
+use crate::support::client::{CookieClient, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::load_generator::{COUNTER, LoadGenerator, MIX};
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::volley::COUNTER;
-use crate::support::volley::LoadGenerator;
-use crate::support::volley::MIX;
-use crate::support::wait;
+use crate::support::{client, process, soak, wait};
 use crate::zero_loss::rollout;
 
 /// A fleet whose program is a link in its folder.

@@ -2,16 +2,11 @@
 
 use std::time::Duration;
 
-use regatta::__internals::broadcast::BroadcastHub;
-use regatta::__internals::broadcast::Subscription;
-use regatta::__internals::broadcast::SubscriptionEvent;
-use regatta::__internals::broadcast::TopicName;
-use regatta::__internals::config::schema::BroadcastConfig;
-use regatta::__internals::config::schema::ScriptingMode;
+use regatta::__internals::broadcast::{BroadcastHub, Subscription, SubscriptionEvent, TopicName};
+use regatta::__internals::config::settings::{BroadcastConfig, ScriptingMode};
 use tokio::time::timeout;
 
-use crate::support::redis::TestRedis;
-use crate::support::redis::connect;
+use crate::support::redis::{TestRedis, connect};
 
 /// Longest wait for what must come.
 pub(crate) const LONG: Duration = Duration::from_secs(30);

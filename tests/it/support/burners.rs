@@ -1,8 +1,6 @@
 //! Programs that take processor time from everything else.
 
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 
 /// Busy loops; they end with the value.

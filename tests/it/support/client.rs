@@ -3,24 +3,14 @@
 //! A library's client would retry, reconnect and tidy up; here every failure has to be seen as it is.
 
 use std::collections::BTreeMap;
-use std::io::BufRead;
-use std::io::BufReader;
-use std::io::ErrorKind;
-use std::io::Read;
-use std::io::Write;
-use std::net::IpAddr;
-use std::net::Shutdown;
-use std::net::SocketAddr;
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::MsgFlags;
-use nix::sys::socket::recv;
-use socket2::Domain;
-use socket2::Socket;
-use socket2::Type;
+use nix::sys::socket::{MsgFlags, recv};
+use socket2::{Domain, Socket, Type};
 
 /// Longest silence a client bears; above every deadline that a fleet promises in these tests.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);

@@ -3,9 +3,7 @@
 use std::cell::Cell;
 
 use proptest::strategy::Strategy;
-use proptest::test_runner::Config;
-use proptest::test_runner::TestCaseError;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 /// Checks a property for so many random values. Each check is given a number of its own, from 1, shrinking included, so
 /// that no two of them share a key.

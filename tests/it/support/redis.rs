@@ -2,19 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
-use std::time::Duration;
-use std::time::Instant;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use regatta::__internals::config::schema;
-use regatta::__internals::config::schema::RedisUrl;
-use regatta::__internals::config::schema::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::RedisStatus;
+use regatta::__internals::config::settings;
+use regatta::__internals::config::settings::{RedisUrl, ScriptingMode};
 use regatta::__internals::redis::begin::ProvisionalSessionQuery;
-use regatta::__internals::redis::library;
+use regatta::__internals::redis::{RedisClient, RedisStatus, functions};
 use tempfile::TempDir;
 
 use crate::support::clock::Clock;
@@ -71,14 +65,14 @@ impl TestRedis {
     }
 
     /// Settings for it.
-    pub(crate) fn settings(&self, prefix: &str, mode: ScriptingMode) -> schema::RedisConfig {
-        schema::RedisConfig {
+    pub(crate) fn settings(&self, prefix: &str, mode: ScriptingMode) -> settings::RedisConfig {
+        settings::RedisConfig {
             url: Some(self.url()),
             prefix: prefix.to_owned(),
             scripting: mode,
             command_timeout: Duration::from_millis(250),
             reconnect_wait: Duration::from_secs(2),
-            credentials: schema::RedisCredentials::default(),
+            credentials: settings::RedisCredentials::default(),
         }
     }
 
@@ -140,7 +134,10 @@ impl TestRedis {
     #[track_caller]
     pub(crate) fn load(&self, names: &[&str]) {
         for name in names {
-            assert_eq!(self.cli(&["FUNCTION", "LOAD", library::library_by_name(name).unwrap().text]), *name);
+            assert_eq!(
+                self.cli(&["FUNCTION", "LOAD", functions::library_by_name(name).unwrap().text]),
+                *name
+            );
         }
     }
 
@@ -196,7 +193,7 @@ pub(crate) async fn connect(server: &TestRedis, prefix: &str, mode: ScriptingMod
 
 /// A ticket that makes a session with a view: what a first visit leaves behind.
 pub(crate) fn new_session() -> ProvisionalSessionQuery {
-    let issued_ms = u64::try_from(regatta::__internals::sys::time::wall_clock().as_millis()).unwrap();
+    let issued_ms = u64::try_from(regatta::__internals::sys::clock::wall_clock().as_millis()).unwrap();
     ProvisionalSessionQuery { issued_ms, view_counted: true, ttl_ms: 600_000, creates: true, limit: None }
 }
 

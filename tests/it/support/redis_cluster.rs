@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::redis_tcp::TestRedisTcp;
-use crate::support::redis_tcp::free_port;
-use crate::support::redis_tcp::words;
+use crate::support::redis_tcp::{TestRedisTcp, free_port, words};
 use crate::support::wait;
 
 /// Slots of a cluster.

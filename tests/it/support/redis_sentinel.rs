@@ -1,16 +1,11 @@
 //! A primary with its replica, watched by three real Sentinels; they end with the value.
 
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::support::redis_tcp::TestRedisTcp;
-use crate::support::redis_tcp::free_port;
-use crate::support::redis_tcp::words;
-use crate::support::server;
-use crate::support::wait;
+use crate::support::redis_tcp::{TestRedisTcp, free_port, words};
+use crate::support::{server, wait};
 
 /// The name under which the primary is watched.
 pub(crate) const SERVICE: &str = "mymaster";

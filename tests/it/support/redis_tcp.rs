@@ -2,16 +2,12 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::support::process;
-use crate::support::server;
-use crate::support::wait;
+use crate::support::{process, server, wait};
 
 /// A server on 127.0.0.1.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Two lengths of every endurance test: short in every run, long when `REGATTA_SOAK` is set, as `make soak` does.
 
-use crate::support::volley::LoadReport;
+use crate::support::load_generator::LoadReport;
 
 /// Whether the long form is wanted.
 pub(crate) fn soaks() -> bool {

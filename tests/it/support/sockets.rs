@@ -7,10 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use ring::digest;
 
-use crate::support::client::Connection;
-use crate::support::client::Failure;
-use crate::support::client::Request;
-use crate::support::client::Response;
+use crate::support::client::{Connection, Failure, Request, Response};
 
 /// What a server adds to the key before it hashes it (RFC 6455 §1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";

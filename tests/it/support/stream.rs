@@ -5,12 +5,8 @@ use std::net::SocketAddr;
 use serde_json::json;
 
 use crate::support::client;
-use crate::support::client::Connection;
-use crate::support::client::Failure;
-use crate::support::client::Request;
-use crate::support::client::Response;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::support::client::{Connection, Failure, Request, Response};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
 
 /// One event.

@@ -1,19 +1,14 @@
 //! A terminal of a test's own: what a program draws on it, and keys.
 
 use std::fs::File;
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use nix::pty::Winsize;
-use nix::pty::openpty;
+use nix::pty::{Winsize, openpty};
 
 use crate::support::wait;
 

@@ -1,8 +1,7 @@
 //! Waiting with a deadline: a test asks again until the answer is there, and never merely sleeps.
 
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Generous for a busy machine: a promise that needs less says so itself.
 pub(crate) const LONG: Duration = Duration::from_secs(20);

@@ -2,15 +2,9 @@
 
 use std::fs;
 
-use crate::support::process;
-use crate::support::volley::LoadGenerator;
-use crate::support::volley::LoadReport;
-use crate::support::volley::MIX;
-use crate::support::volley::RequestLoss;
-use crate::support::wait;
-use crate::upgrade::Site;
-use crate::upgrade::upgrade;
-use crate::upgrade::upgraded;
+use crate::support::load_generator::{LoadGenerator, LoadReport, MIX, RequestLoss};
+use crate::support::{process, wait};
+use crate::upgrade::{Site, upgrade, upgraded};
 
 /// A fleet in traffic whose next program has workers that fail in this way; it goes back, and when it is mended it
 /// goes forward. What its visitors saw.

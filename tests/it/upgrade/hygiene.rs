@@ -1,21 +1,15 @@
 //! What stays over an upgrade, and what must not grow with each.
 
-use std::net::TcpListener;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client;
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::wait;
-use crate::upgrade::Site;
-use crate::upgrade::UPGRADE;
-use crate::upgrade::upgraded;
+use crate::support::{client, process, soak, wait};
+use crate::upgrade::{Site, UPGRADE, upgraded};
 
 #[test]
 fn descriptors_threads_and_workers_do_not_grow() {

@@ -6,11 +6,8 @@ use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
-use crate::support::process;
-use crate::support::wait;
-use crate::upgrade::Site;
-use crate::upgrade::upgrade;
-use crate::upgrade::upgraded;
+use crate::support::{process, wait};
+use crate::upgrade::{Site, upgrade, upgraded};
 
 /// Programs that cannot take over, and what is said of each.
 fn broken(site: &Site) -> Vec<(PathBuf, &'static str)> {

@@ -4,10 +4,8 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 
-use crate::support::process;
-use crate::support::wait;
-use crate::upgrade::Site;
-use crate::upgrade::upgraded;
+use crate::support::{process, wait};
+use crate::upgrade::{Site, upgraded};
 
 /// Takes a moment to prove itself.
 const SLOW: &str = "[ \"$1\" = check ] && sleep 1\nexec REAL \"$@\"";

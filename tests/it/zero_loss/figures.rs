@@ -1,26 +1,19 @@
 //! How long things take. What is asserted is that they happen; the figures are printed by the long form.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use regatta::__internals::control::client::ControlClient;
 use regatta::__internals::control::protocol as control;
 use regatta::__internals::control::protocol::ControlReply;
-use regatta::__internals::sys::time;
+use regatta::__internals::sys::clock;
 
-use crate::support::client::Connection;
-use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::client::{Connection, Request};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::load_generator::{ClientKind, MIX};
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::volley::ClientKind;
-use crate::support::volley::MIX;
-use crate::support::wait;
-use crate::zero_loss::Scene;
-use crate::zero_loss::settled;
+use crate::support::{process, soak, wait};
+use crate::zero_loss::{Scene, settled};
 
 /// Smallest, median, 99th percentile and largest of some times.
 fn spread(mut times: Vec<Duration>) -> String {
@@ -118,7 +111,7 @@ fn status_is_told_under_load() {
     for _ in 0..soak::length(10, 500) {
         let begin = Instant::now();
         client.send(&control::ControlRequest::Status).unwrap();
-        let ControlReply::Status(status) = client.receive(Some(time::monotonic() + wait::LONG)).unwrap()
+        let ControlReply::Status(status) = client.receive(Some(clock::monotonic() + wait::LONG)).unwrap()
         else {
             panic!("no status")
         };

@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::client::Connection;
-use crate::support::client::Request;
+use crate::support::client::{Connection, Request};
 use crate::support::soak;
 use crate::zero_loss::Scene;
-use crate::zero_loss::storm::Census;
-use crate::zero_loss::storm::MOST;
+use crate::zero_loss::storm::{Census, MOST};
 
 /// How long a worker may drain here.
 const DRAIN: Duration = Duration::from_secs(3);

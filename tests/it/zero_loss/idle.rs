@@ -2,10 +2,9 @@
 
 use nix::sys::signal::Signal;
 
+use crate::support::load_generator::ClientKind;
 use crate::support::soak;
-use crate::support::volley::ClientKind;
-use crate::zero_loss::Scene;
-use crate::zero_loss::rollout;
+use crate::zero_loss::{Scene, rollout};
 
 /// Clients that post 16 KB after pauses of up to 400 ms: less than `drain.idle`, which is what is promised.
 const CLIENTS: usize = 100;

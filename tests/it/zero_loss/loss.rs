@@ -3,12 +3,9 @@
 use nix::sys::signal::Signal;
 
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::load_generator::{LoadGenerator, MIX, RequestLoss};
 use crate::support::redis::TestRedis;
-use crate::support::volley::LoadGenerator;
-use crate::support::volley::MIX;
-use crate::support::volley::RequestLoss;
-use crate::support::wait;
+use crate::support::{process, wait};
 
 #[test]
 fn a_volley_sees_what_killed_workers_lose() {

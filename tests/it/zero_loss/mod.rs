@@ -17,25 +17,16 @@ mod steady; // nothing leaks
 mod storm; // signals from everywhere
 mod upgrade; // new binary
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::client;
 use crate::support::client::Request;
-use crate::support::exposition::REQUESTS;
-use crate::support::exposition::sum;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
+use crate::support::exposition::{REQUESTS, sum};
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::load_generator::{COUNTER, ClientKind, LoadGenerator, LoadReport, MIX};
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::volley::COUNTER;
-use crate::support::volley::ClientKind;
-use crate::support::volley::LoadGenerator;
-use crate::support::volley::LoadReport;
-use crate::support::volley::MIX;
-use crate::support::wait;
+use crate::support::{client, soak, wait};
 
 /// Longest time for one rollout or one change of size on a busy machine.
 const ROLLOUT: Duration = Duration::from_secs(60);

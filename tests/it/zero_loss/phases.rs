@@ -1,18 +1,13 @@
 //! A signal may come at any moment of a boot: it is obeyed, or it has nothing to do, and it never does harm.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::client;
 use crate::support::client::Request;
-use crate::support::fleet::TestFleet;
-use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
+use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::wait;
+use crate::support::{client, process, soak, wait};
 
 /// A boot takes less than this.
 const BOOT: Duration = Duration::from_millis(300);

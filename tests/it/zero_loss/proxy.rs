@@ -1,14 +1,11 @@
 //! Behind nginx: one replica after the other is stopped and started again, and no visitor notices.
 
-use crate::support::client;
 use crate::support::client::Request;
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::front::TestNginx;
+use crate::support::load_generator::{COUNTER, ClientKind, LoadGenerator};
+use crate::support::nginx::TestNginx;
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::volley::COUNTER;
-use crate::support::volley::ClientKind;
-use crate::support::volley::LoadGenerator;
+use crate::support::{client, soak};
 
 /// nginx speaks HTTP/1.1 here.
 const MIX: &[(ClientKind, usize)] = &[

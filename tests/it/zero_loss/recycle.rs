@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use crate::support::client;
 use crate::support::client::Request;
 use crate::support::fleet::TestFleet;
-use crate::support::soak;
-use crate::support::wait;
-use crate::zero_loss::ROLLOUT;
-use crate::zero_loss::Scene;
+use crate::support::{client, soak, wait};
+use crate::zero_loss::{ROLLOUT, Scene};
 
 /// Workers that have become READY since the fleet began.
 fn replaced(fleet: &TestFleet) -> usize {

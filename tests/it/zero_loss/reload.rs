@@ -2,16 +2,12 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::client::CookieClient;
-use crate::support::client::Request;
+use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::load::ParallelClients;
+use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::wait;
-use crate::zero_loss::Scene;
-use crate::zero_loss::rollout;
-use crate::zero_loss::settled;
+use crate::support::{soak, wait};
+use crate::zero_loss::{Scene, rollout, settled};
 
 #[test]
 fn reloads_fail_no_request() {

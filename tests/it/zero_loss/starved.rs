@@ -5,12 +5,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::support::burners::Burners;
-use crate::support::process;
-use crate::support::soak;
-use crate::support::volley::ClientKind;
-use crate::support::wait;
-use crate::zero_loss::Scene;
-use crate::zero_loss::rollout;
+use crate::support::load_generator::ClientKind;
+use crate::support::{process, soak, wait};
+use crate::zero_loss::{Scene, rollout};
 
 #[test]
 fn a_suspended_supervisor_costs_no_worker_and_no_request() {

@@ -3,11 +3,8 @@
 use nix::sys::signal::Signal;
 
 use crate::support::fleet::TestFleet;
-use crate::support::process;
-use crate::support::soak;
-use crate::support::wait;
-use crate::zero_loss::Scene;
-use crate::zero_loss::settled;
+use crate::support::{process, soak, wait};
+use crate::zero_loss::{Scene, settled};
 
 /// What the supervisor may grow by: its allocator keeps a page here and there.
 const GROWTH: u64 = 2 * 1024 * 1024;

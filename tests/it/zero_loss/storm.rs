@@ -1,21 +1,15 @@
 //! Signals from everywhere at once: whatever they ask for, it is bounded, and afterwards everything works.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::process;
-use crate::support::soak;
-use crate::support::wait;
-use crate::zero_loss::Scene;
-use crate::zero_loss::quiet;
+use crate::support::{process, soak, wait};
+use crate::zero_loss::{Scene, quiet};
 
 /// Signals of one storm, and how long it takes.
 const STORM: (u32, Duration) = (1000, Duration::from_secs(1));

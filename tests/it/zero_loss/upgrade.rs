@@ -5,13 +5,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::process;
 use crate::support::redis::TestRedis;
-use crate::support::soak;
-use crate::support::wait;
-use crate::zero_loss::Scene;
-use crate::zero_loss::quiet;
-use crate::zero_loss::settled;
+use crate::support::{process, soak, wait};
+use crate::zero_loss::{Scene, quiet, settled};
 
 #[test]
 fn upgrades_fail_no_request() {

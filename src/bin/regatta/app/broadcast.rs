@@ -3,19 +3,14 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::HeaderMap;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
-use axum::response::Redirect;
-use axum::response::Response;
-use regatta::AuthSession;
-use regatta::Broadcast;
-use regatta::RateLimit;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use regatta::{AuthSession, Broadcast, RateLimit};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::app::forms;
-use crate::app::forms::RequestBody;
+use crate::app::content;
+use crate::app::content::RequestBody;
 use crate::app::home::Accepts;
 
 /// The topic of the one who names none.
@@ -84,9 +79,9 @@ pub(super) async fn publish(
 ) -> Result<Response, Response> {
     let params = match RequestBody::<PublishParams>::read(request).await? {
         RequestBody::Form(params)
-            if !forms::has_valid_csrf_token(&account, &headers, &params.token).await =>
+            if !content::has_valid_csrf_token(&account, &headers, &params.token).await =>
         {
-            return Err((StatusCode::FORBIDDEN, forms::CSRF_EXPIRED).into_response());
+            return Err((StatusCode::FORBIDDEN, content::CSRF_EXPIRED).into_response());
         }
         RequestBody::Form(params) | RequestBody::Json(params) => params,
         RequestBody::Nothing => PublishParams::default(),

@@ -12,24 +12,14 @@
 
 use std::time::Duration;
 
-use axum::Form;
-use axum::Json;
 use axum::body::Body;
-use axum::extract::FromRequest;
-use axum::extract::FromRequestParts;
-use axum::extract::Path;
-use axum::extract::Query;
-use axum::extract::Request;
-use axum::http::StatusCode;
-use axum::http::header;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::response::IntoResponse;
-use axum::response::Response;
-use regatta::Approximate;
-use regatta::Counters;
-use regatta::RequestError;
-use serde::Deserialize;
-use serde::Serialize;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Form, Json};
+use regatta::{Approximate, Counters, RequestError};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 /// A counter as it is told; what its kind does not have is left out.

@@ -1,11 +1,8 @@
 //! A topic's messages as server-sent events: `GET /events?topic=`, `news` if none is named.
 
 use axum::extract::Query;
-use axum::response::IntoResponse;
-use axum::response::Response;
-use regatta::Broadcast;
-use regatta::LastEventId;
-use regatta::RateLimit;
+use axum::response::{IntoResponse, Response};
+use regatta::{Broadcast, LastEventId, RateLimit};
 
 use crate::app::broadcast::TopicParams;
 

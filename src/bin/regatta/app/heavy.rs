@@ -3,16 +3,13 @@
 use std::time::Instant;
 
 use axum::Json;
-use axum::extract::Query;
-use axum::extract::State as Shared;
+use axum::extract::{Query, State as Shared};
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use regatta::FleetHandle;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::app::work;
+use crate::app::cpu;
 
 /// Some hundredths of a second of work.
 const DEFAULT: u32 = 200_000;
@@ -42,7 +39,7 @@ pub(super) async fn heavy(
         return (StatusCode::BAD_REQUEST, format!("n is {n}; allowed: 0 to {MAX}")).into_response();
     }
     let started = Instant::now();
-    match state.spawn_blocking(move || work::primes_in(0..n)).await {
+    match state.spawn_blocking(move || cpu::primes_in(0..n)).await {
         Ok(result) => {
             let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             Json(HeavyResult { worker: state.worker().pid(), n, result, elapsed_ms }).into_response()

@@ -3,26 +3,14 @@
 use std::convert::Infallible;
 
 use askama::Template;
-use axum::extract::FromRequestParts;
-use axum::extract::OptionalFromRequestParts;
-use axum::extract::State as Shared;
-use axum::http::HeaderMap;
-use axum::http::StatusCode;
-use axum::http::header;
+use axum::extract::{FromRequestParts, OptionalFromRequestParts, State as Shared};
 use axum::http::request::Parts;
-use axum::response::Html;
-use axum::response::IntoResponse;
-use axum::response::Response;
-use regatta::AuthSession;
-use regatta::FleetHandle;
-use regatta::PageView;
-use regatta::RequestError;
-use regatta::SlotSnapshot;
-use regatta::Worker;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use regatta::{AuthSession, FleetHandle, PageView, RequestError, SlotSnapshot, Worker};
 
 use crate::app::assets;
-use crate::app::task_pages::TaskCard;
-use crate::app::task_pages::TaskForm;
+use crate::app::tasks::views::{TaskCard, TaskForm};
 
 /// Most lanes that are drawn; a page is no dashboard.
 const LANES: usize = 12;

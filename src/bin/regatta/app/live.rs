@@ -3,9 +3,7 @@
 //!
 //! A worker looks at the fleet once a second, however many clients watch, and not at all while no one does.
 
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,16 +11,10 @@ use axum::body::Bytes;
 use axum::extract::State as Shared;
 use axum::response::Response;
 use axum::routing::get;
-use regatta::EventSource;
-use regatta::FleetHandle;
-use regatta::Presence;
-use regatta::RateLimit;
-use regatta::SlotSnapshot;
+use regatta::{EventSource, FleetHandle, Presence, RateLimit, SlotSnapshot};
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::time::Instant;
-use tokio::time::MissedTickBehavior;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 
 use crate::app::broadcast::DEFAULT_TOPIC;
 use crate::app::home;

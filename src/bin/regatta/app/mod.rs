@@ -3,28 +3,24 @@
 //! It uses the library's public names only, so it is also the example to copy from.
 
 mod assets;
+mod auth;
 mod broadcast;
+mod content;
 mod counters;
+mod cpu;
 mod events;
-mod forms;
+mod health;
 mod heavy;
 mod home;
 mod live;
-mod login;
-mod me;
-mod plain;
+mod profile;
 mod sticky;
-mod task_pages;
 mod tasks;
-mod work;
 mod ws;
 
 use axum::Router;
-use axum::routing::delete;
-use axum::routing::get;
-use axum::routing::post;
-use regatta::FleetHandle;
-use regatta::SameOrigin;
+use axum::routing::{delete, get, post};
+use regatta::{FleetHandle, SameOrigin};
 
 /// The limits that the routes below need.
 pub(crate) const DEFAULTS: &str = include_str!("limits.toml");
@@ -44,15 +40,15 @@ pub(crate) fn router(state: FleetHandle) -> Router {
 fn read_routes() -> Router<FleetHandle> {
     Router::new()
         .route("/", get(home::home))
-        .route("/hello", get(plain::hello))
-        .route("/health", get(plain::health))
+        .route("/hello", get(health::hello))
+        .route("/health", get(health::health))
         .route("/heavy", get(heavy::heavy))
         .route("/counters", get(counters::list))
         .route("/counters/{name}", get(counters::read))
-        .route("/login", get(login::page))
+        .route("/login", get(auth::page))
         .route("/events", get(events::events))
-        .route("/me", get(me::me))
-        .route("/me/sessions", get(me::sessions))
+        .route("/me", get(profile::me))
+        .route("/me/sessions", get(profile::sessions))
         .route("/tasks", get(tasks::page))
         .route("/tasks/{id}", get(tasks::show))
         .route("/tasks/{id}/events", get(tasks::events))
@@ -65,11 +61,11 @@ fn read_routes() -> Router<FleetHandle> {
 fn write_routes() -> Router<FleetHandle> {
     Router::new()
         .route("/counters/{name}", post(counters::add))
-        .route("/login", post(login::login))
-        .route("/logout", post(login::logout))
+        .route("/login", post(auth::login))
+        .route("/logout", post(auth::logout))
         .route("/broadcast", post(broadcast::publish))
-        .route("/me/sessions", post(me::destroy_by_form).delete(me::destroy))
-        .route("/me/sessions/{id}", delete(me::destroy_one))
+        .route("/me/sessions", post(profile::destroy_by_form).delete(profile::destroy))
+        .route("/me/sessions/{id}", delete(profile::destroy_one))
         .route("/tasks", post(tasks::start))
         .route("/tasks/{id}", delete(tasks::cancel))
         .route("/tasks/{id}/cancel", post(tasks::cancel_form))

@@ -2,17 +2,13 @@
 //! with `listen.steering = "client-ip"`.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::extract::State as Shared;
 use axum::routing::get;
 use lru::LruCache;
-use regatta::RequestError;
-use regatta::Session;
-use regatta::Worker;
+use regatta::{RequestError, Session, Worker};
 
 /// Sessions a worker remembers; the one who was not seen for longest is forgotten first.
 const MAX_SESSIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);

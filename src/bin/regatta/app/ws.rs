@@ -1,12 +1,8 @@
 //! A topic over a WebSocket: `GET /ws?topic=&after=`.
 
 use axum::extract::Query;
-use axum::response::IntoResponse;
-use axum::response::Response;
-use regatta::Broadcast;
-use regatta::LastEventId;
-use regatta::RateLimit;
-use regatta::WebSocketUpgrade;
+use axum::response::{IntoResponse, Response};
+use regatta::{Broadcast, LastEventId, RateLimit, WebSocketUpgrade};
 
 use crate::app::broadcast::TopicParams;
 

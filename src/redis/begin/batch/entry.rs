@@ -7,12 +7,7 @@ use fred::types::Value;
 use smallvec::SmallVec;
 
 use crate::redis::begin;
-use crate::redis::begin::BeginReply;
-use crate::redis::begin::BeginRequest;
-use crate::redis::begin::ExpectedReply;
-use crate::redis::begin::LimitParameters;
-use crate::redis::begin::SessionAccess;
-use crate::redis::begin::to_f64;
+use crate::redis::begin::{BeginReply, BeginRequest, ExpectedReply, LimitParameters, SessionAccess, to_f64};
 use crate::redis::error::RedisError;
 
 /// One request as it waits to be sent.

@@ -4,18 +4,16 @@
 //! own. The form is described at the head of `migrations/0023_regatta_v6.lua`.
 
 mod entry;
-mod plan;
+mod layout;
 mod reply;
 
 use bytes::Bytes;
+pub use entry::{BeginEntry, EncodedCall};
 use fred::types::Value;
+use layout::BatchPlan;
 
-use crate::redis::begin::BeginReply;
-use crate::redis::begin::to_f64;
+use crate::redis::begin::{BeginReply, to_f64};
 use crate::redis::error::RedisError;
-pub use entry::BeginEntry;
-pub use entry::EncodedCall;
-use plan::BatchPlan;
 
 /// Flags of a batch.
 const RECORDED: u64 = 1;

@@ -4,15 +4,10 @@ use bytes::Bytes;
 use fred::types::Value;
 
 use crate::redis::MAX_EXACT_INTEGER;
-use crate::redis::begin::BeginReply;
-use crate::redis::begin::RateLimitDecision;
-use crate::redis::begin::ReplyReader;
-use crate::redis::begin::SessionLookup;
-use crate::redis::begin::batch::entry::BeginEntry;
-use crate::redis::begin::batch::entry::CompactEntry;
-use crate::redis::begin::batch::plan::BatchPlan;
-use crate::redis::begin::session::found_session;
-use crate::redis::begin::session::lookup_without_session;
+use crate::redis::begin::batch::entry::{BeginEntry, CompactEntry};
+use crate::redis::begin::batch::layout::BatchPlan;
+use crate::redis::begin::session_query::{found_session, lookup_without_session};
+use crate::redis::begin::{BeginReply, RateLimitDecision, ReplyReader, SessionLookup};
 use crate::redis::error::RedisError;
 
 /// How the batch was executed: now, before, or each entry on its own.

@@ -1,12 +1,9 @@
 //! A batch on the wire.
 
 use super::*;
-use crate::redis::begin::BeginRequest;
-use crate::redis::begin::CounterIncrement;
-use crate::redis::begin::LimitParameters;
-use crate::redis::begin::RateLimitCheck;
-use crate::redis::begin::SessionAccess;
-use crate::redis::begin::SessionQuery;
+use crate::redis::begin::{
+    BeginRequest, CounterIncrement, LimitParameters, RateLimitCheck, SessionAccess, SessionQuery,
+};
 
 fn session(key: &str) -> SessionQuery {
     SessionQuery {

@@ -6,19 +6,10 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::sleep;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::Clock;
-use super::ReceivedMessage;
-use super::SharedRecord;
-use super::SubscribePlan;
-use super::SubscriberRecord;
-use super::books;
-use super::lock;
-use super::parse::Answer;
-use super::parse::Stream;
-use super::parse::StreamItem;
+use super::parse::{Answer, Stream, StreamItem};
+use super::{Clock, ReceivedMessage, SharedRecord, SubscribePlan, SubscriberRecord, delivery_audit, lock};
 
 /// Longest wait for a connection, and for the head of an answer.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -166,9 +157,9 @@ fn record_received(record: &mut SubscriberRecord, last: &str, received: StreamIt
                     let fault = format!("{id} ({:?}) came after {}", event.data, before.id);
                     record.faults.push(fault);
                 }
-                let late_us = books::printed_at(&event.data).map(|then| now.saturating_sub(then));
+                let late_us = delivery_audit::printed_at(&event.data).map(|then| now.saturating_sub(then));
                 let late_us = late_us.map(|late| u32::try_from(late).unwrap_or(u32::MAX));
-                record.seen.push(ReceivedMessage { id, hash: books::hash(&event.data), late_us });
+                record.seen.push(ReceivedMessage { id, hash: delivery_audit::hash(&event.data), late_us });
             }
             Err(error) => record.faults.push(format!("{error}, but the message's {:?}", event.data)),
         },

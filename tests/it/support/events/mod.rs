@@ -2,24 +2,20 @@
 //!
 //! Every client behaves as a browser's `EventSource`: it keeps the last id, waits as long as the server says, comes
 //! again with `Last-Event-ID`, and never looks at the same message twice to be kind. What it got is written down as it
-//! came. The publishers note what was answered. [`books::judge`] finds every loss, repetition and disorder.
+//! came. The publishers note what was answered. [`delivery_audit::judge`] finds every loss, repetition and disorder.
 //!
 //! Nothing here names the rest of the harness: `benches/live` uses it too.
 
-pub(crate) mod books;
 mod client;
+pub(crate) mod delivery_audit;
 pub(crate) mod parse;
-pub(crate) mod press;
+pub(crate) mod publisher;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 

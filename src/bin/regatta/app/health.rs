@@ -1,0 +1,46 @@
+//! Routes that need no shared state, and so answer when Redis is away.
+
+use axum::Json;
+use axum::extract::State as Shared;
+use regatta::{FleetHandle, RedisHealth, Worker};
+use serde::Serialize;
+
+/// A worker's report on itself.
+#[derive(Serialize)]
+pub(super) struct HealthReport {
+    status: &'static str,
+    worker: u32,
+    slot: usize,
+    generation: u64,
+    uptime_seconds: u64,
+    memory_bytes: u64,
+    redis: &'static str,
+    redis_reads: &'static str,
+    redis_writes: &'static str,
+}
+
+pub(super) async fn hello(worker: Worker) -> String {
+    format!("Handled by worker {}\n", worker.pid())
+}
+
+pub(super) async fn health(Shared(state): Shared<FleetHandle>) -> Json<HealthReport> {
+    let lanes = state.breaker_states();
+    let (status, redis) = match state.redis_status() {
+        RedisHealth::Up if lanes.all_closed() => ("ok", "up"),
+        RedisHealth::Up => ("degraded", "up"),
+        RedisHealth::Connecting => ("degraded", "connecting"),
+        RedisHealth::Down { .. } => ("degraded", "down"),
+    };
+    let worker = state.worker();
+    Json(HealthReport {
+        status,
+        worker: worker.pid(),
+        slot: worker.slot(),
+        generation: worker.generation(),
+        uptime_seconds: state.uptime().as_secs(),
+        memory_bytes: state.memory_bytes(),
+        redis,
+        redis_reads: lanes.reads.state.name(),
+        redis_writes: lanes.writes.state.name(),
+    })
+}

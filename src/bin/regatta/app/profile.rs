@@ -1,0 +1,197 @@
+//! The name that the visitor entered, and where else it is logged in.
+//!
+//! In a demonstration every visitor may enter any name, so other sessions of a name may be strangers': no address is told but
+//! that of the session itself.
+
+use askama::Template;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use regatta::{AuthSession, ListedSession, RequestError, Worker};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+
+use crate::app::auth::render_page;
+use crate::app::content::RequestBody;
+use crate::app::home::Accepts;
+use crate::app::{assets, content};
+
+#[derive(Template)]
+#[template(path = "me.html")]
+struct ProfilePage<'a> {
+    style: String,
+    token: String,
+    user: &'a str,
+    pid: u32,
+}
+
+#[derive(Template)]
+#[template(path = "sessions.html")]
+struct SessionsPage<'a> {
+    style: String,
+    token: String,
+    user: &'a str,
+    sessions: Vec<SessionView>,
+}
+
+/// One session as it is shown.
+#[derive(Debug, Serialize)]
+struct SessionView {
+    handle: String,
+    created: String,
+    last_seen: String,
+    #[serde(skip)]
+    created_short: String,
+    #[serde(skip)]
+    last_seen_short: String,
+    /// Of this session alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    agent: String,
+    current: bool,
+}
+
+pub(super) async fn me(
+    account: AuthSession,
+    worker: Worker,
+    accepts: Accepts,
+) -> Result<Response, RequestError> {
+    let Some(user) = account.user_id() else { return not_logged_in(accepts) };
+    Ok(match accepts {
+        Accepts::Html => {
+            let token = account.csrf_token().await?;
+            let page = ProfilePage { style: assets::style_path(), token, user, pid: worker.pid() };
+            render_page(&page, StatusCode::OK)
+        }
+        Accepts::Text => {
+            ([(header::VARY, "Accept")], Json(json!({"user": user, "worker": worker.pid()}))).into_response()
+        }
+    })
+}
+
+/// A visitor who is not logged in is sent to the login page, and a program is answered 401.
+fn not_logged_in(accepts: Accepts) -> Result<Response, RequestError> {
+    match accepts {
+        Accepts::Html => Ok(Redirect::to("/login").into_response()),
+        Accepts::Text => Err(RequestError::NotLoggedIn),
+    }
+}
+
+pub(super) async fn sessions(account: AuthSession, accepts: Accepts) -> Result<Response, RequestError> {
+    let Some(user) = account.user_id() else { return not_logged_in(accepts) };
+    let sessions: Vec<SessionView> = account.sessions().await?.into_iter().map(SessionView::from).collect();
+    Ok(match accepts {
+        Accepts::Html => {
+            let token = account.csrf_token().await?;
+            let page = SessionsPage { style: assets::style_path(), token, user, sessions };
+            render_page(&page, StatusCode::OK)
+        }
+        Accepts::Text => {
+            let body = Json(json!({"user": user, "sessions": sessions}));
+            ([(header::VARY, "Accept")], body).into_response()
+        }
+    })
+}
+
+/// Which session is to end.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct SessionParam {
+    id: Option<String>,
+}
+
+/// Ends the session that the query names, or all of them.
+pub(super) async fn destroy(
+    mut account: AuthSession,
+    Query(SessionParam { id }): Query<SessionParam>,
+) -> Result<Response, RequestError> {
+    destroy_sessions(&mut account, id.as_deref()).await
+}
+
+/// Ends the session that the path names.
+pub(super) async fn destroy_one(
+    mut account: AuthSession,
+    Path(id): Path<String>,
+) -> Result<Response, RequestError> {
+    destroy_sessions(&mut account, Some(&id)).await
+}
+
+async fn destroy_sessions(account: &mut AuthSession, id: Option<&str>) -> Result<Response, RequestError> {
+    match id {
+        None => account.logout_everywhere().await?,
+        Some(id) => {
+            if !account.revoke(id).await? {
+                return Ok((StatusCode::NOT_FOUND, "you have no such session").into_response());
+            }
+        }
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// What the page's forms send, because a form cannot send DELETE.
+#[derive(Debug, Deserialize)]
+pub(super) struct EndSessionParams {
+    #[serde(default)]
+    token: String,
+    /// A session's handle, or `all`, which is none: handles are longer.
+    #[serde(rename = "end")]
+    session: String,
+}
+
+pub(super) async fn destroy_by_form(
+    mut account: AuthSession,
+    headers: HeaderMap,
+    request: Request<Body>,
+) -> Result<Response, Response> {
+    let RequestBody::Form(EndSessionParams { token, session }) = RequestBody::read(request).await? else {
+        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "send a form, or DELETE").into_response());
+    };
+    if !content::has_valid_csrf_token(&account, &headers, &token).await {
+        return Err((StatusCode::FORBIDDEN, content::CSRF_EXPIRED).into_response());
+    }
+    if account.user_id().is_none() {
+        return Ok(Redirect::to("/login").into_response());
+    }
+    let destroyed = match session.as_str() {
+        "all" => account.logout_everywhere().await.map(|()| "/"),
+        // One that ended by itself meanwhile is what was wanted.
+        handle => account.revoke(handle).await.map(|_| "/me/sessions"),
+    };
+    destroyed.map(|next| Redirect::to(next).into_response()).map_err(IntoResponse::into_response)
+}
+
+impl From<ListedSession> for SessionView {
+    fn from(session: ListedSession) -> Self {
+        let ListedSession { handle, created_ms, last_seen_ms, address, agent, current } = session;
+        let agent = if agent.is_empty() { "something without a name".to_owned() } else { agent };
+        let address = current.then_some(address);
+        let (created, created_short) = format_time(created_ms);
+        let (last_seen, last_seen_short) = format_time(last_seen_ms);
+        Self { handle, created, last_seen, created_short, last_seen_short, address, agent, current }
+    }
+}
+
+/// A time for programs and for people; both in UTC, because no one said where the visitor is.
+fn format_time(at_ms: u64) -> (String, String) {
+    let seconds = i64::try_from(at_ms / 1000).unwrap_or(i64::MAX);
+    let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let short = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
+    (at.format(&Rfc3339).unwrap_or_default(), at.format(short).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_for_programs_and_for_people() {
+        assert_eq!(
+            format_time(1_763_694_494_123),
+            ("2025-11-21T03:08:14Z".to_owned(), "2025-11-21 03:08 UTC".to_owned())
+        );
+    }
+}

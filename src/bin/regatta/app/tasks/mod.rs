@@ -1,0 +1,220 @@
+//! Background tasks: started by a visitor, done by any worker of any machine, looked at and cancelled by their id.
+//!
+//! An id cannot be guessed: the one who has it may look at the task and cancel it, as with a secret link.
+
+pub(in crate::app) mod views;
+
+use std::ops::ControlFlow;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Request, State as Shared};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use regatta::{Cancelled, FleetHandle, RateLimit, RequestError, TaskContext, TaskId, TaskQueue, TaskState};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::app::content::RequestBody;
+use crate::app::cpu;
+use crate::app::home::Accepts;
+
+/// What can be asked for.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct TaskKind {
+    #[serde(rename = "kind")]
+    pub(super) name: &'static str,
+    #[serde(skip)]
+    pub(super) label: &'static str,
+    /// In front of the number.
+    #[serde(skip)]
+    pub(super) title: &'static str,
+    /// Largest number.
+    pub(super) max: u32,
+}
+
+/// Bounded by what a result takes of everybody's Redis, 21 KB, and by what a task takes of a core.
+pub(super) const TASK_KINDS: [TaskKind; 2] = [
+    TaskKind { name: "fibonacci", label: "Fibonacci", title: "Fibonacci number", max: 100_000 },
+    TaskKind { name: "primes", label: "Primes", title: "Primes below", max: 20_000_000 },
+];
+
+/// What a job is told.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+struct JobInput {
+    n: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Fibonacci {
+    n: u32,
+    digits: usize,
+    /// Every digit: as a number, readers of JSON would round it.
+    value: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Primes {
+    n: u32,
+    count: u32,
+}
+
+/// Tells the fleet's workers how each kind is done.
+pub(super) fn register(tasks: &TaskQueue) {
+    let [fibonacci, primes] = &TASK_KINDS;
+    tasks.register(fibonacci.name, |JobInput { n }, progress: &TaskContext| {
+        let value =
+            cpu::fibonacci(n, |percent| report_progress(progress, percent)).ok_or(STOPPED)?.to_string();
+        Ok::<_, &str>(Fibonacci { n, digits: value.len(), value })
+    });
+    tasks.register(primes.name, |JobInput { n }, progress: &TaskContext| {
+        let count = cpu::primes(n, |percent| report_progress(progress, percent)).ok_or(STOPPED)?;
+        Ok::<_, &str>(Primes { n, count })
+    });
+}
+
+/// The reason of a job that no one needs any more, and that no one reads.
+const STOPPED: &str = "it was stopped";
+
+fn report_progress(progress: &TaskContext, percent: u8) -> ControlFlow<()> {
+    progress.percent(percent);
+    if progress.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+/// What a start sends.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct StartParams {
+    pub(super) kind: String,
+    pub(super) n: u64,
+}
+
+impl StartParams {
+    /// What it asks for, or what is wrong with it.
+    fn validate(&self) -> Result<(&'static TaskKind, JobInput), String> {
+        let Some(kind) = TASK_KINDS.iter().find(|kind| kind.name == self.kind) else {
+            let names = TASK_KINDS.map(|kind| kind.name).join(", ");
+            return Err(format!("there is no such kind of task; there are {names}"));
+        };
+        match u32::try_from(self.n) {
+            Ok(n) if n <= kind.max => Ok((kind, JobInput { n })),
+            _ => Err(format!("n is {}; {} allows 0 to {}", self.n, kind.name, kind.max)),
+        }
+    }
+}
+
+/// What may be asked for.
+pub(super) async fn page(accepts: Accepts) -> Response {
+    match accepts {
+        Accepts::Html => views::form(&StartParams::default(), None),
+        Accepts::Text => ([(header::VARY, "Accept")], Json(&TASK_KINDS)).into_response(),
+    }
+}
+
+pub(super) async fn start(
+    _limit: RateLimit,
+    tasks: TaskQueue,
+    accepts: Accepts,
+    request: Request<Body>,
+) -> Result<Response, Response> {
+    let (params, by_form) = match RequestBody::<StartParams>::read(request).await? {
+        RequestBody::Form(params) => (params, true),
+        RequestBody::Json(params) => (params, false),
+        RequestBody::Nothing => return Err((StatusCode::BAD_REQUEST, "say a kind and n").into_response()),
+    };
+    let queued = match params.validate() {
+        Ok((kind, input)) => tasks.enqueue(kind.name, &input).await.map_err(|error| {
+            let error = RequestError::from(error);
+            (error.to_string(), error.into_response())
+        }),
+        Err(fault) => Err((fault.clone(), (StatusCode::BAD_REQUEST, fault).into_response())),
+    };
+    let id = queued.map_err(|(why, plain)| rejected(&params, accepts, &why, plain))?;
+    let place = format!("/tasks/{id}");
+    Ok(match (accepts, by_form) {
+        (Accepts::Html, true) => Redirect::to(&place).into_response(),
+        _ => {
+            let task = json!({"id": id, "kind": params.kind, "n": params.n, "state": "queued"});
+            (StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(task)).into_response()
+        }
+    })
+}
+
+/// A refusal; for a browser the form once more, with the reason in it.
+fn rejected(params: &StartParams, accepts: Accepts, why: &str, plain: Response) -> Response {
+    if accepts == Accepts::Text {
+        return plain;
+    }
+    let mut page = views::form(params, Some(why));
+    *page.status_mut() = plain.status();
+    if let Some(wait) = plain.headers().get(header::RETRY_AFTER) {
+        page.headers_mut().insert(header::RETRY_AFTER, wait.clone());
+    }
+    page
+}
+
+pub(super) async fn show(
+    _limit: RateLimit,
+    tasks: TaskQueue,
+    Path(id): Path<String>,
+    accepts: Accepts,
+) -> Result<Response, Response> {
+    let id = id.parse::<TaskId>().map_err(|_| unknown())?;
+    let task = tasks.status(&id).await.map_err(|error| RequestError::from(error).into_response())?;
+    let task = task.ok_or_else(unknown)?;
+    Ok(match accepts {
+        Accepts::Html => views::task_page(&task),
+        Accepts::Text => {
+            // It changes, and is for the one who knows its id.
+            let head = [(header::VARY, "Accept"), (header::CACHE_CONTROL, "no-store")];
+            (head, Json(task)).into_response()
+        }
+    })
+}
+
+fn unknown() -> Response {
+    (StatusCode::NOT_FOUND, "there is no such task, or it ended too long ago").into_response()
+}
+
+pub(super) async fn events(
+    _limit: RateLimit,
+    Shared(state): Shared<FleetHandle>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    let id = id.parse::<TaskId>().map_err(|_| unknown())?;
+    let events = state.task_events(&id, &headers).await.map_err(IntoResponse::into_response)?;
+    events.ok_or_else(unknown)
+}
+
+pub(super) async fn cancel(
+    _limit: RateLimit,
+    tasks: TaskQueue,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Response> {
+    let id = id.parse::<TaskId>().map_err(|_| unknown())?;
+    let failed = |error| RequestError::from(error).into_response();
+    match tasks.cancel(&id).await.map_err(failed)? {
+        Some(Cancelled::Queued | Cancelled::Running) => Ok(StatusCode::NO_CONTENT),
+        None => Err(unknown()),
+        // Saying it twice is no mistake.
+        Some(Cancelled::AlreadyFinished) => match tasks.status(&id).await.map_err(failed)? {
+            Some(task) if task.state != TaskState::Cancelled => {
+                Err((StatusCode::CONFLICT, format!("the task is {} already", task.state.name()))
+                    .into_response())
+            }
+            _ => Ok(StatusCode::NO_CONTENT),
+        },
+    }
+}
+
+/// The same for a form, which cannot send DELETE; its page shows what came of it.
+pub(super) async fn cancel_form(
+    limit: RateLimit,
+    tasks: TaskQueue,
+    Path(id): Path<String>,
+) -> Result<Redirect, Response> {
+    match cancel(limit, tasks, Path(id.clone())).await {
+        Err(response) if response.status() != StatusCode::CONFLICT => Err(response),
+        _ => Ok(Redirect::to(&format!("/tasks/{id}"))),
+    }
+}

@@ -1,0 +1,175 @@
+//! Tasks for people: the form that starts one, and the page of one.
+
+use askama::Template;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use regatta::{TaskState, TaskStatus};
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use crate::app::assets;
+use crate::app::auth::render_page;
+use crate::app::home::grouped;
+use crate::app::tasks::{StartParams, TASK_KINDS, TaskKind};
+
+/// A number that takes a second or two, so that its progress can be seen.
+const PROPOSED: u64 = 500_000;
+
+/// Letters of a result that are shown before the rest is left out.
+const SHORT: usize = 60;
+
+/// Letters that are shown of either end where the rest is left out.
+const END: usize = 16;
+
+/// The form that starts a task.
+#[derive(Debug, Template)]
+#[template(path = "trial_form.html")]
+pub(crate) struct TaskForm<'a> {
+    kinds: &'static [TaskKind],
+    kind: &'a str,
+    n: u64,
+    max: u32,
+    error: Option<&'a str>,
+}
+
+impl Default for TaskForm<'_> {
+    fn default() -> Self {
+        let max = TASK_KINDS.iter().map(|kind| kind.max).max().unwrap_or(0);
+        Self { kinds: &TASK_KINDS, kind: TASK_KINDS[0].name, n: PROPOSED, max, error: None }
+    }
+}
+
+#[derive(Template)]
+#[template(path = "trial.html")]
+struct TaskFormPage<'a> {
+    style: String,
+    trial: TaskForm<'a>,
+}
+
+/// The form, as it was sent if that was refused.
+pub(crate) fn form(params: &StartParams, error: Option<&str>) -> Response {
+    let trial = match error {
+        None => TaskForm::default(),
+        Some(_) => TaskForm { kind: &params.kind, n: params.n, error, ..TaskForm::default() },
+    };
+    render_page(&TaskFormPage { style: assets::style_path(), trial }, StatusCode::OK)
+}
+
+/// A task as pages show it; the script fills an empty one.
+#[derive(Debug, Default, Template)]
+#[template(path = "card.html")]
+pub(crate) struct TaskCard {
+    id: String,
+    title: String,
+    state: &'static str,
+    /// State, worker and attempt in words.
+    status_text: String,
+    percent: u8,
+    outcome: String,
+    finished: bool,
+}
+
+#[derive(Template)]
+#[template(path = "task.html")]
+struct TaskPage {
+    style: String,
+    script: String,
+    card: TaskCard,
+    /// A result that is too long for the card.
+    whole: Option<String>,
+    when: String,
+}
+
+/// What any kind's result may have.
+#[derive(Debug, Default, Deserialize)]
+struct TaskResultView {
+    n: Option<u64>,
+    value: Option<String>,
+    count: Option<u64>,
+}
+
+/// A task's page.
+pub(crate) fn task_page(task: &TaskStatus) -> Response {
+    let outcome = task.result.as_ref().and_then(|result| serde_json::from_str(result.get()).ok());
+    let outcome: TaskResultView = outcome.unwrap_or_default();
+    let card = card(task, &outcome);
+    let whole = outcome.value.filter(|value| value.len() >= SHORT);
+    let (style, script) = (assets::style_path(), assets::script_path());
+    let page = TaskPage { style, script, card, whole, when: timing(task) };
+    let mut response = render_page(&page, StatusCode::OK);
+    let headers = response.headers_mut();
+    let policy = HeaderValue::from_static(assets::LIVE_POLICY);
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn card(task: &TaskStatus, outcome: &TaskResultView) -> TaskCard {
+    let kind = TASK_KINDS.iter().find(|kind| kind.name == task.kind);
+    let mut title = kind.map_or(task.kind.as_str(), |kind| kind.title).to_owned();
+    if let Some(n) = outcome.n {
+        title = format!("{title} {}", grouped(n));
+    }
+    let mut status_text = task.state.name().to_owned();
+    if let Some(worker) = task.worker.as_ref().filter(|_| task.state != TaskState::Queued) {
+        status_text = format!("{status_text} in worker {worker}");
+    }
+    if task.attempts > 1 {
+        status_text = format!("{status_text}, attempt {}", task.attempts);
+    }
+    TaskCard {
+        id: task.id.to_string(),
+        title,
+        state: task.state.name(),
+        status_text,
+        percent: task.percent,
+        outcome: task.error.clone().unwrap_or_else(|| outcome.short()),
+        finished: task.state.is_final(),
+    }
+}
+
+impl TaskResultView {
+    fn short(&self) -> String {
+        match (&self.value, self.count) {
+            // Digits, one byte each; whatever else it were, no letter is cut.
+            (Some(value), _) if value.len() >= SHORT && value.is_ascii() => {
+                let (first, last) = (&value[..END], &value[value.len() - END..]);
+                format!("{first}…{last} ({} digits)", grouped(value.len() as u64))
+            }
+            (Some(value), _) => value.clone(),
+            (None, Some(count)) => format!("{} primes", grouped(count)),
+            (None, None) => String::new(),
+        }
+    }
+}
+
+fn timing(task: &TaskStatus) -> String {
+    let took =
+        |started: u64, finished: u64| format!(", and took {} ms", grouped(finished.saturating_sub(started)));
+    let seconds = i64::try_from(task.created_ms / 1000).unwrap_or(i64::MAX);
+    let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let written = at.format(format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC"));
+    let took = task.started_ms.zip(task.finished_ms).map_or_else(String::new, |(from, to)| took(from, to));
+    format!("It was asked for at {}{took}.", written.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_results_are_shown_by_their_ends() {
+        let outcome =
+            |value: &str| TaskResultView { value: Some(value.to_owned()), ..TaskResultView::default() };
+        assert_eq!(outcome("55").short(), "55");
+        let long = format!("{}{}", "1".repeat(40), "2".repeat(1200));
+        let expected = format!("{}…{} (1\u{202f}240 digits)", "1".repeat(16), "2".repeat(16));
+        assert_eq!(outcome(&long).short(), expected);
+        assert_eq!(
+            TaskResultView { count: Some(1229), ..TaskResultView::default() }.short(),
+            "1\u{202f}229 primes"
+        );
+        assert_eq!(TaskResultView::default().short(), "");
+    }
+}

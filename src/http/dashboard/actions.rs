@@ -1,0 +1,219 @@
+//! The page's buttons. Whatever they change is done by the supervisor, which is asked as a command line asks it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::State as Shared;
+use axum::response::{IntoResponse, Redirect, Response};
+use http::request::Parts;
+use http::{HeaderValue, Request as HttpRequest, StatusCode, header};
+use tokio::time::timeout;
+use url::form_urlencoded;
+
+use crate::control::protocol::ControlRequest;
+use crate::http::dashboard::auth::{DashboardAuth, OperatorSession, SignInError};
+use crate::http::dashboard::flash::FlashMessage;
+use crate::http::dashboard::{DashboardRequest, PageContext, supervisor_client};
+use crate::http::problem::Problem;
+use crate::http::service::context::{FleetHandle, WorkerContext};
+use crate::http::{dashboard, same_origin};
+use crate::sys::clock;
+
+/// Largest form, bytes: a token and a few words.
+const FORM_MAX: usize = 4096;
+
+/// Longest wait for it.
+const FORM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A form's fields by name.
+type FormFields = BTreeMap<String, String>;
+
+/// Signs in whoever sends the token.
+pub(super) async fn sign_in(
+    Shared(FleetHandle(core)): Shared<FleetHandle>,
+    request: HttpRequest<Body>,
+) -> Response {
+    let (parts, fields) = match read_form(&core, request).await {
+        Ok(read) => read,
+        Err(refusal) => return refusal,
+    };
+    let (dashboard_request, auth) = (DashboardRequest::from_parts(&core, &parts), &core.dashboard.0.auth);
+    let presented = fields.get("operators-token").map_or("", String::as_str);
+    match auth.sign_in(presented, &dashboard_request.subject, clock::monotonic(), clock::wall_clock()) {
+        Ok(operator) => {
+            tracing::info!(client = %dashboard_request.subject, "an operator has signed in at the dashboard");
+            redirect_to_page(&[auth.session_cookie(&operator, dashboard_request.secure)])
+        }
+        Err(denied) => {
+            tracing::warn!(client = %dashboard_request.subject, reason = ?denied, "nobody was let in at the dashboard");
+            sign_in_failed(&core, &denied, &dashboard_request).await
+        }
+    }
+}
+
+/// The page again, with what was wrong.
+async fn sign_in_failed(
+    core: &WorkerContext,
+    sign_in_error: &SignInError,
+    dashboard_request: &DashboardRequest,
+) -> Response {
+    let (status, message) = match sign_in_error {
+        SignInError::Disabled => (StatusCode::FORBIDDEN, "There is no token to sign in with.".to_owned()),
+        SignInError::WrongToken => (StatusCode::FORBIDDEN, "That is not the token.".to_owned()),
+        SignInError::RateLimited(seconds) => {
+            let text = format!("Too many wrong tokens came from your address; try again in {seconds} s.");
+            (StatusCode::TOO_MANY_REQUESTS, text)
+        }
+    };
+    let context =
+        PageContext { operator: None, flash: None, sign_in_error: &message, role: dashboard_request.role };
+    let mut response = dashboard::render_page(core, &context).await;
+    *response.status_mut() = status;
+    if let SignInError::RateLimited(seconds) = sign_in_error {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
+    }
+    response
+}
+
+/// Takes the cookie away.
+pub(super) async fn sign_out(
+    Shared(FleetHandle(core)): Shared<FleetHandle>,
+    request: HttpRequest<Body>,
+) -> Response {
+    match authenticate(&core, request).await {
+        Ok((parts, ..)) => redirect_to_page(&[DashboardAuth::removal_cookie(
+            DashboardRequest::from_parts(&core, &parts).secure,
+        )]),
+        Err(refusal) => refusal,
+    }
+}
+
+/// Reads the configuration again and replaces the workers.
+pub(super) async fn reload(
+    Shared(FleetHandle(core)): Shared<FleetHandle>,
+    request: HttpRequest<Body>,
+) -> Response {
+    run_command(&core, request, |_| Ok(ControlRequest::Reload { wait: true })).await
+}
+
+/// Changes the number of workers.
+pub(super) async fn scale(
+    Shared(FleetHandle(core)): Shared<FleetHandle>,
+    request: HttpRequest<Body>,
+) -> Response {
+    let command = |fields: &FormFields| match parse_number(fields, "workers")? {
+        0 => Err("one worker is the least".to_owned()),
+        workers => Ok(ControlRequest::Scale { workers, wait: true }),
+    };
+    run_command(&core, request, command).await
+}
+
+/// Replaces the worker of a slot.
+pub(super) async fn restart(
+    Shared(FleetHandle(core)): Shared<FleetHandle>,
+    request: HttpRequest<Body>,
+) -> Response {
+    let command =
+        |fields: &FormFields| Ok(ControlRequest::Restart { slot: parse_number(fields, "slot")?, wait: true });
+    run_command(&core, request, command).await
+}
+
+fn parse_number(fields: &FormFields, name: &str) -> Result<usize, String> {
+    let text = fields.get(name).map_or("", |text| text.trim());
+    text.parse().map_err(|_| format!("{name} is to be a number"))
+}
+
+/// Has the supervisor do what an operator asks, and tells the verdict on the page that follows.
+async fn run_command(
+    core: &WorkerContext,
+    request: HttpRequest<Body>,
+    command: impl FnOnce(&FormFields) -> Result<ControlRequest, String>,
+) -> Response {
+    let (parts, operator, fields) = match authenticate(core, request).await {
+        Ok(known) => known,
+        Err(refusal) => return refusal,
+    };
+    let command = match command(&fields) {
+        Ok(order) => order,
+        Err(reason) => return Problem::new(StatusCode::BAD_REQUEST, reason).into_response(),
+    };
+    let Ok(permit) = Arc::clone(&core.dashboard.0.command_permits).try_acquire_owned() else {
+        return Problem::reduced_capacity("as many verdicts are waited for here as may be", 5)
+            .into_response();
+    };
+    let dashboard_request = DashboardRequest::from_parts(core, &parts);
+    tracing::info!(client = %dashboard_request.subject, verb = command.command(), "an operator asks at the dashboard for a {}", command.command());
+    let run_dir = core.config.run_dir.clone();
+    // The place is the thread's, and not that of a client who may leave.
+    let flash = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        supervisor_client::run_command(&run_dir, &command)
+    });
+    let flash = flash.await;
+    let flash = flash.unwrap_or_else(|_| FlashMessage::failed("the supervisor could not be asked"));
+    redirect_to_page(&[core.dashboard.0.auth.flash_cookie(&operator, &flash, dashboard_request.secure)])
+}
+
+/// The operator who sent a form, and its fields.
+async fn authenticate(
+    core: &WorkerContext,
+    request: HttpRequest<Body>,
+) -> Result<(Parts, OperatorSession, FormFields), Response> {
+    let (parts, fields) = read_form(core, request).await?;
+    let auth = &core.dashboard.0.auth;
+    let refuse = |reason: String| Problem::new(StatusCode::FORBIDDEN, reason).into_response();
+    if let Some(advice) = auth.advice() {
+        return Err(refuse(format!("the dashboard has no buttons: {advice}")));
+    }
+    let Some(operator) = auth.authenticate(&parts.headers, clock::wall_clock()) else {
+        return Err(refuse("sign in first".to_owned()));
+    };
+    let token = fields.get("form-token").map_or("", String::as_str);
+    if !auth.verify_csrf_token(&operator, token) {
+        return Err(refuse("this form is too old or not from here; open the page again".to_owned()));
+    }
+    // Behind a load balancer the page may be one machine's and this another.
+    if fields.get("machine").map(String::as_str) != Some(core.instance.instance_id(&core.scoreboard).as_str())
+    {
+        let reason = "this form is of another machine's page; open the page at that machine's own address";
+        return Err(Problem::new(StatusCode::CONFLICT, reason).into_response());
+    }
+    Ok((parts, operator, fields))
+}
+
+/// A form that no other site sent.
+async fn read_form(
+    core: &WorkerContext,
+    request: HttpRequest<Body>,
+) -> Result<(Parts, FormFields), Response> {
+    let (parts, body) = request.into_parts();
+    let refuse = |status, reason: &str| Problem::new(status, reason).into_response();
+    let dashboard_request = DashboardRequest::from_parts(core, &parts);
+    if !same_origin::is_same_origin(&parts.headers, &parts.uri, dashboard_request.client.as_ref(), &[]) {
+        return Err(refuse(StatusCode::FORBIDDEN, "another site sent this request"));
+    }
+    let kind =
+        parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send a form"));
+    }
+    match timeout(FORM_TIMEOUT, to_bytes(body, FORM_MAX)).await {
+        Ok(Ok(bytes)) => Ok((parts, form_urlencoded::parse(&bytes).into_owned().collect())),
+        Ok(Err(_)) => Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "a form here has at most 4096 bytes")),
+        Err(_) => Err(refuse(StatusCode::REQUEST_TIMEOUT, "the form did not come in time")),
+    }
+}
+
+/// To the page (303), with these cookies.
+fn redirect_to_page(cookies: &[String]) -> Response {
+    let mut response = Redirect::to("/fleet").into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    for cookie in cookies.iter().filter_map(|cookie| HeaderValue::try_from(cookie.as_str()).ok()) {
+        headers.append(header::SET_COOKIE, cookie);
+    }
+    response
+}

@@ -1,0 +1,108 @@
+//! Whether a worker serves or leaves, and who waits for its leaving.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU8};
+
+use tokio::sync::Notify;
+
+/// Whether a worker serves or leaves; clones share it.
+#[derive(Clone, Default)]
+pub struct DrainState(Arc<DrainFlags>);
+
+#[derive(Default)]
+struct DrainFlags {
+    stage: AtomicU8,
+    /// Whether streams are to end.
+    streams_closed: AtomicBool,
+    closed_notify: Notify,
+}
+
+impl DrainState {
+    const DRAINING: u8 = 1;
+    const STOPPING: u8 = 2;
+
+    /// The worker leaves and the fleet goes on: from now on every HTTP/1 response asks for the connection's end.
+    pub fn start_drain(&self) {
+        self.0.stage.fetch_max(Self::DRAINING, Relaxed);
+        self.close_streams();
+    }
+
+    /// The fleet ends, and this worker with it: readiness fails, too. Streams go on until [`Phase::end_streams`]: as long as
+    /// new connections still come here, their clients would only come back.
+    pub fn start_stop(&self) {
+        self.0.stage.store(Self::STOPPING, Relaxed);
+    }
+
+    /// What has no end of its own is to end now.
+    pub fn close_streams(&self) {
+        self.0.streams_closed.store(true, Relaxed);
+        self.0.closed_notify.notify_waiters();
+    }
+
+    /// Whether the worker leaves.
+    pub fn is_draining(&self) -> bool {
+        self.0.stage.load(Relaxed) >= Self::DRAINING
+    }
+
+    /// Whether the fleet ends.
+    pub fn is_stopping(&self) -> bool {
+        self.0.stage.load(Relaxed) == Self::STOPPING
+    }
+
+    /// Returns as soon as what has no end of its own, as a stream of events, is to end because the worker leaves.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub async fn streams_closed(&self) {
+        let notified = self.0.closed_notify.notified();
+        if !self.0.streams_closed.load(Relaxed) {
+            notified.await;
+        }
+    }
+}
+
+impl fmt::Debug for DrainState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0.stage.load(Relaxed) {
+            Self::STOPPING => "Stopping",
+            Self::DRAINING => "Draining",
+            _ => "Serving",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn clones_of_a_phase_share_it() {
+        let phase = DrainState::default();
+        let other = phase.clone();
+        phase.start_drain();
+        assert!(other.is_draining());
+    }
+
+    #[tokio::test]
+    async fn waiting_for_the_drain_returns_before_and_after_its_start() {
+        let phase = DrainState::default();
+        let before = phase.streams_closed();
+        phase.start_drain();
+        before.await;
+        phase.streams_closed().await;
+    }
+
+    #[tokio::test]
+    async fn streams_outlive_the_beginning_of_a_stop() {
+        let phase = DrainState::default();
+        phase.start_stop();
+        let waited = phase.streams_closed().now_or_never();
+        assert!(waited.is_none());
+        phase.close_streams();
+        phase.streams_closed().await;
+    }
+}

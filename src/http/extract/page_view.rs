@@ -1,0 +1,64 @@
+//! A counted view.
+
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
+use http::request::Parts;
+
+use crate::http::error::RequestError;
+use crate::http::extract::request_state;
+use crate::http::request_state::CountedView;
+
+/// This request as a view of its visitor: naming it counts one, exactly, in the visitor's session and in the total.
+///
+/// A visitor without a session gets one. Limits, session, view and total are one round trip. While Redis is away, or
+/// takes no writes, nothing can be counted, and no older number stands in: the request is answered 503.
+///
+/// A page that has more to show than a number names `Option<Visit>`. For GET and HEAD it is then `None` while nothing
+/// can be counted; limits hold as far as workers decide them alone, and the header `Session-State` says what the rest
+/// of the page was made of: `stale`, `read-only` or `unknown`.
+///
+/// ```
+/// use regatta::Visit;
+///
+/// async fn page(visit: Option<Visit>) -> String {
+///     match visit {
+///         Some(visit) => format!("you were here {} times", visit.views()),
+///         None => "how often you were here cannot be told at the moment".to_owned(),
+///     }
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(page));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageView(CountedView);
+
+impl PageView {
+    /// Views of this visitor, this one included.
+    pub fn count(&self) -> u64 {
+        self.0.views
+    }
+
+    /// Views of all visitors of all fleets that share this state, this one included.
+    pub fn total(&self) -> i64 {
+        self.0.total
+    }
+
+    /// Whether the visitor's session was made for this view.
+    pub fn is_new(&self) -> bool {
+        self.0.is_new
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for PageView {
+    type Rejection = RequestError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+        Ok(Self(request_state(parts)?.count_view().await?))
+    }
+}
+
+impl<S: Sync> OptionalFromRequestParts<S> for PageView {
+    type Rejection = RequestError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, RequestError> {
+        Ok(request_state(parts)?.count_view_if_possible().await?.map(Self))
+    }
+}

@@ -1,0 +1,104 @@
+//! Single fields of the session, changed in a way that no concurrent request can undo.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use bytes::Bytes;
+use http::request::Parts;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tower_sessions::session::Id;
+
+use crate::http::error::RequestError;
+use crate::http::extract::request_state;
+use crate::http::request_state::RequestState;
+use crate::http::request_state::session_store::RequestSessionStore;
+
+/// Fields of the visitor's session, the same that tower-sessions' `Session` has, changed at once and one by one.
+///
+/// In one request with `Session`: what this changes is stored when its method returns; what `Session` changes is
+/// stored after the handler, only the fields it changed, over whatever is there then. So do not change one field
+/// through both. What `Session` inserted is not seen here until it was saved, and a `Session` that was read before does
+/// not see what was changed here since.
+#[derive(Debug, Clone)]
+pub struct SessionFields {
+    state: Arc<RequestState>,
+    store: Arc<RequestSessionStore>,
+}
+
+impl SessionFields {
+    /// A field's value; `None` if there is none, or no session.
+    ///
+    /// # Errors
+    /// [`Error::SessionField`] if it holds something else, [`Error::Denied`], [`Error::Unavailable`].
+    pub async fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RequestError> {
+        match self.state.load_current_session().await {
+            Ok(Some(id)) => Ok(self.store.inner.value(id, name).await?),
+            Ok(None) | Err(RequestError::SessionGone) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Adds to a field, which begins at 0, and returns the sum: exact, however many requests add at once.
+    ///
+    /// Such a field is stored as it is, never encrypted; use it for nothing else.
+    ///
+    /// # Errors
+    /// [`Error::SessionField`] if it is no integer or the sum does not fit, [`Error::SessionFull`],
+    /// [`Error::SessionGone`], [`Error::Denied`]; [`Error::Unavailable`], after which it may have been added.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was added.
+    pub async fn incr(&self, name: &str, by: i64) -> Result<i64, RequestError> {
+        let Some(id) = self.ensure_session().await? else { return Ok(by) };
+        let sum = self.store.inner.add(id, name, by).await;
+        self.state.invalidate_cached(id);
+        Ok(sum?)
+    }
+
+    /// Changes a field to what `change` makes of its value, and returns that.
+    ///
+    /// Nothing is lost: if another request was faster, `change` is called again with the new value, up to three times.
+    ///
+    /// # Errors
+    /// [`Error::SessionConflict`] if others were faster each time; otherwise as [`Fields::incr`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was changed.
+    pub async fn update<T: DeserializeOwned + Serialize>(
+        &self,
+        name: &str,
+        mut change: impl FnMut(Option<T>) -> T,
+    ) -> Result<T, RequestError> {
+        let Some(id) = self.ensure_session().await? else { return Ok(change(None)) };
+        let value = self.store.inner.update(id, name, change).await;
+        self.state.invalidate_cached(id);
+        Ok(value?)
+    }
+
+    /// The visitor's session, which is made if there is none; a HEAD or OPTIONS request makes none, and nothing of it is
+    /// stored then.
+    async fn ensure_session(&self) -> Result<Option<Id>, RequestError> {
+        if let Some(id) = self.state.load_current_session().await? {
+            return Ok(Some(id));
+        }
+        if self.state.creates_no_session {
+            return Ok(None);
+        }
+        let id = self.store.inner.create_with_fields(Vec::<(String, Bytes)>::new()).await?;
+        self.state.set_current_session(Some(id), None).await;
+        Ok(Some(id))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for SessionFields {
+    type Rejection = RequestError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+        let state = Arc::clone(request_state(parts)?);
+        let store =
+            Arc::clone(parts.extensions.get::<Arc<RequestSessionStore>>().ok_or(RequestError::OutsideFleet)?);
+        state.lock().await.session_accessed = true;
+        Ok(Self { state, store })
+    }
+}

@@ -1,0 +1,4 @@
+//! Layers.
+
+pub mod rate_limit;
+pub mod request_timeout;

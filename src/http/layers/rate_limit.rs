@@ -1,0 +1,107 @@
+//! Limits as a tower layer, for any route of an axum router that a fleet serves.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::Request;
+use tower::{Layer, Service};
+
+use crate::http::error::RequestError;
+use crate::http::request_state::RequestState;
+use crate::http::service::context::WorkerContext;
+
+/// Puts requests under a policy before they reach their handler; made by [`crate::State::limit`].
+///
+/// The policy is decided in the request's one call to Redis, together with every other policy it falls under, and is
+/// charged only if all of them allow. A policy that has been decided already because it names the path costs a second
+/// one, and only if the layer asks for more.
+#[derive(Debug, Clone)]
+pub struct RateLimitLayer {
+    /// The policy's number; `None`: it is switched off.
+    policy: Option<usize>,
+    cost: Option<u64>,
+    name: Arc<str>,
+    core: Arc<WorkerContext>,
+}
+
+impl RateLimitLayer {
+    pub(in crate::http) fn new(core: &Arc<WorkerContext>, name: &str) -> Self {
+        let policy = core.limiter.policies().find(name).map(|(number, _)| number);
+        if policy.is_none() && !core.config.limits.contains_key(name) {
+            let known: Vec<&str> = core.config.limits.keys().map(String::as_str).collect();
+            let known = known.join(", ");
+            panic!(
+                "no policy is named {name}: add [limits.{name}] to the configuration, or use one of {known}"
+            );
+        }
+        Self { policy, cost: None, name: name.into(), core: Arc::clone(core) }
+    }
+
+    /// What a request counts for here, instead of the policy's own cost; 0 is never denied and is told how the policy stands.
+    ///
+    /// # Panics
+    /// When it is more than the policy can ever allow: the worker then says so and the fleet does not start.
+    #[must_use]
+    pub fn cost(mut self, requests: u64) -> Self {
+        let policy = self.core.limiter.policies().find(&self.name);
+        let possible = policy.is_none_or(|(_, policy)| policy.allows_cost(requests));
+        assert!(possible, "the policy {} can never allow a request that counts for {requests}", self.name);
+        self.cost = Some(requests);
+        self
+    }
+}
+
+impl<S> Layer<S> for RateLimitLayer {
+    type Service = RateLimitService<S>;
+
+    fn layer(&self, inner: S) -> RateLimitService<S> {
+        RateLimitService { inner, policy: self.policy, cost: self.cost }
+    }
+}
+
+/// A service whose requests fall under a policy, see [`LimitLayer`].
+#[derive(Debug, Clone)]
+pub struct RateLimitService<S> {
+    inner: S,
+    policy: Option<usize>,
+    cost: Option<u64>,
+}
+
+impl<S> Service<Request<Body>> for RateLimitService<S>
+where
+    S: Service<Request<Body>> + Clone + Send + 'static,
+    S::Response: IntoResponse,
+    S::Future: Send,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // The one that is ready goes along; its clone waits for the next request.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let (policy, cost) = (self.policy, self.cost);
+        let state = RequestState::from_extensions(request.extensions()).cloned();
+        Box::pin(async move {
+            if let Some(policy) = policy {
+                let decided = match state {
+                    Some(state) => state.apply_policy(policy, cost).await,
+                    None => Err(RequestError::OutsideFleet),
+                };
+                if let Err(error) = decided {
+                    return Ok(error.into_response());
+                }
+            }
+            inner.call(request).await.map(IntoResponse::into_response)
+        })
+    }
+}

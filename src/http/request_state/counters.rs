@@ -1,0 +1,106 @@
+//! The request's dealings with counters that do not travel with its first call.
+
+use std::time::Duration;
+
+use crate::counter;
+use crate::counter::batched::{Approximate, IncrementRejected};
+use crate::counter::bounded::BoundedRequest;
+use crate::counter::{CounterName, bounded, distinct};
+use crate::http::error::RequestError;
+use crate::http::request_state::RequestState;
+use crate::redis::counter_commands::BoundedOutcome;
+use crate::sys::clock;
+
+impl RequestState {
+    /// Adds to a batched counter: without a command, unless the worker's journal is full.
+    ///
+    /// Without server-side code Redis could not know a batch again, so there each addition is made at once.
+    pub(in crate::http) async fn add_batched(&self, name: &CounterName, by: i64) -> Result<(), RequestError> {
+        if self.core.redis.is_plain() {
+            return self.add_to_counter(name, by).await.map(|_| ());
+        }
+        match self.core.batched_counters.add(name, by, now_ms()) {
+            Ok(()) => Ok(()),
+            Err(IncrementRejected::Overflow) => Err(RequestError::CounterOverflow),
+            Err(IncrementRejected::NoRoom) => self.add_to_counter(name, by).await.map(|_| ()),
+        }
+    }
+
+    /// What this worker knows of a batched counter.
+    pub(in crate::http) fn batched_cached(&self, name: &CounterName) -> Option<Approximate> {
+        self.core.batched_counters.cached(name, now_ms())
+    }
+
+    /// What Redis and this machine know of a batched counter; while Redis is away, what this worker knows.
+    pub(in crate::http) async fn batched_value(
+        &self,
+        name: &CounterName,
+    ) -> Result<Approximate, RequestError> {
+        if self.core.redis.is_plain() {
+            let value = self.add_to_counter(name, 0).await?;
+            return Ok(Approximate { value, staleness: Duration::ZERO });
+        }
+        self.decide_limits().await?;
+        match self.core.batched_counters.value(name, now_ms()).await {
+            Ok(reading) => Ok(reading),
+            Err(error) => match self.batched_cached(name) {
+                Some(reading) => Ok(reading),
+                None => self.record_failure(Err(counter::CounterError::from(error))).await,
+            },
+        }
+    }
+
+    /// Takes from a bounded counter.
+    pub(in crate::http) async fn take_bounded(
+        &self,
+        name: &CounterName,
+        max: u64,
+        request: BoundedRequest<'_>,
+    ) -> Result<BoundedOutcome, RequestError> {
+        self.decide_limits().await?;
+        self.record_failure(bounded::take(&self.core.redis, &self.core.prefix, name, max, request).await)
+            .await
+    }
+
+    /// Gives back to a bounded counter.
+    pub(in crate::http) async fn give_back_bounded(
+        &self,
+        name: &CounterName,
+        request: BoundedRequest<'_>,
+    ) -> Result<BoundedOutcome, RequestError> {
+        self.decide_limits().await?;
+        self.record_failure(bounded::give_back(&self.core.redis, &self.core.prefix, name, request).await)
+            .await
+    }
+
+    /// How much is taken of a bounded counter.
+    pub(in crate::http) async fn bounded_taken(&self, name: &CounterName) -> Result<u64, RequestError> {
+        self.decide_limits().await?;
+        self.record_failure(bounded::get(&self.core.redis, &self.core.prefix, name).await).await
+    }
+
+    /// Counts in a unique counter, or looks.
+    pub(in crate::http) async fn insert_distinct(
+        &self,
+        name: &CounterName,
+        window: Option<Duration>,
+        items: &[&[u8]],
+    ) -> Result<(bool, u64), RequestError> {
+        self.decide_limits().await?;
+        let (redis, prefix) = (&self.core.redis, &self.core.prefix);
+        self.record_failure(distinct::insert(redis, prefix, name, window, items, clock::wall_clock()).await)
+            .await
+    }
+
+    /// A failure of Redis is the request's answer, whatever its handler makes of it.
+    async fn record_failure<T>(&self, outcome: Result<T, counter::CounterError>) -> Result<T, RequestError> {
+        if let Err(counter::CounterError::Redis(error)) = &outcome {
+            self.lock().await.failure = Some(error.into());
+        }
+        Ok(outcome?)
+    }
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(clock::monotonic().as_millis()).unwrap_or(u64::MAX)
+}

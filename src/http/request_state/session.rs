@@ -1,0 +1,251 @@
+//! The request's session: what is asked about it, and what the answer means for the visitor.
+
+use std::time::Duration;
+
+use tower_sessions::session::Id;
+
+use crate::http::error::{RequestError, StateError, whole_seconds};
+use crate::http::request_state::session_cookie::CookieIdentity;
+use crate::http::request_state::session_store::RequestSessionStore;
+use crate::http::request_state::{BeginFailure, RequestState, RequestStateInner, SessionOrigin, TOTAL_VIEWS};
+use crate::redis::begin::{
+    CounterIncrement, NewSessionLimit, ProvisionalSessionQuery, SessionAccess, SessionLookup, SessionQuery,
+};
+use crate::redis::keys;
+use crate::redis::session_commands::InitialSession;
+use crate::session;
+use crate::session::cookie;
+use crate::session::cookie::ProvisionalCookie;
+use crate::session::tracked_store::NewSessionSeed;
+use crate::session::user::UserTag;
+
+/// How long what lay under a session's key and was none is kept.
+const QUARANTINE_RETENTION: Duration = Duration::from_secs(60 * 60);
+
+impl RequestState {
+    /// What is asked of this session, whose user is the one that its cookie names. `makes`: if that is a ticket, the
+    /// session is made.
+    pub(super) fn session_query(
+        &self,
+        inner: &RequestStateInner,
+        id: Id,
+        mode: SessionAccess,
+        creates: bool,
+    ) -> SessionQuery {
+        let prefix = &self.core.config.redis.prefix;
+        let key = match &self.visitor {
+            CookieIdentity::Verified { id: known, digest, .. } if *known == id => {
+                keys::session(prefix, digest)
+            }
+            _ => session::session_key(prefix, id),
+        };
+        let lifetimes = &self.core.lifetimes;
+        let provisional = |ProvisionalCookie { issued_ms, viewed }| ProvisionalSessionQuery {
+            issued_ms,
+            view_counted: viewed,
+            ttl_ms: lifetimes.provisional_ms(),
+            creates,
+            limit: self.new_session_limit().filter(|_| creates),
+        };
+        SessionQuery {
+            key,
+            generation: inner.user.map(|user| keys::user_generation(prefix, &user.to_string())),
+            access: mode,
+            provisional: inner.provisional.map(provisional),
+            idle_ms: lifetimes.idle_ms(),
+            absolute_ms: lifetimes.absolute_ms(),
+        }
+    }
+
+    /// The client's limit on new sessions.
+    fn new_session_limit(&self) -> Option<NewSessionLimit> {
+        let (interval_us, tolerance_us) = self.core.new_session_rate?;
+        let key = keys::new_session_limit(
+            &self.core.prefix,
+            &self.client.limit_subject_text(self.core.config.ipv6_prefix),
+        );
+        Some(NewSessionLimit { key, interval_us, tolerance_us })
+    }
+
+    /// What a session begins with that this request makes: the view that it counted, and the id that a text of its page
+    /// may depend on.
+    pub(in crate::http) async fn new_session_seed(&self) -> NewSessionSeed {
+        let inner = self.lock().await;
+        let issued = inner.origin == SessionOrigin::Issued;
+        let views = u64::from(inner.counted_view.is_some_and(|view| view.is_new));
+        let created_ms = inner.provisional.filter(|_| issued).map_or(0, |provisional| provisional.issued_ms);
+        NewSessionSeed {
+            id: inner.current_session_id.filter(|_| issued),
+            initial: InitialSession { views, created_ms },
+            limit: self.new_session_limit(),
+        }
+    }
+
+    /// Gives a visitor without a session the ticket for one, of which nothing is stored; it has the id from now on.
+    pub(super) async fn issue_provisional(&self, inner: &mut RequestStateInner) -> Result<Id, BeginFailure> {
+        let now_ms = match inner.now_ms {
+            Some(now_ms) => now_ms,
+            None => {
+                let total = keys::counter(&self.core.config.redis.prefix, TOTAL_VIEWS);
+                self.send_begin(inner, None, &[CounterIncrement { key: total, by: 0 }]).await?;
+                inner.now_ms.ok_or(BeginFailure::HandlerOnly(RequestError::Unavailable { retry_after: 1 }))?
+            }
+        };
+        let id = cookie::new_id().map_err(|_| BeginFailure::HandlerOnly(RequestError::Internal))?;
+        inner.current_session_id = Some(id);
+        let viewed = inner.counted_view.is_some_and(|view| view.is_new);
+        inner.provisional = Some(ProvisionalCookie { issued_ms: now_ms, viewed });
+        inner.origin = SessionOrigin::Issued;
+        Ok(id)
+    }
+
+    /// The id of the visitor's session, which is made later if there is none.
+    ///
+    /// # Errors
+    /// As [`Exchange::present`].
+    pub(in crate::http) async fn load_or_issue_session(&self) -> Result<Id, RequestError> {
+        if let Some(id) = self.load_current_session().await? {
+            return Ok(id);
+        }
+        let mut inner = self.lock_unless_failed().await?;
+        if let Some(id) = inner.current_session_id {
+            return Ok(id);
+        }
+        let issued = self.issue_provisional(&mut inner).await;
+        issued.map_err(|failure| inner.record_failure(failure))
+    }
+
+    /// Takes note of what was found under the session's key. What is no session is put aside: the visitor gets a new
+    /// one, and an operator can look at the old.
+    pub(super) async fn record_lookup(&self, inner: &mut RequestStateInner, id: Id, reply: SessionLookup) {
+        if reply == SessionLookup::Corrupt {
+            // Boxed: every request would be as large as this, which next to none needs.
+            Box::pin(self.quarantine(id)).await;
+        }
+        match &reply {
+            SessionLookup::Found { .. } => {
+                inner.provisional = inner.provisional.filter(|_| reply.is_unconfirmed());
+                match &self.visitor {
+                    CookieIdentity::Verified { id: known, digest, .. } if *known == id => {
+                        self.core.session_activity.mark(digest)
+                    }
+                    _ => self.core.session_activity.mark(&session::digest(id)),
+                }
+            }
+            // Its session is made when it is used.
+            SessionLookup::Provisional => return,
+            _ => (inner.current_session_id, inner.user, inner.provisional) = (None, None, None),
+        }
+        inner.lookup = Some(reply);
+    }
+
+    async fn quarantine(&self, id: Id) {
+        let digest = session::digest(id);
+        let kept_ms = u64::try_from(QUARANTINE_RETENTION.as_millis()).unwrap_or(u64::MAX);
+        match self.core.redis.quarantine_session(&self.core.prefix, &digest, kept_ms).await {
+            Ok(true) => {
+                self.core.cell().count_corrupt_session();
+                let key = keys::quarantine(&self.core.prefix, &digest);
+                tracing::warn!(%key, "a session was damaged; what lay there is kept for an hour");
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "a damaged session could not be put aside: {error}"),
+        }
+    }
+
+    /// Decides the limits and reads the visitor's session, if either was not done; the session he has now.
+    ///
+    /// # Errors
+    /// `SessionGone` if he came with an id that was replaced: nothing may be done in its name.
+    pub(in crate::http) async fn load_current_session(&self) -> Result<Option<Id>, RequestError> {
+        self.decide_limits().await?;
+        let stored = self.lock().await.stored_session_id();
+        if let Some(id) = stored {
+            self.lookup_session(id).await?;
+        }
+        let inner = self.lock().await;
+        match inner.came_with_rotated_id() {
+            true => Err(RequestError::SessionGone),
+            // A ticket of which nothing was made, because this request makes nothing, is no session.
+            false => Ok(inner
+                .stored_session_id()
+                .filter(|_| inner.lookup.is_some() || inner.provisional.is_none())),
+        }
+    }
+
+    /// The visitor's session is another one now, or none, by what this request did.
+    pub(in crate::http) async fn set_current_session(&self, id: Option<Id>, user: Option<UserTag>) {
+        let mut inner = self.lock().await;
+        if let Some(before) = inner.current_session_id {
+            self.invalidate_cached(before);
+        }
+        (inner.current_session_id, inner.user, inner.provisional) = (id, user, None);
+        inner.origin = if id.is_some() { SessionOrigin::Created } else { SessionOrigin::Destroyed };
+    }
+
+    /// Gives a session that was used another id, because its cookie went where others could listen.
+    pub(in crate::http) async fn rotate_exposed_id(&self, store: &RequestSessionStore) {
+        let (id, user) = {
+            let inner = self.lock().await;
+            let used = matches!(inner.lookup, Some(SessionLookup::Found { .. })) && inner.freshness.is_none();
+            match inner.stored_session_id().filter(|id| used && Some(*id) == self.visitor.id()) {
+                Some(id) => (id, inner.user),
+                None => return,
+            }
+        };
+        match store.inner.cycle_id(id).await {
+            Ok(new) => self.set_current_session(Some(new), user).await,
+            // Another request did it at the same moment, and has the cookie.
+            Err(session::SessionError::Gone | session::SessionError::Rotated) => {
+                let mut inner = self.lock().await;
+                (inner.current_session_id, inner.user, inner.provisional) = (None, None, None);
+            }
+            // Its client makes too many sessions: it gets another id when there is room.
+            Err(session::SessionError::TooManySessions { .. }) => {}
+            Err(error) => tracing::warn!(%error, "a session from before TLS keeps its id for now: {error}"),
+        }
+    }
+
+    /// An error of something that the client must not believe to be done, whatever the handler says of it.
+    pub(in crate::http) async fn record_session_failure(&self, error: session::SessionError) -> RequestError {
+        let refusal = match &error {
+            session::SessionError::Redis(cause) => Some(StateError::from(cause)),
+            session::SessionError::TooManySessions { retry_after } => {
+                Some(StateError::TooManySessions(whole_seconds(*retry_after)))
+            }
+            _ => None,
+        };
+        if refusal.is_some() {
+            self.lock().await.failure = refusal;
+        }
+        error.into()
+    }
+}
+
+impl RequestStateInner {
+    /// The session the visitor has now, as far as one may be stored.
+    pub(in crate::http) fn stored_session_id(&self) -> Option<Id> {
+        self.current_session_id.filter(|_| self.origin != SessionOrigin::Issued)
+    }
+
+    /// Whether the visitor came with an id that was replaced a moment ago.
+    pub(in crate::http) fn came_with_rotated_id(&self) -> bool {
+        self.lookup == Some(SessionLookup::Rotated) && self.current_session_id.is_none()
+    }
+
+    /// Whether the session has an end of its own.
+    pub(in crate::http) fn has_own_lifetime(&self) -> bool {
+        match &self.lookup {
+            Some(SessionLookup::Found { attributes: Some(own), .. }) => own.end_ms.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Whether the response depends on who the visitor is.
+    pub(in crate::http) fn depends_on_visitor(&self) -> bool {
+        self.lookup.is_some()
+            || self.session_accessed
+            || self.origin != SessionOrigin::Cookie
+            || self.freshness.is_some()
+    }
+}

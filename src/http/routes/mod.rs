@@ -1,6 +1,0 @@
-//! The operators' routes: probes, metrics, and the fleet as JSON.
-
-pub(super) mod fleet;
-pub(super) mod metrics;
-pub(super) mod probes;
-mod task_metrics;

@@ -1,0 +1,234 @@
+//! The way of a request through this room, and the operators' routes.
+//!
+//! Guarantees that every request gets a response with the worker's id, that a panic ends one request and no more, and
+//! that the order below is the only one.
+
+pub mod context;
+pub(in crate::http) mod idempotent;
+pub mod offload;
+pub(in crate::http) mod response_future;
+
+use std::error::Error;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Request, StatusCode};
+use tower_sessions::Session;
+
+use crate::http::admin_hosts::AdminHostNames;
+use crate::http::dashboard::AdminPeer;
+use crate::http::problem::Problem;
+use crate::http::real_ip::ClientInfo;
+use crate::http::request_state::RequestState;
+use crate::http::request_state::session_store::RequestSessionStore;
+use crate::http::response::RequestMeta;
+use crate::http::service::context::{FleetHandle, WorkerContext};
+use crate::http::service::response_future::{RequestGuard, ResponseFuture, SessionHandles, TimedHandler};
+use crate::http::{admin, body, dashboard, real_ip, request_head, response, untrusted_proxy};
+
+/// What one listener serves; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct HttpService {
+    core: Arc<WorkerContext>,
+    router: Router,
+    role: ListenerRole,
+}
+
+/// For whom a listener is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ListenerRole {
+    /// Visitors: everything is counted, limited and has state.
+    Public,
+    /// Operators: nothing of it, so that it answers when all else is overloaded.
+    Admin,
+}
+
+impl HttpService {
+    pub(super) fn new(core: Arc<WorkerContext>, router: Router, role: ListenerRole) -> Self {
+        Self { core, router, role }
+    }
+
+    /// Answers a request; never fails. What it waits for is polled with the value, which is small: hyper moves it about.
+    ///
+    /// # Cancel safety
+    /// Dropping it abandons the request; what it already did in Redis stays.
+    pub fn call<B>(&self, parts: Parts, body: B, peer: SocketAddr) -> ResponseFuture
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        match self.role {
+            ListenerRole::Public => serve_public(&self.core, &self.router, parts, body, peer),
+            ListenerRole::Admin => ResponseFuture::boxed(serve_admin(
+                Arc::clone(&self.core),
+                self.router.clone(),
+                (parts, body),
+                peer,
+            )),
+        }
+    }
+}
+
+/// The operators' URLs.
+pub(super) fn admin_routes(core: &Arc<WorkerContext>) -> Router {
+    Router::new()
+        .route("/livez", get(admin::probes::livez))
+        .route("/readyz", get(admin::probes::readyz))
+        .route("/metrics", get(admin::metrics::metrics))
+        .route("/fleet.json", get(admin::fleet_json::fleet_json))
+        .merge(dashboard::routes())
+        .with_state(FleetHandle(Arc::clone(core)))
+}
+
+/// A visitor's request, in the only order. There are no layers: each would box a future for every request.
+///
+/// 1. scoreboard, first, so that whatever happens is counted and timed;
+///    and whether its head is one at all (some 500 instructions): what is not touches nothing of the state;
+/// 2. client identity, because all that follows is per client, and whether an incoming request id is believed;
+/// 3. request id, before anything that might be logged with it;
+/// 4. state, prepared but not begun: it costs a round trip only once it is used, except that
+/// 5. limits which name the path, or hold for every request, are decided now: a denied request never reaches its handler;
+/// 6. `Idempotency-Key`, if it is sent, after the limits and before anything of the application's runs;
+/// 7. the handler, with its body and its time bounded and its panics caught;
+/// 8. the session's commit, after the handler's last change and before the response's head, which carries the cookie;
+/// 9. what a repetition of the request is to get, now that nothing of it can fail any more;
+/// 10. the head, last, so that refusals and problems have the same headers as everything else.
+fn serve_public<B>(
+    core: &Arc<WorkerContext>,
+    router: &Router,
+    mut parts: Parts,
+    incoming: B,
+    peer: SocketAddr,
+) -> ResponseFuture
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let started = Instant::now();
+    let checked = request_head::check_head(&mut parts, !incoming.is_end_stream());
+    let client = real_ip::client_from_headers(peer.ip(), &parts.headers, &core.config.proxy);
+    untrusted_proxy::record_request(core, &client, &parts.headers);
+    let head = RequestMeta::from_parts(core, &parts, client.proxied);
+    let state = Arc::new(RequestState::new(Arc::clone(core), client, &parts));
+    let guard = RequestGuard::new(state, started, head);
+    if let Err(problem) = checked {
+        return guard.reject(problem.into_response());
+    }
+    let router = router.clone();
+    if !guard.state.has_route_policy {
+        return dispatch(guard, router, parts, incoming);
+    }
+    ResponseFuture::boxed(async move {
+        match guard.state.decide_limits().await {
+            Ok(()) => dispatch(guard, router, parts, incoming).await,
+            Err(error) => guard.reject(error.into_response()).await,
+        }
+    })
+}
+
+/// Gives a request to its handler, unless its body is too large or it is to be carried out once.
+fn dispatch<B>(guard: RequestGuard, router: Router, mut parts: Parts, incoming: B) -> ResponseFuture
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let body_limit = guard.state.core.config.http.max_body_size;
+    if incoming.size_hint().lower() > body_limit as u64 {
+        return guard.reject(body::too_large(body_limit).into_response());
+    }
+    let state = &guard.state;
+    let bounds = &state.core.config.http;
+    let store = Arc::new(RequestSessionStore::new(state));
+    let session = Session::new(state.visitor.id(), Arc::clone(&store), None);
+    parts.extensions.insert(session.clone());
+    parts.extensions.insert(Arc::clone(&store));
+    let is_empty = incoming.is_end_stream();
+    let mut request = Request::from_parts(parts, body::limit_body(incoming, bounds, state));
+    if !is_empty {
+        // Ours is the bound that holds; of a request without a body axum has nothing to bound.
+        DefaultBodyLimit::disable().apply(&mut request);
+    }
+    let handles = SessionHandles { session, store };
+    match idempotent::is_requested(&state.core, &request) {
+        true => ResponseFuture::boxed(run_once(guard, router, request, handles)),
+        false => ResponseFuture::from_handler(guard, router, request, handles),
+    }
+}
+
+/// An operator's request: no state, no limits, and not counted among the visitors'.
+///
+/// Who asks is the socket's peer, whatever a header says: this machine's own programs are trusted proxies, and could
+/// be anybody. Whether a proxy had it over TLS is believed, because it only makes a cookie stricter.
+async fn serve_admin<B>(
+    core: Arc<WorkerContext>,
+    router: Router,
+    (mut parts, incoming): (Parts, B),
+    peer: SocketAddr,
+) -> Response
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let checked = request_head::check_head(&mut parts, !incoming.is_end_stream());
+    let head = RequestMeta::from_parts(&core, &parts, true);
+    // Before any route, those that do not exist included: what they answer says what runs here.
+    let names = AdminHostNames { configured: &core.config.admin.hosts, instance: &core.instance.host };
+    if let Some(refusal) = names.reject_unknown_host(&parts.headers, &parts.uri) {
+        let mut response = response::into_problem(refusal, None).await;
+        response::apply_common_headers(&mut response, &core, head);
+        return response;
+    }
+    let client = real_ip::client_from_headers(peer.ip(), &parts.headers, &core.config.proxy);
+    parts.extensions.insert(AdminPeer(ClientInfo { address: peer.ip().to_canonical(), ..client }));
+    // Whoever reads a form bounds it; nobody else reads.
+    let body = if parts.method == Method::POST { Body::new(incoming) } else { Body::empty() };
+    let response = match checked {
+        Ok(()) => response_future::call_handler(router, Request::from_parts(parts, body)).await,
+        Err(problem) => problem.into_response(),
+    };
+    let mut response = response::into_problem(response, None).await;
+    response::apply_common_headers(&mut response, &core, head);
+    response
+}
+
+/// Runs the handler, unless this is the repetition of a request that is to be carried out once.
+///
+/// A client that leaves takes its connection's task with it. What is to be carried out once is carried out all the
+/// same, in a task of its own: whoever leaves comes again with the same key.
+async fn run_once(
+    guard: RequestGuard,
+    router: Router,
+    request: Request<Body>,
+    handles: SessionHandles,
+) -> Response {
+    let state = Arc::clone(&guard.state);
+    let started = guard.started;
+    let (request, execution) = match idempotent::claim_execution(&state, request).await {
+        Ok(admitted) => admitted,
+        Err(response) => {
+            let response = response_future::finish(&state, Some(&handles), response).await;
+            return guard.complete(response);
+        }
+    };
+    let task = tokio::spawn(async move {
+        let work = async {
+            let mut handler = TimedHandler::new(started, router, request);
+            let response = poll_fn(|context| handler.poll(&state, context)).await;
+            response_future::finish(&state, Some(&handles), response).await
+        };
+        let response = execution.while_renewing(work).await;
+        execution.store_response(response).await
+    });
+    let done = task.await;
+    let failed = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "").into_response();
+    guard.complete(done.unwrap_or_else(failed))
+}

@@ -1,0 +1,179 @@
+//! What is said over a WebSocket of the broadcasts: a topic's messages to the client, and the client's to the topic.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use tokio::time::MissedTickBehavior;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+
+use crate::broadcast;
+use crate::broadcast::{MessageId, Subscription, SubscriptionEvent, TopicName};
+use crate::http::service::context::WorkerContext;
+use crate::http::streams::last_event_id::LastEventId;
+use crate::http::streams::websocket::client::SocketClient;
+use crate::http::streams::websocket::message_rate::{MessageDecision, MessageRateLimiter};
+use crate::http::streams::websocket::socket::{ClientMessage, CloseReason, WebSocket};
+
+/// Most messages that are sent in one go.
+const MAX_BATCH: usize = 64;
+
+/// What a client sends.
+#[derive(Debug, Deserialize)]
+struct ClientFrame {
+    message: String,
+}
+
+/// One client's part.
+pub(in crate::http) struct BroadcastSocket {
+    pub(in crate::http) core: Arc<WorkerContext>,
+    pub(in crate::http) topic: TopicName,
+    pub(in crate::http) subscription: Subscription,
+    pub(in crate::http) last_event_id: LastEventId,
+    pub(in crate::http) sender: Option<Arc<SocketClient>>,
+}
+
+impl BroadcastSocket {
+    /// Goes on until the client leaves, has to leave, or the worker does.
+    pub(in crate::http) async fn run(mut self, mut web_socket: WebSocket) {
+        let phase = self.core.drain.clone();
+        let end = tokio::select! {
+            // Also while something is being sent: a client that takes nothing must not hold up a worker that leaves.
+            biased;
+            () = phase.streams_closed() => CloseReason::ByServer(CloseCode::Restart, "this worker leaves: connect again"),
+            end = self.run_until_closed(&mut web_socket) => end,
+        };
+        web_socket.close(end).await;
+    }
+
+    async fn run_until_closed(&mut self, web_socket: &mut WebSocket) -> CloseReason {
+        match self.run_loop(web_socket).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    async fn run_loop(
+        &mut self,
+        web_socket: &mut WebSocket,
+    ) -> Result<std::convert::Infallible, CloseReason> {
+        let settings = &self.core.config;
+        let mut limiter = MessageRateLimiter::new(settings.websocket.max_messages_per_second, Instant::now());
+        let heartbeat = settings.broadcast.keep_alive_interval;
+        let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut answered = true;
+        let gap = (self.last_event_id == LastEventId::Unknown).then(|| self.gap_frame());
+        web_socket.send([self.start_frame()].into_iter().chain(gap)).await?;
+        loop {
+            tokio::select! {
+                received = web_socket.recv() => {
+                    let message = received?;
+                    answered = true;
+                    self.on_client_message(web_socket, message, &mut limiter).await?;
+                }
+                event = self.subscription.next() => self.forward(web_socket, event).await?,
+                _ = beat.tick() => {
+                    if !std::mem::take(&mut answered) {
+                        return Err(CloseReason::ByServer(CloseCode::Policy, "no answer to a ping"));
+                    }
+                    web_socket.send([Message::Ping(bytes::Bytes::new())]).await?;
+                }
+            }
+        }
+    }
+
+    /// Where the client begins: were it cut off before the first message, it would come again as a stranger.
+    fn start_frame(&self) -> Message {
+        let after = self.last_id();
+        Message::text(serde_json::json!({ "topic": self.topic.as_str(), "after": after }).to_string())
+    }
+
+    /// Where it goes on after a gap, for the same reason.
+    fn gap_frame(&self) -> Message {
+        Message::text(serde_json::json!({ "gap": true, "after": self.last_id() }).to_string())
+    }
+
+    fn last_id(&self) -> String {
+        self.subscription.last_id().unwrap_or(MessageId::ZERO).to_string()
+    }
+
+    /// Deals with what a client sent; pings and answers that nobody asked for count, too.
+    async fn on_client_message(
+        &self,
+        web_socket: &mut WebSocket,
+        received: ClientMessage,
+        limiter: &mut MessageRateLimiter,
+    ) -> Result<(), CloseReason> {
+        match limiter.decide(Instant::now()) {
+            MessageDecision::Accept => {}
+            MessageDecision::Drop => return Ok(()),
+            MessageDecision::Close => {
+                return Err(CloseReason::ByServer(CloseCode::Policy, "too many messages"));
+            }
+            MessageDecision::Warn => {
+                let max_per_second = self.core.config.websocket.max_messages_per_second;
+                return web_socket
+                    .send([error_frame(&format!(
+                        "too many messages: send at most {max_per_second} a second"
+                    ))])
+                    .await;
+            }
+        }
+        let ClientMessage::Text(text) = received else { return Ok(()) };
+        let Ok(ClientFrame { message }) = serde_json::from_str(&text) else {
+            return web_socket.send([error_frame("send {\"message\": \"…\"}")]).await;
+        };
+        if let Some(sender) = &self.sender
+            && let Err(wait) = sender.charge(&self.core, message.len()).await
+        {
+            return web_socket.send([rate_limited_frame(wait)]).await;
+        }
+        match self.core.broadcast_hub.publish(&self.topic, &message).await {
+            Ok(_) => Ok(()),
+            Err(error) => web_socket.send([error_frame(&error.to_string())]).await,
+        }
+    }
+
+    /// Sends an event, and with it those that are at hand.
+    async fn forward(
+        &mut self,
+        web_socket: &mut WebSocket,
+        first: SubscriptionEvent,
+    ) -> Result<(), CloseReason> {
+        let mut messages = Vec::new();
+        let mut next = Some(first);
+        while let Some(event) = next {
+            match event {
+                SubscriptionEvent::Message(message) => messages.push(message_frame(&message)),
+                SubscriptionEvent::Gap => messages.push(self.gap_frame()),
+                SubscriptionEvent::Lagged => {
+                    web_socket.send(messages).await?;
+                    return Err(CloseReason::ByServer(
+                        CloseCode::Again,
+                        "too slow: connect again after the last message",
+                    ));
+                }
+            }
+            let full = messages.len() >= MAX_BATCH;
+            next = if full { None } else { self.subscription.try_next() };
+        }
+        web_socket.send(messages).await
+    }
+}
+
+/// What all clients get of it is made once.
+fn message_frame(message: &broadcast::BroadcastMessage) -> Message {
+    Message::Text(Utf8Bytes::try_from(message.json().clone()).unwrap_or_default())
+}
+
+/// A message that was not taken, and when the next one may be.
+fn rate_limited_frame(wait: Duration) -> Message {
+    let retry_ms = wait.as_micros().div_ceil(1000);
+    Message::text(serde_json::json!({ "error": "limited", "retry_ms": retry_ms }).to_string())
+}
+
+fn error_frame(what: &str) -> Message {
+    Message::text(serde_json::json!({ "error": what }).to_string())
+}

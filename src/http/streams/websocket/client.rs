@@ -1,0 +1,60 @@
+//! The client that sends messages over a WebSocket, as limits count.
+
+use std::time::Duration;
+
+use crate::http::request_state::RequestState;
+use crate::http::service::context::WorkerContext;
+use crate::limiter::LimitSubject;
+
+/// Bytes of a message that count as one request: a large message takes as much of Redis as many small ones.
+const BYTES_PER_REQUEST: usize = 1024;
+
+/// When a client may try again where Redis was nearly full.
+const FULL_RETRY: Duration = Duration::from_secs(30);
+
+/// A client that sends messages, as its opening request showed it.
+#[derive(Debug)]
+pub(in crate::http) struct SocketClient {
+    client: String,
+    session: Option<String>,
+    user: Option<String>,
+}
+
+impl SocketClient {
+    pub(in crate::http) fn from_request_state(state: &RequestState) -> Self {
+        Self {
+            client: state.client.limit_subject(state.core.config.ipv6_prefix),
+            session: state.visitor.confirmed_digest().map(str::to_owned),
+            user: state.visitor.user().map(|user| user.to_string()),
+        }
+    }
+
+    /// Charges `websocket.policy` for a message of so many bytes; `Err`: how long it is denied.
+    pub(in crate::http) async fn charge(&self, core: &WorkerContext, bytes: usize) -> Result<(), Duration> {
+        let Some(policy) = &core.config.websocket.policy else { return Ok(()) };
+        if self.user.is_none() && core.is_redis_full() && core.limiter.policies().closes_when_full(policy) {
+            return Err(FULL_RETRY);
+        }
+        let subject = LimitSubject {
+            client: &self.client,
+            session: self.session.as_deref(),
+            user: self.user.as_deref(),
+        };
+        core.limiter.charge(policy, &subject, message_cost(bytes)).await
+    }
+}
+
+/// What a message counts for.
+pub(in crate::http) fn message_cost(bytes: usize) -> u64 {
+    bytes.div_ceil(BYTES_PER_REQUEST).max(1) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_counts_for_its_kibibytes() {
+        assert_eq!([0, 1, 1024, 1025, 16 * 1024].map(message_cost), [1, 1, 1, 2, 16]);
+    }
+}

@@ -1,0 +1,149 @@
+//! One open WebSocket: what is heard, what is sent, and how it ends (RFC 6455 §5 to §7).
+//!
+//! Guarantees that whatever a client does wrong is answered with the close code that says so, and that a client which
+//! takes nothing is waited for only so long.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+
+/// How long a client may take nothing of what is sent to it.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client has to answer a close frame.
+const CLOSE_LINGER: Duration = Duration::from_secs(2);
+
+/// Read at once; each connection keeps a buffer of this size.
+const READ_BUFFER: usize = 4 << 10;
+
+/// Frames are collected up to this size while more are at hand.
+const WRITE_BUFFER: usize = 8 << 10;
+
+/// Bounds of a connection: messages of at most `heard` bytes come, and at most `said` go.
+pub(in crate::http) fn websocket_config(max_received: usize, max_sent: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(2 * WRITE_BUFFER + max_sent)
+        .max_message_size(Some(max_received))
+        .max_frame_size(Some(max_received))
+}
+
+/// An open WebSocket.
+#[derive(Debug)]
+pub(in crate::http) struct WebSocket {
+    stream: WebSocketStream<TokioIo<Upgraded>>,
+}
+
+/// What comes from a client.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::http) enum ClientMessage {
+    /// A message.
+    Text(Utf8Bytes),
+    /// A ping, which is answered already.
+    Ping,
+    /// The answer to one.
+    Pong,
+}
+
+/// How a WebSocket ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::http) enum CloseReason {
+    /// The client is gone, or takes nothing: nobody is there to be told.
+    Disconnected,
+    /// The client closes it.
+    ByClient,
+    /// We close it, and say why.
+    ByServer(CloseCode, &'static str),
+}
+
+impl WebSocket {
+    pub(in crate::http) fn new(stream: WebSocketStream<TokioIo<Upgraded>>) -> Self {
+        Self { stream }
+    }
+
+    /// The next of what comes; an error is the end.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub(in crate::http) async fn recv(&mut self) -> Result<ClientMessage, CloseReason> {
+        match self.stream.next().await {
+            Some(Ok(Message::Text(text))) => Ok(ClientMessage::Text(text)),
+            Some(Ok(Message::Ping(_))) => Ok(ClientMessage::Ping),
+            Some(Ok(Message::Pong(_))) => Ok(ClientMessage::Pong),
+            Some(Ok(Message::Close(_))) => Err(CloseReason::ByClient),
+            Some(Ok(Message::Binary(_) | Message::Frame(_))) => {
+                Err(CloseReason::ByServer(CloseCode::Unsupported, "send text, not binary data"))
+            }
+            Some(Err(error)) => Err(close_reason_for(&error)),
+            None => Err(CloseReason::Disconnected),
+        }
+    }
+
+    /// Sends messages, all in as few pieces as possible.
+    ///
+    /// # Errors
+    /// When the client is gone or takes nothing for too long.
+    ///
+    /// # Cancel safety
+    /// What was not taken yet is not sent; the connection is whole.
+    pub(in crate::http) async fn send(
+        &mut self,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> Result<(), CloseReason> {
+        let sending = async {
+            for message in messages {
+                self.stream.feed(message).await?;
+            }
+            self.stream.flush().await
+        };
+        match timeout(SEND_TIMEOUT, sending).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(CloseReason::Disconnected),
+        }
+    }
+
+    /// Ends it; waits for the client's answer, but not for long.
+    pub(in crate::http) async fn close(mut self, close_reason: CloseReason) {
+        if close_reason == CloseReason::Disconnected {
+            return;
+        }
+        let closing = async {
+            if let CloseReason::ByServer(code, reason) = close_reason {
+                let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+                self.stream.send(Message::Close(Some(frame))).await?;
+            }
+            // Reading sends the answer to the client's close frame, or finds the answer to ours.
+            while self.stream.next().await.transpose()?.is_some() {}
+            Ok::<_, Error>(())
+        };
+        let _ = timeout(CLOSE_LINGER, closing).await;
+        // The connection itself sees to it that its last word is not taken back (`worker/linger.rs`).
+        let _ = self.stream.into_inner().shutdown().await;
+    }
+}
+
+/// What a client is told that did something wrong (RFC 6455 §7.4.1).
+fn close_reason_for(error: &Error) -> CloseReason {
+    match error {
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+        | Error::ConnectionClosed
+        | Error::AlreadyClosed
+        | Error::Io(_) => CloseReason::Disconnected,
+        Error::Capacity(_) => CloseReason::ByServer(CloseCode::Size, "the message is too large"),
+        Error::Utf8(_) => CloseReason::ByServer(CloseCode::Invalid, "this text is not UTF-8"),
+        Error::Protocol(_) => {
+            CloseReason::ByServer(CloseCode::Protocol, "this is no WebSocket frame that may come here")
+        }
+        _ => CloseReason::ByServer(CloseCode::Error, ""),
+    }
+}

@@ -1,0 +1,201 @@
+//! Charging a policy for what comes over one connection without end, such as the messages of a WebSocket.
+//!
+//! Each is charged to the same key as a request would be, so that both together are bounded. A client that sends much
+//! costs Redis a few calls a second in each worker, whatever it sends and over however many connections: quota is drawn
+//! for one message first, for twice as many the next time, and never more than [`DRAWS_PER_SECOND`] times a second; what
+//! is known to be denied is denied here. Pure but for the signal that others wait for; times are µs of the worker's
+//! clock.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use lru::LruCache;
+use tokio::sync::Notify;
+
+use crate::limiter::quota::Quota;
+
+/// Most draws a second for one limit in one worker.
+pub const PREFETCHES_PER_SECOND: u64 = 10;
+
+/// Shortest time between two draws, µs.
+const PREFETCH_INTERVAL_US: u64 = 1_000_000 / PREFETCHES_PER_SECOND;
+
+/// A client that pauses for so long begins with one message's worth again, µs.
+const IDLE_RESET_US: u64 = 300_000;
+
+/// Most limits that are metered; the least recently used is forgotten first.
+const METERS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 14) - 1);
+
+/// Limits that are metered, by their keys.
+#[derive(Debug)]
+pub struct MessageMeters {
+    meters: LruCache<Box<str>, MessageMeter>,
+}
+
+#[derive(Debug, Default)]
+struct MessageMeter {
+    /// What is paid for.
+    available: u64,
+    /// When the last draw was answered, and how much it asked for.
+    prefetched_us: u64,
+    last_amount: u64,
+    /// Until then nothing is allowed that costs as much or more.
+    denied_until: Option<(u64, u64)>,
+    /// A draw is under way; others wait for its answer.
+    in_flight: Option<Arc<Notify>>,
+}
+
+/// What a message has to do.
+#[derive(Debug)]
+pub enum MeterStep {
+    /// It is paid for.
+    Covered,
+    /// It is denied for so long, µs.
+    Denied(u64),
+    /// It waits for another one's draw, and looks again.
+    Wait(Arc<Notify>),
+    /// It waits until then, and looks again: there was a draw a moment ago.
+    Until(u64),
+    /// It draws so much; others wait for this.
+    Prefetch(u64, Arc<Notify>),
+}
+
+impl Default for MessageMeters {
+    fn default() -> Self {
+        Self { meters: LruCache::sparse(METERS_MAX) }
+    }
+}
+
+impl MessageMeters {
+    /// What a message of this cost has to do.
+    pub fn next_step(&mut self, key: &str, quota: &Quota, cost: u64, now_us: u64) -> MeterStep {
+        if !self.meters.contains(key) {
+            self.meters.push(key.into(), MessageMeter::default());
+        }
+        match self.meters.get_mut(key) {
+            Some(meter) => meter.next_step(quota, cost, now_us),
+            None => MeterStep::Covered,
+        }
+    }
+
+    /// A draw was answered: what was had, and when the limit is as if never used; `None`: Redis did not say.
+    pub fn record_prefetched(
+        &mut self,
+        key: &str,
+        (quota, cost): (&Quota, u64),
+        answer: Option<(u64, u64)>,
+        now_us: u64,
+    ) {
+        let Some(meter) = self.meters.peek_mut(key) else { return };
+        meter.prefetched_us = now_us;
+        if let Some((requests, reset_us)) = answer {
+            meter.available = meter.available.saturating_add(requests);
+            if meter.available < cost {
+                let missing_us = quota.interval_us().saturating_mul(cost - meter.available);
+                let wait_us = reset_us.saturating_add(missing_us).saturating_sub(quota.tolerance_us()).max(1);
+                meter.denied_until = Some((cost, now_us.saturating_add(wait_us)));
+            }
+        }
+        if let Some(answered) = meter.in_flight.take() {
+            answered.notify_waiters();
+        }
+    }
+
+    /// Takes out what has waited for too long, for Redis to have it back.
+    pub fn take_expired(&mut self, key: &str, now_us: u64) -> u64 {
+        match self.meters.peek_mut(key) {
+            Some(meter) if now_us.saturating_sub(meter.prefetched_us) >= 2 * PREFETCH_INTERVAL_US => {
+                std::mem::take(&mut meter.available)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Quota was given back: what was known to be denied may be allowed.
+    pub fn clear_denial(&mut self, key: &str) {
+        if let Some(meter) = self.meters.peek_mut(key) {
+            meter.denied_until = None;
+        }
+    }
+}
+
+impl MessageMeter {
+    fn next_step(&mut self, quota: &Quota, cost: u64, now_us: u64) -> MeterStep {
+        if self.available >= cost {
+            self.available -= cost;
+            return MeterStep::Covered;
+        }
+        if let Some((_, until_us)) =
+            self.denied_until.filter(|(least, until)| cost >= *least && now_us < *until)
+        {
+            return MeterStep::Denied(until_us - now_us);
+        }
+        if let Some(answered) = &self.in_flight {
+            return MeterStep::Wait(Arc::clone(answered));
+        }
+        let due_us = self.prefetched_us.saturating_add(PREFETCH_INTERVAL_US);
+        if self.last_amount > 0 && now_us < due_us {
+            return MeterStep::Until(due_us);
+        }
+        let is_calm = self.last_amount == 0 || now_us.saturating_sub(self.prefetched_us) > IDLE_RESET_US;
+        let more = if is_calm { 0 } else { self.last_amount.saturating_mul(2).min(quota.burst() / 4) };
+        let answered = Arc::new(Notify::new());
+        self.last_amount = (cost - self.available).max(more).max(1);
+        self.in_flight = Some(Arc::clone(&answered));
+        MeterStep::Prefetch(self.last_amount, answered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::limits::Rate;
+
+    fn quota() -> Quota {
+        Quota::new(Rate { count: 5, period: Duration::from_secs(1) }, 20)
+    }
+
+    #[test]
+    fn one_message_is_one_draw_and_more_of_them_are_few() {
+        let (quota, mut meters) = (quota(), MessageMeters::default());
+        let (mut now, mut draws, mut paid) = (1_000_000, Vec::new(), 0);
+        while paid < 16 {
+            match meters.next_step("k", &quota, 1, now) {
+                MeterStep::Covered => paid += 1,
+                MeterStep::Prefetch(amount, _) => {
+                    assert!(matches!(meters.next_step("k", &quota, 1, now), MeterStep::Wait(_)));
+                    draws.push(amount);
+                    meters.record_prefetched("k", (&quota, 1), Some((amount, 0)), now);
+                }
+                MeterStep::Until(at) => now = at,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(draws, [1, 2, 4, 5, 5]);
+        assert!(now <= 1_000_000 + 5 * PREFETCH_INTERVAL_US);
+        assert_eq!(meters.take_expired("k", now), 0);
+        assert_eq!(meters.take_expired("k", now + 2 * PREFETCH_INTERVAL_US), 1, "it goes back");
+        assert!(matches!(
+            meters.next_step("k", &quota, 1, now + 2 * IDLE_RESET_US),
+            MeterStep::Prefetch(1, _)
+        ));
+    }
+
+    #[test]
+    fn what_is_known_to_be_denied_is_denied_here_until_it_may_be_had() {
+        let (quota, mut meters) = (quota(), MessageMeters::default());
+        assert!(matches!(meters.next_step("k", &quota, 2, 0), MeterStep::Prefetch(2, _)));
+        meters.record_prefetched("k", (&quota, 2), Some((1, quota.tolerance_us())), 0);
+        assert!(matches!(meters.next_step("k", &quota, 2, 10), MeterStep::Denied(199_990)));
+        assert!(
+            matches!(meters.next_step("k", &quota, 1, 10), MeterStep::Covered),
+            "a cheaper one is paid for"
+        );
+        meters.clear_denial("k");
+        assert!(matches!(meters.next_step("k", &quota, 2, 150_000), MeterStep::Prefetch(..)));
+        meters.record_prefetched("k", (&quota, 2), None, 150_000);
+        assert!(matches!(meters.next_step("k", &quota, 2, 150_001), MeterStep::Until(250_000)));
+    }
+}

@@ -1,0 +1,217 @@
+//! What of the rights that this program needs its user does not have: found out by trying, in forms that change nothing.
+//!
+//! Redis looks at a user's rules before it looks at a command's arguments, so each command is sent with arguments that do
+//! nothing or are refused: whatever is said but NOPERM means that it is allowed. Asking for the rules themselves would
+//! need a right (ACL GETUSER) that applications are not given.
+
+use std::collections::BTreeSet;
+
+use fred::types::Value;
+
+use crate::redis::connection::RedisConnection;
+use crate::redis::error::RedisError;
+use crate::redis::notifications::NO_WORKER;
+use crate::redis::transport::RedisTransport;
+use crate::redis::{RedisClient, keys};
+
+/// A command, what its rules call its kind, and arguments that change nothing; `KEY` and `CHANNEL` stand for the fleet's.
+struct CommandProbe(&'static str, &'static str, &'static [&'static str]);
+
+const KEY_ARGUMENT: &str = "KEY";
+const CHANNEL_ARGUMENT: &str = "CHANNEL";
+
+/// Every command that workers and their server-side code send, but for those that do something whatever their arguments
+/// are: HSETNX, INCR, LPUSH, PFADD. The rule for their kind names those too.
+const PROBES: &[CommandProbe] = &[
+    CommandProbe("string", "GET", &[KEY_ARGUMENT]),
+    CommandProbe("string", "SET", &[KEY_ARGUMENT, "", "PX", "none"]),
+    CommandProbe("string", "INCRBY", &[KEY_ARGUMENT, "none"]),
+    CommandProbe("string", "DECRBY", &[KEY_ARGUMENT, "none"]),
+    // Workers of earlier releases, beside which this one serves during a rolling deploy.
+    CommandProbe("bitmap", "GETBIT", &[KEY_ARGUMENT, "0"]),
+    CommandProbe("bitmap", "SETBIT", &[KEY_ARGUMENT, "none", "1"]),
+    CommandProbe("hash", "HGET", &[KEY_ARGUMENT, "f"]),
+    CommandProbe("hash", "HMGET", &[KEY_ARGUMENT, "f"]),
+    CommandProbe("hash", "HGETALL", &[KEY_ARGUMENT]),
+    CommandProbe("hash", "HLEN", &[KEY_ARGUMENT]),
+    CommandProbe("hash", "HEXISTS", &[KEY_ARGUMENT, "f"]),
+    CommandProbe("hash", "HDEL", &[KEY_ARGUMENT, "f"]),
+    CommandProbe("hash", "HSET", &[KEY_ARGUMENT, "f", "v", "odd"]),
+    CommandProbe("hash", "HINCRBY", &[KEY_ARGUMENT, "f", "none"]),
+    CommandProbe("sortedset", "ZADD", &[KEY_ARGUMENT, "none", "m"]),
+    CommandProbe("sortedset", "ZCARD", &[KEY_ARGUMENT]),
+    CommandProbe("sortedset", "ZRANGE", &[KEY_ARGUMENT, "0", "0"]),
+    CommandProbe("sortedset", "ZRANGEBYSCORE", &[KEY_ARGUMENT, "0", "0"]),
+    CommandProbe("sortedset", "ZREVRANGE", &[KEY_ARGUMENT, "0", "0"]),
+    CommandProbe("sortedset", "ZREVRANGEBYSCORE", &[KEY_ARGUMENT, "0", "0"]),
+    CommandProbe("sortedset", "ZCOUNT", &[KEY_ARGUMENT, "0", "0"]),
+    CommandProbe("sortedset", "ZREM", &[KEY_ARGUMENT, "m"]),
+    CommandProbe("sortedset", "ZREMRANGEBYSCORE", &[KEY_ARGUMENT, "0", "0"]),
+    CommandProbe("sortedset", "ZPOPMAX", &[KEY_ARGUMENT]),
+    CommandProbe("sortedset", "ZSCORE", &[KEY_ARGUMENT, "m"]),
+    CommandProbe("stream", "XADD", &[KEY_ARGUMENT, "none", "f", "v"]),
+    CommandProbe("stream", "XLEN", &[KEY_ARGUMENT]),
+    CommandProbe("stream", "XRANGE", &[KEY_ARGUMENT, "-", "+", "COUNT", "1"]),
+    CommandProbe("stream", "XREVRANGE", &[KEY_ARGUMENT, "+", "-", "COUNT", "1"]),
+    CommandProbe("stream", "XACK", &[KEY_ARGUMENT, "g", "0-1"]),
+    CommandProbe("stream", "XDEL", &[KEY_ARGUMENT, "0-1"]),
+    CommandProbe("stream", "XPENDING", &[KEY_ARGUMENT, "g"]),
+    CommandProbe("stream", "XCLAIM", &[KEY_ARGUMENT, "g", "c", "0", "0-1"]),
+    CommandProbe("stream", "XREADGROUP", &["GROUP", "g", "c", "COUNT", "1", "STREAMS", KEY_ARGUMENT, ">"]),
+    CommandProbe("stream", "XINFO", &["GROUPS", KEY_ARGUMENT]),
+    CommandProbe("stream", "XGROUP", &["CREATE", KEY_ARGUMENT, "g", "0"]),
+    CommandProbe("list", "LRANGE", &[KEY_ARGUMENT, "0", "0"]),
+    CommandProbe("list", "LTRIM", &[KEY_ARGUMENT, "none", "0"]),
+    CommandProbe("hyperloglog", "PFCOUNT", &[KEY_ARGUMENT]),
+    CommandProbe("keyspace", "EXISTS", &[KEY_ARGUMENT]),
+    CommandProbe("keyspace", "UNLINK", &[KEY_ARGUMENT]),
+    CommandProbe("keyspace", "DEL", &[KEY_ARGUMENT]),
+    CommandProbe("keyspace", "RENAME", &[KEY_ARGUMENT, KEY_ARGUMENT]),
+    CommandProbe("keyspace", "PTTL", &[KEY_ARGUMENT]),
+    CommandProbe("keyspace", "PEXPIRE", &[KEY_ARGUMENT, "none"]),
+    CommandProbe("scripting", "EVAL", &["return 1", "0"]),
+    CommandProbe("scripting", "EVALSHA", &["0000000000000000000000000000000000000000", "0"]),
+    CommandProbe("scripting", "SCRIPT", &["LOAD", "return 1"]),
+    CommandProbe("scripting", "FUNCTION", &["LIST", "LIBRARYNAME", "regatta_none"]),
+    CommandProbe("scripting", "FUNCTION", &["LOAD", "none"]),
+    CommandProbe("scripting", "FCALL", &["regatta_none", "0"]),
+    CommandProbe("pubsub", "PUBLISH", &[CHANNEL_ARGUMENT, ""]),
+    CommandProbe("", "TIME", &[]),
+    CommandProbe("", "INFO", &[]),
+];
+
+impl RedisClient {
+    /// The rules that this user lacks, as `ACL SETUSER` takes them; none if nothing is missing. Changes nothing, needs no
+    /// started connection.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or said something else.
+    pub async fn missing_rights(&self) -> Result<Vec<String>, RedisError> {
+        let inner = &self.inner;
+        let node = inner.endpoint.cluster_seeds().and_then(<[_]>::first);
+        let link = RedisConnection::open(inner, node).await?;
+        let (caller, mut missing) = (link.setup_transport(), MissingRules::default());
+        for CommandProbe(family, command, args) in PROBES {
+            let refused = rejection_reason(
+                send_probe(&caller, &inner.prefix, &inner.channel_prefix, command, args).await,
+            )?;
+            missing.record(&inner.prefix, family, &rule_name(command, args), refused.as_deref());
+        }
+        let subscribed = rejection_reason(
+            probe_subscribe(&caller, &keys::notifications_channel(&inner.channel_prefix)).await,
+        )?;
+        missing.record(&inner.prefix, "pubsub", "+subscribe", subscribed.as_deref());
+        Ok(missing.rules())
+    }
+}
+
+async fn send_probe(
+    caller: &RedisTransport,
+    prefix: &str,
+    space: &str,
+    command: &'static str,
+    args: &[&str],
+) -> Result<Value, RedisError> {
+    let (key, channel) = (keys::check(prefix), keys::worker_channel(space, NO_WORKER));
+    let arg = |arg: &&str| match *arg {
+        KEY_ARGUMENT => Value::from(key.as_str()),
+        CHANNEL_ARGUMENT => Value::from(channel.as_str()),
+        arg => Value::from(arg),
+    };
+    caller.send(command, args.iter().map(arg).collect()).await
+}
+
+/// Subscribes; the last that is done on this connection. The client hears no answer to what is done, and takes that of the
+/// next command for it.
+async fn probe_subscribe(caller: &RedisTransport, channel: &str) -> Result<Value, RedisError> {
+    let next = async {
+        // Only its answer is of use.
+        let _ = caller.call("PING", []).await.is_ok();
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        answer = caller.call("SUBSCRIBE", [channel]) => answer,
+        never = next => never,
+    }
+}
+
+/// What the server said if the user may not; any other answer means that the user may.
+fn rejection_reason(answer: Result<Value, RedisError>) -> Result<Option<String>, RedisError> {
+    match answer {
+        Err(RedisError::Rejected { reason, .. }) if reason.starts_with("NOPERM") => Ok(Some(reason)),
+        Ok(_) | Err(RedisError::Rejected { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A command as rules name it.
+fn rule_name(command: &str, args: &[&str]) -> String {
+    let command = command.to_ascii_lowercase();
+    match (command.as_str(), args.first()) {
+        ("function" | "script" | "xgroup" | "xinfo", Some(sub)) => {
+            format!("+{command}|{}", sub.to_ascii_lowercase())
+        }
+        _ => format!("+{command}"),
+    }
+}
+
+/// What was refused.
+#[derive(Default)]
+struct MissingRules {
+    patterns: BTreeSet<String>,
+    /// Kind, command, and whether it was refused.
+    commands: Vec<(&'static str, String, bool)>,
+}
+
+impl MissingRules {
+    fn record(&mut self, prefix: &str, family: &'static str, command: &str, refused: Option<&str>) {
+        let words = refused.unwrap_or_default();
+        let of_command = refused.is_some() && (words.contains("to run the") || words.contains("subcommand"));
+        self.commands.push((family, command.to_owned(), of_command));
+        if refused.is_some() && !of_command {
+            let pattern = if words.contains("channel") { '&' } else { '~' };
+            self.patterns.insert(format!("{pattern}{prefix}:*"));
+        }
+    }
+
+    /// Where all commands of a kind were refused, the kind; patterns behind.
+    fn rules(self) -> Vec<String> {
+        let mut rules: Vec<String> = Vec::new();
+        for (family, command, refused) in &self.commands {
+            let all = |(of, _, refused): &(&str, String, bool)| of != family || *refused;
+            let whole = !family.is_empty() && self.commands.iter().all(all);
+            let rule = if whole { format!("+@{family}") } else { command.clone() };
+            if *refused && !rules.contains(&rule) {
+                rules.push(rule);
+            }
+        }
+        rules.extend(self.patterns);
+        rules
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_is_named_as_rules_are() {
+        let mut missing = MissingRules::default();
+        let command = "NOPERM User web has no permissions to run the 'x' command";
+        for CommandProbe(family, name, args) in PROBES {
+            let refused = matches!(*family, "stream") || matches!(*name, "FUNCTION" | "SETBIT");
+            missing.record("p", family, &rule_name(name, args), refused.then_some(command));
+        }
+        missing.record("p", "pubsub", "+subscribe", Some("NOPERM No permissions to access a channel"));
+        missing.record("p", "string", "+get", Some("NOPERM No permissions to access a key"));
+        missing.record(
+            "p",
+            "string",
+            "+get",
+            Some("NOPERM this user has no permissions to access one of the keys"),
+        );
+        let expected = ["+setbit", "+@stream", "+function|list", "+function|load", "&p:*", "~p:*"];
+        assert_eq!(missing.rules(), expected);
+    }
+}

@@ -1,0 +1,196 @@
+//! A request's start in a cluster: what lies in each slot, all at once, and all or nothing in the end.
+//!
+//! Limits, session and counters lie on several nodes, which know nothing of each other. Each is asked at the same time,
+//! together with what other requests of the turn want of that slot (`redis/gather/cluster.rs`), so that a request still
+//! waits for one round trip; if one denies or fails, what the others granted is taken back, even if the caller leaves
+//! meanwhile. While that is under way another request may see a charge, a view or a session that will be gone: it may be
+//! refused too early, or go on with a session that is gone then, and is never allowed too much.
+
+mod shard_part;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use fred::types::Value;
+use futures_util::future::join_all;
+use shard_part::ShardPart;
+use tokio::runtime::Handle;
+
+use crate::redis::batching::cluster_queue::PendingPart;
+use crate::redis::begin::{BeginReply, BeginRequest};
+use crate::redis::breakers::CallKind;
+use crate::redis::client::RepeatPolicy;
+use crate::redis::connection::ActiveConnection;
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+use crate::redis::{RedisClient, begin, keys};
+
+/// News that quota of a rate limit was given back.
+const LIMIT_REPLENISHED: char = 'l';
+/// How long it is known that something was taken back, ms: longer than a call is sent again, which is `redis.patience` and
+/// a minute at most.
+const COMPENSATION_MARK_MS: i64 = 65_000;
+
+/// Decides and does everything a request needs at its start.
+///
+/// # Errors
+/// The first failure of any part; what the others granted is taken back as far as their nodes can be reached.
+pub(super) async fn begin(redis: &RedisClient, request: &BeginRequest<'_>) -> Result<BeginReply, RedisError> {
+    let parts = shard_part::split_by_hash_slot(&redis.inner.prefix, request);
+    if parts.is_empty() {
+        return begin_without_keys(redis, request).await;
+    }
+    let _place = redis.inner.acquire_call_permit()?;
+    redis.inner.wait_while_held().await?;
+    let (parts, replies) = PendingBegin::enqueue(redis, parts, request.token).await;
+    let granted = all_granted(&replies);
+    if !granted {
+        compensate_granted(redis, &parts, &replies, request.token).await;
+    }
+    shard_part::merge_replies(request, &parts, shard_part::resolve_replies(&parts, replies)?, granted)
+}
+
+/// A request that names no key goes to any node, which tells the time.
+async fn begin_without_keys(
+    redis: &RedisClient,
+    request: &BeginRequest<'_>,
+) -> Result<BeginReply, RedisError> {
+    let encode = |entry| begin::encode(request, entry);
+    let call =
+        |live: ActiveConnection, _| async move { redis.invoke(&live, ServerFunction::Begin, encode).await };
+    begin::decode(request, redis.send_with_policy(CallKind::Begin, RepeatPolicy::Never, call).await?)
+}
+
+fn all_granted(replies: &[Result<BeginReply, RedisError>]) -> bool {
+    replies.iter().all(|reply| matches!(reply, Ok(BeginReply::Granted { .. })))
+}
+
+/// A request's parts, which are under way together. Dropped before all are answered they leave if none was sent, and are
+/// brought to their end by a task of their own if one may have been: it would stay granted while another is denied.
+struct PendingBegin {
+    redis: RedisClient,
+    parts: Vec<ShardPart>,
+    pending: Vec<PendingPart>,
+    token: String,
+    /// Whether that task has them already.
+    detached: bool,
+}
+
+impl PendingBegin {
+    fn enqueue(redis: &RedisClient, parts: Vec<ShardPart>, token: &str) -> Self {
+        let pending =
+            redis.inner.cluster_batches.enqueue(parts.iter().map(|part| (part.slot, part.request(token))));
+        Self { redis: redis.clone(), parts, pending, token: token.to_owned(), detached: false }
+    }
+
+    fn detach(&mut self) -> Self {
+        Self {
+            redis: self.redis.clone(),
+            parts: std::mem::take(&mut self.parts),
+            pending: std::mem::take(&mut self.pending),
+            token: std::mem::take(&mut self.token),
+            detached: true,
+        }
+    }
+}
+
+impl Future for PendingBegin {
+    type Output = (Vec<ShardPart>, Vec<Result<BeginReply, RedisError>>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { redis, pending, parts, .. } = &mut *self;
+        if !redis.inner.cluster_batches.poll(pending, cx) {
+            return Poll::Pending;
+        }
+        let answer = |pending| match pending {
+            PendingPart::Answered(answer) => answer,
+            PendingPart::Waiting(_) => Err(RedisError::protocol("a part has no answer")),
+        };
+        Poll::Ready((std::mem::take(parts), std::mem::take(pending).into_iter().map(answer).collect()))
+    }
+}
+
+impl Drop for PendingBegin {
+    fn drop(&mut self) {
+        if self.pending.is_empty() || self.redis.inner.cluster_batches.withdraw(&self.pending) {
+            return;
+        }
+        match Handle::try_current() {
+            Ok(runtime) if !self.detached => drop(runtime.spawn(finish(self.detach()))),
+            // The runtime ends: what is under way is as unknown as it is to any other caller then.
+            _ => self.redis.inner.cluster_batches.abandon(&self.pending),
+        }
+    }
+}
+
+/// Brings a request to its end whose caller has gone: it keeps no place in a limit on concurrency, and what of it was
+/// granted is taken back if the rest was not.
+async fn finish(started: PendingBegin) {
+    let (redis, token) = (started.redis.clone(), started.token.clone());
+    // It counts among the calls as it did while its caller waited; it is sent already, so it is not refused now.
+    let _place = redis.inner.acquire_call_permit();
+    let (parts, replies) = started.await;
+    if !all_granted(&replies) {
+        compensate_granted(&redis, &parts, &replies, &token).await;
+        return;
+    }
+    let limits = parts.iter().flat_map(|part| &part.limits);
+    for limit in limits.filter(|limit| limit.needs_permit()) {
+        redis.release_permit_or_log(&plain_name(&redis, &limit.key), &token).await;
+    }
+}
+
+/// Takes back what was granted, in a task of its own: to its end, also if the caller leaves meanwhile.
+async fn compensate_granted(
+    redis: &RedisClient,
+    parts: &[ShardPart],
+    replies: &[Result<BeginReply, RedisError>],
+    token: &str,
+) {
+    let undone =
+        parts.iter().zip(replies).filter_map(|(part, reply)| part.compensation(reply.as_ref().ok()?));
+    let undone: Vec<ShardPart> = undone.collect();
+    if undone.is_empty() {
+        return;
+    }
+    let (redis, token) = (redis.clone(), token.to_owned());
+    let undoing = tokio::spawn(async move {
+        join_all(undone.iter().map(|part| compensate(&redis, part, &token))).await;
+    });
+    if let Err(error) = undoing.await {
+        tracing::error!(cause = %error, "what a request was granted before it was refused may stay: {error}");
+    }
+}
+
+/// The call's arguments: those of the call that is undone, and the mark that keeps it from being undone twice.
+fn encode_compensation(request: &BeginRequest<'_>, mark: &str, entry: Value) -> Vec<Value> {
+    let mut args = begin::encode(request, entry);
+    let keys = args.get(1).and_then(Value::as_u64).and_then(|keys| usize::try_from(keys).ok()).unwrap_or(0);
+    if let Some(count) = args.get_mut(1) {
+        *count = Value::Integer(i64::try_from(keys + 1).unwrap_or(i64::MAX));
+    }
+    args.insert(2 + keys, Value::from(mark));
+    args.push(Value::Integer(COMPENSATION_MARK_MS));
+    args
+}
+
+async fn compensate(redis: &RedisClient, part: &ShardPart, token: &str) {
+    let request = part.request(token);
+    let mark = part.mark_key(&redis.inner.call_numbers.unique_name());
+    if let Err(error) = redis
+        .call(ServerFunction::RequestCompensate, |entry| encode_compensation(&request, &mark, entry))
+        .await
+    {
+        tracing::warn!(cause = %error, "what a request was granted before it was refused stays: {error}");
+    }
+    // Requests that were denied meanwhile on account of it may be made again.
+    part.limits
+        .iter()
+        .for_each(|limit| redis.publish_notification(LIMIT_REPLENISHED, &plain_name(redis, &limit.key)));
+}
+
+/// A limit's name as the rest of the program has it.
+fn plain_name(redis: &RedisClient, name: &str) -> String {
+    keys::plain_name(&redis.inner.prefix, name).unwrap_or_else(|| name.to_owned())
+}

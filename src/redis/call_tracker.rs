@@ -1,0 +1,265 @@
+//! The calls of one connection: how many are out at once, what ends them, and the watch for its silence.
+//!
+//! A call has no deadline of its own. It ends with its answer or with the connection: its failure, or its silence, which
+//! is judged for all calls together. So a call that waits behind others is not taken for one that gets no answer, and
+//! no call costs a timer.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, watch};
+use tokio::time::Instant;
+
+use crate::redis::error::RedisError;
+use crate::redis::silence_detector::{SilenceCheck, SilenceDetector};
+use crate::sys::clock;
+
+/// Calls out at once on one connection; more wait for their turn, in order. It bounds the rush when Redis is back, and
+/// what may be executed although its caller was told that it failed.
+pub(super) const MAX_CALLS_IN_FLIGHT: usize = 512;
+
+/// Longest silence while a connection is made ready, or while a call is out whose answer may be large.
+pub(super) const LONG_RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Passes through the run queue before an overdue answer is missed. Each follows a look at the sockets: in the first the
+/// client writes what was queued, in the second it reads the answers, in the third they reach their callers. One more,
+/// because the watch may stand before the client in its pass.
+pub(super) const YIELDS_BEFORE_TIMEOUT: usize = 4;
+
+/// What is known of one connection's calls.
+pub(super) struct CallTracker {
+    origin: Instant,
+    permits: Semaphore,
+    silence: Mutex<SilenceDetector>,
+    /// Whether it is silent at this moment.
+    silent: watch::Sender<bool>,
+    /// Told when a call is sent while the watch rests.
+    call_sent: Notify,
+    /// Why it is over, once it is.
+    close_reason: Mutex<Option<String>>,
+    closed: Notify,
+}
+
+impl fmt::Debug for CallTracker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line").field("silence", &self.lock()).finish_non_exhaustive()
+    }
+}
+
+impl CallTracker {
+    /// A connection on which nothing is under way; `limit` is the longest silence.
+    pub(super) fn new(limit: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            origin: Instant::now(),
+            permits: Semaphore::new(MAX_CALLS_IN_FLIGHT),
+            silence: Mutex::new(SilenceDetector::new(limit, LONG_RESPONSE_TIMEOUT)),
+            silent: watch::Sender::new(false),
+            call_sent: Notify::new(),
+            close_reason: Mutex::new(None),
+            closed: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SilenceDetector> {
+        self.silence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// Makes one call, in its turn; `long` if its answer may be large.
+    ///
+    /// # Errors
+    /// `Unavailable` when the connection ended before the call was sent, `Lost` when it did after; else what was answered.
+    pub(super) async fn call<T>(
+        &self,
+        long: bool,
+        work: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, RedisError> {
+        // Registered before anything is looked at: an end in between is not missed.
+        let mut closed = pin!(self.closed.notified());
+        closed.as_mut().enable();
+        if let Some(reason) = self.close_reason() {
+            return Err(RedisError::unavailable(reason));
+        }
+        let _turn = tokio::select! {
+            biased;
+            turn = self.acquire_permit() => turn?,
+            () = closed.as_mut() => return Err(RedisError::unavailable(self.close_reason().unwrap_or_default())),
+        };
+        let call = OutstandingCall::start(self, long);
+        tokio::select! {
+            biased;
+            answer = work => match answer {
+                // It was handed over: whether it was executed is unknown.
+                Err(RedisError::Unavailable { reason }) => Err(RedisError::ConnectionLost { reason }),
+                answer => {
+                    call.complete();
+                    answer
+                }
+            },
+            () = closed => Err(RedisError::ConnectionLost { reason: self.close_reason().unwrap_or_default() }),
+        }
+    }
+
+    async fn acquire_permit(&self) -> Result<SemaphorePermit<'_>, RedisError> {
+        match self.permits.try_acquire() {
+            Ok(turn) => Ok(turn),
+            Err(TryAcquireError::NoPermits) => {
+                self.permits.acquire().await.map_err(|_| RedisError::unavailable("the connection has ended"))
+            }
+            Err(TryAcquireError::Closed) => Err(RedisError::unavailable("the connection has ended")),
+        }
+    }
+
+    fn close_reason(&self) -> Option<String> {
+        self.close_reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The connection has ended: every call on it fails now. Only the first reason counts.
+    pub(super) fn close(&self, reason: &str) {
+        self.close_reason
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(|| reason.to_owned());
+        self.permits.close();
+        self.closed.notify_waiters();
+    }
+
+    /// Changes when a silence begins or ends.
+    pub(super) fn silence_changes(&self) -> watch::Receiver<bool> {
+        self.silent.subscribe()
+    }
+
+    /// Since when calls wait for an answer.
+    pub(super) fn waiting_since(&self) -> Instant {
+        self.origin + self.lock().waiting_since()
+    }
+}
+
+/// One call that is out. Dropped without an answer it says that its caller has gone.
+struct OutstandingCall<'a> {
+    tracker: &'a CallTracker,
+    long: bool,
+    answered: bool,
+}
+
+impl<'a> OutstandingCall<'a> {
+    fn start(line: &'a CallTracker, long: bool) -> Self {
+        if line.lock().on_call_sent(long, line.now()) {
+            line.call_sent.notify_one();
+        }
+        Self { tracker: line, long, answered: false }
+    }
+
+    fn complete(mut self) {
+        self.answered = true;
+        if self.tracker.lock().on_response(self.long, self.tracker.now()) {
+            self.tracker.silent.send_replace(false);
+        }
+    }
+}
+
+impl Drop for OutstandingCall<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.tracker.lock().on_call_dropped(self.long);
+        }
+    }
+}
+
+/// Watches for silence until the connection ends. It must be a task of its own: only then do its pauses let the queue,
+/// and with it the client's task, run.
+pub(super) async fn watch_for_silence(line: Arc<CallTracker>) {
+    let mut silent = line.silence_changes();
+    loop {
+        let check = line.lock().check(line.now());
+        match check {
+            SilenceCheck::Idle => line.call_sent.notified().await,
+            // At a tick: one wake-up and not two for a call at rest, whose answer is there by then.
+            SilenceCheck::At(due) => {
+                tokio::time::sleep(clock::after_tick(due.saturating_sub(line.now()))).await
+            }
+            SilenceCheck::Overdue(answers) => {
+                for _ in 0..YIELDS_BEFORE_TIMEOUT {
+                    tokio::task::yield_now().await;
+                }
+                if line.lock().confirm_silence(answers) {
+                    line.silent.send_replace(true);
+                    // The connection's owner decides what a silence means; an answer ends it by itself.
+                    let _ = silent.wait_for(|silent| !silent).await.is_ok();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(250);
+
+    fn watched() -> Arc<CallTracker> {
+        let line = CallTracker::new(LIMIT);
+        tokio::spawn(watch_for_silence(Arc::clone(&line)));
+        line
+    }
+
+    async fn after(time: Duration) -> Result<u8, RedisError> {
+        tokio::time::sleep(time).await;
+        Ok(7)
+    }
+
+    #[tokio::test]
+    async fn a_crowd_waits_for_permits_and_no_call_is_rejected() {
+        let line = watched();
+        let calls: Vec<_> = (0..6000)
+            .map(|_| Arc::clone(&line))
+            .map(|line| tokio::spawn(async move { line.call(false, after(Duration::from_millis(20))).await }))
+            .collect();
+        for call in calls {
+            assert_eq!(call.await.unwrap(), Ok(7));
+        }
+        // Twelve turns of 512 calls, and a silence at no time.
+        assert!(!*line.silence_changes().borrow());
+    }
+
+    #[tokio::test]
+    async fn a_silence_is_reported_once_and_ends_with_a_response_that_loses_nothing() {
+        let line = watched();
+        let slow = Arc::clone(&line);
+        let call = tokio::spawn(async move { slow.call(false, after(Duration::from_secs(1))).await });
+        let (started, mut silences) = (Instant::now(), line.silence_changes());
+        silences.wait_for(|silent| *silent).await.unwrap();
+        assert!(started.elapsed() >= LIMIT);
+        silences.wait_for(|silent| !silent).await.unwrap();
+        assert_eq!(call.await.unwrap(), Ok(7));
+    }
+
+    #[tokio::test]
+    async fn an_end_fails_what_is_out_as_unknown_and_what_waits_as_never_sent() {
+        let line = watched();
+        let call =
+            |line: Arc<CallTracker>| async move { line.call(false, std::future::pending::<_>()).await };
+        let calls: Vec<_> =
+            (0..MAX_CALLS_IN_FLIGHT + 3).map(|_| tokio::spawn(call(Arc::clone(&line)))).collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        line.close("reset");
+        let mut unsent = 0;
+        for call in calls {
+            let answer: Result<(), RedisError> = call.await.unwrap();
+            match answer {
+                Err(RedisError::Unavailable { .. }) => unsent += 1,
+                other => assert_eq!(other, Err(RedisError::ConnectionLost { reason: "reset".to_owned() })),
+            }
+        }
+        assert_eq!(unsent, 3);
+        let late: Result<(), RedisError> = call(Arc::clone(&line)).await;
+        assert_eq!(late, Err(RedisError::unavailable("reset")));
+    }
+}

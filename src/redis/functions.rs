@@ -1,0 +1,404 @@
+//! The server-side code in both of its forms: libraries of functions, or one script per function.
+//!
+//! Both come from the same text, so there is one place where the behaviour is written. A library's name carries its
+//! version, and its text never changes once it was released: other behaviour is another library.
+
+use std::sync::LazyLock;
+
+use fred::types::Value;
+use ring::digest;
+
+use crate::redis::error::RedisError;
+use crate::redis::migrations::checksum;
+use crate::redis::transport::RedisTransport;
+
+/// One library: a file of `migrations/`.
+#[derive(Debug, Clone, Copy)]
+pub struct Library {
+    /// Its number among the migrations.
+    pub number: &'static str,
+    /// Its name, which carries its version.
+    pub name: &'static str,
+    /// Its text, as released.
+    pub text: &'static str,
+    /// Whether this program calls it; one that it does not call is there for programs of other versions.
+    pub current: bool,
+}
+
+/// A [`Library`] by number and name.
+macro_rules! library {
+    ($number:literal, $name:literal, $current:literal) => {
+        Library {
+            number: $number,
+            name: $name,
+            text: include_str!(concat!("../../migrations/", $number, "_", $name, ".lua")),
+            current: $current,
+        }
+    };
+}
+
+/// Every library there ever was, in the order of their numbers.
+pub const LIBRARIES: &[Library] = &[
+    library!("0001", "regatta_v1", false),
+    library!("0002", "regatta_v2", true),
+    library!("0003", "regatta_session_v1", true),
+    library!("0004", "regatta_limit_v1", false),
+    library!("0005", "regatta_counter_v1", true),
+    library!("0006", "regatta_fleet_v1", true),
+    library!("0007", "regatta_cluster_v1", false),
+    library!("0008", "regatta_live_v1", false),
+    library!("0009", "regatta_task_v1", false),
+    library!("0010", "regatta_v3", false),
+    library!("0011", "regatta_counter_v2", true),
+    library!("0012", "regatta_fleet_v2", true),
+    library!("0013", "regatta_live_v2", true),
+    library!("0014", "regatta_task_v2", false),
+    library!("0015", "regatta_v4", false),
+    library!("0016", "regatta_once_v1", true),
+    library!("0017", "regatta_limit_v2", true),
+    library!("0018", "regatta_live_v3", true),
+    library!("0019", "regatta_task_v3", true),
+    library!("0020", "regatta_cluster_v2", false),
+    library!("0021", "regatta_v5", true),
+    library!("0022", "regatta_cluster_v3", true),
+    library!("0023", "regatta_v6", true),
+];
+
+/// All of them, as `FUNCTION LIST` takes a pattern.
+pub(super) const LIBRARY_PATTERN: &str = "regatta_*";
+
+/// How server-side code is called on this server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InvocationMode {
+    /// By function name.
+    Function,
+    /// By a script's digest.
+    Script,
+    /// Not at all: neither is allowed, and plain commands must do.
+    Plain,
+}
+
+/// One of the functions that this program calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ServerFunction {
+    Begin,
+    BeginBatch,
+    Commit,
+    CommitBatch,
+    SessionRotate,
+    SessionDestroy,
+    SessionList,
+    SessionDestroyAll,
+    SessionSetLifetimes,
+    SessionQuarantine,
+    LimitRefund,
+    LimitReset,
+    LimitStatus,
+    LimitPrefetch,
+    LimitApplyDeferred,
+    LimitRenewPermit,
+    LimitReleasePermit,
+    RegistryHeartbeat,
+    RegistryDeregister,
+    CounterFlush,
+    CounterReadBatched,
+    CounterTake,
+    CounterGiveBack,
+    CounterInsert,
+    IdempotencyFind,
+    IdempotencyClaim,
+    IdempotencyRenew,
+    IdempotencyComplete,
+    IdempotencyAbandon,
+    RequestCompensate,
+    BroadcastPublish,
+    BroadcastPresence,
+    TaskEnqueue,
+    TaskClaim,
+    TaskWithdraw,
+    TaskStart,
+    TaskRenew,
+    TaskFinish,
+    TaskCancel,
+    TaskOverdue,
+    TaskExpire,
+    TaskStats,
+}
+
+/// Every entry, in the order of the enum, with its library's and its own name.
+const SERVER_FUNCTIONS: &[(ServerFunction, &str, &str)] = &[
+    (ServerFunction::Begin, "regatta_v5", "regatta_v5_begin"),
+    (ServerFunction::BeginBatch, "regatta_v6", "regatta_v6_batch"),
+    (ServerFunction::Commit, "regatta_v2", "regatta_v2_commit"),
+    (ServerFunction::CommitBatch, "regatta_v6", "regatta_v6_commits"),
+    (ServerFunction::SessionRotate, "regatta_v5", "regatta_v5_move"),
+    (ServerFunction::SessionDestroy, "regatta_v5", "regatta_v5_end"),
+    (ServerFunction::SessionList, "regatta_v5", "regatta_v5_list"),
+    (ServerFunction::SessionDestroyAll, "regatta_v5", "regatta_v5_everywhere"),
+    (ServerFunction::SessionSetLifetimes, "regatta_v5", "regatta_v5_remember"),
+    (ServerFunction::SessionQuarantine, "regatta_session_v1", "regatta_session_v1_quarantine"),
+    (ServerFunction::LimitRefund, "regatta_limit_v2", "regatta_limit_v2_refund"),
+    (ServerFunction::LimitReset, "regatta_limit_v2", "regatta_limit_v2_reset"),
+    (ServerFunction::LimitStatus, "regatta_limit_v2", "regatta_limit_v2_look"),
+    (ServerFunction::LimitPrefetch, "regatta_limit_v2", "regatta_limit_v2_draw"),
+    (ServerFunction::LimitApplyDeferred, "regatta_limit_v2", "regatta_limit_v2_merge"),
+    (ServerFunction::LimitRenewPermit, "regatta_limit_v2", "regatta_limit_v2_renew"),
+    (ServerFunction::LimitReleasePermit, "regatta_limit_v2", "regatta_limit_v2_release"),
+    (ServerFunction::RegistryHeartbeat, "regatta_fleet_v2", "regatta_fleet_v2_beat"),
+    (ServerFunction::RegistryDeregister, "regatta_fleet_v1", "regatta_fleet_v1_leave"),
+    (ServerFunction::CounterFlush, "regatta_counter_v1", "regatta_counter_v1_flush"),
+    (ServerFunction::CounterReadBatched, "regatta_counter_v1", "regatta_counter_v1_read"),
+    (ServerFunction::CounterTake, "regatta_counter_v1", "regatta_counter_v1_take"),
+    (ServerFunction::CounterGiveBack, "regatta_counter_v1", "regatta_counter_v1_give"),
+    (ServerFunction::CounterInsert, "regatta_counter_v1", "regatta_counter_v1_see"),
+    (ServerFunction::IdempotencyFind, "regatta_once_v1", "regatta_once_v1_find"),
+    (ServerFunction::IdempotencyClaim, "regatta_counter_v2", "regatta_counter_v2_claim"),
+    (ServerFunction::IdempotencyRenew, "regatta_counter_v1", "regatta_counter_v1_renew"),
+    (ServerFunction::IdempotencyComplete, "regatta_counter_v1", "regatta_counter_v1_keep"),
+    (ServerFunction::IdempotencyAbandon, "regatta_counter_v1", "regatta_counter_v1_forget"),
+    (ServerFunction::RequestCompensate, "regatta_cluster_v3", "regatta_cluster_v3_undo"),
+    (ServerFunction::BroadcastPublish, "regatta_live_v3", "regatta_live_v3_publish"),
+    (ServerFunction::BroadcastPresence, "regatta_live_v2", "regatta_live_v2_here"),
+    (ServerFunction::TaskEnqueue, "regatta_task_v3", "regatta_task_v3_enqueue"),
+    (ServerFunction::TaskClaim, "regatta_task_v3", "regatta_task_v3_take"),
+    (ServerFunction::TaskWithdraw, "regatta_task_v3", "regatta_task_v3_rest"),
+    (ServerFunction::TaskStart, "regatta_task_v3", "regatta_task_v3_begin"),
+    (ServerFunction::TaskRenew, "regatta_task_v3", "regatta_task_v3_renew"),
+    (ServerFunction::TaskFinish, "regatta_task_v3", "regatta_task_v3_end"),
+    (ServerFunction::TaskCancel, "regatta_task_v3", "regatta_task_v3_cancel"),
+    (ServerFunction::TaskOverdue, "regatta_task_v3", "regatta_task_v3_overdue"),
+    (ServerFunction::TaskExpire, "regatta_task_v3", "regatta_task_v3_expire"),
+    (ServerFunction::TaskStats, "regatta_task_v3", "regatta_task_v3_survey"),
+];
+
+/// A function as a script of its own.
+struct FunctionScript {
+    text: String,
+    digest: String,
+}
+
+static SCRIPTS: LazyLock<Vec<FunctionScript>> = LazyLock::new(|| {
+    let script =
+        |(_, library, function): &(ServerFunction, &str, &str)| FunctionScript::new(library, function);
+    SERVER_FUNCTIONS.iter().map(script).collect()
+});
+
+impl FunctionScript {
+    fn new(library: &str, function: &str) -> Self {
+        let source = library_by_name(library).map_or("", |library| library.text);
+        let text = script_source(source, &format!("return registered['{function}'](KEYS, ARGV)"));
+        let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+        Self { text, digest: hex(digest.as_ref()) }
+    }
+}
+
+/// The library of this name.
+pub fn library_by_name(name: &str) -> Option<&'static Library> {
+    LIBRARIES.iter().find(|library| library.name == name)
+}
+
+/// A library as a script: its first line, which only libraries have, goes; registering is caught, in both of its
+/// forms; `last` is run.
+///
+/// What flags allow a function, a script may do without: it is asked at its first write, not before.
+pub fn script_source(source: &str, last: &str) -> String {
+    let body = source.split_once('\n').map_or("", |(_, body)| body);
+    format!(
+        "local registered = {{}}\n\
+         local redis = {{ call = redis.call, pcall = redis.pcall, error_reply = redis.error_reply,\n\
+         register_function = function(name, callback)\n\
+         if type(name) == 'table' then registered[name.function_name] = name.callback\n\
+         else registered[name] = callback end end }}\n\
+         {body}\n{last}\n"
+    )
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl ServerFunction {
+    /// Whether twice is the same as once, the answer included.
+    pub(super) fn is_repeatable(self) -> bool {
+        matches!(
+            self,
+            Self::CounterFlush
+                | Self::CounterInsert
+                | Self::IdempotencyFind
+                | Self::IdempotencyClaim
+                | Self::IdempotencyRenew
+                | Self::IdempotencyComplete
+                | Self::LimitStatus
+                | Self::LimitApplyDeferred
+                | Self::LimitRenewPermit
+                | Self::SessionList
+                | Self::RequestCompensate
+        )
+    }
+
+    /// Command and first argument of a call.
+    ///
+    /// # Errors
+    /// `Unsupported` where there is no server-side code.
+    pub(super) fn invocation(self, form: InvocationMode) -> Result<(&'static str, Value), RedisError> {
+        let at = self as usize;
+        match form {
+            InvocationMode::Function => Ok(("FCALL", Value::from_static_str(SERVER_FUNCTIONS[at].2))),
+            InvocationMode::Script => Ok(("EVALSHA", Value::from_static_str(SCRIPTS[at].digest.as_str()))),
+            InvocationMode::Plain => Err(RedisError::Unsupported { what: SERVER_FUNCTIONS[at].2 }),
+        }
+    }
+}
+
+/// Puts the code that this program calls on the server where it is not there.
+///
+/// # Errors
+/// `Diverged` when other code has a library's name; otherwise what the server said.
+pub(super) async fn ensure(caller: &RedisTransport, form: InvocationMode) -> Result<(), RedisError> {
+    if form != InvocationMode::Function {
+        return load(caller, form).await;
+    }
+    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", LIBRARY_PATTERN, "WITHCODE"]).await?;
+    for library in LIBRARIES.iter().filter(|library| library.current) {
+        install_or_compare(caller, library.name, library.text, library_code(&listed, library.name)).await?;
+    }
+    Ok(())
+}
+
+/// Puts one library on the server if it is not there, be it one that this program calls or not.
+///
+/// Where there are no functions, code has no name under which it could be missed: there is nothing to do.
+///
+/// # Errors
+/// As [`ensure`].
+pub(super) async fn apply_library(
+    caller: &RedisTransport,
+    form: InvocationMode,
+    name: &str,
+    text: &str,
+) -> Result<(), RedisError> {
+    if form != InvocationMode::Function {
+        return Ok(());
+    }
+    install_or_compare(caller, name, text, installed_source(caller, name).await?).await
+}
+
+/// Loads a library, or compares it with what was found.
+async fn install_or_compare(
+    caller: &RedisTransport,
+    name: &str,
+    text: &str,
+    found: Option<String>,
+) -> Result<(), RedisError> {
+    match found {
+        None => load_library(caller, text).await,
+        Some(found) if checksum(&found) == checksum(text) => Ok(()),
+        Some(found) => Err(RedisError::Diverged {
+            what: format!("the library {name}"),
+            expected: checksum(text),
+            found: checksum(&found),
+        }),
+    }
+}
+
+/// A library's text on the server, if it is there.
+pub(super) async fn installed_source(
+    caller: &RedisTransport,
+    name: &str,
+) -> Result<Option<String>, RedisError> {
+    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", name, "WITHCODE"]).await?;
+    Ok(library_code(&listed, name))
+}
+
+/// Replaces a library under its name, for everybody who calls it: only ever one that was not released.
+pub(super) async fn replace_library(caller: &RedisTransport, text: &str) -> Result<(), RedisError> {
+    caller.call("FUNCTION", ["LOAD", "REPLACE", text]).await.map(|_| ())
+}
+
+/// Loads the code that this program calls. Another worker that does so at the same time does no harm: it is the same.
+pub(super) async fn load(caller: &RedisTransport, form: InvocationMode) -> Result<(), RedisError> {
+    match form {
+        InvocationMode::Function => {
+            for library in LIBRARIES.iter().filter(|library| library.current) {
+                load_library(caller, library.text).await?;
+            }
+        }
+        InvocationMode::Plain => {}
+        InvocationMode::Script => {
+            for script in SCRIPTS.iter() {
+                caller.call("SCRIPT", ["LOAD", script.text.as_str()]).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn load_library(caller: &RedisTransport, text: &str) -> Result<(), RedisError> {
+    match caller.call("FUNCTION", ["LOAD", text]).await {
+        Err(RedisError::Rejected { reason, .. }) if reason.contains("already exists") => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+/// A library's text in the answer to `FUNCTION LIST … WITHCODE`.
+fn library_code(listed: &Value, name: &str) -> Option<String> {
+    let Value::Array(libraries) = listed else { return None };
+    let library =
+        libraries.iter().find(|library| library_field(library, "library_name").as_deref() == Some(name))?;
+    library_field(library, "library_code")
+}
+
+/// A field of what `FUNCTION LIST` says of one library.
+fn library_field(library: &Value, name: &str) -> Option<String> {
+    let Value::Array(pairs) = library else { return None };
+    let mut pairs = pairs.iter();
+    pairs.find(|field| field.as_str().as_deref() == Some(name))?;
+    pairs.next()?.as_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_library_names_itself() {
+        for library in LIBRARIES {
+            assert!(library.text.starts_with(&format!("#!lua name={}\n", library.name)), "{}", library.name);
+        }
+    }
+
+    #[test]
+    fn every_entry_is_registered_by_a_current_library() {
+        for (index, (entry, library, function)) in SERVER_FUNCTIONS.iter().enumerate() {
+            assert_eq!(*entry as usize, index);
+            let library = library_by_name(library).unwrap();
+            assert!(library.current && function.starts_with(library.name));
+            let with_flags = library.text.contains(&format!("\nregister('{function}', "));
+            let plainly = library.text.contains(&format!("\nredis.register_function('{function}', "));
+            assert!(with_flags || plainly, "{function}");
+        }
+    }
+
+    /// A batch's entry that is executed alone does what a call of its own does, which is version 5's.
+    #[test]
+    fn versions_5_and_6_begin_alike() {
+        let part = |name: &str, first: &str, behind: &str| {
+            let (_, text) = library_by_name(name).unwrap().text.split_once(first).unwrap();
+            text.split_once(behind).unwrap().0
+        };
+        let [five, six] = ["regatta_v5", "regatta_v6"]
+            .map(|name| part(name, "\n-- GCRA.", "\n-- What lies under a session's key"));
+        assert_eq!(five, six);
+        let rest = "\n-- Whether the client may have one session more";
+        let five = part("regatta_v5", rest, "\n-- Many begins in one call.");
+        assert_eq!(five, part("regatta_v6", rest, "\n-- What batches of begins and of commits"));
+    }
+
+    #[test]
+    fn scripts_differ_and_have_no_library_line() {
+        let mut digests: Vec<_> = SCRIPTS.iter().map(|script| script.digest.as_str()).collect();
+        digests.dedup();
+        assert_eq!((digests.len(), digests[0].len()), (SERVER_FUNCTIONS.len(), 40));
+        assert!(SCRIPTS.iter().all(|script| !script.text.contains("#!lua")));
+    }
+}

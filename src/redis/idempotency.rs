@@ -1,0 +1,183 @@
+//! Requests that are to be carried out once: who does it, and what the answer was.
+//!
+//! Plain data and its wire form, described at the head of `migrations/0005_regatta_counter_v1.lua`; a
+//! claim is `0011_regatta_counter_v2.lua`, and the names of a record are `0016_regatta_once_v1.lua`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::types::Value;
+
+use crate::redis::RedisClient;
+use crate::redis::counter_commands::{list, number, signed, with_keys};
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+
+/// The names under which a request is looked for.
+#[derive(Debug, Clone, Copy)]
+pub struct IdempotencyNames<'a> {
+    /// Keys of the names: the request's own, then those under which it may have been sent before.
+    pub keys: &'a [String],
+    /// How many of them are its own, at least 1.
+    pub own_count: usize,
+    /// What the request is.
+    pub fingerprint: &'a str,
+    /// Key of the record it has if none is known.
+    pub record: &'a str,
+    /// How long the names are kept, at least 1 ms.
+    pub lifetime: Duration,
+}
+
+/// A wish to carry a request out.
+#[derive(Debug, Clone, Copy)]
+pub struct ClaimRequest<'a> {
+    /// Key of the request's record.
+    pub key: &'a str,
+    /// What the request is: another one with the same key is refused.
+    pub fingerprint: &'a str,
+    /// Who wants to, unique for each attempt.
+    pub owner: &'a str,
+    /// How long nobody else may without a renewal, at least 1 ms.
+    pub lease: Duration,
+    /// How long the record is kept, at least 1 ms.
+    pub lifetime: Duration,
+}
+
+/// The answer to a [`Claim`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimOutcome {
+    /// It is ours to carry out.
+    Granted,
+    /// Somebody does, and may for so long without a renewal.
+    InProgress(Duration),
+    /// The key stands for another request.
+    KeyReused,
+    /// It was carried out.
+    Completed(StoredResponse),
+}
+
+/// A response that was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredResponse {
+    /// HTTP status; 0 if the response was not kept.
+    pub status: u16,
+    /// Its headers, in a form of the keeper's choice.
+    pub headers: Bytes,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl RedisClient {
+    /// The key of a request's record, which from then on is found under the request's own names.
+    ///
+    /// # Errors
+    /// See [`Error`]; a repetition is safe.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether the names stand.
+    pub async fn find_record(&self, names: &IdempotencyNames<'_>) -> Result<String, RedisError> {
+        let answer = self
+            .call(ServerFunction::IdempotencyFind, |entry| {
+                let mut args = with_keys(entry, names.keys.iter().map(String::as_str));
+                args.extend([number(names.own_count as u64), Value::from(names.fingerprint)]);
+                args.extend([Value::from(names.record), ms(names.lifetime)]);
+                args
+            })
+            .await?;
+        answer.as_string().ok_or_else(|| RedisError::protocol("a record has no name"))
+    }
+
+    /// Begins a request that is to be carried out once.
+    ///
+    /// # Errors
+    /// See [`Error`]; a repetition by the same owner is safe.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was granted; the lease ends by itself.
+    pub async fn claim(&self, claim: &ClaimRequest<'_>) -> Result<ClaimOutcome, RedisError> {
+        let answer = self
+            .call(ServerFunction::IdempotencyClaim, |entry| {
+                let mut args = with_keys(entry, [claim.key]);
+                args.extend([Value::from(claim.fingerprint), Value::from(claim.owner)]);
+                args.extend([ms(claim.lease), ms(claim.lifetime)]);
+                args
+            })
+            .await?;
+        let mut parts = list(answer, 1)?;
+        match signed(parts.next())? {
+            1 => Ok(ClaimOutcome::Granted),
+            2 => Ok(ClaimOutcome::InProgress(Duration::from_millis(
+                u64::try_from(signed(parts.next())?).unwrap_or(0),
+            ))),
+            3 => Ok(ClaimOutcome::KeyReused),
+            _ => {
+                let status = u16::try_from(signed(parts.next())?).unwrap_or(0);
+                let mut bytes = || parts.next().and_then(Value::into_bytes).unwrap_or_default();
+                Ok(ClaimOutcome::Completed(StoredResponse { status, headers: bytes(), body: bytes() }))
+            }
+        }
+    }
+
+    /// Prolongs the lease; false if it is no longer ours.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was prolonged.
+    pub async fn renew_claim(&self, key: &str, owner: &str, lease: Duration) -> Result<bool, RedisError> {
+        self.call_as_owner(ServerFunction::IdempotencyRenew, key, [Value::from(owner), ms(lease)].into())
+            .await
+    }
+
+    /// Keeps the response; false if the record is no longer ours.
+    ///
+    /// # Errors
+    /// See [`Error`]; a repetition is safe.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was kept.
+    pub async fn complete_claim(
+        &self,
+        key: &str,
+        owner: &str,
+        lifetime: Duration,
+        kept: &StoredResponse,
+    ) -> Result<bool, RedisError> {
+        let bytes = |bytes: &Bytes| Value::Bytes(bytes.clone());
+        let kept = [number(u64::from(kept.status)), bytes(&kept.headers), bytes(&kept.body)];
+        let args = [Value::from(owner), ms(lifetime)].into_iter().chain(kept).collect();
+        self.call_as_owner(ServerFunction::IdempotencyComplete, key, args).await
+    }
+
+    /// Lets the request be carried out again; false if the record is no longer ours.
+    ///
+    /// # Errors
+    /// See [`Error`]; the lease ends by itself.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was forgotten.
+    pub async fn abandon_claim(&self, key: &str, owner: &str) -> Result<bool, RedisError> {
+        self.call_as_owner(ServerFunction::IdempotencyAbandon, key, vec![Value::from(owner)]).await
+    }
+
+    async fn call_as_owner(
+        &self,
+        entry: ServerFunction,
+        key: &str,
+        args: Vec<Value>,
+    ) -> Result<bool, RedisError> {
+        let answer = self
+            .call(entry, |entry| {
+                let mut call = with_keys(entry, [key]);
+                call.extend_from_slice(&args);
+                call
+            })
+            .await?;
+        Ok(signed(Some(answer))? == 1)
+    }
+}
+
+fn ms(time: Duration) -> Value {
+    number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1))
+}

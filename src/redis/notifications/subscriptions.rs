@@ -1,0 +1,228 @@
+//! The channels that have listeners on this worker, and which of them are heard. No I/O.
+//!
+//! A channel without a listener stays subscribed for a moment, because the next one is often there at once. How many may
+//! linger so is bounded.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::redis::notifications::NotificationHandler;
+
+/// How long a channel that lingers stays after its last listener has left.
+const LINGER_TIME: Duration = Duration::from_secs(5);
+/// Channels that linger at the same time, at most.
+const MAX_LINGERING: usize = 1024;
+
+/// How far a channel's subscription is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SubscriptionState {
+    /// The server was not asked yet.
+    Pending,
+    /// It was, and has not answered.
+    Requested,
+    /// It is subscribed to.
+    Subscribed,
+}
+
+struct ChannelEntry {
+    /// None: it is the fleet's common one, whose listeners are those of each kind of news.
+    handler: Option<NotificationHandler>,
+    subscribers: usize,
+    state: SubscriptionState,
+    lingers: bool,
+    /// Since when it has no listener.
+    idle_since: Option<Instant>,
+}
+
+/// All of a worker's channels.
+#[derive(Default)]
+pub(super) struct ChannelSubscriptions {
+    channels: HashMap<String, ChannelEntry>,
+    lingering: usize,
+}
+
+/// Where the messages of a channel go.
+pub(super) enum MessageTarget {
+    /// To the listeners of each kind of common news.
+    Common,
+    /// To this one.
+    Handler(NotificationHandler),
+}
+
+impl ChannelSubscriptions {
+    /// One more wants a channel.
+    pub(super) fn add_subscriber(
+        &mut self,
+        name: &str,
+        listener: Option<NotificationHandler>,
+        lingers: bool,
+    ) {
+        if let Some(channel) = self.channels.get_mut(name) {
+            channel.subscribers += 1;
+            channel.handler = listener;
+            channel.lingers = lingers;
+            self.lingering -= usize::from(channel.idle_since.take().is_some());
+            return;
+        }
+        let channel = ChannelEntry {
+            handler: listener,
+            subscribers: 1,
+            state: SubscriptionState::Pending,
+            lingers,
+            idle_since: None,
+        };
+        self.channels.insert(name.to_owned(), channel);
+    }
+
+    /// One less wants it.
+    pub(super) fn remove_subscriber(&mut self, name: &str, now: Instant) {
+        let Some(channel) = self.channels.get_mut(name) else { return };
+        channel.subscribers = channel.subscribers.saturating_sub(1);
+        if channel.subscribers > 0 {
+            return;
+        }
+        channel.lingers &= self.lingering < MAX_LINGERING;
+        channel.idle_since = Some(now);
+        self.lingering += 1;
+    }
+
+    /// The connection is gone: nothing is heard, and channels without a listener are forgotten.
+    pub(super) fn reset(&mut self) {
+        self.channels.retain(|_, channel| channel.idle_since.is_none());
+        self.lingering = 0;
+        self.channels.values_mut().for_each(|channel| channel.state = SubscriptionState::Pending);
+    }
+
+    /// How many are subscribed to, and which are to be besides, at most so many; the answer goes to [`Channels::heard`] or
+    /// [`Channels::lost`].
+    pub(super) fn take_pending(&mut self, most: usize) -> (usize, Vec<String>) {
+        let subscribed =
+            self.channels.values().filter(|channel| channel.state == SubscriptionState::Subscribed).count();
+        let pending =
+            self.channels.iter_mut().filter(|(_, channel)| channel.state == SubscriptionState::Pending);
+        let request = |(name, channel): (&String, &mut ChannelEntry)| {
+            channel.state = SubscriptionState::Requested;
+            name.clone()
+        };
+        (subscribed, pending.take(most).map(request).collect())
+    }
+
+    /// The server has subscribed these.
+    pub(super) fn mark_subscribed(&mut self, names: &[String]) {
+        for name in names {
+            if let Some(channel) = self.channels.get_mut(name) {
+                channel.state = SubscriptionState::Subscribed;
+            }
+        }
+    }
+
+    /// Channels to unsubscribe from, which are no longer known from here on.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<String> {
+        let is_expired = |channel: &ChannelEntry| match channel.idle_since {
+            // What was asked for is answered first: an answer must not be taken for that of a later subscription.
+            Some(left) => {
+                channel.state != SubscriptionState::Requested
+                    && (!channel.lingers || now >= left + LINGER_TIME)
+            }
+            None => false,
+        };
+        let expired =
+            self.channels.iter().filter(|(_, channel)| is_expired(channel)).map(|(name, _)| name.clone());
+        let expired: Vec<String> = expired.collect();
+        self.lingering -= expired.len();
+        expired.iter().for_each(|name| drop(self.channels.remove(name)));
+        expired
+    }
+
+    /// Whether a channel is heard.
+    pub(super) fn is_subscribed(&self, name: &str) -> bool {
+        self.channels.get(name).is_some_and(|channel| channel.state == SubscriptionState::Subscribed)
+    }
+
+    /// Whether a channel has a listener.
+    pub(super) fn has_subscriber(&self, name: &str) -> bool {
+        self.channels.get(name).is_some_and(|channel| channel.idle_since.is_none())
+    }
+
+    /// Where a channel's messages go; none if it is not known.
+    pub(super) fn target(&self, name: &str) -> Option<MessageTarget> {
+        let channel = self.channels.get(name)?;
+        Some(channel.handler.clone().map_or(MessageTarget::Common, MessageTarget::Handler))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn nothing() -> Option<NotificationHandler> {
+        Some(Arc::new(|_: &str| {}))
+    }
+
+    fn sorted(mut names: Vec<String>) -> Vec<String> {
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_that_returns_soon_finds_the_subscription_intact() {
+        let (mut channels, now) = (ChannelSubscriptions::default(), Instant::now());
+        channels.add_subscriber("a", nothing(), true);
+        channels.add_subscriber("a", nothing(), true);
+        assert_eq!(channels.take_pending(9), (0, vec!["a".into()]));
+        assert!(
+            channels.take_pending(9).1.is_empty() && !channels.is_subscribed("a"),
+            "it is asked for once"
+        );
+        channels.mark_subscribed(&["a".into()]);
+        channels.remove_subscriber("a", now);
+        assert!(channels.has_subscriber("a") && channels.take_expired(now + LINGER_TIME).is_empty());
+        channels.remove_subscriber("a", now);
+        assert!(channels.take_expired(now).is_empty() && channels.is_subscribed("a"));
+        channels.add_subscriber("a", nothing(), true);
+        assert!(channels.take_expired(now + 2 * LINGER_TIME).is_empty());
+        channels.remove_subscriber("a", now);
+        assert_eq!(channels.take_expired(now + LINGER_TIME), ["a"]);
+        assert!(!channels.is_subscribed("a") && channels.target("a").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_channels_without_subscribers_does_not_linger() {
+        let (mut channels, now) = (ChannelSubscriptions::default(), Instant::now());
+        let names: Vec<String> = (0..2 * MAX_LINGERING).map(|number| number.to_string()).collect();
+        names.iter().for_each(|name| channels.add_subscriber(name, nothing(), true));
+        assert_eq!(channels.take_pending(100).1.len(), 100);
+        assert!(channels.take_pending(usize::MAX).1.len() == names.len() - 100);
+        channels.mark_subscribed(&names);
+        names.iter().for_each(|name| channels.remove_subscriber(name, now));
+        assert_eq!(channels.take_expired(now).len(), MAX_LINGERING);
+        assert_eq!(
+            (channels.take_expired(now + LINGER_TIME).len(), channels.channels.len()),
+            (MAX_LINGERING, 0)
+        );
+        assert_eq!(channels.lingering, 0);
+    }
+
+    #[tokio::test]
+    async fn after_a_loss_all_channels_with_subscribers_are_requested_again() {
+        let (mut channels, now) = (ChannelSubscriptions::default(), Instant::now());
+        for name in ["a", "b", "c"] {
+            channels.add_subscriber(name, nothing(), false);
+        }
+        let (_, requested) = channels.take_pending(2);
+        channels.mark_subscribed(&requested);
+        channels.remove_subscriber("c", now);
+        channels.reset();
+        assert_eq!(sorted(channels.take_pending(9).1), ["a", "b"]);
+        assert!(!channels.is_subscribed(&requested[0]) && channels.lingering == 0);
+        // What was asked for and left meanwhile is left when the answer has come.
+        channels.remove_subscriber("a", now);
+        assert!(channels.take_expired(now).is_empty());
+        channels.mark_subscribed(&["a".into(), "b".into()]);
+        assert_eq!(channels.take_expired(now), ["a"]);
+    }
+}

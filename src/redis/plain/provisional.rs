@@ -1,0 +1,90 @@
+//! Tickets and the limit on new sessions by plain commands.
+//!
+//! A session that ended leaves a mark under the key that it has where there is server-side code; nothing else lies there.
+
+use std::collections::HashMap;
+
+use fred::types::Value;
+
+use crate::redis::begin::{
+    LimitParameters, NewSessionLimit, ProvisionalSessionQuery, RateLimitCheck, SessionLookup, SessionQuery,
+};
+use crate::redis::commit::CommitOutcome;
+use crate::redis::error::RedisError;
+use crate::redis::keys;
+use crate::redis::plain::limits::check_limits;
+use crate::redis::plain::sessions::{PlainRecord, create_session, lookup_and_count, record_id};
+use crate::redis::plain::{command, number, text, time_ms};
+use crate::redis::session_commands::provisional_ttl_ms;
+use crate::redis::transport::RedisTransport;
+
+/// The session that a ticket names; it is made if it is not there, and did not end before the ticket.
+///
+/// The view that was counted with the ticket is stored by the first request that brings the ticket, and each adds its own,
+/// so that requests that come at the same moment are all counted.
+pub(super) async fn lookup_or_create(
+    caller: &RedisTransport,
+    arg: &SessionQuery,
+    provisional: &ProvisionalSessionQuery,
+) -> Result<SessionLookup, RedisError> {
+    match lookup_and_count(caller, arg).await? {
+        SessionLookup::Gone => {}
+        found => return Ok(found),
+    }
+    let commands = vec![command("TIME", []), command("GET", [text(&arg.key)])];
+    let answers = caller.pipeline(commands).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let now = time_ms(answers.first().unwrap_or(&Value::Null))?;
+    let is_good = now < provisional.issued_ms.saturating_add(provisional.ttl_ms)
+        && provisional.issued_ms <= now.saturating_add(provisional.ttl_ms);
+    if !is_good || answers.get(1).is_some_and(|mark| *mark != Value::Null) {
+        return Ok(SessionLookup::Gone);
+    }
+    if !provisional.creates {
+        return Ok(SessionLookup::Provisional);
+    }
+    let session = PlainRecord {
+        created_ms: provisional.issued_ms,
+        idle_ms: arg.idle_ms,
+        absolute_ms: arg.absolute_ms,
+        fields: HashMap::new(),
+    };
+    let left = match new_session_retry_after_ms(caller, provisional.limit.as_ref()).await? {
+        None => session.left_ms(now),
+        Some(_) => session.left_ms(now).min(provisional.ttl_ms),
+    };
+    match create_session(caller, &arg.key, &session, (u64::from(provisional.view_counted), left), now).await?
+    {
+        // Another request with the same ticket may have made it at the same moment.
+        CommitOutcome::Committed { .. } | CommitOutcome::Exists => lookup_and_count(caller, arg).await,
+        _ => Ok(SessionLookup::Gone),
+    }
+}
+
+/// When the client may have one session more, ms from now; `None`: it may now, and is charged.
+pub(super) async fn new_session_retry_after_ms(
+    caller: &RedisTransport,
+    limit: Option<&NewSessionLimit>,
+) -> Result<Option<u64>, RedisError> {
+    let Some(limit) = limit else { return Ok(None) };
+    let (interval_us, tolerance_us) = (limit.interval_us, limit.tolerance_us);
+    let kind = LimitParameters::Rate { interval_us, tolerance_us };
+    let arg = RateLimitCheck { key: limit.key.clone(), parameters: kind, shadow: false, cost: 1 };
+    let (granted, replies) = check_limits(caller, &[arg]).await?;
+    let retry_us = replies.first().and_then(|reply| reply.retry_after_us).unwrap_or(1_000_000);
+    Ok((!granted).then_some(retry_us.div_ceil(1000)))
+}
+
+/// Ends a session, and leaves a mark by which no ticket makes it anew; whether there was one.
+pub(in crate::redis) async fn destroy_session(
+    caller: &RedisTransport,
+    key: &str,
+) -> Result<bool, RedisError> {
+    let names = [record_id(key).to_string(), keys::session_views(key)];
+    let answers = caller.pipeline(names.iter().map(|name| command("DEL", [text(name)])).collect()).await?;
+    let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let destroyed = answers.first().and_then(Value::as_u64) == Some(1);
+    if destroyed {
+        caller.send("SET", vec![text(key), text("ended"), text("PX"), number(provisional_ttl_ms())]).await?;
+    }
+    Ok(destroyed)
+}

@@ -1,0 +1,58 @@
+//! How many sessions were seen lately: one HyperLogLog a minute, on plain commands, so that every server has it.
+
+use fred::types::Value;
+
+use crate::redis::breakers::CallKind;
+use crate::redis::client::RepeatPolicy;
+use crate::redis::error::RedisError;
+use crate::redis::{RedisClient, keys};
+
+impl RedisClient {
+    /// Notes sessions by a hash of theirs in the slice of this minute, which is kept for as many slices as are counted.
+    ///
+    /// # Errors
+    /// See [`Error`]; a repetition is safe.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether they were noted.
+    pub async fn record_active_sessions(
+        &self,
+        minute: u64,
+        slices: u64,
+        hashes: &[u64],
+    ) -> Result<(), RedisError> {
+        let key = keys::active_sessions(&self.inner.prefix, minute);
+        let items = hashes.iter().map(|hash| Value::Bytes(hash.to_le_bytes().to_vec().into()));
+        let added: Vec<Value> = std::iter::once(Value::from(key.as_str())).chain(items).collect();
+        let kept_s = (slices + 1) * 60;
+        let expiry = vec![Value::from(key.as_str()), Value::from(kept_s.to_string())];
+        // Noted twice is noted once.
+        self.send_with_policy(CallKind::Write, RepeatPolicy::Always, |live, _| {
+            let both = vec![("PFADD", added.clone()), ("EXPIRE", expiry.clone())];
+            async move {
+                let answers = live.transport.pipeline(both).await?;
+                answers.into_iter().try_for_each(|answer| answer.map(|_| ()))
+            }
+        })
+        .await
+    }
+
+    /// How many there were in this minute and the slices before it, ± 0.81 % (standard error).
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn count_active_sessions(&self, minute: u64, slices: u64) -> Result<u64, RedisError> {
+        let first = minute.saturating_sub(slices.saturating_sub(1));
+        let keys =
+            (first..=minute).map(|minute| Value::from(keys::active_sessions(&self.inner.prefix, minute)));
+        let keys: Vec<Value> = keys.collect();
+        self.send(CallKind::Read, |live| {
+            let keys = keys.clone();
+            async move {
+                let count = live.transport.send("PFCOUNT", keys).await?;
+                count.as_u64().ok_or_else(|| RedisError::protocol("PFCOUNT did not answer with a number"))
+            }
+        })
+        .await
+    }
+}

@@ -1,0 +1,5 @@
+//! Status.
+
+pub mod build;
+pub mod document;
+pub mod rates;

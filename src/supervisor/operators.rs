@@ -1,0 +1,319 @@
+//! What operators ask over the control socket, and the verdicts they wait for.
+//!
+//! A verdict is given when it is true, not when its order was taken: whoever waits is looked after in every turn of the
+//! loop until what was asked for has come about, or cannot any more.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::control::protocol::{CommandProgress, CommandResult, ControlReply, ControlRequest};
+use crate::control::server::ClientId;
+use crate::scoreboard::ExitReason;
+use crate::supervisor::deployment::rollout::RolloutProgress;
+use crate::supervisor::slots::backoff::RestartBackoff;
+use crate::supervisor::slots::plan::DesiredState;
+use crate::supervisor::slots::slot::{Slot, SlotListening};
+use crate::supervisor::{Supervisor, SupervisorExit};
+use crate::sys::process::Pid;
+
+/// How long a stopping fleet waits for operators to read their verdict.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Early deaths of a new slot after which whoever asked for it is told.
+const EARLY_DEATHS_BEFORE_FAILURE: u32 = 2;
+
+/// An operator who waits for a verdict.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PendingCommand {
+    client: ClientId,
+    goal: CommandGoal,
+    /// The progress last told.
+    #[serde(rename = "told")]
+    reported: Option<(usize, usize)>,
+}
+
+/// What an operator waits for.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum CommandGoal {
+    /// The reload that has not begun yet.
+    NextReload,
+    /// The upgrade whose program has not taken over yet.
+    NextUpgrade,
+    /// The end of the rollout that leads to this generation.
+    Rollout(u64),
+    /// This number of workers.
+    Workers(usize),
+    /// Another worker in this slot than these.
+    #[serde(rename = "Successor")]
+    Replacement {
+        /// The slot.
+        slot: usize,
+        /// Pids of the workers it had.
+        before: Vec<i32>,
+    },
+    /// The end of the fleet.
+    Stop,
+}
+
+impl Supervisor<'_> {
+    /// Takes what operators ask.
+    pub(super) fn handle_commands(&mut self) {
+        for (client, request) in self.control.poll() {
+            tracing::debug!(verb = request.command(), "an operator asks");
+            self.handle_command(client, request);
+        }
+    }
+
+    fn handle_command(&mut self, client: ClientId, request: ControlRequest) {
+        let stopping = self.desired_state != DesiredState::Running;
+        match request {
+            ControlRequest::Status => self.send_status(client),
+            ControlRequest::Events { after, follow } => self.control.start_events(client, after, follow),
+            ControlRequest::Stop { now, wait } => self.handle_stop(client, now, wait),
+            _ if stopping => self.send_result(client, CommandResult::failed("the fleet is stopping")),
+            ControlRequest::Reload { wait } => {
+                self.request_reload();
+                self.accept_command(client, wait, CommandGoal::NextReload, "the reload is under way");
+            }
+            ControlRequest::Upgrade { binary, wait } => match self.request_upgrade(binary) {
+                Err(reason) => self.send_result(client, CommandResult::failed(reason)),
+                Ok(()) => {
+                    self.accept_command(client, wait, CommandGoal::NextUpgrade, "the upgrade is under way")
+                }
+            },
+            ControlRequest::Scale { workers, wait } => match self.scale_to(workers) {
+                Err(reason) => self.send_result(client, CommandResult::rejected(reason)),
+                Ok(()) => {
+                    let accepted = format!("{workers} workers are wanted from now on");
+                    self.accept_command(client, wait, CommandGoal::Workers(workers), &accepted);
+                }
+            },
+            ControlRequest::Restart { slot, wait } => self.handle_restart(client, slot, wait),
+        }
+    }
+
+    /// Has the client wait for its goal, or tells it at once that it will be pursued.
+    pub(super) fn accept_command(&mut self, client: ClientId, wait: bool, goal: CommandGoal, accepted: &str) {
+        if wait {
+            self.pending_commands.push(PendingCommand { client, goal, reported: None });
+        } else {
+            self.send_result(client, CommandResult::ok(accepted));
+        }
+    }
+
+    pub(super) fn send_result(&mut self, client: ClientId, result: CommandResult) {
+        self.control.reply(client, &ControlReply::Result(result));
+    }
+
+    fn send_status(&mut self, client: ClientId) {
+        let status = serde_json::to_value(self.status()).unwrap_or(Value::Null);
+        self.control.reply(client, &ControlReply::Status(status));
+    }
+
+    fn handle_stop(&mut self, client: ClientId, now: bool, wait: bool) {
+        match (now, self.desired_state) {
+            (true, DesiredState::Running | DesiredState::Stopping) => {
+                self.set_desired_state(DesiredState::Killing, "an operator")
+            }
+            (false, DesiredState::Running) => self.set_desired_state(DesiredState::Stopping, "an operator"),
+            _ => {}
+        }
+        self.accept_command(client, wait, CommandGoal::Stop, "the fleet is stopping");
+    }
+
+    fn handle_restart(&mut self, client: ClientId, index: usize, wait: bool) {
+        let open = self.slots.get(index).is_some_and(|slot| slot.listening == SlotListening::Open);
+        if !open {
+            let last = self.desired_slots.saturating_sub(1);
+            let message = format!("there is no slot {index}: this fleet has slots 0 to {last}");
+            return self.send_result(client, CommandResult::rejected(message));
+        }
+        let slot = &mut self.slots[index];
+        let before = slot.workers.iter().map(|worker| worker.pid.as_raw()).collect();
+        for worker in slot.workers.iter_mut().filter(|worker| worker.is_ready() || worker.is_booting()) {
+            worker.replace_reason = Some(ExitReason::Operator);
+        }
+        // One that waits for its delay is started now.
+        (slot.backoff, slot.backoff_until) = (RestartBackoff::default(), None);
+        let accepted = format!("slot {index} gets a new worker");
+        self.accept_command(client, wait, CommandGoal::Replacement { slot: index, before }, &accepted);
+    }
+
+    /// Tells those whose goal has come about, or cannot any more, and how far the others are.
+    pub(super) fn report_progress(&mut self, now: Duration) {
+        for mut waiter in std::mem::take(&mut self.pending_commands) {
+            // Who has left does not wait.
+            if !self.control.is_connected(waiter.client) {
+                continue;
+            }
+            if let Some(result) = self.evaluate(&waiter.goal) {
+                self.send_result(waiter.client, result);
+                continue;
+            }
+            let mut progress = self.command_progress(&waiter.goal, now);
+            if let (Some(progress), Some((_, total))) = (&mut progress, waiter.reported) {
+                // What was counted before and is gone now is done.
+                progress.completed += total.saturating_sub(progress.total);
+                progress.total = progress.total.max(total);
+            }
+            if let Some(progress) = progress.filter(|new| waiter.reported != Some((new.completed, new.total)))
+            {
+                waiter.reported = Some((progress.completed, progress.total));
+                self.control.reply(waiter.client, &ControlReply::Progress(progress));
+            }
+            self.pending_commands.push(waiter);
+        }
+    }
+
+    fn evaluate(&self, goal: &CommandGoal) -> Option<CommandResult> {
+        let stopping = self.desired_state != DesiredState::Running;
+        match goal {
+            CommandGoal::Stop => None,
+            _ if stopping => Some(CommandResult::failed("the fleet stops before that was done")),
+            // Answered where the rollout begins and ends.
+            CommandGoal::NextReload | CommandGoal::NextUpgrade | CommandGoal::Rollout(_) => None,
+            CommandGoal::Workers(workers) => self.evaluate_scale(*workers),
+            CommandGoal::Replacement { slot, before } => {
+                let state = self.slots.get(*slot).filter(|slot| slot.listening == SlotListening::Open);
+                let Some(state) = state else {
+                    return Some(CommandResult::failed(format!("slot {slot} is retired meanwhile")));
+                };
+                let pid = state.current_worker()?.pid.as_raw();
+                let message = format!("slot {slot} has a new worker with pid {pid}");
+                (!before.contains(&pid)).then(|| CommandResult::ok(message).with_detail("pid", pid))
+            }
+        }
+    }
+
+    fn evaluate_scale(&self, workers: usize) -> Option<CommandResult> {
+        if self.desired_slots != workers {
+            let message = format!("meanwhile {} workers are wanted, not {workers}", self.desired_slots);
+            return Some(CommandResult::failed(message));
+        }
+        if self.is_stable() {
+            let leaving: usize = self.slots.iter().skip(workers).map(|slot| slot.workers.len()).sum();
+            let rest = match leaving {
+                0 => String::new(),
+                some => format!("; {some} that have left their slots finish what they have"),
+            };
+            let noun = if workers == 1 { "worker serves" } else { "workers serve" };
+            let result = CommandResult::ok(format!("{workers} {noun}{rest}"));
+            return Some(result.with_detail("workers", workers).with_detail("leaving", leaving));
+        }
+        let failing = |slot: &&Slot| slot.backoff.early_deaths() >= EARLY_DEATHS_BEFORE_FAILURE;
+        self.slots.iter().take(workers).any(|slot| failing(&slot)).then(|| {
+            let reason = &self.last_failure;
+            CommandResult::failed(format!(
+                "a new worker does not come up, and is tried again and again: {reason}"
+            ))
+        })
+    }
+
+    fn command_progress(&self, goal: &CommandGoal, now: Duration) -> Option<CommandProgress> {
+        let (done, total, text) = match goal {
+            CommandGoal::NextReload | CommandGoal::NextUpgrade | CommandGoal::Replacement { .. } => {
+                return None;
+            }
+            CommandGoal::Rollout(generation) => {
+                let rollout = self.rollout.as_ref().filter(|rollout| rollout.to == *generation)?;
+                let progress = rollout.progress(&self.slots, self.settings.canary_period, now);
+                let RolloutProgress::InProgress { completed: done, total, .. } = progress else {
+                    return None;
+                };
+                (
+                    done,
+                    total,
+                    format!("{} of {total} slots have generation {}", done, rollout.desired_generation()),
+                )
+            }
+            CommandGoal::Workers(workers) => {
+                let ready = self.slots.iter().take(*workers).filter(|slot| slot.is_serving()).count();
+                let retiring =
+                    self.slots.iter().filter(|slot| slot.listening == SlotListening::Retiring).count();
+                (ready, workers + retiring, format!("{ready} of {workers} workers serve"))
+            }
+            CommandGoal::Stop => {
+                let left: usize = self.slots.iter().map(|slot| slot.workers.len()).sum();
+                let total = self.slots.len().max(left);
+                (total - left, total, format!("{left} workers have not left yet"))
+            }
+        };
+        Some(CommandProgress { completed: done, total, message: text })
+    }
+
+    /// Tells all who wait for what `goal` says.
+    pub(super) fn resolve_commands(&mut self, goal: &CommandGoal, result: &CommandResult) {
+        let (reached, waiting) =
+            std::mem::take(&mut self.pending_commands).into_iter().partition(|waiter| waiter.goal == *goal);
+        self.pending_commands = waiting;
+        let reached: Vec<PendingCommand> = reached;
+        for waiter in reached {
+            self.send_result(waiter.client, result.clone());
+        }
+    }
+
+    /// Those who wait for a reload wait for this one.
+    pub(super) fn on_reload_started(&mut self, generation: u64) {
+        for waiter in self.pending_commands.iter_mut().filter(|waiter| waiter.goal == CommandGoal::NextReload)
+        {
+            waiter.goal = CommandGoal::Rollout(generation);
+        }
+    }
+
+    /// Those who wait for an upgrade wait for this rollout.
+    pub(super) fn on_upgrade_started(&mut self, generation: u64) {
+        for waiter in
+            self.pending_commands.iter_mut().filter(|waiter| waiter.goal == CommandGoal::NextUpgrade)
+        {
+            waiter.goal = CommandGoal::Rollout(generation);
+        }
+    }
+
+    /// A successor failed; those who wait for it are told, and the old worker stays.
+    pub(super) fn on_restart_failed(&mut self, index: usize, cause: &str) {
+        let slot = &mut self.slots[index];
+        let mut kept = None;
+        for worker in
+            slot.workers.iter_mut().filter(|worker| worker.replace_reason == Some(ExitReason::Operator))
+        {
+            worker.replace_reason = None;
+            kept = Some(worker.pid);
+        }
+        let rest = match kept.map(Pid::as_raw) {
+            Some(pid) => format!("the old one, pid {pid}, serves on"),
+            None => "it is tried again".to_owned(),
+        };
+        let result = CommandResult::failed(format!("the new worker of slot {index} failed: {cause}; {rest}"));
+        let waits =
+            |goal: &CommandGoal| matches!(goal, CommandGoal::Replacement { slot, .. } if *slot == index);
+        let goals: Vec<_> =
+            self.pending_commands.iter().map(|waiter| waiter.goal.clone()).filter(waits).collect();
+        for goal in goals {
+            self.resolve_commands(&goal, &result);
+        }
+    }
+
+    /// The fleet has ended: the last verdicts.
+    pub(super) fn finish_commands(mut self, outcome: &SupervisorExit) {
+        let result = match outcome {
+            SupervisorExit::Stopped { killed: 0 } => CommandResult::ok("the fleet has stopped"),
+            SupervisorExit::Stopped { killed } => {
+                let text =
+                    format!("the fleet has stopped; {killed} workers did not leave in time and were killed");
+                CommandResult::ok(text).with_detail("killed", *killed)
+            }
+            SupervisorExit::BootFailed { reason } => {
+                CommandResult::failed(format!("the fleet has ended: no worker could be brought up: {reason}"))
+            }
+        };
+        for waiter in std::mem::take(&mut self.pending_commands) {
+            let result = match waiter.goal {
+                CommandGoal::Stop => result.clone(),
+                _ => CommandResult::failed("the fleet stops before that was done"),
+            };
+            self.send_result(waiter.client, result);
+        }
+        self.control.finish(FINISH_TIMEOUT);
+    }
+}

@@ -1,0 +1,223 @@
+//! The life of the private Redis beside the workers: started first, restarted, stopped last.
+
+pub mod server;
+
+use std::time::Duration;
+
+use crate::supervisor::Supervisor;
+use crate::supervisor::effects::event_now;
+use crate::supervisor::private_redis::server::PrivateRedisServer;
+use crate::supervisor::slots::backoff::{RestartBackoff, WorkerDeath};
+use crate::supervisor::slots::plan::DesiredState;
+use crate::sys::path::FileId;
+use crate::sys::process::{ExitStatus, Pid};
+use crate::sys::signal::Signal;
+use crate::sys::{clock, process, random};
+
+/// How long the private Redis may take to load its data before workers start without it.
+const REDIS_BOOT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long it may take to save and leave.
+const REDIS_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long after its start it has a socket at the latest.
+const SOCKET_BOOT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Step in which the two waits above look again; nothing else runs in this process meanwhile.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// The private Redis, if the fleet has one.
+#[derive(Debug)]
+pub(super) struct PrivateRedis {
+    pub(super) server: PrivateRedisServer,
+    /// Its process; none while it is stopped or waits to be restarted.
+    pub(super) pid: Option<Pid>,
+    pub(super) restart_at: Duration,
+    pub(super) backoff: RestartBackoff,
+    pub(super) started: Duration,
+    /// Its socket's file, once it was seen; it makes that once, and a new process is needed for another.
+    socket: Option<FileId>,
+    /// Whether it was told to leave, to make its socket anew.
+    is_restarting: bool,
+    /// What keeps that from being done; it is said once.
+    reported: Option<&'static str>,
+}
+
+impl PrivateRedis {
+    pub(super) fn new(server: PrivateRedisServer) -> Self {
+        Self {
+            server,
+            pid: None,
+            restart_at: Duration::ZERO,
+            backoff: RestartBackoff::default(),
+            started: Duration::ZERO,
+            socket: None,
+            is_restarting: false,
+            reported: None,
+        }
+    }
+
+    /// The same in another program that goes on with it.
+    pub(super) fn restore(
+        server: PrivateRedisServer,
+        pid: Option<Pid>,
+        (started, restart_at): (Duration, Duration),
+        backoff: RestartBackoff,
+    ) -> Self {
+        Self { pid, started, restart_at, backoff, ..Self::new(server) }
+    }
+
+    /// Whether its socket's file is gone, so that no new connection finds it, and what keeps it from being started again.
+    fn check_socket(&mut self, now: Duration) -> Option<Result<Pid, &'static str>> {
+        let pid = self.pid.filter(|_| !self.is_restarting)?;
+        match (FileId::from_entry(&self.server.socket_path()), self.socket) {
+            (Ok(file), None) => {
+                self.socket = Some(file);
+                None
+            }
+            (Ok(file), Some(seen)) if file == seen => None,
+            (Ok(_), Some(_)) => Some(Err("another socket or file is in its place: remove it")),
+            // It is not so far yet.
+            (Err(_), None) if now < self.started + SOCKET_BOOT_TIMEOUT => None,
+            (Err(_), _) if self.server.has_data_files() => Some(Ok(pid)),
+            (Err(_), _) => Some(Err(
+                "its data was removed too, and is in its memory only: it is not started again, because it would forget \
+                 everything",
+            )),
+        }
+    }
+}
+
+impl Supervisor<'_> {
+    /// Has the private Redis make its socket anew when the file was removed: it cannot while it runs, so it saves what
+    /// it has, leaves and is started again at once. Requests wait for it as they wait for any Redis (`redis.patience`).
+    pub(super) fn restore_private_socket(&mut self, now: Duration) {
+        let Some(private) = &mut self.private_redis else { return };
+        let lost = private.check_socket(now);
+        let socket = private.server.socket_path();
+        match lost {
+            None => private.reported = None,
+            Some(Ok(pid)) => {
+                private.is_restarting = true;
+                let message = format!(
+                    "the private Redis, pid {pid}, is started again: its socket {} had been removed",
+                    socket.display()
+                );
+                tracing::warn!(pid = pid.as_raw(), "{message}");
+                self.record_event(event_now("redis_restarts", message));
+                self.send_signal(pid, Signal::SIGTERM);
+            }
+            Some(Err(why)) if private.reported != Some(why) => {
+                private.reported = Some(why);
+                let message = format!("the private Redis has lost its socket {}: {why}", socket.display());
+                tracing::error!("{message}");
+                self.record_event(event_now("redis_lost", message));
+            }
+            Some(Err(_)) => {}
+        }
+    }
+
+    /// Starts the private Redis, if the fleet has one.
+    pub(super) fn start_private_redis(&mut self) {
+        let memory = self.settings.redis_memory;
+        let Some(private) = &mut self.private_redis else { return };
+        (private.socket, private.is_restarting) = (None, false);
+        private.started = clock::monotonic();
+        match private.server.start(memory) {
+            Ok(pid) => {
+                private.pid = Some(pid);
+                tracing::info!(pid = pid.as_raw(), socket = %private.server.socket_path().display(), "private Redis started");
+                self.record_event(event_now(
+                    "redis_started",
+                    format!("the private Redis is started, pid {pid}"),
+                ));
+            }
+            Err(error) => {
+                let delay = private.backoff.delay_after(WorkerDeath::BeforeReady, random::jitter());
+                private.restart_at = private.started + delay;
+                tracing::error!(%error, "cannot start the private Redis");
+            }
+        }
+    }
+
+    /// Gives the private Redis a moment, so that the first visit already finds it.
+    pub(super) fn await_private_redis(&mut self) {
+        let until = clock::monotonic() + REDIS_BOOT_TIMEOUT;
+        while clock::monotonic() < until {
+            let Some(private) = &self.private_redis else { return };
+            if private.pid.is_none() || private.server.is_ready() {
+                return;
+            }
+            if self.reap().and_then(|()| self.handle_signals()).is_err()
+                || self.desired_state != DesiredState::Running
+            {
+                return;
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Starts it again when its delay has passed.
+    pub(super) fn restart_private_redis(&mut self, now: Duration) {
+        let due = |private: &PrivateRedis| private.pid.is_none() && private.restart_at <= now;
+        if self.private_redis.as_ref().is_some_and(due) {
+            self.start_private_redis();
+        }
+    }
+
+    /// It ended without being asked to.
+    pub(super) fn on_private_redis_exit(&mut self, pid: Pid, exit: ExitStatus, now: Duration) {
+        let Some(private) = &mut self.private_redis else { return };
+        private.pid = None;
+        if private.is_restarting {
+            // It has left as it was told to, and what it had is on disk.
+            private.restart_at = now;
+            tracing::info!(pid = pid.as_raw(), cause = %exit, "private Redis left, and is started again");
+            return;
+        }
+        let delay = private
+            .backoff
+            .delay_after(WorkerDeath::AfterServing(now.saturating_sub(private.started)), random::jitter());
+        private.restart_at = now + delay;
+        if exit == ExitStatus::Signal(Signal::SIGKILL) {
+            // If the kernel has counted a kill, it was this one: it explains no worker's death.
+            self.monitor.account_memory_kill();
+        }
+        let (pid, log) = (pid.as_raw(), private.server.log_path());
+        tracing::error!(pid, cause = %exit, log = %log.display(), "private Redis died: {exit}");
+        self.record_event(event_now("redis_died", format!("the private Redis, pid {pid}, died: {exit}")));
+    }
+
+    /// Lets it save and leave; the workers that need it are gone by now.
+    pub(super) fn stop_private_redis(&mut self) {
+        let Some(PrivateRedis { pid: Some(pid), .. }) = self.private_redis else { return };
+        self.send_signal(pid, Signal::SIGTERM);
+        if self.await_exit(pid, REDIS_STOP_TIMEOUT) {
+            return;
+        }
+        tracing::warn!(pid = pid.as_raw(), "private Redis killed: it did not leave in time");
+        self.send_signal(pid, Signal::SIGKILL);
+        self.await_exit(pid, REDIS_STOP_TIMEOUT);
+    }
+
+    /// Waits until this child has ended; an order to stop at once ends the wait.
+    fn await_exit(&mut self, pid: Pid, patience: Duration) -> bool {
+        let hurried = self.desired_state == DesiredState::Killing;
+        let until = clock::monotonic() + patience;
+        while clock::monotonic() < until {
+            match process::reap_next() {
+                Ok(Some((reaped, exit))) if reaped == pid => {
+                    tracing::info!(pid = pid.as_raw(), cause = %exit, "private Redis stopped");
+                    return true;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => std::thread::sleep(POLL_INTERVAL),
+                Err(_) => return false,
+            }
+            if self.handle_signals().is_err() || (self.desired_state == DesiredState::Killing && !hurried) {
+                return false;
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,41 @@
+//! What the service manager is told, and when.
+
+pub(in crate::supervisor) mod protocol;
+
+use std::time::Duration;
+
+use crate::supervisor::service_manager::protocol::{ServiceMessage, ServiceNotifier};
+use crate::supervisor::slots::plan::EXIT_GRACE;
+use crate::supervisor::{Supervisor, WorkerHost};
+use crate::sys::process;
+
+/// How long the private Redis, and what else ends with a fleet, may take after the workers.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);
+
+/// The manager that this process was started by, if one was.
+pub(super) fn service_notifier(host: &dyn WorkerHost) -> ServiceNotifier {
+    ServiceNotifier::new(&host.config_inputs(0).environment, process::pid().as_raw().unsigned_abs())
+        .unwrap_or_else(|error| {
+            tracing::warn!(%error, "the service manager cannot be told anything: {error}");
+            ServiceNotifier::default()
+        })
+}
+
+impl Supervisor<'_> {
+    /// Everything is as it should be, at first or again.
+    pub(super) fn notify_ready(&self, status: &str) {
+        self.service_notifier
+            .send(&ServiceMessage::Ready { pid: process::pid().as_raw().unsigned_abs(), status });
+    }
+
+    /// A new generation is on its way; [`Supervisor::tell_ready`] says when it has ended, whichever way.
+    pub(super) fn notify_reloading(&self, status: &str, now: Duration) {
+        self.service_notifier.send(&ServiceMessage::Reloading { now, status });
+    }
+
+    /// The fleet drains, and how long that may take.
+    pub(super) fn notify_stopping(&self) {
+        let within = self.settings.drain_timeout + EXIT_GRACE + SHUTDOWN_GRACE;
+        self.service_notifier.send(&ServiceMessage::Stopping { within });
+    }
+}

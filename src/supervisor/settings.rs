@@ -1,0 +1,81 @@
+//! What the supervisor asks of the program around it, and is told by it.
+
+use std::time::Duration;
+
+use crate::config::ConfigInputs;
+use crate::config::settings::SteeringMode;
+use crate::supervisor::WorkerSpec;
+use crate::supervisor::monitor::MonitorSettings;
+
+/// How patient the supervisor is.
+#[derive(Debug, Clone, Copy)]
+pub struct SupervisorSettings {
+    /// Longest time until a worker is READY.
+    pub boot_timeout: Duration,
+    /// How long the first worker of a new generation is watched before the others follow.
+    pub canary_period: Duration,
+    /// Longest drain.
+    pub drain_timeout: Duration,
+    /// Most leaving workers of a slot.
+    pub max_draining_workers: usize,
+    /// How new connections are spread over the slots.
+    pub steering: SteeringMode,
+    /// What it looks after besides crashes.
+    pub monitor: MonitorSettings,
+    /// Time between two lines of figures in the log; zero: none.
+    pub stats_interval: Duration,
+    /// Most memory of the private Redis's data, bytes; none: any.
+    pub redis_memory: Option<u64>,
+}
+
+/// What a configuration that was read anew means for the supervisor.
+#[derive(Debug, Clone)]
+pub struct ReloadedConfig {
+    /// How patient it is from now on.
+    pub settings: SupervisorSettings,
+    /// The number of workers, if it was changed.
+    pub workers: Option<usize>,
+    /// Names of the settings that have another value.
+    pub changed: Vec<String>,
+    /// Those of them that a reload cannot change.
+    pub unchanged: Vec<UnchangedSetting>,
+}
+
+/// Why a configuration is not taken; in one sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReloadError {
+    /// It is wrong.
+    Invalid(String),
+    /// It, or a file that it names, cannot be had now.
+    Unavailable(String),
+}
+
+/// A setting that a reload cannot change.
+#[derive(Debug, Clone)]
+pub struct UnchangedSetting {
+    /// Its name.
+    pub name: String,
+    /// What would change it.
+    pub needs: &'static str,
+}
+
+/// The program around the supervisor: it knows the configuration and what a worker does.
+pub trait WorkerHost {
+    /// A worker's whole life: from its seat to its exit code. Called in the worker's own process.
+    fn run_worker(&self, spec: WorkerSpec) -> u8;
+
+    /// Reads the configuration anew, for workers of this generation.
+    ///
+    /// # Errors
+    /// What is wrong with it; nothing is changed then.
+    fn reload(&mut self, generation: u64) -> Result<ReloadedConfig, ReloadError>;
+
+    /// What this program is: a version and what tells one build of it from another.
+    fn build(&self) -> &str;
+
+    /// What the configuration of a generation was read from, to go back to it; of the newest if that is forgotten.
+    fn config_inputs(&self, generation: u64) -> ConfigInputs;
+
+    /// Forgets all generations but these.
+    fn retain_generations(&mut self, generations: &[u64]);
+}

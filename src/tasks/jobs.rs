@@ -1,0 +1,179 @@
+//! The kinds of tasks that a program knows: typed for the one who writes the job, JSON for the one who runs it.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::tasks::context::TaskContext;
+
+/// Largest result of a job, bytes of JSON.
+pub const RESULT_MAX: usize = 256 * 1024;
+
+/// Longest reason that is kept, bytes.
+const REASON_MAX: usize = 1024;
+
+/// Longest name of a kind.
+const NAME_MAX: usize = 32;
+
+/// Why a job has no result.
+///
+/// Everything that can be shown is one, and final: [`Failure::again`] is for what may succeed another time. It does not
+/// implement `Display` itself, so that the first sentence can be true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskFailure {
+    reason: String,
+    retry: bool,
+}
+
+impl TaskFailure {
+    /// It may succeed another time: the task is begun again after a pause, as often as `tasks.attempts` allows.
+    pub fn retry(reason: impl Display) -> Self {
+        Self { reason: reason.to_string(), retry: true }
+    }
+}
+
+impl<E: Display> From<E> for TaskFailure {
+    fn from(reason: E) -> Self {
+        Self { reason: reason.to_string(), retry: false }
+    }
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum JobOutcome {
+    /// With this result, JSON.
+    Done(String),
+    /// For good, for this reason.
+    Failed(String),
+    /// For this reason, but it may be tried again.
+    Retry(String),
+}
+
+/// A job whose types are forgotten: JSON in, JSON out. It never unwinds.
+pub(super) type Job = Arc<dyn Fn(&str, &TaskContext) -> JobOutcome + Send + Sync>;
+
+/// All kinds of a program, by name.
+pub(super) type JobTable = BTreeMap<&'static str, Job>;
+
+/// Whether a kind may have this name.
+pub(super) fn is_valid_kind(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+    (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+/// A job without its types.
+pub(super) fn type_erase<I, O, E>(
+    job: impl Fn(I, &TaskContext) -> Result<O, E> + Send + Sync + 'static,
+) -> Job
+where
+    I: DeserializeOwned,
+    O: Serialize,
+    E: Into<TaskFailure>,
+{
+    Arc::new(move |input, progress| {
+        // The job's own state may be torn; the one who writes one that has any makes it bear that.
+        let run = AssertUnwindSafe(|| run_job(&job, input, progress));
+        catch_unwind(run)
+            .unwrap_or_else(|panic| JobOutcome::Retry(format!("it panicked: {}", panic_message(&*panic))))
+            .truncated()
+    })
+}
+
+fn run_job<I, O, E>(
+    job: &impl Fn(I, &TaskContext) -> Result<O, E>,
+    input: &str,
+    progress: &TaskContext,
+) -> JobOutcome
+where
+    I: DeserializeOwned,
+    O: Serialize,
+    E: Into<TaskFailure>,
+{
+    let input = match serde_json::from_str(input) {
+        Ok(input) => input,
+        Err(error) => return JobOutcome::Failed(format!("its input cannot be read: {error}")),
+    };
+    let output = match job(input, progress).map_err(Into::into) {
+        Ok(output) => output,
+        Err(TaskFailure { reason, retry: false }) => return JobOutcome::Failed(reason),
+        Err(TaskFailure { reason, retry: true }) => return JobOutcome::Retry(reason),
+    };
+    match serde_json::to_string(&output) {
+        Ok(json) if json.len() <= RESULT_MAX => JobOutcome::Done(json),
+        Ok(json) => JobOutcome::Failed(format!("its result has {} bytes; allowed: {RESULT_MAX}", json.len())),
+        Err(error) => JobOutcome::Failed(format!("its result cannot be written: {error}")),
+    }
+}
+
+/// What a panic said.
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it did not say why")
+}
+
+impl JobOutcome {
+    /// The same with a reason of bounded length.
+    fn truncated(self) -> Self {
+        match self {
+            Self::Done(json) => Self::Done(json),
+            Self::Failed(reason) => Self::Failed(truncate_reason(reason)),
+            Self::Retry(reason) => Self::Retry(truncate_reason(reason)),
+        }
+    }
+}
+
+fn truncate_reason(mut reason: String) -> String {
+    reason.truncate(reason.floor_char_boundary(REASON_MAX));
+    reason
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<O: Serialize + 'static, E: Into<TaskFailure> + 'static>(
+        job: fn(u64, &TaskContext) -> Result<O, E>,
+        input: &str,
+    ) -> JobOutcome {
+        type_erase(job)(input, &TaskContext::default())
+    }
+
+    #[test]
+    fn whatever_a_job_does_is_an_end() {
+        let double = |n: u64, _: &TaskContext| Ok::<_, String>(n * 2);
+        assert_eq!(run(double, "21"), JobOutcome::Done("42".to_owned()));
+        let JobOutcome::Failed(reason) = run(double, "\"x\"") else { panic!("it read a text as a number") };
+        assert!(reason.starts_with("its input cannot be read: invalid type"), "{reason}");
+        assert_eq!(run(|_, _| Err::<(), _>("no"), "1"), JobOutcome::Failed("no".to_owned()));
+        assert_eq!(
+            run(|_, _| Err::<(), _>(TaskFailure::retry("busy")), "1"),
+            JobOutcome::Retry("busy".to_owned())
+        );
+        let panicked = JobOutcome::Retry("it panicked: on purpose 1".to_owned());
+        assert_eq!(run(|n, _| -> Result<(), String> { panic!("on purpose {n}") }, "1"), panicked);
+        let JobOutcome::Failed(reason) = run(|_, _| Ok::<_, String>("x".repeat(RESULT_MAX)), "1") else {
+            panic!("too large a result was kept")
+        };
+        assert_eq!(reason, "its result has 262146 bytes; allowed: 262144");
+        let JobOutcome::Failed(reason) = run(|_, _| Err::<(), _>("é".repeat(1000)), "1") else {
+            panic!("no end")
+        };
+        assert_eq!(reason.len(), REASON_MAX);
+    }
+
+    #[test]
+    fn names_are_short_and_plain() {
+        assert!(is_valid_kind("fibonacci") && is_valid_kind("a-b_9"));
+        assert!(
+            !is_valid_kind("")
+                && !is_valid_kind("Fib")
+                && !is_valid_kind("a b")
+                && !is_valid_kind("a:b")
+                && !is_valid_kind(&"a".repeat(33))
+        );
+    }
+}

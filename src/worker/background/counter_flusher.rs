@@ -1,0 +1,87 @@
+//! Sends the worker's batched additions on: 50 ms after the first of a batch, at its end, and for those who died.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::counter::batched::{BatchedCounters, FLUSH_DELAY};
+use crate::redis;
+use crate::redis::RedisClient;
+use crate::sys::clock;
+use crate::worker::{WorkerOptions, interval};
+
+/// How often is looked for what dead workers left, beside the first moment.
+const ORPHAN_CHECK_INTERVAL: Duration = clock::TICK.saturating_mul(10);
+
+/// Pause after a batch that Redis did not take.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// How long a worker that leaves may take for its last batches; where it has successors they send the rest.
+const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The worker's batched counters.
+pub(in crate::worker) fn build(options: &WorkerOptions, redis: &RedisClient) -> Arc<BatchedCounters> {
+    let (table, prefix) = (Arc::clone(&options.scoreboard), options.config.redis.prefix.as_str());
+    Arc::new(BatchedCounters::new(table, redis.clone(), prefix, options.slot, options.cell))
+}
+
+/// Sends for ever.
+pub(in crate::worker) async fn run(batches: Arc<BatchedCounters>) {
+    let mut orphan_checks = interval::aligned_interval(ORPHAN_CHECK_INTERVAL);
+    flush_orphans(&batches).await;
+    let mut not_before = Instant::now();
+    loop {
+        let due = batches.oldest_ms().map(|since| {
+            let age = Duration::from_millis(now_ms().saturating_sub(since));
+            (Instant::now() + FLUSH_DELAY.saturating_sub(age)).max(not_before)
+        });
+        tokio::select! {
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                if log_failure(&batches.flush(now_ms()).await) {
+                    not_before = Instant::now() + RETRY_DELAY;
+                }
+            }
+            () = batches.first_increment(), if due.is_none() => {}
+            _ = orphan_checks.tick() => {
+                flush_orphans(&batches).await;
+            }
+        }
+    }
+}
+
+/// Takes a journal if this worker has none, and sends what dead workers left.
+async fn flush_orphans(batches: &BatchedCounters) {
+    batches.acquire_journal();
+    log_failure(&batches.flush_abandoned().await);
+}
+
+/// The worker has nothing else to do any more: sends what is there and gives the journal back.
+pub(in crate::worker) async fn flush_remaining(batches: &BatchedCounters) {
+    let all = async {
+        // At most two: a batch that was on its way, and what came after it.
+        while batches.flush(now_ms()).await? {}
+        batches.flush_abandoned().await
+    };
+    let sent: Result<Result<(), redis::RedisError>, _> = timeout(FINAL_FLUSH_TIMEOUT, all).await;
+    let left = batches.pending_total();
+    if left > 0 {
+        let cause = match sent {
+            Ok(Err(error)) => error.to_string(),
+            _ => "Redis did not answer in time".to_owned(),
+        };
+        tracing::warn!(additions = left, %cause, "leaving {left} additions to counters to the fleet's other workers: {cause}");
+    }
+    batches.release_journal();
+}
+
+fn log_failure<T>(sent: &Result<T, redis::RedisError>) -> bool {
+    if let Err(error) = sent {
+        tracing::debug!(%error, "additions to counters wait: {error}");
+    }
+    sent.is_err()
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(clock::monotonic().as_millis()).unwrap_or(u64::MAX)
+}

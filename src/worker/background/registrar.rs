@@ -1,0 +1,242 @@
+//! The whole machine's heartbeat in Redis, written by the READY worker of the lowest slot.
+//!
+//! The supervisor never talks to Redis, so one of its workers speaks for it: whoever finds itself in that seat. For a
+//! moment two may do so, or nobody; what they say is the same, and it holds for several beats.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
+
+use crate::config::settings::{AdvertisedAddress, Config};
+use crate::http;
+use crate::http::InstanceIdentity;
+use crate::listener::Listener;
+use crate::redis::registry::{InstanceRecord, MISSED_HEARTBEATS_MAX};
+use crate::redis::{RedisClient, RedisError, registry};
+use crate::scoreboard::Scoreboard;
+use crate::scoreboard::row::SlotState;
+use crate::status::rates::RateWindow;
+use crate::sys::bpf::IpFamily;
+use crate::sys::{clock, cpu, executable, network, process};
+use crate::worker::{WorkerOptions, interval};
+
+/// How often a worker looks whether it has to speak, and whether there is news.
+const CHECK_INTERVAL: Duration = clock::TICK.saturating_mul(10);
+/// Time over which a machine's rates are measured.
+const RATE_WINDOW: Duration = Duration::from_secs(2);
+/// Longest time for saying goodbye; whoever cannot say it is dead after the last heartbeat's lifetime.
+const DEREGISTER_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often it is said when nobody answers.
+const DEREGISTER_ATTEMPTS: usize = 3;
+
+/// A machine's heartbeat, as one of its workers has it; clones are the same one.
+#[derive(Debug, Clone)]
+pub(in crate::worker) struct InstanceRegistrar {
+    interval: Option<Duration>,
+    instance_info: Arc<InstanceIdentity>,
+    scoreboard: Arc<Scoreboard>,
+    redis: RedisClient,
+}
+
+impl InstanceRegistrar {
+    pub(in crate::worker) fn new(
+        config: &Config,
+        instance_info: &Arc<InstanceIdentity>,
+        scoreboard: &Arc<Scoreboard>,
+        redis: RedisClient,
+    ) -> Self {
+        let (instance_info, scoreboard) = (Arc::clone(instance_info), Arc::clone(scoreboard));
+        Self { interval: config.heartbeat_interval, instance_info, scoreboard, redis }
+    }
+
+    /// Speaks for the machine whenever this worker is the one to do so; returns only where nobody is to speak.
+    pub(in crate::worker) async fn run(self) {
+        let Some(interval) = self.interval else { return };
+        let own = process::pid().as_raw().unsigned_abs();
+        let mut ticks = interval::aligned_interval(CHECK_INTERVAL.min(interval));
+        let mut reported: Option<(Instant, InstanceRecord)> = None;
+        let mut window = RateWindow::new(RATE_WINDOW);
+        loop {
+            ticks.tick().await;
+            if registrar_pid(&self.scoreboard) != Some(own) {
+                reported = None;
+                window = RateWindow::new(RATE_WINDOW);
+                continue;
+            }
+            let instance = self.instance_info.info(&self.scoreboard);
+            let (now, snapshot) = (clock::monotonic(), self.scoreboard.snapshot());
+            let rates = window.rates(now, &snapshot);
+            window.record(now, &snapshot);
+            if reported.as_ref().is_some_and(|(at, last)| *last == instance && at.elapsed() < interval) {
+                continue;
+            }
+            // How it fares is told with it, and no reason to speak: it changes all the time.
+            let status = http::with_figures(instance.clone(), &snapshot, &rates);
+            match self.redis.heartbeat(&status, MISSED_HEARTBEATS_MAX * interval).await {
+                Ok(alive) => {
+                    tracing::trace!(alive, "heartbeat");
+                    self.scoreboard.set_instance_count(alive);
+                    reported = Some((Instant::now(), instance));
+                }
+                // Said again at the next look: its loss is no event, and Redis away is told elsewhere.
+                Err(error) => tracing::debug!(%error, "no heartbeat: {error}"),
+            }
+        }
+    }
+
+    /// Waits until this worker has `departed`, and takes the machine out of the fleet if that ends with it.
+    ///
+    /// Every worker that ends with the fleet says so: one that was about to speak when the first one said goodbye would
+    /// have brought the machine back. Otherwise the machine goes on without this worker, unless it is `orphaned`
+    /// meanwhile.
+    pub(in crate::worker) async fn deregister_after(
+        &self,
+        registration: &AbortHandle,
+        fleet_ends: bool,
+        orphaned: impl Future<Output = ()>,
+        drained: impl Future<Output = ()>,
+    ) {
+        let deregister = async {
+            registration.abort();
+            self.deregister().await;
+        };
+        if fleet_ends {
+            tokio::join!(drained, deregister);
+            return;
+        }
+        let abandoned = async {
+            orphaned.await;
+            deregister.await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = drained => {}
+            () = abandoned => {}
+        }
+    }
+
+    async fn deregister(&self) {
+        if self.interval.is_none() {
+            return;
+        }
+        let id = self.instance_info.instance_id(&self.scoreboard);
+        let attempts = async {
+            let mut outcome = self.redis.deregister_instance(&id).await;
+            for _ in 1..DEREGISTER_ATTEMPTS {
+                // What a call did that was not answered is unknown, and doing it again does no harm.
+                if outcome != Err(RedisError::Timeout) {
+                    break;
+                }
+                outcome = self.redis.deregister_instance(&id).await;
+            }
+            outcome
+        };
+        match timeout(DEREGISTER_TIMEOUT, attempts).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "could not leave the fleet: {error}"),
+            Err(_) => tracing::debug!("could not leave the fleet in time"),
+        }
+    }
+}
+
+/// The process that speaks for the machine.
+fn registrar_pid(scoreboard: &Scoreboard) -> Option<u32> {
+    let mut slots = (0..scoreboard.slots()).map(|slot| scoreboard.row(slot).snapshot(slot));
+    slots.find(|slot| slot.state == SlotState::Ready).map(|slot| slot.pid())
+}
+
+/// What this worker knows of its machine.
+pub(in crate::worker) fn instance_info(options: &WorkerOptions) -> InstanceIdentity {
+    let scaling = options.config.workers.autoscale;
+    let most = scaling.max.filter(|max| scaling.min.is_none_or(|min| min < *max));
+    let listen = bound_addresses(&options.listeners.public);
+    let admin = bound_addresses(&options.listeners.admin).into_iter().map(|(address, _)| address.to_string());
+    InstanceIdentity {
+        host: process::hostname(),
+        build: executable::build_version(),
+        libraries: registry::libraries(),
+        cores: cpu::available_cores(),
+        max_workers: most,
+        addresses: advertised_addresses(&options.config.advertise, &listen, network::outbound_address),
+        admin_addresses: admin.collect::<Vec<_>>().join(","),
+    }
+}
+
+/// Where listeners listen, and whether each serves both families.
+fn bound_addresses(listeners: &[Listener]) -> Vec<(SocketAddr, bool)> {
+    listeners.iter().filter_map(|one| Some((one.local_addr().ok()?, one.is_dual_stack()))).collect()
+}
+
+/// Where others reach what listens at `listen`; `outward` is an address of this machine in its network.
+///
+/// Who listens on every address of both families is told once, at its IPv4 address if it has one: named twice it would
+/// get twice its share.
+fn advertised_addresses(
+    advertised: &[AdvertisedAddress],
+    listen: &[(SocketAddr, bool)],
+    outward: impl Fn(IpFamily) -> Option<IpAddr>,
+) -> Vec<String> {
+    let Some((first, _)) = listen.first() else { return Vec::new() };
+    if !advertised.is_empty() {
+        let shown = |one: &AdvertisedAddress| format!("{}:{}", one.host, one.port.unwrap_or(first.port()));
+        return advertised.iter().map(shown).collect();
+    }
+    let reachable = |(address, dual): &(SocketAddr, bool)| {
+        let family = if address.is_ipv6() { IpFamily::V6 } else { IpFamily::V4 };
+        let four = || if *dual { outward(IpFamily::V4) } else { None };
+        let ip =
+            Some(address.ip()).filter(|ip| !ip.is_unspecified()).or_else(four).or_else(|| outward(family));
+        // A family in which nobody reaches this machine is no address.
+        Some(SocketAddr::new(ip?, address.port()).to_string())
+    };
+    listen.iter().filter_map(reachable).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+
+    #[test]
+    fn others_learn_what_they_can_reach() {
+        let outward = |family| (family == IpFamily::V4).then(|| "10.0.0.5".parse().unwrap());
+        let listen =
+            |texts: &[&str]| texts.iter().map(|text| (text.parse().unwrap(), false)).collect::<Vec<_>>();
+        let advertised = |texts: &[&str]| advertised_addresses(&[], &listen(texts), outward);
+        assert_eq!(advertised(&["0.0.0.0:3000", "[::]:3000"]), ["10.0.0.5:3000"]);
+        assert_eq!(advertised(&["127.0.0.1:80", "[2001:db8::1]:81"]), ["127.0.0.1:80", "[2001:db8::1]:81"]);
+        let dual = [("[::]:3000".parse().unwrap(), true)];
+        assert_eq!(advertised_addresses(&[], &dual, outward), ["10.0.0.5:3000"]);
+        let six = |family| (family == IpFamily::V6).then(|| "fd00::5".parse().unwrap());
+        assert_eq!(advertised_addresses(&[], &dual, six), ["[fd00::5]:3000"]);
+        let named = [
+            AdvertisedAddress { host: "web-1".into(), port: None },
+            AdvertisedAddress { host: "[2001:db8::1]".into(), port: Some(9) },
+        ];
+        assert_eq!(
+            advertised_addresses(&named, &listen(&["0.0.0.0:3000"]), outward),
+            ["web-1:3000", "[2001:db8::1]:9"]
+        );
+    }
+
+    #[test]
+    fn the_ready_worker_of_the_lowest_slot_registers() {
+        let table = Scoreboard::create(NonZeroUsize::new(4).unwrap(), 1, 0).unwrap();
+        table.set_slots(3);
+        assert_eq!(registrar_pid(&table), None);
+        for (slot, pid) in [(0, 10), (1, 11), (2, 12)] {
+            table.cell(slot, 0).reset(1, 0);
+            table.cell(slot, 0).set_pid(pid);
+            table.row(slot).set_state(SlotState::Ready, Some(0));
+        }
+        assert_eq!(registrar_pid(&table), Some(10));
+        table.row(0).set_state(SlotState::BackedOff, Some(0));
+        assert_eq!(registrar_pid(&table), Some(11));
+        table.row(1).set_state(SlotState::Draining, Some(0));
+        assert_eq!(registrar_pid(&table), Some(12));
+    }
+}

@@ -1,0 +1,115 @@
+//! What a worker listens on, and what its connections share.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use crate::config::settings::Config;
+use crate::http::HttpService;
+use crate::listener::{Listener, SlotListeners};
+use crate::sys::{fd, process, tcp_socket};
+use crate::worker::acceptor::{Acceptor, ConnectionServer};
+use crate::worker::admission::AdmissionGate;
+use crate::worker::balancer::ConnectionBalancer;
+use crate::worker::connection::refusals::RefusalResponses;
+use crate::worker::connection::{ConnectionLimits, ConnectionTable, TICK, linger};
+use crate::worker::{WorkerOptions, acceptor};
+
+/// Connections that operators may have open at once.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// Bytes that the kernel keeps for a client beyond what is on its way; enough that a fast one never waits for us.
+const SEND_QUEUE_MAX: u32 = 128 << 10;
+
+/// How long at least a client may be out of reach, or take nothing, before its connection is given up.
+const UNREACHABLE_AFTER: Duration = Duration::from_secs(30);
+
+/// Refused connections that are waited for at once until they are closed.
+const REJECTION_PERMITS: usize = 64;
+
+/// Descriptors a worker needs besides its connections.
+const RESERVED_FDS: usize = 64;
+
+/// The worker's listeners: the public ones, whose requests wait at the gate, and the operators'.
+pub(super) fn build_acceptors(
+    listeners: SlotListeners,
+    server: &ConnectionServer,
+    [public, admin]: [HttpService; 2],
+    balancer: Option<&Arc<ConnectionBalancer>>,
+    config: &Config,
+) -> io::Result<Vec<Acceptor<HttpService>>> {
+    let unreachable_after = config.http.keep_alive_timeout.max(UNREACHABLE_AFTER);
+    let build = |Listener { socket, owner }, handler: &HttpService, permits: &Arc<Semaphore>, gated| {
+        if let Err(error) = tcp_socket::limit_send_queue(&socket, SEND_QUEUE_MAX, unreachable_after) {
+            tracing::warn!(%error, "clients that read nothing may take much of the kernel's memory");
+        }
+        let listener = Arc::new(TcpListener::from_std(socket)?);
+        let (handler, permits, server) = (handler.clone(), Arc::clone(permits), server.clone());
+        let balancer = balancer.filter(|_| gated).cloned();
+        Ok(Acceptor { listener, owner, handler, permits, balancer, gated, server })
+    };
+    let public_permits = Arc::new(Semaphore::new(max_connections(config)));
+    let admin_permits = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    let public_acceptors =
+        listeners.public.into_iter().map(|listener| build(listener, &public, &public_permits, true));
+    let admin_acceptors =
+        listeners.admin.into_iter().map(|listener| build(listener, &admin, &admin_permits, false));
+    public_acceptors.chain(admin_acceptors).collect()
+}
+
+/// Connections of visitors that may be open at once.
+fn max_connections(config: &Config) -> usize {
+    // What the process may open at all, less what it needs for itself: Redis, its listeners, its operators.
+    let limit = fd::nofile_limit().map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let openable = limit.saturating_sub(ADMIN_CONNECTIONS + REJECTION_PERMITS + RESERVED_FDS).max(1);
+    config.http.max_connections.min(openable).min(Semaphore::MAX_PERMITS)
+}
+
+/// What every connection shares, and the tasks that end turns and ticks.
+pub(super) fn build_connection_server(options: &WorkerOptions, tasks: &mut JoinSet<()>) -> ConnectionServer {
+    let config = &options.config;
+    let scoreboard = Arc::clone(&options.scoreboard);
+    let limits = ConnectionLimits {
+        header: config.http.header_timeout,
+        idle: config.http.keep_alive_timeout,
+        header_memory: config.http.header_memory,
+        per_client: config.http.connections_per_client.resolve(max_connections(config)),
+    };
+    let gate = Arc::new(AdmissionGate::new(Arc::clone(&scoreboard), options.slot, options.cell));
+    let connections = Arc::new(ConnectionTable::new(limits, scoreboard, options.slot, options.cell));
+    let turns = Arc::clone(&gate);
+    tasks.spawn(async move { poll_fn(|context| turns.poll_turns(context)).await });
+    tasks.spawn(run_sweeps(Arc::clone(&connections), Arc::clone(&gate)));
+    ConnectionServer {
+        builder: Arc::new(acceptor::connection_builder(config.http.max_header_size)),
+        connections,
+        gate,
+        proxy: Arc::new(config.proxy.clone()),
+        ipv6_prefix: config.ipv6_prefix,
+        rejection_permits: Arc::new(Semaphore::new(REJECTION_PERMITS)),
+        discarded_max: linger::DiscardLimit::new(config.http.max_body_size),
+        refusals: Arc::new(RefusalResponses::new(process::pid().as_raw().unsigned_abs())),
+    }
+}
+
+/// Ends a tick again and again, while there is a connection whose clock runs or a crowd that is not over.
+async fn run_sweeps(connections: Arc<ConnectionTable>, gate: Arc<AdmissionGate>) {
+    let mut interval = tokio::time::interval(TICK);
+    // Ticks missed in a pause of the whole process are not made up for, or clients would be closed as idle for it.
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        connections.sweep();
+        gate.sample_starvation();
+        if connections.len() == 0 && gate.is_idle() {
+            connections.wait_until_any().await;
+            interval.reset();
+        }
+    }
+}
