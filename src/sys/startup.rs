@@ -1,4 +1,4 @@
-//! What this process was started with, brought to what a fleet needs; `docs/OPERATIONS.md`, "What a process inherits".
+//! What this process was started with, brought to what a fleet needs; `docs/operations/process.md`.
 
 use std::io;
 

@@ -46,6 +46,7 @@ mod dashboard; // the operators' page in a real browser
 mod dashboard_http; // who may do what there, over HTTP
 mod demo; // what the shipped application lets strangers do
 mod deploy; // manifests and compose agree with each other and with the settings
+mod docs; // links, anchors and words of the documents
 mod early_answers; // answers before the request was read, and who sends for ever
 mod environment; // variables that are mistakes, no text, or injected
 mod exact; // counts are exact

@@ -11,7 +11,7 @@ use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::{TestRedis, eventually};
 use crate::support::wait;
 
-/// The rules that OPERATIONS names, and what is taken away of them.
+/// The rules that `docs/operations/redis.md` names, and what is taken away of them.
 fn limited(server: &TestRedis, without: &[&str]) -> RedisUrl {
     let documented = [
         "ACL",

@@ -12,7 +12,7 @@ use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis_tcp::TestRedisTcp;
 use crate::support::{client, wait};
 
-const MANUAL: &str = include_str!("../../docs/OPERATIONS.md");
+const MANUAL: &str = include_str!("../../docs/operations/redis.md");
 
 /// Makes the user by the very line of the manual.
 fn admit(server: &TestRedisTcp, password: &str) {
