@@ -10,7 +10,6 @@ pub mod exit_reason;
 pub mod journal;
 mod journal_table;
 pub mod latency;
-mod machines;
 pub mod refusal_reason;
 pub mod row;
 pub mod snapshot;
@@ -46,14 +45,45 @@ const HEAD_STARTED_MS: usize = 3;
 const HEAD_REDIS_EVER_CONNECTED: usize = 4;
 const HEAD_GENERATION: usize = 5;
 const HEAD_COUNTER_EPOCH: usize = 6;
+/// Connections that workers ever started to transfer.
+const HEAD_TRANSFERS_STARTED: usize = 7;
 const HEAD_REDIS_FINDINGS: usize = 8;
+const HEAD_REDIS_MEMORY: usize = 9;
+const HEAD_UNTRUSTED_PROXY: usize = 10;
 const HEAD_LOG_DROPPED: usize = 11;
 const HEAD_LOG_UNREPORTED: usize = 12;
 /// Connections on their way from one worker to another; what a killed worker had in its hands stays for a moment.
 const HEAD_TRANSFERS_PENDING: usize = 13;
-/// Connections that ever were.
-const HEAD_TRANSFERS_STARTED: usize = 14;
+/// Instances that share the fleet's limits.
+const HEAD_INSTANCES: usize = 14;
 const HEAD_INSTANCE_ID: usize = 15;
+
+/// Every word of the head; two names of one word would overwrite each other's numbers.
+const HEAD: [usize; HEAD_WORDS] = [
+    HEAD_VERSION,
+    HEAD_SLOTS,
+    HEAD_PID,
+    HEAD_STARTED_MS,
+    HEAD_REDIS_EVER_CONNECTED,
+    HEAD_GENERATION,
+    HEAD_COUNTER_EPOCH,
+    HEAD_TRANSFERS_STARTED,
+    HEAD_REDIS_FINDINGS,
+    HEAD_REDIS_MEMORY,
+    HEAD_UNTRUSTED_PROXY,
+    HEAD_LOG_DROPPED,
+    HEAD_LOG_UNREPORTED,
+    HEAD_TRANSFERS_PENDING,
+    HEAD_INSTANCES,
+    HEAD_INSTANCE_ID,
+];
+const _: () = {
+    let mut word = 0;
+    while word < HEAD_WORDS {
+        assert!(HEAD[word] == word, "a word of the head has one name");
+        word += 1;
+    }
+};
 
 /// Words of a slot: its row, and the journals of its workers.
 const SLOT_WORDS: usize = ROW_WORDS + JOURNALS_WORDS;
@@ -187,6 +217,16 @@ impl Scoreboard {
     /// Written once by the supervisor, before the first worker: a random number.
     pub fn set_instance_id(&self, instance_id: u64) {
         self.head(HEAD_INSTANCE_ID).store(instance_id, Relaxed);
+    }
+
+    /// Instances that share the fleet's limits, this one included; 1 until Redis has reported a number.
+    pub fn instance_count(&self) -> u64 {
+        self.head(HEAD_INSTANCES).load(Relaxed).max(1)
+    }
+
+    /// Written by the worker that registers the instance, whenever Redis reports how many there are.
+    pub fn set_instance_count(&self, instances: u64) {
+        self.head(HEAD_INSTANCES).store(instances, Relaxed);
     }
 
     /// The supervisor dropped lines of its log.

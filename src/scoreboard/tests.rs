@@ -95,3 +95,16 @@ fn every_end_is_counted_under_its_reason() {
     assert_eq!((slot.crashes, slot.last_exit_reason), (1, Some(ExitReason::Hang)));
     assert_eq!((slot.exits[ExitReason::Reload as usize], slot.exits.iter().sum::<u64>()), (1, 2));
 }
+
+#[test]
+fn transfers_do_not_change_the_number_of_instances() {
+    let table = table();
+    table.set_instance_count(3);
+    for _ in 0..5 {
+        table.start_transfer();
+        table.finish_transfer();
+    }
+    assert_eq!((table.instance_count(), table.pending_transfers()), (3, (0, 5)));
+    table.set_instance_count(2);
+    assert_eq!(table.pending_transfers(), (0, 5));
+}

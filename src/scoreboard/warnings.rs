@@ -3,11 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::scoreboard::Scoreboard;
-
-/// Words of the head.
-const HEAD_REDIS_MEMORY: usize = 9;
-const HEAD_UNTRUSTED_PROXY: usize = 10;
+use crate::scoreboard::{HEAD_REDIS_MEMORY, HEAD_UNTRUSTED_PROXY, Scoreboard};
 
 /// Set for an IPv4 address, which stands in the lower half; no /64 that is in use begins so.
 const V4: u64 = 1 << 32;
