@@ -14,7 +14,7 @@
 //! The rooms stand on six floors, and a room names only rooms of lower floors:
 //!
 //! 6 `cli` · 5 `supervisor` `worker` · 4 `http` · 3 `session` `counter` `limiter` `broadcast` `task` `control` `telemetry` ·
-//! 2 `redis` `listener` `scoreboard` · 1 `config` `breaker` `sys`
+//! 2 `redis` `listener` `scoreboard` · 1 `config` `breaker` · 0 `sys` `backoff` `digest` `panics`
 
 // Behind `__internals` the rooms' public items are public; without it they are the crate's own.
 #![cfg_attr(
@@ -27,15 +27,18 @@
     )
 )]
 
+mod backoff;
 mod breaker;
 mod broadcast;
 mod cli;
 mod config;
 mod control;
 mod counter;
+mod digest;
 mod http;
 mod limiter;
 mod listener;
+mod panics;
 mod redis;
 mod scoreboard;
 mod session;
@@ -77,6 +80,9 @@ pub use tower_sessions::Session;
 #[doc(hidden)]
 #[allow(missing_docs, reason = "each room says what it is")]
 pub mod __internals {
+    pub mod backoff {
+        pub use crate::backoff::*;
+    }
     pub mod breaker {
         pub use crate::breaker::*;
     }
@@ -95,6 +101,9 @@ pub mod __internals {
     pub mod counter {
         pub use crate::counter::*;
     }
+    pub mod digest {
+        pub use crate::digest::*;
+    }
     pub mod http {
         pub use crate::http::*;
     }
@@ -103,6 +112,9 @@ pub mod __internals {
     }
     pub mod listener {
         pub use crate::listener::*;
+    }
+    pub mod panics {
+        pub use crate::panics::*;
     }
     pub mod redis {
         pub use crate::redis::*;
