@@ -11,10 +11,7 @@
 //! round trip a request does it all. [`Fleet`] is where a program begins; [`Visit`], [`Account`], [`Fields`],
 //! [`Counters`], [`Limit`], [`Worker`], [`ClientAddr`] and [`Session`] are what its handlers ask for.
 //!
-//! Inside are rooms on floors, and a room names only rooms of lower floors:
-//!
-//! 8 `cli` · 7 `supervisor` `worker` · 6 `http` · 4 `session` `counter` `limiter` `broadcast` `tasks` `control` · 3 `telemetry`
-//! `redis` `status` · 2 `listener` `scoreboard` · 1 `config` `breaker` · 0 `sys`
+//! Inside are rooms on floors, and a room names only rooms of lower floors (`tests/it/layers.rs` lists them).
 
 // Behind `__internals` the rooms' public items are public; without it they are the crate's own.
 #![cfg_attr(
@@ -27,15 +24,18 @@
     )
 )]
 
+mod backoff;
 mod breaker;
 mod broadcast;
 mod cli;
 mod config;
 mod control;
 mod counter;
+mod digest;
 mod http;
 mod limiter;
 mod listener;
+mod panics;
 mod redis;
 mod scoreboard;
 mod session;
@@ -77,6 +77,9 @@ pub use tower_sessions::Session;
 #[doc(hidden)]
 #[allow(missing_docs, reason = "each room says what it is")]
 pub mod __internals {
+    pub mod backoff {
+        pub use crate::backoff::*;
+    }
     pub mod breaker {
         pub use crate::breaker::*;
     }
@@ -95,6 +98,9 @@ pub mod __internals {
     pub mod counter {
         pub use crate::counter::*;
     }
+    pub mod digest {
+        pub use crate::digest::*;
+    }
     pub mod http {
         pub use crate::http::*;
     }
@@ -103,6 +109,9 @@ pub mod __internals {
     }
     pub mod listener {
         pub use crate::listener::*;
+    }
+    pub mod panics {
+        pub use crate::panics::*;
     }
     pub mod redis {
         pub use crate::redis::*;

@@ -30,18 +30,18 @@ pub use id::{InvalidMessageId, MessageId};
 pub use message::BroadcastMessage;
 pub use presence::Presence;
 use presence::PresenceTracker;
-use rand::TryRngCore;
-use rand::rngs::OsRng;
 pub use subscription::{Subscription, SubscriptionEvent};
 use tokio::sync::{Notify, Semaphore};
 pub use topic::{InvalidTopicName, TOPIC_NAME_MAX, TopicName};
 use topic_feed::TopicFeed;
 
+use crate::backoff::pause_between;
 use crate::config::settings;
 use crate::redis;
 use crate::redis::RedisClient;
 use crate::redis::broadcast_commands::{PublishMessage, StreamEntry};
 use crate::redis::notifications::ChannelSubscriptionGuard;
+use crate::sys::random;
 
 /// Bytes of messages that a worker remembers, of all topics together. The largest message of every topic must fit, so there
 /// are no more topics than that allows: all that are allowed by default.
@@ -54,7 +54,7 @@ const PAGE_MAX: usize = 128;
 /// Reads of older messages at the same time.
 const READS: usize = 8;
 /// Shortest and longest pause before Redis is asked again after it could not answer.
-const RETRY_DELAY_MS: [u32; 2] = [100, 1000];
+const RETRY_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 
 /// A worker's broadcasts; clones are the same one.
 #[derive(Clone)]
@@ -336,7 +336,5 @@ impl Drop for SubscriberGuard {
 
 /// How long to wait before Redis is asked again: random, so that not all who wait ask at once.
 fn retry_delay() -> Duration {
-    let [shortest, longest] = RETRY_DELAY_MS;
-    let random = OsRng.try_next_u32().unwrap_or(0);
-    Duration::from_millis(u64::from(shortest + random % (longest - shortest)))
+    pause_between(RETRY_PAUSE, random::jitter())
 }

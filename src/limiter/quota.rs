@@ -1,6 +1,7 @@
 //! A rate and a burst as the two durations that GCRA works with.
 
 use crate::config::limits::Rate;
+use crate::digest::fnv1a64;
 
 /// Longest tolerance, µs (31 years): arrival times stay far below 2^53, where Lua's numbers stop being exact.
 const TOLERANCE_MAX_US: u64 = 1_000_000_000_000_000;
@@ -33,9 +34,8 @@ impl WorkerShare {
     pub fn portion(&self, whole: u64, key: &str) -> u64 {
         let per_instance = whole / self.instances.max(1);
         let workers = self.workers.max(1);
-        // FNV-1a: every worker must find the same number, whatever built it.
-        let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        let turn = key.bytes().fold(0xcbf2_9ce4_8422_2325, fnv) % workers;
+        // Every worker must find the same number, whatever built it.
+        let turn = fnv1a64(key.as_bytes()) % workers;
         per_instance / workers + u64::from((self.rank + turn) % workers < per_instance % workers)
     }
 }

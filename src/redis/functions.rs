@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use fred::types::Value;
 use ring::digest;
 
+use crate::digest::hex;
 use crate::redis::error::RedisError;
 use crate::redis::migrations::checksum;
 use crate::redis::transport::RedisTransport;
@@ -211,10 +212,6 @@ pub fn script_source(source: &str, last: &str) -> String {
          else registered[name] = callback end end }}\n\
          {body}\n{last}\n"
     )
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl ServerFunction {

@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use rand::TryRngCore;
-use rand::rngs::OsRng;
 use tokio::time::Instant;
+
+pub(super) use crate::backoff::pause_between;
+use crate::sys::random;
 
 /// Longest pause before the first attempt after a connection that worked: most likely the server is there.
 const FIRST_PAUSE_MAX: Duration = Duration::from_millis(10);
@@ -19,7 +20,7 @@ const LATER_PAUSE: [Duration; 2] = [Duration::from_millis(700), Duration::from_m
 
 /// From 0 to 1, by the operating system: workers forked from one supervisor share the state of any other generator.
 pub(super) fn random_unit() -> f64 {
-    OsRng.try_next_u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
+    random::jitter()
 }
 
 /// The pauses of one connection's attempts.
@@ -65,10 +66,6 @@ impl ReconnectPauses {
         };
         pause_between(bounds, random)
     }
-}
-
-pub(super) fn pause_between([shortest, longest]: [Duration; 2], random: f64) -> Duration {
-    shortest + longest.saturating_sub(shortest).mul_f64(random.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use fred::types::Value;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::digest::hex;
 use crate::redis::error::RedisError;
 use crate::redis::transport::RedisTransport;
-use crate::redis::{ClientInner, functions, keys};
+use crate::redis::{ClientInner, keys};
 
 /// Size of a key, bytes: the digest's, as RFC 2104 §3 asks.
 const KEY_BYTES: usize = 32;
@@ -94,7 +95,7 @@ pub(super) async fn refresh_signing_keys(
 /// Eight bytes, hex; they tell nothing of the key.
 fn derive_mark(secret: &[u8]) -> String {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"regatta: broadcasts");
-    functions::hex(tag.as_ref().get(..8).unwrap_or_default())
+    hex(tag.as_ref().get(..8).unwrap_or_default())
 }
 
 fn generate_key() -> Result<Vec<u8>, RedisError> {

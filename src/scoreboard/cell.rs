@@ -8,42 +8,12 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::breaker::BreakerState;
 pub use crate::scoreboard::cell_state::{CellState, DrainOrder};
+use crate::scoreboard::latency;
+pub use crate::scoreboard::layout::CELLS_PER_SLOT;
+use crate::scoreboard::layout::{CellLayout, RowLayout};
 use crate::scoreboard::refusal_reason::{ConnectionCloseReason, RefusalReason};
 use crate::scoreboard::snapshot::CellSnapshot;
-use crate::scoreboard::{latency, row};
-
-/// Workers a slot can have at one time: the one that serves, its successor, and those that finish.
-pub const CELLS_PER_SLOT: usize = 8;
-
-/// Words of a cell: three cache lines.
-pub(super) const CELL_WORDS: usize = 24;
-
-const STATE: usize = 0;
-const PID: usize = 1;
-const GENERATION: usize = 2;
-const STARTED_MS: usize = 3;
-const HEARTBEAT_MS: usize = 4;
-const MEMORY: usize = 5;
-const CONNECTIONS: usize = 6;
-const IN_FLIGHT: usize = 7;
-const REDIS_UP: usize = 8;
-const CPU_US: usize = 9;
-const BUSY_US: usize = 10;
-const REQUESTS: usize = 11;
-const DRAIN_ORDER: usize = 12;
-/// Which of the slot's workers it is, from 1; 0 when no one writes the cell.
-const INCARNATION: usize = 13;
-/// Where the breakers of reads and writes stand, four bits each.
-const BREAKERS: usize = 14;
-const SUBSCRIBERS: usize = 15;
-/// Turns of the event loop that began a request.
-const TURNS: usize = 16;
-/// Length of the last of them.
-const TURN_US: usize = 17;
-const WAITING: usize = 18;
-const SHEDDING: usize = 19;
-/// Whether it takes connections that other workers pass on.
-const ACCEPTS_TRANSFERS: usize = 20;
+use crate::sys::shared_memory::SharedLayout;
 
 /// Everything in a cell that moves when its worker does: two that are not equal prove that its event loop turned.
 ///
@@ -68,153 +38,135 @@ impl LoopProgress {
 /// A worker's cell, and through it the row of its slot.
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerCell<'a> {
-    row: &'a [AtomicU64],
-    words: &'a [AtomicU64],
+    row: &'a RowLayout,
+    cell: &'a CellLayout,
 }
 
 impl<'a> WorkerCell<'a> {
-    pub(super) fn new(row: &'a [AtomicU64], words: &'a [AtomicU64]) -> Self {
-        Self { row, words }
-    }
-
-    fn set(self, word: usize, value: u64) {
-        self.words[word].store(value, Relaxed);
-    }
-
-    fn read(self, word: usize) -> u64 {
-        self.words[word].load(Relaxed)
-    }
-
-    fn add_to_total(self, word: usize, by: u64) {
-        self.row[word].fetch_add(by, Relaxed);
+    pub(super) fn new(row: &'a RowLayout, cell: &'a CellLayout) -> Self {
+        Self { row, cell }
     }
 
     /// A worker is about to be forked into this cell; nothing of the one before it is left.
     ///
     /// Written by the supervisor before the fork: the worker may write its first figures before the fork returns.
     pub fn reset(self, generation: u64, now_ms: u64) {
-        self.words.iter().for_each(|word| word.store(0, Relaxed));
-        self.set(GENERATION, generation);
-        self.set(STARTED_MS, now_ms);
-        self.set(INCARNATION, self.row[row::STARTS].load(Relaxed) + 1);
+        self.cell.words().iter().for_each(|word| word.store(0, Relaxed));
+        self.cell.generation.store(generation, Relaxed);
+        self.cell.started_ms.store(now_ms, Relaxed);
+        self.cell.incarnation.store(self.row.starts.load(Relaxed) + 1, Relaxed);
         self.set_state(CellState::Booting);
     }
 
     /// The worker was forked. Written by the supervisor.
     pub fn set_pid(self, pid: u32) {
-        self.set(PID, u64::from(pid));
-        self.add_to_total(row::STARTS, 1);
+        self.cell.pid.store(u64::from(pid), Relaxed);
+        self.row.starts.fetch_add(1, Relaxed);
     }
 
     /// Number of the worker's life in its slot; 0 when there is no worker.
     pub(super) fn incarnation(self) -> u64 {
-        self.read(INCARNATION)
+        self.cell.incarnation.load(Relaxed)
     }
 
     /// The worker is gone. Written by the supervisor.
     pub fn clear(self) {
-        self.words.iter().for_each(|word| word.store(0, Relaxed));
+        self.cell.words().iter().for_each(|word| word.store(0, Relaxed));
     }
 
     /// Written by the supervisor at each change.
     pub fn set_state(self, state: CellState) {
-        self.set(STATE, state as u64);
+        self.cell.state.store(state as u64, Relaxed);
     }
 
     /// Written by the supervisor before it tells the worker to leave.
     pub fn set_drain_order(self, order: DrainOrder) {
-        self.set(DRAIN_ORDER, order as u64);
+        self.cell.drain_order.store(order as u64, Relaxed);
     }
 
     /// What the worker does with its seat when it is told to leave.
     pub fn drain_order(self) -> DrainOrder {
-        DrainOrder::from_word(self.read(DRAIN_ORDER))
+        DrainOrder::from_word(self.cell.drain_order.load(Relaxed))
     }
 
     /// Sign of life of the worker's event loop: milliseconds of the monotonic clock, memory in bytes that no file
     /// backs, and the microseconds of CPU time and of work in the loop since its start.
     pub fn record_heartbeat(self, now_ms: u64, memory_bytes: u64, cpu_us: u64, busy_us: u64) {
-        self.set(HEARTBEAT_MS, now_ms);
-        self.set(MEMORY, memory_bytes);
+        self.cell.heartbeat_ms.store(now_ms, Relaxed);
+        self.cell.memory_bytes.store(memory_bytes, Relaxed);
         // Added beat by beat and not when the worker ends: a reader between two writes would see a total go back.
-        self.add_to_total(row::CPU_US, cpu_us.saturating_sub(self.read(CPU_US)));
-        self.add_to_total(row::BUSY_US, busy_us.saturating_sub(self.read(BUSY_US)));
-        self.set(CPU_US, cpu_us);
-        self.set(BUSY_US, busy_us);
+        self.row.cpu_us.fetch_add(cpu_us.saturating_sub(self.cell.cpu_us.load(Relaxed)), Relaxed);
+        self.row.busy_us.fetch_add(busy_us.saturating_sub(self.cell.busy_us.load(Relaxed)), Relaxed);
+        self.cell.cpu_us.store(cpu_us, Relaxed);
+        self.cell.busy_us.store(busy_us, Relaxed);
     }
 
     /// Whether the worker has Redis now.
     pub fn set_redis_up(self, up: bool) {
-        self.set(REDIS_UP, u64::from(up));
+        self.cell.redis_up.store(u64::from(up), Relaxed);
     }
 
     /// Where the breakers of Redis's reads and writes stand, and how often each has opened since it was last told.
     pub fn set_breakers(self, positions: [BreakerState; 2], opens: [u64; 2]) {
         let [reads, writes] = positions.map(|position| position as u64);
-        self.set(BREAKERS, reads | writes << 4);
-        for (word, opens) in [row::READ_BREAKER_OPENS, row::WRITE_BREAKER_OPENS].into_iter().zip(opens) {
-            self.add_to_total(word, opens);
-        }
+        self.cell.breakers.store(reads | writes << 4, Relaxed);
+        add_each(&self.row.breaker_opens, opens);
     }
 
     /// Clients that are subscribed to broadcasts through this worker.
     pub fn set_subscribers(self, subscribers: u64) {
-        self.set(SUBSCRIBERS, subscribers);
+        self.cell.subscribers.store(subscribers, Relaxed);
     }
 
     /// What broadcasts did since it was last told, in the order of the snapshot's numbers.
     pub fn add_broadcast_totals(self, more: [u64; 5]) {
-        for (index, by) in more.into_iter().enumerate() {
-            self.add_to_total(row::BROADCASTS + index, by);
-        }
+        add_each(&self.row.broadcast_totals, more);
     }
 
     /// How often a connection to Redis has fallen silent, and calls were held for one, since it was last written.
     pub fn add_redis_absences(self, more: [u64; 2]) {
-        for (index, by) in more.into_iter().enumerate() {
-            self.add_to_total(row::ABSENCES + index, by);
-        }
+        add_each(&self.row.redis_absences, more);
     }
 
     /// A response showed a session as last known, because Redis could not do all it was asked.
     pub fn count_stale(self) {
-        self.add_to_total(row::STALE, 1);
+        self.row.stale.fetch_add(1, Relaxed);
     }
 
     /// How far the worker has come, to be compared with a later answer.
     pub fn progress(self) -> LoopProgress {
         LoopProgress {
-            turns: self.read(TURNS),
-            requests: self.read(REQUESTS),
-            in_flight: self.read(IN_FLIGHT),
-            connections: self.read(CONNECTIONS),
+            turns: self.cell.turns.load(Relaxed),
+            requests: self.cell.requests.load(Relaxed),
+            in_flight: self.cell.in_flight.load(Relaxed),
+            connections: self.cell.connections.load(Relaxed),
         }
     }
 
     /// A connection was accepted.
     pub fn count_connection_opened(self) {
-        self.add_to_total(row::ACCEPTED, 1);
-        self.words[CONNECTIONS].fetch_add(1, Relaxed);
+        self.row.accepted.fetch_add(1, Relaxed);
+        self.cell.connections.fetch_add(1, Relaxed);
     }
 
     /// A connection ended.
     pub fn count_connection_closed(self) {
-        self.words[CONNECTIONS].fetch_sub(1, Relaxed);
+        self.cell.connections.fetch_sub(1, Relaxed);
     }
 
     /// A connection was taken over that a worker of another slot had accepted.
     pub fn count_connection_transferred(self) {
-        self.add_to_total(row::TRANSFERRED, 1);
+        self.row.transferred.fetch_add(1, Relaxed);
     }
 
     /// Whether the worker takes connections from now on that others pass on.
     pub fn set_accepts_transfers(self, takes: bool) {
-        self.set(ACCEPTS_TRANSFERS, u64::from(takes));
+        self.cell.accepts_transfers.store(u64::from(takes), Relaxed);
     }
 
     /// Whether the worker takes connections that others pass on.
     pub fn accepts_transfers(self) -> bool {
-        self.read(ACCEPTS_TRANSFERS) != 0
+        self.cell.accepts_transfers.load(Relaxed) != 0
     }
 
     /// Whether it is the slot's first worker.
@@ -224,147 +176,157 @@ impl<'a> WorkerCell<'a> {
 
     /// Open connections.
     pub fn connections(self) -> u64 {
-        self.read(CONNECTIONS)
+        self.cell.connections.load(Relaxed)
     }
 
     /// Whether it is READY, and of which generation it is then.
     pub(super) fn serving_generation(self) -> Option<u64> {
-        (self.read(STATE) == CellState::Ready as u64).then(|| self.read(GENERATION))
+        (self.cell.state.load(Relaxed) == CellState::Ready as u64).then(|| self.cell.generation.load(Relaxed))
     }
 
     /// Whether it can take a connection now: it says so, moves, and refuses nothing.
     pub(super) fn can_accept_transfer(self, moved_since_ms: u64) -> bool {
-        self.accepts_transfers() && self.read(SHEDDING) == 0 && self.read(HEARTBEAT_MS) >= moved_since_ms
+        self.accepts_transfers()
+            && self.cell.shedding.load(Relaxed) == 0
+            && self.cell.heartbeat_ms.load(Relaxed) >= moved_since_ms
     }
 
     /// Connections were cut at the drain's deadline.
     pub fn count_aborted(self, count: u64) {
-        self.add_to_total(row::ABORTED, count);
+        self.row.aborted_connections.fetch_add(count, Relaxed);
     }
 
     /// A request's header has been read.
     pub fn count_request_started(self) {
         // Here and where it ends: only the worker's own thread writes it, so that no locked instruction is needed.
-        self.set(IN_FLIGHT, self.read(IN_FLIGHT) + 1);
+        self.cell.in_flight.store(self.cell.in_flight.load(Relaxed) + 1, Relaxed);
     }
 
     /// A request was given up before there was a response (the client left).
     pub fn count_request_abandoned(self) {
-        self.set(IN_FLIGHT, self.read(IN_FLIGHT).saturating_sub(1));
+        self.cell.in_flight.store(self.cell.in_flight.load(Relaxed).saturating_sub(1), Relaxed);
     }
 
     /// A response is ready: its status, the bytes of its body if known, and microseconds since the request's header.
     pub fn count_request_finished(self, status: u16, bytes: u64, latency_us: u64) {
         self.count_request_abandoned();
-        self.set(REQUESTS, self.read(REQUESTS) + 1);
+        self.cell.requests.store(self.cell.requests.load(Relaxed) + 1, Relaxed);
         let class = usize::from(status / 100);
-        self.add_to_total(row::STATUS + if class < 6 { class } else { 0 }, 1);
-        self.add_to_total(row::LATENCY + latency::bucket(latency_us), 1);
-        self.add_to_total(row::LATENCY_SUM_US, latency_us);
-        self.add_to_total(row::BYTES, bytes);
+        self.row.responses[if class < 6 { class } else { 0 }].fetch_add(1, Relaxed);
+        self.row.latency[latency::bucket(latency_us)].fetch_add(1, Relaxed);
+        self.row.latency_sum_us.fetch_add(latency_us, Relaxed);
+        self.row.bytes.fetch_add(bytes, Relaxed);
     }
 
     /// A turn of the event loop in which a request began has ended: its length, microseconds, and how many requests
     /// wait for the next one. It is as good a sign of life as a beat.
     pub fn record_turn(self, length_us: u64, waiting: u64) {
         // Only the worker's own thread writes them, so that no locked instruction is needed.
-        self.set(TURNS, self.read(TURNS) + 1);
-        self.set(TURN_US, length_us);
-        self.set(WAITING, waiting);
+        self.cell.turns.store(self.cell.turns.load(Relaxed) + 1, Relaxed);
+        self.cell.turn_us.store(length_us, Relaxed);
+        self.cell.waiting.store(waiting, Relaxed);
     }
 
     /// Whether the worker is overloaded and refuses requests.
     pub fn set_shedding(self, shedding: bool) {
-        self.set(SHEDDING, u64::from(shedding));
+        self.cell.shedding.store(u64::from(shedding), Relaxed);
     }
 
     /// A request was refused before it reached the application.
     pub fn count_refused(self, reason: RefusalReason) {
-        self.add_to_total(row::REFUSED + reason as usize, 1);
+        self.row.refused[reason as usize].fetch_add(1, Relaxed);
     }
 
     /// A connection is closed before its client wants that.
     pub fn count_closed(self, reason: ConnectionCloseReason) {
-        self.add_to_total(row::CLOSED + reason as usize, 1);
+        self.row.closed[reason as usize].fetch_add(1, Relaxed);
     }
 
     /// A page view was counted in a session.
     pub fn count_view(self) {
-        self.add_to_total(row::VIEWS, 1);
+        self.row.views.fetch_add(1, Relaxed);
     }
 
     /// A request was denied by a rate limit.
     pub fn count_rate_limited(self) {
-        self.add_to_total(row::RATE_LIMITED, 1);
+        self.row.rate_limited.fetch_add(1, Relaxed);
     }
 
     /// It was denied by what the worker knew.
     pub fn count_denied_from_cache(self) {
-        self.add_to_total(row::DENIED_FROM_CACHE, 1);
+        self.row.denied_from_cache.fetch_add(1, Relaxed);
     }
 
     /// Limits in shadow would have denied a request.
     pub fn count_shadow_denials(self, limits: u64) {
-        self.add_to_total(row::SHADOW_DENIALS, limits);
+        self.row.shadow_denials.fetch_add(limits, Relaxed);
     }
 
     /// A request's limits were decided without Redis.
     pub fn count_local_decision(self) {
-        self.add_to_total(row::LOCAL_DECISIONS, 1);
+        self.row.local_decisions.fetch_add(1, Relaxed);
     }
 
     /// A request was refused because Redis is away.
     pub fn count_unavailable(self) {
-        self.add_to_total(row::UNAVAILABLE, 1);
+        self.row.unavailable.fetch_add(1, Relaxed);
     }
 
     /// A batch of additions to counters was sent on.
     pub fn count_batch(self) {
-        self.add_to_total(row::COUNTER_BATCHES, 1);
+        self.row.counter_batches.fetch_add(1, Relaxed);
     }
 
     /// Redis refused additions to counters for good, or they were left behind by a fleet that ended.
     pub fn count_dropped(self, additions: u64) {
-        self.add_to_total(row::DROPPED_INCREMENTS, additions);
+        self.row.dropped_increments.fetch_add(additions, Relaxed);
     }
 
     /// Something that is no session lay under a session's key.
     pub fn count_corrupt_session(self) {
-        self.add_to_total(row::CORRUPT_SESSIONS, 1);
+        self.row.corrupt_sessions.fetch_add(1, Relaxed);
     }
 
     /// A response was sent although its session changes were not stored.
     pub fn count_failed_commit(self) {
-        self.add_to_total(row::FAILED_COMMITS, 1);
+        self.row.failed_commits.fetch_add(1, Relaxed);
     }
 
     /// Memory as of the last beat, bytes.
     pub fn memory_bytes(self) -> u64 {
-        self.read(MEMORY)
+        self.cell.memory_bytes.load(Relaxed)
     }
 
     /// A plain copy; none when no worker writes here.
     pub fn snapshot(self) -> Option<CellSnapshot> {
-        let state = CellState::from_word(self.read(STATE));
+        let state = CellState::from_word(self.cell.state.load(Relaxed));
         (state != CellState::Vacant).then(|| CellSnapshot {
-            pid: u32::try_from(self.read(PID)).unwrap_or(0),
+            pid: u32::try_from(self.cell.pid.load(Relaxed)).unwrap_or(0),
             state,
-            generation: self.read(GENERATION),
-            started_ms: self.read(STARTED_MS),
-            heartbeat_ms: self.read(HEARTBEAT_MS),
-            memory_bytes: self.read(MEMORY),
-            cpu_us: self.read(CPU_US),
-            busy_us: self.read(BUSY_US),
-            redis_up: self.read(REDIS_UP) != 0,
-            breakers: [0, 4].map(|shift| BreakerState::from_word(self.read(BREAKERS) >> shift & 15)),
-            subscribers: self.read(SUBSCRIBERS),
-            connections: self.read(CONNECTIONS),
-            in_flight: self.read(IN_FLIGHT),
-            requests: self.read(REQUESTS),
-            turns: self.read(TURNS),
-            turn_us: self.read(TURN_US),
-            waiting: self.read(WAITING),
-            shedding: self.read(SHEDDING) != 0,
+            generation: self.cell.generation.load(Relaxed),
+            started_ms: self.cell.started_ms.load(Relaxed),
+            heartbeat_ms: self.cell.heartbeat_ms.load(Relaxed),
+            memory_bytes: self.cell.memory_bytes.load(Relaxed),
+            cpu_us: self.cell.cpu_us.load(Relaxed),
+            busy_us: self.cell.busy_us.load(Relaxed),
+            redis_up: self.cell.redis_up.load(Relaxed) != 0,
+            breakers: [0, 4]
+                .map(|shift| BreakerState::from_word(self.cell.breakers.load(Relaxed) >> shift & 15)),
+            subscribers: self.cell.subscribers.load(Relaxed),
+            connections: self.cell.connections.load(Relaxed),
+            in_flight: self.cell.in_flight.load(Relaxed),
+            requests: self.cell.requests.load(Relaxed),
+            turns: self.cell.turns.load(Relaxed),
+            turn_us: self.cell.turn_us.load(Relaxed),
+            waiting: self.cell.waiting.load(Relaxed),
+            shedding: self.cell.shedding.load(Relaxed) != 0,
         })
+    }
+}
+
+/// Adds to counters that stand side by side.
+fn add_each<const N: usize>(totals: &[AtomicU64; N], more: [u64; N]) {
+    for (total, by) in totals.iter().zip(more) {
+        total.fetch_add(by, Relaxed);
     }
 }

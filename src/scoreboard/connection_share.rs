@@ -1,8 +1,6 @@
 //! How many connections each worker should have: whether one has more than its share.
 
-use std::sync::atomic::Ordering::Relaxed;
-
-use crate::scoreboard::{HEAD_TRANSFERS_PENDING, HEAD_TRANSFERS_STARTED, Scoreboard};
+use crate::scoreboard::table::Scoreboard;
 
 /// Slots that are looked at for one connection. All of them where there are no more; else some, other ones each time,
 /// so that a connection of a large fleet costs no more than one of a fleet of this size.
@@ -32,73 +30,39 @@ pub struct ConnectionShare {
     pub least_loaded_slot: Option<usize>,
 }
 
-impl Scoreboard {
-    /// A worker's share of all connections, once `more` have come: what each has if none has two more than another.
-    ///
-    /// Those that are on their way between workers are counted. None: no connection is to be passed on, because no
-    /// other worker takes any, or because workers of two generations serve. A new release that has to prove itself has
-    /// no connections yet, and would be given all new ones.
-    pub fn connection_share(&self, query: &ShareQuery, more: u64) -> Option<ConnectionShare> {
-        let slots = self.slots();
-        let sampled = slots.min(SLOTS_SAMPLED);
-        let mut fewest = (u64::MAX, None);
-        let (mut others, mut connections) = (0, self.cell(query.slot, query.cell).connections());
-        for step in 0..sampled {
-            let slot = query.start_slot.wrapping_add(step) % slots;
-            let row = self.row(slot);
-            let Some(number) = row.active_cell() else { continue };
-            let cell = row.cell(number);
-            let Some(generation) = cell.serving_generation() else { continue };
-            if generation != query.generation || (slot == query.slot && number != query.cell) {
-                return None;
-            }
-            if slot != query.slot && !row.is_avoided() && cell.can_accept_transfer(query.heartbeat_since_ms) {
-                others += 1;
-                connections += cell.connections();
-                if cell.connections() < fewest.0 {
-                    fewest = (cell.connections(), Some(slot));
-                }
+/// A worker's share of all connections, once `more` have come: what each has if none has two more than another.
+///
+/// Those that are on their way between workers are counted. None: no connection is to be passed on, because no
+/// other worker takes any, or because workers of two generations serve. A new release that has to prove itself has
+/// no connections yet, and would be given all new ones.
+pub fn connection_share(scoreboard: &Scoreboard, query: &ShareQuery, more: u64) -> Option<ConnectionShare> {
+    let slots = scoreboard.slots();
+    let sampled = slots.min(SLOTS_SAMPLED);
+    let mut fewest = (u64::MAX, None);
+    let (mut others, mut connections) = (0, scoreboard.cell(query.slot, query.cell).connections());
+    for step in 0..sampled {
+        let slot = query.start_slot.wrapping_add(step) % slots;
+        let row = scoreboard.row(slot);
+        let Some(number) = row.active_cell() else { continue };
+        let cell = row.cell(number);
+        let Some(generation) = cell.serving_generation() else { continue };
+        if generation != query.generation || (slot == query.slot && number != query.cell) {
+            return None;
+        }
+        if slot != query.slot && !row.is_avoided() && cell.can_accept_transfer(query.heartbeat_since_ms) {
+            others += 1;
+            connections += cell.connections();
+            if cell.connections() < fewest.0 {
+                fewest = (cell.connections(), Some(slot));
             }
         }
-        // Read last: one that arrives meanwhile is missed, where it would otherwise be counted twice.
-        let passing = self.head(HEAD_TRANSFERS_PENDING).load(Relaxed) * sampled as u64 / slots.max(1) as u64;
-        (others > 0).then(|| {
-            let each = (connections + passing + more).div_ceil(others + 1);
-            ConnectionShare { target: each, least_loaded_slot: fewest.1.filter(|_| fewest.0 < each) }
-        })
     }
-
-    /// A connection is about to be passed on.
-    pub fn start_transfer(&self) {
-        self.head(HEAD_TRANSFERS_STARTED).fetch_add(1, Relaxed);
-        self.head(HEAD_TRANSFERS_PENDING).fetch_add(1, Relaxed);
-    }
-
-    /// One that was passed on has come to a worker, or could not be.
-    pub fn finish_transfer(&self) {
-        let less = |passing: u64| passing.checked_sub(1);
-        let _ = self.head(HEAD_TRANSFERS_PENDING).fetch_update(Relaxed, Relaxed, less);
-    }
-
-    /// How many are on their way, and how many ever were.
-    pub fn pending_transfers(&self) -> (u64, u64) {
-        // In this order: one that leaves meanwhile makes the second number one that is not believed later.
-        let started = self.head(HEAD_TRANSFERS_STARTED).load(Relaxed);
-        (self.head(HEAD_TRANSFERS_PENDING).load(Relaxed), started)
-    }
-
-    /// The queue was empty for longer than a pass takes, and so many had begun before: what a worker that was killed
-    /// had in its hands is not counted for ever.
-    ///
-    /// An empty queue alone says nothing: one that has just left is counted before it is there, and without it the share
-    /// would be so low that no worker takes it.
-    pub fn reset_pending_transfers(&self, started: u64) {
-        let (passing, now) = self.pending_transfers();
-        if now == started {
-            // If one arrives at this very moment, the number is the next look's.
-            let _ = self.head(HEAD_TRANSFERS_PENDING).compare_exchange(passing, 0, Relaxed, Relaxed);
-        }
-    }
+    // Read last: one that arrives meanwhile is missed, where it would otherwise be counted twice.
+    let passing = scoreboard.pending_transfers().0 * sampled as u64 / slots.max(1) as u64;
+    (others > 0).then(|| {
+        let each = (connections + passing + more).div_ceil(others + 1);
+        ConnectionShare { target: each, least_loaded_slot: fewest.1.filter(|_| fewest.0 < each) }
+    })
 }
 
 #[cfg(test)]
@@ -129,13 +93,13 @@ mod tests {
     }
 
     fn share(table: &Scoreboard, more: u64) -> Option<u64> {
-        table.connection_share(&QUERY, more).map(|share| share.target)
+        connection_share(&table, &QUERY, more).map(|share| share.target)
     }
 
     #[test]
     fn the_one_with_fewest_is_named_unless_all_have_their_share() {
         let fewest =
-            |connections: &[u64]| table(connections).connection_share(&QUERY, 1).unwrap().least_loaded_slot;
+            |connections: &[u64]| connection_share(&table(connections), &QUERY, 1).unwrap().least_loaded_slot;
         assert_eq!(fewest(&[9, 3, 2, 3]), Some(2));
         assert_eq!(fewest(&[0, 3, 3, 3]), None, "the one that asks has fewest");
     }
@@ -176,7 +140,7 @@ mod tests {
             let table = table(&[4, 4, 100]);
             change(&table);
             assert_eq!(share(&table, 0), Some(4), "case {case}");
-            let fewest = table.connection_share(&QUERY, 1).and_then(|share| share.least_loaded_slot);
+            let fewest = connection_share(&table, &QUERY, 1).and_then(|share| share.least_loaded_slot);
             assert_eq!(fewest, Some(1), "case {case}");
         }
     }
@@ -184,11 +148,11 @@ mod tests {
     #[test]
     fn nothing_is_passed_while_two_generations_serve_or_a_successor_does() {
         let scoreboard = table(&[0, 3, 2]);
-        assert_eq!(scoreboard.connection_share(&ShareQuery { generation: 2, ..QUERY }, 1), None);
+        assert_eq!(connection_share(&scoreboard, &ShareQuery { generation: 2, ..QUERY }, 1), None);
         scoreboard.cell(0, 1).reset(1, 0);
         scoreboard.cell(0, 1).set_state(CellState::Ready);
         scoreboard.row(0).set_state(SlotState::Ready, Some(1));
-        assert_eq!(scoreboard.connection_share(&QUERY, 1), None);
+        assert_eq!(connection_share(&scoreboard, &QUERY, 1), None);
     }
 
     #[test]
@@ -198,7 +162,7 @@ mod tests {
         connections[150] = 10 + 64;
         let table = table(&connections);
         let share = |turn| {
-            table.connection_share(&ShareQuery { start_slot: turn, ..QUERY }, 0).map(|share| share.target)
+            connection_share(&table, &ShareQuery { start_slot: turn, ..QUERY }, 0).map(|share| share.target)
         };
         assert_eq!((share(20), share(100)), (Some(10), Some(11)));
     }

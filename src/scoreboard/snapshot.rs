@@ -1,11 +1,11 @@
 //! A plain copy of the table: what status, metrics and dashboards look at.
 
 use crate::breaker::BreakerState;
-use crate::scoreboard::cell::CellState;
+use crate::scoreboard::cell_state::CellState;
 use crate::scoreboard::exit_reason::ExitReason;
 use crate::scoreboard::latency;
 use crate::scoreboard::refusal_reason::{ConnectionCloseReason, RefusalReason};
-use crate::scoreboard::row::SlotState;
+use crate::scoreboard::slot_state::SlotState;
 
 /// Version of the snapshot's fields, as `/fleet.json` shows it.
 pub const SNAPSHOT_VERSION: u32 = 1;

@@ -1,8 +1,15 @@
 //! The table over the lives of its workers and programs.
 
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::cell::CellState;
+use super::exit_reason::ExitReason;
+use super::layout::{HeadLayout, LAYOUT_VERSION};
 use super::row::SlotState;
-use super::*;
+use super::table::Scoreboard;
+use crate::sys::shared_memory::SharedMapping;
 
 fn table() -> Scoreboard {
     Scoreboard::create(NonZeroUsize::new(8).unwrap(), 1, 2).unwrap()
@@ -70,7 +77,8 @@ fn a_table_taken_over_is_the_same_table() {
     let taken = Scoreboard::adopt(table.as_fd().try_clone_to_owned().unwrap()).unwrap();
     assert_eq!((taken.capacity(), taken.slots()), (8, 3));
     assert_eq!(taken.row(2).snapshot(2).crashes, 1);
-    table.words[HEAD_VERSION].store(LAYOUT_VERSION + 1, Relaxed);
+    let memory = SharedMapping::adopt(table.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    memory.get::<HeadLayout>(0).version.store(LAYOUT_VERSION + 1, Relaxed);
     assert!(Scoreboard::adopt(table.as_fd().try_clone_to_owned().unwrap()).is_err());
 }
 
@@ -94,4 +102,54 @@ fn every_end_is_counted_under_its_reason() {
     let slot = table.row(0).snapshot(0);
     assert_eq!((slot.crashes, slot.last_exit_reason), (1, Some(ExitReason::Hang)));
     assert_eq!((slot.exits[ExitReason::Reload as usize], slot.exits.iter().sum::<u64>()), (1, 2));
+}
+
+#[test]
+fn transfers_do_not_change_the_number_of_instances() {
+    let table = table();
+    table.set_instance_count(3);
+    for _ in 0..5 {
+        table.start_transfer();
+        table.finish_transfer();
+    }
+    assert_eq!((table.instance_count(), table.pending_transfers()), (3, (0, 5)));
+    table.set_instance_count(2);
+    assert_eq!(table.pending_transfers(), (0, 5));
+}
+
+#[test]
+fn a_peer_is_reported_once_by_its_network() {
+    let table = Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap();
+    assert_eq!(table.untrusted_proxy(), None);
+    for (peer, expected) in
+        [("10.0.0.7", "10.0.0.7"), ("fd00:1:2:3::4", "fd00:1:2:3::"), ("::ffff:10.0.0.7", "10.0.0.7")]
+    {
+        let peer = peer.parse().unwrap();
+        assert_eq!((table.record_untrusted_proxy(peer), table.record_untrusted_proxy(peer)), (true, false));
+        assert_eq!(table.untrusted_proxy(), Some(expected.parse().unwrap()));
+    }
+    table.set_redis_memory_permille(801);
+    assert_eq!(table.redis_memory_permille(), 801);
+}
+
+#[test]
+fn a_journal_passes_on_when_its_owner_is_gone_and_not_before() {
+    let another_table = table;
+    let table = table();
+    table.cell(1, 0).reset(1, 0);
+    table.cell(1, 0).set_pid(10);
+    table.cell(1, 1).reset(1, 0);
+    let (old, new) = (table.journal_owner(1, 0), table.journal_owner(1, 1));
+    assert!(table.claim_journal(1, 0, old));
+    table.journal(1, 0).add("n", 3, 4).unwrap();
+    assert!(!table.claim_journal(1, 0, new) && !table.claim_journal(1, 0, old), "a journal has one owner");
+    table.cell(1, 0).clear();
+    assert!(table.claim_journal(1, 0, new) && !table.claim_journal(1, 0, new));
+    // The same cell again, another life.
+    table.cell(1, 0).reset(1, 0);
+    table.cell(1, 0).set_pid(12);
+    assert!(!table.claim_journal(1, 0, table.journal_owner(1, 0)));
+    let slot = &table.snapshot().slots[1];
+    assert_eq!((slot.pending_increments, slot.pending_since_ms), (3, Some(4)));
+    assert_ne!(table.counter_epoch(), another_table().counter_epoch());
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{MissedTickBehavior, Sleep, interval, sleep, timeout};
 
+use crate::backoff::ExponentialBackoff;
 use crate::redis;
 use crate::redis::ServerRejection;
 use crate::redis::task::{ExecutionResult, IdleWorker, StartOutcome, TaskDelivery, TaskExecution};
@@ -285,8 +286,7 @@ impl TaskService {
 
 /// Pause after this attempt.
 fn retry_delay(attempt: u64, longest: Duration) -> Duration {
-    let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
-    (RETRY_DELAY_MIN * 2_u32.pow(doublings)).min(longest)
+    ExponentialBackoff::new(RETRY_DELAY_MIN, 2.0, longest).delay(attempt)
 }
 
 /// Whether saying it again is no use: something else lies under the key, or there is no code any more.

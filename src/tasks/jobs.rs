@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::panics::panic_message;
 use crate::tasks::context::TaskContext;
 
 /// Largest result of a job, bytes of JSON.
@@ -107,12 +108,6 @@ where
         Ok(json) => JobOutcome::Failed(format!("its result has {} bytes; allowed: {RESULT_MAX}", json.len())),
         Err(error) => JobOutcome::Failed(format!("its result cannot be written: {error}")),
     }
-}
-
-/// What a panic said.
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it did not say why")
 }
 
 impl JobOutcome {

@@ -40,6 +40,7 @@ use crate::http::{
 };
 use crate::listener::SlotListeners;
 use crate::listener::shared_queue::SharedQueue;
+use crate::panics::panic_message;
 use crate::redis::{RedisClient, RedisStatus};
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::DrainOrder;
@@ -262,17 +263,12 @@ fn build_services(
     let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
         (crate::http::public_service(&parts, &start.app), crate::http::admin_service(&parts))
     }));
-    built.map_err(|panic| BootError::App(panic_message(panic.as_ref())))
+    built.map_err(|panic| BootError::App(panic_message(panic.as_ref()).to_owned()))
 }
 
 /// Signals that a worker leaves to its supervisor.
 const SUPERVISOR_SIGNALS: &[Signal] =
     &[Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
-}
 
 impl RequestHandler for HttpService {
     type HandlerBody = crate::http::Body;

@@ -23,6 +23,9 @@ const FLOORS: &[(&str, u8)] = &[
     ("config", 1),
     ("breaker", 1),
     ("sys", 0),
+    ("backoff", 0),
+    ("digest", 0),
+    ("panics", 0),
 ];
 
 /// A name and the only paths below `src/` that may say it; in unit tests too, unless it is a clock.

@@ -8,15 +8,17 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use crate::digest::fnv1a64;
+
 const STYLE: &str = include_str!("assets/fleet.css");
 const SCRIPT: &str = include_str!("assets/fleet.js");
 const ICON: &str = include_str!("assets/icon.svg");
 
 /// Where they lie. Each has its content's hash in its name, so that it may be kept for ever.
 pub(super) static ASSET_PATHS: LazyLock<AssetPaths> = LazyLock::new(|| AssetPaths {
-    style: format!("/fleet/assets/{:016x}.css", fnv1a(STYLE)),
-    script: format!("/fleet/assets/{:016x}.js", fnv1a(SCRIPT)),
-    icon: format!("/fleet/assets/{:016x}.svg", fnv1a(ICON)),
+    style: format!("/fleet/assets/{:016x}.css", fnv1a64(STYLE.as_bytes())),
+    script: format!("/fleet/assets/{:016x}.js", fnv1a64(SCRIPT.as_bytes())),
+    icon: format!("/fleet/assets/{:016x}.svg", fnv1a64(ICON.as_bytes())),
 });
 
 /// Paths of the page's files.
@@ -46,10 +48,4 @@ fn asset(name: &str) -> Response {
     let cache_control =
         if path.strip_prefix("/fleet/assets/") == Some(name) { IMMUTABLE } else { "no-store" };
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, cache_control)], text).into_response()
-}
-
-/// FNV-1a (Fowler, Noll, Vo), 64 bits: names a version of a file, and protects nothing.
-fn fnv1a(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

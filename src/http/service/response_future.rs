@@ -1,7 +1,6 @@
 //! A request from its head to its response, as one small value: hyper moves it about before it polls it, and whatever
 //! only few requests wait for is boxed.
 
-use std::any::Any;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,6 +23,7 @@ use crate::http::request_state::RequestState;
 use crate::http::request_state::session_store::RequestSessionStore;
 use crate::http::response::RequestMeta;
 use crate::http::{body, response};
+use crate::panics::panic_message;
 
 /// A request until there is its response.
 pub struct ResponseFuture(ResponseStage);
@@ -210,9 +210,4 @@ fn poll_catching_panics(handler: &mut RouteFuture<Infallible>, context: &mut Con
             Poll::Ready(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "").into_response())
         }
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

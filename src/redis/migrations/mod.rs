@@ -17,12 +17,12 @@ use std::time::Duration;
 use ledger::EntryState;
 use lock::{LockScope, MigrationLock};
 pub use repair::LedgerProblem;
-use ring::digest;
 use serde::Serialize;
 pub use survey::MigrationSurvey;
 use tokio::time::Instant;
 pub use walk::WalkProgress;
 
+use crate::digest::sha256_hex;
 use crate::redis::error::RedisError;
 use crate::redis::functions::InvocationMode;
 use crate::redis::reach::OneShotConnection;
@@ -146,7 +146,7 @@ pub enum MigrationStatus {
 /// SHA-256 of a text, hex, as if every line ended with LF: a checkout with other line ends is the same file.
 pub fn checksum(text: &str) -> String {
     let normal = text.replace("\r\n", "\n");
-    functions::hex(digest::digest(&digest::SHA256, normal.as_bytes()).as_ref())
+    sha256_hex(normal.as_bytes())
 }
 
 impl MigrationSet {

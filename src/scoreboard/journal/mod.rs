@@ -10,34 +10,9 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
-/// Names a journal has room for; only names with something pending need room.
-pub const NAMES: usize = 64;
-
-/// Longest name, bytes.
-pub const NAME_MAX: usize = 64;
-
-/// Words of a journal's head: one cache line.
-pub(super) const HEAD_WORDS: usize = 8;
-
-const OWNER: usize = 0;
-/// Number of the batch that was sealed last, 0 before the first.
-const SEALED: usize = 1;
-/// Number of the batch that was settled last: one behind while a sealed one is on its way.
-const ACKNOWLEDGED: usize = 2;
-/// For each bank when its first addition came, milliseconds of the monotonic clock; 0 when it is empty.
-const SINCE: usize = 3;
-
-/// Words of an entry: length of its name (0: free), the name, its sum in each bank.
-const ENTRY_WORDS: usize = 12;
-const LENGTH: usize = 0;
-const NAME: usize = 1;
-const NAME_WORDS: usize = NAME_MAX / 8;
-const DELTA: usize = NAME + NAME_WORDS;
-
-/// Words of a journal's entries.
-pub(super) const BODY_WORDS: usize = NAMES * ENTRY_WORDS;
-
-const _: () = assert!(DELTA + 2 <= ENTRY_WORDS, "an entry has room for both banks");
+use crate::digest::fnv1a64;
+use crate::scoreboard::layout::{JournalBody, JournalEntryLayout, JournalHead};
+pub use crate::scoreboard::layout::{NAME_MAX, NAMES};
 
 /// Reads of one name that meet a sealing each time: sealings are milliseconds apart.
 const ATTEMPTS: usize = 16;
@@ -115,50 +90,50 @@ impl PendingIncrement {
 /// A journal in the table.
 #[derive(Debug, Clone, Copy)]
 pub struct CounterJournal<'a> {
-    head: &'a [AtomicU64],
-    body: &'a [AtomicU64],
+    head: &'a JournalHead,
+    body: &'a JournalBody,
 }
 
 /// One name of a journal.
 #[derive(Debug, Clone, Copy)]
-struct JournalEntry<'a>(&'a [AtomicU64]);
+struct JournalEntry<'a>(&'a JournalEntryLayout);
 
 impl<'a> CounterJournal<'a> {
-    pub(super) fn new(head: &'a [AtomicU64], body: &'a [AtomicU64]) -> Self {
+    pub(super) fn new(head: &'a JournalHead, body: &'a JournalBody) -> Self {
         Self { head, body }
     }
 
     /// Who writes it, be they alive or not.
     pub(super) fn owner(self) -> Option<JournalOwner> {
-        JournalOwner::from_word(load(&self.head[OWNER]))
+        JournalOwner::from_word(load(&self.head.owner))
     }
 
     /// Takes it over from whom it had, unless someone else was faster.
     pub(super) fn change_owner(self, from: Option<JournalOwner>, to: JournalOwner) -> bool {
         let from = from.map_or(0, |owner| owner.0);
-        self.head[OWNER].compare_exchange(from, to.0, AcqRel, Acquire).is_ok()
+        self.head.owner.compare_exchange(from, to.0, AcqRel, Acquire).is_ok()
     }
 
     /// Gives it back; what is pending waits for the next owner.
     pub fn release(self) {
-        store(&self.head[OWNER], 0);
+        store(&self.head.owner, 0);
     }
 
     fn sealed(self) -> u64 {
-        load(&self.head[SEALED])
+        load(&self.head.sealed)
     }
 
     /// Whether a sealed batch has not been settled.
     fn has_sealed_batch(self) -> bool {
-        load(&self.head[ACKNOWLEDGED]) < self.sealed()
+        load(&self.head.acknowledged) < self.sealed()
     }
 
     fn since(self, bank: usize) -> &'a AtomicU64 {
-        &self.head[SINCE + bank]
+        &self.head.since[bank]
     }
 
     fn entries(self) -> impl Iterator<Item = JournalEntry<'a>> {
-        self.body.chunks_exact(ENTRY_WORDS).map(JournalEntry)
+        self.body.iter().map(JournalEntry)
     }
 
     /// When the oldest addition that is pending came, milliseconds of the monotonic clock; none if none is.
@@ -198,7 +173,7 @@ impl<'a> CounterJournal<'a> {
             }
             // What the one who settled the last batch had no time to do.
             self.clear_bank(bank_of(sealed));
-            store(&self.head[SEALED], sealed + 1);
+            store(&self.head.sealed, sealed + 1);
         }
         let seq = self.sealed();
         let bank = bank_of(seq);
@@ -215,7 +190,7 @@ impl<'a> CounterJournal<'a> {
     /// Redis has this batch. Only for its owner.
     pub fn acknowledge(self, seq: u64) {
         if self.has_sealed_batch() && seq == self.sealed() {
-            store(&self.head[ACKNOWLEDGED], seq);
+            store(&self.head.acknowledged, seq);
             self.clear_bank(bank_of(seq));
         }
     }
@@ -270,12 +245,8 @@ impl<'a> CounterJournal<'a> {
 
     /// Every entry, beginning where this name would like to be.
     fn probe_entries(self, name: &str) -> impl Iterator<Item = JournalEntry<'a>> {
-        // FNV-1a: the names are our own application's.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        let first = usize::try_from(hash % NAMES as u64).unwrap_or(0);
-        let entries = self.body.chunks_exact(ENTRY_WORDS).map(JournalEntry);
+        let first = usize::try_from(fnv1a64(name.as_bytes()) % NAMES as u64).unwrap_or(0);
+        let entries = self.body.iter().map(JournalEntry);
         entries.clone().skip(first).chain(entries.take(first))
     }
 
@@ -300,7 +271,7 @@ impl<'a> CounterJournal<'a> {
         }
         self.entries()
             .filter(|entry| entry.delta(0) == 0 && entry.delta(1) == 0)
-            .for_each(|entry| store(&entry.0[LENGTH], 0));
+            .for_each(|entry| store(&entry.0.length, 0));
     }
 }
 
@@ -311,7 +282,7 @@ fn bank_of(seq: u64) -> usize {
 
 impl JournalEntry<'_> {
     fn length(self) -> usize {
-        usize::try_from(load(&self.0[LENGTH])).unwrap_or(0).min(NAME_MAX)
+        usize::try_from(load(&self.0.length)).unwrap_or(0).min(NAME_MAX)
     }
 
     fn is_free(self) -> bool {
@@ -320,27 +291,27 @@ impl JournalEntry<'_> {
 
     fn is(self, name: &str) -> bool {
         self.length() == name.len()
-            && words(name).zip(&self.0[NAME..]).all(|(word, stored)| word == load(stored))
+            && words(name).zip(&self.0.name).all(|(word, stored)| word == load(stored))
     }
 
     fn name(self) -> Option<String> {
-        let bytes = self.0[NAME..DELTA].iter().flat_map(|word| load(word).to_le_bytes());
+        let bytes = self.0.name.iter().flat_map(|word| load(word).to_le_bytes());
         String::from_utf8(bytes.take(self.length()).collect()).ok().filter(|name| !name.is_empty())
     }
 
     /// Gives it to a name; the length comes last and makes it one.
     fn claim_entry(self, name: &str) {
         assert!((1..=NAME_MAX).contains(&name.len()), "a counter's name has 1 to {NAME_MAX} bytes");
-        words(name).zip(&self.0[NAME..]).for_each(|(word, stored)| store(stored, word));
-        store(&self.0[LENGTH], name.len() as u64);
+        words(name).zip(&self.0.name).for_each(|(word, stored)| store(stored, word));
+        store(&self.0.length, name.len() as u64);
     }
 
     fn delta(self, bank: usize) -> i64 {
-        load(&self.0[DELTA + bank]).cast_signed()
+        load(&self.0.deltas[bank]).cast_signed()
     }
 
     fn set_delta(self, bank: usize, sum: i64) {
-        store(&self.0[DELTA + bank], sum.cast_unsigned());
+        store(&self.0.deltas[bank], sum.cast_unsigned());
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::sys::shared_memory::SharedMapping;
 
 thread_local! {
     /// Stores that are left until the process is killed; none: it lives.
@@ -30,19 +32,16 @@ fn killed<T>(fuse: Option<u32>, act: impl FnOnce() -> T) -> Option<T> {
     outcome.ok()
 }
 
-struct Memory {
-    head: Vec<AtomicU64>,
-    body: Vec<AtomicU64>,
-}
+struct Memory(SharedMapping);
 
 impl Memory {
     fn new() -> Self {
-        let words = |len| (0..len).map(|_| AtomicU64::new(0)).collect();
-        Self { head: words(HEAD_WORDS), body: words(BODY_WORDS) }
+        let bytes = size_of::<JournalHead>() + size_of::<JournalBody>();
+        Self(SharedMapping::create(c"journal", NonZeroUsize::new(bytes).unwrap()).unwrap())
     }
 
     fn journal(&self) -> CounterJournal<'_> {
-        CounterJournal::new(&self.head, &self.body)
+        CounterJournal::new(self.0.get(0), self.0.get(size_of::<JournalHead>()))
     }
 }
 

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use crate::backoff::ExponentialBackoff;
+
 /// Longest wait.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// 1.5ⁿ s after the n-th early death but the first, einhorn's rule.
+const EARLY_DEATHS: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), 1.5, BACKOFF_MAX);
 
 /// A worker that served for this long counts as long-lived: its death is a first one again.
 pub const LONG_LIVED: Duration = Duration::from_secs(1);
@@ -41,11 +46,7 @@ impl RestartBackoff {
             }
             WorkerDeath::AfterServing(_) | WorkerDeath::BeforeReady => {
                 self.early_deaths = self.early_deaths.saturating_add(1);
-                // 1.5^9 is beyond the cap already; the power is bounded so that it never overflows.
-                let full = Duration::from_secs(1)
-                    .mul_f64(1.5_f64.powi(self.early_deaths.min(16) as i32 - 1))
-                    .min(BACKOFF_MAX);
-                full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
+                EARLY_DEATHS.jittered_delay(u64::from(self.early_deaths), 1.0 - jitter)
             }
         }
     }

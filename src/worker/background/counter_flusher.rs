@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::backoff::pause_between;
 use crate::counter::batched::{BatchedCounters, FLUSH_DELAY};
 use crate::redis;
 use crate::redis::RedisClient;
-use crate::sys::clock;
+use crate::sys::{clock, random};
 use crate::worker::{WorkerOptions, interval};
 
 /// How often is looked for what dead workers left, beside the first moment.
 const ORPHAN_CHECK_INTERVAL: Duration = clock::TICK.saturating_mul(10);
 
-/// Pause after a batch that Redis did not take.
-const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Pause after a batch that Redis did not take; it varies, so that workers do not all send at the same moments.
+const RETRY_PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(150)];
 
 /// How long a worker that leaves may take for its last batches; where it has successors they send the rest.
 const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
@@ -39,7 +40,7 @@ pub(in crate::worker) async fn run(batches: Arc<BatchedCounters>) {
         tokio::select! {
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 if log_failure(&batches.flush(now_ms()).await) {
-                    not_before = Instant::now() + RETRY_DELAY;
+                    not_before = Instant::now() + pause_between(RETRY_PAUSE, random::jitter());
                 }
             }
             () = batches.first_increment(), if due.is_none() => {}

@@ -26,7 +26,7 @@ use crate::listener::shared_queue;
 use crate::listener::shared_queue::{SharedConnection, SharedQueue};
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::WorkerCell;
-use crate::scoreboard::connection_share::{ConnectionShare, ShareQuery};
+use crate::scoreboard::connection_share::{ConnectionShare, ShareQuery, connection_share};
 use crate::sys::clock;
 use crate::worker::background::heartbeat::HEARTBEAT_TICKS;
 use crate::worker::balancer::surplus::SurplusDetector;
@@ -283,7 +283,7 @@ impl ConnectionBalancer {
             heartbeat_since_ms: u64::try_from(moved_since).unwrap_or(u64::MAX),
             start_slot: turn,
         };
-        self.scoreboard.connection_share(&query, more)
+        connection_share(&self.scoreboard, &query, more)
     }
 }
 

@@ -3,6 +3,8 @@
 use http::{HeaderMap, HeaderName};
 use ring::digest;
 
+use crate::digest::hex;
+
 pub(in crate::http) const IDEMPOTENCY_KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Longest key, bytes.
@@ -41,7 +43,7 @@ pub(super) fn sha256_of_parts(parts: &[&[u8]]) -> String {
         context.update(&(part.len() as u64).to_le_bytes());
         context.update(part);
     }
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(context.finish().as_ref())
 }
 
 #[cfg(test)]
