@@ -1,8 +1,8 @@
 //! A circuit breaker: it lets calls through (closed), refuses them (open), or tries one at a time (half-open).
 //!
-//! It opens only for what a server says: that it cannot at present. Silence and lost connections are the connection's
-//! own matter, and a slow call or probe is no failure. Guarantees that a server which says no is asked by one
-//! call at a time, and that the first one it does opens the way for all. It knows no clock and no dice: time since any
+//! It opens only when the server answers that it cannot serve at present. Silence and lost connections are handled by
+//! the connection, and slowness is no failure. Guarantees that a server which refuses is called by one call at a time,
+//! and that the first success closes the breaker for all. It must not know clocks or random sources: the time since a
 //! fixed moment and random numbers from 0 to 1 are passed in.
 
 #[cfg(test)]
@@ -12,27 +12,27 @@ use std::time::Duration;
 
 /// First longest time open; it doubles each time the breaker opens again before it has closed.
 const OPEN_FIRST: Duration = Duration::from_millis(100);
-/// Longest time open: a probe that is refused costs next to nothing, so recovery may be found soon.
+/// Longest time open. Short, because a refused probe costs next to nothing and recovery is noticed sooner.
 const OPEN_MAX: Duration = Duration::from_millis(400);
-/// When to ask again while a probe is under way.
+/// When a refused call may retry while a probe is under way.
 const PROBE_WAIT: Duration = Duration::from_millis(50);
 
-/// What became of a call that was let through.
+/// The outcome of a call that was let through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallOutcome {
-    /// The server did it, or refused for a reason that says nothing about the server.
+    /// The server executed it, or refused it for a reason that says nothing about the server.
     Success,
-    /// The server says that it cannot at present; asking again at once is useless.
+    /// The server cannot serve at present; retrying at once is useless.
     Unavailable,
-    /// It was never sent, was not answered, or its caller left: nothing is known.
+    /// It was never sent, was not answered, or its caller left: nothing is known about the server.
     Discarded,
 }
 
-/// The right to make one call; its outcome is to be told with [`Breaker::settle`].
+/// Permission for one call; its outcome goes to [`CircuitBreaker::record_outcome`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub struct BreakerPermit {
-    /// Which state let it through: an outcome that comes after the state has changed is old news.
+    /// The state that let the call through: an outcome that arrives after the state has changed is ignored.
     epoch: u64,
 }
 
@@ -57,7 +57,7 @@ pub enum BreakerState {
 }
 
 impl BreakerState {
-    /// From its number; what is unknown counts as closed.
+    /// From its number; an unknown number counts as closed.
     pub fn from_word(word: u64) -> Self {
         match word {
             1 => Self::HalfOpen,
@@ -99,10 +99,10 @@ pub struct CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// Asks to make a call.
+    /// Asks for permission to make a call.
     ///
     /// # Errors
-    /// [`Refused`] when it must not be made.
+    /// When the call must not be made.
     pub fn acquire(&mut self, now: Duration) -> Result<BreakerPermit, BreakerRejected> {
         if let BreakerPhase::Open { until } = self.phase {
             if now < until {
@@ -120,8 +120,8 @@ impl CircuitBreaker {
         }
     }
 
-    /// Tells what became of a call that was let through; `random`, from 0 to 1, chooses how long the breaker stays
-    /// open if this opens it (full jitter, so that a fleet does not probe as one).
+    /// Records the outcome of a call that was let through. `random`, from 0 to 1, chooses how long the breaker stays
+    /// open if this outcome opens it (full jitter, so that the workers of a fleet do not probe at the same moment).
     pub fn record_outcome(
         &mut self,
         permit: BreakerPermit,
@@ -140,32 +140,32 @@ impl CircuitBreaker {
         }
     }
 
-    /// Opens it without a call: the server was heard to be unable by someone else.
+    /// Opens the breaker without a call, when another call has shown that the server cannot serve.
     pub fn force_open(&mut self, now: Duration, random: f64) {
         if !matches!(self.phase, BreakerPhase::Open { .. }) {
             self.open(now, random);
         }
     }
 
-    /// A new connection was made and the server answered on it: what is open need not wait any longer for its probe.
+    /// A new connection was opened and the server answered on it: an open breaker may probe at once.
     pub fn allow_probe(&mut self) {
         if matches!(self.phase, BreakerPhase::Open { .. }) {
             self.half_open();
         }
     }
 
-    /// Where it stands.
+    /// The state at this time.
     pub fn state(&self, now: Duration) -> BreakerState {
         match self.phase {
             BreakerPhase::Closed => BreakerState::Closed,
-            // Its time is over: the next call is let through.
+            // The open time is over: the next call is let through.
             BreakerPhase::Open { until } if now >= until => BreakerState::HalfOpen,
             BreakerPhase::Open { .. } => BreakerState::Open,
             BreakerPhase::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
 
-    /// How often it has opened in its life.
+    /// How often it has opened so far.
     pub fn open_count(&self) -> u64 {
         self.open_count
     }

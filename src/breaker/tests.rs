@@ -1,4 +1,4 @@
-//! The breaker's rules one by one, and its promises over random histories.
+//! Each rule of the breaker, and its guarantees over random histories.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// A call with this outcome at this time, if it is let through.
+/// Makes a call with this outcome at this time, if it is let through.
 fn call(breaker: &mut CircuitBreaker, outcome: CallOutcome, now: Duration) -> bool {
     let Ok(pass) = breaker.acquire(now) else { return false };
     breaker.record_outcome(pass, outcome, now, || 1.0);
@@ -46,7 +46,7 @@ fn an_unavailable_server_opens_it_at_once_and_for_a_short_time() {
         assert_eq!(breaker.state(now), BreakerState::HalfOpen);
     }
     assert_eq!(breaker.open_count(), 5);
-    // Once it has been closed, it begins anew.
+    // After it has closed, the open time starts at its first value again.
     assert!(call(&mut breaker, CallOutcome::Success, now));
     assert!(call(&mut breaker, CallOutcome::Unavailable, now));
     assert!(breaker.acquire(now + ms(100)).is_ok());
@@ -95,7 +95,7 @@ fn a_new_connection_is_tried_at_once() {
     breaker.allow_probe();
     assert_eq!(breaker.state(START), BreakerState::HalfOpen);
     assert!(breaker.acquire(START).is_ok());
-    // It makes nothing of a breaker that is closed, or whose probe is under way.
+    // It changes nothing in a closed breaker or while a probe is under way.
     breaker.allow_probe();
     assert!(breaker.acquire(START).is_err());
 }
@@ -124,7 +124,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// Lives through a history; the calls still under way at its end, and the time.
+/// Replays a history; returns the calls still under way at its end, and the time.
 fn replay(breaker: &mut CircuitBreaker, acts: Vec<Act>) -> (Vec<BreakerPermit>, Duration) {
     let (mut under_way, mut now) = (Vec::<BreakerPermit>::new(), START);
     for act in acts {
@@ -160,7 +160,7 @@ proptest! {
         for pass in under_way {
             breaker.record_outcome(pass, CallOutcome::Discarded, now, || 1.0);
         }
-        // From here on the server is well: the first call after the longest time open closes it for all.
+        // From here on the server is healthy: the first call after the longest open time closes the breaker.
         let now = now + OPEN_MAX;
         prop_assert!(call(&mut breaker, CallOutcome::Success, now));
         prop_assert!(matches!(breaker.phase, BreakerPhase::Closed), "{:?}", breaker.phase);

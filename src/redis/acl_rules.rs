@@ -1,33 +1,33 @@
-//! What of the rights that this program needs its user does not have: found out by trying, in forms that change nothing.
+//! Which rights the user of this program lacks, found by trying commands in forms that change nothing.
 //!
-//! Redis looks at a user's rules before it looks at a command's arguments, so each command is sent with arguments that do
-//! nothing or are refused: whatever is said but NOPERM means that it is allowed. Asking for the rules themselves would
-//! need a right (ACL GETUSER) that applications are not given.
+//! Redis checks a user's rules before it checks a command's arguments, so each command is sent with arguments that have
+//! no effect or are rejected: any reply but NOPERM means that the command is allowed. Reading the rules (ACL GETUSER)
+//! would need a right that applications do not get.
 
 use std::collections::BTreeSet;
 
 use fred::types::Value;
 
-use crate::redis::connection::RedisConnection;
-use crate::redis::error::RedisError;
-use crate::redis::notifications::NO_WORKER;
-use crate::redis::transport::RedisTransport;
-use crate::redis::{RedisClient, keys};
+use crate::redis::{
+    client::RedisClient, connection::RedisConnection, error::RedisError, keys, notifications::NO_WORKER,
+    transport::RedisTransport,
+};
 
-/// A command, what its rules call its kind, and arguments that change nothing; `KEY` and `CHANNEL` stand for the fleet's.
+/// A command, the ACL category it belongs to, and arguments that change nothing; `KEY` and `CHANNEL` are replaced by
+/// the fleet's.
 struct CommandProbe(&'static str, &'static str, &'static [&'static str]);
 
 const KEY_ARGUMENT: &str = "KEY";
 const CHANNEL_ARGUMENT: &str = "CHANNEL";
 
-/// Every command that workers and their server-side code send, but for those that do something whatever their arguments
-/// are: HSETNX, INCR, LPUSH, PFADD. The rule for their kind names those too.
+/// Every command that workers and their server-side code send, except those that have an effect with any arguments:
+/// HSETNX, INCR, LPUSH, PFADD. The rules for their categories name those too.
 const PROBES: &[CommandProbe] = &[
     CommandProbe("string", "GET", &[KEY_ARGUMENT]),
     CommandProbe("string", "SET", &[KEY_ARGUMENT, "", "PX", "none"]),
     CommandProbe("string", "INCRBY", &[KEY_ARGUMENT, "none"]),
     CommandProbe("string", "DECRBY", &[KEY_ARGUMENT, "none"]),
-    // Workers of earlier releases, beside which this one serves during a rolling deploy.
+    // For workers of earlier releases, which serve beside this one during a rolling deploy.
     CommandProbe("bitmap", "GETBIT", &[KEY_ARGUMENT, "0"]),
     CommandProbe("bitmap", "SETBIT", &[KEY_ARGUMENT, "none", "1"]),
     CommandProbe("hash", "HGET", &[KEY_ARGUMENT, "f"]),
@@ -81,11 +81,11 @@ const PROBES: &[CommandProbe] = &[
 ];
 
 impl RedisClient {
-    /// The rules that this user lacks, as `ACL SETUSER` takes them; none if nothing is missing. Changes nothing, needs no
-    /// started connection.
+    /// The rules that this user lacks, as `ACL SETUSER` takes them; empty if nothing is missing. Changes nothing; needs
+    /// no started connection.
     ///
     /// # Errors
-    /// When the server cannot be reached, or said something else.
+    /// When the server cannot be reached, or failed for another reason.
     pub async fn missing_rights(&self) -> Result<Vec<String>, RedisError> {
         let inner = &self.inner;
         let node = inner.endpoint.cluster_seeds().and_then(<[_]>::first);
@@ -121,11 +121,11 @@ async fn send_probe(
     caller.send(command, args.iter().map(arg).collect()).await
 }
 
-/// Subscribes; the last that is done on this connection. The client hears no answer to what is done, and takes that of the
-/// next command for it.
+/// Subscribes; the last command on this connection, because the client takes the next command's reply for the
+/// subscription's.
 async fn probe_subscribe(caller: &RedisTransport, channel: &str) -> Result<Value, RedisError> {
     let next = async {
-        // Only its answer is of use.
+        // Only the reply to SUBSCRIBE matters, which the client delivers here.
         let _ = caller.call("PING", []).await.is_ok();
         std::future::pending().await
     };
@@ -136,7 +136,7 @@ async fn probe_subscribe(caller: &RedisTransport, channel: &str) -> Result<Value
     }
 }
 
-/// What the server said if the user may not; any other answer means that the user may.
+/// The server's reason if the user may not; any other reply means that the user may.
 fn rejection_reason(answer: Result<Value, RedisError>) -> Result<Option<String>, RedisError> {
     match answer {
         Err(RedisError::Rejected { reason, .. }) if reason.starts_with("NOPERM") => Ok(Some(reason)),
@@ -145,7 +145,7 @@ fn rejection_reason(answer: Result<Value, RedisError>) -> Result<Option<String>,
     }
 }
 
-/// A command as rules name it.
+/// A command as ACL rules name it.
 fn rule_name(command: &str, args: &[&str]) -> String {
     let command = command.to_ascii_lowercase();
     match (command.as_str(), args.first()) {
@@ -156,11 +156,11 @@ fn rule_name(command: &str, args: &[&str]) -> String {
     }
 }
 
-/// What was refused.
+/// The refused commands.
 #[derive(Default)]
 struct MissingRules {
     patterns: BTreeSet<String>,
-    /// Kind, command, and whether it was refused.
+    /// Category, command, and whether it was refused.
     commands: Vec<(&'static str, String, bool)>,
 }
 
@@ -175,7 +175,7 @@ impl MissingRules {
         }
     }
 
-    /// Where all commands of a kind were refused, the kind; patterns behind.
+    /// The rules: the category where all its commands were refused, else the commands; key and channel patterns last.
     fn rules(self) -> Vec<String> {
         let mut rules: Vec<String> = Vec::new();
         for (family, command, refused) in &self.commands {

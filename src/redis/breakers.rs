@@ -1,56 +1,60 @@
-//! The two breakers before Redis, and what each answer means for them.
+//! The two breakers before Redis, and what each reply means for them.
 //!
-//! A server that refuses every call is one fault, one that takes no writes is another: the first closes both ways,
-//! the second must leave reading, and deleting, open. So a call that reads passes the reads' breaker, one that writes
-//! passes both, and one that deletes is asked of the reads' alone, because it frees what a full server lacks. A server
-//! that says nothing is no matter of theirs: see `line.rs` and `standing.rs`.
+//! A server that refuses every call is one fault, one that takes no writes is another: the first must stop all calls,
+//! the second must let reads and deletions pass. So a call that reads passes the reads' breaker, one that writes passes
+//! both, and one that deletes passes only the reads', because it frees what a full server lacks. A silent server opens
+//! no breaker: see `silence_detector.rs` and `connection_state.rs`.
 
-use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use crate::breaker::{BreakerPermit, BreakerState, CallOutcome, CircuitBreaker};
-use crate::redis::error::{RedisError, ServerRejection};
-use crate::redis::reconnect_pauses::random_unit;
+use crate::redis::{
+    error::{RedisError, ServerRejection},
+    reconnect_pauses::random_unit,
+};
 
-/// What a call asks of the server.
+/// What a call does on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CallKind {
-    /// A request's begin: it writes, and the request waits for it before anything else.
+    /// A request's begin: it writes, and the request waits for it.
     Begin,
-    /// Anything else that writes.
+    /// Any other write.
     Write,
-    /// It changes nothing, so it may be made twice.
+    /// It changes nothing, so it may be repeated.
     Read,
-    /// The same, and its answer may be so large that the usual silence is no measure.
+    /// A read whose reply may be so large that the silence timeout does not apply.
     LargeRead,
-    /// It deletes, or takes next to no memory: made twice it does the same, and a full server takes it.
+    /// It deletes, or needs next to no memory: repeating it changes nothing, and a full server executes it.
     Delete,
 }
 
 impl CallKind {
-    /// Whether it changes what is stored, otherwise than by deleting.
+    /// Whether it changes what is stored, other than by deleting.
     pub(super) fn writes(self) -> bool {
         matches!(self, Self::Begin | Self::Write)
     }
 
-    /// Whether it may be made again although it is unknown whether it was executed.
+    /// Whether it may be repeated although it is unknown whether it was executed.
     pub(super) fn is_repeatable(self) -> bool {
         matches!(self, Self::Read | Self::LargeRead | Self::Delete)
     }
 
-    /// Whether its answer may take longer than others, being large.
+    /// Whether its reply may take longer because it is large.
     pub(super) fn is_large_read(self) -> bool {
         self == Self::LargeRead
     }
 }
 
-/// One way to Redis as operators see it.
+/// One breaker as operators see it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BreakerStatus {
-    /// Where its breaker stands.
+    /// Its state.
     pub state: BreakerState,
     /// How often it has opened in this worker's life.
     pub open_count: u64,
@@ -58,17 +62,17 @@ pub struct BreakerStatus {
     pub cause: Option<String>,
 }
 
-/// Both ways to Redis.
+/// Both breakers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BreakerStates {
     /// Calls of every kind.
     pub reads: BreakerStatus,
-    /// Calls that write, which pass the other one, too.
+    /// Calls that write, which pass the other breaker too.
     pub writes: BreakerStatus,
 }
 
 impl BreakerStates {
-    /// Whether every call is let through: both breakers are closed.
+    /// Whether both breakers are closed, so that every call passes.
     pub fn all_closed(&self) -> bool {
         [&self.reads, &self.writes].iter().all(|lane| lane.state == BreakerState::Closed)
     }
@@ -79,7 +83,7 @@ impl BreakerStates {
 struct NamedBreaker {
     breaker: CircuitBreaker,
     cause: Option<RedisError>,
-    /// Whether the log says that it is open.
+    /// Whether the log reports it as open.
     logged_open: bool,
 }
 
@@ -110,7 +114,7 @@ impl NamedBreaker {
 
     fn on_opened(&mut self, name: &str, error: &RedisError) {
         self.cause = Some(error.clone());
-        // Said once for each time of trouble, not at each probe.
+        // Logged once per incident, not at each probe.
         if !self.logged_open {
             self.logged_open = true;
             tracing::warn!(lane = name, cause = %error, "the breaker of Redis's {name} is open: {error}");
@@ -124,7 +128,7 @@ impl NamedBreaker {
         }
     }
 
-    /// What whoever is refused is told: what the server said if it said no, else that nothing was sent.
+    /// The error of a refused call: the server's rejection if there was one, else that nothing was sent.
     fn rejection(&self) -> RedisError {
         match &self.cause {
             Some(refused @ RedisError::Rejected { .. }) => refused.clone(),
@@ -146,7 +150,7 @@ struct BreakerPair {
     writes: NamedBreaker,
 }
 
-/// Both ways, shared by a worker's calls.
+/// Both breakers, shared by a worker's calls.
 pub(super) struct RedisBreakers {
     origin: Instant,
     pair: Mutex<BreakerPair>,
@@ -168,7 +172,7 @@ impl RedisBreakers {
         (both, self.origin.elapsed())
     }
 
-    /// Asks to make a call.
+    /// Asks for permission to make a call.
     ///
     /// # Errors
     /// What the breaker opened for; nothing was sent.
@@ -188,7 +192,7 @@ impl RedisBreakers {
         Ok(CallGuard { breakers: self, reads, writes, recorded: false })
     }
 
-    /// A new connection was made ready; `refused` is what the server said if it takes no writes.
+    /// A new connection is ready; `refused` is the server's error if it takes no writes.
     pub(super) fn on_connected(&self, refused: Option<&RedisError>) {
         let (mut both, now) = self.lock();
         both.reads.breaker.allow_probe();
@@ -204,7 +208,7 @@ impl RedisBreakers {
     }
 }
 
-/// The right to make one call. Dropped unsettled it says that its caller left.
+/// Permission for one call. Dropped without an outcome it counts as a call whose caller left.
 #[derive(Debug)]
 pub(super) struct CallGuard<'a> {
     breakers: &'a RedisBreakers,
@@ -214,7 +218,7 @@ pub(super) struct CallGuard<'a> {
 }
 
 impl CallGuard<'_> {
-    /// Tells what became of the call.
+    /// Records the outcome of the call.
     pub(super) fn record_outcome(mut self, failed: Option<&RedisError>) {
         self.recorded = true;
         let (mut both, now) = self.breakers.lock();
@@ -222,7 +226,7 @@ impl CallGuard<'_> {
         both.reads.record_outcome("reads", self.reads, reads, failed, now);
         match self.writes {
             Some(pass) => both.writes.record_outcome("writes", pass, writes, failed, now),
-            // A server that says no to everybody says it to writers, too.
+            // A server that refuses all calls refuses writes too.
             None if writes == CallOutcome::Unavailable => {
                 if let Some(error) = failed {
                     both.writes.force_open("writes", error, now);
@@ -246,7 +250,7 @@ impl Drop for CallGuard<'_> {
     }
 }
 
-/// What an error says about the server: to calls of every kind, and to those that write.
+/// What an error says about the server: for calls of every kind, and for those that write.
 fn classify(error: &RedisError) -> (CallOutcome, CallOutcome) {
     match error {
         RedisError::Rejected { rejection: refusal, .. } => match refusal {
@@ -256,14 +260,14 @@ fn classify(error: &RedisError) -> (CallOutcome, CallOutcome) {
             ServerRejection::WritesDisabled | ServerRejection::ReadOnly => {
                 (CallOutcome::Success, CallOutcome::Unavailable)
             }
-            // The configuration, one key, our code or one visitor's data: others must not pay for it.
+            // These concern the configuration, one key, the code or one client's data, and must not stop other calls.
             ServerRejection::AccessDenied
             | ServerRejection::WrongType
             | ServerRejection::FunctionMissing
             | ServerRejection::Other => (CallOutcome::Success, CallOutcome::Success),
         },
         RedisError::Overflow | RedisError::Protocol { .. } => (CallOutcome::Success, CallOutcome::Success),
-        // The server said nothing.
+        // The server answered nothing.
         _ => (CallOutcome::Discarded, CallOutcome::Discarded),
     }
 }
@@ -309,7 +313,7 @@ mod tests {
     fn a_full_server_is_read_and_deleted_from_and_its_rejection_is_passed_on() {
         let lanes = RedisBreakers::new();
         let full = refused(ServerRejection::WritesDisabled);
-        // Full jitter may choose almost no time at all: said again until it holds.
+        // Full jitter may choose almost no time: repeated until it stays open.
         while call(&lanes, CallKind::Begin, Some(&full)) != Err(full.clone()) {}
         assert_eq!(call(&lanes, CallKind::Write, None), Err(full));
         assert_eq!(call(&lanes, CallKind::Read, None), Ok(()));

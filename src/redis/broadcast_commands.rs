@@ -1,33 +1,38 @@
-//! Broadcasts as Redis has them: a stream a topic, the news that wakes workers up, and who subscribes where.
+//! Broadcasts in Redis: a stream for each topic, the notification that wakes workers, and the number of subscribers.
 //!
-//! Plain data and its wire form, described at the head of `migrations/0018_regatta_live_v3.lua` (how many subscribe:
-//! `0013_regatta_live_v2.lua`). What only reads is plain commands, so that it goes on while the server takes no writes.
+//! The wire form is described at the head of `migrations/0018_regatta_live_v3.lua` (subscribers:
+//! `0013_regatta_live_v2.lua`). Reads use plain commands, so that they work while the server takes no writes.
 
 use std::time::Duration;
 
 use fred::types::Value;
 
-use crate::redis::breakers::CallKind;
-use crate::redis::connection::ActiveConnection;
-use crate::redis::counter_commands::{list, number, signed, with_keys};
-use crate::redis::error::RedisError;
-use crate::redis::functions::{InvocationMode, ServerFunction};
-use crate::redis::{RedisClient, keys};
+use crate::redis::{
+    breakers::CallKind,
+    client::RedisClient,
+    error::RedisError,
+    functions::ServerFunction,
+    invocation_mode::InvocationMode,
+    keys,
+    transport::ActiveConnection,
+    wire::{list, number, signed, with_keys},
+};
 
-/// The letter of a broadcast's news on the common channel, where workers of earlier releases tell them.
+/// The letter of a broadcast's notification on the common channel, which workers of earlier releases use.
 pub const MESSAGE_PUBLISHED: char = 'b';
 
-/// A message's id: milliseconds and a number, rising within a topic. No time of day: a new topic begins a second ahead.
+/// A message's id: milliseconds and a number, increasing within a topic. Not a time of day: a new topic starts a second
+/// ahead.
 pub type StreamId = (u64, u64);
 
-/// A message as it lies in its topic's stream.
+/// A message in its topic's stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamEntry {
     /// Id of the message before it; (0, 0) if it was the first.
     pub previous: StreamId,
     /// Its id.
     pub id: StreamId,
-    /// Its text; none if somebody else wrote it, and it is no message.
+    /// Its text; `None` if another program wrote the entry, and it is no message.
     pub text: Option<String>,
 }
 
@@ -38,17 +43,17 @@ pub struct PublishMessage<'a> {
     pub topic: &'a str,
     /// Its text.
     pub text: &'a str,
-    /// How many messages the topic keeps, about.
+    /// About how many messages the topic keeps.
     pub history: u64,
-    /// The topic is forgotten this long after its last message.
+    /// The topic expires this long after its last message.
     pub retention: Duration,
 }
 
 impl RedisClient {
-    /// Adds a message to its topic and tells the workers that have subscribers to it; returns its id.
+    /// Adds a message to its topic and notifies the workers that have subscribers; returns its id.
     ///
     /// # Errors
-    /// See [`Error`]; after [`Error::Timeout`] and [`Error::Lost`] it may have been published.
+    /// See [`RedisError`]; after [`RedisError::Timeout`] and [`RedisError::ConnectionLost`] it may have been published.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was published.
@@ -58,7 +63,7 @@ impl RedisClient {
             keys::topic(&inner.prefix, message.topic),
             keys::topic_channel(&inner.channel_prefix, message.topic),
         );
-        let (mark, earlier) = (inner.broadcast_mark(), self.earlier_release_channel().await);
+        let (mark, earlier) = (inner.signing_keys.broadcast_mark(), self.earlier_release_channel().await);
         let reply = self
             .call(ServerFunction::BroadcastPublish, |entry| {
                 let mut args = with_keys(entry, [key.as_str()]);
@@ -71,10 +76,10 @@ impl RedisClient {
         stream_id(&reply)
     }
 
-    /// The messages of each topic from this id on, itself included, at most `count` of each.
+    /// The messages of each topic from this id on, inclusive, at most `count` of each.
     ///
     /// # Errors
-    /// See [`Error`]; within, what the server said of one topic only.
+    /// See [`RedisError`]; errors of single topics are in the list.
     ///
     /// # Cancel safety
     /// Nothing is changed.
@@ -96,10 +101,11 @@ impl RedisClient {
         Ok(answers.into_iter().map(|answer| decode_entries(answer?, ScanDirection::Ascending)).collect())
     }
 
-    /// Whether each topic may hold something after this message, or is gone; where nothing is, next to nothing is sent.
+    /// Whether each topic may have messages after this one, or is gone; where there are none, next to nothing is
+    /// transferred.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`RedisError`].
     ///
     /// # Cancel safety
     /// Nothing is changed.
@@ -122,16 +128,16 @@ impl RedisClient {
             [Ok(length), Ok(Value::Array(newer))] => {
                 !newer.is_empty() || (*last != StreamId::default() && length.as_i64() == Some(0))
             }
-            // Whoever asks for more is told why.
+            // An error counts as a change: reading the topic then reports it.
             _ => true,
         };
         Ok(topics.iter().zip(answers.chunks_exact(2)).map(differs).collect())
     }
 
-    /// The messages of a topic up to this id, itself included, the youngest first; at most `count`.
+    /// The messages of a topic up to this id, inclusive, the newest first; at most `count`.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`RedisError`].
     ///
     /// # Cancel safety
     /// Nothing is changed.
@@ -144,10 +150,10 @@ impl RedisClient {
         self.read_backwards(topic, &format_stream_id(until), count).await
     }
 
-    /// Id of a topic's youngest message; (0, 0) if there is none.
+    /// Id of a topic's newest message; (0, 0) if there is none.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`RedisError`].
     ///
     /// # Cancel safety
     /// Nothing is changed.
@@ -171,14 +177,14 @@ impl RedisClient {
         decode_entries(answer, ScanDirection::Descending)
     }
 
-    /// Says how many subscribe to each topic on a worker, for as long as `life` (none: says nothing), and returns how many
-    /// do on all workers.
+    /// Reports the number of subscribers of each topic on a worker, valid for `life` (`None`: reports nothing), and
+    /// returns the number on all workers.
     ///
     /// # Errors
-    /// See [`Error`]; saying it once more does no harm.
+    /// See [`RedisError`]; repeating it does no harm.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves it unknown whether it was said.
+    /// Dropping the future leaves it unknown whether it was reported.
     pub async fn report_presence(
         &self,
         worker: &str,
@@ -200,11 +206,11 @@ impl RedisClient {
         sums.map(|sum| Ok(u64::try_from(signed(Some(sum))?).unwrap_or(0))).collect()
     }
 
-    /// What came on a topic's channel: id of the message before, id, and the message; none if it does not bear the
-    /// fleet's mark, whatever it looks like.
+    /// Decodes a notification of a topic's channel: id of the message before, id, and the message; `None` if it does
+    /// not have the fleet's mark, because anyone may publish on the channel.
     pub fn decode_notification<'a>(&self, text: &'a str) -> Option<(StreamId, StreamId, &'a str)> {
         let (mark, payload) = text.split_once(' ')?;
-        if mark.is_empty() || !self.inner.is_own_mark(mark) {
+        if mark.is_empty() || !self.inner.signing_keys.is_own_mark(mark) {
             return None;
         }
         decode_message(payload)
@@ -224,7 +230,7 @@ impl RedisClient {
     }
 }
 
-/// What is never published without server-side code is not read without it either.
+/// Messages are never published without server-side code, so they are not read without it either.
 fn require_functions(live: &ActiveConnection) -> Result<&ActiveConnection, RedisError> {
     match live.mode {
         InvocationMode::Plain => Err(RedisError::Unsupported { what: "a broadcast" }),
@@ -232,7 +238,7 @@ fn require_functions(live: &ActiveConnection) -> Result<&ActiveConnection, Redis
     }
 }
 
-/// News as workers of earlier releases tell them: topic, id of the message before, id, and the message.
+/// Decodes a notification of earlier releases: topic, id of the message before, id, and the message.
 pub fn decode_legacy_notification(text: &str) -> Option<(&str, StreamId, StreamId, &str)> {
     let (topic, payload) = text.split_once(' ')?;
     let (before, id, message) = decode_message(payload)?;
@@ -281,8 +287,8 @@ enum ScanDirection {
     Descending,
 }
 
-/// Entries of a stream: `[id, [p, …, m, …]]` each. One that is no message follows the entry that lies before it; where that
-/// was not read, nobody knows which.
+/// Reads entries of a stream: `[id, [p, …, m, …]]` each. For an entry that is no message the previous entry's id is
+/// used; where that was not read, it is unknown.
 fn decode_entries(answer: Value, direction: ScanDirection) -> Result<Vec<StreamEntry>, RedisError> {
     let Value::Array(rows) = answer else { return Err(RedisError::protocol("a topic is no stream")) };
     let mut entries = rows.into_iter().map(decode_entry).collect::<Result<Vec<_>, _>>()?;

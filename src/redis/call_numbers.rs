@@ -1,26 +1,24 @@
-//! What makes a batch of requests' starts or commits repeatable: a number that grows, and ledgers in Redis of what was
-//! executed.
+//! Numbers that make batches of begins or commits repeatable, and the ledgers in Redis that record what was executed.
 //!
-//! Guarantees that a batch which is sent again, on another connection or beside a first sending that is still on its way,
-//! changes what it changes once. A ledger is a string: the number of the last batch that was executed with it, and which
-//! of its starts were granted, or what its commits were answered.
+//! Guarantees that a batch which is sent again, on another connection or beside a first sending that is still on its
+//! way, takes effect once. A ledger is a string: the number of the last batch that was executed with it, and which of
+//! its begins were granted, or the replies to its commits.
 //!
-//! In a cluster nothing is noted: a call of one key would become one of two, which no node takes while their slot moves.
+//! In a cluster nothing is recorded: a call of one key would become one of two, which no node executes while their slot
+//! migrates.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use fred::types::Value;
 
-use crate::redis::error::RedisError;
-use crate::redis::functions::InvocationMode;
-use crate::redis::transport::RedisTransport;
-use crate::redis::{inspect, keys};
+use crate::redis::{
+    error::RedisError, invocation_mode::InvocationMode, keys, server_info, transport::RedisTransport,
+};
 use crate::sys::{process, random};
 
-/// Gives numbers to a worker's calls.
+/// Numbers a worker's calls.
 pub(super) struct CallNumbers {
-    /// Drawn after the fork: no two workers, and no worker and its successor, have the same.
+    /// Random and made after the fork: no two workers, and no worker and its successor, have the same.
     incarnation: String,
     next: AtomicU64,
 }
@@ -31,7 +29,7 @@ impl CallNumbers {
         Self { incarnation: format!("{life:016x}"), next: AtomicU64::new(0) }
     }
 
-    /// A name that nothing else has, on whatever worker.
+    /// A name that is unique in the fleet.
     pub(super) fn unique_name(&self) -> String {
         format!("{}-{}", self.incarnation, self.next_number())
     }
@@ -45,14 +43,14 @@ impl CallNumbers {
         self.next_number() + 1
     }
 
-    /// Key of the ledger of this number, in which one batch at a time is noted.
+    /// Key of the ledger with this number, which records one batch at a time.
     pub(super) fn ledger_key(&self, prefix: &str, ledger: usize) -> Value {
         Value::from(keys::batch_ledger(prefix, &self.incarnation, ledger))
     }
 }
 
-/// Whether this server can note what it executed, which takes `SET … GET`: it came with Redis 6.2. One that has functions
-/// is newer.
+/// Whether this server can record what it executed, which needs `SET … GET` (Redis 6.2). A server that has functions is
+/// newer.
 ///
 /// # Errors
 /// When the server did not answer.
@@ -79,9 +77,9 @@ pub(super) async fn supports_batch_ledger(
     Ok(supported)
 }
 
-/// Engines of another name tell the version of Redis that they stand for.
+/// Forks of Redis report the version of Redis that they are compatible with.
 fn has_set_get(info: &str) -> bool {
-    inspect::server_version(info).is_some_and(|version| version >= (6, 2))
+    server_info::server_version(info).is_some_and(|version| version >= (6, 2))
 }
 
 #[cfg(test)]

@@ -1,44 +1,50 @@
-//! The calls of one connection: how many are out at once, what ends them, and the watch for its silence.
+//! The calls of one connection: how many are under way, what ends them, and the watch for silence.
 //!
-//! A call has no deadline of its own. It ends with its answer or with the connection: its failure, or its silence, which
-//! is judged for all calls together. So a call that waits behind others is not taken for one that gets no answer, and
-//! no call costs a timer.
+//! A call has no deadline of its own. It ends with its reply or with the connection: its failure, or its silence, which
+//! is judged for all calls together. So a call that waits behind others does not count as unanswered, and no call costs
+//! a timer.
 
-use std::fmt;
-use std::future::Future;
-use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    fmt,
+    future::Future,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, watch};
-use tokio::time::Instant;
+use tokio::{
+    sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, watch},
+    time::Instant,
+};
 
-use crate::redis::error::RedisError;
-use crate::redis::silence_detector::{SilenceCheck, SilenceDetector};
+use crate::redis::{
+    error::RedisError,
+    silence_detector::{SilenceCheck, SilenceDetector},
+};
 use crate::sys::clock;
 
-/// Calls out at once on one connection; more wait for their turn, in order. It bounds the rush when Redis is back, and
-/// what may be executed although its caller was told that it failed.
+/// Calls under way at once on one connection; more wait in order. It bounds the burst when Redis is back, and what may
+/// be executed although its caller got an error.
 pub(super) const MAX_CALLS_IN_FLIGHT: usize = 512;
 
-/// Longest silence while a connection is made ready, or while a call is out whose answer may be large.
+/// Silence timeout while a connection is prepared, or while a call is under way whose reply may be large.
 pub(super) const LONG_RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Passes through the run queue before an overdue answer is missed. Each follows a look at the sockets: in the first the
-/// client writes what was queued, in the second it reads the answers, in the third they reach their callers. One more,
-/// because the watch may stand before the client in its pass.
+/// Passes through the run queue before an overdue reply counts as missing. Before each the sockets are polled: in the
+/// first pass the client writes what was queued, in the second it reads replies, in the third they reach their callers.
+/// One more, because the watch may run before the client in its pass.
 pub(super) const YIELDS_BEFORE_TIMEOUT: usize = 4;
 
-/// What is known of one connection's calls.
+/// The calls of one connection.
 pub(super) struct CallTracker {
     origin: Instant,
     permits: Semaphore,
     silence: Mutex<SilenceDetector>,
-    /// Whether it is silent at this moment.
+    /// Whether the connection is silent now.
     silent: watch::Sender<bool>,
-    /// Told when a call is sent while the watch rests.
+    /// Notified when a call is sent while the watch is idle.
     call_sent: Notify,
-    /// Why it is over, once it is.
+    /// Why the connection has ended.
     close_reason: Mutex<Option<String>>,
     closed: Notify,
 }
@@ -50,7 +56,7 @@ impl fmt::Debug for CallTracker {
 }
 
 impl CallTracker {
-    /// A connection on which nothing is under way; `limit` is the longest silence.
+    /// A connection without calls; `limit` is the silence timeout.
     pub(super) fn new(limit: Duration) -> Arc<Self> {
         Arc::new(Self {
             origin: Instant::now(),
@@ -71,16 +77,17 @@ impl CallTracker {
         self.origin.elapsed()
     }
 
-    /// Makes one call, in its turn; `long` if its answer may be large.
+    /// Makes one call, in its turn; `long` if its reply may be large.
     ///
     /// # Errors
-    /// `Unavailable` when the connection ended before the call was sent, `Lost` when it did after; else what was answered.
+    /// `Unavailable` when the connection ended before the call was sent, `ConnectionLost` when it did after; otherwise
+    /// the call's own.
     pub(super) async fn call<T>(
         &self,
         long: bool,
         work: impl Future<Output = Result<T, RedisError>>,
     ) -> Result<T, RedisError> {
-        // Registered before anything is looked at: an end in between is not missed.
+        // Registered before the state is read, so that an end in between is not missed.
         let mut closed = pin!(self.closed.notified());
         closed.as_mut().enable();
         if let Some(reason) = self.close_reason() {
@@ -95,7 +102,7 @@ impl CallTracker {
         tokio::select! {
             biased;
             answer = work => match answer {
-                // It was handed over: whether it was executed is unknown.
+                // It was handed to the client: whether it was executed is unknown.
                 Err(RedisError::Unavailable { reason }) => Err(RedisError::ConnectionLost { reason }),
                 answer => {
                     call.complete();
@@ -135,13 +142,13 @@ impl CallTracker {
         self.silent.subscribe()
     }
 
-    /// Since when calls wait for an answer.
+    /// Since when calls wait for a reply.
     pub(super) fn waiting_since(&self) -> Instant {
         self.origin + self.lock().waiting_since()
     }
 }
 
-/// One call that is out. Dropped without an answer it says that its caller has gone.
+/// One call that is under way. Dropped without a reply it counts as abandoned.
 struct OutstandingCall<'a> {
     tracker: &'a CallTracker,
     long: bool,
@@ -172,15 +179,15 @@ impl Drop for OutstandingCall<'_> {
     }
 }
 
-/// Watches for silence until the connection ends. It must be a task of its own: only then do its pauses let the queue,
-/// and with it the client's task, run.
+/// Watches for silence until the connection ends. It must be a task of its own: only then do its yields let the
+/// client's task run.
 pub(super) async fn watch_for_silence(line: Arc<CallTracker>) {
     let mut silent = line.silence_changes();
     loop {
         let check = line.lock().check(line.now());
         match check {
             SilenceCheck::Idle => line.call_sent.notified().await,
-            // At a tick: one wake-up and not two for a call at rest, whose answer is there by then.
+            // At a tick: one wake-up and not two for a call on an idle connection, whose reply has arrived by then.
             SilenceCheck::At(due) => {
                 tokio::time::sleep(clock::after_tick(due.saturating_sub(line.now()))).await
             }
@@ -190,7 +197,7 @@ pub(super) async fn watch_for_silence(line: Arc<CallTracker>) {
                 }
                 if line.lock().confirm_silence(answers) {
                     line.silent.send_replace(true);
-                    // The connection's owner decides what a silence means; an answer ends it by itself.
+                    // The connection's owner decides what a silence means; a reply ends it.
                     let _ = silent.wait_for(|silent| !silent).await.is_ok();
                 }
             }
@@ -225,7 +232,7 @@ mod tests {
         for call in calls {
             assert_eq!(call.await.unwrap(), Ok(7));
         }
-        // Twelve turns of 512 calls, and a silence at no time.
+        // Twelve batches of 512 calls, and never a silence.
         assert!(!*line.silence_changes().borrow());
     }
 

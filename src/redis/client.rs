@@ -1,51 +1,231 @@
-//! The one way to Redis: every call of a request passes here, where it is counted, held back, or made again.
+//! The client of a worker: every call passes here and is counted, held back, or sent again.
 //!
-//! Guarantees that at most [`CALLS_MAX`] calls are in the worker's hands, that one which finds no connection waits for it
-//! while the absence is short and fails at once when it is not, and that nothing is sent twice which may have been
-//! executed, unless twice is the same as once.
+//! Guarantees that at most [`MAX_CALLS`] calls are under way, that a call which finds no connection waits while the outage is
+//! short and fails at once when it is not, and that nothing is sent twice that may have been executed, unless repeating it
+//! changes nothing.
 
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use tokio::time::{Instant, timeout_at};
+use fred::types::Value;
+use tokio::{
+    sync::{Mutex, Notify},
+    time::Instant,
+};
 
-use crate::redis::availability::RedisAvailability;
-use crate::redis::breakers::{BreakerStates, CallKind};
-use crate::redis::connection::ActiveConnection;
-use crate::redis::error::RedisError;
-use crate::redis::transport::RedisTransport;
-use crate::redis::{ClientInner, RedisClient, RedisStatus, connection};
+use crate::config::settings::{RedisConfig, RedisUrl, ScriptingMode};
+use crate::redis::{
+    batching::{BeginQueue, ClusterBeginQueue, CommitQueue},
+    breakers::{BreakerStates, CallKind},
+    call_numbers::CallNumbers,
+    connection_state::{ConnectionState, RedisStatus},
+    endpoint::RedisEndpoint,
+    error::RedisError,
+    functions::{self, ServerFunction},
+    invocation_mode::InvocationMode,
+    keys,
+    notifications::{EarlierReleaseTracker, NotificationBus},
+    outage_stats::OutageStats,
+    signing_keys::SigningKeys,
+    transport::{ActiveConnection, RedisTransport},
+};
 
-/// Calls that may be under way or wait at the same time, per worker; more are refused at once. A call that waits holds
-/// its request, some 10 KiB with its connection: 16,384 are about 160 MiB.
-pub(super) const MAX_CALLS: usize = 16_384;
+/// Calls that may be under way or wait at the same time, per worker; more are refused at once. A waiting call holds its
+/// request, some 10 KiB with its connection: 16,384 are about 160 MiB.
+const MAX_CALLS: usize = 16_384;
 
-/// Whether twice is the same as once.
+/// Pause before a call is sent to a cluster again, so that the loss of the node's connection is noticed first.
+const CLUSTER_RETRY_PAUSE: Duration = Duration::from_millis(3);
+
+/// Whether a call may be sent again when it is unknown whether it was executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RepeatPolicy {
     Never,
-    /// Where Redis notes calls.
+    /// Where Redis records batches by their number.
     WhenDeduplicated,
     Always,
 }
 
-/// Pause before a call goes to a cluster again: the node's keeper learns of the loss first.
-const CLUSTER_RETRY_PAUSE: Duration = Duration::from_millis(3);
+/// A worker's connection to the shared state; cheap to clone.
+#[derive(Clone)]
+pub struct RedisClient {
+    pub(super) inner: Arc<ClientInner>,
+}
+
+pub(super) struct ClientInner {
+    pub(super) endpoint: RedisEndpoint,
+    pub(super) mode: ScriptingMode,
+    pub(super) prefix: String,
+    /// The prefix of channel names, which differs from `prefix` in databases other than 0.
+    pub(super) channel_prefix: String,
+    /// The name that `CLIENT LIST` shows.
+    pub(super) name: String,
+    /// Longest silence of a connection on which calls wait.
+    pub(super) command_timeout: Duration,
+    pub(super) state: Arc<ConnectionState>,
+    /// Begins of requests that wait for the next batch.
+    pub(super) begin_batches: BeginQueue,
+    /// The same in a cluster, by hash slot.
+    pub(super) cluster_batches: ClusterBeginQueue,
+    /// Commits that wait for the next batch.
+    pub(super) commit_batches: CommitQueue,
+    pub(super) call_numbers: CallNumbers,
+    calls_in_flight: AtomicUsize,
+    /// Connections opened so far.
+    pub(super) connections_opened: AtomicU64,
+    /// Whether any connection has answered as Redis does.
+    pub(super) identified_as_redis: AtomicBool,
+    /// Held while the code is loaded: 500 calls that miss it must not load it 500 times.
+    function_reload: Mutex<()>,
+    /// Notified when a server refused a write because it is a replica.
+    pub(super) failover_suspected: Notify,
+    pub(super) notifications: NotificationBus,
+    pub(super) earlier_releases: EarlierReleaseTracker,
+    pub(super) signing_keys: SigningKeys,
+    /// Whether the limitations of mode plain were logged.
+    plain_mode_warned: AtomicBool,
+}
+
+impl fmt::Debug for RedisClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The endpoint is left out because it holds a password.
+        f.debug_struct("RedisClient")
+            .field("name", &self.inner.name)
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
 
 impl RedisClient {
-    /// A call of this kind, made once: it may have been executed when it fails.
+    /// Prepares a client; no I/O, no runtime needed. `name` is shown by `CLIENT LIST` and has no spaces.
+    ///
+    /// # Errors
+    /// [`RedisError::InvalidSetting`] when the URL cannot be used.
+    pub fn new(settings: &RedisConfig, url: &RedisUrl, name: &str) -> Result<Self, RedisError> {
+        let endpoint = RedisEndpoint::new(url, &settings.credentials)?;
+        let inner = ClientInner {
+            channel_prefix: keys::channel_prefix(&settings.prefix, endpoint.database()),
+            endpoint,
+            mode: settings.scripting,
+            prefix: settings.prefix.clone(),
+            name: name.to_owned(),
+            command_timeout: settings.command_timeout,
+            state: Arc::new(ConnectionState::new(settings.reconnect_wait)),
+            begin_batches: BeginQueue::new(),
+            cluster_batches: ClusterBeginQueue::new(),
+            commit_batches: CommitQueue::new(),
+            call_numbers: CallNumbers::new(),
+            calls_in_flight: AtomicUsize::new(0),
+            connections_opened: AtomicU64::new(0),
+            identified_as_redis: AtomicBool::new(false),
+            function_reload: Mutex::new(()),
+            failover_suspected: Notify::new(),
+            notifications: NotificationBus::default(),
+            earlier_releases: EarlierReleaseTracker::default(),
+            signing_keys: SigningKeys::default(),
+            plain_mode_warned: AtomicBool::new(false),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Returns once the first attempt has ended, or after 2.5 s.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost by dropping it.
+    pub async fn wait_for_first_attempt(&self) -> RedisStatus {
+        self.inner.state.wait_for_first_attempt().await
+    }
+
+    /// Whether Redis can be used now.
+    pub fn status(&self) -> RedisStatus {
+        self.inner.state.status()
+    }
+
+    /// The states of the breakers for reads and for writes.
+    pub fn breaker_states(&self) -> BreakerStates {
+        self.inner.state.breakers.states()
+    }
+
+    /// How long ago the server last answered anything, a `PING` included; `None` if it never did.
+    pub fn time_since_response(&self) -> Option<Duration> {
+        self.inner.state.time_since_response()
+    }
+
+    /// What outages of Redis have cost so far.
+    pub fn outage_stats(&self) -> OutageStats {
+        self.inner.state.waits.stats()
+    }
+
+    /// The fleet's signing keys that are or were kept in Redis, the current one first; empty until Redis was reached.
+    ///
+    /// There is a second one only after Redis lost the first (`FLUSHALL`) and another worker stored its own before this
+    /// one did.
+    pub fn generated_signing_keys(&self) -> Vec<Vec<u8>> {
+        self.inner.signing_keys.all()
+    }
+
+    /// Changes whenever [`RedisClient::generated_signing_keys`] does; 0 while there is none.
+    pub fn signing_keys_version(&self) -> u64 {
+        self.inner.signing_keys.version()
+    }
+
+    /// Whether this server or user allows no server-side code, so that plain commands are used.
+    pub fn is_plain(&self) -> bool {
+        let inner = &self.inner;
+        let active = inner.state.with_active(|live| live.mode == InvocationMode::Plain);
+        // During an outage the mode of the last connection counts.
+        active.unwrap_or_else(|| inner.mode == ScriptingMode::Plain || inner.plain_mode_warned.load(Relaxed))
+    }
+}
+
+impl RedisClient {
+    /// Calls a function; if the server lacks the code, loads it and calls once more.
+    pub(super) async fn call(
+        &self,
+        function: ServerFunction,
+        encode: impl Fn(Value) -> Vec<Value>,
+    ) -> Result<Value, RedisError> {
+        let encode = &encode;
+        let kind = function.call_kind();
+        let repeatable = kind.is_repeatable() || function.is_repeatable();
+        let policy = if repeatable { RepeatPolicy::Always } else { RepeatPolicy::Never };
+        self.send_with_policy(
+            kind,
+            policy,
+            |live, _| async move { self.invoke(&live, function, encode).await },
+        )
+        .await
+    }
+
+    /// Runs several plain commands as one call, which is never repeated.
+    pub(super) async fn call_plain<T>(
+        &self,
+        kind: CallKind,
+        work: impl AsyncFnOnce(&RedisTransport) -> Result<T, RedisError>,
+    ) -> Result<T, RedisError> {
+        // Boxed: otherwise every request's future reserves room for it.
+        self.send_once(kind, async |live| Box::pin(work(&live.transport)).await).await
+    }
+
+    /// Makes a call once; it may have been executed when it fails.
     pub(super) async fn send_once<T>(
         &self,
         kind: CallKind,
         call: impl AsyncFnOnce(ActiveConnection) -> Result<T, RedisError>,
     ) -> Result<T, RedisError> {
         let inner = &*self.inner;
-        let _place = inner.acquire_call_permit()?;
-        let live = inner.wait_for_connection().await?;
+        let _permit = inner.acquire_call_permit()?;
+        let live = inner.state.wait_for_connection().await?;
         inner.attempt(kind, call(live)).await
     }
 
-    /// A call of this kind, made again if it was not sent, or if twice is the same as once and its connection was lost.
+    /// Makes a call, again if it was not sent, or if its kind may be repeated and its connection was lost.
     pub(super) async fn send<T, F>(
         &self,
         kind: CallKind,
@@ -54,30 +234,29 @@ impl RedisClient {
     where
         F: Future<Output = Result<T, RedisError>>,
     {
-        let again = if kind.is_repeatable() { RepeatPolicy::Always } else { RepeatPolicy::Never };
-        self.send_with_policy(kind, again, |live, _| call(live)).await
+        let policy = if kind.is_repeatable() { RepeatPolicy::Always } else { RepeatPolicy::Never };
+        self.send_with_policy(kind, policy, |live, _| call(live)).await
     }
 
-    /// The same; `again` says whether twice is the same as once. The call is told whether it may have been executed
-    /// before.
+    /// As [`RedisClient::send`] with an explicit policy. `call` learns whether it may have been executed before.
     pub(super) async fn send_with_policy<T, F>(
         &self,
         kind: CallKind,
-        again: RepeatPolicy,
+        policy: RepeatPolicy,
         call: impl Fn(ActiveConnection, bool) -> F,
     ) -> Result<T, RedisError>
     where
         F: Future<Output = Result<T, RedisError>>,
     {
-        let _place = self.inner.acquire_call_permit()?;
-        self.send_admitted(kind, again, call).await
+        let _permit = self.inner.acquire_call_permit()?;
+        self.send_admitted(kind, policy, call).await
     }
 
-    /// The same for a call whose place is taken already.
+    /// As [`RedisClient::send_with_policy`] for a call that has its permit already.
     pub(super) async fn send_admitted<T, F>(
         &self,
         kind: CallKind,
-        again: RepeatPolicy,
+        policy: RepeatPolicy,
         call: impl Fn(ActiveConnection, bool) -> F,
     ) -> Result<T, RedisError>
     where
@@ -86,47 +265,76 @@ impl RedisClient {
         let inner = &*self.inner;
         let (mut lost, mut end) = (None, None);
         loop {
-            let live = match inner.wait_for_connection().await {
+            let live = match inner.state.wait_for_connection().await {
                 Ok(live) if kind.is_large_read() => live.with_long_timeout(),
                 Ok(live) => live,
                 Err(error) => return Err(lost.unwrap_or(error)),
             };
-            let (number, one) = (live.number, matches!(live.transport, RedisTransport::Standalone(..)));
-            let repeatable =
-                again == RepeatPolicy::Always || again == RepeatPolicy::WhenDeduplicated && live.deduplicates;
+            let number = live.number;
+            let standalone = matches!(live.transport, RedisTransport::Standalone(..));
+            let repeatable = policy == RepeatPolicy::Always
+                || policy == RepeatPolicy::WhenDeduplicated && live.deduplicates;
             let error = match inner.attempt(kind, call(live, lost.is_some())).await {
                 Err(error @ RedisError::ConnectionLost { .. }) if repeatable => lost.insert(error).clone(),
-                Err(error @ RedisError::Unavailable { .. }) if one => error,
-                // A no to a repetition says nothing of the first time, which may have written.
+                Err(error @ RedisError::Unavailable { .. }) if standalone => error,
+                // A rejected repetition does not show whether the first sending has written.
                 Err(error @ (RedisError::Unavailable { .. } | RedisError::Rejected { .. })) => {
                     return Err(lost.filter(|_| kind.writes()).unwrap_or(error));
                 }
-                answer => return answer,
+                reply => return reply,
             };
-            // Connections that are made and lost at once must not hold it for ever.
-            let end = *end.get_or_insert_with(|| Instant::now() + inner.reconnect_wait);
-            if Instant::now() >= end || !inner.wait_until_replaced(number, one, end).await {
+            // Bounded in time: connections that are opened and lost at once would hold the call for ever.
+            let end = *end.get_or_insert_with(|| Instant::now() + inner.state.reconnect_wait);
+            let in_time = match standalone {
+                true => inner.state.wait_until_replaced(number, end).await,
+                false => {
+                    tokio::time::sleep(CLUSTER_RETRY_PAUSE).await;
+                    true
+                }
+            };
+            if !in_time || Instant::now() >= end {
                 return Err(lost.unwrap_or(error));
             }
         }
     }
-}
 
-impl RedisClient {
-    /// Where the breakers of reads and writes stand.
-    pub fn breaker_states(&self) -> BreakerStates {
-        self.inner.breakers.states()
+    /// Calls a function on this connection; if the server lacks the code, loads it and calls once more.
+    pub(super) async fn invoke(
+        &self,
+        live: &ActiveConnection,
+        function: ServerFunction,
+        encode: impl Fn(Value) -> Vec<Value>,
+    ) -> Result<Value, RedisError> {
+        let (command, name) = function.invocation(live.mode)?;
+        let first = live.transport.send(command, encode(name.clone())).await;
+        let missing = matches!(&first, Err(error) if error.is_function_missing());
+        if !missing {
+            return first;
+        }
+        // Boxed: otherwise every call reserves room for a case that hardly ever happens.
+        Box::pin(self.reload_functions(live, command, || encode(name.clone()))).await
     }
 
-    /// How long ago the server last answered anything, a PING included; `None` if it never did.
-    pub fn time_since_response(&self) -> Option<Duration> {
-        let answered_ms = self.inner.last_response_ms.load(Relaxed);
-        let at = Duration::from_millis(answered_ms);
-        (answered_ms > 0).then(|| self.inner.origin.elapsed().saturating_sub(at))
+    async fn reload_functions(
+        &self,
+        live: &ActiveConnection,
+        command: &'static str,
+        args: impl Fn() -> Vec<Value>,
+    ) -> Result<Value, RedisError> {
+        let _reload = self.inner.function_reload.lock().await;
+        // Tried again first: another call may have loaded the code while this one waited for the lock.
+        match live.transport.send(command, args()).await {
+            Err(error) if error.is_function_missing() => {
+                tracing::warn!("the server lost our code; loading it again");
+                functions::load(&live.transport, live.mode).await?;
+                live.transport.send(command, args()).await
+            }
+            other => other,
+        }
     }
 }
 
-/// A call's place among those in the worker's hands.
+/// Counts a call among those under way until it is dropped.
 pub(super) struct CallPermit<'a>(&'a ClientInner);
 
 impl Drop for CallPermit<'_> {
@@ -137,17 +345,11 @@ impl Drop for CallPermit<'_> {
 
 impl ClientInner {
     pub(super) fn acquire_call_permit(&self) -> Result<CallPermit<'_>, RedisError> {
-        let place = CallPermit(self);
+        let permit = CallPermit(self);
         match self.calls_in_flight.fetch_add(1, Relaxed) {
-            calls if calls < MAX_CALLS => Ok(place),
+            calls if calls < MAX_CALLS => Ok(permit),
             _ => Err(RedisError::unavailable(format!("{MAX_CALLS} calls wait already"))),
         }
-    }
-
-    /// The server has answered.
-    pub(super) fn record_response(&self) {
-        let now_ms = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_response_ms.store(now_ms.max(1), Relaxed);
     }
 
     async fn attempt<T>(
@@ -155,35 +357,27 @@ impl ClientInner {
         kind: CallKind,
         call: impl Future<Output = Result<T, RedisError>>,
     ) -> Result<T, RedisError> {
-        let guard = self.breakers.acquire(kind)?;
-        let answer = call.await;
-        let failed = answer.as_ref().err();
+        let guard = self.state.breakers.acquire(kind)?;
+        let result = call.await;
+        let failed = result.as_ref().err();
         guard.record_outcome(failed);
         match failed {
-            Some(error) if connection::suggests_failover(error) => self.failover_suspected.notify_one(),
-            // An answer is an answer, be it a no.
-            None | Some(RedisError::Rejected { .. }) => self.record_response(),
+            Some(error) if error.suggests_failover() => self.failover_suspected.notify_one(),
+            // A rejection is a response too.
+            None | Some(RedisError::Rejected { .. }) => self.state.record_response(),
             Some(_) => {}
         }
-        answer
+        result
     }
 
-    /// Waits until a connection on which a call failed is no longer in use; whether it came to that in time.
-    async fn wait_until_replaced(&self, number: u64, one: bool, end: Instant) -> bool {
-        if !one {
-            tokio::time::sleep(CLUSTER_RETRY_PAUSE).await;
-            return true;
+    /// Logs once what mode plain cannot do.
+    pub(super) fn warn_plain_mode(&self, mode: InvocationMode) {
+        if mode == InvocationMode::Plain && !self.plain_mode_warned.swap(true, Relaxed) {
+            tracing::warn!(
+                "the shared state is kept by plain commands (redis.mode plain), because server-side code is not used \
+                 or not allowed: changes to one session at the same moment may undo each other, limits count in fixed \
+                 windows, and what needs server-side code is answered with 501"
+            );
         }
-        let mut gate = self.availability.subscribe();
-        let left = gate
-            .wait_for(|gate| !matches!(gate, RedisAvailability::Available(live) if live.number == number));
-        timeout_at(end, left).await.is_ok()
-    }
-}
-
-impl RedisStatus {
-    /// Whether it can be used.
-    pub fn is_up(&self) -> bool {
-        *self == Self::Up
     }
 }

@@ -1,17 +1,20 @@
-//! Counters that do not travel with a request's first call: batched, bounded and unique ones.
+//! Counters outside a request's begin: batched, bounded and distinct ones.
 //!
-//! Plain data and its wire form, described at the head of `migrations/0005_regatta_counter_v1.lua`.
+//! The wire form is described at the head of `migrations/0005_regatta_counter_v1.lua`.
 
 use fred::types::Value;
 
-use crate::redis::RedisClient;
-use crate::redis::error::RedisError;
-use crate::redis::functions::ServerFunction;
+use crate::redis::{
+    client::RedisClient,
+    error::RedisError,
+    functions::ServerFunction,
+    wire::{list, number, signed, unsigned, with_keys},
+};
 
-/// How long Redis remembers the numbers of a fleet's batches after the last one, ms: no outage is longer.
+/// How long Redis remembers the numbers of a fleet's batches after the last one, ms: longer than any outage.
 const LEDGER_TTL_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
-/// How long the token of a taking or giving back is remembered, ms.
+/// How long the token of a bounded change is remembered, ms.
 const TOKEN_TTL_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// One journal's batch of additions.
@@ -23,63 +26,63 @@ pub struct FlushBatch<'a> {
     pub journal: &'a str,
     /// The batch's number.
     pub seq: u64,
-    /// What is to be added, by key.
+    /// The additions, by key.
     pub sums: &'a [(String, i64)],
 }
 
-/// The answer to a [`Flush`].
+/// The reply to a [`FlushBatch`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlushOutcome {
-    /// It was added now; false if an earlier sending had been executed.
+    /// Whether it was added now; false if an earlier sending was executed.
     pub applied_now: bool,
-    /// The counters' values, in the batch's order; none for one that cannot be added to.
+    /// The counters' values, in the batch's order; `None` for a value that is no number.
     pub values: Vec<Option<i64>>,
 }
 
-/// A taking from, or giving back to, a bounded counter.
+/// A change of a bounded counter: taking or giving back.
 #[derive(Debug, Clone, Copy)]
 pub struct BoundedChange<'a> {
     /// Key of the counter.
     pub key: &'a str,
-    /// Key of the token under which it is done at most once, if it has one.
+    /// Key of the token that makes the change happen at most once, if it has one.
     pub token: Option<&'a str>,
     /// How much, from 1 to 2^53.
     pub count: u64,
 }
 
-/// What became of a [`Share`].
+/// The reply to a [`BoundedChange`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BoundedOutcome {
-    /// Done; how much is taken now.
+    /// Applied; how much is taken now.
     Applied(u64),
-    /// Done before with the same token; how much is taken now.
+    /// Applied before with the same token; how much is taken now.
     AlreadyApplied(u64),
-    /// There is not so much left; how much is taken.
+    /// There is not enough left; how much is taken.
     Rejected(u64),
 }
 
-/// A look at a unique counter, or something to be counted there.
+/// Items to count in a distinct counter, or a read of it.
 #[derive(Debug, Clone, Copy)]
 pub struct InsertItems<'a> {
     /// One key, or those of three windows in a row.
     pub keys: &'a [String],
-    /// Length of a window in ms and number of the middle one; none: there are no windows.
+    /// Length of a window in ms and the number of the middle one; `None`: there are no windows.
     pub window: Option<(u64, u64)>,
-    /// What was seen; empty only looks.
+    /// The items; empty only reads.
     pub items: &'a [&'a [u8]],
 }
 
-/// The answer to a [`See`].
+/// The reply to an [`InsertItems`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InsertOutcome {
     /// Counted.
     Counted {
-        /// Whether anything was new, as far as the counter can tell.
+        /// Whether any item was new, as far as the counter can tell.
         new: bool,
-        /// How much was seen, ± 0.81 % (standard error).
+        /// The number of distinct items, ± 0.81 % (standard error).
         count: u64,
     },
-    /// Nothing was done: by Redis's clock it is this window.
+    /// Nothing was counted: by Redis's clock this is the current window.
     WindowMoved(u64),
 }
 
@@ -87,10 +90,10 @@ impl RedisClient {
     /// Adds a batch, once however often it is sent.
     ///
     /// # Errors
-    /// See [`Error`]; after any of them the same batch is to be sent again.
+    /// See [`RedisError`]; after any of them the same batch must be sent again.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves it unknown whether it was added; the same batch is to be sent again.
+    /// Dropping the future leaves it unknown whether it was added; the same batch must be sent again.
     pub async fn flush_counters(&self, flush: &FlushBatch<'_>) -> Result<FlushOutcome, RedisError> {
         let keys = || std::iter::once(flush.ledger).chain(flush.sums.iter().map(|(key, _)| key.as_str()));
         let answer = self
@@ -107,10 +110,10 @@ impl RedisClient {
         Ok(FlushOutcome { applied_now: now, values })
     }
 
-    /// A counter's value, and for each of these journals the number of its last batch that is part of it.
+    /// A counter's value, and for each of these journals the number of its last batch that is included.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`RedisError`].
     ///
     /// # Cancel safety
     /// Nothing is changed.
@@ -133,10 +136,11 @@ impl RedisClient {
         Ok((value, batches))
     }
 
-    /// Takes from what there is `max` of, all or nothing.
+    /// Takes from a bounded counter with `max`, all or nothing.
     ///
     /// # Errors
-    /// See [`Error`]; after [`Error::Timeout`] it may have been taken, and a repetition with the same token is safe.
+    /// See [`RedisError`]; after [`RedisError::Timeout`] it may have been taken, and a repetition with the same token
+    /// is safe.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was taken.
@@ -153,10 +157,10 @@ impl RedisClient {
         .await
     }
 
-    /// Gives back, and never more than is taken.
+    /// Gives back, at most what is taken.
     ///
     /// # Errors
-    /// As [`Redis::take`].
+    /// As [`RedisClient::take_bounded`].
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was given back.
@@ -191,13 +195,13 @@ impl RedisClient {
         })
     }
 
-    /// Counts what is different. Repeating it changes nothing.
+    /// Counts distinct items. Repeating it changes nothing.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`RedisError`].
     ///
     /// # Cancel safety
-    /// Dropping the future leaves it unknown whether it was counted; a repetition is safe.
+    /// Dropping the future leaves it unknown whether they were counted; a repetition is safe.
     pub async fn insert_distinct(&self, insert: &InsertItems<'_>) -> Result<InsertOutcome, RedisError> {
         let (length, middle) = insert.window.unwrap_or((0, 0));
         let answer = self
@@ -216,33 +220,4 @@ impl RedisClient {
             InsertOutcome::Counted { new: new == 1, count }
         })
     }
-}
-
-/// The beginning of a call: the entry's name, the number of keys, the keys.
-pub(super) fn with_keys<'a>(entry: Value, keys: impl IntoIterator<Item = &'a str>) -> Vec<Value> {
-    let mut args = vec![entry, Value::Integer(0)];
-    args.extend(keys.into_iter().map(Value::from));
-    args[1] = Value::Integer(i64::try_from(args.len() - 2).unwrap_or(i64::MAX));
-    args
-}
-
-pub(super) fn number(value: u64) -> Value {
-    Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
-}
-
-/// A reply of at least `least` parts.
-pub(super) fn list(reply: Value, least: usize) -> Result<impl Iterator<Item = Value>, RedisError> {
-    match reply {
-        Value::Array(parts) if parts.len() >= least => Ok(parts.into_iter()),
-        _ => Err(RedisError::protocol("a function did not answer with the list it has")),
-    }
-}
-
-pub(super) fn signed(part: Option<Value>) -> Result<i64, RedisError> {
-    let number = part.and_then(|part| part.as_i64());
-    number.ok_or_else(|| RedisError::protocol("a number is missing in the reply"))
-}
-
-fn unsigned(part: Option<Value>) -> Result<u64, RedisError> {
-    Ok(u64::try_from(signed(part)?).unwrap_or(0))
 }

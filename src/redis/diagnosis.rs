@@ -1,25 +1,26 @@
-//! What answers where no connection to Redis could be made, found out by what it says.
+//! Finds out what answers at an address where Redis was expected.
 //!
-//! The client library knows only that its greeting failed. A proxy that closes the connection after a command it does not
-//! know, a web server and a port with TLS all look alike to it, and each is mended by another setting. It is asked once a
-//! failed attempt, by a worker that never had a connection: what was Redis before is Redis, and only away.
+//! The client library only reports that its handshake failed. A proxy that closes the connection after an unknown
+//! command, a web server and a TLS port look alike to it, and each needs another setting. It runs once after a failed
+//! attempt, in a worker that never had a connection: an address that was Redis before is not diagnosed.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
 
 use crate::config::redis_url::{HostPort, RedisLogin};
 
 /// Longest wait for a connection, and for each answer.
 const REPLY_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Longest time for all of it.
+/// Longest time for the whole diagnosis.
 const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a worker sends before it can serve, in this order; none of it changes anything.
+/// The commands that a worker sends before it can serve, in this order; none of them changes anything.
 const STARTUP_COMMANDS: &[&[&str]] = &[
     &["CLIENT", "ID"],
     &["INFO", "server"],
@@ -29,18 +30,18 @@ const STARTUP_COMMANDS: &[&[&str]] = &[
     &["TIME"],
 ];
 
-/// How a record of TLS begins that makes every server of TLS answer, be it with an alert.
+/// The start of a TLS record that every TLS server answers, at least with an alert.
 const TLS_HELLO: &[u8] = &[0x16, 0x03, 0x01, 0x00, 0x05, 0x01, 0x00, 0x00, 0x01, 0x00];
 
-/// Bytes of a foreign answer that are shown.
+/// Bytes of a foreign reply that are shown.
 const SHOWN_BYTES: usize = 16;
 
-/// Where it answers.
+/// The address to probe.
 #[derive(Debug, Clone)]
 pub(super) enum ProbeAddress {
-    /// At a host's port.
+    /// A host's port.
     Tcp(HostPort),
-    /// At a socket.
+    /// A Unix socket.
     Unix(PathBuf),
 }
 
@@ -52,7 +53,7 @@ enum ProbeReply {
     Silent,
 }
 
-/// Why the greeting failed, if what answers there tells; nothing is said where it cannot be reached at all.
+/// Why the handshake failed, if the replies show it; `None` if the address cannot be reached at all.
 pub(super) async fn diagnose(address: &ProbeAddress, tls: bool, login: &RedisLogin) -> Option<String> {
     timeout(DIAGNOSIS_TIMEOUT, probe(address, tls, login)).await.ok().flatten()
 }
@@ -61,7 +62,7 @@ async fn probe(address: &ProbeAddress, tls: bool, login: &RedisLogin) -> Option<
     let mut stream = connect(address).await?;
     let first = exchange(&mut stream, &encode_command(&["PING"])).await;
     if tls {
-        // What speaks TLS does not answer this; what does is told apart from a server with another certificate.
+        // A server that speaks plain text is distinguished from a TLS server with another certificate.
         return match first {
             ProbeReply::Received(received) if !is_tls(&received) => {
                 let advice =
@@ -87,7 +88,7 @@ async fn probe(address: &ProbeAddress, tls: bool, login: &RedisLogin) -> Option<
 
 const SPEAKS_TLS: &str = "what answers there speaks TLS; redis.url would begin with rediss";
 
-/// The first command of a worker's after which the connection is closed.
+/// The first of a worker's commands after which the connection is closed.
 async fn rejected_command(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     received: &[u8],
@@ -110,7 +111,7 @@ async fn rejected_command(
     None
 }
 
-/// What an answer is that is none of Redis's.
+/// Describes a reply that is not from Redis.
 fn describe(received: &[u8]) -> String {
     match received {
         received if is_redis(received) => "what answers there speaks Redis's protocol without TLS".to_owned(),
@@ -125,7 +126,7 @@ fn describe(received: &[u8]) -> String {
     }
 }
 
-/// Whether it begins as an answer of Redis does.
+/// Whether it starts as a reply of Redis does.
 fn is_redis(received: &[u8]) -> bool {
     let word = |rest: &[u8]| rest.first().is_some_and(u8::is_ascii_uppercase);
     match received.split_first() {
@@ -135,7 +136,7 @@ fn is_redis(received: &[u8]) -> bool {
     }
 }
 
-/// Whether it is a record of TLS: an alert or a part of a handshake.
+/// Whether it is a TLS record: an alert or a part of a handshake.
 fn is_tls(received: &[u8]) -> bool {
     matches!(received, [0x15 | 0x16, 0x03, ..])
 }
@@ -145,7 +146,7 @@ fn encode_command(words: &[&str]) -> Vec<u8> {
     format!("*{}\r\n{}", words.len(), words.iter().map(word).collect::<String>()).into_bytes()
 }
 
-/// A connection to either kind of door.
+/// A TCP or Unix stream.
 trait ProbeStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> ProbeStream for T {}
@@ -185,7 +186,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that gives each of these answers to what is sent on every connection, and then closes it.
+    /// A server that gives these replies to what is sent on every connection, and then closes it.
     fn server(answers: &'static [&'static [u8]]) -> ProbeAddress {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -197,7 +198,7 @@ mod tests {
                         break;
                     }
                 }
-                // What it refuses was read.
+                // The command that it refuses was read.
                 let _ = stream.read(&mut [0; 4096]);
             }
         });

@@ -1,29 +1,27 @@
-//! Where Redis is and who we are there, as the client's settings: made anew for every attempt to connect.
+//! Address and login of Redis as settings of the client library, made anew for every attempt to connect.
 //!
-//! Password and certificates may lie in files that somebody renews. They are read each time, so that a rotation needs
-//! no restart: whoever is refused tries again with what the file says by then.
+//! Password and certificates may be in files that are rotated. They are read at each attempt, so that a rotation needs
+//! no restart.
 
-use std::path::Path;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use fred::types::config::{
     Config, ConnectionConfig, PerformanceConfig, Server, ServerConfig, TcpConfig, UnresponsiveConfig,
 };
-use rand::TryRngCore;
-use rand::rngs::OsRng;
+use rand::{TryRngCore, rngs::OsRng};
 
-use crate::config::redis_url::{HostPort, RedisAddress, RedisLogin, RedisTopology};
-use crate::config::settings::{RedisCredentials, RedisUrl};
-use crate::config::text;
-use crate::redis::diagnosis::ProbeAddress;
-use crate::redis::error::RedisError;
-use crate::redis::tls;
+use crate::config::{
+    redis_url::{HostPort, RedisAddress, RedisLogin, RedisTopology},
+    settings::{RedisCredentials, RedisUrl},
+    text,
+};
+use crate::redis::{diagnosis::ProbeAddress, error::RedisError, tls};
 use crate::sys;
 
-/// Longest wait for a connection to be made, and then for its greeting.
+/// Longest wait for a connection to be opened, and then for its handshake.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where Redis is, and where the secrets lie that it wants.
+/// The address of Redis, and where its secrets are.
 pub(super) struct RedisEndpoint {
     address: RedisAddress,
     credentials: RedisCredentials,
@@ -33,7 +31,7 @@ impl RedisEndpoint {
     /// Reads the URL; no I/O.
     ///
     /// # Errors
-    /// [`Error::Setting`] when the URL cannot be used.
+    /// `InvalidSetting` when the URL cannot be used.
     pub(super) fn new(url: &RedisUrl, access: &RedisCredentials) -> Result<Self, RedisError> {
         let place = RedisAddress::parse(url.expose());
         let place = place
@@ -46,7 +44,7 @@ impl RedisEndpoint {
         self.address.database
     }
 
-    /// The nodes of a cluster that are known from the start; `None` when there is no cluster.
+    /// The configured nodes of a cluster; `None` without a cluster.
     pub(super) fn cluster_seeds(&self) -> Option<&[HostPort]> {
         match &self.address.topology {
             RedisTopology::Cluster(peers) => Some(peers),
@@ -54,7 +52,7 @@ impl RedisEndpoint {
         }
     }
 
-    /// Longest time one attempt may take: through Sentinels it is a greeting more.
+    /// Longest time of one attempt; through Sentinels there is one more handshake.
     pub(super) fn connect_timeout(&self) -> Duration {
         match self.address.topology {
             RedisTopology::Sentinel { .. } => 4 * CONNECT_TIMEOUT,
@@ -64,7 +62,7 @@ impl RedisEndpoint {
         }
     }
 
-    /// What a failed attempt means, where its own words do not tell.
+    /// Explains a failed attempt whose own message is not clear.
     pub(super) fn explain(&self, error: RedisError) -> RedisError {
         match error {
             // A server without TLS waits for the end of a line that never comes.
@@ -75,7 +73,7 @@ impl RedisEndpoint {
         }
     }
 
-    /// Where whatever answers can be asked what it is; `node` names the node of a cluster.
+    /// The address to diagnose; `node` names the node of a cluster.
     pub(super) fn probe_address(&self, node: Option<&HostPort>) -> Option<ProbeAddress> {
         match (node, &self.address.topology) {
             (Some(peer), _) | (None, RedisTopology::Server(peer)) => Some(ProbeAddress::Tcp(peer.clone())),
@@ -95,11 +93,10 @@ impl RedisEndpoint {
         (self.address.tls, to_sentinels.unwrap_or(&self.address.login))
     }
 
-    /// Settings for one attempt to connect to any server: where there is a cluster, one of the nodes that are known from
-    /// the start, at random.
+    /// Settings for one attempt to connect to any server: in a cluster to a random one of the configured nodes.
     ///
     /// # Errors
-    /// As [`Endpoint::config`].
+    /// As [`RedisEndpoint::config`].
     pub(super) fn bootstrap_config(&self) -> Result<Config, RedisError> {
         let nodes = self.cluster_seeds().unwrap_or_default();
         let at = OsRng.try_next_u32().map_or(0, |number| number as usize) % nodes.len().max(1);
@@ -109,7 +106,7 @@ impl RedisEndpoint {
     /// Settings for one attempt to connect; `node` names the node of a cluster.
     ///
     /// # Errors
-    /// [`Error::Setting`] when a file that holds a password or a certificate cannot be used.
+    /// `InvalidSetting` when a file that holds a password or a certificate cannot be used.
     pub(super) fn config(&self, node: Option<&HostPort>) -> Result<Config, RedisError> {
         let server = match (node, &self.address.topology) {
             (Some(peer), _) | (None, RedisTopology::Server(peer)) => {
@@ -127,7 +124,7 @@ impl RedisEndpoint {
         let RedisLogin { user, password } = &self.address.login;
         let password = match &self.credentials.password_file {
             Some(file) => Some(read_password(file)?),
-            // A user without one has an empty password, and is not the default user.
+            // A user without a password has an empty one, which is not the same as the default user.
             None => password.clone().or_else(|| user.as_ref().map(|_| String::new())),
         };
         let tls = if self.address.tls { Some(tls::client_config(&self.credentials)?.into()) } else { None };
@@ -137,8 +134,8 @@ impl RedisEndpoint {
             password,
             database: Some(self.address.database).filter(|number| *number > 0),
             tls,
-            // An attempt that fails ends at once: trying again is this room's task and not the client's. The protocol
-            // stays RESP2, whose replies this client reads with 15 % less work than RESP3's (5.4 and 6.3 µs a begin).
+            // A failed attempt ends at once: this room tries again, not the client. The protocol is RESP2, whose
+            // replies this client reads with 15 % less work than RESP3's (5.4 and 6.3 µs a begin).
             fail_fast: true,
             ..Config::default()
         })
@@ -149,7 +146,7 @@ fn server(peer: &HostPort) -> Server {
     Server::new(peer.host.as_str(), peer.port)
 }
 
-/// Every attempt begins with another one: a Sentinel that hangs must not be the first each time.
+/// Rotated at every attempt: a Sentinel that hangs must not always be the first.
 fn sentinel(sentinels: &[HostPort], service: &str, login: &RedisLogin) -> ServerConfig {
     let mut hosts: Vec<_> = sentinels.iter().map(server).collect();
     let first = OsRng.try_next_u32().map_or(0, |number| number as usize);
@@ -162,7 +159,7 @@ fn sentinel(sentinels: &[HostPort], service: &str, login: &RedisLogin) -> Server
     }
 }
 
-/// The password in a file, without the line's end that editors leave.
+/// The password in a file, without the line end that editors append.
 fn read_password(file: &Path) -> Result<String, RedisError> {
     let shown = file.display();
     let unusable = |reason: &str| {
@@ -175,13 +172,13 @@ fn read_password(file: &Path) -> Result<String, RedisError> {
     }
 }
 
-/// How the client treats its connection. It never reconnects by itself and never sends a command twice.
+/// The client never reconnects by itself and never sends a command twice.
 pub(super) fn connection_config() -> ConnectionConfig {
     ConnectionConfig {
         connection_timeout: CONNECT_TIMEOUT,
         internal_command_timeout: CONNECT_TIMEOUT,
         max_command_attempts: 1,
-        // A bounded queue can end the client's task when it is full; calls are bounded before they reach it.
+        // A full bounded queue can end the client's task; calls are bounded before they reach it.
         max_command_buffer_len: 0,
         unresponsive: UnresponsiveConfig { max_timeout: None, ..UnresponsiveConfig::default() },
         auto_client_setname: false,
@@ -192,7 +189,7 @@ pub(super) fn connection_config() -> ConnectionConfig {
     }
 }
 
-/// How the client batches. It has no deadline for calls: they end with their connection, see `line.rs`.
+/// Settings for batching. The client has no deadline for calls: they end with their connection, see `call_tracker.rs`.
 pub(super) fn performance_config() -> PerformanceConfig {
     PerformanceConfig {
         default_command_timeout: Duration::ZERO,

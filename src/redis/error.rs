@@ -1,18 +1,16 @@
-//! Why Redis did not do what was asked, sorted by what the caller can do about it.
+//! Errors of calls to Redis, by what the caller can do about them.
 //!
-//! The client reports most refusals as unknown errors, so they are told apart by the reply's first word.
+//! The client reports most rejections as unknown errors, so they are classified by the reply's first word.
 
 use std::time::Duration;
 
 use fred::error::ErrorKind;
 
-use crate::redis::tls;
-
 /// Why a call to Redis failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisError {
-    /// Not connected, and not for a short time only; held back by a breaker; or too many calls wait already. Nothing was
+    /// Not connected, and for longer than calls wait; refused by a breaker; or too many calls wait already. Nothing was
     /// sent.
     #[error("Redis is not reachable: {reason}")]
     Unavailable {
@@ -22,31 +20,31 @@ pub enum RedisError {
     /// A setting, or a file that it names, cannot be used; nothing was sent.
     #[error("{reason}")]
     InvalidSetting {
-        /// Which one and why.
+        /// Which setting and why.
         reason: String,
     },
-    /// The connection broke or fell silent before the answer; whether it was executed is unknown.
+    /// The connection broke or fell silent before the reply; whether the call was executed is unknown.
     #[error("the connection to Redis was lost: {reason}")]
     ConnectionLost {
         /// Why, in a few words.
         reason: String,
     },
-    /// No answer in the time that was given; whether it was executed is unknown. Calls of a request have no such time:
-    /// they end with [`Error::Lost`].
+    /// No reply within the deadline; whether the call was executed is unknown. Calls of a request have no deadline:
+    /// they end with [`RedisError::ConnectionLost`].
     #[error("Redis did not answer in time")]
     Timeout,
-    /// The server said no; nothing was executed.
+    /// The server rejected the call; nothing was executed.
     #[error("Redis refused: {reason}")]
     Rejected {
-        /// Which no it was.
+        /// The kind of rejection.
         rejection: ServerRejection,
-        /// The server's words.
+        /// The server's message.
         reason: String,
     },
     /// A counter would leave the range of 64-bit integers; nothing was changed.
     #[error("the counter would overflow")]
     Overflow,
-    /// Server-side code that was applied under a name differs from ours under the same name; nothing was changed.
+    /// Server-side code under a name differs from this program's code under the same name; nothing was changed.
     #[error(
         "{what} was applied with checksum {found}, but this program has {expected}; it was edited after its release"
     )]
@@ -58,16 +56,16 @@ pub enum RedisError {
         /// SHA-256 of what the server has.
         found: String,
     },
-    /// Another worker holds the lock of the migrations and does not finish.
+    /// Another worker holds the migration lock and does not finish.
     #[error("migrations are being run by another worker, which does not finish")]
     MigrationsLocked,
-    /// The lock of the migrations was lost on the way; nothing was written after that.
+    /// The migration lock was lost; nothing was written after that.
     #[error(
         "the lock of the migrations was lost because this process stood still for too long; another one may have \
          taken over, and nothing more was written: `migrate --check` says how it stands"
     )]
     MigrationLockLost,
-    /// A migration was passed over although a later one was applied.
+    /// A migration was skipped although a later one was applied.
     #[error("{missing} is not applied although {applied} is: apply it with `migrate --repair`")]
     MigrationGap {
         /// The file that is not applied.
@@ -75,7 +73,7 @@ pub enum RedisError {
         /// A later one that is.
         applied: String,
     },
-    /// A migration cannot convert a key; what it did before is recorded.
+    /// A migration cannot convert a key; the keys before it are converted and recorded.
     #[error(
         "{file} cannot convert the key {key}: {reason}; correct or delete the key and run `migrate` again"
     )]
@@ -84,16 +82,16 @@ pub enum RedisError {
         file: String,
         /// The key.
         key: String,
-        /// What its code said.
+        /// The message of its code.
         reason: String,
     },
-    /// It needs server-side code, which this server or user does not allow.
+    /// The call needs server-side code, which this server or user does not allow.
     #[error("{what} needs server-side code, which is not allowed here or switched off (redis.mode plain)")]
     Unsupported {
-        /// What was asked for.
+        /// The call.
         what: &'static str,
     },
-    /// The answer has a form that nobody here knows, or the code on the server is not ours.
+    /// The reply has an unknown form, or the code on the server is not this program's.
     #[error("Redis answered unexpectedly: {reason}")]
     Protocol {
         /// What was wrong with it.
@@ -101,10 +99,10 @@ pub enum RedisError {
     },
 }
 
-/// Which no a server said.
+/// The kind of a server's rejection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerRejection {
-    /// `LOADING`, `MASTERDOWN`, `CLUSTERDOWN`, `TRYAGAIN`, `MOVED`, `ASK`: it, or another node, will be able to soon.
+    /// `LOADING`, `MASTERDOWN`, `CLUSTERDOWN`, `TRYAGAIN`, `MOVED`, `ASK`: this node, or another one, will serve soon.
     NotReady,
     /// `BUSY`: a script runs too long.
     Busy,
@@ -114,15 +112,15 @@ pub enum ServerRejection {
     WritesDisabled,
     /// `NOAUTH`, `WRONGPASS`, `NOPERM`: the configuration is wrong.
     AccessDenied,
-    /// `WRONGTYPE`: something else lies under the key.
+    /// `WRONGTYPE`: the key holds a value of another type.
     WrongType,
-    /// `NOSCRIPT`, or the function is not found: our code is missing there.
+    /// `NOSCRIPT`, or the function is not found: the code is missing.
     FunctionMissing,
     /// Anything else.
     Other,
 }
 
-/// Words of a connection that only ended.
+/// Messages of a connection that merely ended.
 const UNCLEAR_TEXTS: &[&str] = &["closed", "reset", "broken pipe", "no answer", "eof"];
 
 impl RedisError {
@@ -150,7 +148,7 @@ impl RedisError {
         })
     }
 
-    /// Its own words, without what they are about.
+    /// The reason without the sentence around it.
     pub(super) fn reason_text(&self) -> String {
         match self {
             Self::Unavailable { reason } | Self::ConnectionLost { reason } => reason.clone(),
@@ -158,7 +156,7 @@ impl RedisError {
         }
     }
 
-    /// Whether the server can be asked and takes no writes at present: what only reads may go on.
+    /// Whether the server serves reads but takes no writes at present.
     pub fn blocks_writes_only(&self) -> bool {
         matches!(
             self,
@@ -166,17 +164,22 @@ impl RedisError {
         )
     }
 
-    /// Whether the server's memory is full: it takes nothing more, and all else goes on.
+    /// Whether the server may have become a replica: a new connection may find the new primary.
+    pub(super) fn suggests_failover(&self) -> bool {
+        matches!(self, Self::Rejected { rejection: ServerRejection::ReadOnly, .. })
+    }
+
+    /// Whether the server's memory is full: it takes nothing more, and everything else works.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::Rejected { rejection: ServerRejection::WritesDisabled, reason } if reason.starts_with("OOM"))
     }
 
-    /// Whether our code is not on the server: it was not executed, so loading it and calling again is safe.
+    /// Whether the code is missing on the server: nothing was executed, so loading it and calling again is safe.
     pub(super) fn is_function_missing(&self) -> bool {
         matches!(self, Self::Rejected { rejection: ServerRejection::FunctionMissing, .. })
     }
 
-    /// Whether the configuration is wrong and not the server: trying again soon is no use.
+    /// Whether the configuration is wrong, so that trying again soon is useless.
     pub(super) fn is_misconfiguration(&self) -> bool {
         matches!(
             self,
@@ -184,22 +187,22 @@ impl RedisError {
         )
     }
 
-    /// Whether its words do not tell what is wrong: what answers there may be no Redis at all.
+    /// Whether the message does not explain the failure, so that the address may not be Redis at all.
     pub(super) fn is_unclear(&self) -> bool {
         match self {
             Self::Timeout | Self::ConnectionLost { .. } | Self::Protocol { .. } => true,
-            // Those of the operating system and of TLS tell.
+            // Messages of the operating system and of TLS do explain it.
             Self::Unavailable { reason } => {
                 let reason = reason.to_ascii_lowercase();
                 UNCLEAR_TEXTS.iter().any(|word| reason.contains(word))
             }
-            // The client's own words where a Sentinel gave no answer, or one that it cannot read.
+            // The client's message when a Sentinel did not answer, or not as expected.
             Self::Rejected { reason, .. } => reason.starts_with("Missing primary"),
             _ => false,
         }
     }
 
-    /// Whether the server does not know or not allow this command at all.
+    /// Whether the server does not know or not allow this command.
     pub(super) fn is_unknown_command(&self) -> bool {
         let Self::Rejected { rejection: refusal, reason } = self else { return false };
         let reason = reason.to_ascii_lowercase();
@@ -210,7 +213,7 @@ impl RedisError {
 }
 
 impl RedisError {
-    /// The client's error where only its text is left: its kind's name, and its details.
+    /// Restores the client's error from its text: the name of its kind, and its details.
     pub(super) fn from_text(kind: &str, details: &str) -> Self {
         let kind = match kind {
             "Timeout Error" => ErrorKind::Timeout,
@@ -234,10 +237,10 @@ impl From<fred::error::Error> for RedisError {
             ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Tls => {
                 return Self::unavailable(with_advice(
                     os_error_text(details),
-                    tls::explain_handshake_error(details),
+                    explain_handshake_error(details),
                 ));
             }
-            // The task of fred's client is gone, and with it the answers that it owed.
+            // The task of fred's client has ended, and with it the replies that were due.
             ErrorKind::Unknown if details == "channel closed" => {
                 return Self::unavailable("the connection was closed");
             }
@@ -264,17 +267,40 @@ impl From<fred::error::Error> for RedisError {
     }
 }
 
-/// The words of whoever refused, and behind them what to do about it.
+/// A message, followed by what to do about it.
 fn with_advice(words: &str, advice: Option<&str>) -> String {
     advice.map_or_else(|| words.to_owned(), |advice| format!("{words} ({advice})"))
 }
 
-/// What the operating system or TLS said, out of the debug form in which the client passes it on.
+/// The message of the operating system or TLS, out of the debug format in which the client reports it.
 fn os_error_text(details: &str) -> &str {
     let quoted = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
     let custom = details.strip_prefix("Custom { kind: ").and_then(|rest| rest.split_once("error: "));
     let custom = custom.map(|(_, error)| error.trim_end_matches([' ', '}']).trim_matches('"'));
     quoted.map(|(message, _)| message).or(custom).unwrap_or(details).trim()
+}
+
+/// What to change after a failed handshake; `None` when the message is clear by itself.
+fn explain_handshake_error(details: &str) -> Option<&'static str> {
+    let mentions = |words: &[&str]| words.iter().any(|word| details.contains(word));
+    if mentions(&["UnknownIssuer", "UnknownCA", "BadSignature"]) {
+        return Some("redis.tls_ca must name the authority that signed the server's certificate");
+    }
+    if mentions(&["NotValidForName"]) {
+        return Some("the server's certificate is for another name than the host in redis.url");
+    }
+    if mentions(&["CertificateRequired", "HandshakeFailure", "BadCertificate"]) {
+        return Some("the server wants a certificate of ours: redis.tls_cert and redis.tls_key");
+    }
+    if mentions(&["handshake eof"]) {
+        return Some(
+            "it closed the connection; if nothing speaks TLS there, redis.url begins with redis, not rediss",
+        );
+    }
+    if mentions(&["InvalidContentType", "corrupt message"]) {
+        return Some("nothing speaks TLS there; without it redis.url begins with redis, not rediss");
+    }
+    mentions(&["Expired"]).then_some("renew the server's certificate, or set the clock")
 }
 
 impl ServerRejection {

@@ -1,17 +1,18 @@
-//! The server-side code in both of its forms: libraries of functions, or one script per function.
+//! The server-side code in both of its forms: libraries of functions, or one script for each function.
 //!
-//! Both come from the same text, so there is one place where the behaviour is written. A library's name carries its
-//! version, and its text never changes once it was released: other behaviour is another library.
+//! Both are made of the same text, so the behaviour is written once. A library's name has its version, and its text
+//! never changes after its release: other behaviour is another library.
 
 use std::sync::LazyLock;
 
 use fred::types::Value;
 use ring::digest;
 
-use crate::digest::hex;
-use crate::redis::error::RedisError;
-use crate::redis::migrations::checksum;
-use crate::redis::transport::RedisTransport;
+use crate::config::settings::ScriptingMode;
+use crate::digest::{hex, sha256_hex};
+use crate::redis::{
+    breakers::CallKind, error::RedisError, invocation_mode::InvocationMode, transport::RedisTransport,
+};
 
 /// One library: a file of `migrations/`.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +23,7 @@ pub struct Library {
     pub name: &'static str,
     /// Its text, as released.
     pub text: &'static str,
-    /// Whether this program calls it; one that it does not call is there for programs of other versions.
+    /// Whether this program calls it; the others serve programs of other versions.
     pub current: bool,
 }
 
@@ -38,7 +39,7 @@ macro_rules! library {
     };
 }
 
-/// Every library there ever was, in the order of their numbers.
+/// Every library so far, by number.
 pub const LIBRARIES: &[Library] = &[
     library!("0001", "regatta_v1", false),
     library!("0002", "regatta_v2", true),
@@ -65,19 +66,11 @@ pub const LIBRARIES: &[Library] = &[
     library!("0023", "regatta_v6", true),
 ];
 
-/// All of them, as `FUNCTION LIST` takes a pattern.
+/// Matches all of them in `FUNCTION LIST`.
 pub(super) const LIBRARY_PATTERN: &str = "regatta_*";
 
-/// How server-side code is called on this server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum InvocationMode {
-    /// By function name.
-    Function,
-    /// By a script's digest.
-    Script,
-    /// Not at all: neither is allowed, and plain commands must do.
-    Plain,
-}
+/// The digest of no script.
+const NO_DIGEST: &str = "0000000000000000000000000000000000000000";
 
 /// One of the functions that this program calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +119,7 @@ pub(super) enum ServerFunction {
     TaskStats,
 }
 
-/// Every entry, in the order of the enum, with its library's and its own name.
+/// Every function, in the order of the enum, with the names of its library and itself.
 const SERVER_FUNCTIONS: &[(ServerFunction, &str, &str)] = &[
     (ServerFunction::Begin, "regatta_v5", "regatta_v5_begin"),
     (ServerFunction::BeginBatch, "regatta_v6", "regatta_v6_batch"),
@@ -172,7 +165,7 @@ const SERVER_FUNCTIONS: &[(ServerFunction, &str, &str)] = &[
     (ServerFunction::TaskStats, "regatta_task_v3", "regatta_task_v3_survey"),
 ];
 
-/// A function as a script of its own.
+/// A function as a separate script.
 struct FunctionScript {
     text: String,
     digest: String,
@@ -198,10 +191,10 @@ pub fn library_by_name(name: &str) -> Option<&'static Library> {
     LIBRARIES.iter().find(|library| library.name == name)
 }
 
-/// A library as a script: its first line, which only libraries have, goes; registering is caught, in both of its
-/// forms; `last` is run.
+/// A library as a script: the first line, which only libraries have, is removed; both forms of registration are caught;
+/// `last` is run.
 ///
-/// What flags allow a function, a script may do without: it is asked at its first write, not before.
+/// Flags of a function have no counterpart in a script, which is checked at its first write and not before.
 pub fn script_source(source: &str, last: &str) -> String {
     let body = source.split_once('\n').map_or("", |(_, body)| body);
     format!(
@@ -214,8 +207,14 @@ pub fn script_source(source: &str, last: &str) -> String {
     )
 }
 
+/// SHA-256 of a text, hex, as if every line ended with LF: a checkout with CRLF line ends is the same file.
+pub fn checksum(text: &str) -> String {
+    let normal = text.replace("\r\n", "\n");
+    sha256_hex(normal.as_bytes())
+}
+
 impl ServerFunction {
-    /// Whether twice is the same as once, the answer included.
+    /// Whether repeating a call changes nothing and returns the same.
     pub(super) fn is_repeatable(self) -> bool {
         matches!(
             self,
@@ -233,10 +232,31 @@ impl ServerFunction {
         )
     }
 
+    /// Which breakers a call passes and whether it may be repeated.
+    pub(super) fn call_kind(self) -> CallKind {
+        match self {
+            Self::CounterTake
+            | Self::CounterGiveBack
+            | Self::CounterInsert
+            | Self::IdempotencyFind
+            | Self::IdempotencyClaim => CallKind::Begin,
+            Self::CounterReadBatched | Self::TaskOverdue | Self::TaskStats => CallKind::Read,
+            // A full server executes these, and repeating them changes nothing.
+            Self::TaskRenew
+            | Self::TaskFinish
+            | Self::TaskCancel
+            | Self::TaskExpire
+            | Self::SessionDestroy
+            | Self::SessionDestroyAll
+            | Self::SessionList => CallKind::Delete,
+            _ => CallKind::Write,
+        }
+    }
+
     /// Command and first argument of a call.
     ///
     /// # Errors
-    /// `Unsupported` where there is no server-side code.
+    /// `Unsupported` without server-side code.
     pub(super) fn invocation(self, form: InvocationMode) -> Result<(&'static str, Value), RedisError> {
         let at = self as usize;
         match form {
@@ -247,10 +267,45 @@ impl ServerFunction {
     }
 }
 
-/// Puts the code that this program calls on the server where it is not there.
+/// Finds out how code is called here: by name, else by digest, else not at all. Changes nothing but the script cache.
+pub(super) async fn detect_mode(
+    transport: &RedisTransport,
+    requested: ScriptingMode,
+) -> Result<InvocationMode, RedisError> {
+    match requested {
+        ScriptingMode::Fcall => return Ok(InvocationMode::Function),
+        ScriptingMode::Evalsha => return Ok(InvocationMode::Script),
+        ScriptingMode::Plain => return Ok(InvocationMode::Plain),
+        ScriptingMode::Auto => {}
+    }
+    // The migration ledger is written by EVAL in every mode.
+    if !is_permitted(transport.call("EVAL", ["return 1", "0"]).await)? {
+        return Ok(InvocationMode::Plain);
+    }
+    let named = is_permitted(transport.call("FUNCTION", ["LIST", "LIBRARYNAME", LIBRARY_PATTERN]).await)?
+        && is_permitted(transport.call("FCALL", ["regatta_none", "0"]).await)?;
+    if named {
+        return Ok(InvocationMode::Function);
+    }
+    let by_digest = is_permitted(transport.call("SCRIPT", ["LOAD", "return 1"]).await)?
+        && is_permitted(transport.call("EVALSHA", [NO_DIGEST, "0"]).await)?;
+    Ok(if by_digest { InvocationMode::Script } else { InvocationMode::Plain })
+}
+
+/// Whether a command may be called here; an error that names missing code counts as permission.
+fn is_permitted(reply: Result<Value, RedisError>) -> Result<bool, RedisError> {
+    match reply {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_function_missing() => Ok(true),
+        Err(error) if error.is_unknown_command() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Loads the libraries that this program calls if the server lacks them.
 ///
 /// # Errors
-/// `Diverged` when other code has a library's name; otherwise what the server said.
+/// `Diverged` when a library of that name has other code; otherwise the server's error.
 pub(super) async fn ensure(caller: &RedisTransport, form: InvocationMode) -> Result<(), RedisError> {
     if form != InvocationMode::Function {
         return load(caller, form).await;
@@ -262,9 +317,9 @@ pub(super) async fn ensure(caller: &RedisTransport, form: InvocationMode) -> Res
     Ok(())
 }
 
-/// Puts one library on the server if it is not there, be it one that this program calls or not.
+/// Loads one library if the server lacks it, whether this program calls it or not.
 ///
-/// Where there are no functions, code has no name under which it could be missed: there is nothing to do.
+/// Does nothing without functions: scripts have no name under which they could be missing.
 ///
 /// # Errors
 /// As [`ensure`].
@@ -280,7 +335,7 @@ pub(super) async fn apply_library(
     install_or_compare(caller, name, text, installed_source(caller, name).await?).await
 }
 
-/// Loads a library, or compares it with what was found.
+/// Loads a library, or compares it with the one that was found.
 async fn install_or_compare(
     caller: &RedisTransport,
     name: &str,
@@ -307,12 +362,12 @@ pub(super) async fn installed_source(
     Ok(library_code(&listed, name))
 }
 
-/// Replaces a library under its name, for everybody who calls it: only ever one that was not released.
+/// Replaces a library under its name, for every program that calls it: allowed only before its release.
 pub(super) async fn replace_library(caller: &RedisTransport, text: &str) -> Result<(), RedisError> {
     caller.call("FUNCTION", ["LOAD", "REPLACE", text]).await.map(|_| ())
 }
 
-/// Loads the code that this program calls. Another worker that does so at the same time does no harm: it is the same.
+/// Loads the code that this program calls. Another worker that loads it at the same time does no harm: it is the same.
 pub(super) async fn load(caller: &RedisTransport, form: InvocationMode) -> Result<(), RedisError> {
     match form {
         InvocationMode::Function => {
@@ -337,7 +392,7 @@ async fn load_library(caller: &RedisTransport, text: &str) -> Result<(), RedisEr
     }
 }
 
-/// A library's text in the answer to `FUNCTION LIST … WITHCODE`.
+/// A library's text in the reply to `FUNCTION LIST … WITHCODE`.
 fn library_code(listed: &Value, name: &str) -> Option<String> {
     let Value::Array(libraries) = listed else { return None };
     let library =
@@ -345,7 +400,7 @@ fn library_code(listed: &Value, name: &str) -> Option<String> {
     library_field(library, "library_code")
 }
 
-/// A field of what `FUNCTION LIST` says of one library.
+/// A field of one library in the reply to `FUNCTION LIST`.
 fn library_field(library: &Value, name: &str) -> Option<String> {
     let Value::Array(pairs) = library else { return None };
     let mut pairs = pairs.iter();
@@ -356,6 +411,12 @@ fn library_field(library: &Value, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn line_ends_do_not_change_a_checksum_and_anything_else_does() {
+        assert_eq!(checksum("a\nb\n"), checksum("a\r\nb\r\n"));
+        assert_ne!(checksum("a\nb\n"), checksum("a\nb"));
+    }
 
     #[test]
     fn every_library_names_itself() {
@@ -376,7 +437,7 @@ mod tests {
         }
     }
 
-    /// A batch's entry that is executed alone does what a call of its own does, which is version 5's.
+    /// An entry of a batch that is executed alone does what a separate call of version 5 does.
     #[test]
     fn versions_5_and_6_begin_alike() {
         let part = |name: &str, first: &str, behind: &str| {

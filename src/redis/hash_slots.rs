@@ -1,32 +1,31 @@
-//! Which node of a cluster has a key: the nodes' own words, read. Nothing here talks to a server.
+//! Hash slots, the map of nodes, and redirections of Redis Cluster. No I/O.
 
-use fred::types::Value;
-use fred::util::redis_keyslot;
+use fred::{types::Value, util::redis_keyslot};
 
 use crate::config::redis_url::HostPort;
 use crate::redis::error::RedisError;
 
-/// Slots that one node serves.
+/// A range of slots that one node serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HashSlotRange {
     /// The first slot.
     pub(super) first: u16,
-    /// The last slot, itself included.
+    /// The last slot, inclusive.
     pub(super) last: u16,
     /// The node that takes writes for them.
     pub(super) node: HostPort,
 }
 
-/// Where a node sends whoever asked it for a key that is not there.
+/// A redirection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ClusterRedirect {
-    /// The slot is that node's from now on.
+    /// The slot has moved to that node.
     Moved(HostPort),
-    /// The slot is on its way there; this one key may be there already.
+    /// The slot is being migrated there; this key may be there already.
     Ask(HostPort),
 }
 
-/// Reads the answer to `CLUSTER SLOTS`; `asked` is the node that gave it.
+/// Reads the reply to `CLUSTER SLOTS`; `queried` is the node that gave it.
 ///
 /// # Errors
 /// `Protocol` when it has another form, or no slot is served at all.
@@ -38,7 +37,7 @@ pub(super) fn parse_ranges(answer: &Value, queried: &HostPort) -> Result<Vec<Has
         let Value::Array(row) = row else { return None };
         let [first, last, Value::Array(primary), ..] = row.as_slice() else { return None };
         let [host, port, ..] = primary.as_slice() else { return None };
-        // A node that does not know its own name, or is told not to tell it, is where we asked.
+        // A node that does not know or not announce its own name is the one that was queried.
         let host = (!host.is_null())
             .then(|| host.as_string())
             .flatten()
@@ -64,7 +63,7 @@ fn parse_slot(value: &Value) -> Option<u16> {
     u16::try_from(value.as_u64()?).ok()
 }
 
-/// Reads `MOVED slot host:port` and `ASK slot host:port`; `from` is the node that said it.
+/// Reads `MOVED slot host:port` and `ASK slot host:port`; `from` is the node that replied.
 pub(super) fn parse_redirect(error: &RedisError, from: &HostPort) -> Option<ClusterRedirect> {
     let RedisError::Rejected { reason, .. } = error else { return None };
     let mut words = reason.split_ascii_whitespace();
@@ -75,7 +74,7 @@ pub(super) fn parse_redirect(error: &RedisError, from: &HostPort) -> Option<Clus
     Some(if kind == "ASK" { ClusterRedirect::Ask(peer) } else { ClusterRedirect::Moved(peer) })
 }
 
-/// Whether keys of one call lie on two nodes while their slot is on its way: nothing was executed.
+/// Whether keys of one call are on two nodes while their slot is migrated: nothing was executed.
 pub(super) fn is_cross_slot(error: &RedisError) -> bool {
     matches!(error, RedisError::Rejected { reason, .. } if reason.starts_with("TRYAGAIN"))
 }
@@ -83,11 +82,11 @@ pub(super) fn is_cross_slot(error: &RedisError) -> bool {
 /// Where a command goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum CommandRoute {
-    /// To the node that has these arguments, which are keys of one slot.
+    /// To the node that has the keys in these arguments, all of one slot.
     Keys(std::ops::Range<usize>),
     /// To any node.
     AnyNode,
-    /// To every node: what is loaded on one is not on the others.
+    /// To every node: code that is loaded on one is not on the others.
     AllNodes,
 }
 

@@ -1,67 +1,69 @@
-//! Requests that are to be carried out once: who does it, and what the answer was.
+//! Requests that must be executed once: which attempt executes them, and the stored response.
 //!
-//! Plain data and its wire form, described at the head of `migrations/0005_regatta_counter_v1.lua`; a
-//! claim is `0011_regatta_counter_v2.lua`, and the names of a record are `0016_regatta_once_v1.lua`.
+//! The wire form is described at the head of `migrations/0005_regatta_counter_v1.lua`; a claim is in
+//! `0011_regatta_counter_v2.lua`, the names of a record in `0016_regatta_once_v1.lua`.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::RedisClient;
-use crate::redis::counter_commands::{list, number, signed, with_keys};
-use crate::redis::error::RedisError;
-use crate::redis::functions::ServerFunction;
+use crate::redis::{
+    client::RedisClient,
+    error::RedisError,
+    functions::ServerFunction,
+    wire::{list, number, signed, with_keys},
+};
 
-/// The names under which a request is looked for.
+/// The names under which a request's record is found.
 #[derive(Debug, Clone, Copy)]
 pub struct IdempotencyNames<'a> {
     /// Keys of the names: the request's own, then those under which it may have been sent before.
     pub keys: &'a [String],
     /// How many of them are its own, at least 1.
     pub own_count: usize,
-    /// What the request is.
+    /// Digest of the request.
     pub fingerprint: &'a str,
-    /// Key of the record it has if none is known.
+    /// Key of a new record, used if none is found.
     pub record: &'a str,
     /// How long the names are kept, at least 1 ms.
     pub lifetime: Duration,
 }
 
-/// A wish to carry a request out.
+/// An attempt to execute a request.
 #[derive(Debug, Clone, Copy)]
 pub struct ClaimRequest<'a> {
     /// Key of the request's record.
     pub key: &'a str,
-    /// What the request is: another one with the same key is refused.
+    /// Digest of the request: another request with the same key is refused.
     pub fingerprint: &'a str,
-    /// Who wants to, unique for each attempt.
+    /// The attempt, unique.
     pub owner: &'a str,
-    /// How long nobody else may without a renewal, at least 1 ms.
+    /// How long other attempts are kept out without a renewal, at least 1 ms.
     pub lease: Duration,
     /// How long the record is kept, at least 1 ms.
     pub lifetime: Duration,
 }
 
-/// The answer to a [`Claim`].
+/// The reply to a [`ClaimRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClaimOutcome {
-    /// It is ours to carry out.
+    /// This attempt may execute it.
     Granted,
-    /// Somebody does, and may for so long without a renewal.
+    /// Another attempt executes it, and may for this long without a renewal.
     InProgress(Duration),
-    /// The key stands for another request.
+    /// The key belongs to another request.
     KeyReused,
-    /// It was carried out.
+    /// It was executed.
     Completed(StoredResponse),
 }
 
-/// A response that was kept.
+/// A stored response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredResponse {
-    /// HTTP status; 0 if the response was not kept.
+    /// HTTP status; 0 if the response was not stored.
     pub status: u16,
-    /// Its headers, in a form of the keeper's choice.
+    /// Its headers, in the caller's encoding.
     pub headers: Bytes,
     /// Its body.
     pub body: Bytes,
@@ -71,10 +73,10 @@ impl RedisClient {
     /// The key of a request's record, which from then on is found under the request's own names.
     ///
     /// # Errors
-    /// See [`Error`]; a repetition is safe.
+    /// See [`RedisError`]; a repetition is safe.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves it unknown whether the names stand.
+    /// Dropping the future leaves it unknown whether the names are stored.
     pub async fn find_record(&self, names: &IdempotencyNames<'_>) -> Result<String, RedisError> {
         let answer = self
             .call(ServerFunction::IdempotencyFind, |entry| {
@@ -87,10 +89,10 @@ impl RedisClient {
         answer.as_string().ok_or_else(|| RedisError::protocol("a record has no name"))
     }
 
-    /// Begins a request that is to be carried out once.
+    /// Claims a request that must be executed once.
     ///
     /// # Errors
-    /// See [`Error`]; a repetition by the same owner is safe.
+    /// See [`RedisError`]; a repetition by the same owner is safe.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was granted; the lease ends by itself.
@@ -118,25 +120,25 @@ impl RedisClient {
         }
     }
 
-    /// Prolongs the lease; false if it is no longer ours.
+    /// Extends the lease; false if it was lost.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`RedisError`].
     ///
     /// # Cancel safety
-    /// Dropping the future leaves it unknown whether it was prolonged.
+    /// Dropping the future leaves it unknown whether it was extended.
     pub async fn renew_claim(&self, key: &str, owner: &str, lease: Duration) -> Result<bool, RedisError> {
         self.call_as_owner(ServerFunction::IdempotencyRenew, key, [Value::from(owner), ms(lease)].into())
             .await
     }
 
-    /// Keeps the response; false if the record is no longer ours.
+    /// Stores the response; false if the claim was lost.
     ///
     /// # Errors
-    /// See [`Error`]; a repetition is safe.
+    /// See [`RedisError`]; a repetition is safe.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves it unknown whether it was kept.
+    /// Dropping the future leaves it unknown whether it was stored.
     pub async fn complete_claim(
         &self,
         key: &str,
@@ -150,13 +152,13 @@ impl RedisClient {
         self.call_as_owner(ServerFunction::IdempotencyComplete, key, args).await
     }
 
-    /// Lets the request be carried out again; false if the record is no longer ours.
+    /// Gives up the claim, so that the request can be executed again; false if it was lost.
     ///
     /// # Errors
-    /// See [`Error`]; the lease ends by itself.
+    /// See [`RedisError`]; the lease ends by itself.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves it unknown whether it was forgotten.
+    /// Dropping the future leaves it unknown whether it was given up.
     pub async fn abandon_claim(&self, key: &str, owner: &str) -> Result<bool, RedisError> {
         self.call_as_owner(ServerFunction::IdempotencyAbandon, key, vec![Value::from(owner)]).await
     }

@@ -1,20 +1,25 @@
-//! One piece of work with Redis from a process that is no worker, such as a command on the terminal.
+//! Work that is done once, by a process that is no worker, such as a command on the terminal.
 
 use std::future::Future;
 
-use crate::config::settings;
-use crate::config::settings::RedisUrl;
-use crate::redis::RedisClient;
-use crate::redis::error::RedisError;
+use crate::config::settings::{RedisConfig, RedisUrl, ScriptingMode};
+use crate::redis::{
+    client::{ClientInner, RedisClient},
+    cluster::OneShotCluster,
+    connection::RedisConnection,
+    error::RedisError,
+    invocation_mode::InvocationMode,
+    transport::RedisTransport,
+};
 
-/// Runs `work` on a runtime of its own and returns what it returns.
+/// Runs `work` on a runtime of its own and returns its result.
 ///
-/// Never call it in a process that forks workers: they could not use tokio any more.
+/// Never call it in a process that forks workers: tokio cannot be used after a fork.
 ///
 /// # Errors
-/// When the URL cannot be used or the runtime cannot be made; what `work` meets is in its own answer.
+/// When the URL cannot be used or the runtime cannot be made; errors of `work` are in its own result.
 pub fn run_once<T, F>(
-    settings: &settings::RedisConfig,
+    settings: &RedisConfig,
     url: &RedisUrl,
     name: &str,
     work: impl FnOnce(RedisClient) -> F,
@@ -25,7 +30,42 @@ where
     let redis = RedisClient::new(settings, url, name)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| RedisError::unavailable(format!("no runtime: {error}")))?;
-    let answer = runtime.block_on(work(redis));
+    let result = runtime.block_on(work(redis));
     runtime.shutdown_background();
-    Ok(answer)
+    Ok(result)
+}
+
+/// A connection for one piece of work: to the server, or to all nodes of a cluster. It is closed when dropped.
+pub(super) enum OneShotConnection {
+    Server(RedisConnection),
+    Cluster(OneShotCluster),
+}
+
+impl OneShotConnection {
+    /// Connects once.
+    ///
+    /// # Errors
+    /// As [`RedisConnection::open`].
+    pub(super) async fn open(inner: &ClientInner) -> Result<Self, RedisError> {
+        match inner.endpoint.cluster_seeds() {
+            None => RedisConnection::open(inner, None).await.map(Self::Server),
+            Some(seeds) => OneShotCluster::open(inner, seeds).await.map(Self::Cluster),
+        }
+    }
+
+    /// The transport for slow calls.
+    pub(super) fn setup_transport(&self) -> RedisTransport {
+        match self {
+            Self::Server(connection) => connection.setup_transport(),
+            Self::Cluster(cluster) => cluster.setup_transport(),
+        }
+    }
+
+    /// Finds out how server-side code is called.
+    pub(super) async fn detect_mode(&self, requested: ScriptingMode) -> Result<InvocationMode, RedisError> {
+        match self {
+            Self::Server(connection) => connection.detect_mode(requested).await,
+            Self::Cluster(cluster) => Ok(cluster.invocation_mode()),
+        }
+    }
 }

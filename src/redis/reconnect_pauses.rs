@@ -1,7 +1,7 @@
-//! How long to wait before a connection is tried again: random, so that a fleet does not come back as one.
+//! Pauses between attempts to connect: random, so that the workers of a fleet do not reconnect at the same moment.
 //!
 //! While requests wait for the connection it is tried every 50 to 100 ms, so that a restart of Redis costs them little
-//! more than the restart. Afterwards about once in 0.8 s, each worker at a time of its own.
+//! more than the restart itself. Afterwards it is tried about once in 0.8 s, by each worker at a different time.
 
 use std::time::Duration;
 
@@ -10,15 +10,16 @@ use tokio::time::Instant;
 pub(super) use crate::backoff::pause_between;
 use crate::sys::random;
 
-/// Longest pause before the first attempt after a connection that worked: most likely the server is there.
+/// Longest pause before the first attempt after a working connection: most likely the server is there.
 const FIRST_PAUSE_MAX: Duration = Duration::from_millis(10);
 /// Pause while requests wait.
 const WAITING_PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(100)];
-/// Pause when none waits any more, below the second within which a fleet is to be back. It varies little: of pauses that
-/// vary much more end soon than late, and more of a fleet would come back in the first moments.
+/// Pause when no request waits any more, below the second within which a fleet must be back. It varies little: widely
+/// varying pauses end early more often than late, and too many workers would come back in the first moments.
 const LATER_PAUSE: [Duration; 2] = [Duration::from_millis(700), Duration::from_millis(900)];
 
-/// From 0 to 1, by the operating system: workers forked from one supervisor share the state of any other generator.
+/// A random number from 0 to 1 from the operating system: workers forked from one supervisor would share the state of
+/// any other generator.
 pub(super) fn random_unit() -> f64 {
     random::jitter()
 }
@@ -30,17 +31,17 @@ pub(super) struct ReconnectPauses {
     reconnect_wait: Duration,
     lost_at: Instant,
     attempts: u32,
-    /// Whether this worker has left the crowd of those that were refused at the same moments.
+    /// Whether this worker's attempts are spread away from those of workers that failed at the same moments.
     spread: bool,
 }
 
 impl ReconnectPauses {
-    /// There is no connection since now; requests wait for one as long as `hold`.
+    /// There is no connection since now; requests wait for one for `hold`.
     pub(super) fn new(hold: Duration, now: Instant) -> Self {
         Self { reconnect_wait: hold, lost_at: now, attempts: 1, spread: false }
     }
 
-    /// A connection was lost, since when; `settled` if it had lived for a while.
+    /// A connection was lost at this time; `settled` if it had lived for a while.
     pub(super) fn on_lost(&mut self, since: Instant, stable: bool) {
         (self.lost_at, self.spread) = (since, false);
         self.attempts = u32::from(!stable);
@@ -61,7 +62,7 @@ impl ReconnectPauses {
         } else if std::mem::replace(&mut self.spread, true) {
             LATER_PAUSE
         } else {
-            // As long as the later ones are on average: then no moment has more attempts than another.
+            // As long as a later pause is on average, so that attempts are spread evenly.
             [Duration::ZERO, (LATER_PAUSE[0] + LATER_PAUSE[1]) / 2]
         };
         pause_between(bounds, random)

@@ -1,20 +1,22 @@
-//! How many sessions were seen lately: one HyperLogLog a minute, on plain commands, so that every server has it.
+//! How many sessions were active recently: one HyperLogLog for each minute, by plain commands, which every server has.
 
 use fred::types::Value;
 
-use crate::redis::breakers::CallKind;
-use crate::redis::client::RepeatPolicy;
-use crate::redis::error::RedisError;
-use crate::redis::{RedisClient, keys};
+use crate::redis::{
+    breakers::CallKind,
+    client::{RedisClient, RepeatPolicy},
+    error::RedisError,
+    keys,
+};
 
 impl RedisClient {
-    /// Notes sessions by a hash of theirs in the slice of this minute, which is kept for as many slices as are counted.
+    /// Records sessions by a hash in the slice of this minute, which is kept for as many slices as are counted.
     ///
     /// # Errors
-    /// See [`Error`]; a repetition is safe.
+    /// See [`RedisError`]; a repetition is safe.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves it unknown whether they were noted.
+    /// Dropping the future leaves it unknown whether they were recorded.
     pub async fn record_active_sessions(
         &self,
         minute: u64,
@@ -26,7 +28,7 @@ impl RedisClient {
         let added: Vec<Value> = std::iter::once(Value::from(key.as_str())).chain(items).collect();
         let kept_s = (slices + 1) * 60;
         let expiry = vec![Value::from(key.as_str()), Value::from(kept_s.to_string())];
-        // Noted twice is noted once.
+        // Adding the same hash twice changes nothing.
         self.send_with_policy(CallKind::Write, RepeatPolicy::Always, |live, _| {
             let both = vec![("PFADD", added.clone()), ("EXPIRE", expiry.clone())];
             async move {
@@ -37,10 +39,10 @@ impl RedisClient {
         .await
     }
 
-    /// How many there were in this minute and the slices before it, ± 0.81 % (standard error).
+    /// The number of sessions in this minute and the slices before it, ± 0.81 % (standard error).
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`RedisError`].
     pub async fn count_active_sessions(&self, minute: u64, slices: u64) -> Result<u64, RedisError> {
         let first = minute.saturating_sub(slices.saturating_sub(1));
         let keys =

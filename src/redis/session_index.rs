@@ -1,18 +1,20 @@
-//! The index of a user's sessions: advice, which every look at it mends.
+//! The index of a user's sessions. It may name ended sessions, which every read removes.
 
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::breakers::CallKind;
-use crate::redis::counter_commands::number;
-use crate::redis::error::RedisError;
-use crate::redis::functions::ServerFunction;
-use crate::redis::session_commands::call_args;
-use crate::redis::{RedisClient, keys};
+use crate::redis::{
+    breakers::CallKind,
+    client::RedisClient,
+    error::RedisError,
+    functions::ServerFunction,
+    keys,
+    wire::{call_args, number},
+};
 
-/// Entries that are looked at in one call.
+/// Entries that are read in one call.
 const PAGE: usize = 256;
-/// The last entry that one look reads: what an index of an earlier release has beyond that, later looks mend.
+/// The last entry that one read covers: a longer index of an earlier release is cleaned by later reads.
 const LAST_RANK: &str = "16383";
 
 /// One of a user's sessions.
@@ -26,7 +28,7 @@ pub struct SessionIndexEntry {
     pub last_used_ms: u64,
     /// Details of the login, as stored.
     pub details: Bytes,
-    /// Where it stands among the user's sessions: those that end first come first.
+    /// Its position among the user's sessions, ordered by their end.
     pub order: u64,
 }
 
@@ -40,11 +42,11 @@ enum IndexEnd {
 impl RedisClient {
     /// A user's latest sessions, at most 256, the latest first.
     ///
-    /// Two round trips, and two more for each 256 that are gone: the index is read first, because a call names every key
-    /// it touches.
+    /// Two round trips, and two more for each 256 that have ended: the index is read first, because a call names every
+    /// key it uses.
     ///
     /// # Errors
-    /// As [`Redis::move_session`].
+    /// As [`RedisClient::rotate_session`].
     pub async fn user_sessions(
         &self,
         prefix: &str,
@@ -54,12 +56,12 @@ impl RedisClient {
         self.live_sessions(prefix, user, absolute_ms, IndexEnd::Last, PAGE).await
     }
 
-    /// Ends those of a user's sessions that are too many, which are those that end first; `stays` is none of them.
+    /// Ends a user's surplus sessions, those that expire first; never the session `except`.
     ///
-    /// Only sessions that live count, whatever the index names.
+    /// Only live sessions count, whatever the index names.
     ///
     /// # Errors
-    /// As [`Redis::move_session`].
+    /// As [`RedisClient::rotate_session`].
     pub async fn destroy_surplus_sessions(
         &self,
         prefix: &str,
@@ -78,7 +80,7 @@ impl RedisClient {
         Ok(())
     }
 
-    /// Sessions that live, as many as are wanted at least if there are; those that are gone leave the index.
+    /// Live sessions, at least as many as requested if they exist; ended ones are removed from the index.
     async fn live_sessions(
         &self,
         prefix: &str,

@@ -1,18 +1,21 @@
-//! A session read by plain commands: all that a server does which takes no writes, because to it functions are writes.
+//! Reads a session by plain commands, because a server that takes no writes executes no functions.
 
 use fred::types::Value;
 
-use crate::redis::begin::{SessionLookup, SessionQuery, split_reserved_fields};
-use crate::redis::breakers::CallKind;
-use crate::redis::connection::ActiveConnection;
-use crate::redis::error::{RedisError, ServerRejection};
-use crate::redis::{RedisClient, plain};
+use crate::redis::{
+    begin::{SessionLookup, SessionQuery, split_reserved_fields},
+    breakers::CallKind,
+    client::RedisClient,
+    error::{RedisError, ServerRejection},
+    plain,
+    transport::ActiveConnection,
+};
 
 impl RedisClient {
-    /// Reads a session and changes nothing: where the server takes no writes, this is all that can be done.
+    /// Reads a session and changes nothing.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`RedisError`].
     pub async fn read_session_without_functions(
         &self,
         session: &SessionQuery,
@@ -39,10 +42,10 @@ impl RedisClient {
     }
 }
 
-/// A session as plain commands read it: `HGETALL` of its key, and its user's generation.
+/// A session from the replies to `HGETALL` of its key and `GET` of its user's generation.
 ///
 /// # Errors
-/// `Protocol` when the server's answer has another form.
+/// `Protocol` when a reply has another form.
 fn decode_session(listed: Value, generation: u64) -> Result<SessionLookup, RedisError> {
     let Value::Array(flat) = listed else { return Err(RedisError::protocol("a session is not a list")) };
     if flat.is_empty() {
@@ -52,7 +55,7 @@ fn decode_session(listed: Value, generation: u64) -> Result<SessionLookup, Redis
         let mut pairs = flat.chunks_exact(2);
         pairs.find(|pair| pair[0].as_str().as_deref() == Some(field)).map(|pair| &pair[1])
     };
-    // 0: it ended, and its ticket is not to make it anew.
+    // 0: it ended, and its provisional id must not create it again.
     if let Some(mark) = reserved("_r") {
         return Ok(if mark.as_u64() == Some(0) { SessionLookup::Gone } else { SessionLookup::Rotated });
     }

@@ -1,40 +1,40 @@
-//! When a connection is silent: calls wait on it, and for a while nothing at all was answered.
+//! Decides when a connection is silent: calls wait on it, and for a while nothing at all was answered. No I/O.
 //!
-//! Guarantees that one silence is one failure however many calls it holds, that any answer ends it, and that time in
-//! which the worker itself stood still proves nothing: an overdue answer is looked for once more before it is missed.
-//! Pure: times are passed in, since any fixed moment.
+//! Guarantees that one silence is one failure however many calls it affects, that any reply ends it, and that time in
+//! which the worker itself was stopped proves nothing: an overdue reply is looked for once more before it counts as
+//! missing. Times are passed in, since a fixed moment.
 
 use std::time::Duration;
 
-/// The calls of one connection, and since when they have waited.
+/// The calls of one connection, and since when they wait.
 #[derive(Debug, Clone)]
 pub(super) struct SilenceDetector {
-    /// Longest time without an answer, and the longest while a call is out whose answer may be large.
+    /// Longest time without a reply, and the longest while a call is under way whose reply may be large.
     timeouts: [Duration; 2],
     in_flight: usize,
-    /// Those of them whose answers may be large.
+    /// Those of them whose replies may be large.
     long_in_flight: usize,
-    /// When the first of them was sent, or the last answer came; without a meaning while none is out.
+    /// When the first of them was sent, or the last reply arrived; meaningless without calls.
     since: Duration,
     responses: u64,
     silent: bool,
-    /// The watching task sleeps until a call is sent.
+    /// Whether the watching task waits for a call.
     watcher_idle: bool,
 }
 
-/// What is to be done next.
+/// What the watching task does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SilenceCheck {
-    /// Nothing is under way: look again when a call is sent.
+    /// No call is under way: check again when one is sent.
     Idle,
-    /// Look again at this time.
+    /// Check again at this time.
     At(Duration),
-    /// An answer is overdue: let the socket be read, then [`Silence::judge`] with this number.
+    /// A reply is overdue: let the socket be read, then call [`SilenceDetector::confirm_silence`] with this number.
     Overdue(u64),
 }
 
 impl SilenceDetector {
-    /// Nothing is under way. `limit` is the longest time without an answer, `long` the longest for large ones.
+    /// A connection without calls. `limit` is the longest time without a reply, `long` the longest for large ones.
     pub(super) fn new(limit: Duration, long: Duration) -> Self {
         let limits = [limit, long.max(limit)];
         Self {
@@ -48,7 +48,7 @@ impl SilenceDetector {
         }
     }
 
-    /// A call is sent; whether the watching task sleeps and is to be woken.
+    /// A call is sent; returns whether the watching task must be woken.
     pub(super) fn on_call_sent(&mut self, long: bool, now: Duration) -> bool {
         if self.in_flight == 0 {
             self.since = now;
@@ -58,7 +58,7 @@ impl SilenceDetector {
         std::mem::take(&mut self.watcher_idle)
     }
 
-    /// A call was answered; whether that ended a silence.
+    /// A call was answered; returns whether that ended a silence.
     pub(super) fn on_response(&mut self, long: bool, now: Duration) -> bool {
         self.on_call_dropped(long);
         self.since = now;
@@ -66,13 +66,13 @@ impl SilenceDetector {
         std::mem::take(&mut self.silent)
     }
 
-    /// A call's caller has gone; no task waits for its answer.
+    /// A call's caller has left; no task waits for its reply.
     pub(super) fn on_call_dropped(&mut self, long: bool) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.long_in_flight = self.long_in_flight.saturating_sub(usize::from(long));
     }
 
-    /// How it stands.
+    /// Checks for silence at this time.
     pub(super) fn check(&mut self, now: Duration) -> SilenceCheck {
         if self.in_flight == 0 {
             self.watcher_idle = true;
@@ -82,7 +82,8 @@ impl SilenceDetector {
         if now < due { SilenceCheck::At(due) } else { SilenceCheck::Overdue(self.responses) }
     }
 
-    /// The socket was read since `look` said that an answer is overdue; whether none has come, which is a silence.
+    /// The socket was read since `check` reported an overdue reply; returns whether none has arrived, which is a
+    /// silence.
     pub(super) fn confirm_silence(&mut self, answers: u64) -> bool {
         self.silent = self.in_flight > 0 && self.responses == answers;
         self.silent
@@ -120,7 +121,7 @@ mod tests {
         assert_eq!(silence.check(ms(0)), SilenceCheck::Idle);
         assert!(silence.on_call_sent(false, ms(1000)), "the first call wakes whoever looks");
         assert!((0..511).all(|_| !silence.on_call_sent(false, ms(1000))));
-        // A queue of five hundred, one answer in every 240 ms: slow, and not silent.
+        // A queue of five hundred calls, one reply every 240 ms: slow, and not silent.
         for nth in 1..=512 {
             let now = ms(1000 + 240 * nth);
             assert_eq!(overdue(&mut silence, now), None);
@@ -134,7 +135,7 @@ mod tests {
         let mut silence = SilenceDetector::new(LIMIT, LONG);
         silence.on_call_sent(false, ms(0));
         silence.on_call_sent(false, ms(0));
-        // The worker stood still for a second.
+        // The worker was stopped for a second.
         let seen = overdue(&mut silence, ms(1000)).unwrap();
         silence.on_response(false, ms(1000));
         assert!(!silence.confirm_silence(seen));
@@ -159,8 +160,8 @@ mod tests {
     }
 
     proptest! {
-        /// A server that answers anything within the limit of the call before it is never silent, whatever the worker's
-        /// own pauses do to when that is seen.
+        /// A server that answers within the limit is never silent, whatever the worker's own pauses do to when replies
+        /// are seen.
         #[test]
         fn no_silence_while_answers_come(
             gaps in proptest::collection::vec((0..249_u64, 0..3000_u64), 1..100),
@@ -170,7 +171,7 @@ mod tests {
             let mut now = Duration::ZERO;
             (0..crowd).for_each(|_| { silence.on_call_sent(false, now); });
             for (gap, pause) in gaps {
-                // It answers after `gap`, the worker sees that after `pause` more, and looks first of all.
+                // It answers after `gap`, and the worker sees that after `pause` more, and checks first.
                 now += ms(gap + pause);
                 let seen = overdue(&mut silence, now);
                 silence.on_response(false, now);
@@ -181,7 +182,7 @@ mod tests {
             }
         }
 
-        /// A server that answers nothing is found at the first look after the limit.
+        /// A server that answers nothing is found at the first check after the limit.
         #[test]
         fn silence_is_found(crowd in 1..20_usize, late in 0..10_000_u64) {
             let mut silence = SilenceDetector::new(LIMIT, LONG);

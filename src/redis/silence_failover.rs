@@ -1,36 +1,35 @@
-//! What becomes of a connection that is silent: while requests wait for it another one is tried beside it.
+//! Handles a silent connection: while requests wait for it, another one is tried.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 
-use crate::redis::ClientInner;
-use crate::redis::call_tracker::{CallTracker, YIELDS_BEFORE_TIMEOUT};
-use crate::redis::error::RedisError;
-use crate::redis::reconnect_pauses::{pause_between, random_unit};
+use crate::redis::{
+    call_tracker::{CallTracker, YIELDS_BEFORE_TIMEOUT},
+    connection_state::ConnectionState,
+    error::RedisError,
+    reconnect_pauses::{pause_between, random_unit},
+};
 
-/// Pause between two connections that are tried beside one that is silent.
+/// Pause between attempts to open another connection.
 const ATTEMPT_PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(100)];
-/// Where a silence led.
+/// How a silence ended.
 pub(super) enum SilenceOutcome<T> {
     /// The server answers on another connection.
     Replaced(T),
-    /// The server does not answer, and no call waits any longer; since when it has been silent.
+    /// The server does not answer, and calls no longer wait; the start of the silence.
     TimedOut(Instant),
 }
 
-/// Why a connection ended on which nothing was answered.
+/// The reason reported for a connection that was silent for too long.
 const SILENT_REASON: &str = "it does not answer although the connection is open";
 
-/// Why a connection ended that was silent for too long.
+/// The error of a connection that was silent for too long.
 pub(super) fn silent_error() -> RedisError {
     RedisError::unavailable(SILENT_REASON)
 }
 
-/// Ends a task of its own with this value.
+/// Aborts its task when it is dropped.
 pub(super) struct CloseOnSilenceGuard(JoinHandle<()>);
 
 impl CloseOnSilenceGuard {
@@ -50,25 +49,25 @@ impl Drop for CloseOnSilenceGuard {
     }
 }
 
-/// Waits for a silence, and for what becomes of it: the connection goes on, and nothing was lost; or another one that is
-/// made beside it is answered, and this one is dead; or neither until no call waits any longer.
+/// Waits for a silence and for its end: the connection answers again, and nothing was lost; or another connection is
+/// answered, and this one is given up; or calls no longer wait.
 pub(super) async fn watch_and_replace<T, F>(
-    inner: &ClientInner,
-    line: &CallTracker,
+    state: &ConnectionState,
+    tracker: &CallTracker,
     on_silence_change: impl Fn(Option<Instant>),
     connect_another: impl Fn() -> F,
 ) -> SilenceOutcome<T>
 where
     F: Future<Output = Result<T, RedisError>>,
 {
-    let mut silences = line.silence_changes();
+    let mut silences = tracker.silence_changes();
     loop {
         if silences.wait_for(|silent| *silent).await.is_err() {
-            // The line is there for as long as its connection, whose end is told elsewhere.
+            // The tracker has been closed, which the connection's owner notices by itself.
             std::future::pending::<()>().await;
         }
-        let since = line.waiting_since();
-        inner.reconnect_waits.silences.fetch_add(1, Relaxed);
+        let since = tracker.waiting_since();
+        state.waits.count_silence();
         on_silence_change(Some(since));
         let another = async {
             loop {
@@ -79,7 +78,7 @@ where
             }
         };
         let given_up = async {
-            tokio::time::sleep_until(since + inner.reconnect_wait).await;
+            tokio::time::sleep_until(since + state.reconnect_wait).await;
             for _ in 0..YIELDS_BEFORE_TIMEOUT {
                 tokio::task::yield_now().await;
             }

@@ -1,24 +1,30 @@
-//! Encryption to Redis: whom we trust, and our own certificate where the server wants one.
+//! TLS to Redis: trusted authorities, and a client certificate if the server requires one.
 //!
-//! The server's name is always verified. There is no switch against that: a certificate that nobody verifies protects
-//! from nobody, and a private authority takes one line (`redis.tls_ca`).
+//! The server's name is always verified, and no setting switches that off: an unverified certificate protects against
+//! nothing, and a private authority takes one line (`redis.tls_ca`).
 
-use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::{
+    path::Path,
+    sync::{Arc, LazyLock},
+};
 
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
+};
 
 use crate::config::settings::RedisCredentials;
 use crate::redis::error::RedisError;
 use crate::sys;
 
-/// The system's authorities. Read once: there are hundreds, and reading them takes longer than connecting.
+/// The system's authorities, read once: reading hundreds of them takes longer than connecting.
 static SYSTEM_ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
     let mut store = RootCertStore::empty();
-    // What cannot be read or used is left out, as everybody does: the rest is still worth having.
+    // Certificates that cannot be read or used are skipped, as other programs do: the rest is still usable.
     store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     Arc::new(store)
 });
@@ -26,7 +32,7 @@ static SYSTEM_ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
 /// Settings for one attempt to connect.
 ///
 /// # Errors
-/// [`Error::Setting`] naming the setting whose file cannot be used, and why.
+/// `InvalidSetting` naming the setting whose file cannot be used, and why.
 pub(super) fn client_config(access: &RedisCredentials) -> Result<ClientConfig, RedisError> {
     let trusted = match &access.tls_ca {
         Some(file) => Arc::new(authorities(file)?),
@@ -95,29 +101,6 @@ fn unusable_file(setting: &str, file: &Path, error: &pem::Error) -> RedisError {
         other => format!("is no PEM file: {other}"),
     };
     RedisError::invalid_setting(format!("{setting} {} {reason}", file.display()))
-}
-
-/// What a failed handshake means for whoever can mend it; `None` when the words are clear by themselves.
-pub(super) fn explain_handshake_error(details: &str) -> Option<&'static str> {
-    let mentions = |words: &[&str]| words.iter().any(|word| details.contains(word));
-    if mentions(&["UnknownIssuer", "UnknownCA", "BadSignature"]) {
-        return Some("redis.tls_ca must name the authority that signed the server's certificate");
-    }
-    if mentions(&["NotValidForName"]) {
-        return Some("the server's certificate is for another name than the host in redis.url");
-    }
-    if mentions(&["CertificateRequired", "HandshakeFailure", "BadCertificate"]) {
-        return Some("the server wants a certificate of ours: redis.tls_cert and redis.tls_key");
-    }
-    if mentions(&["handshake eof"]) {
-        return Some(
-            "it closed the connection; if nothing speaks TLS there, redis.url begins with redis, not rediss",
-        );
-    }
-    if mentions(&["InvalidContentType", "corrupt message"]) {
-        return Some("nothing speaks TLS there; without it redis.url begins with redis, not rediss");
-    }
-    mentions(&["Expired"]).then_some("renew the server's certificate, or set the clock")
 }
 
 #[cfg(test)]

@@ -1,159 +1,86 @@
-//! What sends one command and waits for its answer, be there one server or a cluster.
+//! Sends a command to the standalone server or to the node of a cluster that has its keys.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use fred::clients::{Client, WithOptions};
-use fred::interfaces::ClientLike;
-use fred::types::config::Options;
-use fred::types::{ClusterHash, CustomCommand, Value};
-use futures_util::TryFutureExt;
+use fred::{
+    clients::{Client, WithOptions},
+    types::Value,
+};
 use futures_util::future::join_all;
 use tower_sessions_redis_store::RedisStore;
 
-use crate::redis::call_tracker::CallTracker;
-use crate::redis::cluster::ClusterRouter;
-use crate::redis::error::RedisError;
+use crate::redis::{
+    cluster::ClusterRouter, error::RedisError, invocation_mode::InvocationMode,
+    node_transport::NodeTransport, wire::PipelinedCommand,
+};
 
-/// What sends commands; cheap to clone.
+/// Sends commands; cheap to clone.
 #[derive(Clone)]
 pub(super) enum RedisTransport {
-    /// The one server there is, or one node of a cluster.
+    /// The standalone server, or one node of a cluster.
     Standalone(NodeTransport),
     /// A cluster: each command goes to the node that has its keys.
     Cluster(ClusterRouter),
 }
 
-/// One connection.
-#[derive(Clone)]
-pub(super) struct NodeTransport {
-    client: WithOptions<Client>,
-    tracker: Arc<CallTracker>,
-    /// Whether answers may be so large that they take longer than others.
-    allows_long_response: bool,
-}
-
 impl RedisTransport {
-    /// Calls end with the connection and have no deadline of their own.
-    pub(super) fn new(client: &Client, line: &Arc<CallTracker>) -> Self {
-        let options = Options {
-            timeout: Some(Duration::ZERO),
-            fail_fast: true,
-            max_attempts: Some(1),
-            ..Options::default()
-        };
-        Self::Standalone(NodeTransport {
-            client: client.with_options(&options),
-            tracker: Arc::clone(line),
-            allows_long_response: false,
-        })
-    }
-
-    /// The same for calls whose answers may be large, or take long for another reason.
+    /// The same transport for calls whose responses may be large or slow.
     pub(super) fn with_long_timeout(&self) -> Self {
         match self {
-            Self::Standalone(one) => {
-                Self::Standalone(NodeTransport { allows_long_response: true, ..one.clone() })
-            }
+            Self::Standalone(node) => Self::Standalone(node.with_long_timeout()),
             Self::Cluster(router) => Self::Cluster(router.with_long_timeout()),
         }
     }
 
-    /// The same for calls that are told at once if their keys lie on two nodes of a cluster.
+    /// The same transport for calls that fail at once if their keys are on two nodes, because their caller splits them.
     pub(super) fn without_cross_slot_retry(&self) -> Self {
         match self {
-            Self::Standalone(one) => Self::Standalone(one.clone()),
+            Self::Standalone(node) => Self::Standalone(node.clone()),
             Self::Cluster(router) => Self::Cluster(router.without_cross_slot_retry()),
         }
     }
 
-    /// One command. `custom` and not `fcall`: the client sends no other command while an `fcall` of its own waits.
+    /// Sends one command.
     pub(super) async fn send(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
         match self {
-            // Boxed: the client's futures are nested so deep that whoever awaits one of ours in his own crate would meet
-            // the compiler's limit.
-            Self::Standalone(one) => {
-                let sent = Box::pin(one.client.custom(custom_command(command), args));
-                one.tracker.call(one.allows_long_response, sent.err_into()).await
-            }
+            Self::Standalone(node) => node.send(command, args).await,
             Self::Cluster(router) => router.send(command, args).await,
         }
     }
 
-    /// One command that a node executes although its slot is still on the way there; nothing comes between.
-    pub(super) async fn send_asking(
-        &self,
-        command: &'static str,
-        args: Vec<Value>,
-    ) -> Result<Value, RedisError> {
-        let Self::Standalone(one) = self else {
-            return Err(RedisError::protocol("only a node can be asked"));
-        };
-        let both = one.client.pipeline();
-        let sent = async {
-            let () = both.custom(custom_command("ASKING"), Vec::<Value>::new()).await?;
-            let () = both.custom(custom_command(command), args).await?;
-            both.last::<Value>().await
-        };
-        one.tracker.call(one.allows_long_response, Box::pin(sent).err_into()).await
-    }
-
-    /// Several commands in one write, each with its own answer; others' commands may come between them. In a cluster each
-    /// goes its own way, all at once.
+    /// Sends several commands, each with its own result; other callers' commands may run between them. In a cluster
+    /// they are sent separately, at the same time.
     ///
     /// # Errors
-    /// When none was answered.
+    /// When no command was answered.
     pub(super) async fn pipeline(
         &self,
-        commands: Vec<(&'static str, Vec<Value>)>,
+        commands: Vec<PipelinedCommand>,
     ) -> Result<Vec<Result<Value, RedisError>>, RedisError> {
-        let one = match self {
-            Self::Standalone(one) => one,
+        match self {
+            Self::Standalone(node) => node.pipeline(commands).await,
             Self::Cluster(router) => {
                 let sent = commands.into_iter().map(|(command, args)| router.send(command, args));
-                return Ok(join_all(sent).await);
-            }
-        };
-        let (count, pipeline) = (commands.len(), one.client.pipeline().with_options(one.client.options()));
-        let sent = async {
-            for (command, args) in commands {
-                let () = pipeline.custom(custom_command(command), args).await?;
-            }
-            Ok::<_, fred::error::Error>(pipeline.try_all::<Value>().await)
-        };
-        let answers = one.tracker.call(one.allows_long_response, Box::pin(sent).err_into()).await?;
-        let complete = answers.len() == count;
-        let mut answers: Vec<_> =
-            answers.into_iter().map(|answer| answer.map_err(as_connection_lost)).collect();
-        match complete {
-            true => Ok(answers),
-            false => {
-                answers.pop().unwrap_or(Ok(Value::Null)).and(Err(RedisError::protocol("answers are missing")))
+                Ok(join_all(sent).await)
             }
         }
     }
 
-    /// One step of tower-sessions' own store over this connection; none in a cluster, where it would need a client of
-    /// its own.
+    /// Runs one step of tower-sessions' own store over this connection; the store's result is in the `Ok`.
     ///
     /// # Errors
-    /// [`Error::Setting`] in a cluster; otherwise as a command. What the store says is within.
+    /// `InvalidSetting` in a cluster, where the store would need a client of its own; otherwise as a command.
     pub(super) async fn with_session_store<T>(
         &self,
         work: impl AsyncFnOnce(RedisStore<WithOptions<Client>>) -> T,
     ) -> Result<T, RedisError> {
         match self {
-            Self::Standalone(one) => {
-                let work = work(RedisStore::new(one.client.clone()));
-                one.tracker.call(one.allows_long_response, async { Ok(work.await) }).await
-            }
+            Self::Standalone(node) => node.with_session_store(work).await,
             Self::Cluster(_) => Err(RedisError::invalid_setting(
                 "a cluster needs server-side code: redis.mode cannot be plain",
             )),
         }
     }
 
-    /// One command with text arguments, off a request's path.
+    /// Sends one command with text arguments.
     pub(super) async fn call<const N: usize>(
         &self,
         command: &'static str,
@@ -163,14 +90,25 @@ impl RedisTransport {
     }
 }
 
-/// What the client calls unreachable was handed over to it: whether it was executed is unknown.
-fn as_connection_lost(error: fred::error::Error) -> RedisError {
-    match error.into() {
-        RedisError::Unavailable { reason } => RedisError::ConnectionLost { reason },
-        other => other,
-    }
+/// A connection, or a cluster's connections, on which requests may call; cheap to clone.
+#[derive(Clone)]
+pub(super) struct ActiveConnection {
+    pub(super) transport: RedisTransport,
+    pub(super) mode: InvocationMode,
+    /// Which of this worker's connections it is, from 1.
+    pub(super) number: u64,
+    /// Whether batches are recorded in Redis, so that they may be sent again.
+    pub(super) deduplicates: bool,
 }
 
-fn custom_command(command: &'static str) -> CustomCommand {
-    CustomCommand::new_static(command, ClusterHash::FirstKey, false)
+impl ActiveConnection {
+    /// As [`RedisTransport::with_long_timeout`].
+    pub(super) fn with_long_timeout(self) -> Self {
+        Self { transport: self.transport.with_long_timeout(), ..self }
+    }
+
+    /// As [`RedisTransport::without_cross_slot_retry`].
+    pub(super) fn without_cross_slot_retry(self) -> Self {
+        Self { transport: self.transport.without_cross_slot_retry(), ..self }
+    }
 }

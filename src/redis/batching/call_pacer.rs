@@ -1,17 +1,17 @@
-//! When the way to the server is so long that another call is worth its price although some are out.
+//! When another call is sent although others are under way, because the server is far away. No I/O.
 //!
-//! Next door an answer is there before much has gathered, and waiting for it costs nothing. Over 20 ms it would double
-//! what a request waits, with most of the calls that may be out unused. So calls go as often as the way there and back
-//! is long, divided by how many may be out, and no more often than [`GAP_MIN`]. Pure.
+//! With a close server the reply arrives before many entries have queued, and waiting for it costs nothing. Over 20 ms
+//! it would double the latency of a request while most of the allowed calls are unused. So calls are sent once per
+//! round trip divided by the number of calls that may be under way, and no more often than [`GAP_MIN`].
 
 use std::time::{Duration, Instant};
 
 use crate::redis::batching::caller_table::OUT_MAX;
 
-/// Least time between calls that nothing else makes due: what a batch saves is less than that next door.
+/// Least time between calls that nothing else makes due: with a close server a batch saves more than that.
 const GAP_MIN: Duration = Duration::from_millis(1);
 
-/// What the last trips took and when the last call went.
+/// The smoothed round trip, and when the last call was sent.
 #[derive(Debug, Default)]
 pub(super) struct CallPacer {
     last: Option<Instant>,
@@ -19,12 +19,12 @@ pub(super) struct CallPacer {
 }
 
 impl CallPacer {
-    /// A call goes now.
+    /// A call is sent now.
     pub(super) fn sent(&mut self, now: Instant) {
         self.last = Some(now);
     }
 
-    /// An answer has come after so long. The first counts whole, later ones by an eighth.
+    /// A reply arrived after this time. The first one sets the estimate, later ones count an eighth.
     pub(super) fn answered(&mut self, took: Duration) {
         self.round_trip = if self.round_trip.is_zero() { took } else { (self.round_trip * 7 + took) / 8 };
     }
@@ -58,7 +58,7 @@ mod tests {
         pace.answered(24 * MS);
         pace.sent(start);
         assert_eq!([2, 3].map(|ms| pace.is_due(start + ms * MS)), [false, true]);
-        // One that was late does not hold up all that follow.
+        // One slow reply does not delay the calls that follow for long.
         pace.answered(1000 * MS);
         (0..40).for_each(|_| pace.answered(24 * MS));
         assert!(pace.is_due(start + 4 * MS));

@@ -1,18 +1,20 @@
-//! The entries that wait to be sent, those that are out, and when the next batch is due.
+//! The entries that wait to be sent, those that are under way, and when the next batch is due. No I/O.
 //!
-//! Guarantees that an entry whose caller leaves before its batch is sealed is in no batch, that each other one is in
-//! exactly one, in the order of arrival, and that each answer reaches the one caller who waits for it. Pure.
+//! Guarantees that an entry whose caller leaves before its batch is sealed is in no batch, that every other entry is in
+//! exactly one, in the order of arrival, and that each reply reaches the one caller who waits for it.
 
-use std::collections::VecDeque;
-use std::task::{Poll, Waker};
+use std::{
+    collections::VecDeque,
+    task::{Poll, Waker},
+};
 
-/// Most entries in a call: some 250 µs of the server's time, in which it serves no other client.
+/// Most entries in a call: about 250 µs of the server's time, in which it serves no other client.
 pub(super) const ENTRIES_MAX: usize = 64;
-/// Most bytes of entries in a call, if it has more than one.
+/// Most bytes of entries in a call with more than one.
 pub(super) const BYTES_MAX: usize = 16 * 1024;
-/// Calls out at once. With one, a latency of 20 ms would hold a worker to 3,000 requests a second.
+/// Calls under way at once. With one, a latency of 20 ms would limit a worker to 3,000 requests a second.
 pub(super) const OUT_MAX: usize = 8;
-/// So many entries are sent although a call is out: they share its cost well enough.
+/// From this many entries on a batch is sent although a call is under way: they share its cost well enough.
 const SEND_FROM: usize = 16;
 
 /// An entry of a batch.
@@ -35,11 +37,11 @@ enum CallerSlot<T, A> {
         waker: Option<Waker>,
     },
     Answered(A),
-    /// Its caller has gone: it is in the queue or in a batch as yet, and freed by whichever finds it there.
+    /// Its caller has left while it is queued or in a batch; the slot is freed when it is taken from there.
     Abandoned,
 }
 
-/// A slot for each caller; reused, so that a call costs no allocation here.
+/// A slot for each caller, reused so that a call costs no allocation here.
 #[derive(Debug)]
 pub(super) struct CallerTable<T, A> {
     slots: Vec<CallerSlot<T, A>>,
@@ -47,7 +49,7 @@ pub(super) struct CallerTable<T, A> {
     queue: VecDeque<usize>,
     waiting: usize,
     bytes: usize,
-    /// Whether the keeper was told of an entry that it has not looked for yet.
+    /// Whether the sender was woken for an entry that it has not taken yet.
     notified: bool,
 }
 
@@ -57,7 +59,8 @@ impl<T, A> CallerTable<T, A> {
         Self { slots: Vec::new(), free: Vec::new(), queue, waiting: 0, bytes: 0, notified: false }
     }
 
-    /// Puts an entry behind all others; its slot, and whether the keeper is to be woken: by the first entry of a turn.
+    /// Queues an entry; returns its slot, and whether the sender must be woken, which only the first entry of a turn
+    /// does.
     pub(super) fn push(&mut self, entry: T, bytes: usize) -> (usize, bool) {
         let slot = CallerSlot::Queued { entry, bytes, waker: None };
         let at = match self.free.pop() {
@@ -76,7 +79,7 @@ impl<T, A> CallerTable<T, A> {
         (at, !std::mem::replace(&mut self.notified, true))
     }
 
-    /// The answer for this slot's caller, which gives the slot back with it.
+    /// The reply for this slot's caller; taking it frees the slot.
     pub(super) fn poll(&mut self, at: usize, caller: &Waker) -> Poll<A> {
         match &mut self.slots[at] {
             CallerSlot::Queued { waker, .. } | CallerSlot::InFlight { waker } => {
@@ -97,13 +100,13 @@ impl<T, A> CallerTable<T, A> {
         }
     }
 
-    /// This slot's caller goes without its answer.
+    /// This slot's caller leaves without its reply.
     pub(super) fn abandon(&mut self, at: usize) {
         match std::mem::replace(&mut self.slots[at], CallerSlot::Abandoned) {
             CallerSlot::Queued { bytes, .. } => {
                 self.waiting -= 1;
                 self.bytes -= bytes;
-                // The keeper does not look through a queue in which none waits.
+                // The sender does not look through a queue in which nothing waits.
                 if self.waiting == 0 {
                     while let Some(left) = self.queue.pop_front() {
                         self.release(left);
@@ -125,12 +128,12 @@ impl<T, A> CallerTable<T, A> {
         matches!(self.slots[at], CallerSlot::Queued { .. })
     }
 
-    /// Whether it has grown no further than a full batch.
+    /// Whether it has not grown beyond a full batch.
     pub(super) fn is_small(&self) -> bool {
         self.slots.capacity() <= ENTRIES_MAX && self.queue.capacity() <= ENTRIES_MAX
     }
 
-    /// Whether nothing stands here: each slot is free, and the keeper has looked.
+    /// Whether every slot is free and the sender has looked.
     pub(super) fn is_unused(&self) -> bool {
         !self.notified && self.free.len() == self.slots.len()
     }
@@ -140,8 +143,8 @@ impl<T, A> CallerTable<T, A> {
         self.waiting > 0 && out < OUT_MAX && (out == 0 || enough || urgent())
     }
 
-    /// The next batch, if one is due while so many calls are out. `urgent` says whether what waits is not to wait for an
-    /// answer: one has just come, or those that are out may be long in coming.
+    /// The next batch, if one is due while `out` calls are under way. `urgent` says whether entries must not wait for a
+    /// reply: one has just arrived, or those under way may be slow.
     pub(super) fn seal(&mut self, out: usize, urgent: impl FnOnce() -> bool) -> Option<Vec<BatchItem<T>>> {
         if !self.is_due(out, urgent) {
             self.notified = false;
@@ -174,7 +177,7 @@ impl<T, A> CallerTable<T, A> {
         Some(batch)
     }
 
-    /// Takes those entries out of a batch that is not sent yet whose callers have gone.
+    /// Removes entries whose callers have left from a batch that is not sent yet.
     pub(super) fn retain(&mut self, batch: &mut Vec<BatchItem<T>>) {
         batch.retain(|item| {
             let left = matches!(self.slots[item.at], CallerSlot::Abandoned);
@@ -185,7 +188,7 @@ impl<T, A> CallerTable<T, A> {
         });
     }
 
-    /// Answers an entry that is out; gives the answer back if its caller has gone.
+    /// Answers an entry; returns the reply if its caller has left.
     pub(super) fn answer(&mut self, at: usize, answer: A) -> Option<A> {
         match std::mem::replace(&mut self.slots[at], CallerSlot::Answered(answer)) {
             CallerSlot::InFlight { waker } => {
@@ -274,8 +277,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes, goes and is answered in whatever order: each entry is answered to its own caller or was
-        /// left, and every slot is free in the end.
+        /// In any order of events each entry is answered to its own caller or was abandoned, and every slot is free in
+        /// the end.
         #[test]
         fn each_answer_reaches_its_own_caller(steps in proptest::collection::vec((0..6_u8, any::<prop::sample::Index>()), 1..400)) {
             let (mut slots, mut callers) = (CallerTable::<u32, u32>::new(), Vec::new());

@@ -1,36 +1,40 @@
-//! A queue for each slot of a cluster: what lies in one slot can share a call, what lies in two cannot.
+//! A queue for each hash slot: entries of one slot can share a call, entries of two cannot. No I/O.
 //!
-//! Guarantees of each slot's entries what `slots.rs` guarantees of one server's. A queue is made by its first entry and
-//! goes with its last one, so that there are never more of them than slots with something under way. Pure.
+//! Guarantees for each slot's entries what `caller_table.rs` guarantees for one server's. A queue is made by its first
+//! entry and removed with its last one, so there are never more of them than slots with something under way.
 
-use std::collections::HashMap;
-use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::{
+    collections::HashMap,
+    task::{Poll, Waker},
+    time::Instant,
+};
 
-use crate::redis::batching::call_pacer::CallPacer;
-use crate::redis::batching::caller_table::{BatchItem, CallerTable};
+use crate::redis::batching::{
+    call_pacer::CallPacer,
+    caller_table::{BatchItem, CallerTable},
+};
 
-/// Queues without an entry that are kept for the next slot, so that the usual request costs no allocation here.
+/// Empty queues that are kept for the next slot, so that the usual request costs no allocation here.
 const SPARE_MAX: usize = 64;
 
-/// Where an entry stands.
+/// Where an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::redis) struct QueuePosition {
     /// The cluster's slot.
     pub(super) hash_slot: u16,
-    /// Its place in that slot's queue.
+    /// Its index in that slot's queue.
     pub(super) at: usize,
 }
 
 /// When a call was sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CallStart {
-    /// How the cluster stood: another number whenever its map or a connection is another.
+    /// The state of the cluster: another number after every change of its map or of a connection.
     pub(super) connection_version: u64,
     pub(super) at: Instant,
 }
 
-/// One slot's entries, and its calls that are out.
+/// One slot's entries, and its calls that are under way.
 #[derive(Debug)]
 struct Queue<T, A> {
     entries: CallerTable<T, A>,
@@ -48,7 +52,7 @@ impl<T, A> Queue<T, A> {
 #[derive(Debug)]
 pub(super) struct HashSlotQueues<T, A> {
     queues: HashMap<u16, Queue<T, A>>,
-    /// Slots in which something was put since the keeper looked.
+    /// Slots with new entries since the sender looked.
     ready_slots: Vec<u16>,
     spare: Vec<Queue<T, A>>,
 }
@@ -58,8 +62,8 @@ impl<T, A> HashSlotQueues<T, A> {
         Self { queues: HashMap::new(), ready_slots: Vec::new(), spare: Vec::new() }
     }
 
-    /// Puts an entry behind all others of its slot; where it stands, and whether the keeper is to be woken: by the first
-    /// entry of a turn, whichever slot that is in.
+    /// Queues an entry; returns where it is, and whether the sender must be woken, which only the first entry of a turn
+    /// does.
     pub(super) fn push(&mut self, slot: u16, entry: T, bytes: usize) -> (QueuePosition, bool) {
         let spare = &mut self.spare;
         let queue = self.queues.entry(slot).or_insert_with(|| spare.pop().unwrap_or_else(Queue::new));
@@ -71,7 +75,7 @@ impl<T, A> HashSlotQueues<T, A> {
         (QueuePosition { hash_slot: slot, at }, wake)
     }
 
-    /// The answer for the caller of this entry, which gives its place up with it.
+    /// The reply for the caller of this entry; taking it frees the entry's place.
     pub(super) fn poll(&mut self, position: QueuePosition, caller: &Waker) -> Poll<A> {
         let Some(queue) = self.queues.get_mut(&position.hash_slot) else { return Poll::Pending };
         let answer = queue.entries.poll(position.at, caller);
@@ -81,7 +85,7 @@ impl<T, A> HashSlotQueues<T, A> {
         answer
     }
 
-    /// This entry's caller goes without its answer.
+    /// This entry's caller leaves without its reply.
     pub(super) fn abandon(&mut self, position: QueuePosition) {
         if let Some(queue) = self.queues.get_mut(&position.hash_slot) {
             queue.entries.abandon(position.at);
@@ -89,18 +93,18 @@ impl<T, A> HashSlotQueues<T, A> {
         }
     }
 
-    /// Whether it is in no batch yet.
+    /// Whether the entry is in no batch yet.
     pub(super) fn is_waiting(&self, position: QueuePosition) -> bool {
         self.queues.get(&position.hash_slot).is_some_and(|queue| queue.entries.is_waiting(position.at))
     }
 
-    /// The slots in which something was put since this was last asked.
+    /// The slots with new entries since the last call.
     pub(super) fn drain_ready_slots(&mut self) -> Vec<u16> {
         std::mem::take(&mut self.ready_slots)
     }
 
-    /// The next batch of a slot, if one is due now. Calls that began when the cluster stood otherwise may be long in
-    /// coming, so nothing waits for them, nor if it is `urgent`.
+    /// The next batch of a slot, if one is due. Calls that were sealed in another state of the cluster may be slow, so
+    /// entries do not wait for them, nor if `urgent`.
     pub(super) fn seal(&mut self, slot: u16, now: CallStart, urgent: bool) -> Option<Vec<BatchItem<T>>> {
         let queue = self.queues.get_mut(&slot)?;
         let changed = || queue.out.iter().any(|started| started.connection_version != now.connection_version);
@@ -116,14 +120,14 @@ impl<T, A> HashSlotQueues<T, A> {
         batch
     }
 
-    /// Takes those entries out of a batch that is not sent yet whose callers have gone.
+    /// Removes entries whose callers have left from a batch that is not sent yet.
     pub(super) fn retain(&mut self, slot: u16, batch: &mut Vec<BatchItem<T>>) {
         if let Some(queue) = self.queues.get_mut(&slot) {
             queue.entries.retain(batch);
         }
     }
 
-    /// Answers the entries of a call that was sealed then; each in its turn.
+    /// Answers the entries of a call that was sealed at `start`.
     pub(super) fn answer(
         &mut self,
         slot: u16,
@@ -142,16 +146,16 @@ impl<T, A> HashSlotQueues<T, A> {
         self.remove_if_unused(slot);
     }
 
-    /// Lets a slot's queue go if nothing is left in it.
+    /// Removes a slot's queue if nothing is left in it.
     fn remove_if_unused(&mut self, slot: u16) {
         let unused = |queue: &Queue<T, A>| queue.out.is_empty() && queue.entries.is_unused();
         if self.queues.get(&slot).is_some_and(unused)
             && let Some(queue) = self.queues.remove(&slot)
             && self.spare.len() < SPARE_MAX
-            // What a crowd made large would stay so for ever.
+            // A queue that has grown large would keep its memory for ever.
             && queue.entries.is_small()
         {
-            // The next slot's node may be nearer.
+            // The next slot's node may be closer, so the pace starts anew.
             self.spare.push(Queue { pace: CallPacer::default(), ..queue });
         }
     }
@@ -169,7 +173,7 @@ mod tests {
         batch.unwrap_or_default().into_iter().map(|item| item.entry).collect()
     }
 
-    /// At one instant always, but for what is asked of the pace.
+    /// All at one instant, except where the pace is tested.
     fn call_start(state: u64) -> CallStart {
         static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
         CallStart { connection_version: state, at: *START }
@@ -247,8 +251,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes, goes and is answered in whatever order: each entry is answered to its own caller or was left,
-        /// an entry is in a batch of its own slot only, and no queue is left in the end.
+        /// In any order of events each entry is answered to its own caller or was abandoned, each batch has entries of
+        /// one slot only, and no queue is left in the end.
         #[test]
         fn each_answer_reaches_its_own_caller(steps in proptest::collection::vec((0..7_u8, 0..3_u16, any::<prop::sample::Index>()), 1..400)) {
             let (mut queues, mut callers) = (Queues::new(), Vec::new());
@@ -257,7 +261,7 @@ mod tests {
             for (step, slot, index) in steps {
                 match step {
                     0 | 1 => {
-                        // An entry's number tells its slot.
+                        // An entry's number encodes its slot.
                         let entry = next * 3 + u32::from(slot);
                         callers.push((queues.push(slot, entry, 300).0, entry));
                         next += 1;

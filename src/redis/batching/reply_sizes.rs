@@ -1,15 +1,13 @@
-//! What answers were like of late: large ones take longer than a server may be silent over a line that is not fast.
+//! How large recent replies were: over a slow connection a large reply takes longer than the silence timeout.
 
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use fred::types::Value;
 
-/// Answers from so many bytes on may take longer than a server may be silent: a call's answer counts when all of it is
-/// there.
+/// From this size on a reply may take longer than the silence timeout, because it counts only once it is complete.
 const LARGE: usize = 64 * 1024;
 
-/// About how many bytes the largest answers of late had, an entry.
+/// About how many bytes the largest recent replies had per entry.
 pub(super) struct ReplySizes(AtomicUsize);
 
 impl ReplySizes {
@@ -17,20 +15,20 @@ impl ReplySizes {
         Self(AtomicUsize::new(0))
     }
 
-    /// So many entries were answered by that.
+    /// A call with this many entries got this reply.
     pub(super) fn answered(&self, entries: usize, reply: &Value) {
         let before = self.0.load(Relaxed);
         let each = wire_size(reply) / entries.max(1);
         self.0.store(each.max(before - before.div_ceil(16)), Relaxed);
     }
 
-    /// Whether as many may be answered at length.
+    /// Whether the reply to a call with this many entries may be large.
     pub(super) fn is_large(&self, entries: usize) -> bool {
         self.0.load(Relaxed).saturating_mul(entries) >= LARGE
     }
 }
 
-/// About how many bytes an answer had on the wire.
+/// About how many bytes a reply had on the wire.
 fn wire_size(reply: &Value) -> usize {
     match reply {
         Value::Array(parts) => parts.iter().map(wire_size).sum(),

@@ -1,26 +1,25 @@
-//! What one request asks about its visitor's session, and what is found.
+//! What one request asks about its client's session, and what is found.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::begin::ReplyReader;
-use crate::redis::error::RedisError;
+use crate::redis::{error::RedisError, wire::ReplyReader};
 
-/// For how long a ticket makes a session, and how long a session lives whose cookie has not come back.
+/// For how long a provisional id creates a session, and how long a session lives whose cookie has not come back.
 pub const PROVISIONAL_SESSION_TTL: Duration = Duration::from_secs(10 * 60);
 
-/// What to do with the visitor's session.
+/// What to do with the client's session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionQuery {
     /// Key of the session's hash.
     pub key: String,
-    /// Key of its user's generation, if the visitor's cookie names a user.
+    /// Key of its user's generation, if the cookie names a user.
     pub generation: Option<String>,
     /// Read it, or count a view as well.
     pub access: SessionAccess,
-    /// The id comes from a ticket: a missing session may be made. Otherwise it is answered with `Gone`.
+    /// Set if the id is provisional: a missing session may be created. Otherwise a missing session is `Gone`.
     pub provisional: Option<ProvisionalSessionQuery>,
     /// Lifetime without use, ms.
     pub idle_ms: u64,
@@ -29,12 +28,12 @@ pub struct SessionQuery {
 }
 
 impl SessionQuery {
-    /// Whether asking for it changes anything, apart from when the session was last used.
+    /// Whether the query changes anything, apart from when the session was last used.
     pub(in crate::redis) fn changes(&self) -> bool {
         self.access == SessionAccess::CountView || self.creates()
     }
 
-    /// Whether it makes a session.
+    /// Whether it creates a session.
     pub(in crate::redis) fn creates(&self) -> bool {
         self.provisional.as_ref().is_some_and(|provisional| provisional.creates)
     }
@@ -51,25 +50,25 @@ impl SessionQuery {
     }
 }
 
-/// A ticket that came back: for a first visit nothing was stored, and its session is made now.
+/// A provisional id that came back: nothing was stored for the first request, and its session is created now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProvisionalSessionQuery {
     /// When it was issued, ms since 1970 by Redis's clock.
     pub issued_ms: u64,
-    /// Whether a view was counted with it, which its session begins with.
+    /// Whether the first request counted a view, which the session starts with.
     pub view_counted: bool,
-    /// For how long it makes a session, ms; no longer than a session lives without use.
+    /// For how long it creates a session, ms; no longer than a session lives without use.
     pub ttl_ms: u64,
-    /// Whether the session is made if it is not there; if not, that is answered with `Ticket`.
+    /// Whether the session is created if it is missing; if not, the result is `Provisional`.
     pub creates: bool,
-    /// The client's limit on new sessions: one beyond it is gone after the term without use.
+    /// The client's limit on new sessions: a session beyond it ends after the provisional lifetime without use.
     pub limit: Option<NewSessionLimit>,
 }
 
-/// How many sessions one client may have made.
+/// How many sessions one client may create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewSessionLimit {
-    /// Key of what the limit remembers.
+    /// Key of the limit's state.
     pub key: String,
     /// Time one session costs, µs, ≥ 1.
     pub interval_us: u64,
@@ -82,33 +81,33 @@ pub struct NewSessionLimit {
 pub enum SessionAccess {
     /// Its fields are read.
     Read,
-    /// Its fields are read and its views go up by one.
+    /// Its fields are read and its views are increased by one.
     CountView,
 }
 
 /// The session as found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionLookup {
-    /// None was asked for.
+    /// The request names none.
     NotRequested,
-    /// The ticket is good, and its session is not made.
+    /// The provisional id is valid, and its session is not created.
     Provisional,
     /// It expired, was deleted, or never was.
     Gone,
-    /// It lives.
+    /// It is alive.
     Found {
         /// When it was created, ms since 1970 by Redis's clock.
         created_ms: u64,
         /// Its views, this one included.
         views: u64,
-        /// What it has of its own; boxed, because most have nothing.
+        /// Attributes of its own; boxed, because most sessions have none.
         attributes: Option<Box<SessionAttributes>>,
         /// The application's fields as stored, reserved ones left out, in no order.
         fields: Vec<(String, Bytes)>,
     },
-    /// It has another id now; for some seconds a marker stands where it was.
+    /// It has another id now; for some seconds a marker is stored under the old one.
     Rotated,
-    /// Something that is no session lies under its key.
+    /// The value under its key is no session.
     Corrupt,
     /// Its user logged out everywhere; it is deleted.
     Revoked,
@@ -123,7 +122,7 @@ impl SessionLookup {
         }
     }
 
-    /// The first hashed id of a session that was given another one since: it stands for the visitor of then.
+    /// The first hashed id of a session that was rotated, which identifies the client over all its ids.
     pub fn lineage(&self) -> Option<&str> {
         match self {
             Self::Found { attributes: Some(own), .. } => own.lineage.as_deref(),
@@ -131,12 +130,12 @@ impl SessionLookup {
         }
     }
 
-    /// Whether nothing may be stored in it, see [`Own::unconfirmed`].
+    /// Whether nothing may be stored in it, see [`SessionAttributes::unconfirmed`].
     pub fn is_unconfirmed(&self) -> bool {
         matches!(self, Self::Found { attributes: Some(own), .. } if own.unconfirmed)
     }
 
-    /// Whether this very call made it.
+    /// Whether this call created it.
     pub(in crate::redis) fn is_created(&self) -> bool {
         matches!(self, Self::Found { attributes: Some(own), .. } if own.created)
     }
@@ -147,23 +146,23 @@ impl SessionLookup {
 pub struct SessionAttributes {
     /// Lifetime without use, ms, in place of the configured one.
     pub idle_ms: Option<u64>,
-    /// Its end at the latest, ms since 1970, in place of the configured one.
+    /// Its latest end, ms since 1970, in place of the configured one.
     pub end_ms: Option<u64>,
     /// Tag of the user that is logged in.
     pub user: Option<String>,
     /// Details of the login, JSON.
     pub details: Option<Bytes>,
-    /// The first hashed id of a session that was given another one since.
+    /// The first hashed id of a session that was rotated.
     pub lineage: Option<String>,
-    /// It was made for a ticket whose client makes more sessions than it may: it is gone after the ticket's term without
-    /// use, and nothing is stored in it.
+    /// It was created for a provisional id beyond the client's limit on new sessions: it ends after the provisional
+    /// lifetime without use, and nothing is stored in it.
     pub unconfirmed: bool,
-    /// It was made by the very call that this is the answer to.
+    /// It was created by the call that this is the reply to.
     pub created: bool,
 }
 
 impl SessionAttributes {
-    /// Takes a reserved field; whether it is one of those kept here.
+    /// Takes a reserved field; returns whether it is one of the attributes.
     fn set_reserved_field(&mut self, name: &str, value: Value) -> bool {
         match name {
             "_i" => self.idle_ms = value.as_u64(),
@@ -196,7 +195,7 @@ pub(super) fn decode(
     Ok(session)
 }
 
-/// A session that does not live.
+/// The result for a session that is not alive.
 pub(super) fn lookup_without_session(status: i64) -> Result<SessionLookup, RedisError> {
     match status {
         0 => Ok(SessionLookup::Gone),
@@ -208,14 +207,14 @@ pub(super) fn lookup_without_session(status: i64) -> Result<SessionLookup, Redis
     }
 }
 
-/// A session that lives; `stored` are its fields, if it has more than every one has.
+/// The result for a session that is alive; `stored` are its fields, if it has more than every session has.
 pub(super) fn found_session(created_ms: u64, views: u64, stored: Option<Value>) -> SessionLookup {
     let flat = if let Some(Value::Array(flat)) = stored { flat } else { Vec::new() };
     let (own, fields) = split_reserved_fields(flat);
     SessionLookup::Found { created_ms, views, attributes: own, fields }
 }
 
-/// Names and values as Redis lists them: what the session has of its own, and the application's fields.
+/// Splits the names and values that Redis lists into attributes and the application's fields.
 pub(in crate::redis) fn split_reserved_fields(
     flat: Vec<Value>,
 ) -> (Option<Box<SessionAttributes>>, Vec<(String, Bytes)>) {
@@ -231,7 +230,7 @@ pub(in crate::redis) fn split_reserved_fields(
     (has_own.then(|| Box::new(own)), fields)
 }
 
-/// The application's name of a stored field; `None` for the reserved ones, which begin with one `_`.
+/// The application's name of a stored field; `None` for reserved fields, which begin with one `_`.
 fn application_field(stored: &str) -> Option<&str> {
     match stored.strip_prefix('_') {
         None => Some(stored),
@@ -240,7 +239,8 @@ fn application_field(stored: &str) -> Option<&str> {
     }
 }
 
-/// How an application's field is stored: names that begin with `_` get a second one, so they never meet ours.
+/// The stored name of an application's field: names that begin with `_` get a second one, so they never collide with
+/// reserved fields.
 pub(in crate::redis) fn stored_name(name: &str) -> String {
     if name.starts_with('_') { format!("_{name}") } else { name.to_owned() }
 }

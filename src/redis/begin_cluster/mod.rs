@@ -1,48 +1,53 @@
-//! A request's start in a cluster: what lies in each slot, all at once, and all or nothing in the end.
+//! A request's begin in a cluster: its parts are sent at the same time, one for each hash slot, and the result is all
+//! or nothing.
 //!
-//! Limits, session and counters lie on several nodes, which know nothing of each other. Each is asked at the same time,
-//! together with what other requests of the turn want of that slot (`redis/gather/cluster.rs`), so that a request still
-//! waits for one round trip; if one denies or fails, what the others granted is taken back, even if the caller leaves
-//! meanwhile. While that is under way another request may see a charge, a view or a session that will be gone: it may be
-//! refused too early, or go on with a session that is gone then, and is never allowed too much.
+//! Limits, session and counters are on several nodes, which do not know each other. The parts of a request are joined
+//! with those of other requests of the turn (`batching/cluster_queue.rs`), so a request waits for one round trip. If
+//! one part is denied or fails, the granted parts are compensated, even if the caller leaves meanwhile. During that
+//! time another request may see a charge, a view or a session that is about to be undone: it may be denied too early,
+//! or use a session that ends, but is never allowed too much.
 
 mod shard_part;
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use fred::types::Value;
 use futures_util::future::join_all;
 use shard_part::ShardPart;
 use tokio::runtime::Handle;
 
-use crate::redis::batching::cluster_queue::PendingPart;
-use crate::redis::begin::{BeginReply, BeginRequest};
-use crate::redis::breakers::CallKind;
-use crate::redis::client::RepeatPolicy;
-use crate::redis::connection::ActiveConnection;
-use crate::redis::error::RedisError;
-use crate::redis::functions::ServerFunction;
-use crate::redis::{RedisClient, begin, keys};
+use crate::redis::{
+    batching::PendingPart,
+    begin::{self, BeginReply, BeginRequest},
+    breakers::CallKind,
+    client::{RedisClient, RepeatPolicy},
+    error::RedisError,
+    functions::ServerFunction,
+    keys,
+    transport::ActiveConnection,
+};
 
-/// News that quota of a rate limit was given back.
+/// Notification that quota of a rate limit was given back.
 const LIMIT_REPLENISHED: char = 'l';
-/// How long it is known that something was taken back, ms: longer than a call is sent again, which is `redis.patience` and
-/// a minute at most.
+/// How long a compensation is remembered, ms: longer than a call is repeated, which is `redis.patience` and one minute
+/// at most.
 const COMPENSATION_MARK_MS: i64 = 65_000;
 
 /// Decides and does everything a request needs at its start.
 ///
 /// # Errors
-/// The first failure of any part; what the others granted is taken back as far as their nodes can be reached.
+/// The first failure of any part; the granted parts are compensated as far as their nodes can be reached.
 pub(super) async fn begin(redis: &RedisClient, request: &BeginRequest<'_>) -> Result<BeginReply, RedisError> {
     let parts = shard_part::split_by_hash_slot(&redis.inner.prefix, request);
     if parts.is_empty() {
         return begin_without_keys(redis, request).await;
     }
     let _place = redis.inner.acquire_call_permit()?;
-    redis.inner.wait_while_held().await?;
+    redis.inner.state.wait_while_held().await?;
     let (parts, replies) = PendingBegin::enqueue(redis, parts, request.token).await;
     let granted = all_granted(&replies);
     if !granted {
@@ -51,7 +56,7 @@ pub(super) async fn begin(redis: &RedisClient, request: &BeginRequest<'_>) -> Re
     shard_part::merge_replies(request, &parts, shard_part::resolve_replies(&parts, replies)?, granted)
 }
 
-/// A request that names no key goes to any node, which tells the time.
+/// A request without keys goes to any node, which reports the time.
 async fn begin_without_keys(
     redis: &RedisClient,
     request: &BeginRequest<'_>,
@@ -66,14 +71,15 @@ fn all_granted(replies: &[Result<BeginReply, RedisError>]) -> bool {
     replies.iter().all(|reply| matches!(reply, Ok(BeginReply::Granted { .. })))
 }
 
-/// A request's parts, which are under way together. Dropped before all are answered they leave if none was sent, and are
-/// brought to their end by a task of their own if one may have been: it would stay granted while another is denied.
+/// The parts of a request that are under way together. Dropped before all are answered, they are withdrawn if none was
+/// sent; if one may have been, a task of its own completes them, because a granted part would stay while another is
+/// denied.
 struct PendingBegin {
     redis: RedisClient,
     parts: Vec<ShardPart>,
     pending: Vec<PendingPart>,
     token: String,
-    /// Whether that task has them already.
+    /// Whether that task has taken over.
     detached: bool,
 }
 
@@ -118,17 +124,17 @@ impl Drop for PendingBegin {
         }
         match Handle::try_current() {
             Ok(runtime) if !self.detached => drop(runtime.spawn(finish(self.detach()))),
-            // The runtime ends: what is under way is as unknown as it is to any other caller then.
+            // The runtime is shutting down: the outcome is unknown, as for any other call then.
             _ => self.redis.inner.cluster_batches.abandon(&self.pending),
         }
     }
 }
 
-/// Brings a request to its end whose caller has gone: it keeps no place in a limit on concurrency, and what of it was
-/// granted is taken back if the rest was not.
+/// Completes a request whose caller has left: it keeps no permit of a concurrency limit, and its granted parts are
+/// compensated if the rest was not granted.
 async fn finish(started: PendingBegin) {
     let (redis, token) = (started.redis.clone(), started.token.clone());
-    // It counts among the calls as it did while its caller waited; it is sent already, so it is not refused now.
+    // It counts among the calls as it did before. It is sent already, so a refused permit does not matter.
     let _place = redis.inner.acquire_call_permit();
     let (parts, replies) = started.await;
     if !all_granted(&replies) {
@@ -141,7 +147,7 @@ async fn finish(started: PendingBegin) {
     }
 }
 
-/// Takes back what was granted, in a task of its own: to its end, also if the caller leaves meanwhile.
+/// Compensates granted parts in a task of its own, which continues if the caller leaves.
 async fn compensate_granted(
     redis: &RedisClient,
     parts: &[ShardPart],
@@ -163,7 +169,7 @@ async fn compensate_granted(
     }
 }
 
-/// The call's arguments: those of the call that is undone, and the mark that keeps it from being undone twice.
+/// The arguments of the call that is undone, and the mark that prevents undoing it twice.
 fn encode_compensation(request: &BeginRequest<'_>, mark: &str, entry: Value) -> Vec<Value> {
     let mut args = begin::encode(request, entry);
     let keys = args.get(1).and_then(Value::as_u64).and_then(|keys| usize::try_from(keys).ok()).unwrap_or(0);
@@ -184,13 +190,13 @@ async fn compensate(redis: &RedisClient, part: &ShardPart, token: &str) {
     {
         tracing::warn!(cause = %error, "what a request was granted before it was refused stays: {error}");
     }
-    // Requests that were denied meanwhile on account of it may be made again.
+    // Requests that were denied because of it may be retried.
     part.limits
         .iter()
         .for_each(|limit| redis.publish_notification(LIMIT_REPLENISHED, &plain_name(redis, &limit.key)));
 }
 
-/// A limit's name as the rest of the program has it.
+/// A limit's key as it is outside a cluster.
 fn plain_name(redis: &RedisClient, name: &str) -> String {
     keys::plain_name(&redis.inner.prefix, name).unwrap_or_else(|| name.to_owned())
 }

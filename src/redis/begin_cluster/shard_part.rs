@@ -1,13 +1,15 @@
-//! A request's start in pieces, one for each slot, and one answer out of theirs; what is taken back of them. Pure.
+//! Splits a request's begin by hash slot, merges the parts' replies, and computes what a compensation undoes. No I/O.
 
-use crate::redis::begin::{
-    BeginReply, BeginRequest, CounterIncrement, LimitParameters, ProvisionalSessionQuery, RateLimitCheck,
-    RateLimitDecision, SessionLookup, SessionQuery,
+use crate::redis::{
+    begin::{
+        BeginReply, BeginRequest, CounterIncrement, LimitParameters, ProvisionalSessionQuery, RateLimitCheck,
+        RateLimitDecision, SessionLookup, SessionQuery,
+    },
+    error::RedisError,
+    hash_slots, keys,
 };
-use crate::redis::error::RedisError;
-use crate::redis::{hash_slots, keys};
 
-/// What of a request lies in one slot, and where in the request it stands. Keys have the names that they have in a cluster.
+/// What of a request is in one hash slot, and its position in the request. Keys have their names in a cluster.
 #[derive(Debug, Default)]
 pub(super) struct ShardPart {
     pub(super) slot: u16,
@@ -19,7 +21,7 @@ pub(super) struct ShardPart {
 }
 
 impl ShardPart {
-    /// The key of a mark of this name in the part's slot: beside any of its keys.
+    /// The key of a mark with this name in the part's slot.
     pub(super) fn mark_key(&self, name: &str) -> String {
         let limit = self.limits.first().map(|limit| limit.key.as_str());
         let session = self.session.as_ref().map(|session| session.key.as_str());
@@ -31,12 +33,12 @@ impl ShardPart {
         BeginRequest { limits: &self.limits, session: self.session.as_ref(), counters: &self.counters, token }
     }
 
-    /// What has to be taken back of it if it was granted; `None` if it changed nothing.
+    /// What has to be undone if the part was granted; `None` if it changed nothing.
     pub(super) fn compensation(&self, reply: &BeginReply) -> Option<Self> {
         let BeginReply::Granted { limits, session, .. } = reply else { return None };
         let charged = self.limits.iter().zip(limits).filter(|(limit, reply)| reply.allowed && limit.cost > 0);
         let charged: Vec<_> = charged.map(|(limit, _)| limit).collect();
-        // All limits are decided before any is charged: of those with one key the last one's charge is what stands there.
+        // All limits are decided before any is charged: if several have one key, the last one's charge is stored.
         let stands = |at: usize| charged[at + 1..].iter().all(|later| later.key != charged[at].key);
         let undo = Self {
             slot: self.slot,
@@ -50,7 +52,7 @@ impl ShardPart {
     }
 }
 
-/// The request in pieces, one for each slot.
+/// Splits the request, one part for each slot.
 pub(super) fn split_by_hash_slot(prefix: &str, request: &BeginRequest<'_>) -> Vec<ShardPart> {
     let mut parts: Vec<ShardPart> = Vec::with_capacity(3);
     let mut put = |key: &str, put: &mut dyn FnMut(&mut ShardPart, String)| {
@@ -83,8 +85,8 @@ pub(super) fn split_by_hash_slot(prefix: &str, request: &BeginRequest<'_>) -> Ve
     parts
 }
 
-/// What is taken back of a session: its ticket says that this call made it, and the ticket's limit that it charged for
-/// that. One that was there before loses its view alone: it is deleted for no request that is denied.
+/// How a session is undone: `provisional` shows that this call created it, and its limit that it was charged for that. A
+/// session that existed before only loses its view, and is never deleted for a denied request.
 fn session_compensation(arg: &SessionQuery, reply: &SessionLookup) -> Option<SessionQuery> {
     let SessionLookup::Found { .. } = reply else { return None };
     let made = arg.provisional.as_ref().filter(|_| reply.is_created());
@@ -96,8 +98,8 @@ fn session_compensation(arg: &SessionQuery, reply: &SessionLookup) -> Option<Ses
     undone.changes().then_some(undone)
 }
 
-/// What was answered, or the first failure. A denial that was heard holds, whatever became of the rest: a node that is away
-/// lets no request in.
+/// The replies, or the first failure. A denial holds whatever happened to the other parts: a node that is down lets no
+/// request in.
 ///
 /// # Errors
 /// That failure.
@@ -115,12 +117,12 @@ pub(super) fn resolve_replies(
     resolved.collect()
 }
 
-/// What is said of a limit whose node did not answer while another one denied.
+/// The decision reported for a limit whose node did not answer while another one denied.
 fn unanswered(_: &RateLimitCheck) -> RateLimitDecision {
     RateLimitDecision { allowed: true, remaining: 0, retry_after_us: None, reset_us: 0 }
 }
 
-/// One answer out of those of all parts.
+/// Merges the replies of all parts.
 pub(super) fn merge_replies(
     request: &BeginRequest<'_>,
     parts: &[ShardPart],
@@ -164,7 +166,7 @@ pub(super) fn merge_replies(
     })
 }
 
-/// What an allowing limit says once its charge is taken back.
+/// The decision of an allowing limit after its charge is undone.
 fn without_charge(limit: &RateLimitCheck, reply: RateLimitDecision) -> RateLimitDecision {
     if !reply.allowed || limit.cost == 0 {
         return reply;

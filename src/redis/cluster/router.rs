@@ -1,24 +1,25 @@
-//! The way of one command: to the node that has its keys, and on to wherever that one sends it.
+//! Sends a command to the node that has its keys, and follows redirections.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use fred::types::Value;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::redis_url::HostPort;
-use crate::redis::cluster::state::{ClusterNode, ClusterState};
-use crate::redis::error::RedisError;
-use crate::redis::hash_slots::{ClusterRedirect, CommandRoute};
-use crate::redis::transport::RedisTransport;
-use crate::redis::{hash_slots, keys};
+use crate::redis::{
+    cluster::state::{ClusterNode, ClusterState},
+    error::RedisError,
+    hash_slots::{self, ClusterRedirect, CommandRoute},
+    keys,
+    node_transport::NodeTransport,
+};
 
-/// Most times one call follows a redirection, or waits for keys that are on their way.
+/// Most redirections that one call follows, migrating keys included.
 const REDIRECTS_MAX: usize = 16;
-/// Pause before a call whose keys lie on two nodes is made once more.
+/// Pause before a call whose keys are on two nodes is sent again.
 const CROSS_SLOT_PAUSE: Duration = Duration::from_millis(3);
-/// Shortest wait for a node that a redirection names: it is connected to only then.
+/// Shortest wait for a node that a redirection names, because it may not be connected yet.
 const REDIRECT_WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// Sends each command to the node that has its keys; cheap to clone.
@@ -26,11 +27,11 @@ const REDIRECT_WAIT_MIN: Duration = Duration::from_secs(1);
 pub(in crate::redis) struct ClusterRouter {
     /// The map.
     state: Arc<ClusterState>,
-    /// How long calls wait for a node that is away, counted from when it went; none: they do not.
+    /// How long calls wait for a node that is down, counted from the start of its outage; `None`: they do not wait.
     reconnect_wait: Option<Duration>,
-    /// Whether answers may take longer than others.
+    /// Whether responses may be so large that they take longer than the command timeout.
     allows_long_response: bool,
-    /// Whether a call is told at once that its keys lie on two nodes; if not, it waits for them to come together.
+    /// Whether a call fails at once when its keys are on two nodes; otherwise it waits until they are on one.
     returns_cross_slot: bool,
 }
 
@@ -44,12 +45,12 @@ impl ClusterRouter {
         }
     }
 
-    /// The same for calls whose answers may be large.
+    /// The same router for calls whose responses may be large.
     pub(in crate::redis) fn with_long_timeout(&self) -> Self {
         Self { allows_long_response: true, ..self.clone() }
     }
 
-    /// The same for calls that can be made in pieces.
+    /// The same router for calls that can be split.
     pub(in crate::redis) fn without_cross_slot_retry(&self) -> Self {
         Self { returns_cross_slot: true, ..self.clone() }
     }
@@ -59,9 +60,9 @@ impl ClusterRouter {
         *self.state.changes.borrow()
     }
 
-    /// One command. Keys get the names that they have in a cluster.
+    /// Sends one command. Keys are renamed to their names in a cluster.
     ///
-    /// Its future has no name of its own: it holds that of a node's caller, which could be a router's.
+    /// Boxed, so that the futures of all calls do not grow by this one.
     pub(in crate::redis) fn send(
         &self,
         command: &'static str,
@@ -88,7 +89,7 @@ impl ClusterRouter {
         self.follow_redirects(command, args, slot.unwrap_or(0)).await
     }
 
-    /// To the slot's node, and on to wherever that one sends it.
+    /// Sends to the slot's node, and follows redirections.
     async fn follow_redirects(
         &self,
         command: &'static str,
@@ -127,19 +128,19 @@ impl ClusterRouter {
             } else if hash_slots::is_cross_slot(&error) && !self.returns_cross_slot
                 || matches!(error, RedisError::Unavailable { .. })
             {
-                // Nothing was executed: keys are on their way, or the connection ended before the call was sent.
+                // Nothing was executed: keys are being migrated, or the connection ended before the call was sent.
                 tokio::time::sleep(CROSS_SLOT_PAUSE).await;
             } else {
                 return Err(error);
             }
             last = error;
         }
-        // One slot's trouble, and nothing was executed: the others go on.
+        // Only this slot is affected and nothing was executed: `Unavailable` opens no breaker.
         Err(RedisError::unavailable(last.to_string()))
     }
 
-    /// The node that has a slot; waits for one that went away a short time ago, or for another one to take its place.
-    async fn slot_owner(&self, slot: u16) -> Result<(HostPort, RedisTransport), RedisError> {
+    /// The node that has a slot; waits for one that went down recently, or for its replacement.
+    async fn slot_owner(&self, slot: u16) -> Result<(HostPort, NodeTransport), RedisError> {
         let mut changes = self.state.changes.subscribe();
         loop {
             changes.mark_unchanged();
@@ -163,8 +164,8 @@ impl ClusterRouter {
         }
     }
 
-    /// A node that a redirection names; waits until it is connected to.
-    async fn redirect_target(&self, peer: &HostPort) -> Result<(HostPort, RedisTransport), RedisError> {
+    /// The node that a redirection names; waits until it is connected.
+    async fn redirect_target(&self, peer: &HostPort) -> Result<(HostPort, NodeTransport), RedisError> {
         let end = Instant::now() + self.reconnect_wait.unwrap_or(REDIRECT_WAIT_MIN).max(REDIRECT_WAIT_MIN);
         let mut changes = self.state.changes.subscribe();
         loop {
@@ -195,14 +196,16 @@ impl ClusterRouter {
         }
     }
 
-    fn node_transport(&self, node: &ClusterNode) -> Option<RedisTransport> {
+    fn node_transport(&self, node: &ClusterNode) -> Option<NodeTransport> {
         let caller = node.ready()?.transport;
         Some(if self.allows_long_response { caller.with_long_timeout() } else { caller })
     }
 
-    /// To every node, whatever one of them says; that it was there already is no failure.
+    /// Sends to every node and returns the worst result; "already exists" is no failure.
     async fn send_to_all(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
-        let callers = self.node_transports();
+        let table = self.state.slot_map();
+        let callers: Vec<_> =
+            table.owners().into_iter().filter_map(|node| self.node_transport(node)).collect();
         let responses = join_all(callers.iter().map(|caller| caller.send(command, args.clone()))).await;
         let harmless = |error: &RedisError| matches!(error, RedisError::Rejected { reason, .. } if reason.contains("already exists"));
         let weight = |response: &Result<Value, RedisError>| match response {
@@ -212,11 +215,5 @@ impl ClusterRouter {
         };
         let worst = responses.into_iter().max_by_key(weight);
         worst.unwrap_or_else(|| Err(RedisError::unavailable("no node of the cluster is connected")))
-    }
-
-    /// One caller for each node.
-    pub(in crate::redis) fn node_transports(&self) -> Vec<RedisTransport> {
-        let table = self.state.slot_map();
-        table.owners().into_iter().filter_map(|node| self.node_transport(node)).collect()
     }
 }

@@ -1,41 +1,45 @@
-//! What every call looks at: which node has which slots, and how each node stands.
+//! What every call reads: which node has which hash slots, and the state of each node.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
-use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use crate::config::redis_url::HostPort;
-use crate::redis::error::RedisError;
-use crate::redis::functions::InvocationMode;
-use crate::redis::hash_slots::HashSlotRange;
-use crate::redis::transport::RedisTransport;
+use crate::redis::{
+    error::RedisError, hash_slots::HashSlotRange, invocation_mode::InvocationMode,
+    node_transport::NodeTransport,
+};
 
-/// A node without slots that a redirection named is kept for so long.
+/// How long a node without slots that a redirection named is kept.
 const REQUEST_RETENTION: Duration = Duration::from_secs(30);
 
-/// One node that takes writes.
+/// One primary.
 pub(super) struct ClusterNode {
     pub(super) peer: HostPort,
     pub(super) state: RwLock<NodeState>,
 }
 
-/// How a node stands.
+/// The state of a node.
 pub(super) enum NodeState {
     /// The first attempt has not ended since then.
     Connecting(Instant),
-    /// Calls can be made.
+    /// It is connected.
     Ready(ReadyNode),
-    /// Since when they cannot, and why.
+    /// It has been down since then, for this reason.
     Down(Instant, RedisError),
 }
 
 /// A node's connection.
 #[derive(Clone)]
 pub(super) struct ReadyNode {
-    pub(super) transport: RedisTransport,
+    pub(super) transport: NodeTransport,
     pub(super) mode: InvocationMode,
 }
 
@@ -102,11 +106,11 @@ impl HashSlotMap {
 pub(super) struct ClusterState {
     pub(super) prefix: String,
     pub(super) slot_map: RwLock<Arc<HashSlotMap>>,
-    /// Nodes that a redirection named and the map does not know.
+    /// Nodes that a redirection named and that are not in the map.
     requested: RwLock<HashMap<HostPort, Instant>>,
-    /// Told when a node said that the map is old, or a connection ended.
+    /// Notified when a node reported that the map is outdated, or a connection ended.
     pub(super) refresh_requested: Notify,
-    /// Goes up with every change of the map or of a node.
+    /// Increases with every change of the map or of a node.
     pub(super) changes: watch::Sender<u64>,
 }
 
@@ -129,7 +133,7 @@ impl ClusterState {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Nodes that were named lately: one that is about to get its first slot stands in no map yet.
+    /// Nodes that were named recently: one that is about to get its first slot is in no map yet.
     pub(super) fn requested_nodes(&self) -> Vec<HostPort> {
         let mut requested = self.requested.write().unwrap_or_else(PoisonError::into_inner);
         requested.retain(|_, named| named.elapsed() < REQUEST_RETENTION);

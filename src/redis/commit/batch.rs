@@ -1,15 +1,17 @@
-//! Many commits in one call: what travels, and each one's answer out of the one reply.
+//! Many commits in one call: the wire form, and each commit's reply out of the one reply.
 //!
-//! Guarantees that a batch does what its commits would do one after the other at one instant, and that one commit's failure
-//! is its own. The form is described at the head of `migrations/0023_regatta_v6.lua`.
+//! Guarantees that a batch does what its commits would do one after the other at one instant, and that a commit's
+//! failure is its own. The form is described at the head of `migrations/0023_regatta_v6.lua`.
 
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::begin::batch::BatchLedger;
-use crate::redis::begin::to_f64;
-use crate::redis::commit::{CommitOutcome, CommitSession, NewSession};
-use crate::redis::error::RedisError;
+use crate::redis::{
+    begin::batch::BatchLedger,
+    commit::request::{CommitOutcome, CommitSession, NewSession},
+    error::RedisError,
+    wire::to_f64,
+};
 
 /// Flag of a batch.
 const RECORDED: u64 = 1;
@@ -18,13 +20,13 @@ const RECORDED: u64 = 1;
 #[derive(Debug)]
 pub struct CommitEntry {
     key: Value,
-    /// 1 to make a session, most fields, most bytes, and how many fields are expected, set, added to and removed.
+    /// 1 to create a session, most fields, most bytes, and the numbers of expected, set, added and removed fields.
     head: [u64; 7],
     args: Vec<Value>,
 }
 
 impl CommitSession<'_> {
-    /// About how much of it travels: a length in front of each part, and its line ends, included.
+    /// About how many bytes it has on the wire: a length before each part and line ends included.
     pub fn bytes(&self) -> usize {
         let expect =
             self.expect.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len));
@@ -36,7 +38,7 @@ impl CommitSession<'_> {
 }
 
 impl CommitEntry {
-    /// Takes what the request borrows.
+    /// Copies what the request borrows.
     pub fn new(request: &CommitSession<'_>) -> Self {
         let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
         let CommitSession { key, create, expect, set, add, remove, max_fields, max_bytes } = *request;
@@ -67,7 +69,7 @@ impl CommitEntry {
     }
 }
 
-/// The call's arguments in wire order: the function's name, the number of keys, keys, arguments.
+/// The arguments in wire order: function, number of keys, keys, arguments.
 pub fn encode(entries: &[&CommitEntry], ledger: Option<&BatchLedger>, entry: Value) -> Vec<Value> {
     let values: usize = entries.iter().map(|entry| 1 + entry.args.len()).sum();
     let mut args = Vec::with_capacity(5 + values);
@@ -87,10 +89,10 @@ pub fn encode(entries: &[&CommitEntry], ledger: Option<&BatchLedger>, entry: Val
     args
 }
 
-/// Reads the reply to what [`encode`] sent of the same entries.
+/// Reads the reply to what [`encode`] made of the same entries.
 ///
 /// # Errors
-/// `Protocol` when the server's answer has another form; within, what an entry of its own failed with.
+/// `Protocol` when the server's reply has another form; an entry's own errors are in the list.
 pub fn decode(
     entries: &[&CommitEntry],
     reply: Value,
@@ -114,7 +116,7 @@ pub fn decode(
         .collect()
 }
 
-/// One commit's answer; `texts` are those of it and of all behind it.
+/// One commit's reply; `texts` are its texts and those of the commits after it.
 fn decode_entry(
     letter: u8,
     adds: usize,
@@ -136,7 +138,7 @@ fn decode_entry(
     }))
 }
 
-/// The next text, which stands behind its length.
+/// The next text, which follows its length.
 fn next_text<'a>(texts: &mut &'a [u8]) -> Result<&'a [u8], RedisError> {
     let text = texts.split_first_chunk::<4>().and_then(|(length, rest)| {
         let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;

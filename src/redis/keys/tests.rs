@@ -1,11 +1,11 @@
-//! That names are each fleet's own, whatever things are called.
+//! Names of different fleets and families never collide, whatever strings they are made of.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::config::key_prefix;
 
-/// The names of one fleet for things of this name: every key, as it is with and without a cluster, and every channel.
+/// The names of one fleet for this string: every key, with and without a cluster, and every channel.
 fn names(prefix: &str, name: &str, other: &str) -> Vec<String> {
     let limit = limit(prefix, "default", "v", name);
     let space = [channel_prefix(prefix, 0), channel_prefix(prefix, 1), channel_prefix(prefix, 255)];
@@ -65,7 +65,7 @@ fn names(prefix: &str, name: &str, other: &str) -> Vec<String> {
     names
 }
 
-/// Prefixes that are valid, and made to nest: their segments are names of families, and what comes close to them.
+/// Prefixes that are valid and made to nest: their segments are names of families and similar ones.
 fn prefixes() -> impl Strategy<Value = String> {
     let families = key_prefix::FAMILIES.iter().copied().chain(["s", "c", "l", "t", "b", "w", "p", "i"]);
     let near: Vec<String> =
@@ -77,7 +77,7 @@ fn prefixes() -> impl Strategy<Value = String> {
     })
 }
 
-/// Names as hostile as any: those of keys, with colons, braces, spaces, wildcards.
+/// Hostile names: names of keys, with colons, braces, spaces, wildcards.
 fn hostile() -> impl Strategy<Value = String> {
     const PARTS: &[&str] =
         &["secret", "s", "c", "mig", "news", ":", "{", "}", "@1", "*", " ", "b", "w", "{t}", "x", "é"];
@@ -94,7 +94,7 @@ proptest! {
         names_of_things in proptest::collection::vec(hostile(), 4),
         tail in hostile(),
     ) {
-        // The second one nests in the first one, as far as it may: what is left of it is tried as a name.
+        // The second one nests in the first one as far as possible: the rest is tried as a name.
         let nested = format!("{one}:{other}");
         let nests = nested.split(':').skip(1).all(|segment| !key_prefix::is_family(segment));
         for pair in [Some((&one, &other)), nests.then_some((&one, &nested))].into_iter().flatten() {

@@ -1,16 +1,18 @@
-//! What Redis remembers of each migration, and what follows from it.
+//! The record of each migration in Redis, and what follows from it.
 //!
-//! The ledger is a hash, one field a number. A program judges only the numbers it knows: those of a newer release
-//! are none of its business, so that two releases can share one ledger during a rolling deploy.
+//! The ledger is a hash with one field for each number. A program judges only the numbers it knows, so that two
+//! releases can share one ledger during a rolling deploy.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::redis::error::RedisError;
-use crate::redis::keys;
-use crate::redis::migrations::{Migration, MigrationKind, MigrationState, MigrationStatus};
-use crate::redis::transport::RedisTransport;
+use crate::redis::{
+    error::RedisError,
+    keys,
+    migrations::migration::{Migration, MigrationKind, MigrationState, MigrationStatus},
+    transport::RedisTransport,
+};
 
 /// One field of the ledger.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -21,7 +23,7 @@ pub(super) struct LedgerEntry {
     pub(super) by: String,
     pub(super) at_ms: u64,
     pub(super) fence: i64,
-    /// How far a walk over keys has come; libraries have none, and releases before the first walk ignore it.
+    /// The position of a walk; libraries have none, and releases before the first walk ignore it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) walk: Option<WalkPosition>,
 }
@@ -33,12 +35,13 @@ pub(super) enum EntryState {
     Applied,
 }
 
-/// How far a walk over keys has come.
+/// The position of a walk over keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct WalkPosition {
-    /// Where SCAN goes on.
+    /// Where SCAN continues.
     pub(super) cursor: String,
-    /// The server process that gave the cursor: another one hashes keys differently, and the cursor means nothing.
+    /// The server process that gave the cursor: another process hashes keys differently, which makes the cursor
+    /// meaningless.
     pub(super) server: String,
     /// Keys that were looked at.
     pub(super) keys: u64,
@@ -54,7 +57,7 @@ pub(super) async fn load_fields(caller: &RedisTransport, prefix: &str) -> Result
     answer.convert().map_err(RedisError::from)
 }
 
-/// One migration's record, if there is one.
+/// One migration's entry, if there is one.
 ///
 /// # Errors
 /// `Protocol` when the field holds something else.
@@ -71,10 +74,10 @@ pub(super) fn parse_entry(
     })
 }
 
-/// Each migration of the list and whether it is done.
+/// The status of each migration of the list.
 ///
 /// # Errors
-/// `Diverged` when the ledger knows another text under a number; `Gap` when a later one was applied before an
+/// `Diverged` when the ledger has another text under a number; `MigrationGap` when a later one was applied before an
 /// earlier one; `Protocol` when an entry cannot be read.
 pub(super) fn evaluate(list: &[Migration], fields: &LedgerFields) -> Result<Vec<MigrationState>, RedisError> {
     let steps =
@@ -82,7 +85,7 @@ pub(super) fn evaluate(list: &[Migration], fields: &LedgerFields) -> Result<Vec<
     // A walk may take hours, and libraries do not wait for it: each kind has an order of its own.
     for walks in [false, true] {
         let mut of_kind = list.iter().zip(&steps).filter(|(migration, _)| migration.is_walk() == walks);
-        // One that was begun is finished by the next run, wherever it stands.
+        // A started migration is finished by the next run, wherever it is in the order.
         let Some((_, open)) = of_kind.find(|(_, step)| step.status == MigrationStatus::Pending) else {
             continue;
         };

@@ -1,31 +1,33 @@
-//! The lock under which migrations run, and its fence: whoever lost the lock writes nothing more.
+//! The lock for migrations, and its fence: a process that lost the lock writes nothing more.
 //!
-//! A holder that stood still (a suspended process, a long pause) does not know that its lock ran out and that another
-//! one has taken over. Therefore every write to keys is a script that first compares the lock's token and the fencing
-//! number with the caller's, and renews the lock. Loading a library cannot be part of a script; it is preceded by
-//! such a check, and comes late without harm, because it never replaces anything and its text is always the same.
+//! A holder that was suspended does not know that its lock expired and that another process took over. Therefore every
+//! write to keys is a script that first compares the lock's token and the fencing number with the caller's, and renews
+//! the lock. Loading a library cannot be part of a script; it follows such a check, and a late one does no harm,
+//! because it never replaces anything and its text is always the same.
 
-use std::pin::pin;
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use fred::types::Value;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::redis::error::RedisError;
-use crate::redis::keys;
-use crate::redis::migrations::Migration;
-use crate::redis::migrations::ledger::{EntryState, LedgerEntry, WalkPosition};
-use crate::redis::transport::RedisTransport;
+use crate::redis::{
+    error::RedisError,
+    keys,
+    migrations::{
+        ledger::{EntryState, LedgerEntry, WalkPosition},
+        migration::Migration,
+    },
+    transport::RedisTransport,
+};
 
-/// A holder that renews nothing for this long has lost the lock, ms.
+/// A lock that is not renewed for this long is lost, ms.
 pub(super) const LOCK_MS: &str = "5000";
-/// How often the lock is renewed while one step lasts; a third of its life, so that one lost renewal costs nothing.
+/// How often the lock is renewed during a step; a third of its lifetime, so that one lost renewal does no harm.
 const RENEW_INTERVAL: Duration = Duration::from_millis(1600);
 
-/// A script that does its work only for the holder: KEYS ledger, lock, fence; ARGV token, fencing number, lock ms.
-/// Replies 0 when the lock is lost.
+/// A script that works only for the holder: KEYS ledger, lock, fence; ARGV token, fencing number, lock ms. Replies 0
+/// when the lock is lost.
 macro_rules! fenced {
     ($work:expr) => {
         concat!(
@@ -37,24 +39,24 @@ macro_rules! fenced {
 }
 pub(super) use fenced;
 
-/// Takes the lock, and the next fencing number in the same step: between two steps the lock could be lost and the
-/// number would bar its new holder. KEYS lock, fence. ARGV token, lock ms. Replies the number, or 0 if it is taken.
+/// Takes the lock and the next fencing number in the same step: between two steps the lock could be lost and the number
+/// would stop its new holder. KEYS lock, fence. ARGV token, lock ms. Replies the number, or 0 if it is taken.
 ///
-/// A lock that ends later than one that is taken now was taken before the server's clock stepped back: it gets the life
-/// of one that was renewed now, or a dead holder would keep workers from booting until the clock is where it was.
+/// A lock with more than the full lifetime left was taken before the server's clock stepped back: its lifetime is
+/// shortened, because otherwise a dead holder would keep workers from booting until the clock catches up.
 const ACQUIRE_SCRIPT: &str = "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return redis.call('INCR', KEYS[2]) end \
                     if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0";
-/// Gives the lock back, if it is still the caller's. KEYS lock. ARGV token.
+/// Releases the lock, if it is still the caller's. KEYS lock. ARGV token.
 const RELEASE_SCRIPT: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 const RENEW_SCRIPT: &str = fenced!("return 1");
-/// More ARGV: number, record.
+/// More ARGV: number, entry.
 const RECORD_SCRIPT: &str = fenced!("redis.call('HSET', KEYS[1], ARGV[4], ARGV[5]) return 1");
 /// More ARGV: number.
 const REMOVE_SCRIPT: &str = fenced!("redis.call('HDEL', KEYS[1], ARGV[4]) return 1");
 
-/// What is done under a lock; each kind has one of its own, so that a new release can load its libraries while an
-/// older one walks over a million keys.
+/// What the lock protects; each scope has its own, so that a new release can load its libraries while an older one
+/// walks over a million keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LockScope {
     Libraries,
@@ -73,7 +75,7 @@ pub(super) struct MigrationLock<'a> {
 }
 
 impl<'a> MigrationLock<'a> {
-    /// Takes the lock; `None` if somebody has it.
+    /// Takes the lock; `None` if it is taken.
     pub(super) async fn acquire(
         caller: &'a RedisTransport,
         prefix: &str,
@@ -107,7 +109,7 @@ impl<'a> MigrationLock<'a> {
     /// Writes one field of the ledger.
     ///
     /// # Errors
-    /// `Fenced` if the lock was lost in the meantime; nothing was written.
+    /// `MigrationLockLost` if the lock was lost; nothing was written.
     pub(super) async fn record_entry(
         &self,
         migration: &Migration,
@@ -118,7 +120,7 @@ impl<'a> MigrationLock<'a> {
         self.run_fenced(RECORD_SCRIPT, &[migration.number, &text]).await
     }
 
-    /// A record of now, as the ledger has it.
+    /// An entry with the current time, as the ledger stores it.
     pub(super) async fn entry_text(
         &self,
         migration: &Migration,
@@ -156,15 +158,15 @@ impl<'a> MigrationLock<'a> {
     /// Renews the lock.
     ///
     /// # Errors
-    /// `Fenced` if it was lost in the meantime.
+    /// `MigrationLockLost` if it was lost.
     pub(super) async fn renew(&self) -> Result<(), RedisError> {
         self.run_fenced(RENEW_SCRIPT, &[]).await
     }
 
-    /// Does one step while the lock is renewed beside it, however long it takes.
+    /// Runs one step while renewing the lock, however long it takes.
     ///
     /// # Errors
-    /// What the step meets; `Fenced` if the lock was lost before or while it ran.
+    /// Those of the step; `MigrationLockLost` if the lock was lost before or during it.
     pub(super) async fn while_renewing<T>(
         &self,
         step: impl Future<Output = Result<T, RedisError>>,
@@ -180,7 +182,7 @@ impl<'a> MigrationLock<'a> {
     }
 
     pub(super) async fn release(&self) {
-        // If it cannot be given back it ends by itself.
+        // A lock that cannot be released expires by itself.
         let _ = self.transport.call("EVAL", [RELEASE_SCRIPT, "1", &self.lock_key, &self.token]).await;
     }
 
@@ -192,7 +194,7 @@ impl<'a> MigrationLock<'a> {
         }
     }
 
-    /// The arguments of EVAL for a script behind [`fenced`]: more keys and more arguments follow its own.
+    /// The arguments of EVAL for a script made with [`fenced`]; more keys and arguments follow its own.
     pub(super) fn fenced_args(
         &self,
         script: &str,

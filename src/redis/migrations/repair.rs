@@ -1,21 +1,27 @@
-//! What is wrong with a ledger that is refused, and putting it right.
+//! Finds what is wrong with a ledger, and repairs it.
 //!
-//! Meant for what a developer's unfinished migrations leave behind. Text that was released is never replaced: workers
-//! of that release may be running, and what they call must not change under them.
+//! Meant for what a developer's unfinished migrations leave behind. Released text is never replaced: workers of that
+//! release may be running, and the code they call must not change.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::redis::error::RedisError;
-use crate::redis::functions::InvocationMode;
-use crate::redis::migrations::ledger::{EntryState, LedgerFields};
-use crate::redis::migrations::lock::{LockScope, MigrationLock};
-use crate::redis::migrations::{Migration, MigrationContext, MigrationSet, checksum, ledger};
-use crate::redis::reach::OneShotConnection;
-use crate::redis::{RedisClient, functions};
+use crate::redis::{
+    client::RedisClient,
+    error::RedisError,
+    functions::{self, checksum},
+    invocation_mode::InvocationMode,
+    migrations::{
+        ledger::{self, EntryState, LedgerFields},
+        lock::{LockScope, MigrationLock},
+        migration::Migration,
+        set::{MigrationContext, MigrationSet},
+    },
+    one_shot::OneShotConnection,
+};
 
-/// Something that is wrong; its text says what a repair does about it.
+/// A problem; its text describes what a repair does about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "finding", rename_all = "lowercase")]
 pub enum LedgerProblem {
@@ -42,11 +48,11 @@ pub enum LedgerProblem {
         /// SHA-256 of the server's.
         found: String,
     },
-    /// It was begun and is not finished.
+    /// It was started and is not finished.
     Unfinished {
         /// The migration's file.
         file: String,
-        /// Who began it.
+        /// The worker that started it.
         by: String,
     },
     /// It is pending although a later one was applied.
@@ -87,7 +93,7 @@ impl MigrationSet {
     /// What a repair would do; changes nothing. Needs no started connection.
     ///
     /// # Errors
-    /// `Diverged` if a text that was released is not the server's, which no repair changes; what the server said.
+    /// `Diverged` if a released text is not the server's, which no repair changes; otherwise the server's error.
     pub async fn diagnose(&self, redis: &RedisClient) -> Result<Vec<LedgerProblem>, RedisError> {
         let link = OneShotConnection::open(&redis.inner).await?;
         let form = link.detect_mode(redis.inner.mode).await?;
@@ -106,11 +112,12 @@ impl MigrationSet {
         }
     }
 
-    /// Does what [`Series::diagnose`] says and applies the libraries that are pending afterwards; returns what was
-    /// done. Needs no started connection.
+    /// Does what [`MigrationSet::diagnose`] lists, then applies the pending libraries; returns what was done. Needs no
+    /// started connection.
     ///
     /// # Errors
-    /// As [`Series::diagnose`]; `Locked` while another one runs migrations; `Fenced` if this one lost the lock.
+    /// As [`MigrationSet::diagnose`]; `MigrationsLocked` while another process runs migrations; `MigrationLockLost` if
+    /// this one lost the lock.
     pub async fn repair(&self, redis: &RedisClient) -> Result<Vec<LedgerProblem>, RedisError> {
         let inner = &redis.inner;
         let link = OneShotConnection::open(inner).await?;
@@ -127,7 +134,7 @@ impl MigrationSet {
         let run = MigrationLock::acquire(at.transport, at.prefix, at.worker, LockScope::Libraries)
             .await?
             .ok_or(RedisError::MigrationsLocked)?;
-        // A walk that is under way must not lose its entry.
+        // Taken so that a running walk does not lose its entry.
         let walks = MigrationLock::acquire(at.transport, at.prefix, at.worker, LockScope::Walks).await;
         let done = match &walks {
             Ok(Some(walks)) => self.repair_locked(&run, walks, at).await,
@@ -161,7 +168,7 @@ impl MigrationSet {
                         run.while_renewing(functions::replace_library(at.transport, migration.text)).await?;
                     }
                 }
-                // Applying does it.
+                // Applying repairs these.
                 LedgerProblem::Unfinished { .. } | LedgerProblem::Missing { .. } => {}
             }
         }
@@ -181,7 +188,7 @@ impl MigrationSet {
         Ok(findings)
     }
 
-    /// What is wrong with a migration's entry.
+    /// The problem of a migration's entry.
     fn check_entry(
         &self,
         migration: &Migration,
@@ -203,7 +210,7 @@ impl MigrationSet {
         })
     }
 
-    /// Whether a later one of its kind has an entry.
+    /// Whether a later migration of its kind has an entry.
     fn was_skipped(&self, migration: &Migration, fields: &LedgerFields) -> bool {
         let later = self.migrations.iter().filter(|other| other.number > migration.number);
         later
@@ -211,7 +218,7 @@ impl MigrationSet {
             .any(|other| fields.contains_key(other.number))
     }
 
-    /// What is wrong with a library on the server; that it is missing is not: it is loaded when it is called.
+    /// The problem of a library on the server. A missing one is none: it is loaded when it is called.
     async fn check_library(
         &self,
         migration: &Migration,

@@ -1,25 +1,27 @@
-//! What a run would meet: how many keys of which kind, and how long it takes. Reads only.
+//! What a run would find: how many keys of which kind, and how long it would take. Reads only.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use fred::types::Value;
 use serde::Serialize;
 
-use crate::redis::error::RedisError;
-use crate::redis::functions::InvocationMode;
-use crate::redis::migrations::{MigrationKind, MigrationSet, ledger, walk};
-use crate::redis::reach::OneShotConnection;
-use crate::redis::transport::RedisTransport;
-use crate::redis::{RedisClient, keys};
+use crate::redis::{
+    client::RedisClient,
+    error::RedisError,
+    invocation_mode::InvocationMode,
+    keys,
+    migrations::{ledger, migration::MigrationKind, set::MigrationSet, walk},
+    one_shot::OneShotConnection,
+    transport::RedisTransport,
+};
 
 /// Keys of one SCAN: some 0.2 ms of the server's time.
 const SCAN_COUNT: &str = "500";
 
-/// What lies below the prefix, and what pending walks mean to it. SCAN may count a key twice.
+/// The keys below the prefix, and the pending walks. SCAN may count a key twice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MigrationSurvey {
-    /// Keys below the prefix by what they hold.
+    /// Keys below the prefix by kind.
     pub keys: BTreeMap<&'static str, u64>,
     /// Pending walks.
     pub walks: Vec<PendingWalk>,
@@ -30,7 +32,7 @@ pub struct MigrationSurvey {
 pub struct PendingWalk {
     /// The migration's file.
     pub file: String,
-    /// Keys that it would look at.
+    /// Keys that it would convert.
     pub keys: u64,
     /// About how long it would take.
     #[serde(rename = "seconds", serialize_with = "seconds")]
@@ -43,10 +45,10 @@ fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok
 }
 
 impl MigrationSet {
-    /// Counts what lies below the prefix; changes nothing. Needs no started connection.
+    /// Counts the keys below the prefix; changes nothing. Needs no started connection.
     ///
     /// # Errors
-    /// What the server said.
+    /// The server's error.
     pub async fn survey(&self, redis: &RedisClient) -> Result<MigrationSurvey, RedisError> {
         let (link, prefix) = (OneShotConnection::open(&redis.inner).await?, &redis.inner.prefix);
         let form = link.detect_mode(redis.inner.mode).await?;

@@ -1,28 +1,32 @@
-//! A migration that walks over keys: in small steps, at its leisure, and on from where it was when it is interrupted.
+//! Walks: migrations that convert keys in small steps and continue where they were interrupted.
 //!
-//! SCAN gives the keys; one script a step converts at most [`BATCH`] of them, stops after [`STEP_US`] of the server's
-//! time, and puts the cursor into the ledger, all behind the fence. A run that is killed repeats at most the keys of
-//! its last step. A key that SCAN gives twice is converted twice, so a conversion must not mind keys it has done.
-//! The worker that serves never waits for a walk: `regatta migrate` runs them.
+//! SCAN returns the keys; one script a step converts at most [`KEYS_PER_STEP`] of them, stops after [`STEP_US`] of the
+//! server's time, and stores the cursor in the ledger, all behind the fence. A run that is killed repeats at most the
+//! keys of its last step. A key that SCAN returns twice is converted twice, so a conversion must not harm converted
+//! keys. Workers never wait for a walk: `regatta migrate` runs them.
 
 use std::time::Duration;
 
 use fred::types::Value;
 use tokio::time::Instant;
 
-use crate::redis::error::RedisError;
-use crate::redis::migrations::Migration;
-use crate::redis::migrations::ledger::{EntryState, WalkPosition};
-use crate::redis::migrations::lock::{MigrationLock, fenced, server_time_ms};
-use crate::redis::transport::RedisTransport;
+use crate::redis::{
+    error::RedisError,
+    migrations::{
+        ledger::{EntryState, WalkPosition},
+        lock::{MigrationLock, fenced, server_time_ms},
+        migration::Migration,
+    },
+    transport::RedisTransport,
+};
 
 /// Most keys of one step.
 const KEYS_PER_STEP: usize = 100;
-/// Time of the server after which a step takes no further key, µs.
+/// Time of the server after which a step converts no further key, µs.
 const STEP_US: &str = "1000";
-/// Pause after a step in multiples of the time it took, as seen from here: a busy server is asked less often.
+/// Pause after a step in multiples of its duration, so that a busy server is called less often.
 const PAUSE_FACTOR: u32 = 3;
-/// SCANs that found nothing before the lock is renewed and the cursor saved all the same.
+/// Empty SCANs after which the lock is renewed and the cursor stored all the same.
 const MAX_EMPTY_SCANS: u32 = 64;
 
 /// Before and after the migration's text, which defines `convert(key)`: true if it changed the key.
@@ -45,24 +49,24 @@ end
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], ARGV[5], ARGV[6]) end
 return { done, changed }";
 
-/// How far a walk is.
+/// The progress of a walk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalkProgress {
     /// The migration's file.
     pub file: String,
-    /// Keys looked at, those of earlier runs included.
+    /// Keys converted, those of earlier runs included.
     pub keys: u64,
     /// Keys changed.
     pub changed: u64,
-    /// Keys of the whole database when this run began: about where it ends if all are the walk's.
+    /// Keys of the whole database when this run began: an upper bound.
     pub total: u64,
 }
 
-/// Walks to the end, from the beginning or from where an earlier run was interrupted.
+/// Walks to the end, from the start or from where an earlier run was interrupted.
 ///
 /// # Errors
-/// `Fenced` when the lock was lost; `Key` when a key cannot be converted; what the server said. In each case the
-/// ledger says how far it came and the next run goes on there.
+/// `MigrationLockLost`; `UnconvertibleKey`; or the server's error. In each case the ledger has the position and the
+/// next run continues there.
 pub(super) async fn run_walk(
     run: &MigrationLock<'_>,
     migration: &Migration,
@@ -101,13 +105,13 @@ pub(super) async fn run_walk(
     run.record_entry(migration, EntryState::Applied, Some(at)).await
 }
 
-/// The text that is sent with each step.
+/// The script of each step.
 fn walk_script(text: &str) -> String {
     let body = text.split_once('\n').map_or("", |(_, body)| body);
     format!("{HEAD}{body}{TAIL}")
 }
 
-/// One SCAN: where to go on, "0" at the end, and the keys.
+/// One SCAN: the next cursor, "0" at the end, and the keys.
 pub(super) async fn scan_once(
     caller: &RedisTransport,
     cursor: &str,
@@ -122,14 +126,14 @@ pub(super) async fn scan_once(
     Err(RedisError::protocol("SCAN did not answer with a cursor and keys"))
 }
 
-/// What one step did.
+/// The result of one step.
 struct StepResult {
     keys: usize,
     changed: u64,
     failed: Option<(String, String)>,
 }
 
-/// What all steps of a run have in common.
+/// What all steps of a run share.
 struct WalkSteps<'a> {
     lock: &'a MigrationLock<'a>,
     migration: &'a Migration,
@@ -139,10 +143,10 @@ struct WalkSteps<'a> {
 }
 
 impl WalkSteps<'_> {
-    /// Converts what one SCAN found, in as many steps as it takes; `at` has the cursor for afterwards already.
+    /// Converts what one SCAN returned, in as many steps as needed; `at` has the next cursor already.
     async fn convert(&self, mut keys: Vec<Value>, at: &mut WalkPosition) -> Result<(), RedisError> {
         loop {
-            // SCAN may give more than it was asked for.
+            // SCAN may return more than its COUNT.
             let rest = keys.split_off(keys.len().min(KEYS_PER_STEP));
             let done = self.step(&keys, at, rest.is_empty()).await?;
             at.keys += done.keys as u64;
@@ -161,7 +165,7 @@ impl WalkSteps<'_> {
         }
     }
 
-    /// One step. Until the last keys of a SCAN are done, the ledger keeps the cursor from before it.
+    /// One step. Until the last keys of a SCAN are converted, the ledger keeps the cursor from before it.
     async fn step(&self, keys: &[Value], at: &WalkPosition, last: bool) -> Result<StepResult, RedisError> {
         let number = if last { self.migration.number } else { "" };
         let after = WalkPosition { keys: at.keys + keys.len() as u64, ..at.clone() };
@@ -179,14 +183,14 @@ impl WalkSteps<'_> {
     }
 }
 
-/// The server process; empty if it does not say.
+/// The server process; empty if the server does not report it.
 async fn server_run_id(run: &MigrationLock<'_>) -> String {
     let info = run.transport.call("INFO", ["server"]).await.ok().and_then(|answer| answer.as_string());
     let id = info.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("run_id:")));
     id.unwrap_or_default().trim().to_owned()
 }
 
-/// How long a walk over so many keys takes about: three parts of rest to one of work, some 5 µs a key.
+/// About how long a walk over this many keys takes: some 5 µs a key, and three times that in pauses.
 pub(super) fn estimate_time(keys: u64) -> Duration {
     Duration::from_micros(keys.saturating_mul(30))
 }

@@ -1,67 +1,76 @@
-//! The connection on which news come: kept, asked whether it lives, and told which channels are wanted.
+//! The connection that receives notifications: opened, checked, and kept subscribed to the channels that have
+//! subscribers here.
 //!
-//! The client library hears no answer to SUBSCRIBE, and a refusal comes in the place of the next command's answer, or is
-//! lost where there is none yet. The server answers in order, so each SUBSCRIBE is followed by a question to how many
-//! channels this connection has subscribed.
+//! The client library delivers no reply to SUBSCRIBE, and a rejection arrives in place of the next command's reply, or
+//! is lost if there is no such command. The server replies in order, so each SUBSCRIBE is followed by a query of the
+//! number of this connection's subscriptions.
 
-use std::borrow::Cow;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
-use fred::clients::Client;
-use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
-use fred::types::config::{Config, PerformanceConfig};
-use fred::types::{ClusterHash, CustomCommand, Message, RespVersion};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use fred::{
+    clients::Client,
+    interfaces::{ClientLike, EventInterface, PubsubInterface},
+    types::{
+        ClusterHash, CustomCommand, Message, RespVersion,
+        config::{Config, PerformanceConfig},
+    },
+};
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::{
+    sync::broadcast::error::RecvError,
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
+};
 
-use crate::redis::error::{RedisError, ServerRejection};
-use crate::redis::inspect::ServerWarning;
-use crate::redis::notifications::NO_WORKER;
-use crate::redis::notifications::subscriptions::MessageTarget;
-use crate::redis::reconnect_pauses::{ReconnectPauses, random_unit};
-use crate::redis::{ClientInner, RedisClient, endpoint, keys};
+use crate::redis::{
+    client::{ClientInner, RedisClient},
+    endpoint,
+    error::{RedisError, ServerRejection},
+    keys,
+    notifications::{bus::NO_WORKER, subscriptions::MessageTarget},
+    reconnect_pauses::{ReconnectPauses, random_unit},
+    server_info::ServerWarning,
+};
 use crate::sys::clock;
 
-/// How often the connection is asked whether it lives, and how long it may think; what is heard is trusted for no
-/// longer than both.
+/// How often the connection is checked, and how long a check may take; completeness is assumed for no longer than both.
 const PING_INTERVAL: Duration = clock::TICK.saturating_mul(20);
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Longest wait for one step of a connection's making, and for a subscription.
+/// Longest wait for one step of opening a connection, and for a subscription.
 const SETUP_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// A connection that lived this long begins counting pauses anew.
+/// A connection that lived this long resets the reconnect pauses.
 const STABLE_AFTER: Duration = Duration::from_secs(2);
 
-/// Pause after a refusal that only other rules end, and between two looks whether they have changed.
+/// Pause after a rejection that only other ACL rules end.
 const REJECTED_PAUSE: Duration = Duration::from_secs(3);
 
-/// Messages that may have come and not been heard yet: what one read from the socket brings, and more. The client makes
-/// room for them beforehand, so it is not many.
+/// Messages that may have arrived and not been handled yet: more than one read from the socket brings. The client
+/// allocates room for them in advance, so the number is small.
 const MESSAGE_BACKLOG: usize = 256;
 
 /// Channels in one command.
 const CHANNELS_PER_COMMAND: usize = 512;
 
-/// What a question on the connection was about.
+/// The result of a query on the connection.
 enum QueryOutcome {
-    /// These channels are heard.
+    /// These channels are subscribed.
     Subscribed(Vec<String>),
-    /// It lives.
+    /// The connection works.
     Alive,
     /// Whether this user may publish.
     MayPublish(bool),
 }
 
-/// A question under way.
+/// A query under way.
 type SubscriptionQuery = BoxFuture<'static, Result<QueryOutcome, RedisError>>;
 
-pub(super) async fn maintain(inner: Arc<ClientInner>) {
-    // No request waits for it, so it is never in a hurry.
+pub(super) async fn maintain(RedisClient { inner }: RedisClient) {
+    // No request waits for this connection, so attempts are never frequent.
     let mut pauses = ReconnectPauses::new(Duration::ZERO, Instant::now());
     loop {
         let started = Instant::now();
@@ -85,9 +94,9 @@ fn report_warning(inner: &ClientInner, finding: Option<ServerWarning>) {
     inner.notifications.missing_right.send_if_modified(|known| std::mem::replace(known, finding) != finding);
 }
 
-/// Listens until the connection ends or can no longer be trusted.
+/// Receives messages until the connection ends or can no longer be trusted.
 async fn run_connection(inner: &Arc<ClientInner>) -> RedisError {
-    // RESP3, because a connection that listens under RESP2 cannot be asked anything else in the common form.
+    // RESP3, because a RESP2 connection with subscriptions accepts no other commands.
     let config = match inner.endpoint.bootstrap_config() {
         Ok(config) => Config { version: RespVersion::RESP3, ..config },
         Err(error) => return error,
@@ -117,7 +126,7 @@ async fn receive_until_lost(
     timeout(2 * SETUP_TIMEOUT, client.wait_for_connect()).await.map_err(|_| RedisError::Timeout)??;
     let redis = RedisClient { inner: Arc::clone(inner) };
     let mut messages = client.message_rx();
-    // Known soon or not at all: what it changes is put right at a later look.
+    // Without a reply in time the subscription is corrected at a later check.
     let _ = timeout(SETUP_TIMEOUT, redis.earlier_release_sighting()).await.is_ok();
     update_earlier_subscription(inner);
     let mut publish_allowed = may_publish(client.clone(), inner).await?;
@@ -130,7 +139,7 @@ async fn receive_until_lost(
         tokio::select! {
             message = messages.recv() => match message {
                 Ok(message) => on_message(inner, &message),
-                // Too many at once: from here on everything is heard again.
+                // Messages were dropped: from here on none is missed again.
                 Err(RecvError::Lagged(count)) => {
                     tracing::debug!(count, "news came faster than it was heard");
                     if publish_allowed {
@@ -144,7 +153,7 @@ async fn receive_until_lost(
                 match answered.unwrap_or(Ok(QueryOutcome::Alive))? {
                     QueryOutcome::Subscribed(names) => {
                         inner.notifications.confirm(&names);
-                        // There may be more, and what came to be heard late was missed until now.
+                        // There may be more channels; messages before this moment were missed.
                         inner.notifications.channels_changed.notify_one();
                         if names.contains(&keys::notifications_channel(&inner.prefix)) && publish_allowed {
                             inner.notifications.mark_complete();
@@ -171,7 +180,7 @@ async fn receive_until_lost(
     }
 }
 
-/// Subscribes to everything that is wanted now.
+/// Subscribes to every channel that has a subscriber.
 async fn subscribe_pending(inner: &ClientInner, client: &Client) -> Result<(), RedisError> {
     loop {
         let (before, batch) = inner.notifications.lock_subscriptions().take_pending(CHANNELS_PER_COMMAND);
@@ -183,8 +192,8 @@ async fn subscribe_pending(inner: &ClientInner, client: &Client) -> Result<(), R
     }
 }
 
-/// All that is subscribed to is heard. That is relied on only if this user may publish: where one may not, the workers
-/// of the same user tell nothing.
+/// All channels are subscribed. No notification is missed only if this user may publish: otherwise the other workers,
+/// which have the same user, send none.
 fn update_completeness(inner: &ClientInner, publish_allowed: bool) {
     match publish_allowed {
         true if inner.notifications.complete_since().is_none() => inner.notifications.mark_complete(),
@@ -194,8 +203,8 @@ fn update_completeness(inner: &ClientInner, publish_allowed: bool) {
     report_warning(inner, (!publish_allowed).then_some(ServerWarning::PublishDenied));
 }
 
-/// Where this fleet's channels are not those of database 0, whether those are heard as well, for the sake of workers of
-/// earlier releases.
+/// If this fleet's channels are not those of database 0, subscribes to the common channel there too while workers of
+/// earlier releases may be running.
 fn update_earlier_subscription(inner: &ClientInner) {
     if inner.channel_prefix == inner.prefix {
         return;
@@ -210,7 +219,7 @@ fn update_earlier_subscription(inner: &ClientInner) {
     }
 }
 
-/// Unsubscribes from channels without a listener, and subscribes to some of those that have one.
+/// Unsubscribes from channels without subscribers, and subscribes to some of those that have one.
 async fn update_subscriptions(
     inner: &ClientInner,
     client: &Client,
@@ -234,7 +243,7 @@ async fn update_subscriptions(
     Ok(Some(query.boxed()))
 }
 
-/// Subscribes to these, beside `before` others.
+/// Subscribes to these channels, in addition to `before` others.
 async fn subscribe(client: Client, names: Vec<String>, before: usize) -> Result<(), RedisError> {
     let expected = before + names.len();
     let how_many = CustomCommand::new_static("CLIENT", ClusterHash::FirstKey, false);
@@ -251,13 +260,13 @@ async fn subscribe(client: Client, names: Vec<String>, before: usize) -> Result<
                 reason: "NOPERM the server does not subscribe to a channel".to_owned(),
             })
         }
-        // A server that does not tell is believed.
+        // A server that cannot report the number is assumed to have subscribed.
         Err(RedisError::Rejected { reason, .. }) if reason.to_ascii_lowercase().contains("client") => Ok(()),
         answer => answer.map(|_| ()),
     }
 }
 
-/// To how many channels a connection has subscribed, in the answer to `CLIENT INFO`.
+/// The number of a connection's subscriptions in the reply to `CLIENT INFO`.
 fn subscription_count(info: &str) -> Option<usize> {
     info.split_ascii_whitespace().find_map(|field| field.strip_prefix("sub="))?.parse().ok()
 }
@@ -267,7 +276,7 @@ fn ping(client: Client) -> SubscriptionQuery {
         match timeout(PING_TIMEOUT, client.ping::<()>(None)).await.map_err(|_| RedisError::Timeout)? {
             Ok(()) => Ok(QueryOutcome::Alive),
             Err(error) => match RedisError::from(error) {
-                // An answer is an answer: a server that is only busy must not be stormed with connections.
+                // Any response proves the connection: a busy server must not get more connections.
                 RedisError::Rejected { .. } => Ok(QueryOutcome::Alive),
                 error => Err(error),
             },
@@ -281,8 +290,8 @@ fn query_publish_right(client: Client, inner: &Arc<ClientInner>) -> Subscription
     async move { may_publish(client, &inner).await.map(QueryOutcome::MayPublish) }.boxed()
 }
 
-/// Whether this user may publish where the fleet's news are told. If not, other workers of the same user tell nothing
-/// either, and no worker can rely on hearing everything.
+/// Whether this user may publish on the fleet's channels. If not, the other workers of the same user send nothing, and
+/// no worker can rely on receiving everything.
 async fn may_publish(client: Client, inner: &ClientInner) -> Result<bool, RedisError> {
     let published = client.publish::<(), _, _>(keys::worker_channel(&inner.channel_prefix, NO_WORKER), "");
     match timeout(SETUP_TIMEOUT, published).await.map_err(|_| RedisError::Timeout)?.map_err(RedisError::from)
@@ -307,7 +316,7 @@ fn on_message(inner: &ClientInner, message: &Message) {
     }
 }
 
-/// A message as its listeners know it: in a cluster the keys it names have hash tags.
+/// A message as its handlers expect it: in a cluster the keys in it have hash tags.
 fn without_hash_tags<'a>(inner: &ClientInner, message: &'a str) -> Cow<'a, str> {
     let named = inner.endpoint.cluster_seeds().and_then(|_| message.split_once(' '));
     let plain = named.and_then(|(kind, key)| Some((kind, keys::plain_name(&inner.prefix, key)?)));

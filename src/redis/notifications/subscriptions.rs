@@ -1,38 +1,38 @@
-//! The channels that have listeners on this worker, and which of them are heard. No I/O.
+//! The channels that have subscribers in this worker, and which of them are subscribed on the server. No I/O.
 //!
-//! A channel without a listener stays subscribed for a moment, because the next one is often there at once. How many may
-//! linger so is bounded.
+//! A channel without subscribers stays subscribed for a moment, because the next subscriber often follows at once. The
+//! number of such channels is bounded.
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::redis::notifications::NotificationHandler;
+/// Receives the text of a notification.
+pub type NotificationHandler = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// How long a channel that lingers stays after its last listener has left.
+/// How long a channel stays subscribed after its last subscriber has left, if it lingers.
 const LINGER_TIME: Duration = Duration::from_secs(5);
-/// Channels that linger at the same time, at most.
+/// Most channels that linger at the same time.
 const MAX_LINGERING: usize = 1024;
 
-/// How far a channel's subscription is.
+/// The state of a channel's subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SubscriptionState {
-    /// The server was not asked yet.
+    /// SUBSCRIBE was not sent yet.
     Pending,
-    /// It was, and has not answered.
+    /// SUBSCRIBE was sent and not confirmed.
     Requested,
-    /// It is subscribed to.
+    /// It is subscribed.
     Subscribed,
 }
 
 struct ChannelEntry {
-    /// None: it is the fleet's common one, whose listeners are those of each kind of news.
+    /// `None` for the common channel, whose handlers are chosen by the kind of notification.
     handler: Option<NotificationHandler>,
     subscribers: usize,
     state: SubscriptionState,
     lingers: bool,
-    /// Since when it has no listener.
+    /// Since when it has no subscriber.
     idle_since: Option<Instant>,
 }
 
@@ -45,14 +45,14 @@ pub(super) struct ChannelSubscriptions {
 
 /// Where the messages of a channel go.
 pub(super) enum MessageTarget {
-    /// To the listeners of each kind of common news.
+    /// To the handlers of the notification's kind.
     Common,
-    /// To this one.
+    /// To this handler.
     Handler(NotificationHandler),
 }
 
 impl ChannelSubscriptions {
-    /// One more wants a channel.
+    /// Adds a subscriber.
     pub(super) fn add_subscriber(
         &mut self,
         name: &str,
@@ -76,7 +76,7 @@ impl ChannelSubscriptions {
         self.channels.insert(name.to_owned(), channel);
     }
 
-    /// One less wants it.
+    /// Removes a subscriber.
     pub(super) fn remove_subscriber(&mut self, name: &str, now: Instant) {
         let Some(channel) = self.channels.get_mut(name) else { return };
         channel.subscribers = channel.subscribers.saturating_sub(1);
@@ -88,15 +88,15 @@ impl ChannelSubscriptions {
         self.lingering += 1;
     }
 
-    /// The connection is gone: nothing is heard, and channels without a listener are forgotten.
+    /// The connection is lost: no channel is subscribed, and channels without subscribers are removed.
     pub(super) fn reset(&mut self) {
         self.channels.retain(|_, channel| channel.idle_since.is_none());
         self.lingering = 0;
         self.channels.values_mut().for_each(|channel| channel.state = SubscriptionState::Pending);
     }
 
-    /// How many are subscribed to, and which are to be besides, at most so many; the answer goes to [`Channels::heard`] or
-    /// [`Channels::lost`].
+    /// The number of subscribed channels, and up to `most` that must be subscribed; the result goes to
+    /// [`ChannelSubscriptions::mark_subscribed`] or [`ChannelSubscriptions::reset`].
     pub(super) fn take_pending(&mut self, most: usize) -> (usize, Vec<String>) {
         let subscribed =
             self.channels.values().filter(|channel| channel.state == SubscriptionState::Subscribed).count();
@@ -118,10 +118,10 @@ impl ChannelSubscriptions {
         }
     }
 
-    /// Channels to unsubscribe from, which are no longer known from here on.
+    /// Removes and returns the channels to unsubscribe from.
     pub(super) fn take_expired(&mut self, now: Instant) -> Vec<String> {
         let is_expired = |channel: &ChannelEntry| match channel.idle_since {
-            // What was asked for is answered first: an answer must not be taken for that of a later subscription.
+            // A requested channel is confirmed first: otherwise that confirmation would count for a later subscription.
             Some(left) => {
                 channel.state != SubscriptionState::Requested
                     && (!channel.lingers || now >= left + LINGER_TIME)
@@ -136,17 +136,17 @@ impl ChannelSubscriptions {
         expired
     }
 
-    /// Whether a channel is heard.
+    /// Whether a channel is subscribed.
     pub(super) fn is_subscribed(&self, name: &str) -> bool {
         self.channels.get(name).is_some_and(|channel| channel.state == SubscriptionState::Subscribed)
     }
 
-    /// Whether a channel has a listener.
+    /// Whether a channel has a subscriber.
     pub(super) fn has_subscriber(&self, name: &str) -> bool {
         self.channels.get(name).is_some_and(|channel| channel.idle_since.is_none())
     }
 
-    /// Where a channel's messages go; none if it is not known.
+    /// Where a channel's messages go; `None` if it is unknown.
     pub(super) fn target(&self, name: &str) -> Option<MessageTarget> {
         let channel = self.channels.get(name)?;
         Some(channel.handler.clone().map_or(MessageTarget::Common, MessageTarget::Handler))
@@ -219,7 +219,7 @@ mod tests {
         channels.reset();
         assert_eq!(sorted(channels.take_pending(9).1), ["a", "b"]);
         assert!(!channels.is_subscribed(&requested[0]) && channels.lingering == 0);
-        // What was asked for and left meanwhile is left when the answer has come.
+        // A channel that was requested and then left is unsubscribed after its confirmation.
         channels.remove_subscriber("a", now);
         assert!(channels.take_expired(now).is_empty());
         channels.mark_subscribed(&["a".into(), "b".into()]);

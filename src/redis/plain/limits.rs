@@ -1,18 +1,20 @@
 //! Limits by plain commands: fixed windows of the burst's length, in which at most the burst is admitted.
 //!
-//! A window begins with its first request: `SET … NX PX` makes the key with its end, `INCRBY` counts. A count that
-//! found the key gone between the two would have no end; whoever sees such a key gives it one.
+//! A window begins with its first request: `SET … NX PX` makes the key with its expiry, `INCRBY` counts. A count after
+//! the key expired between the two would never expire, so every request that finds such a key sets its expiry.
 
 use fred::types::Value;
 
-use crate::redis::begin::{LimitParameters, RateLimitCheck, RateLimitDecision};
-use crate::redis::error::RedisError;
-use crate::redis::keys;
-use crate::redis::limiter_commands::{LimitCharge, LimitStatus};
-use crate::redis::plain::{PipelinedCommand, command, integer, number, text};
-use crate::redis::transport::RedisTransport;
+use crate::redis::{
+    begin::{LimitParameters, RateLimitCheck, RateLimitDecision},
+    error::RedisError,
+    keys,
+    limiter_commands::{LimitCharge, LimitStatus},
+    transport::RedisTransport,
+    wire::{PipelinedCommand, command, integer, number, text},
+};
 
-/// A limit as a window.
+/// A limit as a fixed window.
 struct FixedWindow {
     key: String,
     /// Its length, ms, ≥ 1.
@@ -45,7 +47,7 @@ impl FixedWindow {
         }
     }
 
-    /// Charges, or looks if it costs nothing.
+    /// Commands that charge, or only read if the cost is 0.
     fn charge(&self) -> Vec<PipelinedCommand> {
         let ttl = command("PTTL", [text(&self.key)]);
         match self.cost {
@@ -54,38 +56,38 @@ impl FixedWindow {
         }
     }
 
-    /// Makes the window if there is none.
+    /// Creates the window if there is none.
     fn open(&self) -> PipelinedCommand {
         let args = [text(&self.key), text("0"), text("PX"), number(self.length_ms), text("NX")];
         command("SET", args)
     }
 
-    /// Takes a charge back. The window may have ended since, and a count without an end must not be left.
+    /// Undoes a charge. The window may have expired since, and a count without an expiry must not be left.
     fn refund_commands(&self) -> Vec<PipelinedCommand> {
         vec![self.open(), command("DECRBY", [text(&self.key), number(self.cost)])]
     }
 
-    /// What was found, with its charge.
+    /// The decision for the count found, this charge included.
     fn to_decision(&self, count: i64, ttl_ms: i64) -> RateLimitDecision {
         let allowed = count <= signed(self.max);
-        // A request that is not allowed is not charged.
+        // A denied request is not charged.
         let used = if allowed { count } else { count.saturating_sub(signed(self.cost)) };
         let (left_us, used) = (self.left_us(ttl_ms), u64::try_from(used).unwrap_or(0));
         RateLimitDecision {
             allowed,
             remaining: self.max.saturating_sub(used),
             retry_after_us: (!allowed && self.cost <= self.max).then_some(left_us.max(1)),
-            // Never more than what was used is worth: workers reckon with it what they may deny by themselves.
+            // Never more than the used requests are worth: workers use it to deny requests locally.
             reset_us: left_us.min(used.saturating_mul(self.interval_us)),
         }
     }
 
-    /// Until the window ends, µs.
+    /// Time until the window ends, µs.
     fn left_us(&self, ttl_ms: i64) -> u64 {
         u64::try_from(ttl_ms).unwrap_or(self.length_ms).min(self.length_ms).saturating_mul(1000)
     }
 
-    /// What an allowing limit says when another one refuses, and no charge is made.
+    /// The decision of an allowing limit when another one denies, so that no charge is made.
     fn without_charge(&self, reply: RateLimitDecision) -> RateLimitDecision {
         let worth = self.cost.saturating_mul(self.interval_us);
         match reply.allowed {
@@ -103,7 +105,7 @@ fn signed(cost: u64) -> i64 {
     i64::try_from(cost).unwrap_or(i64::MAX)
 }
 
-/// Charges every limit, or none if one that counts refuses; whether all allow, and what each says.
+/// Charges every limit, or none if one that counts denies; returns whether all allow, and each decision.
 pub(super) async fn check_limits(
     caller: &RedisTransport,
     args: &[RateLimitCheck],
@@ -122,7 +124,8 @@ pub(super) async fn check_limits(
         let (count, ttl) = (answers.next().unwrap_or(Value::Null), answers.next().unwrap_or(Value::Null));
         let count = if count == Value::Null { 0 } else { integer(&count)? };
         let ttl = integer(&ttl)?;
-        // Without an end, or with one that a clock has set which is now behind: the window is as long as one is.
+        // Without an expiry, or with one that a clock set which has stepped back since: the window gets its full
+        // length.
         let is_late = u64::try_from(ttl).is_ok_and(|ttl| ttl > window.length_ms);
         if ttl == -1 || is_late {
             endless.push(command("PEXPIRE", [text(&window.key), number(window.length_ms)]));
@@ -143,7 +146,7 @@ pub(super) async fn check_limits(
     Ok((granted, replies))
 }
 
-/// Gives requests back to a limit and tells everybody; returns what remains.
+/// Gives requests back to a limit and notifies every worker; returns what remains.
 pub(in crate::redis) async fn refund_limit(
     caller: &RedisTransport,
     channel: &str,
@@ -157,7 +160,7 @@ pub(in crate::redis) async fn refund_limit(
     Ok(window.max.saturating_sub(u64::try_from(integer(&count)?).unwrap_or(0)).min(window.max))
 }
 
-/// Makes a limit as if never used and tells everybody; whether it was in use.
+/// Makes a limit unused and notifies every worker; returns whether it was in use.
 pub(in crate::redis) async fn reset_limit(
     caller: &RedisTransport,
     channel: &str,
@@ -169,7 +172,7 @@ pub(in crate::redis) async fn reset_limit(
     Ok(deleted.as_u64() == Some(1))
 }
 
-/// How a limit stands.
+/// The state of a limit.
 pub(in crate::redis) async fn limit_status(
     caller: &RedisTransport,
     arg: &RateLimitCheck,
@@ -179,7 +182,7 @@ pub(in crate::redis) async fn limit_status(
     Ok(LimitStatus { remaining: reply.remaining, reset_us: reply.reset_us })
 }
 
-/// Charges what was allowed elsewhere, however much that is; the mark keeps it from being charged twice.
+/// Charges what was allowed locally, however much that is; the mark prevents charging it twice.
 pub(in crate::redis) async fn apply_deferred_charge(
     caller: &RedisTransport,
     mark: &str,
@@ -196,12 +199,12 @@ pub(in crate::redis) async fn apply_deferred_charge(
     Ok(true)
 }
 
-/// Has every worker forget what it knows of a limit.
+/// Makes every worker drop what it knows of a limit.
 fn replenished_notification(channel: &str, key: &str) -> PipelinedCommand {
     command("PUBLISH", [text(channel), Value::from(format!("l {key}"))])
 }
 
-/// Takes back what [`decide`] charged, when the request is not done after all.
+/// Undoes what [`check_limits`] charged, when the request is not executed after all.
 pub(super) async fn refund_checks(
     caller: &RedisTransport,
     args: &[RateLimitCheck],
@@ -239,7 +242,7 @@ mod tests {
         for count in 1..=6 {
             for ttl in 1..=5 {
                 let reply = window.to_decision(count, ttl);
-                // What the arithmetic of sustained rates says about one more request.
+                // What GCRA says about one more request.
                 let next = reply.reset_us + 1000 <= 5000;
                 assert!(next || reply.remaining == 0, "{count} in {ttl} ms: {reply:?}");
             }

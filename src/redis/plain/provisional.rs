@@ -1,27 +1,32 @@
-//! Tickets and the limit on new sessions by plain commands.
+//! Provisional sessions and the limit on new sessions by plain commands.
 //!
-//! A session that ended leaves a mark under the key that it has where there is server-side code; nothing else lies there.
+//! A session that ended leaves a mark under the key that it has with server-side code; nothing else is stored there.
 
 use std::collections::HashMap;
 
 use fred::types::Value;
 
-use crate::redis::begin::{
-    LimitParameters, NewSessionLimit, ProvisionalSessionQuery, RateLimitCheck, SessionLookup, SessionQuery,
+use crate::redis::{
+    begin::{
+        LimitParameters, NewSessionLimit, ProvisionalSessionQuery, RateLimitCheck, SessionLookup,
+        SessionQuery,
+    },
+    commit::CommitOutcome,
+    error::RedisError,
+    keys,
+    plain::{
+        limits::check_limits,
+        sessions::{PlainRecord, create_session, lookup_and_count, record_id},
+    },
+    session_commands::provisional_ttl_ms,
+    transport::RedisTransport,
+    wire::{command, number, text, time_ms},
 };
-use crate::redis::commit::CommitOutcome;
-use crate::redis::error::RedisError;
-use crate::redis::keys;
-use crate::redis::plain::limits::check_limits;
-use crate::redis::plain::sessions::{PlainRecord, create_session, lookup_and_count, record_id};
-use crate::redis::plain::{command, number, text, time_ms};
-use crate::redis::session_commands::provisional_ttl_ms;
-use crate::redis::transport::RedisTransport;
 
-/// The session that a ticket names; it is made if it is not there, and did not end before the ticket.
+/// The session of a provisional id; it is created if it is missing and did not end before.
 ///
-/// The view that was counted with the ticket is stored by the first request that brings the ticket, and each adds its own,
-/// so that requests that come at the same moment are all counted.
+/// The view that was counted for the first request is stored by the first request that brings the id, and each adds its
+/// own, so that simultaneous requests are all counted.
 pub(super) async fn lookup_or_create(
     caller: &RedisTransport,
     arg: &SessionQuery,
@@ -54,13 +59,13 @@ pub(super) async fn lookup_or_create(
     };
     match create_session(caller, &arg.key, &session, (u64::from(provisional.view_counted), left), now).await?
     {
-        // Another request with the same ticket may have made it at the same moment.
+        // Another request with the same id may have created it at the same moment.
         CommitOutcome::Committed { .. } | CommitOutcome::Exists => lookup_and_count(caller, arg).await,
         _ => Ok(SessionLookup::Gone),
     }
 }
 
-/// When the client may have one session more, ms from now; `None`: it may now, and is charged.
+/// When the client may create one session more, ms from now; `None`: it may now, and is charged.
 pub(super) async fn new_session_retry_after_ms(
     caller: &RedisTransport,
     limit: Option<&NewSessionLimit>,
@@ -74,7 +79,7 @@ pub(super) async fn new_session_retry_after_ms(
     Ok((!granted).then_some(retry_us.div_ceil(1000)))
 }
 
-/// Ends a session, and leaves a mark by which no ticket makes it anew; whether there was one.
+/// Ends a session and leaves a mark that keeps a provisional id from creating it again; returns whether there was one.
 pub(in crate::redis) async fn destroy_session(
     caller: &RedisTransport,
     key: &str,

@@ -1,21 +1,25 @@
-//! New ids, and sessions that are made, by plain commands.
+//! New session ids by plain commands.
 
 use std::collections::HashMap;
 
-use crate::redis::commit::CommitOutcome;
-use crate::redis::error::RedisError;
-use crate::redis::keys;
-use crate::redis::plain::provisional::{destroy_session, new_session_retry_after_ms};
-use crate::redis::plain::sessions::{PlainLookup, PlainRecord, create_session, load, record_id};
-use crate::redis::plain::time_ms;
-use crate::redis::session_commands::{RotateFrom, RotateOutcome, RotateSession, provisional_ttl_ms};
-use crate::redis::transport::RedisTransport;
+use crate::redis::{
+    commit::CommitOutcome,
+    error::RedisError,
+    keys,
+    plain::{
+        provisional::{destroy_session, new_session_retry_after_ms},
+        sessions::{PlainLookup, PlainRecord, create_session, load, record_id},
+    },
+    session_commands::{RotateFrom, RotateOutcome, RotateSession, provisional_ttl_ms},
+    transport::RedisTransport,
+    wire::time_ms,
+};
 
-/// Gives a session another id, or makes one; the old one ends after the new one is there, and leaves a mark, so that no
-/// ticket makes it anew.
+/// Gives a session another id, or creates one. The old one ends after the new one exists, and leaves a mark that keeps
+/// a provisional id from creating it again.
 ///
 /// # Errors
-/// `Unsupported` for a login: the list of a user's sessions needs server-side code.
+/// `Unsupported` for a login: the index of a user's sessions needs server-side code.
 pub(in crate::redis) async fn rotate_session(
     caller: &RedisTransport,
     request: &RotateSession<'_>,
@@ -60,7 +64,7 @@ pub(in crate::redis) async fn rotate_session(
         if let Some(retry_after_ms) = new_session_retry_after_ms(caller, request.limit).await? {
             return Ok(RotateOutcome::RateLimited { retry_after_ms });
         }
-        // Its cookie may never come back.
+        // The cookie of a new session may never come back.
         left = left.min(provisional_ttl_ms());
     }
     match create_session(caller, &new, &session, (views, left), now).await? {

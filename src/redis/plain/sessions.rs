@@ -1,9 +1,9 @@
-//! Sessions in tower-sessions' own store for Redis: one record a session, written as a whole.
+//! Sessions in tower-sessions' own store for Redis: one record for each session, written as a whole.
 //!
-//! The store names a key by the session's id alone. It is given another id: one made from our key, which has the
-//! prefix and the hashed id in it, so that neither the real id nor another fleet's session is ever met there. What
-//! the store reports wrongly is put right here: that a session vanished before its save, or is there before its
-//! creation, reaches us as an answer that cannot be parsed.
+//! The store makes its key of the session's id alone. It gets another id, derived from this room's key with the prefix
+//! and the hashed id, so that it contains neither the real id nor collides with another fleet's. The store reports two
+//! results wrongly, as replies that cannot be parsed: that a session vanished before its save, and that it exists
+//! before its creation. Both are corrected here.
 
 use std::collections::HashMap;
 
@@ -11,20 +11,23 @@ use bytes::Bytes;
 use fred::types::Value;
 use ring::digest;
 use time::OffsetDateTime;
-use tower_sessions::session::{Id, Record};
-use tower_sessions::session_store;
-use tower_sessions::session_store::SessionStore;
+use tower_sessions::{
+    session::{Id, Record},
+    session_store::{self, SessionStore},
+};
 
-use crate::redis::begin::{SessionAccess, SessionLookup, SessionQuery};
-use crate::redis::commit::CommitOutcome;
-use crate::redis::error::{RedisError, ServerRejection};
-use crate::redis::plain::{PipelinedCommand, command, from_json, integer, number, text, time_ms, to_json};
-use crate::redis::transport::RedisTransport;
-use crate::redis::{commit, keys};
+use crate::redis::{
+    begin::{SessionAccess, SessionLookup, SessionQuery},
+    commit::{self, CommitOutcome},
+    error::{RedisError, ServerRejection},
+    keys,
+    transport::RedisTransport,
+    wire::{PipelinedCommand, command, integer, number, text, time_ms},
+};
 
-/// When the session was created, ms; no application's field begins with one underscore, see [`field`].
+/// When the session was created, ms. Fields of applications never begin with one underscore, see [`stored_field_name`].
 const CREATED: &str = "_c";
-/// Its lifetimes, ms: a change does not know them, and writes the end anew.
+/// Its lifetimes, ms: a commit does not have them, and must set the expiry.
 const IDLE: &str = "_i";
 const ABSOLUTE: &str = "_x";
 
@@ -36,18 +39,18 @@ pub(super) fn record_id(key: &str) -> Id {
     Id(i128::from_le_bytes(bytes))
 }
 
-/// A session's record, in our words.
+/// A session's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PlainRecord {
     pub(super) created_ms: u64,
     pub(super) idle_ms: u64,
     pub(super) absolute_ms: u64,
-    /// Fields by the names the application knows.
+    /// Fields by their names in the application.
     pub(super) fields: HashMap<String, Bytes>,
 }
 
 impl PlainRecord {
-    /// With the configured lifetimes, which hold whatever they were when the session was made.
+    /// With the configured lifetimes, which apply whatever they were when the session was created.
     fn with_lifetimes(&self, arg: &SessionQuery) -> Self {
         Self { idle_ms: arg.idle_ms, absolute_ms: arg.absolute_ms, ..self.clone() }
     }
@@ -57,7 +60,7 @@ impl PlainRecord {
         self.idle_ms.min(self.created_ms.saturating_add(self.absolute_ms).saturating_sub(now_ms))
     }
 
-    /// Whether it has more than it may; 0 bytes: they are not looked at.
+    /// Whether it has more than allowed; 0 bytes: not checked.
     pub(super) fn exceeds(&self, max_fields: u64, max_bytes: u64) -> bool {
         let bytes: usize = self.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
         self.fields.len() as u64 > max_fields || max_bytes > 0 && bytes as u64 > max_bytes
@@ -67,7 +70,7 @@ impl PlainRecord {
         let numbers = [(CREATED, self.created_ms), (IDLE, self.idle_ms), (ABSOLUTE, self.absolute_ms)];
         let own = numbers.into_iter().map(|(name, number)| (name.to_owned(), number.into()));
         let fields = self.fields.iter().map(|(name, bytes)| (stored_field_name(name), to_json(bytes)));
-        // The store's ends are whole seconds. One too many does no harm: what is over is told by the numbers.
+        // The store's expiry is in whole seconds. One second too many does no harm: the numbers decide.
         let ends = now_ms.saturating_add(left_ms).div_ceil(1000);
         let ends = OffsetDateTime::from_unix_timestamp(i64::try_from(ends).unwrap_or(i64::MAX));
         Record {
@@ -77,7 +80,7 @@ impl PlainRecord {
         }
     }
 
-    /// `None` if it is a record, but none of ours.
+    /// `None` if the record is not one of this room's.
     fn from_record(record: &Record) -> Option<Self> {
         let number = |name| record.data.get(name).and_then(serde_json::Value::as_u64);
         let own = |name: &str| [CREATED, IDLE, ABSOLUTE].contains(&name);
@@ -98,16 +101,16 @@ impl PlainRecord {
     }
 }
 
-/// How an application's field is stored: it never meets ours.
+/// The stored name of an application's field, which never collides with a reserved one.
 fn stored_field_name(name: &str) -> String {
     format!("={name}")
 }
 
-/// What the store found.
+/// The result of a lookup.
 pub(super) enum PlainLookup {
     NotFound,
     Record(PlainRecord),
-    /// Something that nobody can read.
+    /// The record cannot be read.
     Corrupt,
 }
 
@@ -119,7 +122,7 @@ pub(super) async fn load(caller: &RedisTransport, id: Id) -> Result<PlainLookup,
         }
         Err(session_store::Error::Decode(_)) => Ok(PlainLookup::Corrupt),
         Err(error) => match to_redis_error(&error) {
-            // A value of another type lies there.
+            // The key holds a value of another type.
             RedisError::Rejected { rejection: ServerRejection::WrongType, .. } => Ok(PlainLookup::Corrupt),
             other => Err(other),
         },
@@ -172,7 +175,7 @@ pub(super) async fn lookup_and_count(
         commands.push(command("INCR", [text(&views)]));
         commands.push(command("PEXPIRE", [text(&views), number(left)]));
     }
-    // A tenth of the idle lifetime must have passed, so that a busy session is not touched at every request.
+    // Only after a tenth of the idle lifetime, so that a busy session is not touched at every request.
     if u64::try_from(ttl).is_ok_and(|ttl| left.saturating_sub(ttl) >= arg.idle_ms / 10) {
         commands.push(command("PEXPIRE", [text(&own), number(left)]));
         commands.push(command("PEXPIRE", [text(&views), number(left)]));
@@ -187,7 +190,7 @@ pub(super) async fn lookup_and_count(
     Ok(session.to_lookup(views))
 }
 
-/// Makes a session with so many views, that lives for so long, ms, until it is read.
+/// Creates a session with this number of views and this lifetime, ms, until it is read.
 pub(super) async fn create_session(
     caller: &RedisTransport,
     key: &str,
@@ -198,7 +201,7 @@ pub(super) async fn create_session(
     if left == 0 {
         return Ok(CommitOutcome::Gone);
     }
-    // Before the session is there: a request that finds it adds to these views.
+    // Before the session exists: a request that finds it adds to these views.
     let args = [text(&keys::session_views(key)), number(views), text("PX"), number(left), text("NX")];
     caller.send("SET", args.into()).await?;
     let id = record_id(key);
@@ -207,7 +210,7 @@ pub(super) async fn create_session(
         return if is_nil_reply(&error) { Ok(CommitOutcome::Exists) } else { Err(to_redis_error(&error)) };
     }
     if record.id != id {
-        // The store took another id because ours is taken, and nobody would ever find what it made.
+        // The store chose another id because this one is taken; what it created would never be found.
         let deleted = caller.with_session_store(async |store| store.delete(&record.id).await).await?;
         deleted.map_err(|error| to_redis_error(&error))?;
         return Ok(CommitOutcome::Exists);
@@ -215,10 +218,10 @@ pub(super) async fn create_session(
     Ok(CommitOutcome::Committed { sums: Vec::new() })
 }
 
-/// Stores what a request changed; of two requests at the same moment the later one's record stays.
+/// Stores what a request changed; of two simultaneous requests the later one's record stays.
 ///
 /// # Errors
-/// `Unsupported` for sums and expectations, which only server-side code can keep.
+/// `Unsupported` for sums and expectations, which need server-side code.
 pub(in crate::redis) async fn commit_session(
     caller: &RedisTransport,
     request: &commit::CommitSession<'_>,
@@ -265,7 +268,7 @@ pub(in crate::redis) async fn commit_session(
     Ok(CommitOutcome::Committed { sums: Vec::new() })
 }
 
-/// Deletes what lies under a key, be it a session, which is elsewhere, or anything else; whether there was something.
+/// Deletes what is stored under a key, a session's record or anything else; returns whether there was something.
 pub(in crate::redis) async fn delete_session(caller: &RedisTransport, key: &str) -> Result<bool, RedisError> {
     let names = [record_id(key).to_string(), key.to_owned(), keys::session_views(key)];
     let answers = caller.pipeline(names.iter().map(|name| command("UNLINK", [text(name)])).collect()).await?;
@@ -273,7 +276,7 @@ pub(in crate::redis) async fn delete_session(caller: &RedisTransport, key: &str)
     Ok(answers.iter().take(2).any(|deleted| deleted.as_u64() == Some(1)))
 }
 
-/// Puts what nobody can read aside for so long; whether there was something.
+/// Quarantines a record that cannot be read for this time; returns whether there was one.
 pub(in crate::redis) async fn quarantine_session(
     caller: &RedisTransport,
     key: &str,
@@ -290,16 +293,36 @@ pub(in crate::redis) async fn quarantine_session(
         command("DEL", [text(&keys::session_views(key))]),
     ];
     let answers = caller.pipeline(commands).await?;
-    // Somebody else may have moved it meanwhile.
+    // Another worker may have moved it meanwhile.
     Ok(answers.iter().all(Result::is_ok))
 }
 
-/// Whether the store met the nil with which Redis says that NX or XX did not hold.
+/// Bytes as a JSON value of the store's records.
+fn to_json(bytes: &Bytes) -> serde_json::Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => bytes.to_vec().into(),
+    }
+}
+
+/// The bytes of such a value.
+fn from_json(value: &serde_json::Value) -> Option<Bytes> {
+    if let Some(text) = value.as_str() {
+        return Some(text.to_owned().into());
+    }
+    let numbers = value.as_array()?.iter();
+    numbers
+        .map(|it| it.as_u64().and_then(|it| u8::try_from(it).ok()))
+        .collect::<Option<Vec<u8>>>()
+        .map(Bytes::from)
+}
+
+/// Whether the store got the nil with which Redis reports that NX or XX did not hold.
 fn is_nil_reply(error: &session_store::Error) -> bool {
     matches!(error, session_store::Error::Backend(text) if text.starts_with("Parse Error"))
 }
 
-/// The store's error, which is the client's as text, as ours.
+/// The store's error, which has the client's error as text.
 fn to_redis_error(error: &session_store::Error) -> RedisError {
     let session_store::Error::Backend(text) = error else { return RedisError::protocol(error.to_string()) };
     let (kind, details) = text.split_once(": ").unwrap_or(("", text));
@@ -338,5 +361,15 @@ mod tests {
     fn prefix_and_digest_make_the_id() {
         assert_eq!(record_id("p:s:a"), record_id("p:s:a"));
         assert!(record_id("p:s:a") != record_id("q:s:a") && record_id("p:s:a") != record_id("p:s:b"));
+    }
+
+    #[test]
+    fn bytes_survive_the_way_through_a_record() {
+        for bytes in [&b""[..], b"[1,2]", b"\"caf\xc3\xa9\"", b"\x00\xff\xfe"] {
+            let bytes = Bytes::from_static(bytes);
+            assert_eq!(from_json(&to_json(&bytes)), Some(bytes));
+        }
+        assert_eq!(from_json(&serde_json::json!([300])), None);
+        assert_eq!(from_json(&serde_json::json!({})), None);
     }
 }

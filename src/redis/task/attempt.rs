@@ -1,4 +1,4 @@
-//! The steps of a task's life: what each is told, and what it answers.
+//! The steps of a task's life: their arguments and results.
 
 use std::time::Duration;
 
@@ -6,54 +6,54 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::redis::task::task_status::{TaskId, TaskRandomSourceError};
 
-/// Bounds that every call about a task's life knows.
+/// Bounds that every call about a task uses.
 #[derive(Debug, Clone, Copy)]
 pub struct TaskPolicy {
-    /// Most tasks that may wait.
+    /// Most waiting tasks.
     pub queue_max: u64,
-    /// Times a task is begun before it is given up.
+    /// Attempts before a task is dead.
     pub max_attempts: u64,
-    /// Longest life of a task that does not end.
+    /// Longest life of a task that does not finish.
     pub max_lifetime: Duration,
-    /// How long a task is kept after its end.
+    /// How long a finished task is kept.
     pub retention: Duration,
-    /// After which time without a renewal a task is overdue.
+    /// The time without a renewal after which a task is overdue.
     pub lease: Duration,
 }
 
-/// What became of a task that was to be made.
+/// The result of enqueueing a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EnqueueOutcome {
-    /// It waits, now or since an earlier sending.
+    /// It is queued, now or since an earlier sending.
     Queued,
-    /// Too many wait already.
+    /// Too many tasks wait already.
     QueueFull,
 }
 
-/// An entry of a queue, taken but not begun.
+/// An entry of a queue that was claimed and not started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskDelivery {
     /// Its task.
     pub id: TaskId,
     /// The task's kind.
     pub kind: String,
-    /// The entry's own name in its queue.
+    /// The entry's id in its queue.
     pub entry_id: String,
-    /// How often it was taken, this time included: whether anybody has taken it since shows in a larger number.
+    /// How often it was claimed, this time included: a larger number shows that another worker has claimed it since.
     pub delivery_count: u64,
 }
 
-/// One execution of a task: the right to renew and to end it, as long as it is the present one.
+/// One execution of a task: the right to renew and finish it, as long as it is the current one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskExecution {
-    /// What was taken.
+    /// The claimed entry.
     pub delivery: TaskDelivery,
-    /// Its number: unlike every other one's, chosen at random before it begins.
+    /// Its number, chosen at random so that it is unique.
     pub id: u64,
 }
 
 impl TaskExecution {
-    /// A new execution of what was taken.
+    /// A new execution of a claimed entry.
     ///
     /// # Errors
     /// When the operating system has no random bytes.
@@ -64,17 +64,17 @@ impl TaskExecution {
     }
 }
 
-/// The answer to a beginning.
+/// The result of starting an execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartOutcome {
-    /// It runs.
+    /// It is running.
     Started {
         /// Number of the attempt, from 1.
         attempt: u64,
         /// The job's input, JSON.
         input: String,
     },
-    /// There is nothing to do: the task has ended, or somebody else has taken it since.
+    /// There is nothing to do: the task has finished, or another worker has claimed it since.
     NothingToDo,
     /// The task is dead: its attempts are used up.
     Dead,
@@ -85,21 +85,21 @@ pub enum StartOutcome {
 pub enum ExecutionResult {
     /// With this result, JSON.
     Done(String),
-    /// It cannot be done, for this reason.
+    /// It failed for this reason and is not retried.
     Failed(String),
-    /// This attempt failed for this reason; another one may be made after a pause.
+    /// This attempt failed for this reason; another one may follow after a pause.
     Retry(String, Duration),
-    /// The worker leaves: another one is to begin anew, and nothing is counted.
+    /// The worker is leaving: the task is started again elsewhere, and no attempt is counted.
     Released,
 }
 
-/// What cancelling a task did.
+/// The result of cancelling a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cancelled {
-    /// It was not begun and never will be.
+    /// It was queued and will never start.
     Queued,
-    /// It was running: its job is told, and what comes of it is dropped.
+    /// It was running: its job is notified, and its result is dropped.
     Running,
-    /// It had ended.
+    /// It had finished.
     AlreadyFinished,
 }

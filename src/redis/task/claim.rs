@@ -1,53 +1,56 @@
-//! Workers that wait for tasks: taking, ending, and the word in the same call that a worker waits.
+//! Claiming and finishing tasks; the same call registers that the worker waits for the next one.
 
 use std::time::{Duration, Instant};
 
 use fred::types::Value;
 
-use crate::redis::counter_commands::{list, number, signed, with_keys};
-use crate::redis::error::RedisError;
-use crate::redis::functions::ServerFunction;
-use crate::redis::task::{ExecutionResult, TaskDelivery, TaskExecution, TaskPolicy, millis};
-use crate::redis::{RedisClient, keys};
+use crate::redis::{
+    client::RedisClient,
+    error::RedisError,
+    functions::ServerFunction,
+    keys,
+    task::attempt::{ExecutionResult, TaskDelivery, TaskExecution, TaskPolicy},
+    wire::{list, millis, number, signed, with_keys},
+};
 
-/// A call that took longer than this to be sent was held for an absence of Redis, and not for a busy moment.
+/// A call that took longer than this to be sent was held during an outage of Redis, not by a busy moment.
 const HELD_AFTER: Duration = Duration::from_millis(300);
 
 /// A worker that waits for tasks.
 #[derive(Debug, Clone, Copy)]
 pub struct IdleWorker<'a> {
-    /// Where it is woken; empty: it is not, and nothing is noted of it.
+    /// The name by which it is notified; empty: it is not notified, and not registered as waiting.
     pub worker: &'a str,
-    /// The kinds that it takes.
+    /// The kinds that it runs.
     pub kinds: &'a [&'a str],
-    /// Whether it can take another one beside what this call is about.
+    /// Whether it can run another task beside the one of this call.
     pub has_capacity: bool,
 }
 
-/// What a worker is to do next.
+/// What a worker does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NextClaim {
-    /// Whether there is something left for it to take.
+    /// Whether there is another task to claim now.
     pub has_more: bool,
-    /// If not, when it is its turn to look, unless it is woken before.
+    /// If not, after which time it polls unless it is notified before.
     pub pause: Duration,
 }
 
-/// How the end of an execution was taken.
+/// The result of finishing an execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FinishOutcome {
-    /// Whether the task has ended so; otherwise nothing was changed.
+    /// Whether the task has finished with this result; otherwise nothing was changed.
     pub accepted: bool,
-    /// What its worker is to do next.
+    /// What its worker does next.
     pub next: NextClaim,
 }
 
 impl RedisClient {
-    /// Takes the next entry of these kinds: one that is overdue if `lease` is given, else the oldest. For a worker that
-    /// does not wait where there is none.
+    /// Claims the next entry of these kinds: an overdue one if `lease` is given, else the oldest. For a worker that
+    /// does not wait for one.
     ///
     /// # Errors
-    /// See [`Error`]; what was taken by a call that was not answered is overdue after a lease.
+    /// See [`RedisError`]; what an unanswered call claimed is overdue after a lease.
     ///
     /// # Cancel safety
     /// As after an error.
@@ -60,10 +63,10 @@ impl RedisClient {
         Ok(self.claim_task_for(&idler, lease).await?.0)
     }
 
-    /// Takes the next entry, or waits for one from now on; and what to do next.
+    /// Claims the next entry, or registers the worker as waiting; also returns what to do next.
     ///
     /// # Errors
-    /// As [`Redis::take_task`].
+    /// As [`RedisClient::claim_task`].
     ///
     /// # Cancel safety
     /// As after an error.
@@ -78,8 +81,8 @@ impl RedisClient {
             .call(ServerFunction::TaskClaim, |entry| {
                 let mut args = with_keys(entry, keys.iter().map(String::as_str));
                 args.extend_from_slice(&words);
-                // Made for each sending: a call that was held while Redis was away must take nothing over, because the
-                // workers that run tasks could renew nothing meanwhile.
+                // Evaluated for each sending: a call that was held during an outage must claim no overdue task, because
+                // its worker could not renew it meanwhile.
                 let lease = lease.filter(|_| requested_at.elapsed() < HELD_AFTER);
                 args.push(lease.map_or(number(0), millis));
                 args.extend(idler.to_args());
@@ -103,10 +106,10 @@ impl RedisClient {
         ))
     }
 
-    /// Says that a worker waits no more; what it was woken for is passed on.
+    /// Ends a worker's waiting; another worker is notified in its place if necessary.
     ///
     /// # Errors
-    /// See [`Error`]; a worker whose word is lost is forgotten when its turn has passed.
+    /// See [`RedisError`]; after a lost call the worker is removed when its time has passed.
     ///
     /// # Cancel safety
     /// As after an error.
@@ -123,13 +126,13 @@ impl RedisClient {
         .map(|_| ())
     }
 
-    /// Ends an execution; false: the task has not ended so, nothing was changed. Repeating it does no harm.
+    /// Finishes an execution; false if the task has not finished so and nothing was changed. Repeating it does no harm.
     ///
     /// # Errors
-    /// See [`Error`]; after [`Error::Timeout`] it may have ended, and saying it once more answers as the first time.
+    /// See [`RedisError`]; after [`RedisError::Timeout`] it may have finished, and a repetition returns the same.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves it unknown whether it has ended.
+    /// Dropping the future leaves it unknown whether it has finished.
     pub async fn finish_task(
         &self,
         execution: &TaskExecution,
@@ -140,10 +143,10 @@ impl RedisClient {
         Ok(self.finish_task_for(execution, outcome, rules, &idler).await?.accepted)
     }
 
-    /// Ends an execution, whose worker has its place free and waits for the next one.
+    /// Finishes an execution whose worker is free for the next one.
     ///
     /// # Errors
-    /// As [`Redis::end_task`].
+    /// As [`RedisClient::finish_task`].
     ///
     /// # Cancel safety
     /// As there.
@@ -171,7 +174,7 @@ impl RedisClient {
         Ok(FinishOutcome { accepted: taken, next: decode_next(&mut parts)? })
     }
 
-    /// Keys of the queues of these kinds, and of the workers that wait for them.
+    /// Keys of the queues of these kinds, and of their waiting workers.
     fn idle_keys(&self, kinds: &[&str]) -> Vec<String> {
         let prefix = &self.inner.prefix;
         let queues = kinds.iter().map(|kind| keys::task_queue(prefix, kind));

@@ -1,80 +1,79 @@
-//! The fleet's tasks as a whole, as one function of `migrations/0019_regatta_task_v3.lua` tells them.
+//! The state of the fleet's tasks, as one function of `migrations/0019_regatta_task_v3.lua` reports it.
 
 use std::collections::BTreeMap;
 
 use fred::types::Value;
 use serde::Serialize;
 
-use crate::redis::error::RedisError;
-use crate::redis::task::task_status::TaskId;
+use crate::redis::{error::RedisError, task::task_status::TaskId};
 
-/// How the fleet's tasks stand, those of all machines.
+/// The state of the tasks of all instances.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct TaskQueueStats {
-    /// When, Unix ms by Redis's clock, by which everything here is measured.
+    /// Redis's clock, Unix ms, by which everything here is measured.
     pub now_ms: u64,
-    /// Tasks that wait.
+    /// Waiting tasks.
     pub waiting: u64,
-    /// How long the oldest of them does, ms; 0 if none waits.
+    /// How long the oldest of them has waited, ms; 0 if none waits.
     pub oldest_ms: u64,
-    /// Tasks that run, the longest first.
+    /// Running tasks, the longest first.
     pub running: Vec<RunningTask>,
-    /// The last hundred that were given up within a week, the last one first.
+    /// The last hundred dead tasks of a week, the latest first.
     pub dead: Vec<DeadTask>,
-    /// What has become of all tasks so far.
+    /// Totals of all tasks so far.
     pub totals: TaskTotals,
 }
 
-/// A task that runs.
+/// A running task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RunningTask {
-    /// Its name, which is as good as a password for it.
+    /// Its id; knowing it is the right to read the task.
     pub id: TaskId,
-    /// What is done.
+    /// Its kind.
     pub kind: String,
-    /// How much of it, 0 to 100.
+    /// Its progress, 0 to 100.
     pub percent: u8,
     /// How long this execution has run, ms.
     pub running_ms: u64,
     /// Number of the attempt, from 1.
     pub attempt: u64,
-    /// Who runs it: host and process.
+    /// The worker that runs it: host and process.
     pub worker: String,
 }
 
-/// A task that was given up.
+/// A dead task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeadTask {
-    /// Its name.
+    /// Its id.
     pub id: TaskId,
-    /// What was to be done.
+    /// Its kind.
     pub kind: String,
-    /// How often it was begun.
+    /// How often it was started.
     pub attempts: u64,
-    /// When it was given up, Unix ms by Redis's clock.
+    /// When it died, Unix ms by Redis's clock.
     #[serde(rename = "ended_ms")]
     pub finished_ms: u64,
     /// Why.
     pub reason: String,
 }
 
-/// Numbers of tasks since anybody counts; they are forgotten a month after the last one.
+/// Numbers of tasks since counting began; they expire a month after the last task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct TaskTotals {
-    /// Have a result.
+    /// Finished with a result.
     pub done: u64,
-    /// Cannot be done.
+    /// Failed.
     pub failed: u64,
-    /// Were given up.
+    /// Dead.
     pub dead: u64,
     /// Were cancelled.
     pub cancelled: u64,
     /// Attempts that failed and were followed by another one.
     pub retried: u64,
-    /// Times that a worker was lost, or silent for too long, and its task taken over.
+    /// Times that a worker was lost, or silent for too long, and its task claimed by another one.
     #[serde(rename = "taken_over")]
     pub reclaimed: u64,
-    /// Times that a worker that left gave a task back.
+    /// Times that a leaving worker released a task.
     #[serde(rename = "given_back")]
     pub released: u64,
 }

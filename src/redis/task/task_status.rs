@@ -1,7 +1,6 @@
-//! A task as Redis has it: a hash of one-letter fields, listed at the head of `migrations/0019_regatta_task_v3.lua`.
+//! A task's status in Redis: a hash of one-letter fields, listed at the head of `migrations/0019_regatta_task_v3.lua`.
 
-use std::fmt;
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use fred::types::Value;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -10,7 +9,8 @@ use serde_json::value::RawValue;
 
 use crate::redis::error::RedisError;
 
-/// A task's name: 128 random bits, so that whoever has it may look, and nobody else can. Shown as 32 hexadecimal digits.
+/// A task's id: 128 random bits, so that only those who were given it can read the task. Shown as 32 hexadecimal
+/// digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskId(u128);
 
@@ -28,7 +28,7 @@ impl TaskId {
     /// Digits of its text.
     pub const LENGTH: usize = 32;
 
-    /// A new one.
+    /// A new id.
     ///
     /// # Errors
     /// When the operating system has no random bytes.
@@ -69,21 +69,21 @@ impl Serialize for TaskId {
     }
 }
 
-/// Where a task stands.
+/// The state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TaskState {
     /// It waits for a worker.
     Queued,
-    /// A worker has begun it.
+    /// A worker has started it.
     Running,
     /// It has a result.
     Done,
-    /// The job said that it cannot be done.
+    /// It failed.
     Failed,
-    /// It was given up: its attempts are used up, or nobody has taken it.
+    /// Its attempts are used up, or it was not claimed in time.
     Dead,
-    /// Somebody said that it is not needed.
+    /// It was cancelled.
     Cancelled,
 }
 
@@ -103,7 +103,7 @@ impl TaskState {
         Self::ALL[self as usize].1
     }
 
-    /// Whether nothing comes after it.
+    /// Whether no other state follows.
     pub fn is_final(self) -> bool {
         !matches!(self, Self::Queued | Self::Running)
     }
@@ -116,38 +116,38 @@ impl TaskState {
 /// A task at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct TaskStatus {
-    /// Its name.
+    /// Its id.
     pub id: TaskId,
-    /// What is to be done.
+    /// Its kind.
     pub kind: String,
-    /// Where it stands.
+    /// Its state.
     pub state: TaskState,
-    /// How much of it is done, 0 to 100, as its job says.
+    /// Its progress, 0 to 100, as reported by its job.
     pub percent: u8,
-    /// Who runs it, or ran it last: host and process.
+    /// The worker that runs it, or ran it last: host and process.
     pub worker: Option<String>,
-    /// How often it was begun; what was given back by a worker that left is not counted.
+    /// How often it was started; attempts that a leaving worker released are not counted.
     pub attempts: u64,
-    /// What came out of it.
+    /// Its result.
     pub result: Option<Box<RawValue>>,
     /// Why it failed, died or was cancelled, or why its last attempt failed.
     pub error: Option<String>,
-    /// When it was made, Unix ms by Redis's clock.
+    /// When it was enqueued, Unix ms by Redis's clock.
     pub created_ms: u64,
-    /// When it was begun last.
+    /// When it was last started.
     pub started_ms: Option<u64>,
-    /// When it ended.
+    /// When it finished.
     pub finished_ms: Option<u64>,
 }
 
-/// Asked for in this order by [`Task::read`].
+/// The fields of the hash, in the order in which they are read.
 pub(super) const STATUS_FIELDS: [&str; 10] = ["k", "s", "p", "w", "a", "r", "e", "c", "b", "f"];
 
 impl TaskStatus {
-    /// Reads the values of [`FIELDS`]; `None` where there is no task.
+    /// Reads the values of [`STATUS_FIELDS`]; `None` if there is no task.
     ///
     /// # Errors
-    /// `Protocol` when something else lies there.
+    /// `Protocol` when the values have another form.
     pub(super) fn from_values(id: TaskId, values: &[Value]) -> Result<Option<Self>, RedisError> {
         let text = |at: usize| values.get(at).and_then(Value::as_string);
         let number = |at: usize| values.get(at).and_then(Value::as_u64);
@@ -160,7 +160,7 @@ impl TaskStatus {
         };
         let state = TaskState::parse(&state).ok_or_else(odd)?;
         let result = text(5).map(RawValue::from_string).transpose().map_err(|_| odd())?;
-        // A job that has done everything is shown as such, whatever it said last.
+        // A done task is shown as complete, whatever progress it reported last.
         let percent = if state == TaskState::Done { 100 } else { number(2).unwrap_or(0).min(100) };
         Ok(Some(Self {
             id,

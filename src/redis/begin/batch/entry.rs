@@ -1,4 +1,4 @@
-//! One request of a batch, without what it was made of.
+//! One request of a batch, with everything that the request borrows copied.
 
 use std::borrow::Cow;
 
@@ -6,9 +6,14 @@ use bytes::Bytes;
 use fred::types::Value;
 use smallvec::SmallVec;
 
-use crate::redis::begin;
-use crate::redis::begin::{BeginReply, BeginRequest, ExpectedReply, LimitParameters, SessionAccess, to_f64};
-use crate::redis::error::RedisError;
+use crate::redis::{
+    begin::{
+        request::{self, BeginReply, BeginRequest, ExpectedReply, LimitParameters},
+        session_query::SessionAccess,
+    },
+    error::RedisError,
+    wire::to_f64,
+};
 
 /// One request as it waits to be sent.
 #[derive(Debug)]
@@ -17,15 +22,15 @@ pub struct BeginEntry {
     bytes: usize,
 }
 
-/// How it travels.
+/// Its wire form.
 #[derive(Debug)]
 pub(super) enum EntryShape {
     Compact(CompactEntry),
     Standalone(StandaloneEntry),
 }
 
-/// The usual request: a session that is read, limits on rate that count, and counters. It lies in one allocation, its
-/// keys one behind the other, because every request is one.
+/// The usual request: a session that is read, rate limits that count, and counters. Its keys are in one allocation,
+/// because every request has one.
 #[derive(Debug)]
 pub(super) struct CompactEntry {
     text: Box<[u8]>,
@@ -34,7 +39,7 @@ pub(super) struct CompactEntry {
     pub(super) counters: SmallVec<[CompactCounter; 2]>,
 }
 
-/// Where in an entry's text a key is.
+/// The position of a key in an entry's text.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KeyRange {
     start: u32,
@@ -65,7 +70,7 @@ pub(super) struct CompactCounter {
     pub(super) by: u8,
 }
 
-/// Anything else: it travels in the form of a call of its own, and is executed as one.
+/// Any other request: it travels in the form of a separate call, and is executed as one.
 #[derive(Debug)]
 pub(super) struct StandaloneEntry {
     keys: Vec<Value>,
@@ -73,7 +78,7 @@ pub(super) struct StandaloneEntry {
     pub(super) expected: ExpectedReply,
 }
 
-/// Keys and arguments of a call of its own, without a ledger.
+/// Keys and arguments of a separate call, without a ledger.
 #[derive(Debug)]
 pub struct EncodedCall<'a> {
     /// Its keys.
@@ -83,7 +88,7 @@ pub struct EncodedCall<'a> {
 }
 
 impl BeginEntry {
-    /// Takes what the request borrows.
+    /// Copies what the request borrows.
     pub fn new(request: &BeginRequest<'_>) -> Self {
         match CompactEntry::from_request(request) {
             Some((plain, bytes)) => Self { shape: EntryShape::Compact(plain), bytes },
@@ -95,17 +100,17 @@ impl BeginEntry {
         }
     }
 
-    /// About how much of it travels.
+    /// About how many bytes it has on the wire.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Reads the reply to [`Entry::call`].
+    /// Reads the reply to [`BeginEntry::call`].
     ///
     /// # Errors
-    /// `Protocol` when the server's answer has another form.
+    /// `Protocol` when the server's reply has another form.
     pub fn decode(&self, reply: Value) -> Result<BeginReply, RedisError> {
-        begin::decode_expected(self.expected_reply(), reply)
+        request::decode_expected(self.expected_reply(), reply)
     }
 
     fn expected_reply(&self) -> ExpectedReply {
@@ -119,7 +124,7 @@ impl BeginEntry {
         }
     }
 
-    /// It as a call of its own.
+    /// The entry as a separate call.
     pub fn call(&self) -> EncodedCall<'_> {
         match &self.shape {
             EntryShape::Compact(plain) => plain.call(),
@@ -130,14 +135,14 @@ impl BeginEntry {
     }
 }
 
-/// A length in front of each, and its line ends, included.
+/// About how many bytes a value has on the wire: a length before it and line ends included.
 fn wire_size(value: &Value) -> usize {
     10 + value.as_bytes().map_or(10, <[u8]>::len)
 }
 
 impl StandaloneEntry {
     fn from_request(request: &BeginRequest<'_>) -> Self {
-        let mut keys = begin::encode(request, Value::Null);
+        let mut keys = request::encode(request, Value::Null);
         let count = keys.get(1).and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok());
         let args = keys.split_off(2 + count.unwrap_or(0));
         keys.drain(..2);
@@ -146,13 +151,13 @@ impl StandaloneEntry {
 }
 
 impl CompactEntry {
-    /// With about how many bytes it travels; `None` if the request needs a call of its own.
+    /// With its approximate bytes; `None` if the request needs a separate call.
     fn from_request(request: &BeginRequest<'_>) -> Option<(Self, usize)> {
         let BeginRequest { limits, session, counters, token: _ } = request;
         if session.is_some_and(|session| session.provisional.is_some()) {
             return None;
         }
-        // The same key twice is decided, or added to, twice at one time: that is not what the plan says.
+        // A key that is named twice is decided, or added to, twice, which a plan cannot express.
         let twice = limits
             .iter()
             .enumerate()
@@ -182,13 +187,13 @@ impl CompactEntry {
             idle_ms: session.idle_ms,
             absolute_ms: session.absolute_ms,
         });
-        let limit = |limit: &begin::RateLimitCheck| {
+        let limit = |limit: &request::RateLimitCheck| {
             let LimitParameters::Rate { interval_us, tolerance_us } = limit.parameters else { return None };
             let cost = byte(limit.cost).filter(|_| !limit.shadow)?;
             Some(CompactLimit { key: key(&limit.key), interval_us, tolerance_us, cost })
         };
         let limits = limits.iter().map(limit).collect::<Option<SmallVec<[_; 2]>>>()?;
-        let counter = |counter: &begin::CounterIncrement| {
+        let counter = |counter: &request::CounterIncrement| {
             let by = u8::try_from(counter.by).ok()?;
             Some(CompactCounter { key: key(&counter.key), by })
         };
@@ -202,7 +207,7 @@ impl CompactEntry {
         self.text.get(key.start as usize..key.end as usize).unwrap_or_default()
     }
 
-    /// It as a call of its own.
+    /// The entry as a separate call.
     fn call(&self) -> EncodedCall<'static> {
         let session = self.session.as_ref();
         let generation = session.and_then(|session| session.generation);
@@ -214,7 +219,7 @@ impl CompactEntry {
         let lifetimes = session.map_or([0, 0], |session| [session.idle_ms, session.absolute_ms]);
         let limits = self.limits.iter();
         let limits = limits.flat_map(|it| [0, it.interval_us, it.tolerance_us, u64::from(it.cost)]);
-        let flags = if generation.is_some() { begin::HAS_GENERATION } else { 0 };
+        let flags = if generation.is_some() { request::HAS_GENERATION } else { 0 };
         let numbers = lifetimes.into_iter().chain([flags]).chain(limits);
         let packed: Vec<u8> = numbers.flat_map(|number| to_f64(number).to_le_bytes()).collect();
         let mut args =

@@ -1,4 +1,4 @@
-//! How the entries of a batch are laid out: what they share is named once.
+//! The layout of a batch: what its entries share is named once.
 
 use bytes::Bytes;
 
@@ -7,41 +7,41 @@ use crate::redis::begin::batch::entry::{BeginEntry, CompactEntry, EncodedCall, E
 /// Distinct limits, and distinct counters, that a plan can name: an index is one byte, from 1.
 const INDEX_MAX: usize = 255;
 
-/// What a plan says of an entry's session.
+/// Codes of an entry's session in a plan.
 const NONE: u8 = 0;
 const READ: u8 = 1;
 const VIEW: u8 = 2;
 
-/// A batch's layout; the same entries always have the same.
+/// A batch's layout; it depends only on the entries.
 pub(super) struct BatchPlan<'a> {
     pub(super) idle_ms: u64,
     pub(super) absolute_ms: u64,
     pub(super) limits: Vec<PlannedLimit<'a>>,
     pub(super) counters: Vec<PlannedCounter<'a>>,
-    /// Keys of the generations of the users whose sessions they are.
+    /// Keys of the generations of the sessions' users.
     pub(super) generations: Vec<&'a [u8]>,
-    /// Plain entries, in order, with where each stands among all.
+    /// Compact entries, in order, with their position in the batch.
     pub(super) compact: Vec<(usize, &'a CompactEntry)>,
-    /// Where the others stand among all.
+    /// Positions of the other entries.
     pub(super) standalone: Vec<usize>,
-    /// Which limits and counters the plain entries name: those of the first, then those of the second.
+    /// Indexes of the limits and counters of the compact entries: those of the first, then those of the second.
     pub(super) limits_at: Vec<u8>,
     pub(super) counters_at: Vec<u8>,
-    /// Which generation each session is held against; 0: none.
+    /// Index of the generation of each session; 0: none.
     users: Vec<u8>,
 }
 
-/// A limit that some entries name.
+/// A limit that entries name.
 pub(super) struct PlannedLimit<'a> {
     pub(super) key: &'a [u8],
     pub(super) interval_us: u64,
     pub(super) tolerance_us: u64,
 }
 
-/// A counter that some entries name.
+/// A counter that entries name.
 pub(super) struct PlannedCounter<'a> {
     pub(super) key: &'a [u8],
-    /// What all of them add.
+    /// The sum of all additions.
     pub(super) sum: i64,
 }
 
@@ -75,7 +75,7 @@ impl<'a> BatchPlan<'a> {
         plan
     }
 
-    /// Names what the entry needs; whether it could.
+    /// Adds the entry to the plan; returns false if it does not fit.
     fn add(&mut self, plain: &'a CompactEntry) -> bool {
         let lifetimes = plain
             .session
@@ -84,7 +84,7 @@ impl<'a> BatchPlan<'a> {
         let full = self.limits.len() + plain.limits.len() > INDEX_MAX
             || self.counters.len() + plain.counters.len() > INDEX_MAX
             || self.generations.len() == INDEX_MAX;
-        // One key with two quotas would be decided by the first.
+        // One key with two quotas would be decided by the first quota.
         let crossed = plain.limits.iter().any(|it| {
             let quota = (it.interval_us, it.tolerance_us);
             let known = self.limits.iter().find(|limit| same(limit.key, plain.key(it.key)));
@@ -119,7 +119,7 @@ impl<'a> BatchPlan<'a> {
         true
     }
 
-    /// The generation of this key among the plan's.
+    /// The index of this generation.
     fn generation_index(&mut self, key: &'a [u8]) -> u8 {
         let at = self.generations.iter().position(|known| same(known, key)).unwrap_or_else(|| {
             self.generations.push(key);
@@ -128,25 +128,25 @@ impl<'a> BatchPlan<'a> {
         index(at)
     }
 
-    /// Whether all count a view, so that the plan is read for limits only.
+    /// Whether all count a view, so that the server reads the plan for limits only.
     pub(super) fn all_count_views(&self) -> bool {
         let view = |plain: &CompactEntry| plain.session.as_ref().is_some_and(|session| session.view);
         !self.compact.is_empty() && self.compact.iter().all(|(_, plain)| view(plain))
     }
 
-    /// Keys of the plain entries' sessions.
+    /// Keys of the compact entries' sessions.
     pub(super) fn sessions(&self) -> impl Iterator<Item = &'a [u8]> {
         self.compact.iter().filter_map(|(_, plain)| Some(plain.key(plain.session.as_ref()?.key)))
     }
 
-    /// All keys but those of the others: counters, limits, generations, sessions.
+    /// All keys except those of separate calls: counters, limits, generations, sessions.
     pub(super) fn keys(&self) -> impl Iterator<Item = &'a [u8]> {
         let counters = self.counters.iter().map(|counter| counter.key);
         let limits = self.limits.iter().map(|limit| limit.key);
         counters.chain(limits).chain(self.generations.iter().copied()).chain(self.sessions())
     }
 
-    /// The others as calls of their own.
+    /// The other entries as separate calls.
     pub(super) fn standalone_calls<'b>(
         &'b self,
         entries: &'b [&'a BeginEntry],
@@ -154,8 +154,8 @@ impl<'a> BatchPlan<'a> {
         self.standalone.iter().map(|at| entries[*at].call())
     }
 
-    /// Of each plain entry: mode, number of limits, index and cost of each, number of counters, index and addition of
-    /// each; and behind all, if there are generations, of each session the index of its own.
+    /// For each compact entry: mode, number of limits, index and cost of each, number of counters, index and addition
+    /// of each; at the end, if there are generations, the index of each session's.
     pub(super) fn encode_layout(&self) -> Bytes {
         let mut text =
             Vec::with_capacity(3 * self.compact.len() + 2 * (self.limits_at.len() + self.counters_at.len()));
@@ -178,7 +178,7 @@ impl<'a> BatchPlan<'a> {
     }
 }
 
-/// As the server counts, from 1.
+/// An index as the server counts, from 1.
 fn index(at: usize) -> u8 {
     u8::try_from(at + 1).unwrap_or(u8::MAX)
 }
@@ -187,7 +187,7 @@ fn count(count: usize) -> u8 {
     u8::try_from(count).unwrap_or(u8::MAX)
 }
 
-/// Keys of one kind differ in their last part first.
+/// Compares the ends first, where keys of one kind differ.
 fn same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.last() == other.last() && one == other
 }

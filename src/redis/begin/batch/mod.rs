@@ -1,44 +1,45 @@
-//! Many requests' starts in one call: what travels, and each one's answer out of the one reply.
+//! Many begins in one call: the wire form, and each entry's reply out of the one reply.
 //!
-//! Guarantees that a batch does what its entries would do one by one at one instant, and that one entry's failure is its
-//! own. The form is described at the head of `migrations/0023_regatta_v6.lua`.
+//! Guarantees that a batch does what its entries would do one after the other at one instant, and that an entry's
+//! failure is its own. The form is described at the head of `migrations/0023_regatta_v6.lua`.
 
 mod entry;
 mod layout;
 mod reply;
 
 use bytes::Bytes;
-pub use entry::{BeginEntry, EncodedCall};
 use fred::types::Value;
 use layout::BatchPlan;
 
-use crate::redis::begin::{BeginReply, to_f64};
-use crate::redis::error::RedisError;
+use crate::redis::{begin::request::BeginReply, error::RedisError, wire::to_f64};
+
+pub use entry::{BeginEntry, EncodedCall};
 
 /// Flags of a batch.
 const RECORDED: u64 = 1;
 const REPEATED: u64 = 2;
 const ALL_COUNT_VIEWS: u64 = 4;
 
-/// What makes a batch repeatable, of starts or of commits: one key holds the last batch of its lane, and what came of it.
+/// What makes a batch of begins or commits repeatable: a key that holds the number and the result of its lane's last
+/// batch.
 #[derive(Debug, Clone)]
 pub struct BatchLedger {
-    /// Key of the lane, in which one batch at most is under way.
+    /// Key of the lane, in which at most one batch is under way.
     pub key: Value,
     /// The batch's number, which grows within its lane.
     pub number: u64,
-    /// Whether it may have been executed before; commits need not be told.
+    /// Whether it may have been executed before; not used for commits.
     pub repeated: bool,
 }
 
 impl BatchLedger {
-    /// The batch's number as the ledger has it: all are as long, so that text that is less is an earlier number.
+    /// The number as the ledger stores it: fixed in width, so that a smaller text is an earlier number.
     pub(in crate::redis) fn number_text(&self) -> Value {
         Value::from(format!("{:016}:", self.number))
     }
 }
 
-/// The call's arguments in wire order: the function's name, the number of keys, keys, arguments.
+/// The arguments in wire order: function, number of keys, keys, arguments.
 pub fn encode(entries: &[&BeginEntry], ledger: Option<&BatchLedger>, entry: Value) -> Vec<Value> {
     let plan = BatchPlan::from_entries(entries);
     let mut args = Vec::with_capacity(8 + 3 * entries.len() + plan.limits.len());
@@ -83,7 +84,7 @@ pub fn encode(entries: &[&BeginEntry], ledger: Option<&BatchLedger>, entry: Valu
     args
 }
 
-/// The plan's keys, which are parts of one allocation.
+/// The plan's keys, as slices of one allocation.
 fn key_values(plan: &BatchPlan<'_>) -> impl Iterator<Item = Value> {
     let mut all = Vec::with_capacity(plan.keys().map(<[u8]>::len).sum());
     plan.keys().for_each(|key| all.extend_from_slice(key));
@@ -91,10 +92,10 @@ fn key_values(plan: &BatchPlan<'_>) -> impl Iterator<Item = Value> {
     plan.keys().map(move |key| Value::Bytes(all.split_to(key.len())))
 }
 
-/// Reads the reply to what [`encode`] sent of the same entries.
+/// Reads the reply to what [`encode`] made of the same entries.
 ///
 /// # Errors
-/// `Protocol` when the server's answer has another form; within, what an entry of its own failed with.
+/// `Protocol` when the server's reply has another form; an entry's own errors are in the list.
 pub fn decode(
     entries: &[&BeginEntry],
     reply: Value,

@@ -1,19 +1,25 @@
-//! Each entry's answer out of a batch's reply.
+//! Each entry's reply out of a batch's reply.
 
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::MAX_EXACT_INTEGER;
-use crate::redis::begin::batch::entry::{BeginEntry, CompactEntry};
-use crate::redis::begin::batch::layout::BatchPlan;
-use crate::redis::begin::session_query::{found_session, lookup_without_session};
-use crate::redis::begin::{BeginReply, RateLimitDecision, ReplyReader, SessionLookup};
-use crate::redis::error::RedisError;
+use crate::redis::{
+    begin::{
+        batch::{
+            entry::{BeginEntry, CompactEntry},
+            layout::BatchPlan,
+        },
+        request::{BeginReply, RateLimitDecision},
+        session_query::{SessionLookup, found_session, lookup_without_session},
+    },
+    error::RedisError,
+    wire::{MAX_EXACT_INTEGER, ReplyReader},
+};
 
 /// How the batch was executed: now, before, or each entry on its own.
 const EXECUTED_AT_ONCE: u64 = 0;
 
-/// A session with fields, in place of its views.
+/// Stands in place of the views of a session with fields.
 const WITH_FIELDS: i64 = -100;
 
 pub(super) fn decode(
@@ -45,7 +51,7 @@ pub(super) fn decode(
     Ok(replies)
 }
 
-/// The numbers, who was granted, and what does not fit into numbers.
+/// The numbers, the bits of granted entries, and the lists that do not fit into numbers.
 fn parts(reply: Value) -> Result<(Bytes, Bytes, Vec<Value>), RedisError> {
     let wrong = || RedisError::protocol("a batch did not answer with numbers");
     let Value::Array(mut parts) = reply else {
@@ -59,12 +65,12 @@ fn parts(reply: Value) -> Result<(Bytes, Bytes, Vec<Value>), RedisError> {
     Ok((parts.pop().and_then(Value::into_bytes).ok_or_else(wrong)?, bits, lists))
 }
 
-/// Whether the entry was granted; no bits at all say that all were.
+/// Whether the entry was granted; without bits all were.
 fn granted(bits: &[u8], at: usize) -> bool {
     bits.is_empty() || bits.get(at) == Some(&b'1')
 }
 
-/// The answer to an entry that was executed as a call of its own.
+/// The reply to an entry that was executed as a separate call.
 fn decode_standalone(
     entry: &BeginEntry,
     answer: Value,
@@ -85,7 +91,7 @@ fn decode_standalone(
     Ok(Ok(reply))
 }
 
-/// Makes sure that something refuses what was denied: when that is told again, every limit may allow it by then.
+/// Makes sure that a limit refuses what was denied: in a repeated reply every limit may allow it by then.
 fn ensure_denied(limits: &mut [RateLimitDecision]) {
     if limits.iter().all(|limit| limit.allowed)
         && let Some(limit) = limits.iter_mut().max_by_key(|limit| limit.reset_us)
@@ -94,7 +100,7 @@ fn ensure_denied(limits: &mut [RateLimitDecision]) {
     }
 }
 
-/// What the entries share, as it stands after those that were read so far.
+/// What entries share, as it is after those that were read so far.
 struct SharedState<'a> {
     bits: &'a [u8],
     plan: &'a BatchPlan<'a>,
@@ -116,7 +122,7 @@ impl<'a> SharedState<'a> {
         let ahead = plan.limits.iter().map(|_| numbers.unsigned()).collect::<Result<_, _>>()?;
         let totals = plan.counters.iter().map(|_| numbers.signed()).collect::<Result<Vec<_>, _>>()?;
         let mut values = totals.clone();
-        // Back to what stood before the batch: the entries are handed out their additions in turn.
+        // The sum before the batch, to which the entries' additions are added in turn.
         let mut at = plan.counters_at.iter();
         for (number, (_, plain)) in plan.compact.iter().enumerate() {
             for (counter, at) in plain.counters.iter().zip(at.by_ref().take(plain.counters.len())) {
@@ -145,7 +151,7 @@ impl<'a> SharedState<'a> {
                 let at = usize::from(*at) - 1;
                 let (total, value) = (self.totals[at], &mut self.values[at]);
                 *value = value.saturating_add(i64::from(counter.by));
-                // Beyond what a double holds nothing can be handed out, and the reader asks again.
+                // Beyond 2^53 the sums of single entries are not exact, and the reader reads the counter again.
                 counters.push(if total.unsigned_abs() < MAX_EXACT_INTEGER { *value } else { total });
             }
         }
@@ -160,7 +166,7 @@ impl<'a> SharedState<'a> {
         Ok(BeginReply::Granted { limits, session, counters, now_ms })
     }
 
-    /// What the entry's limits say, by the arithmetic that the server decided with.
+    /// The decisions of an entry's limits, by the arithmetic of the server.
     fn limits(&mut self, plain: &CompactEntry, granted: bool) -> Result<Vec<RateLimitDecision>, RedisError> {
         let mut replies = Vec::with_capacity(plain.limits.len());
         let mut allowed = true;

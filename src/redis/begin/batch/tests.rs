@@ -1,4 +1,4 @@
-//! A batch on the wire.
+//! The wire form of a batch.
 
 use super::*;
 use crate::redis::begin::{

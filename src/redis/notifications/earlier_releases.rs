@@ -1,49 +1,49 @@
-//! Whether workers of an earlier release live, which hear and tell everything on the fleet's one channel.
+//! Whether workers of an earlier release are running, which publish and listen only on the common channel.
 //!
-//! Each machine names the libraries it calls at every heartbeat, and those releases call one that later ones do not.
-//! While it was named lately, later workers tell that channel too what they tell elsewhere, and they listen there for
-//! longer still: a worker that stopped listening before all others have stopped telling would miss news.
+//! Each instance reports at every heartbeat the libraries that it calls, and those releases call one that later ones do
+//! not. While it was reported recently, later workers also publish on the common channel, and listen there for longer
+//! still: a worker that stopped listening before all others have stopped publishing would miss notifications.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use fred::types::Value;
 use tokio::time::Instant;
 
-use crate::redis::breakers::CallKind;
-use crate::redis::connection::ActiveConnection;
-use crate::redis::{RedisClient, RedisError, keys};
+use crate::redis::error::RedisError;
 
-/// The library that says so.
-const EARLIER_LIBRARY: &str = "regatta_live_v1";
-/// How long after they were last named they are told of news. A machine's word comes from the worker of its lowest slot,
-/// and the others of a rollout may be earlier ones for some minutes.
+/// The library that only those releases call.
+pub(super) const EARLIER_LIBRARY: &str = "regatta_live_v1";
+/// How long after the last report notifications are published for them. An instance's report comes from the worker of
+/// its lowest slot, and other slots may run the earlier release for some minutes during a rollout.
 const PUBLISH_FOR: Duration = Duration::from_secs(10 * 60);
-/// How long the common channel is listened to: until every later worker has looked again and stopped telling there.
+/// How long the common channel is listened to: until every later worker has checked again and stopped publishing there.
 const SUBSCRIBE_FOR: Duration = Duration::from_secs(20 * 60);
-/// How long what was found out is good for.
+/// How long a result is used.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
-/// Pause before Redis is asked again what it did not say, such as what this user may not ask: whatever is told waits for
-/// the answer, one after the other.
+/// Pause before the query is repeated after a failure, such as a missing right: publishing waits for the reply each
+/// time.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is known of them.
+/// What is known of earlier releases.
 #[derive(Debug, Default)]
-pub(super) struct EarlierReleaseTracker {
+pub(in crate::redis) struct EarlierReleaseTracker {
     cached: Mutex<CachedSighting>,
-    query_lock: tokio::sync::Mutex<()>,
+    pub(super) query_lock: tokio::sync::Mutex<()>,
 }
 
-/// What was found out last, and when Redis last answered without saying it.
+/// The last result, and when a query last failed.
 #[derive(Debug, Clone, Copy, Default)]
 struct CachedSighting {
     sighting: EarlierReleaseSighting,
     rejected_at: Option<Instant>,
 }
 
-/// When it was looked, none: not yet; and how long before that they were named, none: never.
+/// When it was checked (`None`: not yet), and how long before that the library was reported (`None`: never).
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct EarlierReleaseSighting {
+pub(in crate::redis) struct EarlierReleaseSighting {
     checked_at: Option<Instant>,
     age: Option<Duration>,
 }
@@ -53,19 +53,19 @@ impl EarlierReleaseSighting {
         self.checked_at.zip(self.age).is_some_and(|(at, age)| age + at.elapsed() < span)
     }
 
-    /// Whether they are told of news, as they are by a worker that does not know yet whether they live.
+    /// Whether notifications are published for them; also true until the first check.
     pub(super) fn needs_publish(self) -> bool {
         self.checked_at.is_none() || self.within(PUBLISH_FOR)
     }
 
-    /// Whether they are listened to.
+    /// Whether the common channel is listened to for their sake.
     pub(super) fn needs_subscription(self) -> bool {
         self.within(SUBSCRIBE_FOR)
     }
 }
 
 impl EarlierReleaseTracker {
-    /// What was found out last.
+    /// The last result.
     pub(super) fn sighting(&self) -> EarlierReleaseSighting {
         self.lock_cached().sighting
     }
@@ -74,15 +74,15 @@ impl EarlierReleaseTracker {
         self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known, if it is too soon to ask.
-    fn fresh_sighting(&self, now: Instant) -> Option<EarlierReleaseSighting> {
+    /// The last result, if it is too early to query again.
+    pub(super) fn fresh_sighting(&self, now: Instant) -> Option<EarlierReleaseSighting> {
         let CachedSighting { sighting: known, rejected_at: refused } = *self.lock_cached();
         let within =
             |at: Option<Instant>, span| at.is_some_and(|at| now.saturating_duration_since(at) < span);
         (within(known.checked_at, REFRESH_INTERVAL) || within(refused, RETRY_INTERVAL)).then_some(known)
     }
 
-    fn record_reply(
+    pub(super) fn record_reply(
         &self,
         time: Result<&Value, &RedisError>,
         score: Result<&Value, &RedisError>,
@@ -104,35 +104,7 @@ impl EarlierReleaseTracker {
     }
 }
 
-impl RedisClient {
-    /// What is known of workers of earlier releases; asks if that was long ago. Without an answer it stays what it was.
-    pub(super) async fn earlier_release_sighting(&self) -> EarlierReleaseSighting {
-        let earlier = &self.inner.earlier_releases;
-        if let Some(known) = earlier.fresh_sighting(Instant::now()) {
-            return known;
-        }
-        let _turn = earlier.query_lock.lock().await;
-        if let Some(known) = earlier.fresh_sighting(Instant::now()) {
-            return known;
-        }
-        let seen = keys::libraries_in_use(&self.inner.prefix);
-        let query = |live: ActiveConnection| {
-            let commands = vec![
-                ("TIME", Vec::new()),
-                ("ZSCORE", vec![seen.as_str().into(), Value::from_static_str(EARLIER_LIBRARY)]),
-            ];
-            async move { live.transport.pipeline(commands).await }
-        };
-        if let Ok(answers) = Box::pin(self.send(CallKind::Read, query)).await
-            && let [time, score] = answers.as_slice()
-        {
-            earlier.record_reply(time.as_ref(), score.as_ref(), Instant::now());
-        }
-        earlier.sighting()
-    }
-}
-
-/// How long ago a score was, a time in ms; one that is still to come is now.
+/// How long ago a score was, a time in ms; a future one counts as now.
 fn sighting_age(time: &Value, score: &Value) -> Option<Duration> {
     let Value::Array(parts) = time else { return None };
     let now_s = parts.first()?.as_u64()?;

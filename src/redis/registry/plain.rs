@@ -1,21 +1,24 @@
-//! A machine's heartbeat without server-side code: the keys and values of `regatta_fleet_v2`, in two steps.
+//! An instance's heartbeat without server-side code: the keys and values of `regatta_fleet_v2`, in two steps.
 //!
-//! What may come between them does little harm: a machine that speaks just when another one drops it as dead is
-//! missing until it speaks again. No library is in use in this mode, so none is named.
+//! Commands that run between them do little harm: an instance that reports while another one drops it as dead is
+//! missing until its next report. No library is in use in this mode, so none is reported.
 
 use fred::types::Value;
 
-use crate::redis::error::RedisError;
-use crate::redis::keys;
-use crate::redis::plain::{PipelinedCommand, command, integer, number, text, time_ms};
-use crate::redis::registry::{SINCE_FIELD, split_record};
-use crate::redis::transport::RedisTransport;
+use crate::redis::{
+    error::RedisError,
+    keys,
+    registry::record::{SINCE_FIELD, split_record},
+    transport::RedisTransport,
+    wire::{PipelinedCommand, command, integer, number, text, time_ms},
+};
 
-/// How long the keys outlive the last word, ms: longer than any machine's, as nobody looks whose is the longest.
+/// How long the keys outlive the last report, ms: longer than any instance's lifetime, because the longest is not
+/// computed.
 const KEYS_TTL_MS: u64 = 10 * 60 * 1000;
 
-/// Writes a machine's document and drops the machines that are dead; returns how many live.
-pub(in crate::redis) async fn heartbeat(
+/// Writes an instance's document and drops dead instances; returns how many are alive.
+pub(super) async fn heartbeat(
     caller: &RedisTransport,
     prefix: &str,
     id: &str,
@@ -48,8 +51,8 @@ pub(in crate::redis) async fn heartbeat(
     Ok(u64::try_from(alive).unwrap_or(0))
 }
 
-/// What gives machines whose word was stored by a clock that is now behind one lifetime from here, as if they had just
-/// spoken; and the fleet's start, which must not be still to come.
+/// Commands that give instances whose report has a time in the future, from a clock that has stepped back, one lifetime
+/// from now; and that correct a future start of the fleet.
 async fn clock_fixes(
     caller: &RedisTransport,
     (instances, deaths): (&str, &str),
@@ -84,8 +87,8 @@ async fn clock_fixes(
     Ok(commands)
 }
 
-/// Drops one machine.
-pub(in crate::redis) async fn deregister_instance(
+/// Drops one instance.
+pub(super) async fn deregister_instance(
     caller: &RedisTransport,
     prefix: &str,
     id: &str,

@@ -1,50 +1,50 @@
-//! What requests commit on its way as one call: sent, sent again if its connection was lost, and its answers handed out.
+//! Sends a batch of commits, again if its connection was lost, and hands out the replies.
 //!
-//! Guarantees that a batch of several is executed once however often it is sent, that one that is alone is sent once, and
-//! that two commits of one session are executed in the order in which they came. A caller who leaves once the batch is
-//! sealed has its commit stored all the same.
+//! Guarantees that a batch of several is executed once however often it is sent, that a single commit is sent once, and
+//! that two commits of one session are executed in the order of arrival. A commit whose caller leaves after its batch
+//! is sealed is stored all the same.
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::redis::RedisClient;
-use crate::redis::batching::caller_table::{BatchItem, OUT_MAX};
-use crate::redis::batching::{BatchQueue, lift_common_rejection};
-use crate::redis::begin::batch::BatchLedger;
-use crate::redis::breakers::CallKind;
-use crate::redis::client::RepeatPolicy;
-use crate::redis::commit::batch::CommitEntry as Commit;
-use crate::redis::commit::{CommitOutcome, CommitSession, batch};
-use crate::redis::connection::ActiveConnection;
-use crate::redis::error::RedisError;
-use crate::redis::functions::ServerFunction;
-
-/// The queue of commits.
-pub(in crate::redis) type CommitQueue = BatchQueue<Commit, Answer>;
+use crate::redis::{
+    batching::{
+        caller_table::{BatchItem, OUT_MAX},
+        queue::{SealedEntries, lift_common_rejection},
+    },
+    begin::batch::BatchLedger,
+    breakers::CallKind,
+    client::{RedisClient, RepeatPolicy},
+    commit::{
+        CommitOutcome, CommitSession,
+        batch::{self, CommitEntry as Commit},
+    },
+    error::RedisError,
+    functions::ServerFunction,
+    transport::ActiveConnection,
+};
 
 type Answer = Result<CommitOutcome, RedisError>;
-type CommitBatch = super::SealedEntries<Commit>;
-
-/// Most bytes of a commit that shares a call: small ones are not to wait until a large one has been read and written.
-pub(in crate::redis) const SHARED_MAX: usize = 8 * 1024;
+type CommitBatch = SealedEntries<Commit>;
 
 impl RedisClient {
-    /// A request's changes of about so many bytes, in one call with those of its turn.
+    /// A request's changes of about this many bytes, in one call with others of the same turn of the event loop.
     ///
     /// # Errors
-    /// Its own; what fails the whole call is the error of each.
-    pub(in crate::redis) async fn commit_gathered(
+    /// The request's own; an error of the whole call is returned to each.
+    pub(in crate::redis) async fn commit_batched(
         &self,
         request: &CommitSession<'_>,
         bytes: usize,
     ) -> Result<CommitOutcome, RedisError> {
         let _place = self.inner.acquire_call_permit()?;
-        self.inner.wait_while_held().await?;
+        self.inner.state.wait_while_held().await?;
         self.inner.commit_batches.enqueue(Commit::new(request), bytes).await
     }
 }
 
-/// Brings a batch to its answers. Its lane, which is handed back, has a ledger, behind those of starts: a late first
-/// sending finds its own number there or a higher one. What is alone is not noted, which would cost half as much as itself.
+/// Sends a batch, hands out its replies, and returns its lane. A lane's ledger is separate from those of begins; the
+/// lane is returned only afterwards, so a delayed first sending finds its own number in the ledger or a higher one. A
+/// single commit is not recorded, because that would cost half as much as the commit.
 pub(super) async fn run_batch(redis: &RedisClient, items: CommitBatch, lane: usize) -> usize {
     let shared = items.len() > 1;
     let recorded = shared.then(|| (lane, redis.inner.call_numbers.next_batch()));
@@ -60,16 +60,16 @@ pub(super) async fn run_batch(redis: &RedisClient, items: CommitBatch, lane: usi
     let answers = answers.unwrap_or_else(|error| vec![Err(error); items.len()]);
     let mut slots = redis.inner.commit_batches.lock();
     for (item, answer) in items.into_iter().zip(answers) {
-        // Whose caller has gone is stored, and told to no one.
+        // A commit whose caller has left is stored, and its reply dropped.
         drop(slots.answer(item.at, answer));
     }
     lane
 }
 
-/// Sends a batch once; `noted` are its lane and number if it is noted.
+/// Sends a batch once; `recorded` are its lane and number if the ledger records it.
 ///
 /// # Errors
-/// Those of the whole call; each commit's own are within.
+/// Those of the whole call; each commit's own are in the list.
 async fn send_batch(
     redis: &RedisClient,
     live: &ActiveConnection,
@@ -78,12 +78,12 @@ async fn send_batch(
     repeated: bool,
 ) -> Result<Vec<Answer>, RedisError> {
     let lock = || items.lock().unwrap_or_else(PoisonError::into_inner);
-    // What may have been executed goes again as it went first: the ledger has its answers by their places.
+    // A batch that may have been executed is repeated unchanged: the ledger records its replies by position.
     if !repeated {
         redis.inner.commit_batches.lock().retain(&mut lock());
     }
     if lock().is_empty() {
-        // Nothing is sent. An answer would tell the breakers that the server is well; this tells them nothing.
+        // Nothing is sent. A timeout, unlike a result, shows the breakers nothing about the server.
         return Err(RedisError::Timeout);
     }
     if repeated && !live.deduplicates {

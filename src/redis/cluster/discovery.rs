@@ -1,0 +1,53 @@
+//! Reads the map of hash slots from a node.
+
+use crate::config::redis_url::HostPort;
+use crate::redis::{
+    client::ClientInner,
+    cluster::state::ClusterState,
+    connection::RedisConnection,
+    error::RedisError,
+    hash_slots::{self, HashSlotRange},
+    transport::RedisTransport,
+};
+
+/// Reads the map from a connected node, or from one of the configured nodes.
+pub(super) async fn discover(
+    inner: &ClientInner,
+    routes: &ClusterState,
+    seeds: &[HostPort],
+) -> Result<Vec<HashSlotRange>, RedisError> {
+    let table = routes.slot_map();
+    let mut last = RedisError::unavailable("no node of the cluster is known");
+    for node in table.nodes.values() {
+        let Some(ready) = node.ready() else { continue };
+        match query_hash_slots(&RedisTransport::Standalone(ready.transport), &node.peer).await {
+            Ok(ranges) => return Ok(ranges),
+            Err(error) => last = error,
+        }
+    }
+    for seed in seeds {
+        match RedisConnection::open(inner, Some(seed)).await {
+            Ok(link) => match query_hash_slots(&link.setup_transport(), seed).await {
+                Ok(ranges) => return Ok(ranges),
+                Err(error) => last = error,
+            },
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn query_hash_slots(
+    caller: &RedisTransport,
+    queried: &HostPort,
+) -> Result<Vec<HashSlotRange>, RedisError> {
+    match caller.call("CLUSTER", ["SLOTS"]).await {
+        Ok(answer) => hash_slots::parse_ranges(&answer, queried),
+        Err(RedisError::Rejected { reason, .. }) if reason.contains("cluster support disabled") => {
+            Err(RedisError::invalid_setting(format!(
+                "{queried} belongs to no cluster: redis.url must begin with redis:// (or redis-sentinel://)"
+            )))
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,65 @@
+//! Connections to every node of a cluster for one piece of work.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use crate::config::redis_url::HostPort;
+use crate::redis::{
+    client::ClientInner,
+    cluster::{
+        discovery::discover,
+        router::ClusterRouter,
+        state::{ClusterNode, ClusterState, HashSlotMap, NodeState, ReadyNode},
+    },
+    connection::RedisConnection,
+    error::RedisError,
+    invocation_mode::InvocationMode,
+    transport::RedisTransport,
+};
+
+/// Connections to every node, which are not replaced when they are lost.
+pub(in crate::redis) struct OneShotCluster {
+    /// Closed when this is dropped.
+    _connections: Vec<RedisConnection>,
+    transport: RedisTransport,
+    mode: InvocationMode,
+}
+
+impl OneShotCluster {
+    /// Connects to every node once; loads no code.
+    ///
+    /// # Errors
+    /// Why one of them cannot be reached: the work is done on all of them or not at all.
+    pub(in crate::redis) async fn open(inner: &ClientInner, seeds: &[HostPort]) -> Result<Self, RedisError> {
+        let routes = Arc::new(ClusterState::new(&inner.prefix));
+        let ranges = discover(inner, &routes, seeds).await?;
+        let (mut links, mut nodes, mut form) = (Vec::new(), HashMap::new(), InvocationMode::Function);
+        for range in &ranges {
+            if nodes.contains_key(&range.node) {
+                continue;
+            }
+            let link = RedisConnection::open(inner, Some(&range.node)).await?;
+            form = link.detect_mode(inner.mode).await?;
+            let ready = ReadyNode { transport: link.node_transport().with_long_timeout(), mode: form };
+            let node = ClusterNode { peer: range.node.clone(), state: RwLock::new(NodeState::Ready(ready)) };
+            nodes.insert(range.node.clone(), Arc::new(node));
+            links.push(link);
+        }
+        *routes.slot_map.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(HashSlotMap { ranges, nodes });
+        let caller = RedisTransport::Cluster(ClusterRouter::new(&routes, None)).with_long_timeout();
+        Ok(Self { _connections: links, transport: caller, mode: form })
+    }
+
+    /// A transport for the whole cluster.
+    pub(in crate::redis) fn setup_transport(&self) -> RedisTransport {
+        self.transport.clone()
+    }
+
+    /// How server-side code is called.
+    pub(in crate::redis) fn invocation_mode(&self) -> InvocationMode {
+        self.mode
+    }
+}

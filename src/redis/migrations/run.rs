@@ -1,0 +1,103 @@
+//! What `regatta migrate` does: shows which migrations are applied, and applies those that are not, walks included.
+
+use crate::redis::{
+    client::RedisClient,
+    error::RedisError,
+    invocation_mode::InvocationMode,
+    keys,
+    migrations::{
+        ledger::{self, EntryState},
+        lock::{LockScope, MigrationLock},
+        migration::{Migration, MigrationKind, MigrationState},
+        set::{MigrationContext, MigrationSet, OnLockLost},
+        walk::{self, WalkProgress},
+    },
+    one_shot::OneShotConnection,
+};
+
+impl MigrationSet {
+    /// Every migration and its status; changes nothing. Needs no started connection.
+    ///
+    /// Empty in mode plain, where there is nothing to apply.
+    ///
+    /// # Errors
+    /// `Diverged` if a file was edited after it was applied, `MigrationGap` if one was skipped; otherwise the server's
+    /// error.
+    pub async fn plan(&self, redis: &RedisClient) -> Result<Vec<MigrationState>, RedisError> {
+        let link = OneShotConnection::open(&redis.inner).await?;
+        match link.detect_mode(redis.inner.mode).await? {
+            InvocationMode::Plain => Ok(Vec::new()),
+            InvocationMode::Function | InvocationMode::Script => ledger::evaluate(
+                &self.migrations,
+                &ledger::load_fields(&link.setup_transport(), &redis.inner.prefix).await?,
+            ),
+        }
+    }
+
+    /// Applies what is pending, reports the progress of walks, and returns the status afterwards. Needs no started
+    /// connection.
+    ///
+    /// # Errors
+    /// As [`MigrationSet::plan`]; `MigrationsLocked` if another process holds the lock for too long;
+    /// `MigrationLockLost` if another process has taken over; `UnconvertibleKey` if a key cannot be converted.
+    ///
+    /// # Cancel safety
+    /// What is done is recorded; the next call continues from there.
+    pub async fn apply(
+        &self,
+        redis: &RedisClient,
+        mut on_progress: impl FnMut(&WalkProgress),
+    ) -> Result<Vec<MigrationState>, RedisError> {
+        let inner = &redis.inner;
+        let link = OneShotConnection::open(inner).await?;
+        let form = link.detect_mode(inner.mode).await?;
+        if form == InvocationMode::Plain {
+            return Ok(Vec::new());
+        }
+        let at = MigrationContext {
+            transport: &link.setup_transport(),
+            mode: form,
+            prefix: &inner.prefix,
+            worker: &inner.name,
+        };
+        self.apply_libraries(at, OnLockLost::Fail).await?;
+        self.apply_walks(at, &mut on_progress).await?;
+        ledger::evaluate(&self.migrations, &ledger::load_fields(at.transport, at.prefix).await?)
+    }
+
+    /// Runs the pending walks.
+    async fn apply_walks(
+        &self,
+        at: MigrationContext<'_>,
+        on_progress: &mut dyn FnMut(&WalkProgress),
+    ) -> Result<(), RedisError> {
+        let open = |fields: &ledger::LedgerFields, migration: &Migration| {
+            Ok::<_, RedisError>(
+                ledger::parse_entry(fields, migration)?.is_none_or(|it| it.state != EntryState::Applied),
+            )
+        };
+        for migration in &self.migrations {
+            let MigrationKind::Walk { keys } = migration.kind() else { continue };
+            if !open(&ledger::load_fields(at.transport, at.prefix).await?, migration)? {
+                continue;
+            }
+            let run = MigrationLock::acquire(at.transport, at.prefix, at.worker, LockScope::Walks)
+                .await?
+                .ok_or(RedisError::MigrationsLocked)?;
+            let before =
+                ledger::parse_entry(&ledger::load_fields(at.transport, at.prefix).await?, migration)?;
+            // Another process may have finished before the lock was taken.
+            if before.as_ref().is_some_and(|it| it.state == EntryState::Applied) {
+                run.release().await;
+                continue;
+            }
+            let pattern = keys::key_pattern(at.prefix, keys);
+            let walked =
+                walk::run_walk(&run, migration, &pattern, before.and_then(|it| it.walk), on_progress).await;
+            run.release().await;
+            walked?;
+            tracing::info!(file = %migration.file(), by = %at.worker, "migration applied");
+        }
+        Ok(())
+    }
+}

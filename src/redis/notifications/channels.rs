@@ -1,0 +1,95 @@
+//! Which channel a notification goes to, and publishing it.
+
+use fred::types::Value;
+use tokio::time::Instant;
+
+use crate::redis::{
+    breakers::CallKind,
+    client::RedisClient,
+    keys,
+    notifications::earlier_releases::{EARLIER_LIBRARY, EarlierReleaseSighting},
+    transport::ActiveConnection,
+};
+
+/// A channel beside the common one.
+#[derive(Debug, Clone, Copy)]
+pub enum NotificationChannel<'a> {
+    /// A topic's messages.
+    Topic(&'a str),
+    /// A task's changes.
+    Task(&'a str),
+    /// Messages to one worker.
+    Worker(&'a str),
+}
+
+impl RedisClient {
+    /// Notifies the workers that keep copies. A worker that misses it keeps its copy until the copy expires.
+    pub(in crate::redis) fn publish_notification(&self, kind: char, subject: &str) {
+        let (redis, message) = (self.clone(), format!("{kind} {subject}"));
+        tokio::spawn(async move {
+            let channel = redis.common_channel().await;
+            let (channel, message) = (channel.as_str(), message.as_str());
+            let publish = |live: ActiveConnection| async move {
+                live.transport.call("PUBLISH", [channel, message]).await
+            };
+            if let Err(error) = redis.send(CallKind::Read, publish).await {
+                tracing::debug!(%error, "the workers were not told of something: {error}");
+            }
+        });
+    }
+
+    pub(super) fn channel_name(&self, channel: NotificationChannel<'_>) -> String {
+        let space = &self.inner.channel_prefix;
+        match channel {
+            NotificationChannel::Topic(topic) => keys::topic_channel(space, topic),
+            NotificationChannel::Task(id) => keys::task_channel(space, id),
+            NotificationChannel::Worker(worker) => keys::worker_channel(space, worker),
+        }
+    }
+
+    /// The common channel to publish on.
+    ///
+    /// Workers of earlier releases listen to that of database 0, whatever their own. While one is running, later
+    /// releases listen to both and publish there.
+    pub(in crate::redis) async fn common_channel(&self) -> String {
+        let inner = &self.inner;
+        if inner.channel_prefix != inner.prefix && self.earlier_release_sighting().await.needs_publish() {
+            return keys::notifications_channel(&inner.prefix);
+        }
+        keys::notifications_channel(&inner.channel_prefix)
+    }
+
+    /// The channel on which workers of earlier releases expect broadcasts and tasks; empty while there are none.
+    pub(in crate::redis) async fn earlier_release_channel(&self) -> String {
+        match self.earlier_release_sighting().await.needs_publish() {
+            true => keys::notifications_channel(&self.inner.prefix),
+            false => String::new(),
+        }
+    }
+
+    /// What is known of workers of earlier releases; asks Redis if that is old. Without a reply it stays as it was.
+    pub(in crate::redis) async fn earlier_release_sighting(&self) -> EarlierReleaseSighting {
+        let earlier = &self.inner.earlier_releases;
+        if let Some(known) = earlier.fresh_sighting(Instant::now()) {
+            return known;
+        }
+        let _turn = earlier.query_lock.lock().await;
+        if let Some(known) = earlier.fresh_sighting(Instant::now()) {
+            return known;
+        }
+        let seen = keys::libraries_in_use(&self.inner.prefix);
+        let query = |live: ActiveConnection| {
+            let commands = vec![
+                ("TIME", Vec::new()),
+                ("ZSCORE", vec![seen.as_str().into(), Value::from_static_str(EARLIER_LIBRARY)]),
+            ];
+            async move { live.transport.pipeline(commands).await }
+        };
+        if let Ok(answers) = Box::pin(self.send(CallKind::Read, query)).await
+            && let [time, score] = answers.as_slice()
+        {
+            earlier.record_reply(time.as_ref(), score.as_ref(), Instant::now());
+        }
+        earlier.sighting()
+    }
+}

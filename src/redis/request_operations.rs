@@ -1,0 +1,113 @@
+//! The calls of every request: one round trip at its start, one for what it changed in its session.
+
+use fred::types::Value;
+use futures_util::future::BoxFuture;
+
+use crate::redis::{
+    batching::MAX_SHARED_COMMIT_BYTES,
+    begin::{BeginReply, BeginRequest, CounterIncrement},
+    begin_cluster,
+    breakers::CallKind,
+    client::RedisClient,
+    commit::{self, CommitOutcome, CommitSession},
+    error::RedisError,
+    functions::ServerFunction,
+    plain,
+    transport::ActiveConnection,
+    wire::MAX_EXACT_INTEGER,
+};
+
+impl RedisClient {
+    /// Does everything a request needs at its start, in one round trip.
+    ///
+    /// # Errors
+    /// See [`RedisError`]; after [`RedisError::ConnectionLost`] it may have been done.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was done.
+    pub async fn begin(&self, request: &BeginRequest<'_>) -> Result<BeginReply, RedisError> {
+        if self.is_plain() {
+            return self
+                .call_plain(CallKind::Begin, async |transport| plain::begin(transport, request).await)
+                .await;
+        }
+        if self.inner.endpoint.cluster_seeds().is_some() {
+            let split: BoxFuture<'_, _> = Box::pin(begin_cluster::begin(self, request));
+            return split.await;
+        }
+        self.begin_batched(request).await
+    }
+
+    /// Stores what a request changed in its session, in one round trip, which other requests may share.
+    ///
+    /// # Errors
+    /// See [`RedisError`]; after [`RedisError::ConnectionLost`] it may have been stored.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was stored.
+    pub async fn commit(&self, request: &CommitSession<'_>) -> Result<CommitOutcome, RedisError> {
+        if self.is_plain() {
+            let work = async |transport: &_| plain::commit_session(transport, request).await;
+            return self.call_plain(CallKind::Write, work).await;
+        }
+        let bytes = request.bytes();
+        if bytes <= MAX_SHARED_COMMIT_BYTES && self.inner.endpoint.cluster_seeds().is_none() {
+            return self.commit_batched(request, bytes).await;
+        }
+        let alone = self.call(ServerFunction::Commit, |function| commit::encode(request, function));
+        commit::decode(&Box::pin(alone).await?)
+    }
+
+    /// Deletes one key.
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub async fn delete(&self, key: &str) -> Result<(), RedisError> {
+        if self.is_plain() {
+            return self
+                .call_plain(CallKind::Delete, async |transport| plain::delete_session(transport, key).await)
+                .await
+                .map(|_| ());
+        }
+        // UNLINK frees large values outside the server's main thread.
+        let call = |live: ActiveConnection| async move { live.transport.call("UNLINK", [key]).await };
+        self.send(CallKind::Delete, call).await.map(|_| ())
+    }
+
+    /// Adds to the number under this key and returns the sum; 0 only reads, and a missing number is 0.
+    ///
+    /// # Errors
+    /// [`RedisError::Overflow`] when the sum does not fit; see [`RedisError`].
+    pub async fn increment(&self, key: &str, by: i64) -> Result<i64, RedisError> {
+        let reply = match by {
+            0 => {
+                let call = |live: ActiveConnection| async move { live.transport.call("GET", [key]).await };
+                self.send(CallKind::Read, call).await?
+            }
+            by if !self.is_plain() => return self.increment_deduplicated(key, by).await,
+            by => {
+                let args = vec![Value::from(key), Value::Integer(by)];
+                self.send_once(CallKind::Begin, async |live| live.transport.send("INCRBY", args).await)
+                    .await?
+            }
+        };
+        match reply {
+            Value::Null => Ok(0),
+            other => other.as_i64().ok_or_else(|| RedisError::protocol("the counter holds no number")),
+        }
+    }
+
+    /// Adds in the way a request's start does, so that a repeated sending adds once.
+    async fn increment_deduplicated(&self, key: &str, by: i64) -> Result<i64, RedisError> {
+        let counters = [CounterIncrement { key: key.to_owned(), by }];
+        let reply = self.begin(&BeginRequest { counters: &counters, ..Default::default() }).await?;
+        match reply {
+            // A larger sum is not exact in the reply and is read again.
+            BeginReply::Granted { counters, .. } => match counters.first() {
+                Some(sum) if sum.unsigned_abs() < MAX_EXACT_INTEGER => Ok(*sum),
+                _ => Box::pin(self.increment(key, 0)).await,
+            },
+            BeginReply::Denied { .. } => Err(RedisError::protocol("a counter was denied")),
+        }
+    }
+}
