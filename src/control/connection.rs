@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::events::EventLog;
 use crate::control::protocol;
-use crate::control::protocol::{CommandResult, ControlReply, ControlRequest, ProtocolError, REQUEST_MAX};
+use crate::control::protocol::{
+    CommandResult, ControlReply, ControlRequest, PREVIOUS_VERSION, ProtocolError, REQUEST_MAX, VERSION,
+};
 use crate::sys::fd::Interest;
 
 /// Bytes of events that are written for a client before it has read them. What comes later waits in the log, which is
@@ -67,6 +69,13 @@ pub(super) struct ControlConnectionState {
     state: ClientState,
     #[serde(rename = "ended")]
     read_closed: bool,
+    /// Programs that do not write it know the first version only.
+    #[serde(default = "first_version")]
+    version: u32,
+}
+
+fn first_version() -> u32 {
+    PREVIOUS_VERSION
 }
 
 /// Bytes as text: a list of numbers would be three times as long.
@@ -101,6 +110,8 @@ pub(super) struct ControlConnection {
     outgoing: Vec<u8>,
     /// How much of `outgoing` is gone.
     sent: usize,
+    /// The version of the protocol that it speaks.
+    version: u32,
 }
 
 impl ControlConnection {
@@ -111,15 +122,16 @@ impl ControlConnection {
             outgoing: Vec::new(),
             state: ClientState::Idle,
             read_closed: false,
+            version: VERSION,
         };
         Self::restore(stream, last_request_turn, kept)
     }
 
     /// A client as another program left it.
     pub(super) fn restore(stream: UnixStream, last_request_turn: u64, kept: ControlConnectionState) -> Self {
-        let ControlConnectionState { incoming, outgoing, state, read_closed } = kept;
+        let ControlConnectionState { incoming, outgoing, state, read_closed, version } = kept;
         let line_end = incoming.iter().position(|byte| *byte == b'\n');
-        Self { stream, state, last_request_turn, incoming, line_end, read_closed, outgoing, sent: 0 }
+        Self { stream, state, last_request_turn, incoming, line_end, read_closed, outgoing, sent: 0, version }
     }
 
     /// What another program needs to go on with it.
@@ -129,6 +141,7 @@ impl ControlConnection {
             outgoing: self.outgoing[self.sent..].to_vec(),
             state: self.state,
             read_closed: self.read_closed,
+            version: self.version,
         }
     }
 
@@ -200,6 +213,13 @@ impl ControlConnection {
             if self.incoming.is_empty() {
                 self.incoming = Vec::new();
             }
+            match &read {
+                Ok(_) => self.version = VERSION,
+                Err(ProtocolError::Version { given }) if *given == PREVIOUS_VERSION.to_string() => {
+                    self.version = PREVIOUS_VERSION;
+                }
+                Err(_) => {}
+            }
             self.state = if read.is_ok() { ClientState::AwaitingReply } else { ClientState::Closing };
             return Some(read);
         }
@@ -215,13 +235,25 @@ impl ControlConnection {
         }
     }
 
-    /// Queues a line and sends what the client takes now; gone when it has left too much unread.
-    pub(super) fn send(&mut self, line: &[u8]) -> PeerState {
+    /// Queues a reply and sends what the client takes now; gone when it has left too much unread.
+    pub(super) fn send(&mut self, reply: &ControlReply) -> PeerState {
         if self.unsent() > SEND_QUEUE_MAX {
             return PeerState::Disconnected;
         }
-        self.outgoing.extend_from_slice(line);
+        let line = self.encode(reply);
+        self.outgoing.extend_from_slice(&line);
         self.flush()
+    }
+
+    /// A reply as a line of the client's version.
+    fn encode(&self, reply: &ControlReply) -> Vec<u8> {
+        if self.version == PREVIOUS_VERSION {
+            return protocol::encode_previous_reply(reply);
+        }
+        protocol::encode_reply(reply).unwrap_or_else(|error| {
+            let result = CommandResult::failed(format!("the answer cannot be sent: {error}"));
+            protocol::encode_reply(&ControlReply::Result(result)).unwrap_or_default()
+        })
     }
 
     /// Tells a client that is told events as many of them as it takes.
@@ -237,11 +269,10 @@ impl ControlConnection {
                 let message = format!("{sent_count} events, the last is number {last}");
                 let result = ControlReply::Result(CommandResult::ok(message).with_detail("last", last));
                 self.state = ClientState::Idle;
-                return self.send(&protocol::encode_reply(&result).unwrap_or_default());
+                return self.send(&result);
             }
             for event in due {
-                // One that cannot be written is passed over: it would hold up all that follow.
-                let line = protocol::encode_reply(&ControlReply::Event(event.clone())).unwrap_or_default();
+                let line = self.encode(&ControlReply::Event(event.clone()));
                 self.outgoing.extend_from_slice(&line);
                 (after, sent_count) = (Some(event.sequence), sent_count + 1);
                 if self.unsent() >= EVENTS_AHEAD {

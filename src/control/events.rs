@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use crate::status::units;
+
 /// Events that are kept.
 pub const EVENTS_CAPACITY: usize = 1024;
 
@@ -12,18 +14,17 @@ pub const EVENTS_CAPACITY: usize = 1024;
 pub const EVENTS_MISSED: &str = "events_missed";
 
 /// Kind of the event that tells a reader that the numbers began anew.
-pub const EVENTS_RESET: &str = "events_renumbered";
+pub const EVENTS_RESET: &str = "events_reset";
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetEvent {
     /// Its number, from 1, given by the log; 0 before.
-    #[serde(rename = "seq")]
     pub sequence: u64,
-    /// When, Unix time in milliseconds.
-    #[serde(rename = "at_ms")]
+    /// When, Unix time in milliseconds; RFC 3339 in JSON.
+    #[serde(rename = "timestamp", with = "units::rfc3339_ms")]
     pub timestamp_ms: u64,
-    /// What, for programs: `worker_ready`, `reload_done` and such.
+    /// What, for programs: `worker_ready`, `reload_completed` and such.
     pub kind: Cow<'static, str>,
     /// In which slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,7 +39,6 @@ pub struct FleetEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// What, for people.
-    #[serde(rename = "text")]
     pub message: String,
 }
 
@@ -87,8 +87,67 @@ impl FleetEvent {
 pub struct EventLog {
     /// Number of the last event ever; 0 when there was none.
     last: u64,
-    #[serde(rename = "kept")]
+    #[serde(rename = "kept", with = "saved_events")]
     events: VecDeque<FleetEvent>,
+}
+
+/// The log in a handoff has the form that the release before reads.
+mod saved_events {
+    use std::borrow::Cow;
+    use std::collections::VecDeque;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::FleetEvent;
+
+    #[derive(Serialize, Deserialize)]
+    struct SavedEvent<'a> {
+        seq: u64,
+        at_ms: u64,
+        kind: Cow<'a, str>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slot: Option<usize>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        generation: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<Cow<'a, str>>,
+        text: Cow<'a, str>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        events: &VecDeque<FleetEvent>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(events.iter().map(|event| SavedEvent {
+            seq: event.sequence,
+            at_ms: event.timestamp_ms,
+            kind: Cow::Borrowed(event.kind.as_ref()),
+            slot: event.slot,
+            pid: event.pid,
+            generation: event.generation,
+            reason: event.reason.as_deref().map(Cow::Borrowed),
+            text: Cow::Borrowed(event.message.as_str()),
+        }))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<VecDeque<FleetEvent>, D::Error> {
+        let saved = VecDeque::<SavedEvent<'static>>::deserialize(deserializer)?;
+        let event = |saved: SavedEvent<'static>| FleetEvent {
+            sequence: saved.seq,
+            timestamp_ms: saved.at_ms,
+            kind: saved.kind,
+            slot: saved.slot,
+            pid: saved.pid,
+            generation: saved.generation,
+            reason: saved.reason.map(Cow::into_owned),
+            message: saved.text.into_owned(),
+        };
+        Ok(saved.into_iter().map(event).collect())
+    }
 }
 
 impl EventLog {
@@ -199,6 +258,10 @@ mod tests {
         let text = serde_json::to_string(&log).unwrap();
         let mut read: EventLog = serde_json::from_str(&text).unwrap();
         assert_eq!(read, log);
+        assert!(
+            text.contains(r#"{"seq":2,"at_ms":2,"kind":"tick","text":"it ticked"}"#),
+            "as other releases read it"
+        );
         read.push(FleetEvent::new("next", 0, ""));
         assert_eq!(read.last(), log.last() + 1);
     }

@@ -1,23 +1,26 @@
-//! What is said on the control socket: one JSON object a line, with its version in every one.
+//! The messages of the control socket: one JSON object a line, with its version in every one.
 //!
 //! ```json
-//! {"version":1,"verb":"scale","workers":8}
-//! {"version":1,"progress":{"done":2,"total":8,"text":"slot 1 serves"}}
-//! {"version":1,"verdict":{"ok":true,"code":0,"sentence":"8 workers serve","details":{}}}
+//! {"version":2,"command":"scale","workers":8}
+//! {"version":2,"progress":{"completed":2,"total":8,"message":"slot 1 serves"}}
+//! {"version":2,"result":{"ok":true,"exit_code":0,"message":"8 workers serve","details":{}}}
 //! ```
 //!
-//! Requests are read strictly: an operator's typing error must not be half an order. Replies are read tolerantly,
-//! so that an older command line understands a newer fleet.
+//! Requests are read strictly: a request with a typing error must not be carried out in part. Replies are read
+//! tolerantly, so that an older command line understands a newer fleet of the same version.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::control::events::FleetEvent;
 
 /// Version of the protocol. It changes when an old client would misunderstand, not when a field is added to a reply.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// The version before it: a client of it gets its replies in its own form.
+pub const PREVIOUS_VERSION: u32 = 1;
 
 /// Longest request, bytes, its newline left out.
 pub const REQUEST_MAX: usize = 64 * 1024;
@@ -25,9 +28,9 @@ pub const REQUEST_MAX: usize = 64 * 1024;
 /// Longest part of someone else's text that an error repeats, characters.
 const QUOTE_MAX: usize = 200;
 
-/// What a fleet is asked. `wait` (the default) has the verdict come when the outcome is known, not when it is begun.
+/// What an operator requests. With `wait` (the default) the result comes when the outcome is known, not at the start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "verb", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum ControlRequest {
     /// How it is.
@@ -114,7 +117,6 @@ pub enum ControlReply {
     /// How the fleet is: a document with a version of its own. Final.
     Status(Value),
     /// How the request ended. Final.
-    #[serde(rename = "verdict")]
     Result(CommandResult),
 }
 
@@ -129,12 +131,10 @@ impl ControlReply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandProgress {
     /// Steps that are done.
-    #[serde(rename = "done")]
     pub completed: usize,
     /// Steps in all.
     pub total: usize,
     /// What was done last, or is being done.
-    #[serde(rename = "text")]
     pub message: String,
 }
 
@@ -144,10 +144,8 @@ pub struct CommandResult {
     /// Whether it was done as asked.
     pub ok: bool,
     /// Exit code for the command that asked; 0 exactly when `ok`.
-    #[serde(rename = "code")]
     pub exit_code: u8,
     /// What to tell the operator.
-    #[serde(rename = "sentence")]
     pub message: String,
     /// The same for programs, by name.
     #[serde(default)]
@@ -189,7 +187,9 @@ pub enum ProtocolError {
         reason: String,
     },
     /// Another version, or none.
-    #[error("version {given} of the control protocol is not spoken here, version {VERSION} is")]
+    #[error(
+        "version {given} of the control protocol is not spoken here, version {VERSION} is: restart this command"
+    )]
     Version {
         /// What was given.
         given: String,
@@ -228,6 +228,27 @@ pub fn encode_request(request: &ControlRequest) -> Result<Vec<u8>, ProtocolError
 /// When a status cannot be JSON.
 pub fn encode_reply(reply: &ControlReply) -> Result<Vec<u8>, ProtocolError> {
     encode(reply).map_err(|reason| ProtocolError::Reply { reason })
+}
+
+/// A reply as clients of [`PREVIOUS_VERSION`] read it: an upgrade may put a newer program behind their connection. What
+/// has another content by now becomes the request to start the command again.
+pub fn encode_previous_reply(reply: &ControlReply) -> Vec<u8> {
+    let content = match reply {
+        ControlReply::Progress(CommandProgress { completed, total, message }) => {
+            json!({"progress": {"done": completed, "total": total, "text": message}})
+        }
+        ControlReply::Result(CommandResult { ok, exit_code, message, details }) => {
+            json!({"verdict": {"ok": ok, "code": exit_code, "sentence": message, "details": details}})
+        }
+        ControlReply::Event(_) | ControlReply::Status(_) => {
+            let error = ProtocolError::Version { given: PREVIOUS_VERSION.to_string() };
+            json!({"verdict": {"ok": false, "code": 1, "sentence": error.to_string(), "details": {}}})
+        }
+    };
+    let frame = Envelope { version: PREVIOUS_VERSION, content: &content };
+    let mut line = serde_json::to_vec(&frame).unwrap_or_default();
+    line.push(b'\n');
+    line
 }
 
 /// Reads a line as a request.
@@ -318,7 +339,7 @@ mod tests {
             let line = encode_request(&request).unwrap();
             assert!(line.ends_with(b"}\n") && line.iter().filter(|byte| **byte == b'\n').count() == 1);
             assert_eq!(decode_request(&line).unwrap(), request);
-            let verb = format!("{{\"version\":1,\"verb\":\"{}\"", request.command());
+            let verb = format!("{{\"version\":2,\"command\":\"{}\"", request.command());
             assert!(String::from_utf8(line).unwrap().starts_with(&verb), "{verb}");
         }
     }
@@ -326,10 +347,13 @@ mod tests {
     #[test]
     fn what_is_left_out_has_a_default() {
         let short = |line: &str| decode_request(line.as_bytes()).unwrap();
-        assert_eq!(short(r#"{"version":1,"verb":"reload"}"#), ControlRequest::Reload { wait: true });
-        assert_eq!(short(r#"{"verb":"stop","version":1}"#), ControlRequest::Stop { now: false, wait: true });
+        assert_eq!(short(r#"{"version":2,"command":"reload"}"#), ControlRequest::Reload { wait: true });
         assert_eq!(
-            short(r#"{"version":1,"verb":"events"}"#),
+            short(r#"{"command":"stop","version":2}"#),
+            ControlRequest::Stop { now: false, wait: true }
+        );
+        assert_eq!(
+            short(r#"{"version":2,"command":"events"}"#),
             ControlRequest::Events { after: None, follow: false }
         );
     }
@@ -341,19 +365,20 @@ mod tests {
             ("reload", "not a JSON object"),
             ("[]", "not a JSON object"),
             ("{}", "version nothing"),
-            (r#"{"version":2,"verb":"reload"}"#, "version 2 of the control protocol is not spoken here"),
-            (r#"{"version":"1","verb":"reload"}"#, "version \"1\""),
-            (r#"{"version":1}"#, "missing field `verb`"),
-            (r#"{"version":1,"verb":"dance"}"#, "unknown variant `dance`, expected one of `status`"),
-            (r#"{"version":1,"verb":"scale"}"#, "missing field `workers`"),
-            (r#"{"version":1,"verb":"scale","workers":-1}"#, "invalid value: integer `-1`"),
-            (r#"{"version":1,"verb":"reload","force":true}"#, "unknown field `force`"),
-            (r#"{"version":1,"verb":"status","force":true}"#, "status has no fields"),
+            (r#"{"version":3,"command":"reload"}"#, "version 3 of the control protocol is not spoken here"),
+            (r#"{"version":1,"verb":"reload"}"#, "restart this command"),
+            (r#"{"version":"2","command":"reload"}"#, "version \"2\""),
+            (r#"{"version":2}"#, "missing field `command`"),
+            (r#"{"version":2,"command":"dance"}"#, "unknown variant `dance`, expected one of `status`"),
+            (r#"{"version":2,"command":"scale"}"#, "missing field `workers`"),
+            (r#"{"version":2,"command":"scale","workers":-1}"#, "invalid value: integer `-1`"),
+            (r#"{"version":2,"command":"reload","force":true}"#, "unknown field `force`"),
+            (r#"{"version":2,"command":"status","force":true}"#, "status has no fields"),
         ];
         for (line, expected) in cases {
             assert!(reason(line).contains(expected), "{line}: {}", reason(line));
         }
-        let long = format!(r#"{{"version":1,"verb":"{}"}}"#, "é".repeat(5000));
+        let long = format!(r#"{{"version":2,"command":"{}"}}"#, "é".repeat(5000));
         assert!(reason(&long).chars().count() < 250, "somebody else's text is repeated only in part");
         assert!(reason(&"[".repeat(5000)).contains("not a JSON object"), "depth is bounded");
     }
@@ -375,8 +400,27 @@ mod tests {
             let line = encode_reply(&reply).unwrap();
             assert_eq!(decode_reply(&line).unwrap(), reply);
         }
-        let grown = r#"{"version":1,"verdict":{"ok":true,"code":0,"sentence":"fine","mood":"good"}}"#;
+        let grown = r#"{"version":2,"result":{"ok":true,"exit_code":0,"message":"fine","mood":"good"}}"#;
         assert_eq!(decode_reply(grown.as_bytes()).unwrap(), ControlReply::Result(CommandResult::ok("fine")));
-        assert!(matches!(decode_reply(b"{\"version\":1,\"song\":1}"), Err(ProtocolError::Reply { .. })));
+        assert!(matches!(decode_reply(b"{\"version\":2,\"song\":1}"), Err(ProtocolError::Reply { .. })));
+    }
+
+    #[test]
+    fn a_client_of_the_version_before_gets_its_result_in_its_own_form() {
+        let read = |reply: &ControlReply| -> Value {
+            serde_json::from_slice(&encode_previous_reply(reply)).unwrap()
+        };
+        let result = ControlReply::Result(CommandResult::ok("8 workers serve").with_detail("workers", 8));
+        let details = json!({"workers": 8});
+        let verdict = json!({"ok": true, "code": 0, "sentence": "8 workers serve", "details": details});
+        assert_eq!(read(&result), json!({"version": 1, "verdict": verdict}));
+        let progress = CommandProgress { completed: 1, total: 2, message: "slot 0 serves".into() };
+        let before = json!({"done": 1, "total": 2, "text": "slot 0 serves"});
+        assert_eq!(read(&ControlReply::Progress(progress)), json!({"version": 1, "progress": before}));
+        let status = read(&ControlReply::Status(json!({})));
+        assert!(
+            status["verdict"]["sentence"].as_str().unwrap().ends_with("restart this command"),
+            "{status}"
+        );
     }
 }

@@ -233,8 +233,7 @@ impl ControlServer {
     fn reject(&mut self, id: ClientId, error: &protocol::ProtocolError) -> PeerState {
         let Some(client) = self.clients.get_mut(&id) else { return PeerState::Disconnected };
         let result = ControlReply::Result(CommandResult::rejected(error.to_string()));
-        let line = protocol::encode_reply(&result).unwrap_or_default();
-        match client.send(&line) {
+        match client.send(&result) {
             PeerState::Connected if client.is_finished() => PeerState::Disconnected,
             other => other,
         }
@@ -298,15 +297,11 @@ impl ControlServer {
 
     /// Answers a client, which may have left; a final reply lets it ask again.
     pub fn reply(&mut self, id: ClientId, reply: &ControlReply) {
-        let line = protocol::encode_reply(reply).unwrap_or_else(|error| {
-            let result = CommandResult::failed(format!("the answer cannot be sent: {error}"));
-            protocol::encode_reply(&ControlReply::Result(result)).unwrap_or_default()
-        });
         let Some(client) = self.clients.get_mut(&id) else { return };
         if reply.is_final() && client.state == ClientState::AwaitingReply {
             client.state = ClientState::Idle;
         }
-        let gone = client.send(&line) == PeerState::Disconnected;
+        let gone = client.send(reply) == PeerState::Disconnected;
         if gone && client.has_pending_line() && !client.is_over_limit() {
             // One that left may have asked more before: the next turn takes that, and then lets it go.
             client.mark_disconnected();

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::scoreboard::ExitReason;
 use crate::scoreboard::cell::CellState;
 use crate::scoreboard::row::SlotState;
+use crate::status::units;
 
 /// Version of these fields.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The whole fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,8 +28,10 @@ pub struct InstanceStatus {
     /// Number of the configuration and binary in use, from 1.
     pub generation: u64,
     /// When the fleet started, Unix milliseconds.
+    #[serde(rename = "started_at", with = "units::rfc3339_ms")]
     pub started_ms: u64,
     /// Seconds since then.
+    #[serde(rename = "uptime_seconds")]
     pub uptime_s: u64,
     /// Where the fleet stands.
     pub state: InstanceState,
@@ -43,6 +46,7 @@ pub struct InstanceStatus {
     /// Sums over all slots, retired ones included.
     pub totals: InstanceTotals,
     /// The window that the rates below were measured in, seconds; 0 while there are none.
+    #[serde(rename = "window_seconds")]
     pub window_s: f64,
     /// The fleet's rates within that window.
     pub rates: StatusRates,
@@ -59,7 +63,7 @@ pub enum InstanceState {
     Starting,
     /// As wanted.
     Serving,
-    /// A change goes from slot to slot; see [`Status::rollout`].
+    /// A change goes from slot to slot; see [`InstanceStatus::rollout`].
     RollingOut,
     /// Workers drain, then the fleet ends.
     Stopping,
@@ -73,10 +77,6 @@ pub enum RolloutKind {
     Reload,
     /// New binary.
     Upgrade,
-    /// Another number of slots.
-    Scale,
-    /// A new worker in one slot.
-    Restart,
 }
 
 /// A change under way.
@@ -90,7 +90,8 @@ pub struct RolloutStatus {
     pub done: usize,
     /// Slots in all.
     pub total: usize,
-    /// When it began, Unix milliseconds.
+    /// When it started, Unix milliseconds.
+    #[serde(rename = "started_at", with = "units::rfc3339_ms")]
     pub started_ms: u64,
 }
 
@@ -106,7 +107,7 @@ pub struct FinishedRollout {
     /// Why it was taken back, or what else there is to say.
     pub reason: Option<String>,
     /// When it ended, Unix milliseconds.
-    #[serde(rename = "ended_ms")]
+    #[serde(rename = "finished_at", with = "units::rfc3339_ms")]
     pub finished_ms: u64,
 }
 
@@ -147,6 +148,7 @@ pub struct ScalingDecision {
     /// Why.
     pub reason: String,
     /// When, Unix milliseconds.
+    #[serde(rename = "timestamp", with = "units::rfc3339_ms")]
     pub at_ms: u64,
 }
 
@@ -156,13 +158,11 @@ pub struct RedisReport {
     /// The private server's process; none when the fleet was given a Redis, or its own is down.
     pub private_pid: Option<u32>,
     /// Whether any worker has ever reached it.
-    #[serde(rename = "reached")]
     pub ever_connected: bool,
     /// Workers that have it now.
     pub up: usize,
     /// Those of them that hold calls back, because it fails or refuses them.
     #[serde(default)]
-    #[serde(rename = "held_back")]
     pub breakers_open: usize,
 }
 
@@ -176,7 +176,6 @@ pub struct InstanceTotals {
     /// Page views counted.
     pub views: u64,
     /// Requests denied by a rate limit.
-    #[serde(rename = "limited")]
     pub rate_limited: u64,
     /// Requests refused because Redis was away.
     pub unavailable: u64,
@@ -184,7 +183,6 @@ pub struct InstanceTotals {
     #[serde(default)]
     pub refused: u64,
     /// Connections cut at a drain's deadline.
-    #[serde(rename = "cut")]
     pub aborted_connections: u64,
     /// Connections accepted.
     pub accepted: u64,
@@ -204,8 +202,10 @@ pub struct InstanceTotals {
     /// Memory of all workers that no file backs, bytes.
     pub memory_bytes: u64,
     /// Half of all requests took less, microseconds.
+    #[serde(rename = "latency_p50_seconds", default, with = "units::optional_micros")]
     pub latency_p50_us: Option<u64>,
     /// 99 of a hundred took less, microseconds.
+    #[serde(rename = "latency_p99_seconds", default, with = "units::optional_micros")]
     pub latency_p99_us: Option<u64>,
 }
 
@@ -229,12 +229,16 @@ pub struct ResponsesByClass {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct StatusRates {
     /// Requests answered per second.
+    #[serde(rename = "requests_per_second")]
     pub requests_per_s: Option<f64>,
     /// Half of them took less, microseconds.
+    #[serde(rename = "latency_p50_seconds", default, with = "units::optional_micros")]
     pub latency_p50_us: Option<u64>,
     /// 99 of a hundred took less, microseconds.
+    #[serde(rename = "latency_p99_seconds", default, with = "units::optional_micros")]
     pub latency_p99_us: Option<u64>,
     /// Share of the time, 0 to 100, in which event loops were at work; the fleet's is the mean of its serving workers.
+    #[serde(rename = "busy_ratio", default, with = "units::optional_percent")]
     pub busy_percent: Option<f64>,
 }
 
@@ -258,10 +262,8 @@ pub struct SlotStatus {
     /// Workers of it that failed.
     pub crashes: u64,
     /// Its ended workers by reason; reasons that never came are missing.
-    #[serde(rename = "ends")]
     pub exits: BTreeMap<String, u64>,
     /// Why the last one ended.
-    #[serde(rename = "last_reason")]
     pub last_exit_reason: Option<ExitReason>,
     /// Responses.
     pub requests: u64,
@@ -270,7 +272,6 @@ pub struct SlotStatus {
     /// Page views counted.
     pub views: u64,
     /// Requests denied by a rate limit.
-    #[serde(rename = "limited")]
     pub rate_limited: u64,
     /// Requests refused because Redis was away.
     pub unavailable: u64,
@@ -280,7 +281,6 @@ pub struct SlotStatus {
     #[serde(default)]
     pub refused: u64,
     /// Connections cut at a drain's deadline.
-    #[serde(rename = "cut")]
     pub aborted_connections: u64,
     /// Bytes of response bodies whose length was known.
     pub bytes: u64,
@@ -294,8 +294,10 @@ pub struct SlotStatus {
     /// Memory of all its workers that no file backs, bytes.
     pub memory_bytes: u64,
     /// Half of all its requests took less, microseconds.
+    #[serde(rename = "latency_p50_seconds", default, with = "units::optional_micros")]
     pub latency_p50_us: Option<u64>,
     /// 99 of a hundred took less, microseconds.
+    #[serde(rename = "latency_p99_seconds", default, with = "units::optional_micros")]
     pub latency_p99_us: Option<u64>,
     /// Its rates within the window.
     pub rates: StatusRates,
@@ -313,12 +315,16 @@ pub struct WorkerStatus {
     /// What it runs.
     pub build: String,
     /// Seconds since it was forked.
+    #[serde(rename = "uptime_seconds")]
     pub uptime_s: u64,
     /// Milliseconds since its event loop's last sign of life; none before the first.
+    #[serde(rename = "heartbeat_age_seconds", default, with = "units::optional_millis")]
     pub heartbeat_age_ms: Option<u64>,
     /// Share of the window, 0 to 100, in which its event loop was at work.
+    #[serde(rename = "busy_ratio", default, with = "units::optional_percent")]
     pub busy_percent: Option<f64>,
     /// CPU time, microseconds.
+    #[serde(rename = "cpu_seconds", with = "units::micros")]
     pub cpu_us: u64,
     /// Memory that no file backs, bytes.
     pub memory_bytes: u64,
@@ -350,8 +356,6 @@ impl RolloutKind {
         match self {
             Self::Reload => "reload",
             Self::Upgrade => "upgrade",
-            Self::Scale => "scale",
-            Self::Restart => "restart",
         }
     }
 }

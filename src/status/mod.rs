@@ -3,3 +3,4 @@
 pub mod build;
 pub mod document;
 pub mod rates;
+pub mod units;

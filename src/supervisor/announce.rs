@@ -36,7 +36,7 @@ impl Supervisor<'_> {
             slots => format!("{serving} of {slots} workers serve on {url}, the others are tried again"),
         };
         self.notify_ready(&message);
-        self.record_event(event_now("serving", message));
+        self.record_event(event_now("fleet_serving", message));
     }
 }
 

@@ -40,16 +40,14 @@ use crate::config::settings::SteeringMode;
 use crate::control::server::ControlServer;
 use crate::listener::shared_queue::SharedQueue;
 use crate::listener::{ListenAddresses, SlotListeners};
-use crate::scoreboard::{ExitReason, Scoreboard};
-use crate::status::document::{FinishedRollout, ScalingDecision};
+use crate::scoreboard::Scoreboard;
+use crate::status::document::ScalingDecision;
 use crate::status::rates::RateWindow;
-pub use crate::supervisor::deployment::program::ProgramSpec;
+pub use crate::supervisor::deployment::program::{PreviousProgram, ProgramSpec};
 pub use crate::supervisor::deployment::restore::{
     InheritedResources, RestoreOptions, Takeover, close_originals,
 };
-use crate::supervisor::deployment::rollout::Rollout;
-pub use crate::supervisor::deployment::takeover::PreviousProgram;
-use crate::supervisor::deployment::takeover::UpgradeState;
+use crate::supervisor::deployment::state::Deployments;
 use crate::supervisor::private_redis::server::PrivateRedisServer;
 use crate::supervisor::reporting::stats::StatsLogger;
 use crate::supervisor::service_manager::protocol::ServiceNotifier;
@@ -111,7 +109,7 @@ pub struct Supervisor<'a> {
     host: &'a mut dyn WorkerHost,
     run_dir: &'a RunDir,
     run_dir_check: RunDirCheck,
-    program: ProgramSpec,
+    deployment: Deployments,
     /// The working folder, to come back to it.
     working_dir: Option<OwnedFd>,
     file_watcher: Option<FileWatcher>,
@@ -126,21 +124,6 @@ pub struct Supervisor<'a> {
     desired_state: DesiredState,
     /// How many slots are to serve.
     desired_slots: usize,
-    /// The generation every slot is to have, and the number of the next one.
-    generation: u64,
-    next_generation: u64,
-    /// The oldest generation this program can start workers of.
-    oldest_generation: u64,
-    rollout: Option<Rollout>,
-    upgrade: UpgradeState,
-    /// Whether a reload was asked for and has not begun.
-    reload_queued: bool,
-    /// What the settings were before the rollout.
-    settings_before_rollout: SupervisorSettings,
-    /// The number of workers that the configuration on its way names, if it is another one.
-    configured_after_rollout: Option<usize>,
-    /// Settings that the configuration on its way cannot change.
-    unchanged_settings: Vec<UnchangedSetting>,
     ever_ready: bool,
     announced: bool,
     last_failure: String,
@@ -152,10 +135,6 @@ pub struct Supervisor<'a> {
     rate_window: RateWindow,
     /// What autoscaling decided last.
     scaling_decision: Option<ScalingDecision>,
-    /// How the last rollout ended.
-    last_rollout: Option<FinishedRollout>,
-    /// What workers of older generations run, where it is not what this program is.
-    builds: BTreeMap<u64, String>,
     /// Workers as the configuration names them.
     configured_workers: usize,
     stats: StatsLogger,
@@ -180,7 +159,7 @@ impl std::fmt::Debug for Supervisor<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Supervisor")
             .field("target", &self.desired_state)
-            .field("generation", &self.generation)
+            .field("deployment", &self.deployment)
             .field("slots", &self.slots)
             .finish_non_exhaustive()
     }
@@ -203,12 +182,11 @@ impl<'a> Supervisor<'a> {
         let generation = scoreboard.generation();
         Ok(Self {
             settings: start.settings,
-            settings_before_rollout: start.settings,
             scoreboard,
             run_dir: start.run_dir,
             working_dir: path::open_working_folder().ok(),
             run_dir_check: RunDirCheck::default(),
-            program: start.program,
+            deployment: Deployments::new(generation, start.program),
             file_watcher: None,
             addresses: start.addresses,
             slots: vec![Slot::new(generation); slot_count],
@@ -219,14 +197,6 @@ impl<'a> Supervisor<'a> {
             monitor: HealthMonitor::new(),
             desired_state: DesiredState::Running,
             desired_slots: slot_count,
-            generation,
-            next_generation: generation + 1,
-            oldest_generation: generation,
-            rollout: None,
-            upgrade: UpgradeState::Idle,
-            reload_queued: false,
-            configured_after_rollout: None,
-            unchanged_settings: Vec::new(),
             ever_ready: false,
             announced: false,
             last_failure: String::from("no worker was started"),
@@ -235,8 +205,6 @@ impl<'a> Supervisor<'a> {
             pending_commands: Vec::new(),
             rate_window: RateWindow::new(RATE_WINDOW),
             scaling_decision: None,
-            last_rollout: None,
-            builds: BTreeMap::new(),
             configured_workers: slot_count,
             steered_slots: vec![true; slot_count],
             steering_mode: start.settings.steering,
@@ -325,13 +293,10 @@ impl<'a> Supervisor<'a> {
         let view = PlanInput {
             desired_state: self.desired_state,
             slots: &self.slots,
-            generation: self.generation,
-            oldest_generation: self.oldest_generation,
-            replace_reason: self
-                .rollout
-                .as_ref()
-                .map_or(ExitReason::Reload, |rollout| rollout.kind.replace_reason()),
-            canary_slot: self.rollout.as_ref().and_then(|rollout| rollout.canary_slot(&self.slots)),
+            generation: self.deployment.generation(),
+            oldest_generation: self.deployment.oldest_generation(),
+            replace_reason: self.deployment.replace_reason(),
+            canary_slot: self.deployment.canary_slot(&self.slots),
             ever_ready: self.ever_ready,
             canary_period: self.settings.canary_period,
             drain_timeout: self.settings.drain_timeout,

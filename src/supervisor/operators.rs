@@ -60,7 +60,7 @@ impl Supervisor<'_> {
     /// Takes what operators ask.
     pub(super) fn handle_commands(&mut self) {
         for (client, request) in self.control.poll() {
-            tracing::debug!(verb = request.command(), "an operator asks");
+            tracing::debug!(command = request.command(), "operator command");
             self.handle_command(client, request);
         }
     }
@@ -85,7 +85,7 @@ impl Supervisor<'_> {
             ControlRequest::Scale { workers, wait } => match self.scale_to(workers) {
                 Err(reason) => self.send_result(client, CommandResult::rejected(reason)),
                 Ok(()) => {
-                    let accepted = format!("{workers} workers are wanted from now on");
+                    let accepted = format!("scaling to {workers} workers");
                     self.accept_command(client, wait, CommandGoal::Workers(workers), &accepted);
                 }
             },
@@ -170,7 +170,7 @@ impl Supervisor<'_> {
         let stopping = self.desired_state != DesiredState::Running;
         match goal {
             CommandGoal::Stop => None,
-            _ if stopping => Some(CommandResult::failed("the fleet stops before that was done")),
+            _ if stopping => Some(CommandResult::failed("cancelled: the fleet stops")),
             // Answered where the rollout begins and ends.
             CommandGoal::NextReload | CommandGoal::NextUpgrade | CommandGoal::Rollout(_) => None,
             CommandGoal::Workers(workers) => self.evaluate_scale(*workers),
@@ -188,25 +188,24 @@ impl Supervisor<'_> {
 
     fn evaluate_scale(&self, workers: usize) -> Option<CommandResult> {
         if self.desired_slots != workers {
-            let message = format!("meanwhile {} workers are wanted, not {workers}", self.desired_slots);
+            let message =
+                format!("superseded: the fleet scales to {} workers, not {workers}", self.desired_slots);
             return Some(CommandResult::failed(message));
         }
         if self.is_stable() {
-            let leaving: usize = self.slots.iter().skip(workers).map(|slot| slot.workers.len()).sum();
-            let rest = match leaving {
+            let draining: usize = self.slots.iter().skip(workers).map(|slot| slot.workers.len()).sum();
+            let rest = match draining {
                 0 => String::new(),
-                some => format!("; {some} that have left their slots finish what they have"),
+                some => format!("; {some} of retired slots still draining"),
             };
             let noun = if workers == 1 { "worker serves" } else { "workers serve" };
             let result = CommandResult::ok(format!("{workers} {noun}{rest}"));
-            return Some(result.with_detail("workers", workers).with_detail("leaving", leaving));
+            return Some(result.with_detail("workers", workers).with_detail("draining", draining));
         }
         let failing = |slot: &&Slot| slot.backoff.early_deaths() >= EARLY_DEATHS_BEFORE_FAILURE;
         self.slots.iter().take(workers).any(|slot| failing(&slot)).then(|| {
             let reason = &self.last_failure;
-            CommandResult::failed(format!(
-                "a new worker does not come up, and is tried again and again: {reason}"
-            ))
+            CommandResult::failed(format!("a new worker does not become ready, and is retried: {reason}"))
         })
     }
 
@@ -216,15 +215,15 @@ impl Supervisor<'_> {
                 return None;
             }
             CommandGoal::Rollout(generation) => {
-                let rollout = self.rollout.as_ref().filter(|rollout| rollout.to == *generation)?;
-                let progress = rollout.progress(&self.slots, self.settings.canary_period, now);
+                self.deployment.rollout().filter(|rollout| rollout.to == *generation)?;
+                let progress = self.deployment.progress(&self.slots, self.settings.canary_period, now)?;
                 let RolloutProgress::InProgress { completed: done, total, .. } = progress else {
                     return None;
                 };
                 (
                     done,
                     total,
-                    format!("{} of {total} slots have generation {}", done, rollout.desired_generation()),
+                    format!("{} of {total} slots have generation {}", done, self.deployment.generation()),
                 )
             }
             CommandGoal::Workers(workers) => {
@@ -236,7 +235,7 @@ impl Supervisor<'_> {
             CommandGoal::Stop => {
                 let left: usize = self.slots.iter().map(|slot| slot.workers.len()).sum();
                 let total = self.slots.len().max(left);
-                (total - left, total, format!("{left} workers have not left yet"))
+                (total - left, total, format!("{left} workers still draining"))
             }
         };
         Some(CommandProgress { completed: done, total, message: text })
@@ -281,8 +280,8 @@ impl Supervisor<'_> {
             kept = Some(worker.pid);
         }
         let rest = match kept.map(Pid::as_raw) {
-            Some(pid) => format!("the old one, pid {pid}, serves on"),
-            None => "it is tried again".to_owned(),
+            Some(pid) => format!("the old worker, pid {pid}, stays"),
+            None => "it is retried".to_owned(),
         };
         let result = CommandResult::failed(format!("the new worker of slot {index} failed: {cause}; {rest}"));
         let waits =
@@ -300,17 +299,17 @@ impl Supervisor<'_> {
             SupervisorExit::Stopped { killed: 0 } => CommandResult::ok("the fleet has stopped"),
             SupervisorExit::Stopped { killed } => {
                 let text =
-                    format!("the fleet has stopped; {killed} workers did not leave in time and were killed");
+                    format!("the fleet has stopped; {killed} workers did not exit in time and were killed");
                 CommandResult::ok(text).with_detail("killed", *killed)
             }
             SupervisorExit::BootFailed { reason } => {
-                CommandResult::failed(format!("the fleet has ended: no worker could be brought up: {reason}"))
+                CommandResult::failed(format!("the fleet has ended: no worker became ready: {reason}"))
             }
         };
         for waiter in std::mem::take(&mut self.pending_commands) {
             let result = match waiter.goal {
                 CommandGoal::Stop => result.clone(),
-                _ => CommandResult::failed("the fleet stops before that was done"),
+                _ => CommandResult::failed("cancelled: the fleet stops"),
             };
             self.send_result(waiter.client, result);
         }

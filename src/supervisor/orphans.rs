@@ -43,10 +43,7 @@ impl OrphanedWorkers {
         let workers: Vec<_> = parse(&text, &boot).filter_map(open_handle).collect();
         for worker in &workers {
             let pid = worker.pid().as_raw();
-            tracing::warn!(
-                pid,
-                "a worker of the fleet before this one still runs: it is to finish and leave"
-            );
+            tracing::warn!(pid, "draining a worker of the previous fleet");
             send_signal(worker, Signal::SIGTERM);
         }
         Self { workers, kill_at: None }
@@ -63,7 +60,7 @@ impl OrphanedWorkers {
         let listening: Vec<_> = self.workers.iter().filter(|worker| worker.is_listening()).collect();
         for worker in &listening {
             let pid = worker.pid().as_raw();
-            tracing::warn!(pid, "a worker of the fleet before this one keeps the port and is killed");
+            tracing::warn!(pid, "killing a worker of the previous fleet: it keeps the port");
             send_signal(worker, Signal::SIGKILL);
         }
         !listening.is_empty()
@@ -81,7 +78,7 @@ impl OrphanedWorkers {
         }
         for worker in self.workers.drain(..) {
             let pid = worker.pid().as_raw();
-            tracing::warn!(pid, "a worker of the fleet before this one has not left in time and is killed");
+            tracing::warn!(pid, "killing a worker of the previous fleet: it did not exit in time");
             send_signal(&worker, Signal::SIGKILL);
         }
         None
@@ -95,7 +92,7 @@ fn open_handle(worker: ProcessIdentity) -> Option<ProcessHandle> {
         let pid = worker.pid.as_raw();
         tracing::warn!(
             pid,
-            "a worker of the fleet before this one still runs and cannot be held (pidfd_open): it ends by itself"
+            "a worker of the previous fleet still runs and cannot be signalled (pidfd_open): it exits by itself"
         );
     }
     held
@@ -103,7 +100,7 @@ fn open_handle(worker: ProcessIdentity) -> Option<ProcessHandle> {
 
 fn send_signal(worker: &ProcessHandle, signal: Signal) {
     if let Err(error) = worker.send(signal) {
-        tracing::error!(pid = worker.pid().as_raw(), %signal, %error, "cannot signal a worker of the fleet before this one");
+        tracing::error!(pid = worker.pid().as_raw(), %signal, %error, "cannot signal a worker of the previous fleet");
     }
 }
 
@@ -142,7 +139,7 @@ impl Supervisor<'_> {
         let own = self.slots.iter().flat_map(|slot| slot.workers.iter().map(|worker| worker.pid));
         let all = own.chain(self.orphans.workers.iter().map(ProcessHandle::pid));
         if let Err(error) = write(self.control.folder(), all) {
-            tracing::warn!(%error, "cannot write down the workers in run_dir: a next fleet would not find them");
+            tracing::warn!(%error, "cannot store the list of workers in run_dir: the next fleet would not find them: {error}");
         }
     }
 

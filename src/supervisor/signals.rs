@@ -85,7 +85,7 @@ impl Supervisor<'_> {
             HangUp::Reload => self.request_reload(),
             HangUp::Stop => self.set_desired_state(DesiredState::Stopping, "SIGHUP: the terminal was closed"),
             HangUp::Ignore => {
-                tracing::info!("the terminal was closed: the fleet was told to outlive it (nohup)")
+                tracing::info!("terminal closed; ignored: the fleet was started to outlive it (nohup)")
             }
         }
     }
@@ -109,7 +109,7 @@ impl Supervisor<'_> {
                 (Signal::SIGTTOU, DesiredState::Running) => self.scale_by_signal(self.desired_slots - 1),
                 (Signal::SIGUSR1, _) => self.reopen_logs(),
                 (Signal::SIGCHLD | Signal::SIGPIPE, _) => {}
-                (other, _) => tracing::debug!(signal = %other, "signal has nothing to do"),
+                (other, _) => tracing::debug!(signal = %other, "signal ignored"),
             }
         }
         Ok(())
@@ -127,7 +127,7 @@ impl Supervisor<'_> {
             if target == DesiredState::Killing { "stopping at once" } else { "stopping: workers drain" };
         tracing::info!(by, "{what}");
         self.notify_stopping();
-        self.record_event(event_now("stopping", format!("{what} ({by})")));
+        self.record_event(event_now("fleet_stopping", format!("{what} ({by})")));
         self.desired_state = target;
         self.close_empty_slots();
     }

@@ -102,7 +102,7 @@ fn the_private_redis_gets_its_socket_back_and_no_view_is_lost() {
     });
     assert!(views >= 6, "no view is lost: {views}");
     assert_eq!(visitor.view(fleet.listen).1, views + 1);
-    assert!(fleet.log_lines("private Redis died").is_empty(), "it was told to leave");
+    assert!(fleet.log_lines("private Redis crashed").is_empty(), "it was told to leave");
 }
 
 #[test]

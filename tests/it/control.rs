@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use crate::support::scripted_supervisor::{RawControlClient, ScriptedSupervisor};
 use crate::support::wait;
 
-const STATUS: &str = "{\"version\":1,\"verb\":\"status\"}\n";
+const STATUS: &str = "{\"version\":2,\"command\":\"status\"}\n";
 
 /// Answers everything at once, a restart of slot 99 never; a scale tells that many events before its verdict.
 fn script(server: &mut ControlServer, client: ClientId, request: ControlRequest) -> bool {
@@ -109,10 +109,10 @@ fn another_user_is_turned_away_with_a_sentence() {
 fn requests_are_answered_in_order_on_one_connection() {
     let host = ScriptedSupervisor::start(script);
     let mut client = host.connect();
-    let lines = "{\"version\":1,\"verb\":\"reload\"}\n\n  \r\n{\"version\":1,\"verb\":\"upgrade\"}\r\n";
+    let lines = "{\"version\":2,\"command\":\"reload\"}\n\n  \r\n{\"version\":2,\"command\":\"upgrade\"}\r\n";
     client.send(format!("{lines}{STATUS}"));
     for verb in ["reload", "upgrade"] {
-        assert_eq!(client.receive().unwrap()["progress"]["text"], "begun");
+        assert_eq!(client.receive().unwrap()["progress"]["message"], "begun");
         assert_eq!(client.result_message(), format!("{verb} done"));
     }
     assert_eq!(client.receive().unwrap()["status"]["schema"], 1);
@@ -148,18 +148,18 @@ fn what_is_no_request_gets_one_answer_and_the_end() {
     let cases = [
         ("make me a sandwich", "not a JSON object"),
         ("\u{0}\u{1}\u{2}", "not a JSON object"),
-        ("{\"verb\":\"reload\"}", "version nothing"),
-        ("{\"version\":2,\"verb\":\"reload\"}", "version 2"),
-        ("{\"version\":1,\"verb\":\"dance\"}", "unknown variant `dance`"),
-        ("{\"version\":1,\"verb\":\"scale\",\"workers\":\"many\"}", "invalid type"),
-        ("{\"version\":1,\"verb\":\"stop\",\"force\":true}", "unknown field `force`"),
+        ("{\"command\":\"reload\"}", "version nothing"),
+        ("{\"version\":3,\"command\":\"reload\"}", "version 3"),
+        ("{\"version\":2,\"command\":\"dance\"}", "unknown variant `dance`"),
+        ("{\"version\":2,\"command\":\"scale\",\"workers\":\"many\"}", "invalid type"),
+        ("{\"version\":2,\"command\":\"stop\",\"force\":true}", "unknown field `force`"),
     ];
     for (line, expected) in cases {
         let mut client = host.connect();
         client.send(format!("{line}\n{STATUS}"));
         let reply = client.receive().unwrap();
-        assert_eq!((&reply["verdict"]["ok"], &reply["verdict"]["code"]), (&json!(false), &json!(64)));
-        assert!(reply["verdict"]["sentence"].as_str().unwrap().contains(expected), "{line}: {reply}");
+        assert_eq!((&reply["result"]["ok"], &reply["result"]["exit_code"]), (&json!(false), &json!(64)));
+        assert!(reply["result"]["message"].as_str().unwrap().contains(expected), "{line}: {reply}");
         assert_eq!(client.receive(), None, "{line}: nothing after a mistake is looked at");
     }
     assert!(host.requests().is_empty());
@@ -201,7 +201,7 @@ fn beyond_the_most_clients_the_longest_idle_goes() {
     let mut second = host.connect();
     assert!(second.has_status() && first.has_status(), "the second is idle for longer now");
     let mut busy = host.connect();
-    busy.send("{\"version\":1,\"verb\":\"restart\",\"slot\":99}\n");
+    busy.send("{\"version\":2,\"command\":\"restart\",\"slot\":99}\n");
     let idle: Vec<RawControlClient> = (3..CLIENTS_MAX).map(|_| host.connect()).collect();
     assert!(idle.into_iter().all(|mut one| one.has_status()), "there is room for all of these");
     let crowd: Vec<RawControlClient> = (0..CLIENTS_MAX - 3).map(|_| host.connect()).collect();
@@ -227,12 +227,12 @@ fn a_reader_that_reads_late_is_told_what_it_missed_and_holds_up_nobody() {
     let host = ScriptedSupervisor::start(script);
     let (mut stalled, mut reader, mut client) = (host.connect(), host.connect(), host.connect());
     for follower in [&mut stalled, &mut reader] {
-        follower.send("{\"version\":1,\"verb\":\"events\",\"follow\":true}\n");
+        follower.send("{\"version\":2,\"command\":\"events\",\"follow\":true}\n");
     }
     wait::until("both follow", wait::LONG, || host.requests().len() == 2);
     // Two megabytes in portions that the one that reads keeps up with.
     for _ in 0..20 {
-        client.send("{\"version\":1,\"verb\":\"scale\",\"workers\":100}\n");
+        client.send("{\"version\":2,\"command\":\"scale\",\"workers\":100}\n");
         for _ in 0..100 {
             assert_eq!(reader.receive().unwrap()["event"]["kind"], "tick");
         }
@@ -242,7 +242,7 @@ fn a_reader_that_reads_late_is_told_what_it_missed_and_holds_up_nobody() {
     let (mut got, mut gap) = (Vec::new(), None);
     while got.last() != Some(&2000) {
         let event = stalled.receive().expect("its place in the log is kept")["event"].clone();
-        let seq = event["seq"].as_u64().unwrap();
+        let seq = event["sequence"].as_u64().unwrap();
         if event["kind"] == "events_missed" {
             assert!(gap.replace((got.len(), seq)).is_none(), "one gap, told once: {event}");
         } else {
@@ -284,14 +284,16 @@ fn what_is_asked_without_reading_waits_for_the_reader() {
 #[test]
 fn leaving_early_is_harmless() {
     let host = ScriptedSupervisor::start(script);
-    for ask in ["", "{\"ver", STATUS, "{\"version\":1,\"verb\":\"restart\",\"slot\":99}\n"] {
+    for ask in ["", "{\"ver", STATUS, "{\"version\":2,\"command\":\"restart\",\"slot\":99}\n"] {
         for _ in 0..50 {
             host.connect().send(ask);
         }
     }
     // What was asked in whole is done though no one waits for the answer.
-    let both =
-        format!("{}{}", "{\"version\":1,\"verb\":\"reload\"}\n", "{\"version\":1,\"verb\":\"upgrade\"}\n");
+    let both = format!(
+        "{}{}",
+        "{\"version\":2,\"command\":\"reload\"}\n", "{\"version\":2,\"command\":\"upgrade\"}\n"
+    );
     host.connect().send(both);
     wait::until("both were asked", wait::LONG, || {
         let asked = host.requests();
@@ -305,7 +307,7 @@ fn leaving_early_is_harmless() {
 fn the_last_word_is_heard_before_the_socket_goes() {
     let host = ScriptedSupervisor::start(script);
     let mut client = host.connect();
-    client.send("{\"version\":1,\"verb\":\"stop\"}\n");
+    client.send("{\"version\":2,\"command\":\"stop\"}\n");
     assert_eq!(client.result_message(), "stopped");
     assert_eq!(client.receive(), None);
     wait::until("its file is gone", wait::LONG, || !host.socket().exists());
@@ -318,9 +320,9 @@ fn another_program_goes_on_with_its_clients() {
     let mut server = ControlServer::open(&path).unwrap();
     let connect = || RawControlClient::new(UnixStream::connect(&path).unwrap());
     let (mut asked, mut half, mut follower) = (connect(), connect(), connect());
-    asked.send("{\"version\":1,\"verb\":\"upgrade\"}\n");
+    asked.send("{\"version\":2,\"command\":\"upgrade\"}\n");
     half.send(&STATUS[..9]);
-    follower.send("{\"version\":1,\"verb\":\"events\",\"follow\":true}\n");
+    follower.send("{\"version\":2,\"command\":\"events\",\"follow\":true}\n");
     let mut requests = Vec::new();
     wait::until("all have come", wait::LONG, || {
         requests.extend(server.poll());
@@ -340,8 +342,8 @@ fn another_program_goes_on_with_its_clients() {
     assert_eq!(server.client_count(), 3);
     server.reply(upgrade, &ControlReply::Result(CommandResult::ok("upgraded")));
     assert_eq!(asked.result_message(), "upgraded");
-    server.publish(FleetEvent::new("upgrade_done", 1, ""));
-    assert_eq!(follower.receive().unwrap()["event"]["kind"], "upgrade_done");
+    server.publish(FleetEvent::new("upgrade_completed", 1, ""));
+    assert_eq!(follower.receive().unwrap()["event"]["kind"], "upgrade_completed");
     half.send(&STATUS[9..]);
     let (client, request) =
         wait::until_some("the other half has come", wait::LONG, || server.poll().into_iter().next());
@@ -361,14 +363,14 @@ fn ten_thousand_frames_of_noise_break_nothing() {
     let host = ScriptedSupervisor::start(script);
     let text = vec(any::<char>(), 0..40).prop_map(|chars| chars.into_iter().collect::<String>());
     let word =
-        proptest::sample::select(&["version", "verb", "status", "workers", "slot", "reload", "events"]);
+        proptest::sample::select(&["version", "command", "status", "workers", "slot", "reload", "events"]);
     let value =
         (any::<i64>(), text.clone(), word.clone(), 0..5_usize).prop_map(|(number, text, word, kind)| {
             [json!(number), json!(text), json!(word), json!({word: number}), json!([1, null])][kind].clone()
         });
     let object = vec((word, value), 0..6).prop_map(|pairs| {
         let mut object: serde_json::Map<_, _> = pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-        object.entry("version").or_insert(json!(1));
+        object.entry("version").or_insert(json!(2));
         json!(object).to_string().into_bytes()
     });
     let bytes = vec(any::<u8>(), 0..300);

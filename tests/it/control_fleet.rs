@@ -60,7 +60,7 @@ fn whoever_follows_is_told_of_a_crash() {
     let redis = TestRedis::start();
     let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let mut follower = knock(&fleet);
-    follower.send("{\"version\":1,\"verb\":\"events\",\"follow\":true}\n");
+    follower.send("{\"version\":2,\"command\":\"events\",\"follow\":true}\n");
     let mut bystander = knock(&fleet);
     assert!(bystander.has_status());
     let victim = fleet.workers()[0];
@@ -70,14 +70,14 @@ fn whoever_follows_is_told_of_a_crash() {
     let mut until = |kind: &str, pid: u32| -> Value {
         loop {
             let event = follower.receive().expect("it is told, not cut off")["event"].take();
-            assert_eq!(event["seq"], last + 1, "numbers have no gap: {event}");
+            assert_eq!(event["sequence"], last + 1, "numbers have no gap: {event}");
             last += 1;
             if event["kind"] == kind && event["pid"] == pid {
                 return event;
             }
         }
     };
-    let died = until("worker_died", victim);
+    let died = until("worker_crashed", victim);
     assert_eq!(died["slot"], slot);
     assert!(died["reason"].is_string(), "{died}");
     assert_eq!(until("worker_ready", successor)["slot"], slot);
@@ -95,7 +95,7 @@ fn followers_that_do_not_read_cost_neither_memory_nor_an_upgrade() {
     let before = process::private_memory(fleet.pid());
     let mut followers: Vec<_> = (0..240).map(|_| knock(&fleet)).collect();
     for follower in &mut followers {
-        follower.send("{\"version\":1,\"verb\":\"events\",\"follow\":true}\n");
+        follower.send("{\"version\":2,\"command\":\"events\",\"follow\":true}\n");
     }
     for workers in 0..30 {
         let (code, said) = fleet.plan().clone().args(&["scale", &(2 - workers % 2).to_string()]).run();
@@ -110,8 +110,8 @@ fn followers_that_do_not_read_cost_neither_memory_nor_an_upgrade() {
     let mut seqs = Vec::new();
     let done = loop {
         let event = followers[239].receive().unwrap()["event"].clone();
-        seqs.push(event["seq"].as_u64().unwrap());
-        if event["kind"] == "upgrade_done" {
+        seqs.push(event["sequence"].as_u64().unwrap());
+        if event["kind"] == "upgrade_completed" {
             break event;
         }
     };

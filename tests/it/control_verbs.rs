@@ -115,7 +115,7 @@ fn a_refusal_is_a_sentence_and_an_exit_code() {
     );
     let output = regatta(host.run_dir(), &["scale", "101", "--json"]);
     assert_eq!((output.status.code(), err(&output).as_str()), (Some(64), ""));
-    assert_eq!(lines(&output)[0]["verdict"]["details"], json!({"most": 100}));
+    assert_eq!(lines(&output)[0]["result"]["details"], json!({"most": 100}));
 }
 
 #[test]
@@ -124,8 +124,11 @@ fn json_is_a_line_for_each_reply_and_the_verdict_last() {
     let output = regatta(host.run_dir(), &["reload", "--json"]);
     let lines = lines(&output);
     assert_eq!(lines.len(), 3);
-    assert_eq!(lines[1], json!({"version": 1, "progress": {"done": 2, "total": 2, "text": "slot 1 serves"}}));
-    assert_eq!(lines[2]["verdict"]["sentence"], "reload done");
+    assert_eq!(
+        lines[1],
+        json!({"version": 2, "progress": {"completed": 2, "total": 2, "message": "slot 1 serves"}})
+    );
+    assert_eq!(lines[2]["result"]["message"], "reload done");
     assert_eq!((output.status.code(), err(&output).as_str()), (Some(0), ""));
 }
 
@@ -143,7 +146,7 @@ fn without_a_fleet_the_sentence_says_where_it_was_looked_for() {
     }
     let output = regatta(folder.path(), &["stop", "--json"]);
     assert_eq!(output.status.code(), Some(69));
-    assert_eq!(lines(&output)[0]["verdict"]["code"], 69);
+    assert_eq!(lines(&output)[0]["result"]["exit_code"], 69);
     // A broken configuration must not keep anyone from stopping a fleet.
     std::fs::write(folder.path().join("regatta.toml"), "no such thing").unwrap();
     assert_eq!(regatta(folder.path(), &["stop"]).status.code(), Some(69));
@@ -199,9 +202,9 @@ fn events_are_lines_for_people_or_programs() {
     let lines = lines(&output);
     assert_eq!(
         lines[2]["event"],
-        json!({"seq": 3, "at_ms": 1_700_000_000_000_u64, "kind": "worker_ready", "pid": 3, "text": "worker 3 serves"})
+        json!({"sequence": 3, "timestamp": "2023-11-14T22:13:20.000Z", "kind": "worker_ready", "pid": 3, "message": "worker 3 serves"})
     );
-    assert_eq!(lines[3]["verdict"]["ok"], true);
+    assert_eq!(lines[3]["result"]["ok"], true);
 }
 
 #[test]
@@ -211,7 +214,7 @@ fn events_are_followed_until_the_fleet_ends() {
     let host = ScriptedSupervisor::start(move |server, client, request| {
         let ControlRequest::Events { after, follow: true } = request else { panic!("{request:?}") };
         server.start_events(client, after, true);
-        log.push(FleetEvent::new("reload_done", 1_700_000_001_000, "reloaded"));
+        log.push(FleetEvent::new("reload_completed", 1_700_000_001_000, "reloaded"));
         log.drain(..).for_each(|event| server.publish(event));
         asked.push(after);
         // The first connection is dropped, as that of a reader that is too slow; the second with the fleet.

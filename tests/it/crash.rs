@@ -119,7 +119,7 @@ fn the_slot_of_a_killed_worker_serves_again() {
     assert_eq!(fleet.slot_of(successor), slot);
     assert_eq!(fleet.workers().len(), 2);
     wait::until("the successor serves", Duration::from_secs(5), || fleet.get("/hello").worker() == successor);
-    let died = fleet.log_lines("worker died");
+    let died = fleet.log_lines("worker crashed");
     assert_eq!(died.len(), 1, "one line for one death: {died:?}");
     assert!(
         died[0]["message"].as_str().is_some_and(|text| text.contains("SIGKILL")),
@@ -245,7 +245,7 @@ fn one_slot_that_never_boots_does_not_stop_the_others() {
     let plan = faulty(&redis, "1").workers(3);
     let fleet = plan.bind();
     wait::until("two workers are ready", wait::LONG, || fleet.ready().len() == 2);
-    wait::until("the third has died some times", wait::LONG, || fleet.log_lines("worker died").len() >= 3);
+    wait::until("the third has died some times", wait::LONG, || fleet.log_lines("worker crashed").len() >= 3);
     let hello = Request::get("/hello").header("Connection", "close");
     let served = |patience: Duration| {
         let mut connection = Connection::open(fleet.listen).unwrap();
@@ -256,7 +256,7 @@ fn one_slot_that_never_boots_does_not_stop_the_others() {
     let pids: BTreeSet<_> = answers.iter().flatten().collect();
     assert_eq!(pids.len(), 2, "both others serve: {answers:?}");
     let delays: Vec<_> =
-        fleet.log_lines("worker died").iter().filter_map(|line| line["delay_ms"].as_u64()).collect();
+        fleet.log_lines("worker crashed").iter().filter_map(|line| line["delay_ms"].as_u64()).collect();
     assert!(delays.iter().all(|delay| *delay >= 400), "it is not retried without a pause: {delays:?}");
     fs::write(plan.folder().join("failing"), "").unwrap();
     wait::until("the slot comes back once its fault is gone", Duration::from_secs(40), || {
@@ -288,7 +288,7 @@ fn orphans_of_a_worker_are_reaped_and_taken_for_no_worker() {
     let orphan: u32 = fleet.get("/orphan").text().trim().parse().unwrap();
     wait::until("the orphan is gone, and not as a zombie", wait::LONG, || process::state(orphan).is_none());
     assert_eq!(fleet.workers(), workers);
-    assert!(fleet.log_lines("worker died").is_empty());
+    assert!(fleet.log_lines("worker crashed").is_empty());
     assert_eq!(fleet.get("/hello").status, 200);
 }
 

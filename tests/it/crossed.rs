@@ -126,12 +126,12 @@ fn cannot_be_gone_back(verb: &str) {
     wait::until("slot 0 has a new worker", wait::LONG, || scene.fleet.ready().len() == 3);
     fs::write(&scene.faults, "all").unwrap();
     let (code, said) = waiting.join().unwrap();
-    assert!(code == 1 && said.contains("going back fails too, in slot 0"), "{code}: {said}");
+    assert!(code == 1 && said.contains("rolling back fails too, in slot 0"), "{code}: {said}");
     let mut manager = manager.unwrap();
     manager.hears("RELOADING=1");
-    assert!(manager.hears("READY=1").contains("going back fails too"));
+    assert!(manager.hears("READY=1").contains("rolling back fails too"));
     // Another one that is no repair is told so too.
-    scene.expect(&[verb], 1, "going back fails too, in slot 0");
+    scene.expect(&[verb], 1, "rolling back fails too, in slot 0");
     for _ in 0..10 {
         assert_eq!(scene.fleet.get("/hello").status, 200, "both slots serve all the while");
     }
@@ -166,7 +166,7 @@ fn a_whole_fleet_that_is_suspended_longer_than_a_short_hang_timeout_goes_on_as_i
         wait::let_pass(Duration::from_millis(1500));
         assert_eq!(fleet.workers(), before);
     }
-    assert!(fleet.log_lines("worker hangs").is_empty());
+    assert!(fleet.log_lines("worker hung").is_empty());
 }
 
 #[test]
@@ -174,11 +174,11 @@ fn a_worker_that_dies_in_the_grace_leaves_nobody_waiting_in_its_queue() {
     let redis = TestRedis::start();
     let mut fleet = graceful(&redis).start();
     fleet.signal(Signal::SIGTERM);
-    wait::until("workers drain", wait::LONG, || fleet.log_lines("worker drains").len() == 2);
+    wait::until("workers drain", wait::LONG, || fleet.log_lines("worker draining").len() == 2);
     let begin = Instant::now();
     process::signal(fleet.workers()[0], Signal::SIGKILL);
     // Who was queued there before the seat is closed may be reset.
-    wait::until("it is reaped", Duration::from_secs(2), || !fleet.log_lines("worker died").is_empty());
+    wait::until("it is reaped", Duration::from_secs(2), || !fleet.log_lines("worker crashed").is_empty());
     let mut served = 0;
     loop {
         // A connection in the queue of the dead worker would get no answer before the grace is over.
@@ -200,7 +200,7 @@ fn a_touched_file_does_not_keep_a_stopping_supervisor_busy() {
     let mut request = begun(&fleet, "/slow/4000");
     wait::until("it is under way", wait::LONG, || (0..10).any(|_| fleet.get("/held").text().trim() == "1"));
     fleet.signal(Signal::SIGTERM);
-    wait::until("workers drain", wait::LONG, || fleet.log_lines("worker drains").len() == 2);
+    wait::until("workers drain", wait::LONG, || fleet.log_lines("worker draining").len() == 2);
     fs::write(fleet.plan().folder().join("regatta.toml"), "[http]\n").unwrap();
     let before = process::cpu_time(fleet.pid());
     wait::let_pass(Duration::from_secs(1));
@@ -219,7 +219,7 @@ fn a_change_that_comes_while_the_fleet_boots_is_followed_once_it_serves() {
     fs::write(&faults, "0 1").unwrap();
     let plan = plan.set("FAULTY_FILE", faults.to_str().unwrap()).set("REGATTA_WORKERS__PROBATION", "200ms");
     let fleet = plan.spawn();
-    wait::until("it boots", wait::LONG, || !fleet.log_lines("worker died").is_empty());
+    wait::until("it boots", wait::LONG, || !fleet.log_lines("worker crashed").is_empty());
     fs::write(&file, "[http]\nkeep_alive = \"20s\"\n").unwrap();
     fs::remove_file(&faults).unwrap();
     wait::until("it is followed", wait::LONG, || !fleet.log_lines("reload done").is_empty());
@@ -236,9 +236,9 @@ fn a_worker_killed_at_the_drains_deadline_costs_its_slot_nothing() {
     wait::until("it is killed", wait::LONG, || !scene.fleet.log_lines("worker killed").is_empty());
     scene.settled(1);
     let slot = scene.status()["slots"][0].clone();
-    assert_eq!((slot["state"].as_str(), slot["ends"]["drain_timeout"].as_u64()), (Some("ready"), Some(1)));
+    assert_eq!((slot["state"].as_str(), slot["exits"]["drain_timeout"].as_u64()), (Some("ready"), Some(1)));
     assert_eq!(scene.fleet.get("/hello").status, 200);
-    assert!(scene.fleet.log_lines("worker died:").is_empty(), "nobody waits for a delay");
+    assert!(scene.fleet.log_lines("worker crashed:").is_empty(), "nobody waits for a delay");
     scene.expect(&["restart", "0"], 0, "slot 0 has a new worker");
 }
 
@@ -248,8 +248,8 @@ fn scaling_beside_a_slot_that_does_not_come_up_any_more_is_told_so() {
     fs::write(&scene.faults, "1").unwrap();
     let (_, worker) = scene.fleet.ready().into_iter().find(|(slot, _)| *slot == 1).unwrap();
     process::signal(worker, Signal::SIGKILL);
-    wait::until("it loops", wait::LONG, || scene.fleet.log_lines("worker died").len() >= 3);
-    scene.expect(&["scale", "3"], 1, "does not come up, and is tried again and again");
+    wait::until("it loops", wait::LONG, || scene.fleet.log_lines("worker crashed").len() >= 3);
+    scene.expect(&["scale", "3"], 1, "does not become ready, and is retried");
     fs::remove_file(&scene.faults).unwrap();
     wait::until("all three serve", wait::LONG, || scene.status()["workers"]["ready"] == 3);
 }

@@ -115,7 +115,7 @@ fn what_happens_is_seen_while_it_happens() {
     );
     browser.until(
         "the log tells it",
-        &format!("[...document.querySelectorAll('.events li')].some(line => line.textContent.includes('worker died') && line.textContent.includes('{victim}'))"),
+        &format!("[...document.querySelectorAll('.events li')].some(line => line.textContent.includes('worker crashed') && line.textContent.includes('{victim}'))"),
     );
     assert_eq!(browser.run("return window.first.isConnected"), true);
     let mut visitor = CookieClient::default();

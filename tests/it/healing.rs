@@ -28,7 +28,7 @@ fn harm(fleet: &TestFleet, target: &str) -> Connection {
 
 /// Waits until a hang is in the log: its line.
 fn hang(fleet: &TestFleet) -> Value {
-    wait::until_some("the hang is found", wait::LONG, || fleet.log_lines("worker hangs").into_iter().next())
+    wait::until_some("the hang is found", wait::LONG, || fleet.log_lines("worker hung").into_iter().next())
 }
 
 fn pid(line: &Value) -> u32 {
@@ -76,9 +76,7 @@ fn a_blocked_loop_gets_a_spare_tells_where_it_stands_and_loses_nothing_when_it_c
             (answer.worker(), begin.elapsed())
         }
     });
-    wait::until("it is suspected", wait::LONG, || {
-        !fleet.log_lines("new connections go to other workers").is_empty()
-    });
+    wait::until("it is suspected", wait::LONG, || !fleet.log_lines("steering around its slot").is_empty());
     let steered = begin.elapsed();
     let line = hang(&fleet);
     let found = begin.elapsed();
@@ -92,7 +90,7 @@ fn a_blocked_loop_gets_a_spare_tells_where_it_stands_and_loses_nothing_when_it_c
     println!("a connection that was queued behind the hang was answered after {waited:?}");
     assert_eq!(who, new);
     let stands = wait::until_some("it tells where it stands", Duration::from_secs(60), || {
-        fleet.log_lines("this is where the worker stands").pop()
+        fleet.log_lines("backtrace of the hung worker").pop()
     });
     assert_eq!(pid(&stands), old);
     assert!(text(&stands, "backtrace").contains("faulty::block"), "{stands}");
@@ -101,9 +99,9 @@ fn a_blocked_loop_gets_a_spare_tells_where_it_stands_and_loses_nothing_when_it_c
     answers.push(blocked.receive(false).unwrap());
     assert!(answers.iter().all(|answer| answer.status == 200 && answer.worker() == old));
     wait::until("it has left as any old worker does", wait::LONG, || !process::alive(old));
-    let left = wait::until_some("that is said", wait::LONG, || fleet.log_lines("worker left").pop());
+    let left = wait::until_some("that is said", wait::LONG, || fleet.log_lines("worker exited").pop());
     assert_eq!((pid(&left), text(&left, "reason")), (old, "hang".to_owned()));
-    assert!(fleet.log_lines("worker killed").is_empty() && fleet.log_lines("worker died").is_empty());
+    assert!(fleet.log_lines("worker killed").is_empty() && fleet.log_lines("worker crashed").is_empty());
     assert_eq!(fleet.get("/hello").worker(), new);
 }
 
@@ -139,13 +137,13 @@ fn while_a_worker_is_suspected_new_connections_go_to_the_others() {
     let begin = Instant::now();
     let _unanswered = harm(&fleet, "/block/14000");
     wait::until("the worker is suspected", wait::LONG, || {
-        !fleet.log_lines("new connections go to other workers").is_empty()
+        !fleet.log_lines("steering around its slot").is_empty()
     });
     println!("new connections go elsewhere after {:?}", begin.elapsed());
     for _ in 0..40 {
         assert_eq!(fleet.get("/hello").status, 200, "nobody waits for the one that hangs");
     }
-    assert!(fleet.log_lines("worker hangs").is_empty());
+    assert!(fleet.log_lines("worker hung").is_empty());
     hang(&fleet);
 }
 
@@ -162,7 +160,7 @@ fn a_stopped_worker_gets_a_spare_and_drains_when_it_goes_on() {
     assert!(process::alive(stopped));
     process::signal(stopped, Signal::SIGCONT);
     wait::until("it leaves as any old worker does", wait::LONG, || !process::alive(stopped));
-    let left = wait::until_some("that is said", wait::LONG, || fleet.log_lines("worker left").pop());
+    let left = wait::until_some("that is said", wait::LONG, || fleet.log_lines("worker exited").pop());
     assert!(fleet.log_lines("worker killed").is_empty());
     assert_eq!((pid(&left), text(&left, "reason")), (stopped, "hang".to_owned()));
 }
@@ -184,7 +182,7 @@ fn a_worker_with_a_queue_of_seconds_is_not_hung() {
             assert_eq!(client.receive(false).unwrap().status, 200, "round {round}");
         }
     }
-    assert!(fleet.log_lines("worker hangs").is_empty(), "{:?}", fleet.log_lines("worker hangs"));
+    assert!(fleet.log_lines("worker hung").is_empty(), "{:?}", fleet.log_lines("worker hung"));
     assert_eq!(fleet.workers(), before);
 }
 
@@ -204,7 +202,7 @@ fn a_worker_beside_spinning_neighbours_is_not_hung() {
     for neighbour in &mut neighbours {
         neighbour.wait().unwrap();
     }
-    assert!(fleet.log_lines("worker hangs").is_empty(), "{:?}", fleet.log_lines("worker hangs"));
+    assert!(fleet.log_lines("worker hung").is_empty(), "{:?}", fleet.log_lines("worker hung"));
     assert_eq!(fleet.workers(), before);
 }
 
@@ -285,7 +283,7 @@ fn a_fleet_that_was_suspended_as_a_whole_goes_on_as_it_was() {
     }
     wait::let_pass(Duration::from_secs(1));
     assert_eq!(fleet.workers(), before);
-    assert!(fleet.log_lines("worker hangs").is_empty());
+    assert!(fleet.log_lines("worker hung").is_empty());
 }
 
 #[test]
@@ -320,11 +318,11 @@ fn a_slot_in_which_one_spare_after_the_other_hangs_serves_on() {
     let mut unanswered = Vec::new();
     for round in 1..=9 {
         unanswered.push(harm(&fleet, "/block/120000"));
-        wait::until("it hangs", wait::LONG, || fleet.log_lines("worker hangs").len() == round);
+        wait::until("it hangs", wait::LONG, || fleet.log_lines("worker hung").len() == round);
         wait::until("a spare serves", wait::LONG, || fleet.ready().len() == round + 1);
         assert_eq!(fleet.get("/hello").status, 200, "round {round}");
     }
-    let hung: Vec<_> = fleet.log_lines("worker hangs").iter().map(pid).collect();
+    let hung: Vec<_> = fleet.log_lines("worker hung").iter().map(pid).collect();
     let killed: Vec<_> = fleet.log_lines("worker killed").iter().map(pid).collect();
     assert_eq!(killed, hung[..2], "the oldest, as many as room was needed for");
     let alive = hung.iter().filter(|pid| process::alive(**pid)).count();

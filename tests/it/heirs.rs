@@ -151,7 +151,7 @@ fn a_program_that_a_handler_starts_finds_standard_descriptors_and_clean_signals(
         }
     }
     assert_eq!(of_each(&fleet, "/hello").len(), 2, "and a worker outlives what its supervisor is told");
-    assert!(fleet.log_lines("worker died").is_empty() && fleet.log_lines("reload").is_empty());
+    assert!(fleet.log_lines("worker crashed").is_empty() && fleet.log_lines("reload").is_empty());
 }
 
 #[test]

@@ -214,7 +214,7 @@ fn a_worker_that_a_real_time_signal_ends_is_replaced() {
     let victim = fleet.workers()[0];
     assert!(Command::new("sh").args(["-c", &format!("kill -40 {victim}")]).status().unwrap().success());
     wait::until("two workers serve", wait::LONG, || fleet.ready().len() == 3 && fleet.workers().len() == 2);
-    assert!(fleet.log_lines("worker died").iter().any(|line| line.to_string().contains("signal 40")));
+    assert!(fleet.log_lines("worker crashed").iter().any(|line| line.to_string().contains("signal 40")));
 }
 
 #[test]

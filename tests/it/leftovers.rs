@@ -49,7 +49,7 @@ fn an_orphan_finishes_what_it_has_while_the_next_fleet_serves() {
     kill(&killed);
     let next = killed.plan().start();
     assert!(process::alive(orphan), "it still has something to do");
-    assert!(next.log_lines("a worker of the fleet before this one still runs").len() == 1, "{}", next.log());
+    assert!(next.log_lines("draining a worker of the previous fleet").len() == 1, "{}", next.log());
     for _ in 0..20 {
         assert_eq!(next.get("/hello").worker(), next.workers()[0], "nobody meets the orphan's queue");
     }
@@ -59,7 +59,7 @@ fn an_orphan_finishes_what_it_has_while_the_next_fleet_serves() {
     }
     wait::until("it has left", wait::LONG, || !process::alive(orphan));
     killed.exit_code(wait::LONG);
-    assert!(next.log_lines("a worker of the fleet before this one keeps").is_empty(), "{}", next.log());
+    assert!(next.log_lines("killing a worker of the previous fleet").is_empty(), "{}", next.log());
 }
 
 #[test]
@@ -73,12 +73,7 @@ fn an_orphan_that_is_stuck_keeps_no_port_from_the_next_fleet() {
         kill(&killed);
         let next = killed.plan().start();
         assert!(!process::alive(orphan), "{stuck}");
-        assert_eq!(
-            next.log_lines("a worker of the fleet before this one keeps the port").len(),
-            1,
-            "{}",
-            next.log()
-        );
+        assert_eq!(next.log_lines("killing a worker of the previous fleet").len(), 1, "{}", next.log());
         assert_eq!(next.get("/hello").status, 200);
         killed.exit_code(wait::LONG);
     }
@@ -126,7 +121,7 @@ fn a_process_that_has_an_old_workers_number_by_now_is_left_alone() {
     let rest = text.lines().nth(1).unwrap().split_once(' ').unwrap().1.to_owned();
     std::fs::write(&list, format!("{boot}\n{} {rest}\n", other.id())).unwrap();
     let next = killed.plan().start();
-    assert!(next.log_lines("a worker of the fleet before this one").is_empty(), "{}", next.log());
+    assert!(next.log_lines("a worker of the previous fleet").is_empty(), "{}", next.log());
     assert!(process::alive(other.id()));
     other.kill().unwrap();
     other.wait().unwrap();

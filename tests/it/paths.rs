@@ -57,7 +57,7 @@ fn a_configuration_that_comes_is_used_and_said() {
     let (code, said) = reload();
     assert!(code == 0 && said.contains("which was not there before"), "{said}");
     let verdict: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
-    let details = &verdict["verdict"]["details"];
+    let details = &verdict["result"]["details"];
     assert!(details["file"].as_str().unwrap().ends_with("/regatta.toml"), "{said}");
     assert!(details["program"].as_str().unwrap().ends_with("/regatta"), "{said}");
 }

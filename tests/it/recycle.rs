@@ -33,7 +33,7 @@ fn all_served(load: ParallelClients<Result<Response, Failure>>) -> BTreeSet<u32>
 
 /// Workers that were renewed for this reason so far.
 fn renewed(fleet: &TestFleet, reason: &str) -> usize {
-    let lines = fleet.log_lines("worker left");
+    let lines = fleet.log_lines("worker exited");
     lines.iter().filter(|line| field(line, "reason").as_str() == Some(reason)).count()
 }
 
@@ -48,7 +48,7 @@ fn workers_that_served_their_requests_are_renewed_without_a_loss() {
     wait::until("requests are answered", wait::LONG, || load.seen() >= enough);
     let workers = all_served(load);
     assert!(workers.len() >= 6, "{workers:?}");
-    assert!(fleet.log_lines("worker died").is_empty());
+    assert!(fleet.log_lines("worker crashed").is_empty());
 }
 
 #[test]
@@ -58,8 +58,8 @@ fn workers_of_age_are_renewed_one_at_a_time_without_a_loss() {
     let load = visitors(&fleet);
     wait::until("every worker was renewed", wait::LONG, || renewed(&fleet, "age") >= 3);
     all_served(load);
-    assert!(fleet.log_lines("worker died").is_empty());
-    assert!(!fleet.log_lines("worker is to be renewed: it is ").is_empty());
+    assert!(fleet.log_lines("worker crashed").is_empty());
+    assert!(!fleet.log_lines("recycling worker: it is ").is_empty());
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn a_worker_that_grows_is_renewed_and_loses_nothing() {
     assert_eq!(fleet.get("/leak/128").status, 200);
     wait::until("the heavy one was renewed", wait::LONG, || renewed(&fleet, "memory") == 1);
     all_served(load);
-    assert!(fleet.log_lines("worker died").is_empty() && fleet.log_lines("worker killed").is_empty());
+    assert!(fleet.log_lines("worker crashed").is_empty() && fleet.log_lines("worker killed").is_empty());
 }
 
 #[test]

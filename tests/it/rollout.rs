@@ -114,7 +114,9 @@ fn a_worker_that_fails_in_a_later_slot_takes_the_first_one_back_too() {
     let reload = scene.command(&["reload", "--no-wait"]);
     assert_eq!(reload.0, 0, "{}", reload.1);
     // Its going back starts workers of the old generation; the fault is that of the new one.
-    wait::until("the failure", wait::LONG, || !scene.fleet.log_lines("reload fails").is_empty());
+    wait::until("the failure", wait::LONG, || {
+        !scene.fleet.log_lines("reload failed, rolling back").is_empty()
+    });
     fs::remove_file(&scene.faults).unwrap();
     wait::until("the end", wait::LONG, || !scene.fleet.log_lines("reload rolled back").is_empty());
     let after = scene.serving();
@@ -172,11 +174,11 @@ fn a_successor_that_fails_leaves_the_old_worker_where_it_is() {
     let scene = Scene::start(2);
     let before = scene.serving();
     fs::write(&scene.faults, "1").unwrap();
-    scene.expect(&["restart", "1"], 1, "serves on");
+    scene.expect(&["restart", "1"], 1, "stays");
     assert_eq!(scene.serving(), before);
     fs::write(&scene.faults, "2").unwrap();
     scene.expect(&["restart", "1"], 0, "slot 1 has a new worker");
-    scene.expect(&["scale", "3"], 1, "does not come up");
+    scene.expect(&["scale", "3"], 1, "does not become ready");
     assert_eq!(scene.serving().len(), 2, "the others serve");
     fs::remove_file(&scene.faults).unwrap();
     wait::until("the third worker, tried on", Duration::from_secs(30), || scene.serving().len() == 3);
@@ -188,10 +190,10 @@ fn who_waits_when_the_fleet_stops_is_told() {
     fs::write(&scene.file, configuration(2, "20s")).unwrap();
     let plan = scene.fleet.plan().clone().args(&["reload"]);
     let waiting = std::thread::spawn(move || plan.run());
-    wait::until("the reload", wait::LONG, || !scene.fleet.log_lines("reload begins").is_empty());
+    wait::until("the reload", wait::LONG, || !scene.fleet.log_lines("reload started").is_empty());
     scene.expect(&["stop"], 0, "the fleet has stopped");
     let (code, said) = waiting.join().unwrap();
-    assert!(code == 1 && said.contains("stops before that was done"), "{code}: {said}");
+    assert!(code == 1 && said.contains("cancelled: the fleet stops"), "{code}: {said}");
     scene.expect(&["status"], 69, "no fleet runs here");
 }
 
@@ -204,8 +206,8 @@ fn events_are_numbered_without_a_gap_and_say_why() {
     assert_eq!(code, 0, "{text}");
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let events: Vec<Value> = lines.filter_map(|line| line.get("event").cloned()).collect();
-    let numbers: Vec<u64> = events.iter().map(|event| event["seq"].as_u64().unwrap()).collect();
+    let numbers: Vec<u64> = events.iter().map(|event| event["sequence"].as_u64().unwrap()).collect();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
-    let left = events.iter().find(|event| event["kind"] == "worker_left").expect("the old worker left");
+    let left = events.iter().find(|event| event["kind"] == "worker_exited").expect("the old worker left");
     assert_eq!((left["reason"].as_str(), left["slot"].as_u64()), (Some("operator"), Some(0)));
 }

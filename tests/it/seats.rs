@@ -74,7 +74,7 @@ fn new_connections_pass_a_slot_that_cannot_boot() {
     fs::write(&file, "1").unwrap();
     let fleet = plan.set("FAULTY_FILE", &file.display().to_string()).bind();
     wait::until("the slot has failed twice", Duration::from_secs(20), || {
-        fleet.log_lines("worker died").len() >= 2
+        fleet.log_lines("worker crashed").len() >= 2
     });
     ask(&fleet, 60);
     // Mended, it takes its share again.

@@ -42,7 +42,7 @@ fn status_tells_what_clients_counted_and_who_serves() {
         assert_eq!(fleet.get("/hello").status, 200);
     }
     let status = status(&fleet);
-    assert_eq!(status["version"], 1);
+    assert_eq!(status["version"], 2);
     assert_eq!(status["supervisor_pid"], fleet.pid());
     assert_eq!((&status["state"], &status["workers"]["ready"]), (&"serving".into(), &3.into()), "{status}");
     assert_eq!(status["totals"]["requests"], 40);
@@ -80,8 +80,8 @@ fn a_crash_and_its_reason_are_seen() {
         (status["totals"]["crashes"] == 1 && status["workers"]["ready"] == 1)
             .then(|| status["slots"][0].clone())
     });
-    assert_eq!(slot["last_reason"], "signal");
-    assert_eq!((&slot["ends"]["signal"], &slot["starts"]), (&1.into(), &2.into()), "{slot}");
+    assert_eq!(slot["last_exit_reason"], "signal");
+    assert_eq!((&slot["exits"]["signal"], &slot["starts"]), (&1.into(), &2.into()), "{slot}");
 }
 
 #[test]

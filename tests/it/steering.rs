@@ -81,7 +81,7 @@ fn a_slot_that_is_away_gives_only_its_own_clients_away_and_gets_them_back() {
     let victim = fleet.ready().iter().find(|(slot, _)| *slot == 1).unwrap().1;
     fs::write(&file, "1").unwrap();
     process::signal(victim, Signal::SIGKILL);
-    wait::until("its slot has failed to boot", wait::LONG, || fleet.log_lines("worker died").len() >= 2);
+    wait::until("its slot has failed to boot", wait::LONG, || fleet.log_lines("worker crashed").len() >= 2);
     let meanwhile = meet(&fleet);
     for (client, worker) in &before {
         assert_eq!(*worker == meanwhile[client], *worker != victim, "client {client}");
@@ -131,9 +131,9 @@ fn what_is_queued_on_a_retiring_slot_is_answered() {
             connection
         });
         let mut queued: Vec<_> = queued.collect();
-        let told = fleet.log_lines("worker drains").len();
+        let told = fleet.log_lines("worker draining").len();
         fleet.signal(Signal::SIGTTOU);
-        wait::until("its worker is told", wait::LONG, || fleet.log_lines("worker drains").len() > told);
+        wait::until("its worker is told", wait::LONG, || fleet.log_lines("worker draining").len() > told);
         process::signal(last, if killed { Signal::SIGKILL } else { Signal::SIGCONT });
         let answered = queued.iter_mut().map(|one| one.receive(false).expect("it is answered").worker());
         let slots: BTreeSet<_> = answered.map(|pid| fleet.slot_of(pid)).collect();

@@ -79,7 +79,7 @@ fn idle_connections_may_be_used_once_more_while_workers_leave() {
         assert!(connection.request(&Request::get("/hello")).unwrap().keeps_alive());
     }
     fleet.signal(Signal::SIGTERM);
-    wait::until("workers drain", wait::LONG, || fleet.log_lines("worker drains").len() == 2);
+    wait::until("workers drain", wait::LONG, || fleet.log_lines("worker draining").len() == 2);
     for connection in &mut idle {
         let response =
             connection.request(&Request::get("/hello")).expect("a request on an idle connection is answered");
@@ -116,7 +116,7 @@ fn a_half_sent_request_is_finished_before_its_worker_leaves() {
     connection.send(format!("{head}Content-Length: 4\r\n\r\nby").as_bytes()).unwrap();
     wait::until("it has arrived", wait::LONG, || in_flight(&fleet) > before);
     fleet.signal(Signal::SIGTERM);
-    wait::until("workers drain", wait::LONG, || !fleet.log_lines("worker drains").is_empty());
+    wait::until("workers drain", wait::LONG, || !fleet.log_lines("worker draining").is_empty());
     connection.send(b"=5").unwrap();
     let response = connection.receive(false).expect("it is answered");
     assert_eq!(response.json()["value"], 5);
@@ -131,7 +131,7 @@ fn a_half_sent_header_is_waited_for_before_its_worker_leaves() {
     assert!(used.request(&Request::get("/hello")).unwrap().keeps_alive());
     used.send(b"GET /hello HTTP/1.1\r\nHost: fl").unwrap();
     fleet.signal(Signal::SIGTERM);
-    wait::until("workers drain", wait::LONG, || fleet.log_lines("worker drains").len() == 2);
+    wait::until("workers drain", wait::LONG, || fleet.log_lines("worker draining").len() == 2);
     // Idle connections are closed meanwhile.
     wait::let_pass(Duration::from_millis(600));
     used.send(b"eet.test\r\n\r\n").unwrap();
@@ -174,7 +174,7 @@ fn int_stops_gracefully_and_a_second_one_at_once() {
     let request = held(fleet.listen, 60_000);
     wait::until("it is under way", wait::LONG, || (0..10).any(|_| fleet.get("/held").text().trim() == "1"));
     fleet.signal(Signal::SIGINT);
-    wait::until("workers drain", wait::LONG, || !fleet.log_lines("worker drains").is_empty());
+    wait::until("workers drain", wait::LONG, || !fleet.log_lines("worker draining").is_empty());
     fleet.signal(Signal::SIGINT);
     fleet.exit_code(Duration::from_secs(3));
     assert!(request.join().unwrap().is_err());

@@ -38,7 +38,7 @@ fn another_configuration_is_a_reload() {
     assert_eq!(fleet.workers(), before);
     fs::write(&file, "[http]\nkeep_alive = \"40s\"\n").unwrap();
     said(&fleet, "reload done", 3);
-    assert_eq!(fleet.log_lines("reload begins").len(), 3, "each change is one reload");
+    assert_eq!(fleet.log_lines("reload started").len(), 3, "each change is one reload");
     // A change of something else in the folder is none.
     fs::write(plan.folder().join("other.toml"), "x = 1\n").unwrap();
 }

@@ -16,8 +16,8 @@ use crate::config::ConfigInputs;
 use crate::control::server::ControlServerState;
 use crate::listener::shared_queue::WAKE_FDS;
 use crate::scoreboard;
-use crate::status::document::FinishedRollout;
-use crate::supervisor::deployment::rollout::Rollout;
+use crate::status::document::{FinishedRollout, RolloutKind, RolloutOutcome};
+use crate::supervisor::deployment::rollout::SavedRollout;
 use crate::supervisor::operators::PendingCommand;
 use crate::supervisor::slots::backoff::RestartBackoff;
 use crate::supervisor::slots::slot::Slot;
@@ -115,7 +115,7 @@ pub struct Handoff {
     /// The number of the next one.
     pub next_generation: u64,
     /// The rollout that is to be taken back, if this goes back.
-    pub rollout: Option<Rollout>,
+    pub rollout: Option<SavedRollout>,
     /// Whether a reload was asked for and has not begun.
     #[serde(rename = "reload_waits")]
     pub reload_queued: bool,
@@ -131,7 +131,7 @@ pub struct Handoff {
     #[serde(rename = "waiters")]
     pub pending_commands: Vec<PendingCommand>,
     /// How the last rollout ended.
-    pub last_rollout: Option<FinishedRollout>,
+    pub last_rollout: Option<SavedFinishedRollout>,
     /// What workers of older generations run.
     pub builds: BTreeMap<u64, String>,
     /// Workers as the configuration names them.
@@ -164,6 +164,30 @@ pub struct HandoffFds {
     /// Its bells; none from older programs.
     #[serde(default)]
     pub bells: Option<[RawFd; WAKE_FDS]>,
+}
+
+/// How a rollout ended: the document of the status has other names and units.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedFinishedRollout {
+    kind: RolloutKind,
+    generation: u64,
+    outcome: RolloutOutcome,
+    reason: Option<String>,
+    ended_ms: u64,
+}
+
+impl From<FinishedRollout> for SavedFinishedRollout {
+    fn from(finished: FinishedRollout) -> Self {
+        let FinishedRollout { kind, generation, outcome, reason, finished_ms } = finished;
+        Self { kind, generation, outcome, reason, ended_ms: finished_ms }
+    }
+}
+
+impl From<SavedFinishedRollout> for FinishedRollout {
+    fn from(saved: SavedFinishedRollout) -> Self {
+        let SavedFinishedRollout { kind, generation, outcome, reason, ended_ms } = saved;
+        Self { kind, generation, outcome, reason, finished_ms: ended_ms }
+    }
 }
 
 /// What a worker has said.
@@ -296,7 +320,7 @@ mod tests {
     use crate::listener::SocketOwner;
     use crate::scoreboard::ExitReason;
     use crate::scoreboard::cell::DrainOrder;
-    use crate::supervisor::deployment::rollout::{DeploymentKind, RolloutDirection};
+    use crate::supervisor::deployment::rollout::{DeploymentKind, Rollout};
     use crate::supervisor::slots::slot::{WorkerHandle, WorkerPhase};
     use crate::supervisor::sockets::ListenerFd;
     use crate::sys::process::Pid;
@@ -345,13 +369,10 @@ mod tests {
             desired_slots: 1,
             generation: 2,
             next_generation: 3,
-            rollout: Some(Rollout {
-                kind: DeploymentKind::Upgrade,
-                from: 2,
-                to: 3,
-                direction: RolloutDirection::RollingBack { reason: "it died".into() },
-                started: at,
-            }),
+            rollout: Some(SavedRollout::new(
+                Rollout { kind: DeploymentKind::Upgrade, from: 2, to: 3, started: at },
+                Some("it died".into()),
+            )),
             reload_queued: true,
             ever_ready: true,
             announced: true,

@@ -231,11 +231,19 @@ pub(in crate::supervisor) enum PreflightPoll {
 }
 
 #[cfg(test)]
+impl Preflight {
+    /// One of a program that has ended and said nothing.
+    pub(super) fn for_tests() -> Self {
+        tests::preflight("", "", ExitStatus::Code(0))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys::signal::Signal;
 
-    fn preflight(answer: &str, complaint: &str, exit: ExitStatus) -> Preflight {
+    pub(super) fn preflight(answer: &str, complaint: &str, exit: ExitStatus) -> Preflight {
         let captured = |text: &str| CapturedOutput { pipe: None, text: text.into(), total_read: text.len() };
         Preflight {
             program: Executable::open("/proc/self/exe".as_ref()).unwrap(),

@@ -1,10 +1,12 @@
 //! The program of this process, under the name by which the next one is looked for.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::config;
+use crate::config::ConfigInputs;
 use crate::sys::path::FileId;
 use crate::sys::{path, process};
 
@@ -18,6 +20,23 @@ pub struct ProgramSpec {
     pub path: PathBuf,
     /// Its arguments, without its own name.
     pub arguments: Vec<OsString>,
+}
+
+/// The program that served before.
+#[derive(Debug)]
+pub struct PreviousProgram {
+    /// Itself, wherever its file is by now.
+    pub program: OwnedFd,
+    /// How it was started, its own path first.
+    pub arguments: Vec<OsString>,
+    /// Its environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// What its configuration was read from.
+    pub inputs: ConfigInputs,
+    /// Which build it is.
+    pub build: String,
+    /// The folder in which it worked.
+    pub working_dir: Option<OwnedFd>,
 }
 
 impl ProgramSpec {

@@ -4,10 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::control::protocol::CommandResult;
-use crate::supervisor::deployment::rollout::{DeploymentKind, Rollout, RolloutDirection, RolloutProgress};
-use crate::supervisor::deployment::takeover::UpgradeState;
-use crate::supervisor::effects::event_now;
+use crate::supervisor::deployment::program::PreviousProgram;
+use crate::supervisor::deployment::rollout::{DeploymentKind, Rollout, RolloutProgress};
+use crate::supervisor::deployment::state::{Claimed, FailedRollout, RolloutContext};
+use crate::supervisor::effects::{event_now, unix_ms};
 use crate::supervisor::operators::CommandGoal;
+use crate::supervisor::slots::backoff::RestartBackoff;
 use crate::supervisor::slots::plan::DesiredState;
 use crate::supervisor::{ReloadError, ReloadedConfig, Supervisor};
 use crate::sys::path;
@@ -23,17 +25,21 @@ struct RolloutInputs {
 }
 
 impl RolloutInputs {
-    /// Of the generation that a rollout leads to; the one before is still known.
-    fn from_rollout(supervisor: &Supervisor<'_>, rollout: &Rollout) -> Self {
+    /// Of the generation that a rollout leads to; `previous` is the program before it, if it is another one.
+    fn from_rollout(
+        supervisor: &Supervisor<'_>,
+        rollout: &Rollout,
+        previous: Option<&PreviousProgram>,
+    ) -> Self {
         let inputs = supervisor.host.config_inputs(rollout.to);
-        let before = match &supervisor.upgrade {
-            UpgradeState::RollingOut(old) => old.inputs.clone(),
-            _ => supervisor.host.config_inputs(rollout.from),
+        let before = match previous {
+            Some(program) => program.inputs.clone(),
+            None => supervisor.host.config_inputs(rollout.from),
         };
         let shown = |(written, real): (&Path, &Path)| path::display_path(written, real);
         Self {
             kind: rollout.kind,
-            program: supervisor.program.display_path(),
+            program: supervisor.deployment.program().display_path(),
             file: inputs.loaded_file().map(shown),
             is_new: before.loaded_file().is_none(),
         }
@@ -55,28 +61,21 @@ impl std::fmt::Display for RolloutInputs {
 }
 
 impl Supervisor<'_> {
-    /// A reload is wanted: now, or once after the one that runs, however often it was asked for.
+    /// Requests a reload: now, or once after the rollout under way, however often it is requested.
     pub(in crate::supervisor) fn request_reload(&mut self) {
-        if self.reload_queued {
-            return;
-        }
-        self.reload_queued = true;
-        if self.rollout.is_some() {
-            tracing::info!("reload waits for the rollout that runs");
+        if self.deployment.queue_reload() {
+            tracing::info!("reload queued behind a rollout");
         }
     }
 
-    /// Begins the reload that waits, if it can begin.
+    /// Starts the queued reload, if it can start.
     pub(in crate::supervisor) fn start_reload(&mut self, now: Duration) {
-        let can = self.reload_queued
-            && self.desired_state == DesiredState::Running
-            && self.ever_ready
-            && self.is_upgrade_idle();
-        if !can || !self.supersede_rollback() {
+        if self.desired_state != DesiredState::Running || !self.ever_ready {
             return;
         }
-        self.reload_queued = false;
-        let to = self.next_generation;
+        let Some(Claimed { superseded, .. }) = self.deployment.claim_reload() else { return };
+        self.report_superseded(superseded);
+        let to = self.deployment.next_generation();
         // Whoever asked by `systemctl reload` waits for both words, also when nothing comes of it.
         self.notify_reloading("reloading", now);
         match self.host.reload(to) {
@@ -95,66 +94,55 @@ impl Supervisor<'_> {
             }
             Ok(reloaded) => {
                 self.on_reload_started(to);
-                tracing::info!(generation = to, changed = reloaded.changed.join(","), "reload begins");
-                self.apply_settings(reloaded);
-                self.start_rollout(DeploymentKind::Reload, to, now);
+                tracing::info!(generation = to, changed = reloaded.changed.join(","), "reload started");
+                let context = self.apply_settings(reloaded);
+                let to = self.deployment.start_rollout(DeploymentKind::Reload, context, now);
+                self.on_rollout_started(DeploymentKind::Reload, to);
             }
         }
     }
 
-    /// Takes the supervisor's part of a configuration, until it is taken back.
-    pub(in crate::supervisor) fn apply_settings(&mut self, reloaded: ReloadedConfig) {
+    /// Applies the supervisor's part of a configuration; what it replaces, to go back to it.
+    pub(in crate::supervisor) fn apply_settings(&mut self, reloaded: ReloadedConfig) -> RolloutContext {
         for setting in &reloaded.unchanged {
             tracing::warn!(setting = %setting.name, "{} is not changed now: {}", setting.name, setting.needs);
         }
-        self.settings_before_rollout = self.settings;
-        self.settings = reloaded.settings;
-        self.configured_after_rollout = reloaded.workers;
-        self.unchanged_settings = reloaded.unchanged;
+        let settings_before = std::mem::replace(&mut self.settings, reloaded.settings);
+        RolloutContext {
+            settings_before,
+            previous: None,
+            workers: reloaded.workers,
+            unchanged: reloaded.unchanged,
+        }
     }
 
-    /// Sends a new generation on its way.
-    pub(in crate::supervisor) fn start_rollout(&mut self, kind: DeploymentKind, to: u64, now: Duration) {
-        self.next_generation = to + 1;
-        let from = self.generation;
-        self.generation = to;
+    /// A new generation is on its way.
+    pub(in crate::supervisor) fn on_rollout_started(&mut self, kind: DeploymentKind, to: u64) {
         for slot in &mut self.slots {
-            // A slot that loops with the old generation gets a new chance.
-            (slot.backoff, slot.backoff_until) =
-                (crate::supervisor::slots::backoff::RestartBackoff::default(), None);
+            // A slot that backs off with the old generation gets a new chance.
+            (slot.backoff, slot.backoff_until) = (RestartBackoff::default(), None);
         }
         let text = format!("{} to generation {to}", kind.name());
         self.record_event(event_now(kind.started_event(), text).generation(to));
-        self.rollout = Some(Rollout { kind, from, to, direction: RolloutDirection::Forward, started: now });
     }
 
-    /// Whether another rollout may begin. One that goes back gives way: it may be that the old generation does not
-    /// boot any more, and what comes now is the repair.
-    pub(in crate::supervisor) fn supersede_rollback(&mut self) -> bool {
-        let Some(rollout) = &self.rollout else { return true };
-        let RolloutDirection::RollingBack { reason } = &rollout.direction else { return false };
-        let kind = rollout.kind.name();
-        let message = format!("{kind} failed: {reason}; what came next was begun before all was taken back");
-        let (goal, rollout) = (CommandGoal::Rollout(rollout.to), rollout.clone());
-        self.resolve_commands(&goal, &CommandResult::failed(message));
-        self.record_finished(&rollout);
-        self.rollout = None;
-        true
+    /// A rollback gave way to another reload or upgrade: its result is reported now.
+    pub(in crate::supervisor) fn report_superseded(&mut self, superseded: Option<FailedRollout>) {
+        let Some(FailedRollout { rollout, reason }) = superseded else { return };
+        let message = format!("{} failed: {reason}; superseded during rollback", rollout.kind.name());
+        self.resolve_commands(&CommandGoal::Rollout(rollout.to), &CommandResult::failed(message));
+        self.deployment.record_finished(&rollout, Some(reason), unix_ms());
     }
 
     /// Going back does not succeed either: whoever waits is told, and it is tried on.
     pub(in crate::supervisor) fn report_rollback_failure(&mut self, slot: usize, cause: &str) {
-        let Some(Rollout { kind, to, direction: RolloutDirection::RollingBack { reason }, .. }) =
-            &self.rollout
-        else {
-            return;
-        };
-        let kind = kind.name();
+        let Some((rollout, reason)) = self.deployment.rollback() else { return };
+        let (kind, to) = (rollout.kind.name(), rollout.to);
         let message = format!(
-            "{kind} failed: {reason}; going back fails too, in slot {slot}: {cause}; it is tried on, and another \
-             reload or upgrade may come before"
+            "{kind} failed: {reason}; rolling back fails too, in slot {slot}: {cause}; it is retried, and another \
+             reload or upgrade supersedes it"
         );
-        let goal = CommandGoal::Rollout(*to);
+        let goal = CommandGoal::Rollout(to);
         tracing::error!(slot, %cause, "{message}");
         // Nobody knows whether it will end, so who waits by `systemctl reload` is not kept either.
         self.notify_ready(&message);
@@ -166,23 +154,21 @@ impl Supervisor<'_> {
         if self.desired_state != DesiredState::Running {
             return;
         }
-        let Some(rollout) = &mut self.rollout else { return };
-        let kind = rollout.kind.name();
-        tracing::warn!(generation = rollout.to, %reason, "{kind} fails, going back: {reason}");
-        let event = event_now("rollout_failed", format!("{kind} fails, going back: {reason}"));
-        let event = event.generation(rollout.to);
-        rollout.direction = RolloutDirection::RollingBack { reason };
-        self.generation = rollout.from;
-        self.settings = self.settings_before_rollout;
-        self.configured_after_rollout = None;
-        self.record_event(event);
+        let Some((rollout, settings)) = self.deployment.roll_back(reason.clone()) else { return };
+        self.settings = settings;
+        let (kind, generation) = (rollout.kind.name(), rollout.to);
+        tracing::warn!(generation, %reason, "{kind} failed, rolling back: {reason}");
+        let event = event_now("rollout_failed", format!("{kind} failed, rolling back: {reason}"));
+        self.record_event(event.generation(generation));
     }
 
-    /// Looks how far the rollout got and ends it when it is through; when to look again.
+    /// Ends the rollout when every slot has its generation; when that may be next.
     pub(in crate::supervisor) fn advance_rollout(&mut self, now: Duration) -> Option<Duration> {
-        let rollout = self.rollout.as_ref().filter(|_| self.desired_state == DesiredState::Running)?;
-        match rollout.progress(&self.slots, self.settings.canary_period, now) {
-            RolloutProgress::InProgress { stable_at: settled_at, .. } => return settled_at,
+        if self.desired_state != DesiredState::Running {
+            return None;
+        }
+        match self.deployment.progress(&self.slots, self.settings.canary_period, now)? {
+            RolloutProgress::InProgress { stable_at, .. } => return stable_at,
             RolloutProgress::Completed => self.finish_rollout(now),
             RolloutProgress::RolledBack => self.finish_rollback(now),
         }
@@ -190,10 +176,8 @@ impl Supervisor<'_> {
     }
 
     fn finish_rollout(&mut self, now: Duration) {
-        let Some(rollout) = self.rollout.take() else { return };
-        self.record_finished(&rollout);
-        let taken = RolloutInputs::from_rollout(self, &rollout);
-        self.commit_upgrade();
+        let Some((rollout, context)) = self.deployment.complete(unix_ms()) else { return };
+        let taken = RolloutInputs::from_rollout(self, &rollout, context.previous.as_deref());
         let (kind, generation) = (rollout.kind.name(), rollout.to);
         self.scoreboard.set_generation(generation);
         let took_ms = u64::try_from(now.saturating_sub(rollout.started).as_millis()).unwrap_or(u64::MAX);
@@ -210,12 +194,10 @@ impl Supervisor<'_> {
         let seconds = now.saturating_sub(rollout.started).as_secs_f64();
         let mut message =
             format!("{kind} done: {workers} workers of generation {generation} in {seconds:.1} s; {taken}");
-        for setting in std::mem::take(&mut self.unchanged_settings) {
+        for setting in context.unchanged {
             message.push_str(&format!("; {} was not changed: {}", setting.name, setting.needs));
         }
-        if let Some(Err(reason)) =
-            self.configured_after_rollout.take().map(|workers| self.set_configured_workers(workers))
-        {
+        if let Some(Err(reason)) = context.workers.map(|workers| self.set_configured_workers(workers)) {
             tracing::warn!(%reason, "workers.count cannot be changed: {reason}");
             message.push_str(&format!("; workers.count was not changed: {reason}"));
         }
@@ -235,10 +217,9 @@ impl Supervisor<'_> {
     }
 
     fn finish_rollback(&mut self, now: Duration) {
-        let Some(rollout) = self.rollout.take() else { return };
-        let RolloutDirection::RollingBack { reason } = &rollout.direction else { return };
+        let Some(failed) = self.deployment.finish_rollback(unix_ms()) else { return };
+        let FailedRollout { rollout, reason } = failed;
         let took_ms = u64::try_from(now.saturating_sub(rollout.started).as_millis()).unwrap_or(u64::MAX);
-        self.record_finished(&rollout);
         let (kind, generation) = (rollout.kind.name(), rollout.from);
         tracing::warn!(
             generation,
@@ -248,7 +229,7 @@ impl Supervisor<'_> {
         );
         let message = format!("{kind} rolled back: {reason}; generation {generation} serves as before");
         self.notify_ready(&message);
-        self.record_event(event_now("rolled_back", message.clone()).generation(generation));
+        self.record_event(event_now("rollout_rolled_back", message.clone()).generation(generation));
         let result = CommandResult::failed(message).with_detail("generation", generation);
         self.resolve_commands(&CommandGoal::Rollout(rollout.to), &result);
         self.host.retain_generations(&self.generations_in_use());
@@ -256,6 +237,6 @@ impl Supervisor<'_> {
 
     /// The generations that slots have or want.
     fn generations_in_use(&self) -> Vec<u64> {
-        self.slots.iter().map(|slot| slot.generation).chain([self.generation]).collect()
+        self.slots.iter().map(|slot| slot.generation).chain([self.deployment.generation()]).collect()
     }
 }

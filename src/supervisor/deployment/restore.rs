@@ -13,8 +13,9 @@ use crate::listener::{ListenAddresses, Listener, SlotListeners};
 use crate::scoreboard::Scoreboard;
 use crate::status::rates::RateWindow;
 use crate::supervisor::deployment::handoff::{Handoff, HandoffFds, PrivateRedisState, StatusPipeState};
-use crate::supervisor::deployment::rollout::{DeploymentKind, Rollout, RolloutDirection};
-use crate::supervisor::deployment::takeover::{PreviousProgram, UpgradeState};
+use crate::supervisor::deployment::program::PreviousProgram;
+use crate::supervisor::deployment::rollout::DeploymentKind;
+use crate::supervisor::deployment::state::{Deployments, DeploymentsState, RolloutContext};
 use crate::supervisor::deployment::takeover_env::{TakeoverDirection, TakeoverEnv};
 use crate::supervisor::effects::event_now;
 use crate::supervisor::monitor::HealthMonitor;
@@ -166,11 +167,14 @@ impl<'a> Supervisor<'a> {
             restart_at: private.restart_at,
             backoff: private.backoff,
         };
-        let path = self.program.path.clone().into_os_string();
+        let path = self.deployment.program().path.clone().into_os_string();
         let (lock, folder) = self.run_dir.fds();
+        let deployment = self.deployment.save();
         Ok(Handoff {
             build: self.host.build().to_owned(),
-            arguments: std::iter::once(path).chain(self.program.arguments.iter().cloned()).collect(),
+            arguments: std::iter::once(path)
+                .chain(self.deployment.program().arguments.iter().cloned())
+                .collect(),
             environment: config::process_environment(),
             inputs: self.host.config_inputs(self.scoreboard.generation()),
             layout: scoreboard::LAYOUT_VERSION,
@@ -189,17 +193,17 @@ impl<'a> Supervisor<'a> {
             status_pipes: self.status_pipes.iter().map(status_pipe_state).collect(),
             redis: self.private_redis.as_ref().map(redis),
             desired_slots: self.desired_slots,
-            generation: self.generation,
-            next_generation: self.next_generation,
-            rollout: self.rollout.clone(),
-            reload_queued: self.reload_queued,
+            generation: deployment.generation,
+            next_generation: deployment.next_generation,
+            rollout: deployment.rollout,
+            reload_queued: deployment.reload_queued,
             ever_ready: self.ever_ready,
             announced: self.announced,
             killed: self.killed,
             control: self.control.save(),
             pending_commands: self.pending_commands.clone(),
-            last_rollout: self.last_rollout.clone(),
-            builds: self.builds.clone(),
+            last_rollout: deployment.last.map(Into::into),
+            builds: deployment.builds,
             configured_workers: self.configured_workers,
         })
     }
@@ -218,14 +222,21 @@ impl<'a> Supervisor<'a> {
         let inherited = with.inherited;
         let first = inherited.sockets.iter().flatten().next().ok_or(io::ErrorKind::NotConnected)?;
         let addresses = ListenAddresses::from_slot(first)?;
+        let deployment = DeploymentsState {
+            rollout: state.rollout,
+            reload_queued: state.reload_queued,
+            generation: state.generation,
+            next_generation: state.next_generation,
+            builds: state.builds,
+            last: state.last_rollout.map(Into::into),
+        };
         let mut supervisor = Self {
             settings: with.settings,
-            settings_before_rollout: with.settings,
             scoreboard,
             run_dir: with.run_dir,
             run_dir_check: RunDirCheck::default(),
             working_dir: path::open_working_folder().ok(),
-            program: with.program,
+            deployment: Deployments::restore(deployment, with.program, with.settings),
             file_watcher: None,
             addresses,
             slots: state.slots,
@@ -235,23 +246,13 @@ impl<'a> Supervisor<'a> {
             private_redis: inherited.private_redis,
             desired_state: DesiredState::Running,
             desired_slots: state.desired_slots,
-            generation: state.generation,
-            next_generation: state.next_generation,
-            oldest_generation: state.generation,
-            rollout: state.rollout,
-            upgrade: UpgradeState::Idle,
-            reload_queued: state.reload_queued,
-            configured_after_rollout: None,
             ever_ready: state.ever_ready,
             announced: state.announced,
             last_failure: String::from("no worker was started"),
             killed: state.killed,
-            unchanged_settings: Vec::new(),
             control: ControlServer::restore(state.control)?,
             pending_commands: state.pending_commands,
             rate_window: RateWindow::new(RATE_WINDOW),
-            last_rollout: state.last_rollout,
-            builds: state.builds,
             configured_workers: state.configured_workers,
             steered_slots: Vec::new(),
             steering_mode: with.settings.steering,
@@ -275,40 +276,30 @@ impl<'a> Supervisor<'a> {
     fn start_rollout_after_takeover(&mut self, coming: Takeover, build: String, now: Duration) {
         let at_work: Vec<u64> =
             self.slots.iter().flat_map(|slot| slot.workers.iter().map(|worker| worker.generation)).collect();
-        self.builds.retain(|generation, _| at_work.contains(generation));
+        self.deployment.retain_builds(&at_work);
         match coming {
             Takeover::Forward { old, reloaded } => {
-                let to = self.next_generation;
+                let to = self.deployment.next_generation();
                 let own = self.host.build().to_owned();
                 tracing::info!(
                     generation = to,
                     from = old.build,
                     build = own,
-                    "upgrade: build {own} has the fleet"
+                    "upgrade: build {own} took over"
                 );
-                self.record_event(
-                    event_now("upgrade_started", format!("build {own} has the fleet, after {build}"))
-                        .generation(to),
-                );
+                let text = format!("build {own} took over from {build}");
+                self.record_event(event_now("upgrade_took_over", text).generation(to));
                 self.notify_reloading("upgrading", now);
-                self.builds.insert(self.generation, build);
                 self.on_upgrade_started(to);
-                self.upgrade = UpgradeState::RollingOut(old);
-                self.apply_settings(*reloaded);
-                self.start_rollout(DeploymentKind::Upgrade, to, now);
-                self.oldest_generation = to;
+                let context = RolloutContext { previous: Some(old), ..self.apply_settings(*reloaded) };
+                let to = self.deployment.start_upgrade_rollout(build, context, now);
+                self.on_rollout_started(DeploymentKind::Upgrade, to);
             }
             Takeover::Back { reason: Some(reason) } => {
-                let direction = RolloutDirection::RollingBack { reason };
-                let (from, to) = (self.generation, self.next_generation);
-                self.rollout =
-                    Some(Rollout { kind: DeploymentKind::Upgrade, from, to, direction, started: now });
-                self.next_generation = to + 1;
+                let to = self.deployment.start_upgrade_rollback(reason, self.settings, now);
                 self.on_upgrade_started(to);
             }
-            Takeover::Back { reason: None } => {
-                self.builds.insert(self.next_generation.saturating_sub(1), build);
-            }
+            Takeover::Back { reason: None } => self.deployment.set_newest_build(build),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::scoreboard::ExitReason;
+use crate::status::document::RolloutKind;
 use crate::supervisor::slots::plan::KillReason;
 use crate::supervisor::slots::slot::{Slot, SlotListening, WorkerHandle, WorkerPhase};
 
@@ -28,16 +29,16 @@ impl DeploymentKind {
     /// The kind of the event of its beginning.
     pub fn started_event(self) -> &'static str {
         match self {
-            Self::Reload => "reload_began",
-            Self::Upgrade => "upgrade_began",
+            Self::Reload => "reload_started",
+            Self::Upgrade => "upgrade_rollout_started",
         }
     }
 
     /// The kind of the event of its good end.
     pub fn completed_event(self) -> &'static str {
         match self {
-            Self::Reload => "reload_done",
-            Self::Upgrade => "upgrade_done",
+            Self::Reload => "reload_completed",
+            Self::Upgrade => "upgrade_completed",
         }
     }
 
@@ -50,21 +51,25 @@ impl DeploymentKind {
     }
 }
 
-/// Which way it goes.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
+impl From<DeploymentKind> for RolloutKind {
+    fn from(kind: DeploymentKind) -> Self {
+        match kind {
+            DeploymentKind::Reload => Self::Reload,
+            DeploymentKind::Upgrade => Self::Upgrade,
+        }
+    }
+}
+
+/// Which way a rollout goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RolloutDirection {
     /// To the new generation.
     Forward,
-    /// Back to the old one: a new worker failed.
-    #[serde(rename = "back")]
-    RollingBack {
-        /// How.
-        reason: String,
-    },
+    /// To the old one, because a worker of the new one failed.
+    RollingBack,
 }
 
-/// One generation on its way.
+/// One generation on its way through the slots.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rollout {
     /// What is new about it.
@@ -73,11 +78,40 @@ pub struct Rollout {
     pub from: u64,
     /// The new one.
     pub to: u64,
-    /// Which way it goes.
-    #[serde(rename = "course")]
-    pub direction: RolloutDirection,
-    /// When it began.
+    /// When it was started.
     pub started: Duration,
+}
+
+/// A rollout as a handoff holds it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SavedRollout {
+    #[serde(flatten)]
+    rollout: Rollout,
+    course: SavedDirection,
+}
+
+/// Its direction, in the words of the handoff.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SavedDirection {
+    Forward,
+    Back { reason: String },
+}
+
+impl SavedRollout {
+    /// `reason`: why it goes back, if it does.
+    pub fn new(rollout: Rollout, reason: Option<String>) -> Self {
+        let course = reason.map_or(SavedDirection::Forward, |reason| SavedDirection::Back { reason });
+        Self { rollout, course }
+    }
+
+    /// The rollout, and why it goes back, if it does.
+    pub fn into_parts(self) -> (Rollout, Option<String>) {
+        match self.course {
+            SavedDirection::Forward => (self.rollout, None),
+            SavedDirection::Back { reason } => (self.rollout, Some(reason)),
+        }
+    }
 }
 
 /// How far it got.
@@ -99,42 +133,38 @@ pub enum RolloutProgress {
 }
 
 impl Rollout {
-    /// The generation that is wanted now.
-    pub fn desired_generation(&self) -> u64 {
-        match self.direction {
-            RolloutDirection::Forward => self.to,
-            RolloutDirection::RollingBack { .. } => self.from,
-        }
-    }
-
-    /// The slot whose new worker has to survive its probation before its old one leaves: the first, as long as no slot
-    /// has the new generation. The old generation has proven itself and needs none.
+    /// The slot whose new worker has to survive the canary period before its old one leaves: the first, as long as no
+    /// slot has the new generation. Not for a rollout that goes back: the old generation has served.
     pub fn canary_slot(&self, slots: &[Slot]) -> Option<usize> {
-        let tried =
-            slots.iter().any(|slot| slot.listening == SlotListening::Open && slot.generation == self.to);
-        match self.direction {
-            RolloutDirection::Forward if !tried => {
-                slots.iter().position(|slot| slot.listening == SlotListening::Open)
-            }
-            RolloutDirection::Forward | RolloutDirection::RollingBack { .. } => None,
-        }
+        let open = |slot: &Slot| slot.listening == SlotListening::Open;
+        let tried = slots.iter().any(|slot| open(slot) && slot.generation == self.to);
+        if tried { None } else { slots.iter().position(open) }
     }
 
-    /// Whether the end of this worker means that the new generation is no good.
-    pub fn is_failed_by(&self, worker: &WorkerHandle, probation: Duration, now: Duration) -> bool {
+    /// Whether the end of this worker means that the new generation is no good, while it goes forward.
+    pub fn is_failed_by(&self, worker: &WorkerHandle, canary_period: Duration, now: Duration) -> bool {
         let young = match worker.phase {
             WorkerPhase::Killed { cause: KillReason::DrainTimeout, .. } => false,
             WorkerPhase::Booting { .. } | WorkerPhase::Killed { .. } | WorkerPhase::Hung { .. } => true,
-            WorkerPhase::Ready { since } => now < since + probation,
+            WorkerPhase::Ready { since } => now < since + canary_period,
             WorkerPhase::Draining { .. } => false,
         };
-        self.direction == RolloutDirection::Forward && worker.generation == self.to && young
+        worker.generation == self.to && young
     }
 
-    /// How far it got.
-    pub fn progress(&self, slots: &[Slot], probation: Duration, now: Duration) -> RolloutProgress {
+    /// How far it is.
+    pub fn progress(
+        &self,
+        direction: RolloutDirection,
+        slots: &[Slot],
+        canary_period: Duration,
+        now: Duration,
+    ) -> RolloutProgress {
         let open: Vec<_> = slots.iter().filter(|slot| slot.listening == SlotListening::Open).collect();
-        let desired = self.desired_generation();
+        let desired = match direction {
+            RolloutDirection::Forward => self.to,
+            RolloutDirection::RollingBack => self.from,
+        };
         let has = |slot: &&&Slot| slot.generation == desired;
         let (done, total) = (open.iter().filter(has).count(), open.len());
         let mut progress = RolloutProgress::InProgress { completed: done, total, stable_at: None };
@@ -142,7 +172,7 @@ impl Rollout {
             let serves = |worker: &WorkerHandle| of(worker) && (worker.is_ready() || worker.is_booting());
             open.iter().any(|slot| slot.workers.iter().any(serves))
         };
-        match &self.direction {
+        match direction {
             // Until it is told to leave, an old worker accepts: a client that has read the verdict would still meet it.
             RolloutDirection::Forward if serves(&|worker| worker.generation != self.to) => {}
             RolloutDirection::Forward
@@ -152,19 +182,19 @@ impl Rollout {
                     WorkerPhase::Ready { since } => Some(since),
                     _ => None,
                 });
-                let stable_at = since.max().map_or(now, |since| since + probation);
+                let stable_at = since.max().map_or(now, |since| since + canary_period);
                 progress = if stable_at <= now {
                     RolloutProgress::Completed
                 } else {
                     RolloutProgress::InProgress { completed: done, total, stable_at: Some(stable_at) }
                 };
             }
-            RolloutDirection::RollingBack { .. }
+            RolloutDirection::RollingBack
                 if done == total && !serves(&|worker| worker.generation == self.to) =>
             {
                 progress = RolloutProgress::RolledBack;
             }
-            RolloutDirection::Forward | RolloutDirection::RollingBack { .. } => {}
+            RolloutDirection::Forward | RolloutDirection::RollingBack => {}
         }
         progress
     }
@@ -176,7 +206,9 @@ mod tests {
     use crate::sys::process::Pid;
 
     const NOW: Duration = Duration::from_secs(100);
-    const PROBATION: Duration = Duration::from_secs(1);
+    const CANARY_PERIOD: Duration = Duration::from_secs(1);
+    const FORWARD: RolloutDirection = RolloutDirection::Forward;
+    const BACK: RolloutDirection = RolloutDirection::RollingBack;
 
     fn slot(generation: u64, workers: &[(u64, WorkerPhase)]) -> Slot {
         let occupant = |(cell, (generation, stage)): (usize, &(u64, WorkerPhase))| WorkerHandle {
@@ -194,24 +226,24 @@ mod tests {
         WorkerPhase::Ready { since: Duration::from_secs(seconds) }
     }
 
-    fn rollout(direction: RolloutDirection) -> Rollout {
-        Rollout { kind: DeploymentKind::Reload, from: 1, to: 2, direction, started: NOW }
-    }
+    const ROLLOUT: Rollout = Rollout { kind: DeploymentKind::Reload, from: 1, to: 2, started: NOW };
 
     #[test]
     fn it_is_completed_when_every_slot_serves_and_the_last_worker_is_stable() {
-        let forward = rollout(RolloutDirection::Forward);
         let half = [slot(2, &[(2, ready(90))]), slot(1, &[(1, ready(50)), (2, ready(99))])];
-        assert_eq!(forward.canary_slot(&half), None);
-        let progress = forward.progress(&half, PROBATION, NOW);
+        assert_eq!(ROLLOUT.canary_slot(&half), None);
+        let progress = ROLLOUT.progress(FORWARD, &half, CANARY_PERIOD, NOW);
         assert_eq!(progress, RolloutProgress::InProgress { completed: 1, total: 2, stable_at: None });
         let young = [slot(2, &[(2, ready(90))]), slot(2, &[(2, ready(100))])];
-        let stable_at = Some(NOW + PROBATION);
-        let progress = forward.progress(&young, PROBATION, NOW);
+        let stable_at = Some(NOW + CANARY_PERIOD);
+        let progress = ROLLOUT.progress(FORWARD, &young, CANARY_PERIOD, NOW);
         assert_eq!(progress, RolloutProgress::InProgress { completed: 2, total: 2, stable_at });
-        assert_eq!(forward.progress(&young, PROBATION, NOW + PROBATION), RolloutProgress::Completed);
+        assert_eq!(
+            ROLLOUT.progress(FORWARD, &young, CANARY_PERIOD, NOW + CANARY_PERIOD),
+            RolloutProgress::Completed
+        );
         let alone = [slot(2, &[(1, ready(50)), (2, ready(90))])];
-        let progress = forward.progress(&alone, PROBATION, NOW);
+        let progress = ROLLOUT.progress(FORWARD, &alone, CANARY_PERIOD, NOW);
         let waits = RolloutProgress::InProgress { completed: 1, total: 1, stable_at: None };
         assert_eq!(progress, waits, "the old worker of the only slot is not told to leave yet");
     }
@@ -219,30 +251,39 @@ mod tests {
     #[test]
     fn the_first_slot_is_the_canary_until_it_has_the_new_generation() {
         let slots = [slot(1, &[(1, ready(50))]), slot(1, &[(1, ready(50))])];
-        assert_eq!(rollout(RolloutDirection::Forward).canary_slot(&slots), Some(0));
-        assert_eq!(
-            rollout(RolloutDirection::RollingBack { reason: String::new() }).canary_slot(&slots),
-            None
-        );
+        assert_eq!(ROLLOUT.canary_slot(&slots), Some(0));
     }
 
     #[test]
     fn only_a_young_worker_of_the_new_generation_condemns_it() {
-        let forward = rollout(RolloutDirection::Forward);
         let one = |generation, stage| slot(1, &[(generation, stage)]).workers[0].clone();
-        assert!(forward.is_failed_by(&one(2, WorkerPhase::Booting { deadline: NOW }), PROBATION, NOW));
-        assert!(forward.is_failed_by(&one(2, ready(100)), PROBATION, NOW));
-        assert!(!forward.is_failed_by(&one(2, ready(90)), PROBATION, NOW));
-        assert!(!forward.is_failed_by(&one(1, ready(100)), PROBATION, NOW));
-        let back = rollout(RolloutDirection::RollingBack { reason: String::new() });
-        assert!(!back.is_failed_by(&one(2, ready(100)), PROBATION, NOW));
+        assert!(ROLLOUT.is_failed_by(&one(2, WorkerPhase::Booting { deadline: NOW }), CANARY_PERIOD, NOW));
+        assert!(ROLLOUT.is_failed_by(&one(2, ready(100)), CANARY_PERIOD, NOW));
+        assert!(!ROLLOUT.is_failed_by(&one(2, ready(90)), CANARY_PERIOD, NOW));
+        assert!(!ROLLOUT.is_failed_by(&one(1, ready(100)), CANARY_PERIOD, NOW));
     }
 
     #[test]
     fn it_is_taken_back_when_no_new_worker_serves_any_more() {
-        let back = rollout(RolloutDirection::RollingBack { reason: "it died".into() });
         let lingering = [slot(1, &[(1, ready(50)), (2, ready(99))])];
-        assert!(matches!(back.progress(&lingering, PROBATION, NOW), RolloutProgress::InProgress { .. }));
-        assert_eq!(back.progress(&[slot(1, &[(1, ready(50))])], PROBATION, NOW), RolloutProgress::RolledBack);
+        assert!(matches!(
+            ROLLOUT.progress(BACK, &lingering, CANARY_PERIOD, NOW),
+            RolloutProgress::InProgress { .. }
+        ));
+        assert_eq!(
+            ROLLOUT.progress(BACK, &[slot(1, &[(1, ready(50))])], CANARY_PERIOD, NOW),
+            RolloutProgress::RolledBack
+        );
+    }
+
+    #[test]
+    fn a_saved_rollout_has_the_form_that_other_releases_read() {
+        let json = r#"{"kind":"reload","from":1,"to":2,"course":{"back":{"reason":"it died"}},"started":{"secs":100,"nanos":0}}"#;
+        let saved: SavedRollout = serde_json::from_str(json).unwrap();
+        assert_eq!(saved.clone().into_parts(), (ROLLOUT, Some("it died".to_owned())));
+        let written = serde_json::to_value(&saved).unwrap();
+        assert_eq!(written, serde_json::from_str::<serde_json::Value>(json).unwrap());
+        let forward = serde_json::to_value(SavedRollout::new(ROLLOUT, None)).unwrap();
+        assert_eq!(forward["course"], "forward");
     }
 }

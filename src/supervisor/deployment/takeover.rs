@@ -2,16 +2,15 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::ConfigInputs;
 use crate::control::protocol::CommandResult;
 use crate::supervisor::Supervisor;
 use crate::supervisor::deployment::handoff::Handoff;
 use crate::supervisor::deployment::preflight::{Preflight, PreflightPoll};
-use crate::supervisor::deployment::rollout::{DeploymentKind, RolloutDirection};
+use crate::supervisor::deployment::state::Claimed;
 use crate::supervisor::deployment::takeover_env::{TakeoverDirection, TakeoverEnv};
 use crate::supervisor::effects::event_now;
 use crate::supervisor::operators::CommandGoal;
@@ -22,51 +21,12 @@ use crate::sys::signal::Signal;
 use crate::sys::{exec, path, process, signal};
 use crate::{config, telemetry};
 
-/// Where an upgrade stands.
-#[derive(Debug, Default)]
-pub(in crate::supervisor) enum UpgradeState {
-    /// None is under way.
-    #[default]
-    Idle,
-    /// It was asked for and waits for the rollout that runs.
-    Queued { binary: Option<PathBuf> },
-    /// The new program shows that it can take over.
-    Preflight(Preflight),
-    /// This is the new program, and the old one can be taken back.
-    RollingOut(Box<PreviousProgram>),
-}
-
-/// The program that served before.
-#[derive(Debug)]
-pub struct PreviousProgram {
-    /// Itself, wherever its file is by now.
-    pub program: OwnedFd,
-    /// How it was started, its own path first.
-    pub arguments: Vec<OsString>,
-    /// Its environment.
-    pub environment: Vec<(OsString, OsString)>,
-    /// What its configuration was read from.
-    pub inputs: ConfigInputs,
-    /// Which build it is.
-    pub build: String,
-    /// The folder in which it worked.
-    pub working_dir: Option<OwnedFd>,
-}
-
 impl Supervisor<'_> {
-    /// An upgrade is wanted, to the program at this path or to what lies at the path of this one.
+    /// Requests an upgrade, to the program at this path or to what lies at the path of this one.
     pub(in crate::supervisor) fn request_upgrade(&mut self, binary: Option<PathBuf>) -> Result<(), String> {
-        if let Some(relative) = binary.as_ref().filter(|binary| binary.is_relative()) {
-            return Err(format!("{} is not an absolute path", relative.display()));
+        if self.deployment.queue_upgrade(binary)? {
+            tracing::info!("upgrade queued behind a rollout");
         }
-        match self.upgrade {
-            UpgradeState::Idle => {}
-            _ => return Err("an upgrade is in progress".to_owned()),
-        }
-        if self.rollout.is_some() {
-            tracing::info!("upgrade waits for the rollout that runs");
-        }
-        self.upgrade = UpgradeState::Queued { binary };
         Ok(())
     }
 
@@ -76,44 +36,38 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Does what the next step of an upgrade needs; when to look again.
+    /// Takes the next step of an upgrade; when the one after it is due.
     pub(in crate::supervisor) fn advance_upgrade(&mut self, now: Duration) -> Option<Duration> {
         if self.desired_state != DesiredState::Running {
             self.cancel_upgrade();
             return None;
         }
-        match &mut self.upgrade {
-            UpgradeState::Idle | UpgradeState::RollingOut(_) => None,
-            UpgradeState::Queued { .. } => self.start_upgrade(now),
-            UpgradeState::Preflight(trial) => {
-                let pid = trial.pid;
-                match trial.poll(now) {
-                    PreflightPoll::Pending(at) => return at,
-                    PreflightPoll::MustKill => kill_preflight(pid),
-                    PreflightPoll::Exited => self.finish_preflight(),
-                }
-                None
-            }
+        let Some(preflight) = self.deployment.preflight_mut() else { return self.start_upgrade(now) };
+        let pid = preflight.pid;
+        match preflight.poll(now) {
+            PreflightPoll::Pending(at) => return at,
+            PreflightPoll::MustKill => kill_preflight(pid),
+            PreflightPoll::Exited => self.finish_preflight(),
         }
+        None
     }
 
-    /// Asks the new program, if nothing else is on its way.
+    /// Starts the preflight of a queued upgrade, if nothing else is under way.
     fn start_upgrade(&mut self, now: Duration) -> Option<Duration> {
-        if !matches!(self.upgrade, UpgradeState::Queued { .. })
-            || !self.ever_ready
-            || !self.supersede_rollback()
-        {
+        if !self.ever_ready {
             return None;
         }
-        let UpgradeState::Queued { binary } = std::mem::take(&mut self.upgrade) else { return None };
-        let path = binary.unwrap_or_else(|| self.program.path.clone());
+        let Claimed { request, superseded } = self.deployment.claim_upgrade()?;
+        self.report_superseded(superseded);
+        let path = request.binary.unwrap_or_else(|| self.deployment.program().path.clone());
         match self.start_preflight(&path, now) {
-            Ok(trial) => {
-                let deadline = trial.deadline;
-                let message = format!("{} is asked whether it can take over", path.display());
-                tracing::info!(program = %path.display(), pid = trial.pid.as_raw(), "upgrade begins: {message}");
-                self.record_event(event_now("upgrade_asked", message));
-                self.upgrade = UpgradeState::Preflight(trial);
+            Ok(preflight) => {
+                let deadline = preflight.deadline;
+                let pid = preflight.pid.as_raw();
+                let message = format!("{} proves that it can take over", path.display());
+                tracing::info!(program = %path.display(), pid, "upgrade preflight started: {message}");
+                self.record_event(event_now("upgrade_preflight_started", message));
+                self.deployment.start_preflight(preflight);
                 Some(deadline)
             }
             Err(reason) => {
@@ -134,43 +88,35 @@ impl Supervisor<'_> {
         self.host.config_inputs(self.scoreboard.generation()).folder
     }
 
-    /// A child has ended and is not reaped yet: if it is the program that was asked, what it started ends with it.
+    /// Kills what a preflight has started, when the preflight has ended and is not reaped yet: once it is, its process
+    /// group may be another one's.
     pub(in crate::supervisor) fn kill_preflight_group(&self, pid: Pid) {
-        if matches!(&self.upgrade, UpgradeState::Preflight(trial) if trial.pid == pid) {
+        if self.deployment.preflight().is_some_and(|preflight| preflight.pid == pid) {
             kill_preflight(pid);
         }
     }
 
-    /// A child ended; true when it was the program that was asked.
+    /// Takes the exit of a child; whether it was the preflight.
     pub(in crate::supervisor) fn on_preflight_exit(&mut self, pid: Pid, exit: ExitStatus) -> bool {
-        match &mut self.upgrade {
-            UpgradeState::Preflight(trial) if trial.pid == pid => {
-                trial.set_exit(exit);
-                true
-            }
-            _ => false,
-        }
+        let preflight = self.deployment.preflight_mut().filter(|preflight| preflight.pid == pid);
+        preflight.map(|preflight| preflight.set_exit(exit)).is_some()
     }
 
     /// What the loop waits for on behalf of an upgrade.
     pub(in crate::supervisor) fn preflight_pipes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let trial = match &self.upgrade {
-            UpgradeState::Preflight(trial) => Some(trial),
-            _ => None,
-        };
-        trial.into_iter().flat_map(Preflight::pipes)
+        self.deployment.preflight().into_iter().flat_map(Preflight::pipes)
     }
 
-    /// The program that was asked has answered.
+    /// The preflight has ended: executes the new program, or rejects it.
     fn finish_preflight(&mut self) {
-        let UpgradeState::Preflight(trial) = std::mem::take(&mut self.upgrade) else { return };
-        // The way forward does not return.
-        let path = trial.program.path().to_owned();
-        let reason = match trial.result() {
-            Ok(proof) => {
-                let build = proof.build;
+        let Some(preflight) = self.deployment.finish_preflight() else { return };
+        let path = preflight.program.path().to_owned();
+        let reason = match preflight.result() {
+            Ok(report) => {
+                let build = report.build;
                 tracing::info!(program = %path.display(), build, "upgrade: build {build} takes over");
-                self.exec_new_program(&trial.program).to_string()
+                // This call returns only if it failed.
+                self.exec_new_program(&preflight.program).to_string()
             }
             Err(reason) => reason,
         };
@@ -184,7 +130,7 @@ impl Supervisor<'_> {
             let state = self.create_handoff()?;
             let name = program.path().as_os_str().to_owned();
             let arguments: Vec<OsString> =
-                std::iter::once(name).chain(self.program.arguments.iter().cloned()).collect();
+                std::iter::once(name).chain(self.deployment.program().arguments.iter().cloned()).collect();
             let way = TakeoverDirection::Forward { old: own.as_raw_fd() };
             let folder = self.start_folder();
             let run = |environment: &Environment| {
@@ -204,19 +150,10 @@ impl Supervisor<'_> {
 
     /// Goes back to the old program once the rollout of this one has failed.
     pub(in crate::supervisor) fn exec_previous_program(&mut self) {
-        // A fleet that stops goes nowhere any more.
         if self.desired_state != DesiredState::Running {
             return;
         }
-        let back = |direction: &RolloutDirection| matches!(direction, RolloutDirection::RollingBack { .. });
-        if !self
-            .rollout
-            .as_ref()
-            .is_some_and(|rollout| rollout.kind == DeploymentKind::Upgrade && back(&rollout.direction))
-        {
-            return;
-        }
-        let UpgradeState::RollingOut(old) = &self.upgrade else { return };
+        let Some(old) = self.deployment.program_to_restore() else { return };
         let attempt = || -> io::Result<io::Error> {
             let state = Handoff {
                 inputs: old.inputs.clone(),
@@ -235,42 +172,17 @@ impl Supervisor<'_> {
         };
         // The way back does not return either.
         let error = attempt().unwrap_or_else(|error| error);
-        tracing::error!(%error, "cannot go back to the old program, going on with the new one: {error}");
-        self.upgrade = UpgradeState::Idle;
-        if let Some(rollout) = &mut self.rollout {
-            rollout.direction = RolloutDirection::Forward;
-            self.generation = rollout.to;
-        }
-    }
-
-    /// Whether no upgrade is under way or waits.
-    pub(in crate::supervisor) fn is_upgrade_idle(&self) -> bool {
-        matches!(self.upgrade, UpgradeState::Idle)
-    }
-
-    /// The rollout of the new program is through.
-    pub(in crate::supervisor) fn commit_upgrade(&mut self) {
-        if let UpgradeState::RollingOut(old) = std::mem::take(&mut self.upgrade) {
-            tracing::debug!(build = old.build, "the old program is let go");
-        }
+        tracing::error!(%error, "cannot execute the old program, resuming the rollout of the new one: {error}");
+        self.deployment.resume_rollout();
     }
 
     /// The fleet stops: no new program, and no way back to the old one.
-    pub(in crate::supervisor) fn cancel_upgrade(&mut self) {
-        match std::mem::take(&mut self.upgrade) {
-            UpgradeState::Idle => {}
-            UpgradeState::Preflight(trial) => {
-                // Once it is reaped its number may be another process's.
-                if !trial.has_exited() {
-                    kill_preflight(trial.pid);
-                }
-                self.record_upgrade_cancelled();
-            }
-            UpgradeState::Queued { .. } | UpgradeState::RollingOut(_) => self.record_upgrade_cancelled(),
+    fn cancel_upgrade(&mut self) {
+        let Some(cancelled) = self.deployment.cancel_upgrade() else { return };
+        // Once it is reaped its number may be another process's.
+        if let Some(preflight) = cancelled.preflight.filter(|preflight| !preflight.has_exited()) {
+            kill_preflight(preflight.pid);
         }
-    }
-
-    fn record_upgrade_cancelled(&mut self) {
         tracing::warn!("upgrade cancelled: the fleet stops");
         self.record_event(event_now("upgrade_cancelled", "the fleet stops"));
     }
@@ -323,7 +235,7 @@ impl Supervisor<'_> {
 /// Ends a program that is asked, and what it started.
 fn kill_preflight(pid: Pid) {
     if let Err(error) = signal::send_group(pid, Signal::SIGKILL) {
-        tracing::error!(pid = pid.as_raw(), %error, "cannot kill the program that was asked: {error}");
+        tracing::error!(pid = pid.as_raw(), %error, "cannot kill the preflight: {error}");
     }
 }
 

@@ -34,11 +34,11 @@ impl Supervisor<'_> {
         match status {
             hang::HangStatus::Healthy if worker.is_hung => self.handle_recovery(worker),
             hang::HangStatus::Healthy if was => {
-                tracing::info!(slot, pid = number, "worker answers again");
+                tracing::info!(slot, pid = number, "worker recovered");
                 self.record_worker_event(
-                    WorkerEvent { kind: "worker_answers", slot, pid },
+                    WorkerEvent { kind: "worker_recovered", slot, pid },
                     None,
-                    "answers again",
+                    "has recovered",
                 );
             }
             hang::HangStatus::Healthy => {}
@@ -49,9 +49,9 @@ impl Supervisor<'_> {
             hang::HangStatus::Suspect(stall) if !was && !worker.is_hung => {
                 // The supervisor steers before it logs, or the line would not be true yet.
                 self.steer();
-                tracing::info!(slot, pid = number, "new connections go to other workers: {stall}");
-                let text = format!("may hang, new connections go to others: {stall}");
-                self.record_worker_event(WorkerEvent { kind: "worker_suspected", slot, pid }, None, &text);
+                tracing::info!(slot, pid = number, "worker suspect: steering around its slot: {stall}");
+                let text = format!("may hang, steering around its slot: {stall}");
+                self.record_worker_event(WorkerEvent { kind: "worker_suspect", slot, pid }, None, &text);
             }
             hang::HangStatus::Suspect(_) | hang::HangStatus::Hung(_) | hang::HangStatus::Lost(_) => {}
         }
@@ -73,21 +73,20 @@ impl Supervisor<'_> {
         let (slot, pid) = (seen.slot, seen.pid);
         let reason = ExitReason::Hang;
         let cpu_pressure = self.monitor.cpu_pressure(now).map(|share| format!("{:.0} %", share * 100.0));
-        tracing::warn!(slot, pid = pid.as_raw(), %reason, cpu_pressure, "worker hangs: {stall}");
-        let incident = WorkerEvent { kind: "worker_hangs", slot, pid };
-        self.record_worker_event(incident, Some(reason), &format!("hangs, a spare is started: {stall}"));
+        tracing::warn!(slot, pid = pid.as_raw(), %reason, cpu_pressure, "worker hung: {stall}");
+        let incident = WorkerEvent { kind: "worker_hung", slot, pid };
+        self.record_worker_event(incident, Some(reason), &format!("is hung, a spare is started: {stall}"));
         // Who stands still cannot say anything.
         if stall.kind != StallKind::Stopped
             && let Err(error) = backtrace::request(pid)
         {
-            tracing::debug!(pid = pid.as_raw(), %error, "a hung worker cannot be asked where it stands");
+            tracing::debug!(pid = pid.as_raw(), %error, "cannot request the backtrace of a hung worker");
         }
         let MonitorSettings { hang_timeout, hang_kill, .. } = self.settings.monitor;
         let kill_at = (!hang_kill.is_zero()).then(|| now + hang_kill.saturating_sub(hang_timeout));
         let Some(worker) = self.slots[slot].worker_mut(pid) else { return };
         worker.phase = WorkerPhase::Hung { since: seen.since, kill_at };
-        let condemned =
-            self.rollout.as_ref().is_some_and(|rollout| rollout.is_failed_by(worker, Duration::ZERO, now));
+        let condemned = self.deployment.is_failed_by(worker, Duration::ZERO, now);
         self.scoreboard.cell(slot, worker.cell).set_state(CellState::Hung);
         self.publish_state(slot);
         if condemned {
@@ -107,7 +106,7 @@ impl Supervisor<'_> {
         }
         self.scoreboard.cell(slot, worker.cell).set_state(CellState::Ready);
         self.publish_state(slot);
-        tracing::info!(slot, pid = pid.as_raw(), "worker answers again");
-        self.record_worker_event(WorkerEvent { kind: "worker_answers", slot, pid }, None, "answers again");
+        tracing::info!(slot, pid = pid.as_raw(), "worker recovered");
+        self.record_worker_event(WorkerEvent { kind: "worker_recovered", slot, pid }, None, "has recovered");
     }
 }

@@ -250,18 +250,19 @@ impl Supervisor<'_> {
                 tracing::warn!(slot, pid, "workers.memory_soft is too low: {cause}, though it is new");
             }
             // One change at a time: what a rollout brings in has to prove itself first.
-            recycling::RecycleDecision::Replace(_) if worker.is_retiring || self.rollout.is_some() => {}
+            recycling::RecycleDecision::Replace(_)
+                if worker.is_retiring || self.deployment.rollout().is_some() => {}
             recycling::RecycleDecision::Replace(cause) => {
                 let reason = exit_reason(cause);
                 if let Some(occupant) = self.slots[slot].worker_mut(worker.pid) {
                     occupant.replace_reason = Some(reason);
                 }
-                tracing::info!(slot, pid, %reason, "worker is to be renewed: {cause}");
-                let incident = WorkerEvent { kind: "worker_retires", slot, pid: worker.pid };
-                self.record_worker_event(incident, Some(reason), &format!("is to be renewed: {cause}"));
+                tracing::info!(slot, pid, %reason, "recycling worker: {cause}");
+                let incident = WorkerEvent { kind: "worker_recycling", slot, pid: worker.pid };
+                self.record_worker_event(incident, Some(reason), &format!("is recycled: {cause}"));
             }
             recycling::RecycleDecision::Kill(cause) => {
-                tracing::warn!(slot, pid, reason = %exit_reason(cause), "worker is killed: {cause}");
+                tracing::warn!(slot, pid, reason = %exit_reason(cause), "killing worker: {cause}");
                 self.kill(slot, worker.pid, KillReason::Memory, now);
             }
         }
@@ -277,7 +278,7 @@ impl Supervisor<'_> {
         settings.max = settings.max.min(self.scoreboard.capacity());
         settings.min = settings.min.min(settings.max);
         // A rollout has two workers in one slot; what they do says little about the load.
-        if self.rollout.is_some() || !self.announced {
+        if self.deployment.rollout().is_some() || !self.announced {
             return;
         }
         let load = self.sample_load(seen, now);

@@ -104,14 +104,14 @@ impl Supervisor<'_> {
                     socket.display()
                 );
                 tracing::warn!(pid = pid.as_raw(), "{message}");
-                self.record_event(event_now("redis_restarts", message));
+                self.record_event(event_now("private_redis_restarting", message));
                 self.send_signal(pid, Signal::SIGTERM);
             }
             Some(Err(why)) if private.reported != Some(why) => {
                 private.reported = Some(why);
                 let message = format!("the private Redis has lost its socket {}: {why}", socket.display());
                 tracing::error!("{message}");
-                self.record_event(event_now("redis_lost", message));
+                self.record_event(event_now("private_redis_lost", message));
             }
             Some(Err(_)) => {}
         }
@@ -128,7 +128,7 @@ impl Supervisor<'_> {
                 private.pid = Some(pid);
                 tracing::info!(pid = pid.as_raw(), socket = %private.server.socket_path().display(), "private Redis started");
                 self.record_event(event_now(
-                    "redis_started",
+                    "private_redis_started",
                     format!("the private Redis is started, pid {pid}"),
                 ));
             }
@@ -172,7 +172,7 @@ impl Supervisor<'_> {
         if private.is_restarting {
             // It has left as it was told to, and what it had is on disk.
             private.restart_at = now;
-            tracing::info!(pid = pid.as_raw(), cause = %exit, "private Redis left, and is started again");
+            tracing::info!(pid = pid.as_raw(), cause = %exit, "private Redis exited, restarting it");
             return;
         }
         let delay = private
@@ -184,8 +184,11 @@ impl Supervisor<'_> {
             self.monitor.account_memory_kill();
         }
         let (pid, log) = (pid.as_raw(), private.server.log_path());
-        tracing::error!(pid, cause = %exit, log = %log.display(), "private Redis died: {exit}");
-        self.record_event(event_now("redis_died", format!("the private Redis, pid {pid}, died: {exit}")));
+        tracing::error!(pid, cause = %exit, log = %log.display(), "private Redis crashed: {exit}");
+        self.record_event(event_now(
+            "private_redis_crashed",
+            format!("the private Redis, pid {pid}, crashed: {exit}"),
+        ));
     }
 
     /// Lets it save and leave; the workers that need it are gone by now.
@@ -195,7 +198,7 @@ impl Supervisor<'_> {
         if self.await_exit(pid, REDIS_STOP_TIMEOUT) {
             return;
         }
-        tracing::warn!(pid = pid.as_raw(), "private Redis killed: it did not leave in time");
+        tracing::warn!(pid = pid.as_raw(), "private Redis killed: it did not exit in time");
         self.send_signal(pid, Signal::SIGKILL);
         self.await_exit(pid, REDIS_STOP_TIMEOUT);
     }

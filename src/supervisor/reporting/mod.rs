@@ -9,7 +9,7 @@ use crate::status::build::SupervisorFacts;
 use crate::status::document;
 use crate::status::document::{InstanceState, InstanceStatus};
 use crate::supervisor::Supervisor;
-use crate::supervisor::deployment::rollout::{DeploymentKind, Rollout, RolloutDirection, RolloutProgress};
+use crate::supervisor::deployment::rollout::RolloutProgress;
 use crate::supervisor::slots::plan::DesiredState;
 use crate::supervisor::slots::slot::SlotListening;
 use crate::sys::clock;
@@ -26,10 +26,10 @@ impl Supervisor<'_> {
             unix_ms: ms(clock::wall_clock()),
             monotonic_ms: ms(now),
             build: self.host.build().to_owned(),
-            builds: self.builds.clone(),
+            builds: self.deployment.builds().clone(),
             state: self.instance_state(),
-            rollout: self.rollout.as_ref().map(|rollout| self.rollout_status(rollout, now)),
-            last_rollout: self.last_rollout.clone(),
+            rollout: self.rollout_status(now),
+            last_rollout: self.deployment.last().cloned(),
             workers: document::WorkerTotals {
                 configured: self.configured_workers,
                 target: self.desired_slots,
@@ -51,26 +51,27 @@ impl Supervisor<'_> {
     fn instance_state(&self) -> InstanceState {
         match self.desired_state {
             DesiredState::Stopping | DesiredState::Killing => InstanceState::Stopping,
-            DesiredState::Running if self.rollout.is_some() => InstanceState::RollingOut,
+            DesiredState::Running if self.deployment.rollout().is_some() => InstanceState::RollingOut,
             DesiredState::Running if self.announced => InstanceState::Serving,
             DesiredState::Running => InstanceState::Starting,
         }
     }
 
-    fn rollout_status(&self, rollout: &Rollout, now: Duration) -> document::RolloutStatus {
+    fn rollout_status(&self, now: Duration) -> Option<document::RolloutStatus> {
+        let rollout = self.deployment.rollout()?;
         let total = self.open_slot_count();
-        let (done, total) = match rollout.progress(&self.slots, self.settings.canary_period, now) {
+        let (done, total) = match self.deployment.progress(&self.slots, self.settings.canary_period, now)? {
             RolloutProgress::InProgress { completed: done, total, .. } => (done, total),
             RolloutProgress::Completed | RolloutProgress::RolledBack => (total, total),
         };
         let ago = now.saturating_sub(rollout.started);
-        document::RolloutStatus {
-            kind: rollout_kind(rollout.kind),
-            generation: rollout.desired_generation(),
+        Some(document::RolloutStatus {
+            kind: rollout.kind.into(),
+            generation: self.deployment.generation(),
             done,
             total,
             started_ms: ms(clock::wall_clock().saturating_sub(ago)),
-        }
+        })
     }
 
     /// Of each slot, whether new connections may come, and how many wait.
@@ -85,34 +86,12 @@ impl Supervisor<'_> {
         (0..self.slots.len()).map(openness).collect()
     }
 
-    /// Remembers how a rollout ended.
-    pub(super) fn record_finished(&mut self, rollout: &Rollout) {
-        let (outcome, reason) = match &rollout.direction {
-            RolloutDirection::Forward => (document::RolloutOutcome::Done, None),
-            RolloutDirection::RollingBack { reason } => {
-                (document::RolloutOutcome::RolledBack, Some(reason.clone()))
-            }
-        };
-        let finished_ms = ms(clock::wall_clock());
-        let kind = rollout_kind(rollout.kind);
-        let generation = rollout.to;
-        self.last_rollout =
-            Some(document::FinishedRollout { kind, generation, outcome, reason, finished_ms });
-    }
-
     /// Takes the samples that rates are made of, once a second; when the next one is due.
     pub(super) fn sample_rates(&mut self, now: Duration) -> Option<Duration> {
         if self.rate_window.next_sample_at().is_none_or(|at| at <= now + SAMPLE_TOLERANCE) {
             self.rate_window.record(now, &self.scoreboard.snapshot());
         }
         self.rate_window.next_sample_at()
-    }
-}
-
-fn rollout_kind(kind: DeploymentKind) -> document::RolloutKind {
-    match kind {
-        DeploymentKind::Reload => document::RolloutKind::Reload,
-        DeploymentKind::Upgrade => document::RolloutKind::Upgrade,
     }
 }
 

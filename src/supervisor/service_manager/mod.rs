@@ -16,7 +16,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);
 pub(super) fn service_notifier(host: &dyn WorkerHost) -> ServiceNotifier {
     ServiceNotifier::new(&host.config_inputs(0).environment, process::pid().as_raw().unsigned_abs())
         .unwrap_or_else(|error| {
-            tracing::warn!(%error, "the service manager cannot be told anything: {error}");
+            tracing::warn!(%error, "cannot notify the service manager: {error}");
             ServiceNotifier::default()
         })
 }

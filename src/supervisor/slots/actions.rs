@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::scoreboard::ExitReason;
 use crate::scoreboard::cell::{CellState, DrainOrder};
-use crate::supervisor::deployment::rollout::{Rollout, RolloutDirection};
 use crate::supervisor::effects::{WorkerEvent, event_now};
 use crate::supervisor::slots::backoff::WorkerDeath;
 use crate::supervisor::slots::exits::StatusPipe;
@@ -41,13 +40,9 @@ impl Supervisor<'_> {
                     self.scoreboard.cell(slot, worker.cell).set_drain_order(DrainOrder::Abort);
                 }
                 self.send_signal(pid, Signal::SIGTERM);
-                tracing::warn!(
-                    slot,
-                    pid = pid.as_raw(),
-                    "worker is told to cut what it still has: too many older workers"
-                );
-                let incident = WorkerEvent { kind: "worker_cut", slot, pid };
-                self.record_worker_event(incident, None, "is to cut what it still has: too many leave");
+                tracing::warn!(slot, pid = pid.as_raw(), "aborting worker: too many draining workers");
+                let incident = WorkerEvent { kind: "worker_aborted", slot, pid };
+                self.record_worker_event(incident, None, "is aborted: too many draining workers");
             }
             SlotAction::Kill { slot, pid, cause } => self.kill(slot, pid, cause, now),
             SlotAction::CloseListeners { slot } => self.close_listeners(slot),
@@ -76,9 +71,9 @@ impl Supervisor<'_> {
     }
 
     fn promote(&mut self, slot: usize) {
-        self.slots[slot].generation = self.generation;
+        self.slots[slot].generation = self.deployment.generation();
         self.publish_state(slot);
-        tracing::debug!(slot, generation = self.generation, "slot has the new generation");
+        tracing::debug!(slot, generation = self.deployment.generation(), "slot has the new generation");
     }
 
     fn drain(&mut self, slot: usize, pid: Pid, kill_at: Duration, order: DrainOrder, reason: ExitReason) {
@@ -91,9 +86,9 @@ impl Supervisor<'_> {
         cell.set_state(CellState::Draining);
         self.send_signal(pid, Signal::SIGTERM);
         self.publish_state(slot);
-        tracing::info!(slot, pid = pid.as_raw(), %reason, "worker drains");
-        let incident = WorkerEvent { kind: "worker_drains", slot, pid };
-        self.record_worker_event(incident, Some(reason), &format!("finishes and leaves ({reason})"));
+        tracing::info!(slot, pid = pid.as_raw(), %reason, "worker draining");
+        let incident = WorkerEvent { kind: "worker_draining", slot, pid };
+        self.record_worker_event(incident, Some(reason), &format!("drains ({reason})"));
     }
 
     pub(in crate::supervisor) fn kill(&mut self, slot: usize, pid: Pid, cause: KillReason, now: Duration) {
@@ -114,8 +109,8 @@ impl Supervisor<'_> {
         // Once is enough.
         let Some(listeners) = self.sockets[slot].take() else { return };
         listeners.close();
-        tracing::info!(slot, "slot closed");
-        self.record_event(event_now("slot_closed", format!("slot {slot} has retired")).slot(slot));
+        tracing::info!(slot, "slot retired");
+        self.record_event(event_now("slot_retired", format!("slot {slot} has retired")).slot(slot));
     }
 
     fn spawn(&mut self, index: usize, generation: u64, now: Duration) {
@@ -158,10 +153,7 @@ impl Supervisor<'_> {
                 self.last_failure = format!("cannot fork: {error}");
                 tracing::error!(slot = index, %error, "cannot fork a worker");
                 // A rollout that can start nobody would wait for ever; what serves goes on serving.
-                let leads_here = |rollout: &Rollout| {
-                    rollout.direction == RolloutDirection::Forward && rollout.to == generation
-                };
-                if self.rollout.as_ref().is_some_and(leads_here) {
+                if self.deployment.rolling_out_to() == Some(generation) {
                     self.roll_back(format!("no new worker can be started in slot {index}: {error}"));
                 }
             }

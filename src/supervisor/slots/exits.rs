@@ -8,7 +8,6 @@ use std::time::Duration;
 use crate::scoreboard::ExitReason;
 use crate::scoreboard::cell::{CellState, DrainOrder};
 use crate::supervisor::Supervisor;
-use crate::supervisor::deployment::rollout::RolloutDirection;
 use crate::supervisor::effects::WorkerEvent;
 use crate::supervisor::slots::backoff::WorkerDeath;
 use crate::supervisor::slots::plan::{DesiredState, EXIT_GRACE, KillReason};
@@ -173,13 +172,13 @@ impl Supervisor<'_> {
     /// It was told to leave.
     fn on_expected_exit(&mut self, index: usize, end: &WorkerExit) {
         let (pid, exit, reason) = (end.worker.pid.as_raw(), end.exit, end.exit_reason());
-        let incident = WorkerEvent { kind: "worker_left", slot: index, pid: end.worker.pid };
-        let what = format!("has left ({reason}): {exit}");
+        let incident = WorkerEvent { kind: "worker_exited", slot: index, pid: end.worker.pid };
+        let what = format!("exited ({reason}): {exit}");
         self.record_worker_exit(incident, end.worker.generation, reason, &what);
         if exit == ExitStatus::Code(0) {
-            tracing::info!(slot = index, pid, cause = %exit, %reason, "worker left");
+            tracing::info!(slot = index, pid, cause = %exit, %reason, "worker exited");
         } else {
-            tracing::warn!(slot = index, pid, cause = %exit, %reason, "worker died in its drain: {exit}");
+            tracing::warn!(slot = index, pid, cause = %exit, %reason, "worker crashed while draining: {exit}");
         }
     }
 
@@ -187,13 +186,9 @@ impl Supervisor<'_> {
     fn on_crash(&mut self, index: usize, end: &WorkerExit, now: Duration) {
         let (cause, reason) = (end.describe(), end.exit_reason());
         let pid = end.worker.pid.as_raw();
-        let back = self.rollout.as_ref().filter(|rollout| rollout.from == end.worker.generation);
         let back =
-            back.is_some_and(|rollout| matches!(rollout.direction, RolloutDirection::RollingBack { .. }));
-        let condemned = self
-            .rollout
-            .as_ref()
-            .is_some_and(|rollout| rollout.is_failed_by(&end.worker, self.settings.canary_period, now));
+            self.deployment.rollback().is_some_and(|(rollout, _)| rollout.from == end.worker.generation);
+        let condemned = self.deployment.is_failed_by(&end.worker, self.settings.canary_period, now);
         let death = match end.worker.phase {
             WorkerPhase::Ready { since } => WorkerDeath::AfterServing(now.saturating_sub(since)),
             WorkerPhase::Hung { .. }
@@ -216,21 +211,21 @@ impl Supervisor<'_> {
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         match self.desired_state {
             DesiredState::Running if reason == ExitReason::Operator => {
-                tracing::info!(slot = index, pid, delay_ms, %reason, "worker left, though nobody here told it to")
+                tracing::info!(slot = index, pid, delay_ms, %reason, "worker exited without an order")
             }
             DesiredState::Running => {
-                tracing::warn!(slot = index, pid, %cause, delay_ms, %reason, "worker died: {cause}")
+                tracing::warn!(slot = index, pid, %cause, delay_ms, %reason, "worker crashed: {cause}")
             }
             DesiredState::Stopping | DesiredState::Killing => {
-                tracing::info!(slot = index, pid, %cause, %reason, "worker ended: {cause}")
+                tracing::info!(slot = index, pid, %cause, %reason, "worker exited: {cause}")
             }
         }
-        let incident = WorkerEvent { kind: "worker_died", slot: index, pid: end.worker.pid };
+        let incident = WorkerEvent { kind: "worker_crashed", slot: index, pid: end.worker.pid };
         self.record_worker_exit(
             incident,
             end.worker.generation,
             reason,
-            &format!("died ({reason}): {cause}"),
+            &format!("crashed ({reason}): {cause}"),
         );
         if death == WorkerDeath::BeforeReady {
             self.on_restart_failed(index, &cause);
@@ -270,7 +265,9 @@ impl Supervisor<'_> {
                     (None, Some(frame)) => {
                         self.status_pipes.entry(pid).and_modify(|report| report.add_frame(frame));
                     }
-                    (None, None) => tracing::debug!(slot, pid = pid.as_raw(), "a worker said {other:?}"),
+                    (None, None) => {
+                        tracing::debug!(slot, pid = pid.as_raw(), "unknown worker message: {other:?}")
+                    }
                 },
             }
         }
@@ -305,20 +302,16 @@ impl Supervisor<'_> {
         worker.phase = WorkerPhase::Draining { kill_at, reason, order: DrainOrder::HandOver, aborted: false };
         self.scoreboard.cell(slot, worker.cell).set_state(CellState::Draining);
         self.publish_state(slot);
-        tracing::info!(slot, pid = pid.as_raw(), %reason, "worker drains, though nobody here told it to");
-        let incident = WorkerEvent { kind: "worker_drains", slot, pid };
-        self.record_worker_event(
-            incident,
-            Some(reason),
-            "finishes and leaves, though nobody here told it to",
-        );
+        tracing::info!(slot, pid = pid.as_raw(), %reason, "worker draining without an order");
+        let incident = WorkerEvent { kind: "worker_draining", slot, pid };
+        self.record_worker_event(incident, Some(reason), "drains without an order");
     }
 
     /// It has told where it stands.
     fn log_backtrace(&mut self, slot: usize, pid: Pid) {
         let Some(report) = self.status_pipes.get_mut(&pid) else { return };
         let backtrace = std::mem::take(&mut report.frames);
-        tracing::warn!(slot, pid = pid.as_raw(), backtrace, "this is where the worker stands");
+        tracing::warn!(slot, pid = pid.as_raw(), backtrace, "backtrace of the hung worker");
     }
 
     /// A worker that was to let the slot's queue run dry has done so. The word of one that left the slot before it was

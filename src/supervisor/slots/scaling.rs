@@ -25,7 +25,7 @@ impl Supervisor<'_> {
                 self.desired_slots
             );
             let text = format!("from {} to {slots} workers", self.desired_slots);
-            self.record_event(event_now("scale", text));
+            self.record_event(event_now("scaled", text));
             self.desired_slots = slots;
             self.scoreboard.set_slots(slots);
         }
@@ -79,7 +79,7 @@ impl Supervisor<'_> {
         self.steer_around(index);
         match self.addresses.open_slot() {
             Ok(listeners) => {
-                let generation = self.rollout.as_ref().map_or(self.generation, |rollout| rollout.from);
+                let generation = self.deployment.base_generation();
                 if index < self.slots.len() {
                     // Workers of its former life may still finish here.
                     let slot = &mut self.slots[index];
@@ -136,7 +136,7 @@ impl Supervisor<'_> {
             return;
         }
         if let Some(Err(error)) = self.sockets.iter().flatten().next().map(|first| first.steer(mode, &open)) {
-            tracing::warn!(%error, "cannot steer connections past a slot that waits: {error}");
+            tracing::warn!(%error, "cannot steer connections around a slot: {error}");
         }
         for (slot, open) in open.iter().enumerate() {
             self.scoreboard.row(slot).set_avoided(!open);

@@ -128,12 +128,12 @@ impl RawControlClient {
     #[track_caller]
     pub(crate) fn result_message(&mut self) -> String {
         let reply = self.receive().expect("a verdict, not the end");
-        reply["verdict"]["sentence"].as_str().unwrap_or_else(|| panic!("no verdict: {reply}")).to_owned()
+        reply["result"]["message"].as_str().unwrap_or_else(|| panic!("no verdict: {reply}")).to_owned()
     }
 
     /// Whether it is answered as a status is.
     pub(crate) fn has_status(&mut self) -> bool {
-        self.send("{\"version\":1,\"verb\":\"status\"}\n");
+        self.send("{\"version\":2,\"command\":\"status\"}\n");
         self.receive().is_some_and(|reply| reply["status"].is_object())
     }
 }

@@ -41,7 +41,7 @@ fn workers_and_their_requests_outlive_the_supervisors_program() {
         workers.iter().all(|pid| process::alive(*pid)),
         "nobody has told them that their supervisor is gone"
     );
-    assert!(fleet.log_lines("worker drains").is_empty());
+    assert!(fleet.log_lines("worker draining").is_empty());
 }
 
 #[test]

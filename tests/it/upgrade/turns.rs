@@ -16,7 +16,7 @@ fn a_second_upgrade_is_told_that_one_is_in_progress_and_a_reload_waits_for_it() 
     let fleet = site.plan.start();
     site.put(&site.script("slow", SLOW));
     fleet.signal(Signal::SIGUSR2);
-    wait::until("it begins", wait::LONG, || !fleet.log_lines("upgrade begins").is_empty());
+    wait::until("it begins", wait::LONG, || !fleet.log_lines("upgrade preflight started").is_empty());
     for _ in 0..20 {
         fleet.signal(Signal::SIGUSR2);
     }
@@ -51,7 +51,7 @@ fn an_operator_is_answered_across_the_takeover() {
     assert_eq!(process::program(fleet.pid()).unwrap(), next);
     let (code, said) = ask(&["events", "--json"]);
     assert_eq!(code, 0);
-    let kinds = ["serving", "upgrade_started", "rolled_back", "upgrade_refused"];
+    let kinds = ["fleet_serving", "upgrade_took_over", "rollout_rolled_back", "upgrade_refused"];
     assert!(kinds.iter().all(|kind| said.contains(&format!("\"kind\":\"{kind}\""))), "{said}");
 }
 
@@ -62,7 +62,7 @@ fn an_operator_whose_client_waits_through_a_slow_proof_is_answered() {
     site.put(&site.script("slow", SLOW));
     let plan = site.plan.clone().program(&site.real);
     let asked = thread::spawn(move || plan.args(&["upgrade"]).run());
-    wait::until("it begins", wait::LONG, || !fleet.log_lines("upgrade begins").is_empty());
+    wait::until("it begins", wait::LONG, || !fleet.log_lines("upgrade preflight started").is_empty());
     // Others are answered meanwhile.
     let (code, _) = site.plan.clone().program(&site.real).args(&["events"]).run();
     assert_eq!(code, 0);
