@@ -68,13 +68,13 @@ mod tests {
 
     #[test]
     fn changes_are_named_with_what_they_take() {
-        let old = given(&[("listen", "127.0.0.1:1"), ("log.level", "info"), ("drain.grace", "1s")]);
-        let new = given(&[("listen", "127.0.0.1:2"), ("log.level", "debug"), ("drain.grace", "2s")]);
+        let old = given(&[("listen", "127.0.0.1:1"), ("log.filter", "info"), ("drain.grace", "1s")]);
+        let new = given(&[("listen", "127.0.0.1:2"), ("log.filter", "debug"), ("drain.grace", "2s")]);
         let changes: Vec<_> = old.changes(&new).into_iter().collect();
         let expected = [
             ("drain.grace", Reloadability::Reload),
             ("listen", Reloadability::Restart),
-            ("log.level", Reloadability::Upgrade),
+            ("log.filter", Reloadability::Upgrade),
         ];
         assert_eq!(changes, expected.map(|(name, applies)| (name.to_owned(), applies)));
         assert!(old.changes(&old).is_empty());

@@ -19,7 +19,7 @@ const PORT: &str = "PORT";
 
 /// Conventional variables and the settings they stand for; the `REGATTA_` form of the same setting wins.
 const CONVENTIONAL: &[(&str, &str)] =
-    &[("REDIS_URL", "redis.url"), ("WEB_CONCURRENCY", "workers.count"), ("RUST_LOG", "log.level")];
+    &[("REDIS_URL", "redis.url"), ("WEB_CONCURRENCY", "workers.count"), ("RUST_LOG", "log.filter")];
 
 /// Protocols of a service's ports, as these platforms write them.
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];

@@ -39,10 +39,10 @@ pub fn load(inputs: &ConfigInputs) -> Result<Config, ConfigError> {
         steering: layers.required("listen.steering", value::steering_mode)?,
         balance: layers.required("listen.balance", value::flag)?,
         advertise: layers.list("advertise", value::advertised_addresses)?,
-        heartbeat_interval: layers.required("fleet.heartbeat", value::heartbeat_interval)?,
+        heartbeat_interval: layers.required("fleet.heartbeat_interval", value::heartbeat_interval)?,
         admin: AdminConfig {
             listen: layers.list("admin.listen", value::addresses)?,
-            hosts: layers.list("admin.hosts", value::hosts)?,
+            hosts: layers.list("admin.allowed_hosts", value::hosts)?,
         },
         workers: sections::workers(&layers)?,
         drain: sections::drain(&layers)?,
@@ -69,7 +69,7 @@ pub fn load(inputs: &ConfigInputs) -> Result<Config, ConfigError> {
         data_dir: layers.folder_at("data_dir")?.unwrap_or_else(|| inputs.default_data_dir()),
         log: LogConfig {
             format: layers.required("log.format", value::log_format)?,
-            filter: layers.required("log.level", |text| Ok(text.to_owned()))?,
+            filter: layers.required("log.filter", |text| Ok(text.to_owned()))?,
             file: layers.file_at("log.file")?,
             stats_interval: layers.required("log.stats_interval", value::duration)?,
         },
@@ -147,9 +147,8 @@ fn check_consistency(layers: &SettingSources, config: &Config) -> Result<(), Con
         return Err(layers.contradiction("websocket.policy", format!("there is no policy limits.{policy}")));
     }
     if config.drain.grace + config.drain.idle_grace > config.drain.timeout {
-        return Err(
-            layers.contradiction("drain.timeout", "drain.grace and drain.idle together are longer".into())
-        );
+        return Err(layers
+            .contradiction("drain.timeout", "drain.grace and drain.idle_grace together are longer".into()));
     }
     Ok(())
 }
@@ -171,7 +170,7 @@ fn check_workers(layers: &SettingSources, workers: &WorkersConfig) -> Result<(),
         return Err(layers.contradiction("workers.count", reason));
     }
     if scaling.busy_min >= scaling.busy_max {
-        return Err(layers.contradiction("workers.busy_min", "workers.busy_max is not more".into()));
+        return Err(layers.contradiction("autoscale.busy_min", "autoscale.busy_max is not more".into()));
     }
     match (recycling.memory_soft, recycling.memory_hard) {
         (Some(soft), Some(hard)) if soft >= hard => {
@@ -253,6 +252,31 @@ mod tests {
     }
 
     #[test]
+    fn a_former_name_is_answered_with_the_present_one_and_where_it_was_found() {
+        let moved = "`drain.leaving` (from";
+        let text = message(&[], Some("[drain]\nleaving = 2"));
+        assert!(text.starts_with(moved) && text.contains("regatta.toml"), "{text}");
+        assert!(text.ends_with("is now `drain.max_draining_workers`"), "{text}");
+        let text = message(&[("REGATTA_DRAIN__LEAVING", "2")], None);
+        assert!(text.starts_with(moved) && text.contains("variable REGATTA_DRAIN__LEAVING"), "{text}");
+        assert!(text.contains("REGATTA_DRAIN__MAX_DRAINING_WORKERS"), "{text}");
+        let flags = vec![("drain.leaving".into(), "2".into(), "--set".into())];
+        let text = load(&ConfigInputs { flags, ..ConfigInputs::default() }).unwrap_err().to_string();
+        assert!(text.starts_with(moved) && text.contains("the flag --set"), "{text}");
+        let text = message(&[], Some("[limits.api]\nrate = \"1/s\"\nlease = true"));
+        assert!(text.contains("`limits.api.lease`") && text.contains("`limits.api.prefetch`"), "{text}");
+        assert!(message(&[], Some("[workers]\nwindow = \"5s\"")).contains("`autoscale.window`"));
+        for (former, _) in setting_info::RENAMED {
+            assert!(setting_info::lookup(former).is_none(), "{former}");
+            let present = setting_info::present_name(&former.replace('*', "x")).unwrap();
+            assert!(setting_info::lookup(&present).is_some(), "{former}: {present}");
+        }
+        let route = message(&[], Some("[limits.x]\nrate = \"1/s\"\nper = \"route\""));
+        assert!(route.contains("per = \"global\" with routes"), "{route}");
+        assert!(with(&[], Some("[limits.x]\nrate = \"1/s\"\non_redis_down = \"insured\"")).is_ok());
+    }
+
+    #[test]
     fn a_running_fleet_is_found_whatever_else_is_wrong() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("regatta.toml");
@@ -289,7 +313,7 @@ mod tests {
         let workers = |text: &str| message(&[], Some(&format!("[workers]\n{text}")));
         assert!(workers("min = 4\nmax = 2").contains("workers.max is 2"));
         assert!(workers("count = 8\nmax = 4").contains("workers.count is 8"));
-        assert!(workers("busy_min = \"60%\"").contains("workers.busy_max"));
+        assert!(message(&[("REGATTA_AUTOSCALE__BUSY_MIN", "60%")], None).contains("autoscale.busy_max"));
         assert!(workers("memory_soft = \"2GiB\"\nmemory_hard = \"1GiB\"").contains("workers.memory_hard"));
     }
 

@@ -21,13 +21,13 @@ pub(super) fn workers(layers: &SettingSources) -> Result<WorkersConfig, ConfigEr
         autoscale: AutoscaleConfig {
             min: layers.optional("workers.min", value::slot_count)?,
             max: layers.optional("workers.max", value::slot_count)?,
-            mode: layers.required("workers.autoscale", value::autoscale_mode)?,
-            window: layers.required("workers.window", value::autoscale_window)?,
-            busy_max: layers.required("workers.busy_max", value::percent)?,
-            busy_min: layers.required("workers.busy_min", value::percent)?,
+            mode: layers.required("autoscale.mode", value::autoscale_mode)?,
+            window: layers.required("autoscale.window", value::autoscale_window)?,
+            busy_max: layers.required("autoscale.busy_max", value::percent)?,
+            busy_min: layers.required("autoscale.busy_min", value::percent)?,
         },
         boot_timeout: layers.required("workers.boot_timeout", value::positive_duration)?,
-        canary_period: layers.required("workers.probation", value::duration)?,
+        canary_period: layers.required("workers.canary_period", value::duration)?,
         hang_timeout: layers.required("workers.hang_timeout", value::hang_timeout)?,
         hang_kill: layers.required("workers.hang_kill", value::duration)?,
         recycling: RecyclingConfig {
@@ -45,10 +45,10 @@ pub(super) fn workers(layers: &SettingSources) -> Result<WorkersConfig, ConfigEr
 pub(super) fn drain(layers: &SettingSources) -> Result<DrainConfig, ConfigError> {
     Ok(DrainConfig {
         grace: layers.required("drain.grace", value::duration)?,
-        idle_grace: layers.required("drain.idle", value::duration)?,
+        idle_grace: layers.required("drain.idle_grace", value::duration)?,
         timeout: layers.required("drain.timeout", value::positive_duration)?,
         max_draining_workers: layers
-            .required("drain.leaving", |text| value::number(text, 6))
+            .required("drain.max_draining_workers", |text| value::number(text, 6))
             .map(|count| count as usize)?,
     })
 }
@@ -63,27 +63,27 @@ pub(super) fn session(layers: &SettingSources) -> Result<SessionConfig, ConfigEr
         idle: layers.required("session.idle", value::positive_duration)?,
         absolute: layers.required("session.absolute", value::positive_duration)?,
         secure: layers.required("session.secure", value::cookie_security)?,
-        stale_if_error: layers.required("session.stale", value::duration)?,
+        stale_if_error: layers.required("session.stale_if_error", value::duration)?,
         max_per_user: layers.required("session.max_per_user", value::sessions_per_user)?,
-        strict_fields: layers.list("session.strict", |items| Ok(items.to_vec()))?,
+        strict_fields: layers.list("session.strict_fields", |items| Ok(items.to_vec()))?,
         encryption_keys: layers.list("session.encryption_keys", value::secrets)?,
     })
 }
 
 pub(super) fn http(layers: &SettingSources) -> Result<HttpConfig, ConfigError> {
-    let connections = layers.required("http.connections", |text| value::number(text, 1_000_000))?;
+    let connections = layers.required("http.max_connections", |text| value::number(text, 1_000_000))?;
     Ok(HttpConfig {
         header_timeout: layers.required("http.header_timeout", value::positive_duration)?,
         body_timeout: layers.required("http.body_timeout", value::positive_duration)?,
-        body_min_rate: layers.required("http.body_min_rate", value::number_or_none)?.unwrap_or(0),
+        body_min_rate: layers.required("http.min_body_rate", value::number_or_none)?.unwrap_or(0),
         request_timeout: layers.required("http.request_timeout", value::duration)?,
-        keep_alive_timeout: layers.required("http.keep_alive", value::positive_duration)?,
-        max_header_size: layers.required("http.header_limit", value::header_size)?,
-        max_body_size: layers.required("http.body_limit", value::size)?,
-        header_memory: layers.required("http.header_memory", value::size)?,
-        connections_per_client: layers.required("http.connections_per_client", value::share)?,
+        keep_alive_timeout: layers.required("http.keep_alive_timeout", value::positive_duration)?,
+        max_header_size: layers.required("http.max_header_size", value::header_size)?,
+        max_body_size: layers.required("http.max_body_size", value::size)?,
+        header_memory: layers.required("http.max_header_memory", value::size)?,
+        connections_per_client: layers.required("http.max_connections_per_client", value::share)?,
         max_connections: usize::try_from(connections).unwrap_or(usize::MAX),
-        rate_limit_headers: layers.required("http.limit_headers", limits::rate_limit_headers)?,
+        rate_limit_headers: layers.required("http.rate_limit_headers", limits::rate_limit_headers)?,
     })
 }
 
@@ -93,34 +93,36 @@ pub(super) fn idempotency(layers: &SettingSources) -> Result<IdempotencyConfig, 
 
 pub(super) fn broadcast(layers: &SettingSources) -> Result<BroadcastConfig, ConfigError> {
     Ok(BroadcastConfig {
-        retention_messages: layers.required("broadcast.history", |text| value::number(text, 100_000))?,
-        retention: layers.required("broadcast.keep", value::positive_duration)?,
-        max_message_size: layers.required("broadcast.message_limit", value::message_size)?,
-        max_lag: layers.required("broadcast.buffer", |text| value::capacity(text, 65_536))?,
-        max_subscribers: layers.required("broadcast.subscribers", |text| value::capacity(text, 1_000_000))?,
-        max_topics: layers.required("broadcast.topics", |text| value::capacity(text, 100_000))?,
-        keep_alive_interval: layers.required("broadcast.heartbeat", value::positive_duration)?,
+        retention_messages: layers
+            .required("broadcast.retention_messages", |text| value::number(text, 100_000))?,
+        retention: layers.required("broadcast.retention", value::positive_duration)?,
+        max_message_size: layers.required("broadcast.max_message_size", value::message_size)?,
+        max_lag: layers.required("broadcast.max_lag", |text| value::capacity(text, 65_536))?,
+        max_subscribers: layers
+            .required("broadcast.max_subscribers", |text| value::capacity(text, 1_000_000))?,
+        max_topics: layers.required("broadcast.max_topics", |text| value::capacity(text, 100_000))?,
+        keep_alive_interval: layers.required("broadcast.keep_alive_interval", value::positive_duration)?,
     })
 }
 
 pub(super) fn websocket(layers: &SettingSources) -> Result<WebSocketConfig, ConfigError> {
     Ok(WebSocketConfig {
-        allowed_origins: layers.list("websocket.origins", value::origins)?,
-        max_message_size: layers.required("websocket.message_limit", value::message_size)?,
+        allowed_origins: layers.list("websocket.allowed_origins", value::origins)?,
+        max_message_size: layers.required("websocket.max_message_size", value::message_size)?,
         max_messages_per_second: layers
-            .required("websocket.messages_per_second", |text| value::number(text, 100_000))?,
+            .required("websocket.max_messages_per_second", |text| value::number(text, 100_000))?,
         policy: layers.optional("websocket.policy", policy)?.flatten(),
     })
 }
 
 pub(super) fn tasks(layers: &SettingSources) -> Result<TasksConfig, ConfigError> {
     Ok(TasksConfig {
-        concurrency: layers.required("tasks.running", value::task_concurrency)?,
-        max_queued: layers.required("tasks.queue", |text| value::number(text, 1_000_000))?,
-        max_attempts: layers.required("tasks.attempts", |text| value::number(text, 100))?,
+        concurrency: layers.required("tasks.concurrency", value::task_concurrency)?,
+        max_queued: layers.required("tasks.max_queued", |text| value::number(text, 1_000_000))?,
+        max_attempts: layers.required("tasks.max_attempts", |text| value::number(text, 100))?,
         lease: layers.required("tasks.lease", value::task_lease)?,
         timeout: layers.required("tasks.timeout", value::positive_duration)?,
-        retention: layers.required("tasks.keep", value::positive_duration)?,
+        retention: layers.required("tasks.retention", value::positive_duration)?,
     })
 }
 
@@ -145,7 +147,7 @@ pub(super) fn redis(layers: &SettingSources) -> Result<RedisConfig, ConfigError>
         url: layers.optional("redis.url", value::redis_url)?,
         prefix: layers.required("redis.prefix", key_prefix::prefix)?,
         scripting: layers.required("redis.mode", value::scripting_mode)?,
-        command_timeout: layers.required("redis.command_timeout", value::positive_duration)?,
+        command_timeout: layers.required("redis.silence_timeout", value::positive_duration)?,
         reconnect_wait: layers.required("redis.patience", value::reconnect_wait)?,
         credentials: RedisCredentials {
             password_file: layers.file_at("redis.password_file")?,

@@ -50,14 +50,14 @@ pub const SETTINGS: &[SettingInfo] = &[
         "where other machines reach the public addresses; none: as this machine knows itself",
     ),
     setting(
-        "fleet.heartbeat",
+        "fleet.heartbeat_interval",
         "2s",
         "0 for never, or a duration from 200ms to 1m",
         "how often this machine says in Redis that it lives",
     ),
     setting("admin.listen", "127.0.0.1:3001", ADDRESSES, "operators' addresses"),
     setting(
-        "admin.hosts",
+        "admin.allowed_hosts",
         "",
         "names such as fleet.example.org or *.svc.cluster.local, separated by commas",
         "names under which the operators' address may be asked, beside IP addresses and localhost",
@@ -65,23 +65,18 @@ pub const SETTINGS: &[SettingInfo] = &[
     setting("workers.count", "auto", "auto, or a number from 1 to 1024", "number of workers"),
     setting("workers.min", "", COUNT, "fewest workers; below workers.max the load decides how many"),
     setting("workers.max", "", COUNT, "most workers; workers.count if unset, as workers.min"),
+    setting("autoscale.mode", "on", "on or dry-run", "follow the load between min and max, or only say so"),
     setting(
-        "workers.autoscale",
-        "on",
-        "on or dry-run",
-        "follow the load between min and max, or only say so",
-    ),
-    setting(
-        "workers.window",
+        "autoscale.window",
         "10s",
         "a duration from 1s",
         "time over which the workers' busyness is averaged",
     ),
-    setting("workers.busy_max", "50%", PERCENT, "busier than this on average: one worker more"),
-    setting("workers.busy_min", "25%", PERCENT, "less busy for several windows: one worker less"),
+    setting("autoscale.busy_max", "50%", PERCENT, "busier than this on average: one worker more"),
+    setting("autoscale.busy_min", "25%", PERCENT, "less busy for several windows: one worker less"),
     setting("workers.boot_timeout", "30s", DURATION, "longest time until a new worker is READY"),
     setting(
-        "workers.probation",
+        "workers.canary_period",
         "1500ms",
         DURATION,
         "the first worker of a reload or upgrade must serve this long before the others follow",
@@ -104,10 +99,10 @@ pub const SETTINGS: &[SettingInfo] = &[
     setting("workers.memory_soft", "0", MEMORY, "private memory at which a worker is renewed"),
     setting("workers.memory_hard", "0", MEMORY, "private memory at which a worker is killed"),
     setting("drain.grace", "0s", DURATION, "keep accepting this long after readiness has failed"),
-    setting("drain.idle", "500ms", DURATION, "keep idle connections this long, for requests under way"),
+    setting("drain.idle_grace", "500ms", DURATION, "keep idle connections this long, for requests under way"),
     setting("drain.timeout", "30s", DURATION, "longest drain; what still runs then is cut and logged"),
     setting(
-        "drain.leaving",
+        "drain.max_draining_workers",
         "3",
         "a number from 1 to 6",
         "leaving workers per slot; the oldest is cut when more",
@@ -135,7 +130,7 @@ pub const SETTINGS: &[SettingInfo] = &[
         "how server-side code is called; plain: not at all",
     ),
     setting(
-        "redis.command_timeout",
+        "redis.silence_timeout",
         "250ms",
         DURATION,
         "a connection on which calls wait and nothing is answered for this long is taken for dead",
@@ -170,7 +165,12 @@ pub const SETTINGS: &[SettingInfo] = &[
     setting("session.idle", "24h", DURATION, "an unused session is gone after this"),
     setting("session.absolute", "30d", DURATION, "any session is gone after this"),
     setting("session.secure", "auto", "auto, always or never", "whether the cookie is sent over TLS only"),
-    setting("session.stale", "60s", DURATION, "oldest copy of a session shown while Redis is away; 0s: none"),
+    setting(
+        "session.stale_if_error",
+        "60s",
+        DURATION,
+        "oldest copy of a session shown while Redis is away; 0s: none",
+    ),
     setting(
         "session.max_per_user",
         "0",
@@ -178,7 +178,7 @@ pub const SETTINGS: &[SettingInfo] = &[
         "sessions one user may have; the oldest ends at a login beyond that",
     ),
     setting(
-        "session.strict",
+        "session.strict_fields",
         "",
         "names of session fields, separated by commas",
         "fields whose changes are never lost: of two concurrent ones the second is refused",
@@ -193,7 +193,7 @@ pub const SETTINGS: &[SettingInfo] = &[
     setting(
         "limits.*.per",
         "client",
-        "client, session, user, route, header or global",
+        "client, session, user, header or global",
         "whose requests are counted together",
     ),
     setting(
@@ -211,14 +211,14 @@ pub const SETTINGS: &[SettingInfo] = &[
     ),
     setting("limits.*.cost", "1", "a number from 1 to the burst", "what one request counts for"),
     setting(
-        "limits.*.lease",
+        "limits.*.prefetch",
         "auto",
         "auto, true, false or a number of requests",
         "workers draw quota in advance: for subjects that come often, always, never, or always and so much each",
     ),
-    setting("limits.*.concurrent", "", "a number from 1 to 100000", "requests under way, instead of a rate"),
+    setting("limits.*.concurrency", "", "a number from 1 to 100000", "requests under way, instead of a rate"),
     setting(
-        "limits.*.concurrent_lease",
+        "limits.*.concurrency_lease",
         "10s",
         "a duration from 1s to 5m",
         "a killed worker's requests end by then",
@@ -230,7 +230,7 @@ pub const SETTINGS: &[SettingInfo] = &[
         "where the policy applies; none: everywhere; state: when state is used",
     ),
     setting("limits.*.methods", "", "methods such as POST, separated by commas", "which methods; none: all"),
-    setting("limits.*.on_redis_down", "insured", "insured, open or closed", "what happens without Redis"),
+    setting("limits.*.on_redis_down", "local", "local, open or closed", "what happens without Redis"),
     setting(
         "limits.*.on_redis_full",
         "open",
@@ -260,7 +260,7 @@ pub const SETTINGS: &[SettingInfo] = &[
     setting("http.header_timeout", "10s", DURATION, "a request's header must be complete by then"),
     setting("http.body_timeout", "30s", DURATION, "longest pause within a request's body"),
     setting(
-        "http.body_min_rate",
+        "http.min_body_rate",
         "240",
         "0 for any, or a number of bytes a second",
         "a request's body must come this fast while it is waited for, after 5 s",
@@ -271,24 +271,24 @@ pub const SETTINGS: &[SettingInfo] = &[
         "0s for never, or a duration such as 30s",
         "a response must have begun by then",
     ),
-    setting("http.keep_alive", "75s", DURATION, "an idle connection is closed after this"),
-    setting("http.header_limit", "32KiB", "a size from 8KiB to 1GiB", "largest request header"),
+    setting("http.keep_alive_timeout", "75s", DURATION, "an idle connection is closed after this"),
+    setting("http.max_header_size", "32KiB", "a size from 8KiB to 1GiB", "largest request header"),
     setting(
-        "http.header_memory",
+        "http.max_header_memory",
         "16MiB",
         SIZE,
         "unfinished request headers may take so much per worker, beyond 8KiB each",
     ),
-    setting("http.body_limit", "2MiB", SIZE, "largest request body"),
-    setting("http.connections", "16384", "a number from 1 to 1000000", "open connections per worker"),
+    setting("http.max_body_size", "2MiB", SIZE, "largest request body"),
+    setting("http.max_connections", "16384", "a number from 1 to 1000000", "open connections per worker"),
     setting(
-        "http.connections_per_client",
+        "http.max_connections_per_client",
         "50%",
-        "a share of http.connections from 1% to 100%, or a number from 1 to 1000000",
+        "a share of http.max_connections from 1% to 100%, or a number from 1 to 1000000",
         "of these, open connections of one client address; trusted proxies may have any number",
     ),
     setting(
-        "http.limit_headers",
+        "http.rate_limit_headers",
         "draft",
         "draft, legacy, both or off",
         "headers that tell a client its limits",
@@ -300,39 +300,39 @@ pub const SETTINGS: &[SettingInfo] = &[
         "responses to requests with Idempotency-Key are kept this long",
     ),
     setting(
-        "broadcast.history",
+        "broadcast.retention_messages",
         "1000",
         "a number from 1 to 100000",
         "messages kept of each topic, about, for clients that come back",
     ),
     setting(
-        "broadcast.keep",
+        "broadcast.retention",
         "1h",
         DURATION,
         "a topic's messages are forgotten this long after the last one",
     ),
-    setting("broadcast.message_limit", "16KiB", MESSAGE, "largest message that is broadcast"),
+    setting("broadcast.max_message_size", "16KiB", MESSAGE, "largest message that is broadcast"),
     setting(
-        "broadcast.buffer",
+        "broadcast.max_lag",
         "256",
         "a number from 1 to 65536",
         "messages a client may fall behind before it is told and dropped, and never fewer than 128",
     ),
     setting(
-        "broadcast.subscribers",
+        "broadcast.max_subscribers",
         "10000",
         "a number from 1 to 1000000",
         "subscribed clients per worker, and as many other streams",
     ),
-    setting("broadcast.topics", "1000", "a number from 1 to 100000", "subscribed topics per worker"),
+    setting("broadcast.max_topics", "1000", "a number from 1 to 100000", "subscribed topics per worker"),
     setting(
-        "broadcast.heartbeat",
+        "broadcast.keep_alive_interval",
         "15s",
         DURATION,
         "a stream with nothing to say gives a sign of life this often",
     ),
     setting(
-        "websocket.origins",
+        "websocket.allowed_origins",
         "",
         "origins such as https://example.org, separated by commas",
         "pages of other hosts that may open a WebSocket; none: the own host's only",
@@ -344,30 +344,35 @@ pub const SETTINGS: &[SettingInfo] = &[
         "limit that messages over WebSockets are charged to; none: none",
     ),
     setting(
-        "websocket.message_limit",
+        "websocket.max_message_size",
         "16KiB",
         MESSAGE,
         "largest message a client may send over a WebSocket",
     ),
     setting(
-        "websocket.messages_per_second",
+        "websocket.max_messages_per_second",
         "20",
         "a number from 1 to 100000",
         "messages a client may send over a WebSocket in a second",
     ),
     setting(
-        "tasks.running",
+        "tasks.concurrency",
         "1",
         "a number from 0 to 64",
         "tasks that run at once in a worker; 0: this machine takes none",
     ),
     setting(
-        "tasks.queue",
+        "tasks.max_queued",
         "1000",
         "a number from 1 to 1000000",
         "tasks that may wait in the fleet; then 503",
     ),
-    setting("tasks.attempts", "3", "a number from 1 to 100", "times a task is begun before it is given up"),
+    setting(
+        "tasks.max_attempts",
+        "3",
+        "a number from 1 to 100",
+        "times a task is begun before it is given up",
+    ),
     setting(
         "tasks.lease",
         "3s",
@@ -375,7 +380,7 @@ pub const SETTINGS: &[SettingInfo] = &[
         "a task whose worker was not heard of for this long is taken over",
     ),
     setting("tasks.timeout", "10m", DURATION, "a task that runs for longer has failed"),
-    setting("tasks.keep", "1h", DURATION, "a task and its result are forgotten this long after its end"),
+    setting("tasks.retention", "1h", DURATION, "a task and its result are forgotten this long after its end"),
     setting("dashboard.public", "false", FLAG, "visitors may open the operators' page, too"),
     setting(
         "dashboard.token",
@@ -387,7 +392,7 @@ pub const SETTINGS: &[SettingInfo] = &[
     setting("run_dir", "", "a folder", "lock and control socket"),
     setting("data_dir", "", "a folder", "the private Redis's data"),
     setting("log.format", "auto", "auto, pretty or json", "form of log lines"),
-    setting("log.level", "info", "tracing directives such as info or regatta=debug", "what is logged"),
+    setting("log.filter", "info", "tracing directives such as info or regatta=debug", "what is logged"),
     setting("log.file", "", "a file", "where lines go; none: standard error"),
     setting(
         "log.stats_interval",
@@ -421,21 +426,66 @@ pub fn is_secret(path: &str) -> bool {
 }
 
 /// Settings that there were, and what to do without them.
-const REMOVED: &[(&str, &str)] = &[
-    (
-        "redis.commit_timeout",
-        "calls have no deadline of their own any more: redis.command_timeout says when a silent connection is taken \
+const REMOVED: &[(&str, &str)] = &[(
+    "redis.commit_timeout",
+    "calls have no deadline of their own any more: redis.command_timeout says when a silent connection is taken \
          for dead, and redis.patience how long requests wait for Redis",
-    ),
-    (
-        "dashboard.hosts",
-        "admin.hosts has these names, and they hold for everything at the operators' address",
-    ),
-];
+)];
 
 /// What replaces a setting that there was; `None` if there never was one of this name.
 pub fn removal_hint(path: &str) -> Option<&'static str> {
     REMOVED.iter().find(|(known, _)| *known == path).map(|(_, instead)| *instead)
+}
+
+/// Former names of settings, and the present ones.
+pub(super) const RENAMED: &[(&str, &str)] = &[
+    ("admin.hosts", "admin.allowed_hosts"),
+    ("broadcast.buffer", "broadcast.max_lag"),
+    ("broadcast.heartbeat", "broadcast.keep_alive_interval"),
+    ("broadcast.history", "broadcast.retention_messages"),
+    ("broadcast.keep", "broadcast.retention"),
+    ("broadcast.message_limit", "broadcast.max_message_size"),
+    ("broadcast.subscribers", "broadcast.max_subscribers"),
+    ("broadcast.topics", "broadcast.max_topics"),
+    ("dashboard.hosts", "admin.allowed_hosts"),
+    ("drain.idle", "drain.idle_grace"),
+    ("drain.leaving", "drain.max_draining_workers"),
+    ("fleet.heartbeat", "fleet.heartbeat_interval"),
+    ("http.body_limit", "http.max_body_size"),
+    ("http.body_min_rate", "http.min_body_rate"),
+    ("http.connections", "http.max_connections"),
+    ("http.connections_per_client", "http.max_connections_per_client"),
+    ("http.header_limit", "http.max_header_size"),
+    ("http.header_memory", "http.max_header_memory"),
+    ("http.keep_alive", "http.keep_alive_timeout"),
+    ("http.limit_headers", "http.rate_limit_headers"),
+    ("limits.*.concurrent", "limits.*.concurrency"),
+    ("limits.*.concurrent_lease", "limits.*.concurrency_lease"),
+    ("limits.*.lease", "limits.*.prefetch"),
+    ("log.level", "log.filter"),
+    ("redis.command_timeout", "redis.silence_timeout"),
+    ("session.stale", "session.stale_if_error"),
+    ("session.strict", "session.strict_fields"),
+    ("tasks.attempts", "tasks.max_attempts"),
+    ("tasks.keep", "tasks.retention"),
+    ("tasks.queue", "tasks.max_queued"),
+    ("tasks.running", "tasks.concurrency"),
+    ("websocket.message_limit", "websocket.max_message_size"),
+    ("websocket.messages_per_second", "websocket.max_messages_per_second"),
+    ("websocket.origins", "websocket.allowed_origins"),
+    ("workers.autoscale", "autoscale.mode"),
+    ("workers.busy_max", "autoscale.busy_max"),
+    ("workers.busy_min", "autoscale.busy_min"),
+    ("workers.probation", "workers.canary_period"),
+    ("workers.window", "autoscale.window"),
+];
+
+/// The present name of a setting that had this one.
+pub fn present_name(path: &str) -> Option<String> {
+    let (former, present) = RENAMED.iter().find(|(former, _)| matches(former, path))?;
+    // The part of the path that the operator chose is the same in both names.
+    let chosen = former.split('.').zip(path.split('.')).find(|(part, _)| *part == "*");
+    Some(chosen.map_or((*present).to_owned(), |(_, chosen)| present.replacen('*', chosen, 1)))
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ impl SettingSources {
 
     /// Takes back what the program itself says of a policy where it does not go with what an operator says.
     ///
-    /// - An operator's rate, or number of concurrent requests, is a new measure: burst, lease, cost and the other measure
+    /// - An operator's rate, or number of concurrent requests, is a new measure: burst, prefetch, cost and the other measure
     ///   are not the built-in ones.
     /// - An operator's routes say where the policy holds: built-in methods do not narrow it.
     /// - An operator's measure makes the built-in policy `default` one like any other, that holds everywhere.
@@ -114,15 +114,15 @@ impl SettingSources {
             let an_operators = |field: &str| {
                 self.values.get(&path(field)).is_some_and(|given| given.origin.is_from_operator())
             };
-            let (rate, concurrent) = (an_operators("rate"), an_operators("concurrent"));
+            let (rate, concurrency) = (an_operators("rate"), an_operators("concurrency"));
             let mut stale = Vec::new();
-            if rate || concurrent {
-                stale.extend(["rate", "burst", "lease", "cost", "concurrent", "concurrent_lease"]);
+            if rate || concurrency {
+                stale.extend(["rate", "burst", "prefetch", "cost", "concurrency", "concurrency_lease"]);
             }
             if an_operators("routes") {
                 stale.push("methods");
             }
-            if name == "default" && (rate || concurrent) {
+            if name == "default" && (rate || concurrency) {
                 stale.push("routes");
             }
             for field in stale {
@@ -149,6 +149,11 @@ impl SettingSources {
         if setting_info::lookup(&path).is_none() {
             if !self.strict {
                 return Ok(());
+            }
+            if let Some(present) = setting_info::present_name(&path) {
+                let variable = matches!(origin, SettingOrigin::Environment(_))
+                    .then(|| environment::variable_name(&present));
+                return Err(ConfigError::Renamed { key: path, origin, present, variable });
             }
             if let Some(instead) = setting_info::removal_hint(&path) {
                 return Err(ConfigError::Removed { key: path, origin, instead });

@@ -60,7 +60,7 @@ mod tests {
             ("workers_count", "workers.count"),
             ("_workers.count", "workers.count"),
             ("redis_url", "redis.url"),
-            ("redis_command_timeout", "redis.command_timeout"),
+            ("redis_silence_timeout", "redis.silence_timeout"),
             ("limits_default_rate", "limits.default.rate"),
             ("limits_my_api_on_redis_down", "limits.my_api.on_redis_down"),
             ("port", "listen"),

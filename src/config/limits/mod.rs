@@ -82,8 +82,6 @@ pub enum SubjectKind {
     Session,
     /// One user who is logged in; all others count by session or client.
     User,
-    /// One client address and one of the policy's routes.
-    Route,
     /// One value of this header, its name in small letters; requests without it count by client.
     Header(String),
     /// Everybody together.
@@ -133,7 +131,7 @@ pub enum Enforcement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnRedisDown {
     /// Every worker allows its share of the limit.
-    Insured,
+    Local,
     /// They are allowed.
     Open,
     /// They are answered 503.

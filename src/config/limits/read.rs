@@ -64,9 +64,7 @@ pub(in crate::config) fn read_limit(
         scope: layers.list(&path("routes"), scope)?,
         methods: layers.list(&path("methods"), methods)?,
         enforcement,
-        on_redis_down: layers
-            .optional(&path("on_redis_down"), on_redis_down)?
-            .unwrap_or(OnRedisDown::Insured),
+        on_redis_down: layers.optional(&path("on_redis_down"), on_redis_down)?.unwrap_or(OnRedisDown::Local),
         on_redis_full: layers.optional(&path("on_redis_full"), on_redis_full)?.unwrap_or(OnRedisFull::Open),
         client_factor: layers.optional(&path("client_factor"), client_factor)?.unwrap_or(CLIENT_FACTOR),
     };
@@ -77,41 +75,41 @@ fn limit_kind(layers: &SettingSources, name: &str) -> Result<LimitKind, ConfigEr
     let path = |field: &str| format!("limits.{name}.{field}");
     let rate = layers.optional(&path("rate"), rate)?;
     let burst = layers.optional(&path("burst"), |text| value::number(text, BURST_MAX))?;
-    let concurrent = layers.optional(&path("concurrent"), |text| value::number(text, CONCURRENCY_MAX))?;
-    let concurrency = layers.optional(&path("concurrent_lease"), concurrency_lease)?;
-    let prefetch = layers.optional(&path("lease"), prefetch_mode)?.unwrap_or_default();
+    let concurrent = layers.optional(&path("concurrency"), |text| value::number(text, CONCURRENCY_MAX))?;
+    let concurrency = layers.optional(&path("concurrency_lease"), concurrency_lease)?;
+    let prefetch = layers.optional(&path("prefetch"), prefetch_mode)?.unwrap_or_default();
     let always = matches!(prefetch, PrefetchMode::Always | PrefetchMode::AtMost(_));
     match (rate, concurrent) {
         (None, None) => Err(ConfigError::Missing {
             key: path("rate"),
-            reason: format!("the policy {name} needs a rate such as 100/s, or concurrent"),
+            reason: format!("the policy {name} needs a rate such as 100/s, or a concurrency"),
         }),
         (Some(_), Some(_)) => {
             let reason = "there is a rate too; they are two policies".to_owned();
-            Err(layers.contradiction(&path("concurrent"), reason))
+            Err(layers.contradiction(&path("concurrency"), reason))
         }
         (None, Some(_)) if burst.is_some() || always => {
-            let wrong = if always { "lease" } else { "burst" };
-            Err(layers.contradiction(&path(wrong), "it goes with a rate, not with concurrent".into()))
+            let wrong = if always { "prefetch" } else { "burst" };
+            Err(layers.contradiction(&path(wrong), "it goes with a rate, not with concurrency".into()))
         }
         (None, Some(max)) => {
             Ok(LimitKind::Concurrency { max, lease: concurrency.unwrap_or(CONCURRENCY_LEASE) })
         }
         (Some(_), None) if concurrency.is_some() => {
-            Err(layers.contradiction(&path("concurrent_lease"), "it goes with concurrent".into()))
+            Err(layers.contradiction(&path("concurrency_lease"), "it goes with concurrency".into()))
         }
         (Some(rate), None) => {
             let burst = burst.unwrap_or_else(|| (2 * rate.count / rate.period.as_secs()).max(1));
             if always && burst < PREFETCH_BURST_MIN {
                 let reason =
                     format!("the burst is {burst}, and below {PREFETCH_BURST_MIN} it is not worth it");
-                return Err(layers.contradiction(&path("lease"), reason));
+                return Err(layers.contradiction(&path("prefetch"), reason));
             }
             if let PrefetchMode::AtMost(most) = prefetch
                 && most > burst / 2
             {
                 let reason = format!("one worker would hold more than half of the burst, which is {burst}");
-                return Err(layers.contradiction(&path("lease"), reason));
+                return Err(layers.contradiction(&path("prefetch"), reason));
             }
             Ok(LimitKind::Rate { rate, burst, prefetch })
         }
@@ -153,7 +151,10 @@ fn subject_kind(text: &str) -> Result<SubjectKind, InvalidValue> {
         "client" => SubjectKind::Client,
         "session" => SubjectKind::Session,
         "user" => SubjectKind::User,
-        "route" => SubjectKind::Route,
+        "route" => {
+            let instead = "write a policy of its own for each route, or per = \"global\" with routes";
+            return Err(format!("counting by route is gone: {instead}"));
+        }
         "header" => SubjectKind::Header(String::new()),
         "global" => SubjectKind::Global,
         _ => return Err("that is not allowed".into()),
@@ -233,8 +234,13 @@ pub(in crate::config) fn ipv6_prefix(text: &str) -> Result<u8, InvalidValue> {
 }
 
 fn on_redis_down(text: &str) -> Result<OnRedisDown, InvalidValue> {
-    let choices =
-        [("insured", OnRedisDown::Insured), ("open", OnRedisDown::Open), ("closed", OnRedisDown::Closed)];
+    // `insured` is the value's earlier name.
+    let choices = [
+        ("local", OnRedisDown::Local),
+        ("insured", OnRedisDown::Local),
+        ("open", OnRedisDown::Open),
+        ("closed", OnRedisDown::Closed),
+    ];
     value::choice(text, &choices)
 }
 
