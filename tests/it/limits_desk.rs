@@ -360,7 +360,7 @@ async fn who_may_have_missed_news_does_not_rely_on_what_he_knows() {
 #[tokio::test]
 async fn three_policies_and_if_one_denies_none_is_charged() {
     let server = TestRedis::start();
-    let text = "[limits.a]\nrate = \"1/h\"\nburst = 10\ncost = 2\n[limits.b]\nrate = \"1/h\"\nburst = 10\nlease = false\n\
+    let text = "[limits.a]\nrate = \"1/h\"\nburst = 10\ncost = 2\n[limits.b]\nrate = \"1/h\"\nburst = 10\nprefetch = false\n\
                 [limits.c]\nrate = \"1/h\"\nburst = 1";
     let [worker]: [Worker; 1] = workers(&server, text).await;
     assert!(worker.ask(CLIENT).await.is_allowed());
