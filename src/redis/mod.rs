@@ -175,7 +175,7 @@ impl RedisClient {
             mode: settings.scripting,
             prefix: settings.prefix.clone(),
             name: name.to_owned(),
-            command_timeout: settings.command_timeout,
+            command_timeout: settings.silence_timeout,
             reconnect_wait: availability::reconnect_wait(settings.reconnect_wait),
             availability: watch::Sender::new(RedisAvailability::Unavailable("there is no connection".into())),
             reconnect_waits: ReconnectWaits::default(),

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use super::read::*;
 use super::*;
 use crate::config::{ConfigFile, ConfigInputs, load};
 
