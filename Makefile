@@ -80,6 +80,10 @@ bench-balance: deps-bench ## measure what passing connections between workers br
 .PHONY: check
 check: fmt clippy docs deny ## formatting, lints, documentation, licences: all that .ci/run checks besides the tests
 
+.PHONY: reference
+reference: ## the table of settings in docs/CONFIGURATION.md, from the table in the code
+	@WRITE_REFERENCE=1 $(CARGO) test --locked --quiet --lib the_reference_of_settings
+
 .PHONY: fmt
 fmt: ## is everything formatted?
 	@$(CARGO) fmt --all --check

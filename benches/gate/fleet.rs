@@ -22,27 +22,27 @@ const SETTINGS: [(&str, &str); 21] = [
     ("WORKERS__COUNT", "1"),
     ("WORKERS__HANG_TIMEOUT", "0"),
     ("WORKERS__HANG_KILL", "0"),
-    ("FLEET__HEARTBEAT", "0"),
+    ("FLEET__HEARTBEAT_INTERVAL", "0"),
     ("SESSION__SECRETS", "a-secret-of-the-gate-the-same-in-every-run"),
     ("SESSION__CREATE_RATE", "off"),
     // On, and never reached.
     ("LIMITS__DEFAULT__RATE", "1000000/s"),
     ("LIMITS__DEFAULT__BURST", "1000000"),
     // How often a leased limit is drawn from depends on the time that the requests take, which is not what is counted.
-    ("LIMITS__DEFAULT__LEASE", "0"),
+    ("LIMITS__DEFAULT__PREFETCH", "0"),
     ("LIMITS__DEFAULT__ROUTES", "state"),
     // Reached at once, and for longer than a run takes.
     ("LIMITS__DENIED__RATE", "1/h"),
     ("LIMITS__DENIED__BURST", "1"),
     ("LIMITS__DENIED__ROUTES", "/denied"),
-    ("REDIS__COMMAND_TIMEOUT", "20s"),
+    ("REDIS__SILENCE_TIMEOUT", "20s"),
     ("REDIS__PATIENCE", "1m"),
-    ("BROADCAST__HEARTBEAT", "10m"),
-    ("HTTP__KEEP_ALIVE", "20m"),
+    ("BROADCAST__KEEP_ALIVE_INTERVAL", "10m"),
+    ("HTTP__KEEP_ALIVE_TIMEOUT", "20m"),
     ("TASKS__LEASE", "1m"),
-    ("TASKS__RUNNING", "1"),
+    ("TASKS__CONCURRENCY", "1"),
     ("LOG__FORMAT", "json"),
-    ("LOG__LEVEL", "info"),
+    ("LOG__FILTER", "info"),
 ];
 
 /// What was counted since the last mark.

@@ -25,8 +25,7 @@ const UNBOUNDED: &str = "Redis has no maxmemory, so that it may take all memory 
 /// Checks configuration, ports and Redis; the configuration itself was read before.
 pub(super) fn check(config: &Config, inputs: &ConfigInputs) -> Result<u8, CommandFailure> {
     telemetry::check(&config.log).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
-    config::path::check_readable(config)
-        .map_err(|error| CommandFailure::new(exit_code::UNAVAILABLE, &error))?;
+    config::check_readable(config).map_err(|error| CommandFailure::new(exit_code::UNAVAILABLE, &error))?;
     let run_dir = bootstrap::create_run_dir(config)?;
     if let Some((written, real)) = inputs.loaded_file() {
         print_line(format_args!("file      {}", path::display_path(written, real)));

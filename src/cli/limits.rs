@@ -92,13 +92,6 @@ fn parse_subject(policy: &LimitPolicy, typed: Option<&str>, prefix: u8) -> Resul
         SubjectKind::Session => Ok(typed.to_owned()),
         SubjectKind::User => Ok(format!("u-{typed}")),
         SubjectKind::Header(_) => Ok(header_digest(typed.as_bytes())),
-        SubjectKind::Route => {
-            let split = policy.routes().find_map(|route| Some((typed.strip_suffix(route)?, route)));
-            let subject =
-                split.and_then(|(address, route)| Some(format!("{}{route}", client(address, prefix)?)));
-            subject
-                .ok_or_else(|| usage(format!("{typed} is not an address with one of its routes behind it")))
-        }
     }
 }
 
@@ -135,10 +128,10 @@ fn line(policy: &LimitPolicy, subject: &str, status: &LimitStatus, was_used: Opt
     };
     let left = format!("{} of {} left", status.remaining, most(policy));
     match (was_used, status.reset_us) {
-        (Some(true), _) => format!("{label}: begun anew, {left}"),
+        (Some(true), _) => format!("{label}: reset, {left}"),
         (Some(false), _) => format!("{label}: was not in use, {left}"),
         (None, 0) => format!("{label}: {left}, not in use"),
-        (None, us) => format!("{label}: {left}, as if never used in {} s", us.div_ceil(1_000_000)),
+        (None, us) => format!("{label}: {left}, fully replenished in {} s", us.div_ceil(1_000_000)),
     }
 }
 
@@ -156,8 +149,7 @@ mod tests {
     #[test]
     fn subjects_are_typed_as_people_know_them() {
         let text = "[limits.client]\nrate = \"1/s\"\n[limits.key]\nrate = \"1/s\"\nheader = \"x-api-key\"\n\
-                    [limits.all]\nrate = \"1/s\"\nper = \"global\"\n[limits.user]\nrate = \"1/s\"\nper = \"user\"\n\
-                    [limits.page]\nrate = \"1/s\"\nper = \"route\"\nroutes = \"/api, /api/slow\"";
+                    [limits.all]\nrate = \"1/s\"\nper = \"global\"\n[limits.user]\nrate = \"1/s\"\nper = \"user\"";
         let content =
             ConfigFile::Contents { path: PathBuf::from("regatta.toml"), text: text.to_owned(), real: None };
         let config = crate::config::load(&ConfigInputs { content, ..ConfigInputs::default() }).unwrap();
@@ -172,7 +164,5 @@ mod tests {
         assert_eq!(subject("key", Some("10.0.0.1")).as_deref(), Some("10.0.0.1"));
         assert_eq!(subject("all", None).as_deref(), Some("*"));
         assert_eq!(subject("user", Some("7")).as_deref(), Some("u-7"));
-        assert_eq!(subject("page", Some("10.0.0.1/api/slow")).as_deref(), Some("10.0.0.1/api/slow"));
-        assert_eq!(subject("page", Some("10.0.0.1/other")), None);
     }
 }

@@ -2,21 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::sources::SettingSources;
-use crate::config::{ConfigError, ConfigInputs};
+use crate::config::error::ConfigError;
+use crate::config::inputs::ConfigInputs;
+pub use crate::config::setting::Reloadability;
+use crate::config::{lookup, sources};
 
-/// What it takes for a changed setting to hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reloadability {
-    /// New workers: a reload.
-    Reload,
-    /// A new supervisor in the same process: an upgrade.
-    Upgrade,
-    /// A new fleet: stop and start.
-    Restart,
-}
-
-/// Every setting that somebody gave or that has a default, as text; `Debug` shows the names only.
+/// Every setting that was given or has a default, as text; `Debug` shows the names only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SettingValues(BTreeMap<String, String>);
 
@@ -25,7 +16,7 @@ pub struct SettingValues(BTreeMap<String, String>);
 /// # Errors
 /// When a file cannot be read, or a name is unknown.
 pub fn collect_values(inputs: &ConfigInputs) -> Result<SettingValues, ConfigError> {
-    Ok(SettingValues(SettingSources::collect(inputs)?.raw_values()))
+    Ok(SettingValues(sources::collect(inputs)?.raw_values()))
 }
 
 impl std::fmt::Debug for SettingValues {
@@ -44,13 +35,12 @@ impl SettingValues {
 
     fn reloadability(&self, newer: &Self, name: &str) -> Reloadability {
         let given = |values: &Self| values.0.contains_key(name);
-        match name {
-            "listen" | "admin.listen" | "run_dir" | "data_dir" | "redis.maxmemory" => Reloadability::Restart,
-            // Between the private Redis and another one lies the start of a process, and all sessions.
-            "redis.url" if given(self) != given(newer) => Reloadability::Restart,
-            "log.stats_interval" => Reloadability::Reload,
-            _ if name.starts_with("log.") => Reloadability::Upgrade,
-            _ => Reloadability::Reload,
+        // Between the private Redis and another one lies the start of a process, and all sessions.
+        let replaces_private = name == "redis.url" && given(self) != given(newer);
+        match lookup::lookup(name) {
+            _ if replaces_private => Reloadability::Restart,
+            Some(setting) => setting.reloadability,
+            None => Reloadability::Reload,
         }
     }
 }
@@ -68,13 +58,13 @@ mod tests {
 
     #[test]
     fn changes_are_named_with_what_they_take() {
-        let old = given(&[("listen", "127.0.0.1:1"), ("log.level", "info"), ("drain.grace", "1s")]);
-        let new = given(&[("listen", "127.0.0.1:2"), ("log.level", "debug"), ("drain.grace", "2s")]);
+        let old = given(&[("listen", "127.0.0.1:1"), ("log.filter", "info"), ("drain.grace", "1s")]);
+        let new = given(&[("listen", "127.0.0.1:2"), ("log.filter", "debug"), ("drain.grace", "2s")]);
         let changes: Vec<_> = old.changes(&new).into_iter().collect();
         let expected = [
             ("drain.grace", Reloadability::Reload),
             ("listen", Reloadability::Restart),
-            ("log.level", Reloadability::Upgrade),
+            ("log.filter", Reloadability::Upgrade),
         ];
         assert_eq!(changes, expected.map(|(name, applies)| (name.to_owned(), applies)));
         assert!(old.changes(&old).is_empty());

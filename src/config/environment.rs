@@ -5,21 +5,17 @@
 //! must not pass for such a variable: both name and value have to be what these platforms write.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::ffi::OsStrExt;
 
-use crate::config::{ConfigError, ConfigInputs, SettingOrigin, setting_info};
+use crate::config::error::{ConfigError, SettingOrigin};
+use crate::config::inputs::ConfigInputs;
+use crate::config::lookup;
 
 /// What every variable of ours begins with.
 const PREFIX: &str = "REGATTA_";
 
-/// The variable of the public port.
+/// The conventional variable of the public port.
 const PORT: &str = "PORT";
-
-/// Conventional variables and the settings they stand for; the `REGATTA_` form of the same setting wins.
-const CONVENTIONAL: &[(&str, &str)] =
-    &[("REDIS_URL", "redis.url"), ("WEB_CONCURRENCY", "workers.count"), ("RUST_LOG", "log.level")];
 
 /// Protocols of a service's ports, as these platforms write them.
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
@@ -32,22 +28,6 @@ pub(super) struct SettingVariable {
     pub(super) value: String,
     /// The variable.
     pub(super) origin: SettingOrigin,
-}
-
-/// What can be read of an environment, and the names of the variables of which something cannot.
-pub(super) fn split(
-    environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> (BTreeMap<String, String>, Vec<String>) {
-    let (mut readable, mut unreadable) = (BTreeMap::new(), Vec::new());
-    for (name, value) in environment {
-        match (name.into_string(), value.into_string()) {
-            (Ok(name), Ok(value)) => _ = readable.insert(name, value),
-            (Ok(name), Err(_)) => unreadable.push(name),
-            (Err(name), _) => unreadable.push(name.as_bytes().escape_ascii().to_string()),
-        }
-    }
-    unreadable.sort_unstable();
-    (readable, unreadable)
 }
 
 /// The settings in the environment, the weaker before the stronger.
@@ -96,24 +76,17 @@ fn variable((name, value): (&str, &str)) -> SettingVariable {
     }
 }
 
-/// An empty one of these variables counts as unset, because platforms set them all.
+/// The conventional variables; the `REGATTA_` form of the same setting wins. An empty one counts as unset, because
+/// platforms set them all.
 fn conventional(environment: &BTreeMap<String, String>) -> impl Iterator<Item = SettingVariable> {
-    let given =
-        |name: &str| environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
-    let listen = given(PORT).map(|port| {
-        let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
-        let value = if is_number { format!("0.0.0.0:{port}") } else { port.to_owned() };
-        SettingVariable {
-            path: "listen".to_owned(),
-            value,
-            origin: SettingOrigin::Environment(PORT.to_owned()),
-        }
-    });
-    let others = CONVENTIONAL.iter().filter_map(move |(name, path)| {
-        let origin = SettingOrigin::Environment((*name).to_owned());
-        Some(SettingVariable { path: (*path).to_owned(), value: given(name)?.to_owned(), origin })
-    });
-    listen.into_iter().chain(others)
+    let named = lookup::all().filter(|setting| !setting.variable.is_empty());
+    named.filter_map(|setting| {
+        let given = environment.get(setting.variable)?.trim();
+        let is_port = setting.variable == PORT && given.bytes().all(|byte| byte.is_ascii_digit());
+        let value = if is_port { format!("0.0.0.0:{given}") } else { given.to_owned() };
+        let origin = SettingOrigin::Environment(setting.variable.to_owned());
+        (!given.is_empty()).then(|| SettingVariable { path: setting.path.to_owned(), value, origin })
+    })
 }
 
 /// Variables that begin as ours do, without those that a platform has put there.
@@ -135,7 +108,7 @@ pub(super) fn variable_name(path: &str) -> String {
 
 /// Whether a variable concerns us.
 fn is_ours(name: &str) -> bool {
-    let conventional = CONVENTIONAL.iter().any(|(known, _)| *known == name) || name == PORT;
+    let conventional = lookup::all().any(|setting| setting.variable == name && !name.is_empty());
     conventional || has_prefix(name)
 }
 
@@ -147,7 +120,7 @@ fn has_prefix(name: &str) -> bool {
 fn proper_name(name: &str) -> Option<String> {
     let misspelt = has_prefix(name) && !name.starts_with(PREFIX);
     let path = misspelt.then(|| setting_path(name))?;
-    setting_info::lookup(&path).map(|_| variable_name(&path))
+    lookup::lookup(&path).map(|_| variable_name(&path))
 }
 
 /// Two variables that differ in their letters' case only, with different values.
@@ -161,7 +134,7 @@ fn find_duplicate<'a>(own: &[(&'a str, &'a str)]) -> Option<[&'a str; 2]> {
 
 /// Whether Kubernetes (a Service) or Docker (a link) has written this.
 fn is_injected(name: &str, value: &str, environment: &BTreeMap<String, String>) -> bool {
-    if setting_info::lookup(&setting_path(name)).is_some() {
+    if lookup::lookup(&setting_path(name)).is_some() {
         return false;
     }
     let is_number = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0);
@@ -323,7 +296,11 @@ mod tests {
 
     #[test]
     fn what_is_no_text_is_named_and_never_shown() {
+        use std::ffi::OsString;
         use std::os::unix::ffi::OsStringExt;
+
+        use crate::config::inputs::split;
+
         let raw = |text: &[u8]| OsString::from_vec(text.to_vec());
         let pairs: [(&[u8], &[u8], bool); 8] = [
             (b"REGATTA_SESSION__SECRETS", b"hunter22\xff", true),

@@ -42,6 +42,18 @@ pub enum ConfigError {
         /// The known name that looks most like it.
         hint: Option<String>,
     },
+    /// The setting has another name now.
+    #[error("`{key}` (from {origin}) is now `{present}`{}", variable.as_ref().map(|name| format!(" ({name})")).unwrap_or_default())]
+    Renamed {
+        /// The name as given.
+        key: String,
+        /// Where it was given.
+        origin: SettingOrigin,
+        /// The present name.
+        present: String,
+        /// The present name as a variable, for one that was given as a variable.
+        variable: Option<String>,
+    },
     /// There was such a setting in an earlier release.
     #[error("the setting {key} (from {origin}) is no more: {instead}")]
     Removed {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ConfigError, environment, path, text};
+use crate::config::error::ConfigError;
+use crate::config::{path, text};
 use crate::sys;
 
 /// File read when none is named, if it is there.
@@ -17,7 +19,7 @@ const DEFAULT_FILE: &str = "regatta.toml";
 /// Longest configuration file, bytes.
 const FILE_MAX: u64 = 4 << 20;
 
-/// Variable by which a program that takes a fleet over finds its state; no setting, and nobody's business but ours.
+/// Variable by which a program that takes a fleet over finds its state; no setting.
 const HANDOFF: &str = "REGATTA_HANDOFF";
 
 /// Everything outside the program that decides its configuration.
@@ -46,7 +48,7 @@ pub struct ConfigInputs {
 /// What stood in the configuration file.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConfigFile {
-    /// Nobody has looked yet: [`crate::config::load`] does.
+    /// It was not read yet: [`crate::config::load`] does.
     #[default]
     #[serde(rename = "Unread")]
     NotRead,
@@ -168,7 +170,7 @@ impl ConfigInputs {
 
     /// The environment and working folder of this process, without file or flags.
     pub fn from_process() -> Self {
-        let (environment, unreadable) = environment::split(process_environment());
+        let (environment, unreadable) = split(process_environment());
         let folder = path::working_folder(&environment);
         Self { environment, unreadable, folder, ..Self::default() }
     }
@@ -202,6 +204,22 @@ impl ConfigInputs {
     }
 }
 
+/// What can be read of an environment, and the names of the variables of which something cannot.
+pub(super) fn split(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> (BTreeMap<String, String>, Vec<String>) {
+    let (mut readable, mut unreadable) = (BTreeMap::new(), Vec::new());
+    for (name, value) in environment {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => _ = readable.insert(name, value),
+            (Ok(name), Err(_)) => unreadable.push(name),
+            (Err(name), _) => unreadable.push(name.as_bytes().escape_ascii().to_string()),
+        }
+    }
+    unreadable.sort_unstable();
+    (readable, unreadable)
+}
+
 /// The whole environment of this process, for a program that it becomes; without the variable of a handoff.
 pub fn process_environment() -> Vec<(OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| name != HANDOFF).collect()
@@ -212,7 +230,7 @@ pub fn process_handoff() -> Option<String> {
     std::env::var(HANDOFF).ok()
 }
 
-/// The variable by which [`handoff_of_process`] finds `value`.
+/// The variable by which [`process_handoff`] finds `value`.
 pub fn handoff_variable(value: String) -> (OsString, OsString) {
     (HANDOFF.into(), value.into())
 }

@@ -9,7 +9,7 @@
 //! contain, because prefixes that were valid stay so: one small letter, or a word that begins with `{` or `@`. A test in
 //! `redis/keys/tests.rs` holds it to that.
 
-use crate::config::value::{InvalidValue, word};
+use crate::config::value::basic::{InvalidValue, word};
 
 /// Longest prefix, bytes.
 const MAX: usize = 64;

@@ -3,85 +3,45 @@
 //! Guarantees that every value is within its bounds and that an error names key, value, source and what is allowed.
 //! It is the only room that reads the environment, and it builds nothing.
 
+mod checks;
 pub mod diff;
 mod environment;
 mod error;
 mod inputs;
 pub(crate) mod key_prefix;
 pub mod limits;
+pub mod lookup;
 pub mod path;
 pub mod redis_url;
-mod sections;
-pub mod setting_info;
+pub mod setting;
 pub mod settings;
 mod sources;
-mod suggestion;
 pub mod text;
 mod value;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
+pub use checks::check_readable;
 pub use environment::injected_variables;
 pub use error::{ConfigError, SettingOrigin};
 pub use inputs::{ConfigFile, ConfigInputs, handoff_variable, process_environment, process_handoff};
-use settings::{AdminConfig, Config, LogConfig, ProxyConfig, WorkerCount, WorkersConfig};
-use sources::SettingSources;
+use settings::Config;
 
 /// Reads every source and checks every value.
 ///
 /// # Errors
 /// The first mistake found; nothing has been started or bound by then.
 pub fn load(inputs: &ConfigInputs) -> Result<Config, ConfigError> {
-    let layers = SettingSources::collect(inputs)?;
-    let config = Config {
-        listen: layers.list("listen", value::addresses)?,
-        steering: layers.required("listen.steering", value::steering_mode)?,
-        balance: layers.required("listen.balance", value::flag)?,
-        advertise: layers.list("advertise", value::advertised_addresses)?,
-        heartbeat_interval: layers.required("fleet.heartbeat", value::heartbeat_interval)?,
-        admin: AdminConfig {
-            listen: layers.list("admin.listen", value::addresses)?,
-            hosts: layers.list("admin.hosts", value::hosts)?,
-        },
-        workers: sections::workers(&layers)?,
-        drain: sections::drain(&layers)?,
-        redis: sections::redis(&layers)?,
-        maxmemory: layers.required("redis.maxmemory", value::maxmemory)?,
-        session: sections::session(&layers)?,
-        limits: layers
-            .names("limits")
-            .into_iter()
-            .map(|name| limits::read_limit(&layers, name))
-            .collect::<Result<_, _>>()?,
-        ipv6_prefix: layers.required("limits.ipv6_prefix", limits::ipv6_prefix)?,
-        proxy: ProxyConfig {
-            trusted: layers.list("proxy.trusted", value::networks)?,
-            header: layers.required("proxy.header", value::forwarded_header)?,
-        },
-        http: sections::http(&layers)?,
-        idempotency: sections::idempotency(&layers)?,
-        broadcast: sections::broadcast(&layers)?,
-        websocket: sections::websocket(&layers)?,
-        tasks: sections::tasks(&layers)?,
-        dashboard: sections::dashboard(&layers)?,
-        run_dir: layers.folder_at("run_dir")?.unwrap_or_else(|| inputs.default_run_dir()),
-        data_dir: layers.folder_at("data_dir")?.unwrap_or_else(|| inputs.default_data_dir()),
-        log: LogConfig {
-            format: layers.required("log.format", value::log_format)?,
-            filter: layers.required("log.level", |text| Ok(text.to_owned()))?,
-            file: layers.file_at("log.file")?,
-            stats_interval: layers.required("log.stats_interval", value::duration)?,
-        },
-    };
-    check_folder_variables(inputs, &layers)?;
-    check_consistency(&layers, &config)?;
+    let given = sources::collect(inputs)?;
+    let config = Config::read(&given)?;
+    checks::check_folder_variables(inputs, &given)?;
+    checks::check_consistency(&given, &config)?;
     Ok(config)
 }
 
 /// Where the running fleet is found: the one setting that is needed to ask it.
 ///
-/// A configuration that has become wrong must not keep anybody from stopping a fleet, so nothing else is checked.
+/// A fleet must be stoppable although its configuration has become wrong, so nothing else is checked.
 ///
 /// # Errors
 /// When neither a flag nor the environment says it and the file cannot be read.
@@ -100,8 +60,7 @@ pub fn run_dir(inputs: &ConfigInputs) -> Result<PathBuf, ConfigError> {
             allowed: "a folder",
         });
     }
-    let found = SettingSources::collect_lenient(inputs)?.folder_at("run_dir")?;
-    Ok(found.unwrap_or_else(|| inputs.default_run_dir()))
+    sources::collect_lenient(inputs)?.run_dir("run_dir")
 }
 
 /// Reads what a file with an operator's token holds.
@@ -109,80 +68,14 @@ pub fn run_dir(inputs: &ConfigInputs) -> Result<PathBuf, ConfigError> {
 /// # Errors
 /// Why it is no token, in a sentence without it.
 pub fn parse_dashboard_token(text: &str) -> Result<settings::Secret, String> {
-    value::dashboard_token(text)
-}
-
-/// That the variables which name folders where no setting does can be read.
-fn check_folder_variables(inputs: &ConfigInputs, layers: &SettingSources) -> Result<(), ConfigError> {
-    let variables = [("XDG_RUNTIME_DIR", "run_dir"), ("STATE_DIRECTORY", "data_dir")];
-    let missing = variables.into_iter().filter(|(_, setting)| !layers.has(setting));
-    match missing.into_iter().find(|(name, _)| inputs.unreadable.iter().any(|known| known == name)) {
-        Some((name, _)) => Err(ConfigError::NotUtf8 { origin: SettingOrigin::Environment(name.to_owned()) }),
-        None => Ok(()),
-    }
-}
-
-/// What no single value can be blamed for.
-fn check_consistency(layers: &SettingSources, config: &Config) -> Result<(), ConfigError> {
-    let pairs =
-        config.admin.listen.iter().flat_map(|admin| config.listen.iter().map(move |public| (admin, public)));
-    let shared = pairs.into_iter().find(|(admin, public)| {
-        let same_host =
-            public.ip() == admin.ip() || public.ip().is_unspecified() || admin.ip().is_unspecified();
-        admin.port() != 0 && public.port() == admin.port() && same_host
-    });
-    if let Some((_, public)) = shared {
-        let reason = format!("listen has the same port ({public}); give the operators one of their own");
-        return Err(layers.contradiction("admin.listen", reason));
-    }
-    check_workers(layers, &config.workers)?;
-    if config.session.idle > config.session.absolute {
-        return Err(layers.contradiction("session.idle", "session.absolute is shorter".into()));
-    }
-    if config.session.idle < Duration::from_secs(1) {
-        return Err(layers.contradiction("session.idle", "sessions live at least 1s".into()));
-    }
-    let unknown = config.websocket.policy.as_ref().filter(|policy| !config.limits.contains_key(*policy));
-    if let Some(policy) = unknown {
-        return Err(layers.contradiction("websocket.policy", format!("there is no policy limits.{policy}")));
-    }
-    if config.drain.grace + config.drain.idle_grace > config.drain.timeout {
-        return Err(
-            layers.contradiction("drain.timeout", "drain.grace and drain.idle together are longer".into())
-        );
-    }
-    Ok(())
-}
-
-fn check_workers(layers: &SettingSources, workers: &WorkersConfig) -> Result<(), ConfigError> {
-    let WorkersConfig { count, autoscale: scaling, recycling, hang_timeout, hang_kill, .. } = workers;
-    if !hang_kill.is_zero() && hang_kill <= hang_timeout {
-        return Err(layers.contradiction("workers.hang_kill", "workers.hang_timeout is not shorter".into()));
-    }
-    if let (Some(min), Some(max)) = (scaling.min, scaling.max)
-        && min > max
-    {
-        return Err(layers.contradiction("workers.min", format!("workers.max is {max}")));
-    }
-    if let WorkerCount::Fixed(count) = *count
-        && (scaling.min.is_some_and(|min| min > count) || scaling.max.is_some_and(|max| max < count))
-    {
-        let reason = "it must be from workers.min to workers.max".to_owned();
-        return Err(layers.contradiction("workers.count", reason));
-    }
-    if scaling.busy_min >= scaling.busy_max {
-        return Err(layers.contradiction("workers.busy_min", "workers.busy_max is not more".into()));
-    }
-    match (recycling.memory_soft, recycling.memory_hard) {
-        (Some(soft), Some(hard)) if soft >= hard => {
-            Err(layers.contradiction("workers.memory_soft", "workers.memory_hard is not more".into()))
-        }
-        _ => Ok(()),
-    }
+    value::secret::dashboard_token(text)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::settings::WorkerCount;
     use super::*;
 
     fn with(env: &[(&str, &str)], file: Option<&str>) -> Result<Config, ConfigError> {
@@ -253,6 +146,26 @@ mod tests {
     }
 
     #[test]
+    fn a_former_name_is_answered_with_the_present_one_and_where_it_was_found() {
+        let moved = "`drain.leaving` (from";
+        let text = message(&[], Some("[drain]\nleaving = 2"));
+        assert!(text.starts_with(moved) && text.contains("regatta.toml"), "{text}");
+        assert!(text.ends_with("is now `drain.max_draining_workers`"), "{text}");
+        let text = message(&[("REGATTA_DRAIN__LEAVING", "2")], None);
+        assert!(text.starts_with(moved) && text.contains("variable REGATTA_DRAIN__LEAVING"), "{text}");
+        assert!(text.contains("REGATTA_DRAIN__MAX_DRAINING_WORKERS"), "{text}");
+        let flags = vec![("drain.leaving".into(), "2".into(), "--set".into())];
+        let text = load(&ConfigInputs { flags, ..ConfigInputs::default() }).unwrap_err().to_string();
+        assert!(text.starts_with(moved) && text.contains("the flag --set"), "{text}");
+        let text = message(&[], Some("[limits.api]\nrate = \"1/s\"\nlease = true"));
+        assert!(text.contains("`limits.api.lease`") && text.contains("`limits.api.prefetch`"), "{text}");
+        assert!(message(&[], Some("[workers]\nwindow = \"5s\"")).contains("`autoscale.window`"));
+        let route = message(&[], Some("[limits.x]\nrate = \"1/s\"\nper = \"route\""));
+        assert!(route.contains("per = \"global\" with routes"), "{route}");
+        assert!(with(&[], Some("[limits.x]\nrate = \"1/s\"\non_redis_down = \"insured\"")).is_ok());
+    }
+
+    #[test]
     fn a_running_fleet_is_found_whatever_else_is_wrong() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("regatta.toml");
@@ -289,17 +202,7 @@ mod tests {
         let workers = |text: &str| message(&[], Some(&format!("[workers]\n{text}")));
         assert!(workers("min = 4\nmax = 2").contains("workers.max is 2"));
         assert!(workers("count = 8\nmax = 4").contains("workers.count is 8"));
-        assert!(workers("busy_min = \"60%\"").contains("workers.busy_max"));
+        assert!(message(&[("REGATTA_AUTOSCALE__BUSY_MIN", "60%")], None).contains("autoscale.busy_max"));
         assert!(workers("memory_soft = \"2GiB\"\nmemory_hard = \"1GiB\"").contains("workers.memory_hard"));
-    }
-
-    #[test]
-    fn every_setting_is_documented_with_its_default() {
-        let text = include_str!("../../docs/CONFIGURATION.md");
-        for key in setting_info::SETTINGS {
-            let row = text.lines().find(|line| line.starts_with(&format!("| `{}` |", key.path)));
-            let row = row.unwrap_or_else(|| panic!("{} is not in docs/CONFIGURATION.md", key.path));
-            assert!(row.contains(key.default), "{}: its default is {}", key.path, key.default);
-        }
     }
 }

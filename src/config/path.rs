@@ -7,10 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::config::ConfigError;
-use crate::config::settings::Config;
-use crate::config::value::InvalidValue;
-use crate::sys;
+use crate::config::value::basic::InvalidValue;
 use crate::sys::path::FileId;
 
 /// A path that names a file.
@@ -38,29 +35,6 @@ pub(super) fn folder(text: &str, folder: &Path) -> Result<PathBuf, InvalidValue>
 /// The path from the root folder on, without `.` and doubled slashes. `..` stays: where it leads depends on links.
 pub fn absolute(path: &Path, folder: &Path) -> PathBuf {
     folder.join(path).components().collect()
-}
-
-/// Finds out that the files which a configuration names can be read: keys, passwords, tokens.
-///
-/// # Errors
-/// [`Error::Named`] with the first that cannot.
-pub fn check_readable(config: &Config) -> Result<(), ConfigError> {
-    let access = &config.redis.credentials;
-    let files = [
-        ("redis.password_file", &access.password_file),
-        ("redis.tls_ca", &access.tls_ca),
-        ("redis.tls_cert", &access.tls_cert),
-        ("redis.tls_key", &access.tls_key),
-        ("dashboard.token_file", &config.dashboard.token_file),
-    ];
-    for (key, path) in files.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?))) {
-        sys::path::read_secret(path).map_err(|error| ConfigError::ReferencedFileUnavailable {
-            key,
-            path: path.clone(),
-            reason: error.to_string(),
-        })?;
-    }
-    Ok(())
 }
 
 /// The working folder under the name by which a shell came into it (`$PWD`), if it still is the same folder; else as

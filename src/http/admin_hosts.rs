@@ -27,7 +27,7 @@ impl AdminHostNames<'_> {
         if self.are_all_known(headers, uri) {
             return None;
         }
-        let advice = "this address answers under an IP address, as localhost, or under a name in admin.hosts; \
+        let advice = "this address answers under an IP address, as localhost, or under a name in admin.allowed_hosts; \
                       add the name that this request was sent to";
         Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, advice).into_response())
     }

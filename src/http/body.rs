@@ -37,7 +37,7 @@ where
         return Body::empty();
     }
     let state = Arc::clone(state);
-    let pace = BodyPace::new(bounds.body_min_rate, bounds.body_timeout);
+    let pace = BodyPace::new(bounds.min_body_rate, bounds.body_timeout);
     let paced = PacedBody { body: Box::pin(body), pace, waiting: None, state: Arc::clone(&state) };
     Body::new(Limited::new(paced, bounds.max_body_size).map_err(move |error| {
         if error.is::<LengthLimitError>() {

@@ -80,7 +80,7 @@ pub enum RequestError {
     /// A topic's name is not allowed: 400.
     #[error("a topic's name has 1 to 64 of A-Z a-z 0-9 - _ . : /")]
     InvalidTopicName,
-    /// A message is longer than `broadcast.message_limit`: 413.
+    /// A message is longer than `broadcast.max_message_size`: 413.
     #[error("a message has at most {limit} bytes")]
     MessageTooLarge {
         /// The longest that is allowed.
@@ -95,7 +95,7 @@ pub enum RequestError {
     /// A user's name is not allowed: 400.
     #[error("a user's name has 1 to 256 bytes")]
     InvalidUserId,
-    /// As many tasks wait as `tasks.queue` allows: 503.
+    /// As many tasks wait as `tasks.max_queued` allows: 503.
     #[error("as many tasks wait as are allowed")]
     TooManyTasks,
     /// No job was registered for this kind of task: 400.

@@ -18,17 +18,16 @@ pub struct AppliedLimits {
     names_path: bool,
 }
 
-/// A policy by number, with the route that matched and what the request counts for.
+/// A policy by number, and what the request counts for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppliedPolicy {
     pub(super) policy: usize,
-    pub(super) route: Option<usize>,
     pub(super) cost: u64,
 }
 
 impl AppliedPolicy {
-    pub(super) fn new(policy: usize, route: Option<usize>, cost: u64) -> Self {
-        Self { policy, route, cost }
+    pub(super) fn new(policy: usize, cost: u64) -> Self {
+        Self { policy, cost }
     }
 }
 
@@ -96,7 +95,7 @@ impl AppliedLimits {
                 if missing == 0 {
                     return;
                 }
-                chosen.push(AppliedPolicy::new(policy, None, missing));
+                chosen.push(AppliedPolicy::new(policy, missing));
             }
         }
         self.applied = chosen.into();

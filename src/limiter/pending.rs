@@ -233,9 +233,8 @@ impl PendingDecision {
         {
             return FallbackOutcome::FailClosed;
         }
-        let insured = |(number, _): &(usize, &RateLimitCheck)| {
-            enforced(number) && down(*number) == OnRedisDown::Insured
-        };
+        let insured =
+            |(number, _): &(usize, &RateLimitCheck)| enforced(number) && down(*number) == OnRedisDown::Local;
         let insured: Vec<_> = numbers.into_iter().zip(&self.checks).filter(insured).collect();
         let mut replies: LimitDecisions = smallvec![None; self.checks.len() + self.prefetched.len()];
         match self.decide_locally(set, &insured, part, &mut replies) {

@@ -26,11 +26,6 @@ impl LimitRoute {
         Self { text: text.to_owned(), normalized: normalize(text.as_bytes()).into_owned() }
     }
 
-    /// As configured.
-    pub(super) fn text(&self) -> &str {
-        &self.text
-    }
-
     /// Whether the path is the route itself, or lies below it at a `/`.
     pub(super) fn covers(&self, path: &RequestPath<'_>) -> bool {
         is_below(path.raw, self.text.as_bytes()) || is_below(&path.normalized, &self.normalized)

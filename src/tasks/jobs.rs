@@ -31,7 +31,7 @@ pub struct TaskFailure {
 }
 
 impl TaskFailure {
-    /// It may succeed another time: the task is begun again after a pause, as often as `tasks.attempts` allows.
+    /// It may succeed another time: the task is begun again after a pause, as often as `tasks.max_attempts` allows.
     pub fn retry(reason: impl Display) -> Self {
         Self { reason: reason.to_string(), retry: true }
     }

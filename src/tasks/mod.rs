@@ -46,7 +46,7 @@ const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TaskError {
-    /// As many tasks wait as `tasks.queue` allows; one may be made when workers have caught up.
+    /// As many tasks wait as `tasks.max_queued` allows; one may be made when workers have caught up.
     #[error("too many tasks wait already")]
     QueueFull,
     /// No job was registered for this kind in this worker's program.
@@ -164,7 +164,7 @@ impl TaskQueue {
     ///
     /// The job runs on a thread of its own and may take all the time it needs, up to `tasks.timeout`. An error is final,
     /// unless it is a [`Failure::again`]; a panic, and a worker that is lost, are followed by another attempt as long as
-    /// `tasks.attempts` allows. A job may thus be begun more than once: its result is taken once, and what else it does
+    /// `tasks.max_attempts` allows. A job may thus be begun more than once: its result is taken once, and what else it does
     /// must bear that.
     ///
     /// ```no_run
@@ -290,7 +290,7 @@ impl TaskQueue {
         }
     }
 
-    /// A task as it is now; `None`: there is none, or it ended longer than `tasks.keep` ago.
+    /// A task as it is now; `None`: there is none, or it ended longer than `tasks.retention` ago.
     ///
     /// # Errors
     /// [`Error::Redis`].

@@ -63,7 +63,7 @@ fn worker_slot() -> Option<usize> {
 #[non_exhaustive]
 pub enum TelemetryError {
     /// The filter is not one.
-    #[error("log.level {directives:?} is not a filter such as info or regatta=debug,fred=warn: {reason}")]
+    #[error("log.filter {directives:?} is not a filter such as info or regatta=debug,fred=warn: {reason}")]
     InvalidFilter {
         /// As configured.
         directives: String,
@@ -84,7 +84,7 @@ pub enum TelemetryError {
 }
 
 /// Libraries that say at ERROR what is an ordinary event here (a session that ended, Redis away), once for each
-/// request. Naming them in `log.level` brings them back.
+/// request. Naming them in `log.filter` brings them back.
 const QUIET_TARGETS: &str = "tower_sessions_core=off,fred=off";
 
 /// Finds out whether [`install`] would understand the settings.

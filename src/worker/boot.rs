@@ -78,8 +78,8 @@ pub(super) fn build_connection_server(options: &WorkerOptions, tasks: &mut JoinS
     let limits = ConnectionLimits {
         header: config.http.header_timeout,
         idle: config.http.keep_alive_timeout,
-        header_memory: config.http.header_memory,
-        per_client: config.http.connections_per_client.resolve(max_connections(config)),
+        header_memory: config.http.max_header_memory,
+        per_client: config.http.max_connections_per_client.resolve(max_connections(config)),
     };
     let gate = Arc::new(AdmissionGate::new(Arc::clone(&scoreboard), options.slot, options.cell));
     let connections = Arc::new(ConnectionTable::new(limits, scoreboard, options.slot, options.cell));

@@ -99,7 +99,7 @@ fn connections_are_counted_for_each_client_of_ipv4() {
     let redis = TestRedis::start();
     let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_LISTEN", "[::]:0");
     let fleet =
-        plan.set("REGATTA_HTTP__CONNECTIONS_PER_CLIENT", "1").set("REGATTA_PROXY__TRUSTED", "").start();
+        plan.set("REGATTA_HTTP__MAX_CONNECTIONS_PER_CLIENT", "1").set("REGATTA_PROXY__TRUSTED", "").start();
     let open = |last: u8| {
         let mut connection =
             Connection::open_from(IpAddr::from([127, 0, 0, last]), four(fleet.listen)).unwrap();
@@ -168,7 +168,8 @@ fn operators_may_have_several_addresses() {
 #[test]
 fn every_path_of_the_operators_is_asked_by_a_name_of_theirs() {
     let redis = TestRedis::start();
-    let fleet = TestFleetBuilder::on(&redis).set("REGATTA_ADMIN__HOSTS", "app, *.regatta.svc").start();
+    let fleet =
+        TestFleetBuilder::on(&redis).set("REGATTA_ADMIN__ALLOWED_HOSTS", "app, *.regatta.svc").start();
     let ask = |head: &str| {
         let mut connection = Connection::open(fleet.admin).unwrap();
         connection.send(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
@@ -183,7 +184,7 @@ fn every_path_of_the_operators_is_asked_by_a_name_of_theirs() {
         }
     }
     let refused = ask("GET /metrics HTTP/1.1\r\nHost: rebound.test");
-    assert!(refused.assert_problem(421)["detail"].as_str().unwrap().contains("admin.hosts"));
+    assert!(refused.assert_problem(421)["detail"].as_str().unwrap().contains("admin.allowed_hosts"));
     assert_eq!(ask("GET http://evil.test/metrics HTTP/1.1\r\nHost: localhost").status, 421);
     let upgrade = "GET /fleet/events HTTP/1.1\r\nHost: evil.test\r\nUpgrade: websocket";
     assert_eq!(ask(upgrade).status, 421);

@@ -10,7 +10,7 @@ use crate::support::{client, wait};
 
 fn plan(redis: &TestRedis) -> TestFleetBuilder {
     let bounds = TestFleetBuilder::on(redis).example("faulty").workers(1).set("REGATTA_WORKERS__MAX", "3");
-    bounds.set("REGATTA_WORKERS__MIN", "1").set("REGATTA_WORKERS__WINDOW", "1s")
+    bounds.set("REGATTA_WORKERS__MIN", "1").set("REGATTA_AUTOSCALE__WINDOW", "1s")
 }
 
 /// Clients that keep a loop busy most of the time; every one of their requests has to be answered.
@@ -62,7 +62,7 @@ fn workers_that_are_stopped_by_the_load_lose_nothing() {
 #[test]
 fn a_dry_run_only_says_what_it_would_do() {
     let redis = TestRedis::start();
-    let fleet = plan(&redis).set("REGATTA_WORKERS__AUTOSCALE", "dry-run").start();
+    let fleet = plan(&redis).set("REGATTA_AUTOSCALE__MODE", "dry-run").start();
     let stop = busy(&fleet);
     wait::until("it is said", wait::LONG, || {
         !fleet.log_lines("autoscaling would go from 1 to 2 workers").is_empty()

@@ -288,7 +288,8 @@ fn connections_in_a_crowd_are_even_and_none_is_lost() {
 #[test]
 fn they_are_even_again_after_a_reload_and_an_upgrade() {
     let redis = TestRedis::start();
-    let fleet = TestFleetBuilder::on(&redis).workers(4).set("REGATTA_WORKERS__PROBATION", "100ms").start();
+    let fleet =
+        TestFleetBuilder::on(&redis).workers(4).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms").start();
     for (signal, verb) in [(Signal::SIGHUP, "reload"), (Signal::SIGUSR2, "upgrade")] {
         let mut kept = open(&fleet, KEPT);
         let _ = use_all(&mut kept);

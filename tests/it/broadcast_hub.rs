@@ -239,13 +239,13 @@ async fn what_is_refused_says_which_bound_it_was() {
     let (one, chat) = (hub_with(&server, ScriptingMode::Auto, &tight).await, topic("chat"));
     let told = |error: BroadcastError| error.to_string();
     let long = told(one.publish(&chat, "12345").await.unwrap_err());
-    assert!(long.contains("4 bytes") && long.contains("broadcast.message_limit"), "{long}");
+    assert!(long.contains("4 bytes") && long.contains("broadcast.max_message_size"), "{long}");
     let first = one.subscribe(&chat, None).await.unwrap();
     let other = told(one.subscribe(&topic("other"), None).await.unwrap_err());
-    assert!(other.contains("broadcast.topics"), "{other}");
+    assert!(other.contains("broadcast.max_topics"), "{other}");
     let _second = one.subscribe(&chat, None).await.unwrap();
     let third = told(one.subscribe(&chat, None).await.unwrap_err());
-    assert!(third.contains("broadcast.subscribers"), "{third}");
+    assert!(third.contains("broadcast.max_subscribers"), "{third}");
     drop(first);
     one.subscribe(&chat, None).await.unwrap();
     assert_eq!(one.subscribers(), 1, "whoever is refused or leaves takes no place");

@@ -11,7 +11,7 @@ use crate::support::wait;
 
 /// A fleet whose workers take tasks.
 fn plan(redis: &TestRedis) -> TestFleetBuilder {
-    TestFleetBuilder::on(redis).set("REGATTA_TASKS__RUNNING", "1")
+    TestFleetBuilder::on(redis).set("REGATTA_TASKS__CONCURRENCY", "1")
 }
 
 fn open(fleet: &TestFleet) -> Browser {
@@ -306,7 +306,7 @@ fn the_page_is_small() {
 fn a_total_that_redis_does_not_say_is_not_shown_and_none_goes_back() {
     let mut redis = TestRedis::start_with(&["--appendonly", "yes"]);
     let fleet =
-        TestFleetBuilder::on(&redis).workers(1).set("REGATTA_REDIS__COMMAND_TIMEOUT", "100ms").start();
+        TestFleetBuilder::on(&redis).workers(1).set("REGATTA_REDIS__SILENCE_TIMEOUT", "100ms").start();
     (0..5).for_each(|_| _ = fleet.get("/"));
     let browser = Browser::open(1000, 800);
     browser.go(&format!("http://{}/", fleet.listen));

@@ -46,7 +46,7 @@ fn a_wrong_setting_is_one_sentence_with_key_value_and_source() {
         ("REDIS_URL", "http://localhost", &["redis.url", "REDIS_URL", "http"]),
         ("REDIS_URL", "redis://:hunter22@/", &["redis.url", "REDIS_URL"]),
         ("REGATTA_REDIS__MODE", "quick", &["redis.mode", "quick", "fcall"]),
-        ("REGATTA_REDIS__COMMAND_TIMEOUT", "25", &["redis.command_timeout", "25", "unit"]),
+        ("REGATTA_REDIS__SILENCE_TIMEOUT", "25", &["redis.silence_timeout", "25", "unit"]),
         ("REGATTA_REDIS__COMMIT_TIMEOUT", "1s", &["redis.commit_timeout", "no more", "redis.patience"]),
         ("REGATTA_REDIS__PATIENCE", "61s", &["redis.patience", "61s", "more than a minute", "1m"]),
         ("REGATTA_REDIS__PREFIX", "a b", &["redis.prefix", "a b"]),
@@ -61,7 +61,7 @@ fn a_wrong_setting_is_one_sentence_with_key_value_and_source() {
         ("REGATTA_LIMITS__DEFAULT__RATE", "fast", &["limits.default.rate", "fast"]),
         ("REGATTA_LIMITS__EXTRA__BURST", "5", &["limits.extra.rate", "missing"]),
         ("REGATTA_PROXY__TRUSTED", "10.0.0.0/99", &["proxy.trusted", "10.0.0.0/99"]),
-        ("REGATTA_HTTP__BODY_LIMIT", "2MB", &["http.body_limit", "2MB"]),
+        ("REGATTA_HTTP__MAX_BODY_SIZE", "2MB", &["http.max_body_size", "2MB"]),
         (
             "REGATTA_WROKERS__COUNT",
             "2",

@@ -91,7 +91,7 @@ fn whoever_follows_is_told_of_a_crash() {
 #[test]
 fn followers_that_do_not_read_cost_neither_memory_nor_an_upgrade() {
     let redis = TestRedis::start();
-    let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_WORKERS__PROBATION", "0s").start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_WORKERS__CANARY_PERIOD", "0s").start();
     let before = process::private_memory(fleet.pid());
     let mut followers: Vec<_> = (0..240).map(|_| knock(&fleet)).collect();
     for follower in &mut followers {

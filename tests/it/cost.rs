@@ -20,7 +20,7 @@ impl Scale {
         let plan =
             TestFleetBuilder::through(&proxy).set("REGATTA_SESSION__SECRETS", &"a secret of mine".repeat(2));
         // A limit that is drawn in advance costs a draw now and then, and a question less: not the same each time.
-        let plan = plan.set("REGATTA_LIMITS__DEFAULT__LEASE", "off");
+        let plan = plan.set("REGATTA_LIMITS__DEFAULT__PREFETCH", "off");
         let fleet = settings(plan.workers(2)).start();
         Self { server, proxy, fleet }
     }

@@ -95,7 +95,7 @@ fn killed_workers_and_cut_connections_lose_nothing_and_count_nothing_twice() {
 fn a_reload_and_a_stop_take_everything_along() {
     let redis = TestRedis::start();
     let mut fleet =
-        TestFleetBuilder::on(&redis).workers(3).set("REGATTA_WORKERS__PROBATION", "100ms").start();
+        TestFleetBuilder::on(&redis).workers(3).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms").start();
     let address = fleet.listen;
     let load = ParallelClients::start(4, |_| adder(address, HOT));
     wait::until("additions", wait::LONG, || load.seen() > 100);

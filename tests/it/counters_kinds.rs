@@ -46,9 +46,13 @@ fn of_a_thousand_seats_a_thousand_are_taken_also_in_a_storm_of_repetitions() {
 fn what_a_kind_needs_is_asked_for() {
     let redis = TestRedis::start();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
-    for wrong in
-        ["kind=bounded", "kind=bounded&max=5&by=0", "kind=unique", "kind=other", "kind=bounded&max=5&token="]
-    {
+    for wrong in [
+        "kind=bounded",
+        "kind=bounded&max=5&by=0",
+        "kind=distinct",
+        "kind=other",
+        "kind=bounded&max=5&token=",
+    ] {
         post(&fleet, &format!("/counters/x?{wrong}")).assert_problem(400);
     }
     let form =
@@ -56,12 +60,12 @@ fn what_a_kind_needs_is_asked_for() {
     assert_eq!(client::once(fleet.listen, form).unwrap().json()["value"], 4);
     let refused = post(&fleet, "/counters/x?kind=bounded&max=5&by=2");
     assert_eq!((refused.status, &refused.json()["value"]), (409, &4.into()));
-    let seen = post(&fleet, "/counters/x?kind=unique&item=alice&window=day").json();
+    let seen = post(&fleet, "/counters/x?kind=distinct&item=alice&window=day").json();
     assert_eq!((seen["new"].as_bool(), seen["value"].as_u64()), (Some(true), Some(1)));
     let seen = post(&fleet, "/counters/x?kind=unique&item=alice&window=day").json();
     assert_eq!((seen["new"].as_bool(), seen["value"].as_u64()), (Some(false), Some(1)));
-    assert_eq!(fleet.get("/counters/x?kind=unique&window=day").json()["value"], 1);
-    assert_eq!(fleet.get("/counters/x?kind=unique").json()["value"], 0, "for ever is another counter");
+    assert_eq!(fleet.get("/counters/x?kind=distinct&window=day").json()["value"], 1);
+    assert_eq!(fleet.get("/counters/x?kind=distinct").json()["value"], 0, "for ever is another counter");
 }
 
 #[test]
@@ -73,7 +77,7 @@ fn without_server_side_code_batched_additions_are_made_at_once_and_the_rest_is_r
         let read = fleet.get("/counters/x?kind=batched").json();
         assert_eq!((read["value"].as_u64(), read["staleness_ms"].as_u64()), (Some(value), Some(0)));
     }
-    for refused in ["kind=bounded&max=5", "kind=unique&item=a"] {
+    for refused in ["kind=bounded&max=5", "kind=distinct&item=a"] {
         post(&fleet, &format!("/counters/x?{refused}")).assert_problem(501);
     }
     let keyed = Request::post("/counters/x").header("Idempotency-Key", "k");

@@ -76,7 +76,7 @@ fn a_signal_to_every_process_at_once_is_a_stop_with_its_grace() {
 fn a_stop_that_meets_the_death_of_a_new_programs_first_worker_is_a_stop() {
     let redis = TestRedis::start();
     for suspended in [true, false] {
-        let mut fleet = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__PROBATION", "30s").start();
+        let mut fleet = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "30s").start();
         fleet.signal(Signal::SIGUSR2);
         wait::until("the first new worker serves", wait::LONG, || fleet.ready().len() == 3);
         let (workers, (_, candidate)) = (fleet.workers(), fleet.ready()[2]);
@@ -97,7 +97,7 @@ fn a_stop_that_meets_the_death_of_a_new_programs_first_worker_is_a_stop() {
 fn a_first_worker_that_has_served_its_requests_does_not_hold_a_reload_up() {
     let redis = TestRedis::start();
     let plan = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__MAX_REQUESTS", "30");
-    let fleet = plan.set("REGATTA_WORKERS__PROBATION", "3s").start();
+    let fleet = plan.set("REGATTA_WORKERS__CANARY_PERIOD", "3s").start();
     let load = visitors(&fleet);
     wait::until("load", wait::LONG, || load.seen() > 100);
     fleet.signal(Signal::SIGHUP);
@@ -217,10 +217,11 @@ fn a_change_that_comes_while_the_fleet_boots_is_followed_once_it_serves() {
     let plan = TestFleetBuilder::on(&redis).example("faulty").args(&["serve", "--watch"]);
     let (faults, file) = (plan.folder().join("faults"), plan.folder().join("regatta.toml"));
     fs::write(&faults, "0 1").unwrap();
-    let plan = plan.set("FAULTY_FILE", faults.to_str().unwrap()).set("REGATTA_WORKERS__PROBATION", "200ms");
+    let plan =
+        plan.set("FAULTY_FILE", faults.to_str().unwrap()).set("REGATTA_WORKERS__CANARY_PERIOD", "200ms");
     let fleet = plan.spawn();
     wait::until("it boots", wait::LONG, || !fleet.log_lines("worker crashed").is_empty());
-    fs::write(&file, "[http]\nkeep_alive = \"20s\"\n").unwrap();
+    fs::write(&file, "[http]\nkeep_alive_timeout = \"20s\"\n").unwrap();
     fs::remove_file(&faults).unwrap();
     wait::until("it is followed", wait::LONG, || !fleet.log_lines("reload done").is_empty());
 }

@@ -21,7 +21,7 @@ pub(crate) const TOKEN: &str = "a token for the tests of today";
 pub(crate) fn plan(redis: &TestRedis) -> TestFleetBuilder {
     TestFleetBuilder::on(redis)
         .set("REGATTA_DASHBOARD__TOKEN", TOKEN)
-        .set("REGATTA_FLEET__HEARTBEAT", "200ms")
+        .set("REGATTA_FLEET__HEARTBEAT_INTERVAL", "200ms")
 }
 
 fn open(browser: &Browser, fleet: &TestFleet) {
@@ -248,8 +248,8 @@ fn it_is_whole_without_a_script_and_readable_on_a_phone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_are_seen_to_run_and_to_be_given_up() {
     let redis = TestRedis::start();
-    let plan = plan(&redis).example("faulty").set("REGATTA_TASKS__ATTEMPTS", "1");
-    let fleet = plan.set("REGATTA_TASKS__RUNNING", "1").workers(2).start();
+    let plan = plan(&redis).example("faulty").set("REGATTA_TASKS__MAX_ATTEMPTS", "1");
+    let fleet = plan.set("REGATTA_TASKS__CONCURRENCY", "1").workers(2).start();
     let tasks = task_fleet::client(&redis, &fleet).await;
     tasks.enqueue("mishap", &"again").await.unwrap();
     for _ in 0..4 {

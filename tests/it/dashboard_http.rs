@@ -187,7 +187,7 @@ fn the_public_address_has_it_only_where_that_is_wanted() {
 #[test]
 fn a_name_that_another_site_may_have_bent_is_refused() {
     let redis = TestRedis::start();
-    let fleet = plan(&redis).set("REGATTA_ADMIN__HOSTS", "fleet.example.org").start();
+    let fleet = plan(&redis).set("REGATTA_ADMIN__ALLOWED_HOSTS", "fleet.example.org").start();
     let ask = |target: &str, host: &str| -> Response {
         let mut connection = Connection::open(fleet.admin).unwrap();
         let text = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -199,7 +199,7 @@ fn a_name_that_another_site_may_have_bent_is_refused() {
     }
     for target in ["/fleet", "/fleet/events", "/livez"] {
         let refused = ask(target, "evil.test:3001");
-        assert!(refused.assert_problem(421)["detail"].as_str().unwrap().contains("admin.hosts"));
+        assert!(refused.assert_problem(421)["detail"].as_str().unwrap().contains("admin.allowed_hosts"));
     }
 }
 
@@ -323,7 +323,7 @@ fn nothing_is_computed_while_nobody_watches() {
 #[test]
 fn figures_travel_with_a_heartbeat_and_cause_none() {
     let redis = TestRedis::start();
-    let fleet = plan(&redis).set("REGATTA_FLEET__HEARTBEAT", "60s").start();
+    let fleet = plan(&redis).set("REGATTA_FLEET__HEARTBEAT_INTERVAL", "60s").start();
     let key = format!("{}:{{fleet}}:machines", fleet.plan().prefix());
     let said = || {
         let all = redis.cli(&["HVALS", &key]);

@@ -197,7 +197,7 @@ fn there_are_counters_of_some_names_and_no_others() {
             "?by=1",
             "?kind=batched&by=1",
             "?kind=bounded&max=1&token=t",
-            "?kind=unique&item=i&window=day",
+            "?kind=distinct&item=i&window=day",
         ] {
             let target = format!("/counters/{name}{query}");
             let refused = visitor.request(fleet.listen, Request::post(&target)).assert_problem(404);

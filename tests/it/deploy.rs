@@ -228,7 +228,11 @@ fn both_families_of_addresses_are_served() {
     for hop in ["10.1.2.3", "::ffff:10.1.2.3", "fd00::7"] {
         assert!(trusted.trusts(hop.parse().unwrap()), "{hop}");
     }
-    assert!(settings.admin.hosts.iter().any(|host| host == "*.regatta.svc"), "{:?}", settings.admin.hosts);
+    assert!(
+        settings.admin.allowed_hosts.iter().any(|host| host == "*.regatta.svc"),
+        "{:?}",
+        settings.admin.allowed_hosts
+    );
 }
 
 #[test]

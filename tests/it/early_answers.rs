@@ -157,8 +157,9 @@ fn what_a_worker_refuses_by_itself_arrives_too() {
     let redis = TestRedis::start();
     let plan =
         TestFleetBuilder::on(&redis).example("faulty").workers(1).set("REGATTA_PROXY__TRUSTED", "192.0.2.1");
-    let plan =
-        plan.set("REGATTA_HTTP__CONNECTIONS_PER_CLIENT", "1").set("REGATTA_HTTP__HEADER_MEMORY", "64KiB");
+    let plan = plan
+        .set("REGATTA_HTTP__MAX_CONNECTIONS_PER_CLIENT", "1")
+        .set("REGATTA_HTTP__MAX_HEADER_MEMORY", "64KiB");
     let fleet = plan.start();
     let from = |last| Connection::open_from(IpAddr::from([127, 0, 0, last]), fleet.listen).unwrap();
     let mut first = from(2);

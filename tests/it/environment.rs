@@ -90,7 +90,7 @@ fn what_kubernetes_injects_for_a_sibling_service_is_passed_over_and_told() {
         ("REGATTA_REDIS_URL", "tcp://10.96.0.7:6379", "REGATTA_REDIS__URL"),
         ("REGATTA_PORT", "8080", "REGATTA_LISTEN"),
         ("regatta_workers__count", "4", "REGATTA_WORKERS__COUNT"),
-        ("REGATTA_DASHBOARD__HOSTS", "a", "admin.hosts"),
+        ("REGATTA_DASHBOARD__HOSTS", "a", "admin.allowed_hosts"),
     ] {
         let (code, said) = plan.clone().set(name, value).args(&["check"]).run();
         assert!(code == USAGE && said.contains(name) && said.contains(meant), "{name}: {code} {said}");

@@ -13,7 +13,7 @@ use crate::support::{client, process, wait};
 fn plan(redis: &TestRedis) -> TestFleetBuilder {
     TestFleetBuilder::on(redis)
         .set("REGATTA_REDIS__PREFIX", "shared")
-        .set("REGATTA_FLEET__HEARTBEAT", "200ms")
+        .set("REGATTA_FLEET__HEARTBEAT_INTERVAL", "200ms")
 }
 
 /// What `status --all --json` says with this plan's settings, and its exit code.
@@ -93,7 +93,7 @@ fn every_machine_and_all_its_workers_are_seen_from_everywhere() {
 fn a_fleet_that_stops_is_gone_when_it_has() {
     let redis = TestRedis::start();
     // No one would miss its heartbeat for minutes.
-    let slow = || plan(&redis).set("REGATTA_FLEET__HEARTBEAT", "1m");
+    let slow = || plan(&redis).set("REGATTA_FLEET__HEARTBEAT_INTERVAL", "1m");
     let (mut first, second) = (slow().start(), slow().start());
     until_shown(second.plan(), &[&first, &second]);
     assert_eq!(first.stop(), 0);
@@ -103,7 +103,7 @@ fn a_fleet_that_stops_is_gone_when_it_has() {
 #[test]
 fn workers_whose_supervisor_was_killed_take_their_machine_out() {
     let redis = TestRedis::start();
-    let mut fleet = plan(&redis).set("REGATTA_FLEET__HEARTBEAT", "1m").start();
+    let mut fleet = plan(&redis).set("REGATTA_FLEET__HEARTBEAT_INTERVAL", "1m").start();
     let plan = fleet.plan().clone();
     until_shown(&plan, &[&fleet]);
     let workers = fleet.workers();
@@ -131,7 +131,7 @@ fn a_machine_that_dies_without_a_word_expires() {
 #[test]
 fn a_machine_keeps_its_identity_over_crashes_reloads_and_upgrades() {
     let redis = TestRedis::start();
-    let fleet = plan(&redis).set("REGATTA_WORKERS__PROBATION", "100ms").start();
+    let fleet = plan(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms").start();
     let own = |generation: u64| {
         wait::until_some("the machine shows its generation", wait::LONG, || {
             let (_, document) = status(fleet.plan());
@@ -187,7 +187,7 @@ fn without_redis_a_machine_shows_itself_and_says_why() {
 
 #[test]
 fn a_fleet_on_its_private_redis_is_found_there() {
-    let fleet = TestFleetBuilder::new().set("REGATTA_FLEET__HEARTBEAT", "200ms").start();
+    let fleet = TestFleetBuilder::new().set("REGATTA_FLEET__HEARTBEAT_INTERVAL", "200ms").start();
     until_shown(fleet.plan(), &[&fleet]);
     let (code, said) = TestFleetBuilder::new().args(&["status", "--all"]).run();
     assert!(code == 69 && said.contains("data_dir"), "{code}: {said}");
@@ -196,7 +196,7 @@ fn a_fleet_on_its_private_redis_is_found_there() {
 #[test]
 fn a_fleet_that_is_to_have_no_heartbeat_has_none() {
     let redis = TestRedis::start();
-    let silent = plan(&redis).set("REGATTA_FLEET__HEARTBEAT", "0").start();
+    let silent = plan(&redis).set("REGATTA_FLEET__HEARTBEAT_INTERVAL", "0").start();
     let loud = plan(&redis).start();
     until_shown(loud.plan(), &[&loud]);
     // The silent one would have spoken several times by now.

@@ -19,7 +19,7 @@ use crate::support::{client, process, wait};
 fn plan(redis: &TestRedis) -> TestFleetBuilder {
     TestFleetBuilder::on(redis)
         .set("REGATTA_REDIS__PREFIX", "shared")
-        .set("REGATTA_FLEET__HEARTBEAT", "200ms")
+        .set("REGATTA_FLEET__HEARTBEAT_INTERVAL", "200ms")
 }
 
 /// Everything but the addresses is the same in every file.

@@ -99,7 +99,8 @@ fn requests_of_one_that_is_reset_are_given_up() {
 #[test]
 fn a_stream_goes_on_for_one_that_listens_and_ends_for_one_that_is_gone() {
     let redis = TestRedis::start();
-    let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_BROADCAST__HEARTBEAT", "60s").start();
+    let fleet =
+        TestFleetBuilder::on(&redis).workers(1).set("REGATTA_BROADCAST__KEEP_ALIVE_INTERVAL", "60s").start();
     let listeners = || sum(&fleet.operator("/metrics").text(), "regatta_broadcast_subscribers", &[]);
     let mut listening = half_closed(fleet.listen, &get("/events"));
     let gone = [half_closed(fleet.listen, &get("/events")), half_closed(fleet.listen, &get_2("/events"))];

@@ -170,7 +170,7 @@ fn a_stopped_worker_gets_a_spare_and_drains_when_it_goes_on() {
 #[test]
 fn a_worker_with_a_queue_of_seconds_is_not_hung() {
     let redis = TestRedis::start();
-    let fleet = faulty(&redis).set("REGATTA_HTTP__CONNECTIONS", "20000").start();
+    let fleet = faulty(&redis).set("REGATTA_HTTP__MAX_CONNECTIONS", "20000").start();
     let before = fleet.workers();
     let mut clients: Vec<_> = (0..2500).map(|_| Connection::open(fleet.listen).unwrap()).collect();
     for round in 0..2 {
@@ -239,7 +239,7 @@ fn a_fleet_with_a_hung_worker_reloads_scales_restarts_and_stops() {
 #[test]
 fn a_fleet_with_a_hung_worker_becomes_another_program_and_knows_it_still() {
     let redis = TestRedis::start();
-    let plan = short(&redis).set("REGATTA_WORKERS__PROBATION", "200ms");
+    let plan = short(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "200ms");
     let fleet = plan.set("REGATTA_WORKERS__HANG_TIMEOUT", "1s").workers(2).start();
     let mut blocked = harm(&fleet, "/block/12000");
     let line = hang(&fleet);
@@ -303,7 +303,8 @@ fn a_reload_that_ends_the_watch_leaves_no_worker_hung_for_ever() {
     let _unanswered = harm(&scene.fleet, "/block/120000");
     let hung = pid(&hang(&scene.fleet));
     successor(&scene.fleet, 0, hung);
-    std::fs::write(&scene.file, "[workers]\ncount = 1\nhang_timeout = \"0s\"\nprobation = \"0s\"\n").unwrap();
+    std::fs::write(&scene.file, "[workers]\ncount = 1\nhang_timeout = \"0s\"\ncanary_period = \"0s\"\n")
+        .unwrap();
     scene.expect(&["reload"], 0, "reload done: 1 worker");
     wait::until("it is a worker like any other, which has drain.timeout", wait::LONG, || {
         !process::alive(hung)

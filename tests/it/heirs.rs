@@ -110,7 +110,7 @@ pub(crate) fn signals(status: &str, name: &str) -> u64 {
 #[test]
 fn what_was_open_before_the_fleet_is_open_in_every_worker_whatever_happens() {
     let redis = TestRedis::start();
-    let fleet = heirs(&redis).set("REGATTA_WORKERS__PROBATION", "100ms").start();
+    let fleet = heirs(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms").start();
     works(&fleet, "first");
     let before = fleet.workers();
     for pid in &before {
@@ -157,7 +157,7 @@ fn a_program_that_a_handler_starts_finds_standard_descriptors_and_clean_signals(
 #[test]
 fn no_two_workers_draw_the_same_numbers_from_generators_used_before_the_fork() {
     let redis = TestRedis::start();
-    let fleet = heirs(&redis).set("REGATTA_WORKERS__PROBATION", "100ms").start();
+    let fleet = heirs(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms").start();
     let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut asked = 0;
     let mut look = |fleet: &TestFleet| {

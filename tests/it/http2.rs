@@ -83,7 +83,7 @@ fn streams_under_way_are_finished_before_their_worker_leaves() {
 #[test]
 fn a_header_that_is_too_large_costs_its_stream_only() {
     let redis = TestRedis::start();
-    let fleet = TestFleetBuilder::on(&redis).set("REGATTA_HTTP__HEADER_LIMIT", "16KiB").start();
+    let fleet = TestFleetBuilder::on(&redis).set("REGATTA_HTTP__MAX_HEADER_SIZE", "16KiB").start();
     let client = Multiplexed::new(fleet.listen);
     client.runtime.block_on(async {
         client.ask("/hello").await.unwrap();
@@ -106,8 +106,8 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 #[test]
 fn a_client_that_gives_no_room_is_cut_however_alive_it_looks() {
     let redis = TestRedis::start();
-    let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE", "1s");
-    let fleet = plan.set("REGATTA_BROADCAST__HEARTBEAT", "200ms").start();
+    let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "1s");
+    let fleet = plan.set("REGATTA_BROADCAST__KEEP_ALIVE_INTERVAL", "200ms").start();
     let mut deaf = TcpStream::connect(fleet.listen).unwrap();
     // Settings: a window of nothing (INITIAL_WINDOW_SIZE, §6.5.2).
     let mut opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();

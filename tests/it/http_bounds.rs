@@ -10,10 +10,10 @@ use crate::support::wait;
 /// A fleet with small bounds.
 fn bounded(redis: &TestRedis) -> TestFleet {
     let plan = TestFleetBuilder::on(redis)
-        .set("REGATTA_HTTP__HEADER_LIMIT", "16KiB")
-        .set("REGATTA_HTTP__BODY_LIMIT", "1KiB");
+        .set("REGATTA_HTTP__MAX_HEADER_SIZE", "16KiB")
+        .set("REGATTA_HTTP__MAX_BODY_SIZE", "1KiB");
     let plan = plan.set("REGATTA_HTTP__HEADER_TIMEOUT", "500ms").set("REGATTA_HTTP__BODY_TIMEOUT", "500ms");
-    plan.set("REGATTA_HTTP__KEEP_ALIVE", "700ms").start()
+    plan.set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "700ms").start()
 }
 
 /// What comes back for these bytes; a closed connection counts as a refusal without words.
@@ -216,7 +216,7 @@ fn connections_beyond_the_bound_wait_and_are_served_later() {
     let fleet = TestFleetBuilder::on(&redis)
         .example("faulty")
         .workers(1)
-        .set("REGATTA_HTTP__CONNECTIONS", "5")
+        .set("REGATTA_HTTP__MAX_CONNECTIONS", "5")
         .start();
     let hello = Request::get("/hello");
     // None of them is idle: an idle one would make room.
@@ -240,7 +240,7 @@ fn connections_beyond_the_bound_wait_and_are_served_later() {
 #[test]
 fn operators_are_answered_while_visitors_fill_every_place() {
     let redis = TestRedis::start();
-    let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_HTTP__CONNECTIONS", "3").start();
+    let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_HTTP__MAX_CONNECTIONS", "3").start();
     let _crowd: Vec<_> = (0..20).map(|_| Connection::open(fleet.listen).unwrap()).collect();
     for _ in 0..5 {
         for target in ["/livez", "/readyz", "/metrics"] {

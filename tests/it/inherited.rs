@@ -43,14 +43,14 @@ fn minds_its_signals(mut fleet: TestFleet) {
 fn a_fleet_hears_of_every_signal_that_its_parent_ignored() {
     let redis = TestRedis::start();
     minds_its_signals(
-        after(TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__PROBATION", "100ms"), IGNORING).start(),
+        after(TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms"), IGNORING).start(),
     );
 }
 
 #[test]
 fn a_fleet_hears_of_every_signal_that_its_parent_blocked() {
     let redis = TestRedis::start();
-    let plan = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__PROBATION", "100ms");
+    let plan = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms");
     minds_its_signals(plan.wrapped(&["env", "--block-signal"]).start());
 }
 
@@ -154,7 +154,7 @@ fn on_terminal(plan: &TestFleetBuilder, words: &[&str]) -> (TestFleet, File) {
     fcntl(&pty.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
     fcntl(&pty.slave, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
     let words: Vec<_> = ["setsid", "--ctty"].iter().chain(words).copied().collect();
-    let plan = plan.clone().set("REGATTA_WORKERS__PROBATION", "100ms").wrapped(&words);
+    let plan = plan.clone().set("REGATTA_WORKERS__CANARY_PERIOD", "100ms").wrapped(&words);
     let plan = plan.input_from(pty.slave);
     let fleet = plan.start();
     (fleet, File::from(pty.master))
@@ -226,7 +226,7 @@ fn cores_are_counted_again_at_a_reload() {
     }
     let redis = TestRedis::start();
     let plan =
-        TestFleetBuilder::on(&redis).unset("WEB_CONCURRENCY").set("REGATTA_WORKERS__PROBATION", "100ms");
+        TestFleetBuilder::on(&redis).unset("WEB_CONCURRENCY").set("REGATTA_WORKERS__CANARY_PERIOD", "100ms");
     let fleet = plan.start();
     assert_eq!(fleet.workers().len(), cores);
     let pin = |list: &str| {

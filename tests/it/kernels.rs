@@ -18,7 +18,7 @@ fn without(plan: TestFleetBuilder, lacking: &[(&str, &str)]) -> TestFleetBuilder
 /// All that a fleet does which needs the kernel: begin, replace, reload, scale, upgrade, stop.
 #[track_caller]
 fn lives(plan: TestFleetBuilder) -> String {
-    let mut fleet = plan.set("REGATTA_WORKERS__PROBATION", "100ms").start();
+    let mut fleet = plan.set("REGATTA_WORKERS__CANARY_PERIOD", "100ms").start();
     assert_eq!(fleet.get("/").status, 200);
     fleet.crash(fleet.workers()[0]);
     for words in [&["reload"][..], &["scale", "3"], &["scale", "1"], &["upgrade"]] {

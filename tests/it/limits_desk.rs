@@ -240,7 +240,7 @@ async fn a_flood_of_a_quick_limit_costs_each_worker_some_dozen_commands_a_second
 #[tokio::test]
 async fn one_that_is_never_drawn_in_advance_asks_as_ever() {
     let server = TestRedis::start();
-    let [worker] = workers(&server, "[limits.a]\nrate = \"1000/s\"\nlease = false").await;
+    let [worker] = workers(&server, "[limits.a]\nrate = \"1000/s\"\nprefetch = false").await;
     server.cli(&["CONFIG", "RESETSTAT"]);
     // One after the other, because what is asked at once shares a call.
     for _ in 0..300 {
@@ -360,7 +360,7 @@ async fn who_may_have_missed_news_does_not_rely_on_what_he_knows() {
 #[tokio::test]
 async fn three_policies_and_if_one_denies_none_is_charged() {
     let server = TestRedis::start();
-    let text = "[limits.a]\nrate = \"1/h\"\nburst = 10\ncost = 2\n[limits.b]\nrate = \"1/h\"\nburst = 10\nlease = false\n\
+    let text = "[limits.a]\nrate = \"1/h\"\nburst = 10\ncost = 2\n[limits.b]\nrate = \"1/h\"\nburst = 10\nprefetch = false\n\
                 [limits.c]\nrate = \"1/h\"\nburst = 1";
     let [worker]: [Worker; 1] = workers(&server, text).await;
     assert!(worker.ask(CLIENT).await.is_allowed());
@@ -418,7 +418,7 @@ async fn without_redis_a_policy_may_be_open_or_closed() {
     for _ in 0..20 {
         assert!(matches!(closed.ask(CLIENT).await, Verdict::Closed));
     }
-    let places = "[limits.a]\nconcurrent = 4\n";
+    let places = "[limits.a]\nconcurrency = 4\n";
     server.restart();
     let [one]: [Worker; 1] = workers(&server, places).await;
     server.kill();
@@ -433,7 +433,7 @@ async fn without_redis_a_policy_may_be_open_or_closed() {
 async fn drawn_in_advance_is_never_more_and_hardly_ever_asked() {
     let server = TestRedis::start();
     let workers: [Worker; 4] =
-        workers(&server, "[limits.a]\nrate = \"1/h\"\nburst = 10000\nlease = true").await;
+        workers(&server, "[limits.a]\nrate = \"1/h\"\nburst = 10000\nprefetch = true").await;
     server.cli(&["CONFIG", "RESETSTAT"]);
     let mut tasks = JoinSet::new();
     // Most of it comes to one worker.
@@ -467,7 +467,7 @@ async fn drawn_in_advance_is_never_more_and_hardly_ever_asked() {
 #[tokio::test]
 async fn what_was_drawn_is_used_even_if_redis_has_no_more() {
     let server = TestRedis::start();
-    let text = "[limits.a]\nrate = \"1/h\"\nburst = 1000\nlease = true";
+    let text = "[limits.a]\nrate = \"1/h\"\nburst = 1000\nprefetch = true";
     let [one, other]: [Worker; 2] = workers(&server, text).await;
     // What is drawn is not given back while this clock stands still.
     let still = || *STILL.get_or_init(Instant::now);
@@ -507,7 +507,7 @@ async fn what_was_drawn_is_used_even_if_redis_has_no_more() {
 #[tokio::test]
 async fn places_are_shared_renewed_and_given_back() {
     let server = TestRedis::start();
-    let text = "[limits.a]\nconcurrent = 3\nconcurrent_lease = \"1s\"";
+    let text = "[limits.a]\nconcurrency = 3\nconcurrency_lease = \"1s\"";
     let [one, other]: [Worker; 2] = workers(&server, text).await;
     let mut held = vec![one.ask(CLIENT).await, one.ask(CLIENT).await, other.ask(CLIENT).await];
     assert!(held.iter().all(Verdict::is_allowed));
@@ -534,7 +534,7 @@ async fn places_are_shared_renewed_and_given_back() {
 #[test]
 fn a_place_ends_with_its_worker() {
     let server = TestRedis::start();
-    let text = "[limits.a]\nconcurrent = 1\nconcurrent_lease = \"1s\"";
+    let text = "[limits.a]\nconcurrency = 1\nconcurrency_lease = \"1s\"";
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let killed = runtime();
     let place = killed.block_on(async {
@@ -555,7 +555,7 @@ fn a_place_ends_with_its_worker() {
 async fn a_request_that_is_dropped_while_it_asks_leaves_no_place_behind() {
     let server = TestRedis::start();
     let [worker]: [Worker; 1] =
-        workers(&server, "[limits.a]\nconcurrent = 2\nconcurrent_lease = \"5m\"").await;
+        workers(&server, "[limits.a]\nconcurrency = 2\nconcurrency_lease = \"5m\"").await;
     for _ in 0..20 {
         let asking = worker.ask(CLIENT);
         let _ = tokio::time::timeout(Duration::from_micros(50), asking).await;

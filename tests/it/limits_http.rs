@@ -22,8 +22,8 @@ fn layered(redis: &TestRedis) -> TestFleetBuilder {
         ("limits.login.rate", "20/h"),
         ("limits.login.burst", "20"),
         ("limits.login.routes", "layer"),
-        ("limits.export.concurrent", "2"),
-        ("limits.export.concurrent_lease", "1s"),
+        ("limits.export.concurrency", "2"),
+        ("limits.export.concurrency_lease", "1s"),
         ("limits.export.per", "global"),
         ("limits.export.routes", "layer"),
     ];
@@ -142,7 +142,7 @@ fn a_header_a_method_and_a_price_choose_the_policy_and_its_subject() {
 fn older_headers_and_none_can_be_had() {
     let redis = TestRedis::start();
     let limited = [("limits.default.rate", "1/min"), ("limits.default.burst", "2")];
-    let style = |style: &str| plan(&redis, &limited).set("REGATTA_HTTP__LIMIT_HEADERS", style).start();
+    let style = |style: &str| plan(&redis, &limited).set("REGATTA_HTTP__RATE_LIMIT_HEADERS", style).start();
     let fleet = style("legacy");
     let first = fleet.get("/counters/x");
     let older = |name: &str, response: &Response| response.header(&format!("X-RateLimit-{name}")).to_owned();
@@ -260,7 +260,7 @@ fn an_operator_sees_and_resets_a_limit_and_workers_know_at_once() {
     let statuses: Vec<_> = (0..40).map(|_| fleet.get("/counters/x").status).collect();
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 2);
     let (code, shown) = limits(&["show", "default", "::ffff:127.0.0.1"]);
-    assert!(code == 0 && shown.contains("0 of 2 left, as if never used in"), "{shown}");
+    assert!(code == 0 && shown.contains("0 of 2 left, fully replenished in"), "{shown}");
     let (code, shown) = limits(&["reset", "default", "127.0.0.1", "--json"]);
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     assert_eq!((code, &shown["reset"], &shown["remaining"]), (0, &true.into(), &2.into()));

@@ -179,7 +179,7 @@ async fn a_worker_that_dies_takes_with_it_what_it_held_and_no_more() {
 async fn workers_that_lease_and_workers_that_do_not_share_one_limit() {
     let server = TestRedis::start();
     let [leasing, again]: [Worker; 2] = workers(&server, &limit(1000, "")).await;
-    let [old, older]: [Worker; 2] = workers(&server, &limit(1000, "lease = 0")).await;
+    let [old, older]: [Worker; 2] = workers(&server, &limit(1000, "prefetch = 0")).await;
     let all = [leasing, old, again, older];
     let (first, total) = total(&all, 1000).await;
     assert_eq!(total, 1000);

@@ -28,7 +28,7 @@ fn durable() -> TestRedis {
 fn plan(redis: &TestRedis) -> TestFleetBuilder {
     TestFleetBuilder::on(redis)
         .workers(2)
-        .set("REGATTA_WORKERS__PROBATION", "300ms")
+        .set("REGATTA_WORKERS__CANARY_PERIOD", "300ms")
         .set("REGATTA_DRAIN__TIMEOUT", DRAIN)
 }
 

@@ -16,9 +16,9 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// A fleet that takes as many messages as a test sends.
 fn fleet(redis: &TestRedis) -> TestFleet {
-    let plan = stream::plan(redis).workers(1).set("REGATTA_WEBSOCKET__MESSAGES_PER_SECOND", "1000");
-    plan.set("REGATTA_WEBSOCKET__MESSAGE_LIMIT", "64KiB")
-        .set("REGATTA_BROADCAST__MESSAGE_LIMIT", "64KiB")
+    let plan = stream::plan(redis).workers(1).set("REGATTA_WEBSOCKET__MAX_MESSAGES_PER_SECOND", "1000");
+    plan.set("REGATTA_WEBSOCKET__MAX_MESSAGE_SIZE", "64KiB")
+        .set("REGATTA_BROADCAST__MAX_MESSAGE_SIZE", "64KiB")
         .start()
 }
 
@@ -281,8 +281,8 @@ fn a_flood_of_empty_frames_costs_others_little() {
 #[test]
 fn a_client_that_takes_nothing_is_dropped_and_holds_up_nobody() {
     let redis = TestRedis::start();
-    let plan = stream::plan(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE", "2s");
-    let fleet = plan.set("REGATTA_BROADCAST__MESSAGE_LIMIT", "64KiB").start();
+    let plan = stream::plan(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "2s");
+    let fleet = plan.set("REGATTA_BROADCAST__MAX_MESSAGE_SIZE", "64KiB").start();
     let deaf = WebSocketClient::open(fleet.listen, "/ws");
     let mut stream = Stream::open(fleet.listen, "/events");
     let large = "x".repeat(60_000);

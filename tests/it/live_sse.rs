@@ -105,7 +105,7 @@ fn nothing_breaks_out_of_a_message() {
 #[test]
 fn what_cannot_be_sent_is_refused_with_a_reason() {
     let redis = TestRedis::start();
-    let fleet = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MESSAGE_LIMIT", "1KiB").start();
+    let fleet = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MAX_MESSAGE_SIZE", "1KiB").start();
     let post = |kind: &str, body: &str| {
         client::once(fleet.listen, Request::post("/broadcast").body(kind, body.as_bytes())).unwrap()
     };
@@ -145,8 +145,8 @@ fn other_sites_broadcast_nothing() {
 #[test]
 fn a_quiet_stream_shows_that_it_lives_and_is_never_cut_for_being_quiet() {
     let redis = TestRedis::start();
-    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__HEARTBEAT", "300ms");
-    let fleet = plan.set("REGATTA_HTTP__KEEP_ALIVE", "600ms").start();
+    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__KEEP_ALIVE_INTERVAL", "300ms");
+    let fleet = plan.set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "600ms").start();
     let mut stream = Stream::open(fleet.listen, "/events");
     let begin = Instant::now();
     assert!(stream.block().unwrap().unwrap().starts_with("retry: "));
@@ -162,8 +162,8 @@ fn a_quiet_stream_shows_that_it_lives_and_is_never_cut_for_being_quiet() {
 #[test]
 fn a_client_that_reads_nothing_holds_up_nobody_and_is_cut() {
     let redis = TestRedis::start();
-    let plan = stream::plan(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE", "1s");
-    let fleet = plan.set("REGATTA_BROADCAST__HEARTBEAT", "200ms").start();
+    let plan = stream::plan(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "1s");
+    let fleet = plan.set("REGATTA_BROADCAST__KEEP_ALIVE_INTERVAL", "200ms").start();
     let mut deaf = Connection::open(fleet.listen).unwrap();
     deaf.send(&Request::get("/events").bytes()).unwrap();
     let mut stream = Stream::open(fleet.listen, "/events");
@@ -185,8 +185,8 @@ fn a_client_that_reads_nothing_holds_up_nobody_and_is_cut() {
 #[test]
 fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
     let redis = TestRedis::start();
-    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__BUFFER", "8");
-    let fleet = plan.set("REGATTA_BROADCAST__HISTORY", "10000").start();
+    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MAX_LAG", "8");
+    let fleet = plan.set("REGATTA_BROADCAST__RETENTION_MESSAGES", "10000").start();
     let mut slow = Stream::open(fleet.listen, "/events");
     let mut quick = Stream::open(fleet.listen, "/events");
     let (large, count) = ("x".repeat(15_000), 1000);
@@ -214,7 +214,7 @@ fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
 #[test]
 fn a_reload_ends_streams_and_loses_nothing() {
     let redis = TestRedis::start();
-    let plan = stream::plan(&redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms");
+    let plan = stream::plan(&redis).workers(2).set("REGATTA_WORKERS__CANARY_PERIOD", "300ms");
     let fleet = plan.set("REGATTA_DRAIN__TIMEOUT", "30s").start();
     let mut streams = everywhere(&fleet, "/events", 2);
     let before: Vec<_> = streams.iter().map(|stream| stream.response.worker()).collect();
@@ -297,7 +297,8 @@ fn many_streams_share_a_connection_of_http2() {
 #[test]
 fn old_clients_and_those_who_only_look_are_served() {
     let redis = TestRedis::start();
-    let fleet = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__HEARTBEAT", "100ms").start();
+    let fleet =
+        stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__KEEP_ALIVE_INTERVAL", "100ms").start();
     let head = client::once(fleet.listen, Request::new("HEAD", "/events")).unwrap();
     assert_eq!((head.status, head.header("Content-Type")), (200, "text/event-stream"));
     let mut old = Connection::open(fleet.listen).unwrap();
@@ -312,7 +313,7 @@ fn old_clients_and_those_who_only_look_are_served() {
 #[test]
 fn a_stream_keeps_its_place_in_a_concurrency_limit_until_it_ends() {
     let redis = TestRedis::start();
-    let plan = stream::plan(&redis).workers(2).set("REGATTA_LIMITS__STREAMS__CONCURRENT", "2");
+    let plan = stream::plan(&redis).workers(2).set("REGATTA_LIMITS__STREAMS__CONCURRENCY", "2");
     let fleet = plan.set("REGATTA_LIMITS__STREAMS__ROUTES", "/events").start();
     let first = Stream::open(fleet.listen, "/events");
     let _second = Stream::open(fleet.listen, "/events");
@@ -328,8 +329,8 @@ fn a_stream_keeps_its_place_in_a_concurrency_limit_until_it_ends() {
 #[test]
 fn as_many_subscribe_as_a_worker_takes() {
     let redis = TestRedis::start();
-    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__SUBSCRIBERS", "3");
-    let fleet = plan.set("REGATTA_BROADCAST__TOPICS", "2").start();
+    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MAX_SUBSCRIBERS", "3");
+    let fleet = plan.set("REGATTA_BROADCAST__MAX_TOPICS", "2").start();
     let a = Stream::open(fleet.listen, "/events?topic=a");
     let _b = Stream::open(fleet.listen, "/events?topic=b");
     let refused = fleet.get("/events?topic=c");

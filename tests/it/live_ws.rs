@@ -79,7 +79,8 @@ fn whoever_comes_again_goes_on_where_it_was() {
 #[test]
 fn only_a_handshake_of_our_own_pages_opens_one() {
     let redis = TestRedis::start();
-    let plan = stream::plan(&redis).workers(1).set("REGATTA_WEBSOCKET__ORIGINS", "https://friend.test");
+    let plan =
+        stream::plan(&redis).workers(1).set("REGATTA_WEBSOCKET__ALLOWED_ORIGINS", "https://friend.test");
     let fleet = plan.start();
     let open = |headers: &[(&str, &str)]| WebSocketClient::try_open(fleet.listen, "/ws", headers);
     for origin in ["http://localhost", "https://localhost", "https://friend.test"] {
@@ -117,7 +118,8 @@ fn only_a_handshake_of_our_own_pages_opens_one() {
 #[test]
 fn whoever_says_too_much_is_told_and_then_sent_away() {
     let redis = TestRedis::start();
-    let fleet = stream::plan(&redis).workers(1).set("REGATTA_WEBSOCKET__MESSAGES_PER_SECOND", "5").start();
+    let fleet =
+        stream::plan(&redis).workers(1).set("REGATTA_WEBSOCKET__MAX_MESSAGES_PER_SECOND", "5").start();
     let mut loud = WebSocketClient::open(fleet.listen, "/ws");
     let mut calm = WebSocketClient::open(fleet.listen, "/ws");
     let begin = Instant::now();
@@ -150,7 +152,7 @@ fn whoever_says_too_much_is_told_and_then_sent_away() {
 #[test]
 fn what_is_no_message_is_answered_and_nothing_else_happens() {
     let redis = TestRedis::start();
-    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MESSAGE_LIMIT", "100");
+    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MAX_MESSAGE_SIZE", "100");
     let fleet = plan.start();
     let mut socket = WebSocketClient::open(fleet.listen, "/ws");
     let large = said(&"x".repeat(101));
@@ -171,8 +173,8 @@ fn what_is_no_message_is_answered_and_nothing_else_happens() {
 #[test]
 fn a_client_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
     let redis = TestRedis::start();
-    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__HEARTBEAT", "300ms");
-    let fleet = plan.set("REGATTA_HTTP__KEEP_ALIVE", "500ms").start();
+    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__KEEP_ALIVE_INTERVAL", "300ms");
+    let fleet = plan.set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "500ms").start();
     let mut dead = WebSocketClient::open(fleet.listen, "/ws");
     let mut alive = WebSocketClient::open(fleet.listen, "/ws");
     let begin = Instant::now();
@@ -221,7 +223,7 @@ fn a_client_that_vanishes_is_forgotten() {
 #[test]
 fn a_reload_closes_sockets_and_loses_nothing() {
     let redis = TestRedis::start();
-    let plan = stream::plan(&redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms");
+    let plan = stream::plan(&redis).workers(2).set("REGATTA_WORKERS__CANARY_PERIOD", "300ms");
     let fleet = plan.set("REGATTA_DRAIN__TIMEOUT", "30s").start();
     let mut sockets = everywhere(&fleet, "/ws", 2);
     let before: Vec<_> = sockets.iter().map(|socket| socket.response.worker()).collect();
@@ -261,8 +263,8 @@ fn a_client_that_answers_nothing_does_not_hold_its_worker() {
 #[test]
 fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
     let redis = TestRedis::start();
-    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__BUFFER", "8");
-    let fleet = plan.set("REGATTA_BROADCAST__HISTORY", "10000").start();
+    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MAX_LAG", "8");
+    let fleet = plan.set("REGATTA_BROADCAST__RETENTION_MESSAGES", "10000").start();
     let mut slow = WebSocketClient::open(fleet.listen, "/ws");
     let mut quick = WebSocketClient::open(fleet.listen, "/ws");
     let (large, count) = ("x".repeat(15_000), 600);
@@ -296,7 +298,7 @@ fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
 #[test]
 fn a_socket_keeps_its_place_in_a_concurrency_limit_until_it_ends() {
     let redis = TestRedis::start();
-    let plan = stream::plan(&redis).workers(2).set("REGATTA_LIMITS__SOCKETS__CONCURRENT", "2");
+    let plan = stream::plan(&redis).workers(2).set("REGATTA_LIMITS__SOCKETS__CONCURRENCY", "2");
     let fleet = plan.set("REGATTA_LIMITS__SOCKETS__ROUTES", "/ws").start();
     let first = WebSocketClient::open(fleet.listen, "/ws");
     let _second = WebSocketClient::open(fleet.listen, "/ws");

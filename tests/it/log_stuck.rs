@@ -29,7 +29,7 @@ fn start(plan: TestFleetBuilder) -> TestFleet {
     let socket = || TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let (web, admin) = (socket(), socket());
     let (listen, operators) = (web.local_addr().unwrap(), admin.local_addr().unwrap());
-    let plan = plan.set("REGATTA_LOG__LEVEL", "debug").set("REGATTA_DRAIN__IDLE", "100ms");
+    let plan = plan.set("REGATTA_LOG__FILTER", "debug").set("REGATTA_DRAIN__IDLE_GRACE", "100ms");
     let mut fleet = plan.lend("web", web.into()).lend("admin", admin.into()).spawn();
     (fleet.listen, fleet.admin) = (listen, operators);
     wait::until("it serves", wait::LONG, || status(&fleet).is_some_and(|now| now["state"] == "serving"));

@@ -53,7 +53,7 @@ fn rotations_under_load_lose_no_line_and_every_process_goes_on_in_the_new_file()
     let redis = TestRedis::start();
     let plan = TestFleetBuilder::on(&redis)
         .set("REGATTA_LOG__FILE", "fleet.log")
-        .set("REGATTA_LOG__LEVEL", "info,regatta=debug");
+        .set("REGATTA_LOG__FILTER", "info,regatta=debug");
     let path = plan.folder().join("fleet.log");
     let mut fleet = start(&plan, &path);
     let workers: BTreeSet<u64> = fleet.workers().into_iter().map(u64::from).collect();

@@ -122,7 +122,7 @@ fn check_and_readyz_say_what_is_missing() {
         let plan =
             TestFleetBuilder::new().set("REGATTA_REDIS__URL", url.expose()).set("REGATTA_REDIS__PREFIX", "p");
         // With tasks, which every fleet listens for.
-        let plan = plan.set("REGATTA_TASKS__RUNNING", "1");
+        let plan = plan.set("REGATTA_TASKS__CONCURRENCY", "1");
         if args.is_empty() { plan } else { plan.args(args) }
     };
     let (code, said) = plan(&["check"]).run();

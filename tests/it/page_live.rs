@@ -145,7 +145,8 @@ fn a_quiet_page_is_told_again_how_it_stands() {
 #[test]
 fn streams_of_other_events_have_their_bound_too() {
     let redis = TestRedis::start();
-    let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_BROADCAST__SUBSCRIBERS", "2").start();
+    let fleet =
+        TestFleetBuilder::on(&redis).workers(1).set("REGATTA_BROADCAST__MAX_SUBSCRIBERS", "2").start();
     let first = Watcher::come(&fleet);
     let _second = Watcher::come(&fleet);
     let refused = fleet.get("/live");

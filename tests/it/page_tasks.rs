@@ -16,7 +16,7 @@ const LONG: &str = "{\"kind\":\"primes\",\"n\":20000000}";
 
 /// A fleet whose workers take tasks.
 fn plan(redis: &TestRedis) -> TestFleetBuilder {
-    TestFleetBuilder::on(redis).set("REGATTA_TASKS__RUNNING", "1")
+    TestFleetBuilder::on(redis).set("REGATTA_TASKS__CONCURRENCY", "1")
 }
 
 fn send(fleet: &TestFleet, body: &str) -> Response {
@@ -130,7 +130,7 @@ fn a_task_is_cancelled_once_and_an_ended_one_is_not() {
 #[test]
 fn a_full_queue_and_a_limit_say_when_to_come_again() {
     let redis = TestRedis::start();
-    let plan = plan(&redis).workers(1).set("REGATTA_TASKS__QUEUE", "2");
+    let plan = plan(&redis).workers(1).set("REGATTA_TASKS__MAX_QUEUED", "2");
     let plan = plan.set("REGATTA_LIMITS__DEFAULT__RATE", "1/min").set("REGATTA_LIMITS__DEFAULT__BURST", "6");
     let fleet = plan.set("REGATTA_LIMITS__DEFAULT__METHODS", "POST").start();
     let running = start(&fleet, LONG);

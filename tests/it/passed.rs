@@ -159,7 +159,8 @@ fn under_waves(fleet: &TestFleet, change: impl FnOnce()) {
 #[test]
 fn none_on_its_way_is_lost_while_slots_come_and_go_and_workers_are_replaced() {
     let redis = TestRedis::start();
-    let fleet = TestFleetBuilder::on(&redis).workers(4).set("REGATTA_WORKERS__PROBATION", "100ms").start();
+    let fleet =
+        TestFleetBuilder::on(&redis).workers(4).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms").start();
     let before = total(&fleet, PASSED);
     under_waves(&fleet, || {
         for (signal, workers) in [(Signal::SIGTTOU, 3), (Signal::SIGTTOU, 2), (Signal::SIGTTIN, 3)] {

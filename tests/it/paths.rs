@@ -49,7 +49,8 @@ fn a_configuration_that_was_there_and_is_lost_changes_nothing() {
 #[test]
 fn a_configuration_that_comes_is_used_and_said() {
     let redis = TestRedis::start();
-    let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_WORKERS__PROBATION", "100ms").start();
+    let fleet =
+        TestFleetBuilder::on(&redis).workers(1).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms").start();
     let reload = || fleet.plan().clone().args(&["reload", "--json"]).run();
     let (code, said) = reload();
     assert!(code == 0 && said.contains("there is no configuration file"), "{said}");
@@ -214,7 +215,7 @@ fn a_folder_whose_name_is_no_text_does_for_an_upgrade() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let redis = TestRedis::start();
-    let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_WORKERS__PROBATION", "100ms");
+    let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms");
     let odd = plan.folder().join(OsStr::from_bytes(b"a b\xff"));
     fs::create_dir(&odd).unwrap();
     fs::write(odd.join("regatta.toml"), "[drain]\ngrace = \"1ms\"").unwrap();

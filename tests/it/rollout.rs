@@ -72,7 +72,7 @@ impl Scene {
 }
 
 pub(crate) fn configuration(workers: usize, probation: &str) -> String {
-    format!("[workers]\ncount = {workers}\nprobation = \"{probation}\"\n")
+    format!("[workers]\ncount = {workers}\ncanary_period = \"{probation}\"\n")
 }
 
 #[test]
@@ -149,9 +149,9 @@ fn a_worker_that_dies_within_its_probation_ends_the_rollout() {
 fn a_reload_takes_what_it_can_and_names_what_it_cannot() {
     let scene = Scene::start(2);
     let listen = "listen = \"127.0.0.1:1\"\n";
-    fs::write(&scene.file, format!("{}[log]\nlevel = \"debug\"\n", configuration(3, "300ms"))).unwrap();
+    fs::write(&scene.file, format!("{}[log]\nfilter = \"debug\"\n", configuration(3, "300ms"))).unwrap();
     // The environment says where this fleet listens, so the file's word has no effect and is not named.
-    let said = scene.expect(&["reload"], 0, "log.level was not changed: an upgrade takes it");
+    let said = scene.expect(&["reload"], 0, "log.filter was not changed: an upgrade takes it");
     assert!(!said.contains("listen"), "{said}");
     wait::until("three workers", wait::LONG, || scene.serving().len() == 3);
     fs::write(&scene.file, format!("{listen}{}", configuration(3, "300ms"))).unwrap();

@@ -45,7 +45,7 @@ fn what_is_sent_to_a_paused_fleet_is_answered_when_it_goes_on() {
     let redis = TestRedis::start();
     // The pause is to be no hang.
     let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0");
-    let plan = plan.set("REGATTA_HTTP__KEEP_ALIVE", "1s").set("REGATTA_HTTP__HEADER_TIMEOUT", "1s");
+    let plan = plan.set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "1s").set("REGATTA_HTTP__HEADER_TIMEOUT", "1s");
     // Who stands still for so long would be replaced.
     let plan = plan.set("REGATTA_WORKERS__HANG_TIMEOUT", "0");
     let fleet = plan.start();
@@ -118,7 +118,7 @@ fn a_reader_that_leaves_is_no_failure() {
 fn settings_that_would_silence_or_mislead_are_refused() {
     let redis = TestRedis::start();
     for (name, value, part) in [
-        ("REGATTA_LOG__LEVEL", "inof", "inof is neither a level"),
+        ("REGATTA_LOG__FILTER", "inof", "inof is neither a level"),
         ("REGATTA_REDIS__URL", "unix:///tmp/x.sock?db=999", "0 to 255"),
         ("REGATTA_REDIS__URL", "unix://relative/x.sock", "must begin with /"),
     ] {

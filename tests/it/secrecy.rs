@@ -33,7 +33,7 @@ fn neither_redis_nor_the_log_ever_knows_a_session_id() {
     wait::until("the monitor listens", wait::LONG, || {
         server.cli(&["CLIENT", "LIST"]).contains("cmd=monitor")
     });
-    let mut fleet = TestFleetBuilder::on(&server).set("REGATTA_LOG__LEVEL", "trace").start();
+    let mut fleet = TestFleetBuilder::on(&server).set("REGATTA_LOG__FILTER", "trace").start();
     let visitors: Vec<_> = (0..5)
         .map(|_| {
             let mut visitor = CookieClient::default();
@@ -98,7 +98,8 @@ fn the_password_of_redis_is_told_to_redis_alone() {
         format!("unix://{socket}?password={ESCAPED}"),
     ];
     for url in urls {
-        let plan = TestFleetBuilder::new().set("REGATTA_REDIS__URL", &url).set("REGATTA_LOG__LEVEL", "trace");
+        let plan =
+            TestFleetBuilder::new().set("REGATTA_REDIS__URL", &url).set("REGATTA_LOG__FILTER", "trace");
         let fleet = plan.start();
         assert_eq!(fleet.get("/").status, 200, "{url}");
         let mut told: Vec<String> = ["/livez", "/readyz", "/metrics", "/fleet.json", "/fleet"]

@@ -55,7 +55,7 @@ fn number(message: &str, name: &str) -> u64 {
 fn ready_reloading_and_stopping_are_told_and_the_pid_never_changes() {
     let redis = TestRedis::start();
     let (mut manager, plan) =
-        Manager::of(TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__PROBATION", "300ms"));
+        Manager::of(TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "300ms"));
     let mut fleet = plan.start();
     let pid = u64::from(fleet.pid());
     let ready = manager.hears("READY=1");

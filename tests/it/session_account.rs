@@ -212,7 +212,8 @@ fn logging_out_everywhere_works_while_redis_is_full() {
 #[test]
 fn an_answer_goes_out_although_its_changes_were_not_stored_unless_they_are_strict() {
     let mut redis = TestRedis::start();
-    let fleet = TestFleetBuilder::on(&redis).set("REGATTA_SESSION__STRICT", "total").example("cart").start();
+    let fleet =
+        TestFleetBuilder::on(&redis).set("REGATTA_SESSION__STRICT_FIELDS", "total").example("cart").start();
     let visitor = shopper(&fleet);
     let late = |name: &str| post(&mut visitor.clone(), &fleet, &format!("/set/{name}/2?slow_ms=1500"));
     let (loose, strict) = std::thread::scope(|scope| {

@@ -88,7 +88,7 @@ fn an_update_that_was_answered_is_in_the_list_and_one_that_was_refused_is_not() 
 #[test]
 fn of_two_changes_of_a_strict_field_the_second_is_refused_and_of_others_none_is() {
     let redis = TestRedis::start();
-    let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_SESSION__STRICT", "total");
+    let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_SESSION__STRICT_FIELDS", "total");
     let fleet = plan.example("cart").start();
     let visitor = shopper(&fleet);
     let race = |name: &str| -> Vec<u16> {

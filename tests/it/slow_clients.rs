@@ -16,7 +16,7 @@ use crate::support::wait;
 fn strict(redis: &TestRedis) -> TestFleetBuilder {
     let plan =
         TestFleetBuilder::on(redis).example("faulty").workers(1).set("REGATTA_PROXY__TRUSTED", "192.0.2.1");
-    plan.set("REGATTA_HTTP__HEADER_TIMEOUT", "30s").set("REGATTA_HTTP__KEEP_ALIVE", "1s")
+    plan.set("REGATTA_HTTP__HEADER_TIMEOUT", "30s").set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "1s")
 }
 
 fn count(fleet: &TestFleet, name: &str, reason: &str) -> f64 {
@@ -108,7 +108,7 @@ fn an_http2_client_that_only_pings_is_idle() {
 #[test]
 fn floods_of_control_frames_end_their_connection() {
     let redis = TestRedis::start();
-    let fleet = strict(&redis).set("REGATTA_HTTP__KEEP_ALIVE", "60s").start();
+    let fleet = strict(&redis).set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "60s").start();
     let priority: &[u8] = &[0, 0, 5, 2, 0, 0, 0, 0, 3, 0, 0, 0, 0, 10];
     let unknown: &[u8] = &[0, 0, 1, 0xfa, 0, 0, 0, 0, 0, 7];
     for (index, frame) in [SETTINGS, PING, priority, unknown].into_iter().enumerate() {
@@ -144,7 +144,7 @@ fn floods_of_control_frames_end_their_connection() {
 #[test]
 fn a_body_of_a_byte_now_and_then_is_cut_off() {
     let redis = TestRedis::start();
-    let fleet = strict(&redis).set("REGATTA_HTTP__BODY_MIN_RATE", "100000").start();
+    let fleet = strict(&redis).set("REGATTA_HTTP__MIN_BODY_RATE", "100000").start();
     let mut slow = Connection::open(fleet.listen).unwrap();
     slow.send(b"POST /counters/x HTTP/1.1\r\nHost: t\r\nContent-Length: 1000\r\n\r\n").unwrap();
     let begun = Instant::now();
@@ -200,7 +200,7 @@ fn a_reader_of_a_byte_now_and_then_is_cut_off() {
 #[test]
 fn unfinished_headers_take_a_bounded_memory() {
     let redis = TestRedis::start();
-    let fleet = strict(&redis).set("REGATTA_HTTP__HEADER_MEMORY", "2MiB").start();
+    let fleet = strict(&redis).set("REGATTA_HTTP__MAX_HEADER_MEMORY", "2MiB").start();
     let before = private_memory(fleet.workers()[0]);
     let head = format!("GET /hello HTTP/1.1\r\nHost: t\r\nX-Large: {}", "x".repeat(31_000));
     let mut connections: Vec<_> = (0..600).map(|_| Connection::open(fleet.listen).unwrap()).collect();
@@ -228,8 +228,8 @@ fn unfinished_headers_take_a_bounded_memory() {
 #[test]
 fn a_client_has_its_share_of_the_places() {
     let redis = TestRedis::start();
-    let plan = strict(&redis).set("REGATTA_HTTP__CONNECTIONS_PER_CLIENT", "3");
-    let fleet = plan.set("REGATTA_HTTP__KEEP_ALIVE", "60s").start();
+    let plan = strict(&redis).set("REGATTA_HTTP__MAX_CONNECTIONS_PER_CLIENT", "3");
+    let fleet = plan.set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "60s").start();
     let mut own: Vec<_> = (0..3).map(|_| from(&fleet, 2)).collect();
     for connection in &mut own {
         assert_eq!(hello(connection), 200);
@@ -259,7 +259,7 @@ fn a_client_has_its_share_of_the_places() {
     }
     // A trusted proxy has any number.
     let fleet =
-        TestFleetBuilder::on(&redis).workers(1).set("REGATTA_HTTP__CONNECTIONS_PER_CLIENT", "1").start();
+        TestFleetBuilder::on(&redis).workers(1).set("REGATTA_HTTP__MAX_CONNECTIONS_PER_CLIENT", "1").start();
     let mut proxy: Vec<_> = (0..10).map(|_| from(&fleet, 1)).collect();
     proxy.iter_mut().chain([&mut from(&fleet, 4)]).for_each(|connection| assert_eq!(hello(connection), 200));
 }
@@ -267,8 +267,10 @@ fn a_client_has_its_share_of_the_places() {
 #[test]
 fn idle_connections_make_room_for_new_ones() {
     let redis = TestRedis::start();
-    let plan = strict(&redis).set("REGATTA_HTTP__CONNECTIONS", "8").set("REGATTA_HTTP__KEEP_ALIVE", "60s");
-    let fleet = plan.set("REGATTA_HTTP__CONNECTIONS_PER_CLIENT", "100%").start();
+    let plan = strict(&redis)
+        .set("REGATTA_HTTP__MAX_CONNECTIONS", "8")
+        .set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "60s");
+    let fleet = plan.set("REGATTA_HTTP__MAX_CONNECTIONS_PER_CLIENT", "100%").start();
     let mut idle: Vec<_> = (0..8).map(|_| from(&fleet, 2)).collect();
     idle.iter_mut().for_each(|connection| assert_eq!(hello(connection), 200));
     wait::let_pass(Duration::from_millis(200));
@@ -314,7 +316,7 @@ fn a_response_has_to_begin_in_time() {
 fn what_waits_for_the_shared_state_is_told_to_come_again() {
     let redis = TestRedis::start();
     let plan = strict(&redis).set("REGATTA_HTTP__REQUEST_TIMEOUT", "500ms");
-    let fleet = plan.set("REGATTA_REDIS__COMMAND_TIMEOUT", "20s").start();
+    let fleet = plan.set("REGATTA_REDIS__SILENCE_TIMEOUT", "20s").start();
     let mut warm = Connection::open(fleet.listen).unwrap();
     assert_eq!(warm.request(&Request::post("/counters/x")).unwrap().status, 200);
     redis.stop();

@@ -73,7 +73,7 @@ fn term_under_load_answers_and_then_refuses_and_fails_no_request() {
 #[test]
 fn idle_connections_may_be_used_once_more_while_workers_leave() {
     let redis = TestRedis::start();
-    let mut fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_DRAIN__IDLE", "2s").start();
+    let mut fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_DRAIN__IDLE_GRACE", "2s").start();
     let mut idle: Vec<_> = (0..40).map(|_| Connection::open(fleet.listen).unwrap()).collect();
     for connection in &mut idle {
         assert!(connection.request(&Request::get("/hello")).unwrap().keeps_alive());
@@ -126,7 +126,7 @@ fn a_half_sent_request_is_finished_before_its_worker_leaves() {
 #[test]
 fn a_half_sent_header_is_waited_for_before_its_worker_leaves() {
     let redis = TestRedis::start();
-    let mut fleet = TestFleetBuilder::on(&redis).set("REGATTA_DRAIN__IDLE", "100ms").start();
+    let mut fleet = TestFleetBuilder::on(&redis).set("REGATTA_DRAIN__IDLE_GRACE", "100ms").start();
     let mut used = Connection::open(fleet.listen).unwrap();
     assert!(used.request(&Request::get("/hello")).unwrap().keeps_alive());
     used.send(b"GET /hello HTTP/1.1\r\nHost: fl").unwrap();
@@ -143,7 +143,7 @@ fn a_half_sent_header_is_waited_for_before_its_worker_leaves() {
 #[test]
 fn the_drain_deadline_cuts_what_is_left_and_says_so() {
     let redis = TestRedis::start();
-    let plan = slow(&redis).set("REGATTA_DRAIN__TIMEOUT", "1s").set("REGATTA_DRAIN__IDLE", "100ms");
+    let plan = slow(&redis).set("REGATTA_DRAIN__TIMEOUT", "1s").set("REGATTA_DRAIN__IDLE_GRACE", "100ms");
     let mut fleet = plan.start();
     let request = held(fleet.listen, 60_000);
     wait::until("it is under way", wait::LONG, || (0..10).any(|_| fleet.get("/held").text().trim() == "1"));

@@ -16,7 +16,7 @@ use crate::task_room::settings;
 
 /// A fleet of the example whose workers take tasks.
 fn plan(redis: &TestRedis, workers: usize) -> TestFleetBuilder {
-    TestFleetBuilder::on(redis).example("faulty").workers(workers).set("REGATTA_TASKS__RUNNING", "1")
+    TestFleetBuilder::on(redis).example("faulty").workers(workers).set("REGATTA_TASKS__CONCURRENCY", "1")
 }
 
 /// A program that makes tasks and looks at them from outside: it knows the kinds and does none.
@@ -78,7 +78,7 @@ fn pid_of(task: &TaskStatus) -> u32 {
 async fn a_thousand_tasks_among_random_kills_are_finished_once_each() {
     let redis = TestRedis::start();
     let fleet =
-        plan(&redis, 4).set("REGATTA_TASKS__ATTEMPTS", "50").set("REGATTA_TASKS__LEASE", "1s").start();
+        plan(&redis, 4).set("REGATTA_TASKS__MAX_ATTEMPTS", "50").set("REGATTA_TASKS__LEASE", "1s").start();
     let tasks = client(&redis, &fleet).await;
     let mut ids = Vec::new();
     for _ in 0..1000 {
@@ -147,7 +147,8 @@ async fn a_killed_workers_task_is_taken_over_within_five_seconds() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poisonous_task_dies_after_its_attempts_and_the_fleet_lives() {
     let redis = TestRedis::start();
-    let fleet = plan(&redis, 2).set("REGATTA_TASKS__ATTEMPTS", "2").set("REGATTA_TASKS__LEASE", "1s").start();
+    let fleet =
+        plan(&redis, 2).set("REGATTA_TASKS__MAX_ATTEMPTS", "2").set("REGATTA_TASKS__LEASE", "1s").start();
     let tasks = client(&redis, &fleet).await;
     for how in ["abort", "overflow"] {
         let poison = tasks.enqueue("mishap", how).await.unwrap();
@@ -166,7 +167,7 @@ async fn a_poisonous_task_dies_after_its_attempts_and_the_fleet_lives() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_are_final_and_panics_and_those_that_say_so_are_tried_again() {
     let redis = TestRedis::start();
-    let fleet = plan(&redis, 1).set("REGATTA_TASKS__ATTEMPTS", "2").start();
+    let fleet = plan(&redis, 1).set("REGATTA_TASKS__MAX_ATTEMPTS", "2").start();
     let tasks = client(&redis, &fleet).await;
     let mut ids = Vec::new();
     for how in ["no wind", "again", "panic", "once"] {
@@ -309,7 +310,7 @@ async fn a_job_that_does_not_stop_fails_in_time_and_its_worker_is_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_takes_no_more_than_it_has_places_for() {
     let redis = TestRedis::start();
-    let fleet = plan(&redis, 2).set("REGATTA_TASKS__RUNNING", "2").start();
+    let fleet = plan(&redis, 2).set("REGATTA_TASKS__CONCURRENCY", "2").start();
     let tasks = client(&redis, &fleet).await;
     let mut ids = Vec::new();
     for _ in 0..12 {

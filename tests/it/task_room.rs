@@ -144,7 +144,8 @@ async fn in_a_cluster_there_is_one_queue_and_everybody_hears() {
             url: Some(url.clone()),
             prefix: format!("{scripting:?}"),
             scripting,
-            command_timeout: Duration::from_millis(250),
+            silence_timeout: Duration::from_millis(250),
+            maxmemory: settings::MaxMemory::Auto,
             reconnect_wait: Duration::from_secs(2),
             credentials: settings::RedisCredentials::default(),
         };

@@ -47,7 +47,7 @@ async fn the_manual_s_rules_are_enough_for_tasks() {
         admit(&server, "secret");
         let url = format!("redis://regatta:secret@127.0.0.1:{}", server.port);
         let flag = |name: &str, value: &str| (name.to_owned(), value.to_owned(), "test".to_owned());
-        let flags = vec![flag("redis.url", &url), flag("redis.mode", mode), flag("tasks.attempts", "1")];
+        let flags = vec![flag("redis.url", &url), flag("redis.mode", mode), flag("tasks.max_attempts", "1")];
         let config = config::load(&ConfigInputs { flags, ..ConfigInputs::default() }).unwrap();
         let redis = RedisClient::new(&config.redis, config.redis.url.as_ref().unwrap(), "test").unwrap();
         redis.start();

@@ -27,7 +27,8 @@ fn handle(cluster: &TestRedisCluster, mode: ScriptingMode) -> RedisClient {
         url: Some(url.clone()),
         prefix: "p".into(),
         scripting: mode,
-        command_timeout: Duration::from_millis(250),
+        silence_timeout: Duration::from_millis(250),
+        maxmemory: settings::MaxMemory::Auto,
         reconnect_wait: Duration::from_secs(2),
         credentials: settings::RedisCredentials::default(),
     };

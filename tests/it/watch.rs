@@ -8,7 +8,7 @@ use crate::support::redis::TestRedis;
 use crate::support::{process, wait};
 
 fn watching(redis: &TestRedis) -> TestFleetBuilder {
-    TestFleetBuilder::on(redis).set("REGATTA_WORKERS__PROBATION", "200ms").args(&["serve", "--watch"])
+    TestFleetBuilder::on(redis).set("REGATTA_WORKERS__CANARY_PERIOD", "200ms").args(&["serve", "--watch"])
 }
 
 /// Waits until so many lines begin like this.
@@ -24,19 +24,19 @@ fn another_configuration_is_a_reload() {
     let fleet = plan.start();
     // It was not there; now it is, written in pieces.
     fs::write(&file, "[http]\n").unwrap();
-    fs::write(&file, "[http]\nkeep_alive = \"20s\"\n").unwrap();
+    fs::write(&file, "[http]\nkeep_alive_timeout = \"20s\"\n").unwrap();
     said(&fleet, "reload done", 1);
     // An editor writes beside it and renames.
     let beside = plan.folder().join("regatta.toml.new");
-    fs::write(&beside, "[http]\nkeep_alive = \"30s\"\n").unwrap();
+    fs::write(&beside, "[http]\nkeep_alive_timeout = \"30s\"\n").unwrap();
     fs::rename(&beside, &file).unwrap();
     said(&fleet, "reload done", 2);
     // A mistake changes nothing, and its repair is followed.
     let before = fleet.workers();
-    fs::write(&file, "[http]\nkeep_alive = \"never\"\n").unwrap();
+    fs::write(&file, "[http]\nkeep_alive_timeout = \"never\"\n").unwrap();
     said(&fleet, "reload refused", 1);
     assert_eq!(fleet.workers(), before);
-    fs::write(&file, "[http]\nkeep_alive = \"40s\"\n").unwrap();
+    fs::write(&file, "[http]\nkeep_alive_timeout = \"40s\"\n").unwrap();
     said(&fleet, "reload done", 3);
     assert_eq!(fleet.log_lines("reload started").len(), 3, "each change is one reload");
     // A change of something else in the folder is none.

@@ -77,7 +77,7 @@ fn load_config(
     };
     let inputs = inputs.recapture_file(before).map_err(|error| error.to_string())?;
     let config = config::load(&inputs).map_err(|error| error.to_string())?;
-    config::path::check_readable(&config).map_err(|error| error.to_string())?;
+    config::check_readable(&config).map_err(|error| error.to_string())?;
     telemetry::check(&config.log).map_err(|error| error.to_string())?;
     Ok((config, inputs))
 }

@@ -157,7 +157,7 @@ pub(in crate::cli) fn supervisor_settings(config: &Config) -> supervisor::Superv
         steering: config.steering,
         monitor: monitor_settings(&config.workers),
         stats_interval: config.log.stats_interval,
-        redis_memory: private_redis_memory(config.maxmemory, memory::available_memory()),
+        redis_memory: private_redis_memory(config.redis.maxmemory, memory::available_memory()),
     }
 }
 
@@ -226,7 +226,7 @@ impl supervisor::WorkerHost for ConfigHost {
             .recapture_file(&self.config_inputs(self.scoreboard.generation()))
             .map_err(|error| reload_refusal(&error))?;
         let config = config::load(&inputs).map_err(|error| reload_refusal(&error))?;
-        config::path::check_readable(&config).map_err(|error| reload_refusal(&error))?;
+        config::check_readable(&config).map_err(|error| reload_refusal(&error))?;
         let values = config::diff::collect_values(&inputs).map_err(|error| reload_refusal(&error))?;
         let config = Config { run_dir: self.resources.run_dir.clone(), ..config };
         let before = self.generation(self.scoreboard.generation());

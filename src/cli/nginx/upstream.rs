@@ -83,7 +83,7 @@ pub(super) fn render_upstream(upstream: &str, prefix: &str, servers: &UpstreamSe
     let keepalive = (4 * servers.len()).max(KEEPALIVE_MIN);
     let _ = write!(
         text,
-        "\n    keepalive {keepalive};\n    # Less than http.keep_alive: the side that opens new requests closes first.\n\
+        "\n    keepalive {keepalive};\n    # Less than http.keep_alive_timeout: the side that opens new requests closes first.\n\
          \x20   keepalive_timeout 60s;\n}}\n"
     );
     text

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use super::read::*;
 use super::*;
 use crate::config::{ConfigFile, ConfigInputs, load};
 
@@ -29,9 +28,9 @@ fn a_policy_has_a_subject_a_scope_and_a_rule_for_when_redis_is_away() {
         (&plain.subject, plain.cost, &plain.scope),
         (&SubjectKind::Client, 1, &LimitScope::Everywhere)
     );
-    assert_eq!((plain.enforcement, plain.on_redis_down), (Enforcement::Enforced, OnRedisDown::Insured));
+    assert_eq!((plain.enforcement, plain.on_redis_down), (Enforcement::Enforced, OnRedisDown::Local));
     let full = policy(
-        "per = \"header\"\nheader = \"X-API-Key\"\nrate = \"600/min\"\nburst = 200\ncost = 5\nlease = true\n\
+        "per = \"header\"\nheader = \"X-API-Key\"\nrate = \"600/min\"\nburst = 200\ncost = 5\nprefetch = true\n\
          routes = [\"/api\"]\nmethods = \"post, put\"\nshadow = true\non_redis_down = \"closed\"",
     );
     let full = full.unwrap();
@@ -49,7 +48,7 @@ fn a_policy_has_a_subject_a_scope_and_a_rule_for_when_redis_is_away() {
     assert_eq!(policy("rate = \"1/s\"\nroutes = \"state\"").unwrap().scope, LimitScope::State);
     assert!(policy("rate = \"1/s\"\nmethods = \"M-SEARCH\"").is_ok());
     assert!(policy("rate = \"1/s\"\nmethods = \"G T\"").is_err());
-    let places = policy("concurrent = 10\nroutes = \"layer\"\nenabled = false").unwrap();
+    let places = policy("concurrency = 10\nroutes = \"layer\"\nenabled = false").unwrap();
     assert_eq!(places.kind, LimitKind::Concurrency { max: 10, lease: CONCURRENCY_LEASE });
     assert_eq!((places.scope, places.enforcement), (LimitScope::Layer, Enforcement::Disabled));
 }
@@ -58,18 +57,18 @@ fn a_policy_has_a_subject_a_scope_and_a_rule_for_when_redis_is_away() {
 fn what_does_not_go_together_is_named() {
     let wrong = [
         ("burst = 5", "limits.x.rate is missing"),
-        ("rate = \"1/s\"\nconcurrent = 5", "two policies"),
-        ("concurrent = 5\nburst = 5", "limits.x.burst"),
-        ("concurrent = 5\nlease = true", "limits.x.lease"),
-        ("rate = \"1/s\"\nconcurrent_lease = \"5s\"", "limits.x.concurrent_lease"),
-        ("rate = \"1/s\"\nlease = true", "below 100"),
-        ("rate = \"100/s\"\nlease = 1", "2 requests at least"),
+        ("rate = \"1/s\"\nconcurrency = 5", "two policies"),
+        ("concurrency = 5\nburst = 5", "limits.x.burst"),
+        ("concurrency = 5\nprefetch = true", "limits.x.prefetch"),
+        ("rate = \"1/s\"\nconcurrency_lease = \"5s\"", "limits.x.concurrency_lease"),
+        ("rate = \"1/s\"\nprefetch = true", "below 100"),
+        ("rate = \"100/s\"\nprefetch = 1", "2 requests at least"),
         ("rate = \"1/s\"\nburst = 3\ncost = 4", "ever be allowed"),
         ("rate = \"1/s\"\nper = \"header\"", "limits.x.header is missing"),
         ("rate = \"1/s\"\nper = \"global\"\nheader = \"x\"", "limits.x.header"),
         ("rate = \"1/s\"\nroutes = \"login\"", "does not begin with /"),
         ("rate = \"1/s\"\nshadow = \"perhaps\"", "limits.x.shadow"),
-        ("concurrent = 5\nconcurrent_lease = \"1h\"", "limits.x.concurrent_lease"),
+        ("concurrency = 5\nconcurrency_lease = \"1h\"", "limits.x.concurrency_lease"),
     ];
     for (text, part) in wrong {
         let message = policy(text).unwrap_err();

@@ -3,8 +3,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::settings::RedisUrl;
-use crate::config::value::redis_url;
 
 fn parse(text: &str) -> RedisAddress {
     RedisAddress::parse(text).unwrap_or_else(|reason| panic!("{text}: {reason}"))
@@ -57,7 +55,7 @@ fn every_form_takes_the_same_credentials_decoded() {
     for (pair, options, expected) in cases {
         for url in forms(pair, options) {
             assert_eq!(parse(&url).login, expected, "{url}");
-            assert_eq!(redis_url(&url).map(|url| url.expose().to_owned()), Ok(url));
+            assert_eq!(RedisUrl::read(&url).map(|url| url.expose().to_owned()), Ok(url));
         }
     }
 }
@@ -278,4 +276,10 @@ proptest! {
         };
         prop_assert_eq!(parse(&url).login.password, Some(secret));
     }
+}
+
+#[test]
+fn passwords_never_print() {
+    let url = RedisUrl::read("redis://user:hunter22@h/0").unwrap();
+    assert!(!format!("{url} {url:?}").contains("hunter22"));
 }

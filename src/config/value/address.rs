@@ -1,9 +1,13 @@
-//! What an address to listen on may be, and the names of an address.
+//! Addresses to listen on, addresses by which others reach us, networks, hosts and origins.
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::str::FromStr;
 
-use crate::config::value::InvalidValue;
+use ipnet::IpNet;
+use url::Url;
+
+use crate::config::value::basic::InvalidValue;
 
 /// An address and a port. An IPv4 address that is written as an IPv6 one (`::ffff:127.0.0.1`) is the IPv4 one.
 pub(in crate::config) fn address(text: &str) -> Result<SocketAddr, InvalidValue> {
@@ -81,6 +85,61 @@ pub(in crate::config) fn hosts(items: &[String]) -> Result<Vec<String>, InvalidV
     items.iter().map(host).collect()
 }
 
+/// An address by which other machines reach this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdvertisedAddress {
+    /// A name or an IP address, IPv6 in brackets.
+    pub host: String,
+    /// The port; none: that of the first public address.
+    pub port: Option<u16>,
+}
+
+pub(in crate::config) fn advertised_addresses(
+    items: &[String],
+) -> Result<Vec<AdvertisedAddress>, InvalidValue> {
+    items
+        .iter()
+        .map(|item| advertised_address(item).ok_or_else(|| format!("{item} is no such address")))
+        .collect()
+}
+
+pub(in crate::config) fn networks(items: &[String]) -> Result<Vec<IpNet>, InvalidValue> {
+    let network = |item: &String| {
+        let net = IpNet::from_str(item).or_else(|_| item.parse::<IpAddr>().map(IpNet::from));
+        net.map_err(|_| format!("{item} is not a network"))
+    };
+    items.iter().map(network).collect()
+}
+
+fn advertised_address(text: &str) -> Option<AdvertisedAddress> {
+    let reachable = |ip: IpAddr| (!ip.is_unspecified()).then(|| SocketAddr::new(ip, 0));
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        reachable(address.ip())?;
+        let host = text.rsplit_once(':')?.0.to_owned();
+        return (address.port() > 0).then_some(AdvertisedAddress { host, port: Some(address.port()) });
+    }
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        // As it stands before a port.
+        let host = reachable(ip)?.to_string();
+        return Some(AdvertisedAddress { host: host.rsplit_once(':')?.0.to_owned(), port: None });
+    }
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, Some(port.parse().ok().filter(|port| *port > 0)?)),
+        None => (text, None),
+    };
+    let letters = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+    (letters && (1..=253).contains(&host.len())).then(|| AdvertisedAddress { host: host.to_owned(), port })
+}
+
+/// Origins as browsers send them: scheme, host, and a port that is not the scheme's own (RFC 6454 §6.2).
+pub(in crate::config) fn origins(items: &[String]) -> Result<Vec<String>, InvalidValue> {
+    let origin = |item: &String| match Url::parse(item).map(|url| url.origin().ascii_serialization()) {
+        Ok(origin) if origin == item.trim_end_matches('/') && origin != "null" => Ok(origin),
+        _ => Err(format!("{item} is no origin")),
+    };
+    items.iter().map(origin).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +195,30 @@ mod tests {
         assert_eq!(hosts(&items).unwrap(), ["fleet.example.org", "*.svc", "my_app"]);
         for wrong in ["", "a:80", "http://a", "a b", "*", "*.", "a.*", "..", "é.org"] {
             assert!(hosts(&[wrong.to_owned()]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_advertised_is_a_host_with_or_without_a_port() {
+        let read = |text: &str| advertised_address(text).map(|one| (one.host, one.port));
+        let expected = |host: &str, port| Some((host.to_owned(), port));
+        assert_eq!(read("10.0.0.5"), expected("10.0.0.5", None));
+        assert_eq!(read("web-1.example.com:3000"), expected("web-1.example.com", Some(3000)));
+        assert_eq!(read("[2001:db8::1]:80"), expected("[2001:db8::1]", Some(80)));
+        assert_eq!(read("2001:db8::1"), expected("[2001:db8::1]", None));
+        for bad in ["", ":80", "web:0", "web:x", "0.0.0.0:80", "::", "a b", "a;b", "web:1:2", "10.0.0.5:0"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn origins_are_as_browsers_send_them() {
+        let read = |text: &str| origins(&[text.to_owned()]);
+        assert_eq!(read("https://example.org/").unwrap(), ["https://example.org"]);
+        assert_eq!(read("http://localhost:8080").unwrap(), ["http://localhost:8080"]);
+        for wrong in ["example.org", "https://example.org/path", "https://example.org:443", "*", "file:///x"]
+        {
+            assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 }

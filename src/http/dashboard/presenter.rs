@@ -211,7 +211,7 @@ fn workers_with_redis(connected: usize, all: usize) -> String {
 /// Why machines may be missing.
 fn missing_instances_note(facts: &DashboardFacts<'_>) -> String {
     match &facts.listed {
-        None => "Other machines are not shown: fleet.heartbeat is 0.".into(),
+        None => "Other machines are not shown: fleet.heartbeat_interval is 0.".into(),
         Some(Err(reason)) => format!("Other machines are not known now: {reason}."),
         Some(Ok(listed)) if listed.unreadable > 0 => {
             format!(
@@ -347,7 +347,7 @@ mod tests {
         assert!(
             present(&facts(&snapshot, None), &MetricHistory::default())
                 .instances_note
-                .contains("fleet.heartbeat")
+                .contains("fleet.heartbeat_interval")
         );
     }
 

@@ -278,7 +278,7 @@ impl WorkerContext {
             limiter: RequestLimiter::new(
                 policies,
                 parts.redis.clone(),
-                config.redis.command_timeout,
+                config.redis.silence_timeout,
                 Instant::now,
             ),
             lifetimes,

@@ -181,7 +181,8 @@ where
     let checked = request_head::check_head(&mut parts, !incoming.is_end_stream());
     let head = RequestMeta::from_parts(&core, &parts, true);
     // Before any route, those that do not exist included: what they answer says what runs here.
-    let names = AdminHostNames { configured: &core.config.admin.hosts, instance: &core.instance.host };
+    let names =
+        AdminHostNames { configured: &core.config.admin.allowed_hosts, instance: &core.instance.host };
     if let Some(refusal) = names.reject_unknown_host(&parts.headers, &parts.uri) {
         let mut response = response::into_problem(refusal, None).await;
         response::apply_common_headers(&mut response, &core, head);

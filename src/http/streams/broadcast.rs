@@ -164,7 +164,7 @@ impl FleetHandle {
 
     /// A response of server-sent events from a source of one's own, until the source, the client or the worker ends it.
     ///
-    /// A worker has as many places for them as `broadcast.subscribers` says, beside those of broadcasts; whoever finds
+    /// A worker has as many places for them as `broadcast.max_subscribers` says, beside those of broadcasts; whoever finds
     /// none gets 503 ([`Error::Crowded`]).
     pub fn events(&self, source: impl sse::SseSource) -> Response {
         let Ok(permit) = Arc::clone(&self.0.stream_permits).try_acquire_owned() else {

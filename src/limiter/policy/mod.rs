@@ -103,8 +103,7 @@ impl PolicyTable {
             }
         }
         let common = all.iter().enumerate().filter(|(_, policy)| policy.is_common());
-        let chosen =
-            common.clone().map(|(index, policy)| AppliedPolicy::new(index, None, policy.cost)).collect();
+        let chosen = common.clone().map(|(index, policy)| AppliedPolicy::new(index, policy.cost)).collect();
         let plain =
             |policy: &LimitPolicy| policy.methods.is_empty() && !matches!(policy.per, SubjectKind::Header(_));
         Self {
@@ -124,7 +123,7 @@ impl PolicyTable {
         header: impl Fn(&str) -> Option<&'h [u8]>,
     ) -> AppliedLimits {
         let path = RequestPath::new(path);
-        let routed = |policy: &LimitPolicy| policy.route(&path).is_some() && policy.matches_method(method);
+        let routed = |policy: &LimitPolicy| policy.covers(&path) && policy.matches_method(method);
         if self.simple && !self.all.iter().any(routed) {
             return AppliedLimits::new(
                 Arc::clone(&self.all),
@@ -140,14 +139,13 @@ impl PolicyTable {
         let tags: Vec<(usize, String)> = self.all.iter().enumerate().filter_map(tag).collect();
         let (mut chosen, mut is_named) = (Vec::new(), false);
         for (index, policy) in self.all.iter().enumerate() {
-            let route = policy.route(&path);
-            if !(route.is_some() || policy.is_common()) || !policy.matches_method(method) {
+            if !(policy.covers(&path) || policy.is_common()) || !policy.matches_method(method) {
                 continue;
             }
             is_named |= policy.is_decided_first();
-            chosen.push(AppliedPolicy::new(index, route, policy.cost));
+            chosen.push(AppliedPolicy::new(index, policy.cost));
             let companion = policy.companion.filter(|_| tags.iter().any(|(tagged, _)| *tagged == index));
-            chosen.extend(companion.map(|companion| AppliedPolicy::new(companion, None, policy.cost)));
+            chosen.extend(companion.map(|companion| AppliedPolicy::new(companion, policy.cost)));
         }
         AppliedLimits::new(Arc::clone(&self.all), chosen.into(), tags, is_named)
     }
@@ -281,15 +279,6 @@ impl LimitPolicy {
         &self.per
     }
 
-    /// Its routes; none unless it has some.
-    pub fn routes(&self) -> impl Iterator<Item = &str> {
-        let routes = match &self.scope {
-            PolicyScope::Routes(routes, _) => routes.as_slice(),
-            PolicyScope::Everywhere | PolicyScope::State | PolicyScope::Attached => &[],
-        };
-        routes.iter().map(LimitRoute::text)
-    }
-
     /// Whether it only counts and denies nobody.
     pub fn is_shadow(&self) -> bool {
         self.effect == Enforcement::Shadow
@@ -313,11 +302,9 @@ impl LimitPolicy {
         keys::limit(&self.prefix, &self.name, &self.version, subject)
     }
 
-    /// The longest of its routes that the path lies under: that one speaks for it.
-    fn route(&self, path: &RequestPath<'_>) -> Option<usize> {
-        let PolicyScope::Routes(routes, _) = &self.scope else { return None };
-        let routes = routes.iter().enumerate().filter(|(_, route)| route.covers(path));
-        routes.max_by_key(|(_, route)| route.text().len()).map(|(index, _)| index)
+    /// Whether the path lies under one of its routes.
+    fn covers(&self, path: &RequestPath<'_>) -> bool {
+        matches!(&self.scope, PolicyScope::Routes(routes, _) if routes.iter().any(|route| route.covers(path)))
     }
 
     /// Whether it holds for a method. HEAD is answered by the handlers of GET, and a method in small letters by those
@@ -331,7 +318,7 @@ impl LimitPolicy {
 
     /// The key of a subject without a request, whose header and path are therefore not known.
     pub(super) fn subject_key(&self, subject: &LimitSubject<'_>) -> String {
-        self.check_for(AppliedPolicy::new(0, None, 0), subject, None).key
+        self.check_for(AppliedPolicy::new(0, 0), subject, None).key
     }
 
     /// What it asks of Redis; `tag` is what stands for its header.
@@ -349,10 +336,6 @@ impl LimitPolicy {
                 Some(user) => self.key(&format!("u-{user}")),
                 None => self.key(session.unwrap_or(client)),
             },
-            SubjectKind::Route => {
-                let route = chosen.route.and_then(|index| self.routes().nth(index));
-                self.key(&format!("{client}{}", route.unwrap_or_default()))
-            }
             SubjectKind::Header(_) => self.key(tag.unwrap_or(client)),
             SubjectKind::Global => self.key("*"),
         };

@@ -16,7 +16,7 @@ fn limit(per: SubjectKind, routes: &[&str]) -> LimitConfig {
         },
         methods: Vec::new(),
         enforcement: Enforcement::Enforced,
-        on_redis_down: OnRedisDown::Insured,
+        on_redis_down: OnRedisDown::Local,
         on_redis_full: OnRedisFull::Open,
         client_factor: 10,
     }
@@ -29,7 +29,7 @@ fn prepared<const N: usize>(limits: [(&str, LimitConfig); N]) -> PolicyTable {
 fn policies() -> PolicyTable {
     prepared([
         ("all", limit(SubjectKind::Client, &[])),
-        ("api", limit(SubjectKind::Route, &["/api", "/api/slow"])),
+        ("api", limit(SubjectKind::Client, &["/api", "/api/slow"])),
         ("login", limit(SubjectKind::Session, &["/login"])),
         ("total", limit(SubjectKind::Global, &["/"])),
     ])
@@ -48,7 +48,7 @@ fn subjects(set: &AppliedLimits, session: Option<&str>, user: Option<&str>) -> V
 #[test]
 fn a_path_falls_under_its_routes_and_under_policies_without_routes() {
     let of = |path: &str, session| subjects(&policies().select("GET", path, |_| None), session, None);
-    assert_eq!(of("/api/slow/1", None), ["all 10.0.0.1", "api 10.0.0.1/api/slow", "total *"]);
+    assert_eq!(of("/api/slow/1", None), ["all 10.0.0.1", "api 10.0.0.1", "total *"]);
     assert_eq!(of("/apix", None), ["all 10.0.0.1", "total *"]);
     assert_eq!(of("/login", Some("digest")), ["all 10.0.0.1", "login digest", "total *"]);
     assert_eq!(of("/login", None), ["all 10.0.0.1", "login 10.0.0.1", "total *"]);

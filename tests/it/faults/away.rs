@@ -109,7 +109,7 @@ fn a_stale_page_takes_and_gives_nothing() {
 #[test]
 fn whoever_wants_no_stale_pages_has_none() {
     let mut redis = TestRedis::start();
-    let fleet = impatient(TestFleetBuilder::on(&redis)).set("REGATTA_SESSION__STALE", "0s").start();
+    let fleet = impatient(TestFleetBuilder::on(&redis)).set("REGATTA_SESSION__STALE_IF_ERROR", "0s").start();
     let mut visitor = CookieClient::default();
     let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
     assert_eq!(visitor.request(fleet.listen, login).status, 200);

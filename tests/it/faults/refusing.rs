@@ -67,7 +67,7 @@ fn redis_is_busy_with_a_script() {
     redis.cli(&["CONFIG", "SET", "busy-reply-threshold", "10"]);
     let proxy = FaultProxy::before(&redis);
     // The first lease opens the connection for news, and what is opened while the server is busy is opened again.
-    let plan = impatient(TestFleetBuilder::through(&proxy)).set("REGATTA_LIMITS__DEFAULT__LEASE", "false");
+    let plan = impatient(TestFleetBuilder::through(&proxy)).set("REGATTA_LIMITS__DEFAULT__PREFETCH", "false");
     let fleet = plan.start();
     let mut watch = Watch::start(&fleet);
     let connections = proxy.accepted().len();

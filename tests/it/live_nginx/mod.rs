@@ -44,8 +44,9 @@ impl Site {
         let redis = TestRedis::start();
         let plan = || {
             let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_REDIS__PREFIX", "shared");
-            let plan = plan.set("REGATTA_WORKERS__PROBATION", "300ms").set("REGATTA_DRAIN__TIMEOUT", "60s");
-            change(plan.set("REGATTA_TASKS__RUNNING", "1"))
+            let plan =
+                plan.set("REGATTA_WORKERS__CANARY_PERIOD", "300ms").set("REGATTA_DRAIN__TIMEOUT", "60s");
+            change(plan.set("REGATTA_TASKS__CONCURRENCY", "1"))
         };
         let hosts = vec![plan().start(), plan().start()];
         let upstream = std::fs::read_to_string(root().join("docker/nginx/upstream.hosts.conf")).unwrap();
@@ -130,7 +131,7 @@ fn hosts_that_reload_upgrade_and_stop_in_turn_cost_no_message() {
 
 /// Times cut short: heartbeats every second, and nginx gives a silent stream up after three.
 fn quick() -> Site {
-    let change = |plan: TestFleetBuilder| plan.set("REGATTA_BROADCAST__HEARTBEAT", "1s");
+    let change = |plan: TestFleetBuilder| plan.set("REGATTA_BROADCAST__KEEP_ALIVE_INTERVAL", "1s");
     Site::with(change, &[("proxy_read_timeout 60s", "proxy_read_timeout 3s")])
 }
 

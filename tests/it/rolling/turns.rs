@@ -26,7 +26,7 @@ impl Turns {
     /// With the former program.
     fn start(name: &str) -> Self {
         let redis = TestRedis::start();
-        let plan = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__PROBATION", "300ms");
+        let plan = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "300ms");
         // An example has none of the shipped application's limits.
         let plan = if name.starts_with("examples/") { plan.shipped_limits() } else { plan };
         let link = plan.folder().join("program");

@@ -64,8 +64,8 @@ impl TestFleetBuilder {
             ("REGATTA_LIMITS__DEFAULT__ROUTES", "state".to_owned()),
             ("REGATTA_DRAIN__TIMEOUT", "10s".to_owned()),
             // Tests count what Redis is asked; those about heartbeats and tasks have them.
-            ("REGATTA_FLEET__HEARTBEAT", "0".to_owned()),
-            ("REGATTA_TASKS__RUNNING", "0".to_owned()),
+            ("REGATTA_FLEET__HEARTBEAT_INTERVAL", "0".to_owned()),
+            ("REGATTA_TASKS__CONCURRENCY", "0".to_owned()),
             ("WEB_CONCURRENCY", "2".to_owned()),
             ("PATH", std::env::var("PATH").unwrap_or_default()),
         ];

@@ -70,7 +70,8 @@ impl TestRedis {
             url: Some(self.url()),
             prefix: prefix.to_owned(),
             scripting: mode,
-            command_timeout: Duration::from_millis(250),
+            silence_timeout: Duration::from_millis(250),
+            maxmemory: settings::MaxMemory::Auto,
             reconnect_wait: Duration::from_secs(2),
             credentials: settings::RedisCredentials::default(),
         }

@@ -11,7 +11,7 @@ use crate::upgrade::{Site, upgrade, upgraded};
 fn fails_and_is_taken_back(how: &str, reason: &str) -> LoadReport {
     let site = Site::new();
     let plan = site.plan.clone().set("REGATTA_WORKERS__BOOT_TIMEOUT", "2s");
-    let plan = plan.set("REGATTA_WORKERS__PROBATION", "4s");
+    let plan = plan.set("REGATTA_WORKERS__CANARY_PERIOD", "4s");
     let fleet = plan.start();
     let volley = LoadGenerator::start(fleet.listen, MIX);
     volley.more(50);

@@ -30,7 +30,7 @@ fn descriptors_threads_and_workers_do_not_grow() {
 #[test]
 fn workers_and_their_requests_outlive_the_supervisors_program() {
     let site = Site::new();
-    let fleet = site.plan.clone().set("REGATTA_WORKERS__PROBATION", "3s").start();
+    let fleet = site.plan.clone().set("REGATTA_WORKERS__CANARY_PERIOD", "3s").start();
     let workers = fleet.workers();
     fleet.signal(Signal::SIGUSR2);
     wait::until("the new program has the fleet", wait::LONG, || {
@@ -46,7 +46,7 @@ fn workers_and_their_requests_outlive_the_supervisors_program() {
 
 #[test]
 fn the_private_redis_stays_and_is_looked_after() {
-    let fleet = TestFleetBuilder::new().set("REGATTA_WORKERS__PROBATION", "300ms").start();
+    let fleet = TestFleetBuilder::new().set("REGATTA_WORKERS__CANARY_PERIOD", "300ms").start();
     let redis = fleet.others();
     upgraded(&fleet);
     assert_eq!(fleet.others(), redis, "it is the same process");
@@ -65,7 +65,7 @@ fn a_handoff_that_is_not_for_this_process_is_nothing() {
 #[test]
 fn a_crash_on_trial_is_mended_by_the_new_program() {
     let site = Site::new();
-    let fleet = site.plan.clone().set("REGATTA_WORKERS__PROBATION", "2s").start();
+    let fleet = site.plan.clone().set("REGATTA_WORKERS__CANARY_PERIOD", "2s").start();
     let workers = fleet.workers();
     fleet.signal(Signal::SIGUSR2);
     wait::until("its first worker serves", wait::LONG, || fleet.ready().len() == 3);
@@ -81,7 +81,7 @@ fn a_crash_on_trial_is_mended_by_the_new_program() {
 fn sockets_that_systemd_lends_go_along_and_are_still_its_own() {
     let redis = TestRedis::start();
     let lent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms");
+    let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__CANARY_PERIOD", "300ms");
     let mut fleet = plan.lend("web", OwnedFd::from(lent.try_clone().unwrap())).start();
     for _ in 0..2 {
         upgraded(&fleet);

@@ -30,7 +30,8 @@ struct Site {
 impl Site {
     fn new() -> Self {
         let redis = TestRedis::start();
-        let plan = TestFleetBuilder::on(&redis).example("faulty").set("REGATTA_WORKERS__PROBATION", "300ms");
+        let plan =
+            TestFleetBuilder::on(&redis).example("faulty").set("REGATTA_WORKERS__CANARY_PERIOD", "300ms");
         let real = plan.file().to_owned();
         let (link, faults) = (plan.folder().join("program"), plan.folder().join("failing"));
         fs::write(&faults, "").unwrap();

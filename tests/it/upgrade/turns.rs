@@ -89,7 +89,7 @@ fn a_stop_during_the_proof_ends_fleet_and_proof() {
 #[test]
 fn a_stop_on_trial_is_a_stop() {
     let site = Site::new();
-    let mut fleet = site.plan.clone().set("REGATTA_WORKERS__PROBATION", "30s").start();
+    let mut fleet = site.plan.clone().set("REGATTA_WORKERS__CANARY_PERIOD", "30s").start();
     fleet.signal(Signal::SIGUSR2);
     wait::until("the first new worker serves", wait::LONG, || fleet.ready().len() == 3);
     let all = process::children(fleet.pid());

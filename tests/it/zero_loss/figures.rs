@@ -68,7 +68,7 @@ fn from_a_crash_to_the_next_answer() {
 #[test]
 fn a_reload_of_eight_slots() {
     let mut scene = Scene::start("reload of 8 slots, default probation", |plan| {
-        plan.workers(8).unset("REGATTA_WORKERS__PROBATION")
+        plan.workers(8).unset("REGATTA_WORKERS__CANARY_PERIOD")
     });
     let mut times = Vec::new();
     for _ in 0..soak::length(1, 5) {

@@ -6,7 +6,7 @@ use crate::support::load_generator::ClientKind;
 use crate::support::soak;
 use crate::zero_loss::{Scene, rollout};
 
-/// Clients that post 16 KB after pauses of up to 400 ms: less than `drain.idle`, which is what is promised.
+/// Clients that post 16 KB after pauses of up to 400 ms: less than `drain.idle_grace`, which is what is promised.
 const CLIENTS: usize = 100;
 
 #[test]

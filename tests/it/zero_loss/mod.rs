@@ -58,9 +58,9 @@ impl Scene {
         let plan = TestFleetBuilder::on(&redis)
             .example("faulty")
             .workers(2)
-            .set("REGATTA_WORKERS__PROBATION", "300ms");
+            .set("REGATTA_WORKERS__CANARY_PERIOD", "300ms");
         // As in production: the machine's heartbeat goes on beside everything.
-        let plan = plan.set("REGATTA_FLEET__HEARTBEAT", "2s");
+        let plan = plan.set("REGATTA_FLEET__HEARTBEAT_INTERVAL", "2s");
         let fleet = change(plan).start();
         let volley = LoadGenerator::start(fleet.listen, mix);
         volley.more(50);

@@ -47,7 +47,8 @@ fn restarting_every_slot_fails_no_request() {
 #[test]
 fn visits_are_counted_exactly_over_reloads() {
     let redis = TestRedis::start();
-    let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms").start();
+    let fleet =
+        TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__CANARY_PERIOD", "300ms").start();
     let address = fleet.listen;
     let load = ParallelClients::start(4, |_| {
         let mut visitor = CookieClient::default();

@@ -14,7 +14,7 @@ use crate::zero_loss::{Scene, quiet};
 /// Signals of one storm, and how long it takes.
 const STORM: (u32, Duration) = (1000, Duration::from_secs(1));
 
-/// Processes of two slots: in each one that serves, one that boots, and `drain.leaving` that leave.
+/// Processes of two slots: in each one that serves, one that boots, and `drain.max_draining_workers` that leave.
 pub(super) const MOST: usize = 2 * (1 + 1 + 3);
 
 /// Looks again and again how many children a process has.
@@ -54,7 +54,8 @@ impl Drop for Census {
 
 /// A second of signals, each drawn from these; then quiet, and one reload that has to work.
 fn storm(name: &'static str, signals: &[Signal], leaving: usize, most: usize) {
-    let mut scene = Scene::start(name, |plan| plan.set("REGATTA_DRAIN__LEAVING", &leaving.to_string()));
+    let mut scene =
+        Scene::start(name, |plan| plan.set("REGATTA_DRAIN__MAX_DRAINING_WORKERS", &leaving.to_string()));
     let census = Census::of(scene.fleet.pid());
     for _ in 0..soak::length(1, 5) {
         let (count, time) = STORM;

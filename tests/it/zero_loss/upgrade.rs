@@ -68,7 +68,8 @@ fn a_stop_at_any_phase_of_an_upgrade_is_a_stop() {
     let redis = TestRedis::start();
     let moments = soak::length(4, 40);
     for number in 0..moments {
-        let plan = TestFleetBuilder::on(&redis).example("faulty").set("REGATTA_WORKERS__PROBATION", "300ms");
+        let plan =
+            TestFleetBuilder::on(&redis).example("faulty").set("REGATTA_WORKERS__CANARY_PERIOD", "300ms");
         let mut fleet = plan.start();
         fleet.signal(Signal::SIGUSR2);
         wait::let_pass(UPGRADE * number / moments);

@@ -5,10 +5,10 @@
 //!
 //! What is asked stands in the query or in the body, a form or JSON:
 //!
-//! - `kind`: `exact` (if missing), `batched`, `bounded` or `unique`;
+//! - `kind`: `exact` (if missing), `batched`, `bounded` or `distinct` (`unique` is its earlier name);
 //! - `by`: how much to add, 1 if missing; to a bounded one it takes, or gives back if it is negative;
 //! - `max` (bounded): how much there is; `token`: take or give back only once for it;
-//! - `item` (unique): what was seen; `window`: `hour` or `day`, to count only what was seen in the present one.
+//! - `item` (distinct): what was seen; `window`: `hour` or `day`, to count only what was seen in the present one.
 
 use std::time::Duration;
 
@@ -47,7 +47,8 @@ pub(super) enum CounterKind {
     Exact,
     Batched,
     Bounded,
-    Unique,
+    #[serde(alias = "unique")]
+    Distinct,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -86,12 +87,12 @@ impl CounterParams {
         self.kind.unwrap_or_default()
     }
 
-    fn unique(&self, counters: &Counters, name: &str) -> Result<regatta::DistinctCounter, RequestError> {
-        let unique = counters.distinct(name)?;
+    fn distinct(&self, counters: &Counters, name: &str) -> Result<regatta::DistinctCounter, RequestError> {
+        let distinct = counters.distinct(name)?;
         Ok(match self.window {
-            None => unique,
-            Some(CounterWindow::Hour) => unique.per(Duration::from_secs(60 * 60)),
-            Some(CounterWindow::Day) => unique.per(Duration::from_secs(24 * 60 * 60)),
+            None => distinct,
+            Some(CounterWindow::Hour) => distinct.per(Duration::from_secs(60 * 60)),
+            Some(CounterWindow::Day) => distinct.per(Duration::from_secs(24 * 60 * 60)),
         })
     }
 
@@ -151,8 +152,8 @@ pub(super) async fn read(
         CounterKind::Bounded => {
             CounterView::new(name.clone(), kind, counters.bounded(&name, 0)?.get().await?)
         }
-        CounterKind::Unique => {
-            CounterView::new(name.clone(), kind, params.unique(&counters, &name)?.count().await?)
+        CounterKind::Distinct => {
+            CounterView::new(name.clone(), kind, params.distinct(&counters, &name)?.count().await?)
         }
     }))
 }
@@ -175,9 +176,9 @@ pub(super) async fn add(
             return Err(missing("max, how much there is"));
         }
         CounterKind::Bounded => change_bounded(&counters, name, &params).await,
-        CounterKind::Unique => match &params.item {
+        CounterKind::Distinct => match &params.item {
             None => return Err(missing("item, what was seen")),
-            Some(item) => add_unique(&counters, name, &params, item).await,
+            Some(item) => add_distinct(&counters, name, &params, item).await,
         },
     };
     let counter = counter.map_err(IntoResponse::into_response)?;
@@ -225,14 +226,14 @@ async fn change_bounded(
     })
 }
 
-async fn add_unique(
+async fn add_distinct(
     counters: &Counters,
     name: String,
     params: &CounterParams,
     item: &str,
 ) -> Result<CounterView, RequestError> {
-    let seen = params.unique(counters, &name)?.insert(item).await?;
-    Ok(CounterView { new: Some(seen.is_new), ..CounterView::new(name, CounterKind::Unique, seen.count) })
+    let seen = params.distinct(counters, &name)?.insert(item).await?;
+    Ok(CounterView { new: Some(seen.is_new), ..CounterView::new(name, CounterKind::Distinct, seen.count) })
 }
 
 fn missing(what: &str) -> Response {
