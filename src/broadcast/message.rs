@@ -1,17 +1,64 @@
-//! A message, and its forms on the wire, each made once however many clients get it.
+//! A message with its id and its forms on the wire, each made once however many subscribers get it.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::str::FromStr;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::broadcast::id::MessageId;
-use crate::broadcast::sequencer::{MemorySize, SequencedMessage};
 use crate::broadcast::topic::TopicName;
-use crate::redis::broadcast_commands::StreamEntry;
+use crate::redis::broadcast_commands::{self, StreamId};
 
-/// What a message takes beside its text, about, bytes.
+/// A message's id, rising within its topic: `ms-seq`.
+///
+/// It is no time of day: a topic that starts anew starts a second ahead of Redis's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageId {
+    ms: u64,
+    seq: u64,
+}
+
+/// The error of parsing an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a message's id is two numbers, such as 1770000000000-0")]
+pub struct InvalidMessageId;
+
+impl MessageId {
+    /// Before every message: a client that resumes after it gets all that Redis retains.
+    pub const ZERO: Self = Self { ms: 0, seq: 0 };
+
+    /// The id right before this one.
+    pub(super) fn before(self) -> Self {
+        broadcast_commands::stream_id_before(self.stream_id()).into()
+    }
+
+    pub(super) fn stream_id(self) -> StreamId {
+        (self.ms, self.seq)
+    }
+}
+
+impl From<StreamId> for MessageId {
+    fn from((ms, seq): StreamId) -> Self {
+        Self { ms, seq }
+    }
+}
+
+impl FromStr for MessageId {
+    type Err = InvalidMessageId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidMessageId> {
+        broadcast_commands::parse_stream_id(text).map(Self::from).ok_or(InvalidMessageId)
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+/// About how many bytes a message takes beside its text.
 const OVERHEAD: usize = 256;
 
 /// A message of a topic.
@@ -32,17 +79,10 @@ struct MessageJson<'a> {
 }
 
 impl BroadcastMessage {
-    /// A message that Redis gave this id.
+    /// A message to which Redis gave this id.
     pub fn new(topic: &TopicName, id: MessageId, text: &str) -> Self {
         let (frame, json) = (OnceLock::new(), OnceLock::new());
         Self { topic: topic.clone(), id, text: text.into(), frame, json }
-    }
-
-    /// What lies in a stream; without a body if it is no message.
-    pub(super) fn sequenced(topic: &TopicName, stored: &StreamEntry) -> SequencedMessage<Option<Arc<Self>>> {
-        let id = stored.id.into();
-        let body = stored.text.as_deref().map(|text| Arc::new(Self::new(topic, id, text)));
-        SequencedMessage { before: stored.previous.into(), id, body }
     }
 
     /// Its topic.
@@ -60,7 +100,7 @@ impl BroadcastMessage {
         &self.text
     }
 
-    /// Its event in a stream of server-sent events. An end of a line of whatever kind arrives there as LF.
+    /// Its event in a stream of server-sent events, in which every kind of line end becomes LF.
     pub fn frame(&self) -> Bytes {
         self.frame.get_or_init(|| frame(self.id, &self.text)).clone()
     }
@@ -70,37 +110,31 @@ impl BroadcastMessage {
         let write = || {
             let form =
                 MessageJson { id: self.id.to_string(), topic: self.topic.as_str(), message: &self.text };
-            // Texts and nothing else: there is nothing that could not be written.
+            // Texts alone cannot fail to serialize.
             serde_json::to_vec(&form).unwrap_or_default().into()
         };
         self.json.get_or_init(write).clone()
     }
 
-    /// Bytes that it takes in memory, about, all its forms included.
+    /// About how many bytes it takes in memory, with all its forms.
     pub(super) fn weight(&self) -> usize {
         weight(self.text.len())
     }
 }
 
-impl MemorySize for Option<Arc<BroadcastMessage>> {
-    fn memory_size(&self) -> usize {
-        self.as_ref().map_or(0, |message| message.weight())
-    }
-}
-
-/// Bytes that a message of this length takes in memory, about.
+/// About how many bytes a message of this length takes in memory.
 pub(super) fn weight(len: usize) -> usize {
     OVERHEAD + 3 * len
 }
 
 impl fmt::Debug for BroadcastMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What people write to each other does not belong into logs.
+        // Without the text: it must not get into logs.
         f.debug_struct("Message").field("topic", &self.topic).field("id", &self.id).finish_non_exhaustive()
     }
 }
 
-/// An event by the rules of HTML §9.2: CR, LF and both end a line, so each of a text's lines needs a field of its own.
+/// An event by HTML §9.2: CR, LF and CR LF end a line, so each line of a text needs a field of its own.
 fn frame(id: MessageId, text: &str) -> Bytes {
     let mut frame = format!("id: {id}\n").into_bytes();
     let mut rest = text;
@@ -169,6 +203,39 @@ mod tests {
     fn json_has_the_text_as_it_was() {
         let json: serde_json::Value = serde_json::from_slice(&message("a\r\n\"é\0").json()).unwrap();
         assert_eq!(json, serde_json::json!({ "id": "7-1", "topic": "chat", "message": "a\r\n\"é\0" }));
+    }
+
+    #[test]
+    fn ids_are_ordered_and_read_back() {
+        let id = |text: &str| text.parse::<MessageId>().unwrap();
+        assert!(id("9-0") < id("10-0") && id("10-9") < id("10-10") && MessageId::ZERO < id("0-1"));
+        for text in ["0-0", "1770000000000-12", "18446744073709551615-18446744073709551615"] {
+            assert_eq!(id(text).to_string(), text);
+        }
+        for text in [
+            "",
+            "-",
+            "1",
+            "1-",
+            "-1",
+            "1-2-3",
+            " 1-2",
+            "1-2 ",
+            "+1-2",
+            "1-+2",
+            "1--2",
+            "99999999999999999999-0",
+        ] {
+            assert_eq!(text.parse::<MessageId>(), Err(InvalidMessageId), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_id_before_is_the_greatest_that_is_less() {
+        let before = |text: &str| text.parse::<MessageId>().unwrap().before().to_string();
+        assert_eq!(before("7-3"), "7-2");
+        assert_eq!(before("7-0"), format!("6-{}", u64::MAX));
+        assert_eq!(before("0-0"), "0-0");
     }
 
     proptest! {

@@ -1,37 +1,36 @@
-//! What a worker remembers of a topic: its last messages, for clients that are a little behind, or come back.
+//! The last messages of a topic, for clients that are a little behind, or resume.
 //!
-//! One copy of a message for all of them; each has a place in the ring and nothing else. No I/O.
+//! All clients share one copy of a message and have a position in the buffer. No I/O.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::broadcast::id::MessageId;
-use crate::broadcast::message::BroadcastMessage;
+use crate::broadcast::message::{BroadcastMessage, MessageId};
 
-/// Number of the first place: older messages are put in before it.
+/// The first position: older messages are put before it.
 const FIRST_POSITION: u64 = 1 << 48;
 
-/// What a client meets at its place.
+/// What is at a client's position.
 #[derive(Debug)]
 pub(super) enum BufferRead {
     /// A message.
     Message(Arc<BroadcastMessage>),
-    /// Some may be missing here; none after this id.
+    /// Messages may be missing here, none after this id.
     Gap(MessageId),
-    /// Nothing yet.
+    /// No message yet.
     End,
-    /// What was there is forgotten.
+    /// A message that is not buffered any more.
     Evicted,
 }
 
-/// Where a client that has everything up to some id goes on.
+/// Where a client that has everything up to an id continues.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SeekResult {
-    /// At this place.
+    /// At this position.
     At(u64),
-    /// Before the first message that is remembered.
+    /// Before the oldest buffered message.
     Older,
-    /// It has a message that this worker does not know yet.
+    /// It has a message that has not arrived here yet.
     Ahead,
 }
 
@@ -45,24 +44,24 @@ enum BufferItem {
 #[derive(Debug)]
 pub(super) struct ReplayBuffer {
     items: VecDeque<BufferItem>,
-    /// Place of the oldest item.
+    /// Position of the oldest item.
     first: u64,
-    /// Place from which ids only rise: that after the last gap.
+    /// Position from which ids only rise: after the last gap.
     ascending_from: u64,
-    /// All messages after this one are here, from `risen` on.
+    /// All messages after this one are buffered, from `ascending_from` on.
     oldest_covered: MessageId,
-    /// Whether the message after `floor` is the first of its stream.
+    /// Whether the message after `oldest_covered` is the first of its stream.
     starts_at_origin: bool,
-    /// Whether there is nothing older to be had.
+    /// Whether the stream has nothing older.
     reached_stream_start: bool,
-    /// Whether the next older message was too heavy.
+    /// Whether the next older message did not fit.
     full: bool,
     weight: usize,
     count_max: usize,
 }
 
 impl ReplayBuffer {
-    /// A ring of at most `count_max` messages.
+    /// An empty buffer for at most `count_max` messages.
     pub(super) fn new(count_max: usize) -> Self {
         Self {
             items: VecDeque::new(),
@@ -77,17 +76,17 @@ impl ReplayBuffer {
         }
     }
 
-    /// The place after the youngest message.
+    /// The position after the newest message.
     pub(super) fn end(&self) -> u64 {
         self.first + self.items.len() as u64
     }
 
-    /// All messages after this one are remembered.
+    /// All messages after this one are buffered.
     pub(super) fn oldest_covered(&self) -> MessageId {
         self.oldest_covered
     }
 
-    /// Nothing is remembered, and whatever comes after `newest` will be.
+    /// Empties the range: all messages after `newest` will be buffered.
     pub(super) fn start_after(&mut self, newest: MessageId) {
         self.oldest_covered = newest;
         self.starts_at_origin = newest == MessageId::ZERO;
@@ -95,7 +94,7 @@ impl ReplayBuffer {
         self.full = false;
     }
 
-    /// The youngest message; the oldest ones go, so that no more than `weight_max` bytes are kept.
+    /// Adds the newest message; evicts the oldest ones above `weight_max` bytes.
     pub(super) fn push(&mut self, message: Arc<BroadcastMessage>, weight_max: usize) {
         self.weight += message.weight();
         self.items.push_back(BufferItem::Message(message));
@@ -104,8 +103,8 @@ impl ReplayBuffer {
         }
     }
 
-    /// Some are missing here, and after `after` none. One with the gap before it, unless that lies before `fresh`, so that
-    /// clients may have read it.
+    /// Adds a gap, after which no message after `after` is missing. It replaces a gap right before it, unless that
+    /// lies before `fresh`: clients may have read that one.
     pub(super) fn push_gap(&mut self, after: MessageId, fresh: u64) {
         let merges = self.end() > fresh;
         match self.items.back_mut() {
@@ -119,7 +118,7 @@ impl ReplayBuffer {
         }
     }
 
-    /// No more than `weight_max` bytes are kept from now on.
+    /// Evicts the oldest messages above `weight_max` bytes.
     pub(super) fn trim(&mut self, weight_max: usize) {
         while self.weight > weight_max {
             self.evict_oldest();
@@ -139,7 +138,8 @@ impl ReplayBuffer {
         self.ascending_from = self.ascending_from.max(self.first);
     }
 
-    /// The message at `floor`, which follows `before`; false if there is no room for it, or it is another one.
+    /// Puts the message at `oldest_covered`, which follows `before`, in front; false if it does not fit or is another
+    /// one.
     pub(super) fn prepend(
         &mut self,
         message: Arc<BroadcastMessage>,
@@ -161,12 +161,12 @@ impl ReplayBuffer {
         true
     }
 
-    /// What lies at `floor` is no message, and follows `before`.
+    /// The entry at `oldest_covered` is foreign, and follows `before`.
     pub(super) fn skip_foreign(&mut self, before: MessageId) {
         (self.oldest_covered, self.starts_at_origin, self.reached_stream_start) = (before, false, false);
     }
 
-    /// Whether older messages can be put in: there is room, and no gap in the way.
+    /// Whether older messages can be put in front: there is room, and no gap.
     pub(super) fn has_room(&self, weight_max: usize) -> bool {
         !self.full
             && self.ascending_from == self.first
@@ -174,22 +174,22 @@ impl ReplayBuffer {
             && self.weight < weight_max
     }
 
-    /// The stream has nothing older than what is here.
+    /// Whether the stream has nothing older than the buffer.
     pub(super) fn is_at_stream_start(&self) -> bool {
         self.reached_stream_start
     }
 
-    /// Notes that there is no room for the next older message.
+    /// The next older message does not fit.
     pub(super) fn set_full(&mut self) {
         self.full = true;
     }
 
-    /// Notes that the stream has nothing older.
+    /// The stream has nothing older.
     pub(super) fn set_stream_start_reached(&mut self) {
         self.reached_stream_start = true;
     }
 
-    /// Where a client goes on that has everything up to `after`.
+    /// Where a client continues that has everything up to `after`.
     pub(super) fn seek(&self, after: MessageId) -> SeekResult {
         let rest = self.first_complete_index();
         if after > self.newest() {
@@ -210,7 +210,7 @@ impl ReplayBuffer {
         SeekResult::At(self.first + low as u64)
     }
 
-    /// The youngest message that was passed on.
+    /// The newest message that was delivered.
     pub(super) fn newest(&self) -> MessageId {
         match self.items.back() {
             Some(BufferItem::Message(newest)) => newest.id(),
@@ -218,7 +218,7 @@ impl ReplayBuffer {
         }
     }
 
-    /// Who has a message of a stream that is gone may have missed some of it.
+    /// Whether a client's last message is of an earlier stream: it may have missed some of the present one.
     fn is_of_another_stream(&self, after: MessageId, rest: usize) -> bool {
         match self.items.get(rest) {
             Some(BufferItem::Message(oldest)) => self.starts_at_origin && after < oldest.id().before(),
@@ -226,12 +226,12 @@ impl ReplayBuffer {
         }
     }
 
-    /// The first place of what is whole.
+    /// The first position after the last gap.
     pub(super) fn first_complete(&self) -> u64 {
         self.ascending_from.max(self.first)
     }
 
-    /// What is at a place.
+    /// What is at a position.
     pub(super) fn get(&self, place: u64) -> BufferRead {
         let Some(index) = place.checked_sub(self.first) else { return BufferRead::Evicted };
         match usize::try_from(index).ok().and_then(|index| self.items.get(index)) {
@@ -268,7 +268,7 @@ mod tests {
         ring
     }
 
-    /// What a client reads from a place on; 0 is a gap.
+    /// What a client reads from a position on; 0 is a gap.
     fn read(ring: &ReplayBuffer, mut place: u64) -> Vec<u64> {
         let mut read = Vec::new();
         loop {
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_resumes_after_any_message_that_is_here() {
+    fn a_client_resumes_after_any_buffered_message() {
         let ring = ring(8, 2, 3..=6);
         for after in 2..=6 {
             assert_eq!(resumed(&ring, after), Ok((after + 1..=6).collect()));
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go_by_number_and_by_weight() {
+    fn the_oldest_are_evicted_by_count_and_by_weight() {
         let by_number = ring(3, 0, 1..=5);
         assert_eq!((resumed(&by_number, 2), by_number.oldest_covered()), (Ok(vec![3, 4, 5]), id(2)));
         assert!(matches!(by_number.get(FIRST_POSITION), BufferRead::Evicted));
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn older_messages_are_put_in_as_long_as_they_follow_each_other() {
+    fn older_messages_are_prepended_as_long_as_they_connect() {
         let mut ring = ring(4, 5, 6..=7);
         let place = ring.end();
         assert!(!ring.prepend(message(4), id(3), HEAVY), "5 comes first");
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subscriber_from_a_stream_that_is_gone_may_have_missed_something() {
+    fn a_subscriber_of_an_earlier_stream_may_have_missed_messages() {
         let mut ring = ring(8, 7, 8..=9);
         assert!(ring.prepend(message(7), MessageId::ZERO, HEAVY) && ring.is_at_stream_start());
         assert_eq!(resumed(&ring, 0), Ok(vec![7, 8, 9]));
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_resumes_across_a_gap() {
+    fn no_client_resumes_across_a_gap() {
         let mut ring = ring(4, 0, 1..=3);
         let place = ring.end();
         ring.push_gap(id(6), place);
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_that_may_have_been_read_is_not_the_next_one() {
+    fn a_gap_that_may_have_been_read_is_not_merged() {
         let mut ring = ring(8, 0, 1..=3);
         ring.push_gap(id(6), ring.end());
         let read_up_to = ring.end();

@@ -1,9 +1,9 @@
-//! A client's place in a topic.
+//! A client's position in a topic.
 //!
-//! Guarantees every message after the one it begins with, once and in order; where that cannot be, it says so
-//! ([`Event::Gap`]). A client that comes back goes on in what the worker remembers if that reaches back far enough; if it
-//! does not, one of all who wait reads older messages from the stream for all of them, as long as there is room; if there is
-//! none, each reads for itself, a few at a time, until it has caught up.
+//! Guarantees every message after the one it starts with, once and in order, or reports a [`SubscriptionEvent::Gap`].
+//! A client that resumes continues in the worker's replay buffer if that reaches back far enough; if it does not, one
+//! of the waiting clients reads older messages from the stream into the buffer for all of them, as long as there is
+//! room; without room each reads for itself, a few at a time, until it has caught up.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,33 +12,33 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::watch;
 
-use crate::broadcast::id::MessageId;
-use crate::broadcast::message::BroadcastMessage;
+use crate::broadcast::hub_state::{SubscriberGuard, retry_delay};
+use crate::broadcast::message::{BroadcastMessage, MessageId};
 use crate::broadcast::replay_buffer::{BufferRead, SeekResult};
 use crate::broadcast::topic::TopicName;
-use crate::broadcast::topic_feed::OlderMessages;
-use crate::broadcast::{SubscriberGuard, retry_delay};
-use crate::redis;
+use crate::broadcast::topic_feed::{OlderMessages, sequenced};
+use crate::redis::RedisError;
 
-/// Messages that a client reads for itself at a time, at most.
+/// Most messages that a client reads for itself at a time.
 const OWN_PAGE: usize = 16;
 
-/// As many may come before anyone had a turn on the event loop: the one who is that far behind is not slow.
+/// As many may arrive within one turn of the event loop: a client that is not further behind is not slow.
 const BURST: usize = 128;
 
-/// What comes to a client.
+/// What a client receives.
 #[derive(Debug, Clone)]
 pub enum SubscriptionEvent {
     /// The next message.
     Message(Arc<BroadcastMessage>),
-    /// Some messages may be missing here: Redis keeps them no longer, or lost them. What follows is whole again, after
-    /// [`Subscription::last`].
+    /// Messages may be missing here: Redis does not retain them any longer, or lost them. What follows is complete
+    /// again, after [`Subscription::last_id`].
     Gap,
-    /// The client fell too far behind: this is the last event. It may come again and resume after [`Subscription::last`].
+    /// The client fell too far behind: the last event. It may subscribe again and resume after
+    /// [`Subscription::last_id`].
     Lagged,
 }
 
-/// A client's subscription to a topic, which ends with this value.
+/// A client's subscription to a topic; dropping it ends the subscription.
 pub struct Subscription {
     guard: SubscriberGuard,
     new_messages: watch::Receiver<u64>,
@@ -47,13 +47,13 @@ pub struct Subscription {
 }
 
 enum ReadPosition {
-    /// In what the worker remembers; `current` once it has been at the end, from when on it has to keep up.
+    /// In the replay buffer; `current` once it has reached the end, from when on it must keep up.
     Buffer { at: u64, current: bool },
-    /// It has everything up to here and does not know yet where to go on.
+    /// After this message, in the buffer or in the stream.
     After(MessageId),
-    /// In what it read for itself.
+    /// In a page that it read for itself.
     Page(VecDeque<Arc<BroadcastMessage>>),
-    /// Nowhere any more.
+    /// The subscription is over.
     Closed,
 }
 
@@ -67,41 +67,43 @@ impl fmt::Debug for Subscription {
 }
 
 impl Subscription {
-    /// From `after` on, or from now on.
+    /// A subscription to the messages after `after`, or from now on.
     pub(super) fn new(guard: SubscriberGuard, after: Option<MessageId>) -> Self {
-        let tip = guard.feed.new_messages();
-        let (place, last) = match after {
+        let new_messages = guard.feed.new_messages();
+        let (position, last) = match after {
             Some(after) => (ReadPosition::After(after), Some(after)),
             None => {
                 let (at, newest) = guard.feed.end_and_newest();
                 (ReadPosition::Buffer { at, current: true }, Some(newest))
             }
         };
-        Self { guard, new_messages: tip, position: place, last }
+        Self { guard, new_messages, position, last }
     }
 
-    /// What it subscribes to.
+    /// Its topic.
     pub fn topic(&self) -> &TopicName {
         &self.guard.feed.topic
     }
 
-    /// After which message this client goes on when it comes again: the one it resumed after, else the newest when it came
-    /// (0-0 if there was none); then the last that came, and after a gap the one from which on it is whole again.
+    /// The message after which this client resumes if it subscribes again: the one it resumed after, else the newest
+    /// when it subscribed (0-0 if there was none); then the last it received, and after a gap the one from which on
+    /// messages are complete again.
     pub fn last_id(&self) -> Option<MessageId> {
         self.last
     }
 
-    /// Waits for what comes next. While Redis is away nothing comes; afterwards everything does.
+    /// Waits for the next event. While Redis is unavailable none comes; afterwards all do.
     ///
     /// # Cancel safety
     /// Nothing is lost by dropping the future.
     pub async fn next(&mut self) -> SubscriptionEvent {
         loop {
-            let come = match &mut self.position {
+            let event = match &mut self.position {
                 ReadPosition::Closed => return SubscriptionEvent::Lagged,
                 ReadPosition::After(after) => {
                     let after = *after;
-                    // Boxed: the calls it may make take eight kilobytes, which every client would keep as long as it waits.
+                    // Boxed: the calls it may make take eight kilobytes, which every client would occupy as long as
+                    // it waits.
                     Box::pin(self.seek(after)).await
                 }
                 ReadPosition::Page(page) => match page.pop_front() {
@@ -113,13 +115,13 @@ impl Subscription {
                 },
                 ReadPosition::Buffer { .. } => self.read_buffer(),
             };
-            match come {
+            match event {
                 Some(event) => {
                     self.record_event(&event);
                     return event;
                 }
                 None if matches!(self.position, ReadPosition::Buffer { current: true, .. }) => {
-                    // The sender lives as long as the seat.
+                    // The sender lives as long as the guard.
                     let _ = self.new_messages.changed().await.is_ok();
                 }
                 None => {}
@@ -127,7 +129,8 @@ impl Subscription {
         }
     }
 
-    /// What is at hand; it asks Redis for nothing. Where nothing is, [`Subscription::next`] finds out what comes.
+    /// The next event that is in memory, without a call to Redis; if there is none, [`Subscription::next`] waits for
+    /// it.
     pub fn try_next(&mut self) -> Option<SubscriptionEvent> {
         let event = match &mut self.position {
             ReadPosition::Closed => return Some(SubscriptionEvent::Lagged),
@@ -140,28 +143,28 @@ impl Subscription {
     }
 
     fn record_event(&mut self, event: &SubscriptionEvent) {
-        let figures = &self.guard.inner.counters;
+        let counters = &self.guard.state.counters;
         match event {
             SubscriptionEvent::Message(message) => {
                 self.last = Some(message.id());
-                figures.delivered.fetch_add(1, Relaxed);
+                counters.delivered.fetch_add(1, Relaxed);
             }
             SubscriptionEvent::Gap => {
-                figures.gaps.fetch_add(1, Relaxed);
+                counters.gaps.fetch_add(1, Relaxed);
             }
             SubscriptionEvent::Lagged => {
-                figures.lagged.fetch_add(1, Relaxed);
+                counters.lagged.fetch_add(1, Relaxed);
             }
         }
     }
 
-    /// What is at this client's place in what the worker remembers.
+    /// The next event from the replay buffer.
     fn read_buffer(&mut self) -> Option<SubscriptionEvent> {
         let ReadPosition::Buffer { at, current } = &mut self.position else { return None };
         self.new_messages.borrow_and_update();
-        let (found, behind) = self.guard.feed.get(*at);
-        let late = *current && behind > self.guard.inner.settings.max_lag.max(BURST) as u64;
-        match found {
+        let (read, behind) = self.guard.feed.get(*at);
+        let late = *current && behind > self.guard.state.settings.max_lag.max(BURST) as u64;
+        match read {
             BufferRead::Message(message) if !late => {
                 *at += 1;
                 Some(SubscriptionEvent::Message(message))
@@ -175,8 +178,8 @@ impl Subscription {
                 *current = true;
                 None
             }
-            // It is not behind by much, or still catching up, and what it was about to get was pushed out, because there
-            // was no more room: the stream may have it.
+            // Not far behind, or still catching up, and its next message was evicted for lack of room: the stream may
+            // have it.
             BufferRead::Evicted if !late && self.last.is_some() => {
                 self.position = self.last.map_or(ReadPosition::Closed, ReadPosition::After);
                 None
@@ -188,7 +191,7 @@ impl Subscription {
         }
     }
 
-    /// Finds the place after this message.
+    /// Finds the position after this message.
     async fn seek(&mut self, after: MessageId) -> Option<SubscriptionEvent> {
         match self.guard.feed.seek(after) {
             SeekResult::At(at) => self.position = ReadPosition::Buffer { at, current: false },
@@ -205,19 +208,19 @@ impl Subscription {
         None
     }
 
-    /// Another worker has told this client what has not come here yet; or the stream it tells of is gone.
+    /// Another worker delivered to this client what has not arrived here yet, or its stream is gone.
     async fn wait_for_feed(&mut self, after: MessageId) -> Option<SubscriptionEvent> {
-        let line = &self.guard.feed;
-        let mut query_done = line.query_done();
-        let query = line.request_query();
-        self.guard.inner.reconcile.notify_one();
+        let feed = &self.guard.feed;
+        let mut query_done = feed.query_done();
+        let query = feed.request_query();
+        self.guard.state.reconcile.notify_one();
         loop {
             self.new_messages.borrow_and_update();
             let is_query_done = *query_done.borrow_and_update() >= query;
-            match line.seek(after) {
+            match feed.seek(after) {
                 SeekResult::Ahead if is_query_done => {
-                    self.position = ReadPosition::Buffer { at: line.end(), current: true };
-                    self.last = Some(line.newest());
+                    self.position = ReadPosition::Buffer { at: feed.end(), current: true };
+                    self.last = Some(feed.newest());
                     return Some(SubscriptionEvent::Gap);
                 }
                 SeekResult::Ahead => {}
@@ -230,30 +233,30 @@ impl Subscription {
         }
     }
 
-    /// Reads older messages for all who need them.
+    /// Reads older messages into the buffer for all clients that need them.
     async fn fill_buffer(&self, after: MessageId) {
-        let (line, inner) = (&self.guard.feed, &self.guard.inner);
-        let turn = line.reader_lock.lock().await;
-        if line.seek(after) != SeekResult::Older || line.older_messages() != OlderMessages::Fits {
+        let (feed, state) = (&self.guard.feed, &self.guard.state);
+        let reader = feed.reader_lock.lock().await;
+        if feed.seek(after) != SeekResult::Older || feed.older_messages() != OlderMessages::Fits {
             return;
         }
-        let floor = line.oldest_covered();
-        let read = match inner.read_permits.acquire().await {
+        let floor = feed.oldest_covered();
+        let read = match state.read_permits.acquire().await {
             Ok(_permit) => {
-                inner
+                state
                     .redis
-                    .read_stream_backwards(line.topic.as_str(), floor.stream_id(), inner.page_size)
+                    .read_stream_backwards(feed.topic.as_str(), floor.stream_id(), state.page_size)
                     .await
             }
             Err(_) => Ok(Vec::new()),
         };
         match read {
             Ok(older) => {
-                inner.warn_foreign_entry(&line.topic, &older);
-                line.prepend(floor, &older);
+                state.warn_foreign_entry(&feed.topic, &older);
+                feed.prepend(floor, &older);
             }
             Err(error) => {
-                drop(turn);
+                drop(reader);
                 self.wait_after_error(&error).await;
             }
         }
@@ -261,10 +264,10 @@ impl Subscription {
 
     /// Reads the next messages for this client alone.
     async fn read_page(&mut self, after: MessageId) -> Option<SubscriptionEvent> {
-        let (line, inner) = (&self.guard.feed, &self.guard.inner);
-        let query = [(line.topic.as_str(), after.stream_id())];
-        let read = match inner.read_permits.acquire().await {
-            Ok(_permit) => inner.redis.read_stream_from(&query, inner.page_size.min(OWN_PAGE)).await,
+        let (feed, state) = (&self.guard.feed, &self.guard.state);
+        let query = [(feed.topic.as_str(), after.stream_id())];
+        let read = match state.read_permits.acquire().await {
+            Ok(_permit) => state.redis.read_stream_from(&query, state.page_size.min(OWN_PAGE)).await,
             Err(_) => Ok(Vec::new()),
         };
         let read = read.and_then(|topics| topics.into_iter().next().unwrap_or_else(|| Ok(Vec::new())));
@@ -279,17 +282,15 @@ impl Subscription {
             stored.pop_front();
         }
         let Some(first) = stored.front() else {
-            // Nothing of what was remembered after it is in the stream any more.
+            // The stream has none of the messages after it any more.
             (self.position, self.last) = self.first_complete();
             return Some(SubscriptionEvent::Gap);
         };
         let before = MessageId::from(first.previous);
         let whole = before <= after && (before != MessageId::ZERO || after == MessageId::ZERO);
-        inner.warn_foreign_entry(&line.topic, stored.make_contiguous());
-        let messages: VecDeque<_> = stored
-            .iter()
-            .filter_map(|stored| BroadcastMessage::sequenced(&line.topic, stored).body)
-            .collect();
+        state.warn_foreign_entry(&feed.topic, stored.make_contiguous());
+        let messages: VecDeque<_> =
+            stored.iter().filter_map(|stored| sequenced(&feed.topic, stored).body).collect();
         if messages.is_empty() {
             (self.position, self.last) = self.first_complete();
             return Some(SubscriptionEvent::Gap);
@@ -302,15 +303,15 @@ impl Subscription {
         Some(SubscriptionEvent::Gap)
     }
 
-    /// The first place after which nothing is missing, and the message before it.
+    /// The first position after which nothing is missing, and the message before it.
     fn first_complete(&self) -> (ReadPosition, Option<MessageId>) {
         let (at, floor) = self.guard.feed.first_complete();
         (ReadPosition::Buffer { at, current: false }, Some(floor))
     }
 
-    /// Redis cannot be asked: the client stays, and is served when it can.
-    async fn wait_after_error(&self, error: &redis::RedisError) {
-        tracing::debug!(%error, topic = %self.topic(), "a client waits for what it missed: {error}");
+    /// Redis failed: the client stays and tries again later.
+    async fn wait_after_error(&self, error: &RedisError) {
+        tracing::debug!(%error, topic = %self.topic(), "older messages not read yet: {error}");
         tokio::time::sleep(retry_delay()).await;
     }
 }

@@ -12,7 +12,7 @@ pub const TOPIC_NAME_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicName(Arc<str>);
 
-/// Something that is no topic's name.
+/// The error of [`TopicName::parse`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a topic's name has 1 to 64 of A-Z a-z 0-9 - _ . : /")]
 pub struct InvalidTopicName;
@@ -21,7 +21,7 @@ impl TopicName {
     /// Checks a name.
     ///
     /// # Errors
-    /// [`InvalidTopic`] when it is empty, too long or has another character.
+    /// [`InvalidTopicName`] when it is empty, too long or has another character.
     pub fn parse(text: &str) -> Result<Self, InvalidTopicName> {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
         if (1..=TOPIC_NAME_MAX).contains(&text.len()) && text.bytes().all(fits) {

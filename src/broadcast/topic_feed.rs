@@ -1,4 +1,4 @@
-//! One topic in one worker: what came of it, and what is remembered of it, for all who subscribe here.
+//! One topic in one worker: its order, its replay buffer and its queries, for all who subscribe here.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,52 +7,64 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::broadcast::id::MessageId;
-use crate::broadcast::message::BroadcastMessage;
+use crate::broadcast::message::{BroadcastMessage, MessageId};
 use crate::broadcast::replay_buffer::{BufferRead, ReplayBuffer, SeekResult};
 use crate::broadcast::sequencer::{
-    MessageSequencer, SequencedMessage, SequencerOutput, StreamPage, StreamQuery,
+    MemorySize, MessageSequencer, SequencedMessage, SequencerOutput, StreamPage, StreamQuery,
 };
 use crate::broadcast::topic::TopicName;
 use crate::redis::broadcast_commands::StreamEntry;
 
-/// News that wait for what is missing before them take at most this part of a topic's room, on top of it.
+/// Messages that wait for a missing one may take this part of a topic's memory, in addition to it.
 const PENDING_DIVISOR: usize = 4;
 
-/// Shortest time between two looks at a stream for the sake of news that are not this fleet's.
+/// Shortest time between two queries of a stream because of foreign notifications.
 const FOREIGN_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What comes of a stream: a message, unless someone else wrote it.
+/// The body of an entry: a message, unless another program wrote the entry.
 pub(super) type MessageBody = Option<Arc<BroadcastMessage>>;
+
+impl MemorySize for MessageBody {
+    fn memory_size(&self) -> usize {
+        self.as_ref().map_or(0, |message| message.weight())
+    }
+}
+
+/// An entry of a stream for the sequencer; without a body if it is no message.
+pub(super) fn sequenced(topic: &TopicName, stored: &StreamEntry) -> SequencedMessage<MessageBody> {
+    let id = stored.id.into();
+    let body = stored.text.as_deref().map(|text| Arc::new(BroadcastMessage::new(topic, id, text)));
+    SequencedMessage { before: stored.previous.into(), id, body }
+}
 
 /// A topic that someone subscribes to.
 #[derive(Debug)]
 pub(super) struct TopicFeed {
     pub(super) topic: TopicName,
     state: Mutex<FeedState>,
-    /// Bytes that may be remembered.
+    /// Bytes that may be buffered.
     memory_limit: Arc<AtomicUsize>,
-    /// Changes with everything that is passed on.
+    /// Changes with every delivered message or gap.
     new_messages: watch::Sender<u64>,
-    /// Number of the question to the stream that was answered last. Apart, because next to no one waits for that.
+    /// Number of the last answered query. A channel of its own, because hardly any subscriber waits for it.
     query_done: watch::Sender<u64>,
-    /// Held by the caller that reads what is older than what is remembered, or where the stream stands: one for all.
+    /// Held while older messages or the stream's end are read: one reader for all.
     pub(super) reader_lock: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
 struct FeedState {
-    sequencer: MessageSequencer<Option<Arc<BroadcastMessage>>>,
+    sequencer: MessageSequencer<MessageBody>,
     buffer: ReplayBuffer,
-    /// The ring's end before what came last, in one piece: no one can have seen that yet.
+    /// The buffer's end before the last batch of messages: no subscriber can have read that yet.
     previous_end: u64,
-    /// Questions to the stream so far.
+    /// Queries so far.
     queries: u64,
-    /// When news came last that were not this fleet's, and the stream was asked for it.
+    /// When a foreign notification last caused a query.
     last_foreign: Option<Duration>,
 }
 
-/// A question to the stream.
+/// A query of the stream that is in flight.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PendingQuery {
     query: StreamQuery,
@@ -60,26 +72,26 @@ pub(super) struct PendingQuery {
 }
 
 impl PendingQuery {
-    /// What there is from this message on, itself included.
+    /// The query is for the messages from this one on, itself included.
     pub(super) fn from(&self) -> MessageId {
         self.query.from
     }
 }
 
 impl TopicFeed {
-    pub(super) fn new(topic: &TopicName, count_max: usize, room: &Arc<AtomicUsize>) -> Self {
-        let ring = ReplayBuffer::new(count_max);
-        let core = FeedState {
+    pub(super) fn new(topic: &TopicName, count_max: usize, memory_limit: &Arc<AtomicUsize>) -> Self {
+        let buffer = ReplayBuffer::new(count_max);
+        let state = FeedState {
             sequencer: MessageSequencer::new(),
-            previous_end: ring.end(),
-            buffer: ring,
+            previous_end: buffer.end(),
+            buffer,
             queries: 0,
             last_foreign: None,
         };
         Self {
             topic: topic.clone(),
-            state: Mutex::new(core),
-            memory_limit: Arc::clone(room),
+            state: Mutex::new(state),
+            memory_limit: Arc::clone(memory_limit),
             new_messages: watch::Sender::new(0),
             query_done: watch::Sender::new(0),
             reader_lock: tokio::sync::Mutex::default(),
@@ -90,112 +102,114 @@ impl TopicFeed {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with the chain, and what it passes on into the ring; returns whether the stream is to be asked.
+    /// Runs a step of the sequencer and buffers its output; returns whether the stream has to be queried.
     fn apply(
         &self,
         act: impl FnOnce(&mut MessageSequencer<MessageBody>, &mut dyn FnMut(SequencerOutput<MessageBody>)),
     ) -> bool {
         let room = self.memory_limit.load(Relaxed);
-        let mut core = self.lock_state();
-        let FeedState { sequencer: chain, buffer: ring, previous_end, .. } = &mut *core;
-        let before = ring.end();
-        chain.set_pending_bytes_max(room / PENDING_DIVISOR);
-        act(chain, &mut |step| match step {
+        let mut state = self.lock_state();
+        let FeedState { sequencer, buffer, previous_end, .. } = &mut *state;
+        let before = buffer.end();
+        sequencer.set_pending_bytes_max(room / PENDING_DIVISOR);
+        act(sequencer, &mut |output| match output {
             SequencerOutput::Message(link) => {
-                link.body.into_iter().for_each(|message| ring.push(message, room))
+                link.body.into_iter().for_each(|message| buffer.push(message, room))
             }
-            SequencerOutput::Gap { after } => ring.push_gap(after, before),
+            SequencerOutput::Gap { after } => buffer.push_gap(after, before),
         });
-        let (end, doubtful) = (ring.end(), chain.is_incomplete());
+        let (end, is_incomplete) = (buffer.end(), sequencer.is_incomplete());
         if end != before {
             *previous_end = before;
         }
-        drop(core);
+        drop(state);
         self.new_messages.send_if_modified(|tip| std::mem::replace(tip, end) != end);
-        doubtful
+        is_incomplete
     }
 
-    /// A message was heard; returns whether the stream is to be asked.
+    /// A notification of a message; returns whether the stream has to be queried.
     pub(super) fn on_notification(&self, before: MessageId, id: MessageId, text: &str) -> bool {
         let body = Some(Arc::new(BroadcastMessage::new(&self.topic, id, text)));
-        self.apply(|chain, mut emit| chain.on_notification(SequencedMessage { before, id, body }, &mut emit))
+        self.apply(|sequencer, mut emit| {
+            sequencer.on_notification(SequencedMessage { before, id, body }, &mut emit)
+        })
     }
 
-    /// Something came that is not this fleet's news; returns whether the stream is to be asked, which it is once a second
-    /// at most, however much of it comes.
+    /// A notification without the fleet's mark; returns whether the stream has to be queried, which is once a second
+    /// at most, however many arrive.
     pub(super) fn on_foreign_notification(&self, now: Duration) -> bool {
-        let mut core = self.lock_state();
-        if core.last_foreign.is_some_and(|last| now.saturating_sub(last) < FOREIGN_CHECK_INTERVAL) {
+        let mut state = self.lock_state();
+        if state.last_foreign.is_some_and(|last| now.saturating_sub(last) < FOREIGN_CHECK_INTERVAL) {
             return false;
         }
-        core.last_foreign = Some(now);
-        core.sequencer.mark_incomplete(false);
-        core.sequencer.is_incomplete()
+        state.last_foreign = Some(now);
+        state.sequencer.mark_incomplete(false);
+        state.sequencer.is_incomplete()
     }
 
-    /// Whether it is known where the stream stands.
+    /// Whether the stream's end is known.
     pub(super) fn is_started(&self) -> bool {
         self.lock_state().sequencer.last().is_some()
     }
 
-    /// The stream stands at `newest`; returns whether it is to be asked.
+    /// The stream ends at `newest`; returns whether it has to be queried.
     pub(super) fn start_after(&self, newest: MessageId) -> bool {
         if !self.is_started() {
             self.lock_state().buffer.start_after(newest);
         }
-        self.apply(|chain, mut emit| chain.start_after(newest, &mut emit))
+        self.apply(|sequencer, mut emit| sequencer.start_after(newest, &mut emit))
     }
 
-    /// The stream may hold more than was heard.
+    /// The stream may hold more than was notified.
     pub(super) fn mark_incomplete(&self, lossy: bool) {
         self.lock_state().sequencer.mark_incomplete(lossy);
     }
 
-    /// News are heard again after they were not for a time.
+    /// Notifications arrive again after an interruption.
     pub(super) fn mark_disconnected(&self) {
         self.lock_state().sequencer.mark_disconnected();
     }
 
-    /// What was taken from the stream last; none until it is known where it stands.
+    /// The last message taken from the stream; `None` until its end is known.
     pub(super) fn last(&self) -> Option<MessageId> {
         self.lock_state().sequencer.last()
     }
 
-    /// Keeps no more than there is room for now.
+    /// Evicts what exceeds the present memory limit.
     pub(super) fn trim(&self) {
         let room = self.memory_limit.load(Relaxed);
-        let mut core = self.lock_state();
-        core.buffer.trim(room);
-        core.sequencer.set_pending_bytes_max(room / PENDING_DIVISOR);
+        let mut state = self.lock_state();
+        state.buffer.trim(room);
+        state.sequencer.set_pending_bytes_max(room / PENDING_DIVISOR);
     }
 
-    /// What is to be asked of the stream, if anything.
+    /// The next query, if one is needed.
     pub(super) fn next_query(&self) -> Option<PendingQuery> {
-        let mut core = self.lock_state();
-        let query = core.sequencer.next_query()?;
-        core.queries += 1;
-        Some(PendingQuery { query, number: core.queries })
+        let mut state = self.lock_state();
+        let query = state.sequencer.next_query()?;
+        state.queries += 1;
+        Some(PendingQuery { query, number: state.queries })
     }
 
-    /// There was no answer.
-    pub(super) fn query_failed(&self, question: PendingQuery) {
-        self.lock_state().sequencer.query_failed(question.query);
+    /// The query failed.
+    pub(super) fn query_failed(&self, query: PendingQuery) {
+        self.lock_state().sequencer.query_failed(query.query);
     }
 
-    /// The stream's answer.
-    pub(super) fn apply_page(&self, question: PendingQuery, page: StreamPage<MessageBody>) {
-        self.apply(|chain, mut emit| chain.apply_page(question.query, page, &mut emit));
-        self.query_done.send_replace(question.number);
+    /// The reply to a query.
+    pub(super) fn apply_page(&self, query: PendingQuery, page: StreamPage<MessageBody>) {
+        self.apply(|sequencer, mut emit| sequencer.apply_page(query.query, page, &mut emit));
+        self.query_done.send_replace(query.number);
     }
 
-    /// Number of the next question to the stream, which is asked for by this.
+    /// Requests a query and returns its number.
     pub(super) fn request_query(&self) -> u64 {
-        let mut core = self.lock_state();
-        core.sequencer.mark_incomplete(false);
-        core.queries + 1
+        let mut state = self.lock_state();
+        state.sequencer.mark_incomplete(false);
+        state.queries + 1
     }
 
-    /// Number of the question that was answered last.
+    /// Number of the last answered query.
     pub(super) fn query_done(&self) -> watch::Receiver<u64> {
         self.query_done.subscribe()
     }
@@ -204,89 +218,89 @@ impl TopicFeed {
         self.new_messages.subscribe()
     }
 
-    /// What is at a place, and how many messages there were from there on before the last ones came.
+    /// What is at a position, and how many messages followed it before the last batch.
     pub(super) fn get(&self, place: u64) -> (BufferRead, u64) {
-        let core = self.lock_state();
-        (core.buffer.get(place), core.previous_end.saturating_sub(place))
+        let state = self.lock_state();
+        (state.buffer.get(place), state.previous_end.saturating_sub(place))
     }
 
-    /// The place after the youngest message.
+    /// The position after the newest message.
     pub(super) fn end(&self) -> u64 {
         self.lock_state().buffer.end()
     }
 
-    /// The same, and that message: also where the stream was forgotten since, because it is remembered here.
+    /// The same, and that message; valid also if the stream has expired since, because the message is buffered.
     pub(super) fn end_and_newest(&self) -> (u64, MessageId) {
-        let core = self.lock_state();
-        (core.buffer.end(), core.buffer.newest())
+        let state = self.lock_state();
+        (state.buffer.end(), state.buffer.newest())
     }
 
-    /// The first place after which nothing is missing, and the message before it.
+    /// The first position after which nothing is missing, and the message before it.
     pub(super) fn first_complete(&self) -> (u64, MessageId) {
-        let core = self.lock_state();
-        (core.buffer.first_complete(), core.buffer.oldest_covered())
+        let state = self.lock_state();
+        (state.buffer.first_complete(), state.buffer.oldest_covered())
     }
 
-    /// Where a client goes on that has everything up to `after`.
+    /// Where a client continues that has everything up to `after`.
     pub(super) fn seek(&self, after: MessageId) -> SeekResult {
         self.lock_state().buffer.seek(after)
     }
 
-    /// The youngest message that was passed on.
+    /// The newest message that was delivered.
     pub(super) fn newest(&self) -> MessageId {
         self.lock_state().buffer.newest()
     }
 
-    /// All messages after this one are remembered.
+    /// All messages after this one are buffered.
     pub(super) fn oldest_covered(&self) -> MessageId {
         self.lock_state().buffer.oldest_covered()
     }
 
-    /// What is older than all that is remembered.
+    /// What there is that is older than the buffer.
     pub(super) fn older_messages(&self) -> OlderMessages {
-        let core = self.lock_state();
-        match (core.buffer.is_at_stream_start(), core.buffer.has_room(self.memory_limit.load(Relaxed))) {
+        let state = self.lock_state();
+        match (state.buffer.is_at_stream_start(), state.buffer.has_room(self.memory_limit.load(Relaxed))) {
             (true, _) => OlderMessages::Nothing,
             (false, true) => OlderMessages::Fits,
             (false, false) => OlderMessages::NoRoom,
         }
     }
 
-    /// What the stream holds up to `floor`, the youngest first.
+    /// Buffers what the stream holds up to `floor`, the newest first.
     pub(super) fn prepend(&self, floor: MessageId, older: &[StreamEntry]) {
         let room = self.memory_limit.load(Relaxed);
-        let mut core = self.lock_state();
-        // Others may have been forgotten meanwhile: then it does not fit any more.
-        if core.buffer.oldest_covered() != floor {
+        let mut state = self.lock_state();
+        // The oldest ones were evicted meanwhile: these do not connect any more.
+        if state.buffer.oldest_covered() != floor {
             return;
         }
         for stored in older {
             let (id, before) = (MessageId::from(stored.id), MessageId::from(stored.previous));
-            if id != core.buffer.oldest_covered() || core.buffer.is_at_stream_start() {
+            if id != state.buffer.oldest_covered() || state.buffer.is_at_stream_start() {
                 break;
             }
-            let Some(message) = BroadcastMessage::sequenced(&self.topic, stored).body else {
-                core.buffer.skip_foreign(before);
+            let Some(message) = sequenced(&self.topic, stored).body else {
+                state.buffer.skip_foreign(before);
                 continue;
             };
-            if !core.buffer.prepend(message, before, room) {
-                return core.buffer.set_full();
+            if !state.buffer.prepend(message, before, room) {
+                return state.buffer.set_full();
             }
         }
-        if core.buffer.oldest_covered() == floor {
-            core.buffer.set_stream_start_reached();
+        if state.buffer.oldest_covered() == floor {
+            state.buffer.set_stream_start_reached();
         }
     }
 }
 
-/// What there is of a topic that is older than what is remembered.
+/// Messages that are older than the buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OlderMessages {
-    /// It may be read, and there is room for it.
+    /// There may be some, and there is room.
     Fits,
-    /// It may be read, and there is none.
+    /// There may be some, and there is no room.
     NoRoom,
-    /// Nothing any more.
+    /// There are none.
     Nothing,
 }
 
@@ -298,60 +312,60 @@ mod tests {
         MessageId::from((ms, 0))
     }
 
-    fn line(room: usize) -> TopicFeed {
-        let line = TopicFeed::new(&TopicName::parse("t").unwrap(), 99, &Arc::new(AtomicUsize::new(room)));
-        line.start_after(id(1));
-        line
+    fn feed(room: usize) -> TopicFeed {
+        let feed = TopicFeed::new(&TopicName::parse("t").unwrap(), 99, &Arc::new(AtomicUsize::new(room)));
+        feed.start_after(id(1));
+        feed
     }
 
     #[test]
     fn an_answer_without_messages_wakes_only_the_subscriber_that_waits_for_it() {
-        let line = line(1 << 20);
-        let (tip, query_done) = (line.new_messages(), line.query_done());
-        line.mark_incomplete(false);
-        let question = line.next_query().unwrap();
-        line.apply_page(question, StreamPage::Entries { entries: Vec::new(), complete: true });
-        assert_eq!((tip.has_changed().unwrap(), query_done.has_changed().unwrap()), (false, true));
-        line.on_notification(id(1), id(2), "x");
-        assert!(tip.has_changed().unwrap());
+        let feed = feed(1 << 20);
+        let (new_messages, query_done) = (feed.new_messages(), feed.query_done());
+        feed.mark_incomplete(false);
+        let query = feed.next_query().unwrap();
+        feed.apply_page(query, StreamPage::Entries { entries: Vec::new(), complete: true });
+        assert_eq!((new_messages.has_changed().unwrap(), query_done.has_changed().unwrap()), (false, true));
+        feed.on_notification(id(1), id(2), "x");
+        assert!(new_messages.has_changed().unwrap());
     }
 
     #[test]
     fn foreign_notifications_cause_a_query_once_a_second() {
-        let (line, now) = (line(1 << 20), Duration::from_secs(9));
+        let (feed, now) = (feed(1 << 20), Duration::from_secs(9));
         let queries =
-            (0..30).filter(|tenth| line.on_foreign_notification(now + Duration::from_millis(100 * tenth)));
+            (0..30).filter(|tenth| feed.on_foreign_notification(now + Duration::from_millis(100 * tenth)));
         assert_eq!(queries.collect::<Vec<_>>(), [0, 10, 20]);
-        assert_eq!(line.newest(), id(1), "nothing of it is passed on");
+        assert_eq!(feed.newest(), id(1), "nothing of it is passed on");
     }
 
     #[test]
     fn a_subscriber_of_an_expired_topic_starts_after_what_is_buffered() {
-        let line = line(1 << 20);
-        line.on_notification(id(1), id(2), "x");
-        line.mark_incomplete(false);
-        let question = line.next_query().unwrap();
-        line.apply_page(question, StreamPage::Gone { newest: MessageId::ZERO });
-        let (place, last) = line.end_and_newest();
-        assert_eq!((last, line.seek(last)), (id(2), SeekResult::At(place)));
+        let feed = feed(1 << 20);
+        feed.on_notification(id(1), id(2), "x");
+        feed.mark_incomplete(false);
+        let query = feed.next_query().unwrap();
+        feed.apply_page(query, StreamPage::Gone { newest: MessageId::ZERO });
+        let (place, last) = feed.end_and_newest();
+        assert_eq!((last, feed.seek(last)), (id(2), SeekResult::At(place)));
     }
 
     #[test]
     fn foreign_entries_are_skipped() {
-        let line = line(1 << 20);
+        let feed = feed(1 << 20);
         let stored = |before: u64, at: u64, text: Option<&str>| StreamEntry {
             previous: (before, 0),
             id: (at, 0),
             text: text.map(Into::into),
         };
-        line.mark_incomplete(false);
-        let question = line.next_query().unwrap();
+        feed.mark_incomplete(false);
+        let query = feed.next_query().unwrap();
         let rows = [stored(1, 2, Some("x")), stored(2, 3, None), stored(3, 4, Some("y"))];
-        let entries = rows.iter().map(|stored| BroadcastMessage::sequenced(&line.topic, stored)).collect();
-        let (place, _) = line.end_and_newest();
-        line.apply_page(question, StreamPage::Entries { entries, complete: true });
-        assert!(matches!(line.get(place + 1), (BufferRead::Message(message), _) if message.text() == "y"));
-        let behind = TopicFeed::new(&line.topic, 99, &line.memory_limit);
+        let entries = rows.iter().map(|stored| sequenced(&feed.topic, stored)).collect();
+        let (place, _) = feed.end_and_newest();
+        feed.apply_page(query, StreamPage::Entries { entries, complete: true });
+        assert!(matches!(feed.get(place + 1), (BufferRead::Message(message), _) if message.text() == "y"));
+        let behind = TopicFeed::new(&feed.topic, 99, &feed.memory_limit);
         behind.start_after(id(3));
         behind.prepend(id(3), &[stored(2, 3, None), stored(1, 2, Some("x"))]);
         assert_eq!((behind.oldest_covered(), behind.seek(id(1))), (id(1), SeekResult::At(behind.end() - 1)));

@@ -1,8 +1,8 @@
-//! Batched counters: additions gather in the worker's journal and go to Redis together, each exactly once.
+//! Batched counters: increments gather in the worker's journal and go to Redis together, each exactly once.
 //!
-//! Guarantees that an addition which was taken outlives the worker, whichever way it ends, and that a batch whose
-//! outcome is unknown is repeated under its number until Redis answers. What is lost is only what a whole machine, or a
-//! fleet that ends while Redis is away, still had in its memory.
+//! Guarantees that an accepted increment survives the worker, however it exits, and that a batch whose outcome is
+//! unknown is repeated under its number until Redis replies. Only what is in memory is lost when a whole host fails,
+//! or when the fleet stops while Redis is unavailable.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,46 +18,46 @@ use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::{CELLS_PER_SLOT, WorkerCell};
 use crate::scoreboard::journal::{CounterJournal, JournalError, JournalOwner, PendingIncrement, SealedBatch};
 
-/// A batch is sent this long after its first addition: with the way to Redis, 50 ms after it at the latest.
+/// Time from a batch's first increment until it is sent: with the way to Redis, 50 ms at most.
 pub const FLUSH_DELAY: Duration = Duration::from_millis(45);
 
-/// How far a value that was read just now may be behind what other workers and machines have taken.
+/// How far a value that was just read may be behind what other workers and instances have accepted.
 pub const BASE_STALENESS: Duration = Duration::from_millis(50);
 
-/// Values that are remembered.
+/// Most values in the cache.
 const CACHED_VALUES_MAX: usize = 1024;
 
-/// Why an addition was not taken; nothing was changed.
+/// Why an increment was not accepted; nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IncrementRejected {
-    /// There is no room: it has to go to Redis by itself.
+    /// The journal is full: send it to Redis by itself.
     NoRoom,
     /// The sum would leave the range of 64-bit integers.
     Overflow,
 }
 
-/// A batched counter's value, everything included that this worker has taken.
+/// A batched counter's value, with all increments that this worker has accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Approximate {
     /// The value.
     pub value: i64,
-    /// How far it may be behind what other workers and machines have taken.
+    /// How far it may be behind what other workers and instances have accepted.
     pub staleness: Duration,
 }
 
-/// What Redis said last.
+/// The last value that Redis returned.
 #[derive(Debug, Clone, Copy)]
 struct LastKnownValue {
     value: i64,
-    /// Number of this worker's last batch that is part of it.
+    /// Number of this worker's last batch that it includes.
     seq: u64,
     at_ms: u64,
 }
 
-/// What this worker writes; the lock is what makes it one thread at a time.
+/// What only one thread at a time may use: a journal has one writer.
 #[derive(Debug, Default)]
 struct JournalHandle {
-    /// Index of the journal in the slot; none while every one has an owner.
+    /// Index of the journal in the slot; `None` while all of them have owners.
     journal: Option<usize>,
     last_known: HashMap<String, LastKnownValue>,
 }
@@ -72,12 +72,13 @@ pub struct BatchedCounters {
     cell: usize,
     owner: JournalOwner,
     handle: Mutex<JournalHandle>,
-    /// Told when a batch has its first addition.
+    /// Notified when a batch has its first increment.
     first_increment: Notify,
 }
 
 impl BatchedCounters {
-    /// For the worker in this cell; takes a journal, and with it what a dead worker left there.
+    /// The counters of the worker in this cell; acquires a journal, with the increments that a dead worker left in
+    /// it.
     pub fn new(
         scoreboard: Arc<Scoreboard>,
         redis: RedisClient,
@@ -86,29 +87,28 @@ impl BatchedCounters {
         cell: usize,
     ) -> Self {
         let owner = scoreboard.journal_owner(slot, cell);
-        let own = Mutex::default();
-        let batches = Self {
+        let counters = Self {
             scoreboard,
             redis,
             prefix: prefix.into(),
             slot,
             cell,
             owner,
-            handle: own,
+            handle: Mutex::default(),
             first_increment: Notify::new(),
         };
-        batches.acquire_journal();
-        batches
+        counters.acquire_journal();
+        counters
     }
 
-    /// Takes a journal if there was none to take before.
+    /// Acquires a journal if there was none free before.
     pub fn acquire_journal(&self) {
-        let mut own = self.handle();
-        if own.journal.is_none() {
-            // The one of its own cell first: mostly no one else wants it.
+        let mut handle = self.handle();
+        if handle.journal.is_none() {
+            // The journal of its own cell first: it is rarely in use.
             let mut order =
                 std::iter::once(self.cell).chain((0..CELLS_PER_SLOT).filter(|index| *index != self.cell));
-            own.journal = order.find(|index| self.scoreboard.claim_journal(self.slot, *index, self.owner));
+            handle.journal = order.find(|index| self.scoreboard.claim_journal(self.slot, *index, self.owner));
         }
     }
 
@@ -120,13 +120,14 @@ impl BatchedCounters {
         self.scoreboard.cell(self.slot, self.cell)
     }
 
-    /// Takes an addition; costs no command. `now_ms` is the monotonic clock.
+    /// Accepts an increment; costs no call. `now_ms` is the monotonic clock.
     ///
     /// # Errors
-    /// See [`NotTaken`].
+    ///
+    /// See [`IncrementRejected`].
     pub fn add(&self, name: &CounterName, by: i64, now_ms: u64) -> Result<(), IncrementRejected> {
-        let own = self.handle();
-        let journal = own.journal.ok_or(IncrementRejected::NoRoom)?;
+        let handle = self.handle();
+        let journal = handle.journal.ok_or(IncrementRejected::NoRoom)?;
         let first = self.scoreboard.journal(self.slot, journal).add(name.as_str(), by, now_ms);
         match first {
             Ok(true) => self.first_increment.notify_one(),
@@ -137,39 +138,40 @@ impl BatchedCounters {
         Ok(())
     }
 
-    /// A counter's value without asking Redis; none before this worker has heard of it.
+    /// A counter's value without a call; `None` before Redis has returned one to this worker.
     pub fn cached(&self, name: &CounterName, now_ms: u64) -> Option<Approximate> {
-        let own = self.handle();
-        let known = own.last_known.get(name.as_str())?;
-        let pending = own.journal.map_or(0, |index| {
+        let handle = self.handle();
+        let known = handle.last_known.get(name.as_str())?;
+        let pending = handle.journal.map_or(0, |index| {
             self.scoreboard.journal(self.slot, index).pending(name.as_str()).pending_after(known.seq)
         });
         let age = Duration::from_millis(now_ms.saturating_sub(known.at_ms));
         Some(Approximate { value: known.value.saturating_add(pending), staleness: BASE_STALENESS + age })
     }
 
-    /// A counter's value by Redis, and everything that the workers of this machine have taken.
+    /// A counter's value in Redis, with all increments that the workers of this instance have accepted.
     ///
     /// # Errors
-    /// What Redis said; then [`Batches::known`] may know better than nothing.
+    ///
+    /// The error of Redis; [`BatchedCounters::cached`] may still have a value.
     ///
     /// # Cancel safety
     /// Nothing is changed.
     pub async fn value(&self, name: &CounterName, now_ms: u64) -> Result<Approximate, redis::RedisError> {
-        let own = self.handle().journal.map(|index| self.journal_field(self.slot, index));
-        // Before Redis is asked, see `Pending::beyond`.
+        let own_field = self.handle().journal.map(|index| self.journal_field(self.slot, index));
+        // Before the call: an increment that is flushed meanwhile must not be missing in both.
         let pending: Vec<(String, PendingIncrement)> = self
             .scoreboard
             .journals()
             .map(|(slot, index, journal)| (self.journal_field(slot, index), journal.pending(name.as_str())))
-            .filter(|(place, pending)| !pending.is_zero() || Some(place) == own.as_ref())
+            .filter(|(field, pending)| !pending.is_zero() || Some(field) == own_field.as_ref())
             .collect();
-        let journals: Vec<String> = pending.iter().map(|(place, _)| place.clone()).collect();
+        let journals: Vec<String> = pending.iter().map(|(field, _)| field.clone()).collect();
         let key = keys::counter(&self.prefix, name.as_str());
         let (stored, last) = self.redis.read_batched(&self.ledger_key(), &key, &journals).await?;
-        let beyond = pending.iter().zip(&last).map(|((_, pending), last)| pending.pending_after(*last));
-        let value = beyond.fold(stored, i64::saturating_add);
-        let seq = journals.iter().zip(&last).find(|(place, _)| Some(*place) == own.as_ref());
+        let unsent = pending.iter().zip(&last).map(|((_, pending), last)| pending.pending_after(*last));
+        let value = unsent.fold(stored, i64::saturating_add);
+        let seq = journals.iter().zip(&last).find(|(field, _)| Some(*field) == own_field.as_ref());
         if let Some((_, seq)) = seq {
             let known = LastKnownValue { value: stored, seq: *seq, at_ms: now_ms };
             self.handle().record(name.as_str(), known);
@@ -177,7 +179,7 @@ impl BatchedCounters {
         Ok(Approximate { value, staleness: BASE_STALENESS })
     }
 
-    /// Returns when a batch has its first addition.
+    /// Returns when a batch has its first increment.
     ///
     /// # Cancel safety
     /// Nothing is lost.
@@ -185,48 +187,52 @@ impl BatchedCounters {
         self.first_increment.notified().await;
     }
 
-    /// When the oldest of this worker's pending additions came, milliseconds of the monotonic clock.
+    /// Time of this worker's oldest pending increment, milliseconds of the monotonic clock.
     pub fn oldest_ms(&self) -> Option<u64> {
         let journal = self.handle().journal?;
         self.scoreboard.journal(self.slot, journal).oldest_ms()
     }
 
-    /// How much this worker has pending.
+    /// The sum of this worker's pending increments.
     pub fn pending_total(&self) -> u64 {
         self.handle().journal.map_or(0, |index| self.scoreboard.journal(self.slot, index).pending_total())
     }
 
-    /// Sends one batch of this worker's own; false if there was none.
+    /// Sends one batch of this worker; returns false if there was none.
     ///
     /// # Errors
-    /// What Redis said; the batch is sent again by the next call.
+    ///
+    /// The error of Redis; the next call sends the batch again.
     ///
     /// # Cancel safety
-    /// The batch is sent again by the next call, here or by the one who has the journal then.
+    ///
+    /// The batch is sent again by the next call, here or by the journal's next owner.
     pub async fn flush(&self, now_ms: u64) -> Result<bool, redis::RedisError> {
         let sealed = {
-            let own = self.handle();
-            own.journal.and_then(|index| Some((index, self.scoreboard.journal(self.slot, index).seal()?)))
+            let handle = self.handle();
+            handle.journal.and_then(|index| Some((index, self.scoreboard.journal(self.slot, index).seal()?)))
         };
         let Some((index, batch)) = sealed else { return Ok(false) };
         let values = self.send(&self.journal_field(self.slot, index), &batch).await?;
-        let mut own = self.handle();
+        let mut handle = self.handle();
         self.scoreboard.journal(self.slot, index).acknowledge(batch.sequence);
         for ((name, _), value) in batch.sums.iter().zip(values) {
             if let Some(value) = value {
-                own.record(name, LastKnownValue { value, seq: batch.sequence, at_ms: now_ms });
+                handle.record(name, LastKnownValue { value, seq: batch.sequence, at_ms: now_ms });
             }
         }
         Ok(true)
     }
 
-    /// Sends what dead workers of this slot left, and of slots where no one lives.
+    /// Sends what dead workers of this slot left, and those of slots without a worker.
     ///
     /// # Errors
-    /// What Redis said; the rest waits for the next call.
+    ///
+    /// The error of Redis; the next call continues.
     ///
     /// # Cancel safety
-    /// A journal that was being emptied stays this worker's until it ends, and is emptied by its successors.
+    ///
+    /// A journal that was being drained belongs to this worker until it exits, and is drained by its successors.
     pub async fn flush_abandoned(&self) -> Result<(), redis::RedisError> {
         for (slot, index, journal) in self.scoreboard.journals() {
             let ours = slot == self.slot || self.scoreboard.has_no_worker(slot);
@@ -235,41 +241,41 @@ impl BatchedCounters {
                 continue;
             }
             if self.scoreboard.claim_journal(slot, index, self.owner) {
-                let emptied = self.drain_journal(&self.journal_field(slot, index), journal).await;
+                let drained = self.drain_journal(&self.journal_field(slot, index), journal).await;
                 journal.release();
-                emptied?;
-                tracing::debug!(slot, "sent what an ended worker had not");
+                drained?;
+                tracing::debug!(slot, "abandoned counter journal flushed");
             }
         }
         Ok(())
     }
 
-    async fn drain_journal(&self, place: &str, journal: CounterJournal<'_>) -> Result<(), redis::RedisError> {
+    async fn drain_journal(&self, field: &str, journal: CounterJournal<'_>) -> Result<(), redis::RedisError> {
         while let Some(batch) = journal.seal() {
-            self.send(place, &batch).await?;
+            self.send(field, &batch).await?;
             journal.acknowledge(batch.sequence);
         }
         Ok(())
     }
 
-    /// Gives the journal back; what is pending in it is someone else's to send. No addition is taken afterwards.
+    /// Releases the journal; its next owner sends what is pending. No increment is accepted afterwards.
     pub fn release_journal(&self) {
         if let Some(index) = self.handle().journal.take() {
             self.scoreboard.journal(self.slot, index).release();
         }
     }
 
-    /// Sends a batch; the values that the counters have now.
-    async fn send(&self, place: &str, batch: &SealedBatch) -> Result<Vec<Option<i64>>, redis::RedisError> {
+    /// Sends a batch; returns the counters' new values.
+    async fn send(&self, field: &str, batch: &SealedBatch) -> Result<Vec<Option<i64>>, redis::RedisError> {
         let sums: Vec<_> =
             batch.sums.iter().map(|(name, by)| (keys::counter(&self.prefix, name), *by)).collect();
         let flush =
-            FlushBatch { ledger: &self.ledger_key(), journal: place, seq: batch.sequence, sums: &sums };
+            FlushBatch { ledger: &self.ledger_key(), journal: field, seq: batch.sequence, sums: &sums };
         let flushed = self.redis.flush_counters(&flush).await?;
         self.worker_cell().count_batch();
         for ((name, by), value) in batch.sums.iter().zip(&flushed.values) {
             if value.is_none() {
-                tracing::error!(counter = %name, by, "a counter would overflow or holds no number; additions are dropped");
+                tracing::error!(counter = %name, by, "counter would overflow or holds no number; increments dropped");
                 self.worker_cell().count_dropped(by.unsigned_abs());
             }
         }
@@ -291,7 +297,7 @@ impl JournalHandle {
         if self.last_known.len() >= CACHED_VALUES_MAX && !self.last_known.contains_key(name) {
             self.last_known.clear();
         }
-        // Two answers may overtake each other.
+        // Replies may overtake each other.
         let newer = self.last_known.get(name).is_none_or(|before| before.seq <= known.seq);
         if newer {
             self.last_known.insert(name.to_owned(), known);

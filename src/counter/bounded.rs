@@ -1,4 +1,4 @@
-//! Bounded counters: of something of which there is only so much, never more is taken.
+//! Bounded counters: of a limited stock, never more is taken than there is.
 
 use ring::digest;
 
@@ -6,29 +6,30 @@ use crate::counter::{CounterError, CounterName};
 use crate::redis::counter_commands::{BoundedChange, BoundedOutcome};
 use crate::redis::{RedisClient, keys};
 
-/// Largest bound and amount: beyond it Lua's numbers are not exact.
+/// Largest bound and amount: above it Lua's numbers are not exact.
 pub const AMOUNT_MAX: u64 = 1 << 53;
 
 /// Longest token, bytes.
 pub const TOKEN_MAX: usize = 128;
 
-/// A taking or giving back: how much, and the token under which it is done at most once.
+/// A change of the stock, done at most once under its token.
 #[derive(Debug, Clone, Copy)]
 pub struct BoundedRequest<'a> {
-    /// From 1 to [`MOST`].
+    /// From 1 to [`AMOUNT_MAX`].
     pub count: u64,
-    /// Remembered for a day; the same token with another counter is another one.
+    /// Valid for a day, for this counter and this direction.
     pub token: Option<&'a str>,
 }
 
-/// Takes, all or nothing; with `max` of it there are.
+/// Takes units, all or none; `max` is the size of the stock.
 ///
 /// # Errors
-/// [`Error::Amount`], [`Error::Token`], or [`Error::Redis`]; after a timeout it may have been taken, and a repetition
-/// with the same token is safe.
+///
+/// [`CounterError::InvalidAmount`], [`CounterError::InvalidToken`], or [`CounterError::Redis`]; after a timeout they
+/// may have been taken, and a repetition with the same token is safe.
 ///
 /// # Cancel safety
-/// Dropping the future leaves it unknown whether it was taken.
+/// Dropping the future leaves it unknown whether they were taken.
 pub async fn take(
     redis: &RedisClient,
     prefix: &str,
@@ -45,13 +46,13 @@ pub async fn take(
         .await?)
 }
 
-/// Gives back, and never more than is taken.
+/// Gives units back, never more than are taken.
 ///
 /// # Errors
 /// As [`take`].
 ///
 /// # Cancel safety
-/// Dropping the future leaves it unknown whether it was given back.
+/// Dropping the future leaves it unknown whether they were given back.
 pub async fn give_back(
     redis: &RedisClient,
     prefix: &str,
@@ -64,17 +65,17 @@ pub async fn give_back(
         .await?)
 }
 
-/// How much is taken.
+/// How many units are taken.
 ///
 /// # Errors
-/// [`Error::Redis`].
+/// [`CounterError::Redis`].
 pub async fn get(redis: &RedisClient, prefix: &str, name: &CounterName) -> Result<u64, CounterError> {
     let taken = redis.increment(&keys::bounded(prefix, name.as_str()), 0).await?;
     Ok(u64::try_from(taken).unwrap_or(0))
 }
 
 impl BoundedRequest<'_> {
-    /// The counter's key and the token's; a token of a taking is no token of a giving back.
+    /// The keys of counter and token; a token for taking is another one than the same token for giving back.
     fn keys(
         &self,
         prefix: &str,
@@ -106,14 +107,14 @@ mod tests {
 
     #[test]
     fn amounts_and_tokens_are_checked_before_redis_is_called() {
-        let name = CounterName::parse("seats").unwrap();
+        let name = CounterName::parse("stock").unwrap();
         let keys = |count, token| BoundedRequest { count, token }.keys("p", &name, "take");
         assert_eq!(keys(0, None), Err(CounterError::InvalidAmount));
         assert_eq!(keys(AMOUNT_MAX + 1, None), Err(CounterError::InvalidAmount));
         assert_eq!(keys(1, Some("")), Err(CounterError::InvalidToken));
         assert_eq!(keys(1, Some("a\nb")), Err(CounterError::InvalidToken));
         let (key, token) = keys(AMOUNT_MAX, Some("a b")).unwrap();
-        assert_eq!(key, "p:b:seats");
-        assert!(token.unwrap().starts_with("p:bt:seats:"));
+        assert_eq!(key, "p:b:stock");
+        assert!(token.unwrap().starts_with("p:bt:stock:"));
     }
 }

@@ -1,4 +1,4 @@
-//! Unique counters: how much of what was seen is different, within ± 0.81 % (standard error) and 12 KiB.
+//! Distinct counters: how many different items were inserted, within ± 0.81 % (standard error) and 12 KiB.
 
 use std::time::Duration;
 
@@ -13,17 +13,18 @@ pub const ITEMS_MAX: usize = 1000;
 /// Shortest window.
 pub const WINDOW_MIN: Duration = Duration::from_secs(1);
 
-/// Counts these items, or only looks when there are none; returns whether any was new, and how many there are.
+/// Inserts items, or only counts when there are none; returns whether any was new, and how many there are.
 ///
-/// With a window only what was seen in the present one counts, by Redis's clock. `unix` is the worker's clock, from
-/// which the window is guessed.
+/// With a window only the items of the present one count, by Redis's clock. `unix` is the worker's clock, from which
+/// the window is guessed.
 ///
 /// # Errors
-/// [`Error::Amount`] for more than [`ITEMS_MAX`] items or a window below [`WINDOW_MIN`], or [`Error::Redis`]; a
-/// repetition is safe.
+///
+/// [`CounterError::InvalidAmount`] for more than [`ITEMS_MAX`] items or a window below [`WINDOW_MIN`], or
+/// [`CounterError::Redis`]; a repetition is safe.
 ///
 /// # Cancel safety
-/// Dropping the future leaves it unknown whether they were counted.
+/// Dropping the future leaves it unknown whether they were inserted.
 pub async fn insert(
     redis: &RedisClient,
     prefix: &str,
@@ -40,30 +41,30 @@ pub async fn insert(
         return into_counts(redis.insert_distinct(&InsertItems { keys: &keys, window: None, items }).await?)
             .ok_or_else(window_mismatch);
     };
-    let mut middle = u64::try_from(unix.as_millis()).unwrap_or(0) / length_ms;
-    // The clock of this machine may be off; Redis then says which window it is, and that is the one.
+    let mut number = u64::try_from(unix.as_millis()).unwrap_or(0) / length_ms;
+    // If this host's clock is off, Redis returns the number of its window, and the second call uses that.
     for _ in 0..2 {
         let key = |number| keys::distinct(prefix, name.as_str(), Some((length_ms, number)));
-        let keys = [middle.saturating_sub(1), middle, middle + 1].map(key);
+        let keys = [number.saturating_sub(1), number, number + 1].map(key);
         match redis
-            .insert_distinct(&InsertItems { keys: &keys, window: Some((length_ms, middle)), items })
+            .insert_distinct(&InsertItems { keys: &keys, window: Some((length_ms, number)), items })
             .await?
         {
-            InsertOutcome::WindowMoved(number) => middle = number,
+            InsertOutcome::WindowMoved(moved) => number = moved,
             InsertOutcome::Counted { new, count } => return Ok((new, count)),
         }
     }
     Err(window_mismatch())
 }
 
-fn into_counts(seen: InsertOutcome) -> Option<(bool, u64)> {
-    match seen {
+fn into_counts(outcome: InsertOutcome) -> Option<(bool, u64)> {
+    match outcome {
         InsertOutcome::Counted { new, count } => Some((new, count)),
         InsertOutcome::WindowMoved(_) => None,
     }
 }
 
-/// Two answers in a row that name different windows.
+/// Two replies in a row name different windows.
 fn window_mismatch() -> CounterError {
     CounterError::Redis(redis::RedisError::Unavailable { reason: "its clock jumps".to_owned() })
 }

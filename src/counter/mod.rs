@@ -1,7 +1,8 @@
-//! Shared counters of four kinds: exact, batched, bounded and unique.
+//! Shared counters of four kinds: exact, batched, bounded and distinct.
 //!
-//! Guarantees that only well-formed names reach Redis and that an overflow is an error, never a wrong number. Exact
-//! ones are added to by Redis, request by request; they and batched ones of the same name are one number.
+//! Guarantees that only well-formed names reach Redis and that an overflow is an error, never a wrong number. Redis
+//! adds to exact counters, request by request; an exact and a batched counter of one name are one number. The room
+//! must not know HTTP; batched counters keep their increments in the scoreboard.
 
 pub mod batched;
 pub mod bounded;
@@ -9,9 +10,8 @@ pub mod distinct;
 
 use std::fmt;
 
-use crate::redis;
 use crate::redis::begin::CounterIncrement;
-use crate::redis::{RedisClient, keys};
+use crate::redis::{RedisClient, RedisError, keys};
 
 /// Longest name, bytes.
 pub const NAME_MAX: usize = 64;
@@ -20,27 +20,27 @@ pub const NAME_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CounterError {
-    /// The name is not allowed; the caller's mistake.
+    /// The name is not allowed: a mistake of the caller.
     #[error("a counter's name has 1 to 64 of A-Z a-z 0-9 _ - . :")]
     InvalidName,
     /// The value would leave the range of 64-bit integers; nothing was changed.
     #[error("the counter would leave the range of 64-bit integers")]
     Overflow,
-    /// What is to be taken or given back is nothing, or more than 2^53.
+    /// An amount to take or to give back is 0, or more than 2^53.
     #[error("how much must be from 1 to 2^53")]
     InvalidAmount,
-    /// A token is empty, too long or not printable; the caller's mistake.
+    /// A token is empty, too long or not printable: a mistake of the caller.
     #[error("a token has 1 to 128 printable ASCII characters")]
     InvalidToken,
-    /// Redis did not do it.
+    /// Redis failed or did not reply.
     #[error("the counter is not reachable")]
-    Redis(#[source] redis::RedisError),
+    Redis(#[source] RedisError),
 }
 
-impl From<redis::RedisError> for CounterError {
-    fn from(error: redis::RedisError) -> Self {
+impl From<RedisError> for CounterError {
+    fn from(error: RedisError) -> Self {
         match error {
-            redis::RedisError::Overflow => Self::Overflow,
+            RedisError::Overflow => Self::Overflow,
             other => Self::Redis(other),
         }
     }
@@ -54,7 +54,7 @@ impl CounterName {
     /// Checks a name.
     ///
     /// # Errors
-    /// [`Error::Name`] when it is empty, too long or has another character.
+    /// [`CounterError::InvalidName`] when it is empty, too long or has another character.
     pub fn parse(text: &str) -> Result<Self, CounterError> {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte);
         if text.is_empty() || text.len() > NAME_MAX || !text.bytes().all(fits) {
@@ -68,7 +68,7 @@ impl CounterName {
         &self.0
     }
 
-    /// This counter as part of a request's first call; `by` 0 only reads.
+    /// This counter as part of a request's begin; an increment by 0 only reads.
     pub fn increment(&self, prefix: &str, by: i64) -> CounterIncrement {
         CounterIncrement { key: keys::counter(prefix, &self.0), by }
     }
@@ -80,10 +80,10 @@ impl fmt::Display for CounterName {
     }
 }
 
-/// Adds to a counter outside a request's first call and returns the sum.
+/// Adds to a counter outside a request's begin and returns the sum.
 ///
 /// # Errors
-/// [`Error::Overflow`], or [`Error::Redis`]; after a timeout it is unknown whether it was added.
+/// [`CounterError::Overflow`], or [`CounterError::Redis`]; after a timeout it is unknown whether it was added.
 ///
 /// # Cancel safety
 /// Dropping the future leaves it unknown whether it was added.
@@ -96,10 +96,10 @@ pub async fn add(
     Ok(redis.increment(&keys::counter(prefix, name.as_str()), by).await?)
 }
 
-/// Reads a counter outside a request's first call; one that no one added to is 0.
+/// Reads a counter outside a request's begin; a counter without increments is 0.
 ///
 /// # Errors
-/// [`Error::Redis`].
+/// [`CounterError::Redis`].
 pub async fn value(redis: &RedisClient, prefix: &str, name: &CounterName) -> Result<i64, CounterError> {
     add(redis, prefix, name, 0).await
 }
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_could_leave_their_key_space_are_refused() {
+    fn names_that_could_leave_their_key_space_are_rejected() {
         let long = "x".repeat(NAME_MAX + 1);
         for bad in ["", "a b", "a/b", "ä", "a\r\n", "{a}", "*", &long] {
             assert_eq!(CounterName::parse(bad), Err(CounterError::InvalidName), "{bad:?}");

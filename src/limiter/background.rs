@@ -1,265 +1,274 @@
-//! What a worker's limits do beside its requests: draw quota in advance, give it back, pay debts of an outage, refund.
+//! What a worker's limits do beside its requests: prefetch quota, return it, apply deferred charges, refund.
+//!
+//! Quota that was charged in Redis and is not used goes back, or time takes it: a failed return never allows more.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::config::limits::PrefetchMode;
+use crate::limiter::gcra::Quota;
 use crate::limiter::local_fallback::DeferredCharge;
-use crate::limiter::pending::LimitCharges;
-use crate::limiter::prefetch;
-use crate::limiter::prefetch::{PrefetchReply, QuotaReturn};
-use crate::limiter::quota::Quota;
-use crate::limiter::request_limiter::{RequestLimiter, lock};
+use crate::limiter::prefetch::{self, PrefetchReply, QuotaReturn};
+use crate::limiter::state::{LimiterState, lock};
 use crate::redis::begin::{LimitParameters, RateLimitCheck};
-use crate::redis::limiter_commands::{LimitCharge, PrefetchedQuota};
+use crate::redis::limiter_commands::{LimitCharge, PrefetchedQuota, QUOTA_RETURN_REQUESTED};
 use crate::redis::{RedisError, RedisStatus, ServerRejection};
 
-/// How often it is looked whether debts can be paid.
+/// Time between two attempts to apply deferred charges.
 const DEFERRED_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Debts that are paid at the same time.
+/// Most deferred charges that are sent at the same time.
 const DEFERRED_BATCH_MAX: usize = 32;
 
-/// So many requests under a limit, as Redis is told of them.
+/// The notification that a limit has quota again.
+const LIMIT_REPLENISHED: char = 'l';
+
+/// A charge of so many requests, as Redis takes it.
 pub(super) fn limit_charge(key: String, quota: &Quota, requests: u64) -> LimitCharge {
     LimitCharge { key, interval_us: quota.interval_us(), tolerance_us: quota.tolerance_us(), requests }
 }
 
-/// What a request was charged under a limit on rate.
-fn refundable_charge(arg: RateLimitCheck) -> Option<LimitCharge> {
-    let RateLimitCheck { key, parameters: kind, cost, .. } = arg;
-    let LimitParameters::Rate { interval_us, tolerance_us } = kind else { return None };
+/// What a request was charged under a rate limit.
+fn refundable_charge(check: RateLimitCheck) -> Option<LimitCharge> {
+    let RateLimitCheck { key, parameters, cost, .. } = check;
+    let LimitParameters::Rate { interval_us, tolerance_us } = parameters else { return None };
     Some(LimitCharge { key, interval_us, tolerance_us, requests: cost })
 }
 
-impl RequestLimiter {
-    /// Draws quota in advance, and looks after it until it is used or given back.
-    pub(super) async fn prefetch(
-        self: Arc<Self>,
-        key: String,
-        quota: Quota,
-        lease: PrefetchMode,
-        requests: u64,
-    ) {
-        let charge = limit_charge(key, &quota, requests);
-        if lease == PrefetchMode::Auto && !self.receives_reclaims() {
-            lock(&self.prefetch).record_prefetched(&charge.key, None, self.now_us());
-            return;
+/// Subscribes, once, to notifications that a limit has quota again and that this worker should return what it holds.
+pub(super) fn subscribe(state: &Arc<LimiterState>) {
+    if state.subscribed_us.set(state.now_us()).is_err() {
+        return;
+    }
+    let handler = |act: fn(&Arc<LimiterState>, &str)| {
+        let state: Weak<LimiterState> = Arc::downgrade(state);
+        Arc::new(move |key: &str| {
+            if let Some(state) = state.upgrade() {
+                act(&state, key);
+            }
+        })
+    };
+    state.redis.on_notification(LIMIT_REPLENISHED, handler(|state, key| state.on_replenished(key)));
+    state.redis.on_notification(QUOTA_RETURN_REQUESTED, handler(return_held));
+}
+
+/// Prefetches quota, and returns what is not used in time.
+pub(super) async fn prefetch(
+    state: Arc<LimiterState>,
+    key: String,
+    quota: Quota,
+    mode: PrefetchMode,
+    requests: u64,
+) {
+    let charge = limit_charge(key, &quota, requests);
+    if mode == PrefetchMode::Auto && !receives_reclaims(&state) {
+        lock(&state.prefetch).record_prefetched(&charge.key, None, state.now_us());
+        return;
+    }
+    let sent_us = state.now_us();
+    let prefetched = match state.redis.prefetch_quota(&charge).await {
+        Ok(prefetched) => Some(prefetched),
+        Err(error) => {
+            tracing::debug!(%error, "quota prefetch failed: {error}");
+            None
         }
-        let sent_us = self.now_us();
-        let drawn = match self.redis.prefetch_quota(&charge).await {
-            Ok(drawn) => Some(drawn),
+    };
+    let now_us = state.now_us();
+    let (is_held, excess) = {
+        let mut held = lock(&state.prefetch);
+        let reply = prefetched.map(|prefetched| prefetch_reply(&state, prefetched, sent_us));
+        let is_held = held.record_prefetched(&charge.key, reply, now_us);
+        if let Some(prefetched) = prefetched {
+            held.record_redis_state(&charge.key, prefetched.reset_us, (sent_us, now_us));
+        }
+        (is_held, held.take_excess(&charge.key, mode, (sent_us, now_us)))
+    };
+    if let Some(excess) = excess {
+        return_to_redis(&state, &charge.key, &excess).await;
+    }
+    // Also if all of it went back: until then this worker may hold what a request returns.
+    if is_held {
+        return_when_expired(&state, charge.key, mode).await;
+    }
+}
+
+/// The same for a hot limit, whose requests wait for the reply.
+pub(super) async fn prefetch_hot(state: Arc<LimiterState>, key: String, quota: Quota, requests: u64) {
+    let charge = limit_charge(key, &quota, requests);
+    let sent_us = state.now_us();
+    let reply = match state.redis.prefetch_quota(&charge).await {
+        Ok(prefetched) => Some(prefetch_reply(&state, prefetched, sent_us)),
+        Err(error) => {
+            tracing::debug!(%error, "quota prefetch for a hot limit failed: {error}");
+            None
+        }
+    };
+    let now_us = state.now_us();
+    if lock(&state.prefetch).record_hot_prefetched(&charge.key, reply, now_us) {
+        return_when_expired(&state, charge.key, PrefetchMode::Always).await;
+    }
+}
+
+/// Whether requests of other workers to return quota arrive here. Without them held quota would be denied to others.
+fn receives_reclaims(state: &Arc<LimiterState>) -> bool {
+    subscribe(state);
+    state.redis.notifications_complete_since().is_some()
+}
+
+fn prefetch_reply(state: &LimiterState, prefetched: PrefetchedQuota, sent_us: u64) -> PrefetchReply {
+    let was_subscribed = state.subscribed_since_us().is_some_and(|since_us| since_us <= sent_us);
+    PrefetchReply { requests: prefetched.requests, reset_us: prefetched.reset_us, sent_us, was_subscribed }
+}
+
+/// Another worker was denied: returns at once what this one holds of the limit.
+pub(super) fn return_held(state: &Arc<LimiterState>, key: &str) {
+    let now_us = state.now_us();
+    if let Some(held) = lock(&state.prefetch).reclaim(key, now_us) {
+        let (state, key) = (Arc::clone(state), key.to_owned());
+        tokio::spawn(async move { return_to_redis(&state, &key, &held).await });
+    }
+}
+
+/// Returns what a request consumed of prefetched quota at `consumed_us`: to what this worker holds, or to Redis if that
+/// went back meanwhile.
+pub(super) fn return_unused(state: &Arc<LimiterState>, check: RateLimitCheck, consumed_us: u64) {
+    let now_us = state.now_us();
+    if lock(&state.prefetch).return_unused(&check.key, check.cost, (consumed_us, now_us)) {
+        return;
+    }
+    if let Some(charge) = refundable_charge(check) {
+        let cost_us = charge.requests.saturating_mul(charge.interval_us);
+        let left_us = prefetch::unelapsed_us(cost_us, consumed_us, now_us);
+        let state = Arc::clone(state);
+        tokio::spawn(async move { return_time(&state, charge, left_us).await });
+    }
+}
+
+/// Returns held quota, to the µs.
+async fn return_to_redis(state: &LimiterState, key: &str, held: &QuotaReturn) {
+    return_time(state, limit_charge(key.to_owned(), &held.quota, 0), held.time_us).await;
+}
+
+/// Returns so much of a limit's time, in chunks: other workers get a notification of each, and shift what they hold by
+/// one chunk.
+pub(super) async fn return_time(state: &LimiterState, charge: LimitCharge, mut left_us: u64) {
+    let chunk_us = prefetch::refund_chunk_us(charge.interval_us, charge.tolerance_us);
+    let mut chunk = LimitCharge { interval_us: 1, ..charge };
+    while left_us > 0 {
+        chunk.requests = left_us.min(chunk_us);
+        left_us -= chunk.requests;
+        if let Err(error) = state.redis.refund_limit(&chunk).await {
+            tracing::debug!(%error, "unused quota not returned: {error}");
+        }
+    }
+}
+
+/// Returns what was prefetched and not used in time.
+async fn return_when_expired(state: &LimiterState, key: String, mode: PrefetchMode) {
+    // A moment longer than it is held, so that no request consumes it any more.
+    sleep(Duration::from_micros(prefetch::HOLD_US + 1000)).await;
+    let now_us = state.now_us();
+    let left = lock(&state.prefetch).take_expired(&key, mode, now_us);
+    if let Some(held) = left {
+        return_to_redis(state, &key, &held).await;
+    }
+}
+
+/// Refunds what a request was charged in Redis and from prefetched quota; denied clients may try again at once.
+///
+/// # Errors
+/// The first error of Redis; some of the charges may have been refunded.
+pub(super) async fn refund(
+    state: &LimiterState,
+    in_redis: Vec<RateLimitCheck>,
+    mut prefetched: Vec<RateLimitCheck>,
+) -> Result<(), RedisError> {
+    let now_us = state.now_us();
+    // The whole cost, whatever time has taken of it: the request should not have counted.
+    prefetched.retain(|check| !lock(&state.prefetch).return_unused(&check.key, check.cost, (now_us, now_us)));
+    for mut charge in in_redis.into_iter().chain(prefetched).filter_map(refundable_charge) {
+        // In chunks: other workers get a notification of each, and shift what they hold by one chunk.
+        let chunk = prefetch::refund_chunk_us(charge.interval_us, charge.tolerance_us) / charge.interval_us;
+        let mut left = charge.requests;
+        while left > 0 {
+            charge.requests = left.min(chunk);
+            left -= charge.requests;
+            state.redis.refund_limit(&charge).await?;
+            // This worker's next request may come before the notification.
+            state.on_replenished(&charge.key);
+        }
+    }
+    Ok(())
+}
+
+/// Has deferred charges applied as soon as Redis is available.
+pub(super) fn schedule_deferred(state: &Arc<LimiterState>) {
+    if !state.deferred_scheduled.swap(true, Relaxed) {
+        tokio::spawn(apply_deferred(Arc::clone(state)));
+    }
+}
+
+async fn apply_deferred(state: Arc<LimiterState>) {
+    // A batch keeps its name until Redis replies: it may have been applied, and Redis applies a name once.
+    let mut pending: Vec<(String, DeferredCharge)> = Vec::new();
+    loop {
+        sleep(DEFERRED_INTERVAL).await;
+        if state.redis.status() != RedisStatus::Up {
+            continue;
+        }
+        if pending.is_empty() {
+            let now_us = state.now_us();
+            let charges = lock(&state.local_limiter).deferred_charges(DEFERRED_BATCH_MAX, now_us);
+            if charges.is_empty() {
+                // A request that is decided locally from here on schedules the next run.
+                state.deferred_scheduled.store(false, Relaxed);
+                return;
+            }
+            pending = charges.into_iter().map(|charge| (state.unique_name(), charge)).collect();
+        }
+        pending = apply_batch(&state, pending).await;
+    }
+}
+
+/// Applies deferred charges; returns those without a final reply.
+async fn apply_batch(
+    state: &LimiterState,
+    charges: Vec<(String, DeferredCharge)>,
+) -> Vec<(String, DeferredCharge)> {
+    let mut calls = JoinSet::new();
+    for (batch, deferred) in charges {
+        let redis = state.redis.clone();
+        calls.spawn(async move {
+            let charge = limit_charge(deferred.key.clone(), &deferred.quota, deferred.requests);
+            let outcome = redis.apply_deferred_charge(&batch, &charge).await;
+            (batch, deferred, outcome)
+        });
+    }
+    let mut open = Vec::new();
+    while let Some(joined) = calls.join_next().await {
+        let Ok((batch, deferred, outcome)) = joined else { continue };
+        match outcome {
+            Ok(first) => {
+                tracing::debug!(first, requests = deferred.requests, "deferred rate-limit charges applied");
+                lock(&state.local_limiter).mark_applied(std::slice::from_ref(&deferred));
+            }
+            // The key holds another type: a repetition would never succeed.
+            Err(
+                error @ (RedisError::Protocol { .. }
+                | RedisError::Rejected { rejection: ServerRejection::WrongType, .. }),
+            ) => {
+                tracing::warn!(%error, "deferred rate-limit charges rejected: {error}");
+                lock(&state.local_limiter).mark_applied(std::slice::from_ref(&deferred));
+            }
             Err(error) => {
-                tracing::debug!(%error, "nothing was drawn in advance: {error}");
-                None
-            }
-        };
-        let now_us = self.now_us();
-        let (is_held, excess) = {
-            let mut advance = lock(&self.prefetch);
-            let answer = drawn.map(|drawn| self.prefetch_reply(drawn, sent_us));
-            let is_held = advance.record_prefetched(&charge.key, answer, now_us);
-            if let Some(drawn) = drawn {
-                advance.record_redis_state(&charge.key, drawn.reset_us, (sent_us, now_us));
-            }
-            (is_held, advance.take_excess(&charge.key, lease, (sent_us, now_us)))
-        };
-        if let Some(held) = excess {
-            self.return_to_redis(&charge.key, &held).await;
-        }
-        // Also if all went back: what a request gives back is held here until then.
-        if is_held {
-            self.return_when_expired(charge.key, lease).await;
-        }
-    }
-
-    /// Whether this worker is told when another one wants what it holds. Quota that could not be recalled would be
-    /// denied to others while it lies here.
-    fn receives_reclaims(self: &Arc<Self>) -> bool {
-        self.subscribe();
-        self.redis.notifications_complete_since().is_some()
-    }
-
-    /// Since when it hears what others give back, µs; none: it does not.
-    pub(super) fn subscribed_since_us(&self) -> Option<u64> {
-        let notified_us = self.to_us(self.redis.notifications_complete_since()?);
-        self.subscribed_us.get().map(|listens_us| notified_us.max(*listens_us))
-    }
-
-    /// An answer to a draw that was sent then.
-    fn prefetch_reply(&self, drawn: PrefetchedQuota, sent_us: u64) -> PrefetchReply {
-        let was_subscribed = self.subscribed_since_us().is_some_and(|since_us| since_us <= sent_us);
-        PrefetchReply { requests: drawn.requests, reset_us: drawn.reset_us, sent_us, was_subscribed }
-    }
-
-    /// Another worker was denied: what is held of this limit goes back at once.
-    pub(super) fn return_held(self: &Arc<Self>, key: &str) {
-        let now_us = self.now_us();
-        if let Some(held) = lock(&self.prefetch).reclaim(key, now_us) {
-            let (limiter, key) = (Arc::clone(self), key.to_owned());
-            tokio::spawn(async move { limiter.return_to_redis(&key, &held).await });
-        }
-    }
-
-    /// Gives back what a request took at `spent_us` from what was drawn: to what this worker holds, or to Redis if that
-    /// went back meanwhile.
-    pub(super) fn return_unused(self: &Arc<Self>, arg: RateLimitCheck, spent_us: u64) {
-        let now_us = self.now_us();
-        if lock(&self.prefetch).return_unused(&arg.key, arg.cost, (spent_us, now_us)) {
-            return;
-        }
-        if let Some(limit) = refundable_charge(arg) {
-            let cost_us = limit.requests.saturating_mul(limit.interval_us);
-            let left_us = prefetch::unelapsed_us(cost_us, spent_us, now_us);
-            let limiter = Arc::clone(self);
-            tokio::spawn(async move { limiter.return_time(limit, left_us).await });
-        }
-    }
-
-    /// Gives back what was held of a limit, to the µs.
-    async fn return_to_redis(&self, key: &str, held: &QuotaReturn) {
-        self.return_time(limit_charge(key.to_owned(), &held.quota, 0), held.time_us).await;
-    }
-
-    /// Gives back so much of a limit's time, in pieces: other workers hear of each, and count what they hold as nearer by
-    /// one.
-    pub(super) async fn return_time(&self, limit: LimitCharge, mut left_us: u64) {
-        let piece_us = prefetch::refund_chunk_us(limit.interval_us, limit.tolerance_us);
-        let mut piece = LimitCharge { interval_us: 1, ..limit };
-        while left_us > 0 {
-            piece.requests = left_us.min(piece_us);
-            left_us -= piece.requests;
-            if let Err(error) = self.redis.refund_limit(&piece).await {
-                tracing::debug!(%error, "drawn quota is lost until it comes back by itself: {error}");
+                tracing::debug!(%error, "deferred rate-limit charges not applied yet: {error}");
+                open.push((batch, deferred));
             }
         }
     }
-
-    /// The same for a limit that is hot, where others wait for it.
-    pub(super) async fn prefetch_hot(self: Arc<Self>, key: String, quota: Quota, requests: u64) {
-        let charge = limit_charge(key, &quota, requests);
-        let sent_us = self.now_us();
-        let drawn = match self.redis.prefetch_quota(&charge).await {
-            Ok(drawn) => Some(self.prefetch_reply(drawn, sent_us)),
-            Err(error) => {
-                tracing::debug!(%error, "nothing was drawn for a hot limit: {error}");
-                None
-            }
-        };
-        let now_us = self.now_us();
-        if lock(&self.prefetch).record_hot_prefetched(&charge.key, drawn, now_us) {
-            self.return_when_expired(charge.key, PrefetchMode::Always).await;
-        }
-    }
-
-    /// Gives back what was drawn and not used in time.
-    async fn return_when_expired(&self, key: String, lease: PrefetchMode) {
-        // A moment more than it is kept, so that nobody takes it any more.
-        tokio::time::sleep(Duration::from_micros(prefetch::HOLD_US + 1000)).await;
-        let now_us = self.now_us();
-        let left = lock(&self.prefetch).take_expired(&key, lease, now_us);
-        if let Some(held) = left {
-            self.return_to_redis(&key, &held).await;
-        }
-    }
-
-    /// Gives back what a request was charged; everybody who was denied meanwhile may ask again.
-    ///
-    /// # Errors
-    /// What Redis said; some of it may have been given back.
-    pub async fn refund(&self, charges: LimitCharges) -> Result<(), RedisError> {
-        let now_us = self.now_us();
-        let mut gone = charges.prefetched;
-        // The application says that it should not have counted at all, whatever time has taken of it.
-        gone.retain(|arg| !lock(&self.prefetch).return_unused(&arg.key, arg.cost, (now_us, now_us)));
-        for mut amount in charges.redis.into_iter().chain(gone).filter_map(refundable_charge) {
-            // In pieces: other workers hear of each, and count what they hold as nearer by one.
-            let piece =
-                prefetch::refund_chunk_us(amount.interval_us, amount.tolerance_us) / amount.interval_us;
-            let mut left = amount.requests;
-            while left > 0 {
-                amount.requests = left.min(piece);
-                left -= amount.requests;
-                self.redis.refund_limit(&amount).await?;
-                // This worker's next request may come before the news.
-                self.on_replenished(&amount.key);
-            }
-        }
-        Ok(())
-    }
-
-    /// Has debts paid as soon as Redis is back.
-    pub(super) fn schedule_deferred(self: &Arc<Self>) {
-        if !self.deferred_scheduled.swap(true, Relaxed) {
-            tokio::spawn(Arc::clone(self).apply_deferred());
-        }
-    }
-
-    async fn apply_deferred(self: Arc<Self>) {
-        // Sent again under the same name until Redis has said something: it may have been done.
-        let mut pending: Vec<(String, DeferredCharge)> = Vec::new();
-        loop {
-            tokio::time::sleep(DEFERRED_INTERVAL).await;
-            if self.redis.status() != RedisStatus::Up {
-                continue;
-            }
-            if pending.is_empty() {
-                let now_us = self.now_us();
-                let debts = lock(&self.local_limiter).deferred_charges(DEFERRED_BATCH_MAX, now_us);
-                if debts.is_empty() {
-                    // Between this look and the end a request may have been insured: it starts the next one.
-                    self.deferred_scheduled.store(false, Relaxed);
-                    return;
-                }
-                pending = debts.into_iter().map(|debt| (self.unique_name(), debt)).collect();
-            }
-            pending = self.apply_batch(pending).await;
-        }
-    }
-
-    /// Pays debts; returns those that are still to be paid.
-    async fn apply_batch(
-        self: &Arc<Self>,
-        debts: Vec<(String, DeferredCharge)>,
-    ) -> Vec<(String, DeferredCharge)> {
-        let mut tasks = JoinSet::new();
-        for (batch, debt) in debts {
-            let redis = self.redis.clone();
-            tasks.spawn(async move {
-                let outcome = redis
-                    .apply_deferred_charge(
-                        &batch,
-                        &limit_charge(debt.key.clone(), &debt.quota, debt.requests),
-                    )
-                    .await;
-                (batch, debt, outcome)
-            });
-        }
-        let mut open = Vec::new();
-        while let Some(joined) = tasks.join_next().await {
-            let Ok((batch, debt, outcome)) = joined else { continue };
-            match outcome {
-                Ok(first) => {
-                    tracing::debug!(first, requests = debt.requests, "a debt of the outage was paid");
-                    lock(&self.local_limiter).mark_applied(std::slice::from_ref(&debt));
-                }
-                // Something else lies under the key: asking again would never end.
-                Err(
-                    error @ (RedisError::Protocol { .. }
-                    | RedisError::Rejected { rejection: ServerRejection::WrongType, .. }),
-                ) => {
-                    tracing::warn!(%error, "a debt of the outage cannot be paid: {error}");
-                    lock(&self.local_limiter).mark_applied(std::slice::from_ref(&debt));
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "a debt of the outage waits: {error}");
-                    open.push((batch, debt));
-                }
-            }
-        }
-        open
-    }
+    open
 }

@@ -1,8 +1,7 @@
-//! Which limits are asked about often, without a word about each: counters that keys share, over a tenth of a second.
+//! Which limits are checked often: counters that keys share, over a tenth of a second.
 //!
-//! Ten thousand clients that come once each cost nothing here but a hash and an addition. Two keys may share a counter:
-//! then one of them counts as busy too early, which costs a table entry in which it is counted by itself. Pure; times
-//! are µs of the worker's clock.
+//! Ten thousand clients that come once each cost a hash and an addition each. Two keys may share a counter: then one
+//! of them counts as busy too early, which costs a bucket of its own. Pure; times are µs of the worker's clock.
 
 /// Time over which requests are counted, µs.
 const WINDOW_US: u64 = 100_000;
@@ -10,17 +9,17 @@ const WINDOW_US: u64 = 100_000;
 /// Requests in this time from which a limit is busy.
 const BUSY_MIN: u8 = 32;
 
-/// Counters; a power of two.
+/// Number of counters; a power of two.
 const COUNTERS: usize = 4096;
 
-/// Requests lately, by the hash of their limit's key.
+/// Requests in the present window, by the hash of their limit's key.
 #[derive(Debug)]
 pub(super) struct DemandSketch {
     /// Empty until the first request: a worker without such limits needs none.
     counters: Vec<u8>,
     window_start_us: u64,
-    /// Secret numbers of this worker: a client that could foretell which keys share a counter would have all of them
-    /// counted as busy with one request each, and fill the table of what is held with them.
+    /// Secret numbers of this worker: a client that could compute which keys share a counter would make all of them
+    /// busy with one request each, and fill the table of buckets with them.
     seeds: [u64; 2],
 }
 
@@ -29,14 +28,14 @@ impl DemandSketch {
         Self { counters: Vec::new(), window_start_us: 0, seeds }
     }
 
-    /// Counts a request; whether its limit is busy.
+    /// Counts a request; returns whether its limit is busy.
     pub(super) fn count_is_busy(&mut self, key: &str, now_us: u64) -> bool {
         if self.counters.is_empty() {
             self.counters.resize(COUNTERS, 0);
         }
-        let span_us = now_us - now_us % WINDOW_US;
-        if span_us != self.window_start_us {
-            self.window_start_us = span_us;
+        let window_us = now_us - now_us % WINDOW_US;
+        if window_us != self.window_start_us {
+            self.window_start_us = window_us;
             self.counters.fill(0);
         }
         let Some(counter) = self.counters.get_mut(counter_index(key, self.seeds)) else { return false };
@@ -45,19 +44,19 @@ impl DemandSketch {
     }
 }
 
-/// Eight bytes at a time, since this is done for every request: the upper half of each product is folded into the lower,
-/// so that no difference in a key comes out the same whatever the secret factor is.
+/// Hashes eight bytes at a time, since every request does it: the upper half of each product is folded into the
+/// lower, so that no difference between keys disappears whatever the secret factor is.
 fn counter_index(key: &str, [start, factor]: [u64; 2]) -> usize {
     let (words, rest) = key.as_bytes().as_chunks::<8>();
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
     let mix = |hash: u64, word: u64| {
         let product = u128::from(hash ^ word) * u128::from(factor | 1);
-        // The casts cut on purpose.
+        // The casts truncate on purpose.
         (product as u64) ^ ((product >> 64) as u64)
     };
     let hash = words.iter().fold(start, |hash, word| mix(hash, u64::from_le_bytes(*word)));
-    // With its length, or an end of zeros would change nothing.
+    // The length is included, or zeros at the end of a key would change nothing.
     let hash = mix(mix(hash, u64::from_le_bytes(last)), key.len() as u64);
     usize::try_from(hash >> (64 - COUNTERS.ilog2())).unwrap_or(0)
 }
@@ -69,12 +68,12 @@ mod tests {
     const SEEDS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
 
     #[test]
-    fn the_thirty_second_request_of_a_tenth_of_a_second_is_a_busy_one() {
+    fn a_limit_is_busy_from_the_thirty_second_request_of_a_window() {
         let mut demand = DemandSketch::new(SEEDS);
-        let seen: Vec<_> = (0..33).map(|n| demand.count_is_busy("k", 100_000 + n)).collect();
-        assert_eq!(seen.iter().position(|busy| *busy), Some(31));
-        assert!(!demand.count_is_busy("k", 200_000), "a new span");
-        assert!(!demand.count_is_busy("k", 100_000), "a clock that went back begins a span, too");
+        let busy: Vec<_> = (0..33).map(|n| demand.count_is_busy("k", 100_000 + n)).collect();
+        assert_eq!(busy.iter().position(|busy| *busy), Some(31));
+        assert!(!demand.count_is_busy("k", 200_000), "a new window");
+        assert!(!demand.count_is_busy("k", 100_000), "a clock that stepped back starts a window, too");
     }
 
     #[test]
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn which_keys_share_a_counter_is_another_secret_in_each_worker() {
+    fn which_keys_share_a_counter_depends_on_the_seeds() {
         // Under FxHash these two collide whatever it starts with.
         let [one, two] = [[0_u64, 0], [1 << 63, 1 << 4]].map(|words| {
             let bytes = words.map(u64::to_le_bytes).concat();

@@ -1,15 +1,15 @@
-//! What a client is told about its limits, as draft-ietf-httpapi-ratelimit-headers-11 writes it, or as many do.
+//! The rate-limit headers of a response, by draft-ietf-httpapi-ratelimit-headers-11 or in the older form.
 //!
 //! `q` is the burst and `w` the time in which it comes back, so that `r` never exceeds `q` and `q/w` is the sustained
 //! rate; `t` is the time to the next request that is allowed beyond `r`, which satisfies both -10 and -11. A policy
-//! whose state is not known (another one denied before it was asked) is named and no more.
+//! whose state is not known (another one denied first) is only named.
 
 use crate::config::limits::RateLimitHeaderStyle;
-use crate::limiter::policy::PolicyMeasure;
-use crate::limiter::quota::Quota;
+use crate::limiter::gcra::Quota;
+use crate::limiter::policy::{AppliedLimits, PolicyMeasure};
 use crate::redis::begin::RateLimitDecision;
 
-/// Texts for a response's header, and what was violated.
+/// The values of the headers, and the policies that denied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RateLimitHeaders {
     /// Value of `RateLimit-Policy`; empty: none is sent.
@@ -18,22 +18,38 @@ pub struct RateLimitHeaders {
     pub limit: String,
     /// Values of `X-RateLimit-Limit`, `-Remaining` and `-Reset`, the last in seconds from now.
     pub legacy: Option<[u64; 3]>,
-    /// Value of `Retry-After`, s; `None` if every policy allows, or none ever will.
+    /// Value of `Retry-After`, s; `None` if every policy allows, or if no wait would help.
     pub retry_after: Option<u64>,
-    /// Names of the policies that refused.
+    /// Names of the policies that denied.
     pub violated: Vec<String>,
 }
 
-/// One policy and how it stands.
+/// One policy and its decision.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct PolicyDecision<'a> {
-    pub(super) name: &'a str,
-    pub(super) measure: PolicyMeasure,
-    pub(super) reply: Option<RateLimitDecision>,
+struct PolicyDecision<'a> {
+    name: &'a str,
+    measure: PolicyMeasure,
+    reply: Option<RateLimitDecision>,
 }
 
-/// Writes the texts; policy names are letters, digits, `-` and `_`, so they need no escapes.
-pub(super) fn render<'a>(
+impl RateLimitHeaders {
+    /// Renders the decisions on a request's limits, given in their order; `None`: a limit's state is not known.
+    pub fn for_decisions(
+        limits: &AppliedLimits,
+        decisions: &[Option<RateLimitDecision>],
+        style: RateLimitHeaderStyle,
+    ) -> Self {
+        let policies = limits.enforced().map(|(index, policy)| PolicyDecision {
+            name: policy.name(),
+            measure: policy.measure(),
+            reply: decisions.get(index).copied().flatten(),
+        });
+        render(policies, style)
+    }
+}
+
+/// Policy names are letters, digits, `-` and `_`, so they need no escapes.
+fn render<'a>(
     policies: impl Iterator<Item = PolicyDecision<'a>> + Clone,
     style: RateLimitHeaderStyle,
 ) -> RateLimitHeaders {
@@ -41,7 +57,7 @@ pub(super) fn render<'a>(
     let draft = matches!(style, RateLimitHeaderStyle::Draft | RateLimitHeaderStyle::Both);
     let legacy = matches!(style, RateLimitHeaderStyle::Legacy | RateLimitHeaderStyle::Both);
     if draft {
-        // Exactly: a text with room to spare costs an allocation more when it becomes a header's value.
+        // Exact: spare capacity costs one more allocation when the text becomes a header's value.
         headers.policy.reserve_exact(joined(policies.clone().map(|one| one.policy_len())));
         headers.limit.reserve_exact(joined(policies.clone().map(|one| one.limit_len())));
     }
@@ -50,13 +66,13 @@ pub(super) fn render<'a>(
             write_draft(&mut headers, &one);
         }
         let Some(reply) = one.reply else { continue };
-        let (most, remaining) = match one.measure {
+        let (max, remaining) = match one.measure {
             PolicyMeasure::Rate { quota, .. } => (quota.burst(), reply.remaining),
-            PolicyMeasure::Concurrency { max: most, .. } => (most, reply.remaining),
+            PolicyMeasure::Concurrency { max, .. } => (max, reply.remaining),
         };
         let tighter = |old: [u64; 3]| remaining < old[1];
         if legacy && headers.legacy.is_none_or(tighter) {
-            headers.legacy = Some([most, remaining, seconds(reply.reset_us)]);
+            headers.legacy = Some([max, remaining, seconds(reply.reset_us)]);
         }
         if !reply.allowed {
             headers.violated.push(one.name.to_owned());
@@ -68,25 +84,26 @@ pub(super) fn render<'a>(
 }
 
 impl PolicyDecision<'_> {
-    /// Length of what is written of its policy, but for what separates it from another.
+    /// Length of the policy's text, without the separator.
     fn policy_len(&self) -> usize {
         let text = match self.measure {
             PolicyMeasure::Rate { quota, .. } => {
                 digits(quota.burst()) + ";w=".len() + digits(quota.window_secs())
             }
-            PolicyMeasure::Concurrency { max: most, .. } => digits(most) + CONCURRENT.len(),
+            PolicyMeasure::Concurrency { max, .. } => digits(max) + CONCURRENT.len(),
         };
         "\"\";q=".len() + self.name.len() + text
     }
 
-    /// Length of what is written of how it stands.
+    /// Length of the text of its decision, without the separator.
     fn limit_len(&self) -> usize {
         let Some(reply) = &self.reply else { return 0 };
         let next = self.next_secs().map_or(0, |next| ";t=".len() + digits(next));
         "\"\";r=".len() + self.name.len() + digits(reply.remaining) + next
     }
 
-    /// Time until one request more than now is allowed, s; `None` if the whole burst is, or if that is not known.
+    /// Time until one request more than now is allowed, s; `None` if the whole burst is, or if the state is not
+    /// known.
     fn next_secs(&self) -> Option<u64> {
         let PolicyMeasure::Rate { quota, .. } = self.measure else { return None };
         next_us(&quota, self.reply.as_ref()?).map(seconds)
@@ -96,7 +113,7 @@ impl PolicyDecision<'_> {
 /// Between two policies.
 const SEPARATOR: &str = ", ";
 
-/// Length of such texts with what separates them; an empty one is not written.
+/// Length of such texts with their separators; an empty one is not written.
 fn joined(lengths: impl Iterator<Item = usize>) -> usize {
     let written = lengths.filter(|length| *length > 0).map(|length| length + SEPARATOR.len());
     written.sum::<usize>().saturating_sub(SEPARATOR.len())
@@ -113,8 +130,8 @@ fn write_draft(headers: &mut RateLimitHeaders, one: &PolicyDecision<'_>) {
             policy.push_str(";w=");
             number(policy, quota.window_secs());
         }
-        PolicyMeasure::Concurrency { max: most, .. } => {
-            number(policy, most);
+        PolicyMeasure::Concurrency { max, .. } => {
+            number(policy, max);
             policy.push_str(CONCURRENT);
         }
     }
@@ -127,7 +144,7 @@ fn write_draft(headers: &mut RateLimitHeaders, one: &PolicyDecision<'_>) {
     }
 }
 
-/// A policy's name, and what follows it.
+/// Writes a policy's name, and `then`.
 fn name(text: &mut String, name: &str, then: &str) {
     if !text.is_empty() {
         text.push_str(SEPARATOR);
@@ -138,7 +155,7 @@ fn name(text: &mut String, name: &str, then: &str) {
     text.push_str(then);
 }
 
-/// As `format!` writes it, which costs a request some 1,000 instructions more.
+/// Writes a number as `format!` does, which costs a request some 1,000 instructions more.
 fn number(text: &mut String, mut number: u64) {
     let mut written = [0; 20];
     let mut at = written.len();
@@ -197,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_show_what_is_left_and_when_there_is_more() {
+    fn headers_show_the_remaining_requests_and_when_there_are_more() {
         let minute = Quota::new(Rate { count: 100, period: Duration::from_secs(60) }, 100);
         let second = Quota::new(Rate { count: 1, period: Duration::from_secs(1) }, 2);
         let headers = draft([policy_decision("a", minute, 58), policy_decision("b", second, 1)]);
@@ -207,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_its_policy_and_when_to_come_back() {
+    fn a_denial_names_its_policy_and_when_to_retry() {
         let slow = Quota::new(Rate { count: 1, period: Duration::from_secs(10) }, 1);
         let unknown = PolicyDecision { reply: None, ..policy_decision("unknown", slow, 0) };
         let headers = draft([unknown, policy_decision("slow", slow, 2)]);
@@ -231,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_written_as_ever_and_what_is_reserved_is_what_is_written() {
+    fn numbers_are_written_as_by_format_and_exactly_as_long_as_reserved() {
         for given in [0, 1, 9, 10, 99, 100, 65_535, 1_000_000, u64::MAX - 1, u64::MAX] {
             let mut text = String::new();
             number(&mut text, given);

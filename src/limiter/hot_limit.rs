@@ -1,63 +1,64 @@
-//! Limits of which more is wanted than comes back within a round trip: quota is drawn for all requests of a worker at
-//! once, a few dozen times a second however many there are.
+//! Limits that are exceeded at once when quota comes back: quota is prefetched for all requests of a worker together,
+//! a few dozen times a second however many there are.
 //!
-//! Where an interval is shorter than a round trip, asking when the next request may be allowed costs a question each
-//! time, a thousand a second at a thousand. So a denial whose wait is short makes its limit *hot* here: one request
-//! draws what the last moment has brought, those that come while it does wait for that, and the rest are denied until
-//! the next draw is due. Nothing is allowed that was not drawn, so nothing is over-admitted; what is denied might have
-//! been allowed [`DRAW_EVERY_US`] later at most, while the client was told to wait a second. Pure but for the signal
-//! that others wait for; times are µs of the worker's clock.
+//! Where an interval is shorter than a round trip, a check each time the next request may be allowed would be a
+//! thousand calls a second at a thousand requests a second. So a denial with a short wait makes its limit *hot* in
+//! this worker: one request prefetches what the last moment has brought, those that arrive meanwhile wait for that,
+//! and the rest are denied until the next prefetch is due. Nothing is allowed that was not prefetched; what is denied
+//! might have been allowed [`HOT_PREFETCH_INTERVAL_US`] later at most, after a `Retry-After` of a second.
+//! Pure but for the [`Notify`] that requests wait for; times are µs of the worker's clock.
 
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::limiter::quota::Quota;
+use crate::limiter::gcra::Quota;
 
-/// Shortest time between two draws, and the longest wait that makes a limit hot.
+/// Shortest time between two prefetches, and the longest wait that makes a limit hot.
 pub const HOT_PREFETCH_INTERVAL_US: u64 = 20_000;
 
-/// How long after the last denial a limit is hot.
+/// How long a limit stays hot after the last denial.
 pub(super) const HOT_DURATION_US: u64 = 1_000_000;
 
-/// Longest time whose quota one draw takes.
+/// Longest time whose quota one prefetch takes.
 const REPLENISHED_MAX_US: u64 = 200_000;
 
 /// A limit that is hot in this worker.
 #[derive(Debug, Clone)]
 pub(super) struct HotLimit {
     until_us: u64,
-    /// When the last draw was answered; the next one is due a while later.
+    /// When the last prefetch was answered; the next one is due an interval later.
     prefetched_us: u64,
     next_prefetch_us: u64,
-    /// A draw is under way since then; the others wait for its answer.
+    /// A prefetch is in flight since then; the others wait for its reply.
     in_flight: Option<(u64, Arc<Notify>)>,
-    /// How long it takes until the limit is as if never used, as last heard.
+    /// Time until the whole burst is available, by the last reply.
     reset_us: u64,
 }
 
-/// What a request under a hot limit does that is not paid for.
+/// What a request under a hot limit has to do when no prefetched quota is left.
 #[derive(Debug)]
 pub enum HotLimitStep {
-    /// It draws so much, for itself and those that wait for this.
+    /// It prefetches so much, for itself and for those that wait for this.
     Prefetch(u64, Arc<Notify>),
-    /// Another request draws: wait for this and look again.
+    /// A prefetch is in flight: wait for this and try again.
     Wait(Arc<Notify>),
     /// It is denied.
     Denied {
         /// When there may be quota again, µs.
         retry_us: u64,
-        /// When the limit is as if never used, µs.
+        /// Time until the whole burst is available, µs.
         reset_us: u64,
     },
 }
 
-/// Whether quota may be drawn in bulk: of a burst that comes back within two draws every one would lose some.
+/// Whether quota may be prefetched in bulk: if the burst came back within two prefetches, each would lose a part of
+/// it.
 pub(super) fn can_be_hot(quota: &Quota) -> bool {
     quota.tolerance_us() >= 4 * HOT_PREFETCH_INTERVAL_US && quota.interval_us() < HOT_PREFETCH_INTERVAL_US
 }
 
-/// The largest cost of a request that is paid from what is drawn.
+/// The largest cost that prefetched quota of a hot limit pays for.
 pub(super) fn max_cost(quota: &Quota) -> u64 {
     (HOT_PREFETCH_INTERVAL_US / quota.interval_us()).max(1)
 }
@@ -78,12 +79,13 @@ impl HotLimit {
         self.until_us <= now_us && self.in_flight.is_none()
     }
 
-    /// More than there is was wanted: it stays hot.
+    /// The limit was exceeded again.
     pub(super) fn extend(&mut self, now_us: u64) {
         self.until_us = self.until_us.max(now_us.saturating_add(HOT_DURATION_US));
     }
 
-    /// What a request does whose cost is not paid for; `demand` is what was asked for lately.
+    /// What a request has to do that cannot be paid for; `demand` is the cost requested in the last tenth of a
+    /// second.
     pub(super) fn next_step(
         &mut self,
         quota: &Quota,
@@ -101,12 +103,12 @@ impl HotLimit {
         if self.in_flight.is_none() && now_us >= self.next_prefetch_us {
             let answered = Arc::new(Notify::new());
             self.in_flight = Some((now_us, Arc::clone(&answered)));
-            // What came back since the last draw, and what comes back until this one is answered and used.
+            // What came back since the last prefetch, and what comes back until this one is answered and used.
             let since_us =
                 now_us.saturating_sub(self.prefetched_us).min(REPLENISHED_MAX_US) + HOT_PREFETCH_INTERVAL_US;
-            let brought = since_us / quota.interval_us();
+            let returned = since_us / quota.interval_us();
             return HotLimitStep::Prefetch(
-                brought.min(demand).clamp(1, (quota.burst() / 2).max(1)),
+                returned.min(demand).clamp(1, (quota.burst() / 2).max(1)),
                 answered,
             );
         }
@@ -117,7 +119,7 @@ impl HotLimit {
         }
     }
 
-    /// A draw was answered.
+    /// A prefetch was answered.
     pub(super) fn record_prefetched(&mut self, reset_us: u64, now_us: u64) {
         self.reset_us = reset_us;
         self.prefetched_us = now_us;
@@ -125,12 +127,12 @@ impl HotLimit {
         self.wake_waiters();
     }
 
-    /// Quota was given back: the next request draws.
+    /// Quota was returned: the next request prefetches.
     pub(super) fn prefetch_now(&mut self, now_us: u64) {
         self.next_prefetch_us = self.next_prefetch_us.min(now_us);
     }
 
-    /// Those that wait look again.
+    /// Lets waiting requests try again.
     pub(super) fn wake_waiters(&mut self) {
         if let Some((_, answered)) = self.in_flight.take() {
             answered.notify_waiters();
@@ -152,49 +154,46 @@ mod tests {
     }
 
     #[test]
-    fn one_request_draws_the_others_wait_and_then_they_are_denied_until_the_next_draw() {
+    fn one_request_prefetches_and_the_others_wait_or_are_denied_until_the_next_prefetch() {
         let quota = quota(1000, 2000);
         let mut hot = HotLimit::new(0, 9);
-        let turn =
+        let step =
             |hot: &mut HotLimit, now_us, waited| hot.next_step(&quota, 500, now_us, TIMEOUT_US, waited);
-        assert!(matches!(turn(&mut hot, 10, false), HotLimitStep::Denied { retry_us: 19_990, reset_us: 9 }));
-        assert!(matches!(turn(&mut hot, 20_000, false), HotLimitStep::Prefetch(40, _)));
-        assert!(matches!(turn(&mut hot, 20_001, false), HotLimitStep::Wait(_)));
-        assert!(
-            matches!(turn(&mut hot, 20_002, true), HotLimitStep::Denied { .. }),
-            "it does not wait for ever"
-        );
+        assert!(matches!(step(&mut hot, 10, false), HotLimitStep::Denied { retry_us: 19_990, reset_us: 9 }));
+        assert!(matches!(step(&mut hot, 20_000, false), HotLimitStep::Prefetch(40, _)));
+        assert!(matches!(step(&mut hot, 20_001, false), HotLimitStep::Wait(_)));
+        assert!(matches!(step(&mut hot, 20_002, true), HotLimitStep::Denied { .. }), "it waits once");
         hot.record_prefetched(7, 22_000);
         assert!(matches!(
-            turn(&mut hot, 22_000, true),
+            step(&mut hot, 22_000, true),
             HotLimitStep::Denied { retry_us: 20_000, reset_us: 7 }
         ));
         assert!(
-            matches!(turn(&mut hot, 72_000, false), HotLimitStep::Prefetch(70, _)),
-            "a late draw loses nothing"
+            matches!(step(&mut hot, 72_000, false), HotLimitStep::Prefetch(70, _)),
+            "a late prefetch loses nothing"
         );
-        assert!(!hot.is_expired(9_000_000), "a draw is under way");
+        assert!(!hot.is_expired(9_000_000), "a prefetch is in flight");
         hot.wake_waiters();
         assert!(!hot.is_expired(1_021_999) && hot.is_expired(1_022_000));
     }
 
     #[test]
     fn no_more_is_prefetched_than_is_requested_or_half_the_burst() {
-        let draw = |quota: Quota, demand| {
-            let turn = HotLimit::new(0, 0).next_step(&quota, demand, 150_000, TIMEOUT_US, false);
-            let HotLimitStep::Prefetch(amount, _) = turn else { panic!("{turn:?}") };
+        let amount = |quota: Quota, demand| {
+            let step = HotLimit::new(0, 0).next_step(&quota, demand, 150_000, TIMEOUT_US, false);
+            let HotLimitStep::Prefetch(amount, _) = step else { panic!("{step:?}") };
             amount
         };
-        assert_eq!(draw(quota(1000, 2000), 3), 3);
-        assert_eq!(draw(quota(1000, 2000), 0), 1);
-        assert_eq!(draw(quota(1000, 2000), 9999), 170);
-        assert_eq!(draw(quota(1000, 100), 9999), 50);
+        assert_eq!(amount(quota(1000, 2000), 3), 3);
+        assert_eq!(amount(quota(1000, 2000), 0), 1);
+        assert_eq!(amount(quota(1000, 2000), 9999), 170);
+        assert_eq!(amount(quota(1000, 100), 9999), 50);
     }
 
     #[test]
     fn slow_limits_and_tiny_bursts_are_checked_one_by_one() {
         assert!(can_be_hot(&quota(1000, 2000)) && can_be_hot(&quota(100, 20)));
         assert!(!can_be_hot(&quota(50, 100)), "a wait of 20 ms is known here");
-        assert!(!can_be_hot(&quota(1000, 20)), "it comes back within a draw");
+        assert!(!can_be_hot(&quota(1000, 20)), "it comes back within a prefetch");
     }
 }

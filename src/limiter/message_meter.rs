@@ -1,10 +1,10 @@
-//! Charging a policy for what comes over one connection without end, such as the messages of a WebSocket.
+//! Charging a policy for what arrives over one long connection, such as the messages of a WebSocket.
 //!
-//! Each is charged to the same key as a request would be, so that both together are bounded. A client that sends much
-//! costs Redis a few calls a second in each worker, whatever it sends and over however many connections: quota is drawn
-//! for one message first, for twice as many the next time, and never more than [`DRAWS_PER_SECOND`] times a second; what
-//! is known to be denied is denied here. Pure but for the signal that others wait for; times are µs of the worker's
-//! clock.
+//! Each message is charged to the same key as a request would be, so that both together are bounded. A client that
+//! sends much costs Redis a few calls a second in each worker, whatever it sends and over however many connections:
+//! quota is prefetched for one message first, for twice as many the next time, and never more than
+//! [`PREFETCHES_PER_SECOND`] times a second; known denials are repeated without a call. Pure but for the [`Notify`]
+//! that messages wait for; times are µs of the worker's clock.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use std::sync::Arc;
 use lru::LruCache;
 use tokio::sync::Notify;
 
-use crate::limiter::quota::Quota;
+use crate::limiter::gcra::Quota;
 
-/// Most draws a second for one limit in one worker.
+/// Most prefetches a second for one limit in one worker.
 pub const PREFETCHES_PER_SECOND: u64 = 10;
 
-/// Shortest time between two draws, µs.
+/// Shortest time between two prefetches, µs.
 const PREFETCH_INTERVAL_US: u64 = 1_000_000 / PREFETCHES_PER_SECOND;
 
-/// A client that pauses for so long begins with one message's worth again, µs.
+/// A client that pauses for so long starts with one message's quota again, µs.
 const IDLE_RESET_US: u64 = 300_000;
 
-/// Most limits that are metered; the least recently used is forgotten first.
+/// Most limits that are metered; the least recently used is evicted first.
 const METERS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 14) - 1);
 
 /// Limits that are metered, by their keys.
@@ -34,29 +34,29 @@ pub struct MessageMeters {
 
 #[derive(Debug, Default)]
 struct MessageMeter {
-    /// What is paid for.
+    /// Prefetched requests that are left.
     available: u64,
-    /// When the last draw was answered, and how much it asked for.
+    /// When the last prefetch was answered, and how much it requested.
     prefetched_us: u64,
     last_amount: u64,
-    /// Until then nothing is allowed that costs as much or more.
+    /// A cost and a time: until then nothing is allowed that costs as much or more.
     denied_until: Option<(u64, u64)>,
-    /// A draw is under way; others wait for its answer.
+    /// A prefetch is in flight; others wait for its reply.
     in_flight: Option<Arc<Notify>>,
 }
 
 /// What a message has to do.
 #[derive(Debug)]
 pub enum MeterStep {
-    /// It is paid for.
+    /// Nothing: prefetched quota pays for it.
     Covered,
     /// It is denied for so long, µs.
     Denied(u64),
-    /// It waits for another one's draw, and looks again.
+    /// It waits for the prefetch in flight, and tries again.
     Wait(Arc<Notify>),
-    /// It waits until then, and looks again: there was a draw a moment ago.
+    /// It waits until then, and tries again: the last prefetch was a moment ago.
     Until(u64),
-    /// It draws so much; others wait for this.
+    /// It prefetches so much; others wait for this.
     Prefetch(u64, Arc<Notify>),
 }
 
@@ -78,7 +78,7 @@ impl MessageMeters {
         }
     }
 
-    /// A draw was answered: what was had, and when the limit is as if never used; `None`: Redis did not say.
+    /// A prefetch was answered: requests, and time until the whole burst is available; `None`: Redis did not reply.
     pub fn record_prefetched(
         &mut self,
         key: &str,
@@ -101,7 +101,7 @@ impl MessageMeters {
         }
     }
 
-    /// Takes out what has waited for too long, for Redis to have it back.
+    /// Takes out what was not used in time, to be returned to Redis.
     pub fn take_expired(&mut self, key: &str, now_us: u64) -> u64 {
         match self.meters.peek_mut(key) {
             Some(meter) if now_us.saturating_sub(meter.prefetched_us) >= 2 * PREFETCH_INTERVAL_US => {
@@ -111,7 +111,7 @@ impl MessageMeters {
         }
     }
 
-    /// Quota was given back: what was known to be denied may be allowed.
+    /// Quota was returned: a known denial may be over.
     pub fn clear_denial(&mut self, key: &str) {
         if let Some(meter) = self.meters.peek_mut(key) {
             meter.denied_until = None;
@@ -137,8 +137,8 @@ impl MessageMeter {
         if self.last_amount > 0 && now_us < due_us {
             return MeterStep::Until(due_us);
         }
-        let is_calm = self.last_amount == 0 || now_us.saturating_sub(self.prefetched_us) > IDLE_RESET_US;
-        let more = if is_calm { 0 } else { self.last_amount.saturating_mul(2).min(quota.burst() / 4) };
+        let is_idle = self.last_amount == 0 || now_us.saturating_sub(self.prefetched_us) > IDLE_RESET_US;
+        let more = if is_idle { 0 } else { self.last_amount.saturating_mul(2).min(quota.burst() / 4) };
         let answered = Arc::new(Notify::new());
         self.last_amount = (cost - self.available).max(more).max(1);
         self.in_flight = Some(Arc::clone(&answered));
@@ -158,22 +158,22 @@ mod tests {
     }
 
     #[test]
-    fn one_message_is_one_draw_and_more_of_them_are_few() {
+    fn one_message_is_one_prefetch_and_many_need_few() {
         let (quota, mut meters) = (quota(), MessageMeters::default());
-        let (mut now, mut draws, mut paid) = (1_000_000, Vec::new(), 0);
-        while paid < 16 {
+        let (mut now, mut prefetches, mut covered) = (1_000_000, Vec::new(), 0);
+        while covered < 16 {
             match meters.next_step("k", &quota, 1, now) {
-                MeterStep::Covered => paid += 1,
+                MeterStep::Covered => covered += 1,
                 MeterStep::Prefetch(amount, _) => {
                     assert!(matches!(meters.next_step("k", &quota, 1, now), MeterStep::Wait(_)));
-                    draws.push(amount);
+                    prefetches.push(amount);
                     meters.record_prefetched("k", (&quota, 1), Some((amount, 0)), now);
                 }
                 MeterStep::Until(at) => now = at,
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(draws, [1, 2, 4, 5, 5]);
+        assert_eq!(prefetches, [1, 2, 4, 5, 5]);
         assert!(now <= 1_000_000 + 5 * PREFETCH_INTERVAL_US);
         assert_eq!(meters.take_expired("k", now), 0);
         assert_eq!(meters.take_expired("k", now + 2 * PREFETCH_INTERVAL_US), 1, "it goes back");
@@ -184,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_to_be_denied_is_denied_here_until_it_may_be_had() {
+    fn a_known_denial_is_repeated_until_it_may_be_over() {
         let (quota, mut meters) = (quota(), MessageMeters::default());
         assert!(matches!(meters.next_step("k", &quota, 2, 0), MeterStep::Prefetch(2, _)));
         meters.record_prefetched("k", (&quota, 2), Some((1, quota.tolerance_us())), 0);
         assert!(matches!(meters.next_step("k", &quota, 2, 10), MeterStep::Denied(199_990)));
         assert!(
             matches!(meters.next_step("k", &quota, 1, 10), MeterStep::Covered),
-            "a cheaper one is paid for"
+            "a cheaper one is covered"
         );
         meters.clear_denial("k");
         assert!(matches!(meters.next_step("k", &quota, 2, 150_000), MeterStep::Prefetch(..)));

@@ -1,11 +1,10 @@
-//! Rate limits: which policies a request falls under, what they ask of Redis, and how the answer is told.
+//! Rate limits: which policies a request falls under, what they ask of Redis, and what the client is sent.
 //!
-//! The arithmetic is GCRA in whole microseconds. Redis decides, so that all workers and machines decide the same. What
-//! a worker keeps itself never allows more: what it knows to be denied ([`denials`]), what it drew in advance and Redis
-//! has charged ([`advance`]), and its share of a limit while Redis is away ([`insurance`]). Nothing here knows HTTP
-//! beyond the text of headers.
+//! The arithmetic is GCRA in whole microseconds. Redis decides, so that all workers and instances decide alike. What a
+//! worker decides itself never allows more: denials it knows ([`denial_cache`]), quota it prefetched and Redis has
+//! charged ([`prefetch`]), and its share of a limit while Redis is unavailable ([`local_fallback`]). The room must not
+//! know HTTP beyond the text of headers, nor sessions: the caller sends a request's checks together with its session.
 
-pub mod applied_limits;
 mod background;
 mod demand_sketch;
 pub mod denial_cache;
@@ -19,11 +18,11 @@ pub mod pending;
 pub mod permit;
 pub mod policy;
 pub mod prefetch;
-pub mod quota;
 mod reclaim;
 pub mod request_limiter;
 mod route;
+mod state;
 
-pub use applied_limits::AppliedLimits;
-pub use policy::{LimitSubject, PolicyTable};
+pub use policy::{AppliedLimits, LimitSubject, PolicyTable};
 pub use request_limiter::RequestLimiter;
+pub use state::ClockFn;

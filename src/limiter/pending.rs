@@ -1,55 +1,60 @@
-//! A request that asks Redis about its limits, from the question to what the answer means.
+//! A request whose limits Redis decides, from the check to what the reply means.
 //!
-//! Guarantees that whatever becomes of it (granted, denied, no answer, dropped half-way) nobody waits for an answer
-//! that does not come, and that what it took in advance goes back unless it was allowed.
+//! Guarantees that in every case (granted, denied, no reply, dropped half-way) no request waits for a reply that does not
+//! come, and that prefetched quota it consumed goes back unless it was allowed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::{SmallVec, smallvec};
+use tokio::time::timeout;
 
-use crate::config::limits::OnRedisDown;
-use crate::limiter::applied_limits::AppliedLimits;
+use crate::config::limits::{OnRedisDown, PrefetchMode};
+use crate::limiter::background;
 use crate::limiter::denial_cache::TrackedCheck;
+use crate::limiter::gcra::{Quota, WorkerShare};
+use crate::limiter::hot_limit;
 use crate::limiter::local_fallback::LocalCheck;
 use crate::limiter::permit::ConcurrencyPermit;
-use crate::limiter::policy::PolicyMeasure;
-use crate::limiter::quota::WorkerShare;
-use crate::limiter::request_limiter::{RequestLimiter, lock};
+use crate::limiter::policy::{AppliedLimits, PolicyMeasure};
+use crate::limiter::prefetch::terms::PrefetchTerms;
+use crate::limiter::reclaim::{RECLAIM_WAIT_US, ReclaimStep};
+use crate::limiter::state::{LimiterState, lock};
 use crate::redis::RedisError;
 use crate::redis::begin::{LimitParameters, RateLimitCheck, RateLimitDecision};
 
 /// A request and its limits.
 #[derive(Debug)]
 pub struct PendingDecision {
-    limiter: Arc<RequestLimiter>,
-    /// Number of the first limit in the request's set.
+    limiter: Arc<LimiterState>,
+    /// Index of its first limit among the request's limits.
     first_index: usize,
     /// Limits that Redis decides.
     checks: Vec<RateLimitCheck>,
-    /// Limits that were drawn in advance.
+    /// Limits that prefetched quota pays for.
     prefetched: Vec<PrefetchedCharge>,
-    /// What is asked about limits that are short; for some of it others wait.
+    /// The checks of scarce limits; other requests wait for the reply to some of them.
     tracked: Vec<TrackedCheck>,
     permit_name: String,
     permits: Vec<ConcurrencyPermit>,
     sent_us: u64,
-    /// When it took what was drawn in advance.
+    /// When it consumed prefetched quota.
     consumed_us: u64,
-    /// Until when it may wait for what other workers return; none: Redis has not denied it.
-    pub(super) reclaim_deadline_us: Option<u64>,
+    /// Until when it may wait for quota that other workers return; `None`: Redis has not denied it.
+    reclaim_deadline_us: Option<u64>,
 }
 
-/// A limit that was drawn in advance.
+/// A limit that prefetched quota pays for.
 #[derive(Debug)]
 pub(super) struct PrefetchedCharge {
-    /// Where it stands among the request's limits, from the first one here.
+    /// Its index among the limits of this decision.
     pub(super) index: usize,
     pub(super) check: RateLimitCheck,
-    /// How it stands, with this request charged.
+    /// The limit's state with this request charged.
     pub(super) reply: RateLimitDecision,
 }
 
-/// What the desk found out before anything was asked.
+/// What the limiter prepared before Redis is called.
 #[derive(Debug, Default)]
 pub(super) struct PendingParts {
     pub(super) checks: Vec<RateLimitCheck>,
@@ -59,19 +64,19 @@ pub(super) struct PendingParts {
     pub(super) permits: Vec<ConcurrencyPermit>,
 }
 
-/// How a request's limits stand; most requests have one, for which no list is allocated.
+/// Decisions on a request's limits, in their order; for one limit, as most requests have, nothing is allocated.
 pub type LimitDecisions = SmallVec<[Option<RateLimitDecision>; 1]>;
 
 /// A request that is allowed.
 #[derive(Debug, Default)]
 pub struct LimitGrant {
-    /// How its limits stand, in their order; `None`: not known, because Redis is away.
+    /// The decisions on its limits; `None`: not known, because Redis is unavailable.
     pub decisions: LimitDecisions,
-    /// Its places in concurrency limits, to be kept until it ends.
+    /// Its concurrency permits, to be held until it ends.
     pub permits: Vec<ConcurrencyPermit>,
-    /// What it was charged, to be given back if it should not have counted.
+    /// What it was charged, for a refund if it should not have counted.
     pub charges: LimitCharges,
-    /// Limits in shadow that would have denied it, by number.
+    /// Indexes of limits in shadow mode that would have denied it.
     pub shadow_denied: Vec<usize>,
 }
 
@@ -80,19 +85,19 @@ pub struct LimitGrant {
 pub struct LimitCharges {
     /// In Redis.
     pub redis: Vec<RateLimitCheck>,
-    /// From what was drawn in advance.
+    /// From prefetched quota.
     pub prefetched: Vec<RateLimitCheck>,
 }
 
 impl LimitCharges {
-    /// And these too.
+    /// Adds more charges.
     pub fn add(&mut self, more: Self) {
         append(&mut self.redis, more.redis);
         append(&mut self.prefetched, more.prefetched);
     }
 }
 
-/// Adds to a list which nearly always is empty: then it is moved, and nothing is allocated.
+/// Appends to a list that is nearly always empty: then `more` is moved, and nothing is allocated.
 pub fn append<T>(list: &mut Vec<T>, more: Vec<T>) {
     match list.is_empty() {
         true => *list = more,
@@ -100,212 +105,200 @@ pub fn append<T>(list: &mut Vec<T>, more: Vec<T>) {
     }
 }
 
-/// What becomes of a request when Redis did not answer.
+/// What happens to a request when Redis did not reply.
 #[derive(Debug)]
 pub enum FallbackOutcome {
-    /// Every limit allows it, as far as they say.
+    /// Every limit allows it, or is not known.
     Allowed(LimitGrant),
-    /// This worker's share of a limit is used up.
+    /// It exceeds this worker's share of a limit.
     Denied(LimitDecisions),
-    /// A limit is closed while Redis is away, or this worker's part of it is too small for such a request.
+    /// A limit is closed while Redis is unavailable, or this worker's share is too small for such a request.
     FailClosed,
 }
 
-/// What this worker's part of the limits says.
+/// The decision of this worker's shares.
 enum LocalDecision {
     Allowed(Vec<ConcurrencyPermit>),
     Denied,
-    /// Such a request is more than its part of a limit at any time.
+    /// The request costs more than a share ever allows.
     TooSmall,
 }
 
 impl PendingDecision {
     pub(super) fn new(
-        limiter: Arc<RequestLimiter>,
-        from: usize,
-        question: PendingParts,
+        limiter: Arc<LimiterState>,
+        first_index: usize,
+        parts: PendingParts,
         sent_us: u64,
     ) -> Self {
-        let PendingParts { checks, prefetched: paid, tracked, permit_name: name, permits: places } = question;
+        let PendingParts { checks, prefetched, tracked, permit_name, permits } = parts;
         Self {
             limiter,
-            first_index: from,
+            first_index,
             checks,
-            prefetched: paid,
+            prefetched,
             tracked,
-            permit_name: name,
-            permits: places,
+            permit_name,
+            permits,
             sent_us,
             consumed_us: sent_us,
             reclaim_deadline_us: None,
         }
     }
 
-    pub(super) fn limiter(&self) -> &Arc<RequestLimiter> {
-        &self.limiter
-    }
-
-    /// When the question was sent.
-    pub(super) fn sent_us(&self) -> u64 {
-        self.sent_us
-    }
-
-    /// Which of the limits that count denied, by number and key, and how many requests Redis has left there.
-    pub(super) fn denied_checks(
-        &self,
-        set: &AppliedLimits,
-        replies: &[RateLimitDecision],
-    ) -> Vec<(usize, String, u64)> {
+    /// The enforced limits that denied: index, key, and how many requests Redis has left.
+    fn denied_checks(&self, set: &AppliedLimits, replies: &[RateLimitDecision]) -> Vec<(usize, String, u64)> {
         let checks = self.checked_indices().zip(&self.checks).zip(replies);
-        let denying =
-            checks.filter(|((number, _), reply)| !reply.allowed && !set.policy(*number).is_shadow());
-        denying.map(|((number, arg), reply)| (number, arg.key.clone(), reply.remaining)).collect()
+        let denying = checks.filter(|((index, _), reply)| !reply.allowed && !set.policy(*index).is_shadow());
+        denying.map(|((index, check), reply)| (index, check.key.clone(), reply.remaining)).collect()
     }
 
-    /// It is asked at this time, later than it was meant to be.
+    /// The call to Redis starts now, not when the decision was prepared.
     pub(super) fn set_sent_at(&mut self, now_us: u64) {
         self.sent_us = now_us;
     }
 
-    /// What to ask Redis; empty: nothing.
+    /// The checks for Redis; empty: none is needed.
     pub fn checks(&self) -> &[RateLimitCheck] {
         &self.checks
     }
 
-    /// What this request is called in limits on concurrency.
+    /// The name of this request in concurrency limits.
     pub fn permit_name(&self) -> &str {
         &self.permit_name
     }
 
-    /// Redis, or nobody, decided that it is allowed; `replies` are to what was asked.
+    /// The request is allowed; `replies` are to [`Self::checks`], and empty if there were none.
     pub fn grant(mut self, set: &AppliedLimits, replies: &[RateLimitDecision]) -> LimitGrant {
         let decisions = self.decisions(set, replies, 0);
-        let mut places = std::mem::take(&mut self.permits).into_iter();
-        let (mut granted, mut answers) = (LimitGrant::default(), replies.iter());
-        for number in self.checked_indices() {
-            let Some(reply) = answers.next() else { break };
+        let mut permits = std::mem::take(&mut self.permits).into_iter();
+        let (mut grant, mut left) = (LimitGrant::default(), replies.iter());
+        for index in self.checked_indices() {
+            let Some(reply) = left.next() else { break };
             if !reply.allowed {
-                granted.shadow_denied.push(number);
+                grant.shadow_denied.push(index);
             }
-            if let PolicyMeasure::Concurrency { lease, .. } = set.policy(number).measure()
-                && let Some(mut place) = places.next()
+            if let PolicyMeasure::Concurrency { lease, .. } = set.policy(index).measure()
+                && let Some(mut permit) = permits.next()
             {
                 if reply.allowed {
-                    place.start_renewal(lease);
-                    granted.permits.push(place);
+                    permit.start_renewal(lease);
+                    grant.permits.push(permit);
                 } else {
-                    place.discard();
+                    permit.discard();
                 }
             }
         }
-        // Moved, not copied: this is done for every request, and the answer is rarely no.
-        granted.charges.redis = std::mem::take(&mut self.checks);
-        if !granted.shadow_denied.is_empty() {
-            let mut answers = replies.iter();
-            granted.charges.redis.retain(|_| answers.next().is_none_or(|reply| reply.allowed));
+        // Moved, not copied: every allowed request comes through here.
+        grant.charges.redis = std::mem::take(&mut self.checks);
+        if !grant.shadow_denied.is_empty() {
+            let mut left = replies.iter();
+            grant.charges.redis.retain(|_| left.next().is_none_or(|reply| reply.allowed));
         }
-        let paid = std::mem::take(&mut self.prefetched).into_iter();
-        granted.charges.prefetched = paid.map(|paid| paid.check).collect();
-        granted.decisions = decisions;
-        granted
+        let prefetched = std::mem::take(&mut self.prefetched).into_iter();
+        grant.charges.prefetched = prefetched.map(|charge| charge.check).collect();
+        grant.decisions = decisions;
+        grant
     }
 
-    /// Redis denied it; how its limits stand.
+    /// Redis denied the request; returns the decisions on its limits.
     pub fn deny(mut self, set: &AppliedLimits, replies: &[RateLimitDecision]) -> LimitDecisions {
         std::mem::take(&mut self.permits).into_iter().for_each(ConcurrencyPermit::discard);
         self.decisions(set, replies, 1)
     }
 
-    /// Redis did not do it; `part` is this worker's of the limits.
+    /// Redis did not decide: each limit follows its `on_redis_down`; `share` is this worker's part of the limits.
     pub fn fall_back(
         mut self,
         set: &AppliedLimits,
         error: &RedisError,
-        part: &WorkerShare,
+        share: &WorkerShare,
     ) -> FallbackOutcome {
         if !matches!(error, RedisError::Timeout) {
             std::mem::take(&mut self.permits).into_iter().for_each(ConcurrencyPermit::discard);
         }
-        let enforced = |number: &usize| !set.policy(*number).is_shadow();
-        let down = |number: usize| set.policy(number).on_redis_down();
-        let numbers: Vec<usize> = self.checked_indices().collect();
-        if numbers.iter().filter(|number| enforced(number)).any(|number| down(*number) == OnRedisDown::Closed)
-        {
+        let indices: Vec<usize> = self.checked_indices().collect();
+        let follows = |index: usize, rule: OnRedisDown| {
+            let policy = set.policy(index);
+            !policy.is_shadow() && policy.on_redis_down() == rule
+        };
+        if indices.iter().any(|index| follows(*index, OnRedisDown::Closed)) {
             return FallbackOutcome::FailClosed;
         }
-        let insured =
-            |(number, _): &(usize, &RateLimitCheck)| enforced(number) && down(*number) == OnRedisDown::Local;
-        let insured: Vec<_> = numbers.into_iter().zip(&self.checks).filter(insured).collect();
-        let mut replies: LimitDecisions = smallvec![None; self.checks.len() + self.prefetched.len()];
-        match self.decide_locally(set, &insured, part, &mut replies) {
+        let checks = indices.into_iter().zip(&self.checks);
+        let local: Vec<_> = checks.filter(|(index, _)| follows(*index, OnRedisDown::Insured)).collect();
+        let mut decisions: LimitDecisions = smallvec![None; self.checks.len() + self.prefetched.len()];
+        match self.decide_locally(set, &local, share, &mut decisions) {
             LocalDecision::TooSmall => FallbackOutcome::FailClosed,
-            LocalDecision::Denied => FallbackOutcome::Denied(replies),
-            LocalDecision::Allowed(places) => {
-                let mut granted = LimitGrant { decisions: replies, permits: places, ..LimitGrant::default() };
-                for PrefetchedCharge { index, check: arg, reply } in std::mem::take(&mut self.prefetched) {
-                    granted.decisions[index] = Some(reply);
-                    granted.charges.prefetched.push(arg);
+            LocalDecision::Denied => FallbackOutcome::Denied(decisions),
+            LocalDecision::Allowed(permits) => {
+                let mut grant = LimitGrant { decisions, permits, ..LimitGrant::default() };
+                for PrefetchedCharge { index, check, reply } in std::mem::take(&mut self.prefetched) {
+                    grant.decisions[index] = Some(reply);
+                    grant.charges.prefetched.push(check);
                 }
-                FallbackOutcome::Allowed(granted)
+                FallbackOutcome::Allowed(grant)
             }
         }
     }
 
-    /// What this worker's part of each limit says.
+    /// Decides by this worker's share of each limit.
     fn decide_locally(
         &self,
         set: &AppliedLimits,
-        insured: &[(usize, &RateLimitCheck)],
-        part: &WorkerShare,
-        replies: &mut [Option<RateLimitDecision>],
+        local: &[(usize, &RateLimitCheck)],
+        share: &WorkerShare,
+        decisions: &mut [Option<RateLimitDecision>],
     ) -> LocalDecision {
-        let (mut places, mut claims, mut indices) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, arg) in insured {
-            match set.policy(*number).measure() {
+        let (mut permits, mut checks, mut indices) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, check) in local {
+            let own_index = *index - self.first_index;
+            match set.policy(*index).measure() {
                 PolicyMeasure::Rate { quota, .. } => {
-                    claims.push(LocalCheck { key: &arg.key, quota, cost: arg.cost });
-                    indices.push(*number - self.first_index);
+                    checks.push(LocalCheck { key: &check.key, quota, cost: check.cost });
+                    indices.push(own_index);
                 }
-                PolicyMeasure::Concurrency { max: most, lease } => {
-                    let share = part.portion(most, &arg.key);
-                    if share == 0 {
+                PolicyMeasure::Concurrency { max, lease } => {
+                    let portion = share.portion(max, &check.key);
+                    if portion == 0 {
                         return LocalDecision::TooSmall;
                     }
-                    let Some(place) = ConcurrencyPermit::local(&self.limiter.local_permits, &arg.key, share)
-                    else {
+                    let permit = ConcurrencyPermit::local(&self.limiter.local_permits, &check.key, portion);
+                    let Some(permit) = permit else {
                         let reset_us = u64::try_from(lease.as_micros()).unwrap_or(u64::MAX);
                         let retry_after_us = Some(reset_us.min(1_000_000));
-                        let reply =
+                        let denied =
                             RateLimitDecision { allowed: false, remaining: 0, retry_after_us, reset_us };
-                        replies[*number - self.first_index] = Some(reply);
+                        decisions[own_index] = Some(denied);
                         return LocalDecision::Denied;
                     };
-                    places.push(place);
+                    permits.push(permit);
                 }
             }
         }
-        let Some(decided) = lock(&self.limiter.local_limiter).decide(&claims, part, self.limiter.now_us())
-        else {
+        let now_us = self.limiter.now_us();
+        let Some(decided) = lock(&self.limiter.local_limiter).decide(&checks, share, now_us) else {
             return LocalDecision::TooSmall;
         };
-        let allowed = decided.iter().all(|reply| reply.allowed);
-        for (index, reply) in indices.into_iter().zip(decided) {
-            replies[index] = Some(reply);
+        let allowed = decided.iter().all(|decision| decision.allowed);
+        for (index, decision) in indices.into_iter().zip(decided) {
+            decisions[index] = Some(decision);
         }
-        if allowed && !claims.is_empty() {
-            self.limiter.schedule_deferred();
+        if allowed && !checks.is_empty() {
+            background::schedule_deferred(&self.limiter);
         }
-        if allowed { LocalDecision::Allowed(places) } else { LocalDecision::Denied }
+        if allowed { LocalDecision::Allowed(permits) } else { LocalDecision::Denied }
     }
 
-    /// Numbers, in the request's set, of the limits that Redis was asked about.
+    /// Indexes, among the request's limits, of those that Redis decides.
     fn checked_indices(&self) -> impl Iterator<Item = usize> {
         let all = 0..self.checks.len() + self.prefetched.len();
-        let checks = all.filter(move |index| !self.prefetched.iter().any(|paid| paid.index == *index));
-        checks.map(move |index| self.first_index + index)
+        let checked = all.filter(move |index| !self.prefetched.iter().any(|charge| charge.index == *index));
+        checked.map(move |index| self.first_index + index)
     }
 
-    /// How all limits stand; takes note of what Redis said. What was paid comes back `times` times.
+    /// Records Redis's replies and returns the decisions on all limits. Prefetched charges count as returned `times`
+    /// times: once for a denied request.
     fn decisions(
         &mut self,
         set: &AppliedLimits,
@@ -314,41 +307,173 @@ impl PendingDecision {
     ) -> LimitDecisions {
         let mut tracked = std::mem::take(&mut self.tracked);
         if !tracked.is_empty() {
-            // What was paid after all is a question that was never sent.
+            // A check that prefetched quota paid for was never sent.
             let unsent =
-                tracked.extract_if(.., |question| !self.checks.iter().any(|arg| arg.key == question.key));
+                tracked.extract_if(.., |tracked| !self.checks.iter().any(|check| check.key == tracked.key));
             self.limiter.abandon_probes(&unsent.collect::<Vec<_>>());
         }
         let mut decisions: LimitDecisions = smallvec![None; self.checks.len() + self.prefetched.len()];
-        for ((number, arg), reply) in self.checked_indices().zip(&self.checks).zip(replies) {
-            if let PolicyMeasure::Rate { quota, lease } = set.policy(number).measure() {
-                let tracked = tracked.iter().find(|question| question.key == arg.key);
-                self.limiter.record_decision(arg, (&quota, lease), reply, self.sent_us, tracked);
+        for ((index, check), reply) in self.checked_indices().zip(&self.checks).zip(replies) {
+            if let PolicyMeasure::Rate { quota, lease } = set.policy(index).measure() {
+                let tracked = tracked.iter().find(|tracked| tracked.key == check.key);
+                self.record_decision(check, (&quota, lease), reply, tracked);
             }
-            decisions[number - self.first_index] = Some(*reply);
+            decisions[index - self.first_index] = Some(*reply);
         }
-        for PrefetchedCharge { index, check: arg, reply } in &self.prefetched {
-            decisions[*index] = Some(after_refund(reply, arg, times));
+        for PrefetchedCharge { index, check, reply } in &self.prefetched {
+            decisions[*index] = Some(after_refund(reply, check, times));
         }
         decisions
+    }
+
+    /// Records one reply of Redis in the worker's caches.
+    fn record_decision(
+        &self,
+        check: &RateLimitCheck,
+        (quota, mode): (&Quota, PrefetchMode),
+        reply: &RateLimitDecision,
+        tracked: Option<&TrackedCheck>,
+    ) {
+        // A limit in shadow mode denies no request, and a concurrency permit may be free at any moment.
+        if check.shadow || !matches!(check.parameters, LimitParameters::Rate { .. }) {
+            return;
+        }
+        let (limiter, sent_us) = (&self.limiter, self.sent_us);
+        lock(&limiter.prefetch).record_redis_state(&check.key, reply.reset_us, (sent_us, limiter.now_us()));
+        let is_hot = !reply.allowed
+            && reply.retry_after_us.is_some_and(|retry_us| retry_us < hot_limit::HOT_PREFETCH_INTERVAL_US);
+        if is_hot && mode != PrefetchMode::Never && !limiter.redis.is_plain() {
+            lock(&limiter.prefetch).mark_hot(&check.key, quota, reply.reset_us, limiter.now_us());
+        }
+        let is_last = reply.allowed && reply.remaining < check.cost && tracked.is_none();
+        if is_last && may_be_held_after_last_grant(limiter, &check.key, (quota, mode), sent_us) {
+            return;
+        }
+        let has_denials = {
+            let now_us = limiter.now_us();
+            let mut denials = lock(&limiter.denials);
+            denials.record((&check.key, quota, check.cost), reply, (sent_us, now_us), tracked);
+            !denials.is_empty()
+        };
+        if has_denials {
+            background::subscribe(limiter);
+        }
+    }
+
+    /// Redis denied the request: waits for quota that other workers hold and returns whether to ask Redis again. False
+    /// once the request has waited for as long as it may.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn reclaim_held_quota(&mut self, set: &AppliedLimits, replies: &[RateLimitDecision]) -> bool {
+        let limiter = Arc::clone(&self.limiter);
+        for (index, key, remaining) in self.denied_checks(set, replies) {
+            let PolicyMeasure::Rate { quota, lease } = set.policy(index).measure() else { continue };
+            let deadline_us = self.reclaim_deadline();
+            if limiter.now_us() >= deadline_us || !receives_returns(&limiter, lease, &quota).await {
+                continue;
+            }
+            let now_us = limiter.now_us();
+            let quiet_us = reclaim_cooldown_us(&limiter, &key, (&quota, lease), remaining, now_us);
+            let Some(quiet_us) = quiet_us else { continue };
+            let step = lock(&limiter.reclaims).next_step(&key, quiet_us, self.sent_us, now_us);
+            let (starts_round, until_us, returned) = match step {
+                ReclaimStep::Denied => continue,
+                ReclaimStep::Retry => {
+                    self.set_sent_at(now_us);
+                    return true;
+                }
+                ReclaimStep::Wait { starts_round, until_us, returned } => (starts_round, until_us, returned),
+            };
+            // Created before anything is sent: a return that comes first would be missed.
+            let notified = returned.notified();
+            if starts_round {
+                // This worker may hold some itself, if it is less than such a request costs.
+                background::return_held(&limiter, &key);
+                limiter.redis.request_quota_return(&key);
+            }
+            let wait = Duration::from_micros(until_us.min(deadline_us).saturating_sub(now_us));
+            if timeout(wait, notified).await.is_ok() {
+                self.set_sent_at(limiter.now_us());
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Until when this request may wait, counted from its first denial: one deadline for all its limits and all rounds.
+    fn reclaim_deadline(&mut self) -> u64 {
+        let limiter = &self.limiter;
+        *self.reclaim_deadline_us.get_or_insert_with(|| {
+            let connects = limiter.redis.notifications_complete_since().is_none();
+            limiter.now_us().saturating_add(if connects { 2 * RECLAIM_WAIT_US } else { RECLAIM_WAIT_US })
+        })
     }
 }
 
 impl Drop for PendingDecision {
     fn drop(&mut self) {
-        // Those that were answered are not in it any more.
+        // Checks with a reply have been taken out of both lists.
         self.limiter.abandon_probes(&self.tracked);
-        for PrefetchedCharge { check: arg, .. } in self.prefetched.drain(..) {
-            self.limiter.return_unused(arg, self.consumed_us);
+        for PrefetchedCharge { check, .. } in self.prefetched.drain(..) {
+            background::return_unused(&self.limiter, check, self.consumed_us);
         }
     }
 }
 
-/// How a limit stands when so many times what this request was charged is given back.
-fn after_refund(reply: &RateLimitDecision, arg: &RateLimitCheck, times: u64) -> RateLimitDecision {
-    let LimitParameters::Rate { interval_us, .. } = arg.parameters else { return *reply };
-    let requests = times.saturating_mul(arg.cost);
+/// A limit's state when `times` times the request's cost is returned.
+fn after_refund(reply: &RateLimitDecision, check: &RateLimitCheck, times: u64) -> RateLimitDecision {
+    let LimitParameters::Rate { interval_us, .. } = check.parameters else { return *reply };
+    let requests = times.saturating_mul(check.cost);
     let remaining = reply.remaining.saturating_add(requests);
     let reset_us = reply.reset_us.saturating_sub(requests.saturating_mul(interval_us));
     RateLimitDecision { remaining, reset_us, ..*reply }
+}
+
+/// How long after a round no worker can hold quota of a limit of which Redis has so many requests left; `None`: quota of
+/// this limit is not called back.
+fn reclaim_cooldown_us(
+    limiter: &LimiterState,
+    key: &str,
+    (quota, mode): (&Quota, PrefetchMode),
+    remaining: u64,
+    now_us: u64,
+) -> Option<u64> {
+    let terms = PrefetchTerms::for_mode(mode, quota).filter(|terms| terms.busy_only)?;
+    // The connection may deliver other notifications and returned quota not yet.
+    let is_subscribed = limiter.subscribed_since_us().is_some();
+    let is_hot = lock(&limiter.prefetch).is_hot(key, now_us);
+    // With the reserve or more left others prefetch at any moment, and only the cost was too high.
+    let until_prefetched = terms.reserve.saturating_sub(remaining);
+    (is_subscribed && !is_hot).then(|| until_prefetched.saturating_mul(quota.interval_us()))
+}
+
+/// Whether returned quota arrives here. A worker that is denied before it ever prefetched subscribes first and waits a
+/// moment for the connection: without it its client is denied what other workers hold.
+async fn receives_returns(limiter: &Arc<LimiterState>, mode: PrefetchMode, quota: &Quota) -> bool {
+    let is_reclaimed = PrefetchTerms::for_mode(mode, quota).is_some_and(|terms| terms.busy_only);
+    if limiter.redis.is_plain() || !is_reclaimed {
+        return false;
+    }
+    background::subscribe(limiter);
+    let since_us = limiter.subscribed_us.get().copied().unwrap_or_default();
+    let left = since_us.saturating_add(RECLAIM_WAIT_US).saturating_sub(limiter.now_us());
+    let mut changes = limiter.redis.notification_completeness_changes();
+    let connected = changes.wait_for(Option::is_some);
+    limiter.redis.notifications_complete_since().is_some()
+        || left > 0 && timeout(Duration::from_micros(left), connected).await.is_ok()
+}
+
+/// Redis granted the last it had: whether another worker may still hold quota. Then the next request must ask Redis, and
+/// calls that quota back if it is denied; the denial cache must not deny it.
+fn may_be_held_after_last_grant(
+    limiter: &LimiterState,
+    key: &str,
+    (quota, mode): (&Quota, PrefetchMode),
+    sent_us: u64,
+) -> bool {
+    let now_us = limiter.now_us();
+    let quiet_us = reclaim_cooldown_us(limiter, key, (quota, mode), 0, now_us);
+    quiet_us
+        .is_some_and(|quiet_us| lock(&limiter.reclaims).may_be_held_elsewhere(key, quiet_us, sent_us, now_us))
 }

@@ -1,7 +1,8 @@
-//! A request's place in a concurrency limit: kept while the request runs, given back at its end.
+//! A request's permit in a concurrency limit: held while the request runs, released at its end.
 //!
-//! A place is a lease in Redis. Whoever holds it renews it; if its worker is killed, it ends by itself. Giving it back
-//! is harmless even if it was never had, so that a request that is dropped while it asks for one leaves nothing behind.
+//! A permit is a lease in Redis that the request's worker renews; if the worker is killed, the lease ends by itself.
+//! A release is harmless even if the permit was never granted, so a request that is dropped while it waits for one
+//! leaves nothing behind.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,10 +13,10 @@ use tokio::task::AbortHandle;
 
 use crate::redis::RedisClient;
 
-/// Places that are counted by this worker alone, while Redis is away, by the limits' keys.
+/// Permits that this worker counts itself while Redis is unavailable, by the limits' keys.
 pub(super) type LocalPermits = Arc<Mutex<HashMap<String, u64>>>;
 
-/// A place; dropping it gives it back.
+/// A permit; dropping it releases it.
 #[derive(Debug)]
 pub struct ConcurrencyPermit {
     key: String,
@@ -24,33 +25,33 @@ pub struct ConcurrencyPermit {
 
 #[derive(Debug)]
 enum PermitSource {
-    /// Asked for or had in Redis under this name.
+    /// Requested or granted in Redis under this name.
     Shared { redis: RedisClient, name: String, renewal: Option<AbortHandle> },
-    /// Counted here.
+    /// Counted by this worker.
     Local(LocalPermits),
-    /// It was refused: there is nothing to give back.
+    /// Denied: there is nothing to release.
     Discarded,
 }
 
 impl ConcurrencyPermit {
-    /// A place that is about to be asked for.
+    /// A permit that Redis is about to decide.
     pub(super) fn requested(redis: &RedisClient, key: &str, name: &str) -> Self {
         let source = PermitSource::Shared { redis: redis.clone(), name: name.to_owned(), renewal: None };
         Self { key: key.to_owned(), source }
     }
 
-    /// A place of this worker's own; `None` if `most` are taken.
-    pub(super) fn local(local: &LocalPermits, key: &str, most: u64) -> Option<Self> {
+    /// A permit of this worker's own; `None` if `max` are held.
+    pub(super) fn local(local: &LocalPermits, key: &str, max: u64) -> Option<Self> {
         let mut counts = local.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key.to_owned()).or_insert(0);
-        if *count >= most {
+        if *count >= max {
             return None;
         }
         *count += 1;
         Some(Self { key: key.to_owned(), source: PermitSource::Local(Arc::clone(local)) })
     }
 
-    /// It was had: renewed from now on, so early that two renewals may fail.
+    /// Renews a granted permit from now on, so early that two renewals may fail.
     pub(super) fn start_renewal(&mut self, lease: Duration) {
         let PermitSource::Shared { redis, name, renewal } = &mut self.source else { return };
         let (redis, key, name) = (redis.clone(), self.key.clone(), name.clone());
@@ -60,16 +61,17 @@ impl ConcurrencyPermit {
                 tokio::time::sleep(lease / 3).await;
                 match redis.renew_permit(&key, &name, lease_us).await {
                     Ok(true) => {}
-                    // Taken back by an operator, or this worker stood still for too long: the request goes on.
+                    // Released by an operator, or expired because this worker was stopped for too long: the request
+                    // goes on.
                     Ok(false) => return,
-                    Err(error) => tracing::debug!(%error, "a place was not renewed: {error}"),
+                    Err(error) => tracing::debug!(%error, "concurrency permit not renewed: {error}"),
                 }
             }
         });
         *renewal = Some(renewing.abort_handle());
     }
 
-    /// It was refused, or never asked for.
+    /// The permit was denied, or never requested.
     pub(super) fn discard(mut self) {
         self.source = PermitSource::Discarded;
     }
@@ -92,7 +94,7 @@ impl Drop for ConcurrencyPermit {
                 if let Some(renewal) = renewal {
                     renewal.abort();
                 }
-                // Without a runtime the worker ends, and so does the lease.
+                // Without a runtime the worker is exiting, and the lease ends by itself.
                 let Ok(runtime) = Handle::try_current() else { return };
                 let (redis, key, name) = (redis.clone(), std::mem::take(&mut self.key), std::mem::take(name));
                 runtime.spawn(async move { redis.release_permit_or_log(&key, &name).await });
@@ -106,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lone_worker_counts_its_permits() {
+    fn a_worker_counts_its_local_permits() {
         let local = LocalPermits::default();
         let first = ConcurrencyPermit::local(&local, "k", 2).unwrap();
         let second = ConcurrencyPermit::local(&local, "k", 2).unwrap();

@@ -1,38 +1,29 @@
-//! Quota that other workers hold is called back before a leased limit denies.
+//! Rounds in which quota that other workers hold is called back before a limit denies.
 //!
 //! What a worker holds is charged in Redis, so Redis may deny one worker's request while another worker holds quota that
-//! it does not use. A worker that is denied therefore tells all others once, waits for what they return, and asks again
-//! each time that something came back, for as long as a request may wait: 20 ms from its first denial, whatever number of
-//! limits denies it, and 20 more if the worker has to connect first to hear of returns. Where Redis has less left than
-//! the policy's reserve, one message is enough for as long as it takes until that has come back: before that no worker
-//! draws. So a flood that is denied costs one message and one short wait for each time that its limit runs out. A
-//! request that costs more than the reserve may be denied while others still draw: then nothing is taken for granted.
-//! [`Recalls`] is pure but for the signal that others wait for; times are µs of the worker's clock.
+//! it does not use. A denied worker therefore requests the return once, waits, and asks Redis again each time something
+//! came back, for as long as a request may wait: 20 ms from its first denial, however many limits deny it, and 20 ms
+//! more if the worker has to connect first to receive returns. Where Redis has less left than the policy's reserve, one
+//! round is enough until that has come back: before that no worker prefetches. So a flood that is denied costs one
+//! message and one short wait each time its limit runs out. A request that costs more than the reserve may be denied
+//! while others still prefetch: then each denial may start a round. Pure but for the [`Notify`] that requests wait for;
+//! times are µs of the worker's clock.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
 
 use lru::LruCache;
 use tokio::sync::Notify;
 
-use crate::config::limits::PrefetchMode;
-use crate::limiter::applied_limits::AppliedLimits;
-use crate::limiter::pending::PendingDecision;
-use crate::limiter::policy::PolicyMeasure;
 use crate::limiter::prefetch::HOLD_US;
-use crate::limiter::prefetch::terms::PrefetchTerms;
-use crate::limiter::quota::Quota;
-use crate::limiter::request_limiter::{RequestLimiter, lock};
-use crate::redis::begin::RateLimitDecision;
 
-/// How long it is waited for what others return, µs: two messages through Redis, on a busy machine.
-const RECLAIM_WAIT_US: u64 = 20_000;
+/// How long a request waits for returned quota, µs: two messages through Redis, on a busy host.
+pub(super) const RECLAIM_WAIT_US: u64 = 20_000;
 
-/// Most limits whose recall is remembered.
+/// Most limits whose round is kept.
 const RECLAIMS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 12) - 1);
 
-/// Limits that denied, and what was returned since.
+/// Limits that denied, and when quota was returned since.
 #[derive(Debug)]
 pub(super) struct ReclaimTracker {
     rounds: LruCache<Box<str>, ReclaimRound>,
@@ -45,14 +36,14 @@ struct ReclaimRound {
     waiters: Arc<Notify>,
 }
 
-/// What a denied request does.
+/// What a denied request has to do.
 #[derive(Debug)]
 pub(super) enum ReclaimStep {
-    /// Nothing is held anywhere: it is denied.
+    /// It is denied: no worker holds quota.
     Denied,
-    /// Something came back since it asked.
+    /// It asks Redis again: quota was returned since it was sent.
     Retry,
-    /// It waits until then for what comes back, after it has told the others if it is the first.
+    /// It waits until then for returned quota, after requesting the return if it starts the round.
     Wait { starts_round: bool, until_us: u64, returned: Arc<Notify> },
 }
 
@@ -63,7 +54,7 @@ impl Default for ReclaimTracker {
 }
 
 impl ReclaimTracker {
-    /// A request was denied that was sent at `asked_us`; within `quiet_us` after a recall none is needed.
+    /// A request that was sent at `sent_us` was denied; within `quiet_us` of a round no other one is needed.
     pub(super) fn next_step(&mut self, key: &str, quiet_us: u64, sent_us: u64, now_us: u64) -> ReclaimStep {
         if let Some(round) = self.rounds.get(key) {
             if round.returned_us.is_some_and(|returned_us| returned_us >= sent_us) {
@@ -87,7 +78,7 @@ impl ReclaimTracker {
         ReclaimStep::Wait { starts_round: true, until_us: now_us.saturating_add(RECLAIM_WAIT_US), returned }
     }
 
-    /// Whether something may be held elsewhere: none was called back lately, or something was returned since `asked_us`.
+    /// Whether another worker may hold quota: there was no round lately, or quota was returned since `sent_us`.
     pub(super) fn may_be_held_elsewhere(
         &mut self,
         key: &str,
@@ -102,7 +93,7 @@ impl ReclaimTracker {
         })
     }
 
-    /// A limit has quota again. What comes long after a recall is no answer to it: more may be drawn from now on.
+    /// A limit has quota again. A return long after a round does not belong to it: workers may prefetch again.
     pub(super) fn record_return(&mut self, key: &str, now_us: u64) {
         let Some(round) = self.rounds.peek_mut(key) else { return };
         if now_us.saturating_sub(round.started_us) > RECLAIM_WAIT_US + HOLD_US {
@@ -111,111 +102,6 @@ impl ReclaimTracker {
         }
         round.returned_us = Some(now_us);
         round.waiters.notify_waiters();
-    }
-}
-
-impl RequestLimiter {
-    /// How long after a recall nothing can be held of a limit of which Redis has so many requests left; `None`: nothing
-    /// is called back.
-    fn reclaim_cooldown_us(
-        &self,
-        key: &str,
-        (quota, lease): (&Quota, PrefetchMode),
-        remaining: u64,
-        now_us: u64,
-    ) -> Option<u64> {
-        let terms = PrefetchTerms::for_lease(lease, quota).filter(|terms| terms.busy_only)?;
-        // News of other things may be heard and the answers to a recall not yet.
-        let is_subscribed = self.subscribed_since_us().is_some();
-        let is_hot = lock(&self.prefetch).is_hot(key, now_us);
-        // With the reserve or more left others draw at any moment, and only the cost was too much.
-        let until_drawn = terms.reserve.saturating_sub(remaining);
-        (is_subscribed && !is_hot).then(|| until_drawn.saturating_mul(quota.interval_us()))
-    }
-
-    /// Whether what comes back is heard. A worker that is denied before it ever drew listens from then on, and waits a
-    /// moment for the connection: without it its client is denied what other workers hold.
-    async fn receives_returns(self: &Arc<Self>, lease: PrefetchMode, quota: &Quota) -> bool {
-        if self.redis.is_plain()
-            || PrefetchTerms::for_lease(lease, quota).is_none_or(|terms| !terms.busy_only)
-        {
-            return false;
-        }
-        self.subscribe();
-        let since_us = self.subscribed_us.get().copied().unwrap_or_default();
-        let left = since_us.saturating_add(RECLAIM_WAIT_US).saturating_sub(self.now_us());
-        let mut changes = self.redis.notification_completeness_changes();
-        let connected = changes.wait_for(Option::is_some);
-        self.redis.notifications_complete_since().is_some()
-            || left > 0 && tokio::time::timeout(Duration::from_micros(left), connected).await.is_ok()
-    }
-
-    /// The last that Redis had was granted: whether something may still be held elsewhere. Then the next request has to
-    /// ask, and calls it back if it is denied; it is not denied by what is known here.
-    pub(super) fn may_be_held_after_last_grant(
-        &self,
-        key: &str,
-        (quota, lease): (&Quota, PrefetchMode),
-        sent_us: u64,
-    ) -> bool {
-        let now_us = self.now_us();
-        let quiet_us = self.reclaim_cooldown_us(key, (quota, lease), 0, now_us);
-        quiet_us.is_some_and(|quiet_us| {
-            lock(&self.reclaims).may_be_held_elsewhere(key, quiet_us, sent_us, now_us)
-        })
-    }
-}
-
-impl PendingDecision {
-    /// Redis denied it: whether it has to be asked again, because other workers returned what they held. Never any more
-    /// once it has waited for as long as a request may.
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves nothing behind.
-    pub async fn reclaim_held_quota(&mut self, set: &AppliedLimits, replies: &[RateLimitDecision]) -> bool {
-        let limiter = Arc::clone(self.limiter());
-        for (number, key, remaining) in self.denied_checks(set, replies) {
-            let PolicyMeasure::Rate { quota, lease } = set.policy(number).measure() else { continue };
-            let deadline_us = self.reclaim_deadline(&limiter);
-            if limiter.now_us() >= deadline_us || !limiter.receives_returns(lease, &quota).await {
-                continue;
-            }
-            let now_us = limiter.now_us();
-            let Some(quiet_us) = limiter.reclaim_cooldown_us(&key, (&quota, lease), remaining, now_us) else {
-                continue;
-            };
-            let step = lock(&limiter.reclaims).next_step(&key, quiet_us, self.sent_us(), now_us);
-            let (starts_round, until_us, returned) = match step {
-                ReclaimStep::Denied => continue,
-                ReclaimStep::Retry => {
-                    self.set_sent_at(now_us);
-                    return true;
-                }
-                ReclaimStep::Wait { starts_round, until_us, returned } => (starts_round, until_us, returned),
-            };
-            // Before anything is sent: a signal that comes first would be missed.
-            let notified = returned.notified();
-            if starts_round {
-                // This worker may hold some itself, if less than such a request costs.
-                limiter.return_held(&key);
-                limiter.redis.request_quota_return(&key);
-            }
-            let wait = Duration::from_micros(until_us.min(deadline_us).saturating_sub(now_us));
-            let again = tokio::time::timeout(wait, notified).await.is_ok();
-            if again {
-                self.set_sent_at(limiter.now_us());
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Until when this request may wait, counted from its first denial: one time for all its limits and all rounds.
-    fn reclaim_deadline(&mut self, limiter: &RequestLimiter) -> u64 {
-        *self.reclaim_deadline_us.get_or_insert_with(|| {
-            let connects = limiter.redis.notifications_complete_since().is_none();
-            limiter.now_us().saturating_add(if connects { 2 * RECLAIM_WAIT_US } else { RECLAIM_WAIT_US })
-        })
     }
 }
 
@@ -238,7 +124,10 @@ mod tests {
             matches!(step(&mut tracker, 90, 110), ReclaimStep::Wait { starts_round: false, until_us, .. } if until_us == until)
         );
         tracker.record_return("k", 120);
-        assert!(matches!(step(&mut tracker, 115, 130), ReclaimStep::Retry), "decided before that came back");
+        assert!(
+            matches!(step(&mut tracker, 115, 130), ReclaimStep::Retry),
+            "it was decided before the return"
+        );
         assert!(
             matches!(step(&mut tracker, 125, 131), ReclaimStep::Wait { starts_round: false, .. }),
             "more may come"
@@ -254,18 +143,18 @@ mod tests {
     #[test]
     fn after_the_last_grant_redis_is_checked_again_unless_nothing_can_be_held() {
         let mut tracker = ReclaimTracker::default();
-        assert!(tracker.may_be_held_elsewhere("k", QUIET_US, 0, 0), "nothing was called back");
+        assert!(tracker.may_be_held_elsewhere("k", QUIET_US, 0, 0), "there was no round");
         assert!(matches!(
             tracker.next_step("k", QUIET_US, 0, 0),
             ReclaimStep::Wait { starts_round: true, .. }
         ));
-        assert!(tracker.may_be_held_elsewhere("k", QUIET_US, 10, 10), "it is on its way");
+        assert!(tracker.may_be_held_elsewhere("k", QUIET_US, 10, 10), "the round is not over");
         assert!(!tracker.may_be_held_elsewhere("k", QUIET_US, RECLAIM_WAIT_US, RECLAIM_WAIT_US));
-        assert!(tracker.may_be_held_elsewhere("k", 0, RECLAIM_WAIT_US, RECLAIM_WAIT_US), "others draw");
+        assert!(tracker.may_be_held_elsewhere("k", 0, RECLAIM_WAIT_US, RECLAIM_WAIT_US), "others prefetch");
         tracker.record_return("k", RECLAIM_WAIT_US + 1);
         assert!(
             tracker.may_be_held_elsewhere("k", QUIET_US, RECLAIM_WAIT_US, RECLAIM_WAIT_US + 2),
-            "it was granted before that came back"
+            "it was granted before the return"
         );
     }
 

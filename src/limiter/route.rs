@@ -1,20 +1,20 @@
 //! Whether a request's path lies under a policy's route, however the path is spelled.
 //!
-//! The router compares paths byte by byte, but a proxy in front and layers of the application may rewrite them before:
-//! they decode `%6c`, merge `//`, resolve `/../`, cut `;parameters` and trailing slashes. So a policy holds if the path
-//! as sent *or* its plainest spelling lies under the route. That counts a request too many at most, which its client
-//! pays for; the other way round a limit could be walked around. Pure.
+//! The router compares paths byte by byte, but a proxy in front and layers of the application may rewrite them
+//! before: they decode `%6c`, merge `//`, resolve `/../`, cut `;parameters` and trailing slashes. So a policy applies
+//! if the path as sent *or* its normalized form lies under the route. At worst a request is counted too often;
+//! without it clients could avoid a limit. Pure.
 
 use std::borrow::Cow;
 
-/// A route as configured, and in its plainest spelling.
+/// A route as configured, and normalized.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LimitRoute {
     text: String,
     normalized: Vec<u8>,
 }
 
-/// A request's path as sent, and in its plainest spelling.
+/// A request's path as sent, and normalized.
 #[derive(Debug, Clone)]
 pub(super) struct RequestPath<'a> {
     raw: &'a [u8],
@@ -33,7 +33,7 @@ impl LimitRoute {
 }
 
 impl<'a> RequestPath<'a> {
-    /// Allocates only for a path that has another spelling.
+    /// Allocates only for a path that has to be normalized.
     pub(super) fn new(sent: &'a str) -> Self {
         Self { raw: sent.as_bytes(), normalized: normalize(sent.as_bytes()) }
     }
@@ -44,7 +44,7 @@ fn is_below(path: &[u8], route: &[u8]) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/") || route.ends_with(b"/"))
 }
 
-/// The plainest spelling: every `%XX` decoded once, `\` as `/`, parameters cut, no empty or dot segments, no slash at
+/// The normalized form: every `%XX` decoded once, `\` as `/`, parameters cut, no empty or dot segments, no slash at
 /// the end. The encoded slash is decoded too: some proxies do, and a router behind them sees two segments.
 fn normalize(path: &[u8]) -> Cow<'_, [u8]> {
     if is_normalized(path) {
@@ -60,12 +60,12 @@ fn normalize(path: &[u8]) -> Cow<'_, [u8]> {
             named => segments.push(named),
         }
     }
-    let mut plain = vec![b'/'];
-    plain.extend(segments.join(&b'/'));
-    Cow::Owned(plain)
+    let mut normalized = vec![b'/'];
+    normalized.extend(segments.join(&b'/'));
+    Cow::Owned(normalized)
 }
 
-/// Whether a path is its own plainest spelling; said of nearly every path, so it is found out in one pass.
+/// Whether a path is normalized; true for nearly every path, so one pass must suffice.
 fn is_normalized(path: &[u8]) -> bool {
     let Some((b'/', rest)) = path.split_first() else { return false };
     let mut before = b'/';
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_path_is_not_copied() {
+    fn a_normalized_path_is_not_copied() {
         let is_copied = |path: &str| matches!(normalize(path.as_bytes()), Cow::Owned(_));
         assert!(["/", "/login", "/a/b.c/d"].iter().all(|path| !is_copied(path)));
         assert!(["/.", "/a/", "//", "/%61"].iter().all(|path| is_copied(path)));
@@ -183,7 +183,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_plainest_spelling_has_no_plainer_one_but_for_what_is_encoded_twice(path in "[/a.;%2eE\\\\]{0,24}") {
+        fn normalizing_twice_changes_only_what_is_encoded_twice(path in "[/a.;%2eE\\\\]{0,24}") {
             let once = normalize(path.as_bytes()).into_owned();
             prop_assert!(once.starts_with(b"/"));
             if !once.contains(&b'%') {

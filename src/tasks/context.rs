@@ -1,4 +1,4 @@
-//! What a job and its worker tell each other while it runs: how far it is, and whether anyone still needs it.
+//! What a job and its worker exchange while it runs: progress, and whether the result is still needed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8};
 
 use tokio::sync::Notify;
 
-/// A job's side of its execution.
+/// A job's view of its execution.
 ///
-/// A job that runs for more than a moment says how far it is and asks now and then whether it is still needed: a thread
-/// cannot be taken back, so one that never asks keeps its place until it ends by itself.
+/// A job that runs for more than a moment should report its progress and check [`TaskContext::is_cancelled`] now and
+/// then: a thread cannot be stopped, so a job that never checks holds its permit until it ends by itself.
 #[derive(Debug, Clone, Default)]
 pub struct TaskContext {
     state: Arc<ProgressState>,
@@ -29,8 +29,8 @@ impl TaskContext {
         Self { state: Arc::default(), attempt }
     }
 
-    /// Says how much is done, 0 to 100. It costs next to nothing and may be said at every step; less than was said
-    /// before changes nothing.
+    /// Reports how much is done, 0 to 100. It is cheap enough for every step; a smaller number than before changes
+    /// nothing.
     pub fn percent(&self, percent: u8) {
         let percent = percent.min(100);
         if self.state.percent.fetch_max(percent, Relaxed) < percent {
@@ -38,8 +38,8 @@ impl TaskContext {
         }
     }
 
-    /// Whether no one needs the result any more: it was cancelled, has run for too long, its worker leaves, or another
-    /// one has taken it over. Whatever the job returns then is dropped.
+    /// Whether the result is not needed: the task was cancelled, ran for too long, was released, or was reclaimed by
+    /// another worker. What the job returns then is dropped.
     pub fn is_cancelled(&self) -> bool {
         self.state.stopped.load(Relaxed)
     }
@@ -49,27 +49,27 @@ impl TaskContext {
         self.attempt
     }
 
-    /// Tells the job that no one needs it.
+    /// Cancels the job.
     pub(super) fn stop(&self) {
         self.state.stopped.store(true, Relaxed);
     }
 
-    /// Has it found out whether the job is still needed.
+    /// Requests a check in Redis whether the task is cancelled.
     pub(super) fn request_check(&self) {
         self.state.check_requested.notify_one();
     }
 
-    /// Returns when that is to be found out; one waits at a time.
+    /// Waits for [`Self::request_check`]; for one caller at a time.
     pub(super) async fn check_requested(&self) {
         self.state.check_requested.notified().await;
     }
 
-    /// Returns when the job has said something new since the last time; one waits at a time.
+    /// Returns when the job has reported progress since the last call; for one caller at a time.
     pub(super) async fn changed(&self) {
         self.state.changed.notified().await;
     }
 
-    /// What is to be told, if anything: `told` was last.
+    /// The progress to report, if it is more than what was `reported` last.
     pub(super) fn next_report(&self, reported: u8) -> Option<u8> {
         let percent = self.state.percent.load(Relaxed);
         (percent > reported).then_some(percent)
@@ -82,23 +82,23 @@ mod tests {
 
     #[test]
     fn each_report_is_more_than_the_last() {
-        let progress = TaskContext::new(1);
-        assert_eq!(progress.next_report(0), None);
-        progress.percent(4);
-        assert_eq!(progress.next_report(0), Some(4));
-        progress.percent(2);
-        assert_eq!(progress.next_report(4), None, "it never goes back");
-        progress.percent(200);
-        assert_eq!((progress.next_report(4), progress.next_report(100)), (Some(100), None));
+        let context = TaskContext::new(1);
+        assert_eq!(context.next_report(0), None);
+        context.percent(4);
+        assert_eq!(context.next_report(0), Some(4));
+        context.percent(2);
+        assert_eq!(context.next_report(4), None, "it never goes back");
+        context.percent(200);
+        assert_eq!((context.next_report(4), context.next_report(100)), (Some(100), None));
     }
 
     #[tokio::test]
-    async fn a_requested_check_is_received_whenever_it_was_requested() {
-        let progress = TaskContext::new(1);
-        progress.clone().request_check();
-        progress.check_requested().await;
-        assert!(!progress.is_cancelled(), "what was only said stops nothing");
-        progress.clone().stop();
-        assert!(progress.is_cancelled());
+    async fn a_check_that_is_requested_before_the_wait_is_not_lost() {
+        let context = TaskContext::new(1);
+        context.clone().request_check();
+        context.check_requested().await;
+        assert!(!context.is_cancelled(), "a request alone stops nothing");
+        context.clone().stop();
+        assert!(context.is_cancelled());
     }
 }

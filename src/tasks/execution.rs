@@ -1,9 +1,10 @@
-//! One execution of a task: its thread, its renewals, its end.
+//! One attempt of a task: its thread, its renewals, its result.
 //!
-//! The event loop only waits here. The job has a thread of its own, and its execution keeps its place until the thread
-//! has ended, because one cannot be taken back, and until the end is told, so that no more results wait for Redis than
-//! there are places.
+//! The event loop only waits here. The job has a thread of its own, and its execution holds its permit until the thread
+//! has ended, because a thread cannot be stopped, and until Redis has the result, so that no more results wait for Redis
+//! than there are permits.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -11,41 +12,38 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{MissedTickBehavior, Sleep, interval, sleep, timeout};
 
-use crate::backoff::ExponentialBackoff;
-use crate::redis;
-use crate::redis::ServerRejection;
 use crate::redis::task::{ExecutionResult, IdleWorker, StartOutcome, TaskDelivery, TaskExecution};
+use crate::redis::{RedisError, ServerRejection};
 use crate::sys::{clock, cpu};
 use crate::tasks::context::TaskContext;
 use crate::tasks::jobs::JobOutcome;
-use crate::tasks::runner::ActiveGuard;
-use crate::tasks::{IntakeState, TaskService};
+use crate::tasks::service::{ActiveGuard, IntakeState, TaskService};
 
 /// Renewals in the time of a lease: two may be lost.
 const RENEWALS_PER_LEASE: u32 = 3;
 
-/// Shortest pause between two steps that are told, and before the first: followers look no more often, and a task that
-/// is done sooner costs no call.
+/// Shortest time between two progress reports, and before the first: watchers poll no more often, and a task that is done
+/// sooner causes no call.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Pause before the second attempt, doubled before each later one; never longer than a lease.
+/// Delay before the second attempt, doubled before each later one; never longer than a lease.
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(500);
 
-/// Pauses between tries to tell how a task ended.
+/// First and longest delay between two calls to deliver a result.
 const FINISH_RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
-/// Time in which a job that was told to stop is expected to.
+/// Time in which a job must stop once its context is cancelled.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a job's thread sends when it ends.
 type JobThread = oneshot::Receiver<JobOutcome>;
 
-/// What becomes of an execution's place at its end.
+/// What happens to an execution's permit at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PermitDisposition {
-    /// The next task may have it.
+    /// It is free for the next task.
     Released,
-    /// A thread goes on in it, or the worker takes no more.
+    /// A thread goes on under it, or the worker claims no more.
     Retained,
 }
 
@@ -53,245 +51,245 @@ enum PermitDisposition {
 enum ExecutionEnd {
     /// The job has ended.
     Finished(JobOutcome),
-    /// The worker leaves.
+    /// The worker releases its tasks.
     Released,
-    /// It was cancelled, or another worker has taken it over.
+    /// The task was cancelled, or another worker reclaimed it.
     Superseded,
-    /// It has run for too long.
+    /// It ran for too long.
     TimedOut,
 }
 
-impl TaskService {
-    /// Executes what was taken.
-    pub(super) async fn execute(
-        self: Arc<Self>,
-        taken: TaskDelivery,
-        _place: OwnedSemaphorePermit,
-        busy: ActiveGuard,
-    ) {
-        let execution = match TaskExecution::new(taken) {
-            Ok(execution) => execution,
-            Err(error) => return tracing::error!(%error, "a task waits for a lease: {error}"),
-        };
-        let Some((attempt, input)) = self.start_attempt(&execution).await else { return };
-        let progress = TaskContext::new(attempt);
-        if self.is_draining() {
-            return self.finish(&execution, &ExecutionResult::Released, PermitDisposition::Retained).await;
+/// Runs one attempt of a claimed task.
+pub(super) async fn run(
+    service: Arc<TaskService>,
+    delivery: TaskDelivery,
+    _permit: OwnedSemaphorePermit,
+    active: ActiveGuard,
+) {
+    let execution = match TaskExecution::new(delivery) {
+        Ok(execution) => execution,
+        Err(error) => {
+            return tracing::error!(%error, "task not started, waiting for its lease to end: {error}");
         }
-        let Some(mut thread) = self.spawn_job_thread(&execution, input, &progress) else {
-            self.finish(&execution, &ExecutionResult::Released, PermitDisposition::Retained).await;
-            // This worker is not to be the first to try again.
-            return sleep(FINISH_RETRY[1]).await;
-        };
-        let deadline = sleep(self.timeout);
-        tokio::pin!(deadline);
-        self.running_tasks().insert(execution.delivery.id, progress.clone());
-        let end = self.supervise(&execution, &progress, &mut thread, deadline.as_mut()).await;
-        self.running_tasks().remove(&execution.delivery.id);
-        let outcome = match end {
-            ExecutionEnd::Finished(outcome) => {
-                return self
-                    .finish(&execution, &self.execution_result(outcome, attempt), PermitDisposition::Released)
-                    .await;
+    };
+    let Some((attempt, input)) = start_attempt(&service, &execution).await else { return };
+    let context = TaskContext::new(attempt);
+    if service.is_draining() {
+        return finish(&service, &execution, &ExecutionResult::Released, PermitDisposition::Retained).await;
+    }
+    let Some(mut thread) = spawn_job_thread(&service, &execution, input, &context) else {
+        finish(&service, &execution, &ExecutionResult::Released, PermitDisposition::Retained).await;
+        // Another worker should try first.
+        return sleep(FINISH_RETRY[1]).await;
+    };
+    let deadline = sleep(service.timeout);
+    tokio::pin!(deadline);
+    service.running_tasks().insert(execution.delivery.id, context.clone());
+    let end = supervise(&service, &execution, &context, &mut thread, deadline.as_mut()).await;
+    service.running_tasks().remove(&execution.delivery.id);
+    let result = match end {
+        ExecutionEnd::Finished(outcome) => {
+            let result = execution_result(outcome, attempt, service.policy.lease);
+            return finish(&service, &execution, &result, PermitDisposition::Released).await;
+        }
+        ExecutionEnd::Released => Some(ExecutionResult::Released),
+        ExecutionEnd::Superseded => None,
+        ExecutionEnd::TimedOut => Some(ExecutionResult::Failed(timeout_reason(&service, &execution))),
+    };
+    context.stop();
+    if let Some(result) = result {
+        finish(&service, &execution, &result, PermitDisposition::Retained).await;
+    }
+    // Redis has the result: a worker that drains must not wait for a thread that goes on.
+    drop(active);
+    tokio::select! {
+        _ = &mut thread => {}
+        () = deadline => wait_for_thread(&service, &mut thread).await,
+    }
+}
+
+/// Starts the attempt in Redis; `None`: there is nothing to run.
+async fn start_attempt(service: &TaskService, execution: &TaskExecution) -> Option<(u64, String)> {
+    let kind = execution.delivery.kind.as_str();
+    let (worker, channel) = (&service.worker, &service.worker_channel);
+    let start = async {
+        loop {
+            match service.redis.start_task_for(execution, worker, channel, &service.policy).await {
+                Ok(outcome) => return outcome,
+                Err(error) => service.record_failure("task attempt not started", &error),
             }
-            ExecutionEnd::Released => Some(ExecutionResult::Released),
-            ExecutionEnd::Superseded => None,
-            ExecutionEnd::TimedOut => Some(ExecutionResult::Failed(self.timeout_reason(&execution))),
-        };
-        progress.stop();
-        if let Some(outcome) = outcome {
-            self.finish(&execution, &outcome, PermitDisposition::Retained).await;
+            sleep(FINISH_RETRY[0]).await;
         }
-        // What is told is told: who leaves need not wait for a thread that goes on.
-        drop(busy);
-        tokio::select! {
-            _ = &mut thread => {}
-            () = deadline => self.wait_for_thread(&mut thread).await,
+    };
+    // After a lease another worker may have it.
+    match timeout(service.policy.lease, start).await {
+        Ok(StartOutcome::Started { attempt, input }) => Some((attempt, input)),
+        Ok(StartOutcome::Dead) => {
+            tracing::warn!(kind, "task dead: its worker was lost at each of its attempts");
+            None
+        }
+        Ok(StartOutcome::NothingToDo) | Err(_) => None,
+    }
+}
+
+/// Starts the job's thread; `None` if the system has none.
+fn spawn_job_thread(
+    service: &TaskService,
+    execution: &TaskExecution,
+    input: String,
+    context: &TaskContext,
+) -> Option<JobThread> {
+    let job = Arc::clone(service.jobs().get(execution.delivery.kind.as_str())?);
+    let (sender, thread) = oneshot::channel();
+    let context = context.clone();
+    let work = move || {
+        if let Err(error) = cpu::lower_thread_priority() {
+            tracing::debug!(%error, "priority of a task's thread not lowered: {error}");
+        }
+        // The execution may be gone.
+        let _ = sender.send(job(&input, &context));
+    };
+    match thread::Builder::new().name("task".to_owned()).spawn(work) {
+        Ok(_) => Some(thread),
+        Err(error) => {
+            tracing::error!(%error, "thread for a task not started: {error}");
+            None
         }
     }
+}
 
-    /// Begins; `None`: there is nothing to do.
-    async fn start_attempt(&self, execution: &TaskExecution) -> Option<(u64, String)> {
-        let kind = execution.delivery.kind.as_str();
-        let start = async {
-            loop {
-                match self
-                    .redis
-                    .start_task_for(execution, &self.worker, &self.worker_channel, &self.policy)
-                    .await
-                {
-                    Ok(outcome) => return outcome,
-                    Err(error) => self.record_failure("a task cannot be begun", &error),
-                }
-                sleep(FINISH_RETRY[0]).await;
+/// Renews the lease and reports progress until the execution is over.
+async fn supervise(
+    service: &TaskService,
+    execution: &TaskExecution,
+    context: &TaskContext,
+    thread: &mut JobThread,
+    mut deadline: Pin<&mut Sleep>,
+) -> ExecutionEnd {
+    let mut intake = service.intake.subscribe();
+    let mut renewals = interval(service.policy.lease / RENEWALS_PER_LEASE);
+    renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    renewals.tick().await;
+    let started_at = clock::monotonic();
+    let (mut must_check, mut checked_at) = (false, started_at.saturating_sub(PROGRESS_INTERVAL));
+    let (mut reported, mut has_progress, mut report_at) = (0, false, started_at + PROGRESS_INTERVAL);
+    loop {
+        let percent = tokio::select! {
+            // The end of the thread first: it makes every report superfluous.
+            biased;
+            outcome = &mut *thread => {
+                let died = |_| JobOutcome::Retry("its thread ended without a word".to_owned());
+                return ExecutionEnd::Finished(outcome.unwrap_or_else(died));
             }
-        };
-        // Later than that another worker has it.
-        match timeout(self.policy.lease, start).await {
-            Ok(StartOutcome::Started { attempt, input }) => Some((attempt, input)),
-            Ok(StartOutcome::Dead) => {
-                tracing::warn!(kind, "a task is dead: its worker was lost at each of its attempts");
+            _ = intake.wait_for(|state| *state == IntakeState::Releasing) => return ExecutionEnd::Released,
+            () = &mut deadline => return ExecutionEnd::TimedOut,
+            _ = renewals.tick() => None,
+            // However many notifications of a cancellation arrive, Redis is called ten times a second at most.
+            () = context.check_requested() => {
+                must_check = true;
+                continue;
+            }
+            () = sleep(clock::until(checked_at + PROGRESS_INTERVAL)), if must_check => {
+                (must_check, checked_at) = (false, clock::monotonic());
                 None
             }
-            Ok(StartOutcome::NothingToDo) | Err(_) => None,
-        }
-    }
-
-    /// Starts the job; `None` where there can be no thread for it.
-    fn spawn_job_thread(
-        &self,
-        execution: &TaskExecution,
-        input: String,
-        progress: &TaskContext,
-    ) -> Option<JobThread> {
-        let job = Arc::clone(self.jobs().get(execution.delivery.kind.as_str())?);
-        let (sender, thread) = oneshot::channel();
-        let progress = progress.clone();
-        let work = move || {
-            if let Err(error) = cpu::lower_thread_priority() {
-                tracing::debug!(%error, "a task's thread does not stand back: {error}");
+            () = context.changed() => {
+                has_progress = true;
+                continue;
             }
-            // The one who waited may be gone.
-            let _ = sender.send(job(&input, &progress));
+            () = sleep(clock::until(report_at)), if has_progress => {
+                has_progress = false;
+                match context.next_report(reported) {
+                    None => continue,
+                    due => due,
+                }
+            }
         };
-        match thread::Builder::new().name("task".to_owned()).spawn(work) {
-            Ok(_) => Some(thread),
-            Err(error) => {
-                tracing::error!(%error, "there is no thread for a task: {error}");
-                None
-            }
+        if let Some(percent) = percent {
+            reported = percent;
+            report_at = clock::monotonic() + PROGRESS_INTERVAL;
+        }
+        match service.redis.renew_task(execution, percent).await {
+            Ok(true) => {}
+            Ok(false) => return ExecutionEnd::Superseded,
+            Err(error) => service.record_failure("task lease not renewed", &error),
         }
     }
+}
 
-    /// Renews and tells how far the job is, until it is over.
-    async fn supervise(
-        &self,
-        execution: &TaskExecution,
-        progress: &TaskContext,
-        thread: &mut JobThread,
-        mut deadline: std::pin::Pin<&mut Sleep>,
-    ) -> ExecutionEnd {
-        let mut order = self.intake.subscribe();
-        let mut renewals = interval(self.policy.lease / RENEWALS_PER_LEASE);
-        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        renewals.tick().await;
-        let started_at = clock::monotonic();
-        let (mut doubted, mut checked_at) = (false, started_at.saturating_sub(PROGRESS_INTERVAL));
-        let (mut reported, mut waits, mut quiet_until) = (0, false, clock::monotonic() + PROGRESS_INTERVAL);
-        loop {
-            let percent = tokio::select! {
-                // First, because the end says more than any step.
-                biased;
-                outcome = &mut *thread => {
-                    let died = |_| JobOutcome::Retry("its thread ended without a word".to_owned());
-                    return ExecutionEnd::Finished(outcome.unwrap_or_else(died));
-                }
-                _ = order.wait_for(|order| *order == IntakeState::Releasing) => return ExecutionEnd::Released,
-                () = &mut deadline => return ExecutionEnd::TimedOut,
-                _ = renewals.tick() => None,
-                // However often it is said that it was cancelled, it is asked ten times a second at most.
-                () = progress.check_requested() => {
-                    doubted = true;
-                    continue;
-                }
-                () = sleep(clock::until(checked_at + PROGRESS_INTERVAL)), if doubted => {
-                    (doubted, checked_at) = (false, clock::monotonic());
-                    None
-                }
-                () = progress.changed() => {
-                    waits = true;
-                    continue;
-                }
-                () = sleep(clock::until(quiet_until)), if waits => {
-                    waits = false;
-                    match progress.next_report(reported) {
-                        None => continue,
-                        due => due,
-                    }
-                }
-            };
-            if let Some(percent) = percent {
-                reported = percent;
-                quiet_until = clock::monotonic() + PROGRESS_INTERVAL;
-            }
-            match self.redis.renew_task(execution, percent).await {
-                Ok(true) => {}
-                Ok(false) => return ExecutionEnd::Superseded,
-                Err(error) => self.record_failure("a task is not renewed", &error),
-            }
-        }
+fn execution_result(outcome: JobOutcome, attempt: u64, lease: Duration) -> ExecutionResult {
+    match outcome {
+        JobOutcome::Done(result) => ExecutionResult::Done(result),
+        JobOutcome::Failed(reason) => ExecutionResult::Failed(reason),
+        JobOutcome::Retry(reason) => ExecutionResult::Retry(reason, retry_delay(attempt, lease)),
     }
+}
 
-    fn execution_result(&self, outcome: JobOutcome, attempt: u64) -> ExecutionResult {
-        match outcome {
-            JobOutcome::Done(result) => ExecutionResult::Done(result),
-            JobOutcome::Failed(reason) => ExecutionResult::Failed(reason),
-            JobOutcome::Retry(reason) => {
-                ExecutionResult::Retry(reason, retry_delay(attempt, self.policy.lease))
-            }
-        }
-    }
+fn timeout_reason(service: &TaskService, execution: &TaskExecution) -> String {
+    let (kind, limit) = (&execution.delivery.kind, service.timeout);
+    tracing::warn!(kind, "task failed: it ran for longer than {limit:?} (tasks.timeout)");
+    format!("it ran for longer than {limit:?} (tasks.timeout)")
+}
 
-    fn timeout_reason(&self, execution: &TaskExecution) -> String {
-        let (kind, most) = (&execution.delivery.kind, self.timeout);
-        tracing::warn!(kind, "a task has failed: it ran for longer than {most:?} (tasks.timeout)");
-        format!("it ran for longer than {most:?} (tasks.timeout)")
-    }
-
-    /// Tells how an execution ended, for as long as it takes: a lost answer is asked for again.
-    async fn finish(&self, execution: &TaskExecution, outcome: &ExecutionResult, place: PermitDisposition) {
-        let [mut pause, longest] = FINISH_RETRY;
-        let kinds: Vec<&str> = self.jobs().keys().copied().collect();
-        loop {
-            // A worker that leaves, or whose thread goes on in this place, takes nothing for it.
-            let waits = place == PermitDisposition::Released && !self.is_draining();
-            let (worker, kinds) =
-                if waits { (self.worker_channel.as_str(), kinds.as_slice()) } else { ("", &[][..]) };
-            let idler = IdleWorker { worker, kinds, has_capacity: waits };
-            let error = match self.redis.finish_task_for(execution, outcome, &self.policy, &idler).await {
-                Ok(finished) => {
-                    if !finished.accepted {
-                        tracing::debug!(
-                            "a task's end is not taken: it was cancelled, or another worker has it"
-                        );
-                    }
-                    if waits {
-                        self.on_permit_freed(finished.next);
-                    }
-                    return;
+/// Delivers a result to Redis, for as long as it takes: after a lost reply the call is repeated.
+async fn finish(
+    service: &TaskService,
+    execution: &TaskExecution,
+    result: &ExecutionResult,
+    permit: PermitDisposition,
+) {
+    let [mut delay, longest] = FINISH_RETRY;
+    let kinds = service.kinds();
+    loop {
+        // A worker that drains, or whose thread goes on under this permit, claims nothing for it.
+        let has_capacity = permit == PermitDisposition::Released && !service.is_draining();
+        let (worker, kinds) = match has_capacity {
+            true => (service.worker_channel.as_str(), kinds.as_slice()),
+            false => ("", &[][..]),
+        };
+        let idle = IdleWorker { worker, kinds, has_capacity };
+        let error = match service.redis.finish_task_for(execution, result, &service.policy, &idle).await {
+            Ok(finished) => {
+                if !finished.accepted {
+                    tracing::debug!("task result rejected: cancelled or reclaimed");
                 }
-                Err(error) => error,
-            };
-            self.record_failure("a task's end is not told yet", &error);
-            if is_permanent(&error) {
-                tracing::warn!(%error, "a task's end cannot be told: {error}");
+                if has_capacity {
+                    service.on_permit_freed(finished.next);
+                }
                 return;
             }
-            sleep(pause).await;
-            pause = (2 * pause).min(longest);
-        }
-    }
-
-    /// Waits for a job that no one needs any more; one that does not end counts as hung.
-    async fn wait_for_thread(&self, thread: &mut JobThread) {
-        if timeout(STOP_TIMEOUT, &mut *thread).await.is_ok() {
+            Err(error) => error,
+        };
+        service.record_failure("task result not delivered yet", &error);
+        if is_permanent(&error) {
+            tracing::warn!(%error, "task result not delivered: {error}");
             return;
         }
-        tracing::error!("a task's job goes on although it was told to stop; its place is lost until it ends");
-        self.hung.send_modify(|hung| *hung += 1);
-        let _ = thread.await.is_ok();
-        self.hung.send_modify(|hung| *hung -= 1);
+        sleep(delay).await;
+        delay = (2 * delay).min(longest);
     }
 }
 
-/// Pause after this attempt.
-fn retry_delay(attempt: u64, longest: Duration) -> Duration {
-    ExponentialBackoff::new(RETRY_DELAY_MIN, 2.0, longest).delay(attempt)
+/// Waits for a job whose result is not needed; one that does not end counts as hung.
+async fn wait_for_thread(service: &TaskService, thread: &mut JobThread) {
+    if timeout(STOP_TIMEOUT, &mut *thread).await.is_ok() {
+        return;
+    }
+    tracing::error!("task job hung: it goes on after its cancellation and holds its permit until it ends");
+    service.hung.send_modify(|hung| *hung += 1);
+    let _ = thread.await.is_ok();
+    service.hung.send_modify(|hung| *hung -= 1);
 }
 
-/// Whether saying it again is no use: something else lies under the key, or there is no code any more.
-fn is_permanent(error: &redis::RedisError) -> bool {
-    use redis::RedisError::{Protocol, Rejected, Unsupported};
+/// Delay after this attempt.
+fn retry_delay(attempt: u64, longest: Duration) -> Duration {
+    let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+    (RETRY_DELAY_MIN * 2_u32.pow(doublings)).min(longest)
+}
+
+/// Whether a repetition is of no use: the key holds another type, or the functions are gone.
+fn is_permanent(error: &RedisError) -> bool {
+    use RedisError::{Protocol, Rejected, Unsupported};
     matches!(
         error,
         Protocol { .. }
@@ -305,10 +303,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_and_are_never_longer_than_a_lease() {
+    fn delays_double_and_are_never_longer_than_a_lease() {
         let lease = Duration::from_secs(3);
-        let pauses: Vec<_> = (0..6).map(|attempt| retry_delay(attempt, lease).as_millis()).collect();
-        assert_eq!(pauses, [500, 500, 1000, 2000, 3000, 3000]);
+        let delays: Vec<_> = (0..6).map(|attempt| retry_delay(attempt, lease).as_millis()).collect();
+        assert_eq!(delays, [500, 500, 1000, 2000, 3000, 3000]);
         assert_eq!(retry_delay(u64::MAX, lease), lease);
     }
 }

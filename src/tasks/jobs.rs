@@ -1,4 +1,4 @@
-//! The kinds of tasks that a program knows: typed for the one who writes the job, JSON for the one who runs it.
+//! The jobs of a program by the kinds of their tasks: typed for applications, JSON for executions.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -8,13 +8,12 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::panics::panic_message;
 use crate::tasks::context::TaskContext;
 
 /// Largest result of a job, bytes of JSON.
 pub const RESULT_MAX: usize = 256 * 1024;
 
-/// Longest reason that is kept, bytes.
+/// Longest reason of a failure, bytes; a longer one is cut.
 const REASON_MAX: usize = 1024;
 
 /// Longest name of a kind.
@@ -22,8 +21,8 @@ const NAME_MAX: usize = 32;
 
 /// Why a job has no result.
 ///
-/// Everything that can be shown is one, and final: [`Failure::again`] is for what may succeed another time. It does not
-/// implement `Display` itself, so that the first sentence can be true.
+/// Everything that implements `Display` converts into a final failure; [`TaskFailure::retry`] makes one that may succeed
+/// at another attempt. The type does not implement `Display` itself, or the conversion could not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskFailure {
     reason: String,
@@ -31,7 +30,7 @@ pub struct TaskFailure {
 }
 
 impl TaskFailure {
-    /// It may succeed another time: the task is begun again after a pause, as often as `tasks.max_attempts` allows.
+    /// A failure that may succeed later: another attempt follows after a delay, as often as the settings allow.
     pub fn retry(reason: impl Display) -> Self {
         Self { reason: reason.to_string(), retry: true }
     }
@@ -46,27 +45,27 @@ impl<E: Display> From<E> for TaskFailure {
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum JobOutcome {
-    /// With this result, JSON.
+    /// A result, JSON.
     Done(String),
-    /// For good, for this reason.
+    /// A final failure and its reason.
     Failed(String),
-    /// For this reason, but it may be tried again.
+    /// A failure that another attempt may follow.
     Retry(String),
 }
 
-/// A job whose types are forgotten: JSON in, JSON out. It never unwinds.
+/// A job without its types: JSON in, JSON out. It never unwinds.
 pub(super) type Job = Arc<dyn Fn(&str, &TaskContext) -> JobOutcome + Send + Sync>;
 
-/// All kinds of a program, by name.
+/// The jobs of a program, by kind.
 pub(super) type JobTable = BTreeMap<&'static str, Job>;
 
-/// Whether a kind may have this name.
+/// Whether this is a valid name of a kind.
 pub(super) fn is_valid_kind(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
     (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(allowed)
 }
 
-/// A job without its types.
+/// Wraps a job as a [`Job`].
 pub(super) fn type_erase<I, O, E>(
     job: impl Fn(I, &TaskContext) -> Result<O, E> + Send + Sync + 'static,
 ) -> Job
@@ -75,9 +74,9 @@ where
     O: Serialize,
     E: Into<TaskFailure>,
 {
-    Arc::new(move |input, progress| {
-        // The job's own state may be torn; the one who writes one that has any makes it bear that.
-        let run = AssertUnwindSafe(|| run_job(&job, input, progress));
+    Arc::new(move |input, context| {
+        // A panic may leave the job's own state inconsistent: jobs with shared state have to allow for that.
+        let run = AssertUnwindSafe(|| run_job(&job, input, context));
         catch_unwind(run)
             .unwrap_or_else(|panic| JobOutcome::Retry(format!("it panicked: {}", panic_message(&*panic))))
             .truncated()
@@ -87,7 +86,7 @@ where
 fn run_job<I, O, E>(
     job: &impl Fn(I, &TaskContext) -> Result<O, E>,
     input: &str,
-    progress: &TaskContext,
+    context: &TaskContext,
 ) -> JobOutcome
 where
     I: DeserializeOwned,
@@ -98,7 +97,7 @@ where
         Ok(input) => input,
         Err(error) => return JobOutcome::Failed(format!("its input cannot be read: {error}")),
     };
-    let output = match job(input, progress).map_err(Into::into) {
+    let output = match job(input, context).map_err(Into::into) {
         Ok(output) => output,
         Err(TaskFailure { reason, retry: false }) => return JobOutcome::Failed(reason),
         Err(TaskFailure { reason, retry: true }) => return JobOutcome::Retry(reason),
@@ -110,8 +109,14 @@ where
     }
 }
 
+/// The message of a panic.
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it did not say why")
+}
+
 impl JobOutcome {
-    /// The same with a reason of bounded length.
+    /// Cuts the reason to its longest length.
     fn truncated(self) -> Self {
         match self {
             Self::Done(json) => Self::Done(json),
@@ -138,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_job_does_is_an_end() {
+    fn every_end_of_a_job_is_an_outcome() {
         let double = |n: u64, _: &TaskContext| Ok::<_, String>(n * 2);
         assert_eq!(run(double, "21"), JobOutcome::Done("42".to_owned()));
         let JobOutcome::Failed(reason) = run(double, "\"x\"") else { panic!("it read a text as a number") };

@@ -1,204 +1,129 @@
-//! Takes tasks as long as there is a place for one, and looks after those that no one takes.
+//! Claims tasks while there are permits, and buries those that no program can run.
 
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::redis;
-use crate::redis::task::{IdleWorker, NextClaim, TASK_QUEUED, TaskDelivery};
+use crate::redis::RedisError;
+use crate::redis::task::{IdleWorker, TaskDelivery};
 use crate::sys::clock;
-use crate::tasks::{QUEUE_WAIT_MAX, TaskService};
+use crate::tasks::execution;
+use crate::tasks::service::{ActiveGuard, POLL_INTERVAL, QUEUE_WAIT_MAX, TaskService};
 
-/// Time between two looks into the queues while no worker can be woken, and after a failed one. Otherwise Redis says whose
-/// turn it is, because wakes may be lost, and of an overdue task there is none.
-const POLL_INTERVAL: Duration = clock::TICK.saturating_mul(10);
-
-/// Shortest time from a look that found nothing to the next one, however often the worker is woken.
+/// Shortest time from a claim that found nothing to the next one, however many notifications arrive.
 const CLAIM_SPACING: Duration = Duration::from_millis(20);
 
-/// Time between two looks whether all goes well.
+/// Time between two checks whether calls fail.
 const CHECK_EVERY: Duration = clock::TICK.saturating_mul(20);
 
-/// Looks without a failed call before a task is taken over. While Redis was away nothing was renewed: the worker that
-/// runs a task has the first word afterwards.
-pub(super) const QUIET_CHECKS: u32 = 3;
-
-/// Looks between two searches for tasks that have waited for too long.
+/// Checks between two searches for overdue tasks.
 const SEARCH_EVERY: u32 = 300;
 
-/// Pause where tasks are not supported, which another connection may change.
-const UNSUPPORTED_PAUSE: Duration = Duration::from_secs(60);
+/// Delay where tasks are not supported, which another connection may change.
+const UNSUPPORTED_DELAY: Duration = Duration::from_secs(60);
 
-/// Something is under way as long as this value lives.
-pub(super) struct ActiveGuard(watch::Sender<usize>);
-
-impl ActiveGuard {
-    fn new(busy: &watch::Sender<usize>) -> Self {
-        busy.send_modify(|busy| *busy += 1);
-        Self(busy.clone())
+/// Claims tasks until the worker drains, never more than it has permits for.
+pub(super) async fn run(service: Arc<TaskService>) {
+    let kinds = service.kinds();
+    service.subscribe_queued();
+    let _subscription = service.subscribe_worker_channel();
+    let mut intake = service.intake.subscribe();
+    // Before the first connection every call fails, which would look as if other workers could not renew either.
+    service.redis.wait_for_first_attempt().await;
+    loop {
+        let permit = tokio::select! {
+            permit = Arc::clone(&service.permits).acquire_owned() => permit,
+            _ = intake.changed() => break,
+        };
+        let Ok(permit) = permit else { break };
+        let Some((delivery, active)) = claim_next(&service, &kinds).await else { break };
+        tokio::spawn(execution::run(Arc::clone(&service), delivery, permit, active));
     }
+    let idle = IdleWorker { worker: &service.worker_channel, kinds: &kinds, has_capacity: false };
+    if let Err(error) = service.redis.stop_waiting_for_tasks(&idle).await {
+        tracing::debug!(%error, "idle worker not withdrawn: {error}");
+    }
+    // The channel stays subscribed until the tasks have finished: cancellations arrive there.
+    service.wait_until_idle().await;
 }
 
-impl Drop for ActiveGuard {
-    fn drop(&mut self) {
-        self.0.send_modify(|busy| *busy -= 1);
-    }
-}
-
-impl TaskService {
-    /// Takes tasks until the worker leaves, never more than it has places for.
-    pub(super) async fn run(self: Arc<Self>) {
-        let kinds: Vec<&'static str> = self.jobs().keys().copied().collect();
-        let waker = Arc::downgrade(&self);
-        let listener = move |kind: &str| {
-            if let Some(inner) = waker.upgrade() {
-                inner.on_task_queued(kind);
+/// The next task; `None`: the worker drains.
+async fn claim_next(service: &TaskService, kinds: &[&str]) -> Option<(TaskDelivery, ActiveGuard)> {
+    let mut intake = service.intake.subscribe();
+    let mut not_before = clock::monotonic();
+    loop {
+        if !service.is_draining() {
+            tokio::select! {
+                // The notification first: a claim answers every reason at once.
+                biased;
+                () = service.wake.notified() => sleep(clock::until(not_before)).await,
+                () = sleep(clock::until(service.next_check_at())) => {}
+                _ = intake.changed() => return None,
+            }
+        }
+        // A claim in progress counts as active: dropping it would make its task wait for a lease.
+        let active = service.activate();
+        if service.is_draining() {
+            return None;
+        }
+        let lease = service.may_reclaim().then_some(service.policy.lease);
+        let before = service.redis.outage_stats();
+        let has_capacity = service.permits.available_permits() > 0;
+        let idle = IdleWorker { worker: &service.worker_channel, kinds, has_capacity };
+        let claimed = service.redis.claim_task_for(&idle, lease).await;
+        let after = service.redis.outage_stats();
+        if (after.silences, after.waited) != (before.silences, before.waited) {
+            service.reset_quiet_checks();
+        }
+        let delay = match claimed {
+            Ok((Some(delivery), next)) => {
+                // Without another permit the next claim waits for one, unless the finishing call returns a delay.
+                let claims_at_once = next.has_more || !has_capacity;
+                let delay = if claims_at_once { Duration::ZERO } else { service.check_delay(next.pause) };
+                service.schedule_check(delay);
+                return Some((delivery, active));
+            }
+            Ok((None, next)) => service.check_delay(next.pause),
+            Err(RedisError::Unsupported { .. }) => UNSUPPORTED_DELAY,
+            Err(error) => {
+                service.record_failure("no task claimed", &error);
+                POLL_INTERVAL
             }
         };
-        self.redis.on_notification(TASK_QUEUED, Arc::new(listener));
-        let _subscription = self.subscribe_worker_channel();
-        let mut order = self.intake.subscribe();
-        // Before the first connection every call fails, which would say that others had no word either.
-        self.redis.wait_for_first_attempt().await;
-        loop {
-            let place = tokio::select! {
-                place = Arc::clone(&self.permits).acquire_owned() => place,
-                _ = order.changed() => break,
-            };
-            let (Ok(place), Some((taken, busy))) = (place, self.claim_next(&kinds).await) else { break };
-            tokio::spawn(Arc::clone(&self).execute(taken, place, busy));
-        }
-        let idler = IdleWorker { worker: &self.worker_channel, kinds: &kinds, has_capacity: false };
-        if let Err(error) = self.redis.stop_waiting_for_tasks(&idler).await {
-            tracing::debug!(%error, "it is not told that this worker takes no more tasks: {error}");
-        }
-        // Its channel is heard until its tasks have ended: there it is told that one is cancelled.
-        self.wait_until_idle().await;
+        drop(active);
+        not_before = clock::monotonic() + CLAIM_SPACING;
+        service.schedule_check(delay);
     }
+}
 
-    /// The next task; `None`: the worker leaves.
-    async fn claim_next(&self, kinds: &[&str]) -> Option<(TaskDelivery, ActiveGuard)> {
-        let mut order = self.intake.subscribe();
-        let mut spaced = clock::monotonic();
-        loop {
-            if !self.is_draining() {
-                tokio::select! {
-                    // First, because a look answers whatever woke it.
-                    biased;
-                    () = self.wake.notified() => sleep(clock::until(spaced)).await,
-                    () = sleep(clock::until(self.next_check_at())) => {}
-                    _ = order.changed() => return None,
+/// Counts quiet checks, and searches for overdue tasks now and then.
+pub(super) async fn maintain(service: Arc<TaskService>) {
+    // Workers that started together search at different times; several searches would do no harm.
+    let mut until_search = std::process::id() % SEARCH_EVERY;
+    loop {
+        // At a common tick: the event loop wakes up once for everything that is periodic.
+        sleep(clock::until_tick(CHECK_EVERY)).await;
+        service.update_quiet_checks();
+        until_search = match until_search.checked_sub(1) {
+            Some(left) => left,
+            None => {
+                if let Err(error) = bury_expired(&service).await {
+                    service.record_failure("overdue tasks not searched", &error);
                 }
+                SEARCH_EVERY
             }
-            // A taking that is under way is not broken off: what it takes would have to wait for a lease.
-            let busy = ActiveGuard::new(&self.active);
-            if self.is_draining() {
-                return None;
-            }
-            let lease = (self.quiet_checks.load(Relaxed) >= QUIET_CHECKS).then_some(self.policy.lease);
-            let before = self.redis.outage_stats();
-            let has_place = self.permits.available_permits() > 0;
-            let idler = IdleWorker { worker: &self.worker_channel, kinds, has_capacity: has_place };
-            let taken = self.redis.claim_task_for(&idler, lease).await;
-            let after = self.redis.outage_stats();
-            if (after.silences, after.waited) != (before.silences, before.waited) {
-                self.reset_quiet_checks();
-            }
-            let pause = match taken {
-                Ok((Some(taken), next)) => {
-                    // Without another place it looks when one is free, unless the end of what has it says otherwise.
-                    self.schedule_check(if next.has_more || !has_place {
-                        Duration::ZERO
-                    } else {
-                        self.check_delay(next.pause)
-                    });
-                    return Some((taken, busy));
-                }
-                Ok((None, next)) => self.check_delay(next.pause),
-                Err(redis::RedisError::Unsupported { .. }) => UNSUPPORTED_PAUSE,
-                Err(error) => {
-                    self.record_failure("no task can be taken", &error);
-                    POLL_INTERVAL
-                }
-            };
-            drop(busy);
-            spaced = clock::monotonic() + CLAIM_SPACING;
-            self.schedule_check(pause);
+        };
+    }
+}
+
+/// Marks tasks dead that were queued for a day: no program has their jobs.
+async fn bury_expired(service: &TaskService) -> Result<(), RedisError> {
+    let reason = format!("no worker took it within {} h", QUEUE_WAIT_MAX.as_secs() / 3600);
+    for (id, kind) in service.redis.overdue_tasks(QUEUE_WAIT_MAX).await? {
+        if service.redis.expire_task(id, &kind, (QUEUE_WAIT_MAX, &reason), &service.policy).await? {
+            tracing::warn!(%kind, %reason, "task dead: {reason}");
         }
     }
-
-    fn next_check_at(&self) -> Duration {
-        *self.next_check.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn schedule_check(&self, pause: Duration) {
-        let pause = if pause.is_zero() { pause } else { clock::after_tick(pause) };
-        *self.next_check.lock().unwrap_or_else(PoisonError::into_inner) = clock::monotonic() + pause;
-    }
-
-    /// The pause that Redis said; a shorter one while this worker cannot be woken.
-    fn check_delay(&self, pause: Duration) -> Duration {
-        match self.redis.notifications_complete_since() {
-            Some(_) => pause,
-            None => pause.min(POLL_INTERVAL),
-        }
-    }
-
-    /// A place is free again, and Redis has said what to do with it.
-    pub(super) fn on_permit_freed(&self, next: NextClaim) {
-        if next.has_more {
-            self.wake.notify_one();
-        } else if self.next_check_at() <= clock::monotonic() {
-            self.schedule_check(self.check_delay(next.pause));
-        }
-    }
-
-    /// A call has failed: for a while nothing is taken over.
-    pub(super) fn record_failure(&self, what: &str, error: &redis::RedisError) {
-        self.reset_quiet_checks();
-        tracing::debug!(%error, "{what}: {error}");
-    }
-
-    /// Redis was away for a moment: at once, and for a while, nothing is taken over.
-    fn reset_quiet_checks(&self) {
-        self.had_failure.store(true, Relaxed);
-        self.quiet_checks.store(0, Relaxed);
-    }
-
-    /// Sees whether all goes well, and now and then whether tasks wait that no one takes.
-    pub(super) async fn maintain(self: Arc<Self>) {
-        // Workers that began together do not search together; that several do would be no harm.
-        let mut until_search = std::process::id() % SEARCH_EVERY;
-        loop {
-            // With everything else that looks around: the event loop is woken once for all of it.
-            sleep(clock::until_tick(CHECK_EVERY)).await;
-            match self.had_failure.swap(false, Relaxed) {
-                true => self.quiet_checks.store(0, Relaxed),
-                false => self.quiet_checks.store(self.quiet_checks.load(Relaxed).saturating_add(1), Relaxed),
-            }
-            until_search = match until_search.checked_sub(1) {
-                Some(left) => left,
-                None => {
-                    if let Err(error) = self.bury_expired().await {
-                        self.record_failure("tasks that wait for too long are not looked for", &error);
-                    }
-                    SEARCH_EVERY
-                }
-            };
-        }
-    }
-
-    /// Gives up the tasks that no one has taken for a day: those of a kind that no program knows any more.
-    async fn bury_expired(&self) -> Result<(), redis::RedisError> {
-        let reason = format!("no worker took it within {} h", QUEUE_WAIT_MAX.as_secs() / 3600);
-        for (id, kind) in self.redis.overdue_tasks(QUEUE_WAIT_MAX).await? {
-            if self.redis.expire_task(id, &kind, (QUEUE_WAIT_MAX, &reason), &self.policy).await? {
-                tracing::warn!(%kind, %reason, "a task is dead: {reason}");
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Those who want to see a task change: one look at Redis for all of a worker's, however many they are.
+//! Watching a task change: one poll of Redis serves all watchers of a task on a worker.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,34 +7,34 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
-use crate::redis;
-use crate::redis::RedisClient;
 use crate::redis::notifications::NotificationChannel;
 use crate::redis::task::{TaskId, TaskStatus};
+use crate::redis::{RedisClient, RedisError};
 
-/// Shortest time between two looks at one task.
+/// Shortest time between two polls of one task.
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-/// Longest time between two looks: news may be lost. Shorter while none can be heard.
+/// Longest time between two polls, because notifications may be lost; and while none arrive.
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(1);
 const POLL_WHEN_DISCONNECTED: Duration = Duration::from_millis(250);
-/// Longest wait for a task's channel to be heard before the first look.
+
+/// Longest wait for the subscription to a task's channel before the first poll.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// A task as it was seen last.
+/// The last poll of a task.
 #[derive(Debug, Clone)]
 enum ObservedTask {
-    /// No one has looked yet.
+    /// There was none yet.
     NotYet,
-    /// The first look failed.
-    Failed(redis::RedisError),
-    /// Like this.
+    /// The first one failed.
+    Failed(RedisError),
+    /// The task.
     Found(Arc<TaskStatus>),
-    /// There is none, or no longer.
+    /// There is no such task, or its record has expired.
     Gone,
 }
 
-/// All tasks that someone on this worker follows.
+/// The tasks that are watched on this worker.
 #[derive(Debug, Default)]
 pub(super) struct TaskWatchers(Mutex<HashMap<TaskId, WatchedTask>>);
 
@@ -44,7 +44,7 @@ struct WatchedTask {
     changed: Arc<Notify>,
 }
 
-/// A task as it changes.
+/// The changes of one task.
 #[derive(Debug)]
 pub struct TaskWatch {
     observed: watch::Receiver<ObservedTask>,
@@ -53,9 +53,9 @@ pub struct TaskWatch {
 }
 
 impl TaskWatch {
-    /// The task as it is, and then at each change; `None` after its end, and where there is none any more.
+    /// The task as it is, and then at each change; `None` after its final state, or when its record is gone.
     ///
-    /// Changes that come faster than every tenth of a second are seen as one.
+    /// Changes within a tenth of a second may arrive as one.
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
@@ -78,107 +78,104 @@ impl TaskWatchers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A task has changed, says the news.
+    /// A notification says that a task has changed.
     pub(super) fn notify(&self, id: TaskId) {
-        if let Some(followed) = self.lock().get(&id) {
-            followed.changed.notify_one();
+        if let Some(watched) = self.lock().get(&id) {
+            watched.changed.notify_one();
         }
     }
 
-    /// How many tasks are followed.
+    /// How many tasks are watched.
     pub(super) fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Follows a task, together with everybody who does already.
+    /// Watches a task, together with its other watchers on this worker.
     ///
     /// # Errors
-    /// Why Redis could not be asked.
+    /// The error of the first poll.
     pub(super) async fn watch_task(
         self: &Arc<Self>,
         redis: &RedisClient,
         id: TaskId,
-    ) -> Result<TaskWatch, redis::RedisError> {
-        let mut seen = self.subscribe(redis, id);
-        // The one who looks ends only after someone was told, so this is no error.
-        let first = seen.wait_for(|seen| !matches!(seen, ObservedTask::NotYet)).await;
-        let failed = first.ok().and_then(|seen| match &*seen {
+    ) -> Result<TaskWatch, RedisError> {
+        let mut observed = self.subscribe(redis, id);
+        // The poll sends a result before it ends, so the channel is open.
+        let first = observed.wait_for(|task| !matches!(task, ObservedTask::NotYet)).await;
+        let failed = first.ok().and_then(|task| match &*task {
             ObservedTask::Failed(error) => Some(error.clone()),
             _ => None,
         });
         match failed {
             Some(error) => Err(error),
-            None => Ok(TaskWatch { observed: seen, started: false, finished: false }),
+            None => Ok(TaskWatch { observed, started: false, finished: false }),
         }
     }
 
     fn subscribe(self: &Arc<Self>, redis: &RedisClient, id: TaskId) -> watch::Receiver<ObservedTask> {
         let mut all = self.lock();
-        if let Some(followed) = all.get(&id) {
-            return followed.observed.subscribe();
+        if let Some(watched) = all.get(&id) {
+            return watched.observed.subscribe();
         }
-        let (sender, seen) = watch::channel(ObservedTask::NotYet);
-        let followed = WatchedTask { observed: sender, changed: Arc::default() };
-        all.insert(id, followed.clone());
-        tokio::spawn(Arc::clone(self).poll_until_finished(redis.clone(), id, followed));
-        seen
+        let (sender, observed) = watch::channel(ObservedTask::NotYet);
+        let watched = WatchedTask { observed: sender, changed: Arc::default() };
+        all.insert(id, watched.clone());
+        tokio::spawn(Arc::clone(self).poll_until_finished(redis.clone(), id, watched));
+        observed
     }
 
-    /// Looks at a task until it ends or no one follows it.
-    async fn poll_until_finished(self: Arc<Self>, redis: RedisClient, id: TaskId, followed: WatchedTask) {
-        let (notified, name) = (Arc::clone(&followed.changed), id.to_string());
+    /// Polls a task until it is final or has no watchers.
+    async fn poll_until_finished(self: Arc<Self>, redis: RedisClient, id: TaskId, watched: WatchedTask) {
+        let (notified, name) = (Arc::clone(&watched.changed), id.to_string());
         let _subscription =
             redis.subscribe(NotificationChannel::Task(&name), Arc::new(move |_: &str| notified.notify_one()));
-        // What changes after the first look has to be heard; what is not is seen at the next one.
+        // Subscribed before the first poll, so that no later change waits for the next one.
         let _ = timeout(SUBSCRIBE_TIMEOUT, redis.wait_until_subscribed(NotificationChannel::Task(&name)))
             .await
             .is_ok();
         loop {
-            let is_finished = publish(&followed.observed, redis.get_task(id).await);
+            let is_finished = publish(&watched.observed, redis.get_task(id).await);
             {
-                // Under the same lock as joining: no one joins what is no longer watched.
+                // Under the lock of `subscribe`: no watcher may join a task that is no longer polled.
                 let mut all = self.lock();
-                if is_finished || followed.observed.is_closed() {
+                if is_finished || watched.observed.is_closed() {
                     all.remove(&id);
                     return;
                 }
             }
             sleep(POLL_INTERVAL_MIN).await;
-            let most = if redis.notifications_complete_since().is_some() {
+            let longest = if redis.notifications_complete_since().is_some() {
                 POLL_INTERVAL_MAX
             } else {
                 POLL_WHEN_DISCONNECTED
             };
-            let _ = timeout(most, followed.changed.notified()).await.is_ok();
+            let _ = timeout(longest, watched.changed.notified()).await.is_ok();
         }
     }
 }
 
-/// Tells the followers what was seen; whether there is nothing more to see.
-fn publish(
-    followers: &watch::Sender<ObservedTask>,
-    result: Result<Option<TaskStatus>, redis::RedisError>,
-) -> bool {
-    let seen = match result {
+/// Sends a poll to the watchers; returns whether it is the last.
+fn publish(watchers: &watch::Sender<ObservedTask>, result: Result<Option<TaskStatus>, RedisError>) -> bool {
+    let observed = match result {
         Ok(Some(task)) => ObservedTask::Found(Arc::new(task)),
         Ok(None) => ObservedTask::Gone,
-        // Redis is away for a moment: the one who follows waits. The one who begins to is told.
-        Err(_) if !matches!(&*followers.borrow(), ObservedTask::NotYet) => return false,
+        // Watchers wait for Redis; only a failed first poll is an error.
+        Err(_) if !matches!(&*watchers.borrow(), ObservedTask::NotYet) => return false,
         Err(error) => ObservedTask::Failed(error),
     };
-    let is_finished = match &seen {
+    let is_finished = match &observed {
         ObservedTask::Found(task) => task.state.is_final(),
         _ => true,
     };
-    followers.send_if_modified(|last| {
-        let same = matches!((&*last, &seen), (ObservedTask::Found(last), ObservedTask::Found(now)) if is_same(last, now));
-        *last = seen;
+    watchers.send_if_modified(|last| {
+        let same = matches!((&*last, &observed), (ObservedTask::Found(last), ObservedTask::Found(now)) if is_same(last, now));
+        *last = observed;
         !same
     });
     is_finished
 }
 
-/// Whether nothing has changed that is shown.
+/// Whether nothing has changed that watchers see.
 fn is_same(last: &TaskStatus, now: &TaskStatus) -> bool {
     let shown = |task: &TaskStatus| (task.state, task.percent, task.attempts, task.started_ms);
     shown(last) == shown(now) && last.worker == now.worker

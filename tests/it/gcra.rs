@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use regatta::__internals::config::limits::Rate;
 use regatta::__internals::limiter::gcra;
-use regatta::__internals::limiter::quota::Quota;
+use regatta::__internals::limiter::gcra::Quota;
 use regatta::__internals::redis::functions;
 
 use crate::support::redis::TestRedis;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::config::{ConfigFile, ConfigInputs};
+use regatta::__internals::limiter::gcra::WorkerShare;
 use regatta::__internals::limiter::pending::{FallbackOutcome, LimitDecisions, LimitGrant};
-use regatta::__internals::limiter::quota::WorkerShare;
 use regatta::__internals::limiter::request_limiter::LimitAdmission;
 use regatta::__internals::limiter::{LimitSubject, PolicyTable, RequestLimiter};
 use regatta::__internals::redis::begin::RateLimitCheck;

@@ -20,8 +20,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use crate::config::limits::Rate;
 use crate::config::settings::{DashboardConfig as Settings, Secret};
 use crate::http::dashboard::flash::FlashMessage;
-use crate::limiter::gcra;
-use crate::limiter::quota::Quota;
+
+use crate::limiter::gcra::{self, Quota};
 use crate::{config, sys};
 
 /// How long an operator stays signed in.

@@ -2,12 +2,12 @@
 
 use crate::http::error::{RequestError, StateError};
 use crate::http::request_state::{BeginFailure, RequestState, RequestStateInner};
+use crate::limiter::gcra::WorkerShare;
 use crate::limiter::headers::RateLimitHeaders;
 use crate::limiter::pending::{
     FallbackOutcome, LimitCharges, LimitDecisions, LimitGrant, PendingDecision, append,
 };
 use crate::limiter::permit::ConcurrencyPermit;
-use crate::limiter::quota::WorkerShare;
 use crate::limiter::request_limiter::LimitAdmission;
 use crate::limiter::{AppliedLimits, LimitSubject};
 use crate::redis;
@@ -80,7 +80,7 @@ impl RequestState {
     pub(in crate::http) fn rate_limit_headers(&self, limits: &RequestLimits) -> Option<RateLimitHeaders> {
         let replies = limits.denied.as_ref().unwrap_or(&limits.decided);
         let style = self.core.config.http.rate_limit_headers;
-        (!replies.is_empty()).then(|| limits.set.headers(replies, style))
+        (!replies.is_empty()).then(|| RateLimitHeaders::for_decisions(&limits.set, replies, style))
     }
 
     /// Puts the request under a policy by its number, or has it cost more there, and decides it.
