@@ -226,7 +226,7 @@ impl PendingDecision {
             return FallbackOutcome::FailClosed;
         }
         let checks = indices.into_iter().zip(&self.checks);
-        let local: Vec<_> = checks.filter(|(index, _)| follows(*index, OnRedisDown::Insured)).collect();
+        let local: Vec<_> = checks.filter(|(index, _)| follows(*index, OnRedisDown::Local)).collect();
         let mut decisions: LimitDecisions = smallvec![None; self.checks.len() + self.prefetched.len()];
         match self.decide_locally(set, &local, share, &mut decisions) {
             LocalDecision::TooSmall => FallbackOutcome::FailClosed,

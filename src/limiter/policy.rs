@@ -105,7 +105,7 @@ impl PolicyTable {
         }
         let common = all.iter().enumerate().filter(|(_, policy)| policy.is_common());
         let chosen =
-            common.clone().map(|(index, policy)| AppliedPolicy::new(index, None, policy.cost)).collect();
+            common.clone().map(|(index, policy)| AppliedPolicy::new(index, policy.cost)).collect();
         let plain =
             |policy: &LimitPolicy| policy.methods.is_empty() && !matches!(policy.per, SubjectKind::Header(_));
         Self {
@@ -125,7 +125,7 @@ impl PolicyTable {
         header: impl Fn(&str) -> Option<&'h [u8]>,
     ) -> AppliedLimits {
         let path = RequestPath::new(path);
-        let routed = |policy: &LimitPolicy| policy.route(&path).is_some() && policy.matches_method(method);
+        let routed = |policy: &LimitPolicy| policy.covers(&path) && policy.matches_method(method);
         if self.simple && !self.all.iter().any(routed) {
             return AppliedLimits::new(
                 Arc::clone(&self.all),
@@ -141,14 +141,13 @@ impl PolicyTable {
         let tags: Vec<(usize, String)> = self.all.iter().enumerate().filter_map(tag).collect();
         let (mut chosen, mut is_named) = (Vec::new(), false);
         for (index, policy) in self.all.iter().enumerate() {
-            let route = policy.route(&path);
-            if !(route.is_some() || policy.is_common()) || !policy.matches_method(method) {
+            if !(policy.covers(&path) || policy.is_common()) || !policy.matches_method(method) {
                 continue;
             }
             is_named |= policy.is_decided_first();
-            chosen.push(AppliedPolicy::new(index, route, policy.cost));
+            chosen.push(AppliedPolicy::new(index, policy.cost));
             let companion = policy.companion.filter(|_| tags.iter().any(|(tagged, _)| *tagged == index));
-            chosen.extend(companion.map(|companion| AppliedPolicy::new(companion, None, policy.cost)));
+            chosen.extend(companion.map(|companion| AppliedPolicy::new(companion, policy.cost)));
         }
         AppliedLimits::new(Arc::clone(&self.all), chosen.into(), tags, is_named)
     }
@@ -282,15 +281,6 @@ impl LimitPolicy {
         &self.per
     }
 
-    /// Its routes, if it has any.
-    pub fn routes(&self) -> impl Iterator<Item = &str> {
-        let routes = match &self.scope {
-            PolicyScope::Routes(routes, _) => routes.as_slice(),
-            PolicyScope::Everywhere | PolicyScope::State | PolicyScope::Attached => &[],
-        };
-        routes.iter().map(LimitRoute::text)
-    }
-
     /// Whether it is in shadow mode: it counts and denies nothing.
     pub fn is_shadow(&self) -> bool {
         self.effect == Enforcement::Shadow
@@ -314,11 +304,9 @@ impl LimitPolicy {
         keys::limit(&self.prefix, &self.name, &self.version, subject)
     }
 
-    /// Index of the longest of its routes that covers the path.
-    fn route(&self, path: &RequestPath<'_>) -> Option<usize> {
-        let PolicyScope::Routes(routes, _) = &self.scope else { return None };
-        let routes = routes.iter().enumerate().filter(|(_, route)| route.covers(path));
-        routes.max_by_key(|(_, route)| route.text().len()).map(|(index, _)| index)
+    /// Whether the path lies under one of its routes.
+    fn covers(&self, path: &RequestPath<'_>) -> bool {
+        matches!(&self.scope, PolicyScope::Routes(routes, _) if routes.iter().any(|route| route.covers(path)))
     }
 
     /// Whether it applies to a method. The handlers of GET answer HEAD, and those for any method answer one in small
@@ -332,7 +320,7 @@ impl LimitPolicy {
 
     /// The key of a subject without a request, whose header and path are not known.
     pub(super) fn subject_key(&self, subject: &LimitSubject<'_>) -> String {
-        self.check_for(AppliedPolicy::new(0, None, 0), subject, None).key
+        self.check_for(AppliedPolicy::new(0, 0), subject, None).key
     }
 
     /// Its check for Redis; `tag` stands for its header.
@@ -350,10 +338,6 @@ impl LimitPolicy {
                 Some(user) => self.key(&format!("u-{user}")),
                 None => self.key(session.unwrap_or(client)),
             },
-            SubjectKind::Route => {
-                let route = chosen.route.and_then(|index| self.routes().nth(index));
-                self.key(&format!("{client}{}", route.unwrap_or_default()))
-            }
             SubjectKind::Header(_) => self.key(tag.unwrap_or(client)),
             SubjectKind::Global => self.key("*"),
         };
@@ -383,13 +367,12 @@ pub struct AppliedLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppliedPolicy {
     pub(super) policy: usize,
-    pub(super) route: Option<usize>,
     pub(super) cost: u64,
 }
 
 impl AppliedPolicy {
-    pub(super) fn new(policy: usize, route: Option<usize>, cost: u64) -> Self {
-        Self { policy, route, cost }
+    pub(super) fn new(policy: usize, cost: u64) -> Self {
+        Self { policy, cost }
     }
 }
 
@@ -459,7 +442,7 @@ impl AppliedLimits {
                 if missing == 0 {
                     return;
                 }
-                chosen.push(AppliedPolicy::new(policy, None, missing));
+                chosen.push(AppliedPolicy::new(policy, missing));
             }
         }
         self.applied = chosen.into();
@@ -521,7 +504,7 @@ mod tests {
             },
             methods: Vec::new(),
             enforcement: Enforcement::Enforced,
-            on_redis_down: OnRedisDown::Insured,
+            on_redis_down: OnRedisDown::Local,
             on_redis_full: OnRedisFull::Open,
             client_factor: 10,
         }
@@ -534,7 +517,7 @@ mod tests {
     fn policies() -> PolicyTable {
         prepared([
             ("all", limit(SubjectKind::Client, &[])),
-            ("api", limit(SubjectKind::Route, &["/api", "/api/slow"])),
+            ("api", limit(SubjectKind::Client, &["/api", "/api/slow"])),
             ("login", limit(SubjectKind::Session, &["/login"])),
             ("total", limit(SubjectKind::Global, &["/"])),
         ])
@@ -553,7 +536,7 @@ mod tests {
     #[test]
     fn a_path_falls_under_its_routes_and_under_policies_without_routes() {
         let of = |path: &str, session| subjects(&policies().select("GET", path, |_| None), session, None);
-        assert_eq!(of("/api/slow/1", None), ["all 10.0.0.1", "api 10.0.0.1/api/slow", "total *"]);
+        assert_eq!(of("/api/slow/1", None), ["all 10.0.0.1", "api 10.0.0.1", "total *"]);
         assert_eq!(of("/apix", None), ["all 10.0.0.1", "total *"]);
         assert_eq!(of("/login", Some("digest")), ["all 10.0.0.1", "login digest", "total *"]);
         assert_eq!(of("/login", None), ["all 10.0.0.1", "login 10.0.0.1", "total *"]);

@@ -115,7 +115,7 @@ impl RedisClient {
             mode: settings.scripting,
             prefix: settings.prefix.clone(),
             name: name.to_owned(),
-            command_timeout: settings.command_timeout,
+            command_timeout: settings.silence_timeout,
             state: Arc::new(ConnectionState::new(settings.reconnect_wait)),
             begin_batches: BeginQueue::new(),
             cluster_batches: ClusterBeginQueue::new(),

@@ -107,7 +107,6 @@ impl SigningKeys {
     }
 }
 
-use crate::digest::hex;
 /// Eight bytes of an HMAC, hex, which reveal nothing of the key.
 fn derive_mark(key: &[u8]) -> String {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), b"regatta: broadcasts");
