@@ -55,13 +55,13 @@ impl CallNumbers {
 /// # Errors
 /// When the server did not answer.
 pub(super) async fn supports_batch_ledger(
-    caller: &RedisTransport,
-    form: InvocationMode,
+    transport: &RedisTransport,
+    mode: InvocationMode,
 ) -> Result<bool, RedisError> {
-    let info = match form {
+    let info = match mode {
         InvocationMode::Plain => return Ok(false),
         InvocationMode::Function => return Ok(true),
-        InvocationMode::Script => caller.call("INFO", ["server"]).await,
+        InvocationMode::Script => transport.call("INFO", ["server"]).await,
     };
     let info = match info {
         Err(RedisError::Rejected { .. }) => String::new(),

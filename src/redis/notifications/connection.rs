@@ -311,7 +311,7 @@ fn on_message(inner: &ClientInner, message: &Message) {
             &without_hash_tags(inner, &text),
             inner.earlier_releases.sighting().needs_subscription(),
         ),
-        Some(MessageTarget::Handler(listener)) => listener(&text),
+        Some(MessageTarget::Handler(handler)) => handler(&text),
         None => {}
     }
 }
