@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_refused_is_named_as_rules_are() {
+    fn refused_commands_become_acl_rules() {
         let mut missing = MissingRules::default();
         let command = "NOPERM User web has no permissions to run the 'x' command";
         for CommandProbe(family, name, args) in PROBES {

@@ -70,7 +70,7 @@ pub(super) async fn supports_batch_ledger(
     let supported = has_set_get(&info);
     if !supported {
         tracing::warn!(
-            "this server is older than Redis 6.2, or does not tell its version (INFO): what is under way when the \
+            "this server is older than Redis 6.2, or does not report its version (INFO): what is under way when the \
              connection to Redis is lost is answered 503, because it cannot be sent again"
         );
     }

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_crowd_waits_for_permits_and_no_call_is_rejected() {
+    async fn calls_beyond_the_bound_wait_and_none_is_rejected() {
         let tracker = watched();
         let calls: Vec<_> = (0..6000)
             .map(|_| Arc::clone(&tracker))
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_fails_what_is_out_as_unknown_and_what_waits_as_never_sent() {
+    async fn a_lost_connection_fails_sent_calls_as_unknown_and_waiting_calls_as_never_sent() {
         let tracker = watched();
         let call =
             |tracker: Arc<CallTracker>| async move { tracker.call(false, std::future::pending::<_>()).await };

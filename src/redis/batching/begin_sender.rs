@@ -81,7 +81,7 @@ async fn send_batch(
     // A batch that changes nothing needs no ledger.
     let changes = lock().iter().any(|item| item.entry.changes);
     if repeated && changes && !active.deduplicates {
-        return Err(RedisError::ConnectionLost { reason: "calls are no longer noted".to_owned() });
+        return Err(RedisError::ConnectionLost { reason: "calls are no longer recorded".to_owned() });
     }
     let recorded = active.deduplicates && changes;
     let key = || redis.inner.call_numbers.ledger_key(&redis.inner.prefix, ledger);

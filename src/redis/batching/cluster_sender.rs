@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_that_answers_no_piece_has_not_answered() {
+    fn a_node_that_answers_no_entry_has_not_answered() {
         let lost = || RedisError::ConnectionLost { reason: "it broke".to_owned() };
         let away = || RedisError::unavailable("it is away");
         assert_eq!(merge_piece_replies(vec![Err(away()), Err(lost()), Err(away())]), Err(lost()));

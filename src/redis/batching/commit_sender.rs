@@ -87,7 +87,7 @@ async fn send_batch(
         return Err(RedisError::Timeout);
     }
     if repeated && !active.deduplicates {
-        return Err(RedisError::ConnectionLost { reason: "calls are no longer noted".to_owned() });
+        return Err(RedisError::ConnectionLost { reason: "calls are no longer recorded".to_owned() });
     }
     let key = |lane| redis.inner.call_numbers.ledger_key(&redis.inner.prefix, OUT_MAX + lane);
     let ledger = recorded.filter(|_| active.deduplicates);

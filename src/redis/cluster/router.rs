@@ -162,7 +162,7 @@ impl ClusterRouter {
             };
             if !changed {
                 let down = node.down_error();
-                return Err(down.unwrap_or_else(|| RedisError::unavailable("it was away a moment ago")));
+                return Err(down.unwrap_or_else(|| RedisError::unavailable("it was down a moment ago")));
             }
         }
     }

@@ -33,7 +33,7 @@ impl RedisClient {
                 active.transport.call("PUBLISH", [channel, message]).await
             };
             if let Err(error) = redis.send(CallKind::Read, publish).await {
-                tracing::debug!(%error, "the workers were not told of something: {error}");
+                tracing::debug!(%error, "a notification was not published: {error}");
             }
         });
     }

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_that_reckon_with_the_answer_deny_nothing_that_is_allowed() {
+    fn local_denials_never_deny_what_is_allowed() {
         let window = FixedWindow::from_check(&check(5, 1)).unwrap();
         for count in 1..=6 {
             for ttl in 1..=5 {
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_more_than_the_burst_gets_no_retry_time() {
+    fn a_cost_above_the_burst_gets_no_retry_time() {
         let reply = FixedWindow::from_check(&check(5, 6)).unwrap().to_decision(6, 5);
         assert_eq!((reply.allowed, reply.remaining, reply.retry_after_us), (false, 5, None));
     }

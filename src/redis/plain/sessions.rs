@@ -344,13 +344,13 @@ mod tests {
     }
 
     #[test]
-    fn a_session_survives_the_way_through_a_record_whatever_its_fields_are_called() {
+    fn a_session_with_any_field_names_survives_a_round_trip() {
         let session = session();
         assert_eq!(PlainRecord::from_record(&session.record(Id(1), 1000, 500)), Some(session));
     }
 
     #[test]
-    fn a_record_of_somebody_else_is_no_session() {
+    fn a_record_of_another_program_is_no_session() {
         let record = Record { id: Id(1), data: HashMap::default(), expiry_date: OffsetDateTime::UNIX_EPOCH };
         assert_eq!(PlainRecord::from_record(&record), None);
     }
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_survive_the_way_through_a_record() {
+    fn bytes_survive_a_round_trip() {
         for bytes in [&b""[..], b"[1,2]", b"\"caf\xc3\xa9\"", b"\x00\xff\xfe"] {
             let bytes = Bytes::from_static(bytes);
             assert_eq!(from_json(&to_json(&bytes)), Some(bytes));

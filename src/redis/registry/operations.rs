@@ -45,7 +45,7 @@ impl RedisClient {
             words.into_iter().chain(instance.libraries.iter().map(String::as_str)).collect();
         let reply =
             self.call(ServerFunction::RegistryHeartbeat, |entry| encode(prefix, entry, &words)).await?;
-        reply.as_u64().ok_or_else(|| RedisError::protocol("beat did not answer with a number"))
+        reply.as_u64().ok_or_else(|| RedisError::protocol("a heartbeat did not answer with a number"))
     }
 
     /// Reports that an instance ends; an unknown one is no error.
