@@ -27,7 +27,7 @@ fn opened_breaker() -> CircuitBreaker {
 }
 
 #[test]
-fn what_is_unknown_never_opens_it() {
+fn a_discarded_call_never_opens_it() {
     let mut breaker = CircuitBreaker::default();
     for _ in 0..1000 {
         assert!(call(&mut breaker, CallOutcome::Discarded, START));
@@ -53,7 +53,7 @@ fn an_unavailable_server_opens_it_at_once_and_for_a_short_time() {
 }
 
 #[test]
-fn half_open_lets_one_call_through_and_its_success_opens_the_way_for_all_however_late() {
+fn half_open_lets_one_call_through_and_its_success_closes_it_however_late() {
     let mut breaker = opened_breaker();
     let now = START + ms(100);
     let pass = breaker.acquire(now).unwrap();
@@ -74,7 +74,7 @@ fn a_discarded_probe_makes_room_for_the_next() {
 }
 
 #[test]
-fn what_was_called_before_it_opened_changes_nothing_any_more() {
+fn outcomes_of_calls_from_before_it_opened_are_ignored() {
     let mut breaker = CircuitBreaker::default();
     let old: Vec<BreakerPermit> = (0..100).map(|_| breaker.acquire(START).unwrap()).collect();
     for pass in &old {

@@ -90,15 +90,15 @@ impl RedisClient {
         let inner = &self.inner;
         let node = inner.endpoint.cluster_seeds().and_then(<[_]>::first);
         let link = RedisConnection::open(inner, node).await?;
-        let (caller, mut missing) = (link.setup_transport(), MissingRules::default());
+        let (transport, mut missing) = (link.setup_transport(), MissingRules::default());
         for CommandProbe(family, command, args) in PROBES {
             let refused = rejection_reason(
-                send_probe(&caller, &inner.prefix, &inner.channel_prefix, command, args).await,
+                send_probe(&transport, &inner.prefix, &inner.channel_prefix, command, args).await,
             )?;
             missing.record(&inner.prefix, family, &rule_name(command, args), refused.as_deref());
         }
         let subscribed = rejection_reason(
-            probe_subscribe(&caller, &keys::notifications_channel(&inner.channel_prefix)).await,
+            probe_subscribe(&transport, &keys::notifications_channel(&inner.channel_prefix)).await,
         )?;
         missing.record(&inner.prefix, "pubsub", "+subscribe", subscribed.as_deref());
         Ok(missing.rules())
@@ -106,7 +106,7 @@ impl RedisClient {
 }
 
 async fn send_probe(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     prefix: &str,
     space: &str,
     command: &'static str,
@@ -118,20 +118,20 @@ async fn send_probe(
         CHANNEL_ARGUMENT => Value::from(channel.as_str()),
         arg => Value::from(arg),
     };
-    caller.send(command, args.iter().map(arg).collect()).await
+    transport.send(command, args.iter().map(arg).collect()).await
 }
 
 /// Subscribes; the last command on this connection, because the client takes the next command's reply for the
 /// subscription's.
-async fn probe_subscribe(caller: &RedisTransport, channel: &str) -> Result<Value, RedisError> {
+async fn probe_subscribe(transport: &RedisTransport, channel: &str) -> Result<Value, RedisError> {
     let next = async {
         // Only the reply to SUBSCRIBE matters, which the client delivers here.
-        let _ = caller.call("PING", []).await.is_ok();
+        let _ = transport.call("PING", []).await.is_ok();
         std::future::pending().await
     };
     tokio::select! {
         biased;
-        answer = caller.call("SUBSCRIBE", [channel]) => answer,
+        answer = transport.call("SUBSCRIBE", [channel]) => answer,
         never = next => never,
     }
 }
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_refused_is_named_as_rules_are() {
+    fn refused_commands_become_acl_rules() {
         let mut missing = MissingRules::default();
         let command = "NOPERM User web has no permissions to run the 'x' command";
         for CommandProbe(family, name, args) in PROBES {

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn each_error_speaks_to_the_breakers_it_concerns() {
+    fn each_error_counts_for_the_breakers_it_concerns() {
         use CallOutcome::{Discarded, Success, Unavailable};
         let lost = RedisError::ConnectionLost { reason: String::new() };
         let cases = [
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_leaves_gives_its_place_as_a_probe_back() {
+    fn an_abandoned_probe_makes_room_for_the_next() {
         let lanes = RedisBreakers::new();
         let busy = refused(ServerRejection::Busy);
         assert_eq!(call(&lanes, CallKind::Begin, Some(&busy)), Ok(()));

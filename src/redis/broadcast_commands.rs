@@ -93,9 +93,9 @@ impl RedisClient {
             .map(|(topic, from)| self.range("XRANGE", topic, &format_stream_id(*from), "+", count));
         let commands: Vec<_> = commands.collect();
         let answers = self
-            .send(CallKind::LargeRead, |live| {
+            .send(CallKind::LargeRead, |active| {
                 let commands = commands.clone();
-                async move { require_functions(&live)?.transport.pipeline(commands).await }
+                async move { require_functions(&active)?.transport.pipeline(commands).await }
             })
             .await?;
         Ok(answers.into_iter().map(|answer| decode_entries(answer?, ScanDirection::Ascending)).collect())
@@ -116,9 +116,9 @@ impl RedisClient {
         });
         let commands: Vec<_> = commands.collect();
         let answers = self
-            .send(CallKind::LargeRead, |live| {
+            .send(CallKind::LargeRead, |active| {
                 let commands = commands.clone();
-                async move { require_functions(&live)?.transport.pipeline(commands).await }
+                async move { require_functions(&active)?.transport.pipeline(commands).await }
             })
             .await?;
         if answers.len() != 2 * topics.len() {
@@ -169,9 +169,9 @@ impl RedisClient {
     ) -> Result<Vec<StreamEntry>, RedisError> {
         let (command, args) = self.range("XREVRANGE", topic, from, "-", count);
         let answer = self
-            .send(CallKind::LargeRead, |live| {
+            .send(CallKind::LargeRead, |active| {
                 let args = args.clone();
-                async move { require_functions(&live)?.transport.send(command, args).await }
+                async move { require_functions(&active)?.transport.send(command, args).await }
             })
             .await?;
         decode_entries(answer, ScanDirection::Descending)
@@ -231,10 +231,10 @@ impl RedisClient {
 }
 
 /// Messages are never published without server-side code, so they are not read without it either.
-fn require_functions(live: &ActiveConnection) -> Result<&ActiveConnection, RedisError> {
-    match live.mode {
+fn require_functions(active: &ActiveConnection) -> Result<&ActiveConnection, RedisError> {
+    match active.mode {
         InvocationMode::Plain => Err(RedisError::Unsupported { what: "a broadcast" }),
-        InvocationMode::Function | InvocationMode::Script => Ok(live),
+        InvocationMode::Function | InvocationMode::Script => Ok(active),
     }
 }
 

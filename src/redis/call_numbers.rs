@@ -55,13 +55,13 @@ impl CallNumbers {
 /// # Errors
 /// When the server did not answer.
 pub(super) async fn supports_batch_ledger(
-    caller: &RedisTransport,
-    form: InvocationMode,
+    transport: &RedisTransport,
+    mode: InvocationMode,
 ) -> Result<bool, RedisError> {
-    let info = match form {
+    let info = match mode {
         InvocationMode::Plain => return Ok(false),
         InvocationMode::Function => return Ok(true),
-        InvocationMode::Script => caller.call("INFO", ["server"]).await,
+        InvocationMode::Script => transport.call("INFO", ["server"]).await,
     };
     let info = match info {
         Err(RedisError::Rejected { .. }) => String::new(),
@@ -70,7 +70,7 @@ pub(super) async fn supports_batch_ledger(
     let supported = has_set_get(&info);
     if !supported {
         tracing::warn!(
-            "this server is older than Redis 6.2, or does not tell its version (INFO): what is under way when the \
+            "this server is older than Redis 6.2, or does not report its version (INFO): what is under way when the \
              connection to Redis is lost is answered 503, because it cannot be sent again"
         );
     }

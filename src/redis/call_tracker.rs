@@ -156,11 +156,11 @@ struct OutstandingCall<'a> {
 }
 
 impl<'a> OutstandingCall<'a> {
-    fn start(line: &'a CallTracker, long: bool) -> Self {
-        if line.lock().on_call_sent(long, line.now()) {
-            line.call_sent.notify_one();
+    fn start(tracker: &'a CallTracker, long: bool) -> Self {
+        if tracker.lock().on_call_sent(long, tracker.now()) {
+            tracker.call_sent.notify_one();
         }
-        Self { tracker: line, long, answered: false }
+        Self { tracker, long, answered: false }
     }
 
     fn complete(mut self) {
@@ -181,22 +181,22 @@ impl Drop for OutstandingCall<'_> {
 
 /// Watches for silence until the connection ends. It must be a task of its own: only then do its yields let the
 /// client's task run.
-pub(super) async fn watch_for_silence(line: Arc<CallTracker>) {
-    let mut silent = line.silence_changes();
+pub(super) async fn watch_for_silence(tracker: Arc<CallTracker>) {
+    let mut silent = tracker.silence_changes();
     loop {
-        let check = line.lock().check(line.now());
+        let check = tracker.lock().check(tracker.now());
         match check {
-            SilenceCheck::Idle => line.call_sent.notified().await,
+            SilenceCheck::Idle => tracker.call_sent.notified().await,
             // At a tick: one wake-up and not two for a call on an idle connection, whose reply has arrived by then.
             SilenceCheck::At(due) => {
-                tokio::time::sleep(clock::after_tick(due.saturating_sub(line.now()))).await
+                tokio::time::sleep(clock::after_tick(due.saturating_sub(tracker.now()))).await
             }
             SilenceCheck::Overdue(answers) => {
                 for _ in 0..YIELDS_BEFORE_TIMEOUT {
                     tokio::task::yield_now().await;
                 }
-                if line.lock().confirm_silence(answers) {
-                    line.silent.send_replace(true);
+                if tracker.lock().confirm_silence(answers) {
+                    tracker.silent.send_replace(true);
                     // The connection's owner decides what a silence means; a reply ends it.
                     let _ = silent.wait_for(|silent| !silent).await.is_ok();
                 }
@@ -212,9 +212,9 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(250);
 
     fn watched() -> Arc<CallTracker> {
-        let line = CallTracker::new(LIMIT);
-        tokio::spawn(watch_for_silence(Arc::clone(&line)));
-        line
+        let tracker = CallTracker::new(LIMIT);
+        tokio::spawn(watch_for_silence(Arc::clone(&tracker)));
+        tracker
     }
 
     async fn after(time: Duration) -> Result<u8, RedisError> {
@@ -223,25 +223,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_crowd_waits_for_permits_and_no_call_is_rejected() {
-        let line = watched();
+    async fn calls_beyond_the_bound_wait_and_none_is_rejected() {
+        let tracker = watched();
         let calls: Vec<_> = (0..6000)
-            .map(|_| Arc::clone(&line))
-            .map(|line| tokio::spawn(async move { line.call(false, after(Duration::from_millis(20))).await }))
+            .map(|_| Arc::clone(&tracker))
+            .map(|tracker| {
+                tokio::spawn(async move { tracker.call(false, after(Duration::from_millis(20))).await })
+            })
             .collect();
         for call in calls {
             assert_eq!(call.await.unwrap(), Ok(7));
         }
         // Twelve batches of 512 calls, and never a silence.
-        assert!(!*line.silence_changes().borrow());
+        assert!(!*tracker.silence_changes().borrow());
     }
 
     #[tokio::test]
     async fn a_silence_is_reported_once_and_ends_with_a_response_that_loses_nothing() {
-        let line = watched();
-        let slow = Arc::clone(&line);
+        let tracker = watched();
+        let slow = Arc::clone(&tracker);
         let call = tokio::spawn(async move { slow.call(false, after(Duration::from_secs(1))).await });
-        let (started, mut silences) = (Instant::now(), line.silence_changes());
+        let (started, mut silences) = (Instant::now(), tracker.silence_changes());
         silences.wait_for(|silent| *silent).await.unwrap();
         assert!(started.elapsed() >= LIMIT);
         silences.wait_for(|silent| !silent).await.unwrap();
@@ -249,14 +251,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_fails_what_is_out_as_unknown_and_what_waits_as_never_sent() {
-        let line = watched();
+    async fn a_lost_connection_fails_sent_calls_as_unknown_and_waiting_calls_as_never_sent() {
+        let tracker = watched();
         let call =
-            |line: Arc<CallTracker>| async move { line.call(false, std::future::pending::<_>()).await };
+            |tracker: Arc<CallTracker>| async move { tracker.call(false, std::future::pending::<_>()).await };
         let calls: Vec<_> =
-            (0..MAX_CALLS_IN_FLIGHT + 3).map(|_| tokio::spawn(call(Arc::clone(&line)))).collect();
+            (0..MAX_CALLS_IN_FLIGHT + 3).map(|_| tokio::spawn(call(Arc::clone(&tracker)))).collect();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        line.close("reset");
+        tracker.close("reset");
         let mut unsent = 0;
         for call in calls {
             let answer: Result<(), RedisError> = call.await.unwrap();
@@ -266,7 +268,7 @@ mod tests {
             }
         }
         assert_eq!(unsent, 3);
-        let late: Result<(), RedisError> = call(Arc::clone(&line)).await;
+        let late: Result<(), RedisError> = call(Arc::clone(&tracker)).await;
         assert_eq!(late, Err(RedisError::unavailable("reset")));
     }
 }

@@ -178,7 +178,7 @@ impl RedisClient {
     /// Whether this server or user allows no server-side code, so that plain commands are used.
     pub fn is_plain(&self) -> bool {
         let inner = &self.inner;
-        let active = inner.state.with_active(|live| live.mode == InvocationMode::Plain);
+        let active = inner.state.with_active(|active| active.mode == InvocationMode::Plain);
         // During an outage the mode of the last connection counts.
         active.unwrap_or_else(|| inner.mode == ScriptingMode::Plain || inner.plain_mode_warned.load(Relaxed))
     }
@@ -195,11 +195,9 @@ impl RedisClient {
         let kind = function.call_kind();
         let repeatable = kind.is_repeatable() || function.is_repeatable();
         let policy = if repeatable { RepeatPolicy::Always } else { RepeatPolicy::Never };
-        self.send_with_policy(
-            kind,
-            policy,
-            |live, _| async move { self.invoke(&live, function, encode).await },
-        )
+        self.send_with_policy(kind, policy, |active, _| async move {
+            self.invoke(&active, function, encode).await
+        })
         .await
     }
 
@@ -210,7 +208,7 @@ impl RedisClient {
         work: impl AsyncFnOnce(&RedisTransport) -> Result<T, RedisError>,
     ) -> Result<T, RedisError> {
         // Boxed: otherwise every request's future reserves room for it.
-        self.send_once(kind, async |live| Box::pin(work(&live.transport)).await).await
+        self.send_once(kind, async |active| Box::pin(work(&active.transport)).await).await
     }
 
     /// Makes a call once; it may have been executed when it fails.
@@ -221,8 +219,8 @@ impl RedisClient {
     ) -> Result<T, RedisError> {
         let inner = &*self.inner;
         let _permit = inner.acquire_call_permit()?;
-        let live = inner.state.wait_for_connection().await?;
-        inner.attempt(kind, call(live)).await
+        let active = inner.state.wait_for_connection().await?;
+        inner.attempt(kind, call(active)).await
     }
 
     /// Makes a call, again if it was not sent, or if its kind may be repeated and its connection was lost.
@@ -235,7 +233,7 @@ impl RedisClient {
         F: Future<Output = Result<T, RedisError>>,
     {
         let policy = if kind.is_repeatable() { RepeatPolicy::Always } else { RepeatPolicy::Never };
-        self.send_with_policy(kind, policy, |live, _| call(live)).await
+        self.send_with_policy(kind, policy, |active, _| call(active)).await
     }
 
     /// As [`RedisClient::send`] with an explicit policy. `call` learns whether it may have been executed before.
@@ -265,16 +263,16 @@ impl RedisClient {
         let inner = &*self.inner;
         let (mut lost, mut end) = (None, None);
         loop {
-            let live = match inner.state.wait_for_connection().await {
-                Ok(live) if kind.is_large_read() => live.with_long_timeout(),
-                Ok(live) => live,
+            let active = match inner.state.wait_for_connection().await {
+                Ok(active) if kind.is_large_read() => active.with_long_timeout(),
+                Ok(active) => active,
                 Err(error) => return Err(lost.unwrap_or(error)),
             };
-            let number = live.number;
-            let standalone = matches!(live.transport, RedisTransport::Standalone(..));
+            let number = active.number;
+            let standalone = matches!(active.transport, RedisTransport::Standalone(..));
             let repeatable = policy == RepeatPolicy::Always
-                || policy == RepeatPolicy::WhenDeduplicated && live.deduplicates;
-            let error = match inner.attempt(kind, call(live, lost.is_some())).await {
+                || policy == RepeatPolicy::WhenDeduplicated && active.deduplicates;
+            let error = match inner.attempt(kind, call(active, lost.is_some())).await {
                 Err(error @ RedisError::ConnectionLost { .. }) if repeatable => lost.insert(error).clone(),
                 Err(error @ RedisError::Unavailable { .. }) if standalone => error,
                 // A rejected repetition does not show whether the first sending has written.
@@ -301,33 +299,33 @@ impl RedisClient {
     /// Calls a function on this connection; if the server lacks the code, loads it and calls once more.
     pub(super) async fn invoke(
         &self,
-        live: &ActiveConnection,
+        active: &ActiveConnection,
         function: ServerFunction,
         encode: impl Fn(Value) -> Vec<Value>,
     ) -> Result<Value, RedisError> {
-        let (command, name) = function.invocation(live.mode)?;
-        let first = live.transport.send(command, encode(name.clone())).await;
+        let (command, name) = function.invocation(active.mode)?;
+        let first = active.transport.send(command, encode(name.clone())).await;
         let missing = matches!(&first, Err(error) if error.is_function_missing());
         if !missing {
             return first;
         }
         // Boxed: otherwise every call reserves room for a case that hardly ever happens.
-        Box::pin(self.reload_functions(live, command, || encode(name.clone()))).await
+        Box::pin(self.reload_functions(active, command, || encode(name.clone()))).await
     }
 
     async fn reload_functions(
         &self,
-        live: &ActiveConnection,
+        active: &ActiveConnection,
         command: &'static str,
         args: impl Fn() -> Vec<Value>,
     ) -> Result<Value, RedisError> {
         let _reload = self.inner.function_reload.lock().await;
         // Tried again first: another call may have loaded the code while this one waited for the lock.
-        match live.transport.send(command, args()).await {
+        match active.transport.send(command, args()).await {
             Err(error) if error.is_function_missing() => {
                 tracing::warn!("the server lost our code; loading it again");
-                functions::load(&live.transport, live.mode).await?;
-                live.transport.send(command, args()).await
+                functions::load(&active.transport, active.mode).await?;
+                active.transport.send(command, args()).await
             }
             other => other,
         }

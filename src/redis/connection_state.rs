@@ -116,7 +116,7 @@ impl ConnectionState {
     /// Applies `read` to the connection in use without cloning it; every request calls this.
     pub(super) fn with_active<T>(&self, read: impl FnOnce(&ActiveConnection) -> T) -> Option<T> {
         match &*self.availability.borrow() {
-            RedisAvailability::Available(live) => Some(read(live)),
+            RedisAvailability::Available(active) => Some(read(active)),
             RedisAvailability::Waiting { .. } | RedisAvailability::Unavailable(_) => None,
         }
     }
@@ -131,7 +131,7 @@ impl ConnectionState {
     /// `Unavailable` when the outage is no longer short; nothing was sent.
     pub(super) async fn wait_for_connection(&self) -> Result<ActiveConnection, RedisError> {
         match &*self.availability.borrow() {
-            RedisAvailability::Available(live) => return Ok(live.clone()),
+            RedisAvailability::Available(active) => return Ok(active.clone()),
             RedisAvailability::Unavailable(reason) => return Err(RedisError::unavailable(&**reason)),
             RedisAvailability::Waiting { .. } => {}
         }
@@ -140,7 +140,7 @@ impl ConnectionState {
         let decided = availability.wait_for(|now| !matches!(now, RedisAvailability::Waiting { .. })).await;
         drop(waited);
         match decided.as_deref() {
-            Ok(RedisAvailability::Available(live)) => Ok(live.clone()),
+            Ok(RedisAvailability::Available(active)) => Ok(active.clone()),
             Ok(RedisAvailability::Unavailable(reason)) => Err(RedisError::unavailable(&**reason)),
             Ok(RedisAvailability::Waiting { .. }) | Err(_) => {
                 Err(RedisError::unavailable("there is no connection"))
@@ -165,15 +165,15 @@ impl ConnectionState {
     pub(super) async fn wait_until_replaced(&self, number: u64, end: Instant) -> bool {
         let mut availability = self.availability.subscribe();
         let replaced = availability
-            .wait_for(|now| !matches!(now, RedisAvailability::Available(live) if live.number == number));
+            .wait_for(|now| !matches!(now, RedisAvailability::Available(active) if active.number == number));
         timeout_at(end, replaced).await.is_ok()
     }
 
     /// A number that changes with the connection; in a cluster also with the map of slots and the state of any node.
     pub(super) fn connection_version(&self) -> u64 {
-        let version = self.with_active(|live| match &live.transport {
-            RedisTransport::Cluster(router) => router.change_count().wrapping_add(live.number),
-            RedisTransport::Standalone(_) => live.number,
+        let version = self.with_active(|active| match &active.transport {
+            RedisTransport::Cluster(router) => router.change_count().wrapping_add(active.number),
+            RedisTransport::Standalone(_) => active.number,
         });
         version.unwrap_or(u64::MAX)
     }
@@ -192,10 +192,10 @@ impl ConnectionState {
     }
 
     /// A connection is ready; `write_rejection` is the server's error if it takes no writes.
-    pub(super) fn set_up(&self, live: ActiveConnection, write_rejection: Option<&RedisError>) {
+    pub(super) fn set_up(&self, active: ActiveConnection, write_rejection: Option<&RedisError>) {
         self.breakers.on_connected(write_rejection);
         self.record_response();
-        let before = self.availability.send_replace(RedisAvailability::Available(live));
+        let before = self.availability.send_replace(RedisAvailability::Available(active));
         self.status.send_replace(RedisStatus::Up);
         match before {
             RedisAvailability::Waiting { since, .. } => {
@@ -209,20 +209,20 @@ impl ConnectionState {
     }
 
     /// A silent connection answers again; no call was lost.
-    pub(super) fn resume_after_silence(&self, live: &ActiveConnection) {
+    pub(super) fn resume_after_silence(&self, active: &ActiveConnection) {
         self.record_response();
         self.availability.send_if_modified(|now| {
             let silent = matches!(now, RedisAvailability::Waiting { silent: true, .. });
             if silent {
-                *now = RedisAvailability::Available(live.clone());
+                *now = RedisAvailability::Available(active.clone());
             }
             silent
         });
     }
 
     /// Usable in part: calls that need the missing part fail by themselves.
-    pub(super) fn set_degraded(&self, live: ActiveConnection, error: &RedisError) {
-        self.availability.send_replace(RedisAvailability::Available(live));
+    pub(super) fn set_degraded(&self, active: ActiveConnection, error: &RedisError) {
+        self.availability.send_replace(RedisAvailability::Available(active));
         self.log_down(error);
     }
 

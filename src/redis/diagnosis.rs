@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_redis_is_identified_by_its_reply() {
+    async fn a_foreign_server_is_identified_by_its_reply() {
         let cases: [(&[&[u8]], bool, &str); 10] = [
             (&[b"+PONG\r\n"], false, "after CLIENT ID: a proxy"),
             (&[b"+PONG\r\n", b":1\r\n"], false, "after INFO server: a proxy"),

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn each_form_becomes_its_own_kind_of_client() {
+    fn each_kind_of_url_becomes_its_own_client_configuration() {
         let of = |text: &str| endpoint(text, RedisCredentials::default()).config(None).unwrap();
         let one = of("redis://u:p@h:7/3");
         assert_eq!(one.server, ServerConfig::Centralized { server: Server::new("h", 7) });
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_s_file_is_read_each_time() {
+    fn the_password_file_is_read_at_each_attempt() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let access =
             RedisCredentials { password_file: Some(file.path().into()), ..RedisCredentials::default() };

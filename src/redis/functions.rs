@@ -257,9 +257,9 @@ impl ServerFunction {
     ///
     /// # Errors
     /// `Unsupported` without server-side code.
-    pub(super) fn invocation(self, form: InvocationMode) -> Result<(&'static str, Value), RedisError> {
+    pub(super) fn invocation(self, mode: InvocationMode) -> Result<(&'static str, Value), RedisError> {
         let at = self as usize;
-        match form {
+        match mode {
             InvocationMode::Function => Ok(("FCALL", Value::from_static_str(SERVER_FUNCTIONS[at].2))),
             InvocationMode::Script => Ok(("EVALSHA", Value::from_static_str(SCRIPTS[at].digest.as_str()))),
             InvocationMode::Plain => Err(RedisError::Unsupported { what: SERVER_FUNCTIONS[at].2 }),
@@ -306,13 +306,14 @@ fn is_permitted(reply: Result<Value, RedisError>) -> Result<bool, RedisError> {
 ///
 /// # Errors
 /// `Diverged` when a library of that name has other code; otherwise the server's error.
-pub(super) async fn ensure(caller: &RedisTransport, form: InvocationMode) -> Result<(), RedisError> {
-    if form != InvocationMode::Function {
-        return load(caller, form).await;
+pub(super) async fn ensure(transport: &RedisTransport, mode: InvocationMode) -> Result<(), RedisError> {
+    if mode != InvocationMode::Function {
+        return load(transport, mode).await;
     }
-    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", LIBRARY_PATTERN, "WITHCODE"]).await?;
+    let listed = transport.call("FUNCTION", ["LIST", "LIBRARYNAME", LIBRARY_PATTERN, "WITHCODE"]).await?;
     for library in LIBRARIES.iter().filter(|library| library.current) {
-        install_or_compare(caller, library.name, library.text, library_code(&listed, library.name)).await?;
+        install_or_compare(transport, library.name, library.text, library_code(&listed, library.name))
+            .await?;
     }
     Ok(())
 }
@@ -324,26 +325,26 @@ pub(super) async fn ensure(caller: &RedisTransport, form: InvocationMode) -> Res
 /// # Errors
 /// As [`ensure`].
 pub(super) async fn apply_library(
-    caller: &RedisTransport,
-    form: InvocationMode,
+    transport: &RedisTransport,
+    mode: InvocationMode,
     name: &str,
     text: &str,
 ) -> Result<(), RedisError> {
-    if form != InvocationMode::Function {
+    if mode != InvocationMode::Function {
         return Ok(());
     }
-    install_or_compare(caller, name, text, installed_source(caller, name).await?).await
+    install_or_compare(transport, name, text, installed_source(transport, name).await?).await
 }
 
 /// Loads a library, or compares it with the one that was found.
 async fn install_or_compare(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     name: &str,
     text: &str,
     found: Option<String>,
 ) -> Result<(), RedisError> {
     match found {
-        None => load_library(caller, text).await,
+        None => load_library(transport, text).await,
         Some(found) if checksum(&found) == checksum(text) => Ok(()),
         Some(found) => Err(RedisError::Diverged {
             what: format!("the library {name}"),
@@ -355,38 +356,38 @@ async fn install_or_compare(
 
 /// A library's text on the server, if it is there.
 pub(super) async fn installed_source(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     name: &str,
 ) -> Result<Option<String>, RedisError> {
-    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", name, "WITHCODE"]).await?;
+    let listed = transport.call("FUNCTION", ["LIST", "LIBRARYNAME", name, "WITHCODE"]).await?;
     Ok(library_code(&listed, name))
 }
 
 /// Replaces a library under its name, for every program that calls it: allowed only before its release.
-pub(super) async fn replace_library(caller: &RedisTransport, text: &str) -> Result<(), RedisError> {
-    caller.call("FUNCTION", ["LOAD", "REPLACE", text]).await.map(|_| ())
+pub(super) async fn replace_library(transport: &RedisTransport, text: &str) -> Result<(), RedisError> {
+    transport.call("FUNCTION", ["LOAD", "REPLACE", text]).await.map(|_| ())
 }
 
 /// Loads the code that this program calls. Another worker that loads it at the same time does no harm: it is the same.
-pub(super) async fn load(caller: &RedisTransport, form: InvocationMode) -> Result<(), RedisError> {
-    match form {
+pub(super) async fn load(transport: &RedisTransport, mode: InvocationMode) -> Result<(), RedisError> {
+    match mode {
         InvocationMode::Function => {
             for library in LIBRARIES.iter().filter(|library| library.current) {
-                load_library(caller, library.text).await?;
+                load_library(transport, library.text).await?;
             }
         }
         InvocationMode::Plain => {}
         InvocationMode::Script => {
             for script in SCRIPTS.iter() {
-                caller.call("SCRIPT", ["LOAD", script.text.as_str()]).await?;
+                transport.call("SCRIPT", ["LOAD", script.text.as_str()]).await?;
             }
         }
     }
     Ok(())
 }
 
-async fn load_library(caller: &RedisTransport, text: &str) -> Result<(), RedisError> {
-    match caller.call("FUNCTION", ["LOAD", text]).await {
+async fn load_library(transport: &RedisTransport, text: &str) -> Result<(), RedisError> {
+    match transport.call("FUNCTION", ["LOAD", text]).await {
         Err(RedisError::Rejected { reason, .. }) if reason.contains("already exists") => Ok(()),
         other => other.map(|_| ()),
     }

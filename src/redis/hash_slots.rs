@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_belong_to_the_first_node_of_their_row() {
+    fn a_range_belongs_to_the_first_node_of_its_row() {
         let answer = Value::Array(vec![
             row(8192, 16383, Value::from("b"), 2),
             row(0, 8190, Value::from("a"), 1),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_stand_where_each_command_has_them() {
+    fn the_keys_of_each_command_are_found() {
         let args = |words: &[&str]| words.iter().map(|word| Value::from(*word)).collect::<Vec<_>>();
         let of = |command, words: &[&str]| command_route(command, &args(words));
         assert_eq!(of("FCALL", &["f", "2", "a", "b", "x"]), CommandRoute::Keys(2..4));
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_is_that_of_the_hash_tag() {
+    fn the_hash_tag_decides_the_slot() {
         // CLUSTER KEYSLOT of the reference server.
         assert_eq!(hash_slot("123456789"), 12739);
         assert_eq!(hash_slot("p:{s}:a"), hash_slot("p:{s}:b"));

@@ -17,8 +17,8 @@ impl RedisClient {
     /// # Errors
     /// See [`RedisError`]; settings that the server does not reveal are skipped.
     pub async fn inspect(&self) -> Result<ServerWarnings, RedisError> {
-        let query = |live: ActiveConnection| async move {
-            query_warnings(&live.transport).await.map(|(findings, _)| findings)
+        let query = |active: ActiveConnection| async move {
+            query_warnings(&active.transport).await.map(|(findings, _)| findings)
         };
         Ok(self.send(CallKind::Read, query).await?.union(self.notification_warnings()))
     }
@@ -36,8 +36,8 @@ impl RedisClient {
     /// # Errors
     /// See [`RedisError`].
     pub async fn memory(&self) -> Result<Option<ServerMemory>, RedisError> {
-        let query = |live: ActiveConnection| async move {
-            let info = live.transport.call("INFO", ["memory"]).await?.as_string().unwrap_or_default();
+        let query = |active: ActiveConnection| async move {
+            let info = active.transport.call("INFO", ["memory"]).await?.as_string().unwrap_or_default();
             Ok(ServerMemory::from_info(&info))
         };
         self.send(CallKind::Read, query).await
@@ -45,10 +45,10 @@ impl RedisClient {
 }
 
 async fn query_warnings(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
 ) -> Result<(ServerWarnings, Option<ServerMemory>), RedisError> {
-    let info = caller.call("INFO", []).await?.as_string().unwrap_or_default();
-    let save = match caller.call("CONFIG", ["GET", "save"]).await {
+    let info = transport.call("INFO", []).await?.as_string().unwrap_or_default();
+    let save = match transport.call("CONFIG", ["GET", "save"]).await {
         Ok(answer) => config_value(answer),
         Err(error) if error.is_unknown_command() => None,
         Err(error) => return Err(error),

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fleet_does_not_reconnect_as_one() {
+    fn workers_do_not_reconnect_at_the_same_moment() {
         use rand::rngs::SmallRng;
         use rand::{Rng, SeedableRng};
         let workers = 256 * 50;

@@ -70,7 +70,7 @@ impl RedisClient {
                 .map(|_| ());
         }
         // UNLINK frees large values outside the server's main thread.
-        let call = |live: ActiveConnection| async move { live.transport.call("UNLINK", [key]).await };
+        let call = |active: ActiveConnection| async move { active.transport.call("UNLINK", [key]).await };
         self.send(CallKind::Delete, call).await.map(|_| ())
     }
 
@@ -81,13 +81,14 @@ impl RedisClient {
     pub async fn increment(&self, key: &str, by: i64) -> Result<i64, RedisError> {
         let reply = match by {
             0 => {
-                let call = |live: ActiveConnection| async move { live.transport.call("GET", [key]).await };
+                let call =
+                    |active: ActiveConnection| async move { active.transport.call("GET", [key]).await };
                 self.send(CallKind::Read, call).await?
             }
             by if !self.is_plain() => return self.increment_deduplicated(key, by).await,
             by => {
                 let args = vec![Value::from(key), Value::Integer(by)];
-                self.send_once(CallKind::Begin, async |live| live.transport.send("INCRBY", args).await)
+                self.send_once(CallKind::Begin, async |active| active.transport.send("INCRBY", args).await)
                     .await?
             }
         };

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_set_up_well_has_no_findings() {
+    fn a_well_configured_server_has_no_warnings() {
         let info = "# Server\r\nredis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n\
                     evicted_keys:0\r\nrole:master\r\n";
         assert_eq!(names(info, Some("3600 1")), []);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_loses_state_is_found() {
+    fn settings_that_lose_state_are_reported() {
         let info = "redis_version:6.2.1\r\nmaxmemory_policy:volatile-lru\r\naof_enabled:0\r\nevicted_keys:7\r\nrole:slave\r\n";
         let always = [
             ServerWarning::EvictionPolicy,

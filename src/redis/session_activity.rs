@@ -29,10 +29,10 @@ impl RedisClient {
         let kept_s = (slices + 1) * 60;
         let expiry = vec![Value::from(key.as_str()), Value::from(kept_s.to_string())];
         // Adding the same hash twice changes nothing.
-        self.send_with_policy(CallKind::Write, RepeatPolicy::Always, |live, _| {
+        self.send_with_policy(CallKind::Write, RepeatPolicy::Always, |active, _| {
             let both = vec![("PFADD", added.clone()), ("EXPIRE", expiry.clone())];
             async move {
-                let answers = live.transport.pipeline(both).await?;
+                let answers = active.transport.pipeline(both).await?;
                 answers.into_iter().try_for_each(|answer| answer.map(|_| ()))
             }
         })
@@ -48,10 +48,10 @@ impl RedisClient {
         let keys =
             (first..=minute).map(|minute| Value::from(keys::active_sessions(&self.inner.prefix, minute)));
         let keys: Vec<Value> = keys.collect();
-        self.send(CallKind::Read, |live| {
+        self.send(CallKind::Read, |active| {
             let keys = keys.clone();
             async move {
-                let count = live.transport.send("PFCOUNT", keys).await?;
+                let count = active.transport.send("PFCOUNT", keys).await?;
                 count.as_u64().ok_or_else(|| RedisError::protocol("PFCOUNT did not answer with a number"))
             }
         })

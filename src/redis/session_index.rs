@@ -93,7 +93,7 @@ impl RedisClient {
         let range = [index.as_str(), "0", LAST_RANK];
         let command = if from == IndexEnd::First { "ZRANGE" } else { "ZREVRANGE" };
         let named =
-            self.send(CallKind::Read, |live| async move { live.transport.call(command, range).await });
+            self.send(CallKind::Read, |active| async move { active.transport.call(command, range).await });
         let Value::Array(named) = named.await? else {
             return Err(RedisError::protocol("the index of a user's sessions is no list"));
         };

@@ -25,15 +25,15 @@ impl RedisClient {
                 .call_plain(CallKind::Read, async |caller| plain::lookup_session(caller, session).await)
                 .await;
         }
-        let call = |live: ActiveConnection| async move {
-            let listed = match live.transport.call("HGETALL", [session.key.as_str()]).await {
+        let call = |active: ActiveConnection| async move {
+            let listed = match active.transport.call("HGETALL", [session.key.as_str()]).await {
                 Err(RedisError::Rejected { rejection: ServerRejection::WrongType, .. }) => {
                     return Ok(SessionLookup::Corrupt);
                 }
                 listed => listed?,
             };
             let generation = match &session.generation {
-                Some(key) => live.transport.call("GET", [key.as_str()]).await?.as_u64().unwrap_or(0),
+                Some(key) => active.transport.call("GET", [key.as_str()]).await?.as_u64().unwrap_or(0),
                 None => 0,
             };
             decode_session(listed, generation)
@@ -80,7 +80,7 @@ mod tests {
     fn a_session_read_by_plain_commands_is_the_same_session() {
         let list = |pairs: &[&str]| Value::Array(pairs.iter().map(|text| Value::from(*text)).collect());
         let stored = list(&["_c", "5", "_t", "6", "_v", "7", "cart", "[1]", "_g", "2", "_i", "9"]);
-        let live = SessionLookup::Found {
+        let active = SessionLookup::Found {
             created_ms: 5,
             views: 7,
             attributes: Some(Box::new(SessionAttributes {
@@ -89,7 +89,7 @@ mod tests {
             })),
             fields: vec![("cart".to_owned(), Bytes::from_static(b"[1]"))],
         };
-        assert_eq!(decode_session(stored.clone(), 2), Ok(live));
+        assert_eq!(decode_session(stored.clone(), 2), Ok(active));
         assert_eq!(decode_session(stored, 3), Ok(SessionLookup::Revoked));
         assert_eq!(decode_session(list(&[]), 0), Ok(SessionLookup::Gone));
         assert_eq!(decode_session(list(&["_r", "1", "_c", "5"]), 0), Ok(SessionLookup::Rotated));

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn one_answer_speaks_for_every_call() {
+    fn one_reply_counts_for_every_call() {
         let mut silence = SilenceDetector::new(LIMIT, LONG);
         assert_eq!(silence.check(ms(0)), SilenceCheck::Idle);
         assert!(silence.on_call_sent(false, ms(1000)), "the first call wakes whoever looks");

@@ -33,11 +33,11 @@ pub(super) fn silent_error() -> RedisError {
 pub(super) struct CloseOnSilenceGuard(JoinHandle<()>);
 
 impl CloseOnSilenceGuard {
-    pub(super) fn new(line: &Arc<CallTracker>) -> Self {
-        let (line, mut silences) = (Arc::clone(line), line.silence_changes());
+    pub(super) fn new(tracker: &Arc<CallTracker>) -> Self {
+        let (tracker, mut silences) = (Arc::clone(tracker), tracker.silence_changes());
         Self(tokio::spawn(async move {
             if silences.wait_for(|silent| *silent).await.is_ok() {
-                line.close(SILENT_REASON);
+                tracker.close(SILENT_REASON);
             }
         }))
     }

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_cannot_be_used_is_named_with_its_setting() {
+    fn an_unusable_file_is_named_with_its_setting() {
         let folder = tempfile::tempdir().unwrap();
         let (missing, empty) = (folder.path().join("missing"), folder.path().join("empty"));
         std::fs::write(&empty, "nothing").unwrap();

@@ -33,7 +33,7 @@ impl RedisClient {
         &self,
         request: &BeginRequest<'_>,
     ) -> Result<BeginReply, RedisError> {
-        let _place = self.inner.acquire_call_permit()?;
+        let _permit = self.inner.acquire_call_permit()?;
         self.inner.state.wait_while_held().await?;
         let queued = QueuedBegin::new(request);
         let bytes = queued.entry.bytes();
@@ -47,9 +47,9 @@ pub(super) async fn run_batch(redis: &RedisClient, items: BeginBatch, ledger: us
     let number = redis.inner.call_numbers.next_batch();
     let items = Mutex::new(items);
     let answers = redis
-        .send_admitted(CallKind::Begin, RepeatPolicy::WhenDeduplicated, |live, repeated| {
+        .send_admitted(CallKind::Begin, RepeatPolicy::WhenDeduplicated, |active, repeated| {
             let items = &items;
-            async move { send_batch(redis, &live, items, (ledger, number), repeated).await }
+            async move { send_batch(redis, &active, items, (ledger, number), repeated).await }
         })
         .await;
     let items = items.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -64,7 +64,7 @@ pub(super) async fn run_batch(redis: &RedisClient, items: BeginBatch, ledger: us
 /// Those of the whole call; each entry's own are in the list.
 async fn send_batch(
     redis: &RedisClient,
-    live: &ActiveConnection,
+    active: &ActiveConnection,
     items: &Mutex<BeginBatch>,
     (ledger, number): (usize, u64),
     repeated: bool,
@@ -80,17 +80,17 @@ async fn send_batch(
     }
     // A batch that changes nothing needs no ledger.
     let changes = lock().iter().any(|item| item.entry.changes);
-    if repeated && changes && !live.deduplicates {
-        return Err(RedisError::ConnectionLost { reason: "calls are no longer noted".to_owned() });
+    if repeated && changes && !active.deduplicates {
+        return Err(RedisError::ConnectionLost { reason: "calls are no longer recorded".to_owned() });
     }
-    let recorded = live.deduplicates && changes;
+    let recorded = active.deduplicates && changes;
     let key = || redis.inner.call_numbers.ledger_key(&redis.inner.prefix, ledger);
     let ledger = recorded.then(|| BatchLedger { key: key(), number, repeated });
     let encode = |name| batch::encode(&entries(&lock()), ledger.as_ref(), name);
     let count = lock().len();
     // Large sessions over a slow connection must not count as a silent server.
-    let long = redis.inner.begin_batches.sizes.is_large(count).then(|| live.clone().with_long_timeout());
-    let reply = redis.invoke(long.as_ref().unwrap_or(live), ServerFunction::BeginBatch, encode).await?;
+    let slow = redis.inner.begin_batches.sizes.is_large(count).then(|| active.clone().with_long_timeout());
+    let reply = redis.invoke(slow.as_ref().unwrap_or(active), ServerFunction::BeginBatch, encode).await?;
     redis.inner.begin_batches.sizes.answered(count, &reply);
     lift_common_rejection(batch::decode(&entries(&lock()), reply)?)
 }
@@ -104,19 +104,19 @@ fn hand_out(redis: &RedisClient, items: BeginBatch, answers: Vec<Answer>) {
     let mut slots = redis.inner.begin_batches.lock();
     for (item, answer) in items.into_iter().zip(answers) {
         let answer = slots.answer(item.at, answer);
-        if let (Some(Ok(BeginReply::Granted { .. })), Some(places)) = (answer, item.entry.permits) {
-            orphaned.push(places);
+        if let (Some(Ok(BeginReply::Granted { .. })), Some(permits)) = (answer, item.entry.permits) {
+            orphaned.push(permits);
         }
     }
     drop(slots);
-    for places in orphaned {
-        tokio::spawn(release_permits(redis.clone(), *places));
+    for permits in orphaned {
+        tokio::spawn(release_permits(redis.clone(), *permits));
     }
 }
 
 /// Releases permits that were granted after their caller had left, and so after it tried to release them itself.
-async fn release_permits(redis: RedisClient, places: RequestedPermits) {
-    for key in &places.keys {
-        redis.release_permit_or_log(key, &places.name).await;
+async fn release_permits(redis: RedisClient, permits: RequestedPermits) {
+    for key in &permits.keys {
+        redis.release_permit_or_log(key, &permits.name).await;
     }
 }

@@ -43,7 +43,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn on_a_short_way_no_call_goes_before_the_answer() {
+    fn with_a_close_server_no_call_is_sent_before_the_reply() {
         let (start, mut pace) = (Instant::now(), CallPacer::default());
         assert!(pace.is_due(start), "the first");
         pace.answered(MS / 5);
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_long_way_the_calls_in_flight_are_spread_evenly() {
+    fn with_a_distant_server_calls_are_spread_evenly() {
         let (start, mut pace) = (Instant::now(), CallPacer::default());
         pace.answered(24 * MS);
         pace.sent(start);

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_alone_goes_at_once_and_what_meets_a_call_waits_for_company_or_its_answer() {
+    fn a_single_entry_is_sent_at_once_and_later_ones_wait_for_others_or_a_reply() {
         let (mut slots, _) = filled(1);
         assert_eq!(entries(rest(&mut slots)), [0]);
         let (mut slots, _) = filled(15);

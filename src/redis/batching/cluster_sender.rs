@@ -67,9 +67,9 @@ pub(super) async fn send_batches(redis: RedisClient) {
 async fn run_batch(redis: &RedisClient, (slot, start): (u16, CallStart), batch: Batch) -> u16 {
     let batch = Mutex::new(batch);
     let answers = redis
-        .send_admitted(CallKind::Begin, RepeatPolicy::Never, |live, _| {
+        .send_admitted(CallKind::Begin, RepeatPolicy::Never, |active, _| {
             let batch = &batch;
-            async move { send_batch(redis, &live, slot, batch).await }
+            async move { send_batch(redis, &active, slot, batch).await }
         })
         .await;
     let batch = batch.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -85,7 +85,7 @@ async fn run_batch(redis: &RedisClient, (slot, start): (u16, CallStart), batch: 
 /// Those of the whole call; each entry's own are in the list.
 async fn send_batch(
     redis: &RedisClient,
-    live: &ActiveConnection,
+    active: &ActiveConnection,
     slot: u16,
     batch: &Mutex<Batch>,
 ) -> Result<Vec<Answer>, RedisError> {
@@ -98,21 +98,23 @@ async fn send_batch(
     }
     let encode = |name| batch::encode(&entries(&lock()), None, name);
     let sizes = &redis.inner.cluster_batches.sizes;
-    let long = sizes.is_large(count).then(|| live.clone().with_long_timeout());
-    let live = long.as_ref().unwrap_or(live);
+    let slow = sizes.is_large(count).then(|| active.clone().with_long_timeout());
+    let active = slow.as_ref().unwrap_or(active);
     let decode = |reply| {
         sizes.answered(count, &reply);
         batch::decode(&entries(&lock()), reply)
     };
     let answers = if count == 1 {
-        decode(redis.invoke(live, ServerFunction::BeginBatch, encode).await?)?
+        decode(redis.invoke(active, ServerFunction::BeginBatch, encode).await?)?
     } else {
-        match redis.invoke(&live.clone().without_cross_slot_retry(), ServerFunction::BeginBatch, encode).await
+        match redis
+            .invoke(&active.clone().without_cross_slot_retry(), ServerFunction::BeginBatch, encode)
+            .await
         {
             Ok(reply) => decode(reply)?,
             // Nothing of the batch was executed.
             Err(error) if hash_slots::is_cross_slot(&error) => {
-                merge_piece_replies(Box::pin(send_individually(redis, live, batch)).await)?
+                merge_piece_replies(Box::pin(send_individually(redis, active, batch)).await)?
             }
             Err(error) => return Err(error),
         }
@@ -124,14 +126,14 @@ async fn send_batch(
 /// two nodes, but each node executes calls whose keys it has.
 async fn send_individually(
     redis: &RedisClient,
-    live: &ActiveConnection,
+    active: &ActiveConnection,
     batch: &Mutex<Batch>,
 ) -> Vec<Answer> {
     let count = batch.lock().unwrap_or_else(PoisonError::into_inner).len();
     let call = |at: usize| async move {
         let lock = || batch.lock().unwrap_or_else(PoisonError::into_inner);
         let encode = |name| batch::encode(&[&lock()[at].entry], None, name);
-        let reply = redis.invoke(live, ServerFunction::BeginBatch, encode).await?;
+        let reply = redis.invoke(active, ServerFunction::BeginBatch, encode).await?;
         batch::decode(&[&lock()[at].entry], reply)?
             .pop()
             .ok_or_else(|| RedisError::protocol("an entry has no answer"))?
@@ -164,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_that_answers_no_piece_has_not_answered() {
+    fn a_node_that_answers_no_entry_has_not_answered() {
         let lost = || RedisError::ConnectionLost { reason: "it broke".to_owned() };
         let away = || RedisError::unavailable("it is away");
         assert_eq!(merge_piece_replies(vec![Err(away()), Err(lost()), Err(away())]), Err(lost()));

@@ -36,7 +36,7 @@ impl RedisClient {
         request: &CommitSession<'_>,
         bytes: usize,
     ) -> Result<CommitOutcome, RedisError> {
-        let _place = self.inner.acquire_call_permit()?;
+        let _permit = self.inner.acquire_call_permit()?;
         self.inner.state.wait_while_held().await?;
         self.inner.commit_batches.enqueue(Commit::new(request), bytes).await
     }
@@ -48,12 +48,12 @@ impl RedisClient {
 pub(super) async fn run_batch(redis: &RedisClient, items: CommitBatch, lane: usize) -> usize {
     let shared = items.len() > 1;
     let recorded = shared.then(|| (lane, redis.inner.call_numbers.next_batch()));
-    let again = if shared { RepeatPolicy::WhenDeduplicated } else { RepeatPolicy::Never };
+    let policy = if shared { RepeatPolicy::WhenDeduplicated } else { RepeatPolicy::Never };
     let items = Mutex::new(items);
     let answers = redis
-        .send_admitted(CallKind::Write, again, |live, repeated| {
+        .send_admitted(CallKind::Write, policy, |active, repeated| {
             let items = &items;
-            async move { send_batch(redis, &live, items, recorded, repeated).await }
+            async move { send_batch(redis, &active, items, recorded, repeated).await }
         })
         .await;
     let items = items.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -72,7 +72,7 @@ pub(super) async fn run_batch(redis: &RedisClient, items: CommitBatch, lane: usi
 /// Those of the whole call; each commit's own are in the list.
 async fn send_batch(
     redis: &RedisClient,
-    live: &ActiveConnection,
+    active: &ActiveConnection,
     items: &Mutex<CommitBatch>,
     recorded: Option<(usize, u64)>,
     repeated: bool,
@@ -86,14 +86,14 @@ async fn send_batch(
         // Nothing is sent. A timeout, unlike a result, shows the breakers nothing about the server.
         return Err(RedisError::Timeout);
     }
-    if repeated && !live.deduplicates {
-        return Err(RedisError::ConnectionLost { reason: "calls are no longer noted".to_owned() });
+    if repeated && !active.deduplicates {
+        return Err(RedisError::ConnectionLost { reason: "calls are no longer recorded".to_owned() });
     }
     let key = |lane| redis.inner.call_numbers.ledger_key(&redis.inner.prefix, OUT_MAX + lane);
-    let ledger = recorded.filter(|_| live.deduplicates);
+    let ledger = recorded.filter(|_| active.deduplicates);
     let ledger = ledger.map(|(lane, number)| BatchLedger { key: key(lane), number, repeated });
     let encode = |name| batch::encode(&entries(&lock()), ledger.as_ref(), name);
-    let reply = redis.invoke(live, ServerFunction::CommitBatch, encode).await?;
+    let reply = redis.invoke(active, ServerFunction::CommitBatch, encode).await?;
     lift_common_rejection(batch::decode(&entries(&lock()), reply)?)
 }
 

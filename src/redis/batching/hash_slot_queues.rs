@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn far_away_what_meets_a_call_waits_for_a_part_of_the_way_only() {
+    fn with_a_distant_server_entries_wait_for_a_part_of_the_round_trip() {
         let (mut queues, first) = (Queues::new(), call_start(0));
         queues.push(7, 0, 10);
         let sent = queues.seal(7, first, false).unwrap();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_from_before_the_map_changed_holds_nothing_up() {
+    fn a_call_from_before_a_map_change_delays_nothing() {
         let mut queues = Queues::new();
         queues.push(7, 0, 10);
         let first = seal(&mut queues, 7, 1, false).unwrap();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_goes_with_its_last_entry() {
+    fn a_queue_is_removed_with_its_last_entry() {
         let mut queues = Queues::new();
         let (left, _) = queues.push(1, 0, 10);
         queues.abandon(left);

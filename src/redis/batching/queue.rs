@@ -98,12 +98,12 @@ pub(super) struct RequestedPermits {
 
 impl QueuedBegin {
     pub(super) fn new(request: &BeginRequest<'_>) -> Self {
-        let places = request.limits.iter().any(RateLimitCheck::needs_permit).then(|| {
-            let places = request.limits.iter().filter(|limit| limit.needs_permit());
-            let keys = places.map(|limit| limit.key.clone()).collect();
+        let permits = request.limits.iter().any(RateLimitCheck::needs_permit).then(|| {
+            let permits = request.limits.iter().filter(|limit| limit.needs_permit());
+            let keys = permits.map(|limit| limit.key.clone()).collect();
             Box::new(RequestedPermits { keys, name: request.token.to_owned() })
         });
-        Self { entry: BeginEntry::new(request), changes: request.changes(), permits: places }
+        Self { entry: BeginEntry::new(request), changes: request.changes(), permits }
     }
 }
 

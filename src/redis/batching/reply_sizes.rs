@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_large_is_expected_to_be_large_for_a_while() {
+    fn large_replies_are_expected_for_a_while() {
         let (sizes, large) =
             (ReplySizes::new(), Value::Array(vec![vec![b'x'; LARGE].as_slice().into(), Value::Null]));
         assert!(!sizes.is_large(64));

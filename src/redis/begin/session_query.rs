@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_with_an_underscore_survive_the_way_there_and_back() {
+    fn names_with_an_underscore_survive_a_round_trip() {
         for name in ["cart", "_csrf", "__x", "_", "_c", "a_b"] {
             assert_eq!(application_field(&stored_name(name)), Some(name));
         }

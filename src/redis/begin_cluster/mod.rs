@@ -46,7 +46,7 @@ pub(super) async fn begin(redis: &RedisClient, request: &BeginRequest<'_>) -> Re
     if parts.is_empty() {
         return begin_without_keys(redis, request).await;
     }
-    let _place = redis.inner.acquire_call_permit()?;
+    let _permit = redis.inner.acquire_call_permit()?;
     redis.inner.state.wait_while_held().await?;
     let (parts, replies) = PendingBegin::enqueue(redis, parts, request.token).await;
     let granted = all_granted(&replies);
@@ -62,8 +62,9 @@ async fn begin_without_keys(
     request: &BeginRequest<'_>,
 ) -> Result<BeginReply, RedisError> {
     let encode = |entry| begin::encode(request, entry);
-    let call =
-        |live: ActiveConnection, _| async move { redis.invoke(&live, ServerFunction::Begin, encode).await };
+    let call = |active: ActiveConnection, _| async move {
+        redis.invoke(&active, ServerFunction::Begin, encode).await
+    };
     begin::decode(request, redis.send_with_policy(CallKind::Begin, RepeatPolicy::Never, call).await?)
 }
 
@@ -135,7 +136,7 @@ impl Drop for PendingBegin {
 async fn finish(started: PendingBegin) {
     let (redis, token) = (started.redis.clone(), started.token.clone());
     // It counts among the calls as it did before. It is sent already, so a refused permit does not matter.
-    let _place = redis.inner.acquire_call_permit();
+    let _permit = redis.inner.acquire_call_permit();
     let (parts, replies) = started.await;
     if !all_granted(&replies) {
         compensate_granted(&redis, &parts, &replies, &token).await;

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_in_one_slot_is_one_call() {
+    fn parts_of_one_slot_are_one_call() {
         let session = session();
         let limits = [limit("p:l:a:v:x", 1), limit("p:l:b:v:y", 1)];
         let counters = [
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_changed_is_taken_back() {
+    fn only_changes_are_compensated() {
         let session = session();
         let part = ShardPart {
             limits: vec![limit("a", 1), limit("b", 0), limit("c", 1)],
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn of_limits_with_one_key_the_last_charge_is_taken_back() {
+    fn of_limits_with_one_key_the_last_charge_is_compensated() {
         let limits = vec![limit("a", 3), limit("b", 1), limit("a", 2), limit("a", 0)];
         let replies = vec![allowed(1, 1); limits.len()];
         let part = ShardPart { limits, ..ShardPart::default() };

@@ -13,12 +13,12 @@ use crate::redis::{
 /// Reads the map from a connected node, or from one of the configured nodes.
 pub(super) async fn discover(
     inner: &ClientInner,
-    routes: &ClusterState,
+    state: &ClusterState,
     seeds: &[HostPort],
 ) -> Result<Vec<HashSlotRange>, RedisError> {
-    let table = routes.slot_map();
+    let map = state.slot_map();
     let mut last = RedisError::unavailable("no node of the cluster is known");
-    for node in table.nodes.values() {
+    for node in map.nodes.values() {
         let Some(ready) = node.ready() else { continue };
         match query_hash_slots(&RedisTransport::Standalone(ready.transport), &node.peer).await {
             Ok(ranges) => return Ok(ranges),
@@ -27,7 +27,7 @@ pub(super) async fn discover(
     }
     for seed in seeds {
         match RedisConnection::open(inner, Some(seed)).await {
-            Ok(link) => match query_hash_slots(&link.setup_transport(), seed).await {
+            Ok(connection) => match query_hash_slots(&connection.setup_transport(), seed).await {
                 Ok(ranges) => return Ok(ranges),
                 Err(error) => last = error,
             },
@@ -38,10 +38,10 @@ pub(super) async fn discover(
 }
 
 async fn query_hash_slots(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     queried: &HostPort,
 ) -> Result<Vec<HashSlotRange>, RedisError> {
-    match caller.call("CLUSTER", ["SLOTS"]).await {
+    match transport.call("CLUSTER", ["SLOTS"]).await {
         Ok(answer) => hash_slots::parse_ranges(&answer, queried),
         Err(RedisError::Rejected { reason, .. }) if reason.contains("cluster support disabled") => {
             Err(RedisError::invalid_setting(format!(

@@ -52,21 +52,21 @@ enum ClusterHealth {
 
 /// Keeps connections to all nodes for as long as the runtime lives.
 pub(in crate::redis) async fn maintain(inner: Arc<ClientInner>, seeds: Vec<HostPort>) {
-    let routes = Arc::new(ClusterState::new(&inner.prefix));
+    let state = Arc::new(ClusterState::new(&inner.prefix));
     let mut node_tasks = NodeTasks(HashMap::new());
     let (mut health, mut pauses) =
         (ClusterHealth::Unknown, ReconnectPauses::new(inner.state.reconnect_wait, Instant::now()));
     loop {
         let mut refused = false;
-        let now = match discover(&inner, &routes, &seeds).await {
+        let now = match discover(&inner, &state, &seeds).await {
             Ok(ranges) => {
-                apply_hash_slots(&inner, &routes, &mut node_tasks, ranges);
-                wait_for_first_attempts(&routes).await;
-                publish_transport(&inner, &routes, health).await
+                apply_hash_slots(&inner, &state, &mut node_tasks, ranges);
+                wait_for_first_attempts(&state).await;
+                publish_transport(&inner, &state, health).await
             }
             Err(error) => {
                 refused = error.is_misconfiguration();
-                report_health(&inner, &routes, &error)
+                report_health(&inner, &state, &error)
             }
         };
         if now == ClusterHealth::Healthy {
@@ -82,7 +82,7 @@ pub(in crate::redis) async fn maintain(inner: Arc<ClientInner>, seeds: Vec<HostP
             _ => pauses.next_pause(Instant::now(), random_unit()),
         };
         tokio::select! {
-            () = routes.refresh_requested.notified() => tokio::time::sleep(MIN_REFRESH_INTERVAL.mul_f64(1.0 + random_unit())).await,
+            () = state.refresh_requested.notified() => tokio::time::sleep(MIN_REFRESH_INTERVAL.mul_f64(1.0 + random_unit())).await,
             () = tokio::time::sleep(pause.max(MIN_REFRESH_INTERVAL)) => {}
         }
     }
@@ -91,12 +91,12 @@ pub(in crate::redis) async fn maintain(inner: Arc<ClientInner>, seeds: Vec<HostP
 /// Applies a new map: starts a task for each new node, and ends those of nodes that have left.
 fn apply_hash_slots(
     inner: &Arc<ClientInner>,
-    routes: &Arc<ClusterState>,
+    state: &Arc<ClusterState>,
     node_tasks: &mut NodeTasks,
     ranges: Vec<HashSlotRange>,
 ) {
-    let old = routes.slot_map();
-    let requested = routes.requested_nodes();
+    let old = state.slot_map();
+    let requested = state.requested_nodes();
     let mut nodes = HashMap::new();
     for peer in ranges.iter().map(|range| &range.node).chain(&requested) {
         if nodes.contains_key(peer) {
@@ -108,7 +108,7 @@ fn apply_hash_slots(
                 state: RwLock::new(NodeState::Connecting(Instant::now())),
             });
             let task =
-                tokio::spawn(nodes::maintain_node(Arc::clone(inner), Arc::clone(routes), Arc::clone(&node)));
+                tokio::spawn(nodes::maintain_node(Arc::clone(inner), Arc::clone(state), Arc::clone(&node)));
             node_tasks.0.insert(peer.clone(), task);
             node
         });
@@ -122,16 +122,15 @@ fn apply_hash_slots(
             });
         }
     }
-    *routes.slot_map.write().unwrap_or_else(PoisonError::into_inner) =
-        Arc::new(HashSlotMap { ranges, nodes });
-    routes.notify_changed();
+    *state.slot_map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(HashSlotMap { ranges, nodes });
+    state.notify_changed();
 }
 
 /// Waits until the first attempt at every node has ended.
-async fn wait_for_first_attempts(routes: &ClusterState) {
-    let mut changes = routes.changes.subscribe();
+async fn wait_for_first_attempts(state: &ClusterState) {
+    let mut changes = state.changes.subscribe();
     let all = async {
-        while !routes.slot_map().nodes.values().all(|node| node.was_tried()) {
+        while !state.slot_map().nodes.values().all(|node| node.was_tried()) {
             if changes.changed().await.is_err() {
                 return;
             }
@@ -144,49 +143,49 @@ async fn wait_for_first_attempts(routes: &ClusterState) {
 /// Prepares the cluster for requests and reports its health.
 async fn publish_transport(
     inner: &Arc<ClientInner>,
-    routes: &Arc<ClusterState>,
+    state: &Arc<ClusterState>,
     previous: ClusterHealth,
 ) -> ClusterHealth {
-    let table = routes.slot_map();
-    let Some(ready) = table.owners().into_iter().find_map(|node| node.ready()) else {
-        let reason = table.owners().first().and_then(|node| node.down_error());
+    let map = state.slot_map();
+    let Some(ready) = map.owners().into_iter().find_map(|node| node.ready()) else {
+        let reason = map.owners().first().and_then(|node| node.down_error());
         let reason = reason.unwrap_or_else(|| RedisError::unavailable("no node of the cluster is connected"));
-        return report_health(inner, routes, &reason);
+        return report_health(inner, state, &reason);
     };
-    let caller = RedisTransport::Cluster(ClusterRouter::new(routes, Some(inner.state.reconnect_wait)));
+    let transport = RedisTransport::Cluster(ClusterRouter::new(state, Some(inner.state.reconnect_wait)));
     // Preparation waits for no node.
-    let patient = RedisTransport::Cluster(ClusterRouter::new(routes, None)).with_long_timeout();
+    let setup_transport = RedisTransport::Cluster(ClusterRouter::new(state, None)).with_long_timeout();
     let prepared = async {
         if matches!(previous, ClusterHealth::Unknown | ClusterHealth::Down) {
-            migrations::ensure_applied(&patient, ready.mode, &inner.prefix, &inner.name).await?;
+            migrations::ensure_applied(&setup_transport, ready.mode, &inner.prefix, &inner.name).await?;
         }
-        inner.signing_keys.refresh(&patient, &inner.prefix).await
+        inner.signing_keys.refresh(&setup_transport, &inner.prefix).await
     };
     let refused = match prepared.await {
         Ok(refused) => refused,
-        Err(error) => return report_health(inner, routes, &error),
+        Err(error) => return report_health(inner, state, &error),
     };
-    let away: Vec<_> = table.owners().into_iter().filter_map(|node| node.down_error()).collect();
+    let down: Vec<_> = map.owners().into_iter().filter_map(|node| node.down_error()).collect();
     let number = inner.connections_opened.fetch_add(1, Relaxed) + 1;
-    let live = ActiveConnection { transport: caller, mode: ready.mode, number, deduplicates: false };
-    match away.first() {
+    let active = ActiveConnection { transport, mode: ready.mode, number, deduplicates: false };
+    match down.first() {
         None if previous == ClusterHealth::Healthy => {}
-        None => inner.state.set_up(live, refused.as_ref()),
+        None => inner.state.set_up(active, refused.as_ref()),
         Some(reason) => {
-            let (count, all) = (away.len(), table.owners().len());
+            let (count, all) = (down.len(), map.owners().len());
             let reason = format!("{count} of {all} nodes of the cluster cannot be used: {reason}");
-            inner.state.set_degraded(live, &RedisError::unavailable(reason));
+            inner.state.set_degraded(active, &RedisError::unavailable(reason));
         }
     }
-    if away.is_empty() { ClusterHealth::Healthy } else { ClusterHealth::Partial }
+    if down.is_empty() { ClusterHealth::Healthy } else { ClusterHealth::Partial }
 }
 
 /// Nothing new is known: the health follows from the connections that exist.
-fn report_health(inner: &Arc<ClientInner>, routes: &ClusterState, error: &RedisError) -> ClusterHealth {
-    let connected = routes.slot_map().nodes.values().any(|node| node.ready().is_some());
+fn report_health(inner: &Arc<ClientInner>, state: &ClusterState, error: &RedisError) -> ClusterHealth {
+    let connected = state.slot_map().nodes.values().any(|node| node.ready().is_some());
     match inner.state.active_connection().filter(|_| connected) {
-        Some(live) => {
-            inner.state.set_degraded(live, error);
+        Some(active) => {
+            inner.state.set_degraded(active, error);
             ClusterHealth::Partial
         }
         None => {

@@ -16,18 +16,14 @@ use crate::redis::{
 };
 
 /// Keeps a connection to one node for as long as it belongs to the cluster.
-pub(super) async fn maintain_node(
-    inner: Arc<ClientInner>,
-    routes: Arc<ClusterState>,
-    node: Arc<ClusterNode>,
-) {
+pub(super) async fn maintain_node(inner: Arc<ClientInner>, state: Arc<ClusterState>, node: Arc<ClusterNode>) {
     let mut pauses = ReconnectPauses::new(inner.state.reconnect_wait, Instant::now());
     loop {
         let mut pause = None;
         match connect_node(&inner, &node.peer).await {
             Ok(connected) => {
                 let since = Instant::now();
-                let (lost, reason) = serve_until_lost(&inner, &routes, &node, connected).await;
+                let (lost, reason) = serve_until_lost(&inner, &state, &node, connected).await;
                 node.set_state(NodeState::Down(lost, reason));
                 pauses.on_lost(lost, since.elapsed() >= STABLE_AFTER);
             }
@@ -36,10 +32,10 @@ pub(super) async fn maintain_node(
                 node.set_state(NodeState::Down(pauses.lost_at(), error));
             }
         }
-        routes.notify_changed();
+        state.notify_changed();
         // A wrong password is wrong on every node: reading the map would only try it more often.
         if pause.is_none() {
-            routes.refresh_requested.notify_one();
+            state.refresh_requested.notify_one();
         }
         tokio::time::sleep(pause.unwrap_or_else(|| pauses.next_pause(Instant::now(), random_unit()))).await;
     }
@@ -48,26 +44,28 @@ pub(super) async fn maintain_node(
 /// Uses a connection, and those that replace it, until one is lost; the start of the outage and the reason.
 async fn serve_until_lost(
     inner: &ClientInner,
-    routes: &ClusterState,
+    state: &ClusterState,
     node: &ClusterNode,
-    (mut link, mut ready): (RedisConnection, ReadyNode),
+    (mut connection, mut ready): (RedisConnection, ReadyNode),
 ) -> (Instant, RedisError) {
     loop {
         node.set_state(NodeState::Ready(ready.clone()));
-        routes.notify_changed();
-        routes.refresh_requested.notify_one();
-        let fell = |since: Option<Instant>| {
+        state.notify_changed();
+        state.refresh_requested.notify_one();
+        let on_silence_change = |since: Option<Instant>| {
             node.set_state(match since {
                 Some(since) => NodeState::Down(since, RedisError::unavailable("it does not answer")),
                 None => NodeState::Ready(ready.clone()),
             });
-            routes.notify_changed();
+            state.notify_changed();
         };
-        match link
-            .run_until_lost(inner, KeyRefresh::Elsewhere, fell, || connect_node(inner, &node.peer))
+        match connection
+            .run_until_lost(inner, KeyRefresh::Elsewhere, on_silence_change, || {
+                connect_node(inner, &node.peer)
+            })
             .await
         {
-            Ok(another) => (link, ready) = another,
+            Ok(another) => (connection, ready) = another,
             Err(lost) => return lost,
         }
     }
@@ -77,17 +75,17 @@ async fn connect_node(
     inner: &ClientInner,
     peer: &HostPort,
 ) -> Result<(RedisConnection, ReadyNode), RedisError> {
-    let link = RedisConnection::open(inner, Some(peer)).await?;
-    let patient = link.setup_transport();
-    let _ = patient.call("CLIENT", ["SETNAME", &inner.name]).await;
-    let form = link.detect_mode(inner.mode).await?;
-    if form == InvocationMode::Plain {
+    let connection = RedisConnection::open(inner, Some(peer)).await?;
+    let transport = connection.setup_transport();
+    let _ = transport.call("CLIENT", ["SETNAME", &inner.name]).await;
+    let mode = connection.detect_mode(inner.mode).await?;
+    if mode == InvocationMode::Plain {
         return Err(RedisError::invalid_setting(
             "a cluster needs server-side code, which this node or its user does not allow",
         ));
     }
     // Functions that are loaded on one node are not on the others.
-    functions::ensure(&patient, form).await?;
-    let ready = ReadyNode { transport: link.node_transport(), mode: form };
-    Ok((link, ready))
+    functions::ensure(&transport, mode).await?;
+    let ready = ReadyNode { transport: connection.node_transport(), mode };
+    Ok((connection, ready))
 }

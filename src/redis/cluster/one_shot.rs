@@ -33,24 +33,24 @@ impl OneShotCluster {
     /// # Errors
     /// Why one of them cannot be reached: the work is done on all of them or not at all.
     pub(in crate::redis) async fn open(inner: &ClientInner, seeds: &[HostPort]) -> Result<Self, RedisError> {
-        let routes = Arc::new(ClusterState::new(&inner.prefix));
-        let ranges = discover(inner, &routes, seeds).await?;
-        let (mut links, mut nodes, mut form) = (Vec::new(), HashMap::new(), InvocationMode::Function);
+        let state = Arc::new(ClusterState::new(&inner.prefix));
+        let ranges = discover(inner, &state, seeds).await?;
+        let (mut connections, mut nodes, mut mode) = (Vec::new(), HashMap::new(), InvocationMode::Function);
         for range in &ranges {
             if nodes.contains_key(&range.node) {
                 continue;
             }
-            let link = RedisConnection::open(inner, Some(&range.node)).await?;
-            form = link.detect_mode(inner.mode).await?;
-            let ready = ReadyNode { transport: link.node_transport().with_long_timeout(), mode: form };
+            let connection = RedisConnection::open(inner, Some(&range.node)).await?;
+            mode = connection.detect_mode(inner.mode).await?;
+            let ready = ReadyNode { transport: connection.node_transport().with_long_timeout(), mode };
             let node = ClusterNode { peer: range.node.clone(), state: RwLock::new(NodeState::Ready(ready)) };
             nodes.insert(range.node.clone(), Arc::new(node));
-            links.push(link);
+            connections.push(connection);
         }
-        *routes.slot_map.write().unwrap_or_else(PoisonError::into_inner) =
+        *state.slot_map.write().unwrap_or_else(PoisonError::into_inner) =
             Arc::new(HashSlotMap { ranges, nodes });
-        let caller = RedisTransport::Cluster(ClusterRouter::new(&routes, None)).with_long_timeout();
-        Ok(Self { _connections: links, transport: caller, mode: form })
+        let transport = RedisTransport::Cluster(ClusterRouter::new(&state, None)).with_long_timeout();
+        Ok(Self { _connections: connections, transport, mode })
     }
 
     /// A transport for the whole cluster.

@@ -36,10 +36,10 @@ pub(in crate::redis) struct ClusterRouter {
 }
 
 impl ClusterRouter {
-    pub(super) fn new(routes: &Arc<ClusterState>, hold: Option<Duration>) -> Self {
+    pub(super) fn new(state: &Arc<ClusterState>, reconnect_wait: Option<Duration>) -> Self {
         Self {
-            state: Arc::clone(routes),
-            reconnect_wait: hold,
+            state: Arc::clone(state),
+            reconnect_wait,
             allows_long_response: false,
             returns_cross_slot: false,
         }
@@ -99,22 +99,22 @@ impl ClusterRouter {
         let mut redirected = None;
         let mut last = RedisError::unavailable("the cluster sends a call from node to node");
         for _ in 0..=REDIRECTS_MAX {
-            let (node, caller, asking) = match &redirected {
+            let (node, transport, asking) = match &redirected {
                 None => {
-                    let (node, caller) = self.slot_owner(slot).await?;
-                    (node, caller, false)
+                    let (node, transport) = self.slot_owner(slot).await?;
+                    (node, transport, false)
                 }
                 Some(ClusterRedirect::Moved(peer)) => {
-                    self.redirect_target(peer).await.map(|(node, caller)| (node, caller, false))?
+                    self.redirect_target(peer).await.map(|(node, transport)| (node, transport, false))?
                 }
                 Some(ClusterRedirect::Ask(peer)) => {
-                    self.redirect_target(peer).await.map(|(node, caller)| (node, caller, true))?
+                    self.redirect_target(peer).await.map(|(node, transport)| (node, transport, true))?
                 }
             };
             let answer = if asking {
-                caller.send_asking(command, args.clone()).await
+                transport.send_asking(command, args.clone()).await
             } else {
-                caller.send(command, args.clone()).await
+                transport.send(command, args.clone()).await
             };
             let error = match answer {
                 Err(error) => error,
@@ -144,22 +144,25 @@ impl ClusterRouter {
         let mut changes = self.state.changes.subscribe();
         loop {
             changes.mark_unchanged();
-            let table = self.state.slot_map();
-            let node = table.owner(slot).ok_or_else(|| {
+            let map = self.state.slot_map();
+            let node = map.owner(slot).ok_or_else(|| {
                 self.state.refresh_requested.notify_one();
                 RedisError::unavailable(format!("no node of the cluster serves slot {slot}"))
             })?;
-            if let Some(caller) = self.node_transport(node) {
-                return Ok((node.peer.clone(), caller));
+            if let Some(transport) = self.node_transport(node) {
+                return Ok((node.peer.clone(), transport));
             }
-            let end = node.unready_since().zip(self.reconnect_wait).map(|(since, hold)| since + hold);
+            let end = node
+                .unready_since()
+                .zip(self.reconnect_wait)
+                .map(|(since, reconnect_wait)| since + reconnect_wait);
             let changed = match end.filter(|end| *end > Instant::now()) {
                 Some(end) => timeout_at(end, changes.changed()).await.is_ok_and(|changed| changed.is_ok()),
                 None => false,
             };
             if !changed {
-                let away = node.down_error();
-                return Err(away.unwrap_or_else(|| RedisError::unavailable("it was away a moment ago")));
+                let down = node.down_error();
+                return Err(down.unwrap_or_else(|| RedisError::unavailable("it was down a moment ago")));
             }
         }
     }
@@ -170,11 +173,11 @@ impl ClusterRouter {
         let mut changes = self.state.changes.subscribe();
         loop {
             changes.mark_unchanged();
-            let table = self.state.slot_map();
-            match table.nodes.get(peer) {
+            let map = self.state.slot_map();
+            match map.nodes.get(peer) {
                 Some(node) => {
-                    if let Some(caller) = self.node_transport(node) {
-                        return Ok((node.peer.clone(), caller));
+                    if let Some(transport) = self.node_transport(node) {
+                        return Ok((node.peer.clone(), transport));
                     }
                 }
                 None => self.state.request_node(peer),
@@ -188,25 +191,26 @@ impl ClusterRouter {
     }
 
     async fn send_to_any(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
-        let table = self.state.slot_map();
-        let mut callers = table.nodes.values().filter_map(|node| self.node_transport(node));
-        match callers.next() {
-            Some(caller) => caller.send(command, args).await,
+        let map = self.state.slot_map();
+        let mut transports = map.nodes.values().filter_map(|node| self.node_transport(node));
+        match transports.next() {
+            Some(transport) => transport.send(command, args).await,
             None => Err(RedisError::unavailable("no node of the cluster is connected")),
         }
     }
 
     fn node_transport(&self, node: &ClusterNode) -> Option<NodeTransport> {
-        let caller = node.ready()?.transport;
-        Some(if self.allows_long_response { caller.with_long_timeout() } else { caller })
+        let transport = node.ready()?.transport;
+        Some(if self.allows_long_response { transport.with_long_timeout() } else { transport })
     }
 
     /// Sends to every node and returns the worst result; "already exists" is no failure.
     async fn send_to_all(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
-        let table = self.state.slot_map();
-        let callers: Vec<_> =
-            table.owners().into_iter().filter_map(|node| self.node_transport(node)).collect();
-        let responses = join_all(callers.iter().map(|caller| caller.send(command, args.clone()))).await;
+        let map = self.state.slot_map();
+        let transports: Vec<_> =
+            map.owners().into_iter().filter_map(|node| self.node_transport(node)).collect();
+        let responses =
+            join_all(transports.iter().map(|transport| transport.send(command, args.clone()))).await;
         let harmless = |error: &RedisError| matches!(error, RedisError::Rejected { reason, .. } if reason.contains("already exists"));
         let weight = |response: &Result<Value, RedisError>| match response {
             Ok(_) => 0,

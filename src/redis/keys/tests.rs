@@ -116,7 +116,7 @@ proptest! {
 }
 
 #[test]
-fn every_family_is_one_that_no_prefix_may_end_with() {
+fn no_prefix_may_end_with_the_name_of_a_family() {
     for name in names("p", "x", "y") {
         let family = name.strip_prefix("p:").unwrap().split(':').next().unwrap();
         let free = key_prefix::is_family(family) || family.starts_with('{') || family.starts_with('@');
@@ -125,13 +125,13 @@ fn every_family_is_one_that_no_prefix_may_end_with() {
 }
 
 #[test]
-fn what_a_visitor_names_is_no_other_fleet_s_signing_key() {
+fn names_chosen_by_clients_never_collide_with_a_signing_key() {
     assert_eq!(counter("shop", "secret"), signing_key("shop:c"), "so shop:c is refused");
     assert!(key_prefix::is_family("c"));
 }
 
 #[test]
-fn channels_of_two_databases_differ_and_those_of_the_first_are_as_ever() {
+fn channels_of_two_databases_differ_and_those_of_the_first_have_no_number() {
     assert_eq!(notifications_channel(&channel_prefix("p", 0)), "p:news");
     assert_eq!(notifications_channel(&channel_prefix("p", 1)), "p:@1:news");
     assert_eq!(topic_channel(&channel_prefix("p", 12), "a:b"), "p:@12:b:a:b");
@@ -180,7 +180,7 @@ fn every_key_begins_with_the_prefix() {
 }
 
 #[test]
-fn in_a_cluster_what_belongs_together_has_one_tag() {
+fn keys_of_one_call_share_a_hash_tag() {
     let name = |key: &str| cluster_name("a:b", key).unwrap_or_else(|| key.to_owned());
     assert_eq!(name("a:b:s:digest"), "a:b:{s}:s:digest");
     assert_eq!(name("a:b:g:user"), "a:b:{s}:g:user");

@@ -52,8 +52,11 @@ pub(super) struct WalkPosition {
 /// The ledger's fields by number, as text.
 pub(super) type LedgerFields = HashMap<String, String>;
 
-pub(super) async fn load_fields(caller: &RedisTransport, prefix: &str) -> Result<LedgerFields, RedisError> {
-    let answer = caller.call("HGETALL", [&keys::migration_ledger(prefix)]).await?;
+pub(super) async fn load_fields(
+    transport: &RedisTransport,
+    prefix: &str,
+) -> Result<LedgerFields, RedisError> {
+    let answer = transport.call("HGETALL", [&keys::migration_ledger(prefix)]).await?;
     answer.convert().map_err(RedisError::from)
 }
 

@@ -77,7 +77,7 @@ pub(super) struct MigrationLock<'a> {
 impl<'a> MigrationLock<'a> {
     /// Takes the lock; `None` if it is taken.
     pub(super) async fn acquire(
-        caller: &'a RedisTransport,
+        transport: &'a RedisTransport,
         prefix: &str,
         by: &'a str,
         work: LockScope,
@@ -90,12 +90,12 @@ impl<'a> MigrationLock<'a> {
             LockScope::Libraries => (keys::migration_lock(prefix), keys::migration_fence(prefix)),
             LockScope::Walks => (keys::walk_lock(prefix), keys::walk_fence(prefix)),
         };
-        let taken = caller.call("EVAL", [ACQUIRE_SCRIPT, "2", &lock, &fence_key, &token, LOCK_MS]).await?;
+        let taken = transport.call("EVAL", [ACQUIRE_SCRIPT, "2", &lock, &fence_key, &token, LOCK_MS]).await?;
         match taken.as_i64() {
             None => Err(RedisError::protocol("the lock of the migrations did not answer with a number")),
             Some(0) => Ok(None),
             Some(fence) => Ok(Some(Self {
-                transport: caller,
+                transport,
                 worker: by,
                 ledger_key: keys::migration_ledger(prefix),
                 lock_key: lock,
@@ -213,8 +213,8 @@ impl<'a> MigrationLock<'a> {
 }
 
 /// Redis's clock, ms since 1970.
-pub(super) async fn server_time_ms(caller: &RedisTransport) -> Result<u64, RedisError> {
-    let Value::Array(parts) = caller.call("TIME", []).await? else {
+pub(super) async fn server_time_ms(transport: &RedisTransport) -> Result<u64, RedisError> {
+    let Value::Array(parts) = transport.call("TIME", []).await? else {
         return Err(RedisError::protocol("TIME did not answer with a list"));
     };
     let part = |index: usize| parts.get(index).and_then(Value::as_u64).unwrap_or(0);

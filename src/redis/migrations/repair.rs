@@ -95,15 +95,15 @@ impl MigrationSet {
     /// # Errors
     /// `Diverged` if a released text is not the server's, which no repair changes; otherwise the server's error.
     pub async fn diagnose(&self, redis: &RedisClient) -> Result<Vec<LedgerProblem>, RedisError> {
-        let link = OneShotConnection::open(&redis.inner).await?;
-        let form = link.detect_mode(redis.inner.mode).await?;
-        let (caller, inner) = (link.setup_transport(), &redis.inner);
-        match form {
+        let connection = OneShotConnection::open(&redis.inner).await?;
+        let mode = connection.detect_mode(redis.inner.mode).await?;
+        let (transport, inner) = (connection.setup_transport(), &redis.inner);
+        match mode {
             InvocationMode::Plain => Ok(Vec::new()),
-            form => {
+            mode => {
                 self.find_problems(MigrationContext {
-                    transport: &caller,
-                    mode: form,
+                    transport: &transport,
+                    mode,
                     prefix: &inner.prefix,
                     worker: &inner.name,
                 })
@@ -120,14 +120,14 @@ impl MigrationSet {
     /// this one lost the lock.
     pub async fn repair(&self, redis: &RedisClient) -> Result<Vec<LedgerProblem>, RedisError> {
         let inner = &redis.inner;
-        let link = OneShotConnection::open(inner).await?;
-        let form = link.detect_mode(inner.mode).await?;
-        if form == InvocationMode::Plain {
+        let connection = OneShotConnection::open(inner).await?;
+        let mode = connection.detect_mode(inner.mode).await?;
+        if mode == InvocationMode::Plain {
             return Ok(Vec::new());
         }
         let at = MigrationContext {
-            transport: &link.setup_transport(),
-            mode: form,
+            transport: &connection.setup_transport(),
+            mode,
             prefix: &inner.prefix,
             worker: &inner.name,
         };

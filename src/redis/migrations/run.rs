@@ -24,12 +24,12 @@ impl MigrationSet {
     /// `Diverged` if a file was edited after it was applied, `MigrationGap` if one was skipped; otherwise the server's
     /// error.
     pub async fn plan(&self, redis: &RedisClient) -> Result<Vec<MigrationState>, RedisError> {
-        let link = OneShotConnection::open(&redis.inner).await?;
-        match link.detect_mode(redis.inner.mode).await? {
+        let connection = OneShotConnection::open(&redis.inner).await?;
+        match connection.detect_mode(redis.inner.mode).await? {
             InvocationMode::Plain => Ok(Vec::new()),
             InvocationMode::Function | InvocationMode::Script => ledger::evaluate(
                 &self.migrations,
-                &ledger::load_fields(&link.setup_transport(), &redis.inner.prefix).await?,
+                &ledger::load_fields(&connection.setup_transport(), &redis.inner.prefix).await?,
             ),
         }
     }
@@ -49,14 +49,14 @@ impl MigrationSet {
         mut on_progress: impl FnMut(&WalkProgress),
     ) -> Result<Vec<MigrationState>, RedisError> {
         let inner = &redis.inner;
-        let link = OneShotConnection::open(inner).await?;
-        let form = link.detect_mode(inner.mode).await?;
-        if form == InvocationMode::Plain {
+        let connection = OneShotConnection::open(inner).await?;
+        let mode = connection.detect_mode(inner.mode).await?;
+        if mode == InvocationMode::Plain {
             return Ok(Vec::new());
         }
         let at = MigrationContext {
-            transport: &link.setup_transport(),
-            mode: form,
+            transport: &connection.setup_transport(),
+            mode,
             prefix: &inner.prefix,
             worker: &inner.name,
         };

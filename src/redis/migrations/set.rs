@@ -120,20 +120,15 @@ pub(super) enum OnLockLost {
 
 /// Makes a server usable for a worker: every library recorded and loaded. Does not wait for walks.
 pub(in crate::redis) async fn ensure_applied(
-    caller: &RedisTransport,
-    form: InvocationMode,
+    transport: &RedisTransport,
+    mode: InvocationMode,
     prefix: &str,
     by: &str,
 ) -> Result<(), RedisError> {
-    if form == InvocationMode::Plain {
+    if mode == InvocationMode::Plain {
         return Ok(());
     }
-    SHIPPED
-        .apply_libraries(
-            MigrationContext { transport: caller, mode: form, prefix, worker: by },
-            OnLockLost::Wait,
-        )
-        .await
+    SHIPPED.apply_libraries(MigrationContext { transport, mode, prefix, worker: by }, OnLockLost::Wait).await
 }
 
 #[cfg(test)]

@@ -50,17 +50,17 @@ impl MigrationSet {
     /// # Errors
     /// The server's error.
     pub async fn survey(&self, redis: &RedisClient) -> Result<MigrationSurvey, RedisError> {
-        let (link, prefix) = (OneShotConnection::open(&redis.inner).await?, &redis.inner.prefix);
-        let form = link.detect_mode(redis.inner.mode).await?;
-        let caller = link.setup_transport();
+        let (connection, prefix) = (OneShotConnection::open(&redis.inner).await?, &redis.inner.prefix);
+        let mode = connection.detect_mode(redis.inner.mode).await?;
+        let transport = connection.setup_transport();
         let mut keys = BTreeMap::new();
-        scan_all(&caller, &keys::key_pattern(prefix, "*"), |key| {
+        scan_all(&transport, &keys::key_pattern(prefix, "*"), |key| {
             *keys.entry(keys::kind(prefix, key)).or_insert(0) += 1
         })
         .await?;
         let mut walks = Vec::new();
-        if form != InvocationMode::Plain {
-            let fields = ledger::load_fields(&caller, prefix).await?;
+        if mode != InvocationMode::Plain {
+            let fields = ledger::load_fields(&transport, prefix).await?;
             for (migration, step) in self.migrations.iter().zip(ledger::evaluate(&self.migrations, &fields)?)
             {
                 let MigrationKind::Walk { keys } = migration.kind() else { continue };
@@ -68,7 +68,7 @@ impl MigrationSet {
                     continue;
                 }
                 let mut count = 0;
-                scan_all(&caller, &keys::key_pattern(prefix, keys), |_| count += 1).await?;
+                scan_all(&transport, &keys::key_pattern(prefix, keys), |_| count += 1).await?;
                 walks.push(PendingWalk { file: step.file, keys: count, time: walk::estimate_time(count) });
             }
         }
@@ -77,13 +77,13 @@ impl MigrationSet {
 }
 
 async fn scan_all(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     pattern: &str,
     mut each: impl FnMut(&str),
 ) -> Result<(), RedisError> {
     let mut cursor = "0".to_owned();
     loop {
-        let (next, keys) = walk::scan_once(caller, &cursor, pattern, SCAN_COUNT).await?;
+        let (next, keys) = walk::scan_once(transport, &cursor, pattern, SCAN_COUNT).await?;
         keys.iter().filter_map(Value::as_str).for_each(|key| each(&key));
         if next == "0" {
             return Ok(());

@@ -113,12 +113,12 @@ fn walk_script(text: &str) -> String {
 
 /// One SCAN: the next cursor, "0" at the end, and the keys.
 pub(super) async fn scan_once(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     cursor: &str,
     pattern: &str,
     count: &str,
 ) -> Result<(String, Vec<Value>), RedisError> {
-    if let Value::Array(parts) = caller.call("SCAN", [cursor, "MATCH", pattern, "COUNT", count]).await?
+    if let Value::Array(parts) = transport.call("SCAN", [cursor, "MATCH", pattern, "COUNT", count]).await?
         && let Ok([next, Value::Array(keys)]) = <[Value; 2]>::try_from(parts)
     {
         return Ok((next.as_string().unwrap_or_default(), keys));

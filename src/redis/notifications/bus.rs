@@ -84,8 +84,8 @@ impl NotificationBus {
         if EARLIER_KINDS.contains(&kind) && !earlier {
             return;
         }
-        for (_, listener) in self.handlers().iter().filter(|(handled, _)| *handled == kind) {
-            listener(letters.as_str());
+        for (_, handler) in self.handlers().iter().filter(|(handled, _)| *handled == kind) {
+            handler(letters.as_str());
         }
     }
 
@@ -105,9 +105,9 @@ mod tests {
         let listeners = NotificationBus::default();
         let received: Arc<Mutex<Vec<String>>> = Arc::default();
         for kind in ['l', 'b'] {
-            let listener = Arc::clone(&received);
+            let handler = Arc::clone(&received);
             let listen: NotificationHandler =
-                Arc::new(move |text: &str| listener.lock().unwrap().push(text.to_owned()));
+                Arc::new(move |text: &str| handler.lock().unwrap().push(text.to_owned()));
             listeners.handlers.write().unwrap().push((kind, listen));
         }
         for message in ["l p:l:a", "x p:l:b", "l", "", "l ", "lp", "b chat 0-0 1-0 forged"] {

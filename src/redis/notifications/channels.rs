@@ -29,11 +29,11 @@ impl RedisClient {
         tokio::spawn(async move {
             let channel = redis.common_channel().await;
             let (channel, message) = (channel.as_str(), message.as_str());
-            let publish = |live: ActiveConnection| async move {
-                live.transport.call("PUBLISH", [channel, message]).await
+            let publish = |active: ActiveConnection| async move {
+                active.transport.call("PUBLISH", [channel, message]).await
             };
             if let Err(error) = redis.send(CallKind::Read, publish).await {
-                tracing::debug!(%error, "the workers were not told of something: {error}");
+                tracing::debug!(%error, "a notification was not published: {error}");
             }
         });
     }
@@ -78,12 +78,12 @@ impl RedisClient {
             return known;
         }
         let seen = keys::libraries_in_use(&self.inner.prefix);
-        let query = |live: ActiveConnection| {
+        let query = |active: ActiveConnection| {
             let commands = vec![
                 ("TIME", Vec::new()),
                 ("ZSCORE", vec![seen.as_str().into(), Value::from_static_str(EARLIER_LIBRARY)]),
             ];
-            async move { live.transport.pipeline(commands).await }
+            async move { active.transport.pipeline(commands).await }
         };
         if let Ok(answers) = Box::pin(self.send(CallKind::Read, query)).await
             && let [time, score] = answers.as_slice()

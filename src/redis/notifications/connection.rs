@@ -77,7 +77,7 @@ pub(super) async fn maintain(RedisClient { inner }: RedisClient) {
         inner.notifications.connected.store(true, Relaxed);
         let error = run_connection(&inner).await;
         inner.notifications.on_connection_lost();
-        tracing::debug!(%error, "news is not heard: {error}");
+        tracing::debug!(%error, "notifications are not received: {error}");
         if error.is_unknown_command() {
             report_warning(&inner, Some(ServerWarning::SubscribeDenied));
             tokio::time::sleep(REJECTED_PAUSE).await;
@@ -141,7 +141,7 @@ async fn receive_until_lost(
                 Ok(message) => on_message(inner, &message),
                 // Messages were dropped: from here on none is missed again.
                 Err(RecvError::Lagged(count)) => {
-                    tracing::debug!(count, "news came faster than it was heard");
+                    tracing::debug!(count, "notifications arrived faster than they were handled");
                     if publish_allowed {
                         inner.notifications.mark_complete();
                     }
@@ -311,7 +311,7 @@ fn on_message(inner: &ClientInner, message: &Message) {
             &without_hash_tags(inner, &text),
             inner.earlier_releases.sighting().needs_subscription(),
         ),
-        Some(MessageTarget::Handler(listener)) => listener(&text),
+        Some(MessageTarget::Handler(handler)) => handler(&text),
         None => {}
     }
 }

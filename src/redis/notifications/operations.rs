@@ -41,9 +41,9 @@ impl RedisClient {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn on_notification(&self, kind: char, listener: NotificationHandler) {
+    pub fn on_notification(&self, kind: char, handler: NotificationHandler) {
         let bus = &self.inner.notifications;
-        bus.handlers.write().unwrap_or_else(PoisonError::into_inner).push((kind, listener));
+        bus.handlers.write().unwrap_or_else(PoisonError::into_inner).push((kind, handler));
         self.start_notifications();
     }
 
@@ -54,12 +54,12 @@ impl RedisClient {
     pub fn subscribe(
         &self,
         channel: NotificationChannel<'_>,
-        listener: NotificationHandler,
+        handler: NotificationHandler,
     ) -> ChannelSubscriptionGuard {
         let (bus, name) = (&self.inner.notifications, self.channel_name(channel));
         // A reloaded page subscribes to its topic again within moments; a finished task is not watched again.
         let lingers = matches!(channel, NotificationChannel::Topic(_));
-        bus.lock_subscriptions().add_subscriber(&name, Some(listener), lingers);
+        bus.lock_subscriptions().add_subscriber(&name, Some(handler), lingers);
         self.start_notifications();
         bus.channels_changed.notify_one();
         ChannelSubscriptionGuard { redis: self.clone(), name }

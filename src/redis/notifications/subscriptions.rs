@@ -53,21 +53,16 @@ pub(super) enum MessageTarget {
 
 impl ChannelSubscriptions {
     /// Adds a subscriber.
-    pub(super) fn add_subscriber(
-        &mut self,
-        name: &str,
-        listener: Option<NotificationHandler>,
-        lingers: bool,
-    ) {
+    pub(super) fn add_subscriber(&mut self, name: &str, handler: Option<NotificationHandler>, lingers: bool) {
         if let Some(channel) = self.channels.get_mut(name) {
             channel.subscribers += 1;
-            channel.handler = listener;
+            channel.handler = handler;
             channel.lingers = lingers;
             self.lingering -= usize::from(channel.idle_since.take().is_some());
             return;
         }
         let channel = ChannelEntry {
-            handler: listener,
+            handler,
             subscribers: 1,
             state: SubscriptionState::Pending,
             lingers,

@@ -15,26 +15,26 @@ use crate::redis::{
 /// # Errors
 /// `Unsupported` for what needs server-side code; otherwise as the function call.
 pub(in crate::redis) async fn begin(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     request: &BeginRequest<'_>,
 ) -> Result<BeginReply, RedisError> {
-    let (granted, limits) = limits::check_limits(caller, request.limits).await?;
+    let (granted, limits) = limits::check_limits(transport, request.limits).await?;
     if !granted {
         return Ok(BeginReply::Denied { limits });
     }
-    let (counters, mut now_ms) = match add_to_counters(caller, request.counters).await {
+    let (counters, mut now_ms) = match add_to_counters(transport, request.counters).await {
         Ok(counted) => counted,
         Err(error) => {
-            limits::refund_checks(caller, request.limits).await?;
+            limits::refund_checks(transport, request.limits).await?;
             return Err(error);
         }
     };
     let session = match request.session {
         None => SessionLookup::NotRequested,
-        Some(arg @ SessionQuery { provisional: Some(ticket), .. }) => {
-            provisional::lookup_or_create(caller, arg, ticket).await?
+        Some(query @ SessionQuery { provisional: Some(ticket), .. }) => {
+            provisional::lookup_or_create(transport, query, ticket).await?
         }
-        Some(arg) => sessions::lookup_and_count(caller, arg).await?,
+        Some(query) => sessions::lookup_and_count(transport, query).await?,
     };
     if let SessionLookup::Found { .. } = session {
         now_ms = 0;
@@ -44,7 +44,7 @@ pub(in crate::redis) async fn begin(
 
 /// Adds to every counter or, as far as that can be undone, to none; also returns the time if there are any.
 async fn add_to_counters(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     counters: &[CounterIncrement],
 ) -> Result<(Vec<i64>, u64), RedisError> {
     if counters.is_empty() {
@@ -56,20 +56,20 @@ async fn add_to_counters(
     };
     let mut commands: Vec<PipelinedCommand> = counters.iter().map(add).collect();
     commands.push(command("TIME", []));
-    let mut answers = caller.pipeline(commands).await?;
-    let now_ms = time_ms(&answers.pop().unwrap_or(Ok(Value::Null))?)?;
-    let sum = |answer: &Result<Value, RedisError>| match answer {
+    let mut replies = transport.pipeline(commands).await?;
+    let now_ms = time_ms(&replies.pop().unwrap_or(Ok(Value::Null))?)?;
+    let sum = |reply: &Result<Value, RedisError>| match reply {
         Ok(Value::Null) => Ok(0),
-        Ok(answer) => integer(answer),
+        Ok(reply) => integer(reply),
         Err(error) => Err(error.clone()),
     };
-    let sums: Vec<Result<i64, RedisError>> = answers.iter().map(sum).collect();
+    let sums: Vec<Result<i64, RedisError>> = replies.iter().map(sum).collect();
     if sums.iter().any(Result::is_err) {
         let added = counters.iter().zip(&sums).filter(|(counter, sum)| counter.by != 0 && sum.is_ok());
         let undo = |(counter, _): (&CounterIncrement, _)| {
             command("DECRBY", [text(&counter.key), Value::Integer(counter.by)])
         };
-        caller.pipeline(added.map(undo).collect()).await?;
+        transport.pipeline(added.map(undo).collect()).await?;
     }
     Ok((sums.into_iter().collect::<Result<_, _>>()?, now_ms))
 }

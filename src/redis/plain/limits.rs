@@ -26,11 +26,11 @@ struct FixedWindow {
 }
 
 impl FixedWindow {
-    fn from_check(arg: &RateLimitCheck) -> Result<Self, RedisError> {
-        let LimitParameters::Rate { interval_us, tolerance_us } = arg.parameters else {
+    fn from_check(check: &RateLimitCheck) -> Result<Self, RedisError> {
+        let LimitParameters::Rate { interval_us, tolerance_us } = check.parameters else {
             return Err(RedisError::Unsupported { what: "a limit on concurrency" });
         };
-        Ok(Self::from_quota(&arg.key, interval_us, tolerance_us, arg.cost))
+        Ok(Self::from_quota(&check.key, interval_us, tolerance_us, check.cost))
     }
 
     fn from_charge(amount: &LimitCharge) -> Self {
@@ -107,21 +107,21 @@ fn signed(cost: u64) -> i64 {
 
 /// Charges every limit, or none if one that counts denies; returns whether all allow, and each decision.
 pub(super) async fn check_limits(
-    caller: &RedisTransport,
-    args: &[RateLimitCheck],
+    transport: &RedisTransport,
+    checks: &[RateLimitCheck],
 ) -> Result<(bool, Vec<RateLimitDecision>), RedisError> {
-    if args.is_empty() {
+    if checks.is_empty() {
         return Ok((true, Vec::new()));
     }
-    let windows = args.iter().map(FixedWindow::from_check).collect::<Result<Vec<_>, _>>()?;
-    let answers = caller.pipeline(windows.iter().flat_map(FixedWindow::charge).collect()).await?;
-    let mut answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter();
-    let (mut replies, mut endless) = (Vec::with_capacity(args.len()), Vec::new());
+    let windows = checks.iter().map(FixedWindow::from_check).collect::<Result<Vec<_>, _>>()?;
+    let replies = transport.pipeline(windows.iter().flat_map(FixedWindow::charge).collect()).await?;
+    let mut replies = replies.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter();
+    let (mut decisions, mut endless) = (Vec::with_capacity(checks.len()), Vec::new());
     for window in &windows {
         if window.cost > 0 {
-            answers.next();
+            replies.next();
         }
-        let (count, ttl) = (answers.next().unwrap_or(Value::Null), answers.next().unwrap_or(Value::Null));
+        let (count, ttl) = (replies.next().unwrap_or(Value::Null), replies.next().unwrap_or(Value::Null));
         let count = if count == Value::Null { 0 } else { integer(&count)? };
         let ttl = integer(&ttl)?;
         // Without an expiry, or with one that a clock set which has stepped back since: the window gets its full
@@ -130,71 +130,72 @@ pub(super) async fn check_limits(
         if ttl == -1 || is_late {
             endless.push(command("PEXPIRE", [text(&window.key), number(window.length_ms)]));
         }
-        replies.push(window.to_decision(count, ttl));
+        decisions.push(window.to_decision(count, ttl));
     }
-    let granted = replies.iter().zip(args).all(|(reply, arg)| reply.allowed || arg.shadow);
-    let taken_back = windows.iter().zip(&replies).filter(|(_, reply)| !granted || !reply.allowed);
+    let granted = decisions.iter().zip(checks).all(|(decision, check)| decision.allowed || check.shadow);
+    let taken_back = windows.iter().zip(&decisions).filter(|(_, decision)| !granted || !decision.allowed);
     let charged =
         taken_back.filter(|(window, _)| window.cost > 0).flat_map(|(window, _)| window.refund_commands());
     endless.extend(charged);
     if !endless.is_empty() {
-        caller.pipeline(endless).await?;
+        transport.pipeline(endless).await?;
     }
     if !granted {
-        replies = windows.iter().zip(replies).map(|(window, reply)| window.without_charge(reply)).collect();
+        decisions =
+            windows.iter().zip(decisions).map(|(window, decision)| window.without_charge(decision)).collect();
     }
-    Ok((granted, replies))
+    Ok((granted, decisions))
 }
 
 /// Gives requests back to a limit and notifies every worker; returns what remains.
 pub(in crate::redis) async fn refund_limit(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     channel: &str,
     amount: &LimitCharge,
 ) -> Result<u64, RedisError> {
     let window = FixedWindow::from_charge(amount);
     let mut commands = window.refund_commands();
     commands.push(replenished_notification(channel, &amount.key));
-    let answers = caller.pipeline(commands).await?;
-    let count = answers.into_iter().nth(1).unwrap_or(Ok(Value::Null))?;
+    let replies = transport.pipeline(commands).await?;
+    let count = replies.into_iter().nth(1).unwrap_or(Ok(Value::Null))?;
     Ok(window.max.saturating_sub(u64::try_from(integer(&count)?).unwrap_or(0)).min(window.max))
 }
 
 /// Makes a limit unused and notifies every worker; returns whether it was in use.
 pub(in crate::redis) async fn reset_limit(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     channel: &str,
     key: &str,
 ) -> Result<bool, RedisError> {
     let commands =
         vec![command("DEL", [text(&keys::limit_window(key))]), replenished_notification(channel, key)];
-    let deleted = caller.pipeline(commands).await?.into_iter().next().unwrap_or(Ok(Value::Null))?;
+    let deleted = transport.pipeline(commands).await?.into_iter().next().unwrap_or(Ok(Value::Null))?;
     Ok(deleted.as_u64() == Some(1))
 }
 
 /// The state of a limit.
 pub(in crate::redis) async fn limit_status(
-    caller: &RedisTransport,
-    arg: &RateLimitCheck,
+    transport: &RedisTransport,
+    check: &RateLimitCheck,
 ) -> Result<LimitStatus, RedisError> {
-    let (_, replies) = check_limits(caller, &[RateLimitCheck { cost: 0, ..arg.clone() }]).await?;
+    let (_, replies) = check_limits(transport, &[RateLimitCheck { cost: 0, ..check.clone() }]).await?;
     let reply = replies.first().ok_or_else(|| RedisError::protocol("a limit is missing in the answer"))?;
     Ok(LimitStatus { remaining: reply.remaining, reset_us: reply.reset_us })
 }
 
 /// Charges what was allowed locally, however much that is; the mark prevents charging it twice.
 pub(in crate::redis) async fn apply_deferred_charge(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     mark: &str,
     mark_ms: u64,
     amount: &LimitCharge,
 ) -> Result<bool, RedisError> {
     let args = [text(mark), text("1"), text("PX"), number(mark_ms), text("NX")];
-    if caller.send("SET", args.into()).await? == Value::Null {
+    if transport.send("SET", args.into()).await? == Value::Null {
         return Ok(false);
     }
-    for answer in caller.pipeline(FixedWindow::from_charge(amount).charge()).await? {
-        answer?;
+    for reply in transport.pipeline(FixedWindow::from_charge(amount).charge()).await? {
+        reply?;
     }
     Ok(true)
 }
@@ -206,14 +207,14 @@ fn replenished_notification(channel: &str, key: &str) -> PipelinedCommand {
 
 /// Undoes what [`check_limits`] charged, when the request is not executed after all.
 pub(super) async fn refund_checks(
-    caller: &RedisTransport,
-    args: &[RateLimitCheck],
+    transport: &RedisTransport,
+    checks: &[RateLimitCheck],
 ) -> Result<(), RedisError> {
-    let charged = args.iter().filter(|arg| arg.cost > 0);
+    let charged = checks.iter().filter(|check| check.cost > 0);
     let windows = charged.map(FixedWindow::from_check).collect::<Result<Vec<_>, _>>()?;
     let commands: Vec<PipelinedCommand> = windows.iter().flat_map(FixedWindow::refund_commands).collect();
     if !commands.is_empty() {
-        caller.pipeline(commands).await?;
+        transport.pipeline(commands).await?;
     }
     Ok(())
 }
@@ -222,14 +223,14 @@ pub(super) async fn refund_checks(
 mod tests {
     use super::*;
 
-    fn arg(burst: u64, cost: u64) -> RateLimitCheck {
+    fn check(burst: u64, cost: u64) -> RateLimitCheck {
         let kind = LimitParameters::Rate { interval_us: 1000, tolerance_us: 1000 * burst };
         RateLimitCheck { key: "p:l:a".into(), parameters: kind, shadow: false, cost }
     }
 
     #[test]
     fn the_last_of_a_burst_is_allowed_and_the_next_is_denied_until_the_window_ends() {
-        let window = FixedWindow::from_check(&arg(5, 1)).unwrap();
+        let window = FixedWindow::from_check(&check(5, 1)).unwrap();
         let last = window.to_decision(5, 3);
         assert_eq!((last.allowed, last.remaining, last.retry_after_us, last.reset_us), (true, 0, None, 3000));
         let next = window.to_decision(6, 3);
@@ -237,8 +238,8 @@ mod tests {
     }
 
     #[test]
-    fn workers_that_reckon_with_the_answer_deny_nothing_that_is_allowed() {
-        let window = FixedWindow::from_check(&arg(5, 1)).unwrap();
+    fn local_denials_never_deny_what_is_allowed() {
+        let window = FixedWindow::from_check(&check(5, 1)).unwrap();
         for count in 1..=6 {
             for ttl in 1..=5 {
                 let reply = window.to_decision(count, ttl);
@@ -250,8 +251,8 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_more_than_the_burst_gets_no_retry_time() {
-        let reply = FixedWindow::from_check(&arg(5, 6)).unwrap().to_decision(6, 5);
+    fn a_cost_above_the_burst_gets_no_retry_time() {
+        let reply = FixedWindow::from_check(&check(5, 6)).unwrap().to_decision(6, 5);
         assert_eq!((reply.allowed, reply.remaining, reply.retry_after_us), (false, 5, None));
     }
 
@@ -259,7 +260,7 @@ mod tests {
     fn concurrency_is_refused_by_name() {
         let kind = LimitParameters::Concurrency { lease_us: 1, max: 1 };
         let refused =
-            FixedWindow::from_check(&RateLimitCheck { parameters: kind, ..arg(1, 1) }).err().unwrap();
+            FixedWindow::from_check(&RateLimitCheck { parameters: kind, ..check(1, 1) }).err().unwrap();
         assert!(refused.to_string().contains("concurrency"), "{refused}");
     }
 }

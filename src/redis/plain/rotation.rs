@@ -21,7 +21,7 @@ use crate::redis::{
 /// # Errors
 /// `Unsupported` for a login: the index of a user's sessions needs server-side code.
 pub(in crate::redis) async fn rotate_session(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     request: &RotateSession<'_>,
 ) -> Result<RotateOutcome, RedisError> {
     if request.login || request.user.is_some() {
@@ -34,7 +34,7 @@ pub(in crate::redis) async fn rotate_session(
             Some(keys::session(request.prefix, old))
         }
     };
-    let now = time_ms(&caller.call("TIME", []).await?)?;
+    let now = time_ms(&transport.call("TIME", []).await?)?;
     let (mut session, mut views) = (
         PlainRecord {
             created_ms: if request.initial.created_ms == 0 { now } else { request.initial.created_ms },
@@ -45,11 +45,11 @@ pub(in crate::redis) async fn rotate_session(
         request.initial.views,
     );
     if let Some(old) = &old {
-        let PlainLookup::Record(found) = load(caller, record_id(old)).await? else {
+        let PlainLookup::Record(found) = load(transport, record_id(old)).await? else {
             return Ok(RotateOutcome::Gone);
         };
         (session.created_ms, session.fields) = (found.created_ms, found.fields);
-        views = caller.call("GET", [&keys::session_views(old)]).await?.as_u64().unwrap_or(0);
+        views = transport.call("GET", [&keys::session_views(old)]).await?.as_u64().unwrap_or(0);
     }
     if request.expect.iter().any(|(name, value)| session.fields.get(name) != Some(value)) {
         return Ok(RotateOutcome::Conflict);
@@ -61,19 +61,19 @@ pub(in crate::redis) async fn rotate_session(
     }
     let mut left = session.left_ms(now);
     if old.is_none() {
-        if let Some(retry_after_ms) = new_session_retry_after_ms(caller, request.limit).await? {
+        if let Some(retry_after_ms) = new_session_retry_after_ms(transport, request.limit).await? {
             return Ok(RotateOutcome::RateLimited { retry_after_ms });
         }
         // The cookie of a new session may never come back.
         left = left.min(provisional_ttl_ms());
     }
-    match create_session(caller, &new, &session, (views, left), now).await? {
+    match create_session(transport, &new, &session, (views, left), now).await? {
         CommitOutcome::Committed { .. } => {}
         CommitOutcome::Exists => return Ok(RotateOutcome::IdInUse),
         _ => return Ok(RotateOutcome::Gone),
     }
     if let Some(old) = &old {
-        destroy_session(caller, old).await?;
+        destroy_session(transport, old).await?;
     }
     Ok(RotateOutcome::Done { created_ms: session.created_ms, sessions: 0 })
 }

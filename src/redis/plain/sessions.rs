@@ -51,8 +51,8 @@ pub(super) struct PlainRecord {
 
 impl PlainRecord {
     /// With the configured lifetimes, which apply whatever they were when the session was created.
-    fn with_lifetimes(&self, arg: &SessionQuery) -> Self {
-        Self { idle_ms: arg.idle_ms, absolute_ms: arg.absolute_ms, ..self.clone() }
+    fn with_lifetimes(&self, query: &SessionQuery) -> Self {
+        Self { idle_ms: query.idle_ms, absolute_ms: query.absolute_ms, ..self.clone() }
     }
 
     /// Lifetime left, ms: the shorter of idle and absolute; 0 if it is over.
@@ -114,8 +114,8 @@ pub(super) enum PlainLookup {
     Corrupt,
 }
 
-pub(super) async fn load(caller: &RedisTransport, id: Id) -> Result<PlainLookup, RedisError> {
-    match caller.with_session_store(async |store| store.load(&id).await).await? {
+pub(super) async fn load(transport: &RedisTransport, id: Id) -> Result<PlainLookup, RedisError> {
+    match transport.with_session_store(async |store| store.load(&id).await).await? {
         Ok(None) => Ok(PlainLookup::NotFound),
         Ok(Some(record)) => {
             Ok(PlainRecord::from_record(&record).map_or(PlainLookup::Corrupt, PlainLookup::Record))
@@ -131,16 +131,16 @@ pub(super) async fn load(caller: &RedisTransport, id: Id) -> Result<PlainLookup,
 
 /// Reads a session and changes nothing.
 pub(in crate::redis) async fn lookup_session(
-    caller: &RedisTransport,
-    arg: &SessionQuery,
+    transport: &RedisTransport,
+    query: &SessionQuery,
 ) -> Result<SessionLookup, RedisError> {
-    let commands = vec![command("TIME", []), command("GET", [text(&keys::session_views(&arg.key))])];
-    let (found, answers) = tokio::join!(load(caller, record_id(&arg.key)), caller.pipeline(commands));
-    let answers = answers?.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let now = time_ms(answers.first().unwrap_or(&Value::Null))?;
-    let views = answers.get(1).and_then(Value::as_u64).unwrap_or(0);
+    let commands = vec![command("TIME", []), command("GET", [text(&keys::session_views(&query.key))])];
+    let (found, replies) = tokio::join!(load(transport, record_id(&query.key)), transport.pipeline(commands));
+    let replies = replies?.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let now = time_ms(replies.first().unwrap_or(&Value::Null))?;
+    let views = replies.get(1).and_then(Value::as_u64).unwrap_or(0);
     Ok(match found? {
-        PlainLookup::Record(session) if session.with_lifetimes(arg).left_ms(now) > 0 => {
+        PlainLookup::Record(session) if session.with_lifetimes(query).left_ms(now) > 0 => {
             session.to_lookup(views)
         }
         PlainLookup::Corrupt => SessionLookup::Corrupt,
@@ -150,40 +150,40 @@ pub(in crate::redis) async fn lookup_session(
 
 /// Reads a session and counts a view.
 pub(super) async fn lookup_and_count(
-    caller: &RedisTransport,
-    arg: &SessionQuery,
+    transport: &RedisTransport,
+    query: &SessionQuery,
 ) -> Result<SessionLookup, RedisError> {
-    let id = record_id(&arg.key);
-    let (own, views) = (id.to_string(), keys::session_views(&arg.key));
+    let id = record_id(&query.key);
+    let (own, views) = (id.to_string(), keys::session_views(&query.key));
     let reads = vec![command("TIME", []), command("PTTL", [text(&own)]), command("GET", [text(&views)])];
-    let (found, answers) = tokio::join!(load(caller, id), caller.pipeline(reads));
-    let mut answers = answers?.into_iter();
-    let mut answer = || answers.next().unwrap_or(Ok(Value::Null));
-    let (now, ttl, counted) = (time_ms(&answer()?)?, integer(&answer()?)?, answer()?);
+    let (found, replies) = tokio::join!(load(transport, id), transport.pipeline(reads));
+    let mut replies = replies?.into_iter();
+    let mut reply = || replies.next().unwrap_or(Ok(Value::Null));
+    let (now, ttl, counted) = (time_ms(&reply()?)?, integer(&reply()?)?, reply()?);
     let session = match found? {
         PlainLookup::NotFound => return Ok(SessionLookup::Gone),
         PlainLookup::Record(session) => session,
         PlainLookup::Corrupt => return Ok(SessionLookup::Corrupt),
     };
-    let session = session.with_lifetimes(arg);
+    let session = session.with_lifetimes(query);
     let left = session.left_ms(now);
     if left == 0 {
         return Ok(SessionLookup::Gone);
     }
     let mut commands: Vec<PipelinedCommand> = Vec::new();
-    if arg.access == SessionAccess::CountView {
+    if query.access == SessionAccess::CountView {
         commands.push(command("INCR", [text(&views)]));
         commands.push(command("PEXPIRE", [text(&views), number(left)]));
     }
     // Only after a tenth of the idle lifetime, so that a busy session is not touched at every request.
-    if u64::try_from(ttl).is_ok_and(|ttl| left.saturating_sub(ttl) >= arg.idle_ms / 10) {
+    if u64::try_from(ttl).is_ok_and(|ttl| left.saturating_sub(ttl) >= query.idle_ms / 10) {
         commands.push(command("PEXPIRE", [text(&own), number(left)]));
         commands.push(command("PEXPIRE", [text(&views), number(left)]));
     }
     let mut views = counted.as_u64().unwrap_or(0);
     if !commands.is_empty() {
-        let answers = caller.pipeline(commands).await?;
-        if let (SessionAccess::CountView, Some(Ok(sum))) = (arg.access, answers.first()) {
+        let replies = transport.pipeline(commands).await?;
+        if let (SessionAccess::CountView, Some(Ok(sum))) = (query.access, replies.first()) {
             views = sum.as_u64().unwrap_or(views);
         }
     }
@@ -192,7 +192,7 @@ pub(super) async fn lookup_and_count(
 
 /// Creates a session with this number of views and this lifetime, ms, until it is read.
 pub(super) async fn create_session(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     key: &str,
     session: &PlainRecord,
     (views, left): (u64, u64),
@@ -203,15 +203,15 @@ pub(super) async fn create_session(
     }
     // Before the session exists: a request that finds it adds to these views.
     let args = [text(&keys::session_views(key)), number(views), text("PX"), number(left), text("NX")];
-    caller.send("SET", args.into()).await?;
+    transport.send("SET", args.into()).await?;
     let id = record_id(key);
     let mut record = session.record(id, now, left);
-    if let Err(error) = caller.with_session_store(async |store| store.create(&mut record).await).await? {
+    if let Err(error) = transport.with_session_store(async |store| store.create(&mut record).await).await? {
         return if is_nil_reply(&error) { Ok(CommitOutcome::Exists) } else { Err(to_redis_error(&error)) };
     }
     if record.id != id {
         // The store chose another id because this one is taken; what it created would never be found.
-        let deleted = caller.with_session_store(async |store| store.delete(&record.id).await).await?;
+        let deleted = transport.with_session_store(async |store| store.delete(&record.id).await).await?;
         deleted.map_err(|error| to_redis_error(&error))?;
         return Ok(CommitOutcome::Exists);
     }
@@ -223,7 +223,7 @@ pub(super) async fn create_session(
 /// # Errors
 /// `Unsupported` for sums and expectations, which need server-side code.
 pub(in crate::redis) async fn commit_session(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     request: &commit::CommitSession<'_>,
 ) -> Result<CommitOutcome, RedisError> {
     if !request.add.is_empty() {
@@ -233,7 +233,7 @@ pub(in crate::redis) async fn commit_session(
         return Err(RedisError::Unsupported { what: "expecting a value of a session's field" });
     }
     let id = record_id(request.key);
-    let (found, now) = tokio::join!(load(caller, id), caller.call("TIME", []));
+    let (found, now) = tokio::join!(load(transport, id), transport.call("TIME", []));
     let now = time_ms(&now?)?;
     if let Some(create_as) = request.create {
         let session = PlainRecord {
@@ -246,7 +246,7 @@ pub(in crate::redis) async fn commit_session(
             true => Ok(CommitOutcome::TooLarge),
             false => {
                 let left = session.left_ms(now);
-                create_session(caller, request.key, &session, (create_as.views, left), now).await
+                create_session(transport, request.key, &session, (create_as.views, left), now).await
             }
         };
     }
@@ -261,30 +261,34 @@ pub(in crate::redis) async fn commit_session(
         return Ok(CommitOutcome::TooLarge);
     }
     let record = session.record(id, now, left);
-    if let Err(error) = caller.with_session_store(async |store| store.save(&record).await).await? {
+    if let Err(error) = transport.with_session_store(async |store| store.save(&record).await).await? {
         return if is_nil_reply(&error) { Ok(CommitOutcome::Gone) } else { Err(to_redis_error(&error)) };
     }
-    caller.send("PEXPIRE", vec![text(&keys::session_views(request.key)), number(left)]).await?;
+    transport.send("PEXPIRE", vec![text(&keys::session_views(request.key)), number(left)]).await?;
     Ok(CommitOutcome::Committed { sums: Vec::new() })
 }
 
 /// Deletes what is stored under a key, a session's record or anything else; returns whether there was something.
-pub(in crate::redis) async fn delete_session(caller: &RedisTransport, key: &str) -> Result<bool, RedisError> {
+pub(in crate::redis) async fn delete_session(
+    transport: &RedisTransport,
+    key: &str,
+) -> Result<bool, RedisError> {
     let names = [record_id(key).to_string(), key.to_owned(), keys::session_views(key)];
-    let answers = caller.pipeline(names.iter().map(|name| command("UNLINK", [text(name)])).collect()).await?;
-    let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
-    Ok(answers.iter().take(2).any(|deleted| deleted.as_u64() == Some(1)))
+    let replies =
+        transport.pipeline(names.iter().map(|name| command("UNLINK", [text(name)])).collect()).await?;
+    let replies = replies.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(replies.iter().take(2).any(|deleted| deleted.as_u64() == Some(1)))
 }
 
 /// Quarantines a record that cannot be read for this time; returns whether there was one.
 pub(in crate::redis) async fn quarantine_session(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     key: &str,
     aside: &str,
     kept_ms: u64,
 ) -> Result<bool, RedisError> {
     let own = record_id(key);
-    if !matches!(load(caller, own).await?, PlainLookup::Corrupt) {
+    if !matches!(load(transport, own).await?, PlainLookup::Corrupt) {
         return Ok(false);
     }
     let commands = vec![
@@ -292,9 +296,9 @@ pub(in crate::redis) async fn quarantine_session(
         command("PEXPIRE", [text(aside), number(kept_ms)]),
         command("DEL", [text(&keys::session_views(key))]),
     ];
-    let answers = caller.pipeline(commands).await?;
+    let replies = transport.pipeline(commands).await?;
     // Another worker may have moved it meanwhile.
-    Ok(answers.iter().all(Result::is_ok))
+    Ok(replies.iter().all(Result::is_ok))
 }
 
 /// Bytes as a JSON value of the store's records.
@@ -340,13 +344,13 @@ mod tests {
     }
 
     #[test]
-    fn a_session_survives_the_way_through_a_record_whatever_its_fields_are_called() {
+    fn a_session_with_any_field_names_survives_a_round_trip() {
         let session = session();
         assert_eq!(PlainRecord::from_record(&session.record(Id(1), 1000, 500)), Some(session));
     }
 
     #[test]
-    fn a_record_of_somebody_else_is_no_session() {
+    fn a_record_of_another_program_is_no_session() {
         let record = Record { id: Id(1), data: HashMap::default(), expiry_date: OffsetDateTime::UNIX_EPOCH };
         assert_eq!(PlainRecord::from_record(&record), None);
     }
@@ -364,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_survive_the_way_through_a_record() {
+    fn bytes_survive_a_round_trip() {
         for bytes in [&b""[..], b"[1,2]", b"\"caf\xc3\xa9\"", b"\x00\xff\xfe"] {
             let bytes = Bytes::from_static(bytes);
             assert_eq!(from_json(&to_json(&bytes)), Some(bytes));

@@ -34,8 +34,8 @@ impl RedisClient {
         let prefix = &self.inner.prefix;
         if self.is_plain() {
             let life_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-            let work = async |caller: &RedisTransport| {
-                plain::heartbeat(caller, prefix, &instance.id, life_ms, &document).await
+            let work = async |transport: &RedisTransport| {
+                plain::heartbeat(transport, prefix, &instance.id, life_ms, &document).await
             };
             return self.call_plain(CallKind::Write, work).await;
         }
@@ -45,7 +45,7 @@ impl RedisClient {
             words.into_iter().chain(instance.libraries.iter().map(String::as_str)).collect();
         let reply =
             self.call(ServerFunction::RegistryHeartbeat, |entry| encode(prefix, entry, &words)).await?;
-        reply.as_u64().ok_or_else(|| RedisError::protocol("beat did not answer with a number"))
+        reply.as_u64().ok_or_else(|| RedisError::protocol("a heartbeat did not answer with a number"))
     }
 
     /// Reports that an instance ends; an unknown one is no error.
@@ -58,7 +58,8 @@ impl RedisClient {
     pub async fn deregister_instance(&self, id: &str) -> Result<(), RedisError> {
         let prefix = &self.inner.prefix;
         if self.is_plain() {
-            let work = async |caller: &RedisTransport| plain::deregister_instance(caller, prefix, id).await;
+            let work =
+                async |transport: &RedisTransport| plain::deregister_instance(transport, prefix, id).await;
             return self.call_plain(CallKind::Write, work).await;
         }
         self.call(ServerFunction::RegistryDeregister, |entry| encode(prefix, entry, &[id])).await.map(|_| ())
@@ -69,8 +70,8 @@ impl RedisClient {
     /// # Errors
     /// See [`RedisError`].
     pub async fn list_instances(&self) -> Result<InstanceList, RedisError> {
-        let call = |live: ActiveConnection| async move {
-            fetch_instances(&live.transport, &self.inner.prefix).await
+        let call = |active: ActiveConnection| async move {
+            fetch_instances(&active.transport, &self.inner.prefix).await
         };
         self.send(CallKind::Read, call).await
     }
@@ -92,15 +93,15 @@ pub async fn list_instances_one_shot(
     timeout: Duration,
 ) -> Result<InstanceList, RedisError> {
     let listing = async {
-        let link = OneShotConnection::open(&redis.inner).await?;
-        fetch_instances(&link.setup_transport(), &redis.inner.prefix).await
+        let connection = OneShotConnection::open(&redis.inner).await?;
+        fetch_instances(&connection.setup_transport(), &redis.inner.prefix).await
     };
     tokio::time::timeout(timeout, listing).await.unwrap_or(Err(RedisError::Timeout))
 }
 
-async fn fetch_instances(caller: &RedisTransport, prefix: &str) -> Result<InstanceList, RedisError> {
-    let now = time_ms(&caller.call("TIME", []).await?)?;
-    record::decode(now, caller.call("HGETALL", [&keys::instances(prefix)]).await?)
+async fn fetch_instances(transport: &RedisTransport, prefix: &str) -> Result<InstanceList, RedisError> {
+    let now = time_ms(&transport.call("TIME", []).await?)?;
+    record::decode(now, transport.call("HGETALL", [&keys::instances(prefix)]).await?)
 }
 
 /// The arguments in wire order: function, number of keys, keys, arguments.

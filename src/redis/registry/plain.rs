@@ -19,19 +19,19 @@ const KEYS_TTL_MS: u64 = 10 * 60 * 1000;
 
 /// Writes an instance's document and drops dead instances; returns how many are alive.
 pub(super) async fn heartbeat(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     prefix: &str,
     id: &str,
     lifetime_ms: u64,
     document: &str,
 ) -> Result<u64, RedisError> {
-    let now_ms = time_ms(&caller.call("TIME", []).await?)?;
+    let now_ms = time_ms(&transport.call("TIME", []).await?)?;
     let (instances, deaths) = (keys::instances(prefix), keys::instance_deadlines(prefix));
-    let dead = caller.call("ZRANGEBYSCORE", [deaths.as_str(), "-inf", &now_ms.to_string()]).await?;
+    let dead = transport.call("ZRANGEBYSCORE", [deaths.as_str(), "-inf", &now_ms.to_string()]).await?;
     let dead: Vec<Value> = if let Value::Array(dead) = dead { dead } else { Vec::new() };
-    let commands = clock_fixes(caller, (&instances, &deaths), now_ms, lifetime_ms).await?;
+    let commands = clock_fixes(transport, (&instances, &deaths), now_ms, lifetime_ms).await?;
     if !commands.is_empty() {
-        caller.pipeline(commands).await?;
+        transport.pipeline(commands).await?;
     }
     let record = format!("{now_ms} {lifetime_ms} {document}");
     let mut commands = vec![
@@ -46,15 +46,15 @@ pub(super) async fn heartbeat(
         commands.push(command("ZREM", [text(&deaths), gone]));
     }
     commands.push(command("ZCARD", [text(&deaths)]));
-    let answers = caller.pipeline(commands).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let alive = answers.last().map_or(Ok(0), integer)?;
+    let replies = transport.pipeline(commands).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let alive = replies.last().map_or(Ok(0), integer)?;
     Ok(u64::try_from(alive).unwrap_or(0))
 }
 
 /// Commands that give instances whose report has a time in the future, from a clock that has stepped back, one lifetime
 /// from now; and that correct a future start of the fleet.
 async fn clock_fixes(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     (instances, deaths): (&str, &str),
     now_ms: u64,
     lifetime_ms: u64,
@@ -64,16 +64,16 @@ async fn clock_fixes(
         command("ZRANGEBYSCORE", [text(deaths), text(&after), text("+inf")]),
         command("HGET", [text(instances), text(SINCE_FIELD)]),
     ];
-    let mut answers = caller.pipeline(reads).await?.into_iter();
-    let mut answer = || answers.next().unwrap_or(Ok(Value::Null));
-    let (late, since) = (answer()?, answer()?);
+    let mut replies = transport.pipeline(reads).await?.into_iter();
+    let mut reply = || replies.next().unwrap_or(Ok(Value::Null));
+    let (late, since) = (reply()?, reply()?);
     let mut commands = Vec::new();
     if since.as_u64().is_some_and(|since_ms| since_ms > now_ms) {
         commands.push(command("HSET", [text(instances), text(SINCE_FIELD), number(now_ms)]));
     }
     let late: Vec<Value> = if let Value::Array(late) = late { late } else { Vec::new() };
     for id in late {
-        let record = caller.send("HGET", vec![text(instances), id.clone()]).await?.as_string();
+        let record = transport.send("HGET", vec![text(instances), id.clone()]).await?.as_string();
         let (left_ms, record) = match record.as_deref().and_then(split_record) {
             Some((beat_ms, ..)) if beat_ms <= now_ms => continue,
             Some((_, life_ms, document)) => (life_ms, Some(format!("{now_ms} {life_ms} {document}"))),
@@ -89,12 +89,12 @@ async fn clock_fixes(
 
 /// Drops one instance.
 pub(super) async fn deregister_instance(
-    caller: &RedisTransport,
+    transport: &RedisTransport,
     prefix: &str,
     id: &str,
 ) -> Result<(), RedisError> {
     let (instances, deaths) = (keys::instances(prefix), keys::instance_deadlines(prefix));
     let commands =
         vec![command("HDEL", [text(&instances), text(id)]), command("ZREM", [text(&deaths), text(id)])];
-    caller.pipeline(commands).await?.into_iter().collect::<Result<Vec<_>, _>>().map(|_| ())
+    transport.pipeline(commands).await?.into_iter().collect::<Result<Vec<_>, _>>().map(|_| ())
 }

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_a_moment_ago_is_not_complete() {
+    fn a_list_that_was_just_lost_is_not_complete() {
         let fields = [("-", "1000"), ("a", "1000 10000 {}"), ("b", "1000 2000 {}")];
         assert!(!decode(10_999, stored(&fields)).unwrap().complete);
         assert!(decode(11_000, stored(&fields)).unwrap().complete, "by the longest lifetime");

@@ -59,8 +59,8 @@ impl RedisClient {
         kinds: &[&str],
         lease: Option<Duration>,
     ) -> Result<Option<TaskDelivery>, RedisError> {
-        let idler = IdleWorker { worker: "", kinds, has_capacity: false };
-        Ok(self.claim_task_for(&idler, lease).await?.0)
+        let idle_worker = IdleWorker { worker: "", kinds, has_capacity: false };
+        Ok(self.claim_task_for(&idle_worker, lease).await?.0)
     }
 
     /// Claims the next entry, or registers the worker as waiting; also returns what to do next.
@@ -72,21 +72,21 @@ impl RedisClient {
     /// As after an error.
     pub async fn claim_task_for(
         &self,
-        idler: &IdleWorker<'_>,
+        idle_worker: &IdleWorker<'_>,
         lease: Option<Duration>,
     ) -> Result<(Option<TaskDelivery>, NextClaim), RedisError> {
-        let (keys, words, requested_at) =
-            (self.idle_keys(idler.kinds), self.notification_args().await, Instant::now());
+        let (keys, notification, requested_at) =
+            (self.idle_keys(idle_worker.kinds), self.notification_args().await, Instant::now());
         let reply = self
             .call(ServerFunction::TaskClaim, |entry| {
                 let mut args = with_keys(entry, keys.iter().map(String::as_str));
-                args.extend_from_slice(&words);
+                args.extend_from_slice(&notification);
                 // Evaluated for each sending: a call that was held during an outage must claim no overdue task, because
                 // its worker could not renew it meanwhile.
                 let lease = lease.filter(|_| requested_at.elapsed() < HELD_AFTER);
                 args.push(lease.map_or(number(0), millis));
-                args.extend(idler.to_args());
-                args.extend(idler.kinds.iter().copied().map(Value::from));
+                args.extend(idle_worker.to_args());
+                args.extend(idle_worker.kinds.iter().copied().map(Value::from));
                 args
             })
             .await?;
@@ -95,7 +95,7 @@ impl RedisClient {
         let Some(queue) = parts.next() else { return Ok((None, next)) };
         let odd = || RedisError::protocol("an entry of a queue of tasks has another form");
         let queue = usize::try_from(signed(Some(queue))?).map_err(|_| odd())?;
-        let kind = queue.checked_sub(1).and_then(|at| idler.kinds.get(at)).ok_or_else(odd)?;
+        let kind = queue.checked_sub(1).and_then(|at| idle_worker.kinds.get(at)).ok_or_else(odd)?;
         let mut text = || parts.next().and_then(|part| part.as_string());
         let (Some(entry), Some(id)) = (text(), text()) else { return Err(odd()) };
         let id = id.parse().map_err(|_| odd())?;
@@ -113,13 +113,13 @@ impl RedisClient {
     ///
     /// # Cancel safety
     /// As after an error.
-    pub async fn stop_waiting_for_tasks(&self, idler: &IdleWorker<'_>) -> Result<(), RedisError> {
-        let (keys, words) = (self.idle_keys(idler.kinds), self.notification_args().await);
+    pub async fn stop_waiting_for_tasks(&self, idle_worker: &IdleWorker<'_>) -> Result<(), RedisError> {
+        let (keys, notification) = (self.idle_keys(idle_worker.kinds), self.notification_args().await);
         self.call(ServerFunction::TaskWithdraw, |entry| {
             let mut args = with_keys(entry, keys.iter().map(String::as_str));
-            args.extend_from_slice(&words);
-            args.push(Value::from(idler.worker));
-            args.extend(idler.kinds.iter().copied().map(Value::from));
+            args.extend_from_slice(&notification);
+            args.push(Value::from(idle_worker.worker));
+            args.extend(idle_worker.kinds.iter().copied().map(Value::from));
             args
         })
         .await
@@ -139,8 +139,8 @@ impl RedisClient {
         outcome: &ExecutionResult,
         rules: &TaskPolicy,
     ) -> Result<bool, RedisError> {
-        let idler = IdleWorker { worker: "", kinds: &[], has_capacity: false };
-        Ok(self.finish_task_for(execution, outcome, rules, &idler).await?.accepted)
+        let idle_worker = IdleWorker { worker: "", kinds: &[], has_capacity: false };
+        Ok(self.finish_task_for(execution, outcome, rules, &idle_worker).await?.accepted)
     }
 
     /// Finishes an execution whose worker is free for the next one.
@@ -155,7 +155,7 @@ impl RedisClient {
         execution: &TaskExecution,
         outcome: &ExecutionResult,
         rules: &TaskPolicy,
-        idler: &IdleWorker<'_>,
+        idle_worker: &IdleWorker<'_>,
     ) -> Result<FinishOutcome, RedisError> {
         let (name, value, pause) = match outcome {
             ExecutionResult::Done(result) => ("done", result.as_str(), Duration::ZERO),
@@ -165,9 +165,9 @@ impl RedisClient {
         };
         let mut rest = vec![Value::from(name), Value::from(value), number(rules.max_attempts)];
         rest.extend([rules.retention, pause, rules.lease].map(millis));
-        rest.extend(idler.to_args());
+        rest.extend(idle_worker.to_args());
         let mut keys = vec![keys::task_idle_workers(&self.inner.prefix, &execution.delivery.kind)];
-        keys.extend(self.idle_keys(idler.kinds));
+        keys.extend(self.idle_keys(idle_worker.kinds));
         let reply = self.call_for_execution(ServerFunction::TaskFinish, execution, &rest, &keys).await?;
         let mut parts = list(reply, 3)?;
         let taken = signed(parts.next())? == 1;

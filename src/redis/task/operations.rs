@@ -42,11 +42,11 @@ impl RedisClient {
             keys::tasks_waiting(prefix),
             keys::task_idle_workers(prefix, kind),
         ];
-        let words = self.notification_args().await;
+        let notification = self.notification_args().await;
         let reply = self
             .call(ServerFunction::TaskEnqueue, |entry| {
                 let mut args = with_keys(entry, keys.iter().map(String::as_str));
-                args.extend_from_slice(&words);
+                args.extend_from_slice(&notification);
                 args.extend([id.as_str(), kind, input].map(Value::from));
                 args.extend([number(rules.queue_max), millis(rules.max_lifetime)]);
                 args
@@ -124,11 +124,11 @@ impl RedisClient {
         let TaskDelivery { id, kind, .. } = &execution.delivery;
         let id = id.to_string();
         let keys = [keys::task(prefix, &id), keys::task_queue(prefix, kind), keys::tasks_running(prefix)];
-        let (words, head) = (self.notification_args().await, execution_args(execution));
+        let (notification, head) = (self.notification_args().await, execution_args(execution));
         let reply = self
             .call(ServerFunction::TaskRenew, |entry| {
                 let mut args = with_keys(entry, keys.iter().map(String::as_str));
-                args.extend_from_slice(&words);
+                args.extend_from_slice(&notification);
                 args.extend_from_slice(&head);
                 args.push(Value::Integer(percent.map_or(-1, i64::from)));
                 args
@@ -209,9 +209,9 @@ impl RedisClient {
         let key = keys::task(&self.inner.prefix, &id.to_string());
         let args: Vec<Value> =
             std::iter::once(key.as_str()).chain(task_status::STATUS_FIELDS).map(Value::from).collect();
-        let call = |live: ActiveConnection| {
+        let call = |active: ActiveConnection| {
             let args = args.clone();
-            async move { live.transport.send("HMGET", args).await }
+            async move { active.transport.send("HMGET", args).await }
         };
         match self.send(CallKind::Read, call).await? {
             Value::Array(values) => TaskStatus::from_values(id, &values),
@@ -250,8 +250,8 @@ impl RedisClient {
         more_keys: &[String],
     ) -> Result<Value, RedisError> {
         let TaskDelivery { id, kind, .. } = &execution.delivery;
-        let [_, _, words @ ..] = execution_args(execution);
-        let rest: Vec<Value> = words.into_iter().chain(rest.iter().cloned()).collect();
+        let [_, _, notification @ ..] = execution_args(execution);
+        let rest: Vec<Value> = notification.into_iter().chain(rest.iter().cloned()).collect();
         self.call_for_task(entry, &id.to_string(), kind, &rest, more_keys).await
     }
 
@@ -273,10 +273,10 @@ impl RedisClient {
             keys::tasks_dead(prefix),
             keys::tasks_totals(prefix),
         ];
-        let words = self.notification_args().await;
+        let notification = self.notification_args().await;
         self.call(entry, |entry| {
             let mut args = with_keys(entry, keys.iter().chain(more_keys).map(String::as_str));
-            args.extend_from_slice(&words);
+            args.extend_from_slice(&notification);
             args.extend([id, kind].map(Value::from));
             args.extend_from_slice(rest);
             args

@@ -117,24 +117,24 @@ impl TaskQueueStats {
 
 impl RunningTask {
     fn decode(id: &str, text: &str, now_ms: u64) -> Option<Self> {
-        let mut words = text.splitn(5, ' ');
-        let (kind, percent) = (words.next()?.to_owned(), words.next()?.parse().ok()?);
-        let started_ms: u64 = words.next()?.parse().ok()?;
-        let attempt = words.next()?.parse().ok()?;
+        let mut notification = text.splitn(5, ' ');
+        let (kind, percent) = (notification.next()?.to_owned(), notification.next()?.parse().ok()?);
+        let started_ms: u64 = notification.next()?.parse().ok()?;
+        let attempt = notification.next()?.parse().ok()?;
         let (id, running_ms) = (id.parse().ok()?, now_ms.saturating_sub(started_ms));
-        Some(Self { id, kind, percent, running_ms, attempt, worker: words.next()?.to_owned() })
+        Some(Self { id, kind, percent, running_ms, attempt, worker: notification.next()?.to_owned() })
     }
 }
 
 impl DeadTask {
     fn decode(text: &str) -> Option<Self> {
-        let mut words = text.splitn(5, ' ');
+        let mut notification = text.splitn(5, ' ');
         Some(Self {
-            id: words.next()?.parse().ok()?,
-            kind: words.next()?.to_owned(),
-            attempts: words.next()?.parse().ok()?,
-            finished_ms: words.next()?.parse().ok()?,
-            reason: words.next()?.to_owned(),
+            id: notification.next()?.parse().ok()?,
+            kind: notification.next()?.to_owned(),
+            attempts: notification.next()?.parse().ok()?,
+            finished_ms: notification.next()?.parse().ok()?,
+            reason: notification.next()?.to_owned(),
         })
     }
 }

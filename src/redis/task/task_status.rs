@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_read_as_it_is_written_and_nothing_else_is_one() {
+    fn an_id_survives_a_round_trip_and_other_texts_are_rejected() {
         let id = TaskId::new().unwrap();
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_ne!(TaskId::new().unwrap(), id);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_is_read_and_what_is_none_is_refused() {
+    fn a_task_is_decoded_and_other_values_are_rejected() {
         let id = TaskId(1);
         let values = |texts: [&str; 10]| {
             texts.map(|text| if text.is_empty() { Value::Null } else { Value::from(text) })

@@ -31,7 +31,7 @@ fn packed(numbers: &[i32]) -> Value {
 }
 
 #[test]
-fn what_entries_share_is_named_once() {
+fn shared_keys_are_named_once() {
     let limits = [limit("p:l:a")];
     let (one, two) = (view_entry("p:s:1", &limits), view_entry("p:s:2", &limits));
     let args = encode(&[&one, &two], None, Value::from("f"));
@@ -43,7 +43,7 @@ fn what_entries_share_is_named_once() {
 }
 
 #[test]
-fn entries_are_handed_out_their_part_of_what_was_done_once() {
+fn each_entry_gets_its_part_of_a_shared_result() {
     let limits = [limit("p:l:a")];
     let entries = [view_entry("p:s:1", &limits), view_entry("p:s:2", &limits), view_entry("p:s:3", &limits)];
     let entries: Vec<_> = entries.iter().collect();
