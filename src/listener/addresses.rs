@@ -5,8 +5,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use crate::listener::error::ListenError;
+use crate::listener::slot_listeners::{Listener, SlotListeners, SocketOwner};
 use crate::listener::systemd::ActivatedSockets;
-use crate::listener::{ListenError, Listener, SlotListeners, SocketOwner};
 use crate::sys::tcp_socket;
 use crate::sys::tcp_socket::{PortSharing, ServedFamilies};
 
@@ -26,11 +27,11 @@ pub struct ListenAddresses {
     pub admin: Vec<SocketAddr>,
     /// Those that serve clients of IPv4 at an address of IPv6.
     dual_stack: BTreeSet<SocketAddr>,
-    /// Sockets that are lent and not opened.
+    /// Sockets that systemd opened.
     activated: Arc<ActivatedSockets>,
 }
 
-/// Opens the listeners of `slots` slots; what is lent replaces the addresses of the same kind.
+/// Opens the listeners of `slots` slots; what systemd opened replaces the addresses of the same kind.
 ///
 /// `[::]` serves clients of IPv4 too, unless an IPv4 address with the same port is named: that one has them then, and
 /// a second socket for them would clash with it.
@@ -139,7 +140,7 @@ fn served_families(address: SocketAddr, named: &[SocketAddr]) -> ServedFamilies 
 
 /// Finds out that nothing else serves the address, and which port the kernel chooses for 0.
 ///
-/// Without IPv6 every address of the machine is one of IPv4: `[::]` is then taken for `0.0.0.0`, or for nothing where
+/// Without IPv6 every address of the host is one of IPv4: `[::]` is then taken for `0.0.0.0`, or for nothing where
 /// that is named beside it.
 fn check_available(
     address: SocketAddr,

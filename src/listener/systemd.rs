@@ -1,4 +1,4 @@
-//! Sockets that systemd opened and lends to the fleet; `sd_listen_fds(3)`.
+//! Sockets that systemd opened for the fleet (socket activation); `sd_listen_fds(3)`.
 //!
 //! Such a socket is one queue for all slots. It belongs to systemd: the fleet only accepts from it, and what comes while
 //! no worker accepts waits there for the next one, or for the next fleet.
@@ -51,7 +51,7 @@ pub enum ActivationError {
     SteeringUnsupported,
 }
 
-/// What systemd lends; empty for a fleet that was started in another way.
+/// What systemd opened; empty for a fleet that was started in another way.
 #[derive(Debug, Default)]
 pub struct ActivatedSockets {
     /// Sockets for visitors; if there is one, the setting `listen` has no effect.
@@ -111,7 +111,7 @@ fn descriptor_names(
         Err(ActivationError::InvalidVariable { variable, value, reason })
     };
     let (Some(meant), Some(count)) = (find("LISTEN_PID"), find("LISTEN_FDS")) else { return Ok(Vec::new()) };
-    // Meant for someone else, for example the shell that started this process.
+    // Meant for another process, for example the shell that started this one.
     if meant != pid.to_string() {
         return Ok(Vec::new());
     }

@@ -1,11 +1,13 @@
 //! Groups of listeners: which of them share a port, and which slot a connection meets.
 
 use std::collections::BTreeSet;
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
 use super::systemd::ActivatedSockets;
 use super::*;
+use crate::config::settings::SteeringMode;
+use crate::sys::tcp_socket;
 
 fn any_port() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
@@ -206,8 +208,5 @@ fn an_address_of_another_host_is_reported() {
     let elsewhere = "192.0.2.1:0".parse().unwrap();
     let message =
         open_listeners(&[any_port()], &[elsewhere], no_activated_sockets(), 1).unwrap_err().to_string();
-    assert!(
-        message.contains("admin.listen") && message.contains("no interface of this machine"),
-        "{message}"
-    );
+    assert!(message.contains("admin.listen") && message.contains("no interface of this host"), "{message}");
 }

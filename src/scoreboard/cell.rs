@@ -64,7 +64,7 @@ impl<'a> WorkerCell<'a> {
         self.row.starts.fetch_add(1, Relaxed);
     }
 
-    /// Number of the worker's life in its slot; 0 when there is no worker.
+    /// Which of the slot's workers it is, from 1; 0 when there is no worker.
     pub(super) fn incarnation(self) -> u64 {
         self.cell.incarnation.load(Relaxed)
     }
@@ -79,22 +79,22 @@ impl<'a> WorkerCell<'a> {
         self.cell.state.store(state as u64, Relaxed);
     }
 
-    /// Written by the supervisor before it tells the worker to leave.
+    /// Written by the supervisor before it signals the worker.
     pub fn set_drain_order(self, order: DrainOrder) {
         self.cell.drain_order.store(order as u64, Relaxed);
     }
 
-    /// What the worker does with its seat when it is told to leave.
+    /// How the worker has to leave.
     pub fn drain_order(self) -> DrainOrder {
         DrainOrder::from_word(self.cell.drain_order.load(Relaxed))
     }
 
-    /// Sign of life of the worker's event loop: milliseconds of the monotonic clock, memory in bytes that no file
+    /// Heartbeat of the worker's event loop: milliseconds of the monotonic clock, memory in bytes that no file
     /// backs, and the microseconds of CPU time and of work in the loop since its start.
     pub fn record_heartbeat(self, now_ms: u64, memory_bytes: u64, cpu_us: u64, busy_us: u64) {
         self.cell.heartbeat_ms.store(now_ms, Relaxed);
         self.cell.memory_bytes.store(memory_bytes, Relaxed);
-        // Added beat by beat and not when the worker ends: a reader between two writes would see a total go back.
+        // Added with each heartbeat and not when the worker ends: a reader between two writes would see a total go back.
         self.row.cpu_us.fetch_add(cpu_us.saturating_sub(self.cell.cpu_us.load(Relaxed)), Relaxed);
         self.row.busy_us.fetch_add(busy_us.saturating_sub(self.cell.busy_us.load(Relaxed)), Relaxed);
         self.cell.cpu_us.store(cpu_us, Relaxed);
@@ -106,7 +106,7 @@ impl<'a> WorkerCell<'a> {
         self.cell.redis_up.store(u64::from(up), Relaxed);
     }
 
-    /// Where the breakers of Redis's reads and writes stand, and how often each has opened since it was last told.
+    /// The breakers' states, and how often each has opened since the last call.
     pub fn set_breakers(self, positions: [BreakerState; 2], opens: [u64; 2]) {
         let [reads, writes] = positions.map(|position| position as u64);
         self.cell.breakers.store(reads | writes << 4, Relaxed);
@@ -118,22 +118,22 @@ impl<'a> WorkerCell<'a> {
         self.cell.subscribers.store(subscribers, Relaxed);
     }
 
-    /// What broadcasts did since it was last told, in the order of the snapshot's numbers.
+    /// What broadcasts did since the last call, in the order of the snapshot's numbers.
     pub fn add_broadcast_totals(self, more: [u64; 5]) {
         add_each(&self.row.broadcast_totals, more);
     }
 
-    /// How often a connection to Redis has fallen silent, and calls were held for one, since it was last written.
+    /// How often a connection to Redis has fallen silent, and calls were held for one, since the last call.
     pub fn add_redis_absences(self, more: [u64; 2]) {
         add_each(&self.row.redis_absences, more);
     }
 
-    /// A response showed a session as last known, because Redis could not do all it was asked.
+    /// A response showed a stale session, because Redis was away.
     pub fn count_stale(self) {
         self.row.stale.fetch_add(1, Relaxed);
     }
 
-    /// How far the worker has come, to be compared with a later answer.
+    /// How far the worker has come, to be compared with a later reading.
     pub fn progress(self) -> LoopProgress {
         LoopProgress {
             turns: self.cell.turns.load(Relaxed),
@@ -154,17 +154,17 @@ impl<'a> WorkerCell<'a> {
         self.cell.connections.fetch_sub(1, Relaxed);
     }
 
-    /// A connection was taken over that a worker of another slot had accepted.
+    /// A connection came by transfer from a worker of another slot.
     pub fn count_connection_transferred(self) {
         self.row.transferred.fetch_add(1, Relaxed);
     }
 
-    /// Whether the worker takes connections from now on that others pass on.
+    /// Whether the worker accepts transferred connections from now on.
     pub fn set_accepts_transfers(self, takes: bool) {
         self.cell.accepts_transfers.store(u64::from(takes), Relaxed);
     }
 
-    /// Whether the worker takes connections that others pass on.
+    /// Whether the worker accepts transferred connections.
     pub fn accepts_transfers(self) -> bool {
         self.cell.accepts_transfers.load(Relaxed) != 0
     }
@@ -219,7 +219,7 @@ impl<'a> WorkerCell<'a> {
     }
 
     /// A turn of the event loop in which a request began has ended: its length, microseconds, and how many requests
-    /// wait for the next one. It is as good a sign of life as a beat.
+    /// wait for the next one. It shows that the loop turns as well as a heartbeat does.
     pub fn record_turn(self, length_us: u64, waiting: u64) {
         // Only the worker's own thread writes them, so that no locked instruction is needed.
         self.cell.turns.store(self.cell.turns.load(Relaxed) + 1, Relaxed);
@@ -252,7 +252,7 @@ impl<'a> WorkerCell<'a> {
         self.row.rate_limited.fetch_add(1, Relaxed);
     }
 
-    /// It was denied by what the worker knew.
+    /// It was denied by the worker's cache.
     pub fn count_denied_from_cache(self) {
         self.row.denied_from_cache.fetch_add(1, Relaxed);
     }
@@ -292,7 +292,7 @@ impl<'a> WorkerCell<'a> {
         self.row.failed_commits.fetch_add(1, Relaxed);
     }
 
-    /// Memory as of the last beat, bytes.
+    /// Memory as of the last heartbeat, bytes.
     pub fn memory_bytes(self) -> u64 {
         self.cell.memory_bytes.load(Relaxed)
     }

@@ -1,4 +1,4 @@
-//! The states of a worker and the orders it is given, as words of its cell.
+//! The state of a worker and its drain order, as words of its cell.
 
 /// Where a worker stands, as the supervisor sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -44,15 +44,15 @@ impl CellState {
     }
 }
 
-/// What a worker that is told to leave does with its seat.
+/// How a worker has to leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u64)]
 pub enum DrainOrder {
-    /// The supervisor has not told it anything: what signals it is another process.
+    /// The supervisor has given no order: what signals the worker is another process.
     #[serde(rename = "untold")]
     None = 0,
-    /// A successor takes it: listeners and queue stay as they are.
+    /// A successor takes the slot: listeners and queue stay as they are.
     #[serde(rename = "pass")]
     HandOver = 1,
     /// The slot ends and the fleet goes on: its queue runs dry, then its listeners close.
@@ -60,7 +60,7 @@ pub enum DrainOrder {
     Retire = 2,
     /// The fleet ends, and the slot with it.
     Stop = 3,
-    /// It has been told before, and is to cut what it still has.
+    /// It was ordered before, and has to cut what it still has.
     #[serde(rename = "cut")]
     Abort = 4,
 }

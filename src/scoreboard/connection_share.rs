@@ -2,11 +2,11 @@
 
 use crate::scoreboard::table::Scoreboard;
 
-/// Slots that are looked at for one connection. All of them where there are no more; else some, other ones each time,
+/// Slots that are sampled for one connection. All of them where there are no more; else some, other ones each time,
 /// so that a connection of a large fleet costs no more than one of a fleet of this size.
 const SLOTS_SAMPLED: usize = 64;
 
-/// A worker that asks.
+/// The worker whose share is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShareQuery {
     /// Its slot.
@@ -15,9 +15,9 @@ pub struct ShareQuery {
     pub cell: usize,
     /// Its generation.
     pub generation: u64,
-    /// Who has not moved since then takes no connection, milliseconds of the monotonic clock.
+    /// A worker without a heartbeat since then takes no connection, milliseconds of the monotonic clock.
     pub heartbeat_since_ms: u64,
-    /// Where the look begins in a fleet that is too large to look at all of it.
+    /// The first slot that is sampled, in a fleet that is too large to sample all of it.
     pub start_slot: usize,
 }
 

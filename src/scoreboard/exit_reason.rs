@@ -5,11 +5,11 @@
 #[serde(rename_all = "snake_case")]
 #[repr(u64)]
 pub enum ExitReason {
-    /// It was not READY in time, or said why it could not be.
+    /// It was not READY in time, or reported why it could not be.
     Boot = 0,
     /// It ended by itself with an exit code.
     ExitCode = 1,
-    /// A signal that no one here sent ended it.
+    /// A signal that the supervisor did not send ended it.
     Signal = 2,
     /// The kernel killed it for want of memory.
     OutOfMemory = 3,
@@ -21,11 +21,11 @@ pub enum ExitReason {
     Age = 6,
     /// It reached `workers.max_requests`.
     Requests = 7,
-    /// An operator asked for a new one in this slot.
+    /// An operator restarted it.
     Operator = 8,
-    /// A reload replaced it, or took it back.
+    /// A reload replaced it, or rolled it back.
     Reload = 9,
-    /// An upgrade replaced it, or took it back.
+    /// An upgrade replaced it, or rolled it back.
     Upgrade = 10,
     /// The fleet got smaller.
     Scale = 11,

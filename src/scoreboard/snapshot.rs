@@ -1,4 +1,4 @@
-//! A plain copy of the table: what status, metrics and dashboards look at.
+//! A plain copy of the table: what status, metrics and dashboards are made from.
 
 use crate::breaker::BreakerState;
 use crate::scoreboard::cell_state::CellState;
@@ -29,12 +29,12 @@ pub struct ScoreboardSnapshot {
     pub slots: Vec<SlotSnapshot>,
 }
 
-/// One slot at one moment; totals count over all workers that ever sat in it.
+/// One slot at one moment; totals count over all workers it ever had.
 #[derive(Debug, Clone)]
 pub struct SlotSnapshot {
     /// The slot's index, from 0.
     pub slot: usize,
-    /// Where it stands.
+    /// Its state.
     pub state: SlotState,
     /// The worker that serves it, or boots in it; its successor and those that finish are in `workers` only.
     pub active_worker: Option<CellSnapshot>,
@@ -44,7 +44,7 @@ pub struct SlotSnapshot {
     pub starts: u64,
     /// Workers that failed.
     pub crashes: u64,
-    /// Workers that ended, by [`Reason`].
+    /// Workers that ended, by [`ExitReason`].
     pub exits: [u64; ExitReason::ALL.len()],
     /// Why the last one ended.
     pub last_exit_reason: Option<ExitReason>,
@@ -60,7 +60,7 @@ pub struct SlotSnapshot {
     pub views: u64,
     /// Requests denied by a rate limit.
     pub rate_limited: u64,
-    /// Of these, requests denied by what the worker knew, without asking Redis.
+    /// Of these, requests denied by the worker's cache, without a call to Redis.
     pub denied_from_cache: u64,
     /// Times a limit in shadow would have denied a request.
     pub shadow_denials: u64,
@@ -68,16 +68,15 @@ pub struct SlotSnapshot {
     pub local_decisions: u64,
     /// Requests refused because Redis was away.
     pub unavailable: u64,
-    /// Responses that showed a session as last known, because Redis could not do all it was asked.
+    /// Responses that showed a stale session, because Redis was away.
     pub stale: u64,
     /// How often the breakers of Redis's reads and writes have opened.
     pub breaker_opens: [u64; 2],
-    /// Messages published and passed on, gaps that clients were told of, times that was read what had not been heard, and
-    /// clients dropped for being slow.
+    /// Messages published and delivered, gaps, reads that caught up with the stream, and clients dropped for lagging.
     pub broadcast_totals: [u64; 5],
-    /// Requests refused before they reached the application, by [`Refusal`].
+    /// Requests refused before they reached the application, by [`RefusalReason`].
     pub refused: [u64; RefusalReason::ALL.len()],
-    /// Connections closed before their clients wanted that, by [`Closing`].
+    /// Connections closed before their clients wanted that, by [`ConnectionCloseReason`].
     pub closed: [u64; ConnectionCloseReason::ALL.len()],
     /// Times a connection to Redis fell silent, and calls held while there was none to be used.
     pub redis_absences: [u64; 2],
@@ -89,9 +88,9 @@ pub struct SlotSnapshot {
     pub failed_commits: u64,
     /// Responses by the first digit of their status; index 0 holds anything else.
     pub responses: [u64; 6],
-    /// Time that event loops were at work, microseconds; what a worker did after its last beat is missing.
+    /// Time that event loops were at work, microseconds; what a worker did after its last heartbeat is missing.
     pub busy_us: u64,
-    /// CPU time, microseconds; what a worker used after its last beat is missing.
+    /// CPU time, microseconds; what a worker used after its last heartbeat is missing.
     pub cpu_us: u64,
     /// Batches of additions to counters that were sent on.
     pub counter_batches: u64,
@@ -112,13 +111,13 @@ pub struct SlotSnapshot {
 pub struct CellSnapshot {
     /// Its process; 0 for a moment while it is forked.
     pub pid: u32,
-    /// Where it stands.
+    /// Its state.
     pub state: CellState,
     /// Generation it belongs to.
     pub generation: u64,
     /// When it was forked, Unix milliseconds.
     pub started_ms: u64,
-    /// Last sign of life, milliseconds of the monotonic clock; 0 before the first.
+    /// Last heartbeat, milliseconds of the monotonic clock; 0 before the first.
     pub heartbeat_ms: u64,
     /// Memory that no file backs, bytes.
     pub memory_bytes: u64,

@@ -71,7 +71,7 @@ impl Scoreboard {
         self.row(slot).cell(cell)
     }
 
-    /// Name of this fleet's life, random: batches of an earlier one have nothing to do with its own.
+    /// Random name of this fleet's counters: batches of an earlier fleet have nothing to do with its own.
     pub fn counter_epoch(&self) -> u64 {
         self.head().counter_epoch.load(Relaxed)
     }
@@ -110,7 +110,7 @@ impl Scoreboard {
         self.head().redis_findings.load(Relaxed)
     }
 
-    /// Written by the one worker that looks.
+    /// Written by the one worker that inspects Redis.
     pub fn set_redis_findings(&self, bits: u64) {
         self.head().redis_findings.store(bits, Relaxed);
     }
@@ -130,7 +130,7 @@ impl Scoreboard {
         u32::try_from(self.head().pid.load(Relaxed)).unwrap_or(0)
     }
 
-    /// A number that no other supervisor has, on whichever machine; it lasts through every upgrade.
+    /// A number that no other instance has; it lasts through every upgrade.
     ///
     /// When the fleet started, where a program that made none has begun the table.
     pub fn instance_id(&self) -> u64 {
@@ -160,12 +160,12 @@ impl Scoreboard {
         self.head().log_lines_dropped.fetch_add(lines, Relaxed);
     }
 
-    /// A process ends, or leaves its place to another program, and has not said that it dropped so many lines.
+    /// A process ends, or another program takes its place, before it could log that it dropped so many lines.
     pub fn add_unreported_log_lines(&self, lines: u64) {
         self.head().log_lines_unreported.fetch_add(lines, Relaxed);
     }
 
-    /// Read by the supervisor, which says it.
+    /// Read by the supervisor, which logs it.
     pub fn take_unreported_log_lines(&self) -> u64 {
         self.head().log_lines_unreported.swap(0, Relaxed)
     }
@@ -197,7 +197,7 @@ impl Scoreboard {
         self.head().redis_memory_permille.load(Relaxed)
     }
 
-    /// Written by the one worker that looks, and by any that is refused a write for want of memory.
+    /// Written by the one worker that samples it, and by any that is refused a write for want of memory.
     pub fn set_redis_memory_permille(&self, permille: u64) {
         self.head().redis_memory_permille.store(permille, Relaxed);
     }
@@ -214,7 +214,7 @@ impl Scoreboard {
         }
     }
 
-    /// Takes note of such a peer; whether it is another one than before.
+    /// Records such a peer; whether it is another one than before.
     pub fn record_untrusted_proxy(&self, peer: IpAddr) -> bool {
         let word = match peer.to_canonical() {
             IpAddr::V4(address) => V4 | u64::from(address.to_bits()),
@@ -223,13 +223,13 @@ impl Scoreboard {
         self.head().untrusted_proxy.swap(word, Relaxed) != word
     }
 
-    /// A connection is about to be passed on.
+    /// A connection is about to be transferred.
     pub fn start_transfer(&self) {
         self.head().transfers_started.fetch_add(1, Relaxed);
         self.head().transfers_pending.fetch_add(1, Relaxed);
     }
 
-    /// One that was passed on has come to a worker, or could not be.
+    /// A transferred connection has come to a worker, or could not be transferred.
     pub fn finish_transfer(&self) {
         let less = |passing: u64| passing.checked_sub(1);
         let _ = self.head().transfers_pending.fetch_update(Relaxed, Relaxed, less);
@@ -242,15 +242,15 @@ impl Scoreboard {
         (self.head().transfers_pending.load(Relaxed), started)
     }
 
-    /// The queue was empty for longer than a pass takes, and so many had begun before: what a worker that was killed
-    /// had in its hands is not counted for ever.
+    /// The queue was empty for longer than a transfer takes, and so many had started before: those of a killed worker are
+    /// not counted for ever.
     ///
     /// An empty queue alone says nothing: one that has just left is counted before it is there, and without it the share
     /// would be so low that no worker takes it.
     pub fn reset_pending_transfers(&self, started: u64) {
         let (passing, now) = self.pending_transfers();
         if now == started {
-            // If one arrives at this very moment, the number is the next look's.
+            // If one arrives at this very moment, the next call resets the number.
             let _ = self.head().transfers_pending.compare_exchange(passing, 0, Relaxed, Relaxed);
         }
     }
@@ -274,25 +274,25 @@ impl Scoreboard {
         })
     }
 
-    /// The worker that sits in this cell now, as the owner of journals.
+    /// The worker of this cell, as the owner of journals.
     pub fn journal_owner(&self, slot: usize, cell: usize) -> JournalOwner {
         JournalOwner::new(journal_index(slot, cell), self.cell(slot, cell).incarnation())
     }
 
-    /// Takes a journal over, if its owner is dead or has given it back; false if it has one.
+    /// Claims a journal whose owner is dead or has released it; false if it has one.
     pub fn claim_journal(&self, slot: usize, index: usize, owner: JournalOwner) -> bool {
         let journal = self.journal(slot, index);
         let before = journal.owner();
         before.is_none_or(|before| !self.owner_is_alive(before)) && journal.change_owner(before, owner)
     }
 
-    /// Whether this owner's process may still write: the supervisor vacates a cell once it has reaped its worker.
+    /// Whether this owner's process may still write: the supervisor clears a cell once it has reaped its worker.
     fn owner_is_alive(&self, owner: JournalOwner) -> bool {
         let (slot, cell) = (owner.index() / CELLS_PER_SLOT, owner.index() % CELLS_PER_SLOT);
         slot < self.layout.capacity && self.cell(slot, cell).incarnation() == owner.incarnation()
     }
 
-    /// Whether a slot has no worker, so that no one there looks after its journals.
+    /// Whether a slot has no worker, so that workers of other slots have to send its journals.
     pub fn has_no_worker(&self, slot: usize) -> bool {
         (0..CELLS_PER_SLOT).all(|cell| self.cell(slot, cell).incarnation() == 0)
     }

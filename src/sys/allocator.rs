@@ -1,4 +1,4 @@
-//! mimalloc, asked the short way.
+//! mimalloc as the allocator, through its shortest entry points.
 //!
 //! The crate of that name asks for every piece of memory with an alignment. mimalloc then looks for a block that happens
 //! to lie right, and where none does it takes a larger one and marks its page, which also makes giving it back slower.

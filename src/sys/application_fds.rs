@@ -15,7 +15,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use crate::sys::path::proc_fd_path;
 
-/// Descriptors that are not this program's, and what was behind them: a number that has changed hands is told by that.
+/// Descriptors that are not this program's, and what was behind them: a number that means something else by now is recognised by that.
 static APPLICATION_FDS: Mutex<Vec<ApplicationFd>> = Mutex::new(Vec::new());
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ struct FdTarget {
 
 impl FdTarget {
     /// Epolls, signalfds, inotifies and others like them share one inode: the kind tells an epoll from a signalfd, and
-    /// two of a kind are told apart by nothing. What this program makes of them it takes over at once ([`own`]).
+    /// nothing distinguishes two of a kind. What this program makes of them it takes over at once.
     fn is_same(&self, other: &Self) -> bool {
         let differ = self.kind.as_ref().zip(other.kind.as_ref()).is_some_and(|(one, other)| one != other);
         self.file == other.file && !differ
@@ -66,7 +66,7 @@ pub(super) fn claim(number: RawFd) {
 
 /// Says that a descriptor was opened by this program, which may have got a number that the application has closed.
 ///
-/// Needed for what has no inode of its own; everything else is told by its inode.
+/// Needed for what has no inode of its own; everything else is known by its inode.
 pub(super) fn claim_opened(opened: &impl AsFd) {
     claim(opened.as_fd().as_raw_fd());
 }

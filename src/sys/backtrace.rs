@@ -1,7 +1,7 @@
-//! Where a worker stands, told without ending or holding it up.
+//! Where a worker stands, reported without ending or stopping it.
 //!
 //! A hung thread may hold any lock, the allocator's too, and it may go on at any moment: so it must not be the one to
-//! walk its stack, look up names and write. It forks a copy of its process instead, one system call, and the copy tells.
+//! walk its stack, look up names and write. It forks a copy of its process instead, one system call, and the copy reports.
 //! If the copy waits for a lock for ever, or crashes, the worker does not notice; an alarm ends the copy.
 
 use std::backtrace::Backtrace;
@@ -25,7 +25,7 @@ pub const FRAME_PREFIX: &str = "frame ";
 /// The line after its last one.
 pub const END_LINE: &str = "frames end";
 
-/// The request. A process without a handler ignores this signal, so that one which is asked too early loses nothing.
+/// The request. A process without a handler ignores this signal, so that a request that comes too early does no harm.
 const REQUEST: Signal = Signal::SIGURG;
 
 /// Longest line of a backtrace: with its end it is written in one piece (`PIPE_BUF`, pipe(7)), never into another line.
@@ -40,7 +40,7 @@ const NICE: libc::c_int = 10;
 /// Where the copies write; none before [`tell_on_request`].
 static SINK_FD: AtomicI32 = AtomicI32::new(-1);
 
-/// From now on this process tells on `report`, line by line, where its first thread stands, whenever it is asked.
+/// From now on this process writes to `report`, line by line, where its first thread stands, on every request.
 ///
 /// This is one of the two places where a signal handler does work; see the module for what makes it safe.
 ///
@@ -61,7 +61,7 @@ pub fn report_on_request(report: OwnedFd) -> io::Result<()> {
 /// When this process may not signal that one.
 pub fn request(pid: Pid) -> io::Result<()> {
     let number = pid.as_raw();
-    // To the thread and not to the process: another thread would tell of itself.
+    // To the thread and not to the process: another thread would report itself.
     // SAFETY: sends a signal, tgkill(2).
     let sent = unsafe { libc::syscall(libc::SYS_tgkill, number, number, REQUEST as libc::c_int) };
     match (sent, nix::errno::Errno::last()) {
@@ -72,7 +72,7 @@ pub fn request(pid: Pid) -> io::Result<()> {
 
 extern "C" fn requested(_: libc::c_int) {
     let errno = nix::errno::Errno::last_raw();
-    // The copy is the supervisor's child, who reaps it: the worker's own loop may wait for other children.
+    // The copy is the supervisor's child, which reaps it: the worker's own loop may wait for other children.
     let flags = libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
     // SAFETY: a plain fork of this thread, clone(2), without what the C library's `fork` locks. The copy never returns.
     let copy = unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) };
@@ -82,7 +82,7 @@ extern "C" fn requested(_: libc::c_int) {
     nix::errno::Errno::set_raw(errno);
 }
 
-/// The copy's whole life.
+/// All that the copy does.
 fn write_and_exit() -> ! {
     let report = SINK_FD.load(Relaxed);
     prepare(report);

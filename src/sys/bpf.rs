@@ -139,7 +139,7 @@ fn return_value(value: u32) -> libc::sock_filter {
 }
 
 /// Spreads any difference of the accumulator over all its bits: the finalizer `lowbias32`, whose bias is the least
-/// known for two multiplications. Without it, addresses that differ in few bits would crowd few entries.
+/// known for two multiplications. Without it, addresses that differ in few bits would share few entries.
 fn mix() -> impl Iterator<Item = libc::sock_filter> {
     let shift = |by| [op(MISC_TAX, 0), op(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, by), op(XOR_X, 0)];
     let times = |by| op(libc::BPF_ALU | libc::BPF_MUL | libc::BPF_K, by);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::time::ClockId;
 
-/// The monotonic clock, the same in every process of the machine; `clock_gettime(2)`.
+/// The monotonic clock, the same in every process of the host; `clock_gettime(2)`.
 pub fn monotonic() -> Duration {
     read_clock(ClockId::CLOCK_MONOTONIC)
 }

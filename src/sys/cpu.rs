@@ -16,7 +16,7 @@ pub fn available_cores() -> usize {
 /// Has the calling thread stand back behind the others of its process when they want the same core.
 ///
 /// # Errors
-/// What the kernel said; nothing was changed then.
+/// The kernel's error; nothing was changed then.
 pub fn lower_thread_priority() -> io::Result<()> {
     // SAFETY: it takes numbers only; on Linux process 0 is the calling thread (setpriority(2), notes).
     let set = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICE) };

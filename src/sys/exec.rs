@@ -1,7 +1,7 @@
 //! Becoming another program in place: what survives an exec, and the exec itself.
 //!
-//! Everything this process opens is closed on exec. What a successor is to have is named to [`keep`] right before
-//! `exec`, and [`inherit`]ed by number after it.
+//! Everything this process opens is closed on exec. What a successor is to have goes through [`set_inheritable`] right
+//! before `exec`, and through [`adopt_fd`] by number after it.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
@@ -22,7 +22,7 @@ use crate::sys::executable::ExecutableFormat;
 use crate::sys::process::Pid;
 use crate::sys::{application_fds, executable, fd, named, path, process, signal};
 
-/// Largest blob that is read back, bytes.
+/// Largest memfd that is read back, bytes.
 const MEMFD_MAX: u64 = 64 << 20;
 
 /// Bytes in memory to be handed to another program, sealed against changes where the kernel has seals;
@@ -37,12 +37,12 @@ pub fn sealed_memfd(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
     file.write_all(bytes)?;
     let seals =
         SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    // Seals catch mistakes of the reader's; where the kernel has none, nothing else depends on them.
+    // Seals catch mistakes of readers; where the kernel has none, nothing else depends on them.
     let _ = fcntl(&file, FcntlArg::F_ADD_SEALS(seals));
     Ok(file.into())
 }
 
-/// What is in a blob, wherever its position stands.
+/// All of a memfd's bytes, wherever its position is.
 ///
 /// # Errors
 /// When it cannot be read, or is larger than any state of a fleet.
@@ -75,12 +75,12 @@ pub fn set_inheritable(fd: RawFd, kept: bool) -> io::Result<()> {
 ///
 /// # Errors
 /// When it was not handed over, or has been taken already: whatever this process opens itself is closed on exec, and
-/// that is how the two are told apart.
+/// which distinguishes the two.
 pub fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
     inherited_fd(fd)?;
     set_inheritable(fd, false)?;
     application_fds::claim(fd);
-    // SAFETY: it came through the exec, so nothing in this program owns it, and the mark just set lets no one take it
+    // SAFETY: it came through the exec, so nothing in this program owns it, and the mark just set lets nothing take it
     // a second time.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -101,7 +101,7 @@ fn inherited_fd<'a>(fd: RawFd) -> io::Result<BorrowedFd<'a>> {
         return Err(missing());
     }
     // SAFETY: a number that is no descriptor is refused by the kernel in the next line; one that came through the exec
-    // is closed by no one before `inherit` takes it.
+    // is closed by nothing before `adopt_fd` takes it.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     let flags = fcntl(borrowed, FcntlArg::F_GETFD).map_err(|_| missing())?;
     match FdFlag::from_bits_truncate(flags).contains(FdFlag::FD_CLOEXEC) {
@@ -110,7 +110,8 @@ fn inherited_fd<'a>(fd: RawFd) -> io::Result<BorrowedFd<'a>> {
     }
 }
 
-/// A program's file, opened once: what is asked whether it can take over is what is run, whatever lies there by then.
+/// A program's file, opened once: the file that passed preflight is the file that is run, even if another one lies at its
+/// path by then.
 ///
 /// A script is run by its path all the same: the kernel hands its interpreter a name, and scripts look beside themselves
 /// by theirs. That it is still the same file is looked at right before.
@@ -137,7 +138,7 @@ impl Executable {
         Ok(Self { path: path.into(), file, format: form, identity: content })
     }
 
-    /// Its path, as it was asked for.
+    /// Its path, as it was given.
     pub fn path(&self) -> &Path {
         &self.path
     }

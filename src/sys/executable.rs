@@ -1,4 +1,4 @@
-//! What a program file is: for which machine, and which build of it.
+//! What a program file is: for which architecture, and which build of it.
 
 use std::fmt::Write;
 use std::fs::File;
@@ -18,7 +18,7 @@ const PROGRAM_HEADER_NOTE: u32 = 4;
 /// Most bytes of notes that are looked at.
 const NOTE_BYTES_MAX: usize = 64 << 10;
 
-/// Why a file cannot be run on this machine.
+/// Why a file cannot be run on this host.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExecutableError {
@@ -37,7 +37,7 @@ pub enum ExecutableError {
     /// Made for another processor.
     #[error("it is built for another processor (ELF machine {theirs}, this one is {ours})")]
     WrongArchitecture {
-        /// Its machine, as elf(5) numbers them.
+        /// Its architecture, as elf(5) numbers them.
         theirs: u16,
         /// This program's.
         ours: u16,
@@ -55,7 +55,7 @@ pub enum ExecutableFormat {
 
 /// Finds out that the kernel would at least begin to run the file.
 ///
-/// The C library hands a file the kernel does not know to a shell, whose complaint would say nothing.
+/// The C library gives a file that the kernel does not know to a shell, whose error would be of no use.
 ///
 /// # Errors
 /// See [`Error`].
@@ -65,7 +65,7 @@ pub fn check_executable(path: &Path) -> Result<ExecutableFormat, ExecutableError
         return Err(ExecutableError::NotAFile);
     }
     nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).map_err(|_| ExecutableError::NotExecutable)?;
-    // A program may be executable and not readable; then the kernel will tell.
+    // A program may be executable and not readable; then the exec reports what is wrong.
     let Ok(file) = File::open(path) else { return Ok(ExecutableFormat::Program) };
     let mut head = [0; 20];
     let len = file.read_at(&mut head, 0).map_err(ExecutableError::Unreadable)?;
@@ -112,7 +112,7 @@ pub fn build_version() -> String {
     format!("{} {}", env!("CARGO_PKG_VERSION"), build_id_of(Path::new("/proc/self/exe")))
 }
 
-/// A short name that tells two builds of a program apart, the same wherever the build runs.
+/// A short name that distinguishes two builds of a program, the same wherever the build runs.
 ///
 /// From the linker's build id; where there is none, from size and time of the file.
 pub fn build_id_of(path: &Path) -> String {

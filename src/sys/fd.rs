@@ -18,7 +18,7 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?)
 }
 
-/// What is waited for on a descriptor. That its other end is gone is always told.
+/// What is waited for on a descriptor. That its other end is gone is always reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
     /// Only that.
@@ -123,7 +123,7 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
     lock_result(file.try_lock())
 }
 
-/// Whether no one holds the lock of this file; takes it for the moment of the question, beside others that ask.
+/// Whether no process holds the lock of this file; takes a shared lock for a moment, beside others that check.
 ///
 /// # Errors
 /// When the file system has no locks.

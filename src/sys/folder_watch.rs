@@ -1,7 +1,7 @@
-//! Files that change on disk, as the kernel tells: inotify(7).
+//! Files that change on disk, as the kernel reports it: inotify(7).
 //!
 //! Folders are watched, not files: an editor writes another file and renames it over the first one, a compiler deletes
-//! and creates. What happened is not trusted; it only wakes the one who then looks at the file itself.
+//! and creates. What happened is not trusted; it only makes the caller look at the file itself.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
@@ -35,7 +35,7 @@ impl FolderWatch {
         Ok(Self { inotify })
     }
 
-    /// Whether anything happened in the folders since it was asked before.
+    /// Whether anything happened in the folders since the last call.
     ///
     /// # Errors
     /// When the descriptor cannot be read.
@@ -73,7 +73,7 @@ fn changes() -> AddWatchFlags {
         | AddWatchFlags::IN_ATTRIB
 }
 
-/// What tells a file from the one that stood in its place before.
+/// What distinguishes a file from the one that was in its place before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileFingerprint {
     device: u64,
@@ -84,7 +84,7 @@ pub struct FileFingerprint {
 }
 
 impl FileFingerprint {
-    /// Whether the other one's file holds the same, as far as size and time of change tell; it may be a copy.
+    /// Whether the other one's file holds the same, as far as size and time of change show; it may be a copy.
     pub fn has_same_content(&self, other: &Self) -> bool {
         (self.size, self.modified) == (other.size, other.modified)
     }

@@ -19,7 +19,7 @@ use std::{io, thread};
 use nix::errno::Errno;
 use nix::unistd::{ForkResult, Pid};
 
-use crate::sys::{clock, fd, process};
+use crate::sys::{clock, fd};
 
 /// Exit code of a child that ended by a panic.
 pub const EXIT_PANIC: u8 = 101;
@@ -27,7 +27,7 @@ pub const EXIT_PANIC: u8 = 101;
 /// Exit code of a child whose parent did not adopt it in time.
 const EXIT_ABANDONED: u8 = 72;
 
-/// How long a birth may take. It takes a millisecond, on a machine that stands still a while longer.
+/// How long a fork may take. It takes a millisecond, and longer on a host that stands still for a while.
 const FORK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time between two looks of a child whether it has its parent.
@@ -76,13 +76,13 @@ pub fn fork(child: impl FnOnce() -> u8) -> io::Result<Pid> {
         );
         return Err(io::Error::other(text));
     }
-    if !IS_SUBREAPER.load(Relaxed) && process::pid().as_raw() != 1 {
+    if !IS_SUBREAPER.load(Relaxed) && nix::unistd::getpid().as_raw() != 1 {
         return fork_directly(child);
     }
-    let parent = process::pid();
+    let parent = nix::unistd::getpid();
     let deadline = clock::monotonic() + FORK_TIMEOUT;
     let (read, write) = fd::pipe()?;
-    // SAFETY: this process has one thread, so no lock is held by anyone and the child may do what it likes.
+    // SAFETY: this process has one thread, so no lock is held and the child may call anything.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child: between } => {
             drop(write);
@@ -115,9 +115,9 @@ fn fork_directly(child: impl FnOnce() -> u8) -> io::Result<Pid> {
     }
 }
 
-/// Waits until the process in between has said which number the child has.
+/// Waits until the process in between has reported the child's pid.
 ///
-/// It gives up only when it has looked after the deadline: a child that finds itself adopted before that was told of.
+/// It gives up only after a last look behind the deadline: a child that was adopted before that has been reported.
 fn receive_pid(read: OwnedFd, deadline: Duration) -> io::Result<Pid> {
     let mut bytes = [0; 4];
     loop {
@@ -142,9 +142,9 @@ struct SendCell<T>(T);
 // SAFETY: the thread that hands it over waits for the other one and does not touch it meanwhile.
 unsafe impl<T> Send for SendCell<T> {}
 
-/// The life of the process in between: it has the child made, says its number and ends.
+/// What the process in between does: it makes the child, reports its pid and exits.
 fn fork_from_thread(child: impl FnOnce() -> u8, parent: Pid, deadline: Duration, write: OwnedFd) -> ! {
-    let between = process::pid();
+    let between = nix::unistd::getpid();
     let waits = AtomicBool::new(false);
     let carried = SendCell(child);
     let work = || {

@@ -1,8 +1,8 @@
-//! How much memory this process and its children may use, the smaller of machine and cgroup.
+//! How much memory this process and its children may use, the smaller of host and cgroup.
 
 use std::path::{Path, PathBuf};
 
-/// Bytes of memory allowed by the machine and by the cgroups of this process, v1 or v2; none where neither says so.
+/// Bytes of memory allowed by the host and by the cgroups of this process, v1 or v2; none where neither sets a limit.
 pub fn available_memory() -> Option<u64> {
     let read = |path: &Path| std::fs::read_to_string(path).ok();
     let cgroups = read(Path::new("/proc/self/cgroup")).unwrap_or_default();

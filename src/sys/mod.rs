@@ -1,4 +1,7 @@
 //! The operating system: the only room that names `nix`, `libc` or `unsafe`.
+//!
+//! Its functions are safe whatever their callers do, and say in `# Errors` what an old kernel or a filter may refuse. It
+//! knows no fleet: no slots, no settings, no Redis.
 #![allow(
     unsafe_code,
     reason = "the wall of the house: system calls without a safe face live here and nowhere else"
@@ -23,7 +26,6 @@ pub mod path;
 pub mod pressure;
 pub mod process;
 pub mod process_identity;
-pub mod queue;
 pub mod random;
 pub mod shared_memory;
 pub mod signal;
@@ -42,7 +44,7 @@ fn named<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> std::
     }
 }
 
-/// Whether the kernel does not know what it was asked for, or a filter (seccomp(2)) does not let it be asked.
+/// Whether the kernel does not know a call, or a filter (seccomp(2)) forbids it.
 fn is_missing(error: &std::io::Error) -> bool {
     const MISSING: &[i32] =
         &[libc::ENOSYS, libc::ENOPROTOOPT, libc::EOPNOTSUPP, libc::EINVAL, libc::EPERM, libc::EACCES];

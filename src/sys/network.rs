@@ -1,4 +1,4 @@
-//! The machine's own addresses in its network.
+//! The host's own addresses in its network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -6,7 +6,7 @@ use nix::ifaddrs::getifaddrs;
 
 use crate::sys::bpf::IpFamily;
 
-/// The address by which others reach this machine, as far as the machine can know: the one it would use towards the
+/// The address by which others reach this host, as far as the host can know: the one it would use towards the
 /// world, else the first of an interface that is no loopback; none where there is neither.
 pub fn outbound_address(family: IpFamily) -> Option<IpAddr> {
     address_of_default_route(family).or_else(|| address_of_interface(family)).filter(is_routable)
@@ -14,7 +14,7 @@ pub fn outbound_address(family: IpFamily) -> Option<IpAddr> {
 
 /// The source address of the default route. Connecting a datagram socket asks the routing table and sends nothing.
 fn address_of_default_route(family: IpFamily) -> Option<IpAddr> {
-    // Documentation addresses (RFC 5737, RFC 3849): no one's, and thus reached by the default route.
+    // Documentation addresses (RFC 5737, RFC 3849): no host has them, so that they are reached by the default route.
     let (any, world): (IpAddr, IpAddr) = match family {
         IpFamily::V4 => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
         IpFamily::V6 => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),
@@ -34,7 +34,7 @@ fn address_of_interface(family: IpFamily) -> Option<IpAddr> {
     addresses.filter(|ip| ip.is_ipv6() == (family == IpFamily::V6)).find(is_routable)
 }
 
-/// Neither of this machine alone nor of one cable.
+/// Neither of this host alone nor of one link.
 fn is_routable(ip: &IpAddr) -> bool {
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),

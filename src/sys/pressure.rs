@@ -1,6 +1,6 @@
 //! What the kernel says of want: how long tasks waited for a CPU, and how many it killed for memory.
 //!
-//! Pressure is that of this process's control group where there is one, else of the whole machine. Kills are those of
+//! Pressure is that of this process's control group where there is one, else of the whole host. Kills are those of
 //! the group alone.
 
 use std::fs;

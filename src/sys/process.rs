@@ -1,4 +1,4 @@
-//! Processes: who ended and how, ties to the supervisor, memory, programs of others.
+//! Processes: which ended and how, ties to the supervisor, memory, programs of others.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
@@ -128,14 +128,14 @@ pub fn pid() -> Pid {
 pub fn set_process_name(program: &Path) {
     let name = program.file_name().and_then(|name| std::ffi::CString::new(name.as_encoded_bytes()).ok());
     if let Some(name) = name {
-        // A wrong name harms no one.
+        // A wrong name does no harm.
         let _ = nix::sys::prctl::set_name(&name);
     }
 }
 
 /// Has the kernel send `signal` to this process when the one that forked it ends; `PR_SET_PDEATHSIG`, prctl(2).
 ///
-/// Where the kernel has no such signal the process goes on without: a worker hears of it by its life-line as well.
+/// Where the kernel has no such signal the process goes on without: a worker learns of it by its lifeline as well.
 ///
 /// # Errors
 /// When the supervisor is gone already, so that the signal would never come.
@@ -215,7 +215,7 @@ fn page_size() -> u64 {
     u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
-/// The machine's name.
+/// The host's name.
 pub fn hostname() -> String {
     nix::unistd::gethostname()
         .ok()
@@ -273,8 +273,8 @@ pub fn spawn_program(
     i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)
 }
 
-/// What a service manager says to one process is not for those that it starts: one that is told the socket too would
-/// speak in this one's name.
+/// The service manager's socket is for this process alone: one that it starts and that knows the socket too could report
+/// in its name.
 fn clear_manager_variables(command: &mut Command) {
     const MANAGER_VARIABLES: &[&str] =
         &["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];

@@ -1,4 +1,4 @@
-//! Processes of which only the number was written down, told apart from others that have it by now.
+//! Processes of which only the number is known, distinguished from others that have it by now.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};

@@ -61,7 +61,7 @@ pub fn dequeue(queue: &impl AsFd, metadata: &mut [u8]) -> io::Result<(usize, Opt
 
 /// Something that wakes all who watch it, each time it is rung (eventfd(2)).
 ///
-/// It is never read, and every ring is news to an edge-triggered watcher. Any number of processes may watch it and ring
+/// It is never read, and every ring wakes an edge-triggered watcher. Any number of processes may watch it and ring
 /// it; it is closed on exec.
 ///
 /// # Errors

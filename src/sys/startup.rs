@@ -7,14 +7,14 @@ use nix::sys::stat::{Mode, umask};
 use crate::sys::process::Pid;
 use crate::sys::{application_fds, fork, random, signal};
 
-/// Bits that no file made here lacks or has, whatever the umask: it is always its owner's, and never everybody's to
+/// Bits that no file made here lacks or has, whatever the umask: its owner may always, and other users never
 /// write.
 const OWNER: Mode = Mode::S_IRWXU;
 const OTHERS: Mode = Mode::S_IWOTH;
 
 /// Prepares this process for any command.
 ///
-/// Standard descriptors are open, and a child that ends is heard of. To be called once, first thing: what is open now
+/// Standard descriptors are open, and the end of a child is reported. To be called once, first thing: what is open now
 /// is the application's.
 ///
 /// # Errors

@@ -31,12 +31,12 @@ pub enum ServedFamilies {
 /// Binds a TCP socket without listening on it yet; it never blocks and is closed on exec.
 ///
 /// # Errors
-/// When the address is taken, not of this machine, or not allowed.
+/// When the address is taken, not of this host, or not allowed.
 pub fn bind(address: SocketAddr, families: ServedFamilies, sharing: PortSharing) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // Said in either case: the kernel's own default is a setting of the machine (net.ipv6.bindv6only).
+        // Set in either case: the kernel's own default is a setting of the host (net.ipv6.bindv6only).
         socket.set_only_v6(families == ServedFamilies::Own)?;
     }
     if sharing == PortSharing::ReusePort {
@@ -78,7 +78,7 @@ pub fn from_inherited(number: RawFd) -> io::Result<TcpListener> {
     if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor is open, and by the contract above no one else in this process owns it.
+    // SAFETY: the descriptor is open, and by the contract above nothing else in this process owns it.
     let socket = unsafe { Socket::from_raw_fd(number) };
     let wrong = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     match socket.local_addr().map(|address| address.as_socket()) {
@@ -101,7 +101,7 @@ pub fn from_inherited(number: RawFd) -> io::Result<TcpListener> {
 /// So many bytes that were not sent yet; and for so long, what was sent and is not acknowledged, or what cannot be sent
 /// because the client takes nothing.
 ///
-/// Without it a client that reads nothing holds some megabytes, and one whose machine is gone a quarter of an hour of
+/// Without it a client that reads nothing holds some megabytes, and one whose host is gone a quarter of an hour of
 /// retransmissions. Accepted connections inherit both; `TCP_NOTSENT_LOWAT` and `TCP_USER_TIMEOUT`, tcp(7).
 ///
 /// # Errors
@@ -205,6 +205,44 @@ fn set_option<T>(listener: &impl AsFd, option: i32, value: &T) -> io::Result<()>
 }
 
 /// Connects from an address of the caller's choice.
+/// A listener's accept queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AcceptQueue {
+    /// Connections that wait.
+    pub waiting: u32,
+    /// Most that may; beyond it the kernel ignores new ones.
+    pub limit: u32,
+}
+
+/// A listener's queue: of a listening socket `TCP_INFO` (tcp(7)) reports it in the fields that otherwise count segments.
+///
+/// # Errors
+/// When the descriptor is no TCP socket that listens.
+pub fn read_accept_queue(listener: &impl AsFd) -> io::Result<AcceptQueue> {
+    const LISTEN: u8 = 10;
+    // SAFETY: a struct of integers, for which all zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut size = libc::socklen_t::try_from(size_of_val(&info)).map_err(io::Error::other)?;
+    let fd = listener.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `size` bytes into `info`, which is that large and outlives the call.
+    let answer = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            std::ptr::from_mut(&mut info).cast(),
+            std::ptr::from_mut(&mut size),
+        )
+    };
+    match answer {
+        0 if info.tcpi_state == LISTEN => {
+            Ok(AcceptQueue { waiting: info.tcpi_unacked, limit: info.tcpi_sacked })
+        }
+        0 => Err(io::Error::from(io::ErrorKind::NotConnected)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 pub(crate) fn connect_from(from: SocketAddr, to: SocketAddr) -> io::Result<std::net::TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
@@ -257,5 +295,19 @@ mod tests {
         let held = connect();
         assert!(waiting(&group).iter().all(|count| *count > 0));
         drop(held);
+    }
+
+    #[test]
+    fn a_queue_grows_by_connections_and_shrinks_by_accepts() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(read_accept_queue(&listener).unwrap().waiting, 0);
+        let clients: Vec<_> = (0..5).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let queue = read_accept_queue(&listener).unwrap();
+        assert_eq!(queue.waiting, 5);
+        assert!(queue.limit >= 5, "{queue:?}");
+        drop(listener.accept().unwrap());
+        assert_eq!(read_accept_queue(&listener).unwrap().waiting, 4);
+        assert!(read_accept_queue(&clients[0]).is_err(), "a connection has no queue");
     }
 }

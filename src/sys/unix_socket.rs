@@ -1,4 +1,4 @@
-//! Unix sockets as a private door: who knocks, a socket file no one else may open, descriptors across an exec.
+//! Private Unix sockets: the peer's credentials, a socket file that no other user may open, descriptors across an exec.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -18,7 +18,7 @@ use crate::sys::path::SOCKET_PATH_MAX;
 /// Connections that may wait to be accepted; connect(2) blocks beyond.
 const BACKLOG: i32 = 128;
 
-/// Who is at the other end of a connection, as the kernel vouches for it; `SO_PEERCRED`, unix(7).
+/// The process at the other end of a connection, as the kernel reports it; `SO_PEERCRED`, unix(7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerCredentials {
     /// Its effective user when it connected.
@@ -27,7 +27,7 @@ pub struct PeerCredentials {
     pub pid: i32,
 }
 
-/// Who connected.
+/// The process that connected.
 ///
 /// # Errors
 /// When the kernel does not say.
@@ -43,7 +43,7 @@ pub fn own_user() -> u32 {
 
 /// Listens on a new socket file that only its owner may open, from its first moment on; it never blocks.
 ///
-/// The mode is set on the socket before it has a name, and Linux makes the file with it (unix(7)); no one can connect
+/// The mode is set on the socket before it has a name, and Linux makes the file with it (unix(7)); no process can connect
 /// before it listens. The process-wide umask is left alone.
 ///
 /// # Errors
@@ -62,7 +62,7 @@ pub fn listen_private(path: &Path) -> io::Result<UnixListener> {
 /// Connects to a socket file; waits for room in its queue no longer than `patience`.
 ///
 /// # Errors
-/// When no one listens there, it may not be opened, or (`WouldBlock`) no one accepts in time.
+/// When nothing listens there, it may not be opened, or (`WouldBlock`) nothing accepts in time.
 pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_write_timeout(Some(timeout))?;
@@ -119,7 +119,7 @@ pub fn adopt_fd(number: RawFd) -> io::Result<OwnedFd> {
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     set_inheritable(&borrowed, false)?;
     application_fds::claim(number);
-    // SAFETY: it is open, as just seen; no one else in this program owns it, as the contract above demands.
+    // SAFETY: it is open, as just checked; nothing else in this program owns it, as the contract above demands.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 

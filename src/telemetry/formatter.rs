@@ -1,4 +1,4 @@
-//! One event → one line, for people or for machines, with the process it comes from.
+//! One event → one line, pretty or JSON, with the process it comes from.
 
 use std::fmt;
 use std::fmt::Write;
@@ -14,6 +14,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::sys::clock::wall_clock;
+use crate::telemetry::role::worker_slot;
 use crate::telemetry::terminal_escape;
 
 /// RFC 3339 with milliseconds, always of one length.
@@ -28,7 +29,7 @@ const BACKTRACE_FIELD: &str = "backtrace";
 pub(super) enum LineFormat {
     /// One JSON object.
     Json,
-    /// Time, level, who, sentence, fields.
+    /// Time, level, process, sentence, fields.
     Pretty {
         /// With terminal colours.
         colours: bool,
@@ -95,7 +96,7 @@ fn format_json(at: &str, level: Level, target: &str, fields: EventFields) -> Str
     object.insert("at".into(), at.into());
     object.insert("level".into(), level.as_str().to_ascii_lowercase().into());
     object.insert("message".into(), fields.message.into());
-    if let Some(slot) = crate::telemetry::worker_slot() {
+    if let Some(slot) = worker_slot() {
         object.insert("slot".into(), slot.into());
         object.insert("pid".into(), std::process::id().into());
     }
@@ -112,8 +113,7 @@ fn format_pretty(at: &str, level: Level, fields: &EventFields, colours: bool) ->
         (true, Level::INFO) => ("\x1b[32m", "\x1b[2m", "\x1b[0m"),
         (true, _) => ("\x1b[34m", "\x1b[2m", "\x1b[0m"),
     };
-    let process =
-        crate::telemetry::worker_slot().map_or("supervisor".to_owned(), |slot| format!("worker {slot}"));
+    let process = worker_slot().map_or("supervisor".to_owned(), |slot| format!("worker {slot}"));
     let clock = at.get(11..23).unwrap_or(at);
     let message = terminal_escape::escape_for_terminal(&fields.message);
     let mut line = format!("{dim}{clock}{end} {start}{level:5}{end} {process:10} {message}");

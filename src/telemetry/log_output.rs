@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -14,12 +14,31 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::sys::clock;
 use crate::sys::sink::{NonblockingSink, SinkError, SinkTarget};
 use crate::telemetry::backlog::{BacklogWait, ByteSink, LineBacklog};
+use crate::telemetry::dropped_lines::count_dropped;
 use crate::telemetry::formatter;
 use crate::telemetry::formatter::LineFormat;
 
 thread_local! {
     /// Whether this thread writes a line at this moment.
     static WRITING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Called when lines begin to wait.
+static WAKE: OnceLock<BacklogWaker> = OnceLock::new();
+
+/// What is called when lines begin to wait.
+pub(super) type BacklogWaker = Box<dyn Fn() + Send + Sync>;
+
+/// Has `waker` called whenever lines begin to wait.
+pub(super) fn on_backlog(waker: BacklogWaker) {
+    // A process has one loop.
+    let _ = WAKE.set(waker);
+}
+
+fn wake() {
+    if let Some(wake) = WAKE.get() {
+        wake();
+    }
 }
 
 /// What a process waits for before it flushes its log.
@@ -106,7 +125,7 @@ impl LogOutput {
         // A signal's handler, or a panic, in the middle of another line: the lock is this thread's own already.
         if WRITING.replace(true) {
             self.lost_unlocked.fetch_add(1, Relaxed);
-            super::count_dropped(1);
+            count_dropped(1);
             return;
         }
         let mut state = self.lock();
@@ -117,9 +136,9 @@ impl LogOutput {
         let waits = backlog.pending_wait().is_some();
         drop(state);
         WRITING.set(false);
-        super::count_dropped(lost);
+        count_dropped(lost);
         if waits && !waited {
-            super::wake();
+            wake();
         }
     }
 
@@ -129,7 +148,7 @@ impl LogOutput {
         let OutputState { line_sink: mouth, backlog } = &mut *state;
         let lost = backlog.flush(clock::monotonic(), mouth);
         drop(state);
-        super::count_dropped(lost);
+        count_dropped(lost);
     }
 
     /// What to wait for before [`Outlet::flush`]; none while nothing waits.
@@ -155,13 +174,13 @@ impl LogOutput {
         }
     }
 
-    /// Gives up what still waits; returns how many lines are missing that nothing has said.
+    /// Gives up what still waits; returns how many lines are missing that no line has reported.
     pub(super) fn abandon(&self) -> u64 {
         let mut state = self.lock();
         let lost = state.backlog.abandon();
         let unreported = state.backlog.take_unreported();
         drop(state);
-        super::count_dropped(lost);
+        count_dropped(lost);
         unreported
     }
 

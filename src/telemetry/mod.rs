@@ -1,17 +1,20 @@
 //! Log lines: set up once, before the first fork and without a thread, so that workers inherit it.
+//!
+//! No line ever makes its writer wait: what the log's reader does not take at once waits in bounded memory, and what is
+//! dropped is counted and reported. The room writes lines; it does not know what they are about.
 
 mod backlog;
+mod dropped_lines;
 mod formatter;
 mod log_output;
 mod panic_hook;
+mod role;
 mod terminal_escape;
 
 use std::io;
 use std::io::IsTerminal;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -28,34 +31,19 @@ use crate::config::settings::{LogConfig, LogFormat};
 use crate::scoreboard::Scoreboard;
 use crate::sys::{path, signal};
 
-/// Slot of this process plus one; 0 is the supervisor. A process has one role for life, so one word is enough.
-static ROLE: AtomicUsize = AtomicUsize::new(0);
-
-/// The log's end. A process has one log for life.
+/// The log's output. A process has one log.
 static LOG_OUTPUT: OnceLock<LogOutput> = OnceLock::new();
-
-/// Where dropped lines are counted, and those counted before it was known.
-static SCOREBOARD: OnceLock<Arc<Scoreboard>> = OnceLock::new();
-static UNCOUNTED: AtomicU64 = AtomicU64::new(0);
-
-/// Called when lines begin to wait.
-static WAKE: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
 /// How long a process that ends tries to write what still waits.
 const FINISH_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Says on every further line of this process that it is the worker of `slot`. What its supervisor has not written yet
-/// is left to that.
+/// Marks every further line of this process as the worker's of `slot`. What its supervisor has not written yet is left to
+/// the supervisor.
 pub fn set_worker_slot(slot: usize) {
-    ROLE.store(slot + 1, Relaxed);
+    role::set_worker_slot(slot);
     if let Some(outlet) = LOG_OUTPUT.get() {
         outlet.after_fork();
     }
-}
-
-/// The slot whose worker this process is.
-fn worker_slot() -> Option<usize> {
-    ROLE.load(Relaxed).checked_sub(1)
 }
 
 /// The log cannot be set up.
@@ -87,10 +75,10 @@ pub enum TelemetryError {
 /// request. Naming them in `log.filter` brings them back.
 const QUIET_TARGETS: &str = "tower_sessions_core=off,fred=off";
 
-/// Finds out whether [`install`] would understand the settings.
+/// Checks whether [`install`] would accept the settings.
 ///
 /// # Errors
-/// See [`Error::Filter`] and [`Error::File`].
+/// See [`TelemetryError::InvalidFilter`] and [`TelemetryError::OpenFile`].
 pub fn check(log: &LogConfig) -> Result<(), TelemetryError> {
     parse_filter(log)?;
     let Some(path) = &log.file else { return Ok(()) };
@@ -129,7 +117,7 @@ fn parse_filter(log: &LogConfig) -> Result<EnvFilter, TelemetryError> {
 /// dropped is counted. Panics are lines of the log as well.
 ///
 /// # Errors
-/// See [`Error`].
+/// See [`TelemetryError`].
 pub fn install(log: &LogConfig) -> Result<(), TelemetryError> {
     let filter = parse_filter(log)?;
     check_log_file_owner(log)?;
@@ -159,36 +147,17 @@ pub fn install(log: &LogConfig) -> Result<(), TelemetryError> {
     Ok(())
 }
 
-/// Counts lines that are dropped from now on, and those dropped before, in the scoreboard; says those that the program
-/// before this one could not say.
+/// Counts lines that are dropped from now on, and those dropped before, in the scoreboard; reports those that the
+/// program before this one could not report.
 pub fn count_dropped_in(scoreboard: &Arc<Scoreboard>) {
-    if SCOREBOARD.set(Arc::clone(scoreboard)).is_ok() {
-        count_dropped(UNCOUNTED.swap(0, Relaxed));
+    if dropped_lines::count_in(scoreboard) {
         report_missing_lines();
     }
 }
 
-fn count_dropped(dropped: u64) {
-    if dropped == 0 {
-        return;
-    }
-    match (SCOREBOARD.get(), worker_slot()) {
-        (None, _) => drop(UNCOUNTED.fetch_add(dropped, Relaxed)),
-        (Some(scoreboard), None) => scoreboard.add_dropped_log_lines(dropped),
-        (Some(scoreboard), Some(slot)) => scoreboard.row(slot).add_dropped_log_lines(dropped),
-    }
-}
-
-/// Has `wake` called whenever lines begin to wait; what for, [`pending`] says. It must not log.
+/// Has `wake` called whenever lines begin to wait; [`pending`] returns what for. It must not log.
 pub fn on_backlog(wake: impl Fn() + Send + Sync + 'static) {
-    // A process has one loop.
-    let _ = WAKE.set(Box::new(wake));
-}
-
-fn wake() {
-    if let Some(wake) = WAKE.get() {
-        wake();
-    }
+    log_output::on_backlog(Box::new(wake));
 }
 
 /// What this process waits for before it calls [`flush`]; none while no line waits.
@@ -204,27 +173,27 @@ pub fn flush() {
 }
 
 /// This process ends, or another program takes its place: what waits is written if that takes but a moment, else it is
-/// counted, and left to the supervisor to say.
+/// counted, and left to the supervisor to report.
 pub fn finish() {
     let Some(outlet) = LOG_OUTPUT.get() else { return };
     outlet.finish(FINISH_TIMEOUT);
     let unreported = outlet.abandon();
-    if let Some(scoreboard) = SCOREBOARD.get() {
+    if let Some(scoreboard) = dropped_lines::scoreboard() {
         scoreboard.add_unreported_log_lines(unreported);
     }
 }
 
-/// Says what was left by [`finish`] in a worker, in the program before this one, or in this one if it could not become
+/// Reports what was left by [`finish`] in a worker, in the program before this one, or in this one if it could not become
 /// another.
 pub fn report_missing_lines() {
-    if let (Some(outlet), Some(scoreboard)) = (LOG_OUTPUT.get(), SCOREBOARD.get()) {
+    if let (Some(outlet), Some(scoreboard)) = (LOG_OUTPUT.get(), dropped_lines::scoreboard()) {
         outlet.add_missing(scoreboard.take_unreported_log_lines());
     }
 }
 
 /// Opens the log's file again, after it was renamed; each process of a fleet does so for itself.
 ///
-/// When the path cannot be opened, the old file stays in use and the log says so. Without a file nothing is done.
+/// When the path cannot be opened, the old file stays in use and an error is logged. Without a file nothing is done.
 pub fn reopen() {
     let Some((outlet, path)) = LOG_OUTPUT.get().and_then(|outlet| Some((outlet, outlet.path()?))) else {
         return;

@@ -4,7 +4,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::PanicHookInfo;
 
 /// Logs panics of this process and all it forks. A hook that the program has set before is called as well; one that it
-/// sets later takes this one's place.
+/// sets later replaces this one.
 pub(super) fn install_hook() {
     let before = std::panic::take_hook();
     // Taken twice, it is the standard library's own.

@@ -1,7 +1,8 @@
-//! What a worker listens on, and what its connections share.
+//! Builds what a worker consists of: what its connections share, what answers requests, what runs beside them.
 
 use std::future::poll_fn;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,16 +11,22 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use crate::broadcast::BroadcastHub;
 use crate::config::settings::Config;
-use crate::http::HttpService;
+use crate::counter::batched::BatchedCounters;
+use crate::http;
+use crate::http::{AppServices, Dashboard, DrainState, HttpService, InstanceIdentity, Worker};
 use crate::listener::{Listener, SlotListeners};
+use crate::panics::panic_message;
+use crate::redis::{RedisClient, RedisError};
 use crate::sys::{fd, process, tcp_socket};
-use crate::worker::acceptor::{Acceptor, ConnectionServer};
+use crate::tasks::TaskQueue;
+use crate::worker::acceptor::Acceptor;
 use crate::worker::admission::AdmissionGate;
 use crate::worker::balancer::ConnectionBalancer;
-use crate::worker::connection::refusals::RefusalResponses;
-use crate::worker::connection::{ConnectionLimits, ConnectionTable, TICK, linger};
-use crate::worker::{WorkerOptions, acceptor};
+use crate::worker::connection::serve::{ConnectionServer, connection_builder};
+use crate::worker::connection::{ConnectionLimits, ConnectionTable, DiscardLimit, RefusalResponses, TICK};
+use crate::worker::options::WorkerOptions;
 
 /// Connections that operators may have open at once.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -35,6 +42,23 @@ const REJECTION_PERMITS: usize = 64;
 
 /// Descriptors a worker needs besides its connections.
 const RESERVED_FDS: usize = 64;
+
+/// Why a worker could not start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BootError {
+    #[error("cannot start the runtime: {0}")]
+    Runtime(io::Error),
+    #[error("cannot take the listeners: {0}")]
+    Listeners(io::Error),
+    #[error("cannot take signals: {0}")]
+    Signals(io::Error),
+    #[error("cannot watch the supervisor: {0}")]
+    Lifeline(io::Error),
+    #[error("cannot set up Redis: {0}")]
+    Redis(#[from] RedisError),
+    #[error("the application panicked while it was built: {0}")]
+    App(String),
+}
 
 /// The worker's listeners: the public ones, whose requests wait at the gate, and the operators'.
 pub(super) fn build_acceptors(
@@ -87,18 +111,18 @@ pub(super) fn build_connection_server(options: &WorkerOptions, tasks: &mut JoinS
     tasks.spawn(async move { poll_fn(|context| turns.poll_turns(context)).await });
     tasks.spawn(run_sweeps(Arc::clone(&connections), Arc::clone(&gate)));
     ConnectionServer {
-        builder: Arc::new(acceptor::connection_builder(config.http.max_header_size)),
+        builder: Arc::new(connection_builder(config.http.max_header_size)),
         connections,
         gate,
         proxy: Arc::new(config.proxy.clone()),
         ipv6_prefix: config.ipv6_prefix,
         rejection_permits: Arc::new(Semaphore::new(REJECTION_PERMITS)),
-        discarded_max: linger::DiscardLimit::new(config.http.max_body_size),
+        discarded_max: DiscardLimit::new(config.http.max_body_size),
         refusals: Arc::new(RefusalResponses::new(process::pid().as_raw().unsigned_abs())),
     }
 }
 
-/// Ends a tick again and again, while there is a connection whose clock runs or a crowd that is not over.
+/// Ends a tick again and again, while a connection is open or requests wait at the gate.
 async fn run_sweeps(connections: Arc<ConnectionTable>, gate: Arc<AdmissionGate>) {
     let mut interval = tokio::time::interval(TICK);
     // Ticks missed in a pause of the whole process are not made up for, or clients would be closed as idle for it.
@@ -112,4 +136,61 @@ async fn run_sweeps(connections: Arc<ConnectionTable>, gate: Arc<AdmissionGate>)
             interval.reset();
         }
     }
+}
+
+/// What goes on in a worker beside its requests.
+pub(super) struct BackgroundServices {
+    pub(super) broadcasts: BroadcastHub,
+    pub(super) tasks: TaskQueue,
+}
+
+impl BackgroundServices {
+    pub(super) fn new(options: &WorkerOptions, redis: &RedisClient) -> Self {
+        let Config { broadcast, tasks, .. } = &*options.config;
+        let worker = format!("{}:{}", process::hostname(), process::pid());
+        Self {
+            broadcasts: BroadcastHub::new(redis.clone(), broadcast),
+            tasks: TaskQueue::new(redis.clone(), tasks, &worker),
+        }
+    }
+
+    /// Begins; what the application registered is known by now.
+    pub(super) fn start(&self) {
+        self.broadcasts.start();
+        self.tasks.start();
+    }
+
+    /// Returns when this worker can do no more tasks, because its jobs do not stop: a successor must take its slot.
+    pub(super) async fn all_task_permits_hung(&self) {
+        self.tasks.all_permits_hung().await;
+        tracing::error!("hands its slot over: the jobs of its tasks were cancelled and do not stop");
+    }
+}
+
+/// What answers visitors and operators; a panic of the application is a boot failure.
+pub(super) fn build_services(
+    start: &WorkerOptions,
+    redis: &RedisClient,
+    phase: &DrainState,
+    (instance_info, batches): (&Arc<InstanceIdentity>, &Arc<BatchedCounters>),
+    services: &BackgroundServices,
+) -> Result<(HttpService, HttpService), BootError> {
+    let pid = process::pid().as_raw().unsigned_abs();
+    let parts = AppServices {
+        config: Arc::clone(&start.config),
+        redis: redis.clone(),
+        scoreboard: Arc::clone(&start.scoreboard),
+        worker: Worker::new(pid, start.slot, start.generation, process::hostname()),
+        cell: start.cell,
+        drain: phase.clone(),
+        instance: Arc::clone(instance_info),
+        batched_counters: Arc::clone(batches),
+        broadcast_hub: services.broadcasts.clone(),
+        tasks: services.tasks.clone(),
+        dashboard: Dashboard::new(&start.config.dashboard),
+    };
+    let built = catch_unwind(AssertUnwindSafe(|| {
+        (http::public_service(&parts, &start.app), http::admin_service(&parts))
+    }));
+    built.map_err(|panic| BootError::App(panic_message(panic.as_ref()).to_owned()))
 }

@@ -1,46 +1,51 @@
-//! How a worker leaves (lame duck): answer everything that was begun, refuse nothing that was queued.
+//! How a worker drains (lame duck): it answers everything that was begun and refuses nothing that was queued.
 
+use std::fs::File;
+use std::io::Write;
 use std::time::Duration;
 
+use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::Signal;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::settings::DrainConfig;
-use crate::http::DrainState;
+use crate::http::{DrainState, HttpService};
 use crate::listener::SocketOwner;
-use crate::sys::tcp_socket;
+use crate::scoreboard::cell::{DrainOrder, WorkerCell};
+use crate::sys::{parent_exit, tcp_socket};
 use crate::tasks::TaskQueue;
-use crate::worker::acceptor::{Acceptor, ConnectionServer, RequestHandler};
+use crate::worker::acceptor::{Acceptor, spawn_acceptors};
 use crate::worker::connection::ConnectionCommand;
-use crate::worker::transfers::spawn_acceptors;
+use crate::worker::connection::serve::ConnectionServer;
+use crate::worker::handler::RequestHandler;
 
 /// How long a listener must have had nothing to give before it is closed: handshakes under way need a round trip.
 const QUEUE_QUIET: Duration = Duration::from_millis(50);
 
-/// The same for a seat that closes while the fleet goes on. Nobody waits for it, so even a client on another continent,
+/// The same for a slot that ends while the fleet goes on. Nothing waits for it, so even a client on another continent,
 /// or one whose last packet was lost and is sent again, ends its handshake.
 const QUEUE_QUIET_RETIRING: Duration = Duration::from_secs(1);
 
 /// Time within which another order to leave is the same order: a service manager that signals every process of its
-/// unit tells a worker beside its supervisor, which tells it too.
+/// unit signals a worker beside its supervisor, which signals it too.
 const SAME_ORDER_WINDOW: Duration = Duration::from_secs(1);
 
-/// Why a worker leaves, and with it what becomes of its seat.
+/// Why a worker drains, and with it what becomes of its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DrainKind {
     /// The fleet ends, and with it the slot: its queue must run dry and its listeners close.
     Stop,
     /// The slot ends and the fleet goes on: new connections meet other slots already; the queue must run dry and the
-    /// listeners close, and the supervisor is told when they have.
+    /// listeners close, and the supervisor reads `closed` from the status pipe when they have.
     RetireSlot,
-    /// A successor sits here, or will at once: listeners and queue are the successor's, and must not be touched.
+    /// A successor has the slot, or will at once: listeners and queue are the successor's, and must not be touched.
     HandOver,
     /// The supervisor is gone, and with it the fleet.
     Orphaned,
 }
 
 impl DrainKind {
-    /// Whether the seat ends with this worker.
+    /// Whether the slot ends with this worker.
     fn closes_listeners(self) -> bool {
         matches!(self, Self::Stop | Self::RetireSlot | Self::Orphaned)
     }
@@ -59,7 +64,7 @@ pub(super) struct DrainPlan {
 }
 
 impl DrainPlan {
-    /// As configured, for a worker that was told.
+    /// As configured.
     pub(super) fn new(kind: DrainKind, drain: &DrainConfig, now: Instant) -> Self {
         let abort_at = now + drain.timeout;
         let gentle =
@@ -79,7 +84,8 @@ impl DrainPlan {
     }
 }
 
-/// Waits for an order to leave that is not the first one said twice; `cut_now` says whether the supervisor means it so.
+/// Waits for a second drain order, and not for the first one sent twice; `abort_now`: whether the supervisor's order is to
+/// abort.
 ///
 /// The kernel keeps one signal of a kind: a worker that had no time for the first order finds both as one.
 pub(super) async fn second_order(terminate: &mut Signal, abort_now: impl Fn() -> bool) {
@@ -98,8 +104,8 @@ pub(super) async fn second_order(terminate: &mut Signal, abort_now: impl Fn() ->
 /// Lets the queues run dry and closes the listeners, without resetting a connection that was made.
 ///
 /// New connections are ignored by the kernel from the end of the grace on; what it had already taken is accepted. A
-/// seat that is passed on is left as it is, and so is a queue that systemd owns.
-pub(super) async fn close_listeners<A: RequestHandler>(acceptors: &[Acceptor<A>], plan: &DrainPlan) {
+/// slot that is handed over is left as it is, and so is a queue that systemd owns.
+async fn close_listeners<A: RequestHandler>(acceptors: &[Acceptor<A>], plan: &DrainPlan) {
     // Others take what is there; but there may be none that does, and nothing is left to chance.
     acceptors.iter().for_each(|acceptor| _ = acceptor.accept_transferred_backlog());
     if !plan.kind.closes_listeners() {
@@ -133,7 +139,7 @@ pub(super) async fn close_listeners<A: RequestHandler>(acceptors: &[Acceptor<A>]
         sleep(QUEUE_QUIET / 10).await;
     }
     for acceptor in &owned_acceptors {
-        // The pause since the last look, and a door before this one, left time for another to come.
+        // Since the last look there was time for another to come.
         acceptor.accept_backlog();
         if let Err(error) = tcp_socket::shut_down_listener(&acceptor.listener) {
             tracing::debug!(%error, "listener was closed already");
@@ -143,14 +149,14 @@ pub(super) async fn close_listeners<A: RequestHandler>(acceptors: &[Acceptor<A>]
 
 /// Ends at once: the listeners of a fleet that ends, and every connection; returns how many there were.
 ///
-/// A seat that closes while the fleet goes on is not closed: its queue is left to a successor.
-pub(super) async fn abort<A: RequestHandler>(
+/// A slot that ends while the fleet goes on keeps its listeners: its queue is left to a successor.
+async fn abort<A: RequestHandler>(
     server: &ConnectionServer,
     acceptors: &[Acceptor<A>],
     plan: &DrainPlan,
 ) -> usize {
     if plan.kind == DrainKind::Stop {
-        for acceptor in acceptors.iter().filter(|door| door.owner == SocketOwner::Slot) {
+        for acceptor in acceptors.iter().filter(|acceptor| acceptor.owner == SocketOwner::Slot) {
             let _ = tcp_socket::shut_down_listener(&acceptor.listener);
         }
     }
@@ -164,13 +170,13 @@ async fn abort_connections(server: &ConnectionServer) -> usize {
 }
 
 /// Ends streams once new connections go elsewhere.
-pub(super) async fn end_streams(phase: &DrainState, plan: &DrainPlan) {
+async fn end_streams(phase: &DrainState, plan: &DrainPlan) {
     sleep(plan.grace).await;
     phase.close_streams();
 }
 
 /// Waits for the tasks that run; what has not ended by the deadline is for another worker.
-pub(super) async fn wait_for_tasks(tasks: &TaskQueue, plan: &DrainPlan) {
+async fn wait_for_tasks(tasks: &TaskQueue, plan: &DrainPlan) {
     if timeout_at(plan.abort_at, tasks.drain()).await.is_err() {
         tracing::info!("gives back the tasks that still run");
     }
@@ -179,7 +185,7 @@ pub(super) async fn wait_for_tasks(tasks: &TaskQueue, plan: &DrainPlan) {
 /// Waits for the open connections; returns how many had to be cut.
 ///
 /// Idle ones stay open for a while, so that a request its client has already sent is answered, not reset.
-pub(super) async fn wait_for_connections(server: &ConnectionServer, plan: &DrainPlan) -> usize {
+async fn wait_for_connections(server: &ConnectionServer, plan: &DrainPlan) -> usize {
     let idle_until = plan.abort_at.min(Instant::now() + plan.idle_grace);
     if timeout_at(idle_until, server.connections.wait_until_empty()).await.is_ok() {
         return 0;
@@ -189,6 +195,87 @@ pub(super) async fn wait_for_connections(server: &ConnectionServer, plan: &Drain
         return 0;
     }
     abort_connections(server).await
+}
+
+/// Time from the drain's deadline to the end of an orphan that does not end by itself.
+pub(super) const ORPHAN_MARGIN: Duration = Duration::from_secs(2);
+
+/// Makes this worker's draining, and the fleet's end, visible to probes and handlers.
+pub(super) fn announce(phase: &DrainState, fleet_ends: bool) {
+    if fleet_ends { phase.start_stop() } else { phase.start_drain() }
+}
+
+/// Bounds the time that this worker may outlive its supervisor.
+pub(super) fn set_orphan_timeout(grace: Duration) {
+    if let Err(error) = parent_exit::exit_after_parent(grace) {
+        tracing::debug!(%error, "the end of the supervisor would be the end of what is served");
+    }
+}
+
+/// Waits for the drain order behind a SIGTERM.
+///
+/// A service manager may signal every process of the fleet at once: the supervisor's order follows within
+/// [`ORDER_TIMEOUT`], and connections are still taken meanwhile.
+pub(super) async fn await_drain_order(cell: WorkerCell<'_>) -> DrainKind {
+    let until = Instant::now() + ORDER_TIMEOUT;
+    loop {
+        match cell.drain_order() {
+            DrainOrder::None if Instant::now() < until => sleep(ORDER_TIMEOUT / 20).await,
+            DrainOrder::None | DrainOrder::HandOver | DrainOrder::Abort => return DrainKind::HandOver,
+            DrainOrder::Retire => return DrainKind::RetireSlot,
+            DrainOrder::Stop => return DrainKind::Stop,
+        }
+    }
+}
+
+/// Time in which a supervisor that was signalled beside its workers has written its order.
+const ORDER_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Drains. When the supervisor dies meanwhile the slot ends, and a second drain order cuts what is left.
+pub(super) async fn drain_and_exit(
+    server: &ConnectionServer,
+    acceptors: &[Acceptor<HttpService>],
+    plan: &DrainPlan,
+    mut status_pipe: File,
+    lifeline: &Receiver,
+    second_order: impl Future<Output = ()>,
+    (phase, tasks): (&DrainState, &TaskQueue),
+) {
+    let connections = async {
+        tokio::join!(close_listeners(acceptors, plan), end_streams(phase, plan));
+        if plan.kind == DrainKind::RetireSlot {
+            let _ = writeln!(status_pipe, "closed");
+        }
+        wait_for_connections(server, plan).await
+    };
+    // The worker claims no task from here on, also if its drain is cut short below.
+    tasks.stop_claiming();
+    let drained = async { tokio::join!(connections, wait_for_tasks(tasks, plan)).0 };
+    let (aborted, when) = tokio::select! {
+        // The next fleet's supervisor signals what is left of the one before: for an orphan this is no second order.
+        biased;
+        () = wait_until_orphaned(lifeline) => {
+            phase.close_streams();
+            let plan = plan.for_orphan();
+            close_listeners(acceptors, &plan).await;
+            let connections = wait_for_connections(server, &plan);
+            (tokio::join!(connections, wait_for_tasks(tasks, &plan)).0, "at the drain's deadline")
+        }
+        () = second_order => {
+            (abort(server, acceptors, plan).await, "when it was told to leave once more")
+        }
+        aborted = drained => (aborted, "at the drain's deadline"),
+    };
+    tasks.release_running().await;
+    if aborted > 0 {
+        tracing::warn!(connections = aborted, "cut {aborted} connections that were still open {when}");
+    }
+}
+
+pub(super) async fn wait_until_orphaned(lifeline: &Receiver) {
+    if lifeline.readable().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The worker: one forked process, one thread, one runtime, one Redis client.
 //!
-//! It takes the listeners of its slot, serves the application on them, and leaves when it is told to or when its
-//! supervisor is gone.
+//! It takes the listeners of its slot, serves the application on them, and leaves when its supervisor orders it or is
+//! gone. What was accepted is answered whatever order comes, up to the drain's deadline; what cannot be begun in time is
+//! refused. The room knows no routes and no keys of Redis: `http` answers, the domains store.
 
 mod acceptor;
 mod admission;
@@ -10,101 +11,36 @@ mod balancer;
 mod boot;
 mod connection;
 mod drain;
+mod handler;
 mod interval;
-mod leave;
-mod live;
-mod transfers;
+mod options;
 
 use std::fs::File;
-use std::io;
 use std::io::Write;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use acceptor::RequestHandler;
-use balancer::ConnectionBalancer;
-use drain::{DrainKind, DrainPlan};
-use live::BackgroundServices;
+pub use options::WorkerOptions;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::SignalKind;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::config::settings::{Config, RedisUrl};
-use crate::counter::batched::BatchedCounters;
-use crate::http::{
-    AppFactory, AppServices, Dashboard, DrainState, HttpService, InstanceIdentity, ResponseFuture, Worker,
-};
-use crate::listener::SlotListeners;
-use crate::listener::shared_queue::SharedQueue;
-use crate::panics::panic_message;
+use crate::http::DrainState;
 use crate::redis::{RedisClient, RedisStatus};
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::DrainOrder;
 use crate::sys::signal::Signal;
-use crate::sys::{backtrace, clock, process, signal};
+use crate::sys::{backtrace, clock, signal};
 use crate::telemetry;
 use crate::worker::background::heartbeat::HeartbeatWriter;
 use crate::worker::background::registrar::InstanceRegistrar;
-use crate::worker::connection::incoming_body::IncomingBody;
+use crate::worker::balancer::ConnectionBalancer;
+use crate::worker::boot::{BackgroundServices, BootError};
+use crate::worker::drain::{DrainKind, DrainPlan};
 
 /// Exit code of a worker that could not start.
 pub const EXIT_BOOT_FAILED: u8 = 70;
-
-/// Everything a worker needs; it inherits nothing else.
-pub struct WorkerOptions {
-    /// Index of its slot.
-    pub slot: usize,
-    /// Its cell in the slot's row.
-    pub cell: usize,
-    /// Generation it belongs to.
-    pub generation: u64,
-    /// The slot's listeners.
-    pub listeners: SlotListeners,
-    /// The fleet's shared queue.
-    pub shared_queue: Option<SharedQueue>,
-    /// Where READY, or the reason why not, is written.
-    pub status_pipe: OwnedFd,
-    /// Readable as soon as the supervisor is gone.
-    pub lifeline: OwnedFd,
-    /// The fleet's configuration.
-    pub config: Arc<Config>,
-    /// The shared state's address, be it configured or private.
-    pub redis_url: RedisUrl,
-    /// The shared table.
-    pub scoreboard: Arc<Scoreboard>,
-    /// The application.
-    pub app: AppFactory,
-}
-
-impl std::fmt::Debug for WorkerOptions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Start")
-            .field("slot", &self.slot)
-            .field("generation", &self.generation)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why a worker could not start.
-#[derive(Debug, thiserror::Error)]
-enum BootError {
-    #[error("cannot start the runtime: {0}")]
-    Runtime(io::Error),
-    #[error("cannot take the listeners: {0}")]
-    Listeners(io::Error),
-    #[error("cannot take signals: {0}")]
-    Signals(io::Error),
-    #[error("cannot watch the supervisor: {0}")]
-    Lifeline(io::Error),
-    #[error("cannot set up Redis: {0}")]
-    Redis(#[from] crate::redis::RedisError),
-    #[error("the application panicked while it was built: {0}")]
-    App(String),
-}
 
 /// A worker's life; returns its exit code.
 pub fn run(start: WorkerOptions) -> u8 {
@@ -113,7 +49,7 @@ pub fn run(start: WorkerOptions) -> u8 {
         tracing::debug!(%error, "a hang would be without a backtrace");
     }
     // The worker serves no client yet, so that there is nothing to finish.
-    leave::set_orphan_timeout(Duration::ZERO);
+    drain::set_orphan_timeout(Duration::ZERO);
     let status_pipe = start.status_pipe.try_clone();
     clock::start_ticks();
     // One thread serves; the pool behind it is for blocking work that the application hands off.
@@ -159,7 +95,8 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
     let batches = background::counter_flusher::build(&start, &redis);
     let services = BackgroundServices::new(&start, &redis);
     let heartbeat = HeartbeatWriter::new(&start, &redis, &services.broadcasts);
-    let (public, admin) = build_services(&start, &redis, &phase, (&instance_info, &batches), &services)?;
+    let (public, admin) =
+        boot::build_services(&start, &redis, &phase, (&instance_info, &batches), &services)?;
     services.start();
     let balance = ConnectionBalancer::from_options(&mut start).map_err(BootError::Listeners)?;
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(BootError::Lifeline)?;
@@ -174,19 +111,19 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
     let registrar = InstanceRegistrar::new(&start.config, &instance_info, &start.scoreboard, redis);
     let registration = tasks.spawn(registrar.clone().run());
     let drain = start.config.drain.clone();
-    leave::set_orphan_timeout(drain.timeout + leave::ORPHAN_MARGIN);
+    drain::set_orphan_timeout(drain.timeout + drain::ORPHAN_MARGIN);
     let served = async {
         let flusher = tokio::spawn(background::counter_flusher::run(Arc::clone(&batches)));
-        let mut accepting = transfers::spawn_acceptors(&acceptors);
+        let mut accepting = acceptor::spawn_acceptors(&acceptors);
         let mut status_pipe = File::from(start.status_pipe);
         let _ = writeln!(status_pipe, "ready");
         let drain_kind = tokio::select! {
-            _ = terminate.recv() => leave::await_drain_order(start.scoreboard.cell(start.slot, start.cell)).await,
+            _ = terminate.recv() => drain::await_drain_order(start.scoreboard.cell(start.slot, start.cell)).await,
             _ = lifeline.readable() => DrainKind::Orphaned,
             () = services.all_task_permits_hung() => DrainKind::HandOver,
         };
         let fleet_ends = matches!(drain_kind, DrainKind::Stop | DrainKind::Orphaned);
-        leave::announce(&phase, fleet_ends);
+        drain::announce(&phase, fleet_ends);
         accepting.abort_all();
         balance.iter().for_each(|balance| balance.stop());
         // If another process sent the signal, the supervisor learns it here and spawns a successor at once.
@@ -196,8 +133,8 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
         let second_order = drain::second_order(&mut terminate, cut_now);
         let state = (&phase, &services.tasks);
         let drained =
-            leave::drain_and_exit(&server, &acceptors, &plan, status_pipe, &lifeline, second_order, state);
-        let orphaned = leave::wait_until_orphaned(&lifeline);
+            drain::drain_and_exit(&server, &acceptors, &plan, status_pipe, &lifeline, second_order, state);
+        let orphaned = drain::wait_until_orphaned(&lifeline);
         registrar.deregister_after(&registration, fleet_ends, orphaned, drained).await;
         services.broadcasts.shut_down().await;
         flusher.abort();
@@ -207,7 +144,7 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
     Ok(())
 }
 
-/// One worker of the instance looks after what is wrong with the server of Redis.
+/// One worker of the instance inspects the Redis server.
 fn spawn_inspectors(
     tasks: &mut JoinSet<()>,
     (scoreboard, slot): (&Arc<Scoreboard>, usize),
@@ -238,43 +175,6 @@ async fn first_attempt(
     }
 }
 
-/// What answers visitors and operators; a panic of the application is a boot failure.
-fn build_services(
-    start: &WorkerOptions,
-    redis: &RedisClient,
-    phase: &DrainState,
-    (instance_info, batches): (&Arc<InstanceIdentity>, &Arc<BatchedCounters>),
-    services: &BackgroundServices,
-) -> Result<(HttpService, HttpService), BootError> {
-    let pid = process::pid().as_raw().unsigned_abs();
-    let parts = AppServices {
-        config: Arc::clone(&start.config),
-        redis: redis.clone(),
-        scoreboard: Arc::clone(&start.scoreboard),
-        worker: Worker::new(pid, start.slot, start.generation, process::hostname()),
-        cell: start.cell,
-        drain: phase.clone(),
-        instance: Arc::clone(instance_info),
-        batched_counters: Arc::clone(batches),
-        broadcast_hub: services.broadcasts.clone(),
-        tasks: services.tasks.clone(),
-        dashboard: Dashboard::new(&start.config.dashboard),
-    };
-    let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        (crate::http::public_service(&parts, &start.app), crate::http::admin_service(&parts))
-    }));
-    built.map_err(|panic| BootError::App(panic_message(panic.as_ref()).to_owned()))
-}
-
 /// Signals that a worker leaves to its supervisor.
 const SUPERVISOR_SIGNALS: &[Signal] =
     &[Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
-
-impl RequestHandler for HttpService {
-    type HandlerBody = crate::http::Body;
-    type HandlerFuture = ResponseFuture;
-
-    fn handle(&self, head: http::request::Parts, body: IncomingBody, peer: SocketAddr) -> ResponseFuture {
-        self.call(head, body, peer)
-    }
-}

@@ -304,7 +304,7 @@ async fn a_job_that_does_not_stop_fails_in_time_and_its_worker_is_replaced() {
     let task = ended(&tasks, next).await;
     assert_eq!(task.state, TaskState::Done);
     assert_ne!(pid_of(&task), pid);
-    assert_eq!(fleet.log_lines("leaves its seat").len(), 1);
+    assert_eq!(fleet.log_lines("hands its slot over").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,11 +1,11 @@
 //! One worker's pending additions to counters: they outlive the worker, and each is sent on exactly once.
 //!
 //! Additions go to one of two banks. Sealing a batch is one store, the next number: from then on additions go to the
-//! other bank, and the sealed one no longer changes until it is settled, which is one store as well. The holder of the
+//! other bank, and the sealed one no longer changes until it is acknowledged, which is one store as well. The holder of the
 //! journal after a SIGKILL, at whichever instruction, therefore finds either an open bank to go on with or a sealed
 //! batch to repeat word for word under the same number, and Redis ignores a number that it has seen.
 //!
-//! One process at a time writes, see [`Owner`], and one thread of it at a time. Anyone reads.
+//! One process at a time writes, see [`JournalOwner`], and one thread of it at a time. Anyone reads.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
@@ -17,14 +17,14 @@ pub use crate::scoreboard::layout::{NAME_MAX, NAMES};
 /// Reads of one name that meet a sealing each time: sealings are milliseconds apart.
 const ATTEMPTS: usize = 16;
 
-/// One life of one worker: who may write a journal. Lives never come back, so a dead owner stays dead.
+/// One incarnation of a worker, which may write a journal. Incarnations never come back, so a dead owner stays dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JournalOwner(u64);
 
 impl JournalOwner {
     const INDEX_BITS: u32 = 24;
 
-    /// The `life`-th life at a place of the table; both fit, because a slot does not start 2^40 workers.
+    /// The owner in the cell with this number in the table; both fit, because a slot does not start 2^40 workers.
     pub(super) fn new(index: usize, incarnation: u64) -> Self {
         Self(incarnation << Self::INDEX_BITS | index as u64)
     }
@@ -103,18 +103,18 @@ impl<'a> CounterJournal<'a> {
         Self { head, body }
     }
 
-    /// Who writes it, be they alive or not.
+    /// The worker that writes it, alive or not.
     pub(super) fn owner(self) -> Option<JournalOwner> {
         JournalOwner::from_word(load(&self.head.owner))
     }
 
-    /// Takes it over from whom it had, unless someone else was faster.
+    /// Changes the owner, unless another worker was faster.
     pub(super) fn change_owner(self, from: Option<JournalOwner>, to: JournalOwner) -> bool {
         let from = from.map_or(0, |owner| owner.0);
         self.head.owner.compare_exchange(from, to.0, AcqRel, Acquire).is_ok()
     }
 
-    /// Gives it back; what is pending waits for the next owner.
+    /// Releases it; what is pending waits for the next owner.
     pub fn release(self) {
         store(&self.head.owner, 0);
     }
@@ -147,7 +147,7 @@ impl<'a> CounterJournal<'a> {
     /// Adds to a name's pending sum; whether it is the first addition of its batch. Only for its owner.
     ///
     /// # Errors
-    /// See [`Refusal`].
+    /// See [`JournalError`].
     ///
     /// # Panics
     /// When the name is empty or longer than [`NAME_MAX`].
@@ -171,7 +171,7 @@ impl<'a> CounterJournal<'a> {
             if load(self.since(bank_of(sealed + 1))) == 0 {
                 return None;
             }
-            // What the one who settled the last batch had no time to do.
+            // What the worker that acknowledged the last batch had no time to do.
             self.clear_bank(bank_of(sealed));
             store(&self.head.sealed, sealed + 1);
         }
@@ -195,7 +195,7 @@ impl<'a> CounterJournal<'a> {
         }
     }
 
-    /// Empties a bank that counts for no one any more; when interrupted, it is done again before the next sealing.
+    /// Empties a bank that counts no more; when interrupted, it is done again before the next sealing.
     fn clear_bank(self, bank: usize) {
         if load(self.since(bank)) == 0 {
             return;

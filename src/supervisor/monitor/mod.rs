@@ -23,7 +23,7 @@ use crate::supervisor::slots::plan::{DesiredState, KillReason};
 use crate::supervisor::slots::slot::{Slot, SlotListening, WorkerHandle, WorkerPhase};
 use crate::sys::pressure::ResourcePressure;
 use crate::sys::process::Pid;
-use crate::sys::{process, queue};
+use crate::sys::{process, tcp_socket};
 
 /// Time between two looks while no worker is watched for hangs.
 const TICK: Duration = Duration::from_secs(1);
@@ -332,7 +332,7 @@ impl Supervisor<'_> {
         let public = listeners.map_or(&[][..], |listeners| &listeners.public);
         public
             .iter()
-            .filter_map(|listener| queue::read_accept_queue(listener).ok())
+            .filter_map(|listener| tcp_socket::read_accept_queue(listener).ok())
             .map(|queue| queue.waiting)
             .sum()
     }

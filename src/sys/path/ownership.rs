@@ -1,4 +1,4 @@
-//! In whose hands a path is: every folder and link on the way decides what lies at its end.
+//! Which users control a path: every folder and link on the way decides what lies at its end.
 //!
 //! The way is walked link by link, and each part is judged before the next is looked up. When it is approved, no other
 //! user can change where it leads, so that it may be used by its name from then on.
@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
-use crate::sys::path::{PathError, own_user};
+use crate::sys::path::error::PathError;
 
 /// Links that are followed on one way; the kernel's own limit.
 const LINKS_MAX: u32 = 40;
@@ -37,7 +37,7 @@ struct OwnershipCheck {
 /// sticky bit is none (`/tmp`), and a volume that a container was given is none either.
 ///
 /// # Errors
-/// [`Error::Hands`] with what to do about it.
+/// [`PathError::NotPrivate`] with what to do about it.
 pub fn ensure_private_folder(path: &Path) -> Result<PathBuf, PathError> {
     let check = OwnershipCheck::of_process(true);
     let real = check.resolve(path, true)?;
@@ -46,11 +46,11 @@ pub fn ensure_private_folder(path: &Path) -> Result<PathBuf, PathError> {
     Ok(real)
 }
 
-/// Finds out that a log's file is in no other user's hands. It may be a link, a FIFO or a device; where root writes,
+/// Checks that no other user controls a log's file. It may be a link, a FIFO or a device; where root writes,
 /// no other user may have chosen which.
 ///
 /// # Errors
-/// As [`own_folder`].
+/// As [`ensure_private_folder`].
 pub fn check_log_path(path: &Path) -> Result<(), PathError> {
     let check = OwnershipCheck::of_process(false);
     // Descriptors of this process have names below these, which lead to no place.
@@ -228,4 +228,8 @@ fn is_volume(at: &Path) -> bool {
         unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_TYPE, &raw mut found) };
     let root = u64::try_from(libc::STATX_ATTR_MOUNT_ROOT).unwrap_or(0);
     result == 0 && at != Path::new("/") && found.stx_attributes & root != 0
+}
+
+pub(super) fn own_user() -> u32 {
+    nix::unistd::geteuid().as_raw()
 }

@@ -1,6 +1,11 @@
-//! Paths in all hands. What takes another user to arrange is in `tests/it/hands.rs`.
+//! Paths that this user, root or others control. What needs another user is in the integration tests.
 
-use std::os::unix::fs::symlink;
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use nix::sys::stat::Mode;
 
 use super::*;
 

@@ -28,15 +28,15 @@ const RETRY_PAUSE: Duration = Duration::from_millis(5);
 /// Major number of the devices that never block: null, full, kmsg.
 const MEMORY_DEVICES: u64 = 1;
 
-/// Bytes that are given at once to a terminal that can only be asked whether it has room.
+/// Bytes that are written at once to a terminal that can only be polled for room.
 const POLLED_CHUNK: usize = 256;
 
 /// Why bytes were not taken.
 #[derive(Debug)]
 pub enum SinkError {
-    /// There is no room now; poll(2) tells when there is.
+    /// There is no room now; poll(2) reports when there is.
     Full,
-    /// A FIFO that no process reads; nothing tells when that changes.
+    /// A FIFO that no process reads; nothing reports when that changes.
     NoReader,
     /// These bytes are too many for one message.
     TooLong,
@@ -55,7 +55,7 @@ enum WriteStrategy {
     NoWait,
     /// `MSG_DONTWAIT`, send(2).
     Socket,
-    /// `SPLICE_F_NONBLOCK`, splice(2), out of a pipe of one's own: inherited pipes on older kernels that must not be
+    /// `SPLICE_F_NONBLOCK`, splice(2), out of a pipe of its own: inherited pipes on older kernels that must not be
     /// opened anew, because they belong to another user.
     Splice,
     /// poll(2) and then little at once. It may wait after all when another process writes between the two.
@@ -202,7 +202,7 @@ impl NonblockingSink {
         Some(last != [b'\n'])
     }
 
-    /// What poll(2) is asked about when it is full.
+    /// What is polled when it is full.
     pub fn target(&self) -> Option<SinkTarget> {
         self.target.clone()
     }

@@ -20,7 +20,7 @@ const ENTRY_OVERHEAD: usize = 32;
 /// Time between two attempts of a sink that took nothing, however many lines come meanwhile.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The same where no lines come and nothing tells when it takes some again.
+/// The same where no lines come and nothing reports when there is room again.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Lines that are written at once: a fleet's requests wait meanwhile.
@@ -63,7 +63,7 @@ struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SinkState {
     Open,
-    /// There was no room; `told` if poll(2) had said that there was.
+    /// There was no room, although poll(2) may have reported that there was.
     Full {
         poll_reported_room: bool,
     },
@@ -83,7 +83,7 @@ pub(super) struct LineBacklog {
     queued_bytes: usize,
     /// How much of the first has been written.
     written: usize,
-    /// Lines lost after the last entry, which nothing has said yet, and why.
+    /// Lines lost after the last entry, which no line has reported yet, and why.
     missing: u64,
     cause: String,
     /// A line was cut short: the next one must not go on in it.
@@ -150,7 +150,7 @@ impl LineBacklog {
         }
     }
 
-    /// Lines that nothing has said to be missing; another process says it.
+    /// Lines whose loss no line has reported; another process does.
     pub(super) fn take_unreported(&mut self) -> u64 {
         std::mem::take(&mut self.missing)
     }

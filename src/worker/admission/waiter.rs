@@ -1,28 +1,26 @@
 //! One request's place in the queue.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU8, AtomicUsize};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-
-use crate::worker::admission::{AdmissionGate, ArrivalOutcome};
 
 const WAITING: u8 = 0;
 const ADMITTED: u8 = 1;
 const REFUSED: u8 = 2;
 const CANCELLED: u8 = 3;
 
-/// A request's place in the queue; who gives it up says so with [`Ticket::give_up`].
+/// A request's place in the queue; a task that gives it up calls [`Self::cancel`].
 #[derive(Debug)]
 pub(in crate::worker) struct AdmissionWaiter {
     state: AtomicU8,
     waker: AtomicWaker,
     arrived_at: Duration,
-    gate: Arc<AdmissionGate>,
+    /// How many wait, over the whole gate.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// What became of a request that waited.
@@ -35,28 +33,8 @@ pub(in crate::worker) enum AdmissionOutcome {
 }
 
 impl AdmissionWaiter {
-    pub(super) fn new(gate: Arc<AdmissionGate>, arrived_at: Duration) -> Self {
-        Self { state: AtomicU8::new(WAITING), waker: AtomicWaker::new(), arrived_at, gate }
-    }
-
-    /// Waits for a turn that cannot begin at once.
-    ///
-    /// # Cancel safety
-    /// It leaves the queue when it is dropped.
-    pub(in crate::worker) async fn wait_for_turn(gate: &Arc<AdmissionGate>) -> AdmissionOutcome {
-        struct CancelGuard(Arc<AdmissionWaiter>);
-        impl Drop for CancelGuard {
-            fn drop(&mut self) {
-                self.0.cancel();
-            }
-        }
-        match gate.enqueue() {
-            ArrivalOutcome::Refused => AdmissionOutcome::Refused,
-            ArrivalOutcome::Queued(waiter) => {
-                let guard = CancelGuard(waiter);
-                poll_fn(|context| guard.0.poll(context)).await
-            }
-        }
+    pub(super) fn new(waiting: Arc<AtomicUsize>, arrived_at: Duration) -> Self {
+        Self { state: AtomicU8::new(WAITING), waker: AtomicWaker::new(), arrived_at, waiting }
     }
 
     /// How long it has waited.
@@ -78,7 +56,7 @@ impl AdmissionWaiter {
         let waits = self.state.load(Relaxed) == WAITING;
         if waits {
             self.state.store(outcome, Relaxed);
-            self.gate.decrement_waiting();
+            self.decrement_waiting();
             self.waker.wake();
         }
         waits
@@ -100,7 +78,11 @@ impl AdmissionWaiter {
     pub(in crate::worker) fn cancel(&self) {
         if self.state.load(Relaxed) == WAITING {
             self.state.store(CANCELLED, Relaxed);
-            self.gate.decrement_waiting();
+            self.decrement_waiting();
         }
+    }
+
+    fn decrement_waiting(&self) {
+        self.waiting.store(self.waiting.load(Relaxed).saturating_sub(1), Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! Sends the worker's batched additions on: 50 ms after the first of a batch, at its end, and for those who died.
+//! Sends batched additions to counters: 50 ms after the first of a batch, when the worker ends, and those of dead workers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +10,16 @@ use crate::counter::batched::{BatchedCounters, FLUSH_DELAY};
 use crate::redis;
 use crate::redis::RedisClient;
 use crate::sys::{clock, random};
-use crate::worker::{WorkerOptions, interval};
+use crate::worker::interval;
+use crate::worker::options::WorkerOptions;
 
-/// How often is looked for what dead workers left, beside the first moment.
+/// How often journals of dead workers are looked for, beside once at the start.
 const ORPHAN_CHECK_INTERVAL: Duration = clock::TICK.saturating_mul(10);
 
 /// Pause after a batch that Redis did not take; it varies, so that workers do not all send at the same moments.
 const RETRY_PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(150)];
 
-/// How long a worker that leaves may take for its last batches; where it has successors they send the rest.
+/// How long a worker may take for its last batches; its successors send the rest.
 const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The worker's batched counters.
@@ -51,13 +52,13 @@ pub(in crate::worker) async fn run(batches: Arc<BatchedCounters>) {
     }
 }
 
-/// Takes a journal if this worker has none, and sends what dead workers left.
+/// Acquires a journal if this worker has none, and sends what dead workers left.
 async fn flush_orphans(batches: &BatchedCounters) {
     batches.acquire_journal();
     log_failure(&batches.flush_abandoned().await);
 }
 
-/// The worker has nothing else to do any more: sends what is there and gives the journal back.
+/// Sends what is left and releases the journal; the worker has nothing else to do any more.
 pub(in crate::worker) async fn flush_remaining(batches: &BatchedCounters) {
     let all = async {
         // At most two: a batch that was on its way, and what came after it.

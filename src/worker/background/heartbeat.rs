@@ -1,4 +1,4 @@
-//! The worker's sign of life in its slot's row, from the very loop that serves requests.
+//! The worker's heartbeat in its cell, from the event loop that serves requests.
 //!
 //! It is part of the runtime's root future and no task: a task waits behind all that are queued, which under load are
 //! thousands, while the runtime looks at its root future whenever it was woken, at most 61 tasks later.
@@ -13,12 +13,13 @@ use crate::redis::{RedisClient, RedisStatus};
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::WorkerCell;
 use crate::sys::{clock, process};
-use crate::worker::{WorkerOptions, interval};
+use crate::worker::interval;
+use crate::worker::options::WorkerOptions;
 
-/// Time between two beats, in ticks: 640 ms. Without one for a second a worker gets no new connections.
+/// Time between two heartbeats, in ticks: 640 ms. Without one for a second a worker gets no new connections.
 pub(in crate::worker) const HEARTBEAT_TICKS: u32 = 10;
 
-/// Beats between two looks at the memory.
+/// Heartbeats between two samples of the memory.
 const MEMORY_EVERY: u32 = 4;
 
 /// What a worker writes into its cell from time to time.
@@ -54,7 +55,7 @@ impl HeartbeatWriter {
         }
     }
 
-    /// Beats as long as `life` goes on. Must be awaited in the root future, and never in a task.
+    /// Runs as long as `life` goes on. Must be awaited in the root future, and never in a task.
     pub(in crate::worker) async fn run_beside<T>(self, life: impl Future<Output = T>) -> T {
         tokio::select! {
             biased;
@@ -106,7 +107,7 @@ fn record_breakers(cell: WorkerCell<'_>, redis: &RedisClient, opened: [u64; 2]) 
     now
 }
 
-/// Writes who subscribes, and what broadcasts did beside what was `told`; returns that.
+/// Writes the number of subscribers, and what broadcasts did beyond what was `reported`; returns the new totals.
 fn record_broadcasts(cell: WorkerCell<'_>, broadcasts: &BroadcastHub, reported: [u64; 5]) -> [u64; 5] {
     let figures = broadcasts.totals();
     cell.set_subscribers(figures.subscribers);

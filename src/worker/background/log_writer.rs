@@ -14,11 +14,11 @@ use crate::sys::sink::SinkTarget;
 use crate::telemetry;
 use crate::telemetry::LogWait;
 
-/// How often is looked where the kernel cannot tell when there is room.
+/// Time between two attempts where the kernel cannot report that there is room.
 const ROOM_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Writes what waits as soon as there is room, and opens the file again whenever the supervisor says that it was
-/// renamed. It sleeps while no line waits.
+/// Writes what waits as soon as there is room, and opens the file again whenever the supervisor signals that it
+/// was renamed. It sleeps while no line waits.
 pub(in crate::worker) async fn run(mut rotated: Signal) {
     let waiting = Arc::new(Notify::new());
     let wake = Arc::clone(&waiting);

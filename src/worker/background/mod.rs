@@ -1,4 +1,6 @@
-//! Background.
+//! What a worker does beside requests: heartbeats, registration, flushing counters, inspecting Redis, writing the log.
+//!
+//! Each is one loop that ends with the worker; none of them may block the event loop or serve requests.
 
 pub(in crate::worker) mod counter_flusher;
 pub(in crate::worker) mod heartbeat;

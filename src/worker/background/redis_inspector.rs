@@ -1,4 +1,4 @@
-//! Looks at how Redis is set up, in one worker of the machine: at boot, every minute, and told when it changes.
+//! Inspects Redis's settings in one worker of the instance: at boot, every minute, and when a right is lost or gained.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use tokio::time::MissedTickBehavior;
 use crate::redis::{RedisClient, ServerWarnings};
 use crate::scoreboard::Scoreboard;
 
-/// The slot whose worker looks: the first is there as long as the fleet is.
+/// The slot whose worker inspects: the first one exists as long as the fleet does.
 pub(in crate::worker) const SLOT: usize = 0;
 
-/// How often it looks; while Redis has not been asked yet, more often.
+/// Time between two inspections, and between two attempts at the first one.
 const INSPECT_INTERVAL: Duration = Duration::from_secs(60);
 const FIRST_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// How often it looks how full Redis is: what strangers may add in this time is a small part of what is kept free.
+/// How often Redis's memory is sampled: what other programs may add in this time is a small part of what is kept free.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Looks for ever how full Redis is; every worker of the machine reads it from the table.
+/// Samples for ever how full Redis is; every worker of the instance reads it from the scoreboard.
 pub(in crate::worker) async fn watch_memory(scoreboard: Arc<Scoreboard>, redis: RedisClient) {
     let mut ticks = tokio::time::interval(MEMORY_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -30,7 +30,7 @@ pub(in crate::worker) async fn watch_memory(scoreboard: Arc<Scoreboard>, redis: 
     }
 }
 
-/// Looks for ever.
+/// Inspects for ever.
 pub(in crate::worker) async fn run(scoreboard: Arc<Scoreboard>, redis: RedisClient) {
     let known = loop {
         match redis.inspect().await {
@@ -51,7 +51,7 @@ pub(in crate::worker) async fn run(scoreboard: Arc<Scoreboard>, redis: RedisClie
                 ticks.tick().await;
             }
         }
-        // A Redis that is away is told of elsewhere.
+        // That Redis is away is logged by its client.
         if let Ok(found) = redis.inspect().await {
             log_changes(&scoreboard, known, found);
             known = found;
@@ -59,7 +59,7 @@ pub(in crate::worker) async fn run(scoreboard: Arc<Scoreboard>, redis: RedisClie
     }
 }
 
-/// Logs what is new and what is mended.
+/// Logs what is new and what is no longer wrong.
 fn log_changes(scoreboard: &Scoreboard, known: ServerWarnings, found: ServerWarnings) {
     scoreboard.set_redis_findings(found.bits());
     for finding in found.iter().filter(|finding| !known.contains(*finding)) {

@@ -1,7 +1,7 @@
-//! The whole machine's heartbeat in Redis, written by the READY worker of the lowest slot.
+//! The instance's heartbeat in Redis, written by the READY worker of the lowest slot.
 //!
-//! The supervisor never talks to Redis, so one of its workers speaks for it: whoever finds itself in that seat. For a
-//! moment two may do so, or nobody; what they say is the same, and it holds for several beats.
+//! The supervisor never talks to Redis, so one of its workers registers the instance. For a moment two workers may do
+//! so, or none; their records are the same, and a record holds for several heartbeats.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -21,18 +21,19 @@ use crate::scoreboard::row::SlotState;
 use crate::status::rates::RateWindow;
 use crate::sys::bpf::IpFamily;
 use crate::sys::{clock, cpu, executable, network, process};
-use crate::worker::{WorkerOptions, interval};
+use crate::worker::interval;
+use crate::worker::options::WorkerOptions;
 
-/// How often a worker looks whether it has to speak, and whether there is news.
+/// How often a worker checks whether it is the one that registers, and whether the record has changed.
 const CHECK_INTERVAL: Duration = clock::TICK.saturating_mul(10);
-/// Time over which a machine's rates are measured.
+/// Time over which an instance's rates are measured.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
-/// Longest time for saying goodbye; whoever cannot say it is dead after the last heartbeat's lifetime.
+/// Longest time for deregistering; an instance that cannot counts as dead once its last heartbeat has expired.
 const DEREGISTER_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often it is said when nobody answers.
+/// How often it is tried when Redis does not answer.
 const DEREGISTER_ATTEMPTS: usize = 3;
 
-/// A machine's heartbeat, as one of its workers has it; clones are the same one.
+/// The instance's heartbeat; clones are the same one.
 #[derive(Debug, Clone)]
 pub(in crate::worker) struct InstanceRegistrar {
     interval: Option<Duration>,
@@ -52,7 +53,7 @@ impl InstanceRegistrar {
         Self { interval: config.heartbeat_interval, instance_info, scoreboard, redis }
     }
 
-    /// Speaks for the machine whenever this worker is the one to do so; returns only where nobody is to speak.
+    /// Registers the instance while this worker is the one to do so; returns only where heartbeats are switched off.
     pub(in crate::worker) async fn run(self) {
         let Some(interval) = self.interval else { return };
         let own = process::pid().as_raw().unsigned_abs();
@@ -73,7 +74,7 @@ impl InstanceRegistrar {
             if reported.as_ref().is_some_and(|(at, last)| *last == instance && at.elapsed() < interval) {
                 continue;
             }
-            // How it fares is told with it, and no reason to speak: it changes all the time.
+            // Rates go with the record, and are no reason to send it: they change all the time.
             let status = http::with_figures(instance.clone(), &snapshot, &rates);
             match self.redis.heartbeat(&status, MISSED_HEARTBEATS_MAX * interval).await {
                 Ok(alive) => {
@@ -81,16 +82,16 @@ impl InstanceRegistrar {
                     self.scoreboard.set_instance_count(alive);
                     reported = Some((Instant::now(), instance));
                 }
-                // Said again at the next look: its loss is no event, and Redis away is told elsewhere.
+                // It is sent again at the next tick, and that Redis is away is logged by its client.
                 Err(error) => tracing::debug!(%error, "no heartbeat: {error}"),
             }
         }
     }
 
-    /// Waits until this worker has `departed`, and takes the machine out of the fleet if that ends with it.
+    /// Waits until this worker has `drained`, and removes the instance's record if the instance ends with it.
     ///
-    /// Every worker that ends with the fleet says so: one that was about to speak when the first one said goodbye would
-    /// have brought the machine back. Otherwise the machine goes on without this worker, unless it is `orphaned`
+    /// Every worker of an instance that ends does so: a heartbeat that was on its way when the first one deregistered
+    /// would otherwise bring the record back. Else the instance goes on without this worker, unless it is `orphaned`
     /// meanwhile.
     pub(in crate::worker) async fn deregister_after(
         &self,
@@ -142,13 +143,13 @@ impl InstanceRegistrar {
     }
 }
 
-/// The process that speaks for the machine.
+/// The process that registers the instance.
 fn registrar_pid(scoreboard: &Scoreboard) -> Option<u32> {
     let mut slots = (0..scoreboard.slots()).map(|slot| scoreboard.row(slot).snapshot(slot));
     slots.find(|slot| slot.state == SlotState::Ready).map(|slot| slot.pid())
 }
 
-/// What this worker knows of its machine.
+/// What this worker knows of its instance.
 pub(in crate::worker) fn instance_info(options: &WorkerOptions) -> InstanceIdentity {
     let scaling = options.config.workers.autoscale;
     let most = scaling.max.filter(|max| scaling.min.is_none_or(|min| min < *max));
@@ -170,10 +171,10 @@ fn bound_addresses(listeners: &[Listener]) -> Vec<(SocketAddr, bool)> {
     listeners.iter().filter_map(|one| Some((one.local_addr().ok()?, one.is_dual_stack()))).collect()
 }
 
-/// Where others reach what listens at `listen`; `outward` is an address of this machine in its network.
+/// Where others reach what listens at `listen`; `outward` is an address of this host in its network.
 ///
-/// Who listens on every address of both families is told once, at its IPv4 address if it has one: named twice it would
-/// get twice its share.
+/// A dual-stack listener is advertised once, at the host's IPv4 address if it has one: a proxy would give an instance that
+/// is named twice its share twice.
 fn advertised_addresses(
     advertised: &[AdvertisedAddress],
     listen: &[(SocketAddr, bool)],
@@ -189,7 +190,7 @@ fn advertised_addresses(
         let four = || if *dual { outward(IpFamily::V4) } else { None };
         let ip =
             Some(address.ip()).filter(|ip| !ip.is_unspecified()).or_else(four).or_else(|| outward(family));
-        // A family in which nobody reaches this machine is no address.
+        // A family in which this host has no address is left out.
         Some(SocketAddr::new(ip?, address.port()).to_string())
     };
     listen.iter().filter_map(reachable).collect()

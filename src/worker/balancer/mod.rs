@@ -31,7 +31,8 @@ use crate::sys::clock;
 use crate::worker::background::heartbeat::HEARTBEAT_TICKS;
 use crate::worker::balancer::surplus::SurplusDetector;
 use crate::worker::connection::ConnectionTable;
-use crate::worker::{WorkerOptions, interval};
+use crate::worker::interval;
+use crate::worker::options::WorkerOptions;
 
 /// A connection that has been in the queue for so long is taken by any worker, however many it has.
 const OVERDUE: Duration = Duration::from_millis(100);
@@ -53,8 +54,8 @@ const MIN_ACCEPT_RATE: u64 = 64;
 #[derive(Debug)]
 pub(super) struct ConnectionBalancer {
     queue: SharedQueue,
-    /// Rung when there is one in the queue for this worker. Nothing but being watched is asked of it, for which it makes
-    /// no difference that it is no socket; what could be asked of any descriptor is unsafe to make.
+    /// Readable when there is one in the queue for this worker. It is an eventfd in the type of a socket, because it is only
+    /// polled, and a type for any descriptor is unsafe to make.
     wakeup: UnixDatagram,
     /// This worker has put one there, and sees to it that it does not stay.
     enqueued: Notify,
@@ -111,7 +112,7 @@ impl ConnectionBalancer {
 
     /// Ends kept connections beyond this worker's share for as long as it has too many of them.
     ///
-    /// It looks when the heart beats, so that a worker at rest is not woken for it.
+    /// It checks with every heartbeat, so that a worker at rest is not woken for it.
     pub(super) async fn close_surplus(self: Arc<Self>, connections: Arc<ConnectionTable>) {
         let mut ticks = interval::aligned_interval(HEARTBEAT_TICKS * clock::TICK);
         let (mut surplus, mut before) = (SurplusDetector::default(), self.accepted.load(Relaxed));
@@ -122,7 +123,7 @@ impl ConnectionBalancer {
             before = accepted;
             let share = self.share(clock::monotonic(), 0).filter(|_| self.cell().accepts_transfers());
             let each = share.map(|share| share.target);
-            // A beat is two thirds of a second, and a second is what `tolerated` is about.
+            // A heartbeat is two thirds of a second, and `tolerated_excess` is about a second.
             connections.set_surplus(surplus.check(open, each, tolerated_excess(came + came / 2, open)));
             // The worker that has put one into the queue and the one that was rung for it may both stand still.
             if self.scoreboard.pending_transfers().0 > 0 {
@@ -219,7 +220,7 @@ impl ConnectionBalancer {
         }
     }
 
-    /// The next ring is one to wake up for: the kernel tells of each, whatever was read.
+    /// From now on the next wake-up counts: the kernel reports each, whether the one before was read or not.
     fn clear_wakeup(&self) {
         let _: io::Result<()> =
             self.wakeup.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));

@@ -2,13 +2,13 @@
 //!
 //! New connections are passed on, those that are kept stay where they are: after a rollout, in which none is passed on,
 //! and after a worker's death they may be as uneven as the kernel's hash, for as long as their clients keep them. So a
-//! worker that has too many says with some of its answers that their connections end; the clients' next ones go where
+//! worker that has too many closes some connections with their next answer; the clients' next ones go where
 //! there is room. Pure.
 
 /// Connections that are no surplus whatever others have: ending one of them evens out nothing that counts.
 const FEW_CONNECTIONS: u64 = 4;
 
-/// Looks in a row that must have found a surplus. One alone may be the crowd of a moment, or of a worker that has just
+/// Looks in a row that must have found a surplus. One alone may be a moment's peak, or due to a worker that has just
 /// died: its successor takes none yet, and what is ended now would come back.
 const CHECKS_IN_A_ROW: u32 = 2;
 

@@ -1,48 +1,50 @@
-//! Which idle connections go first when places run out.
+//! Which idle connections are closed first when permits run out.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
-use crate::worker::connection::{ConnectionCommand, ConnectionPhase, ConnectionState};
+use crate::worker::connection::record::{Connection, ConnectionCommand};
+use crate::worker::connection::state::{ConnectionTimeouts, Tick};
 
 /// Ticks after which a connection that has never sent anything counts as idle.
-const SILENT_TICKS: u64 = 10;
+const SILENT_TICKS: Tick = 10;
 
-/// Idle connections as they were when they were last looked for, the oldest first.
+/// Idle connections as of the last scan, the oldest first.
 ///
-/// Looking at every connection for each place would make a flood of new ones dear, so it is done once a tick at most.
+/// A scan of all connections for each permit would make a flood of new ones expensive, so there is at most one a tick.
 #[derive(Debug, Default)]
 pub(super) struct EvictionCandidates {
-    found: VecDeque<(u64, Arc<ConnectionState>)>,
-    /// Tick of the last look; ticks begin with 1.
-    scanned_at: u64,
+    found: VecDeque<(Tick, Arc<Connection>)>,
+    /// Tick of the last scan; ticks begin with 1.
+    scanned_at: Tick,
 }
 
 impl EvictionCandidates {
-    /// The idle connection that has been so for longest; it is told to finish, and counts as idle no more.
+    /// The idle connection that has been so for longest; it is commanded to close, and counts as idle no more.
     pub(super) fn evict<'a>(
         &mut self,
-        tick: u64,
-        all: impl Iterator<Item = &'a Arc<ConnectionState>>,
+        tick: Tick,
+        timeouts: &ConnectionTimeouts,
+        all: impl Iterator<Item = &'a Arc<Connection>>,
     ) -> bool {
-        if self.evict_found(tick) {
+        if self.evict_found(tick, timeouts) {
             return true;
         }
         if self.scanned_at == tick {
             return false;
         }
         self.scanned_at = tick;
-        let idle = all.filter_map(|connection| Some((connection.idle_since(tick)?, Arc::clone(connection))));
+        let idle = all
+            .filter_map(|connection| Some((idle_since(connection, tick, timeouts)?, Arc::clone(connection))));
         let mut found: Vec<_> = idle.collect();
         found.sort_by_key(|(since, connection)| (*since, connection.number));
         self.found = found.into();
-        self.evict_found(tick)
+        self.evict_found(tick, timeouts)
     }
 
-    fn evict_found(&mut self, tick: u64) -> bool {
+    fn evict_found(&mut self, tick: Tick, timeouts: &ConnectionTimeouts) -> bool {
         while let Some((since, connection)) = self.found.pop_front() {
-            if connection.idle_since(tick) == Some(since) {
+            if idle_since(&connection, tick, timeouts) == Some(since) {
                 connection.send_command(ConnectionCommand::CloseWhenIdle);
                 return true;
             }
@@ -51,16 +53,8 @@ impl EvictionCandidates {
     }
 }
 
-impl ConnectionState {
-    /// Since which tick it has been idle; none: it is not.
-    fn idle_since(&self, tick: u64) -> Option<u64> {
-        let since = self.phase_since.load(Relaxed);
-        let silent =
-            self.is_in_phase(ConnectionPhase::AwaitingHeader) && tick.saturating_sub(since) >= SILENT_TICKS;
-        let idle = (self.is_in_phase(ConnectionPhase::Idle) || silent)
-            && !self.is_busy()
-            && !self.stalled.load(Relaxed)
-            && self.command.load(Relaxed) <= ConnectionCommand::CloseIfExpired as u8;
-        idle.then_some(since)
-    }
+/// Since which tick a connection has been idle; none: it is not, or it is to end already.
+fn idle_since(connection: &Connection, tick: Tick, timeouts: &ConnectionTimeouts) -> Option<Tick> {
+    let ends = connection.is_overruled(ConnectionCommand::CloseIfExpired);
+    connection.state().idle_since(tick, SILENT_TICKS, timeouts).filter(|_| !ends)
 }

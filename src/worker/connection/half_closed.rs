@@ -1,8 +1,9 @@
-//! A client that has ended its side of the connection, and is still to get what it asked for.
+//! A client that has ended its side of the connection, and still gets its answers.
 //!
-//! From here a client that only says that it will send no more looks the same as one that has closed, until something
-//! is sent to it: the kernel of one that is gone answers that with a reset. So a stream of events says something every
-//! [`SIGN`] ([`crate::http::SignOfLife`]), and no client is waited for longer than [`QUIET`] without a byte going out.
+//! A client that only sends no more looks the same as one that has closed, until something
+//! is sent to it: the kernel of one that is gone answers that with a reset. So a stream of events sends something every
+//! [`SIGN_INTERVAL`] ([`crate::http::KeepAliveTrigger`]), and no client is waited for longer than [`QUIET_TIMEOUT`]
+//! without a byte going out.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,7 +15,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::sys::fd;
 use crate::sys::fd::Interest;
-use crate::worker::connection::{ConnectionGuard, TICK};
+use crate::worker::connection::guard::ConnectionGuard;
+use crate::worker::connection::state::TICK;
 
 /// How long a handler may take for a client that has ended its side, and a response may pause.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(30);
@@ -22,7 +24,7 @@ const QUIET_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a stream gives a sign of life.
 const SIGN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Looks again and again whether the client is gone: nothing that can be read tells that any more.
+/// Polls whether the client is gone: no read reports that any more.
 #[derive(Debug)]
 pub(in crate::worker) struct HalfClosed {
     checks: Interval,
@@ -30,7 +32,7 @@ pub(in crate::worker) struct HalfClosed {
     sent_at: u64,
     /// Tick in which an answer was last awaited.
     awaited_at: u64,
-    /// Tick in which streams were last asked for a sign; none yet.
+    /// Tick in which streams were last triggered; none yet.
     signed_at: Option<u64>,
 }
 
@@ -79,7 +81,7 @@ impl HalfClosed {
             }
             if self.signed_at.is_none_or(|signed| has_elapsed(SIGN_INTERVAL, signed, tick)) {
                 self.signed_at = Some(tick);
-                guard.state.request_signs_of_life();
+                guard.connection.request_signs_of_life();
             }
         }
     }

@@ -1,9 +1,9 @@
-//! HTTP/2 as far as its frames tell what a connection costs; pure (RFC 9113 §4.1, §6).
+//! HTTP/2 frames as far as they show what a connection costs; pure (RFC 9113 §4.1, §6).
 //!
 //! hyper answers SETTINGS and PING frames for ever, and some millions of them keep a worker busy with a connection that
-//! asks nothing. So frames that ask nothing come out of a budget, which fills up with time and with what is answered.
+//! requests nothing. So frames that request nothing come out of a budget, which fills up with time and with answers.
 
-/// How a connection that speaks HTTP/2 begins.
+/// The first bytes of an HTTP/2 connection.
 pub(in crate::worker) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes of a frame's head.
@@ -41,7 +41,7 @@ enum FramePosition {
 /// What was in some bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::worker) struct FrameCounts {
-    /// Frames that ask and carry nothing.
+    /// Frames that request and carry nothing.
     pub(in crate::worker) control: u32,
     /// Frames that do.
     pub(in crate::worker) useful: u32,
@@ -121,7 +121,7 @@ fn parse_head(head: [u8; HEAD_LEN], counts: &mut FrameCounts) -> FramePosition {
     }
 }
 
-/// What a client may still send of frames that ask nothing.
+/// How many frames that request nothing a client may still send.
 #[derive(Debug)]
 pub(in crate::worker) struct ControlFrameBudget {
     left: u32,

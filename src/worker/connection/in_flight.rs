@@ -1,4 +1,4 @@
-//! Requests under way, and the bodies of their responses, with their connection's eyes on them.
+//! Requests under way, and the bodies of their responses, as their connection counts them.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::http::KeepAliveTrigger;
 use crate::scoreboard::refusal_reason::RefusalReason;
-use crate::worker::connection::ConnectionGuard;
+use crate::worker::connection::guard::ConnectionGuard;
 
 /// A request under way, until its drop.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(in crate::worker) struct InFlightRequest {
 }
 
 impl InFlightRequest {
-    /// A request has come; `ends` says whether its client ends the connection with it, and is asked only where that
+    /// A request has come; `client_closes`: whether its client ends the connection with it, called only where that
     /// matters.
     pub(in crate::worker) fn start(
         guard: &Arc<ConnectionGuard>,
@@ -50,9 +50,9 @@ impl InFlightRequest {
         self.guard.set_upgraded();
     }
 
-    /// Its response is a stream that can be told to give a sign of life.
+    /// Its response is a stream that can be made to give a sign of life.
     pub(in crate::worker) fn add_sign_of_life(&self, sign: KeepAliveTrigger) {
-        self.guard.state.add_sign_of_life(sign);
+        self.guard.connection.add_sign_of_life(sign);
     }
 
     /// Whether the connection ends with its response: something of the request's body is left unread, or the worker has
@@ -61,7 +61,7 @@ impl InFlightRequest {
     /// Asked once a response: the answer may use up one of those that are to end.
     pub(in crate::worker) fn must_close(&self, may_stay: impl FnOnce() -> bool) -> bool {
         !self.http2
-            && (self.guard.state.has_unread_input()
+            && (self.guard.connection.has_unread_input()
                 || !self.client_closes && self.guard.take_surplus(may_stay))
     }
 }
@@ -74,8 +74,8 @@ impl Drop for InFlightRequest {
 
 /// A response's body that keeps its request under way until hyper has taken all of it.
 ///
-/// In HTTP/2 it says whether it has something that the client gives no room for: hyper does not ask for it then, and
-/// the connection itself does not stall.
+/// In HTTP/2 it reports whether it has something that the client gives no room for: hyper does not poll it then, and the
+/// connection itself does not stall.
 #[derive(Debug)]
 pub(in crate::worker) struct TrackedBody<B> {
     body: B,

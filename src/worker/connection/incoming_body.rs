@@ -1,4 +1,4 @@
-//! The body of a request, with its connection's eyes on it: whether something of it is still to come.
+//! The body of a request, as its connection counts it: whether something of it is still to come.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::worker::connection::{ConnectionGuard, linger};
+use crate::worker::connection::guard::ConnectionGuard;
+use crate::worker::connection::linger;
 
 /// Rest of a body that is read so that its connection can be used again; of more than that the connection ends.
 const DISCARD_MAX: u64 = 64 << 10;
@@ -31,19 +32,19 @@ pub(in crate::worker) struct IncomingBody {
     pending: Option<PendingBody>,
 }
 
-/// A body that is to come, on its connection's books.
+/// A body that is to come, as its connection counts it.
 #[derive(Debug)]
 struct PendingBody {
     guard: Arc<ConnectionGuard>,
     http2: bool,
-    /// Whether the client waits to be told before it sends it: then it may never come.
+    /// Whether the client waits for 100 (Continue) before it sends it: then it may never come.
     expects_continue: bool,
     /// Whether its handler waits for more than has come.
     starved: bool,
 }
 
 impl IncomingBody {
-    /// `announced`: its client has said that it waits for 100 (Continue).
+    /// `expects_continue`: its client waits for 100 (Continue).
     pub(in crate::worker) fn new(
         body: Incoming,
         guard: &Arc<ConnectionGuard>,

@@ -1,4 +1,4 @@
-//! A request between hyper and what answers it: its turn before, the connection's view of the response behind.
+//! A request between hyper and its handler: the wait for its turn, and what the connection does with the response.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -13,11 +13,11 @@ use ::http::{HeaderValue, Response, StatusCode};
 
 use crate::http;
 use crate::scoreboard::refusal_reason::RefusalReason;
-use crate::worker::acceptor::RequestHandler;
-use crate::worker::admission::{AdmissionGate, AdmissionOutcome, AdmissionWaiter};
+use crate::worker::admission::{AdmissionGate, AdmissionOutcome};
 use crate::worker::connection::in_flight::{InFlightRequest, TrackedBody};
 use crate::worker::connection::incoming_body::IncomingBody;
 use crate::worker::connection::refusals::RefusalResponses;
+use crate::worker::handler::RequestHandler;
 
 /// What refusing a request costs that was read already, about.
 const READ_REFUSAL_COST: Duration = Duration::from_micros(5);
@@ -46,7 +46,7 @@ impl<A: RequestHandler> PendingResponse<A> {
         };
         let handler = handler.clone();
         Self::Queued(Box::pin(async move {
-            if AdmissionWaiter::wait_for_turn(&gate).await == AdmissionOutcome::Refused {
+            if gate.wait_for_turn().await == AdmissionOutcome::Refused {
                 request.count_refused(RefusalReason::Overload);
                 gate.record_refusal(READ_REFUSAL_COST);
                 let refusal = refusals.get(RefusalReason::Overload).response.to_response(!request.is_http2());
@@ -67,7 +67,7 @@ impl<A: RequestHandler> Future for PendingResponse<A> {
                 let response = ready!(Pin::new(future).poll(context));
                 match request.take() {
                     Some(request) => Poll::Ready(Ok(track_response(response, request))),
-                    // It was answered before, and hyper does not ask again.
+                    // It was answered before, and hyper does not poll it again.
                     None => Poll::Pending,
                 }
             }

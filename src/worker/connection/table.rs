@@ -13,10 +13,21 @@ use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::WorkerCell;
 use crate::scoreboard::refusal_reason::{ConnectionCloseReason, RefusalReason};
 use crate::worker::connection::eviction::EvictionCandidates;
-use crate::worker::connection::{
-    ConnectionCommand, ConnectionGuard, ConnectionLimits, ConnectionPhase, ConnectionState, SMALL_HEADER,
-    TICK,
-};
+use crate::worker::connection::record::{Connection, ConnectionCommand, SMALL_HEADER};
+use crate::worker::connection::state::{ConnectionTimeouts, Tick};
+
+/// How long a connection may do what it does, and how much of it there may be.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::worker) struct ConnectionLimits {
+    /// From a header's first byte (or the permit) to its end.
+    pub(in crate::worker) header: Duration,
+    /// Without a request under way, or without the client reading what it is sent.
+    pub(in crate::worker) idle: Duration,
+    /// Bytes that all unfinished headers may take, beyond the first [`SMALL_HEADER`] of each.
+    pub(in crate::worker) header_memory: usize,
+    /// Connections that one client may have.
+    pub(in crate::worker) per_client: usize,
+}
 
 /// Every open connection of this worker, and the tick they measure time in.
 #[derive(Debug)]
@@ -28,10 +39,11 @@ pub(in crate::worker) struct ConnectionTable {
     header_bytes: AtomicUsize,
     /// Connections that may end with their next answer: there are too many of them.
     surplus: AtomicU64,
-    /// Connections that wait for a place.
+    /// Connections that wait for a permit.
     permit_waiters: AtomicUsize,
-    limits: ConnectionLimits,
-    /// Told when there is a connection again after there was none.
+    pub(super) limits: ConnectionLimits,
+    pub(super) timeouts: ConnectionTimeouts,
+    /// Notified when there is a connection again after there was none.
     opened: Notify,
     closed: Notify,
     scoreboard: Arc<Scoreboard>,
@@ -41,7 +53,7 @@ pub(in crate::worker) struct ConnectionTable {
 
 #[derive(Debug, Default)]
 struct ConnectionIndex {
-    open: HashMap<u64, Arc<ConnectionState>>,
+    open: HashMap<u64, Arc<Connection>>,
     idle: EvictionCandidates,
     clients: HashMap<IpAddr, ClientConnections>,
 }
@@ -68,6 +80,7 @@ impl ConnectionTable {
             surplus: AtomicU64::new(0),
             permit_waiters: AtomicUsize::new(0),
             limits,
+            timeouts: ConnectionTimeouts::new(limits.header, limits.idle),
             opened: Notify::new(),
             closed: Notify::new(),
             scoreboard,
@@ -77,7 +90,7 @@ impl ConnectionTable {
     }
 
     fn lock(&self) -> MutexGuard<'_, ConnectionIndex> {
-        // The books are whole after any panic: each use is one insertion, removal or walk.
+        // The index is whole after any panic: each use is one insertion, removal or walk.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,14 +98,14 @@ impl ConnectionTable {
         self.scoreboard.cell(self.slot, self.cell)
     }
 
-    pub(super) fn tick(&self) -> u64 {
+    pub(super) fn tick(&self) -> Tick {
         self.tick.load(Relaxed)
     }
 
-    /// Takes note of a new connection until the entry is dropped.
+    /// Enters a new connection, until [`Self::remove`].
     ///
     /// A client that has its share of them loses the one that has been idle for longest; none: nothing of its is idle.
-    pub(in crate::worker) fn open(self: &Arc<Self>, client: Option<IpAddr>) -> Option<ConnectionGuard> {
+    pub(super) fn insert(&self, client: Option<IpAddr>) -> Option<Arc<Connection>> {
         let tick = self.tick();
         let mut index = self.lock();
         let ConnectionIndex { open, clients, .. } = &mut *index;
@@ -100,7 +113,7 @@ impl ConnectionTable {
             let client = clients.entry(address).or_default();
             if client.open >= self.limits.per_client {
                 let own = open.values().filter(|connection| connection.client == Some(address));
-                if !client.idle.evict(tick, own) {
+                if !client.idle.evict(tick, &self.timeouts, own) {
                     return None;
                 }
                 self.cell().count_closed(ConnectionCloseReason::Evicted);
@@ -108,13 +121,13 @@ impl ConnectionTable {
             client.open += 1;
         }
         let number = self.next_number.fetch_add(1, Relaxed);
-        let connection = Arc::new(ConnectionState::new(tick, number, client));
+        let connection = Arc::new(Connection::new(number, client));
         if open.is_empty() {
             self.opened.notify_one();
         }
         open.insert(number, Arc::clone(&connection));
         self.cell().count_connection_opened();
-        Some(ConnectionGuard { state: connection, table: Arc::clone(self) })
+        Some(connection)
     }
 
     /// So many connections, and no more, end with their next answer.
@@ -160,19 +173,19 @@ impl ConnectionTable {
         self.closed.notify_one();
     }
 
-    /// Gives a place back: the connection that has been idle for longest is closed; whether there was one.
+    /// Frees a permit: the connection that has been idle for longest is closed; whether there was one.
     pub(in crate::worker) fn evict(&self) -> bool {
         let tick = self.tick();
         let mut index = self.lock();
         let ConnectionIndex { open, idle, .. } = &mut *index;
-        let evicted = idle.evict(tick, open.values());
+        let evicted = idle.evict(tick, &self.timeouts, open.values());
         if evicted {
             self.cell().count_closed(ConnectionCloseReason::Evicted);
         }
         evicted
     }
 
-    /// Waits for a place, which idle connections give back as long as it is waited for.
+    /// Waits for a permit; idle connections are closed for it as long as it is waited for.
     ///
     /// # Cancel safety
     /// It does not wait any more when it is dropped.
@@ -208,10 +221,12 @@ impl ConnectionTable {
         let mut found = Vec::new();
         for connection in index.open.values().filter(|one| one.header_bytes.load(Relaxed) > SMALL_HEADER) {
             if connection.is_header_refused() {
-                // It was told before, and gives its memory back when it is looked at: counted again, every
-                // header of a burst would be refused.
+                // It was refused before, and gives its memory back at its next read: counted again, every header of a
+                // burst would be refused.
                 excess = excess.saturating_sub(connection.header_bytes.load(Relaxed) - SMALL_HEADER);
-            } else if connection.command.load(Relaxed) < ConnectionCommand::RefuseHeader as u8 {
+            } else if !connection.is_commanded(ConnectionCommand::RefuseHeader)
+                && !connection.is_overruled(ConnectionCommand::RefuseHeader)
+            {
                 found.push(connection);
             }
         }
@@ -220,7 +235,7 @@ impl ConnectionTable {
         }
         // The largest first, and of equal ones those that have taken longest.
         found.sort_by_key(|connection| {
-            (std::cmp::Reverse(connection.header_bytes.load(Relaxed)), connection.phase_since.load(Relaxed))
+            (std::cmp::Reverse(connection.header_bytes.load(Relaxed)), connection.state().deadline())
         });
         for connection in found {
             connection.send_command(ConnectionCommand::RefuseHeader);
@@ -240,7 +255,7 @@ impl ConnectionTable {
         self.lock().open.len()
     }
 
-    /// Tells every connection.
+    /// Sends a command to every connection.
     pub(in crate::worker) fn send_all(&self, command: ConnectionCommand) {
         self.lock().open.values().for_each(|connection| connection.send_command(command));
     }
@@ -277,14 +292,13 @@ impl ConnectionTable {
         }
     }
 
-    /// Ends one tick: connections that overstayed are told, and those that are to finish are told again.
+    /// Ends one tick: connections past their deadline, and those that are to close, are sent their command (again).
     pub(in crate::worker) fn sweep(&self) {
         self.tick.fetch_add(1, Relaxed);
-        let finishes = |connection: &ConnectionState| {
-            connection.command.load(Relaxed) == ConnectionCommand::CloseWhenIdle as u8
-        };
-        let due = |connection: &&Arc<ConnectionState>| {
-            self.expiry_reason(connection).is_some() || finishes(connection)
+        let tick = self.tick();
+        let due = |connection: &&Arc<Connection>| {
+            connection.state().expiry_reason(tick).is_some()
+                || connection.is_commanded(ConnectionCommand::CloseWhenIdle)
         };
         self.lock()
             .open
@@ -293,49 +307,5 @@ impl ConnectionTable {
             .for_each(|connection| connection.send_command(ConnectionCommand::CloseIfExpired));
         // Since then some may have become idle.
         (0..self.permit_waiters.load(Relaxed)).any(|_| !self.evict());
-    }
-
-    /// Why a connection is to be closed, if it is.
-    pub(super) fn expiry_reason(&self, connection: &ConnectionState) -> Option<ConnectionCloseReason> {
-        let tick = self.tick();
-        let slow = |pace: &super::ReadPace| {
-            (u128::from(pace.lag_ms(tick)) > self.limits.idle.as_millis())
-                .then_some(ConnectionCloseReason::SlowReader)
-        };
-        if connection.stalled.load(Relaxed) {
-            return slow(&connection.pace);
-        }
-        if connection.is_flow_blocked() {
-            return slow(&connection.blocked_pace);
-        }
-        if connection.is_busy() {
-            return None;
-        }
-        let late = |limit: Duration, why| {
-            let ticks = u64::try_from(limit.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
-            (tick.saturating_sub(connection.phase_since.load(Relaxed)) > ticks).then_some(why)
-        };
-        match connection.phase.load(Relaxed) {
-            waiting if waiting == ConnectionPhase::AwaitingPermit as u8 => None,
-            upgraded if upgraded == ConnectionPhase::Upgraded as u8 => None,
-            // It has a clock of its own.
-            lingering if lingering == ConnectionPhase::Lingering as u8 => None,
-            // What it still takes of answered requests keeps it, at its pace.
-            idle if idle == ConnectionPhase::Idle as u8 && connection.is_http2() => {
-                slow(&connection.blocked_pace).map(|_| ConnectionCloseReason::Idle)
-            }
-            idle if idle == ConnectionPhase::Idle as u8 => {
-                late(self.limits.idle, ConnectionCloseReason::Idle)
-            }
-            _ => late(self.limits.header, ConnectionCloseReason::SlowHeader),
-        }
-    }
-}
-
-impl ConnectionState {
-    /// Whether every response under way is held up by the client, in HTTP/2.
-    pub(super) fn is_flow_blocked(&self) -> bool {
-        let active = self.active.load(Relaxed);
-        active > 0 && self.flow_blocked.load(Relaxed) == active
     }
 }

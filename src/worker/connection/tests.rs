@@ -1,32 +1,40 @@
-//! Deadlines, orders and books, tick by tick.
+//! Deadlines, commands and the table, tick by tick.
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 
-use super::*;
+use super::guard::ConnectionGuard;
+use super::record::{ConnectionCommand, SMALL_HEADER, UpgradedSide};
+use super::state::TICK;
+use super::table::{ConnectionLimits, ConnectionTable};
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::refusal_reason::ConnectionCloseReason;
 
 fn connections() -> Arc<ConnectionTable> {
     let scoreboard = Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap();
     scoreboard.cell(0, 0).reset(1, 0);
-    let patience =
+    let limits =
         ConnectionLimits { header: TICK * 3, idle: TICK * 10, header_memory: 100_000, per_client: 3 };
-    Arc::new(ConnectionTable::new(patience, Arc::new(scoreboard), 0, 0))
+    Arc::new(ConnectionTable::new(limits, Arc::new(scoreboard), 0, 0))
 }
 
 fn open(all: &Arc<ConnectionTable>) -> ConnectionGuard {
-    all.open(None).unwrap()
+    ConnectionGuard::open(all, None).unwrap()
 }
 
 fn sweep(all: &ConnectionTable, times: usize) {
     (0..times).for_each(|_| all.sweep());
 }
 
+/// The command in force, as its number.
 fn command(entry: &ConnectionGuard) -> u8 {
-    entry.state.command.load(Relaxed)
+    use ConnectionCommand::{Abort, CloseIfExpired, CloseWhenIdle, Continue, RefuseHeader};
+    let all = [Continue, CloseIfExpired, RefuseHeader, CloseWhenIdle, Abort];
+    all.into_iter().find(|one| entry.connection.is_commanded(*one)).unwrap() as u8
 }
 
 #[test]
@@ -149,7 +157,7 @@ fn a_request_that_waits_for_its_turn_is_not_idle() {
 
 /// A connection that answered its first request.
 fn idle(all: &Arc<ConnectionTable>, client: Option<IpAddr>) -> ConnectionGuard {
-    let entry = all.open(client).unwrap();
+    let entry = ConnectionGuard::open(all, client).unwrap();
     entry.start_header_timeout();
     entry.request_started(false);
     entry.response_taken();
@@ -182,15 +190,15 @@ fn a_client_has_its_share_and_makes_room_for_itself() {
     let strangers = idle(&all, other);
     let mut own: Vec<_> = (0..3).map(|_| idle(&all, client)).collect();
     own[0].request_started(false);
-    own.extend(all.open(client));
+    own.extend(ConnectionGuard::open(&all, client));
     assert_eq!((own.len(), command(&own[1])), (4, ConnectionCommand::CloseWhenIdle as u8));
-    own.extend(all.open(client));
+    own.extend(ConnectionGuard::open(&all, client));
     assert_eq!((own.len(), command(&own[2])), (5, ConnectionCommand::CloseWhenIdle as u8));
-    assert!(all.open(client).is_none(), "nothing of its own is idle");
+    assert!(ConnectionGuard::open(&all, client).is_none(), "nothing of its own is idle");
     assert_eq!(command(&strangers), ConnectionCommand::Continue as u8);
-    assert!(all.open(other).is_some());
+    assert!(ConnectionGuard::open(&all, other).is_some());
     own.clear();
-    assert!(all.open(client).is_some());
+    assert!(ConnectionGuard::open(&all, client).is_some());
 }
 
 #[test]
@@ -208,11 +216,11 @@ fn large_unfinished_headers_have_a_bound_together_and_the_largest_go() {
     }
     assert!(large.iter().all(|(entry, _)| command(entry) == ConnectionCommand::Continue as u8));
     small[0].record_read(20_000);
-    assert!(large[2].0.state.is_header_refused());
-    assert!(!large[1].0.state.is_header_refused());
+    assert!(large[2].0.connection.is_header_refused());
+    assert!(!large[1].0.connection.is_header_refused());
     // It was complete before it was told: nothing is refused.
     large[2].0.request_started(false);
-    assert!(!large[2].0.state.is_header_refused());
+    assert!(!large[2].0.connection.is_header_refused());
     drop(large);
     drop(small);
     let entry = open(&all);
@@ -282,7 +290,7 @@ fn an_http2_client_that_gives_no_room_expires_whatever_else_it_sends() {
     entry.start_header_timeout();
     (0..2).for_each(|_| entry.request_started(true));
     (0..2).for_each(|_| entry.set_body_blocked(false, true));
-    // One waits for what it is made of: nobody is to blame.
+    // One waits for its source, which is not the client's fault.
     entry.set_body_blocked(true, false);
     sweep(&all, 30);
     assert_eq!(command(&entry), ConnectionCommand::Continue as u8);

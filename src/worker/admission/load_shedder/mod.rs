@@ -1,12 +1,12 @@
 //! When waiting requests are refused instead: overload as a state with bounds; pure, `now` is time since the start.
 //!
 //! The wait of a request that comes now is predicted: requests that wait, divided by the rate at which they were let in.
-//! A crowd of connections that each wait for their answer can stand at some seconds for ever and needs no refusal. So the
+//! Many connections that each wait for their answer can stand at some seconds for ever and needs no refusal. So the
 //! bound is wide ([`TOLERATED`]) as long as it was never exceeded, and narrow once it was.
 
 use std::time::Duration;
 
-/// Predicted wait beyond which a worker is overloaded, less the share of the time in which the machine's other work had
+/// Predicted wait beyond which a worker is overloaded, less the share of the time in which the host's other work had
 /// its CPU. 6,000 connections with a handler of 1 ms stand at 3 s with two workers, and none of them is to see an
 /// error; 10,000, which is what twice the capacity comes to on kept connections, stand at 5 s and are too many.
 const MAX_PREDICTED_WAIT: Duration = Duration::from_secs(5);
@@ -14,7 +14,7 @@ const MAX_PREDICTED_WAIT: Duration = Duration::from_secs(5);
 /// How long the predicted wait must stay beyond [`TOLERATED`]: one handler that blocked for long is no overload.
 const SUSTAINED_FOR: Duration = Duration::from_secs(1);
 
-/// Share of the time that may be others' fault at most: however busy the machine is, waiting has a bound.
+/// Largest share of the time that counts as other work's: however busy the host is, waiting has a bound.
 const MAX_STARVED_SHARE: f64 = 0.75;
 
 /// So few waiting requests are no overload, however slow their handlers are.
@@ -97,8 +97,7 @@ impl LoadShedder {
 
     /// In so much of the time that passed the worker was ready to run and was given no CPU.
     ///
-    /// A crowd does not become an overload because of the machine's other work: that may end at any moment, and refusing
-    /// the crowd would not end it.
+    /// The host's other work alone is no overload: it may end at any moment, and refusing requests would not end it.
     pub(super) fn record_starvation(&mut self, starved: Duration, passed: Duration) {
         let share = (starved.as_secs_f64() / passed.as_secs_f64().max(1e-6)).clamp(0.0, MAX_STARVED_SHARE);
         self.starved_share += (share - self.starved_share) / 4.0;
@@ -111,7 +110,7 @@ impl LoadShedder {
 
     /// Takes note of a turn of this length that let in `begun` requests and at whose end `waiting` wait.
     ///
-    /// Refused requests are not among those let in: the rate would rise by them and ask for still more to come.
+    /// Refused requests are not among those let in: the rate would rise by them and let still more come.
     pub(super) fn record_turn(
         &mut self,
         now: Duration,
