@@ -22,7 +22,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// Why a fleet could not be asked, or did not answer.
+/// Why a fleet cannot be reached, or did not reply.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
@@ -43,7 +43,7 @@ pub enum ControlError {
         /// Why not.
         source: io::Error,
     },
-    /// The fleet does not look at its socket.
+    /// The fleet does not read its socket.
     #[error("the fleet does not answer: its supervisor is stopped or very busy")]
     Unresponsive,
     /// No reply came in time.
@@ -73,7 +73,7 @@ impl ControlClient {
     /// Connects to the fleet with this run folder.
     ///
     /// # Errors
-    /// [`Error::NoFleet`] when none runs there, [`Error::Connect`] when this user may not ask it.
+    /// [`ControlError::NotRunning`] when none runs there, [`ControlError::Connect`] when this user may not connect.
     pub fn connect(run_dir: &Path) -> Result<Self, ControlError> {
         let stream =
             unix_socket::connect(&control::socket_path(run_dir), CONNECT_TIMEOUT).map_err(|source| {
@@ -90,14 +90,14 @@ impl ControlClient {
         Ok(Self { stream, incoming: Vec::new(), searched: 0 })
     }
 
-    /// Asks. What the fleet has to say about it comes with [`Client::reply`].
+    /// Sends a request. Its replies come with [`ControlClient::receive`].
     ///
     /// # Errors
-    /// [`Error::Deaf`] when it takes nothing. That it is gone is told by the next reply, which may say why.
+    /// [`ControlError::Unresponsive`] when it reads nothing. That it is gone shows in the next reply, which may hold why.
     pub fn send(&mut self, request: &ControlRequest) -> Result<(), ControlError> {
         match self.stream.write_all(&protocol::encode_request(request)?) {
             Err(error) if timed_out(&error) => Err(ControlError::Unresponsive),
-            // Who is turned away finds the sentence waiting, though the door is shut.
+            // A rejected client may still read the reason, although the connection is closed.
             Ok(()) | Err(_) => Ok(()),
         }
     }
@@ -105,7 +105,7 @@ impl ControlClient {
     /// The next reply, waiting for it until `deadline` on the monotonic clock, without end if there is none.
     ///
     /// # Errors
-    /// [`Error::Timeout`] at the deadline; asking for the next one later is fine. [`Error::Closed`] when the fleet
+    /// [`ControlError::Timeout`] at the deadline; receiving later is fine. [`ControlError::Disconnected`] when the fleet
     /// has gone. Every other error ends the conversation.
     pub fn receive(&mut self, deadline: Option<Duration>) -> Result<ControlReply, ControlError> {
         loop {

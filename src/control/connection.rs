@@ -17,7 +17,7 @@ use crate::control::protocol::{
 use crate::sys::fd::Interest;
 
 /// Bytes of events that are written for a client before it has read them. What comes later waits in the log, which is
-/// one for all: a client that does not read costs no more than this, and one that reads too late is told what it missed.
+/// one for all: a client that does not read costs no more than this, and one that reads too late learns how many it missed.
 const EVENTS_AHEAD: usize = 16 * 1024;
 
 /// Events looked at in one piece.
@@ -34,17 +34,17 @@ const CHUNK: usize = 8 * 1024;
 pub(super) enum ClientState {
     /// It may ask.
     Idle,
-    /// It has asked; the final reply is not queued yet.
+    /// It has sent a request; the final reply is not queued yet.
     #[serde(rename = "Asked")]
     AwaitingReply,
-    /// It is told events.
+    /// It follows events.
     #[serde(rename = "Follows")]
     Following {
-        /// Number of the last one it was told; none before the first.
+        /// Number of the last one that was sent; none before the first.
         after: Option<u64>,
         /// Number of the last one it wants; none when it follows until it leaves.
         until: Option<u64>,
-        /// How many it was told.
+        /// How many were sent.
         #[serde(rename = "told")]
         sent_count: u64,
     },
@@ -99,7 +99,7 @@ mod bytes_serde {
 pub(super) struct ControlConnection {
     pub(super) stream: UnixStream,
     pub(super) state: ClientState,
-    /// When it was last heard of, in turns of the server.
+    /// When its last request came, in turns of the server.
     pub(super) last_request_turn: u64,
     /// At most one byte more than the longest request, so that a longer one is noticed.
     incoming: Vec<u8>,
@@ -189,7 +189,7 @@ impl ControlConnection {
             || (self.read_closed && !self.incoming.is_empty())
     }
 
-    /// The next request, if the client may ask and has asked; after a mistake nothing more is read.
+    /// The next request, if the client has sent one and may; after an invalid one nothing more is read.
     pub(super) fn next_request(&mut self) -> Option<Result<ControlRequest, ProtocolError>> {
         while self.state == ClientState::Idle && self.unsent() == 0 && self.has_request() {
             let read = match self.line_end {
@@ -226,7 +226,7 @@ impl ControlConnection {
         None
     }
 
-    /// The client is gone, so that no answer is waited for: what it asked in whole can be taken without a pause.
+    /// The client is gone, so that no answer is waited for: its whole requests can be taken at once.
     pub(super) fn mark_disconnected(&mut self) {
         self.outgoing = Vec::new();
         self.sent = 0;
@@ -256,7 +256,7 @@ impl ControlConnection {
         })
     }
 
-    /// Tells a client that is told events as many of them as it takes.
+    /// Sends a follower as many events as it takes.
     pub(super) fn send_events(&mut self, events: &EventLog) -> PeerState {
         while let ClientState::Following { mut after, until, mut sent_count } = self.state
             && self.unsent() == 0

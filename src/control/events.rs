@@ -43,7 +43,7 @@ pub struct FleetEvent {
 }
 
 impl FleetEvent {
-    /// An event that concerns the fleet as a whole, until more is said.
+    /// An event of the fleet as a whole, until a slot or process is added.
     pub fn new(kind: &'static str, at_ms: u64, text: impl Into<String>) -> Self {
         Self {
             sequence: 0,
@@ -82,7 +82,7 @@ impl FleetEvent {
     }
 }
 
-/// The last [`KEPT`] events. It can be written down and read again, so that it survives an upgrade.
+/// The last [`EVENTS_CAPACITY`] events. It can be written down and read again, so that it survives an upgrade.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct EventLog {
     /// Number of the last event ever; 0 when there was none.
@@ -171,7 +171,7 @@ impl EventLog {
     /// says so.
     pub fn read_after(&self, seq: Option<u64>, most: usize) -> Vec<FleetEvent> {
         let known = seq.unwrap_or_default();
-        // So it is with nearly all who ask.
+        // The common case.
         if known == self.last {
             return Vec::new();
         }

@@ -1,7 +1,8 @@
-//! The control socket: how operators ask a running fleet, and how it answers.
+//! The control socket: how operators reach a running fleet, and how it replies.
 //!
 //! One request a line, one reply a line, JSON both ways ([`protocol`]). The supervisor serves it from its one loop
-//! ([`server`]); a command line asks with deadlines ([`client`]). What a request means is the supervisor's business.
+//! ([`server`]), which never waits for a client; a command line sends with deadlines ([`client`]). Every request gets
+//! one final reply, over an upgrade too. What a request means is the supervisor's business: this room knows no fleet.
 
 pub mod client;
 mod connection;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// Name of the socket in the fleet's run folder.
 const SOCKET_NAME: &str = "control.sock";
 
-/// Where the fleet with this run folder is asked.
+/// The control socket of the fleet with this run folder.
 pub fn socket_path(run_dir: &Path) -> PathBuf {
     run_dir.join(SOCKET_NAME)
 }

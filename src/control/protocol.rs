@@ -141,9 +141,9 @@ pub struct CommandProgress {
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandResult {
-    /// Whether it was done as asked.
+    /// Whether it was done as requested.
     pub ok: bool,
-    /// Exit code for the command that asked; 0 exactly when `ok`.
+    /// Exit code of the command line; 0 exactly when `ok`.
     pub exit_code: u8,
     /// What to tell the operator.
     pub message: String,
@@ -163,7 +163,7 @@ impl CommandResult {
         Self { ok: false, exit_code: 1, message: message.into(), details: Map::new() }
     }
 
-    /// It was asked wrongly, and nothing was done: exit code 64.
+    /// The request was wrong, and nothing was done: exit code 64.
     pub fn rejected(message: impl Into<String>) -> Self {
         Self { ok: false, exit_code: 64, message: message.into(), details: Map::new() }
     }
@@ -259,7 +259,7 @@ pub fn decode_request(line: &[u8]) -> Result<ControlRequest, ProtocolError> {
     let fields = decode(line)?;
     let alone = fields.len() == 1;
     let request = serde_json::from_value(Value::Object(fields)).map_err(|error| invalid_request(&error))?;
-    // serde looks at no fields where there are none to read.
+    // serde checks no fields of a variant without fields.
     match request {
         ControlRequest::Status if !alone => {
             Err(ProtocolError::Request { reason: "status has no fields".into() })
@@ -379,7 +379,7 @@ mod tests {
             assert!(reason(line).contains(expected), "{line}: {}", reason(line));
         }
         let long = format!(r#"{{"version":2,"command":"{}"}}"#, "é".repeat(5000));
-        assert!(reason(&long).chars().count() < 250, "somebody else's text is repeated only in part");
+        assert!(reason(&long).chars().count() < 250, "a client's text is repeated only in part");
         assert!(reason(&"[".repeat(5000)).contains("not a JSON object"), "depth is bounded");
     }
 

@@ -1,6 +1,6 @@
 //! The supervisor's end of the control socket: never blocks, starts no thread, bounds everything.
 //!
-//! The loop that owns it waits for [`Server::watched`] beside its other descriptors, then takes what was asked with
+//! The loop that owns it waits for [`ControlServer::poll_fds`] beside its other descriptors, then takes requests with
 //! [`Server::poll`] and answers with [`Server::reply`], at once or much later. A client may disappear at any moment:
 //! answers to it are dropped.
 
@@ -70,7 +70,7 @@ pub struct ControlServer {
     turn: u64,
     /// What happened: one log for all clients, each of which has its place in it.
     events: EventLog,
-    /// No descriptor was left for a client: who waits is not looked at before something else wakes the loop.
+    /// No descriptor was left for a client: it is accepted when something else wakes the loop.
     fds_exhausted: bool,
 }
 
@@ -152,7 +152,7 @@ impl ControlServer {
         std::iter::once((self.listener.as_fd(), listener_interest)).chain(clients).collect()
     }
 
-    /// Looks whether the socket's file is there, and opens it anew if it is not; its clients stay. True when it was.
+    /// Checks that the socket's file is there, and opens it anew if it is not; its clients stay. True when it was.
     ///
     /// # Errors
     /// When something else is in its place, which is left alone, or a new file cannot be made.
@@ -184,9 +184,9 @@ impl ControlServer {
         self.clients.contains_key(&id)
     }
 
-    /// Takes what has come, sends what can be sent, and returns what was asked; it never waits.
+    /// Takes what has come, sends what can be sent, and returns the requests; it never waits.
     ///
-    /// Each request is to be answered with one final reply, sooner or later; its client asks nothing more until then.
+    /// Each request is to be answered with one final reply, sooner or later; its client sends no other until then.
     pub fn poll(&mut self) -> Vec<(ClientId, ControlRequest)> {
         self.turn += 1;
         let Ok(ready) = fd::poll(&self.poll_fds(), Some(Duration::ZERO)) else { return Vec::new() };
@@ -242,7 +242,7 @@ impl ControlServer {
     fn accept_clients(&mut self) {
         self.fds_exhausted = false;
         for _ in 0..ACCEPTS_MAX {
-            // The one who has left makes room; no one has to go for a newcomer before that was seen.
+            // A client that has disconnected makes room: it is removed before an idle one is.
             if self.clients.len() >= CLIENTS_MAX && self.has_pending() {
                 return;
             }
@@ -303,14 +303,14 @@ impl ControlServer {
         }
         let gone = client.send(reply) == PeerState::Disconnected;
         if gone && client.has_pending_line() && !client.is_over_limit() {
-            // One that left may have asked more before: the next turn takes that, and then lets it go.
+            // One that disconnected may have sent more before: the next turn takes that, and then removes it.
             client.mark_disconnected();
         } else if gone || client.is_finished() {
             self.clients.remove(&id);
         }
     }
 
-    /// Tells the client the events later than number `after`, and with `follow` whatever is published, until it leaves.
+    /// Sends the client the events later than number `after`, and with `follow` whatever is published, until it leaves.
     pub fn start_events(&mut self, id: ClientId, after: Option<u64>, follow: bool) {
         let until = (!follow).then(|| self.events.last());
         if let Some(client) = self.clients.get_mut(&id) {
@@ -319,13 +319,13 @@ impl ControlServer {
         self.send_new_events();
     }
 
-    /// Keeps an event under a number, and tells it to all who follow.
+    /// Numbers and keeps an event, and sends it to its followers.
     pub fn publish(&mut self, event: FleetEvent) {
         self.events.push(event);
         self.send_new_events();
     }
 
-    /// Tells all who are told events what is new to them, as far as they read.
+    /// Sends every follower the events that are new to it, as far as it reads.
     fn send_new_events(&mut self) {
         let events = &self.events;
         self.clients.retain(|_, client| {

@@ -1,4 +1,4 @@
-//! A snapshot of the scoreboard, and what only the supervisor knows, become the [`Status`].
+//! A snapshot of the scoreboard, and what only the supervisor knows, become the [`InstanceStatus`].
 
 use std::collections::BTreeMap;
 
@@ -260,7 +260,7 @@ mod tests {
         add_worker(&table, 0, 0, 10, CellState::Ready);
         let status = InstanceStatus::from_snapshot(&table.snapshot(), &SupervisorFacts::default());
         let mut json = serde_json::to_value(&status).unwrap();
-        assert_eq!(json["version"], 1);
+        assert_eq!(json["version"], 2);
         assert_eq!(json["slots"][0]["state"], "empty");
         json["news"] = 5.into();
         assert_eq!(serde_json::from_value::<InstanceStatus>(json).unwrap(), status);

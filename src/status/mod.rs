@@ -1,4 +1,7 @@
-//! Status.
+//! The status document: the JSON form of a fleet at one moment, for the control socket, `status --json` and `top`.
+//!
+//! `build` makes it of a snapshot of the scoreboard and of what only the supervisor knows; `rates` measures what a single
+//! snapshot cannot show. Fields are added under one version, and none is removed. It must not know who serves it.
 
 pub mod build;
 pub mod document;

@@ -145,7 +145,7 @@ impl Supervisor<'_> {
 
     /// Follows what changed on disk; when to look again, if something has not come to rest yet.
     pub(super) fn check_files(&mut self, now: Duration) -> Option<Duration> {
-        if self.desired_state != DesiredState::Running {
+        if self.lifecycle.desired_state != DesiredState::Running {
             self.file_watcher = None;
         }
         // What comes while the fleet boots is taken too, and waits with its reload or upgrade for the first READY.

@@ -1,39 +1,13 @@
-//! What the supervisor does for the log: figures in it, rotations of its file, and lines that could not be written at
-//! once.
+//! The loop's wait, in which lines of the log that could not be written at once are written.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use crate::supervisor::Supervisor;
-use crate::supervisor::reporting::stats::StatsLogger;
 use crate::sys::fd::Interest;
-use crate::sys::signal::Signal;
 use crate::sys::{clock, fd};
 use crate::telemetry;
 use crate::telemetry::LogWait;
-
-impl Supervisor<'_> {
-    /// Logs the figures if they are due; when the next ones are.
-    pub(super) fn log_stats(&mut self, now: Duration) -> Option<Duration> {
-        let interval = self.settings.stats_interval;
-        if self.stats.interval() != interval {
-            self.stats = StatsLogger::new(interval, now, &self.scoreboard.snapshot());
-        }
-        if let Some(figures) = self.stats.line_if_due(now, || self.scoreboard.snapshot()) {
-            figures.log();
-        }
-        self.stats.next_at()
-    }
-
-    /// After a rotation: this process first, so that its workers find the new file.
-    pub(super) fn reopen_logs(&self) {
-        telemetry::reopen();
-        for worker in self.slots.iter().flat_map(|slot| &slot.workers) {
-            self.send_signal(worker.pid, Signal::SIGUSR1);
-        }
-    }
-}
 
 /// Waits for one of `fds`, until `wake_at`, or until lines of the log that wait can be written, and writes them.
 pub(super) fn wait_for_fds<'a>(

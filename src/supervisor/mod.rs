@@ -1,12 +1,13 @@
 //! The supervisor: one loop that waits, reaps, plans and acts.
 //!
-//! It is one thread and knows no tokio, no HTTP and no Redis protocol: a process that has used tokio must not fork
-//! workers that use it. It owns the slots, and the slots own the listening sockets.
+//! It owns the slots, and the slots own the listening sockets: no listener closes while its slot exists, and no worker
+//! is replaced before its successor serves. It is one thread and must not know tokio, HTTP or the Redis protocol: a
+//! process that has used tokio must not fork workers that use it.
 
-mod announce;
 pub mod deployment;
 mod effects;
 mod file_watcher;
+mod lifecycle;
 mod log_output;
 pub mod monitor;
 pub mod operators;
@@ -21,48 +22,45 @@ mod signals;
 pub mod slots;
 pub mod sockets;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 pub use file_watcher::FileWatcher;
+use lifecycle::Lifecycle;
 use monitor::HealthMonitor;
-use operators::PendingCommand;
+use operators::Operators;
 use orphans::OrphanedWorkers;
 use private_redis::PrivateRedis;
+use reporting::Reporting;
 use run_dir::RunDir;
 use run_dir_check::RunDirCheck;
-pub use settings::{ReloadError, ReloadedConfig, SupervisorSettings, UnchangedSetting, WorkerHost};
+pub use settings::{
+    ReloadError, ReloadedConfig, SupervisorSettings, UnchangedSetting, WorkerHost, WorkerSpec,
+};
+use signals::HangUp;
 pub use signals::{SIGNALS, block_signals};
 
-use crate::config::settings::SteeringMode;
+use crate::control::events::FleetEvent;
 use crate::control::server::ControlServer;
-use crate::listener::shared_queue::SharedQueue;
 use crate::listener::{ListenAddresses, SlotListeners};
-use crate::scoreboard::Scoreboard;
-use crate::status::document::ScalingDecision;
-use crate::status::rates::RateWindow;
-pub use crate::supervisor::deployment::program::{PreviousProgram, ProgramSpec};
-pub use crate::supervisor::deployment::restore::{
+use crate::scoreboard::{ExitReason, Scoreboard};
+pub use crate::supervisor::deployment::inherited::{
     InheritedResources, RestoreOptions, Takeover, close_originals,
 };
+pub use crate::supervisor::deployment::program::{PreviousProgram, ProgramSpec};
 use crate::supervisor::deployment::state::Deployments;
+use crate::supervisor::effects::{WorkerEvent, event_now};
 use crate::supervisor::private_redis::server::PrivateRedisServer;
-use crate::supervisor::reporting::stats::StatsLogger;
-use crate::supervisor::service_manager::protocol::ServiceNotifier;
-use crate::supervisor::slots::exits::StatusPipe;
 use crate::supervisor::slots::plan::{DesiredState, Plan, PlanInput};
 use crate::supervisor::slots::slot::Slot;
-pub use crate::supervisor::slots::spawn::WorkerSpec;
+use crate::supervisor::slots::table::SlotTable;
 use crate::sys::fd::Interest;
 use crate::sys::process::Pid;
-use crate::sys::signal::SignalReader;
-use crate::sys::startup::has_terminal;
-use crate::sys::{clock, fd, path};
-
-/// Time that rates are measured in.
-const RATE_WINDOW: Duration = Duration::from_secs(1);
+use crate::sys::signal::{ReceivedSignal, Signal, SignalReader};
+use crate::sys::{clock, fd, signal, startup};
+use crate::telemetry;
 
 /// How a fleet ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,19 +70,22 @@ pub enum SupervisorExit {
         /// Workers that did not leave in time.
         killed: usize,
     },
-    /// No worker could be brought up.
+    /// No worker became READY.
     BootFailed {
-        /// What the last one said.
+        /// Why the last one failed.
         reason: String,
     },
 }
 
+/// Early deaths of a slot after which the fleet is announced without it.
+const EARLY_DEATHS_BEFORE_ANNOUNCE: u32 = 2;
+
 /// What a new fleet is made of.
 #[derive(Debug)]
 pub struct SupervisorOptions<'a> {
-    /// How patient the supervisor is.
+    /// Timeouts and limits of the supervisor.
     pub settings: SupervisorSettings,
-    /// The signals it takes, from [`take_signals`].
+    /// The signals it takes, from [`block_signals`].
     pub signals: SignalReader,
     /// From which more slots can be opened.
     pub addresses: ListenAddresses,
@@ -102,65 +103,30 @@ pub struct SupervisorOptions<'a> {
     pub orphans: OrphanedWorkers,
 }
 
-/// One fleet's supervisor.
+/// One fleet's supervisor: state machines that do not know each other, and the loop that drives them.
 pub struct Supervisor<'a> {
-    settings: SupervisorSettings,
-    scoreboard: &'a Scoreboard,
+    /// Forks run its closure, and it reads configurations.
     host: &'a mut dyn WorkerHost,
-    run_dir: &'a RunDir,
-    run_dir_check: RunDirCheck,
+    scoreboard: &'a Scoreboard,
+    settings: SupervisorSettings,
+    slots: SlotTable,
     deployment: Deployments,
-    /// The working folder, to come back to it.
-    working_dir: Option<OwnedFd>,
-    file_watcher: Option<FileWatcher>,
-    addresses: ListenAddresses,
-    slots: Vec<Slot>,
-    /// The listeners of each slot; none once it has retired.
-    sockets: Vec<Option<SlotListeners>>,
-    status_pipes: BTreeMap<Pid, StatusPipe>,
-    orphans: OrphanedWorkers,
-    private_redis: Option<PrivateRedis>,
     monitor: HealthMonitor,
-    desired_state: DesiredState,
-    /// How many slots are to serve.
-    desired_slots: usize,
-    ever_ready: bool,
-    announced: bool,
-    last_failure: String,
-    killed: usize,
-    control: ControlServer,
-    /// Operators who wait for a verdict.
-    pending_commands: Vec<PendingCommand>,
-    /// Snapshots of the last moments, for rates.
-    rate_window: RateWindow,
-    /// What autoscaling decided last.
-    scaling_decision: Option<ScalingDecision>,
-    /// Workers as the configuration names them.
-    configured_workers: usize,
-    stats: StatsLogger,
-    /// The service manager, if there is one.
-    service_notifier: ServiceNotifier,
-    /// Which slots new connections may go to.
-    steered_slots: Vec<bool>,
-    /// And how they are chosen among those.
-    steering_mode: SteeringMode,
-    signals: SignalReader,
-    /// Whether this process began on a terminal, which may be closed under it.
-    had_terminal: bool,
-    /// Connections on their way from one worker to another.
-    shared_queue: Option<SharedQueue>,
-    /// Read end, inherited by every worker.
-    lifeline: OwnedFd,
-    /// Write end; it closes when this process ends, whichever way, and that is what it is for.
-    lifeline_write: OwnedFd,
+    operators: Operators,
+    private_redis: Option<PrivateRedis>,
+    lifecycle: Lifecycle,
+    reporting: Reporting,
+    run_dir: RunDirCheck<'a>,
+    orphans: OrphanedWorkers,
+    file_watcher: Option<FileWatcher>,
 }
 
 impl std::fmt::Debug for Supervisor<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Supervisor")
-            .field("target", &self.desired_state)
+            .field("target", &self.lifecycle.desired_state)
             .field("deployment", &self.deployment)
-            .field("slots", &self.slots)
+            .field("slots", &self.slots.entries)
             .finish_non_exhaustive()
     }
 }
@@ -175,7 +141,6 @@ impl<'a> Supervisor<'a> {
         scoreboard: &'a Scoreboard,
         host: &'a mut dyn WorkerHost,
     ) -> io::Result<Self> {
-        let (lifeline, held) = fd::pipe()?;
         signals::adopt_orphans();
         let slot_count = start.listeners.len();
         scoreboard.set_slots(slot_count);
@@ -183,43 +148,17 @@ impl<'a> Supervisor<'a> {
         Ok(Self {
             settings: start.settings,
             scoreboard,
-            run_dir: start.run_dir,
-            working_dir: path::open_working_folder().ok(),
-            run_dir_check: RunDirCheck::default(),
+            slots: SlotTable::new(start.addresses, start.listeners, generation, start.settings.steering),
             deployment: Deployments::new(generation, start.program),
-            file_watcher: None,
-            addresses: start.addresses,
-            slots: vec![Slot::new(generation); slot_count],
-            sockets: start.listeners.into_iter().map(Some).collect(),
-            status_pipes: BTreeMap::new(),
-            orphans: start.orphans,
-            private_redis: start.redis.map(PrivateRedis::new),
             monitor: HealthMonitor::new(),
-            desired_state: DesiredState::Running,
-            desired_slots: slot_count,
-            ever_ready: false,
-            announced: false,
-            last_failure: String::from("no worker was started"),
-            killed: 0,
-            control: start.control,
-            pending_commands: Vec::new(),
-            rate_window: RateWindow::new(RATE_WINDOW),
-            scaling_decision: None,
-            configured_workers: slot_count,
-            steered_slots: vec![true; slot_count],
-            steering_mode: start.settings.steering,
-            signals: start.signals,
-            had_terminal: has_terminal(),
-            stats: StatsLogger::new(
-                start.settings.stats_interval,
-                clock::monotonic(),
-                &scoreboard.snapshot(),
-            ),
-            service_notifier: service_manager::service_notifier(&*host),
+            operators: Operators::new(start.control),
+            private_redis: start.redis.map(PrivateRedis::new),
+            lifecycle: Lifecycle::new(start.signals, fd::pipe()?),
+            reporting: Reporting::new(start.settings.stats_interval, scoreboard, &*host),
+            run_dir: RunDirCheck::new(start.run_dir),
+            orphans: start.orphans,
+            file_watcher: None,
             host,
-            shared_queue: open_shared_queue(),
-            lifeline,
-            lifeline_write: held,
         })
     }
 
@@ -249,7 +188,7 @@ impl<'a> Supervisor<'a> {
                 self.check_files(now),
                 self.advance_rollout(now),
                 self.advance_upgrade(now),
-                self.kill_overdue_orphans(now),
+                self.orphans.kill_overdue(self.settings.drain_timeout, now),
             ];
             let followed = followed.into_iter().flatten().min();
             self.start_reload(now);
@@ -268,19 +207,19 @@ impl<'a> Supervisor<'a> {
             if !acted {
                 self.restart_private_redis(now);
                 self.restore_run_dir(now);
-                // Who reads that all serve may at once ask whom they like.
+                // Steering comes before the announcement: after it every slot may be connected to.
                 self.steer();
                 self.announce_serving();
-                let sampled = self.sample_rates(now);
+                let sampled = self.reporting.sample_rates(self.scoreboard, now);
                 let logged = self.log_stats(now);
-                self.service_notifier.send_watchdog(now);
+                self.reporting.service_notifier.send_watchdog(now);
                 let wakes = [
                     plan.wake_at,
                     followed,
                     monitor_at,
                     sampled,
                     logged,
-                    self.service_notifier.next_watchdog(),
+                    self.reporting.service_notifier.next_watchdog(),
                 ];
                 self.wait(wakes.into_iter().flatten().min(), now)?;
                 self.handle_signals()?;
@@ -291,13 +230,13 @@ impl<'a> Supervisor<'a> {
 
     fn make_plan(&self, now: Duration) -> Plan {
         let view = PlanInput {
-            desired_state: self.desired_state,
-            slots: &self.slots,
+            desired_state: self.lifecycle.desired_state,
+            slots: &self.slots.entries,
             generation: self.deployment.generation(),
             oldest_generation: self.deployment.oldest_generation(),
             replace_reason: self.deployment.replace_reason(),
-            canary_slot: self.deployment.canary_slot(&self.slots),
-            ever_ready: self.ever_ready,
+            canary_slot: self.deployment.canary_slot(&self.slots.entries),
+            ever_ready: self.lifecycle.ever_ready,
             canary_period: self.settings.canary_period,
             drain_timeout: self.settings.drain_timeout,
             max_draining_workers: self.settings.max_draining_workers,
@@ -313,21 +252,173 @@ impl<'a> Supervisor<'a> {
             .filter(|private| private.pid.is_none())
             .map(|private| private.restart_at);
         let wake_at = wake_at.into_iter().chain(restart).min();
-        let reports = self.status_pipes.values().filter_map(|report| Some(report.pipe.as_ref()?.as_fd()));
+        let reports =
+            self.slots.status_pipes.values().filter_map(|report| Some(report.pipe.as_ref()?.as_fd()));
         let files = self.file_watcher.iter().map(AsFd::as_fd);
-        let own =
-            std::iter::once(self.signals.as_fd()).chain(reports).chain(self.preflight_pipes()).chain(files);
+        let own = std::iter::once(self.lifecycle.signals.as_fd())
+            .chain(reports)
+            .chain(self.preflight_pipes())
+            .chain(files);
         let own = own.map(|fd| (fd, Interest::Read));
-        let fds = own.chain(self.control.poll_fds());
+        let fds = own.chain(self.operators.control.poll_fds());
         log_output::wait_for_fds(fds, wake_at, now)
+    }
+
+    /// Adds an event to the log of events, and sends it to its followers.
+    fn record_event(&mut self, event: FleetEvent) {
+        self.operators.control.publish(event);
+    }
+
+    /// The same of a worker that is in its slot.
+    fn record_worker_event(&mut self, incident: WorkerEvent, reason: Option<ExitReason>, what: &str) {
+        let worker = self.slots.entries[incident.slot].worker_mut(incident.pid);
+        let generation = worker.map(|worker| worker.generation);
+        self.record_event(incident.into_event(generation, reason, what));
+    }
+
+    /// The same of a worker that has ended.
+    fn record_worker_exit(&mut self, incident: WorkerEvent, generation: u64, reason: ExitReason, what: &str) {
+        self.record_event(incident.into_event(Some(generation), Some(reason), what));
+    }
+
+    /// Announces once that the fleet serves: every slot does, or has failed repeatedly while others do.
+    fn announce_serving(&mut self) {
+        let tried =
+            |slot: &Slot| slot.is_serving() || slot.backoff.early_deaths() >= EARLY_DEATHS_BEFORE_ANNOUNCE;
+        if self.lifecycle.announced
+            || self.lifecycle.desired_state != DesiredState::Running
+            || !self.lifecycle.ever_ready
+            || !self.slots.entries.iter().all(tried)
+        {
+            return;
+        }
+        let serving = self.slots.entries.iter().filter(|slot| slot.is_serving()).count();
+        if serving == 0 {
+            return;
+        }
+        self.lifecycle.announced = true;
+        let list = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let url = self.slots.addresses.public.first().copied().map(display_url).unwrap_or_default();
+        let (listen, admin) = (list(&self.slots.addresses.public), list(&self.slots.addresses.admin));
+        tracing::info!(listen, admin, workers = serving, "serving on {url}");
+        let message = match self.slots.entries.len() {
+            slots if slots == serving => format!("{serving} workers serve on {url}"),
+            slots => format!("{serving} of {slots} workers serve on {url}, the others are tried again"),
+        };
+        self.notify_ready(&message);
+        self.record_event(event_now("fleet_serving", message));
+    }
+
+    /// When a terminal closes, the kernel signals its foreground and an interactive shell the rest of its jobs.
+    fn on_hang_up(&mut self, sender: Option<Pid>) {
+        let from_terminal = match sender {
+            None => true,
+            Some(pid) => {
+                self.lifecycle.had_terminal && startup::is_session_leader(pid) && !startup::has_terminal()
+            }
+        };
+        match HangUp::from_origin(from_terminal, signal::ignores_hangup()) {
+            HangUp::Reload => self.request_reload(),
+            HangUp::Stop => self.set_desired_state(DesiredState::Stopping, "SIGHUP: the terminal was closed"),
+            HangUp::Ignore => {
+                tracing::info!("terminal closed; ignored: the fleet was started to outlive it (nohup)")
+            }
+        }
+    }
+
+    /// Takes the signals that have come.
+    fn handle_signals(&mut self) -> io::Result<()> {
+        while let Some(ReceivedSignal { signal, sender }) = self.lifecycle.signals.next()? {
+            match (signal, self.lifecycle.desired_state) {
+                (Signal::SIGTERM | Signal::SIGINT, DesiredState::Running) => {
+                    self.set_desired_state(DesiredState::Stopping, signal.as_str())
+                }
+                (Signal::SIGINT, DesiredState::Stopping) => {
+                    self.set_desired_state(DesiredState::Killing, signal.as_str())
+                }
+                (Signal::SIGQUIT, DesiredState::Running | DesiredState::Stopping) => {
+                    self.set_desired_state(DesiredState::Killing, signal.as_str())
+                }
+                (Signal::SIGHUP, DesiredState::Running) => self.on_hang_up(sender),
+                (Signal::SIGUSR2, DesiredState::Running) => self.upgrade_by_signal(),
+                (Signal::SIGTTIN, DesiredState::Running) => self.scale_by_signal(self.slots.desired + 1),
+                (Signal::SIGTTOU, DesiredState::Running) => self.scale_by_signal(self.slots.desired - 1),
+                (Signal::SIGUSR1, _) => self.reopen_logs(),
+                (Signal::SIGCHLD | Signal::SIGPIPE, _) => {}
+                (other, _) => tracing::debug!(signal = %other, "signal ignored"),
+            }
+        }
+        Ok(())
+    }
+
+    fn scale_by_signal(&mut self, slots: usize) {
+        if let Err(reason) = self.scale_to(slots) {
+            tracing::warn!(%reason, "not scaled: {reason}");
+        }
+    }
+
+    /// Starts the end of the fleet.
+    fn set_desired_state(&mut self, target: DesiredState, by: &str) {
+        let what =
+            if target == DesiredState::Killing { "stopping at once" } else { "stopping: workers drain" };
+        tracing::info!(by, "{what}");
+        service_manager::notify_stopping(&self.reporting.service_notifier, self.settings.drain_timeout);
+        self.record_event(event_now("fleet_stopping", format!("{what} ({by})")));
+        self.lifecycle.desired_state = target;
+        self.close_empty_slots();
+    }
+
+    /// Closes the listeners of slots without a worker: no worker would accept what comes there.
+    fn close_empty_slots(&mut self) {
+        for slot in 0..self.slots.entries.len() {
+            if self.slots.entries[slot].workers.is_empty() {
+                self.close_listeners(slot);
+            }
+        }
+    }
+
+    /// Stores which workers there are, those of the previous fleet included.
+    fn save_worker_list(&self) {
+        let own = self.slots.entries.iter().flat_map(|slot| slot.workers.iter().map(|worker| worker.pid));
+        self.orphans.save_list(self.operators.control.folder(), own);
+    }
+
+    /// The service manager learns that everything is as it should be, at first or again.
+    fn notify_ready(&self, status: &str) {
+        service_manager::notify_ready(&self.reporting.service_notifier, status);
+    }
+
+    /// Logs the figures if they are due; when the next ones are.
+    fn log_stats(&mut self, now: Duration) -> Option<Duration> {
+        self.reporting.log_stats(self.settings.stats_interval, self.scoreboard, now)
+    }
+
+    /// After a rotation: this process first, so that its workers find the new file.
+    fn reopen_logs(&self) {
+        telemetry::reopen();
+        for worker in self.slots.entries.iter().flat_map(|slot| &slot.workers) {
+            self.send_signal(worker.pid, Signal::SIGUSR1);
+        }
+    }
+
+    /// Puts back what is missing of the run folder, if it is time.
+    fn restore_run_dir(&mut self, now: Duration) {
+        if self.lifecycle.desired_state != DesiredState::Running || !self.run_dir.is_due(now) {
+            return;
+        }
+        let (is_whole, event) = self.run_dir.restore(&mut self.operators.control, now);
+        event.into_iter().for_each(|event| self.record_event(event));
+        if is_whole && !OrphanedWorkers::has_list(self.operators.control.folder()) {
+            self.save_worker_list();
+        }
+        self.restore_private_socket(now);
     }
 }
 
-/// The queue of connections that workers pass on; without one each keeps what it accepts.
-fn open_shared_queue() -> Option<SharedQueue> {
-    let opened = SharedQueue::open();
-    let warn = |error: &io::Error| {
-        tracing::warn!(%error, "workers keep every connection the kernel gives them (listen.balance): {error}");
-    };
-    opened.inspect_err(warn).ok()
+/// The address as a browser takes it.
+fn display_url(address: SocketAddr) -> String {
+    match address.ip().is_unspecified() {
+        true => format!("http://localhost:{}", address.port()),
+        false => format!("http://{address}"),
+    }
 }

@@ -8,7 +8,6 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::supervisor::Supervisor;
 use crate::supervisor::slots::plan::EXIT_GRACE;
 use crate::sys::process::Pid;
 use crate::sys::process_identity::{ProcessHandle, ProcessIdentity};
@@ -66,8 +65,21 @@ impl OrphanedWorkers {
         !listening.is_empty()
     }
 
-    /// Kills those that should have left long ago; when to look again.
-    fn kill_overdue(&mut self, drain_timeout: Duration, now: Duration) -> Option<Duration> {
+    /// Stores the list of workers, `own` and those of the previous fleet.
+    pub(super) fn save_list(&self, folder: &Path, own: impl Iterator<Item = Pid>) {
+        let all = own.chain(self.workers.iter().map(ProcessHandle::pid));
+        if let Err(error) = write(folder, all) {
+            tracing::warn!(%error, "cannot store the list of workers in run_dir: the next fleet would not find them: {error}");
+        }
+    }
+
+    /// Whether the list is in this folder.
+    pub(super) fn has_list(folder: &Path) -> bool {
+        path::FileId::from_entry(&folder.join(WORKERS_FILE)).is_ok()
+    }
+
+    /// Kills those that should have exited long ago; when to look again.
+    pub(super) fn kill_overdue(&mut self, drain_timeout: Duration, now: Duration) -> Option<Duration> {
         self.workers.retain(ProcessHandle::is_alive);
         if self.workers.is_empty() {
             return None;
@@ -131,27 +143,6 @@ fn write(folder: &Path, workers: impl Iterator<Item = Pid>) -> io::Result<()> {
         &folder.join(WORKERS_FILE),
         render(&boot, workers.filter_map(ProcessIdentity::from_pid)).as_bytes(),
     )
-}
-
-impl Supervisor<'_> {
-    /// Writes down which workers there are, those of the fleet before this one included.
-    pub(super) fn save_worker_list(&self) {
-        let own = self.slots.iter().flat_map(|slot| slot.workers.iter().map(|worker| worker.pid));
-        let all = own.chain(self.orphans.workers.iter().map(ProcessHandle::pid));
-        if let Err(error) = write(self.control.folder(), all) {
-            tracing::warn!(%error, "cannot store the list of workers in run_dir: the next fleet would not find them: {error}");
-        }
-    }
-
-    /// Whether the list is still there.
-    pub(super) fn has_worker_list(&self) -> bool {
-        path::FileId::from_entry(&self.control.folder().join(WORKERS_FILE)).is_ok()
-    }
-
-    /// Ends what is left of the fleet before this one; when to look again.
-    pub(super) fn kill_overdue_orphans(&mut self, now: Duration) -> Option<Duration> {
-        self.orphans.kill_overdue(self.settings.drain_timeout, now)
-    }
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ impl RunDir {
         (self.pid_file.as_raw_fd(), self.folder.as_raw_fd())
     }
 
-    /// Says that this fleet has ended in order: an empty file.
+    /// Records that this fleet has ended in order: an empty file.
     pub fn clear_pid(&self) {
         let _ = self.pid_file.set_len(0);
     }
@@ -118,7 +118,7 @@ impl RunDir {
         writeln!(pid, "{}", process::pid())
     }
 
-    /// Looks whether it is all there and puts back what is not; says what it has put back.
+    /// Checks that it is all there and puts back what is not; what it has put back.
     ///
     /// # Errors
     /// What cannot be put back, and why; nothing that belongs to another fleet is touched.

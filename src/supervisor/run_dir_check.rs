@@ -1,49 +1,61 @@
-//! Looks now and then whether the files are there that others find the fleet by, and puts back what a cleaner removed.
+//! Checks that the files by which the fleet is found are there, and puts back what a cleaner removed.
 
 use std::time::Duration;
 
-use crate::supervisor::Supervisor;
+use crate::control::events::FleetEvent;
+use crate::control::server::ControlServer;
 use crate::supervisor::effects::event_now;
-use crate::supervisor::slots::plan::DesiredState;
+use crate::supervisor::run_dir::RunDir;
 
-/// Time between two looks. The loop wakes up as often for its figures, so that no look wakes it.
+/// Time between two checks. The loop wakes up as often for its rates, so that no check wakes it.
 const CHECK_INTERVAL: Duration = Duration::from_millis(900);
 
-/// What is remembered between two looks.
-#[derive(Debug, Default)]
-pub(super) struct RunDirCheck {
+/// The run folder, and what is recorded between two checks.
+#[derive(Debug)]
+pub(super) struct RunDirCheck<'a> {
+    pub(super) folder: &'a RunDir,
     due: Duration,
-    /// What could not be put back; it is said once.
+    /// What could not be put back; it is reported once.
     reported: Option<String>,
 }
 
-impl Supervisor<'_> {
-    /// Looks, if it is time, and puts back what is missing.
-    pub(super) fn restore_run_dir(&mut self, now: Duration) {
-        if now < self.run_dir_check.due || self.desired_state != DesiredState::Running {
-            return;
-        }
-        self.run_dir_check.due = now + CHECK_INTERVAL;
-        let trouble = match self.run_dir.restore_files(&mut self.control) {
-            Ok(restored) if restored.is_empty() => None,
+impl<'a> RunDirCheck<'a> {
+    pub(super) fn new(folder: &'a RunDir) -> Self {
+        Self { folder, due: Duration::ZERO, reported: None }
+    }
+
+    /// Whether it is time for the next check.
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        now >= self.due
+    }
+
+    /// Puts back what is missing; whether all is there again, and what is to be reported.
+    pub(super) fn restore(
+        &mut self,
+        control: &mut ControlServer,
+        now: Duration,
+    ) -> (bool, Option<FleetEvent>) {
+        self.due = now + CHECK_INTERVAL;
+        match self.folder.restore_files(control) {
             Ok(restored) => {
-                let (what, folder) = (restored.join(", "), self.run_dir.path().display());
+                self.reported = None;
+                let (what, folder) = (restored.join(", "), self.folder.path().display());
                 let message = format!("{what} of {folder} (run_dir) had been removed and is there again");
-                tracing::warn!("{message}");
-                self.record_event(event_now("run_dir_restored", message));
-                None
+                let event = (!restored.is_empty()).then(|| {
+                    tracing::warn!("{message}");
+                    event_now("run_dir_restored", message)
+                });
+                (true, event)
             }
-            Err(trouble) => Some(trouble),
-        };
-        if let (Some(trouble), true) = (&trouble, self.run_dir_check.reported != trouble) {
-            tracing::error!("{trouble}; operators may not find this fleet until that is mended");
-            self.record_event(event_now("run_dir_lost", trouble.clone()));
+            Err(trouble) => {
+                let is_new = self.reported.as_ref() != Some(&trouble);
+                self.reported = Some(trouble.clone());
+                let event = is_new.then(|| {
+                    tracing::error!("{trouble}; operators may not find this fleet until it is repaired");
+                    event_now("run_dir_lost", trouble)
+                });
+                (false, event)
+            }
         }
-        let lost = trouble.is_some();
-        self.run_dir_check.reported = trouble;
-        if !lost && !self.has_worker_list() {
-            self.save_worker_list();
-        }
-        self.restore_private_socket(now);
     }
 }

@@ -1,13 +1,15 @@
-//! What the supervisor asks of the program around it, and is told by it.
+//! What the supervisor needs of the program around it.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::config::ConfigInputs;
 use crate::config::settings::SteeringMode;
-use crate::supervisor::WorkerSpec;
-use crate::supervisor::monitor::MonitorSettings;
+use crate::listener::SlotListeners;
+use crate::listener::shared_queue::SharedQueue;
+use crate::supervisor::monitor::settings::MonitorSettings;
 
-/// How patient the supervisor is.
+/// Timeouts and limits of the supervisor.
 #[derive(Debug, Clone, Copy)]
 pub struct SupervisorSettings {
     /// Longest time until a worker is READY.
@@ -20,7 +22,7 @@ pub struct SupervisorSettings {
     pub max_draining_workers: usize,
     /// How new connections are spread over the slots.
     pub steering: SteeringMode,
-    /// What it looks after besides crashes.
+    /// What it monitors besides crashes.
     pub monitor: MonitorSettings,
     /// Time between two lines of figures in the log; zero: none.
     pub stats_interval: Duration,
@@ -31,7 +33,7 @@ pub struct SupervisorSettings {
 /// What a configuration that was read anew means for the supervisor.
 #[derive(Debug, Clone)]
 pub struct ReloadedConfig {
-    /// How patient it is from now on.
+    /// The supervisor's settings from now on.
     pub settings: SupervisorSettings,
     /// The number of workers, if it was changed.
     pub workers: Option<usize>,
@@ -59,9 +61,30 @@ pub struct UnchangedSetting {
     pub needs: &'static str,
 }
 
+/// What a new worker is given. Everything else that the supervisor opened is closed; what the application had open
+/// before its fleet began stays.
+#[derive(Debug)]
+pub struct WorkerSpec {
+    /// Index of its slot.
+    pub slot: usize,
+    /// Its cell in the slot's row.
+    pub cell: usize,
+    /// Generation it belongs to.
+    pub generation: u64,
+    /// The slot's listeners.
+    pub listeners: SlotListeners,
+    /// The fleet's shared queue, where the kernel has given one.
+    pub shared_queue: Option<SharedQueue>,
+    /// Pipe to the supervisor, a line each: `ready`, or `failed` and the reason; `leaving`; `closed`;
+    /// and its backtrace, on request.
+    pub status_pipe: OwnedFd,
+    /// Pipe that is readable (at its end) as soon as the supervisor is gone.
+    pub lifeline: OwnedFd,
+}
+
 /// The program around the supervisor: it knows the configuration and what a worker does.
 pub trait WorkerHost {
-    /// A worker's whole life: from its seat to its exit code. Called in the worker's own process.
+    /// A worker's whole life: from its setup to its exit code. Called in the worker's own process.
     fn run_worker(&self, spec: WorkerSpec) -> u8;
 
     /// Reads the configuration anew, for workers of this generation.

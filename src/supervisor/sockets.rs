@@ -20,7 +20,7 @@ pub struct SlotFds {
 mod one_or_more {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    use super::ListenerFd;
+    use crate::supervisor::sockets::ListenerFd;
 
     #[derive(Deserialize)]
     #[serde(untagged)]

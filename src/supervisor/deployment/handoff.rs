@@ -1,7 +1,7 @@
 //! What a supervisor leaves to the program it becomes: plain data, and the numbers of the descriptors that stay open.
 //!
-//! It travels in a sealed memfd, whose number a [`Ticket`](crate::supervisor::deployment::takeover_env::Ticket) in the environment tells. The new program reads it with the
-//! very code by which it proved before that it can; the old one reads it again when the new one has to be taken back.
+//! It travels in a sealed memfd, whose number is in the environment (`takeover_env`). The new program reads it with the
+//! code of its preflight; the old one reads it again after a rollback.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -102,7 +102,7 @@ pub struct Handoff {
     pub slots: Vec<Slot>,
     /// The listeners of each slot; none once it has retired.
     pub sockets: Vec<Option<SlotFds>>,
-    /// What the workers have said, by process.
+    /// What the workers have reported, by process.
     #[serde(rename = "reports")]
     pub status_pipes: BTreeMap<i32, StatusPipeState>,
     /// The private Redis, if the fleet has one.
@@ -116,18 +116,18 @@ pub struct Handoff {
     pub next_generation: u64,
     /// The rollout that is to be taken back, if this goes back.
     pub rollout: Option<SavedRollout>,
-    /// Whether a reload was asked for and has not begun.
+    /// Whether a reload is queued.
     #[serde(rename = "reload_waits")]
     pub reload_queued: bool,
     /// Whether any worker was ever READY.
     pub ever_ready: bool,
-    /// Whether the fleet has said that it serves.
+    /// Whether the fleet has announced that it serves.
     pub announced: bool,
     /// Workers that had to be killed.
     pub killed: usize,
     /// The control socket, its clients, and what happened.
     pub control: ControlServerState,
-    /// Operators who wait for a verdict.
+    /// Commands whose result is not known yet.
     #[serde(rename = "waiters")]
     pub pending_commands: Vec<PendingCommand>,
     /// How the last rollout ended.
@@ -190,7 +190,7 @@ impl From<SavedFinishedRollout> for FinishedRollout {
     }
 }
 
-/// What a worker has said.
+/// What a worker has reported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusPipeState {
     /// Read end of its report; none when it has closed its own.
@@ -221,7 +221,7 @@ pub struct PrivateRedisState {
 }
 
 impl Handoff {
-    /// Puts it into memory that nobody can change any more.
+    /// Puts it into sealed memory.
     ///
     /// # Errors
     /// When a path is no Unicode, or the kernel refuses the memory.
@@ -279,7 +279,7 @@ impl Handoff {
         }
     }
 
-    /// Every descriptor that is to stay open, but those of the control socket: it looks after its own.
+    /// Every descriptor that is to stay open, but those of the control socket, which knows its own.
     pub fn inherited_fds(&self) -> Vec<RawFd> {
         let HandoffFds {
             scoreboard,

@@ -1,4 +1,4 @@
-//! A new program that is asked whether it can take over, while the fleet goes on.
+//! The preflight: a new program proves that it can take over, while the fleet goes on.
 
 use std::fs::File;
 use std::io;
@@ -29,10 +29,10 @@ const CHUNK: usize = 16 * 1024;
 /// Longest line of it that is repeated, bytes.
 const QUOTE_MAX: usize = 500;
 
-/// A new program that is asked whether it can take over.
+/// A new program that proves that it can take over.
 #[derive(Debug)]
 pub(in crate::supervisor) struct Preflight {
-    /// What is asked is what is run, whatever lies at its path by then.
+    /// What has proven itself is what is executed, whatever lies at its path by then.
     pub(in crate::supervisor) program: Executable,
     pub(in crate::supervisor) pid: Pid,
     output: CapturedOutput,
@@ -85,7 +85,7 @@ impl CapturedOutput {
         }
     }
 
-    /// Its last line that says something.
+    /// Its last line that is not empty.
     fn last_line(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.text);
         text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
@@ -102,7 +102,7 @@ impl CapturedOutput {
 }
 
 impl Preflight {
-    /// Asks the program at this path whether it can go on from `state`, in the folder where it would.
+    /// Starts the program at this path, to prove that it can go on from `state` in the folder where it would.
     pub(in crate::supervisor) fn start(
         path: &Path,
         folder: &Path,
@@ -134,7 +134,7 @@ impl Preflight {
         })
     }
 
-    /// Takes what it has printed, and says how far it is.
+    /// Takes what it has printed; how far it is.
     pub(in crate::supervisor) fn poll(&mut self, now: Duration) -> PreflightPoll {
         if self.exit.is_some() {
             self.output.finish();
@@ -210,7 +210,7 @@ impl Preflight {
     }
 }
 
-/// Why a program that was asked is killed.
+/// Why a preflight is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PreflightKillCause {
     /// It did not answer in time.
@@ -219,10 +219,10 @@ enum PreflightKillCause {
     TooMuchOutput,
 }
 
-/// How far a program is that was asked.
+/// How far a preflight is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::supervisor) enum PreflightPoll {
-    /// It has not answered; when to look again at the latest.
+    /// It has not ended; when to poll again at the latest.
     Pending(Option<Duration>),
     /// It takes too long, or prints without end, and is to be killed.
     MustKill,
@@ -232,7 +232,7 @@ pub(in crate::supervisor) enum PreflightPoll {
 
 #[cfg(test)]
 impl Preflight {
-    /// One of a program that has ended and said nothing.
+    /// One of a program that has ended without output.
     pub(super) fn for_tests() -> Self {
         tests::preflight("", "", ExitStatus::Code(0))
     }

@@ -11,7 +11,7 @@ use crate::supervisor::effects::{event_now, unix_ms};
 use crate::supervisor::operators::CommandGoal;
 use crate::supervisor::slots::backoff::RestartBackoff;
 use crate::supervisor::slots::plan::DesiredState;
-use crate::supervisor::{ReloadError, ReloadedConfig, Supervisor};
+use crate::supervisor::{ReloadError, ReloadedConfig, Supervisor, service_manager};
 use crate::sys::path;
 
 /// What a rollout took, for people and programs: a path as it is written, and where it led if that is elsewhere.
@@ -70,14 +70,14 @@ impl Supervisor<'_> {
 
     /// Starts the queued reload, if it can start.
     pub(in crate::supervisor) fn start_reload(&mut self, now: Duration) {
-        if self.desired_state != DesiredState::Running || !self.ever_ready {
+        if self.lifecycle.desired_state != DesiredState::Running || !self.lifecycle.ever_ready {
             return;
         }
         let Some(Claimed { superseded, .. }) = self.deployment.claim_reload() else { return };
         self.report_superseded(superseded);
         let to = self.deployment.next_generation();
-        // Whoever asked by `systemctl reload` waits for both words, also when nothing comes of it.
-        self.notify_reloading("reloading", now);
+        // `systemctl reload` waits for both messages, also when the reload is rejected.
+        service_manager::notify_reloading(&self.reporting.service_notifier, "reloading", now);
         match self.host.reload(to) {
             Err(refusal) => {
                 let (reason, result): (_, fn(String) -> CommandResult) = match refusal {
@@ -118,7 +118,7 @@ impl Supervisor<'_> {
 
     /// A new generation is on its way.
     pub(in crate::supervisor) fn on_rollout_started(&mut self, kind: DeploymentKind, to: u64) {
-        for slot in &mut self.slots {
+        for slot in &mut self.slots.entries {
             // A slot that backs off with the old generation gets a new chance.
             (slot.backoff, slot.backoff_until) = (RestartBackoff::default(), None);
         }
@@ -134,7 +134,7 @@ impl Supervisor<'_> {
         self.deployment.record_finished(&rollout, Some(reason), unix_ms());
     }
 
-    /// Going back does not succeed either: whoever waits is told, and it is tried on.
+    /// The rollback fails too: its command gets that result, and the rollback is retried.
     pub(in crate::supervisor) fn report_rollback_failure(&mut self, slot: usize, cause: &str) {
         let Some((rollout, reason)) = self.deployment.rollback() else { return };
         let (kind, to) = (rollout.kind.name(), rollout.to);
@@ -144,14 +144,14 @@ impl Supervisor<'_> {
         );
         let goal = CommandGoal::Rollout(to);
         tracing::error!(slot, %cause, "{message}");
-        // Nobody knows whether it will end, so who waits by `systemctl reload` is not kept either.
+        // The rollback may never end, and `systemctl reload` must not wait for it.
         self.notify_ready(&message);
         self.resolve_commands(&goal, &CommandResult::failed(message));
     }
 
     /// A new worker failed: back to the old generation.
     pub(in crate::supervisor) fn roll_back(&mut self, reason: String) {
-        if self.desired_state != DesiredState::Running {
+        if self.lifecycle.desired_state != DesiredState::Running {
             return;
         }
         let Some((rollout, settings)) = self.deployment.roll_back(reason.clone()) else { return };
@@ -164,10 +164,10 @@ impl Supervisor<'_> {
 
     /// Ends the rollout when every slot has its generation; when that may be next.
     pub(in crate::supervisor) fn advance_rollout(&mut self, now: Duration) -> Option<Duration> {
-        if self.desired_state != DesiredState::Running {
+        if self.lifecycle.desired_state != DesiredState::Running {
             return None;
         }
-        match self.deployment.progress(&self.slots, self.settings.canary_period, now)? {
+        match self.deployment.progress(&self.slots.entries, self.settings.canary_period, now)? {
             RolloutProgress::InProgress { stable_at, .. } => return stable_at,
             RolloutProgress::Completed => self.finish_rollout(now),
             RolloutProgress::RolledBack => self.finish_rollback(now),
@@ -212,7 +212,7 @@ impl Supervisor<'_> {
     /// The configuration names another number of workers.
     fn set_configured_workers(&mut self, workers: usize) -> Result<(), String> {
         self.scale_to(workers)?;
-        self.configured_workers = workers;
+        self.slots.configured = workers;
         Ok(())
     }
 
@@ -237,6 +237,6 @@ impl Supervisor<'_> {
 
     /// The generations that slots have or want.
     fn generations_in_use(&self) -> Vec<u64> {
-        self.slots.iter().map(|slot| slot.generation).chain([self.deployment.generation()]).collect()
+        self.slots.entries.iter().map(|slot| slot.generation).chain([self.deployment.generation()]).collect()
     }
 }

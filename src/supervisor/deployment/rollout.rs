@@ -173,7 +173,7 @@ impl Rollout {
             open.iter().any(|slot| slot.workers.iter().any(serves))
         };
         match direction {
-            // Until it is told to leave, an old worker accepts: a client that has read the verdict would still meet it.
+            // Until it drains, an old worker accepts: a client that has read the result would still reach it.
             RolloutDirection::Forward if serves(&|worker| worker.generation != self.to) => {}
             RolloutDirection::Forward
                 if done == total && open.iter().all(|slot| slot.current_worker().is_some()) =>

@@ -38,7 +38,7 @@ impl Supervisor<'_> {
 
     /// Takes the next step of an upgrade; when the one after it is due.
     pub(in crate::supervisor) fn advance_upgrade(&mut self, now: Duration) -> Option<Duration> {
-        if self.desired_state != DesiredState::Running {
+        if self.lifecycle.desired_state != DesiredState::Running {
             self.cancel_upgrade();
             return None;
         }
@@ -54,7 +54,7 @@ impl Supervisor<'_> {
 
     /// Starts the preflight of a queued upgrade, if nothing else is under way.
     fn start_upgrade(&mut self, now: Duration) -> Option<Duration> {
-        if !self.ever_ready {
+        if !self.lifecycle.ever_ready {
             return None;
         }
         let Claimed { request, superseded } = self.deployment.claim_upgrade()?;
@@ -89,7 +89,7 @@ impl Supervisor<'_> {
     }
 
     /// Kills what a preflight has started, when the preflight has ended and is not reaped yet: once it is, its process
-    /// group may be another one's.
+    /// group may belong to other processes.
     pub(in crate::supervisor) fn kill_preflight_group(&self, pid: Pid) {
         if self.deployment.preflight().is_some_and(|preflight| preflight.pid == pid) {
             kill_preflight(pid);
@@ -140,7 +140,7 @@ impl Supervisor<'_> {
                 }
                 let failed = program.exec(&arguments, environment);
                 // This program goes on, where it was.
-                let _ = self.working_dir.as_ref().map(path::restore_working_folder);
+                let _ = self.lifecycle.working_dir.as_ref().map(path::restore_working_folder);
                 failed
             };
             self.exec_with_handoff(&state, way, &[own.as_raw_fd()], run)
@@ -150,7 +150,7 @@ impl Supervisor<'_> {
 
     /// Goes back to the old program once the rollout of this one has failed.
     pub(in crate::supervisor) fn exec_previous_program(&mut self) {
-        if self.desired_state != DesiredState::Running {
+        if self.lifecycle.desired_state != DesiredState::Running {
             return;
         }
         let Some(old) = self.deployment.program_to_restore() else { return };
@@ -165,7 +165,7 @@ impl Supervisor<'_> {
             let run = |environment: &Environment| {
                 let _ = old.working_dir.as_ref().map(path::restore_working_folder);
                 let failed = exec::exec_fd(&old.program, &old.arguments, environment);
-                let _ = self.working_dir.as_ref().map(path::restore_working_folder);
+                let _ = self.lifecycle.working_dir.as_ref().map(path::restore_working_folder);
                 failed
             };
             self.exec_with_handoff(&state, back, &[], run)
@@ -214,7 +214,7 @@ impl Supervisor<'_> {
         kept.extend(also);
         kept.push(memory.as_raw_fd());
         let marked = kept.iter().try_for_each(|fd| exec::set_inheritable(*fd, true));
-        let failed = match marked.and_then(|()| self.control.set_inheritable(true)) {
+        let failed = match marked.and_then(|()| self.operators.control.set_inheritable(true)) {
             Ok(()) => {
                 telemetry::finish();
                 let failed = run(&environment);
@@ -227,12 +227,12 @@ impl Supervisor<'_> {
             // Those that could not be marked are as they were.
             let _ = exec::set_inheritable(fd, false);
         }
-        self.control.set_inheritable(false)?;
+        self.operators.control.set_inheritable(false)?;
         Ok(failed)
     }
 }
 
-/// Ends a program that is asked, and what it started.
+/// Kills a preflight, and what it started.
 fn kill_preflight(pid: Pid) {
     if let Err(error) = signal::send_group(pid, Signal::SIGKILL) {
         tracing::error!(pid = pid.as_raw(), %error, "cannot kill the preflight: {error}");

@@ -39,7 +39,7 @@ impl TakeoverEnv {
         (addressee == pid).then_some(Self { state, direction: way })
     }
 
-    /// As [`Ticket::parse`] reads it in the process `pid`.
+    /// As [`TakeoverEnv::parse`] reads it in the process `pid`.
     pub fn encode(&self, pid: u32) -> String {
         match &self.direction {
             TakeoverDirection::Forward { old } => format!("{pid} {} {old}", self.state),

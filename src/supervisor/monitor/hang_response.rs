@@ -1,4 +1,4 @@
-//! What the supervisor does about a worker in which nothing moves; who that is, `vigil` says.
+//! What the supervisor does about a worker that hangs; `hang` decides which one does.
 
 use std::time::Duration;
 
@@ -67,8 +67,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// It stays where it is, and what it has begun with it: its slot is filled without it, and it is asked where it
-    /// stands.
+    /// It stays, with the requests it has: its slot is filled without it, and its backtrace is requested.
     fn handle_hang(&mut self, seen: &ServingWorker, stall: Stall, now: Duration) {
         let (slot, pid) = (seen.slot, seen.pid);
         let reason = ExitReason::Hang;
@@ -76,7 +75,7 @@ impl Supervisor<'_> {
         tracing::warn!(slot, pid = pid.as_raw(), %reason, cpu_pressure, "worker hung: {stall}");
         let incident = WorkerEvent { kind: "worker_hung", slot, pid };
         self.record_worker_event(incident, Some(reason), &format!("is hung, a spare is started: {stall}"));
-        // Who stands still cannot say anything.
+        // A stopped process handles no signal.
         if stall.kind != StallKind::Stopped
             && let Err(error) = backtrace::request(pid)
         {
@@ -84,7 +83,7 @@ impl Supervisor<'_> {
         }
         let MonitorSettings { hang_timeout, hang_kill, .. } = self.settings.monitor;
         let kill_at = (!hang_kill.is_zero()).then(|| now + hang_kill.saturating_sub(hang_timeout));
-        let Some(worker) = self.slots[slot].worker_mut(pid) else { return };
+        let Some(worker) = self.slots.entries[slot].worker_mut(pid) else { return };
         worker.phase = WorkerPhase::Hung { since: seen.since, kill_at };
         let condemned = self.deployment.is_failed_by(worker, Duration::ZERO, now);
         self.scoreboard.cell(slot, worker.cell).set_state(CellState::Hung);
@@ -98,8 +97,8 @@ impl Supervisor<'_> {
     fn handle_recovery(&mut self, seen: &ServingWorker) {
         let (slot, pid) = (seen.slot, seen.pid);
         let lives = |other: &WorkerHandle| other.pid != pid && (other.is_ready() || other.is_booting());
-        let has_spare = self.slots[slot].workers.iter().any(lives);
-        let Some(worker) = self.slots[slot].worker_mut(pid) else { return };
+        let has_spare = self.slots.entries[slot].workers.iter().any(lives);
+        let Some(worker) = self.slots.entries[slot].worker_mut(pid) else { return };
         worker.phase = WorkerPhase::Ready { since: seen.since };
         if has_spare {
             worker.replace_reason = worker.replace_reason.or(Some(ExitReason::Hang));

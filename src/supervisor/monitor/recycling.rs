@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Samples in a row above the soft limit before a worker retires: a spike is no leak.
 const SAMPLES_ABOVE_SOFT: u32 = 3;
 
-/// Time between two looks at a worker's memory.
+/// Time between two samples of a worker's memory.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The same when it holds most of what it may.
@@ -52,11 +52,11 @@ impl RecycleLimits {
 pub enum RecycleDecision {
     /// It goes on.
     Keep,
-    /// A successor takes its seat, then it finishes and leaves.
+    /// A successor takes its slot, then it drains.
     Replace(RecycleCause),
     /// It is killed at once.
     Kill(RecycleCause),
-    /// It is as heavy as when it was new: to renew it would be of no use, the limit is too low. Said once.
+    /// It is as heavy as when it was new: to replace it would be of no use, the limit is too low. Reported once.
     LimitTooLow(RecycleCause),
 }
 
@@ -141,7 +141,7 @@ impl RecycleTracker {
         if *above < SAMPLES_ABOVE_SOFT { RecycleDecision::Keep } else { RecycleDecision::Replace(cause) }
     }
 
-    /// Looks at what it has done since it became READY.
+    /// Checks what it has done since it became READY.
     pub fn check_age_and_requests(
         &self,
         limits: &RecycleLimits,
@@ -192,7 +192,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
     #[test]
-    fn without_limits_everybody_stays() {
+    fn without_limits_every_worker_stays() {
         let limits = RecycleLimits::default();
         let mut watch = RecycleTracker::new(0, 1);
         assert!(!limits.has_any_limit() && !watch.needs_memory_sample(&limits, NOW));

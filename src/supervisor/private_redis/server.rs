@@ -171,7 +171,7 @@ impl PrivateRedisServer {
         }
     }
 
-    /// Whether it has read its data and answers; until then it says LOADING.
+    /// Whether it has read its data and answers; until then it replies LOADING.
     pub(in crate::supervisor) fn is_ready(&self) -> bool {
         let ping = || -> io::Result<bool> {
             let mut stream = UnixStream::connect(self.socket_path())?;

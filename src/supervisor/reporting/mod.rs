@@ -1,100 +1,64 @@
 //! What only the supervisor knows of the fleet, for `status` and `top`.
 
 pub(in crate::supervisor) mod stats;
+mod status;
 
 use std::time::Duration;
 
-use crate::listener::SlotListeners;
-use crate::status::build::SupervisorFacts;
-use crate::status::document;
-use crate::status::document::{InstanceState, InstanceStatus};
-use crate::supervisor::Supervisor;
-use crate::supervisor::deployment::rollout::RolloutProgress;
-use crate::supervisor::slots::plan::DesiredState;
-use crate::supervisor::slots::slot::SlotListening;
+use crate::scoreboard::Scoreboard;
+use crate::status::rates::RateWindow;
+use crate::supervisor::reporting::stats::StatsLogger;
+use crate::supervisor::service_manager;
+use crate::supervisor::service_manager::protocol::ServiceNotifier;
+use crate::supervisor::settings::WorkerHost;
 use crate::sys::clock;
 
 /// How much earlier a sample is taken when the loop is awake anyway: at rest it wakes up once a second, and not twice.
 const SAMPLE_TOLERANCE: Duration = Duration::from_millis(100);
 
-impl Supervisor<'_> {
-    /// The fleet as it is now.
-    pub(super) fn status(&self) -> InstanceStatus {
-        let now = clock::monotonic();
-        let snapshot = self.scoreboard.snapshot();
-        let extra = SupervisorFacts {
-            unix_ms: ms(clock::wall_clock()),
-            monotonic_ms: ms(now),
-            build: self.host.build().to_owned(),
-            builds: self.deployment.builds().clone(),
-            state: self.instance_state(),
-            rollout: self.rollout_status(now),
-            last_rollout: self.deployment.last().cloned(),
-            workers: document::WorkerTotals {
-                configured: self.configured_workers,
-                target: self.desired_slots,
-                min: self.settings.monitor.scaling.map_or(self.desired_slots, |scaling| scaling.min),
-                max: self.settings.monitor.scaling.map_or(self.desired_slots, |scaling| scaling.max),
-                autoscale: self.scaling_decision.clone(),
-                ready: 0,
-            },
-            private_redis_pid: self
-                .private_redis
-                .as_ref()
-                .and_then(|private| Some(private.pid?.as_raw().unsigned_abs())),
-            slots: self.slot_openness(),
-            rates: self.rate_window.rates(now, &snapshot),
-        };
-        InstanceStatus::from_snapshot(&snapshot, &extra)
-    }
+/// Time that rates are measured in.
+const RATE_WINDOW: Duration = Duration::from_secs(1);
 
-    fn instance_state(&self) -> InstanceState {
-        match self.desired_state {
-            DesiredState::Stopping | DesiredState::Killing => InstanceState::Stopping,
-            DesiredState::Running if self.deployment.rollout().is_some() => InstanceState::RollingOut,
-            DesiredState::Running if self.announced => InstanceState::Serving,
-            DesiredState::Running => InstanceState::Starting,
+/// What the supervisor reports by itself: rates, lines of figures in the log, the service manager.
+#[derive(Debug)]
+pub(super) struct Reporting {
+    /// Snapshots of the last moments, for rates.
+    pub(super) rate_window: RateWindow,
+    pub(super) stats: StatsLogger,
+    /// The service manager, if there is one.
+    pub(super) service_notifier: ServiceNotifier,
+}
+
+impl Reporting {
+    pub(super) fn new(stats_interval: Duration, scoreboard: &Scoreboard, host: &dyn WorkerHost) -> Self {
+        Self {
+            rate_window: RateWindow::new(RATE_WINDOW),
+            stats: StatsLogger::new(stats_interval, clock::monotonic(), &scoreboard.snapshot()),
+            service_notifier: service_manager::service_notifier(host),
         }
-    }
-
-    fn rollout_status(&self, now: Duration) -> Option<document::RolloutStatus> {
-        let rollout = self.deployment.rollout()?;
-        let total = self.open_slot_count();
-        let (done, total) = match self.deployment.progress(&self.slots, self.settings.canary_period, now)? {
-            RolloutProgress::InProgress { completed: done, total, .. } => (done, total),
-            RolloutProgress::Completed | RolloutProgress::RolledBack => (total, total),
-        };
-        let ago = now.saturating_sub(rollout.started);
-        Some(document::RolloutStatus {
-            kind: rollout.kind.into(),
-            generation: self.deployment.generation(),
-            done,
-            total,
-            started_ms: ms(clock::wall_clock().saturating_sub(ago)),
-        })
-    }
-
-    /// Of each slot, whether new connections may come, and how many wait.
-    fn slot_openness(&self) -> Vec<(bool, Option<u64>)> {
-        let openness = |index: usize| {
-            let slot = &self.slots[index];
-            let open = slot.listening == SlotListening::Open
-                && self.steered_slots.get(index).copied().unwrap_or(true);
-            let waiting = self.sockets[index].as_ref().and_then(SlotListeners::queued_connections);
-            (open, waiting)
-        };
-        (0..self.slots.len()).map(openness).collect()
     }
 
     /// Takes the samples that rates are made of, once a second; when the next one is due.
-    pub(super) fn sample_rates(&mut self, now: Duration) -> Option<Duration> {
+    pub(super) fn sample_rates(&mut self, scoreboard: &Scoreboard, now: Duration) -> Option<Duration> {
         if self.rate_window.next_sample_at().is_none_or(|at| at <= now + SAMPLE_TOLERANCE) {
-            self.rate_window.record(now, &self.scoreboard.snapshot());
+            self.rate_window.record(now, &scoreboard.snapshot());
         }
         self.rate_window.next_sample_at()
     }
-}
 
-fn ms(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    /// Logs the figures if they are due; when the next ones are.
+    pub(super) fn log_stats(
+        &mut self,
+        interval: Duration,
+        scoreboard: &Scoreboard,
+        now: Duration,
+    ) -> Option<Duration> {
+        if self.stats.interval() != interval {
+            self.stats = StatsLogger::new(interval, now, &scoreboard.snapshot());
+        }
+        if let Some(figures) = self.stats.line_if_due(now, || scoreboard.snapshot()) {
+            figures.log();
+        }
+        self.stats.next_at()
+    }
 }

@@ -1,12 +1,12 @@
-//! What the service manager is told, and when.
+//! Messages to the service manager, and when they are sent.
 
 pub(in crate::supervisor) mod protocol;
 
 use std::time::Duration;
 
 use crate::supervisor::service_manager::protocol::{ServiceMessage, ServiceNotifier};
+use crate::supervisor::settings::WorkerHost;
 use crate::supervisor::slots::plan::EXIT_GRACE;
-use crate::supervisor::{Supervisor, WorkerHost};
 use crate::sys::process;
 
 /// How long the private Redis, and what else ends with a fleet, may take after the workers.
@@ -21,21 +21,17 @@ pub(super) fn service_notifier(host: &dyn WorkerHost) -> ServiceNotifier {
         })
 }
 
-impl Supervisor<'_> {
-    /// Everything is as it should be, at first or again.
-    pub(super) fn notify_ready(&self, status: &str) {
-        self.service_notifier
-            .send(&ServiceMessage::Ready { pid: process::pid().as_raw().unsigned_abs(), status });
-    }
+/// Everything is as it should be, at first or again.
+pub(super) fn notify_ready(manager: &ServiceNotifier, status: &str) {
+    manager.send(&ServiceMessage::Ready { pid: process::pid().as_raw().unsigned_abs(), status });
+}
 
-    /// A new generation is on its way; [`Supervisor::tell_ready`] says when it has ended, whichever way.
-    pub(super) fn notify_reloading(&self, status: &str, now: Duration) {
-        self.service_notifier.send(&ServiceMessage::Reloading { now, status });
-    }
+/// A new generation is on its way; [`notify_ready`] follows when it has ended, whichever way.
+pub(super) fn notify_reloading(manager: &ServiceNotifier, status: &str, now: Duration) {
+    manager.send(&ServiceMessage::Reloading { now, status });
+}
 
-    /// The fleet drains, and how long that may take.
-    pub(super) fn notify_stopping(&self) {
-        let within = self.settings.drain_timeout + EXIT_GRACE + SHUTDOWN_GRACE;
-        self.service_notifier.send(&ServiceMessage::Stopping { within });
-    }
+/// The fleet drains, and how long that may take.
+pub(super) fn notify_stopping(manager: &ServiceNotifier, drain_timeout: Duration) {
+    manager.send(&ServiceMessage::Stopping { within: drain_timeout + EXIT_GRACE + SHUTDOWN_GRACE });
 }

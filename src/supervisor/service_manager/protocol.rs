@@ -1,4 +1,4 @@
-//! What systemd is told: `sd_notify(3)`, one datagram a message.
+//! Messages to systemd: `sd_notify(3)`, one datagram a message.
 //!
 //! Its crates read `$NOTIFY_SOCKET` themselves, which only `config` may do here; what is left of them is a datagram.
 
@@ -11,7 +11,7 @@ use std::{fmt, io};
 /// What the service manager learns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::supervisor) enum ServiceMessage<'a> {
-    /// Every slot serves, at first or again after [`Message::Reloading`].
+    /// Every slot serves, at first or again after [`ServiceMessage::Reloading`].
     Ready {
         /// The supervisor; it never changes, but this ends all doubt after an upgrade.
         pid: u32,
@@ -55,7 +55,7 @@ impl fmt::Display for ServiceMessage<'_> {
 #[derive(Debug, Default)]
 pub(in crate::supervisor) struct ServiceNotifier {
     manager: Option<(UnixDatagram, SocketAddr)>,
-    /// How often it wants to hear [`Message::Watchdog`], and when it hears the next.
+    /// How often it expects [`ServiceMessage::Watchdog`], and when the next is due.
     watchdog: Option<(Duration, Duration)>,
 }
 

@@ -1,4 +1,4 @@
-//! Carries out what the plan says, one action at a time.
+//! Carries out the plan, one action at a time.
 
 use std::fs::File;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use crate::scoreboard::ExitReason;
 use crate::scoreboard::cell::{CellState, DrainOrder};
 use crate::supervisor::effects::{WorkerEvent, event_now};
 use crate::supervisor::slots::backoff::WorkerDeath;
-use crate::supervisor::slots::exits::StatusPipe;
 use crate::supervisor::slots::plan::{DesiredState, KillReason, SlotAction};
 use crate::supervisor::slots::slot::{SlotListening, WorkerHandle, WorkerPhase};
 use crate::supervisor::slots::spawn;
+use crate::supervisor::slots::status_pipe::StatusPipe;
 use crate::supervisor::{Supervisor, SupervisorExit};
 use crate::sys::process::Pid;
 use crate::sys::signal::Signal;
@@ -33,7 +33,7 @@ impl Supervisor<'_> {
                 self.drain(slot, pid, kill_at, order, reason);
             }
             SlotAction::Abort { slot, pid, kill_at: at } => {
-                if let Some(worker) = self.slots[slot].worker_mut(pid)
+                if let Some(worker) = self.slots.entries[slot].worker_mut(pid)
                     && let WorkerPhase::Draining { kill_at, aborted: cut, .. } = &mut worker.phase
                 {
                     (*kill_at, *cut) = (at.min(*kill_at), true);
@@ -47,13 +47,13 @@ impl Supervisor<'_> {
             SlotAction::Kill { slot, pid, cause } => self.kill(slot, pid, cause, now),
             SlotAction::CloseListeners { slot } => self.close_listeners(slot),
             SlotAction::Remove { slot } => {
-                self.slots.truncate(slot);
-                self.sockets.truncate(slot);
+                self.slots.entries.truncate(slot);
+                self.slots.sockets.truncate(slot);
             }
             SlotAction::ReportBootFailure => {
-                return Some(SupervisorExit::BootFailed { reason: self.last_failure.clone() });
+                return Some(SupervisorExit::BootFailed { reason: self.lifecycle.last_failure.clone() });
             }
-            SlotAction::Finish => return Some(SupervisorExit::Stopped { killed: self.killed }),
+            SlotAction::Finish => return Some(SupervisorExit::Stopped { killed: self.lifecycle.killed }),
         }
         None
     }
@@ -66,12 +66,12 @@ impl Supervisor<'_> {
 
     /// Writes where the slot stands into its row.
     pub(in crate::supervisor) fn publish_state(&self, slot: usize) {
-        let (state, incumbent) = self.slots[slot].scoreboard_state();
+        let (state, incumbent) = self.slots.entries[slot].scoreboard_state();
         self.scoreboard.row(slot).set_state(state, incumbent);
     }
 
     fn promote(&mut self, slot: usize) {
-        self.slots[slot].generation = self.deployment.generation();
+        self.slots.entries[slot].generation = self.deployment.generation();
         self.publish_state(slot);
         tracing::debug!(slot, generation = self.deployment.generation(), "slot has the new generation");
     }
@@ -79,7 +79,7 @@ impl Supervisor<'_> {
     fn drain(&mut self, slot: usize, pid: Pid, kill_at: Duration, order: DrainOrder, reason: ExitReason) {
         // New connections are kept off a slot that ends before its worker begins to leave.
         self.steer();
-        let Some(worker) = self.slots[slot].worker_mut(pid) else { return };
+        let Some(worker) = self.slots.entries[slot].worker_mut(pid) else { return };
         worker.phase = WorkerPhase::Draining { kill_at, reason, order, aborted: false };
         let cell = self.scoreboard.cell(slot, worker.cell);
         cell.set_drain_order(order);
@@ -93,33 +93,33 @@ impl Supervisor<'_> {
 
     pub(in crate::supervisor) fn kill(&mut self, slot: usize, pid: Pid, cause: KillReason, now: Duration) {
         self.send_signal(pid, Signal::SIGKILL);
-        let Some(worker) = self.slots[slot].worker_mut(pid) else { return };
+        let Some(worker) = self.slots.entries[slot].worker_mut(pid) else { return };
         worker.phase = WorkerPhase::Killed { cause, give_up_at: now + KILL_TIMEOUT };
         self.scoreboard.cell(slot, worker.cell).set_state(CellState::Killed);
-        self.killed += usize::from(self.desired_state != DesiredState::Killing);
+        self.lifecycle.killed += usize::from(self.lifecycle.desired_state != DesiredState::Killing);
         self.publish_state(slot);
         tracing::warn!(slot, pid = pid.as_raw(), %cause, "worker killed: {cause}");
         let incident = WorkerEvent { kind: "worker_killed", slot, pid };
         self.record_worker_event(incident, Some(cause.exit_reason()), &format!("is killed: {cause}"));
     }
 
-    /// Ends listening in a slot: nobody will sit here any more.
+    /// Ends listening in a slot that gets no worker any more.
     pub(in crate::supervisor) fn close_listeners(&mut self, slot: usize) {
-        self.slots[slot].listening = SlotListening::Retired;
+        self.slots.entries[slot].listening = SlotListening::Retired;
         // Once is enough.
-        let Some(listeners) = self.sockets[slot].take() else { return };
+        let Some(listeners) = self.slots.sockets[slot].take() else { return };
         listeners.close();
         tracing::info!(slot, "slot retired");
         self.record_event(event_now("slot_retired", format!("slot {slot} has retired")).slot(slot));
     }
 
     fn spawn(&mut self, index: usize, generation: u64, now: Duration) {
-        let (slot, listeners) = (&mut self.slots[index], &self.sockets[index]);
+        let (slot, listeners) = (&mut self.slots.entries[index], &self.slots.sockets[index]);
         let (Some(number), Some(listeners)) = (slot.free_cell(), listeners) else { return };
         let cell = self.scoreboard.cell(index, number);
         cell.reset(generation, u64::try_from(clock::wall_clock().as_millis()).unwrap_or(0));
         let host = &*self.host;
-        let (shared, lifeline) = (self.shared_queue.as_ref(), &self.lifeline);
+        let (shared, lifeline) = (self.slots.shared_queue.as_ref(), &self.lifecycle.lifeline);
         let given = spawn::SpawnRequest {
             slot: index,
             cell: number,
@@ -139,7 +139,7 @@ impl Supervisor<'_> {
                     replace_reason: None,
                 });
                 slot.backoff_until = None;
-                self.status_pipes.insert(pid, StatusPipe::new(File::from(pipe)));
+                self.slots.status_pipes.insert(pid, StatusPipe::new(File::from(pipe)));
                 cell.set_pid(pid.as_raw().unsigned_abs());
                 tracing::info!(slot = index, pid = pid.as_raw(), generation, "worker started");
                 let incident = WorkerEvent { kind: "worker_started", slot: index, pid };
@@ -150,9 +150,9 @@ impl Supervisor<'_> {
                 let delay = slot.backoff.delay_after(WorkerDeath::BeforeReady, random::jitter());
                 slot.backoff_until = Some(now + delay);
                 cell.clear();
-                self.last_failure = format!("cannot fork: {error}");
+                self.lifecycle.last_failure = format!("cannot fork: {error}");
                 tracing::error!(slot = index, %error, "cannot fork a worker");
-                // A rollout that can start nobody would wait for ever; what serves goes on serving.
+                // A rollout that cannot start a worker would wait for ever; what serves goes on serving.
                 if self.deployment.rolling_out_to() == Some(generation) {
                     self.roll_back(format!("no new worker can be started in slot {index}: {error}"));
                 }

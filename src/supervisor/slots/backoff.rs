@@ -29,7 +29,7 @@ pub struct RestartBackoff {
 }
 
 impl RestartBackoff {
-    /// Takes note of a death and says how long to wait before the next worker.
+    /// Records a death; the delay before the next worker.
     ///
     /// A long-lived worker is replaced at once, and so is the first that dies soon after READY. From then on the
     /// n-th early death in a row waits 1.5ⁿ s (einhorn's rule), at most [`CAP`], of which up to half is taken

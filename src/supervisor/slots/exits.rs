@@ -1,8 +1,6 @@
-//! Who ended, who said what, and what that means for a slot.
+//! Exits and messages of workers, and what they mean for their slot.
 
-use std::fs::File;
 use std::io;
-use std::io::Read;
 use std::time::Duration;
 
 use crate::scoreboard::ExitReason;
@@ -12,85 +10,17 @@ use crate::supervisor::effects::WorkerEvent;
 use crate::supervisor::slots::backoff::WorkerDeath;
 use crate::supervisor::slots::plan::{DesiredState, EXIT_GRACE, KillReason};
 use crate::supervisor::slots::slot::{SlotListening, WorkerHandle, WorkerPhase};
+use crate::supervisor::slots::status_pipe::StatusPipe;
 use crate::sys::process::{ExitStatus, Pid};
 use crate::sys::signal::Signal;
 use crate::sys::{backtrace, clock, process, random};
 use crate::telemetry;
 
-/// Longest line a worker may say.
-const LINE_MAX: usize = 8 * 1024;
-
-/// Longest backtrace that is kept.
-const BACKTRACE_MAX: usize = 64 * 1024;
-
-/// The pipe on which a worker says how it is getting on.
-#[derive(Debug)]
-pub(in crate::supervisor) struct StatusPipe {
-    /// Read end; none when the worker has closed its own.
-    pub(in crate::supervisor) pipe: Option<File>,
-    /// What came and was not yet taken, bounded.
-    pub(in crate::supervisor) text: String,
-    /// Where it stands, as far as it has told.
-    pub(in crate::supervisor) frames: String,
-}
-
-impl StatusPipe {
-    pub(in crate::supervisor) fn new(pipe: File) -> Self {
-        Self { pipe: Some(pipe), text: String::new(), frames: String::new() }
-    }
-
-    /// Reads what there is and takes the next whole line.
-    fn next_line(&mut self) -> Option<String> {
-        if !self.text.contains('\n') {
-            self.fill();
-        }
-        let Some(end) = self.text.find('\n') else {
-            if self.text.len() > LINE_MAX {
-                // What it says makes no sense, and would only wake the loop for ever.
-                self.pipe = None;
-            }
-            return None;
-        };
-        let rest = self.text.split_off(end + 1);
-        let mut line = std::mem::replace(&mut self.text, rest);
-        line.truncate(end);
-        Some(line)
-    }
-
-    fn add_frame(&mut self, line: &str) {
-        if self.frames.len() + line.len() < BACKTRACE_MAX {
-            self.frames.push('\n');
-            self.frames.push_str(line);
-        }
-    }
-
-    fn fill(&mut self) {
-        let Some(pipe) = &mut self.pipe else { return };
-        let mut chunk = [0; 1024];
-        let open = loop {
-            match pipe.read(&mut chunk) {
-                Ok(0) => break false,
-                Ok(len) => self.text.push_str(&String::from_utf8_lossy(&chunk[..len])),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break error.kind() == io::ErrorKind::WouldBlock,
-            }
-            // The rest is read when this is taken.
-            if self.text.len() > LINE_MAX {
-                break true;
-            }
-        };
-        if !open {
-            // Its pipe would only wake the loop for ever.
-            self.pipe = None;
-        }
-    }
-}
-
 /// A worker that ended: how, and what it was doing.
 struct WorkerExit {
     worker: WorkerHandle,
     exit: ExitStatus,
-    /// What it said about its failure.
+    /// The failure it reported.
     boot_failure: Option<String>,
     /// Whether the kernel killed it for want of memory.
     out_of_memory: bool,
@@ -130,7 +60,7 @@ impl Supervisor<'_> {
             self.kill_preflight_group(pid);
             let Some(exit) = process::reap(pid)? else { return Ok(()) };
             let now = clock::monotonic();
-            let slot = self.slots.iter_mut().position(|slot| slot.worker_mut(pid).is_some());
+            let slot = self.slots.entries.iter_mut().position(|slot| slot.worker_mut(pid).is_some());
             if let Some(slot) = slot {
                 self.on_worker_exit(slot, pid, exit, now);
             } else if self.private_redis.as_ref().is_some_and(|private| private.pid == Some(pid)) {
@@ -144,8 +74,8 @@ impl Supervisor<'_> {
 
     fn on_worker_exit(&mut self, index: usize, pid: Pid, exit: ExitStatus, now: Duration) {
         let boot_failure = self.receive_messages(index, pid);
-        self.status_pipes.remove(&pid);
-        let slot = &mut self.slots[index];
+        self.slots.status_pipes.remove(&pid);
+        let slot = &mut self.slots.entries[index];
         let Some(place) = slot.workers.iter().position(|worker| worker.pid == pid) else { return };
         let worker = slot.workers.remove(place);
         self.scoreboard.cell(index, worker.cell).clear();
@@ -162,14 +92,16 @@ impl Supervisor<'_> {
             }
             _ => self.on_crash(index, &end, now),
         }
-        // Nobody comes any more who would take what arrives here.
-        if self.desired_state != DesiredState::Running && self.slots[index].workers.is_empty() {
+        // No worker comes any more that would accept what arrives here.
+        if self.lifecycle.desired_state != DesiredState::Running
+            && self.slots.entries[index].workers.is_empty()
+        {
             self.close_listeners(index);
         }
         self.publish_state(index);
     }
 
-    /// It was told to leave.
+    /// It had an order to drain, or was killed after one.
     fn on_expected_exit(&mut self, index: usize, end: &WorkerExit) {
         let (pid, exit, reason) = (end.worker.pid.as_raw(), end.exit, end.exit_reason());
         let incident = WorkerEvent { kind: "worker_exited", slot: index, pid: end.worker.pid };
@@ -182,7 +114,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Nobody had told it to.
+    /// It had no order.
     fn on_crash(&mut self, index: usize, end: &WorkerExit, now: Duration) {
         let (cause, reason) = (end.describe(), end.exit_reason());
         let pid = end.worker.pid.as_raw();
@@ -201,15 +133,15 @@ impl Supervisor<'_> {
             _ => WorkerDeath::BeforeReady,
         };
         if death == WorkerDeath::BeforeReady {
-            self.last_failure.clone_from(&cause);
+            self.lifecycle.last_failure.clone_from(&cause);
         }
-        let slot = &mut self.slots[index];
-        // A generation that is taken back says nothing about the slot.
+        let slot = &mut self.slots.entries[index];
+        // The failure is the generation's that is rolled back, not the slot's.
         let delay =
             if condemned { Duration::ZERO } else { slot.backoff.delay_after(death, random::jitter()) };
         slot.backoff_until = (!delay.is_zero()).then_some(now + delay);
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        match self.desired_state {
+        match self.lifecycle.desired_state {
             DesiredState::Running if reason == ExitReason::Operator => {
                 tracing::info!(slot = index, pid, delay_ms, %reason, "worker exited without an order")
             }
@@ -238,23 +170,26 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Reads what the workers have said.
+    /// Reads the messages of all workers.
     pub(in crate::supervisor) fn read_status_pipes(&mut self) {
-        let slots = self.slots.iter().enumerate();
+        let slots = self.slots.entries.iter().enumerate();
         let pids: Vec<_> = slots
             .flat_map(|(slot, state)| state.workers.iter().map(move |worker| (slot, worker.pid)))
             .collect();
         for (slot, pid) in pids {
             if let Some(failure) = self.receive_messages(slot, pid) {
                 // It is about to end; its reason is taken up then.
-                self.status_pipes.entry(pid).and_modify(|report| report.text = format!("failed {failure}\n"));
+                self.slots
+                    .status_pipes
+                    .entry(pid)
+                    .and_modify(|report| report.text = format!("failed {failure}\n"));
             }
         }
     }
 
-    /// Takes a worker's lines; returns why it failed, if it said so.
+    /// Takes a worker's messages; why it failed to boot, if it reports that.
     fn receive_messages(&mut self, slot: usize, pid: Pid) -> Option<String> {
-        while let Some(line) = self.status_pipes.get_mut(&pid).and_then(StatusPipe::next_line) {
+        while let Some(line) = self.slots.status_pipes.get_mut(&pid).and_then(StatusPipe::next_line) {
             match line.as_str() {
                 "ready" => self.on_ready(slot, pid),
                 "leaving" => self.on_draining(slot, pid),
@@ -263,7 +198,7 @@ impl Supervisor<'_> {
                 other => match (other.strip_prefix("failed "), other.strip_prefix(backtrace::FRAME_PREFIX)) {
                     (Some(reason), _) => return Some(reason.to_owned()),
                     (None, Some(frame)) => {
-                        self.status_pipes.entry(pid).and_modify(|report| report.add_frame(frame));
+                        self.slots.status_pipes.entry(pid).and_modify(|report| report.add_frame(frame));
                     }
                     (None, None) => {
                         tracing::debug!(slot, pid = pid.as_raw(), "unknown worker message: {other:?}")
@@ -275,26 +210,26 @@ impl Supervisor<'_> {
     }
 
     fn on_ready(&mut self, slot: usize, pid: Pid) {
-        let Some(worker) = self.slots[slot].worker_mut(pid) else { return };
+        let Some(worker) = self.slots.entries[slot].worker_mut(pid) else { return };
         if !worker.is_booting() {
             return;
         }
         worker.phase = WorkerPhase::Ready { since: clock::monotonic() };
         self.scoreboard.cell(slot, worker.cell).set_state(CellState::Ready);
         let generation = worker.generation;
-        self.slots[slot].was_ready = true;
-        self.ever_ready = true;
+        self.slots.entries[slot].was_ready = true;
+        self.lifecycle.ever_ready = true;
         self.publish_state(slot);
         tracing::info!(slot, pid = pid.as_raw(), generation, "worker ready");
         let what = format!("is ready, generation {generation}");
         self.record_worker_event(WorkerEvent { kind: "worker_ready", slot, pid }, None, &what);
     }
 
-    /// Somebody else has told it to leave: its successor is started at once, not when it has finished.
+    /// It drains without an order of this process: its successor is started at once, not when it has finished.
     fn on_draining(&mut self, slot: usize, pid: Pid) {
         let kill_at = clock::monotonic() + self.settings.drain_timeout + EXIT_GRACE;
         let Some(worker) =
-            self.slots[slot].worker_mut(pid).filter(|worker| worker.is_ready() || worker.is_hung())
+            self.slots.entries[slot].worker_mut(pid).filter(|worker| worker.is_ready() || worker.is_hung())
         else {
             return;
         };
@@ -307,17 +242,17 @@ impl Supervisor<'_> {
         self.record_worker_event(incident, Some(reason), "drains without an order");
     }
 
-    /// It has told where it stands.
+    /// Its backtrace is complete.
     fn log_backtrace(&mut self, slot: usize, pid: Pid) {
-        let Some(report) = self.status_pipes.get_mut(&pid) else { return };
+        let Some(report) = self.slots.status_pipes.get_mut(&pid) else { return };
         let backtrace = std::mem::take(&mut report.frames);
         tracing::warn!(slot, pid = pid.as_raw(), backtrace, "backtrace of the hung worker");
     }
 
-    /// A worker that was to let the slot's queue run dry has done so. The word of one that left the slot before it was
-    /// opened again is about another queue: taken, it would close one in which connections wait.
+    /// A worker that was to let the slot's queue run dry has done so. A message of one that left the slot before it was
+    /// opened again is about another queue: obeyed, it would close one in which connections wait.
     fn on_queue_drained(&mut self, slot: usize, pid: Pid) {
-        let slot_state = &mut self.slots[slot];
+        let slot_state = &mut self.slots.entries[slot];
         let was_ordered = slot_state.worker_mut(pid).is_some_and(|worker| worker.is_retiring_slot());
         if was_ordered && slot_state.listening == SlotListening::Retiring {
             self.close_listeners(slot);

@@ -1,9 +1,14 @@
-//! Slots.
+//! The slots: numbered places for workers, which own their listeners and outlive their workers.
+//!
+//! `plan` decides, purely, what happens next; `actions` carries it out and is the only place that forks and kills. A
+//! slot's listeners stay open as long as the slot does, whichever workers come and go.
 
-pub(in crate::supervisor) mod actions;
+mod actions;
 pub mod backoff;
-pub(in crate::supervisor) mod exits;
+mod exits;
 pub mod plan;
-pub(in crate::supervisor) mod scaling;
+mod scaling;
 pub mod slot;
 pub(in crate::supervisor) mod spawn;
+pub(in crate::supervisor) mod status_pipe;
+pub(in crate::supervisor) mod table;

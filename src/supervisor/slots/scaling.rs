@@ -6,7 +6,10 @@ use crate::supervisor::slots::plan::DesiredState;
 use crate::supervisor::slots::slot::{Slot, SlotListening, WorkerHandle};
 
 impl Supervisor<'_> {
-    /// Wants this many slots from now on; says why not when that cannot be.
+    /// Sets the desired number of slots.
+    ///
+    /// # Errors
+    /// Why that cannot be.
     pub(in crate::supervisor) fn scale_to(&mut self, slots: usize) -> Result<(), String> {
         let most = self.scoreboard.capacity();
         if slots == 0 {
@@ -17,16 +20,16 @@ impl Supervisor<'_> {
                 "this fleet has room for {most} workers; start it with more (workers.count)"
             ));
         }
-        if slots != self.desired_slots {
+        if slots != self.slots.desired {
             tracing::info!(
-                from = self.desired_slots,
+                from = self.slots.desired,
                 to = slots,
                 "scaling from {} to {slots} workers",
-                self.desired_slots
+                self.slots.desired
             );
-            let text = format!("from {} to {slots} workers", self.desired_slots);
+            let text = format!("from {} to {slots} workers", self.slots.desired);
             self.record_event(event_now("scaled", text));
-            self.desired_slots = slots;
+            self.slots.desired = slots;
             self.scoreboard.set_slots(slots);
         }
         Ok(())
@@ -34,13 +37,13 @@ impl Supervisor<'_> {
 
     /// Slots that are to serve.
     pub(in crate::supervisor) fn open_slot_count(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.listening == SlotListening::Open).count()
+        self.slots.entries.iter().filter(|slot| slot.listening == SlotListening::Open).count()
     }
 
     /// Whether every slot that is wanted serves, and no other one listens.
     pub(in crate::supervisor) fn is_stable(&self) -> bool {
-        self.open_slot_count() == self.desired_slots
-            && self.slots.iter().all(|slot| match slot.listening {
+        self.open_slot_count() == self.slots.desired
+            && self.slots.entries.iter().all(|slot| match slot.listening {
                 SlotListening::Open => slot.is_serving(),
                 SlotListening::Retiring => false,
                 SlotListening::Retired => true,
@@ -50,15 +53,16 @@ impl Supervisor<'_> {
     /// Brings the number of slots to what is wanted; true when it changed something.
     pub(in crate::supervisor) fn resize(&mut self) -> bool {
         let open = self.open_slot_count();
-        if self.desired_state != DesiredState::Running || self.desired_slots == open {
+        if self.lifecycle.desired_state != DesiredState::Running || self.slots.desired == open {
             return false;
         }
-        if self.desired_slots < open {
+        if self.slots.desired < open {
             // Slots retire from the highest index: the kernel moves a group's last socket into a gap.
             for slot in self
                 .slots
+                .entries
                 .iter_mut()
-                .skip(self.desired_slots)
+                .skip(self.slots.desired)
                 .filter(|slot| slot.listening == SlotListening::Open)
             {
                 slot.listening = SlotListening::Retiring;
@@ -67,7 +71,7 @@ impl Supervisor<'_> {
             return true;
         }
         // A retiring slot's socket is still a member of the group; the next one would get the wrong place.
-        if self.slots.iter().any(|slot| slot.listening == SlotListening::Retiring) {
+        if self.slots.entries.iter().any(|slot| slot.listening == SlotListening::Retiring) {
             return false;
         }
         self.open_slot(open)
@@ -75,23 +79,23 @@ impl Supervisor<'_> {
 
     /// Opens the slot after the last open one.
     fn open_slot(&mut self, index: usize) -> bool {
-        // Its socket joins the group at once; nobody is sent there before a worker is READY.
+        // Its socket joins the group at once; no connection is steered there before a worker is READY.
         self.steer_around(index);
-        match self.addresses.open_slot() {
+        match self.slots.addresses.open_slot() {
             Ok(listeners) => {
                 let generation = self.deployment.base_generation();
-                if index < self.slots.len() {
+                if index < self.slots.entries.len() {
                     // Workers of its former life may still finish here.
-                    let slot = &mut self.slots[index];
+                    let slot = &mut self.slots.entries[index];
                     slot.workers.iter_mut().for_each(WorkerHandle::cancel_slot_retirement);
                     (slot.listening, slot.was_ready, slot.generation) =
                         (SlotListening::Open, false, generation);
                     (slot.backoff, slot.backoff_until) =
                         (crate::supervisor::slots::backoff::RestartBackoff::default(), None);
-                    self.sockets[index] = Some(listeners);
+                    self.slots.sockets[index] = Some(listeners);
                 } else {
-                    self.slots.push(Slot::new(generation));
-                    self.sockets.push(Some(listeners));
+                    self.slots.entries.push(Slot::new(generation));
+                    self.slots.sockets.push(Some(listeners));
                 }
                 tracing::info!(slot = index, "slot opened");
                 true
@@ -99,9 +103,9 @@ impl Supervisor<'_> {
             Err(error) => {
                 tracing::error!(%error, "cannot open another slot: {error}");
                 self.monitor.reset_autoscaler();
-                self.desired_slots = self.open_slot_count();
-                self.scoreboard.set_slots(self.desired_slots);
-                self.steered_slots.clear();
+                self.slots.desired = self.open_slot_count();
+                self.scoreboard.set_slots(self.slots.desired);
+                self.slots.steered.clear();
                 false
             }
         }
@@ -110,7 +114,7 @@ impl Supervisor<'_> {
     /// Keeps new connections off slots that cannot serve them, as long as there are others: slots that retire, that
     /// have not served yet, or whose workers died early.
     pub(in crate::supervisor) fn steer(&mut self) {
-        if self.desired_state != DesiredState::Running {
+        if self.lifecycle.desired_state != DesiredState::Running {
             return;
         }
         let open = |slot: &Slot| match slot.listening {
@@ -118,29 +122,32 @@ impl Supervisor<'_> {
             SlotListening::Open => slot.is_serving() || (slot.backoff.early_deaths() == 0 && slot.was_ready),
             SlotListening::Retiring | SlotListening::Retired => false,
         };
-        let listening = self.slots.iter().zip(&self.sockets).filter(|(_, sockets)| sockets.is_some());
+        let listening =
+            self.slots.entries.iter().zip(&self.slots.sockets).filter(|(_, sockets)| sockets.is_some());
         let open: Vec<bool> = listening.map(|(slot, _)| open(slot)).collect();
         self.apply_steering(open);
     }
 
     /// The same, with a slot that is about to begin to listen.
     fn steer_around(&mut self, index: usize) {
-        let mut open: Vec<bool> = self.slots.iter().take(index).map(Slot::is_serving).collect();
+        let mut open: Vec<bool> = self.slots.entries.iter().take(index).map(Slot::is_serving).collect();
         open.push(false);
         self.apply_steering(open);
     }
 
     fn apply_steering(&mut self, open: Vec<bool>) {
         let mode = self.settings.steering;
-        if open == self.steered_slots && mode == self.steering_mode {
+        if open == self.slots.steered && mode == self.slots.steering_mode {
             return;
         }
-        if let Some(Err(error)) = self.sockets.iter().flatten().next().map(|first| first.steer(mode, &open)) {
+        if let Some(Err(error)) =
+            self.slots.sockets.iter().flatten().next().map(|first| first.steer(mode, &open))
+        {
             tracing::warn!(%error, "cannot steer connections around a slot: {error}");
         }
         for (slot, open) in open.iter().enumerate() {
             self.scoreboard.row(slot).set_avoided(!open);
         }
-        (self.steered_slots, self.steering_mode) = (open, mode);
+        (self.slots.steered, self.slots.steering_mode) = (open, mode);
     }
 }

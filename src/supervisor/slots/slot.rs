@@ -1,4 +1,4 @@
-//! One seat for workers, as the supervisor sees it: plain data, which the planner decides on.
+//! One slot and its workers: plain data, on which the planner decides.
 
 use std::time::Duration;
 
@@ -30,15 +30,15 @@ pub enum WorkerPhase {
         /// When it is killed at the latest if the fleet stops meanwhile; none when hung workers are never killed.
         kill_at: Option<Duration>,
     },
-    /// Asked to leave.
+    /// Ordered to drain.
     Draining {
         /// When it is killed if it has not left.
         kill_at: Duration,
         /// Why it leaves.
         reason: ExitReason,
-        /// What it does with its seat.
+        /// What it does with its slot.
         order: DrainOrder,
-        /// Whether it was told to cut what it still has.
+        /// Whether it was ordered to abort what it still has.
         #[serde(rename = "cut")]
         aborted: bool,
     },
@@ -88,12 +88,12 @@ impl WorkerHandle {
         matches!(self.phase, WorkerPhase::Hung { .. })
     }
 
-    /// Whether it was asked to leave.
+    /// Whether it was ordered to drain.
     pub fn is_draining(&self) -> bool {
         matches!(self.phase, WorkerPhase::Draining { .. })
     }
 
-    /// Whether it was told to let its slot's queue run dry.
+    /// Whether it was ordered to let its slot's queue run dry.
     pub fn is_retiring_slot(&self) -> bool {
         matches!(self.phase, WorkerPhase::Draining { order: DrainOrder::Retire, .. })
     }
@@ -112,7 +112,7 @@ impl WorkerHandle {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SlotListening {
-    /// They stay open, whoever sits here.
+    /// They stay open, whichever workers come and go.
     Open,
     /// The slot retires: its queue runs dry, then they close.
     #[serde(rename = "closing")]
@@ -122,7 +122,7 @@ pub enum SlotListening {
     Retired,
 }
 
-/// A seat: it survives its workers.
+/// A numbered place for workers; it outlives them.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Slot {
     /// The generation whose workers serve here.
@@ -165,7 +165,7 @@ impl Slot {
         self.workers.iter().any(WorkerHandle::is_ready)
     }
 
-    /// A READY worker that nobody wants to replace, the newest.
+    /// The newest READY worker that is not to be replaced.
     pub fn current_worker(&self) -> Option<&WorkerHandle> {
         let fresh = |worker: &&WorkerHandle| {
             worker.is_ready() && worker.replace_reason.is_none() && worker.generation == self.generation

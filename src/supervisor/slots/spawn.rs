@@ -5,36 +5,15 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use crate::listener::SlotListeners;
 use crate::listener::shared_queue::SharedQueue;
-use crate::supervisor::WorkerHost;
+use crate::supervisor::settings::{WorkerHost, WorkerSpec};
 use crate::sys::process::Pid;
 use crate::sys::{application_fds, fd, fork, parent_exit, process};
 use crate::telemetry;
 
-/// Exit code of a worker that could not even take its seat.
+/// Exit code of a worker that failed before its setup was complete.
 const EXIT_SETUP_FAILED: u8 = 71;
 
-/// What a new worker is given. Everything else that the supervisor opened is closed; what the application had open
-/// before its fleet began stays.
-#[derive(Debug)]
-pub struct WorkerSpec {
-    /// Index of its slot.
-    pub slot: usize,
-    /// Its cell in the slot's row.
-    pub cell: usize,
-    /// Generation it belongs to.
-    pub generation: u64,
-    /// The slot's listeners.
-    pub listeners: SlotListeners,
-    /// The fleet's shared queue, where the kernel has given one.
-    pub shared_queue: Option<SharedQueue>,
-    /// Pipe to the supervisor, a line each: `ready`, or `failed` and the reason; `leaving`; `closed`;
-    /// and where it stands, when it is asked.
-    pub status_pipe: OwnedFd,
-    /// Pipe that is readable (at its end) as soon as the supervisor is gone.
-    pub lifeline: OwnedFd,
-}
-
-/// What a worker's seat is made of, still the supervisor's own.
+/// What a new worker is made of, still the supervisor's own.
 #[derive(Debug)]
 pub(in crate::supervisor) struct SpawnRequest<'a> {
     pub(in crate::supervisor) slot: usize,
@@ -74,7 +53,7 @@ pub(in crate::supervisor) fn spawn(
         match set_up() {
             Ok(spec) => host.run_worker(spec),
             Err(error) => {
-                tracing::error!(slot = given.slot, %error, "worker cannot take its seat: {error}");
+                tracing::error!(slot = given.slot, %error, "worker setup failed: {error}");
                 EXIT_SETUP_FAILED
             }
         }

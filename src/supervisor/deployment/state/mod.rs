@@ -348,7 +348,7 @@ impl Deployments {
         }
     }
 
-    /// The new binary is asked for its proof.
+    /// The new binary starts its proof.
     pub(in crate::supervisor) fn start_preflight(&mut self, preflight: Preflight) {
         self.current = Deployment::Preflight(Box::new(preflight));
     }

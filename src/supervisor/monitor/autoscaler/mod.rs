@@ -25,7 +25,7 @@ const IDLE_WINDOWS_MAX: u32 = 60;
 /// Connections that wait on all slots together, above which a worker is started at once.
 const BACKLOG_MAX: u32 = 33;
 
-/// Looks in a row that must find them: a burst that is accepted by the next look is no emergency.
+/// Samples in a row that must find them: a burst that is accepted by the next sample is no emergency.
 const BACKLOG_SAMPLES: u32 = 2;
 
 /// The operator's bounds.
@@ -43,7 +43,7 @@ pub struct AutoscaleSettings {
     pub busy_min: f64,
 }
 
-/// What is seen of the fleet at one look.
+/// One sample of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadSample {
     /// Workers wanted now.
@@ -74,11 +74,11 @@ pub struct AutoscaleDecision {
     pub reason: String,
 }
 
-/// What is remembered between two looks.
+/// What is recorded between two samples.
 #[derive(Debug, Clone)]
 pub struct Autoscaler {
     settings: AutoscaleSettings,
-    /// When the window began and what each worker's busy time was then; none before the first look.
+    /// When the window began and what each worker's busy time was then; none before the first sample.
     window: Option<(Duration, Vec<WorkerLoad>)>,
     /// Target that the window was measured under.
     target: usize,
@@ -88,7 +88,7 @@ pub struct Autoscaler {
     idle_windows_required: u32,
     /// When a worker was last stopped.
     last_stop: Option<Duration>,
-    /// Looks in a row that found a backlog.
+    /// Samples in a row that found a backlog.
     backlog_samples: u32,
     /// Since when workers have been missing.
     missing_since: Option<Duration>,
@@ -114,7 +114,7 @@ impl Autoscaler {
         self.settings
     }
 
-    /// Looks at the fleet; says something at the end of each window and in an emergency, else nothing.
+    /// Takes a sample; decides at the end of each window and in an emergency.
     pub fn observe(&mut self, load: &LoadSample, now: Duration) -> Option<AutoscaleDecision> {
         let AutoscaleSettings { min, max, .. } = self.settings;
         let desired = load.target.clamp(min, max);
@@ -130,7 +130,7 @@ impl Autoscaler {
         if let Some(decision) = self.check_backlog(load, complete, now) {
             return Some(decision);
         }
-        // Somebody else has changed the number, or workers are still missing: the load of the others says nothing.
+        // The number has changed meanwhile, or workers are still missing: the load of the others is no measure.
         let Some((started, before)) = &self.window else { return self.start_window(load, now) };
         if load.target != self.target || !complete {
             return self.start_window(load, now);
@@ -252,7 +252,7 @@ impl Autoscaler {
     }
 }
 
-/// The average share of a window in which the workers that served all of it were at work; none if nobody did.
+/// The average share of a window in which the workers that served all of it were at work; none without such a worker.
 fn average_busy_share(workers: &[WorkerLoad], before: &[WorkerLoad], window: Duration) -> Option<f64> {
     let share = |now: &WorkerLoad| {
         let then = before.iter().find(|then| then.worker == now.worker)?;

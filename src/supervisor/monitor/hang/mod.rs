@@ -3,7 +3,7 @@
 //! Whatever moves in a worker's cell is progress: beats, turns of its loop, requests, connections. When nothing moves,
 //! what counts is not the time on the clock but the time the worker *could have used*: time it slept, stood still or
 //! ran. Time it was runnable and no CPU was given to it does not count (it starves), nor does time it waited within the
-//! kernel for a disk or for swapped-out memory, nor time without a look because the supervisor itself was
+//! kernel for a disk or for swapped-out memory, nor time without a sample because the supervisor itself was
 //! suspended or starved. So a worker that blocks or spins is found at `hang_timeout`, and one that merely has much to
 //! do or gets little CPU is left alone, though not for ever.
 //!
@@ -22,13 +22,13 @@ use crate::sys::thread::{ThreadSample, ThreadState};
 /// Time without progress after which a worker's thread is looked at: a beat, and what a busy machine adds to it.
 pub const OVERDUE: Duration = Duration::from_millis(700);
 
-/// Time between two looks while some worker makes no progress.
+/// Time between two samples while some worker makes no progress.
 pub const CLOSE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Time between two looks while all do.
+/// Time between two samples while all do.
 const REST_INTERVAL: Duration = Duration::from_millis(950);
 
-/// Most time that one close look can add: a supervisor that looks later than this was away itself.
+/// Most time that one close sample can add: a supervisor that samples later than this did not run itself.
 const CLOSE_SAMPLE_MAX: Duration = Duration::from_millis(500);
 
 /// Time without progress after which new connections had better go elsewhere, however patient the operator.
@@ -37,7 +37,7 @@ const SUSPECT_AFTER_MAX: Duration = Duration::from_secs(1);
 /// A worker that starves, or waits for a disk, is given up after this many times the patience.
 const EXTENSION: u32 = 10;
 
-/// What is seen of a worker at one look.
+/// One sample of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HangSample {
     /// Its last beat, or when it became READY if it has not beaten yet; on the monotonic clock.
@@ -107,7 +107,7 @@ impl fmt::Display for Stall {
     }
 }
 
-/// How patient the vigil is.
+/// When a silent worker becomes suspect, hung and lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HangThresholds {
     suspect: Duration,
@@ -124,13 +124,13 @@ impl HangThresholds {
         (!hang_timeout.is_zero()).then_some(Self { suspect, hung: hang_timeout, lost })
     }
 
-    /// Time between two looks while all workers make progress: one that stops is suspected half a second after
+    /// Time between two samples while all workers make progress: one that stops is suspected half a second after
     /// its time at the latest.
     pub fn rest_interval(self) -> Duration {
         REST_INTERVAL.min(self.suspect).max(CLOSE_INTERVAL)
     }
 
-    /// Most time that the looks of this patience leave between them.
+    /// Most time between two samples under these thresholds.
     fn max_interval(self) -> Duration {
         self.rest_interval() + CLOSE_INTERVAL
     }
@@ -141,10 +141,10 @@ pub fn is_overdue(beat: Duration, now: Duration) -> bool {
     now.saturating_sub(beat) > OVERDUE
 }
 
-/// What is remembered of one worker between two looks.
+/// What is recorded of one worker between two samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HangDetector {
-    /// How far it had come, as of the last look.
+    /// How far it had come, as of the last sample.
     progress: Option<LoopProgress>,
     /// It has certainly moved since then. Suspicion counts from here: other workers can serve new connections.
     moved: Duration,
@@ -172,7 +172,7 @@ struct SilencePeriod {
 }
 
 impl HangDetector {
-    /// Looks at the worker once more; `task` looks at its serving thread, which is needed only when nothing moves.
+    /// Takes a sample; `task` reads the serving thread, which is needed only without progress.
     /// None when the worker is gone, and will be reaped in a moment.
     pub fn observe(
         &mut self,
@@ -185,7 +185,7 @@ impl HangDetector {
         let known = self.progress.replace(sample.progress);
         let moves = known.is_some_and(|known| known != sample.progress);
         if moves {
-            // When exactly is not known, but not before the last look.
+            // When exactly is not known, but not before the last sample.
             self.moved = self.moved.max(before);
             self.seen = now;
         }
@@ -202,7 +202,7 @@ impl HangDetector {
         Some(self.evaluate_silence(sample, task, now.saturating_sub(before), patience, now))
     }
 
-    /// Whether nothing has moved for so long that the next look should be soon.
+    /// Whether nothing has moved for so long that the next sample should be soon.
     pub fn is_silent(&self) -> bool {
         is_overdue(self.moved, self.last_sample_at)
     }
@@ -275,9 +275,9 @@ impl HangDetector {
 }
 
 impl SilencePeriod {
-    /// The first look. What the worker did with the time before is not known: it counts as its own.
+    /// The first sample. What the worker did with the time before is not known: it counts as its own.
     ///
-    /// Not all of it, however: after a pause of the whole machine the first look must not be the last.
+    /// Not all of it, however: after a pause of the whole host the first sample must not be the last.
     fn start(
         seen: Duration,
         task: ThreadSample,
@@ -289,7 +289,7 @@ impl SilencePeriod {
         Self { own, ran: Duration::ZERO, waited: Duration::ZERO, watched: own, last: task }
     }
 
-    /// Books the time since the last look.
+    /// Accounts the time since the last sample.
     fn add(&mut self, task: ThreadSample, since: Duration) {
         let ran = task.cpu.saturating_sub(self.last.cpu).min(since);
         // The kernel books the wait for a CPU when it ends: while it goes on, being runnable tells.

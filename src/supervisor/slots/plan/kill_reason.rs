@@ -14,7 +14,7 @@ pub enum KillReason {
     Hang,
     /// It holds more memory than it may.
     Memory,
-    /// The operator said at once.
+    /// The operator requested an immediate stop.
     StopNow,
 }
 

@@ -34,7 +34,7 @@ pub enum DesiredState {
     Killing,
 }
 
-/// What the planner may look at.
+/// What the planner decides on.
 #[derive(Debug)]
 pub struct PlanInput<'a> {
     /// What the fleet is to become.
@@ -82,7 +82,7 @@ pub enum SlotAction {
         pid: Pid,
         /// When it is killed if it has not left.
         kill_at: Duration,
-        /// What it does with its seat.
+        /// What it does with its slot.
         order: DrainOrder,
         /// Why it leaves.
         reason: ExitReason,
@@ -154,7 +154,7 @@ impl Plan {
     }
 }
 
-/// Kills whoever has had its time.
+/// Kills workers whose deadline has passed.
 fn enforce_deadlines(slot: usize, state: &Slot, now: Duration, plan: &mut Plan) {
     for worker in &state.workers {
         let mut kill = |at, cause| plan.act_at(at, now, SlotAction::Kill { slot, pid: worker.pid, cause });
@@ -168,7 +168,7 @@ fn enforce_deadlines(slot: usize, state: &Slot, now: Duration, plan: &mut Plan) 
 }
 
 fn plan_running(view: &PlanInput<'_>, now: Duration, plan: &mut Plan) {
-    // No worker ever served and every slot was tried: nobody more is started, and those still booting are waited for.
+    // No worker ever served and every slot was tried: no more workers are started, and those still booting are waited for.
     let tried = |slot: &Slot| slot.backoff.early_deaths() >= BOOT_ATTEMPTS;
     let hopeless = !view.ever_ready && view.slots.iter().all(tried);
     if hopeless {
@@ -239,7 +239,7 @@ fn fill_slot(view: &PlanInput<'_>, index: usize, now: Duration, plan: &mut Plan)
     }
 }
 
-/// Lets a retiring slot's queue run dry: whoever sits there is told to, and if nobody does, somebody is sent.
+/// Lets a retiring slot's queue run dry: its worker is ordered to, and without one a worker is started for it.
 fn retire_slot(view: &PlanInput<'_>, index: usize, now: Duration, plan: &mut Plan) {
     let slot = &view.slots[index];
     let mut attended = false;
@@ -270,7 +270,7 @@ fn drain_recovered(view: &PlanInput<'_>, index: usize, now: Duration, plan: &mut
     }
 }
 
-/// Bounds the leaving workers of a slot: the oldest is told to cut what it still has.
+/// Bounds the draining workers of a slot: the oldest is aborted.
 fn enforce_drain_limit(view: &PlanInput<'_>, index: usize, now: Duration, plan: &mut Plan) {
     let leaving: Vec<_> = view.slots[index].workers.iter().filter(|worker| worker.is_draining()).collect();
     let uncut =

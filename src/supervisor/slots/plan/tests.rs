@@ -104,7 +104,7 @@ fn a_fleet_of_which_no_slot_ever_boots_gives_up() {
     assert_eq!(plan(&slots).actions, [SlotAction::ReportBootFailure]);
     slots[2] = failed(1);
     assert!(plan(&slots).actions.is_empty());
-    // One that still boots for the third time is waited for, and nobody is started meanwhile.
+    // One that still boots for the third time is waited for, and no worker is started meanwhile.
     slots[1].workers = vec![worker(9, 1, BOOTING)];
     slots[2] = Slot { backoff_until: None, ..failed(2) };
     assert_eq!(plan(&slots), Plan { actions: vec![], wake_at: Some(LATER) });
@@ -265,7 +265,7 @@ fn a_retiring_slot_is_attended_until_its_listeners_are_closed() {
     assert_eq!(actions(&two), [closing(1, 2, DrainOrder::Retire, ExitReason::Scale)]);
     let deserted = retiring(SlotListening::Retiring, &[]);
     assert_eq!(actions(&deserted), [SlotAction::Spawn { slot: 1, generation: 1 }]);
-    // A first early death may be bad luck; whoever waits in the queue is worth another try.
+    // A first early death may be bad luck; the connections in the queue are worth another attempt.
     let unlucky = [ready(1), Slot { listening: SlotListening::Retiring, backoff_until: None, ..failed(1) }];
     assert_eq!(actions(&unlucky), [SlotAction::Spawn { slot: 1, generation: 1 }]);
     let broken = [ready(1), Slot { listening: SlotListening::Retiring, ..failed(2) }];

@@ -1,7 +1,4 @@
-//! What operators ask over the control socket, and the verdicts they wait for.
-//!
-//! A verdict is given when it is true, not when its order was taken: whoever waits is looked after in every turn of the
-//! loop until what was asked for has come about, or cannot any more.
+//! Commands of operators: accepted, followed and resolved.
 
 use std::time::Duration;
 
@@ -11,65 +8,35 @@ use crate::control::protocol::{CommandProgress, CommandResult, ControlReply, Con
 use crate::control::server::ClientId;
 use crate::scoreboard::ExitReason;
 use crate::supervisor::deployment::rollout::RolloutProgress;
+use crate::supervisor::operators::{CommandGoal, PendingCommand};
 use crate::supervisor::slots::backoff::RestartBackoff;
 use crate::supervisor::slots::plan::DesiredState;
 use crate::supervisor::slots::slot::{Slot, SlotListening};
 use crate::supervisor::{Supervisor, SupervisorExit};
 use crate::sys::process::Pid;
 
-/// How long a stopping fleet waits for operators to read their verdict.
+/// How long a stopping fleet waits for operators to read their result.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Early deaths of a new slot after which whoever asked for it is told.
+/// Early deaths of a new slot after which its command fails.
 const EARLY_DEATHS_BEFORE_FAILURE: u32 = 2;
 
-/// An operator who waits for a verdict.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct PendingCommand {
-    client: ClientId,
-    goal: CommandGoal,
-    /// The progress last told.
-    #[serde(rename = "told")]
-    reported: Option<(usize, usize)>,
-}
-
-/// What an operator waits for.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum CommandGoal {
-    /// The reload that has not begun yet.
-    NextReload,
-    /// The upgrade whose program has not taken over yet.
-    NextUpgrade,
-    /// The end of the rollout that leads to this generation.
-    Rollout(u64),
-    /// This number of workers.
-    Workers(usize),
-    /// Another worker in this slot than these.
-    #[serde(rename = "Successor")]
-    Replacement {
-        /// The slot.
-        slot: usize,
-        /// Pids of the workers it had.
-        before: Vec<i32>,
-    },
-    /// The end of the fleet.
-    Stop,
-}
-
 impl Supervisor<'_> {
-    /// Takes what operators ask.
-    pub(super) fn handle_commands(&mut self) {
-        for (client, request) in self.control.poll() {
+    /// Takes the requests of operators.
+    pub(in crate::supervisor) fn handle_commands(&mut self) {
+        for (client, request) in self.operators.control.poll() {
             tracing::debug!(command = request.command(), "operator command");
             self.handle_command(client, request);
         }
     }
 
     fn handle_command(&mut self, client: ClientId, request: ControlRequest) {
-        let stopping = self.desired_state != DesiredState::Running;
+        let stopping = self.lifecycle.desired_state != DesiredState::Running;
         match request {
             ControlRequest::Status => self.send_status(client),
-            ControlRequest::Events { after, follow } => self.control.start_events(client, after, follow),
+            ControlRequest::Events { after, follow } => {
+                self.operators.control.start_events(client, after, follow)
+            }
             ControlRequest::Stop { now, wait } => self.handle_stop(client, now, wait),
             _ if stopping => self.send_result(client, CommandResult::failed("the fleet is stopping")),
             ControlRequest::Reload { wait } => {
@@ -93,26 +60,32 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Has the client wait for its goal, or tells it at once that it will be pursued.
-    pub(super) fn accept_command(&mut self, client: ClientId, wait: bool, goal: CommandGoal, accepted: &str) {
+    /// Keeps the command until its result is known, or with `wait` off replies that it is accepted.
+    pub(in crate::supervisor) fn accept_command(
+        &mut self,
+        client: ClientId,
+        wait: bool,
+        goal: CommandGoal,
+        accepted: &str,
+    ) {
         if wait {
-            self.pending_commands.push(PendingCommand { client, goal, reported: None });
+            self.operators.pending.push(PendingCommand { client, goal, reported: None });
         } else {
             self.send_result(client, CommandResult::ok(accepted));
         }
     }
 
-    pub(super) fn send_result(&mut self, client: ClientId, result: CommandResult) {
-        self.control.reply(client, &ControlReply::Result(result));
+    pub(in crate::supervisor) fn send_result(&mut self, client: ClientId, result: CommandResult) {
+        self.operators.control.reply(client, &ControlReply::Result(result));
     }
 
     fn send_status(&mut self, client: ClientId) {
         let status = serde_json::to_value(self.status()).unwrap_or(Value::Null);
-        self.control.reply(client, &ControlReply::Status(status));
+        self.operators.control.reply(client, &ControlReply::Status(status));
     }
 
     fn handle_stop(&mut self, client: ClientId, now: bool, wait: bool) {
-        match (now, self.desired_state) {
+        match (now, self.lifecycle.desired_state) {
             (true, DesiredState::Running | DesiredState::Stopping) => {
                 self.set_desired_state(DesiredState::Killing, "an operator")
             }
@@ -123,13 +96,13 @@ impl Supervisor<'_> {
     }
 
     fn handle_restart(&mut self, client: ClientId, index: usize, wait: bool) {
-        let open = self.slots.get(index).is_some_and(|slot| slot.listening == SlotListening::Open);
+        let open = self.slots.entries.get(index).is_some_and(|slot| slot.listening == SlotListening::Open);
         if !open {
-            let last = self.desired_slots.saturating_sub(1);
+            let last = self.slots.desired.saturating_sub(1);
             let message = format!("there is no slot {index}: this fleet has slots 0 to {last}");
             return self.send_result(client, CommandResult::rejected(message));
         }
-        let slot = &mut self.slots[index];
+        let slot = &mut self.slots.entries[index];
         let before = slot.workers.iter().map(|worker| worker.pid.as_raw()).collect();
         for worker in slot.workers.iter_mut().filter(|worker| worker.is_ready() || worker.is_booting()) {
             worker.replace_reason = Some(ExitReason::Operator);
@@ -140,11 +113,11 @@ impl Supervisor<'_> {
         self.accept_command(client, wait, CommandGoal::Replacement { slot: index, before }, &accepted);
     }
 
-    /// Tells those whose goal has come about, or cannot any more, and how far the others are.
-    pub(super) fn report_progress(&mut self, now: Duration) {
-        for mut waiter in std::mem::take(&mut self.pending_commands) {
-            // Who has left does not wait.
-            if !self.control.is_connected(waiter.client) {
+    /// Sends the results that are known, and the progress of the other commands.
+    pub(in crate::supervisor) fn report_progress(&mut self, now: Duration) {
+        for mut waiter in std::mem::take(&mut self.operators.pending) {
+            // A client that has disconnected waits for no result.
+            if !self.operators.control.is_connected(waiter.client) {
                 continue;
             }
             if let Some(result) = self.evaluate(&waiter.goal) {
@@ -160,14 +133,14 @@ impl Supervisor<'_> {
             if let Some(progress) = progress.filter(|new| waiter.reported != Some((new.completed, new.total)))
             {
                 waiter.reported = Some((progress.completed, progress.total));
-                self.control.reply(waiter.client, &ControlReply::Progress(progress));
+                self.operators.control.reply(waiter.client, &ControlReply::Progress(progress));
             }
-            self.pending_commands.push(waiter);
+            self.operators.pending.push(waiter);
         }
     }
 
     fn evaluate(&self, goal: &CommandGoal) -> Option<CommandResult> {
-        let stopping = self.desired_state != DesiredState::Running;
+        let stopping = self.lifecycle.desired_state != DesiredState::Running;
         match goal {
             CommandGoal::Stop => None,
             _ if stopping => Some(CommandResult::failed("cancelled: the fleet stops")),
@@ -175,7 +148,8 @@ impl Supervisor<'_> {
             CommandGoal::NextReload | CommandGoal::NextUpgrade | CommandGoal::Rollout(_) => None,
             CommandGoal::Workers(workers) => self.evaluate_scale(*workers),
             CommandGoal::Replacement { slot, before } => {
-                let state = self.slots.get(*slot).filter(|slot| slot.listening == SlotListening::Open);
+                let state =
+                    self.slots.entries.get(*slot).filter(|slot| slot.listening == SlotListening::Open);
                 let Some(state) = state else {
                     return Some(CommandResult::failed(format!("slot {slot} is retired meanwhile")));
                 };
@@ -187,13 +161,14 @@ impl Supervisor<'_> {
     }
 
     fn evaluate_scale(&self, workers: usize) -> Option<CommandResult> {
-        if self.desired_slots != workers {
+        if self.slots.desired != workers {
             let message =
-                format!("superseded: the fleet scales to {} workers, not {workers}", self.desired_slots);
+                format!("superseded: the fleet scales to {} workers, not {workers}", self.slots.desired);
             return Some(CommandResult::failed(message));
         }
         if self.is_stable() {
-            let draining: usize = self.slots.iter().skip(workers).map(|slot| slot.workers.len()).sum();
+            let draining: usize =
+                self.slots.entries.iter().skip(workers).map(|slot| slot.workers.len()).sum();
             let rest = match draining {
                 0 => String::new(),
                 some => format!("; {some} of retired slots still draining"),
@@ -203,8 +178,8 @@ impl Supervisor<'_> {
             return Some(result.with_detail("workers", workers).with_detail("draining", draining));
         }
         let failing = |slot: &&Slot| slot.backoff.early_deaths() >= EARLY_DEATHS_BEFORE_FAILURE;
-        self.slots.iter().take(workers).any(|slot| failing(&slot)).then(|| {
-            let reason = &self.last_failure;
+        self.slots.entries.iter().take(workers).any(|slot| failing(&slot)).then(|| {
+            let reason = &self.lifecycle.last_failure;
             CommandResult::failed(format!("a new worker does not become ready, and is retried: {reason}"))
         })
     }
@@ -216,7 +191,8 @@ impl Supervisor<'_> {
             }
             CommandGoal::Rollout(generation) => {
                 self.deployment.rollout().filter(|rollout| rollout.to == *generation)?;
-                let progress = self.deployment.progress(&self.slots, self.settings.canary_period, now)?;
+                let progress =
+                    self.deployment.progress(&self.slots.entries, self.settings.canary_period, now)?;
                 let RolloutProgress::InProgress { completed: done, total, .. } = progress else {
                     return None;
                 };
@@ -227,51 +203,56 @@ impl Supervisor<'_> {
                 )
             }
             CommandGoal::Workers(workers) => {
-                let ready = self.slots.iter().take(*workers).filter(|slot| slot.is_serving()).count();
-                let retiring =
-                    self.slots.iter().filter(|slot| slot.listening == SlotListening::Retiring).count();
+                let ready = self.slots.entries.iter().take(*workers).filter(|slot| slot.is_serving()).count();
+                let retiring = self
+                    .slots
+                    .entries
+                    .iter()
+                    .filter(|slot| slot.listening == SlotListening::Retiring)
+                    .count();
                 (ready, workers + retiring, format!("{ready} of {workers} workers serve"))
             }
             CommandGoal::Stop => {
-                let left: usize = self.slots.iter().map(|slot| slot.workers.len()).sum();
-                let total = self.slots.len().max(left);
+                let left: usize = self.slots.entries.iter().map(|slot| slot.workers.len()).sum();
+                let total = self.slots.entries.len().max(left);
                 (total - left, total, format!("{left} workers still draining"))
             }
         };
         Some(CommandProgress { completed: done, total, message: text })
     }
 
-    /// Tells all who wait for what `goal` says.
-    pub(super) fn resolve_commands(&mut self, goal: &CommandGoal, result: &CommandResult) {
+    /// Sends the result of every command with this goal.
+    pub(in crate::supervisor) fn resolve_commands(&mut self, goal: &CommandGoal, result: &CommandResult) {
         let (reached, waiting) =
-            std::mem::take(&mut self.pending_commands).into_iter().partition(|waiter| waiter.goal == *goal);
-        self.pending_commands = waiting;
+            std::mem::take(&mut self.operators.pending).into_iter().partition(|waiter| waiter.goal == *goal);
+        self.operators.pending = waiting;
         let reached: Vec<PendingCommand> = reached;
         for waiter in reached {
             self.send_result(waiter.client, result.clone());
         }
     }
 
-    /// Those who wait for a reload wait for this one.
-    pub(super) fn on_reload_started(&mut self, generation: u64) {
-        for waiter in self.pending_commands.iter_mut().filter(|waiter| waiter.goal == CommandGoal::NextReload)
-        {
-            waiter.goal = CommandGoal::Rollout(generation);
-        }
-    }
-
-    /// Those who wait for an upgrade wait for this rollout.
-    pub(super) fn on_upgrade_started(&mut self, generation: u64) {
+    /// Commands that wait for the next reload wait for this one.
+    pub(in crate::supervisor) fn on_reload_started(&mut self, generation: u64) {
         for waiter in
-            self.pending_commands.iter_mut().filter(|waiter| waiter.goal == CommandGoal::NextUpgrade)
+            self.operators.pending.iter_mut().filter(|waiter| waiter.goal == CommandGoal::NextReload)
         {
             waiter.goal = CommandGoal::Rollout(generation);
         }
     }
 
-    /// A successor failed; those who wait for it are told, and the old worker stays.
-    pub(super) fn on_restart_failed(&mut self, index: usize, cause: &str) {
-        let slot = &mut self.slots[index];
+    /// Commands that wait for the next upgrade wait for this rollout.
+    pub(in crate::supervisor) fn on_upgrade_started(&mut self, generation: u64) {
+        for waiter in
+            self.operators.pending.iter_mut().filter(|waiter| waiter.goal == CommandGoal::NextUpgrade)
+        {
+            waiter.goal = CommandGoal::Rollout(generation);
+        }
+    }
+
+    /// A successor failed: its command fails, and the old worker stays.
+    pub(in crate::supervisor) fn on_restart_failed(&mut self, index: usize, cause: &str) {
+        let slot = &mut self.slots.entries[index];
         let mut kept = None;
         for worker in
             slot.workers.iter_mut().filter(|worker| worker.replace_reason == Some(ExitReason::Operator))
@@ -287,14 +268,14 @@ impl Supervisor<'_> {
         let waits =
             |goal: &CommandGoal| matches!(goal, CommandGoal::Replacement { slot, .. } if *slot == index);
         let goals: Vec<_> =
-            self.pending_commands.iter().map(|waiter| waiter.goal.clone()).filter(waits).collect();
+            self.operators.pending.iter().map(|waiter| waiter.goal.clone()).filter(waits).collect();
         for goal in goals {
             self.resolve_commands(&goal, &result);
         }
     }
 
-    /// The fleet has ended: the last verdicts.
-    pub(super) fn finish_commands(mut self, outcome: &SupervisorExit) {
+    /// The fleet has ended: the last results.
+    pub(in crate::supervisor) fn finish_commands(mut self, outcome: &SupervisorExit) {
         let result = match outcome {
             SupervisorExit::Stopped { killed: 0 } => CommandResult::ok("the fleet has stopped"),
             SupervisorExit::Stopped { killed } => {
@@ -306,13 +287,13 @@ impl Supervisor<'_> {
                 CommandResult::failed(format!("the fleet has ended: no worker became ready: {reason}"))
             }
         };
-        for waiter in std::mem::take(&mut self.pending_commands) {
+        for waiter in std::mem::take(&mut self.operators.pending) {
             let result = match waiter.goal {
                 CommandGoal::Stop => result.clone(),
                 _ => CommandResult::failed("cancelled: the fleet stops"),
             };
             self.send_result(waiter.client, result);
         }
-        self.control.finish(FINISH_TIMEOUT);
+        self.operators.control.finish(FINISH_TIMEOUT);
     }
 }
