@@ -365,7 +365,7 @@ mod tests {
         TrackedCheck { key: KEY.to_owned(), cost, probe }
     }
 
-    /// Asks a Redis with this arrival time.
+    /// A decision of a Redis with this arrival time.
     fn decide(tat: &mut Option<u64>, quota: &Quota, cost: u64, at_us: u64) -> RateLimitDecision {
         let decision = gcra::decide(*tat, at_us, quota, cost);
         *tat = decision.tat_us.or(*tat);
@@ -406,7 +406,7 @@ mod tests {
         let reply = decide(&mut tat, &quota, 1, 1_000_100);
         denials.record((KEY, &quota, 1), &reply, (1_000_000, 1_000_200), Some(&check_of(1, true)));
         assert!(matches!(lookup(&mut denials, &quota, 1, 1_000_200), CacheLookup::Denied(_)));
-        // The answer took 200: so long after the bound Redis is sure to allow it.
+        // The round trip took 200: that long after the bound Redis allows it for sure.
         assert!(matches!(
             lookup(&mut denials, &quota, 1, 2_000_000),
             CacheLookup::Expired { check_at_us: 2_000_200 }
@@ -463,13 +463,13 @@ mod tests {
         let (quota, mut denials) = (quick(), DenialCache::default());
         let mut tat = Some(109_000);
         record(&mut denials, &quota, 3, &decide(&mut tat, &quota, 3, 100_000), 100_000, 103_000);
-        // 3 are left by then, and are had by what costs less.
+        // Three are left by then, enough for a lower cost.
         let CacheLookup::Denied(reply) = lookup(&mut denials, &quota, 3, 103_000) else { panic!("asked") };
         assert_eq!((reply.allowed, reply.retry_after_us), (false, Some(5_000)), "half of the burst's time");
         assert!(matches!(lookup(&mut denials, &quota, 1, 103_000), CacheLookup::Scarce));
         assert!(matches!(lookup(&mut denials, &quota, 3, 107_999), CacheLookup::Denied(_)));
         assert!(matches!(lookup(&mut denials, &quota, 3, 108_000), CacheLookup::Expired { .. }));
-        // What gives quota back ends it at once.
+        // Returned quota ends it at once.
         denials.invalidate(KEY, 103_001);
         assert!(matches!(lookup(&mut denials, &quota, 3, 103_001), CacheLookup::Unknown));
     }
@@ -482,7 +482,7 @@ mod tests {
         assert!(matches!(lookup(&mut denials, &quota, 1, 105_000), CacheLookup::Expired { .. }));
         denials.track(&check_of(1, true), 105_000);
         assert!(matches!(lookup(&mut denials, &quota, 1, 105_000), CacheLookup::InFlight(_)));
-        // Others took all of it, and the answer took longer than the next one needs.
+        // Others consumed all of it, and the round trip took longer than the next request has to wait.
         let reply = decide(&mut Some(115_000), &quota, 1, 105_000);
         assert!(!reply.allowed);
         denials.record((KEY, &quota, 1), &reply, (105_000, 120_000), Some(&check_of(1, true)));
@@ -519,13 +519,13 @@ mod tests {
             denials.record((KEY, &quota, 1), &reply, (106_100, 106_300), Some(&question));
         }
         assert!(matches!(lookup(&mut denials, &quota, 1, 106_300), CacheLookup::Scarce), "one is left");
-        // A second later it is like any other limit.
+        // A second later the limit is not scarce any more.
         let reply = decide(&mut tat, &quota, 1, 1_200_000);
         record(&mut denials, &quota, 1, &reply, 1_200_000, 1_200_000);
         assert!(denials.is_empty());
     }
 
-    /// What happens next in a history: of a worker's own requests, of another worker's, or of a refund.
+    /// An event: a request of this worker or of another one, or a refund.
     #[derive(Debug, Clone)]
     enum Step {
         Own { cost: u64, way_us: u64 },
@@ -548,7 +548,7 @@ mod tests {
             burst in 1..6u64,
         ) {
             let (quota, mut denials, mut tat, mut now) = (quota(burst), DenialCache::default(), None, 1_000_000u64);
-            // Until when a denial may be believed.
+            // Until when a denial may be trusted.
             let mut until = 0;
             for (step, pause) in steps {
                 now += pause;

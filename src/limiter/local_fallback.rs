@@ -228,7 +228,7 @@ mod tests {
                 granted += if replies.is_some_and(|replies| replies[0].allowed) { cost } else { 0 };
                 prop_assert!(granted <= quota.burst() + now / quota.interval_us());
             }
-            // What Redis is told is what is still owed: it came back at the parts' rates, four of them.
+            // The charge is what is still owed: time paid part of it at the rates of all four shares.
             let owed: u64 = workers.iter_mut().flat_map(|worker| worker.deferred_charges(9, now)).map(|charge| charge.requests).sum();
             prop_assert!(owed <= quota.burst() && owed <= granted);
         }

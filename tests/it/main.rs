@@ -145,5 +145,6 @@ mod topology_tls; // encryption to Redis
 mod toxics; // the fault proxy itself
 mod undo; // what is taken back is taken back once
 mod upgrade; // another program in the same process, and back
+mod vocabulary; // the words of the glossary
 mod watch; // what changes on disk is followed
 mod zero_loss; // what an operator may do to a fleet without costing a visitor anything
