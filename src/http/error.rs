@@ -10,7 +10,7 @@ use http::StatusCode;
 use crate::broadcast::InvalidTopicName;
 use crate::http::problem::Problem;
 use crate::http::service::idempotent::key::KEY_MAX;
-use crate::http::service::offload;
+use crate::http::offload::OffloadError;
 use crate::limiter::headers::RateLimitHeaders;
 use crate::{broadcast, counter, redis, session, tasks};
 
@@ -169,11 +169,11 @@ impl IntoResponse for RequestError {
     }
 }
 
-impl From<offload::OffloadError> for RequestError {
-    fn from(error: offload::OffloadError) -> Self {
+impl From<OffloadError> for RequestError {
+    fn from(error: OffloadError) -> Self {
         match error {
-            offload::OffloadError::Full => Self::Overloaded,
-            offload::OffloadError::Panicked => Self::Internal,
+            OffloadError::Full => Self::Overloaded,
+            OffloadError::Panicked => Self::Internal,
         }
     }
 }

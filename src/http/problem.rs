@@ -96,8 +96,8 @@ impl Problem {
     pub fn session_too_large() -> Self {
         let detail = "the session would hold more than is allowed; nothing of this request was stored";
         Self {
-            kind: "urn:regatta:problem:session-full",
-            title: "Session is full",
+            kind: "urn:regatta:problem:session-too-large",
+            title: "Session is too large",
             ..Self::new(StatusCode::INSUFFICIENT_STORAGE, detail)
         }
     }
@@ -115,7 +115,7 @@ impl Problem {
     pub fn idempotency_in_progress(retry_after: u64) -> Self {
         let detail = "a request with this Idempotency-Key is under way";
         Self {
-            kind: "urn:regatta:problem:idempotency-running",
+            kind: "urn:regatta:problem:idempotency-request-in-progress",
             title: "Request is outstanding",
             retry_after: Some(retry_after),
             ..Self::new(StatusCode::CONFLICT, detail)
@@ -137,7 +137,7 @@ impl Problem {
         let detail =
             "this request was carried out; its response was too large to be kept, or had no known end";
         Self {
-            kind: "urn:regatta:problem:idempotency-response-not-kept",
+            kind: "urn:regatta:problem:idempotency-response-not-stored",
             title: "Request was carried out before",
             ..Self::new(StatusCode::CONFLICT, detail)
         }

@@ -11,10 +11,10 @@ use tower_sessions::Session;
 use crate::http::error::{StateError, whole_seconds};
 use crate::http::problem::Problem;
 use crate::http::request_head::has_header;
-use crate::http::request_state::session_cookie::CookieIdentity;
+use crate::http::request_state::cookie_identity::CookieIdentity;
 use crate::http::request_state::session_store::RequestSessionStore;
 use crate::http::request_state::{RequestState, RequestStateInner, SessionOrigin, session_cookie};
-use crate::http::service::context::WorkerContext;
+use crate::http::services::worker::WorkerContext;
 use crate::http::{body, security};
 use crate::limiter::headers::RateLimitHeaders;
 use crate::session::tracked_store::CommitStatus;
@@ -44,11 +44,11 @@ pub(super) struct RequestMeta {
 
 impl RequestMeta {
     /// `proxied`: somebody trusted sent the request, whose id is kept so that both logs have the same one.
-    pub(super) fn from_parts(core: &WorkerContext, parts: &Parts, proxied: bool) -> Self {
+    pub(super) fn from_parts(worker: &WorkerContext, parts: &Parts, proxied: bool) -> Self {
         let sent_id =
             (proxied && has_header(&parts.headers, &REQUEST_ID)).then(|| parts.headers.get(REQUEST_ID));
         let sent_id = sent_id.flatten().filter(|id| is_valid_request_id(id.as_bytes()));
-        Self { request_id: sent_id.cloned().unwrap_or_else(|| core.request_id()), version: parts.version }
+        Self { request_id: sent_id.cloned().unwrap_or_else(|| worker.request_id()), version: parts.version }
     }
 }
 
@@ -152,7 +152,7 @@ fn apply_state(
     let mut response = match inner.failure.take().or(commit_failure) {
         Some(refusal) => {
             if let StateError::Unavailable(_) | StateError::StorageFull = refusal {
-                state.core.cell().count_unavailable();
+                state.services.worker.cell().count_unavailable();
             }
             let mut response = refusal.into_problem().into_response();
             // Whatever else failed, the session has another id now: whoever is not told has lost it.
@@ -165,11 +165,11 @@ fn apply_state(
             let mut response = response;
             set_session_headers(response.headers_mut(), state, &inner);
             if let Some(how) = inner.freshness {
-                state.core.cell().count_stale();
+                state.services.worker.cell().count_stale();
                 response.headers_mut().insert(SESSION_STATE, how.header());
             }
             if let CommitStep::NotStored = stored {
-                state.core.cell().count_failed_commit();
+                state.services.worker.cell().count_failed_commit();
                 response.headers_mut().insert(SESSION_COMMIT, HeaderValue::from_static("failed"));
             }
             response
@@ -256,18 +256,18 @@ fn set_session_headers(headers: &mut HeaderMap, state: &RequestState, inner: &Re
         // A ticket is not worth a request that makes nothing.
         (Some(_), _) if inner.origin == SessionOrigin::Issued && state.creates_no_session => None,
         (Some(now), before) if Some(now) != before || renew => {
-            let keyring = state.core.keyring();
+            let keyring = state.services.sessions.signing_keys.keyring();
             keyring.and_then(|keyring| session_cookie::session_cookie(&keyring, state, inner, now))
         }
         (None, Some(_)) if inner.origin == SessionOrigin::Destroyed => {
-            session_cookie::removal_cookie(&state.core, state.secure)
+            session_cookie::removal_cookie(&state.services.sessions, state.secure)
         }
         // A session that ended by itself: its cookie says nothing any more and is replaced when there is a new one.
         _ => None,
     };
     let replaced = visitor.is_exposed() && cookie.is_some();
     let plain =
-        (state.leftover || replaced).then(|| session_cookie::removal_cookie(&state.core, false)).flatten();
+        (state.leftover || replaced).then(|| session_cookie::removal_cookie(&state.services.sessions, false)).flatten();
     for cookie in cookie.into_iter().chain(plain) {
         headers.append(header::SET_COOKIE, cookie);
     }
@@ -298,16 +298,16 @@ fn set_no_store(headers: &mut HeaderMap) {
 }
 
 /// Headers of every response, whatever became of its request.
-pub(super) fn apply_common_headers(response: &mut Response<Body>, core: &WorkerContext, head: RequestMeta) {
+pub(super) fn apply_common_headers(response: &mut Response<Body>, worker: &WorkerContext, head: RequestMeta) {
     let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    headers.insert(WORKER_ID, core.worker_id.clone());
+    headers.insert(WORKER_ID, worker.worker_id.clone());
     headers.insert(REQUEST_ID, head.request_id);
     security::apply_security_headers(headers);
     if head.version >= Version::HTTP_2 {
         // RFC 9113 §8.2.2: HTTP/2 knows no such header, GOAWAY says it.
         headers.remove(header::CONNECTION);
-    } else if core.drain.is_draining() && !upgrades {
+    } else if worker.drain.is_draining() && !upgrades {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }

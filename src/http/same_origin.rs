@@ -18,7 +18,7 @@ use tower::{Layer, Service};
 
 use crate::http::problem::Problem;
 use crate::http::real_ip::{ClientInfo, ClientTransport};
-use crate::http::request_state::RequestState;
+use crate::http::request_scope::RequestScope;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -90,7 +90,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let client = RequestState::from_extensions(request.extensions()).map(|state| state.client);
+        let client = RequestScope::find(request.extensions()).map(|scope| scope.state().client);
         let is_safe = request.method().is_safe();
         if !is_safe && !is_same_origin(request.headers(), request.uri(), client.as_ref(), &self.allowed) {
             let problem = Problem::new(StatusCode::FORBIDDEN, "another site's page sent this request");

@@ -16,19 +16,11 @@ use ring::rand::{SecureRandom, SystemRandom};
 use ring::{digest, hmac};
 use tower_sessions::session::Id;
 
+use crate::session::cookie_value::{
+    CookieParts, ProvisionalCookie, USER_VALUE_LEN, VerifiedCookie, constant_time_eq,
+};
 use crate::session::user::UserTag;
 use crate::session::verified_cookie_cache::{RecognizedCookie, VerifiedCookieCache};
-
-/// Length of a genuine value without a user: `v1` and 6, 22 and 43 characters, each after a dot.
-const VALUE_LEN: usize = 76;
-/// With a user: `v2` and 11 characters and a dot more.
-pub(super) const USER_VALUE_LEN: usize = 88;
-/// A ticket: `v3` and 8 characters and a dot more.
-const PROVISIONAL_VALUE_LEN: usize = 85;
-/// Where the dots behind the key's name and behind the id are, and how long the signature is.
-const KEY_END: usize = 9;
-const ID_END: usize = 32;
-const TAG_LEN: usize = 43;
 
 /// Signing keys: the first signs, all are accepted, so that keys can be replaced without logging anybody out.
 pub struct CookieKeyring {
@@ -49,19 +41,6 @@ impl std::fmt::Debug for CookieKeyring {
     }
 }
 
-/// Whose cookie it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VerifiedCookie {
-    /// The session's id, which we once gave out.
-    pub id: Id,
-    /// The user who logged in with it.
-    pub user: Option<UserTag>,
-    /// It was signed with an older key: sign it anew when a cookie is sent anyway.
-    pub re_sign: bool,
-    /// It is a ticket; the session may not be made.
-    pub provisional: Option<ProvisionalCookie>,
-}
-
 /// What a value turns out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CookieRecognition {
@@ -71,71 +50,6 @@ pub(super) enum CookieRecognition {
     Forged,
     /// It does not look like ours.
     Foreign,
-}
-
-/// What a ticket says beside its session's id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProvisionalCookie {
-    /// When it was issued, ms since 1970 by Redis's clock.
-    pub issued_ms: u64,
-    /// Whether a view was counted with it. A session begins with that one, or the visitor's first number is 2.
-    pub viewed: bool,
-}
-
-impl ProvisionalCookie {
-    /// The highest of 48 bits: no view was counted. Tickets of releases that had no such bit count as with a view, which
-    /// theirs always are. The others are the time, and last until the year 6429.
-    const UNVIEWED: u64 = 1 << 47;
-
-    /// Eight characters.
-    pub fn encode(self) -> String {
-        let unviewed = if self.viewed { 0 } else { Self::UNVIEWED };
-        let bits = (self.issued_ms % Self::UNVIEWED) | unviewed;
-        URL_SAFE_NO_PAD.encode(&bits.to_be_bytes()[2..])
-    }
-
-    /// What [`Ticket::encode`] made this of.
-    pub fn decode(text: &str) -> Option<Self> {
-        let mut bytes = [0; 8];
-        let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes[2..]).ok()?;
-        let bits = u64::from_be_bytes(bytes);
-        let provisional = Self { issued_ms: bits % Self::UNVIEWED, viewed: bits < Self::UNVIEWED };
-        (length == 6).then_some(provisional)
-    }
-}
-
-/// What a value says, before its signature was checked.
-struct CookieParts<'a> {
-    key_name: &'a str,
-    id: &'a str,
-    user: Option<&'a str>,
-    provisional: Option<&'a str>,
-    /// All but the signature,
-    signed: &'a str,
-    /// and the signature.
-    tag: &'a str,
-}
-
-impl<'a> CookieParts<'a> {
-    /// Each part has its place: none of ours has a dot within.
-    fn parse(value: &'a str) -> Option<Self> {
-        let signed_len = value.len().checked_sub(1 + TAG_LEN)?;
-        let has_dots =
-            [2, KEY_END, ID_END, signed_len].iter().all(|at| value.as_bytes().get(*at) == Some(&b'.'));
-        if !has_dots {
-            return None;
-        }
-        let (key_name, id) = (value.get(3..KEY_END)?, value.get(KEY_END + 1..ID_END)?);
-        let more = value.get(ID_END + 1..signed_len);
-        let (user, provisional) = match (value.get(..2)?, value.len()) {
-            ("v1", VALUE_LEN) => (None, None),
-            ("v2", USER_VALUE_LEN) => (Some(more?), None),
-            ("v3", PROVISIONAL_VALUE_LEN) => (None, Some(more?)),
-            _ => return None,
-        };
-        let (signed, tag) = (value.get(..signed_len)?, value.get(signed_len + 1..)?);
-        Some(Self { key_name, id, user, provisional, signed, tag })
-    }
 }
 
 /// An id from the operating system's generator, safe in forked processes.
@@ -156,11 +70,6 @@ pub struct RandomSourceError;
 /// The cookie's name as sent: secure ones get the prefix that keeps other hosts from setting them.
 pub fn cookie_name(base: &str, secure: bool) -> String {
     if secure { format!("__Host-{base}") } else { base.to_owned() }
-}
-
-/// Whether a value is written as a ticket is, genuine or not.
-pub(super) fn is_provisional(value: &[u8]) -> bool {
-    value.starts_with(b"v3.")
 }
 
 impl CookieKeyring {
@@ -267,11 +176,6 @@ fn signature(key: &hmac::Key, parts: &[&str]) -> hmac::Tag {
         context.update(part.as_bytes());
     }
     context.sign()
-}
-
-/// Compares without telling by its time where the difference is.
-pub(super) fn constant_time_eq(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).fold(0, |different, (a, b)| different | (a ^ b)) == 0
 }
 
 /// A `Set-Cookie` value that gives the visitor a session.

@@ -5,7 +5,8 @@
 //! where more values than [`CANDIDATES_MAX`] have to be checked is none taken, and that is an error: such a request is
 //! refused, because treating it as a stranger's would give its visitor another session at every request.
 
-use crate::session::cookie::{CookieKeyring, CookieRecognition, is_provisional};
+use crate::session::cookie::{CookieKeyring, CookieRecognition};
+use crate::session::cookie_value::is_provisional;
 use crate::session::verified_cookie_cache::RecognizedCookie;
 
 /// Most values that are checked: each of them has the right form and names a key of ours, and was not signed with it.
@@ -98,7 +99,8 @@ mod tests {
     use tower_sessions::session::Id;
 
     use super::*;
-    use crate::session::cookie::{ProvisionalCookie, new_id};
+    use crate::session::cookie::new_id;
+    use crate::session::cookie_value::ProvisionalCookie;
 
     fn ring() -> CookieKeyring {
         CookieKeyring::new([&b"a secret of thirty-two bytes, new"[..]]).unwrap()

@@ -11,7 +11,8 @@ use ring::aead::{Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use tower_sessions::session::Id;
 
-use crate::session::cookie::{CookieKeyring, RandomSourceError, constant_time_eq};
+use crate::session::cookie::{CookieKeyring, RandomSourceError};
+use crate::session::cookie_value::constant_time_eq;
 
 type MacTag = [u8; 32];
 

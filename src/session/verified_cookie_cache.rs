@@ -9,8 +9,7 @@
 //! A value is found by the end of its signature, 48 bits that only its owner and we know, and then compared in constant
 //! time: how long a look takes tells a stranger nothing of others' cookies.
 
-use crate::session::cookie;
-use crate::session::cookie::{VerifiedCookie, constant_time_eq};
+use crate::session::cookie_value::{USER_VALUE_LEN, VerifiedCookie, constant_time_eq};
 use crate::session::digest::SessionDigest;
 
 /// Groups of places; which one a value may lie in follows from its signature.
@@ -19,7 +18,7 @@ const SETS: usize = 4096;
 /// places, in turn, most are still found.
 const WAYS: usize = 4;
 /// Longest value that is kept; none of ours is longer.
-const VALUE_MAX: usize = cookie::USER_VALUE_LEN;
+const VALUE_MAX: usize = USER_VALUE_LEN;
 /// Characters of the signature by which a value is found. The last one stands for two bits only and is left out.
 const FINGERPRINT_LEN: usize = 8;
 
@@ -120,7 +119,8 @@ fn set_range(mark: u64) -> std::ops::Range<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::cookie::{CookieKeyring, ProvisionalCookie, new_id};
+    use crate::session::cookie::{CookieKeyring, new_id};
+    use crate::session::cookie_value::ProvisionalCookie;
     use crate::session::user::UserTag;
 
     fn ring() -> CookieKeyring {

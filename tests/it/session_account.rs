@@ -296,7 +296,7 @@ fn too_much_is_refused_and_leaves_what_was_there() {
     let fleet = TestFleetBuilder::on(&redis).example("cart").start();
     let mut visitor = shopper(&fleet);
     let refused = post(&mut visitor, &fleet, "/fill/big/16384");
-    assert_eq!(refused.assert_problem(507)["type"], "urn:regatta:problem:session-full");
+    assert_eq!(refused.assert_problem(507)["type"], "urn:regatta:problem:session-too-large");
     assert_eq!(get(&mut visitor, &fleet, "/get/first").json(), "1");
     assert_eq!(get(&mut visitor, &fleet, "/get/big").json(), Value::Null);
     assert_eq!(post(&mut visitor, &fleet, "/fill/big/16000").status, 200);

@@ -3,13 +3,14 @@
 //! Fields are added under the same version; `version` changes when one is removed or means something else.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::http::service::context::FleetHandle;
+use crate::http::services::admin::AdminServices;
 use crate::redis::registry::{InstanceRecord, ListedInstance};
 use crate::scoreboard::cell::CellState;
 use crate::scoreboard::snapshot::{CellSnapshot, SlotSnapshot};
@@ -110,16 +111,16 @@ struct ResponseCounts {
     server_error: u64,
 }
 
-pub(in crate::http) async fn fleet_json(Shared(state): Shared<FleetHandle>) -> Response {
-    let listed = state.0.fleet_cache.get(&state.0.redis).await;
-    let own = state.0.instance.info(&state.0.scoreboard);
+pub(in crate::http) async fn fleet_json(Shared(state): Shared<Arc<AdminServices>>) -> Response {
+    let listed = state.fleet_cache.get(&state.redis).await;
+    let own = state.instance.info(&state.scoreboard);
     let (instances, instances_complete, instances_error) = match listed {
         Ok(listed) => {
             (with_own_instance(listed.instances, own), listed.complete && listed.unreadable == 0, None)
         }
         Err(reason) => (with_own_instance(Vec::new(), own), false, Some(reason)),
     };
-    let snapshot = state.snapshot();
+    let snapshot = state.scoreboard.snapshot();
     let now_ms = u64::try_from(clock::monotonic().as_millis()).unwrap_or(u64::MAX);
     let histogram = snapshot.latency();
     let fleet = FleetJson {

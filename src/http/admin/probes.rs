@@ -1,12 +1,14 @@
 //! `/livez` and `/readyz`: is this worker alive, and should it be sent traffic?
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::http::service::context::FleetHandle;
+use crate::http::services::admin::AdminServices;
 use crate::http::untrusted_proxy;
 use crate::redis::{BreakerStates, RedisStatus, ServerWarnings};
 
@@ -31,17 +33,17 @@ pub(in crate::http) async fn livez() -> Response {
 /// A later outage of Redis is `degraded` and still 200: every replica shares it, and taking all of them out would turn
 /// defined answers into refused connections. Before the first contact it is 503, so that a rollout with a wrong Redis
 /// never replaces good replicas.
-pub(in crate::http) async fn readyz(Shared(FleetHandle(core)): Shared<FleetHandle>) -> Response {
-    let health = core.redis.status();
+pub(in crate::http) async fn readyz(Shared(admin): Shared<Arc<AdminServices>>) -> Response {
+    let health = admin.redis.status();
     if health == RedisStatus::Up {
-        core.scoreboard.set_redis_ever_connected();
+        admin.scoreboard.set_redis_ever_connected();
     }
-    let reached = core.scoreboard.redis_ever_connected();
+    let reached = admin.scoreboard.redis_ever_connected();
     let (code, status, reason) = match health {
-        _ if core.drain.is_stopping() => {
+        _ if admin.drain.is_stopping() => {
             (StatusCode::SERVICE_UNAVAILABLE, "unready", Some("draining".to_owned()))
         }
-        RedisStatus::Up => match degraded_reason(&core.redis.breaker_states()) {
+        RedisStatus::Up => match degraded_reason(&admin.redis.breaker_states()) {
             None => (StatusCode::OK, "ready", None),
             Some(reason) => (StatusCode::OK, "degraded", Some(reason)),
         },
@@ -56,8 +58,8 @@ pub(in crate::http) async fn readyz(Shared(FleetHandle(core)): Shared<FleetHandl
     };
     // What this worker found out itself is told at once, the rest as the machine's inspector found it.
     let findings =
-        ServerWarnings::from_bits(core.scoreboard.redis_findings()).union(core.redis.notification_warnings());
-    let proxy = core.scoreboard.untrusted_proxy().filter(|peer| !core.config.proxy.trusts(*peer));
+        ServerWarnings::from_bits(admin.scoreboard.redis_findings()).union(admin.redis.notification_warnings());
+    let proxy = admin.scoreboard.untrusted_proxy().filter(|peer| !admin.settings.proxy.trusts(*peer));
     let warnings = findings.iter().map(|finding| finding.advice().to_owned());
     let warnings = warnings.chain(proxy.map(untrusted_proxy::advice)).collect();
     (code, Json(ProbeResponse { status, reason, warnings })).into_response()

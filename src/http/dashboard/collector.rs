@@ -15,8 +15,8 @@ use crate::http::dashboard::supervisor_client::SupervisorReply;
 use crate::http::dashboard::view_model::DashboardView;
 use crate::http::dashboard::{presenter, supervisor_client};
 use crate::http::instance;
-use crate::http::request_state::TOTAL_VIEWS;
-use crate::http::service::context::WorkerContext;
+use crate::http::services::state::TOTAL_VIEWS;
+use crate::http::services::admin::AdminServices;
 use crate::redis::registry::ListedInstance;
 use crate::redis::{ServerWarnings, keys};
 use crate::scoreboard::snapshot::ScoreboardSnapshot;
@@ -56,23 +56,23 @@ impl Default for FleetCollector {
 
 impl FleetCollector {
     /// How things are now.
-    pub(super) async fn collect(&mut self, core: &WorkerContext) -> DashboardView {
+    pub(super) async fn collect(&mut self, admin: &AdminServices) -> DashboardView {
         let listed = async {
-            match core.config.heartbeat_interval {
-                Some(_) => Some(core.fleet_cache.get(&core.redis).await),
+            match admin.settings.heartbeat_interval {
+                Some(_) => Some(admin.fleet_cache.get(&admin.redis).await),
                 None => None,
             }
         };
         let (listed, views, sessions, queue, ()) = tokio::join!(
             listed,
-            total_views(core),
-            core.session_activity.count(&core.redis, clock::wall_clock()),
-            queue_facts(core),
-            self.poll_supervisor(&core.config.run_dir),
+            total_views(admin),
+            admin.session_activity.count(&admin.redis, clock::wall_clock()),
+            queue_facts(admin),
+            self.poll_supervisor(&admin.settings.run_dir),
         );
-        let (now, snapshot) = (clock::monotonic(), core.scoreboard.snapshot());
+        let (now, snapshot) = (clock::monotonic(), admin.scoreboard.snapshot());
         let rates = self.rates(now, &snapshot);
-        let instance = instance::with_figures(core.instance.info(&core.scoreboard), &snapshot, &rates);
+        let instance = instance::with_figures(admin.instance.info(&admin.scoreboard), &snapshot, &rates);
         let facts = DashboardFacts {
             unix_ms: u64::try_from(clock::wall_clock().as_millis()).unwrap_or(u64::MAX),
             own: ListedInstance { age_ms: 0, instance },
@@ -80,9 +80,9 @@ impl FleetCollector {
             listed,
             supervisor: self.status.as_ref().map_err(String::as_str),
             events: &self.events,
-            redis: core.redis.status(),
-            breakers: core.redis.breaker_states(),
-            server_warnings: ServerWarnings::from_bits(core.scoreboard.redis_findings()),
+            redis: admin.redis.status(),
+            breakers: admin.redis.breaker_states(),
+            server_warnings: ServerWarnings::from_bits(admin.scoreboard.redis_findings()),
             views,
             sessions,
             queue,
@@ -171,10 +171,10 @@ fn metric_sample(totals: &FleetTotals, rates: &InstanceRates) -> MetricSample {
 }
 
 /// All views ever counted, by every machine.
-async fn total_views(core: &WorkerContext) -> Option<i64> {
-    core.redis.increment(&keys::counter(&core.prefix, TOTAL_VIEWS), 0).await.ok()
+async fn total_views(admin: &AdminServices) -> Option<i64> {
+    admin.redis.increment(&keys::counter(&admin.prefix, TOTAL_VIEWS), 0).await.ok()
 }
 
-async fn queue_facts(core: &WorkerContext) -> QueueFacts {
-    core.tasks.stats().await.map_err(|error| error.to_string())
+async fn queue_facts(admin: &AdminServices) -> QueueFacts {
+    admin.tasks.stats().await.map_err(|error| error.to_string())
 }

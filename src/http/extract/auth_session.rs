@@ -9,7 +9,7 @@ use http::request::Parts;
 use tower_sessions::session::Id;
 
 use crate::http::error::RequestError;
-use crate::http::extract::request_state;
+use crate::http::request_scope::RequestScope;
 use crate::http::request_state::session_store::RequestSessionStore;
 use crate::http::request_state::{RequestState, SessionFreshness};
 use crate::session;
@@ -50,7 +50,7 @@ impl AuthSession {
             return Err(RequestError::InvalidUserId);
         }
         let old = self.state.load_current_session().await?;
-        let tag = self.state.core.user_tag(user).ok_or(RequestError::Unavailable { retry_after: 1 })?;
+        let tag = self.state.services.sessions.signing_keys.user_tag(user).ok_or(RequestError::Unavailable { retry_after: 1 })?;
         let details = LoginDetails::new(user, &self.state.client.address.to_string(), &self.agent);
         let done = self.store.inner.login(old, &UserLogin { user: tag, details }).await;
         self.apply_new_id(done, Some(tag)).await?;
@@ -183,14 +183,14 @@ impl AuthSession {
             Some(current) => current.ok_or(RequestError::Unavailable { retry_after: 1 })?,
             None => self.state.load_or_issue_session().await?,
         };
-        let keyring = self.state.core.keyring().ok_or(RequestError::Unavailable { retry_after: 1 })?;
+        let keyring = self.state.services.sessions.signing_keys.keyring().ok_or(RequestError::Unavailable { retry_after: 1 })?;
         keyring.csrf_token(id).map_err(|_| RequestError::Internal)
     }
 
     /// Whether this is the text that the session's own forms have. Costs no round trip.
     pub async fn verify_csrf_token(&self, text: &str) -> bool {
         let id = self.state.lock().await.current_session_id;
-        let keyring = self.state.core.keyring();
+        let keyring = self.state.services.sessions.signing_keys.keyring();
         keyring.zip(id).is_some_and(|(keyring, id)| keyring.is_csrf_token(id, text))
     }
 
@@ -220,9 +220,8 @@ impl<S: Sync> FromRequestParts<S> for AuthSession {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        let state = Arc::clone(request_state(parts)?);
-        let store =
-            Arc::clone(parts.extensions.get::<Arc<RequestSessionStore>>().ok_or(RequestError::OutsideFleet)?);
+        let store = Arc::clone(&RequestScope::from_parts(parts)?.store);
+        let state = Arc::clone(&store.state);
         let current = {
             let mut inner = state.lock().await;
             inner.session_accessed = true;

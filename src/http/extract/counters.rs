@@ -10,7 +10,7 @@ use crate::counter::CounterName;
 use crate::counter::batched::Approximate;
 use crate::counter::bounded::BoundedRequest;
 use crate::http::error::RequestError;
-use crate::http::extract::request_state;
+use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
 use crate::redis::counter_commands::BoundedOutcome;
 
@@ -273,6 +273,6 @@ impl<S: Sync> FromRequestParts<S> for Counters {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        Ok(Self(Arc::clone(request_state(parts)?)))
+        Ok(Self(Arc::clone(RequestScope::from_parts(parts)?.state())))
     }
 }

@@ -4,7 +4,7 @@ use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
 
 use crate::http::error::RequestError;
-use crate::http::extract::request_state;
+use crate::http::request_scope::RequestScope;
 use crate::http::request_state::CountedView;
 
 /// This request as a view of its visitor: naming it counts one, exactly, in the visitor's session and in the total.
@@ -51,7 +51,7 @@ impl<S: Sync> FromRequestParts<S> for PageView {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        Ok(Self(request_state(parts)?.count_view().await?))
+        Ok(Self(RequestScope::from_parts(parts)?.state().count_view().await?))
     }
 }
 
@@ -59,6 +59,6 @@ impl<S: Sync> OptionalFromRequestParts<S> for PageView {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, RequestError> {
-        Ok(request_state(parts)?.count_view_if_possible().await?.map(Self))
+        Ok(RequestScope::from_parts(parts)?.state().count_view_if_possible().await?.map(Self))
     }
 }

@@ -7,7 +7,7 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 
 use crate::http::error::RequestError;
-use crate::http::extract::request_state;
+use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
 use crate::redis::begin::RateLimitDecision;
 
@@ -65,7 +65,7 @@ impl<S: Sync> FromRequestParts<S> for RateLimit {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        let state = Arc::clone(request_state(parts)?);
+        let state = Arc::clone(RequestScope::from_parts(parts)?.state());
         state.decide_limits().await?;
         let decisions = state.lock().await.limits.decisions();
         Ok(Self { state, decisions })

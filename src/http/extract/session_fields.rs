@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use tower_sessions::session::Id;
 
 use crate::http::error::RequestError;
-use crate::http::extract::request_state;
+use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
 use crate::http::request_state::session_store::RequestSessionStore;
 
@@ -95,9 +95,8 @@ impl<S: Sync> FromRequestParts<S> for SessionFields {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        let state = Arc::clone(request_state(parts)?);
-        let store =
-            Arc::clone(parts.extensions.get::<Arc<RequestSessionStore>>().ok_or(RequestError::OutsideFleet)?);
+        let store = Arc::clone(&RequestScope::from_parts(parts)?.store);
+        let state = Arc::clone(&store.state);
         state.lock().await.session_accessed = true;
         Ok(Self { state, store })
     }

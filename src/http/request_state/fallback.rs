@@ -6,10 +6,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http::{HeaderValue, Method};
 use tower_sessions::session::Id;
 
-use crate::http::request_state::{RequestState, RequestStateInner};
+use crate::http::request_state::state::{RequestState, RequestStateInner, SessionFreshness};
 use crate::redis::RedisClient;
 use crate::redis::begin::{SessionAccess, SessionLookup, SessionQuery};
 use crate::redis::notifications::NotificationHandler;
@@ -18,41 +17,15 @@ use crate::session::stale_cache::{CacheClock, StaleSessionCache};
 use crate::sys::clock;
 use crate::{redis, session};
 
-/// How a session that could not be used as usual was come by; the response's `Session-State`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum SessionFreshness {
-    /// Redis is there and takes no writes: what is shown is true, and nothing was counted.
-    ReadOnly,
-    /// Redis is away: what is shown is the last this worker knows.
-    Stale,
-    /// Redis is away, and this worker knows nothing of the session: the page shows none of it.
-    Unknown,
-}
-
-impl SessionFreshness {
-    pub(in crate::http) fn header(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
-            Self::ReadOnly => "read-only",
-            Self::Stale => "stale",
-            Self::Unknown => "unknown",
-        })
-    }
-}
-
-/// Whether a method only looks (RFC 9110 §9.2.1).
-pub(super) fn is_safe_method(method: &Method) -> bool {
-    method.is_safe()
-}
-
 impl RequestState {
     /// Takes note of what Redis said.
     pub(super) fn cache_session(&self, session: &SessionQuery, reply: &SessionLookup) {
         let Some(digest) = self.cookie_digest(session) else { return };
-        if reply.user().is_some() && !self.core.follows_session_ends.swap(true, Relaxed) {
-            subscribe_to_session_ends(&self.core.redis, &self.core.stale_cache);
+        if reply.user().is_some() && !self.services.sessions.follows_session_ends.swap(true, Relaxed) {
+            subscribe_to_session_ends(&self.services.redis, &self.services.sessions.stale_cache);
         }
         let unix_ms = u64::try_from(clock::wall_clock().as_millis()).unwrap_or(u64::MAX);
-        self.stale_cache().insert(digest, reply, self.core.uptime(), unix_ms);
+        self.stale_cache().insert(digest, reply, self.services.worker.uptime(), unix_ms);
     }
 
     /// A view could not be counted: takes note of what is known of its session, without a number.
@@ -94,7 +67,7 @@ impl RequestState {
         // A server that was just silent is not asked again; one that is away or held back refuses at once.
         let lookup = match error {
             redis::RedisError::Timeout | redis::RedisError::ConnectionLost { .. } => None,
-            _ => self.core.redis.read_session_without_functions(session).await.ok(),
+            _ => self.services.redis.read_session_without_functions(session).await.ok(),
         };
         match lookup {
             // A ticket is good for its session later on.
@@ -108,9 +81,9 @@ impl RequestState {
     }
 
     fn cached_session(&self, digest: &str) -> Option<SessionLookup> {
-        let now = self.core.uptime();
-        let last_contact = now.saturating_sub(self.core.redis.time_since_response()?);
-        self.stale_cache().get(digest, &self.core.lifetimes, CacheClock { now, last_contact })
+        let now = self.services.worker.uptime();
+        let last_contact = now.saturating_sub(self.services.redis.time_since_response()?);
+        self.stale_cache().get(digest, &self.services.sessions.settings.lifetimes, CacheClock { now, last_contact })
     }
 
     /// The hashed id of the visitor's cookie, if this is about its session.
@@ -119,7 +92,7 @@ impl RequestState {
     }
 
     fn stale_cache(&self) -> MutexGuard<'_, StaleSessionCache> {
-        self.core.stale_cache.lock().unwrap_or_else(PoisonError::into_inner)
+        self.services.sessions.stale_cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

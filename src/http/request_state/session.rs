@@ -5,9 +5,10 @@ use std::time::Duration;
 use tower_sessions::session::Id;
 
 use crate::http::error::{RequestError, StateError, whole_seconds};
-use crate::http::request_state::session_cookie::CookieIdentity;
+use crate::http::request_state::cookie_identity::CookieIdentity;
 use crate::http::request_state::session_store::RequestSessionStore;
-use crate::http::request_state::{BeginFailure, RequestState, RequestStateInner, SessionOrigin, TOTAL_VIEWS};
+use crate::http::request_state::state::{BeginFailure, RequestState, RequestStateInner, SessionOrigin};
+use crate::http::services::state::TOTAL_VIEWS;
 use crate::redis::begin::{
     CounterIncrement, NewSessionLimit, ProvisionalSessionQuery, SessionAccess, SessionLookup, SessionQuery,
 };
@@ -15,7 +16,7 @@ use crate::redis::keys;
 use crate::redis::session_commands::InitialSession;
 use crate::session;
 use crate::session::cookie;
-use crate::session::cookie::ProvisionalCookie;
+use crate::session::cookie_value::ProvisionalCookie;
 use crate::session::tracked_store::NewSessionSeed;
 use crate::session::user::UserTag;
 
@@ -32,14 +33,14 @@ impl RequestState {
         mode: SessionAccess,
         creates: bool,
     ) -> SessionQuery {
-        let prefix = &self.core.config.redis.prefix;
+        let prefix = &self.services.prefix;
         let key = match &self.visitor {
             CookieIdentity::Verified { id: known, digest, .. } if *known == id => {
                 keys::session(prefix, digest)
             }
             _ => session::session_key(prefix, id),
         };
-        let lifetimes = &self.core.lifetimes;
+        let lifetimes = &self.services.sessions.settings.lifetimes;
         let provisional = |ProvisionalCookie { issued_ms, viewed }| ProvisionalSessionQuery {
             issued_ms,
             view_counted: viewed,
@@ -59,10 +60,10 @@ impl RequestState {
 
     /// The client's limit on new sessions.
     fn new_session_limit(&self) -> Option<NewSessionLimit> {
-        let (interval_us, tolerance_us) = self.core.new_session_rate?;
+        let (interval_us, tolerance_us) = self.services.sessions.new_session_rate?;
         let key = keys::new_session_limit(
-            &self.core.prefix,
-            &self.client.limit_subject_text(self.core.config.ipv6_prefix),
+            &self.services.prefix,
+            &self.client.limit_subject_text(self.services.ipv6_prefix),
         );
         Some(NewSessionLimit { key, interval_us, tolerance_us })
     }
@@ -86,7 +87,7 @@ impl RequestState {
         let now_ms = match inner.now_ms {
             Some(now_ms) => now_ms,
             None => {
-                let total = keys::counter(&self.core.config.redis.prefix, TOTAL_VIEWS);
+                let total = keys::counter(&self.services.prefix, TOTAL_VIEWS);
                 self.send_begin(inner, None, &[CounterIncrement { key: total, by: 0 }]).await?;
                 inner.now_ms.ok_or(BeginFailure::HandlerOnly(RequestError::Unavailable { retry_after: 1 }))?
             }
@@ -127,9 +128,9 @@ impl RequestState {
                 inner.provisional = inner.provisional.filter(|_| reply.is_unconfirmed());
                 match &self.visitor {
                     CookieIdentity::Verified { id: known, digest, .. } if *known == id => {
-                        self.core.session_activity.mark(digest)
+                        self.services.sessions.activity.mark(digest)
                     }
-                    _ => self.core.session_activity.mark(&session::digest(id)),
+                    _ => self.services.sessions.activity.mark(&session::digest(id)),
                 }
             }
             // Its session is made when it is used.
@@ -142,10 +143,10 @@ impl RequestState {
     async fn quarantine(&self, id: Id) {
         let digest = session::digest(id);
         let kept_ms = u64::try_from(QUARANTINE_RETENTION.as_millis()).unwrap_or(u64::MAX);
-        match self.core.redis.quarantine_session(&self.core.prefix, &digest, kept_ms).await {
+        match self.services.redis.quarantine_session(&self.services.prefix, &digest, kept_ms).await {
             Ok(true) => {
-                self.core.cell().count_corrupt_session();
-                let key = keys::quarantine(&self.core.prefix, &digest);
+                self.services.worker.cell().count_corrupt_session();
+                let key = keys::quarantine(&self.services.prefix, &digest);
                 tracing::warn!(%key, "a session was damaged; what lay there is kept for an hour");
             }
             Ok(false) => {}
@@ -219,33 +220,5 @@ impl RequestState {
             self.lock().await.failure = refusal;
         }
         error.into()
-    }
-}
-
-impl RequestStateInner {
-    /// The session the visitor has now, as far as one may be stored.
-    pub(in crate::http) fn stored_session_id(&self) -> Option<Id> {
-        self.current_session_id.filter(|_| self.origin != SessionOrigin::Issued)
-    }
-
-    /// Whether the visitor came with an id that was replaced a moment ago.
-    pub(in crate::http) fn came_with_rotated_id(&self) -> bool {
-        self.lookup == Some(SessionLookup::Rotated) && self.current_session_id.is_none()
-    }
-
-    /// Whether the session has an end of its own.
-    pub(in crate::http) fn has_own_lifetime(&self) -> bool {
-        match &self.lookup {
-            Some(SessionLookup::Found { attributes: Some(own), .. }) => own.end_ms.is_some(),
-            _ => false,
-        }
-    }
-
-    /// Whether the response depends on who the visitor is.
-    pub(in crate::http) fn depends_on_visitor(&self) -> bool {
-        self.lookup.is_some()
-            || self.session_accessed
-            || self.origin != SessionOrigin::Cookie
-            || self.freshness.is_some()
     }
 }

@@ -12,7 +12,7 @@ use tower_sessions::session_store;
 use tower_sessions::session_store::SessionStore;
 
 use crate::http::error::RequestError;
-use crate::http::request_state::{RequestState, SessionOrigin};
+use crate::http::request_state::state::{RequestState, SessionOrigin};
 use crate::redis::begin::SessionLookup;
 use crate::session::tracked_store::{CommitStatus, NewSessionSeed, SessionSource, TrackedSessionStore};
 use crate::{redis, session};
@@ -45,11 +45,11 @@ impl SessionSource for BeginSource {
 
 impl RequestSessionStore {
     pub(in crate::http) fn new(state: &Arc<RequestState>) -> Self {
-        let core = &state.core;
+        let core = &state.services;
         let inner = TrackedSessionStore::new(
             BeginSource(Arc::clone(state)),
             core.redis.clone(),
-            Arc::clone(&core.session_settings),
+            Arc::clone(&core.sessions.settings),
         );
         Self { state: Arc::clone(state), inner }
     }
@@ -137,7 +137,7 @@ impl Drop for RequestSessionStore {
         else {
             return;
         };
-        let (redis, prefix) = (self.state.core.redis.clone(), Arc::clone(&self.state.core.prefix));
+        let (redis, prefix) = (self.state.services.redis.clone(), Arc::clone(&self.state.services.prefix));
         runtime.spawn(async move {
             if let Err(error) = redis.destroy_session(&prefix, &session::digest(left), None, false).await {
                 tracing::warn!(%error, "a session of a request that was abandoned was not ended: {error}");

@@ -2,20 +2,12 @@
 
 use crate::config::settings::SessionCreation;
 use crate::http::error::{RequestError, StateError};
-use crate::http::request_state::session_cookie::CookieIdentity;
-use crate::http::request_state::{
-    BeginFailure, RequestState, RequestStateInner, SessionFreshness, SessionOrigin,
+use crate::http::request_state::cookie_identity::CookieIdentity;
+use crate::http::request_state::state::{
+    BeginFailure, CountedView, RequestState, RequestStateInner, SessionFreshness, SessionOrigin,
 };
 use crate::redis::begin::{SessionAccess, SessionLookup};
-use crate::session::cookie::ProvisionalCookie;
-
-/// A counted view.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) struct CountedView {
-    pub(in crate::http) views: u64,
-    pub(in crate::http) total: i64,
-    pub(in crate::http) is_new: bool,
-}
+use crate::session::cookie_value::ProvisionalCookie;
 
 impl RequestState {
     /// Counts a view in the visitor's session and in the total. A visitor without one gets a ticket for it, whose view it
@@ -62,7 +54,7 @@ impl RequestState {
         if let Some(view) = inner.counted_view {
             return Ok(view);
         }
-        let counters = &self.core.view_increment;
+        let counters = &self.services.view_increment;
         let (mut total, mut views) = (None, None);
         if let Some(id) = inner.stored_session_id() {
             let arg = self.session_query(inner, id, SessionAccess::CountView, !self.creates_no_session);
@@ -86,13 +78,13 @@ impl RequestState {
                 total = self.send_begin(inner, None, counters).await?.1.first().copied();
             }
             if inner.current_session_id.is_none()
-                && self.core.config.session.create == SessionCreation::Return
+                && self.services.sessions.creation == SessionCreation::Return
             {
                 self.issue_provisional(inner).await?;
             }
         }
         let view = CountedView { views: views.unwrap_or(1), total: total.ok_or_else(unknown)?, is_new: new };
-        self.core.cell().count_view();
+        self.services.worker.cell().count_view();
         // What was read before, while Redis was away, is read anew with the view.
         inner.freshness = None;
         inner.counted_view = Some(view);

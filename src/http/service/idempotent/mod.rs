@@ -23,11 +23,11 @@ use crate::http::error::{RequestError, StateError};
 use crate::http::extract::{Idempotency, ResponseRetention};
 use crate::http::problem::Problem;
 use crate::http::request_state::{RequestState, SessionOrigin};
-use crate::http::service::context::WorkerContext;
 use crate::http::service::idempotent::request_names::{
     RequestNamer, RequestNames, SenderIdentification, SenderIdentity,
 };
 use crate::http::service::idempotent::stored_response::{RecordedSessionChange, SessionAfterResponse};
+use crate::http::services::state::StateServices;
 use crate::redis;
 use crate::redis::begin::SessionLookup;
 use crate::redis::idempotency;
@@ -66,10 +66,10 @@ pub(in crate::http) struct ExecutionLease {
 }
 
 /// Whether a request asks to be carried out once.
-pub(in crate::http) fn is_requested<B>(core: &WorkerContext, request: &Request<B>) -> bool {
+pub(in crate::http) fn is_requested<B>(services: &StateServices, request: &Request<B>) -> bool {
     matches!(*request.method(), Method::POST | Method::PATCH)
         && request.headers().contains_key(key::IDEMPOTENCY_KEY_HEADER)
-        && !core.config.idempotency.ttl.is_zero()
+        && !services.idempotency_ttl.is_zero()
 }
 
 /// The request and the right to carry it out, or what is answered in its place.
@@ -92,7 +92,7 @@ pub(in crate::http) async fn claim_execution(
         .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the request's body broke off").into_response())?;
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let fingerprint = key::sha256_of_parts(&[parts.method.as_str().as_bytes(), target.as_bytes(), &body]);
-    let owner = state.core.request_id().to_str().unwrap_or_default().to_owned();
+    let owner = state.services.worker.request_id().to_str().unwrap_or_default().to_owned();
     let key = Idempotency::new(key);
     let RequestNames { identification, record, readers, bound_authorization, .. } = names.clone();
     let state = Arc::clone(state);
@@ -135,7 +135,7 @@ async fn request_names(
     headers: &HeaderMap,
     key: &str,
 ) -> Result<RequestNames, RequestError> {
-    let policies = state.core.limiter.policies();
+    let policies = state.services.limiter.policies();
     let anonymous_policy = policies.find(IDEMPOTENCY_POLICY).map(|(number, _)| number);
     match anonymous_policy {
         Some(policy) if state.visitor.user().is_none() => state.apply_policy(policy, None).await?,
@@ -155,7 +155,7 @@ async fn request_names(
     if let (Some(policy), None, Some(_)) = (anonymous_policy, &user, state.visitor.user()) {
         state.apply_policy(policy, None).await?;
     }
-    let client = state.client.limit_subject(state.core.config.ipv6_prefix);
+    let client = state.client.limit_subject(state.services.ipv6_prefix);
     let sender = SenderIdentity {
         user: user.as_deref(),
         authorization: headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes),
@@ -163,7 +163,7 @@ async fn request_names(
         lineage: session.as_ref().and_then(lineage),
         client: &client,
     };
-    Ok(RequestNamer { prefix: &state.core.prefix, key }.for_sender(&sender))
+    Ok(RequestNamer { prefix: &state.services.prefix, key }.for_sender(&sender))
 }
 
 /// The first hashed id of a session that was given another one since.
@@ -176,7 +176,7 @@ fn lineage(session: &SessionLookup) -> Option<&str> {
 
 impl ExecutionLease {
     async fn claim(&mut self, names: &RequestNames) -> Result<ClaimOutcome, redis::RedisError> {
-        let redis = &self.state.core.redis;
+        let redis = &self.state.services.redis;
         let (lifetime, fingerprint) = (self.retention(), self.fingerprint.as_str());
         if names.own_count > 0 {
             let names = idempotency::IdempotencyNames {
@@ -196,7 +196,7 @@ impl ExecutionLease {
 
     /// How long the response is kept.
     fn retention(&self) -> Duration {
-        let ttl = self.state.core.config.idempotency.ttl;
+        let ttl = self.state.services.idempotency_ttl;
         if self.is_unidentified() { ttl.min(UNIDENTIFIED_RETENTION) } else { ttl }
     }
 
@@ -215,7 +215,7 @@ impl ExecutionLease {
     async fn renew(&self) -> Infallible {
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
-            match self.state.core.redis.renew_claim(&self.record, &self.owner, LEASE).await {
+            match self.state.services.redis.renew_claim(&self.record, &self.owner, LEASE).await {
                 Ok(true) => {}
                 Ok(false) => {
                     tracing::warn!("a request that was to be carried out once took longer than its lease")
@@ -246,7 +246,7 @@ impl ExecutionLease {
             }
             (response, self.store_with_retry(&kept).await)
         } else {
-            (response, self.state.core.redis.abandon_claim(&self.record, &self.owner).await)
+            (response, self.state.services.redis.abandon_claim(&self.record, &self.owner).await)
         };
         if let Err(error) = kept {
             tracing::warn!(%error, "the response of a request that was carried out once was not kept: {error}");
@@ -284,7 +284,7 @@ impl ExecutionLease {
             SessionAfterResponse::Active { id, .. } => Some(crate::session::digest(id)),
             SessionAfterResponse::Destroyed => None,
         };
-        let namer = RequestNamer { prefix: &self.state.core.prefix, key: self.key.key() };
+        let namer = RequestNamer { prefix: &self.state.services.prefix, key: self.key.key() };
         namer.name_after_response(session.as_deref(), self.bound_authorization.as_deref())
     }
 
@@ -297,7 +297,7 @@ impl ExecutionLease {
             record: &self.record,
             lifetime: self.retention() + NAME_EXTRA_LIFETIME,
         };
-        if let Err(error) = self.state.core.redis.find_record(&names).await {
+        if let Err(error) = self.state.services.redis.find_record(&names).await {
             tracing::warn!(%error, "a request that was carried out once is not found with its new cookie: {error}");
         }
     }
@@ -309,7 +309,7 @@ impl ExecutionLease {
         loop {
             match self
                 .state
-                .core
+                .services
                 .redis
                 .complete_claim(&self.record, &self.owner, self.retention(), kept)
                 .await
@@ -348,12 +348,12 @@ impl ExecutionLease {
     }
 
     fn seal(&self, change: &RecordedSessionChange) -> Option<String> {
-        let keyring = self.state.core.keyring()?;
+        let keyring = self.state.services.sessions.signing_keys.keyring()?;
         keyring.encrypt(&self.sealing_context(), change.encode().as_bytes()).ok()
     }
 
     fn unseal(&self, sealed: &str) -> Option<RecordedSessionChange> {
-        let opened = self.state.core.keyring()?.decrypt(&self.sealing_context(), sealed)?;
+        let opened = self.state.services.sessions.signing_keys.keyring()?.decrypt(&self.sealing_context(), sealed)?;
         RecordedSessionChange::decode(std::str::from_utf8(&opened).ok()?)
     }
 }

@@ -14,7 +14,7 @@ use tower_sessions::session::Id;
 
 use crate::http::problem::Problem;
 use crate::redis::idempotency::StoredResponse;
-use crate::session::cookie::ProvisionalCookie;
+use crate::session::cookie_value::ProvisionalCookie;
 use crate::session::user::UserTag;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
