@@ -59,11 +59,11 @@ pub use http::extract::{
 pub use http::layers::rate_limit::RateLimitLayer;
 pub use http::layers::request_timeout::RequestTimeout;
 pub use http::same_origin::SameOrigin;
-pub use http::{FleetHandle, Worker};
 pub use http::streams::broadcast::Broadcast;
 pub use http::streams::last_event_id::LastEventId;
 pub use http::streams::sse::SseSource as EventSource;
 pub use http::streams::websocket::handshake::WebSocketUpgrade;
+pub use http::{FleetHandle, Worker};
 pub use redis::RedisStatus as RedisHealth;
 pub use redis::task::{Cancelled, TaskId, TaskState, TaskStatus};
 pub use scoreboard::snapshot::SlotSnapshot;

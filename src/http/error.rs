@@ -8,9 +8,9 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use crate::broadcast::InvalidTopicName;
+use crate::http::offload::OffloadError;
 use crate::http::problem::Problem;
 use crate::http::service::idempotent::key::KEY_MAX;
-use crate::http::offload::OffloadError;
 use crate::limiter::headers::RateLimitHeaders;
 use crate::{broadcast, counter, redis, session, tasks};
 

@@ -56,8 +56,7 @@ impl FleetHandle {
     /// # Errors
     /// [`RequestError::Unavailable`].
     pub async fn page_views(&self) -> Result<i64, RequestError> {
-        let total =
-            self.0.state.redis.increment(&keys::counter(&self.0.state.prefix, TOTAL_VIEWS), 0).await;
+        let total = self.0.state.redis.increment(&keys::counter(&self.0.state.prefix, TOTAL_VIEWS), 0).await;
         total.map_err(|error| StateError::from(&error).to_request_error())
     }
 

@@ -17,7 +17,7 @@ use crate::http::request_state::{RequestState, RequestStateInner, SessionOrigin,
 use crate::http::services::worker::WorkerContext;
 use crate::http::{body, security};
 use crate::limiter::headers::RateLimitHeaders;
-use crate::session::tracked_store::CommitStatus;
+use crate::session::tracked_session::CommitStatus;
 
 pub(super) const WORKER_ID: HeaderName = HeaderName::from_static("x-worker-id");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -129,7 +129,7 @@ pub(super) fn try_finalize(
 ) -> Result<Response, Response> {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
-    if is_error || session.is_modified() || state.visitor.is_exposed() || !store.is_complete() {
+    if is_error || session.is_modified() || state.visitor.is_exposed() || !store.session.is_complete() {
         return Err(response);
     }
     match state.try_lock() {
@@ -212,12 +212,12 @@ async fn commit_session(
         let inner = state.lock().await;
         changed = inner.stored_session_id().is_some() && inner.provisional.is_none();
     }
-    if (changed || store.has_released_id())
+    if (changed || store.session.released_id().is_some())
         && let Err(error) = session.save().await
     {
         tracing::debug!(%error, "a session was not stored: {error}");
     }
-    match store.commit_status() {
+    match store.session.commit_status() {
         CommitStatus::Unchanged | CommitStatus::Stored(_) | CommitStatus::Destroyed => CommitStep::Committed,
         CommitStatus::Gone => CommitStep::Rejected(StateError::SessionGone),
         CommitStatus::TooLarge => CommitStep::Rejected(StateError::SessionTooLarge),
@@ -266,8 +266,9 @@ fn set_session_headers(headers: &mut HeaderMap, state: &RequestState, inner: &Re
         _ => None,
     };
     let replaced = visitor.is_exposed() && cookie.is_some();
-    let plain =
-        (state.leftover || replaced).then(|| session_cookie::removal_cookie(&state.services.sessions, false)).flatten();
+    let plain = (state.leftover || replaced)
+        .then(|| session_cookie::removal_cookie(&state.services.sessions, false))
+        .flatten();
     for cookie in cookie.into_iter().chain(plain) {
         headers.append(header::SET_COOKIE, cookie);
     }

@@ -15,11 +15,11 @@ mod error;
 mod field_update;
 mod fields;
 mod keyring_tokens;
-pub(crate) mod services;
-pub(crate) mod signing_keys;
+pub mod services;
+pub mod signing_keys;
 pub mod stale_cache;
-mod store_adapter;
-pub mod tracked_store;
+mod tower_record;
+pub mod tracked_session;
 pub mod user;
 pub mod verified_cookie_cache;
 

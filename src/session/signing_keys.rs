@@ -33,8 +33,7 @@ impl SigningKeys {
 
     /// The keys in force; `None` until Redis, which keeps the generated ones, was reached for the first time.
     pub fn keyring(&self) -> Option<Arc<CookieKeyring>> {
-        let version =
-            if self.configured.is_empty() { self.redis.signing_keys_version() } else { CONFIGURED };
+        let version = if self.configured.is_empty() { self.redis.signing_keys_version() } else { CONFIGURED };
         let known = self.keyring.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((_, keyring)) = known.filter(|(of, _)| *of == version) {
             return Some(keyring);

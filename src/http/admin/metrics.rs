@@ -34,7 +34,10 @@ const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Names of the breakers, as [`SlotSnapshot::breaker_opens`] orders them.
 const BREAKERS: [&str; 2] = ["reads", "writes"];
 
-pub(in crate::http) async fn metrics(Shared(state): Shared<Arc<AdminServices>>, headers: HeaderMap) -> Response {
+pub(in crate::http) async fn metrics(
+    Shared(state): Shared<Arc<AdminServices>>,
+    headers: HeaderMap,
+) -> Response {
     let mut registry = Registry::with_prefix("regatta");
     let now_ms = u64::try_from(clock::monotonic().as_millis()).unwrap_or(u64::MAX);
     registry.register_collector(Box::new(Scrape { snapshot: state.scoreboard.snapshot(), now_ms }));
@@ -302,8 +305,9 @@ fn loop_turns(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) ->
 }
 
 fn breakers(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
-    let label =
-        |slot: &SlotSnapshot, breaker: &str| [("slot", slot.slot.to_string()), ("breaker", breaker.to_owned())];
+    let label = |slot: &SlotSnapshot, breaker: &str| {
+        [("slot", slot.slot.to_string()), ("breaker", breaker.to_owned())]
+    };
     let help = "State of the breaker of the slot's worker: 0 closed, 1 half-open, 2 open";
     let mut family = out.encode_descriptor("redis_breaker_state", help, None, MetricType::Gauge)?;
     for slot in &snapshot.slots {

@@ -57,8 +57,8 @@ pub(in crate::http) async fn readyz(Shared(admin): Shared<Arc<AdminServices>>) -
         }
     };
     // What this worker found out itself is told at once, the rest as the machine's inspector found it.
-    let findings =
-        ServerWarnings::from_bits(admin.scoreboard.redis_findings()).union(admin.redis.notification_warnings());
+    let findings = ServerWarnings::from_bits(admin.scoreboard.redis_findings())
+        .union(admin.redis.notification_warnings());
     let proxy = admin.scoreboard.untrusted_proxy().filter(|peer| !admin.settings.proxy.trusts(*peer));
     let warnings = findings.iter().map(|finding| finding.advice().to_owned());
     let warnings = warnings.chain(proxy.map(untrusted_proxy::advice)).collect();

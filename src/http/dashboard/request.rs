@@ -25,7 +25,9 @@ impl DashboardRequest {
         let client =
             admin_peer.or_else(|| RequestScope::find(&parts.extensions).map(|scope| scope.state().client));
         Self {
-            subject: client.map(|client| client.limit_subject(admin.settings.ipv6_prefix)).unwrap_or_default(),
+            subject: client
+                .map(|client| client.limit_subject(admin.settings.ipv6_prefix))
+                .unwrap_or_default(),
             secure: client.is_some_and(|client| client.transport == ClientTransport::Tls),
             client,
             from_admin_listener: admin_peer.is_some(),

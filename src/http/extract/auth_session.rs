@@ -50,9 +50,15 @@ impl AuthSession {
             return Err(RequestError::InvalidUserId);
         }
         let old = self.state.load_current_session().await?;
-        let tag = self.state.services.sessions.signing_keys.user_tag(user).ok_or(RequestError::Unavailable { retry_after: 1 })?;
+        let tag = self
+            .state
+            .services
+            .sessions
+            .signing_keys
+            .user_tag(user)
+            .ok_or(RequestError::Unavailable { retry_after: 1 })?;
         let details = LoginDetails::new(user, &self.state.client.address.to_string(), &self.agent);
-        let done = self.store.inner.login(old, &UserLogin { user: tag, details }).await;
+        let done = self.store.login(old, &UserLogin { user: tag, details }).await;
         self.apply_new_id(done, Some(tag)).await?;
         self.user = Some(user.to_owned());
         Ok(())
@@ -69,7 +75,7 @@ impl AuthSession {
     pub async fn logout(&mut self) -> Result<(), RequestError> {
         if let Some(id) = self.state.load_current_session().await? {
             let user = self.state.lock().await.user;
-            if let Err(error) = self.store.inner.destroy(id, user).await {
+            if let Err(error) = self.store.session.destroy(id, user).await {
                 return Err(self.state.record_session_failure(error).await);
             }
             self.state.set_current_session(None, None).await;
@@ -88,7 +94,7 @@ impl AuthSession {
     pub async fn cycle_id(&mut self) -> Result<(), RequestError> {
         let Some(id) = self.state.load_current_session().await? else { return Ok(()) };
         let user = self.state.lock().await.user;
-        let done = self.store.inner.cycle_id(id).await;
+        let done = self.store.cycle_id(id).await;
         self.apply_new_id(done, user).await
     }
 
@@ -98,7 +104,7 @@ impl AuthSession {
     /// [`Error::LoggedOut`], [`Error::Unavailable`].
     pub async fn sessions(&self) -> Result<Vec<ActiveSession>, RequestError> {
         let (id, user) = self.logged_in().await?;
-        Ok(self.store.inner.list_user_sessions(user, Some(id)).await?)
+        Ok(self.store.session.list_user_sessions(user, Some(id)).await?)
     }
 
     /// Ends one of the user's sessions, by its handle in [`Account::sessions`]; whether there was one.
@@ -114,7 +120,7 @@ impl AuthSession {
             self.logout().await?;
             return Ok(true);
         }
-        match self.store.inner.revoke(user, handle).await {
+        match self.store.session.revoke(user, handle).await {
             Ok(destroyed) => Ok(destroyed),
             Err(error) => Err(self.state.record_session_failure(error).await),
         }
@@ -129,7 +135,7 @@ impl AuthSession {
     /// Dropping the future leaves it unknown whether it was done.
     pub async fn logout_everywhere(&mut self) -> Result<(), RequestError> {
         let (_, user) = self.logged_in().await?;
-        if let Err(error) = self.store.inner.destroy_all(user, None).await {
+        if let Err(error) = self.store.session.destroy_all(user, None).await {
             return Err(self.state.record_session_failure(error).await);
         }
         self.logout().await
@@ -144,7 +150,7 @@ impl AuthSession {
     /// Dropping the future leaves it unknown whether it was done.
     pub async fn logout_others(&self) -> Result<(), RequestError> {
         let (id, user) = self.logged_in().await?;
-        match self.store.inner.destroy_all(user, Some(id)).await {
+        match self.store.session.destroy_all(user, Some(id)).await {
             Ok(()) => Ok(()),
             Err(error) => Err(self.state.record_session_failure(error).await),
         }
@@ -158,7 +164,7 @@ impl AuthSession {
     pub async fn remember(&self, idle: Duration, absolute: Duration) -> Result<(), RequestError> {
         let id = self.state.load_current_session().await?.ok_or(RequestError::SessionGone)?;
         let user = self.state.lock().await.user;
-        self.store.inner.set_lifetimes(id, user, idle, absolute).await?;
+        self.store.session.set_lifetimes(id, user, idle, absolute).await?;
         self.state.invalidate_cached(id);
         self.state.lock().await.cookie_age = Some(absolute.min(session::LIFETIME_MAX));
         Ok(())
@@ -183,7 +189,13 @@ impl AuthSession {
             Some(current) => current.ok_or(RequestError::Unavailable { retry_after: 1 })?,
             None => self.state.load_or_issue_session().await?,
         };
-        let keyring = self.state.services.sessions.signing_keys.keyring().ok_or(RequestError::Unavailable { retry_after: 1 })?;
+        let keyring = self
+            .state
+            .services
+            .sessions
+            .signing_keys
+            .keyring()
+            .ok_or(RequestError::Unavailable { retry_after: 1 })?;
         keyring.csrf_token(id).map_err(|_| RequestError::Internal)
     }
 
@@ -233,8 +245,8 @@ impl<S: Sync> FromRequestParts<S> for AuthSession {
             current
         };
         let user = match current {
-            Some(id) => match store.inner.login_details(id).await {
-                Ok(details) => details.map(|details| details.user),
+            Some(id) => match store.loaded(id).await {
+                Ok(session) => session.login_details().map(|details| details.user),
                 Err(session::SessionError::Gone | session::SessionError::Rotated) => None,
                 Err(error) => return Err(error.into()),
             },

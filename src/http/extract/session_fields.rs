@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
-use bytes::Bytes;
 use http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,7 +32,7 @@ impl SessionFields {
     /// [`Error::SessionField`] if it holds something else, [`Error::Denied`], [`Error::Unavailable`].
     pub async fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RequestError> {
         match self.state.load_current_session().await {
-            Ok(Some(id)) => Ok(self.store.inner.value(id, name).await?),
+            Ok(Some(id)) => Ok(self.store.loaded(id).await?.value(name)?),
             Ok(None) | Err(RequestError::SessionGone) => Ok(None),
             Err(error) => Err(error),
         }
@@ -51,7 +50,8 @@ impl SessionFields {
     /// Dropping the future leaves it unknown whether it was added.
     pub async fn incr(&self, name: &str, by: i64) -> Result<i64, RequestError> {
         let Some(id) = self.ensure_session().await? else { return Ok(by) };
-        let sum = self.store.inner.add(id, name, by).await;
+        let known = self.store.loaded(id).await?;
+        let sum = self.store.session.add(&known, name, by).await;
         self.state.invalidate_cached(id);
         Ok(sum?)
     }
@@ -71,7 +71,8 @@ impl SessionFields {
         mut change: impl FnMut(Option<T>) -> T,
     ) -> Result<T, RequestError> {
         let Some(id) = self.ensure_session().await? else { return Ok(change(None)) };
-        let value = self.store.inner.update(id, name, change).await;
+        let known = self.store.loaded(id).await?;
+        let value = self.store.session.update(known, name, change).await;
         self.state.invalidate_cached(id);
         Ok(value?)
     }
@@ -85,7 +86,7 @@ impl SessionFields {
         if self.state.creates_no_session {
             return Ok(None);
         }
-        let id = self.store.inner.create_with_fields(Vec::<(String, Bytes)>::new()).await?;
+        let id = self.store.create_empty().await?;
         self.state.set_current_session(Some(id), None).await;
         Ok(Some(id))
     }

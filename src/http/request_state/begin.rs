@@ -43,7 +43,11 @@ impl RequestState {
     }
 
     /// Adds to a counter; 0 only reads.
-    pub(in crate::http) async fn add_to_counter(&self, name: &CounterName, by: i64) -> Result<i64, RequestError> {
+    pub(in crate::http) async fn add_to_counter(
+        &self,
+        name: &CounterName,
+        by: i64,
+    ) -> Result<i64, RequestError> {
         let mut inner = self.lock_unless_failed().await?;
         let prefix = &self.services.prefix;
         if inner.limits.are_undecided() {
@@ -128,7 +132,8 @@ impl RequestState {
             && inner.limits.needs_retry(undecided, replies).await
         {
             let (limits, token) = (undecided.checks(), undecided.permit_name());
-            answer = self.services.redis.begin(&begin::BeginRequest { limits, token, session, counters }).await;
+            answer =
+                self.services.redis.begin(&begin::BeginRequest { limits, token, session, counters }).await;
         }
         match (answer, pending) {
             (Ok(begin::BeginReply::Granted { limits, session: found, counters, now_ms }), pending) => {

@@ -9,12 +9,12 @@ use tower_sessions::session::Id;
 use crate::config::settings::CookieSecurity;
 use crate::http::real_ip::{ClientInfo, ClientTransport};
 use crate::http::request_head::has_header;
+use crate::session::cookie_header;
 use crate::session::cookie_value::{ProvisionalCookie, VerifiedCookie};
 use crate::session::digest::SessionDigest;
 use crate::session::services::SessionServices;
 use crate::session::user::UserTag;
 use crate::session::verified_cookie_cache::RecognizedCookie;
-use crate::session::cookie_header;
 
 /// Who sent the cookie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,9 @@ impl RequestCookies {
         let (rule, tls) = (sessions.cookie_security, client.transport == ClientTransport::Tls);
         let secure = rule == CookieSecurity::Always || rule == CookieSecurity::Auto && tls;
         let of = |visitor, secure, leftover| Self { visitor, secure, leftover };
-        let Some(keyring) = sessions.signing_keys.keyring() else { return of(CookieIdentity::Unverifiable, secure, false) };
+        let Some(keyring) = sessions.signing_keys.keyring() else {
+            return of(CookieIdentity::Unverifiable, secure, false);
+        };
         if !has_header(headers, &COOKIE) {
             return of(CookieIdentity::Anonymous, secure, false);
         }

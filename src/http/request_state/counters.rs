@@ -58,8 +58,10 @@ impl RequestState {
         request: BoundedRequest<'_>,
     ) -> Result<BoundedOutcome, RequestError> {
         self.decide_limits().await?;
-        self.record_failure(bounded::take(&self.services.redis, &self.services.prefix, name, max, request).await)
-            .await
+        self.record_failure(
+            bounded::take(&self.services.redis, &self.services.prefix, name, max, request).await,
+        )
+        .await
     }
 
     /// Gives back to a bounded counter.
@@ -69,8 +71,10 @@ impl RequestState {
         request: BoundedRequest<'_>,
     ) -> Result<BoundedOutcome, RequestError> {
         self.decide_limits().await?;
-        self.record_failure(bounded::give_back(&self.services.redis, &self.services.prefix, name, request).await)
-            .await
+        self.record_failure(
+            bounded::give_back(&self.services.redis, &self.services.prefix, name, request).await,
+        )
+        .await
     }
 
     /// How much is taken of a bounded counter.

@@ -83,7 +83,11 @@ impl RequestState {
     fn cached_session(&self, digest: &str) -> Option<SessionLookup> {
         let now = self.services.worker.uptime();
         let last_contact = now.saturating_sub(self.services.redis.time_since_response()?);
-        self.stale_cache().get(digest, &self.services.sessions.settings.lifetimes, CacheClock { now, last_contact })
+        self.stale_cache().get(
+            digest,
+            &self.services.sessions.settings.lifetimes,
+            CacheClock { now, last_contact },
+        )
     }
 
     /// The hashed id of the visitor's cookie, if this is about its session.

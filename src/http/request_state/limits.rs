@@ -3,8 +3,8 @@
 use crate::http::error::{RequestError, StateError};
 use crate::http::request_state::request_limits::RequestLimits;
 use crate::http::request_state::state::{BeginFailure, RequestState, RequestStateInner};
-use crate::limiter::headers::RateLimitHeaders;
 use crate::limiter::LimitSubject;
+use crate::limiter::headers::RateLimitHeaders;
 use crate::limiter::pending::{FallbackOutcome, LimitDecisions, PendingDecision};
 use crate::limiter::quota::WorkerShare;
 use crate::limiter::request_limiter::LimitAdmission;
@@ -47,7 +47,11 @@ impl RequestState {
     /// Gives back what the request was charged.
     pub(in crate::http) async fn refund(&self) -> Result<(), RequestError> {
         let charges = std::mem::take(&mut self.lock_unless_failed().await?.limits.charges);
-        self.services.limiter.refund(charges).await.map_err(|error| StateError::from(&error).to_request_error())
+        self.services
+            .limiter
+            .refund(charges)
+            .await
+            .map_err(|error| StateError::from(&error).to_request_error())
     }
 
     /// Looks at the limits that are open; `Ok`: what is left to ask Redis.

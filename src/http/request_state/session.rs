@@ -17,7 +17,7 @@ use crate::redis::session_commands::InitialSession;
 use crate::session;
 use crate::session::cookie;
 use crate::session::cookie_value::ProvisionalCookie;
-use crate::session::tracked_store::NewSessionSeed;
+use crate::session::tracked_session::NewSessionSeed;
 use crate::session::user::UserTag;
 
 /// How long what lay under a session's key and was none is kept.
@@ -194,7 +194,7 @@ impl RequestState {
                 None => return,
             }
         };
-        match store.inner.cycle_id(id).await {
+        match store.cycle_id(id).await {
             Ok(new) => self.set_current_session(Some(new), user).await,
             // Another request did it at the same moment, and has the cookie.
             Err(session::SessionError::Gone | session::SessionError::Rotated) => {

@@ -22,8 +22,8 @@ use http::request::Parts;
 use http::{Method, Request, StatusCode};
 use tower_sessions::Session;
 
-use crate::http::admin_hosts::AdminHostNames;
 use crate::http::admin::peer::AdminPeer;
+use crate::http::admin_hosts::AdminHostNames;
 use crate::http::problem::Problem;
 use crate::http::real_ip::ClientInfo;
 use crate::http::request_scope::RequestScope;

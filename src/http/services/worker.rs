@@ -7,8 +7,8 @@ use http::HeaderValue;
 
 use crate::config::settings::{HttpConfig, ProxyConfig};
 use crate::http::drain_state::DrainState;
-use crate::http::request_id::RequestIdGenerator;
 use crate::http::offload::Offload;
+use crate::http::request_id::RequestIdGenerator;
 use crate::http::services::app_services::AppServices;
 use crate::http::services::cell_handle::CellHandle;
 use crate::http::untrusted_proxy::UntrustedProxyDetector;

@@ -10,8 +10,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::broadcast::{BroadcastHub, MessageId, Presence, Subscription, SubscriptionEvent, TopicName};
 use crate::http::error::RequestError;
-use crate::http::request_scope::RequestScope;
 use crate::http::fleet_handle::FleetHandle;
+use crate::http::request_scope::RequestScope;
 use crate::http::services::stream::StreamServices;
 use crate::http::streams::last_event_id::LastEventId;
 use crate::http::streams::sse::{self, SseSource};

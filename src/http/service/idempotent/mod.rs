@@ -353,7 +353,8 @@ impl ExecutionLease {
     }
 
     fn unseal(&self, sealed: &str) -> Option<RecordedSessionChange> {
-        let opened = self.state.services.sessions.signing_keys.keyring()?.decrypt(&self.sealing_context(), sealed)?;
+        let opened =
+            self.state.services.sessions.signing_keys.keyring()?.decrypt(&self.sealing_context(), sealed)?;
         RecordedSessionChange::decode(std::str::from_utf8(&opened).ok()?)
     }
 }

@@ -30,9 +30,16 @@ impl SocketClient {
     }
 
     /// Charges `websocket.policy` for a message of so many bytes; `Err`: how long it is denied.
-    pub(in crate::http) async fn charge(&self, services: &StreamServices, bytes: usize) -> Result<(), Duration> {
+    pub(in crate::http) async fn charge(
+        &self,
+        services: &StreamServices,
+        bytes: usize,
+    ) -> Result<(), Duration> {
         let Some(policy) = &services.websocket.policy else { return Ok(()) };
-        if self.user.is_none() && services.cell.is_redis_full() && services.limiter.policies().closes_when_full(policy) {
+        if self.user.is_none()
+            && services.cell.is_redis_full()
+            && services.limiter.policies().closes_when_full(policy)
+        {
             return Err(FULL_RETRY);
         }
         let subject = LimitSubject {

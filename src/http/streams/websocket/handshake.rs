@@ -3,7 +3,6 @@
 //! Guarantees that a page of another site opens none in a visitor's name (§10.2): a browser sends cookies with the
 //! handshake without any preflight request. Only HTTP/1.1 carries WebSockets here (RFC 8441 is not supported).
 
-
 use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
