@@ -13,6 +13,7 @@ pub mod error;
 pub mod extract;
 mod instance;
 pub mod layers;
+mod no_dashboard;
 mod prepared_rejection;
 pub mod problem;
 pub mod real_ip;
@@ -32,10 +33,13 @@ use std::sync::Arc;
 
 pub use axum::Router;
 pub use axum::body::Body;
+#[cfg(feature = "dashboard")]
 pub use dashboard::Dashboard;
 pub use drain_state::DrainState;
 pub use error::RequestError;
 pub use instance::{InstanceIdentity, with_figures};
+#[cfg(not(feature = "dashboard"))]
+pub use no_dashboard::Dashboard;
 pub use prepared_rejection::PreparedRejection;
 pub(crate) use request_head::has_token;
 pub use service::HttpService;
@@ -50,18 +54,18 @@ pub use crate::http::service::response_future::ResponseFuture;
 ///
 /// # Panics
 /// When the application panics while it builds its routes, or has one of the dashboard's where that is public.
-pub fn public_service(parts: &AppServices, app: &AppFactory) -> HttpService {
+pub fn public_service(parts: &AppServices, app: &AppFactory, dashboard: &Dashboard) -> HttpService {
     let core = Arc::new(WorkerContext::new(parts));
     let mut router = app(FleetHandle(Arc::clone(&core)));
     if core.config.dashboard.public {
-        router = router.merge(dashboard::routes().with_state(FleetHandle(Arc::clone(&core))));
+        router = router.merge(dashboard.routes(&core));
     }
     HttpService::new(core, router, ListenerRole::Public)
 }
 
 /// What operators get: `/livez`, `/readyz`, `/metrics`, `/fleet.json`, and the page `/fleet`.
-pub fn admin_service(parts: &AppServices) -> HttpService {
+pub fn admin_service(parts: &AppServices, dashboard: &Dashboard) -> HttpService {
     let core = Arc::new(WorkerContext::new(parts));
-    let router = service::admin_routes(&core);
+    let router = service::admin_routes(&core).merge(dashboard.routes(&core));
     HttpService::new(core, router, ListenerRole::Admin)
 }

@@ -257,10 +257,13 @@ fn build_services(
         batched_counters: Arc::clone(batches),
         broadcast_hub: services.broadcasts.clone(),
         tasks: services.tasks.clone(),
-        dashboard: Dashboard::new(&start.config.dashboard),
     };
+    let dashboard = Dashboard::new(&start.config.dashboard);
     let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        (crate::http::public_service(&parts, &start.app), crate::http::admin_service(&parts))
+        (
+            crate::http::public_service(&parts, &start.app, &dashboard),
+            crate::http::admin_service(&parts, &dashboard),
+        )
     }));
     built.map_err(|panic| BootError::App(panic_message(panic.as_ref())))
 }

@@ -11,7 +11,6 @@ use tokio::sync::Semaphore;
 use crate::broadcast::BroadcastHub;
 use crate::config::settings::{Config, Secret};
 use crate::counter::batched::BatchedCounters;
-use crate::http::dashboard::Dashboard;
 use crate::http::drain_state::DrainState;
 use crate::http::error::{RequestError, StateError};
 use crate::http::instance::{FleetCache, InstanceIdentity};
@@ -68,8 +67,6 @@ pub struct AppServices {
     pub broadcast_hub: BroadcastHub,
     /// Its part in the fleet's tasks.
     pub tasks: TaskQueue,
-    /// The operators' page.
-    pub dashboard: Dashboard,
 }
 
 /// Which worker answers; also an extractor.
@@ -209,7 +206,6 @@ pub(in crate::http) struct WorkerContext {
     pub(in crate::http) batched_counters: Arc<BatchedCounters>,
     pub(in crate::http) broadcast_hub: BroadcastHub,
     pub(in crate::http) tasks: TaskQueue,
-    pub(in crate::http) dashboard: Dashboard,
     /// Sessions that were seen lately.
     pub(in crate::http) session_activity: SessionActivity,
     pub(in crate::http) limiter: Arc<RequestLimiter>,
@@ -272,7 +268,6 @@ impl WorkerContext {
             batched_counters: Arc::clone(&parts.batched_counters),
             broadcast_hub: parts.broadcast_hub.clone(),
             tasks: parts.tasks.clone(),
-            dashboard: parts.dashboard.clone(),
             session_activity: SessionActivity::new(&parts.redis, config.heartbeat_interval.is_some()),
             prefix,
             limiter: RequestLimiter::new(

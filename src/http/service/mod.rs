@@ -24,8 +24,8 @@ use http::request::Parts;
 use http::{Method, Request, StatusCode};
 use tower_sessions::Session;
 
+use crate::http::admin::peer::AdminPeer;
 use crate::http::admin_hosts::AdminHostNames;
-use crate::http::dashboard::AdminPeer;
 use crate::http::problem::Problem;
 use crate::http::real_ip::ClientInfo;
 use crate::http::request_state::RequestState;
@@ -33,7 +33,7 @@ use crate::http::request_state::session_store::RequestSessionStore;
 use crate::http::response::RequestMeta;
 use crate::http::service::context::{FleetHandle, WorkerContext};
 use crate::http::service::response_future::{RequestGuard, ResponseFuture, SessionHandles, TimedHandler};
-use crate::http::{admin, body, dashboard, real_ip, request_head, response, untrusted_proxy};
+use crate::http::{admin, body, real_ip, request_head, response, untrusted_proxy};
 
 /// What one listener serves; cheap to clone.
 #[derive(Clone, Debug)]
@@ -85,7 +85,6 @@ pub(super) fn admin_routes(core: &Arc<WorkerContext>) -> Router {
         .route("/readyz", get(admin::probes::readyz))
         .route("/metrics", get(admin::metrics::metrics))
         .route("/fleet.json", get(admin::fleet_json::fleet_json))
-        .merge(dashboard::routes())
         .with_state(FleetHandle(Arc::clone(core)))
 }
 

@@ -1,4 +1,4 @@
-//! The client that sends messages over a WebSocket, as limits count.
+//! The client that sends messages over a WebSocket, as a subject of limits.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::limiter::LimitSubject;
 /// Bytes of a message that count as one request: a large message takes as much of Redis as many small ones.
 const BYTES_PER_REQUEST: usize = 1024;
 
-/// When a client may try again where Redis was nearly full.
+/// When a client may try again while Redis is nearly full.
 const FULL_RETRY: Duration = Duration::from_secs(30);
 
-/// A client that sends messages, as its opening request showed it.
+/// A client, as its handshake identified it.
 #[derive(Debug)]
 pub(in crate::http) struct SocketClient {
     client: String,
@@ -44,7 +44,7 @@ impl SocketClient {
     }
 }
 
-/// What a message counts for.
+/// What a message counts for, requests.
 pub(in crate::http) fn message_cost(bytes: usize) -> u64 {
     bytes.div_ceil(BYTES_PER_REQUEST).max(1) as u64
 }
