@@ -124,7 +124,7 @@ fn why_workers_ended_and_what_the_others_do_is_told() {
     });
     let json = fleet.operator("/fleet.json").json();
     let slots = json["slots"].as_array().unwrap();
-    assert_eq!(slots.iter().filter_map(|slot| slot["ends"]["signal"].as_u64()).sum::<u64>(), 1, "{json}");
+    assert_eq!(slots.iter().filter_map(|slot| slot["exits"]["signal"].as_u64()).sum::<u64>(), 1, "{json}");
     assert!(slots.iter().all(|slot| slot["workers"][0]["state"] == "ready"), "{json}");
 }
 
