@@ -135,6 +135,20 @@ pub(super) fn dashboard(layers: &SettingSources) -> Result<DashboardConfig, Conf
             "dashboard.token_file",
             "dashboard.token is set too; give one of them".to_owned(),
         )),
+        (token, token_file) if !cfg!(feature = "dashboard") => {
+            let used = [
+                ("dashboard.public", dashboard.public),
+                ("dashboard.token", token.is_some()),
+                ("dashboard.token_file", token_file.is_some()),
+            ];
+            match used.into_iter().find(|(_, is_used)| *is_used) {
+                Some((setting, _)) => Err(layers.contradiction(
+                    setting,
+                    "this program is built without the dashboard (cargo feature \"dashboard\")".to_owned(),
+                )),
+                None => Ok(dashboard),
+            }
+        }
         _ => Ok(dashboard),
     }
 }

@@ -32,8 +32,8 @@ fn totals_equal_what_the_clients_counted_and_every_worker_tells_the_same() {
         let (worker, text) = scrape(&fleet);
         answered_by.insert(worker);
         assert_eq!(sum(&text, REQUESTS, &[]), 300.0);
-        assert_eq!(sum(&text, REQUESTS, &["class=\"4xx\""]), 50.0);
-        assert_eq!(sum(&text, REQUESTS, &["class=\"2xx\""]), 250.0);
+        assert_eq!(sum(&text, REQUESTS, &["status_class=\"4xx\""]), 50.0);
+        assert_eq!(sum(&text, REQUESTS, &["status_class=\"2xx\""]), 250.0);
     }
     assert_eq!(answered_by.len(), 4, "every worker was asked");
 }
@@ -107,7 +107,7 @@ fn why_workers_ended_and_what_the_others_do_is_told() {
     let fleet = TestFleetBuilder::on(&redis).start();
     let text = scrape(&fleet).1;
     assert_eq!(
-        sum(&text, "regatta_worker_ends_total", &["reason=\"signal\""]),
+        sum(&text, "regatta_worker_exits_total", &["reason=\"signal\""]),
         0.0,
         "a series from the start"
     );
@@ -115,7 +115,7 @@ fn why_workers_ended_and_what_the_others_do_is_told() {
     process::signal(fleet.workers()[0], Signal::SIGKILL);
     wait::until("the end and its reason are counted", wait::LONG, || {
         client::once(fleet.admin, Request::get("/metrics")).is_ok_and(|response| {
-            sum(&response.text(), "regatta_worker_ends_total", &["reason=\"signal\""]) == 1.0
+            sum(&response.text(), "regatta_worker_exits_total", &["reason=\"signal\""]) == 1.0
         })
     });
     wait::until("both slots serve again", wait::LONG, || {
@@ -124,7 +124,7 @@ fn why_workers_ended_and_what_the_others_do_is_told() {
     });
     let json = fleet.operator("/fleet.json").json();
     let slots = json["slots"].as_array().unwrap();
-    assert_eq!(slots.iter().filter_map(|slot| slot["ends"]["signal"].as_u64()).sum::<u64>(), 1, "{json}");
+    assert_eq!(slots.iter().filter_map(|slot| slot["exits"]["signal"].as_u64()).sum::<u64>(), 1, "{json}");
     assert!(slots.iter().all(|slot| slot["workers"][0]["state"] == "ready"), "{json}");
 }
 

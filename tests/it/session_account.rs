@@ -228,7 +228,7 @@ fn an_answer_goes_out_although_its_changes_were_not_stored_unless_they_are_stric
         assert!(answer.all("Set-Cookie").is_empty(), "{answer:?}");
     }
     let metrics = fleet.operator("/metrics").text();
-    let counted = metrics.lines().filter(|line| line.starts_with("regatta_session_commit_failed_total{"));
+    let counted = metrics.lines().filter(|line| line.starts_with("regatta_session_commit_failures_total{"));
     let counted: u64 = counted.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
     assert_eq!(counted, 1);
 }
@@ -331,7 +331,7 @@ fn a_damaged_session_is_put_aside_once_and_the_visitor_gets_a_new_one() {
         let metrics = fleet.operator("/metrics").text();
         let counted: u64 = metrics
             .lines()
-            .filter(|line| line.starts_with("regatta_session_corrupt_total{"))
+            .filter(|line| line.starts_with("regatta_session_corruptions_total{"))
             .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
             .sum();
         assert_eq!(counted, round as u64 + 1);

@@ -1,4 +1,4 @@
-//! The page's stylesheet, script and picture, part of the library: nothing is loaded from elsewhere.
+//! The page's stylesheet, script and icon, embedded in the program.
 
 use std::sync::LazyLock;
 
@@ -12,7 +12,7 @@ const STYLE: &str = include_str!("assets/fleet.css");
 const SCRIPT: &str = include_str!("assets/fleet.js");
 const ICON: &str = include_str!("assets/icon.svg");
 
-/// Where they lie. Each has its content's hash in its name, so that it may be kept for ever.
+/// Each path has the hash of its content, so browsers may cache it for ever.
 pub(super) static ASSET_PATHS: LazyLock<AssetPaths> = LazyLock::new(|| AssetPaths {
     style: format!("/fleet/assets/{:016x}.css", fnv1a(STYLE)),
     script: format!("/fleet/assets/{:016x}.js", fnv1a(SCRIPT)),
@@ -29,12 +29,11 @@ pub(super) struct AssetPaths {
 
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
-/// Generic over the state because it needs none.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new().route("/fleet/assets/{name}", get(async |Path(name): Path<String>| asset(&name)))
 }
 
-/// A file by its name; with another version's hash it is this one's, and not to be kept: while a fleet is replaced, a
+/// A file by its name. Under another version's hash it is this version's file and must not be cached: during a rollout a
 /// page may come from one version and its files from another.
 fn asset(name: &str) -> Response {
     let (path, kind, text) = match name.split_once('.') {
@@ -48,7 +47,7 @@ fn asset(name: &str) -> Response {
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, cache_control)], text).into_response()
 }
 
-/// FNV-1a (Fowler, Noll, Vo), 64 bits: names a version of a file, and protects nothing.
+/// FNV-1a, 64 bits: names a version of a file, and protects nothing.
 fn fnv1a(text: &str) -> u64 {
     text.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))

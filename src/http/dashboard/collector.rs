@@ -1,4 +1,4 @@
-//! Asks everybody who knows something of the fleet, all at once, and remembers what lines are drawn of.
+//! Collects the fleet's facts from the supervisor, Redis and the scoreboard at once, and retains their history.
 
 use std::path::Path;
 use std::time::Duration;
@@ -27,10 +27,10 @@ use crate::sys::clock;
 /// Time over which rates are measured.
 const RATE_SPAN: Duration = Duration::from_millis(1900);
 
-/// After a pause this long the old samples say nothing of now.
+/// After a longer pause old samples are discarded.
 const MAX_SAMPLE_GAP: Duration = Duration::from_secs(5);
 
-/// What is remembered from one second to the next.
+/// What one collection passes to the next.
 #[derive(Debug)]
 pub(super) struct FleetCollector {
     rate_window: RateWindow,
@@ -48,14 +48,14 @@ impl Default for FleetCollector {
             last_sample_at: None,
             history: MetricHistory::default(),
             events: Vec::new(),
-            status: Err("it was not asked yet".to_owned()),
+            status: Err("it has not been polled yet".to_owned()),
             pending_poll: None,
         }
     }
 }
 
 impl FleetCollector {
-    /// How things are now.
+    /// Collects the view of this moment.
     pub(super) async fn collect(&mut self, admin: &AdminServices) -> DashboardView {
         let listed = async {
             match admin.settings.heartbeat_interval {
@@ -91,10 +91,10 @@ impl FleetCollector {
         presenter::present(&facts, &self.history)
     }
 
-    /// Asks the supervisor, one question at a time: one that is stuck must not gather threads.
+    /// Polls the supervisor, one poll at a time: a stuck supervisor must not gather blocked threads.
     async fn poll_supervisor(&mut self, run_dir: &Path) {
         let after = self.events.last().map(|event| event.sequence);
-        // It stays here while it is waited for: whoever waits may leave, and the next one waits for the same answer.
+        // A caller may be dropped while it waits; the poll stays here, and the next caller waits for it.
         let pending_poll = self.pending_poll.get_or_insert_with(|| {
             let run_dir = run_dir.to_owned();
             tokio::task::spawn_blocking(move || supervisor_client::poll(&run_dir, after))
@@ -110,12 +110,12 @@ impl FleetCollector {
                 self.append_events(reply.events);
             }
             Ok(Err(error)) => self.status = Err(error.to_string()),
-            Err(_) => self.status = Err("it could not be asked".to_owned()),
+            Err(_) => self.status = Err("polling it failed".to_owned()),
         }
     }
 
     fn append_events(&mut self, events: Vec<FleetEvent>) {
-        // Numbers that began anew are another fleet's, and the old events with them.
+        // Sequence numbers that start again are those of another run, whose events replace the old ones.
         if events
             .first()
             .is_some_and(|first| self.events.last().is_some_and(|last| first.sequence <= last.sequence))
@@ -127,7 +127,7 @@ impl FleetCollector {
         self.events.drain(..surplus);
     }
 
-    /// Rates of the last seconds; where nobody watched, those that the supervisor has measured.
+    /// Rates of the last seconds; after a pause, those that the supervisor has measured.
     fn rates(&mut self, now: Duration, snapshot: &ScoreboardSnapshot) -> InstanceRates {
         if self
             .last_sample_at
@@ -160,7 +160,7 @@ fn rates_from_supervisor(status: &InstanceStatus) -> InstanceRates {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "a height in a picture")]
+#[allow(clippy::cast_precision_loss, reason = "a height in a sparkline")]
 fn metric_sample(totals: &FleetTotals, rates: &InstanceRates) -> MetricSample {
     MetricSample {
         rate: totals.requests_per_s,
@@ -170,7 +170,7 @@ fn metric_sample(totals: &FleetTotals, rates: &InstanceRates) -> MetricSample {
     }
 }
 
-/// All views ever counted, by every machine.
+/// All views ever counted, on all instances.
 async fn total_views(admin: &AdminServices) -> Option<i64> {
     admin.redis.increment(&keys::counter(&admin.prefix, TOTAL_VIEWS), 0).await.ok()
 }
