@@ -1,12 +1,14 @@
 //! HTTP: what happens to a request between its connection and its handler, and to the response on its way back.
 //!
-//! Guarantees one order of everything (`router`), one map from errors to responses (`error`, `problem`), and that a
-//! request costs no round trip unless it uses state, then one. It accepts no connections and starts no process.
+//! Guarantees one order of everything (`service`), one map from errors to responses (`error`, `problem`), and that a
+//! request costs no round trip unless it uses state, then one. It must not know how connections are accepted, which
+//! processes there are, and how anything is encoded for Redis.
 
 mod admin;
 mod admin_hosts;
 mod body;
 mod body_pace;
+pub mod csrf;
 mod dashboard;
 mod drain_state;
 pub mod error;

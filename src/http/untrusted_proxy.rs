@@ -1,8 +1,8 @@
-//! Peers that seem to be proxies and are not trusted: all their clients count as one, which is said once.
+//! Warns of peers that seem to be proxies and are not trusted: all their clients count as one.
 //!
-//! What says so is the forwarding header, which any client may send. So it is believed of a peer with a private address,
-//! where proxies are and strangers are not, or after many different values of one peer; and it is said once for the
-//! whole fleet, so that no client can fill a log with it. Nothing else depends on it.
+//! The sign is the forwarding header, which any client may send. So it counts only for a peer with a private address, as
+//! proxies have, or after many different values of one peer; and an instance logs it once, so that no client can fill the
+//! log. Nothing else depends on it.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -18,13 +18,13 @@ use crate::http::real_ip::{ClientInfo, X_FORWARDED_FOR};
 use crate::http::request_head::has_header;
 use crate::scoreboard::Scoreboard;
 
-/// Peers with public addresses that are watched at the same time.
+/// Most peers with public addresses that are observed at the same time.
 const PEERS_WATCHED: usize = 8;
 
-/// Different values of one of them, of 64 that are told apart, after which it is taken for a proxy.
+/// Different values of one peer, of 64 that are distinguished, after which it counts as a proxy.
 const DISTINCT_VALUES_MIN: u32 = 24;
 
-/// What was seen of such peers by one worker.
+/// Such peers, as one worker observes them.
 #[derive(Debug, Default)]
 pub(super) struct UntrustedProxyDetector {
     reported: AtomicBool,
@@ -32,7 +32,7 @@ pub(super) struct UntrustedProxyDetector {
     watched: Mutex<Vec<(IpAddr, u64)>>,
 }
 
-/// What is to be done about it, in one sentence.
+/// What the operator can do, in one sentence.
 pub(super) fn advice(peer: IpAddr) -> String {
     format!(
         "requests from {peer} name their clients in a forwarding header, but {peer} is not in proxy.trusted, so that all \

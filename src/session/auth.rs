@@ -18,27 +18,27 @@ const ATTEMPTS: usize = 4;
 /// What details of a login are encrypted under.
 const DETAILS_FIELD: &str = "_d";
 
-/// One of a user's sessions, as he may see it.
+/// One of a user's sessions, as its user may see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActiveSession {
-    /// Names it; of no use to anybody who wants to get into it.
+    /// Names it; does not give access to it.
     pub handle: String,
-    /// When he logged in, ms since 1970 by Redis's clock.
+    /// Time of the login, ms since 1970 by Redis's clock.
     pub created_ms: u64,
     /// When it was last used, ms since 1970; exact to a tenth of its idle lifetime.
     pub last_seen_ms: u64,
     /// Address the login came from.
     pub address: String,
-    /// What the browser said it is.
+    /// The browser's `User-Agent`.
     pub agent: String,
     /// Whether it is this request's.
     pub current: bool,
 }
 
-/// A login: who, and from where.
+/// A login: the user, and from where.
 #[derive(Debug, Clone)]
 pub struct UserLogin {
-    /// His tag.
+    /// The user's tag.
     pub user: UserTag,
     /// What the session keeps of it.
     pub details: LoginDetails,
@@ -46,7 +46,7 @@ pub struct UserLogin {
 
 /// What a new id comes with.
 pub(super) enum RotationCause<'a> {
-    /// Somebody logged in.
+    /// A login.
     Login(&'a UserLogin),
     /// The id alone is new; fields change in the same step: texts to set, names to remove.
     CycleId(&'a ChangeSet),
@@ -226,7 +226,7 @@ impl TrackedSession {
         Ok(())
     }
 
-    /// A user's sessions, the one he uses now first, then the latest login.
+    /// A user's sessions, the current one first, then the latest login.
     ///
     /// # Errors
     /// `Redis`.

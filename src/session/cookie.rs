@@ -1,9 +1,9 @@
 //! The session cookie, signed over its name and value with HMAC-SHA256 (RFC 2104).
 //!
 //! `v1.<key>.<id>.<signature>` names a session, `v2.<key>.<id>.<user>.<signature>` one of a user who logged in: the tag
-//! is known before the session is read, so that limits and the question whether the user was logged out need no second
-//! trip. `v3.<key>.<id>.<ticket>.<signature>` is a ticket: the id of a session that is made when it comes back, see
-//! [`Ticket`].
+//! is known before the session is read, so that limits and the check whether the user was logged out need no second
+//! round trip. `v3.<key>.<id>.<provisional>.<signature>` is a provisional
+//! cookie: the id of a session that is stored when the cookie comes back, see [`ProvisionalCookie`].
 //! The name is signed too, so a value cannot be moved to another cookie. Whatever is not genuine counts as no cookie
 //! (RFC 6265 §5.4, and §4.1.2 for writing). Which of a request's cookies is ours: [`crate::session::cookie_header`].
 
@@ -22,7 +22,7 @@ use crate::session::cookie_value::{
 use crate::session::user::UserTag;
 use crate::session::verified_cookie_cache::{RecognizedCookie, VerifiedCookieCache};
 
-/// Signing keys: the first signs, all are accepted, so that keys can be replaced without logging anybody out.
+/// Signing keys: the first signs, all are accepted, so that keys can be replaced without ending sessions.
 pub struct CookieKeyring {
     keys: Vec<SigningKey>,
     /// What these keys have verified: with others it is void, so it lives and dies with them.
@@ -30,7 +30,7 @@ pub struct CookieKeyring {
 }
 
 struct SigningKey {
-    /// First 6 characters of the secret's hash: finds the right key at once, tells nothing about it.
+    /// First 6 characters of the secret's hash: selects the key, and reveals nothing of it.
     name: String,
     key: hmac::Key,
 }
@@ -41,7 +41,7 @@ impl std::fmt::Debug for CookieKeyring {
     }
 }
 
-/// What a value turns out to be.
+/// Whether a value is ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CookieRecognition {
     /// We signed it.
@@ -84,7 +84,7 @@ impl CookieKeyring {
         (!keys.is_empty()).then(|| Self { keys, verified_cookies: Mutex::default() })
     }
 
-    /// The value of the cookie `name` for this session, and its user if somebody logged in.
+    /// The value of the cookie `name` for this session, and its user if one is logged in.
     pub fn sign(&self, name: &str, id: Id, user: Option<UserTag>) -> String {
         match user {
             Some(user) => self.encode_value(name, "v2", id, Some(&user.to_string())),
@@ -92,7 +92,7 @@ impl CookieKeyring {
         }
     }
 
-    /// The value of the cookie `name` that is a ticket for a session with this id.
+    /// The value of the cookie `name` that is provisional: the session with this id is not stored yet.
     pub fn sign_provisional(&self, name: &str, id: Id, provisional: ProvisionalCookie) -> String {
         self.encode_value(name, "v3", id, Some(&provisional.encode()))
     }
@@ -120,17 +120,17 @@ impl CookieKeyring {
         CookieParts::parse(value).is_some_and(|parts| self.keys.iter().any(|key| key.name == parts.key_name))
     }
 
-    /// As [`Keyring::verify`], of what a client sent: at once if it was verified before.
+    /// As [`CookieKeyring::verify`], of what a client sent: at once if it was verified before.
     pub(super) fn recognize(&self, name: &str, value: &[u8]) -> CookieRecognition {
-        let memo = || self.verified_cookies.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = memo().get(name, value) {
+        let cache = || self.verified_cookies.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = cache().get(name, value) {
             return CookieRecognition::Genuine(known);
         }
         let text = std::str::from_utf8(value).ok().filter(|value| self.names_known_key(value));
         let Some(text) = text else { return CookieRecognition::Foreign };
         match self.verify(name, text).map(RecognizedCookie::new) {
             Some(known) => {
-                memo().insert(name, value, known);
+                cache().insert(name, value, known);
                 CookieRecognition::Genuine(known)
             }
             None => CookieRecognition::Forged,
@@ -151,7 +151,7 @@ impl CookieKeyring {
 
     /// The parts signed with each key, the one that signs first, and the keys' names. No cookie's name has a space in it,
     /// so parts that begin with a word and a space are never what a cookie signs.
-    pub(super) fn mac_tags(&self, parts: &[&str]) -> impl Iterator<Item = (&str, [u8; 32])> {
+    pub(crate) fn mac_tags(&self, parts: &[&str]) -> impl Iterator<Item = (&str, [u8; 32])> {
         self.keys.iter().map(move |key| {
             let mut tag = [0; 32];
             tag.copy_from_slice(signature(&key.key, parts).as_ref());
@@ -194,6 +194,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::session::cookie_value::{PROVISIONAL_VALUE_LEN, VALUE_LEN};
 
     const OLD: &[u8] = b"an old secret of thirty-two bytes";
     const NEW: &[u8] = b"a new secret with thirty-two bytes";

@@ -1,4 +1,4 @@
-//! What the value of a session cookie says, before and after its signature was checked.
+//! The parts of a session cookie's value, before and after its signature was checked.
 //!
 //! Knows the three forms of a value and no key.
 
@@ -9,30 +9,30 @@ use tower_sessions::session::Id;
 use crate::session::user::UserTag;
 
 /// Length of a genuine value without a user: `v1` and 6, 22 and 43 characters, each after a dot.
-const VALUE_LEN: usize = 76;
+pub(super) const VALUE_LEN: usize = 76;
 /// With a user: `v2` and 11 characters and a dot more.
 pub(super) const USER_VALUE_LEN: usize = 88;
-/// A ticket: `v3` and 8 characters and a dot more.
-const PROVISIONAL_VALUE_LEN: usize = 85;
+/// Provisional: `v3` and 8 characters and a dot more.
+pub(super) const PROVISIONAL_VALUE_LEN: usize = 85;
 /// Where the dots behind the key's name and behind the id are, and how long the signature is.
 const KEY_END: usize = 9;
 const ID_END: usize = 32;
 const TAG_LEN: usize = 43;
 
-/// Whose cookie it is.
+/// The contents of a genuine cookie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VerifiedCookie {
-    /// The session's id, which we once gave out.
+    /// The session's id, issued by this fleet.
     pub id: Id,
     /// The user who logged in with it.
     pub user: Option<UserTag>,
     /// It was signed with an older key: sign it anew when a cookie is sent anyway.
     pub re_sign: bool,
-    /// It is a ticket; the session may not be made.
+    /// Set if the session may not be stored yet.
     pub provisional: Option<ProvisionalCookie>,
 }
 
-/// What a ticket says beside its session's id.
+/// What a provisional cookie holds beside its session's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProvisionalCookie {
     /// When it was issued, ms since 1970 by Redis's clock.
@@ -42,7 +42,7 @@ pub struct ProvisionalCookie {
 }
 
 impl ProvisionalCookie {
-    /// The highest of 48 bits: no view was counted. Tickets of releases that had no such bit count as with a view, which
+    /// The highest of 48 bits: no view was counted. Cookies of releases that had no such bit count as with a view, which
     /// theirs always are. The others are the time, and last until the year 6429.
     const UNVIEWED: u64 = 1 << 47;
 
@@ -53,7 +53,7 @@ impl ProvisionalCookie {
         URL_SAFE_NO_PAD.encode(&bits.to_be_bytes()[2..])
     }
 
-    /// What [`Ticket::encode`] made this of.
+    /// Reads what [`ProvisionalCookie::encode`] wrote.
     pub fn decode(text: &str) -> Option<Self> {
         let mut bytes = [0; 8];
         let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes[2..]).ok()?;
@@ -63,7 +63,7 @@ impl ProvisionalCookie {
     }
 }
 
-/// What a value says, before its signature was checked.
+/// The parts of a value whose signature was not checked yet.
 pub(super) struct CookieParts<'a> {
     pub(super) key_name: &'a str,
     pub(super) id: &'a str,
@@ -97,12 +97,12 @@ impl<'a> CookieParts<'a> {
     }
 }
 
-/// Whether a value is written as a ticket is, genuine or not.
+/// Whether a value has the form of a provisional cookie, genuine or not.
 pub(super) fn is_provisional(value: &[u8]) -> bool {
     value.starts_with(b"v3.")
 }
 
-/// Compares without telling by its time where the difference is.
-pub(super) fn constant_time_eq(one: &[u8], other: &[u8]) -> bool {
+/// Compares in a time that does not depend on where the difference is.
+pub(crate) fn constant_time_eq(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).fold(0, |different, (a, b)| different | (a ^ b)) == 0
 }

@@ -19,6 +19,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::config::limits::Rate;
 use crate::config::settings::{DashboardConfig, Secret};
+use crate::http::csrf::{self, MacTag};
 use crate::http::dashboard::flash::FlashMessage;
 use crate::limiter::gcra;
 use crate::limiter::quota::Quota;
@@ -185,21 +186,20 @@ impl DashboardAuth {
         set_cookie(OPERATOR_COOKIE, "", Duration::ZERO, secure)
     }
 
-    /// The token of this session's forms; another text at each call, because a constant one could be guessed from the
-    /// lengths of compressed pages (BREACH).
+    /// What this operator's forms carry, and no other operator's; another text at each call. Empty without random bytes:
+    /// the form is then rejected.
     pub(super) fn csrf_token(&self, operator: &OperatorSession) -> String {
-        let mut salt = [0; 16];
-        // Without random bytes there is no token, and the form is rejected.
-        if SystemRandom::new().fill(&mut salt).is_err() {
-            return String::new();
-        }
-        let salt = URL_SAFE_NO_PAD.encode(salt);
-        format!("{salt}.{}", self.sign(&["form", &operator.id, &salt]))
+        let TokenState::Configured(keys) = &self.token_state else { return String::new() };
+        let signature = hmac::sign(&keys.signing, join_parts(&["form", &operator.id]).as_bytes());
+        let tag = MacTag::try_from(signature.as_ref()).ok();
+        tag.and_then(|tag| csrf::mask(&tag)).unwrap_or_default()
     }
 
-    /// Whether a form's token is of this session.
+    /// Whether a form carries one.
     pub(super) fn verify_csrf_token(&self, operator: &OperatorSession, token: &str) -> bool {
-        token.split_once('.').is_some_and(|(salt, tag)| self.is_signed(&["form", &operator.id, salt], tag))
+        let TokenState::Configured(keys) = &self.token_state else { return false };
+        let signed = join_parts(&["form", &operator.id]);
+        csrf::unmask(token).is_some_and(|tag| hmac::verify(&keys.signing, signed.as_bytes(), &tag).is_ok())
     }
 
     /// `Set-Cookie` of a message on the page that follows.

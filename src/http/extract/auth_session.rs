@@ -1,4 +1,4 @@
-//! Who is logged in, and everything that begins, changes or ends that.
+//! The user who is logged in: login, logout, new ids, and the user's other sessions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use http::header::USER_AGENT;
 use http::request::Parts;
 use tower_sessions::session::Id;
 
+use crate::http::csrf;
 use crate::http::error::RequestError;
 use crate::http::request_scope::RequestScope;
 use crate::http::request_state::session_store::RequestSessionStore;
@@ -16,10 +17,10 @@ use crate::session;
 use crate::session::auth::{ActiveSession, UserLogin};
 use crate::session::user::{LoginDetails, USER_NAME_MAX, UserTag};
 
-/// The visitor's account: who is logged in with this session, and where else.
+/// The user of the request's session, and the user's other sessions.
 ///
-/// Naming it costs the request's one round trip if the cookie says that somebody is logged in, and none otherwise.
-/// Whatever it changes is done when its method returns, whatever becomes of the response.
+/// Naming it costs the request's one round trip if the cookie names a user, and none otherwise.
+/// A change is stored when its method returns, whatever the response is.
 #[derive(Debug, Clone)]
 pub struct AuthSession {
     state: Arc<RequestState>,
@@ -29,22 +30,22 @@ pub struct AuthSession {
 }
 
 impl AuthSession {
-    /// The user who is logged in, by the name that [`Account::login`] was given.
+    /// The user who is logged in, by the name that [`AuthSession::login`] was given.
     pub fn user_id(&self) -> Option<&str> {
         self.user.as_deref()
     }
 
-    /// Logs a user in, whoever he proved to be.
+    /// Logs a user in. The application has checked the password, or whatever proves who it is.
     ///
-    /// The session keeps its fields and gets another id in one step: nobody who knew the old one gets in with it. A
+    /// The session keeps its fields and gets another id in one step: the old one gives no access any more. A
     /// visitor without a session gets one. Of more sessions than `session.max_per_user` the oldest ends.
     ///
     /// # Errors
-    /// [`Error::UserName`] unless it has 1 to 256 bytes; [`Error::SessionGone`] if the session was given another id a
-    /// moment ago, as by a form that was sent twice; [`Error::Denied`], [`Error::Unavailable`].
+    /// [`RequestError::InvalidUserId`] unless it has 1 to 256 bytes; [`RequestError::SessionGone`] if the session was given another id a
+    /// moment ago, as by a form that was sent twice; [`RequestError::Denied`], [`RequestError::Unavailable`].
     ///
     /// # Cancel safety
-    /// Dropping the future leaves it unknown whether he is logged in.
+    /// Dropping the future leaves it unknown whether the user is logged in.
     pub async fn login(&mut self, user: &str) -> Result<(), RequestError> {
         if user.is_empty() || user.len() > USER_NAME_MAX {
             return Err(RequestError::InvalidUserId);
@@ -64,14 +65,14 @@ impl AuthSession {
         Ok(())
     }
 
-    /// Ends the session; a visitor who has none is logged out already.
+    /// Ends the session; without a session nothing is done.
     ///
     /// # Errors
-    /// [`Error::SessionGone`] if the session was given another id a moment ago, [`Error::Denied`],
-    /// [`Error::Unavailable`].
+    /// [`RequestError::SessionGone`] if the session was given another id a moment ago, [`RequestError::Denied`],
+    /// [`RequestError::Unavailable`].
     ///
     /// # Cancel safety
-    /// As [`Account::login`].
+    /// As [`AuthSession::login`].
     pub async fn logout(&mut self) -> Result<(), RequestError> {
         if let Some(id) = self.state.load_current_session().await? {
             let user = self.state.lock().await.user;
@@ -87,10 +88,10 @@ impl AuthSession {
     /// Gives the session another id, as should be done whenever its visitor may do more than before.
     ///
     /// # Errors
-    /// As [`Account::logout`].
+    /// As [`AuthSession::logout`].
     ///
     /// # Cancel safety
-    /// As [`Account::login`].
+    /// As [`AuthSession::login`].
     pub async fn cycle_id(&mut self) -> Result<(), RequestError> {
         let Some(id) = self.state.load_current_session().await? else { return Ok(()) };
         let user = self.state.lock().await.user;
@@ -101,16 +102,16 @@ impl AuthSession {
     /// The sessions in which the user is logged in, this one first; of very many the latest 256.
     ///
     /// # Errors
-    /// [`Error::LoggedOut`], [`Error::Unavailable`].
+    /// [`RequestError::NotLoggedIn`], [`RequestError::Unavailable`].
     pub async fn sessions(&self) -> Result<Vec<ActiveSession>, RequestError> {
         let (id, user) = self.logged_in().await?;
         Ok(self.store.session.list_user_sessions(user, Some(id)).await?)
     }
 
-    /// Ends one of the user's sessions, by its handle in [`Account::sessions`]; whether there was one.
+    /// Ends one of the user's sessions, by its handle in [`AuthSession::sessions`]; whether there was one.
     ///
     /// # Errors
-    /// As [`Account::sessions`].
+    /// As [`AuthSession::sessions`].
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was ended.
@@ -126,10 +127,10 @@ impl AuthSession {
         }
     }
 
-    /// Logs the user out everywhere, here too, in one step however many sessions he has.
+    /// Logs the user out everywhere, here too, in one step however many sessions there are.
     ///
     /// # Errors
-    /// As [`Account::sessions`].
+    /// As [`AuthSession::sessions`].
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
@@ -144,7 +145,7 @@ impl AuthSession {
     /// Logs the user out everywhere but here.
     ///
     /// # Errors
-    /// As [`Account::sessions`].
+    /// As [`AuthSession::sessions`].
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
@@ -160,7 +161,7 @@ impl AuthSession {
     /// days. They outlive every change of its fields and every new id, but not the next login.
     ///
     /// # Errors
-    /// [`Error::SessionGone`] if there is no session, [`Error::Unavailable`].
+    /// [`RequestError::SessionGone`] if there is no session, [`RequestError::Unavailable`].
     pub async fn remember(&self, idle: Duration, absolute: Duration) -> Result<(), RequestError> {
         let id = self.state.load_current_session().await?.ok_or(RequestError::SessionGone)?;
         let user = self.state.lock().await.user;
@@ -170,22 +171,22 @@ impl AuthSession {
         Ok(())
     }
 
-    /// A text for a hidden field of a form: only pages of this session have it, so no other site can send the form.
+    /// A token for a hidden field of a form: only pages of this session have it, so no other site can send the form.
     ///
-    /// Every call makes another one, and all of them are good as long as the session keeps its id: a constant text could
-    /// be guessed from the lengths of compressed pages. A visitor without a session gets
-    /// the cookie for one, of which nothing is stored before it comes back.
+    /// Every call makes another one, and all of them are valid as long as the session keeps its id: a constant token could
+    /// be guessed from the lengths of compressed pages. A visitor without a session gets the cookie for one, of which
+    /// nothing is stored before it comes back.
     ///
     /// # Errors
-    /// [`Error::SessionGone`] if the session was given another id a moment ago, [`Error::Denied`],
-    /// [`Error::Unavailable`].
+    /// [`RequestError::SessionGone`] if the session was given another id a moment ago, [`RequestError::Denied`],
+    /// [`RequestError::Unavailable`].
     pub async fn csrf_token(&self) -> Result<String, RequestError> {
         let without_redis = {
             let inner = self.state.lock().await;
             inner.freshness.map(|_| inner.current_session_id.filter(|_| inner.failure.is_none()))
         };
         let id = match without_redis {
-            // Redis cannot be asked, or make a session: the text follows from the id, and is checked when it comes back.
+            // Without Redis no session can be created: the token follows from the id, and is verified when it comes back.
             Some(current) => current.ok_or(RequestError::Unavailable { retry_after: 1 })?,
             None => self.state.load_or_issue_session().await?,
         };
@@ -196,14 +197,14 @@ impl AuthSession {
             .signing_keys
             .keyring()
             .ok_or(RequestError::Unavailable { retry_after: 1 })?;
-        keyring.csrf_token(id).map_err(|_| RequestError::Internal)
+        csrf::session_token(&keyring, id).ok_or(RequestError::Internal)
     }
 
-    /// Whether this is the text that the session's own forms have. Costs no round trip.
+    /// Whether this is a token of the session's own forms. Costs no round trip.
     pub async fn verify_csrf_token(&self, text: &str) -> bool {
         let id = self.state.lock().await.current_session_id;
         let keyring = self.state.services.sessions.signing_keys.keyring();
-        keyring.zip(id).is_some_and(|(keyring, id)| keyring.is_csrf_token(id, text))
+        keyring.zip(id).is_some_and(|(keyring, id)| csrf::is_session_token(&keyring, id, text))
     }
 
     async fn logged_in(&self) -> Result<(Id, UserTag), RequestError> {
@@ -212,7 +213,7 @@ impl AuthSession {
         id.zip(user).ok_or(RequestError::NotLoggedIn)
     }
 
-    /// Takes note of the session's new id.
+    /// Records the session's new id.
     async fn apply_new_id(
         &self,
         done: Result<Id, session::SessionError>,

@@ -1,4 +1,4 @@
-//! Who asks.
+//! The client's address.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What a handler asks for by naming it among its arguments.
+//! Extractors: what a handler gets by naming it among its arguments.
 //!
 //! `tower_sessions::Session` belongs to them; it is put into the request as it is.
 

@@ -12,9 +12,9 @@ use crate::http::request_state::CountedView;
 /// A visitor without a session gets one. Limits, session, view and total are one round trip. While Redis is away, or
 /// takes no writes, nothing can be counted, and no older number stands in: the request is answered 503.
 ///
-/// A page that has more to show than a number names `Option<Visit>`. For GET and HEAD it is then `None` while nothing
-/// can be counted; limits hold as far as workers decide them alone, and the header `Session-State` says what the rest
-/// of the page was made of: `stale`, `read-only` or `unknown`.
+/// A page that has more to show than a number names `Option<PageView>`. For GET and HEAD it is then `None` while nothing
+/// can be counted; limits hold as far as workers decide them alone, and the header `Session-State` tells how fresh the
+/// session is: `stale`, `read-only` or `unknown`.
 ///
 /// ```
 /// use regatta::Visit;

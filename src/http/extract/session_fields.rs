@@ -29,7 +29,7 @@ impl SessionFields {
     /// A field's value; `None` if there is none, or no session.
     ///
     /// # Errors
-    /// [`Error::SessionField`] if it holds something else, [`Error::Denied`], [`Error::Unavailable`].
+    /// [`RequestError::InvalidSessionField`] if it holds something else, [`RequestError::Denied`], [`RequestError::Unavailable`].
     pub async fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RequestError> {
         match self.state.load_current_session().await {
             Ok(Some(id)) => Ok(self.store.loaded(id).await?.value(name)?),
@@ -43,8 +43,8 @@ impl SessionFields {
     /// Such a field is stored as it is, never encrypted; use it for nothing else.
     ///
     /// # Errors
-    /// [`Error::SessionField`] if it is no integer or the sum does not fit, [`Error::SessionFull`],
-    /// [`Error::SessionGone`], [`Error::Denied`]; [`Error::Unavailable`], after which it may have been added.
+    /// [`RequestError::InvalidSessionField`] if it is no integer or the sum does not fit, [`RequestError::SessionTooLarge`],
+    /// [`RequestError::SessionGone`], [`RequestError::Denied`]; [`RequestError::Unavailable`], after which it may have been added.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was added.
@@ -61,7 +61,7 @@ impl SessionFields {
     /// Nothing is lost: if another request was faster, `change` is called again with the new value, up to three times.
     ///
     /// # Errors
-    /// [`Error::SessionConflict`] if others were faster each time; otherwise as [`Fields::incr`].
+    /// [`RequestError::SessionConflict`] if others were faster each time; otherwise as [`SessionFields::incr`].
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was changed.

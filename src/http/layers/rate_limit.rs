@@ -40,10 +40,10 @@ impl RateLimitLayer {
         Self { policy, cost: None, name: name.into(), services: Arc::clone(services) }
     }
 
-    /// What a request counts for here, instead of the policy's own cost; 0 is never denied and is told how the policy stands.
+    /// What a request counts for here, instead of the policy's own cost; 0 is never denied and still gets the policy's headers.
     ///
     /// # Panics
-    /// When it is more than the policy can ever allow: the worker then says so and the fleet does not start.
+    /// When it is more than the policy can ever allow: the worker then reports it and the fleet does not start.
     #[must_use]
     pub fn cost(mut self, requests: u64) -> Self {
         let policy = self.services.limiter.policies().find(&self.name);

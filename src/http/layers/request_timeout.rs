@@ -122,7 +122,7 @@ impl RequestTimer {
     }
 }
 
-/// Whose fault it is decides what the client is told.
+/// The status depends on what the handler waited for.
 fn timeout_response(state: &RequestState) -> Response {
     let problem = if state.body_waits.load(Relaxed) {
         Problem::new(StatusCode::REQUEST_TIMEOUT, "the request body did not come in time")

@@ -29,7 +29,7 @@ impl RequestState {
                 self.record_lookup(&mut inner, id, reply).await
             }
             (Ok(_), _) => {}
-            // The limits allow it; whoever needs the session is told what is known, or asks again.
+            // The limits allow it; an extractor that needs the session gets what is known, or tries again.
             (Err(BeginFailure::RedisUnavailable(error)), unread) => {
                 let known = Box::pin(self.session_without_redis(session.as_ref(), &error)).await;
                 if let (Some((how, reply)), Some(id)) = (known, unread) {
@@ -117,7 +117,7 @@ impl RequestState {
         let mut pending = self.check_limits(inner).await?;
         let limits = pending.as_ref().map_or(&[][..], PendingDecision::checks);
         if limits.is_empty() && session.is_none() && counters.is_empty() {
-            // All of it was drawn in advance.
+            // All of it was prefetched.
             if let Some(pending) = pending {
                 self.grant(&mut inner.limits, pending, &[]);
             }
@@ -149,7 +149,7 @@ impl RequestState {
             (Ok(begin::BeginReply::Denied { limits }), Some(pending)) => {
                 Err(self.deny(&mut inner.limits, pending, &limits))
             }
-            // Nothing was asked that could deny.
+            // No limit was part of the call.
             (Ok(begin::BeginReply::Denied { .. }), None) => {
                 Err(BeginFailure::Rejected(StateError::Unavailable(1)))
             }

@@ -1,6 +1,6 @@
-//! The visitor's cookie: which session a request names, and what is told to the browser afterwards.
+//! The session that a request's cookies name.
 //!
-//! Guarantees that a name nobody signed is no name, and that a cookie is sent only when there is something new to say.
+//! Guarantees that a cookie without a genuine signature names none.
 
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
@@ -16,26 +16,26 @@ use crate::session::services::SessionServices;
 use crate::session::user::UserTag;
 use crate::session::verified_cookie_cache::RecognizedCookie;
 
-/// Who sent the cookie.
+/// The visitor, as the cookies identify them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::http) enum CookieIdentity {
-    /// The signing keys are not known yet, so nobody can be told from anybody.
+    /// The signing keys are not known yet, so no cookie can be verified.
     Unverifiable,
-    /// Among so many cookies of our name that not all are checked; a stranger would get a new session each time.
+    /// More cookies of our name than are checked; treated as anonymous, the visitor would get a new session each time.
     TooManyCookies,
     /// No genuine cookie.
     Anonymous,
-    /// We once gave this visitor a cookie.
+    /// A genuine cookie.
     Verified {
         /// The session's id.
         id: Id,
         /// Its hash, by which Redis and limits know it.
         digest: SessionDigest,
-        /// Who logged in with it, if anybody.
+        /// The user who logged in with it, if one did.
         user: Option<UserTag>,
         /// Signed with an old key: signed anew when the session is used.
         re_sign: bool,
-        /// It is a ticket: its session may not be made yet.
+        /// Set if its session may not be stored yet.
         provisional: Option<ProvisionalCookie>,
         /// It came over TLS under the name for plain connections: it may have been overheard there, so its session gets
         /// another id when it is used.
@@ -43,7 +43,7 @@ pub(in crate::http) enum CookieIdentity {
     },
 }
 
-/// What a request's cookies say.
+/// What a request's cookies name.
 #[derive(Debug)]
 pub(in crate::http) struct RequestCookies {
     pub(in crate::http) visitor: CookieIdentity,
@@ -107,7 +107,7 @@ impl CookieIdentity {
         }
     }
 
-    /// The user who logged in with the session, as limits know him.
+    /// The user who logged in with the session, as limits identify users.
     pub(in crate::http) fn user(&self) -> Option<UserTag> {
         match self {
             Self::Verified { user, .. } => *user,
@@ -122,8 +122,8 @@ impl CookieIdentity {
         }
     }
 
-    /// The digest of a session that was made. A ticket names none: a client that collects tickets would otherwise count
-    /// as many.
+    /// The digest of a session that is stored. A provisional cookie names none: a client that collects such cookies would
+    /// otherwise count as many clients.
     pub(in crate::http) fn confirmed_digest(&self) -> Option<&str> {
         match self {
             Self::Verified { digest, provisional: None, .. } => Some(digest),
@@ -131,7 +131,7 @@ impl CookieIdentity {
         }
     }
 
-    /// Its ticket, if it is one.
+    /// Its contents, if it is provisional.
     pub(in crate::http) fn provisional(&self) -> Option<ProvisionalCookie> {
         match self {
             Self::Verified { provisional, .. } => *provisional,

@@ -1,4 +1,4 @@
-//! The request's dealings with counters that do not travel with its first call.
+//! Counters that are not part of the request's first round trip.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl RequestState {
         self.services.batched_counters.cached(name, now_ms())
     }
 
-    /// What Redis and this machine know of a batched counter; while Redis is away, what this worker knows.
+    /// What Redis and this instance know of a batched counter; while Redis is away, what this worker knows.
     pub(in crate::http) async fn batched_value(
         &self,
         name: &CounterName,
@@ -83,7 +83,7 @@ impl RequestState {
         self.record_failure(bounded::get(&self.services.redis, &self.services.prefix, name).await).await
     }
 
-    /// Counts in a unique counter, or looks.
+    /// Inserts into a distinct counter, or reads it.
     pub(in crate::http) async fn insert_distinct(
         &self,
         name: &CounterName,
@@ -96,7 +96,7 @@ impl RequestState {
             .await
     }
 
-    /// A failure of Redis is the request's answer, whatever its handler makes of it.
+    /// A failure of Redis is recorded as the request's, whatever its handler makes of the error.
     async fn record_failure<T>(&self, outcome: Result<T, counter::CounterError>) -> Result<T, RequestError> {
         if let Err(counter::CounterError::Redis(error)) = &outcome {
             self.lock().await.failure = Some(error.into());

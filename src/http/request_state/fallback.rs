@@ -1,4 +1,4 @@
-//! What a request is told of its session when Redis cannot do all it was asked.
+//! What a request gets of its session when Redis does not serve it in full.
 //!
 //! Guarantees that nothing is made, counted or taken away meanwhile, and that no number stands in for one that was not
 //! counted: a visitor sees the session's data as last known, marked as such, or a 503.
@@ -18,7 +18,7 @@ use crate::sys::clock;
 use crate::{redis, session};
 
 impl RequestState {
-    /// Takes note of what Redis said.
+    /// Stores what was read from Redis, for when Redis is away.
     pub(super) fn cache_session(&self, session: &SessionQuery, reply: &SessionLookup) {
         let Some(digest) = self.cookie_digest(session) else { return };
         if reply.user().is_some() && !self.services.sessions.follows_session_ends.swap(true, Relaxed) {
@@ -28,7 +28,7 @@ impl RequestState {
         self.stale_cache().insert(digest, reply, self.services.worker.uptime(), unix_ms);
     }
 
-    /// A view could not be counted: takes note of what is known of its session, without a number.
+    /// A view could not be counted: records what is known of its session, without a number.
     pub(super) async fn record_uncounted_view(
         &self,
         inner: &mut RequestStateInner,
@@ -48,15 +48,15 @@ impl RequestState {
         }
     }
 
-    /// The session is changed, or may be: what is known of it is not true any more.
+    /// The session is changed, or may be: its cached copy is not true any more.
     pub(in crate::http) fn invalidate_cached(&self, id: Id) {
         self.stale_cache().remove(&session::digest(id));
     }
 
-    /// The session of the visitor's cookie; none if there is nothing to be shown.
+    /// The session of the visitor's cookie; none if nothing is known.
     ///
     /// A server that only refuses writes is read, whatever the method: what writes fails by itself, and logging out
-    /// need not. The last known session is for methods that only look.
+    /// need not. The stale session is for safe methods.
     pub(super) async fn session_without_redis(
         &self,
         session: Option<&SessionQuery>,
@@ -64,13 +64,14 @@ impl RequestState {
     ) -> Option<(SessionFreshness, SessionLookup)> {
         let session = session?;
         let digest = self.cookie_digest(session)?;
-        // A server that was just silent is not asked again; one that is away or held back refuses at once.
+        // A server that just did not reply is not tried again; without a connection, or behind an open breaker, the call fails
+        // at once.
         let lookup = match error {
             redis::RedisError::Timeout | redis::RedisError::ConnectionLost { .. } => None,
             _ => self.services.redis.read_session_without_functions(session).await.ok(),
         };
         match lookup {
-            // A ticket is good for its session later on.
+            // A provisional cookie can still create its session later.
             Some(SessionLookup::Gone) if session.provisional.is_some() => {
                 Some((SessionFreshness::ReadOnly, SessionLookup::Provisional))
             }
@@ -100,8 +101,8 @@ impl RequestState {
     }
 }
 
-/// From now on copies are dropped when their sessions end on other workers. Not before somebody is logged in here:
-/// it takes a connection, and what nobody logs in to is not logged out of.
+/// From now on copies are dropped when their sessions end on other workers. Not before a user is logged in on this
+/// worker: the subscription takes a connection, and without logins there are no logouts.
 fn subscribe_to_session_ends(redis: &RedisClient, cache: &Arc<Mutex<StaleSessionCache>>) {
     let handler = |act: fn(&mut StaleSessionCache, &str)| -> NotificationHandler {
         let cache = Arc::clone(cache);

@@ -1,4 +1,4 @@
-//! The request's limits: what they ask of Redis, what holds without it, and what is told about them.
+//! The request's limits: how they are decided with Redis and without, and their headers.
 
 use crate::http::error::{RequestError, StateError};
 use crate::http::request_state::request_limits::RequestLimits;
@@ -13,14 +13,14 @@ use crate::redis::begin::RateLimitDecision;
 use crate::scoreboard::row::SlotState;
 
 impl RequestState {
-    /// What the response says about the limits; `None`: they were not asked.
+    /// The headers of the limits; `None`: none was decided.
     pub(in crate::http) fn rate_limit_headers(&self, limits: &RequestLimits) -> Option<RateLimitHeaders> {
         let replies = limits.denied.as_ref().unwrap_or(&limits.decided);
         let style = self.services.worker.http.rate_limit_headers;
         (!replies.is_empty()).then(|| limits.set.headers(replies, style))
     }
 
-    /// Puts the request under a policy by its number, or has it cost more there, and decides it.
+    /// Applies a policy by its number, or raises the request's cost there, and decides it.
     pub(in crate::http) async fn apply_policy(
         &self,
         policy: usize,
@@ -34,7 +34,7 @@ impl RequestState {
         self.decide_limits().await
     }
 
-    /// Charges so much more to every policy over time that the request falls under.
+    /// Charges more requests to every rate policy that applies.
     pub(in crate::http) async fn charge(&self, cost: u64) -> Result<(), RequestError> {
         self.decide_limits().await?;
         let mut inner = self.lock_unless_failed().await?;
@@ -54,7 +54,7 @@ impl RequestState {
             .map_err(|error| StateError::from(&error).to_request_error())
     }
 
-    /// Looks at the limits that are open; `Ok`: what is left to ask Redis.
+    /// Checks the undecided limits in this worker; `Ok`: what Redis has to decide.
     pub(super) async fn check_limits(
         &self,
         inner: &mut RequestStateInner,
@@ -82,7 +82,7 @@ impl RequestState {
         }
     }
 
-    /// Redis, or nobody at all, decided that the request is allowed.
+    /// The request is allowed, by Redis or without it.
     pub(super) fn grant(
         &self,
         limits: &mut RequestLimits,
@@ -117,7 +117,7 @@ impl RequestState {
         BeginFailure::Rejected(StateError::Denied(self.rate_limit_headers(limits).unwrap_or_default()))
     }
 
-    /// Redis did not answer: what the limits say without it.
+    /// Redis did not reply: decides without it.
     pub(super) fn fall_back(
         &self,
         limits: &mut RequestLimits,
@@ -126,7 +126,7 @@ impl RequestState {
     ) -> BeginFailure {
         self.services.worker.cell().count_local_decision();
         if error.is_out_of_memory() {
-            // Known before the next look, and to every worker.
+            // Known before the next inspection, and to every worker.
             self.services.worker.cell.scoreboard.set_redis_memory_permille(1000);
         }
         match pending.fall_back(&limits.set, &error, &self.local_share()) {
@@ -139,8 +139,8 @@ impl RequestState {
         }
     }
 
-    /// This worker's part of limits that Redis does not count: the workers of this machine that serve share it, and as
-    /// many on every other machine.
+    /// This worker's share of limits while Redis does not count: it is shared by the ready workers of this instance, and by as
+    /// many of every other instance.
     fn local_share(&self) -> WorkerShare {
         let board = &self.services.worker.cell.scoreboard;
         let own = self.services.worker.worker.slot();

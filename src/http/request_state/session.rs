@@ -1,4 +1,4 @@
-//! The request's session: what is asked about it, and what the answer means for the visitor.
+//! The request's session: the query for it, and what its result means for the visitor.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ use crate::session::cookie_value::ProvisionalCookie;
 use crate::session::tracked_session::NewSessionSeed;
 use crate::session::user::UserTag;
 
-/// How long what lay under a session's key and was none is kept.
+/// How long a damaged session is retained under another key.
 const QUARANTINE_RETENTION: Duration = Duration::from_secs(60 * 60);
 
 impl RequestState {
-    /// What is asked of this session, whose user is the one that its cookie names. `makes`: if that is a ticket, the
-    /// session is made.
+    /// The query for this session, whose user is the one that its cookie names. `creates`: if the cookie is provisional,
+    /// the session is created.
     pub(super) fn session_query(
         &self,
         inner: &RequestStateInner,
@@ -68,8 +68,8 @@ impl RequestState {
         Some(NewSessionLimit { key, interval_us, tolerance_us })
     }
 
-    /// What a session begins with that this request makes: the view that it counted, and the id that a text of its page
-    /// may depend on.
+    /// The first values of a session that this request creates: the view that it counted, and the id that a token of its
+    /// page may depend on.
     pub(in crate::http) async fn new_session_seed(&self) -> NewSessionSeed {
         let inner = self.lock().await;
         let issued = inner.origin == SessionOrigin::Issued;
@@ -82,7 +82,7 @@ impl RequestState {
         }
     }
 
-    /// Gives a visitor without a session the ticket for one, of which nothing is stored; it has the id from now on.
+    /// Gives a visitor without a session a provisional cookie, of which nothing is stored; the request has its id from now on.
     pub(super) async fn issue_provisional(&self, inner: &mut RequestStateInner) -> Result<Id, BeginFailure> {
         let now_ms = match inner.now_ms {
             Some(now_ms) => now_ms,
@@ -100,10 +100,10 @@ impl RequestState {
         Ok(id)
     }
 
-    /// The id of the visitor's session, which is made later if there is none.
+    /// The id of the visitor's session; without one, the id of a session that is created later.
     ///
     /// # Errors
-    /// As [`Exchange::present`].
+    /// As [`RequestState::load_current_session`].
     pub(in crate::http) async fn load_or_issue_session(&self) -> Result<Id, RequestError> {
         if let Some(id) = self.load_current_session().await? {
             return Ok(id);
@@ -116,11 +116,11 @@ impl RequestState {
         issued.map_err(|failure| inner.record_failure(failure))
     }
 
-    /// Takes note of what was found under the session's key. What is no session is put aside: the visitor gets a new
-    /// one, and an operator can look at the old.
+    /// Records what was found under the session's key. A damaged session is moved to quarantine: the visitor gets a new one,
+    /// and an operator can inspect the old.
     pub(super) async fn record_lookup(&self, inner: &mut RequestStateInner, id: Id, reply: SessionLookup) {
         if reply == SessionLookup::Corrupt {
-            // Boxed: every request would be as large as this, which next to none needs.
+            // Boxed: it is large, and next to no request needs it.
             Box::pin(self.quarantine(id)).await;
         }
         match &reply {
@@ -147,17 +147,19 @@ impl RequestState {
             Ok(true) => {
                 self.services.worker.cell().count_corrupt_session();
                 let key = keys::quarantine(&self.services.prefix, &digest);
-                tracing::warn!(%key, "a session was damaged; what lay there is kept for an hour");
+                tracing::warn!(%key, "a session was damaged; it is retained in quarantine for an hour");
             }
             Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "a damaged session could not be put aside: {error}"),
+            Err(error) => {
+                tracing::warn!(%error, "a damaged session could not be moved to quarantine: {error}")
+            }
         }
     }
 
-    /// Decides the limits and reads the visitor's session, if either was not done; the session he has now.
+    /// Decides the limits and reads the visitor's session, if either was not done; gives the session's present id.
     ///
     /// # Errors
-    /// `SessionGone` if he came with an id that was replaced: nothing may be done in its name.
+    /// `SessionGone` if the cookie's id was replaced: nothing may be done with it.
     pub(in crate::http) async fn load_current_session(&self) -> Result<Option<Id>, RequestError> {
         self.decide_limits().await?;
         let stored = self.lock().await.stored_session_id();
@@ -167,14 +169,14 @@ impl RequestState {
         let inner = self.lock().await;
         match inner.came_with_rotated_id() {
             true => Err(RequestError::SessionGone),
-            // A ticket of which nothing was made, because this request makes nothing, is no session.
+            // A provisional cookie whose session was not created, because this request creates none, is no session.
             false => Ok(inner
                 .stored_session_id()
                 .filter(|_| inner.lookup.is_some() || inner.provisional.is_none())),
         }
     }
 
-    /// The visitor's session is another one now, or none, by what this request did.
+    /// This request has replaced or ended the visitor's session.
     pub(in crate::http) async fn set_current_session(&self, id: Option<Id>, user: Option<UserTag>) {
         let mut inner = self.lock().await;
         if let Some(before) = inner.current_session_id {
@@ -184,7 +186,7 @@ impl RequestState {
         inner.origin = if id.is_some() { SessionOrigin::Created } else { SessionOrigin::Destroyed };
     }
 
-    /// Gives a session that was used another id, because its cookie went where others could listen.
+    /// Gives a session that was used another id, because its cookie was sent without encryption.
     pub(in crate::http) async fn rotate_exposed_id(&self, store: &RequestSessionStore) {
         let (id, user) = {
             let inner = self.lock().await;
@@ -196,18 +198,18 @@ impl RequestState {
         };
         match store.cycle_id(id).await {
             Ok(new) => self.set_current_session(Some(new), user).await,
-            // Another request did it at the same moment, and has the cookie.
+            // Another request did it at the same moment, and its response has the cookie.
             Err(session::SessionError::Gone | session::SessionError::Rotated) => {
                 let mut inner = self.lock().await;
                 (inner.current_session_id, inner.user, inner.provisional) = (None, None, None);
             }
-            // Its client makes too many sessions: it gets another id when there is room.
+            // Its client creates too many sessions: it gets another id when its limit allows one.
             Err(session::SessionError::TooManySessions { .. }) => {}
             Err(error) => tracing::warn!(%error, "a session from before TLS keeps its id for now: {error}"),
         }
     }
 
-    /// An error of something that the client must not believe to be done, whatever the handler says of it.
+    /// Records an error after which the client must not get the handler's response, and gives the handler its error.
     pub(in crate::http) async fn record_session_failure(&self, error: session::SessionError) -> RequestError {
         let refusal = match &error {
             session::SessionError::Redis(cause) => Some(StateError::from(cause)),

@@ -11,7 +11,7 @@ use crate::session::{LIFETIME_MAX, cookie};
 /// A `Set-Cookie` that gives the visitor this session.
 ///
 /// It lasts as long as a session can: what ends earlier, Redis ends, so the cookie need not be sent again and again.
-/// A ticket is a session's cookie like any other to the browser.
+/// To the browser a provisional cookie is like any other.
 pub(in crate::http) fn session_cookie(
     keyring: &CookieKeyring,
     state: &RequestState,

@@ -1,4 +1,4 @@
-//! What one request knows of its state, and the lock around it.
+//! What one request knows of its state, and the lock that makes its uses of state follow each other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8};
@@ -30,13 +30,13 @@ pub(in crate::http) struct RequestState {
     pub(in crate::http) visitor: CookieIdentity,
     /// Whether the visitor has a cookie under the plain name beside the one that counts.
     pub(in crate::http) leftover: bool,
-    /// Whether its method makes no session and no ticket, whatever its handler does.
+    /// Whether its method creates no session and no provisional cookie, whatever its handler does.
     pub(in crate::http) creates_no_session: bool,
     /// Whether a policy names the path: limits are decided before the handler.
     pub(in crate::http) has_route_policy: bool,
-    /// Whether its method only looks.
+    /// Whether its method is safe (RFC 9110 §9.2.1).
     pub(super) is_safe_method: bool,
-    /// What was wrong with the request's body, see [`crate::http::body`].
+    /// Which bound the request's body exceeded, see [`crate::http::body`].
     pub(in crate::http) body_fault: AtomicU8,
     /// Whether the handler waits for more of the request's body.
     pub(in crate::http) body_waits: AtomicBool,
@@ -50,23 +50,23 @@ pub(in crate::http) struct RequestState {
 pub(in crate::http) struct RequestStateInner {
     /// The limits, decided or not.
     pub(in crate::http) limits: RequestLimits,
-    /// What the client will be told instead of the handler's response.
+    /// What the client gets instead of the handler's response.
     pub(in crate::http) failure: Option<StateError>,
     /// The session the visitor has now, or is to have.
     pub(in crate::http) current_session_id: Option<Id>,
-    /// The visitor's cookie is, or is to be, this ticket for it.
+    /// Set if the visitor's cookie is, or is to be, provisional.
     pub(in crate::http) provisional: Option<ProvisionalCookie>,
     /// The user who is logged in with it.
     pub(in crate::http) user: Option<UserTag>,
     /// The cookie is sent again, to last this long.
     pub(in crate::http) cookie_age: Option<Duration>,
-    /// Whether a handler asked who the visitor is.
+    /// Whether an extractor read who the visitor is.
     pub(in crate::http) session_accessed: bool,
-    /// The session as found, once it was asked for.
+    /// The session as found, once it was read.
     pub(super) lookup: Option<SessionLookup>,
-    /// How the session was come by, if not as usual.
+    /// How fresh the session is, if it was not read as usual.
     pub(in crate::http) freshness: Option<SessionFreshness>,
-    /// What time it is by Redis's clock, as it was last told, ms.
+    /// Redis's clock at its last reply, ms since 1970.
     pub(super) now_ms: Option<u64>,
     /// The view, once counted.
     pub(super) counted_view: Option<CountedView>,
@@ -80,7 +80,7 @@ pub(in crate::http) enum SessionOrigin {
     /// From the visitor's cookie, or there is none.
     #[default]
     Cookie,
-    /// There is none: the visitor gets a ticket for one, and nothing is stored.
+    /// There is none: the visitor gets a provisional cookie, and nothing is stored.
     Issued,
     /// Made by this request; its id is in no cookie yet.
     Created,
@@ -91,7 +91,7 @@ pub(in crate::http) enum SessionOrigin {
 /// Why a round trip gave nothing.
 #[derive(Debug)]
 pub(super) enum BeginFailure {
-    /// The client gets this, whatever becomes of the request.
+    /// The client gets this, whatever the handler answers.
     Rejected(StateError),
     /// A counter would overflow: nothing was done, so the request may go on.
     Overflow,
@@ -101,12 +101,12 @@ pub(super) enum BeginFailure {
     RedisUnavailable(redis::RedisError),
 }
 
-/// How a session that could not be used as usual was come by; the response's `Session-State`.
+/// How fresh a session is that could not be read as usual; the response's `Session-State`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::http) enum SessionFreshness {
-    /// Redis is there and takes no writes: what is shown is true, and nothing was counted.
+    /// Redis takes no writes: what is shown is true, and nothing was counted.
     ReadOnly,
-    /// Redis is away: what is shown is the last this worker knows.
+    /// Redis is away: what is shown is what this worker last read.
     Stale,
     /// Redis is away, and this worker knows nothing of the session: the page shows none of it.
     Unknown,
@@ -169,7 +169,7 @@ impl RequestState {
         }
     }
 
-    /// What is known now; the guard keeps every other use of this request's state waiting.
+    /// What is known now; the guard makes every other use of this request's state wait.
     pub(in crate::http) async fn lock(&self) -> MutexGuard<'_, RequestStateInner> {
         self.inner.lock().await
     }
@@ -179,12 +179,12 @@ impl RequestState {
         self.inner.try_lock().ok()
     }
 
-    /// Whether it waits for Redis now: the caller that asks Redis holds the guard until there is an answer.
+    /// Whether it waits for Redis now: a call to Redis holds the guard until there is a reply.
     pub(in crate::http) fn is_waiting_for_redis(&self) -> bool {
         self.inner.try_lock().is_err()
     }
 
-    /// What is known now, unless the request was refused.
+    /// What is known now, unless the request was rejected.
     pub(super) async fn lock_unless_failed(&self) -> Result<MutexGuard<'_, RequestStateInner>, RequestError> {
         let mut inner = self.inner.lock().await;
         if inner.failure.is_none() {
@@ -202,7 +202,7 @@ impl RequestState {
 }
 
 impl RequestStateInner {
-    /// Takes note of a failure for the response.
+    /// Records a failure for the response.
     pub(super) fn record_failure(&mut self, failure: BeginFailure) -> RequestError {
         let refusal = match failure {
             BeginFailure::Overflow => return RequestError::CounterOverflow,

@@ -61,7 +61,7 @@ impl HttpService {
         Self { listener: Listener::Admin(worker, admin), router }
     }
 
-    /// Answers a request; never fails. What it waits for is polled with the value, which is small: hyper moves it about.
+    /// Answers a request; never fails. What it waits for is polled with the value, which is small: hyper moves it.
     ///
     /// # Cancel safety
     /// Dropping it abandons the request; what it already did in Redis stays.
@@ -96,7 +96,7 @@ pub(super) fn admin_routes(admin: &Arc<AdminServices>) -> Router {
 ///
 /// 1. scoreboard, first, so that whatever happens is counted and timed;
 ///    and whether its head is one at all (some 500 instructions): what is not touches nothing of the state;
-/// 2. client identity, because all that follows is per client, and whether an incoming request id is believed;
+/// 2. client identity, because all that follows is per client, and whether an incoming request id is accepted;
 /// 3. request id, before anything that might be logged with it;
 /// 4. state, prepared but not begun: it costs a round trip only once it is used, except that
 /// 5. limits which name the path, or hold for every request, are decided now: a denied request never reaches its handler;
@@ -174,10 +174,10 @@ where
     }
 }
 
-/// An operator's request: no state, no limits, and not counted among the visitors'.
+/// An operator's request: it has no state and no limits, and is not counted.
 ///
-/// Who asks is the socket's peer, whatever a header says: this machine's own programs are trusted proxies, and could
-/// be anybody. Whether a proxy had it over TLS is believed, because it only makes a cookie stricter.
+/// The client is the socket's peer, whatever a header says: programs of this host are trusted proxies, and any of them
+/// could send one. A proxy's word for TLS counts, because it only makes a cookie stricter.
 async fn serve_admin<B>(
     (worker, admin): (Arc<WorkerContext>, Arc<AdminServices>),
     router: Router,
@@ -190,7 +190,7 @@ where
 {
     let checked = request_head::check_head(&mut parts, !incoming.is_end_stream());
     let head = RequestMeta::from_parts(&worker, &parts, true);
-    // Before any route, those that do not exist included: what they answer says what runs here.
+    // Before any route, those that do not exist included: any answer reveals what runs here.
     let names = AdminHostNames { configured: &admin.settings.hosts, instance: &admin.instance.host };
     if let Some(refusal) = names.reject_unknown_host(&parts.headers, &parts.uri) {
         let mut response = response::into_problem(refusal, None).await;
@@ -199,7 +199,7 @@ where
     }
     let client = real_ip::client_from_headers(peer.ip(), &parts.headers, &worker.proxy);
     parts.extensions.insert(AdminPeer(ClientInfo { address: peer.ip().to_canonical(), ..client }));
-    // Whoever reads a form bounds it; nobody else reads.
+    // The dashboard bounds the forms it reads; no other route reads a body.
     let body = if parts.method == Method::POST { Body::new(incoming) } else { Body::empty() };
     let response = match checked {
         Ok(()) => response_future::call_handler(router, Request::from_parts(parts, body)).await,
@@ -212,8 +212,8 @@ where
 
 /// Runs the handler, unless this is the repetition of a request that is to be carried out once.
 ///
-/// A client that leaves takes its connection's task with it. What is to be carried out once is carried out all the
-/// same, in a task of its own: whoever leaves comes again with the same key.
+/// A client that disconnects ends its connection's task. What is to be carried out once is carried out all the
+/// same, in a task of its own: the client repeats it with the same key.
 async fn run_once(
     guard: RequestGuard,
     router: Router,

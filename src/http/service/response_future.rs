@@ -1,4 +1,4 @@
-//! A request from its head to its response, as one small value: hyper moves it about before it polls it, and whatever
+//! A request from its head to its response, as one small value: hyper moves it before it polls it, and what
 //! only few requests wait for is boxed.
 
 use std::any::Any;
@@ -50,7 +50,7 @@ struct RunningHandler {
 
 impl std::fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Answering").finish_non_exhaustive()
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }
 
@@ -106,7 +106,7 @@ impl Future for ResponseFuture {
     }
 }
 
-/// A request on the scoreboard, with its exchange; one that is dropped on its way was abandoned by its client.
+/// A request that is counted on the scoreboard, with its state; one that is dropped was abandoned by its client.
 pub(in crate::http) struct RequestGuard {
     pub(in crate::http) state: Arc<RequestState>,
     /// When it came.

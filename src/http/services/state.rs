@@ -31,7 +31,7 @@ pub(in crate::http) struct StateServices {
     pub(in crate::http) view_increment: [CounterIncrement; 1],
     /// How long responses to requests with an `Idempotency-Key` are stored; zero: the header means nothing.
     pub(in crate::http) idempotency_ttl: Duration,
-    /// Leading bits of an IPv6 address that limits take for one client.
+    /// Leading bits of an IPv6 address that stand for one client.
     pub(in crate::http) ipv6_prefix: u8,
 }
 

@@ -1,9 +1,9 @@
 //! `Idempotency-Key`: a request that is sent again is carried out once (draft-ietf-httpapi-idempotency-key-header).
 //!
 //! Guarantees that of all requests of one client with one key at most one is under way, as long as its worker lives and
-//! reaches Redis, whatever the client's cookie was and has become (`names`); that the others get its response, or hear
-//! that it is still under way or that it was another request; that no client gets a response, or a cookie, of another
-//! client's request; and that a response which may be another one at the next try is not kept. A worker that dies leaves
+//! reaches Redis, whatever the client's cookie was and has become (`names`); that the others get its response, or a
+//! problem because it is still under way or was another request; that no client gets a response, or a cookie, of another
+//! client's request; and that a response which may differ at the next try is not stored. A worker that dies leaves
 //! a lease that ends, and the next repetition is carried out. Requests without the header cost nothing.
 
 pub(in crate::http) mod key;
@@ -33,10 +33,10 @@ use crate::redis::begin::SessionLookup;
 use crate::redis::idempotency;
 use crate::redis::idempotency::{ClaimOutcome, ClaimRequest, StoredResponse};
 
-/// The policy that bounds what clients who are not logged in have kept; an application may change or switch it off.
+/// The policy that bounds what is stored for clients who are not logged in; an application may change or switch it off.
 const IDEMPOTENCY_POLICY: &str = "idempotency";
 
-/// Largest response that is kept, headers and body.
+/// Largest response that is stored, headers and body.
 const STORED_RESPONSE_MAX: u64 = 64 * 1024;
 /// The same for a client of whom nothing is known, and how long it is kept.
 const UNIDENTIFIED_RESPONSE_MAX: u64 = 4 * 1024;
@@ -47,7 +47,7 @@ const NAME_EXTRA_LIFETIME: Duration = Duration::from_secs(60);
 /// For how long a request is claimed by the worker that carries it out, which renews the claim meanwhile.
 const LEASE: Duration = Duration::from_secs(5);
 const RENEW_EVERY: Duration = Duration::from_millis(1500);
-/// Pause before a response that could not be kept is offered again.
+/// Pause before a failed attempt to store a response is repeated.
 const STORE_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// The right to carry a request out.
@@ -59,7 +59,7 @@ pub(in crate::http) struct ExecutionLease {
     identification: SenderIdentification,
     /// Names that its response is for.
     readers: Vec<String>,
-    /// What counts together with the cookie that its response comes with; [`Names::beside`].
+    /// What counts together with the cookie that its response comes with; [`RequestNames`].
     bound_authorization: Option<String>,
     record: String,
     owner: String,
@@ -86,7 +86,7 @@ pub(in crate::http) async fn claim_execution(
     let key =
         key::parse_key(&parts.headers).ok_or_else(|| RequestError::InvalidIdempotencyKey.into_response())?;
     let names = request_names(state, &parts.headers, &key).await.map_err(IntoResponse::into_response)?;
-    // The body is bounded already; what is wrong with it is remembered there and told instead of this.
+    // The body is bounded already; what is wrong with it is recorded there and answered instead of this.
     let body = to_bytes(body, usize::MAX)
         .await
         .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the request's body broke off").into_response())?;
@@ -115,7 +115,7 @@ pub(in crate::http) async fn claim_execution(
             Err(Problem::idempotency_in_progress(retry_after_seconds(left)).into_response())
         }
         Ok(ClaimOutcome::KeyReused) => Err(Problem::idempotency_key_reused().into_response()),
-        // Another client may have sent it: that it was carried out is all that is told.
+        // Another client may have sent it: the response reveals only that it was carried out.
         Ok(ClaimOutcome::Completed(kept))
             if identification.is_ambiguous() || !stored_response::is_readable_by(&kept, &names.keys) =>
         {
@@ -141,7 +141,7 @@ async fn request_names(
         Some(policy) if state.visitor.user().is_none() => state.apply_policy(policy, None).await?,
         _ => state.decide_limits().await?,
     }
-    // A ticket has one id, and its session is made when the handler uses it.
+    // A provisional cookie has one id, and its session is created when the handler uses it.
     let stored_id = {
         let inner = state.lock().await;
         inner.stored_session_id().filter(|_| inner.provisional.is_none())
@@ -194,7 +194,7 @@ impl ExecutionLease {
             .await
     }
 
-    /// How long the response is kept.
+    /// How long the response is stored.
     fn retention(&self) -> Duration {
         let ttl = self.state.services.idempotency_ttl;
         if self.is_unidentified() { ttl.min(UNIDENTIFIED_RETENTION) } else { ttl }
@@ -204,7 +204,7 @@ impl ExecutionLease {
         matches!(self.identification, SenderIdentification::Anonymous | SenderIdentification::Guessable)
     }
 
-    /// Waits for the response and keeps the right to make it.
+    /// Waits for the response and renews the lease meanwhile.
     pub(in crate::http) async fn while_renewing(&self, response: impl Future<Output = Response>) -> Response {
         tokio::select! {
             response = response => response,
@@ -225,7 +225,7 @@ impl ExecutionLease {
         }
     }
 
-    /// Keeps the response, or lets the request be carried out again.
+    /// Stores the response, or allows the request to be carried out again.
     pub(in crate::http) async fn store_response(self, response: Response) -> Response {
         let is_stored = match self.key.retention() {
             ResponseRetention::ByStatus => stored_response::is_final(response.status()),
@@ -249,7 +249,7 @@ impl ExecutionLease {
             (response, self.state.services.redis.abandon_claim(&self.record, &self.owner).await)
         };
         if let Err(error) = kept {
-            tracing::warn!(%error, "the response of a request that was carried out once was not kept: {error}");
+            tracing::warn!(%error, "the response of a request that was carried out once was not stored: {error}");
         }
         response
     }
@@ -259,7 +259,7 @@ impl ExecutionLease {
         let inner = self.state.lock().await;
         let previous = self.state.visitor.id();
         let provisional = inner.provisional.filter(|_| inner.origin == SessionOrigin::Issued);
-        // Without a ticket an id that was only issued is in no cookie.
+        // Without a provisional cookie an id that was only issued is in no cookie.
         let current = inner
             .current_session_id
             .filter(|_| inner.origin != SessionOrigin::Issued || provisional.is_some());
@@ -302,8 +302,8 @@ impl ExecutionLease {
         }
     }
 
-    /// Keeps the response, and tries again for as long as no other worker may carry the request out: a response that
-    /// is not kept is a request that is carried out twice.
+    /// Stores the response, and retries for as long as no other worker may carry the request out: without a stored
+    /// response the request would be carried out twice.
     async fn store_with_retry(&self, kept: &StoredResponse) -> Result<bool, redis::RedisError> {
         let until = Instant::now() + LEASE / 2;
         loop {
@@ -359,7 +359,7 @@ impl ExecutionLease {
     }
 }
 
-/// When to ask again, s: a live worker is done soon, and the lease, which it renews, tells only when a dead one's ends.
+/// When to retry, s: a live worker is done soon; the rest of a lease matters only if its worker is dead.
 fn retry_after_seconds(left: Duration) -> u64 {
     left.as_secs().clamp(1, 2)
 }
