@@ -69,7 +69,7 @@ pub fn public_service(parts: &AppServices, app: &AppFactory, dashboard: &Dashboa
     let services = Arc::new(WorkerServices::new(parts, worker));
     let mut router = app(FleetHandle(Arc::clone(&services)));
     if parts.config.dashboard.public {
-        router = router.merge(dashboard.routes(&Arc::new(AdminServices::new(parts))));
+        router = router.merge(dashboard.routes(&Arc::new(AdminServices::new(parts)), parts));
     }
     HttpService::public(services, router)
 }
@@ -77,6 +77,6 @@ pub fn public_service(parts: &AppServices, app: &AppFactory, dashboard: &Dashboa
 /// What operators get: `/livez`, `/readyz`, `/metrics`, `/fleet.json`, and the page `/fleet`.
 pub fn admin_service(parts: &AppServices, dashboard: &Dashboard) -> HttpService {
     let admin = Arc::new(AdminServices::new(parts));
-    let router = service::admin_routes(&admin).merge(dashboard.routes(&admin));
+    let router = service::admin_routes(&admin).merge(dashboard.routes(&admin, parts));
     HttpService::admin(Arc::new(WorkerContext::new(parts)), admin, router)
 }

@@ -11,6 +11,7 @@ use http::StatusCode;
 use crate::config::settings::DashboardConfig;
 use crate::http::problem::Problem;
 use crate::http::services::admin::AdminServices;
+use crate::http::services::app_services::AppServices;
 
 /// Stands for the operators' page.
 #[derive(Debug, Clone)]
@@ -22,7 +23,7 @@ impl Dashboard {
         Self
     }
 
-    pub(super) fn routes(&self, _core: &Arc<AdminServices>) -> Router {
+    pub(super) fn routes(&self, _admin: &Arc<AdminServices>, _parts: &AppServices) -> Router {
         let reason = "this program is built without the dashboard (cargo feature \"dashboard\")";
         Router::new().route("/fleet", any(async move || Problem::new(StatusCode::NOT_FOUND, reason)))
     }

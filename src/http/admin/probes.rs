@@ -59,7 +59,7 @@ pub(in crate::http) async fn readyz(Shared(admin): Shared<Arc<AdminServices>>) -
     // This worker's own warnings are fresh; the others are those of the instance's last inspection.
     let findings = ServerWarnings::from_bits(admin.scoreboard.redis_findings())
         .union(admin.redis.notification_warnings());
-    let proxy = admin.scoreboard.untrusted_proxy().filter(|peer| !admin.settings.proxy.trusts(*peer));
+    let proxy = admin.scoreboard.untrusted_proxy().filter(|peer| !admin.proxy.trusts(*peer));
     let warnings = findings.iter().map(|finding| finding.advice().to_owned());
     let warnings = warnings.chain(proxy.map(untrusted_proxy::advice)).collect();
     (code, Json(ProbeResponse { status, reason, warnings })).into_response()

@@ -18,10 +18,10 @@ use crate::http::dashboard::flash::FlashMessage;
 use crate::http::dashboard::page::PageContext;
 use crate::http::dashboard::request::DashboardRequest;
 use crate::http::dashboard::services::DashboardState;
+use crate::http::dashboard::sources::DashboardSources;
 use crate::http::dashboard::{page, supervisor_client};
 use crate::http::problem::Problem;
 use crate::http::same_origin;
-use crate::http::services::admin::AdminServices;
 use crate::sys::clock;
 
 /// Largest form, bytes.
@@ -35,12 +35,12 @@ type FormFields = BTreeMap<String, String>;
 
 /// Signs in an operator who sends the token.
 pub(super) async fn sign_in(State(state): State<DashboardState>, request: HttpRequest<Body>) -> Response {
-    let (parts, fields) = match read_form(&state.admin, request).await {
+    let (parts, fields) = match read_form(&state.sources, request).await {
         Ok(read) => read,
         Err(refusal) => return refusal,
     };
     let (dashboard_request, auth) =
-        (DashboardRequest::from_parts(&state.admin, &parts), &state.services.auth);
+        (DashboardRequest::from_parts(&state.sources, &parts), &state.services.auth);
     let presented = fields.get("operators-token").map_or("", String::as_str);
     match auth.sign_in(presented, &dashboard_request.subject, clock::monotonic(), clock::wall_clock()) {
         Ok(operator) => {
@@ -86,7 +86,7 @@ async fn sign_in_failed(
 pub(super) async fn sign_out(State(state): State<DashboardState>, request: HttpRequest<Body>) -> Response {
     match authenticate(&state, request).await {
         Ok((parts, ..)) => redirect_to_page(&[DashboardAuth::removal_cookie(
-            DashboardRequest::from_parts(&state.admin, &parts).secure,
+            DashboardRequest::from_parts(&state.sources, &parts).secure,
         )]),
         Err(refusal) => refusal,
     }
@@ -135,10 +135,10 @@ async fn run_command(
     let Ok(permit) = Arc::clone(&state.services.command_permits).try_acquire_owned() else {
         return Problem::reduced_capacity("too many commands are pending at this worker", 5).into_response();
     };
-    let dashboard_request = DashboardRequest::from_parts(&state.admin, &parts);
+    let dashboard_request = DashboardRequest::from_parts(&state.sources, &parts);
     let client = &dashboard_request.subject;
     tracing::info!(%client, command = command.command(), "operator command from the dashboard");
-    let run_dir = state.admin.settings.run_dir.clone();
+    let run_dir = state.sources.run_dir.clone();
     // The thread holds the permit: a client that disconnects must not give it back while the thread runs.
     let flash = tokio::task::spawn_blocking(move || {
         let _permit = permit;
@@ -155,7 +155,7 @@ async fn authenticate(
     state: &DashboardState,
     request: HttpRequest<Body>,
 ) -> Result<(Parts, OperatorSession, FormFields), Response> {
-    let (parts, fields) = read_form(&state.admin, request).await?;
+    let (parts, fields) = read_form(&state.sources, request).await?;
     let auth = &state.services.auth;
     let refuse = |reason: String| Problem::new(StatusCode::FORBIDDEN, reason).into_response();
     if let Some(advice) = auth.advice() {
@@ -169,7 +169,7 @@ async fn authenticate(
         return Err(refuse("this form is too old or not from here; open the page again".to_owned()));
     }
     // Behind a load balancer the page may come from another instance than this one.
-    let own_id = state.admin.instance.instance_id(&state.admin.scoreboard);
+    let own_id = state.sources.admin.instance.instance_id(&state.sources.admin.scoreboard);
     if fields.get("instance") != Some(&own_id) {
         let reason = "this form is of another instance's page; open the page at that instance's own address";
         return Err(Problem::new(StatusCode::CONFLICT, reason).into_response());
@@ -179,12 +179,12 @@ async fn authenticate(
 
 /// A form that no page of another site sent.
 async fn read_form(
-    admin: &AdminServices,
+    sources: &DashboardSources,
     request: HttpRequest<Body>,
 ) -> Result<(Parts, FormFields), Response> {
     let (parts, body) = request.into_parts();
     let refuse = |status, reason: &str| Problem::new(status, reason).into_response();
-    let dashboard_request = DashboardRequest::from_parts(admin, &parts);
+    let dashboard_request = DashboardRequest::from_parts(sources, &parts);
     if !same_origin::is_same_origin(&parts.headers, &parts.uri, dashboard_request.client.as_ref(), &[]) {
         return Err(refuse(StatusCode::FORBIDDEN, "another site sent this request"));
     }

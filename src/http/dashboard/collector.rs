@@ -11,14 +11,13 @@ use crate::control::events::FleetEvent;
 use crate::http::dashboard::metric_history::{MetricHistory, MetricSample};
 use crate::http::dashboard::presenter::{DashboardFacts, FleetTotals};
 use crate::http::dashboard::queue_view::QueueFacts;
+use crate::http::dashboard::sources::DashboardSources;
 use crate::http::dashboard::supervisor_client::SupervisorReply;
 use crate::http::dashboard::view_model::DashboardView;
 use crate::http::dashboard::{presenter, supervisor_client};
 use crate::http::instance;
-use crate::http::services::admin::AdminServices;
-use crate::http::services::state::TOTAL_VIEWS;
+use crate::redis::ServerWarnings;
 use crate::redis::registry::ListedInstance;
-use crate::redis::{ServerWarnings, keys};
 use crate::scoreboard::snapshot::ScoreboardSnapshot;
 use crate::status::document::{InstanceStatus, StatusRates};
 use crate::status::rates::{InstanceRates, RateWindow, SlotRates};
@@ -56,23 +55,24 @@ impl Default for FleetCollector {
 
 impl FleetCollector {
     /// Collects the view of this moment.
-    pub(super) async fn collect(&mut self, admin: &AdminServices) -> DashboardView {
+    pub(super) async fn collect(&mut self, sources: &DashboardSources) -> DashboardView {
         let listed = async {
-            match admin.settings.heartbeat_interval {
-                Some(_) => Some(admin.fleet_cache.get(&admin.redis).await),
+            match sources.heartbeat_interval {
+                Some(_) => Some(sources.admin.fleet_cache.get(&sources.admin.redis).await),
                 None => None,
             }
         };
         let (listed, views, sessions, queue, ()) = tokio::join!(
             listed,
-            total_views(admin),
-            admin.session_activity.count(&admin.redis, clock::wall_clock()),
-            queue_facts(admin),
-            self.poll_supervisor(&admin.settings.run_dir),
+            total_views(sources),
+            sources.session_activity.count(&sources.admin.redis, clock::wall_clock()),
+            queue_facts(sources),
+            self.poll_supervisor(&sources.run_dir),
         );
-        let (now, snapshot) = (clock::monotonic(), admin.scoreboard.snapshot());
+        let (now, snapshot) = (clock::monotonic(), sources.admin.scoreboard.snapshot());
         let rates = self.rates(now, &snapshot);
-        let instance = instance::with_figures(admin.instance.info(&admin.scoreboard), &snapshot, &rates);
+        let instance =
+            instance::with_figures(sources.admin.instance.info(&sources.admin.scoreboard), &snapshot, &rates);
         let facts = DashboardFacts {
             unix_ms: u64::try_from(clock::wall_clock().as_millis()).unwrap_or(u64::MAX),
             own: ListedInstance { age_ms: 0, instance },
@@ -80,9 +80,9 @@ impl FleetCollector {
             listed,
             supervisor: self.status.as_ref().map_err(String::as_str),
             events: &self.events,
-            redis: admin.redis.status(),
-            breakers: admin.redis.breaker_states(),
-            server_warnings: ServerWarnings::from_bits(admin.scoreboard.redis_findings()),
+            redis: sources.admin.redis.status(),
+            breakers: sources.admin.redis.breaker_states(),
+            server_warnings: ServerWarnings::from_bits(sources.admin.scoreboard.redis_findings()),
             views,
             sessions,
             queue,
@@ -171,10 +171,10 @@ fn metric_sample(totals: &FleetTotals, rates: &InstanceRates) -> MetricSample {
 }
 
 /// All views ever counted, on all instances.
-async fn total_views(admin: &AdminServices) -> Option<i64> {
-    admin.redis.increment(&keys::counter(&admin.prefix, TOTAL_VIEWS), 0).await.ok()
+async fn total_views(sources: &DashboardSources) -> Option<i64> {
+    sources.admin.redis.increment(&sources.total_views_key, 0).await.ok()
 }
 
-async fn queue_facts(admin: &AdminServices) -> QueueFacts {
-    admin.tasks.stats().await.map_err(|error| error.to_string())
+async fn queue_facts(sources: &DashboardSources) -> QueueFacts {
+    sources.admin.tasks.stats().await.map_err(|error| error.to_string())
 }

@@ -12,9 +12,9 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::http::dashboard::collector::FleetCollector;
+use crate::http::dashboard::sources::DashboardSources;
 use crate::http::dashboard::view_model::{DashboardView, EventView};
 use crate::http::problem::Problem;
-use crate::http::services::admin::AdminServices;
 use crate::http::streams::sse::{self, SseSource};
 use crate::sse::event;
 
@@ -81,14 +81,14 @@ impl DashboardFeed {
     }
 
     /// The fleet now, or less than a second ago.
-    pub(super) async fn current_frame(&self, admin: &AdminServices) -> Arc<DashboardFrame> {
+    pub(super) async fn current_frame(&self, sources: &DashboardSources) -> Arc<DashboardFrame> {
         // Callers that come during a computation wait for it and take its frame.
         let mut collector = self.0.collector.lock().await;
         let last = self.0.latest.borrow().clone();
         if let Some(frame) = last.as_ref().filter(|frame| frame.created_at.elapsed() < FRAME_MAX_AGE) {
             return Arc::clone(frame);
         }
-        let mut view = collector.collect(admin).await;
+        let mut view = collector.collect(sources).await;
         let events = view.events.take();
         // The list of events is left out of an update in which it has not changed.
         let previous_events = last.as_ref().and_then(|frame| frame.view.events.as_deref());
@@ -104,11 +104,11 @@ impl DashboardFeed {
     }
 
     /// Starts the computations, unless they run already; they end with the last subscriber.
-    fn start(&self, admin: &Arc<AdminServices>) {
+    fn start(&self, sources: &Arc<DashboardSources>) {
         if self.0.is_running.swap(true, SeqCst) {
             return;
         }
-        let (feed, admin) = (self.clone(), Arc::clone(admin));
+        let (feed, sources) = (self.clone(), Arc::clone(sources));
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -121,24 +121,28 @@ impl DashboardFeed {
                         return;
                     }
                 }
-                feed.current_frame(&admin).await;
+                feed.current_frame(&sources).await;
             }
         });
     }
 
     /// The stream of updates: the whole view first, then what has changed, once a second.
-    pub(super) async fn stream(&self, admin: &Arc<AdminServices>, from_admin_listener: bool) -> Response {
+    pub(super) async fn stream(
+        &self,
+        sources: &Arc<DashboardSources>,
+        from_admin_listener: bool,
+    ) -> Response {
         let permits = if from_admin_listener { &self.0.admin_permits } else { &self.0.public_permits };
         let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
             return Problem::reduced_capacity("too many dashboards are open at this worker", 5)
                 .into_response();
         };
         let frames = self.0.latest.subscribe();
-        let first = self.current_frame(admin).await;
-        self.start(admin);
+        let first = self.current_frame(sources).await;
+        self.start(sources);
         let first_update = Some(encode_view(&first.view));
         let subscriber = FeedSubscriber { frames, _permit: permit, number: first.number, first_update };
-        sse::respond(subscriber, admin.settings.keep_alive_interval, &admin.drain)
+        sse::respond(subscriber, sources.keep_alive_interval, &sources.admin.drain)
     }
 }
 

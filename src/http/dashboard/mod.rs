@@ -20,6 +20,7 @@ mod queue_view;
 mod request;
 mod services;
 mod slot_view;
+mod sources;
 mod supervisor_client;
 mod view_model;
 
@@ -30,7 +31,9 @@ use axum::routing::{get, post};
 use services::{DashboardServices, DashboardState};
 
 use crate::config::settings::DashboardConfig;
+use crate::http::dashboard::sources::DashboardSources;
 use crate::http::services::admin::AdminServices;
+use crate::http::services::app_services::AppServices;
 
 /// A worker's operators' page; clones are the same one.
 #[derive(Debug, Clone)]
@@ -43,8 +46,11 @@ impl Dashboard {
     }
 
     /// The page's routes.
-    pub(super) fn routes(&self, admin: &Arc<AdminServices>) -> Router {
-        let state = DashboardState { services: Arc::clone(&self.0), admin: Arc::clone(admin) };
+    pub(super) fn routes(&self, admin: &Arc<AdminServices>, parts: &AppServices) -> Router {
+        let state = DashboardState {
+            services: Arc::clone(&self.0),
+            sources: Arc::new(DashboardSources::new(admin, parts)),
+        };
         Router::new()
             .route("/fleet", get(page::page))
             .route("/fleet/events", get(page::events))

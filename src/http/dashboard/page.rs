@@ -32,7 +32,7 @@ pub(super) struct PageContext<'a> {
 
 pub(super) async fn page(State(state): State<DashboardState>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
-    let dashboard_request = DashboardRequest::from_parts(&state.admin, &parts);
+    let dashboard_request = DashboardRequest::from_parts(&state.sources, &parts);
     let auth = &state.services.auth;
     let session = auth.authenticate(&parts.headers, clock::wall_clock());
     let flash = session
@@ -54,22 +54,22 @@ pub(super) async fn page(State(state): State<DashboardState>, request: Request<B
 
 pub(super) async fn events(State(state): State<DashboardState>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
-    let from_admin_listener = DashboardRequest::from_parts(&state.admin, &parts).from_admin_listener;
-    state.services.feed.stream(&state.admin, from_admin_listener).await
+    let from_admin_listener = DashboardRequest::from_parts(&state.sources, &parts).from_admin_listener;
+    state.services.feed.stream(&state.sources, from_admin_listener).await
 }
 
 /// The whole document.
 pub(super) async fn render_page(state: &DashboardState, context: &PageContext<'_>) -> Response {
-    let DashboardState { services, admin } = state;
-    let frame: Arc<DashboardFrame> = services.feed.current_frame(admin).await;
+    let DashboardState { services, sources } = state;
+    let frame: Arc<DashboardFrame> = services.feed.current_frame(sources).await;
     let (slot, instance) = (SlotView::default(), InstanceView::default());
     let form_token = context.operator.map(|operator| services.auth.csrf_token(operator)).unwrap_or_default();
     let page = DashboardPage {
         style: &ASSET_PATHS.style,
         script: &ASSET_PATHS.script,
         icon: &ASSET_PATHS.icon,
-        host: &admin.instance.host,
-        workers: admin.scoreboard.slots(),
+        host: &sources.admin.instance.host,
+        workers: sources.admin.scoreboard.slots(),
         view: &frame.view,
         blank_slots: std::slice::from_ref(&slot),
         blank_instances: std::slice::from_ref(&instance),

@@ -3,9 +3,9 @@
 use http::request::Parts;
 
 use crate::http::admin::peer::AdminPeer;
+use crate::http::dashboard::sources::DashboardSources;
 use crate::http::real_ip::{ClientInfo, ClientTransport};
 use crate::http::request_scope::RequestScope;
-use crate::http::services::admin::AdminServices;
 
 /// A request to the dashboard.
 #[derive(Debug, Clone)]
@@ -20,14 +20,12 @@ pub(super) struct DashboardRequest {
 }
 
 impl DashboardRequest {
-    pub(super) fn from_parts(admin: &AdminServices, parts: &Parts) -> Self {
+    pub(super) fn from_parts(sources: &DashboardSources, parts: &Parts) -> Self {
         let admin_peer = parts.extensions.get::<AdminPeer>().map(|AdminPeer(client)| *client);
         let client =
             admin_peer.or_else(|| RequestScope::find(&parts.extensions).map(|scope| scope.state().client));
         Self {
-            subject: client
-                .map(|client| client.limit_subject(admin.settings.ipv6_prefix))
-                .unwrap_or_default(),
+            subject: client.map(|client| client.limit_subject(sources.ipv6_prefix)).unwrap_or_default(),
             secure: client.is_some_and(|client| client.transport == ClientTransport::Tls),
             client,
             from_admin_listener: admin_peer.is_some(),

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use crate::config::settings::DashboardConfig;
 use crate::http::dashboard::auth::DashboardAuth;
 use crate::http::dashboard::feed::DashboardFeed;
-use crate::http::services::admin::AdminServices;
+use crate::http::dashboard::sources::DashboardSources;
 
 /// Commands whose results are awaited at once: each takes a thread for as long.
 const PENDING_COMMANDS_MAX: usize = 4;
@@ -34,5 +34,5 @@ impl DashboardServices {
 #[derive(Debug, Clone)]
 pub(super) struct DashboardState {
     pub(super) services: Arc<DashboardServices>,
-    pub(super) admin: Arc<AdminServices>,
+    pub(super) sources: Arc<DashboardSources>,
 }

@@ -191,7 +191,7 @@ where
     let checked = request_head::check_head(&mut parts, !incoming.is_end_stream());
     let head = RequestMeta::from_parts(&worker, &parts, true);
     // Before any route, those that do not exist included: any answer reveals what runs here.
-    let names = AdminHostNames { configured: &admin.settings.hosts, instance: &admin.instance.host };
+    let names = AdminHostNames { configured: &admin.hosts, instance: &admin.instance.host };
     if let Some(refusal) = names.reject_unknown_host(&parts.headers, &parts.uri) {
         let mut response = response::into_problem(refusal, None).await;
         response::apply_common_headers(&mut response, &worker, head);
