@@ -67,9 +67,9 @@ impl FleetHandle {
     /// use axum::routing::post;
     ///
     /// # async fn login() {}
-    /// regatta::Fleet::new(|fleet: regatta::State| {
+    /// regatta::Fleet::new(|fleet: regatta::FleetHandle| {
     ///     // [limits.login]: rate = "20/min", routes = "layer"
-    ///     Router::new().route("/login", post(login).layer(fleet.limit("login").cost(5))).with_state(fleet)
+    ///     Router::new().route("/login", post(login).layer(fleet.rate_limit("login").cost(5))).with_state(fleet)
     /// });
     /// ```
     ///

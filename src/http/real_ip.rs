@@ -29,7 +29,7 @@ pub enum ClientTransport {
     Tls,
 }
 
-/// Who asks.
+/// The client of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientInfo {
     /// The client's address, IPv4-mapped IPv6 as IPv4.
@@ -40,7 +40,7 @@ pub struct ClientInfo {
     pub proxied: bool,
 }
 
-/// Finds out who asks, from the socket's peer and, only if that is trusted, the one configured header.
+/// Determines the client from the socket's peer and, only if that is trusted, the one configured header.
 pub fn client_from_headers(peer: IpAddr, headers: &HeaderMap, proxy: &ProxyConfig) -> ClientInfo {
     let peer = peer.to_canonical();
     if !proxy.trusts(peer) {

@@ -277,7 +277,7 @@ mod tests {
             forged[index] = if forged[index] == b'A' { b'B' } else { b'A' };
             assert_eq!(ring.verify("sid", std::str::from_utf8(&forged).unwrap()), None, "{index}");
         }
-        // Neither is a ticket a session, nor a session a ticket.
+        // A provisional cookie is never taken for a session's, nor the other way round.
         let parts: Vec<&str> = value.split('.').collect();
         assert_eq!(ring.verify("sid", &format!("v1.{}.{}.{}", parts[1], parts[2], parts[4])), None);
     }

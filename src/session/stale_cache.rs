@@ -147,7 +147,7 @@ mod tests {
         SessionLookup::Found { created_ms: 0, views, attributes: None, fields }
     }
 
-    /// On a machine that began in 1970.
+    /// With a clock that began in 1970.
     fn insert(known: &mut StaleSessionCache, digest: &str, reply: &SessionLookup, now: Duration) {
         known.insert(digest, reply, now, u64::try_from(now.as_millis()).unwrap());
     }

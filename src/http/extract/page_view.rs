@@ -17,12 +17,12 @@ use crate::http::request_state::CountedView;
 /// session is: `stale`, `read-only` or `unknown`.
 ///
 /// ```
-/// use regatta::Visit;
+/// use regatta::PageView;
 ///
-/// async fn page(visit: Option<Visit>) -> String {
-///     match visit {
-///         Some(visit) => format!("you were here {} times", visit.views()),
-///         None => "how often you were here cannot be told at the moment".to_owned(),
+/// async fn page(view: Option<PageView>) -> String {
+///     match view {
+///         Some(view) => format!("your page view number {}", view.count()),
+///         None => "views are not counted at the moment".to_owned(),
 ///     }
 /// }
 /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(page));
@@ -41,7 +41,7 @@ impl PageView {
         self.0.total
     }
 
-    /// Whether the visitor's session was made for this view.
+    /// Whether the visitor had no session before this view.
     pub fn is_new(&self) -> bool {
         self.0.is_new
     }

@@ -18,7 +18,7 @@ use crate::http::services::state::StateServices;
 ///
 /// The policy is decided in the request's one call to Redis, together with every other policy it falls under, and is
 /// charged only if all of them allow. A policy that has been decided already because it names the path costs a second
-/// one, and only if the layer asks for more.
+/// one, and only if the layer raises its cost.
 #[derive(Debug, Clone)]
 pub struct RateLimitLayer {
     /// The policy's number; `None`: it is switched off.

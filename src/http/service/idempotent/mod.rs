@@ -65,7 +65,7 @@ pub(in crate::http) struct ExecutionLease {
     owner: String,
 }
 
-/// Whether a request asks to be carried out once.
+/// Whether a request has a key and is to be carried out once.
 pub(in crate::http) fn is_requested<B>(services: &StateServices, request: &Request<B>) -> bool {
     matches!(*request.method(), Method::POST | Method::PATCH)
         && request.headers().contains_key(key::IDEMPOTENCY_KEY_HEADER)
