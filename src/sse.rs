@@ -43,7 +43,8 @@ impl<'a> SseEvent<'a> {
 
     /// The bytes of the stream.
     pub fn to_bytes(self) -> Bytes {
-        let mut wire = Vec::with_capacity(self.data.map_or(0, str::len) + self.name.len() + self.id.len() + 32);
+        let mut wire =
+            Vec::with_capacity(self.data.map_or(0, str::len) + self.name.len() + self.id.len() + 32);
         if !self.name.is_empty() {
             push_field(&mut wire, "event", self.name);
         }
@@ -129,12 +130,18 @@ mod tests {
         assert_eq!(event("", ""), "data: \n\n");
         assert_eq!(event("gap", "x"), "event: gap\ndata: x\n\n");
         assert_eq!(text(SseEvent::default().retry_ms(50)), "retry: 50\n\n");
-        assert_eq!(text(SseEvent::default().id("7-1").name("start").data("7")), "event: start\nid: 7-1\ndata: 7\n\n");
+        assert_eq!(
+            text(SseEvent::default().id("7-1").name("start").data("7")),
+            "event: start\nid: 7-1\ndata: 7\n\n"
+        );
     }
 
     #[test]
     fn no_value_breaks_out_of_its_field() {
-        assert_eq!(event("gap", "a\nb\rc\r\nd\n"), "event: gap\ndata: a\ndata: b\ndata: c\ndata: d\ndata: \n\n");
+        assert_eq!(
+            event("gap", "a\nb\rc\r\nd\n"),
+            "event: gap\ndata: a\ndata: b\ndata: c\ndata: d\ndata: \n\n"
+        );
         assert_eq!(event("x\nid: 7", "y"), "event: x\ndata: y\n\n");
         assert_eq!(event("", "\n\r\r\n"), "data: \ndata: \ndata: \ndata: \n\n");
         assert_eq!(text(SseEvent::default().id("7\r\ndata: z").data("y")), "id: 7\ndata: y\n\n");

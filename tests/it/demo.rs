@@ -157,7 +157,7 @@ fn every_route_that_writes_stands_behind_the_layer() {
             continue;
         }
         let text = std::fs::read_to_string(&path).unwrap();
-        let (before, writes) = text.split_once("fn writes()").unwrap_or((&text, ""));
+        let (before, writes) = text.split_once("fn write_routes()").unwrap_or((&text, ""));
         for method in ["post(", "delete(", "put(", "patch(", "any("] {
             let routes = |text: &str| {
                 text.lines().filter(|line| line.contains(".route") && line.contains(method)).count()

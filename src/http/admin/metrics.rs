@@ -301,8 +301,9 @@ fn loop_turns(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) ->
 }
 
 fn breakers(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
-    let label =
-        |slot: &SlotSnapshot, breaker: &str| [("slot", slot.slot.to_string()), ("breaker", breaker.to_owned())];
+    let label = |slot: &SlotSnapshot, breaker: &str| {
+        [("slot", slot.slot.to_string()), ("breaker", breaker.to_owned())]
+    };
     let help = "State of the breaker of the slot's worker: 0 closed, 1 half-open, 2 open";
     let mut family = out.encode_descriptor("redis_breaker_state", help, None, MetricType::Gauge)?;
     for slot in &snapshot.slots {

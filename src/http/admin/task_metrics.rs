@@ -31,8 +31,12 @@ impl Collector for TaskQueueMetrics {
             ("dead", totals.dead),
             ("cancelled", totals.cancelled),
         ];
-        let mut family =
-            out.encode_descriptor("tasks_finished", "Tasks that finished, by state", None, MetricType::Counter)?;
+        let mut family = out.encode_descriptor(
+            "tasks_finished",
+            "Tasks that finished, by state",
+            None,
+            MetricType::Counter,
+        )?;
         for (state, count) in finished {
             add_counter(&mut family, &[("state", state.to_owned())], count)?;
         }

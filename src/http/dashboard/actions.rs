@@ -34,16 +34,12 @@ const FORM_TIMEOUT: Duration = Duration::from_secs(5);
 type FormFields = BTreeMap<String, String>;
 
 /// Signs in an operator who sends the token.
-pub(super) async fn sign_in(
-    State(state): State<DashboardState>,
-    request: HttpRequest<Body>,
-) -> Response {
+pub(super) async fn sign_in(State(state): State<DashboardState>, request: HttpRequest<Body>) -> Response {
     let (parts, fields) = match read_form(&state.core, request).await {
         Ok(read) => read,
         Err(refusal) => return refusal,
     };
-    let (dashboard_request, auth) =
-        (DashboardRequest::from_parts(&state.core, &parts), &state.services.auth);
+    let (dashboard_request, auth) = (DashboardRequest::from_parts(&state.core, &parts), &state.services.auth);
     let presented = fields.get("operators-token").map_or("", String::as_str);
     match auth.sign_in(presented, &dashboard_request.subject, clock::monotonic(), clock::wall_clock()) {
         Ok(operator) => {
@@ -86,10 +82,7 @@ async fn sign_in_failed(
 }
 
 /// Removes the cookie.
-pub(super) async fn sign_out(
-    State(state): State<DashboardState>,
-    request: HttpRequest<Body>,
-) -> Response {
+pub(super) async fn sign_out(State(state): State<DashboardState>, request: HttpRequest<Body>) -> Response {
     match authenticate(&state, request).await {
         Ok((parts, ..)) => redirect_to_page(&[DashboardAuth::removal_cookie(
             DashboardRequest::from_parts(&state.core, &parts).secure,
@@ -99,18 +92,12 @@ pub(super) async fn sign_out(
 }
 
 /// Reads the configuration again and replaces the workers.
-pub(super) async fn reload(
-    State(state): State<DashboardState>,
-    request: HttpRequest<Body>,
-) -> Response {
+pub(super) async fn reload(State(state): State<DashboardState>, request: HttpRequest<Body>) -> Response {
     run_command(&state, request, |_| Ok(ControlRequest::Reload { wait: true })).await
 }
 
 /// Changes the number of workers.
-pub(super) async fn scale(
-    State(state): State<DashboardState>,
-    request: HttpRequest<Body>,
-) -> Response {
+pub(super) async fn scale(State(state): State<DashboardState>, request: HttpRequest<Body>) -> Response {
     let command = |fields: &FormFields| match parse_number(fields, "workers")? {
         0 => Err("workers must be at least 1".to_owned()),
         workers => Ok(ControlRequest::Scale { workers, wait: true }),
@@ -119,10 +106,7 @@ pub(super) async fn scale(
 }
 
 /// Replaces the worker of a slot.
-pub(super) async fn restart(
-    State(state): State<DashboardState>,
-    request: HttpRequest<Body>,
-) -> Response {
+pub(super) async fn restart(State(state): State<DashboardState>, request: HttpRequest<Body>) -> Response {
     let command =
         |fields: &FormFields| Ok(ControlRequest::Restart { slot: parse_number(fields, "slot")?, wait: true });
     run_command(&state, request, command).await
@@ -148,8 +132,7 @@ async fn run_command(
         Err(reason) => return Problem::new(StatusCode::BAD_REQUEST, reason).into_response(),
     };
     let Ok(permit) = Arc::clone(&state.services.command_permits).try_acquire_owned() else {
-        return Problem::reduced_capacity("too many commands are pending at this worker", 5)
-            .into_response();
+        return Problem::reduced_capacity("too many commands are pending at this worker", 5).into_response();
     };
     let dashboard_request = DashboardRequest::from_parts(&state.core, &parts);
     let client = &dashboard_request.subject;
@@ -161,7 +144,8 @@ async fn run_command(
         supervisor_client::run_command(&run_dir, &command)
     });
     let flash = flash.await;
-    let flash = flash.unwrap_or_else(|_| FlashMessage::failed("the command was not sent: an error in the dashboard"));
+    let flash =
+        flash.unwrap_or_else(|_| FlashMessage::failed("the command was not sent: an error in the dashboard"));
     redirect_to_page(&[state.services.auth.flash_cookie(&operator, &flash, dashboard_request.secure)])
 }
 

@@ -131,7 +131,9 @@ impl DashboardAuth {
             TokenState::NotConfigured => {
                 Some("set dashboard.token or dashboard.token_file, and reload".to_owned())
             }
-            TokenState::Unusable(reason) => Some(format!("correct dashboard.token_file and reload: {reason}")),
+            TokenState::Unusable(reason) => {
+                Some(format!("correct dashboard.token_file and reload: {reason}"))
+            }
         }
     }
 

@@ -130,7 +130,8 @@ impl DashboardFeed {
     pub(super) async fn stream(&self, core: &Arc<WorkerContext>, from_admin_listener: bool) -> Response {
         let permits = if from_admin_listener { &self.0.admin_permits } else { &self.0.public_permits };
         let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
-            return Problem::reduced_capacity("too many dashboards are open at this worker", 5).into_response();
+            return Problem::reduced_capacity("too many dashboards are open at this worker", 5)
+                .into_response();
         };
         let frames = self.0.latest.subscribe();
         let first = self.current_frame(core).await;

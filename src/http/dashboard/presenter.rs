@@ -341,7 +341,10 @@ mod tests {
         let snapshot = snapshot();
         let view = present(&facts(&snapshot, Some(Err("no connection".into()))), &MetricHistory::default());
         assert_eq!((view.state.as_str(), view.state_tone), ("supervisor unavailable", StatusSeverity::Error));
-        assert_eq!((view.redis.as_str(), view.views.as_str(), view.sessions.as_str()), ("unavailable", "–", "–"));
+        assert_eq!(
+            (view.redis.as_str(), view.views.as_str(), view.sessions.as_str()),
+            ("unavailable", "–", "–")
+        );
         assert!(view.redis_text.contains("refused") && view.instances_note.contains("no connection"));
         assert!(view.events_note.contains("it is stopped") && view.queue.contains("Redis is unavailable"));
         assert_eq!((view.rate.as_str(), view.in_flight.as_str(), view.at.as_str()), ("10", "2", "22:13:20"));

@@ -15,7 +15,8 @@ pub(super) fn own_slots(
 ) -> Vec<SlotView> {
     let scale = history.slots_max();
     let row = |slot: &SlotRecord| {
-        let path = history.slots.get(slot.slot).map(|sparkline| sparkline.svg_path(scale)).unwrap_or_default();
+        let path =
+            history.slots.get(slot.slot).map(|sparkline| sparkline.svg_path(scale)).unwrap_or_default();
         let other_workers = snapshot.slots.get(slot.slot).map(other_workers).unwrap_or_default();
         SlotView { path, other_workers, restart_slot: slot.slot.to_string(), ..slot_view(slot) }
     };
