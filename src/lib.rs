@@ -39,6 +39,7 @@ mod panics;
 mod redis;
 mod scoreboard;
 mod session;
+mod sse;
 mod status;
 mod supervisor;
 mod sys;
@@ -58,15 +59,16 @@ pub use http::extract::{
 pub use http::layers::rate_limit::RateLimitLayer;
 pub use http::layers::request_timeout::RequestTimeout;
 pub use http::same_origin::SameOrigin;
-pub use http::service::context::{FleetHandle, Worker};
 pub use http::streams::broadcast::Broadcast;
 pub use http::streams::last_event_id::LastEventId;
-pub use http::streams::sse::{SseSource as EventSource, event};
+pub use http::streams::sse::SseSource as EventSource;
 pub use http::streams::websocket::handshake::WebSocketUpgrade;
+pub use http::{FleetHandle, Worker};
 pub use redis::RedisStatus as RedisHealth;
 pub use redis::task::{Cancelled, TaskId, TaskState, TaskStatus};
 pub use scoreboard::snapshot::SlotSnapshot;
 pub use session::auth::ActiveSession as ListedSession;
+pub use sse::event;
 #[cfg(feature = "demo")]
 pub use sys::allocator::Allocator;
 pub use tasks::{TaskContext, TaskFailure, TaskQueue};
@@ -121,6 +123,9 @@ pub mod __internals {
     }
     pub mod session {
         pub use crate::session::*;
+    }
+    pub mod sse {
+        pub use crate::sse::*;
     }
     pub mod status {
         pub use crate::status::*;

@@ -76,7 +76,7 @@ impl Fleet {
         write!(stream, "GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        let lines = answer.lines().filter(|line| line.starts_with("regatta_connections_passed_total"));
+        let lines = answer.lines().filter(|line| line.starts_with("regatta_connections_transferred_total"));
         Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 }

@@ -12,6 +12,7 @@ use regatta::__internals::config;
 use regatta::__internals::config::settings::{ForwardedHeader, ProxyConfig};
 use regatta::__internals::config::{ConfigFile, ConfigInputs};
 use regatta::__internals::control::protocol;
+use regatta::__internals::http::csrf;
 use regatta::__internals::http::real_ip;
 use regatta::__internals::http::real_ip::ClientTransport;
 use regatta::__internals::session::cookie::CookieKeyring;
@@ -48,10 +49,10 @@ pub fn cookie(data: &[u8]) {
     assert!(!matches!(moved, Ok(Some(_))), "a cookie was moved to another name");
     if let Ok(value) = std::str::from_utf8(data) {
         assert!(ring.verify("sid", value).is_none(), "nobody signed it");
-        assert!(!ring.is_csrf_token(id, value), "nobody signed it");
+        assert!(!csrf::is_session_token(&ring, id, value), "nobody signed it");
     }
     // The two kinds of what we sign must not be taken for each other.
-    assert!(ring.csrf_token(id).is_ok_and(|text| ring.verify("sid", &text).is_none()));
+    assert!(csrf::session_token(&ring, id).is_some_and(|text| ring.verify("sid", &text).is_none()));
 }
 
 /// First byte: who the peer is and which header is believed; then header values, one a line.

@@ -1,4 +1,4 @@
-//! Whether a request names this machine as only its operators do. Pure.
+//! Whether a request to the admin listener has a host name that operators use for this instance. Pure.
 //!
 //! Any site may let its own name point to the operators' address and have its visitors' browsers read what is there (DNS
 //! rebinding). The browser then names that site. An IP address, `localhost` and the names that the operators have chosen
@@ -16,7 +16,7 @@ use crate::http::problem::Problem;
 pub(super) struct AdminHostNames<'a> {
     /// Those of the configuration, in small letters; `*.` before one stands for all names below it.
     pub(super) configured: &'a [String],
-    /// The machine's own.
+    /// The instance's own.
     pub(super) instance: &'a str,
 }
 

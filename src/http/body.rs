@@ -1,7 +1,7 @@
 //! Bounds on a request's body: its size, and how long it may pause; and what a response's body holds until it is sent.
 //!
-//! A body that breaks one ends with an error for whoever reads it, and is remembered, because most readers turn every
-//! error into the same 400.
+//! A body that exceeds one ends with an error for its reader, and the request records which: most readers turn every error
+//! into the same 400.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -26,7 +26,7 @@ use crate::limiter::permit::ConcurrencyPermit;
 const TOO_LARGE: u8 = 1;
 const TOO_SLOW: u8 = 2;
 
-/// The body within its bounds.
+/// Bounds a body's size and pace.
 pub(super) fn limit_body<B>(body: B, bounds: &HttpConfig, state: &Arc<RequestState>) -> Body
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -49,12 +49,12 @@ where
     }))
 }
 
-/// A body that its client sends too slowly ends with this.
+/// The error of a body that its client sends too slowly.
 #[derive(Debug, thiserror::Error)]
 #[error("the request body came too slowly")]
 struct TooSlow;
 
-/// A body that must keep its pace.
+/// A body with a lowest pace.
 struct PacedBody<B> {
     body: Pin<Box<B>>,
     pace: BodyPace,
@@ -102,12 +102,12 @@ where
     }
 }
 
-/// What a body that announces this many bytes gets at once.
+/// The response to a body that announces too many bytes.
 pub(super) fn too_large(limit: usize) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a request body may have {limit} bytes"))
 }
 
-/// What was found wrong while the body was read.
+/// Which bound the body exceeded while it was read.
 pub(super) fn body_error(fault: &AtomicU8, bounds: &HttpConfig) -> Option<Problem> {
     match fault.load(Relaxed) {
         TOO_LARGE => Some(too_large(bounds.max_body_size)),
@@ -116,12 +116,12 @@ pub(super) fn body_error(fault: &AtomicU8, bounds: &HttpConfig) -> Option<Proble
     }
 }
 
-/// What a request holds that goes on after its response, among the response's extensions: a WebSocket.
+/// The permits of a request that goes on after its response, among the response's extensions: a WebSocket.
 #[derive(Debug, Clone, Default)]
 pub(super) struct UpgradePermits(Arc<Mutex<Vec<ConcurrencyPermit>>>);
 
-/// A response that keeps the request's places in concurrency limits until its body was sent or given up, or until
-/// whatever goes on after it has ended.
+/// A response that holds the request's concurrency permits until its body was sent or dropped, or until the upgraded
+/// connection that follows it has ended.
 pub(super) fn hold_permits(mut response: Response, permits: Vec<ConcurrencyPermit>) -> Response {
     if let Some(permits_of_upgrade) = response.extensions_mut().remove::<UpgradePermits>() {
         permits_of_upgrade.0.lock().unwrap_or_else(PoisonError::into_inner).extend(permits);

@@ -1,4 +1,4 @@
-//! Whether a worker serves or leaves, and who waits for its leaving.
+//! Whether a worker serves or drains, and a way to wait for the end of streams.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8};
 
 use tokio::sync::Notify;
 
-/// Whether a worker serves or leaves; clones share it.
+/// Whether a worker serves or drains; clones share it.
 #[derive(Clone, Default)]
 pub struct DrainState(Arc<DrainFlags>);
 
@@ -23,13 +23,13 @@ impl DrainState {
     const DRAINING: u8 = 1;
     const STOPPING: u8 = 2;
 
-    /// The worker leaves and the fleet goes on: from now on every HTTP/1 response asks for the connection's end.
+    /// The worker drains and the fleet goes on: from now on every HTTP/1 response has `Connection: close`.
     pub fn start_drain(&self) {
         self.0.stage.fetch_max(Self::DRAINING, Relaxed);
         self.close_streams();
     }
 
-    /// The fleet ends, and this worker with it: readiness fails, too. Streams go on until [`Phase::end_streams`]: as long as
+    /// The fleet ends, and this worker with it: readiness fails, too. Streams go on until [`DrainState::close_streams`]: as long as
     /// new connections still come here, their clients would only come back.
     pub fn start_stop(&self) {
         self.0.stage.store(Self::STOPPING, Relaxed);

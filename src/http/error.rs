@@ -1,4 +1,4 @@
-//! What goes wrong in a handler, and the only map from it to a status.
+//! What a request's walk or a handler's operation can fail with, and the only map from it to a status.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,9 +8,9 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use crate::broadcast::InvalidTopicName;
+use crate::http::offload::OffloadError;
 use crate::http::problem::Problem;
 use crate::http::service::idempotent::key::KEY_MAX;
-use crate::http::service::offload;
 use crate::limiter::headers::RateLimitHeaders;
 use crate::{broadcast, counter, redis, session, tasks};
 
@@ -28,10 +28,10 @@ pub enum RequestError {
         retry_after: u64,
     },
     /// The shared state is nearly full, and only users who are logged in may add to it: 503.
-    #[error("the shared state is nearly full: only who is logged in may add to it")]
+    #[error("the shared state is nearly full: only users who are logged in may add to it")]
     StorageFull,
-    /// All places for CPU work are taken: 503.
-    #[error("all places for CPU work are taken")]
+    /// All permits for CPU work are taken: 503.
+    #[error("as much CPU work is under way as this worker takes")]
     Overloaded,
     /// The work failed on its thread: 500.
     #[error("the work failed")]
@@ -39,7 +39,7 @@ pub enum RequestError {
     /// It needs server-side code in Redis, which is not allowed there (`redis.mode` plain): 501.
     #[error("{what} needs server-side code, and this fleet's Redis allows none")]
     Unsupported {
-        /// What was asked for.
+        /// What needs it.
         what: &'static str,
     },
     /// A counter's name is not allowed: 400.
@@ -89,8 +89,8 @@ pub enum RequestError {
     /// As many clients or topics are subscribed as this worker takes: 503.
     #[error("as many are subscribed as this worker takes")]
     TooManySubscribers,
-    /// Nobody is logged in: 401.
-    #[error("nobody is logged in")]
+    /// No user is logged in: 401.
+    #[error("no user is logged in")]
     NotLoggedIn,
     /// A user's name is not allowed: 400.
     #[error("a user's name has 1 to 256 bytes")]
@@ -115,7 +115,7 @@ pub enum RequestError {
     OutsideFleet,
 }
 
-/// When a stranger may try again where Redis was nearly full, s: lifetimes have to end first.
+/// When a client without a login may try again where Redis is nearly full, s: sessions have to expire first.
 const STORAGE_FULL_RETRY_AFTER: u64 = 30;
 
 impl RequestError {
@@ -169,23 +169,23 @@ impl IntoResponse for RequestError {
     }
 }
 
-impl From<offload::OffloadError> for RequestError {
-    fn from(error: offload::OffloadError) -> Self {
+impl From<OffloadError> for RequestError {
+    fn from(error: OffloadError) -> Self {
         match error {
-            offload::OffloadError::Full => Self::Overloaded,
-            offload::OffloadError::Panicked => Self::Internal,
+            OffloadError::Full => Self::Overloaded,
+            OffloadError::Panicked => Self::Internal,
         }
     }
 }
 
-/// A refusal that holds for the whole request, whatever its handler makes of the error.
+/// A rejection of the whole request, whatever its handler makes of the error.
 #[derive(Debug, Clone)]
 pub(super) enum StateError {
-    /// A limit said no.
+    /// A limit denied the request.
     Denied(RateLimitHeaders),
     /// Redis is away, seconds until a repetition makes sense.
     Unavailable(u64),
-    /// Redis is nearly full, and what is left is not for strangers.
+    /// Redis is nearly full, and the rest is reserved for users who are logged in.
     StorageFull,
     /// It needs what this Redis does not allow.
     Unsupported(&'static str),
@@ -197,7 +197,7 @@ pub(super) enum StateError {
     SessionConflict,
     /// The client has made too many sessions, seconds until it may make one more.
     TooManySessions(u64),
-    /// Which of its cookies is ours cannot be told.
+    /// More cookies of the session's name than are checked.
     TooManyCookies,
 }
 
@@ -238,7 +238,7 @@ pub(super) fn whole_seconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
 }
 
-/// When to come again: spread over some seconds, so that all who were refused together do not come back together.
+/// When to retry: spread over some seconds, so that clients that were rejected together do not return together.
 fn retry_after(error: &redis::RedisError) -> u64 {
     const SPREAD: u64 = 3;
     static TURN: AtomicU64 = AtomicU64::new(0);

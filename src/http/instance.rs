@@ -1,4 +1,4 @@
-//! This machine as its heartbeat tells it, and all machines as Redis knows them, asked at most once a second.
+//! This instance as its heartbeat describes it, and all instances as Redis lists them, read at most once a second.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ use crate::scoreboard::snapshot::{CellSnapshot, ScoreboardSnapshot, SlotSnapshot
 use crate::scoreboard::{ExitReason, Scoreboard};
 use crate::status::rates::InstanceRates;
 
-/// How long an answer of Redis is passed on: operators' pages must not multiply the load.
+/// How long a reply of Redis is reused: operators' pages must not multiply the load.
 const CACHE_TTL: Duration = Duration::from_secs(1);
 
-/// What stays the same of a machine as long as a worker lives.
+/// The facts of an instance that are constant for a worker's lifetime.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InstanceIdentity {
-    /// Name of the machine or container.
+    /// Name of the host or container.
     pub host: String,
     /// Version and build of the program.
     pub build: String,
@@ -28,11 +28,11 @@ pub struct InstanceIdentity {
     pub libraries: Vec<String>,
     /// Cores it may use.
     pub cores: usize,
-    /// Most workers it may have where the load decides; none: as many as there are slots.
+    /// Most workers that autoscaling may start; none: as many as there are slots.
     pub max_workers: Option<usize>,
-    /// Where others reach its visitors' listeners, host:port.
+    /// Addresses of its public listeners as others reach them, host:port.
     pub addresses: Vec<String>,
-    /// Its operators' addresses as it listens there, separated by commas.
+    /// Addresses of its admin listener, separated by commas.
     pub admin_addresses: String,
 }
 
@@ -42,7 +42,7 @@ impl InstanceIdentity {
         format!("{}.{}.{:x}", self.host, scoreboard.pid(), scoreboard.instance_id())
     }
 
-    /// The machine at this moment.
+    /// The instance at this moment.
     pub fn info(&self, scoreboard: &Scoreboard) -> InstanceRecord {
         let configured_slots = scoreboard.slots();
         let snapshot = scoreboard.snapshot();
@@ -77,7 +77,7 @@ impl InstanceIdentity {
     }
 }
 
-/// The machine with how it fares: what a heartbeat tells others, and what is shown of it here.
+/// The instance with its present figures: what a heartbeat stores, and what this instance's own pages show.
 pub fn with_figures(
     instance: InstanceRecord,
     snapshot: &ScoreboardSnapshot,
@@ -132,20 +132,20 @@ fn mean(numbers: &[f64]) -> Option<f64> {
     (!numbers.is_empty()).then(|| numbers.iter().sum::<f64>() / numbers.len() as f64)
 }
 
-/// What Redis last said of the machines.
+/// The list of instances as last read from Redis.
 #[derive(Default)]
 pub(super) struct FleetCache(Mutex<Option<(Instant, Result<InstanceList, String>)>>);
 
 impl fmt::Debug for FleetCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Remembered").finish_non_exhaustive()
+        f.debug_struct("FleetCache").finish_non_exhaustive()
     }
 }
 
 impl FleetCache {
-    /// All machines, or why Redis does not say; at most a second old.
+    /// All instances, or why they could not be read; at most a second old.
     pub(super) async fn get(&self, redis: &RedisClient) -> Result<InstanceList, String> {
-        // Whoever comes while somebody asks waits for that answer.
+        // A caller that arrives during a read waits for its result.
         let mut last = self.0.lock().await;
         if let Some((at, answer)) = last.as_ref()
             && at.elapsed() < CACHE_TTL

@@ -1,67 +1,82 @@
 //! HTTP: what happens to a request between its connection and its handler, and to the response on its way back.
 //!
-//! Guarantees one order of everything (`router`), one map from errors to responses (`error`, `problem`), and that a
-//! request costs no round trip unless it uses state, then one. It accepts no connections and starts no process.
+//! Guarantees one order of everything (`service`), one map from errors to responses (`error`, `problem`), and that a
+//! request costs no round trip unless it uses state, then one. It must not know how connections are accepted, which
+//! processes there are, and how anything is encoded for Redis.
 
 mod admin;
 mod admin_hosts;
 mod body;
 mod body_pace;
+pub mod csrf;
 mod dashboard;
 mod drain_state;
 pub mod error;
 pub mod extract;
+mod fleet_handle;
 mod instance;
 pub mod layers;
+mod no_dashboard;
+pub mod offload;
 mod prepared_rejection;
 pub mod problem;
 pub mod real_ip;
 mod request_head;
 mod request_id;
+mod request_scope;
 mod request_state;
 mod response;
 pub mod same_origin;
 pub mod security;
 pub mod service;
+mod services;
 pub mod streams;
 #[cfg(test)]
 mod tests;
 mod untrusted_proxy;
+mod worker;
 
 use std::sync::Arc;
 
 pub use axum::Router;
 pub use axum::body::Body;
+#[cfg(feature = "dashboard")]
 pub use dashboard::Dashboard;
 pub use drain_state::DrainState;
 pub use error::RequestError;
+pub use fleet_handle::{AppFactory, FleetHandle};
 pub use instance::{InstanceIdentity, with_figures};
+#[cfg(not(feature = "dashboard"))]
+pub use no_dashboard::Dashboard;
 pub use prepared_rejection::PreparedRejection;
 pub(crate) use request_head::has_token;
 pub use service::HttpService;
-use service::ListenerRole;
+pub use service::response_future::ResponseFuture;
+pub use services::app_services::AppServices;
 pub use streams::sse::KeepAliveTrigger;
+pub use worker::Worker;
 
-use crate::http::service::context::WorkerContext;
-pub use crate::http::service::context::{AppFactory, AppServices, FleetHandle, Worker};
-pub use crate::http::service::response_future::ResponseFuture;
+use crate::http::services::WorkerServices;
+use crate::http::services::admin::AdminServices;
+use crate::http::services::worker::WorkerContext;
 
 /// What visitors get: the application's routes, with everything around them.
 ///
 /// # Panics
 /// When the application panics while it builds its routes, or has one of the dashboard's where that is public.
-pub fn public_service(parts: &AppServices, app: &AppFactory) -> HttpService {
-    let core = Arc::new(WorkerContext::new(parts));
-    let mut router = app(FleetHandle(Arc::clone(&core)));
-    if core.config.dashboard.public {
-        router = router.merge(dashboard::routes().with_state(FleetHandle(Arc::clone(&core))));
+pub fn public_service(parts: &AppServices, app: &AppFactory, dashboard: &Dashboard) -> HttpService {
+    let worker = Arc::new(WorkerContext::new(parts));
+    let services = Arc::new(WorkerServices::new(parts, worker));
+    let mut router = app(FleetHandle(Arc::clone(&services)));
+    if parts.config.dashboard.public {
+        router = router.merge(dashboard.routes(&Arc::new(AdminServices::new(parts)), parts));
     }
-    HttpService::new(core, router, ListenerRole::Public)
+    HttpService::public(services, router)
 }
 
 /// What operators get: `/livez`, `/readyz`, `/metrics`, `/fleet.json`, and the page `/fleet`.
-pub fn admin_service(parts: &AppServices) -> HttpService {
-    let core = Arc::new(WorkerContext::new(parts));
-    let router = service::admin_routes(&core);
-    HttpService::new(core, router, ListenerRole::Admin)
+pub fn admin_service(parts: &AppServices, dashboard: &Dashboard) -> HttpService {
+    let admin = Arc::new(AdminServices::new(parts));
+    let router = service::admin_routes(&admin).merge(dashboard.routes(&admin, parts));
+    HttpService::admin(Arc::new(WorkerContext::new(parts)), admin, router)
 }

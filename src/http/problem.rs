@@ -18,10 +18,10 @@ const REDUCED_CAPACITY: &str = "https://iana.org/assignments/http-problem-types#
 /// An error as the client sees it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Problem {
-    /// URI of the kind of problem; `about:blank` means that the status says it all.
+    /// URI of the problem type; `about:blank`: the status is the type.
     #[serde(rename = "type")]
     kind: &'static str,
-    /// The kind in a few words; does not vary from one occurrence to the next.
+    /// The type in a few words; does not vary from one occurrence to the next.
     title: &'static str,
     /// HTTP status.
     #[serde(serialize_with = "serialize_status")]
@@ -43,7 +43,7 @@ fn serialize_status<S: serde::Serializer>(status: &StatusCode, serializer: S) ->
 }
 
 impl Problem {
-    /// A problem whose status says what kind it is.
+    /// A problem whose status is its type.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             kind: "about:blank",
@@ -96,8 +96,8 @@ impl Problem {
     pub fn session_too_large() -> Self {
         let detail = "the session would hold more than is allowed; nothing of this request was stored";
         Self {
-            kind: "urn:regatta:problem:session-full",
-            title: "Session is full",
+            kind: "urn:regatta:problem:session-too-large",
+            title: "Session is too large",
             ..Self::new(StatusCode::INSUFFICIENT_STORAGE, detail)
         }
     }
@@ -115,7 +115,7 @@ impl Problem {
     pub fn idempotency_in_progress(retry_after: u64) -> Self {
         let detail = "a request with this Idempotency-Key is under way";
         Self {
-            kind: "urn:regatta:problem:idempotency-running",
+            kind: "urn:regatta:problem:idempotency-request-in-progress",
             title: "Request is outstanding",
             retry_after: Some(retry_after),
             ..Self::new(StatusCode::CONFLICT, detail)
@@ -137,7 +137,7 @@ impl Problem {
         let detail =
             "this request was carried out; its response was too large to be kept, or had no known end";
         Self {
-            kind: "urn:regatta:problem:idempotency-response-not-kept",
+            kind: "urn:regatta:problem:idempotency-response-not-stored",
             title: "Request was carried out before",
             ..Self::new(StatusCode::CONFLICT, detail)
         }
@@ -146,7 +146,7 @@ impl Problem {
     /// A request with this `Idempotency-Key` was carried out, perhaps for another client.
     pub fn idempotency_already_executed() -> Self {
         let detail = "a request with this Idempotency-Key was carried out; its response is given only to the client that \
-            sent it, which is told from others by its login, its cookie, or a key of 22 characters or more";
+            sent it, which is recognized by its login, its cookie, or a key of 22 characters or more";
         Self {
             kind: "urn:regatta:problem:idempotency-carried-out",
             title: "Request was carried out before",
@@ -234,5 +234,23 @@ mod tests {
         let (head, body) = document(Problem::new(StatusCode::NOT_FOUND, "")).await;
         assert_eq!(body, serde_json::json!({"type": "about:blank", "title": "Not Found", "status": 404}));
         assert!(!head.headers().contains_key(header::RETRY_AFTER));
+    }
+
+    #[test]
+    fn problem_types_have_their_published_names() {
+        for (problem, name, status) in [
+            (Problem::session_gone(), "session-gone", 401),
+            (Problem::session_too_large(), "session-too-large", 507),
+            (Problem::session_conflict(), "session-conflict", 409),
+            (Problem::too_many_sessions("", 1), "too-many-sessions", 429),
+            (Problem::idempotency_key_missing(""), "idempotency-key-missing", 400),
+            (Problem::idempotency_in_progress(1), "idempotency-request-in-progress", 409),
+            (Problem::idempotency_key_reused(), "idempotency-key-reused", 422),
+            (Problem::idempotency_not_stored(), "idempotency-response-not-stored", 409),
+            (Problem::idempotency_already_executed(), "idempotency-carried-out", 409),
+        ] {
+            assert_eq!(problem.kind, format!("urn:regatta:problem:{name}"));
+            assert_eq!(problem.status(), status, "{name}");
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! Who asks: the client's address and whether it came over TLS, as far as somebody trusted says so.
+//! The client's address, and whether it used TLS, as far as trusted proxies say so.
 //!
-//! Pure. Guarantees that a peer outside the trusted networks is believed nothing, and that nobody is believed past the
+//! Pure. Guarantees that headers of a peer outside the trusted networks count for nothing, and that no hop counts past the
 //! last trusted hop: headers are read from the right (RFC 7239 §8.1), never the leftmost entry, which the client writes.
 
 use std::fmt;
@@ -23,13 +23,13 @@ const MAX_HOPS: usize = 32;
 /// How the client reached the nearest trusted hop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientTransport {
-    /// Unencrypted, or nobody trusted says otherwise.
+    /// Unencrypted, unless a trusted proxy says otherwise.
     Plain,
     /// Over TLS, as a trusted proxy says.
     Tls,
 }
 
-/// Who asks.
+/// The client of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientInfo {
     /// The client's address, IPv4-mapped IPv6 as IPv4.
@@ -40,7 +40,7 @@ pub struct ClientInfo {
     pub proxied: bool,
 }
 
-/// Finds out who asks, from the socket's peer and, only if that is trusted, the one configured header.
+/// Determines the client from the socket's peer and, only if that is trusted, the one configured header.
 pub fn client_from_headers(peer: IpAddr, headers: &HeaderMap, proxy: &ProxyConfig) -> ClientInfo {
     let peer = peer.to_canonical();
     if !proxy.trusts(peer) {
@@ -178,7 +178,7 @@ fn values(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     headers.get_all(name).iter().rev().map(|value| value.to_str().unwrap_or("unknown"))
 }
 
-/// Walks from the nearest hop to the first one nobody vouches for; a node without an address ends the walk.
+/// Walks from the nearest hop to the first one that no trusted proxy vouches for; a node without an address ends the walk.
 fn walk_trusted_hops<'a>(peer: IpAddr, proxy: &ProxyConfig, nodes: impl Iterator<Item = &'a str>) -> IpAddr {
     let mut last_trusted = peer;
     for node in nodes.map(str::trim).filter(|node| !node.is_empty()).take(MAX_HOPS) {

@@ -40,10 +40,10 @@ fn first_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> (Option<&'h Hea
     (headers.get(name), is_repeated)
 }
 
-/// Checks a head, and has `Host` say what the target says; `has_body`: something comes behind it.
+/// Checks a head, and sets `Host` to what the target names; `has_body`: a body follows.
 ///
 /// # Errors
-/// What its client is told; it must reach no handler, and nothing may be counted for it.
+/// The response to a head that is none; it must reach no handler, and nothing may be counted for it.
 pub(super) fn check_head(parts: &mut Parts, has_body: bool) -> Result<(), Problem> {
     let Parts { method, version, uri, headers, .. } = parts;
     if headers.len() > FIELDS_MAX {
@@ -57,7 +57,7 @@ pub(super) fn check_head(parts: &mut Parts, has_body: bool) -> Result<(), Proble
     check_host(*version, uri, headers).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     if *version < Version::HTTP_2 {
         if let Some(Ok(named)) = uri.authority().map(|authority| HeaderValue::try_from(authority.as_str())) {
-            // §3.2.2: what the target names counts, whatever the field says.
+            // §3.2.2: what the target names counts, whatever the field holds.
             headers.insert(HOST, named);
         }
         if has_body {
@@ -79,7 +79,7 @@ fn check_target(version: Version, method: &Method, uri: &Uri) -> Result<(), &'st
     Ok(())
 }
 
-/// Whether it says as its protocol demands for whom it is.
+/// Whether it names its host as its protocol demands.
 fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
     let (field, is_repeated) = first_value(headers, &HOST);
     let named = uri.authority().map(|authority| authority.as_str().as_bytes());

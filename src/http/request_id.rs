@@ -28,7 +28,7 @@ struct IdBatch {
 
 impl RequestIdGenerator {
     pub(super) fn new(pid: u32) -> Self {
-        // Without random bytes ids repeat between machines, which only makes logs harder to read.
+        // Without random bytes ids repeat between instances, which only makes logs harder to read.
         let bits = cookie::new_id().map_or(u64::from(pid), |id| {
             id.0.to_le_bytes()[..8].iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte))
         });

@@ -1,4 +1,4 @@
-//! The end of a request: problems explained, the session stored, the head dressed.
+//! The end of a request: errors become problem documents, the session is committed, headers are set.
 
 use axum::body::{Body, to_bytes};
 use axum::response::{IntoResponse, Response};
@@ -11,13 +11,13 @@ use tower_sessions::Session;
 use crate::http::error::{StateError, whole_seconds};
 use crate::http::problem::Problem;
 use crate::http::request_head::has_header;
-use crate::http::request_state::session_cookie::CookieIdentity;
+use crate::http::request_state::cookie_identity::CookieIdentity;
 use crate::http::request_state::session_store::RequestSessionStore;
 use crate::http::request_state::{RequestState, RequestStateInner, SessionOrigin, session_cookie};
-use crate::http::service::context::WorkerContext;
+use crate::http::services::worker::WorkerContext;
 use crate::http::{body, security};
 use crate::limiter::headers::RateLimitHeaders;
-use crate::session::tracked_store::CommitStatus;
+use crate::session::tracked_session::CommitStatus;
 
 pub(super) const WORKER_ID: HeaderName = HeaderName::from_static("x-worker-id");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -29,13 +29,13 @@ const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit
 const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// Longest request id that is taken over, bytes.
+/// Longest request id that is accepted, bytes.
 const REQUEST_ID_MAX: usize = 128;
 
 /// Longest text of a handler that becomes a problem's detail, bytes.
 const DETAIL_MAX: usize = 1024;
 
-/// What the response's head needs to know of the request's.
+/// What the response's headers need of the request.
 #[derive(Debug)]
 pub(super) struct RequestMeta {
     pub(super) request_id: HeaderValue,
@@ -43,12 +43,12 @@ pub(super) struct RequestMeta {
 }
 
 impl RequestMeta {
-    /// `proxied`: somebody trusted sent the request, whose id is kept so that both logs have the same one.
-    pub(super) fn from_parts(core: &WorkerContext, parts: &Parts, proxied: bool) -> Self {
+    /// `proxied`: a trusted proxy sent the request, and its id is used so that both logs have the same one.
+    pub(super) fn from_parts(worker: &WorkerContext, parts: &Parts, proxied: bool) -> Self {
         let sent_id =
             (proxied && has_header(&parts.headers, &REQUEST_ID)).then(|| parts.headers.get(REQUEST_ID));
         let sent_id = sent_id.flatten().filter(|id| is_valid_request_id(id.as_bytes()));
-        Self { request_id: sent_id.cloned().unwrap_or_else(|| core.request_id()), version: parts.version }
+        Self { request_id: sent_id.cloned().unwrap_or_else(|| worker.request_id()), version: parts.version }
     }
 }
 
@@ -59,7 +59,7 @@ fn is_valid_request_id(id: &[u8]) -> bool {
 
 /// Turns an error without a document into a problem document.
 ///
-/// Whatever axum or a handler says about an error in plain text becomes the problem's detail; a document of the
+/// A text of axum or of a handler becomes the problem's detail; a document of the
 /// handler's own, in any other media type, stays. Texts about our own mistakes (5xx) are logged and not sent.
 pub(super) async fn into_problem(response: Response, fault: Option<Problem>) -> Response {
     let status = response.status();
@@ -98,7 +98,7 @@ pub(super) async fn into_problem(response: Response, fault: Option<Problem>) -> 
     explained
 }
 
-/// Stores what the handler changed in its session, and puts a refusal in the place of the handler's response.
+/// Stores what the handler changed in its session, and replaces the response of a rejected request.
 pub(super) async fn finalize(
     response: Response,
     state: &RequestState,
@@ -118,7 +118,7 @@ pub(super) async fn finalize(
     apply_state(response, state, state.lock().await, &stored)
 }
 
-/// As [`settle`], for a request that waits for nothing any more: no error to explain, nothing to store. Any other
+/// As [`finalize`], for a request that waits for nothing any more: no error to explain, nothing to store. Any other
 /// response comes back as it is.
 #[expect(clippy::result_large_err, reason = "both are the response, moved once")]
 pub(super) fn try_finalize(
@@ -129,7 +129,7 @@ pub(super) fn try_finalize(
 ) -> Result<Response, Response> {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
-    if is_error || session.is_modified() || state.visitor.is_exposed() || !store.is_complete() {
+    if is_error || session.is_modified() || state.visitor.is_exposed() || !store.session.is_complete() {
         return Err(response);
     }
     match state.try_lock() {
@@ -138,7 +138,7 @@ pub(super) fn try_finalize(
     }
 }
 
-/// Puts a refusal in the place of the handler's response, or completes that by what the client is told of its state.
+/// Replaces the response of a rejected request, or adds the headers of the request's state to it.
 fn apply_state(
     response: Response,
     state: &RequestState,
@@ -152,10 +152,10 @@ fn apply_state(
     let mut response = match inner.failure.take().or(commit_failure) {
         Some(refusal) => {
             if let StateError::Unavailable(_) | StateError::StorageFull = refusal {
-                state.core.cell().count_unavailable();
+                state.services.worker.cell().count_unavailable();
             }
             let mut response = refusal.into_problem().into_response();
-            // Whatever else failed, the session has another id now: whoever is not told has lost it.
+            // Whatever else failed, the session has another id now: a client that does not get it has lost its session.
             if inner.stored_session_id().is_some() && inner.current_session_id != state.visitor.id() {
                 set_session_headers(response.headers_mut(), state, &inner);
             }
@@ -165,11 +165,11 @@ fn apply_state(
             let mut response = response;
             set_session_headers(response.headers_mut(), state, &inner);
             if let Some(how) = inner.freshness {
-                state.core.cell().count_stale();
+                state.services.worker.cell().count_stale();
                 response.headers_mut().insert(SESSION_STATE, how.header());
             }
             if let CommitStep::NotStored = stored {
-                state.core.cell().count_failed_commit();
+                state.services.worker.cell().count_failed_commit();
                 response.headers_mut().insert(SESSION_COMMIT, HeaderValue::from_static("failed"));
             }
             response
@@ -181,7 +181,7 @@ fn apply_state(
     body::hold_permits(response, inner.limits.take_permits())
 }
 
-/// What became of the session's changes.
+/// Whether the session's changes are stored.
 enum CommitStep {
     /// They are stored, or there were none.
     Committed,
@@ -194,9 +194,9 @@ enum CommitStep {
 /// Commits the session's changes.
 ///
 /// A failed request's changes are not stored, as tower-sessions has it, unless its handler replaced the session's id or
-/// ended the session: whoever asked for that must not be left with the old one.
+/// ended the session: the client must not keep the old id.
 ///
-/// A stranger's changes are not stored by a request for what is not there, or that was refused.
+/// A visitor without a session gets none from a request that was answered 404, 405 or 429.
 async fn commit_session(
     status: StatusCode,
     state: &RequestState,
@@ -212,12 +212,12 @@ async fn commit_session(
         let inner = state.lock().await;
         changed = inner.stored_session_id().is_some() && inner.provisional.is_none();
     }
-    if (changed || store.has_released_id())
+    if (changed || store.session.released_id().is_some())
         && let Err(error) = session.save().await
     {
         tracing::debug!(%error, "a session was not stored: {error}");
     }
-    match store.commit_status() {
+    match store.session.commit_status() {
         CommitStatus::Unchanged | CommitStatus::Stored(_) | CommitStatus::Destroyed => CommitStep::Committed,
         CommitStatus::Gone => CommitStep::Rejected(StateError::SessionGone),
         CommitStatus::TooLarge => CommitStep::Rejected(StateError::SessionTooLarge),
@@ -236,7 +236,7 @@ async fn commit_session(
 /// Cookie and cache rules of a response that depends on its visitor.
 ///
 /// `no-store` for all of them: a page with one visitor's numbers must not be shown to another, and not to the same one
-/// again as if it were new. A handler that knows better sets its own `Cache-Control`.
+/// again as if it were new. A handler's own `Cache-Control` stays.
 fn set_session_headers(headers: &mut HeaderMap, state: &RequestState, inner: &RequestStateInner) {
     if !inner.depends_on_visitor()
         && inner.current_session_id == state.visitor.id()
@@ -247,27 +247,28 @@ fn set_session_headers(headers: &mut HeaderMap, state: &RequestState, inner: &Re
     headers.append(header::VARY, HeaderValue::from_static("Cookie"));
     set_no_store(headers);
     let visitor = &state.visitor;
-    // An id that others may know gets no cookie under the secure name.
+    // An exposed id gets no cookie under the secure name.
     let kept = inner.freshness.is_none() && !visitor.is_exposed();
     let old_key = kept && matches!(visitor, CookieIdentity::Verified { re_sign: true, .. });
     let confirmed = kept && visitor.provisional().is_some() && inner.provisional.is_none();
     let renew = old_key || confirmed || inner.cookie_age.is_some();
     let cookie = match (inner.current_session_id, visitor.id()) {
-        // A ticket is not worth a request that makes nothing.
+        // A request that creates no session gets no provisional cookie either.
         (Some(_), _) if inner.origin == SessionOrigin::Issued && state.creates_no_session => None,
         (Some(now), before) if Some(now) != before || renew => {
-            let keyring = state.core.keyring();
+            let keyring = state.services.sessions.signing_keys.keyring();
             keyring.and_then(|keyring| session_cookie::session_cookie(&keyring, state, inner, now))
         }
         (None, Some(_)) if inner.origin == SessionOrigin::Destroyed => {
-            session_cookie::removal_cookie(&state.core, state.secure)
+            session_cookie::removal_cookie(&state.services.sessions, state.secure)
         }
-        // A session that ended by itself: its cookie says nothing any more and is replaced when there is a new one.
+        // A session that expired: its cookie has no effect any more and is replaced when there is a new session.
         _ => None,
     };
     let replaced = visitor.is_exposed() && cookie.is_some();
-    let plain =
-        (state.leftover || replaced).then(|| session_cookie::removal_cookie(&state.core, false)).flatten();
+    let plain = (state.leftover || replaced)
+        .then(|| session_cookie::removal_cookie(&state.services.sessions, false))
+        .flatten();
     for cookie in cookie.into_iter().chain(plain) {
         headers.append(header::SET_COOKIE, cookie);
     }
@@ -297,17 +298,17 @@ fn set_no_store(headers: &mut HeaderMap) {
     }
 }
 
-/// Headers of every response, whatever became of its request.
-pub(super) fn apply_common_headers(response: &mut Response<Body>, core: &WorkerContext, head: RequestMeta) {
+/// Headers of every response, errors included.
+pub(super) fn apply_common_headers(response: &mut Response<Body>, worker: &WorkerContext, head: RequestMeta) {
     let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    headers.insert(WORKER_ID, core.worker_id.clone());
+    headers.insert(WORKER_ID, worker.worker_id.clone());
     headers.insert(REQUEST_ID, head.request_id);
     security::apply_security_headers(headers);
     if head.version >= Version::HTTP_2 {
-        // RFC 9113 §8.2.2: HTTP/2 knows no such header, GOAWAY says it.
+        // RFC 9113 §8.2.2: HTTP/2 has no such header and sends GOAWAY.
         headers.remove(header::CONNECTION);
-    } else if core.drain.is_draining() && !upgrades {
+    } else if worker.drain.is_draining() && !upgrades {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }

@@ -18,7 +18,7 @@ use tower::{Layer, Service};
 
 use crate::http::problem::Problem;
 use crate::http::real_ip::{ClientInfo, ClientTransport};
-use crate::http::request_state::RequestState;
+use crate::http::request_scope::RequestScope;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -26,7 +26,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 /// Refuses requests that another site's page sent, 403, unless their method only looks (RFC 9110 §9.2.1).
 ///
 /// A layer for all routes of an application that change something, in one place. `Sec-Fetch-Site` decides if it is sent;
-/// else `Origin` must name the host that was asked: the request's `Host`, or what a trusted proxy passes on as
+/// else `Origin` must name the requested host: the request's `Host`, or what a trusted proxy passes on as
 /// `X-Forwarded-Host`, and `https` if the request came over TLS. Requests with neither, as programs send them, pass.
 ///
 /// ```
@@ -90,7 +90,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let client = RequestState::from_extensions(request.extensions()).map(|state| state.client);
+        let client = RequestScope::find(request.extensions()).map(|scope| scope.state().client);
         let is_safe = request.method().is_safe();
         if !is_safe && !is_same_origin(request.headers(), request.uri(), client.as_ref(), &self.allowed) {
             let problem = Problem::new(StatusCode::FORBIDDEN, "another site's page sent this request");
@@ -101,7 +101,8 @@ where
     }
 }
 
-/// Whether no other site sent this, but a page of the host that it asks, one of `others`, or a program.
+/// Whether the request was sent by a page of the requested host or of an allowed origin, or by a program, and not by
+/// another site's page.
 pub(super) fn is_same_origin(
     headers: &HeaderMap,
     uri: &Uri,
@@ -123,10 +124,10 @@ pub(super) fn is_same_origin(
     }
 }
 
-/// Whether an origin is that of the host which was asked.
+/// Whether an origin is that of the requested host.
 fn is_host_origin(origin: &str, headers: &HeaderMap, uri: &Uri, client: Option<&ClientInfo>) -> bool {
     let Some((scheme, from)) = origin.split_once("://") else { return false };
-    // A proxy that ends TLS may not say so: then both are right.
+    // A proxy that ends TLS may not report it: then both are accepted.
     let port = match (scheme, client.map(|client| client.transport)) {
         ("https", _) => 443,
         ("http", None | Some(ClientTransport::Plain)) => 80,

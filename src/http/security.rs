@@ -5,7 +5,7 @@
 use http::header::Entry;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// For a document: only its own styles, images and forms; no script at all; nobody may frame it.
+/// For a document: only its own styles, images and forms; no script at all; no page may frame it.
 ///
 /// `style-src 'self'` without `'unsafe-inline'`: a page links its stylesheet instead of carrying it.
 pub const DOCUMENT_CSP: &str = "default-src 'none'; style-src 'self'; img-src 'self'; font-src 'self'; \

@@ -20,6 +20,14 @@ use crate::redis::RedisClient;
 use crate::scoreboard::Scoreboard;
 use crate::tasks::TaskQueue;
 
+fn public_service(parts: &AppServices, app: &AppFactory) -> HttpService {
+    super::public_service(parts, app, &Dashboard::new(&parts.config.dashboard))
+}
+
+fn admin_service(parts: &AppServices) -> HttpService {
+    super::admin_service(parts, &Dashboard::new(&parts.config.dashboard))
+}
+
 fn parts() -> AppServices {
     let config = config::load(&ConfigInputs::default()).unwrap();
     let url = RedisUrl::from_socket_path(std::path::Path::new("/nonexistent/redis.sock"));
@@ -38,7 +46,6 @@ fn parts() -> AppServices {
             0,
         )),
         redis,
-        dashboard: Dashboard::new(&config.dashboard),
         config: Arc::new(config),
         scoreboard,
         worker: Worker::new(4711, 0, 1, "host"),
@@ -250,8 +257,8 @@ async fn metrics_are_openmetrics_and_count_every_answer() {
     get_path(&service, "/visit").await;
     let (_, text) = get_path(&admin_service(&parts), "/metrics").await;
     for line in [
-        "regatta_requests_total{slot=\"0\",class=\"2xx\"} 1",
-        "regatta_requests_total{slot=\"0\",class=\"5xx\"} 1",
+        "regatta_requests_total{slot=\"0\",status_class=\"2xx\"} 1",
+        "regatta_requests_total{slot=\"0\",status_class=\"5xx\"} 1",
         "regatta_requests_unavailable_total{slot=\"0\"} 1",
         "regatta_request_duration_seconds_count 2",
         "regatta_request_duration_seconds_bucket{le=\"+Inf\"} 2",

@@ -1,8 +1,8 @@
-//! Peers that seem to be proxies and are not trusted: all their clients count as one, which is said once.
+//! Warns of peers that seem to be proxies and are not trusted: all their clients count as one.
 //!
-//! What says so is the forwarding header, which any client may send. So it is believed of a peer with a private address,
-//! where proxies are and strangers are not, or after many different values of one peer; and it is said once for the
-//! whole fleet, so that no client can fill a log with it. Nothing else depends on it.
+//! The sign is the forwarding header, which any client may send. So it counts only for a peer with a private address, as
+//! proxies have, or after many different values of one peer; and an instance logs it once, so that no client can fill the
+//! log. Nothing else depends on it.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -13,18 +13,18 @@ use std::sync::{Mutex, PoisonError};
 use http::HeaderMap;
 use http::header::FORWARDED;
 
-use crate::config::settings::ForwardedHeader;
+use crate::config::settings::{ForwardedHeader, ProxyConfig};
 use crate::http::real_ip::{ClientInfo, X_FORWARDED_FOR};
 use crate::http::request_head::has_header;
-use crate::http::service::context::WorkerContext;
+use crate::scoreboard::Scoreboard;
 
-/// Peers with public addresses that are watched at the same time.
+/// Most peers with public addresses that are observed at the same time.
 const PEERS_WATCHED: usize = 8;
 
-/// Different values of one of them, of 64 that are told apart, after which it is taken for a proxy.
+/// Different values of one peer, of 64 that are distinguished, after which it counts as a proxy.
 const DISTINCT_VALUES_MIN: u32 = 24;
 
-/// What was seen of such peers by one worker.
+/// Such peers, as one worker observes them.
 #[derive(Debug, Default)]
 pub(super) struct UntrustedProxyDetector {
     reported: AtomicBool,
@@ -32,35 +32,7 @@ pub(super) struct UntrustedProxyDetector {
     watched: Mutex<Vec<(IpAddr, u64)>>,
 }
 
-/// Takes note of a request whose peer is not trusted and sends the header of those that are.
-pub(super) fn record_request(core: &WorkerContext, client: &ClientInfo, headers: &HeaderMap) {
-    let proxy = &core.config.proxy;
-    if client.proxied || core.untrusted_proxies.reported.load(Relaxed) {
-        return;
-    }
-    let name = match proxy.header {
-        ForwardedHeader::XForwardedFor => X_FORWARDED_FOR,
-        ForwardedHeader::Forwarded => FORWARDED,
-    };
-    if !has_header(headers, &name) {
-        return;
-    }
-    let Some(value) = headers.get(&name) else { return };
-    if !is_private(client.address)
-        && !core.untrusted_proxies.has_many_values(client.address, value.as_bytes())
-    {
-        return;
-    }
-    core.untrusted_proxies.reported.store(true, Relaxed);
-    if core.scoreboard.untrusted_proxy().is_none_or(|known| proxy.trusts(known))
-        && core.scoreboard.record_untrusted_proxy(client.address)
-    {
-        let peer = client.address;
-        tracing::warn!(%peer, header = %name, "{}", advice(peer));
-    }
-}
-
-/// What is to be done about it, in one sentence.
+/// What the operator can do, in one sentence.
 pub(super) fn advice(peer: IpAddr) -> String {
     format!(
         "requests from {peer} name their clients in a forwarding header, but {peer} is not in proxy.trusted, so that all \
@@ -69,6 +41,37 @@ pub(super) fn advice(peer: IpAddr) -> String {
 }
 
 impl UntrustedProxyDetector {
+    /// Records a request whose peer is not trusted and sends the header of those that are.
+    pub(super) fn record_request(
+        &self,
+        client: &ClientInfo,
+        headers: &HeaderMap,
+        proxy: &ProxyConfig,
+        scoreboard: &Scoreboard,
+    ) {
+        if client.proxied || self.reported.load(Relaxed) {
+            return;
+        }
+        let name = match proxy.header {
+            ForwardedHeader::XForwardedFor => X_FORWARDED_FOR,
+            ForwardedHeader::Forwarded => FORWARDED,
+        };
+        if !has_header(headers, &name) {
+            return;
+        }
+        let Some(value) = headers.get(&name) else { return };
+        if !is_private(client.address) && !self.has_many_values(client.address, value.as_bytes()) {
+            return;
+        }
+        self.reported.store(true, Relaxed);
+        if scoreboard.untrusted_proxy().is_none_or(|known| proxy.trusts(known))
+            && scoreboard.record_untrusted_proxy(client.address)
+        {
+            let peer = client.address;
+            tracing::warn!(%peer, header = %name, "{}", advice(peer));
+        }
+    }
+
     /// Whether a peer has sent many different values, this one included.
     fn has_many_values(&self, peer: IpAddr, value: &[u8]) -> bool {
         let bit = 1 << (self.hasher.hash_one(value) % 64);

@@ -1,6 +1,6 @@
 //! Sessions that were seen in the last minutes: gathered here, counted in Redis, once a second at most.
 //!
-//! A request costs a look into a set; a worker whose visitors are all known this minute asks Redis nothing.
+//! A request costs a lookup in a set; a worker whose visitors are all known this minute sends nothing to Redis.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,10 +11,10 @@ use std::time::Duration;
 use crate::redis::RedisClient;
 use crate::sys::clock;
 
-/// Sessions are gathered for so long before they are sent on.
+/// How long sessions are gathered before they are sent.
 const SEND_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Most sessions that a worker remembers within a minute, 8 bytes each; with more it may count one again, which changes
+/// Most sessions that a worker records within a minute, 8 bytes each; with more it may count one again, which changes
 /// nothing.
 const HASHES_MAX: usize = 65_536;
 
@@ -38,18 +38,18 @@ struct ActivityBatch {
     minute: u64,
     known: HashSet<u64>,
     unsent: Vec<u64>,
-    /// Whether a task will send on what waits.
+    /// Whether a task runs that will send what is unsent.
     is_sending: bool,
 }
 
 impl fmt::Debug for SessionActivity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seen").field("counts", &self.0.is_some()).finish_non_exhaustive()
+        f.debug_struct("SessionActivity").field("counts", &self.0.is_some()).finish_non_exhaustive()
     }
 }
 
 impl SessionActivity {
-    /// `counts`: whether this machine tells Redis of itself at all.
+    /// `counts`: whether this instance has a record in Redis at all.
     pub(crate) fn new(redis: &RedisClient, counts: bool) -> Self {
         Self(counts.then(|| Arc::new(ActivityInner { redis: redis.clone(), state: Mutex::default() })))
     }
@@ -60,7 +60,7 @@ impl SessionActivity {
     /// Outside a tokio runtime.
     pub(crate) fn mark(&self, digest: &str) {
         let Some(inner) = &self.0 else { return };
-        // The same in every worker of every machine; it protects nothing.
+        // The same in every worker of every instance; it protects nothing.
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(digest);
         let starts_task = {
             let mut state = inner.lock();
@@ -80,7 +80,7 @@ impl SessionActivity {
         }
     }
 
-    /// How many there were in the last minutes, on all machines, ± 0.81 % (standard error); `unix` is the time now.
+    /// How many there were in the last minutes, on all instances, ± 0.81 % (standard error); `unix` is the time now.
     pub(crate) async fn count(&self, redis: &RedisClient, unix: Duration) -> Option<u64> {
         self.0.as_ref()?;
         redis.count_active_sessions(minute(unix), MINUTES_COUNTED).await.ok()
@@ -97,7 +97,7 @@ fn minute(unix: Duration) -> u64 {
     unix.as_secs() / 60
 }
 
-/// Sends on what waits, until nothing does. What Redis does not take is not counted: it is a figure, not a promise.
+/// Sends until nothing is unsent. What Redis does not take is not counted: it is a figure, not a promise.
 async fn send_batches(inner: Arc<ActivityInner>) {
     loop {
         tokio::time::sleep(SEND_INTERVAL).await;

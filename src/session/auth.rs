@@ -7,7 +7,7 @@ use tower_sessions::session::Id;
 
 use crate::redis::session_commands::{RotateFrom as MoveSource, RotateOutcome, RotateSession};
 use crate::session::fields::{ChangeSet, FieldChanges};
-use crate::session::tracked_store::{LoadedSession, NewSessionSeed, SessionSource, TrackedSessionStore};
+use crate::session::tracked_session::{LoadedSession, NewSessionSeed, TrackedSession};
 use crate::session::user::{LoginDetails, UserTag};
 use crate::session::{
     LIFETIME_MAX, ROTATION_GRACE, SESSION_BYTES_MAX, SESSION_FIELDS_MAX, SessionError, cookie, digest,
@@ -18,27 +18,27 @@ const ATTEMPTS: usize = 4;
 /// What details of a login are encrypted under.
 const DETAILS_FIELD: &str = "_d";
 
-/// One of a user's sessions, as he may see it.
+/// One of a user's sessions, as its user may see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActiveSession {
-    /// Names it; of no use to anybody who wants to get into it.
+    /// Names it; does not give access to it.
     pub handle: String,
-    /// When he logged in, ms since 1970 by Redis's clock.
+    /// Time of the login, ms since 1970 by Redis's clock.
     pub created_ms: u64,
     /// When it was last used, ms since 1970; exact to a tenth of its idle lifetime.
     pub last_seen_ms: u64,
     /// Address the login came from.
     pub address: String,
-    /// What the browser said it is.
+    /// The browser's `User-Agent`.
     pub agent: String,
     /// Whether it is this request's.
     pub current: bool,
 }
 
-/// A login: who, and from where.
+/// A login: the user, and from where.
 #[derive(Debug, Clone)]
 pub struct UserLogin {
-    /// His tag.
+    /// The user's tag.
     pub user: UserTag,
     /// What the session keeps of it.
     pub details: LoginDetails,
@@ -46,14 +46,14 @@ pub struct UserLogin {
 
 /// What a new id comes with.
 pub(super) enum RotationCause<'a> {
-    /// Somebody logged in.
+    /// A login.
     Login(&'a UserLogin),
     /// The id alone is new; fields change in the same step: texts to set, names to remove.
     CycleId(&'a ChangeSet),
 }
 
-impl<S: SessionSource> TrackedSessionStore<S> {
-    /// Logs a user in: the session gets another id, or is made; of the old id nothing but a mark stays.
+impl TrackedSession {
+    /// Logs a user in: the session gets another id, or is created; of the old id only a mark stays.
     ///
     /// # Errors
     /// `Rotated` if another request replaced the old id already; `Redis`, after a timeout of which it is unknown
@@ -61,16 +61,13 @@ impl<S: SessionSource> TrackedSessionStore<S> {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
-    pub async fn login(&self, old: Option<Id>, login: &UserLogin) -> Result<Id, SessionError> {
-        let known = match old {
-            None => None,
-            Some(old) => match self.loaded(old).await {
-                Ok(known) => Some(known),
-                Err(SessionError::Gone) => None,
-                Err(error) => return Err(error),
-            },
-        };
-        let (id, sessions) = self.rotate(known, &RotationCause::Login(login)).await?;
+    pub async fn login(
+        &self,
+        known: Option<LoadedSession>,
+        login: &UserLogin,
+        seed: NewSessionSeed,
+    ) -> Result<Id, SessionError> {
+        let (id, sessions) = self.rotate(known, &RotationCause::Login(login), seed).await?;
         let most = self.settings.sessions_max();
         if sessions > most {
             // The user is logged in; if another session cannot be ended now, the next login ends it.
@@ -91,18 +88,21 @@ impl<S: SessionSource> TrackedSessionStore<S> {
     /// `Gone`, `Rotated`, `Redis`.
     ///
     /// # Cancel safety
-    /// As [`RequestStore::login`].
-    pub async fn cycle_id(&self, old: Id) -> Result<Id, SessionError> {
-        let known = self.loaded(old).await?;
-        Ok(self.rotate(Some(known), &RotationCause::CycleId(&(Vec::new(), Vec::new()))).await?.0)
+    /// As [`TrackedSession::login`].
+    pub async fn cycle_id(&self, known: LoadedSession, seed: NewSessionSeed) -> Result<Id, SessionError> {
+        Ok(self.rotate(Some(known), &RotationCause::CycleId(&(Vec::new(), Vec::new())), seed).await?.0)
     }
 
     /// Makes a session with these fields.
     ///
     /// # Errors
     /// `TooLarge`, `NoRandomness`, `Redis`.
-    pub async fn create_with_fields(&self, set: Vec<(String, Bytes)>) -> Result<Id, SessionError> {
-        Ok(self.rotate(None, &RotationCause::CycleId(&(set, Vec::new()))).await?.0)
+    pub async fn create_with_fields(
+        &self,
+        set: Vec<(String, Bytes)>,
+        seed: NewSessionSeed,
+    ) -> Result<Id, SessionError> {
+        Ok(self.rotate(None, &RotationCause::CycleId(&(set, Vec::new())), seed).await?.0)
     }
 
     /// Moves a session that is known, or makes one; returns the new id and how many sessions its user has.
@@ -110,9 +110,9 @@ impl<S: SessionSource> TrackedSessionStore<S> {
         &self,
         known: Option<LoadedSession>,
         cause: &RotationCause<'_>,
+        seed: NewSessionSeed,
     ) -> Result<(Id, u64), SessionError> {
-        let mut known = known;
-        let mut seed = self.source.new_session_seed().await;
+        let (mut known, mut seed) = (known, seed);
         for _ in 0..ATTEMPTS {
             let own = seed.id.take().filter(|_| known.is_none());
             let id = own.map_or_else(cookie::new_id, Ok)?;
@@ -226,7 +226,7 @@ impl<S: SessionSource> TrackedSessionStore<S> {
         Ok(())
     }
 
-    /// A user's sessions, the one he uses now first, then the latest login.
+    /// A user's sessions, the current one first, then the latest login.
     ///
     /// # Errors
     /// `Redis`.
@@ -301,15 +301,6 @@ impl<S: SessionSource> TrackedSessionStore<S> {
             .set_session_lifetimes(prefix, &digest(id), tag.as_deref(), idle_ms, absolute_ms)
             .await?;
         if there { Ok(()) } else { Err(SessionError::Gone) }
-    }
-
-    /// The details of the session's login, if somebody is logged in.
-    ///
-    /// # Errors
-    /// `Gone`, `Rotated`; what kept it from being read.
-    pub async fn login_details(&self, id: Id) -> Result<Option<LoginDetails>, SessionError> {
-        let known = self.loaded(id).await?;
-        Ok(known.details.filter(|_| known.user.is_some()))
     }
 
     pub(super) fn decrypt_details(&self, digest: &str, stored: Bytes) -> Option<LoginDetails> {

@@ -1,9 +1,9 @@
 //! The session cookie, signed over its name and value with HMAC-SHA256 (RFC 2104).
 //!
 //! `v1.<key>.<id>.<signature>` names a session, `v2.<key>.<id>.<user>.<signature>` one of a user who logged in: the tag
-//! is known before the session is read, so that limits and the question whether the user was logged out need no second
-//! trip. `v3.<key>.<id>.<ticket>.<signature>` is a ticket: the id of a session that is made when it comes back, see
-//! [`Ticket`].
+//! is known before the session is read, so that limits and the check whether the user was logged out need no second
+//! round trip. `v3.<key>.<id>.<provisional>.<signature>` is a provisional
+//! cookie: the id of a session that is stored when the cookie comes back, see [`ProvisionalCookie`].
 //! The name is signed too, so a value cannot be moved to another cookie. Whatever is not genuine counts as no cookie
 //! (RFC 6265 §5.4, and §4.1.2 for writing). Which of a request's cookies is ours: [`crate::session::cookie_header`].
 
@@ -16,21 +16,13 @@ use ring::rand::{SecureRandom, SystemRandom};
 use ring::{digest, hmac};
 use tower_sessions::session::Id;
 
+use crate::session::cookie_value::{
+    CookieParts, ProvisionalCookie, USER_VALUE_LEN, VerifiedCookie, constant_time_eq,
+};
 use crate::session::user::UserTag;
 use crate::session::verified_cookie_cache::{RecognizedCookie, VerifiedCookieCache};
 
-/// Length of a genuine value without a user: `v1` and 6, 22 and 43 characters, each after a dot.
-const VALUE_LEN: usize = 76;
-/// With a user: `v2` and 11 characters and a dot more.
-pub(super) const USER_VALUE_LEN: usize = 88;
-/// A ticket: `v3` and 8 characters and a dot more.
-const PROVISIONAL_VALUE_LEN: usize = 85;
-/// Where the dots behind the key's name and behind the id are, and how long the signature is.
-const KEY_END: usize = 9;
-const ID_END: usize = 32;
-const TAG_LEN: usize = 43;
-
-/// Signing keys: the first signs, all are accepted, so that keys can be replaced without logging anybody out.
+/// Signing keys: the first signs, all are accepted, so that keys can be replaced without ending sessions.
 pub struct CookieKeyring {
     keys: Vec<SigningKey>,
     /// What these keys have verified: with others it is void, so it lives and dies with them.
@@ -38,7 +30,7 @@ pub struct CookieKeyring {
 }
 
 struct SigningKey {
-    /// First 6 characters of the secret's hash: finds the right key at once, tells nothing about it.
+    /// First 6 characters of the secret's hash: selects the key, and reveals nothing of it.
     name: String,
     key: hmac::Key,
 }
@@ -49,20 +41,7 @@ impl std::fmt::Debug for CookieKeyring {
     }
 }
 
-/// Whose cookie it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VerifiedCookie {
-    /// The session's id, which we once gave out.
-    pub id: Id,
-    /// The user who logged in with it.
-    pub user: Option<UserTag>,
-    /// It was signed with an older key: sign it anew when a cookie is sent anyway.
-    pub re_sign: bool,
-    /// It is a ticket; the session may not be made.
-    pub provisional: Option<ProvisionalCookie>,
-}
-
-/// What a value turns out to be.
+/// Whether a value is ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CookieRecognition {
     /// We signed it.
@@ -71,71 +50,6 @@ pub(super) enum CookieRecognition {
     Forged,
     /// It does not look like ours.
     Foreign,
-}
-
-/// What a ticket says beside its session's id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProvisionalCookie {
-    /// When it was issued, ms since 1970 by Redis's clock.
-    pub issued_ms: u64,
-    /// Whether a view was counted with it. A session begins with that one, or the visitor's first number is 2.
-    pub viewed: bool,
-}
-
-impl ProvisionalCookie {
-    /// The highest of 48 bits: no view was counted. Tickets of releases that had no such bit count as with a view, which
-    /// theirs always are. The others are the time, and last until the year 6429.
-    const UNVIEWED: u64 = 1 << 47;
-
-    /// Eight characters.
-    pub fn encode(self) -> String {
-        let unviewed = if self.viewed { 0 } else { Self::UNVIEWED };
-        let bits = (self.issued_ms % Self::UNVIEWED) | unviewed;
-        URL_SAFE_NO_PAD.encode(&bits.to_be_bytes()[2..])
-    }
-
-    /// What [`Ticket::encode`] made this of.
-    pub fn decode(text: &str) -> Option<Self> {
-        let mut bytes = [0; 8];
-        let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes[2..]).ok()?;
-        let bits = u64::from_be_bytes(bytes);
-        let provisional = Self { issued_ms: bits % Self::UNVIEWED, viewed: bits < Self::UNVIEWED };
-        (length == 6).then_some(provisional)
-    }
-}
-
-/// What a value says, before its signature was checked.
-struct CookieParts<'a> {
-    key_name: &'a str,
-    id: &'a str,
-    user: Option<&'a str>,
-    provisional: Option<&'a str>,
-    /// All but the signature,
-    signed: &'a str,
-    /// and the signature.
-    tag: &'a str,
-}
-
-impl<'a> CookieParts<'a> {
-    /// Each part has its place: none of ours has a dot within.
-    fn parse(value: &'a str) -> Option<Self> {
-        let signed_len = value.len().checked_sub(1 + TAG_LEN)?;
-        let has_dots =
-            [2, KEY_END, ID_END, signed_len].iter().all(|at| value.as_bytes().get(*at) == Some(&b'.'));
-        if !has_dots {
-            return None;
-        }
-        let (key_name, id) = (value.get(3..KEY_END)?, value.get(KEY_END + 1..ID_END)?);
-        let more = value.get(ID_END + 1..signed_len);
-        let (user, provisional) = match (value.get(..2)?, value.len()) {
-            ("v1", VALUE_LEN) => (None, None),
-            ("v2", USER_VALUE_LEN) => (Some(more?), None),
-            ("v3", PROVISIONAL_VALUE_LEN) => (None, Some(more?)),
-            _ => return None,
-        };
-        let (signed, tag) = (value.get(..signed_len)?, value.get(signed_len + 1..)?);
-        Some(Self { key_name, id, user, provisional, signed, tag })
-    }
 }
 
 /// An id from the operating system's generator, safe in forked processes.
@@ -158,11 +72,6 @@ pub fn cookie_name(base: &str, secure: bool) -> String {
     if secure { format!("__Host-{base}") } else { base.to_owned() }
 }
 
-/// Whether a value is written as a ticket is, genuine or not.
-pub(super) fn is_provisional(value: &[u8]) -> bool {
-    value.starts_with(b"v3.")
-}
-
 impl CookieKeyring {
     /// A keyring of these secrets, each of at least 32 bytes; `None` if there is none.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
@@ -175,7 +84,7 @@ impl CookieKeyring {
         (!keys.is_empty()).then(|| Self { keys, verified_cookies: Mutex::default() })
     }
 
-    /// The value of the cookie `name` for this session, and its user if somebody logged in.
+    /// The value of the cookie `name` for this session, and its user if one is logged in.
     pub fn sign(&self, name: &str, id: Id, user: Option<UserTag>) -> String {
         match user {
             Some(user) => self.encode_value(name, "v2", id, Some(&user.to_string())),
@@ -183,7 +92,7 @@ impl CookieKeyring {
         }
     }
 
-    /// The value of the cookie `name` that is a ticket for a session with this id.
+    /// The value of the cookie `name` that is provisional: the session with this id is not stored yet.
     pub fn sign_provisional(&self, name: &str, id: Id, provisional: ProvisionalCookie) -> String {
         self.encode_value(name, "v3", id, Some(&provisional.encode()))
     }
@@ -211,17 +120,17 @@ impl CookieKeyring {
         CookieParts::parse(value).is_some_and(|parts| self.keys.iter().any(|key| key.name == parts.key_name))
     }
 
-    /// As [`Keyring::verify`], of what a client sent: at once if it was verified before.
+    /// As [`CookieKeyring::verify`], of what a client sent: at once if it was verified before.
     pub(super) fn recognize(&self, name: &str, value: &[u8]) -> CookieRecognition {
-        let memo = || self.verified_cookies.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = memo().get(name, value) {
+        let cache = || self.verified_cookies.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = cache().get(name, value) {
             return CookieRecognition::Genuine(known);
         }
         let text = std::str::from_utf8(value).ok().filter(|value| self.names_known_key(value));
         let Some(text) = text else { return CookieRecognition::Foreign };
         match self.verify(name, text).map(RecognizedCookie::new) {
             Some(known) => {
-                memo().insert(name, value, known);
+                cache().insert(name, value, known);
                 CookieRecognition::Genuine(known)
             }
             None => CookieRecognition::Forged,
@@ -242,7 +151,7 @@ impl CookieKeyring {
 
     /// The parts signed with each key, the one that signs first, and the keys' names. No cookie's name has a space in it,
     /// so parts that begin with a word and a space are never what a cookie signs.
-    pub(super) fn mac_tags(&self, parts: &[&str]) -> impl Iterator<Item = (&str, [u8; 32])> {
+    pub(crate) fn mac_tags(&self, parts: &[&str]) -> impl Iterator<Item = (&str, [u8; 32])> {
         self.keys.iter().map(move |key| {
             let mut tag = [0; 32];
             tag.copy_from_slice(signature(&key.key, parts).as_ref());
@@ -269,11 +178,6 @@ fn signature(key: &hmac::Key, parts: &[&str]) -> hmac::Tag {
     context.sign()
 }
 
-/// Compares without telling by its time where the difference is.
-pub(super) fn constant_time_eq(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).fold(0, |different, (a, b)| different | (a ^ b)) == 0
-}
-
 /// A `Set-Cookie` value that gives the visitor a session.
 pub fn set_cookie(name: &str, value: &str, secure: bool, max_age: Duration) -> String {
     let secure = if secure { "; Secure" } else { "" };
@@ -290,6 +194,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::session::cookie_value::{PROVISIONAL_VALUE_LEN, VALUE_LEN};
 
     const OLD: &[u8] = b"an old secret of thirty-two bytes";
     const NEW: &[u8] = b"a new secret with thirty-two bytes";
@@ -372,7 +277,7 @@ mod tests {
             forged[index] = if forged[index] == b'A' { b'B' } else { b'A' };
             assert_eq!(ring.verify("sid", std::str::from_utf8(&forged).unwrap()), None, "{index}");
         }
-        // Neither is a ticket a session, nor a session a ticket.
+        // A provisional cookie is never taken for a session's, nor the other way round.
         let parts: Vec<&str> = value.split('.').collect();
         assert_eq!(ring.verify("sid", &format!("v1.{}.{}.{}", parts[1], parts[2], parts[4])), None);
     }

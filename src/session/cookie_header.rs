@@ -3,9 +3,10 @@
 //! Guarantees that a genuine cookie is found whatever stands around it: others of any number and length, forged ones of
 //! the same name, values in quotes, pairs in one header line or in many (RFC 9113 §8.2.3), bytes that are no text. Only
 //! where more values than [`CANDIDATES_MAX`] have to be checked is none taken, and that is an error: such a request is
-//! refused, because treating it as a stranger's would give its visitor another session at every request.
+//! rejected: with no session it would get a new one at every request.
 
-use crate::session::cookie::{CookieKeyring, CookieRecognition, is_provisional};
+use crate::session::cookie::{CookieKeyring, CookieRecognition};
+use crate::session::cookie_value::is_provisional;
 use crate::session::verified_cookie_cache::RecognizedCookie;
 
 /// Most values that are checked: each of them has the right form and names a key of ours, and was not signed with it.
@@ -23,7 +24,7 @@ pub type CookieLookup = Result<Option<RecognizedCookie>, TooManyCookies>;
 
 /// The visitors that the request's `Cookie` headers name under these names, in one pass.
 ///
-/// Of several genuine ones of a name the first counts, a session before a ticket. `None` in place of a name asks for
+/// Of several genuine ones of a name the first counts, a session's before a provisional one. `None` in place of a name asks for
 /// nothing.
 pub fn find_session_cookies<'a, const N: usize>(
     keyring: &CookieKeyring,
@@ -55,7 +56,7 @@ impl<'a> Search<'a> {
     }
 
     fn check(&mut self, keyring: &CookieKeyring, value: &[u8]) {
-        // Found, or more than can be checked: nothing that follows is checked. Nor is a ticket behind another one: each
+        // Found, or more than can be checked: nothing that follows is checked. Nor is a provisional cookie behind another one: each
         // is verified anew, and one header has room for hundreds.
         let is_found = self.session.is_some() || self.provisional.is_some() && is_provisional(value);
         if is_found || self.forged > CANDIDATES_MAX {
@@ -98,7 +99,8 @@ mod tests {
     use tower_sessions::session::Id;
 
     use super::*;
-    use crate::session::cookie::{ProvisionalCookie, new_id};
+    use crate::session::cookie::new_id;
+    use crate::session::cookie_value::ProvisionalCookie;
 
     fn ring() -> CookieKeyring {
         CookieKeyring::new([&b"a secret of thirty-two bytes, new"[..]]).unwrap()

@@ -2,7 +2,7 @@
 //!
 //! A stored value is `~<key 6><nonce 12><ciphertext and tag>`. Session and field are authenticated with it, so a value
 //! that was copied to another field or session is worth nothing there. JSON never begins with `~`: what was stored
-//! before encryption was switched on is told apart and still read, and encrypted when it is next written.
+//! before encryption was switched on is recognized and still read, and encrypted when it is next written.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -25,7 +25,7 @@ pub struct FieldCipher {
 }
 
 struct EncryptionKey {
-    /// Finds the right key at once, tells nothing about it.
+    /// Selects the key, and reveals nothing of it.
     name: String,
     key: LessSafeKey,
 }

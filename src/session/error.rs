@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::redis;
 
-/// Why a session could not be read or changed; nothing was changed unless it says otherwise.
+/// Why a session could not be read or changed; nothing was changed, except where a variant allows for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
     /// A rate limit refused the request.
@@ -25,7 +25,7 @@ pub enum SessionError {
     /// A field to add to is no integer, or the sum would not fit into 64 bits.
     #[error("the field is no integer, or would leave the range of 64-bit integers")]
     NotANumber,
-    /// A value has no form as JSON, or not the form that was asked for.
+    /// A value has no form as JSON, or not the requested type.
     #[error("the field does not hold what is expected of it")]
     InvalidField,
     /// The operating system gave no random bytes.

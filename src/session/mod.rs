@@ -1,22 +1,25 @@
 //! Sessions: a signed cookie that names one, and the store that carries its fields to and from Redis.
 //!
 //! Guarantees that an id without a genuine signature never reaches Redis, that the id itself is never stored, that
-//! a session which is gone is never brought back by a late write, and that whoever knows an id from before a login
-//! never gets what is behind it afterwards.
+//! a session which is gone is never brought back by a late write, and that an id from before a login
+//! gives no access afterwards. Knows no request and no response.
 
 pub(crate) mod activity;
 pub mod auth;
 pub mod cookie;
 pub mod cookie_header;
+pub mod cookie_value;
 pub mod digest;
 pub mod encryption;
 mod error;
 mod field_update;
 mod fields;
-mod keyring_tokens;
+mod keyring_encryption;
+pub mod services;
+pub mod signing_keys;
 pub mod stale_cache;
-mod store_adapter;
-pub mod tracked_store;
+mod tower_record;
+pub mod tracked_session;
 pub mod user;
 pub mod verified_cookie_cache;
 
@@ -53,7 +56,7 @@ pub struct SessionSettings {
     pub lifetimes: SessionLifetimes,
     /// Encrypts fields at rest; none: they are stored as they are.
     pub cipher: Option<FieldCipher>,
-    /// Fields of which no change is ever lost: who comes second is told so.
+    /// Fields of which no change is ever lost: the second of two changes is rejected.
     pub strict: Vec<String>,
     /// Most sessions a user may have; 0: as many as an index has room for.
     pub max_per_user: u64,
@@ -90,8 +93,8 @@ impl SessionLifetimes {
         millis(self.absolute)
     }
 
-    /// For how long a ticket makes a session, ms: no longer than that session would have lived without use, or the
-    /// ticket could make it anew.
+    /// How long a provisional cookie can create its session, ms: no longer than that session would have lived without use,
+    /// or the cookie could create it anew.
     pub fn provisional_ms(&self) -> u64 {
         millis(PROVISIONAL_SESSION_TTL.min(self.idle).min(self.absolute))
     }
@@ -111,7 +114,7 @@ pub fn session_key(prefix: &str, id: Id) -> String {
     keys::session(prefix, &digest(id))
 }
 
-/// Name under which a user may know one of his sessions; of no use to anybody who wants to get into it.
+/// Name by which a user may know a session; it does not give access to it.
 pub fn public_handle(digest: &str) -> &str {
     digest.get(..HANDLE_LEN).unwrap_or(digest)
 }

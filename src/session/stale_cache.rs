@@ -1,7 +1,7 @@
 //! Copies of the sessions a worker has read lately, for the time in which Redis is away.
 //!
-//! Guarantees that a copy is as old at most as was asked for by the time Redis was last heard, that no session outlives
-//! its own end in it, and that it stays within its bytes. It is told what time it is.
+//! Guarantees that a copy is at most as old as configured at the moment Redis last replied, that no session outlives
+//! its own end in it, and that it stays within its bytes. The caller passes the time in.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What a copy takes beside its fields, and a field beside its name and value.
 const COPY_BYTES: usize = 192;
 const FIELD_BYTES: usize = 64;
-/// How long copies are shown after Redis was last heard: a session that was ended elsewhere must end here, too.
+/// How long copies are shown after the last reply of Redis: a session that was ended elsewhere must end here, too.
 const OUTAGE_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// A session as it was.
@@ -35,7 +35,7 @@ struct CachedSession {
 pub struct CacheClock {
     /// Since any fixed moment.
     pub now: Duration,
-    /// When Redis was last heard, on the same clock.
+    /// Time of Redis's last reply, on the same clock.
     pub last_contact: Duration,
 }
 
@@ -49,7 +49,7 @@ pub struct StaleSessionCache {
 }
 
 impl StaleSessionCache {
-    /// No copies. `age_max` is how old a copy may be by the time Redis was last heard; 0: none is kept.
+    /// No copies. `age_max` is how old a copy may be at the moment of Redis's last reply; 0: none is stored.
     pub fn new(age_max: Duration) -> Self {
         Self { copies: LruCache::unbounded(), bytes: 0, age_max }
     }
@@ -147,7 +147,7 @@ mod tests {
         SessionLookup::Found { created_ms: 0, views, attributes: None, fields }
     }
 
-    /// On a machine that began in 1970.
+    /// With a clock that began in 1970.
     fn insert(known: &mut StaleSessionCache, digest: &str, reply: &SessionLookup, now: Duration) {
         known.insert(digest, reply, now, u64::try_from(now.as_millis()).unwrap());
     }

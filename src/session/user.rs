@@ -1,4 +1,4 @@
-//! Who is logged in with a session, and where from.
+//! The user of a session, and the details of the login.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,17 +10,17 @@ use serde::{Deserialize, Serialize};
 
 /// Longest name of a user, bytes.
 pub const USER_NAME_MAX: usize = 256;
-/// Longest description of a browser that is kept, bytes.
+/// Longest `User-Agent` that is stored, bytes.
 const AGENT_MAX: usize = 256;
 
-/// Stands for a user in cookies and keys: a keyed hash of the name, which nobody without the key can compute.
+/// Stands for a user in cookies and keys: a keyed hash of the name, which cannot be computed without the key.
 ///
 /// 64 bits: two of a thousand million users have the same one with a probability of 3 %.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UserTag([u8; 8]);
 
 impl UserTag {
-    /// The tag of this user; `key` is the fleet's own, see [`crate::redis::Redis::generated_secrets`].
+    /// The tag of this user; `key` is the fleet's own, see [`crate::redis::RedisClient::generated_signing_keys`].
     pub fn from_name(key: &[u8], name: &str) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, key);
         let mut context = hmac::Context::with_key(&key);
@@ -66,7 +66,7 @@ pub struct LoginDetails {
     /// Address the login came from.
     #[serde(default)]
     pub address: String,
-    /// What the browser said it is, at most 256 bytes.
+    /// The browser's `User-Agent`, at most 256 bytes.
     #[serde(default)]
     pub agent: String,
 }

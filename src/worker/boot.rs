@@ -187,10 +187,10 @@ pub(super) fn build_services(
         batched_counters: Arc::clone(batches),
         broadcast_hub: services.broadcasts.clone(),
         tasks: services.tasks.clone(),
-        dashboard: Dashboard::new(&start.config.dashboard),
     };
+    let dashboard = Dashboard::new(&start.config.dashboard);
     let built = catch_unwind(AssertUnwindSafe(|| {
-        (http::public_service(&parts, &start.app), http::admin_service(&parts))
+        (http::public_service(&parts, &start.app, &dashboard), http::admin_service(&parts, &dashboard))
     }));
     built.map_err(|panic| BootError::App(panic_message(panic.as_ref()).to_owned()))
 }

@@ -16,7 +16,7 @@ use crate::zero_loss::rollout;
 pub(crate) const KEPT: usize = 64;
 
 pub(crate) const ACCEPTED: &str = "regatta_connections_accepted_total";
-pub(crate) const PASSED: &str = "regatta_connections_passed_total";
+pub(crate) const PASSED: &str = "regatta_connections_transferred_total";
 
 /// Opens so many connections, all of them before the first is used.
 pub(crate) fn open(fleet: &TestFleet, count: usize) -> Vec<Connection> {

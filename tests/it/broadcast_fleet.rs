@@ -69,8 +69,10 @@ fn totals_outlive_workers_and_who_leaves_is_no_longer_counted() {
         publish(fleet.listen, "t", &n.to_string());
     }
     streams.iter_mut().for_each(|stream| assert_eq!(stream.messages(10).len(), 10));
-    let told =
-        || ["published", "delivered"].map(|what| metric(&fleet, &format!("regatta_broadcasts_{what}_total")));
+    let told = || {
+        ["published", "delivered"]
+            .map(|what| metric(&fleet, &format!("regatta_broadcast_messages_{what}_total")))
+    };
     wait::until("all is told", wait::LONG, || told() == [10.0, 80.0]);
     let key = format!("{}:{{b}}:here:t", fleet.plan().prefix());
     let here = || {

@@ -36,7 +36,7 @@ fn heard(browser: &Browser) -> Vec<String> {
 }
 
 /// The page is told where the messages begin: its stream is open, whatever the others do.
-const LISTENS: &str = "'from' in sessionStorage";
+const LISTENS: &str = "'last-id' in sessionStorage";
 
 /// What the browser complained of: the policy, a script, something missing.
 fn complaints(browser: &Browser) -> Vec<String> {
@@ -52,19 +52,19 @@ fn a_message_is_heard_in_another_window_once_and_as_it_was_sent() {
         browser.until("both are here", "document.querySelector('#here').textContent === '2'");
     }
     let markup = "<img src=x onerror=alert(1)> & \"so\"";
-    submit(&ann, "#megaphone", &json!({"message": markup}));
+    submit(&ann, "#broadcast-form", &json!({"message": markup}));
     submit_when_ready(&bob, "second");
     for browser in [&ann, &bob] {
         wait::until("both are heard", wait::LONG, || heard(browser).len() == 2);
         assert!(heard(browser).contains(&markup.to_owned()), "{:?}", heard(browser));
         assert_eq!(browser.run("return document.querySelectorAll('.log img').length"), 0);
-        assert_eq!(browser.run("return document.querySelector('#megaphone [name=message]').value"), "");
+        assert_eq!(browser.run("return document.querySelector('#broadcast-form [name=message]').value"), "");
     }
     ann.screenshot("live.png");
     // Another page of the same tab goes on where the last one was.
     let last = heard(&bob);
     bob.go("about:blank");
-    submit(&ann, "#megaphone", &json!({"message": "third"}));
+    submit(&ann, "#broadcast-form", &json!({"message": "third"}));
     wait::until("Ann hears it", wait::LONG, || heard(&ann).len() == 3);
     bob.go(&format!("http://{}/", fleet.listen));
     wait::until("Bob hears what he missed", wait::LONG, || heard(&bob).len() == 3);
@@ -79,7 +79,7 @@ fn a_message_is_heard_in_another_window_once_and_as_it_was_sent() {
 /// Sends a message once the one before has come.
 fn submit_when_ready(browser: &Browser, message: &str) {
     wait::until("the first message", wait::LONG, || heard(browser).len() == 1);
-    submit(browser, "#megaphone", &json!({"message": message}));
+    submit(browser, "#broadcast-form", &json!({"message": message}));
 }
 
 #[test]
@@ -143,14 +143,17 @@ fn many_running_tasks_leave_the_buttons_alive() {
     let states = "[...document.querySelectorAll('.card')].map(card => card.dataset.state)";
     // The fifth takes the first one's card away.
     for n in 1..=5 {
-        submit(&browser, "#trial", &json!({"kind": "primes", "n": "20000000"}));
+        submit(&browser, "#task-form", &json!({"kind": "primes", "n": "20000000"}));
         browser.until(
             "its card is there and the button rests no more",
-            &format!("{states}.length === {} && !document.querySelector('#trial button').disabled", n.min(4)),
+            &format!(
+                "{states}.length === {} && !document.querySelector('#task-form button').disabled",
+                n.min(4)
+            ),
         );
         browser.until("it is known how it stands", &format!("{states}.every(state => state)"));
     }
-    submit(&browser, "#megaphone", &json!({"message": "still heard"}));
+    submit(&browser, "#broadcast-form", &json!({"message": "still heard"}));
     wait::until("it is heard", wait::LONG, || heard(&browser) == ["still heard"]);
     browser.run("document.querySelectorAll('.card .cancel button').forEach(button => button.click())");
     browser.until("all are cancelled", &format!("{states}.every(state => state === 'cancelled')"));
@@ -186,7 +189,7 @@ fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
     let redis = TestRedis::start();
     let fleet = plan(&redis).workers(2).start();
     let browser = open(&fleet);
-    submit(&browser, "#trial", &json!({"kind": "fibonacci", "n": "10000"}));
+    submit(&browser, "#task-form", &json!({"kind": "fibonacci", "n": "10000"}));
     browser.until("it is done", "document.querySelector('.card')?.dataset.state === 'done'");
     browser.until("its result", "document.querySelector('.card .outcome').textContent !== ''");
     let outcome = browser.text(".card .outcome");
@@ -194,7 +197,7 @@ fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
     assert_eq!(browser.run("return document.querySelector('.card progress').value"), 100);
     assert_eq!(browser.run("return document.querySelector('.card .cancel').hidden"), true);
 
-    submit(&browser, "#trial", &json!({"kind": "primes", "n": "20000000"}));
+    submit(&browser, "#task-form", &json!({"kind": "primes", "n": "20000000"}));
     browser.until("it runs", "document.querySelector('.card')?.dataset.state === 'running'");
     browser.until("it moves", "document.querySelector('.card progress').value > 0");
     browser.screenshot("tasks.png");
@@ -203,7 +206,7 @@ fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
     assert_eq!(browser.run("return document.querySelectorAll('.card').length"), 2);
 
     assert_eq!(complaints(&browser), Vec::<String>::new());
-    submit(&browser, "#trial", &json!({"kind": "fibonacci", "n": "100001"}));
+    submit(&browser, "#task-form", &json!({"kind": "fibonacci", "n": "100001"}));
     browser.until(
         "a mistake is told",
         "document.querySelector('#wrong').textContent.includes('allows 0 to 100000')",
@@ -224,7 +227,7 @@ fn a_task_on_its_own_page_goes_on_by_itself() {
     let fleet = plan(&redis).workers(2).start();
     let browser = Browser::open(1100, 1000);
     browser.go(&format!("http://{}/tasks", fleet.listen));
-    submit(&browser, "#trial", &json!({"kind": "fibonacci", "n": "20000"}));
+    submit(&browser, "#task-form", &json!({"kind": "fibonacci", "n": "20000"}));
     browser.until("its page", "location.pathname.startsWith('/tasks/')");
     browser.until("it is done", "document.querySelector('.card').dataset.state === 'done'");
     browser.until("the whole result", "document.querySelector('.whole')?.textContent.length === 4180");
@@ -237,8 +240,8 @@ fn the_page_is_readable_by_day_by_night_and_on_a_telephone() {
     let redis = TestRedis::start();
     let fleet = plan(&redis).workers(4).start();
     let browser = open(&fleet);
-    submit(&browser, "#megaphone", &json!({"message": "Ahoy! ".repeat(40).trim()}));
-    submit(&browser, "#trial", &json!({"n": "5000"}));
+    submit(&browser, "#broadcast-form", &json!({"message": "Ahoy! ".repeat(40).trim()}));
+    submit(&browser, "#task-form", &json!({"n": "5000"}));
     browser.until("it is done", "document.querySelector('.card')?.dataset.state === 'done'");
     wait::until("it is heard", wait::LONG, || heard(&browser).len() == 1);
     for (scheme, width) in [("light", 1100), ("dark", 1100), ("light", 360), ("dark", 360)] {

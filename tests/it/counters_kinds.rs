@@ -64,8 +64,10 @@ fn what_a_kind_needs_is_asked_for() {
     assert_eq!((seen["new"].as_bool(), seen["value"].as_u64()), (Some(true), Some(1)));
     let seen = post(&fleet, "/counters/x?kind=unique&item=alice&window=day").json();
     assert_eq!((seen["new"].as_bool(), seen["value"].as_u64()), (Some(false), Some(1)));
-    assert_eq!(fleet.get("/counters/x?kind=distinct&window=day").json()["value"], 1);
-    assert_eq!(fleet.get("/counters/x?kind=distinct").json()["value"], 0, "for ever is another counter");
+    assert_eq!(fleet.get("/counters/x?kind=unique&window=day").json()["value"], 1);
+    assert_eq!(fleet.get("/counters/x?kind=unique").json()["value"], 0, "for ever is another counter");
+    let read = fleet.get("/counters/x?kind=distinct&window=day").json();
+    assert_eq!((&read["kind"], &read["value"]), (&"distinct".into(), &1.into()), "{read}");
 }
 
 #[test]
@@ -75,7 +77,7 @@ fn without_server_side_code_batched_additions_are_made_at_once_and_the_rest_is_r
     for value in 1..=5 {
         assert_eq!(post(&fleet, "/counters/x?kind=batched").status, 200);
         let read = fleet.get("/counters/x?kind=batched").json();
-        assert_eq!((read["value"].as_u64(), read["staleness_ms"].as_u64()), (Some(value), Some(0)));
+        assert_eq!((read["value"].as_u64(), read["staleness_seconds"].as_f64()), (Some(value), Some(0.0)));
     }
     for refused in ["kind=bounded&max=5", "kind=distinct&item=a"] {
         post(&fleet, &format!("/counters/x?{refused}")).assert_problem(501);

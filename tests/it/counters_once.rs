@@ -12,7 +12,7 @@ const UUID: &str = "8e03978e-40d5-43e8-bc93-6894a57f9324";
 const DEAD: &str = "dead978e-40d5-43e8-bc93-6894a57f9324";
 const LONG: &str = "1099978e-40d5-43e8-bc93-6894a57f9324";
 
-const RUNNING: &str = "urn:regatta:problem:idempotency-running";
+const RUNNING: &str = "urn:regatta:problem:idempotency-request-in-progress";
 
 fn keyed(target: &str, key: &str) -> Request {
     Request::post(target).header("Idempotency-Key", key)

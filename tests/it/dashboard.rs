@@ -43,7 +43,7 @@ fn sign_in(browser: &Browser, token: &str) {
     press(browser, "Sign in");
 }
 
-const LANES: &str = "document.querySelectorAll('#machines tbody tr').length";
+const LANES: &str = "document.querySelectorAll('#instances tbody tr').length";
 
 fn nothing_failed(browser: &Browser) {
     let failed = browser.run(
@@ -72,25 +72,25 @@ fn an_operator_signs_in_scales_reloads_restarts_and_signs_out() {
     browser.run("document.querySelector('#workers').value = 3");
     press(&browser, "Scale");
     browser.until("the third lane is there", &format!("{LANES} === 3"));
-    browser.until("the verdict is told", "document.querySelector('.said')?.dataset.is === 'good'");
-    assert!(browser.text(".said").starts_with("3 workers serve"), "{}", browser.text(".said"));
+    browser.until("the verdict is told", "document.querySelector('.flash')?.dataset.is === 'ok'");
+    assert!(browser.text(".flash").starts_with("3 workers serve"), "{}", browser.text(".flash"));
 
     press(&browser, "Reload");
     browser.until(
         "every lane has a worker of generation 2",
-        "document.querySelector('.said')?.textContent.startsWith('reload') && \
+        "document.querySelector('.flash')?.textContent.startsWith('reload') && \
          [...document.querySelectorAll('[data-text=generation]')].every(shown => ['2', ''].includes(shown.textContent))",
     );
     open(&browser, &fleet);
-    assert_eq!(browser.run("return document.querySelector('.said')"), json!(null), "a verdict is told once");
+    assert_eq!(browser.run("return document.querySelector('.flash')"), json!(null), "a verdict is told once");
 
-    let pid = "document.querySelector('#machines tbody tr .pid').textContent";
+    let pid = "document.querySelector('#instances tbody tr .pid').textContent";
     let before = browser.run(&format!("return {pid}"));
     press(&browser, "Restart");
     browser.until("slot 0 has another worker", &format!("{pid} !== {before}"));
     browser.until(
         "its reason is told",
-        "document.querySelector('#machines tbody tr').textContent.includes('operator')",
+        "document.querySelector('#instances tbody tr').textContent.includes('operator')",
     );
     browser.screenshot("fleet-signed-in.png");
     press(&browser, "Sign out");
@@ -105,12 +105,12 @@ fn what_happens_is_seen_while_it_happens() {
     let browser = Browser::open(1280, 1500);
     open(&browser, &fleet);
     // What is focused and what is selected stays: rows are filled, not drawn anew.
-    browser.run("window.first = document.querySelector('#machines tbody tr')");
+    browser.run("window.first = document.querySelector('#instances tbody tr')");
     let victim = fleet.workers()[0];
     process::signal(victim, Signal::SIGKILL);
     browser.until(
         "the restart and its reason are in the slot's lane",
-        "[...document.querySelectorAll('#machines tbody tr')].some(lane => lane.textContent.includes('signal') && \
+        "[...document.querySelectorAll('#instances tbody tr')].some(lane => lane.textContent.includes('signal') && \
          lane.querySelector('[data-text=restarts]').textContent === '1')",
     );
     browser.until(
@@ -158,18 +158,18 @@ fn other_machines_are_shown_with_their_figures() {
     let (one, two) = (shared(plan(&redis)).start(), shared(plan(&redis).workers(1)).start());
     let browser = Browser::open(1280, 1500);
     open(&browser, &one);
-    browser.until("both are there", "document.querySelectorAll('.machine').length === 2");
+    browser.until("both are there", "document.querySelectorAll('.instance').length === 2");
     two.get("/hello");
     browser.until(
         "the other one's worker has a memory and a state",
-        "document.querySelectorAll('.machine')[1].textContent.includes('MiB') && \
-         document.querySelectorAll('.machine')[1].querySelector('.tone').dataset.is === 'good'",
+        "document.querySelectorAll('.instance')[1].textContent.includes('MiB') && \
+         document.querySelectorAll('.instance')[1].querySelector('.tone').dataset.is === 'ok'",
     );
-    browser.screenshot("fleet-machines.png");
+    browser.screenshot("fleet-instances.png");
     let pid = two.workers()[0];
-    assert_eq!(browser.text(".machine + .machine .pid"), pid.to_string());
+    assert_eq!(browser.text(".instance + .instance .pid"), pid.to_string());
     drop(two);
-    browser.until("it has gone", "document.querySelectorAll('.machine').length === 1");
+    browser.until("it has gone", "document.querySelectorAll('.instance').length === 1");
 }
 
 /// Texts whose contrast is less than WCAG's AA asks for, 4.5 to 1, 3 to 1 where they are large.

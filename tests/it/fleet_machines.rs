@@ -23,7 +23,9 @@ fn status(plan: &TestFleetBuilder) -> (i32, Value) {
 }
 
 fn machines(document: &Value) -> Vec<Value> {
-    document["machines"].as_array().unwrap().clone()
+    // `instances` in `/fleet.json`, `machines` in `status --all --json`.
+    let listed = document.get("instances").or_else(|| document.get("machines"));
+    listed.and_then(Value::as_array).unwrap().clone()
 }
 
 /// Supervisors that are shown, sorted.
@@ -83,7 +85,7 @@ fn every_machine_and_all_its_workers_are_seen_from_everywhere() {
         (machines(&page).len() == 2).then_some(page)
     });
     assert_eq!(machines(&page)[0]["pid"], second.pid(), "its own first");
-    assert_eq!((&page["machines_error"], &page["supervisor_pid"]), (&Value::Null, &second.pid().into()));
+    assert_eq!((&page["instances_error"], &page["supervisor_pid"]), (&Value::Null, &second.pid().into()));
     let (code, said) = first.plan().clone().args(&["status", "--all"]).run();
     assert!(code == 0 && said.starts_with("2 machines · 3 of 3 workers ready"), "{code}: {said}");
     assert!(said.contains(&first.listen.to_string()), "{said}");
@@ -173,10 +175,10 @@ fn without_redis_a_machine_shows_itself_and_says_why() {
     redis.kill();
     let page = wait::until_some("it says that Redis is away", wait::LONG, || {
         let page = client::get(first.admin, "/fleet.json").json();
-        page["machines_error"].is_string().then_some(page)
+        page["instances_error"].is_string().then_some(page)
     });
     assert_eq!(pids(&page), sorted(&[&first]));
-    assert_eq!(page["machines_complete"], false);
+    assert_eq!(page["instances_complete"], false);
     let (code, said) = first.plan().clone().args(&["status", "--all"]).run();
     assert!(code == 69 && said.contains("redis.url"), "{code}: {said}");
     redis.restart();

@@ -125,7 +125,7 @@ fn a_loop_that_never_ends_is_killed_in_the_end_and_only_then() {
     assert_eq!(pid(&killed), hung);
     wait::until("it is counted", wait::LONG, || {
         let slots = fleet.operator("/fleet.json").json()["slots"].clone();
-        slots.as_array().unwrap().iter().any(|slot| slot["ends"]["hang"] == 1)
+        slots.as_array().unwrap().iter().any(|slot| slot["exits"]["hang"] == 1)
     });
 }
 

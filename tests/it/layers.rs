@@ -22,6 +22,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("scoreboard", 2),
     ("config", 1),
     ("breaker", 1),
+    ("sse", 1),
     ("sys", 0),
     ("backoff", 0),
     ("digest", 0),

@@ -185,8 +185,9 @@ fn a_denied_flood_is_answered_by_the_worker_and_its_wait_gets_shorter() {
     // While no one hears the news a denial is believed for a tenth of a second only.
     assert!(calls < 10, "{calls} commands for {} denied requests", waits.len());
     let metrics = fleet.operator("/metrics").text();
-    let here =
-        metrics.lines().find(|line| line.starts_with("regatta_requests_denied_here_total{slot=\"0\"}"));
+    let here = metrics
+        .lines()
+        .find(|line| line.starts_with("regatta_requests_rate_limited_from_cache_total{slot=\"0\"}"));
     let here: f64 = here.and_then(|line| line.rsplit(' ').next()).unwrap().parse().unwrap();
     assert!(here > 10.0, "{here}");
 }
@@ -242,7 +243,8 @@ fn a_limit_in_shadow_is_counted_and_not_told() {
         assert!(!response.header("RateLimit-Policy").contains("tried"), "{response:?}");
     }
     let metrics = fleet.operator("/metrics").text();
-    let shadowed = metrics.lines().filter_map(|line| line.strip_prefix("regatta_limits_shadowed_total{"));
+    let shadowed =
+        metrics.lines().filter_map(|line| line.strip_prefix("regatta_rate_limit_shadow_denials_total{"));
     let shadowed: f64 = shadowed.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
     assert_eq!(shadowed as u64, 4);
 }

@@ -198,7 +198,7 @@ fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
     let (mut last, mut next) = (String::new(), 0);
     loop {
         let event = slow.event();
-        if event.name == "slow" {
+        if event.name == "lagged" {
             break;
         }
         assert_eq!(number(&event.data), next);

@@ -1,6 +1,6 @@
 //! What operators read: totals over all workers, no matter which worker answers, which never go back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nix::sys::signal::Signal;
 
@@ -32,8 +32,8 @@ fn totals_equal_what_the_clients_counted_and_every_worker_tells_the_same() {
         let (worker, text) = scrape(&fleet);
         answered_by.insert(worker);
         assert_eq!(sum(&text, REQUESTS, &[]), 300.0);
-        assert_eq!(sum(&text, REQUESTS, &["class=\"4xx\""]), 50.0);
-        assert_eq!(sum(&text, REQUESTS, &["class=\"2xx\""]), 250.0);
+        assert_eq!(sum(&text, REQUESTS, &["status_class=\"4xx\""]), 50.0);
+        assert_eq!(sum(&text, REQUESTS, &["status_class=\"2xx\""]), 250.0);
     }
     assert_eq!(answered_by.len(), 4, "every worker was asked");
 }
@@ -66,25 +66,70 @@ fn totals_never_go_back_over_crashes() {
     assert!((total - answered as f64).abs() <= 9.0, "{total} counted, {answered} answered");
 }
 
+fn scrape_as(fleet: &TestFleet, accept: &str) -> (String, String) {
+    let request = Request::get("/metrics").header("Accept", accept);
+    let response = client::once(fleet.admin, request).unwrap();
+    assert_eq!((response.status, response.header("Vary")), (200, "Accept"));
+    (response.header("Content-Type").to_owned(), response.text())
+}
+
+/// The series of a text with the kind of each, by the rules of its format: a name is described once, before its series,
+/// and each series has a suffix of its kind.
+fn parse_metrics(text: &str, is_open_metrics: bool) -> BTreeMap<String, String> {
+    let (mut kinds, mut series) = (BTreeMap::new(), BTreeMap::new());
+    for line in text.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            assert!(name.starts_with("regatta_"), "{line}");
+            assert!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} is declared twice");
+        } else if let Some((_, unit)) = line.strip_prefix("# UNIT ").and_then(|rest| rest.split_once(' ')) {
+            assert!(is_open_metrics && ["seconds", "bytes"].contains(&unit), "{line}");
+        } else if line.starts_with('#') {
+            let is_known = line.starts_with("# HELP ") || (is_open_metrics && line == "# EOF");
+            assert!(is_known, "{line}");
+        } else {
+            let (id, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            let name = id.split('{').next().unwrap();
+            let described = |suffix: &str| {
+                let kind = kinds.get(name.strip_suffix(suffix)?)?;
+                let counts = if is_open_metrics { "_total" } else { "" };
+                let info = if is_open_metrics { ("info", "_info") } else { ("gauge", "") };
+                let is_suffix = match kind.as_str() {
+                    "counter" => suffix == counts,
+                    "histogram" => ["_bucket", "_sum", "_count"].contains(&suffix),
+                    "gauge" => suffix.is_empty(),
+                    other => (other, suffix) == info,
+                };
+                is_suffix.then(|| kind.clone())
+            };
+            let kind = ["", "_total", "_info", "_bucket", "_sum", "_count"].into_iter().find_map(described);
+            let kind = kind.unwrap_or_else(|| panic!("{line} is not described"));
+            assert!(kind != "counter" || name.ends_with("_total"), "{line}");
+            let kind = if kind == "info" { "gauge".to_owned() } else { kind };
+            assert!(series.insert(id.to_owned(), kind).is_none(), "{id} is there twice");
+        }
+    }
+    assert_eq!(text.ends_with("# EOF\n"), is_open_metrics);
+    series
+}
+
 #[test]
-fn the_exposition_is_well_formed() {
+fn both_text_formats_are_well_formed_and_have_the_same_series() {
     let redis = TestRedis::start();
     let fleet = TestFleetBuilder::on(&redis).start();
     CookieClient::default().view(fleet.listen);
-    let response = fleet.operator("/metrics");
-    let text = response.text();
-    assert!(response.header("Content-Type").contains("text"), "{response:?}");
-    let mut typed = BTreeSet::new();
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let name = rest.split(' ').next().unwrap();
-            assert!(typed.insert(name.to_owned()), "{name} is declared twice");
-            assert!(name.starts_with("regatta_"), "{line}");
-        } else if !line.starts_with('#') && !line.is_empty() {
-            let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
-            assert!(value.parse::<f64>().is_ok(), "{line}");
-            let name = series.split('{').next().unwrap();
-            assert!(typed.iter().any(|known| name.starts_with(known.as_str())), "{line} has no type");
+    let (kind, text) =
+        scrape_as(&fleet, "application/openmetrics-text;version=1.0.0,text/plain;q=0.5,*/*;q=0.1");
+    assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let open_metrics = parse_metrics(&text, true);
+    let (kind, text) = scrape_as(&fleet, "text/plain;version=0.0.4;q=0.9,application/openmetrics-text;q=0.8");
+    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(parse_metrics(&text, false), open_metrics);
+    assert_eq!(fleet.operator("/metrics").header("Content-Type"), kind, "without Accept");
+    for name in open_metrics.keys() {
+        let name = name.split('{').next().unwrap();
+        for bad in ["_ms", "_us", "_milliseconds", "_percent"] {
+            assert!(!name.contains(bad), "{name} has no base unit");
         }
     }
 }
@@ -107,7 +152,7 @@ fn why_workers_ended_and_what_the_others_do_is_told() {
     let fleet = TestFleetBuilder::on(&redis).start();
     let text = scrape(&fleet).1;
     assert_eq!(
-        sum(&text, "regatta_worker_ends_total", &["reason=\"signal\""]),
+        sum(&text, "regatta_worker_exits_total", &["reason=\"signal\""]),
         0.0,
         "a series from the start"
     );
@@ -115,7 +160,7 @@ fn why_workers_ended_and_what_the_others_do_is_told() {
     process::signal(fleet.workers()[0], Signal::SIGKILL);
     wait::until("the end and its reason are counted", wait::LONG, || {
         client::once(fleet.admin, Request::get("/metrics")).is_ok_and(|response| {
-            sum(&response.text(), "regatta_worker_ends_total", &["reason=\"signal\""]) == 1.0
+            sum(&response.text(), "regatta_worker_exits_total", &["reason=\"signal\""]) == 1.0
         })
     });
     wait::until("both slots serve again", wait::LONG, || {
@@ -124,7 +169,7 @@ fn why_workers_ended_and_what_the_others_do_is_told() {
     });
     let json = fleet.operator("/fleet.json").json();
     let slots = json["slots"].as_array().unwrap();
-    assert_eq!(slots.iter().filter_map(|slot| slot["ends"]["signal"].as_u64()).sum::<u64>(), 1, "{json}");
+    assert_eq!(slots.iter().filter_map(|slot| slot["exits"]["signal"].as_u64()).sum::<u64>(), 1, "{json}");
     assert!(slots.iter().all(|slot| slot["workers"][0]["state"] == "ready"), "{json}");
 }
 

@@ -107,7 +107,7 @@ fn a_crowd_waits_and_every_request_is_served() {
     let address = fleet.listen;
     let asking = std::thread::spawn(move || crowd(address, 1000, 4, "/spin/1"));
     wait::until("requests wait for their turn", wait::LONG, || {
-        sum(&fleet.operator("/metrics").text(), "regatta_requests_waiting", &[]) > 100.0
+        sum(&fleet.operator("/metrics").text(), "regatta_requests_queued", &[]) > 100.0
     });
     operators_are_served(&fleet);
     let answers = asking.join().unwrap();
@@ -120,7 +120,7 @@ fn a_crowd_waits_and_every_request_is_served() {
     assert!(slowest < 5 * median, "in their order: median {median:?}, slowest {slowest:?}");
     assert_eq!(refused(&fleet, "overload"), 0.0);
     wait::until("nobody waits any more", wait::LONG, || {
-        sum(&fleet.operator("/metrics").text(), "regatta_requests_waiting", &[]) == 0.0
+        sum(&fleet.operator("/metrics").text(), "regatta_requests_queued", &[]) == 0.0
     });
 }
 

@@ -229,7 +229,7 @@ fn an_answer_goes_out_although_its_changes_were_not_stored_unless_they_are_stric
         assert!(answer.all("Set-Cookie").is_empty(), "{answer:?}");
     }
     let metrics = fleet.operator("/metrics").text();
-    let counted = metrics.lines().filter(|line| line.starts_with("regatta_session_commit_failed_total{"));
+    let counted = metrics.lines().filter(|line| line.starts_with("regatta_session_commit_failures_total{"));
     let counted: u64 = counted.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
     assert_eq!(counted, 1);
 }
@@ -297,7 +297,7 @@ fn too_much_is_refused_and_leaves_what_was_there() {
     let fleet = TestFleetBuilder::on(&redis).example("cart").start();
     let mut visitor = shopper(&fleet);
     let refused = post(&mut visitor, &fleet, "/fill/big/16384");
-    assert_eq!(refused.assert_problem(507)["type"], "urn:regatta:problem:session-full");
+    assert_eq!(refused.assert_problem(507)["type"], "urn:regatta:problem:session-too-large");
     assert_eq!(get(&mut visitor, &fleet, "/get/first").json(), "1");
     assert_eq!(get(&mut visitor, &fleet, "/get/big").json(), Value::Null);
     assert_eq!(post(&mut visitor, &fleet, "/fill/big/16000").status, 200);
@@ -332,7 +332,7 @@ fn a_damaged_session_is_put_aside_once_and_the_visitor_gets_a_new_one() {
         let metrics = fleet.operator("/metrics").text();
         let counted: u64 = metrics
             .lines()
-            .filter(|line| line.starts_with("regatta_session_corrupt_total{"))
+            .filter(|line| line.starts_with("regatta_session_corruptions_total{"))
             .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
             .sum();
         assert_eq!(counted, round as u64 + 1);

@@ -3,32 +3,40 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::begin::{BeginReply, SessionAccess, SessionLookup, SessionQuery};
+use regatta::__internals::redis::begin::{BeginReply, SessionAccess, SessionQuery};
 use regatta::__internals::redis::{RedisClient, begin};
 use regatta::__internals::session;
-use regatta::__internals::session::tracked_store::{CommitStatus, SessionSource, TrackedSessionStore};
+use regatta::__internals::session::tracked_session::{
+    CommitStatus, LoadedSession, NewSessionSeed, TrackedSession,
+};
 use regatta::__internals::session::{SessionError, SessionLifetimes, SessionSettings, cookie};
-use tower_sessions::Session;
-use tower_sessions::session::Id;
+use tower_sessions::session::{Id, Record};
+use tower_sessions::session_store::SessionStore;
+use tower_sessions::{Session, session_store};
 
 use crate::support::redis::{TestRedis, connect, new_session};
 
 const LIFETIMES: SessionLifetimes =
     SessionLifetimes { idle: Duration::from_secs(3600), absolute: Duration::from_secs(86_400) };
 
-/// What the HTTP room does at a request's begin, without HTTP.
+/// What the HTTP room does for a request, without HTTP: each request reads its session by itself.
 #[derive(Debug)]
-struct Begin {
+struct TestStore {
     redis: RedisClient,
+    session: TrackedSession,
     create: bool,
 }
 
-impl SessionSource for Begin {
-    async fn lookup_session(&self, id: &Id) -> Result<SessionLookup, SessionError> {
+impl TestStore {
+    async fn loaded(&self, id: Id) -> Result<LoadedSession, SessionError> {
+        if let Some(known) = self.session.known(id) {
+            return Ok(known);
+        }
         let arg = SessionQuery {
             generation: None,
-            key: session::session_key("p", *id),
+            key: session::session_key("p", id),
             access: SessionAccess::Read,
             provisional: self.create.then(new_session),
             idle_ms: LIFETIMES.idle_ms(),
@@ -36,9 +44,46 @@ impl SessionSource for Begin {
         };
         let request = begin::BeginRequest { session: Some(&arg), ..Default::default() };
         match self.redis.begin(&request).await.map_err(SessionError::Redis)? {
-            BeginReply::Granted { session, .. } => Ok(session),
+            BeginReply::Granted { session, .. } => self.session.record_lookup(id, session),
             BeginReply::Denied { .. } => Err(SessionError::Denied),
         }
+    }
+
+    async fn released(&self) -> Option<Result<LoadedSession, SessionError>> {
+        match self.session.released_id() {
+            Some(id) => Some(self.loaded(id).await),
+            None => None,
+        }
+    }
+
+    fn commit_status(&self) -> CommitStatus {
+        self.session.commit_status()
+    }
+}
+
+#[async_trait]
+impl SessionStore for TestStore {
+    async fn create(&self, record: &mut Record) -> session_store::Result<()> {
+        self.session.create(record, self.released().await, NewSessionSeed::default()).await
+    }
+
+    async fn save(&self, record: &Record) -> session_store::Result<()> {
+        match self.session.current_id(record.id) {
+            Some(id) => self.session.save(record, self.loaded(id).await).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
+        match self.session.current_id(*id) {
+            Some(present) => self.session.load(*id, self.loaded(present).await),
+            None => Ok(None),
+        }
+    }
+
+    async fn delete(&self, id: &Id) -> session_store::Result<()> {
+        self.session.release(*id);
+        Ok(())
     }
 }
 
@@ -53,9 +98,9 @@ fn setup() -> Arc<SessionSettings> {
     })
 }
 
-fn request(redis: &RedisClient, id: Option<Id>) -> (Session, Arc<TrackedSessionStore<Begin>>) {
-    let source = Begin { redis: redis.clone(), create: false };
-    let store = Arc::new(TrackedSessionStore::new(source, redis.clone(), setup()));
+fn request(redis: &RedisClient, id: Option<Id>) -> (Session, Arc<TestStore>) {
+    let session = TrackedSession::new(redis.clone(), setup());
+    let store = Arc::new(TestStore { redis: redis.clone(), session, create: false });
     (Session::new(id, Arc::clone(&store), None), store)
 }
 
@@ -125,7 +170,7 @@ async fn a_session_deleted_while_a_request_runs_is_not_brought_back() {
     late.insert("a", 2).await.unwrap();
     let (ending, ended) = request(&redis, Some(id));
     ending.flush().await.unwrap();
-    ended.destroy_released().await.unwrap();
+    ended.session.destroy_released(ended.released().await.as_ref()).await.unwrap();
     assert!(late.save().await.is_err());
     assert_eq!(store.commit_status(), CommitStatus::Gone);
     // What may be left is a mark, by which no ticket makes it anew.

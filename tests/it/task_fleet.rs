@@ -139,9 +139,9 @@ async fn a_killed_workers_task_is_taken_over_within_five_seconds() {
     assert_eq!((task.state, task.attempts, pid_of(&task)), (TaskState::Done, 2, pid_of(&second)));
     assert_eq!(tasks.stats().await.unwrap().totals.reclaimed, 1);
     let metrics = fleet.operator("/metrics").text();
-    assert_eq!(sum(&metrics, "regatta_tasks_taken_over_total", &[]), 1.0);
-    assert_eq!(sum(&metrics, "regatta_tasks_ended_total", &["state=\"done\""]), 1.0);
-    assert_eq!(sum(&metrics, "regatta_tasks_oldest_age_seconds", &[]), 0.0);
+    assert_eq!(sum(&metrics, "regatta_tasks_reclaimed_total", &[]), 1.0);
+    assert_eq!(sum(&metrics, "regatta_tasks_finished_total", &["state=\"done\""]), 1.0);
+    assert_eq!(sum(&metrics, "regatta_task_queue_latency_seconds", &[]), 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! The page's stylesheet, script and picture, part of the library: nothing is loaded from elsewhere.
+//! The page's stylesheet, script and icon, embedded in the program.
 
 use std::sync::LazyLock;
 
@@ -14,7 +14,7 @@ const STYLE: &str = include_str!("assets/fleet.css");
 const SCRIPT: &str = include_str!("assets/fleet.js");
 const ICON: &str = include_str!("assets/icon.svg");
 
-/// Where they lie. Each has its content's hash in its name, so that it may be kept for ever.
+/// Each path has the hash of its content, so browsers may cache it for ever.
 pub(super) static ASSET_PATHS: LazyLock<AssetPaths> = LazyLock::new(|| AssetPaths {
     style: format!("/fleet/assets/{:016x}.css", fnv1a64(STYLE.as_bytes())),
     script: format!("/fleet/assets/{:016x}.js", fnv1a64(SCRIPT.as_bytes())),
@@ -31,12 +31,11 @@ pub(super) struct AssetPaths {
 
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
-/// Generic over the state because it needs none.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new().route("/fleet/assets/{name}", get(async |Path(name): Path<String>| asset(&name)))
 }
 
-/// A file by its name; with another version's hash it is this one's, and not to be kept: while a fleet is replaced, a
+/// A file by its name. Under another version's hash it is this version's file and must not be cached: during a rollout a
 /// page may come from one version and its files from another.
 fn asset(name: &str) -> Response {
     let (path, kind, text) = match name.split_once('.') {

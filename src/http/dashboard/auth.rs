@@ -1,9 +1,9 @@
-//! Who may press the buttons: one token for all operators, a signed cookie for whoever has shown it.
+//! Authentication of operators: one token for all of them, and a signed cookie after the sign-in.
 //!
 //! Guarantees that neither the token nor anything it could be guessed from leaves the process, that tokens are compared
-//! in constant time and tried only so often, and that a form is accepted only from a page that this cookie was given.
-//! Every worker signs with a key made of the token, so that any of them knows the cookie of another, over reloads too;
-//! another token ends every cookie.
+//! in constant time and attempts are limited, and that a form is accepted only from a page of the same operator session.
+//! Every worker signs with a key derived from the token, so cookies are valid on all workers and over reloads; another
+//! token ends every session.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -18,7 +18,8 @@ use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::config::limits::Rate;
-use crate::config::settings::{DashboardConfig as Settings, Secret};
+use crate::config::settings::{DashboardConfig, Secret};
+use crate::http::csrf::{self, MacTag};
 use crate::http::dashboard::flash::FlashMessage;
 
 use crate::limiter::gcra::{self, Quota};
@@ -27,26 +28,26 @@ use crate::{config, sys};
 /// How long an operator stays signed in.
 pub(super) const OPERATOR_SESSION_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 
-/// The cookie that says so.
+/// The cookie of an operator session.
 const OPERATOR_COOKIE: &str = "regatta_fleet";
 
-/// The cookie that carries a verdict to the page that follows.
-const FLASH_COOKIE: &str = "regatta_said";
+/// The cookie of a flash message.
+const FLASH_COOKIE: &str = "regatta_flash";
 
-/// How long a verdict waits for its page.
+/// How long a flash message is valid.
 const FLASH_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Wrong tokens an address may try at once, and how often one more.
+/// Wrong tokens of one address at once, and the time until one more.
 const FAILURE_BURST: u64 = 5;
 const FAILURE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Addresses whose failures are remembered.
+/// Addresses whose failures are tracked.
 const TRACKED_ADDRESSES: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
-/// What the keys of different purposes are made of.
+/// Separates the signing key from other keys derived from the same token.
 const KEY_PURPOSE: &[u8] = b"regatta dashboard v1";
 
-/// The operators' gate; one a worker.
+/// Sign-in and operator sessions; one a worker.
 pub(super) struct DashboardAuth {
     token_state: TokenState,
     failures: Mutex<LruCache<String, u64>>,
@@ -54,50 +55,50 @@ pub(super) struct DashboardAuth {
 
 /// Whether there is a token.
 enum TokenState {
-    /// None is configured: nobody gets in.
+    /// None is configured: no sign-in.
     NotConfigured,
-    /// Its file cannot be used, for this reason: nobody gets in.
+    /// Its file cannot be used, for this reason: no sign-in.
     Unusable(String),
-    /// Whoever has the token gets in.
+    /// Sign-in with the token.
     Configured(Box<AuthKeys>),
 }
 
-/// What is made of the token.
+/// Keys derived from the token.
 struct AuthKeys {
-    /// Signs what this gate gives away.
+    /// Signs cookies and form tokens.
     signing: hmac::Key,
-    /// Stands for the token in comparisons.
+    /// The tag of the token, which is compared.
     token_tag: hmac::Tag,
-    /// Makes such stand-ins; random, so that they mean nothing elsewhere.
+    /// Makes such tags; random, so they are of no use elsewhere.
     comparison: hmac::Key,
 }
 
-/// Somebody who has shown the token.
+/// A signed-in operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OperatorSession {
-    /// What the cookie's signature covers: its end and a random part.
+    /// What the cookie's signature covers: its expiry and a random part.
     id: String,
 }
 
-/// Why somebody does not get in.
+/// Why a sign-in fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum SignInError {
-    /// There is no token to show.
+    /// There is no token.
     Disabled,
-    /// It is another one.
+    /// Another token.
     WrongToken,
-    /// Too many wrong ones came from this address; the next may be shown after this many seconds.
+    /// Too many wrong tokens from this address; seconds until the next attempt.
     RateLimited(u64),
 }
 
 impl fmt::Debug for DashboardAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate").field("open", &self.is_enabled()).finish_non_exhaustive()
+        f.debug_struct("DashboardAuth").field("is_enabled", &self.is_enabled()).finish_non_exhaustive()
     }
 }
 
 impl DashboardAuth {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &DashboardConfig) -> Self {
         let token = match (&settings.token, &settings.token_file) {
             (Some(token), _) => Ok(Some(token.clone())),
             (None, None) => Ok(None),
@@ -112,33 +113,35 @@ impl DashboardAuth {
             Ok(None) => TokenState::NotConfigured,
             Ok(Some(token)) => TokenState::from_token(&token),
             Err(reason) => {
-                tracing::warn!(%reason, "the dashboard has no buttons, for want of a token: {reason}");
+                tracing::warn!(%reason, "dashboard actions are disabled: {reason}");
                 TokenState::Unusable(reason)
             }
         };
         Self { token_state, failures: Mutex::new(LruCache::new(TRACKED_ADDRESSES)) }
     }
 
-    /// Whether anybody can get in.
+    /// Whether operators can sign in.
     pub(super) fn is_enabled(&self) -> bool {
         matches!(self.token_state, TokenState::Configured(_))
     }
 
-    /// What an operator has to change so that somebody can get in; none where somebody can.
+    /// What to change so that operators can sign in; `None` if they can.
     pub(super) fn advice(&self) -> Option<String> {
         match &self.token_state {
             TokenState::Configured(_) => None,
             TokenState::NotConfigured => {
                 Some("set dashboard.token or dashboard.token_file, and reload".to_owned())
             }
-            TokenState::Unusable(reason) => Some(format!("mend dashboard.token_file and reload: {reason}")),
+            TokenState::Unusable(reason) => {
+                Some(format!("correct dashboard.token_file and reload: {reason}"))
+            }
         }
     }
 
-    /// Lets in whoever shows the token; `subject` is who asks, as limits know him, and `now` any clock.
+    /// Signs in with the token; `subject` is the client as limits know it, `now` any monotonic clock.
     ///
     /// # Errors
-    /// Why not.
+    /// [`SignInError`].
     pub(super) fn sign_in(
         &self,
         presented: &str,
@@ -155,7 +158,7 @@ impl DashboardAuth {
             let wait_us = charged.reply.retry_after_us.unwrap_or(0);
             return Err(SignInError::RateLimited(wait_us.div_ceil(1_000_000).max(1)));
         }
-        // Of two texts of one length the time to compare them says nothing; of two lengths, nothing but the guess's own.
+        // Both are hashed first, so the time of the comparison depends on the length of the guess alone.
         if hmac::verify(&keys.comparison, presented.trim().as_bytes(), keys.token_tag.as_ref()).is_err() {
             failures.put(subject.to_owned(), charged.tat_us.unwrap_or(now_us));
             return Err(SignInError::WrongToken);
@@ -164,7 +167,7 @@ impl DashboardAuth {
         Ok(OperatorSession { id: format!("{expires_at}.{}", random_id().ok_or(SignInError::Disabled)?) })
     }
 
-    /// Who sent these headers, as far as the cookie says.
+    /// The operator session of these headers' cookie.
     pub(super) fn authenticate(&self, headers: &HeaderMap, unix: Duration) -> Option<OperatorSession> {
         let (id, tag) = find_cookie(headers, OPERATOR_COOKIE)?.rsplit_once('.')?;
         let expires_at: u64 = id.split('.').next()?.parse().ok()?;
@@ -172,38 +175,34 @@ impl DashboardAuth {
             .then(|| OperatorSession { id: id.to_owned() })
     }
 
-    /// The `Set-Cookie` of somebody who was let in.
+    /// `Set-Cookie` after a sign-in.
     pub(super) fn session_cookie(&self, operator: &OperatorSession, secure: bool) -> String {
         let tag = self.sign(&["cookie", &operator.id]);
         set_cookie(OPERATOR_COOKIE, &format!("{}.{tag}", operator.id), OPERATOR_SESSION_LIFETIME, secure)
     }
 
-    /// The `Set-Cookie` of somebody who leaves.
+    /// `Set-Cookie` after a sign-out.
     pub(super) fn removal_cookie(secure: bool) -> String {
         set_cookie(OPERATOR_COOKIE, "", Duration::ZERO, secure)
     }
 
-    /// What this operator's forms carry, and no other operator's: another text at each call, because a constant one could be
-    /// guessed from the lengths of compressed pages (BREACH).
+    /// What this operator's forms carry, and no other operator's; another text at each call. Empty without random bytes:
+    /// the form is then rejected.
     pub(super) fn csrf_token(&self, operator: &OperatorSession) -> String {
-        let mut salt = [0; 16];
-        // Without random bytes there is no text, and the form is refused.
-        if SystemRandom::new().fill(&mut salt).is_err() {
-            return String::new();
-        }
-        let salt = URL_SAFE_NO_PAD.encode(salt);
-        format!("{salt}.{}", self.sign(&["form", &operator.id, &salt]))
+        let TokenState::Configured(keys) = &self.token_state else { return String::new() };
+        let signature = hmac::sign(&keys.signing, join_parts(&["form", &operator.id]).as_bytes());
+        let tag = MacTag::try_from(signature.as_ref()).ok();
+        tag.and_then(|tag| csrf::mask(&tag)).unwrap_or_default()
     }
 
-    /// Whether a form carries one; those of older versions have no salt.
+    /// Whether a form carries one.
     pub(super) fn verify_csrf_token(&self, operator: &OperatorSession, token: &str) -> bool {
-        match token.split_once('.') {
-            Some((salt, tag)) => self.is_signed(&["form", &operator.id, salt], tag),
-            None => self.is_signed(&["form", &operator.id], token),
-        }
+        let TokenState::Configured(keys) = &self.token_state else { return false };
+        let signed = join_parts(&["form", &operator.id]);
+        csrf::unmask(token).is_some_and(|tag| hmac::verify(&keys.signing, signed.as_bytes(), &tag).is_ok())
     }
 
-    /// The `Set-Cookie` that tells this operator something on the page that follows.
+    /// `Set-Cookie` of a message on the page that follows.
     pub(super) fn flash_cookie(
         &self,
         operator: &OperatorSession,
@@ -211,11 +210,11 @@ impl DashboardAuth {
         secure: bool,
     ) -> String {
         let text = URL_SAFE_NO_PAD.encode(flash.encode());
-        let tag = self.sign(&["said", &operator.id, &text]);
+        let tag = self.sign(&["flash", &operator.id, &text]);
         set_cookie(FLASH_COOKIE, &format!("{text}.{tag}"), FLASH_LIFETIME, secure)
     }
 
-    /// What this operator was told, and the `Set-Cookie` by which it is not told again.
+    /// The message, and the `Set-Cookie` that removes it.
     pub(super) fn take_flash(
         &self,
         operator: &OperatorSession,
@@ -223,7 +222,7 @@ impl DashboardAuth {
         secure: bool,
     ) -> Option<(FlashMessage, String)> {
         let (text, tag) = find_cookie(headers, FLASH_COOKIE)?.rsplit_once('.')?;
-        if !self.is_signed(&["said", &operator.id, text], tag) {
+        if !self.is_signed(&["flash", &operator.id, text], tag) {
             return None;
         }
         let flash = FlashMessage::decode(&URL_SAFE_NO_PAD.decode(text).ok()?)?;
@@ -260,7 +259,7 @@ impl TokenState {
     }
 }
 
-/// No part has this letter in it, so no two lists are one text.
+/// No part contains a line feed, so no two lists are one text.
 fn join_parts(parts: &[&str]) -> String {
     parts.join("\n")
 }
@@ -295,7 +294,7 @@ mod tests {
 
     fn auth(token: &str) -> DashboardAuth {
         let token = Some(config::parse_dashboard_token(token).unwrap());
-        DashboardAuth::new(&Settings { public: false, token, token_file: None })
+        DashboardAuth::new(&DashboardConfig { public: false, token, token_file: None })
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -335,8 +334,7 @@ mod tests {
         let [one, two] = [(); 2].map(|()| auth.sign_in(TOKEN, "a", NOW, NOW).unwrap());
         let token = auth.csrf_token(&one);
         assert!(auth.verify_csrf_token(&one, &token) && !auth.verify_csrf_token(&two, &token));
-        assert_ne!(token, auth.csrf_token(&one), "no page has another's text");
-        assert!(auth.verify_csrf_token(&one, &auth.sign(&["form", &one.id])), "of an older version");
+        assert_ne!(token, auth.csrf_token(&one), "every page has another token");
         assert!(!auth.verify_csrf_token(&one, "") && !auth.verify_csrf_token(&one, &format!("{token}x")));
         let flash = FlashMessage { ok: true, text: "2 workers <serve>".into() };
         let cookie = cookie_headers(&auth.flash_cookie(&one, &flash, false));
@@ -361,7 +359,7 @@ mod tests {
 
     #[test]
     fn without_a_token_sign_in_is_disabled_and_the_page_shows_the_reason() {
-        let mut settings = Settings { public: false, token: None, token_file: None };
+        let mut settings = DashboardConfig { public: false, token: None, token_file: None };
         let auth = DashboardAuth::new(&settings);
         assert_eq!(auth.sign_in("", "a", NOW, NOW), Err(SignInError::Disabled));
         assert!(auth.advice().unwrap().contains("dashboard.token"));

@@ -1,4 +1,4 @@
-//! Asks everybody who knows something of the fleet, all at once, and remembers what lines are drawn of.
+//! Collects the fleet's facts from the supervisor, Redis and the scoreboard at once, and retains their history.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,14 +11,13 @@ use crate::control::events::FleetEvent;
 use crate::http::dashboard::metric_history::{MetricHistory, MetricSample};
 use crate::http::dashboard::presenter::{DashboardFacts, FleetTotals};
 use crate::http::dashboard::queue_view::QueueFacts;
+use crate::http::dashboard::sources::DashboardSources;
 use crate::http::dashboard::supervisor_client::SupervisorReply;
 use crate::http::dashboard::view_model::DashboardView;
 use crate::http::dashboard::{presenter, supervisor_client};
 use crate::http::instance;
-use crate::http::request_state::TOTAL_VIEWS;
-use crate::http::service::context::WorkerContext;
+use crate::redis::ServerWarnings;
 use crate::redis::registry::ListedInstance;
-use crate::redis::{ServerWarnings, keys};
 use crate::scoreboard::snapshot::ScoreboardSnapshot;
 use crate::status::document::{InstanceStatus, StatusRates};
 use crate::status::rates::{InstanceRates, RateWindow, SlotRates};
@@ -27,10 +26,10 @@ use crate::sys::clock;
 /// Time over which rates are measured.
 const RATE_SPAN: Duration = Duration::from_millis(1900);
 
-/// After a pause this long the old samples say nothing of now.
+/// After a longer pause old samples are discarded.
 const MAX_SAMPLE_GAP: Duration = Duration::from_secs(5);
 
-/// What is remembered from one second to the next.
+/// What one collection passes to the next.
 #[derive(Debug)]
 pub(super) struct FleetCollector {
     rate_window: RateWindow,
@@ -48,31 +47,32 @@ impl Default for FleetCollector {
             last_sample_at: None,
             history: MetricHistory::default(),
             events: Vec::new(),
-            status: Err("it was not asked yet".to_owned()),
+            status: Err("it has not been polled yet".to_owned()),
             pending_poll: None,
         }
     }
 }
 
 impl FleetCollector {
-    /// How things are now.
-    pub(super) async fn collect(&mut self, core: &WorkerContext) -> DashboardView {
+    /// Collects the view of this moment.
+    pub(super) async fn collect(&mut self, sources: &DashboardSources) -> DashboardView {
         let listed = async {
-            match core.config.heartbeat_interval {
-                Some(_) => Some(core.fleet_cache.get(&core.redis).await),
+            match sources.heartbeat_interval {
+                Some(_) => Some(sources.admin.fleet_cache.get(&sources.admin.redis).await),
                 None => None,
             }
         };
         let (listed, views, sessions, queue, ()) = tokio::join!(
             listed,
-            total_views(core),
-            core.session_activity.count(&core.redis, clock::wall_clock()),
-            queue_facts(core),
-            self.poll_supervisor(&core.config.run_dir),
+            total_views(sources),
+            sources.session_activity.count(&sources.admin.redis, clock::wall_clock()),
+            queue_facts(sources),
+            self.poll_supervisor(&sources.run_dir),
         );
-        let (now, snapshot) = (clock::monotonic(), core.scoreboard.snapshot());
+        let (now, snapshot) = (clock::monotonic(), sources.admin.scoreboard.snapshot());
         let rates = self.rates(now, &snapshot);
-        let instance = instance::with_figures(core.instance.info(&core.scoreboard), &snapshot, &rates);
+        let instance =
+            instance::with_figures(sources.admin.instance.info(&sources.admin.scoreboard), &snapshot, &rates);
         let facts = DashboardFacts {
             unix_ms: u64::try_from(clock::wall_clock().as_millis()).unwrap_or(u64::MAX),
             own: ListedInstance { age_ms: 0, instance },
@@ -80,9 +80,9 @@ impl FleetCollector {
             listed,
             supervisor: self.status.as_ref().map_err(String::as_str),
             events: &self.events,
-            redis: core.redis.status(),
-            breakers: core.redis.breaker_states(),
-            server_warnings: ServerWarnings::from_bits(core.scoreboard.redis_findings()),
+            redis: sources.admin.redis.status(),
+            breakers: sources.admin.redis.breaker_states(),
+            server_warnings: ServerWarnings::from_bits(sources.admin.scoreboard.redis_findings()),
             views,
             sessions,
             queue,
@@ -91,10 +91,10 @@ impl FleetCollector {
         presenter::present(&facts, &self.history)
     }
 
-    /// Asks the supervisor, one question at a time: one that is stuck must not gather threads.
+    /// Polls the supervisor, one poll at a time: a stuck supervisor must not gather blocked threads.
     async fn poll_supervisor(&mut self, run_dir: &Path) {
         let after = self.events.last().map(|event| event.sequence);
-        // It stays here while it is waited for: whoever waits may leave, and the next one waits for the same answer.
+        // A caller may be dropped while it waits; the poll stays here, and the next caller waits for it.
         let pending_poll = self.pending_poll.get_or_insert_with(|| {
             let run_dir = run_dir.to_owned();
             tokio::task::spawn_blocking(move || supervisor_client::poll(&run_dir, after))
@@ -110,12 +110,12 @@ impl FleetCollector {
                 self.append_events(reply.events);
             }
             Ok(Err(error)) => self.status = Err(error.to_string()),
-            Err(_) => self.status = Err("it could not be asked".to_owned()),
+            Err(_) => self.status = Err("polling it failed".to_owned()),
         }
     }
 
     fn append_events(&mut self, events: Vec<FleetEvent>) {
-        // Numbers that began anew are another fleet's, and the old events with them.
+        // Sequence numbers that start again are those of another run, whose events replace the old ones.
         if events
             .first()
             .is_some_and(|first| self.events.last().is_some_and(|last| first.sequence <= last.sequence))
@@ -127,7 +127,7 @@ impl FleetCollector {
         self.events.drain(..surplus);
     }
 
-    /// Rates of the last seconds; where nobody watched, those that the supervisor has measured.
+    /// Rates of the last seconds; after a pause, those that the supervisor has measured.
     fn rates(&mut self, now: Duration, snapshot: &ScoreboardSnapshot) -> InstanceRates {
         if self
             .last_sample_at
@@ -160,7 +160,7 @@ fn rates_from_supervisor(status: &InstanceStatus) -> InstanceRates {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "a height in a picture")]
+#[allow(clippy::cast_precision_loss, reason = "a height in a sparkline")]
 fn metric_sample(totals: &FleetTotals, rates: &InstanceRates) -> MetricSample {
     MetricSample {
         rate: totals.requests_per_s,
@@ -170,11 +170,11 @@ fn metric_sample(totals: &FleetTotals, rates: &InstanceRates) -> MetricSample {
     }
 }
 
-/// All views ever counted, by every machine.
-async fn total_views(core: &WorkerContext) -> Option<i64> {
-    core.redis.increment(&keys::counter(&core.prefix, TOTAL_VIEWS), 0).await.ok()
+/// All views ever counted, on all instances.
+async fn total_views(sources: &DashboardSources) -> Option<i64> {
+    sources.admin.redis.increment(&sources.total_views_key, 0).await.ok()
 }
 
-async fn queue_facts(core: &WorkerContext) -> QueueFacts {
-    core.tasks.stats().await.map_err(|error| error.to_string())
+async fn queue_facts(sources: &DashboardSources) -> QueueFacts {
+    sources.admin.tasks.stats().await.map_err(|error| error.to_string())
 }

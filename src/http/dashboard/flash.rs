@@ -1,14 +1,13 @@
-//! What an operator is told on the page that follows a button.
+//! The result of a command, shown once on the page that follows.
 
-/// Longest sentence, characters: a cookie carries it.
+/// Longest text, characters: a cookie carries it.
 const TEXT_MAX: usize = 600;
 
-/// How it went, in a sentence.
+/// A result in one sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FlashMessage {
-    /// Whether it was done, or is on its way.
+    /// Whether the command succeeded or still runs.
     pub(super) ok: bool,
-    /// What to tell.
     pub(super) text: String,
 }
 
@@ -21,13 +20,13 @@ impl FlashMessage {
         Self { ok: false, text: text.into() }
     }
 
-    /// As a cookie carries it.
+    /// The cookie's form.
     pub(super) fn encode(&self) -> String {
         let mark = if self.ok { '+' } else { '-' };
         std::iter::once(mark).chain(self.text.chars().take(TEXT_MAX)).collect()
     }
 
-    /// The reverse; none for anything else.
+    /// The reverse of [`Self::encode`]; `None` for anything else.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
         let failed = text.strip_prefix('-').map(Self::failed);

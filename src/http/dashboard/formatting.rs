@@ -1,10 +1,10 @@
-//! Numbers and times as the page shows them: short, with a unit, and the same in the first paint and in what follows.
+//! Numbers and times as the page shows them: short and with a unit. Pure.
 
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-/// What is not known.
+/// An unknown value.
 pub(super) const UNKNOWN: &str = "–";
 
 const CLOCK: &[BorrowedFormatItem<'static>] = format_description!("[hour]:[minute]:[second]");
@@ -24,7 +24,7 @@ pub(super) fn count(number: u64) -> String {
     grouped
 }
 
-/// Something a second.
+/// A rate per second.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people")]
 pub(super) fn rate(per_second: Option<f64>) -> String {
     match per_second {
@@ -63,7 +63,7 @@ pub(super) fn bytes(size: u64) -> String {
     }
 }
 
-/// A length of time, its two largest units.
+/// A duration, its two largest units.
 pub(super) fn age(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match seconds {
@@ -79,7 +79,7 @@ pub(super) fn clock(unix_ms: u64) -> String {
     at(unix_ms).and_then(|at| at.format(CLOCK).ok()).unwrap_or_else(|| UNKNOWN.to_owned())
 }
 
-/// Date and time, UTC, as programs read it.
+/// Date and time, UTC, RFC 3339.
 pub(super) fn stamp(unix_ms: u64) -> String {
     at(unix_ms).and_then(|at| at.format(STAMP).ok()).unwrap_or_default()
 }

@@ -1,32 +1,32 @@
-//! The last minute, second by second, and the lines that are drawn of it. Pure.
+//! The last minute, second by second, and its sparklines. Pure.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Seconds that are kept.
+/// Seconds that are retained.
 pub(super) const SECONDS_KEPT: usize = 60;
 
-/// Width of a line's picture: two units a second.
+/// Width of a sparkline: two units a second.
 pub(super) const WIDTH: usize = 2 * (SECONDS_KEPT - 1);
 
-/// Height of a line's picture.
+/// Height of a sparkline.
 pub(super) const HEIGHT: usize = 32;
 
-/// One number over the last minute; seconds in which nobody watched are gaps.
+/// One number over the last minute; seconds without an open page are gaps.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Sparkline(VecDeque<Option<f64>>);
 
-/// What is drawn as lines.
+/// The numbers that are shown as sparklines.
 #[derive(Debug, Default)]
 pub(super) struct MetricHistory {
     last_recorded_at: Option<Duration>,
-    /// Requests per second of all machines.
+    /// Requests per second of all instances.
     pub(super) rate: Sparkline,
-    /// The slowest hundredth, microseconds.
+    /// The 99th percentile of latency, microseconds.
     pub(super) p99: Sparkline,
-    /// Share of the time in which event loops are at work, 0 to 100.
+    /// Busy share of the event loops, 0 to 100.
     pub(super) busy: Sparkline,
-    /// Requests per second of each of this machine's slots.
+    /// Requests per second of each slot of this instance.
     pub(super) slots: Vec<Sparkline>,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct MetricSample {
 }
 
 impl MetricHistory {
-    /// Remembers a moment at `now` on the monotonic clock; one in the same second as the last takes its place.
+    /// Records a sample at `now` on the monotonic clock; it replaces one of the same second.
     pub(super) fn record(&mut self, now: Duration, sample: &MetricSample) {
         let passed = self.last_recorded_at.map_or(1, |last| now.as_secs().saturating_sub(last.as_secs()));
         let passed = usize::try_from(passed).unwrap_or(SECONDS_KEPT).min(SECONDS_KEPT);
@@ -54,7 +54,7 @@ impl MetricHistory {
         }
     }
 
-    /// The highest number of all slots: their lines have one scale, so that they can be compared.
+    /// The highest number of all slots: one scale makes their sparklines comparable.
     pub(super) fn slots_max(&self) -> f64 {
         self.slots.iter().map(Sparkline::max).fold(0.0, f64::max)
     }
@@ -65,7 +65,7 @@ impl Sparkline {
         if passed == 0 {
             self.0.pop_back();
         }
-        // One second that a busy machine skipped is no gap: nobody stopped watching.
+        // One skipped second is a busy host, and no gap.
         let skipped = if passed == 2 { number } else { None };
         self.0.extend((1..passed).map(|_| skipped));
         self.0.push_back(number);
@@ -97,7 +97,7 @@ impl Sparkline {
             let top = 1.0;
             let room = HEIGHT as f64 - 2.0;
             let y = (top + room - (number / max).clamp(0.0, 1.0) * room).round() as usize;
-            // A number alone is a dot: a line to where it is already.
+            // A number between gaps is a dot: a line of no length.
             if pen_is_up {
                 path.push_str(&format!("M{x} {y}h0"));
             } else {
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_in_which_nobody_watched_are_gaps_and_a_minute_is_kept() {
+    fn seconds_without_a_sample_are_gaps_and_a_minute_is_retained() {
         let mut history = MetricHistory::default();
         history.record(Duration::from_secs(1), &sample(1.0, &[]));
         history.record(Duration::from_secs(4), &sample(1.0, &[1.0, 2.0]));
@@ -141,7 +141,7 @@ mod tests {
         let mut skipped = Sparkline::default();
         skipped.push(1, Some(1.0));
         skipped.push(2, Some(1.0));
-        assert_eq!(skipped.svg_path(1.0), "M114 1h0L116 1L118 1", "a machine too busy for one second");
+        assert_eq!(skipped.svg_path(1.0), "M114 1h0L116 1L118 1", "one skipped second");
         history.record(Duration::from_millis(4_400), &sample(0.0, &[]));
         assert_eq!(history.rate.svg_path(1.0), "M112 1h0M118 31h0", "the same second");
         for second in 5..200 {

@@ -1,4 +1,4 @@
-//! Everything that is known of the fleet becomes the page's texts. Pure.
+//! The fleet's facts as the page's texts. Pure.
 
 use crate::control::events::FleetEvent;
 use crate::http::dashboard::metric_history::MetricHistory;
@@ -10,32 +10,32 @@ use crate::redis::{BreakerStates, RedisStatus, ServerWarning, ServerWarnings};
 use crate::scoreboard::snapshot::ScoreboardSnapshot;
 use crate::status::document::{InstanceState, InstanceStatus, RolloutOutcome};
 
-/// What is known at one moment.
+/// The facts of one moment.
 #[derive(Debug)]
 pub(super) struct DashboardFacts<'a> {
     /// Unix time, milliseconds.
     pub(super) unix_ms: u64,
-    /// This machine with its figures.
+    /// This instance with its figures.
     pub(super) own: ListedInstance,
     pub(super) snapshot: &'a ScoreboardSnapshot,
-    /// All machines as Redis knows them, or why it does not say; none: machines do not tell it.
+    /// All instances as Redis lists them, or why there is no list; `None`: heartbeats are off.
     pub(super) listed: Option<Result<InstanceList, String>>,
-    /// What the supervisor said, or why it did not.
+    /// The supervisor's status, or why it is unknown.
     pub(super) supervisor: Result<&'a InstanceStatus, &'a str>,
-    /// What happened, the oldest first.
+    /// The oldest first.
     pub(super) events: &'a [FleetEvent],
     pub(super) redis: RedisStatus,
     pub(super) breakers: BreakerStates,
     pub(super) server_warnings: ServerWarnings,
     /// All views ever counted.
     pub(super) views: Option<i64>,
-    /// Sessions seen in the last minutes.
+    /// Sessions used in the last minutes.
     pub(super) sessions: Option<u64>,
     pub(super) queue: QueueFacts,
 }
 
 impl DashboardFacts<'_> {
-    /// Every machine that is known to live, this one first.
+    /// Every live instance, this one first.
     pub(super) fn instances(&self) -> Vec<&ListedInstance> {
         let others = self.listed.iter().flatten().flat_map(|listed| &listed.instances);
         let others = others.filter(|seen| seen.instance.id != self.own.instance.id);
@@ -43,13 +43,13 @@ impl DashboardFacts<'_> {
     }
 }
 
-/// The sums and extremes of all machines.
+/// Sums and extremes of all instances.
 #[derive(Debug, Default)]
 pub(super) struct FleetTotals {
     pub(super) requests_per_s: Option<f64>,
-    /// Of the slowest machine, microseconds.
+    /// Of the slowest instance, microseconds.
     pub(super) latency_p99_us: Option<u64>,
-    /// On average of the machines that serve.
+    /// The average of all ready workers.
     pub(super) busy_percent: Option<f64>,
     in_flight: u64,
     connections: u64,
@@ -84,7 +84,7 @@ impl FleetTotals {
     }
 }
 
-/// The page.
+/// The whole page.
 pub(super) fn present(facts: &DashboardFacts<'_>, history: &MetricHistory) -> DashboardView {
     let instances = facts.instances();
     let totals = FleetTotals::from_instances(&instances);
@@ -114,8 +114,8 @@ pub(super) fn present(facts: &DashboardFacts<'_>, history: &MetricHistory) -> Da
         dead: queue_view::dead_tasks(&facts.queue),
         events: Some(facts.events.iter().rev().map(event_view).collect()),
         events_note: match facts.supervisor {
-            Err(reason) => format!("The supervisor does not say: {reason}."),
-            Ok(_) if facts.events.is_empty() => "Nothing has happened yet.".to_owned(),
+            Err(reason) => format!("The supervisor is unavailable: {reason}."),
+            Ok(_) if facts.events.is_empty() => "No events yet.".to_owned(),
             Ok(_) => String::new(),
         },
         ..DashboardView::default()
@@ -139,7 +139,7 @@ fn present_state(view: &mut DashboardView, facts: &DashboardFacts<'_>) {
         false => format!("{ready} of {desired} workers, generation {generation}, up {age}"),
     };
     let Ok(status) = facts.supervisor else {
-        view.state = "supervisor silent".into();
+        view.state = "supervisor unavailable".into();
         view.state_tone = StatusSeverity::Error;
         view.state_text = serve(ready);
         return;
@@ -160,7 +160,7 @@ fn present_state(view: &mut DashboardView, facts: &DashboardFacts<'_>) {
     if let Some(last) = status.last_rollout.as_ref().filter(|last| last.outcome == RolloutOutcome::RolledBack)
     {
         let reason = last.reason.as_deref().unwrap_or("no reason given");
-        view.state_text += &format!("; the last {} was taken back: {reason}", last.kind.name());
+        view.state_text += &format!("; the last {} was rolled back: {reason}", last.kind.name());
     }
 }
 
@@ -184,11 +184,11 @@ fn present_redis(view: &mut DashboardView, facts: &DashboardFacts<'_>) {
             format!("{} it; {breakers}", workers_with_redis(connected, all)),
         ),
         (RedisStatus::Up, Some(cause)) => {
-            ("held back".into(), StatusSeverity::Pending, format!("{cause}; {breakers}"))
+            ("degraded".into(), StatusSeverity::Pending, format!("{cause}; {breakers}"))
         }
         (RedisStatus::Connecting, _) => ("connecting".into(), StatusSeverity::Pending, breakers),
         (RedisStatus::Down { reason }, _) => {
-            ("away".into(), StatusSeverity::Error, format!("{reason}; {breakers}"))
+            ("unavailable".into(), StatusSeverity::Error, format!("{reason}; {breakers}"))
         }
     };
     let advice = facts.server_warnings.iter().map(ServerWarning::advice);
@@ -208,18 +208,18 @@ fn workers_with_redis(connected: usize, all: usize) -> String {
     }
 }
 
-/// Why machines may be missing.
+/// Why instances may be missing.
 fn missing_instances_note(facts: &DashboardFacts<'_>) -> String {
     match &facts.listed {
-        None => "Other machines are not shown: fleet.heartbeat_interval is 0.".into(),
-        Some(Err(reason)) => format!("Other machines are not known now: {reason}."),
+        None => "Other instances are not shown: fleet.heartbeat_interval is 0.".into(),
+        Some(Err(reason)) => format!("Other instances are unknown: {reason}."),
         Some(Ok(listed)) if listed.unreadable > 0 => {
             format!(
                 "{} of another version cannot be read.",
-                formatting::counted(listed.unreadable, "machine", "machines")
+                formatting::counted(listed.unreadable, "instance", "instances")
             )
         }
-        Some(Ok(listed)) if !listed.complete => "Machines that have not spoken yet may be missing.".into(),
+        Some(Ok(listed)) if !listed.complete => "Instances without a heartbeat yet may be missing.".into(),
         Some(Ok(_)) => String::new(),
     }
 }
@@ -251,8 +251,8 @@ fn instance_view(facts: &DashboardFacts<'_>, seen: &ListedInstance, history: &Me
         key: instance.id.clone(),
         host: instance.host.clone(),
         which: match own {
-            true => "this machine".into(),
-            false => format!("heard {} ago", formatting::age(seen.age_ms / 1000)),
+            true => "this instance".into(),
+            false => format!("last heartbeat {} ago", formatting::age(seen.age_ms / 1000)),
         },
         tone: if ready >= instance.weight { StatusSeverity::Ok } else { StatusSeverity::Pending },
         text: parts.join(" · "),
@@ -260,17 +260,18 @@ fn instance_view(facts: &DashboardFacts<'_>, seen: &ListedInstance, history: &Me
     }
 }
 
-/// Kinds of events that somebody should look at, by their last words.
-const ERROR_SUFFIXES: [&str; 5] = ["_failed", "_died", "_killed", "_hangs", "_cut"];
+/// Kinds of events that an operator should look at, by their last words.
+const ERROR_SUFFIXES: [&str; 8] =
+    ["_failed", "_crashed", "_killed", "_hung", "_aborted", "_died", "_hangs", "_cut"];
 
 fn event_view(event: &FleetEvent) -> EventView {
-    let bad = ERROR_SUFFIXES.iter().any(|ending| event.kind.ends_with(ending));
+    let is_error = ERROR_SUFFIXES.iter().any(|suffix| event.kind.ends_with(suffix));
     EventView {
         key: event.sequence.to_string(),
         at: formatting::clock(event.timestamp_ms),
         stamp: formatting::stamp(event.timestamp_ms),
         kind: event.kind.replace('_', " "),
-        tone: if bad { StatusSeverity::Error } else { StatusSeverity::Neutral },
+        tone: if is_error { StatusSeverity::Error } else { StatusSeverity::Neutral },
         text: event.message.clone(),
     }
 }
@@ -322,7 +323,7 @@ mod tests {
             server_warnings: ServerWarnings::default(),
             views: None,
             sessions: None,
-            queue: Err("Redis is away".into()),
+            queue: Err("Redis is unavailable".into()),
         }
     }
 
@@ -339,10 +340,13 @@ mod tests {
     fn unknown_facts_are_explained_and_the_rest_is_shown() {
         let snapshot = snapshot();
         let view = present(&facts(&snapshot, Some(Err("no connection".into()))), &MetricHistory::default());
-        assert_eq!((view.state.as_str(), view.state_tone), ("supervisor silent", StatusSeverity::Error));
-        assert_eq!((view.redis.as_str(), view.views.as_str(), view.sessions.as_str()), ("away", "–", "–"));
+        assert_eq!((view.state.as_str(), view.state_tone), ("supervisor unavailable", StatusSeverity::Error));
+        assert_eq!(
+            (view.redis.as_str(), view.views.as_str(), view.sessions.as_str()),
+            ("unavailable", "–", "–")
+        );
         assert!(view.redis_text.contains("refused") && view.instances_note.contains("no connection"));
-        assert!(view.events_note.contains("it is stopped") && view.queue.contains("Redis is away"));
+        assert!(view.events_note.contains("it is stopped") && view.queue.contains("Redis is unavailable"));
         assert_eq!((view.rate.as_str(), view.in_flight.as_str(), view.at.as_str()), ("10", "2", "22:13:20"));
         assert!(
             present(&facts(&snapshot, None), &MetricHistory::default())
@@ -359,7 +363,7 @@ mod tests {
         let view = present(&facts(&snapshot, Some(Ok(listed))), &MetricHistory::default());
         let hosts: Vec<_> =
             view.instances.iter().map(|row| (row.host.as_str(), row.which.as_str())).collect();
-        assert_eq!(hosts, [("own", "this machine"), ("another", "heard 2\u{2009}s ago")]);
+        assert_eq!(hosts, [("own", "this instance"), ("another", "last heartbeat 2\u{2009}s ago")]);
         assert_eq!((view.rate.as_str(), view.busy.as_str()), ("40", "40\u{2009}%"));
         assert_eq!((view.p99.as_str(), view.instances_note.as_str()), ("30\u{2009}µs", ""));
         assert_eq!(view.instances[0].slots[0].restart_slot, "0", "its slots can be restarted here");

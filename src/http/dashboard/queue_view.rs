@@ -13,23 +13,23 @@ const SHORT_ID_LENGTH: usize = 8;
 /// What is known of the queue, or why nothing is.
 pub(super) type QueueFacts = Result<TaskQueueStats, String>;
 
-/// The queue in a sentence.
+/// The queue in one sentence.
 pub(super) fn queue_summary(facts: &QueueFacts) -> String {
-    let survey = match facts {
-        Err(reason) => return format!("The queue is not known now: {reason}."),
-        Ok(survey) => survey,
+    let stats = match facts {
+        Err(reason) => return format!("The queue is unknown: {reason}."),
+        Ok(stats) => stats,
     };
-    let waiting = match survey.waiting {
+    let waiting = match stats.waiting {
         0 => "Nothing waits".to_owned(),
         some => {
-            let oldest = formatting::age(survey.oldest_ms / 1000);
+            let oldest = formatting::age(stats.oldest_ms / 1000);
             format!("{} waiting, the oldest for {oldest}", formatting::count(some))
         }
     };
-    let running = formatting::counted(survey.running.len(), "task runs", "tasks run");
-    match survey.dead.len() {
+    let running = formatting::counted(stats.running.len(), "task runs", "tasks run");
+    match stats.dead.len() {
         0 => format!("{waiting}; {running}."),
-        dead => format!("{waiting}; {running}; {} up.", formatting::counted(dead, "was given", "were given")),
+        dead => format!("{waiting}; {running}; {}.", formatting::counted(dead, "is dead", "are dead")),
     }
 }
 
@@ -45,22 +45,22 @@ pub(super) fn running_tasks(facts: &QueueFacts) -> Vec<TaskView> {
             (more, age) => format!("on {} for {age}, attempt {more}", task.worker),
         },
     };
-    facts.iter().flat_map(|survey| &survey.running).take(TASKS_SHOWN).map(row).collect()
+    facts.iter().flat_map(|stats| &stats.running).take(TASKS_SHOWN).map(row).collect()
 }
 
-/// Tasks that were given up, and how long ago by Redis's clock, which said when.
+/// Dead tasks, and how long ago by the clock of Redis, which dated them.
 pub(super) fn dead_tasks(facts: &QueueFacts) -> Vec<DeadTaskView> {
-    let now_ms = facts.as_ref().map_or(0, |survey| survey.now_ms);
+    let now_ms = facts.as_ref().map_or(0, |stats| stats.now_ms);
     let row = |task: &DeadTask| DeadTaskView {
         key: short_id(&task.id),
         kind: task.kind.clone(),
         at: format!("{} ago", formatting::age(now_ms.saturating_sub(task.finished_ms) / 1000)),
         text: match task.attempts {
-            1 => format!("{} (begun once)", task.reason),
-            more => format!("{} (begun {more} times)", task.reason),
+            1 => format!("{} (1 attempt)", task.reason),
+            more => format!("{} ({more} attempts)", task.reason),
         },
     };
-    facts.iter().flat_map(|survey| &survey.dead).take(TASKS_SHOWN).map(row).collect()
+    facts.iter().flat_map(|stats| &stats.dead).take(TASKS_SHOWN).map(row).collect()
 }
 
 fn short_id(id: &TaskId) -> String {
@@ -74,18 +74,18 @@ mod tests {
     #[test]
     fn the_queue_is_summarized_and_no_task_id_is_shown_whole() {
         assert_eq!(queue_summary(&Ok(TaskQueueStats::default())), "Nothing waits; 0 tasks run.");
-        assert!(queue_summary(&Err("away".into())).contains("away"));
+        assert!(queue_summary(&Err("unavailable".into())).contains("unavailable"));
         let id: TaskId = "0123456789abcdef0123456789abcdef".parse().unwrap();
         let (kind, worker) = ("primes".to_owned(), "web-1:42".to_owned());
         let task = RunningTask { id, kind, percent: 40, running_ms: 61_000, attempt: 2, worker };
-        let work = Ok(TaskQueueStats {
+        let queue = Ok(TaskQueueStats {
             waiting: 3,
             oldest_ms: 61_000,
             running: vec![task],
             ..TaskQueueStats::default()
         });
-        assert_eq!(queue_summary(&work), "3 waiting, the oldest for 1\u{2009}min; 1 task runs.");
-        let row = &running_tasks(&work)[0];
+        assert_eq!(queue_summary(&queue), "3 waiting, the oldest for 1\u{2009}min; 1 task runs.");
+        let row = &running_tasks(&queue)[0];
         assert_eq!((row.key.as_str(), row.percent), ("01234567", 40));
         assert_eq!(row.text, "on web-1:42 for 1\u{2009}min, attempt 2");
     }
@@ -95,8 +95,8 @@ mod tests {
         let id: TaskId = "0123456789abcdef0123456789abcdef".parse().unwrap();
         let (kind, reason) = ("primes".to_owned(), "it panicked".to_owned());
         let task = DeadTask { id, kind, attempts: 3, finished_ms: 1_000, reason };
-        let work = Ok(TaskQueueStats { now_ms: 62_000, dead: vec![task], ..TaskQueueStats::default() });
-        let row = &dead_tasks(&work)[0];
-        assert_eq!((row.at.as_str(), row.text.as_str()), ("1\u{2009}min ago", "it panicked (begun 3 times)"));
+        let queue = Ok(TaskQueueStats { now_ms: 62_000, dead: vec![task], ..TaskQueueStats::default() });
+        let row = &dead_tasks(&queue)[0];
+        assert_eq!((row.at.as_str(), row.text.as_str()), ("1\u{2009}min ago", "it panicked (3 attempts)"));
     }
 }

@@ -1,4 +1,4 @@
-//! A machine's slots as rows of the page. Pure.
+//! An instance's slots as rows of the page. Pure.
 
 use crate::http::dashboard::formatting;
 use crate::http::dashboard::metric_history::MetricHistory;
@@ -7,7 +7,7 @@ use crate::redis::instance_figures::SlotFigures;
 use crate::redis::registry::{InstanceRecord, SlotRecord};
 use crate::scoreboard::snapshot::{CellSnapshot, ScoreboardSnapshot, SlotSnapshot};
 
-/// The slots of this machine, of which more is known than its heartbeat tells.
+/// The slots of this instance, with what a heartbeat does not have.
 pub(super) fn own_slots(
     snapshot: &ScoreboardSnapshot,
     instance: &InstanceRecord,
@@ -15,14 +15,15 @@ pub(super) fn own_slots(
 ) -> Vec<SlotView> {
     let scale = history.slots_max();
     let row = |slot: &SlotRecord| {
-        let path = history.slots.get(slot.slot).map(|track| track.svg_path(scale)).unwrap_or_default();
+        let path =
+            history.slots.get(slot.slot).map(|sparkline| sparkline.svg_path(scale)).unwrap_or_default();
         let other_workers = snapshot.slots.get(slot.slot).map(other_workers).unwrap_or_default();
         SlotView { path, other_workers, restart_slot: slot.slot.to_string(), ..slot_view(slot) }
     };
     instance.slots.iter().map(row).collect()
 }
 
-/// A slot as a heartbeat tells it.
+/// A slot as it is in a heartbeat.
 pub(super) fn slot_view(slot: &SlotRecord) -> SlotView {
     let nothing = SlotFigures::default();
     let figures = slot.figures.as_ref().unwrap_or(&nothing);
@@ -33,8 +34,8 @@ pub(super) fn slot_view(slot: &SlotRecord) -> SlotView {
     let (redis, redis_tone) = match (&slot.figures, figures.redis_up, figures.redis_degraded) {
         (None, ..) => (formatting::UNKNOWN, StatusSeverity::Neutral),
         (Some(_), true, false) => ("up", StatusSeverity::Ok),
-        (Some(_), true, true) => ("held back", StatusSeverity::Pending),
-        (Some(_), false, _) => ("away", StatusSeverity::Error),
+        (Some(_), true, true) => ("degraded", StatusSeverity::Pending),
+        (Some(_), false, _) => ("unavailable", StatusSeverity::Error),
     };
     SlotView {
         key: slot.slot.to_string(),
@@ -77,18 +78,18 @@ fn whole_percent(share: Option<f64>) -> u64 {
     share.unwrap_or(0.0).clamp(0.0, 100.0).round() as u64
 }
 
-/// Why its workers ended, the most frequent reason first.
+/// Why its workers exited, the most frequent reason first.
 fn exit_reasons(figures: &SlotFigures) -> String {
-    let mut ends: Vec<_> = figures.exits.iter().collect();
-    ends.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), name.as_str()));
-    let texts = ends.iter().map(|(name, count)| match count {
+    let mut exits: Vec<_> = figures.exits.iter().collect();
+    exits.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), name.as_str()));
+    let texts = exits.iter().map(|(name, count)| match count {
         1 => name.replace('_', " "),
         count => format!("{} {count}×", name.replace('_', " ")),
     });
     texts.collect::<Vec<_>>().join(", ")
 }
 
-/// The slot's workers beside the one that serves.
+/// The slot's workers beside the active one.
 fn other_workers(slot: &SlotSnapshot) -> String {
     let others = slot.workers.iter().filter(|worker| Some(*worker) != slot.active_worker.as_ref());
     let text = |worker: &CellSnapshot| format!("{} {}", worker.pid, worker.state.name());

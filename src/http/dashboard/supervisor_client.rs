@@ -1,6 +1,6 @@
-//! This machine's supervisor, asked over its control socket: how it is, what happened, and what it is to do.
+//! A client of this instance's control socket: status, events and commands.
 //!
-//! Blocking, so everything here runs on a thread of its own, and every wait has a deadline.
+//! Blocking: each call runs on a thread of its own, and every wait has a deadline.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -13,27 +13,27 @@ use crate::http::dashboard::flash::FlashMessage;
 use crate::status::document::InstanceStatus;
 use crate::sys::clock;
 
-/// Longest time to learn how it is.
+/// Longest time of a poll.
 pub(super) const POLL_TIMEOUT: Duration = Duration::from_millis(900);
 
-/// Longest time for which a page waits for a verdict; what takes longer may go on, and the page says so.
+/// Longest time that a page waits for a command's result; the command may go on, and the page says so.
 pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Events that are shown.
 pub(super) const EVENTS_SHOWN: usize = 40;
 
-/// What a supervisor said when it was asked how it is.
+/// The supervisor's reply to a poll.
 #[derive(Debug)]
 pub(super) struct SupervisorReply {
     pub(super) status: InstanceStatus,
-    /// What happened after the last event that was known.
+    /// Events after the requested one.
     pub(super) events: Vec<FleetEvent>,
 }
 
-/// Asks how it is and what happened after the event with this number.
+/// Reads the status and the events after the one with this number.
 ///
 /// # Errors
-/// When it cannot be asked, or has not answered within [`LOOK`].
+/// The supervisor cannot be reached, or has not answered within [`POLL_TIMEOUT`].
 pub(super) fn poll(run_dir: &Path, after: Option<u64>) -> Result<SupervisorReply, ControlError> {
     let deadline = Some(clock::monotonic() + POLL_TIMEOUT);
     let mut client = ControlClient::connect(run_dir)?;
@@ -64,7 +64,7 @@ pub(super) fn poll(run_dir: &Path, after: Option<u64>) -> Result<SupervisorReply
     Ok(SupervisorReply { status, events: events.into() })
 }
 
-/// Has it do something, and says how it went.
+/// Runs a command, and returns its result.
 pub(super) fn run_command(run_dir: &Path, request: &ControlRequest) -> FlashMessage {
     let deadline = Some(clock::monotonic() + COMMAND_TIMEOUT);
     let result = || {
@@ -78,9 +78,9 @@ pub(super) fn run_command(run_dir: &Path, request: &ControlRequest) -> FlashMess
     };
     match result() {
         Ok(result) => FlashMessage { ok: result.ok, text: result.message },
-        // Not even whether it was heard is known: a supervisor that is stopped has it in its socket.
+        // It is unknown whether the command was received: that of a stopped supervisor waits in its socket.
         Err(ControlError::Timeout) => FlashMessage::failed(format!(
-            "no verdict after {} s: the {} may go on, or be done later; the log below tells",
+            "no result after {} s: the {} may still run; see the events below",
             COMMAND_TIMEOUT.as_secs(),
             request.command()
         )),

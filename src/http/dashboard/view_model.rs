@@ -1,26 +1,25 @@
-//! What the page shows, as text: filled into the template for the first paint, sent as JSON every second afterwards.
+//! What the page shows, as text: rendered into the template first, sent as JSON every second afterwards.
 //!
-//! Both come from here, so that what a browser builds of the one is what the server built of the other. These are the
-//! page's own fields and change with it; programs read `/fleet.json`.
+//! Both come from these types, so a page that the script has updated equals one that the server renders. The fields change
+//! with the page; programs read `/fleet.json`.
 
 use serde::Serialize;
 
 /// The whole page.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct DashboardView {
-    /// Whose buttons these are: the id of the machine that drew the page.
-    #[serde(rename = "machine")]
+    /// The id of the instance whose page this is: forms carry it.
     pub(super) instance: String,
     /// Time of day of these figures, UTC.
     pub(super) at: String,
-    /// Where the fleet stands: `serving`, `rolling out`, ….
+    /// `serving`, `rolling out`, ….
     pub(super) state: String,
     pub(super) state_tone: StatusSeverity,
     /// The same in a sentence.
     pub(super) state_text: String,
     /// The change under way, empty when there is none.
     pub(super) rollout: String,
-    /// How far it is, 0 to 100.
+    /// Progress of the change, 0 to 100.
     pub(super) rollout_percent: u64,
     pub(super) rate: String,
     pub(super) rate_path: String,
@@ -38,52 +37,46 @@ pub(super) struct DashboardView {
     pub(super) redis: String,
     pub(super) redis_tone: StatusSeverity,
     pub(super) redis_text: String,
-    /// What is wrong with a Redis that works.
+    /// Warnings about a Redis that works.
     pub(super) warnings: Vec<ListItem>,
-    /// Every machine, this one first.
-    #[serde(rename = "machines")]
+    /// Every instance, this one first.
     pub(super) instances: Vec<InstanceView>,
     /// Why some may be missing; empty when none can be.
-    #[serde(rename = "machines_note")]
     pub(super) instances_note: String,
     /// The queue in a sentence.
     pub(super) queue: String,
     pub(super) running: Vec<TaskView>,
     pub(super) dead: Vec<DeadTaskView>,
-    /// What happened, the newest first; none: as it was told last.
+    /// The newest first; `None`: as in the update before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) events: Option<Vec<EventView>>,
-    /// Why there are none, if there are none.
+    /// Why there are no events; empty if there are.
     pub(super) events_note: String,
 }
 
-/// How good a state is.
+/// How good a state is, as the stylesheet names it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum StatusSeverity {
-    /// Nothing to say.
+    /// Neither good nor bad.
     #[default]
-    #[serde(rename = "plain")]
     Neutral,
-    /// As wanted.
-    #[serde(rename = "good")]
+    /// As desired.
     Ok,
-    /// On its way, or not quite as wanted.
-    #[serde(rename = "wait")]
+    /// In transition, or degraded.
     Pending,
-    /// Somebody should look.
-    #[serde(rename = "bad")]
+    /// An operator should look.
     Error,
 }
 
 impl StatusSeverity {
-    /// As the stylesheet knows it.
+    /// As in JSON.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Neutral => "plain",
-            Self::Ok => "good",
-            Self::Pending => "wait",
-            Self::Error => "bad",
+            Self::Neutral => "neutral",
+            Self::Ok => "ok",
+            Self::Pending => "pending",
+            Self::Error => "error",
         }
     }
 }
@@ -95,12 +88,12 @@ pub(super) struct ListItem {
     pub(super) text: String,
 }
 
-/// One machine.
+/// One instance.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct InstanceView {
     pub(super) key: String,
     pub(super) host: String,
-    /// What tells it from others: "this machine", or when it was last heard of.
+    /// `this instance`, or the age of its last heartbeat.
     pub(super) which: String,
     pub(super) tone: StatusSeverity,
     /// Its figures in a sentence.
@@ -117,11 +110,10 @@ pub(super) struct SlotView {
     pub(super) tone: StatusSeverity,
     pub(super) pid: String,
     /// The slot's other workers, empty when there are none.
-    #[serde(rename = "also")]
     pub(super) other_workers: String,
     pub(super) generation: String,
     pub(super) rate: String,
-    /// The last minute of it; empty for other machines.
+    /// The last minute of the rate as an SVG path; empty for other instances.
     pub(super) path: String,
     pub(super) in_flight: String,
     pub(super) busy: String,
@@ -132,10 +124,9 @@ pub(super) struct SlotView {
     pub(super) redis: String,
     pub(super) redis_tone: StatusSeverity,
     pub(super) restarts: String,
-    /// Why its workers ended.
+    /// Why its workers exited.
     pub(super) reasons: String,
-    /// Index of the slot for whoever wants to restart it here; empty on other machines.
-    #[serde(rename = "own")]
+    /// The slot's index in the restart form; empty for other instances.
     pub(super) restart_slot: String,
 }
 
@@ -149,7 +140,7 @@ pub(super) struct TaskView {
     pub(super) text: String,
 }
 
-/// A task that was given up.
+/// A dead task.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct DeadTaskView {
     pub(super) key: String,
@@ -158,7 +149,7 @@ pub(super) struct DeadTaskView {
     pub(super) text: String,
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(super) struct EventView {
     pub(super) key: String,

@@ -1,4 +1,4 @@
-//! Who is logged in, and everything that begins, changes or ends that.
+//! The user who is logged in: login, logout, new ids, and the user's other sessions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,18 +8,19 @@ use http::header::USER_AGENT;
 use http::request::Parts;
 use tower_sessions::session::Id;
 
+use crate::http::csrf;
 use crate::http::error::RequestError;
-use crate::http::extract::request_state;
+use crate::http::request_scope::RequestScope;
 use crate::http::request_state::session_store::RequestSessionStore;
 use crate::http::request_state::{RequestState, SessionFreshness};
 use crate::session;
 use crate::session::auth::{ActiveSession, UserLogin};
 use crate::session::user::{LoginDetails, USER_NAME_MAX, UserTag};
 
-/// The visitor's account: who is logged in with this session, and where else.
+/// The user of the request's session, and the user's other sessions.
 ///
-/// Naming it costs the request's one round trip if the cookie says that somebody is logged in, and none otherwise.
-/// Whatever it changes is done when its method returns, whatever becomes of the response.
+/// Naming it costs the request's one round trip if the cookie names a user, and none otherwise.
+/// A change is stored when its method returns, whatever the response is.
 #[derive(Debug, Clone)]
 pub struct AuthSession {
     state: Arc<RequestState>,
@@ -29,47 +30,53 @@ pub struct AuthSession {
 }
 
 impl AuthSession {
-    /// The user who is logged in, by the name that [`Account::login`] was given.
+    /// The user who is logged in, by the name that [`AuthSession::login`] was given.
     pub fn user_id(&self) -> Option<&str> {
         self.user.as_deref()
     }
 
-    /// Logs a user in, whoever he proved to be.
+    /// Logs a user in. The application has checked the password, or whatever proves who it is.
     ///
-    /// The session keeps its fields and gets another id in one step: nobody who knew the old one gets in with it. A
+    /// The session keeps its fields and gets another id in one step: the old one gives no access any more. A
     /// visitor without a session gets one. Of more sessions than `session.max_per_user` the oldest ends.
     ///
     /// # Errors
-    /// [`Error::UserName`] unless it has 1 to 256 bytes; [`Error::SessionGone`] if the session was given another id a
-    /// moment ago, as by a form that was sent twice; [`Error::Denied`], [`Error::Unavailable`].
+    /// [`RequestError::InvalidUserId`] unless it has 1 to 256 bytes; [`RequestError::SessionGone`] if the session was given another id a
+    /// moment ago, as by a form that was sent twice; [`RequestError::Denied`], [`RequestError::Unavailable`].
     ///
     /// # Cancel safety
-    /// Dropping the future leaves it unknown whether he is logged in.
+    /// Dropping the future leaves it unknown whether the user is logged in.
     pub async fn login(&mut self, user: &str) -> Result<(), RequestError> {
         if user.is_empty() || user.len() > USER_NAME_MAX {
             return Err(RequestError::InvalidUserId);
         }
         let old = self.state.load_current_session().await?;
-        let tag = self.state.core.user_tag(user).ok_or(RequestError::Unavailable { retry_after: 1 })?;
+        let tag = self
+            .state
+            .services
+            .sessions
+            .signing_keys
+            .user_tag(user)
+            .ok_or(RequestError::Unavailable { retry_after: 1 })?;
         let details = LoginDetails::new(user, &self.state.client.address.to_string(), &self.agent);
-        let done = self.store.inner.login(old, &UserLogin { user: tag, details }).await;
+        let done = self.store.login(old, &UserLogin { user: tag, details }).await;
         self.apply_new_id(done, Some(tag)).await?;
         self.user = Some(user.to_owned());
         Ok(())
     }
 
-    /// Ends the session; a visitor who has none is logged out already.
+    /// Ends the session; without a session nothing is done.
     ///
     /// # Errors
-    /// [`Error::SessionGone`] if the session was given another id a moment ago, [`Error::Denied`],
-    /// [`Error::Unavailable`].
+    /// [`RequestError::SessionGone`] if the session was given another id a moment ago, [`RequestError::Denied`],
+    /// [`RequestError::Unavailable`].
     ///
     /// # Cancel safety
-    /// As [`Account::login`].
+    /// As [`AuthSession::login`].
     pub async fn logout(&mut self) -> Result<(), RequestError> {
         if let Some(id) = self.state.load_current_session().await? {
             let user = self.state.lock().await.user;
-            if let Err(error) = self.store.inner.destroy(id, user).await {
+            if let Err(error) = self.store.session.destroy(id, user).await {
                 return Err(self.state.record_session_failure(error).await);
             }
             self.state.set_current_session(None, None).await;
@@ -81,30 +88,30 @@ impl AuthSession {
     /// Gives the session another id, as should be done whenever its visitor may do more than before.
     ///
     /// # Errors
-    /// As [`Account::logout`].
+    /// As [`AuthSession::logout`].
     ///
     /// # Cancel safety
-    /// As [`Account::login`].
+    /// As [`AuthSession::login`].
     pub async fn cycle_id(&mut self) -> Result<(), RequestError> {
         let Some(id) = self.state.load_current_session().await? else { return Ok(()) };
         let user = self.state.lock().await.user;
-        let done = self.store.inner.cycle_id(id).await;
+        let done = self.store.cycle_id(id).await;
         self.apply_new_id(done, user).await
     }
 
     /// The sessions in which the user is logged in, this one first; of very many the latest 256.
     ///
     /// # Errors
-    /// [`Error::LoggedOut`], [`Error::Unavailable`].
+    /// [`RequestError::NotLoggedIn`], [`RequestError::Unavailable`].
     pub async fn sessions(&self) -> Result<Vec<ActiveSession>, RequestError> {
         let (id, user) = self.logged_in().await?;
-        Ok(self.store.inner.list_user_sessions(user, Some(id)).await?)
+        Ok(self.store.session.list_user_sessions(user, Some(id)).await?)
     }
 
-    /// Ends one of the user's sessions, by its handle in [`Account::sessions`]; whether there was one.
+    /// Ends one of the user's sessions, by its handle in [`AuthSession::sessions`]; whether there was one.
     ///
     /// # Errors
-    /// As [`Account::sessions`].
+    /// As [`AuthSession::sessions`].
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was ended.
@@ -114,22 +121,22 @@ impl AuthSession {
             self.logout().await?;
             return Ok(true);
         }
-        match self.store.inner.revoke(user, handle).await {
+        match self.store.session.revoke(user, handle).await {
             Ok(destroyed) => Ok(destroyed),
             Err(error) => Err(self.state.record_session_failure(error).await),
         }
     }
 
-    /// Logs the user out everywhere, here too, in one step however many sessions he has.
+    /// Logs the user out everywhere, here too, in one step however many sessions there are.
     ///
     /// # Errors
-    /// As [`Account::sessions`].
+    /// As [`AuthSession::sessions`].
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
     pub async fn logout_everywhere(&mut self) -> Result<(), RequestError> {
         let (_, user) = self.logged_in().await?;
-        if let Err(error) = self.store.inner.destroy_all(user, None).await {
+        if let Err(error) = self.store.session.destroy_all(user, None).await {
             return Err(self.state.record_session_failure(error).await);
         }
         self.logout().await
@@ -138,13 +145,13 @@ impl AuthSession {
     /// Logs the user out everywhere but here.
     ///
     /// # Errors
-    /// As [`Account::sessions`].
+    /// As [`AuthSession::sessions`].
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
     pub async fn logout_others(&self) -> Result<(), RequestError> {
         let (id, user) = self.logged_in().await?;
-        match self.store.inner.destroy_all(user, Some(id)).await {
+        match self.store.session.destroy_all(user, Some(id)).await {
             Ok(()) => Ok(()),
             Err(error) => Err(self.state.record_session_failure(error).await),
         }
@@ -154,44 +161,50 @@ impl AuthSession {
     /// days. They outlive every change of its fields and every new id, but not the next login.
     ///
     /// # Errors
-    /// [`Error::SessionGone`] if there is no session, [`Error::Unavailable`].
+    /// [`RequestError::SessionGone`] if there is no session, [`RequestError::Unavailable`].
     pub async fn remember(&self, idle: Duration, absolute: Duration) -> Result<(), RequestError> {
         let id = self.state.load_current_session().await?.ok_or(RequestError::SessionGone)?;
         let user = self.state.lock().await.user;
-        self.store.inner.set_lifetimes(id, user, idle, absolute).await?;
+        self.store.session.set_lifetimes(id, user, idle, absolute).await?;
         self.state.invalidate_cached(id);
         self.state.lock().await.cookie_age = Some(absolute.min(session::LIFETIME_MAX));
         Ok(())
     }
 
-    /// A text for a hidden field of a form: only pages of this session have it, so no other site can send the form.
+    /// A token for a hidden field of a form: only pages of this session have it, so no other site can send the form.
     ///
-    /// Every call makes another one, and all of them are good as long as the session keeps its id: a constant text could
-    /// be guessed from the lengths of compressed pages. A visitor without a session gets
-    /// the cookie for one, of which nothing is stored before it comes back.
+    /// Every call makes another one, and all of them are valid as long as the session keeps its id: a constant token could
+    /// be guessed from the lengths of compressed pages. A visitor without a session gets the cookie for one, of which
+    /// nothing is stored before it comes back.
     ///
     /// # Errors
-    /// [`Error::SessionGone`] if the session was given another id a moment ago, [`Error::Denied`],
-    /// [`Error::Unavailable`].
+    /// [`RequestError::SessionGone`] if the session was given another id a moment ago, [`RequestError::Denied`],
+    /// [`RequestError::Unavailable`].
     pub async fn csrf_token(&self) -> Result<String, RequestError> {
         let without_redis = {
             let inner = self.state.lock().await;
             inner.freshness.map(|_| inner.current_session_id.filter(|_| inner.failure.is_none()))
         };
         let id = match without_redis {
-            // Redis cannot be asked, or make a session: the text follows from the id, and is checked when it comes back.
+            // Without Redis no session can be created: the token follows from the id, and is verified when it comes back.
             Some(current) => current.ok_or(RequestError::Unavailable { retry_after: 1 })?,
             None => self.state.load_or_issue_session().await?,
         };
-        let keyring = self.state.core.keyring().ok_or(RequestError::Unavailable { retry_after: 1 })?;
-        keyring.csrf_token(id).map_err(|_| RequestError::Internal)
+        let keyring = self
+            .state
+            .services
+            .sessions
+            .signing_keys
+            .keyring()
+            .ok_or(RequestError::Unavailable { retry_after: 1 })?;
+        csrf::session_token(&keyring, id).ok_or(RequestError::Internal)
     }
 
-    /// Whether this is the text that the session's own forms have. Costs no round trip.
+    /// Whether this is a token of the session's own forms. Costs no round trip.
     pub async fn verify_csrf_token(&self, text: &str) -> bool {
         let id = self.state.lock().await.current_session_id;
-        let keyring = self.state.core.keyring();
-        keyring.zip(id).is_some_and(|(keyring, id)| keyring.is_csrf_token(id, text))
+        let keyring = self.state.services.sessions.signing_keys.keyring();
+        keyring.zip(id).is_some_and(|(keyring, id)| csrf::is_session_token(&keyring, id, text))
     }
 
     async fn logged_in(&self) -> Result<(Id, UserTag), RequestError> {
@@ -200,7 +213,7 @@ impl AuthSession {
         id.zip(user).ok_or(RequestError::NotLoggedIn)
     }
 
-    /// Takes note of the session's new id.
+    /// Records the session's new id.
     async fn apply_new_id(
         &self,
         done: Result<Id, session::SessionError>,
@@ -220,9 +233,8 @@ impl<S: Sync> FromRequestParts<S> for AuthSession {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        let state = Arc::clone(request_state(parts)?);
-        let store =
-            Arc::clone(parts.extensions.get::<Arc<RequestSessionStore>>().ok_or(RequestError::OutsideFleet)?);
+        let store = Arc::clone(&RequestScope::from_parts(parts)?.store);
+        let state = Arc::clone(&store.state);
         let current = {
             let mut inner = state.lock().await;
             inner.session_accessed = true;
@@ -234,8 +246,8 @@ impl<S: Sync> FromRequestParts<S> for AuthSession {
             current
         };
         let user = match current {
-            Some(id) => match store.inner.login_details(id).await {
-                Ok(details) => details.map(|details| details.user),
+            Some(id) => match store.loaded(id).await {
+                Ok(session) => session.login_details().map(|details| details.user),
                 Err(session::SessionError::Gone | session::SessionError::Rotated) => None,
                 Err(error) => return Err(error.into()),
             },

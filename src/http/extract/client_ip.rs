@@ -1,4 +1,4 @@
-//! Who asks.
+//! The client's address.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 
 use crate::http::error::RequestError;
-use crate::http::extract::request_state;
+use crate::http::request_scope::RequestScope;
 
 /// The client's address, as far as trusted proxies vouch for it; never what an untrusted client claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,6 @@ impl<S: Sync> FromRequestParts<S> for ClientIp {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        Ok(Self(request_state(parts)?.client.address))
+        Ok(Self(RequestScope::from_parts(parts)?.state().client.address))
     }
 }

@@ -10,18 +10,18 @@ use crate::counter::CounterName;
 use crate::counter::batched::Approximate;
 use crate::counter::bounded::BoundedRequest;
 use crate::http::error::RequestError;
-use crate::http::extract::request_state;
+use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
 use crate::redis::counter_commands::BoundedOutcome;
 
-/// Counters that all workers and machines share, of four kinds.
+/// Counters that all workers of all instances share, of four kinds.
 ///
 /// | kind | an addition costs | its value |
 /// |---|---|---|
 /// | exact ([`add`](Self::add)) | a part of the request's one round trip | exact, at once |
 /// | [`batched`](Self::batched) | nothing | at most 50 ms behind other workers; nothing lost, nothing twice |
 /// | [`bounded`](Self::bounded) | a round trip | exact, and never above its bound |
-/// | [`unique`](Self::unique) | a round trip | how much of it is different, ± 0.81 % |
+/// | [`distinct`](Self::distinct) | a round trip | how many different items, ± 0.81 % |
 ///
 /// A name has 1 to 64 of `A–Z a–z 0–9 _ - . :`. An exact and a batched counter of one name are one number.
 #[derive(Debug, Clone)]
@@ -31,8 +31,8 @@ impl Counters {
     /// Adds to a counter, which begins at 0, and returns the sum.
     ///
     /// # Errors
-    /// [`Error::CounterName`], [`Error::CounterOverflow`] (nothing was changed), [`Error::Denied`],
-    /// [`Error::Unavailable`] (after a timeout it is unknown whether it was added).
+    /// [`RequestError::InvalidCounterName`], [`RequestError::CounterOverflow`] (nothing was changed), [`RequestError::Denied`],
+    /// [`RequestError::Unavailable`] (after a timeout it is unknown whether it was added).
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was added.
@@ -40,7 +40,7 @@ impl Counters {
         self.0.add_to_counter(&CounterName::parse(name)?, by).await
     }
 
-    /// Reads a counter; one that nobody added to is 0.
+    /// Reads a counter; without additions it is 0.
     ///
     /// # Errors
     /// As [`Counters::add`].
@@ -51,23 +51,23 @@ impl Counters {
     /// A counter whose additions gather in the worker's shared memory and go to Redis every 50 ms, each exactly once.
     ///
     /// # Errors
-    /// [`Error::CounterName`].
+    /// [`RequestError::InvalidCounterName`].
     pub fn batched(&self, name: &str) -> Result<BatchedCounter, RequestError> {
         Ok(BatchedCounter { state: Arc::clone(&self.0), name: CounterName::parse(name)? })
     }
 
-    /// A counter of something of which there is only `max`: stock, seats. The bound may differ from call to call.
+    /// A counter of something of which there is only `max`, such as stock. The bound may differ from call to call.
     ///
     /// # Errors
-    /// [`Error::CounterName`].
+    /// [`RequestError::InvalidCounterName`].
     pub fn bounded(&self, name: &str, max: u64) -> Result<BoundedCounter, RequestError> {
         Ok(BoundedCounter { state: Arc::clone(&self.0), name: CounterName::parse(name)?, max })
     }
 
-    /// A counter of what is different: visitors, addresses. It takes 12 KiB, however much it has seen.
+    /// A counter of different items, such as visitors or addresses. It takes 12 KiB, however many were inserted.
     ///
     /// # Errors
-    /// [`Error::CounterName`].
+    /// [`RequestError::InvalidCounterName`].
     pub fn distinct(&self, name: &str) -> Result<DistinctCounter, RequestError> {
         Ok(DistinctCounter { state: Arc::clone(&self.0), name: CounterName::parse(name)?, window: None })
     }
@@ -83,11 +83,13 @@ pub struct BatchedCounter {
 impl BatchedCounter {
     /// Adds. When it returns, neither a killed worker nor an outage of Redis loses the addition.
     ///
-    /// It asks no limit and costs no command: a request that limits refuse must ask them first, see [`crate::Limit`].
-    /// Where more than 64 names have something pending in one worker, those beyond are added to at once.
+    /// It decides no limit and costs no command: a request under limits must have them decided before, see [`RateLimit`].
+    /// Where more than 64 names have something pending in one worker, additions to the others are sent at once.
+    ///
+    /// [`RateLimit`]: crate::http::extract::RateLimit
     ///
     /// # Errors
-    /// [`Error::CounterOverflow`]; as [`Counters::add`] for a name beyond the first 64.
+    /// [`RequestError::CounterOverflow`]; as [`Counters::add`] for a name beyond the first 64.
     ///
     /// # Cancel safety
     /// It is added when it is first polled, except for a name beyond the first 64.
@@ -95,11 +97,11 @@ impl BatchedCounter {
         self.state.add_batched(&self.name, by).await
     }
 
-    /// The value by Redis and all that the workers of this machine have added to it, this request's additions
+    /// The value in Redis and all that the workers of this instance have added to it, this request's additions
     /// included; while Redis is away, what this worker knows.
     ///
     /// # Errors
-    /// [`Error::Denied`]; [`Error::Unavailable`] if this worker knows nothing.
+    /// [`RequestError::Denied`]; [`RequestError::Unavailable`] if this worker knows nothing.
     ///
     /// # Cancel safety
     /// Nothing is changed.
@@ -107,8 +109,8 @@ impl BatchedCounter {
         self.state.batched_value(&self.name).await
     }
 
-    /// The value without a command: what Redis said last and what this worker has added since; `None` before this
-    /// worker has heard of it.
+    /// The value without a command: as last read from Redis, with what this worker has added since; `None` before the first
+    /// read.
     pub fn known(&self) -> Option<Approximate> {
         self.state.batched_cached(&self.name)
     }
@@ -122,7 +124,7 @@ pub struct BoundedCounter {
     max: u64,
 }
 
-/// What became of a wish to take or give back.
+/// The outcome of taking or giving back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
     /// Whether it was done, now or before with the same token.
@@ -135,8 +137,8 @@ impl BoundedCounter {
     /// Takes `count`, or nothing if there is not so much left.
     ///
     /// # Errors
-    /// [`Error::CounterAmount`], [`Error::Denied`], [`Error::Unavailable`] (after a timeout it is unknown whether it
-    /// was taken; [`Bounded::take_once`] can be repeated).
+    /// [`RequestError::InvalidCounterAmount`], [`RequestError::Denied`], [`RequestError::Unavailable`] (after a timeout it is unknown whether it
+    /// was taken; [`BoundedCounter::take_once`] can be repeated).
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was taken.
@@ -144,11 +146,11 @@ impl BoundedCounter {
         Ok(self.state.take_bounded(&self.name, self.max, BoundedRequest { count, token: None }).await?.into())
     }
 
-    /// The same, and only once for this token, which the client makes up and repeats with its request. It is
-    /// remembered for a day.
+    /// The same, and only once for this token, which the client chooses and repeats with its request. It is stored for a
+    /// day.
     ///
     /// # Errors
-    /// As [`Bounded::take`], and [`Error::CounterToken`]; a repetition is safe.
+    /// As [`BoundedCounter::try_take`], and [`RequestError::InvalidCounterToken`]; a repetition is safe.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was taken; a repetition is safe.
@@ -163,7 +165,7 @@ impl BoundedCounter {
     /// Gives back, and never more than is taken.
     ///
     /// # Errors
-    /// As [`Bounded::take`].
+    /// As [`BoundedCounter::try_take`].
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was given back.
@@ -174,7 +176,7 @@ impl BoundedCounter {
     /// The same, and only once for this token, which may be the one it was taken with.
     ///
     /// # Errors
-    /// As [`Bounded::take_once`].
+    /// As [`BoundedCounter::take_once`].
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was given back; a repetition is safe.
@@ -189,7 +191,7 @@ impl BoundedCounter {
     /// How much is taken.
     ///
     /// # Errors
-    /// [`Error::Denied`], [`Error::Unavailable`].
+    /// [`RequestError::Denied`], [`RequestError::Unavailable`].
     ///
     /// # Cancel safety
     /// Nothing is changed.
@@ -209,7 +211,7 @@ impl From<BoundedOutcome> for Taken {
     }
 }
 
-/// A unique counter.
+/// A counter of different items.
 #[derive(Debug, Clone)]
 pub struct DistinctCounter {
     state: Arc<RequestState>,
@@ -217,17 +219,17 @@ pub struct DistinctCounter {
     window: Option<Duration>,
 }
 
-/// What a unique counter says.
+/// The outcome of an insertion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inserted {
-    /// Whether anything was new, as far as the counter can tell.
+    /// Whether an item was new, as far as the counter can tell.
     pub is_new: bool,
-    /// How much of what was seen is different.
+    /// How many different items were inserted.
     pub count: u64,
 }
 
 impl DistinctCounter {
-    /// Counts only what is seen in the present window of this length, a second at least; windows begin at multiples
+    /// Counts only items of the present window of this length, a second at least; windows begin at multiples
     /// of it since 1970 by Redis's clock, so a day is one of UTC.
     #[must_use]
     pub fn per(self, window: Duration) -> Self {
@@ -237,7 +239,7 @@ impl DistinctCounter {
     /// Counts an item.
     ///
     /// # Errors
-    /// [`Error::CounterAmount`] for too short a window, [`Error::Denied`], [`Error::Unavailable`]; a repetition is safe.
+    /// [`RequestError::InvalidCounterAmount`] for too short a window, [`RequestError::Denied`], [`RequestError::Unavailable`]; a repetition is safe.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was counted; a repetition is safe.
@@ -245,22 +247,22 @@ impl DistinctCounter {
         self.insert_all(&[item.as_ref()]).await
     }
 
-    /// Counts up to a thousand items in one round trip; none only looks.
+    /// Counts up to a thousand items in one round trip; none only reads.
     ///
     /// # Errors
-    /// As [`Unique::see`], and [`Error::CounterAmount`] for more.
+    /// As [`DistinctCounter::insert`], and [`RequestError::InvalidCounterAmount`] for more.
     ///
     /// # Cancel safety
-    /// As [`Unique::see`].
+    /// As [`DistinctCounter::insert`].
     pub async fn insert_all(&self, items: &[&[u8]]) -> Result<Inserted, RequestError> {
         let (new, value) = self.state.insert_distinct(&self.name, self.window, items).await?;
         Ok(Inserted { is_new: new, count: value })
     }
 
-    /// How much was seen that is different.
+    /// How many different items were inserted.
     ///
     /// # Errors
-    /// As [`Unique::see`].
+    /// As [`DistinctCounter::insert`].
     ///
     /// # Cancel safety
     /// Nothing is changed.
@@ -273,6 +275,6 @@ impl<S: Sync> FromRequestParts<S> for Counters {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        Ok(Self(Arc::clone(request_state(parts)?)))
+        Ok(Self(Arc::clone(RequestScope::from_parts(parts)?.state())))
     }
 }

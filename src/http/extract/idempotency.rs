@@ -10,11 +10,11 @@ use http::request::Parts;
 use crate::http::error::RequestError;
 use crate::http::service::idempotent::key;
 
-/// The request's `Idempotency-Key`: naming it refuses requests without one, 400; `Option<Idempotency>` refuses none.
+/// The request's `Idempotency-Key`: naming it rejects requests without one, 400; `Option<Idempotency>` rejects none.
 ///
 /// A `POST` or `PATCH` with a key is carried out once, whether its handler names this or not: a repetition gets the first
-/// response. Kept are responses with a status from 200 to 499, except 401, 403, 408, 409, 421, 425 and 429, which may be
-/// others at the next try. A handler that knows better says so, and what it says last counts.
+/// response. Stored are responses with a status from 200 to 499, except 401, 403, 408, 409, 421, 425 and 429, which may be
+/// others at the next try. A handler can decide otherwise; its last decision counts.
 ///
 /// ```
 /// use axum::http::StatusCode;
@@ -33,10 +33,10 @@ pub struct Idempotency {
     retention: Arc<AtomicU8>,
 }
 
-/// What a handler said of its response.
+/// A handler's decision about its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::http) enum ResponseRetention {
-    /// Nothing: its status decides.
+    /// None: the status decides.
     ByStatus,
     Store,
     Discard,
@@ -52,7 +52,7 @@ impl Idempotency {
         &self.key
     }
 
-    /// The response is final, whatever its status: repetitions get it, also if it says that something failed.
+    /// The response is final, whatever its status: repetitions get it, also if it is an error.
     pub fn store(&self) {
         self.retention.store(1, Relaxed);
     }
@@ -70,7 +70,7 @@ impl Idempotency {
         }
     }
 
-    /// The one under which the request is carried out; where keys mean nothing, one of which nothing follows.
+    /// The one under which the request is carried out; where keys have no effect, one that is not used.
     fn from_parts(parts: &Parts) -> Result<Option<Self>, RequestError> {
         if let Some(claimed) = parts.extensions.get::<Self>() {
             return Ok(Some(claimed.clone()));

@@ -1,4 +1,4 @@
-//! What a handler asks for by naming it among its arguments.
+//! Extractors: what a handler gets by naming it among its arguments.
 //!
 //! `tower_sessions::Session` belongs to them; it is put into the request as it is.
 
@@ -11,22 +11,11 @@ mod rate_limit;
 mod session_fields;
 mod worker;
 
-use std::sync::Arc;
-
 pub use auth_session::AuthSession;
 pub use client_ip::ClientIp;
 pub use counters::{BatchedCounter, BoundedCounter, Counters, DistinctCounter, Inserted, Taken};
-use http::request::Parts;
 pub use idempotency::Idempotency;
 pub(super) use idempotency::ResponseRetention;
 pub use page_view::PageView;
 pub use rate_limit::RateLimit;
 pub use session_fields::SessionFields;
-
-use crate::http::error::RequestError;
-use crate::http::request_state::RequestState;
-
-/// This request's exchange.
-fn request_state(parts: &Parts) -> Result<&Arc<RequestState>, RequestError> {
-    RequestState::from_extensions(&parts.extensions).ok_or(RequestError::OutsideFleet)
-}

@@ -4,7 +4,7 @@ use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
 
 use crate::http::error::RequestError;
-use crate::http::extract::request_state;
+use crate::http::request_scope::RequestScope;
 use crate::http::request_state::CountedView;
 
 /// This request as a view of its visitor: naming it counts one, exactly, in the visitor's session and in the total.
@@ -12,17 +12,17 @@ use crate::http::request_state::CountedView;
 /// A visitor without a session gets one. Limits, session, view and total are one round trip. While Redis is away, or
 /// takes no writes, nothing can be counted, and no older number stands in: the request is answered 503.
 ///
-/// A page that has more to show than a number names `Option<Visit>`. For GET and HEAD it is then `None` while nothing
-/// can be counted; limits hold as far as workers decide them alone, and the header `Session-State` says what the rest
-/// of the page was made of: `stale`, `read-only` or `unknown`.
+/// A page that has more to show than a number names `Option<PageView>`. For GET and HEAD it is then `None` while nothing
+/// can be counted; limits hold as far as workers decide them alone, and the header `Session-State` tells how fresh the
+/// session is: `stale`, `read-only` or `unknown`.
 ///
 /// ```
-/// use regatta::Visit;
+/// use regatta::PageView;
 ///
-/// async fn page(visit: Option<Visit>) -> String {
-///     match visit {
-///         Some(visit) => format!("you were here {} times", visit.views()),
-///         None => "how often you were here cannot be told at the moment".to_owned(),
+/// async fn page(view: Option<PageView>) -> String {
+///     match view {
+///         Some(view) => format!("your page view number {}", view.count()),
+///         None => "views are not counted at the moment".to_owned(),
 ///     }
 /// }
 /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(page));
@@ -41,7 +41,7 @@ impl PageView {
         self.0.total
     }
 
-    /// Whether the visitor's session was made for this view.
+    /// Whether the visitor had no session before this view.
     pub fn is_new(&self) -> bool {
         self.0.is_new
     }
@@ -51,7 +51,7 @@ impl<S: Sync> FromRequestParts<S> for PageView {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        Ok(Self(request_state(parts)?.count_view().await?))
+        Ok(Self(RequestScope::from_parts(parts)?.state().count_view().await?))
     }
 }
 
@@ -59,6 +59,6 @@ impl<S: Sync> OptionalFromRequestParts<S> for PageView {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, RequestError> {
-        Ok(request_state(parts)?.count_view_if_possible().await?.map(Self))
+        Ok(RequestScope::from_parts(parts)?.state().count_view_if_possible().await?.map(Self))
     }
 }

@@ -7,7 +7,7 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 
 use crate::http::error::RequestError;
-use crate::http::extract::request_state;
+use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
 use crate::redis::begin::RateLimitDecision;
 
@@ -34,10 +34,10 @@ impl RateLimit {
 
     /// Charges the request for more than it was: so many requests more under every policy that it falls under.
     ///
-    /// For work whose price shows only when it is under way. All of them are charged, or none.
+    /// For work whose price shows only when it is under way. Every policy is charged, or none.
     ///
     /// # Errors
-    /// [`Error::Denied`]: it is more than a policy has left; the client gets 429, whatever the handler answers.
+    /// [`RequestError::Denied`]: it is more than a policy has left; the client gets 429, whatever the handler answers.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was charged.
@@ -52,7 +52,7 @@ impl RateLimit {
     /// Costs a round trip a policy. Clients that were denied meanwhile are allowed again at once, on every worker.
     ///
     /// # Errors
-    /// [`Error::Unavailable`]: some of it may not have been given back.
+    /// [`RequestError::Unavailable`]: some of it may not have been given back.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown what was given back.
@@ -65,7 +65,7 @@ impl<S: Sync> FromRequestParts<S> for RateLimit {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        let state = Arc::clone(request_state(parts)?);
+        let state = Arc::clone(RequestScope::from_parts(parts)?.state());
         state.decide_limits().await?;
         let decisions = state.lock().await.limits.decisions();
         Ok(Self { state, decisions })

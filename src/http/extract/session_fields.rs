@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
-use bytes::Bytes;
 use http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tower_sessions::session::Id;
 
 use crate::http::error::RequestError;
-use crate::http::extract::request_state;
+use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
 use crate::http::request_state::session_store::RequestSessionStore;
 
@@ -30,10 +29,10 @@ impl SessionFields {
     /// A field's value; `None` if there is none, or no session.
     ///
     /// # Errors
-    /// [`Error::SessionField`] if it holds something else, [`Error::Denied`], [`Error::Unavailable`].
+    /// [`RequestError::InvalidSessionField`] if it holds something else, [`RequestError::Denied`], [`RequestError::Unavailable`].
     pub async fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RequestError> {
         match self.state.load_current_session().await {
-            Ok(Some(id)) => Ok(self.store.inner.value(id, name).await?),
+            Ok(Some(id)) => Ok(self.store.loaded(id).await?.value(name)?),
             Ok(None) | Err(RequestError::SessionGone) => Ok(None),
             Err(error) => Err(error),
         }
@@ -44,14 +43,15 @@ impl SessionFields {
     /// Such a field is stored as it is, never encrypted; use it for nothing else.
     ///
     /// # Errors
-    /// [`Error::SessionField`] if it is no integer or the sum does not fit, [`Error::SessionFull`],
-    /// [`Error::SessionGone`], [`Error::Denied`]; [`Error::Unavailable`], after which it may have been added.
+    /// [`RequestError::InvalidSessionField`] if it is no integer or the sum does not fit, [`RequestError::SessionTooLarge`],
+    /// [`RequestError::SessionGone`], [`RequestError::Denied`]; [`RequestError::Unavailable`], after which it may have been added.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was added.
     pub async fn incr(&self, name: &str, by: i64) -> Result<i64, RequestError> {
         let Some(id) = self.ensure_session().await? else { return Ok(by) };
-        let sum = self.store.inner.add(id, name, by).await;
+        let known = self.store.loaded(id).await?;
+        let sum = self.store.session.add(&known, name, by).await;
         self.state.invalidate_cached(id);
         Ok(sum?)
     }
@@ -61,7 +61,7 @@ impl SessionFields {
     /// Nothing is lost: if another request was faster, `change` is called again with the new value, up to three times.
     ///
     /// # Errors
-    /// [`Error::SessionConflict`] if others were faster each time; otherwise as [`Fields::incr`].
+    /// [`RequestError::SessionConflict`] if others were faster each time; otherwise as [`SessionFields::incr`].
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was changed.
@@ -71,7 +71,8 @@ impl SessionFields {
         mut change: impl FnMut(Option<T>) -> T,
     ) -> Result<T, RequestError> {
         let Some(id) = self.ensure_session().await? else { return Ok(change(None)) };
-        let value = self.store.inner.update(id, name, change).await;
+        let known = self.store.loaded(id).await?;
+        let value = self.store.session.update(known, name, change).await;
         self.state.invalidate_cached(id);
         Ok(value?)
     }
@@ -85,7 +86,7 @@ impl SessionFields {
         if self.state.creates_no_session {
             return Ok(None);
         }
-        let id = self.store.inner.create_with_fields(Vec::<(String, Bytes)>::new()).await?;
+        let id = self.store.create_empty().await?;
         self.state.set_current_session(Some(id), None).await;
         Ok(Some(id))
     }
@@ -95,9 +96,8 @@ impl<S: Sync> FromRequestParts<S> for SessionFields {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        let state = Arc::clone(request_state(parts)?);
-        let store =
-            Arc::clone(parts.extensions.get::<Arc<RequestSessionStore>>().ok_or(RequestError::OutsideFleet)?);
+        let store = Arc::clone(&RequestScope::from_parts(parts)?.store);
+        let state = Arc::clone(&store.state);
         state.lock().await.session_accessed = true;
         Ok(Self { state, store })
     }

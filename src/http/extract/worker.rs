@@ -1,17 +1,20 @@
 //! Which worker answers, and what it shares.
 
+use std::sync::Arc;
+
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
 use crate::http::error::RequestError;
-use crate::http::extract::request_state;
-use crate::http::service::context::{FleetHandle, Worker};
+use crate::http::fleet_handle::FleetHandle;
+use crate::http::request_scope::RequestScope;
+use crate::http::worker::Worker;
 
 impl<S: Sync> FromRequestParts<S> for Worker {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        Ok(request_state(parts)?.core.worker.clone())
+        Ok(RequestScope::from_parts(parts)?.services.worker.worker.clone())
     }
 }
 
@@ -19,6 +22,6 @@ impl<S: Sync> FromRequestParts<S> for FleetHandle {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        Ok(Self(std::sync::Arc::clone(&request_state(parts)?.core)))
+        Ok(Self(Arc::clone(&RequestScope::from_parts(parts)?.services)))
     }
 }

@@ -11,43 +11,42 @@ use http::Request;
 use tower::{Layer, Service};
 
 use crate::http::error::RequestError;
-use crate::http::request_state::RequestState;
-use crate::http::service::context::WorkerContext;
+use crate::http::request_scope::RequestScope;
+use crate::http::services::state::StateServices;
 
-/// Puts requests under a policy before they reach their handler; made by [`crate::State::limit`].
+/// Puts requests under a policy before they reach their handler; made by [`FleetHandle::rate_limit`](crate::FleetHandle::rate_limit).
 ///
 /// The policy is decided in the request's one call to Redis, together with every other policy it falls under, and is
 /// charged only if all of them allow. A policy that has been decided already because it names the path costs a second
-/// one, and only if the layer asks for more.
+/// one, and only if the layer raises its cost.
 #[derive(Debug, Clone)]
 pub struct RateLimitLayer {
     /// The policy's number; `None`: it is switched off.
     policy: Option<usize>,
     cost: Option<u64>,
     name: Arc<str>,
-    core: Arc<WorkerContext>,
+    services: Arc<StateServices>,
 }
 
 impl RateLimitLayer {
-    pub(in crate::http) fn new(core: &Arc<WorkerContext>, name: &str) -> Self {
-        let policy = core.limiter.policies().find(name).map(|(number, _)| number);
-        if policy.is_none() && !core.config.limits.contains_key(name) {
-            let known: Vec<&str> = core.config.limits.keys().map(String::as_str).collect();
-            let known = known.join(", ");
+    pub(in crate::http) fn new(services: &Arc<StateServices>, name: &str) -> Self {
+        let policy = services.limiter.policies().find(name).map(|(number, _)| number);
+        if policy.is_none() && !services.policy_names.iter().any(|known| known == name) {
+            let known = services.policy_names.join(", ");
             panic!(
                 "no policy is named {name}: add [limits.{name}] to the configuration, or use one of {known}"
             );
         }
-        Self { policy, cost: None, name: name.into(), core: Arc::clone(core) }
+        Self { policy, cost: None, name: name.into(), services: Arc::clone(services) }
     }
 
-    /// What a request counts for here, instead of the policy's own cost; 0 is never denied and is told how the policy stands.
+    /// What a request counts for here, instead of the policy's own cost; 0 is never denied and still gets the policy's headers.
     ///
     /// # Panics
-    /// When it is more than the policy can ever allow: the worker then says so and the fleet does not start.
+    /// When it is more than the policy can ever allow: the worker then reports it and the fleet does not start.
     #[must_use]
     pub fn cost(mut self, requests: u64) -> Self {
-        let policy = self.core.limiter.policies().find(&self.name);
+        let policy = self.services.limiter.policies().find(&self.name);
         let possible = policy.is_none_or(|(_, policy)| policy.allows_cost(requests));
         assert!(possible, "the policy {} can never allow a request that counts for {requests}", self.name);
         self.cost = Some(requests);
@@ -63,7 +62,7 @@ impl<S> Layer<S> for RateLimitLayer {
     }
 }
 
-/// A service whose requests fall under a policy, see [`LimitLayer`].
+/// A service whose requests fall under a policy, see [`RateLimitLayer`].
 #[derive(Debug, Clone)]
 pub struct RateLimitService<S> {
     inner: S,
@@ -90,7 +89,7 @@ where
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         let (policy, cost) = (self.policy, self.cost);
-        let state = RequestState::from_extensions(request.extensions()).cloned();
+        let state = RequestScope::find(request.extensions()).map(|scope| Arc::clone(scope.state()));
         Box::pin(async move {
             if let Some(policy) = policy {
                 let decided = match state {

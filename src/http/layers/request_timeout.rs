@@ -4,7 +4,6 @@
 //! only where it is set, and only for requests whose handler has to wait.
 
 use std::pin::Pin;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use tokio::time::{Sleep, sleep_until};
 use tower::{Layer, Service};
 
 use crate::http::problem::Problem;
+use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
 
 /// Seconds after which a request that waited for the shared state is to come again.
@@ -83,34 +83,11 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for RequestTimeoutService<S>
 
     fn call(&mut self, request: Request<B>) -> S::Future {
         // The request's one timer looks here whenever the handler has been polled.
-        if let Some(state) = RequestState::from_extensions(request.extensions()) {
-            state.timeout.set(self.time);
+        if let Some(scope) = RequestScope::find(request.extensions()) {
+            scope.state().timeout.set(self.time);
         }
         self.inner.call(request)
     }
-}
-
-/// The time in which a response has to begin.
-#[derive(Debug)]
-pub(in crate::http) struct EffectiveTimeout(AtomicU64);
-
-impl EffectiveTimeout {
-    pub(in crate::http) fn new(time: Duration) -> Self {
-        Self(AtomicU64::new(millis(time)))
-    }
-
-    fn set(&self, time: Duration) {
-        self.0.store(millis(time), Relaxed);
-    }
-
-    fn get(&self) -> Option<Duration> {
-        Some(self.0.load(Relaxed)).filter(|millis| *millis > 0).map(Duration::from_millis)
-    }
-}
-
-/// Zero stays zero, and what is not zero does not become it.
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 /// The request's one timer, armed when its handler has to wait.
@@ -145,7 +122,7 @@ impl RequestTimer {
     }
 }
 
-/// Whose fault it is decides what the client is told.
+/// The status depends on what the handler waited for.
 fn timeout_response(state: &RequestState) -> Response {
     let problem = if state.body_waits.load(Relaxed) {
         Problem::new(StatusCode::REQUEST_TIMEOUT, "the request body did not come in time")

@@ -1,4 +1,4 @@
-//! The request's dealings with counters that do not travel with its first call.
+//! Counters that are not part of the request's first round trip.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::counter::batched::{Approximate, IncrementRejected};
 use crate::counter::bounded::BoundedRequest;
 use crate::counter::{CounterName, bounded, distinct};
 use crate::http::error::RequestError;
-use crate::http::request_state::RequestState;
+use crate::http::request_state::state::RequestState;
 use crate::redis::counter_commands::BoundedOutcome;
 use crate::sys::clock;
 
@@ -16,10 +16,10 @@ impl RequestState {
     ///
     /// Without server-side code Redis could not know a batch again, so there each addition is made at once.
     pub(in crate::http) async fn add_batched(&self, name: &CounterName, by: i64) -> Result<(), RequestError> {
-        if self.core.redis.is_plain() {
+        if self.services.redis.is_plain() {
             return self.add_to_counter(name, by).await.map(|_| ());
         }
-        match self.core.batched_counters.add(name, by, now_ms()) {
+        match self.services.batched_counters.add(name, by, now_ms()) {
             Ok(()) => Ok(()),
             Err(IncrementRejected::Overflow) => Err(RequestError::CounterOverflow),
             Err(IncrementRejected::NoRoom) => self.add_to_counter(name, by).await.map(|_| ()),
@@ -28,20 +28,20 @@ impl RequestState {
 
     /// What this worker knows of a batched counter.
     pub(in crate::http) fn batched_cached(&self, name: &CounterName) -> Option<Approximate> {
-        self.core.batched_counters.cached(name, now_ms())
+        self.services.batched_counters.cached(name, now_ms())
     }
 
-    /// What Redis and this machine know of a batched counter; while Redis is away, what this worker knows.
+    /// What Redis and this instance know of a batched counter; while Redis is away, what this worker knows.
     pub(in crate::http) async fn batched_value(
         &self,
         name: &CounterName,
     ) -> Result<Approximate, RequestError> {
-        if self.core.redis.is_plain() {
+        if self.services.redis.is_plain() {
             let value = self.add_to_counter(name, 0).await?;
             return Ok(Approximate { value, staleness: Duration::ZERO });
         }
         self.decide_limits().await?;
-        match self.core.batched_counters.value(name, now_ms()).await {
+        match self.services.batched_counters.value(name, now_ms()).await {
             Ok(reading) => Ok(reading),
             Err(error) => match self.batched_cached(name) {
                 Some(reading) => Ok(reading),
@@ -58,8 +58,10 @@ impl RequestState {
         request: BoundedRequest<'_>,
     ) -> Result<BoundedOutcome, RequestError> {
         self.decide_limits().await?;
-        self.record_failure(bounded::take(&self.core.redis, &self.core.prefix, name, max, request).await)
-            .await
+        self.record_failure(
+            bounded::take(&self.services.redis, &self.services.prefix, name, max, request).await,
+        )
+        .await
     }
 
     /// Gives back to a bounded counter.
@@ -69,17 +71,19 @@ impl RequestState {
         request: BoundedRequest<'_>,
     ) -> Result<BoundedOutcome, RequestError> {
         self.decide_limits().await?;
-        self.record_failure(bounded::give_back(&self.core.redis, &self.core.prefix, name, request).await)
-            .await
+        self.record_failure(
+            bounded::give_back(&self.services.redis, &self.services.prefix, name, request).await,
+        )
+        .await
     }
 
     /// How much is taken of a bounded counter.
     pub(in crate::http) async fn bounded_taken(&self, name: &CounterName) -> Result<u64, RequestError> {
         self.decide_limits().await?;
-        self.record_failure(bounded::get(&self.core.redis, &self.core.prefix, name).await).await
+        self.record_failure(bounded::get(&self.services.redis, &self.services.prefix, name).await).await
     }
 
-    /// Counts in a unique counter, or looks.
+    /// Inserts into a distinct counter, or reads it.
     pub(in crate::http) async fn insert_distinct(
         &self,
         name: &CounterName,
@@ -87,12 +91,12 @@ impl RequestState {
         items: &[&[u8]],
     ) -> Result<(bool, u64), RequestError> {
         self.decide_limits().await?;
-        let (redis, prefix) = (&self.core.redis, &self.core.prefix);
+        let (redis, prefix) = (&self.services.redis, &self.services.prefix);
         self.record_failure(distinct::insert(redis, prefix, name, window, items, clock::wall_clock()).await)
             .await
     }
 
-    /// A failure of Redis is the request's answer, whatever its handler makes of it.
+    /// A failure of Redis is recorded as the request's, whatever its handler makes of the error.
     async fn record_failure<T>(&self, outcome: Result<T, counter::CounterError>) -> Result<T, RequestError> {
         if let Err(counter::CounterError::Redis(error)) = &outcome {
             self.lock().await.failure = Some(error.into());

@@ -1,4 +1,4 @@
-//! What a request is told of its session when Redis cannot do all it was asked.
+//! What a request gets of its session when Redis does not serve it in full.
 //!
 //! Guarantees that nothing is made, counted or taken away meanwhile, and that no number stands in for one that was not
 //! counted: a visitor sees the session's data as last known, marked as such, or a 503.
@@ -6,10 +6,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http::{HeaderValue, Method};
 use tower_sessions::session::Id;
 
-use crate::http::request_state::{RequestState, RequestStateInner};
+use crate::http::request_state::state::{RequestState, RequestStateInner, SessionFreshness};
 use crate::redis::RedisClient;
 use crate::redis::begin::{SessionAccess, SessionLookup, SessionQuery};
 use crate::redis::notifications::NotificationHandler;
@@ -18,44 +17,18 @@ use crate::session::stale_cache::{CacheClock, StaleSessionCache};
 use crate::sys::clock;
 use crate::{redis, session};
 
-/// How a session that could not be used as usual was come by; the response's `Session-State`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum SessionFreshness {
-    /// Redis is there and takes no writes: what is shown is true, and nothing was counted.
-    ReadOnly,
-    /// Redis is away: what is shown is the last this worker knows.
-    Stale,
-    /// Redis is away, and this worker knows nothing of the session: the page shows none of it.
-    Unknown,
-}
-
-impl SessionFreshness {
-    pub(in crate::http) fn header(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
-            Self::ReadOnly => "read-only",
-            Self::Stale => "stale",
-            Self::Unknown => "unknown",
-        })
-    }
-}
-
-/// Whether a method only looks (RFC 9110 §9.2.1).
-pub(super) fn is_safe_method(method: &Method) -> bool {
-    method.is_safe()
-}
-
 impl RequestState {
-    /// Takes note of what Redis said.
+    /// Stores what was read from Redis, for when Redis is away.
     pub(super) fn cache_session(&self, session: &SessionQuery, reply: &SessionLookup) {
         let Some(digest) = self.cookie_digest(session) else { return };
-        if reply.user().is_some() && !self.core.follows_session_ends.swap(true, Relaxed) {
-            subscribe_to_session_ends(&self.core.redis, &self.core.stale_cache);
+        if reply.user().is_some() && !self.services.sessions.follows_session_ends.swap(true, Relaxed) {
+            subscribe_to_session_ends(&self.services.redis, &self.services.sessions.stale_cache);
         }
         let unix_ms = u64::try_from(clock::wall_clock().as_millis()).unwrap_or(u64::MAX);
-        self.stale_cache().insert(digest, reply, self.core.uptime(), unix_ms);
+        self.stale_cache().insert(digest, reply, self.services.worker.uptime(), unix_ms);
     }
 
-    /// A view could not be counted: takes note of what is known of its session, without a number.
+    /// A view could not be counted: records what is known of its session, without a number.
     pub(super) async fn record_uncounted_view(
         &self,
         inner: &mut RequestStateInner,
@@ -75,15 +48,15 @@ impl RequestState {
         }
     }
 
-    /// The session is changed, or may be: what is known of it is not true any more.
+    /// The session is changed, or may be: its cached copy is not true any more.
     pub(in crate::http) fn invalidate_cached(&self, id: Id) {
         self.stale_cache().remove(&session::digest(id));
     }
 
-    /// The session of the visitor's cookie; none if there is nothing to be shown.
+    /// The session of the visitor's cookie; none if nothing is known.
     ///
     /// A server that only refuses writes is read, whatever the method: what writes fails by itself, and logging out
-    /// need not. The last known session is for methods that only look.
+    /// need not. The stale session is for safe methods.
     pub(super) async fn session_without_redis(
         &self,
         session: Option<&SessionQuery>,
@@ -91,13 +64,14 @@ impl RequestState {
     ) -> Option<(SessionFreshness, SessionLookup)> {
         let session = session?;
         let digest = self.cookie_digest(session)?;
-        // A server that was just silent is not asked again; one that is away or held back refuses at once.
+        // A server that just did not reply is not tried again; without a connection, or behind an open breaker, the call fails
+        // at once.
         let lookup = match error {
             redis::RedisError::Timeout | redis::RedisError::ConnectionLost { .. } => None,
-            _ => self.core.redis.read_session_without_functions(session).await.ok(),
+            _ => self.services.redis.read_session_without_functions(session).await.ok(),
         };
         match lookup {
-            // A ticket is good for its session later on.
+            // A provisional cookie can still create its session later.
             Some(SessionLookup::Gone) if session.provisional.is_some() => {
                 Some((SessionFreshness::ReadOnly, SessionLookup::Provisional))
             }
@@ -108,9 +82,13 @@ impl RequestState {
     }
 
     fn cached_session(&self, digest: &str) -> Option<SessionLookup> {
-        let now = self.core.uptime();
-        let last_contact = now.saturating_sub(self.core.redis.time_since_response()?);
-        self.stale_cache().get(digest, &self.core.lifetimes, CacheClock { now, last_contact })
+        let now = self.services.worker.uptime();
+        let last_contact = now.saturating_sub(self.services.redis.time_since_response()?);
+        self.stale_cache().get(
+            digest,
+            &self.services.sessions.settings.lifetimes,
+            CacheClock { now, last_contact },
+        )
     }
 
     /// The hashed id of the visitor's cookie, if this is about its session.
@@ -119,12 +97,12 @@ impl RequestState {
     }
 
     fn stale_cache(&self) -> MutexGuard<'_, StaleSessionCache> {
-        self.core.stale_cache.lock().unwrap_or_else(PoisonError::into_inner)
+        self.services.sessions.stale_cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// From now on copies are dropped when their sessions end on other workers. Not before somebody is logged in here:
-/// it takes a connection, and what nobody logs in to is not logged out of.
+/// From now on copies are dropped when their sessions end on other workers. Not before a user is logged in on this
+/// worker: the subscription takes a connection, and without logins there are no logouts.
 fn subscribe_to_session_ends(redis: &RedisClient, cache: &Arc<Mutex<StaleSessionCache>>) {
     let handler = |act: fn(&mut StaleSessionCache, &str)| -> NotificationHandler {
         let cache = Arc::clone(cache);

@@ -1,13 +1,14 @@
-//! The request's session: what is asked about it, and what the answer means for the visitor.
+//! The request's session: the query for it, and what its result means for the visitor.
 
 use std::time::Duration;
 
 use tower_sessions::session::Id;
 
 use crate::http::error::{RequestError, StateError, whole_seconds};
-use crate::http::request_state::session_cookie::CookieIdentity;
+use crate::http::request_state::cookie_identity::CookieIdentity;
 use crate::http::request_state::session_store::RequestSessionStore;
-use crate::http::request_state::{BeginFailure, RequestState, RequestStateInner, SessionOrigin, TOTAL_VIEWS};
+use crate::http::request_state::state::{BeginFailure, RequestState, RequestStateInner, SessionOrigin};
+use crate::http::services::state::TOTAL_VIEWS;
 use crate::redis::begin::{
     CounterIncrement, NewSessionLimit, ProvisionalSessionQuery, SessionAccess, SessionLookup, SessionQuery,
 };
@@ -15,16 +16,16 @@ use crate::redis::keys;
 use crate::redis::session_commands::InitialSession;
 use crate::session;
 use crate::session::cookie;
-use crate::session::cookie::ProvisionalCookie;
-use crate::session::tracked_store::NewSessionSeed;
+use crate::session::cookie_value::ProvisionalCookie;
+use crate::session::tracked_session::NewSessionSeed;
 use crate::session::user::UserTag;
 
-/// How long what lay under a session's key and was none is kept.
+/// How long a damaged session is retained under another key.
 const QUARANTINE_RETENTION: Duration = Duration::from_secs(60 * 60);
 
 impl RequestState {
-    /// What is asked of this session, whose user is the one that its cookie names. `makes`: if that is a ticket, the
-    /// session is made.
+    /// The query for this session, whose user is the one that its cookie names. `creates`: if the cookie is provisional,
+    /// the session is created.
     pub(super) fn session_query(
         &self,
         inner: &RequestStateInner,
@@ -32,14 +33,14 @@ impl RequestState {
         mode: SessionAccess,
         creates: bool,
     ) -> SessionQuery {
-        let prefix = &self.core.config.redis.prefix;
+        let prefix = &self.services.prefix;
         let key = match &self.visitor {
             CookieIdentity::Verified { id: known, digest, .. } if *known == id => {
                 keys::session(prefix, digest)
             }
             _ => session::session_key(prefix, id),
         };
-        let lifetimes = &self.core.lifetimes;
+        let lifetimes = &self.services.sessions.settings.lifetimes;
         let provisional = |ProvisionalCookie { issued_ms, viewed }| ProvisionalSessionQuery {
             issued_ms,
             view_counted: viewed,
@@ -59,16 +60,16 @@ impl RequestState {
 
     /// The client's limit on new sessions.
     fn new_session_limit(&self) -> Option<NewSessionLimit> {
-        let (interval_us, tolerance_us) = self.core.new_session_rate?;
+        let (interval_us, tolerance_us) = self.services.sessions.new_session_rate?;
         let key = keys::new_session_limit(
-            &self.core.prefix,
-            &self.client.limit_subject_text(self.core.config.ipv6_prefix),
+            &self.services.prefix,
+            &self.client.limit_subject_text(self.services.ipv6_prefix),
         );
         Some(NewSessionLimit { key, interval_us, tolerance_us })
     }
 
-    /// What a session begins with that this request makes: the view that it counted, and the id that a text of its page
-    /// may depend on.
+    /// The first values of a session that this request creates: the view that it counted, and the id that a token of its
+    /// page may depend on.
     pub(in crate::http) async fn new_session_seed(&self) -> NewSessionSeed {
         let inner = self.lock().await;
         let issued = inner.origin == SessionOrigin::Issued;
@@ -81,12 +82,12 @@ impl RequestState {
         }
     }
 
-    /// Gives a visitor without a session the ticket for one, of which nothing is stored; it has the id from now on.
+    /// Gives a visitor without a session a provisional cookie, of which nothing is stored; the request has its id from now on.
     pub(super) async fn issue_provisional(&self, inner: &mut RequestStateInner) -> Result<Id, BeginFailure> {
         let now_ms = match inner.now_ms {
             Some(now_ms) => now_ms,
             None => {
-                let total = keys::counter(&self.core.config.redis.prefix, TOTAL_VIEWS);
+                let total = keys::counter(&self.services.prefix, TOTAL_VIEWS);
                 self.send_begin(inner, None, &[CounterIncrement { key: total, by: 0 }]).await?;
                 inner.now_ms.ok_or(BeginFailure::HandlerOnly(RequestError::Unavailable { retry_after: 1 }))?
             }
@@ -99,10 +100,10 @@ impl RequestState {
         Ok(id)
     }
 
-    /// The id of the visitor's session, which is made later if there is none.
+    /// The id of the visitor's session; without one, the id of a session that is created later.
     ///
     /// # Errors
-    /// As [`Exchange::present`].
+    /// As [`RequestState::load_current_session`].
     pub(in crate::http) async fn load_or_issue_session(&self) -> Result<Id, RequestError> {
         if let Some(id) = self.load_current_session().await? {
             return Ok(id);
@@ -115,11 +116,11 @@ impl RequestState {
         issued.map_err(|failure| inner.record_failure(failure))
     }
 
-    /// Takes note of what was found under the session's key. What is no session is put aside: the visitor gets a new
-    /// one, and an operator can look at the old.
+    /// Records what was found under the session's key. A damaged session is moved to quarantine: the visitor gets a new one,
+    /// and an operator can inspect the old.
     pub(super) async fn record_lookup(&self, inner: &mut RequestStateInner, id: Id, reply: SessionLookup) {
         if reply == SessionLookup::Corrupt {
-            // Boxed: every request would be as large as this, which next to none needs.
+            // Boxed: it is large, and next to no request needs it.
             Box::pin(self.quarantine(id)).await;
         }
         match &reply {
@@ -127,9 +128,9 @@ impl RequestState {
                 inner.provisional = inner.provisional.filter(|_| reply.is_unconfirmed());
                 match &self.visitor {
                     CookieIdentity::Verified { id: known, digest, .. } if *known == id => {
-                        self.core.session_activity.mark(digest)
+                        self.services.sessions.activity.mark(digest)
                     }
-                    _ => self.core.session_activity.mark(&session::digest(id)),
+                    _ => self.services.sessions.activity.mark(&session::digest(id)),
                 }
             }
             // Its session is made when it is used.
@@ -142,21 +143,23 @@ impl RequestState {
     async fn quarantine(&self, id: Id) {
         let digest = session::digest(id);
         let kept_ms = u64::try_from(QUARANTINE_RETENTION.as_millis()).unwrap_or(u64::MAX);
-        match self.core.redis.quarantine_session(&self.core.prefix, &digest, kept_ms).await {
+        match self.services.redis.quarantine_session(&self.services.prefix, &digest, kept_ms).await {
             Ok(true) => {
-                self.core.cell().count_corrupt_session();
-                let key = keys::quarantine(&self.core.prefix, &digest);
-                tracing::warn!(%key, "a session was damaged; what lay there is kept for an hour");
+                self.services.worker.cell().count_corrupt_session();
+                let key = keys::quarantine(&self.services.prefix, &digest);
+                tracing::warn!(%key, "a session was damaged; it is retained in quarantine for an hour");
             }
             Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "a damaged session could not be put aside: {error}"),
+            Err(error) => {
+                tracing::warn!(%error, "a damaged session could not be moved to quarantine: {error}")
+            }
         }
     }
 
-    /// Decides the limits and reads the visitor's session, if either was not done; the session he has now.
+    /// Decides the limits and reads the visitor's session, if either was not done; gives the session's present id.
     ///
     /// # Errors
-    /// `SessionGone` if he came with an id that was replaced: nothing may be done in its name.
+    /// `SessionGone` if the cookie's id was replaced: nothing may be done with it.
     pub(in crate::http) async fn load_current_session(&self) -> Result<Option<Id>, RequestError> {
         self.decide_limits().await?;
         let stored = self.lock().await.stored_session_id();
@@ -166,14 +169,14 @@ impl RequestState {
         let inner = self.lock().await;
         match inner.came_with_rotated_id() {
             true => Err(RequestError::SessionGone),
-            // A ticket of which nothing was made, because this request makes nothing, is no session.
+            // A provisional cookie whose session was not created, because this request creates none, is no session.
             false => Ok(inner
                 .stored_session_id()
                 .filter(|_| inner.lookup.is_some() || inner.provisional.is_none())),
         }
     }
 
-    /// The visitor's session is another one now, or none, by what this request did.
+    /// This request has replaced or ended the visitor's session.
     pub(in crate::http) async fn set_current_session(&self, id: Option<Id>, user: Option<UserTag>) {
         let mut inner = self.lock().await;
         if let Some(before) = inner.current_session_id {
@@ -183,7 +186,7 @@ impl RequestState {
         inner.origin = if id.is_some() { SessionOrigin::Created } else { SessionOrigin::Destroyed };
     }
 
-    /// Gives a session that was used another id, because its cookie went where others could listen.
+    /// Gives a session that was used another id, because its cookie was sent without encryption.
     pub(in crate::http) async fn rotate_exposed_id(&self, store: &RequestSessionStore) {
         let (id, user) = {
             let inner = self.lock().await;
@@ -193,20 +196,20 @@ impl RequestState {
                 None => return,
             }
         };
-        match store.inner.cycle_id(id).await {
+        match store.cycle_id(id).await {
             Ok(new) => self.set_current_session(Some(new), user).await,
-            // Another request did it at the same moment, and has the cookie.
+            // Another request did it at the same moment, and its response has the cookie.
             Err(session::SessionError::Gone | session::SessionError::Rotated) => {
                 let mut inner = self.lock().await;
                 (inner.current_session_id, inner.user, inner.provisional) = (None, None, None);
             }
-            // Its client makes too many sessions: it gets another id when there is room.
+            // Its client creates too many sessions: it gets another id when its limit allows one.
             Err(session::SessionError::TooManySessions { .. }) => {}
             Err(error) => tracing::warn!(%error, "a session from before TLS keeps its id for now: {error}"),
         }
     }
 
-    /// An error of something that the client must not believe to be done, whatever the handler says of it.
+    /// Records an error after which the client must not get the handler's response, and gives the handler its error.
     pub(in crate::http) async fn record_session_failure(&self, error: session::SessionError) -> RequestError {
         let refusal = match &error {
             session::SessionError::Redis(cause) => Some(StateError::from(cause)),
@@ -219,33 +222,5 @@ impl RequestState {
             self.lock().await.failure = refusal;
         }
         error.into()
-    }
-}
-
-impl RequestStateInner {
-    /// The session the visitor has now, as far as one may be stored.
-    pub(in crate::http) fn stored_session_id(&self) -> Option<Id> {
-        self.current_session_id.filter(|_| self.origin != SessionOrigin::Issued)
-    }
-
-    /// Whether the visitor came with an id that was replaced a moment ago.
-    pub(in crate::http) fn came_with_rotated_id(&self) -> bool {
-        self.lookup == Some(SessionLookup::Rotated) && self.current_session_id.is_none()
-    }
-
-    /// Whether the session has an end of its own.
-    pub(in crate::http) fn has_own_lifetime(&self) -> bool {
-        match &self.lookup {
-            Some(SessionLookup::Found { attributes: Some(own), .. }) => own.end_ms.is_some(),
-            _ => false,
-        }
-    }
-
-    /// Whether the response depends on who the visitor is.
-    pub(in crate::http) fn depends_on_visitor(&self) -> bool {
-        self.lookup.is_some()
-            || self.session_accessed
-            || self.origin != SessionOrigin::Cookie
-            || self.freshness.is_some()
     }
 }

@@ -1,174 +1,38 @@
-//! The visitor's cookie: which session a request names, and what is told to the browser afterwards.
-//!
-//! Guarantees that a name nobody signed is no name, and that a cookie is sent only when there is something new to say.
+//! The `Set-Cookie` by which a visitor gets, keeps or loses a session.
 
-use http::header::COOKIE;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 use tower_sessions::session::Id;
 
-use crate::config::settings::CookieSecurity;
-use crate::http::real_ip::{ClientInfo, ClientTransport};
-use crate::http::request_head::has_header;
-use crate::http::request_state::{RequestState, RequestStateInner};
-use crate::http::service::context::WorkerContext;
-use crate::session::cookie::{CookieKeyring, ProvisionalCookie};
-use crate::session::digest::SessionDigest;
-use crate::session::user::UserTag;
-use crate::session::verified_cookie_cache::RecognizedCookie;
-use crate::session::{LIFETIME_MAX, cookie, cookie_header};
-
-/// Who sent the cookie.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::http) enum CookieIdentity {
-    /// The signing keys are not known yet, so nobody can be told from anybody.
-    Unverifiable,
-    /// Among so many cookies of our name that not all are checked; a stranger would get a new session each time.
-    TooManyCookies,
-    /// No genuine cookie.
-    Anonymous,
-    /// We once gave this visitor a cookie.
-    Verified {
-        /// The session's id.
-        id: Id,
-        /// Its hash, by which Redis and limits know it.
-        digest: SessionDigest,
-        /// Who logged in with it, if anybody.
-        user: Option<UserTag>,
-        /// Signed with an old key: signed anew when the session is used.
-        re_sign: bool,
-        /// It is a ticket: its session may not be made yet.
-        provisional: Option<ProvisionalCookie>,
-        /// It came over TLS under the name for plain connections: it may have been overheard there, so its session gets
-        /// another id when it is used.
-        exposed: bool,
-    },
-}
-
-/// What a request's cookies say.
-#[derive(Debug)]
-pub(in crate::http) struct RequestCookies {
-    pub(in crate::http) visitor: CookieIdentity,
-    /// Whether the cookie that this client is to have is a secure one.
-    pub(in crate::http) secure: bool,
-    /// Whether there is a genuine one under the plain name beside the secure one that counts.
-    pub(in crate::http) leftover: bool,
-}
-
-impl RequestCookies {
-    /// Reads a request's cookies.
-    ///
-    /// The secure one counts first: browsers never send a `__Host-` cookie without TLS, so where one comes over a
-    /// connection that is said to be plain, it is not. Over TLS the plain one is accepted too, for visitors from before
-    /// TLS, and is replaced. With `secure = always` the plain one is never read, with `never` the secure one.
-    pub(in crate::http) fn from_headers(
-        core: &WorkerContext,
-        headers: &HeaderMap,
-        client: &ClientInfo,
-    ) -> Self {
-        let (rule, tls) = (core.config.session.secure, client.transport == ClientTransport::Tls);
-        let secure = rule == CookieSecurity::Always || rule == CookieSecurity::Auto && tls;
-        let of = |visitor, secure, leftover| Self { visitor, secure, leftover };
-        let Some(keyring) = core.keyring() else { return of(CookieIdentity::Unverifiable, secure, false) };
-        if !has_header(headers, &COOKIE) {
-            return of(CookieIdentity::Anonymous, secure, false);
-        }
-        let named = |name, not_by: CookieSecurity| (rule != not_by).then_some(name);
-        let names = [
-            named(core.cookie_names.secure.as_str(), CookieSecurity::Never),
-            named(core.cookie_names.plain.as_str(), CookieSecurity::Always),
-        ];
-        let lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-        let [hosts, plain] = cookie_header::find_session_cookies(&keyring, lines, names);
-        match (hosts, plain) {
-            (Ok(Some(known)), plain) => {
-                of(CookieIdentity::from_recognized(known, false), true, matches!(plain, Ok(Some(_))))
-            }
-            (Ok(None), Ok(Some(known))) => of(CookieIdentity::from_recognized(known, secure), secure, false),
-            (Ok(None), Ok(None)) => of(CookieIdentity::Anonymous, secure, false),
-            (Err(_), _) | (_, Err(_)) => of(CookieIdentity::TooManyCookies, secure, false),
-        }
-    }
-}
-
-impl CookieIdentity {
-    fn from_recognized(
-        RecognizedCookie { cookie: visitor, digest }: RecognizedCookie,
-        exposed: bool,
-    ) -> Self {
-        let cookie::VerifiedCookie { id, user, re_sign: renew, provisional } = visitor;
-        Self::Verified { id, digest, user, re_sign: renew, provisional, exposed }
-    }
-
-    pub(in crate::http) fn id(&self) -> Option<Id> {
-        match self {
-            Self::Verified { id, .. } => Some(*id),
-            Self::Unverifiable | Self::TooManyCookies | Self::Anonymous => None,
-        }
-    }
-
-    /// The user who logged in with the session, as limits know him.
-    pub(in crate::http) fn user(&self) -> Option<UserTag> {
-        match self {
-            Self::Verified { user, .. } => *user,
-            Self::Unverifiable | Self::TooManyCookies | Self::Anonymous => None,
-        }
-    }
-
-    pub(in crate::http) fn digest(&self) -> Option<&str> {
-        match self {
-            Self::Verified { digest, .. } => Some(digest),
-            Self::Unverifiable | Self::TooManyCookies | Self::Anonymous => None,
-        }
-    }
-
-    /// The digest of a session that was made. A ticket names none: a client that collects tickets would otherwise count
-    /// as many.
-    pub(in crate::http) fn confirmed_digest(&self) -> Option<&str> {
-        match self {
-            Self::Verified { digest, provisional: None, .. } => Some(digest),
-            _ => None,
-        }
-    }
-
-    /// Its ticket, if it is one.
-    pub(in crate::http) fn provisional(&self) -> Option<ProvisionalCookie> {
-        match self {
-            Self::Verified { provisional, .. } => *provisional,
-            _ => None,
-        }
-    }
-
-    /// Whether its session gets another id when it is used.
-    pub(in crate::http) fn is_exposed(&self) -> bool {
-        matches!(self, Self::Verified { exposed: true, .. })
-    }
-}
+use crate::http::request_state::state::{RequestState, RequestStateInner};
+use crate::session::cookie::CookieKeyring;
+use crate::session::services::SessionServices;
+use crate::session::{LIFETIME_MAX, cookie};
 
 /// A `Set-Cookie` that gives the visitor this session.
 ///
 /// It lasts as long as a session can: what ends earlier, Redis ends, so the cookie need not be sent again and again.
-/// A ticket is a session's cookie like any other to the browser.
+/// To the browser a provisional cookie is like any other.
 pub(in crate::http) fn session_cookie(
     keyring: &CookieKeyring,
     state: &RequestState,
     inner: &RequestStateInner,
     id: Id,
 ) -> Option<HeaderValue> {
-    let (core, secure) = (&state.core, state.secure);
-    let name = if secure { &core.cookie_names.secure } else { &core.cookie_names.plain };
+    let (sessions, secure) = (&state.services.sessions, state.secure);
+    let name = sessions.cookie_names.get(secure);
     let value = match inner.provisional {
         Some(provisional) => keyring.sign_provisional(name, id, provisional),
         None => keyring.sign(name, id, inner.user),
     };
     let age = inner.cookie_age.unwrap_or_else(|| match inner.has_own_lifetime() {
         true => LIFETIME_MAX,
-        false => core.lifetimes.absolute,
+        false => sessions.settings.lifetimes.absolute,
     });
     HeaderValue::try_from(cookie::set_cookie(name, &value, secure, age)).ok()
 }
 
 /// A `Set-Cookie` that takes the session away.
-pub(in crate::http) fn removal_cookie(core: &WorkerContext, secure: bool) -> Option<HeaderValue> {
-    let name = if secure { &core.cookie_names.secure } else { &core.cookie_names.plain };
+pub(in crate::http) fn removal_cookie(sessions: &SessionServices, secure: bool) -> Option<HeaderValue> {
+    let name = sessions.cookie_names.get(secure);
     HeaderValue::try_from(cookie::removal_cookie(name, secure)).ok()
 }

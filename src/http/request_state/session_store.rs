@@ -1,72 +1,111 @@
 //! The store behind a request's `Session`, bound to the request's other uses of state.
 //!
 //! Guarantees that a visitor never gets two sessions from one request, in whichever order a handler counts the view,
-//! logs somebody in and writes to the session; and that a session which a handler ended ends, even if the client does
+//! logs a user in and writes to the session; and that a session which a handler ended ends, even if the client does
 //! not wait for the response.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tower_sessions::session::{Id, Record};
 use tower_sessions::session_store;
 use tower_sessions::session_store::SessionStore;
 
 use crate::http::error::RequestError;
-use crate::http::request_state::{RequestState, SessionOrigin};
-use crate::redis::begin::SessionLookup;
-use crate::session::tracked_store::{CommitStatus, NewSessionSeed, SessionSource, TrackedSessionStore};
+use crate::http::request_state::state::{RequestState, SessionOrigin};
+use crate::session::SessionError;
+use crate::session::auth::UserLogin;
+use crate::session::tracked_session::{LoadedSession, TrackedSession};
 use crate::{redis, session};
 
 /// One request's store.
 #[derive(Debug)]
 pub(in crate::http) struct RequestSessionStore {
     pub(in crate::http) state: Arc<RequestState>,
-    pub(in crate::http) inner: TrackedSessionStore<BeginSource>,
-}
-
-/// Reads a session through the request's one call.
-#[derive(Debug)]
-pub(in crate::http) struct BeginSource(Arc<RequestState>);
-
-impl SessionSource for BeginSource {
-    async fn lookup_session(&self, id: &Id) -> Result<SessionLookup, session::SessionError> {
-        self.0.lookup_session(*id).await.map_err(|error| match error {
-            RequestError::Denied => session::SessionError::Denied,
-            other => {
-                session::SessionError::Redis(redis::RedisError::Unavailable { reason: other.to_string() })
-            }
-        })
-    }
-
-    async fn new_session_seed(&self) -> NewSessionSeed {
-        self.0.new_session_seed().await
-    }
+    pub(in crate::http) session: TrackedSession,
 }
 
 impl RequestSessionStore {
     pub(in crate::http) fn new(state: &Arc<RequestState>) -> Self {
-        let core = &state.core;
-        let inner = TrackedSessionStore::new(
-            BeginSource(Arc::clone(state)),
-            core.redis.clone(),
-            Arc::clone(&core.session_settings),
-        );
-        Self { state: Arc::clone(state), inner }
+        let services = &state.services;
+        let session = TrackedSession::new(services.redis.clone(), Arc::clone(&services.sessions.settings));
+        Self { state: Arc::clone(state), session }
     }
 
-    /// What became of the handler's changes.
-    pub(in crate::http) fn commit_status(&self) -> CommitStatus {
-        self.inner.commit_status()
+    /// The session with this id, read with the request's round trip unless it is known already.
+    ///
+    /// # Errors
+    /// `Gone`, `Rotated`, and what kept it from being read.
+    pub(in crate::http) async fn loaded(&self, id: Id) -> Result<LoadedSession, SessionError> {
+        if let Some(known) = self.session.known(id) {
+            return Ok(known);
+        }
+        let lookup = self.state.lookup_session(id).await.map_err(|error| match error {
+            RequestError::Denied => SessionError::Denied,
+            other => SessionError::Redis(redis::RedisError::Unavailable { reason: other.to_string() }),
+        })?;
+        self.session.record_lookup(id, lookup)
     }
 
-    /// Whether nothing is left to be done, and nothing of what was done failed.
-    pub(in crate::http) fn is_complete(&self) -> bool {
-        self.inner.is_complete()
+    /// Logs a user in, see [`TrackedSession::login`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(in crate::http) async fn login(
+        &self,
+        old: Option<Id>,
+        login: &UserLogin,
+    ) -> Result<Id, SessionError> {
+        let known = match old {
+            None => None,
+            Some(old) => match self.loaded(old).await {
+                Ok(known) => Some(known),
+                Err(SessionError::Gone) => None,
+                Err(error) => return Err(error),
+            },
+        };
+        self.session.login(known, login, self.state.new_session_seed().await).await
     }
 
-    /// Whether `Session` let its id go and nothing was done about it yet.
-    pub(in crate::http) fn has_released_id(&self) -> bool {
-        self.inner.released_id().is_some()
+    /// Gives the session another id, see [`TrackedSession::cycle_id`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(in crate::http) async fn cycle_id(&self, id: Id) -> Result<Id, SessionError> {
+        let known = self.loaded(id).await?;
+        self.session.cycle_id(known, self.state.new_session_seed().await).await
+    }
+
+    /// Makes a session without fields.
+    ///
+    /// # Errors
+    /// As [`TrackedSession::create_with_fields`].
+    pub(in crate::http) async fn create_empty(&self) -> Result<Id, SessionError> {
+        let seed = self.state.new_session_seed().await;
+        self.session.create_with_fields(Vec::<(String, Bytes)>::new(), seed).await
+    }
+
+    /// The session whose id `Session` released, or why it is not known.
+    async fn released(&self) -> Option<Result<LoadedSession, SessionError>> {
+        match self.session.released_id() {
+            Some(id) => Some(self.loaded(id).await),
+            None => None,
+        }
+    }
+
+    async fn save_changes(&self, record: &Record) -> session_store::Result<()> {
+        match self.session.current_id(record.id) {
+            Some(id) => self.session.save(record, self.loaded(id).await).await,
+            // A session that this request ended takes no more changes.
+            None => Ok(()),
+        }
+    }
+
+    /// Making and ending a session are uses of state like any other: the limits are decided first.
+    async fn decide_limits(&self) -> session_store::Result<()> {
+        let decided = self.state.decide_limits().await;
+        decided.map_err(|_| session_store::Error::Backend("the request was refused".to_owned()))
     }
 }
 
@@ -76,71 +115,78 @@ impl SessionStore for RequestSessionStore {
         let created = {
             let inner = self.state.lock().await;
             if inner.came_with_rotated_id() {
-                return Err(self.inner.reject_rotated_id());
+                return Err(self.session.reject_rotated_id());
             }
-            // A new session's data of such a request are not kept, as if its client had no cookies.
-            if self.state.creates_no_session && inner.stored_session_id().is_none() && !self.has_released_id()
+            // A new session's data of such a request are not stored, as if its client had no cookies.
+            if self.state.creates_no_session
+                && inner.stored_session_id().is_none()
+                && self.session.released_id().is_none()
             {
                 return Ok(());
             }
             inner.current_session_id.filter(|_| inner.origin == SessionOrigin::Created)
         };
-        // This request made a session that nobody else knows: the handler's data go there.
+        // This request made a session that is in no cookie yet: the handler's data go there.
         if let Some(id) = created {
-            self.inner.destroy_released().await?;
-            return self.inner.adopt(record, id).await;
+            self.session.destroy_released(self.released().await.as_ref()).await?;
+            self.session.adopt(record, id);
+            return self.save_changes(record).await;
         }
-        // Creating is a use of state like any other: the limits are asked first.
-        if self.state.decide_limits().await.is_err() {
-            return Err(session_store::Error::Backend("the request was refused".to_owned()));
-        }
-        self.inner.create(record).await?;
+        self.decide_limits().await?;
+        let released = self.released().await;
+        self.session.create(record, released, self.state.new_session_seed().await).await?;
         // A new id keeps its user, a new session has none.
-        self.state.set_current_session(Some(record.id), self.inner.user()).await;
+        self.state.set_current_session(Some(record.id), self.session.user()).await;
         Ok(())
     }
 
     async fn save(&self, record: &Record) -> session_store::Result<()> {
-        let saved = self.inner.save(record).await;
-        // Whatever became of it, what was read before is not known to be true any more.
+        let saved = self.save_changes(record).await;
+        // Also if it failed: what was read before may be untrue by now.
         self.state.invalidate_cached(record.id);
         saved
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
-        self.inner.load(id).await
+        match self.session.current_id(*id) {
+            Some(present) => self.session.load(*id, self.loaded(present).await),
+            None => Ok(None),
+        }
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
-        let Some(present) = self.inner.current_id(*id) else { return Ok(()) };
+        let Some(present) = self.session.current_id(*id) else { return Ok(()) };
         // `cycle_id` of a visitor without a session deletes an id that never was.
         if self.state.lock().await.current_session_id != Some(present) {
             return Ok(());
         }
-        if self.state.decide_limits().await.is_err() {
-            return Err(session_store::Error::Backend("the request was refused".to_owned()));
-        }
+        self.decide_limits().await?;
         // Read now, because afterwards the request has no session that could be read.
-        self.inner.ensure_loaded(present).await?;
-        let deleted = self.inner.delete(id).await;
+        match self.loaded(present).await {
+            Ok(_) | Err(SessionError::Gone | SessionError::Rotated) => {}
+            Err(error) => return Err(session_store::Error::Backend(error.to_string())),
+        }
+        self.session.release(*id);
         self.state.invalidate_cached(*id);
-        deleted?;
         self.state.set_current_session(None, None).await;
         Ok(())
     }
 }
 
-/// A client that leaves takes its request with it. A session that was to be ended ends all the same.
+/// A client that disconnects takes its request with it. A session that was to be ended ends all the same.
 impl Drop for RequestSessionStore {
     fn drop(&mut self) {
-        let (Some(left), Ok(runtime)) = (self.inner.released_id(), tokio::runtime::Handle::try_current())
+        let (Some(released), Ok(runtime)) =
+            (self.session.released_id(), tokio::runtime::Handle::try_current())
         else {
             return;
         };
-        let (redis, prefix) = (self.state.core.redis.clone(), Arc::clone(&self.state.core.prefix));
+        let services = &self.state.services;
+        let (redis, prefix) = (services.redis.clone(), Arc::clone(&services.prefix));
         runtime.spawn(async move {
-            if let Err(error) = redis.destroy_session(&prefix, &session::digest(left), None, false).await {
-                tracing::warn!(%error, "a session of a request that was abandoned was not ended: {error}");
+            if let Err(error) = redis.destroy_session(&prefix, &session::digest(released), None, false).await
+            {
+                tracing::warn!(%error, "the session of an abandoned request was not ended: {error}");
             }
         });
     }

@@ -1,33 +1,25 @@
-//! The request's view: counted at most once, in the visitor's session or ticket and in the total, or not at all.
+//! The request's view: counted at most once, in the visitor's session or provisional cookie and in the total, or not at all.
 
 use crate::config::settings::SessionCreation;
 use crate::http::error::{RequestError, StateError};
-use crate::http::request_state::session_cookie::CookieIdentity;
-use crate::http::request_state::{
-    BeginFailure, RequestState, RequestStateInner, SessionFreshness, SessionOrigin,
+use crate::http::request_state::cookie_identity::CookieIdentity;
+use crate::http::request_state::state::{
+    BeginFailure, CountedView, RequestState, RequestStateInner, SessionFreshness, SessionOrigin,
 };
 use crate::redis::begin::{SessionAccess, SessionLookup};
-use crate::session::cookie::ProvisionalCookie;
-
-/// A counted view.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) struct CountedView {
-    pub(in crate::http) views: u64,
-    pub(in crate::http) total: i64,
-    pub(in crate::http) is_new: bool,
-}
+use crate::session::cookie_value::ProvisionalCookie;
 
 impl RequestState {
-    /// Counts a view in the visitor's session and in the total. A visitor without one gets a ticket for it, whose view it
-    /// is; the session is made when the ticket comes back.
+    /// Counts a view in the visitor's session and in the total. A visitor without one gets a provisional cookie, in
+    /// which it is counted; the session is created when that cookie comes back.
     pub(in crate::http) async fn count_view(&self) -> Result<CountedView, RequestError> {
         let mut inner = self.lock_unless_failed().await?;
         let counted = self.count_view_locked(&mut inner).await;
         counted.map_err(|failure| inner.record_failure(failure))
     }
 
-    /// As [`Exchange::visit`]; `None`: Redis cannot count, so there is no number, and the request goes on with what is
-    /// known of its session. Only for methods that only look: what others do belongs to a view that was counted.
+    /// As [`RequestState::count_view`]; `None`: Redis cannot count, so there is no number, and the request goes on with what is
+    /// known of its session. Only for safe methods: what others do belongs to a view that was counted.
     pub(in crate::http) async fn count_view_if_possible(&self) -> Result<Option<CountedView>, RequestError> {
         if !self.is_safe_method {
             return self.count_view().await.map(Some);
@@ -40,7 +32,7 @@ impl RequestState {
             return Err(refusal.to_request_error());
         }
         let counted = match self.visitor {
-            // Whose view it is cannot be told; limits hold all the same.
+            // Without keys the visitor is unknown; limits hold all the same.
             CookieIdentity::Unverifiable => self.send_begin(&mut inner, None, &[]).await.map(|_| None),
             _ => self.count_view_locked(&mut inner).await.map(Some),
         };
@@ -62,7 +54,7 @@ impl RequestState {
         if let Some(view) = inner.counted_view {
             return Ok(view);
         }
-        let counters = &self.core.view_increment;
+        let counters = &self.services.view_increment;
         let (mut total, mut views) = (None, None);
         if let Some(id) = inner.stored_session_id() {
             let arg = self.session_query(inner, id, SessionAccess::CountView, !self.creates_no_session);
@@ -70,29 +62,29 @@ impl RequestState {
             total = sums.first().copied();
             views = match reply {
                 SessionLookup::Found { views, .. } => Some(views),
-                // As for any other visitor without a session: it is the first of those that can be told apart.
+                // As for any other visitor without a session: the first.
                 SessionLookup::Rotated => Some(1),
-                // The first, be it the ticket's own: this request makes nothing, and does not count.
+                // The first, be it the provisional cookie's own: this request creates nothing, and does not count.
                 SessionLookup::Provisional => Some(1),
                 _ => None,
             };
             self.record_lookup(inner, id, reply).await;
         }
         let unknown = || BeginFailure::HandlerOnly(RequestError::Unavailable { retry_after: 1 });
-        // Nothing is stored for a first visit: the view is the ticket's.
+        // Nothing is stored for a first view: it is counted in the provisional cookie.
         let new = views.is_none();
         if new {
             if total.is_none() {
                 total = self.send_begin(inner, None, counters).await?.1.first().copied();
             }
             if inner.current_session_id.is_none()
-                && self.core.config.session.create == SessionCreation::Return
+                && self.services.sessions.creation == SessionCreation::Return
             {
                 self.issue_provisional(inner).await?;
             }
         }
         let view = CountedView { views: views.unwrap_or(1), total: total.ok_or_else(unknown)?, is_new: new };
-        self.core.cell().count_view();
+        self.services.worker.cell().count_view();
         // What was read before, while Redis was away, is read anew with the view.
         inner.freshness = None;
         inner.counted_view = Some(view);

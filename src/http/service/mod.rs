@@ -3,10 +3,8 @@
 //! Guarantees that every request gets a response with the worker's id, that a panic ends one request and no more, and
 //! that the order below is the only one.
 
-pub mod context;
 pub(in crate::http) mod idempotent;
-pub mod offload;
-pub(in crate::http) mod response_future;
+pub mod response_future;
 
 use std::error::Error;
 use std::future::poll_fn;
@@ -24,40 +22,46 @@ use http::request::Parts;
 use http::{Method, Request, StatusCode};
 use tower_sessions::Session;
 
+use crate::http::admin::peer::AdminPeer;
 use crate::http::admin_hosts::AdminHostNames;
-use crate::http::dashboard::AdminPeer;
 use crate::http::problem::Problem;
 use crate::http::real_ip::ClientInfo;
+use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
 use crate::http::request_state::session_store::RequestSessionStore;
 use crate::http::response::RequestMeta;
-use crate::http::service::context::{FleetHandle, WorkerContext};
 use crate::http::service::response_future::{RequestGuard, ResponseFuture, SessionHandles, TimedHandler};
-use crate::http::{admin, body, dashboard, real_ip, request_head, response, untrusted_proxy};
+use crate::http::services::WorkerServices;
+use crate::http::services::admin::AdminServices;
+use crate::http::services::worker::WorkerContext;
+use crate::http::{admin, body, real_ip, request_head, response};
 
 /// What one listener serves; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct HttpService {
-    core: Arc<WorkerContext>,
+    listener: Listener,
     router: Router,
-    role: ListenerRole,
 }
 
-/// For whom a listener is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ListenerRole {
-    /// Visitors: everything is counted, limited and has state.
-    Public,
-    /// Operators: nothing of it, so that it answers when all else is overloaded.
-    Admin,
+/// What a listener needs beside its routes.
+#[derive(Clone, Debug)]
+enum Listener {
+    /// Visitors' requests are counted, limited and have state.
+    Public(Arc<WorkerServices>),
+    /// Operators' requests have none of it, so that they are answered when all else is overloaded.
+    Admin(Arc<WorkerContext>, Arc<AdminServices>),
 }
 
 impl HttpService {
-    pub(super) fn new(core: Arc<WorkerContext>, router: Router, role: ListenerRole) -> Self {
-        Self { core, router, role }
+    pub(super) fn public(services: Arc<WorkerServices>, router: Router) -> Self {
+        Self { listener: Listener::Public(services), router }
     }
 
-    /// Answers a request; never fails. What it waits for is polled with the value, which is small: hyper moves it about.
+    pub(super) fn admin(worker: Arc<WorkerContext>, admin: Arc<AdminServices>, router: Router) -> Self {
+        Self { listener: Listener::Admin(worker, admin), router }
+    }
+
+    /// Answers a request; never fails. What it waits for is polled with the value, which is small: hyper moves it.
     ///
     /// # Cancel safety
     /// Dropping it abandons the request; what it already did in Redis stays.
@@ -66,10 +70,10 @@ impl HttpService {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        match self.role {
-            ListenerRole::Public => serve_public(&self.core, &self.router, parts, body, peer),
-            ListenerRole::Admin => ResponseFuture::boxed(serve_admin(
-                Arc::clone(&self.core),
+        match &self.listener {
+            Listener::Public(services) => serve_public(services, &self.router, parts, body, peer),
+            Listener::Admin(worker, admin) => ResponseFuture::boxed(serve_admin(
+                (Arc::clone(worker), Arc::clone(admin)),
                 self.router.clone(),
                 (parts, body),
                 peer,
@@ -78,22 +82,21 @@ impl HttpService {
     }
 }
 
-/// The operators' URLs.
-pub(super) fn admin_routes(core: &Arc<WorkerContext>) -> Router {
+/// The operators' routes but the dashboard's.
+pub(super) fn admin_routes(admin: &Arc<AdminServices>) -> Router {
     Router::new()
         .route("/livez", get(admin::probes::livez))
         .route("/readyz", get(admin::probes::readyz))
         .route("/metrics", get(admin::metrics::metrics))
         .route("/fleet.json", get(admin::fleet_json::fleet_json))
-        .merge(dashboard::routes())
-        .with_state(FleetHandle(Arc::clone(core)))
+        .with_state(Arc::clone(admin))
 }
 
 /// A visitor's request, in the only order. There are no layers: each would box a future for every request.
 ///
 /// 1. scoreboard, first, so that whatever happens is counted and timed;
 ///    and whether its head is one at all (some 500 instructions): what is not touches nothing of the state;
-/// 2. client identity, because all that follows is per client, and whether an incoming request id is believed;
+/// 2. client identity, because all that follows is per client, and whether an incoming request id is accepted;
 /// 3. request id, before anything that might be logged with it;
 /// 4. state, prepared but not begun: it costs a round trip only once it is used, except that
 /// 5. limits which name the path, or hold for every request, are decided now: a denied request never reaches its handler;
@@ -103,7 +106,7 @@ pub(super) fn admin_routes(core: &Arc<WorkerContext>) -> Router {
 /// 9. what a repetition of the request is to get, now that nothing of it can fail any more;
 /// 10. the head, last, so that refusals and problems have the same headers as everything else.
 fn serve_public<B>(
-    core: &Arc<WorkerContext>,
+    services: &Arc<WorkerServices>,
     router: &Router,
     mut parts: Parts,
     incoming: B,
@@ -115,42 +118,49 @@ where
 {
     let started = Instant::now();
     let checked = request_head::check_head(&mut parts, !incoming.is_end_stream());
-    let client = real_ip::client_from_headers(peer.ip(), &parts.headers, &core.config.proxy);
-    untrusted_proxy::record_request(core, &client, &parts.headers);
-    let head = RequestMeta::from_parts(core, &parts, client.proxied);
-    let state = Arc::new(RequestState::new(Arc::clone(core), client, &parts));
+    let worker = &services.worker;
+    let client = real_ip::client_from_headers(peer.ip(), &parts.headers, &worker.proxy);
+    worker.untrusted_proxies.record_request(&client, &parts.headers, &worker.proxy, &worker.cell.scoreboard);
+    let head = RequestMeta::from_parts(worker, &parts, client.proxied);
+    let state = Arc::new(RequestState::new(Arc::clone(&services.state), client, &parts));
     let guard = RequestGuard::new(state, started, head);
     if let Err(problem) = checked {
         return guard.reject(problem.into_response());
     }
-    let router = router.clone();
+    let (services, router) = (Arc::clone(services), router.clone());
     if !guard.state.has_route_policy {
-        return dispatch(guard, router, parts, incoming);
+        return dispatch(guard, services, router, parts, incoming);
     }
     ResponseFuture::boxed(async move {
         match guard.state.decide_limits().await {
-            Ok(()) => dispatch(guard, router, parts, incoming).await,
+            Ok(()) => dispatch(guard, services, router, parts, incoming).await,
             Err(error) => guard.reject(error.into_response()).await,
         }
     })
 }
 
 /// Gives a request to its handler, unless its body is too large or it is to be carried out once.
-fn dispatch<B>(guard: RequestGuard, router: Router, mut parts: Parts, incoming: B) -> ResponseFuture
+fn dispatch<B>(
+    guard: RequestGuard,
+    services: Arc<WorkerServices>,
+    router: Router,
+    mut parts: Parts,
+    incoming: B,
+) -> ResponseFuture
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let body_limit = guard.state.core.config.http.max_body_size;
+    let state = &guard.state;
+    let bounds = &state.services.worker.http;
+    let body_limit = bounds.max_body_size;
     if incoming.size_hint().lower() > body_limit as u64 {
         return guard.reject(body::too_large(body_limit).into_response());
     }
-    let state = &guard.state;
-    let bounds = &state.core.config.http;
     let store = Arc::new(RequestSessionStore::new(state));
     let session = Session::new(state.visitor.id(), Arc::clone(&store), None);
     parts.extensions.insert(session.clone());
-    parts.extensions.insert(Arc::clone(&store));
+    parts.extensions.insert(RequestScope { services, store: Arc::clone(&store) });
     let is_empty = incoming.is_end_stream();
     let mut request = Request::from_parts(parts, body::limit_body(incoming, bounds, state));
     if !is_empty {
@@ -158,18 +168,18 @@ where
         DefaultBodyLimit::disable().apply(&mut request);
     }
     let handles = SessionHandles { session, store };
-    match idempotent::is_requested(&state.core, &request) {
+    match idempotent::is_requested(&state.services, &request) {
         true => ResponseFuture::boxed(run_once(guard, router, request, handles)),
         false => ResponseFuture::from_handler(guard, router, request, handles),
     }
 }
 
-/// An operator's request: no state, no limits, and not counted among the visitors'.
+/// An operator's request: it has no state and no limits, and is not counted.
 ///
-/// Who asks is the socket's peer, whatever a header says: this machine's own programs are trusted proxies, and could
-/// be anybody. Whether a proxy had it over TLS is believed, because it only makes a cookie stricter.
+/// The client is the socket's peer, whatever a header says: programs of this host are trusted proxies, and any of them
+/// could send one. A proxy's word for TLS counts, because it only makes a cookie stricter.
 async fn serve_admin<B>(
-    core: Arc<WorkerContext>,
+    (worker, admin): (Arc<WorkerContext>, Arc<AdminServices>),
     router: Router,
     (mut parts, incoming): (Parts, B),
     peer: SocketAddr,
@@ -179,32 +189,31 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let checked = request_head::check_head(&mut parts, !incoming.is_end_stream());
-    let head = RequestMeta::from_parts(&core, &parts, true);
-    // Before any route, those that do not exist included: what they answer says what runs here.
-    let names =
-        AdminHostNames { configured: &core.config.admin.allowed_hosts, instance: &core.instance.host };
+    let head = RequestMeta::from_parts(&worker, &parts, true);
+    // Before any route, those that do not exist included: any answer reveals what runs here.
+    let names = AdminHostNames { configured: &admin.hosts, instance: &admin.instance.host };
     if let Some(refusal) = names.reject_unknown_host(&parts.headers, &parts.uri) {
         let mut response = response::into_problem(refusal, None).await;
-        response::apply_common_headers(&mut response, &core, head);
+        response::apply_common_headers(&mut response, &worker, head);
         return response;
     }
-    let client = real_ip::client_from_headers(peer.ip(), &parts.headers, &core.config.proxy);
+    let client = real_ip::client_from_headers(peer.ip(), &parts.headers, &worker.proxy);
     parts.extensions.insert(AdminPeer(ClientInfo { address: peer.ip().to_canonical(), ..client }));
-    // Whoever reads a form bounds it; nobody else reads.
+    // The dashboard bounds the forms it reads; no other route reads a body.
     let body = if parts.method == Method::POST { Body::new(incoming) } else { Body::empty() };
     let response = match checked {
         Ok(()) => response_future::call_handler(router, Request::from_parts(parts, body)).await,
         Err(problem) => problem.into_response(),
     };
     let mut response = response::into_problem(response, None).await;
-    response::apply_common_headers(&mut response, &core, head);
+    response::apply_common_headers(&mut response, &worker, head);
     response
 }
 
 /// Runs the handler, unless this is the repetition of a request that is to be carried out once.
 ///
-/// A client that leaves takes its connection's task with it. What is to be carried out once is carried out all the
-/// same, in a task of its own: whoever leaves comes again with the same key.
+/// A client that disconnects ends its connection's task. What is to be carried out once is carried out all the
+/// same, in a task of its own: the client repeats it with the same key.
 async fn run_once(
     guard: RequestGuard,
     router: Router,

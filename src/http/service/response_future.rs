@@ -1,4 +1,4 @@
-//! A request from its head to its response, as one small value: hyper moves it about before it polls it, and whatever
+//! A request from its head to its response, as one small value: hyper moves it before it polls it, and what
 //! only few requests wait for is boxed.
 
 use std::convert::Infallible;
@@ -50,7 +50,7 @@ struct RunningHandler {
 
 impl std::fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Answering").finish_non_exhaustive()
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }
 
@@ -106,7 +106,7 @@ impl Future for ResponseFuture {
     }
 }
 
-/// A request on the scoreboard, with its exchange; one that is dropped on its way was abandoned by its client.
+/// A request that is counted on the scoreboard, with its state; one that is dropped was abandoned by its client.
 pub(in crate::http) struct RequestGuard {
     pub(in crate::http) state: Arc<RequestState>,
     /// When it came.
@@ -117,7 +117,7 @@ pub(in crate::http) struct RequestGuard {
 
 impl RequestGuard {
     pub(in crate::http) fn new(state: Arc<RequestState>, started: Instant, head: RequestMeta) -> Self {
-        state.core.cell().count_request_started();
+        state.services.worker.cell().count_request_started();
         Self { state, started, head: Some(head) }
     }
 
@@ -131,14 +131,14 @@ impl RequestGuard {
 
     /// Its response is whole but for the head.
     pub(in crate::http) fn complete(mut self, mut response: Response) -> Response {
-        let core = &self.state.core;
+        let worker = &self.state.services.worker;
         if let Some(head) = self.head.take() {
-            response::apply_common_headers(&mut response, core, head);
+            response::apply_common_headers(&mut response, worker, head);
         }
         let latency_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let status = response.status().as_u16();
         let bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
-        core.cell().count_request_finished(status, bytes, latency_us);
+        worker.cell().count_request_finished(status, bytes, latency_us);
         tracing::debug!(request_id = ?response.headers().get(response::REQUEST_ID), status, latency_us, "request answered");
         response
     }
@@ -147,7 +147,7 @@ impl RequestGuard {
 impl Drop for RequestGuard {
     fn drop(&mut self) {
         if self.head.is_some() {
-            self.state.core.cell().count_request_abandoned();
+            self.state.services.worker.cell().count_request_abandoned();
         }
     }
 }
@@ -164,7 +164,7 @@ pub(in crate::http) async fn finish(
     handles: Option<&SessionHandles>,
     response: Response,
 ) -> Response {
-    let fault = body::body_error(&state.body_fault, &state.core.config.http);
+    let fault = body::body_error(&state.body_fault, &state.services.worker.http);
     let response = response::into_problem(response, fault).await;
     response::finalize(response, state, handles.map(|handles| (&handles.session, &*handles.store))).await
 }

@@ -1,4 +1,4 @@
-//! Where a client that comes again wants to go on.
+//! The id from which a client resumes a stream.
 
 use std::str::FromStr;
 
@@ -10,26 +10,26 @@ use crate::broadcast::MessageId;
 use crate::http::error::RequestError;
 
 /// What browsers send when they connect again (WHATWG HTML §9.2.3).
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(in crate::http) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The same in a query: `last_event_id` of polyfills, `after` of WebSocket clients, which can send no header.
 const QUERY_PARAMETERS: [&str; 2] = ["last_event_id", "after"];
 
-/// From which message on a client wants to hear; also an extractor.
+/// The last message that a client has seen; also an extractor.
 ///
-/// A browser that connects again sends the header and its first query, so the header counts.
+/// A browser that connects again sends the header and its first query, so the header takes precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LastEventId {
-    /// From now on: it names no message.
+    /// From now on: the client names no message.
     Latest,
-    /// From the one after this.
+    /// From the message after this one.
     After(MessageId),
-    /// It names a message that is none of ours: it hears of the gap, and everything from now on.
+    /// The id is none of this fleet: a gap, then everything from now on.
     Unknown,
 }
 
 impl LastEventId {
-    /// What a client says, if it says anything; an empty text says nothing.
+    /// Parses an id; no text and an empty one are [`Self::Latest`].
     pub fn parse(text: Option<&str>) -> Self {
         match text.map(str::trim) {
             None | Some("") => Self::Latest,
@@ -37,7 +37,7 @@ impl LastEventId {
         }
     }
 
-    /// The message it names, if it is one of ours.
+    /// The message, if the id is valid.
     pub fn id(self) -> Option<MessageId> {
         match self {
             Self::After(id) => Some(id),

@@ -1,9 +1,8 @@
-//! Server-sent events (WHATWG HTML §9.2): a response that goes on until its source ends, its client leaves, or its
-//! worker does.
+//! Server-sent events as a response: it goes on until its source ends, its client disconnects, or its worker drains.
 //!
-//! A client is told first when to come again should the connection break, and hears at least a comment every
-//! heartbeat, so that it, every proxy between and the worker itself notice a broken one. A worker that leaves tells each
-//! client another time to come again, so that they do not come to its successor all at once, and ends the response.
+//! The first bytes say when to connect again should the connection break. At least a comment follows every keep-alive
+//! interval: without it the client, proxies and the worker would not notice a broken connection. A draining worker sends
+//! each client another `retry` and ends the response; with one time for all, the successor would get them all at once.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -19,18 +18,16 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::http::drain_state::DrainState;
+use crate::sse::{KEEP_ALIVE, SseEvent};
 use crate::sys::random;
 
-/// When a client comes again whose connection broke, milliseconds: its worker was killed, or something between.
+/// When a client connects again whose connection broke, milliseconds.
 const RETRY_AFTER_DISCONNECT_MS: std::ops::RangeInclusive<u64> = 500..=1500;
 
-/// When a client comes again whose worker leaves: its successor serves already.
+/// When a client connects again whose worker drains, milliseconds: its successor serves already.
 const RETRY_AFTER_DRAIN_MS: std::ops::RangeInclusive<u64> = 50..=1000;
 
-/// A line that means nothing, and a sign of life.
-const KEEP_ALIVE: Bytes = Bytes::from_static(b":\n\n");
-
-/// nginx collects a response before it passes it on, unless it is told not to.
+/// nginx buffers a response unless this header says `no`.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// What a stream of events is made of.
@@ -39,7 +36,7 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 /// use bytes::Bytes;
 /// use regatta::EventSource;
 ///
-/// /// Tells a number whenever it changes.
+/// /// Sends a number whenever it changes.
 /// struct Numbers(tokio::sync::watch::Receiver<u64>);
 ///
 /// impl EventSource for Numbers {
@@ -54,39 +51,18 @@ pub trait SseSource: Send + 'static {
     /// The next event or events as they go over the wire, see [`event`]; `None` ends the response.
     ///
     /// # Cancel safety
-    /// It must be: the future is dropped whenever a heartbeat is due, and nothing may be lost with it.
+    /// Required: the future is dropped whenever a keep-alive is due, and no event may be lost with it.
     fn next(&mut self) -> impl Future<Output = Option<Bytes>> + Send;
 }
 
-/// One event as it goes over the wire; without a name it is a `message`.
+/// Sends a stream's keep-alive at once, which shows whether its client is still connected.
 ///
-/// Whatever is in `data` stays data, line breaks of every kind included; a name ends before the first.
-pub fn event(name: &str, data: &str) -> Bytes {
-    let mut text = String::with_capacity(name.len() + data.len() + 24);
-    let name = name.split(['\r', '\n']).next().unwrap_or_default();
-    if !name.is_empty() {
-        text.push_str("event: ");
-        text.push_str(name);
-        text.push('\n');
-    }
-    // Each of the three kinds of line break ends a line for the client (§9.2.6).
-    for line in data.replace("\r\n", "\n").split(['\r', '\n']) {
-        text.push_str("data: ");
-        text.push_str(line);
-        text.push('\n');
-    }
-    text.push('\n');
-    Bytes::from(text)
-}
-
-/// Has a stream say at once that it lives: a client that is gone is found out by what is sent to it.
-///
-/// Among the extensions of a stream's response, for the worker's side of its connection.
+/// One of the extensions of a stream's response, for the worker's side of the connection.
 #[derive(Debug, Clone, Default)]
 pub struct KeepAliveTrigger(Arc<Notify>);
 
 impl KeepAliveTrigger {
-    /// Has it do so.
+    /// Sends it.
     pub fn send_now(&self) {
         self.0.notify_one();
     }
@@ -97,12 +73,12 @@ impl KeepAliveTrigger {
     }
 }
 
-/// The response; `phase` says when its worker leaves.
-pub(in crate::http) fn respond(source: impl SseSource, heartbeat: Duration, phase: &DrainState) -> Response {
-    let phase = phase.clone();
-    let mut keep_alive = tokio::time::interval_at(Instant::now() + heartbeat, heartbeat);
+/// The response; it ends when `drain` closes streams.
+pub(in crate::http) fn respond(source: impl SseSource, interval: Duration, drain: &DrainState) -> Response {
+    let drain = drain.clone();
+    let mut keep_alive = tokio::time::interval_at(Instant::now() + interval, interval);
     keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let streams_closed = Box::pin(async move { phase.streams_closed().await });
+    let streams_closed = Box::pin(async move { drain.streams_closed().await });
     let trigger = KeepAliveTrigger::default();
     let sse_stream = SseStream {
         source,
@@ -134,11 +110,11 @@ struct SseStream<S> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StreamPhase {
-    /// Nothing was said yet.
+    /// Nothing was sent yet.
     Opening,
     /// Events are passed on.
     Open,
-    /// The client was told to come again.
+    /// The last `retry` was sent.
     Finished,
 }
 
@@ -151,7 +127,7 @@ impl<S: SseSource> SseStream<S> {
             }
             StreamPhase::Finished => None,
             StreamPhase::Open => tokio::select! {
-                // What is not sent any more is found by the client at the successor.
+                // Events that are not sent any more reach the client from the successor.
                 biased;
                 () = self.streams_closed.as_mut() => {
                     self.phase = StreamPhase::Finished;
@@ -166,7 +142,7 @@ impl<S: SseSource> SseStream<S> {
 }
 
 fn retry_hint(within_ms: std::ops::RangeInclusive<u64>) -> Bytes {
-    Bytes::from(format!("retry: {}\n\n", random::within(within_ms)))
+    SseEvent::default().retry_ms(random::within(within_ms)).to_bytes()
 }
 
 #[cfg(test)]
@@ -175,6 +151,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::sse::event;
 
     struct Queue(mpsc::UnboundedReceiver<Bytes>);
 
@@ -233,15 +210,5 @@ mod tests {
         phase.start_drain();
         let all = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
         assert_eq!(all.matches("retry: ").count(), 2, "{all}");
-    }
-
-    #[test]
-    fn nothing_breaks_out_of_an_event() {
-        assert_eq!(event("", ""), "data: \n\n");
-        assert_eq!(
-            event("gap", "a\nb\rc\r\nd\n"),
-            "event: gap\ndata: a\ndata: b\ndata: c\ndata: d\ndata: \n\n"
-        );
-        assert_eq!(event("x\nid: 7", "y"), "event: x\ndata: y\n\n");
     }
 }

@@ -1,4 +1,4 @@
-//! Tasks as an application shows them: the handle as an extractor, and a task's progress as events.
+//! Tasks in an application: the queue as an extractor, and a task's progress as server-sent events.
 
 use std::sync::Arc;
 
@@ -6,17 +6,16 @@ use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, StatusCode};
 
 use crate::http::error::RequestError;
-use crate::http::request_state::RequestState;
-use crate::http::service::context::FleetHandle;
-use crate::http::streams::sse;
+use crate::http::fleet_handle::FleetHandle;
+use crate::http::request_scope::RequestScope;
+use crate::http::streams::last_event_id::LAST_EVENT_ID;
+use crate::http::streams::sse::SseSource;
 use crate::redis::task::{TaskId, TaskStatus};
+use crate::sse::SseEvent;
 use crate::tasks::{TaskQueue, TaskWatch};
-
-/// What browsers send when they connect again (WHATWG HTML §9.2.3).
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The id of a task's last event.
 const FINISHED_EVENT_ID: &str = "end";
@@ -25,20 +24,19 @@ impl<S: Sync> FromRequestParts<S> for TaskQueue {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        let state = RequestState::from_extensions(&parts.extensions).ok_or(RequestError::OutsideFleet)?;
-        Ok(state.core.tasks.clone())
+        Ok(RequestScope::from_parts(parts)?.services.streams.tasks.clone())
     }
 }
 
 impl FleetHandle {
-    /// A task as a response of server-sent events: how it stands now, and then each change, as JSON; `None` if there is
-    /// no such task.
+    /// A task as a response of server-sent events: its status now, then each change, as JSON; `None` if there is no such
+    /// task.
     ///
-    /// It ends with the task. A browser comes again after every end; one that has seen the last event, by the request's
-    /// `headers`, is told to stay away (204, WHATWG HTML §9.2.3).
+    /// It ends with the task. A browser connects again after every end; one that has seen the last event, by the
+    /// request's `headers`, gets 204 and stops (WHATWG HTML §9.2.3).
     ///
     /// # Errors
-    /// [`Error::Unavailable`], [`Error::Unsupported`].
+    /// [`RequestError`]: Redis is unavailable, or allows no server-side code.
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
@@ -62,17 +60,14 @@ struct TaskEvents {
     task_watch: TaskWatch,
 }
 
-impl sse::SseSource for TaskEvents {
+impl SseSource for TaskEvents {
     async fn next(&mut self) -> Option<Bytes> {
         let task = match self.first.take() {
             Some(first) => first,
             None => self.task_watch.next().await?,
         };
-        let event = sse::event("", &serde_json::to_string(&*task).unwrap_or_default());
-        Some(if task.state.is_final() {
-            [format!("id: {FINISHED_EVENT_ID}\n").as_bytes(), &event].concat().into()
-        } else {
-            event
-        })
+        let json = serde_json::to_string(&*task).unwrap_or_default();
+        let id = if task.state.is_final() { FINISHED_EVENT_ID } else { "" };
+        Some(SseEvent::default().id(id).data(&json).to_bytes())
     }
 }

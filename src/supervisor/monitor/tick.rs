@@ -11,7 +11,7 @@ use crate::supervisor::monitor::{ServingWorker, WorkerTrackers, autoscaler, hang
 use crate::supervisor::slots::plan::{DesiredState, KillReason};
 use crate::supervisor::slots::slot::{SlotListening, WorkerHandle, WorkerPhase};
 use crate::sys::process::Pid;
-use crate::sys::{process, queue};
+use crate::sys::{process, tcp_socket};
 
 impl Supervisor<'_> {
     /// Samples every worker that serves, if it is time; when it is time again, if anything is monitored.
@@ -188,7 +188,7 @@ impl Supervisor<'_> {
         let public = listeners.map_or(&[][..], |listeners| &listeners.public);
         public
             .iter()
-            .filter_map(|listener| queue::read_accept_queue(listener).ok())
+            .filter_map(|listener| tcp_socket::read_accept_queue(listener).ok())
             .map(|queue| queue.waiting)
             .sum()
     }

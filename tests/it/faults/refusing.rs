@@ -52,9 +52,9 @@ fn redis_is_full() {
     assert_degraded(&fleet, "OOM");
     watch.last(500);
     let metrics = fleet.operator("/metrics").text();
-    assert!(metrics.contains("regatta_redis_breaker_state{slot=\"0\",lane=\"reads\"} 0"), "{metrics}");
+    assert!(metrics.contains("regatta_redis_breaker_state{slot=\"0\",breaker=\"reads\"} 0"), "{metrics}");
     let opened = metrics.lines().filter(|line| line.starts_with("regatta_redis_breaker_opens_total"));
-    let opened = opened.filter(|line| line.contains("lane=\"writes\"") && !line.ends_with(" 0")).count();
+    let opened = opened.filter(|line| line.contains("breaker=\"writes\"") && !line.ends_with(" 0")).count();
     assert!(opened > 0, "{metrics}");
     watch.fault_is_over();
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);

@@ -1,4 +1,4 @@
-//! The pages' stylesheet, script and picture, part of the binary.
+//! The pages' stylesheet, script and icon, embedded in the program.
 
 use axum::Router;
 use axum::extract::Path;
@@ -10,20 +10,19 @@ const STYLE: &str = include_str!("assets/style.css");
 const SCRIPT: &str = include_str!("assets/live.js");
 const FAVICON: &str = include_str!("assets/favicon.svg");
 
-/// What a browser may do with a page that has the script: the library's policy for documents allows none.
+/// The policy of pages with the script: the library's default policy for documents allows none.
 pub(super) const LIVE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// For what has its content's hash in its name: it never changes.
+/// Of files with the hash of their content in their name: they never change.
 const CACHE_FOREVER: &str = "public, max-age=31536000, immutable";
 
-/// For what is another version than was asked for.
+/// Of files of another version than was requested.
 const CACHE_NEVER: &str = "no-store";
 
-/// For what browsers look for under a fixed name.
+/// Of files with a fixed name.
 const CACHE_ONE_DAY: &str = "public, max-age=86400";
 
-/// Generic over the state because it needs none.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let file = |kind: &'static str, keep: &'static str, text: &'static str| {
         get(move || async move {
@@ -35,8 +34,8 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
         .route("/favicon.svg", file("image/svg+xml", CACHE_ONE_DAY, FAVICON))
 }
 
-/// A file by its name; with another version's hash it is this one's, and not to be kept: while a fleet is replaced, a
-/// page may come from one version and its files from another, and a page without style is worse than one with another.
+/// A file by its name. Under another version's hash it is this version's file and must not be cached: during a rollout a
+/// page may come from one version and its files from another.
 fn asset(name: &str) -> Response {
     let parts = name.split_once('.').and_then(|(name, rest)| Some((name, rest.split_once('.')?)));
     let (path, kind, text) = match parts {
@@ -48,17 +47,17 @@ fn asset(name: &str) -> Response {
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, keep)], text).into_response()
 }
 
-/// Where the stylesheet lies; another stylesheet lies elsewhere, so it may be kept for ever.
+/// The stylesheet's path.
 pub(super) fn style_path() -> String {
     format!("/assets/style.{:016x}.css", fnv1a64(STYLE.as_bytes()))
 }
 
-/// Where the script lies, likewise.
+/// The script's path.
 pub(super) fn script_path() -> String {
     format!("/assets/live.{:016x}.js", fnv1a64(SCRIPT.as_bytes()))
 }
 
-/// FNV-1a (Fowler, Noll, Vo), 64 bits: names a version of a file, and protects nothing.
+/// FNV-1a, 64 bits: names a version of a file, and protects nothing.
 const fn fnv1a64(bytes: &[u8]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325;
     let mut at = 0;

@@ -1,5 +1,5 @@
-//! Logging in and out: a demonstration, so any name is let in, and the page says so. An application of its own checks a
-//! password, or what an identity provider says, before it calls [`Account::login`].
+//! Logging in and out: a demonstration, so any name is accepted, and the page says so. A real application checks a
+//! password, or asks an identity provider, before it calls [`AuthSession::login`].
 
 use std::time::Duration;
 
@@ -13,11 +13,10 @@ use regatta::{AuthSession, RequestError};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::app::content::{CsrfField, RequestBody};
-use crate::app::home::Accepts;
-use crate::app::{assets, content};
+use crate::app::assets;
+use crate::app::content::{self, Accepts, CsrfField, RequestBody};
 
-/// Longest name, letters.
+/// Longest name, characters.
 const NAME_MAX: usize = 64;
 
 /// How long "remember me" lasts, used or not.
@@ -29,7 +28,7 @@ pub(super) struct LoginParams {
     name: String,
     #[serde(default)]
     token: String,
-    /// Anything at all in a form means yes.
+    /// In a form any value means yes.
     #[serde(default)]
     #[serde(rename = "remember")]
     remember_me: RememberMe,
@@ -64,18 +63,18 @@ struct LoginPage<'a> {
     error: Option<&'a str>,
 }
 
-pub(super) async fn page(account: AuthSession) -> Result<Response, RequestError> {
-    form(&account, StatusCode::OK, "", None).await
+pub(super) async fn page(session: AuthSession) -> Result<Response, RequestError> {
+    form(&session, StatusCode::OK, "", None).await
 }
 
 async fn form(
-    account: &AuthSession,
+    session: &AuthSession,
     status: StatusCode,
     name: &str,
     error: Option<&str>,
 ) -> Result<Response, RequestError> {
-    let token = account.csrf_token().await?;
-    let page = LoginPage { style: assets::style_path(), token, user: account.user_id(), name, error };
+    let token = session.csrf_token().await?;
+    let page = LoginPage { style: assets::style_path(), token, user: session.user_id(), name, error };
     Ok(render_page(&page, status))
 }
 
@@ -88,35 +87,35 @@ pub(super) fn render_page(page: &impl Template, status: StatusCode) -> Response 
 }
 
 pub(super) async fn login(
-    mut account: AuthSession,
+    mut session: AuthSession,
     accepts: Accepts,
     headers: HeaderMap,
     request: Request<Body>,
 ) -> Result<Response, Response> {
-    let (params, own) = match RequestBody::<LoginParams>::read(request).await? {
+    let (params, is_own_form) = match RequestBody::<LoginParams>::read(request).await? {
         RequestBody::Form(params) => {
-            let own = content::has_valid_csrf_token(&account, &headers, &params.token).await;
-            (params, own)
+            let is_own_form = content::has_valid_csrf_token(&session, &headers, &params.token).await;
+            (params, is_own_form)
         }
         RequestBody::Json(params) => (params, true),
         RequestBody::Nothing => (LoginParams::default(), true),
     };
     let name = params.name.trim();
     let fault = match name.chars().count() {
-        _ if !own => Some((StatusCode::FORBIDDEN, content::CSRF_EXPIRED)),
-        0 => Some((StatusCode::BAD_REQUEST, "say a name")),
+        _ if !is_own_form => Some((StatusCode::FORBIDDEN, content::CSRF_EXPIRED)),
+        0 => Some((StatusCode::BAD_REQUEST, "a name is required")),
         length if length > NAME_MAX => Some((StatusCode::BAD_REQUEST, "a name has at most 64 letters")),
         _ => None,
     };
     if let Some((status, text)) = fault {
         return match accepts {
             Accepts::Html => {
-                form(&account, status, name, Some(text)).await.map_err(RequestError::into_response)
+                form(&session, status, name, Some(text)).await.map_err(RequestError::into_response)
             }
             Accepts::Text => Err((status, text).into_response()),
         };
     }
-    log_in(&mut account, name, params.remember_me.is_requested())
+    log_in(&mut session, name, params.remember_me.is_requested())
         .await
         .map_err(IntoResponse::into_response)?;
     Ok(match accepts {
@@ -125,26 +124,26 @@ pub(super) async fn login(
     })
 }
 
-async fn log_in(account: &mut AuthSession, name: &str, remember_me: bool) -> Result<(), RequestError> {
-    account.login(name).await?;
+async fn log_in(session: &mut AuthSession, name: &str, remember_me: bool) -> Result<(), RequestError> {
+    session.login(name).await?;
     if remember_me {
-        account.remember(MONTH, MONTH).await?;
+        session.remember(MONTH, MONTH).await?;
     }
     Ok(())
 }
 
 pub(super) async fn logout(
-    mut account: AuthSession,
+    mut session: AuthSession,
     accepts: Accepts,
     headers: HeaderMap,
     request: Request<Body>,
 ) -> Result<Response, Response> {
     if let RequestBody::Form(CsrfField { token }) = RequestBody::read(request).await?
-        && !content::has_valid_csrf_token(&account, &headers, &token).await
+        && !content::has_valid_csrf_token(&session, &headers, &token).await
     {
         return Err((StatusCode::FORBIDDEN, content::CSRF_EXPIRED).into_response());
     }
-    account.logout().await.map_err(IntoResponse::into_response)?;
+    session.logout().await.map_err(IntoResponse::into_response)?;
     Ok(match accepts {
         Accepts::Html => Redirect::to("/").into_response(),
         Accepts::Text => StatusCode::NO_CONTENT.into_response(),

@@ -1,31 +1,30 @@
-//! A message to everybody who listens to a topic: `POST /broadcast`, JSON or a form.
+//! Broadcasts: `POST /broadcast` with JSON or a form, `GET /events?topic=` as server-sent events, and
+//! `GET /ws?topic=&after=` over a WebSocket.
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Query, Request};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
-use regatta::{AuthSession, Broadcast, RateLimit};
+use regatta::{AuthSession, Broadcast, LastEventId, RateLimit, WebSocketUpgrade};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::app::content;
-use crate::app::content::RequestBody;
-use crate::app::home::Accepts;
+use crate::app::content::{self, Accepts, RequestBody};
 
-/// The topic of the one who names none.
+/// The topic of a request that names none.
 pub(super) const DEFAULT_TOPIC: &str = "news";
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct PublishParams {
     topic: Option<String>,
     message: Option<String>,
-    /// A form's hidden field.
+    /// The form's hidden field.
     #[serde(default)]
     token: String,
 }
 
-/// Which topic a client asks for.
+/// The requested topic.
 #[derive(Debug, Deserialize)]
 pub(super) struct TopicParams {
     topic: Option<String>,
@@ -37,10 +36,10 @@ impl TopicParams {
     }
 }
 
-/// Topics with names of their own; besides them each letter is one, and each letter with a digit.
+/// Topics with names; each letter, and each letter with a digit, is a topic too.
 const TOPICS: [&str; 7] = [DEFAULT_TOPIC, "boats", "chat", "load", "quay", "quiet", "weather"];
 
-/// There is no topic of the name: 404, with those that there are.
+/// No topic of the name: 404 with the list of topics.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct UnknownTopic;
 
@@ -53,10 +52,10 @@ impl IntoResponse for UnknownTopic {
     }
 }
 
-/// A topic, be it named or not: an empty field of a form names none.
+/// The topic of a request; an empty field of a form names none.
 ///
-/// There are 293 of them and no more: each is kept for an hour, so a stranger who could open topics could open as many as
-/// fill Redis. What is no topic's name at all is left to the library to refuse.
+/// There are 293 of them and no more: each is stored for an hour, so a client that could create topics could fill Redis.
+/// Invalid names are passed on, for the library to reject.
 fn known_topic(named: Option<&str>) -> Result<&str, UnknownTopic> {
     let topic = named.filter(|topic| !topic.is_empty()).unwrap_or(DEFAULT_TOPIC);
     let is_open =
@@ -71,7 +70,7 @@ fn known_topic(named: Option<&str>) -> Result<&str, UnknownTopic> {
 
 pub(super) async fn publish(
     broadcast: Broadcast,
-    account: AuthSession,
+    session: AuthSession,
     limit: RateLimit,
     accepts: Accepts,
     headers: HeaderMap,
@@ -79,7 +78,7 @@ pub(super) async fn publish(
 ) -> Result<Response, Response> {
     let params = match RequestBody::<PublishParams>::read(request).await? {
         RequestBody::Form(params)
-            if !content::has_valid_csrf_token(&account, &headers, &params.token).await =>
+            if !content::has_valid_csrf_token(&session, &headers, &params.token).await =>
         {
             return Err((StatusCode::FORBIDDEN, content::CSRF_EXPIRED).into_response());
         }
@@ -88,9 +87,9 @@ pub(super) async fn publish(
     };
     let topic = known_topic(params.topic.as_deref()).map_err(IntoResponse::into_response)?;
     let Some(message) = params.message.filter(|message| !message.is_empty()) else {
-        return Err((StatusCode::BAD_REQUEST, "say a message").into_response());
+        return Err((StatusCode::BAD_REQUEST, "a message is required").into_response());
     };
-    // What is kept is the message: it counts for each KiB of it, the first of which the request paid for.
+    // A message takes Redis as much as it is long, so each KiB counts as a request; the first one is charged already.
     let more = (message.len().div_ceil(1024) as u64).saturating_sub(1);
     if more > 0 {
         limit.charge(more).await.map_err(IntoResponse::into_response)?;
@@ -102,4 +101,25 @@ pub(super) async fn publish(
             (StatusCode::ACCEPTED, Json(json!({"id": id.to_string(), "topic": topic}))).into_response()
         }
     })
+}
+
+pub(super) async fn events(
+    broadcast: Broadcast,
+    last_event_id: LastEventId,
+    _limit: RateLimit,
+    Query(params): Query<TopicParams>,
+) -> Result<Response, Response> {
+    let topic = params.topic().map_err(IntoResponse::into_response)?;
+    broadcast.sse(topic, last_event_id).await.map_err(IntoResponse::into_response)
+}
+
+pub(super) async fn socket(
+    upgrade: WebSocketUpgrade,
+    broadcast: Broadcast,
+    last_event_id: LastEventId,
+    _limit: RateLimit,
+    Query(params): Query<TopicParams>,
+) -> Result<Response, Response> {
+    let topic = params.topic().map_err(IntoResponse::into_response)?;
+    broadcast.socket(upgrade, topic, last_event_id).await.map_err(IntoResponse::into_response)
 }

@@ -1,14 +1,14 @@
 //! Counters that all workers share: `GET` reads, `POST` adds.
 //!
-//! There are those in [`NAMES`] and no others: a counter is kept for ever, so a stranger who could make one could make as
-//! many as fill Redis. An application of its own names its counters, too.
+//! There are those in [`NAMES`] and no others: a counter is stored for ever, so a client that could create counters could
+//! fill Redis. A real application names its counters, too.
 //!
-//! What is asked stands in the query or in the body, a form or JSON:
+//! Parameters are in the query or in the body, a form or JSON:
 //!
-//! - `kind`: `exact` (if missing), `batched`, `bounded` or `distinct` (`unique` is its earlier name);
-//! - `by`: how much to add, 1 if missing; to a bounded one it takes, or gives back if it is negative;
-//! - `max` (bounded): how much there is; `token`: take or give back only once for it;
-//! - `item` (distinct): what was seen; `window`: `hour` or `day`, to count only what was seen in the present one.
+//! - `kind`: `exact` (if missing), `batched`, `bounded` or `distinct` (also `unique`);
+//! - `by`: how much to add, 1 if missing; of a bounded one it takes, or gives back if it is negative;
+//! - `max` (bounded): the stock; `token`: take or give back only once for it;
+//! - `item` (distinct): what is inserted; `window`: `hour` or `day`, to count only the items of the current one.
 
 use std::time::Duration;
 
@@ -22,20 +22,20 @@ use regatta::{Approximate, Counters, RequestError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// A counter as it is told; what its kind does not have is left out.
+/// A counter; what its kind does not have is left out.
 #[derive(Debug, Serialize)]
 pub(super) struct CounterView {
     name: String,
     kind: CounterKind,
-    /// None if this worker has not heard of it yet and was not asked to find out.
+    /// `None` if this worker does not know it yet: adding to a batched counter reads nothing.
     value: Option<i128>,
-    /// How far the value may be behind, milliseconds.
+    /// How old the value may be.
     #[serde(skip_serializing_if = "Option::is_none")]
-    staleness_ms: Option<u128>,
+    staleness_seconds: Option<f64>,
     /// Whether it was taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     granted: Option<bool>,
-    /// Whether it was seen for the first time.
+    /// Whether the item was inserted for the first time.
     #[serde(skip_serializing_if = "Option::is_none")]
     new: Option<bool>,
 }
@@ -70,13 +70,13 @@ pub(super) struct CounterParams {
 
 impl CounterView {
     fn new(name: String, kind: CounterKind, value: impl Into<i128>) -> Self {
-        Self { name, kind, value: Some(value.into()), staleness_ms: None, granted: None, new: None }
+        Self { name, kind, value: Some(value.into()), staleness_seconds: None, granted: None, new: None }
     }
 
     fn read(name: String, reading: Option<Approximate>) -> Self {
         Self {
             value: reading.map(|reading| reading.value.into()),
-            staleness_ms: reading.map(|reading| reading.staleness.as_millis()),
+            staleness_seconds: reading.map(|reading| reading.staleness.as_secs_f64()),
             ..Self::new(name, CounterKind::Batched, 0)
         }
     }
@@ -96,7 +96,7 @@ impl CounterParams {
         })
     }
 
-    /// What the query says, and the body where the query says nothing.
+    /// The query's parameters, and the body's where the query has none.
     fn or(self, sent: Self) -> Self {
         Self {
             kind: self.kind.or(sent.kind),
@@ -109,10 +109,10 @@ impl CounterParams {
     }
 }
 
-/// The counters that there are, of every kind.
+/// The names of the counters, for every kind.
 const NAMES: [&str; 10] = ["bell", "hits", "hot", "laps", "mine", "orders", "seats", "shared", "steps", "x"];
 
-/// The name of a counter that there is.
+/// The name of an existing counter.
 #[derive(Debug)]
 pub(super) struct KnownCounter(String);
 
@@ -164,7 +164,7 @@ pub(super) async fn add(
     Query(query): Query<CounterParams>,
     request: Request,
 ) -> Result<Response, Response> {
-    // A query that says it all needs no body.
+    // A query with an amount and no kind needs no body.
     let params = match (query.by, query.kind) {
         (Some(_), None) => query,
         _ => query.or(read_body(request).await?),
@@ -173,12 +173,12 @@ pub(super) async fn add(
         CounterKind::Exact => add_exact(&counters, name, &params).await,
         CounterKind::Batched => add_batched(&counters, name, &params).await,
         CounterKind::Bounded if params.max.is_none() && params.by.is_none_or(|by| by >= 0) => {
-            return Err(missing("max, how much there is"));
+            return Err(missing("max, the stock"));
         }
         CounterKind::Bounded => change_bounded(&counters, name, &params).await,
         CounterKind::Distinct => match &params.item {
-            None => return Err(missing("item, what was seen")),
-            Some(item) => add_distinct(&counters, name, &params, item).await,
+            None => return Err(missing("item, what is inserted")),
+            Some(item) => insert_distinct(&counters, name, &params, item).await,
         },
     };
     let counter = counter.map_err(IntoResponse::into_response)?;
@@ -195,7 +195,7 @@ async fn add_exact(
     Ok(CounterView::new(name, CounterKind::Exact, value))
 }
 
-/// Costs no command, so a worker that has not heard of the counter yet does not tell its value.
+/// Costs no round trip, so a worker that does not know the counter yet returns no value.
 async fn add_batched(
     counters: &Counters,
     name: String,
@@ -226,21 +226,24 @@ async fn change_bounded(
     })
 }
 
-async fn add_distinct(
+async fn insert_distinct(
     counters: &Counters,
     name: String,
     params: &CounterParams,
     item: &str,
 ) -> Result<CounterView, RequestError> {
-    let seen = params.distinct(counters, &name)?.insert(item).await?;
-    Ok(CounterView { new: Some(seen.is_new), ..CounterView::new(name, CounterKind::Distinct, seen.count) })
+    let inserted = params.distinct(counters, &name)?.insert(item).await?;
+    Ok(CounterView {
+        new: Some(inserted.is_new),
+        ..CounterView::new(name, CounterKind::Distinct, inserted.count)
+    })
 }
 
 fn missing(what: &str) -> Response {
     (StatusCode::BAD_REQUEST, format!("this kind of counter needs {what}")).into_response()
 }
 
-/// What a body says, which may be a form or JSON, or missing.
+/// The parameters of a body: a form, JSON, or none.
 async fn read_body(request: Request<Body>) -> Result<CounterParams, Response> {
     let kind =
         request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();

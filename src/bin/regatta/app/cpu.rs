@@ -1,32 +1,39 @@
-//! What background tasks do here: CPU work that can say how far it is and that can be stopped.
+//! CPU work: of background tasks, with progress and cancellation, and of `GET /heavy`, off the event loop.
 //!
-//! Both are done in the slow, plain way: they are meant to cost time, and their results are exact.
+//! The algorithms are slow on purpose, and their results are exact.
 
 use std::ops::{ControlFlow, Range};
+use std::time::Instant;
 
+use axum::Json;
+use axum::extract::{Query, State as Shared};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use num_bigint::BigUint;
+use regatta::{FleetHandle, RequestError};
+use serde::{Deserialize, Serialize};
 
-/// Told a percentage now and then; says whether to go on.
+/// Gets the progress in percent now and then; returns whether to go on.
 pub(super) trait ProgressCallback: FnMut(u8) -> ControlFlow<()> {}
 
 impl<W: FnMut(u8) -> ControlFlow<()>> ProgressCallback for W {}
 
-/// Additions between two looks at the watch: a look costs as much as some of the shortest.
+/// Additions between two calls of the callback: one costs as much as some short additions.
 const ADDITIONS: u32 = 64;
 
-/// Numbers tried between two looks at the watch.
+/// Numbers tested between two calls of the callback.
 const CHUNK: u32 = 4_096;
 
-/// The `n`th Fibonacci number, beginning at F(0) = 0; `None` if the watch had it stop.
+/// The `n`th Fibonacci number, beginning at F(0) = 0; `None` if the callback stopped it.
 ///
-/// By addition: doubling would be done before anyone had seen a progress bar. An addition costs as much as its sum is
-/// long, so half of the way is a quarter of the work.
-pub(super) fn fibonacci(n: u32, mut watch: impl ProgressCallback) -> Option<BigUint> {
+/// By addition: doubling would be too fast for a progress bar. An addition costs as much as its sum is long, so half of
+/// the additions are a quarter of the work.
+pub(super) fn fibonacci(n: u32, mut on_progress: impl ProgressCallback) -> Option<BigUint> {
     let (mut this, mut next) = (BigUint::ZERO, BigUint::from(1_u8));
     for at in 0..n {
         if at.is_multiple_of(ADDITIONS) {
             let (done, all) = (u64::from(at), u64::from(n));
-            if watch(percent(done * done, all * all)).is_break() {
+            if on_progress(percent(done * done, all * all)).is_break() {
                 return None;
             }
         }
@@ -36,14 +43,14 @@ pub(super) fn fibonacci(n: u32, mut watch: impl ProgressCallback) -> Option<BigU
     Some(this)
 }
 
-/// How many primes there are below `n`; `None` if the watch had it stop.
+/// How many primes there are below `n`; `None` if the callback stopped it.
 ///
 /// A number costs as many divisions as its root is large.
-pub(super) fn primes(n: u32, mut watch: impl ProgressCallback) -> Option<u32> {
+pub(super) fn primes(n: u32, mut on_progress: impl ProgressCallback) -> Option<u32> {
     let work = |below: u32| u64::from(below) * u64::from(below.isqrt());
     let mut found = 0;
     for from in (0..n).step_by(CHUNK as usize) {
-        if watch(percent(work(from), work(n))).is_break() {
+        if on_progress(percent(work(from), work(n))).is_break() {
             return None;
         }
         found += primes_in(from..from.saturating_add(CHUNK).min(n));
@@ -61,9 +68,46 @@ pub(super) fn primes_in(range: Range<u32>) -> u32 {
     u32::try_from(odd).unwrap_or(u32::MAX) + u32::from(range.contains(&2))
 }
 
-/// Never 100: the one who counts is not done yet.
+/// At most 99: the work is not done yet.
 fn percent(done: u64, all: u64) -> u8 {
     u8::try_from(done.saturating_mul(100) / all.max(1)).unwrap_or(99).min(99)
+}
+
+/// The default of `/heavy`: some hundredths of a second of work.
+const HEAVY_DEFAULT: u32 = 200_000;
+
+/// The maximum of `/heavy`: half a second of work.
+const HEAVY_MAX: u32 = 2_000_000;
+
+#[derive(Deserialize)]
+pub(super) struct HeavyParams {
+    n: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct HeavyResult {
+    worker: u32,
+    n: u32,
+    result: u32,
+    elapsed_seconds: f64,
+}
+
+pub(super) async fn heavy(
+    Shared(state): Shared<FleetHandle>,
+    Query(HeavyParams { n }): Query<HeavyParams>,
+) -> Response {
+    let n = n.unwrap_or(HEAVY_DEFAULT);
+    if n > HEAVY_MAX {
+        return (StatusCode::BAD_REQUEST, format!("n is {n}; allowed: 0 to {HEAVY_MAX}")).into_response();
+    }
+    let started = Instant::now();
+    match state.spawn_blocking(move || primes_in(0..n)).await {
+        Ok(result) => {
+            let elapsed_seconds = started.elapsed().as_secs_f64();
+            Json(HeavyResult { worker: state.worker().pid(), n, result, elapsed_seconds }).into_response()
+        }
+        Err(error) => RequestError::from(error).into_response(),
+    }
 }
 
 #[cfg(test)]
@@ -72,7 +116,7 @@ mod tests {
 
     const GO_ON: fn(u8) -> ControlFlow<()> = |_| ControlFlow::Continue(());
 
-    /// By doubling, which shares nothing with the way above: F(2k) and F(2k+1) out of F(k) and F(k+1).
+    /// By doubling, another algorithm than the one above: F(2k) and F(2k+1) out of F(k) and F(k+1).
     fn doubled(n: u32) -> (BigUint, BigUint) {
         if n == 0 {
             return (BigUint::ZERO, BigUint::from(1_u8));
@@ -122,7 +166,7 @@ mod tests {
                 "{reported:?}"
             );
         }
-        assert_eq!(fibonacci_reported[50], 25, "half of the way is a quarter of the work");
+        assert_eq!(fibonacci_reported[50], 25, "half of the additions are a quarter of the work");
         let stop = |percent| if percent < 10 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
         assert_eq!((fibonacci(100_000, stop), primes(1_000_000, stop)), (None, None));
     }

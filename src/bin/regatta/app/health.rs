@@ -1,11 +1,11 @@
-//! Routes that need no shared state, and so answer when Redis is away.
+//! Routes that need no shared state, so they answer while Redis is unavailable.
 
 use axum::Json;
 use axum::extract::State as Shared;
 use regatta::{FleetHandle, RedisHealth, Worker};
 use serde::Serialize;
 
-/// A worker's report on itself.
+/// The health of the answering worker.
 #[derive(Serialize)]
 pub(super) struct HealthReport {
     status: &'static str,
@@ -24,9 +24,9 @@ pub(super) async fn hello(worker: Worker) -> String {
 }
 
 pub(super) async fn health(Shared(state): Shared<FleetHandle>) -> Json<HealthReport> {
-    let lanes = state.breaker_states();
+    let breakers = state.breaker_states();
     let (status, redis) = match state.redis_status() {
-        RedisHealth::Up if lanes.all_closed() => ("ok", "up"),
+        RedisHealth::Up if breakers.all_closed() => ("ok", "up"),
         RedisHealth::Up => ("degraded", "up"),
         RedisHealth::Connecting => ("degraded", "connecting"),
         RedisHealth::Down { .. } => ("degraded", "down"),
@@ -40,7 +40,7 @@ pub(super) async fn health(Shared(state): Shared<FleetHandle>) -> Json<HealthRep
         uptime_seconds: state.uptime().as_secs(),
         memory_bytes: state.memory_bytes(),
         redis,
-        redis_reads: lanes.reads.state.name(),
-        redis_writes: lanes.writes.state.name(),
+        redis_reads: breakers.reads.state.name(),
+        redis_writes: breakers.writes.state.name(),
     })
 }

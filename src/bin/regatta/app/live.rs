@@ -1,7 +1,6 @@
-//! The fleet as it goes on, for the one who looks at the page: a stream of one JSON event a second at most, and while
-//! nothing changes the last one again now and then.
+//! Updates of the page: a stream of at most one JSON event a second; while nothing changes, the last one is repeated.
 //!
-//! A worker looks at the fleet once a second, however many clients watch, and not at all while no one does.
+//! A worker samples the fleet once a second for any number of streams, and not at all without one.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,31 +18,31 @@ use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 use crate::app::broadcast::DEFAULT_TOPIC;
 use crate::app::home;
 
-/// Between two looks.
+/// Time between two samples.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// After so long without news the last is told again: scripts do not see comments, and a page that hears nothing for a
-/// while longer knows that its connection is broken, whatever its browser believes.
+/// Time after which an unchanged state is sent again: scripts do not see keep-alive comments, and a page without events
+/// for longer than this opens a new connection.
 const REPEAT_AFTER: Duration = Duration::from_secs(15);
 
-/// The route, with a scene of its own.
+/// The route and its feed.
 pub(super) fn routes(state: &FleetHandle) -> Router<FleetHandle> {
-    let scene = Arc::new(LiveFeed {
+    let feed = Arc::new(LiveFeed {
         state: state.clone(),
         latest: watch::Sender::default(),
         task: Mutex::new(FeedTask::Idle),
     });
-    Router::new().route("/live", get(live)).with_state(scene)
+    Router::new().route("/live", get(live)).with_state(feed)
 }
 
-async fn live(_limit: RateLimit, Shared(scene): Shared<Arc<LiveFeed>>) -> Response {
-    scene.state.events(LiveSubscriber { latest: scene.subscribe(), repeat_at: Instant::now() + REPEAT_AFTER })
+async fn live(_limit: RateLimit, Shared(feed): Shared<Arc<LiveFeed>>) -> Response {
+    feed.state.events(LiveSubscriber { latest: feed.subscribe(), repeat_at: Instant::now() + REPEAT_AFTER })
 }
 
-/// What all watchers of this worker see.
+/// The state that all streams of this worker share.
 struct LiveFeed {
     state: FleetHandle,
-    /// The last event, as it goes over the wire; empty before the first.
+    /// The last event's bytes; empty before the first.
     latest: watch::Sender<Bytes>,
     task: Mutex<FeedTask>,
 }
@@ -57,28 +56,28 @@ enum FeedTask {
 impl LiveFeed {
     fn subscribe(self: &Arc<Self>) -> watch::Receiver<Bytes> {
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut watcher = self.latest.subscribe();
+        let mut subscriber = self.latest.subscribe();
         if *task == FeedTask::Idle {
             *task = FeedTask::Running;
             tokio::spawn(Arc::clone(self).publish());
         }
-        // The one who comes sees at once what the others see.
-        watcher.mark_changed();
-        watcher
+        // A new stream starts with the last event.
+        subscriber.mark_changed();
+        subscriber
     }
 
     async fn publish(self: Arc<Self>) {
-        let mut pause = tokio::time::interval(INTERVAL);
-        pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // While it lives its worker asks once a second who listens.
-        let here = self.state.broadcast().presence(DEFAULT_TOPIC).ok();
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The worker updates it once a second as long as it exists.
+        let presence = self.state.broadcast().presence(DEFAULT_TOPIC).ok();
         let mut latest = LiveState::default();
         loop {
-            pause.tick().await;
+            ticks.tick().await;
             if self.stop_if_unused() {
                 return;
             }
-            let now = LiveState::sample(&self.state, here.as_ref()).await;
+            let now = LiveState::sample(&self.state, presence.as_ref()).await;
             if now != latest {
                 latest = now;
                 let text = serde_json::to_string(&latest).unwrap_or_default();
@@ -87,7 +86,7 @@ impl LiveFeed {
         }
     }
 
-    /// Whether no one watches any more; the painter then rests, and what it showed is forgotten.
+    /// Whether the last stream has ended; the last event is then discarded, because the next stream would start with it.
     fn stop_if_unused(&self) -> bool {
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         if self.latest.receiver_count() > 0 {
@@ -123,11 +122,11 @@ impl EventSource for LiveSubscriber {
 /// The fleet at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 struct LiveState {
-    /// Views of all visitors; none while Redis does not say.
+    /// Views of all visitors; `None` while Redis is unavailable.
     total: Option<i64>,
-    /// Who listens to the news, on all machines; likewise. Every open page does.
+    /// Subscribers of the default topic on all instances, which every open page is; `None` likewise.
     here: Option<u64>,
-    /// This machine's slots in use.
+    /// This instance's slots in use.
     slots: Vec<LiveSlot>,
 }
 
@@ -140,13 +139,13 @@ struct LiveSlot {
 }
 
 impl LiveState {
-    async fn sample(state: &FleetHandle, here: Option<&Presence>) -> Self {
+    async fn sample(state: &FleetHandle, presence: Option<&Presence>) -> Self {
         let slots = state.snapshot().slots;
         let total = state.page_views().await.ok();
         Self {
             total,
-            // Of the time before, while Redis is away.
-            here: total.and(here.and_then(Presence::count)),
+            // While Redis is unavailable the count is an old one.
+            here: total.and(presence.and_then(Presence::count)),
             slots: slots.iter().filter(|slot| home::is_in_use(slot)).map(LiveSlot::from).collect(),
         }
     }

@@ -1,4 +1,4 @@
-//! The shipped application: a page that counts its visits, and small routes to try a fleet with.
+//! The shipped application: a page that counts its views, and small routes to try a fleet with.
 //!
 //! It uses the library's public names only, so it is also the example to copy from.
 
@@ -8,15 +8,12 @@ mod broadcast;
 mod content;
 mod counters;
 mod cpu;
-mod events;
 mod health;
-mod heavy;
 mod home;
 mod live;
 mod profile;
 mod sticky;
 mod tasks;
-mod ws;
 
 use axum::Router;
 use axum::routing::{delete, get, post};
@@ -36,28 +33,28 @@ pub(crate) fn router(state: FleetHandle) -> Router {
         .with_state(state)
 }
 
-/// What only looks; a visit is counted, and a form's page may make the session that the form belongs to.
+/// Routes that only read; a view is counted, and a page with a form may create the session that the form belongs to.
 fn read_routes() -> Router<FleetHandle> {
     Router::new()
         .route("/", get(home::home))
         .route("/hello", get(health::hello))
         .route("/health", get(health::health))
-        .route("/heavy", get(heavy::heavy))
+        .route("/heavy", get(cpu::heavy))
         .route("/counters", get(counters::list))
         .route("/counters/{name}", get(counters::read))
         .route("/login", get(auth::page))
-        .route("/events", get(events::events))
+        .route("/events", get(broadcast::events))
         .route("/me", get(profile::me))
         .route("/me/sessions", get(profile::sessions))
         .route("/tasks", get(tasks::page))
         .route("/tasks/{id}", get(tasks::show))
         .route("/tasks/{id}/events", get(tasks::events))
-        // Its handshake is a GET, so `Upgrade` itself asks where it comes from.
-        .route("/ws", get(ws::socket))
+        // Its handshake is a GET, so `WebSocketUpgrade` itself checks the origin.
+        .route("/ws", get(broadcast::socket))
 }
 
-/// Whatever changes something, all of it refused to other sites' pages. Here and not around all routes: a layer costs a
-/// request that only looks as well.
+/// Routes that write; requests of other sites' pages are rejected. The layer is not around all routes, because it would
+/// cost reads as well.
 fn write_routes() -> Router<FleetHandle> {
     Router::new()
         .route("/counters/{name}", post(counters::add))

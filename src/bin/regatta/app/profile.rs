@@ -1,7 +1,7 @@
-//! The name that the visitor entered, and where else it is logged in.
+//! The session: the name that the visitor entered, and its sessions.
 //!
-//! In a demonstration every visitor may enter any name, so other sessions of a name may be strangers': no address is told but
-//! that of the session itself.
+//! Any visitor may enter any name here, so other sessions of a name may be strangers': the address is shown of the current
+//! session only.
 
 use askama::Template;
 use axum::Json;
@@ -16,10 +16,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
+use crate::app::assets;
 use crate::app::auth::render_page;
-use crate::app::content::RequestBody;
-use crate::app::home::Accepts;
-use crate::app::{assets, content};
+use crate::app::content::{self, Accepts, RequestBody};
 
 #[derive(Template)]
 #[template(path = "me.html")]
@@ -39,7 +38,7 @@ struct SessionsPage<'a> {
     sessions: Vec<SessionView>,
 }
 
-/// One session as it is shown.
+/// One session.
 #[derive(Debug, Serialize)]
 struct SessionView {
     handle: String,
@@ -49,7 +48,7 @@ struct SessionView {
     created_short: String,
     #[serde(skip)]
     last_seen_short: String,
-    /// Of this session alone.
+    /// Of the current session alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
     agent: String,
@@ -57,14 +56,14 @@ struct SessionView {
 }
 
 pub(super) async fn me(
-    account: AuthSession,
+    session: AuthSession,
     worker: Worker,
     accepts: Accepts,
 ) -> Result<Response, RequestError> {
-    let Some(user) = account.user_id() else { return not_logged_in(accepts) };
+    let Some(user) = session.user_id() else { return not_logged_in(accepts) };
     Ok(match accepts {
         Accepts::Html => {
-            let token = account.csrf_token().await?;
+            let token = session.csrf_token().await?;
             let page = ProfilePage { style: assets::style_path(), token, user, pid: worker.pid() };
             render_page(&page, StatusCode::OK)
         }
@@ -74,7 +73,7 @@ pub(super) async fn me(
     })
 }
 
-/// A visitor who is not logged in is sent to the login page, and a program is answered 401.
+/// A browser is redirected to the login page; other clients get 401.
 fn not_logged_in(accepts: Accepts) -> Result<Response, RequestError> {
     match accepts {
         Accepts::Html => Ok(Redirect::to("/login").into_response()),
@@ -82,12 +81,12 @@ fn not_logged_in(accepts: Accepts) -> Result<Response, RequestError> {
     }
 }
 
-pub(super) async fn sessions(account: AuthSession, accepts: Accepts) -> Result<Response, RequestError> {
-    let Some(user) = account.user_id() else { return not_logged_in(accepts) };
-    let sessions: Vec<SessionView> = account.sessions().await?.into_iter().map(SessionView::from).collect();
+pub(super) async fn sessions(session: AuthSession, accepts: Accepts) -> Result<Response, RequestError> {
+    let Some(user) = session.user_id() else { return not_logged_in(accepts) };
+    let sessions: Vec<SessionView> = session.sessions().await?.into_iter().map(SessionView::from).collect();
     Ok(match accepts {
         Accepts::Html => {
-            let token = account.csrf_token().await?;
+            let token = session.csrf_token().await?;
             let page = SessionsPage { style: assets::style_path(), token, user, sessions };
             render_page(&page, StatusCode::OK)
         }
@@ -98,7 +97,7 @@ pub(super) async fn sessions(account: AuthSession, accepts: Accepts) -> Result<R
     })
 }
 
-/// Which session is to end.
+/// The session to end.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct SessionParam {
     id: Option<String>,
@@ -106,25 +105,25 @@ pub(super) struct SessionParam {
 
 /// Ends the session that the query names, or all of them.
 pub(super) async fn destroy(
-    mut account: AuthSession,
+    mut session: AuthSession,
     Query(SessionParam { id }): Query<SessionParam>,
 ) -> Result<Response, RequestError> {
-    destroy_sessions(&mut account, id.as_deref()).await
+    destroy_sessions(&mut session, id.as_deref()).await
 }
 
 /// Ends the session that the path names.
 pub(super) async fn destroy_one(
-    mut account: AuthSession,
+    mut session: AuthSession,
     Path(id): Path<String>,
 ) -> Result<Response, RequestError> {
-    destroy_sessions(&mut account, Some(&id)).await
+    destroy_sessions(&mut session, Some(&id)).await
 }
 
-async fn destroy_sessions(account: &mut AuthSession, id: Option<&str>) -> Result<Response, RequestError> {
+async fn destroy_sessions(session: &mut AuthSession, id: Option<&str>) -> Result<Response, RequestError> {
     match id {
-        None => account.logout_everywhere().await?,
+        None => session.logout_everywhere().await?,
         Some(id) => {
-            if !account.revoke(id).await? {
+            if !session.revoke(id).await? {
                 return Ok((StatusCode::NOT_FOUND, "you have no such session").into_response());
             }
         }
@@ -132,34 +131,35 @@ async fn destroy_sessions(account: &mut AuthSession, id: Option<&str>) -> Result
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// What the page's forms send, because a form cannot send DELETE.
+/// What the page's forms send: a form cannot send DELETE.
 #[derive(Debug, Deserialize)]
 pub(super) struct EndSessionParams {
     #[serde(default)]
     token: String,
-    /// A session's handle, or `all`, which is none: handles are longer.
+    /// A session's handle, or `all`: handles are longer.
     #[serde(rename = "end")]
     session: String,
 }
 
 pub(super) async fn destroy_by_form(
-    mut account: AuthSession,
+    mut session: AuthSession,
     headers: HeaderMap,
     request: Request<Body>,
 ) -> Result<Response, Response> {
-    let RequestBody::Form(EndSessionParams { token, session }) = RequestBody::read(request).await? else {
+    let RequestBody::Form(EndSessionParams { token, session: ended }) = RequestBody::read(request).await?
+    else {
         return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "send a form, or DELETE").into_response());
     };
-    if !content::has_valid_csrf_token(&account, &headers, &token).await {
+    if !content::has_valid_csrf_token(&session, &headers, &token).await {
         return Err((StatusCode::FORBIDDEN, content::CSRF_EXPIRED).into_response());
     }
-    if account.user_id().is_none() {
+    if session.user_id().is_none() {
         return Ok(Redirect::to("/login").into_response());
     }
-    let destroyed = match session.as_str() {
-        "all" => account.logout_everywhere().await.map(|()| "/"),
-        // One that ended by itself meanwhile is what was wanted.
-        handle => account.revoke(handle).await.map(|_| "/me/sessions"),
+    let destroyed = match ended.as_str() {
+        "all" => session.logout_everywhere().await.map(|()| "/"),
+        // A session that has ended meanwhile is no error.
+        handle => session.revoke(handle).await.map(|_| "/me/sessions"),
     };
     destroyed.map(|next| Redirect::to(next).into_response()).map_err(IntoResponse::into_response)
 }
@@ -167,7 +167,7 @@ pub(super) async fn destroy_by_form(
 impl From<ListedSession> for SessionView {
     fn from(session: ListedSession) -> Self {
         let ListedSession { handle, created_ms, last_seen_ms, address, agent, current } = session;
-        let agent = if agent.is_empty() { "something without a name".to_owned() } else { agent };
+        let agent = if agent.is_empty() { "unknown client".to_owned() } else { agent };
         let address = current.then_some(address);
         let (created, created_short) = format_time(created_ms);
         let (last_seen, last_seen_short) = format_time(last_seen_ms);
@@ -175,7 +175,7 @@ impl From<ListedSession> for SessionView {
     }
 }
 
-/// A time for programs and for people; both in UTC, because no one said where the visitor is.
+/// A time for programs and for people; both in UTC, because the visitor's time zone is unknown.
 fn format_time(at_ms: u64) -> (String, String) {
     let seconds = i64::try_from(at_ms / 1000).unwrap_or(i64::MAX);
     let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);

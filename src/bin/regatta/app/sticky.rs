@@ -1,5 +1,5 @@
-//! Hits per session from one worker's own memory: they only add up where the same worker is met again and again, as
-//! with `listen.steering = "client-ip"`.
+//! Hits per session in one worker's memory: they add up only if the same worker gets a client's requests, as with
+//! `listen.steering = "client-ip"`.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,21 +10,21 @@ use axum::routing::get;
 use lru::LruCache;
 use regatta::{RequestError, Session, Worker};
 
-/// Sessions a worker remembers; the one who was not seen for longest is forgotten first.
+/// Sessions in a worker's memory; the least recently used is removed first.
 const MAX_SESSIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
 
 /// Hits by session.
 type Hits = Arc<Mutex<LruCache<i128, u64>>>;
 
-/// The route, with a memory of its own.
+/// The route and its memory.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    // It grows with its entries: room for all of them at once would cost every worker half a megabyte.
+    // It grows with its entries: capacity for all of them at once would cost every worker half a megabyte.
     let mut hits = LruCache::unbounded();
     hits.resize(MAX_SESSIONS);
     Router::new().route("/sticky", get(sticky)).with_state(Arc::new(Mutex::new(hits)))
 }
 
-/// Counts a hit. Only a visitor's first one asks Redis: it makes the session, whose signed cookie names it from then on.
+/// Counts a hit. Only a visitor's first one needs Redis: it creates the session, which later requests name by cookie.
 async fn sticky(
     worker: Worker,
     session: Session,

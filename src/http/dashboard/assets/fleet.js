@@ -1,8 +1,8 @@
-// Fills what the server sends every second into the page that it has drawn; without this the page is whole and still.
+// Fills the updates of every second into the page; without this script the page is complete and does not change.
 "use strict";
 (() => {
-  // What a field of the data does to an element that names it: data-text="pid" and so on.
-  const ways = {
+  // How a field of the data changes an element that names it: data-text="pid" and so on.
+  const setters = {
     text: (el, value) => { if (el.textContent !== value) el.textContent = value; },
     tone: (el, value) => { el.dataset.is = value; },
     value: (el, value) => { if (String(el.value) !== String(value)) el.value = value; },
@@ -11,26 +11,26 @@
     show: (el, value) => { el.toggleAttribute("hidden", value.length === 0); },
     time: (el, value) => { el.dateTime = value; },
   };
-  const names = Object.keys(ways);
+  const names = Object.keys(setters);
 
   function fill(el, data) {
     for (const name of names) {
       const field = el.dataset[name];
-      if (field !== undefined && field in data) ways[name](el, data[field]);
+      if (field !== undefined && field in data) setters[name](el, data[field]);
     }
     const rows = data[el.dataset.list];
     if (rows !== undefined) arrange(el, rows);
     else if (el.dataset.list === undefined) for (const child of el.children) fill(child, data);
   }
 
-  // Rows keep their elements, and with them the focus, for as long as their key is there.
+  // A row keeps its element, and with it the focus, as long as its key is in the data.
   function arrange(list, rows) {
     const known = new Map([...list.children].map((row) => [row.dataset.key, row]));
-    const wanted = new Set(rows.map((row) => row.key));
-    for (const [key, row] of known) if (!wanted.has(key)) row.remove();
+    const present = new Set(rows.map((row) => row.key));
+    for (const [key, row] of known) if (!present.has(key)) row.remove();
     let next = list.firstElementChild;
     for (const data of rows) {
-      const row = known.get(data.key) ?? made(list.dataset.list);
+      const row = known.get(data.key) ?? newRow(list.dataset.list);
       row.dataset.key = data.key;
       fill(row, data);
       if (row === next) next = next.nextElementSibling;
@@ -38,58 +38,58 @@
     }
   }
 
-  function made(name) {
+  function newRow(name) {
     const copy = document.getElementById("row-" + name).content.cloneNode(true);
     return copy.querySelector("[data-key]");
   }
 
   const link = document.getElementById("link");
-  const still = link.innerHTML;
-  function tell(state) {
+  const reloadLink = link.innerHTML;
+  function showLink(state) {
     if (document.documentElement.dataset.link === state) return;
     document.documentElement.dataset.link = state;
     if (state === "live") link.textContent = "live";
-    else link.innerHTML = "connecting again · " + still;
+    else link.innerHTML = "reconnecting · " + reloadLink;
   }
 
   let source = null, watchdog = 0;
-  // A connection whose other end has vanished says nothing for ever; a frame is due each second.
-  function expect() {
+  // A connection whose other end has vanished never fails by itself; an update is due each second.
+  function restartWatchdog() {
     clearTimeout(watchdog);
-    watchdog = setTimeout(() => { tell("lost"); look(); }, 10000);
+    watchdog = setTimeout(() => { showLink("lost"); reconnect(); }, 10000);
   }
   function open() {
-    expect();
+    restartWatchdog();
     source = new EventSource("/fleet/events");
     source.onmessage = (event) => {
       fill(document.body, JSON.parse(event.data));
-      tell("live");
-      expect();
+      showLink("live");
+      restartWatchdog();
     };
     source.onerror = () => {
-      tell("lost");
-      // The browser comes again by itself, unless it was refused.
-      if (source.readyState === EventSource.CLOSED) setTimeout(look, 5000);
+      showLink("lost");
+      // The browser connects again by itself, unless the response was an error.
+      if (source.readyState === EventSource.CLOSED) setTimeout(reconnect, 5000);
     };
   }
-  // Nobody looks at a hidden page, so nothing need be computed for it.
-  function look() {
+  // A hidden page needs no updates, and without its stream nothing is computed for it.
+  function reconnect() {
     clearTimeout(watchdog);
     if (source !== null) source.close();
     source = null;
     if (!document.hidden) open();
   }
-  document.addEventListener("visibilitychange", look);
-  look();
+  document.addEventListener("visibilitychange", reconnect);
+  reconnect();
 
-  // A verdict may take some seconds: the button says that it was pressed, and cannot be again.
+  // A command may take some seconds: its button is busy, and a second press does nothing.
   document.addEventListener("submit", (event) => {
     const button = event.submitter;
     if (button === null) return;
     if (button.getAttribute("aria-busy") === "true") event.preventDefault();
     button.setAttribute("aria-busy", "true");
   });
-  // A page that the browser kept shows its buttons as they were.
+  // A page from the browser's back-forward cache still has its busy buttons.
   addEventListener("pageshow", () => {
     for (const button of document.querySelectorAll("[aria-busy]")) button.removeAttribute("aria-busy");
   });

@@ -1,4 +1,4 @@
-//! The header and what is made of it. Pure.
+//! The header's value, and digests. Pure.
 
 use http::{HeaderMap, HeaderName};
 use ring::digest;

@@ -1,9 +1,9 @@
 //! `Idempotency-Key`: a request that is sent again is carried out once (draft-ietf-httpapi-idempotency-key-header).
 //!
 //! Guarantees that of all requests of one client with one key at most one is under way, as long as its worker lives and
-//! reaches Redis, whatever the client's cookie was and has become (`names`); that the others get its response, or hear
-//! that it is still under way or that it was another request; that no client gets a response, or a cookie, of another
-//! client's request; and that a response which may be another one at the next try is not kept. A worker that dies leaves
+//! reaches Redis, whatever the client's cookie was and has become (`names`); that the others get its response, or a
+//! problem because it is still under way or was another request; that no client gets a response, or a cookie, of another
+//! client's request; and that a response which may differ at the next try is not stored. A worker that dies leaves
 //! a lease that ends, and the next repetition is carried out. Requests without the header cost nothing.
 
 pub(in crate::http) mod key;
@@ -23,20 +23,20 @@ use crate::http::error::{RequestError, StateError};
 use crate::http::extract::{Idempotency, ResponseRetention};
 use crate::http::problem::Problem;
 use crate::http::request_state::{RequestState, SessionOrigin};
-use crate::http::service::context::WorkerContext;
 use crate::http::service::idempotent::request_names::{
     RequestNamer, RequestNames, SenderIdentification, SenderIdentity,
 };
 use crate::http::service::idempotent::stored_response::{RecordedSessionChange, SessionAfterResponse};
+use crate::http::services::state::StateServices;
 use crate::redis;
 use crate::redis::begin::SessionLookup;
 use crate::redis::idempotency;
 use crate::redis::idempotency::{ClaimOutcome, ClaimRequest, StoredResponse};
 
-/// The policy that bounds what clients who are not logged in have kept; an application may change or switch it off.
+/// The policy that bounds what is stored for clients who are not logged in; an application may change or switch it off.
 const IDEMPOTENCY_POLICY: &str = "idempotency";
 
-/// Largest response that is kept, headers and body.
+/// Largest response that is stored, headers and body.
 const STORED_RESPONSE_MAX: u64 = 64 * 1024;
 /// The same for a client of whom nothing is known, and how long it is kept.
 const UNIDENTIFIED_RESPONSE_MAX: u64 = 4 * 1024;
@@ -47,7 +47,7 @@ const NAME_EXTRA_LIFETIME: Duration = Duration::from_secs(60);
 /// For how long a request is claimed by the worker that carries it out, which renews the claim meanwhile.
 const LEASE: Duration = Duration::from_secs(5);
 const RENEW_EVERY: Duration = Duration::from_millis(1500);
-/// Pause before a response that could not be kept is offered again.
+/// Pause before a failed attempt to store a response is repeated.
 const STORE_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// The right to carry a request out.
@@ -59,17 +59,17 @@ pub(in crate::http) struct ExecutionLease {
     identification: SenderIdentification,
     /// Names that its response is for.
     readers: Vec<String>,
-    /// What counts together with the cookie that its response comes with; [`Names::beside`].
+    /// What counts together with the cookie that its response comes with; [`RequestNames`].
     bound_authorization: Option<String>,
     record: String,
     owner: String,
 }
 
-/// Whether a request asks to be carried out once.
-pub(in crate::http) fn is_requested<B>(core: &WorkerContext, request: &Request<B>) -> bool {
+/// Whether a request has a key and is to be carried out once.
+pub(in crate::http) fn is_requested<B>(services: &StateServices, request: &Request<B>) -> bool {
     matches!(*request.method(), Method::POST | Method::PATCH)
         && request.headers().contains_key(key::IDEMPOTENCY_KEY_HEADER)
-        && !core.config.idempotency.ttl.is_zero()
+        && !services.idempotency_ttl.is_zero()
 }
 
 /// The request and the right to carry it out, or what is answered in its place.
@@ -86,13 +86,13 @@ pub(in crate::http) async fn claim_execution(
     let key =
         key::parse_key(&parts.headers).ok_or_else(|| RequestError::InvalidIdempotencyKey.into_response())?;
     let names = request_names(state, &parts.headers, &key).await.map_err(IntoResponse::into_response)?;
-    // The body is bounded already; what is wrong with it is remembered there and told instead of this.
+    // The body is bounded already; what is wrong with it is recorded there and answered instead of this.
     let body = to_bytes(body, usize::MAX)
         .await
         .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the request's body broke off").into_response())?;
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let fingerprint = key::sha256_of_parts(&[parts.method.as_str().as_bytes(), target.as_bytes(), &body]);
-    let owner = state.core.request_id().to_str().unwrap_or_default().to_owned();
+    let owner = state.services.worker.request_id().to_str().unwrap_or_default().to_owned();
     let key = Idempotency::new(key);
     let RequestNames { identification, record, readers, bound_authorization, .. } = names.clone();
     let state = Arc::clone(state);
@@ -115,7 +115,7 @@ pub(in crate::http) async fn claim_execution(
             Err(Problem::idempotency_in_progress(retry_after_seconds(left)).into_response())
         }
         Ok(ClaimOutcome::KeyReused) => Err(Problem::idempotency_key_reused().into_response()),
-        // Another client may have sent it: that it was carried out is all that is told.
+        // Another client may have sent it: the response reveals only that it was carried out.
         Ok(ClaimOutcome::Completed(kept))
             if identification.is_ambiguous() || !stored_response::is_readable_by(&kept, &names.keys) =>
         {
@@ -135,13 +135,13 @@ async fn request_names(
     headers: &HeaderMap,
     key: &str,
 ) -> Result<RequestNames, RequestError> {
-    let policies = state.core.limiter.policies();
+    let policies = state.services.limiter.policies();
     let anonymous_policy = policies.find(IDEMPOTENCY_POLICY).map(|(number, _)| number);
     match anonymous_policy {
         Some(policy) if state.visitor.user().is_none() => state.apply_policy(policy, None).await?,
         _ => state.decide_limits().await?,
     }
-    // A ticket has one id, and its session is made when the handler uses it.
+    // A provisional cookie has one id, and its session is created when the handler uses it.
     let stored_id = {
         let inner = state.lock().await;
         inner.stored_session_id().filter(|_| inner.provisional.is_none())
@@ -155,7 +155,7 @@ async fn request_names(
     if let (Some(policy), None, Some(_)) = (anonymous_policy, &user, state.visitor.user()) {
         state.apply_policy(policy, None).await?;
     }
-    let client = state.client.limit_subject(state.core.config.ipv6_prefix);
+    let client = state.client.limit_subject(state.services.ipv6_prefix);
     let sender = SenderIdentity {
         user: user.as_deref(),
         authorization: headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes),
@@ -163,7 +163,7 @@ async fn request_names(
         lineage: session.as_ref().and_then(lineage),
         client: &client,
     };
-    Ok(RequestNamer { prefix: &state.core.prefix, key }.for_sender(&sender))
+    Ok(RequestNamer { prefix: &state.services.prefix, key }.for_sender(&sender))
 }
 
 /// The first hashed id of a session that was given another one since.
@@ -176,7 +176,7 @@ fn lineage(session: &SessionLookup) -> Option<&str> {
 
 impl ExecutionLease {
     async fn claim(&mut self, names: &RequestNames) -> Result<ClaimOutcome, redis::RedisError> {
-        let redis = &self.state.core.redis;
+        let redis = &self.state.services.redis;
         let (lifetime, fingerprint) = (self.retention(), self.fingerprint.as_str());
         if names.own_count > 0 {
             let names = idempotency::IdempotencyNames {
@@ -194,9 +194,9 @@ impl ExecutionLease {
             .await
     }
 
-    /// How long the response is kept.
+    /// How long the response is stored.
     fn retention(&self) -> Duration {
-        let ttl = self.state.core.config.idempotency.ttl;
+        let ttl = self.state.services.idempotency_ttl;
         if self.is_unidentified() { ttl.min(UNIDENTIFIED_RETENTION) } else { ttl }
     }
 
@@ -204,7 +204,7 @@ impl ExecutionLease {
         matches!(self.identification, SenderIdentification::Anonymous | SenderIdentification::Guessable)
     }
 
-    /// Waits for the response and keeps the right to make it.
+    /// Waits for the response and renews the lease meanwhile.
     pub(in crate::http) async fn while_renewing(&self, response: impl Future<Output = Response>) -> Response {
         tokio::select! {
             response = response => response,
@@ -215,7 +215,7 @@ impl ExecutionLease {
     async fn renew(&self) -> Infallible {
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
-            match self.state.core.redis.renew_claim(&self.record, &self.owner, LEASE).await {
+            match self.state.services.redis.renew_claim(&self.record, &self.owner, LEASE).await {
                 Ok(true) => {}
                 Ok(false) => {
                     tracing::warn!("a request that was to be carried out once took longer than its lease")
@@ -225,7 +225,7 @@ impl ExecutionLease {
         }
     }
 
-    /// Keeps the response, or lets the request be carried out again.
+    /// Stores the response, or allows the request to be carried out again.
     pub(in crate::http) async fn store_response(self, response: Response) -> Response {
         let is_stored = match self.key.retention() {
             ResponseRetention::ByStatus => stored_response::is_final(response.status()),
@@ -246,10 +246,10 @@ impl ExecutionLease {
             }
             (response, self.store_with_retry(&kept).await)
         } else {
-            (response, self.state.core.redis.abandon_claim(&self.record, &self.owner).await)
+            (response, self.state.services.redis.abandon_claim(&self.record, &self.owner).await)
         };
         if let Err(error) = kept {
-            tracing::warn!(%error, "the response of a request that was carried out once was not kept: {error}");
+            tracing::warn!(%error, "the response of a request that was carried out once was not stored: {error}");
         }
         response
     }
@@ -259,7 +259,7 @@ impl ExecutionLease {
         let inner = self.state.lock().await;
         let previous = self.state.visitor.id();
         let provisional = inner.provisional.filter(|_| inner.origin == SessionOrigin::Issued);
-        // Without a ticket an id that was only issued is in no cookie.
+        // Without a provisional cookie an id that was only issued is in no cookie.
         let current = inner
             .current_session_id
             .filter(|_| inner.origin != SessionOrigin::Issued || provisional.is_some());
@@ -284,7 +284,7 @@ impl ExecutionLease {
             SessionAfterResponse::Active { id, .. } => Some(crate::session::digest(id)),
             SessionAfterResponse::Destroyed => None,
         };
-        let namer = RequestNamer { prefix: &self.state.core.prefix, key: self.key.key() };
+        let namer = RequestNamer { prefix: &self.state.services.prefix, key: self.key.key() };
         namer.name_after_response(session.as_deref(), self.bound_authorization.as_deref())
     }
 
@@ -297,19 +297,19 @@ impl ExecutionLease {
             record: &self.record,
             lifetime: self.retention() + NAME_EXTRA_LIFETIME,
         };
-        if let Err(error) = self.state.core.redis.find_record(&names).await {
+        if let Err(error) = self.state.services.redis.find_record(&names).await {
             tracing::warn!(%error, "a request that was carried out once is not found with its new cookie: {error}");
         }
     }
 
-    /// Keeps the response, and tries again for as long as no other worker may carry the request out: a response that
-    /// is not kept is a request that is carried out twice.
+    /// Stores the response, and retries for as long as no other worker may carry the request out: without a stored
+    /// response the request would be carried out twice.
     async fn store_with_retry(&self, kept: &StoredResponse) -> Result<bool, redis::RedisError> {
         let until = Instant::now() + LEASE / 2;
         loop {
             match self
                 .state
-                .core
+                .services
                 .redis
                 .complete_claim(&self.record, &self.owner, self.retention(), kept)
                 .await
@@ -348,17 +348,18 @@ impl ExecutionLease {
     }
 
     fn seal(&self, change: &RecordedSessionChange) -> Option<String> {
-        let keyring = self.state.core.keyring()?;
+        let keyring = self.state.services.sessions.signing_keys.keyring()?;
         keyring.encrypt(&self.sealing_context(), change.encode().as_bytes()).ok()
     }
 
     fn unseal(&self, sealed: &str) -> Option<RecordedSessionChange> {
-        let opened = self.state.core.keyring()?.decrypt(&self.sealing_context(), sealed)?;
+        let opened =
+            self.state.services.sessions.signing_keys.keyring()?.decrypt(&self.sealing_context(), sealed)?;
         RecordedSessionChange::decode(std::str::from_utf8(&opened).ok()?)
     }
 }
 
-/// When to ask again, s: a live worker is done soon, and the lease, which it renews, tells only when a dead one's ends.
+/// When to retry, s: a live worker is done soon; the rest of a lease matters only if its worker is dead.
 fn retry_after_seconds(left: Duration) -> u64 {
     left.as_secs().clamp(1, 2)
 }

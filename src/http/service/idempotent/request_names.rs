@@ -4,12 +4,12 @@
 //! its session got another id. Each request has a name *of its own*, under which its record is found from then on, and
 //! looks under *weaker* ones, under which the same client may have sent it before; a record is found there only by the
 //! same request. No name of its own is one that another client could come with: what a user sent is found by that user,
-//! or with the very cookie it was sent with, and not by the session's earlier ids. And what is kept says for which names
-//! it is (`Names::readers`), because a weaker name may lead to a record that a stronger client has claimed anew.
+//! or with the very cookie it was sent with, and not by the session's earlier ids. And a stored response lists the names
+//! that it is for (`RequestNames::readers`), because a weaker name may lead to a record that a stronger client has claimed anew.
 //!
 //! An `Authorization` may be all of a site's clients' (Basic authentication before it). With a key that cannot be guessed
-//! it is a name all the same; with one that several of them may use it counts together with the session, or else with the
-//! address, where it is no name: a neighbour may send the same.
+//! it is a name all the same; with a key that several of them may use it counts together with the session, or else with
+//! the address, where it is no name: another client at that address may send the same.
 
 use crate::http::service::idempotent::key::sha256_of_parts;
 use crate::redis::keys;
@@ -33,12 +33,12 @@ pub(super) struct SenderIdentity<'a> {
     pub(super) client: &'a str,
 }
 
-/// What a sender's request is told by.
+/// How a sender is identified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SenderIdentification {
     /// A user who is logged in.
     User,
-    /// A session or an `Authorization`, of which strangers may have any number.
+    /// A session or an `Authorization`, of which a client may have any number.
     Visitor,
     /// Nothing but a key that cannot be guessed.
     Anonymous,
@@ -49,7 +49,7 @@ pub(super) enum SenderIdentification {
 }
 
 impl SenderIdentification {
-    /// Whether another client may come with all that this one is told by, so that neither is told what the other got.
+    /// Whether another client may send the same identification, so that neither may get the other's response.
     pub(super) fn is_ambiguous(self) -> bool {
         matches!(self, Self::Shared | Self::Guessable)
     }
@@ -299,7 +299,7 @@ mod tests {
         for (first, second) in [(one, two), (one, basic), (basic, one)] {
             assert!(!finds_same_record("1", first, second) && finds_same_record(LONG, first, second));
         }
-        // Two that nothing tells apart: what one got is for neither without the cookie that it came with.
+        // Two that cannot be distinguished: what one got is for neither without the cookie that it came with.
         let found = names("1", basic);
         assert!(found.identification.is_ambiguous() && found.keys.is_empty() && found.readers.is_empty());
         let namer = RequestNamer { prefix: "p", key: "1" };

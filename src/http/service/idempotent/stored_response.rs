@@ -1,7 +1,7 @@
-//! What is kept of a response, and what a repetition gets of it.
+//! What is stored of a response, and what a repetition gets of it.
 //!
-//! Guarantees that a cookie is never kept as it was sent: what the response did with the session is kept sealed, and a
-//! repetition that may have it is given a cookie anew.
+//! Guarantees that a cookie is never stored as it was sent: the change of the session is stored encrypted, and a
+//! repetition that may have it gets a new cookie.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use tower_sessions::session::Id;
 
 use crate::http::problem::Problem;
 use crate::redis::idempotency::StoredResponse;
-use crate::session::cookie::ProvisionalCookie;
+use crate::session::cookie_value::ProvisionalCookie;
 use crate::session::user::UserTag;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// In front of the line that says what became of the session. No header's name begins so, and versions that do not know
+/// Prefix of the line with the session's change. No header's name begins so, and versions that do not know
 /// the line pass over it.
 const SESSION_LINE: &[u8] = b":session:";
-/// In front of the line with the names of those that the response is for, parted by spaces.
+/// Prefix of the line with the names of those that the response is for, parted by spaces.
 const READERS_LINE: &[u8] = b":for:";
 
 /// Headers that are the first response's own, or this response's.
@@ -51,7 +51,7 @@ pub(super) struct RecordedSessionChange {
 /// The session afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SessionAfterResponse {
-    /// The visitor has this one; its cookie may have a lifetime of its own, or be a ticket.
+    /// The visitor has this one; its cookie may have a lifetime of its own, or be provisional.
     Active { id: Id, user: Option<UserTag>, age: Option<Duration>, provisional: Option<ProvisionalCookie> },
     /// None: it was ended.
     Destroyed,
@@ -109,13 +109,13 @@ impl RecordedSessionChange {
     }
 }
 
-/// Whether a response is kept if its handler does not say: not if the next try may get another one, and not if it says
-/// that the client did not prove who it is.
+/// Whether a response is stored if its handler does not decide: not if the next try may get another one, and not if the
+/// client was not authenticated.
 pub(super) fn is_final(status: StatusCode) -> bool {
     !matches!(status.as_u16(), 100..=199 | 401 | 403 | 408 | 409 | 421 | 425 | 429 | 500..)
 }
 
-/// The response and what is kept of it, at most `most` bytes; one that is larger or has no known end is only noted.
+/// The response and what is kept of it, at most `most` bytes; of one that is larger or has no known length only the fact is stored.
 pub(super) async fn capture_response(
     response: Response,
     max_bytes: u64,
@@ -147,7 +147,7 @@ fn encode_headers(headers: &HeaderMap, readers: &[String], sealed: Option<&str>)
     if let Some(sealed) = sealed {
         lines.extend_from_slice(&[SESSION_LINE, sealed.as_bytes(), b"\n"].concat());
     }
-    // Every response to a repetition says itself that it depends on the cookie.
+    // The response to each repetition has its own `Vary: Cookie`.
     let is_own_vary = |name: &HeaderName, value: &HeaderValue| name == header::VARY && value == "Cookie";
     for (name, value) in
         headers.iter().filter(|(name, value)| !NOT_STORED.contains(name) && !is_own_vary(name, value))
@@ -173,7 +173,7 @@ fn decode_headers(lines: &[u8]) -> HeaderMap {
     headers
 }
 
-/// What is kept, sealed, about the session.
+/// The encrypted change of the session.
 pub(super) fn sealed_session_change(kept: &StoredResponse) -> Option<&str> {
     find_line(kept, SESSION_LINE)
 }

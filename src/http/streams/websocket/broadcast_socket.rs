@@ -1,4 +1,4 @@
-//! What is said over a WebSocket of the broadcasts: a topic's messages to the client, and the client's to the topic.
+//! A topic over a WebSocket: its messages to the client, and the client's messages to the topic.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,15 +8,14 @@ use tokio::time::MissedTickBehavior;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use crate::broadcast;
-use crate::broadcast::{MessageId, Subscription, SubscriptionEvent, TopicName};
-use crate::http::service::context::WorkerContext;
+use crate::broadcast::{BroadcastMessage, MessageId, Subscription, SubscriptionEvent, TopicName};
+use crate::http::services::stream::StreamServices;
 use crate::http::streams::last_event_id::LastEventId;
 use crate::http::streams::websocket::client::SocketClient;
 use crate::http::streams::websocket::message_rate::{MessageDecision, MessageRateLimiter};
 use crate::http::streams::websocket::socket::{ClientMessage, CloseReason, WebSocket};
 
-/// Most messages that are sent in one go.
+/// Most messages of one write.
 const MAX_BATCH: usize = 64;
 
 /// What a client sends.
@@ -25,9 +24,9 @@ struct ClientFrame {
     message: String,
 }
 
-/// One client's part.
+/// One client of a topic.
 pub(in crate::http) struct BroadcastSocket {
-    pub(in crate::http) core: Arc<WorkerContext>,
+    pub(in crate::http) services: Arc<StreamServices>,
     pub(in crate::http) topic: TopicName,
     pub(in crate::http) subscription: Subscription,
     pub(in crate::http) last_event_id: LastEventId,
@@ -35,13 +34,13 @@ pub(in crate::http) struct BroadcastSocket {
 }
 
 impl BroadcastSocket {
-    /// Goes on until the client leaves, has to leave, or the worker does.
+    /// Runs until the client disconnects or is closed, or the worker drains.
     pub(in crate::http) async fn run(mut self, mut web_socket: WebSocket) {
-        let phase = self.core.drain.clone();
+        let drain = self.services.drain.clone();
         let end = tokio::select! {
-            // Also while something is being sent: a client that takes nothing must not hold up a worker that leaves.
+            // Also while something is being sent: a client that reads nothing must not delay the drain.
             biased;
-            () = phase.streams_closed() => CloseReason::ByServer(CloseCode::Restart, "this worker leaves: connect again"),
+            () = drain.streams_closed() => CloseReason::ByServer(CloseCode::Restart, "this worker is draining: connect again"),
             end = self.run_until_closed(&mut web_socket) => end,
         };
         web_socket.close(end).await;
@@ -58,11 +57,11 @@ impl BroadcastSocket {
         &mut self,
         web_socket: &mut WebSocket,
     ) -> Result<std::convert::Infallible, CloseReason> {
-        let settings = &self.core.config;
+        let settings = &self.services;
         let mut limiter = MessageRateLimiter::new(settings.websocket.max_messages_per_second, Instant::now());
-        let heartbeat = settings.broadcast.keep_alive_interval;
-        let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let interval = settings.broadcast.keep_alive_interval;
+        let mut keep_alive = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut answered = true;
         let gap = (self.last_event_id == LastEventId::Unknown).then(|| self.gap_frame());
         web_socket.send([self.start_frame()].into_iter().chain(gap)).await?;
@@ -74,7 +73,7 @@ impl BroadcastSocket {
                     self.on_client_message(web_socket, message, &mut limiter).await?;
                 }
                 event = self.subscription.next() => self.forward(web_socket, event).await?,
-                _ = beat.tick() => {
+                _ = keep_alive.tick() => {
                     if !std::mem::take(&mut answered) {
                         return Err(CloseReason::ByServer(CloseCode::Policy, "no answer to a ping"));
                     }
@@ -84,13 +83,13 @@ impl BroadcastSocket {
         }
     }
 
-    /// Where the client begins: were it cut off before the first message, it would come again as a stranger.
+    /// Where the stream begins: without it a client that is cut off before the first message could not resume.
     fn start_frame(&self) -> Message {
         let after = self.last_id();
         Message::text(serde_json::json!({ "topic": self.topic.as_str(), "after": after }).to_string())
     }
 
-    /// Where it goes on after a gap, for the same reason.
+    /// Where the stream goes on after a gap, for the same reason.
     fn gap_frame(&self) -> Message {
         Message::text(serde_json::json!({ "gap": true, "after": self.last_id() }).to_string())
     }
@@ -99,7 +98,7 @@ impl BroadcastSocket {
         self.subscription.last_id().unwrap_or(MessageId::ZERO).to_string()
     }
 
-    /// Deals with what a client sent; pings and answers that nobody asked for count, too.
+    /// Handles what a client sent; pings and unrequested pongs count against its rate, too.
     async fn on_client_message(
         &self,
         web_socket: &mut WebSocket,
@@ -113,7 +112,7 @@ impl BroadcastSocket {
                 return Err(CloseReason::ByServer(CloseCode::Policy, "too many messages"));
             }
             MessageDecision::Warn => {
-                let max_per_second = self.core.config.websocket.max_messages_per_second;
+                let max_per_second = self.services.websocket.max_messages_per_second;
                 return web_socket
                     .send([error_frame(&format!(
                         "too many messages: send at most {max_per_second} a second"
@@ -126,17 +125,17 @@ impl BroadcastSocket {
             return web_socket.send([error_frame("send {\"message\": \"…\"}")]).await;
         };
         if let Some(sender) = &self.sender
-            && let Err(wait) = sender.charge(&self.core, message.len()).await
+            && let Err(wait) = sender.charge(&self.services, message.len()).await
         {
             return web_socket.send([rate_limited_frame(wait)]).await;
         }
-        match self.core.broadcast_hub.publish(&self.topic, &message).await {
+        match self.services.broadcast_hub.publish(&self.topic, &message).await {
             Ok(_) => Ok(()),
             Err(error) => web_socket.send([error_frame(&error.to_string())]).await,
         }
     }
 
-    /// Sends an event, and with it those that are at hand.
+    /// Sends an event, and with it those that are available.
     async fn forward(
         &mut self,
         web_socket: &mut WebSocket,
@@ -163,12 +162,12 @@ impl BroadcastSocket {
     }
 }
 
-/// What all clients get of it is made once.
-fn message_frame(message: &broadcast::BroadcastMessage) -> Message {
+/// A message; its JSON is encoded once for all clients.
+fn message_frame(message: &BroadcastMessage) -> Message {
     Message::Text(Utf8Bytes::try_from(message.json().clone()).unwrap_or_default())
 }
 
-/// A message that was not taken, and when the next one may be.
+/// The reply to a denied message: when the next one is allowed.
 fn rate_limited_frame(wait: Duration) -> Message {
     let retry_ms = wait.as_micros().div_ceil(1000);
     Message::text(serde_json::json!({ "error": "limited", "retry_ms": retry_ms }).to_string())

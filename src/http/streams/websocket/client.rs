@@ -1,18 +1,18 @@
-//! The client that sends messages over a WebSocket, as limits count.
+//! The client that sends messages over a WebSocket, as a subject of limits.
 
 use std::time::Duration;
 
 use crate::http::request_state::RequestState;
-use crate::http::service::context::WorkerContext;
+use crate::http::services::stream::StreamServices;
 use crate::limiter::LimitSubject;
 
 /// Bytes of a message that count as one request: a large message takes as much of Redis as many small ones.
 const BYTES_PER_REQUEST: usize = 1024;
 
-/// When a client may try again where Redis was nearly full.
+/// When a client may try again while Redis is nearly full.
 const FULL_RETRY: Duration = Duration::from_secs(30);
 
-/// A client that sends messages, as its opening request showed it.
+/// A client, as its handshake identified it.
 #[derive(Debug)]
 pub(in crate::http) struct SocketClient {
     client: String,
@@ -23,16 +23,23 @@ pub(in crate::http) struct SocketClient {
 impl SocketClient {
     pub(in crate::http) fn from_request_state(state: &RequestState) -> Self {
         Self {
-            client: state.client.limit_subject(state.core.config.ipv6_prefix),
+            client: state.client.limit_subject(state.services.ipv6_prefix),
             session: state.visitor.confirmed_digest().map(str::to_owned),
             user: state.visitor.user().map(|user| user.to_string()),
         }
     }
 
     /// Charges `websocket.policy` for a message of so many bytes; `Err`: how long it is denied.
-    pub(in crate::http) async fn charge(&self, core: &WorkerContext, bytes: usize) -> Result<(), Duration> {
-        let Some(policy) = &core.config.websocket.policy else { return Ok(()) };
-        if self.user.is_none() && core.is_redis_full() && core.limiter.policies().closes_when_full(policy) {
+    pub(in crate::http) async fn charge(
+        &self,
+        services: &StreamServices,
+        bytes: usize,
+    ) -> Result<(), Duration> {
+        let Some(policy) = &services.websocket.policy else { return Ok(()) };
+        if self.user.is_none()
+            && services.cell.is_redis_full()
+            && services.limiter.policies().closes_when_full(policy)
+        {
             return Err(FULL_RETRY);
         }
         let subject = LimitSubject {
@@ -40,11 +47,11 @@ impl SocketClient {
             session: self.session.as_deref(),
             user: self.user.as_deref(),
         };
-        core.limiter.charge(policy, &subject, message_cost(bytes)).await
+        services.limiter.charge(policy, &subject, message_cost(bytes)).await
     }
 }
 
-/// What a message counts for.
+/// What a message counts for, requests.
 pub(in crate::http) fn message_cost(bytes: usize) -> u64 {
     bytes.div_ceil(BYTES_PER_REQUEST).max(1) as u64
 }

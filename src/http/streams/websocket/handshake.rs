@@ -1,9 +1,7 @@
 //! The opening handshake of a WebSocket (RFC 6455 §4), and which pages may open one.
 //!
 //! Guarantees that a page of another site opens none in a visitor's name (§10.2): a browser sends cookies with the
-//! handshake, and asks nobody beforehand. Only HTTP/1.1 carries WebSockets here (RFC 8441 is not spoken).
-
-use std::sync::Arc;
+//! handshake without any preflight request. Only HTTP/1.1 carries WebSockets here (RFC 8441 is not supported).
 
 use axum::body::Body;
 use axum::extract::FromRequestParts;
@@ -19,20 +17,18 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::http::body::UpgradePermits;
-use crate::http::error::RequestError;
 use crate::http::problem::Problem;
 use crate::http::real_ip::ClientInfo;
 use crate::http::request_head::has_token;
-use crate::http::request_state::RequestState;
-use crate::http::same_origin;
-use crate::http::same_origin::single_value;
+use crate::http::request_scope::RequestScope;
+use crate::http::same_origin::{self, single_value};
 use crate::http::streams::websocket::socket::WebSocket;
 
 const UPGRADE_WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 
-/// A handshake that may be answered: whole, of a version that is spoken here, and from a page that may open a WebSocket.
+/// A complete handshake of a supported version, from a page that may open a WebSocket.
 ///
-/// An extractor; it refuses all others: 403 to pages of other sites, 426 to requests that are no handshake, 505 over
+/// An extractor; it rejects all others: 403 to pages of other sites, 426 to requests that are no handshake, 505 over
 /// HTTP/2.
 #[derive(Debug)]
 pub struct WebSocketUpgrade {
@@ -41,9 +37,9 @@ pub struct WebSocketUpgrade {
 }
 
 impl WebSocketUpgrade {
-    /// Answers the handshake; `talk` begins when the client has the answer, in a task of its own.
+    /// Answers the handshake; `handler` starts when the client has the answer, in a task of its own.
     ///
-    /// The request's places in concurrency limits are kept until `talk` has ended.
+    /// The request's concurrency permits are held until `handler` has ended.
     pub(in crate::http) fn on_upgrade<F>(
         self,
         config: WebSocketConfig,
@@ -62,7 +58,7 @@ impl WebSocketUpgrade {
                     let stream = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
                     handler(WebSocket::new(stream)).await;
                 }
-                Err(error) => tracing::debug!(%error, "a client left before its WebSocket was open"),
+                Err(error) => tracing::debug!(%error, "client disconnected before its WebSocket was open"),
             }
             drop(held_permits);
         });
@@ -109,10 +105,9 @@ impl<S: Sync> FromRequestParts<S> for WebSocketUpgrade {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Response> {
-        let state = RequestState::from_extensions(&parts.extensions).map(Arc::clone);
-        let state = state.ok_or_else(|| RequestError::OutsideFleet.into_response())?;
-        let origins = &state.core.config.websocket.allowed_origins;
-        Self::from_handshake(parts, Some(&state.client), origins)
+        let scope = RequestScope::from_parts(parts).map_err(IntoResponse::into_response)?.clone();
+        let origins = &scope.services.streams.websocket.allowed_origins;
+        Self::from_handshake(parts, Some(&scope.state().client), origins)
             .map_err(HandshakeError::into_problem_response)
     }
 }
@@ -134,7 +129,7 @@ impl HandshakeError {
                 problem(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "a WebSocket is opened over HTTP/1.1 here")
             }
             Self::NotAnUpgrade => {
-                let detail = "this is the place of a WebSocket: open one, version 13";
+                let detail = "this URL is a WebSocket: open one, version 13";
                 let mut response = problem(StatusCode::UPGRADE_REQUIRED, detail);
                 let headers = response.headers_mut();
                 headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -174,7 +169,7 @@ mod tests {
         });
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
         let upgrade = WebSocketUpgrade::from_handshake(&mut parts, None, &["https://friend.test".to_owned()]);
-        // Without a connection there is nothing to upgrade: that is looked at last.
+        // Without a connection there is nothing to upgrade: that is checked last.
         upgrade.err().filter(|refused| *refused != HandshakeError::NotAnUpgrade || has_fault(&parts))
     }
 

@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-/// A client that was told may have sent more before it could hear of it.
+/// A client that was warned may have sent more before the warning arrived.
 const WARNING_GRACE: Duration = Duration::from_secs(1);
 
-/// After so long it is told again instead of being sent away.
+/// After this long a client is warned again instead of being closed.
 const WARNING_RESET: Duration = Duration::from_secs(10);
 
 /// What one client has left.
@@ -19,16 +19,16 @@ pub(in crate::http) struct MessageRateLimiter {
     warned_at: Option<Instant>,
 }
 
-/// What becomes of a message.
+/// What happens to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::http) enum MessageDecision {
-    /// It is taken.
+    /// It is accepted.
     Accept,
-    /// It is not, and the client has to be told.
+    /// It is dropped, and the client is warned.
     Warn,
-    /// It is not, and the client was told already.
+    /// It is dropped; the client was warned already.
     Drop,
-    /// The client was told and goes on.
+    /// The client was warned and goes on: the socket is closed.
     Close,
 }
 
@@ -39,7 +39,7 @@ impl MessageRateLimiter {
         Self { per_second, tokens: 2.0 * per_second, updated_at: now, warned_at: None }
     }
 
-    /// Decides on a message that has come.
+    /// Decides on a message that arrived at `now`.
     pub(in crate::http) fn decide(&mut self, now: Instant) -> MessageDecision {
         let passed = now.saturating_duration_since(self.updated_at).as_secs_f64();
         self.updated_at = now;

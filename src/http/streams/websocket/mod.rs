@@ -1,4 +1,7 @@
-//! Websocket.
+//! WebSockets (RFC 6455) over tungstenite: the handshake, the open socket, and a topic's messages over it.
+//!
+//! Guarantees that no page of another site opens one with a visitor's cookies, that every client is bounded in what it
+//! sends and in how long it may read nothing, and that a socket ends with the code for its reason.
 
 pub(in crate::http::streams) mod broadcast_socket;
 pub(in crate::http::streams) mod client;

@@ -1,7 +1,7 @@
-//! One open WebSocket: what is heard, what is sent, and how it ends (RFC 6455 §5 to §7).
+//! One open WebSocket: receiving, sending, and closing (RFC 6455 §5 to §7).
 //!
-//! Guarantees that whatever a client does wrong is answered with the close code that says so, and that a client which
-//! takes nothing is waited for only so long.
+//! Guarantees that each violation is answered with its close code, and that waiting for a client that reads nothing is
+//! bounded.
 
 use std::time::Duration;
 
@@ -16,19 +16,19 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
-/// How long a client may take nothing of what is sent to it.
+/// How long a client may read nothing of what is sent to it.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a client has to answer a close frame.
 const CLOSE_LINGER: Duration = Duration::from_secs(2);
 
-/// Read at once; each connection keeps a buffer of this size.
+/// Bytes of one read; each connection keeps a buffer of this size.
 const READ_BUFFER: usize = 4 << 10;
 
-/// Frames are collected up to this size while more are at hand.
+/// Frames are collected up to this size while more are available.
 const WRITE_BUFFER: usize = 8 << 10;
 
-/// Bounds of a connection: messages of at most `heard` bytes come, and at most `said` go.
+/// Bounds of a connection: received messages have at most `max_received` bytes, sent ones `max_sent`.
 pub(in crate::http) fn websocket_config(max_received: usize, max_sent: usize) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
@@ -49,20 +49,20 @@ pub(in crate::http) struct WebSocket {
 pub(in crate::http) enum ClientMessage {
     /// A message.
     Text(Utf8Bytes),
-    /// A ping, which is answered already.
+    /// A ping; tungstenite has answered it already.
     Ping,
-    /// The answer to one.
+    /// The answer to a ping.
     Pong,
 }
 
 /// How a WebSocket ends.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::http) enum CloseReason {
-    /// The client is gone, or takes nothing: nobody is there to be told.
+    /// The client is gone or reads nothing: no close frame is sent.
     Disconnected,
     /// The client closes it.
     ByClient,
-    /// We close it, and say why.
+    /// This worker closes it with a code and a reason.
     ByServer(CloseCode, &'static str),
 }
 
@@ -71,7 +71,7 @@ impl WebSocket {
         Self { stream }
     }
 
-    /// The next of what comes; an error is the end.
+    /// The next message; an error is the end of the socket.
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
@@ -89,13 +89,13 @@ impl WebSocket {
         }
     }
 
-    /// Sends messages, all in as few pieces as possible.
+    /// Sends messages in as few writes as possible.
     ///
     /// # Errors
-    /// When the client is gone or takes nothing for too long.
+    /// The client is gone, or reads nothing for [`SEND_TIMEOUT`].
     ///
     /// # Cancel safety
-    /// What was not taken yet is not sent; the connection is whole.
+    /// Messages that were not fed yet are not sent; the connection stays usable.
     pub(in crate::http) async fn send(
         &mut self,
         messages: impl IntoIterator<Item = Message>,
@@ -112,7 +112,7 @@ impl WebSocket {
         }
     }
 
-    /// Ends it; waits for the client's answer, but not for long.
+    /// Closes the socket; waits at most [`CLOSE_LINGER`] for the client's close frame.
     pub(in crate::http) async fn close(mut self, close_reason: CloseReason) {
         if close_reason == CloseReason::Disconnected {
             return;
@@ -127,12 +127,12 @@ impl WebSocket {
             Ok::<_, Error>(())
         };
         let _ = timeout(CLOSE_LINGER, closing).await;
-        // The connection itself sees to it that its last word is not taken back (`worker/linger.rs`).
+        // The connection lingers before it is closed: a reset would discard the close frame on its way.
         let _ = self.stream.into_inner().shutdown().await;
     }
 }
 
-/// What a client is told that did something wrong (RFC 6455 §7.4.1).
+/// The close code of a violation (RFC 6455 §7.4.1).
 fn close_reason_for(error: &Error) -> CloseReason {
     match error {
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)

@@ -120,7 +120,7 @@ pub(crate) fn audit(
         balance.resumed += record.opened.saturating_sub(1);
         balance.cut += record.cut;
         balance.finished += record.finished;
-        balance.slow += record.times("slow");
+        balance.slow += record.times("lagged");
         balance.late_us.extend(record.seen.iter().filter_map(|seen| seen.late_us));
     }
     balance.late_us.sort_unstable();

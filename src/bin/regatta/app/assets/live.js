@@ -1,31 +1,31 @@
-// What a page shows once more, as it goes on: without this script it is right, with it it stays right.
+// Keeps a page up to date: without this script it is right when it is loaded, with it it stays right.
 'use strict';
 (() => {
   const $ = (selector, within = document) => within.querySelector(selector);
   const grouped = number => String(number).replace(/\B(?=(\d{3})+$)/g, '\u202f');
   const LANES = 12, BOAT = 124, SHOWN = 20, CARDS = 4;
-  const ENDS = ['done', 'failed', 'dead', 'cancelled'];
+  const FINAL = ['done', 'failed', 'dead', 'cancelled'];
 
-  // What this tab remembers from page to page.
-  const kept = name => { try { return JSON.parse(sessionStorage[name]); } catch { return []; } };
-  const keep = (name, list) => { try { sessionStorage[name] = JSON.stringify(list); } catch {} };
+  // What this tab stores from page to page.
+  const load = name => { try { return JSON.parse(sessionStorage[name]); } catch { return []; } };
+  const store = (name, list) => { try { sessionStorage[name] = JSON.stringify(list); } catch {} };
 
-  // Streams that are open. A connection may be dead without anyone being told: who finds out tells the others.
+  // Open streams. A dead connection may show no error: when one is found, all streams are opened anew.
   const streams = new Set();
   const renew = () => streams.forEach(open => open());
 
-  // A browser has six connections to a host for all its tabs: a page that no one looks at gives its own back,
-  // except for a stream that would not know where to go on.
-  function listen(address, handlers, resumes = () => true) {
-    const gone = new AbortController();
+  // A browser has six connections to a host for all its tabs, so a hidden page closes its own, except for a stream that
+  // could not resume.
+  function subscribe(address, handlers, resumes = () => true) {
+    const closed = new AbortController();
     let source, timer, wait = 1000;
-    const again = () => source && open();
+    const reopen = () => source && open();
     const close = () => { clearTimeout(timer); source?.close(); source = undefined; };
     const open = () => {
       close();
       const own = source = new EventSource(address());
       own.addEventListener('open', () => wait = 1000);
-      // It comes again by itself, unless it was refused.
+      // The browser connects again by itself, unless the response was an error.
       own.addEventListener('error', () => {
         if (own !== source || own.readyState !== EventSource.CLOSED) return;
         timer = setTimeout(open, wait * (.5 + Math.random()));
@@ -33,40 +33,40 @@
       });
       for (const name in handlers) own.addEventListener(name, event => own === source && handlers[name](event));
     };
-    const look = () => document.hidden ? resumes() && close() : source || open();
-    const { signal } = gone;
-    document.addEventListener('visibilitychange', look, { signal });
+    const follow = () => document.hidden ? resumes() && close() : source || open();
+    const { signal } = closed;
+    document.addEventListener('visibilitychange', follow, { signal });
     addEventListener('pagehide', close, { signal });
-    addEventListener('pageshow', event => event.persisted && look(), { signal });
-    streams.add(again);
-    look();
-    return () => { gone.abort(); close(); streams.delete(again); };
+    addEventListener('pageshow', event => event.persisted && follow(), { signal });
+    streams.add(reopen);
+    follow();
+    return () => { closed.abort(); close(); streams.delete(reopen); };
   }
 
-  // Asks for JSON, lights up the worker that answered, and throws what the answer says is wrong.
-  async function ask(method, path, body) {
+  // Requests JSON, highlights the worker that answered, and throws the problem of an error response.
+  async function request(method, path, body) {
     const headers = { accept: 'application/json', ...body && { 'content-type': 'application/json' } };
     let response;
     try {
       response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
-    } catch { throw Error('the fleet is not to be reached'); }
-    light(response.headers.get('x-worker-id'));
+    } catch { throw Error('the server cannot be reached'); }
+    highlight(response.headers.get('x-worker-id'));
     const answer = await response.json().catch(() => ({})), { status } = response;
     if (!response.ok) throw Object.assign(Error(answer.detail || answer.title || `status ${status}`), { status });
     return answer;
   }
 
-  // The button rests, and what came of it is said beside it.
-  async function act(form, work) {
-    const button = $('button', form), told = $('.told', form.parentNode);
+  // Disables the button meanwhile, and shows the result beside it.
+  async function submit(form, work) {
+    const button = $('button', form), notice = $('.notice', form.parentNode);
     button.disabled = true;
-    try { told.textContent = await work() || ''; told.classList.remove('wrong'); }
-    catch (error) { told.textContent = error.message; told.classList.add('wrong'); }
+    try { notice.textContent = await work() || ''; notice.classList.remove('wrong'); }
+    catch (error) { notice.textContent = error.message; notice.classList.add('wrong'); }
     button.disabled = false;
   }
 
-  // The map has this machine's lanes only.
-  function light(pid, host) {
+  // Lanes are those of this instance only.
+  function highlight(pid, host) {
     const lane = pid && $(`.lane[data-pid="${CSS.escape(pid)}"]`);
     if (!lane || host && host !== lane.parentNode.dataset.host) return;
     lane.classList.remove('lit');
@@ -74,7 +74,7 @@
     lane.classList.add('lit');
   }
 
-  function course(lanes) {
+  function workers(lanes) {
     const draw = (lane, slot, most) => {
       const at = Math.min(100, Math.floor(slot.requests * 100 / most)), back = Math.floor(at * BOAT / 100);
       lane.dataset.slot = slot.slot;
@@ -83,16 +83,16 @@
       $('.boat', lane).setAttribute('x', `${at}%`);
       $('.boat use', lane).setAttribute('x', -back);
       $('.boat use + use', lane)?.setAttribute('x', 100 - back);
-      $('.seat', lane).textContent = slot.slot;
-      $('.pid', lane).textContent = !slot.pid ? 'no crew' : slot.state === 'ready' ? slot.pid : `${slot.pid} ${slot.state}`;
+      $('.slot', lane).textContent = slot.slot;
+      $('.pid', lane).textContent = !slot.pid ? 'no worker' : slot.state === 'ready' ? slot.pid : `${slot.pid} ${slot.state}`;
       $('.count', lane).textContent = grouped(slot.requests);
     };
     const blank = lanes.firstElementChild.cloneNode(true);
     blank.classList.remove('yours');
     blank.removeAttribute('aria-current');
     blank.querySelectorAll('.served-you, use + use').forEach(part => part.remove());
-    // An event may be older than the page or than one before it: a count never goes back. What Redis does not say now
-    // is not shown as if it did.
+    // An event may be older than the page or than one before it: a count never decreases. While Redis is unavailable no
+    // total is shown.
     let counted = +$('#total').textContent.replace(/\D/g, '');
     const show = ({ total, here, slots }) => {
       if (total != null) counted = Math.max(counted, total);
@@ -112,24 +112,24 @@
       }
       for (const lane of at.values()) lane === own ? lane.classList.add('absent') : lane.remove();
     };
-    // It says something every 15 seconds.
-    let silent;
-    const hears = () => {
-      clearTimeout(silent);
-      silent = setTimeout(() => { renew(); hears(); }, 40000);
+    // An event is due every 15 seconds.
+    let watchdog;
+    const restartWatchdog = () => {
+      clearTimeout(watchdog);
+      watchdog = setTimeout(() => { renew(); restartWatchdog(); }, 40000);
     };
-    listen(() => '/live', { open: hears, message: event => { hears(); show(JSON.parse(event.data)); } });
-    light(lanes.querySelector('.yours')?.dataset.pid);
+    subscribe(() => '/live', { open: restartWatchdog, message: event => { restartWatchdog(); show(JSON.parse(event.data)); } });
+    highlight(lanes.querySelector('.yours')?.dataset.pid);
   }
 
-  function megaphone(form) {
-    const log = $('.log'), said = kept('news');
-    let heard;
-    const open = new Promise(resolve => heard = resolve);
+  function broadcast(form) {
+    const log = $('.log'), messages = load('messages');
+    let opened;
+    const open = new Promise(resolve => opened = resolve);
     const add = (text, id) => {
-      const line = document.createElement('li'), words = document.createElement('span');
-      words.textContent = text;
-      line.append(words);
+      const line = document.createElement('li'), body = document.createElement('span');
+      body.textContent = text;
+      line.append(body);
       if (id) {
         const time = document.createElement('time'), at = new Date(parseInt(id));
         time.dateTime = at.toISOString();
@@ -140,54 +140,55 @@
       while (log.children.length > SHOWN) log.lastChild.remove();
       log.hidden = false;
     };
-    said.forEach(([text, id]) => add(text, id));
-    // Where it goes on, also if it has heard nothing yet.
-    let from = kept('from')[0] ?? said.at(-1)?.[1];
-    const goOn = id => keep('from', [from = id]);
-    const last = () => from ? `&last_event_id=${from}` : '';
-    listen(() => `/events?topic=news${last()}`, {
-      open: heard,
-      start: ({ data }) => goOn(data),
-      gap: () => add('Some messages of the meantime are forgotten.'),
+    messages.forEach(([text, id]) => add(text, id));
+    // The id to resume from, known before the first message.
+    let lastId = load('last-id')[0] ?? messages.at(-1)?.[1];
+    const received = id => store('last-id', [lastId = id]);
+    const resume = () => lastId ? `&last_event_id=${lastId}` : '';
+    subscribe(() => `/events?topic=news${resume()}`, {
+      open: opened,
+      start: ({ data }) => received(data),
+      gap: () => add('Some messages may be missing.'),
+      lagged: () => add('This page fell behind; it connects again.'),
       message: ({ data, lastEventId }) => {
         add(data, lastEventId);
-        goOn(lastEventId);
-        keep('news', (said.push([data, lastEventId]), said.splice(0, said.length - SHOWN), said));
+        received(lastEventId);
+        store('messages', (messages.push([data, lastEventId]), messages.splice(0, messages.length - SHOWN), messages));
       },
-    }, () => from);
+    }, () => lastId);
     form.addEventListener('submit', event => {
       event.preventDefault();
-      act(form, async () => {
-        // A client that publishes before it subscribes would not hear its own message.
+      submit(form, async () => {
+        // A client that publishes before it subscribes would not receive its own message.
         await Promise.race([open, new Promise(resolve => setTimeout(resolve, 2000))]);
-        await ask('POST', '/broadcast', { topic: 'news', message: form.elements.message.value });
+        await request('POST', '/broadcast', { topic: 'news', message: form.elements.message.value });
         form.elements.message.value = '';
       });
     });
   }
 
-  // Follows a task on its card until it ends or the card goes. One card has a stream, and the others ask now and then:
-  // a page must not use up the browser's connections, or no button works.
-  const leave = new WeakMap();
+  // Follows a task on its card until it ends or the card is removed. One card has a stream, and the others poll: a page
+  // must not use up the browser's connections, or no button works.
+  const stops = new WeakMap();
   let streamed;
   function follow(card) {
     const path = `/tasks/${card.dataset.task}`, cancel = $('.cancel', card);
-    let state, timer, close, over = false;
+    let state, timer, close, stopped = false;
     const stop = () => {
-      over = true;
+      stopped = true;
       clearTimeout(timer);
       close?.();
       if (streamed === card) streamed = undefined;
     };
-    leave.set(card, stop);
-    const go = async () => {
+    stops.set(card, stop);
+    const poll = async () => {
       if (!streamed) {
         streamed = card;
-        close = listen(() => `${path}/events`, { message: event => show(JSON.parse(event.data)) });
+        close = subscribe(() => `${path}/events`, { message: event => show(JSON.parse(event.data)) });
         return;
       }
-      if (!document.hidden) await ask('GET', path).then(show, ({ status }) => status === 404 && stop());
-      if (!over) timer = setTimeout(go, 1500);
+      if (!document.hidden) await request('GET', path).then(show, ({ status }) => status === 404 && stop());
+      if (!stopped) timer = setTimeout(poll, 1500);
     };
     const show = task => {
       const { percent, worker, attempts, result, error } = task;
@@ -197,20 +198,20 @@
         card.dataset.state = state = task.state;
         const where = worker && state !== 'queued' ? ` in worker ${worker}` : '';
         $('.state', card).textContent = state + where + (attempts > 1 ? `, attempt ${attempts}` : '');
-        if (state === 'running') light(...worker.split(':').reverse());
+        if (state === 'running') highlight(...worker.split(':').reverse());
       }
-      cancel.hidden = ENDS.includes(state);
+      cancel.hidden = FINAL.includes(state);
       if (!cancel.hidden) return;
-      const live = !over;
+      const live = !stopped;
       stop();
       $('.outcome', card).textContent = error || summary(result);
-      // A page of its own has the whole result, too.
+      // The task's own page has the whole result, too.
       if (live && card.parentNode.matches('.alone')) location.reload();
     };
-    if (ENDS.includes(card.dataset.state)) stop(); else go();
+    if (FINAL.includes(card.dataset.state)) stop(); else poll();
     cancel.addEventListener('submit', event => {
       event.preventDefault();
-      act(cancel, () => ask('DELETE', path).then(() => ''));
+      submit(cancel, () => request('DELETE', path).then(() => ''));
     });
     return show;
   }
@@ -221,8 +222,8 @@
     return count == null ? '' : `${grouped(count)} primes`;
   }
 
-  function trial(form) {
-    const cards = $('.cards'), list = kept('tasks');
+  function tasks(form) {
+    const cards = $('.cards'), list = load('tasks');
     const add = (id, title) => {
       const card = $('#card').content.firstElementChild.cloneNode(true), link = $('h3 a', card);
       card.dataset.task = id;
@@ -231,36 +232,36 @@
       $('.cancel', card).action = `/tasks/${id}/cancel`;
       cards.prepend(card);
       while (cards.children.length > CARDS) {
-        leave.get(cards.lastChild)?.();
+        stops.get(cards.lastChild)?.();
         cards.lastChild.remove();
       }
       return card;
     };
-    const again = async () => {
+    const restore = async () => {
       for (const [id, title] of [...list]) {
-        const task = await ask('GET', `/tasks/${id}`).catch(() => undefined);
+        const task = await request('GET', `/tasks/${id}`).catch(() => undefined);
         if (!task) continue;
         const card = add(id, title);
         card.dataset.state = task.state;
         follow(card)(task);
       }
     };
-    again();
+    restore();
     form.addEventListener('submit', event => {
       event.preventDefault();
-      act(form, async () => {
+      submit(form, async () => {
         const { kind, n } = form.elements;
-        const { id } = await ask('POST', '/tasks', { kind: kind.value, n: +n.value });
+        const { id } = await request('POST', '/tasks', { kind: kind.value, n: +n.value });
         const title = `${kind.selectedOptions[0].dataset.title} ${grouped(n.value)}`;
-        keep('tasks', (list.push([id, title]), list.splice(0, list.length - CARDS), list));
+        store('tasks', (list.push([id, title]), list.splice(0, list.length - CARDS), list));
         follow(add(id, title));
       });
     });
   }
 
   const on = (selector, run) => document.querySelectorAll(selector).forEach(run);
-  on('.lanes', course);
-  on('#megaphone', megaphone);
-  on('#trial', trial);
+  on('.lanes', workers);
+  on('#broadcast-form', broadcast);
+  on('#task-form', tasks);
   on('.card[data-task]', follow);
 })();

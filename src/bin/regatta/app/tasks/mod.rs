@@ -1,6 +1,6 @@
-//! Background tasks: started by a visitor, done by any worker of any machine, looked at and cancelled by their id.
+//! Background tasks: started by a visitor, run by any worker of any instance, shown and cancelled by their id.
 //!
-//! An id cannot be guessed: the one who has it may look at the task and cancel it, as with a secret link.
+//! An id cannot be guessed: a client that has it may see and cancel the task, as with a secret link.
 
 pub(in crate::app) mod views;
 
@@ -15,31 +15,30 @@ use regatta::{Cancelled, FleetHandle, RateLimit, RequestError, TaskContext, Task
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::app::content::RequestBody;
+use crate::app::content::{Accepts, RequestBody};
 use crate::app::cpu;
-use crate::app::home::Accepts;
 
-/// What can be asked for.
+/// A kind of task that can be started.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct TaskKind {
     #[serde(rename = "kind")]
     pub(super) name: &'static str,
     #[serde(skip)]
     pub(super) label: &'static str,
-    /// In front of the number.
+    /// The title, before the number.
     #[serde(skip)]
     pub(super) title: &'static str,
     /// Largest number.
     pub(super) max: u32,
 }
 
-/// Bounded by what a result takes of everybody's Redis, 21 KB, and by what a task takes of a core.
+/// Bounded by the memory of a result in Redis, 21 KB, and by the CPU time of a task.
 pub(super) const TASK_KINDS: [TaskKind; 2] = [
     TaskKind { name: "fibonacci", label: "Fibonacci", title: "Fibonacci number", max: 100_000 },
     TaskKind { name: "primes", label: "Primes", title: "Primes below", max: 20_000_000 },
 ];
 
-/// What a job is told.
+/// A job's input.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 struct JobInput {
     n: u32,
@@ -59,7 +58,7 @@ struct Primes {
     count: u32,
 }
 
-/// Tells the fleet's workers how each kind is done.
+/// Registers the job of each kind.
 pub(super) fn register(tasks: &TaskQueue) {
     let [fibonacci, primes] = &TASK_KINDS;
     tasks.register(fibonacci.name, |JobInput { n }, progress: &TaskContext| {
@@ -73,7 +72,7 @@ pub(super) fn register(tasks: &TaskQueue) {
     });
 }
 
-/// The reason of a job that no one needs any more, and that no one reads.
+/// The error of a cancelled job; it is shown nowhere.
 const STOPPED: &str = "it was stopped";
 
 fn report_progress(progress: &TaskContext, percent: u8) -> ControlFlow<()> {
@@ -81,7 +80,7 @@ fn report_progress(progress: &TaskContext, percent: u8) -> ControlFlow<()> {
     if progress.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
-/// What a start sends.
+/// What the start of a task sends.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct StartParams {
     pub(super) kind: String,
@@ -89,7 +88,7 @@ pub(super) struct StartParams {
 }
 
 impl StartParams {
-    /// What it asks for, or what is wrong with it.
+    /// The kind and input, or what is wrong with them.
     fn validate(&self) -> Result<(&'static TaskKind, JobInput), String> {
         let Some(kind) = TASK_KINDS.iter().find(|kind| kind.name == self.kind) else {
             let names = TASK_KINDS.map(|kind| kind.name).join(", ");
@@ -102,7 +101,7 @@ impl StartParams {
     }
 }
 
-/// What may be asked for.
+/// The kinds, as a form or as JSON.
 pub(super) async fn page(accepts: Accepts) -> Response {
     match accepts {
         Accepts::Html => views::form(&StartParams::default(), None),
@@ -119,7 +118,9 @@ pub(super) async fn start(
     let (params, by_form) = match RequestBody::<StartParams>::read(request).await? {
         RequestBody::Form(params) => (params, true),
         RequestBody::Json(params) => (params, false),
-        RequestBody::Nothing => return Err((StatusCode::BAD_REQUEST, "say a kind and n").into_response()),
+        RequestBody::Nothing => {
+            return Err((StatusCode::BAD_REQUEST, "a kind and n are required").into_response());
+        }
     };
     let queued = match params.validate() {
         Ok((kind, input)) => tasks.enqueue(kind.name, &input).await.map_err(|error| {
@@ -129,17 +130,17 @@ pub(super) async fn start(
         Err(fault) => Err((fault.clone(), (StatusCode::BAD_REQUEST, fault).into_response())),
     };
     let id = queued.map_err(|(why, plain)| rejected(&params, accepts, &why, plain))?;
-    let place = format!("/tasks/{id}");
+    let location = format!("/tasks/{id}");
     Ok(match (accepts, by_form) {
-        (Accepts::Html, true) => Redirect::to(&place).into_response(),
+        (Accepts::Html, true) => Redirect::to(&location).into_response(),
         _ => {
             let task = json!({"id": id, "kind": params.kind, "n": params.n, "state": "queued"});
-            (StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(task)).into_response()
+            (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(task)).into_response()
         }
     })
 }
 
-/// A refusal; for a browser the form once more, with the reason in it.
+/// A rejection; for a browser the form again, with the reason.
 fn rejected(params: &StartParams, accepts: Accepts, why: &str, plain: Response) -> Response {
     if accepts == Accepts::Text {
         return plain;
@@ -164,7 +165,7 @@ pub(super) async fn show(
     Ok(match accepts {
         Accepts::Html => views::task_page(&task),
         Accepts::Text => {
-            // It changes, and is for the one who knows its id.
+            // It changes, and its URL is a secret.
             let head = [(header::VARY, "Accept"), (header::CACHE_CONTROL, "no-store")];
             (head, Json(task)).into_response()
         }
@@ -196,7 +197,7 @@ pub(super) async fn cancel(
     match tasks.cancel(&id).await.map_err(failed)? {
         Some(Cancelled::Queued | Cancelled::Running) => Ok(StatusCode::NO_CONTENT),
         None => Err(unknown()),
-        // Saying it twice is no mistake.
+        // Cancelling twice is no error.
         Some(Cancelled::AlreadyFinished) => match tasks.status(&id).await.map_err(failed)? {
             Some(task) if task.state != TaskState::Cancelled => {
                 Err((StatusCode::CONFLICT, format!("the task is {} already", task.state.name()))
@@ -207,7 +208,7 @@ pub(super) async fn cancel(
     }
 }
 
-/// The same for a form, which cannot send DELETE; its page shows what came of it.
+/// The same for a form, which cannot send DELETE; the task's page shows the result.
 pub(super) async fn cancel_form(
     limit: RateLimit,
     tasks: TaskQueue,

@@ -1,4 +1,4 @@
-//! Tasks for people: the form that starts one, and the page of one.
+//! Pages of tasks: the form that starts one, and one task.
 
 use askama::Template;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -10,21 +10,21 @@ use time::macros::format_description;
 
 use crate::app::assets;
 use crate::app::auth::render_page;
-use crate::app::home::grouped;
+use crate::app::content::grouped;
 use crate::app::tasks::{StartParams, TASK_KINDS, TaskKind};
 
-/// A number that takes a second or two, so that its progress can be seen.
+/// The proposed number: it takes a second or two, so that progress can be seen.
 const PROPOSED: u64 = 500_000;
 
-/// Letters of a result that are shown before the rest is left out.
+/// Characters of the longest result that is shown whole.
 const SHORT: usize = 60;
 
-/// Letters that are shown of either end where the rest is left out.
+/// Characters that are shown of both ends of a longer one.
 const END: usize = 16;
 
 /// The form that starts a task.
 #[derive(Debug, Template)]
-#[template(path = "trial_form.html")]
+#[template(path = "task_form.html")]
 pub(crate) struct TaskForm<'a> {
     kinds: &'static [TaskKind],
     kind: &'a str,
@@ -41,22 +41,22 @@ impl Default for TaskForm<'_> {
 }
 
 #[derive(Template)]
-#[template(path = "trial.html")]
+#[template(path = "task_form_page.html")]
 struct TaskFormPage<'a> {
     style: String,
-    trial: TaskForm<'a>,
+    task_form: TaskForm<'a>,
 }
 
-/// The form, as it was sent if that was refused.
+/// The form; a rejected one has the values that were sent.
 pub(crate) fn form(params: &StartParams, error: Option<&str>) -> Response {
-    let trial = match error {
+    let task_form = match error {
         None => TaskForm::default(),
         Some(_) => TaskForm { kind: &params.kind, n: params.n, error, ..TaskForm::default() },
     };
-    render_page(&TaskFormPage { style: assets::style_path(), trial }, StatusCode::OK)
+    render_page(&TaskFormPage { style: assets::style_path(), task_form }, StatusCode::OK)
 }
 
-/// A task as pages show it; the script fills an empty one.
+/// A task on a page; the script fills an empty one.
 #[derive(Debug, Default, Template)]
 #[template(path = "card.html")]
 pub(crate) struct TaskCard {
@@ -81,7 +81,7 @@ struct TaskPage {
     when: String,
 }
 
-/// What any kind's result may have.
+/// A result of any kind.
 #[derive(Debug, Default, Deserialize)]
 struct TaskResultView {
     n: Option<u64>,
@@ -132,7 +132,7 @@ fn card(task: &TaskStatus, outcome: &TaskResultView) -> TaskCard {
 impl TaskResultView {
     fn short(&self) -> String {
         match (&self.value, self.count) {
-            // Digits, one byte each; whatever else it were, no letter is cut.
+            // Digits are one byte each; other text is shown whole, so no character is cut.
             (Some(value), _) if value.len() >= SHORT && value.is_ascii() => {
                 let (first, last) = (&value[..END], &value[value.len() - END..]);
                 format!("{first}…{last} ({} digits)", grouped(value.len() as u64))
@@ -151,7 +151,7 @@ fn timing(task: &TaskStatus) -> String {
     let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let written = at.format(format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC"));
     let took = task.started_ms.zip(task.finished_ms).map_or_else(String::new, |(from, to)| took(from, to));
-    format!("It was asked for at {}{took}.", written.unwrap_or_default())
+    format!("Started at {}{took}.", written.unwrap_or_default())
 }
 
 #[cfg(test)]

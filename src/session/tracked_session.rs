@@ -1,10 +1,15 @@
-//! The session of one request: what its one call fetched, what is known of it since, and what became of changes.
+//! The session of one request: what its round trip fetched, what is known of it since, and the status of its changes.
 //!
 //! Fields of the session are fields of the hash, as JSON text. Requests that change different fields keep both
-//! changes; of one field the last writer wins, unless it is strict. Nothing here brings a session back that is gone.
+//! changes; of one field the last writer wins, unless it is strict. A session that is gone is never stored again.
+//!
+//! It reads no session by itself: the caller passes in what the request's round trip found.
+//!
+//! tower-sessions' `cycle_id` and `flush` both begin with a `delete`, and only the call that follows tells them apart. So
+//! [`TrackedSession::release`] deletes nothing: [`TrackedSession::create`] then either moves the session in one step or
+//! ends it.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,17 +26,6 @@ use crate::session::fields::{FieldChanges, FieldMap};
 use crate::session::user::{LoginDetails, UserTag};
 use crate::session::{SESSION_BYTES_MAX, SESSION_FIELDS_MAX, SessionError, SessionSettings, digest, fields};
 
-/// Gives the store this request's session, with the request's one call if it was not made yet.
-pub trait SessionSource: fmt::Debug + Send + Sync + 'static {
-    /// The session with this id, as it was at the request's begin.
-    fn lookup_session(&self, id: &Id) -> impl Future<Output = Result<SessionLookup, SessionError>> + Send;
-
-    /// What a session begins with that this request makes.
-    fn new_session_seed(&self) -> impl Future<Output = NewSessionSeed> + Send {
-        std::future::ready(NewSessionSeed::default())
-    }
-}
-
 /// What a session begins with that a request makes.
 #[derive(Debug, Clone, Default)]
 pub struct NewSessionSeed {
@@ -43,7 +37,7 @@ pub struct NewSessionSeed {
     pub limit: Option<NewSessionLimit>,
 }
 
-/// What became of what a request did to its session through tower-sessions' `Session`.
+/// The status of the changes that a request made through tower-sessions' `Session`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum CommitStatus {
     /// Nothing was to be stored.
@@ -67,10 +61,9 @@ pub enum CommitStatus {
     Failed(redis::RedisError),
 }
 
-/// The store for one request.
+/// One request's session and the changes of it.
 #[derive(Debug)]
-pub struct TrackedSessionStore<S> {
-    pub(super) source: S,
+pub struct TrackedSession {
     pub(super) redis: RedisClient,
     pub(super) settings: Arc<SessionSettings>,
     history: Mutex<SessionHistory>,
@@ -82,7 +75,7 @@ pub(super) struct SessionHistory {
     pub(super) loaded: Option<LoadedSession>,
     /// What tower-sessions' `Session` was given; its changes are what differs from that.
     pub(super) original: Option<HashMap<String, Value>>,
-    /// The id that `Session` let go: it is to be replaced, or ended.
+    /// The id that `Session` released: it is to be replaced, or ended.
     pub(super) released_id: Option<Id>,
     /// Ids that this request replaced, or ended.
     pub(super) replaced_ids: Vec<(Id, Option<Id>)>,
@@ -91,7 +84,7 @@ pub(super) struct SessionHistory {
 
 /// A session as Redis has it.
 #[derive(Debug, Clone)]
-pub(super) struct LoadedSession {
+pub struct LoadedSession {
     pub(super) id: Id,
     pub(super) digest: SessionDigest,
     /// Tag of the user who is logged in.
@@ -106,10 +99,20 @@ pub(super) struct LoadedSession {
 }
 
 impl LoadedSession {
+    /// Tag of the user who is logged in.
+    pub fn user(&self) -> Option<UserTag> {
+        self.user.as_ref()?.parse().ok()
+    }
+
+    /// The details of its login, if a user is logged in.
+    pub fn login_details(self) -> Option<LoginDetails> {
+        self.details.filter(|_| self.user.is_some())
+    }
+
     /// Whether anything may be stored in it.
     ///
     /// # Errors
-    /// `TooMany`.
+    /// `TooManySessions`.
     pub(super) fn check_accepts_data(&self) -> Result<(), SessionError> {
         match self.unconfirmed {
             true => Err(SessionError::TooManySessions { retry_after: Duration::from_secs(1) }),
@@ -118,23 +121,23 @@ impl LoadedSession {
     }
 }
 
-impl<S: SessionSource> TrackedSessionStore<S> {
-    /// A store that reads through `source` and writes through `redis`.
-    pub fn new(source: S, redis: RedisClient, settings: Arc<SessionSettings>) -> Self {
-        Self { source, redis, settings, history: Mutex::default() }
+impl TrackedSession {
+    /// Nothing is known yet; changes are written through `redis`.
+    pub fn new(redis: RedisClient, settings: Arc<SessionSettings>) -> Self {
+        Self { redis, settings, history: Mutex::default() }
     }
 
-    /// What became of `Session`'s changes so far.
+    /// The status of `Session`'s changes so far.
     pub fn commit_status(&self) -> CommitStatus {
         self.lock_history().commit_status.clone()
     }
 
-    /// The id that `Session` let go without that anything was done about it.
+    /// The id that `Session` released, until its session is moved or ended.
     pub fn released_id(&self) -> Option<Id> {
         self.lock_history().released_id
     }
 
-    /// Whether nothing is left to be done of what `Session` was told, and nothing of it failed.
+    /// Whether all changes of `Session` are stored, and none of them failed.
     pub fn is_complete(&self) -> bool {
         let state = self.lock_history();
         let is_done = matches!(
@@ -146,7 +149,7 @@ impl<S: SessionSource> TrackedSessionStore<S> {
 
     /// The user who is logged in with the session that is known.
     pub fn user(&self) -> Option<UserTag> {
-        self.lock_history().loaded.as_ref()?.user.as_ref()?.parse().ok()
+        self.lock_history().loaded.as_ref()?.user()
     }
 
     pub(super) fn lock_history(&self) -> MutexGuard<'_, SessionHistory> {
@@ -154,22 +157,15 @@ impl<S: SessionSource> TrackedSessionStore<S> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The id that is in the place of this one now; none if this request ended it.
+    /// The id that replaced this one; none if this request ended the session.
     pub fn current_id(&self, id: Id) -> Option<Id> {
         let state = self.lock_history();
         state.replaced_ids.iter().try_fold(id, |now, (old, new)| if now == *old { *new } else { Some(now) })
     }
 
-    /// The session, read with the request's begin unless it is known already.
-    ///
-    /// # Errors
-    /// `Gone`, `Rotated`, and whatever kept it from being read.
-    pub(super) async fn loaded(&self, id: Id) -> Result<LoadedSession, SessionError> {
-        if let Some(known) = self.lock_history().loaded.as_ref().filter(|known| known.id == id) {
-            return Ok(known.clone());
-        }
-        let reply = self.source.lookup_session(&id).await?;
-        self.record_lookup(id, reply)
+    /// The session with this id, if it is known.
+    pub fn known(&self, id: Id) -> Option<LoadedSession> {
+        self.lock_history().loaded.as_ref().filter(|known| known.id == id).cloned()
     }
 
     /// The session as it is now.
@@ -189,7 +185,11 @@ impl<S: SessionSource> TrackedSessionStore<S> {
         }
     }
 
-    fn record_lookup(&self, id: Id, reply: SessionLookup) -> Result<LoadedSession, SessionError> {
+    /// What was found under this id is what is known from now on.
+    ///
+    /// # Errors
+    /// `Gone`, `Rotated`.
+    pub fn record_lookup(&self, id: Id, reply: SessionLookup) -> Result<LoadedSession, SessionError> {
         let (created_ms, own, stored) = match reply {
             SessionLookup::Found { created_ms, attributes: own, fields, .. } => (created_ms, own, fields),
             SessionLookup::Rotated => return Err(SessionError::Rotated),

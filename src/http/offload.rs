@@ -1,7 +1,7 @@
 //! CPU work off the event loop: a bounded number of jobs on tokio's blocking threads, the rest refused at once.
 //!
-//! Guarantees that at most `running` jobs use the CPU and at most `waiting` more are queued, however many clients ask
-//! and leave: a job that has begun keeps its place until it ends, because a thread cannot be taken back.
+//! Guarantees that at most `running` jobs use the CPU and at most `waiting` more are queued, however many clients send
+//! requests and disconnect: a job that has started holds its permit until it ends, because a thread cannot be cancelled.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,14 +19,14 @@ const WAITING: usize = 16;
 #[non_exhaustive]
 pub enum OffloadError {
     /// As many jobs run and wait as are allowed; the client may come back in a second.
-    #[error("all places for CPU work are taken")]
+    #[error("as much CPU work is under way as this worker takes")]
     Full,
     /// The job panicked.
     #[error("the job failed")]
     Panicked,
 }
 
-/// A worker's places for CPU work; cheap to clone.
+/// A worker's permits for CPU work; cheap to clone.
 #[derive(Clone)]
 pub struct Offload {
     permits: Arc<Semaphore>,
@@ -34,7 +34,7 @@ pub struct Offload {
 }
 
 impl Offload {
-    /// Places for `running` jobs at once and `waiting` more.
+    /// Permits for `running` jobs at once and `waiting` more.
     pub fn new(running: usize, waiting: usize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(running + waiting)),
@@ -45,7 +45,7 @@ impl Offload {
     /// Runs a job on a blocking thread.
     ///
     /// # Errors
-    /// [`Error::Full`] at once if there is no place; [`Error::Panicked`] if the job panicked.
+    /// [`OffloadError::Full`] at once if there is no place; [`OffloadError::Panicked`] if the job panicked.
     ///
     /// # Cancel safety
     /// A waiting job is forgotten; one that has begun runs to its end and its result is dropped.

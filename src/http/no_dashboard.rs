@@ -1,0 +1,30 @@
+//! What a program answers at `/fleet` that is built without the feature `dashboard`.
+
+#![cfg(not(feature = "dashboard"))]
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::any;
+use http::StatusCode;
+
+use crate::config::settings::DashboardConfig;
+use crate::http::problem::Problem;
+use crate::http::services::admin::AdminServices;
+use crate::http::services::app_services::AppServices;
+
+/// Stands for the operators' page.
+#[derive(Debug, Clone)]
+pub struct Dashboard;
+
+impl Dashboard {
+    /// Needs nothing of the settings: the configuration has refused those of the dashboard.
+    pub fn new(_settings: &DashboardConfig) -> Self {
+        Self
+    }
+
+    pub(super) fn routes(&self, _admin: &Arc<AdminServices>, _parts: &AppServices) -> Router {
+        let reason = "this program is built without the dashboard (cargo feature \"dashboard\")";
+        Router::new().route("/fleet", any(async move || Problem::new(StatusCode::NOT_FOUND, reason)))
+    }
+}

@@ -1,0 +1,244 @@
+//! What one request knows of its state, and the lock that makes its uses of state follow each other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8};
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{HeaderValue, Method};
+use tokio::sync::{Mutex, MutexGuard};
+use tower_sessions::session::Id;
+
+use crate::http::error::{RequestError, StateError};
+use crate::http::real_ip::ClientInfo;
+use crate::http::request_state::cookie_identity::{CookieIdentity, RequestCookies};
+use crate::http::request_state::request_limits::RequestLimits;
+use crate::http::request_state::response_timeout::ResponseTimeout;
+use crate::http::services::state::StateServices;
+use crate::redis;
+use crate::redis::begin::SessionLookup;
+use crate::session::cookie_value::ProvisionalCookie;
+use crate::session::user::UserTag;
+
+/// One request, as extractors and the session's store see it.
+#[derive(Debug)]
+pub(in crate::http) struct RequestState {
+    pub(in crate::http) services: Arc<StateServices>,
+    pub(in crate::http) client: ClientInfo,
+    /// Whether a cookie for this client is a secure one.
+    pub(in crate::http) secure: bool,
+    pub(in crate::http) visitor: CookieIdentity,
+    /// Whether the visitor has a cookie under the plain name beside the one that counts.
+    pub(in crate::http) leftover: bool,
+    /// Whether its method creates no session and no provisional cookie, whatever its handler does.
+    pub(in crate::http) creates_no_session: bool,
+    /// Whether a policy names the path: limits are decided before the handler.
+    pub(in crate::http) has_route_policy: bool,
+    /// Whether its method is safe (RFC 9110 §9.2.1).
+    pub(super) is_safe_method: bool,
+    /// Which bound the request's body exceeded, see [`crate::http::body`].
+    pub(in crate::http) body_fault: AtomicU8,
+    /// Whether the handler waits for more of the request's body.
+    pub(in crate::http) body_waits: AtomicBool,
+    /// The time in which its response has to begin.
+    pub(in crate::http) timeout: ResponseTimeout,
+    pub(super) inner: Mutex<RequestStateInner>,
+}
+
+/// What this request knows so far.
+#[derive(Debug)]
+pub(in crate::http) struct RequestStateInner {
+    /// The limits, decided or not.
+    pub(in crate::http) limits: RequestLimits,
+    /// What the client gets instead of the handler's response.
+    pub(in crate::http) failure: Option<StateError>,
+    /// The session the visitor has now, or is to have.
+    pub(in crate::http) current_session_id: Option<Id>,
+    /// Set if the visitor's cookie is, or is to be, provisional.
+    pub(in crate::http) provisional: Option<ProvisionalCookie>,
+    /// The user who is logged in with it.
+    pub(in crate::http) user: Option<UserTag>,
+    /// The cookie is sent again, to last this long.
+    pub(in crate::http) cookie_age: Option<Duration>,
+    /// Whether an extractor read who the visitor is.
+    pub(in crate::http) session_accessed: bool,
+    /// The session as found, once it was read.
+    pub(super) lookup: Option<SessionLookup>,
+    /// How fresh the session is, if it was not read as usual.
+    pub(in crate::http) freshness: Option<SessionFreshness>,
+    /// Redis's clock at its last reply, ms since 1970.
+    pub(super) now_ms: Option<u64>,
+    /// The view, once counted.
+    pub(super) counted_view: Option<CountedView>,
+    /// Where the session of this request came from.
+    pub(in crate::http) origin: SessionOrigin,
+}
+
+/// Where the session of a request came from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::http) enum SessionOrigin {
+    /// From the visitor's cookie, or there is none.
+    #[default]
+    Cookie,
+    /// There is none: the visitor gets a provisional cookie, and nothing is stored.
+    Issued,
+    /// Made by this request; its id is in no cookie yet.
+    Created,
+    /// The visitor's session was deleted by the handler.
+    Destroyed,
+}
+
+/// Why a round trip gave nothing.
+#[derive(Debug)]
+pub(super) enum BeginFailure {
+    /// The client gets this, whatever the handler answers.
+    Rejected(StateError),
+    /// A counter would overflow: nothing was done, so the request may go on.
+    Overflow,
+    /// Not of Redis, and for the handler alone.
+    HandlerOnly(RequestError),
+    /// Redis did not do it. The limits allow the request without it.
+    RedisUnavailable(redis::RedisError),
+}
+
+/// How fresh a session is that could not be read as usual; the response's `Session-State`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::http) enum SessionFreshness {
+    /// Redis takes no writes: what is shown is true, and nothing was counted.
+    ReadOnly,
+    /// Redis is away: what is shown is what this worker last read.
+    Stale,
+    /// Redis is away, and this worker knows nothing of the session: the page shows none of it.
+    Unknown,
+}
+
+impl SessionFreshness {
+    pub(in crate::http) fn header(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::ReadOnly => "read-only",
+            Self::Stale => "stale",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// A counted view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::http) struct CountedView {
+    pub(in crate::http) views: u64,
+    pub(in crate::http) total: i64,
+    pub(in crate::http) is_new: bool,
+}
+
+impl RequestState {
+    pub(in crate::http) fn new(services: Arc<StateServices>, client: ClientInfo, parts: &Parts) -> Self {
+        let headers = &parts.headers;
+        let RequestCookies { visitor, secure, leftover } =
+            RequestCookies::from_headers(&services.sessions, headers, &client);
+        let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+        let set = services.limiter.policies().select(parts.method.as_str(), parts.uri.path(), header);
+        let has_route_policy = set.names_path();
+        let timeout = ResponseTimeout::new(services.worker.http.request_timeout);
+        let inner = RequestStateInner {
+            limits: RequestLimits::new(set),
+            failure: None,
+            current_session_id: visitor.id(),
+            provisional: visitor.provisional(),
+            user: visitor.user(),
+            cookie_age: None,
+            session_accessed: false,
+            lookup: None,
+            freshness: None,
+            now_ms: None,
+            counted_view: None,
+            origin: SessionOrigin::Cookie,
+        };
+        Self {
+            services,
+            client,
+            secure,
+            visitor,
+            leftover,
+            creates_no_session: matches!(parts.method, Method::HEAD | Method::OPTIONS),
+            has_route_policy,
+            is_safe_method: parts.method.is_safe(),
+            body_fault: AtomicU8::new(0),
+            body_waits: AtomicBool::new(false),
+            timeout,
+            inner: Mutex::new(inner),
+        }
+    }
+
+    /// What is known now; the guard makes every other use of this request's state wait.
+    pub(in crate::http) async fn lock(&self) -> MutexGuard<'_, RequestStateInner> {
+        self.inner.lock().await
+    }
+
+    /// What is known now; none while another use of this request's state goes on.
+    pub(in crate::http) fn try_lock(&self) -> Option<MutexGuard<'_, RequestStateInner>> {
+        self.inner.try_lock().ok()
+    }
+
+    /// Whether it waits for Redis now: a call to Redis holds the guard until there is a reply.
+    pub(in crate::http) fn is_waiting_for_redis(&self) -> bool {
+        self.inner.try_lock().is_err()
+    }
+
+    /// What is known now, unless the request was rejected.
+    pub(super) async fn lock_unless_failed(&self) -> Result<MutexGuard<'_, RequestStateInner>, RequestError> {
+        let mut inner = self.inner.lock().await;
+        if inner.failure.is_none() {
+            inner.failure = match self.visitor {
+                CookieIdentity::Unverifiable => Some(StateError::Unavailable(1)),
+                CookieIdentity::TooManyCookies => Some(StateError::TooManyCookies),
+                CookieIdentity::Anonymous | CookieIdentity::Verified { .. } => None,
+            };
+        }
+        match &inner.failure {
+            Some(refusal) => Err(refusal.to_request_error()),
+            None => Ok(inner),
+        }
+    }
+}
+
+impl RequestStateInner {
+    /// Records a failure for the response.
+    pub(super) fn record_failure(&mut self, failure: BeginFailure) -> RequestError {
+        let refusal = match failure {
+            BeginFailure::Overflow => return RequestError::CounterOverflow,
+            BeginFailure::HandlerOnly(error) => return error,
+            BeginFailure::Rejected(refusal) => refusal,
+            BeginFailure::RedisUnavailable(error) => {
+                tracing::debug!(%error, "a request had to do without Redis: {error}");
+                StateError::from(&error)
+            }
+        };
+        self.failure.insert(refusal).to_request_error()
+    }
+
+    /// The session the visitor has now, as far as one may be stored.
+    pub(in crate::http) fn stored_session_id(&self) -> Option<Id> {
+        self.current_session_id.filter(|_| self.origin != SessionOrigin::Issued)
+    }
+
+    /// Whether the visitor came with an id that was replaced a moment ago.
+    pub(in crate::http) fn came_with_rotated_id(&self) -> bool {
+        self.lookup == Some(SessionLookup::Rotated) && self.current_session_id.is_none()
+    }
+
+    /// Whether the session has an end of its own.
+    pub(in crate::http) fn has_own_lifetime(&self) -> bool {
+        match &self.lookup {
+            Some(SessionLookup::Found { attributes: Some(own), .. }) => own.end_ms.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Whether the response depends on who the visitor is.
+    pub(in crate::http) fn depends_on_visitor(&self) -> bool {
+        self.lookup.is_some()
+            || self.session_accessed
+            || self.origin != SessionOrigin::Cookie
+            || self.freshness.is_some()
+    }
+}
