@@ -11,10 +11,10 @@
 //! round trip a request does it all. [`Fleet`] is where a program begins; [`Visit`], [`Account`], [`Fields`],
 //! [`Counters`], [`Limit`], [`Worker`], [`ClientAddr`] and [`Session`] are what its handlers ask for.
 //!
-//! The rooms stand on six floors, and a room names only rooms of lower floors:
+//! Inside are rooms on floors, and a room names only rooms of lower floors:
 //!
-//! 6 `cli` · 5 `supervisor` `worker` · 4 `http` · 3 `session` `counter` `limiter` `broadcast` `task` `control` `telemetry` ·
-//! 2 `redis` `listener` `scoreboard` · 1 `config` `breaker` `sys`
+//! 8 `cli` · 7 `supervisor` `worker` · 6 `http` · 4 `session` `counter` `limiter` `broadcast` `tasks` `control` · 3 `telemetry`
+//! `redis` `status` · 2 `listener` `scoreboard` · 1 `config` `breaker` · 0 `sys`
 
 // Behind `__internals` the rooms' public items are public; without it they are the crate's own.
 #![cfg_attr(

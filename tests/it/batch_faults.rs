@@ -257,7 +257,7 @@ fn a_server_that_is_full_and_has_room_again() {
             crowd.more();
         }
         let failed = crowd.end("OOM", &server);
-        let known = |reason: &String| ["NoWrites", "unavailable"].contains(&reason.as_str());
+        let known = |reason: &String| ["WritesDisabled", "unavailable"].contains(&reason.as_str());
         assert!(failed.keys().all(known), "{failed:?}");
     }
 }

@@ -151,7 +151,8 @@ fn what_only_looks_changes_nothing_and_no_header_makes_it_write() {
 fn every_route_that_writes_stands_behind_the_layer() {
     let app = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin/regatta/app");
     let mut behind = 0;
-    for file in std::fs::read_dir(&app).unwrap() {
+    let folders = [app.clone(), app.join("tasks")];
+    for file in folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()) {
         let path = file.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "rs") {
             continue;
