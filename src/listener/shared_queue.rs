@@ -18,7 +18,7 @@ const HEADER_LEN: usize = 16;
 ///
 /// A slot's is that of its number, counted round and round: as many as this are woken alone, and with twice as many
 /// slots two are woken for one connection. The state that an upgrade hands over has a field of so many
-/// (`supervisor/handoff.rs`): another number needs another field there.
+/// (`supervisor/deployment/handoff.rs`): another number needs another field there.
 pub const WAKE_FDS: usize = 8;
 
 /// Both ends of the queue, and what wakes the workers that are to look at it.

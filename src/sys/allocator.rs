@@ -32,13 +32,13 @@ fn is_plain(size: usize, align: usize) -> bool {
     align <= WORD || align <= ALIGNED && size >= align
 }
 
-// SAFETY: mimalloc's calls give memory of at least the size that is asked for, or null; with the alignment that is asked
-// for, or where none is (`is_plain`) with one that is enough. They give back what any of them gave, and never unwind.
+// SAFETY: mimalloc's calls give memory of at least the requested size, or null; with the requested alignment, or where none
+// is requested (`is_plain`) with one that is enough. They give back what any of them gave, and never unwind.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let memory = match is_plain(layout.size(), layout.align()) {
-            // SAFETY: any size may be asked for.
+            // SAFETY: any size may be requested.
             true => unsafe { mimalloc::mi_malloc(layout.size()) },
             // SAFETY: as above; a layout's alignment is a power of two.
             false => unsafe { mimalloc::mi_malloc_aligned(layout.size(), layout.align()) },
@@ -49,7 +49,7 @@ unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         let memory = match is_plain(layout.size(), layout.align()) {
-            // SAFETY: any size may be asked for.
+            // SAFETY: any size may be requested.
             true => unsafe { mimalloc::mi_zalloc(layout.size()) },
             // SAFETY: as above; a layout's alignment is a power of two.
             false => unsafe { mimalloc::mi_zalloc_aligned(layout.size(), layout.align()) },
@@ -67,7 +67,7 @@ unsafe impl GlobalAlloc for Allocator {
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         let is_plain = is_plain(layout.size(), layout.align()) && is_plain(size, layout.align());
         let memory = match is_plain {
-            // SAFETY: it is from mimalloc, as in `dealloc`; any size may be asked for.
+            // SAFETY: it is from mimalloc, as in `dealloc`; any size may be requested.
             true => unsafe { mimalloc::mi_realloc(memory.cast(), size) },
             // SAFETY: as above; a layout's alignment is a power of two.
             false => unsafe { mimalloc::mi_realloc_aligned(memory.cast(), size, layout.align()) },

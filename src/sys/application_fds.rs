@@ -35,7 +35,7 @@ struct FdTarget {
 }
 
 impl FdTarget {
-    /// Epolls, signalfds, inotifies and others like them share one inode: the kind tells an epoll from a signalfd, and
+    /// Epolls, signalfds, inotifies and others like them share one inode: the kind distinguishes an epoll from a signalfd, and
     /// nothing distinguishes two of a kind. What this program makes of them it takes over at once.
     fn is_same(&self, other: &Self) -> bool {
         let differ = self.kind.as_ref().zip(other.kind.as_ref()).is_some_and(|(one, other)| one != other);

@@ -115,7 +115,7 @@ pub fn build_version() -> String {
 /// A short name that distinguishes two builds of a program, the same wherever the build runs.
 ///
 /// From the linker's build id; where there is none, from size and time of the file.
-pub fn build_id_of(path: &Path) -> String {
+fn build_id_of(path: &Path) -> String {
     let Ok(file) = File::open(path) else { return "unknown".to_owned() };
     if let Some(id) = build_id(&file) {
         let mut name = String::with_capacity(2 * id.len());

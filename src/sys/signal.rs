@@ -116,7 +116,7 @@ pub fn ignores_hangup() -> bool {
     current_action(libc::SIGHUP).is_some_and(|action| action.sa_sigaction == libc::SIG_IGN)
 }
 
-/// Has the kernel keep the ends of children until they are asked for. A parent that ignores SIGCHLD leaves it ignored,
+/// Has the kernel keep the exit of a child until it is collected. A parent that ignores SIGCHLD leaves it ignored,
 /// and then a child that ends is gone without a word.
 ///
 /// # Errors

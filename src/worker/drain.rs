@@ -79,7 +79,7 @@ impl DrainPlan {
 
     /// For a worker whose supervisor is gone: the next fleet needs its port at once, and its clients nothing less than
     /// they would have got.
-    pub(super) fn for_orphan(self) -> Self {
+    fn for_orphan(self) -> Self {
         Self { kind: DrainKind::Orphaned, grace: Duration::ZERO, quiet: QUEUE_QUIET, ..self }
     }
 }

@@ -213,7 +213,7 @@ impl<'a> CounterJournal<'a> {
             let delta = |bank| entry.map_or(0, |entry: JournalEntry<'_>| entry.delta(bank));
             let sealed = if on_its_way { delta(bank_of(seq)) } else { 0 };
             pending = PendingIncrement { sequence: seq, sealed, open: delta(bank_of(seq + 1)) };
-            // An entry that was given to another name meanwhile is no entry of this one's.
+            // An entry that another name was given meanwhile does not count.
             let same = entry.is_none_or(|entry| entry.is(name));
             if same && (seq, on_its_way) == (self.sealed(), self.has_sealed_batch()) {
                 break;

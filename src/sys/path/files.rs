@@ -107,7 +107,7 @@ pub fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Where an open file really is.
-pub fn real_path(file: &impl AsFd) -> Option<PathBuf> {
+fn real_path(file: &impl AsFd) -> Option<PathBuf> {
     fs::read_link(proc_fd_path(file)).ok()
 }
 

@@ -14,7 +14,6 @@ pub use error::PathError;
 pub use files::{
     FileContent, FileId, SOCKET_PATH_MAX, check_private_entry, create_private_file, display_path,
     error_detail, open_folder, open_private_file, open_private_read_only, open_working_folder, proc_fd_path,
-    read, read_secret, real_path, replace_descriptor, replace_file, restore_working_folder,
-    set_working_folder,
+    read, read_secret, replace_descriptor, replace_file, restore_working_folder, set_working_folder,
 };
 pub use ownership::{check_log_path, ensure_private_folder};

@@ -34,7 +34,7 @@ impl TurnAllowance {
         self.0
     }
 
-    /// Takes note of a turn's length, and whether requests were kept waiting at its end.
+    /// Records a turn's length, and whether requests were kept waiting at its end.
     pub(super) fn record_turn(&mut self, length: Duration, any_waits: bool) {
         if length > 2 * TARGET_LENGTH {
             self.0 = (self.0 / 2).max(MIN_ALLOWANCE);

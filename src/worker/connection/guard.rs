@@ -132,7 +132,7 @@ impl ConnectionGuard {
         }
     }
 
-    /// A response's body in HTTP/2 was asked for more, or there is one more or less; whether the client holds it up.
+    /// A response's body in HTTP/2 was polled, or there is one more or less; whether the client holds it up.
     pub(super) fn set_body_blocked(&self, was_blocked: bool, is_blocked: bool) {
         let connection = &self.connection;
         if connection.body_pace.is_running() {

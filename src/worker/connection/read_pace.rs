@@ -63,7 +63,7 @@ impl ReadPace {
     }
 
     /// What a client that is waited for owes, milliseconds.
-    pub(super) fn lag_ms(&self, tick: Tick) -> u64 {
+    fn lag_ms(&self, tick: Tick) -> u64 {
         self.lag_ms.load(Relaxed).saturating_add(self.elapsed_ms(tick))
     }
 

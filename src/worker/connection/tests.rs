@@ -218,7 +218,7 @@ fn large_unfinished_headers_have_a_bound_together_and_the_largest_go() {
     small[0].record_read(20_000);
     assert!(large[2].0.connection.is_header_refused());
     assert!(!large[1].0.connection.is_header_refused());
-    // It was complete before it was told: nothing is refused.
+    // It was complete before the command was read: nothing is refused.
     large[2].0.request_started(false);
     assert!(!large[2].0.connection.is_header_refused());
     drop(large);

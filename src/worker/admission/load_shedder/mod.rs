@@ -108,7 +108,7 @@ impl LoadShedder {
         self.refused_at = now;
     }
 
-    /// Takes note of a turn of this length that let in `begun` requests and at whose end `waiting` wait.
+    /// Records a turn of this length that let in `started` requests and at whose end `waiting` wait.
     ///
     /// Refused requests are not among those let in: the rate would rise by them and let still more come.
     pub(super) fn record_turn(
