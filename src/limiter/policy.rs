@@ -104,8 +104,7 @@ impl PolicyTable {
             }
         }
         let common = all.iter().enumerate().filter(|(_, policy)| policy.is_common());
-        let chosen =
-            common.clone().map(|(index, policy)| AppliedPolicy::new(index, policy.cost)).collect();
+        let chosen = common.clone().map(|(index, policy)| AppliedPolicy::new(index, policy.cost)).collect();
         let plain =
             |policy: &LimitPolicy| policy.methods.is_empty() && !matches!(policy.per, SubjectKind::Header(_));
         Self {

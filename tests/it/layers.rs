@@ -151,7 +151,7 @@ fn boundary(line: &str, at: usize) -> bool {
 }
 
 /// The text with comments and literals blanked, line for line.
-fn code_only(text: &str) -> String {
+pub(crate) fn code_only(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
@@ -223,7 +223,7 @@ fn raw_literal(text: &str) -> usize {
     text.get(body..).and_then(|rest| rest.find(&end)).map_or(text.len(), |at| body + at + end.len())
 }
 
-fn walk(folder: &Path, visit: &mut dyn FnMut(&Path)) {
+pub(crate) fn walk(folder: &Path, visit: &mut dyn FnMut(&Path)) {
     let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
     for path in entries {

@@ -26,6 +26,7 @@ mod broadcast_hub; // messages to everybody, and who comes back
 mod broadcast_topics; // a worker hears the topics of its clients, and no others
 mod browser; // the page in a real browser
 mod browser_live; // what moves on the page, in real browsers
+mod circles; // no files that name each other
 mod cleaner; // what a cleaner of temporary files removes
 mod clocks; // a machine whose clock is wrong
 mod clocks_step; // Redis's clock steps, both ways
