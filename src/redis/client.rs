@@ -283,14 +283,17 @@ impl RedisClient {
             };
             // Bounded in time: connections that are opened and lost at once would hold the call for ever.
             let end = *end.get_or_insert_with(|| Instant::now() + inner.state.reconnect_wait);
-            let in_time = match standalone {
+            if Instant::now() >= end {
+                return Err(lost.unwrap_or(error));
+            }
+            let replaced = match standalone {
                 true => inner.state.wait_until_replaced(number, end).await,
                 false => {
                     tokio::time::sleep(CLUSTER_RETRY_PAUSE).await;
                     true
                 }
             };
-            if !in_time || Instant::now() >= end {
+            if !replaced {
                 return Err(lost.unwrap_or(error));
             }
         }

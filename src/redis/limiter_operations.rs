@@ -35,7 +35,7 @@ impl RedisClient {
         let reply = self
             .call(ServerFunction::LimitRefund, |entry| {
                 let [interval, tolerance, requests] = amount.args();
-                call_args(entry, &[&amount.key], [channel.clone(), interval, tolerance, requests])
+                call_args(entry, [&amount.key], [channel.clone(), interval, tolerance, requests])
             })
             .await?;
         let Value::Array(remaining) = reply else {
@@ -60,9 +60,8 @@ impl RedisClient {
             return self.call_plain(CallKind::Write, work).await;
         }
         let channel = Value::from(self.common_channel().await);
-        let reply = self
-            .call(ServerFunction::LimitReset, |entry| call_args(entry, &[key], [channel.clone()]))
-            .await?;
+        let reply =
+            self.call(ServerFunction::LimitReset, |entry| call_args(entry, [key], [channel.clone()])).await?;
         Ok(reply.as_u64() == Some(1))
     }
 
@@ -83,7 +82,7 @@ impl RedisClient {
             LimitParameters::Concurrency { max, .. } => vec![number(max)],
         };
         let reply = self
-            .call(ServerFunction::LimitStatus, |entry| call_args(entry, &[&limit.key], args.clone()))
+            .call(ServerFunction::LimitStatus, |entry| call_args(entry, [&limit.key], args.clone()))
             .await?;
         let (remaining, reset_us) = pair(&reply)?;
         Ok(LimitStatus { remaining, reset_us })
@@ -95,7 +94,7 @@ impl RedisClient {
     /// See [`RedisError`]; after [`RedisError::Timeout`] they may have been charged.
     pub async fn prefetch_quota(&self, amount: &LimitCharge) -> Result<PrefetchedQuota, RedisError> {
         let reply = self
-            .call(ServerFunction::LimitPrefetch, |entry| call_args(entry, &[&amount.key], amount.args()))
+            .call(ServerFunction::LimitPrefetch, |entry| call_args(entry, [&amount.key], amount.args()))
             .await?;
         pair(&reply).map(|(requests, reset_us)| PrefetchedQuota { requests, reset_us })
     }
@@ -118,7 +117,7 @@ impl RedisClient {
                 let [interval, tolerance, requests] = amount.args();
                 call_args(
                     entry,
-                    &[&mark, &amount.key],
+                    [&mark, &amount.key],
                     [number(DEFERRED_MARK_TTL_MS), interval, tolerance, requests],
                 )
             })
@@ -133,7 +132,7 @@ impl RedisClient {
     pub async fn renew_permit(&self, key: &str, place: &str, lease_us: u64) -> Result<bool, RedisError> {
         let args = || [Value::from(place), number(lease_us)];
         let reply =
-            self.call(ServerFunction::LimitRenewPermit, |entry| call_args(entry, &[key], args())).await?;
+            self.call(ServerFunction::LimitRenewPermit, |entry| call_args(entry, [key], args())).await?;
         Ok(reply.as_u64() == Some(1))
     }
 
@@ -143,7 +142,7 @@ impl RedisClient {
     /// See [`RedisError`].
     pub async fn release_permit(&self, key: &str, place: &str) -> Result<bool, RedisError> {
         let reply = self
-            .call(ServerFunction::LimitReleasePermit, |entry| call_args(entry, &[key], [Value::from(place)]))
+            .call(ServerFunction::LimitReleasePermit, |entry| call_args(entry, [key], [Value::from(place)]))
             .await?;
         Ok(reply.as_u64() == Some(1))
     }

@@ -1,4 +1,4 @@
-//! What was said of the client library, tried against it: the reasons for how `redis/link.rs` uses it.
+//! Claims about the client library, tested against it: the reasons for how `redis/connection.rs` uses it.
 
 use std::time::{Duration, Instant};
 
