@@ -58,7 +58,7 @@ pub(crate) use shared_layout;
 
 /// A mapping of fixed length, zero at first, that every process forked later sees and may change.
 ///
-/// It lives in a memfd (memfd_create(2)), so that it can also be handed to another program by descriptor.
+/// It lives in a memfd (`memfd_create(2)`), so that it can also be handed to another program by descriptor.
 pub struct SharedMapping {
     start: NonNull<u8>,
     bytes: NonZeroUsize,

@@ -167,14 +167,14 @@ impl BackgroundServices {
     }
 }
 
-/// What answers visitors and operators; a panic of the application is a boot failure.
+/// What answers visitors, and what answers operators; a panic of the application is a boot failure.
 pub(super) fn build_services(
     start: &WorkerOptions,
     redis: &RedisClient,
     phase: &DrainState,
     (instance_info, batches): (&Arc<InstanceIdentity>, &Arc<BatchedCounters>),
     services: &BackgroundServices,
-) -> Result<(HttpService, HttpService), BootError> {
+) -> Result<[HttpService; 2], BootError> {
     let pid = process::pid().as_raw().unsigned_abs();
     let parts = AppServices {
         config: Arc::clone(&start.config),
@@ -190,7 +190,7 @@ pub(super) fn build_services(
     };
     let dashboard = Dashboard::new(&start.config.dashboard);
     let built = catch_unwind(AssertUnwindSafe(|| {
-        (http::public_service(&parts, &start.app, &dashboard), http::admin_service(&parts, &dashboard))
+        [http::public_service(&parts, &start.app, &dashboard), http::admin_service(&parts, &dashboard)]
     }));
     built.map_err(|panic| BootError::App(panic_message(panic.as_ref()).to_owned()))
 }

@@ -95,12 +95,10 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
     let batches = background::counter_flusher::build(&start, &redis);
     let services = BackgroundServices::new(&start, &redis);
     let heartbeat = HeartbeatWriter::new(&start, &redis, &services.broadcasts);
-    let (public, admin) =
-        boot::build_services(&start, &redis, &phase, (&instance_info, &batches), &services)?;
+    let roles = boot::build_services(&start, &redis, &phase, (&instance_info, &batches), &services)?;
     services.start();
     let balance = ConnectionBalancer::from_options(&mut start).map_err(BootError::Listeners)?;
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(BootError::Lifeline)?;
-    let roles = [public, admin];
     let acceptors = boot::build_acceptors(start.listeners, &server, roles, balance.as_ref(), &start.config)
         .map_err(BootError::Listeners)?;
     if !first_attempt(&redis, &mut terminate, &lifeline).await {
@@ -110,8 +108,8 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
     spawn_inspectors(&mut tasks, (&start.scoreboard, start.slot), &redis);
     let registrar = InstanceRegistrar::new(&start.config, &instance_info, &start.scoreboard, redis);
     let registration = tasks.spawn(registrar.clone().run());
-    let drain = start.config.drain.clone();
-    drain::set_orphan_timeout(drain.timeout + drain::ORPHAN_MARGIN);
+    let limits = start.config.drain.clone();
+    drain::set_orphan_timeout(limits.timeout + drain::ORPHAN_MARGIN);
     let served = async {
         let flusher = tokio::spawn(background::counter_flusher::run(Arc::clone(&batches)));
         let mut accepting = acceptor::spawn_acceptors(&acceptors);
@@ -128,7 +126,7 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
         balance.iter().for_each(|balance| balance.stop());
         // If another process sent the signal, the supervisor learns it here and spawns a successor at once.
         let _ = writeln!(status_pipe, "leaving");
-        let plan = DrainPlan::new(drain_kind, &drain, Instant::now());
+        let plan = DrainPlan::new(drain_kind, &limits, Instant::now());
         let cut_now = || start.scoreboard.cell(start.slot, start.cell).drain_order() == DrainOrder::Abort;
         let second_order = drain::second_order(&mut terminate, cut_now);
         let state = (&phase, &services.tasks);
