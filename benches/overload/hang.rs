@@ -34,7 +34,7 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
     };
     let lost = report.failed() + report.refused();
     let row = vec![
-        since("steering around its slot"),
+        since("worker suspect"),
         since("worker ready"),
         report.answered().to_string(),
         lost.to_string(),

@@ -29,39 +29,38 @@ pub mod rfc3339_ms {
     }
 }
 
-/// A number that is a `$per`th of its unit here and a fraction of the unit in JSON.
+/// Microseconds here, seconds in JSON.
+pub mod micros {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// The serializer's.
+    #[allow(clippy::cast_precision_loss, reason = "numbers of this size are exact")]
+    pub fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(*number as f64 / 1e6)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is no number.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "what does not fit is a mistake of the writer, and becomes the nearest number"
+    )]
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let scaled = f64::deserialize(deserializer)? * 1e6;
+        Ok(((scaled * 1e6).round() / 1e6) as u64)
+    }
+}
+
+/// A number, which may be missing, that is a `$per`th of its unit here and a fraction of the unit in JSON.
 macro_rules! scaled {
-    ($name:ident, $optional:ident, $number:ty, $per:literal, $doc:literal) => {
+    ($optional:ident, $number:ty, $per:literal, $doc:literal) => {
         #[doc = $doc]
-        pub mod $name {
-            use serde::{Deserialize, Deserializer, Serializer};
-
-            /// Writes it.
-            ///
-            /// # Errors
-            /// The serializer's.
-            #[allow(clippy::cast_precision_loss, reason = "numbers of this size are exact")]
-            pub fn serialize<S: Serializer>(number: &$number, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_f64(*number as f64 / $per)
-            }
-
-            /// Reads it.
-            ///
-            /// # Errors
-            /// When it is no number.
-            #[allow(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "what does not fit is a mistake of the writer, and becomes the nearest number"
-            )]
-            pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<$number, D::Error> {
-                let scaled = f64::deserialize(deserializer)? * $per;
-                Ok(((scaled * 1e6).round() / 1e6) as $number)
-            }
-        }
-
-        #[doc = $doc]
-        #[doc = "It may be missing."]
         pub mod $optional {
             use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -96,9 +95,9 @@ macro_rules! scaled {
     };
 }
 
-scaled!(micros, optional_micros, u64, 1e6, "Microseconds here, seconds in JSON.");
-scaled!(millis, optional_millis, u64, 1e3, "Milliseconds here, seconds in JSON.");
-scaled!(percent, optional_percent, f64, 1e2, "Per cent here, a ratio from 0 to 1 in JSON.");
+scaled!(optional_micros, u64, 1e6, "Microseconds here, seconds in JSON; may be missing.");
+scaled!(optional_millis, u64, 1e3, "Milliseconds here, seconds in JSON; may be missing.");
+scaled!(optional_percent, f64, 1e2, "Per cent here, a ratio from 0 to 1 in JSON; may be missing.");
 
 /// RFC 3339 with milliseconds.
 pub fn format_moment(unix_ms: u64) -> String {

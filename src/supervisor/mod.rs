@@ -397,7 +397,7 @@ impl<'a> Supervisor<'a> {
     fn reopen_logs(&self) {
         telemetry::reopen();
         for worker in self.slots.entries.iter().flat_map(|slot| &slot.workers) {
-            self.send_signal(worker.pid, Signal::SIGUSR1);
+            slots::send_signal(worker.pid, Signal::SIGUSR1);
         }
     }
 

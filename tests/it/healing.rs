@@ -76,7 +76,7 @@ fn a_blocked_loop_gets_a_spare_tells_where_it_stands_and_loses_nothing_when_it_c
             (answer.worker(), begin.elapsed())
         }
     });
-    wait::until("it is suspected", wait::LONG, || !fleet.log_lines("steering around its slot").is_empty());
+    wait::until("it is suspected", wait::LONG, || !fleet.log_lines("worker suspect").is_empty());
     let steered = begin.elapsed();
     let line = hang(&fleet);
     let found = begin.elapsed();
@@ -136,9 +136,7 @@ fn while_a_worker_is_suspected_new_connections_go_to_the_others() {
     let fleet = short(&redis).set("REGATTA_WORKERS__HANG_TIMEOUT", "10s").start();
     let begin = Instant::now();
     let _unanswered = harm(&fleet, "/block/14000");
-    wait::until("the worker is suspected", wait::LONG, || {
-        !fleet.log_lines("steering around its slot").is_empty()
-    });
+    wait::until("the worker is suspected", wait::LONG, || !fleet.log_lines("worker suspect").is_empty());
     println!("new connections go elsewhere after {:?}", begin.elapsed());
     for _ in 0..40 {
         assert_eq!(fleet.get("/hello").status, 200, "nobody waits for the one that hangs");

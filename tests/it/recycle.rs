@@ -83,7 +83,7 @@ fn a_worker_beyond_the_hard_limit_is_killed_and_replaced() {
     // It may be found before it has answered.
     drop(client::once(fleet.listen, Request::get("/leak/128")));
     let line =
-        wait::until_some("the heavy one is killed", wait::LONG, || fleet.log_lines("worker is killed").pop());
+        wait::until_some("the heavy one is killed", wait::LONG, || fleet.log_lines("killing worker").pop());
     assert_eq!(field(&line, "reason").as_str(), Some("memory"), "{line}");
     let killed = u32::try_from(field(&line, "pid").as_u64().unwrap()).unwrap();
     assert!(before.contains(&killed));

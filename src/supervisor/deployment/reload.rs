@@ -87,13 +87,11 @@ impl Supervisor<'_> {
                 self.notify_ready(&format!("reload refused: {reason}"));
                 tracing::error!(%reason, "reload refused, nothing is changed: {reason}");
                 self.record_event(event_now("reload_refused", format!("nothing is changed: {reason}")));
-                self.resolve_commands(
-                    &CommandGoal::NextReload,
-                    &result(format!("nothing is changed: {reason}")),
-                );
+                self.operators
+                    .resolve(&CommandGoal::NextReload, &result(format!("nothing is changed: {reason}")));
             }
             Ok(reloaded) => {
-                self.on_reload_started(to);
+                self.operators.on_reload_started(to);
                 tracing::info!(generation = to, changed = reloaded.changed.join(","), "reload started");
                 let context = self.apply_settings(reloaded);
                 let to = self.deployment.start_rollout(DeploymentKind::Reload, context, now);
@@ -130,7 +128,7 @@ impl Supervisor<'_> {
     pub(in crate::supervisor) fn report_superseded(&mut self, superseded: Option<FailedRollout>) {
         let Some(FailedRollout { rollout, reason }) = superseded else { return };
         let message = format!("{} failed: {reason}; superseded during rollback", rollout.kind.name());
-        self.resolve_commands(&CommandGoal::Rollout(rollout.to), &CommandResult::failed(message));
+        self.operators.resolve(&CommandGoal::Rollout(rollout.to), &CommandResult::failed(message));
         self.deployment.record_finished(&rollout, Some(reason), unix_ms());
     }
 
@@ -146,7 +144,7 @@ impl Supervisor<'_> {
         tracing::error!(slot, %cause, "{message}");
         // The rollback may never end, and `systemctl reload` must not wait for it.
         self.notify_ready(&message);
-        self.resolve_commands(&goal, &CommandResult::failed(message));
+        self.operators.resolve(&goal, &CommandResult::failed(message));
     }
 
     /// A new worker failed: back to the old generation.
@@ -181,7 +179,7 @@ impl Supervisor<'_> {
         let (kind, generation) = (rollout.kind.name(), rollout.to);
         self.scoreboard.set_generation(generation);
         let took_ms = u64::try_from(now.saturating_sub(rollout.started).as_millis()).unwrap_or(u64::MAX);
-        let workers = self.open_slot_count();
+        let workers = self.slots.open_count();
         tracing::info!(
             generation,
             workers,
@@ -206,7 +204,7 @@ impl Supervisor<'_> {
         let result =
             CommandResult::ok(message).with_detail("generation", generation).with_detail("seconds", seconds);
         let result = result.with_detail("file", taken.file).with_detail("program", taken.program);
-        self.resolve_commands(&CommandGoal::Rollout(generation), &result);
+        self.operators.resolve(&CommandGoal::Rollout(generation), &result);
     }
 
     /// The configuration names another number of workers.
@@ -231,7 +229,7 @@ impl Supervisor<'_> {
         self.notify_ready(&message);
         self.record_event(event_now("rollout_rolled_back", message.clone()).generation(generation));
         let result = CommandResult::failed(message).with_detail("generation", generation);
-        self.resolve_commands(&CommandGoal::Rollout(rollout.to), &result);
+        self.operators.resolve(&CommandGoal::Rollout(rollout.to), &result);
         self.host.retain_generations(&self.generations_in_use());
     }
 

@@ -177,14 +177,14 @@ impl<'a> Supervisor<'a> {
                 let text = format!("build {own} took over from {build}");
                 self.record_event(event_now("upgrade_took_over", text).generation(to));
                 service_manager::notify_reloading(&self.reporting.service_notifier, "upgrading", now);
-                self.on_upgrade_started(to);
+                self.operators.on_upgrade_started(to);
                 let context = RolloutContext { previous: Some(old), ..self.apply_settings(*reloaded) };
                 let to = self.deployment.start_upgrade_rollout(build, context, now);
                 self.on_rollout_started(DeploymentKind::Upgrade, to);
             }
             Takeover::Back { reason: Some(reason) } => {
                 let to = self.deployment.start_upgrade_rollback(reason, self.settings, now);
-                self.on_upgrade_started(to);
+                self.operators.on_upgrade_started(to);
             }
             Takeover::Back { reason: None } => self.deployment.set_newest_build(build),
         }

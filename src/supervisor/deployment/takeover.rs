@@ -191,7 +191,7 @@ impl Supervisor<'_> {
         let message = format!("nothing is changed, {} cannot take over: {reason}", path.display());
         tracing::error!(program = %path.display(), reason, "upgrade refused, {message}");
         self.record_event(event_now("upgrade_refused", message.clone()));
-        self.resolve_commands(
+        self.operators.resolve(
             &CommandGoal::NextUpgrade,
             &CommandResult::failed(format!("upgrade refused, {message}")),
         );

@@ -22,7 +22,7 @@ impl Supervisor<'_> {
             last_heartbeat: worker.last_heartbeat(),
             progress: worker.progress,
             accepted: self.scoreboard.row(worker.slot).accepted(),
-            queued_connections: self.queued_connections(worker.slot),
+            queued_connections: self.slots.queued_connections(worker.slot),
         };
         let pid = worker.pid;
         let watch = self.trackers(worker);
@@ -87,7 +87,7 @@ impl Supervisor<'_> {
         worker.phase = WorkerPhase::Hung { since: seen.since, kill_at };
         let condemned = self.deployment.is_failed_by(worker, Duration::ZERO, now);
         self.scoreboard.cell(slot, worker.cell).set_state(CellState::Hung);
-        self.publish_state(slot);
+        self.slots.publish_state(self.scoreboard, slot);
         if condemned {
             self.roll_back(format!("the new worker in slot {slot} hangs: {stall}"));
         }
@@ -104,7 +104,7 @@ impl Supervisor<'_> {
             worker.replace_reason = worker.replace_reason.or(Some(ExitReason::Hang));
         }
         self.scoreboard.cell(slot, worker.cell).set_state(CellState::Ready);
-        self.publish_state(slot);
+        self.slots.publish_state(self.scoreboard, slot);
         tracing::info!(slot, pid = pid.as_raw(), "worker recovered");
         self.record_worker_event(WorkerEvent { kind: "worker_recovered", slot, pid }, None, "has recovered");
     }

@@ -158,7 +158,8 @@ impl RecycleTracker {
     }
 
     /// When its age comes to be too much, counted from READY; none when it may grow old.
-    pub fn max_age_at(&self, limits: &RecycleLimits) -> Option<Duration> {
+    #[cfg(test)]
+    fn max_age_at(&self, limits: &RecycleLimits) -> Option<Duration> {
         limits.age.map(|oldest| self.max_age(oldest))
     }
 

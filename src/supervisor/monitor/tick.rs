@@ -10,8 +10,8 @@ use crate::supervisor::monitor::autoscaler::{Autoscaler, LoadSample, WorkerLoad}
 use crate::supervisor::monitor::{ServingWorker, WorkerTrackers, autoscaler, hang, recycling};
 use crate::supervisor::slots::plan::{DesiredState, KillReason};
 use crate::supervisor::slots::slot::{SlotListening, WorkerHandle, WorkerPhase};
+use crate::sys::process;
 use crate::sys::process::Pid;
-use crate::sys::{process, tcp_socket};
 
 impl Supervisor<'_> {
     /// Samples every worker that serves, if it is time; when it is time again, if anything is monitored.
@@ -178,19 +178,8 @@ impl Supervisor<'_> {
         LoadSample {
             target: self.slots.desired,
             workers: seen.iter().filter(open).map(busy).collect(),
-            backlog: (0..self.slots.entries.len()).map(|slot| self.queued_connections(slot)).sum(),
+            backlog: (0..self.slots.entries.len()).map(|slot| self.slots.queued_connections(slot)).sum(),
         }
-    }
-
-    /// Public connections in a slot's accept queues.
-    pub(in crate::supervisor) fn queued_connections(&self, slot: usize) -> u32 {
-        let listeners = self.slots.sockets.get(slot).and_then(Option::as_ref);
-        let public = listeners.map_or(&[][..], |listeners| &listeners.public);
-        public
-            .iter()
-            .filter_map(|listener| tcp_socket::read_accept_queue(listener).ok())
-            .map(|queue| queue.waiting)
-            .sum()
     }
 }
 

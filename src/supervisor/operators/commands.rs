@@ -8,7 +8,7 @@ use crate::control::protocol::{CommandProgress, CommandResult, ControlReply, Con
 use crate::control::server::ClientId;
 use crate::scoreboard::ExitReason;
 use crate::supervisor::deployment::rollout::RolloutProgress;
-use crate::supervisor::operators::{CommandGoal, PendingCommand};
+use crate::supervisor::operators::CommandGoal;
 use crate::supervisor::slots::backoff::RestartBackoff;
 use crate::supervisor::slots::plan::DesiredState;
 use crate::supervisor::slots::slot::{Slot, SlotListening};
@@ -38,45 +38,28 @@ impl Supervisor<'_> {
                 self.operators.control.start_events(client, after, follow)
             }
             ControlRequest::Stop { now, wait } => self.handle_stop(client, now, wait),
-            _ if stopping => self.send_result(client, CommandResult::failed("the fleet is stopping")),
+            _ if stopping => {
+                self.operators.send_result(client, CommandResult::failed("the fleet is stopping"))
+            }
             ControlRequest::Reload { wait } => {
                 self.request_reload();
-                self.accept_command(client, wait, CommandGoal::NextReload, "the reload is under way");
+                self.operators.accept(client, wait, CommandGoal::NextReload, "the reload is under way");
             }
             ControlRequest::Upgrade { binary, wait } => match self.request_upgrade(binary) {
-                Err(reason) => self.send_result(client, CommandResult::failed(reason)),
+                Err(reason) => self.operators.send_result(client, CommandResult::failed(reason)),
                 Ok(()) => {
-                    self.accept_command(client, wait, CommandGoal::NextUpgrade, "the upgrade is under way")
+                    self.operators.accept(client, wait, CommandGoal::NextUpgrade, "the upgrade is under way")
                 }
             },
             ControlRequest::Scale { workers, wait } => match self.scale_to(workers) {
-                Err(reason) => self.send_result(client, CommandResult::rejected(reason)),
+                Err(reason) => self.operators.send_result(client, CommandResult::rejected(reason)),
                 Ok(()) => {
                     let accepted = format!("scaling to {workers} workers");
-                    self.accept_command(client, wait, CommandGoal::Workers(workers), &accepted);
+                    self.operators.accept(client, wait, CommandGoal::Workers(workers), &accepted);
                 }
             },
             ControlRequest::Restart { slot, wait } => self.handle_restart(client, slot, wait),
         }
-    }
-
-    /// Keeps the command until its result is known, or with `wait` off replies that it is accepted.
-    pub(in crate::supervisor) fn accept_command(
-        &mut self,
-        client: ClientId,
-        wait: bool,
-        goal: CommandGoal,
-        accepted: &str,
-    ) {
-        if wait {
-            self.operators.pending.push(PendingCommand { client, goal, reported: None });
-        } else {
-            self.send_result(client, CommandResult::ok(accepted));
-        }
-    }
-
-    pub(in crate::supervisor) fn send_result(&mut self, client: ClientId, result: CommandResult) {
-        self.operators.control.reply(client, &ControlReply::Result(result));
     }
 
     fn send_status(&mut self, client: ClientId) {
@@ -92,7 +75,7 @@ impl Supervisor<'_> {
             (false, DesiredState::Running) => self.set_desired_state(DesiredState::Stopping, "an operator"),
             _ => {}
         }
-        self.accept_command(client, wait, CommandGoal::Stop, "the fleet is stopping");
+        self.operators.accept(client, wait, CommandGoal::Stop, "the fleet is stopping");
     }
 
     fn handle_restart(&mut self, client: ClientId, index: usize, wait: bool) {
@@ -100,7 +83,7 @@ impl Supervisor<'_> {
         if !open {
             let last = self.slots.desired.saturating_sub(1);
             let message = format!("there is no slot {index}: this fleet has slots 0 to {last}");
-            return self.send_result(client, CommandResult::rejected(message));
+            return self.operators.send_result(client, CommandResult::rejected(message));
         }
         let slot = &mut self.slots.entries[index];
         let before = slot.workers.iter().map(|worker| worker.pid.as_raw()).collect();
@@ -110,7 +93,7 @@ impl Supervisor<'_> {
         // One that waits for its delay is started now.
         (slot.backoff, slot.backoff_until) = (RestartBackoff::default(), None);
         let accepted = format!("slot {index} gets a new worker");
-        self.accept_command(client, wait, CommandGoal::Replacement { slot: index, before }, &accepted);
+        self.operators.accept(client, wait, CommandGoal::Replacement { slot: index, before }, &accepted);
     }
 
     /// Sends the results that are known, and the progress of the other commands.
@@ -121,7 +104,7 @@ impl Supervisor<'_> {
                 continue;
             }
             if let Some(result) = self.evaluate(&waiter.goal) {
-                self.send_result(waiter.client, result);
+                self.operators.send_result(waiter.client, result);
                 continue;
             }
             let mut progress = self.command_progress(&waiter.goal, now);
@@ -166,7 +149,7 @@ impl Supervisor<'_> {
                 format!("superseded: the fleet scales to {} workers, not {workers}", self.slots.desired);
             return Some(CommandResult::failed(message));
         }
-        if self.is_stable() {
+        if self.slots.is_stable() {
             let draining: usize =
                 self.slots.entries.iter().skip(workers).map(|slot| slot.workers.len()).sum();
             let rest = match draining {
@@ -221,35 +204,6 @@ impl Supervisor<'_> {
         Some(CommandProgress { completed: done, total, message: text })
     }
 
-    /// Sends the result of every command with this goal.
-    pub(in crate::supervisor) fn resolve_commands(&mut self, goal: &CommandGoal, result: &CommandResult) {
-        let (reached, waiting) =
-            std::mem::take(&mut self.operators.pending).into_iter().partition(|waiter| waiter.goal == *goal);
-        self.operators.pending = waiting;
-        let reached: Vec<PendingCommand> = reached;
-        for waiter in reached {
-            self.send_result(waiter.client, result.clone());
-        }
-    }
-
-    /// Commands that wait for the next reload wait for this one.
-    pub(in crate::supervisor) fn on_reload_started(&mut self, generation: u64) {
-        for waiter in
-            self.operators.pending.iter_mut().filter(|waiter| waiter.goal == CommandGoal::NextReload)
-        {
-            waiter.goal = CommandGoal::Rollout(generation);
-        }
-    }
-
-    /// Commands that wait for the next upgrade wait for this rollout.
-    pub(in crate::supervisor) fn on_upgrade_started(&mut self, generation: u64) {
-        for waiter in
-            self.operators.pending.iter_mut().filter(|waiter| waiter.goal == CommandGoal::NextUpgrade)
-        {
-            waiter.goal = CommandGoal::Rollout(generation);
-        }
-    }
-
     /// A successor failed: its command fails, and the old worker stays.
     pub(in crate::supervisor) fn on_restart_failed(&mut self, index: usize, cause: &str) {
         let slot = &mut self.slots.entries[index];
@@ -270,7 +224,7 @@ impl Supervisor<'_> {
         let goals: Vec<_> =
             self.operators.pending.iter().map(|waiter| waiter.goal.clone()).filter(waits).collect();
         for goal in goals {
-            self.resolve_commands(&goal, &result);
+            self.operators.resolve(&goal, &result);
         }
     }
 
@@ -292,7 +246,7 @@ impl Supervisor<'_> {
                 CommandGoal::Stop => result.clone(),
                 _ => CommandResult::failed("cancelled: the fleet stops"),
             };
-            self.send_result(waiter.client, result);
+            self.operators.send_result(waiter.client, result);
         }
         self.operators.control.finish(FINISH_TIMEOUT);
     }

@@ -5,6 +5,7 @@
 
 mod commands;
 
+use crate::control::protocol::{CommandResult, ControlReply};
 use crate::control::server::{ClientId, ControlServer};
 
 /// A command whose result an operator waits for.
@@ -51,5 +52,49 @@ pub(super) struct Operators {
 impl Operators {
     pub(super) fn new(control: ControlServer) -> Self {
         Self { control, pending: Vec::new() }
+    }
+
+    /// Keeps the command until its result is known, or with `wait` off replies that it is accepted.
+    pub(in crate::supervisor) fn accept(
+        &mut self,
+        client: ClientId,
+        wait: bool,
+        goal: CommandGoal,
+        accepted: &str,
+    ) {
+        if wait {
+            self.pending.push(PendingCommand { client, goal, reported: None });
+        } else {
+            self.send_result(client, CommandResult::ok(accepted));
+        }
+    }
+
+    pub(in crate::supervisor) fn send_result(&mut self, client: ClientId, result: CommandResult) {
+        self.control.reply(client, &ControlReply::Result(result));
+    }
+
+    /// Sends the result of every command with this goal.
+    pub(in crate::supervisor) fn resolve(&mut self, goal: &CommandGoal, result: &CommandResult) {
+        let (reached, waiting) =
+            std::mem::take(&mut self.pending).into_iter().partition(|waiter| waiter.goal == *goal);
+        self.pending = waiting;
+        let reached: Vec<PendingCommand> = reached;
+        for waiter in reached {
+            self.send_result(waiter.client, result.clone());
+        }
+    }
+
+    /// Commands that wait for the next reload wait for this one.
+    pub(in crate::supervisor) fn on_reload_started(&mut self, generation: u64) {
+        for waiter in self.pending.iter_mut().filter(|waiter| waiter.goal == CommandGoal::NextReload) {
+            waiter.goal = CommandGoal::Rollout(generation);
+        }
+    }
+
+    /// Commands that wait for the next upgrade wait for this rollout.
+    pub(in crate::supervisor) fn on_upgrade_started(&mut self, generation: u64) {
+        for waiter in self.pending.iter_mut().filter(|waiter| waiter.goal == CommandGoal::NextUpgrade) {
+            waiter.goal = CommandGoal::Rollout(generation);
+        }
     }
 }

@@ -7,6 +7,7 @@ use crate::supervisor::effects::event_now;
 use crate::supervisor::private_redis::PrivateRedis;
 use crate::supervisor::slots::backoff::WorkerDeath;
 use crate::supervisor::slots::plan::DesiredState;
+use crate::supervisor::slots::send_signal;
 use crate::sys::process::{ExitStatus, Pid};
 use crate::sys::signal::Signal;
 use crate::sys::{clock, process, random};
@@ -37,7 +38,7 @@ impl Supervisor<'_> {
                 );
                 tracing::warn!(pid = pid.as_raw(), "{message}");
                 self.record_event(event_now("private_redis_restarting", message));
-                self.send_signal(pid, Signal::SIGTERM);
+                send_signal(pid, Signal::SIGTERM);
             }
             Some(Err(why)) if private.reported != Some(why) => {
                 private.reported = Some(why);
@@ -126,12 +127,12 @@ impl Supervisor<'_> {
     /// Lets it save and leave; the workers that need it are gone by now.
     pub(in crate::supervisor) fn stop_private_redis(&mut self) {
         let Some(PrivateRedis { pid: Some(pid), .. }) = self.private_redis else { return };
-        self.send_signal(pid, Signal::SIGTERM);
+        send_signal(pid, Signal::SIGTERM);
         if self.await_exit(pid, REDIS_STOP_TIMEOUT) {
             return;
         }
         tracing::warn!(pid = pid.as_raw(), "private Redis killed: it did not exit in time");
-        self.send_signal(pid, Signal::SIGKILL);
+        send_signal(pid, Signal::SIGKILL);
         self.await_exit(pid, REDIS_STOP_TIMEOUT);
     }
 

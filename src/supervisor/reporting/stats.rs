@@ -139,15 +139,15 @@ impl StatsLine {
             connections = self.connections,
             in_flight = self.in_flight,
             requests = added.requests,
-            requests_per_s = round(self.requests_per_s),
-            latency_p50_us = self.latency_p50_us,
-            latency_p99_us = self.latency_p99_us,
-            busy_percent_max = round(self.busy_percent),
+            requests_per_second = round(self.requests_per_s),
+            latency_p50_seconds = self.latency_p50_us.map(seconds),
+            latency_p99_seconds = self.latency_p99_us.map(seconds),
+            busy_ratio_max = round(self.busy_percent) / 100.0,
             memory_bytes = self.memory_bytes,
             errors = added.errors,
-            limited = added.rate_limited,
+            rate_limited = added.rate_limited,
             unavailable = added.unavailable,
-            cut = added.aborted,
+            aborted_connections = added.aborted,
             crashes = added.crashes,
             requests_total = totals.requests,
             errors_total = totals.errors,
@@ -167,6 +167,11 @@ impl std::fmt::Display for StatsLine {
         }
         write!(f, ", {} errors, {} of {} workers", self.added.errors, self.ready, self.slots)
     }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "numbers of this size are exact")]
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
 }
 
 /// To one digit: more is noise.

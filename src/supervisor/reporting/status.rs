@@ -54,7 +54,7 @@ impl Supervisor<'_> {
 
     fn rollout_status(&self, now: Duration) -> Option<document::RolloutStatus> {
         let rollout = self.deployment.rollout()?;
-        let total = self.open_slot_count();
+        let total = self.slots.open_count();
         let (done, total) =
             match self.deployment.progress(&self.slots.entries, self.settings.canary_period, now)? {
                 RolloutProgress::InProgress { completed: done, total, .. } => (done, total),

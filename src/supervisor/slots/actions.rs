@@ -8,13 +8,14 @@ use crate::scoreboard::cell::{CellState, DrainOrder};
 use crate::supervisor::effects::{WorkerEvent, event_now};
 use crate::supervisor::slots::backoff::WorkerDeath;
 use crate::supervisor::slots::plan::{DesiredState, KillReason, SlotAction};
+use crate::supervisor::slots::send_signal;
 use crate::supervisor::slots::slot::{SlotListening, WorkerHandle, WorkerPhase};
 use crate::supervisor::slots::spawn;
 use crate::supervisor::slots::status_pipe::StatusPipe;
 use crate::supervisor::{Supervisor, SupervisorExit};
 use crate::sys::process::Pid;
 use crate::sys::signal::Signal;
-use crate::sys::{clock, random, signal};
+use crate::sys::{clock, random};
 
 /// How long a killed worker is waited for when the fleet ends.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,7 +40,7 @@ impl Supervisor<'_> {
                     (*kill_at, *cut) = (at.min(*kill_at), true);
                     self.scoreboard.cell(slot, worker.cell).set_drain_order(DrainOrder::Abort);
                 }
-                self.send_signal(pid, Signal::SIGTERM);
+                send_signal(pid, Signal::SIGTERM);
                 tracing::warn!(slot, pid = pid.as_raw(), "aborting worker: too many draining workers");
                 let incident = WorkerEvent { kind: "worker_aborted", slot, pid };
                 self.record_worker_event(incident, None, "is aborted: too many draining workers");
@@ -58,21 +59,9 @@ impl Supervisor<'_> {
         None
     }
 
-    pub(in crate::supervisor) fn send_signal(&self, pid: Pid, signal: Signal) {
-        if let Err(error) = signal::send(pid, signal) {
-            tracing::error!(pid = pid.as_raw(), signal = %signal, %error, "cannot signal a worker");
-        }
-    }
-
-    /// Writes where the slot stands into its row.
-    pub(in crate::supervisor) fn publish_state(&self, slot: usize) {
-        let (state, incumbent) = self.slots.entries[slot].scoreboard_state();
-        self.scoreboard.row(slot).set_state(state, incumbent);
-    }
-
     fn promote(&mut self, slot: usize) {
         self.slots.entries[slot].generation = self.deployment.generation();
-        self.publish_state(slot);
+        self.slots.publish_state(self.scoreboard, slot);
         tracing::debug!(slot, generation = self.deployment.generation(), "slot has the new generation");
     }
 
@@ -84,20 +73,20 @@ impl Supervisor<'_> {
         let cell = self.scoreboard.cell(slot, worker.cell);
         cell.set_drain_order(order);
         cell.set_state(CellState::Draining);
-        self.send_signal(pid, Signal::SIGTERM);
-        self.publish_state(slot);
+        send_signal(pid, Signal::SIGTERM);
+        self.slots.publish_state(self.scoreboard, slot);
         tracing::info!(slot, pid = pid.as_raw(), %reason, "worker draining");
         let incident = WorkerEvent { kind: "worker_draining", slot, pid };
         self.record_worker_event(incident, Some(reason), &format!("drains ({reason})"));
     }
 
     pub(in crate::supervisor) fn kill(&mut self, slot: usize, pid: Pid, cause: KillReason, now: Duration) {
-        self.send_signal(pid, Signal::SIGKILL);
+        send_signal(pid, Signal::SIGKILL);
         let Some(worker) = self.slots.entries[slot].worker_mut(pid) else { return };
         worker.phase = WorkerPhase::Killed { cause, give_up_at: now + KILL_TIMEOUT };
         self.scoreboard.cell(slot, worker.cell).set_state(CellState::Killed);
         self.lifecycle.killed += usize::from(self.lifecycle.desired_state != DesiredState::Killing);
-        self.publish_state(slot);
+        self.slots.publish_state(self.scoreboard, slot);
         tracing::warn!(slot, pid = pid.as_raw(), %cause, "worker killed: {cause}");
         let incident = WorkerEvent { kind: "worker_killed", slot, pid };
         self.record_worker_event(incident, Some(cause.exit_reason()), &format!("is killed: {cause}"));
@@ -158,6 +147,6 @@ impl Supervisor<'_> {
                 }
             }
         }
-        self.publish_state(index);
+        self.slots.publish_state(self.scoreboard, index);
     }
 }

@@ -98,7 +98,7 @@ impl Supervisor<'_> {
         {
             self.close_listeners(index);
         }
-        self.publish_state(index);
+        self.slots.publish_state(self.scoreboard, index);
     }
 
     /// It had an order to drain, or was killed after one.
@@ -219,7 +219,7 @@ impl Supervisor<'_> {
         let generation = worker.generation;
         self.slots.entries[slot].was_ready = true;
         self.lifecycle.ever_ready = true;
-        self.publish_state(slot);
+        self.slots.publish_state(self.scoreboard, slot);
         tracing::info!(slot, pid = pid.as_raw(), generation, "worker ready");
         let what = format!("is ready, generation {generation}");
         self.record_worker_event(WorkerEvent { kind: "worker_ready", slot, pid }, None, &what);
@@ -236,7 +236,7 @@ impl Supervisor<'_> {
         let reason = ExitReason::Operator;
         worker.phase = WorkerPhase::Draining { kill_at, reason, order: DrainOrder::HandOver, aborted: false };
         self.scoreboard.cell(slot, worker.cell).set_state(CellState::Draining);
-        self.publish_state(slot);
+        self.slots.publish_state(self.scoreboard, slot);
         tracing::info!(slot, pid = pid.as_raw(), %reason, "worker draining without an order");
         let incident = WorkerEvent { kind: "worker_draining", slot, pid };
         self.record_worker_event(incident, Some(reason), "drains without an order");

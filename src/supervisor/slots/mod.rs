@@ -12,3 +12,14 @@ pub mod slot;
 pub(in crate::supervisor) mod spawn;
 pub(in crate::supervisor) mod status_pipe;
 pub(in crate::supervisor) mod table;
+
+use crate::sys::process::Pid;
+use crate::sys::signal;
+use crate::sys::signal::Signal;
+
+/// Sends a signal to a child; a failure is logged.
+pub(in crate::supervisor) fn send_signal(pid: Pid, signal: Signal) {
+    if let Err(error) = signal::send(pid, signal) {
+        tracing::error!(pid = pid.as_raw(), signal = %signal, %error, "cannot signal a worker");
+    }
+}

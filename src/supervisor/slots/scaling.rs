@@ -35,24 +35,9 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Slots that are to serve.
-    pub(in crate::supervisor) fn open_slot_count(&self) -> usize {
-        self.slots.entries.iter().filter(|slot| slot.listening == SlotListening::Open).count()
-    }
-
-    /// Whether every slot that is wanted serves, and no other one listens.
-    pub(in crate::supervisor) fn is_stable(&self) -> bool {
-        self.open_slot_count() == self.slots.desired
-            && self.slots.entries.iter().all(|slot| match slot.listening {
-                SlotListening::Open => slot.is_serving(),
-                SlotListening::Retiring => false,
-                SlotListening::Retired => true,
-            })
-    }
-
     /// Brings the number of slots to what is wanted; true when it changed something.
     pub(in crate::supervisor) fn resize(&mut self) -> bool {
-        let open = self.open_slot_count();
+        let open = self.slots.open_count();
         if self.lifecycle.desired_state != DesiredState::Running || self.slots.desired == open {
             return false;
         }
@@ -103,7 +88,7 @@ impl Supervisor<'_> {
             Err(error) => {
                 tracing::error!(%error, "cannot open another slot: {error}");
                 self.monitor.reset_autoscaler();
-                self.slots.desired = self.open_slot_count();
+                self.slots.desired = self.slots.open_count();
                 self.scoreboard.set_slots(self.slots.desired);
                 self.slots.steered.clear();
                 false

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use crate::config::settings::SteeringMode;
 use crate::listener::shared_queue::SharedQueue;
 use crate::listener::{ListenAddresses, SlotListeners};
-use crate::supervisor::slots::slot::Slot;
+use crate::scoreboard::Scoreboard;
+use crate::supervisor::slots::slot::{Slot, SlotListening};
 use crate::supervisor::slots::status_pipe::StatusPipe;
 use crate::sys::process::Pid;
+use crate::sys::queue;
 
 /// The slots of one fleet.
 #[derive(Debug)]
@@ -50,6 +52,38 @@ impl SlotTable {
             steering_mode,
             shared_queue: open_shared_queue(),
         }
+    }
+
+    /// Slots that are to serve.
+    pub(in crate::supervisor) fn open_count(&self) -> usize {
+        self.entries.iter().filter(|slot| slot.listening == SlotListening::Open).count()
+    }
+
+    /// Whether every slot that is wanted serves, and no other one listens.
+    pub(in crate::supervisor) fn is_stable(&self) -> bool {
+        self.open_count() == self.desired
+            && self.entries.iter().all(|slot| match slot.listening {
+                SlotListening::Open => slot.is_serving(),
+                SlotListening::Retiring => false,
+                SlotListening::Retired => true,
+            })
+    }
+
+    /// Writes where the slot stands into its row.
+    pub(in crate::supervisor) fn publish_state(&self, scoreboard: &Scoreboard, slot: usize) {
+        let (state, incumbent) = self.entries[slot].scoreboard_state();
+        scoreboard.row(slot).set_state(state, incumbent);
+    }
+
+    /// Public connections in a slot's accept queues.
+    pub(in crate::supervisor) fn queued_connections(&self, slot: usize) -> u32 {
+        let listeners = self.sockets.get(slot).and_then(Option::as_ref);
+        let public = listeners.map_or(&[][..], |listeners| &listeners.public);
+        public
+            .iter()
+            .filter_map(|listener| queue::read_accept_queue(listener).ok())
+            .map(|queue| queue.waiting)
+            .sum()
     }
 }
 

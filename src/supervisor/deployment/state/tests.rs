@@ -1,3 +1,5 @@
+//! The transitions of deployments, as a table.
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::Path;
