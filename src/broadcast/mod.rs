@@ -25,4 +25,4 @@ pub use hub::{BroadcastHub, BroadcastTotals};
 pub use message::{BroadcastMessage, InvalidMessageId, MessageId};
 pub use presence::Presence;
 pub use subscription::{Subscription, SubscriptionEvent};
-pub use topic::{InvalidTopicName, TOPIC_NAME_MAX, TopicName};
+pub use topic::{InvalidTopicName, TopicName};

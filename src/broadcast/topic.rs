@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 /// Longest name, bytes.
-pub const TOPIC_NAME_MAX: usize = 64;
+const TOPIC_NAME_MAX: usize = 64;
 
 /// A topic's name: 1 to 64 of `A–Z a–z 0–9 - _ . : /`. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

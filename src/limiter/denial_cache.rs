@@ -223,7 +223,8 @@ impl DenialCache {
     }
 
     /// Limits in the cache.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.entries.len()
     }
 

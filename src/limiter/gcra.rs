@@ -130,7 +130,8 @@ pub fn decide(tat_us: Option<u64>, now_us: u64, quota: &Quota, cost: u64) -> Gcr
 }
 
 /// The arrival time after `cost` requests were returned at `now_us`; `None`: the whole burst is available.
-pub fn refund(tat_us: Option<u64>, now_us: u64, quota: &Quota, cost: u64) -> Option<u64> {
+#[cfg(test)]
+pub(super) fn refund(tat_us: Option<u64>, now_us: u64, quota: &Quota, cost: u64) -> Option<u64> {
     let ahead = tat_us?.saturating_sub(now_us).min(quota.tolerance_us());
     match ahead.saturating_sub(quota.interval_us().saturating_mul(cost)) {
         0 => None,

@@ -39,7 +39,7 @@ pub(super) async fn charge(
             MeterStep::Until(at_us) => {
                 sleep(Duration::from_micros(at_us.saturating_sub(state.now_us()))).await;
             }
-            MeterStep::Prefetch(requests, _) => {
+            MeterStep::Prefetch(requests) => {
                 // In a task of its own: others wait for the reply, even if this connection closes.
                 let prefetching = prefetch(Arc::clone(state), key.clone(), quota, cost, requests);
                 match tokio::spawn(prefetching).await {

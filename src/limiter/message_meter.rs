@@ -56,8 +56,8 @@ pub enum MeterStep {
     Wait(Arc<Notify>),
     /// It waits until then, and tries again: the last prefetch was a moment ago.
     Until(u64),
-    /// It prefetches so much; others wait for this.
-    Prefetch(u64, Arc<Notify>),
+    /// It prefetches so much; others wait for the reply.
+    Prefetch(u64),
 }
 
 impl Default for MessageMeters {
@@ -139,10 +139,9 @@ impl MessageMeter {
         }
         let is_idle = self.last_amount == 0 || now_us.saturating_sub(self.prefetched_us) > IDLE_RESET_US;
         let more = if is_idle { 0 } else { self.last_amount.saturating_mul(2).min(quota.burst() / 4) };
-        let answered = Arc::new(Notify::new());
         self.last_amount = (cost - self.available).max(more).max(1);
-        self.in_flight = Some(Arc::clone(&answered));
-        MeterStep::Prefetch(self.last_amount, answered)
+        self.in_flight = Some(Arc::new(Notify::new()));
+        MeterStep::Prefetch(self.last_amount)
     }
 }
 
@@ -164,7 +163,7 @@ mod tests {
         while covered < 16 {
             match meters.next_step("k", &quota, 1, now) {
                 MeterStep::Covered => covered += 1,
-                MeterStep::Prefetch(amount, _) => {
+                MeterStep::Prefetch(amount) => {
                     assert!(matches!(meters.next_step("k", &quota, 1, now), MeterStep::Wait(_)));
                     prefetches.push(amount);
                     meters.record_prefetched("k", (&quota, 1), Some((amount, 0)), now);
@@ -177,16 +176,13 @@ mod tests {
         assert!(now <= 1_000_000 + 5 * PREFETCH_INTERVAL_US);
         assert_eq!(meters.take_expired("k", now), 0);
         assert_eq!(meters.take_expired("k", now + 2 * PREFETCH_INTERVAL_US), 1, "it goes back");
-        assert!(matches!(
-            meters.next_step("k", &quota, 1, now + 2 * IDLE_RESET_US),
-            MeterStep::Prefetch(1, _)
-        ));
+        assert!(matches!(meters.next_step("k", &quota, 1, now + 2 * IDLE_RESET_US), MeterStep::Prefetch(1)));
     }
 
     #[test]
     fn a_known_denial_is_repeated_until_it_may_be_over() {
         let (quota, mut meters) = (quota(), MessageMeters::default());
-        assert!(matches!(meters.next_step("k", &quota, 2, 0), MeterStep::Prefetch(2, _)));
+        assert!(matches!(meters.next_step("k", &quota, 2, 0), MeterStep::Prefetch(2)));
         meters.record_prefetched("k", (&quota, 2), Some((1, quota.tolerance_us())), 0);
         assert!(matches!(meters.next_step("k", &quota, 2, 10), MeterStep::Denied(199_990)));
         assert!(

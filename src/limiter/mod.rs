@@ -25,4 +25,3 @@ mod state;
 
 pub use policy::{AppliedLimits, LimitSubject, PolicyTable};
 pub use request_limiter::RequestLimiter;
-pub use state::ClockFn;

@@ -20,7 +20,7 @@ use crate::limiter::reclaim::ReclaimTracker;
 use crate::redis::RedisClient;
 
 /// The clock of a limiter; tests pass one that they can set.
-pub type ClockFn = fn() -> Instant;
+pub(super) type ClockFn = fn() -> Instant;
 
 /// A worker's caches of its limits.
 pub(super) struct LimiterState {

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::tasks::context::TaskContext;
 
 /// Largest result of a job, bytes of JSON.
-pub const RESULT_MAX: usize = 256 * 1024;
+const RESULT_MAX: usize = 256 * 1024;
 
 /// Longest reason of a failure, bytes; a longer one is cut.
 const REASON_MAX: usize = 1024;

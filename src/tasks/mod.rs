@@ -21,8 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 pub use self::context::TaskContext;
-pub use self::jobs::{RESULT_MAX, TaskFailure};
-pub use self::service::QUEUE_WAIT_MAX;
+pub use self::jobs::TaskFailure;
 pub use self::watch::TaskWatch;
 use crate::config::settings::TasksConfig;
 use crate::redis::task::{

@@ -18,7 +18,7 @@ use crate::tasks::jobs::JobTable;
 use crate::tasks::watch::TaskWatchers;
 
 /// A task that was queued for this long is dead: no running program has its job.
-pub const QUEUE_WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const QUEUE_WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Time between two claims while no notification can wake this worker, and after a failed one. Otherwise Redis returns
 /// the delay, because notifications may be lost, and an overdue task causes none.
