@@ -255,7 +255,10 @@ async fn metrics_are_openmetrics_and_count_every_answer() {
     let service = public_service(&parts, &app());
     get_path(&service, "/hello").await;
     get_path(&service, "/visit").await;
-    let (_, text) = get_path(&admin_service(&parts), "/metrics").await;
+    let request = Request::get("/metrics")
+        .header(header::HOST, "localhost")
+        .header(header::ACCEPT, "application/openmetrics-text; version=1.0.0");
+    let (_, text) = send(&admin_service(&parts), request.body(Body::empty()).unwrap()).await;
     for line in [
         "regatta_requests_total{slot=\"0\",status_class=\"2xx\"} 1",
         "regatta_requests_total{slot=\"0\",status_class=\"5xx\"} 1",
