@@ -11,9 +11,9 @@
 //! round trip a request does it all. [`Fleet`] is where a program begins; [`Visit`], [`Account`], [`Fields`],
 //! [`Counters`], [`Limit`], [`Worker`], [`ClientAddr`] and [`Session`] are what its handlers ask for.
 //!
-//! The rooms stand on six floors, and a room names only rooms of lower floors:
+//! The rooms stand on floors, and a room names only rooms of lower floors:
 //!
-//! 6 `cli` · 5 `supervisor` `worker` · 4 `http` · 3 `session` `counter` `limiter` `broadcast` `task` `control` `telemetry` ·
+//! 7 `cli` · 6 `bootstrap` · 5 `supervisor` `worker` · 4 `http` · 3 `session` `counter` `limiter` `broadcast` `task` `control` `telemetry` ·
 //! 2 `redis` `listener` `scoreboard` · 1 `config` `breaker` `sys`
 
 // Behind `__internals` the rooms' public items are public; without it they are the crate's own.
@@ -27,8 +27,10 @@
     )
 )]
 
+mod bootstrap;
 mod breaker;
 mod broadcast;
+#[cfg(feature = "cli")]
 mod cli;
 mod config;
 mod control;
@@ -47,8 +49,8 @@ mod telemetry;
 mod worker;
 
 // The names an application is written with: one import each, whatever room they live in.
+pub use bootstrap::fleet::Fleet;
 pub use broadcast::Presence;
-pub use cli::Fleet;
 pub use counter::batched::Approximate;
 pub use http::error::RequestError;
 pub use http::extract::{
@@ -77,14 +79,14 @@ pub use tower_sessions::Session;
 #[doc(hidden)]
 #[allow(missing_docs, reason = "each room says what it is")]
 pub mod __internals {
+    pub mod bootstrap {
+        pub use crate::bootstrap::*;
+    }
     pub mod breaker {
         pub use crate::breaker::*;
     }
     pub mod broadcast {
         pub use crate::broadcast::*;
-    }
-    pub mod cli {
-        pub use crate::cli::*;
     }
     pub mod config {
         pub use crate::config::*;

@@ -1,7 +1,7 @@
 //! What is printed from tables: settings, signals, and the table of settings in `docs/CONFIGURATION.md`.
 
-use crate::cli::exit_code;
-use crate::cli::exit_code::print_line;
+use crate::bootstrap::exit_code;
+use crate::bootstrap::exit_code::print_line;
 use crate::config::lookup;
 use crate::supervisor::SIGNALS;
 

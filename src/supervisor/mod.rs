@@ -6,7 +6,6 @@
 mod announce;
 pub mod deployment;
 mod effects;
-mod file_watcher;
 mod log_output;
 pub mod monitor;
 pub mod operators;
@@ -26,7 +25,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-pub use file_watcher::FileWatcher;
 use monitor::HealthMonitor;
 use operators::PendingCommand;
 use orphans::OrphanedWorkers;
@@ -114,7 +112,6 @@ pub struct Supervisor<'a> {
     program: ProgramSpec,
     /// The working folder, to come back to it.
     working_dir: Option<OwnedFd>,
-    file_watcher: Option<FileWatcher>,
     addresses: ListenAddresses,
     slots: Vec<Slot>,
     /// The listeners of each slot; none once it has retired.
@@ -209,7 +206,6 @@ impl<'a> Supervisor<'a> {
             working_dir: path::open_working_folder().ok(),
             run_dir_check: RunDirCheck::default(),
             program: start.program,
-            file_watcher: None,
             addresses: start.addresses,
             slots: vec![Slot::new(generation); slot_count],
             sockets: start.listeners.into_iter().map(Some).collect(),
@@ -277,12 +273,8 @@ impl<'a> Supervisor<'a> {
             let now = clock::monotonic();
             // A rollout that fails with its program is the old program's to end.
             self.exec_previous_program();
-            let followed = [
-                self.check_files(now),
-                self.advance_rollout(now),
-                self.advance_upgrade(now),
-                self.kill_overdue_orphans(now),
-            ];
+            let followed =
+                [self.advance_rollout(now), self.advance_upgrade(now), self.kill_overdue_orphans(now)];
             let followed = followed.into_iter().flatten().min();
             self.start_reload(now);
             self.report_progress(now);
@@ -349,9 +341,7 @@ impl<'a> Supervisor<'a> {
             .map(|private| private.restart_at);
         let wake_at = wake_at.into_iter().chain(restart).min();
         let reports = self.status_pipes.values().filter_map(|report| Some(report.pipe.as_ref()?.as_fd()));
-        let files = self.file_watcher.iter().map(AsFd::as_fd);
-        let own =
-            std::iter::once(self.signals.as_fd()).chain(reports).chain(self.preflight_pipes()).chain(files);
+        let own = std::iter::once(self.signals.as_fd()).chain(reports).chain(self.preflight_pipes());
         let own = own.map(|fd| (fd, Interest::Read));
         let fds = own.chain(self.control.poll_fds());
         log_output::wait_for_fds(fds, wake_at, now)

@@ -226,7 +226,6 @@ impl<'a> Supervisor<'a> {
             run_dir_check: RunDirCheck::default(),
             working_dir: path::open_working_folder().ok(),
             program: with.program,
-            file_watcher: None,
             addresses,
             slots: state.slots,
             sockets: inherited.sockets,
