@@ -89,7 +89,7 @@ impl Fleet {
         inputs.application.clone_from(&self.defaults);
         let inputs = inputs.capture_file().map_err(usage)?;
         let config = config::load(&inputs).map_err(usage)?;
-        serve::serve(config, &inputs, arguments, &self.app)
+        serve(config, &inputs, arguments, &self.app)
     }
 
     pub(crate) fn app_definition(&self, parse: ArgumentParser) -> AppDefinition<'_> {

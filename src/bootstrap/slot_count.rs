@@ -9,7 +9,7 @@ pub fn initial_slots(config: &Config) -> usize {
 }
 
 /// The number of workers as configured, or as the cores allow.
-pub fn configured_workers(workers: &WorkersConfig) -> usize {
+pub(super) fn configured_workers(workers: &WorkersConfig) -> usize {
     match workers.count {
         WorkerCount::Auto => cpu::available_cores(),
         WorkerCount::Fixed(count) => count,

@@ -38,6 +38,12 @@ pub struct AppDefinition<'a> {
     pub parse: ArgumentParser,
 }
 
+impl std::fmt::Debug for AppDefinition<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AppDefinition").finish_non_exhaustive()
+    }
+}
+
 /// Reads the words that a fleet was started with; a mistake is one sentence.
 pub type ArgumentParser = fn(&[OsString]) -> Result<ConfigInputs, String>;
 
