@@ -25,8 +25,10 @@
 )]
 
 mod backoff;
+mod bootstrap;
 mod breaker;
 mod broadcast;
+#[cfg(feature = "cli")]
 mod cli;
 mod config;
 mod control;
@@ -48,8 +50,8 @@ mod telemetry;
 mod worker;
 
 // The names an application is written with: one import each, whatever room they live in.
+pub use bootstrap::fleet::Fleet;
 pub use broadcast::Presence;
-pub use cli::Fleet;
 pub use counter::batched::Approximate;
 pub use http::error::RequestError;
 pub use http::extract::{
@@ -82,14 +84,14 @@ pub mod __internals {
     pub mod backoff {
         pub use crate::backoff::*;
     }
+    pub mod bootstrap {
+        pub use crate::bootstrap::*;
+    }
     pub mod breaker {
         pub use crate::breaker::*;
     }
     pub mod broadcast {
         pub use crate::broadcast::*;
-    }
-    pub mod cli {
-        pub use crate::cli::*;
     }
     pub mod config {
         pub use crate::config::*;

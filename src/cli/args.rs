@@ -9,7 +9,8 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::cli::{exit_code, nginx, usage_error};
+use crate::bootstrap::exit_code;
+use crate::cli::{nginx, usage_error, watch};
 use crate::config::ConfigInputs;
 
 const ABOUT: &str = "Runs an axum application as a fleet of worker processes, one per core, with its sessions, \
@@ -67,8 +68,8 @@ pub(super) enum Command {
     /// Say what would be started, and whether it could be: settings, ports, Redis
     Check {
         /// Only say whether this program could take over the fleet whose state is behind this descriptor
-        #[arg(long, hide = true, value_name = "FD")]
-        handoff: Option<RawFd>,
+        #[arg(long, hide = true, alias = "handoff", value_name = "FD")]
+        preflight: Option<RawFd>,
     },
     /// Show how a running fleet is: slots, workers, rates, totals
     Status {
@@ -106,6 +107,14 @@ pub(super) enum Command {
     Limits(LimitsCommand),
     /// Print the nginx upstream of all hosts that live, or keep it in a file
     Nginx(UpstreamOptions),
+    /// Follow a program and a configuration file for the fleet that started this process
+    #[command(name = watch::VERB, hide = true)]
+    WatchFiles {
+        /// The fleet's program
+        program: PathBuf,
+        /// Its configuration file
+        configuration: PathBuf,
+    },
     /// List every setting, its default and what is allowed
     Settings,
     /// List the signals the supervisor takes
@@ -294,11 +303,6 @@ pub(super) fn parse_start_arguments(arguments: &[OsString]) -> Result<ConfigInpu
     }
 }
 
-/// Whether a fleet that was started with these words follows its files.
-pub(super) fn is_watch_requested(arguments: &[OsString]) -> bool {
-    read(arguments).is_ok_and(|line| matches!(line.command, Some(Command::Serve { watch: true })))
-}
-
 pub(super) fn read(arguments: &[OsString]) -> Result<CommandLine, clap::Error> {
     let matches = CommandLine::command().try_get_matches_from(arguments)?;
     CommandLine::from_arg_matches(&matches)
@@ -344,7 +348,7 @@ mod tests {
         for line in [["regatta", "--workers", "3", "check"], ["regatta", "check", "--workers", "3"]] {
             let line = parse(&line.map(OsString::from)).unwrap();
             assert_eq!(line.settings.workers.as_deref(), Some("3"));
-            assert!(matches!(line.command, Some(Command::Check { handoff: None })));
+            assert!(matches!(line.command, Some(Command::Check { preflight: None })));
         }
     }
 

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::cli::exit_code::{CommandFailure, print_line};
-use crate::cli::{bootstrap, exit_code};
+use crate::bootstrap;
+use crate::bootstrap::exit_code;
+use crate::bootstrap::exit_code::{CommandFailure, print_line};
 use crate::config::ConfigInputs;
 use crate::config::limits::{
     Enforcement, LimitConfig, LimitKind, LimitScope, LimitTiming, PREFETCH_BURST_MIN, PrefetchMode,

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::bootstrap::exit_code;
+use crate::bootstrap::exit_code::{CommandFailure, print_line};
 use crate::cli::args::{ControlCommand, WaitOptions};
-use crate::cli::exit_code::{CommandFailure, print_line};
-use crate::cli::{events, exit_code};
+use crate::cli::events;
 use crate::config::ConfigInputs;
 use crate::control::client::{ControlClient, ControlError};
 use crate::control::protocol;

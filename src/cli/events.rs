@@ -9,8 +9,8 @@ use ::time::OffsetDateTime;
 use ::time::format_description::BorrowedFormatItem;
 use ::time::macros::format_description;
 
-use crate::cli::exit_code;
-use crate::cli::exit_code::CommandFailure;
+use crate::bootstrap::exit_code;
+use crate::bootstrap::exit_code::CommandFailure;
 use crate::control::client::{ControlClient, ControlError};
 use crate::control::events::FleetEvent;
 use crate::control::protocol;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::cli::exit_code;
-use crate::cli::exit_code::CommandFailure;
+use crate::bootstrap::exit_code;
+use crate::bootstrap::exit_code::CommandFailure;
 use crate::control::client::{ControlClient, ControlError};
 use crate::control::protocol::{ControlReply, ControlRequest};
 use crate::status::document::{InstanceStatus, VERSION};

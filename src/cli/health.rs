@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use crate::cli::exit_code;
-use crate::cli::exit_code::{CommandFailure, print_line};
+use crate::bootstrap::exit_code;
+use crate::bootstrap::exit_code::{CommandFailure, print_line};
 use crate::config::settings::Config;
 
 /// Longest wait for each step; a health check that hangs is a failed one.

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use serde_json::json;
 
+use crate::bootstrap::exit_code;
+use crate::bootstrap::exit_code::{CommandFailure, print_line};
 use crate::cli::args::LimitsCommand;
-use crate::cli::exit_code;
-use crate::cli::exit_code::{CommandFailure, print_line};
 use crate::config::limits::SubjectKind;
 use crate::config::settings::{Config, RedisUrl};
 use crate::http::real_ip::{ClientInfo, ClientTransport};

@@ -6,9 +6,9 @@ use std::{fmt, io};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::bootstrap::exit_code;
+use crate::bootstrap::exit_code::{CommandFailure, print_line};
 use crate::cli::args::MigrateOptions;
-use crate::cli::exit_code;
-use crate::cli::exit_code::{CommandFailure, print_line};
 use crate::config::settings;
 use crate::config::settings::{Config, RedisUrl};
 use crate::redis;

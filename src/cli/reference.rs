@@ -1,7 +1,7 @@
 //! What is printed from tables: settings, signals, and the table of settings in `docs/CONFIGURATION.md`.
 
-use crate::cli::exit_code;
-use crate::cli::exit_code::print_line;
+use crate::bootstrap::exit_code;
+use crate::bootstrap::exit_code::print_line;
 use crate::config::lookup;
 use crate::supervisor::SIGNALS;
 
@@ -61,7 +61,7 @@ mod tests {
         let (before, rest) = page.split_once(BEGIN).unwrap();
         let (_, after) = rest.split_once(END).unwrap();
         let expected = format!("{before}{BEGIN}\n{}\n{END}{after}", table());
-        if std::env::var_os("WRITE_REFERENCE").is_some() {
+        if crate::config::process_environment().iter().any(|(name, _)| name == "WRITE_REFERENCE") {
             return std::fs::write(PAGE, &expected).unwrap();
         }
         assert!(page == expected, "docs/CONFIGURATION.md is not what `make reference` writes");

@@ -6,7 +6,6 @@
 
 pub mod deployment;
 mod effects;
-mod file_watcher;
 mod lifecycle;
 mod log_output;
 pub mod monitor;
@@ -27,7 +26,6 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-pub use file_watcher::FileWatcher;
 use lifecycle::Lifecycle;
 use monitor::HealthMonitor;
 use operators::Operators;
@@ -118,7 +116,6 @@ pub struct Supervisor<'a> {
     reporting: Reporting,
     run_dir: RunDirCheck<'a>,
     orphans: OrphanedWorkers,
-    file_watcher: Option<FileWatcher>,
 }
 
 impl std::fmt::Debug for Supervisor<'_> {
@@ -157,7 +154,6 @@ impl<'a> Supervisor<'a> {
             reporting: Reporting::new(start.settings.stats_interval, scoreboard, &*host),
             run_dir: RunDirCheck::new(start.run_dir),
             orphans: start.orphans,
-            file_watcher: None,
             host,
         })
     }
@@ -185,7 +181,6 @@ impl<'a> Supervisor<'a> {
             // A rollout that fails with its program is the old program's to end.
             self.exec_previous_program();
             let followed = [
-                self.check_files(now),
                 self.advance_rollout(now),
                 self.advance_upgrade(now),
                 self.orphans.kill_overdue(self.settings.drain_timeout, now),
@@ -254,11 +249,9 @@ impl<'a> Supervisor<'a> {
         let wake_at = wake_at.into_iter().chain(restart).min();
         let reports =
             self.slots.status_pipes.values().filter_map(|report| Some(report.pipe.as_ref()?.as_fd()));
-        let files = self.file_watcher.iter().map(AsFd::as_fd);
         let own = std::iter::once(self.lifecycle.signals.as_fd())
             .chain(reports)
-            .chain(self.preflight_pipes())
-            .chain(files);
+            .chain(self.preflight_pipes());
         let own = own.map(|fd| (fd, Interest::Read));
         let fds = own.chain(self.operators.control.poll_fds());
         log_output::wait_for_fds(fds, wake_at, now)

@@ -33,6 +33,7 @@ pub mod sink;
 pub mod socket_queue;
 pub mod startup;
 pub mod tcp_socket;
+pub mod terminal;
 pub mod thread;
 pub mod unix_socket;
 

@@ -283,6 +283,24 @@ fn clear_manager_variables(command: &mut Command) {
     }
 }
 
+/// Starts the program of this process once more with these words; it ends when this process does.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn spawn_self(arguments: impl IntoIterator<Item = OsString>) -> io::Result<()> {
+    let starter = pid();
+    let mut command = Command::new("/proc/self/exe");
+    command.args(arguments).stdin(Stdio::null());
+    clear_manager_variables(&mut command);
+    let prepare = move || {
+        signal::reset_for_exec()?;
+        set_parent_death_signal(starter, Signal::SIGTERM)
+    };
+    // SAFETY: between fork and exec it makes a few system calls and allocates nothing on success.
+    unsafe { command.pre_exec(prepare) };
+    command.spawn().map(drop)
+}
+
 /// Starts a command of an operator's by the shell (`sh -c`), in a process group of its own.
 ///
 /// It takes every signal, whatever this process has blocked, and ends when this process does.

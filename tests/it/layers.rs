@@ -5,7 +5,8 @@ use std::path::Path;
 
 /// Rooms and their floors: a room names only rooms of lower floors, rooms on one floor are strangers.
 const FLOORS: &[(&str, u8)] = &[
-    ("cli", 8),
+    ("cli", 9),
+    ("bootstrap", 8),
     ("supervisor", 7),
     ("worker", 7),
     ("http", 6),
@@ -47,6 +48,8 @@ const WALLS: &[Wall] = &[
     Wall("axum::", &["http/", "bin/regatta/app/"]),
     Wall("fred::", &["redis/"]),
     Wall("clap::", &["cli/"]),
+    Wall("indicatif::", &["cli/"]),
+    Wall("ratatui::", &["cli/top/"]),
     Wall("env::var", &["config/"]),
     Wall("env::vars", &["config/"]),
     Wall("env::var_os", &["config/"]),

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 pub(super) use upstream::is_name;
 
+use crate::bootstrap::exit_code;
+use crate::bootstrap::exit_code::{CommandFailure, print_line};
 use crate::cli::args::UpstreamOptions;
-use crate::cli::exit_code;
-use crate::cli::exit_code::{CommandFailure, print_line};
 use crate::cli::status::fleet;
 use crate::config::settings::Config;
 

@@ -4,9 +4,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use crate::bootstrap::exit_code;
+use crate::bootstrap::exit_code::CommandFailure;
 use crate::cli::args::UpstreamOptions;
-use crate::cli::exit_code;
-use crate::cli::exit_code::CommandFailure;
 use crate::cli::nginx::reconciler::{KeepReason, UpstreamReconciler};
 use crate::cli::nginx::{NAME, REDIS_TIMEOUT, atomic_file, upstream};
 use crate::cli::status::fleet;

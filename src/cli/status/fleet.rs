@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cli::exit_code::{CommandFailure, print_line};
-use crate::cli::{exit_code, units};
+use crate::bootstrap::exit_code;
+use crate::bootstrap::exit_code::{CommandFailure, print_line};
+use crate::cli::units;
 use crate::config::settings::{Config, RedisUrl};
 use crate::redis;
 use crate::redis::registry::{InstanceList, ListedInstance};

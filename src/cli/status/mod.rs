@@ -6,12 +6,14 @@ pub(in crate::cli) mod table;
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::cli::exit_code::{CommandFailure, print_line};
+use crate::bootstrap::exit_code;
+use crate::bootstrap::exit_code::{CommandFailure, print_line};
 use crate::cli::status::table::{COLUMNS, GAP, Severity, TableRow};
-use crate::cli::{exit_code, fetch, top, units};
+use crate::cli::{fetch, units};
 use crate::config;
 use crate::config::ConfigInputs;
 use crate::status::document::{FinishedRollout, InstanceState, InstanceStatus, RolloutOutcome, SlotStatus};
+use crate::sys::terminal;
 
 /// Prints how the running fleet is.
 pub(super) fn status(inputs: &ConfigInputs, json: bool, timeout: Duration) -> Result<u8, CommandFailure> {
@@ -21,7 +23,7 @@ pub(super) fn status(inputs: &ConfigInputs, json: bool, timeout: Duration) -> Re
         print_line(document);
         return Ok(exit_code::OK);
     }
-    let columns = top::terminal_columns();
+    let columns = terminal::columns();
     let options = RenderOptions {
         columns: columns.map(usize::from),
         colours: columns.is_some() && inputs.allows_colours(),

@@ -16,19 +16,20 @@ use std::time::Duration;
 
 use model::{KeyAction, TopCommand, TopModel};
 use ratatui::DefaultTerminal;
+use ratatui::crossterm::event;
 use ratatui::crossterm::event::Event;
-use ratatui::crossterm::{event, terminal};
 
-use crate::cli::exit_code::{CommandFailure, print_line};
+use crate::bootstrap::exit_code;
+use crate::bootstrap::exit_code::{CommandFailure, print_line};
+use crate::cli::fetch;
 use crate::cli::status::table::Severity;
-use crate::cli::{exit_code, fetch};
 use crate::config;
 use crate::config::ConfigInputs;
 use crate::control::client::{ControlClient, ControlError};
 use crate::control::protocol::{ControlReply, ControlRequest};
 use crate::status::document::InstanceStatus;
-use crate::sys::clock;
 use crate::sys::signal::{Signal, SignalReader};
+use crate::sys::{clock, terminal};
 
 /// Longest wait for the first answer.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,7 +55,7 @@ pub(super) fn top(inputs: &ConfigInputs, interval: Duration, once: bool) -> Resu
     let first = fetch::parse_status(fetch::fetch_status(&run_dir, STATUS_TIMEOUT)?)?;
     let model = TopModel::new(first, clock::monotonic());
     if once {
-        let columns = terminal_columns().unwrap_or(COLUMNS);
+        let columns = terminal::columns().unwrap_or(COLUMNS);
         print_line(render::render_text(&model, columns, clock::monotonic()));
         return Ok(exit_code::OK);
     }
@@ -66,11 +67,6 @@ pub(super) fn top(inputs: &ConfigInputs, interval: Duration, once: bool) -> Resu
         code: exit_code::FAILED,
         message: format!("the terminal cannot be used: {error}"),
     })
-}
-
-/// Columns of the terminal that is written to, if it is one.
-pub(super) fn terminal_columns() -> Option<u16> {
-    io::stdout().is_terminal().then(|| terminal::size().ok()).flatten().map(|(columns, _)| columns)
 }
 
 /// Gives the terminal back, however the view ends; a panic does so by the hook that was set when it was taken.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::config;
 use crate::supervisor::deployment::handoff;
 use crate::supervisor::deployment::handoff::PreflightReport;
+use crate::supervisor::deployment::takeover_env::PREFLIGHT;
 use crate::sys::exec::{Executable, ProbeProcess};
 use crate::sys::process::{ExitStatus, Pid};
 use crate::sys::{exec, executable, path};
@@ -116,7 +117,10 @@ impl Preflight {
             _ => error.to_string(),
         })?;
         let arguments = ["check".into(), "--handoff".into(), state.as_raw_fd().to_string().into()];
-        let environment = config::process_environment();
+        let mut environment = config::process_environment();
+        // For a program that reads no command line.
+        let asked = format!("{PREFLIGHT}{}", state.as_raw_fd());
+        environment.push(config::handoff_variable(asked));
         let folder = Some(folder).filter(|folder| folder.is_dir());
         let ProbeProcess { pid, stdout: answer, stderr: complaint } =
             exec::spawn_probe(&program, &arguments, &environment, folder, state)

@@ -148,7 +148,6 @@ impl<'a> Supervisor<'a> {
             reporting: Reporting::new(with.settings.stats_interval, scoreboard, &*host),
             run_dir: RunDirCheck::new(with.run_dir),
             orphans: OrphanedWorkers::default(),
-            file_watcher: None,
             host,
         };
         supervisor.start_rollout_after_takeover(with.takeover, state.build, clock::monotonic());

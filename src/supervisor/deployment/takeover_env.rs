@@ -2,6 +2,9 @@
 
 use std::os::fd::RawFd;
 
+/// What stands before the descriptor of a state in the same variable, where a program is only asked whether it could.
+pub const PREFLIGHT: &str = "preflight ";
+
 /// How a program learns that it takes a fleet over: `PID STATE OLD`, or `PID STATE - WHY` when it gets it back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakeoverEnv {

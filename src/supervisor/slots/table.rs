@@ -9,7 +9,7 @@ use crate::scoreboard::Scoreboard;
 use crate::supervisor::slots::slot::{Slot, SlotListening};
 use crate::supervisor::slots::status_pipe::StatusPipe;
 use crate::sys::process::Pid;
-use crate::sys::queue;
+use crate::sys::tcp_socket;
 
 /// The slots of one fleet.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl SlotTable {
         let public = listeners.map_or(&[][..], |listeners| &listeners.public);
         public
             .iter()
-            .filter_map(|listener| queue::read_accept_queue(listener).ok())
+            .filter_map(|listener| tcp_socket::read_accept_queue(listener).ok())
             .map(|queue| queue.waiting)
             .sum()
     }

@@ -7,10 +7,9 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use crate::cli::bootstrap::worker_host;
-use crate::cli::bootstrap::worker_host::{ConfigHost, HostResources};
-use crate::cli::exit_code::{CommandFailure, print_line};
-use crate::cli::{args, bootstrap, exit_code};
+use crate::bootstrap::exit_code::{CommandFailure, print_line};
+use crate::bootstrap::worker_host::{ConfigHost, HostResources};
+use crate::bootstrap::{exit_code, serve, worker_host};
 use crate::config::ConfigInputs;
 use crate::config::diff::Reloadability;
 use crate::config::settings::Config;
@@ -18,11 +17,11 @@ use crate::http::AppFactory;
 use crate::scoreboard::Scoreboard;
 use crate::supervisor::deployment::handoff;
 use crate::supervisor::deployment::handoff::{Handoff, HandoffFds, PreflightReport};
-use crate::supervisor::deployment::takeover_env::{TakeoverDirection, TakeoverEnv};
+use crate::supervisor::deployment::takeover_env::{PREFLIGHT, TakeoverDirection, TakeoverEnv};
 use crate::supervisor::run_dir::RunDir;
 use crate::supervisor::{
-    FileWatcher, InheritedResources, PreviousProgram, ProgramSpec, RestoreOptions, Supervisor,
-    SupervisorSettings, Takeover,
+    InheritedResources, PreviousProgram, ProgramSpec, RestoreOptions, Supervisor, SupervisorSettings,
+    Takeover,
 };
 use crate::sys::signal::SignalReader;
 use crate::sys::{exec, executable, path, process, startup};
@@ -30,24 +29,40 @@ use crate::{config, supervisor, telemetry};
 
 /// What a program brings along.
 #[derive(Clone, Copy)]
-pub(in crate::cli) struct AppDefinition<'a> {
+pub struct AppDefinition<'a> {
     /// Its application.
-    pub(in crate::cli) app: &'a AppFactory,
+    pub app: &'a AppFactory,
     /// The application's own settings.
-    pub(in crate::cli) defaults: &'a str,
+    pub defaults: &'a str,
+    /// What it makes of the words that a fleet was started with.
+    pub parse: ArgumentParser,
+}
+
+impl std::fmt::Debug for AppDefinition<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AppDefinition").finish_non_exhaustive()
+    }
+}
+
+/// Reads the words that a fleet was started with; a mistake is one sentence.
+pub type ArgumentParser = fn(&[OsString]) -> Result<ConfigInputs, String>;
+
+/// The state that this program is asked whether it could go on from, by a descriptor; by the command line, too.
+pub fn preflight_fd() -> Option<RawFd> {
+    config::process_handoff()?.strip_prefix(PREFLIGHT)?.trim().parse().ok()
 }
 
 /// Whether this process has a fleet already, from the program it was before.
-pub(in crate::cli) fn takeover_env() -> Option<TakeoverEnv> {
+pub fn takeover_env() -> Option<TakeoverEnv> {
     TakeoverEnv::parse(&config::process_handoff()?, process::pid().as_raw().unsigned_abs())
 }
 
 /// Says whether this program could take over the fleet whose state is behind this descriptor.
-pub(in crate::cli) fn run_preflight(state: RawFd, defaults: &str) -> Result<u8, CommandFailure> {
+pub fn run_preflight(state: RawFd, app_definition: AppDefinition<'_>) -> Result<u8, CommandFailure> {
     let failed = |message| CommandFailure { code: exit_code::FAILED, message };
     let memory = exec::adopt_fd(state).map_err(|error| failed(error.to_string()))?;
     let state = read_handoff(&memory).map_err(failed)?;
-    load_config(&state.arguments, &state.inputs, defaults).map_err(failed)?;
+    load_config(&state.arguments, &state.inputs, app_definition).map_err(failed)?;
     let proof = PreflightReport { handoff: handoff::VERSION, build: executable::build_version() };
     print_line(serde_json::to_string(&proof).map_err(|error| failed(error.to_string()))?);
     Ok(exit_code::OK)
@@ -68,13 +83,11 @@ fn read_handoff(memory: &OwnedFd) -> Result<Handoff, String> {
 fn load_config(
     arguments: &[OsString],
     before: &ConfigInputs,
-    defaults: &str,
+    app_definition: AppDefinition<'_>,
 ) -> Result<(Config, ConfigInputs), String> {
-    let inputs = ConfigInputs {
-        folder: before.folder.clone(),
-        application: defaults.to_owned(),
-        ..args::parse_start_arguments(arguments)?
-    };
+    let AppDefinition { defaults, parse, .. } = app_definition;
+    let inputs =
+        ConfigInputs { folder: before.folder.clone(), application: defaults.to_owned(), ..parse(arguments)? };
     let inputs = inputs.recapture_file(before).map_err(|error| error.to_string())?;
     let config = config::load(&inputs).map_err(|error| error.to_string())?;
     config::check_readable(&config).map_err(|error| error.to_string())?;
@@ -92,7 +105,6 @@ struct PreparedTakeover {
     run_dir: RunDir,
     inherited: InheritedResources,
     program: ProgramSpec,
-    watched: Option<FileWatcher>,
     takeover: Takeover,
 }
 
@@ -101,12 +113,12 @@ fn prepare(
     arguments: &[OsString],
     app_definition: AppDefinition<'_>,
 ) -> Result<PreparedTakeover, String> {
-    let AppDefinition { app, defaults } = app_definition;
+    let app = app_definition.app;
     let to_text = |error: std::io::Error| error.to_string();
     let state = read_handoff(&exec::duplicate_inherited(env.state).map_err(to_text)?)?;
     let (generation, arguments, (config, inputs)) = match env.direction {
         TakeoverDirection::Forward { .. } => {
-            (state.next_generation, arguments, load_config(arguments, &state.inputs, defaults)?)
+            (state.next_generation, arguments, load_config(arguments, &state.inputs, app_definition)?)
         }
         // The old program goes on with what it had, whatever the file says by now.
         TakeoverDirection::Back { .. } => {
@@ -117,7 +129,7 @@ fn prepare(
     startup::prepare_fleet().map_err(to_text)?;
     telemetry::install(&config.log).map_err(|error| error.to_string())?;
     let signals = supervisor::block_signals().map_err(to_text)?;
-    bootstrap::raise_open_files();
+    serve::raise_open_files();
     let table = exec::duplicate_inherited(state.descriptors.scoreboard).and_then(Scoreboard::adopt);
     let scoreboard = Arc::new(table.map_err(to_text)?);
     telemetry::count_dropped_in(&scoreboard);
@@ -132,26 +144,8 @@ fn prepare(
     let takeover = takeover(env, &state, &host, generation)?;
     let HandoffFds { lock, folder, .. } = state.descriptors;
     let run_dir = RunDir::restore(state.control.folder(), lock, folder).map_err(to_text)?;
-    let program = bootstrap::program(arguments, &inputs);
-    let watched = args::is_watch_requested(arguments).then(|| bootstrap::watch_files(&program, &inputs));
-    // Not worth giving a fleet back for.
-    let watched = watched.and_then(Result::ok).map(|watched| match env.direction {
-        TakeoverDirection::Forward { .. } => watched.catch_up(),
-        // What lies there now was no good.
-        TakeoverDirection::Back { .. } => watched,
-    });
-    Ok(PreparedTakeover {
-        state,
-        settings,
-        host,
-        signals,
-        scoreboard,
-        run_dir,
-        inherited,
-        program,
-        watched,
-        takeover,
-    })
+    let program = serve::program(arguments, &inputs);
+    Ok(PreparedTakeover { state, settings, host, signals, scoreboard, run_dir, inherited, program, takeover })
 }
 
 fn takeover(
@@ -183,7 +177,7 @@ fn takeover(
 }
 
 /// Goes on with the fleet, or gives it back to the program it came from.
-pub(in crate::cli) fn take_over(
+pub fn take_over(
     env: &TakeoverEnv,
     arguments: &[OsString],
     app_definition: AppDefinition<'_>,
@@ -203,15 +197,14 @@ pub(in crate::cli) fn take_over(
         run_dir,
         inherited,
         program,
-        watched,
         takeover,
     } = ready?;
     supervisor::close_originals(&state, env);
     process::set_process_name(&program.path);
     let with = RestoreOptions { settings, signals, program, run_dir: &run_dir, inherited, takeover };
     let supervisor = Supervisor::restore(state, with, &scoreboard, &mut host);
-    let outcome = supervisor.and_then(|supervisor| supervisor.with_file_watcher(watched).run_loop());
-    bootstrap::exit_result(outcome, &run_dir)
+    let outcome = supervisor.and_then(|supervisor| supervisor.run_loop());
+    serve::exit_result(outcome, &run_dir)
 }
 
 /// Becomes the old program again, as if nothing had happened; returns why that could not be.

@@ -10,30 +10,32 @@ use crate::sys::sink::NonblockingSink;
 use crate::telemetry;
 
 /// Done as asked.
-pub(super) const OK: u8 = 0;
+pub const OK: u8 = 0;
 /// The operation failed.
-pub(super) const FAILED: u8 = 1;
+pub const FAILED: u8 = 1;
 /// Migrations are pending (`migrate --check`).
-pub(super) const PENDING: u8 = 3;
+pub const PENDING: u8 = 3;
 /// Bad usage or configuration; nothing was started.
-pub(super) const USAGE: u8 = 64;
+pub const USAGE: u8 = 64;
 /// A needed service is missing.
-pub(super) const UNAVAILABLE: u8 = 69;
+pub const UNAVAILABLE: u8 = 69;
 /// No worker could be brought up.
-pub(super) const BOOT: u8 = 70;
+pub const BOOT: u8 = 70;
 /// Something around it is not ready, and may be later: nothing was started, and to try again is right.
-pub(super) const TEMPORARY: u8 = 75;
+pub const TEMPORARY: u8 = 75;
 
 /// A sentence for the operator and the code for the caller.
 #[derive(Debug)]
-pub(super) struct CommandFailure {
-    pub(super) code: u8,
-    pub(super) message: String,
+pub struct CommandFailure {
+    /// What the process ends with.
+    pub code: u8,
+    /// What the operator reads.
+    pub message: String,
 }
 
 impl CommandFailure {
     /// The error and all its causes in one sentence.
-    pub(super) fn new(code: u8, error: &dyn std::error::Error) -> Self {
+    pub fn new(code: u8, error: &dyn std::error::Error) -> Self {
         let mut message = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
@@ -46,7 +48,7 @@ impl CommandFailure {
 }
 
 /// Prints a line for the operator. A reader that has left (`| head -1`) is no reason to fail.
-pub(super) fn print_line(line: impl Display) {
+pub fn print_line(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
@@ -54,7 +56,7 @@ pub(super) fn print_line(line: impl Display) {
 const LAST_TRY: Duration = Duration::from_millis(100);
 
 /// Says the failure, if it is one, on standard error.
-pub(super) fn report(name: &str, result: Result<u8, CommandFailure>) -> ExitCode {
+pub fn report(name: &str, result: Result<u8, CommandFailure>) -> ExitCode {
     // What a fleet has logged comes first.
     telemetry::finish();
     match result {

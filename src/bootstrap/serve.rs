@@ -1,7 +1,4 @@
-//! The composition root: configuration → listeners → private Redis → scoreboard → supervisor, given the worker's life.
-
-pub(in crate::cli) mod takeover;
-pub(in crate::cli) mod worker_host;
+//! Runs a fleet: configuration → listeners → private Redis → scoreboard → supervisor, given the worker's life.
 
 use std::ffi::OsString;
 use std::io;
@@ -11,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cli::bootstrap::worker_host::ConfigHost;
-use crate::cli::exit_code;
-use crate::cli::exit_code::CommandFailure;
+use crate::bootstrap::exit_code::CommandFailure;
+use crate::bootstrap::slot_count::initial_slots;
+use crate::bootstrap::worker_host::ConfigHost;
+use crate::bootstrap::{exit_code, worker_host};
 use crate::config::ConfigInputs;
-use crate::config::settings::{Config, RedisUrl, SteeringMode, WorkerCount, WorkersConfig};
+use crate::config::settings::{Config, RedisUrl, SteeringMode};
 use crate::control::server::ControlServer;
 use crate::http::AppFactory;
 use crate::listener::systemd::ActivatedSockets;
@@ -25,8 +23,8 @@ use crate::supervisor::orphans::OrphanedWorkers;
 use crate::supervisor::private_redis::server;
 use crate::supervisor::private_redis::server::PrivateRedisServer;
 use crate::supervisor::run_dir::RunDir;
-use crate::supervisor::{FileWatcher, ProgramSpec, Supervisor, SupervisorExit, run_dir};
-use crate::sys::{application_fds, clock, cpu, fd, path, process, random, startup};
+use crate::supervisor::{ProgramSpec, Supervisor, SupervisorExit, run_dir};
+use crate::sys::{application_fds, clock, fd, path, process, random, startup};
 use crate::{config, control, listener, supervisor, telemetry};
 
 /// How long a killed fleet's private Redis may take to finish before the next fleet gives up on its folder.
@@ -59,8 +57,6 @@ enum ServeError {
     Scoreboard(#[source] io::Error),
     #[error("the supervisor failed")]
     Supervisor(#[source] io::Error),
-    #[error("cannot watch the program and the configuration file (--watch)")]
-    Watch(#[source] io::Error),
     #[error("no worker could be brought up: {reason}")]
     Boot { reason: String },
 }
@@ -78,12 +74,11 @@ fn redis_url(config: &Config, private: Option<&PrivateRedisServer>) -> Result<Re
 
 /// Runs the fleet until it has stopped.
 ///
-/// `arguments` are the words it was started with; with `watch` it follows its program and its configuration file.
-pub(super) fn serve(
+/// `arguments` are the words it was started with.
+pub fn serve(
     config: Config,
     inputs: &ConfigInputs,
     arguments: &[OsString],
-    watch: bool,
     app: &AppFactory,
 ) -> Result<u8, CommandFailure> {
     startup::prepare_fleet()
@@ -95,8 +90,6 @@ pub(super) fn serve(
     let slots = initial_slots(&config);
     check_open_files(&config, slots).map_err(|error| CommandFailure::new(exit_code::FAILED, &error))?;
     let program = program(arguments, inputs);
-    let watched = watch.then(|| watch_files(&program, inputs).map_err(ServeError::Watch)).transpose();
-    let watched = watched.map_err(|error| CommandFailure::new(exit_code::FAILED, &error))?;
     let run_dir = RunDir::claim(&config.run_dir).map_err(|error| run_dir_failure(&error))?;
     let mut leftovers = OrphanedWorkers::find(run_dir.path());
     let control = open_control(run_dir.path())?;
@@ -138,7 +131,7 @@ pub(super) fn serve(
         orphans: leftovers,
     };
     let supervisor = Supervisor::new(start, &scoreboard, &mut host);
-    let outcome = supervisor.and_then(|supervisor| supervisor.with_file_watcher(watched).run());
+    let outcome = supervisor.and_then(|supervisor| supervisor.run());
     exit_result(outcome, &run_dir)
 }
 
@@ -219,26 +212,8 @@ pub(super) fn exit_result(
 }
 
 /// The program of this process, for the next upgrade.
-pub(super) fn program(arguments: &[OsString], inputs: &ConfigInputs) -> ProgramSpec {
+pub fn program(arguments: &[OsString], inputs: &ConfigInputs) -> ProgramSpec {
     ProgramSpec::new(arguments, &inputs.folder, &search_path(inputs))
-}
-
-/// The files a fleet follows that was told to.
-pub(super) fn watch_files(program: &ProgramSpec, inputs: &ConfigInputs) -> io::Result<FileWatcher> {
-    FileWatcher::new(&program.path, &inputs.file_path())
-}
-
-/// The number of slots to begin with.
-pub(super) fn initial_slots(config: &Config) -> usize {
-    config.workers.autoscale.slot_bounds(configured_workers(&config.workers)).1
-}
-
-/// The number of workers as configured, or as the machine allows.
-pub(super) fn configured_workers(workers: &WorkersConfig) -> usize {
-    match workers.count {
-        WorkerCount::Auto => cpu::available_cores(),
-        WorkerCount::Fixed(count) => count,
-    }
 }
 
 /// The private Redis of a fleet that was given none.
@@ -261,13 +236,13 @@ fn prepare_private_redis(
 }
 
 /// Where programs are looked for: PATH, and the places Debian keeps servers that a user's PATH often lacks.
-pub(super) fn search_path(inputs: &ConfigInputs) -> OsString {
+pub fn search_path(inputs: &ConfigInputs) -> OsString {
     let path = inputs.environment.get("PATH").map_or("", String::as_str);
     OsString::from(format!("{path}:/usr/local/bin:/usr/bin:/usr/sbin"))
 }
 
 /// Finds out that the run folder can be used, without claiming it; it is made if need be.
-pub(super) fn create_run_dir(config: &Config) -> Result<PathBuf, CommandFailure> {
+pub fn create_run_dir(config: &Config) -> Result<PathBuf, CommandFailure> {
     path::ensure_private_folder(&config.run_dir).map_err(|source| {
         let folder = config.run_dir.clone();
         run_dir_failure(&run_dir::RunDirError::Unusable { folder, source })
@@ -314,7 +289,7 @@ fn open_listeners(
 }
 
 /// Why no listener can be opened: an address that is in use, or not there yet, may be had later.
-pub(super) fn address_failure(error: &listener::ListenError) -> CommandFailure {
+pub fn address_failure(error: &listener::ListenError) -> CommandFailure {
     let code = match error {
         listener::ListenError::BindFailed { source, .. }
             if source.kind() == io::ErrorKind::PermissionDenied =>

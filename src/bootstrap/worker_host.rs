@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::bootstrap::slot_count;
 use crate::config::ConfigInputs;
 use crate::config::diff::{Reloadability, SettingValues};
 use crate::config::settings::{AutoscaleMode, Config, MaxMemory, RedisUrl, WorkerCount, WorkersConfig};
@@ -16,7 +17,7 @@ use crate::worker::WorkerOptions;
 use crate::{config, supervisor, worker};
 
 /// The configurations that workers may still be started with.
-pub(in crate::cli) struct ConfigHost {
+pub(super) struct ConfigHost {
     inputs: ConfigInputs,
     app: AppFactory,
     scoreboard: Arc<Scoreboard>,
@@ -27,11 +28,11 @@ pub(in crate::cli) struct ConfigHost {
 
 /// Where the fleet is at home, whatever a later configuration says.
 #[derive(Debug)]
-pub(in crate::cli) struct HostResources {
+pub(super) struct HostResources {
     /// The run folder, by its path without links: where workers find their supervisor.
-    pub(in crate::cli) run_dir: PathBuf,
+    pub(super) run_dir: PathBuf,
     /// Address of the private Redis, if the fleet has one.
-    pub(in crate::cli) private_redis: Option<RedisUrl>,
+    pub(super) private_redis: Option<RedisUrl>,
 }
 
 struct ConfigGeneration {
@@ -46,17 +47,17 @@ struct ConfigGeneration {
 
 impl ConfigGeneration {
     fn new(config: Config, values: SettingValues, inputs: ConfigInputs) -> Self {
-        let slots = crate::cli::bootstrap::initial_slots(&config);
+        let slots = slot_count::initial_slots(&config);
         Self { config: Arc::new(config), values, inputs, slots }
     }
 }
 
 /// What a configuration is compared with.
-pub(in crate::cli) struct PreviousConfig {
+pub(super) struct PreviousConfig {
     /// The values of its settings.
-    pub(in crate::cli) values: SettingValues,
+    pub(super) values: SettingValues,
     /// Its number of slots.
-    pub(in crate::cli) slots: usize,
+    pub(super) slots: usize,
 }
 
 impl ConfigHost {
@@ -64,7 +65,7 @@ impl ConfigHost {
     ///
     /// # Errors
     /// When the configuration cannot be read any more.
-    pub(in crate::cli) fn new(
+    pub(super) fn new(
         inputs: &ConfigInputs,
         config: Config,
         app: &AppFactory,
@@ -78,7 +79,7 @@ impl ConfigHost {
     ///
     /// # Errors
     /// When the configuration cannot be read any more.
-    pub(in crate::cli) fn for_generation(
+    pub(super) fn for_generation(
         generation: u64,
         inputs: &ConfigInputs,
         config: Config,
@@ -100,7 +101,7 @@ impl ConfigHost {
     }
 
     /// What a generation's configuration means for the supervisor after the one before it.
-    pub(in crate::cli) fn reloaded_config(
+    pub(super) fn reloaded_config(
         &self,
         generation: u64,
         before: Option<&PreviousConfig>,
@@ -148,7 +149,7 @@ fn reload_refusal(error: &config::ConfigError) -> ReloadError {
 }
 
 /// The supervisor's part of a configuration.
-pub(in crate::cli) fn supervisor_settings(config: &Config) -> supervisor::SupervisorSettings {
+pub(super) fn supervisor_settings(config: &Config) -> supervisor::SupervisorSettings {
     supervisor::SupervisorSettings {
         boot_timeout: config.workers.boot_timeout,
         canary_period: config.workers.canary_period,
@@ -163,7 +164,7 @@ pub(in crate::cli) fn supervisor_settings(config: &Config) -> supervisor::Superv
 
 /// Memory of the private Redis's data, of so much that there is: three quarters are left for the workers, for rewriting
 /// its file, and for what else runs here.
-pub(in crate::cli) fn private_redis_memory(configured: MaxMemory, there_is: Option<u64>) -> Option<u64> {
+pub(super) fn private_redis_memory(configured: MaxMemory, there_is: Option<u64>) -> Option<u64> {
     const LEAST: u64 = 64 << 20;
     match configured {
         MaxMemory::Auto => there_is.map(|bytes| (bytes / 4).max(LEAST)),
@@ -174,7 +175,7 @@ pub(in crate::cli) fn private_redis_memory(configured: MaxMemory, there_is: Opti
 /// What the supervisor looks after besides crashes.
 fn monitor_settings(workers: &WorkersConfig) -> MonitorSettings {
     let (scaling, recycling) = (workers.autoscale, workers.recycling);
-    let (min, _, max) = scaling.slot_bounds(crate::cli::bootstrap::configured_workers(workers));
+    let (min, _, max) = scaling.slot_bounds(slot_count::configured_workers(workers));
     let (window, busy_max, busy_min) = (scaling.window, scaling.busy_max, scaling.busy_min);
     MonitorSettings {
         hang_timeout: workers.hang_timeout,
