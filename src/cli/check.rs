@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::bootstrap;
 use crate::bootstrap::exit_code;
 use crate::bootstrap::exit_code::{CommandFailure, print_line};
 use crate::config::ConfigInputs;
@@ -17,7 +16,7 @@ use crate::supervisor::private_redis::server;
 use crate::supervisor::private_redis::server::REDIS_PROGRAMS;
 use crate::supervisor::run_dir;
 use crate::sys::{path, process};
-use crate::{config, listener, redis, telemetry};
+use crate::{bootstrap, config, listener, redis, telemetry};
 
 /// What is wrong with a Redis that may take all memory there is.
 const UNBOUNDED: &str = "Redis has no maxmemory, so that it may take all memory of its machine and be killed for it: set \

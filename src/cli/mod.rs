@@ -24,10 +24,10 @@ mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-#[cfg(feature = "top")]
-use top::top;
 
 use args::Command;
+#[cfg(feature = "top")]
+use top::top;
 
 use crate::bootstrap::exit_code::CommandFailure;
 use crate::bootstrap::fleet::{Fleet, program_name, take_over_or_prepare};

@@ -10,16 +10,15 @@ use smallvec::{SmallVec, smallvec};
 use tokio::time::timeout;
 
 use crate::config::limits::{OnRedisDown, PrefetchMode};
-use crate::limiter::background;
 use crate::limiter::denial_cache::TrackedCheck;
 use crate::limiter::gcra::{Quota, WorkerShare};
-use crate::limiter::hot_limit;
 use crate::limiter::local_fallback::LocalCheck;
 use crate::limiter::permit::ConcurrencyPermit;
 use crate::limiter::policy::{AppliedLimits, PolicyMeasure};
 use crate::limiter::prefetch::terms::PrefetchTerms;
 use crate::limiter::reclaim::{RECLAIM_WAIT_US, ReclaimStep};
 use crate::limiter::state::{LimiterState, lock};
+use crate::limiter::{background, hot_limit};
 use crate::redis::RedisError;
 use crate::redis::begin::{LimitParameters, RateLimitCheck, RateLimitDecision};
 

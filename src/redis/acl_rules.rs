@@ -8,10 +8,12 @@ use std::collections::BTreeSet;
 
 use fred::types::Value;
 
-use crate::redis::{
-    client::RedisClient, connection::RedisConnection, error::RedisError, keys, notifications::NO_WORKER,
-    transport::RedisTransport,
-};
+use crate::redis::client::RedisClient;
+use crate::redis::connection::RedisConnection;
+use crate::redis::error::RedisError;
+use crate::redis::keys;
+use crate::redis::notifications::NO_WORKER;
+use crate::redis::transport::RedisTransport;
 
 /// A command, the ACL category it belongs to, and arguments that change nothing; `KEY` and `CHANNEL` are replaced by
 /// the fleet's.

@@ -5,19 +5,15 @@
 //! both, and one that deletes passes only the reads', because it frees what a full server lacks. A silent server opens
 //! no breaker: see `silence_detector.rs` and `connection_state.rs`.
 
-use std::{
-    fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::breaker::{BreakerPermit, BreakerState, CallOutcome, CircuitBreaker};
-use crate::redis::{
-    error::{RedisError, ServerRejection},
-    reconnect_pauses::random_unit,
-};
+use crate::redis::error::{RedisError, ServerRejection};
+use crate::redis::reconnect_pauses::random_unit;
 
 /// What a call does on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,16 +7,14 @@ use std::time::Duration;
 
 use fred::types::Value;
 
-use crate::redis::{
-    breakers::CallKind,
-    client::RedisClient,
-    error::RedisError,
-    functions::ServerFunction,
-    invocation_mode::InvocationMode,
-    keys,
-    transport::ActiveConnection,
-    wire::{list, number, signed, with_keys},
-};
+use crate::redis::breakers::CallKind;
+use crate::redis::client::RedisClient;
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::keys;
+use crate::redis::transport::ActiveConnection;
+use crate::redis::wire::{list, number, signed, with_keys};
 
 /// The letter of a broadcast's notification on the common channel, which workers of earlier releases use.
 pub const MESSAGE_PUBLISHED: char = 'b';

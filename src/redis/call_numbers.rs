@@ -7,13 +7,15 @@
 //! In a cluster nothing is recorded: a call of one key would become one of two, which no node executes while their slot
 //! migrates.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use fred::types::Value;
 
-use crate::redis::{
-    error::RedisError, invocation_mode::InvocationMode, keys, server_info, transport::RedisTransport,
-};
+use crate::redis::error::RedisError;
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::transport::RedisTransport;
+use crate::redis::{keys, server_info};
 use crate::sys::{process, random};
 
 /// Numbers a worker's calls.

@@ -4,23 +4,17 @@
 //! is judged for all calls together. So a call that waits behind others does not count as unanswered, and no call costs
 //! a timer.
 
-use std::{
-    fmt,
-    future::Future,
-    pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::{
-    sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, watch},
-    time::Instant,
-};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, watch};
+use tokio::time::Instant;
 
-use crate::redis::{
-    error::RedisError,
-    silence_detector::{SilenceCheck, SilenceDetector},
-};
+use crate::redis::error::RedisError;
+use crate::redis::silence_detector::{SilenceCheck, SilenceDetector};
 use crate::sys::clock;
 
 /// Calls under way at once on one connection; more wait in order. It bounds the burst when Redis is back, and what may

@@ -4,37 +4,30 @@
 //! short and fails at once when it is not, and that nothing is sent twice that may have been executed, unless repeating it
 //! changes nothing.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::time::Duration;
 
 use fred::types::Value;
-use tokio::{
-    sync::{Mutex, Notify},
-    time::Instant,
-};
+use tokio::sync::{Mutex, Notify};
+use tokio::time::Instant;
 
 use crate::config::settings::{RedisConfig, RedisUrl, ScriptingMode};
-use crate::redis::{
-    batching::{BeginQueue, ClusterBeginQueue, CommitQueue},
-    breakers::{BreakerStates, CallKind},
-    call_numbers::CallNumbers,
-    connection_state::{ConnectionState, RedisStatus},
-    endpoint::RedisEndpoint,
-    error::RedisError,
-    functions::{self, ServerFunction},
-    invocation_mode::InvocationMode,
-    keys,
-    notifications::{EarlierReleaseTracker, NotificationBus},
-    outage_stats::OutageStats,
-    signing_keys::SigningKeys,
-    transport::{ActiveConnection, RedisTransport},
-};
+use crate::redis::batching::{BeginQueue, ClusterBeginQueue, CommitQueue};
+use crate::redis::breakers::{BreakerStates, CallKind};
+use crate::redis::call_numbers::CallNumbers;
+use crate::redis::connection_state::{ConnectionState, RedisStatus};
+use crate::redis::endpoint::RedisEndpoint;
+use crate::redis::error::RedisError;
+use crate::redis::functions::{self, ServerFunction};
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::keys;
+use crate::redis::notifications::{EarlierReleaseTracker, NotificationBus};
+use crate::redis::outage_stats::OutageStats;
+use crate::redis::signing_keys::SigningKeys;
+use crate::redis::transport::{ActiveConnection, RedisTransport};
 
 /// Calls that may be under way or wait at the same time, per worker; more are refused at once. A waiting call holds its
 /// request, some 10 KiB with its connection: 16,384 are about 160 MiB.

@@ -7,29 +7,27 @@
 //! A silent connection is kept, with its calls, for as long as requests wait: a server that was suspended continues, and
 //! nothing is lost. Meanwhile another connection is tried; if the server answers there, the silent one is given up.
 
-use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-use fred::{clients::Client, interfaces::ClientLike, types::ConnectHandle};
-use tokio::{
-    task::{JoinError, JoinHandle},
-    time::{Instant, MissedTickBehavior, interval_at},
-};
+use fred::clients::Client;
+use fred::interfaces::ClientLike;
+use fred::types::ConnectHandle;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use crate::config::{redis_url::HostPort, settings::ScriptingMode};
-use crate::redis::{
-    call_tracker::{self, CallTracker},
-    client::ClientInner,
-    diagnosis, endpoint,
-    error::RedisError,
-    functions::{self, LIBRARY_PATTERN},
-    invocation_mode::InvocationMode,
-    node_transport::NodeTransport,
-    silence_failover::{CloseOnSilenceGuard, SilenceOutcome, silent_error, watch_and_replace},
-    transport::RedisTransport,
-};
+use crate::config::redis_url::HostPort;
+use crate::config::settings::ScriptingMode;
+use crate::redis::call_tracker::{self, CallTracker};
+use crate::redis::client::ClientInner;
+use crate::redis::error::RedisError;
+use crate::redis::functions::{self, LIBRARY_PATTERN};
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::node_transport::NodeTransport;
+use crate::redis::silence_failover::{CloseOnSilenceGuard, SilenceOutcome, silent_error, watch_and_replace};
+use crate::redis::transport::RedisTransport;
+use crate::redis::{diagnosis, endpoint};
 use crate::sys::clock;
 
 /// How often an idle connection is checked with `PING`.

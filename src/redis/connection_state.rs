@@ -3,26 +3,19 @@
 //! Guarantees that a call which finds no connection waits for one only while the outage is short, that all waiting calls
 //! continue or fail at the same moment, and that afterwards calls fail at once until there is a connection.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout_at},
-};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
-use crate::redis::{
-    breakers::RedisBreakers,
-    call_tracker::YIELDS_BEFORE_TIMEOUT,
-    error::RedisError,
-    outage_stats::ReconnectWaits,
-    transport::{ActiveConnection, RedisTransport},
-};
+use crate::redis::breakers::RedisBreakers;
+use crate::redis::call_tracker::YIELDS_BEFORE_TIMEOUT;
+use crate::redis::error::RedisError;
+use crate::redis::outage_stats::ReconnectWaits;
+use crate::redis::transport::{ActiveConnection, RedisTransport};
 
 /// Longest wait for the first attempt to connect.
 pub(super) const FIRST_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(2500);

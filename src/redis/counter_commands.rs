@@ -4,12 +4,10 @@
 
 use fred::types::Value;
 
-use crate::redis::{
-    client::RedisClient,
-    error::RedisError,
-    functions::ServerFunction,
-    wire::{list, number, signed, unsigned, with_keys},
-};
+use crate::redis::client::RedisClient;
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+use crate::redis::wire::{list, number, signed, unsigned, with_keys};
 
 /// How long Redis remembers the numbers of a fleet's batches after the last one, ms: longer than any outage.
 const LEDGER_TTL_MS: i64 = 30 * 24 * 60 * 60 * 1000;

@@ -4,13 +4,12 @@
 //! command, a web server and a TLS port look alike to it, and each needs another setting. It runs once after a failed
 //! attempt, in a worker that never had a connection: an address that was Redis before is not diagnosed.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpStream, UnixStream},
-    time::timeout,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 
 use crate::config::redis_url::{HostPort, RedisLogin};
 

@@ -3,19 +3,21 @@
 //! Password and certificates may be in files that are rotated. They are read at each attempt, so that a rotation needs
 //! no restart.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
+use std::time::Duration;
 
 use fred::types::config::{
     Config, ConnectionConfig, PerformanceConfig, Server, ServerConfig, TcpConfig, UnresponsiveConfig,
 };
-use rand::{TryRngCore, rngs::OsRng};
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 
-use crate::config::{
-    redis_url::{HostPort, RedisAddress, RedisLogin, RedisTopology},
-    settings::{RedisCredentials, RedisUrl},
-    text,
-};
-use crate::redis::{diagnosis::ProbeAddress, error::RedisError, tls};
+use crate::config::redis_url::{HostPort, RedisAddress, RedisLogin, RedisTopology};
+use crate::config::settings::{RedisCredentials, RedisUrl};
+use crate::config::text;
+use crate::redis::diagnosis::ProbeAddress;
+use crate::redis::error::RedisError;
+use crate::redis::tls;
 use crate::sys;
 
 /// Longest wait for a connection to be opened, and then for its handshake.

@@ -10,9 +10,10 @@ use ring::digest;
 
 use crate::config::settings::ScriptingMode;
 use crate::digest::{hex, sha256_hex};
-use crate::redis::{
-    breakers::CallKind, error::RedisError, invocation_mode::InvocationMode, transport::RedisTransport,
-};
+use crate::redis::breakers::CallKind;
+use crate::redis::error::RedisError;
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::transport::RedisTransport;
 
 /// One library: a file of `migrations/`.
 #[derive(Debug, Clone, Copy)]

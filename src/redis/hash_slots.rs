@@ -1,6 +1,7 @@
 //! Hash slots, the map of nodes, and redirections of Redis Cluster. No I/O.
 
-use fred::{types::Value, util::redis_keyslot};
+use fred::types::Value;
+use fred::util::redis_keyslot;
 
 use crate::config::redis_url::HostPort;
 use crate::redis::error::RedisError;

@@ -8,12 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::{
-    client::RedisClient,
-    error::RedisError,
-    functions::ServerFunction,
-    wire::{list, number, signed, with_keys},
-};
+use crate::redis::client::RedisClient;
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+use crate::redis::wire::{list, number, signed, with_keys};
 
 /// The names under which a request's record is found.
 #[derive(Debug, Clone, Copy)]

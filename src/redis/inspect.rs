@@ -2,14 +2,12 @@
 
 use fred::types::Value;
 
-use crate::redis::{
-    breakers::CallKind,
-    client::RedisClient,
-    error::RedisError,
-    one_shot::OneShotConnection,
-    server_info::{ServerMemory, ServerWarnings},
-    transport::{ActiveConnection, RedisTransport},
-};
+use crate::redis::breakers::CallKind;
+use crate::redis::client::RedisClient;
+use crate::redis::error::RedisError;
+use crate::redis::one_shot::OneShotConnection;
+use crate::redis::server_info::{ServerMemory, ServerWarnings};
+use crate::redis::transport::{ActiveConnection, RedisTransport};
 
 impl RedisClient {
     /// Reads how the server is configured.

@@ -4,18 +4,15 @@
 
 use fred::types::Value;
 
-use crate::redis::{
-    begin::{LimitParameters, RateLimitCheck},
-    breakers::CallKind,
-    client::RedisClient,
-    error::RedisError,
-    functions::ServerFunction,
-    keys,
-    limiter_commands::{LimitCharge, LimitStatus, PrefetchedQuota, QUOTA_RETURN_REQUESTED},
-    plain,
-    transport::RedisTransport,
-    wire::{call_args, number},
-};
+use crate::redis::begin::{LimitParameters, RateLimitCheck};
+use crate::redis::breakers::CallKind;
+use crate::redis::client::RedisClient;
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+use crate::redis::limiter_commands::{LimitCharge, LimitStatus, PrefetchedQuota, QUOTA_RETURN_REQUESTED};
+use crate::redis::transport::RedisTransport;
+use crate::redis::wire::{call_args, number};
+use crate::redis::{keys, plain};
 
 /// How long Redis remembers that a deferred charge was applied, ms: far longer than it is sent again.
 const DEFERRED_MARK_TTL_MS: u64 = 600_000;

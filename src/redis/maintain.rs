@@ -2,26 +2,22 @@
 //!
 //! It never ends, and its pauses are random so that the workers of a fleet do not reconnect at the same moment.
 
-use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::{redis_url::HostPort, settings::ScriptingMode};
-use crate::redis::{
-    batching, call_numbers,
-    client::{ClientInner, RedisClient},
-    cluster,
-    connection::{KeyRefresh, LINGER, REJECTED_PAUSE, RedisConnection, STABLE_AFTER},
-    error::RedisError,
-    invocation_mode::InvocationMode,
-    migrations,
-    reconnect_pauses::{ReconnectPauses, pause_between, random_unit},
-    silence_failover::silent_error,
-    transport::ActiveConnection,
-};
+use crate::config::redis_url::HostPort;
+use crate::config::settings::ScriptingMode;
+use crate::redis::client::{ClientInner, RedisClient};
+use crate::redis::connection::{KeyRefresh, LINGER, REJECTED_PAUSE, RedisConnection, STABLE_AFTER};
+use crate::redis::error::RedisError;
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::reconnect_pauses::{ReconnectPauses, pause_between, random_unit};
+use crate::redis::silence_failover::silent_error;
+use crate::redis::transport::ActiveConnection;
+use crate::redis::{batching, call_numbers, cluster, migrations};
 
 /// Pause between searches for a writable server while this one only reads: at most two attempts a second.
 const FIND_WRITABLE_PAUSE: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(800)];

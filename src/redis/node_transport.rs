@@ -1,16 +1,18 @@
 //! Commands over one connection, to a standalone server or to one node of a cluster.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
-use fred::{
-    clients::{Client, WithOptions},
-    interfaces::ClientLike,
-    types::{ClusterHash, CustomCommand, Value, config::Options},
-};
+use fred::clients::{Client, WithOptions};
+use fred::interfaces::ClientLike;
+use fred::types::config::Options;
+use fred::types::{ClusterHash, CustomCommand, Value};
 use futures_util::TryFutureExt;
 use tower_sessions_redis_store::RedisStore;
 
-use crate::redis::{call_tracker::CallTracker, error::RedisError, wire::PipelinedCommand};
+use crate::redis::call_tracker::CallTracker;
+use crate::redis::error::RedisError;
+use crate::redis::wire::PipelinedCommand;
 
 /// Sends commands over one connection; cheap to clone.
 #[derive(Clone)]

@@ -3,14 +3,12 @@
 use std::future::Future;
 
 use crate::config::settings::{RedisConfig, RedisUrl, ScriptingMode};
-use crate::redis::{
-    client::{ClientInner, RedisClient},
-    cluster::OneShotCluster,
-    connection::RedisConnection,
-    error::RedisError,
-    invocation_mode::InvocationMode,
-    transport::RedisTransport,
-};
+use crate::redis::client::{ClientInner, RedisClient};
+use crate::redis::cluster::OneShotCluster;
+use crate::redis::connection::RedisConnection;
+use crate::redis::error::RedisError;
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::transport::RedisTransport;
 
 /// Runs `work` on a runtime of its own and returns its result.
 ///

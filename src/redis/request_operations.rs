@@ -3,19 +3,16 @@
 use fred::types::Value;
 use futures_util::future::BoxFuture;
 
-use crate::redis::{
-    batching::MAX_SHARED_COMMIT_BYTES,
-    begin::{BeginReply, BeginRequest, CounterIncrement},
-    begin_cluster,
-    breakers::CallKind,
-    client::RedisClient,
-    commit::{self, CommitOutcome, CommitSession},
-    error::RedisError,
-    functions::ServerFunction,
-    plain,
-    transport::ActiveConnection,
-    wire::MAX_EXACT_INTEGER,
-};
+use crate::redis::batching::MAX_SHARED_COMMIT_BYTES;
+use crate::redis::begin::{BeginReply, BeginRequest, CounterIncrement};
+use crate::redis::breakers::CallKind;
+use crate::redis::client::RedisClient;
+use crate::redis::commit::{self, CommitOutcome, CommitSession};
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+use crate::redis::transport::ActiveConnection;
+use crate::redis::wire::MAX_EXACT_INTEGER;
+use crate::redis::{begin_cluster, plain};
 
 impl RedisClient {
     /// Does everything a request needs at its start, in one round trip.

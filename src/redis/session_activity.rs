@@ -2,12 +2,10 @@
 
 use fred::types::Value;
 
-use crate::redis::{
-    breakers::CallKind,
-    client::{RedisClient, RepeatPolicy},
-    error::RedisError,
-    keys,
-};
+use crate::redis::breakers::CallKind;
+use crate::redis::client::{RedisClient, RepeatPolicy};
+use crate::redis::error::RedisError;
+use crate::redis::keys;
 
 impl RedisClient {
     /// Records sessions by a hash in the slice of this minute, which is kept for as many slices as are counted.

@@ -4,12 +4,10 @@
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::{
-    begin::{NewSessionLimit, PROVISIONAL_SESSION_TTL, stored_name},
-    error::RedisError,
-    keys,
-    wire::{call_args, number},
-};
+use crate::redis::begin::{NewSessionLimit, PROVISIONAL_SESSION_TTL, stored_name};
+use crate::redis::error::RedisError;
+use crate::redis::keys;
+use crate::redis::wire::{call_args, number};
 
 /// Notification that a session has ended, by its hashed id.
 pub const SESSION_DESTROYED: char = 's';

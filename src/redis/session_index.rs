@@ -3,14 +3,12 @@
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::{
-    breakers::CallKind,
-    client::RedisClient,
-    error::RedisError,
-    functions::ServerFunction,
-    keys,
-    wire::{call_args, number},
-};
+use crate::redis::breakers::CallKind;
+use crate::redis::client::RedisClient;
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+use crate::redis::keys;
+use crate::redis::wire::{call_args, number};
 
 /// Entries that are read in one call.
 const PAGE: usize = 256;

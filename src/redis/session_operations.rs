@@ -2,19 +2,17 @@
 
 use fred::types::Value;
 
-use crate::redis::{
-    breakers::CallKind,
-    client::RedisClient,
-    error::RedisError,
-    functions::ServerFunction,
-    keys, plain,
-    session_commands::{
-        RotateOutcome, RotateSession, SESSION_DESTROYED, USER_SESSIONS_REVOKED, decode_outcome,
-        provisional_ttl_ms,
-    },
-    transport::RedisTransport,
-    wire::{call_args, number},
+use crate::redis::breakers::CallKind;
+use crate::redis::client::RedisClient;
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+use crate::redis::session_commands::{
+    RotateOutcome, RotateSession, SESSION_DESTROYED, USER_SESSIONS_REVOKED, decode_outcome,
+    provisional_ttl_ms,
 };
+use crate::redis::transport::RedisTransport;
+use crate::redis::wire::{call_args, number};
+use crate::redis::{keys, plain};
 
 impl RedisClient {
     /// Gives a session another id, or creates one.

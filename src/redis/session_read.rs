@@ -2,14 +2,12 @@
 
 use fred::types::Value;
 
-use crate::redis::{
-    begin::{SessionLookup, SessionQuery, split_reserved_fields},
-    breakers::CallKind,
-    client::RedisClient,
-    error::{RedisError, ServerRejection},
-    plain,
-    transport::ActiveConnection,
-};
+use crate::redis::begin::{SessionLookup, SessionQuery, split_reserved_fields};
+use crate::redis::breakers::CallKind;
+use crate::redis::client::RedisClient;
+use crate::redis::error::{RedisError, ServerRejection};
+use crate::redis::plain;
+use crate::redis::transport::ActiveConnection;
 
 impl RedisClient {
     /// Reads a session and changes nothing.

@@ -1,19 +1,19 @@
 //! The fleet's cookie signing key, for fleets that configure none: generated once, kept in Redis, the same for all workers.
 
-use std::sync::{
-    PoisonError, RwLock,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{PoisonError, RwLock};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use fred::types::Value;
-use ring::{
-    hmac,
-    rand::{SecureRandom, SystemRandom},
-};
+use ring::hmac;
+use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::digest::hex;
-use crate::redis::{error::RedisError, keys, transport::RedisTransport};
+use crate::redis::error::RedisError;
+use crate::redis::keys;
+use crate::redis::transport::RedisTransport;
 
 /// Length of a key, bytes: that of the digest, as RFC 2104 §3 recommends.
 const KEY_BYTES: usize = 32;

@@ -1,15 +1,15 @@
 //! Handles a silent connection: while requests wait for it, another one is tried.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
-use crate::redis::{
-    call_tracker::{CallTracker, YIELDS_BEFORE_TIMEOUT},
-    connection_state::ConnectionState,
-    error::RedisError,
-    reconnect_pauses::{pause_between, random_unit},
-};
+use crate::redis::call_tracker::{CallTracker, YIELDS_BEFORE_TIMEOUT};
+use crate::redis::connection_state::ConnectionState;
+use crate::redis::error::RedisError;
+use crate::redis::reconnect_pauses::{pause_between, random_unit};
 
 /// Pause between attempts to open another connection.
 const ATTEMPT_PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(100)];

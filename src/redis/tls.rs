@@ -3,19 +3,13 @@
 //! The server's name is always verified, and no setting switches that off: an unverified certificate protects against
 //! nothing, and a private authority takes one line (`redis.tls_ca`).
 
-use std::{
-    path::Path,
-    sync::{Arc, LazyLock},
-};
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
 
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{
-        CertificateDer, PrivateKeyDer,
-        pem::{self, PemObject},
-    },
-};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::config::settings::RedisCredentials;
 use crate::redis::error::RedisError;

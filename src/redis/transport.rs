@@ -1,16 +1,15 @@
 //! Sends a command to the standalone server or to the node of a cluster that has its keys.
 
-use fred::{
-    clients::{Client, WithOptions},
-    types::Value,
-};
+use fred::clients::{Client, WithOptions};
+use fred::types::Value;
 use futures_util::future::join_all;
 use tower_sessions_redis_store::RedisStore;
 
-use crate::redis::{
-    cluster::ClusterRouter, error::RedisError, invocation_mode::InvocationMode,
-    node_transport::NodeTransport, wire::PipelinedCommand,
-};
+use crate::redis::cluster::ClusterRouter;
+use crate::redis::error::RedisError;
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::node_transport::NodeTransport;
+use crate::redis::wire::PipelinedCommand;
 
 /// Sends commands; cheap to clone.
 #[derive(Clone)]

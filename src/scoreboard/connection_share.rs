@@ -93,7 +93,7 @@ mod tests {
     }
 
     fn share(table: &Scoreboard, more: u64) -> Option<u64> {
-        connection_share(&table, &QUERY, more).map(|share| share.target)
+        connection_share(table, &QUERY, more).map(|share| share.target)
     }
 
     #[test]

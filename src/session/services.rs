@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex};
 use crate::config::settings::{CookieSecurity, Secret, SessionConfig, SessionCreation};
 use crate::redis::RedisClient;
 use crate::session::activity::SessionActivity;
-use crate::session::cookie;
 use crate::session::encryption::FieldCipher;
 use crate::session::signing_keys::SigningKeys;
 use crate::session::stale_cache::StaleSessionCache;
-use crate::session::{SessionLifetimes, SessionSettings};
+use crate::session::{SessionLifetimes, SessionSettings, cookie};
 
 /// Everything about sessions that lives as long as its worker.
 #[derive(Debug)]

@@ -249,9 +249,8 @@ impl<'a> Supervisor<'a> {
         let wake_at = wake_at.into_iter().chain(restart).min();
         let reports =
             self.slots.status_pipes.values().filter_map(|report| Some(report.pipe.as_ref()?.as_fd()));
-        let own = std::iter::once(self.lifecycle.signals.as_fd())
-            .chain(reports)
-            .chain(self.preflight_pipes());
+        let own =
+            std::iter::once(self.lifecycle.signals.as_fd()).chain(reports).chain(self.preflight_pipes());
         let own = own.map(|fd| (fd, Interest::Read));
         let fds = own.chain(self.operators.control.poll_fds());
         log_output::wait_for_fds(fds, wake_at, now)

@@ -1,4 +1,4 @@
-//! How wide the terminal is that is written to; ioctl_tty(2).
+//! How wide the terminal is that is written to; `ioctl_tty(2)`.
 
 /// Columns of the terminal behind standard output, if it is one.
 pub fn columns() -> Option<u16> {

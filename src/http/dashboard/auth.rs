@@ -21,7 +21,6 @@ use crate::config::limits::Rate;
 use crate::config::settings::{DashboardConfig, Secret};
 use crate::http::csrf::{self, MacTag};
 use crate::http::dashboard::flash::FlashMessage;
-
 use crate::limiter::gcra::{self, Quota};
 use crate::{config, sys};
 

@@ -5,21 +5,15 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::redis::{
-    batching::{
-        caller_table::BatchItem,
-        queue::{QueuedBegin, RequestedPermits, SealedEntries, lift_common_rejection},
-    },
-    begin::{
-        BeginReply, BeginRequest,
-        batch::{self, BatchLedger, BeginEntry},
-    },
-    breakers::CallKind,
-    client::{RedisClient, RepeatPolicy},
-    error::RedisError,
-    functions::ServerFunction,
-    transport::ActiveConnection,
-};
+use crate::redis::batching::caller_table::BatchItem;
+use crate::redis::batching::queue::{QueuedBegin, RequestedPermits, SealedEntries, lift_common_rejection};
+use crate::redis::begin::batch::{self, BatchLedger, BeginEntry};
+use crate::redis::begin::{BeginReply, BeginRequest};
+use crate::redis::breakers::CallKind;
+use crate::redis::client::{RedisClient, RepeatPolicy};
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+use crate::redis::transport::ActiveConnection;
 
 type Answer = Result<BeginReply, RedisError>;
 type BeginBatch = SealedEntries<QueuedBegin>;

@@ -3,10 +3,8 @@
 //! Guarantees that an entry whose caller leaves before its batch is sealed is in no batch, that every other entry is in
 //! exactly one, in the order of arrival, and that each reply reaches the one caller who waits for it.
 
-use std::{
-    collections::VecDeque,
-    task::{Poll, Waker},
-};
+use std::collections::VecDeque;
+use std::task::{Poll, Waker};
 
 /// Most entries in a call: about 250 µs of the server's time, in which it serves no other client.
 pub(super) const ENTRIES_MAX: usize = 64;

@@ -1,20 +1,15 @@
 //! The begins that wait to be sent to a cluster, by hash slot.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
-use crate::redis::{
-    batching::{
-        hash_slot_queues::{HashSlotQueues, QueuePosition},
-        reply_sizes::ReplySizes,
-    },
-    begin::{BeginReply, BeginRequest, batch::BeginEntry as Begin},
-    error::RedisError,
-};
+use crate::redis::batching::hash_slot_queues::{HashSlotQueues, QueuePosition};
+use crate::redis::batching::reply_sizes::ReplySizes;
+use crate::redis::begin::batch::BeginEntry as Begin;
+use crate::redis::begin::{BeginReply, BeginRequest};
+use crate::redis::error::RedisError;
 
 type Answer = Result<BeginReply, RedisError>;
 

@@ -5,30 +5,24 @@
 //! call whose outcome is unknown is not repeated, and that a slot under migration delays no entry that can be executed
 //! alone.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    task::Poll,
-    time::Instant,
-};
+use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Instant;
 
-use futures_util::{
-    future::join_all,
-    stream::{FuturesUnordered, StreamExt},
-};
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use crate::redis::{
-    batching::{caller_table::BatchItem, hash_slot_queues::CallStart, queue::lift_common_rejection},
-    begin::{
-        BeginReply,
-        batch::{self, BeginEntry as Begin},
-    },
-    breakers::CallKind,
-    client::{RedisClient, RepeatPolicy},
-    error::RedisError,
-    functions::ServerFunction,
-    hash_slots,
-    transport::ActiveConnection,
-};
+use crate::redis::batching::caller_table::BatchItem;
+use crate::redis::batching::hash_slot_queues::CallStart;
+use crate::redis::batching::queue::lift_common_rejection;
+use crate::redis::begin::BeginReply;
+use crate::redis::begin::batch::{self, BeginEntry as Begin};
+use crate::redis::breakers::CallKind;
+use crate::redis::client::{RedisClient, RepeatPolicy};
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+use crate::redis::hash_slots;
+use crate::redis::transport::ActiveConnection;
 
 type Answer = Result<BeginReply, RedisError>;
 type Batch = Vec<BatchItem<Begin>>;

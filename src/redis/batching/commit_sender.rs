@@ -6,22 +6,16 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::redis::{
-    batching::{
-        caller_table::{BatchItem, OUT_MAX},
-        queue::{SealedEntries, lift_common_rejection},
-    },
-    begin::batch::BatchLedger,
-    breakers::CallKind,
-    client::{RedisClient, RepeatPolicy},
-    commit::{
-        CommitOutcome, CommitSession,
-        batch::{self, CommitEntry as Commit},
-    },
-    error::RedisError,
-    functions::ServerFunction,
-    transport::ActiveConnection,
-};
+use crate::redis::batching::caller_table::{BatchItem, OUT_MAX};
+use crate::redis::batching::queue::{SealedEntries, lift_common_rejection};
+use crate::redis::begin::batch::BatchLedger;
+use crate::redis::breakers::CallKind;
+use crate::redis::client::{RedisClient, RepeatPolicy};
+use crate::redis::commit::batch::{self, CommitEntry as Commit};
+use crate::redis::commit::{CommitOutcome, CommitSession};
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+use crate::redis::transport::ActiveConnection;
 
 type Answer = Result<CommitOutcome, RedisError>;
 type CommitBatch = SealedEntries<Commit>;

@@ -3,16 +3,12 @@
 //! Guarantees for each slot's entries what `caller_table.rs` guarantees for one server's. A queue is made by its first
 //! entry and removed with its last one, so there are never more of them than slots with something under way.
 
-use std::{
-    collections::HashMap,
-    task::{Poll, Waker},
-    time::Instant,
-};
+use std::collections::HashMap;
+use std::task::{Poll, Waker};
+use std::time::Instant;
 
-use crate::redis::batching::{
-    call_pacer::CallPacer,
-    caller_table::{BatchItem, CallerTable},
-};
+use crate::redis::batching::call_pacer::CallPacer;
+use crate::redis::batching::caller_table::{BatchItem, CallerTable};
 
 /// Empty queues that are kept for the next slot, so that the usual request costs no allocation here.
 const SPARE_MAX: usize = 64;

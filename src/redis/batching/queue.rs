@@ -1,23 +1,19 @@
 //! The queues of begins and commits that wait to be sent.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
-};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use futures_util::task::AtomicWaker;
 
-use crate::redis::{
-    batching::{
-        caller_table::{BatchItem, CallerTable},
-        reply_sizes::ReplySizes,
-    },
-    begin::{BeginReply, BeginRequest, RateLimitCheck, batch::BeginEntry},
-    commit::{CommitOutcome, batch::CommitEntry},
-    error::RedisError,
-};
+use crate::redis::batching::caller_table::{BatchItem, CallerTable};
+use crate::redis::batching::reply_sizes::ReplySizes;
+use crate::redis::begin::batch::BeginEntry;
+use crate::redis::begin::{BeginReply, BeginRequest, RateLimitCheck};
+use crate::redis::commit::CommitOutcome;
+use crate::redis::commit::batch::CommitEntry;
+use crate::redis::error::RedisError;
 
 /// The entries of one worker that wait to be sent or are under way; each `T` is answered by an `A`.
 pub(in crate::redis) struct BatchQueue<T, A> {

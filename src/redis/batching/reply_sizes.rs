@@ -1,6 +1,7 @@
 //! How large recent replies were: over a slow connection a large reply takes longer than the silence timeout.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use fred::types::Value;
 

@@ -1,23 +1,17 @@
 //! Sends the batches of a queue when they are due.
 
-use std::{task::Poll, time::Instant};
+use std::task::Poll;
+use std::time::Instant;
 
-use futures_util::{
-    future::{Either, select},
-    stream::{FuturesUnordered, StreamExt},
-};
+use futures_util::future::{Either, select};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use crate::redis::{
-    batching::{
-        begin_sender,
-        call_pacer::CallPacer,
-        caller_table::OUT_MAX,
-        cluster_sender, commit_sender,
-        hash_slot_queues::CallStart,
-        queue::{BatchQueue, SealedEntries},
-    },
-    client::{ClientInner, RedisClient},
-};
+use crate::redis::batching::call_pacer::CallPacer;
+use crate::redis::batching::caller_table::OUT_MAX;
+use crate::redis::batching::hash_slot_queues::CallStart;
+use crate::redis::batching::queue::{BatchQueue, SealedEntries};
+use crate::redis::batching::{begin_sender, cluster_sender, commit_sender};
+use crate::redis::client::{ClientInner, RedisClient};
 
 /// Sends what is queued, for as long as the runtime lives. Without it no request of this worker is ever answered, so a worker
 /// whose sender panics aborts and is replaced.

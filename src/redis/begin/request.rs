@@ -2,11 +2,9 @@
 
 use fred::types::Value;
 
-use crate::redis::{
-    begin::session_query::{self, SessionLookup, SessionQuery},
-    error::RedisError,
-    wire::{ReplyReader, to_f64},
-};
+use crate::redis::begin::session_query::{self, SessionLookup, SessionQuery};
+use crate::redis::error::RedisError;
+use crate::redis::wire::{ReplyReader, to_f64};
 
 /// Everything one request needs, decided and done in one step.
 #[derive(Debug, Clone, Copy, Default)]

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::{error::RedisError, wire::ReplyReader};
+use crate::redis::error::RedisError;
+use crate::redis::wire::ReplyReader;
 
 /// For how long a provisional id creates a session, and how long a session lives whose cookie has not come back.
 pub const PROVISIONAL_SESSION_TTL: Duration = Duration::from_secs(10 * 60);

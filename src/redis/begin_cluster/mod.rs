@@ -9,27 +9,23 @@
 
 mod shard_part;
 
-use std::{
-    future::Future,
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use fred::types::Value;
 use futures_util::future::join_all;
 use shard_part::ShardPart;
 use tokio::runtime::Handle;
 
-use crate::redis::{
-    batching::PendingPart,
-    begin::{self, BeginReply, BeginRequest},
-    breakers::CallKind,
-    client::{RedisClient, RepeatPolicy},
-    error::RedisError,
-    functions::ServerFunction,
-    keys,
-    transport::ActiveConnection,
-};
+use crate::redis::batching::PendingPart;
+use crate::redis::begin::{self, BeginReply, BeginRequest};
+use crate::redis::breakers::CallKind;
+use crate::redis::client::{RedisClient, RepeatPolicy};
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+use crate::redis::keys;
+use crate::redis::transport::ActiveConnection;
 
 /// Notification that quota of a rate limit was given back.
 const LIMIT_REPLENISHED: char = 'l';

@@ -1,13 +1,11 @@
 //! Splits a request's begin by hash slot, merges the parts' replies, and computes what a compensation undoes. No I/O.
 
-use crate::redis::{
-    begin::{
-        BeginReply, BeginRequest, CounterIncrement, LimitParameters, ProvisionalSessionQuery, RateLimitCheck,
-        RateLimitDecision, SessionLookup, SessionQuery,
-    },
-    error::RedisError,
-    hash_slots, keys,
+use crate::redis::begin::{
+    BeginReply, BeginRequest, CounterIncrement, LimitParameters, ProvisionalSessionQuery, RateLimitCheck,
+    RateLimitDecision, SessionLookup, SessionQuery,
 };
+use crate::redis::error::RedisError;
+use crate::redis::{hash_slots, keys};
 
 /// What of a request is in one hash slot, and its position in the request. Keys have their names in a cluster.
 #[derive(Debug, Default)]

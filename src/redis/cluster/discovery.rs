@@ -1,14 +1,12 @@
 //! Reads the map of hash slots from a node.
 
 use crate::config::redis_url::HostPort;
-use crate::redis::{
-    client::ClientInner,
-    cluster::state::ClusterState,
-    connection::RedisConnection,
-    error::RedisError,
-    hash_slots::{self, HashSlotRange},
-    transport::RedisTransport,
-};
+use crate::redis::client::ClientInner;
+use crate::redis::cluster::state::ClusterState;
+use crate::redis::connection::RedisConnection;
+use crate::redis::error::RedisError;
+use crate::redis::hash_slots::{self, HashSlotRange};
+use crate::redis::transport::RedisTransport;
 
 /// Reads the map from a connected node, or from one of the configured nodes.
 pub(super) async fn discover(

@@ -1,29 +1,25 @@
 //! Keeps a cluster usable: reads the map of slots, keeps a connection to every node, and publishes the result.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::config::redis_url::HostPort;
-use crate::redis::{
-    client::ClientInner,
-    cluster::{
-        discovery::discover,
-        nodes,
-        router::ClusterRouter,
-        state::{ClusterNode, ClusterState, HashSlotMap, NodeState},
-    },
-    connection::{LINGER, REJECTED_PAUSE},
-    error::RedisError,
-    hash_slots::HashSlotRange,
-    migrations,
-    reconnect_pauses::{ReconnectPauses, random_unit},
-    transport::{ActiveConnection, RedisTransport},
-};
+use crate::redis::client::ClientInner;
+use crate::redis::cluster::discovery::discover;
+use crate::redis::cluster::nodes;
+use crate::redis::cluster::router::ClusterRouter;
+use crate::redis::cluster::state::{ClusterNode, ClusterState, HashSlotMap, NodeState};
+use crate::redis::connection::{LINGER, REJECTED_PAUSE};
+use crate::redis::error::RedisError;
+use crate::redis::hash_slots::HashSlotRange;
+use crate::redis::migrations;
+use crate::redis::reconnect_pauses::{ReconnectPauses, random_unit};
+use crate::redis::transport::{ActiveConnection, RedisTransport};
 
 /// How often the map is read if no node reports a change; the signing key is refreshed as often.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);

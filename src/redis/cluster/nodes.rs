@@ -5,15 +5,13 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::config::redis_url::HostPort;
-use crate::redis::{
-    client::ClientInner,
-    cluster::state::{ClusterNode, ClusterState, NodeState, ReadyNode},
-    connection::{KeyRefresh, REJECTED_PAUSE, RedisConnection, STABLE_AFTER},
-    error::RedisError,
-    functions,
-    invocation_mode::InvocationMode,
-    reconnect_pauses::{ReconnectPauses, random_unit},
-};
+use crate::redis::client::ClientInner;
+use crate::redis::cluster::state::{ClusterNode, ClusterState, NodeState, ReadyNode};
+use crate::redis::connection::{KeyRefresh, REJECTED_PAUSE, RedisConnection, STABLE_AFTER};
+use crate::redis::error::RedisError;
+use crate::redis::functions;
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::reconnect_pauses::{ReconnectPauses, random_unit};
 
 /// Keeps a connection to one node for as long as it belongs to the cluster.
 pub(super) async fn maintain_node(inner: Arc<ClientInner>, state: Arc<ClusterState>, node: Arc<ClusterNode>) {

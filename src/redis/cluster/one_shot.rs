@@ -1,23 +1,17 @@
 //! Connections to every node of a cluster for one piece of work.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::config::redis_url::HostPort;
-use crate::redis::{
-    client::ClientInner,
-    cluster::{
-        discovery::discover,
-        router::ClusterRouter,
-        state::{ClusterNode, ClusterState, HashSlotMap, NodeState, ReadyNode},
-    },
-    connection::RedisConnection,
-    error::RedisError,
-    invocation_mode::InvocationMode,
-    transport::RedisTransport,
-};
+use crate::redis::client::ClientInner;
+use crate::redis::cluster::discovery::discover;
+use crate::redis::cluster::router::ClusterRouter;
+use crate::redis::cluster::state::{ClusterNode, ClusterState, HashSlotMap, NodeState, ReadyNode};
+use crate::redis::connection::RedisConnection;
+use crate::redis::error::RedisError;
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::transport::RedisTransport;
 
 /// Connections to every node, which are not replaced when they are lost.
 pub(in crate::redis) struct OneShotCluster {

@@ -1,19 +1,18 @@
 //! Sends a command to the node that has its keys, and follows redirections.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use fred::types::Value;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::redis_url::HostPort;
-use crate::redis::{
-    cluster::state::{ClusterNode, ClusterState},
-    error::RedisError,
-    hash_slots::{self, ClusterRedirect, CommandRoute},
-    keys,
-    node_transport::NodeTransport,
-};
+use crate::redis::cluster::state::{ClusterNode, ClusterState};
+use crate::redis::error::RedisError;
+use crate::redis::hash_slots::{self, ClusterRedirect, CommandRoute};
+use crate::redis::keys;
+use crate::redis::node_transport::NodeTransport;
 
 /// Most redirections that one call follows, migrating keys included.
 const REDIRECTS_MAX: usize = 16;

@@ -1,21 +1,17 @@
 //! What every call reads: which node has which hash slots, and the state of each node.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::config::redis_url::HostPort;
-use crate::redis::{
-    error::RedisError, hash_slots::HashSlotRange, invocation_mode::InvocationMode,
-    node_transport::NodeTransport,
-};
+use crate::redis::error::RedisError;
+use crate::redis::hash_slots::HashSlotRange;
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::node_transport::NodeTransport;
 
 /// How long a node without slots that a redirection named is kept.
 const REQUEST_RETENTION: Duration = Duration::from_secs(30);

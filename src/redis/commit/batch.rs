@@ -6,12 +6,10 @@
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::{
-    begin::batch::BatchLedger,
-    commit::request::{CommitOutcome, CommitSession, NewSession},
-    error::RedisError,
-    wire::to_f64,
-};
+use crate::redis::begin::batch::BatchLedger;
+use crate::redis::commit::request::{CommitOutcome, CommitSession, NewSession};
+use crate::redis::error::RedisError;
+use crate::redis::wire::to_f64;
 
 /// Flag of a batch.
 const RECORDED: u64 = 1;

@@ -5,7 +5,9 @@
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::{begin::stored_name, error::RedisError, wire::number};
+use crate::redis::begin::stored_name;
+use crate::redis::error::RedisError;
+use crate::redis::wire::number;
 
 /// A session's changes.
 #[derive(Debug, Clone, Copy, Default)]

@@ -7,12 +7,10 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::redis::{
-    error::RedisError,
-    keys,
-    migrations::migration::{Migration, MigrationKind, MigrationState, MigrationStatus},
-    transport::RedisTransport,
-};
+use crate::redis::error::RedisError;
+use crate::redis::keys;
+use crate::redis::migrations::migration::{Migration, MigrationKind, MigrationState, MigrationStatus};
+use crate::redis::transport::RedisTransport;
 
 /// One field of the ledger.
 #[derive(Debug, Clone, Serialize, Deserialize)]

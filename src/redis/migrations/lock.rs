@@ -5,21 +5,19 @@
 //! the lock. Loading a library cannot be part of a script; it follows such a check, and a late one does no harm,
 //! because it never replaces anything and its text is always the same.
 
-use std::{pin::pin, time::Duration};
+use std::pin::pin;
+use std::time::Duration;
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fred::types::Value;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::redis::{
-    error::RedisError,
-    keys,
-    migrations::{
-        ledger::{EntryState, LedgerEntry, WalkPosition},
-        migration::Migration,
-    },
-    transport::RedisTransport,
-};
+use crate::redis::error::RedisError;
+use crate::redis::keys;
+use crate::redis::migrations::ledger::{EntryState, LedgerEntry, WalkPosition};
+use crate::redis::migrations::migration::Migration;
+use crate::redis::transport::RedisTransport;
 
 /// A lock that is not renewed for this long is lost, ms.
 pub(super) const LOCK_MS: &str = "5000";

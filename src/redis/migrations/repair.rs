@@ -7,19 +7,15 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::redis::{
-    client::RedisClient,
-    error::RedisError,
-    functions::{self, checksum},
-    invocation_mode::InvocationMode,
-    migrations::{
-        ledger::{self, EntryState, LedgerFields},
-        lock::{LockScope, MigrationLock},
-        migration::Migration,
-        set::{MigrationContext, MigrationSet},
-    },
-    one_shot::OneShotConnection,
-};
+use crate::redis::client::RedisClient;
+use crate::redis::error::RedisError;
+use crate::redis::functions::{self, checksum};
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::migrations::ledger::{self, EntryState, LedgerFields};
+use crate::redis::migrations::lock::{LockScope, MigrationLock};
+use crate::redis::migrations::migration::Migration;
+use crate::redis::migrations::set::{MigrationContext, MigrationSet};
+use crate::redis::one_shot::OneShotConnection;
 
 /// A problem; its text describes what a repair does about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

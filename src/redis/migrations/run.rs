@@ -1,19 +1,15 @@
 //! What `regatta migrate` does: shows which migrations are applied, and applies those that are not, walks included.
 
-use crate::redis::{
-    client::RedisClient,
-    error::RedisError,
-    invocation_mode::InvocationMode,
-    keys,
-    migrations::{
-        ledger::{self, EntryState},
-        lock::{LockScope, MigrationLock},
-        migration::{Migration, MigrationKind, MigrationState},
-        set::{MigrationContext, MigrationSet, OnLockLost},
-        walk::{self, WalkProgress},
-    },
-    one_shot::OneShotConnection,
-};
+use crate::redis::client::RedisClient;
+use crate::redis::error::RedisError;
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::keys;
+use crate::redis::migrations::ledger::{self, EntryState};
+use crate::redis::migrations::lock::{LockScope, MigrationLock};
+use crate::redis::migrations::migration::{Migration, MigrationKind, MigrationState};
+use crate::redis::migrations::set::{MigrationContext, MigrationSet, OnLockLost};
+use crate::redis::migrations::walk::{self, WalkProgress};
+use crate::redis::one_shot::OneShotConnection;
 
 impl MigrationSet {
     /// Every migration and its status; changes nothing. Needs no started connection.

@@ -1,20 +1,17 @@
 //! The set of migrations, and applying its libraries, which every worker needs before it serves.
 
-use std::{sync::LazyLock, time::Duration};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::redis::{
-    error::RedisError,
-    functions,
-    invocation_mode::InvocationMode,
-    migrations::{
-        ledger::{self, EntryState},
-        lock::{LockScope, MigrationLock},
-        migration::{Migration, MigrationState},
-    },
-    transport::RedisTransport,
-};
+use crate::redis::error::RedisError;
+use crate::redis::functions;
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::migrations::ledger::{self, EntryState};
+use crate::redis::migrations::lock::{LockScope, MigrationLock};
+use crate::redis::migrations::migration::{Migration, MigrationState};
+use crate::redis::transport::RedisTransport;
 
 /// Every migration of this program, in order: libraries, and no walk so far. Version 2 reads what version 1 wrote.
 pub static SHIPPED: LazyLock<MigrationSet> = LazyLock::new(|| {

@@ -1,19 +1,20 @@
 //! What a run would find: how many keys of which kind, and how long it would take. Reads only.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use fred::types::Value;
 use serde::Serialize;
 
-use crate::redis::{
-    client::RedisClient,
-    error::RedisError,
-    invocation_mode::InvocationMode,
-    keys,
-    migrations::{ledger, migration::MigrationKind, set::MigrationSet, walk},
-    one_shot::OneShotConnection,
-    transport::RedisTransport,
-};
+use crate::redis::client::RedisClient;
+use crate::redis::error::RedisError;
+use crate::redis::invocation_mode::InvocationMode;
+use crate::redis::keys;
+use crate::redis::migrations::migration::MigrationKind;
+use crate::redis::migrations::set::MigrationSet;
+use crate::redis::migrations::{ledger, walk};
+use crate::redis::one_shot::OneShotConnection;
+use crate::redis::transport::RedisTransport;
 
 /// Keys of one SCAN: some 0.2 ms of the server's time.
 const SCAN_COUNT: &str = "500";

@@ -10,15 +10,11 @@ use std::time::Duration;
 use fred::types::Value;
 use tokio::time::Instant;
 
-use crate::redis::{
-    error::RedisError,
-    migrations::{
-        ledger::{EntryState, WalkPosition},
-        lock::{MigrationLock, fenced, server_time_ms},
-        migration::Migration,
-    },
-    transport::RedisTransport,
-};
+use crate::redis::error::RedisError;
+use crate::redis::migrations::ledger::{EntryState, WalkPosition};
+use crate::redis::migrations::lock::{MigrationLock, fenced, server_time_ms};
+use crate::redis::migrations::migration::Migration;
+use crate::redis::transport::RedisTransport;
 
 /// Most keys of one step.
 const KEYS_PER_STEP: usize = 100;

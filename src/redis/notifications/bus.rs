@@ -1,22 +1,15 @@
 //! A worker's notification handlers and subscriptions, and since when no notification was missed. No I/O.
 
-use std::{
-    fmt,
-    sync::{
-        Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-};
+use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
-use crate::redis::{
-    notifications::subscriptions::{ChannelSubscriptions, NotificationHandler},
-    server_info::ServerWarning,
-};
+use crate::redis::notifications::subscriptions::{ChannelSubscriptions, NotificationHandler};
+use crate::redis::server_info::ServerWarning;
 
 /// Kinds of notifications that only workers of earlier releases send on the common channel: broadcasts, queued tasks,
 /// changed tasks. Later releases have separate channels for each, and ignore these while no earlier release is running.

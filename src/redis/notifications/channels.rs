@@ -3,13 +3,11 @@
 use fred::types::Value;
 use tokio::time::Instant;
 
-use crate::redis::{
-    breakers::CallKind,
-    client::RedisClient,
-    keys,
-    notifications::earlier_releases::{EARLIER_LIBRARY, EarlierReleaseSighting},
-    transport::ActiveConnection,
-};
+use crate::redis::breakers::CallKind;
+use crate::redis::client::RedisClient;
+use crate::redis::keys;
+use crate::redis::notifications::earlier_releases::{EARLIER_LIBRARY, EarlierReleaseSighting};
+use crate::redis::transport::ActiveConnection;
 
 /// A channel beside the common one.
 #[derive(Debug, Clone, Copy)]

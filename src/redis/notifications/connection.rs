@@ -5,35 +5,27 @@
 //! is lost if there is no such command. The server replies in order, so each SUBSCRIBE is followed by a query of the
 //! number of this connection's subscriptions.
 
-use std::{
-    borrow::Cow,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-use fred::{
-    clients::Client,
-    interfaces::{ClientLike, EventInterface, PubsubInterface},
-    types::{
-        ClusterHash, CustomCommand, Message, RespVersion,
-        config::{Config, PerformanceConfig},
-    },
-};
-use futures_util::{FutureExt, future::BoxFuture};
-use tokio::{
-    sync::broadcast::error::RecvError,
-    time::{Instant, MissedTickBehavior, interval_at, timeout},
-};
+use fred::clients::Client;
+use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
+use fred::types::config::{Config, PerformanceConfig};
+use fred::types::{ClusterHash, CustomCommand, Message, RespVersion};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use crate::redis::{
-    client::{ClientInner, RedisClient},
-    endpoint,
-    error::{RedisError, ServerRejection},
-    keys,
-    notifications::{bus::NO_WORKER, subscriptions::MessageTarget},
-    reconnect_pauses::{ReconnectPauses, random_unit},
-    server_info::ServerWarning,
-};
+use crate::redis::client::{ClientInner, RedisClient};
+use crate::redis::error::{RedisError, ServerRejection};
+use crate::redis::notifications::bus::NO_WORKER;
+use crate::redis::notifications::subscriptions::MessageTarget;
+use crate::redis::reconnect_pauses::{ReconnectPauses, random_unit};
+use crate::redis::server_info::ServerWarning;
+use crate::redis::{endpoint, keys};
 use crate::sys::clock;
 
 /// How often the connection is checked, and how long a check may take; completeness is assumed for no longer than both.

@@ -4,10 +4,8 @@
 //! not. While it was reported recently, later workers also publish on the common channel, and listen there for longer
 //! still: a worker that stopped listening before all others have stopped publishing would miss notifications.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use fred::types::Value;
 use tokio::time::Instant;

@@ -1,18 +1,18 @@
 //! What other rooms do with notifications: subscribe, and ask since when none was missed.
 
-use std::{
-    fmt,
-    sync::{PoisonError, atomic::Ordering::Relaxed},
-};
+use std::fmt;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
 
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::redis::{
-    client::RedisClient,
-    keys,
-    notifications::{channels::NotificationChannel, connection, subscriptions::NotificationHandler},
-    server_info::{ServerWarning, ServerWarnings},
-};
+use crate::redis::client::RedisClient;
+use crate::redis::keys;
+use crate::redis::notifications::channels::NotificationChannel;
+use crate::redis::notifications::connection;
+use crate::redis::notifications::subscriptions::NotificationHandler;
+use crate::redis::server_info::{ServerWarning, ServerWarnings};
 
 /// Keeps a channel subscribed until it is dropped, and a little longer.
 pub struct ChannelSubscriptionGuard {

@@ -3,7 +3,9 @@
 //! A channel without subscribers stays subscribed for a moment, because the next subscriber often follows at once. The
 //! number of such channels is bounded.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 

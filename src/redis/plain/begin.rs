@@ -2,13 +2,11 @@
 
 use fred::types::Value;
 
-use crate::redis::{
-    begin::{BeginReply, BeginRequest, CounterIncrement, SessionLookup, SessionQuery},
-    error::RedisError,
-    plain::{limits, provisional, sessions},
-    transport::RedisTransport,
-    wire::{PipelinedCommand, command, integer, text, time_ms},
-};
+use crate::redis::begin::{BeginReply, BeginRequest, CounterIncrement, SessionLookup, SessionQuery};
+use crate::redis::error::RedisError;
+use crate::redis::plain::{limits, provisional, sessions};
+use crate::redis::transport::RedisTransport;
+use crate::redis::wire::{PipelinedCommand, command, integer, text, time_ms};
 
 /// Decides the limits; if all allow, reads the session, counts its view and adds to the counters.
 ///

@@ -5,14 +5,12 @@
 
 use fred::types::Value;
 
-use crate::redis::{
-    begin::{LimitParameters, RateLimitCheck, RateLimitDecision},
-    error::RedisError,
-    keys,
-    limiter_commands::{LimitCharge, LimitStatus},
-    transport::RedisTransport,
-    wire::{PipelinedCommand, command, integer, number, text},
-};
+use crate::redis::begin::{LimitParameters, RateLimitCheck, RateLimitDecision};
+use crate::redis::error::RedisError;
+use crate::redis::keys;
+use crate::redis::limiter_commands::{LimitCharge, LimitStatus};
+use crate::redis::transport::RedisTransport;
+use crate::redis::wire::{PipelinedCommand, command, integer, number, text};
 
 /// A limit as a fixed window.
 struct FixedWindow {

@@ -6,22 +6,17 @@ use std::collections::HashMap;
 
 use fred::types::Value;
 
-use crate::redis::{
-    begin::{
-        LimitParameters, NewSessionLimit, ProvisionalSessionQuery, RateLimitCheck, SessionLookup,
-        SessionQuery,
-    },
-    commit::CommitOutcome,
-    error::RedisError,
-    keys,
-    plain::{
-        limits::check_limits,
-        sessions::{PlainRecord, create_session, lookup_and_count, record_id},
-    },
-    session_commands::provisional_ttl_ms,
-    transport::RedisTransport,
-    wire::{command, number, text, time_ms},
+use crate::redis::begin::{
+    LimitParameters, NewSessionLimit, ProvisionalSessionQuery, RateLimitCheck, SessionLookup, SessionQuery,
 };
+use crate::redis::commit::CommitOutcome;
+use crate::redis::error::RedisError;
+use crate::redis::keys;
+use crate::redis::plain::limits::check_limits;
+use crate::redis::plain::sessions::{PlainRecord, create_session, lookup_and_count, record_id};
+use crate::redis::session_commands::provisional_ttl_ms;
+use crate::redis::transport::RedisTransport;
+use crate::redis::wire::{command, number, text, time_ms};
 
 /// The session of a provisional id; it is created if it is missing and did not end before.
 ///

@@ -2,18 +2,14 @@
 
 use std::collections::HashMap;
 
-use crate::redis::{
-    commit::CommitOutcome,
-    error::RedisError,
-    keys,
-    plain::{
-        provisional::{destroy_session, new_session_retry_after_ms},
-        sessions::{PlainLookup, PlainRecord, create_session, load, record_id},
-    },
-    session_commands::{RotateFrom, RotateOutcome, RotateSession, provisional_ttl_ms},
-    transport::RedisTransport,
-    wire::time_ms,
-};
+use crate::redis::commit::CommitOutcome;
+use crate::redis::error::RedisError;
+use crate::redis::keys;
+use crate::redis::plain::provisional::{destroy_session, new_session_retry_after_ms};
+use crate::redis::plain::sessions::{PlainLookup, PlainRecord, create_session, load, record_id};
+use crate::redis::session_commands::{RotateFrom, RotateOutcome, RotateSession, provisional_ttl_ms};
+use crate::redis::transport::RedisTransport;
+use crate::redis::wire::time_ms;
 
 /// Gives a session another id, or creates one. The old one ends after the new one exists, and leaves a mark that keeps
 /// a provisional id from creating it again.

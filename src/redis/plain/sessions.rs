@@ -11,19 +11,15 @@ use bytes::Bytes;
 use fred::types::Value;
 use ring::digest;
 use time::OffsetDateTime;
-use tower_sessions::{
-    session::{Id, Record},
-    session_store::{self, SessionStore},
-};
+use tower_sessions::session::{Id, Record};
+use tower_sessions::session_store::{self, SessionStore};
 
-use crate::redis::{
-    begin::{SessionAccess, SessionLookup, SessionQuery},
-    commit::{self, CommitOutcome},
-    error::{RedisError, ServerRejection},
-    keys,
-    transport::RedisTransport,
-    wire::{PipelinedCommand, command, integer, number, text, time_ms},
-};
+use crate::redis::begin::{SessionAccess, SessionLookup, SessionQuery};
+use crate::redis::commit::{self, CommitOutcome};
+use crate::redis::error::{RedisError, ServerRejection};
+use crate::redis::keys;
+use crate::redis::transport::RedisTransport;
+use crate::redis::wire::{PipelinedCommand, command, integer, number, text, time_ms};
 
 /// When the session was created, ms. Fields of applications never begin with one underscore, see [`stored_field_name`].
 const CREATED: &str = "_c";

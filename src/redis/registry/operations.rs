@@ -4,20 +4,16 @@ use std::time::Duration;
 
 use fred::types::Value;
 
-use crate::redis::{
-    breakers::CallKind,
-    client::RedisClient,
-    error::RedisError,
-    functions::{self, ServerFunction},
-    keys,
-    one_shot::OneShotConnection,
-    registry::{
-        plain,
-        record::{self, InstanceList, InstanceRecord},
-    },
-    transport::{ActiveConnection, RedisTransport},
-    wire::time_ms,
-};
+use crate::redis::breakers::CallKind;
+use crate::redis::client::RedisClient;
+use crate::redis::error::RedisError;
+use crate::redis::functions::{self, ServerFunction};
+use crate::redis::keys;
+use crate::redis::one_shot::OneShotConnection;
+use crate::redis::registry::plain;
+use crate::redis::registry::record::{self, InstanceList, InstanceRecord};
+use crate::redis::transport::{ActiveConnection, RedisTransport};
+use crate::redis::wire::time_ms;
 
 impl RedisClient {
     /// Reports that an instance is alive, and will be for `lifetime` without another report; returns the number of live

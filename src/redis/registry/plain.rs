@@ -5,13 +5,11 @@
 
 use fred::types::Value;
 
-use crate::redis::{
-    error::RedisError,
-    keys,
-    registry::record::{SINCE_FIELD, split_record},
-    transport::RedisTransport,
-    wire::{PipelinedCommand, command, integer, number, text, time_ms},
-};
+use crate::redis::error::RedisError;
+use crate::redis::keys;
+use crate::redis::registry::record::{SINCE_FIELD, split_record};
+use crate::redis::transport::RedisTransport;
+use crate::redis::wire::{PipelinedCommand, command, integer, number, text, time_ms};
 
 /// How long the keys outlive the last report, ms: longer than any instance's lifetime, because the longest is not
 /// computed.

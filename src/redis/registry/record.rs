@@ -4,10 +4,8 @@
 use fred::types::Value;
 use serde::{Deserialize, Serialize};
 
-use crate::redis::{
-    error::RedisError,
-    instance_figures::{InstanceFigures, SlotFigures},
-};
+use crate::redis::error::RedisError;
+use crate::redis::instance_figures::{InstanceFigures, SlotFigures};
 
 /// Version of [`InstanceRecord`]'s fields: fields are added under the same version.
 pub const DOCUMENT_VERSION: u32 = 1;

@@ -4,14 +4,12 @@ use std::time::{Duration, Instant};
 
 use fred::types::Value;
 
-use crate::redis::{
-    client::RedisClient,
-    error::RedisError,
-    functions::ServerFunction,
-    keys,
-    task::attempt::{ExecutionResult, TaskDelivery, TaskExecution, TaskPolicy},
-    wire::{list, millis, number, signed, with_keys},
-};
+use crate::redis::client::RedisClient;
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+use crate::redis::keys;
+use crate::redis::task::attempt::{ExecutionResult, TaskDelivery, TaskExecution, TaskPolicy};
+use crate::redis::wire::{list, millis, number, signed, with_keys};
 
 /// A call that took longer than this to be sent was held during an outage of Redis, not by a busy moment.
 const HELD_AFTER: Duration = Duration::from_millis(300);

@@ -4,20 +4,18 @@ use std::time::Duration;
 
 use fred::types::Value;
 
-use crate::redis::{
-    breakers::CallKind,
-    client::RedisClient,
-    error::RedisError,
-    functions::ServerFunction,
-    keys,
-    task::{
-        attempt::{Cancelled, EnqueueOutcome, StartOutcome, TaskDelivery, TaskExecution, TaskPolicy},
-        stats::TaskQueueStats,
-        task_status::{self, TaskId, TaskStatus},
-    },
-    transport::ActiveConnection,
-    wire::{list, millis, number, signed, with_keys},
+use crate::redis::breakers::CallKind;
+use crate::redis::client::RedisClient;
+use crate::redis::error::RedisError;
+use crate::redis::functions::ServerFunction;
+use crate::redis::keys;
+use crate::redis::task::attempt::{
+    Cancelled, EnqueueOutcome, StartOutcome, TaskDelivery, TaskExecution, TaskPolicy,
 };
+use crate::redis::task::stats::TaskQueueStats;
+use crate::redis::task::task_status::{self, TaskId, TaskStatus};
+use crate::redis::transport::ActiveConnection;
+use crate::redis::wire::{list, millis, number, signed, with_keys};
 
 impl RedisClient {
     /// Enqueues a task. Repeating it changes nothing.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use fred::types::Value;
 use serde::Serialize;
 
-use crate::redis::{error::RedisError, task::task_status::TaskId};
+use crate::redis::error::RedisError;
+use crate::redis::task::task_status::TaskId;
 
 /// The state of the tasks of all instances.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -1,6 +1,7 @@
 //! A task's status in Redis: a hash of one-letter fields, listed at the head of `migrations/0019_regatta_task_v3.lua`.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
+use std::str::FromStr;
 
 use fred::types::Value;
 use ring::rand::{SecureRandom, SystemRandom};

@@ -148,11 +148,11 @@ impl Supervisor<'_> {
     }
 
     /// A new worker failed: back to the old generation.
-    pub(in crate::supervisor) fn roll_back(&mut self, reason: String) {
+    pub(in crate::supervisor) fn roll_back(&mut self, reason: &str) {
         if self.lifecycle.desired_state != DesiredState::Running {
             return;
         }
-        let Some((rollout, settings)) = self.deployment.roll_back(reason.clone()) else { return };
+        let Some((rollout, settings)) = self.deployment.roll_back(reason.to_owned()) else { return };
         self.settings = settings;
         let (kind, generation) = (rollout.kind.name(), rollout.to);
         tracing::warn!(generation, %reason, "{kind} failed, rolling back: {reason}");

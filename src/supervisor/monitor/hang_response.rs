@@ -89,7 +89,7 @@ impl Supervisor<'_> {
         self.scoreboard.cell(slot, worker.cell).set_state(CellState::Hung);
         self.slots.publish_state(self.scoreboard, slot);
         if condemned {
-            self.roll_back(format!("the new worker in slot {slot} hangs: {stall}"));
+            self.roll_back(&format!("the new worker in slot {slot} hangs: {stall}"));
         }
     }
 

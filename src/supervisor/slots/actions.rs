@@ -8,10 +8,9 @@ use crate::scoreboard::cell::{CellState, DrainOrder};
 use crate::supervisor::effects::{WorkerEvent, event_now};
 use crate::supervisor::slots::backoff::WorkerDeath;
 use crate::supervisor::slots::plan::{DesiredState, KillReason, SlotAction};
-use crate::supervisor::slots::send_signal;
 use crate::supervisor::slots::slot::{SlotListening, WorkerHandle, WorkerPhase};
-use crate::supervisor::slots::spawn;
 use crate::supervisor::slots::status_pipe::StatusPipe;
+use crate::supervisor::slots::{send_signal, spawn};
 use crate::supervisor::{Supervisor, SupervisorExit};
 use crate::sys::process::Pid;
 use crate::sys::signal::Signal;
@@ -143,7 +142,7 @@ impl Supervisor<'_> {
                 tracing::error!(slot = index, %error, "cannot fork a worker");
                 // A rollout that cannot start a worker would wait for ever; what serves goes on serving.
                 if self.deployment.rolling_out_to() == Some(generation) {
-                    self.roll_back(format!("no new worker can be started in slot {index}: {error}"));
+                    self.roll_back(&format!("no new worker can be started in slot {index}: {error}"));
                 }
             }
         }

@@ -166,7 +166,7 @@ impl Supervisor<'_> {
             self.report_rollback_failure(index, &cause);
         }
         if condemned {
-            self.roll_back(format!("the new worker in slot {index} failed: {cause}"));
+            self.roll_back(&format!("the new worker in slot {index} failed: {cause}"));
         }
     }
 

@@ -6,14 +6,10 @@ use bytes::Bytes;
 use fred::types::Value;
 use smallvec::SmallVec;
 
-use crate::redis::{
-    begin::{
-        request::{self, BeginReply, BeginRequest, ExpectedReply, LimitParameters},
-        session_query::SessionAccess,
-    },
-    error::RedisError,
-    wire::to_f64,
-};
+use crate::redis::begin::request::{self, BeginReply, BeginRequest, ExpectedReply, LimitParameters};
+use crate::redis::begin::session_query::SessionAccess;
+use crate::redis::error::RedisError;
+use crate::redis::wire::to_f64;
 
 /// One request as it waits to be sent.
 #[derive(Debug)]

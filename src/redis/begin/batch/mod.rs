@@ -8,12 +8,13 @@ mod layout;
 mod reply;
 
 use bytes::Bytes;
+pub use entry::{BeginEntry, EncodedCall};
 use fred::types::Value;
 use layout::BatchPlan;
 
-use crate::redis::{begin::request::BeginReply, error::RedisError, wire::to_f64};
-
-pub use entry::{BeginEntry, EncodedCall};
+use crate::redis::begin::request::BeginReply;
+use crate::redis::error::RedisError;
+use crate::redis::wire::to_f64;
 
 /// Flags of a batch.
 const RECORDED: u64 = 1;

@@ -3,18 +3,12 @@
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::{
-    begin::{
-        batch::{
-            entry::{BeginEntry, CompactEntry},
-            layout::BatchPlan,
-        },
-        request::{BeginReply, RateLimitDecision},
-        session_query::{SessionLookup, found_session, lookup_without_session},
-    },
-    error::RedisError,
-    wire::{MAX_EXACT_INTEGER, ReplyReader},
-};
+use crate::redis::begin::batch::entry::{BeginEntry, CompactEntry};
+use crate::redis::begin::batch::layout::BatchPlan;
+use crate::redis::begin::request::{BeginReply, RateLimitDecision};
+use crate::redis::begin::session_query::{SessionLookup, found_session, lookup_without_session};
+use crate::redis::error::RedisError;
+use crate::redis::wire::{MAX_EXACT_INTEGER, ReplyReader};
 
 /// How the batch was executed: now, before, or each entry on its own.
 const EXECUTED_AT_ONCE: u64 = 0;

@@ -119,7 +119,9 @@ fn each_event_leads_to_one_state() {
                 all.start_upgrade_rollout("old".into(), upgrade_context(), NOW);
             }
         }),
-        ("worker failed", |all| drop(all.roll_back("it died".into()))),
+        ("worker failed", |all| {
+            all.roll_back("it died".into());
+        }),
         ("all have the new generation", |all| drop(all.complete(0))),
         ("all have the old generation", |all| drop(all.finish_rollback(0))),
         ("the old program cannot be executed", Deployments::resume_rollout),
