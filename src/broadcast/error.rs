@@ -7,7 +7,7 @@ use crate::redis;
 #[non_exhaustive]
 pub enum BroadcastError {
     /// The message is too long: a mistake of the caller.
-    #[error("a message has at most {limit} bytes (broadcast.message_limit), and this one has {len}")]
+    #[error("a message has at most {limit} bytes (broadcast.max_message_size), and this one has {len}")]
     TooLarge {
         /// Its length, bytes.
         len: usize,
@@ -15,14 +15,14 @@ pub enum BroadcastError {
         limit: usize,
     },
     /// This worker has the most subscribers it may have; another worker may have room.
-    #[error("this worker has {limit} subscribers already (broadcast.subscribers)")]
+    #[error("this worker has {limit} subscribers already (broadcast.max_subscribers)")]
     TooManySubscribers {
         /// The most it may have.
         limit: usize,
     },
     /// This worker has the most topics it may have; another worker may have room.
     #[error(
-        "{limit} topics are subscribed to on this worker already (broadcast.topics; fewer where broadcast.message_limit is large)"
+        "{limit} topics are subscribed to on this worker already (broadcast.max_topics; fewer where broadcast.max_message_size is large)"
     )]
     TooManyTopics {
         /// The most it may have.

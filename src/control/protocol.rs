@@ -412,8 +412,8 @@ mod tests {
         };
         let result = ControlReply::Result(CommandResult::ok("8 workers serve").with_detail("workers", 8));
         let details = json!({"workers": 8});
-        let verdict = json!({"ok": true, "code": 0, "sentence": "8 workers serve", "details": details});
-        assert_eq!(read(&result), json!({"version": 1, "verdict": verdict}));
+        let expected = json!({"ok": true, "code": 0, "sentence": "8 workers serve", "details": details});
+        assert_eq!(read(&result), json!({"version": 1, "verdict": expected}));
         let progress = CommandProgress { completed: 1, total: 2, message: "slot 0 serves".into() };
         let before = json!({"done": 1, "total": 2, "text": "slot 0 serves"});
         assert_eq!(read(&ControlReply::Progress(progress)), json!({"version": 1, "progress": before}));

@@ -276,7 +276,7 @@ fn the_demonstration_says_that_any_name_is_let_in_and_tells_no_addresses() {
         assert!(!shown.contains("192.0.2.1") && shown.contains(*own), "{shown}");
     }
     let said = page(&mut CookieClient::default(), &fleet, "/login").text();
-    assert!(said.contains("any name is let in, without a password"), "{said}");
+    assert!(said.contains("any name is accepted, without a password"), "{said}");
 }
 
 #[test]

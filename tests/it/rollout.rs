@@ -201,11 +201,15 @@ fn who_waits_when_the_fleet_stops_is_told() {
 fn events_are_numbered_without_a_gap_and_say_why() {
     let scene = Scene::start(2);
     scene.expect(&["restart", "0"], 0, "slot 0");
-    scene.settled(2);
-    let (code, text) = scene.command(&["events", "--json"]);
-    assert_eq!(code, 0, "{text}");
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let events: Vec<Value> = lines.filter_map(|line| line.get("event").cloned()).collect();
+    let read = || -> Vec<Value> {
+        let (code, text) = scene.command(&["events", "--json"]);
+        assert_eq!(code, 0, "{text}");
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter_map(|line| line.get("event").cloned()).collect()
+    };
+    let has_left = |events: &[Value]| events.iter().any(|event| event["kind"] == "worker_exited");
+    wait::until("the old worker's exit is an event", wait::LONG, || has_left(&read()));
+    let events = read();
     let numbers: Vec<u64> = events.iter().map(|event| event["sequence"].as_u64().unwrap()).collect();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
     let left = events.iter().find(|event| event["kind"] == "worker_exited").expect("the old worker left");

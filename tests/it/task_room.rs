@@ -45,7 +45,7 @@ fn worker_of(redis: &RedisClient, set: &[(&str, &str)], name: &str) -> TaskQueue
 async fn what_cannot_be_taken_is_refused_and_nothing_is_made() {
     let server = TestRedis::start();
     let redis = connect(&server, "p", ScriptingMode::Auto).await;
-    let tasks = worker(&redis, &[("queue", "2")]);
+    let tasks = worker(&redis, &[("max_queued", "2")]);
     assert_eq!(tasks.enqueue("halve", &1).await, Err(TaskError::UnknownKind("halve".to_owned())));
     let large = tasks.enqueue("double", &"x".repeat(INPUT_MAX)).await.unwrap_err();
     assert_eq!(large.to_string(), "the task's input cannot be taken: it has 16386 bytes; allowed: 16384");

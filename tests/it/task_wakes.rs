@@ -55,7 +55,7 @@ async fn a_task_costs_four_calls_whatever_the_number_of_workers() {
         let server = TestRedis::start();
         let mut all = Vec::new();
         for number in 0..workers {
-            let (redis, tasks) = worker(&server, &format!("w{number}"), &[("running", "1")]).await;
+            let (redis, tasks) = worker(&server, &format!("w{number}"), &[("concurrency", "1")]).await;
             tasks.start();
             eventually("it listens", async || redis.notifications_complete_since().is_some()).await;
             all.push(tasks);
@@ -85,7 +85,7 @@ async fn many_tasks_at_once_wake_as_many_workers_as_there_are() {
     let server = TestRedis::start();
     let mut all = Vec::new();
     for number in 0..8 {
-        let (redis, tasks) = worker(&server, &format!("w{number}"), &[("running", "1")]).await;
+        let (redis, tasks) = worker(&server, &format!("w{number}"), &[("concurrency", "1")]).await;
         tasks.start();
         eventually("it listens", async || redis.notifications_complete_since().is_some()).await;
         all.push(tasks);

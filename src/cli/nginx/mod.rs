@@ -1,6 +1,7 @@
 //! `nginx`: the upstream of all hosts that live, printed, compared, or kept in a file for as long as this runs.
 
 mod atomic_file;
+mod instances;
 mod reconciler;
 mod upstream;
 mod watch;
@@ -8,7 +9,6 @@ mod watch;
 use std::io;
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
 
 pub(super) use upstream::is_name;
 
@@ -17,12 +17,6 @@ use crate::bootstrap::exit_code::{CommandFailure, print_line};
 use crate::cli::args::UpstreamOptions;
 use crate::cli::status::fleet;
 use crate::config::settings::Config;
-
-/// What `CLIENT LIST` shows.
-const NAME: &str = "regatta-nginx";
-
-/// Longest wait for Redis at one look.
-const REDIS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Prints the upstream, or does with it what is wanted.
 pub(super) fn nginx(config: &Config, options: &UpstreamOptions) -> Result<u8, CommandFailure> {
@@ -57,8 +51,7 @@ pub(super) fn nginx(config: &Config, options: &UpstreamOptions) -> Result<u8, Co
 
 /// The block as of now.
 fn upstream_text(config: &Config, upstream: &str) -> Result<String, CommandFailure> {
-    let found = fleet::fetch_instances(config, NAME, REDIS_TIMEOUT)
-        .map_err(|error| fleet::to_failure(config, &error))?;
+    let found = instances::fetch(config).map_err(|error| fleet::to_failure(config, &error))?;
     let servers = upstream::upstream_servers(&found.instances);
     if servers.is_empty() {
         let message = format!(

@@ -8,8 +8,7 @@ use crate::bootstrap::exit_code;
 use crate::bootstrap::exit_code::CommandFailure;
 use crate::cli::args::UpstreamOptions;
 use crate::cli::nginx::reconciler::{KeepReason, UpstreamReconciler};
-use crate::cli::nginx::{NAME, REDIS_TIMEOUT, atomic_file, upstream};
-use crate::cli::status::fleet;
+use crate::cli::nginx::{atomic_file, instances, upstream};
 use crate::config::settings::Config;
 use crate::sys::fd;
 use crate::sys::signal::{Signal, SignalReader};
@@ -74,8 +73,7 @@ impl UpstreamWatch<'_> {
     fn update_file(&mut self) -> Result<(), String> {
         let path = self.output.display();
         let stays = |why: &dyn std::fmt::Display| format!("{path} stays as it is: {why}");
-        let found =
-            fleet::fetch_instances(self.config, NAME, REDIS_TIMEOUT).map_err(|error| stays(&error))?;
+        let found = instances::fetch(self.config).map_err(|error| stays(&error))?;
         let present = atomic_file::read(self.output).map_err(|error| stays(&error))?;
         let servers = self.reconciler.reconcile(
             upstream::upstream_servers(&found.instances),

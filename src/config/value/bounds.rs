@@ -94,7 +94,7 @@ pub(in crate::config) fn task_concurrency(text: &str) -> Result<usize, InvalidVa
     if text == "0" { Ok(0) } else { capacity(text, 64) }
 }
 
-/// Not so short that a busy machine loses its tasks, nor so long that nobody would wait for it.
+/// Not so short that a busy machine loses its tasks, nor so long that waiting for it costs more than doing it again.
 pub(in crate::config) fn task_lease(text: &str) -> Result<Duration, InvalidValue> {
     let lease = duration(text)?;
     let allowed = Duration::from_secs(1)..=Duration::from_secs(60);

@@ -29,8 +29,8 @@ pub(in crate::redis) async fn begin(
     };
     let session = match request.session {
         None => SessionLookup::NotRequested,
-        Some(query @ SessionQuery { provisional: Some(ticket), .. }) => {
-            provisional::lookup_or_create(transport, query, ticket).await?
+        Some(query @ SessionQuery { provisional: Some(new), .. }) => {
+            provisional::lookup_or_create(transport, query, new).await?
         }
         Some(query) => sessions::lookup_and_count(transport, query).await?,
     };

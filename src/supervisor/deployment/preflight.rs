@@ -119,8 +119,8 @@ impl Preflight {
         let arguments = ["check".into(), "--handoff".into(), state.as_raw_fd().to_string().into()];
         let mut environment = config::process_environment();
         // For a program that reads no command line.
-        let asked = format!("{PREFLIGHT}{}", state.as_raw_fd());
-        environment.push(config::handoff_variable(asked));
+        let request = format!("{PREFLIGHT}{}", state.as_raw_fd());
+        environment.push(config::handoff_variable(request));
         let folder = Some(folder).filter(|folder| folder.is_dir());
         let ProbeProcess { pid, stdout: answer, stderr: complaint } =
             exec::spawn_probe(&program, &arguments, &environment, folder, state)

@@ -87,7 +87,8 @@ pub struct Rollout {
 pub struct SavedRollout {
     #[serde(flatten)]
     rollout: Rollout,
-    course: SavedDirection,
+    #[serde(rename = "course")]
+    direction: SavedDirection,
 }
 
 /// Its direction, in the words of the handoff.
@@ -101,13 +102,13 @@ enum SavedDirection {
 impl SavedRollout {
     /// `reason`: why it goes back, if it does.
     pub fn new(rollout: Rollout, reason: Option<String>) -> Self {
-        let course = reason.map_or(SavedDirection::Forward, |reason| SavedDirection::Back { reason });
-        Self { rollout, course }
+        let direction = reason.map_or(SavedDirection::Forward, |reason| SavedDirection::Back { reason });
+        Self { rollout, direction }
     }
 
     /// The rollout, and why it goes back, if it does.
     pub fn into_parts(self) -> (Rollout, Option<String>) {
-        match self.course {
+        match self.direction {
             SavedDirection::Forward => (self.rollout, None),
             SavedDirection::Back { reason } => (self.rollout, Some(reason)),
         }

@@ -354,7 +354,7 @@ mod tests {
 
     fn enqueue(gate: &Arc<AdmissionGate>) -> Arc<AdmissionWaiter> {
         match gate.enqueue() {
-            ArrivalOutcome::Queued(ticket) => ticket,
+            ArrivalOutcome::Queued(waiter) => waiter,
             ArrivalOutcome::Refused => panic!("refused while all is calm"),
         }
     }
