@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Sessions, counters and rate limits live in Redis, so that any worker on any machine can answer any request, and one
-//! round trip a request does it all. [`Fleet`] is where a program begins; [`Visit`], [`Account`], [`Fields`],
-//! [`Counters`], [`Limit`], [`Worker`], [`ClientAddr`] and [`Session`] are what its handlers ask for.
+//! round trip a request does it all. [`Fleet`] is where a program begins; [`PageView`], [`AuthSession`], [`SessionFields`],
+//! [`Counters`], [`RateLimit`], [`Worker`], [`ClientIp`] and [`Session`] are what its handlers ask for.
 //!
 //! Inside are rooms on floors, and a room names only rooms of lower floors (`tests/it/layers.rs` lists them).
 

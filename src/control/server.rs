@@ -1,7 +1,7 @@
 //! The supervisor's end of the control socket: never blocks, starts no thread, bounds everything.
 //!
 //! The loop that owns it waits for [`ControlServer::poll_fds`] beside its other descriptors, then takes requests with
-//! [`Server::poll`] and answers with [`Server::reply`], at once or much later. A client may disappear at any moment:
+//! `Server::poll` and answers with `Server::reply`, at once or much later. A client may disappear at any moment:
 //! answers to it are dropped.
 
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ pub struct ClientId(u64);
 
 /// Everything another program needs to go on with the open socket and its clients after an exec.
 ///
-/// The descriptors keep their numbers; see [`Server::keep_on_exec`].
+/// The descriptors keep their numbers; see `Server::set_inheritable`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlServerState {
     listener: RawFd,
@@ -145,7 +145,7 @@ impl ControlServer {
         self.clients.values().try_for_each(|client| unix_socket::set_inheritable(&client.stream, keep))
     }
 
-    /// What the loop waits for; call [`Server::poll`] when any of it is ready.
+    /// What the loop waits for; call `Server::poll` when any of it is ready.
     pub fn poll_fds(&self) -> Vec<(BorrowedFd<'_>, Interest)> {
         let listener_interest = if self.fds_exhausted { Interest::Nothing } else { Interest::Read };
         let clients = self.clients.values().map(|client| (client.stream.as_fd(), client.interest()));

@@ -89,7 +89,7 @@ impl FleetHandle {
     /// Runs CPU work off the event loop, a bounded number of jobs at once.
     ///
     /// # Errors
-    /// [`OffloadError::Full`] at once if all permits are taken, [`OffloadError::Panicked`] if the job panicked.
+    /// `OffloadError::Full` at once if all permits are taken, `OffloadError::Panicked` if the job panicked.
     ///
     /// # Cancel safety
     /// A waiting job is dropped; one that has started runs to its end and its result is dropped.

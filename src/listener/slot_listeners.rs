@@ -141,14 +141,14 @@ impl SlotListeners {
     /// Says which slots take new connections, for the groups of all slots at once: `open[n]` is slot n's.
     ///
     /// While every slot is open, or none is, the kernel's hash or the client's address chooses among all of `open`;
-    /// else closed slots are passed by: [`Steering::Kernel`] then chooses at random, and [`Steering::ClientIp`] moves
+    /// else closed slots are passed by: `Steering::Kernel` then chooses at random, and `Steering::ClientIp` moves
     /// the addresses of the closed slots only. Operators' connections are never sticky: theirs come from few
     /// addresses. It takes effect with the next connection, and may be called as often as one likes, on any slot.
     ///
     /// `open` may be longer or shorter than the group is at that moment, and the order of steps uses that:
     ///
     /// - One slot more: `steer` with `open` one longer and its last false, so that no connection queues at a slot without a
-    ///   worker; [`Addresses::open_slot`]; `steer` with it true once its worker is READY.
+    ///   worker; `ListenAddresses::open_slot`; `steer` with it true once its worker is READY.
     /// - One slot less, always the last: `steer` with its place false; its worker accepts its queue dry and says
     ///   `closed`; [`Self::close`]; `steer` with `open` one shorter. Several may leave together, but no new slot is to
     ///   be opened before all of them have left: the kernel moves the last socket of a group into a gap, which would

@@ -44,7 +44,7 @@ pub struct SlotSnapshot {
     pub starts: u64,
     /// Workers that failed.
     pub crashes: u64,
-    /// Workers that ended, by [`ExitReason`].
+    /// Workers that ended, by `ExitReason`.
     pub exits: [u64; ExitReason::ALL.len()],
     /// Why the last one ended.
     pub last_exit_reason: Option<ExitReason>,
@@ -74,9 +74,9 @@ pub struct SlotSnapshot {
     pub breaker_opens: [u64; 2],
     /// Messages published and delivered, gaps, reads that caught up with the stream, and clients dropped for lagging.
     pub broadcast_totals: [u64; 5],
-    /// Requests refused before they reached the application, by [`RefusalReason`].
+    /// Requests refused before they reached the application, by `RefusalReason`.
     pub refused: [u64; RefusalReason::ALL.len()],
-    /// Connections closed before their clients wanted that, by [`ConnectionCloseReason`].
+    /// Connections closed before their clients wanted that, by `ConnectionCloseReason`.
     pub closed: [u64; ConnectionCloseReason::ALL.len()],
     /// Times a connection to Redis fell silent, and calls held while there was none to be used.
     pub redis_absences: [u64; 2],
@@ -102,7 +102,7 @@ pub struct SlotSnapshot {
     pub pending_since_ms: Option<u64>,
     /// Sum of all latencies, microseconds.
     pub latency_sum_us: u64,
-    /// Requests by [`latency::bucket`].
+    /// Requests by `latency::bucket`.
     pub latency: [u64; latency::BUCKETS],
 }
 

@@ -58,7 +58,7 @@ impl RunDir {
     /// Claims it for this process; it is made if need be.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See `Error`.
     pub fn claim(given: &Path) -> Result<Self, RunDirError> {
         let unusable = |source: path::PathError| RunDirError::Unusable { folder: given.into(), source };
         let failed = |source: io::Error| unusable(source.into());

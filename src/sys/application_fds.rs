@@ -2,7 +2,7 @@
 //! the workers, and what the supervisor opened is closed there.
 //!
 //! No list of the supervisor's own descriptors is kept, because one that is forgotten would leak into every worker. The
-//! application's are remembered instead: whatever is open when [`remember`] is called, less what is taken over from
+//! application's are remembered instead: whatever is open when `remember` is called, less what is taken over from
 //! systemd or from the program before an upgrade.
 
 use std::io;

@@ -37,7 +37,7 @@ const ALARM_SECONDS: libc::c_uint = 30;
 /// How much less important the copy is than what serves.
 const NICE: libc::c_int = 10;
 
-/// Where the copies write; none before [`tell_on_request`].
+/// Where the copies write; none before `report_on_request`.
 static SINK_FD: AtomicI32 = AtomicI32::new(-1);
 
 /// From now on this process writes to `report`, line by line, where its first thread stands, on every request.

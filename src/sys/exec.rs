@@ -127,7 +127,7 @@ impl Executable {
     /// Opens it, and finds out that the kernel would at least begin to run it.
     ///
     /// # Errors
-    /// See [`executable::Error`].
+    /// See `executable::Error`.
     pub fn open(path: &Path) -> Result<Self, executable::ExecutableError> {
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         let file = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty());

@@ -58,7 +58,7 @@ pub enum ExecutableFormat {
 /// The C library gives a file that the kernel does not know to a shell, whose error would be of no use.
 ///
 /// # Errors
-/// See [`Error`].
+/// See `Error`.
 pub fn check_executable(path: &Path) -> Result<ExecutableFormat, ExecutableError> {
     let metadata = std::fs::metadata(path).map_err(ExecutableError::Unreadable)?;
     if !metadata.is_file() {

@@ -105,7 +105,7 @@ pub fn reap(child: Pid) -> io::Result<Option<ExitStatus>> {
 /// Takes the next child that has ended, if any.
 ///
 /// # Errors
-/// See [`ended`].
+/// See `ended`.
 pub fn reap_next() -> io::Result<Option<(Pid, ExitStatus)>> {
     let Some(pid) = next_exited()? else { return Ok(None) };
     Ok(reap(pid)?.map(|exit| (pid, exit)))

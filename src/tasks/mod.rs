@@ -179,7 +179,7 @@ impl TaskQueue {
     /// Queues a task for the next worker that has a permit and its job.
     ///
     /// # Errors
-    /// See [`TaskError`]. After [`RedisError::Timeout`] or [`RedisError::ConnectionLost`] it may be queued; its id is not
+    /// See `TaskError`. After `RedisError::Timeout` or `RedisError::ConnectionLost` it may be queued; its id is not
     /// known then, and its record expires.
     ///
     /// # Cancel safety
@@ -212,7 +212,7 @@ impl TaskQueue {
     /// A task as it is now; `None`: there is none, or its record has expired.
     ///
     /// # Errors
-    /// [`TaskError::Redis`].
+    /// `TaskError::Redis`.
     pub async fn status(&self, id: &TaskId) -> Result<Option<TaskStatus>, TaskError> {
         Ok(self.service.redis.get_task(*id).await?)
     }
@@ -223,7 +223,7 @@ impl TaskQueue {
     /// result is dropped; the status is cancelled from now on.
     ///
     /// # Errors
-    /// [`TaskError::Redis`]; a repetition does no harm.
+    /// `TaskError::Redis`; a repetition does no harm.
     pub async fn cancel(&self, id: &TaskId) -> Result<Option<Cancelled>, TaskError> {
         let redis = &self.service.redis;
         match redis.get_task(*id).await? {
@@ -236,7 +236,7 @@ impl TaskQueue {
     /// Follows a task until it is final. All watchers of a task on one worker share one query of Redis.
     ///
     /// # Errors
-    /// [`TaskError::Redis`].
+    /// `TaskError::Redis`.
     pub async fn watch(&self, id: &TaskId) -> Result<TaskWatch, TaskError> {
         self.service.subscribe_changes();
         Ok(self.service.watchers.watch_task(&self.service.redis, *id).await?)
@@ -250,7 +250,7 @@ impl TaskQueue {
     /// Figures of the fleet's tasks, those of all instances.
     ///
     /// # Errors
-    /// [`TaskError::Redis`].
+    /// `TaskError::Redis`.
     pub async fn stats(&self) -> Result<TaskQueueStats, TaskError> {
         Ok(self.service.redis.task_stats().await?)
     }

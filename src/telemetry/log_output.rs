@@ -151,7 +151,7 @@ impl LogOutput {
         count_dropped(lost);
     }
 
-    /// What to wait for before [`Outlet::flush`]; none while nothing waits.
+    /// What to wait for before `LogOutput::flush`; none while nothing waits.
     pub(super) fn pending(&self) -> Option<LogWait> {
         let state = self.lock();
         let next = state.backlog.pending_wait()?;
@@ -200,7 +200,7 @@ impl LogOutput {
     }
 }
 
-/// Finds out whether [`Outlet::open`] would succeed, without making a file.
+/// Finds out whether `LogOutput::open` would succeed, without making a file.
 pub(super) fn check(path: &Path) -> io::Result<()> {
     if path.exists() {
         return NonblockingSink::check(path);

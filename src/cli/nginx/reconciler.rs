@@ -18,7 +18,7 @@ pub(super) enum KeepReason {
 }
 
 impl UpstreamReconciler {
-    /// The hosts to be written after a look; `complete` as in [`crate::redis::registry::Machines`], `written` whether
+    /// The hosts to be written after a look; `complete` as in `crate::redis::registry::InstanceList`, `written` whether
     /// there is a file already.
     ///
     /// # Errors

@@ -48,7 +48,7 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 /// }
 /// ```
 pub trait SseSource: Send + 'static {
-    /// The next event or events as they go over the wire, see [`event`]; `None` ends the response.
+    /// The next event or events as they go over the wire, see `event`; `None` ends the response.
     ///
     /// # Cancel safety
     /// Required: the future is dropped whenever a keep-alive is due, and no event may be lost with it.

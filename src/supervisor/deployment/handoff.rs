@@ -232,7 +232,7 @@ impl Handoff {
     /// Reads it back from a descriptor with this number.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See `Error`.
     pub fn read(state: &impl AsFd) -> Result<Self, HandoffError> {
         use std::os::fd::AsRawFd;
         let fd = state.as_fd().as_raw_fd();
@@ -268,7 +268,7 @@ impl Handoff {
     /// Finds out that this program can go on from it.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See `Error`.
     pub fn check(&self) -> Result<(), HandoffError> {
         if self.layout != scoreboard::LAYOUT_VERSION {
             return Err(HandoffError::Layout { theirs: self.layout });

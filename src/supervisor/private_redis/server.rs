@@ -68,7 +68,7 @@ impl PrivateRedisServer {
     /// was killed to finish writing.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See `Error`.
     pub fn prepare(folder: &Path, search: &OsStr, patience: Duration) -> Result<Self, PrivateRedisError> {
         let program = process::find_program(REDIS_PROGRAMS, search).ok_or(PrivateRedisError::NotInstalled)?;
         let failed = |source| PrivateRedisError::Folder { folder: folder.into(), source };

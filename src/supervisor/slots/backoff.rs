@@ -32,7 +32,7 @@ impl RestartBackoff {
     /// Records a death; the delay before the next worker.
     ///
     /// A long-lived worker is replaced at once, and so is the first that dies soon after READY. From then on the
-    /// n-th early death in a row waits 1.5ⁿ s (einhorn's rule), at most [`CAP`], of which up to half is taken
+    /// n-th early death in a row waits 1.5ⁿ s (einhorn's rule), at most `BACKOFF_MAX`, of which up to half is taken
     /// off by `jitter` (0 to 1), so that slots that died together do not come back together.
     pub fn delay_after(&mut self, death: WorkerDeath, jitter: f64) -> Duration {
         match death {

@@ -32,7 +32,7 @@ impl FileId {
     /// Of what a path leads to, links followed.
     ///
     /// # Errors
-    /// As [`Identity::at`].
+    /// As `Identity::at`.
     pub fn from_path(path: &Path) -> io::Result<Self> {
         fs::metadata(path).map(|found| Self::from_metadata(&found))
     }
@@ -181,10 +181,10 @@ fn file_kind(found: &Metadata) -> &'static str {
     }
 }
 
-/// Opens a file of this process's own in a folder that [`own_folder`] approved, and makes it if need be; mode 0600.
+/// Opens a file of this process's own in a folder that `ensure_private_folder` approved, and makes it if need be; mode 0600.
 ///
 /// # Errors
-/// [`Error::Hands`] for a link, something that is no file, another user's, or one with a second name: to write it
+/// `Error::NotPrivate` for a link, something that is no file, another user's, or one with a second name: to write it
 /// would be to write elsewhere.
 pub fn open_private_file(path: &Path) -> Result<File, PathError> {
     let shown = path.display();
@@ -227,7 +227,7 @@ pub fn open_private_file(path: &Path) -> Result<File, PathError> {
 /// Finds out that what lies there, if anything does, is no link and belongs to this user: another program will open it.
 ///
 /// # Errors
-/// [`Error::Hands`] with what to do about it.
+/// `Error::NotPrivate` with what to do about it.
 pub fn check_private_entry(path: &Path) -> Result<(), PathError> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     let shown = path.display();
@@ -245,7 +245,7 @@ pub fn check_private_entry(path: &Path) -> Result<(), PathError> {
     }
 }
 
-/// Opens a file that [`own_file`] made, to look at it only; none when there is none, or it is not this user's or
+/// Opens a file that `open_private_file` made, to look at it only; none when there is none, or it is not this user's or
 /// root's.
 pub fn open_private_read_only(path: &Path) -> Option<File> {
     let mut options = OpenOptions::new();

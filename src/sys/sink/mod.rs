@@ -146,7 +146,7 @@ impl NonblockingSink {
         }
     }
 
-    /// Finds out whether [`Sink::file`] would open the file that is there, without making one.
+    /// Finds out whether `NonblockingSink::file` would open the file that is there, without making one.
     ///
     /// # Errors
     /// When it would not, or there is none.

@@ -29,7 +29,7 @@ const LINES_PER_FLUSH: usize = 128;
 /// Why lines are lost while a sink is merely full.
 const UNREAD_CAUSE: &str = "whatever reads the log took none";
 
-/// Takes bytes, as [`crate::sys::sink::Sink::write`] does.
+/// Takes bytes, as `crate::sys::sink::NonblockingSink::write` does.
 pub(super) trait ByteSink {
     /// Takes some of them at once.
     fn write_some(&mut self, bytes: &[u8]) -> Result<usize, SinkError>;
@@ -135,7 +135,7 @@ impl LineBacklog {
         lost
     }
 
-    /// What to wait for before [`Backlog::flush`]; none when nothing waits, or nothing can be done.
+    /// What to wait for before `LineBacklog::flush`; none when nothing waits, or nothing can be done.
     pub(super) fn pending_wait(&self) -> Option<BacklogWait> {
         if self.is_empty() && self.missing == 0 {
             return None;

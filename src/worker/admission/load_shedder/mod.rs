@@ -2,7 +2,7 @@
 //!
 //! The wait of a request that comes now is predicted: requests that wait, divided by the rate at which they were let in.
 //! Many connections that each wait for their answer can stand at some seconds for ever and needs no refusal. So the
-//! bound is wide ([`TOLERATED`]) as long as it was never exceeded, and narrow once it was.
+//! bound is wide (`MAX_PREDICTED_WAIT`) as long as it was never exceeded, and narrow once it was.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// error; 10,000, which is what twice the capacity comes to on kept connections, stand at 5 s and are too many.
 const MAX_PREDICTED_WAIT: Duration = Duration::from_secs(5);
 
-/// How long the predicted wait must stay beyond [`TOLERATED`]: one handler that blocked for long is no overload.
+/// How long the predicted wait must stay beyond `MAX_PREDICTED_WAIT`: one handler that blocked for long is no overload.
 const SUSTAINED_FOR: Duration = Duration::from_secs(1);
 
 /// Largest share of the time that counts as other work's: however busy the host is, waiting has a bound.
@@ -59,7 +59,7 @@ pub(super) struct LoadShedder {
     state: ShedState,
     /// Requests let in per second while others waited.
     rate: f64,
-    /// How long requests have been waiting without a break; the rate means something once that is [`AVERAGED`].
+    /// How long requests have been waiting without a break; the rate means something once that is `RATE_WINDOW`.
     crowded_for: Duration,
     exceeded_since: Option<Duration>,
     refused_at: Duration,
