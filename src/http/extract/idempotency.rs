@@ -21,8 +21,8 @@ use crate::http::service::idempotent::key;
 /// use regatta::Idempotency;
 ///
 /// async fn pay(key: Idempotency) -> StatusCode {
-///     // From here on money may have moved: whatever comes of it, this is not done a second time.
-///     key.keep();
+///     // From here on money may have moved: whatever the result is, this is not done a second time.
+///     key.store();
 ///     StatusCode::BAD_GATEWAY
 /// }
 /// # let _: axum::Router = axum::Router::new().route("/pay", axum::routing::post(pay));
