@@ -67,6 +67,9 @@ pub struct ControlClient {
     incoming: Vec<u8>,
     /// Bytes of `incoming` in which no newline is.
     searched: usize,
+    run_dir: PathBuf,
+    /// The request in the form that a fleet of the release before reads, until it was needed.
+    previous_form: Option<Vec<u8>>,
 }
 
 impl ControlClient {
@@ -87,7 +90,8 @@ impl ControlClient {
                 }
             })?;
         stream.set_write_timeout(Some(SEND_TIMEOUT)).map_err(ControlError::Io)?;
-        Ok(Self { stream, incoming: Vec::new(), searched: 0 })
+        let run_dir = run_dir.to_owned();
+        Ok(Self { stream, incoming: Vec::new(), searched: 0, run_dir, previous_form: None })
     }
 
     /// Sends a request. Its replies come with [`ControlClient::receive`].
@@ -95,7 +99,12 @@ impl ControlClient {
     /// # Errors
     /// [`ControlError::Unresponsive`] when it reads nothing. That it is gone shows in the next reply, which may hold why.
     pub fn send(&mut self, request: &ControlRequest) -> Result<(), ControlError> {
-        match self.stream.write_all(&protocol::encode_request(request)?) {
+        self.previous_form = protocol::encode_previous_request(request);
+        self.write(&protocol::encode_request(request)?)
+    }
+
+    fn write(&mut self, line: &[u8]) -> Result<(), ControlError> {
+        match self.stream.write_all(line) {
             Err(error) if timed_out(&error) => Err(ControlError::Unresponsive),
             // A rejected client may still read the reason, although the connection is closed.
             Ok(()) | Err(_) => Ok(()),
@@ -113,11 +122,23 @@ impl ControlClient {
             if let Some(end) = found.map(|at| self.searched + at) {
                 let line: Vec<u8> = self.incoming.drain(..=end).collect();
                 self.searched = 0;
-                return Ok(protocol::decode_reply(&line)?);
+                match (protocol::decode_reply(&line), self.previous_form.take()) {
+                    (Err(protocol::ProtocolError::EarlierRelease), Some(request)) => {
+                        self.send_again(&request)?;
+                        continue;
+                    }
+                    (reply, _) => return Ok(reply?),
+                }
             }
             self.searched = self.incoming.len();
             self.read(deadline)?;
         }
+    }
+
+    /// A fleet of the release before closes the connection of a client whose request it does not read.
+    fn send_again(&mut self, request: &[u8]) -> Result<(), ControlError> {
+        *self = Self::connect(&self.run_dir)?;
+        self.write(request)
     }
 
     fn read(&mut self, deadline: Option<Duration>) -> Result<(), ControlError> {

@@ -22,6 +22,9 @@ pub const VERSION: u32 = 2;
 /// The version before it: a client of it gets its replies in its own form.
 pub const PREVIOUS_VERSION: u32 = 1;
 
+/// What a fleet of that version says to a request of another one.
+const VERSION_REFUSED: &str = "of the control protocol is not spoken here";
+
 /// Longest request, bytes, its newline left out.
 pub const REQUEST_MAX: usize = 64 * 1024;
 
@@ -194,6 +197,11 @@ pub enum ProtocolError {
         /// What was given.
         given: String,
     },
+    /// The other end speaks only [`PREVIOUS_VERSION`].
+    #[error(
+        "the fleet runs an earlier release, and this command cannot be sent to it: `upgrade` makes it this release"
+    )]
+    EarlierRelease,
     /// A request that is none.
     #[error("not a request: {reason}")]
     Request {
@@ -220,6 +228,19 @@ pub enum ProtocolError {
 /// When a path is no Unicode.
 pub fn encode_request(request: &ControlRequest) -> Result<Vec<u8>, ProtocolError> {
     encode(request).map_err(|reason| ProtocolError::Request { reason })
+}
+
+/// A request as fleets of [`PREVIOUS_VERSION`] read it; none where their replies would have another content.
+pub fn encode_previous_request(request: &ControlRequest) -> Option<Vec<u8>> {
+    if matches!(request, ControlRequest::Status | ControlRequest::Events { .. }) {
+        return None;
+    }
+    let Value::Object(mut fields) = serde_json::to_value(request).ok()? else { return None };
+    let command = fields.remove("command")?;
+    fields.insert("verb".into(), command);
+    let mut line = serde_json::to_vec(&Envelope { version: PREVIOUS_VERSION, content: &fields }).ok()?;
+    line.push(b'\n');
+    Some(line)
 }
 
 /// A reply as a line, its newline included.
@@ -270,12 +291,57 @@ pub fn decode_request(line: &[u8]) -> Result<ControlRequest, ProtocolError> {
 
 /// Reads a line as a reply.
 ///
+/// Results and progress of a fleet of [`PREVIOUS_VERSION`] are read as well: the program may be newer than the fleet that
+/// it commands, and an undone upgrade puts the earlier program behind a connection.
+///
 /// # Errors
-/// When it is anything else.
+/// [`ProtocolError::EarlierRelease`] when such a fleet does not read the request; otherwise when it is anything else.
 pub fn decode_reply(line: &[u8]) -> Result<ControlReply, ProtocolError> {
-    let fields = decode(line)?;
+    let fields = match decode(line) {
+        Err(ProtocolError::Version { given }) if given == PREVIOUS_VERSION.to_string() => {
+            return decode_previous_reply(line);
+        }
+        fields => fields?,
+    };
     serde_json::from_value(Value::Object(fields))
         .map_err(|error| ProtocolError::Reply { reason: quote(&error.to_string()) })
+}
+
+fn decode_previous_reply(line: &[u8]) -> Result<ControlReply, ProtocolError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum PreviousReply {
+        Progress {
+            done: usize,
+            total: usize,
+            text: String,
+        },
+        #[serde(rename = "verdict")]
+        Result {
+            ok: bool,
+            #[serde(rename = "code")]
+            exit_code: u8,
+            #[serde(rename = "sentence")]
+            message: String,
+            #[serde(default)]
+            details: Map<String, Value>,
+        },
+    }
+    let parsed: Result<Map<String, Value>, _> = serde_json::from_slice(line);
+    let mut fields = parsed.map_err(|error| ProtocolError::Json { reason: quote(&error.to_string()) })?;
+    fields.remove("version");
+    match serde_json::from_value(Value::Object(fields)) {
+        Ok(PreviousReply::Progress { done, total, text }) => {
+            Ok(ControlReply::Progress(CommandProgress { completed: done, total, message: text }))
+        }
+        Ok(PreviousReply::Result { ok: false, message, .. }) if message.contains(VERSION_REFUSED) => {
+            Err(ProtocolError::EarlierRelease)
+        }
+        Ok(PreviousReply::Result { ok, exit_code, message, details }) => {
+            Ok(ControlReply::Result(CommandResult { ok, exit_code, message, details }))
+        }
+        Err(_) => Err(ProtocolError::EarlierRelease),
+    }
 }
 
 fn invalid_request(error: &serde_json::Error) -> ProtocolError {
@@ -403,6 +469,31 @@ mod tests {
         let grown = r#"{"version":2,"result":{"ok":true,"exit_code":0,"message":"fine","mood":"good"}}"#;
         assert_eq!(decode_reply(grown.as_bytes()).unwrap(), ControlReply::Result(CommandResult::ok("fine")));
         assert!(matches!(decode_reply(b"{\"version\":2,\"song\":1}"), Err(ProtocolError::Reply { .. })));
+    }
+
+    #[test]
+    fn a_fleet_of_the_version_before_is_commanded_in_its_own_form() {
+        let verb = |request| {
+            let line = encode_previous_request(&request)?;
+            Some(serde_json::from_slice::<Value>(&line).unwrap())
+        };
+        let upgrade = ControlRequest::Upgrade { binary: Some("/srv/app".into()), wait: true };
+        let expected = json!({"version": 1, "verb": "upgrade", "binary": "/srv/app", "wait": true});
+        assert_eq!(verb(upgrade), Some(expected));
+        let stop = ControlRequest::Stop { now: false, wait: false };
+        assert_eq!(verb(stop), Some(json!({"version": 1, "verb": "stop", "now": false, "wait": false})));
+        assert_eq!(verb(ControlRequest::Status), None, "its status has another content");
+        let read = |line: &str| decode_reply(line.as_bytes());
+        let result = CommandResult::ok("upgrade done").with_detail("build", "b");
+        let done = r#"{"version":1,"verdict":{"ok":true,"code":0,"sentence":"upgrade done","details":{"build":"b"}}}"#;
+        assert_eq!(read(done), Ok(ControlReply::Result(result)));
+        let progress = CommandProgress { completed: 1, total: 2, message: "slot 0 serves".into() };
+        let line = r#"{"version":1,"progress":{"done":1,"total":2,"text":"slot 0 serves"}}"#;
+        assert_eq!(read(line), Ok(ControlReply::Progress(progress)));
+        let refused = r#"{"version":1,"verdict":{"ok":false,"code":64,"sentence":"version 2 of the control protocol is not spoken here, version 1 is","details":{}}}"#;
+        assert_eq!(read(refused), Err(ProtocolError::EarlierRelease));
+        assert_eq!(read(r#"{"version":1,"status":{}}"#), Err(ProtocolError::EarlierRelease));
+        assert!(matches!(read(r#"{"version":3,"result":{}}"#), Err(ProtocolError::Version { .. })));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The control socket, no matter what is at its other end: strangers, stalled readers, noise.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,10 +14,12 @@ use proptest::prelude::{Strategy, any};
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use regatta::__internals::control;
+use regatta::__internals::control::client::ControlClient;
 use regatta::__internals::control::events::FleetEvent;
 use regatta::__internals::control::protocol::{CommandProgress, CommandResult, ControlReply, ControlRequest};
 use regatta::__internals::control::server::{CLIENTS_MAX, ClientId, ControlServer};
-use serde_json::json;
+use regatta::__internals::sys::clock;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::scripted_supervisor::{RawControlClient, ScriptedSupervisor};
@@ -356,6 +358,50 @@ fn another_program_goes_on_with_its_clients() {
     assert!(new.receive().unwrap()["status"].is_object());
     drop(server);
     assert!(!path.exists());
+}
+
+/// A fleet of the release before: it reads version 1 only, and closes the connection of who sends anything else.
+fn serve_as_the_release_before(listener: &UnixListener, connections: usize) -> Vec<Value> {
+    let mut requests = Vec::new();
+    for _ in 0..connections {
+        let (stream, _) = listener.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        let request: Value = serde_json::from_str(&line).unwrap();
+        let replies = match request["version"].as_u64() {
+            Some(1) => concat!(
+                "{\"version\":1,\"progress\":{\"done\":1,\"total\":2,\"text\":\"slot 0 serves\"}}\n",
+                "{\"version\":1,\"verdict\":{\"ok\":true,\"code\":0,\"sentence\":\"upgrade done\",\"details\":{}}}\n",
+            ),
+            _ => concat!(
+                "{\"version\":1,\"verdict\":{\"ok\":false,\"code\":64,\"sentence\":",
+                "\"version 2 of the control protocol is not spoken here, version 1 is\",\"details\":{}}}\n",
+            ),
+        };
+        (&stream).write_all(replies.as_bytes()).unwrap();
+        requests.push(request);
+    }
+    requests
+}
+
+#[test]
+fn a_new_command_line_upgrades_a_fleet_of_the_release_before() {
+    let folder = TempDir::with_prefix("control").unwrap();
+    let listener = UnixListener::bind(control::socket_path(folder.path())).unwrap();
+    let fleet = std::thread::spawn(move || serve_as_the_release_before(&listener, 3));
+    let receive = |client: &mut ControlClient| client.receive(Some(clock::monotonic() + wait::LONG));
+    let mut client = ControlClient::connect(folder.path()).unwrap();
+    client.send(&ControlRequest::Upgrade { binary: None, wait: true }).unwrap();
+    let progress = CommandProgress { completed: 1, total: 2, message: "slot 0 serves".into() };
+    assert_eq!(receive(&mut client).unwrap(), ControlReply::Progress(progress));
+    assert_eq!(receive(&mut client).unwrap(), ControlReply::Result(CommandResult::ok("upgrade done")));
+    let mut client = ControlClient::connect(folder.path()).unwrap();
+    client.send(&ControlRequest::Status).unwrap();
+    let refused = receive(&mut client).unwrap_err().to_string();
+    assert!(refused.contains("`upgrade` makes it this release"), "{refused}");
+    let sent = fleet.join().unwrap();
+    assert_eq!(sent[0]["command"], "upgrade");
+    assert_eq!(sent[1], json!({"version": 1, "verb": "upgrade", "wait": true}));
 }
 
 #[test]
