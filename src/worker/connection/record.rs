@@ -113,15 +113,23 @@ impl Connection {
     }
 
     /// Something has happened to it; the state after that.
+    ///
+    /// The response's body may be dropped on another thread, at the same time as an event here: a plain store would lose
+    /// one of the two, and with it a deadline or a request under way.
     pub(super) fn apply(
         &self,
         event: ConnectionEvent,
         now: Tick,
         timeouts: &ConnectionTimeouts,
     ) -> ConnectionState {
-        let next = self.state().on(event, now, timeouts);
-        self.state.store(next.pack(), Relaxed);
-        next
+        let mut word = self.state.load(Relaxed);
+        loop {
+            let next = ConnectionState::unpack(word).on(event, now, timeouts);
+            match self.state.compare_exchange_weak(word, next.pack(), Relaxed, Relaxed) {
+                Ok(_) => return next,
+                Err(present) => word = present,
+            }
+        }
     }
 
     /// From now on reads look into the kernel, or no more.
