@@ -166,8 +166,8 @@ fn takeover(
         build: state.build.clone(),
         working_dir: state.descriptors.working_dir.and_then(|home| exec::duplicate_inherited(home).ok()),
     };
-    // What the old program read may have settings that this one does not know.
-    let before = config::diff::collect_values(&state.inputs).ok();
+    // What the previous program read may have settings that this one does not know, or knows by another name.
+    let before = config::diff::collect_known_values(&state.inputs).ok();
     let before = before.map(|values| worker_host::PreviousConfig { values, slots: state.configured_workers });
     let reloaded = host.reloaded_config(generation, before.as_ref(), Reloadability::Upgrade);
     Ok(Takeover::Forward {

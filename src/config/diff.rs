@@ -19,6 +19,15 @@ pub fn collect_values(inputs: &ConfigInputs) -> Result<SettingValues, ConfigErro
     Ok(SettingValues(sources::collect(inputs)?.raw_values()))
 }
 
+/// Collects the settings that this program knows by their present names, and leaves out all others: those of an
+/// earlier release, whose names may have changed.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn collect_known_values(inputs: &ConfigInputs) -> Result<SettingValues, ConfigError> {
+    Ok(SettingValues(sources::collect_lenient(inputs)?.raw_values()))
+}
+
 impl std::fmt::Debug for SettingValues {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
