@@ -18,7 +18,7 @@ use crate::http::services::app_services::AppServices;
 pub struct Dashboard;
 
 impl Dashboard {
-    /// Needs nothing of the settings: the configuration has refused those of the dashboard.
+    /// The settings of the dashboard are read and have no effect here.
     pub fn new(_settings: &DashboardConfig) -> Self {
         Self
     }

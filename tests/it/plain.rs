@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use regatta::__internals::config::settings::{RedisUrl, ScriptingMode};
 use regatta::__internals::redis::begin::{
-    BeginReply, LimitParameters, RateLimitCheck, SessionAccess, SessionLookup, SessionQuery,
+    BeginReply, LimitParameters, RateLimitCheck, SessionLookup, SessionQuery,
 };
 use regatta::__internals::redis::commit::NewSession;
 use regatta::__internals::redis::session_commands::{
@@ -16,25 +16,10 @@ use regatta::__internals::redis::{RedisClient, RedisError, RedisStatus, begin, c
 
 use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::TestFleetBuilder;
-use crate::support::redis::{TestRedis, connect, eventually, new_session};
+use crate::support::redis::{TestRedis, connect, eventually, session_query as session};
 use crate::support::{client, parallel_clients, wait};
 
 const DAY_MS: u64 = 86_400_000;
-
-fn session(key: &str, create: bool) -> SessionQuery {
-    let (idle_ms, absolute_ms) = (DAY_MS, 30 * DAY_MS);
-    // One that is made has its ticket's view.
-    let mode = if create { SessionAccess::Read } else { SessionAccess::CountView };
-    let ticket = create.then(new_session);
-    SessionQuery {
-        key: key.into(),
-        generation: None,
-        access: mode,
-        provisional: ticket,
-        idle_ms,
-        absolute_ms,
-    }
-}
 
 fn limit(key: &str, burst: u64) -> RateLimitCheck {
     let interval_us = 3_600_000_000;

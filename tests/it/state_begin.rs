@@ -3,31 +3,15 @@
 use bytes::Bytes;
 use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::begin::{
-    BeginReply, CounterIncrement, LimitParameters, RateLimitCheck, RateLimitDecision, SessionAccess,
-    SessionLookup, SessionQuery,
+    BeginReply, CounterIncrement, LimitParameters, RateLimitCheck, RateLimitDecision, SessionLookup,
 };
 use regatta::__internals::redis::{RedisClient, RedisError, begin, commit, functions};
 use tokio::task::JoinSet;
 
-use crate::support::redis::{TestRedis, connect, eventually, new_session};
+use crate::support::redis::{TestRedis, connect, eventually, session_query as session};
 
 const MODES: [ScriptingMode; 2] = [ScriptingMode::Fcall, ScriptingMode::Evalsha];
 const DAY_MS: u64 = 86_400_000;
-
-fn session(key: &str, create: bool) -> SessionQuery {
-    let (idle_ms, absolute_ms) = (DAY_MS, 30 * DAY_MS);
-    // One that is made has its ticket's view.
-    let mode = if create { SessionAccess::Read } else { SessionAccess::CountView };
-    let ticket = create.then(new_session);
-    SessionQuery {
-        key: key.into(),
-        generation: None,
-        access: mode,
-        provisional: ticket,
-        idle_ms,
-        absolute_ms,
-    }
-}
 
 fn limit(key: &str, burst: u64) -> RateLimitCheck {
     // So slow that a test never sees a request come back.

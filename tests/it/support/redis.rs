@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use regatta::__internals::config::settings;
 use regatta::__internals::config::settings::{RedisUrl, ScriptingMode};
-use regatta::__internals::redis::begin::ProvisionalSessionQuery;
+use regatta::__internals::redis::begin::{ProvisionalSessionQuery, SessionAccess, SessionQuery};
 use regatta::__internals::redis::{RedisClient, RedisStatus, functions};
 use tempfile::TempDir;
 
@@ -196,6 +196,20 @@ pub(crate) async fn connect(server: &TestRedis, prefix: &str, mode: ScriptingMod
 pub(crate) fn new_session() -> ProvisionalSessionQuery {
     let issued_ms = u64::try_from(regatta::__internals::sys::clock::wall_clock().as_millis()).unwrap();
     ProvisionalSessionQuery { issued_ms, view_counted: true, ttl_ms: 600_000, creates: true, limit: None }
+}
+
+/// A query for a session that lives a day without a request; `create` makes it where there is none.
+pub(crate) fn session_query(key: &str, create: bool) -> SessionQuery {
+    const DAY_MS: u64 = 86_400_000;
+    SessionQuery {
+        key: key.into(),
+        generation: None,
+        // A session that is made has the view of its provisional cookie.
+        access: if create { SessionAccess::Read } else { SessionAccess::CountView },
+        provisional: create.then(new_session),
+        idle_ms: DAY_MS,
+        absolute_ms: 30 * DAY_MS,
+    }
 }
 
 /// Waits until something is true; panics with `what` after the deadline.
