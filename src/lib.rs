@@ -27,32 +27,32 @@
 mod backoff;
 mod bootstrap;
 mod breaker;
-mod broadcast;
+mod broadcasts;
 #[cfg(feature = "cli")]
 mod cli;
 mod config;
 mod control;
-mod counter;
+mod counters;
 mod digest;
 mod http;
 mod limiter;
 mod listener;
+mod logging;
 mod panics;
 mod redis;
 mod scoreboard;
-mod session;
+mod sessions;
 mod sse;
 mod status;
 mod supervisor;
 mod sys;
 mod tasks;
-mod telemetry;
 mod worker;
 
 // The names an application is written with: one import each, whatever room they live in.
 pub use bootstrap::fleet::Fleet;
-pub use broadcast::Presence;
-pub use counter::batched::Approximate;
+pub use broadcasts::Presence;
+pub use counters::batched::Approximate;
 pub use http::error::RequestError;
 pub use http::extract::{
     AuthSession, BatchedCounter, BoundedCounter, ClientIp, Counters, DistinctCounter, Idempotency, Inserted,
@@ -69,7 +69,7 @@ pub use http::{FleetHandle, Worker};
 pub use redis::RedisStatus as RedisHealth;
 pub use redis::task::{Cancelled, TaskId, TaskState, TaskStatus};
 pub use scoreboard::snapshot::SlotSnapshot;
-pub use session::auth::ActiveSession as ListedSession;
+pub use sessions::auth::ActiveSession as ListedSession;
 pub use sse::event;
 #[cfg(feature = "demo")]
 pub use sys::allocator::Allocator;
@@ -90,8 +90,8 @@ pub mod __internals {
     pub mod breaker {
         pub use crate::breaker::*;
     }
-    pub mod broadcast {
-        pub use crate::broadcast::*;
+    pub mod broadcasts {
+        pub use crate::broadcasts::*;
     }
     pub mod config {
         pub use crate::config::*;
@@ -99,8 +99,8 @@ pub mod __internals {
     pub mod control {
         pub use crate::control::*;
     }
-    pub mod counter {
-        pub use crate::counter::*;
+    pub mod counters {
+        pub use crate::counters::*;
     }
     pub mod digest {
         pub use crate::digest::*;
@@ -123,8 +123,8 @@ pub mod __internals {
     pub mod scoreboard {
         pub use crate::scoreboard::*;
     }
-    pub mod session {
-        pub use crate::session::*;
+    pub mod sessions {
+        pub use crate::sessions::*;
     }
     pub mod sse {
         pub use crate::sse::*;
@@ -141,8 +141,8 @@ pub mod __internals {
     pub mod tasks {
         pub use crate::tasks::*;
     }
-    pub mod telemetry {
-        pub use crate::telemetry::*;
+    pub mod logging {
+        pub use crate::logging::*;
     }
     pub mod worker {
         pub use crate::worker::*;

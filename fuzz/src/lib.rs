@@ -14,9 +14,9 @@ use regatta::__internals::config::{ConfigFile, ConfigInputs};
 use regatta::__internals::control::protocol;
 use regatta::__internals::http::real_ip::ClientTransport;
 use regatta::__internals::http::{csrf, real_ip};
-use regatta::__internals::session::cookie::CookieKeyring;
-use regatta::__internals::session::user::UserTag;
-use regatta::__internals::session::{cookie, cookie_header};
+use regatta::__internals::sessions::cookie::CookieKeyring;
+use regatta::__internals::sessions::user::UserTag;
+use regatta::__internals::sessions::{cookie, cookie_header};
 
 const SECRETS: [&[u8]; 2] = [b"a new secret with thirty-two bytes", b"an old secret of thirty-two bytes"];
 

@@ -6,8 +6,8 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::logging;
 use crate::sys::sink::NonblockingSink;
-use crate::telemetry;
 
 /// Done as asked.
 pub const OK: u8 = 0;
@@ -58,14 +58,14 @@ const LAST_TRY: Duration = Duration::from_millis(100);
 /// Says the failure, if it is one, on standard error.
 pub fn report(name: &str, result: Result<u8, CommandFailure>) -> ExitCode {
     // What a fleet has logged comes first.
-    telemetry::finish();
+    logging::finish();
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             let line = format!(
                 "{}: {}\n",
-                telemetry::escape_for_terminal(name),
-                telemetry::escape_for_terminal(&failure.message)
+                logging::escape_for_terminal(name),
+                logging::escape_for_terminal(&failure.message)
             );
             NonblockingSink::standard_error().write_within(line.as_bytes(), LAST_TRY);
             ExitCode::from(failure.code)

@@ -25,7 +25,7 @@ use crate::supervisor::private_redis::server::PrivateRedisServer;
 use crate::supervisor::run_dir::RunDir;
 use crate::supervisor::{ProgramSpec, Supervisor, SupervisorExit, run_dir};
 use crate::sys::{application_fds, clock, fd, path, process, random, startup};
-use crate::{config, control, listener, supervisor, telemetry};
+use crate::{config, control, listener, logging, supervisor};
 
 /// How long a killed fleet's private Redis may take to finish before the next fleet gives up on its folder.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,7 +84,7 @@ pub fn serve(
     startup::prepare_fleet()
         .map_err(ServeError::Unsupported)
         .map_err(|error| CommandFailure::new(exit_code::FAILED, &error))?;
-    telemetry::install(&config.log).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
+    logging::install(&config.log).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
     let signals = supervisor::block_signals().map_err(ServeError::Supervisor);
     let signals = signals.map_err(|error| CommandFailure::new(exit_code::FAILED, &error))?;
     let slots = initial_slots(&config);
@@ -104,7 +104,7 @@ pub fn serve(
     // Without random bytes two fleets that start in the same millisecond under one name and pid would be taken for one.
     scoreboard.set_instance_id(random::number().unwrap_or(0));
     let scoreboard = Arc::new(scoreboard);
-    telemetry::count_dropped_in(&scoreboard);
+    logging::count_dropped_in(&scoreboard);
     let list = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let (public, operators) = (list(&addresses.public), list(&addresses.admin));
     let pid = process::pid().as_raw();

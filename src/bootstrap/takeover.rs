@@ -25,7 +25,7 @@ use crate::supervisor::{
 };
 use crate::sys::signal::SignalReader;
 use crate::sys::{exec, executable, path, process, startup};
-use crate::{config, supervisor, telemetry};
+use crate::{config, logging, supervisor};
 
 /// What a program brings along.
 #[derive(Clone, Copy)]
@@ -91,7 +91,7 @@ fn load_config(
     let inputs = inputs.recapture_file(before).map_err(|error| error.to_string())?;
     let config = config::load(&inputs).map_err(|error| error.to_string())?;
     config::check_readable(&config).map_err(|error| error.to_string())?;
-    telemetry::check(&config.log).map_err(|error| error.to_string())?;
+    logging::check(&config.log).map_err(|error| error.to_string())?;
     Ok((config, inputs))
 }
 
@@ -127,12 +127,12 @@ fn prepare(
         }
     };
     startup::prepare_fleet().map_err(to_text)?;
-    telemetry::install(&config.log).map_err(|error| error.to_string())?;
+    logging::install(&config.log).map_err(|error| error.to_string())?;
     let signals = supervisor::block_signals().map_err(to_text)?;
     serve::raise_open_files();
     let table = exec::duplicate_inherited(state.descriptors.scoreboard).and_then(Scoreboard::adopt);
     let scoreboard = Arc::new(table.map_err(to_text)?);
-    telemetry::count_dropped_in(&scoreboard);
+    logging::count_dropped_in(&scoreboard);
     let inherited = InheritedResources::duplicate(&state).map_err(to_text)?;
     let settings = worker_host::supervisor_settings(&config);
     let places = HostResources {
@@ -227,7 +227,7 @@ fn return_to_previous(env: &TakeoverEnv, reason: &str) -> String {
                 (vec![name], config::process_environment(), None)
             }
         };
-        telemetry::finish();
+        logging::finish();
         if let Some(home) = home.and_then(|home| exec::duplicate_inherited(home).ok()) {
             // A program that begins elsewhere is still better than none.
             let _ = path::restore_working_folder(&home);

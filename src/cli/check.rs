@@ -16,7 +16,7 @@ use crate::supervisor::private_redis::server;
 use crate::supervisor::private_redis::server::REDIS_PROGRAMS;
 use crate::supervisor::run_dir;
 use crate::sys::{path, process};
-use crate::{bootstrap, config, listener, redis, telemetry};
+use crate::{bootstrap, config, listener, logging, redis};
 
 /// What is wrong with a Redis that may take all memory there is.
 const UNBOUNDED: &str = "Redis has no maxmemory, so that it may take all memory of its machine and be killed for it: set \
@@ -24,7 +24,7 @@ const UNBOUNDED: &str = "Redis has no maxmemory, so that it may take all memory 
 
 /// Checks configuration, ports and Redis; the configuration itself was read before.
 pub(super) fn check(config: &Config, inputs: &ConfigInputs) -> Result<u8, CommandFailure> {
-    telemetry::check(&config.log).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
+    logging::check(&config.log).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
     config::check_readable(config).map_err(|error| CommandFailure::new(exit_code::UNAVAILABLE, &error))?;
     let run_dir = bootstrap::create_run_dir(config)?;
     if let Some((written, real)) = inputs.loaded_file() {

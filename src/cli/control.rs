@@ -15,7 +15,7 @@ use crate::control::client::{ControlClient, ControlError};
 use crate::control::protocol;
 use crate::control::protocol::{CommandProgress, CommandResult, ControlReply, ControlRequest};
 use crate::sys::clock;
-use crate::{config, telemetry};
+use crate::{config, logging};
 
 /// How the bar of a rollout looks; a total of 0 is not known yet.
 const BAR: &str = "{bar:30} {pos}/{len}  {msg}";
@@ -138,13 +138,13 @@ impl ProgressDisplay {
             ) => {
                 bar.set_length(*total as u64);
                 bar.set_position(*done as u64);
-                bar.set_message(telemetry::escape_for_terminal(text));
+                bar.set_message(logging::escape_for_terminal(text));
             }
             (
                 Self::Lines,
                 ControlReply::Progress(CommandProgress { completed: done, total, message: text }),
             ) => {
-                let _ = writeln!(io::stderr(), "{done}/{total} {}", telemetry::escape_for_terminal(text));
+                let _ = writeln!(io::stderr(), "{done}/{total} {}", logging::escape_for_terminal(text));
             }
             (Self::Bar(_) | Self::Lines, _) => {}
         }
@@ -161,7 +161,7 @@ impl ProgressDisplay {
                 Ok(code)
             }
             Self::Bar(_) | Self::Lines if result.ok => {
-                print_line(telemetry::escape_for_terminal(&result.message));
+                print_line(logging::escape_for_terminal(&result.message));
                 Ok(exit_code::OK)
             }
             // A verdict that is not ok never has the exit code of success.

@@ -15,8 +15,8 @@ use crate::control::client::{ControlClient, ControlError};
 use crate::control::events::FleetEvent;
 use crate::control::protocol;
 use crate::control::protocol::{ControlReply, ControlRequest};
+use crate::logging;
 use crate::sys::clock;
-use crate::telemetry;
 
 /// How long the fleet may take to tell what it remembers.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -108,7 +108,7 @@ fn line(event: &FleetEvent) -> String {
     let nanos = i128::from(event.timestamp_ms) * 1_000_000;
     let at = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().and_then(|at| at.format(STAMP).ok());
     let (kind, text) =
-        (telemetry::escape_for_terminal(&event.kind), telemetry::escape_for_terminal(&event.message));
+        (logging::escape_for_terminal(&event.kind), logging::escape_for_terminal(&event.message));
     format!("{:>6}  {}  {kind:<20} {text}", event.sequence, at.unwrap_or_default())
 }
 

@@ -8,8 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tower_sessions::session::Id;
 
-use crate::session::cookie::CookieKeyring;
-use crate::session::cookie_value::constant_time_eq;
+use crate::sessions::cookie::CookieKeyring;
+use crate::sessions::cookie_value::constant_time_eq;
 use crate::sys::random;
 
 /// A signature by HMAC-SHA256.
@@ -63,7 +63,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::session::cookie::new_id;
+    use crate::sessions::cookie::new_id;
 
     const OLD: &[u8] = b"an old secret of thirty-two bytes";
     const NEW: &[u8] = b"a new secret with thirty-two bytes";

@@ -7,12 +7,12 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
-use crate::broadcast::InvalidTopicName;
+use crate::broadcasts::InvalidTopicName;
 use crate::http::offload::OffloadError;
 use crate::http::problem::Problem;
 use crate::http::service::idempotent::key::KEY_MAX;
 use crate::limiter::headers::RateLimitHeaders;
-use crate::{broadcast, counter, redis, session, tasks};
+use crate::{broadcasts, counters, redis, sessions, tasks};
 
 /// Why an extractor or an operation of this library failed; answers as a problem document.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -245,21 +245,21 @@ fn retry_after(error: &redis::RedisError) -> u64 {
     error.retry_after().as_secs().max(1) + TURN.fetch_add(1, Relaxed) % SPREAD
 }
 
-impl From<session::SessionError> for RequestError {
-    fn from(error: session::SessionError) -> Self {
+impl From<sessions::SessionError> for RequestError {
+    fn from(error: sessions::SessionError) -> Self {
         match error {
-            session::SessionError::Denied => Self::Denied,
-            session::SessionError::Gone | session::SessionError::Rotated => Self::SessionGone,
-            session::SessionError::TooLarge => Self::SessionTooLarge,
-            session::SessionError::Conflict => Self::SessionConflict,
-            session::SessionError::TooManySessions { retry_after } => {
+            sessions::SessionError::Denied => Self::Denied,
+            sessions::SessionError::Gone | sessions::SessionError::Rotated => Self::SessionGone,
+            sessions::SessionError::TooLarge => Self::SessionTooLarge,
+            sessions::SessionError::Conflict => Self::SessionConflict,
+            sessions::SessionError::TooManySessions { retry_after } => {
                 Self::TooManySessions { retry_after: whole_seconds(retry_after) }
             }
-            session::SessionError::NotANumber | session::SessionError::InvalidField => {
+            sessions::SessionError::NotANumber | sessions::SessionError::InvalidField => {
                 Self::InvalidSessionField
             }
-            session::SessionError::RandomSource => Self::Internal,
-            session::SessionError::Redis(error) => StateError::from(&error).to_request_error(),
+            sessions::SessionError::RandomSource => Self::Internal,
+            sessions::SessionError::Redis(error) => StateError::from(&error).to_request_error(),
         }
     }
 }
@@ -282,25 +282,25 @@ impl From<InvalidTopicName> for RequestError {
     }
 }
 
-impl From<broadcast::BroadcastError> for RequestError {
-    fn from(error: broadcast::BroadcastError) -> Self {
+impl From<broadcasts::BroadcastError> for RequestError {
+    fn from(error: broadcasts::BroadcastError) -> Self {
         match error {
-            broadcast::BroadcastError::TooLarge { limit, .. } => Self::MessageTooLarge { limit },
-            broadcast::BroadcastError::TooManySubscribers { .. }
-            | broadcast::BroadcastError::TooManyTopics { .. } => Self::TooManySubscribers,
-            broadcast::BroadcastError::Redis(error) => StateError::from(&error).to_request_error(),
+            broadcasts::BroadcastError::TooLarge { limit, .. } => Self::MessageTooLarge { limit },
+            broadcasts::BroadcastError::TooManySubscribers { .. }
+            | broadcasts::BroadcastError::TooManyTopics { .. } => Self::TooManySubscribers,
+            broadcasts::BroadcastError::Redis(error) => StateError::from(&error).to_request_error(),
         }
     }
 }
 
-impl From<counter::CounterError> for RequestError {
-    fn from(error: counter::CounterError) -> Self {
+impl From<counters::CounterError> for RequestError {
+    fn from(error: counters::CounterError) -> Self {
         match error {
-            counter::CounterError::InvalidName => Self::InvalidCounterName,
-            counter::CounterError::Overflow => Self::CounterOverflow,
-            counter::CounterError::InvalidAmount => Self::InvalidCounterAmount,
-            counter::CounterError::InvalidToken => Self::InvalidCounterToken,
-            counter::CounterError::Redis(error) => StateError::from(&error).to_request_error(),
+            counters::CounterError::InvalidName => Self::InvalidCounterName,
+            counters::CounterError::Overflow => Self::CounterOverflow,
+            counters::CounterError::InvalidAmount => Self::InvalidCounterAmount,
+            counters::CounterError::InvalidToken => Self::InvalidCounterToken,
+            counters::CounterError::Redis(error) => StateError::from(&error).to_request_error(),
         }
     }
 }

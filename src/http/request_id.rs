@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use http::HeaderValue;
 
-use crate::session::cookie;
+use crate::sessions::cookie;
 
 /// Length of an id.
 const REQUEST_ID_LEN: usize = 25;

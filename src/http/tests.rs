@@ -11,11 +11,11 @@ use http::{Request, Response, header};
 
 use super::extract::{Counters, PageView};
 use super::*;
-use crate::broadcast::BroadcastHub;
+use crate::broadcasts::BroadcastHub;
 use crate::config;
 use crate::config::ConfigInputs;
 use crate::config::settings::RedisUrl;
-use crate::counter::batched::BatchedCounters;
+use crate::counters::batched::BatchedCounters;
 use crate::redis::RedisClient;
 use crate::scoreboard::Scoreboard;
 use crate::tasks::TaskQueue;

@@ -4,10 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use crate::logging;
+use crate::logging::LogWait;
 use crate::sys::fd::Interest;
 use crate::sys::{clock, fd};
-use crate::telemetry;
-use crate::telemetry::LogWait;
 
 /// Waits for one of `fds`, until `wake_at`, or until lines of the log that wait can be written, and writes them.
 pub(super) fn wait_for_fds<'a>(
@@ -15,7 +15,7 @@ pub(super) fn wait_for_fds<'a>(
     wake_at: Option<Duration>,
     now: Duration,
 ) -> io::Result<()> {
-    let pending = telemetry::pending();
+    let pending = logging::pending();
     let (end, flush_at) = match &pending {
         Some(LogWait::Writable(end)) => (Some(end), None),
         Some(LogWait::At(at)) => (None, Some(*at)),
@@ -29,7 +29,7 @@ pub(super) fn wait_for_fds<'a>(
     let has_room = end.is_some() && ready.first().is_some_and(|end| end.any());
     // Asking a full log again before it has room would be taken for room that is none.
     if has_room || flush_at.is_some_and(|at| at <= clock::monotonic()) {
-        telemetry::flush();
+        logging::flush();
     }
     Ok(())
 }

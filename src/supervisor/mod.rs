@@ -43,6 +43,7 @@ pub use signals::{SIGNALS, block_signals};
 use crate::control::events::FleetEvent;
 use crate::control::server::ControlServer;
 use crate::listener::{ListenAddresses, SlotListeners};
+use crate::logging;
 use crate::scoreboard::{ExitReason, Scoreboard};
 pub use crate::supervisor::deployment::inherited::{
     InheritedResources, RestoreOptions, Takeover, close_originals,
@@ -58,7 +59,6 @@ use crate::sys::fd::Interest;
 use crate::sys::process::Pid;
 use crate::sys::signal::{ReceivedSignal, Signal, SignalReader};
 use crate::sys::{clock, fd, signal, startup};
-use crate::telemetry;
 
 /// How a fleet ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -387,7 +387,7 @@ impl<'a> Supervisor<'a> {
 
     /// After a rotation: this process first, so that its workers find the new file.
     fn reopen_logs(&self) {
-        telemetry::reopen();
+        logging::reopen();
         for worker in self.slots.entries.iter().flat_map(|slot| &slot.workers) {
             slots::send_signal(worker.pid, Signal::SIGUSR1);
         }

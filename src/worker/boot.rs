@@ -11,9 +11,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use crate::broadcast::BroadcastHub;
+use crate::broadcasts::BroadcastHub;
 use crate::config::settings::Config;
-use crate::counter::batched::BatchedCounters;
+use crate::counters::batched::BatchedCounters;
 use crate::http;
 use crate::http::{AppServices, Dashboard, DrainState, HttpService, InstanceIdentity, Worker};
 use crate::listener::{Listener, SlotListeners};

@@ -27,12 +27,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::http::DrainState;
+use crate::logging;
 use crate::redis::{RedisClient, RedisStatus};
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::DrainOrder;
 use crate::sys::signal::Signal;
 use crate::sys::{backtrace, clock, signal};
-use crate::telemetry;
 use crate::worker::background::heartbeat::HeartbeatWriter;
 use crate::worker::background::registrar::InstanceRegistrar;
 use crate::worker::balancer::ConnectionBalancer;
@@ -44,7 +44,7 @@ pub const EXIT_BOOT_FAILED: u8 = 70;
 
 /// A worker's life; returns its exit code.
 pub fn run(start: WorkerOptions) -> u8 {
-    telemetry::set_worker_slot(start.slot);
+    logging::set_worker_slot(start.slot);
     if let Err(error) = start.status_pipe.try_clone().and_then(backtrace::report_on_request) {
         tracing::debug!(%error, "a hang would be without a backtrace");
     }
@@ -73,7 +73,7 @@ pub fn run(start: WorkerOptions) -> u8 {
             EXIT_BOOT_FAILED
         }
     };
-    telemetry::finish();
+    logging::finish();
     code
 }
 

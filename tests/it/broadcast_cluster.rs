@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use regatta::__internals::broadcast::{BroadcastHub, Subscription, SubscriptionEvent, TopicName};
+use regatta::__internals::broadcasts::{BroadcastHub, Subscription, SubscriptionEvent, TopicName};
 use regatta::__internals::config::settings::ScriptingMode;
 
 use crate::support::broadcasts::{next, settings, text, topic};
@@ -73,7 +73,7 @@ async fn every_worker_hears_of_it_whichever_node_it_listens_to() {
         eventually("all are counted", async || here.next().await == 4).await;
         drop(everywhere);
         let mut back =
-            hubs[3].subscribe(&chat, Some(regatta::__internals::broadcast::MessageId::ZERO)).await.unwrap();
+            hubs[3].subscribe(&chat, Some(regatta::__internals::broadcasts::MessageId::ZERO)).await.unwrap();
         if mode == ScriptingMode::Evalsha {
             for expected in texts {
                 assert_eq!(text(&mut back).await, expected);
@@ -136,7 +136,7 @@ async fn a_node_that_dies_costs_at_most_what_its_replica_had_not() {
     }
     let gaps = rising(&mut here, 20, 40).await;
     let mut back =
-        other.subscribe(&chat, Some(regatta::__internals::broadcast::MessageId::ZERO)).await.unwrap();
+        other.subscribe(&chat, Some(regatta::__internals::broadcasts::MessageId::ZERO)).await.unwrap();
     assert_eq!(rising(&mut back, 0, 40).await, 0, "the replica had it all");
     eprintln!("a node's death: {gaps} gaps told");
 }

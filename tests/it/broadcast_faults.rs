@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use regatta::__internals::broadcast::{
+use regatta::__internals::broadcasts::{
     BroadcastError, BroadcastHub, MessageId, Subscription, SubscriptionEvent, TopicName,
 };
 use regatta::__internals::config::settings::{BroadcastConfig, ScriptingMode};

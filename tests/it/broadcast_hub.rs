@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use regatta::__internals::broadcast::{
+use regatta::__internals::broadcasts::{
     BroadcastError, BroadcastHub, MessageId, SubscriptionEvent, TopicName,
 };
 use regatta::__internals::config::settings::{BroadcastConfig, ScriptingMode};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use regatta::__internals::broadcast::{BroadcastHub, Subscription};
+use regatta::__internals::broadcasts::{BroadcastHub, Subscription};
 use regatta::__internals::config::settings::{BroadcastConfig, ScriptingMode};
 use regatta::__internals::redis::{RedisClient, keys};
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::counter::CounterName;
-use regatta::__internals::counter::batched::BatchedCounters;
+use regatta::__internals::counters::CounterName;
+use regatta::__internals::counters::batched::BatchedCounters;
 use regatta::__internals::redis::RedisClient;
 use regatta::__internals::scoreboard::Scoreboard;
 

@@ -10,13 +10,13 @@ const FLOORS: &[(&str, u8)] = &[
     ("supervisor", 7),
     ("worker", 7),
     ("http", 6),
-    ("session", 4),
-    ("counter", 4),
+    ("sessions", 4),
+    ("counters", 4),
     ("limiter", 4),
-    ("broadcast", 4),
+    ("broadcasts", 4),
     ("tasks", 4),
     ("control", 4),
-    ("telemetry", 3),
+    ("logging", 3),
     ("redis", 3),
     ("status", 3),
     ("listener", 2),
@@ -34,13 +34,23 @@ const FLOORS: &[(&str, u8)] = &[
 struct Wall(&'static str, &'static [&'static str]);
 
 /// The loops: everything else is told what time it is.
-const LOOPS: &[&str] = &["supervisor/mod.rs", "worker/", "http/", "redis/", "cli/", "telemetry/", "bin/"];
+const LOOPS: &[&str] = &["supervisor/mod.rs", "worker/", "http/", "redis/", "cli/", "logging/", "bin/"];
 
 const WALLS: &[Wall] = &[
     // Workers are forked, and tokio survives that only if the supervisor has never used it.
     Wall(
         "tokio::",
-        &["worker/", "http/", "redis/", "session/", "counter/", "limiter/", "broadcast/", "tasks/", "bin/"],
+        &[
+            "worker/",
+            "http/",
+            "redis/",
+            "sessions/",
+            "counters/",
+            "limiter/",
+            "broadcasts/",
+            "tasks/",
+            "bin/",
+        ],
     ),
     Wall("unsafe", &["sys/"]),
     Wall("nix::", &["sys/"]),

@@ -126,7 +126,7 @@ fn message(line: &Value) -> String {
 }
 
 fn is_notice(line: &Value) -> bool {
-    line["target"] == "regatta::telemetry::formatter" && message(line).contains("dropped")
+    line["target"] == "regatta::logging::formatter" && message(line).contains("dropped")
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use regatta::__internals::broadcast::BroadcastHub;
+use regatta::__internals::broadcasts::BroadcastHub;
 use regatta::__internals::config::settings::{RedisUrl, ScriptingMode};
 use regatta::__internals::redis::{RedisClient, RedisStatus, ServerWarning};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fred::clients::Client;
 use fred::interfaces::{ClientLike, EventInterface, FunctionInterface, PubsubInterface, ServerInterface};
 use fred::types::config::{Config, ServerConfig};
-use regatta::__internals::broadcast::BroadcastHub;
+use regatta::__internals::broadcasts::BroadcastHub;
 use regatta::__internals::config;
 use regatta::__internals::config::ConfigInputs;
 use regatta::__internals::config::settings::ScriptingMode;

@@ -398,8 +398,8 @@ async fn fleets_with_other_prefixes_are_strangers_and_with_the_same_are_one() {
     assert_eq!(one.generated_signing_keys(), same.generated_signing_keys());
     assert_ne!(one.generated_signing_keys(), other.generated_signing_keys());
     assert!(server.keys().iter().all(|key| key.starts_with("one:") || key.starts_with("other:")));
-    let name = regatta::__internals::counter::CounterName::parse("hits").unwrap();
-    assert_eq!(regatta::__internals::counter::add(&one, "one", &name, 3).await, Ok(3));
-    assert_eq!(regatta::__internals::counter::value(&same, "one", &name).await, Ok(3));
-    assert_eq!(regatta::__internals::counter::value(&other, "other", &name).await, Ok(0));
+    let name = regatta::__internals::counters::CounterName::parse("hits").unwrap();
+    assert_eq!(regatta::__internals::counters::add(&one, "one", &name, 3).await, Ok(3));
+    assert_eq!(regatta::__internals::counters::value(&same, "one", &name).await, Ok(3));
+    assert_eq!(regatta::__internals::counters::value(&other, "other", &name).await, Ok(0));
 }

@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::begin::{BeginReply, SessionAccess, SessionQuery};
 use regatta::__internals::redis::{RedisClient, begin};
-use regatta::__internals::session;
-use regatta::__internals::session::tracked_session::{
+use regatta::__internals::sessions;
+use regatta::__internals::sessions::tracked_session::{
     CommitStatus, LoadedSession, NewSessionSeed, TrackedSession,
 };
-use regatta::__internals::session::{SessionError, SessionLifetimes, SessionSettings, cookie};
+use regatta::__internals::sessions::{SessionError, SessionLifetimes, SessionSettings, cookie};
 use tower_sessions::session::{Id, Record};
 use tower_sessions::session_store::SessionStore;
 use tower_sessions::{Session, session_store};
@@ -36,7 +36,7 @@ impl TestStore {
         }
         let arg = SessionQuery {
             generation: None,
-            key: session::session_key("p", id),
+            key: sessions::session_key("p", id),
             access: SessionAccess::Read,
             provisional: self.create.then(new_session),
             idle_ms: LIFETIMES.idle_ms(),
@@ -124,7 +124,7 @@ async fn a_session_is_read_back_by_the_next_request_and_its_id_is_stored_nowhere
     assert_eq!(session.get::<u32>("cart").await.unwrap(), Some(1));
     assert_eq!(session.get::<u32>("_csrf").await.unwrap(), Some(2));
     assert_eq!(session.get::<u32>("_c").await.unwrap(), None);
-    let everything = server.keys().join(" ") + &server.cli(&["HGETALL", &session::session_key("p", id)]);
+    let everything = server.keys().join(" ") + &server.cli(&["HGETALL", &sessions::session_key("p", id)]);
     assert!(!everything.contains(&id.to_string()));
 }
 
@@ -174,7 +174,7 @@ async fn a_session_deleted_while_a_request_runs_is_not_brought_back() {
     assert!(late.save().await.is_err());
     assert_eq!(store.commit_status(), CommitStatus::Gone);
     // What may be left is a mark, by which no ticket makes it anew.
-    assert_eq!(server.cli(&["HEXISTS", &session::session_key("p", id), "_c"]), "0");
+    assert_eq!(server.cli(&["HEXISTS", &sessions::session_key("p", id), "_c"]), "0");
     let (next, _) = request(&redis, Some(id));
     assert_eq!(next.get::<u32>("a").await.unwrap(), None);
     assert_eq!(next.id(), None);
@@ -185,7 +185,7 @@ async fn a_replaced_id_keeps_fields_views_and_age_and_the_old_id_is_dead() {
     let server = TestRedis::start();
     let redis = connect(&server, "p", ScriptingMode::Auto).await;
     let id = stored(&redis, &[("a", 1)]).await;
-    let hash = session::session_key("p", id);
+    let hash = sessions::session_key("p", id);
     let created = (now_ms(&server) - 3_600_000).to_string();
     server.cli(&["HSET", &hash, "_v", "7", "_c", &created]);
     let (session, _) = request(&redis, Some(id));
@@ -193,11 +193,11 @@ async fn a_replaced_id_keeps_fields_views_and_age_and_the_old_id_is_dead() {
     session.save().await.unwrap();
     let new = session.id().unwrap();
     assert_ne!(new, id);
-    assert_eq!(server.cli(&["HKEYS", &session::session_key("p", id)]), "_r", "nothing but a mark");
+    assert_eq!(server.cli(&["HKEYS", &sessions::session_key("p", id)]), "_r", "nothing but a mark");
     assert_eq!(request(&redis, Some(id)).0.get::<u32>("a").await.unwrap(), None);
-    assert_eq!(server.cli(&["HGET", &session::session_key("p", new), "_v"]), "7");
-    assert_eq!(server.cli(&["HGET", &session::session_key("p", new), "_c"]), created);
-    assert_eq!(server.cli(&["HGET", &session::session_key("p", new), "a"]), "1");
+    assert_eq!(server.cli(&["HGET", &sessions::session_key("p", new), "_v"]), "7");
+    assert_eq!(server.cli(&["HGET", &sessions::session_key("p", new), "_c"]), created);
+    assert_eq!(server.cli(&["HGET", &sessions::session_key("p", new), "a"]), "1");
 }
 
 fn now_ms(server: &TestRedis) -> u64 {
@@ -212,7 +212,7 @@ async fn clearing_an_unread_session_removes_every_field() {
     let (session, _) = request(&redis, Some(id));
     session.clear().await;
     session.save().await.unwrap();
-    assert_eq!(server.cli(&["HLEN", &session::session_key("p", id)]), "3");
+    assert_eq!(server.cli(&["HLEN", &sessions::session_key("p", id)]), "3");
 }
 
 #[tokio::test]
@@ -220,7 +220,7 @@ async fn a_field_that_nobody_can_read_counts_as_absent() {
     let server = TestRedis::start();
     let redis = connect(&server, "p", ScriptingMode::Auto).await;
     let id = stored(&redis, &[("a", 1), ("b", 2)]).await;
-    server.cli(&["HSET", &session::session_key("p", id), "a", "{not json"]);
+    server.cli(&["HSET", &sessions::session_key("p", id), "a", "{not json"]);
     let (session, _) = request(&redis, Some(id));
     assert_eq!(session.get::<u32>("a").await.unwrap(), None);
     assert_eq!(session.get::<u32>("b").await.unwrap(), Some(2));
@@ -235,16 +235,16 @@ async fn a_session_that_would_be_too_large_is_refused_and_stays_as_it_was() {
     let redis = connect(&server, "p", ScriptingMode::Auto).await;
     let id = stored(&redis, &[("a", 1)]).await;
     let (session, store) = request(&redis, Some(id));
-    session.insert("big", "x".repeat(session::SESSION_BYTES_MAX)).await.unwrap();
+    session.insert("big", "x".repeat(sessions::SESSION_BYTES_MAX)).await.unwrap();
     assert!(session.save().await.is_err());
     assert_eq!(store.commit_status(), CommitStatus::TooLarge);
     let (many, store) = request(&redis, Some(id));
-    for index in 0..session::SESSION_FIELDS_MAX {
+    for index in 0..sessions::SESSION_FIELDS_MAX {
         many.insert(&index.to_string(), 1).await.unwrap();
     }
     assert!(many.save().await.is_err());
     assert_eq!(store.commit_status(), CommitStatus::TooLarge);
-    assert_eq!(server.cli(&["HLEN", &session::session_key("p", id)]), "4");
+    assert_eq!(server.cli(&["HLEN", &sessions::session_key("p", id)]), "4");
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ use crate::cli::args::UpstreamOptions;
 use crate::cli::nginx::reconciler::{KeepReason, UpstreamReconciler};
 use crate::cli::nginx::{atomic_file, instances, upstream};
 use crate::config::settings::Config;
+use crate::logging;
 use crate::sys::fd;
 use crate::sys::signal::{Signal, SignalReader};
-use crate::telemetry;
 
 /// Why the watch could not begin or go on.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ enum NginxState {
 
 /// Goes on until TERM or INT; what fails is logged once and tried again at every look.
 pub(super) fn run(config: &Config, options: &UpstreamOptions, output: &Path) -> Result<u8, CommandFailure> {
-    telemetry::install(&config.log).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
+    logging::install(&config.log).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
     let deaf = |error| CommandFailure::new(exit_code::FAILED, &SignalError(error));
     let signals = SignalReader::block(&[Signal::SIGTERM, Signal::SIGINT]).map_err(deaf)?;
     let mut watch = UpstreamWatch {
@@ -60,7 +60,7 @@ pub(super) fn run(config: &Config, options: &UpstreamOptions, output: &Path) -> 
         }
         reported = trouble;
         // One readable descriptor is one signal of the two.
-        telemetry::flush();
+        logging::flush();
         let readable = fd::wait_readable(&[signals.as_fd()], Some(options.interval)).map_err(deaf)?;
         if readable.contains(&true) && signals.next().map_err(deaf)?.is_some() {
             return Ok(exit_code::OK);

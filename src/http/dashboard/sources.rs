@@ -8,7 +8,7 @@ use crate::http::services::admin::AdminServices;
 use crate::http::services::app_services::AppServices;
 use crate::http::services::state::TOTAL_VIEWS;
 use crate::redis::keys;
-use crate::session::activity::SessionActivity;
+use crate::sessions::activity::SessionActivity;
 
 /// What the page is made of: what all operators' routes share, and what this page alone reads.
 #[derive(Debug)]

@@ -13,9 +13,9 @@ use crate::http::error::RequestError;
 use crate::http::request_scope::RequestScope;
 use crate::http::request_state::session_store::RequestSessionStore;
 use crate::http::request_state::{RequestState, SessionFreshness};
-use crate::session;
-use crate::session::auth::{ActiveSession, UserLogin};
-use crate::session::user::{LoginDetails, USER_NAME_MAX, UserTag};
+use crate::sessions;
+use crate::sessions::auth::{ActiveSession, UserLogin};
+use crate::sessions::user::{LoginDetails, USER_NAME_MAX, UserTag};
 
 /// The user of the request's session, and the user's other sessions.
 ///
@@ -117,7 +117,7 @@ impl AuthSession {
     /// Dropping the future leaves it unknown whether it was ended.
     pub async fn revoke(&mut self, handle: &str) -> Result<bool, RequestError> {
         let (id, user) = self.logged_in().await?;
-        if session::public_handle(&session::digest(id)) == handle {
+        if sessions::public_handle(&sessions::digest(id)) == handle {
             self.logout().await?;
             return Ok(true);
         }
@@ -167,7 +167,7 @@ impl AuthSession {
         let user = self.state.lock().await.user;
         self.store.session.set_lifetimes(id, user, idle, absolute).await?;
         self.state.invalidate_cached(id);
-        self.state.lock().await.cookie_age = Some(absolute.min(session::LIFETIME_MAX));
+        self.state.lock().await.cookie_age = Some(absolute.min(sessions::LIFETIME_MAX));
         Ok(())
     }
 
@@ -216,7 +216,7 @@ impl AuthSession {
     /// Records the session's new id.
     async fn apply_new_id(
         &self,
-        done: Result<Id, session::SessionError>,
+        done: Result<Id, sessions::SessionError>,
         user: Option<UserTag>,
     ) -> Result<(), RequestError> {
         match done {
@@ -248,7 +248,7 @@ impl<S: Sync> FromRequestParts<S> for AuthSession {
         let user = match current {
             Some(id) => match store.loaded(id).await {
                 Ok(session) => session.login_details().map(|details| details.user),
-                Err(session::SessionError::Gone | session::SessionError::Rotated) => None,
+                Err(sessions::SessionError::Gone | sessions::SessionError::Rotated) => None,
                 Err(error) => return Err(error.into()),
             },
             None => None,

@@ -6,9 +6,9 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
-use crate::counter::CounterName;
-use crate::counter::batched::Approximate;
-use crate::counter::bounded::BoundedRequest;
+use crate::counters::CounterName;
+use crate::counters::batched::Approximate;
+use crate::counters::bounded::BoundedRequest;
 use crate::http::error::RequestError;
 use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;

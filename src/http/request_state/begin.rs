@@ -2,13 +2,13 @@
 
 use tower_sessions::session::Id;
 
-use crate::counter::CounterName;
+use crate::counters::CounterName;
 use crate::http::error::{RequestError, StateError};
 use crate::http::request_state::state::{BeginFailure, RequestState, RequestStateInner};
 use crate::limiter::pending::PendingDecision;
 use crate::redis::begin;
 use crate::redis::begin::{CounterIncrement, SessionAccess, SessionLookup, SessionQuery};
-use crate::{counter, redis};
+use crate::{counters, redis};
 
 /// Integers below this are exact in Lua, whose numbers are doubles.
 const EXACT_INTEGER_MAX: u64 = 1 << 53;
@@ -55,12 +55,12 @@ impl RequestState {
             match sums.first() {
                 Some(sum) if sum.unsigned_abs() < EXACT_INTEGER_MAX => return Ok(*sum),
                 // It was added, but so large a sum lost digits on its way through Lua: read it without.
-                Some(_) => return Ok(counter::value(&self.services.redis, prefix, name).await?),
+                Some(_) => return Ok(counters::value(&self.services.redis, prefix, name).await?),
                 None => return Err(RequestError::Unavailable { retry_after: 1 }),
             }
         }
-        let counted = counter::add(&self.services.redis, prefix, name, by).await;
-        if let Err(counter::CounterError::Redis(error)) = &counted {
+        let counted = counters::add(&self.services.redis, prefix, name, by).await;
+        if let Err(counters::CounterError::Redis(error)) = &counted {
             inner.failure = Some(error.into());
         }
         Ok(counted?)

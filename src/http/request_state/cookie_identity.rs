@@ -9,12 +9,12 @@ use tower_sessions::session::Id;
 use crate::config::settings::CookieSecurity;
 use crate::http::real_ip::{ClientInfo, ClientTransport};
 use crate::http::request_head::has_header;
-use crate::session::cookie_header;
-use crate::session::cookie_value::{ProvisionalCookie, VerifiedCookie};
-use crate::session::digest::SessionDigest;
-use crate::session::services::SessionServices;
-use crate::session::user::UserTag;
-use crate::session::verified_cookie_cache::RecognizedCookie;
+use crate::sessions::cookie_header;
+use crate::sessions::cookie_value::{ProvisionalCookie, VerifiedCookie};
+use crate::sessions::digest::SessionDigest;
+use crate::sessions::services::SessionServices;
+use crate::sessions::user::UserTag;
+use crate::sessions::verified_cookie_cache::RecognizedCookie;
 
 /// The visitor, as the cookies identify them.
 #[derive(Debug, Clone, PartialEq, Eq)]

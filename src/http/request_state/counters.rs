@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::counter;
-use crate::counter::batched::{Approximate, IncrementRejected};
-use crate::counter::bounded::BoundedRequest;
-use crate::counter::{CounterName, bounded, distinct};
+use crate::counters;
+use crate::counters::batched::{Approximate, IncrementRejected};
+use crate::counters::bounded::BoundedRequest;
+use crate::counters::{CounterName, bounded, distinct};
 use crate::http::error::RequestError;
 use crate::http::request_state::state::RequestState;
 use crate::redis::counter_commands::BoundedOutcome;
@@ -45,7 +45,7 @@ impl RequestState {
             Ok(reading) => Ok(reading),
             Err(error) => match self.batched_cached(name) {
                 Some(reading) => Ok(reading),
-                None => self.record_failure(Err(counter::CounterError::from(error))).await,
+                None => self.record_failure(Err(counters::CounterError::from(error))).await,
             },
         }
     }
@@ -97,8 +97,8 @@ impl RequestState {
     }
 
     /// A failure of Redis is recorded as the request's, whatever its handler makes of the error.
-    async fn record_failure<T>(&self, outcome: Result<T, counter::CounterError>) -> Result<T, RequestError> {
-        if let Err(counter::CounterError::Redis(error)) = &outcome {
+    async fn record_failure<T>(&self, outcome: Result<T, counters::CounterError>) -> Result<T, RequestError> {
+        if let Err(counters::CounterError::Redis(error)) = &outcome {
             self.lock().await.failure = Some(error.into());
         }
         Ok(outcome?)

@@ -13,9 +13,9 @@ use crate::redis::RedisClient;
 use crate::redis::begin::{SessionAccess, SessionLookup, SessionQuery};
 use crate::redis::notifications::NotificationHandler;
 use crate::redis::session_commands::{SESSION_DESTROYED, USER_SESSIONS_REVOKED};
-use crate::session::stale_cache::{CacheClock, StaleSessionCache};
+use crate::sessions::stale_cache::{CacheClock, StaleSessionCache};
 use crate::sys::clock;
-use crate::{redis, session};
+use crate::{redis, sessions};
 
 impl RequestState {
     /// Stores what was read from Redis, for when Redis is away.
@@ -50,7 +50,7 @@ impl RequestState {
 
     /// The session is changed, or may be: its cached copy is not true any more.
     pub(in crate::http) fn invalidate_cached(&self, id: Id) {
-        self.stale_cache().remove(&session::digest(id));
+        self.stale_cache().remove(&sessions::digest(id));
     }
 
     /// The session of the visitor's cookie; none if nothing is known.

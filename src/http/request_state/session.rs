@@ -14,11 +14,11 @@ use crate::redis::begin::{
 };
 use crate::redis::keys;
 use crate::redis::session_commands::InitialSession;
-use crate::session;
-use crate::session::cookie;
-use crate::session::cookie_value::ProvisionalCookie;
-use crate::session::tracked_session::NewSessionSeed;
-use crate::session::user::UserTag;
+use crate::sessions;
+use crate::sessions::cookie;
+use crate::sessions::cookie_value::ProvisionalCookie;
+use crate::sessions::tracked_session::NewSessionSeed;
+use crate::sessions::user::UserTag;
 
 /// How long a damaged session is retained under another key.
 const QUARANTINE_RETENTION: Duration = Duration::from_secs(60 * 60);
@@ -38,7 +38,7 @@ impl RequestState {
             CookieIdentity::Verified { id: known, digest, .. } if *known == id => {
                 keys::session(prefix, digest)
             }
-            _ => session::session_key(prefix, id),
+            _ => sessions::session_key(prefix, id),
         };
         let lifetimes = &self.services.sessions.settings.lifetimes;
         let provisional = |ProvisionalCookie { issued_ms, viewed }| ProvisionalSessionQuery {
@@ -130,7 +130,7 @@ impl RequestState {
                     CookieIdentity::Verified { id: known, digest, .. } if *known == id => {
                         self.services.sessions.activity.mark(digest)
                     }
-                    _ => self.services.sessions.activity.mark(&session::digest(id)),
+                    _ => self.services.sessions.activity.mark(&sessions::digest(id)),
                 }
             }
             // Its session is made when it is used.
@@ -141,7 +141,7 @@ impl RequestState {
     }
 
     async fn quarantine(&self, id: Id) {
-        let digest = session::digest(id);
+        let digest = sessions::digest(id);
         let kept_ms = u64::try_from(QUARANTINE_RETENTION.as_millis()).unwrap_or(u64::MAX);
         match self.services.redis.quarantine_session(&self.services.prefix, &digest, kept_ms).await {
             Ok(true) => {
@@ -199,21 +199,24 @@ impl RequestState {
         match store.cycle_id(id).await {
             Ok(new) => self.set_current_session(Some(new), user).await,
             // Another request did it at the same moment, and its response has the cookie.
-            Err(session::SessionError::Gone | session::SessionError::Rotated) => {
+            Err(sessions::SessionError::Gone | sessions::SessionError::Rotated) => {
                 let mut inner = self.lock().await;
                 (inner.current_session_id, inner.user, inner.provisional) = (None, None, None);
             }
             // Its client creates too many sessions: it gets another id when its limit allows one.
-            Err(session::SessionError::TooManySessions { .. }) => {}
+            Err(sessions::SessionError::TooManySessions { .. }) => {}
             Err(error) => tracing::warn!(%error, "a session from before TLS keeps its id for now: {error}"),
         }
     }
 
     /// Records an error after which the client must not get the handler's response, and gives the handler its error.
-    pub(in crate::http) async fn record_session_failure(&self, error: session::SessionError) -> RequestError {
+    pub(in crate::http) async fn record_session_failure(
+        &self,
+        error: sessions::SessionError,
+    ) -> RequestError {
         let refusal = match &error {
-            session::SessionError::Redis(cause) => Some(StateError::from(cause)),
-            session::SessionError::TooManySessions { retry_after } => {
+            sessions::SessionError::Redis(cause) => Some(StateError::from(cause)),
+            sessions::SessionError::TooManySessions { retry_after } => {
                 Some(StateError::TooManySessions(whole_seconds(*retry_after)))
             }
             _ => None,

@@ -4,9 +4,9 @@ use http::HeaderValue;
 use tower_sessions::session::Id;
 
 use crate::http::request_state::state::{RequestState, RequestStateInner};
-use crate::session::cookie::CookieKeyring;
-use crate::session::services::SessionServices;
-use crate::session::{LIFETIME_MAX, cookie};
+use crate::sessions::cookie::CookieKeyring;
+use crate::sessions::services::SessionServices;
+use crate::sessions::{LIFETIME_MAX, cookie};
 
 /// A `Set-Cookie` that gives the visitor this session.
 ///

@@ -14,10 +14,10 @@ use tower_sessions::session_store::SessionStore;
 
 use crate::http::error::RequestError;
 use crate::http::request_state::state::{RequestState, SessionOrigin};
-use crate::session::SessionError;
-use crate::session::auth::UserLogin;
-use crate::session::tracked_session::{LoadedSession, TrackedSession};
-use crate::{redis, session};
+use crate::sessions::SessionError;
+use crate::sessions::auth::UserLogin;
+use crate::sessions::tracked_session::{LoadedSession, TrackedSession};
+use crate::{redis, sessions};
 
 /// One request's store.
 #[derive(Debug)]
@@ -184,7 +184,7 @@ impl Drop for RequestSessionStore {
         let services = &self.state.services;
         let (redis, prefix) = (services.redis.clone(), Arc::clone(&services.prefix));
         runtime.spawn(async move {
-            if let Err(error) = redis.destroy_session(&prefix, &session::digest(released), None, false).await
+            if let Err(error) = redis.destroy_session(&prefix, &sessions::digest(released), None, false).await
             {
                 tracing::warn!(%error, "the session of an abandoned request was not ended: {error}");
             }

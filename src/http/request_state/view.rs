@@ -7,7 +7,7 @@ use crate::http::request_state::state::{
     BeginFailure, CountedView, RequestState, RequestStateInner, SessionFreshness, SessionOrigin,
 };
 use crate::redis::begin::{SessionAccess, SessionLookup};
-use crate::session::cookie_value::ProvisionalCookie;
+use crate::sessions::cookie_value::ProvisionalCookie;
 
 impl RequestState {
     /// Counts a view in the visitor's session and in the total. A visitor without one gets a provisional cookie, in

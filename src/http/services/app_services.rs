@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::broadcast::BroadcastHub;
+use crate::broadcasts::BroadcastHub;
 use crate::config::settings::Config;
-use crate::counter::batched::BatchedCounters;
+use crate::counters::batched::BatchedCounters;
 use crate::http::drain_state::DrainState;
 use crate::http::instance::InstanceIdentity;
 use crate::http::worker::Worker;

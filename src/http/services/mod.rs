@@ -2,7 +2,7 @@
 //!
 //! Each part is built once a worker, before the first request, and is never changed afterwards; what changes inside a part
 //! does so behind its own lock. No part knows a route, an extractor or a request. Sessions have theirs in their own room
-//! ([`crate::session::services`]).
+//! ([`crate::sessions::services`]).
 
 pub(super) mod admin;
 pub(super) mod app_services;

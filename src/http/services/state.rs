@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::counter::batched::BatchedCounters;
+use crate::counters::batched::BatchedCounters;
 use crate::http::services::app_services::AppServices;
 use crate::http::services::worker::WorkerContext;
 use crate::limiter::{PolicyTable, RequestLimiter};
 use crate::redis::begin::CounterIncrement;
 use crate::redis::{RedisClient, keys};
-use crate::session::services::SessionServices;
+use crate::sessions::services::SessionServices;
 
 /// Name of the counter of all views; `@` keeps it out of the applications' names.
 pub(in crate::http) const TOTAL_VIEWS: &str = "@views";

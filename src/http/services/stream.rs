@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::broadcast::BroadcastHub;
+use crate::broadcasts::BroadcastHub;
 use crate::config::settings::{BroadcastConfig, WebSocketConfig};
 use crate::http::drain_state::DrainState;
 use crate::http::services::app_services::AppServices;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::broadcast::{BroadcastHub, MessageId, Presence, Subscription, SubscriptionEvent, TopicName};
+use crate::broadcasts::{BroadcastHub, MessageId, Presence, Subscription, SubscriptionEvent, TopicName};
 use crate::http::error::RequestError;
 use crate::http::fleet_handle::FleetHandle;
 use crate::http::request_scope::RequestScope;

@@ -6,7 +6,7 @@ use axum::extract::FromRequestParts;
 use http::HeaderName;
 use http::request::Parts;
 
-use crate::broadcast::MessageId;
+use crate::broadcasts::MessageId;
 use crate::http::error::RequestError;
 
 /// What browsers send when they connect again (WHATWG HTML §9.2.3).

@@ -19,7 +19,7 @@ use crate::sys::exec::Executable;
 use crate::sys::process::{ExitStatus, Pid};
 use crate::sys::signal::Signal;
 use crate::sys::{exec, path, process, signal};
-use crate::{config, telemetry};
+use crate::{config, logging};
 
 impl Supervisor<'_> {
     /// Requests an upgrade, to the program at this path or to what lies at the path of this one.
@@ -216,9 +216,9 @@ impl Supervisor<'_> {
         let marked = kept.iter().try_for_each(|fd| exec::set_inheritable(*fd, true));
         let failed = match marked.and_then(|()| self.operators.control.set_inheritable(true)) {
             Ok(()) => {
-                telemetry::finish();
+                logging::finish();
                 let failed = run(&environment);
-                telemetry::report_missing_lines();
+                logging::report_missing_lines();
                 failed
             }
             Err(error) => error,

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use crate::logging;
 use crate::scoreboard::ExitReason;
 use crate::scoreboard::cell::{CellState, DrainOrder};
 use crate::supervisor::Supervisor;
@@ -14,7 +15,6 @@ use crate::supervisor::slots::status_pipe::StatusPipe;
 use crate::sys::process::{ExitStatus, Pid};
 use crate::sys::signal::Signal;
 use crate::sys::{backtrace, clock, process, random};
-use crate::telemetry;
 
 /// A worker that ended: how, and what it was doing.
 struct WorkerExit {
@@ -79,7 +79,7 @@ impl Supervisor<'_> {
         let Some(place) = slot.workers.iter().position(|worker| worker.pid == pid) else { return };
         let worker = slot.workers.remove(place);
         self.scoreboard.cell(index, worker.cell).clear();
-        telemetry::report_missing_lines();
+        logging::report_missing_lines();
         let killed = exit == ExitStatus::Signal(Signal::SIGKILL)
             && !matches!(worker.phase, WorkerPhase::Killed { .. });
         let out_of_memory = killed && self.monitor.account_memory_kill();

@@ -5,10 +5,10 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use crate::listener::SlotListeners;
 use crate::listener::shared_queue::SharedQueue;
+use crate::logging;
 use crate::supervisor::settings::{WorkerHost, WorkerSpec};
 use crate::sys::process::Pid;
 use crate::sys::{application_fds, fd, fork, parent_exit, process};
-use crate::telemetry;
 
 /// Exit code of a worker that failed before its setup was complete.
 const EXIT_SETUP_FAILED: u8 = 71;
@@ -65,6 +65,6 @@ fn descriptors(spec: &WorkerSpec) -> Vec<RawFd> {
     let mut descriptors: Vec<_> = spec.listeners.all().map(AsRawFd::as_raw_fd).collect();
     descriptors.extend(spec.shared_queue.iter().flat_map(SharedQueue::descriptors));
     descriptors.extend([spec.status_pipe.as_raw_fd(), spec.lifeline.as_raw_fd()]);
-    descriptors.extend(telemetry::log_fd());
+    descriptors.extend(logging::log_fd());
     descriptors
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::backoff::pause_between;
-use crate::counter::batched::{BatchedCounters, FLUSH_DELAY};
+use crate::counters::batched::{BatchedCounters, FLUSH_DELAY};
 use crate::redis;
 use crate::redis::RedisClient;
 use crate::sys::{clock, random};

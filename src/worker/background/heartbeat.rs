@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::runtime::{Handle, RuntimeMetrics};
 
-use crate::broadcast::BroadcastHub;
+use crate::broadcasts::BroadcastHub;
 use crate::redis::{RedisClient, RedisStatus};
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::WorkerCell;

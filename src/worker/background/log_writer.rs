@@ -9,10 +9,10 @@ use tokio::signal::unix::Signal;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use crate::logging;
+use crate::logging::LogWait;
 use crate::sys::clock;
 use crate::sys::sink::SinkTarget;
-use crate::telemetry;
-use crate::telemetry::LogWait;
 
 /// Time between two attempts where the kernel cannot report that there is room.
 const ROOM_RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,14 +22,14 @@ const ROOM_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 pub(in crate::worker) async fn run(mut rotated: Signal) {
     let waiting = Arc::new(Notify::new());
     let wake = Arc::clone(&waiting);
-    telemetry::on_backlog(move || wake.notify_one());
+    logging::on_backlog(move || wake.notify_one());
     loop {
         tokio::select! {
             signal = rotated.recv() => match signal {
-                Some(()) => telemetry::reopen(),
+                Some(()) => logging::reopen(),
                 None => return,
             },
-            () = wait_until_due(&waiting) => telemetry::flush(),
+            () = wait_until_due(&waiting) => logging::flush(),
         }
     }
 }
@@ -37,7 +37,7 @@ pub(in crate::worker) async fn run(mut rotated: Signal) {
 /// Waits until there is something to write, and room for it.
 async fn wait_until_due(waiting: &Notify) {
     loop {
-        match telemetry::pending() {
+        match logging::pending() {
             None => waiting.notified().await,
             Some(LogWait::Writable(end)) => return wait_for_room(end).await,
             Some(LogWait::At(at)) => return sleep(at.saturating_sub(clock::monotonic())).await,

@@ -1,6 +1,6 @@
 //! Streams and sockets through the shipped nginx, in front of two hosts that share one Redis.
 
-mod tasks; // their progress, and hosts that die with one
+mod tasks;
 
 use std::net::SocketAddr;
 use std::process::Child;

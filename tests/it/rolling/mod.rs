@@ -4,8 +4,8 @@
 //! `regatta` and `examples`. Without it the former release is this build: then these tests say that two fleets, and a
 //! fleet before and after an upgrade, count as one.
 
-mod beside; // fleets of both releases at once
-mod turns; // one fleet, whose program is the one and then the other
+mod beside;
+mod turns;
 
 use std::env;
 use std::path::PathBuf;

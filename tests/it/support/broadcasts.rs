@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use regatta::__internals::broadcast::{BroadcastHub, Subscription, SubscriptionEvent, TopicName};
+use regatta::__internals::broadcasts::{BroadcastHub, Subscription, SubscriptionEvent, TopicName};
 use regatta::__internals::config::settings::{BroadcastConfig, ScriptingMode};
 use tokio::time::timeout;
 

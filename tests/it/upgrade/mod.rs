@@ -1,9 +1,9 @@
 //! Another program in the same process, and back again when it is no good.
 
-mod back; // a program that fails after it took over
-mod hygiene; // what stays and what does not
-mod refused; // a program that cannot take over
-mod turns; // one at a time, and a stop ends it
+mod back;
+mod hygiene;
+mod refused;
+mod turns;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -3,19 +3,19 @@
 //! Every scenario runs under a volley of clients of all kinds and ends with the same books: not one request failed,
 //! the fleet's totals are what the clients counted, and the posted counter is exact. `REGATTA_SOAK` makes them long.
 
-mod figures; // how long things take; nothing is asserted of speed
-mod held; // old generations are bounded
-mod idle; // the race of an idle connection
-mod loss; // a volley's own test
-mod phases; // signals at every phase of the boot
-mod proxy; // behind nginx
-mod recycle; // workers that have served long enough
-mod reload; // new configuration
-mod scale; // more slots, fewer slots
-mod starved; // no processor, no supervisor
-mod steady; // nothing leaks
-mod storm; // signals from everywhere
-mod upgrade; // new binary
+mod figures;
+mod held;
+mod idle;
+mod loss;
+mod phases;
+mod proxy;
+mod recycle;
+mod reload;
+mod scale;
+mod starved;
+mod steady;
+mod storm;
+mod upgrade;
 
 use std::time::{Duration, Instant};
 

@@ -281,7 +281,7 @@ impl ExecutionLease {
     /// The name that the cookie gives with which the response comes.
     fn name_after_response(&self, change: &RecordedSessionChange) -> Option<String> {
         let session = match change.current {
-            SessionAfterResponse::Active { id, .. } => Some(crate::session::digest(id)),
+            SessionAfterResponse::Active { id, .. } => Some(crate::sessions::digest(id)),
             SessionAfterResponse::Destroyed => None,
         };
         let namer = RequestNamer { prefix: &self.state.services.prefix, key: self.key.key() };

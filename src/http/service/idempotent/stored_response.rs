@@ -14,8 +14,8 @@ use tower_sessions::session::Id;
 
 use crate::http::problem::Problem;
 use crate::redis::idempotency::StoredResponse;
-use crate::session::cookie_value::ProvisionalCookie;
-use crate::session::user::UserTag;
+use crate::sessions::cookie_value::ProvisionalCookie;
+use crate::sessions::user::UserTag;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
@@ -207,7 +207,7 @@ mod tests {
     use http_body_util::{BodyExt, Full};
 
     use super::*;
-    use crate::session::cookie::new_id;
+    use crate::sessions::cookie::new_id;
 
     #[tokio::test]
     async fn what_is_kept_of_a_response_comes_back_without_its_cookies() {

@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use crate::broadcast::{BroadcastMessage, MessageId, Subscription, SubscriptionEvent, TopicName};
+use crate::broadcasts::{BroadcastMessage, MessageId, Subscription, SubscriptionEvent, TopicName};
 use crate::http::services::stream::StreamServices;
 use crate::http::streams::last_event_id::LastEventId;
 use crate::http::streams::websocket::client::SocketClient;
