@@ -39,8 +39,8 @@ test: deps-test ## run every test
 soak: deps-test ## the long form of the tests under load: tens of minutes; prints requests and failures of each scenario
 	@$(CARGO) build --locked --examples
 	@if $(CARGO) nextest --version >/dev/null 2>&1; \
-	  then REGATTA_SOAK=1 exec $(CARGO) nextest run --locked --no-fail-fast --profile soak -E 'test(/^(zero_loss|cost|bad_lines|oracle|gcra|fuzz|live_load|live_faults|live_nginx|saturation)::/)'; \
-	  else REGATTA_SOAK=1 exec $(CARGO) test --locked --no-fail-fast --test it -- zero_loss:: cost:: bad_lines:: oracle:: gcra:: fuzz:: live_load:: live_faults:: live_nginx:: saturation:: --test-threads 1 --nocapture; fi
+	  then REGATTA_SOAK=1 exec $(CARGO) nextest run --locked --no-fail-fast --profile soak -E 'test(/(zero_loss|round_trips|unreliable_network|linearizability|gcra|fuzz|stream_load|stream_faults|behind_nginx|saturation)::/)'; \
+	  else REGATTA_SOAK=1 exec $(CARGO) test --locked --no-fail-fast --test it -- zero_loss:: round_trips:: unreliable_network:: linearizability:: gcra:: fuzz:: stream_load:: stream_faults:: behind_nginx:: saturation:: --test-threads 1 --nocapture; fi
 
 .PHONY: fuzz
 fuzz: ## what strangers may send, mutated by a fuzzer: each target for a minute (SECONDS=n)

@@ -1,4 +1,4 @@
-//! Whether a figure moved: pure, and tested in `tests/it/gate.rs`.
+//! Whether a figure moved: pure, and tested in `tests/it/architecture/gate.rs`.
 
 use std::collections::BTreeMap;
 

@@ -76,7 +76,7 @@ pub(super) enum Command {
         /// One JSON object, versioned
         #[arg(long)]
         json: bool,
-        /// Every machine of the fleet, as their heartbeats in Redis tell it
+        /// Every instance of the fleet, as their heartbeats in Redis report it
         #[arg(long)]
         all: bool,
         /// Longest wait for the answer
@@ -85,7 +85,7 @@ pub(super) enum Command {
     },
     /// Watch a running fleet live; keys reload it or replace a worker
     Top {
-        /// Time between two looks
+        /// Time between two pictures
         #[arg(long, short, value_name = "DURATION", default_value = "1s", value_parser = parse_timeout)]
         interval: Duration,
         /// Print one picture and end; needs no terminal
@@ -102,10 +102,10 @@ pub(super) enum Command {
     },
     /// Apply the pending migrations to Redis
     Migrate(MigrateOptions),
-    /// See how someone stands under a rate limit, or begin it anew
+    /// Show what is left under a rate limit, or reset it
     #[command(subcommand)]
     Limits(LimitsCommand),
-    /// Print the nginx upstream of all hosts that live, or keep it in a file
+    /// Print the nginx upstream of all live hosts, or keep it in a file
     Nginx(UpstreamOptions),
     /// Follow a program and a configuration file for the fleet that started this process
     #[command(name = watch::VERB, hide = true)]
@@ -240,7 +240,7 @@ pub(super) struct UpstreamOptions {
     /// Shell command to be run after FILE was written, for example 'nginx -t && nginx -s reload'
     #[arg(long, value_name = "COMMAND", requires = "output")]
     pub(super) reload: Option<String>,
-    /// Time between two looks
+    /// Time between two checks
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_timeout)]
     pub(super) interval: Duration,
 }
@@ -255,10 +255,10 @@ fn parse_upstream_name(text: &str) -> Result<String, String> {
 /// How an answer is waited for and shown.
 #[derive(Debug, Args)]
 pub(super) struct WaitOptions {
-    /// Print every reply as a line of JSON; the last is the verdict
+    /// Print every reply as a line of JSON; the last is the result
     #[arg(long)]
     pub(super) json: bool,
-    /// Longest wait for the verdict; the fleet goes on beyond it
+    /// Longest wait for the result; the fleet goes on beyond it
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_timeout)]
     pub(super) timeout: Duration,
     /// Return as soon as the fleet has accepted

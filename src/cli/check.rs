@@ -141,10 +141,12 @@ fn limit_line(limit: &LimitConfig) -> String {
     let measure = match limit.kind {
         LimitKind::Rate { rate, burst, prefetch: lease } => {
             let drawn = match lease {
-                PrefetchMode::Auto if burst >= PREFETCH_BURST_MIN => ", leased to workers while it is busy",
+                PrefetchMode::Auto if burst >= PREFETCH_BURST_MIN => {
+                    ", prefetched by workers while it is busy"
+                }
                 PrefetchMode::Auto | PrefetchMode::Never => "",
-                PrefetchMode::Always => ", leased to workers",
-                PrefetchMode::AtMost(most) => &format!(", leased to workers, {most} to each at most"),
+                PrefetchMode::Always => ", prefetched by workers",
+                PrefetchMode::AtMost(most) => &format!(", prefetched by workers, {most} by each at most"),
             };
             format!("{} per {:?} per {:?}, burst {burst}{drawn}", rate.count, rate.period, limit.subject)
         }

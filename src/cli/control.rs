@@ -94,13 +94,13 @@ pub(super) fn explain_error(
         ControlError::Timeout => CommandFailure {
             code: exit_code::FAILED,
             message: format!(
-                "no verdict within {}; the {verb} goes on in the fleet, `events --follow` shows how",
+                "no result within {}; the {verb} goes on in the fleet, `events --follow` shows how",
                 humantime::format_duration(options.timeout)
             ),
         },
         ControlError::Disconnected => CommandFailure {
             code: exit_code::FAILED,
-            message: format!("the fleet ended before the {verb} had a verdict; its log says why"),
+            message: format!("the fleet ended before the {verb} had a result; its log says why"),
         },
         other => CommandFailure::new(exit_code::FAILED, other),
     }

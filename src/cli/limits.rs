@@ -77,7 +77,7 @@ fn parse_subject(policy: &LimitPolicy, typed: Option<&str>, prefix: u8) -> Resul
     let typed = match (policy.per(), typed) {
         (SubjectKind::Global, None | Some("*")) => return Ok("*".to_owned()),
         (SubjectKind::Global, Some(_)) => {
-            let message = format!("{} counts everybody together and has no subject", policy.name());
+            let message = format!("{} counts all clients together and has no subject", policy.name());
             return Err(usage(message));
         }
         (_, None) => return Err(usage(format!("{} needs a subject: whose limit is meant", policy.name()))),

@@ -93,7 +93,7 @@ fn format_line(form: LineFormat, level: Level, target: &str, fields: EventFields
 
 fn format_json(at: &str, level: Level, target: &str, fields: EventFields) -> String {
     let mut object = Map::new();
-    object.insert("at".into(), at.into());
+    object.insert("timestamp".into(), at.into());
     object.insert("level".into(), level.as_str().to_ascii_lowercase().into());
     object.insert("message".into(), fields.message.into());
     if let Some(slot) = worker_slot() {

@@ -113,14 +113,14 @@ impl NamedBreaker {
         // Logged once per incident, not at each probe.
         if !self.logged_open {
             self.logged_open = true;
-            tracing::warn!(lane = name, cause = %error, "the breaker of Redis's {name} is open: {error}");
+            tracing::warn!(breaker = name, cause = %error, "redis breaker open: {error}");
         }
     }
 
     fn log_if_closed(&mut self, name: &str, now: Duration) {
         if self.logged_open && self.breaker.state(now) == BreakerState::Closed {
             self.logged_open = false;
-            tracing::info!(lane = name, "the breaker of Redis's {name} is closed again");
+            tracing::info!(breaker = name, "redis breaker closed");
         }
     }
 

@@ -309,7 +309,7 @@ impl ConnectionState {
         let reason = error.to_string();
         let down = RedisStatus::Down { reason: reason.clone() };
         if self.status.send_replace(down.clone()) != down {
-            tracing::warn!(cause = %reason, "Redis is not usable: {reason}");
+            tracing::warn!(cause = %reason, "redis unavailable: {reason}");
         }
     }
 }

@@ -147,7 +147,7 @@ impl RedisClient {
     /// Releases a permit that no caller waits for; if that fails it expires by itself.
     pub(crate) async fn release_permit_or_log(&self, key: &str, place: &str) {
         if let Err(error) = self.release_permit(key, place).await {
-            tracing::debug!(%error, "a place was not given back and ends by itself: {error}");
+            tracing::debug!(%error, "concurrency permit not released, it ends with its lease: {error}");
         }
     }
 }

@@ -163,7 +163,7 @@ impl BackgroundServices {
     /// Returns when this worker can do no more tasks, because its jobs do not stop: a successor must take its slot.
     pub(super) async fn all_task_permits_hung(&self) {
         self.tasks.all_permits_hung().await;
-        tracing::error!("hands its slot over: the jobs of its tasks were cancelled and do not stop");
+        tracing::error!("all task permits held by hung jobs; handing over to a successor");
     }
 }
 

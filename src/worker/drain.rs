@@ -178,7 +178,7 @@ async fn end_streams(phase: &DrainState, plan: &DrainPlan) {
 /// Waits for the tasks that run; what has not ended by the deadline is for another worker.
 async fn wait_for_tasks(tasks: &TaskQueue, plan: &DrainPlan) {
     if timeout_at(plan.abort_at, tasks.drain()).await.is_err() {
-        tracing::info!("gives back the tasks that still run");
+        tracing::info!("releasing running tasks");
     }
 }
 
@@ -259,16 +259,16 @@ pub(super) async fn drain_and_exit(
             let plan = plan.for_orphan();
             close_listeners(acceptors, &plan).await;
             let connections = wait_for_connections(server, &plan);
-            (tokio::join!(connections, wait_for_tasks(tasks, &plan)).0, "at the drain's deadline")
+            (tokio::join!(connections, wait_for_tasks(tasks, &plan)).0, "at drain timeout")
         }
         () = second_order => {
-            (abort(server, acceptors, plan).await, "when it was told to leave once more")
+            (abort(server, acceptors, plan).await, "by a second drain order")
         }
-        aborted = drained => (aborted, "at the drain's deadline"),
+        aborted = drained => (aborted, "at drain timeout"),
     };
     tasks.release_running().await;
     if aborted > 0 {
-        tracing::warn!(connections = aborted, "cut {aborted} connections that were still open {when}");
+        tracing::warn!(count = aborted, "connections aborted {when}");
     }
 }
 

@@ -163,7 +163,7 @@ async fn first_attempt(
     tokio::select! {
         health = redis.wait_for_first_attempt() => {
             if let RedisStatus::Down { reason } = health {
-                tracing::warn!(%reason, "serving without Redis for now: {reason}");
+                tracing::warn!(%reason, "serving while Redis is unavailable: {reason}");
             }
             true
         }

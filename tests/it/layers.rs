@@ -262,9 +262,9 @@ fn every_room_keeps_to_its_floor_and_its_walls() {
 #[test]
 fn a_broken_wall_is_found() {
     let broken = [
-        ("limiter/mod.rs", "use crate::session::Id;", "limiter/mod.rs:2: limiter names session"),
+        ("limiter/mod.rs", "use crate::sessions::Id;", "limiter/mod.rs:2: limiter names sessions"),
         ("redis/mod.rs", "fn f() { crate::http::go() }", "redis/mod.rs:2: redis names http"),
-        ("redis/keys.rs", "use super::super::session;", "redis/keys.rs:2: redis names session"),
+        ("redis/keys.rs", "use super::super::sessions;", "redis/keys.rs:2: redis names sessions"),
         ("http/mod.rs", "use crate::{config, cli, redis::{self, keys}};", "http/mod.rs:2: http names cli"),
         ("supervisor/mod.rs", "use tokio::time;", "supervisor/mod.rs:2: supervisor names tokio"),
         ("cli/mod.rs", "unsafe { go() }", "cli/mod.rs:2: cli names unsafe"),
@@ -296,7 +296,7 @@ fn words_in_comments_and_literals_break_nothing() {
         ("sys/fork.rs", "/* crate::http */ let x = \"crate::http \\\" unsafe\"; let y = r#\"tokio::\"#;"),
         ("sys/fork.rs", "let quote = '\"'; unsafe { fork() }"),
         ("supervisor/plan.rs", "#[cfg(test)]\nmod tests { fn now() { Instant::now() } }"),
-        ("http/mod.rs", "use crate::session::cookie; use super::http; use crate::http::state;"),
+        ("http/mod.rs", "use crate::sessions::cookie; use super::http; use crate::http::state;"),
         ("http/routes/counter.rs", "use super::counter; my_crate::worker(); super::session::x()"),
         ("lib.rs", "pub use crate::cli::Fleet;"),
     ];

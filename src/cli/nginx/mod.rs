@@ -62,8 +62,7 @@ fn upstream_text(config: &Config, upstream: &str) -> Result<String, CommandFailu
     }
     if !found.complete {
         // Not on standard output, which may be on its way into a file.
-        let _ =
-            writeln!(io::stderr(), "Redis has heard of this fleet for a moment only: hosts may be missing");
+        let _ = writeln!(io::stderr(), "the list of instances is not complete yet: hosts may be missing");
     }
     Ok(upstream::render_upstream(upstream, &config.redis.prefix, &servers))
 }

@@ -55,7 +55,7 @@ pub(super) fn run(config: &Config, options: &UpstreamOptions, output: &Path) -> 
         let trouble = watch.update_file().and(watch.reload()).err();
         match (&trouble, &reported) {
             (Some(trouble), reported) if reported.as_ref() != Some(trouble) => tracing::warn!("{trouble}"),
-            (None, Some(_)) => tracing::info!("{} is kept as before", output.display()),
+            (None, Some(_)) => tracing::info!("{} is up to date again", output.display()),
             _ => {}
         }
         reported = trouble;
@@ -72,7 +72,7 @@ impl UpstreamWatch<'_> {
     /// Looks once and writes the file if it is another one.
     fn update_file(&mut self) -> Result<(), String> {
         let path = self.output.display();
-        let stays = |why: &dyn std::fmt::Display| format!("{path} stays as it is: {why}");
+        let stays = |why: &dyn std::fmt::Display| format!("{path} unchanged: {why}");
         let found = instances::fetch(self.config).map_err(|error| stays(&error))?;
         let present = atomic_file::read(self.output).map_err(|error| stays(&error))?;
         let servers = self.reconciler.reconcile(
@@ -83,7 +83,7 @@ impl UpstreamWatch<'_> {
         let servers = servers.map_err(|doubt| {
             stays(&match doubt {
                 KeepReason::NoInstances => "no host of the fleet serves, as far as Redis knows",
-                KeepReason::NotYetComplete => "Redis has heard of this fleet for a moment only",
+                KeepReason::NotYetComplete => "the list of instances is not complete yet",
             })
         })?;
         let text = upstream::render_upstream(&self.options.upstream, &self.config.redis.prefix, servers);

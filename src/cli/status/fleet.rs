@@ -20,7 +20,6 @@ struct FleetDocument<'a> {
     version: u32,
     complete: bool,
     unreadable: usize,
-    #[serde(rename = "machines")]
     instances: &'a [ListedInstance],
 }
 
@@ -95,13 +94,13 @@ fn render_fleet(found: &InstanceList) -> String {
         (ready + seen.instance.ready_slots(), wanted + seen.instance.slots.len())
     });
     let count = found.instances.len();
-    let noun = if count == 1 { "machine" } else { "machines" };
+    let noun = if count == 1 { "instance" } else { "instances" };
     let _ = writeln!(page, "{count} {noun} · {ready} of {slots} workers ready");
     if found.unreadable > 0 {
         let _ = writeln!(page, "  {} more cannot be read by this version", found.unreadable);
     }
     if !found.complete {
-        let _ = writeln!(page, "  Redis has heard of this fleet for a moment only: some may be missing");
+        let _ = writeln!(page, "  the list of instances is not complete yet: some may be missing");
     }
     for seen in &found.instances {
         let instance = &seen.instance;
@@ -154,7 +153,7 @@ mod tests {
         ];
         let page = render_fleet(&InstanceList { instances: seen, unreadable: 1, complete: false });
         let lines: Vec<&str> = page.lines().collect();
-        assert_eq!(lines[0], "2 machines · 2 of 4 workers ready");
+        assert_eq!(lines[0], "2 instances · 2 of 4 workers ready");
         assert!(lines[1].contains("1 more") && lines[2].contains("may be missing"), "{page}");
         assert!(lines[4].starts_with("web-1 [2J · 1 of 2 workers · 10.0.0.5:3000 · build"), "{page}");
         assert!(lines[4].ends_with("pid 42 · seen 1.5 s ago"), "{page}");

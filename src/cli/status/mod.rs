@@ -130,7 +130,7 @@ pub(super) fn summary_lines(status: &InstanceStatus) -> Vec<String> {
             units::bytes(totals.memory_bytes),
         ),
         format!(
-            "{} requests ({} 2xx, {} 3xx, {} 4xx, {} 5xx) · {} views · {} limited · {} unavailable · {} refused · {} cut",
+            "{} requests ({} 2xx, {} 3xx, {} 4xx, {} 5xx) · {} views · {} rate-limited · {} unavailable · {} refused · {} aborted",
             units::count(totals.requests),
             units::abbreviated(answers.success),
             units::abbreviated(answers.redirection),
@@ -164,7 +164,7 @@ fn redis(status: &InstanceStatus) -> String {
         0 => String::new(),
         count => format!(", {count} hold calls back"),
     };
-    format!("{label}: {} of {workers} workers have it{held}{reached}", status.redis.up)
+    format!("{label}: {} of {workers} workers connected{held}{reached}", status.redis.up)
 }
 
 fn scaling(status: &InstanceStatus) -> Option<String> {
@@ -222,7 +222,7 @@ mod tests {
             "  150 req/s · p50 320µs · p99 1.8ms · busy 42% · 76 connections · 3 in flight · 36.0M"
         );
         assert!(lines[2].contains("1,234,567 requests") && lines[2].contains("12.3k 4xx"), "{page}");
-        assert_eq!(lines[3], "  private redis, pid 4001: 2 of 2 workers have it");
+        assert_eq!(lines[3], "  private redis, pid 4001: 2 of 2 workers connected");
         assert_eq!(
             lines[4],
             "  last reload, to generation 5: rolled back 1m0s ago: slot 0: worker 4100 did not get READY"

@@ -218,7 +218,7 @@ impl TopModel {
     fn confirm(&mut self, order: TopCommand, now: Duration) {
         if self.is_command_pending {
             self.show_note(
-                "an order is under way: wait for its verdict".to_owned(),
+                "a command is under way: wait for its result".to_owned(),
                 Severity::Transitional,
                 now,
             );

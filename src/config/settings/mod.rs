@@ -58,18 +58,18 @@ settings! {
         /// Whether a worker that has its share of the connections passes a new one on to a worker that has less
         /// ([Steering](#steering)); never with `client-ip`.
         balance: bool = required("listen.balance", basic::flag; "true", FLAG, Reload);
-        /// Where other machines reach the public addresses; none: as this machine knows itself.
+        /// Where other hosts reach the public addresses; none: as this host knows itself.
         ///
-        /// Where other machines reach the public addresses, as the heartbeat in Redis tells them ([several
-        /// machines](OPERATIONS.md#several-machines)); without a port: that of the first public address. None: the
-        /// address listened on, or for `0.0.0.0` and `[::]` the machine's own towards its default route.
+        /// Where other hosts reach the public addresses, as the heartbeat in Redis tells them ([several
+        /// instances](OPERATIONS.md#several-machines)); without a port: that of the first public address. None: the
+        /// address listened on, or for `0.0.0.0` and `[::]` the host's own towards its default route.
         advertise: Vec<AdvertisedAddress> = list(
             "advertise", address::advertised_addresses;
             "", "addresses such as 10.0.0.5, web-1:3000 or [2001:db8::1]:3000, separated by commas", Reload
         );
-        /// How often this machine says in Redis that it lives.
+        /// How often this instance sends its heartbeat to Redis.
         ///
-        /// How often this machine says in Redis that it lives; one that is silent five times as long is dead for
+        /// How often this instance sends its heartbeat to Redis; one that is silent five times as long is dead for
         /// `status --all` and `nginx`. 0: never.
         heartbeat_interval: Option<Duration> = required(
             "fleet.heartbeat_interval", bounds::heartbeat_interval;
@@ -138,7 +138,7 @@ settings! {
         );
         /// Names under which the operators' address may be asked, beside IP addresses and localhost.
         ///
-        /// Names under which the operators' addresses may be asked, beside IP addresses, `localhost` and the machine's
+        /// Names under which the operators' addresses may be asked, beside IP addresses, `localhost` and the host's
         /// own name ([why](OPERATIONS.md#who-may-ask-the-operators-address)).
         allowed_hosts: Vec<String> = list(
             "admin.allowed_hosts", address::hosts;

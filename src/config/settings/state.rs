@@ -57,9 +57,9 @@ settings! {
         reconnect_wait: Duration = required(
             "redis.patience", bounds::reconnect_wait; "2s", "0s to 1m", Reload
         );
-        /// Memory of the private Redis; auto: a quarter of what the machine or container has.
+        /// Memory of the private Redis; auto: a quarter of what the host or container has.
         ///
-        /// Memory of the private Redis's data; auto: a quarter of what the machine or its container (cgroup) has, at
+        /// Memory of the private Redis's data; auto: a quarter of what the host or its container (cgroup) has, at
         /// least 64 MiB; 0: any. A Redis that is named by `redis.url` has its own setting.
         maxmemory: MaxMemory = required(
             "redis.maxmemory", choice::maxmemory;
@@ -353,7 +353,7 @@ settings! {
     /// Work that any worker of the fleet takes from a queue.
     #[derive(Debug, Clone, PartialEq, Eq)]
     struct TasksConfig {
-        /// Tasks that run at once in a worker; 0: this machine takes none.
+        /// Tasks that run at once in a worker; 0: this instance runs none.
         concurrency: usize = required(
             "tasks.concurrency", bounds::task_concurrency; "1", "a number from 0 to 64", Reload,
             formerly = &["tasks.running"]

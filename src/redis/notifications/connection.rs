@@ -69,7 +69,7 @@ pub(super) async fn maintain(RedisClient { inner }: RedisClient) {
         inner.notifications.connected.store(true, Relaxed);
         let error = run_connection(&inner).await;
         inner.notifications.on_connection_lost();
-        tracing::debug!(%error, "notifications are not received: {error}");
+        tracing::debug!(%error, "notifications unavailable: {error}");
         if error.is_unknown_command() {
             report_warning(&inner, Some(ServerWarning::SubscribeDenied));
             tokio::time::sleep(REJECTED_PAUSE).await;
@@ -133,7 +133,7 @@ async fn receive_until_lost(
                 Ok(message) => on_message(inner, &message),
                 // Messages were dropped: from here on none is missed again.
                 Err(RecvError::Lagged(count)) => {
-                    tracing::debug!(count, "notifications arrived faster than they were handled");
+                    tracing::debug!(count, "notifications lagged");
                     if publish_allowed {
                         inner.notifications.mark_complete();
                     }

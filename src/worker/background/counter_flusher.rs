@@ -72,14 +72,14 @@ pub(in crate::worker) async fn flush_remaining(batches: &BatchedCounters) {
             Ok(Err(error)) => error.to_string(),
             _ => "Redis did not answer in time".to_owned(),
         };
-        tracing::warn!(additions = left, %cause, "leaving {left} additions to counters to the fleet's other workers: {cause}");
+        tracing::warn!(increments = left, %cause, "counter journal abandoned: {cause}");
     }
     batches.release_journal();
 }
 
 fn log_failure<T>(sent: &Result<T, redis::RedisError>) -> bool {
     if let Err(error) = sent {
-        tracing::debug!(%error, "additions to counters wait: {error}");
+        tracing::debug!(%error, "counter increments not sent yet: {error}");
     }
     sent.is_err()
 }

@@ -67,6 +67,6 @@ fn log_changes(scoreboard: &Scoreboard, known: ServerWarnings, found: ServerWarn
         tracing::warn!(finding = ?finding, "{advice}");
     }
     for finding in known.iter().filter(|finding| !found.contains(*finding)) {
-        tracing::info!(finding = ?finding, "mended: {}", finding.advice());
+        tracing::info!(finding = ?finding, "server warning cleared: {}", finding.advice());
     }
 }

@@ -83,7 +83,7 @@ impl InstanceRegistrar {
                     reported = Some((Instant::now(), instance));
                 }
                 // It is sent again at the next tick, and that Redis is away is logged by its client.
-                Err(error) => tracing::debug!(%error, "no heartbeat: {error}"),
+                Err(error) => tracing::debug!(%error, "instance heartbeat failed: {error}"),
             }
         }
     }
@@ -137,8 +137,8 @@ impl InstanceRegistrar {
         };
         match timeout(DEREGISTER_TIMEOUT, attempts).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "could not leave the fleet: {error}"),
-            Err(_) => tracing::debug!("could not leave the fleet in time"),
+            Ok(Err(error)) => tracing::debug!(%error, "deregistration failed: {error}"),
+            Err(_) => tracing::debug!("deregistration failed: Redis did not answer in time"),
         }
     }
 }

@@ -172,7 +172,7 @@ impl ConnectionServer {
                 biased;
                 result = served.as_mut() => {
                     if let Err(error) = result {
-                        tracing::debug!(%error, "connection ended early");
+                        tracing::debug!(%error, "connection closed early");
                     }
                     return;
                 }

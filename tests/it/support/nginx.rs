@@ -5,8 +5,8 @@ use std::process::Child;
 
 use tempfile::TempDir;
 
-use crate::deploy::root;
-use crate::nginx;
+use crate::architecture::deployment_files::root;
+use crate::process::operations::nginx;
 use crate::support::fleet::TestFleet;
 
 /// An entry of the shipped upstream.

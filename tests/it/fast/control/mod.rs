@@ -1,0 +1,3 @@
+//! The control protocol.
+
+pub(crate) mod protocol;

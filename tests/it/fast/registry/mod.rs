@@ -1,0 +1,3 @@
+//! Heartbeats of instances.
+
+pub(crate) mod heartbeats;

@@ -1,0 +1,9 @@
+//! Event streams and WebSockets.
+
+pub(crate) mod behind_nginx;
+pub(crate) mod broadcast;
+pub(crate) mod page_stream;
+pub(crate) mod sse;
+pub(crate) mod stream_faults;
+pub(crate) mod websocket;
+pub(crate) mod websocket_hostile;

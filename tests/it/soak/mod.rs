@@ -1,0 +1,7 @@
+//! Storms, browsers, long loads: the tests that take longest.
+
+pub(crate) mod browser_dashboard;
+pub(crate) mod browser_live;
+pub(crate) mod browser_page;
+pub(crate) mod stream_load;
+pub(crate) mod zero_loss;
