@@ -34,12 +34,16 @@ mod config;
 mod control;
 mod counters;
 mod digest;
+mod fixed_window;
 mod http;
+mod idempotency;
 mod limiter;
 mod listener;
 mod logging;
 mod panics;
 mod redis;
+mod registry;
+mod request_state;
 mod scoreboard;
 mod sessions;
 mod sse;
@@ -67,12 +71,15 @@ pub use http::streams::sse::SseSource as EventSource;
 pub use http::streams::websocket::handshake::WebSocketUpgrade;
 pub use http::{FleetHandle, Worker};
 pub use redis::RedisStatus as RedisHealth;
-pub use redis::task::{Cancelled, TaskId, TaskState, TaskStatus};
+pub use request_state::auth::ActiveSession as ListedSession;
 pub use scoreboard::snapshot::SlotSnapshot;
-pub use sessions::auth::ActiveSession as ListedSession;
 pub use sse::event;
 #[cfg(feature = "demo")]
 pub use sys::allocator::Allocator;
+pub use tasks::Cancelled;
+pub use tasks::TaskId;
+pub use tasks::TaskState;
+pub use tasks::TaskStatus;
 pub use tasks::{TaskContext, TaskFailure, TaskQueue};
 pub use tower_sessions::Session;
 
@@ -105,8 +112,14 @@ pub mod __internals {
     pub mod digest {
         pub use crate::digest::*;
     }
+    pub mod fixed_window {
+        pub use crate::fixed_window::*;
+    }
     pub mod http {
         pub use crate::http::*;
+    }
+    pub mod idempotency {
+        pub use crate::idempotency::*;
     }
     pub mod limiter {
         pub use crate::limiter::*;
@@ -119,6 +132,12 @@ pub mod __internals {
     }
     pub mod redis {
         pub use crate::redis::*;
+    }
+    pub mod registry {
+        pub use crate::registry::*;
+    }
+    pub mod request_state {
+        pub use crate::request_state::*;
     }
     pub mod scoreboard {
         pub use crate::scoreboard::*;

@@ -17,7 +17,7 @@ use crate::http::request_state::{RequestState, RequestStateInner, SessionOrigin,
 use crate::http::services::worker::WorkerContext;
 use crate::http::{body, security};
 use crate::limiter::headers::RateLimitHeaders;
-use crate::sessions::tracked_session::CommitStatus;
+use crate::request_state::tracked_session::CommitStatus;
 
 pub(super) const WORKER_ID: HeaderName = HeaderName::from_static("x-worker-id");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -75,7 +75,7 @@ const NO_DIGEST: &str = "0000000000000000000000000000000000000000";
 
 /// One of the functions that this program calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ServerFunction {
+pub enum ServerFunction {
     Begin,
     BeginBatch,
     Commit,
@@ -216,7 +216,7 @@ pub fn checksum(text: &str) -> String {
 
 impl ServerFunction {
     /// Whether repeating a call changes nothing and returns the same.
-    pub(super) fn is_repeatable(self) -> bool {
+    pub fn is_repeatable(self) -> bool {
         matches!(
             self,
             Self::CounterFlush
@@ -234,7 +234,7 @@ impl ServerFunction {
     }
 
     /// Which breakers a call passes and whether it may be repeated.
-    pub(super) fn call_kind(self) -> CallKind {
+    pub fn call_kind(self) -> CallKind {
         match self {
             Self::CounterTake
             | Self::CounterGiveBack

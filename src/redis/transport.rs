@@ -3,7 +3,6 @@
 use fred::clients::{Client, WithOptions};
 use fred::types::Value;
 use futures_util::future::join_all;
-use tower_sessions_redis_store::RedisStore;
 
 use crate::redis::cluster::ClusterRouter;
 use crate::redis::error::RedisError;
@@ -13,7 +12,7 @@ use crate::redis::wire::PipelinedCommand;
 
 /// Sends commands; cheap to clone.
 #[derive(Clone)]
-pub(super) enum RedisTransport {
+pub enum RedisTransport {
     /// The standalone server, or one node of a cluster.
     Standalone(NodeTransport),
     /// A cluster: each command goes to the node that has its keys.
@@ -22,7 +21,7 @@ pub(super) enum RedisTransport {
 
 impl RedisTransport {
     /// The same transport for calls whose responses may be large or slow.
-    pub(super) fn with_long_timeout(&self) -> Self {
+    pub fn with_long_timeout(&self) -> Self {
         match self {
             Self::Standalone(node) => Self::Standalone(node.with_long_timeout()),
             Self::Cluster(router) => Self::Cluster(router.with_long_timeout()),
@@ -30,7 +29,7 @@ impl RedisTransport {
     }
 
     /// The same transport for calls that fail at once if their keys are on two nodes, because their caller splits them.
-    pub(super) fn without_cross_slot_retry(&self) -> Self {
+    pub fn without_cross_slot_retry(&self) -> Self {
         match self {
             Self::Standalone(node) => Self::Standalone(node.clone()),
             Self::Cluster(router) => Self::Cluster(router.without_cross_slot_retry()),
@@ -38,7 +37,7 @@ impl RedisTransport {
     }
 
     /// Sends one command.
-    pub(super) async fn send(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
+    pub async fn send(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
         match self {
             Self::Standalone(node) => node.send(command, args).await,
             Self::Cluster(router) => router.send(command, args).await,
@@ -50,7 +49,7 @@ impl RedisTransport {
     ///
     /// # Errors
     /// When no command was answered.
-    pub(super) async fn pipeline(
+    pub async fn pipeline(
         &self,
         commands: Vec<PipelinedCommand>,
     ) -> Result<Vec<Result<Value, RedisError>>, RedisError> {
@@ -63,16 +62,16 @@ impl RedisTransport {
         }
     }
 
-    /// Runs one step of tower-sessions' own store over this connection; the store's result is in the `Ok`.
+    /// Runs one step of a library that brings its own commands over this connection; its result is in the `Ok`.
     ///
     /// # Errors
-    /// `InvalidSetting` in a cluster, where the store would need a client of its own; otherwise as a command.
-    pub(super) async fn with_session_store<T>(
+    /// `InvalidSetting` in a cluster, where it would need a client of its own; otherwise as a command.
+    pub async fn with_client<T>(
         &self,
-        work: impl AsyncFnOnce(RedisStore<WithOptions<Client>>) -> T,
+        work: impl AsyncFnOnce(WithOptions<Client>) -> T,
     ) -> Result<T, RedisError> {
         match self {
-            Self::Standalone(node) => node.with_session_store(work).await,
+            Self::Standalone(node) => node.with_client(work).await,
             Self::Cluster(_) => Err(RedisError::invalid_setting(
                 "a cluster needs server-side code: redis.mode cannot be plain",
             )),
@@ -80,7 +79,7 @@ impl RedisTransport {
     }
 
     /// Sends one command with text arguments.
-    pub(super) async fn call<const N: usize>(
+    pub async fn call<const N: usize>(
         &self,
         command: &'static str,
         args: [&str; N],
@@ -91,23 +90,23 @@ impl RedisTransport {
 
 /// A connection, or a cluster's connections, on which requests may call; cheap to clone.
 #[derive(Clone)]
-pub(super) struct ActiveConnection {
-    pub(super) transport: RedisTransport,
-    pub(super) mode: InvocationMode,
+pub struct ActiveConnection {
+    pub transport: RedisTransport,
+    pub mode: InvocationMode,
     /// Which of this worker's connections it is, from 1.
-    pub(super) number: u64,
+    pub number: u64,
     /// Whether batches are recorded in Redis, so that they may be sent again.
-    pub(super) deduplicates: bool,
+    pub deduplicates: bool,
 }
 
 impl ActiveConnection {
     /// As [`RedisTransport::with_long_timeout`].
-    pub(super) fn with_long_timeout(self) -> Self {
+    pub fn with_long_timeout(self) -> Self {
         Self { transport: self.transport.with_long_timeout(), ..self }
     }
 
     /// As [`RedisTransport::without_cross_slot_retry`].
-    pub(super) fn without_cross_slot_retry(self) -> Self {
+    pub fn without_cross_slot_retry(self) -> Self {
         Self { transport: self.transport.without_cross_slot_retry(), ..self }
     }
 }

@@ -15,7 +15,7 @@ use time::macros::format_description;
 
 use crate::http::admin::metric_encoding::{micros_to_seconds, millis_to_seconds};
 use crate::http::services::admin::AdminServices;
-use crate::redis::registry::{InstanceRecord, ListedInstance};
+use crate::registry::{InstanceRecord, ListedInstance};
 use crate::scoreboard::cell::CellState;
 use crate::scoreboard::snapshot::{CellSnapshot, SlotSnapshot};
 use crate::scoreboard::{ExitReason, latency};

@@ -13,9 +13,8 @@ use crate::http::fleet_handle::FleetHandle;
 use crate::http::request_scope::RequestScope;
 use crate::http::streams::last_event_id::LAST_EVENT_ID;
 use crate::http::streams::sse::SseSource;
-use crate::redis::task::{TaskId, TaskStatus};
 use crate::sse::SseEvent;
-use crate::tasks::{TaskQueue, TaskWatch};
+use crate::tasks::{TaskId, TaskQueue, TaskStatus, TaskWatch};
 
 /// The id of a task's last event.
 const FINISHED_EVENT_ID: &str = "end";

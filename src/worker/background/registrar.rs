@@ -11,11 +11,10 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::config::settings::{AdvertisedAddress, Config};
-use crate::http;
 use crate::http::InstanceIdentity;
 use crate::listener::Listener;
-use crate::redis::registry::{InstanceRecord, MISSED_HEARTBEATS_MAX};
-use crate::redis::{RedisClient, RedisError, registry};
+use crate::redis::{RedisClient, RedisError};
+use crate::registry::{InstanceRecord, MISSED_HEARTBEATS_MAX};
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::row::SlotState;
 use crate::status::rates::RateWindow;
@@ -23,6 +22,7 @@ use crate::sys::bpf::IpFamily;
 use crate::sys::{clock, cpu, executable, network, process};
 use crate::worker::interval;
 use crate::worker::options::WorkerOptions;
+use crate::{http, registry};
 
 /// How often a worker checks whether it is the one that registers, and whether the record has changed.
 const CHECK_INTERVAL: Duration = clock::TICK.saturating_mul(10);

@@ -13,7 +13,7 @@ use http_body::Body as _;
 use tower_sessions::session::Id;
 
 use crate::http::problem::Problem;
-use crate::redis::idempotency::StoredResponse;
+use crate::idempotency::StoredResponse;
 use crate::sessions::cookie_value::ProvisionalCookie;
 use crate::sessions::user::UserTag;
 

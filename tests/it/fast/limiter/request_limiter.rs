@@ -6,16 +6,17 @@ use std::time::{Duration, Instant};
 
 use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::config::{ConfigFile, ConfigInputs};
+use regatta::__internals::limiter::commands::RateLimitCheck;
 use regatta::__internals::limiter::gcra::WorkerShare;
 use regatta::__internals::limiter::pending::{FallbackOutcome, LimitDecisions, LimitGrant};
 use regatta::__internals::limiter::request_limiter::LimitAdmission;
 use regatta::__internals::limiter::{LimitSubject, PolicyTable, RequestLimiter};
-use regatta::__internals::redis::begin::RateLimitCheck;
-use regatta::__internals::redis::{RedisClient, begin};
+use regatta::__internals::request_state::begin;
 use tokio::task::JoinSet;
 
 use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::wait;
+use regatta::__internals::request_state::StateClient;
 
 pub(crate) const CLIENT: &str = "10.0.0.1";
 
@@ -26,7 +27,7 @@ static STILL: OnceLock<Instant> = OnceLock::new();
 #[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) desk: Arc<RequestLimiter>,
-    pub(crate) redis: RedisClient,
+    pub(crate) redis: StateClient,
     part: WorkerShare,
 }
 
@@ -56,8 +57,12 @@ pub(crate) async fn workers<const N: usize>(server: &TestRedis, text: &str) -> [
     let mut made = Vec::new();
     for _ in 0..N {
         let redis = connect(server, "p", ScriptingMode::Auto).await;
-        let desk =
-            RequestLimiter::new(policies(text), redis.clone(), Duration::from_millis(500), Instant::now);
+        let desk = RequestLimiter::new(
+            policies(text),
+            redis.redis().clone(),
+            Duration::from_millis(500),
+            Instant::now,
+        );
         let part = WorkerShare { instances: 1, workers: N as u64, rank: made.len() as u64 };
         made.push(Worker { desk, redis, part });
     }
@@ -66,9 +71,13 @@ pub(crate) async fn workers<const N: usize>(server: &TestRedis, text: &str) -> [
 
 impl Worker {
     /// The same with another connection and these policies.
-    pub(crate) fn on(self, redis: RedisClient, text: &str) -> Self {
-        let desk =
-            RequestLimiter::new(policies(text), redis.clone(), Duration::from_millis(500), Instant::now);
+    pub(crate) fn on(self, redis: StateClient, text: &str) -> Self {
+        let desk = RequestLimiter::new(
+            policies(text),
+            redis.redis().clone(),
+            Duration::from_millis(500),
+            Instant::now,
+        );
         Self { desk, redis, ..self }
     }
 
@@ -272,7 +281,7 @@ async fn workers_of_two_releases_draw_from_one_limit() {
     let redis = connect(&server, "p", ScriptingMode::Fcall).await;
     let old = regatta::__internals::redis::functions::library_by_name("regatta_limit_v1").unwrap();
     server.cli(&["FUNCTION", "LOAD", old.text]);
-    let amount = |requests| regatta::__internals::redis::limiter_commands::LimitCharge {
+    let amount = |requests| regatta::__internals::limiter::commands::LimitCharge {
         key: "p:l:a:v:1".into(),
         interval_us: 3_600_000_000,
         tolerance_us: 18_000_000_000,
@@ -293,7 +302,7 @@ async fn a_draw_that_gets_nothing_stores_what_it_cut() {
     for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
         let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
-        let amount = |requests| regatta::__internals::redis::limiter_commands::LimitCharge {
+        let amount = |requests| regatta::__internals::limiter::commands::LimitCharge {
             key: "p:l:a:v:1".into(),
             interval_us: 1_000_000,
             tolerance_us: 5_000_000,
@@ -473,7 +482,8 @@ async fn what_was_drawn_is_used_even_if_redis_has_no_more() {
     let [one, other]: [Worker; 2] = workers(&server, text).await;
     // What is drawn is not given back while this clock stands still.
     let still = || *STILL.get_or_init(Instant::now);
-    let desk = RequestLimiter::new(policies(text), one.redis.clone(), Duration::from_millis(500), still);
+    let desk =
+        RequestLimiter::new(policies(text), one.redis.redis().clone(), Duration::from_millis(500), still);
     let one = Worker { desk, ..one };
     // It asks itself until it has drawn; then no command is needed for a while.
     eventually("something was drawn", async || {
@@ -482,7 +492,7 @@ async fn what_was_drawn_is_used_even_if_redis_has_no_more() {
     })
     .await;
     let key = one.look().key;
-    let all = regatta::__internals::redis::limiter_commands::LimitCharge {
+    let all = regatta::__internals::limiter::commands::LimitCharge {
         key,
         interval_us: 3_600_000_000,
         tolerance_us: 3_600_000_000_000,
@@ -583,7 +593,7 @@ async fn the_errands_do_the_same_on_functions_and_on_scripts() {
     for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
         let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
-        let amount = |requests| regatta::__internals::redis::limiter_commands::LimitCharge {
+        let amount = |requests| regatta::__internals::limiter::commands::LimitCharge {
             key: "p:l:a:v:1".into(),
             interval_us: 3_600_000_000,
             tolerance_us: 18_000_000_000,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::task::Cancelled;
+use regatta::__internals::tasks::Cancelled;
 use regatta::{TaskContext, TaskId, TaskQueue, TaskState, TaskStatus};
 
 use crate::fast::tasks::queue::settings;
