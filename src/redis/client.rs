@@ -316,7 +316,7 @@ impl RedisClient {
                 Err(error) => return Err(lost.unwrap_or(error)),
             };
             let number = active.number;
-            let standalone = matches!(active.transport, RedisTransport::Standalone(..));
+            let standalone = active.transport.is_standalone();
             let repeatable = policy == RepeatPolicy::Always
                 || policy == RepeatPolicy::WhenDeduplicated && active.deduplicates;
             let error = match inner.attempt(kind, call(active, lost.is_some())).await {

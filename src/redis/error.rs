@@ -124,14 +124,17 @@ pub enum ServerRejection {
 const UNCLEAR_TEXTS: &[&str] = &["closed", "reset", "broken pipe", "no answer", "eof"];
 
 impl RedisError {
+    /// The server cannot be used now.
     pub fn unavailable(reason: impl Into<String>) -> Self {
         Self::Unavailable { reason: reason.into() }
     }
 
+    /// A setting cannot be used.
     pub fn invalid_setting(reason: impl Into<String>) -> Self {
         Self::InvalidSetting { reason: reason.into() }
     }
 
+    /// The server did not answer with what it should.
     pub fn protocol(reason: impl Into<String>) -> Self {
         Self::Protocol { reason: reason.into() }
     }

@@ -1,12 +1,12 @@
 //! The shared state in Redis: one connection a worker, one round trip a request, every failure a defined error.
 //!
 //! Guarantees that every call passes one guard (`client.rs`), which bounds how many wait and for how long. It is the only room
-//! that knows the client library, key names and server-side code; the rooms above see plain data.
+//! that knows the client library and how server-side code is called. What a session, a limit, a task or a broadcast is in
+//! Redis its own room knows, in `commands.rs` and `keys.rs`.
 //!
-//! From the ground up: `error`, `wire`, `keys` and the forms of commands (`begin`, `commit`, …) do no I/O;
-//! `node_transport`, `cluster::router` and `transport` send; `connection_state` says whether there is a connection;
-//! `client` holds the state of a worker and makes calls; `connection`, `cluster`, `maintain` and `notifications` keep it
-//! connected; the `…_operations` are what other rooms call.
+//! From the ground up: `error`, `wire` and `keys` do no I/O; `node_transport`, `cluster::router` and `transport` send;
+//! `connection_state` says whether there is a connection; `client` holds the state of a worker and makes calls;
+//! `connection`, `cluster`, `maintain` and `notifications` keep it connected.
 
 mod acl_rules;
 mod breakers;

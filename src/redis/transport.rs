@@ -1,5 +1,7 @@
 //! Sends a command to the standalone server or to the node of a cluster that has its keys.
 
+use std::fmt;
+
 use fred::clients::{Client, WithOptions};
 use fred::types::Value;
 use futures_util::future::join_all;
@@ -12,35 +14,72 @@ use crate::redis::wire::PipelinedCommand;
 
 /// Sends commands; cheap to clone.
 #[derive(Clone)]
-pub enum RedisTransport {
+pub struct RedisTransport(Route);
+
+#[derive(Clone)]
+enum Route {
     /// The standalone server, or one node of a cluster.
     Standalone(NodeTransport),
     /// A cluster: each command goes to the node that has its keys.
     Cluster(ClusterRouter),
 }
 
+impl fmt::Debug for RedisTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_standalone() {
+            "RedisTransport(standalone)"
+        } else {
+            "RedisTransport(cluster)"
+        })
+    }
+}
+
 impl RedisTransport {
+    pub(super) fn standalone(node: NodeTransport) -> Self {
+        Self(Route::Standalone(node))
+    }
+
+    pub(super) fn cluster(router: ClusterRouter) -> Self {
+        Self(Route::Cluster(router))
+    }
+
+    /// Whether it is one server, or one node of a cluster.
+    pub(super) fn is_standalone(&self) -> bool {
+        matches!(self.0, Route::Standalone(_))
+    }
+
     /// The same transport for calls whose responses may be large or slow.
     pub fn with_long_timeout(&self) -> Self {
-        match self {
-            Self::Standalone(node) => Self::Standalone(node.with_long_timeout()),
-            Self::Cluster(router) => Self::Cluster(router.with_long_timeout()),
+        match &self.0 {
+            Route::Standalone(node) => Self::standalone(node.with_long_timeout()),
+            Route::Cluster(router) => Self::cluster(router.with_long_timeout()),
         }
     }
 
     /// The same transport for calls that fail at once if their keys are on two nodes, because their caller splits them.
     pub fn without_cross_slot_retry(&self) -> Self {
-        match self {
-            Self::Standalone(node) => Self::Standalone(node.clone()),
-            Self::Cluster(router) => Self::Cluster(router.without_cross_slot_retry()),
+        match &self.0 {
+            Route::Standalone(node) => Self::standalone(node.clone()),
+            Route::Cluster(router) => Self::cluster(router.without_cross_slot_retry()),
+        }
+    }
+
+    /// How often the map of a cluster or its connections changed; 0 of one server.
+    pub(super) fn change_count(&self) -> u64 {
+        match &self.0 {
+            Route::Standalone(_) => 0,
+            Route::Cluster(router) => router.change_count(),
         }
     }
 
     /// Sends one command.
+    ///
+    /// # Errors
+    /// See [`RedisError`].
     pub async fn send(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
-        match self {
-            Self::Standalone(node) => node.send(command, args).await,
-            Self::Cluster(router) => router.send(command, args).await,
+        match &self.0 {
+            Route::Standalone(node) => node.send(command, args).await,
+            Route::Cluster(router) => router.send(command, args).await,
         }
     }
 
@@ -53,9 +92,9 @@ impl RedisTransport {
         &self,
         commands: Vec<PipelinedCommand>,
     ) -> Result<Vec<Result<Value, RedisError>>, RedisError> {
-        match self {
-            Self::Standalone(node) => node.pipeline(commands).await,
-            Self::Cluster(router) => {
+        match &self.0 {
+            Route::Standalone(node) => node.pipeline(commands).await,
+            Route::Cluster(router) => {
                 let sent = commands.into_iter().map(|(command, args)| router.send(command, args));
                 Ok(join_all(sent).await)
             }
@@ -70,15 +109,18 @@ impl RedisTransport {
         &self,
         work: impl AsyncFnOnce(WithOptions<Client>) -> T,
     ) -> Result<T, RedisError> {
-        match self {
-            Self::Standalone(node) => node.with_client(work).await,
-            Self::Cluster(_) => Err(RedisError::invalid_setting(
+        match &self.0 {
+            Route::Standalone(node) => node.with_client(work).await,
+            Route::Cluster(_) => Err(RedisError::invalid_setting(
                 "a cluster needs server-side code: redis.mode cannot be plain",
             )),
         }
     }
 
     /// Sends one command with text arguments.
+    ///
+    /// # Errors
+    /// See [`RedisError`].
     pub async fn call<const N: usize>(
         &self,
         command: &'static str,
@@ -89,9 +131,11 @@ impl RedisTransport {
 }
 
 /// A connection, or a cluster's connections, on which requests may call; cheap to clone.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct ActiveConnection {
+    /// Sends commands.
     pub transport: RedisTransport,
+    /// How server-side code is called.
     pub mode: InvocationMode,
     /// Which of this worker's connections it is, from 1.
     pub number: u64,

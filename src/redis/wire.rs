@@ -107,6 +107,7 @@ pub fn to_f64(number: u64) -> f64 {
 }
 
 /// Reads packed little-endian doubles, which hold integers below 2^53 exactly.
+#[derive(Debug)]
 pub struct ReplyReader<'a>(std::slice::ChunksExact<'a, u8>);
 
 impl<'a> ReplyReader<'a> {

@@ -115,6 +115,7 @@ pub fn provisional_ttl_ms() -> u64 {
 }
 
 impl RotateSession<'_> {
+    /// The arguments in wire order: function, number of keys, keys, arguments.
     pub fn encode(&self, entry: Value) -> Vec<Value> {
         let (how, old) = match self.from {
             RotateFrom::Nothing => ("-", None),
@@ -162,6 +163,10 @@ fn pairs(fields: &[(String, Bytes)]) -> impl Iterator<Item = Value> {
     fields.iter().flat_map(|(name, value)| [Value::from(stored_name(name)), Value::Bytes(value.clone())])
 }
 
+/// Reads the reply to a [`RotateSession`].
+///
+/// # Errors
+/// `Protocol` when it has another form.
 pub fn decode_outcome(reply: &Value) -> Result<RotateOutcome, RedisError> {
     if let Value::Array(parts) = reply
         && let [_, created, sessions] = parts.as_slice()

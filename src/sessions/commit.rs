@@ -88,6 +88,7 @@ impl CommitSession<'_> {
         3 * self.expect.len() + 2 * (self.set.len() + self.add.len()) + self.remove.len()
     }
 
+    /// Names, presence and values of the fields that must be unchanged.
     pub fn expected_args(&self) -> impl Iterator<Item = Value> {
         self.expect.iter().flat_map(|(name, value)| {
             let there = Value::Integer(i64::from(value.is_some()));
@@ -95,22 +96,26 @@ impl CommitSession<'_> {
         })
     }
 
+    /// Names and values of the fields to set.
     pub fn set_args(&self) -> impl Iterator<Item = Value> {
         self.set
             .iter()
             .flat_map(|(name, value)| [Value::from(stored_name(name)), Value::Bytes(value.clone())])
     }
 
+    /// Names and amounts of the fields to add to.
     pub fn add_args(&self) -> impl Iterator<Item = Value> {
         self.add.iter().flat_map(|(name, by)| [Value::from(stored_name(name)), Value::Integer(*by)])
     }
 
+    /// Names of the fields to remove.
     pub fn remove_args(&self) -> impl Iterator<Item = Value> {
         self.remove.iter().map(|name| Value::from(stored_name(name)))
     }
 }
 
 impl NewSession {
+    /// Its numbers in wire order.
     pub fn to_args(self) -> [Value; 4] {
         [self.created_ms.unwrap_or(0), self.views, self.idle_ms, self.absolute_ms].map(number)
     }

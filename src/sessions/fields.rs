@@ -30,7 +30,9 @@ pub struct SessionField {
 /// What is to become of a session's fields, as it is stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldChanges {
+    /// Fields to set, with their names.
     pub set: Vec<(String, SessionField)>,
+    /// Names of the fields to remove.
     pub remove: Vec<String>,
 }
 

@@ -38,6 +38,7 @@ impl SessionQuery {
         self.provisional.as_ref().is_some_and(|provisional| provisional.creates)
     }
 
+    /// What it does, in its wire form.
     pub fn mode_code(&self) -> &'static str {
         match (self.provisional.as_ref().map(|provisional| provisional.creates), self.access) {
             (None, SessionAccess::Read) => "r",
@@ -176,6 +177,10 @@ impl SessionAttributes {
     }
 }
 
+/// Reads what was found out of the reply to a request's begin.
+///
+/// # Errors
+/// `Protocol` when a number is missing.
 pub fn decode(numbers: &mut ReplyReader<'_>, stored: Option<Value>) -> Result<SessionLookup, RedisError> {
     let status = numbers.signed()?;
     if !matches!(status, 1 | 5 | 7 | 8) {

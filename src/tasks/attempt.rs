@@ -6,6 +6,13 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::tasks::task_status::{TaskId, TaskRandomSourceError};
 
+/// A task is queued; its text is the kind. The first letter of notifications to one worker, and of those of earlier
+/// releases on the common channel.
+pub const TASK_QUEUED: char = 't';
+
+/// A task has changed; its text is the id, a space, and the state.
+pub const TASK_CHANGED: char = 'p';
+
 /// Bounds that every call about a task uses.
 #[derive(Debug, Clone, Copy)]
 pub struct TaskPolicy {

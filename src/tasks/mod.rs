@@ -27,7 +27,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 pub use self::attempt::{
-    Cancelled, EnqueueOutcome, ExecutionResult, StartOutcome, TaskDelivery, TaskExecution, TaskPolicy,
+    Cancelled, EnqueueOutcome, ExecutionResult, StartOutcome, TASK_CHANGED, TASK_QUEUED, TaskDelivery,
+    TaskExecution, TaskPolicy,
 };
 pub use self::claim::{FinishOutcome, IdleWorker, NextClaim};
 pub use self::context::TaskContext;
@@ -38,13 +39,6 @@ pub use self::watch::TaskWatch;
 use crate::config::settings::TasksConfig;
 use crate::redis::{RedisClient, RedisError};
 use crate::tasks::service::{IntakeState, TaskService};
-
-/// A task is queued; its text is the kind. The first letter of notifications to one worker, and of those of earlier
-/// releases on the common channel.
-pub const TASK_QUEUED: char = 't';
-
-/// A task has changed; its text is the id, a space, and the state.
-pub const TASK_CHANGED: char = 'p';
 
 /// Largest input of a task, bytes of JSON.
 pub const INPUT_MAX: usize = 16 * 1024;

@@ -2,7 +2,7 @@
 //! or nothing.
 //!
 //! Limits, session and counters are on several nodes, which do not know each other. The parts of a request are joined
-//! with those of other requests of the turn (`batching/cluster_queue.rs`), so a request waits for one round trip. If
+//! with those of other requests of the turn (`request_state/batching/cluster_queue.rs`), so a request waits for one round trip. If
 //! one part is denied or fails, the granted parts are compensated, even if the caller leaves meanwhile. During that
 //! time another request may see a charge, a view or a session that is about to be undone: it may be denied too early,
 //! or use a session that ends, but is never allowed too much.

@@ -4,6 +4,7 @@ use crate::counters::commands::CounterIncrement;
 use crate::limiter::commands::{LimitParameters, RateLimitCheck, RateLimitDecision};
 use crate::redis::{RedisError, hash_slots, keys};
 use crate::request_state::begin::{BeginReply, BeginRequest};
+use crate::request_state::keys::compensation_mark;
 use crate::sessions::query::{ProvisionalSessionQuery, SessionLookup, SessionQuery};
 
 /// What of a request is in one hash slot, and its position in the request. Keys have their names in a cluster.
@@ -23,7 +24,7 @@ impl ShardPart {
         let limit = self.limits.first().map(|limit| limit.key.as_str());
         let session = self.session.as_ref().map(|session| session.key.as_str());
         let counter = self.counters.first().map(|counter| counter.key.as_str());
-        keys::mark_beside(limit.or(session).or(counter).unwrap_or_default(), name)
+        compensation_mark(limit.or(session).or(counter).unwrap_or_default(), name)
     }
 
     pub(super) fn request<'a>(&'a self, token: &'a str) -> BeginRequest<'a> {

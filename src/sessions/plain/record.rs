@@ -51,12 +51,12 @@ impl PlainRecord {
     }
 
     /// Lifetime left, ms: the shorter of idle and absolute; 0 if it is over.
-    pub fn left_ms(&self, now_ms: u64) -> u64 {
+    pub(super) fn left_ms(&self, now_ms: u64) -> u64 {
         self.idle_ms.min(self.created_ms.saturating_add(self.absolute_ms).saturating_sub(now_ms))
     }
 
     /// Whether it has more than allowed; 0 bytes: not checked.
-    pub fn exceeds(&self, max_fields: u64, max_bytes: u64) -> bool {
+    pub(super) fn exceeds(&self, max_fields: u64, max_bytes: u64) -> bool {
         let bytes: usize = self.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
         self.fields.len() as u64 > max_fields || max_bytes > 0 && bytes as u64 > max_bytes
     }

@@ -7,7 +7,7 @@ use regatta::__internals::idempotency::IdempotencyNames;
 use regatta::__internals::idempotency::keys;
 use regatta::__internals::redis::RedisClient;
 
-use crate::process::redis::cluster;
+use crate::support::cluster_client as cluster;
 use crate::support::redis::{TestRedis, connect};
 use crate::support::redis_cluster::TestRedisCluster;
 

@@ -11,7 +11,7 @@ use regatta::__internals::request_state::begin::{BeginReply, BeginRequest};
 use tokio::task::JoinSet;
 
 use crate::support::fault_proxy::FaultProxy;
-use crate::support::redis::{TestRedis, connect, eventually};
+use crate::support::redis::{TestRedis, calls, connect, eventually};
 use regatta::__internals::request_state::StateClient;
 
 const BOTH: [(ScriptingMode, &str); 2] =
@@ -48,10 +48,6 @@ async fn crowd(redis: &StateClient, keys: impl IntoIterator<Item = String>) -> V
 
 fn same(count: usize) -> impl Iterator<Item = String> {
     std::iter::repeat_n("p:c:x".to_owned(), count)
-}
-
-pub(crate) fn calls(server: &TestRedis, command: &str) -> u64 {
-    server.commands().get(command).copied().unwrap_or(0)
 }
 
 #[tokio::test]

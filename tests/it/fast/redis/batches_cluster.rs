@@ -19,7 +19,7 @@ use regatta::__internals::sessions::keys as session_keys;
 use regatta::__internals::sessions::query::{SessionAccess, SessionLookup, SessionQuery};
 use tokio::task::JoinSet;
 
-use crate::process::redis::cluster::{TOTAL, connect, limit, session};
+use crate::support::cluster_client::{TOTAL, connect, limit, session};
 use crate::support::redis::{TestRedis, eventually};
 use crate::support::redis_cluster::TestRedisCluster;
 use crate::support::{property, wait};

@@ -18,7 +18,7 @@ use regatta::__internals::request_state::begin;
 use regatta::__internals::request_state::begin::BeginReply;
 use regatta::__internals::sessions::commands::{InitialSession, RotateFrom, RotateOutcome, RotateSession};
 use regatta::__internals::sessions::query::{SessionAccess, SessionLookup, SessionQuery};
-use regatta::__internals::sessions::{commit, keys as session_keys};
+use regatta::__internals::sessions::{commit as session_commit, keys as session_keys};
 use regatta::__internals::tasks::keys as task_keys;
 use regatta::TaskId;
 
@@ -99,9 +99,9 @@ async fn visit(redis: &StateClient, key: &str, create: bool) -> Option<(u64, usi
     }
 }
 
-async fn set(redis: &StateClient, key: &str, field: &str) -> commit::CommitOutcome {
+async fn set(redis: &StateClient, key: &str, field: &str) -> session_commit::CommitOutcome {
     let set = [(field.to_owned(), Bytes::from_static(b"1"))];
-    let request = commit::CommitSession { key, set: &set, max_fields: 64, ..Default::default() };
+    let request = session_commit::CommitSession { key, set: &set, max_fields: 64, ..Default::default() };
     redis.commit(&request).await.unwrap()
 }
 
@@ -126,7 +126,10 @@ async fn workers_of_two_releases_share_sessions_through_a_deploy_and_back() {
                     2 => old.visit_batched("p:s:one").await > 0.0,
                     3 => old.set("p:s:one", &field, "1").await == 1,
                     _ => {
-                        matches!(set(&new, "p:s:one", &field).await, commit::CommitOutcome::Committed { .. })
+                        matches!(
+                            set(&new, "p:s:one", &field).await,
+                            session_commit::CommitOutcome::Committed { .. }
+                        )
                     }
                 }
             });
@@ -144,7 +147,7 @@ async fn workers_of_two_releases_share_sessions_through_a_deploy_and_back() {
         new.delete("p:s:one").await.unwrap();
         assert_eq!(old.visit_by(function, "p:s:one").await, None);
         assert_eq!(old.set("p:s:one", "late", "1").await, 0);
-        assert_eq!(set(&new, "p:s:one", "late").await, commit::CommitOutcome::Gone);
+        assert_eq!(set(&new, "p:s:one", "late").await, session_commit::CommitOutcome::Gone);
     }
 }
 
@@ -275,7 +278,7 @@ async fn workers_of_two_releases_share_tasks_claims_heartbeats_and_listeners() {
     let old = Old::start(&server).await.0;
     let lease = Some(Duration::from_millis(300));
     let queue = task_keys::task_queue("p", "a");
-    let rules = crate::fast::tasks::steps::RULES;
+    let rules = crate::support::task_steps::RULES;
     for _ in 0..2 {
         new.enqueue_task(TaskId::new().unwrap(), "a", "1", &rules).await.unwrap();
     }

@@ -20,8 +20,8 @@ use regatta::__internals::sessions::commit::{CommitOutcome, CommitSession, NewSe
 use regatta::__internals::sessions::query::{SessionAccess, SessionLookup, SessionQuery};
 use tokio::task::JoinSet;
 
-use crate::fast::redis::batches::calls;
 use crate::support::fault_proxy::FaultProxy;
+use crate::support::redis::calls;
 use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::{property, soak};
 use regatta::__internals::request_state::StateClient;
@@ -466,13 +466,13 @@ impl World {
         let entries: Vec<_> =
             changes.iter().zip(&keys).map(|(change, key)| CommitEntry::new(&change.request(key))).collect();
         let entries: Vec<_> = entries.iter().collect();
-        let mut args = batch::encode(&entries, ledger, Value::Null).split_off(1);
+        let mut args = commit_batch::encode(&entries, ledger, Value::Null).split_off(1);
         let count = usize::try_from(args[0].as_u64().unwrap()).unwrap();
         let rest = args.split_off(1 + count);
         let keys: Vec<Bytes> = args.split_off(1).into_iter().map(|key| key.into_bytes().unwrap()).collect();
         let reply = self.0.fcall::<Value, _, _, _>("regatta_v6_commits", keys, rest).await;
         let reply = reply.map_err(|error| error.details().to_owned())?;
-        let answers = batch::decode(&entries, reply).map_err(|error| error.to_string())?;
+        let answers = commit_batch::decode(&entries, reply).map_err(|error| error.to_string())?;
         Ok(answers.into_iter().map(|answer| answer.map_err(|_| ())).collect())
     }
 }

@@ -11,8 +11,8 @@ use regatta::__internals::redis::keys;
 use regatta::__internals::tasks::keys as task_keys;
 use regatta::{TaskContext, TaskId, TaskQueue, TaskState};
 
-use crate::fast::tasks::queue::settings;
 use crate::support::redis::{TestRedis, connect, eventually};
+use crate::support::task_steps::settings;
 use crate::support::wait;
 use regatta::__internals::request_state::StateClient;
 

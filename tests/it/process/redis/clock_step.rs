@@ -12,11 +12,11 @@ use regatta::__internals::registry;
 use regatta::__internals::registry::InstanceRecord;
 use regatta::__internals::tasks::StartOutcome;
 
-use crate::fast::tasks::steps::{MODES, begin, make, take};
 use crate::support::client::{CookieClient, Request};
 use crate::support::clock::Clock;
 use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::{TestRedis, connect, eventually};
+use crate::support::task_steps::{MODES, begin, make, take};
 use crate::support::wait;
 use regatta::__internals::request_state::StateClient;
 
