@@ -68,6 +68,7 @@ pub fn public_service(parts: &AppServices, app: &AppFactory, dashboard: &Dashboa
     let worker = Arc::new(WorkerContext::new(parts));
     let services = Arc::new(WorkerServices::new(parts, worker));
     let mut router = app(FleetHandle(Arc::clone(&services)));
+    // Never true in a program without the dashboard: the configuration has refused it, and `/fleet` is the application's.
     if parts.config.dashboard.public {
         router = router.merge(dashboard.routes(&Arc::new(AdminServices::new(parts)), parts));
     }

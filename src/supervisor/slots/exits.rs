@@ -41,6 +41,14 @@ impl WorkerExit {
         }
     }
 
+    /// Its event, and the event's predicate: what counts as a crash is called one, with or without an order to leave.
+    fn event(&self) -> (&'static str, &'static str) {
+        match self.exit_reason().is_failure() {
+            true => ("worker_crashed", "crashed"),
+            false => ("worker_exited", "exited"),
+        }
+    }
+
     /// The same in words.
     fn describe(&self) -> String {
         match (&self.boot_failure, self.worker.phase) {
@@ -65,6 +73,12 @@ impl Supervisor<'_> {
                 self.on_worker_exit(slot, pid, exit, now);
             } else if self.private_redis.as_ref().is_some_and(|private| private.pid == Some(pid)) {
                 self.on_private_redis_exit(pid, exit, now);
+            } else if process::companion() == Some(pid) {
+                process::set_companion(None);
+                tracing::warn!(
+                    pid = pid.as_raw(), cause = %exit,
+                    "files are no longer watched (--watch): the process that watches them ended: {exit}"
+                );
             } else if !self.on_preflight_exit(pid, exit) {
                 tracing::debug!(pid = pid.as_raw(), cause = %exit, "reaped an orphan");
             }
@@ -104,8 +118,9 @@ impl Supervisor<'_> {
     /// It had an order to drain, or was killed after one.
     fn on_expected_exit(&mut self, index: usize, end: &WorkerExit) {
         let (pid, exit, reason) = (end.worker.pid.as_raw(), end.exit, end.exit_reason());
-        let incident = WorkerEvent { kind: "worker_exited", slot: index, pid: end.worker.pid };
-        let what = format!("exited ({reason}): {exit}");
+        let (kind, ended) = end.event();
+        let incident = WorkerEvent { kind, slot: index, pid: end.worker.pid };
+        let what = format!("{ended} ({reason}): {exit}");
         self.record_worker_exit(incident, end.worker.generation, reason, &what);
         if exit == ExitStatus::Code(0) {
             tracing::info!(slot = index, pid, cause = %exit, %reason, "worker exited");
@@ -152,12 +167,13 @@ impl Supervisor<'_> {
                 tracing::info!(slot = index, pid, %cause, %reason, "worker exited: {cause}")
             }
         }
-        let incident = WorkerEvent { kind: "worker_crashed", slot: index, pid: end.worker.pid };
+        let (kind, ended) = end.event();
+        let incident = WorkerEvent { kind, slot: index, pid: end.worker.pid };
         self.record_worker_exit(
             incident,
             end.worker.generation,
             reason,
-            &format!("crashed ({reason}): {cause}"),
+            &format!("{ended} ({reason}): {cause}"),
         );
         if death == WorkerDeath::BeforeReady {
             self.on_restart_failed(index, &cause);
