@@ -45,7 +45,7 @@ pub use dashboard::Dashboard;
 pub use drain_state::DrainState;
 pub use error::RequestError;
 pub use fleet_handle::{AppFactory, FleetHandle};
-pub use instance::{InstanceIdentity, with_figures};
+pub use instance::InstanceIdentity;
 #[cfg(not(feature = "dashboard"))]
 pub use no_dashboard::Dashboard;
 pub use prepared_rejection::PreparedRejection;

@@ -155,13 +155,13 @@ impl Supervisor<'_> {
         let delay =
             if condemned { Duration::ZERO } else { slot.backoff.delay_after(death, random::jitter()) };
         slot.backoff_until = (!delay.is_zero()).then_some(now + delay);
-        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let delay_seconds = (delay.as_secs_f64() * 1e3).round() / 1e3;
         match self.lifecycle.desired_state {
             DesiredState::Running if reason == ExitReason::Operator => {
-                tracing::info!(slot = index, pid, delay_ms, %reason, "worker exited without an order")
+                tracing::info!(slot = index, pid, delay_seconds, %reason, "worker exited without an order")
             }
             DesiredState::Running => {
-                tracing::warn!(slot = index, pid, %cause, delay_ms, %reason, "worker crashed: {cause}")
+                tracing::warn!(slot = index, pid, %cause, delay_seconds, %reason, "worker crashed: {cause}")
             }
             DesiredState::Stopping | DesiredState::Killing => {
                 tracing::info!(slot = index, pid, %cause, %reason, "worker exited: {cause}")
