@@ -17,6 +17,7 @@ use http::{Request, StatusCode};
 use tower::Service;
 use tower_sessions::Session;
 
+use crate::http::header_names::X_REQUEST_ID;
 use crate::http::layers::request_timeout::RequestTimer;
 use crate::http::problem::Problem;
 use crate::http::request_state::RequestState;
@@ -140,8 +141,7 @@ impl RequestGuard {
         let status = response.status().as_u16();
         let bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
         worker.cell().count_request_finished(status, bytes, latency_us);
-        let (request_id, latency_seconds) =
-            (response.headers().get(response::REQUEST_ID), latency.as_secs_f64());
+        let (request_id, latency_seconds) = (response.headers().get(X_REQUEST_ID), latency.as_secs_f64());
         tracing::debug!(?request_id, status, latency_seconds, "request answered");
         response
     }

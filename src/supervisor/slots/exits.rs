@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use crate::control::event_kind::EventKind;
 use crate::logging;
 use crate::scoreboard::ExitReason;
 use crate::scoreboard::cell::{CellState, DrainOrder};
@@ -42,10 +43,10 @@ impl WorkerExit {
     }
 
     /// Its event, and the event's predicate: what counts as a crash is called one, with or without an order to leave.
-    fn event(&self) -> (&'static str, &'static str) {
+    fn event(&self) -> (EventKind, &'static str) {
         match self.exit_reason().is_failure() {
-            true => ("worker_crashed", "crashed"),
-            false => ("worker_exited", "exited"),
+            true => (EventKind::WorkerCrashed, "crashed"),
+            false => (EventKind::WorkerExited, "exited"),
         }
     }
 
@@ -238,7 +239,7 @@ impl Supervisor<'_> {
         self.slots.publish_state(self.scoreboard, slot);
         tracing::info!(slot, pid = pid.as_raw(), generation, "worker ready");
         let what = format!("is ready, generation {generation}");
-        self.record_worker_event(WorkerEvent { kind: "worker_ready", slot, pid }, None, &what);
+        self.record_worker_event(WorkerEvent { kind: EventKind::WorkerReady, slot, pid }, None, &what);
     }
 
     /// It drains without an order of this process: its successor is started at once, not when it has finished.
@@ -254,7 +255,7 @@ impl Supervisor<'_> {
         self.scoreboard.cell(slot, worker.cell).set_state(CellState::Draining);
         self.slots.publish_state(self.scoreboard, slot);
         tracing::info!(slot, pid = pid.as_raw(), %reason, "worker draining without an order");
-        let incident = WorkerEvent { kind: "worker_draining", slot, pid };
+        let incident = WorkerEvent { kind: EventKind::WorkerDraining, slot, pid };
         self.record_worker_event(incident, Some(reason), "drains without an order");
     }
 
