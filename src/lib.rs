@@ -47,6 +47,7 @@ mod status;
 mod supervisor;
 mod sys;
 mod tasks;
+mod units;
 mod worker;
 
 // The names an application is written with: one import each, whatever room they live in.
@@ -143,6 +144,9 @@ pub mod __internals {
     }
     pub mod logging {
         pub use crate::logging::*;
+    }
+    pub mod units {
+        pub use crate::units::*;
     }
     pub mod worker {
         pub use crate::worker::*;

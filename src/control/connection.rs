@@ -201,7 +201,7 @@ impl ControlConnection {
                     if line.trim_ascii().is_empty() {
                         continue;
                     }
-                    protocol::decode_request(&line)
+                    protocol::decode_versioned_request(&line)
                 }
                 None if self.incoming.len() > REQUEST_MAX => Err(ProtocolError::TooLong),
                 None if self.incoming.trim_ascii().is_empty() => {
@@ -213,12 +213,13 @@ impl ControlConnection {
             if self.incoming.is_empty() {
                 self.incoming = Vec::new();
             }
-            match &read {
-                Ok(_) => self.version = VERSION,
-                Err(ProtocolError::Version { given }) if *given == PREVIOUS_VERSION.to_string() => {
-                    self.version = PREVIOUS_VERSION;
-                }
-                Err(_) => {}
+            let read = read.map(|(version, request)| {
+                self.version = version;
+                request
+            });
+            if matches!(&read, Err(ProtocolError::Version { given }) if *given == PREVIOUS_VERSION.to_string())
+            {
+                self.version = PREVIOUS_VERSION;
             }
             self.state = if read.is_ok() { ClientState::AwaitingReply } else { ClientState::Closing };
             return Some(read);
@@ -270,6 +271,13 @@ impl ControlConnection {
                 let result = ControlReply::Result(CommandResult::ok(message).with_detail("last", last));
                 self.state = ClientState::Idle;
                 return self.send(&result);
+            }
+            if self.version == PREVIOUS_VERSION
+                && let Some(event) = due.next()
+            {
+                // Its form has no events, and one reply ends a request: it gets one, and nothing after it.
+                self.state = ClientState::Closing;
+                return self.send(&ControlReply::Event(event.clone()));
             }
             for event in due {
                 let line = self.encode(&ControlReply::Event(event.clone()));

@@ -48,7 +48,7 @@ pub use dashboard::Dashboard;
 pub use drain_state::DrainState;
 pub use error::RequestError;
 pub use fleet_handle::{AppFactory, FleetHandle};
-pub use instance::{InstanceIdentity, with_figures};
+pub use instance::InstanceIdentity;
 #[cfg(not(feature = "dashboard"))]
 pub use no_dashboard::Dashboard;
 pub use prepared_rejection::PreparedRejection;
@@ -71,6 +71,7 @@ pub fn public_service(parts: &AppServices, app: &AppFactory, dashboard: &Dashboa
     let worker = Arc::new(WorkerContext::new(parts));
     let services = Arc::new(WorkerServices::new(parts, worker));
     let mut router = app(FleetHandle(Arc::clone(&services)));
+    // Never true in a program without the dashboard: the configuration has refused it, and `/fleet` is the application's.
     if parts.config.dashboard.public {
         router = router.merge(dashboard.routes(&Arc::new(AdminServices::new(parts)), parts));
     }

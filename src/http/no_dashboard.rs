@@ -18,13 +18,14 @@ use crate::http::services::app_services::AppServices;
 pub struct Dashboard;
 
 impl Dashboard {
-    /// The settings of the dashboard are read and have no effect here.
+    /// The configuration has refused the settings that would show or open the dashboard.
     pub fn new(_settings: &DashboardConfig) -> Self {
         Self
     }
 
     pub(super) fn routes(&self, _admin: &Arc<AdminServices>, _parts: &AppServices) -> Router {
         let reason = "this program is built without the dashboard (cargo feature \"dashboard\")";
-        Router::new().route("/fleet", any(async move || Problem::new(StatusCode::NOT_FOUND, reason)))
+        let missing = any(async move || Problem::new(StatusCode::NOT_FOUND, reason));
+        Router::new().route("/fleet", missing.clone()).route("/fleet/{*rest}", missing)
     }
 }

@@ -10,7 +10,7 @@ use crate::scoreboard::cell::WorkerCell;
 use crate::scoreboard::journal::{CounterJournal, JournalOwner};
 use crate::scoreboard::layout::{CELLS_PER_SLOT, HeadLayout, LAYOUT_VERSION, TableLayout};
 use crate::scoreboard::row::SlotRow;
-use crate::scoreboard::snapshot::{SNAPSHOT_VERSION, ScoreboardSnapshot, SlotSnapshot};
+use crate::scoreboard::snapshot::{ScoreboardSnapshot, SlotSnapshot};
 use crate::sys::random;
 use crate::sys::shared_memory::SharedMapping;
 
@@ -182,7 +182,6 @@ impl Scoreboard {
             .map_or(0, |last| last + 1);
         let rows = (0..slots.max(used)).map(|slot| self.slot_snapshot(slot)).collect();
         ScoreboardSnapshot {
-            version: SNAPSHOT_VERSION,
             supervisor_pid: self.pid(),
             started_ms: self.head().started_ms.load(Relaxed),
             generation: self.generation(),

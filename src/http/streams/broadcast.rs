@@ -136,7 +136,7 @@ impl Broadcast {
     /// `{"id": …, "topic": …, "message": …}`, `{"gap": true, "after": …}` where messages may be missing, and
     /// `{"error": …}` if one of its own was rejected; it sends `{"message": …}`. A client that falls too far behind is
     /// closed with 1013. Its messages are charged to `websocket.policy`; the reply to a denied one is
-    /// `{"error": "limited", "retry_ms": …}`. An accepted message gets no other reply than the broadcast itself: what
+    /// `{"error": "limited", "retry_after_seconds": …}`. An accepted message gets no other reply than the broadcast itself: what
     /// has not come back when the socket ends, the client sends again.
     ///
     /// # Errors

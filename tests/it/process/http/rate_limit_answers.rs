@@ -208,7 +208,7 @@ fn without_redis_a_closed_policy_is_503_and_an_insured_one_is_its_share() {
     redis.kill();
     wait::until("Redis is away for every worker", wait::LONG, || {
         let health = fleet.operator("/fleet.json").json();
-        let up = |slot: &serde_json::Value| slot["redis_up"].as_bool().unwrap_or(false);
+        let up = |slot: &serde_json::Value| slot["worker"]["redis_up"].as_bool().unwrap_or(false);
         health["slots"].as_array().is_some_and(|slots| !slots.iter().any(up))
     });
     for _ in 0..10 {

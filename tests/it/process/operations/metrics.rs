@@ -141,7 +141,7 @@ fn the_fleet_is_told_as_json() {
     let json = fleet.operator("/fleet.json").json();
     let slots = json["slots"].as_array().unwrap_or_else(|| panic!("{json}"));
     assert_eq!(slots.len(), 3, "{json}");
-    let pids: BTreeSet<_> = slots.iter().filter_map(|slot| slot["pid"].as_u64()).collect();
+    let pids: BTreeSet<_> = slots.iter().filter_map(|slot| slot["worker"]["pid"].as_u64()).collect();
     let workers: BTreeSet<_> = fleet.workers().into_iter().map(u64::from).collect();
     assert_eq!(pids, workers);
 }
@@ -170,7 +170,7 @@ fn why_workers_ended_and_what_the_others_do_is_told() {
     let json = fleet.operator("/fleet.json").json();
     let slots = json["slots"].as_array().unwrap();
     assert_eq!(slots.iter().filter_map(|slot| slot["exits"]["signal"].as_u64()).sum::<u64>(), 1, "{json}");
-    assert!(slots.iter().all(|slot| slot["workers"][0]["state"] == "ready"), "{json}");
+    assert!(slots.iter().all(|slot| slot["worker"]["state"] == "ready"), "{json}");
 }
 
 #[test]

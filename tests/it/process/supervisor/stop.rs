@@ -151,7 +151,7 @@ fn the_drain_deadline_cuts_what_is_left_and_says_so() {
     fleet.stop();
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     assert!(request.join().unwrap().is_err());
-    assert_eq!(fleet.log_lines("cut 1 connection").len(), 1, "{}", fleet.log());
+    assert_eq!(fleet.log_lines("connections aborted at drain timeout").len(), 1, "{}", fleet.log());
 }
 
 #[test]
