@@ -449,7 +449,14 @@ impl AppliedLimits {
             self.in_code.push(Arc::clone(policy));
             self.tags.extend(tag.map(|tag| (index, tag.to_owned())));
         }
-        self.set_cost(index, cost.unwrap_or(policy.cost()), decided);
+        let cost = cost.unwrap_or(policy.cost());
+        match cost == 0 && known.is_none() {
+            // It charges nothing, and the client is told what is left all the same.
+            true => {
+                self.applied = self.applied.iter().copied().chain([AppliedPolicy::new(index, 0)]).collect()
+            }
+            false => self.set_cost(index, cost, decided),
+        }
     }
 
     /// Applies a policy by its index, or raises the request's cost there; the first `decided` limits are charged

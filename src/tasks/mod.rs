@@ -82,15 +82,15 @@ impl TaskQueue {
 
     /// A queue of a program that may queue tasks of kinds whose jobs only others have registered.
     ///
-    /// `keeper` lives as long as the queue, and keeps the connection.
+    /// `connection` lives as long as the queue, and keeps the connection.
     pub fn for_any_kind(
         redis: RedisClient,
         settings: &TasksConfig,
         worker: &str,
-        keeper: Arc<dyn Any + Send + Sync>,
+        connection: Arc<dyn Any + Send + Sync>,
     ) -> Self {
         let mut service = TaskService::new(redis, settings, worker);
-        service.keeper = Some(keeper);
+        service.connection = Some(connection);
         Self { service: Arc::new(service) }
     }
 
@@ -201,7 +201,7 @@ impl TaskQueue {
     /// Dropping the future leaves it unknown whether the task is queued.
     pub async fn enqueue<I: Serialize + ?Sized>(&self, kind: &str, input: &I) -> Result<TaskId, TaskError> {
         let service = &*self.service;
-        let is_known = match service.keeper.is_none() {
+        let is_known = match service.connection.is_none() {
             true => service.jobs().contains_key(kind),
             false => jobs::is_valid_kind(kind),
         };

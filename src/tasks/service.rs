@@ -50,7 +50,7 @@ pub(super) struct TaskService {
     pub(super) worker: String,
     jobs: RwLock<JobTable>,
     /// What keeps the connection of a program that only queues tasks; none: only kinds that have a job here are queued.
-    pub(super) keeper: Option<Arc<dyn Any + Send + Sync>>,
+    pub(super) connection: Option<Arc<dyn Any + Send + Sync>>,
     /// Most executions at once.
     pub(super) running_max: usize,
     /// One for each execution.
@@ -100,7 +100,7 @@ impl TaskService {
             timeout: settings.timeout,
             worker: worker.to_owned(),
             jobs: RwLock::default(),
-            keeper: None,
+            connection: None,
             running_max: settings.concurrency,
             permits: Arc::new(Semaphore::new(settings.concurrency)),
             wake: Notify::new(),

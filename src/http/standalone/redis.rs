@@ -291,10 +291,14 @@ impl RedisBuilder {
 fn standalone_services(config: Config, redis: RedisClient) -> std::io::Result<WorkerServices> {
     let pid = std::process::id();
     let connection = Arc::new(StandaloneConnection::new(redis.clone()));
-    let keeper = Arc::clone(&connection);
     let parts = AppServices {
         broadcast_hub: BroadcastHub::new(redis.clone(), &config.broadcast),
-        tasks: TaskQueue::for_any_kind(redis.clone(), &config.tasks, &format!("client:{pid}"), keeper),
+        tasks: TaskQueue::for_any_kind(
+            redis.clone(),
+            &config.tasks,
+            &format!("client:{pid}"),
+            Arc::clone(&connection) as _,
+        ),
         config: Arc::new(config),
         redis,
         scoreboard: Arc::new(Scoreboard::on_heap(pid)?),

@@ -94,8 +94,8 @@ pub(in crate::http) fn client(parts: &Parts) -> Option<ClientInfo> {
         None => parts.extensions.get::<MockConnectInfo<SocketAddr>>()?.0,
     };
     let trusted = parts.extensions.get::<TrustedProxies>();
-    let nobody = ProxyConfig { trusted: Vec::new(), header: ForwardedHeader::XForwardedFor };
-    let proxy = trusted.map_or(&nobody, |TrustedProxies(proxy)| &**proxy);
+    let untrusting = ProxyConfig { trusted: Vec::new(), header: ForwardedHeader::XForwardedFor };
+    let proxy = trusted.map_or(&untrusting, |TrustedProxies(proxy)| &**proxy);
     Some(real_ip::client_from_headers(peer.ip(), &parts.headers, proxy))
 }
 

@@ -33,13 +33,12 @@ fn serve(server: &TestRedis) -> Program {
         let redis = impatient(server);
         let limit =
             |name, what| RateLimitLayer::new(&redis, name, Quota::per_minute(1).burst(3)).on_redis_down(what);
-        Router::new()
+        let sessions = Router::new().route("/add", post(add)).layer(SessionLayer::new(&redis));
+        sessions
             .route("/local", get(|| async { "local" }).layer(limit("local", OnRedisDown::Local)))
             .route("/open", get(|| async { "open" }).layer(limit("open", OnRedisDown::Open)))
             .route("/closed", get(|| async { "closed" }).layer(limit("closed", OnRedisDown::Closed)))
             .route("/hit", get(hit))
-            .route("/add", post(add))
-            .layer(SessionLayer::new(&redis))
             .layer(Extension(redis))
     })
 }

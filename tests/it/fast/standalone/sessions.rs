@@ -25,7 +25,7 @@ async fn login(mut auth: AuthSession) -> Result<(), RequestError> {
 }
 
 async fn me(auth: AuthSession) -> String {
-    auth.user_id().unwrap_or("nobody").to_owned()
+    auth.user_id().unwrap_or("-").to_owned()
 }
 
 fn routes() -> Router {
@@ -56,13 +56,13 @@ fn a_visitor_keeps_fields_and_login_over_all_programs_that_share_a_redis() {
         assert_eq!(visitor.request(program.address, Request::get("/keep")).text(), count.to_string());
     }
     let before = visitor.cookies.clone();
-    assert_eq!(visitor.request(one.address, Request::get("/me")).text(), "nobody");
+    assert_eq!(visitor.request(one.address, Request::get("/me")).text(), "-");
     assert_eq!(visitor.request(one.address, Request::post("/login")).status, 200);
     assert_ne!(visitor.cookies, before, "a login gives another id");
     assert_eq!(visitor.request(other.address, Request::get("/me")).text(), "ann");
     assert_eq!(visitor.request(other.address, Request::post("/add")).text(), "4");
     let stranger = CookieClient { cookies: before };
-    assert_eq!(stranger.clone().request(one.address, Request::get("/me")).text(), "nobody");
+    assert_eq!(stranger.clone().request(one.address, Request::get("/me")).text(), "-");
 }
 
 #[test]
