@@ -33,6 +33,19 @@ pub(super) fn collect_lenient(inputs: &ConfigInputs) -> Result<GivenSettings, Co
     SettingSources::merge(inputs, false)
 }
 
+/// What holds without any source.
+pub(super) fn built_in() -> GivenSettings {
+    let given = GivenSettings {
+        values: BTreeMap::new(),
+        folder: PathBuf::new(),
+        default_run_dir: PathBuf::new(),
+        default_data_dir: PathBuf::new(),
+    };
+    let mut sources = SettingSources { given, strict: true };
+    sources.defaults();
+    sources.given
+}
+
 impl SettingSources {
     fn merge(inputs: &ConfigInputs, strict: bool) -> Result<GivenSettings, ConfigError> {
         let given = GivenSettings {
