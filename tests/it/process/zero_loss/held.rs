@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::soak::zero_loss::Scene;
-use crate::soak::zero_loss::storm::{Census, MOST};
 use crate::support::client::{Connection, Request};
 use crate::support::soak;
+use crate::support::traffic::Scene;
+use crate::support::traffic::{Census, MOST};
 
 /// How long a worker may drain here.
 const DRAIN: Duration = Duration::from_secs(3);
