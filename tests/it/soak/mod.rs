@@ -4,5 +4,6 @@ pub(crate) mod browser_dashboard;
 pub(crate) mod browser_live;
 pub(crate) mod browser_page;
 pub(crate) mod saturation;
+pub(crate) mod spinning_neighbours;
 pub(crate) mod stream_load;
 pub(crate) mod zero_loss;

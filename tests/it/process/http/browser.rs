@@ -22,7 +22,7 @@ fn shown(browser: &Browser, selector: &str) -> u64 {
 
 #[test]
 fn a_browser_sees_its_views_count_up_and_its_worker_vary() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let browser = Browser::open(1280, 900);
     let workers: BTreeSet<_> = fleet.workers().into_iter().map(u64::from).collect();
@@ -60,7 +60,7 @@ fn press(browser: &Browser, button: &str, leads_to: &str) {
 
 #[test]
 fn a_browser_logs_in_looks_at_its_sessions_and_logs_out() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let browser = Browser::open(1000, 800);
     let text = |selector: &str| browser.text(selector);
@@ -92,7 +92,7 @@ fn a_browser_logs_in_looks_at_its_sessions_and_logs_out() {
 
 #[test]
 fn a_message_is_heard_in_another_window_once_and_as_it_was_sent() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).workers(2).start();
     let (ann, bob) = (open(&fleet), open(&fleet));
     for browser in [&ann, &bob] {
@@ -125,7 +125,7 @@ fn a_message_is_heard_in_another_window_once_and_as_it_was_sent() {
 
 #[test]
 fn an_open_page_misses_nothing_over_a_reload_of_the_fleet() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).workers(2).start();
     let browser = open(&fleet);
     browser.until("it listens", LISTENS);
@@ -155,7 +155,7 @@ fn an_open_page_misses_nothing_over_a_reload_of_the_fleet() {
 
 #[test]
 fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).workers(2).start();
     let browser = open(&fleet);
     submit(&browser, "#task-form", &json!({"kind": "fibonacci", "n": "10000"}));
@@ -192,7 +192,7 @@ fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
 
 #[test]
 fn the_page_is_small() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     let browser = open(&fleet);
     let weights = browser.run(

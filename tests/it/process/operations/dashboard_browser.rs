@@ -8,7 +8,7 @@ use crate::support::redis::TestRedis;
 
 #[test]
 fn an_operator_signs_in_scales_reloads_restarts_and_signs_out() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     let browser = Browser::open(1280, 1500);
     open(&browser, &fleet);

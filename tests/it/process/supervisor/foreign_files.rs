@@ -42,7 +42,7 @@ fn refused(plan: &TestFleetBuilder, name: &str, path: &Path, why: &str) {
 
 #[test]
 fn a_link_in_the_run_folder_leads_nothing_astray() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis);
     let (run, victim) = (plan.folder().join("run"), plan.folder().join("victim"));
     fs::create_dir(&run).unwrap();
