@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::support::browser::Browser;
 use crate::support::client::{CookieClient, Request};
-use crate::support::dashboard::{LANES, TOKEN, nothing_failed, open, plan, press, sign_in};
-use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::dashboard::{LANES, open, plan};
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::TestRedis;
 use crate::support::task_fleet as fleet;
 use crate::support::{client, process, wait};

@@ -1,13 +1,12 @@
 //! What moves on the page, as people see it: several browsers, with the script and without.
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::browser::Browser;
-use crate::support::fleet::{TestFleet, TestFleetBuilder};
-use crate::support::live_page::{LISTENS, complaints, heard, open, plan, submit, submit_when_ready};
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::live_page::{LISTENS, complaints, heard, open, plan, submit};
 use crate::support::redis::TestRedis;
-use crate::support::stream::{Stream, publish, try_publish};
+use crate::support::stream::{Stream, publish};
 use crate::support::wait;
 
 #[test]

@@ -1,14 +1,8 @@
 //! The page as people see it.
 
-use std::collections::BTreeSet;
-
-use serde_json::json;
-
 use crate::support::browser::Browser;
-use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
 
 #[test]
 fn the_page_fits_a_phone() {

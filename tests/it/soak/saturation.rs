@@ -7,7 +7,6 @@ use crate::support::client_swarm::{ClientSwarm, SwarmPace, SwarmPlan as Load, Sw
 use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::TestRedis;
 use crate::support::saturation::{closed, lasting, unharmed};
-use crate::support::saturation::{closed, lasting, unharmed};
 use crate::support::{soak, wait};
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -182,6 +182,23 @@ impl TestRedis {
     pub(crate) fn cli(&self, args: &[&str]) -> String {
         self.must_be_own();
         self.try_cli(args).expect("run redis-cli")
+    }
+
+    /// Sends commands that are answered with a number, one after the other over one connection: for thousands of them.
+    #[track_caller]
+    pub(crate) fn send<const N: usize>(&self, commands: &[[String; N]]) {
+        self.must_be_own();
+        let mut stream = UnixStream::connect(self.socket()).expect("connect to the server");
+        let mut answers = BufReader::new(stream.try_clone().expect("share the connection"));
+        let mut answer = String::new();
+        for command in commands {
+            let mut text = format!("*{N}\r\n");
+            command.iter().for_each(|word| text.push_str(&format!("${}\r\n{word}\r\n", word.len())));
+            stream.write_all(text.as_bytes()).expect("send a command");
+            answer.clear();
+            answers.read_line(&mut answer).expect("read its answer");
+            assert!(answer.starts_with(':'), "{command:?}: {answer}");
+        }
     }
 
     /// Loads these libraries of ours.

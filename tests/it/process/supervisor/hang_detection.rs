@@ -163,27 +163,6 @@ fn a_stopped_worker_gets_a_spare_and_drains_when_it_goes_on() {
     assert_eq!((pid(&left), text(&left, "reason")), (stopped, "hang".to_owned()));
 }
 
-/// More connections than a pass through the run queue serves in seconds, and fewer than are refused: each worker is busy
-/// as can be, and it is not hung for a moment.
-#[test]
-fn a_worker_with_a_queue_of_seconds_is_not_hung() {
-    let redis = TestRedis::shared();
-    let fleet = faulty(&redis).set("REGATTA_HTTP__MAX_CONNECTIONS", "20000").start();
-    let before = fleet.workers();
-    let mut clients: Vec<_> = (0..2500).map(|_| Connection::open(fleet.listen).unwrap()).collect();
-    for round in 0..2 {
-        for client in &mut clients {
-            client.set_timeout(Duration::from_secs(120));
-            client.send(&Request::get("/spin/1").bytes()).unwrap();
-        }
-        for client in &mut clients {
-            assert_eq!(client.receive(false).unwrap().status, 200, "round {round}");
-        }
-    }
-    assert!(fleet.log_lines("worker hung").is_empty(), "{:?}", fleet.log_lines("worker hung"));
-    assert_eq!(fleet.workers(), before);
-}
-
 #[test]
 fn a_fleet_with_a_hung_worker_reloads_scales_restarts_and_stops() {
     let scene = Scene::start_as(2, |plan| {

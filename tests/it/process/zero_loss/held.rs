@@ -40,7 +40,11 @@ fn held_connections_bound_old_generations() {
     assert!(census.most() <= MOST, "{} processes at a time", census.most());
     drop(census);
     scene.settled(2);
-    assert!(!scene.fleet.log_lines("cut ").is_empty(), "what was cut is told: {}", scene.fleet.log());
+    assert!(
+        !scene.fleet.log_lines("connections aborted at drain timeout").is_empty(),
+        "what was cut is told: {}",
+        scene.fleet.log()
+    );
     scene.end();
 }
 
@@ -67,6 +71,10 @@ fn requests_longer_than_a_drain_are_cut_and_shorter_ones_finished() {
         assert!(request.join().unwrap().is_err(), "it is cut at the deadline");
     }
     scene.settled(2);
-    assert!(!scene.fleet.log_lines("cut ").is_empty(), "what was cut is told: {}", scene.fleet.log());
+    assert!(
+        !scene.fleet.log_lines("connections aborted at drain timeout").is_empty(),
+        "what was cut is told: {}",
+        scene.fleet.log()
+    );
     scene.end();
 }
