@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -29,7 +31,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 enum Folder {
     Own(TempDir),
     /// Of all tests of this run; the server in it belongs to none of them.
-    Shared(PathBuf),
+    Shared {
+        path: PathBuf,
+        _users: File,
+    },
 }
 
 /// A `redis-server` process.
@@ -48,17 +53,27 @@ impl TestRedis {
     }
 
     /// The server that tests share which need no more of it than keys under a prefix of their own, as
-    /// `TestFleetBuilder::on` gives each fleet one. It starts with the first of them and ends soon after the run. What
+    /// `TestFleetBuilder::on` gives each fleet one. It starts with the first of them and ends soon after the last. What
     /// would harm the others is refused here: no command is sent, nothing is counted, and it is neither stopped nor killed.
     pub(crate) fn shared() -> Self {
         let folder = shared_folder();
-        fs::create_dir_all(&folder).expect("make the folder of the shared server");
-        let lock = fs::File::create(folder.join("lock")).expect("make a lock");
-        lock.lock().expect("lock the folder of the shared server");
-        if !answers(&folder.join(SOCKET)) {
-            serve_all(&folder);
-        }
-        Self { folder: Folder::Shared(folder), process: None, extra: Vec::new(), env: Vec::new() }
+        let users = loop {
+            fs::create_dir_all(&folder).expect("make the folder of the shared server");
+            let lock = open(&folder.join("lock"));
+            lock.lock().expect("lock the folder of the shared server");
+            // Of a server that has just ended for want of tests: its folder is no longer there.
+            if !fs::metadata(folder.join("lock")).is_ok_and(|now| is_same(&now, &lock)) {
+                continue;
+            }
+            if !answers(&folder.join(SOCKET)) {
+                serve_all(&folder);
+            }
+            let users = open(&folder.join("users"));
+            users.lock_shared().expect("say that the shared server is used");
+            break users;
+        };
+        let folder = Folder::Shared { path: folder, _users: users };
+        Self { folder, process: None, extra: Vec::new(), env: Vec::new() }
     }
 
     /// A server with more arguments, e.g. `["--appendonly", "yes"]`.
@@ -91,7 +106,7 @@ impl TestRedis {
     fn folder(&self) -> &Path {
         match &self.folder {
             Folder::Own(folder) => folder.path(),
-            Folder::Shared(folder) => folder,
+            Folder::Shared { path, .. } => path,
         }
     }
 
@@ -253,18 +268,37 @@ fn shared_folder() -> PathBuf {
     std::env::temp_dir().join(format!("regatta-tests-{run}"))
 }
 
-/// Starts the shared server, in a process group of its own so that it outlives the test, and waits until it answers. A
-/// shell beside it ends it when the run is over: when nextest is gone, or these tests' own process.
+fn open(path: &Path) -> File {
+    File::options().create(true).append(true).open(path).expect("open a lock")
+}
+
+fn is_same(now: &fs::Metadata, file: &File) -> bool {
+    file.metadata().is_ok_and(|opened| opened.ino() == now.ino())
+}
+
+/// What ends the shared server and removes its folder: no test has used it for ten seconds. Arguments: the server, the
+/// folder.
+const WATCH: &str = r#"
+"$1" --port 0 --save '' --unixsocket "$2/redis.sock" --dir "$2" &
+redis=$! idle=0
+while kill -0 $redis; do
+  sleep 1
+  idle=$((idle + 1))
+  flock -n "$2/users" true || idle=0
+  if [ $idle -ge 10 ]; then
+    exec 9>>"$2/lock"
+    flock 9
+    if flock -n "$2/users" true; then kill $redis; wait $redis; rm -r "$2"; exit; fi
+    exec 9>&-
+  fi
+done
+"#;
+
+/// Starts the shared server, in a process group of its own so that it outlives the test, and waits until it answers.
 fn serve_all(folder: &Path) {
-    let runner = match std::env::var_os("NEXTEST_RUN_ID") {
-        Some(_) => std::os::unix::process::parent_id(),
-        None => std::process::id(),
-    };
     let redis = server::program();
-    let script = "\"$1\" --port 0 --save '' --unixsocket \"$2/redis.sock\" --dir \"$2\" & redis=$!; \
-                  while kill -0 \"$3\" && kill -0 $redis; do sleep 1; done; kill $redis; wait $redis; rm -r \"$2\"";
     let mut shell = Command::new("sh");
-    shell.args(["-c", script, "sh"]).arg(redis.get_program()).arg(folder).arg(runner.to_string());
+    shell.args(["-c", WATCH, "sh"]).arg(redis.get_program()).arg(folder);
     shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     drop(shell.spawn().expect("start a shell"));
     let deadline = Instant::now() + DEADLINE;
