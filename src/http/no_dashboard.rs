@@ -15,9 +15,9 @@ use crate::http::services::app_services::AppServices;
 
 /// Stands for the operators' page.
 #[derive(Debug, Clone)]
-pub struct Dashboard;
+pub struct NoDashboard;
 
-impl Dashboard {
+impl NoDashboard {
     /// The settings of the dashboard are read and have no effect here.
     pub fn new(_settings: &DashboardConfig) -> Self {
         Self
