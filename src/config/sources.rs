@@ -163,7 +163,7 @@ impl SettingSources {
     }
 
     fn insert(&mut self, path: String, items: Vec<String>, origin: SettingOrigin) -> Result<(), ConfigError> {
-        // In a file a name is either a value or a section: who wants `listen.steering` too needs another name for it.
+        // In a file a name is either a value or a section: a file with `listen.steering` needs another name for `listen`.
         let path = if path == "listen.address" { "listen".into() } else { path };
         match lookup::lookup(&path) {
             Some(setting) => self.put(path, items, origin, setting),

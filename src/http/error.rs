@@ -148,7 +148,7 @@ impl RequestError {
             // Both are replaced by the request's recorded refusal, which knows the policies and the headers.
             Self::Denied => Problem::quota_exceeded(Vec::new(), Some(1)),
             Self::Unavailable { retry_after } => {
-                Problem::reduced_capacity("the shared state is away for the moment", *retry_after)
+                Problem::reduced_capacity("the shared state is unavailable for the moment", *retry_after)
             }
             Self::StorageFull => Problem::reduced_capacity(self.to_string(), STORAGE_FULL_RETRY_AFTER),
             Self::Overloaded => {

@@ -51,7 +51,7 @@ pub use error::RequestError;
 pub use fleet_handle::{AppFactory, FleetHandle};
 pub use instance::InstanceIdentity;
 #[cfg(not(feature = "dashboard"))]
-pub use no_dashboard::Dashboard;
+pub use no_dashboard::NoDashboard as Dashboard;
 pub use prepared_rejection::PreparedRejection;
 pub(crate) use request_head::has_token;
 pub use service::HttpService;

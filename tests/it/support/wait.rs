@@ -31,7 +31,7 @@ pub(crate) fn until(what: &str, within: Duration, mut check: impl FnMut() -> boo
     until_some(what, within, || check().then_some(()));
 }
 
-/// Asks until it is true, or `within` is over, which the caller tells in his own words.
+/// Asks until it is true, or `within` is over, which the caller describes.
 pub(crate) fn until_or(within: Duration, mut check: impl FnMut() -> bool) -> Result<(), ()> {
     let begin = Instant::now();
     while !check() {

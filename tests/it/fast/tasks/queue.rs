@@ -1,4 +1,4 @@
-//! Tasks as an application sees them: what is refused, what everybody who follows sees, and one queue in a cluster.
+//! Tasks as an application sees them: what is refused, what every follower sees, and one queue in a cluster.
 
 use std::sync::Arc;
 use std::time::Duration;

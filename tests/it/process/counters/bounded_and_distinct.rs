@@ -24,7 +24,7 @@ fn of_a_thousand_seats_a_thousand_are_taken_also_in_a_storm_of_repetitions() {
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let each = soak::length(200, 1500);
     let granted = parallel_clients::parallel(8, each, |client| {
-        // Everybody wants a seat and asks twice, as if the first answer had got lost.
+        // Every client wants a place and asks twice, as if the first answer had got lost.
         let token = format!("{client}-{:?}", std::time::Instant::now());
         let target = format!("/counters/seats?kind=bounded&max=1000&token={}", token.replace(' ', ""));
         let target: String =

@@ -13,7 +13,7 @@ use crate::support::redis::TestRedis;
 use crate::support::terminal::PseudoTerminal;
 use crate::support::{client, process, wait};
 
-/// What leaves the alternate screen, so that the operator finds his own again.
+/// What leaves the alternate screen, so that the operator's own shows again.
 const RESTORED: &str = "\x1b[?1049l";
 
 fn run_dir(plan: &TestFleetBuilder) -> PathBuf {

@@ -136,7 +136,7 @@ fn other_sites_broadcast_nothing() {
     from("Origin", "https://evil.test").assert_problem(403);
     from("Origin", "null").assert_problem(403);
     assert_eq!(from("Origin", "http://localhost").status, 202);
-    // A visitor's form has to be his own.
+    // A form is accepted only from the visitor it was made for.
     let mut visitor = CookieClient::default();
     visitor.view(fleet.listen);
     visitor.request(fleet.listen, form()).assert_problem(403);
