@@ -67,6 +67,8 @@ pub(super) struct ClientInner {
 
 /// Where a client connects to, and the names it uses there; it never changes.
 pub(super) struct RedisTarget {
+    /// The address as it was given.
+    url: RedisUrl,
     pub(super) endpoint: RedisEndpoint,
     pub(super) mode: ScriptingMode,
     pub(super) prefix: String,
@@ -107,6 +109,7 @@ impl RedisClient {
     pub fn new(settings: &RedisConfig, url: &RedisUrl, name: &str) -> Result<Self, RedisError> {
         let endpoint = RedisEndpoint::new(url, &settings.credentials)?;
         let target = RedisTarget {
+            url: url.clone(),
             channel_prefix: keys::channel_prefix(&settings.prefix, endpoint.database()),
             endpoint,
             mode: settings.scripting,
@@ -126,6 +129,11 @@ impl RedisClient {
             signing_keys: SigningKeys::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The address as it was given.
+    pub fn url(&self) -> &RedisUrl {
+        &self.inner.target.url
     }
 
     /// Returns once the first attempt has ended, or after 2.5 s.

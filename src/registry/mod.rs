@@ -6,6 +6,7 @@ pub mod figures;
 pub mod keys;
 mod operations;
 mod plain;
+mod public_form;
 mod record;
 
 pub use operations::{libraries, list_instances_one_shot};

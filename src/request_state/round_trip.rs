@@ -1,6 +1,7 @@
 //! The calls of every request: one round trip at its start, one for what it changed in its session.
 
 use futures_util::future::BoxFuture;
+use tokio::task::AbortHandle;
 
 use crate::counters::commands::CounterIncrement;
 use crate::counters::{CounterError, CounterName, keys};
@@ -19,9 +20,9 @@ impl StateClient {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start(&self) {
-        tokio::spawn(batching::run(self.clone()));
-        self.redis().start();
+    pub fn start(&self) -> [AbortHandle; 2] {
+        let batches = tokio::spawn(batching::run(self.clone()));
+        [batches.abort_handle(), self.redis().start()]
     }
 
     /// Does everything a request needs at its start, in one round trip.

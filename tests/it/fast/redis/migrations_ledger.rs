@@ -19,7 +19,7 @@ async fn thirty_two_workers_that_boot_together_apply_once() {
         StateClient::new(RedisClient::new(&settings, &server.url(), &format!("w{index}")).unwrap())
     };
     let workers: Vec<StateClient> = (0..32).map(worker).collect();
-    workers.iter().for_each(StateClient::start);
+    workers.iter().for_each(|worker| _ = worker.start());
     for redis in &workers {
         eventually("the worker is up", async || redis.status() == RedisStatus::Up).await;
     }
