@@ -12,7 +12,6 @@ use crate::counters::bounded::BoundedRequest;
 use crate::counters::commands::BoundedOutcome;
 use crate::http::error::RequestError;
 use crate::http::request_scope::RequestScope;
-use crate::http::request_state::RequestState;
 use crate::http::standalone::redis::Redis;
 use crate::http::standalone::state_handle::StateHandle;
 

@@ -22,7 +22,7 @@ use crate::sys::bpf::IpFamily;
 use crate::sys::{clock, cpu, executable, network, process};
 use crate::worker::interval;
 use crate::worker::options::WorkerOptions;
-use crate::{http, registry};
+use crate::registry;
 
 /// How often a worker checks whether it is the one that registers, and whether the record has changed.
 const CHECK_INTERVAL: Duration = clock::TICK.saturating_mul(10);
