@@ -53,6 +53,7 @@ mod worker;
 // The names an application is written with: one import each, whatever room they live in.
 pub use bootstrap::fleet::Fleet;
 pub use broadcasts::Presence;
+pub use config::settings::{ForwardedHeader, RedisUrl};
 pub use counters::batched::Approximate;
 pub use http::error::RequestError;
 pub use http::extract::{
@@ -62,13 +63,14 @@ pub use http::extract::{
 pub use http::layers::rate_limit::RateLimitLayer;
 pub use http::layers::request_timeout::RequestTimeout;
 pub use http::same_origin::SameOrigin;
+pub use http::standalone::{InvalidNetwork, Redis, RedisBuilder, RedisMode, TrustedProxies};
 pub use http::streams::broadcast::Broadcast;
 pub use http::streams::last_event_id::LastEventId;
 pub use http::streams::sse::SseSource as EventSource;
 pub use http::streams::websocket::handshake::WebSocketUpgrade;
 pub use http::{FleetHandle, Worker};
-pub use redis::RedisStatus as RedisHealth;
 pub use redis::task::{Cancelled, TaskId, TaskState, TaskStatus};
+pub use redis::{RedisError, RedisStatus};
 pub use scoreboard::snapshot::SlotSnapshot;
 pub use sessions::auth::ActiveSession as ListedSession;
 pub use sse::event;
@@ -76,6 +78,31 @@ pub use sse::event;
 pub use sys::allocator::Allocator;
 pub use tasks::{TaskContext, TaskFailure, TaskQueue};
 pub use tower_sessions::Session;
+
+/// Sessions, for a fleet and for any axum router.
+pub mod session {
+    pub use tower_sessions::Session;
+    pub use tower_sessions::cookie::SameSite;
+
+    pub use crate::http::extract::{AuthSession, PageView, SessionFields};
+    pub use crate::http::standalone::{SessionLayer, SessionService};
+    pub use crate::sessions::auth::ActiveSession;
+}
+
+/// Rate limits, for a fleet, for any axum router, and without HTTP.
+pub mod rate_limit {
+    pub use crate::http::extract::RateLimit;
+    pub use crate::http::layers::rate_limit::{Denied, ProblemOnDenied, RateLimitLayer, RateLimitService};
+    pub use crate::http::standalone::{Key, OnRedisDown, Quota, RateLimiter};
+}
+
+/// Numbers that all processes share.
+pub mod counter {
+    pub use crate::counters::batched::Approximate;
+    pub use crate::http::extract::{
+        BatchedCounter, BoundedCounter, Counters, DistinctCounter, Inserted, Taken,
+    };
+}
 
 /// The rooms, for the project's own tests, benchmarks and fuzz targets. Not API: anything here changes without notice.
 #[cfg(feature = "__internals")]

@@ -1,4 +1,4 @@
-//! How someone stands under a rate limit, and beginning it anew, from a terminal.
+//! `limits`: what is left under a rate limit, and resetting it, from a terminal.
 
 use std::net::IpAddr;
 

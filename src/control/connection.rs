@@ -1,7 +1,7 @@
 //! One client of the control socket: its bytes on the way in and out, and where its request stands.
 //!
 //! Requests of one client are taken one after the other: the next is not looked at before the last is answered and
-//! the answer is gone. So replies need no number, and a client that does not read holds up no one but itself.
+//! the answer is gone. So replies need no number, and a client that does not read delays only itself.
 
 use std::io;
 use std::io::{Read, Write};
@@ -149,7 +149,7 @@ impl ControlConnection {
     pub(super) fn interest(&self) -> Interest {
         let read =
             !self.read_closed && self.state != ClientState::Closing && self.incoming.len() <= REQUEST_MAX;
-        // A request that waits here already wakes no one by coming: room to answer it does.
+        // A request that waits here needs no wake-up when it comes, but when there is room to answer it.
         let has_pending_request = self.state == ClientState::Idle && self.has_request();
         Interest::new(read, self.unsent() > 0 || has_pending_request)
     }
@@ -336,7 +336,7 @@ impl ControlConnection {
         finished && self.unsent() == 0
     }
 
-    /// Whether no one would miss it: it waits for no answer.
+    /// Whether it may be closed: it waits for no answer.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.state, ClientState::Idle | ClientState::Closing)
     }

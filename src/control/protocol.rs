@@ -28,7 +28,7 @@ const VERSION_REFUSED: &str = "of the control protocol is not spoken here";
 /// Longest request, bytes, its newline left out.
 pub const REQUEST_MAX: usize = 64 * 1024;
 
-/// Longest part of someone else's text that an error repeats, characters.
+/// Longest part of a client's or fleet's text that an error repeats, characters.
 const QUOTE_MAX: usize = 200;
 
 /// What an operator requests. With `wait` (the default) the result comes when the outcome is known, not at the start.
@@ -401,7 +401,7 @@ fn decode(line: &[u8]) -> Result<Map<String, Value>, ProtocolError> {
     }
 }
 
-/// A part of someone else's text that is short enough to repeat.
+/// A part of received text that is short enough to repeat.
 fn quote(text: &str) -> String {
     match text.char_indices().nth(QUOTE_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),

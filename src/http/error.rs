@@ -110,6 +110,30 @@ pub enum RequestError {
     /// The request's `Idempotency-Key` is none: 400.
     #[error("Idempotency-Key is one string of 1 to {KEY_MAX} visible characters")]
     InvalidIdempotencyKey,
+    /// The request has no client address, because the server does not tell one: 500.
+    #[error(
+        "the client's address is not known: serve the router by \
+         `into_make_service_with_connect_info::<SocketAddr>()`"
+    )]
+    MissingClientAddress,
+    /// No layer of this library, and no connection to Redis, is around the handler: 500.
+    #[error(
+        "this handler has no Redis: run it in a fleet, or add `.layer(axum::Extension(redis))`, a `SessionLayer` or a \
+         `RateLimitLayer` around it"
+    )]
+    MissingRedis,
+    /// No session layer is around the handler, or around the layer that needs the session: 500.
+    #[error(
+        "this request has no session: add `.layer(SessionLayer::new(&redis))` around the handler, after every layer \
+         that needs the session"
+    )]
+    MissingSessionLayer,
+    /// The layer of trusted proxies comes after one that has read the client's address already: 500.
+    #[error("add `TrustedProxies` last, outside of every layer that reads the client's address")]
+    TrustedProxiesTooLate,
+    /// A signing or encryption key is too short: 500.
+    #[error("a key of a session layer has at least 32 bytes")]
+    InvalidSessionKey,
     /// The handler runs outside a fleet, so there is nothing to extract: 500.
     #[error("this handler runs outside a fleet")]
     OutsideFleet,
@@ -119,12 +143,12 @@ pub enum RequestError {
 const STORAGE_FULL_RETRY_AFTER: u64 = 30;
 
 impl RequestError {
-    fn to_problem(&self) -> Problem {
+    pub(super) fn to_problem(&self) -> Problem {
         match self {
             // Both are replaced by the request's recorded refusal, which knows the policies and the headers.
             Self::Denied => Problem::quota_exceeded(Vec::new(), Some(1)),
             Self::Unavailable { retry_after } => {
-                Problem::reduced_capacity("the shared state is away for the moment", *retry_after)
+                Problem::reduced_capacity("the shared state is unavailable for the moment", *retry_after)
             }
             Self::StorageFull => Problem::reduced_capacity(self.to_string(), STORAGE_FULL_RETRY_AFTER),
             Self::Overloaded => {
@@ -155,7 +179,15 @@ impl RequestError {
                 Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, self.to_string())
             }
             Self::Unsupported { .. } => Problem::new(StatusCode::NOT_IMPLEMENTED, self.to_string()),
-            Self::Internal | Self::OutsideFleet => {
+            // Written for the author of the program, who reads it in the response: it tells no client anything.
+            Self::MissingClientAddress
+            | Self::MissingRedis
+            | Self::MissingSessionLayer
+            | Self::TrustedProxiesTooLate => {
+                tracing::error!(error = %self, "a handler could not do its work: {self}");
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, self.to_string())
+            }
+            Self::Internal | Self::InvalidSessionKey | Self::OutsideFleet => {
                 tracing::error!(error = %self, "a handler could not do its work: {self}");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "")
             }

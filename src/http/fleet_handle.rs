@@ -8,6 +8,7 @@ use crate::http::layers::rate_limit::RateLimitLayer;
 use crate::http::offload::OffloadError;
 use crate::http::services::WorkerServices;
 use crate::http::services::state::TOTAL_VIEWS;
+use crate::http::standalone::redis::Redis;
 use crate::http::worker::Worker;
 use crate::redis::{BreakerStates, RedisStatus, keys};
 use crate::scoreboard::snapshot::ScoreboardSnapshot;
@@ -18,9 +19,19 @@ pub type AppFactory = Arc<dyn Fn(FleetHandle) -> axum::Router + Send + Sync>;
 
 /// What a handler may reach of its worker and fleet; also an extractor.
 #[derive(Debug, Clone)]
-pub struct FleetHandle(pub(super) Arc<WorkerServices>);
+pub struct FleetHandle(pub(super) Arc<WorkerServices>, Redis);
 
 impl FleetHandle {
+    pub(super) fn new(services: Arc<WorkerServices>) -> Self {
+        let redis = Redis::from_services(Arc::clone(&services));
+        Self(services, redis)
+    }
+
+    /// The worker's Redis, for layers and for what runs beside the requests.
+    pub fn redis(&self) -> &Redis {
+        &self.1
+    }
+
     /// Which worker this is.
     pub fn worker(&self) -> &Worker {
         &self.0.worker.worker
@@ -78,7 +89,7 @@ impl FleetHandle {
     /// # Panics
     /// When no policy has this name: the worker then reports it and the fleet does not start.
     pub fn rate_limit(&self, policy: &str) -> RateLimitLayer {
-        RateLimitLayer::new(&self.0.state, policy)
+        RateLimitLayer::configured(&self.0, policy)
     }
 
     /// The fleet's tasks: jobs are registered while the routes are built.

@@ -31,6 +31,7 @@ pub mod same_origin;
 pub mod security;
 pub mod service;
 mod services;
+pub mod standalone;
 pub mod streams;
 #[cfg(test)]
 mod tests;
@@ -50,7 +51,7 @@ pub use error::RequestError;
 pub use fleet_handle::{AppFactory, FleetHandle};
 pub use instance::InstanceIdentity;
 #[cfg(not(feature = "dashboard"))]
-pub use no_dashboard::Dashboard;
+pub use no_dashboard::NoDashboard as Dashboard;
 pub use prepared_rejection::PreparedRejection;
 pub(crate) use request_head::has_token;
 pub use service::HttpService;
@@ -70,7 +71,7 @@ use crate::http::services::worker::WorkerContext;
 pub fn public_service(parts: &AppServices, app: &AppFactory, dashboard: &Dashboard) -> HttpService {
     let worker = Arc::new(WorkerContext::new(parts));
     let services = Arc::new(WorkerServices::new(parts, worker));
-    let mut router = app(FleetHandle(Arc::clone(&services)));
+    let mut router = app(FleetHandle::new(Arc::clone(&services)));
     // Never true in a program without the dashboard: the configuration has refused it, and `/fleet` is the application's.
     if parts.config.dashboard.public {
         router = router.merge(dashboard.routes(&Arc::new(AdminServices::new(parts)), parts));

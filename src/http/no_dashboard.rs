@@ -15,9 +15,9 @@ use crate::http::services::app_services::AppServices;
 
 /// Stands for the operators' page.
 #[derive(Debug, Clone)]
-pub struct Dashboard;
+pub struct NoDashboard;
 
-impl Dashboard {
+impl NoDashboard {
     /// The configuration has refused the settings that would show or open the dashboard.
     pub fn new(_settings: &DashboardConfig) -> Self {
         Self

@@ -269,7 +269,7 @@ fn set_session_headers(headers: &mut HeaderMap, state: &RequestState, inner: &Re
 }
 
 /// What is left of the request's limits, in the configured form.
-fn set_rate_limit_headers(headers: &mut HeaderMap, limits: RateLimitHeaders) {
+pub(super) fn set_rate_limit_headers(headers: &mut HeaderMap, limits: RateLimitHeaders) {
     for (name, text) in [(RATELIMIT_POLICY, limits.policy), (RATELIMIT, limits.limit)] {
         if !text.is_empty()
             && let Ok(value) = HeaderValue::try_from(text)

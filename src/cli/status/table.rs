@@ -151,7 +151,7 @@ pub(in crate::cli) const COLUMNS: &[TableColumn] = &[
     text("BUILD", 7, |slot| worker_text(slot, build), build),
 ];
 
-/// What is sorted by when no one has chosen: the slot.
+/// What is sorted by unless another column was chosen: the slot.
 pub(in crate::cli) const SLOT_COLUMN: usize = 0;
 
 fn worker_text(slot: &SlotStatus, text: fn(&WorkerStatus) -> String) -> String {

@@ -16,6 +16,7 @@ impl<S: Sync> FromRequestParts<S> for ClientIp {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        Ok(Self(RequestScope::from_parts(parts)?.state().client.address))
+        let state = RequestScope::from_client(parts)?;
+        Ok(Self(state.address))
     }
 }

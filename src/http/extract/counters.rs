@@ -11,7 +11,8 @@ use crate::counters::batched::Approximate;
 use crate::counters::bounded::BoundedRequest;
 use crate::http::error::RequestError;
 use crate::http::request_scope::RequestScope;
-use crate::http::request_state::RequestState;
+use crate::http::standalone::redis::Redis;
+use crate::http::standalone::state_handle::StateHandle;
 use crate::redis::counter_commands::BoundedOutcome;
 
 /// Counters that all workers of all instances share, of four kinds.
@@ -25,9 +26,15 @@ use crate::redis::counter_commands::BoundedOutcome;
 ///
 /// A name has 1 to 64 of `A–Z a–z 0–9 _ - . :`. An exact and a batched counter of one name are one number.
 #[derive(Debug, Clone)]
-pub struct Counters(Arc<RequestState>);
+pub struct Counters(StateHandle);
 
 impl Counters {
+    /// The counters behind this connection, for what is no request: each operation is a round trip of its own, under no
+    /// limit.
+    pub fn new(redis: &Redis) -> Self {
+        Self(StateHandle::Detached(Arc::clone(redis.services())))
+    }
+
     /// Adds to a counter, which begins at 0, and returns the sum.
     ///
     /// # Errors
@@ -37,7 +44,7 @@ impl Counters {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was added.
     pub async fn add(&self, name: &str, by: i64) -> Result<i64, RequestError> {
-        self.0.add_to_counter(&CounterName::parse(name)?, by).await
+        self.0.state().add_to_counter(&CounterName::parse(name)?, by).await
     }
 
     /// Reads a counter; without additions it is 0.
@@ -53,7 +60,7 @@ impl Counters {
     /// # Errors
     /// [`RequestError::InvalidCounterName`].
     pub fn batched(&self, name: &str) -> Result<BatchedCounter, RequestError> {
-        Ok(BatchedCounter { state: Arc::clone(&self.0), name: CounterName::parse(name)? })
+        Ok(BatchedCounter { state: self.0.clone(), name: CounterName::parse(name)? })
     }
 
     /// A counter of something of which there is only `max`, such as stock. The bound may differ from call to call.
@@ -61,7 +68,7 @@ impl Counters {
     /// # Errors
     /// [`RequestError::InvalidCounterName`].
     pub fn bounded(&self, name: &str, max: u64) -> Result<BoundedCounter, RequestError> {
-        Ok(BoundedCounter { state: Arc::clone(&self.0), name: CounterName::parse(name)?, max })
+        Ok(BoundedCounter { state: self.0.clone(), name: CounterName::parse(name)?, max })
     }
 
     /// A counter of different items, such as visitors or addresses. It takes 12 KiB, however many were inserted.
@@ -69,14 +76,14 @@ impl Counters {
     /// # Errors
     /// [`RequestError::InvalidCounterName`].
     pub fn distinct(&self, name: &str) -> Result<DistinctCounter, RequestError> {
-        Ok(DistinctCounter { state: Arc::clone(&self.0), name: CounterName::parse(name)?, window: None })
+        Ok(DistinctCounter { state: self.0.clone(), name: CounterName::parse(name)?, window: None })
     }
 }
 
 /// A batched counter.
 #[derive(Debug, Clone)]
 pub struct BatchedCounter {
-    state: Arc<RequestState>,
+    state: StateHandle,
     name: CounterName,
 }
 
@@ -94,7 +101,7 @@ impl BatchedCounter {
     /// # Cancel safety
     /// It is added when it is first polled, except for a name beyond the first 64.
     pub async fn add(&self, by: i64) -> Result<(), RequestError> {
-        self.state.add_batched(&self.name, by).await
+        self.state.state().add_batched(&self.name, by).await
     }
 
     /// The value in Redis and all that the workers of this instance have added to it, this request's additions
@@ -106,20 +113,20 @@ impl BatchedCounter {
     /// # Cancel safety
     /// Nothing is changed.
     pub async fn value(&self) -> Result<Approximate, RequestError> {
-        self.state.batched_value(&self.name).await
+        self.state.state().batched_value(&self.name).await
     }
 
     /// The value without a command: as last read from Redis, with what this worker has added since; `None` before the first
     /// read.
     pub fn known(&self) -> Option<Approximate> {
-        self.state.batched_cached(&self.name)
+        self.state.state().batched_cached(&self.name)
     }
 }
 
 /// A bounded counter.
 #[derive(Debug, Clone)]
 pub struct BoundedCounter {
-    state: Arc<RequestState>,
+    state: StateHandle,
     name: CounterName,
     max: u64,
 }
@@ -143,7 +150,12 @@ impl BoundedCounter {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was taken.
     pub async fn try_take(&self, count: u64) -> Result<Taken, RequestError> {
-        Ok(self.state.take_bounded(&self.name, self.max, BoundedRequest { count, token: None }).await?.into())
+        Ok(self
+            .state
+            .state()
+            .take_bounded(&self.name, self.max, BoundedRequest { count, token: None })
+            .await?
+            .into())
     }
 
     /// The same, and only once for this token, which the client chooses and repeats with its request. It is stored for a
@@ -157,6 +169,7 @@ impl BoundedCounter {
     pub async fn take_once(&self, count: u64, token: &str) -> Result<Taken, RequestError> {
         Ok(self
             .state
+            .state()
             .take_bounded(&self.name, self.max, BoundedRequest { count, token: Some(token) })
             .await?
             .into())
@@ -170,7 +183,12 @@ impl BoundedCounter {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was given back.
     pub async fn give_back(&self, count: u64) -> Result<Taken, RequestError> {
-        Ok(self.state.give_back_bounded(&self.name, BoundedRequest { count, token: None }).await?.into())
+        Ok(self
+            .state
+            .state()
+            .give_back_bounded(&self.name, BoundedRequest { count, token: None })
+            .await?
+            .into())
     }
 
     /// The same, and only once for this token, which may be the one it was taken with.
@@ -183,6 +201,7 @@ impl BoundedCounter {
     pub async fn give_back_once(&self, count: u64, token: &str) -> Result<Taken, RequestError> {
         Ok(self
             .state
+            .state()
             .give_back_bounded(&self.name, BoundedRequest { count, token: Some(token) })
             .await?
             .into())
@@ -196,7 +215,7 @@ impl BoundedCounter {
     /// # Cancel safety
     /// Nothing is changed.
     pub async fn get(&self) -> Result<u64, RequestError> {
-        self.state.bounded_taken(&self.name).await
+        self.state.state().bounded_taken(&self.name).await
     }
 }
 
@@ -214,7 +233,7 @@ impl From<BoundedOutcome> for Taken {
 /// A counter of different items.
 #[derive(Debug, Clone)]
 pub struct DistinctCounter {
-    state: Arc<RequestState>,
+    state: StateHandle,
     name: CounterName,
     window: Option<Duration>,
 }
@@ -255,7 +274,7 @@ impl DistinctCounter {
     /// # Cancel safety
     /// As [`DistinctCounter::insert`].
     pub async fn insert_all(&self, items: &[&[u8]]) -> Result<Inserted, RequestError> {
-        let (new, value) = self.state.insert_distinct(&self.name, self.window, items).await?;
+        let (new, value) = self.state.state().insert_distinct(&self.name, self.window, items).await?;
         Ok(Inserted { is_new: new, count: value })
     }
 
@@ -275,6 +294,6 @@ impl<S: Sync> FromRequestParts<S> for Counters {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        Ok(Self(Arc::clone(RequestScope::from_parts(parts)?.state())))
+        Ok(Self(StateHandle::Request(Arc::clone(RequestScope::from_parts(parts)?.state()))))
     }
 }

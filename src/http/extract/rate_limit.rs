@@ -21,6 +21,13 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
+    /// Decides what is undecided.
+    pub(in crate::http) async fn decide(state: &Arc<RequestState>) -> Result<Self, RequestError> {
+        state.decide_limits().await?;
+        let decisions = state.lock().await.limits.decisions();
+        Ok(Self { state: Arc::clone(state), decisions })
+    }
+
     /// Requests that are left now under the tightest policy; `None` if no policy applies, or none is known because
     /// Redis is away.
     pub fn remaining(&self) -> Option<u64> {
@@ -65,9 +72,6 @@ impl<S: Sync> FromRequestParts<S> for RateLimit {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        let state = Arc::clone(RequestScope::from_parts(parts)?.state());
-        state.decide_limits().await?;
-        let decisions = state.lock().await.limits.decisions();
-        Ok(Self { state, decisions })
+        Self::decide(RequestScope::from_parts(parts)?.state()).await
     }
 }

@@ -14,7 +14,7 @@ impl<S: Sync> FromRequestParts<S> for Worker {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        Ok(RequestScope::from_parts(parts)?.services.worker.worker.clone())
+        Ok(RequestScope::in_fleet(parts)?.services.worker.worker.clone())
     }
 }
 
@@ -22,6 +22,6 @@ impl<S: Sync> FromRequestParts<S> for FleetHandle {
     type Rejection = RequestError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        Ok(Self(Arc::clone(&RequestScope::from_parts(parts)?.services)))
+        Ok(Self::new(Arc::clone(&RequestScope::in_fleet(parts)?.services)))
     }
 }

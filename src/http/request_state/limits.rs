@@ -1,5 +1,7 @@
 //! The request's limits: how they are decided with Redis and without, and their headers.
 
+use std::sync::Arc;
+
 use crate::http::error::{RequestError, StateError};
 use crate::http::request_state::request_limits::RequestLimits;
 use crate::http::request_state::state::{BeginFailure, RequestState, RequestStateInner};
@@ -7,6 +9,7 @@ use crate::limiter::LimitSubject;
 use crate::limiter::gcra::WorkerShare;
 use crate::limiter::headers::RateLimitHeaders;
 use crate::limiter::pending::{FallbackOutcome, LimitDecisions, PendingDecision};
+use crate::limiter::policy::LimitPolicy;
 use crate::limiter::request_limiter::LimitAdmission;
 use crate::redis;
 use crate::redis::begin::RateLimitDecision;
@@ -26,12 +29,38 @@ impl RequestState {
         policy: usize,
         cost: Option<u64>,
     ) -> Result<(), RequestError> {
-        {
-            let mut inner = self.lock_unless_failed().await?;
-            let decided = inner.limits.decided.len();
-            inner.limits.set.add_policy(policy, cost, decided);
-        }
+        self.add_policy(policy, cost).await?;
         self.decide_limits().await
+    }
+
+    /// Applies a policy by its number, or raises the request's cost there, to be decided with the rest.
+    pub(in crate::http) async fn add_policy(
+        &self,
+        policy: usize,
+        cost: Option<u64>,
+    ) -> Result<(), RequestError> {
+        let mut inner = self.lock_unless_failed().await?;
+        let decided = inner.limits.decided.len();
+        inner.limits.set.add_policy(policy, cost, decided);
+        Ok(())
+    }
+
+    /// Applies a policy that the program made, to be decided with the rest; a configured one of its name stands for it.
+    pub(in crate::http) async fn add_policy_in_code(
+        &self,
+        policies: [Option<&Arc<LimitPolicy>>; 2],
+        tag: Option<&str>,
+        cost: Option<u64>,
+    ) -> Result<(), RequestError> {
+        let mut inner = self.lock_unless_failed().await?;
+        let decided = inner.limits.decided.len();
+        for policy in policies.into_iter().flatten() {
+            match self.services.limiter.policies().find(policy.name()) {
+                Some((configured, _)) => inner.limits.set.add_policy(configured, cost, decided),
+                None => inner.limits.set.add_in_code(policy, tag, cost, decided),
+            }
+        }
+        Ok(())
     }
 
     /// Charges more requests to every rate policy that applies.

@@ -58,9 +58,10 @@ impl RequestState {
         }
     }
 
-    /// The client's limit on new sessions.
+    /// The client's limit on new sessions; none for clients that cannot be told from each other.
     fn new_session_limit(&self) -> Option<NewSessionLimit> {
-        let (interval_us, tolerance_us) = self.services.sessions.new_session_rate?;
+        let rate = self.services.sessions.new_session_rate.filter(|_| self.client_is_known);
+        let (interval_us, tolerance_us) = rate?;
         let key = keys::new_session_limit(
             &self.services.prefix,
             &self.client.limit_subject_text(self.services.ipv6_prefix),

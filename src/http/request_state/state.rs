@@ -15,6 +15,7 @@ use crate::http::request_state::cookie_identity::{CookieIdentity, RequestCookies
 use crate::http::request_state::request_limits::RequestLimits;
 use crate::http::request_state::response_timeout::ResponseTimeout;
 use crate::http::services::state::StateServices;
+use crate::limiter::AppliedLimits;
 use crate::redis;
 use crate::redis::begin::SessionLookup;
 use crate::sessions::cookie_value::ProvisionalCookie;
@@ -25,6 +26,8 @@ use crate::sessions::user::UserTag;
 pub(in crate::http) struct RequestState {
     pub(in crate::http) services: Arc<StateServices>,
     pub(in crate::http) client: ClientInfo,
+    /// Whether the server told the address; outside a fleet it may not.
+    pub(in crate::http) client_is_known: bool,
     /// Whether a cookie for this client is a secure one.
     pub(in crate::http) secure: bool,
     pub(in crate::http) visitor: CookieIdentity,
@@ -133,10 +136,32 @@ pub(in crate::http) struct CountedView {
 impl RequestState {
     pub(in crate::http) fn new(services: Arc<StateServices>, client: ClientInfo, parts: &Parts) -> Self {
         let headers = &parts.headers;
-        let RequestCookies { visitor, secure, leftover } =
-            RequestCookies::from_headers(&services.sessions, headers, &client);
         let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
         let set = services.limiter.policies().select(parts.method.as_str(), parts.uri.path(), header);
+        Self::with_limits(services, client, parts, set)
+    }
+
+    /// A request outside a fleet, which no policy names; none: the server did not tell its client's address.
+    pub(in crate::http) fn standalone(
+        services: Arc<StateServices>,
+        client: Option<ClientInfo>,
+        parts: &Parts,
+    ) -> Self {
+        let set = services.limiter.policies().none();
+        let known = client.unwrap_or(ClientInfo::UNKNOWN);
+        Self { client_is_known: client.is_some(), ..Self::with_limits(services, known, parts, set) }
+    }
+
+    fn with_limits(
+        services: Arc<StateServices>,
+        client: ClientInfo,
+        parts: &Parts,
+        set: AppliedLimits,
+    ) -> Self {
+        let RequestCookies { visitor, secure, leftover } = match services.has_sessions {
+            true => RequestCookies::from_headers(&services.sessions, &parts.headers, &client),
+            false => RequestCookies { visitor: CookieIdentity::Anonymous, secure: false, leftover: false },
+        };
         let has_route_policy = set.names_path();
         let timeout = ResponseTimeout::new(services.worker.http.request_timeout);
         let inner = RequestStateInner {
@@ -156,6 +181,7 @@ impl RequestState {
         Self {
             services,
             client,
+            client_is_known: true,
             secure,
             visitor,
             leftover,
@@ -167,6 +193,12 @@ impl RequestState {
             timeout,
             inner: Mutex::new(inner),
         }
+    }
+
+    /// Goes on with the limits of a state that an outer layer began, decided or not.
+    pub(in crate::http) async fn take_over_limits(&self, outer: &Self) {
+        let mut theirs = outer.inner.lock().await;
+        std::mem::swap(&mut self.inner.lock().await.limits, &mut theirs.limits);
     }
 
     /// What is known now; the guard makes every other use of this request's state wait.

@@ -13,6 +13,7 @@ use crate::http::error::RequestError;
 use crate::http::fleet_handle::FleetHandle;
 use crate::http::request_scope::RequestScope;
 use crate::http::services::stream::StreamServices;
+use crate::http::standalone::redis::Redis;
 use crate::http::streams::last_event_id::LastEventId;
 use crate::http::streams::sse::{self, SseSource};
 use crate::http::streams::websocket::broadcast_socket::BroadcastSocket;
@@ -70,7 +71,15 @@ pub struct Broadcast {
 }
 
 impl Broadcast {
+    /// Broadcasts over this connection, for what is no request.
+    pub fn new(redis: &Redis) -> Self {
+        Self { services: Arc::clone(&redis.services().streams), sender: None }
+    }
+
     fn hub(&self) -> &BroadcastHub {
+        if let Some(connection) = &self.services.standalone {
+            connection.ensure_hub_started(&self.services.broadcast_hub);
+        }
         &self.services.broadcast_hub
     }
 

@@ -12,6 +12,7 @@ use crate::http::error::RequestError;
 use crate::http::fleet_handle::FleetHandle;
 use crate::http::header_names::LAST_EVENT_ID;
 use crate::http::request_scope::RequestScope;
+use crate::http::standalone::redis::Redis;
 use crate::http::streams::sse::SseSource;
 use crate::redis::task::{TaskId, TaskStatus};
 use crate::sse::SseEvent;
@@ -19,6 +20,14 @@ use crate::tasks::{TaskQueue, TaskWatch};
 
 /// The id of a task's last event.
 const FINISHED_EVENT_ID: &str = "end";
+
+impl TaskQueue {
+    /// The queue over this connection, for programs that queue tasks and do none: it takes any kind, and whichever worker has
+    /// the job does it.
+    pub fn new(redis: &Redis) -> Self {
+        redis.services().streams.tasks.clone()
+    }
+}
 
 impl<S: Sync> FromRequestParts<S> for TaskQueue {
     type Rejection = RequestError;

@@ -1,7 +1,7 @@
 //! A supervisor written down, and one that goes on from it in another program.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use crate::control::event_kind::EventKind;
@@ -67,7 +67,7 @@ impl<'a> Supervisor<'a> {
             inputs: self.host.config_inputs(self.scoreboard.generation()),
             layout: scoreboard::LAYOUT_VERSION,
             descriptors: HandoffFds {
-                scoreboard: self.scoreboard.as_fd().as_raw_fd(),
+                scoreboard: self.scoreboard.file()?.as_raw_fd(),
                 lock,
                 folder: Some(folder),
                 working_dir: self.lifecycle.working_dir.as_ref().map(AsRawFd::as_raw_fd),

@@ -34,7 +34,7 @@ fn printed(plan: &TestFleetBuilder, count: usize) -> String {
     wait::until_some("the upstream has every host", wait::LONG, || {
         let (code, said) = plan.clone().args(&["nginx"]).run();
         // Until then a note stands there too.
-        let complete = !said.contains("for a moment only");
+        let complete = !said.contains("is not complete yet");
         (code == 0 && complete && entries(&said).len() == count).then_some(said)
     })
 }

@@ -13,7 +13,7 @@ use crate::support::redis::TestRedis;
 use crate::support::terminal::PseudoTerminal;
 use crate::support::{client, process, wait};
 
-/// What leaves the alternate screen, so that the operator finds his own again.
+/// What leaves the alternate screen, so that the operator's own shows again.
 const RESTORED: &str = "\x1b[?1049l";
 
 fn run_dir(plan: &TestFleetBuilder) -> PathBuf {
@@ -58,7 +58,7 @@ fn status_tells_what_clients_counted_and_who_serves() {
 
 #[test]
 fn status_for_people_has_a_line_for_each_slot_and_no_colours_in_a_pipe() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let (code, page, err) = ask(fleet.plan(), &["status"]);
     assert_eq!((code, err.as_str()), (0, ""));
@@ -73,7 +73,7 @@ fn status_for_people_has_a_line_for_each_slot_and_no_colours_in_a_pipe() {
 
 #[test]
 fn a_crash_and_its_reason_are_seen() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     process::signal(fleet.workers()[0], Signal::SIGKILL);
     let slot = wait::until_some("the slot serves again", wait::LONG, || {
@@ -97,7 +97,7 @@ fn without_a_fleet_both_end_with_69_and_say_so() {
 
 #[test]
 fn top_needs_a_terminal_and_says_what_does_not() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let (code, _, err) = ask(fleet.plan(), &["top"]);
     assert_eq!(code, 64);
@@ -106,7 +106,7 @@ fn top_needs_a_terminal_and_says_what_does_not() {
 
 #[test]
 fn top_gives_the_terminal_back_however_it_ends() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     for key in ["q", "\x03", "\x1b"] {
         let mut top = PseudoTerminal::run(&run_dir(fleet.plan()), &["top"]);
@@ -126,7 +126,7 @@ fn top_gives_the_terminal_back_however_it_ends() {
 
 #[test]
 fn top_replaces_a_worker_only_after_a_yes() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let before = fleet.workers();
     let mut top = PseudoTerminal::run(&run_dir(fleet.plan()), &["top", "--interval", "100ms"]);
@@ -147,7 +147,7 @@ fn top_replaces_a_worker_only_after_a_yes() {
 
 #[test]
 fn top_bears_a_stopped_supervisor_and_finds_the_next_fleet() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).workers(1);
     let mut first = plan.start();
     let mut top = PseudoTerminal::run(&run_dir(&plan), &["top", "--interval", "100ms"]);
@@ -166,7 +166,7 @@ fn top_bears_a_stopped_supervisor_and_finds_the_next_fleet() {
 
 #[test]
 fn top_and_the_totals_go_on_over_an_upgrade() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     assert_eq!(fleet.get("/hello").status, 200);
     let mut top = PseudoTerminal::run(&run_dir(fleet.plan()), &["top", "--interval", "100ms"]);

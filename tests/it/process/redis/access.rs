@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use regatta::__internals::config;
 use regatta::__internals::config::ConfigInputs;
 use regatta::__internals::redis::RedisClient;
-use regatta::{RedisHealth, TaskContext, TaskFailure, TaskQueue, TaskState};
+use regatta::{RedisStatus, TaskContext, TaskFailure, TaskQueue, TaskState};
 
 use crate::support::client::Request;
 use crate::support::fleet::TestFleetBuilder;
@@ -51,13 +51,13 @@ async fn the_manual_s_rules_are_enough_for_tasks() {
         let config = config::load(&ConfigInputs { flags, ..ConfigInputs::default() }).unwrap();
         let redis = RedisClient::new(&config.redis, config.redis.url.as_ref().unwrap(), "test").unwrap();
         redis.start();
-        let tasks = TaskQueue::new(redis.clone(), &config.tasks, "test:1");
+        let tasks = TaskQueue::with_client(redis.clone(), &config.tasks, "test:1");
         tasks.register("echo", |text: String, _: &TaskContext| match text.as_str() {
             "again" => Err(TaskFailure::retry(text)),
             _ => Ok(text),
         });
         tasks.start();
-        assert_eq!(redis.wait_for_first_attempt().await, RedisHealth::Up);
+        assert_eq!(redis.wait_for_first_attempt().await, RedisStatus::Up);
         for (text, expected) in [("again", TaskState::Dead), ("fine", TaskState::Done)] {
             let id = tasks.enqueue("echo", text).await.unwrap();
             let mut following = tasks.watch(&id).await.unwrap();
