@@ -64,7 +64,7 @@ fn with_redis<T>(
     work: impl AsyncFnOnce(RedisClient) -> Result<T, RedisError>,
 ) -> Result<T, CommandFailure> {
     let worked = redis::run_once(&config.redis, url, "regatta-limits", |redis| async move {
-        redis.start();
+        _ = redis.start();
         match redis.wait_for_first_attempt().await {
             RedisStatus::Up => work(redis).await,
             RedisStatus::Down { reason } => Err(RedisError::Unavailable { reason }),

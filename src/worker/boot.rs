@@ -157,7 +157,7 @@ impl BackgroundServices {
 
     /// Begins; what the application registered is known by now.
     pub(super) fn start(&self) {
-        self.broadcasts.start();
+        _ = self.broadcasts.start();
         self.tasks.start();
     }
 

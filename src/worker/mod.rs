@@ -91,7 +91,7 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
     let server = boot::build_connection_server(&start, &mut tasks);
     let redis = RedisClient::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
     let state = StateClient::new(redis.clone());
-    state.start();
+    _ = state.start();
     let phase = DrainState::default();
     let instance_info = Arc::new(background::registrar::instance_info(&start));
     let batches = background::counter_flusher::build(&start, &redis);

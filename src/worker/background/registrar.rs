@@ -14,7 +14,7 @@ use crate::config::settings::{AdvertisedAddress, Config};
 use crate::http::InstanceIdentity;
 use crate::listener::Listener;
 use crate::redis::{RedisClient, RedisError};
-use crate::registry::{InstanceRecord, MISSED_HEARTBEATS_MAX};
+use crate::registry::{self, InstanceRecord, MISSED_HEARTBEATS_MAX};
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::row::SlotState;
 use crate::status::rates::RateWindow;
@@ -22,7 +22,6 @@ use crate::sys::bpf::IpFamily;
 use crate::sys::{clock, cpu, executable, network, process};
 use crate::worker::interval;
 use crate::worker::options::WorkerOptions;
-use crate::registry;
 
 /// How often a worker checks whether it is the one that registers, and whether the record has changed.
 const CHECK_INTERVAL: Duration = clock::TICK.saturating_mul(10);
