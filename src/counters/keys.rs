@@ -2,7 +2,7 @@
 
 use crate::redis::keys::KeySpace;
 
-/// A shared counter.
+/// An exact or a batched counter: a string.
 pub fn counter(prefix: &str, name: &str) -> String {
     KeySpace::new(prefix).key(["c", name])
 }
@@ -12,7 +12,7 @@ pub fn counter_journals(prefix: &str, fleet: u64) -> String {
     KeySpace::new(prefix).key(["j", &format!("{fleet:016x}")])
 }
 
-/// A counter of distinct items, in a window or for ever. All windows of a name are in one hash slot.
+/// A counter of distinct items, in a window or for ever: a HyperLogLog. All windows of a name are in one hash slot.
 pub fn distinct(prefix: &str, name: &str, window: Option<(u64, u64)>) -> String {
     match window {
         None => KeySpace::new(prefix).key(["d", name]),
@@ -24,12 +24,12 @@ pub fn distinct(prefix: &str, name: &str, window: Option<(u64, u64)>) -> String 
     }
 }
 
-/// How much is taken of a bounded counter.
+/// How much is taken of a bounded counter: a string.
 pub fn bounded(prefix: &str, name: &str) -> String {
     KeySpace::new(prefix).key(["b", name])
 }
 
-/// A bounded change that was applied; `digest` is that of its token.
+/// A bounded change that was applied: a string; `digest` is that of its token.
 pub fn bounded_token(prefix: &str, name: &str, digest: &str) -> String {
     KeySpace::new(prefix).key(["bt", name, digest])
 }

@@ -2,12 +2,12 @@
 
 use crate::redis::keys::{self, KeySpace};
 
-/// One subject's rate limit under one version of one policy.
+/// One subject's rate limit under one version of one policy: a string, or for a limit on concurrency a sorted set.
 pub fn limit(prefix: &str, policy: &str, version: &str, subject: &str) -> String {
     KeySpace::new(prefix).key(["l", policy, version, subject])
 }
 
-/// That the charges of an outage were applied to a limit.
+/// That the charges of an outage were applied to a limit: a string.
 pub fn deferred_mark(limit: &str, batch: &str) -> String {
     keys::mark_beside(limit, batch)
 }

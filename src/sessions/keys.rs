@@ -7,22 +7,22 @@ pub fn session(prefix: &str, digest: &str) -> String {
     KeySpace::new(prefix).key(["s", digest])
 }
 
-/// The quarantined value of a session's key that was no session.
+/// What lay under a session's key and was no session, kept for an hour: a key of any type.
 pub fn quarantine(prefix: &str, digest: &str) -> String {
     KeySpace::new(prefix).key(["q", digest])
 }
 
-/// The index of a user's sessions; `user` is a tag, never the name.
+/// The index of a user's sessions, at most 1,000: a sorted set, scored by their ends; `user` is a tag, never the name.
 pub fn user_sessions(prefix: &str, user: &str) -> String {
     KeySpace::new(prefix).key(["u", user])
 }
 
-/// When everything of a user was last logged out.
+/// A user's generation, when all of their sessions were last ended: a string.
 pub fn user_generation(prefix: &str, user: &str) -> String {
     KeySpace::new(prefix).key(["g", user])
 }
 
-/// How many sessions one client may still create. It is stored beside sessions, because both change in one step.
+/// How many sessions one client may still create: a string. It lies beside sessions, because both change in one step.
 pub fn new_session_limit(prefix: &str, client: &str) -> String {
     KeySpace::new(prefix).key(["n", client])
 }
@@ -32,12 +32,12 @@ pub fn new_session_window(limit: &str) -> String {
     keys::beside(limit, ["w"])
 }
 
-/// The sessions that were active in a minute; all minutes are in one hash slot.
+/// The sessions that were active in a minute: a HyperLogLog; all minutes are in one hash slot.
 pub fn active_sessions(prefix: &str, minute: u64) -> String {
     KeySpace::new(prefix).key(["{seen}", "sessions", &minute.to_string()])
 }
 
-/// Mode plain: a session's views.
+/// Mode plain: a session's views, a string.
 pub fn session_views(session: &str) -> String {
     keys::beside(session, ["v"])
 }

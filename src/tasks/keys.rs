@@ -6,7 +6,7 @@ use crate::redis::notifications::NotificationChannel;
 /// First part of a task's channel behind the prefix.
 const CHANNELS: &str = "p";
 
-/// A task; knowing `id` is the right to read it, as with a password.
+/// A task: a hash; knowing `id` is the right to read it, as with a password.
 ///
 /// All keys of tasks share a hash tag, because a claim changes several of them in one step.
 pub fn task(prefix: &str, id: &str) -> String {

@@ -36,7 +36,7 @@ pub fn migration_ledger(prefix: &str) -> String {
     KeySpace::new(prefix).key(["mig"])
 }
 
-/// The lock for migrations.
+/// The lock for migrations: a string.
 pub fn migration_lock(prefix: &str) -> String {
     KeySpace::new(prefix).key(["mig", "lock"])
 }
@@ -46,7 +46,7 @@ pub fn migration_fence(prefix: &str) -> String {
     KeySpace::new(prefix).key(["mig", "fence"])
 }
 
-/// The lock for walks.
+/// The lock for walks: a string.
 pub fn walk_lock(prefix: &str) -> String {
     KeySpace::new(prefix).key(["mig", "walk", "lock"])
 }
@@ -77,7 +77,7 @@ pub fn check(prefix: &str) -> String {
     KeySpace::new(prefix).key(["{check}"])
 }
 
-/// The fleet's cookie signing key, when none is configured.
+/// The fleet's cookie signing key, when none is configured: a string.
 pub fn signing_key(prefix: &str) -> String {
     KeySpace::new(prefix).key(["secret"])
 }
