@@ -34,12 +34,16 @@ mod config;
 mod control;
 mod counters;
 mod digest;
+mod fixed_window;
 mod http;
+mod idempotency;
 mod limiter;
 mod listener;
 mod logging;
 mod panics;
 mod redis;
+mod registry;
+mod request_state;
 mod scoreboard;
 mod sessions;
 mod sse;
@@ -69,13 +73,16 @@ pub use http::streams::last_event_id::LastEventId;
 pub use http::streams::sse::SseSource as EventSource;
 pub use http::streams::websocket::handshake::WebSocketUpgrade;
 pub use http::{FleetHandle, Worker};
-pub use redis::task::{Cancelled, TaskId, TaskState, TaskStatus};
 pub use redis::{RedisError, RedisStatus};
+pub use request_state::auth::ActiveSession as ListedSession;
 pub use scoreboard::snapshot::SlotSnapshot;
-pub use sessions::auth::ActiveSession as ListedSession;
 pub use sse::event;
 #[cfg(feature = "demo")]
 pub use sys::allocator::Allocator;
+pub use tasks::Cancelled;
+pub use tasks::TaskId;
+pub use tasks::TaskState;
+pub use tasks::TaskStatus;
 pub use tasks::{TaskContext, TaskFailure, TaskQueue};
 pub use tower_sessions::Session;
 
@@ -86,7 +93,7 @@ pub mod session {
 
     pub use crate::http::extract::{AuthSession, PageView, SessionFields};
     pub use crate::http::standalone::{SessionLayer, SessionService};
-    pub use crate::sessions::auth::ActiveSession;
+    pub use crate::request_state::auth::ActiveSession;
 }
 
 /// Rate limits, for a fleet, for any axum router, and without HTTP.
@@ -134,8 +141,14 @@ pub mod __internals {
     pub mod digest {
         pub use crate::digest::*;
     }
+    pub mod fixed_window {
+        pub use crate::fixed_window::*;
+    }
     pub mod http {
         pub use crate::http::*;
+    }
+    pub mod idempotency {
+        pub use crate::idempotency::*;
     }
     pub mod limiter {
         pub use crate::limiter::*;
@@ -148,6 +161,12 @@ pub mod __internals {
     }
     pub mod redis {
         pub use crate::redis::*;
+    }
+    pub mod registry {
+        pub use crate::registry::*;
+    }
+    pub mod request_state {
+        pub use crate::request_state::*;
     }
     pub mod scoreboard {
         pub use crate::scoreboard::*;

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::task::AbortHandle;
 
+use crate::broadcasts::commands::PublishMessage;
 use crate::broadcasts::error::BroadcastError;
 use crate::broadcasts::hub_state::{HubCounters, HubState};
 use crate::broadcasts::message::MessageId;
@@ -14,7 +15,6 @@ use crate::broadcasts::subscription::Subscription;
 use crate::broadcasts::topic::TopicName;
 use crate::broadcasts::{presence_reporter, reconciler};
 use crate::config::settings::BroadcastConfig;
-use crate::redis::broadcast_commands::PublishMessage;
 use crate::redis::{RedisClient, RedisError};
 
 /// A worker's broadcasts; clones share them.

@@ -14,15 +14,15 @@ use rand::rngs::OsRng;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
+use crate::broadcasts::commands::StreamEntry;
 use crate::broadcasts::error::BroadcastError;
 use crate::broadcasts::presence::PresenceTracker;
 use crate::broadcasts::topic::TopicName;
 use crate::broadcasts::topic_feed::TopicFeed;
-use crate::broadcasts::{message, sequencer};
+use crate::broadcasts::{commands, keys, message, sequencer};
 use crate::config::settings::BroadcastConfig;
 use crate::redis::RedisClient;
-use crate::redis::broadcast_commands::{self, StreamEntry};
-use crate::redis::notifications::{ChannelSubscriptionGuard, NotificationChannel};
+use crate::redis::notifications::ChannelSubscriptionGuard;
 use crate::sys::clock;
 
 /// Bytes of messages that a worker buffers, of all topics together. The largest message of every topic must fit, so this
@@ -189,13 +189,13 @@ impl HubState {
             return Ok(());
         }
         // Subscribed first: a message after the stream's end must not be missed.
-        let channel = NotificationChannel::Topic(feed.topic.as_str());
+        let channel = keys::channel(feed.topic.as_str());
         if timeout(SUBSCRIBE_TIMEOUT, self.redis.wait_until_subscribed(channel)).await.is_err() {
             tokio::spawn(mark_incomplete_when_subscribed(Arc::downgrade(self), Arc::downgrade(feed)));
         }
         let newest = match self.read_permits.acquire().await {
             Ok(_permit) => self.redis.latest_stream_id(feed.topic.as_str()).await?,
-            Err(_) => broadcast_commands::StreamId::default(),
+            Err(_) => commands::StreamId::default(),
         };
         feed.start_after(newest.into());
         self.reconcile.notify_one();
@@ -213,11 +213,11 @@ impl HubState {
                 state.on_legacy_notification(text);
             }
         };
-        self.redis.on_notification(broadcast_commands::MESSAGE_PUBLISHED, Arc::new(handler));
+        self.redis.on_notification(commands::MESSAGE_PUBLISHED, Arc::new(handler));
     }
 
     fn on_legacy_notification(&self, text: &str) {
-        let Some((topic, before, id, text)) = broadcast_commands::decode_legacy_notification(text) else {
+        let Some((topic, before, id, text)) = commands::decode_legacy_notification(text) else {
             return;
         };
         let feed = self.topics().get(topic).map(|entry| Arc::clone(&entry.feed));
@@ -234,7 +234,7 @@ impl HubState {
                 state.on_notification(&feed, text);
             }
         };
-        self.redis.subscribe(NotificationChannel::Topic(feed.topic.as_str()), Arc::new(handler))
+        self.redis.subscribe(keys::channel(feed.topic.as_str()), Arc::new(handler))
     }
 
     /// A text arrived on a topic's channel. One without the fleet's mark causes no more than a query of the stream now
@@ -272,7 +272,7 @@ async fn mark_incomplete_when_subscribed(state: Weak<HubState>, feed: Weak<Topic
         return;
     };
     // Without a connection the reconciler marks all topics when there is one.
-    if redis.wait_until_subscribed(NotificationChannel::Topic(topic.as_str())).await
+    if redis.wait_until_subscribed(keys::channel(topic.as_str())).await
         && let Some((state, feed)) = state.upgrade().zip(feed.upgrade())
     {
         feed.mark_incomplete(true);

@@ -7,8 +7,9 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::broadcasts::commands;
+use crate::broadcasts::commands::StreamId;
 use crate::broadcasts::topic::TopicName;
-use crate::redis::broadcast_commands::{self, StreamId};
 use crate::sse::SseEvent;
 
 /// A message's id, rising within its topic: `ms-seq`.
@@ -31,7 +32,7 @@ impl MessageId {
 
     /// The id right before this one.
     pub(super) fn before(self) -> Self {
-        broadcast_commands::stream_id_before(self.stream_id()).into()
+        commands::stream_id_before(self.stream_id()).into()
     }
 
     pub(super) fn stream_id(self) -> StreamId {
@@ -49,7 +50,7 @@ impl FromStr for MessageId {
     type Err = InvalidMessageId;
 
     fn from_str(text: &str) -> Result<Self, InvalidMessageId> {
-        broadcast_commands::parse_stream_id(text).map(Self::from).ok_or(InvalidMessageId)
+        commands::parse_stream_id(text).map(Self::from).ok_or(InvalidMessageId)
     }
 }
 

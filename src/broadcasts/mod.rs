@@ -7,9 +7,11 @@
 //! subscribers listen, and only texts with the fleet's mark are believed. The room must not know HTTP: streams and
 //! sockets are made in `http`.
 
+pub mod commands;
 mod error;
 mod hub;
 mod hub_state;
+pub mod keys;
 mod message;
 mod presence;
 mod presence_reporter;

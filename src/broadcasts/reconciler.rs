@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::broadcasts::commands::StreamEntry;
 use crate::broadcasts::hub_state::{HubState, retry_delay};
 use crate::broadcasts::message::MessageId;
 use crate::broadcasts::sequencer::StreamPage;
 use crate::broadcasts::topic_feed::{MessageBody, PendingQuery, TopicFeed, sequenced};
-use crate::redis::broadcast_commands::StreamEntry;
 use crate::redis::{RedisError, ServerRejection};
 use crate::sys::clock;
 

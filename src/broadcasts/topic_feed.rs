@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::broadcasts::commands::StreamEntry;
 use crate::broadcasts::message::{BroadcastMessage, MessageId};
 use crate::broadcasts::replay_buffer::{BufferRead, ReplayBuffer, SeekResult};
 use crate::broadcasts::sequencer::{
     MemorySize, MessageSequencer, SequencedMessage, SequencerOutput, StreamPage, StreamQuery,
 };
 use crate::broadcasts::topic::TopicName;
-use crate::redis::broadcast_commands::StreamEntry;
 
 /// Messages that wait for a missing one may take this part of a topic's memory, in addition to it.
 const PENDING_DIVISOR: usize = 4;

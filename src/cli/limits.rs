@@ -11,10 +11,9 @@ use crate::config::limits::SubjectKind;
 use crate::config::settings::{Config, RedisUrl};
 use crate::http::real_ip::{ClientInfo, ClientTransport};
 use crate::limiter::PolicyTable;
+use crate::limiter::commands::{LimitParameters, LimitStatus, RateLimitCheck};
 use crate::limiter::policy::{LimitPolicy, PolicyMeasure, header_digest};
 use crate::redis;
-use crate::redis::begin::{LimitParameters, RateLimitCheck};
-use crate::redis::limiter_commands::LimitStatus;
 use crate::redis::{RedisClient, RedisError, RedisStatus};
 use crate::supervisor::private_redis::server;
 
@@ -65,7 +64,7 @@ fn with_redis<T>(
     work: impl AsyncFnOnce(RedisClient) -> Result<T, RedisError>,
 ) -> Result<T, CommandFailure> {
     let worked = redis::run_once(&config.redis, url, "regatta-limits", |redis| async move {
-        redis.start();
+        _ = redis.start();
         match redis.wait_for_first_attempt().await {
             RedisStatus::Up => work(redis).await,
             RedisStatus::Down { reason } => Err(RedisError::Unavailable { reason }),

@@ -7,7 +7,7 @@
 //!
 //! **Room for more.** A family that is added must have a name that this rule refuses already, or that no prefix can
 //! contain, because prefixes that were valid stay so: one small letter, or a word that begins with `{` or `@`. A test in
-//! `redis/keys/tests.rs` holds it to that.
+//! `tests/it/fast/redis/key_names.rs` holds it to that.
 
 use crate::config::value::basic::{InvalidValue, word};
 
@@ -15,10 +15,10 @@ use crate::config::value::basic::{InvalidValue, word};
 const MAX: usize = 64;
 
 /// What the keys of a family begin with behind the prefix, beside those of one small letter.
-pub(crate) const FAMILIES: &[&str] = &["bt", "dw", "io", "mig", "news", "once", "secret"];
+pub const FAMILIES: &[&str] = &["bt", "dw", "io", "mig", "news", "once", "secret"];
 
 /// Whether a segment is, or may come to be, the name of a family of keys.
-pub(crate) fn is_family(segment: &str) -> bool {
+pub fn is_family(segment: &str) -> bool {
     matches!(segment.as_bytes(), [b'a'..=b'z']) || FAMILIES.contains(&segment)
 }
 

@@ -8,7 +8,7 @@ pub mod diff;
 mod environment;
 mod error;
 mod inputs;
-pub(crate) mod key_prefix;
+pub mod key_prefix;
 pub mod limits;
 pub mod lookup;
 pub mod path;

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::counters::CounterName;
+use crate::counters::commands::FlushBatch;
+use crate::counters::{CounterName, keys};
 use crate::redis;
-use crate::redis::counter_commands::FlushBatch;
-use crate::redis::{RedisClient, keys};
+use crate::redis::RedisClient;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::{CELLS_PER_SLOT, WorkerCell};
 use crate::scoreboard::journal::{CounterJournal, JournalError, JournalOwner, PendingIncrement, SealedBatch};

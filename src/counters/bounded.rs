@@ -2,9 +2,9 @@
 
 use ring::digest;
 
-use crate::counters::{CounterError, CounterName};
-use crate::redis::counter_commands::{BoundedChange, BoundedOutcome};
-use crate::redis::{RedisClient, keys};
+use crate::counters::commands::{BoundedChange, BoundedOutcome};
+use crate::counters::{CounterError, CounterName, keys};
+use crate::redis::RedisClient;
 
 /// Largest bound and amount: above it Lua's numbers are not exact.
 pub const AMOUNT_MAX: u64 = 1 << 53;
@@ -70,7 +70,7 @@ pub async fn give_back(
 /// # Errors
 /// [`CounterError::Redis`].
 pub async fn get(redis: &RedisClient, prefix: &str, name: &CounterName) -> Result<u64, CounterError> {
-    let taken = redis.increment(&keys::bounded(prefix, name.as_str()), 0).await?;
+    let taken = redis.read_counter(&keys::bounded(prefix, name.as_str())).await?;
     Ok(u64::try_from(taken).unwrap_or(0))
 }
 

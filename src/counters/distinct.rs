@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::counters::{CounterError, CounterName};
+use crate::counters::commands::{InsertItems, InsertOutcome};
+use crate::counters::{CounterError, CounterName, keys};
 use crate::redis;
-use crate::redis::counter_commands::{InsertItems, InsertOutcome};
-use crate::redis::{RedisClient, keys};
+use crate::redis::RedisClient;
 
 /// Most items of one call.
 pub const ITEMS_MAX: usize = 1000;

@@ -6,12 +6,14 @@
 
 pub mod batched;
 pub mod bounded;
+pub mod commands;
 pub mod distinct;
+pub mod keys;
 
 use std::fmt;
 
-use crate::redis::begin::CounterIncrement;
-use crate::redis::{RedisClient, RedisError, keys};
+use crate::counters::commands::CounterIncrement;
+use crate::redis::{RedisClient, RedisError};
 
 /// Longest name, bytes.
 pub const NAME_MAX: usize = 64;
@@ -80,28 +82,12 @@ impl fmt::Display for CounterName {
     }
 }
 
-/// Adds to a counter outside a request's begin and returns the sum.
-///
-/// # Errors
-/// [`CounterError::Overflow`], or [`CounterError::Redis`]; after a timeout it is unknown whether it was added.
-///
-/// # Cancel safety
-/// Dropping the future leaves it unknown whether it was added.
-pub async fn add(
-    redis: &RedisClient,
-    prefix: &str,
-    name: &CounterName,
-    by: i64,
-) -> Result<i64, CounterError> {
-    Ok(redis.increment(&keys::counter(prefix, name.as_str()), by).await?)
-}
-
 /// Reads a counter outside a request's begin; a counter without increments is 0.
 ///
 /// # Errors
 /// [`CounterError::Redis`].
 pub async fn value(redis: &RedisClient, prefix: &str, name: &CounterName) -> Result<i64, CounterError> {
-    add(redis, prefix, name, 0).await
+    Ok(redis.read_counter(&keys::counter(prefix, name.as_str())).await?)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::counters::keys;
 use crate::http::error::{RequestError, StateError};
 use crate::http::layers::rate_limit::RateLimitLayer;
 use crate::http::offload::OffloadError;
@@ -10,7 +11,7 @@ use crate::http::services::WorkerServices;
 use crate::http::services::state::TOTAL_VIEWS;
 use crate::http::standalone::redis::Redis;
 use crate::http::worker::Worker;
-use crate::redis::{BreakerStates, RedisStatus, keys};
+use crate::redis::{BreakerStates, RedisStatus};
 use crate::scoreboard::snapshot::ScoreboardSnapshot;
 use crate::tasks::TaskQueue;
 
@@ -67,7 +68,7 @@ impl FleetHandle {
     /// # Errors
     /// [`RequestError::Unavailable`].
     pub async fn page_views(&self) -> Result<i64, RequestError> {
-        let total = self.0.state.redis.increment(&keys::counter(&self.0.state.prefix, TOTAL_VIEWS), 0).await;
+        let total = self.0.state.redis.read_counter(&keys::counter(&self.0.state.prefix, TOTAL_VIEWS)).await;
         total.map_err(|error| StateError::from(&error).to_request_error())
     }
 

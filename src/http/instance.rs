@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-use crate::redis::instance_figures::{InstanceFigures, SlotFigures};
-use crate::redis::registry::{InstanceList, InstanceRecord, SlotRecord};
-use crate::redis::{RedisClient, registry};
+use crate::redis::RedisClient;
+use crate::registry;
+use crate::registry::figures::{InstanceFigures, SlotFigures};
+use crate::registry::{InstanceList, InstanceRecord, SlotRecord};
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::row::SlotState;
 use crate::scoreboard::snapshot::ScoreboardSnapshot;

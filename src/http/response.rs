@@ -21,7 +21,7 @@ use crate::http::request_state::{RequestState, RequestStateInner, SessionOrigin,
 use crate::http::services::worker::WorkerContext;
 use crate::http::{body, security};
 use crate::limiter::headers::RateLimitHeaders;
-use crate::sessions::tracked_session::CommitStatus;
+use crate::request_state::tracked_session::CommitStatus;
 
 /// Longest request id that is accepted, bytes.
 const REQUEST_ID_MAX: usize = 128;

@@ -17,6 +17,7 @@ use crate::config::ConfigInputs;
 use crate::config::settings::RedisUrl;
 use crate::counters::batched::BatchedCounters;
 use crate::redis::RedisClient;
+use crate::request_state::StateClient;
 use crate::scoreboard::Scoreboard;
 use crate::tasks::TaskQueue;
 
@@ -45,7 +46,7 @@ fn parts() -> AppServices {
             0,
             0,
         ))),
-        redis,
+        redis: StateClient::new(redis),
         config: Arc::new(config),
         scoreboard,
         worker: Worker::new(4711, 0, 1, "host"),

@@ -10,12 +10,14 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::config::limits::PrefetchMode;
+use crate::limiter::commands::{
+    LimitCharge, LimitParameters, PrefetchedQuota, QUOTA_RETURN_REQUESTED, RateLimitCheck,
+};
 use crate::limiter::gcra::Quota;
 use crate::limiter::local_fallback::DeferredCharge;
-use crate::limiter::prefetch::{self, PrefetchReply, QuotaReturn};
+use crate::limiter::prefetch;
+use crate::limiter::prefetch::{PrefetchReply, QuotaReturn};
 use crate::limiter::state::{LimiterState, lock};
-use crate::redis::begin::{LimitParameters, RateLimitCheck};
-use crate::redis::limiter_commands::{LimitCharge, PrefetchedQuota, QUOTA_RETURN_REQUESTED};
 use crate::redis::{RedisError, RedisStatus, ServerRejection};
 
 /// Time between two attempts to apply deferred charges.

@@ -25,9 +25,9 @@ use std::sync::Arc;
 use lru::LruCache;
 use tokio::sync::Notify;
 
+use crate::limiter::commands::RateLimitDecision;
 use crate::limiter::gcra;
 use crate::limiter::gcra::Quota;
-use crate::redis::begin::RateLimitDecision;
 
 /// Most limits in the cache; the least recently used is evicted first.
 pub const CACHED_LIMITS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 16) - 1);

@@ -3,7 +3,7 @@
 //! The same arithmetic as in `migrations/0021_regatta_v5.lua`; one table of cases drives both.
 
 use crate::config::limits::Rate;
-use crate::redis::begin::RateLimitDecision;
+use crate::limiter::commands::RateLimitDecision;
 
 /// Longest tolerance, µs (31 years): arrival times stay far below 2^53, where Lua's numbers stop being exact.
 const TOLERANCE_MAX_US: u64 = 1_000_000_000_000_000;

@@ -5,9 +5,9 @@
 //! whose state is not known (another one denied first) is only named.
 
 use crate::config::limits::RateLimitHeaderStyle;
+use crate::limiter::commands::RateLimitDecision;
 use crate::limiter::gcra::Quota;
 use crate::limiter::policy::{AppliedLimits, PolicyMeasure};
-use crate::redis::begin::RateLimitDecision;
 
 /// The values of the headers, and the policies that denied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use std::num::NonZeroUsize;
 
 use lru::LruCache;
 
+use crate::limiter::commands::RateLimitDecision;
 use crate::limiter::gcra;
 use crate::limiter::gcra::{Quota, WorkerShare};
-use crate::redis::begin::RateLimitDecision;
 
 /// Most limits that are counted; the least recently used is evicted first.
 const BUCKETS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 16) - 1);

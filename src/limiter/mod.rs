@@ -6,16 +6,20 @@
 //! know HTTP beyond the text of headers, nor sessions: the caller sends a request's checks together with its session.
 
 mod background;
+pub mod commands;
 mod demand_sketch;
 pub mod denial_cache;
 pub mod gcra;
 pub mod headers;
 pub mod hot_limit;
+pub mod keys;
 pub mod local_fallback;
 mod message_charge;
 pub mod message_meter;
+mod operations;
 pub mod pending;
 pub mod permit;
+pub mod plain;
 pub mod policy;
 pub mod prefetch;
 mod reclaim;

@@ -10,6 +10,7 @@ use smallvec::{SmallVec, smallvec};
 use tokio::time::timeout;
 
 use crate::config::limits::{OnRedisDown, PrefetchMode};
+use crate::limiter::commands::{LimitParameters, RateLimitCheck, RateLimitDecision};
 use crate::limiter::denial_cache::TrackedCheck;
 use crate::limiter::gcra::{Quota, WorkerShare};
 use crate::limiter::local_fallback::LocalCheck;
@@ -20,7 +21,6 @@ use crate::limiter::reclaim::{RECLAIM_WAIT_US, ReclaimStep};
 use crate::limiter::state::{LimiterState, lock};
 use crate::limiter::{background, hot_limit};
 use crate::redis::RedisError;
-use crate::redis::begin::{LimitParameters, RateLimitCheck, RateLimitDecision};
 
 /// A request and its limits.
 #[derive(Debug)]

@@ -12,10 +12,10 @@ use crate::config::limits::{
     Enforcement, LimitConfig, LimitKind, LimitScope, LimitTiming, OnRedisDown, OnRedisFull, PrefetchMode,
     SubjectKind,
 };
+use crate::limiter::commands::{LimitParameters, RateLimitCheck};
 use crate::limiter::gcra::Quota;
+use crate::limiter::keys;
 use crate::limiter::route::{LimitRoute, RequestPath};
-use crate::redis::begin::{LimitParameters, RateLimitCheck};
-use crate::redis::keys;
 
 /// All enabled policies; cheap to clone.
 #[derive(Debug, Clone)]

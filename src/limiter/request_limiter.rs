@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use crate::config::limits::PrefetchMode;
+use crate::limiter::commands::{RateLimitCheck, RateLimitDecision};
 use crate::limiter::denial_cache::{CacheLookup, DenialCache, LookupContext, TrackedCheck};
 use crate::limiter::gcra::Quota;
 use crate::limiter::hot_limit::HotLimitStep;
@@ -25,7 +26,6 @@ use crate::limiter::policy::{AppliedLimits, LimitPolicy, LimitSubject, PolicyMea
 use crate::limiter::prefetch::{ConsumeOutcome, QuotaPrefetch};
 use crate::limiter::state::{ClockFn, LimiterState, lock};
 use crate::limiter::{background, message_charge};
-use crate::redis::begin::{RateLimitCheck, RateLimitDecision};
 use crate::redis::{RedisClient, RedisError};
 
 /// How long a denial is believed while notifications of refunds do not arrive, µs.

@@ -17,7 +17,7 @@ use crate::redis::reconnect_pauses::random_unit;
 
 /// What a call does on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CallKind {
+pub enum CallKind {
     /// A request's begin: it writes, and the request waits for it.
     Begin,
     /// Any other write.
@@ -32,17 +32,17 @@ pub(super) enum CallKind {
 
 impl CallKind {
     /// Whether it changes what is stored, other than by deleting.
-    pub(super) fn writes(self) -> bool {
+    pub fn writes(self) -> bool {
         matches!(self, Self::Begin | Self::Write)
     }
 
     /// Whether it may be repeated although it is unknown whether it was executed.
-    pub(super) fn is_repeatable(self) -> bool {
+    pub fn is_repeatable(self) -> bool {
         matches!(self, Self::Read | Self::LargeRead | Self::Delete)
     }
 
     /// Whether its reply may take longer because it is large.
-    pub(super) fn is_large_read(self) -> bool {
+    pub fn is_large_read(self) -> bool {
         self == Self::LargeRead
     }
 }

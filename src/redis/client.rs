@@ -15,19 +15,17 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 
 use crate::config::settings::{RedisConfig, RedisUrl, ScriptingMode};
-use crate::redis::batching::{BeginQueue, ClusterBeginQueue, CommitQueue};
 use crate::redis::breakers::{BreakerStates, CallKind};
-use crate::redis::call_numbers::CallNumbers;
 use crate::redis::connection_state::{ConnectionState, RedisStatus};
 use crate::redis::endpoint::RedisEndpoint;
 use crate::redis::error::RedisError;
-use crate::redis::functions::{self, ServerFunction};
+use crate::redis::functions::ServerFunction;
 use crate::redis::invocation_mode::InvocationMode;
-use crate::redis::keys;
 use crate::redis::notifications::{EarlierReleaseTracker, NotificationBus};
 use crate::redis::outage_stats::OutageStats;
 use crate::redis::signing_keys::SigningKeys;
 use crate::redis::transport::{ActiveConnection, RedisTransport};
+use crate::redis::{functions, keys};
 
 /// Calls that may be under way or wait at the same time, per worker; more are refused at once. A waiting call holds its
 /// request, some 10 KiB with its connection: 16,384 are about 160 MiB.
@@ -38,10 +36,12 @@ const CLUSTER_RETRY_PAUSE: Duration = Duration::from_millis(3);
 
 /// Whether a call may be sent again when it is unknown whether it was executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RepeatPolicy {
+pub enum RepeatPolicy {
+    /// No.
     Never,
     /// Where Redis records batches by their number.
     WhenDeduplicated,
+    /// Yes: twice is the same as once.
     Always,
 }
 
@@ -64,13 +64,6 @@ pub(super) struct ClientInner {
     /// Longest silence of a connection on which calls wait.
     pub(super) command_timeout: Duration,
     pub(super) state: Arc<ConnectionState>,
-    /// Begins of requests that wait for the next batch.
-    pub(super) begin_batches: BeginQueue,
-    /// The same in a cluster, by hash slot.
-    pub(super) cluster_batches: ClusterBeginQueue,
-    /// Commits that wait for the next batch.
-    pub(super) commit_batches: CommitQueue,
-    pub(super) call_numbers: CallNumbers,
     calls_in_flight: AtomicUsize,
     /// Connections opened so far.
     pub(super) connections_opened: AtomicU64,
@@ -113,10 +106,6 @@ impl RedisClient {
             name: name.to_owned(),
             command_timeout: settings.silence_timeout,
             state: Arc::new(ConnectionState::new(settings.reconnect_wait)),
-            begin_batches: BeginQueue::new(),
-            cluster_batches: ClusterBeginQueue::new(),
-            commit_batches: CommitQueue::new(),
-            call_numbers: CallNumbers::new(),
             calls_in_flight: AtomicUsize::new(0),
             connections_opened: AtomicU64::new(0),
             identified_as_redis: AtomicBool::new(false),
@@ -133,11 +122,6 @@ impl RedisClient {
     /// The address as it was given.
     pub fn url(&self) -> &RedisUrl {
         &self.inner.url
-    }
-
-    /// First part of every key.
-    pub fn prefix(&self) -> &str {
-        &self.inner.prefix
     }
 
     /// Returns once the first attempt has ended, or after 2.5 s.
@@ -181,6 +165,37 @@ impl RedisClient {
         self.inner.signing_keys.version()
     }
 
+    /// First part of every key.
+    pub fn prefix(&self) -> &str {
+        &self.inner.prefix
+    }
+
+    /// First part of every channel's name, which has the database's number, see [`keys::channel_prefix`].
+    pub fn channel_prefix(&self) -> &str {
+        &self.inner.channel_prefix
+    }
+
+    /// Whether Redis is a cluster, whose keys are on several nodes.
+    pub fn is_cluster(&self) -> bool {
+        self.inner.endpoint.cluster_seeds().is_some()
+    }
+
+    /// The state of the connection, or of a cluster's connections: another number after every change.
+    pub fn connection_version(&self) -> u64 {
+        self.inner.state.connection_version()
+    }
+
+    /// The mark of this fleet's notifications; empty until Redis was reached. It is derived from the signing key, so that
+    /// a publisher that cannot read this database cannot forge it.
+    pub fn notification_mark(&self) -> String {
+        self.inner.signing_keys.broadcast_mark()
+    }
+
+    /// Whether `mark` is this fleet's, from the current signing key or one before it.
+    pub fn is_own_mark(&self, mark: &str) -> bool {
+        self.inner.signing_keys.is_own_mark(mark)
+    }
+
     /// Whether this server or user allows no server-side code, so that plain commands are used.
     pub fn is_plain(&self) -> bool {
         let inner = &self.inner;
@@ -191,8 +206,27 @@ impl RedisClient {
 }
 
 impl RedisClient {
+    /// Counts a call that is made later with [`RedisClient::send_admitted`].
+    ///
+    /// # Errors
+    /// `Unavailable` when too many calls wait already.
+    pub fn acquire_call_permit(&self) -> Result<CallPermit<'_>, RedisError> {
+        self.inner.acquire_call_permit()
+    }
+
+    /// Returns at once while there is a connection, and otherwise as soon as calls are sent again.
+    ///
+    /// # Errors
+    /// Why no call is sent, once the outage lasts too long to wait for its end.
+    pub async fn wait_while_held(&self) -> Result<(), RedisError> {
+        self.inner.state.wait_while_held().await
+    }
+
     /// Calls a function; if the server lacks the code, loads it and calls once more.
-    pub(super) async fn call(
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub async fn call(
         &self,
         function: ServerFunction,
         encode: impl Fn(Value) -> Vec<Value>,
@@ -208,7 +242,10 @@ impl RedisClient {
     }
 
     /// Runs several plain commands as one call, which is never repeated.
-    pub(super) async fn call_plain<T>(
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub async fn call_plain<T>(
         &self,
         kind: CallKind,
         work: impl AsyncFnOnce(&RedisTransport) -> Result<T, RedisError>,
@@ -218,7 +255,10 @@ impl RedisClient {
     }
 
     /// Makes a call once; it may have been executed when it fails.
-    pub(super) async fn send_once<T>(
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub async fn send_once<T>(
         &self,
         kind: CallKind,
         call: impl AsyncFnOnce(ActiveConnection) -> Result<T, RedisError>,
@@ -230,7 +270,10 @@ impl RedisClient {
     }
 
     /// Makes a call, again if it was not sent, or if its kind may be repeated and its connection was lost.
-    pub(super) async fn send<T, F>(
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub async fn send<T, F>(
         &self,
         kind: CallKind,
         call: impl Fn(ActiveConnection) -> F,
@@ -243,7 +286,10 @@ impl RedisClient {
     }
 
     /// As [`RedisClient::send`] with an explicit policy. `call` learns whether it may have been executed before.
-    pub(super) async fn send_with_policy<T, F>(
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub async fn send_with_policy<T, F>(
         &self,
         kind: CallKind,
         policy: RepeatPolicy,
@@ -257,7 +303,10 @@ impl RedisClient {
     }
 
     /// As [`RedisClient::send_with_policy`] for a call that has its permit already.
-    pub(super) async fn send_admitted<T, F>(
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub async fn send_admitted<T, F>(
         &self,
         kind: CallKind,
         policy: RepeatPolicy,
@@ -275,7 +324,7 @@ impl RedisClient {
                 Err(error) => return Err(lost.unwrap_or(error)),
             };
             let number = active.number;
-            let standalone = matches!(active.transport, RedisTransport::Standalone(..));
+            let standalone = active.transport.is_standalone();
             let repeatable = policy == RepeatPolicy::Always
                 || policy == RepeatPolicy::WhenDeduplicated && active.deduplicates;
             let error = match inner.attempt(kind, call(active, lost.is_some())).await {
@@ -306,7 +355,10 @@ impl RedisClient {
     }
 
     /// Calls a function on this connection; if the server lacks the code, loads it and calls once more.
-    pub(super) async fn invoke(
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub async fn invoke(
         &self,
         active: &ActiveConnection,
         function: ServerFunction,
@@ -342,7 +394,13 @@ impl RedisClient {
 }
 
 /// Counts a call among those under way until it is dropped.
-pub(super) struct CallPermit<'a>(&'a ClientInner);
+pub struct CallPermit<'a>(&'a ClientInner);
+
+impl fmt::Debug for CallPermit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CallPermit")
+    }
+}
 
 impl Drop for CallPermit<'_> {
     fn drop(&mut self) {

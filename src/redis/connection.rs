@@ -140,7 +140,7 @@ impl RedisConnection {
 
     /// As [`RedisConnection::node_transport`].
     pub(super) fn transport(&self) -> RedisTransport {
-        RedisTransport::Standalone(self.node_transport())
+        RedisTransport::standalone(self.node_transport())
     }
 
     /// The transport for work outside requests, some of which takes longer. Until `run_until_lost` watches the connection

@@ -15,7 +15,7 @@ use crate::redis::breakers::RedisBreakers;
 use crate::redis::call_tracker::YIELDS_BEFORE_TIMEOUT;
 use crate::redis::error::RedisError;
 use crate::redis::outage_stats::ReconnectWaits;
-use crate::redis::transport::{ActiveConnection, RedisTransport};
+use crate::redis::transport::ActiveConnection;
 
 /// Longest wait for the first attempt to connect.
 pub(super) const FIRST_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(2500);
@@ -164,10 +164,7 @@ impl ConnectionState {
 
     /// A number that changes with the connection; in a cluster also with the map of slots and the state of any node.
     pub(super) fn connection_version(&self) -> u64 {
-        let version = self.with_active(|active| match &active.transport {
-            RedisTransport::Cluster(router) => router.change_count().wrapping_add(active.number),
-            RedisTransport::Standalone(_) => active.number,
-        });
+        let version = self.with_active(|active| active.transport.change_count().wrapping_add(active.number));
         version.unwrap_or(u64::MAX)
     }
 

@@ -124,15 +124,18 @@ pub enum ServerRejection {
 const UNCLEAR_TEXTS: &[&str] = &["closed", "reset", "broken pipe", "no answer", "eof"];
 
 impl RedisError {
-    pub(super) fn unavailable(reason: impl Into<String>) -> Self {
+    /// The server cannot be used now.
+    pub fn unavailable(reason: impl Into<String>) -> Self {
         Self::Unavailable { reason: reason.into() }
     }
 
-    pub(super) fn invalid_setting(reason: impl Into<String>) -> Self {
+    /// A setting cannot be used.
+    pub fn invalid_setting(reason: impl Into<String>) -> Self {
         Self::InvalidSetting { reason: reason.into() }
     }
 
-    pub(super) fn protocol(reason: impl Into<String>) -> Self {
+    /// The server did not answer with what it should.
+    pub fn protocol(reason: impl Into<String>) -> Self {
         Self::Protocol { reason: reason.into() }
     }
 
@@ -149,7 +152,7 @@ impl RedisError {
     }
 
     /// The reason without the sentence around it.
-    pub(super) fn reason_text(&self) -> String {
+    pub fn reason_text(&self) -> String {
         match self {
             Self::Unavailable { reason } | Self::ConnectionLost { reason } => reason.clone(),
             other => other.to_string(),
@@ -165,7 +168,7 @@ impl RedisError {
     }
 
     /// Whether the server may have become a replica: a new connection may find the new primary.
-    pub(super) fn suggests_failover(&self) -> bool {
+    pub fn suggests_failover(&self) -> bool {
         matches!(self, Self::Rejected { rejection: ServerRejection::ReadOnly, .. })
     }
 
@@ -175,12 +178,12 @@ impl RedisError {
     }
 
     /// Whether the code is missing on the server: nothing was executed, so loading it and calling again is safe.
-    pub(super) fn is_function_missing(&self) -> bool {
+    pub fn is_function_missing(&self) -> bool {
         matches!(self, Self::Rejected { rejection: ServerRejection::FunctionMissing, .. })
     }
 
     /// Whether the configuration is wrong, so that trying again soon is useless.
-    pub(super) fn is_misconfiguration(&self) -> bool {
+    pub fn is_misconfiguration(&self) -> bool {
         matches!(
             self,
             Self::InvalidSetting { .. } | Self::Rejected { rejection: ServerRejection::AccessDenied, .. }
@@ -188,7 +191,7 @@ impl RedisError {
     }
 
     /// Whether the message does not explain the failure, so that the address may not be Redis at all.
-    pub(super) fn is_unclear(&self) -> bool {
+    pub fn is_unclear(&self) -> bool {
         match self {
             Self::Timeout | Self::ConnectionLost { .. } | Self::Protocol { .. } => true,
             // Messages of the operating system and of TLS do explain it.
@@ -203,7 +206,7 @@ impl RedisError {
     }
 
     /// Whether the server does not know or not allow this command.
-    pub(super) fn is_unknown_command(&self) -> bool {
+    pub fn is_unknown_command(&self) -> bool {
         let Self::Rejected { rejection: refusal, reason } = self else { return false };
         let reason = reason.to_ascii_lowercase();
         *refusal == ServerRejection::AccessDenied && reason.starts_with("noperm")
@@ -214,7 +217,7 @@ impl RedisError {
 
 impl RedisError {
     /// Restores the client's error from its text: the name of its kind, and its details.
-    pub(super) fn from_text(kind: &str, details: &str) -> Self {
+    pub fn from_text(kind: &str, details: &str) -> Self {
         let kind = match kind {
             "Timeout Error" => ErrorKind::Timeout,
             "IO Error" => ErrorKind::IO,

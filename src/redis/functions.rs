@@ -75,48 +75,90 @@ const NO_DIGEST: &str = "0000000000000000000000000000000000000000";
 
 /// One of the functions that this program calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ServerFunction {
+pub enum ServerFunction {
+    /// A request's begin, alone.
     Begin,
+    /// The begins of a turn.
     BeginBatch,
+    /// A session's changes, alone.
     Commit,
+    /// The commits of a turn.
     CommitBatch,
+    /// A new id for a session, or a new session.
     SessionRotate,
+    /// The end of a session.
     SessionDestroy,
+    /// A user's live sessions.
     SessionList,
+    /// The end of a user's sessions.
     SessionDestroyAll,
+    /// Lifetimes of one session.
     SessionSetLifetimes,
+    /// A damaged session is put aside.
     SessionQuarantine,
+    /// Quota is given back.
     LimitRefund,
+    /// A limit becomes unused.
     LimitReset,
+    /// The state of a limit.
     LimitStatus,
+    /// Quota is charged in advance.
     LimitPrefetch,
+    /// What was allowed during an outage is charged.
     LimitApplyDeferred,
+    /// A permit lasts longer.
     LimitRenewPermit,
+    /// A permit ends.
     LimitReleasePermit,
+    /// An instance is alive.
     RegistryHeartbeat,
+    /// An instance ends.
     RegistryDeregister,
+    /// A batch of additions.
     CounterFlush,
+    /// Values of batched counters.
     CounterReadBatched,
+    /// Something is taken of a stock.
     CounterTake,
+    /// Something is given back to a stock.
     CounterGiveBack,
+    /// Items of a distinct counter.
     CounterInsert,
+    /// The record of a request's names.
     IdempotencyFind,
+    /// An attempt to execute a request.
     IdempotencyClaim,
+    /// The attempt lasts longer.
     IdempotencyRenew,
+    /// The response is stored.
     IdempotencyComplete,
+    /// The attempt is given up.
     IdempotencyAbandon,
+    /// A part of a begin is undone.
     RequestCompensate,
+    /// A message of a topic.
     BroadcastPublish,
+    /// How many subscribe to topics.
     BroadcastPresence,
+    /// A task is queued.
     TaskEnqueue,
+    /// A task is claimed.
     TaskClaim,
+    /// A worker waits for no task any more.
     TaskWithdraw,
+    /// An execution begins.
     TaskStart,
+    /// An execution goes on.
     TaskRenew,
+    /// An execution ends.
     TaskFinish,
+    /// A task is cancelled.
     TaskCancel,
+    /// Tasks whose lease has ended.
     TaskOverdue,
+    /// A task expires.
     TaskExpire,
+    /// Totals of all tasks.
     TaskStats,
 }
 
@@ -216,7 +258,7 @@ pub fn checksum(text: &str) -> String {
 
 impl ServerFunction {
     /// Whether repeating a call changes nothing and returns the same.
-    pub(super) fn is_repeatable(self) -> bool {
+    pub fn is_repeatable(self) -> bool {
         matches!(
             self,
             Self::CounterFlush
@@ -234,7 +276,7 @@ impl ServerFunction {
     }
 
     /// Which breakers a call passes and whether it may be repeated.
-    pub(super) fn call_kind(self) -> CallKind {
+    pub fn call_kind(self) -> CallKind {
         match self {
             Self::CounterTake
             | Self::CounterGiveBack

@@ -76,7 +76,7 @@ pub(super) fn parse_redirect(error: &RedisError, from: &HostPort) -> Option<Clus
 }
 
 /// Whether keys of one call are on two nodes while their slot is migrated: nothing was executed.
-pub(super) fn is_cross_slot(error: &RedisError) -> bool {
+pub fn is_cross_slot(error: &RedisError) -> bool {
     matches!(error, RedisError::Rejected { reason, .. } if reason.starts_with("TRYAGAIN"))
 }
 
@@ -116,7 +116,7 @@ pub(super) fn command_route(command: &str, args: &[Value]) -> CommandRoute {
 }
 
 /// The slot of a key: 0 to 16383.
-pub(super) fn hash_slot(key: &str) -> u16 {
+pub fn hash_slot(key: &str) -> u16 {
     redis_keyslot(key.as_bytes())
 }
 

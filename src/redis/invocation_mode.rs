@@ -2,7 +2,7 @@
 
 /// How server-side code is called on this server by this user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum InvocationMode {
+pub enum InvocationMode {
     /// By function name.
     Function,
     /// By a script's digest.

@@ -18,7 +18,7 @@ use crate::redis::invocation_mode::InvocationMode;
 use crate::redis::reconnect_pauses::{ReconnectPauses, pause_between, random_unit};
 use crate::redis::silence_failover::silent_error;
 use crate::redis::transport::ActiveConnection;
-use crate::redis::{batching, call_numbers, cluster, migrations};
+use crate::redis::{cluster, deduplication, migrations};
 
 /// Pause between searches for a writable server while this one only reads: at most two attempts a second.
 const FIND_WRITABLE_PAUSE: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(800)];
@@ -51,11 +51,9 @@ impl RedisClient {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start(&self) -> [AbortHandle; 2] {
+    pub fn start(&self) -> AbortHandle {
         self.inner.state.expect_first_connection();
-        let batches = tokio::spawn(batching::run(self.clone()));
-        let connection = tokio::spawn(maintain(Arc::clone(&self.inner)));
-        [batches.abort_handle(), connection.abort_handle()]
+        tokio::spawn(maintain(Arc::clone(&self.inner))).abort_handle()
     }
 }
 
@@ -161,7 +159,7 @@ async fn connect_and_prepare(inner: &ClientInner) -> Result<ReadyConnection, Red
     }
     let write_rejection = inner.signing_keys.refresh(&transport, &inner.prefix).await?;
     inner.warn_plain_mode(mode);
-    let deduplicates = call_numbers::supports_batch_ledger(&transport, mode).await?;
+    let deduplicates = deduplication::supports_batch_ledger(&transport, mode).await?;
     let number = inner.connections_opened.fetch_add(1, Relaxed) + 1;
     let active = ActiveConnection { transport: connection.transport(), mode, number, deduplicates };
     Ok(ReadyConnection { connection, active, write_rejection })

@@ -8,7 +8,6 @@ use fred::interfaces::ClientLike;
 use fred::types::config::Options;
 use fred::types::{ClusterHash, CustomCommand, Value};
 use futures_util::TryFutureExt;
-use tower_sessions_redis_store::RedisStore;
 
 use crate::redis::call_tracker::CallTracker;
 use crate::redis::error::RedisError;
@@ -97,12 +96,12 @@ impl NodeTransport {
         }
     }
 
-    /// Runs one step of tower-sessions' own store over this connection; the store's result is in the `Ok`.
-    pub(super) async fn with_session_store<T>(
+    /// Runs one step of a library that brings its own commands over this connection; its result is in the `Ok`.
+    pub(super) async fn with_client<T>(
         &self,
-        work: impl AsyncFnOnce(RedisStore<WithOptions<Client>>) -> T,
+        work: impl AsyncFnOnce(WithOptions<Client>) -> T,
     ) -> Result<T, RedisError> {
-        let work = work(RedisStore::new(self.client.clone()));
+        let work = work(self.client.clone());
         self.tracker.call(self.allows_long_response, async { Ok(work.await) }).await
     }
 }

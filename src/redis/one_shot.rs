@@ -33,6 +33,18 @@ where
     Ok(result)
 }
 
+/// Does one piece of work on a connection of its own; the client need not be started.
+///
+/// # Errors
+/// `Unavailable` when there is no connection; otherwise those of the work.
+pub async fn call_one_shot<T>(
+    redis: &RedisClient,
+    work: impl AsyncFnOnce(&RedisTransport) -> Result<T, RedisError>,
+) -> Result<T, RedisError> {
+    let connection = OneShotConnection::open(&redis.inner).await?;
+    work(&connection.setup_transport()).await
+}
+
 /// A connection for one piece of work: to the server, or to all nodes of a cluster. It is closed when dropped.
 pub(super) enum OneShotConnection {
     Server(RedisConnection),

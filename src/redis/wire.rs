@@ -2,36 +2,39 @@
 
 use std::time::Duration;
 
-use fred::types::Value;
+/// An argument or a reply.
+pub use fred::types::Value;
 
 use crate::redis::error::RedisError;
 
 /// Integers below this are exact in a reply of doubles.
-pub(super) const MAX_EXACT_INTEGER: u64 = 1 << 53;
+pub const MAX_EXACT_INTEGER: u64 = 1 << 53;
 
 /// One command of a pipeline: its name and its arguments.
-pub(super) type PipelinedCommand = (&'static str, Vec<Value>);
+pub type PipelinedCommand = (&'static str, Vec<Value>);
 
-pub(super) fn command<const N: usize>(name: &'static str, args: [Value; N]) -> PipelinedCommand {
+/// A command of a pipeline.
+pub fn command<const N: usize>(name: &'static str, args: [Value; N]) -> PipelinedCommand {
     (name, args.into())
 }
 
-pub(super) fn text(text: &str) -> Value {
+/// A text as an argument.
+pub fn text(text: &str) -> Value {
     Value::from(text)
 }
 
 /// A whole number as an argument. One above `i64::MAX` is sent as `i64::MAX`, which Redis refuses where it matters.
-pub(super) fn number(number: u64) -> Value {
+pub fn number(number: u64) -> Value {
     Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
 /// A duration as an argument, ms.
-pub(super) fn millis(time: Duration) -> Value {
+pub fn millis(time: Duration) -> Value {
     number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The start of a function call: its name, the number of keys, the keys.
-pub(super) fn with_keys(function: Value, keys: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<Value> {
+pub fn with_keys(function: Value, keys: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<Value> {
     let mut args = vec![function, Value::Integer(0)];
     args.extend(keys.into_iter().map(|key| Value::from(key.as_ref())));
     args[1] = number((args.len() - 2) as u64);
@@ -39,7 +42,7 @@ pub(super) fn with_keys(function: Value, keys: impl IntoIterator<Item = impl AsR
 }
 
 /// A whole function call: its name, the number of keys, the keys, the arguments.
-pub(super) fn call_args(
+pub fn call_args(
     function: Value,
     keys: impl IntoIterator<Item = impl AsRef<str>>,
     args: impl IntoIterator<Item = Value>,
@@ -53,29 +56,43 @@ pub(super) fn call_args(
 ///
 /// # Errors
 /// `Protocol` when the reply has another form.
-pub(super) fn list(reply: Value, min_parts: usize) -> Result<impl Iterator<Item = Value>, RedisError> {
+pub fn list(reply: Value, min_parts: usize) -> Result<impl Iterator<Item = Value>, RedisError> {
     match reply {
         Value::Array(parts) if parts.len() >= min_parts => Ok(parts.into_iter()),
         _ => Err(RedisError::protocol("a function did not answer with the list it has")),
     }
 }
 
-pub(super) fn signed(part: Option<Value>) -> Result<i64, RedisError> {
+/// A whole number of a reply.
+///
+/// # Errors
+/// `Protocol` when it is missing or something else.
+pub fn signed(part: Option<Value>) -> Result<i64, RedisError> {
     let number = part.and_then(|part| part.as_i64());
     number.ok_or_else(|| RedisError::protocol("a number is missing in the reply"))
 }
 
 /// As [`signed`]; a negative number reads as 0.
-pub(super) fn unsigned(part: Option<Value>) -> Result<u64, RedisError> {
+///
+/// # Errors
+/// As [`signed`].
+pub fn unsigned(part: Option<Value>) -> Result<u64, RedisError> {
     Ok(u64::try_from(signed(part)?).unwrap_or(0))
 }
 
-pub(super) fn integer(reply: &Value) -> Result<i64, RedisError> {
+/// A reply that is a whole number.
+///
+/// # Errors
+/// `Protocol` when it is something else.
+pub fn integer(reply: &Value) -> Result<i64, RedisError> {
     reply.as_i64().ok_or_else(|| RedisError::protocol("a number was expected, and something else came"))
 }
 
 /// Redis's clock in the reply to `TIME`, ms since 1970.
-pub(super) fn time_ms(reply: &Value) -> Result<u64, RedisError> {
+///
+/// # Errors
+/// `Protocol` when the reply has another form.
+pub fn time_ms(reply: &Value) -> Result<u64, RedisError> {
     let Value::Array(parts) = reply else {
         return Err(RedisError::protocol("TIME did not answer with a list"));
     };
@@ -83,31 +100,42 @@ pub(super) fn time_ms(reply: &Value) -> Result<u64, RedisError> {
     Ok(part(0) * 1000 + part(1) / 1000)
 }
 
+/// A number as Lua has it.
 #[allow(clippy::cast_precision_loss, reason = "times and lifetimes are far below 2^53")]
-pub(super) fn to_f64(number: u64) -> f64 {
+pub fn to_f64(number: u64) -> f64 {
     number as f64
 }
 
 /// Reads packed little-endian doubles, which hold integers below 2^53 exactly.
-pub(super) struct ReplyReader<'a>(std::slice::ChunksExact<'a, u8>);
+#[derive(Debug)]
+pub struct ReplyReader<'a>(std::slice::ChunksExact<'a, u8>);
 
 impl<'a> ReplyReader<'a> {
-    pub(super) fn new(packed: &'a [u8]) -> Self {
+    /// Reads from the start of these bytes.
+    pub fn new(packed: &'a [u8]) -> Self {
         Self(packed.chunks_exact(size_of::<f64>()))
     }
 
+    /// The next number.
+    ///
+    /// # Errors
+    /// `Protocol` when there is none.
     #[allow(
         clippy::cast_possible_truncation,
         reason = "a counter beyond 2^53 saturates; its reader reads it again with GET"
     )]
-    pub(super) fn signed(&mut self) -> Result<i64, RedisError> {
+    pub fn signed(&mut self) -> Result<i64, RedisError> {
         let chunk = self.0.next().and_then(|chunk| <[u8; 8]>::try_from(chunk).ok());
         chunk
             .map(|bytes| f64::from_le_bytes(bytes) as i64)
             .ok_or_else(|| RedisError::protocol("a number is missing in the reply"))
     }
 
-    pub(super) fn unsigned(&mut self) -> Result<u64, RedisError> {
+    /// As [`ReplyReader::signed`]; a negative number reads as 0.
+    ///
+    /// # Errors
+    /// As [`ReplyReader::signed`].
+    pub fn unsigned(&mut self) -> Result<u64, RedisError> {
         Ok(u64::try_from(self.signed()?).unwrap_or(0))
     }
 }

@@ -10,38 +10,40 @@ use crate::sessions::encryption;
 use crate::sessions::encryption::{DecryptedField, FieldCipher};
 
 /// Fields by name.
-pub(super) type FieldMap = HashMap<String, SessionField>;
+pub type FieldMap = HashMap<String, SessionField>;
 
 /// Fields to set, as JSON texts, and names of fields to remove.
-pub(super) type ChangeSet = (Vec<(String, Bytes)>, Vec<String>);
+pub type ChangeSet = (Vec<(String, Bytes)>, Vec<String>);
 
 /// Fields as they are stored, and as they shall be.
-pub(super) type ReencryptedFields = (Vec<(String, Bytes)>, Vec<(String, SessionField)>);
+pub type ReencryptedFields = (Vec<(String, Bytes)>, Vec<(String, SessionField)>);
 
 /// One field.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SessionField {
+pub struct SessionField {
     /// As stored.
-    pub(super) stored: Bytes,
+    pub stored: Bytes,
     /// As JSON text; none if it is encrypted with a key that we do not have.
-    pub(super) text: Option<Bytes>,
+    pub text: Option<Bytes>,
 }
 
 /// What is to become of a session's fields, as it is stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct FieldChanges {
-    pub(super) set: Vec<(String, SessionField)>,
-    pub(super) remove: Vec<String>,
+pub struct FieldChanges {
+    /// Fields to set, with their names.
+    pub set: Vec<(String, SessionField)>,
+    /// Names of the fields to remove.
+    pub remove: Vec<String>,
 }
 
 impl FieldChanges {
     /// Names of the fields it changes.
-    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+    pub fn names(&self) -> impl Iterator<Item = &String> {
         self.set.iter().map(|(name, _)| name).chain(&self.remove)
     }
 
     /// Makes it so.
-    pub(super) fn apply(&self, fields: &mut FieldMap) {
+    pub fn apply(&self, fields: &mut FieldMap) {
         for name in &self.remove {
             fields.remove(name);
         }
@@ -49,13 +51,13 @@ impl FieldChanges {
     }
 
     /// The fields to set, as they travel.
-    pub(super) fn to_wire(&self) -> Vec<(String, Bytes)> {
+    pub fn to_wire(&self) -> Vec<(String, Bytes)> {
         self.set.iter().map(|(name, field)| (name.clone(), field.stored.clone())).collect()
     }
 }
 
 /// Reads stored fields of the session with this digest.
-pub(super) fn decrypt(cipher: Option<&FieldCipher>, digest: &str, stored: Vec<(String, Bytes)>) -> FieldMap {
+pub fn decrypt(cipher: Option<&FieldCipher>, digest: &str, stored: Vec<(String, Bytes)>) -> FieldMap {
     let field = |(name, stored): (String, Bytes)| {
         let text = match cipher {
             Some(cipher) => match cipher.decrypt(digest, &name, &stored) {
@@ -73,7 +75,7 @@ pub(super) fn decrypt(cipher: Option<&FieldCipher>, digest: &str, stored: Vec<(S
 }
 
 /// A field of the session with this digest, ready to be stored.
-pub(super) fn encrypt(
+pub fn encrypt(
     cipher: Option<&FieldCipher>,
     digest: &str,
     name: &str,
@@ -87,7 +89,7 @@ pub(super) fn encrypt(
 }
 
 /// The fields that must be encrypted anew for another digest: as they are, and as they shall be.
-pub(super) fn reencrypt(
+pub fn reencrypt(
     cipher: Option<&FieldCipher>,
     digest: &str,
     fields: &FieldMap,
@@ -104,7 +106,7 @@ pub(super) fn reencrypt(
 }
 
 /// What the application can read; a field that is no JSON counts as absent, or it would be an error for ever.
-pub(super) fn values(fields: &FieldMap) -> HashMap<String, Value> {
+pub fn values(fields: &FieldMap) -> HashMap<String, Value> {
     let value = |(name, field): (&String, &SessionField)| match serde_json::from_slice(field.text.as_ref()?) {
         Ok(value) => Some((name.clone(), value)),
         Err(error) => {
@@ -116,7 +118,7 @@ pub(super) fn values(fields: &FieldMap) -> HashMap<String, Value> {
 }
 
 /// Names of the fields that are neither JSON nor encrypted: they go with the next change.
-pub(super) fn unreadable_names(fields: &FieldMap) -> Vec<String> {
+pub fn unreadable_names(fields: &FieldMap) -> Vec<String> {
     let is_broken = |text: &Bytes| serde_json::from_slice::<serde::de::IgnoredAny>(text).is_err();
     fields
         .iter()
@@ -126,12 +128,12 @@ pub(super) fn unreadable_names(fields: &FieldMap) -> Vec<String> {
 }
 
 /// Bytes of names and values.
-pub(super) fn size(fields: &FieldMap) -> usize {
+pub fn size(fields: &FieldMap) -> usize {
     fields.iter().map(|(name, field)| name.len() + field.stored.len()).sum()
 }
 
 /// What changed between the values that were given out and those that came back: JSON texts, and names that are gone.
-pub(super) fn diff(
+pub fn diff(
     given: &HashMap<String, Value>,
     back: &HashMap<String, Value>,
 ) -> Result<ChangeSet, serde_json::Error> {

@@ -5,21 +5,26 @@
 //! gives no access afterwards. Knows no request and no response.
 
 pub(crate) mod activity;
-pub mod auth;
+mod activity_commands;
+pub mod commands;
+pub mod commit;
 pub mod cookie;
 pub mod cookie_header;
 pub mod cookie_value;
 pub mod digest;
 pub mod encryption;
 mod error;
-mod field_update;
-mod fields;
+pub mod fields;
+pub mod index;
 mod keyring_encryption;
+pub mod keys;
+mod operations;
+pub mod plain;
+pub mod query;
+mod read;
 pub mod services;
 pub mod signing_keys;
 pub mod stale_cache;
-mod tower_record;
-pub mod tracked_session;
 pub mod user;
 pub mod verified_cookie_cache;
 
@@ -29,10 +34,9 @@ use std::time::Duration;
 pub use error::SessionError;
 use tower_sessions::session::Id;
 
-use crate::redis::begin::PROVISIONAL_SESSION_TTL;
-use crate::redis::keys;
 use crate::sessions::digest::SessionDigest;
 use crate::sessions::encryption::FieldCipher;
+use crate::sessions::query::PROVISIONAL_SESSION_TTL;
 
 /// Largest session, bytes of names and values.
 pub const SESSION_BYTES_MAX: usize = 16 * 1024;
@@ -41,7 +45,7 @@ pub const SESSION_FIELDS_MAX: u64 = 64;
 /// Longest lifetime that a session of its own can have: browsers keep no cookie longer (RFC 6265bis §5.5).
 pub const LIFETIME_MAX: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 /// How long an id that was replaced stays marked: longer than any request that was sent with it is under way.
-pub(crate) const ROTATION_GRACE: Duration = Duration::from_secs(10);
+pub const ROTATION_GRACE: Duration = Duration::from_secs(10);
 /// Most sessions of one user: beyond that the one that ends first ends now.
 const SESSIONS_PER_USER_MAX: u64 = 1000;
 /// Characters of a session's public handle.
@@ -64,7 +68,7 @@ pub struct SessionSettings {
 
 impl SessionSettings {
     /// Most sessions of one user.
-    fn sessions_max(&self) -> u64 {
+    pub fn sessions_max(&self) -> u64 {
         if self.max_per_user == 0 {
             SESSIONS_PER_USER_MAX
         } else {
@@ -100,7 +104,8 @@ impl SessionLifetimes {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+/// Milliseconds, at least one.
+pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use lru::LruCache;
 
-use crate::redis::begin::{SessionAttributes, SessionLookup};
 use crate::sessions::SessionLifetimes;
+use crate::sessions::query::{SessionAttributes, SessionLookup};
 
 /// Bytes of all copies.
 const BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -136,7 +136,7 @@ impl StaleSessionCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::begin::SessionAttributes;
+    use crate::sessions::query::SessionAttributes;
 
     const MINUTE: Duration = Duration::from_secs(60);
     const LIFETIMES: SessionLifetimes =

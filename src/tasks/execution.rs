@@ -12,12 +12,12 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{MissedTickBehavior, Sleep, interval, sleep, timeout};
 
-use crate::redis::task::{ExecutionResult, IdleWorker, StartOutcome, TaskDelivery, TaskExecution};
 use crate::redis::{RedisError, ServerRejection};
 use crate::sys::{clock, cpu};
 use crate::tasks::context::TaskContext;
 use crate::tasks::jobs::JobOutcome;
 use crate::tasks::service::{ActiveGuard, IntakeState, TaskService};
+use crate::tasks::{ExecutionResult, IdleWorker, StartOutcome, TaskDelivery, TaskExecution};
 
 /// Renewals in the time of a lease: two may be lost.
 const RENEWALS_PER_LEASE: u32 = 3;

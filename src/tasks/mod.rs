@@ -5,11 +5,17 @@
 //! lease; its effects besides the result must allow that. Jobs run on threads of their own: nothing here occupies the
 //! event loop. The room must not know HTTP or what jobs do.
 
+mod attempt;
+mod claim;
 mod context;
 mod execution;
 mod jobs;
+pub mod keys;
+mod operations;
 mod runner;
 mod service;
+mod stats;
+mod task_status;
 mod watch;
 
 use std::any::Any;
@@ -21,13 +27,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+pub use self::attempt::{
+    Cancelled, EnqueueOutcome, ExecutionResult, StartOutcome, TASK_CHANGED, TASK_QUEUED, TaskDelivery,
+    TaskExecution, TaskPolicy,
+};
+pub use self::claim::{FinishOutcome, IdleWorker, NextClaim};
 pub use self::context::TaskContext;
 pub use self::jobs::TaskFailure;
+pub use self::stats::{DeadTask, RunningTask, TaskQueueStats, TaskTotals};
+pub use self::task_status::{InvalidTaskId, TaskId, TaskRandomSourceError, TaskState, TaskStatus};
 pub use self::watch::TaskWatch;
 use crate::config::settings::TasksConfig;
-use crate::redis::task::{
-    Cancelled, EnqueueOutcome, TaskId, TaskQueueStats, TaskRandomSourceError, TaskStatus,
-};
 use crate::redis::{RedisClient, RedisError};
 use crate::tasks::service::{IntakeState, TaskService};
 

@@ -6,10 +6,9 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::redis::RedisError;
-use crate::redis::task::{IdleWorker, TaskDelivery};
 use crate::sys::clock;
-use crate::tasks::execution;
 use crate::tasks::service::{ActiveGuard, POLL_INTERVAL, QUEUE_WAIT_MAX, TaskService};
+use crate::tasks::{IdleWorker, TaskDelivery, execution};
 
 /// Shortest time from a claim that found nothing to the next one, however many notifications arrive.
 const CLAIM_SPACING: Duration = Duration::from_millis(20);

@@ -11,12 +11,12 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::config::settings::TasksConfig;
 use crate::redis::notifications::{ChannelSubscriptionGuard, NotificationChannel};
-use crate::redis::task::{NextClaim, TASK_CHANGED, TASK_QUEUED, TaskId, TaskPolicy, TaskState};
 use crate::redis::{RedisClient, RedisError};
 use crate::sys::{clock, random};
 use crate::tasks::context::TaskContext;
 use crate::tasks::jobs::JobTable;
 use crate::tasks::watch::TaskWatchers;
+use crate::tasks::{NextClaim, TASK_CHANGED, TASK_QUEUED, TaskId, TaskPolicy, TaskState};
 
 /// A task that was queued for this long is dead: no running program has its job.
 pub(super) const QUEUE_WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -247,7 +247,7 @@ impl TaskService {
                 _ => {}
             }
         };
-        self.redis.subscribe(NotificationChannel::Worker(&self.worker_channel), Arc::new(handler))
+        self.redis.subscribe(NotificationChannel::worker(&self.worker_channel), Arc::new(handler))
     }
 
     /// A notification: an id, a space and a state.

@@ -7,9 +7,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
-use crate::redis::notifications::NotificationChannel;
-use crate::redis::task::{TaskId, TaskStatus};
 use crate::redis::{RedisClient, RedisError};
+use crate::tasks::{TaskId, TaskStatus, keys};
 
 /// Shortest time between two polls of one task.
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -128,11 +127,9 @@ impl TaskWatchers {
     async fn poll_until_finished(self: Arc<Self>, redis: RedisClient, id: TaskId, watched: WatchedTask) {
         let (notified, name) = (Arc::clone(&watched.changed), id.to_string());
         let _subscription =
-            redis.subscribe(NotificationChannel::Task(&name), Arc::new(move |_: &str| notified.notify_one()));
+            redis.subscribe(keys::channel(&name), Arc::new(move |_: &str| notified.notify_one()));
         // Subscribed before the first poll, so that no later change waits for the next one.
-        let _ = timeout(SUBSCRIBE_TIMEOUT, redis.wait_until_subscribed(NotificationChannel::Task(&name)))
-            .await
-            .is_ok();
+        let _ = timeout(SUBSCRIBE_TIMEOUT, redis.wait_until_subscribed(keys::channel(&name))).await.is_ok();
         loop {
             let is_finished = publish(&watched.observed, redis.get_task(id).await);
             {

@@ -19,6 +19,7 @@ use crate::http::{AppServices, Dashboard, DrainState, HttpService, InstanceIdent
 use crate::listener::{Listener, SlotListeners};
 use crate::panics::panic_message;
 use crate::redis::{RedisClient, RedisError};
+use crate::request_state::StateClient;
 use crate::sys::{fd, process, tcp_socket};
 use crate::tasks::TaskQueue;
 use crate::worker::acceptor::Acceptor;
@@ -156,7 +157,7 @@ impl BackgroundServices {
 
     /// Begins; what the application registered is known by now.
     pub(super) fn start(&self) {
-        self.broadcasts.start();
+        _ = self.broadcasts.start();
         self.tasks.start();
     }
 
@@ -170,7 +171,7 @@ impl BackgroundServices {
 /// What answers visitors, and what answers operators; a panic of the application is a boot failure.
 pub(super) fn build_services(
     start: &WorkerOptions,
-    redis: &RedisClient,
+    state: &StateClient,
     phase: &DrainState,
     (instance_info, batches): (&Arc<InstanceIdentity>, &Arc<BatchedCounters>),
     services: &BackgroundServices,
@@ -178,7 +179,7 @@ pub(super) fn build_services(
     let pid = process::pid().as_raw().unsigned_abs();
     let parts = AppServices {
         config: Arc::clone(&start.config),
-        redis: redis.clone(),
+        redis: state.clone(),
         scoreboard: Arc::clone(&start.scoreboard),
         worker: Worker::new(pid, start.slot, start.generation, process::hostname()),
         cell: start.cell,

@@ -10,16 +10,20 @@ const FLOORS: &[(&str, u8)] = &[
     ("supervisor", 7),
     ("worker", 7),
     ("http", 6),
+    ("request_state", 5),
     ("sessions", 4),
     ("counters", 4),
     ("limiter", 4),
     ("broadcasts", 4),
     ("tasks", 4),
+    ("idempotency", 4),
+    ("registry", 4),
     ("control", 4),
     ("logging", 3),
-    ("redis", 3),
+    ("fixed_window", 3),
     ("status", 3),
     ("listener", 2),
+    ("redis", 2),
     ("scoreboard", 2),
     ("config", 1),
     ("breaker", 1),
@@ -50,6 +54,8 @@ const WALLS: &[Wall] = &[
             "limiter/",
             "broadcasts/",
             "tasks/",
+            "registry/",
+            "request_state/",
             "bin/",
         ],
     ),
@@ -69,6 +75,21 @@ const WALLS: &[Wall] = &[
     Wall("Instant::now", LOOPS),
     Wall("process::exit", &[]),
     Wall("env::set_var", &[]),
+    // Names of keys are made by their domain, in one file.
+    Wall(
+        "KeySpace",
+        &[
+            "redis/",
+            "sessions/keys.rs",
+            "limiter/keys.rs",
+            "counters/keys.rs",
+            "idempotency/keys.rs",
+            "broadcasts/keys.rs",
+            "tasks/keys.rs",
+            "registry/keys.rs",
+            "request_state/keys.rs",
+        ],
+    ),
     // Either would carry a room past the walls unseen.
     Wall("#[path", &[]),
     Wall("include!", &[]),
@@ -101,6 +122,41 @@ fn violations(path: &str, text: &str) -> Vec<String> {
                 complain(format!("{} names {}", room(path), name.trim_end_matches("::")));
             }
         }
+    }
+    found
+}
+
+/// What is wrong with the imports at the head of a file: they stand in the order `std`, crates, `crate`, and what is imported
+/// from one path stands in one `use`. Re-exports and what is behind a feature are left out.
+fn scattered_imports(path: &str, text: &str) -> Vec<String> {
+    let code = code_only(text);
+    let head = code.split("\nmod tests {").next().unwrap_or_default();
+    let lines: Vec<&str> = head.lines().collect();
+    let declared = |name: &str| lines.iter().any(|line| line.ends_with(&format!("mod {name};")));
+    let (mut found, mut last, mut paths) = (Vec::new(), 0, Vec::new());
+    for (index, line) in lines.iter().enumerate() {
+        let Some(first) = line.strip_prefix("use ") else { continue };
+        let room = first.split([':', ';']).next().unwrap_or_default();
+        if declared(room) || index > 0 && lines[index - 1].starts_with("#[") {
+            continue;
+        }
+        let rank = match room {
+            "std" => 0,
+            "crate" | "super" | "self" => 2,
+            _ => 1,
+        };
+        if rank < last {
+            found.push(format!("{path}:{}: imports are in the order std, crates, crate", index + 1));
+        }
+        last = rank;
+        let parent = match first.split_once('{') {
+            Some((parent, _)) => parent,
+            None => first.rsplit_once("::").map_or(first, |(parent, _)| &first[..parent.len() + 2]),
+        };
+        if paths.contains(&parent) {
+            found.push(format!("{path}:{}: two imports from {parent}", index + 1));
+        }
+        paths.push(parent);
     }
     found
 }
@@ -258,6 +314,28 @@ fn every_room_keeps_to_its_floor_and_its_walls() {
         found.extend(violations(below, &fs::read_to_string(path).unwrap()));
     });
     assert!(found.is_empty(), "the house rules are broken:\n{}", found.join("\n"));
+}
+
+#[test]
+fn imports_are_grouped() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    walk(&source, &mut |path| {
+        let below = path.strip_prefix(&source).unwrap().to_str().unwrap();
+        found.extend(scattered_imports(below, &fs::read_to_string(path).unwrap()));
+    });
+    assert!(found.is_empty(), "imports are scattered:\n{}", found.join("\n"));
+}
+
+#[test]
+fn scattered_imports_are_found() {
+    let order = "use crate::sys;\nuse std::fmt;\n";
+    assert_eq!(scattered_imports("a.rs", order), ["a.rs:2: imports are in the order std, crates, crate"]);
+    let twice = "use crate::sys::{a,\n b};\nuse crate::sys::c;\n";
+    assert_eq!(scattered_imports("a.rs", twice), ["a.rs:3: two imports from crate::sys::"]);
+    let fine =
+        "mod b;\nuse std::fmt;\nuse b::X;\nuse tokio::time;\nuse crate::{a, c};\n#[cfg(x)]\nuse std::io;\n";
+    assert_eq!(scattered_imports("a.rs", fine), [""; 0]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cli::status::fleet;
 use crate::config::settings::Config;
 use crate::redis::RedisError;
-use crate::redis::registry::InstanceList;
+use crate::registry::InstanceList;
 
 /// What `CLIENT LIST` shows.
 const NAME: &str = "regatta-nginx";

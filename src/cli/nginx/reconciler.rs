@@ -18,7 +18,7 @@ pub(super) enum KeepReason {
 }
 
 impl UpstreamReconciler {
-    /// The hosts to be written after a look; `complete` as in `crate::redis::registry::InstanceList`, `written` whether
+    /// The hosts to be written after a look; `complete` as in `crate::registry::InstanceList`, `written` whether
     /// there is a file already.
     ///
     /// # Errors
@@ -50,7 +50,7 @@ impl UpstreamReconciler {
 mod tests {
     use super::*;
     use crate::cli::nginx::upstream::upstream_servers;
-    use crate::redis::registry::{InstanceRecord, ListedInstance, SlotRecord};
+    use crate::registry::{InstanceRecord, ListedInstance, SlotRecord};
 
     fn hosts(addresses: &[&str]) -> UpstreamServers {
         let seen = addresses.iter().map(|address| {

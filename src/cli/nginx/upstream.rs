@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::redis::registry::{InstanceRecord, ListedInstance};
+use crate::registry::{InstanceRecord, ListedInstance};
 
 /// Largest weight: nginx adds them up in a signed number.
 const WEIGHT_MAX: usize = 65_536;
@@ -92,7 +92,7 @@ pub(super) fn render_upstream(upstream: &str, prefix: &str, servers: &UpstreamSe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::registry::SlotRecord;
+    use crate::registry::SlotRecord;
 
     fn seen(host: &str, address: &str, weight: usize, state: &str) -> ListedInstance {
         let slot = SlotRecord { state: state.into(), ..SlotRecord::default() };

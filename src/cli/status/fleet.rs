@@ -9,11 +9,11 @@ use crate::bootstrap::exit_code;
 use crate::bootstrap::exit_code::{CommandFailure, print_line};
 use crate::cli::units;
 use crate::config::settings::{Config, RedisUrl};
-use crate::redis;
-use crate::redis::registry::{InstanceList, ListedInstance};
-use crate::redis::{RedisError, registry};
+use crate::redis::RedisError;
+use crate::registry::{InstanceList, ListedInstance};
 use crate::status::document;
 use crate::supervisor::private_redis::server;
+use crate::{redis, registry};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -129,7 +129,7 @@ fn render_fleet(found: &InstanceList) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis::registry::{InstanceRecord, SlotRecord};
+    use crate::registry::{InstanceRecord, SlotRecord};
 
     #[test]
     fn every_instance_and_worker_has_its_line() {

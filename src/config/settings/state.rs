@@ -1,5 +1,8 @@
 //! The part of the table on what lives in Redis: the connection, sessions, limits, broadcasts, tasks.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use crate::config::limits::Rate;
 use crate::config::redis_url::RedisUrl;
 use crate::config::setting::settings;
@@ -8,8 +11,6 @@ use crate::config::value::choice::{CookieSecurity, MaxMemory, ScriptingMode, Ses
 use crate::config::value::secret::Secret;
 use crate::config::value::{address, basic, bounds, choice, secret};
 use crate::config::{key_prefix, limits};
-use std::path::PathBuf;
-use std::time::Duration;
 
 settings! {
     /// Where the shared state lives and how long requests wait for it.

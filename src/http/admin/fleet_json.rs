@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::http::services::admin::AdminServices;
-use crate::redis::registry::{InstanceRecord, ListedInstance};
+use crate::registry::{InstanceRecord, ListedInstance};
 use crate::status::document::InstanceStatus;
 use crate::status::rates::InstanceRates;
 

@@ -82,7 +82,7 @@ pub(crate) fn all_series() -> String {
         table.cell(slot, 0).record_heartbeat(1, 0, 0, 0);
         table.row(slot).set_state(state, Some(0));
     }
-    let tasks = TaskQueueMetrics(crate::redis::task::TaskQueueStats::default());
+    let tasks = TaskQueueMetrics(crate::tasks::TaskQueueStats::default());
     encode(Scrape { snapshot: table.snapshot(), now_ms: 1 }, Some(tasks)).unwrap()
 }
 

@@ -8,7 +8,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use crate::http::admin::metric_encoding::{add_counter, gauge, millis_to_seconds};
-use crate::redis::task::TaskQueueStats;
+use crate::tasks::TaskQueueStats;
 
 /// The queue at the moment of a scrape.
 #[derive(Debug)]

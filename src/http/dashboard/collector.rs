@@ -16,7 +16,7 @@ use crate::http::dashboard::supervisor_client::SupervisorReply;
 use crate::http::dashboard::view_model::DashboardView;
 use crate::http::dashboard::{presenter, supervisor_client};
 use crate::redis::ServerWarnings;
-use crate::redis::registry::ListedInstance;
+use crate::registry::ListedInstance;
 use crate::scoreboard::snapshot::ScoreboardSnapshot;
 use crate::status::document::{InstanceStatus, StatusRates};
 use crate::status::rates::{InstanceRates, RateWindow, SlotRates};
@@ -172,7 +172,7 @@ fn metric_sample(totals: &FleetTotals, rates: &InstanceRates) -> MetricSample {
 
 /// All views ever counted, on all instances.
 async fn total_views(sources: &DashboardSources) -> Option<i64> {
-    sources.admin.redis.increment(&sources.total_views_key, 0).await.ok()
+    sources.admin.redis.read_counter(&sources.total_views_key).await.ok()
 }
 
 async fn queue_facts(sources: &DashboardSources) -> QueueFacts {

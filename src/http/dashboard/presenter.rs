@@ -5,8 +5,8 @@ use crate::http::dashboard::metric_history::MetricHistory;
 use crate::http::dashboard::queue_view::QueueFacts;
 use crate::http::dashboard::view_model::{DashboardView, EventView, InstanceView, ListItem, StatusSeverity};
 use crate::http::dashboard::{formatting, queue_view, slot_view};
-use crate::redis::registry::{InstanceList, ListedInstance};
 use crate::redis::{BreakerStates, RedisStatus, ServerWarning, ServerWarnings};
+use crate::registry::{InstanceList, ListedInstance};
 use crate::scoreboard::snapshot::ScoreboardSnapshot;
 use crate::status::document::{InstanceState, InstanceStatus, RolloutOutcome};
 
@@ -281,8 +281,8 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use super::*;
-    use crate::redis::instance_figures::InstanceFigures;
-    use crate::redis::registry::{InstanceRecord, SlotRecord};
+    use crate::registry::figures::InstanceFigures;
+    use crate::registry::{InstanceRecord, SlotRecord};
     use crate::scoreboard::Scoreboard;
     use crate::scoreboard::row::SlotState;
 

@@ -2,7 +2,7 @@
 
 use crate::http::dashboard::formatting;
 use crate::http::dashboard::view_model::{DeadTaskView, TaskView};
-use crate::redis::task::{DeadTask, RunningTask, TaskId, TaskQueueStats};
+use crate::tasks::{DeadTask, RunningTask, TaskId, TaskQueueStats};
 
 /// Tasks that are shown in each list.
 const TASKS_SHOWN: usize = 20;

@@ -3,8 +3,8 @@
 use crate::http::dashboard::formatting;
 use crate::http::dashboard::metric_history::MetricHistory;
 use crate::http::dashboard::view_model::{SlotView, StatusSeverity};
-use crate::redis::instance_figures::SlotFigures;
-use crate::redis::registry::{InstanceRecord, SlotRecord};
+use crate::registry::figures::SlotFigures;
+use crate::registry::{InstanceRecord, SlotRecord};
 use crate::scoreboard::snapshot::{CellSnapshot, ScoreboardSnapshot, SlotSnapshot};
 
 /// The slots of this instance, with what a heartbeat does not have.

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::counters::keys;
 use crate::http::services::admin::AdminServices;
 use crate::http::services::app_services::AppServices;
 use crate::http::services::state::TOTAL_VIEWS;
-use crate::redis::keys;
 use crate::sessions::activity::SessionActivity;
 
 /// What the page is made of: what all operators' routes share, and what this page alone reads.

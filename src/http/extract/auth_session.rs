@@ -13,8 +13,8 @@ use crate::http::error::RequestError;
 use crate::http::request_scope::RequestScope;
 use crate::http::request_state::session_store::RequestSessionStore;
 use crate::http::request_state::{RequestState, SessionFreshness};
+use crate::request_state::auth::{ActiveSession, UserLogin};
 use crate::sessions;
-use crate::sessions::auth::{ActiveSession, UserLogin};
 use crate::sessions::user::{LoginDetails, USER_NAME_MAX, UserTag};
 
 /// The user of the request's session, and the user's other sessions.

@@ -9,11 +9,11 @@ use http::request::Parts;
 use crate::counters::CounterName;
 use crate::counters::batched::Approximate;
 use crate::counters::bounded::BoundedRequest;
+use crate::counters::commands::BoundedOutcome;
 use crate::http::error::RequestError;
 use crate::http::request_scope::RequestScope;
 use crate::http::standalone::redis::Redis;
 use crate::http::standalone::state_handle::StateHandle;
-use crate::redis::counter_commands::BoundedOutcome;
 
 /// Counters that all workers of all instances share, of four kinds.
 ///

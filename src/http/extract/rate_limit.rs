@@ -9,7 +9,7 @@ use http::request::Parts;
 use crate::http::error::RequestError;
 use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
-use crate::redis::begin::RateLimitDecision;
+use crate::limiter::commands::RateLimitDecision;
 
 /// What the request's limits decided; naming it decides them, so a denied request never reaches the handler.
 ///

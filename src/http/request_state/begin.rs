@@ -3,11 +3,12 @@
 use tower_sessions::session::Id;
 
 use crate::counters::CounterName;
+use crate::counters::commands::CounterIncrement;
 use crate::http::error::{RequestError, StateError};
 use crate::http::request_state::state::{BeginFailure, RequestState, RequestStateInner};
 use crate::limiter::pending::PendingDecision;
-use crate::redis::begin;
-use crate::redis::begin::{CounterIncrement, SessionAccess, SessionLookup, SessionQuery};
+use crate::request_state::begin;
+use crate::sessions::query::{SessionAccess, SessionLookup, SessionQuery};
 use crate::{counters, redis};
 
 /// Integers below this are exact in Lua, whose numbers are doubles.
@@ -68,7 +69,7 @@ impl RequestState {
                 None => return Err(RequestError::Unavailable { retry_after: 1 }),
             }
         }
-        let counted = counters::add(&self.services.redis, prefix, name, by).await;
+        let counted = self.services.redis.add_to_counter(prefix, name, by).await;
         if let Err(counters::CounterError::Redis(error)) = &counted {
             inner.failure = Some(error.into());
         }

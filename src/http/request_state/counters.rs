@@ -5,10 +5,10 @@ use std::time::Duration;
 use crate::counters;
 use crate::counters::batched::{Approximate, IncrementRejected};
 use crate::counters::bounded::BoundedRequest;
+use crate::counters::commands::BoundedOutcome;
 use crate::counters::{CounterName, bounded, distinct};
 use crate::http::error::RequestError;
 use crate::http::request_state::state::RequestState;
-use crate::redis::counter_commands::BoundedOutcome;
 use crate::sys::clock;
 
 impl RequestState {

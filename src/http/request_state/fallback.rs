@@ -10,9 +10,9 @@ use tower_sessions::session::Id;
 
 use crate::http::request_state::state::{RequestState, RequestStateInner, SessionFreshness};
 use crate::redis::RedisClient;
-use crate::redis::begin::{SessionAccess, SessionLookup, SessionQuery};
 use crate::redis::notifications::NotificationHandler;
-use crate::redis::session_commands::{SESSION_DESTROYED, USER_SESSIONS_REVOKED};
+use crate::sessions::commands::{SESSION_DESTROYED, USER_SESSIONS_REVOKED};
+use crate::sessions::query::{SessionAccess, SessionLookup, SessionQuery};
 use crate::sessions::stale_cache::{CacheClock, StaleSessionCache};
 use crate::sys::clock;
 use crate::{redis, sessions};

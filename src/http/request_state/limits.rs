@@ -6,13 +6,13 @@ use crate::http::error::{RequestError, StateError};
 use crate::http::request_state::request_limits::RequestLimits;
 use crate::http::request_state::state::{BeginFailure, RequestState, RequestStateInner};
 use crate::limiter::LimitSubject;
+use crate::limiter::commands::RateLimitDecision;
 use crate::limiter::gcra::WorkerShare;
 use crate::limiter::headers::RateLimitHeaders;
 use crate::limiter::pending::{FallbackOutcome, LimitDecisions, PendingDecision};
 use crate::limiter::policy::LimitPolicy;
 use crate::limiter::request_limiter::LimitAdmission;
 use crate::redis;
-use crate::redis::begin::RateLimitDecision;
 use crate::scoreboard::row::SlotState;
 
 impl RequestState {

@@ -1,9 +1,9 @@
 //! A request's limits, and how they were decided.
 
 use crate::limiter::AppliedLimits;
+use crate::limiter::commands::RateLimitDecision;
 use crate::limiter::pending::{LimitCharges, LimitDecisions, LimitGrant, PendingDecision, append};
 use crate::limiter::permit::ConcurrencyPermit;
-use crate::redis::begin::RateLimitDecision;
 
 /// A request's limits and how they were decided.
 #[derive(Debug)]

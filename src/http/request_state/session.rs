@@ -4,21 +4,22 @@ use std::time::Duration;
 
 use tower_sessions::session::Id;
 
+use crate::counters::commands::CounterIncrement;
+use crate::counters::keys as counter_keys;
 use crate::http::error::{RequestError, StateError, whole_seconds};
 use crate::http::request_state::cookie_identity::CookieIdentity;
 use crate::http::request_state::session_store::RequestSessionStore;
 use crate::http::request_state::state::{BeginFailure, RequestState, RequestStateInner, SessionOrigin};
 use crate::http::services::state::TOTAL_VIEWS;
-use crate::redis::begin::{
-    CounterIncrement, NewSessionLimit, ProvisionalSessionQuery, SessionAccess, SessionLookup, SessionQuery,
-};
-use crate::redis::keys;
-use crate::redis::session_commands::InitialSession;
+use crate::request_state::tracked_session::NewSessionSeed;
 use crate::sessions;
-use crate::sessions::cookie;
+use crate::sessions::commands::InitialSession;
 use crate::sessions::cookie_value::ProvisionalCookie;
-use crate::sessions::tracked_session::NewSessionSeed;
+use crate::sessions::query::{
+    NewSessionLimit, ProvisionalSessionQuery, SessionAccess, SessionLookup, SessionQuery,
+};
 use crate::sessions::user::UserTag;
+use crate::sessions::{cookie, keys as session_keys};
 
 /// How long a damaged session is retained under another key.
 const QUARANTINE_RETENTION: Duration = Duration::from_secs(60 * 60);
@@ -36,7 +37,7 @@ impl RequestState {
         let prefix = &self.services.prefix;
         let key = match &self.visitor {
             CookieIdentity::Verified { id: known, digest, .. } if *known == id => {
-                keys::session(prefix, digest)
+                session_keys::session(prefix, digest)
             }
             _ => sessions::session_key(prefix, id),
         };
@@ -50,7 +51,7 @@ impl RequestState {
         };
         SessionQuery {
             key,
-            generation: inner.user.map(|user| keys::user_generation(prefix, &user.to_string())),
+            generation: inner.user.map(|user| session_keys::user_generation(prefix, &user.to_string())),
             access: mode,
             provisional: inner.provisional.map(provisional),
             idle_ms: lifetimes.idle_ms(),
@@ -62,7 +63,7 @@ impl RequestState {
     fn new_session_limit(&self) -> Option<NewSessionLimit> {
         let rate = self.services.sessions.new_session_rate.filter(|_| self.client_is_known);
         let (interval_us, tolerance_us) = rate?;
-        let key = keys::new_session_limit(
+        let key = session_keys::new_session_limit(
             &self.services.prefix,
             &self.client.limit_subject_text(self.services.ipv6_prefix),
         );
@@ -88,7 +89,7 @@ impl RequestState {
         let now_ms = match inner.now_ms {
             Some(now_ms) => now_ms,
             None => {
-                let total = keys::counter(&self.services.prefix, TOTAL_VIEWS);
+                let total = counter_keys::counter(&self.services.prefix, TOTAL_VIEWS);
                 self.send_begin(inner, None, &[CounterIncrement { key: total, by: 0 }]).await?;
                 inner.now_ms.ok_or(BeginFailure::HandlerOnly(RequestError::Unavailable { retry_after: 1 }))?
             }
@@ -147,7 +148,7 @@ impl RequestState {
         match self.services.redis.quarantine_session(&self.services.prefix, &digest, kept_ms).await {
             Ok(true) => {
                 self.services.worker.cell().count_corrupt_session();
-                let key = keys::quarantine(&self.services.prefix, &digest);
+                let key = session_keys::quarantine(&self.services.prefix, &digest);
                 tracing::warn!(%key, "a session was damaged; it is retained in quarantine for an hour");
             }
             Ok(false) => {}

@@ -14,9 +14,9 @@ use tower_sessions::session_store::SessionStore;
 
 use crate::http::error::RequestError;
 use crate::http::request_state::state::{RequestState, SessionOrigin};
+use crate::request_state::auth::UserLogin;
+use crate::request_state::tracked_session::{LoadedSession, TrackedSession};
 use crate::sessions::SessionError;
-use crate::sessions::auth::UserLogin;
-use crate::sessions::tracked_session::{LoadedSession, TrackedSession};
 use crate::{redis, sessions};
 
 /// One request's store.

@@ -17,8 +17,8 @@ use crate::http::request_state::response_timeout::ResponseTimeout;
 use crate::http::services::state::StateServices;
 use crate::limiter::AppliedLimits;
 use crate::redis;
-use crate::redis::begin::SessionLookup;
 use crate::sessions::cookie_value::ProvisionalCookie;
+use crate::sessions::query::SessionLookup;
 use crate::sessions::user::UserTag;
 
 /// One request, as extractors and the session's store see it.

@@ -6,8 +6,8 @@ use crate::http::request_state::cookie_identity::CookieIdentity;
 use crate::http::request_state::state::{
     BeginFailure, CountedView, RequestState, RequestStateInner, SessionFreshness, SessionOrigin,
 };
-use crate::redis::begin::{SessionAccess, SessionLookup};
 use crate::sessions::cookie_value::ProvisionalCookie;
+use crate::sessions::query::{SessionAccess, SessionLookup};
 
 impl RequestState {
     /// Counts a view in the visitor's session and in the total. A visitor without one gets a provisional cookie, in

@@ -30,7 +30,7 @@ impl AdminServices {
     pub(in crate::http) fn new(parts: &AppServices) -> Self {
         let config = &parts.config;
         Self {
-            redis: parts.redis.clone(),
+            redis: parts.redis.redis().clone(),
             scoreboard: Arc::clone(&parts.scoreboard),
             instance: Arc::clone(&parts.instance),
             fleet_cache: FleetCache::default(),

@@ -8,7 +8,7 @@ use crate::counters::batched::BatchedCounters;
 use crate::http::drain_state::DrainState;
 use crate::http::instance::InstanceIdentity;
 use crate::http::worker::Worker;
-use crate::redis::RedisClient;
+use crate::request_state::StateClient;
 use crate::scoreboard::Scoreboard;
 use crate::tasks::TaskQueue;
 
@@ -18,7 +18,7 @@ pub struct AppServices {
     /// The fleet's configuration.
     pub config: Arc<Config>,
     /// The worker's connection to the shared state.
-    pub redis: RedisClient,
+    pub redis: StateClient,
     /// The table that all processes of the instance share.
     pub scoreboard: Arc<Scoreboard>,
     /// Pid, slot and generation of the worker.

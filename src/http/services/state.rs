@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::counters::batched::BatchedCounters;
+use crate::counters::commands::CounterIncrement;
+use crate::counters::keys;
 use crate::http::services::app_services::AppServices;
 use crate::http::services::worker::WorkerContext;
 use crate::limiter::{PolicyTable, RequestLimiter};
-use crate::redis::begin::CounterIncrement;
-use crate::redis::{RedisClient, keys};
+use crate::request_state::StateClient;
 use crate::sessions::cookie::CookieAttributes;
 use crate::sessions::services::SessionServices;
 
@@ -20,7 +21,7 @@ pub(in crate::http) const TOTAL_VIEWS: &str = "@views";
 pub(in crate::http) struct StateServices {
     /// The worker whose cell counts what became of requests.
     pub(in crate::http) worker: Arc<WorkerContext>,
-    pub(in crate::http) redis: RedisClient,
+    pub(in crate::http) redis: StateClient,
     /// First part of every key.
     pub(in crate::http) prefix: Arc<str>,
     pub(in crate::http) limiter: Arc<RequestLimiter>,
@@ -49,7 +50,7 @@ impl StateServices {
             redis: parts.redis.clone(),
             limiter: RequestLimiter::new(
                 policies,
-                parts.redis.clone(),
+                parts.redis.redis().clone(),
                 config.redis.silence_timeout,
                 Instant::now,
             ),

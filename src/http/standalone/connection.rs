@@ -9,11 +9,11 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::broadcasts::BroadcastHub;
-use crate::redis::RedisClient;
+use crate::request_state::StateClient;
 
 /// What goes on in the background for every handle of one connection.
 pub(in crate::http) struct StandaloneConnection {
-    redis: RedisClient,
+    redis: StateClient,
     is_started: AtomicBool,
     is_hub_started: AtomicBool,
     /// The tasks that keep the connection. They hold the client, so that nothing but an abort ends them.
@@ -27,7 +27,7 @@ impl fmt::Debug for StandaloneConnection {
 }
 
 impl StandaloneConnection {
-    pub(super) fn new(redis: RedisClient) -> Self {
+    pub(super) fn new(redis: StateClient) -> Self {
         Self {
             redis,
             is_started: AtomicBool::new(false),

@@ -15,6 +15,7 @@ use crate::http::services::worker::WorkerContext;
 use crate::http::standalone::connection::StandaloneConnection;
 use crate::http::worker::Worker;
 use crate::redis::{RedisClient, RedisError, RedisStatus};
+use crate::request_state::StateClient;
 use crate::scoreboard::Scoreboard;
 use crate::tasks::TaskQueue;
 
@@ -255,7 +256,7 @@ impl RedisBuilder {
         let invalid = |reason: String| RedisError::InvalidSetting { reason };
         let (config, url) = self.into_config().map_err(invalid)?;
         let client = RedisClient::new(&config.redis, &url, CLIENT_NAME)?;
-        let services = standalone_services(config, client)
+        let services = standalone_services(config, StateClient::new(client))
             .map_err(|error| invalid(format!("the operating system has no random bytes: {error}")))?;
         if let Some(connection) = &services.standalone {
             connection.ensure_started();
@@ -288,13 +289,13 @@ impl RedisBuilder {
 
 /// What a worker has for its requests, without a worker: the scoreboard's one cell lies on the heap, and there is no
 /// journal, so that nothing is batched.
-fn standalone_services(config: Config, redis: RedisClient) -> std::io::Result<WorkerServices> {
+fn standalone_services(config: Config, redis: StateClient) -> std::io::Result<WorkerServices> {
     let pid = std::process::id();
     let connection = Arc::new(StandaloneConnection::new(redis.clone()));
     let parts = AppServices {
-        broadcast_hub: BroadcastHub::new(redis.clone(), &config.broadcast),
+        broadcast_hub: BroadcastHub::new(redis.redis().clone(), &config.broadcast),
         tasks: TaskQueue::for_any_kind(
-            redis.clone(),
+            redis.redis().clone(),
             &config.tasks,
             &format!("client:{pid}"),
             Arc::clone(&connection) as _,

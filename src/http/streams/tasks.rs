@@ -14,9 +14,8 @@ use crate::http::header_names::LAST_EVENT_ID;
 use crate::http::request_scope::RequestScope;
 use crate::http::standalone::redis::Redis;
 use crate::http::streams::sse::SseSource;
-use crate::redis::task::{TaskId, TaskStatus};
 use crate::sse::SseEvent;
-use crate::tasks::{TaskQueue, TaskWatch};
+use crate::tasks::{TaskId, TaskQueue, TaskStatus, TaskWatch};
 
 /// The id of a task's last event.
 const FINISHED_EVENT_ID: &str = "end";

@@ -1,9 +1,9 @@
 //! What a worker knows and holds of one limit. Pure; times are µs of the worker's clock.
 
+use crate::limiter::commands::RateLimitDecision;
 use crate::limiter::gcra::Quota;
 use crate::limiter::hot_limit::HotLimit;
 use crate::limiter::prefetch::spans::PrefetchedSpans;
-use crate::redis::begin::RateLimitDecision;
 
 /// Time over which demand is counted, µs.
 pub(super) const DEMAND_WINDOW_US: u64 = 100_000;

@@ -21,12 +21,13 @@ use lru::LruCache;
 pub(super) use spans::unelapsed_us;
 
 use crate::config::limits::PrefetchMode;
+use crate::limiter::commands::RateLimitDecision;
 use crate::limiter::demand_sketch::DemandSketch;
 use crate::limiter::gcra::Quota;
-use crate::limiter::hot_limit::{self, HotLimit, HotLimitStep};
+use crate::limiter::hot_limit;
+use crate::limiter::hot_limit::{HotLimit, HotLimitStep};
 use crate::limiter::prefetch::bucket::{DEMAND_WINDOW_US, PrefetchBucket, PrefetchState};
 use crate::limiter::prefetch::terms::{PREFETCH_MIN, PrefetchTerms};
-use crate::redis::begin::RateLimitDecision;
 
 /// How long prefetched quota is held, µs.
 pub const HOLD_US: u64 = 200_000;

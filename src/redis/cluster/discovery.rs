@@ -18,7 +18,7 @@ pub(super) async fn discover(
     let mut last = RedisError::unavailable("no node of the cluster is known");
     for node in map.nodes.values() {
         let Some(ready) = node.ready() else { continue };
-        match query_hash_slots(&RedisTransport::Standalone(ready.transport), &node.peer).await {
+        match query_hash_slots(&RedisTransport::standalone(ready.transport), &node.peer).await {
             Ok(ranges) => return Ok(ranges),
             Err(error) => last = error,
         }

@@ -148,9 +148,9 @@ async fn publish_transport(
         let reason = reason.unwrap_or_else(|| RedisError::unavailable("no node of the cluster is connected"));
         return report_health(inner, state, &reason);
     };
-    let transport = RedisTransport::Cluster(ClusterRouter::new(state, Some(inner.state.reconnect_wait)));
+    let transport = RedisTransport::cluster(ClusterRouter::new(state, Some(inner.state.reconnect_wait)));
     // Preparation waits for no node.
-    let setup_transport = RedisTransport::Cluster(ClusterRouter::new(state, None)).with_long_timeout();
+    let setup_transport = RedisTransport::cluster(ClusterRouter::new(state, None)).with_long_timeout();
     let prepared = async {
         if matches!(previous, ClusterHealth::Unknown | ClusterHealth::Down) {
             migrations::ensure_applied(&setup_transport, ready.mode, &inner.prefix, &inner.name).await?;

@@ -43,7 +43,7 @@ impl OneShotCluster {
         }
         *state.slot_map.write().unwrap_or_else(PoisonError::into_inner) =
             Arc::new(HashSlotMap { ranges, nodes });
-        let transport = RedisTransport::Cluster(ClusterRouter::new(&state, None)).with_long_timeout();
+        let transport = RedisTransport::cluster(ClusterRouter::new(&state, None)).with_long_timeout();
         Ok(Self { _connections: connections, transport, mode })
     }
 

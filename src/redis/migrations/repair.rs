@@ -96,15 +96,7 @@ impl MigrationSet {
         let (transport, inner) = (connection.setup_transport(), &redis.inner);
         match mode {
             InvocationMode::Plain => Ok(Vec::new()),
-            mode => {
-                self.find_problems(MigrationContext {
-                    transport: &transport,
-                    mode,
-                    prefix: &inner.prefix,
-                    worker: &inner.name,
-                })
-                .await
-            }
+            mode => self.find_problems(MigrationContext::of_client(inner, &transport, mode)).await,
         }
     }
 
@@ -121,12 +113,8 @@ impl MigrationSet {
         if mode == InvocationMode::Plain {
             return Ok(Vec::new());
         }
-        let at = MigrationContext {
-            transport: &connection.setup_transport(),
-            mode,
-            prefix: &inner.prefix,
-            worker: &inner.name,
-        };
+        let transport = connection.setup_transport();
+        let at = MigrationContext::of_client(inner, &transport, mode);
         let run = MigrationLock::acquire(at.transport, at.prefix, at.worker, LockScope::Libraries)
             .await?
             .ok_or(RedisError::MigrationsLocked)?;

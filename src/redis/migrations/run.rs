@@ -50,12 +50,8 @@ impl MigrationSet {
         if mode == InvocationMode::Plain {
             return Ok(Vec::new());
         }
-        let at = MigrationContext {
-            transport: &connection.setup_transport(),
-            mode,
-            prefix: &inner.prefix,
-            worker: &inner.name,
-        };
+        let transport = connection.setup_transport();
+        let at = MigrationContext::of_client(inner, &transport, mode);
         self.apply_libraries(at, OnLockLost::Fail).await?;
         self.apply_walks(at, &mut on_progress).await?;
         ledger::evaluate(&self.migrations, &ledger::load_fields(at.transport, at.prefix).await?)

@@ -11,18 +11,36 @@ use crate::redis::transport::ActiveConnection;
 
 /// A channel beside the common one.
 #[derive(Debug, Clone, Copy)]
-pub enum NotificationChannel<'a> {
-    /// A topic's messages.
-    Topic(&'a str),
-    /// A task's changes.
-    Task(&'a str),
-    /// Messages to one worker.
-    Worker(&'a str),
+pub struct NotificationChannel<'a> {
+    family: &'static str,
+    name: &'a str,
+    lingers: bool,
+}
+
+impl<'a> NotificationChannel<'a> {
+    /// The channel with this name in a family, which no other room uses.
+    pub fn new(family: &'static str, name: &'a str) -> Self {
+        Self { family, name, lingers: false }
+    }
+
+    /// The same, subscribed for a while after its last subscriber has gone, because another one comes soon.
+    pub fn lingering(family: &'static str, name: &'a str) -> Self {
+        Self { lingers: true, ..Self::new(family, name) }
+    }
+
+    /// The channel of messages to one worker.
+    pub fn worker(name: &'a str) -> Self {
+        Self::new(keys::WORKER_CHANNELS, name)
+    }
+
+    pub(super) fn lingers(self) -> bool {
+        self.lingers
+    }
 }
 
 impl RedisClient {
     /// Notifies the workers that keep copies. A worker that misses it keeps its copy until the copy expires.
-    pub(in crate::redis) fn publish_notification(&self, kind: char, subject: &str) {
+    pub fn publish_notification(&self, kind: char, subject: &str) {
         let (redis, message) = (self.clone(), format!("{kind} {subject}"));
         tokio::spawn(async move {
             let channel = redis.common_channel().await;
@@ -37,19 +55,14 @@ impl RedisClient {
     }
 
     pub(super) fn channel_name(&self, channel: NotificationChannel<'_>) -> String {
-        let space = &self.inner.channel_prefix;
-        match channel {
-            NotificationChannel::Topic(topic) => keys::topic_channel(space, topic),
-            NotificationChannel::Task(id) => keys::task_channel(space, id),
-            NotificationChannel::Worker(worker) => keys::worker_channel(space, worker),
-        }
+        keys::KeySpace::new(&self.inner.channel_prefix).key([channel.family, channel.name])
     }
 
     /// The common channel to publish on.
     ///
     /// Workers of earlier releases listen to that of database 0, whatever their own. While one is running, later
     /// releases listen to both and publish there.
-    pub(in crate::redis) async fn common_channel(&self) -> String {
+    pub async fn common_channel(&self) -> String {
         let inner = &self.inner;
         if inner.channel_prefix != inner.prefix && self.earlier_release_sighting().await.needs_publish() {
             return keys::notifications_channel(&inner.prefix);
@@ -58,7 +71,7 @@ impl RedisClient {
     }
 
     /// The channel on which workers of earlier releases expect broadcasts and tasks; empty while there are none.
-    pub(in crate::redis) async fn earlier_release_channel(&self) -> String {
+    pub async fn earlier_release_channel(&self) -> String {
         match self.earlier_release_sighting().await.needs_publish() {
             true => keys::notifications_channel(&self.inner.prefix),
             false => String::new(),

@@ -57,9 +57,7 @@ impl RedisClient {
         handler: NotificationHandler,
     ) -> ChannelSubscriptionGuard {
         let (bus, name) = (&self.inner.notifications, self.channel_name(channel));
-        // A reloaded page subscribes to its topic again within moments; a finished task is not watched again.
-        let lingers = matches!(channel, NotificationChannel::Topic(_));
-        bus.lock_subscriptions().add_subscriber(&name, Some(handler), lingers);
+        bus.lock_subscriptions().add_subscriber(&name, Some(handler), channel.lingers());
         self.start_notifications();
         bus.channels_changed.notify_one();
         ChannelSubscriptionGuard { redis: self.clone(), name }

@@ -32,7 +32,7 @@ pub(crate) async fn hub_with(
     mode: ScriptingMode,
     settings: &BroadcastConfig,
 ) -> BroadcastHub {
-    let hub = BroadcastHub::new(connect(server, "p", mode).await, settings);
+    let hub = BroadcastHub::new(connect(server, "p", mode).await.redis().clone(), settings);
     hub.start();
     hub
 }

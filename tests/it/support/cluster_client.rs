@@ -4,15 +4,19 @@ use std::time::Duration;
 
 use regatta::__internals::config::settings;
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::begin::{LimitParameters, RateLimitCheck, SessionAccess, SessionQuery};
-use regatta::__internals::redis::{RedisClient, RedisStatus, keys};
+use regatta::__internals::limiter::commands::{LimitParameters, RateLimitCheck};
+use regatta::__internals::limiter::keys as limiter_keys;
+use regatta::__internals::redis::{RedisClient, RedisStatus};
+use regatta::__internals::sessions::keys as session_keys;
+use regatta::__internals::sessions::query::{SessionAccess, SessionQuery};
 
 use crate::support::redis::{eventually, new_session};
 use crate::support::redis_cluster::TestRedisCluster;
+use regatta::__internals::request_state::StateClient;
 
 pub(crate) const DAY_MS: u64 = 86_400_000;
 
-pub(crate) fn handle(cluster: &TestRedisCluster, mode: ScriptingMode) -> RedisClient {
+pub(crate) fn handle(cluster: &TestRedisCluster, mode: ScriptingMode) -> StateClient {
     let url = url_of(&cluster.url());
     let settings = settings::RedisConfig {
         url: Some(url.clone()),
@@ -23,7 +27,7 @@ pub(crate) fn handle(cluster: &TestRedisCluster, mode: ScriptingMode) -> RedisCl
         reconnect_wait: Duration::from_secs(2),
         credentials: settings::RedisCredentials::default(),
     };
-    RedisClient::new(&settings, &url, "test").unwrap()
+    StateClient::new(RedisClient::new(&settings, &url, "test").unwrap())
 }
 
 pub(crate) fn url_of(text: &str) -> settings::RedisUrl {
@@ -32,7 +36,7 @@ pub(crate) fn url_of(text: &str) -> settings::RedisUrl {
     regatta::__internals::config::load(&inputs).unwrap().redis.url.unwrap()
 }
 
-pub(crate) async fn connect(cluster: &TestRedisCluster, mode: ScriptingMode) -> RedisClient {
+pub(crate) async fn connect(cluster: &TestRedisCluster, mode: ScriptingMode) -> StateClient {
     let redis = handle(cluster, mode);
     redis.start();
     eventually("all nodes are connected", async || redis.status() == RedisStatus::Up).await;
@@ -41,7 +45,7 @@ pub(crate) async fn connect(cluster: &TestRedisCluster, mode: ScriptingMode) -> 
 
 pub(crate) fn session(digest: &str, create: bool) -> SessionQuery {
     SessionQuery {
-        key: keys::session("p", digest),
+        key: session_keys::session("p", digest),
         generation: None,
         // One that is made has its ticket's view.
         access: if create { SessionAccess::Read } else { SessionAccess::CountView },
@@ -55,7 +59,7 @@ pub(crate) fn session(digest: &str, create: bool) -> SessionQuery {
 pub(crate) fn limit(subject: &str, burst: u64) -> RateLimitCheck {
     let interval_us = 3_600_000_000;
     RateLimitCheck {
-        key: keys::limit("p", "slow", "v", subject),
+        key: limiter_keys::limit("p", "slow", "v", subject),
         parameters: LimitParameters::Rate { interval_us, tolerance_us: interval_us * burst },
         shadow: false,
         cost: 1,

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::config::{ConfigFile, ConfigInputs};
+use regatta::__internals::limiter::commands::RateLimitCheck;
 use regatta::__internals::limiter::gcra::WorkerShare;
 use regatta::__internals::limiter::pending::{FallbackOutcome, LimitDecisions, LimitGrant};
 use regatta::__internals::limiter::request_limiter::LimitAdmission;
 use regatta::__internals::limiter::{LimitSubject, PolicyTable, RequestLimiter};
-use regatta::__internals::redis::begin::RateLimitCheck;
-use regatta::__internals::redis::{RedisClient, begin};
+use regatta::__internals::request_state::begin;
 
 use crate::support::redis::{TestRedis, connect};
+use regatta::__internals::request_state::StateClient;
 
 pub(crate) const CLIENT: &str = "10.0.0.1";
 
@@ -21,7 +22,7 @@ pub(crate) const CLIENT: &str = "10.0.0.1";
 #[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) desk: Arc<RequestLimiter>,
-    pub(crate) redis: RedisClient,
+    pub(crate) redis: StateClient,
     pub(crate) part: WorkerShare,
 }
 
@@ -51,8 +52,12 @@ pub(crate) async fn workers<const N: usize>(server: &TestRedis, text: &str) -> [
     let mut made = Vec::new();
     for _ in 0..N {
         let redis = connect(server, "p", ScriptingMode::Auto).await;
-        let desk =
-            RequestLimiter::new(policies(text), redis.clone(), Duration::from_millis(500), Instant::now);
+        let desk = RequestLimiter::new(
+            policies(text),
+            redis.redis().clone(),
+            Duration::from_millis(500),
+            Instant::now,
+        );
         let part = WorkerShare { instances: 1, workers: N as u64, rank: made.len() as u64 };
         made.push(Worker { desk, redis, part });
     }
@@ -61,9 +66,13 @@ pub(crate) async fn workers<const N: usize>(server: &TestRedis, text: &str) -> [
 
 impl Worker {
     /// The same with another connection and these policies.
-    pub(crate) fn on(self, redis: RedisClient, text: &str) -> Self {
-        let desk =
-            RequestLimiter::new(policies(text), redis.clone(), Duration::from_millis(500), Instant::now);
+    pub(crate) fn on(self, redis: StateClient, text: &str) -> Self {
+        let desk = RequestLimiter::new(
+            policies(text),
+            redis.redis().clone(),
+            Duration::from_millis(500),
+            Instant::now,
+        );
         Self { desk, redis, ..self }
     }
 

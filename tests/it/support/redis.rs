@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use regatta::__internals::config::settings;
 use regatta::__internals::config::settings::{RedisUrl, ScriptingMode};
-use regatta::__internals::redis::begin::{ProvisionalSessionQuery, SessionAccess, SessionQuery};
 use regatta::__internals::redis::{RedisClient, RedisStatus, functions};
+use regatta::__internals::sessions::query::{ProvisionalSessionQuery, SessionAccess, SessionQuery};
 use tempfile::TempDir;
 
 use crate::support::clock::Clock;
 use crate::support::server;
+use regatta::__internals::request_state::StateClient;
 
 /// Its socket in its folder.
 const SOCKET: &str = "redis.sock";
@@ -330,9 +331,10 @@ impl Drop for TestRedis {
 }
 
 /// A worker's connection to a server, ready.
-pub(crate) async fn connect(server: &TestRedis, prefix: &str, mode: ScriptingMode) -> RedisClient {
-    let redis =
-        RedisClient::new(&server.settings(prefix, mode), &server.url(), "test").expect("a usable URL");
+pub(crate) async fn connect(server: &TestRedis, prefix: &str, mode: ScriptingMode) -> StateClient {
+    let redis = StateClient::new(
+        RedisClient::new(&server.settings(prefix, mode), &server.url(), "test").expect("a usable URL"),
+    );
     redis.start();
     assert_eq!(redis.wait_for_first_attempt().await, RedisStatus::Up);
     redis

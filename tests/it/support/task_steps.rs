@@ -6,12 +6,11 @@ use regatta::__internals::config;
 use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::config::{ConfigInputs, settings};
 use regatta::__internals::redis::RedisClient;
-use regatta::__internals::redis::task::{
-    EnqueueOutcome, StartOutcome, TaskDelivery, TaskExecution, TaskPolicy,
-};
+use regatta::__internals::tasks::{EnqueueOutcome, StartOutcome, TaskDelivery, TaskExecution, TaskPolicy};
 use regatta::{TaskId, TaskState};
 
 use crate::support::redis::{TestRedis, connect, eventually};
+use regatta::__internals::request_state::StateClient;
 
 pub(crate) const MODES: [ScriptingMode; 2] = [ScriptingMode::Fcall, ScriptingMode::Evalsha];
 
@@ -24,7 +23,7 @@ pub(crate) const RULES: TaskPolicy = TaskPolicy {
 };
 
 /// A server and a worker's connection to it.
-pub(crate) async fn setting(mode: ScriptingMode) -> (TestRedis, RedisClient) {
+pub(crate) async fn setting(mode: ScriptingMode) -> (TestRedis, StateClient) {
     let server = TestRedis::start();
     let redis = connect(&server, "p", mode).await;
     (server, redis)

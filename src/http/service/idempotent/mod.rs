@@ -29,10 +29,9 @@ use crate::http::service::idempotent::request_names::{
 };
 use crate::http::service::idempotent::stored_response::{RecordedSessionChange, SessionAfterResponse};
 use crate::http::services::state::StateServices;
+use crate::idempotency::{self, ClaimOutcome, ClaimRequest, StoredResponse};
 use crate::redis;
-use crate::redis::begin::SessionLookup;
-use crate::redis::idempotency;
-use crate::redis::idempotency::{ClaimOutcome, ClaimRequest, StoredResponse};
+use crate::sessions::query::SessionLookup;
 
 /// The policy that bounds what is stored for clients who are not logged in; an application may change or switch it off.
 const IDEMPOTENCY_POLICY: &str = "idempotency";

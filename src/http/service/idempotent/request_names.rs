@@ -12,7 +12,7 @@
 //! the address, where it is no name: another client at that address may send the same.
 
 use crate::http::service::idempotent::key::sha256_of_parts;
-use crate::redis::keys;
+use crate::idempotency::keys;
 
 /// A key of so many characters is taken for one that cannot be guessed, such as a UUID: it alone names a client of which
 /// nothing else is known.

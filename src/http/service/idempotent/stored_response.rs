@@ -17,7 +17,7 @@ use crate::http::header_names::{
     X_RATELIMIT_REMAINING, X_RATELIMIT_RESET,
 };
 use crate::http::problem::Problem;
-use crate::redis::idempotency::StoredResponse;
+use crate::idempotency::StoredResponse;
 use crate::sessions::cookie_value::ProvisionalCookie;
 use crate::sessions::user::UserTag;
 

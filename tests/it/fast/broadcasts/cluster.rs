@@ -12,7 +12,7 @@ use crate::support::redis_cluster::TestRedisCluster;
 use crate::support::wait;
 
 async fn hub(cluster: &TestRedisCluster, mode: ScriptingMode) -> BroadcastHub {
-    let hub = BroadcastHub::new(connect(cluster, mode).await, &settings());
+    let hub = BroadcastHub::new(connect(cluster, mode).await.redis().clone(), &settings());
     hub.start();
     hub
 }

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use regatta::__internals::broadcasts::{BroadcastHub, Subscription};
+use regatta::__internals::broadcasts::{BroadcastHub, Subscription, keys as broadcast_keys};
 use regatta::__internals::config::settings::{BroadcastConfig, ScriptingMode};
-use regatta::__internals::redis::{RedisClient, keys};
+use regatta::__internals::redis::keys;
 
 use crate::support::broadcasts::{next, numbers, settings, text, topic};
 use crate::support::redis::{TestRedis, connect, eventually};
+use regatta::__internals::request_state::StateClient;
 
-async fn worker(server: &TestRedis) -> (RedisClient, BroadcastHub) {
+async fn worker(server: &TestRedis) -> (StateClient, BroadcastHub) {
     let redis = connect(server, "p", ScriptingMode::Auto).await;
     let hub = BroadcastHub::new(
-        redis.clone(),
+        redis.redis().clone(),
         &BroadcastConfig { max_topics: 2000, max_message_size: 1024, ..settings() },
     );
     hub.start();
@@ -133,5 +134,5 @@ async fn names_of_topics_are_no_other_channel_s() {
     for subscription in &mut all {
         assert!(tokio::time::timeout(Duration::from_millis(20), next(subscription)).await.is_err());
     }
-    assert_ne!(keys::topic_channel("p", "news"), keys::notifications_channel("p"));
+    assert_ne!(broadcast_keys::topic_channel("p", "news"), keys::notifications_channel("p"));
 }

@@ -76,7 +76,7 @@ async fn function_calls_are_counted_by_the_functions_name_and_setting_up_is_hous
         let proxy = FaultProxy::before(&server);
         let redis = proxy.connect(&server, "p", mode).await;
         assert_eq!((proxy.counts().total(), proxy.counts().rounds), (0, 0), "{:?}", proxy.counts());
-        redis.begin(&regatta::__internals::redis::begin::BeginRequest::default()).await.unwrap();
+        redis.begin(&regatta::__internals::request_state::begin::BeginRequest::default()).await.unwrap();
         let counts = proxy.counts();
         assert_eq!((counts.of(name), counts.total(), counts.rounds), (1, 1, 1), "{counts}");
     }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::idempotency::IdempotencyNames;
-use regatta::__internals::redis::{RedisClient, keys};
+use regatta::__internals::idempotency::IdempotencyNames;
+use regatta::__internals::idempotency::keys;
+use regatta::__internals::redis::RedisClient;
 
 use crate::support::cluster_client as cluster;
 use crate::support::redis::{TestRedis, connect};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::limiter::LimitSubject;
-use regatta::__internals::redis::limiter_commands::LimitCharge;
+use regatta::__internals::limiter::commands::LimitCharge;
 use tokio::task::JoinSet;
 
 use crate::support::limit_workers::{CLIENT, Verdict, Worker, calls, workers};

@@ -3,13 +3,11 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use regatta::__internals::config::settings::ScriptingMode;
-
 use regatta::__internals::limiter::gcra::WorkerShare;
-
 use regatta::__internals::limiter::request_limiter::LimitAdmission;
 use regatta::__internals::limiter::{LimitSubject, RequestLimiter};
+use regatta::__internals::request_state::begin;
 
-use regatta::__internals::redis::begin;
 use tokio::task::JoinSet;
 
 use crate::support::limit_workers::{CLIENT, Verdict, Worker, calls, policies, workers};
@@ -157,7 +155,7 @@ async fn workers_of_two_releases_draw_from_one_limit() {
     let redis = connect(&server, "p", ScriptingMode::Fcall).await;
     let old = regatta::__internals::redis::functions::library_by_name("regatta_limit_v1").unwrap();
     server.cli(&["FUNCTION", "LOAD", old.text]);
-    let amount = |requests| regatta::__internals::redis::limiter_commands::LimitCharge {
+    let amount = |requests| regatta::__internals::limiter::commands::LimitCharge {
         key: "p:l:a:v:1".into(),
         interval_us: 3_600_000_000,
         tolerance_us: 18_000_000_000,
@@ -178,7 +176,7 @@ async fn a_draw_that_gets_nothing_stores_what_it_cut() {
     for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
         let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
-        let amount = |requests| regatta::__internals::redis::limiter_commands::LimitCharge {
+        let amount = |requests| regatta::__internals::limiter::commands::LimitCharge {
             key: "p:l:a:v:1".into(),
             interval_us: 1_000_000,
             tolerance_us: 5_000_000,
@@ -358,7 +356,8 @@ async fn what_was_drawn_is_used_even_if_redis_has_no_more() {
     let [one, other]: [Worker; 2] = workers(&server, text).await;
     // What is drawn is not given back while this clock stands still.
     let still = || *STILL.get_or_init(Instant::now);
-    let desk = RequestLimiter::new(policies(text), one.redis.clone(), Duration::from_millis(500), still);
+    let desk =
+        RequestLimiter::new(policies(text), one.redis.redis().clone(), Duration::from_millis(500), still);
     let one = Worker { desk, ..one };
     // It asks itself until it has drawn; then no command is needed for a while.
     eventually("something was drawn", async || {
@@ -367,7 +366,7 @@ async fn what_was_drawn_is_used_even_if_redis_has_no_more() {
     })
     .await;
     let key = one.look().key;
-    let all = regatta::__internals::redis::limiter_commands::LimitCharge {
+    let all = regatta::__internals::limiter::commands::LimitCharge {
         key,
         interval_us: 3_600_000_000,
         tolerance_us: 3_600_000_000_000,
@@ -468,7 +467,7 @@ async fn the_errands_do_the_same_on_functions_and_on_scripts() {
     for mode in [ScriptingMode::Fcall, ScriptingMode::Evalsha] {
         let server = TestRedis::start();
         let redis = connect(&server, "p", mode).await;
-        let amount = |requests| regatta::__internals::redis::limiter_commands::LimitCharge {
+        let amount = |requests| regatta::__internals::limiter::commands::LimitCharge {
             key: "p:l:a:v:1".into(),
             interval_us: 3_600_000_000,
             tolerance_us: 18_000_000_000,

@@ -10,16 +10,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::begin::{
-    BeginReply, BeginRequest, CounterIncrement, SessionAccess, SessionLookup, SessionQuery,
-};
-use regatta::__internals::redis::{RedisClient, RedisError};
+use regatta::__internals::counters::commands::CounterIncrement;
+use regatta::__internals::redis::RedisError;
+use regatta::__internals::request_state::begin::{BeginReply, BeginRequest};
+use regatta::__internals::sessions::query::{SessionAccess, SessionLookup, SessionQuery};
 use tokio::task::JoinSet;
 
 use crate::support::clock::Clock;
 use crate::support::fault_proxy::{FaultProxy, LinkState};
 use crate::support::redis::{TestRedis, connect};
 use crate::support::{process, wait};
+use regatta::__internals::request_state::StateClient;
 
 /// With functions, and where they are not allowed; and what a batch is called there.
 const BOTH: [(ScriptingMode, &str); 2] =
@@ -148,7 +149,7 @@ impl Crowd {
 }
 
 /// Views a session, adds to a counter of its own and to one of all, again and again.
-async fn caller(redis: RedisClient, number: usize, shared: Arc<Shared>) -> Seen {
+async fn caller(redis: StateClient, number: usize, shared: Arc<Shared>) -> Seen {
     let mut seen = Seen { caller: number, ..Seen::default() };
     while !shared.ended.load(SeqCst) {
         let begun = Instant::now();
@@ -180,7 +181,7 @@ async fn caller(redis: RedisClient, number: usize, shared: Arc<Shared>) -> Seen 
     seen
 }
 
-async fn one(redis: &RedisClient, number: usize) -> Result<[i64; 2], RedisError> {
+async fn one(redis: &StateClient, number: usize) -> Result<[i64; 2], RedisError> {
     let session = SessionQuery {
         key: format!("p:s:{number}"),
         // Some are a user's, whose generation is read with them.

@@ -4,24 +4,25 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::begin::{
-    BeginReply, BeginRequest, CounterIncrement, LimitParameters, RateLimitCheck,
-};
-use regatta::__internals::redis::{RedisClient, RedisError, ServerRejection};
+use regatta::__internals::counters::commands::CounterIncrement;
+use regatta::__internals::limiter::commands::{LimitParameters, RateLimitCheck};
+use regatta::__internals::redis::{RedisError, ServerRejection};
+use regatta::__internals::request_state::begin::{BeginReply, BeginRequest};
 use tokio::task::JoinSet;
 
 use crate::support::fault_proxy::FaultProxy;
 use crate::support::redis::{TestRedis, calls, connect, eventually};
+use regatta::__internals::request_state::StateClient;
 
 const BOTH: [(ScriptingMode, &str); 2] =
     [(ScriptingMode::Fcall, "fcall"), (ScriptingMode::Evalsha, "evalsha")];
 
-async fn add(redis: &RedisClient, key: &str) -> Result<i64, RedisError> {
+async fn add(redis: &StateClient, key: &str) -> Result<i64, RedisError> {
     add_as(redis, key, &[], "").await
 }
 
 async fn add_as(
-    redis: &RedisClient,
+    redis: &StateClient,
     key: &str,
     limits: &[RateLimitCheck],
     token: &str,
@@ -34,7 +35,7 @@ async fn add_as(
 }
 
 /// So many at the same time, each adding one to the key that is its own; their answers, in order of their numbers.
-async fn crowd(redis: &RedisClient, keys: impl IntoIterator<Item = String>) -> Vec<Result<i64, RedisError>> {
+async fn crowd(redis: &StateClient, keys: impl IntoIterator<Item = String>) -> Vec<Result<i64, RedisError>> {
     let mut tasks = JoinSet::new();
     for (number, key) in keys.into_iter().enumerate() {
         let redis = redis.clone();

@@ -9,22 +9,26 @@ use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::begin::{
-    BeginReply, BeginRequest, CounterIncrement, LimitParameters, RateLimitCheck, SessionAccess,
-    SessionLookup, SessionQuery,
-};
-use regatta::__internals::redis::{RedisClient, RedisError, RedisStatus, keys};
+use regatta::__internals::counters::commands::CounterIncrement;
+use regatta::__internals::counters::keys as counter_keys;
+use regatta::__internals::limiter::commands::{LimitParameters, RateLimitCheck};
+use regatta::__internals::limiter::keys as limiter_keys;
+use regatta::__internals::redis::{RedisError, RedisStatus};
+use regatta::__internals::request_state::begin::{BeginReply, BeginRequest};
+use regatta::__internals::sessions::keys as session_keys;
+use regatta::__internals::sessions::query::{SessionAccess, SessionLookup, SessionQuery};
 use tokio::task::JoinSet;
 
 use crate::support::cluster_client::{TOTAL, connect, limit, session};
 use crate::support::redis::{TestRedis, eventually};
 use crate::support::redis_cluster::TestRedisCluster;
 use crate::support::{property, wait};
+use regatta::__internals::request_state::StateClient;
 
 /// What one request was answered: its session's views and the total; `None` if it was denied.
 type Visit = Result<Option<(u64, i64)>, RedisError>;
 
-async fn visit(redis: &RedisClient, digest: &str, limits: &[RateLimitCheck], token: &str) -> Visit {
+async fn visit(redis: &StateClient, digest: &str, limits: &[RateLimitCheck], token: &str) -> Visit {
     let (session, counters) = (session(digest, false), total());
     match redis.begin(&BeginRequest { limits, session: Some(&session), counters: &counters, token }).await? {
         BeginReply::Granted { session: SessionLookup::Found { views, .. }, counters, .. } => {
@@ -36,17 +40,17 @@ async fn visit(redis: &RedisClient, digest: &str, limits: &[RateLimitCheck], tok
 }
 
 fn total() -> [CounterIncrement; 1] {
-    [CounterIncrement { key: keys::counter("p", "total"), by: 1 }]
+    [CounterIncrement { key: counter_keys::counter("p", "total"), by: 1 }]
 }
 
 /// Makes a session, which has the one view of its ticket.
-async fn make(redis: &RedisClient, digest: &str) {
+async fn make(redis: &StateClient, digest: &str) {
     let new = session(digest, true);
     redis.begin(&BeginRequest { session: Some(&new), ..BeginRequest::default() }).await.unwrap();
 }
 
 /// All of them at the same time.
-async fn crowd(redis: &RedisClient, visits: impl Iterator<Item = (String, RateLimitCheck)>) -> Vec<Visit> {
+async fn crowd(redis: &StateClient, visits: impl Iterator<Item = (String, RateLimitCheck)>) -> Vec<Visit> {
     let mut tasks = JoinSet::new();
     for (digest, limit) in visits {
         let redis = redis.clone();
@@ -196,7 +200,7 @@ async fn a_caller_that_leaves_before_its_turn_ends_has_sent_nothing() {
 }
 
 /// Starts a visit of which the session's node has done its part while the total's stands still, and lets its caller leave.
-async fn left_half_way(cluster: &TestRedisCluster, redis: &RedisClient, limits: Vec<RateLimitCheck>) {
+async fn left_half_way(cluster: &TestRedisCluster, redis: &StateClient, limits: Vec<RateLimitCheck>) {
     assert_eq!(places(cluster), (SESSIONS_ON, TOTAL_ON));
     let before = views(cluster, "a");
     cluster.nodes[TOTAL_ON].stop();
@@ -231,8 +235,12 @@ async fn a_caller_that_leaves_half_way_is_counted_whole_or_not_at_all_and_keeps_
     let name = |subject: &str| format!("p:{{l:q:v:{subject}}}");
     let granted = |subject: &String| cluster.owner(&name(subject)) == SESSIONS_ON;
     let subject = (0..).map(|number: u32| number.to_string()).find(granted).unwrap();
-    let limit =
-        RateLimitCheck { key: keys::limit("p", "q", "v", &subject), parameters, shadow: false, cost: 1 };
+    let limit = RateLimitCheck {
+        key: limiter_keys::limit("p", "q", "v", &subject),
+        parameters,
+        shadow: false,
+        cost: 1,
+    };
     left_half_way(&cluster, &redis, vec![limit]).await;
     eventually("its place is given back", async || cluster.query("ZCARD", &name(&subject), &[]) == "0").await;
     eventually("all of it or nothing", async || {
@@ -245,7 +253,7 @@ async fn a_caller_that_leaves_half_way_is_counted_whole_or_not_at_all_and_keeps_
 
 /// Visits one session, and makes new ones, as long as it is not told to stop; how often it was served, and what failed.
 async fn visit_until(
-    redis: RedisClient,
+    redis: StateClient,
     client: usize,
     limits: Vec<RateLimitCheck>,
     ended: Arc<AtomicBool>,
@@ -276,7 +284,7 @@ const CLIENTS: usize = 16;
 
 /// That many visitors, until `while_visiting` ends; how often each was served, and what failed.
 async fn under_load(
-    redis: &RedisClient,
+    redis: &StateClient,
     limits: &[RateLimitCheck],
     while_visiting: impl FnOnce() + Send + 'static,
 ) -> (Vec<u64>, Vec<RedisError>) {
@@ -374,9 +382,9 @@ fn specs() -> impl Strategy<Value = Vec<Spec>> {
 }
 
 /// Of an answer what does not depend on the time.
-async fn answer(redis: &RedisClient, prefix: &str, spec: &Spec, token: &str) -> String {
+async fn answer(redis: &StateClient, prefix: &str, spec: &Spec, token: &str) -> String {
     let session = spec.session.map(|(number, how)| SessionQuery {
-        key: keys::session("p", &format!("{prefix}{number}")),
+        key: session_keys::session("p", &format!("{prefix}{number}")),
         access: if how % 2 == 0 { SessionAccess::Read } else { SessionAccess::CountView },
         ..session("", how > 1)
     });
@@ -389,19 +397,19 @@ async fn answer(redis: &RedisClient, prefix: &str, spec: &Spec, token: &str) -> 
     if spec.place {
         let parameters = LimitParameters::Concurrency { lease_us: 600_000_000, max: 2 };
         limits.push(RateLimitCheck {
-            key: keys::limit("p", "q", "v", prefix),
+            key: limiter_keys::limit("p", "q", "v", prefix),
             parameters,
             shadow: false,
             cost: 1,
         });
     }
     let counter = |(number, by): &(u8, i64)| CounterIncrement {
-        key: keys::counter("p", &format!("{prefix}{number}")),
+        key: counter_keys::counter("p", &format!("{prefix}{number}")),
         by: *by,
     };
     let counters: Vec<_> = spec.counters.iter().map(counter).collect();
     let request = BeginRequest { limits: &limits, session: session.as_ref(), counters: &counters, token };
-    let stand = |limits: Vec<regatta::__internals::redis::begin::RateLimitDecision>| {
+    let stand = |limits: Vec<regatta::__internals::limiter::commands::RateLimitDecision>| {
         limits.iter().map(|limit| (limit.allowed, limit.remaining)).collect::<Vec<_>>()
     };
     match redis.begin(&request).await {

@@ -4,12 +4,16 @@ use std::time::{Duration, Instant};
 
 use regatta::__internals::config::ConfigInputs;
 use regatta::__internals::config::settings::{RedisUrl, ScriptingMode};
-use regatta::__internals::redis::begin::{BeginReply, CounterIncrement};
-use regatta::__internals::redis::{BreakerStatus, RedisClient, RedisError, RedisStatus, begin, keys};
+use regatta::__internals::counters::commands::CounterIncrement;
+use regatta::__internals::redis::{BreakerStatus, RedisClient, RedisError, RedisStatus};
+use regatta::__internals::request_state::begin;
+use regatta::__internals::request_state::begin::BeginReply;
+use regatta::__internals::sessions::keys;
 
 use crate::support::redis::{TestRedis, connect, eventually};
+use regatta::__internals::request_state::StateClient;
 
-async fn add(redis: &RedisClient) -> Result<i64, RedisError> {
+async fn add(redis: &StateClient) -> Result<i64, RedisError> {
     let request = begin::BeginRequest {
         counters: &[CounterIncrement { key: "p:c:x".into(), by: 1 }],
         ..Default::default()
@@ -30,7 +34,9 @@ fn reason(health: RedisStatus) -> String {
 #[tokio::test]
 async fn a_worker_boots_without_redis_and_uses_it_once_it_is_there() {
     let mut server = TestRedis::absent(&[]);
-    let redis = RedisClient::new(&server.settings("p", ScriptingMode::Auto), &server.url(), "w").unwrap();
+    let redis = StateClient::new(
+        RedisClient::new(&server.settings("p", ScriptingMode::Auto), &server.url(), "w").unwrap(),
+    );
     assert_eq!(redis.status(), RedisStatus::Connecting);
     redis.start();
     let health = redis.wait_for_first_attempt().await;
@@ -119,14 +125,17 @@ async fn a_wrong_password_or_database_is_told_without_the_password() {
         (format!("unix://{path}"), "NOAUTH"),
         (format!("unix://:right-one@h{path}?db=200"), "out of range"),
     ] {
-        let redis = RedisClient::new(&server.settings("p", ScriptingMode::Auto), &url_of(&url), "w").unwrap();
+        let redis = StateClient::new(
+            RedisClient::new(&server.settings("p", ScriptingMode::Auto), &url_of(&url), "w").unwrap(),
+        );
         redis.start();
         let reason = reason(redis.wait_for_first_attempt().await);
         assert!(reason.contains(part), "{reason}");
         assert!(!reason.contains("-one"), "{reason}");
     }
     let right = url_of(&format!("unix://:right-one@h{path}?db=2"));
-    let redis = RedisClient::new(&server.settings("p", ScriptingMode::Auto), &right, "w").unwrap();
+    let redis =
+        StateClient::new(RedisClient::new(&server.settings("p", ScriptingMode::Auto), &right, "w").unwrap());
     redis.start();
     assert_eq!(redis.wait_for_first_attempt().await, RedisStatus::Up);
 }
@@ -223,7 +232,7 @@ async fn a_crowd_waits_for_its_turn_and_only_what_is_beyond_all_bounds_is_refuse
     let server = TestRedis::start();
     let redis = connect(&server, "p", ScriptingMode::Auto).await;
     let crowd = |count: usize| {
-        let one = |redis: RedisClient| tokio::spawn(async move { add(&redis).await });
+        let one = |redis: StateClient| tokio::spawn(async move { add(&redis).await });
         (0..count).map(|_| one(redis.clone())).collect::<Vec<_>>()
     };
     for count in [512, 1000, 6000] {

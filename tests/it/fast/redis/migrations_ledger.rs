@@ -5,9 +5,10 @@ use regatta::__internals::redis::migrations::{MigrationStatus, SHIPPED};
 use regatta::__internals::redis::{RedisClient, RedisError, RedisStatus, functions, migrations};
 
 use crate::support::redis::{TestRedis, connect, eventually};
+use regatta::__internals::request_state::StateClient;
 
-fn unstarted(server: &TestRedis, mode: ScriptingMode) -> RedisClient {
-    RedisClient::new(&server.settings("p", mode), &server.url(), "cli").unwrap()
+fn unstarted(server: &TestRedis, mode: ScriptingMode) -> StateClient {
+    StateClient::new(RedisClient::new(&server.settings("p", mode), &server.url(), "cli").unwrap())
 }
 
 #[tokio::test]
@@ -15,9 +16,9 @@ async fn thirty_two_workers_that_boot_together_apply_once() {
     let server = TestRedis::start();
     let worker = |index| {
         let settings = server.settings("p", ScriptingMode::Auto);
-        RedisClient::new(&settings, &server.url(), &format!("w{index}")).unwrap()
+        StateClient::new(RedisClient::new(&settings, &server.url(), &format!("w{index}")).unwrap())
     };
-    let workers: Vec<RedisClient> = (0..32).map(worker).collect();
+    let workers: Vec<StateClient> = (0..32).map(worker).collect();
     workers.iter().for_each(|worker| _ = worker.start());
     for redis in &workers {
         eventually("the worker is up", async || redis.status() == RedisStatus::Up).await;
@@ -25,7 +26,7 @@ async fn thirty_two_workers_that_boot_together_apply_once() {
     assert_eq!(server.cli(&["GET", "p:mig:fence"]), "1");
     assert_eq!(server.cli(&["HLEN", "p:mig"]), functions::LIBRARIES.len().to_string());
     assert_eq!(server.cli(&["EXISTS", "p:mig:lock"]), "0");
-    let secrets: Vec<_> = workers.iter().map(RedisClient::generated_signing_keys).collect();
+    let secrets: Vec<_> = workers.iter().map(|worker| worker.generated_signing_keys()).collect();
     assert!(!secrets[0].is_empty() && secrets.iter().all(|secret| *secret == secrets[0]));
 }
 
@@ -106,7 +107,7 @@ async fn a_server_without_functions_gets_scripts() {
         TestRedis::start_with(&["--rename-command", "FUNCTION", "", "--rename-command", "FCALL", ""]);
     let redis = connect(&server, "p", ScriptingMode::Auto).await;
     assert_eq!(redis.increment("p:c:x", 1).await, Ok(1));
-    let request = regatta::__internals::redis::begin::BeginRequest::default();
+    let request = regatta::__internals::request_state::begin::BeginRequest::default();
     assert!(redis.begin(&request).await.is_ok());
     assert!(server.commands().contains_key("evalsha"));
 }

@@ -6,20 +6,24 @@ use bytes::Bytes;
 use fred::clients::Client;
 use fred::interfaces::{ClientLike, FunctionInterface};
 use fred::types::config::{Config, ServerConfig};
+use regatta::__internals::broadcasts::keys as broadcast_keys;
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::begin::{
-    BeginReply, LimitParameters, RateLimitCheck, SessionAccess, SessionLookup, SessionQuery,
-};
-use regatta::__internals::redis::idempotency::{ClaimOutcome, ClaimRequest};
+use regatta::__internals::idempotency::{ClaimOutcome, ClaimRequest};
+use regatta::__internals::limiter::commands::{LimitParameters, RateLimitCheck};
 use regatta::__internals::redis::migrations::SHIPPED;
-use regatta::__internals::redis::registry::InstanceRecord;
-use regatta::__internals::redis::session_commands::{
-    InitialSession, RotateFrom, RotateOutcome, RotateSession,
-};
-use regatta::__internals::redis::{RedisClient, begin, commit, functions, keys, registry};
+use regatta::__internals::redis::{RedisClient, functions, keys};
+use regatta::__internals::registry;
+use regatta::__internals::registry::{InstanceRecord, keys as registry_keys};
+use regatta::__internals::request_state::begin;
+use regatta::__internals::request_state::begin::BeginReply;
+use regatta::__internals::sessions::commands::{InitialSession, RotateFrom, RotateOutcome, RotateSession};
+use regatta::__internals::sessions::query::{SessionAccess, SessionLookup, SessionQuery};
+use regatta::__internals::sessions::{commit as session_commit, keys as session_keys};
+use regatta::__internals::tasks::keys as task_keys;
 use regatta::TaskId;
 
 use crate::support::redis::{TestRedis, connect, eventually, new_session};
+use regatta::__internals::request_state::StateClient;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -76,7 +80,7 @@ impl Old {
     }
 }
 
-async fn visit(redis: &RedisClient, key: &str, create: bool) -> Option<(u64, usize)> {
+async fn visit(redis: &StateClient, key: &str, create: bool) -> Option<(u64, usize)> {
     let session = SessionQuery {
         key: key.into(),
         generation: None,
@@ -95,9 +99,9 @@ async fn visit(redis: &RedisClient, key: &str, create: bool) -> Option<(u64, usi
     }
 }
 
-async fn set(redis: &RedisClient, key: &str, field: &str) -> commit::CommitOutcome {
+async fn set(redis: &StateClient, key: &str, field: &str) -> session_commit::CommitOutcome {
     let set = [(field.to_owned(), Bytes::from_static(b"1"))];
-    let request = commit::CommitSession { key, set: &set, max_fields: 64, ..Default::default() };
+    let request = session_commit::CommitSession { key, set: &set, max_fields: 64, ..Default::default() };
     redis.commit(&request).await.unwrap()
 }
 
@@ -122,7 +126,10 @@ async fn workers_of_two_releases_share_sessions_through_a_deploy_and_back() {
                     2 => old.visit_batched("p:s:one").await > 0.0,
                     3 => old.set("p:s:one", &field, "1").await == 1,
                     _ => {
-                        matches!(set(&new, "p:s:one", &field).await, commit::CommitOutcome::Committed { .. })
+                        matches!(
+                            set(&new, "p:s:one", &field).await,
+                            session_commit::CommitOutcome::Committed { .. }
+                        )
                     }
                 }
             });
@@ -140,7 +147,7 @@ async fn workers_of_two_releases_share_sessions_through_a_deploy_and_back() {
         new.delete("p:s:one").await.unwrap();
         assert_eq!(old.visit_by(function, "p:s:one").await, None);
         assert_eq!(old.set("p:s:one", "late", "1").await, 0);
-        assert_eq!(set(&new, "p:s:one", "late").await, commit::CommitOutcome::Gone);
+        assert_eq!(set(&new, "p:s:one", "late").await, session_commit::CommitOutcome::Gone);
     }
 }
 
@@ -251,7 +258,7 @@ async fn a_session_whose_cookie_never_came_back_is_confirmed_by_any_release_and_
             limit: None,
         };
         assert!(matches!(new.rotate_session(&made).await, Ok(RotateOutcome::Done { .. })));
-        let key = keys::session("p", function);
+        let key = session_keys::session("p", function);
         let left = || server.cli(&["PTTL", &key]).parse::<u64>().unwrap();
         assert!(left() <= 600_000, "{function}");
         assert_eq!(old.visit_by(function, &key).await, Some(2));
@@ -270,7 +277,7 @@ async fn workers_of_two_releases_share_tasks_claims_heartbeats_and_listeners() {
     let new = connect(&server, "p", ScriptingMode::Fcall).await;
     let old = Old::start(&server).await.0;
     let lease = Some(Duration::from_millis(300));
-    let queue = keys::task_queue("p", "a");
+    let queue = task_keys::task_queue("p", "a");
     let rules = crate::support::task_steps::RULES;
     for _ in 0..2 {
         new.enqueue_task(TaskId::new().unwrap(), "a", "1", &rules).await.unwrap();
@@ -309,7 +316,11 @@ async fn workers_of_two_releases_share_tasks_claims_heartbeats_and_listeners() {
     assert_eq!(claimed[0], 2);
 
     let word = vec!["old", "60000", r#"{"version":1,"id":"old","host":"old"}"#];
-    let keys = vec![keys::instances("p"), keys::instance_deadlines("p"), keys::libraries_in_use("p")];
+    let keys = vec![
+        registry_keys::instances("p"),
+        registry_keys::instance_deadlines("p"),
+        keys::libraries_in_use("p"),
+    ];
     let alive: i64 = old.fcall("regatta_fleet_v1_beat", keys.clone(), word.clone()).await.unwrap();
     let mine = InstanceRecord {
         version: registry::DOCUMENT_VERSION,
@@ -321,7 +332,7 @@ async fn workers_of_two_releases_share_tasks_claims_heartbeats_and_listeners() {
     let alive: i64 = old.fcall("regatta_fleet_v1_beat", keys, word).await.unwrap();
     assert_eq!((alive, new.list_instances().await.unwrap().instances.len()), (2, 2));
 
-    let here = keys::presence("p", "news");
+    let here = broadcast_keys::presence("p", "news");
     let _: Vec<i64> =
         old.fcall("regatta_live_v1_here", vec![&here], vec!["old", "60000", "3"]).await.unwrap();
     assert_eq!(new.report_presence("new", Duration::from_secs(60), &[("news", Some(4))]).await, Ok(vec![7]));

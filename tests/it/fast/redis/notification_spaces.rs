@@ -6,7 +6,7 @@ use std::time::Duration;
 use fred::clients::Client;
 use fred::interfaces::{ClientLike, EventInterface, FunctionInterface, PubsubInterface, ServerInterface};
 use fred::types::config::{Config, ServerConfig};
-use regatta::__internals::broadcasts::BroadcastHub;
+use regatta::__internals::broadcasts::{BroadcastHub, keys as broadcast_keys};
 use regatta::__internals::config;
 use regatta::__internals::config::ConfigInputs;
 use regatta::__internals::config::settings::ScriptingMode;
@@ -169,7 +169,7 @@ async fn workers_of_an_earlier_release_and_of_this_one_hear_each_other() {
         earlier.subscribe("p:news").await.unwrap();
         earlier.ping::<()>(None).await.unwrap();
         let publish = |text: &'static str| {
-            let key = keys::topic("p", "chat");
+            let key = broadcast_keys::topic("p", "chat");
             let args = vec!["p:news", "chat", text, "1000", "3600000"];
             earlier.fcall::<String, _, _, _>("regatta_live_v1_publish", vec![key], args)
         };

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::registry::{InstanceList, InstanceRecord};
-use regatta::__internals::redis::{RedisError, registry};
+use regatta::__internals::redis::RedisError;
+use regatta::__internals::registry;
+use regatta::__internals::registry::{InstanceList, InstanceRecord};
 
 use crate::support::redis::{TestRedis, connect, eventually};
 

@@ -2,13 +2,17 @@
 
 use bytes::Bytes;
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::begin::{
-    BeginReply, CounterIncrement, LimitParameters, RateLimitCheck, RateLimitDecision, SessionLookup,
-};
-use regatta::__internals::redis::{RedisClient, RedisError, begin, commit, functions};
+use regatta::__internals::counters::commands::CounterIncrement;
+use regatta::__internals::limiter::commands::{LimitParameters, RateLimitCheck, RateLimitDecision};
+use regatta::__internals::redis::{RedisError, functions};
+use regatta::__internals::request_state::begin;
+use regatta::__internals::request_state::begin::BeginReply;
+use regatta::__internals::sessions::commit;
+use regatta::__internals::sessions::query::SessionLookup;
 use tokio::task::JoinSet;
 
 use crate::support::redis::{TestRedis, connect, eventually, session_query as session};
+use regatta::__internals::request_state::StateClient;
 
 const MODES: [ScriptingMode; 2] = [ScriptingMode::Fcall, ScriptingMode::Evalsha];
 const DAY_MS: u64 = 86_400_000;
@@ -28,7 +32,7 @@ fn counter(key: &str, by: i64) -> CounterIncrement {
     CounterIncrement { key: key.into(), by }
 }
 
-async fn visit(redis: &RedisClient, key: &str, create: bool) -> SessionLookup {
+async fn visit(redis: &StateClient, key: &str, create: bool) -> SessionLookup {
     let session = session(key, create);
     let request = begin::BeginRequest { session: Some(&session), ..Default::default() };
     match redis.begin(&request).await.unwrap() {
@@ -401,7 +405,7 @@ async fn fleets_with_other_prefixes_are_strangers_and_with_the_same_are_one() {
     assert_ne!(one.generated_signing_keys(), other.generated_signing_keys());
     assert!(server.keys().iter().all(|key| key.starts_with("one:") || key.starts_with("other:")));
     let name = regatta::__internals::counters::CounterName::parse("hits").unwrap();
-    assert_eq!(regatta::__internals::counters::add(&one, "one", &name, 3).await, Ok(3));
+    assert_eq!(one.add_to_counter("one", &name, 3).await, Ok(3));
     assert_eq!(regatta::__internals::counters::value(&same, "one", &name).await, Ok(3));
     assert_eq!(regatta::__internals::counters::value(&other, "other", &name).await, Ok(0));
 }

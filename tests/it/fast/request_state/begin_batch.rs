@@ -8,12 +8,16 @@ use fred::types::config::{Config, ServerConfig};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use regatta::__internals::redis::begin::batch::{BatchLedger, BeginEntry};
-use regatta::__internals::redis::begin::{
-    BeginReply, BeginRequest, CounterIncrement, LimitParameters, ProvisionalSessionQuery, RateLimitCheck,
-    SessionAccess, SessionLookup, SessionQuery, batch,
+use regatta::__internals::counters::commands::CounterIncrement;
+use regatta::__internals::limiter::commands::{LimitParameters, RateLimitCheck};
+use regatta::__internals::redis::{RedisError, functions};
+use regatta::__internals::request_state;
+use regatta::__internals::request_state::begin::batch::{BatchLedger, BeginEntry};
+use regatta::__internals::request_state::begin::{BeginReply, BeginRequest, batch};
+use regatta::__internals::sessions::commit;
+use regatta::__internals::sessions::query::{
+    ProvisionalSessionQuery, SessionAccess, SessionLookup, SessionQuery,
 };
-use regatta::__internals::redis::{RedisError, commit, functions};
 
 use crate::support::redis::TestRedis;
 use crate::support::{property, soak};
@@ -498,9 +502,9 @@ async fn set(world: &World, key: &str, field: u8) {
     let (function, args) = if field.is_multiple_of(2) {
         let set = [(format!("f{field}"), Bytes::from_static(b"1"))];
         let request = commit::CommitSession { key, set: &set, max_fields: 64, ..Default::default() };
-        let entry = commit::batch::CommitEntry::new(&request);
+        let entry = request_state::commit_batch::CommitEntry::new(&request);
         // Behind the function's name, the number of keys and the key.
-        ("regatta_v6_commits", commit::batch::encode(&[&entry], None, Value::Null).split_off(3))
+        ("regatta_v6_commits", request_state::commit_batch::encode(&[&entry], None, Value::Null).split_off(3))
     } else {
         let args = ["0", "64", "0", "0", "1", &format!("f{field}"), "1", "0"];
         ("regatta_v2_commit", args.into_iter().map(Value::from).collect())

@@ -2,14 +2,15 @@
 
 use bytes::Bytes;
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::begin::{
-    BeginReply, LimitParameters, RateLimitCheck, RateLimitDecision, SessionAccess, SessionLookup,
-    SessionQuery,
-};
-use regatta::__internals::redis::commit::NewSession;
-use regatta::__internals::redis::{RedisClient, begin, commit};
+use regatta::__internals::limiter::commands::{LimitParameters, RateLimitCheck, RateLimitDecision};
+use regatta::__internals::request_state::begin;
+use regatta::__internals::request_state::begin::BeginReply;
+use regatta::__internals::sessions::commit;
+use regatta::__internals::sessions::commit::NewSession;
+use regatta::__internals::sessions::query::{SessionAccess, SessionLookup, SessionQuery};
 
 use crate::support::redis::{TestRedis, connect, eventually};
+use regatta::__internals::request_state::StateClient;
 
 const MODES: [ScriptingMode; 2] = [ScriptingMode::Fcall, ScriptingMode::Evalsha];
 const KEY: &str = "p:s:1";
@@ -30,11 +31,11 @@ fn named(name: &str, value: &str) -> (String, Bytes) {
     (name.to_owned(), Bytes::from(value.to_owned()))
 }
 
-async fn commit(redis: &RedisClient, request: commit::CommitSession<'_>) -> commit::CommitOutcome {
+async fn commit(redis: &StateClient, request: commit::CommitSession<'_>) -> commit::CommitOutcome {
     redis.commit(&request).await.unwrap()
 }
 
-async fn ask(redis: &RedisClient, limits: &[RateLimitCheck], token: &str) -> (bool, Vec<RateLimitDecision>) {
+async fn ask(redis: &StateClient, limits: &[RateLimitCheck], token: &str) -> (bool, Vec<RateLimitDecision>) {
     let request = begin::BeginRequest { limits, token, ..begin::BeginRequest::default() };
     match redis.begin(&request).await.unwrap() {
         BeginReply::Granted { limits, .. } => (true, limits),
@@ -42,7 +43,7 @@ async fn ask(redis: &RedisClient, limits: &[RateLimitCheck], token: &str) -> (bo
     }
 }
 
-async fn read(redis: &RedisClient, generation: Option<&str>) -> SessionLookup {
+async fn read(redis: &StateClient, generation: Option<&str>) -> SessionLookup {
     let session = SessionQuery {
         key: KEY.into(),
         generation: generation.map(str::to_owned),

@@ -12,17 +12,19 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::begin::batch::BatchLedger;
-use regatta::__internals::redis::begin::{SessionAccess, SessionLookup, SessionQuery};
-use regatta::__internals::redis::commit::batch::CommitEntry;
-use regatta::__internals::redis::commit::{CommitOutcome, CommitSession, NewSession, batch};
-use regatta::__internals::redis::{RedisClient, RedisError, ServerRejection, begin};
+use regatta::__internals::redis::{RedisError, ServerRejection};
+use regatta::__internals::request_state::begin::batch::BatchLedger;
+use regatta::__internals::request_state::commit_batch::CommitEntry;
+use regatta::__internals::request_state::{begin, commit_batch};
+use regatta::__internals::sessions::commit::{CommitOutcome, CommitSession, NewSession};
+use regatta::__internals::sessions::query::{SessionAccess, SessionLookup, SessionQuery};
 use tokio::task::JoinSet;
 
 use crate::support::fault_proxy::FaultProxy;
 use crate::support::redis::calls;
 use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::{property, soak};
+use regatta::__internals::request_state::StateClient;
 
 const BOTH: [(ScriptingMode, &str); 2] =
     [(ScriptingMode::Fcall, "fcall"), (ScriptingMode::Evalsha, "evalsha")];
@@ -118,7 +120,7 @@ fn stored(sums: &[i64]) -> Result<CommitOutcome, RedisError> {
 }
 
 /// All at the same time; their answers in their order.
-async fn crowd(redis: &RedisClient, changes: Vec<Change>) -> Vec<Result<CommitOutcome, RedisError>> {
+async fn crowd(redis: &StateClient, changes: Vec<Change>) -> Vec<Result<CommitOutcome, RedisError>> {
     let mut tasks = JoinSet::new();
     for (number, change) in changes.into_iter().enumerate() {
         let redis = redis.clone();
@@ -135,7 +137,7 @@ fn session(server: &TestRedis, key: &str) {
 }
 
 /// The application's fields as the next request sees them.
-async fn fields(redis: &RedisClient, key: &str) -> BTreeMap<String, Bytes> {
+async fn fields(redis: &StateClient, key: &str) -> BTreeMap<String, Bytes> {
     let session = SessionQuery {
         key: key.into(),
         generation: None,
@@ -464,13 +466,13 @@ impl World {
         let entries: Vec<_> =
             changes.iter().zip(&keys).map(|(change, key)| CommitEntry::new(&change.request(key))).collect();
         let entries: Vec<_> = entries.iter().collect();
-        let mut args = batch::encode(&entries, ledger, Value::Null).split_off(1);
+        let mut args = commit_batch::encode(&entries, ledger, Value::Null).split_off(1);
         let count = usize::try_from(args[0].as_u64().unwrap()).unwrap();
         let rest = args.split_off(1 + count);
         let keys: Vec<Bytes> = args.split_off(1).into_iter().map(|key| key.into_bytes().unwrap()).collect();
         let reply = self.0.fcall::<Value, _, _, _>("regatta_v6_commits", keys, rest).await;
         let reply = reply.map_err(|error| error.details().to_owned())?;
-        let answers = batch::decode(&entries, reply).map_err(|error| error.to_string())?;
+        let answers = commit_batch::decode(&entries, reply).map_err(|error| error.to_string())?;
         Ok(answers.into_iter().map(|answer| answer.map_err(|_| ())).collect())
     }
 }

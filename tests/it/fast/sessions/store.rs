@@ -5,18 +5,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::begin::{BeginReply, SessionAccess, SessionQuery};
-use regatta::__internals::redis::{RedisClient, begin};
-use regatta::__internals::sessions;
-use regatta::__internals::sessions::tracked_session::{
+use regatta::__internals::request_state::begin;
+use regatta::__internals::request_state::begin::BeginReply;
+use regatta::__internals::request_state::tracked_session::{
     CommitStatus, LoadedSession, NewSessionSeed, TrackedSession,
 };
+use regatta::__internals::sessions;
+use regatta::__internals::sessions::query::{SessionAccess, SessionQuery};
 use regatta::__internals::sessions::{SessionError, SessionLifetimes, SessionSettings, cookie};
 use tower_sessions::session::{Id, Record};
 use tower_sessions::session_store::SessionStore;
 use tower_sessions::{Session, session_store};
 
 use crate::support::redis::{TestRedis, connect, new_session};
+use regatta::__internals::request_state::StateClient;
 
 const LIFETIMES: SessionLifetimes =
     SessionLifetimes { idle: Duration::from_secs(3600), absolute: Duration::from_secs(86_400) };
@@ -24,7 +26,7 @@ const LIFETIMES: SessionLifetimes =
 /// What the HTTP room does for a request, without HTTP: each request reads its session by itself.
 #[derive(Debug)]
 struct TestStore {
-    redis: RedisClient,
+    redis: StateClient,
     session: TrackedSession,
     create: bool,
 }
@@ -98,13 +100,13 @@ fn setup() -> Arc<SessionSettings> {
     })
 }
 
-fn request(redis: &RedisClient, id: Option<Id>) -> (Session, Arc<TestStore>) {
+fn request(redis: &StateClient, id: Option<Id>) -> (Session, Arc<TestStore>) {
     let session = TrackedSession::new(redis.clone(), setup());
     let store = Arc::new(TestStore { redis: redis.clone(), session, create: false });
     (Session::new(id, Arc::clone(&store), None), store)
 }
 
-async fn stored(redis: &RedisClient, fields: &[(&str, u32)]) -> Id {
+async fn stored(redis: &StateClient, fields: &[(&str, u32)]) -> Id {
     let (session, store) = request(redis, None);
     for (name, value) in fields {
         session.insert(name, value).await.unwrap();

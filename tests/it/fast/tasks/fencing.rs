@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use regatta::__internals::redis::task::{
-    Cancelled, ExecutionResult, StartOutcome, TaskExecution, TaskPolicy,
-};
+use regatta::__internals::tasks::{Cancelled, ExecutionResult, StartOutcome, TaskExecution, TaskPolicy};
 use regatta::{TaskId, TaskState};
 
 use crate::support::task_steps::{MODES, RULES, begin, make, run, setting, state, take, take_over};

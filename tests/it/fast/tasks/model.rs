@@ -5,10 +5,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::task::{
-    EnqueueOutcome, ExecutionResult, StartOutcome, TaskExecution, TaskPolicy,
-};
-use regatta::__internals::redis::{RedisClient, task};
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::tasks;
+use regatta::__internals::tasks::{EnqueueOutcome, ExecutionResult, StartOutcome, TaskExecution, TaskPolicy};
 use regatta::TaskState::{Cancelled, Dead, Done, Failed, Queued, Running};
 use regatta::{TaskId, TaskState};
 
@@ -115,9 +114,9 @@ impl Play<'_> {
                 let Some(at) = back(&self.tasks, which) else { return };
                 let task = &mut self.tasks[at];
                 let expected = match task.state {
-                    Queued => task::Cancelled::Queued,
-                    Running => task::Cancelled::Running,
-                    _ => task::Cancelled::AlreadyFinished,
+                    Queued => tasks::Cancelled::Queued,
+                    Running => tasks::Cancelled::Running,
+                    _ => tasks::Cancelled::AlreadyFinished,
                 };
                 if !task.state.is_final() {
                     task.state = Cancelled;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use regatta::__internals::config::settings::ScriptingMode;
+use regatta::__internals::tasks::{Cancelled, EnqueueOutcome, ExecutionResult, StartOutcome};
 
-use regatta::__internals::redis::task::{Cancelled, EnqueueOutcome, ExecutionResult, StartOutcome};
 use regatta::{TaskId, TaskState};
 
 use crate::support::redis::eventually;

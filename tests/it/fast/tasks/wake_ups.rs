@@ -7,17 +7,19 @@ use fred::interfaces::{ClientLike, PubsubInterface};
 use fred::types::RespVersion;
 use fred::types::config::{Config, ServerConfig};
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::{RedisClient, keys};
+use regatta::__internals::redis::keys;
+use regatta::__internals::tasks::keys as task_keys;
 use regatta::{TaskContext, TaskId, TaskQueue, TaskState};
 
 use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::task_steps::settings;
 use crate::support::wait;
+use regatta::__internals::request_state::StateClient;
 
 /// A worker over a connection of its own.
-async fn worker(server: &TestRedis, name: &str, set: &[(&str, &str)]) -> (RedisClient, TaskQueue) {
+async fn worker(server: &TestRedis, name: &str, set: &[(&str, &str)]) -> (StateClient, TaskQueue) {
     let redis = connect(server, "p", ScriptingMode::Auto).await;
-    let tasks = TaskQueue::with_client(redis.clone(), &settings(set), name);
+    let tasks = TaskQueue::with_client(redis.redis().clone(), &settings(set), name);
     for kind in ["a", "b"] {
         tasks.register(kind, |millis: u64, progress: &TaskContext| {
             let until = Instant::now() + Duration::from_millis(millis);
@@ -40,7 +42,7 @@ async fn ended(tasks: &TaskQueue, id: TaskId) {
 
 /// How many wait for a kind.
 fn idle(server: &TestRedis, kind: &str) -> usize {
-    server.cli(&["ZCARD", &keys::task_idle_workers("p", kind)]).parse().unwrap()
+    server.cli(&["ZCARD", &task_keys::task_idle_workers("p", kind)]).parse().unwrap()
 }
 
 /// Calls of server-side code.
@@ -122,7 +124,7 @@ async fn doomed(server: &TestRedis, name: &str) -> Client {
     // As if it had begun to wait last, so that it is the first to be woken.
     let now: u64 = server.cli(&["TIME"]).lines().next().unwrap().parse::<u64>().unwrap() * 1000;
     for kind in ["a", "b"] {
-        server.cli(&["ZADD", &keys::task_idle_workers("p", kind), &(now + 60_000).to_string(), name]);
+        server.cli(&["ZADD", &task_keys::task_idle_workers("p", kind), &(now + 60_000).to_string(), name]);
     }
     client
 }
@@ -143,7 +145,7 @@ async fn a_task_whose_woken_worker_is_gone_is_begun_by_another() {
         let id = tasks.enqueue("a", &0).await.unwrap();
         ended(&tasks, id).await;
         assert_eq!(
-            server.cli(&["ZSCORE", &keys::task_idle_workers("p", "a"), &name]),
+            server.cli(&["ZSCORE", &task_keys::task_idle_workers("p", "a"), &name]),
             "",
             "it is woken once"
         );
@@ -180,7 +182,7 @@ async fn a_job_is_stopped_when_it_was_cancelled_and_not_when_somebody_says_so() 
     for id in [told, cancelled] {
         eventually("it runs", async || state(id).await == TaskState::Running).await;
     }
-    let worker = server.cli(&["HGET", &keys::task("p", &told.to_string()), "v"]);
+    let worker = server.cli(&["HGET", &task_keys::task("p", &told.to_string()), "v"]);
     for channel in [keys::worker_channel("p", &worker), keys::notifications_channel("p")] {
         server.cli(&["PUBLISH", &channel, &format!("p {told} cancelled")]);
     }
@@ -198,7 +200,7 @@ async fn who_says_that_there_is_something_makes_no_storm_of_looks() {
     let (_, tasks) = worker(&server, "w", &[]).await;
     tasks.start();
     eventually("it waits", async || idle(&server, "a") == 1).await;
-    let worker = server.cli(&["ZRANGE", &keys::task_idle_workers("p", "a"), "0", "0"]);
+    let worker = server.cli(&["ZRANGE", &task_keys::task_idle_workers("p", "a"), "0", "0"]);
     server.cli(&["CONFIG", "RESETSTAT"]);
     let begun = Instant::now();
     for _ in 0..300 {

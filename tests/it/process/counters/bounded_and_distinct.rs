@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::counters::bounded::BoundedRequest;
+use regatta::__internals::counters::commands::BoundedOutcome;
 use regatta::__internals::counters::{CounterError, CounterName, bounded, distinct};
-use regatta::__internals::redis::counter_commands::BoundedOutcome;
 
 use crate::support::client::Request;
 use crate::support::fleet::{TestFleet, TestFleetBuilder};

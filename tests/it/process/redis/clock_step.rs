@@ -6,10 +6,11 @@
 use std::time::{Duration, Instant};
 
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::idempotency::{ClaimOutcome, ClaimRequest};
-use regatta::__internals::redis::registry::InstanceRecord;
-use regatta::__internals::redis::task::StartOutcome;
-use regatta::__internals::redis::{RedisClient, registry};
+use regatta::__internals::idempotency::{ClaimOutcome, ClaimRequest};
+use regatta::__internals::redis::RedisClient;
+use regatta::__internals::registry;
+use regatta::__internals::registry::InstanceRecord;
+use regatta::__internals::tasks::StartOutcome;
 
 use crate::support::client::{CookieClient, Request};
 use crate::support::clock::Clock;
@@ -17,6 +18,7 @@ use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::task_steps::{MODES, begin, make, take};
 use crate::support::wait;
+use regatta::__internals::request_state::StateClient;
 
 /// By how much the clock steps, seconds.
 const STEPS: [i64; 2] = [-600, 600];
@@ -24,7 +26,7 @@ const STEPS: [i64; 2] = [-600, 600];
 /// How long what is left behind holds.
 const LIFE: Duration = Duration::from_millis(400);
 
-async fn setting(mode: ScriptingMode) -> (Clock, TestRedis, RedisClient) {
+async fn setting(mode: ScriptingMode) -> (Clock, TestRedis, StateClient) {
     let clock = Clock::new();
     let server = TestRedis::with_clock(&clock);
     let redis = connect(&server, "p", mode).await;
@@ -154,7 +156,9 @@ async fn a_lock_of_the_migrations_whose_holder_died_keeps_nobody_from_booting() 
     server.cli(&["SET", "p:mig:lock", "somebody who died", "PX", "5000"]);
     clock.step(-600);
     assert!(server.cli(&["PTTL", "p:mig:lock"]).parse::<u64>().unwrap() > 500_000);
-    let redis = RedisClient::new(&server.settings("p", ScriptingMode::Auto), &server.url(), "test").unwrap();
+    let redis = StateClient::new(
+        RedisClient::new(&server.settings("p", ScriptingMode::Auto), &server.url(), "test").unwrap(),
+    );
     redis.start();
     eventually("it boots", async || redis.status().is_up()).await;
 }
@@ -206,8 +210,8 @@ fn whoever_logs_in_after_the_step_stays_and_his_oldest_session_ends() {
 
 #[tokio::test]
 async fn a_window_without_server_side_code_is_as_long_as_one_is() {
-    use regatta::__internals::redis::begin;
-    use regatta::__internals::redis::begin::{LimitParameters, RateLimitCheck};
+    use regatta::__internals::limiter::commands::{LimitParameters, RateLimitCheck};
+    use regatta::__internals::request_state::begin;
     for step in STEPS {
         let (clock, _server, redis) = setting(ScriptingMode::Plain).await;
         let parameters = LimitParameters::Rate { interval_us: 400_000, tolerance_us: 400_000 };

@@ -6,11 +6,17 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::begin::{
-    BeginReply, CounterIncrement, LimitParameters, NewSessionLimit, ProvisionalSessionQuery, RateLimitCheck,
-    SessionAccess, SessionLookup, SessionQuery,
+use regatta::__internals::counters::commands::CounterIncrement;
+use regatta::__internals::counters::keys as counter_keys;
+use regatta::__internals::limiter::commands::{LimitParameters, RateLimitCheck};
+use regatta::__internals::limiter::keys as limiter_keys;
+use regatta::__internals::redis::{RedisError, RedisStatus, functions};
+use regatta::__internals::request_state::begin;
+use regatta::__internals::request_state::begin::BeginReply;
+use regatta::__internals::sessions::keys as session_keys;
+use regatta::__internals::sessions::query::{
+    NewSessionLimit, ProvisionalSessionQuery, SessionAccess, SessionLookup, SessionQuery,
 };
-use regatta::__internals::redis::{RedisClient, RedisError, RedisStatus, begin, functions, keys};
 use tokio::task::JoinSet;
 
 use crate::support::cluster_client::{TOTAL, connect, limit, session};
@@ -18,9 +24,10 @@ use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::{eventually, new_session};
 use crate::support::redis_cluster::TestRedisCluster;
 use crate::support::wait;
+use regatta::__internals::request_state::StateClient;
 
 fn counter(name: &str, by: i64) -> CounterIncrement {
-    CounterIncrement { key: keys::counter("p", name), by }
+    CounterIncrement { key: counter_keys::counter("p", name), by }
 }
 
 /// Names under which keys lie in a cluster.
@@ -53,7 +60,7 @@ async fn a_request_s_keys_lie_on_several_nodes_and_are_one_round_trip() {
         };
         assert_eq!((views, sums[1]), (2, 10));
         assert!(decided.iter().all(|limit| limit.allowed), "{decided:?}");
-        assert_eq!(redis.increment(&keys::counter("p", &digest), 1).await, Ok(11));
+        assert_eq!(redis.increment(&counter_keys::counter("p", &digest), 1).await, Ok(11));
     }
     let places: std::collections::BTreeSet<_> = cluster.keys().iter().map(|key| cluster.owner(key)).collect();
     assert!(places.len() > 1, "everything lies on one node");
@@ -86,7 +93,7 @@ async fn what_one_node_denies_changes_nothing_on_any_other() {
         begin::BeginRequest { limits: &open_only, session: Some(&new), counters: &counters, token: "" };
     redis.begin(&request).await.unwrap();
     let place = RateLimitCheck {
-        key: keys::limit("p", "places", "v", "x"),
+        key: limiter_keys::limit("p", "places", "v", "x"),
         parameters: LimitParameters::Concurrency { lease_us: 60_000_000, max: 3 },
         shadow: false,
         cost: 1,
@@ -109,7 +116,7 @@ async fn what_one_node_denies_changes_nothing_on_any_other() {
 /// A session of a ticket, and the limit on new sessions that it counts in.
 fn newcomer(digest: &str, mode: SessionAccess, burst: u64) -> SessionQuery {
     let interval_us = 3_600_000_000;
-    let key = keys::new_session_limit("p", digest);
+    let key = session_keys::new_session_limit("p", digest);
     let limit = Some(NewSessionLimit { key, interval_us, tolerance_us: interval_us * burst });
     SessionQuery {
         access: mode,
@@ -119,7 +126,7 @@ fn newcomer(digest: &str, mode: SessionAccess, burst: u64) -> SessionQuery {
 }
 
 /// Asks for a session, and for a limit that lies elsewhere and allows it or not; whether it was granted.
-async fn ask(redis: &RedisClient, session: &SessionQuery, allows: bool) -> bool {
+async fn ask(redis: &StateClient, session: &SessionQuery, allows: bool) -> bool {
     let limits = [limit(if allows { "open" } else { "closed" }, if allows { 100 } else { 0 })];
     let request = begin::BeginRequest { limits: &limits, session: Some(session), ..Default::default() };
     matches!(redis.begin(&request).await.unwrap(), BeginReply::Granted { .. })
@@ -220,7 +227,7 @@ async fn a_node_that_lost_the_code_gets_it_again() {
 }
 
 /// What went wrong for clients that visit as long as they are not told to stop, and how often they were served.
-async fn visit_until(redis: RedisClient, client: usize, ended: Arc<AtomicBool>) -> (u64, Vec<RedisError>) {
+async fn visit_until(redis: StateClient, client: usize, ended: Arc<AtomicBool>) -> (u64, Vec<RedisError>) {
     let (mut served, mut failed) = (0, Vec::new());
     while !ended.load(Relaxed) {
         let limits = [limit(&format!("client {client}"), 1_000_000)];

@@ -5,19 +5,20 @@ use std::path::Path;
 
 use bytes::Bytes;
 use regatta::__internals::config::settings::{RedisUrl, ScriptingMode};
-use regatta::__internals::redis::begin::{
-    BeginReply, LimitParameters, RateLimitCheck, SessionLookup, SessionQuery,
-};
-use regatta::__internals::redis::commit::NewSession;
-use regatta::__internals::redis::session_commands::{
-    InitialSession, RotateFrom, RotateOutcome, RotateSession,
-};
-use regatta::__internals::redis::{RedisClient, RedisError, RedisStatus, begin, commit, keys};
+use regatta::__internals::limiter::commands::{LimitParameters, RateLimitCheck};
+use regatta::__internals::redis::{RedisClient, RedisError, RedisStatus};
+use regatta::__internals::request_state::begin;
+use regatta::__internals::request_state::begin::BeginReply;
+use regatta::__internals::sessions::commands::{InitialSession, RotateFrom, RotateOutcome, RotateSession};
+use regatta::__internals::sessions::commit::NewSession;
+use regatta::__internals::sessions::query::{SessionLookup, SessionQuery};
+use regatta::__internals::sessions::{commit, keys};
 
 use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::{TestRedis, connect, eventually, session_query as session};
 use crate::support::{client, parallel_clients, wait};
+use regatta::__internals::request_state::StateClient;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -27,7 +28,7 @@ fn limit(key: &str, burst: u64) -> RateLimitCheck {
     RateLimitCheck { key: key.into(), parameters, shadow: false, cost: 1 }
 }
 
-async fn visit(redis: &RedisClient, arg: &SessionQuery) -> SessionLookup {
+async fn visit(redis: &StateClient, arg: &SessionQuery) -> SessionLookup {
     let request = begin::BeginRequest { session: Some(arg), ..Default::default() };
     match redis.begin(&request).await.unwrap() {
         BeginReply::Granted { session, .. } => session,
@@ -35,14 +36,14 @@ async fn visit(redis: &RedisClient, arg: &SessionQuery) -> SessionLookup {
     }
 }
 
-async fn views(redis: &RedisClient, key: &str) -> Option<u64> {
+async fn views(redis: &StateClient, key: &str) -> Option<u64> {
     match visit(redis, &session(key, false)).await {
         SessionLookup::Found { views, .. } => Some(views),
         _ => None,
     }
 }
 
-async fn fields(redis: &RedisClient, key: &str) -> Vec<(String, Bytes)> {
+async fn fields(redis: &StateClient, key: &str) -> Vec<(String, Bytes)> {
     let SessionLookup::Found { mut fields, .. } = visit(redis, &session(key, false)).await else {
         panic!("gone")
     };
@@ -65,8 +66,9 @@ fn user(server: &TestRedis, without: &[&str]) -> RedisUrl {
     RedisUrl::from_socket_path(Path::new(&format!("limited:word@{}", server.socket().display())))
 }
 
-async fn connected(server: &TestRedis, url: &RedisUrl) -> RedisClient {
-    let redis = RedisClient::new(&server.settings("p", ScriptingMode::Auto), url, "test").unwrap();
+async fn connected(server: &TestRedis, url: &RedisUrl) -> StateClient {
+    let redis =
+        StateClient::new(RedisClient::new(&server.settings("p", ScriptingMode::Auto), url, "test").unwrap());
     redis.start();
     eventually("it is connected", async || redis.status() == RedisStatus::Up).await;
     redis

@@ -1,12 +1,14 @@
 //! Limits and counters where no server-side code is allowed.
 
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::begin::{
-    BeginReply, CounterIncrement, LimitParameters, RateLimitCheck, RateLimitDecision, SessionAccess,
-    SessionQuery,
+use regatta::__internals::counters::commands::CounterIncrement;
+use regatta::__internals::limiter::commands::{
+    LimitCharge, LimitParameters, RateLimitCheck, RateLimitDecision,
 };
-use regatta::__internals::redis::limiter_commands::LimitCharge;
-use regatta::__internals::redis::{RedisError, begin};
+use regatta::__internals::redis::RedisError;
+use regatta::__internals::request_state::begin;
+use regatta::__internals::request_state::begin::BeginReply;
+use regatta::__internals::sessions::query::{SessionAccess, SessionQuery};
 
 use crate::support::fleet::TestFleetBuilder;
 use crate::support::parallel_clients;

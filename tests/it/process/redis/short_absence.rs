@@ -13,6 +13,7 @@ use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::{process, wait};
+use regatta::__internals::request_state::StateClient;
 
 /// After a patience of a second, the time in which an absence is known.
 const NOTICED: Duration = Duration::from_millis(750);
@@ -21,9 +22,9 @@ const NOTICED: Duration = Duration::from_millis(750);
 const CROWD: usize = 64;
 
 /// Each task adds one again and again while `act` does its worst; how many were answered, and the errors instead.
-async fn under(redis: &RedisClient, act: impl AsyncFnOnce()) -> (i64, Vec<RedisError>) {
+async fn under(redis: &StateClient, act: impl AsyncFnOnce()) -> (i64, Vec<RedisError>) {
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let one = |redis: RedisClient, stopped: tokio::sync::watch::Receiver<bool>| async move {
+    let one = |redis: StateClient, stopped: tokio::sync::watch::Receiver<bool>| async move {
         let (mut done, mut failed) = (0, Vec::new());
         while !*stopped.borrow() {
             match redis.increment("p:c:x", 1).await {
@@ -166,7 +167,7 @@ async fn whoever_has_no_patience_waits_for_nobody() {
         reconnect_wait: Duration::ZERO,
         ..server.settings("p", ScriptingMode::Auto)
     };
-    let redis = RedisClient::new(&settings, &server.url(), "test").unwrap();
+    let redis = StateClient::new(RedisClient::new(&settings, &server.url(), "test").unwrap());
     redis.start();
     eventually("it is connected", async || redis.status().is_up()).await;
     server.stop();

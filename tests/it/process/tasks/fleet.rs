@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use regatta::__internals::redis::task::Cancelled;
+use regatta::__internals::tasks::Cancelled;
 use regatta::{TaskId, TaskState, TaskStatus};
 
 use crate::support::client::{Connection, Request};

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 pub(crate) use crate::support::fault_proxy::counts::CommandCounts;
 use crate::support::redis::TestRedis;
 use crate::support::wait;
+use regatta::__internals::request_state::StateClient;
 
 /// What becomes of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,9 +192,9 @@ impl FaultProxy {
     }
 
     /// A worker's connection to the server through it, ready.
-    pub(crate) async fn connect(&self, server: &TestRedis, prefix: &str, mode: ScriptingMode) -> RedisClient {
+    pub(crate) async fn connect(&self, server: &TestRedis, prefix: &str, mode: ScriptingMode) -> StateClient {
         let settings = self.settings(server, prefix, mode);
-        let redis = RedisClient::new(&settings, &self.redis_url(), "test").unwrap();
+        let redis = StateClient::new(RedisClient::new(&settings, &self.redis_url(), "test").unwrap());
         redis.start();
         assert_eq!(redis.wait_for_first_attempt().await, RedisStatus::Up);
         redis

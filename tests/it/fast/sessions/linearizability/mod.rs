@@ -17,7 +17,6 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestRunner;
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::RedisClient;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
@@ -27,6 +26,7 @@ use crate::fast::sessions::linearizability::play::{NAME_COUNT, play};
 use crate::support::fault_proxy::FaultProxy;
 use crate::support::redis::{TestRedis, connect};
 use crate::support::soak;
+use regatta::__internals::request_state::StateClient;
 
 /// How many sessions there are.
 const KEYS: Index = 2;
@@ -169,7 +169,7 @@ fn moves(makes: bool, most: usize) -> impl Strategy<Value = Vec<Move>> {
 /// Two workers' connections, and keys of its own for every run.
 struct Place {
     runtime: Runtime,
-    workers: [RedisClient; 2],
+    workers: [StateClient; 2],
     runs: AtomicU64,
     _server: TestRedis,
 }
@@ -249,7 +249,7 @@ async fn in_turn(place: &Place, clients: Vec<Vec<Move>>, turns: Vec<usize>) -> R
 
 /// Does these steps one after the other, by the clock of all.
 async fn told(
-    redis: &RedisClient,
+    redis: &StateClient,
     space: &str,
     clock: &AtomicU64,
     mut next: impl FnMut(Option<&Answer>) -> Option<Step>,

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use regatta::__internals::redis::begin::{
-    CounterIncrement, LimitParameters, RateLimitCheck, RateLimitDecision, SessionAccess, SessionLookup,
-    SessionQuery,
-};
-use regatta::__internals::redis::{RedisClient, RedisError, begin, commit};
+use regatta::__internals::counters::commands::CounterIncrement;
+use regatta::__internals::limiter::commands::{LimitParameters, RateLimitCheck, RateLimitDecision};
+use regatta::__internals::redis::RedisError;
+use regatta::__internals::request_state::begin;
+use regatta::__internals::sessions::commit;
+use regatta::__internals::sessions::query::{SessionAccess, SessionLookup, SessionQuery};
 
 use crate::fast::sessions::linearizability::model::{AT_ONCE, Answer, BURST, FIELDS, Index, Seen, Step, Use};
 use crate::support::redis::new_session;
+use regatta::__internals::request_state::StateClient;
 
 /// So long that nothing comes back, ends or is touched during a test.
 const HOUR_US: u64 = 3_600_000_000;
@@ -37,7 +39,7 @@ fn index(name: &str) -> Index {
 }
 
 /// Does one step among the keys of one space.
-pub(crate) async fn play(redis: &RedisClient, space: &str, step: &Step) -> Answer {
+pub(crate) async fn play(redis: &StateClient, space: &str, step: &Step) -> Answer {
     match step {
         Step::Begin { session, rates, leases, counters, token } => {
             let rate = |(limit, cost, shadow): &(Index, u64, bool)| RateLimitCheck {
