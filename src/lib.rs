@@ -79,11 +79,7 @@ pub use scoreboard::snapshot::SlotSnapshot;
 pub use sse::event;
 #[cfg(feature = "demo")]
 pub use sys::allocator::Allocator;
-pub use tasks::Cancelled;
-pub use tasks::TaskId;
-pub use tasks::TaskState;
-pub use tasks::TaskStatus;
-pub use tasks::{TaskContext, TaskFailure, TaskQueue};
+pub use tasks::{Cancelled, TaskContext, TaskFailure, TaskId, TaskQueue, TaskState, TaskStatus};
 pub use tower_sessions::Session;
 
 /// Sessions, for a fleet and for any axum router.

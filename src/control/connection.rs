@@ -341,3 +341,32 @@ impl ControlConnection {
         matches!(self.state, ClientState::Idle | ClientState::Closing)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufRead;
+
+    use super::*;
+    use crate::control::event_kind::EventKind;
+    use crate::control::events::FleetEvent;
+
+    #[test]
+    fn a_follower_that_the_release_before_has_left_gets_one_reply_and_is_closed() {
+        let left = r#"{"incoming":"","outgoing":"","ended":false,
+            "state":{"Follows":{"after":null,"until":null,"told":0}}}"#;
+        let (own, other) = UnixStream::pair().unwrap();
+        own.set_nonblocking(true).unwrap();
+        let mut follower = ControlConnection::restore(own, 0, serde_json::from_str(left).unwrap());
+        let mut events = EventLog::default();
+        assert_eq!(follower.send_events(&events), PeerState::Connected);
+        assert!(!follower.is_finished(), "nothing has happened");
+        (0..3).for_each(|_| events.push(FleetEvent::new(EventKind::WorkerReady, 1, "worker 42 serves")));
+        assert_eq!(follower.send_events(&events), PeerState::Connected);
+        assert!(follower.is_finished());
+        drop(follower);
+        let lines: Vec<_> = io::BufReader::new(other).lines().map(Result::unwrap).collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].starts_with(r#"{"version":1,"verdict":{"#), "{}", lines[0]);
+        assert!(lines[0].contains("restart this command"), "{}", lines[0]);
+    }
+}

@@ -90,19 +90,20 @@ impl RedisClient {
     /// When the server cannot be reached, or failed for another reason.
     pub async fn missing_rights(&self) -> Result<Vec<String>, RedisError> {
         let inner = &self.inner;
-        let node = inner.endpoint.cluster_seeds().and_then(<[_]>::first);
+        let node = inner.target.endpoint.cluster_seeds().and_then(<[_]>::first);
         let link = RedisConnection::open(inner, node).await?;
         let (transport, mut missing) = (link.setup_transport(), MissingRules::default());
         for CommandProbe(family, command, args) in PROBES {
             let refused = rejection_reason(
-                send_probe(&transport, &inner.prefix, &inner.channel_prefix, command, args).await,
+                send_probe(&transport, &inner.target.prefix, &inner.target.channel_prefix, command, args)
+                    .await,
             )?;
-            missing.record(&inner.prefix, family, &rule_name(command, args), refused.as_deref());
+            missing.record(&inner.target.prefix, family, &rule_name(command, args), refused.as_deref());
         }
         let subscribed = rejection_reason(
-            probe_subscribe(&transport, &keys::notifications_channel(&inner.channel_prefix)).await,
+            probe_subscribe(&transport, &keys::notifications_channel(&inner.target.channel_prefix)).await,
         )?;
-        missing.record(&inner.prefix, "pubsub", "+subscribe", subscribed.as_deref());
+        missing.record(&inner.target.prefix, "pubsub", "+subscribe", subscribed.as_deref());
         Ok(missing.rules())
     }
 }

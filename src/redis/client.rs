@@ -52,6 +52,21 @@ pub struct RedisClient {
 }
 
 pub(super) struct ClientInner {
+    pub(super) target: RedisTarget,
+    pub(super) history: ConnectionHistory,
+    pub(super) state: Arc<ConnectionState>,
+    calls_in_flight: AtomicUsize,
+    /// Held while the code is loaded: 500 calls that miss it must not load it 500 times.
+    function_reload: Mutex<()>,
+    /// Notified when a server refused a write because it is a replica.
+    pub(super) failover_suspected: Notify,
+    pub(super) notifications: NotificationBus,
+    pub(super) earlier_releases: EarlierReleaseTracker,
+    pub(super) signing_keys: SigningKeys,
+}
+
+/// Where a client connects to, and the names it uses there; it never changes.
+pub(super) struct RedisTarget {
     /// The address as it was given.
     url: RedisUrl,
     pub(super) endpoint: RedisEndpoint,
@@ -63,19 +78,15 @@ pub(super) struct ClientInner {
     pub(super) name: String,
     /// Longest silence of a connection on which calls wait.
     pub(super) command_timeout: Duration,
-    pub(super) state: Arc<ConnectionState>,
-    calls_in_flight: AtomicUsize,
+}
+
+/// What the connections so far have shown.
+#[derive(Default)]
+pub(super) struct ConnectionHistory {
     /// Connections opened so far.
     pub(super) connections_opened: AtomicU64,
     /// Whether any connection has answered as Redis does.
     pub(super) identified_as_redis: AtomicBool,
-    /// Held while the code is loaded: 500 calls that miss it must not load it 500 times.
-    function_reload: Mutex<()>,
-    /// Notified when a server refused a write because it is a replica.
-    pub(super) failover_suspected: Notify,
-    pub(super) notifications: NotificationBus,
-    pub(super) earlier_releases: EarlierReleaseTracker,
-    pub(super) signing_keys: SigningKeys,
     /// Whether the limitations of mode plain were logged.
     plain_mode_warned: AtomicBool,
 }
@@ -84,7 +95,7 @@ impl fmt::Debug for RedisClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The endpoint is left out because it holds a password.
         f.debug_struct("RedisClient")
-            .field("name", &self.inner.name)
+            .field("name", &self.inner.target.name)
             .field("status", &self.status())
             .finish_non_exhaustive()
     }
@@ -97,7 +108,7 @@ impl RedisClient {
     /// [`RedisError::InvalidSetting`] when the URL cannot be used.
     pub fn new(settings: &RedisConfig, url: &RedisUrl, name: &str) -> Result<Self, RedisError> {
         let endpoint = RedisEndpoint::new(url, &settings.credentials)?;
-        let inner = ClientInner {
+        let target = RedisTarget {
             url: url.clone(),
             channel_prefix: keys::channel_prefix(&settings.prefix, endpoint.database()),
             endpoint,
@@ -105,23 +116,24 @@ impl RedisClient {
             prefix: settings.prefix.clone(),
             name: name.to_owned(),
             command_timeout: settings.silence_timeout,
+        };
+        let inner = ClientInner {
+            target,
+            history: ConnectionHistory::default(),
             state: Arc::new(ConnectionState::new(settings.reconnect_wait)),
             calls_in_flight: AtomicUsize::new(0),
-            connections_opened: AtomicU64::new(0),
-            identified_as_redis: AtomicBool::new(false),
             function_reload: Mutex::new(()),
             failover_suspected: Notify::new(),
             notifications: NotificationBus::default(),
             earlier_releases: EarlierReleaseTracker::default(),
             signing_keys: SigningKeys::default(),
-            plain_mode_warned: AtomicBool::new(false),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The address as it was given.
     pub fn url(&self) -> &RedisUrl {
-        &self.inner.url
+        &self.inner.target.url
     }
 
     /// Returns once the first attempt has ended, or after 2.5 s.
@@ -167,17 +179,17 @@ impl RedisClient {
 
     /// First part of every key.
     pub fn prefix(&self) -> &str {
-        &self.inner.prefix
+        &self.inner.target.prefix
     }
 
     /// First part of every channel's name, which has the database's number, see [`keys::channel_prefix`].
     pub fn channel_prefix(&self) -> &str {
-        &self.inner.channel_prefix
+        &self.inner.target.channel_prefix
     }
 
     /// Whether Redis is a cluster, whose keys are on several nodes.
     pub fn is_cluster(&self) -> bool {
-        self.inner.endpoint.cluster_seeds().is_some()
+        self.inner.target.endpoint.cluster_seeds().is_some()
     }
 
     /// The state of the connection, or of a cluster's connections: another number after every change.
@@ -201,7 +213,9 @@ impl RedisClient {
         let inner = &self.inner;
         let active = inner.state.with_active(|active| active.mode == InvocationMode::Plain);
         // During an outage the mode of the last connection counts.
-        active.unwrap_or_else(|| inner.mode == ScriptingMode::Plain || inner.plain_mode_warned.load(Relaxed))
+        active.unwrap_or_else(|| {
+            inner.target.mode == ScriptingMode::Plain || inner.history.plain_mode_warned.load(Relaxed)
+        })
     }
 }
 
@@ -437,7 +451,7 @@ impl ClientInner {
 
     /// Logs once what mode plain cannot do.
     pub(super) fn warn_plain_mode(&self, mode: InvocationMode) {
-        if mode == InvocationMode::Plain && !self.plain_mode_warned.swap(true, Relaxed) {
+        if mode == InvocationMode::Plain && !self.history.plain_mode_warned.swap(true, Relaxed) {
             tracing::warn!(
                 "the shared state is kept by plain commands (redis.mode plain), because server-side code is not used \
                  or not allowed: changes to one session at the same moment may undo each other, limits count in fixed \

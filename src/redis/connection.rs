@@ -76,23 +76,23 @@ impl RedisConnection {
     /// Why it could not, e.g. refused or wrong password.
     pub(super) async fn open(inner: &ClientInner, node: Option<&HostPort>) -> Result<Self, RedisError> {
         let error = match Self::try_connect(inner, node).await {
-            Ok(connection) if inner.identified_as_redis.load(Relaxed) => return Ok(connection),
+            Ok(connection) if inner.history.identified_as_redis.load(Relaxed) => return Ok(connection),
             // The client reports "connected" even if the connection was closed during the handshake.
-            Ok(connection) => match connection.verify_replies(inner.mode).await {
+            Ok(connection) => match connection.verify_replies(inner.target.mode).await {
                 Err(error) if error.is_unclear() => error,
                 Ok(()) | Err(_) => {
-                    inner.identified_as_redis.store(true, Relaxed);
+                    inner.history.identified_as_redis.store(true, Relaxed);
                     return Ok(connection);
                 }
             },
-            Err(error) => inner.endpoint.explain(error),
+            Err(error) => inner.target.endpoint.explain(error),
         };
         // A server that answered as Redis before is not probed again: it may be in trouble, and probes add load.
-        if !error.is_unclear() || inner.identified_as_redis.load(Relaxed) {
+        if !error.is_unclear() || inner.history.identified_as_redis.load(Relaxed) {
             return Err(error);
         }
-        let (tls, login) = inner.endpoint.tls_and_login();
-        let Some(address) = inner.endpoint.probe_address(node) else { return Err(error) };
+        let (tls, login) = inner.target.endpoint.tls_and_login();
+        let Some(address) = inner.target.endpoint.probe_address(node) else { return Err(error) };
         Err(diagnosis::diagnose(&address, tls, login).await.map_or(error, RedisError::unavailable))
     }
 
@@ -112,16 +112,16 @@ impl RedisConnection {
     }
 
     async fn try_connect(inner: &ClientInner, node: Option<&HostPort>) -> Result<Self, RedisError> {
-        let config = inner.endpoint.config(node)?;
+        let config = inner.target.endpoint.config(node)?;
         let performance = endpoint::performance_config();
         let client = Client::new(config, Some(performance), Some(endpoint::connection_config()), None);
         let task = client.connect();
-        let tracker = CallTracker::new(inner.command_timeout);
+        let tracker = CallTracker::new(inner.target.command_timeout);
         let silence_task = tokio::spawn(call_tracker::watch_for_silence(Arc::clone(&tracker)));
         let silence_guard = Some(CloseOnSilenceGuard::new(&tracker));
         let connection = Self { client, task, tracker, silence_task, silence_guard };
         let connected = connection.client.wait_for_connect();
-        match tokio::time::timeout(inner.endpoint.connect_timeout(), connected).await {
+        match tokio::time::timeout(inner.target.endpoint.connect_timeout(), connected).await {
             Err(_) | Ok(Err(_)) if connection.task.is_finished() => Err(connection.failure_reason().await),
             Err(_) => Err(RedisError::Timeout),
             Ok(outcome) => outcome.map(|()| connection).map_err(RedisError::from),
@@ -201,7 +201,7 @@ async fn ping_loop(
     for count in 1_u32.. {
         ticks.tick().await;
         let reply = if key_refresh == KeyRefresh::Periodic && count.is_multiple_of(PINGS_PER_KEY_REFRESH) {
-            inner.signing_keys.refresh(&slow_transport, &inner.prefix).await.map(|_| ())
+            inner.signing_keys.refresh(&slow_transport, &inner.target.prefix).await.map(|_| ())
         } else if tracker.waiting_since().elapsed() < PING_INTERVAL {
             // A recent response already shows that the connection works.
             continue;

@@ -58,7 +58,7 @@ impl RedisClient {
 }
 
 async fn maintain(inner: Arc<ClientInner>) {
-    if let Some(seeds) = inner.endpoint.cluster_seeds().map(<[HostPort]>::to_vec) {
+    if let Some(seeds) = inner.target.endpoint.cluster_seeds().map(<[HostPort]>::to_vec) {
         return cluster::maintain(inner, seeds).await;
     }
     let mut pauses = ReconnectPauses::new(inner.state.reconnect_wait, Instant::now());
@@ -143,24 +143,24 @@ async fn connect_and_prepare(inner: &ClientInner) -> Result<ReadyConnection, Red
     let connection = RedisConnection::open(inner, None).await?;
     let transport = connection.setup_transport();
     // The name only serves readers of CLIENT LIST; a server that forbids it is usable all the same.
-    let _ = transport.call("CLIENT", ["SETNAME", &inner.name]).await;
-    let mut mode = connection.detect_mode(inner.mode).await?;
-    match migrations::ensure_applied(&transport, mode, &inner.prefix, &inner.name).await {
+    let _ = transport.call("CLIENT", ["SETNAME", &inner.target.name]).await;
+    let mut mode = connection.detect_mode(inner.target.mode).await?;
+    match migrations::ensure_applied(&transport, mode, &inner.target.prefix, &inner.target.name).await {
         // This user may call functions but not load them, and the fleet's are not there.
         Err(error)
             if error.is_unknown_command()
-                && inner.mode == ScriptingMode::Auto
+                && inner.target.mode == ScriptingMode::Auto
                 && mode == InvocationMode::Function =>
         {
             mode = InvocationMode::Script;
-            migrations::ensure_applied(&transport, mode, &inner.prefix, &inner.name).await?;
+            migrations::ensure_applied(&transport, mode, &inner.target.prefix, &inner.target.name).await?;
         }
         other => other?,
     }
-    let write_rejection = inner.signing_keys.refresh(&transport, &inner.prefix).await?;
+    let write_rejection = inner.signing_keys.refresh(&transport, &inner.target.prefix).await?;
     inner.warn_plain_mode(mode);
     let deduplicates = deduplication::supports_batch_ledger(&transport, mode).await?;
-    let number = inner.connections_opened.fetch_add(1, Relaxed) + 1;
+    let number = inner.history.connections_opened.fetch_add(1, Relaxed) + 1;
     let active = ActiveConnection { transport: connection.transport(), mode, number, deduplicates };
     Ok(ReadyConnection { connection, active, write_rejection })
 }

@@ -57,7 +57,7 @@ impl OneShotConnection {
     /// # Errors
     /// As [`RedisConnection::open`].
     pub(super) async fn open(inner: &ClientInner) -> Result<Self, RedisError> {
-        match inner.endpoint.cluster_seeds() {
+        match inner.target.endpoint.cluster_seeds() {
             None => RedisConnection::open(inner, None).await.map(Self::Server),
             Some(seeds) => OneShotCluster::open(inner, seeds).await.map(Self::Cluster),
         }

@@ -42,24 +42,30 @@ pub use signals::{SIGNALS, block_signals};
 
 use crate::control::event_kind::EventKind;
 use crate::control::events::FleetEvent;
-use crate::control::server::ControlServer;
+use crate::control::protocol::{CommandResult, ControlReply, ControlRequest};
+use crate::control::server::{ClientId, ControlServer};
 use crate::listener::{ListenAddresses, SlotListeners};
 use crate::logging;
 use crate::scoreboard::{ExitReason, Scoreboard};
+use crate::status::document::InstanceStatus;
 pub use crate::supervisor::deployment::inherited::{
     InheritedResources, RestoreOptions, Takeover, close_originals,
 };
 pub use crate::supervisor::deployment::program::{PreviousProgram, ProgramSpec};
 use crate::supervisor::deployment::state::Deployments;
-use crate::supervisor::effects::{WorkerEvent, event_now};
+use crate::supervisor::effects::{Effects, WorkerEvent, event_now};
+use crate::supervisor::operators::CommandGoal;
+use crate::supervisor::operators::fleet_view::FleetView;
 use crate::supervisor::private_redis::server::PrivateRedisServer;
+use crate::supervisor::reporting::status::StatusSources;
+use crate::supervisor::slots::backoff::RestartBackoff;
 use crate::supervisor::slots::plan::{DesiredState, Plan, PlanInput};
-use crate::supervisor::slots::slot::Slot;
-use crate::supervisor::slots::table::SlotTable;
+use crate::supervisor::slots::slot::{Slot, SlotListening};
+use crate::supervisor::slots::table::{Resize, SlotTable, Steering};
 use crate::sys::fd::Interest;
-use crate::sys::process::Pid;
+use crate::sys::process::{ExitStatus, Pid};
 use crate::sys::signal::{ReceivedSignal, Signal, SignalReader};
-use crate::sys::{clock, fd, signal, startup};
+use crate::sys::{clock, fd, process, signal, startup};
 
 /// How a fleet ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,6 +81,15 @@ pub enum SupervisorExit {
         reason: String,
     },
 }
+
+/// How long the private Redis may take to load its data before workers start without it.
+const REDIS_BOOT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long it may take to save and leave.
+const REDIS_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Interval in which the two waits above check again; nothing else runs in this process meanwhile.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Early deaths of a slot after which the fleet is announced without it.
 const EARLY_DEATHS_BEFORE_ANNOUNCE: u32 = 2;
@@ -196,7 +211,7 @@ impl<'a> Supervisor<'a> {
             for action in plan.actions {
                 if let Some(outcome) = self.apply_action(action, now) {
                     self.stop_private_redis();
-                    self.finish_commands(&outcome);
+                    self.operators.finish(&final_result(&outcome));
                     return Ok(outcome);
                 }
             }
@@ -255,6 +270,11 @@ impl<'a> Supervisor<'a> {
         let own = own.map(|fd| (fd, Interest::Read));
         let fds = own.chain(self.operators.control.poll_fds());
         log_output::wait_for_fds(fds, wake_at, now)
+    }
+
+    /// Carries out what follows from a step of a machine.
+    fn absorb(&mut self, effects: Effects) {
+        effects.into_events().into_iter().for_each(|event| self.record_event(event));
     }
 
     /// Adds an event to the log of events, and sends it to its followers.
@@ -344,10 +364,165 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
+    /// Sets the desired number of slots.
+    ///
+    /// # Errors
+    /// Why that cannot be.
+    fn scale_to(&mut self, slots: usize) -> Result<(), String> {
+        let effects = self.slots.set_desired(slots, self.scoreboard)?;
+        self.absorb(effects);
+        Ok(())
+    }
+
+    /// Brings the number of slots to what is desired; true when it changed something.
+    fn resize(&mut self) -> bool {
+        if self.lifecycle.desired_state != DesiredState::Running {
+            return false;
+        }
+        let (generation, monitor) = (self.deployment.base_generation(), &self.monitor);
+        let avoids = |slot: &Slot| monitor.avoids_slot(slot);
+        let (mode, scoreboard) = (self.settings.steering, self.scoreboard);
+        let resized = self.slots.resize(generation, &Steering { mode, avoids: &avoids, scoreboard });
+        if resized == Resize::Failed {
+            self.monitor.reset_autoscaler();
+        }
+        resized == Resize::Changed
+    }
+
+    /// Has new connections go to slots that serve them.
+    fn steer(&mut self) {
+        if self.lifecycle.desired_state == DesiredState::Running {
+            let monitor = &self.monitor;
+            let avoids = |slot: &Slot| monitor.avoids_slot(slot);
+            let (mode, scoreboard) = (self.settings.steering, self.scoreboard);
+            self.slots.steer(&Steering { mode, avoids: &avoids, scoreboard });
+        }
+    }
+
     fn scale_by_signal(&mut self, slots: usize) {
         if let Err(reason) = self.scale_to(slots) {
             tracing::warn!(%reason, "not scaled: {reason}");
         }
+    }
+
+    /// Takes the requests of operators.
+    fn handle_commands(&mut self) {
+        for (client, request) in self.operators.control.poll() {
+            tracing::debug!(command = request.command(), "operator command");
+            self.handle_command(client, request);
+        }
+    }
+
+    fn handle_command(&mut self, client: ClientId, request: ControlRequest) {
+        let stopping = self.lifecycle.desired_state != DesiredState::Running;
+        match request {
+            ControlRequest::Status => self.send_status(client),
+            ControlRequest::Events { after, follow } => {
+                self.operators.control.start_events(client, after, follow)
+            }
+            ControlRequest::Stop { now, wait } => self.handle_stop(client, now, wait),
+            _ if stopping => {
+                self.operators.send_result(client, CommandResult::failed("the fleet is stopping"))
+            }
+            ControlRequest::Reload { wait } => {
+                self.request_reload();
+                self.operators.accept(client, wait, CommandGoal::NextReload, "the reload is under way");
+            }
+            ControlRequest::Upgrade { binary, wait } => match self.request_upgrade(binary) {
+                Err(reason) => self.operators.send_result(client, CommandResult::failed(reason)),
+                Ok(()) => {
+                    self.operators.accept(client, wait, CommandGoal::NextUpgrade, "the upgrade is under way")
+                }
+            },
+            ControlRequest::Scale { workers, wait } => match self.scale_to(workers) {
+                Err(reason) => self.operators.send_result(client, CommandResult::rejected(reason)),
+                Ok(()) => {
+                    let accepted = format!("scaling to {workers} workers");
+                    self.operators.accept(client, wait, CommandGoal::Workers(workers), &accepted);
+                }
+            },
+            ControlRequest::Restart { slot, wait } => self.handle_restart(client, slot, wait),
+        }
+    }
+
+    fn send_status(&mut self, client: ClientId) {
+        let status = serde_json::to_value(self.status()).unwrap_or_default();
+        self.operators.control.reply(client, &ControlReply::Status(status));
+    }
+
+    fn handle_stop(&mut self, client: ClientId, now: bool, wait: bool) {
+        match (now, self.lifecycle.desired_state) {
+            (true, DesiredState::Running | DesiredState::Stopping) => {
+                self.set_desired_state(DesiredState::Killing, "an operator")
+            }
+            (false, DesiredState::Running) => self.set_desired_state(DesiredState::Stopping, "an operator"),
+            _ => {}
+        }
+        self.operators.accept(client, wait, CommandGoal::Stop, "the fleet is stopping");
+    }
+
+    fn handle_restart(&mut self, client: ClientId, index: usize, wait: bool) {
+        let open = self.slots.entries.get(index).is_some_and(|slot| slot.listening == SlotListening::Open);
+        if !open {
+            let last = self.slots.desired.saturating_sub(1);
+            let message = format!("there is no slot {index}: this fleet has slots 0 to {last}");
+            return self.operators.send_result(client, CommandResult::rejected(message));
+        }
+        let slot = &mut self.slots.entries[index];
+        let before = slot.workers.iter().map(|worker| worker.pid.as_raw()).collect();
+        for worker in slot.workers.iter_mut().filter(|worker| worker.is_ready() || worker.is_booting()) {
+            worker.replace_reason = Some(ExitReason::Operator);
+        }
+        // One that waits for its delay is started now.
+        (slot.backoff, slot.backoff_until) = (RestartBackoff::default(), None);
+        let accepted = format!("slot {index} gets a new worker");
+        self.operators.accept(client, wait, CommandGoal::Replacement { slot: index, before }, &accepted);
+    }
+
+    /// Sends the results of commands that are known, and the progress of the others.
+    fn report_progress(&mut self, now: Duration) {
+        let fleet = FleetView {
+            desired_state: self.lifecycle.desired_state,
+            slots: &self.slots,
+            deployment: &self.deployment,
+            canary_period: self.settings.canary_period,
+            last_failure: &self.lifecycle.last_failure,
+        };
+        self.operators.report_progress(&fleet, now);
+    }
+
+    /// A successor failed: its command fails, and the old worker stays.
+    fn on_restart_failed(&mut self, index: usize, cause: &str) {
+        let slot = &mut self.slots.entries[index];
+        let mut kept = None;
+        for worker in
+            slot.workers.iter_mut().filter(|worker| worker.replace_reason == Some(ExitReason::Operator))
+        {
+            worker.replace_reason = None;
+            kept = Some(worker.pid);
+        }
+        let rest = match kept.map(Pid::as_raw) {
+            Some(pid) => format!("the old worker, pid {pid}, stays"),
+            None => "it is retried".to_owned(),
+        };
+        let result = CommandResult::failed(format!("the new worker of slot {index} failed: {cause}; {rest}"));
+        self.operators.fail_replacement(index, &result);
+    }
+
+    /// The fleet as it is now.
+    fn status(&self) -> InstanceStatus {
+        let sources = StatusSources {
+            host: &*self.host,
+            scoreboard: self.scoreboard,
+            settings: &self.settings,
+            slots: &self.slots,
+            deployment: &self.deployment,
+            monitor: &self.monitor,
+            lifecycle: &self.lifecycle,
+            private_redis: self.private_redis.as_ref(),
+            rate_window: &self.reporting.rate_window,
+        };
+        sources.status()
     }
 
     /// Starts the end of the fleet.
@@ -404,7 +579,96 @@ impl<'a> Supervisor<'a> {
         if is_whole && !OrphanedWorkers::has_list(self.operators.control.folder()) {
             self.save_worker_list();
         }
-        self.restore_private_socket(now);
+        let effects = self.private_redis.as_mut().map(|private| private.restore_socket(now));
+        self.absorb(effects.unwrap_or_default());
+    }
+
+    /// Starts the private Redis, if the fleet has one.
+    fn start_private_redis(&mut self) {
+        let memory = self.settings.redis_memory;
+        let effects = self.private_redis.as_mut().map(|private| private.start(memory));
+        self.absorb(effects.unwrap_or_default());
+    }
+
+    /// Starts it again when its delay has passed.
+    fn restart_private_redis(&mut self, now: Duration) {
+        if self.private_redis.as_ref().is_some_and(|private| private.is_due(now)) {
+            self.start_private_redis();
+        }
+    }
+
+    /// Gives the private Redis a moment, so that the first request already finds it.
+    fn await_private_redis(&mut self) {
+        let until = clock::monotonic() + REDIS_BOOT_TIMEOUT;
+        while clock::monotonic() < until && self.private_redis.as_ref().is_some_and(PrivateRedis::is_loading)
+        {
+            if self.reap().and_then(|()| self.handle_signals()).is_err()
+                || self.lifecycle.desired_state != DesiredState::Running
+            {
+                return;
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    fn on_private_redis_exit(&mut self, pid: Pid, exit: ExitStatus, now: Duration) {
+        let Some(private) = &mut self.private_redis else { return };
+        if private.is_needed() && exit == ExitStatus::Signal(Signal::SIGKILL) {
+            // If the kernel has counted a kill, it was this one: it explains no worker's death.
+            self.monitor.account_memory_kill();
+        }
+        let effects = private.on_exit(pid, exit, now);
+        self.absorb(effects);
+    }
+
+    /// Lets the private Redis save and leave; the workers that need it are gone by now.
+    fn stop_private_redis(&mut self) {
+        let Some(PrivateRedis { pid: Some(pid), .. }) = self.private_redis else { return };
+        slots::send_signal(pid, Signal::SIGTERM);
+        if self.await_exit(pid, REDIS_STOP_TIMEOUT) {
+            return;
+        }
+        tracing::warn!(pid = pid.as_raw(), "private Redis killed: it did not exit in time");
+        slots::send_signal(pid, Signal::SIGKILL);
+        self.await_exit(pid, REDIS_STOP_TIMEOUT);
+    }
+
+    /// Waits until this child has ended; an order to stop at once ends the wait.
+    fn await_exit(&mut self, pid: Pid, patience: Duration) -> bool {
+        let hurried = self.lifecycle.desired_state == DesiredState::Killing;
+        let until = clock::monotonic() + patience;
+        while clock::monotonic() < until {
+            match process::reap_next() {
+                Ok(Some((reaped, exit))) if reaped == pid => {
+                    tracing::info!(pid = pid.as_raw(), cause = %exit, "private Redis stopped");
+                    return true;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => std::thread::sleep(POLL_INTERVAL),
+                Err(_) => return false,
+            }
+            if self.handle_signals().is_err()
+                || (self.lifecycle.desired_state == DesiredState::Killing && !hurried)
+            {
+                return false;
+            }
+        }
+        false
+    }
+}
+
+/// What those learn who wait for the end of the fleet.
+fn final_result(outcome: &SupervisorExit) -> CommandResult {
+    match outcome {
+        SupervisorExit::Stopped { killed: 0 } => CommandResult::ok("the fleet has stopped"),
+        SupervisorExit::Stopped { killed } => {
+            let text =
+                format!("the fleet has stopped; {killed} workers did not exit in time and were killed");
+            CommandResult::ok(text).with_detail("killed", *killed)
+        }
+        SupervisorExit::BootFailed { reason } => {
+            CommandResult::failed(format!("the fleet has ended: no worker became ready: {reason}"))
+        }
     }
 }
 

@@ -255,8 +255,8 @@ impl RedisBuilder {
     pub fn connect_lazy(self) -> Result<Redis, RedisError> {
         let invalid = |reason: String| RedisError::InvalidSetting { reason };
         let (config, url) = self.into_config().map_err(invalid)?;
-        let client = RedisClient::new(&config.redis, &url, CLIENT_NAME)?;
-        let services = standalone_services(config, StateClient::new(client))
+        let client = StateClient::new(RedisClient::new(&config.redis, &url, CLIENT_NAME)?);
+        let services = standalone_services(config, client)
             .map_err(|error| invalid(format!("the operating system has no random bytes: {error}")))?;
         if let Some(connection) = &services.standalone {
             connection.ensure_started();

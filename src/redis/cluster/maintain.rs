@@ -48,7 +48,7 @@ enum ClusterHealth {
 
 /// Keeps connections to all nodes for as long as the runtime lives.
 pub(in crate::redis) async fn maintain(inner: Arc<ClientInner>, seeds: Vec<HostPort>) {
-    let state = Arc::new(ClusterState::new(&inner.prefix));
+    let state = Arc::new(ClusterState::new(&inner.target.prefix));
     let mut node_tasks = NodeTasks(HashMap::new());
     let (mut health, mut pauses) =
         (ClusterHealth::Unknown, ReconnectPauses::new(inner.state.reconnect_wait, Instant::now()));
@@ -153,16 +153,22 @@ async fn publish_transport(
     let setup_transport = RedisTransport::cluster(ClusterRouter::new(state, None)).with_long_timeout();
     let prepared = async {
         if matches!(previous, ClusterHealth::Unknown | ClusterHealth::Down) {
-            migrations::ensure_applied(&setup_transport, ready.mode, &inner.prefix, &inner.name).await?;
+            migrations::ensure_applied(
+                &setup_transport,
+                ready.mode,
+                &inner.target.prefix,
+                &inner.target.name,
+            )
+            .await?;
         }
-        inner.signing_keys.refresh(&setup_transport, &inner.prefix).await
+        inner.signing_keys.refresh(&setup_transport, &inner.target.prefix).await
     };
     let refused = match prepared.await {
         Ok(refused) => refused,
         Err(error) => return report_health(inner, state, &error),
     };
     let down: Vec<_> = map.owners().into_iter().filter_map(|node| node.down_error()).collect();
-    let number = inner.connections_opened.fetch_add(1, Relaxed) + 1;
+    let number = inner.history.connections_opened.fetch_add(1, Relaxed) + 1;
     let active = ActiveConnection { transport, mode: ready.mode, number, deduplicates: false };
     match down.first() {
         None if previous == ClusterHealth::Healthy => {}

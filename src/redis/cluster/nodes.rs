@@ -75,8 +75,8 @@ async fn connect_node(
 ) -> Result<(RedisConnection, ReadyNode), RedisError> {
     let connection = RedisConnection::open(inner, Some(peer)).await?;
     let transport = connection.setup_transport();
-    let _ = transport.call("CLIENT", ["SETNAME", &inner.name]).await;
-    let mode = connection.detect_mode(inner.mode).await?;
+    let _ = transport.call("CLIENT", ["SETNAME", &inner.target.name]).await;
+    let mode = connection.detect_mode(inner.target.mode).await?;
     if mode == InvocationMode::Plain {
         return Err(RedisError::invalid_setting(
             "a cluster needs server-side code, which this node or its user does not allow",

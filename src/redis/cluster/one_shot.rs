@@ -27,7 +27,7 @@ impl OneShotCluster {
     /// # Errors
     /// Why one of them cannot be reached: the work is done on all of them or not at all.
     pub(in crate::redis) async fn open(inner: &ClientInner, seeds: &[HostPort]) -> Result<Self, RedisError> {
-        let state = Arc::new(ClusterState::new(&inner.prefix));
+        let state = Arc::new(ClusterState::new(&inner.target.prefix));
         let ranges = discover(inner, &state, seeds).await?;
         let (mut connections, mut nodes, mut mode) = (Vec::new(), HashMap::new(), InvocationMode::Function);
         for range in &ranges {
@@ -35,7 +35,7 @@ impl OneShotCluster {
                 continue;
             }
             let connection = RedisConnection::open(inner, Some(&range.node)).await?;
-            mode = connection.detect_mode(inner.mode).await?;
+            mode = connection.detect_mode(inner.target.mode).await?;
             let ready = ReadyNode { transport: connection.node_transport().with_long_timeout(), mode };
             let node = ClusterNode { peer: range.node.clone(), state: RwLock::new(NodeState::Ready(ready)) };
             nodes.insert(range.node.clone(), Arc::new(node));

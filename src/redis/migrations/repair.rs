@@ -92,7 +92,7 @@ impl MigrationSet {
     /// `Diverged` if a released text is not the server's, which no repair changes; otherwise the server's error.
     pub async fn diagnose(&self, redis: &RedisClient) -> Result<Vec<LedgerProblem>, RedisError> {
         let connection = OneShotConnection::open(&redis.inner).await?;
-        let mode = connection.detect_mode(redis.inner.mode).await?;
+        let mode = connection.detect_mode(redis.inner.target.mode).await?;
         let (transport, inner) = (connection.setup_transport(), &redis.inner);
         match mode {
             InvocationMode::Plain => Ok(Vec::new()),
@@ -109,7 +109,7 @@ impl MigrationSet {
     pub async fn repair(&self, redis: &RedisClient) -> Result<Vec<LedgerProblem>, RedisError> {
         let inner = &redis.inner;
         let connection = OneShotConnection::open(inner).await?;
-        let mode = connection.detect_mode(inner.mode).await?;
+        let mode = connection.detect_mode(inner.target.mode).await?;
         if mode == InvocationMode::Plain {
             return Ok(Vec::new());
         }

@@ -21,11 +21,11 @@ impl MigrationSet {
     /// error.
     pub async fn plan(&self, redis: &RedisClient) -> Result<Vec<MigrationState>, RedisError> {
         let connection = OneShotConnection::open(&redis.inner).await?;
-        match connection.detect_mode(redis.inner.mode).await? {
+        match connection.detect_mode(redis.inner.target.mode).await? {
             InvocationMode::Plain => Ok(Vec::new()),
             InvocationMode::Function | InvocationMode::Script => ledger::evaluate(
                 &self.migrations,
-                &ledger::load_fields(&connection.setup_transport(), &redis.inner.prefix).await?,
+                &ledger::load_fields(&connection.setup_transport(), &redis.inner.target.prefix).await?,
             ),
         }
     }
@@ -46,7 +46,7 @@ impl MigrationSet {
     ) -> Result<Vec<MigrationState>, RedisError> {
         let inner = &redis.inner;
         let connection = OneShotConnection::open(inner).await?;
-        let mode = connection.detect_mode(inner.mode).await?;
+        let mode = connection.detect_mode(inner.target.mode).await?;
         if mode == InvocationMode::Plain {
             return Ok(Vec::new());
         }

@@ -114,7 +114,7 @@ impl<'a> MigrationContext<'a> {
         transport: &'a RedisTransport,
         mode: InvocationMode,
     ) -> Self {
-        Self { transport, mode, prefix: &inner.prefix, worker: &inner.name }
+        Self { transport, mode, prefix: &inner.target.prefix, worker: &inner.target.name }
     }
 }
 

@@ -51,8 +51,8 @@ impl MigrationSet {
     /// # Errors
     /// The server's error.
     pub async fn survey(&self, redis: &RedisClient) -> Result<MigrationSurvey, RedisError> {
-        let (connection, prefix) = (OneShotConnection::open(&redis.inner).await?, &redis.inner.prefix);
-        let mode = connection.detect_mode(redis.inner.mode).await?;
+        let (connection, prefix) = (OneShotConnection::open(&redis.inner).await?, &redis.inner.target.prefix);
+        let mode = connection.detect_mode(redis.inner.target.mode).await?;
         let transport = connection.setup_transport();
         let mut keys = BTreeMap::new();
         scan_all(&transport, &keys::key_pattern(prefix, "*"), |key| {

@@ -55,7 +55,7 @@ impl RedisClient {
     }
 
     pub(super) fn channel_name(&self, channel: NotificationChannel<'_>) -> String {
-        keys::KeySpace::new(&self.inner.channel_prefix).key([channel.family, channel.name])
+        keys::KeySpace::new(&self.inner.target.channel_prefix).key([channel.family, channel.name])
     }
 
     /// The common channel to publish on.
@@ -64,16 +64,18 @@ impl RedisClient {
     /// releases listen to both and publish there.
     pub async fn common_channel(&self) -> String {
         let inner = &self.inner;
-        if inner.channel_prefix != inner.prefix && self.earlier_release_sighting().await.needs_publish() {
-            return keys::notifications_channel(&inner.prefix);
+        if inner.target.channel_prefix != inner.target.prefix
+            && self.earlier_release_sighting().await.needs_publish()
+        {
+            return keys::notifications_channel(&inner.target.prefix);
         }
-        keys::notifications_channel(&inner.channel_prefix)
+        keys::notifications_channel(&inner.target.channel_prefix)
     }
 
     /// The channel on which workers of earlier releases expect broadcasts and tasks; empty while there are none.
     pub async fn earlier_release_channel(&self) -> String {
         match self.earlier_release_sighting().await.needs_publish() {
-            true => keys::notifications_channel(&self.inner.prefix),
+            true => keys::notifications_channel(&self.inner.target.prefix),
             false => String::new(),
         }
     }
@@ -88,7 +90,7 @@ impl RedisClient {
         if let Some(known) = earlier.fresh_sighting(Instant::now()) {
             return known;
         }
-        let seen = keys::libraries_in_use(&self.inner.prefix);
+        let seen = keys::libraries_in_use(&self.inner.target.prefix);
         let query = |active: ActiveConnection| {
             let commands = vec![
                 ("TIME", Vec::new()),

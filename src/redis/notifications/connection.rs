@@ -89,7 +89,7 @@ fn report_warning(inner: &ClientInner, finding: Option<ServerWarning>) {
 /// Receives messages until the connection ends or can no longer be trusted.
 async fn run_connection(inner: &Arc<ClientInner>) -> RedisError {
     // RESP3, because a RESP2 connection with subscriptions accepts no other commands.
-    let config = match inner.endpoint.bootstrap_config() {
+    let config = match inner.target.endpoint.bootstrap_config() {
         Ok(config) => Config { version: RespVersion::RESP3, ..config },
         Err(error) => return error,
     };
@@ -147,7 +147,7 @@ async fn receive_until_lost(
                         inner.notifications.confirm(&names);
                         // There may be more channels; messages before this moment were missed.
                         inner.notifications.channels_changed.notify_one();
-                        if names.contains(&keys::notifications_channel(&inner.prefix)) && publish_allowed {
+                        if names.contains(&keys::notifications_channel(&inner.target.prefix)) && publish_allowed {
                             inner.notifications.mark_complete();
                         }
                     }
@@ -198,11 +198,13 @@ fn update_completeness(inner: &ClientInner, publish_allowed: bool) {
 /// If this fleet's channels are not those of database 0, subscribes to the common channel there too while workers of
 /// earlier releases may be running.
 fn update_earlier_subscription(inner: &ClientInner) {
-    if inner.channel_prefix == inner.prefix {
+    if inner.target.channel_prefix == inner.target.prefix {
         return;
     }
-    let (name, needed) =
-        (keys::notifications_channel(&inner.prefix), inner.earlier_releases.sighting().needs_subscription());
+    let (name, needed) = (
+        keys::notifications_channel(&inner.target.prefix),
+        inner.earlier_releases.sighting().needs_subscription(),
+    );
     let mut channels = inner.notifications.lock_subscriptions();
     match (needed, channels.has_subscriber(&name)) {
         (true, false) => channels.add_subscriber(&name, None, false),
@@ -285,7 +287,8 @@ fn query_publish_right(client: Client, inner: &Arc<ClientInner>) -> Subscription
 /// Whether this user may publish on the fleet's channels. If not, the other workers of the same user send nothing, and
 /// no worker can rely on receiving everything.
 async fn may_publish(client: Client, inner: &ClientInner) -> Result<bool, RedisError> {
-    let published = client.publish::<(), _, _>(keys::worker_channel(&inner.channel_prefix, NO_WORKER), "");
+    let published =
+        client.publish::<(), _, _>(keys::worker_channel(&inner.target.channel_prefix, NO_WORKER), "");
     match timeout(SETUP_TIMEOUT, published).await.map_err(|_| RedisError::Timeout)?.map_err(RedisError::from)
     {
         Err(error) if error.is_unknown_command() => Ok(false),
@@ -310,8 +313,8 @@ fn on_message(inner: &ClientInner, message: &Message) {
 
 /// A message as its handlers expect it: in a cluster the keys in it have hash tags.
 fn without_hash_tags<'a>(inner: &ClientInner, message: &'a str) -> Cow<'a, str> {
-    let named = inner.endpoint.cluster_seeds().and_then(|_| message.split_once(' '));
-    let plain = named.and_then(|(kind, key)| Some((kind, keys::plain_name(&inner.prefix, key)?)));
+    let named = inner.target.endpoint.cluster_seeds().and_then(|_| message.split_once(' '));
+    let plain = named.and_then(|(kind, key)| Some((kind, keys::plain_name(&inner.target.prefix, key)?)));
     plain.map_or(Cow::Borrowed(message), |(kind, key)| Cow::Owned(format!("{kind} {key}")))
 }
 

@@ -68,7 +68,7 @@ impl RedisClient {
         if !bus.started.swap(true, Relaxed) {
             bus.connected.store(true, Relaxed);
             bus.lock_subscriptions().add_subscriber(
-                &keys::notifications_channel(&self.inner.channel_prefix),
+                &keys::notifications_channel(&self.inner.target.channel_prefix),
                 None,
                 false,
             );

@@ -3,43 +3,19 @@
 //! A result is sent when it is true, not when its command was accepted: in every turn of the loop each pending command is
 //! checked for its goal.
 
-mod commands;
+mod command_goal;
+pub(in crate::supervisor) mod fleet_view;
+
+use std::time::Duration;
+
+pub use command_goal::{CommandGoal, PendingCommand};
 
 use crate::control::protocol::{CommandResult, ControlReply};
 use crate::control::server::{ClientId, ControlServer};
+use crate::supervisor::operators::fleet_view::FleetView;
 
-/// A command whose result an operator waits for.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct PendingCommand {
-    client: ClientId,
-    goal: CommandGoal,
-    /// The progress last reported.
-    #[serde(rename = "told")]
-    reported: Option<(usize, usize)>,
-}
-
-/// What a command is to bring about.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum CommandGoal {
-    /// The reload that has not started yet.
-    NextReload,
-    /// The upgrade whose program has not taken over yet.
-    NextUpgrade,
-    /// The end of the rollout that leads to this generation.
-    Rollout(u64),
-    /// This number of workers.
-    Workers(usize),
-    /// Another worker in this slot than these.
-    #[serde(rename = "Successor")]
-    Replacement {
-        /// The slot.
-        slot: usize,
-        /// Pids of the workers it had.
-        before: Vec<i32>,
-    },
-    /// The end of the fleet.
-    Stop,
-}
+/// How long a stopping fleet waits for operators to read their result.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What operators request, and the events that they follow.
 #[derive(Debug)]
@@ -96,5 +72,53 @@ impl Operators {
         for waiter in self.pending.iter_mut().filter(|waiter| waiter.goal == CommandGoal::NextUpgrade) {
             waiter.goal = CommandGoal::Rollout(generation);
         }
+    }
+
+    /// Sends the results that are known, and the progress of the other commands.
+    pub(in crate::supervisor) fn report_progress(&mut self, fleet: &FleetView<'_>, now: Duration) {
+        for mut waiter in std::mem::take(&mut self.pending) {
+            // A client that has disconnected waits for no result.
+            if !self.control.is_connected(waiter.client) {
+                continue;
+            }
+            if let Some(result) = fleet.evaluate(&waiter.goal) {
+                self.send_result(waiter.client, result);
+                continue;
+            }
+            let mut progress = fleet.command_progress(&waiter.goal, now);
+            if let (Some(progress), Some((_, total))) = (&mut progress, waiter.reported) {
+                // What was counted before and is gone now is done.
+                progress.completed += total.saturating_sub(progress.total);
+                progress.total = progress.total.max(total);
+            }
+            if let Some(progress) = progress.filter(|new| waiter.reported != Some((new.completed, new.total)))
+            {
+                waiter.reported = Some((progress.completed, progress.total));
+                self.control.reply(waiter.client, &ControlReply::Progress(progress));
+            }
+            self.pending.push(waiter);
+        }
+    }
+
+    /// The successor in a slot failed: commands that wait for it fail.
+    pub(in crate::supervisor) fn fail_replacement(&mut self, index: usize, result: &CommandResult) {
+        let waits =
+            |goal: &CommandGoal| matches!(goal, CommandGoal::Replacement { slot, .. } if *slot == index);
+        let goals: Vec<_> = self.pending.iter().map(|waiter| waiter.goal.clone()).filter(waits).collect();
+        for goal in goals {
+            self.resolve(&goal, result);
+        }
+    }
+
+    /// The fleet has ended: the last results, `result` for those who wait for its end.
+    pub(in crate::supervisor) fn finish(mut self, result: &CommandResult) {
+        for waiter in std::mem::take(&mut self.pending) {
+            let result = match waiter.goal {
+                CommandGoal::Stop => result.clone(),
+                _ => CommandResult::failed("cancelled: the fleet stops"),
+            };
+            self.send_result(waiter.client, result);
+        }
+        self.control.finish(FINISH_TIMEOUT);
     }
 }

@@ -1,14 +1,18 @@
 //! The private Redis beside the workers: started first, restarted, stopped last.
 
-mod control;
 pub mod server;
 
 use std::time::Duration;
 
+use crate::control::event_kind::EventKind;
+use crate::supervisor::effects::Effects;
 use crate::supervisor::private_redis::server::PrivateRedisServer;
-use crate::supervisor::slots::backoff::RestartBackoff;
+use crate::supervisor::slots::backoff::{RestartBackoff, WorkerDeath};
+use crate::supervisor::slots::send_signal;
 use crate::sys::path::FileId;
-use crate::sys::process::Pid;
+use crate::sys::process::{ExitStatus, Pid};
+use crate::sys::signal::Signal;
+use crate::sys::{clock, random};
 
 /// How long after its start it has a socket at the latest.
 const SOCKET_BOOT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,5 +76,89 @@ impl PrivateRedis {
                  everything",
             )),
         }
+    }
+
+    /// Has it make its socket anew when the file was removed: it cannot while it runs, so it saves what it has, leaves and
+    /// is started again at once. Requests wait for it as they wait for any Redis (`redis.patience`).
+    pub(super) fn restore_socket(&mut self, now: Duration) -> Effects {
+        let lost = self.check_socket(now);
+        let socket = self.server.socket_path();
+        match lost {
+            None => self.reported = None,
+            Some(Ok(pid)) => {
+                self.is_restarting = true;
+                let message = format!(
+                    "the private Redis, pid {pid}, is started again: its socket {} had been removed",
+                    socket.display()
+                );
+                tracing::warn!(pid = pid.as_raw(), "{message}");
+                send_signal(pid, Signal::SIGTERM);
+                return Effects::event(EventKind::PrivateRedisRestarting, message);
+            }
+            Some(Err(why)) if self.reported != Some(why) => {
+                self.reported = Some(why);
+                let message = format!("the private Redis has lost its socket {}: {why}", socket.display());
+                tracing::error!("{message}");
+                return Effects::event(EventKind::PrivateRedisLost, message);
+            }
+            Some(Err(_)) => {}
+        }
+        Effects::default()
+    }
+
+    /// Starts it, with so much memory for its data.
+    pub(super) fn start(&mut self, memory: Option<u64>) -> Effects {
+        (self.socket, self.is_restarting) = (None, false);
+        self.started = clock::monotonic();
+        match self.server.start(memory) {
+            Ok(pid) => {
+                self.pid = Some(pid);
+                tracing::info!(pid = pid.as_raw(), socket = %self.server.socket_path().display(), "private Redis started");
+                Effects::event(
+                    EventKind::PrivateRedisStarted,
+                    format!("the private Redis is started, pid {pid}"),
+                )
+            }
+            Err(error) => {
+                let delay = self.backoff.delay_after(WorkerDeath::BeforeReady, random::jitter());
+                self.restart_at = self.started + delay;
+                tracing::error!(%error, "cannot start the private Redis");
+                Effects::default()
+            }
+        }
+    }
+
+    /// Whether it is to be started again: its delay has passed.
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        self.pid.is_none() && self.restart_at <= now
+    }
+
+    /// Whether it still loads its data.
+    pub(super) fn is_loading(&self) -> bool {
+        self.pid.is_some() && !self.server.is_ready()
+    }
+
+    /// Whether its exit would be a crash: it has no order to restart.
+    pub(super) fn is_needed(&self) -> bool {
+        !self.is_restarting
+    }
+
+    /// It exited; unless it is restarting, that is a crash.
+    pub(super) fn on_exit(&mut self, pid: Pid, exit: ExitStatus, now: Duration) -> Effects {
+        self.pid = None;
+        if self.is_restarting {
+            // It has exited as ordered, and what it had is on disk.
+            self.restart_at = now;
+            tracing::info!(pid = pid.as_raw(), cause = %exit, "private Redis exited, restarting it");
+            return Effects::default();
+        }
+        let served = WorkerDeath::AfterServing(now.saturating_sub(self.started));
+        self.restart_at = now + self.backoff.delay_after(served, random::jitter());
+        let (pid, log) = (pid.as_raw(), self.server.log_path());
+        tracing::error!(pid, cause = %exit, log = %log.display(), "private Redis crashed: {exit}");
+        Effects::event(
+            EventKind::PrivateRedisCrashed,
+            format!("the private Redis, pid {pid}, crashed: {exit}"),
+        )
     }
 }

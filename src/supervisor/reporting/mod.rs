@@ -1,7 +1,7 @@
 //! What only the supervisor knows of the fleet, for `status` and `top`.
 
 pub(in crate::supervisor) mod stats;
-mod status;
+pub(in crate::supervisor) mod status;
 
 use std::time::Duration;
 

@@ -3,16 +3,36 @@
 use std::time::Duration;
 
 use crate::listener::SlotListeners;
+use crate::scoreboard::Scoreboard;
 use crate::status::build::StatusFacts;
 use crate::status::document;
 use crate::status::document::{InstanceState, InstanceStatus};
-use crate::supervisor::Supervisor;
+use crate::status::rates::RateWindow;
 use crate::supervisor::deployment::rollout::RolloutProgress;
+use crate::supervisor::deployment::state::Deployments;
+use crate::supervisor::lifecycle::Lifecycle;
+use crate::supervisor::monitor::HealthMonitor;
+use crate::supervisor::private_redis::PrivateRedis;
+use crate::supervisor::settings::{SupervisorSettings, WorkerHost};
 use crate::supervisor::slots::plan::DesiredState;
 use crate::supervisor::slots::slot::SlotListening;
+use crate::supervisor::slots::table::SlotTable;
 use crate::sys::clock;
 
-impl Supervisor<'_> {
+/// The machines that a status is read from.
+pub(in crate::supervisor) struct StatusSources<'a> {
+    pub(in crate::supervisor) host: &'a dyn WorkerHost,
+    pub(in crate::supervisor) scoreboard: &'a Scoreboard,
+    pub(in crate::supervisor) settings: &'a SupervisorSettings,
+    pub(in crate::supervisor) slots: &'a SlotTable,
+    pub(in crate::supervisor) deployment: &'a Deployments,
+    pub(in crate::supervisor) monitor: &'a HealthMonitor,
+    pub(in crate::supervisor) lifecycle: &'a Lifecycle,
+    pub(in crate::supervisor) private_redis: Option<&'a PrivateRedis>,
+    pub(in crate::supervisor) rate_window: &'a RateWindow,
+}
+
+impl StatusSources<'_> {
     /// The fleet as it is now.
     pub(in crate::supervisor) fn status(&self) -> InstanceStatus {
         let now = clock::monotonic();
@@ -36,10 +56,9 @@ impl Supervisor<'_> {
             },
             private_redis_pid: self
                 .private_redis
-                .as_ref()
                 .and_then(|private| Some(private.pid?.as_raw().unsigned_abs())),
             slots: self.slot_openness(),
-            rates: self.reporting.rate_window.rates(now, &snapshot),
+            rates: self.rate_window.rates(now, &snapshot),
         };
         InstanceStatus::from_snapshot(&snapshot, &extra)
     }
@@ -75,8 +94,7 @@ impl Supervisor<'_> {
     fn slot_openness(&self) -> Vec<(bool, Option<u64>)> {
         let openness = |index: usize| {
             let slot = &self.slots.entries[index];
-            let open = slot.listening == SlotListening::Open
-                && self.slots.steered.get(index).copied().unwrap_or(true);
+            let open = slot.listening == SlotListening::Open && self.slots.is_steered_to(index);
             let waiting = self.slots.sockets[index].as_ref().and_then(SlotListeners::queued_connections);
             (open, waiting)
         };

@@ -7,7 +7,6 @@ mod actions;
 pub mod backoff;
 mod exits;
 pub mod plan;
-mod scaling;
 pub mod slot;
 pub(in crate::supervisor) mod spawn;
 pub(in crate::supervisor) mod status_pipe;

@@ -1,15 +1,39 @@
-//! All slots, and what belongs to each: listeners, workers' status pipes, steering.
+//! All slots, and what belongs to each: listeners, workers' status pipes, steering; more slots, or fewer, without losing
+//! what is queued on them.
 
 use std::collections::BTreeMap;
 
 use crate::config::settings::SteeringMode;
+use crate::control::event_kind::EventKind;
 use crate::listener::shared_queue::SharedQueue;
 use crate::listener::{ListenAddresses, SlotListeners};
 use crate::scoreboard::Scoreboard;
-use crate::supervisor::slots::slot::{Slot, SlotListening};
+use crate::supervisor::effects::Effects;
+use crate::supervisor::slots::backoff::RestartBackoff;
+use crate::supervisor::slots::slot::{Slot, SlotListening, WorkerHandle};
 use crate::supervisor::slots::status_pipe::StatusPipe;
 use crate::sys::process::Pid;
 use crate::sys::tcp_socket;
+
+/// What the slots must be told so that new connections go to the right ones.
+pub(in crate::supervisor) struct Steering<'a> {
+    /// How they are chosen.
+    pub(in crate::supervisor) mode: SteeringMode,
+    /// Whether a slot is avoided although it serves: its worker may hang.
+    pub(in crate::supervisor) avoids: &'a dyn Fn(&Slot) -> bool,
+    pub(in crate::supervisor) scoreboard: &'a Scoreboard,
+}
+
+/// What became of a step towards the desired number of slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::supervisor) enum Resize {
+    /// It is reached, or something else comes first.
+    Unchanged,
+    /// A slot was opened, or retires.
+    Changed,
+    /// No slot can be opened: the desired number is what there is.
+    Failed,
+}
 
 /// The slots of one fleet.
 #[derive(Debug)]
@@ -73,6 +97,120 @@ impl SlotTable {
     pub(in crate::supervisor) fn publish_state(&self, scoreboard: &Scoreboard, slot: usize) {
         let (state, incumbent) = self.entries[slot].scoreboard_state();
         scoreboard.row(slot).set_state(state, incumbent);
+    }
+
+    /// Sets the desired number of slots.
+    ///
+    /// # Errors
+    /// Why that cannot be.
+    pub(in crate::supervisor) fn set_desired(
+        &mut self,
+        slots: usize,
+        scoreboard: &Scoreboard,
+    ) -> Result<Effects, String> {
+        let most = scoreboard.capacity();
+        if slots == 0 {
+            return Err("a fleet has at least one worker; `stop` ends it".to_owned());
+        }
+        if slots > most {
+            return Err(format!(
+                "this fleet has room for {most} workers; start it with more (workers.count)"
+            ));
+        }
+        if slots == self.desired {
+            return Ok(Effects::default());
+        }
+        let from = std::mem::replace(&mut self.desired, slots);
+        tracing::info!(from, to = slots, "scaling from {from} to {slots} workers");
+        scoreboard.set_slots(slots);
+        Ok(Effects::event(EventKind::Scaled, format!("from {from} to {slots} workers")))
+    }
+
+    /// Brings the number of slots to what is desired, one step; a new slot begins with this generation.
+    pub(in crate::supervisor) fn resize(&mut self, generation: u64, steering: &Steering<'_>) -> Resize {
+        let open = self.open_count();
+        if self.desired == open {
+            return Resize::Unchanged;
+        }
+        if self.desired < open {
+            // Slots retire from the highest index: the kernel moves a group's last socket into a gap.
+            let surplus = self.entries.iter_mut().skip(self.desired);
+            for slot in surplus.filter(|slot| slot.listening == SlotListening::Open) {
+                slot.listening = SlotListening::Retiring;
+            }
+            self.steer(steering);
+            return Resize::Changed;
+        }
+        // A retiring slot's socket is still a member of the group; the next one would get the wrong place.
+        if self.entries.iter().any(|slot| slot.listening == SlotListening::Retiring) {
+            return Resize::Unchanged;
+        }
+        self.open_slot(open, generation, steering)
+    }
+
+    /// Opens the slot after the last open one.
+    fn open_slot(&mut self, index: usize, generation: u64, steering: &Steering<'_>) -> Resize {
+        // Its socket joins the group at once; no connection is steered there before a worker is READY.
+        let mut open: Vec<bool> = self.entries.iter().take(index).map(Slot::is_serving).collect();
+        open.push(false);
+        self.apply_steering(open, steering);
+        match self.addresses.open_slot() {
+            Ok(listeners) => {
+                if index < self.entries.len() {
+                    // Workers of its former life may still finish here.
+                    let slot = &mut self.entries[index];
+                    slot.workers.iter_mut().for_each(WorkerHandle::cancel_slot_retirement);
+                    (slot.listening, slot.was_ready, slot.generation) =
+                        (SlotListening::Open, false, generation);
+                    (slot.backoff, slot.backoff_until) = (RestartBackoff::default(), None);
+                    self.sockets[index] = Some(listeners);
+                } else {
+                    self.entries.push(Slot::new(generation));
+                    self.sockets.push(Some(listeners));
+                }
+                tracing::info!(slot = index, "slot opened");
+                Resize::Changed
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot open another slot: {error}");
+                self.desired = self.open_count();
+                steering.scoreboard.set_slots(self.desired);
+                self.steered.clear();
+                Resize::Failed
+            }
+        }
+    }
+
+    /// Keeps new connections off slots that cannot serve them, as long as there are others: slots that retire, that
+    /// have not served yet, or whose workers died early.
+    pub(in crate::supervisor) fn steer(&mut self, steering: &Steering<'_>) {
+        let open = |slot: &Slot| match slot.listening {
+            SlotListening::Open if (steering.avoids)(slot) => false,
+            SlotListening::Open => slot.is_serving() || (slot.backoff.early_deaths() == 0 && slot.was_ready),
+            SlotListening::Retiring | SlotListening::Retired => false,
+        };
+        let listening = self.entries.iter().zip(&self.sockets).filter(|(_, sockets)| sockets.is_some());
+        let open: Vec<bool> = listening.map(|(slot, _)| open(slot)).collect();
+        self.apply_steering(open, steering);
+    }
+
+    fn apply_steering(&mut self, open: Vec<bool>, steering: &Steering<'_>) {
+        let mode = steering.mode;
+        if open == self.steered && mode == self.steering_mode {
+            return;
+        }
+        if let Some(Err(error)) = self.sockets.iter().flatten().next().map(|first| first.steer(mode, &open)) {
+            tracing::warn!(%error, "cannot steer connections around a slot: {error}");
+        }
+        for (slot, open) in open.iter().enumerate() {
+            steering.scoreboard.row(slot).set_avoided(!open);
+        }
+        (self.steered, self.steering_mode) = (open, mode);
+    }
+
+    /// Whether new connections may go to a slot.
+    pub(in crate::supervisor) fn is_steered_to(&self, slot: usize) -> bool {
+        self.steered.get(slot).copied().unwrap_or(true)
     }
 
     /// Public connections in a slot's accept queues.

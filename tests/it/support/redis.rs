@@ -336,7 +336,8 @@ pub(crate) async fn connect(server: &TestRedis, prefix: &str, mode: ScriptingMod
         RedisClient::new(&server.settings(prefix, mode), &server.url(), "test").expect("a usable URL"),
     );
     redis.start();
-    assert_eq!(redis.wait_for_first_attempt().await, RedisStatus::Up);
+    // On a busy machine the first attempt may be given up as silent.
+    eventually("the connection is up", async || redis.status() == RedisStatus::Up).await;
     redis
 }
 

@@ -127,6 +127,21 @@ fn requests_are_answered_in_order_on_one_connection() {
 }
 
 #[test]
+fn a_client_of_the_release_before_commands_in_its_own_form() {
+    let host = ScriptedSupervisor::start(script);
+    let mut client = host.connect();
+    client.send("{\"version\":1,\"verb\":\"reload\"}\n");
+    let progress = client.receive().unwrap();
+    assert_eq!((&progress["version"], &progress["progress"]["text"]), (&json!(1), &json!("begun")));
+    let end = client.receive().unwrap();
+    assert_eq!((&end["version"], &end["verdict"]["sentence"]), (&json!(1), &json!("reload done")));
+    client.send("{\"version\":1,\"verb\":\"status\"}\n");
+    let refused = client.receive().unwrap();
+    assert!(refused["verdict"]["sentence"].as_str().unwrap().contains("restart this command"), "{refused}");
+    assert_eq!(client.receive(), None);
+}
+
+#[test]
 fn a_request_may_come_in_pieces_and_must_be_whole() {
     let host = ScriptedSupervisor::start(script);
     let mut slow = host.connect();

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::support::exposition::sum;
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::wait;
+use crate::support::{soak, wait};
 
 /// An answer as it came; its text is head and body.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ fn a_crowd_waits_and_every_request_is_served() {
     let redis = TestRedis::start();
     let fleet = TestFleetBuilder::on(&redis).example("faulty").workers(2).start();
     let address = fleet.listen;
-    let asking = std::thread::spawn(move || crowd(address, 1000, 4, "/spin/1"));
+    let asking = std::thread::spawn(move || crowd(address, soak::length(400, 1000), 4, "/spin/1"));
     wait::until("requests wait for their turn", wait::LONG, || {
         sum(&fleet.operator("/metrics").text(), "regatta_requests_queued", &[]) > 100.0
     });

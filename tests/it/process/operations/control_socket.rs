@@ -87,6 +87,26 @@ fn whoever_follows_is_told_of_a_crash() {
     assert_eq!(bystander.receive(), None);
 }
 
+/// An alert on `worker_crashed` stays silent when an operator ends everything.
+#[test]
+fn workers_that_are_ended_by_an_order_have_not_crashed() {
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).workers(2).start();
+    let mut follower = knock(&fleet);
+    follower.send("{\"version\":2,\"command\":\"events\",\"follow\":true}\n");
+    let (code, said) = fleet.plan().clone().args(&["stop", "--now"]).run();
+    assert_eq!(code, 0, "{said}");
+    let mut ended = Vec::new();
+    while let Some(reply) = follower.receive() {
+        let event = &reply["event"];
+        let kind = event["kind"].as_str().unwrap_or_default().to_owned();
+        if ["worker_crashed", "worker_exited"].contains(&kind.as_str()) {
+            ended.push((kind, event["reason"].as_str().unwrap().to_owned()));
+        }
+    }
+    assert_eq!(ended, [("worker_exited".into(), "stop".into()), ("worker_exited".into(), "stop".into())]);
+}
+
 /// Dashboards that were forgotten: they follow the events and read nothing, and cost next to nothing for it.
 #[test]
 fn followers_that_do_not_read_cost_neither_memory_nor_an_upgrade() {

@@ -4,7 +4,7 @@ use crate::support::client::{Connection, CookieClient, Request, Response};
 use crate::support::fault_proxy::{CommandCounts, FaultProxy};
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
-use crate::support::{soak, wait};
+use crate::support::{redis, soak, wait};
 
 /// A fleet behind a counting proxy.
 struct Scale {
@@ -141,7 +141,12 @@ fn who_is_denied_costs_nothing_until_he_may_come_back() {
     // While no news of refunds is heard, a denial is believed for a moment only.
     let heard = || !scale.server.cli(&["PUBSUB", "CHANNELS"]).is_empty();
     wait::until("the worker hears of refunds", wait::LONG, heard);
-    scale.fleet.get("/").assert_problem(429);
+    // Redis knows that before the worker does.
+    wait::until("a denial is believed", wait::LONG, || {
+        let asked = redis::calls(&scale.server, "fcall");
+        scale.fleet.get("/").assert_problem(429);
+        redis::calls(&scale.server, "fcall") == asked
+    });
     // From then on: the last answer said already that nothing is left.
     let denied = scale.weigh("who is denied", 0, 0, || scale.fleet.get("/"));
     denied.assert_problem(429);

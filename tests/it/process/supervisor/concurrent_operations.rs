@@ -177,8 +177,9 @@ fn a_worker_that_dies_in_the_grace_leaves_nobody_waiting_in_its_queue() {
     wait::until("workers drain", wait::LONG, || fleet.log_lines("worker draining").len() == 2);
     let begin = Instant::now();
     process::signal(fleet.workers()[0], Signal::SIGKILL);
-    // Who was queued there before the seat is closed may be reset.
     wait::until("it is reaped", Duration::from_secs(2), || !fleet.log_lines("worker crashed").is_empty());
+    // What was queued there before the slot is closed may be reset.
+    wait::until("its slot is closed", Duration::from_secs(2), || !fleet.log_lines("slot retired").is_empty());
     let mut served = 0;
     loop {
         // A connection in the queue of the dead worker would get no answer before the grace is over.
