@@ -94,9 +94,10 @@ pub mod session {
 
 /// Rate limits, for a fleet, for any axum router, and without HTTP.
 pub mod rate_limit {
+    pub use crate::config::limits::OnRedisDown;
     pub use crate::http::extract::RateLimit;
     pub use crate::http::layers::rate_limit::{Denied, ProblemOnDenied, RateLimitLayer, RateLimitService};
-    pub use crate::http::standalone::{Key, OnRedisDown, Quota, RateLimiter};
+    pub use crate::http::standalone::{Key, LimitQuota as Quota, RateLimiter};
 }
 
 /// Numbers that all processes share.

@@ -143,9 +143,18 @@ pub enum Enforcement {
 }
 
 /// What becomes of a policy's requests while Redis is away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// ```
+/// use regatta::rate_limit::OnRedisDown;
+///
+/// assert_eq!(OnRedisDown::default(), OnRedisDown::Local);
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnRedisDown {
-    /// Every worker allows its share of the limit.
+    /// Every worker allows its share of the limit; a program without a fleet, which does not know how many of its kind there
+    /// are, the whole of it.
+    #[default]
     Local,
     /// They are allowed.
     Open,

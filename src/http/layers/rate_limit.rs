@@ -14,13 +14,14 @@ use http::request::Parts;
 use http::{Request, Response};
 use tower::{Layer, Service};
 
+use crate::config::limits::OnRedisDown;
 use crate::http::error::{RequestError, StateError};
 use crate::http::problem::Problem;
 use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
 use crate::http::services::WorkerServices;
 use crate::http::standalone::in_code_limit::{InCodeLimit, Key};
-use crate::http::standalone::quota::{OnRedisDown, Quota};
+use crate::http::standalone::quota::LimitQuota;
 use crate::http::standalone::redis::Redis;
 use crate::http::{body, response};
 use crate::limiter::permit::ConcurrencyPermit;
@@ -68,7 +69,7 @@ enum LimitSource {
 #[derive(Debug, Clone)]
 struct InCodeSource {
     name: Arc<str>,
-    quota: Quota,
+    quota: LimitQuota,
     key: Key,
     on_redis_down: OnRedisDown,
     limit: Arc<InCodeLimit>,
@@ -139,7 +140,7 @@ impl RateLimitLayer {
     /// client address unless [`RateLimitLayer::key`] says otherwise.
     ///
     /// Letters, digits, `-` and `_` are a name; others are taken for `-`.
-    pub fn new(redis: &Redis, name: &str, quota: Quota) -> Self {
+    pub fn new(redis: &Redis, name: &str, quota: LimitQuota) -> Self {
         let services = Arc::clone(redis.services());
         let (key, on_redis_down) = (Key::client_ip(), OnRedisDown::default());
         let limit = InCodeLimit::new(name, quota, key.clone(), on_redis_down, redis.prefix());

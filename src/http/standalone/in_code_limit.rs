@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use http::HeaderName;
 use http::request::Parts;
 
-use crate::config::limits::SubjectKind;
+use crate::config::limits::{OnRedisDown, SubjectKind};
 use crate::http::error::RequestError;
 use crate::http::request_state::RequestState;
-use crate::http::standalone::quota::{OnRedisDown, Quota};
+use crate::http::standalone::quota::LimitQuota;
 use crate::limiter::policy::{LimitPolicy, header_digest};
 
 /// Stands where a policy has a header's name; no header is called so.
@@ -148,7 +148,7 @@ impl InCodeLimit {
     /// `prefix` is the first part of every key in Redis.
     pub(in crate::http) fn new(
         name: &str,
-        quota: Quota,
+        quota: LimitQuota,
         key: Key,
         on_redis_down: OnRedisDown,
         prefix: &str,
@@ -159,7 +159,7 @@ impl InCodeLimit {
     }
 
     /// The same for a key that the caller names.
-    pub(super) fn keyed(name: &str, quota: Quota, prefix: &str) -> Self {
+    pub(super) fn keyed(name: &str, quota: LimitQuota, prefix: &str) -> Self {
         Self::new(name, quota, Key::by(|_| None), OnRedisDown::Local, prefix)
     }
 

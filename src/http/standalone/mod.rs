@@ -15,7 +15,7 @@ pub(super) mod state_handle;
 pub(super) mod trusted_proxies;
 
 pub use in_code_limit::Key;
-pub use quota::{OnRedisDown, Quota};
+pub use quota::LimitQuota;
 pub use rate_limiter::RateLimiter;
 pub use redis::{Redis, RedisBuilder, RedisMode};
 pub use session_layer::{SessionLayer, SessionService};

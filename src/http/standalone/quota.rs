@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::limits;
 use crate::config::limits::{
-    BURST_MAX, Enforcement, LimitConfig, LimitKind, LimitScope, OnRedisFull, PrefetchMode, Rate, SubjectKind,
+    BURST_MAX, Enforcement, LimitConfig, LimitKind, LimitScope, OnRedisDown, OnRedisFull, PrefetchMode, Rate,
+    SubjectKind,
 };
 
 /// How long the place of a request is kept whose process was killed.
@@ -34,14 +34,14 @@ const CLIENT_FACTOR: u64 = 10;
 /// # let _ = (LOGIN, EXPORT, UPLOADS);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Quota {
+pub struct LimitQuota {
     requests: u64,
     /// None: at the same time.
     period: Option<Duration>,
     burst: Option<u64>,
 }
 
-impl Quota {
+impl LimitQuota {
     /// So many requests a second.
     #[must_use]
     pub const fn per_second(requests: u64) -> Self {
@@ -97,45 +97,16 @@ impl Quota {
             scope: LimitScope::Layer,
             methods: Vec::new(),
             enforcement: Enforcement::Enforced,
-            on_redis_down: on_redis_down.into(),
+            on_redis_down,
             on_redis_full: OnRedisFull::Open,
             client_factor: if is_clients_choice { CLIENT_FACTOR } else { 0 },
         }
     }
 }
 
-/// What becomes of a limit's requests while Redis is away.
-///
-/// ```
-/// use regatta::rate_limit::OnRedisDown;
-///
-/// assert_eq!(OnRedisDown::default(), OnRedisDown::Local);
-/// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnRedisDown {
-    /// Every process counts by itself: a worker of a fleet its share of the limit, a program without a fleet, which does
-    /// not know how many of its kind there are, the whole of it.
-    #[default]
-    Local,
-    /// They are allowed.
-    Open,
-    /// They are answered 503.
-    Closed,
-}
-
-impl From<OnRedisDown> for limits::OnRedisDown {
-    fn from(what: OnRedisDown) -> Self {
-        match what {
-            OnRedisDown::Local => Self::Local,
-            OnRedisDown::Open => Self::Open,
-            OnRedisDown::Closed => Self::Closed,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::LimitQuota as Quota;
     use super::*;
 
     fn kind(quota: Quota) -> LimitKind {

@@ -7,7 +7,7 @@ use crate::http::error::{RequestError, StateError};
 use crate::http::extract::RateLimit;
 use crate::http::services::WorkerServices;
 use crate::http::standalone::in_code_limit::InCodeLimit;
-use crate::http::standalone::quota::Quota;
+use crate::http::standalone::quota::LimitQuota;
 use crate::http::standalone::redis::Redis;
 use crate::http::standalone::state_handle;
 
@@ -40,7 +40,7 @@ impl fmt::Debug for RateLimiter {
 
 impl RateLimiter {
     /// A limit by this name: all processes with the same Redis, prefix, name and quota count together.
-    pub fn new(redis: &Redis, name: &str, quota: Quota) -> Self {
+    pub fn new(redis: &Redis, name: &str, quota: LimitQuota) -> Self {
         let services = Arc::clone(redis.services());
         let limit = Arc::new(InCodeLimit::keyed(name, quota, redis.prefix()));
         Self { services, limit }
