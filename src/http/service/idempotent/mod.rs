@@ -20,7 +20,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Request, StatusCode};
 
 use crate::http::error::{RequestError, StateError};
-use crate::http::extract::{Idempotency, ResponseRetention};
+use crate::http::idempotency::{Idempotency, ResponseRetention};
 use crate::http::problem::Problem;
 use crate::http::request_state::{RequestState, SessionOrigin};
 use crate::http::service::idempotent::request_names::{

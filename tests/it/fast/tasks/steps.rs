@@ -7,7 +7,7 @@ use regatta::__internals::redis::RedisClient;
 use regatta::__internals::redis::task::{
     Cancelled, EnqueueOutcome, ExecutionResult, StartOutcome, TaskDelivery, TaskExecution, TaskPolicy,
 };
-use regatta::{TaskId, TaskState};
+use regatta::task::{TaskId, TaskState};
 
 use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::wait;

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::task::Cancelled;
-use regatta::{TaskContext, TaskId, TaskQueue, TaskState, TaskStatus};
+use regatta::__internals::redis::task::TaskStatus;
+use regatta::__internals::tasks::TaskQueue;
+use regatta::task::{TaskContext, TaskId, TaskState};
 
 use crate::fast::tasks::queue::settings;
 use crate::support::client::{Connection, Request};
