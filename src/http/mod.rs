@@ -13,6 +13,7 @@ mod dashboard;
 mod drain_state;
 pub mod error;
 mod fleet_handle;
+pub mod header_names;
 pub mod idempotency;
 mod instance;
 mod no_dashboard;
@@ -36,6 +37,8 @@ mod worker;
 
 use std::sync::Arc;
 
+#[cfg(test)]
+pub(crate) use admin::metrics::all_series;
 pub use axum::Router;
 pub use axum::body::Body;
 #[cfg(feature = "dashboard")]
