@@ -11,8 +11,8 @@ use regatta::__internals::redis::{RedisClient, keys};
 use regatta::__internals::tasks::TaskQueue;
 use regatta::task::{TaskContext, TaskId, TaskState};
 
-use crate::fast::tasks::queue::settings;
 use crate::support::redis::{TestRedis, connect, eventually};
+use crate::support::task_steps::settings;
 use crate::support::wait;
 
 /// A worker over a connection of its own.
