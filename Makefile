@@ -28,19 +28,17 @@ run: deps-run ## build and serve on http://localhost:3000, with a private Redis;
 
 # REGATTA_TEST_REDIS_SERVER=PROGRAM in the environment runs them on another server than redis-server, such as a Valkey.
 .PHONY: test
-test: deps-test ## run every test
+test: deps-test ## run every test but the soak tier; tells the time of each tier
 	@$(CARGO) test --locked --doc
 	@$(CARGO) build --locked --examples
-	@if $(CARGO) nextest --version >/dev/null 2>&1; \
-	  then exec $(CARGO) nextest run --locked --no-fail-fast; \
-	  else exec $(CARGO) test --locked --no-fail-fast --lib --bins --tests; fi
+	@CARGO='$(CARGO)' exec .ci/test
 
 .PHONY: soak
-soak: deps-test ## the long form of the tests under load: tens of minutes; prints requests and failures of each scenario
+soak: deps-test ## the soak tier, and tests under load in their long form: tens of minutes; prints figures of each scenario
 	@$(CARGO) build --locked --examples
 	@if $(CARGO) nextest --version >/dev/null 2>&1; \
-	  then REGATTA_SOAK=1 exec $(CARGO) nextest run --locked --no-fail-fast --profile soak -E 'test(/(zero_loss|round_trips|unreliable_network|linearizability|gcra|fuzz|stream_load|stream_faults|behind_nginx|saturation)::/)'; \
-	  else REGATTA_SOAK=1 exec $(CARGO) test --locked --no-fail-fast --test it -- zero_loss:: round_trips:: unreliable_network:: linearizability:: gcra:: fuzz:: stream_load:: stream_faults:: behind_nginx:: saturation:: --test-threads 1 --nocapture; fi
+	  then REGATTA_SOAK=1 exec $(CARGO) nextest run --locked --no-fail-fast --profile soak -E 'test(/^soak::/) + test(/(zero_loss|round_trips|unreliable_network|linearizability|gcra|fuzz|stream_load|stream_faults|behind_nginx|saturation)::/)'; \
+	  else REGATTA_SOAK=1 exec $(CARGO) test --locked --no-fail-fast --test it -- soak:: zero_loss:: round_trips:: unreliable_network:: linearizability:: gcra:: fuzz:: stream_load:: stream_faults:: behind_nginx:: saturation:: --test-threads 1 --nocapture; fi
 
 .PHONY: fuzz
 fuzz: ## what strangers may send, mutated by a fuzzer: each target for a minute (SECONDS=n)

@@ -48,14 +48,17 @@ mod status;
 mod supervisor;
 mod sys;
 mod tasks;
+mod units;
 mod worker;
 
 pub use bootstrap::fleet::Fleet;
+pub use config::settings::{ForwardedHeader, RedisUrl};
 pub use facade::{
     Busy, ClientIp, Error, ErrorKind, EventSource, FleetHandle, FleetSnapshot, Idempotency, LastEventId,
     Problem, RedisError, RedisErrorKind, RedisStatus, Refusal, RequestTimeout, SameOrigin, SlotSnapshot,
     Worker, WorkerState, broadcast, counter, event, rate_limit, session, task, ws,
 };
+pub use http::standalone::{InvalidNetwork, Redis, RedisBuilder, RedisMode, TrustedProxies};
 #[cfg(feature = "demo")]
 pub use sys::allocator::Allocator;
 
@@ -126,6 +129,9 @@ pub mod __internals {
     }
     pub mod logging {
         pub use crate::logging::*;
+    }
+    pub mod units {
+        pub use crate::units::*;
     }
     pub mod worker {
         pub use crate::worker::*;

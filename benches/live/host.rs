@@ -179,7 +179,7 @@ pub(crate) fn percent(us: f64, seconds: f64) -> String {
     format!("{:.2} %", us / seconds / 10_000.0)
 }
 
-/// Waits until all have the last message, sends everybody home, and compares the books.
+/// Waits until all have the last message, ends all clients, and compares what was sent with what arrived.
 pub(crate) fn settle(crowd: SubscriberGroup, printed: &[PublishedMessage]) -> Outcome<DeliveryReport> {
     let last = printed.iter().filter_map(|printed| printed.answer.clone().ok()).max();
     let last = last.ok_or("nothing was published")?;

@@ -219,7 +219,7 @@ fn return_to_previous(env: &TakeoverEnv, reason: &str) -> String {
         exec::set_inheritable(old, false).map_err(to_text)?;
         let memory = exec::duplicate_inherited(env.state).map_err(to_text)?;
         let state = Handoff::read(&memory);
-        // A state no one can read still has to be given back; then the old program is called by its descriptor.
+        // A state that cannot be read still has to be given back; then the old program is called by its descriptor.
         let (arguments, mut environment, home) = match state {
             Ok(state) => (state.arguments, state.environment, state.descriptors.working_dir),
             Err(_) => {

@@ -44,7 +44,8 @@ pub struct BreakerRejected {
 }
 
 /// A breaker's state as operators see it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum BreakerState {
     /// Calls pass.

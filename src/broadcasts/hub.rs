@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use tokio::task::AbortHandle;
+
 use crate::broadcasts::error::BroadcastError;
 use crate::broadcasts::hub_state::{HubCounters, HubState};
 use crate::broadcasts::message::MessageId;
@@ -52,13 +54,15 @@ impl BroadcastHub {
         Self { state: Arc::new(HubState::new(redis, settings)) }
     }
 
-    /// Starts reconciling topics and reporting presence, for as long as the runtime lives. Call it once.
+    /// Starts reconciling topics and reporting presence, for as long as the runtime lives or until both tasks are
+    /// aborted. Call it once.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start(&self) {
-        tokio::spawn(reconciler::run(Arc::clone(&self.state)));
-        tokio::spawn(presence_reporter::run(Arc::clone(&self.state)));
+    pub fn start(&self) -> [AbortHandle; 2] {
+        let reconciler = tokio::spawn(reconciler::run(Arc::clone(&self.state)));
+        let reporter = tokio::spawn(presence_reporter::run(Arc::clone(&self.state)));
+        [reconciler.abort_handle(), reporter.abort_handle()]
     }
 
     /// Publishes a message to all subscribers of the topic in the whole fleet.

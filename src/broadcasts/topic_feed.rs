@@ -37,7 +37,7 @@ pub(super) fn sequenced(topic: &TopicName, stored: &StreamEntry) -> SequencedMes
     SequencedMessage { before: stored.previous.into(), id, body }
 }
 
-/// A topic that someone subscribes to.
+/// A topic that has subscribers.
 #[derive(Debug)]
 pub(super) struct TopicFeed {
     pub(super) topic: TopicName,

@@ -142,7 +142,7 @@ pub(super) struct MigrateOptions {
 }
 
 /// What can be done about a limit. A subject is whatever the policy counts by: an address, a session's digest, a
-/// user's tag, a header's value; none for a policy that counts everybody together.
+/// user's tag, a header's value; none for a policy that counts all clients together.
 #[derive(Debug, Subcommand)]
 pub(super) enum LimitsCommand {
     /// What is left under a policy, and when it is as if never used

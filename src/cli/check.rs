@@ -7,7 +7,8 @@ use crate::bootstrap::exit_code;
 use crate::bootstrap::exit_code::{CommandFailure, print_line};
 use crate::config::ConfigInputs;
 use crate::config::limits::{
-    Enforcement, LimitConfig, LimitKind, LimitScope, LimitTiming, PREFETCH_BURST_MIN, PrefetchMode,
+    Enforcement, LimitConfig, LimitKind, LimitScope, LimitTiming, OnRedisDown, PREFETCH_BURST_MIN,
+    PrefetchMode, SubjectKind,
 };
 use crate::config::redis_url::RedisAddress;
 use crate::config::settings::{Config, RedisUrl, WorkerCount};
@@ -138,6 +139,13 @@ fn check_private_redis(config: &Config, inputs: &ConfigInputs) -> Result<(), Com
 
 /// One policy in a few words.
 fn limit_line(limit: &LimitConfig) -> String {
+    let subject = match &limit.subject {
+        SubjectKind::Client => "client".to_owned(),
+        SubjectKind::Session => "session".to_owned(),
+        SubjectKind::User => "user".to_owned(),
+        SubjectKind::Header(name) => format!("value of the header {name}"),
+        SubjectKind::Global => "fleet".to_owned(),
+    };
     let measure = match limit.kind {
         LimitKind::Rate { rate, burst, prefetch: lease } => {
             let drawn = match lease {
@@ -148,10 +156,11 @@ fn limit_line(limit: &LimitConfig) -> String {
                 PrefetchMode::Always => ", prefetched by workers",
                 PrefetchMode::AtMost(most) => &format!(", prefetched by workers, {most} by each at most"),
             };
-            format!("{} per {:?} per {:?}, burst {burst}{drawn}", rate.count, rate.period, limit.subject)
+            let (count, period) = (rate.count, humantime::format_duration(rate.period));
+            format!("{count} per {period} and {subject}, burst {burst}{drawn}")
         }
         LimitKind::Concurrency { max: most, .. } => {
-            format!("{most} at the same time per {:?}", limit.subject)
+            format!("{most} at the same time per {subject}")
         }
     };
     let scope = match &limit.scope {
@@ -172,5 +181,10 @@ fn limit_line(limit: &LimitConfig) -> String {
         Enforcement::Shadow => ", in shadow",
         Enforcement::Disabled => ", switched off",
     };
-    format!("{measure}, {scope}{methods}{effect}; without Redis {:?}", limit.on_redis_down)
+    let without_redis = match limit.on_redis_down {
+        OnRedisDown::Local => "local",
+        OnRedisDown::Open => "open",
+        OnRedisDown::Closed => "closed",
+    };
+    format!("{measure}, {scope}{methods}{effect}; without Redis {without_redis}")
 }

@@ -82,7 +82,7 @@ fn send_and_wait(
     Ok(result)
 }
 
-/// What to tell someone whose request has no verdict.
+/// What to tell the operator if a request has no result.
 pub(super) fn explain_error(
     error: &ControlError,
     request: &ControlRequest,

@@ -34,7 +34,7 @@ enum EventStreamEnd {
     OutputClosed,
 }
 
-/// Prints the events after number `after`; with `follow` until the fleet ends or no one reads them.
+/// Prints the events after number `after`; with `follow` until the fleet or the reader of the output ends.
 pub(super) fn events(
     run_dir: &Path,
     follow: bool,
@@ -93,7 +93,7 @@ fn stream_events(
     }
 }
 
-/// Prints a reply; false when no one reads it.
+/// Prints a reply; false when the output is closed.
 fn print(reply: &ControlReply, json: bool) -> bool {
     let mut out = io::stdout();
     match (json, reply) {

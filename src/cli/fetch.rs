@@ -55,7 +55,7 @@ pub(super) fn parse_status(document: Value) -> Result<InstanceStatus, CommandFai
         .map_err(|error| failed(format!("the fleet's status is not understood: {error}; try status --json")))
 }
 
-/// What to tell someone who got no answer.
+/// What to tell the operator if there is no answer.
 pub(super) fn to_failure(error: &ControlError) -> CommandFailure {
     let code = if matches!(error, ControlError::NotRunning { .. }) {
         exit_code::UNAVAILABLE

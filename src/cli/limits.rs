@@ -1,4 +1,4 @@
-//! How someone stands under a rate limit, and beginning it anew, from a terminal.
+//! `limits`: what is left under a rate limit, and resetting it, from a terminal.
 
 use std::net::IpAddr;
 
@@ -45,11 +45,17 @@ pub(super) fn limits(config: &Config, action: &LimitsCommand) -> Result<u8, Comm
     match json {
         true => print_line(json!({
             "policy": policy, "subject": subject, "limit": most(found), "remaining": status.remaining,
-            "reset_ms": status.reset_us.div_ceil(1000), "reset": reset && was_used,
+            "reset_seconds": reset_seconds(status.reset_us), "reset": reset && was_used,
         })),
         false => print_line(line(found, &subject, &status, reset.then_some(was_used))),
     }
     Ok(exit_code::OK)
+}
+
+/// To a millisecond, rounded up: the limit is then as it was before its first use.
+#[allow(clippy::cast_precision_loss, reason = "a limit is used up for years at most")]
+fn reset_seconds(reset_us: u64) -> f64 {
+    reset_us.div_ceil(1000) as f64 / 1e3
 }
 
 /// One piece of work with Redis.

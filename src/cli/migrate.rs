@@ -96,7 +96,7 @@ fn repair(at: MigrationTarget<'_>, order: &MigrateOptions) -> Result<u8, Command
     Ok(exit_code::OK)
 }
 
-/// Asks on the terminal; where there is none no one can agree.
+/// Asks on the terminal; without one the answer is no.
 fn confirm() -> Result<bool, CommandFailure> {
     if !io::stdin().is_terminal() {
         let message = "nothing was changed: add --yes to have this done without a question".to_owned();

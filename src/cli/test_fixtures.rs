@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::breaker::BreakerState;
 use crate::scoreboard::ExitReason;
 use crate::scoreboard::cell::CellState;
 use crate::scoreboard::row::SlotState;
@@ -17,13 +18,17 @@ pub(super) fn worker(pid: u32, state: CellState, generation: u64) -> WorkerStatu
         pid,
         state,
         generation,
-        build: if generation < 4 { "1.1.0".into() } else { "1.2.0".into() },
+        build: Some(if generation < 4 { "1.1.0".into() } else { "1.2.0".into() }),
+        started_ms: 1_000_000,
         uptime_s: if generation < 4 { 7200 } else { 3600 },
         heartbeat_age_ms: Some(120),
         busy_percent: Some(if generation < 4 { 3.0 } else { 42.0 }),
         cpu_us: 5_000_000,
+        busy_us: 4_000_000,
         memory_bytes: 10 * MIB,
         redis_up: true,
+        redis_reads: BreakerState::Closed,
+        redis_writes: BreakerState::Closed,
         connections: 12,
         in_flight: 1,
         requests: 5000,
@@ -40,7 +45,7 @@ pub(super) fn slot(
     SlotStatus {
         slot: index,
         state,
-        open: true,
+        open: Some(true),
         others: Vec::new(),
         queued: Some(0),
         starts: 1,
@@ -80,7 +85,7 @@ pub(super) fn instance_status() -> InstanceStatus {
     leaving.exits = BTreeMap::from([("memory".into(), 1), ("reload".into(), 1)]);
     leaving.last_exit_reason = Some(ExitReason::Memory);
     let mut closed = slot(1, SlotState::Ready, Some(worker(4011, CellState::Ready, 4)), 234_567);
-    closed.open = false;
+    closed.open = Some(false);
     let mut failing = slot(2, SlotState::BackedOff, None, 0);
     failing.starts = 5;
     failing.last_exit_reason = Some(ExitReason::Boot);
@@ -100,7 +105,14 @@ pub(super) fn instance_status() -> InstanceStatus {
             reason: Some("slot 0: worker 4100\n did not get READY".into()),
             finished_ms: 1_000_000 + 7_140_000,
         }),
-        workers: WorkerTotals { configured: 3, target: 3, min: 3, max: 3, ready: 2, autoscale: None },
+        workers: WorkerTotals {
+            configured: Some(3),
+            target: 3,
+            min: Some(3),
+            max: Some(3),
+            ready: 2,
+            autoscale: None,
+        },
         redis: RedisReport { private_pid: Some(4001), ever_connected: true, up: 2, breakers_open: 0 },
         totals: InstanceTotals {
             requests: 1_234_567,

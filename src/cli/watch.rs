@@ -56,7 +56,7 @@ pub(super) fn start(
     // What cannot be watched is an error of this start, not of a process that has not begun.
     FileWatcher::new(Path::new(&files[0]), Path::new(&files[1])).map_err(failed)?;
     let words = [VERB.into(), "--run-dir".into(), run_dir.as_os_str().to_owned(), "--".into()];
-    process::spawn_self(words.into_iter().chain(files)).map_err(failed)
+    process::spawn_companion(&files[0].clone(), words.into_iter().chain(files)).map_err(failed)
 }
 
 /// Follows the files until this process is ended with the fleet.
@@ -66,7 +66,7 @@ pub(super) fn run(run_dir: &Path, program: &Path, configuration: &Path) -> Resul
     loop {
         let now = clock::monotonic();
         for kind in files.changed_files(now).map_err(failed)? {
-            if !ask(run_dir, kind) {
+            if !ask(run_dir, kind, program) {
                 files.retry(kind, now + RETRY_DELAY);
             }
         }
@@ -76,9 +76,12 @@ pub(super) fn run(run_dir: &Path, program: &Path, configuration: &Path) -> Resul
 }
 
 /// Asks the fleet to take what has changed; whether it will is all that is waited for.
-fn ask(run_dir: &Path, kind: WatchedFileKind) -> bool {
+fn ask(run_dir: &Path, kind: WatchedFileKind, program: &Path) -> bool {
     let request = match kind {
-        WatchedFileKind::Program => ControlRequest::Upgrade { binary: None, wait: false },
+        // By its path: an operator may have had the fleet become another program since.
+        WatchedFileKind::Program => {
+            ControlRequest::Upgrade { binary: Some(program.to_path_buf()), wait: false }
+        }
         WatchedFileKind::Configuration => ControlRequest::Reload { wait: false },
     };
     let answer = || -> Result<_, ControlError> {
@@ -125,6 +128,9 @@ impl FileWatcher {
     /// Files that have changed and have been left alone since.
     fn changed_files(&mut self, now: Duration) -> io::Result<Vec<WatchedFileKind>> {
         let any = self.watch.has_changed()?;
+        if any {
+            self.files.iter().for_each(|file| self.watch.follow_links(&file.path));
+        }
         let mut changed = Vec::new();
         for file in self.files.iter_mut().filter(|file| any || file.change.due.is_some()) {
             if file.change.update(FileFingerprint::from_path(&file.path), now) {

@@ -138,12 +138,57 @@ fn check_redis_credentials(given: &GivenSettings, redis: &RedisConfig) -> Result
     }
 }
 
+/// Refuses what a program built without the dashboard would ignore: its token, and its place at the public addresses.
+fn refuse_missing_dashboard(given: &GivenSettings, dashboard: &DashboardConfig) -> Result<(), ConfigError> {
+    let used = [
+        ("dashboard.public", dashboard.public),
+        ("dashboard.token", dashboard.token.is_some()),
+        ("dashboard.token_file", dashboard.token_file.is_some()),
+    ];
+    match used.into_iter().find(|(_, is_used)| *is_used) {
+        Some((name, _)) => {
+            let reason = "this program is built without the dashboard (cargo feature \"dashboard\")";
+            Err(given.contradiction(name, reason.to_owned()))
+        }
+        None => Ok(()),
+    }
+}
+
 fn check_dashboard(given: &GivenSettings, dashboard: &DashboardConfig) -> Result<(), ConfigError> {
+    if !cfg!(feature = "dashboard") {
+        return refuse_missing_dashboard(given, dashboard);
+    }
     match (&dashboard.token, &dashboard.token_file) {
         (Some(_), Some(_)) => {
             let reason = "dashboard.token is set too; give one of them".to_owned();
             Err(given.contradiction("dashboard.token_file", reason))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::sources;
+
+    fn refusal_without_dashboard(name: &str, value: &str) -> Option<String> {
+        let flags = vec![(name.to_owned(), value.to_owned(), "--set".to_owned())];
+        let given = sources::collect(&ConfigInputs { flags, ..ConfigInputs::default() }).unwrap();
+        let config = Config::read(&given).unwrap();
+        refuse_missing_dashboard(&given, &config.dashboard).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_program_without_the_dashboard_refuses_its_settings() {
+        let token = "0123456789abcdef";
+        let used = [("public", "true"), ("token", token), ("token_file", "/etc/token")];
+        for (name, value) in used {
+            let name = format!("dashboard.{name}");
+            let text = refusal_without_dashboard(&name, value).unwrap();
+            assert!(text.contains(&name) && text.contains("built without the dashboard"), "{text}");
+            assert!(!text.contains(token), "{text}");
+        }
+        assert_eq!(refusal_without_dashboard("dashboard.public", "false"), None);
     }
 }

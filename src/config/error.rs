@@ -124,7 +124,7 @@ impl ConfigError {
 /// Where a value was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SettingOrigin {
-    /// Nobody gave it.
+    /// It was given nowhere.
     Default,
     /// The application, as a default of its own.
     Application,

@@ -71,10 +71,22 @@ pub(super) fn suggestion(path: &str) -> Option<String> {
     let meant = USUAL.iter().find(|(usual, _)| *usual == path).map(|(_, known)| (*known).to_owned());
     let meant = meant.or_else(|| all().find(known).map(|key| key.path.to_owned()));
     meant.or_else(|| all().find_map(|key| with_name(key.path, &flat(path)))).or_else(|| {
-        let distances = all().map(|key| (distance(key.path, path), key.path));
-        let near = distances.min().filter(|(far, known)| *far <= 1 + known.len() / 4);
-        near.map(|(_, known)| known.to_owned())
+        let distances = all().map(|key| {
+            let known = with_chosen_part(key.path, path);
+            (distance(&known, path), key.path.len(), known)
+        });
+        let near = distances.min().filter(|(far, length, _)| *far <= 1 + length / 4);
+        near.map(|(_, _, known)| known)
     })
+}
+
+/// The pattern with the part that the operator chose, if the path has as many parts; else as it stands.
+fn with_chosen_part(pattern: &str, path: &str) -> String {
+    let (parts, given): (Vec<_>, Vec<_>) = (pattern.split('.').collect(), path.split('.').collect());
+    match parts.iter().position(|part| *part == "*") {
+        Some(chosen) if parts.len() == given.len() => pattern.replacen('*', given[chosen], 1),
+        _ => pattern.to_owned(),
+    }
 }
 
 /// What others call it.
@@ -145,7 +157,10 @@ mod tests {
             ("limits_default_rate", "limits.default.rate"),
             ("limits_my_api_on_redis_down", "limits.my_api.on_redis_down"),
             ("port", "listen"),
+            ("limit.default.rate", "limits.default.rate"),
+            ("limits.my_api.bursts", "limits.my_api.burst"),
             ("completely.else", ""),
+            ("entirely.my_long_name.different", ""),
         ] {
             assert_eq!(near(path), meant, "{path}");
         }

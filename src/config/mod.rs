@@ -19,6 +19,7 @@ mod sources;
 pub mod text;
 mod value;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use checks::check_readable;
@@ -37,6 +38,23 @@ pub fn load(inputs: &ConfigInputs) -> Result<Config, ConfigError> {
     checks::check_folder_variables(inputs, &given)?;
     checks::check_consistency(&given, &config)?;
     Ok(config)
+}
+
+/// The defaults, without a file, an environment or a policy: what a program without a fleet begins with.
+///
+/// # Errors
+/// None that a test of the defaults would not have found.
+pub fn defaults() -> Result<Config, ConfigError> {
+    let config = Config::read(&sources::built_in())?;
+    Ok(Config { limits: BTreeMap::new(), ..config })
+}
+
+/// Reads the prefix of every key.
+///
+/// # Errors
+/// What is wrong with it, and what to choose instead.
+pub fn parse_key_prefix(text: &str) -> Result<String, String> {
+    key_prefix::prefix(text)
 }
 
 /// Where the running fleet is found: the one setting that is needed to ask it.

@@ -33,6 +33,19 @@ pub(super) fn collect_lenient(inputs: &ConfigInputs) -> Result<GivenSettings, Co
     SettingSources::merge(inputs, false)
 }
 
+/// What holds without any source.
+pub(super) fn built_in() -> GivenSettings {
+    let given = GivenSettings {
+        values: BTreeMap::new(),
+        folder: PathBuf::new(),
+        default_run_dir: PathBuf::new(),
+        default_data_dir: PathBuf::new(),
+    };
+    let mut sources = SettingSources { given, strict: true };
+    sources.defaults();
+    sources.given
+}
+
 impl SettingSources {
     fn merge(inputs: &ConfigInputs, strict: bool) -> Result<GivenSettings, ConfigError> {
         let given = GivenSettings {
@@ -150,7 +163,7 @@ impl SettingSources {
     }
 
     fn insert(&mut self, path: String, items: Vec<String>, origin: SettingOrigin) -> Result<(), ConfigError> {
-        // In a file a name is either a value or a section: who wants `listen.steering` too needs another name for it.
+        // In a file a name is either a value or a section: a file with `listen.steering` needs another name for `listen`.
         let path = if path == "listen.address" { "listen".into() } else { path };
         match lookup::lookup(&path) {
             Some(setting) => self.put(path, items, origin, setting),

@@ -26,7 +26,7 @@ const CHUNK: usize = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// No file, or no one behind it.
+    /// There is no file, or no process listens at it.
     #[error(
         "no fleet runs here (run_dir {}): start it with `serve`, or name its run_dir with --run-dir",
         run_dir.display()

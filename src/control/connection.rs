@@ -1,7 +1,7 @@
 //! One client of the control socket: its bytes on the way in and out, and where its request stands.
 //!
 //! Requests of one client are taken one after the other: the next is not looked at before the last is answered and
-//! the answer is gone. So replies need no number, and a client that does not read holds up no one but itself.
+//! the answer is gone. So replies need no number, and a client that does not read delays only itself.
 
 use std::io;
 use std::io::{Read, Write};
@@ -149,7 +149,7 @@ impl ControlConnection {
     pub(super) fn interest(&self) -> Interest {
         let read =
             !self.read_closed && self.state != ClientState::Closing && self.incoming.len() <= REQUEST_MAX;
-        // A request that waits here already wakes no one by coming: room to answer it does.
+        // A request that waits here needs no wake-up when it comes, but when there is room to answer it.
         let has_pending_request = self.state == ClientState::Idle && self.has_request();
         Interest::new(read, self.unsent() > 0 || has_pending_request)
     }
@@ -201,7 +201,7 @@ impl ControlConnection {
                     if line.trim_ascii().is_empty() {
                         continue;
                     }
-                    protocol::decode_request(&line)
+                    protocol::decode_versioned_request(&line)
                 }
                 None if self.incoming.len() > REQUEST_MAX => Err(ProtocolError::TooLong),
                 None if self.incoming.trim_ascii().is_empty() => {
@@ -213,12 +213,13 @@ impl ControlConnection {
             if self.incoming.is_empty() {
                 self.incoming = Vec::new();
             }
-            match &read {
-                Ok(_) => self.version = VERSION,
-                Err(ProtocolError::Version { given }) if *given == PREVIOUS_VERSION.to_string() => {
-                    self.version = PREVIOUS_VERSION;
-                }
-                Err(_) => {}
+            let read = read.map(|(version, request)| {
+                self.version = version;
+                request
+            });
+            if matches!(&read, Err(ProtocolError::Version { given }) if *given == PREVIOUS_VERSION.to_string())
+            {
+                self.version = PREVIOUS_VERSION;
             }
             self.state = if read.is_ok() { ClientState::AwaitingReply } else { ClientState::Closing };
             return Some(read);
@@ -270,6 +271,13 @@ impl ControlConnection {
                 let result = ControlReply::Result(CommandResult::ok(message).with_detail("last", last));
                 self.state = ClientState::Idle;
                 return self.send(&result);
+            }
+            if self.version == PREVIOUS_VERSION
+                && let Some(event) = due.next()
+            {
+                // Its form has no events, and one reply ends a request: it gets one, and nothing after it.
+                self.state = ClientState::Closing;
+                return self.send(&ControlReply::Event(event.clone()));
             }
             for event in due {
                 let line = self.encode(&ControlReply::Event(event.clone()));
@@ -328,7 +336,7 @@ impl ControlConnection {
         finished && self.unsent() == 0
     }
 
-    /// Whether no one would miss it: it waits for no answer.
+    /// Whether it may be closed: it waits for no answer.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.state, ClientState::Idle | ClientState::Closing)
     }

@@ -42,9 +42,9 @@ event_kinds! {
     WorkerReady = "worker_ready",
     /// A worker got its drain order, or drains without one.
     WorkerDraining = "worker_draining",
-    /// A worker exited as ordered.
+    /// A worker ended for a reason that is no failure: it was replaced, stopped, or held too much memory.
     WorkerExited = "worker_exited",
-    /// A worker exited without an order; `reason` says how.
+    /// A worker failed: `reason` is `boot`, `exit_code`, `signal`, `out_of_memory`, `hang` or `drain_timeout`.
     WorkerCrashed = "worker_crashed",
     /// A worker makes no progress: new connections are steered around its slot.
     WorkerSuspect = "worker_suspect",

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::control::event_kind::EventKind;
-use crate::status::units;
+use crate::units;
 
 /// Events that are kept.
 pub const EVENTS_CAPACITY: usize = 1024;

@@ -19,7 +19,7 @@ use crate::control::events::FleetEvent;
 /// Version of the protocol. It changes when an old client would misunderstand, not when a field is added to a reply.
 pub const VERSION: u32 = 2;
 
-/// The version before it: a client of it gets its replies in its own form.
+/// The version before it: a client of it gets its replies in its own form, and may command what has one.
 pub const PREVIOUS_VERSION: u32 = 1;
 
 /// What a fleet of that version says to a request of another one.
@@ -28,7 +28,7 @@ const VERSION_REFUSED: &str = "of the control protocol is not spoken here";
 /// Longest request, bytes, its newline left out.
 pub const REQUEST_MAX: usize = 64 * 1024;
 
-/// Longest part of someone else's text that an error repeats, characters.
+/// Longest part of a client's or fleet's text that an error repeats, characters.
 const QUOTE_MAX: usize = 200;
 
 /// What an operator requests. With `wait` (the default) the result comes when the outcome is known, not at the start.
@@ -289,6 +289,34 @@ pub fn decode_request(line: &[u8]) -> Result<ControlRequest, ProtocolError> {
     }
 }
 
+/// Reads a line as a request of [`VERSION`] or, where its replies have a form there, of [`PREVIOUS_VERSION`]: during an
+/// upgrade workers of the release before still show the operators' page, and scripts still speak as they did.
+///
+/// # Errors
+/// As [`decode_request`].
+pub fn decode_versioned_request(line: &[u8]) -> Result<(u32, ControlRequest), ProtocolError> {
+    match decode_request(line) {
+        Err(ProtocolError::Version { given }) if given == PREVIOUS_VERSION.to_string() => {
+            Ok((PREVIOUS_VERSION, decode_previous_request(line)?))
+        }
+        request => Ok((VERSION, request?)),
+    }
+}
+
+fn decode_previous_request(line: &[u8]) -> Result<ControlRequest, ProtocolError> {
+    let mut fields: Map<String, Value> = serde_json::from_slice(line)
+        .map_err(|error| ProtocolError::Json { reason: quote(&error.to_string()) })?;
+    fields.remove("version");
+    let command = fields.remove("verb");
+    if fields.contains_key("command")
+        || matches!(command.as_ref().and_then(Value::as_str), Some("status" | "events"))
+    {
+        return Err(ProtocolError::Version { given: PREVIOUS_VERSION.to_string() });
+    }
+    fields.extend(command.map(|command| ("command".to_owned(), command)));
+    serde_json::from_value(Value::Object(fields)).map_err(|error| invalid_request(&error))
+}
+
 /// Reads a line as a reply.
 ///
 /// Results and progress of a fleet of [`PREVIOUS_VERSION`] are read as well: the program may be newer than the fleet that
@@ -373,7 +401,7 @@ fn decode(line: &[u8]) -> Result<Map<String, Value>, ProtocolError> {
     }
 }
 
-/// A part of someone else's text that is short enough to repeat.
+/// A part of received text that is short enough to repeat.
 fn quote(text: &str) -> String {
     match text.char_indices().nth(QUOTE_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -494,6 +522,35 @@ mod tests {
         assert_eq!(read(refused), Err(ProtocolError::EarlierRelease));
         assert_eq!(read(r#"{"version":1,"status":{}}"#), Err(ProtocolError::EarlierRelease));
         assert!(matches!(read(r#"{"version":3,"result":{}}"#), Err(ProtocolError::Version { .. })));
+    }
+
+    #[test]
+    fn a_client_of_the_version_before_commands_a_fleet_of_this_one() {
+        let requests = [
+            ControlRequest::Reload { wait: false },
+            ControlRequest::Upgrade { binary: Some("/srv/app".into()), wait: true },
+            ControlRequest::Scale { workers: 3, wait: true },
+            ControlRequest::Restart { slot: 1, wait: true },
+            ControlRequest::Stop { now: true, wait: false },
+        ];
+        for request in requests {
+            let line = encode_previous_request(&request).unwrap();
+            assert_eq!(decode_versioned_request(&line), Ok((PREVIOUS_VERSION, request)));
+        }
+        let scale = br#"{"version":2,"command":"scale","workers":3}"#;
+        let expected = ControlRequest::Scale { workers: 3, wait: true };
+        assert_eq!(decode_versioned_request(scale), Ok((VERSION, expected)));
+        let refused = |line: &str| decode_versioned_request(line.as_bytes()).unwrap_err();
+        for line in [
+            r#"{"version":1,"verb":"status"}"#,
+            r#"{"version":1,"verb":"events","follow":true}"#,
+            r#"{"version":1,"command":"reload"}"#,
+        ] {
+            assert_eq!(refused(line), ProtocolError::Version { given: "1".into() }, "{line}");
+        }
+        assert!(refused(r#"{"version":1,"verb":"dance"}"#).to_string().contains("unknown variant"));
+        assert!(refused(r#"{"version":1}"#).to_string().contains("missing field"));
+        assert!(refused(r#"{"version":1,"verb":"reload","force":1}"#).to_string().contains("unknown field"));
     }
 
     #[test]

@@ -25,6 +25,7 @@ impl<S: Sync> FromRequestParts<S> for ClientIp {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        Ok(Self(RequestScope::from_parts(parts)?.state().client.address))
+        let state = RequestScope::from_client(parts)?;
+        Ok(Self(state.address))
     }
 }

@@ -162,7 +162,11 @@ fn request_error_kind(error: &RequestError) -> ErrorKind {
         }
         RequestError::MissingIdempotencyKey | RequestError::InvalidIdempotencyKey => ErrorKind::Idempotency,
         RequestError::Overloaded | RequestError::Internal => ErrorKind::Busy,
-        RequestError::OutsideFleet => ErrorKind::Missing,
+        RequestError::OutsideFleet
+        | RequestError::MissingClientAddress
+        | RequestError::MissingRedis
+        | RequestError::MissingSessionLayer
+        | RequestError::TrustedProxiesTooLate => ErrorKind::Missing,
         RequestError::SessionGone
         | RequestError::SessionTooLarge
         | RequestError::TooManySessions { .. }
@@ -170,6 +174,7 @@ fn request_error_kind(error: &RequestError) -> ErrorKind {
         | RequestError::SessionConflict
         | RequestError::InvalidSessionField
         | RequestError::NotLoggedIn
+        | RequestError::InvalidSessionKey
         | RequestError::InvalidUserId => ErrorKind::Session,
     }
 }

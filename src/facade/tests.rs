@@ -39,14 +39,14 @@ fn parts() -> AppServices {
     let redis = RedisClient::new(&config.redis, &url, "test").unwrap();
     AppServices {
         broadcast_hub: BroadcastHub::new(redis.clone(), &config.broadcast),
-        tasks: TaskQueue::new(redis.clone(), &config.tasks, "host:4711"),
-        batched_counters: Arc::new(BatchedCounters::new(
+        tasks: TaskQueue::with_client(redis.clone(), &config.tasks, "host:4711"),
+        batched_counters: Some(Arc::new(BatchedCounters::new(
             Arc::clone(&scoreboard),
             redis.clone(),
             "test",
             0,
             0,
-        )),
+        ))),
         redis,
         config: Arc::new(config),
         scoreboard,

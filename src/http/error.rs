@@ -102,6 +102,30 @@ pub enum RequestError {
     /// The request's `Idempotency-Key` is none: 400.
     #[error("Idempotency-Key is one string of 1 to {KEY_MAX} visible characters")]
     InvalidIdempotencyKey,
+    /// The request has no client address, because the server does not tell one: 500.
+    #[error(
+        "the client's address is not known: serve the router by \
+         `into_make_service_with_connect_info::<SocketAddr>()`"
+    )]
+    MissingClientAddress,
+    /// No layer of this library, and no connection to Redis, is around the handler: 500.
+    #[error(
+        "this handler has no Redis: run it in a fleet, or add `.layer(axum::Extension(redis))`, a `SessionLayer` or a \
+         `RateLimitLayer` around it"
+    )]
+    MissingRedis,
+    /// No session layer is around the handler, or around the layer that needs the session: 500.
+    #[error(
+        "this request has no session: add `.layer(SessionLayer::new(&redis))` around the handler, after every layer \
+         that needs the session"
+    )]
+    MissingSessionLayer,
+    /// The layer of trusted proxies comes after one that has read the client's address already: 500.
+    #[error("add `TrustedProxies` last, outside of every layer that reads the client's address")]
+    TrustedProxiesTooLate,
+    /// A signing or encryption key is too short: 500.
+    #[error("a key of a session layer has at least 32 bytes")]
+    InvalidSessionKey,
     /// The handler runs outside a fleet, so there is nothing to extract: 500.
     #[error("this handler runs outside a fleet")]
     OutsideFleet,
@@ -119,9 +143,10 @@ impl RequestError {
             Self::Redis(failure) if failure.is_unsupported() => {
                 Problem::new(StatusCode::NOT_IMPLEMENTED, self.to_string())
             }
-            Self::Redis(failure) => {
-                Problem::reduced_capacity("the shared state is away for the moment", failure.retry_after)
-            }
+            Self::Redis(failure) => Problem::reduced_capacity(
+                "the shared state is unavailable for the moment",
+                failure.retry_after,
+            ),
             Self::StorageFull => Problem::reduced_capacity(self.to_string(), STORAGE_FULL_RETRY_AFTER),
             Self::Overloaded => {
                 Problem::reduced_capacity("as much work is under way as this worker takes", 1)
@@ -150,7 +175,15 @@ impl RequestError {
             Self::TooManyCookies => {
                 Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, self.to_string())
             }
-            Self::Internal | Self::OutsideFleet => {
+            // Written for the author of the program, who reads it in the response: it tells no client anything.
+            Self::MissingClientAddress
+            | Self::MissingRedis
+            | Self::MissingSessionLayer
+            | Self::TrustedProxiesTooLate => {
+                tracing::error!(error = %self, "a handler could not do its work: {self}");
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, self.to_string())
+            }
+            Self::Internal | Self::InvalidSessionKey | Self::OutsideFleet => {
                 tracing::error!(error = %self, "a handler could not do its work: {self}");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "")
             }
@@ -188,6 +221,11 @@ pub struct Denied {
 }
 
 impl Denied {
+    /// `retry_after` in seconds.
+    pub(crate) fn new(violated: Vec<String>, retry_after: Option<u64>) -> Self {
+        Self { violated, retry_after }
+    }
+
     /// Names of the policies that denied the request; none if a worker knew without deciding them anew.
     pub fn violated(&self) -> &[String] {
         &self.violated

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::http::services::WorkerServices;
+use crate::http::standalone::redis::Redis;
 
 /// Builds the application's routes in each worker.
 pub type AppFactory = Arc<dyn Fn(FleetHandle) -> axum::Router + Send + Sync>;
@@ -19,4 +20,16 @@ pub type AppFactory = Arc<dyn Fn(FleetHandle) -> axum::Router + Send + Sync>;
 /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(status));
 /// ```
 #[derive(Debug, Clone)]
-pub struct FleetHandle(pub(crate) Arc<WorkerServices>);
+pub struct FleetHandle(pub(crate) Arc<WorkerServices>, Redis);
+
+impl FleetHandle {
+    pub(crate) fn new(services: Arc<WorkerServices>) -> Self {
+        let redis = Redis::from_services(Arc::clone(&services));
+        Self(services, redis)
+    }
+
+    /// The worker's Redis, for layers and for what runs beside the requests.
+    pub fn redis(&self) -> &Redis {
+        &self.1
+    }
+}

@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-use crate::breaker::BreakerState;
 use crate::redis::instance_figures::{InstanceFigures, SlotFigures};
 use crate::redis::registry::{InstanceList, InstanceRecord, SlotRecord};
 use crate::redis::{RedisClient, registry};
+use crate::scoreboard::Scoreboard;
 use crate::scoreboard::row::SlotState;
-use crate::scoreboard::snapshot::{CellSnapshot, ScoreboardSnapshot, SlotSnapshot};
-use crate::scoreboard::{ExitReason, Scoreboard};
+use crate::scoreboard::snapshot::ScoreboardSnapshot;
+use crate::status::build::StatusFacts;
+use crate::status::document::{InstanceStatus, SlotStatus, WorkerStatus, WorkerTotals};
 use crate::status::rates::InstanceRates;
+use crate::sys::clock;
 
 /// How long a reply of Redis is reused: operators' pages must not multiply the load.
 const CACHE_TTL: Duration = Duration::from_secs(1);
@@ -42,94 +44,84 @@ impl InstanceIdentity {
         format!("{}.{}.{:x}", self.host, scoreboard.pid(), scoreboard.instance_id())
     }
 
-    /// The instance at this moment.
-    pub fn info(&self, scoreboard: &Scoreboard) -> InstanceRecord {
-        let configured_slots = scoreboard.slots();
-        let snapshot = scoreboard.snapshot();
-        // A retired slot is in the snapshot for its totals only.
-        let slots = snapshot
-            .slots
-            .iter()
-            .filter(|slot| slot.slot < configured_slots || slot.state != SlotState::Empty);
-        let slot_entry = |slot: &SlotSnapshot| SlotRecord {
-            slot: slot.slot,
-            pid: slot.pid(),
-            generation: slot.generation(),
-            state: slot.state.name().to_owned(),
-            figures: None,
+    /// The instance at this moment, as one of its workers knows it: without what only the supervisor does.
+    pub fn status(
+        &self,
+        scoreboard: &Scoreboard,
+        snapshot: &ScoreboardSnapshot,
+        rates: InstanceRates,
+    ) -> InstanceStatus {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let facts = StatusFacts {
+            unix_ms: milliseconds(clock::wall_clock()),
+            monotonic_ms: milliseconds(clock::monotonic()),
+            build: self.build.clone(),
+            workers: WorkerTotals { target: scoreboard.slots(), ..WorkerTotals::default() },
+            rates,
+            ..StatusFacts::default()
         };
+        InstanceStatus::from_snapshot(snapshot, &facts)
+    }
+
+    /// What its heartbeat stores of a status.
+    pub fn record(&self, scoreboard: &Scoreboard, status: &InstanceStatus) -> InstanceRecord {
+        let (totals, rates) = (&status.totals, &status.rates);
+        let figures = InstanceFigures {
+            requests_per_s: rates.requests_per_s.map(tenths),
+            latency_p99_us: rates.latency_p99_us,
+            busy_percent: rates.busy_percent.map(tenths),
+            in_flight: totals.in_flight,
+            connections: totals.connections,
+            memory_bytes: totals.memory_bytes,
+            rate_limited: totals.rate_limited,
+            subscribers: totals.subscribers,
+        };
+        // A retired slot is in the status for its totals only.
+        let used = |slot: &&SlotStatus| slot.slot < status.workers.target || slot.state != SlotState::Empty;
         InstanceRecord {
             version: registry::DOCUMENT_VERSION,
             id: self.instance_id(scoreboard),
             host: self.host.clone(),
-            pid: snapshot.supervisor_pid,
+            pid: status.supervisor_pid,
             build: self.build.clone(),
             libraries: self.libraries.clone(),
-            started_ms: snapshot.started_ms,
-            generation: snapshot.generation,
+            started_ms: status.started_ms,
+            generation: status.generation,
             cores: self.cores,
-            weight: self.max_workers.unwrap_or(configured_slots).max(1),
+            weight: self.max_workers.unwrap_or(status.workers.target).max(1),
             addresses: self.addresses.clone(),
             admin: self.admin_addresses.clone(),
-            slots: slots.map(slot_entry).collect(),
-            figures: None,
+            slots: status.slots.iter().filter(used).map(slot_record).collect(),
+            figures: Some(figures),
         }
     }
 }
 
-/// The instance with its present figures: what a heartbeat stores, and what this instance's own pages show.
-pub fn with_figures(
-    instance: InstanceRecord,
-    snapshot: &ScoreboardSnapshot,
-    rates: &InstanceRates,
-) -> InstanceRecord {
-    let gauge = |number: fn(&CellSnapshot) -> u64| snapshot.total(|slot| slot.sum(number));
-    let workers = snapshot.slots.iter().filter_map(|slot| slot.active_worker.as_ref());
-    let busy: Vec<f64> = workers.filter_map(|worker| rates.busy_percent.get(&worker.pid).copied()).collect();
-    let figures = InstanceFigures {
-        requests_per_s: rates.instance.requests_per_s.map(tenths),
-        latency_p99_us: rates.instance.latency_p99_us,
-        busy_percent: mean(&busy).map(tenths),
-        in_flight: gauge(|worker| worker.in_flight),
-        connections: gauge(|worker| worker.connections),
-        memory_bytes: gauge(|worker| worker.memory_bytes),
-        rate_limited: snapshot.total(|slot| slot.rate_limited),
-        subscribers: gauge(|worker| worker.subscribers),
-    };
-    let slot_with_figures = |slot_entry: SlotRecord| {
-        let slot = snapshot.slots.get(slot_entry.slot);
-        SlotRecord { figures: slot.map(|slot| slot_figures(slot, rates)), ..slot_entry }
-    };
-    let slots = instance.slots.into_iter().map(slot_with_figures).collect();
-    InstanceRecord { slots, figures: Some(figures), ..instance }
-}
-
-fn slot_figures(slot: &SlotSnapshot, rates: &InstanceRates) -> SlotFigures {
-    let rate = rates.slots.get(slot.slot).copied().unwrap_or_default();
-    let ends = ExitReason::ALL.iter().zip(slot.exits).filter(|(_, count)| *count > 0);
-    let incumbent = slot.active_worker.as_ref();
-    SlotFigures {
-        requests_per_s: rate.requests_per_s.map(tenths),
-        latency_p99_us: rate.latency_p99_us,
-        busy_percent: rates.busy_percent.get(&slot.pid()).copied().map(tenths),
-        in_flight: slot.sum(|worker| worker.in_flight),
-        memory_bytes: slot.sum(|worker| worker.memory_bytes),
+fn slot_record(slot: &SlotStatus) -> SlotRecord {
+    let worker = slot.worker.as_ref();
+    let figures = SlotFigures {
+        requests_per_s: slot.rates.requests_per_s.map(tenths),
+        latency_p99_us: slot.rates.latency_p99_us,
+        busy_percent: slot.rates.busy_percent.map(tenths),
+        in_flight: slot.in_flight,
+        memory_bytes: slot.memory_bytes,
         starts: slot.starts,
-        exits: ends.map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
-        redis_up: slot.redis_up(),
-        redis_degraded: incumbent
-            .is_some_and(|worker| worker.breakers.iter().any(|lane| *lane != BreakerState::Closed)),
+        exits: slot.exits.clone(),
+        redis_up: worker.is_some_and(|worker| worker.redis_up),
+        redis_degraded: worker.is_some_and(WorkerStatus::is_redis_degraded),
+    };
+    SlotRecord {
+        slot: slot.slot,
+        pid: worker.map_or(0, |worker| worker.pid),
+        generation: worker.map_or(0, |worker| worker.generation),
+        state: slot.state.name().to_owned(),
+        figures: Some(figures),
     }
 }
 
 /// Rounded: what people read needs no more, and it keeps the heartbeat short.
 fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
-}
-
-#[allow(clippy::cast_precision_loss, reason = "a number of workers")]
-fn mean(numbers: &[f64]) -> Option<f64> {
-    (!numbers.is_empty()).then(|| numbers.iter().sum::<f64>() / numbers.len() as f64)
 }
 
 /// The list of instances as last read from Redis.
@@ -177,14 +169,22 @@ mod tests {
         table.row(3).set_state(SlotState::Empty, None);
         table.set_slots(2);
         let identity = InstanceIdentity { host: "web".into(), ..InstanceIdentity::default() };
-        let instance = identity.info(&table);
+        let record = |identity: &InstanceIdentity| {
+            let status = identity.status(&table, &table.snapshot(), InstanceRates::default());
+            identity.record(&table, &status)
+        };
+        let instance = record(&identity);
         let slots: Vec<_> =
             instance.slots.iter().map(|slot_entry| (slot_entry.slot, slot_entry.state.as_str())).collect();
         assert_eq!(slots, [(0, "ready"), (1, "ready"), (2, "draining")]);
         assert_eq!((instance.weight, instance.ready_slots(), instance.id.as_str()), (2, 2, "web.7.3e8"));
         table.set_instance_id(0xabc);
         let identity = InstanceIdentity { max_workers: Some(5), ..identity };
-        let instance = identity.info(&table);
+        let instance = record(&identity);
         assert_eq!((instance.weight, instance.id.as_str()), (5, "web.7.abc"));
+        table.cell(0, 0).count_connection_opened();
+        let busy = record(&identity);
+        assert_eq!(busy.figures.as_ref().map(|figures| figures.connections), Some(1));
+        assert!(busy != instance && busy.without_figures() == instance.without_figures());
     }
 }

@@ -6,7 +6,7 @@
 
 mod admin;
 mod admin_hosts;
-mod body;
+pub(crate) mod body;
 mod body_pace;
 pub mod csrf;
 mod dashboard;
@@ -26,11 +26,12 @@ mod request_id;
 pub(crate) mod request_scope;
 pub(crate) mod request_state;
 pub mod request_timeout;
-mod response;
+pub(crate) mod response;
 pub mod same_origin;
 pub mod security;
 pub mod service;
 pub(crate) mod services;
+pub mod standalone;
 pub mod streams;
 mod untrusted_proxy;
 mod worker;
@@ -46,9 +47,9 @@ pub use dashboard::Dashboard;
 pub use drain_state::DrainState;
 pub use error::RequestError;
 pub use fleet_handle::{AppFactory, FleetHandle};
-pub use instance::{InstanceIdentity, with_figures};
+pub use instance::InstanceIdentity;
 #[cfg(not(feature = "dashboard"))]
-pub use no_dashboard::Dashboard;
+pub use no_dashboard::NoDashboard as Dashboard;
 pub use prepared_rejection::PreparedRejection;
 pub(crate) use request_head::has_token;
 pub use service::HttpService;
@@ -68,7 +69,8 @@ use crate::http::services::worker::WorkerContext;
 pub fn public_service(parts: &AppServices, app: &AppFactory, dashboard: &Dashboard) -> HttpService {
     let worker = Arc::new(WorkerContext::new(parts));
     let services = Arc::new(WorkerServices::new(parts, worker));
-    let mut router = app(FleetHandle(Arc::clone(&services)));
+    let mut router = app(FleetHandle::new(Arc::clone(&services)));
+    // Never true in a program without the dashboard: the configuration has refused it, and `/fleet` is the application's.
     if parts.config.dashboard.public {
         router = router.merge(dashboard.routes(&Arc::new(AdminServices::new(parts)), parts));
     }

@@ -15,16 +15,17 @@ use crate::http::services::app_services::AppServices;
 
 /// Stands for the operators' page.
 #[derive(Debug, Clone)]
-pub struct Dashboard;
+pub struct NoDashboard;
 
-impl Dashboard {
-    /// The settings of the dashboard are read and have no effect here.
+impl NoDashboard {
+    /// The configuration has refused the settings that would show or open the dashboard.
     pub fn new(_settings: &DashboardConfig) -> Self {
         Self
     }
 
     pub(super) fn routes(&self, _admin: &Arc<AdminServices>, _parts: &AppServices) -> Router {
         let reason = "this program is built without the dashboard (cargo feature \"dashboard\")";
-        Router::new().route("/fleet", any(async move || Problem::new(StatusCode::NOT_FOUND, reason)))
+        let missing = any(async move || Problem::new(StatusCode::NOT_FOUND, reason));
+        Router::new().route("/fleet", missing.clone()).route("/fleet/{*rest}", missing)
     }
 }

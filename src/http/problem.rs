@@ -2,7 +2,6 @@
 //!
 //! Guarantees that a problem names no internals: its detail is written for the client.
 
-use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -255,13 +254,20 @@ impl Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+impl Problem {
+    /// As a response whose body is made of bytes.
+    pub(crate) fn into_response_of<R: From<Bytes>>(self) -> http::Response<R> {
         let (body, headers) = self.to_parts();
-        let mut response = Response::new(Body::from(body));
+        let mut response = http::Response::new(R::from(body));
         *response.status_mut() = self.status;
         *response.headers_mut() = headers;
         response
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        self.into_response_of()
     }
 }
 

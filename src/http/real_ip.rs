@@ -85,6 +85,13 @@ pub fn client_from_headers(peer: IpAddr, headers: &HeaderMap, proxy: &ProxyConfi
 }
 
 impl ClientInfo {
+    /// Stands for a client whose address the server does not tell.
+    pub const UNKNOWN: Self = Self {
+        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        transport: ClientTransport::Plain,
+        proxied: false,
+    };
+
     /// What limits count by: an IPv4 address, or the network of this length that an IPv6 address lies in.
     pub fn limit_subject(&self, prefix: u8) -> String {
         str::to_owned(&self.limit_subject_text(prefix))

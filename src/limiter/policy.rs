@@ -151,6 +151,11 @@ impl PolicyTable {
         AppliedLimits::new(Arc::clone(&self.all), chosen.into(), tags, is_named)
     }
 
+    /// No policy, for what is no request.
+    pub fn none(&self) -> AppliedLimits {
+        AppliedLimits::new(Arc::clone(&self.all), Arc::default(), Vec::new(), false)
+    }
+
     /// The policy with this name, and its index; `None`: there is none, or it is disabled.
     pub fn find(&self, name: &str) -> Option<(usize, &LimitPolicy)> {
         self.all.iter().enumerate().find(|(_, policy)| policy.name == name)
@@ -212,6 +217,13 @@ impl LimitPolicy {
             prefix: prefix.to_owned(),
             version: URL_SAFE_NO_PAD.encode(&digest.as_ref()[..6]),
         }
+    }
+
+    /// A policy that is in no configuration, and where it counts by a header the one that accompanies it.
+    pub fn in_code(name: &str, limit: &LimitConfig, prefix: &str) -> (Arc<Self>, Option<Arc<Self>>) {
+        let accompanied = matches!(limit.subject, SubjectKind::Header(_)) && limit.client_factor > 0;
+        let companion = accompanied.then(|| Arc::new(Self::companion(name, limit, prefix)));
+        (Arc::new(Self::new(name, limit, prefix)), companion)
     }
 
     /// The policy that accompanies one per header: a client that invents values gets a bucket for each, so all of
@@ -356,6 +368,8 @@ impl LimitPolicy {
 #[derive(Debug, Clone)]
 pub struct AppliedLimits {
     all: Arc<[LimitPolicy]>,
+    /// Policies that are in no table: their indexes follow those of `all`.
+    in_code: Vec<Arc<LimitPolicy>>,
     applied: Arc<[AppliedPolicy]>,
     /// What stands for the request's headers, by policy index.
     tags: Vec<(usize, String)>,
@@ -382,7 +396,7 @@ impl AppliedLimits {
         tags: Vec<(usize, String)>,
         names_path: bool,
     ) -> Self {
-        Self { all, applied: chosen, tags, names_path }
+        Self { all, in_code: Vec::new(), applied: chosen, tags, names_path }
     }
 
     /// Whether no policy applies.
@@ -403,7 +417,7 @@ impl AppliedLimits {
     /// Whether a client that is not logged in is rejected while Redis is nearly full; the first `decided` limits are
     /// decided already.
     pub fn closes_when_full(&self, decided: usize) -> bool {
-        self.applied.iter().skip(decided).any(|chosen| self.all[chosen.policy].closes_when_full())
+        self.applied.iter().skip(decided).any(|chosen| self.at(chosen.policy).closes_when_full())
     }
 
     /// The policy of a limit.
@@ -412,7 +426,37 @@ impl AppliedLimits {
     ///
     /// If the index is too large.
     pub fn policy(&self, limit: usize) -> &LimitPolicy {
-        &self.all[self.applied[limit].policy]
+        self.at(self.applied[limit].policy)
+    }
+
+    /// A policy by its index.
+    fn at(&self, policy: usize) -> &LimitPolicy {
+        self.all.get(policy).unwrap_or_else(|| &self.in_code[policy - self.all.len()])
+    }
+
+    /// Applies a policy that is in no table, with what stands for the request if it counts by something of its own; the
+    /// first `decided` limits are charged already.
+    pub fn add_in_code(
+        &mut self,
+        policy: &Arc<LimitPolicy>,
+        tag: Option<&str>,
+        cost: Option<u64>,
+        decided: usize,
+    ) {
+        let known = self.in_code.iter().position(|known| Arc::ptr_eq(known, policy));
+        let index = self.all.len() + known.unwrap_or(self.in_code.len());
+        if known.is_none() {
+            self.in_code.push(Arc::clone(policy));
+            self.tags.extend(tag.map(|tag| (index, tag.to_owned())));
+        }
+        let cost = cost.unwrap_or(policy.cost());
+        match cost == 0 && known.is_none() {
+            // It charges nothing, and the client is told what is left all the same.
+            true => {
+                self.applied = self.applied.iter().copied().chain([AppliedPolicy::new(index, 0)]).collect()
+            }
+            false => self.set_cost(index, cost, decided),
+        }
     }
 
     /// Applies a policy by its index, or raises the request's cost there; the first `decided` limits are charged
@@ -427,14 +471,14 @@ impl AppliedLimits {
     }
 
     fn set_cost(&mut self, policy: usize, cost: u64, decided: usize) {
-        let own = &self.all[policy];
+        let measure = self.at(policy).measure();
         let mut chosen = self.applied.to_vec();
         let open = chosen.iter().skip(decided).position(|chosen| chosen.policy == policy);
         match open {
             Some(position) => chosen[decided + position].cost = cost,
             None => {
                 let paid = chosen.iter().filter(|chosen| chosen.policy == policy);
-                let missing = match own.measure() {
+                let missing = match measure {
                     PolicyMeasure::Rate { .. } => cost.saturating_sub(paid.map(|chosen| chosen.cost).sum()),
                     PolicyMeasure::Concurrency { .. } => cost.saturating_sub(paid.count() as u64),
                 };
@@ -452,7 +496,7 @@ impl AppliedLimits {
         let mut chosen = self.applied.to_vec();
         for index in 0..decided.min(chosen.len()) {
             let more = AppliedPolicy { cost, ..chosen[index] };
-            let is_rate = matches!(self.all[more.policy].measure(), PolicyMeasure::Rate { .. });
+            let is_rate = matches!(self.at(more.policy).measure(), PolicyMeasure::Rate { .. });
             if is_rate && !chosen[..index].iter().any(|before| before.policy == more.policy) {
                 chosen.push(more);
             }
@@ -464,7 +508,7 @@ impl AppliedLimits {
     pub fn checks(&self, from: usize, subject: &LimitSubject<'_>) -> Vec<RateLimitCheck> {
         let arg = |chosen: &AppliedPolicy| {
             let tag = self.tags.iter().find(|(policy, _)| *policy == chosen.policy);
-            self.all[chosen.policy].check_for(*chosen, subject, tag.map(|(_, tag)| tag.as_str()))
+            self.at(chosen.policy).check_for(*chosen, subject, tag.map(|(_, tag)| tag.as_str()))
         };
         self.applied.iter().skip(from).map(arg).collect()
     }

@@ -90,6 +90,16 @@ impl RequestLimiter {
         &self.policies
     }
 
+    /// Makes a limit unused, here at once and in other workers when they are notified; whether it was in use.
+    ///
+    /// # Errors
+    /// See [`RedisError`].
+    pub async fn reset(&self, key: &str) -> Result<bool, RedisError> {
+        let was_used = self.state.redis.reset_limit(key).await?;
+        self.state.on_replenished(key);
+        Ok(was_used)
+    }
+
     /// Checks a request's limits from the index `from` on against what this worker knows.
     ///
     /// # Cancel safety

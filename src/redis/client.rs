@@ -52,6 +52,8 @@ pub struct RedisClient {
 }
 
 pub(super) struct ClientInner {
+    /// The address as it was given.
+    url: RedisUrl,
     pub(super) endpoint: RedisEndpoint,
     pub(super) mode: ScriptingMode,
     pub(super) prefix: String,
@@ -103,6 +105,7 @@ impl RedisClient {
     pub fn new(settings: &RedisConfig, url: &RedisUrl, name: &str) -> Result<Self, RedisError> {
         let endpoint = RedisEndpoint::new(url, &settings.credentials)?;
         let inner = ClientInner {
+            url: url.clone(),
             channel_prefix: keys::channel_prefix(&settings.prefix, endpoint.database()),
             endpoint,
             mode: settings.scripting,
@@ -125,6 +128,16 @@ impl RedisClient {
             plain_mode_warned: AtomicBool::new(false),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The address as it was given.
+    pub fn url(&self) -> &RedisUrl {
+        &self.inner.url
+    }
+
+    /// First part of every key.
+    pub fn prefix(&self) -> &str {
+        &self.inner.prefix
     }
 
     /// Returns once the first attempt has ended, or after 2.5 s.

@@ -129,18 +129,17 @@ impl RedisEndpoint {
             // A user without a password has an empty one, which is not the same as the default user.
             None => password.clone().or_else(|| user.as_ref().map(|_| String::new())),
         };
-        let tls = if self.address.tls { Some(tls::client_config(&self.credentials)?.into()) } else { None };
-        Ok(Config {
+        let config = Config {
             server,
             username: user.clone(),
             password,
             database: Some(self.address.database).filter(|number| *number > 0),
-            tls,
             // A failed attempt ends at once: this room tries again, not the client. The protocol is RESP2, whose
             // replies this client reads with 15 % less work than RESP3's (5.4 and 6.3 µs a begin).
             fail_fast: true,
             ..Config::default()
-        })
+        };
+        if self.address.tls { tls::encrypt(config, &self.credentials) } else { Ok(config) }
     }
 }
 

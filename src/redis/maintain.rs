@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::config::redis_url::HostPort;
@@ -46,14 +47,15 @@ enum ConnectionExit {
 }
 
 impl RedisClient {
-    /// Connects in the background, for as long as the runtime lives; to be called once.
+    /// Connects in the background, for as long as the runtime lives or until both tasks are aborted; to be called once.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start(&self) {
+    pub fn start(&self) -> [AbortHandle; 2] {
         self.inner.state.expect_first_connection();
-        tokio::spawn(batching::run(self.clone()));
-        tokio::spawn(maintain(Arc::clone(&self.inner)));
+        let batches = tokio::spawn(batching::run(self.clone()));
+        let connection = tokio::spawn(maintain(Arc::clone(&self.inner)));
+        [batches.abort_handle(), connection.abort_handle()]
     }
 }
 

@@ -13,7 +13,7 @@ pub use crate::scoreboard::layout::CELLS_PER_SLOT;
 use crate::scoreboard::layout::{CellLayout, RowLayout};
 use crate::scoreboard::refusal_reason::{ConnectionCloseReason, RefusalReason};
 use crate::scoreboard::snapshot::CellSnapshot;
-use crate::sys::shared_memory::SharedLayout;
+use crate::sys::atomic_memory::SharedLayout;
 
 /// Everything in a cell that moves when its worker does: two that are not equal prove that its event loop turned.
 ///

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use crate::scoreboard::exit_reason::ExitReason;
 use crate::scoreboard::latency;
 use crate::scoreboard::refusal_reason::{ConnectionCloseReason, RefusalReason};
-use crate::sys::shared_memory::shared_layout;
+use crate::sys::atomic_memory::shared_layout;
 
 /// Layout of the words; a process that knows another one must not touch them.
 pub const LAYOUT_VERSION: u64 = 4;

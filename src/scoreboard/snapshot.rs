@@ -7,14 +7,9 @@ use crate::scoreboard::latency;
 use crate::scoreboard::refusal_reason::{ConnectionCloseReason, RefusalReason};
 use crate::scoreboard::slot_state::SlotState;
 
-/// Version of the snapshot's fields, as `/fleet.json` shows it.
-pub const SNAPSHOT_VERSION: u32 = 1;
-
 /// The whole fleet at one moment.
 #[derive(Debug, Clone)]
 pub struct ScoreboardSnapshot {
-    /// Version of these fields.
-    pub version: u32,
     /// The supervisor's process.
     pub supervisor_pid: u32,
     /// When the fleet started, Unix milliseconds.

@@ -3,14 +3,16 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::scoreboard::cell::WorkerCell;
 use crate::scoreboard::journal::{CounterJournal, JournalOwner};
 use crate::scoreboard::layout::{CELLS_PER_SLOT, HeadLayout, LAYOUT_VERSION, TableLayout};
 use crate::scoreboard::row::SlotRow;
-use crate::scoreboard::snapshot::{SNAPSHOT_VERSION, ScoreboardSnapshot, SlotSnapshot};
+use crate::scoreboard::slot_state::SlotState;
+use crate::scoreboard::snapshot::{ScoreboardSnapshot, SlotSnapshot};
+use crate::sys::atomic_memory::AtomicMemory;
 use crate::sys::random;
 use crate::sys::shared_memory::SharedMapping;
 
@@ -20,7 +22,9 @@ const V4: u64 = 1 << 32;
 /// The shared table.
 #[derive(Debug)]
 pub struct Scoreboard {
-    memory: SharedMapping,
+    memory: AtomicMemory,
+    /// Where other processes find it; none: it is this process's own.
+    file: Option<OwnedFd>,
     layout: TableLayout,
 }
 
@@ -32,14 +36,35 @@ impl Scoreboard {
     pub fn create(capacity: NonZeroUsize, pid: u32, started_ms: u64) -> io::Result<Self> {
         let layout = TableLayout { capacity: capacity.get() };
         let bytes = NonZeroUsize::new(layout.bytes()).unwrap_or(NonZeroUsize::MIN);
-        let table = Self { memory: SharedMapping::create(c"regatta-scoreboard", bytes)?, layout };
-        let head = table.head();
+        let SharedMapping { memory, file } = SharedMapping::create(c"regatta-scoreboard", bytes)?;
+        let table = Self { memory, file: Some(file), layout };
+        table.write_head(pid, started_ms)?;
+        Ok(table)
+    }
+
+    /// The table of a program without a fleet: one slot, in this process's own memory, whose worker is this process.
+    ///
+    /// # Errors
+    /// When the operating system has no random bytes.
+    pub fn on_heap(pid: u32) -> io::Result<Self> {
+        let layout = TableLayout { capacity: 1 };
+        let bytes = NonZeroUsize::new(layout.bytes()).unwrap_or(NonZeroUsize::MIN);
+        let table = Self { memory: AtomicMemory::on_heap(bytes), file: None, layout };
+        table.write_head(pid, 0)?;
+        table.set_slots(1);
+        table.cell(0, 0).reset(1, 0);
+        table.row(0).set_state(SlotState::Ready, Some(1));
+        Ok(table)
+    }
+
+    fn write_head(&self, pid: u32, started_ms: u64) -> io::Result<()> {
+        let head = self.head();
         head.version.store(LAYOUT_VERSION, Relaxed);
         head.pid.store(u64::from(pid), Relaxed);
         head.started_ms.store(started_ms, Relaxed);
         head.generation.store(1, Relaxed);
         head.counter_epoch.store(random::number()?, Relaxed);
-        Ok(table)
+        Ok(())
     }
 
     /// Maps the table that another program made.
@@ -47,11 +72,21 @@ impl Scoreboard {
     /// # Errors
     /// When it has another layout, or the kernel refuses to map it.
     pub fn adopt(table: OwnedFd) -> io::Result<Self> {
-        let memory = SharedMapping::adopt(table)?;
+        let SharedMapping { memory, file } = SharedMapping::adopt(table)?;
         TableLayout::from_bytes(memory.len().get())
-            .map(|layout| Self { memory, layout })
+            .map(|layout| Self { memory, file: Some(file), layout })
             .filter(|table| table.head().version.load(Relaxed) == LAYOUT_VERSION)
             .ok_or_else(|| io::Error::other("the scoreboard has another layout"))
+    }
+
+    /// The memory it lives in, for a program that goes on with it.
+    ///
+    /// # Errors
+    /// When it is this process's own.
+    pub fn file(&self) -> io::Result<&OwnedFd> {
+        self.file
+            .as_ref()
+            .ok_or_else(|| io::Error::other("the scoreboard is not shared with other processes"))
     }
 
     /// The row of a slot.
@@ -182,7 +217,6 @@ impl Scoreboard {
             .map_or(0, |last| last + 1);
         let rows = (0..slots.max(used)).map(|slot| self.slot_snapshot(slot)).collect();
         ScoreboardSnapshot {
-            version: SNAPSHOT_VERSION,
             supervisor_pid: self.pid(),
             started_ms: self.head().started_ms.load(Relaxed),
             generation: self.generation(),
@@ -309,13 +343,6 @@ impl Scoreboard {
             pending_since_ms: journals().filter_map(CounterJournal::oldest_ms).min(),
             ..row.snapshot(slot)
         }
-    }
-}
-
-/// The memory it lives in, for a program that goes on with it.
-impl AsFd for Scoreboard {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.memory.as_fd()
     }
 }
 

@@ -1,7 +1,6 @@
 //! The table over the lives of its workers and programs.
 
 use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::cell::CellState;
@@ -74,12 +73,12 @@ fn a_table_taken_over_is_the_same_table() {
     let table = table();
     table.set_slots(3);
     table.row(2).record_exit(ExitReason::Hang);
-    let taken = Scoreboard::adopt(table.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    let taken = Scoreboard::adopt(table.file().unwrap().try_clone().unwrap()).unwrap();
     assert_eq!((taken.capacity(), taken.slots()), (8, 3));
     assert_eq!(taken.row(2).snapshot(2).crashes, 1);
-    let memory = SharedMapping::adopt(table.as_fd().try_clone_to_owned().unwrap()).unwrap();
-    memory.get::<HeadLayout>(0).version.store(LAYOUT_VERSION + 1, Relaxed);
-    assert!(Scoreboard::adopt(table.as_fd().try_clone_to_owned().unwrap()).is_err());
+    let memory = SharedMapping::adopt(table.file().unwrap().try_clone().unwrap()).unwrap();
+    memory.memory.get::<HeadLayout>(0).version.store(LAYOUT_VERSION + 1, Relaxed);
+    assert!(Scoreboard::adopt(table.file().unwrap().try_clone().unwrap()).is_err());
 }
 
 #[test]

@@ -67,9 +67,49 @@ pub fn new_id() -> Result<Id, RandomSourceError> {
 #[error("the operating system has no random bytes")]
 pub struct RandomSourceError;
 
-/// The cookie's name as sent: secure ones get the prefix that keeps other hosts from setting them.
-pub fn cookie_name(base: &str, secure: bool) -> String {
-    if secure { format!("__Host-{base}") } else { base.to_owned() }
+/// What a session cookie says beside its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CookieAttributes {
+    /// Paths to which it is sent.
+    pub path: String,
+    /// Hosts to which it is sent; none: the one that set it.
+    pub domain: Option<String>,
+    /// Value of `SameSite`.
+    pub same_site: &'static str,
+}
+
+impl Default for CookieAttributes {
+    fn default() -> Self {
+        Self { path: "/".to_owned(), domain: None, same_site: "Lax" }
+    }
+}
+
+impl CookieAttributes {
+    /// The cookie's name as sent: secure ones get the prefix that keeps other hosts from setting them, or where another
+    /// path or domain rules that out, the one that keeps unencrypted connections from it (RFC 6265bis §4.1.3).
+    pub fn cookie_name(&self, base: &str, secure: bool) -> String {
+        match (secure, self.domain.is_none() && self.path == "/") {
+            (false, _) => base.to_owned(),
+            (true, true) => format!("__Host-{base}"),
+            (true, false) => format!("__Secure-{base}"),
+        }
+    }
+
+    /// A `Set-Cookie` value that gives the visitor a session.
+    pub fn set_cookie(&self, name: &str, value: &str, secure: bool, max_age: Duration) -> String {
+        let Self { path, domain, same_site } = self;
+        let secure = if secure { "; Secure" } else { "" };
+        let (domain, label) = domain.as_deref().map_or(("", ""), |domain| (domain, "; Domain="));
+        let age = max_age.as_secs();
+        format!(
+            "{name}={value}; Path={path}{label}{domain}; Max-Age={age}; HttpOnly; SameSite={same_site}{secure}"
+        )
+    }
+
+    /// A `Set-Cookie` value that takes it away; it has every attribute of the original, or browsers would ignore it.
+    pub fn removal_cookie(&self, name: &str, secure: bool) -> String {
+        self.set_cookie(name, "", secure, Duration::ZERO)
+    }
 }
 
 impl CookieKeyring {
@@ -178,17 +218,6 @@ fn signature(key: &hmac::Key, parts: &[&str]) -> hmac::Tag {
     context.sign()
 }
 
-/// A `Set-Cookie` value that gives the visitor a session.
-pub fn set_cookie(name: &str, value: &str, secure: bool, max_age: Duration) -> String {
-    let secure = if secure { "; Secure" } else { "" };
-    format!("{name}={value}; Path=/; Max-Age={}; HttpOnly; SameSite=Lax{secure}", max_age.as_secs())
-}
-
-/// A `Set-Cookie` value that takes it away; it has every attribute of the original, or browsers would ignore it.
-pub fn removal_cookie(name: &str, secure: bool) -> String {
-    set_cookie(name, "", secure, Duration::ZERO)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -284,14 +313,22 @@ mod tests {
 
     #[test]
     fn cookies_have_every_attribute_and_are_removed_with_the_same() {
-        let name = cookie_name("sid", true);
-        let set = set_cookie(&name, "v", true, Duration::from_secs(60));
+        let usual = CookieAttributes::default();
+        let name = usual.cookie_name("sid", true);
+        let set = usual.set_cookie(&name, "v", true, Duration::from_secs(60));
         assert_eq!(set, "__Host-sid=v; Path=/; Max-Age=60; HttpOnly; SameSite=Lax; Secure");
         assert_eq!(
-            removal_cookie(&name, true),
+            usual.removal_cookie(&name, true),
             "__Host-sid=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax; Secure"
         );
-        assert!(!set_cookie("sid", "v", false, Duration::from_secs(60)).contains("Secure"));
+        assert!(!usual.set_cookie("sid", "v", false, Duration::from_secs(60)).contains("Secure"));
+        let domain = Some("example.org".to_owned());
+        let other = CookieAttributes { path: "/shop".to_owned(), domain, same_site: "Strict" };
+        assert_eq!(other.cookie_name("sid", true), "__Secure-sid");
+        assert_eq!(
+            other.removal_cookie("sid", false),
+            "sid=; Path=/shop; Domain=example.org; Max-Age=0; HttpOnly; SameSite=Strict"
+        );
     }
 
     proptest! {

@@ -6,16 +6,18 @@ use std::sync::{Arc, Mutex};
 use crate::config::settings::{CookieSecurity, Secret, SessionConfig, SessionCreation};
 use crate::redis::RedisClient;
 use crate::sessions::activity::SessionActivity;
+use crate::sessions::cookie::CookieAttributes;
 use crate::sessions::encryption::FieldCipher;
 use crate::sessions::signing_keys::SigningKeys;
 use crate::sessions::stale_cache::StaleSessionCache;
-use crate::sessions::{SessionLifetimes, SessionSettings, cookie};
+use crate::sessions::{SessionLifetimes, SessionSettings};
 
 /// Everything about sessions that lives as long as its worker.
 #[derive(Debug)]
 pub struct SessionServices {
     pub(crate) settings: Arc<SessionSettings>,
     pub(crate) cookie_names: SessionCookieNames,
+    pub(crate) cookie_attributes: CookieAttributes,
     pub(crate) cookie_security: CookieSecurity,
     /// When a session is stored for a visitor who has none.
     pub(crate) creation: SessionCreation,
@@ -47,6 +49,7 @@ impl SessionServices {
     /// `counts_activity`: whether this instance writes to Redis how many sessions are active.
     pub fn new(
         config: &SessionConfig,
+        attributes: CookieAttributes,
         prefix: &Arc<str>,
         redis: &RedisClient,
         counts_activity: bool,
@@ -61,9 +64,10 @@ impl SessionServices {
         Self {
             settings: Arc::new(settings),
             cookie_names: SessionCookieNames {
-                plain: cookie::cookie_name(&config.cookie, false),
-                secure: cookie::cookie_name(&config.cookie, true),
+                plain: attributes.cookie_name(&config.cookie, false),
+                secure: attributes.cookie_name(&config.cookie, true),
             },
+            cookie_attributes: attributes,
             cookie_security: config.secure,
             creation: config.create,
             new_session_rate: config.create_rate.map(|rate| {

@@ -1,8 +1,7 @@
-//! A snapshot of the scoreboard, and what only the supervisor knows, become the [`InstanceStatus`].
+//! A snapshot of the scoreboard, and what its builder knows beside it, become the [`InstanceStatus`].
 
 use std::collections::BTreeMap;
 
-use crate::breaker::BreakerState;
 use crate::scoreboard::snapshot::{CellSnapshot, ScoreboardSnapshot, SlotSnapshot};
 use crate::scoreboard::{ExitReason, latency};
 use crate::status::document::{
@@ -11,17 +10,17 @@ use crate::status::document::{
 };
 use crate::status::rates::{InstanceRates, SlotRates};
 
-/// What the scoreboard does not know and the supervisor does.
+/// What the scoreboard does not know; a worker knows only some of it.
 #[derive(Debug, Clone, Default)]
-pub struct SupervisorFacts {
+pub struct StatusFacts {
     /// Unix time, milliseconds.
     pub unix_ms: u64,
     /// Monotonic clock, milliseconds, as in heartbeats.
     pub monotonic_ms: u64,
-    /// What the supervisor runs.
+    /// What the builder runs.
     pub build: String,
-    /// What workers of older generations run; those that are missing run `build`.
-    pub builds: BTreeMap<u64, String>,
+    /// What workers of older generations run, the others running `build`; none: only the supervisor knows.
+    pub builds: Option<BTreeMap<u64, String>>,
     /// Where the fleet stands.
     pub state: InstanceState,
     /// The change under way.
@@ -32,15 +31,15 @@ pub struct SupervisorFacts {
     pub workers: WorkerTotals,
     /// The private Redis's process.
     pub private_redis_pid: Option<u32>,
-    /// Each slot, by index: whether it is open to new connections, and the length of its queue; a missing one is open.
+    /// Each slot, by index: whether it is open to new connections, and the length of its queue; none of a missing one.
     pub slots: Vec<(bool, Option<u64>)>,
     /// Rates as of now.
     pub rates: InstanceRates,
 }
 
 impl InstanceStatus {
-    /// The fleet as this snapshot shows it.
-    pub fn from_snapshot(snapshot: &ScoreboardSnapshot, extra: &SupervisorFacts) -> Self {
+    /// The fleet as this snapshot shows it: the one place where its fields are filled in.
+    pub fn from_snapshot(snapshot: &ScoreboardSnapshot, extra: &StatusFacts) -> Self {
         let slots: Vec<SlotStatus> = snapshot.slots.iter().map(|slot| slot_status(slot, extra)).collect();
         let workers = || slots.iter().filter_map(|slot| slot.worker.as_ref());
         let busy: Vec<f64> = workers().filter_map(|worker| worker.busy_percent).collect();
@@ -59,7 +58,9 @@ impl InstanceStatus {
                 private_pid: extra.private_redis_pid,
                 ever_connected: snapshot.redis_ever_connected,
                 up: workers().filter(|worker| worker.redis_up).count(),
-                breakers_open: count_open_breakers(snapshot),
+                breakers_open: workers()
+                    .filter(|worker| worker.redis_up && worker.is_redis_degraded())
+                    .count(),
             },
             totals: instance_totals(snapshot),
             window_s: extra.rates.window.as_secs_f64(),
@@ -89,14 +90,16 @@ fn instance_totals(snapshot: &ScoreboardSnapshot) -> InstanceTotals {
         crashes: snapshot.total(|slot| slot.crashes),
         connections: gauge(|worker| worker.connections),
         in_flight: gauge(|worker| worker.in_flight),
+        subscribers: gauge(|worker| worker.subscribers),
         memory_bytes: gauge(|worker| worker.memory_bytes),
         latency_p50_us: latency::quantile_us(&histogram, 0.5),
         latency_p99_us: latency::quantile_us(&histogram, 0.99),
     }
 }
 
-fn slot_status(slot: &SlotSnapshot, extra: &SupervisorFacts) -> SlotStatus {
-    let (open, queued) = extra.slots.get(slot.slot).copied().unwrap_or((true, None));
+fn slot_status(slot: &SlotSnapshot, extra: &StatusFacts) -> SlotStatus {
+    let (open, queued) =
+        extra.slots.get(slot.slot).map_or((None, None), |(open, queued)| (Some(*open), *queued));
     let active_worker = slot.active_worker.as_ref().map(|worker| worker_status(worker, extra));
     let is_other = |worker: &&CellSnapshot| Some(*worker) != slot.active_worker.as_ref();
     let rate = extra.rates.slots.get(slot.slot).copied().unwrap_or_default();
@@ -131,29 +134,25 @@ fn slot_status(slot: &SlotSnapshot, extra: &SupervisorFacts) -> SlotStatus {
     }
 }
 
-/// Slots whose worker has Redis and does not ask everything of it.
-fn count_open_breakers(snapshot: &ScoreboardSnapshot) -> usize {
-    let workers = snapshot.slots.iter().filter_map(|slot| slot.active_worker.as_ref());
-    let held = |worker: &&CellSnapshot| {
-        worker.redis_up && worker.breakers.iter().any(|lane| *lane != BreakerState::Closed)
-    };
-    workers.filter(held).count()
-}
-
-fn worker_status(worker: &CellSnapshot, extra: &SupervisorFacts) -> WorkerStatus {
-    let is_older = extra.builds.get(&worker.generation);
+fn worker_status(worker: &CellSnapshot, extra: &StatusFacts) -> WorkerStatus {
+    let build = extra.builds.as_ref().map(|older| older.get(&worker.generation).unwrap_or(&extra.build));
+    let [redis_reads, redis_writes] = worker.breakers;
     let age = extra.monotonic_ms.saturating_sub(worker.heartbeat_ms);
     WorkerStatus {
         pid: worker.pid,
         state: worker.state,
         generation: worker.generation,
-        build: is_older.unwrap_or(&extra.build).clone(),
+        build: build.cloned(),
+        started_ms: worker.started_ms,
         uptime_s: extra.unix_ms.saturating_sub(worker.started_ms) / 1000,
         heartbeat_age_ms: (worker.heartbeat_ms > 0).then_some(age),
         busy_percent: extra.rates.busy_percent.get(&worker.pid).copied(),
         cpu_us: worker.cpu_us,
+        busy_us: worker.busy_us,
         memory_bytes: worker.memory_bytes,
         redis_up: worker.redis_up,
+        redis_reads,
+        redis_writes,
         connections: worker.connections,
         in_flight: worker.in_flight,
         requests: worker.requests,
@@ -214,14 +213,14 @@ mod tests {
         for cell in [0, 3] {
             table.cell(0, cell).count_connection_opened();
         }
-        let extra = SupervisorFacts { slots: vec![(false, Some(4))], ..SupervisorFacts::default() };
+        let extra = StatusFacts { slots: vec![(false, Some(4))], ..StatusFacts::default() };
         let status = InstanceStatus::from_snapshot(&table.snapshot(), &extra);
         let slot = &status.slots[0];
         assert_eq!(slot.worker.as_ref().unwrap().pid, 11);
         assert_eq!(slot.others.iter().map(|worker| worker.pid).collect::<Vec<_>>(), [10, 12]);
-        assert_eq!((slot.connections, slot.open, slot.queued), (2, false, Some(4)));
+        assert_eq!((slot.connections, slot.open, slot.queued), (2, Some(false), Some(4)));
         assert_eq!(slot.exits, BTreeMap::from([("memory".to_owned(), 1)]));
-        assert!(status.slots[1].open && status.slots[1].worker.is_none());
+        assert!(status.slots[1].open.is_none() && status.slots[1].worker.is_none());
     }
 
     #[test]
@@ -236,17 +235,18 @@ mod tests {
         table.cell(1, 0).count_request_finished(503, 1, 100);
         table.cell(1, 0).record_heartbeat(1_500, 1 << 20, 5, 500_000);
         let now = Duration::from_secs(2);
-        let extra = SupervisorFacts {
+        let extra = StatusFacts {
             unix_ms: 65_000,
             monotonic_ms: 2_000,
             build: "2.0".into(),
-            builds: BTreeMap::from([(1, "1.0".into())]),
+            builds: Some(BTreeMap::from([(1, "1.0".into())])),
             rates: window.rates(now, &table.snapshot()),
-            ..SupervisorFacts::default()
+            ..StatusFacts::default()
         };
         let status = InstanceStatus::from_snapshot(&table.snapshot(), &extra);
         let worker = status.slots[1].worker.as_ref().unwrap();
-        assert_eq!(worker.build, "1.0");
+        assert_eq!(worker.build.as_deref(), Some("1.0"));
+        assert!(!worker.is_redis_degraded());
         assert_eq!((worker.uptime_s, worker.heartbeat_age_ms), (62, Some(500)));
         assert_eq!((worker.busy_percent, status.rates.busy_percent), (Some(50.0), Some(50.0)));
         assert_eq!(status.rates.requests_per_s, Some(1.0));
@@ -258,10 +258,15 @@ mod tests {
     fn it_reads_back_what_it_wrote_and_bears_fields_it_does_not_know() {
         let table = table();
         add_worker(&table, 0, 0, 10, CellState::Ready);
-        let status = InstanceStatus::from_snapshot(&table.snapshot(), &SupervisorFacts::default());
+        let status = InstanceStatus::from_snapshot(&table.snapshot(), &StatusFacts::default());
         let mut json = serde_json::to_value(&status).unwrap();
         assert_eq!(json["version"], 2);
         assert_eq!(json["slots"][0]["state"], "empty");
+        // What only the supervisor knows.
+        assert_eq!(
+            (&json["state"], &json["slots"][0]["open"]),
+            (&"unknown".into(), &serde_json::Value::Null)
+        );
         json["news"] = 5.into();
         assert_eq!(serde_json::from_value::<InstanceStatus>(json).unwrap(), status);
     }

@@ -1,4 +1,7 @@
-//! The whole fleet at one moment, as `status` shows it and scripts read it: versioned JSON.
+//! An instance at one moment, as `status`, `top`, `/fleet.json`, heartbeats and the dashboard show it: versioned JSON.
+//!
+//! The supervisor builds it with everything in it. A worker builds it without what only the supervisor knows, which is
+//! then null: it answers `/fleet.json`, sends heartbeats and makes pages although the supervisor may be stuck.
 //!
 //! Fields are added under the same version; [`VERSION`] changes when one is removed or means something else. A reader
 //! must therefore bear fields it does not know. Totals never go back over crash, reload or upgrade; gauges and rates
@@ -8,10 +11,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::breaker::BreakerState;
 use crate::scoreboard::ExitReason;
 use crate::scoreboard::cell::CellState;
 use crate::scoreboard::row::SlotState;
-use crate::status::units;
+use crate::units;
 
 /// Version of these fields.
 pub const VERSION: u32 = 2;
@@ -59,7 +63,6 @@ pub struct InstanceStatus {
 #[serde(rename_all = "snake_case")]
 pub enum InstanceState {
     /// Not every slot has served yet.
-    #[default]
     Starting,
     /// As wanted.
     Serving,
@@ -67,6 +70,10 @@ pub enum InstanceState {
     RollingOut,
     /// Workers drain, then the fleet ends.
     Stopping,
+    /// A worker has built the document, or a later release has another state.
+    #[default]
+    #[serde(other)]
+    Unknown,
 }
 
 /// What kind of change goes from slot to slot.
@@ -127,13 +134,13 @@ pub enum RolloutOutcome {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerTotals {
     /// As configured (`workers.count`).
-    pub configured: usize,
+    pub configured: Option<usize>,
     /// As wanted now, by operators or by autoscaling.
     pub target: usize,
     /// Fewest that autoscaling may want.
-    pub min: usize,
+    pub min: Option<usize>,
     /// Most that autoscaling may want; it is off when both are the same.
-    pub max: usize,
+    pub max: Option<usize>,
     /// Slots whose worker serves.
     pub ready: usize,
     /// What autoscaling decided last.
@@ -199,6 +206,9 @@ pub struct InstanceTotals {
     pub connections: u64,
     /// Requests being answered.
     pub in_flight: u64,
+    /// Clients that are subscribed to broadcasts.
+    #[serde(default)]
+    pub subscribers: u64,
     /// Memory of all workers that no file backs, bytes.
     pub memory_bytes: u64,
     /// Half of all requests took less, microseconds.
@@ -250,7 +260,7 @@ pub struct SlotStatus {
     /// Where it stands.
     pub state: SlotState,
     /// Whether new connections are steered to it.
-    pub open: bool,
+    pub open: Option<bool>,
     /// The worker that serves it, or boots in it.
     pub worker: Option<WorkerStatus>,
     /// Its other workers: a successor that boots, and those that finish; the oldest first.
@@ -313,8 +323,11 @@ pub struct WorkerStatus {
     /// Generation it belongs to.
     pub generation: u64,
     /// What it runs.
-    pub build: String,
-    /// Seconds since it was forked.
+    pub build: Option<String>,
+    /// When it was forked, Unix milliseconds.
+    #[serde(rename = "started_at", with = "units::rfc3339_ms")]
+    pub started_ms: u64,
+    /// Seconds since then.
     #[serde(rename = "uptime_seconds")]
     pub uptime_s: u64,
     /// Milliseconds since its event loop's last sign of life; none before the first.
@@ -326,10 +339,19 @@ pub struct WorkerStatus {
     /// CPU time, microseconds.
     #[serde(rename = "cpu_seconds", with = "units::micros")]
     pub cpu_us: u64,
+    /// Time its event loop was at work, microseconds.
+    #[serde(rename = "busy_seconds", default, with = "units::micros")]
+    pub busy_us: u64,
     /// Memory that no file backs, bytes.
     pub memory_bytes: u64,
     /// Whether it has Redis.
     pub redis_up: bool,
+    /// Its breaker of reads.
+    #[serde(default)]
+    pub redis_reads: BreakerState,
+    /// Its breaker of writes.
+    #[serde(default)]
+    pub redis_writes: BreakerState,
     /// Open connections.
     pub connections: u64,
     /// Requests being answered.
@@ -342,6 +364,7 @@ impl InstanceState {
     /// The state's name, for people.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Unknown => "unknown",
             Self::Starting => "starting",
             Self::Serving => "serving",
             Self::RollingOut => "rolling out",
@@ -357,6 +380,13 @@ impl RolloutKind {
             Self::Reload => "reload",
             Self::Upgrade => "upgrade",
         }
+    }
+}
+
+impl WorkerStatus {
+    /// Whether a breaker of it refuses calls.
+    pub fn is_redis_degraded(&self) -> bool {
+        [self.redis_reads, self.redis_writes].iter().any(|breaker| *breaker != BreakerState::Closed)
     }
 }
 

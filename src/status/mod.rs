@@ -6,4 +6,3 @@
 pub mod build;
 pub mod document;
 pub mod rates;
-pub mod units;

@@ -12,6 +12,9 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::sys::application_fds;
 
+/// Most links that are followed on the way to a file, as in path_resolution(7).
+const LINKS_MAX: usize = 40;
+
 /// Folders that are watched.
 #[derive(Debug)]
 pub struct FolderWatch {
@@ -19,7 +22,7 @@ pub struct FolderWatch {
 }
 
 impl FolderWatch {
-    /// Watches the folders of these files, and those that links lead to; the files themselves may be missing.
+    /// Watches the folders of these files, and those of every link on the way to them; the files themselves may be missing.
     ///
     /// # Errors
     /// When the kernel has no watch left, or a folder does not exist or may not be read.
@@ -27,12 +30,19 @@ impl FolderWatch {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         application_fds::claim_opened(&inotify);
         for file in files {
-            let real = fs::canonicalize(file).ok();
-            for path in [Some(file.to_path_buf()), real].into_iter().flatten() {
-                inotify.add_watch(&folder(&path), changes())?;
+            for folder in folders_on_the_way(file) {
+                inotify.add_watch(&folder, changes())?;
             }
         }
         Ok(Self { inotify })
+    }
+
+    /// Watches the folders to which a link leads that has changed; those where it led before stay watched.
+    pub fn follow_links(&self, file: &Path) {
+        for folder in folders_on_the_way(file) {
+            // A folder that is gone is watched again when the link or the folder beside it changes.
+            let _ = self.inotify.add_watch(&folder, changes());
+        }
     }
 
     /// Whether anything happened in the folders since the last call.
@@ -63,6 +73,27 @@ fn folder(file: &Path) -> PathBuf {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => PathBuf::from("."),
     }
+}
+
+/// The folders in which a change may put another file in this one's place: its own, and that of each link on the way.
+fn folders_on_the_way(file: &Path) -> Vec<PathBuf> {
+    let mut folders = vec![folder(file)];
+    let mut paths = vec![file.to_path_buf()];
+    let mut links = 0;
+    while let Some(path) = paths.pop() {
+        for part in path.ancestors() {
+            let Some(target) = fs::read_link(part).ok().filter(|_| links < LINKS_MAX) else { continue };
+            links += 1;
+            let beside = folder(part);
+            let led_to = beside.join(target);
+            folders.push(beside);
+            let rest = path.strip_prefix(part).ok().filter(|rest| !rest.as_os_str().is_empty());
+            let behind = rest.map_or_else(|| led_to.clone(), |rest| led_to.join(rest));
+            folders.extend(Some(folder(&behind)).filter(|folder| folder.is_dir()));
+            paths.push(behind);
+        }
+    }
+    folders
 }
 
 fn changes() -> AddWatchFlags {
@@ -134,6 +165,34 @@ mod tests {
         let watch = FolderWatch::for_files([link.as_path()]).unwrap();
         fs::write(&real, "longer").unwrap();
         assert!(watch.has_changed().unwrap());
+    }
+
+    #[test]
+    fn a_link_that_comes_to_lead_elsewhere_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let below = |name: &str| folder.path().join(name);
+        for release in ["first", "second"] {
+            fs::create_dir(below(release)).unwrap();
+            fs::write(below(release).join("program"), release).unwrap();
+        }
+        std::os::unix::fs::symlink("first", below("current")).unwrap();
+        let file = below("current").join("program");
+        let watch = FolderWatch::for_files([file.as_path()]).unwrap();
+        assert!(!watch.has_changed().unwrap());
+        std::os::unix::fs::symlink("second", below("next")).unwrap();
+        fs::rename(below("next"), below("current")).unwrap();
+        assert!(watch.has_changed().unwrap(), "the link is another one");
+        watch.follow_links(&file);
+        fs::write(below("second").join("program"), "longer than before").unwrap();
+        assert!(watch.has_changed().unwrap(), "it is watched where it leads now");
+    }
+
+    #[test]
+    fn links_without_an_end_are_not_followed_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let loop_of_links = folder.path().join("loop");
+        std::os::unix::fs::symlink("loop/loop", &loop_of_links).unwrap();
+        assert!(folders_on_the_way(&loop_of_links).len() < 3 * LINKS_MAX);
     }
 
     #[test]

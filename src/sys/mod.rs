@@ -10,6 +10,7 @@
 #[cfg(feature = "demo")]
 pub mod allocator;
 pub mod application_fds;
+pub mod atomic_memory;
 pub mod backtrace;
 pub mod bpf;
 pub mod clock;

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag};
@@ -283,14 +284,31 @@ fn clear_manager_variables(command: &mut Command) {
     }
 }
 
-/// Starts the program of this process once more with these words; it ends when this process does.
+/// The companion of this process; 0: none.
+static COMPANION: AtomicI32 = AtomicI32::new(0);
+
+/// The process that [`spawn_companion`] has started, or that another program has left to this one.
+pub fn companion() -> Option<Pid> {
+    Some(COMPANION.load(Ordering::Relaxed)).filter(|pid| *pid > 0).map(Pid::from_raw)
+}
+
+/// Sets the companion, or forgets it once it has ended: its number may become another process's.
+pub fn set_companion(pid: Option<Pid>) {
+    COMPANION.store(pid.map_or(0, Pid::as_raw), Ordering::Relaxed);
+}
+
+/// Starts the program of this process once more with these words, as the companion of this process: it ends when this
+/// process does.
+///
+/// It has a process group of its own: a signal that a terminal or a shell sends to the group of this process is for this
+/// process to follow.
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn spawn_self(arguments: impl IntoIterator<Item = OsString>) -> io::Result<()> {
+pub fn spawn_companion(name: &OsStr, arguments: impl IntoIterator<Item = OsString>) -> io::Result<()> {
     let starter = pid();
     let mut command = Command::new("/proc/self/exe");
-    command.args(arguments).stdin(Stdio::null());
+    command.arg0(name).args(arguments).stdin(Stdio::null()).process_group(0);
     clear_manager_variables(&mut command);
     let prepare = move || {
         signal::reset_for_exec()?;
@@ -298,7 +316,9 @@ pub fn spawn_self(arguments: impl IntoIterator<Item = OsString>) -> io::Result<(
     };
     // SAFETY: between fork and exec it makes a few system calls and allocates nothing on success.
     unsafe { command.pre_exec(prepare) };
-    command.spawn().map(drop)
+    let child = command.spawn()?;
+    set_companion(i32::try_from(child.id()).ok().map(Pid::from_raw));
+    Ok(())
 }
 
 /// Starts a command of an operator's by the shell (`sh -c`), in a process group of its own.

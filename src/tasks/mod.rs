@@ -12,6 +12,7 @@ mod runner;
 mod service;
 mod watch;
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,8 +76,22 @@ impl fmt::Debug for TaskQueue {
 impl TaskQueue {
     /// A queue over this connection; `worker` is the name that operators see: host and pid. No task is claimed before
     /// [`TaskQueue::start`].
-    pub fn new(redis: RedisClient, settings: &TasksConfig, worker: &str) -> Self {
+    pub fn with_client(redis: RedisClient, settings: &TasksConfig, worker: &str) -> Self {
         Self { service: Arc::new(TaskService::new(redis, settings, worker)) }
+    }
+
+    /// A queue of a program that may queue tasks of kinds whose jobs only others have registered.
+    ///
+    /// `connection` lives as long as the queue, and keeps the connection.
+    pub fn for_any_kind(
+        redis: RedisClient,
+        settings: &TasksConfig,
+        worker: &str,
+        connection: Arc<dyn Any + Send + Sync>,
+    ) -> Self {
+        let mut service = TaskService::new(redis, settings, worker);
+        service.connection = Some(connection);
+        Self { service: Arc::new(service) }
     }
 
     /// Registers the job for tasks of this kind; any worker whose program registers the kind may run it.
@@ -186,7 +201,11 @@ impl TaskQueue {
     /// Dropping the future leaves it unknown whether the task is queued.
     pub async fn enqueue<I: Serialize + ?Sized>(&self, kind: &str, input: &I) -> Result<TaskId, TaskError> {
         let service = &*self.service;
-        if !service.jobs().contains_key(kind) {
+        let is_known = match service.connection.is_none() {
+            true => service.jobs().contains_key(kind),
+            false => jobs::is_valid_kind(kind),
+        };
+        if !is_known {
             return Err(TaskError::UnknownKind(kind.to_owned()));
         }
         let input =

@@ -1,5 +1,6 @@
 //! What a worker's claims, executions and watchers share.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32};
@@ -48,6 +49,8 @@ pub(super) struct TaskService {
     /// The name of this worker that operators see.
     pub(super) worker: String,
     jobs: RwLock<JobTable>,
+    /// What keeps the connection of a program that only queues tasks; none: only kinds that have a job here are queued.
+    pub(super) connection: Option<Arc<dyn Any + Send + Sync>>,
     /// Most executions at once.
     pub(super) running_max: usize,
     /// One for each execution.
@@ -97,6 +100,7 @@ impl TaskService {
             timeout: settings.timeout,
             worker: worker.to_owned(),
             jobs: RwLock::default(),
+            connection: None,
             running_max: settings.concurrency,
             permits: Arc::new(Semaphore::new(settings.concurrency)),
             wake: Notify::new(),

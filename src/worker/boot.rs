@@ -150,7 +150,7 @@ impl BackgroundServices {
         let worker = format!("{}:{}", process::hostname(), process::pid());
         Self {
             broadcasts: BroadcastHub::new(redis.clone(), broadcast),
-            tasks: TaskQueue::new(redis.clone(), tasks, &worker),
+            tasks: TaskQueue::with_client(redis.clone(), tasks, &worker),
         }
     }
 
@@ -184,7 +184,7 @@ pub(super) fn build_services(
         cell: start.cell,
         drain: phase.clone(),
         instance: Arc::clone(instance_info),
-        batched_counters: Arc::clone(batches),
+        batched_counters: Some(Arc::clone(batches)),
         broadcast_hub: services.broadcasts.clone(),
         tasks: services.tasks.clone(),
     };

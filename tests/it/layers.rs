@@ -29,6 +29,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("backoff", 0),
     ("digest", 0),
     ("panics", 0),
+    ("units", 0),
 ];
 
 /// A name and the only paths below `src/` that may say it; in unit tests too, unless it is a clock.

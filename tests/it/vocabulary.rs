@@ -24,6 +24,9 @@ const FOREIGN_IDENTIFIERS: &[(&str, &str)] = &[
     ("peek_mut", "the lru crate"),
     ("poll_peek", "tokio's sockets"),
     ("SEC_FETCH_SITE", "the request header Sec-Fetch-Site"),
+    ("SameSite", "the cookie attribute, RFC 6265bis §4.1.2.7"),
+    ("same_site", "the same"),
+    ("with_same_site", "tower-sessions' name for it"),
 ];
 
 /// Names of types that say nothing without their path.

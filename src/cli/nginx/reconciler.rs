@@ -36,7 +36,7 @@ impl UpstreamReconciler {
                 return Err(KeepReason::NoInstances);
             }
             (_, true) | (None, false) => found,
-            // Redis has lost what it knew: the one who has not spoken again yet is not gone for that.
+            // Redis has lost its data: an instance without a heartbeat since then is not gone.
             (Some(mut known), false) => {
                 known.extend(found);
                 known

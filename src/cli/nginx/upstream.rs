@@ -17,7 +17,7 @@ pub(super) type UpstreamServers = BTreeMap<String, UpstreamServer>;
 /// One host that serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UpstreamServer {
-    /// Name of the machine, for the one who reads the file.
+    /// Name of the host, for readers of the file.
     pub(super) host: String,
     /// Its share.
     pub(super) weight: usize,

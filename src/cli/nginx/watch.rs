@@ -30,7 +30,7 @@ struct UpstreamWatch<'a> {
 /// What nginx knows of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NginxState {
-    /// The one who kept the file before may have ended between writing and reloading.
+    /// The process that kept the file before may have ended between writing and reloading.
     Unknown,
     /// Not what stands in it now.
     Stale,

@@ -12,6 +12,7 @@ use crate::config::settings::{Config, RedisUrl};
 use crate::redis;
 use crate::redis::registry::{InstanceList, ListedInstance};
 use crate::redis::{RedisError, registry};
+use crate::status::document;
 use crate::supervisor::private_redis::server;
 
 /// What `--json` prints.
@@ -32,7 +33,7 @@ pub(in crate::cli) fn fleet_status(
     let found =
         fetch_instances(config, "regatta-status", timeout).map_err(|error| to_failure(config, &error))?;
     if json {
-        let (version, complete, unreadable) = (registry::DOCUMENT_VERSION, found.complete, found.unreadable);
+        let (version, complete, unreadable) = (document::VERSION, found.complete, found.unreadable);
         let document = FleetDocument { version, complete, unreadable, instances: &found.instances };
         let text = serde_json::to_string(&document);
         print_line(text.map_err(|error| CommandFailure::new(exit_code::FAILED, &error))?);

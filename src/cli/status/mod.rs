@@ -93,9 +93,10 @@ pub(super) fn fleet_severity(status: &InstanceStatus) -> Severity {
     match status.state {
         InstanceState::Serving if status.workers.ready < status.workers.target => Severity::Bad,
         InstanceState::Serving => Severity::Good,
-        InstanceState::Starting | InstanceState::RollingOut | InstanceState::Stopping => {
-            Severity::Transitional
-        }
+        InstanceState::Unknown
+        | InstanceState::Starting
+        | InstanceState::RollingOut
+        | InstanceState::Stopping => Severity::Transitional,
     }
 }
 
@@ -169,17 +170,17 @@ fn redis(status: &InstanceStatus) -> String {
 
 fn scaling(status: &InstanceStatus) -> Option<String> {
     let workers = &status.workers;
-    let range =
-        (workers.min != workers.max).then(|| format!("autoscaling {} to {}", workers.min, workers.max));
+    let bounds = workers.min.zip(workers.max).filter(|(min, max)| min != max);
+    let range = bounds.map(|(min, max)| format!("autoscaling {min} to {max}"));
     let decision =
         workers.autoscale.as_ref().map(|last| format!("{}: {}", last.target, units::sanitize(&last.reason)));
     match (range, decision) {
         (Some(range), Some(decision)) => Some(format!("{range} · {decision}")),
         (Some(range), None) => Some(range),
-        (None, _) if workers.configured != workers.target && workers.configured > 0 => {
-            Some(format!("scaled to {} by hand; {} are configured", workers.target, workers.configured))
+        (None, _) => {
+            let configured = workers.configured.filter(|count| *count != workers.target && *count > 0)?;
+            Some(format!("scaled to {} by hand; {configured} are configured", workers.target))
         }
-        (None, _) => None,
     }
 }
 

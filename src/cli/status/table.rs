@@ -148,10 +148,10 @@ pub(in crate::cli) const COLUMNS: &[TableColumn] = &[
         |slot| slot.last_exit_reason.map_or_else(String::new, |reason| reason.name().to_owned()),
         nothing,
     ),
-    text("BUILD", 7, |slot| worker_text(slot, |worker| worker.build.clone()), |worker| worker.build.clone()),
+    text("BUILD", 7, |slot| worker_text(slot, build), build),
 ];
 
-/// What is sorted by when no one has chosen: the slot.
+/// What is sorted by unless another column was chosen: the slot.
 pub(in crate::cli) const SLOT_COLUMN: usize = 0;
 
 fn worker_text(slot: &SlotStatus, text: fn(&WorkerStatus) -> String) -> String {
@@ -175,6 +175,10 @@ fn generation(worker: &WorkerStatus) -> String {
     worker.generation.to_string()
 }
 
+fn build(worker: &WorkerStatus) -> String {
+    worker.build.clone().unwrap_or_else(|| units::NONE.to_owned())
+}
+
 fn uptime(worker: &WorkerStatus) -> String {
     units::age(worker.uptime_s)
 }
@@ -192,7 +196,7 @@ pub(in crate::cli) fn restarts(slot: &SlotStatus) -> u64 {
 fn state(slot: &SlotStatus) -> String {
     let hung = slot.worker.as_ref().filter(|worker| worker.state == CellState::Hung);
     let name = hung.map_or(slot.state.name(), |worker| worker.state.name()).replace('_', " ");
-    if slot.open || slot.worker.is_none() { name } else { format!("{name}, closed") }
+    if slot.open != Some(false) || slot.worker.is_none() { name } else { format!("{name}, closed") }
 }
 
 /// How much a line wants to be looked at.

@@ -1,7 +1,7 @@
 //! `top`: the running fleet, live, in a terminal.
 //!
-//! A client like any other: it asks for the status over one connection, and finds the fleet again when that ends. An
-//! order that is given here goes over a connection of its own, because its verdict may take minutes.
+//! A client like any other: it asks for the status over one connection, and finds the fleet again when that ends. A
+//! command that is given here goes over a connection of its own, because its result may take minutes.
 
 mod keys;
 mod model;

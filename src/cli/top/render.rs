@@ -196,7 +196,7 @@ pub(super) fn render_text(model: &TopModel, columns: u16, now: Duration) -> Stri
         }
         text.trim_end().to_owned()
     };
-    // The last line is that of the keys, which no one has here.
+    // The last line is that of the keys, which have no effect here.
     let lines: Vec<String> = (0..area.height.saturating_sub(1)).map(line).collect();
     lines.join("\n").trim_end().to_owned()
 }

@@ -99,7 +99,7 @@ pub enum SubjectKind {
     User,
     /// One value of this header, its name in small letters; requests without it count by client.
     Header(String),
-    /// Everybody together.
+    /// All clients together.
     Global,
 }
 

@@ -177,6 +177,14 @@ impl RedisUrl {
         RedisAddress::parse(text).map(|_| Self(text.to_owned()))
     }
 
+    /// An address that can be read.
+    ///
+    /// # Errors
+    /// What is wrong with it; completes the sentence "redis.url is X, but …". Nothing that could be a secret is in it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Self::read(text)
+    }
+
     /// A server's Unix socket.
     pub fn from_socket_path(path: &std::path::Path) -> Self {
         let path = percent_encode(path.as_os_str().as_bytes(), ESCAPED_IN_PATH).to_string();

@@ -229,7 +229,7 @@ settings! {
         );
         /// Less busy for several windows: one worker less.
         ///
-        /// Less busy for three windows in a row, or more if a stop was regretted: one worker less.
+        /// Less busy for three windows in a row, or for more if stopped workers were soon wanted again: one worker less.
         busy_min: f64 = required(
             "autoscale.busy_min", basic::percent; "25%", PERCENT, Reload,
             formerly = &["workers.busy_min"]

@@ -238,9 +238,9 @@ settings! {
         /// With `per = "header"`: one client may use so many times the policy's rate and burst under all values
         /// together, or values could be invented without end; 0: any number, where something in front has checked them.
         "limits.*.client_factor"("10", "0 for any, or a number up to 1000", Reload);
-        /// It counts and says whom it would deny, and denies nobody.
+        /// It counts and says which requests it would deny, and denies none.
         ///
-        /// It counts, and whom it would deny is logged and counted, but no one is denied or told.
+        /// It counts; requests that it would deny are logged and counted, and none is denied or told so.
         "limits.*.shadow"("false", FLAG, Reload);
         /// False: as if the policy were not there.
         "limits.*.enabled"("true", FLAG, Reload);

@@ -21,6 +21,17 @@ const TOKEN_MAX: usize = 1024;
 pub struct Secret(Vec<u8>);
 
 impl Secret {
+    /// A key of these bytes.
+    ///
+    /// # Errors
+    /// When there are fewer than 32.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidValue> {
+        match bytes.len() {
+            len if len < SECRET_MIN => Err(format!("a key has {len} bytes, fewer than {SECRET_MIN}")),
+            _ => Ok(Self(bytes.to_vec())),
+        }
+    }
+
     /// The key's bytes, for the keyring only.
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -39,10 +50,7 @@ pub(in crate::config) fn secret(text: &str) -> Result<Secret, InvalidValue> {
         Some(encoded) => STANDARD.decode(encoded).map_err(|_| "it is not base64".to_owned())?,
         None => text.as_bytes().to_vec(),
     };
-    match bytes.len() {
-        len if len < SECRET_MIN => Err(format!("a key has {len} bytes, fewer than {SECRET_MIN}")),
-        _ => Ok(Secret(bytes)),
-    }
+    Secret::from_bytes(&bytes)
 }
 
 pub(in crate::config) fn secrets(items: &[String]) -> Result<Vec<Secret>, InvalidValue> {

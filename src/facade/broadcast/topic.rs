@@ -8,12 +8,13 @@ use axum::response::Response;
 use http::request::Parts;
 use serde::Serialize;
 
-use crate::broadcasts::{MessageId, Presence, TopicName};
+use crate::broadcasts::{BroadcastHub, MessageId, Presence, TopicName};
 use crate::facade::broadcast::error::{Error, InvalidTopic};
 use crate::facade::broadcast::subscription::Subscription;
 use crate::facade::error::Error as AnyError;
 use crate::http::request_scope::RequestScope;
 use crate::http::services::stream::StreamServices;
+use crate::http::standalone::redis::Redis;
 use crate::http::streams::broadcast;
 use crate::http::streams::last_event_id::LastEventId;
 use crate::http::streams::websocket::broadcast_socket::BroadcastSocket;
@@ -61,6 +62,11 @@ pub struct Broadcast {
 }
 
 impl Broadcast {
+    /// Broadcasts over this connection, for what is no request.
+    pub fn new(redis: &Redis) -> Self {
+        Self::new_in(&redis.services().streams)
+    }
+
     pub(crate) fn new_in(services: &Arc<StreamServices>) -> Self {
         Self { services: Arc::clone(services), sender: None }
     }
@@ -118,6 +124,13 @@ impl Topic {
         self.name.as_str()
     }
 
+    fn hub(&self) -> &BroadcastHub {
+        if let Some(connection) = &self.services.standalone {
+            connection.ensure_hub_started(&self.services.broadcast_hub);
+        }
+        &self.services.broadcast_hub
+    }
+
     /// Sends a message to all subscribers; clients that connect again find what they missed.
     ///
     /// Costs a round trip. The id is the message's position in its topic.
@@ -128,7 +141,7 @@ impl Topic {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was sent.
     pub async fn publish(&self, text: &str) -> Result<MessageId, Error> {
-        Ok(self.services.broadcast_hub.publish(&self.name, text).await?)
+        Ok(self.hub().publish(&self.name, text).await?)
     }
 
     /// Sends a value as JSON, see [`Topic::publish`].
@@ -153,7 +166,7 @@ impl Topic {
     /// Nothing is lost when it is dropped.
     pub async fn subscribe(&self, after: LastEventId) -> Result<Subscription, Error> {
         let position = after.position();
-        Ok(Subscription::new(self.services.broadcast_hub.subscribe(&self.name, position.id()).await?))
+        Ok(Subscription::new(self.hub().subscribe(&self.name, position.id()).await?))
     }
 
     /// The messages as a response of server-sent events, until the client disconnects or the worker drains.
@@ -169,7 +182,7 @@ impl Topic {
     /// Nothing is lost when it is dropped.
     pub async fn sse(&self, after: LastEventId) -> Result<Response, Error> {
         let position = after.position();
-        let subscription = self.services.broadcast_hub.subscribe(&self.name, position.id()).await?;
+        let subscription = self.hub().subscribe(&self.name, position.id()).await?;
         Ok(broadcast::respond(&self.services, subscription, position))
     }
 
@@ -179,7 +192,7 @@ impl Topic {
     /// `{"id": …, "topic": …, "message": …}`, `{"gap": true, "after": …}` where messages may be missing, and
     /// `{"error": …}` if one of its own was rejected; it sends `{"message": …}`. A client that falls too far behind is
     /// closed with 1013. Its messages are charged to `websocket.policy`; the reply to a denied one is
-    /// `{"error": "limited", "retry_ms": …}`. An accepted message gets no other reply than the broadcast itself: what
+    /// `{"error": "limited", "retry_after_seconds": …}`. An accepted message gets no other reply than the broadcast itself: what
     /// has not come back when the socket ends, the client sends again.
     ///
     /// # Errors
@@ -190,7 +203,7 @@ impl Topic {
     pub async fn socket(&self, upgrade: WebSocketUpgrade, after: LastEventId) -> Result<Response, Error> {
         let position = after.position();
         let services = Arc::clone(&self.services);
-        let subscription = services.broadcast_hub.subscribe(&self.name, position.id()).await?;
+        let subscription = self.hub().subscribe(&self.name, position.id()).await?;
         let config = socket::websocket_config(
             services.websocket.max_message_size,
             services.broadcast.max_message_size.saturating_mul(ESCAPED_BYTE_MAX) + JSON_OVERHEAD,
@@ -202,7 +215,7 @@ impl Topic {
 
     /// How many subscribe, on all workers of all instances; updated once a second while the value lives.
     pub fn presence(&self) -> Presence {
-        self.services.broadcast_hub.presence(&self.name)
+        self.hub().presence(&self.name)
     }
 }
 

@@ -10,9 +10,10 @@ use crate::counters::CounterName;
 use crate::counters::batched::Approximate as BatchedReading;
 use crate::counters::bounded::BoundedRequest;
 use crate::facade::counter::error::Error;
-use crate::facade::counter::source::CounterSource;
 use crate::facade::error::Error as AnyError;
 use crate::http::request_scope::RequestScope;
+use crate::http::standalone::redis::Redis;
+use crate::http::standalone::state_handle::StateHandle;
 use crate::redis::counter_commands::BoundedOutcome;
 
 /// Counters that all workers of all instances share, of four kinds.
@@ -35,11 +36,13 @@ use crate::redis::counter_commands::BoundedOutcome;
 /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::post(order));
 /// ```
 #[derive(Debug, Clone)]
-pub struct Counters(CounterSource);
+pub struct Counters(StateHandle);
 
 impl Counters {
-    pub(crate) fn new_in(source: CounterSource) -> Self {
-        Self(source)
+    /// The counters behind this connection, for what is no request: each operation is a round trip of its own, under no
+    /// limit.
+    pub fn new(redis: &Redis) -> Self {
+        Self(StateHandle::Detached(Arc::clone(redis.services())))
     }
 
     /// Adds to a counter, which begins at 0, and returns the sum.
@@ -51,7 +54,7 @@ impl Counters {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was added.
     pub async fn add(&self, name: &str, by: i64) -> Result<i64, Error> {
-        Ok(self.0.add(&CounterName::parse(name)?, by).await?)
+        Ok(self.0.state().add_to_counter(&CounterName::parse(name)?, by).await?)
     }
 
     /// Reads a counter; without additions it is 0.
@@ -114,7 +117,7 @@ fn valid(name: &Option<CounterName>) -> Result<&CounterName, Error> {
 /// ```
 #[derive(Debug, Clone)]
 pub struct BatchedCounter {
-    source: CounterSource,
+    source: StateHandle,
     /// `None`: it is not allowed, which each method reports.
     name: Option<CounterName>,
 }
@@ -133,7 +136,7 @@ impl BatchedCounter {
     /// # Cancel safety
     /// It is added when it is first polled, except for a name beyond the first 64.
     pub async fn add(&self, by: i64) -> Result<(), Error> {
-        self.source.add_batched(valid(&self.name)?, by).await
+        Ok(self.source.state().add_batched(valid(&self.name)?, by).await?)
     }
 
     /// The value in Redis and all that the workers of this instance have added to it, this request's additions
@@ -145,13 +148,13 @@ impl BatchedCounter {
     /// # Cancel safety
     /// Nothing is changed.
     pub async fn value(&self) -> Result<Approximate, Error> {
-        Ok(Approximate(self.source.batched_value(valid(&self.name)?).await?))
+        Ok(Approximate(self.source.state().batched_value(valid(&self.name)?).await?))
     }
 
     /// The value without a command: as last read from Redis, with what this worker has added since; `None` before the first
     /// read.
     pub fn known(&self) -> Option<Approximate> {
-        self.source.batched_cached(self.name.as_ref()?).map(Approximate)
+        self.source.state().batched_cached(self.name.as_ref()?).map(Approximate)
     }
 }
 
@@ -168,7 +171,7 @@ impl BatchedCounter {
 /// ```
 #[derive(Debug, Clone)]
 pub struct BoundedCounter {
-    source: CounterSource,
+    source: StateHandle,
     /// `None`: it is not allowed, which each method reports.
     name: Option<CounterName>,
     max: u64,
@@ -248,15 +251,15 @@ impl BoundedCounter {
     /// # Cancel safety
     /// Nothing is changed.
     pub async fn get(&self) -> Result<u64, Error> {
-        self.source.bounded_taken(valid(&self.name)?).await
+        Ok(self.source.state().bounded_taken(valid(&self.name)?).await?)
     }
 
     async fn take(&self, request: BoundedRequest<'_>) -> Result<Taken, Error> {
-        Ok(self.source.take_bounded(valid(&self.name)?, self.max, request).await?.into())
+        Ok(self.source.state().take_bounded(valid(&self.name)?, self.max, request).await?.into())
     }
 
     async fn put_back(&self, request: BoundedRequest<'_>) -> Result<Taken, Error> {
-        Ok(self.source.give_back_bounded(valid(&self.name)?, request).await?.into())
+        Ok(self.source.state().give_back_bounded(valid(&self.name)?, request).await?.into())
     }
 }
 
@@ -288,7 +291,7 @@ impl From<BoundedOutcome> for Taken {
 /// ```
 #[derive(Debug, Clone)]
 pub struct DistinctCounter {
-    source: CounterSource,
+    source: StateHandle,
     /// `None`: it is not allowed, which each method reports.
     name: Option<CounterName>,
     window: Option<Duration>,
@@ -340,7 +343,8 @@ impl DistinctCounter {
     /// # Cancel safety
     /// As [`DistinctCounter::insert`].
     pub async fn insert_all(&self, items: &[&[u8]]) -> Result<Inserted, Error> {
-        let (new, value) = self.source.insert_distinct(valid(&self.name)?, self.window, items).await?;
+        let (new, value) =
+            self.source.state().insert_distinct(valid(&self.name)?, self.window, items).await?;
         Ok(Inserted { is_new: new, count: value })
     }
 
@@ -360,6 +364,6 @@ impl<S: Sync> FromRequestParts<S> for Counters {
     type Rejection = AnyError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, AnyError> {
-        Ok(Self(CounterSource::Request(Arc::clone(RequestScope::from_parts(parts)?.state()))))
+        Ok(Self(StateHandle::Request(Arc::clone(RequestScope::from_parts(parts)?.state()))))
     }
 }

@@ -15,7 +15,6 @@
 
 mod counters;
 pub(super) mod error;
-pub(super) mod source;
 
 pub use counters::{Approximate, BatchedCounter, BoundedCounter, Counters, DistinctCounter, Inserted, Taken};
 pub use error::Error;

@@ -13,7 +13,7 @@ impl<S: Sync> FromRequestParts<S> for Worker {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        Ok(RequestScope::from_parts(parts)?.services.worker.worker.clone())
+        Ok(RequestScope::in_fleet(parts)?.services.worker.worker.clone())
     }
 }
 
@@ -21,6 +21,6 @@ impl<S: Sync> FromRequestParts<S> for FleetHandle {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        Ok(Self(Arc::clone(&RequestScope::from_parts(parts)?.services)))
+        Ok(Self::new(Arc::clone(&RequestScope::in_fleet(parts)?.services)))
     }
 }

@@ -1,12 +1,9 @@
 //! What an application may reach of its worker and fleet.
 
-use std::sync::Arc;
-
 use axum::response::Response;
 
 use crate::facade::broadcast::Broadcast;
 use crate::facade::counter::Counters;
-use crate::facade::counter::source::CounterSource;
 use crate::facade::fleet::busy::Busy;
 use crate::facade::fleet::snapshot::FleetSnapshot;
 use crate::facade::rate_limit::layer::RateLimitLayer;
@@ -69,13 +66,13 @@ impl FleetHandle {
     /// # Panics
     /// When no policy has this name: the worker then reports it and the fleet does not start.
     pub fn rate_limit(&self, policy: &str) -> RateLimitLayer {
-        RateLimitLayer::of_policy(&self.0.state, policy).unwrap_or_else(|unknown| panic!("{unknown}"))
+        RateLimitLayer::configured(&self.0, policy).unwrap_or_else(|unknown| panic!("{unknown}"))
     }
 
     /// Counters for code outside a handler: under no limit, and each call is a round trip. Handlers extract
     /// [`Counters`].
     pub fn counters(&self) -> Counters {
-        Counters::new_in(CounterSource::Worker(Arc::clone(&self.0.state)))
+        Counters::new(self.redis())
     }
 
     /// This worker's broadcasts, for code outside a handler; handlers extract [`Broadcast`].

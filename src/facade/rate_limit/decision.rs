@@ -8,6 +8,7 @@ use http::request::Parts;
 
 use crate::facade::error::Error as AnyError;
 use crate::facade::rate_limit::error::Error;
+use crate::http::error::RequestError;
 use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
 use crate::redis::begin::RateLimitDecision;
@@ -33,6 +34,13 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
+    /// Decides what is undecided.
+    pub(crate) async fn decide(state: &Arc<RequestState>) -> Result<Self, RequestError> {
+        state.decide_limits().await?;
+        let decisions = state.lock().await.limits.decisions();
+        Ok(Self { state: Arc::clone(state), decisions })
+    }
+
     /// Requests that are left now under the tightest policy; `None` if no policy applies, or none is known because
     /// Redis is away.
     pub fn remaining(&self) -> Option<u64> {
@@ -77,9 +85,6 @@ impl<S: Sync> FromRequestParts<S> for RateLimit {
     type Rejection = AnyError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, AnyError> {
-        let state = Arc::clone(RequestScope::from_parts(parts)?.state());
-        state.decide_limits().await?;
-        let decisions = state.lock().await.limits.decisions();
-        Ok(Self { state, decisions })
+        Self::decide(RequestScope::from_parts(parts)?.state()).await.map_err(AnyError::from)
     }
 }

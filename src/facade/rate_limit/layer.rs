@@ -1,114 +1,337 @@
-//! Limits as a tower layer, for any route of an axum router that a fleet serves.
+//! A layer that puts routes under a limit.
 
+use std::any::Any;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::response::{IntoResponse, Response};
-use http::Request;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
 use tower::{Layer, Service};
 
 use crate::facade::rate_limit::error::UnknownPolicy;
-use crate::http::error::RequestError;
+use crate::http::error::{Denied, RequestError, StateError};
+use crate::http::problem::Problem;
 use crate::http::request_scope::RequestScope;
-use crate::http::services::state::StateServices;
+use crate::http::request_state::RequestState;
+use crate::http::services::WorkerServices;
+use crate::http::standalone::in_code_limit::{InCodeLimit, Key};
+use crate::http::standalone::quota::{OnRedisDown, Quota};
+use crate::http::standalone::redis::Redis;
+use crate::http::{body, response};
+use crate::limiter::permit::ConcurrencyPermit;
 
-/// Puts requests under a policy before they reach their handler; made by [`FleetHandle::rate_limit`](crate::FleetHandle::rate_limit).
+/// Puts requests under a limit before they reach their handler.
 ///
-/// The policy is decided in the request's one call to Redis, together with every other policy it falls under, and is
-/// charged only if all of them allow. A policy that has been decided already because it names the path costs a second
-/// one, and only if the layer raises its cost.
+/// It is for any `Service<Request<B>, Response = Response<R>>` with `R: From<Bytes>`, or with any `R` where
+/// [`RateLimitLayer::on_denied`] makes the response. The limit is decided together with every other limit that is
+/// undecided and with the request's session, in one call to Redis, and is charged only if all of them allow. A request that is
+/// denied never reaches its handler and is answered 429 with the headers `RateLimit`, `RateLimit-Policy` and
+/// `Retry-After`; while it stays denied it costs no call at all.
+///
+/// *Inside a fleet* it joins the request's state, and a policy `[limits.NAME]` of the configuration stands for the one in
+/// the program, whole. *Outside a fleet* layers that are added later are outside: a
+/// [`SessionLayer`](crate::session::SessionLayer), whose session then travels in the same call, and last
+/// [`TrustedProxies`](crate::TrustedProxies).
 ///
 /// ```no_run
-/// # use axum::{Router, routing::post};
-/// # async fn login() {}
-/// # fn routes(fleet: &regatta::FleetHandle) -> Router {
-/// Router::new().route("/login", post(login).layer(fleet.rate_limit("login").cost(5)))
+/// use axum::{Router, routing::get};
+/// use regatta::rate_limit::{Key, Quota, RateLimitLayer};
+/// use regatta::{Redis, TrustedProxies};
+///
+/// # fn app(redis: Redis) -> Router {
+/// let limit = RateLimitLayer::new(&redis, "site", Quota::per_second(10).burst(20)).key(Key::client_ip());
+/// Router::new().route("/", get(|| async { "ahoy\n" })).layer(limit).layer(TrustedProxies::loopback())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
-pub struct RateLimitLayer {
-    /// The policy's number; `None`: it is switched off.
-    policy: Option<usize>,
+#[derive(Clone)]
+pub struct RateLimitLayer<D = ProblemOnDenied> {
+    services: Arc<WorkerServices>,
+    source: LimitSource,
     cost: Option<u64>,
-    name: Arc<str>,
-    services: Arc<StateServices>,
+    is_deferred: bool,
+    on_denied: D,
 }
+
+/// Where a layer's limit comes from.
+#[derive(Debug, Clone)]
+enum LimitSource {
+    /// The configuration: the policy's name and its number; without one it is switched off.
+    Configured(Arc<str>, Option<usize>),
+    InCode(InCodeSource),
+}
+
+#[derive(Debug, Clone)]
+struct InCodeSource {
+    name: Arc<str>,
+    quota: Quota,
+    key: Key,
+    on_redis_down: OnRedisDown,
+    limit: Arc<InCodeLimit>,
+}
+
+impl InCodeSource {
+    fn build(self, services: &WorkerServices) -> LimitSource {
+        let Self { name, quota, key, on_redis_down, .. } = self;
+        let limit = InCodeLimit::new(&name, quota, key.clone(), on_redis_down, &services.state.prefix);
+        LimitSource::InCode(Self { name, quota, key, on_redis_down, limit: Arc::new(limit) })
+    }
+}
+
+impl<D> fmt::Debug for RateLimitLayer<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitLayer")
+            .field("source", &self.source)
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Answers denied requests by a problem document (RFC 9457).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProblemOnDenied;
 
 impl RateLimitLayer {
+    /// A limit by this name: all processes with the same Redis, prefix, name, quota and key count together. It counts by
+    /// client address unless [`RateLimitLayer::key`] says otherwise.
+    ///
+    /// Letters, digits, `-` and `_` are a name; others are taken for `-`.
+    pub fn new(redis: &Redis, name: &str, quota: Quota) -> Self {
+        let services = Arc::clone(redis.services());
+        let (key, on_redis_down) = (Key::client_ip(), OnRedisDown::default());
+        let limit = InCodeLimit::new(name, quota, key.clone(), on_redis_down, redis.prefix());
+        let source = InCodeSource { name: name.into(), quota, key, on_redis_down, limit: Arc::new(limit) };
+        let source = LimitSource::InCode(source);
+        Self { services, source, cost: None, is_deferred: false, on_denied: ProblemOnDenied }
+    }
+
     /// # Errors
     /// No policy has this name.
-    pub(crate) fn of_policy(services: &Arc<StateServices>, name: &str) -> Result<Self, UnknownPolicy> {
-        let policy = services.limiter.policies().find(name).map(|(number, _)| number);
-        if policy.is_none() && !services.policy_names.iter().any(|known| known == name) {
-            return Err(UnknownPolicy::new(name, &services.policy_names));
+    pub(crate) fn configured(services: &Arc<WorkerServices>, name: &str) -> Result<Self, UnknownPolicy> {
+        let state = &services.state;
+        let policy = state.limiter.policies().find(name).map(|(number, _)| number);
+        if policy.is_none() && !state.policy_names.iter().any(|known| known == name) {
+            return Err(UnknownPolicy::new(name, &state.policy_names));
         }
-        Ok(Self { policy, cost: None, name: name.into(), services: Arc::clone(services) })
+        let source = LimitSource::Configured(name.into(), policy);
+        let services = Arc::clone(services);
+        Ok(Self { services, source, cost: None, is_deferred: false, on_denied: ProblemOnDenied })
+    }
+}
+
+impl<D> RateLimitLayer<D> {
+    /// Whose requests are counted together; a policy of the configuration has its own.
+    #[must_use]
+    pub fn key(self, key: Key) -> Self {
+        self.with_source(|source| source.key = key)
     }
 
-    /// What a request counts for here, instead of the policy's own cost; 0 is never denied and still gets the policy's headers.
+    /// What becomes of its requests while Redis is away; a policy of the configuration has its own.
+    #[must_use]
+    pub fn on_redis_down(self, what: OnRedisDown) -> Self {
+        self.with_source(|source| source.on_redis_down = what)
+    }
+
+    fn with_source(self, change: impl FnOnce(&mut InCodeSource)) -> Self {
+        match self.source {
+            LimitSource::InCode(mut source) => {
+                change(&mut source);
+                let source = source.build(&self.services);
+                Self { source, ..self }
+            }
+            LimitSource::Configured(..) => self,
+        }
+    }
+
+    /// What a request counts for here, 1 unless it is said; 0 is never denied and still gets the limit's headers.
+    ///
+    /// Outside a fleet a request that costs more than the limit can ever allow is answered 429 without `Retry-After`, and
+    /// the log says why, once.
     ///
     /// # Panics
-    /// When it is more than the policy can ever allow: the worker then reports it and the fleet does not start.
+    /// When it is more than a policy of the configuration can ever allow: the worker then reports it and the fleet does
+    /// not start.
     #[must_use]
-    pub fn cost(mut self, requests: u64) -> Self {
-        let policy = self.services.limiter.policies().find(&self.name);
-        let possible = policy.is_none_or(|(_, policy)| policy.allows_cost(requests));
-        assert!(possible, "the policy {} can never allow a request that counts for {requests}", self.name);
-        self.cost = Some(requests);
-        self
+    pub fn cost(self, requests: u64) -> Self {
+        if let LimitSource::Configured(name, _) = &self.source {
+            let policy = self.services.state.limiter.policies().find(name);
+            let possible = policy.is_none_or(|(_, policy)| policy.allows_cost(requests));
+            assert!(possible, "the policy {name} can never allow a request that counts for {requests}");
+        }
+        Self { cost: Some(requests), ..self }
+    }
+
+    /// Decides the limit with the request's first use of state, in the same call to Redis, and not before the handler: so
+    /// limit, session and counter of a request are one round trip.
+    ///
+    /// Only for routes whose handlers begin with a use of state, such as an extractor: what a handler does before is done
+    /// for denied requests too, and requests that use none are not counted.
+    #[must_use]
+    pub fn with_first_use(self) -> Self {
+        Self { is_deferred: true, ..self }
+    }
+
+    /// Makes the response to a denied request. It gets the headers of the limits, unless it has them.
+    #[must_use]
+    pub fn on_denied<F, R>(self, respond: F) -> RateLimitLayer<F>
+    where
+        F: Fn(&Denied) -> Response<R> + Clone,
+    {
+        let Self { services, source, cost, is_deferred, .. } = self;
+        RateLimitLayer { services, source, cost, is_deferred, on_denied: respond }
+    }
+
+    /// Applies the limit to a request, and decides it unless that comes later.
+    async fn apply(&self, state: &RequestState, parts: &Parts) -> Result<(), RequestError> {
+        match &self.source {
+            LimitSource::Configured(_, None) => return Ok(()),
+            LimitSource::Configured(_, Some(policy)) => state.add_policy(*policy, self.cost).await?,
+            LimitSource::InCode(source) => source.limit.apply(state, parts, self.cost).await?,
+        }
+        if self.is_deferred { Ok(()) } else { state.decide_limits().await }
     }
 }
 
-impl<S> Layer<S> for RateLimitLayer {
-    type Service = RateLimitService<S>;
+/// Makes responses to requests that a limit refuses.
+pub trait OnDenied<R> {
+    /// To one that was denied.
+    fn denied(&self, denied: &Denied) -> Response<R>;
 
-    fn layer(&self, inner: S) -> RateLimitService<S> {
-        RateLimitService { inner, policy: self.policy, cost: self.cost }
+    /// To one that could not be decided.
+    fn failed(&self, problem: Problem, retry_after: Option<Duration>) -> Response<R>;
+}
+
+impl<R: From<Bytes>> OnDenied<R> for ProblemOnDenied {
+    fn denied(&self, denied: &Denied) -> Response<R> {
+        let seconds = denied.retry_after().map(|time| time.as_secs());
+        Problem::quota_exceeded(denied.violated().to_vec(), seconds).into_response_of()
+    }
+
+    fn failed(&self, problem: Problem, _: Option<Duration>) -> Response<R> {
+        problem.into_response_of()
     }
 }
 
-/// A service whose requests fall under a policy, see [`RateLimitLayer`].
+impl<R, F: Fn(&Denied) -> Response<R>> OnDenied<R> for F {
+    fn denied(&self, denied: &Denied) -> Response<R> {
+        self(denied)
+    }
+
+    fn failed(&self, _: Problem, retry_after: Option<Duration>) -> Response<R> {
+        self(&Denied::new(Vec::new(), retry_after.map(|time| time.as_secs())))
+    }
+}
+
+impl<S, D: Clone> Layer<S> for RateLimitLayer<D> {
+    type Service = RateLimitService<S, D>;
+
+    fn layer(&self, inner: S) -> RateLimitService<S, D> {
+        RateLimitService { inner, layer: self.clone() }
+    }
+}
+
+/// A service whose requests fall under a limit, see [`RateLimitLayer`].
 #[derive(Debug, Clone)]
-pub struct RateLimitService<S> {
+pub struct RateLimitService<S, D = ProblemOnDenied> {
     inner: S,
-    policy: Option<usize>,
-    cost: Option<u64>,
+    layer: RateLimitLayer<D>,
 }
 
-impl<S> Service<Request<Body>> for RateLimitService<S>
+impl<S, D, B, R> Service<Request<B>> for RateLimitService<S, D>
 where
-    S: Service<Request<Body>> + Clone + Send + 'static,
-    S::Response: IntoResponse,
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send,
+    D: OnDenied<R> + Clone + Send + Sync + 'static,
+    B: Send + 'static,
+    R: Send + 'static,
 {
-    type Response = Response;
+    type Response = Response<R>;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, S::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The one that is ready goes along; its clone waits for the next request.
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let next = self.inner.clone();
+        // The clone may not be ready yet; the one that was polled is.
         let mut inner = std::mem::replace(&mut self.inner, next);
-        let (policy, cost) = (self.policy, self.cost);
-        let state = RequestScope::find(request.extensions()).map(|scope| Arc::clone(scope.state()));
+        let layer = self.layer.clone();
         Box::pin(async move {
-            if let Some(policy) = policy {
-                let decided = match state {
-                    Some(state) => state.apply_policy(policy, cost).await,
-                    None => Err(RequestError::OutsideFleet),
-                };
-                if let Err(error) = decided {
-                    return Ok(error.into_response());
-                }
-            }
-            inner.call(request).await.map(IntoResponse::into_response)
+            let (mut parts, body) = request.into_parts();
+            let joined = RequestScope::find(&parts.extensions).map(|scope| Arc::clone(scope.state()));
+            let has_begun = joined.is_none();
+            let state = joined.unwrap_or_else(|| {
+                let scope = RequestScope::begin(&layer.services, &parts);
+                let state = Arc::clone(scope.state());
+                scope.insert_into(&mut parts);
+                state
+            });
+            let response = match layer.apply(&state, &parts).await {
+                Ok(()) => inner.call(Request::from_parts(parts, body)).await?,
+                Err(error) => refuse(&state, &error, &layer.on_denied).await,
+            };
+            // Whichever layer began the state is the outermost, and adds what belongs to the whole response.
+            Ok(if has_begun { finish(response, &state, &layer.on_denied).await } else { response })
         })
+    }
+}
+
+/// The response to a request that does not reach its handler.
+async fn refuse<R>(state: &RequestState, error: &RequestError, on_denied: &impl OnDenied<R>) -> Response<R> {
+    let failure = state.lock().await.failure.take();
+    match failure {
+        Some(failure) => respond(failure, on_denied),
+        None => on_denied.failed(error.to_problem(), None),
+    }
+}
+
+fn respond<R>(failure: StateError, on_denied: &impl OnDenied<R>) -> Response<R> {
+    match failure {
+        StateError::Denied(headers) => on_denied.denied(&Denied::new(headers.violated, headers.retry_after)),
+        StateError::Unavailable(ref away) => {
+            let wait = Duration::from_secs(away.retry_after());
+            on_denied.failed(failure.into_problem(), Some(wait))
+        }
+        other => on_denied.failed(other.into_problem(), None),
+    }
+}
+
+/// Replaces the response of a request that was refused while its handler ran, and adds the limits' headers.
+async fn finish<R: 'static>(
+    response: Response<R>,
+    state: &RequestState,
+    on_denied: &impl OnDenied<R>,
+) -> Response<R> {
+    let mut inner = state.lock().await;
+    let mut response = match inner.failure.take() {
+        Some(failure) => respond(failure, on_denied),
+        None => response,
+    };
+    if let Some(headers) = state.rate_limit_headers(&inner.limits) {
+        response::set_rate_limit_headers(response.headers_mut(), headers);
+    }
+    hold_permits(&mut response, inner.limits.take_permits());
+    response
+}
+
+/// Keeps the places of requests at the same time until the response was sent; of a body that is not axum's, until its head
+/// was.
+fn hold_permits<R: 'static>(response: &mut Response<R>, permits: Vec<ConcurrencyPermit>) {
+    if permits.is_empty() {
+        return;
+    }
+    match (response.body_mut() as &mut dyn Any).downcast_mut::<Body>() {
+        Some(body) => {
+            let held = body::hold_permits(Response::new(std::mem::take(body)), permits);
+            *body = held.into_body();
+        }
+        None => _ = response.extensions_mut().insert(Arc::new(Mutex::new(permits))),
     }
 }

@@ -24,9 +24,12 @@
 mod decision;
 pub(super) mod error;
 pub(super) mod layer;
+mod limiter;
 
 pub use decision::RateLimit;
 pub use error::{Error, UnknownPolicy};
-pub use layer::{RateLimitLayer, RateLimitService};
+pub use layer::{ProblemOnDenied, RateLimitLayer, RateLimitService};
+pub use limiter::RateLimiter;
 
 pub use crate::http::error::Denied;
+pub use crate::http::standalone::{Key, OnRedisDown, Quota};

@@ -61,6 +61,9 @@ pub enum Error {
         /// When the client may try again.
         retry_after: Duration,
     },
+    /// A signing or encryption key is too short: 500.
+    #[error("a key of a session layer has at least 32 bytes")]
+    InvalidKey,
     /// A form came without a token of this session: 403.
     #[error("this form is not from a page of this session; load the page again")]
     Csrf,
@@ -106,6 +109,7 @@ impl Error {
             Self::Denied(denied) => RequestError::Denied(denied.clone()),
             Self::Redis(error) => error.to_request_error(),
             Self::Refused(refusal) => refusal.to_request_error(),
+            Self::InvalidKey => RequestError::InvalidSessionKey,
             Self::Csrf => return None,
         })
     }

@@ -26,6 +26,7 @@ pub(super) mod error;
 mod page_view;
 mod require_login;
 mod session_fields;
+mod session_layer;
 mod user_id;
 
 pub use auth_session::{ActiveSession, AuthSession};
@@ -34,5 +35,7 @@ pub use error::Error;
 pub use page_view::PageView;
 pub use require_login::{RequireLogin, RequireLoginService};
 pub use session_fields::SessionFields;
+pub use session_layer::{SessionLayer, SessionService};
 pub use tower_sessions::Session;
+pub use tower_sessions::cookie::SameSite;
 pub use user_id::UserId;

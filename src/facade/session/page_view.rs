@@ -51,7 +51,7 @@ impl<S: Sync> FromRequestParts<S> for PageView {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        Ok(Self(RequestScope::from_parts(parts)?.state().count_view().await?))
+        Ok(Self(RequestScope::with_sessions(parts)?.state().count_view().await?))
     }
 }
 
@@ -59,6 +59,6 @@ impl<S: Sync> OptionalFromRequestParts<S> for PageView {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, Error> {
-        Ok(RequestScope::from_parts(parts)?.state().count_view_if_possible().await?.map(Self))
+        Ok(RequestScope::with_sessions(parts)?.state().count_view_if_possible().await?.map(Self))
     }
 }

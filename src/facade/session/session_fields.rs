@@ -121,7 +121,7 @@ impl<S: Sync> FromRequestParts<S> for SessionFields {
     type Rejection = AnyError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, AnyError> {
-        let store = Arc::clone(&RequestScope::from_parts(parts)?.store);
+        let store = Arc::clone(&RequestScope::with_sessions(parts)?.store);
         let state = Arc::clone(&store.state);
         state.lock().await.session_accessed = true;
         Ok(Self { state, store })

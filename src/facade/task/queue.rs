@@ -16,6 +16,7 @@ use crate::facade::task::status::TaskStatus;
 use crate::facade::task::watch::TaskWatch;
 use crate::http::request_scope::RequestScope;
 use crate::http::services::stream::StreamServices;
+use crate::http::standalone::redis::Redis;
 use crate::http::streams::last_event_id::LastEventId;
 use crate::redis::task::{Cancelled, TaskId};
 use crate::tasks::{TaskContext, TaskFailure};
@@ -45,6 +46,12 @@ impl fmt::Debug for TaskQueue {
 }
 
 impl TaskQueue {
+    /// The queue over this connection, for programs that queue tasks and do none: it takes any kind, and whichever worker
+    /// has the job does it.
+    pub fn new(redis: &Redis) -> Self {
+        Self::new_in(&redis.services().streams)
+    }
+
     pub(crate) fn new_in(services: &Arc<StreamServices>) -> Self {
         Self(Arc::clone(services))
     }

@@ -15,7 +15,6 @@ use crate::http::dashboard::sources::DashboardSources;
 use crate::http::dashboard::supervisor_client::SupervisorReply;
 use crate::http::dashboard::view_model::DashboardView;
 use crate::http::dashboard::{presenter, supervisor_client};
-use crate::http::instance;
 use crate::redis::ServerWarnings;
 use crate::redis::registry::ListedInstance;
 use crate::scoreboard::snapshot::ScoreboardSnapshot;
@@ -71,8 +70,9 @@ impl FleetCollector {
         );
         let (now, snapshot) = (clock::monotonic(), sources.admin.scoreboard.snapshot());
         let rates = self.rates(now, &snapshot);
-        let instance =
-            instance::with_figures(sources.admin.instance.info(&sources.admin.scoreboard), &snapshot, &rates);
+        let scoreboard = &sources.admin.scoreboard;
+        let status = sources.admin.instance.status(scoreboard, &snapshot, rates.clone());
+        let instance = sources.admin.instance.record(scoreboard, &status);
         let facts = DashboardFacts {
             unix_ms: u64::try_from(clock::wall_clock().as_millis()).unwrap_or(u64::MAX),
             own: ListedInstance { age_ms: 0, instance },

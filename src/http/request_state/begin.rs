@@ -47,7 +47,16 @@ impl RequestState {
         let mut inner = self.lock_unless_failed().await?;
         let prefix = &self.services.prefix;
         if inner.limits.are_undecided() {
-            let (_, sums) = self.begin(&mut inner, None, &[name.increment(prefix, by)]).await?;
+            // A handler that named the session uses it, and the call is made anyway.
+            let read = |_: &Id| inner.session_accessed && inner.lookup.is_none();
+            let unread = inner.stored_session_id().filter(read);
+            let session = unread
+                .map(|id| self.session_query(&inner, id, SessionAccess::Read, !self.creates_no_session));
+            let added = &[name.increment(prefix, by)];
+            let (reply, sums) = self.begin(&mut inner, session.as_ref(), added).await?;
+            if let Some(id) = unread {
+                self.record_lookup(&mut inner, id, reply).await;
+            }
             match sums.first() {
                 Some(sum) if sum.unsigned_abs() < EXACT_INTEGER_MAX => return Ok(*sum),
                 // It was added, but so large a sum lost digits on its way through Lua: read it without.
@@ -108,7 +117,7 @@ impl RequestState {
         }
     }
 
-    pub(super) async fn send_begin(
+    pub(crate) async fn send_begin(
         &self,
         inner: &mut RequestStateInner,
         session: Option<&SessionQuery>,

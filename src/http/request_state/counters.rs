@@ -14,12 +14,12 @@ use crate::sys::clock;
 impl RequestState {
     /// Adds to a batched counter: without a command, unless the worker's journal is full.
     ///
-    /// Without server-side code Redis could not know a batch again, so there each addition is made at once.
+    /// Without server-side code Redis could not know a batch again, and without a fleet no shared memory outlives this
+    /// process, so there each addition is made at once.
     pub(crate) async fn add_batched(&self, name: &CounterName, by: i64) -> Result<(), RequestError> {
-        if self.services.redis.is_plain() {
-            return self.add_to_counter(name, by).await.map(|_| ());
-        }
-        match self.services.batched_counters.add(name, by, now_ms()) {
+        let batched = self.services.batched_counters.as_ref().filter(|_| !self.services.redis.is_plain());
+        let Some(batched) = batched else { return self.add_to_counter(name, by).await.map(|_| ()) };
+        match batched.add(name, by, now_ms()) {
             Ok(()) => Ok(()),
             Err(IncrementRejected::Overflow) => Err(RequestError::CounterOverflow),
             Err(IncrementRejected::NoRoom) => self.add_to_counter(name, by).await.map(|_| ()),
@@ -28,17 +28,18 @@ impl RequestState {
 
     /// What this worker knows of a batched counter.
     pub(crate) fn batched_cached(&self, name: &CounterName) -> Option<Approximate> {
-        self.services.batched_counters.cached(name, now_ms())
+        self.services.batched_counters.as_ref()?.cached(name, now_ms())
     }
 
     /// What Redis and this instance know of a batched counter; while Redis is away, what this worker knows.
     pub(crate) async fn batched_value(&self, name: &CounterName) -> Result<Approximate, RequestError> {
-        if self.services.redis.is_plain() {
+        let batched = self.services.batched_counters.as_ref().filter(|_| !self.services.redis.is_plain());
+        let Some(batched) = batched else {
             let value = self.add_to_counter(name, 0).await?;
             return Ok(Approximate { value, staleness: Duration::ZERO });
-        }
+        };
         self.decide_limits().await?;
-        match self.services.batched_counters.value(name, now_ms()).await {
+        match batched.value(name, now_ms()).await {
             Ok(reading) => Ok(reading),
             Err(error) => match self.batched_cached(name) {
                 Some(reading) => Ok(reading),

@@ -1,5 +1,7 @@
 //! The request's limits: how they are decided with Redis and without, and their headers.
 
+use std::sync::Arc;
+
 use crate::http::error::{RequestError, StateError};
 use crate::http::request_state::request_limits::RequestLimits;
 use crate::http::request_state::state::{BeginFailure, RequestState, RequestStateInner};
@@ -7,6 +9,7 @@ use crate::limiter::LimitSubject;
 use crate::limiter::gcra::WorkerShare;
 use crate::limiter::headers::RateLimitHeaders;
 use crate::limiter::pending::{FallbackOutcome, LimitDecisions, PendingDecision};
+use crate::limiter::policy::LimitPolicy;
 use crate::limiter::request_limiter::LimitAdmission;
 use crate::redis;
 use crate::redis::begin::RateLimitDecision;
@@ -22,12 +25,34 @@ impl RequestState {
 
     /// Applies a policy by its number, or raises the request's cost there, and decides it.
     pub(crate) async fn apply_policy(&self, policy: usize, cost: Option<u64>) -> Result<(), RequestError> {
-        {
-            let mut inner = self.lock_unless_failed().await?;
-            let decided = inner.limits.decided.len();
-            inner.limits.set.add_policy(policy, cost, decided);
-        }
+        self.add_policy(policy, cost).await?;
         self.decide_limits().await
+    }
+
+    /// Applies a policy by its number, or raises the request's cost there, to be decided with the rest.
+    pub(crate) async fn add_policy(&self, policy: usize, cost: Option<u64>) -> Result<(), RequestError> {
+        let mut inner = self.lock_unless_failed().await?;
+        let decided = inner.limits.decided.len();
+        inner.limits.set.add_policy(policy, cost, decided);
+        Ok(())
+    }
+
+    /// Applies a policy that the program made, to be decided with the rest; a configured one of its name stands for it.
+    pub(crate) async fn add_policy_in_code(
+        &self,
+        policies: [Option<&Arc<LimitPolicy>>; 2],
+        tag: Option<&str>,
+        cost: Option<u64>,
+    ) -> Result<(), RequestError> {
+        let mut inner = self.lock_unless_failed().await?;
+        let decided = inner.limits.decided.len();
+        for policy in policies.into_iter().flatten() {
+            match self.services.limiter.policies().find(policy.name()) {
+                Some((configured, _)) => inner.limits.set.add_policy(configured, cost, decided),
+                None => inner.limits.set.add_in_code(policy, tag, cost, decided),
+            }
+        }
+        Ok(())
     }
 
     /// Charges more requests to every rate policy that applies.
@@ -51,7 +76,7 @@ impl RequestState {
     }
 
     /// Checks the undecided limits in this worker; `Ok`: what Redis has to decide.
-    pub(super) async fn check_limits(
+    pub(crate) async fn check_limits(
         &self,
         inner: &mut RequestStateInner,
     ) -> Result<Option<PendingDecision>, BeginFailure> {
@@ -79,7 +104,7 @@ impl RequestState {
     }
 
     /// The request is allowed, by Redis or without it.
-    pub(super) fn grant(
+    pub(crate) fn grant(
         &self,
         limits: &mut RequestLimits,
         pending: PendingDecision,
@@ -97,7 +122,7 @@ impl RequestState {
     }
 
     /// Redis decided that it is denied.
-    pub(super) fn deny(
+    pub(crate) fn deny(
         &self,
         limits: &mut RequestLimits,
         pending: PendingDecision,
@@ -114,7 +139,7 @@ impl RequestState {
     }
 
     /// Redis did not reply: decides without it.
-    pub(super) fn fall_back(
+    pub(crate) fn fall_back(
         &self,
         limits: &mut RequestLimits,
         pending: PendingDecision,

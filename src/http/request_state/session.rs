@@ -26,7 +26,7 @@ const QUARANTINE_RETENTION: Duration = Duration::from_secs(60 * 60);
 impl RequestState {
     /// The query for this session, whose user is the one that its cookie names. `creates`: if the cookie is provisional,
     /// the session is created.
-    pub(super) fn session_query(
+    pub(crate) fn session_query(
         &self,
         inner: &RequestStateInner,
         id: Id,
@@ -58,9 +58,10 @@ impl RequestState {
         }
     }
 
-    /// The client's limit on new sessions.
+    /// The client's limit on new sessions; none for clients that cannot be told from each other.
     fn new_session_limit(&self) -> Option<NewSessionLimit> {
-        let (interval_us, tolerance_us) = self.services.sessions.new_session_rate?;
+        let rate = self.services.sessions.new_session_rate.filter(|_| self.client_is_known);
+        let (interval_us, tolerance_us) = rate?;
         let key = keys::new_session_limit(
             &self.services.prefix,
             &self.client.limit_subject_text(self.services.ipv6_prefix),
@@ -83,7 +84,7 @@ impl RequestState {
     }
 
     /// Gives a visitor without a session a provisional cookie, of which nothing is stored; the request has its id from now on.
-    pub(super) async fn issue_provisional(&self, inner: &mut RequestStateInner) -> Result<Id, BeginFailure> {
+    pub(crate) async fn issue_provisional(&self, inner: &mut RequestStateInner) -> Result<Id, BeginFailure> {
         let now_ms = match inner.now_ms {
             Some(now_ms) => now_ms,
             None => {
@@ -120,7 +121,7 @@ impl RequestState {
 
     /// Records what was found under the session's key. A damaged session is moved to quarantine: the visitor gets a new one,
     /// and an operator can inspect the old.
-    pub(super) async fn record_lookup(&self, inner: &mut RequestStateInner, id: Id, reply: SessionLookup) {
+    pub(crate) async fn record_lookup(&self, inner: &mut RequestStateInner, id: Id, reply: SessionLookup) {
         if reply == SessionLookup::Corrupt {
             // Boxed: it is large, and next to no request needs it.
             Box::pin(self.quarantine(id)).await;

@@ -4,9 +4,9 @@ use http::HeaderValue;
 use tower_sessions::session::Id;
 
 use crate::http::request_state::state::{RequestState, RequestStateInner};
+use crate::sessions::LIFETIME_MAX;
 use crate::sessions::cookie::CookieKeyring;
 use crate::sessions::services::SessionServices;
-use crate::sessions::{LIFETIME_MAX, cookie};
 
 /// A `Set-Cookie` that gives the visitor this session.
 ///
@@ -28,11 +28,11 @@ pub(crate) fn session_cookie(
         true => LIFETIME_MAX,
         false => sessions.settings.lifetimes.absolute,
     });
-    HeaderValue::try_from(cookie::set_cookie(name, &value, secure, age)).ok()
+    HeaderValue::try_from(sessions.cookie_attributes.set_cookie(name, &value, secure, age)).ok()
 }
 
 /// A `Set-Cookie` that takes the session away.
 pub(crate) fn removal_cookie(sessions: &SessionServices, secure: bool) -> Option<HeaderValue> {
     let name = sessions.cookie_names.get(secure);
-    HeaderValue::try_from(cookie::removal_cookie(name, secure)).ok()
+    HeaderValue::try_from(sessions.cookie_attributes.removal_cookie(name, secure)).ok()
 }

@@ -15,6 +15,7 @@ use crate::http::request_state::cookie_identity::{CookieIdentity, RequestCookies
 use crate::http::request_state::request_limits::RequestLimits;
 use crate::http::request_state::response_timeout::ResponseTimeout;
 use crate::http::services::state::StateServices;
+use crate::limiter::AppliedLimits;
 use crate::redis;
 use crate::redis::begin::SessionLookup;
 use crate::sessions::cookie_value::ProvisionalCookie;
@@ -25,6 +26,8 @@ use crate::sessions::user::UserTag;
 pub(crate) struct RequestState {
     pub(crate) services: Arc<StateServices>,
     pub(crate) client: ClientInfo,
+    /// Whether the server told the address; outside a fleet it may not.
+    pub(crate) client_is_known: bool,
     /// Whether a cookie for this client is a secure one.
     pub(crate) secure: bool,
     pub(crate) visitor: CookieIdentity,
@@ -35,14 +38,14 @@ pub(crate) struct RequestState {
     /// Whether a policy names the path: limits are decided before the handler.
     pub(crate) has_route_policy: bool,
     /// Whether its method is safe (RFC 9110 §9.2.1).
-    pub(super) is_safe_method: bool,
+    pub(crate) is_safe_method: bool,
     /// Which bound the request's body exceeded, see [`crate::http::body`].
     pub(crate) body_fault: AtomicU8,
     /// Whether the handler waits for more of the request's body.
     pub(crate) body_waits: AtomicBool,
     /// The time in which its response has to begin.
     pub(crate) timeout: ResponseTimeout,
-    pub(super) inner: Mutex<RequestStateInner>,
+    pub(crate) inner: Mutex<RequestStateInner>,
 }
 
 /// What this request knows so far.
@@ -63,13 +66,13 @@ pub(crate) struct RequestStateInner {
     /// Whether an extractor read who the visitor is.
     pub(crate) session_accessed: bool,
     /// The session as found, once it was read.
-    pub(super) lookup: Option<SessionLookup>,
+    pub(crate) lookup: Option<SessionLookup>,
     /// How fresh the session is, if it was not read as usual.
     pub(crate) freshness: Option<SessionFreshness>,
     /// Redis's clock at its last reply, ms since 1970.
-    pub(super) now_ms: Option<u64>,
+    pub(crate) now_ms: Option<u64>,
     /// The view, once counted.
-    pub(super) counted_view: Option<CountedView>,
+    pub(crate) counted_view: Option<CountedView>,
     /// Where the session of this request came from.
     pub(crate) origin: SessionOrigin,
 }
@@ -90,7 +93,7 @@ pub(crate) enum SessionOrigin {
 
 /// Why a round trip gave nothing.
 #[derive(Debug)]
-pub(super) enum BeginFailure {
+pub(crate) enum BeginFailure {
     /// The client gets this, whatever the handler answers.
     Rejected(StateError),
     /// A counter would overflow: nothing was done, so the request may go on.
@@ -133,10 +136,32 @@ pub(crate) struct CountedView {
 impl RequestState {
     pub(crate) fn new(services: Arc<StateServices>, client: ClientInfo, parts: &Parts) -> Self {
         let headers = &parts.headers;
-        let RequestCookies { visitor, secure, leftover } =
-            RequestCookies::from_headers(&services.sessions, headers, &client);
         let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
         let set = services.limiter.policies().select(parts.method.as_str(), parts.uri.path(), header);
+        Self::with_limits(services, client, parts, set)
+    }
+
+    /// A request outside a fleet, which no policy names; none: the server did not tell its client's address.
+    pub(crate) fn standalone(
+        services: Arc<StateServices>,
+        client: Option<ClientInfo>,
+        parts: &Parts,
+    ) -> Self {
+        let set = services.limiter.policies().none();
+        let known = client.unwrap_or(ClientInfo::UNKNOWN);
+        Self { client_is_known: client.is_some(), ..Self::with_limits(services, known, parts, set) }
+    }
+
+    fn with_limits(
+        services: Arc<StateServices>,
+        client: ClientInfo,
+        parts: &Parts,
+        set: AppliedLimits,
+    ) -> Self {
+        let RequestCookies { visitor, secure, leftover } = match services.has_sessions {
+            true => RequestCookies::from_headers(&services.sessions, &parts.headers, &client),
+            false => RequestCookies { visitor: CookieIdentity::Anonymous, secure: false, leftover: false },
+        };
         let has_route_policy = set.names_path();
         let timeout = ResponseTimeout::new(services.worker.http.request_timeout);
         let inner = RequestStateInner {
@@ -156,6 +181,7 @@ impl RequestState {
         Self {
             services,
             client,
+            client_is_known: true,
             secure,
             visitor,
             leftover,
@@ -167,6 +193,12 @@ impl RequestState {
             timeout,
             inner: Mutex::new(inner),
         }
+    }
+
+    /// Goes on with the limits of a state that an outer layer began, decided or not.
+    pub(crate) async fn take_over_limits(&self, outer: &Self) {
+        let mut theirs = outer.inner.lock().await;
+        std::mem::swap(&mut self.inner.lock().await.limits, &mut theirs.limits);
     }
 
     /// What is known now; the guard makes every other use of this request's state wait.
@@ -185,7 +217,7 @@ impl RequestState {
     }
 
     /// What is known now, unless the request was rejected.
-    pub(super) async fn lock_unless_failed(&self) -> Result<MutexGuard<'_, RequestStateInner>, RequestError> {
+    pub(crate) async fn lock_unless_failed(&self) -> Result<MutexGuard<'_, RequestStateInner>, RequestError> {
         let mut inner = self.inner.lock().await;
         if inner.failure.is_none() {
             inner.failure = match self.visitor {
@@ -205,7 +237,7 @@ impl RequestState {
 
 impl RequestStateInner {
     /// Records a failure for the response.
-    pub(super) fn record_failure(&mut self, failure: BeginFailure) -> RequestError {
+    pub(crate) fn record_failure(&mut self, failure: BeginFailure) -> RequestError {
         let refusal = match failure {
             BeginFailure::Overflow => return RequestError::CounterOverflow,
             BeginFailure::HandlerOnly(error) => return error,

@@ -1,4 +1,4 @@
-//! The way of a request through this room, and the operators' routes.
+//! What is done around every handler, in one order, and the operators' routes.
 //!
 //! Guarantees that every request gets a response with the worker's id, that a panic ends one request and no more, and
 //! that the order below is the only one.

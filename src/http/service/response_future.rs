@@ -136,11 +136,13 @@ impl RequestGuard {
         if let Some(head) = self.head.take() {
             response::apply_common_headers(&mut response, worker, head);
         }
-        let latency_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let latency = self.started.elapsed();
+        let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         let status = response.status().as_u16();
         let bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
         worker.cell().count_request_finished(status, bytes, latency_us);
-        tracing::debug!(request_id = ?response.headers().get(X_REQUEST_ID), status, latency_us, "request answered");
+        let (request_id, latency_seconds) = (response.headers().get(X_REQUEST_ID), latency.as_secs_f64());
+        tracing::debug!(?request_id, status, latency_seconds, "request answered");
         response
     }
 }

@@ -29,8 +29,8 @@ pub struct AppServices {
     pub drain: DrainState,
     /// The worker's instance, as operators see it beside others.
     pub instance: Arc<InstanceIdentity>,
-    /// Its batched counters; the worker's loop flushes them.
-    pub batched_counters: Arc<BatchedCounters>,
+    /// Its batched counters, which the worker's loop flushes; none outside a fleet, where each addition is sent at once.
+    pub batched_counters: Option<Arc<BatchedCounters>>,
     /// Publishes and subscribes.
     pub broadcast_hub: BroadcastHub,
     /// Enqueues and runs tasks.

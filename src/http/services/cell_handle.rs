@@ -18,7 +18,7 @@ pub(crate) struct CellHandle {
 }
 
 impl CellHandle {
-    pub(super) fn new(scoreboard: &Arc<Scoreboard>, slot: usize, cell: usize) -> Self {
+    pub(crate) fn new(scoreboard: &Arc<Scoreboard>, slot: usize, cell: usize) -> Self {
         Self { scoreboard: Arc::clone(scoreboard), slot, cell }
     }
 

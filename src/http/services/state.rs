@@ -10,6 +10,7 @@ use crate::http::services::worker::WorkerContext;
 use crate::limiter::{PolicyTable, RequestLimiter};
 use crate::redis::begin::CounterIncrement;
 use crate::redis::{RedisClient, keys};
+use crate::sessions::cookie::CookieAttributes;
 use crate::sessions::services::SessionServices;
 
 /// Name of the counter of all views; `@` keeps it out of the applications' names.
@@ -26,7 +27,10 @@ pub(crate) struct StateServices {
     /// Names of all configured policies, those that are switched off included.
     pub(crate) policy_names: Vec<String>,
     pub(crate) sessions: SessionServices,
-    pub(crate) batched_counters: Arc<BatchedCounters>,
+    /// Whether requests have sessions: outside a fleet only below a `SessionLayer`.
+    pub(crate) has_sessions: bool,
+    /// None outside a fleet: each addition is sent at once.
+    pub(crate) batched_counters: Option<Arc<BatchedCounters>>,
     /// What a view adds to the total, made once.
     pub(crate) view_increment: [CounterIncrement; 1],
     /// How long responses to requests with an `Idempotency-Key` are stored; zero: the header means nothing.
@@ -52,15 +56,34 @@ impl StateServices {
             policy_names: config.limits.keys().cloned().collect(),
             sessions: SessionServices::new(
                 &config.session,
+                CookieAttributes::default(),
                 &prefix,
                 &parts.redis,
                 config.heartbeat_interval.is_some(),
             ),
-            batched_counters: Arc::clone(&parts.batched_counters),
+            has_sessions: true,
+            batched_counters: parts.batched_counters.clone(),
             view_increment: [CounterIncrement { key: keys::counter(&prefix, TOTAL_VIEWS), by: 1 }],
             prefix,
             idempotency_ttl: config.idempotency.ttl,
             ipv6_prefix: config.ipv6_prefix,
+        }
+    }
+
+    /// The same with these sessions, or with none.
+    pub(crate) fn with_sessions(&self, sessions: SessionServices, has_sessions: bool) -> Self {
+        Self {
+            worker: Arc::clone(&self.worker),
+            redis: self.redis.clone(),
+            prefix: Arc::clone(&self.prefix),
+            limiter: Arc::clone(&self.limiter),
+            policy_names: self.policy_names.clone(),
+            sessions,
+            has_sessions,
+            batched_counters: self.batched_counters.clone(),
+            view_increment: self.view_increment.clone(),
+            idempotency_ttl: self.idempotency_ttl,
+            ipv6_prefix: self.ipv6_prefix,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::http::drain_state::DrainState;
 use crate::http::services::app_services::AppServices;
 use crate::http::services::cell_handle::CellHandle;
 use crate::http::services::state::StateServices;
+use crate::http::standalone::connection::StandaloneConnection;
 use crate::limiter::RequestLimiter;
 use crate::tasks::TaskQueue;
 
@@ -26,6 +27,8 @@ pub(crate) struct StreamServices {
     /// Charges the messages of WebSocket clients.
     pub(crate) limiter: Arc<RequestLimiter>,
     pub(crate) cell: CellHandle,
+    /// The connection of a program without a fleet, which begins to follow broadcasts with their first use.
+    pub(crate) standalone: Option<Arc<StandaloneConnection>>,
 }
 
 impl StreamServices {
@@ -40,6 +43,7 @@ impl StreamServices {
             websocket: config.websocket.clone(),
             limiter: Arc::clone(&state.limiter),
             cell: state.worker.cell.clone(),
+            standalone: None,
         }
     }
 }

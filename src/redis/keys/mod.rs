@@ -2,7 +2,7 @@
 //! else.
 //!
 //! Every name begins with the configured prefix: fleets with the same prefix share everything, others nothing. The name
-//! of a family follows; no prefix nests in another one as long as `config/prefix.rs` knows all families. Channels have
+//! of a family follows; no prefix nests in another one as long as `config/key_prefix.rs` knows all families. Channels have
 //! the database's number besides, because pub/sub is not separated by database.
 
 /// A session's hash; `digest` is the hashed id, never the id itself.

@@ -4,6 +4,7 @@
 
 mod operations;
 mod plain;
+mod public_form;
 mod record;
 
 pub use operations::{libraries, list_instances_one_shot};

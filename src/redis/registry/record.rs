@@ -2,10 +2,12 @@
 //! `migrations/0012_regatta_fleet_v2.lua`.
 
 use fred::types::Value;
-use serde::{Deserialize, Serialize};
+use serde::ser::Error;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::redis::error::RedisError;
 use crate::redis::instance_figures::{InstanceFigures, SlotFigures};
+use crate::redis::registry::public_form;
 
 /// Version of [`InstanceRecord`]'s fields: fields are added under the same version.
 pub const DOCUMENT_VERSION: u32 = 1;
@@ -69,20 +71,37 @@ pub struct SlotRecord {
 }
 
 impl InstanceRecord {
+    /// The same without what changes all the time, and is no reason for a heartbeat.
+    pub fn without_figures(&self) -> Self {
+        let slots = self.slots.iter().map(|slot| SlotRecord { figures: None, ..slot.clone() });
+        Self { figures: None, slots: slots.collect(), ..self.clone() }
+    }
+
     /// The number of slots whose worker serves.
     pub fn ready_slots(&self) -> usize {
         self.slots.iter().filter(|slot| slot.state == "ready").count()
     }
 }
 
-/// An instance and the age of its report.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// An instance and the age of its report; as JSON it is what operators read.
+#[derive(Debug, Clone, PartialEq)]
 pub struct ListedInstance {
     /// Time since its last heartbeat, ms by Redis's clock.
     pub age_ms: u64,
     /// Its report.
-    #[serde(flatten)]
     pub instance: InstanceRecord,
+}
+
+impl Serialize for ListedInstance {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut stored = serde_json::to_value(&self.instance).map_err(S::Error::custom)?;
+        if let Some(fields) = stored.as_object_mut() {
+            // The version of the stored form is not that of the document it stands in.
+            fields.remove("version");
+            fields.insert("age_ms".into(), self.age_ms.into());
+        }
+        public_form::from_stored(stored).serialize(serializer)
+    }
 }
 
 /// All live instances.

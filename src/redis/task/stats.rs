@@ -7,15 +7,18 @@ use serde::Serialize;
 
 use crate::redis::error::RedisError;
 use crate::redis::task::task_status::TaskId;
+use crate::units;
 
 /// The state of the tasks of all instances.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct TaskQueueStats {
     /// Redis's clock, Unix ms, by which everything here is measured.
+    #[serde(rename = "timestamp", serialize_with = "units::rfc3339_ms::serialize")]
     pub now_ms: u64,
     /// Waiting tasks.
     pub waiting: u64,
     /// How long the oldest of them has waited, ms; 0 if none waits.
+    #[serde(rename = "latency_seconds", serialize_with = "units::millis::serialize")]
     pub oldest_ms: u64,
     /// Running tasks, the longest first.
     pub running: Vec<RunningTask>,
@@ -35,6 +38,7 @@ pub struct RunningTask {
     /// Its progress, 0 to 100.
     pub percent: u8,
     /// How long this execution has run, ms.
+    #[serde(rename = "running_seconds", serialize_with = "units::millis::serialize")]
     pub running_ms: u64,
     /// Number of the attempt, from 1.
     pub attempt: u64,
@@ -52,7 +56,7 @@ pub struct DeadTask {
     /// How often it was started.
     pub attempts: u64,
     /// When it died, Unix ms by Redis's clock.
-    #[serde(rename = "ended_ms")]
+    #[serde(rename = "finished_at", serialize_with = "units::rfc3339_ms::serialize")]
     pub finished_ms: u64,
     /// Why.
     pub reason: String,
@@ -72,10 +76,8 @@ pub struct TaskTotals {
     /// Attempts that failed and were followed by another one.
     pub retried: u64,
     /// Times that a worker was lost, or silent for too long, and its task claimed by another one.
-    #[serde(rename = "taken_over")]
     pub reclaimed: u64,
     /// Times that a leaving worker released a task.
-    #[serde(rename = "given_back")]
     pub released: u64,
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::redis::error::RedisError;
+use crate::units;
 
 /// A task's id: 128 random bits, so that only those who were given it can read the task. Shown as 32 hexadecimal
 /// digits.
@@ -156,10 +157,13 @@ pub struct TaskStatus {
     /// Why it failed, died or was cancelled, or why its last attempt failed.
     pub error: Option<String>,
     /// When it was enqueued, Unix ms by Redis's clock.
+    #[serde(rename = "created_at", serialize_with = "units::rfc3339_ms::serialize")]
     pub created_ms: u64,
     /// When it was last started.
+    #[serde(rename = "started_at", serialize_with = "units::optional_rfc3339_ms::serialize")]
     pub started_ms: Option<u64>,
     /// When it finished.
+    #[serde(rename = "finished_at", serialize_with = "units::optional_rfc3339_ms::serialize")]
     pub finished_ms: Option<u64>,
 }
 
@@ -238,6 +242,10 @@ mod tests {
         );
         let json = serde_json::to_string(&task).unwrap();
         assert!(json.contains("\"result\":12345678901234567890123,\"error\":null"), "{json}");
+        let times = [("created", "005"), ("started", "006"), ("finished", "007")];
+        for (name, ms) in times {
+            assert!(json.contains(&format!("\"{name}_at\":\"1970-01-01T00:00:00.{ms}Z\"")), "{json}");
+        }
         assert!(TaskStatus::from_values(id, &values([""; 10])).unwrap().is_none());
         assert!(
             TaskStatus::from_values(id, &values(["fib", "lost", "", "", "", "", "", "5", "", ""])).is_err()

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use proptest::prelude::*;
 
 use super::*;
-use crate::sys::shared_memory::SharedMapping;
+use crate::sys::atomic_memory::AtomicMemory;
 
 thread_local! {
     /// Stores that are left until the process is killed; none: it lives.
@@ -32,12 +32,12 @@ fn killed<T>(fuse: Option<u32>, act: impl FnOnce() -> T) -> Option<T> {
     outcome.ok()
 }
 
-struct Memory(SharedMapping);
+struct Memory(AtomicMemory);
 
 impl Memory {
     fn new() -> Self {
         let bytes = size_of::<JournalHead>() + size_of::<JournalBody>();
-        Self(SharedMapping::create(c"journal", NonZeroUsize::new(bytes).unwrap()).unwrap())
+        Self(AtomicMemory::on_heap(NonZeroUsize::new(bytes).unwrap()))
     }
 
     fn journal(&self) -> CounterJournal<'_> {

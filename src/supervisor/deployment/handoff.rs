@@ -137,6 +137,13 @@ pub struct Handoff {
     /// Workers as the configuration names them.
     #[serde(rename = "configured")]
     pub configured_workers: usize,
+    /// Instances that share the fleet's limits; 0 from programs in whose scoreboard the number's word counts transferred
+    /// connections, too.
+    #[serde(default)]
+    pub instances: u64,
+    /// The process that watches files for `serve --watch`; none from older programs.
+    #[serde(default)]
+    pub companion: Option<i32>,
 }
 
 /// Numbers of the descriptors that belong to no slot.
@@ -382,6 +389,8 @@ mod tests {
             last_rollout: None,
             builds: BTreeMap::from([(1, "0.0.9 xyz".into())]),
             configured_workers: 2,
+            instances: 3,
+            companion: Some(78),
         }
     }
 
@@ -397,6 +406,16 @@ mod tests {
             read.inherited_fds(),
             [3, 4, 5, 6, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 7, 8, 9, 10]
         );
+    }
+
+    #[test]
+    fn a_state_of_a_program_that_knew_fewer_fields_is_read() {
+        let mut json = serde_json::to_value(state()).unwrap();
+        for later in ["instances", "companion"] {
+            assert!(json.as_object_mut().unwrap().remove(later).is_some());
+        }
+        let expected = Handoff { instances: 0, companion: None, ..state() };
+        assert_eq!(serde_json::from_value::<Handoff>(json).unwrap(), expected);
     }
 
     #[test]

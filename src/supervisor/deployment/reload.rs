@@ -182,18 +182,17 @@ impl Supervisor<'_> {
         let taken = RolloutInputs::from_rollout(self, &rollout, context.previous.as_deref());
         let (kind, generation) = (rollout.kind.name(), rollout.to);
         self.scoreboard.set_generation(generation);
-        let took_ms = u64::try_from(now.saturating_sub(rollout.started).as_millis()).unwrap_or(u64::MAX);
+        let seconds = seconds_since(rollout.started, now);
         let workers = self.slots.open_count();
         tracing::info!(
             generation,
             workers,
-            took_ms,
+            took_seconds = seconds,
             file = taken.file,
             program = taken.program,
             "{kind} done: {workers} workers of generation {generation}"
         );
         self.host.retain_generations(&self.generations_in_use());
-        let seconds = now.saturating_sub(rollout.started).as_secs_f64();
         let mut message =
             format!("{kind} done: {workers} workers of generation {generation} in {seconds:.1} s; {taken}");
         for setting in context.unchanged {
@@ -221,11 +220,10 @@ impl Supervisor<'_> {
     fn finish_rollback(&mut self, now: Duration) {
         let Some(failed) = self.deployment.finish_rollback(unix_ms()) else { return };
         let FailedRollout { rollout, reason } = failed;
-        let took_ms = u64::try_from(now.saturating_sub(rollout.started).as_millis()).unwrap_or(u64::MAX);
         let (kind, generation) = (rollout.kind.name(), rollout.from);
         tracing::warn!(
             generation,
-            took_ms,
+            took_seconds = seconds_since(rollout.started, now),
             %reason,
             "{kind} rolled back: {reason}; generation {generation} serves as before"
         );
@@ -241,4 +239,9 @@ impl Supervisor<'_> {
     fn generations_in_use(&self) -> Vec<u64> {
         self.slots.entries.iter().map(|slot| slot.generation).chain([self.deployment.generation()]).collect()
     }
+}
+
+/// To a millisecond.
+fn seconds_since(start: Duration, now: Duration) -> f64 {
+    (now.saturating_sub(start).as_secs_f64() * 1e3).round() / 1e3
 }

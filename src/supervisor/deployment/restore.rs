@@ -1,7 +1,7 @@
 //! A supervisor written down, and one that goes on from it in another program.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use crate::control::event_kind::EventKind;
@@ -26,8 +26,8 @@ use crate::supervisor::slots::table;
 use crate::supervisor::slots::table::SlotTable;
 use crate::supervisor::sockets::{ListenerFd, SlotFds};
 use crate::supervisor::{Supervisor, WorkerHost, service_manager, signals};
-use crate::sys::clock;
 use crate::sys::process::Pid;
+use crate::sys::{clock, process};
 use crate::{config, scoreboard};
 
 impl<'a> Supervisor<'a> {
@@ -67,7 +67,7 @@ impl<'a> Supervisor<'a> {
             inputs: self.host.config_inputs(self.scoreboard.generation()),
             layout: scoreboard::LAYOUT_VERSION,
             descriptors: HandoffFds {
-                scoreboard: self.scoreboard.as_fd().as_raw_fd(),
+                scoreboard: self.scoreboard.file()?.as_raw_fd(),
                 lock,
                 folder: Some(folder),
                 working_dir: self.lifecycle.working_dir.as_ref().map(AsRawFd::as_raw_fd),
@@ -93,6 +93,8 @@ impl<'a> Supervisor<'a> {
             last_rollout: deployment.last.map(Into::into),
             builds: deployment.builds,
             configured_workers: self.slots.configured,
+            instances: self.scoreboard.instance_count(),
+            companion: process::companion().map(Pid::as_raw),
         })
     }
 
@@ -107,6 +109,10 @@ impl<'a> Supervisor<'a> {
         host: &'a mut dyn WorkerHost,
     ) -> io::Result<Self> {
         signals::adopt_orphans();
+        // A program that wrote no number has added transferred connections to it: by their sum, each worker's share of a
+        // limit would be next to nothing until the next heartbeat.
+        scoreboard.set_instance_count(state.instances);
+        process::set_companion(state.companion.map(Pid::from_raw));
         let inherited = with.inherited;
         let first = inherited.sockets.iter().flatten().next().ok_or(io::ErrorKind::NotConnected)?;
         let addresses = ListenAddresses::from_slot(first)?;

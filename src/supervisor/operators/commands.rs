@@ -198,7 +198,8 @@ impl Supervisor<'_> {
             CommandGoal::Stop => {
                 let left: usize = self.slots.entries.iter().map(|slot| slot.workers.len()).sum();
                 let total = self.slots.entries.len().max(left);
-                (total - left, total, format!("{left} workers still draining"))
+                let noun = if left == 1 { "worker" } else { "workers" };
+                (total - left, total, format!("{left} {noun} still draining"))
             }
         };
         Some(CommandProgress { completed: done, total, message: text })

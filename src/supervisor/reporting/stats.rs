@@ -142,7 +142,7 @@ impl StatsLine {
             requests_per_second = round(self.requests_per_s),
             latency_p50_seconds = self.latency_p50_us.map(seconds),
             latency_p99_seconds = self.latency_p99_us.map(seconds),
-            busy_ratio_max = round(self.busy_percent) / 100.0,
+            busy_ratio_max = ratio(self.busy_percent),
             memory_bytes = self.memory_bytes,
             errors = added.errors,
             rate_limited = added.rate_limited,
@@ -172,6 +172,11 @@ impl std::fmt::Display for StatsLine {
 #[allow(clippy::cast_precision_loss, reason = "numbers of this size are exact")]
 fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
+}
+
+/// A share in per cent as a ratio, to a tenth of a per cent.
+fn ratio(percent: f64) -> f64 {
+    (percent * 10.0).round() / 1000.0
 }
 
 /// To one digit: more is noise.
@@ -222,6 +227,14 @@ mod tests {
         let second = stats.line_if_due(SECOND * 21, || table.snapshot()).unwrap();
         assert_eq!((second.added.requests, second.added.errors, second.totals.requests), (100, 10, 150));
         assert!(second.to_string().starts_with("100 requests, 10.0 per second, p99 "), "{second}");
+    }
+
+    #[test]
+    fn a_ratio_has_at_most_three_digits_behind_the_point() {
+        for tenths in 0..=1000_u32 {
+            assert!(ratio(f64::from(tenths) / 10.0).to_string().len() <= "0.011".len(), "{tenths}");
+        }
+        assert_eq!((ratio(1.14), ratio(100.0)), (0.011, 1.0));
     }
 
     #[test]

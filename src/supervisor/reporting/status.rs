@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::listener::SlotListeners;
-use crate::status::build::SupervisorFacts;
+use crate::status::build::StatusFacts;
 use crate::status::document;
 use crate::status::document::{InstanceState, InstanceStatus};
 use crate::supervisor::Supervisor;
@@ -17,19 +17,20 @@ impl Supervisor<'_> {
     pub(in crate::supervisor) fn status(&self) -> InstanceStatus {
         let now = clock::monotonic();
         let snapshot = self.scoreboard.snapshot();
-        let extra = SupervisorFacts {
+        let bounds = self.settings.monitor.scaling;
+        let extra = StatusFacts {
             unix_ms: ms(clock::wall_clock()),
             monotonic_ms: ms(now),
             build: self.host.build().to_owned(),
-            builds: self.deployment.builds().clone(),
+            builds: Some(self.deployment.builds().clone()),
             state: self.instance_state(),
             rollout: self.rollout_status(now),
             last_rollout: self.deployment.last().cloned(),
             workers: document::WorkerTotals {
-                configured: self.slots.configured,
+                configured: Some(self.slots.configured),
                 target: self.slots.desired,
-                min: self.settings.monitor.scaling.map_or(self.slots.desired, |scaling| scaling.min),
-                max: self.settings.monitor.scaling.map_or(self.slots.desired, |scaling| scaling.max),
+                min: Some(bounds.map_or(self.slots.desired, |scaling| scaling.min)),
+                max: Some(bounds.map_or(self.slots.desired, |scaling| scaling.max)),
                 autoscale: self.monitor.scaling_decision.clone(),
                 ready: 0,
             },

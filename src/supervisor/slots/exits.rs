@@ -42,6 +42,14 @@ impl WorkerExit {
         }
     }
 
+    /// Its event, and the event's predicate: what counts as a crash is called one, with or without an order to leave.
+    fn event(&self) -> (EventKind, &'static str) {
+        match self.exit_reason().is_failure() {
+            true => (EventKind::WorkerCrashed, "crashed"),
+            false => (EventKind::WorkerExited, "exited"),
+        }
+    }
+
     /// The same in words.
     fn describe(&self) -> String {
         match (&self.boot_failure, self.worker.phase) {
@@ -66,6 +74,12 @@ impl Supervisor<'_> {
                 self.on_worker_exit(slot, pid, exit, now);
             } else if self.private_redis.as_ref().is_some_and(|private| private.pid == Some(pid)) {
                 self.on_private_redis_exit(pid, exit, now);
+            } else if process::companion() == Some(pid) {
+                process::set_companion(None);
+                tracing::warn!(
+                    pid = pid.as_raw(), cause = %exit,
+                    "files are no longer watched (--watch): the process that watches them ended: {exit}"
+                );
             } else if !self.on_preflight_exit(pid, exit) {
                 tracing::debug!(pid = pid.as_raw(), cause = %exit, "reaped an orphan");
             }
@@ -105,8 +119,9 @@ impl Supervisor<'_> {
     /// It had an order to drain, or was killed after one.
     fn on_expected_exit(&mut self, index: usize, end: &WorkerExit) {
         let (pid, exit, reason) = (end.worker.pid.as_raw(), end.exit, end.exit_reason());
-        let incident = WorkerEvent { kind: EventKind::WorkerExited, slot: index, pid: end.worker.pid };
-        let what = format!("exited ({reason}): {exit}");
+        let (kind, ended) = end.event();
+        let incident = WorkerEvent { kind, slot: index, pid: end.worker.pid };
+        let what = format!("{ended} ({reason}): {exit}");
         self.record_worker_exit(incident, end.worker.generation, reason, &what);
         if exit == ExitStatus::Code(0) {
             tracing::info!(slot = index, pid, cause = %exit, %reason, "worker exited");
@@ -141,24 +156,25 @@ impl Supervisor<'_> {
         let delay =
             if condemned { Duration::ZERO } else { slot.backoff.delay_after(death, random::jitter()) };
         slot.backoff_until = (!delay.is_zero()).then_some(now + delay);
-        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let delay_seconds = (delay.as_secs_f64() * 1e3).round() / 1e3;
         match self.lifecycle.desired_state {
             DesiredState::Running if reason == ExitReason::Operator => {
-                tracing::info!(slot = index, pid, delay_ms, %reason, "worker exited without an order")
+                tracing::info!(slot = index, pid, delay_seconds, %reason, "worker exited without an order")
             }
             DesiredState::Running => {
-                tracing::warn!(slot = index, pid, %cause, delay_ms, %reason, "worker crashed: {cause}")
+                tracing::warn!(slot = index, pid, %cause, delay_seconds, %reason, "worker crashed: {cause}")
             }
             DesiredState::Stopping | DesiredState::Killing => {
                 tracing::info!(slot = index, pid, %cause, %reason, "worker exited: {cause}")
             }
         }
-        let incident = WorkerEvent { kind: EventKind::WorkerCrashed, slot: index, pid: end.worker.pid };
+        let (kind, ended) = end.event();
+        let incident = WorkerEvent { kind, slot: index, pid: end.worker.pid };
         self.record_worker_exit(
             incident,
             end.worker.generation,
             reason,
-            &format!("crashed ({reason}): {cause}"),
+            &format!("{ended} ({reason}): {cause}"),
         );
         if death == WorkerDeath::BeforeReady {
             self.on_restart_failed(index, &cause);

@@ -2,7 +2,7 @@
 //!
 //! `O_NONBLOCK` belongs to the open file description, which an inherited standard error shares with the shell that
 //! started this program and with everything else on that terminal: it is never set there. What each kind of file
-//! offers instead is in `Way`.
+//! offers instead is in `WriteStrategy`.
 
 #[cfg(test)]
 mod tests;

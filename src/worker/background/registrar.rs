@@ -11,7 +11,6 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::config::settings::{AdvertisedAddress, Config};
-use crate::http;
 use crate::http::InstanceIdentity;
 use crate::listener::Listener;
 use crate::redis::registry::{InstanceRecord, MISSED_HEARTBEATS_MAX};
@@ -67,16 +66,17 @@ impl InstanceRegistrar {
                 window = RateWindow::new(RATE_WINDOW);
                 continue;
             }
-            let instance = self.instance_info.info(&self.scoreboard);
             let (now, snapshot) = (clock::monotonic(), self.scoreboard.snapshot());
             let rates = window.rates(now, &snapshot);
             window.record(now, &snapshot);
+            let status = self.instance_info.status(&self.scoreboard, &snapshot, rates);
+            let record = self.instance_info.record(&self.scoreboard, &status);
+            // Rates go with the record, and are no reason to send it: they change all the time.
+            let instance = record.without_figures();
             if reported.as_ref().is_some_and(|(at, last)| *last == instance && at.elapsed() < interval) {
                 continue;
             }
-            // Rates go with the record, and are no reason to send it: they change all the time.
-            let status = http::with_figures(instance.clone(), &snapshot, &rates);
-            match self.redis.heartbeat(&status, MISSED_HEARTBEATS_MAX * interval).await {
+            match self.redis.heartbeat(&record, MISSED_HEARTBEATS_MAX * interval).await {
                 Ok(alive) => {
                     tracing::trace!(alive, "heartbeat");
                     self.scoreboard.set_instance_count(alive);

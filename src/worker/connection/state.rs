@@ -16,7 +16,7 @@ pub(super) type Tick = u64;
 
 /// Bits of a packed tick: two thousand years.
 const TICK_BITS: u32 = 36;
-/// Bits of a packed number of requests; HTTP/2 allows 256 at once.
+/// Bits of a packed number of requests; HTTP/2 allows 256 at once. A number that does not fit stays at [`COUNT_MAX`].
 const COUNT_BITS: u32 = 12;
 const TAG_BITS: u32 = 4;
 
@@ -117,6 +117,16 @@ pub(super) enum ConnectionEvent {
     LingerStarted,
 }
 
+fn increment(count: u16) -> u16 {
+    (count + 1).min(COUNT_MAX)
+}
+
+/// How many there were beyond [`COUNT_MAX`] is not known: counted down from there, the number would be 0 while requests
+/// are under way, and the connection would be closed as idle. It ends with its client instead.
+fn decrement(count: u16) -> u16 {
+    if count == COUNT_MAX { COUNT_MAX } else { count.saturating_sub(1) }
+}
+
 impl ConnectionState {
     /// The state after an event at tick `now`.
     pub(super) fn on(self, event: ConnectionEvent, now: Tick, timeouts: &ConnectionTimeouts) -> Self {
@@ -182,10 +192,10 @@ impl ConnectionState {
         use ConnectionEvent as Event;
         let mut requests = self.requests();
         match event {
-            Event::RequestStarted => requests.active = (requests.active + 1).min(COUNT_MAX),
-            Event::ResponseTaken => requests.active = requests.active.saturating_sub(1),
-            Event::BodyStarted => requests.receiving = (requests.receiving + 1).min(COUNT_MAX),
-            _ => requests.receiving = requests.receiving.saturating_sub(1),
+            Event::RequestStarted => requests.active = increment(requests.active),
+            Event::ResponseTaken => requests.active = decrement(requests.active),
+            Event::BodyStarted => requests.receiving = increment(requests.receiving),
+            _ => requests.receiving = decrement(requests.receiving),
         }
         match self {
             Self::SendStalled { deadline, .. } => Self::SendStalled { requests, deadline },
@@ -471,6 +481,27 @@ mod tests {
         assert_eq!(state, ConnectionState::ReadingHeader { deadline: 5 + HEADER });
         assert_eq!(state.expiry_reason(5 + HEADER), None);
         assert_eq!(state.expiry_reason(6 + HEADER), Some(ConnectionCloseReason::SlowHeader));
+    }
+
+    #[test]
+    fn a_connection_with_more_requests_than_are_counted_is_never_idle() {
+        use ConnectionEvent as Event;
+        for (begin, end) in
+            [(Event::RequestStarted, Event::ResponseTaken), (Event::BodyStarted, Event::BodyFinished)]
+        {
+            let counted = |times: u16| {
+                let state = ConnectionState::Idle { deadline: 1 };
+                let full = (0..times).fold(state, |state, _| state.on(begin, 1, &timeouts()));
+                assert_eq!(ConnectionState::unpack(full.pack()), full);
+                (0..times).fold(full, |state, _| state.on(end, 2, &timeouts()))
+            };
+            let below = counted(COUNT_MAX - 1);
+            assert_eq!(below, ConnectionState::Idle { deadline: 2 + IDLE });
+            for times in [COUNT_MAX, COUNT_MAX + 1, COUNT_MAX + 100] {
+                let state = counted(times);
+                assert!(!state.requests().is_none() && state.deadline().is_none(), "{times}: {state:?}");
+            }
+        }
     }
 
     #[test]

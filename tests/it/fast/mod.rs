@@ -9,4 +9,5 @@ pub(crate) mod redis;
 pub(crate) mod registry;
 pub(crate) mod request_state;
 pub(crate) mod sessions;
+pub(crate) mod standalone;
 pub(crate) mod tasks;

@@ -8,3 +8,4 @@ pub(crate) mod sessions;
 pub(crate) mod streams;
 pub(crate) mod supervisor;
 pub(crate) mod tasks;
+pub(crate) mod zero_loss;

@@ -10,85 +10,11 @@ use serde_json::json;
 
 use crate::support::browser::Browser;
 use crate::support::client::{CookieClient, Request};
-use crate::support::dashboard::{TOKEN, plan};
-use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::dashboard::{LANES, open, plan};
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::TestRedis;
 use crate::support::task_fleet as fleet;
 use crate::support::{client, process, wait};
-
-fn open(browser: &Browser, fleet: &TestFleet) {
-    browser.go(&format!("http://{}/fleet", fleet.admin));
-    browser.until("the page is live", "document.documentElement.dataset.link === 'live'");
-}
-
-/// Presses the button that says this.
-fn press(browser: &Browser, says: &str) {
-    let find = format!(
-        "[...document.querySelectorAll('button')].find(button => button.checkVisibility() && button.textContent.startsWith({says:?}))"
-    );
-    assert_eq!(browser.run(&format!("return !!{find}")), true, "there is no button {says:?}");
-    browser.run(&format!("{find}.click()"));
-}
-
-fn sign_in(browser: &Browser, token: &str) {
-    browser.run(&format!("document.querySelector('#operators-token').value = {token:?}"));
-    press(browser, "Sign in");
-}
-
-const LANES: &str = "document.querySelectorAll('#instances tbody tr').length";
-
-fn nothing_failed(browser: &Browser) {
-    let failed = browser.run(
-        "return performance.getEntriesByType('resource').filter(entry => entry.responseStatus >= 400).map(entry => entry.name)",
-    );
-    assert_eq!(failed, json!([]), "every file of the page was there");
-}
-
-#[test]
-fn an_operator_signs_in_scales_reloads_restarts_and_signs_out() {
-    let redis = TestRedis::start();
-    let fleet = plan(&redis).start();
-    let browser = Browser::open(1280, 1500);
-    open(&browser, &fleet);
-    nothing_failed(&browser);
-    assert_eq!(browser.run(&format!("return {LANES}")), 2);
-    assert_eq!(browser.run("return document.querySelectorAll('form').length"), 1, "nothing but the sign-in");
-
-    sign_in(&browser, "no token that anybody has");
-    browser.until("the token is refused", "document.querySelector('.wrong') !== null");
-    assert!(browser.text(".wrong").contains("not the token"));
-    sign_in(&browser, TOKEN);
-    browser.until("the buttons are there", "document.querySelector('#workers') !== null");
-    assert_eq!(browser.run("return document.cookie"), "", "no script sees the cookie");
-
-    browser.run("document.querySelector('#workers').value = 3");
-    press(&browser, "Scale");
-    browser.until("the third lane is there", &format!("{LANES} === 3"));
-    browser.until("the verdict is told", "document.querySelector('.flash')?.dataset.is === 'ok'");
-    assert!(browser.text(".flash").starts_with("3 workers serve"), "{}", browser.text(".flash"));
-
-    press(&browser, "Reload");
-    browser.until(
-        "every lane has a worker of generation 2",
-        "document.querySelector('.flash')?.textContent.startsWith('reload') && \
-         [...document.querySelectorAll('[data-text=generation]')].every(shown => ['2', ''].includes(shown.textContent))",
-    );
-    open(&browser, &fleet);
-    assert_eq!(browser.run("return document.querySelector('.flash')"), json!(null), "a verdict is told once");
-
-    let pid = "document.querySelector('#instances tbody tr .pid').textContent";
-    let before = browser.run(&format!("return {pid}"));
-    press(&browser, "Restart");
-    browser.until("slot 0 has another worker", &format!("{pid} !== {before}"));
-    browser.until(
-        "its reason is told",
-        "document.querySelector('#instances tbody tr').textContent.includes('operator')",
-    );
-    browser.screenshot("fleet-signed-in.png");
-    press(&browser, "Sign out");
-    browser.until("the buttons are gone", "document.querySelector('#operators-token') !== null");
-    assert_eq!(browser.run("return document.querySelectorAll('#restart, #workers, .act').length"), 0);
-}
 
 #[test]
 fn what_happens_is_seen_while_it_happens() {

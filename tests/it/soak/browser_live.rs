@@ -1,116 +1,13 @@
 //! What moves on the page, as people see it: several browsers, with the script and without.
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::browser::Browser;
-use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::fleet::TestFleetBuilder;
+use crate::support::live_page::{LISTENS, complaints, heard, open, plan, submit};
 use crate::support::redis::TestRedis;
-use crate::support::stream::{Stream, publish, try_publish};
+use crate::support::stream::{Stream, publish};
 use crate::support::wait;
-
-/// A fleet whose workers take tasks.
-fn plan(redis: &TestRedis) -> TestFleetBuilder {
-    TestFleetBuilder::on(redis).set("REGATTA_TASKS__CONCURRENCY", "1")
-}
-
-fn open(fleet: &TestFleet) -> Browser {
-    let browser = Browser::open(1100, 1500);
-    browser.go(&format!("http://{}/", fleet.listen));
-    browser
-}
-
-/// Fills the form's field and presses its button.
-fn submit(browser: &Browser, form: &str, fields: &Value) {
-    for (name, value) in fields.as_object().unwrap() {
-        browser.run(&format!("document.querySelector('{form} [name={name}]').value = {value}"));
-    }
-    browser.run(&format!("document.querySelector('{form} button').click()"));
-}
-
-/// The lines of the log, the latest first.
-fn heard(browser: &Browser) -> Vec<String> {
-    let lines =
-        browser.run("return [...document.querySelectorAll('.log li span')].map(line => line.textContent)");
-    serde_json::from_value(lines).unwrap()
-}
-
-/// The page is told where the messages begin: its stream is open, whatever the others do.
-const LISTENS: &str = "'last-id' in sessionStorage";
-
-/// What the browser complained of: the policy, a script, something missing.
-fn complaints(browser: &Browser) -> Vec<String> {
-    browser.log().into_iter().filter(|line| !line.contains("ERR_")).collect()
-}
-
-#[test]
-fn a_message_is_heard_in_another_window_once_and_as_it_was_sent() {
-    let redis = TestRedis::start();
-    let fleet = plan(&redis).workers(2).start();
-    let (ann, bob) = (open(&fleet), open(&fleet));
-    for browser in [&ann, &bob] {
-        browser.until("both are here", "document.querySelector('#here').textContent === '2'");
-    }
-    let markup = "<img src=x onerror=alert(1)> & \"so\"";
-    submit(&ann, "#broadcast-form", &json!({"message": markup}));
-    submit_when_ready(&bob, "second");
-    for browser in [&ann, &bob] {
-        wait::until("both are heard", wait::LONG, || heard(browser).len() == 2);
-        assert!(heard(browser).contains(&markup.to_owned()), "{:?}", heard(browser));
-        assert_eq!(browser.run("return document.querySelectorAll('.log img').length"), 0);
-        assert_eq!(browser.run("return document.querySelector('#broadcast-form [name=message]').value"), "");
-    }
-    ann.screenshot("live.png");
-    // Another page of the same tab goes on where the last one was.
-    let last = heard(&bob);
-    bob.go("about:blank");
-    submit(&ann, "#broadcast-form", &json!({"message": "third"}));
-    wait::until("Ann hears it", wait::LONG, || heard(&ann).len() == 3);
-    bob.go(&format!("http://{}/", fleet.listen));
-    wait::until("Bob hears what he missed", wait::LONG, || heard(&bob).len() == 3);
-    assert_eq!((heard(&bob)[0].as_str(), &heard(&bob)[1..]), ("third", &last[..]));
-    for browser in [&ann, &bob] {
-        assert_eq!(complaints(browser), Vec::<String>::new());
-    }
-    drop(bob);
-    ann.until("one is left", "document.querySelector('#here').textContent === '1'");
-}
-
-/// Sends a message once the one before has come.
-fn submit_when_ready(browser: &Browser, message: &str) {
-    wait::until("the first message", wait::LONG, || heard(browser).len() == 1);
-    submit(browser, "#broadcast-form", &json!({"message": message}));
-}
-
-#[test]
-fn an_open_page_misses_nothing_over_a_reload_of_the_fleet() {
-    let redis = TestRedis::start();
-    let fleet = plan(&redis).workers(2).start();
-    let browser = open(&fleet);
-    browser.until("it listens", LISTENS);
-    fleet.signal(Signal::SIGHUP);
-    let (mut sent, mut unknown) = (Vec::new(), Vec::new());
-    wait::until("the fleet is another one", wait::LONG, || {
-        let message = format!("message {}", sent.len() + unknown.len());
-        match try_publish(fleet.listen, "news", &message).status {
-            202 => sent.insert(0, message),
-            // On a machine this busy Redis may be late: then no one knows whether it was sent.
-            status => {
-                assert_eq!(status, 503);
-                unknown.push(message);
-            }
-        }
-        !fleet.log_lines("reload done").is_empty()
-    });
-    assert!(sent.len() > unknown.len(), "{} sent, {} unknown", sent.len(), unknown.len());
-    let known = || heard(&browser).into_iter().filter(|line| !unknown.contains(line)).collect::<Vec<_>>();
-    // The page shows the last twenty, of which some may be unknown.
-    let least = sent.len().min(20 - unknown.len());
-    wait::until("all was heard", wait::LONG, || {
-        let known = known();
-        known.len() >= least && known == sent[..known.len()]
-    });
-}
 
 #[test]
 fn a_page_behind_another_tab_gives_its_connections_back_and_misses_nothing() {
@@ -185,43 +82,6 @@ fn the_map_moves_with_the_fleet() {
 }
 
 #[test]
-fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
-    let redis = TestRedis::start();
-    let fleet = plan(&redis).workers(2).start();
-    let browser = open(&fleet);
-    submit(&browser, "#task-form", &json!({"kind": "fibonacci", "n": "10000"}));
-    browser.until("it is done", "document.querySelector('.card')?.dataset.state === 'done'");
-    browser.until("its result", "document.querySelector('.card .outcome').textContent !== ''");
-    let outcome = browser.text(".card .outcome");
-    assert_eq!(outcome, "3364476487643178…3310059947366875 (2\u{202f}090 digits)");
-    assert_eq!(browser.run("return document.querySelector('.card progress').value"), 100);
-    assert_eq!(browser.run("return document.querySelector('.card .cancel').hidden"), true);
-
-    submit(&browser, "#task-form", &json!({"kind": "primes", "n": "20000000"}));
-    browser.until("it runs", "document.querySelector('.card')?.dataset.state === 'running'");
-    browser.until("it moves", "document.querySelector('.card progress').value > 0");
-    browser.screenshot("tasks.png");
-    browser.run("document.querySelector('.card .cancel button').click()");
-    browser.until("it is cancelled", "document.querySelector('.card').dataset.state === 'cancelled'");
-    assert_eq!(browser.run("return document.querySelectorAll('.card').length"), 2);
-
-    assert_eq!(complaints(&browser), Vec::<String>::new());
-    submit(&browser, "#task-form", &json!({"kind": "fibonacci", "n": "100001"}));
-    browser.until(
-        "a mistake is told",
-        "document.querySelector('#wrong').textContent.includes('allows 0 to 100000')",
-    );
-    assert_eq!(complaints(&browser).len(), 1, "the answer's 400, and nothing else");
-    // The next page of this tab remembers its tasks.
-    browser.go(&format!("http://{}/", fleet.listen));
-    browser.until("both are there", "document.querySelectorAll('.card').length === 2");
-    browser.run("document.querySelector('.card h3 a').click()");
-    browser.until("its page", "location.pathname.startsWith('/tasks/')");
-    assert_eq!(browser.text(".card .state").split(' ').next(), Some("cancelled"));
-    assert_eq!(complaints(&browser), Vec::<String>::new());
-}
-
-#[test]
 fn a_task_on_its_own_page_goes_on_by_itself() {
     let redis = TestRedis::start();
     let fleet = plan(&redis).workers(2).start();
@@ -283,27 +143,6 @@ const CONTRAST: &str = r"
     }
     return faults;
 ";
-
-#[test]
-fn the_page_is_small() {
-    let redis = TestRedis::start();
-    let fleet = plan(&redis).start();
-    let browser = open(&fleet);
-    let weights = browser.run(
-        "const [page] = performance.getEntriesByType('navigation');
-         const parts = performance.getEntriesByType('resource').filter(part => /\\.(js|css|svg)$/.test(part.name));
-         return [page, ...parts].map(part => [part.name.split('/').pop() || '/', part.encodedBodySize])",
-    );
-    let weights: Vec<(String, u64)> = serde_json::from_value(weights).unwrap();
-    let total: u64 = weights.iter().map(|(_, bytes)| bytes).sum();
-    let wait = browser.run("const [page] = performance.getEntriesByType('navigation'); return page.responseStart - page.requestStart");
-    eprintln!("page: {total} bytes in all, {weights:?}; first byte after {wait} ms");
-    assert!(total < 48 * 1024 && weights.len() >= 3, "{weights:?}");
-    let foreign = browser.run(
-        "return performance.getEntriesByType('resource').map(part => part.name).filter(name => !name.startsWith(location.origin))",
-    );
-    assert_eq!(foreign, json!([]), "nothing comes from elsewhere");
-}
 
 #[test]
 fn a_total_that_redis_does_not_say_is_not_shown_and_none_goes_back() {

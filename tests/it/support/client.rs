@@ -308,13 +308,13 @@ pub(crate) struct CookieClient {
 }
 
 impl CookieClient {
-    /// The header he sends.
+    /// The `Cookie` header that is sent.
     pub(crate) fn cookie_header(&self) -> String {
         let pairs: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         pairs.join("; ")
     }
 
-    /// Sends a request with his cookies and keeps those that come back.
+    /// Sends a request with the cookies and keeps those that come back.
     pub(crate) fn try_request(&mut self, address: SocketAddr, request: Request) -> Result<Response, Failure> {
         let request = match self.cookies.is_empty() {
             true => request,

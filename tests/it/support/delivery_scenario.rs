@@ -14,7 +14,7 @@ const PRESSES: usize = 2;
 /// From one message to the next, each publisher: the fleet is to have something left for what happens to it.
 const PACE: Duration = Duration::from_millis(5);
 
-/// Longest wait for everybody to have everything: clients come again after up to a second, on a busy machine.
+/// Longest wait until all clients have all messages: they come again after up to a second, on a busy host.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A crowd, and publishers.
@@ -55,7 +55,7 @@ impl DeliveryScenario {
         }
     }
 
-    /// The same with publishers at work, of whom everybody has heard.
+    /// The same with publishers at work, whose first messages all clients have.
     #[track_caller]
     pub(crate) fn busy(addresses: &[SocketAddr], clients: usize) -> Self {
         let mut stage = Self::open(addresses, clients);
@@ -99,7 +99,7 @@ impl DeliveryScenario {
         assert!(done.is_ok(), "{} published, {}", self.answered(), self.subscribers.summary());
     }
 
-    /// Waits until everybody listens.
+    /// Waits until all clients listen.
     #[track_caller]
     pub(crate) fn listens(&self) {
         let all = wait::until_or(TIMEOUT, || self.subscribers.listens());

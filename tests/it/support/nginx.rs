@@ -63,7 +63,7 @@ pub(crate) fn write_configuration(folder: &Path, listen: SocketAddr, upstream: &
 }
 
 pub(crate) fn nginx(folder: &Path) -> Command {
-    // Debian keeps it where not everybody's PATH looks.
+    // Debian keeps it in sbin, which is not on every user's PATH.
     let program =
         ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|path| Path::new(path).exists());
     let mut command = Command::new(program.unwrap_or("nginx"));

@@ -111,7 +111,7 @@ fn parse(block: &str) -> Option<Event> {
     (!data.is_empty()).then_some(event)
 }
 
-/// Sends a message to everybody, which has to succeed; its id.
+/// Broadcasts a message, which has to succeed; its id.
 #[track_caller]
 pub(crate) fn publish(address: SocketAddr, topic: &str, message: &str) -> String {
     let response = try_publish(address, topic, message);
@@ -119,7 +119,7 @@ pub(crate) fn publish(address: SocketAddr, topic: &str, message: &str) -> String
     response.json()["id"].as_str().unwrap().to_owned()
 }
 
-/// Sends a message to everybody, or not.
+/// Broadcasts a message, which may fail.
 #[track_caller]
 pub(crate) fn try_publish(address: SocketAddr, topic: &str, message: &str) -> Response {
     let body = json!({"topic": topic, "message": message}).to_string();

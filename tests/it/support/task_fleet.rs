@@ -20,7 +20,7 @@ pub(crate) fn plan(redis: &TestRedis, workers: usize) -> TestFleetBuilder {
 /// A program that makes tasks and looks at them from outside: it knows the kinds and does none.
 pub(crate) async fn client(redis: &TestRedis, fleet: &TestFleet) -> TaskQueue {
     let connection = connect(redis, fleet.plan().prefix(), ScriptingMode::Auto).await;
-    let tasks = TaskQueue::new(connection, &settings(&[("max_queued", "5000")]), "client");
+    let tasks = TaskQueue::with_client(connection, &settings(&[("max_queued", "5000")]), "client");
     for kind in ["nap", "deaf", "mishap"] {
         tasks.register(kind, |_: (), _: &TaskContext| Ok::<_, String>(()));
     }

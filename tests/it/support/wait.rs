@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 /// Generous for a busy machine: a promise that needs less says so itself.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
-/// How often is asked again.
-const PAUSE: Duration = Duration::from_millis(5);
+/// The pause before it is asked again: short at first, then a twentieth of what has passed, so that a long wait takes
+/// little of the processors that the fleets need.
+fn pause(begin: Instant) -> Duration {
+    (begin.elapsed() / 20).clamp(Duration::from_millis(5), Duration::from_millis(25))
+}
 
 /// Asks until there is an answer; panics naming `what` when `within` is over.
 #[track_caller]
@@ -18,7 +21,7 @@ pub(crate) fn until_some<T>(what: &str, within: Duration, mut poll: impl FnMut()
             return answer;
         }
         assert!(begin.elapsed() < within, "not within {within:?}: {what}");
-        thread::sleep(PAUSE);
+        thread::sleep(pause(begin));
     }
 }
 
@@ -28,14 +31,14 @@ pub(crate) fn until(what: &str, within: Duration, mut check: impl FnMut() -> boo
     until_some(what, within, || check().then_some(()));
 }
 
-/// Asks until it is true, or `within` is over, which the caller tells in his own words.
+/// Asks until it is true, or `within` is over, which the caller describes.
 pub(crate) fn until_or(within: Duration, mut check: impl FnMut() -> bool) -> Result<(), ()> {
     let begin = Instant::now();
     while !check() {
         if begin.elapsed() >= within {
             return Err(());
         }
-        thread::sleep(PAUSE);
+        thread::sleep(pause(begin));
     }
     Ok(())
 }

@@ -220,6 +220,7 @@ fn document(types: &BTreeMap<String, Declaration>, name: &str, seen: &mut Vec<St
 #[test]
 fn the_reference_of_the_status_document_is_its_types() {
     let mut types = declarations(include_str!("../../../status/document.rs"));
+    types.extend(declarations(include_str!("../../../breaker/mod.rs")));
     types.extend(declarations(include_str!("../../../scoreboard/slot_state.rs")));
     types.extend(declarations(include_str!("../../../scoreboard/cell_state.rs")));
     types.extend(declarations(include_str!("../../../scoreboard/exit_reason.rs")));

@@ -1,7 +1,7 @@
 //! `Idempotency-Key`: a request that is sent again is carried out once (draft-ietf-httpapi-idempotency-key-header).
 //!
 //! Guarantees that of all requests of one client with one key at most one is under way, as long as its worker lives and
-//! reaches Redis, whatever the client's cookie was and has become (`names`); that the others get its response, or a
+//! reaches Redis, whatever the client's cookie was and has become (`request_names`); that the others get its response, or a
 //! problem because it is still under way or was another request; that no client gets a response, or a cookie, of another
 //! client's request; and that a response which may differ at the next try is not stored. A worker that dies leaves
 //! a lease that ends, and the next repetition is carried out. Requests without the header cost nothing.

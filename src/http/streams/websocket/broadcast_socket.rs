@@ -169,8 +169,11 @@ fn message_frame(message: &BroadcastMessage) -> Message {
 
 /// The reply to a denied message: when the next one is allowed.
 fn rate_limited_frame(wait: Duration) -> Message {
-    let retry_ms = wait.as_micros().div_ceil(1000);
-    Message::text(serde_json::json!({ "error": "limited", "retry_ms": retry_ms }).to_string())
+    let milliseconds = u32::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u32::MAX);
+    let retry_after_seconds = f64::from(milliseconds) / 1e3;
+    Message::text(
+        serde_json::json!({ "error": "limited", "retry_after_seconds": retry_after_seconds }).to_string(),
+    )
 }
 
 fn error_frame(what: &str) -> Message {

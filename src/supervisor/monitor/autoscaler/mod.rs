@@ -1,19 +1,20 @@
 //! How many workers the load wants: busyness over a window → another target, with its reason; pure.
 //!
 //! The rule is uWSGI's (`cheaper_busyness`): the average share of a window in which event loops were at work asks for
-//! one worker more above `busy_max`, and for one less after several windows in a row below `busy_min`. A stop that
-//! was soon regretted lengthens the wait before the next one, so that a load that comes and goes does not have
-//! workers start and stop for ever. Connections that wait unaccepted ask for a worker at once.
+//! one worker more above `busy_max`, and for one less after several windows in a row below `busy_min`. If a worker is
+//! wanted again soon after one was stopped, the wait before the next stop gets longer: a load that comes and goes would
+//! start and stop workers for ever. Connections that wait unaccepted ask for a worker at once.
 //!
-//! Two things differ from uWSGI. A worker is never stopped if the others would then be busier than `busy_max`: they
-//! would call it back. And an emergency does not forget what regret has taught.
+//! Two things differ from uWSGI. A worker is never stopped if the others would then be busier than `busy_max`, because it
+//! would be started again at once. And a start for waiting connections does not shorten the wait before the next stop.
 
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-/// Idle windows in a row before a worker is stopped, as long as no stop was regretted.
+/// Idle windows in a row before a worker is stopped, as long as no stop was regretted: no worker was wanted again soon
+/// after one was stopped.
 const IDLE_WINDOWS: u32 = 3;
 
 /// What each regretted stop adds to them.

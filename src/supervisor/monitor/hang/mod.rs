@@ -1,14 +1,14 @@
 //! Which workers hang: progress and CPU time → healthy, suspect, hung or lost; pure.
 //!
-//! Whatever moves in a worker's cell is progress: beats, turns of its loop, requests, connections. When nothing moves,
+//! Any change in a worker's cell is progress: heartbeats, turns of its loop, requests, connections. When nothing moves,
 //! what counts is not the time on the clock but the time the worker *could have used*: time it slept, stood still or
 //! ran. Time it was runnable and no CPU was given to it does not count (it starves), nor does time it waited within the
 //! kernel for a disk or for swapped-out memory, nor time without a sample because the supervisor itself was
 //! suspended or starved. So a worker that blocks or spins is found at `hang_timeout`, and one that merely has much to
 //! do or gets little CPU is left alone, though not for ever.
 //!
-//! The kernel's figures of this very thread are used, and not the machine's pressure (PSI): that one is high on every
-//! busy machine, and a worker that blocks on a busy machine must be found all the same.
+//! The kernel's figures of the worker's thread are used, and not the host's pressure (PSI): that is high on every busy
+//! host, and a worker that blocks on a busy host must be found all the same.
 
 #[cfg(test)]
 mod tests;

@@ -212,7 +212,7 @@ fn a_rollout_goes_past_a_hung_worker_and_never_waits_for_it() {
 }
 
 #[test]
-fn a_hung_worker_is_asked_to_stop_and_has_no_longer_than_it_would_have_had() {
+fn a_hung_worker_gets_a_stop_order_and_no_more_time_than_it_would_have_had() {
     let slots = [slot(1, &[worker(1, 1, HUNG), worker(2, 1, READY)])];
     let stop = plan(&PlanInput { desired_state: DesiredState::Stopping, ..view(&slots) }, NOW).actions;
     let kill_at = NOW + EXIT_GRACE;

@@ -26,7 +26,7 @@ async fn insist(hub: &BroadcastHub, topic: &TopicName, text: &str) {
     }
 }
 
-/// Reads the numbers after `highest` up to `last`; returns how many gaps there were. Who publishes again what he does not know to be there may
+/// Reads the numbers after `highest` up to `last`; returns how many gaps there were. A publisher that repeats what it does not know to be there may
 /// publish it twice.
 async fn rising(subscription: &mut Subscription, mut highest: usize, last: usize) -> usize {
     let mut gaps = 0;

@@ -1,4 +1,4 @@
-//! Broadcasts: every message once, in order and on every worker; who comes back goes on where he was.
+//! Broadcasts: every message once, in order and on every worker; a client that comes back goes on where it was.
 
 use std::time::Duration;
 

@@ -18,7 +18,7 @@ async fn thirty_two_workers_that_boot_together_apply_once() {
         RedisClient::new(&settings, &server.url(), &format!("w{index}")).unwrap()
     };
     let workers: Vec<RedisClient> = (0..32).map(worker).collect();
-    workers.iter().for_each(RedisClient::start);
+    workers.iter().for_each(|worker| _ = worker.start());
     for redis in &workers {
         eventually("the worker is up", async || redis.status() == RedisStatus::Up).await;
     }

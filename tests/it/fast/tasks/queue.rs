@@ -1,4 +1,4 @@
-//! Tasks as an application sees them: what is refused, what everybody who follows sees, and one queue in a cluster.
+//! Tasks as an application sees them: what is refused, what every follower sees, and one queue in a cluster.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn worker(redis: &RedisClient, set: &[(&str, &str)]) -> TaskQueue {
 }
 
 fn worker_of(redis: &RedisClient, set: &[(&str, &str)], name: &str) -> TaskQueue {
-    let tasks = TaskQueue::new(redis.clone(), &settings(set), name);
+    let tasks = TaskQueue::with_client(redis.clone(), &settings(set), name);
     tasks.register("double", |(number, millis): (u64, u64), progress: &TaskContext| {
         for step in 0..50 {
             wait::pace(Duration::from_micros(millis * 20));

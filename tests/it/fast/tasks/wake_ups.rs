@@ -18,7 +18,7 @@ use crate::support::wait;
 /// A worker over a connection of its own.
 async fn worker(server: &TestRedis, name: &str, set: &[(&str, &str)]) -> (RedisClient, TaskQueue) {
     let redis = connect(server, "p", ScriptingMode::Auto).await;
-    let tasks = TaskQueue::new(redis.clone(), &settings(set), name);
+    let tasks = TaskQueue::with_client(redis.clone(), &settings(set), name);
     for kind in ["a", "b"] {
         tasks.register(kind, |millis: u64, progress: &TaskContext| {
             let until = Instant::now() + Duration::from_millis(millis);

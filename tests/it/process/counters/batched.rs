@@ -134,7 +134,7 @@ fn while_redis_is_away_additions_are_taken_and_come_later_once() {
 
 #[test]
 fn a_read_contains_what_this_machine_was_told_before() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(3).start();
     let (mut told, mut told_by_post) = (0, 0);
     for round in 0..60 {

@@ -20,11 +20,11 @@ fn post(fleet: &TestFleet, target: &str) -> client::Response {
 
 #[test]
 fn of_a_thousand_seats_a_thousand_are_taken_also_in_a_storm_of_repetitions() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let each = soak::length(200, 1500);
     let granted = parallel_clients::parallel(8, each, |client| {
-        // Everybody wants a seat and asks twice, as if the first answer had got lost.
+        // Every client wants a place and asks twice, as if the first answer had got lost.
         let token = format!("{client}-{:?}", std::time::Instant::now());
         let target = format!("/counters/seats?kind=bounded&max=1000&token={}", token.replace(' ', ""));
         let target: String =
@@ -44,7 +44,7 @@ fn of_a_thousand_seats_a_thousand_are_taken_also_in_a_storm_of_repetitions() {
 
 #[test]
 fn what_a_kind_needs_is_asked_for() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     for wrong in [
         "kind=bounded",
@@ -72,7 +72,7 @@ fn what_a_kind_needs_is_asked_for() {
 
 #[test]
 fn without_server_side_code_batched_additions_are_made_at_once_and_the_rest_is_refused() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_REDIS__MODE", "plain").start();
     for value in 1..=5 {
         assert_eq!(post(&fleet, "/counters/x?kind=batched").status, 200);

@@ -39,7 +39,7 @@ fn every_address_of_ipv6_serves_both_families_over_scaling_and_upgrades() {
     if !has_ipv6() {
         return;
     }
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis)
         .set("REGATTA_LISTEN", "[::]:0")
         .set("REGATTA_ADMIN__LISTEN", "[::]:0")
@@ -62,7 +62,7 @@ fn a_client_of_ipv4_is_one_of_ipv4_whatever_socket_it_came_to() {
     if !has_ipv6() {
         return;
     }
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let lent = TcpListener::bind("[::]:0").unwrap();
     let limited = |plan: TestFleetBuilder| {
         plan.set("REGATTA_LIMITS__ONE__RATE", "1/h")
@@ -96,7 +96,7 @@ fn connections_are_counted_for_each_client_of_ipv4() {
     if !has_ipv6() {
         return;
     }
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_LISTEN", "[::]:0");
     let fleet =
         plan.set("REGATTA_HTTP__MAX_CONNECTIONS_PER_CLIENT", "1").set("REGATTA_PROXY__TRUSTED", "").start();
@@ -118,7 +118,7 @@ fn a_client_of_ipv4_keeps_its_slot_at_a_dual_stack_address() {
     if !has_ipv6() {
         return;
     }
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).workers(4).set("REGATTA_LISTEN", "[::]:0");
     let fleet =
         plan.set("REGATTA_LISTEN__STEERING", "client-ip").set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
@@ -135,7 +135,7 @@ fn a_client_of_ipv4_keeps_its_slot_at_a_dual_stack_address() {
 
 #[test]
 fn operators_may_have_several_addresses() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).set("REGATTA_ADMIN__LISTEN", "127.0.0.1:0, 127.0.0.1:0").start();
     let said = fleet.log_lines("serving on")[0].clone();
     let listed = field(&said, "admin").as_str().unwrap().to_owned();
@@ -167,7 +167,7 @@ fn operators_may_have_several_addresses() {
 
 #[test]
 fn every_path_of_the_operators_is_asked_by_a_name_of_theirs() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet =
         TestFleetBuilder::on(&redis).set("REGATTA_ADMIN__ALLOWED_HOSTS", "app, *.regatta.svc").start();
     let ask = |head: &str| {

@@ -212,7 +212,7 @@ fn a_client_that_asks_before_it_sends_is_told_to_go_on() {
 
 #[test]
 fn connections_beyond_the_bound_wait_and_are_served_later() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis)
         .example("faulty")
         .workers(1)
@@ -239,7 +239,7 @@ fn connections_beyond_the_bound_wait_and_are_served_later() {
 
 #[test]
 fn operators_are_answered_while_visitors_fill_every_place() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_HTTP__MAX_CONNECTIONS", "3").start();
     let _crowd: Vec<_> = (0..20).map(|_| Connection::open(fleet.listen).unwrap()).collect();
     for _ in 0..5 {

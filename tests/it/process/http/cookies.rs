@@ -73,7 +73,7 @@ fn ten_thousand_random_cookies_cost_no_session_command_and_no_key() {
 
 #[test]
 fn a_forged_cookie_is_no_cookie() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let (mut visitor, real) = known(&fleet);
     let forged = forged(&real);
@@ -86,7 +86,7 @@ fn a_forged_cookie_is_no_cookie() {
 
 #[test]
 fn a_signature_holds_for_its_own_cookie_only() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let (_, one) = known(&fleet);
     let (_, other) = known(&fleet);
@@ -105,7 +105,7 @@ fn a_signature_holds_for_its_own_cookie_only() {
 
 #[test]
 fn malformed_and_oversized_cookies_are_harmless() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let (_, real) = known(&fleet);
     let values = [
@@ -140,7 +140,7 @@ fn malformed_and_oversized_cookies_are_harmless() {
 
 #[test]
 fn the_cookie_is_for_this_site_only_and_secure_behind_tls() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let mut connection = Connection::open(fleet.listen).unwrap();
     let plain = connection.request(&Request::get("/")).unwrap();
@@ -197,7 +197,7 @@ fn a_session_that_is_gone_stays_gone() {
 
 #[test]
 fn keys_can_be_rotated() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (old, new) = (
         "the old key of this test is longer than 32 bytes",
         "the new key of this test is longer than 32 bytes",
@@ -218,7 +218,7 @@ fn keys_can_be_rotated() {
 
 #[test]
 fn the_log_never_holds_a_cookie() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let secret = "a signing key that nobody may read";
     let plan = TestFleetBuilder::on(&redis).set("RUST_LOG", "trace").set("REGATTA_SESSION__SECRETS", secret);
     let fleet = plan.start();

@@ -91,7 +91,7 @@ fn pages_of_other_sites_change_nothing_whatever_they_send() {
 
 #[test]
 fn own_pages_and_programs_write() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let here = format!("http://{}", fleet.listen);
     let own: [&[(&str, &str)]; 5] = [
@@ -126,7 +126,7 @@ fn own_pages_and_programs_write() {
 
 #[test]
 fn what_only_looks_changes_nothing_and_no_header_makes_it_write() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let mut visitor = CookieClient::default();
     let override_by = ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"];
@@ -239,7 +239,7 @@ fn there_are_topics_of_some_names_and_no_others() {
 
 #[test]
 fn the_forms_text_is_another_one_on_every_page_and_each_of_them_is_good() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let mut ann = CookieClient::default();
     let first = token(&page(&mut ann, &fleet, "/login"));
@@ -264,7 +264,7 @@ fn the_forms_text_is_another_one_on_every_page_and_each_of_them_is_good() {
 
 #[test]
 fn the_demonstration_says_that_any_name_is_let_in_and_tells_no_addresses() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let mut visitors = [("192.0.2.1", CookieClient::default()), ("192.0.2.2", CookieClient::default())];
     for (address, visitor) in &mut visitors {
@@ -281,7 +281,7 @@ fn the_demonstration_says_that_any_name_is_let_in_and_tells_no_addresses() {
 
 #[test]
 fn the_page_and_the_line_say_the_same_in_the_same_words() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let mut visitor = CookieClient::default();
     let (pid, views) = visitor.view(fleet.listen);

@@ -48,7 +48,7 @@ fn everybody_gets(address: SocketAddr, head: &str, body: usize, status: u16) {
 
 #[test]
 fn answers_before_the_body_arrive() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).set("REGATTA_LIMITS__SAY__RATE", "1/h");
     let fleet = plan.set("REGATTA_LIMITS__SAY__ROUTES", "/broadcast").start();
     let front = TestNginx::before([&fleet]);
@@ -68,7 +68,7 @@ fn answers_before_the_body_arrive() {
 
 #[test]
 fn a_little_that_is_unread_costs_no_connection() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let mut connection = Connection::open(fleet.listen).unwrap();
     for round in 0..50_usize {
@@ -116,7 +116,7 @@ fn send_for_ever(
 
 #[test]
 fn who_sends_for_ever_holds_nothing_for_long() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let heads: [(&[u8], &[u8]); 5] = [
         (b"POST /nix HTTP/1.1\r\nHost: t\r\nContent-Length: 99999999999\r\n\r\n", b"HTTP/1.1 413 "),
@@ -154,7 +154,7 @@ fn who_sends_for_ever_holds_nothing_for_long() {
 
 #[test]
 fn what_a_worker_refuses_by_itself_arrives_too() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan =
         TestFleetBuilder::on(&redis).example("faulty").workers(1).set("REGATTA_PROXY__TRUSTED", "192.0.2.1");
     let plan = plan
@@ -195,7 +195,7 @@ fn what_a_worker_refuses_by_itself_arrives_too() {
 
 #[test]
 fn http_2_resets_what_it_does_not_read_without_an_error() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client: Client<_, Body> = Client::builder(TokioExecutor::new()).http2_only(true).build_http();

@@ -13,7 +13,7 @@ use crate::support::{client, parallel_clients, process, wait};
 
 #[test]
 fn two_hundred_parallel_visits_of_one_session_count_two_hundred() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let mut visitor = CookieClient::default();
     assert_eq!(visitor.view(fleet.listen).1, 1);
@@ -27,7 +27,7 @@ fn two_hundred_parallel_visits_of_one_session_count_two_hundred() {
 
 #[test]
 fn a_counter_hammered_from_all_workers_is_exact() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let added = parallel_clients::parallel(8, 50, |_| {
         let response = client::once(fleet.listen, Request::post("/counters/hits")).unwrap();
@@ -42,7 +42,7 @@ fn a_counter_hammered_from_all_workers_is_exact() {
 
 #[test]
 fn a_counter_takes_any_step_and_refuses_to_overflow() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let add =
         |by: &str| client::once(fleet.listen, Request::post(&format!("/counters/steps?by={by}"))).unwrap();
@@ -61,7 +61,7 @@ fn a_counter_takes_any_step_and_refuses_to_overflow() {
 
 #[test]
 fn killed_workers_lose_nothing_that_was_answered() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let mut visitor = CookieClient::default();
     visitor.view(fleet.listen);

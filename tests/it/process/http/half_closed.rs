@@ -58,7 +58,7 @@ fn reset(stream: TcpStream) {
 
 #[test]
 fn what_takes_its_time_is_answered_however_late_the_client_ends_its_side() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut fleet = TestFleetBuilder::on(&redis).example("faulty").workers(1).start();
     let at_once = half_closed(fleet.listen, &get("/slow/1500"));
     let mut later = TcpStream::connect(fleet.listen).unwrap();
@@ -85,7 +85,7 @@ fn what_takes_its_time_is_answered_however_late_the_client_ends_its_side() {
 
 #[test]
 fn requests_of_one_that_is_reset_are_given_up() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).example("faulty").workers(1).start();
     let mut whole = TcpStream::connect(fleet.listen).unwrap();
     whole.write_all(&get("/slow/60000")).unwrap();
@@ -98,7 +98,7 @@ fn requests_of_one_that_is_reset_are_given_up() {
 
 #[test]
 fn a_stream_goes_on_for_one_that_listens_and_ends_for_one_that_is_gone() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet =
         TestFleetBuilder::on(&redis).workers(1).set("REGATTA_BROADCAST__KEEP_ALIVE_INTERVAL", "60s").start();
     let listeners = || sum(&fleet.operator("/metrics").text(), "regatta_broadcast_subscribers", &[]);

@@ -45,7 +45,7 @@ fn worker(response: &Response<Incoming>) -> String {
 
 #[test]
 fn a_hundred_streams_of_one_connection_are_served_at_once() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let client = Multiplexed::new(fleet.listen);
     client.runtime.block_on(async {
@@ -64,7 +64,7 @@ fn a_hundred_streams_of_one_connection_are_served_at_once() {
 
 #[test]
 fn streams_under_way_are_finished_before_their_worker_leaves() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut fleet = TestFleetBuilder::on(&redis).example("faulty").workers(1).start();
     let client = Multiplexed::new(fleet.listen);
     client.runtime.block_on(async { client.ask("/hello").await.unwrap() });
@@ -82,7 +82,7 @@ fn streams_under_way_are_finished_before_their_worker_leaves() {
 
 #[test]
 fn a_header_that_is_too_large_costs_its_stream_only() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).set("REGATTA_HTTP__MAX_HEADER_SIZE", "16KiB").start();
     let client = Multiplexed::new(fleet.listen);
     client.runtime.block_on(async {
@@ -105,7 +105,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_client_that_gives_no_room_is_cut_however_alive_it_looks() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "1s");
     let fleet = plan.set("REGATTA_BROADCAST__KEEP_ALIVE_INTERVAL", "200ms").start();
     let mut deaf = TcpStream::connect(fleet.listen).unwrap();

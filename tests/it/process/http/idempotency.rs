@@ -29,7 +29,7 @@ fn send(fleet: &TestFleet, request: Request) -> Response {
 
 #[test]
 fn a_repetition_gets_the_first_response_and_counts_nothing() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(3).start();
     let (quoted, bare) = (format!("\"{UUID}\""), UUID);
     let first = send(&fleet, keyed("/counters/orders?by=5", &quoted));
@@ -83,7 +83,7 @@ fn a_client_that_leaves_and_comes_again_finds_its_request_carried_out() {
 
 #[test]
 fn keys_are_a_clients_own() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let from = |address: &str| keyed("/counters/mine", "k").header("X-Forwarded-For", address);
     assert_eq!(send(&fleet, from("192.0.2.1")).json()["value"], 1);
@@ -98,7 +98,7 @@ fn keys_are_a_clients_own() {
 
 #[test]
 fn of_many_at_once_one_is_carried_out() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(3).example("faulty").start();
     let answers = parallel_clients::parallel(10, 1, |_| send(&fleet, keyed("/once/400", UUID)));
     let (done, running): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
@@ -112,7 +112,7 @@ fn of_many_at_once_one_is_carried_out() {
 
 #[test]
 fn what_failed_may_be_tried_again() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).example("faulty").start();
     for _ in 0..3 {
         let failed = send(&fleet, keyed("/panic", "p"));

@@ -2,6 +2,7 @@
 
 pub(crate) mod addresses;
 pub(crate) mod bounds;
+pub(crate) mod browser;
 pub(crate) mod cookies;
 pub(crate) mod demo;
 pub(crate) mod early_answers;

@@ -80,7 +80,7 @@ fn nonsense_from_a_proxy_is_the_proxys_own() {
 
 #[test]
 fn only_the_configured_header_is_believed() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).set("REGATTA_PROXY__HEADER", "forwarded");
     let fleet =
         plan.set("REGATTA_LIMITS__DEFAULT__RATE", "1/h").set("REGATTA_LIMITS__DEFAULT__BURST", "5").start();
@@ -101,7 +101,7 @@ fn spoofing_in_parallel_over_all_workers_changes_nothing_either() {
 
 #[test]
 fn how_long_the_network_of_one_ipv6_client_is_may_be_said() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     for (length, clients) in [("64", 8), ("48", 1)] {
         let plan = TestFleetBuilder::on(&redis).set("REGATTA_LIMITS__DEFAULT__RATE", "1/h");
         let plan =

@@ -109,7 +109,7 @@ fn two_at_the_same_time_are_enough_and_a_killed_worker_gives_its_places_back() {
 
 #[test]
 fn a_layer_with_an_unknown_policy_is_a_boot_failure_that_says_so() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (code, log) = plan(&redis, &[]).example("limits").run();
     assert_eq!(code, 70, "{log}");
     assert!(log.contains("no policy is named login: add [limits.login]"), "{log}");
@@ -140,7 +140,7 @@ fn a_header_a_method_and_a_price_choose_the_policy_and_its_subject() {
 
 #[test]
 fn older_headers_and_none_can_be_had() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let limited = [("limits.default.rate", "1/min"), ("limits.default.burst", "2")];
     let style = |style: &str| plan(&redis, &limited).set("REGATTA_HTTP__RATE_LIMIT_HEADERS", style).start();
     let fleet = style("legacy");
@@ -208,7 +208,7 @@ fn without_redis_a_closed_policy_is_503_and_an_insured_one_is_its_share() {
     redis.kill();
     wait::until("Redis is away for every worker", wait::LONG, || {
         let health = fleet.operator("/fleet.json").json();
-        let up = |slot: &serde_json::Value| slot["redis_up"].as_bool().unwrap_or(false);
+        let up = |slot: &serde_json::Value| slot["worker"]["redis_up"].as_bool().unwrap_or(false);
         health["slots"].as_array().is_some_and(|slots| !slots.iter().any(up))
     });
     for _ in 0..10 {
@@ -233,7 +233,7 @@ fn without_redis_a_closed_policy_is_503_and_an_insured_one_is_its_share() {
 
 #[test]
 fn a_limit_in_shadow_is_counted_and_not_told() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let settings =
         [("limits.tried.rate", "1/h"), ("limits.tried.burst", "1"), ("limits.tried.shadow", "true")];
     let fleet = plan(&redis, &settings).start();
@@ -251,7 +251,7 @@ fn a_limit_in_shadow_is_counted_and_not_told() {
 
 #[test]
 fn an_operator_sees_and_resets_a_limit_and_workers_know_at_once() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = plan(&redis, &[("limits.default.rate", "1/h"), ("limits.default.burst", "2")]);
     let fleet = plan.workers(2).start();
     let limits = |words: &[&str]| {
@@ -274,7 +274,7 @@ fn an_operator_sees_and_resets_a_limit_and_workers_know_at_once() {
 
 #[test]
 fn another_policy_holds_after_a_reload_and_what_was_known_of_the_old_one_does_not() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis)
         .unset("REGATTA_LIMITS__DEFAULT__RATE")
         .unset("REGATTA_LIMITS__DEFAULT__BURST");

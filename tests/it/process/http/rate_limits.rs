@@ -116,7 +116,7 @@ fn a_denied_newcomer_gets_no_session() {
 
 #[test]
 fn a_policy_with_routes_holds_there_and_only_there() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).set("REGATTA_LIMITS__GREETING__RATE", "1/h");
     let plan =
         plan.set("REGATTA_LIMITS__GREETING__BURST", "4").set("REGATTA_LIMITS__GREETING__ROUTES", "/hello");

@@ -21,7 +21,7 @@ fn knock(fleet: &TestFleet) -> RawControlClient {
 
 #[test]
 fn the_socket_of_a_killed_fleet_is_replaced() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let path = control::socket_path(&fleet.plan().folder().join("run"));
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
@@ -40,7 +40,7 @@ fn the_socket_of_a_killed_fleet_is_replaced() {
 
 #[test]
 fn idle_clients_and_noise_hold_up_no_operator() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let workers = fleet.workers();
     let before = process::descriptors(fleet.pid()).len();
@@ -57,7 +57,7 @@ fn idle_clients_and_noise_hold_up_no_operator() {
 
 #[test]
 fn whoever_follows_is_told_of_a_crash() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let mut follower = knock(&fleet);
     follower.send("{\"version\":2,\"command\":\"events\",\"follow\":true}\n");
@@ -90,7 +90,7 @@ fn whoever_follows_is_told_of_a_crash() {
 /// Dashboards that were forgotten: they follow the events and read nothing, and cost next to nothing for it.
 #[test]
 fn followers_that_do_not_read_cost_neither_memory_nor_an_upgrade() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_WORKERS__CANARY_PERIOD", "0s").start();
     let before = process::private_memory(fleet.pid());
     let mut followers: Vec<_> = (0..240).map(|_| knock(&fleet)).collect();

@@ -40,7 +40,7 @@ fn slots(fleet: &TestFleet) -> usize {
 
 #[test]
 fn a_button_needs_a_cookie_a_form_of_its_own_and_its_own_site() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     let (mut ann, token) = operator(&fleet);
     let (mut bob, of_bob) = operator(&fleet);
@@ -105,7 +105,7 @@ fn a_button_needs_a_cookie_a_form_of_its_own_and_its_own_site() {
 
 #[test]
 fn a_cookie_outlives_the_worker_that_gave_it_and_ends_with_the_sign_out() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     let (mut ann, token) = operator(&fleet);
     let (mut bob, of_bob) = operator(&fleet);
@@ -127,7 +127,7 @@ fn a_cookie_outlives_the_worker_that_gave_it_and_ends_with_the_sign_out() {
 
 #[test]
 fn wrong_tokens_are_refused_and_counted() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).workers(1).start();
     let attempt = |token: &str| {
         client::once(fleet.admin, form("/fleet/sign-in", &format!("operators-token={token}"))).unwrap()
@@ -150,7 +150,7 @@ fn wrong_tokens_are_refused_and_counted() {
 
 #[test]
 fn without_a_token_there_are_no_buttons_and_the_page_says_what_gives_them() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let page = fleet.operator("/fleet").text();
     assert!(
@@ -165,7 +165,7 @@ fn without_a_token_there_are_no_buttons_and_the_page_says_what_gives_them() {
 
 #[test]
 fn the_public_address_has_it_only_where_that_is_wanted() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     for target in ["/fleet", "/fleet/events", "/fleet.json"] {
         fleet.get(target).assert_problem(404);
@@ -186,7 +186,7 @@ fn the_public_address_has_it_only_where_that_is_wanted() {
 
 #[test]
 fn a_name_that_another_site_may_have_bent_is_refused() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).set("REGATTA_ADMIN__ALLOWED_HOSTS", "fleet.example.org").start();
     let ask = |target: &str, host: &str| -> Response {
         let mut connection = Connection::open(fleet.admin).unwrap();
@@ -252,7 +252,7 @@ fn a_stream_is_the_page_first_and_then_what_changes_once_a_second() {
 
 #[test]
 fn as_many_streams_as_may_be_leave_room_for_probes() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).workers(1).start();
     let open = || {
         let mut connection = Connection::open(fleet.admin).unwrap();
@@ -270,7 +270,7 @@ fn as_many_streams_as_may_be_leave_room_for_probes() {
 
 #[test]
 fn the_page_and_its_files_have_the_headers_they_need_and_are_small() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     let begun = std::time::Instant::now();
     let page = fleet.operator("/fleet");

@@ -23,7 +23,6 @@ fn status(plan: &TestFleetBuilder) -> (i32, Value) {
 }
 
 fn machines(document: &Value) -> Vec<Value> {
-    // `instances` in `/fleet.json`, `machines` in `status --all --json`.
     let listed = document.get("instances");
     listed.and_then(Value::as_array).unwrap().clone()
 }
@@ -65,7 +64,7 @@ fn every_machine_and_all_its_workers_are_seen_from_everywhere() {
         pids(&document) == sorted(&[&first, &second]) && ready(&document)
     });
     let (code, document) = status(second.plan());
-    assert_eq!((code, &document["version"]), (0, &Value::from(1)));
+    assert_eq!((code, &document["version"]), (0, &Value::from(2)));
     for fleet in [&first, &second] {
         let machines = machines(&document);
         let own = machines.iter().find(|machine| machine["pid"] == fleet.pid()).unwrap();
@@ -150,7 +149,7 @@ fn a_machine_keeps_its_identity_over_crashes_reloads_and_upgrades() {
         let (code, said) = fleet.plan().clone().args(&[verb]).run();
         assert_eq!(code, 0, "{said}");
         let after = own(generation);
-        assert_eq!((&after["id"], &after["started_ms"]), (&before["id"], &before["started_ms"]), "{verb}");
+        assert_eq!((&after["id"], &after["started_at"]), (&before["id"], &before["started_at"]), "{verb}");
     }
     assert_eq!(pids(&status(fleet.plan()).1), sorted(&[&fleet]), "there was never another one");
 }

@@ -50,7 +50,7 @@ fn writers(path: &Path) -> BTreeSet<u64> {
 
 #[test]
 fn rotations_under_load_lose_no_line_and_every_process_goes_on_in_the_new_file() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis)
         .set("REGATTA_LOG__FILE", "fleet.log")
         .set("REGATTA_LOG__FILTER", "info,regatta=debug");
@@ -99,7 +99,7 @@ fn a_path_that_cannot_be_opened_again_leaves_the_old_file_in_use_and_says_so() {
 
 #[test]
 fn a_worker_that_is_started_between_rename_and_signal_writes_where_the_others_do() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_LOG__FILE", "fleet.log");
     let path = plan.folder().join("fleet.log");
     let mut fleet = start(&plan, &path);
@@ -130,7 +130,7 @@ fn a_log_file_in_a_folder_that_is_not_there_is_a_mistake_that_names_the_setting(
 
 #[test]
 fn the_figures_in_the_log_add_up_to_what_clients_counted() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut fleet = TestFleetBuilder::on(&redis).set("REGATTA_LOG__STATS_INTERVAL", "100ms").start();
     for _ in 0..50 {
         assert_eq!(fleet.get("/hello").status, 200);
@@ -146,7 +146,7 @@ fn the_figures_in_the_log_add_up_to_what_clients_counted() {
 
 #[test]
 fn the_log_goes_on_in_its_file_over_an_upgrade() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_LOG__FILE", "fleet.log");
     let path = plan.folder().join("fleet.log");
     let mut fleet = start(&plan, &path);

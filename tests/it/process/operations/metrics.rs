@@ -19,7 +19,7 @@ fn scrape(fleet: &TestFleet) -> (u32, String) {
 
 #[test]
 fn totals_equal_what_the_clients_counted_and_every_worker_tells_the_same() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let statuses = parallel_clients::parallel(6, 50, |client| {
         let target = if client == 0 { "/nothing/here" } else { "/hello" };
@@ -40,7 +40,7 @@ fn totals_equal_what_the_clients_counted_and_every_worker_tells_the_same() {
 
 #[test]
 fn totals_never_go_back_over_crashes() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(3).start();
     let address = fleet.listen;
     let load = ParallelClients::start(3, |_| move || client::once(address, Request::get("/hello")).is_ok());
@@ -115,7 +115,7 @@ fn parse_metrics(text: &str, is_open_metrics: bool) -> BTreeMap<String, String> 
 
 #[test]
 fn both_text_formats_are_well_formed_and_have_the_same_series() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     CookieClient::default().view(fleet.listen);
     let (kind, text) =
@@ -136,19 +136,19 @@ fn both_text_formats_are_well_formed_and_have_the_same_series() {
 
 #[test]
 fn the_fleet_is_told_as_json() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(3).start();
     let json = fleet.operator("/fleet.json").json();
     let slots = json["slots"].as_array().unwrap_or_else(|| panic!("{json}"));
     assert_eq!(slots.len(), 3, "{json}");
-    let pids: BTreeSet<_> = slots.iter().filter_map(|slot| slot["pid"].as_u64()).collect();
+    let pids: BTreeSet<_> = slots.iter().filter_map(|slot| slot["worker"]["pid"].as_u64()).collect();
     let workers: BTreeSet<_> = fleet.workers().into_iter().map(u64::from).collect();
     assert_eq!(pids, workers);
 }
 
 #[test]
 fn why_workers_ended_and_what_the_others_do_is_told() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let text = scrape(&fleet).1;
     assert_eq!(
@@ -170,12 +170,12 @@ fn why_workers_ended_and_what_the_others_do_is_told() {
     let json = fleet.operator("/fleet.json").json();
     let slots = json["slots"].as_array().unwrap();
     assert_eq!(slots.iter().filter_map(|slot| slot["exits"]["signal"].as_u64()).sum::<u64>(), 1, "{json}");
-    assert!(slots.iter().all(|slot| slot["workers"][0]["state"] == "ready"), "{json}");
+    assert!(slots.iter().all(|slot| slot["worker"]["state"] == "ready"), "{json}");
 }
 
 #[test]
 fn busy_time_grows_and_heartbeats_are_young() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     wait::until("work is counted as busy time", wait::LONG, || {
         assert_eq!(fleet.get("/hello").status, 200);

@@ -4,6 +4,7 @@ pub(crate) mod commands;
 pub(crate) mod config_errors;
 pub(crate) mod control_socket;
 pub(crate) mod dashboard;
+pub(crate) mod dashboard_browser;
 pub(crate) mod instances;
 pub(crate) mod logs;
 pub(crate) mod metrics;

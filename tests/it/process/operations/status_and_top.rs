@@ -7,12 +7,13 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::support::client::Request;
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
 use crate::support::terminal::PseudoTerminal;
-use crate::support::{process, wait};
+use crate::support::{client, process, wait};
 
-/// What leaves the alternate screen, so that the operator finds his own again.
+/// What leaves the alternate screen, so that the operator's own shows again.
 const RESTORED: &str = "\x1b[?1049l";
 
 fn run_dir(plan: &TestFleetBuilder) -> PathBuf {
@@ -57,7 +58,7 @@ fn status_tells_what_clients_counted_and_who_serves() {
 
 #[test]
 fn status_for_people_has_a_line_for_each_slot_and_no_colours_in_a_pipe() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let (code, page, err) = ask(fleet.plan(), &["status"]);
     assert_eq!((code, err.as_str()), (0, ""));
@@ -72,7 +73,7 @@ fn status_for_people_has_a_line_for_each_slot_and_no_colours_in_a_pipe() {
 
 #[test]
 fn a_crash_and_its_reason_are_seen() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     process::signal(fleet.workers()[0], Signal::SIGKILL);
     let slot = wait::until_some("the slot serves again", wait::LONG, || {
@@ -96,7 +97,7 @@ fn without_a_fleet_both_end_with_69_and_say_so() {
 
 #[test]
 fn top_needs_a_terminal_and_says_what_does_not() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let (code, _, err) = ask(fleet.plan(), &["top"]);
     assert_eq!(code, 64);
@@ -105,7 +106,7 @@ fn top_needs_a_terminal_and_says_what_does_not() {
 
 #[test]
 fn top_gives_the_terminal_back_however_it_ends() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     for key in ["q", "\x03", "\x1b"] {
         let mut top = PseudoTerminal::run(&run_dir(fleet.plan()), &["top"]);
@@ -125,7 +126,7 @@ fn top_gives_the_terminal_back_however_it_ends() {
 
 #[test]
 fn top_replaces_a_worker_only_after_a_yes() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let before = fleet.workers();
     let mut top = PseudoTerminal::run(&run_dir(fleet.plan()), &["top", "--interval", "100ms"]);
@@ -146,7 +147,7 @@ fn top_replaces_a_worker_only_after_a_yes() {
 
 #[test]
 fn top_bears_a_stopped_supervisor_and_finds_the_next_fleet() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).workers(1);
     let mut first = plan.start();
     let mut top = PseudoTerminal::run(&run_dir(&plan), &["top", "--interval", "100ms"]);
@@ -165,7 +166,7 @@ fn top_bears_a_stopped_supervisor_and_finds_the_next_fleet() {
 
 #[test]
 fn top_and_the_totals_go_on_over_an_upgrade() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     assert_eq!(fleet.get("/hello").status, 200);
     let mut top = PseudoTerminal::run(&run_dir(fleet.plan()), &["top", "--interval", "100ms"]);
@@ -178,4 +179,75 @@ fn top_and_the_totals_go_on_over_an_upgrade() {
     let status = status(&fleet);
     assert_eq!((&status["totals"]["requests"], &status["supervisor_pid"]), (&1.into(), &fleet.pid().into()));
     assert_eq!((&status["last_rollout"]["kind"], &status["generation"]), (&"upgrade".into(), &2.into()));
+}
+
+/// Names in a document, at any depth, that give another unit than seconds, bytes and ratios.
+fn names_in_other_units(document: &Value) -> Vec<String> {
+    let odd = |name: &str| {
+        let units = ["_ms", "_us", "_ns", "_s", "_percent", "_permille", "_milliseconds"];
+        units.iter().any(|unit| name.ends_with(unit))
+    };
+    match document {
+        Value::Object(fields) => {
+            let own = fields.keys().filter(|name| odd(name)).cloned();
+            own.chain(fields.values().flat_map(names_in_other_units)).collect()
+        }
+        Value::Array(items) => items.iter().flat_map(names_in_other_units).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn every_number_that_leaves_the_fleet_is_in_base_units() {
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).set("REGATTA_FLEET__HEARTBEAT_INTERVAL", "200ms");
+    let fleet = plan.set("REGATTA_TASKS__CONCURRENCY", "1").start();
+    let body = br#"{"kind":"primes","n":7}"#;
+    let task = client::once(fleet.listen, Request::post("/tasks").body("application/json", body)).unwrap();
+    let id = task.json()["id"].as_str().unwrap().to_owned();
+    let done = || fleet.get(&format!("/tasks/{id}")).json();
+    wait::until("the task is done", wait::LONG, || done()["state"] == "done");
+    let victim = fleet.workers()[0];
+    fleet.crash(victim);
+    let all = wait::until_some("its heartbeat has figures", wait::LONG, || {
+        let (_, text) = fleet.plan().clone().args(&["status", "--all", "--json"]).run();
+        let listed: Value = serde_json::from_str(&text).unwrap();
+        listed["instances"][0]["figures"].is_object().then_some(listed)
+    });
+    let (code, events, _) = ask(fleet.plan(), &["events", "--json"]);
+    assert_eq!(code, 0);
+    let own = fleet.operator("/fleet.json").json();
+    assert_eq!((&own["version"], &all["version"]), (&2.into(), &2.into()));
+    for moment in [&own["started_at"], &own["instances"][0]["started_at"], &done()["finished_at"]] {
+        assert!(moment.as_str().is_some_and(|text| text.ends_with('Z')), "{moment}");
+    }
+    let mut documents = vec![own, all, status(&fleet), done(), task.json()];
+    let lines = [events, fleet.log()];
+    documents.extend(
+        lines.iter().flat_map(|text| text.lines()).filter_map(|line| serde_json::from_str(line).ok()),
+    );
+    assert!(documents.len() > 10);
+    for document in documents {
+        assert_eq!(names_in_other_units(&document), [""; 0], "{document}");
+    }
+}
+
+/// The command line and the page read one document.
+#[test]
+fn fleet_json_is_the_status_document_without_what_only_the_supervisor_knows() {
+    fn names(value: &Value) -> Vec<&String> {
+        value.as_object().unwrap().keys().collect()
+    }
+    let redis = TestRedis::start();
+    let fleet = TestFleetBuilder::on(&redis).start();
+    let (page, own) = (fleet.operator("/fleet.json").json(), status(&fleet));
+    let shown: Vec<_> = names(&page).into_iter().filter(|name| !name.starts_with("instances")).collect();
+    assert_eq!(shown, names(&own));
+    assert_eq!(names(&page["slots"][0]), names(&own["slots"][0]));
+    assert_eq!(names(&page["slots"][0]["worker"]), names(&own["slots"][0]["worker"]));
+    assert_eq!((&page["state"], &page["slots"][0]["open"]), (&"unknown".into(), &Value::Null));
+    for field in ["supervisor_pid", "started_at", "generation", "build"] {
+        assert_eq!(page[field], own[field], "{field}");
+    }
+    assert_eq!(page["slots"][0]["worker"]["pid"], own["slots"][0]["worker"]["pid"]);
 }

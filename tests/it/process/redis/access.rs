@@ -53,7 +53,7 @@ async fn the_manual_s_rules_are_enough_for_tasks() {
         let config = config::load(&ConfigInputs { flags, ..ConfigInputs::default() }).unwrap();
         let redis = RedisClient::new(&config.redis, config.redis.url.as_ref().unwrap(), "test").unwrap();
         redis.start();
-        let tasks = TaskQueue::new(redis.clone(), &config.tasks, "test:1");
+        let tasks = TaskQueue::with_client(redis.clone(), &config.tasks, "test:1");
         tasks.register("echo", |text: String, _: &TaskContext| match text.as_str() {
             "again" => Err(TaskFailure::retry(text)),
             _ => Ok(text),

@@ -117,8 +117,13 @@ async fn a_machine_that_is_gone_is_dead_after_its_lifetime() {
             redis.heartbeat(&machine("lives"), LIFE).await.unwrap();
             clock.step(step);
             eventually("only one lives, and the list is whole", async || {
+                let sent = Instant::now();
                 assert!(redis.heartbeat(&machine("lives"), LIFE).await.is_ok());
                 let machines = redis.list_instances().await.unwrap();
+                // On a machine so busy that the answer took a lifetime it tells nothing: it is asked again.
+                if sent.elapsed() >= LIFE / 2 {
+                    return false;
+                }
                 let ids: Vec<_> = machines.instances.iter().map(|seen| seen.instance.id.as_str()).collect();
                 assert!(ids.contains(&"lives"), "{mode:?} {step} {ids:?}");
                 ids == ["lives"] && machines.complete

@@ -135,7 +135,7 @@ fn under(server: &TestRedis, fleet: &TestFleet, scenario: &str, act: impl FnOnce
             posts = !posts;
             let request = if posts { Request::post("/counters/hits") } else { Request::get("/") };
             let answer = visitor.try_request(address, request);
-            // No fault takes a visitor's cookie away, or gives him another session.
+            // No fault takes a visitor's cookie away, or leads it to another session.
             assert_eq!(visitor.cookies, own);
             (number, posts, answer)
         }

@@ -20,7 +20,7 @@ fn logged_in(fleet: &TestFleet, name: &str) -> CookieClient {
 
 #[test]
 fn a_handler_that_fails_after_a_new_id_leaves_a_session_that_works() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).example("cart").start();
     for what in ["/account/regenerate?fail=true", "/session/cycle?fail=true"] {
         let mut visitor = shopper(&fleet);
@@ -41,7 +41,7 @@ fn a_handler_that_fails_after_a_new_id_leaves_a_session_that_works() {
 
 #[test]
 fn a_new_id_is_told_though_what_came_after_it_is_refused() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).example("cart").start();
     let mut visitor = shopper(&fleet);
     let old = visitor.cookies["sid"].clone();
@@ -52,7 +52,7 @@ fn a_new_id_is_told_though_what_came_after_it_is_refused() {
 
 #[test]
 fn a_replaced_id_keeps_the_user_and_a_flushed_session_does_not() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).example("cart").start();
     for what in ["/account/regenerate", "/session/cycle"] {
         let mut visitor = logged_in(&fleet, "ann");
@@ -108,7 +108,7 @@ fn log_out_everywhere_ends_fifty_sessions_in_one_step() {
 
 #[test]
 fn a_cookie_that_its_worker_remembers_is_worth_no_more_than_its_session() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).example("cart").start();
     let (mut ann, mut other) = (logged_in(&fleet, "ann"), logged_in(&fleet, "ann"));
     let genuine = ann.cookies["sid"].clone();
@@ -293,7 +293,7 @@ fn lifetimes_end_by_the_clock_of_redis_and_a_touch_is_rare() {
 
 #[test]
 fn too_much_is_refused_and_leaves_what_was_there() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).example("cart").start();
     let mut visitor = shopper(&fleet);
     let refused = post(&mut visitor, &fleet, "/fill/big/16384");

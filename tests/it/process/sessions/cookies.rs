@@ -56,7 +56,7 @@ fn ours_is_found_whatever_else_is_sent() {
 
 #[test]
 fn a_request_whose_cookie_cannot_be_told_is_refused_and_never_a_stranger_s() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let (mut visitor, own) = known(&fleet);
     // Signed for another name: the right form, a key of ours, and not genuine.
@@ -79,7 +79,7 @@ fn a_request_whose_cookie_cannot_be_told_is_refused_and_never_a_stranger_s() {
 #[test]
 fn a_cookie_that_went_without_tls_is_replaced_under_it() {
     for mode in ["fcall", "evalsha", "plain"] {
-        let redis = TestRedis::start();
+        let redis = TestRedis::shared();
         let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_REDIS__MODE", mode);
         let fleet = plan.start();
         let (mut visitor, overheard) = known(&fleet);
@@ -137,7 +137,7 @@ fn requests_that_come_during_the_move_lose_nothing_of_the_session() {
 
 #[test]
 fn the_secure_cookie_counts_before_the_plain_one_which_is_removed_once() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let mut visitor = known(&fleet).0;
     assert_eq!(visitor.request(fleet.listen, tls(Request::get("/"))).view().1, 3);
@@ -158,7 +158,7 @@ fn the_secure_cookie_counts_before_the_plain_one_which_is_removed_once() {
 
 #[test]
 fn the_plain_cookie_is_never_read_where_cookies_are_always_secure() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis)
         .workers(1)
         .set("REGATTA_SESSION__SECRETS", "a signing key of this test's own choice");

@@ -10,7 +10,7 @@ use crate::support::{parallel_clients, soak, wait};
 
 #[test]
 fn parallel_requests_that_each_set_their_own_field_lose_none() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).example("cart").start();
     let mut lost = 0;
     let runs = soak::length(2, 20);
@@ -33,7 +33,7 @@ fn parallel_requests_that_each_set_their_own_field_lose_none() {
 
 #[test]
 fn two_hundred_parallel_increments_give_two_hundred() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).example("cart").start();
     let runs = soak::length(1, 20);
     for _ in 0..runs {
@@ -51,7 +51,7 @@ fn two_hundred_parallel_increments_give_two_hundred() {
 
 #[test]
 fn an_update_that_was_answered_is_in_the_list_and_one_that_was_refused_is_not() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).example("cart").start();
     let mut visitor = shopper(&fleet);
     let answers = parallel_clients::parallel(8, 10, |client| {
@@ -67,7 +67,7 @@ fn an_update_that_was_answered_is_in_the_list_and_one_that_was_refused_is_not() 
 
 #[test]
 fn of_two_changes_of_a_strict_field_the_second_is_refused_and_of_others_none_is() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_SESSION__STRICT_FIELDS", "total");
     let fleet = plan.example("cart").start();
     let visitor = shopper(&fleet);
@@ -127,7 +127,7 @@ fn a_logout_ends_the_session_whatever_is_under_way_in_it() {
 
 #[test]
 fn reads_with_an_old_id_never_see_the_user_and_never_touch_the_new_cookie() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).example("cart").start();
     let runs = soak::length(5, 100);
     for _ in 0..runs {

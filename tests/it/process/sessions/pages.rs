@@ -38,7 +38,7 @@ fn log_in(visitor: &mut CookieClient, fleet: &TestFleet, name: &str) -> Response
 
 #[test]
 fn a_browser_logs_in_by_the_form_and_out_again() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let mut visitor = CookieClient::default();
     assert_eq!(page(&mut visitor, &fleet, "/me").header("Location"), "/login");
@@ -56,7 +56,7 @@ fn a_browser_logs_in_by_the_form_and_out_again() {
 
 #[test]
 fn forms_that_are_not_from_here_change_nothing() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let mut visitor = CookieClient::default();
     log_in(&mut visitor, &fleet, "ann");
@@ -83,7 +83,7 @@ fn forms_that_are_not_from_here_change_nothing() {
 
 #[test]
 fn a_name_that_is_none_is_explained_on_the_page() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let mut visitor = CookieClient::default();
     let refused = log_in(&mut visitor, &fleet, "++");
@@ -101,7 +101,7 @@ fn a_name_that_is_none_is_explained_on_the_page() {
 
 #[test]
 fn a_user_sees_his_sessions_and_ends_them() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let mut devices: Vec<CookieClient> = Vec::new();
     for name in ["Laptop", "Telephone", "Tablet"] {
@@ -181,7 +181,7 @@ impl Jar {
 
 #[test]
 fn a_host_cookie_is_really_cleared_at_logout() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let mut jar = Jar::default();
     let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
@@ -200,7 +200,7 @@ fn a_host_cookie_is_really_cleared_at_logout() {
 
 #[test]
 fn logins_are_limited_more_strictly_where_a_policy_says_so() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).set("REGATTA_LIMITS__LOGIN__RATE", "5/min");
     let plan = plan.set("REGATTA_LIMITS__LOGIN__BURST", "3").set("REGATTA_LIMITS__LOGIN__ROUTES", "/login");
     let fleet = plan.start();

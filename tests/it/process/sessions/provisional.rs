@@ -75,7 +75,7 @@ fn fleet_is_used_up(fleet: &TestFleet) {
 #[test]
 fn a_ticket_that_comes_back_makes_a_session_with_the_views_it_then_has() {
     for mode in MODES {
-        let redis = TestRedis::start();
+        let redis = TestRedis::shared();
         let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_REDIS__MODE", mode).start();
         let mut visitor = visited(&fleet);
         assert_eq!(form(&visitor), "v3.", "{mode}");
@@ -90,7 +90,7 @@ fn a_ticket_that_comes_back_makes_a_session_with_the_views_it_then_has() {
 #[test]
 fn two_hundred_parallel_returns_are_two_hundred_and_one_views() {
     for mode in MODES {
-        let redis = TestRedis::start();
+        let redis = TestRedis::shared();
         let plan = TestFleetBuilder::on(&redis).workers(4).set("REGATTA_REDIS__MODE", mode);
         let fleet = plan.set("REGATTA_SESSION__CREATE_BURST", "1").start();
         let mut visitor = visited(&fleet);
@@ -130,7 +130,7 @@ fn a_ticket_that_a_form_gave_has_no_view() {
 #[test]
 fn a_first_view_is_in_its_ticket_whatever_else_the_request_does_and_when() {
     for (mode, create) in MODES.into_iter().flat_map(|mode| [(mode, "return"), (mode, "write")]) {
-        let redis = TestRedis::start();
+        let redis = TestRedis::shared();
         let plan = TestFleetBuilder::on(&redis).workers(2).example("cart").set("REGATTA_REDIS__MODE", mode);
         let fleet = plan.set("REGATTA_SESSION__CREATE", create).start();
         // First request, and what its cookie is.
@@ -175,7 +175,7 @@ fn a_first_view_is_in_its_ticket_whatever_else_the_request_does_and_when() {
 #[test]
 fn two_hundred_parallel_returns_of_a_ticket_without_a_view_are_two_hundred_views() {
     for mode in MODES {
-        let redis = TestRedis::start();
+        let redis = TestRedis::shared();
         let plan = TestFleetBuilder::on(&redis).workers(4).set("REGATTA_REDIS__MODE", mode);
         let fleet = plan.set("REGATTA_SESSION__CREATE_BURST", "1").start();
         let mut visitor = CookieClient::default();
@@ -192,7 +192,7 @@ fn two_hundred_parallel_returns_of_a_ticket_without_a_view_are_two_hundred_views
 #[test]
 fn a_session_that_ended_is_not_made_anew_by_its_ticket() {
     for mode in MODES {
-        let redis = TestRedis::start();
+        let redis = TestRedis::shared();
         let fleet = TestFleetBuilder::on(&redis).example("cart").set("REGATTA_REDIS__MODE", mode).start();
         for end in ["/account/logout", "/session/flush"] {
             let mut visitor = CookieClient::default();
@@ -335,7 +335,7 @@ fn a_flood_that_sends_each_ticket_back_leaves_nothing_that_lasts() {
 
 #[test]
 fn a_fleet_that_makes_sessions_by_data_sends_no_cookie_before_them() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).set("REGATTA_SESSION__CREATE", "write").start();
     let mut visitor = visited(&fleet);
     assert!(visitor.cookies.is_empty());
@@ -364,7 +364,7 @@ fn a_first_visit_is_one_call_and_writes_less_than_a_session() {
 
 #[test]
 fn per_session_nobody_gets_a_new_bucket_by_being_a_stranger() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_LIMITS__DEFAULT__RATE", "5/h");
     let plan = plan.set("REGATTA_LIMITS__DEFAULT__BURST", "5").set("REGATTA_LIMITS__DEFAULT__PER", "session");
     let fleet = plan.start();

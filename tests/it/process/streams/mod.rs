@@ -5,5 +5,6 @@ pub(crate) mod broadcast;
 pub(crate) mod page_stream;
 pub(crate) mod sse;
 pub(crate) mod stream_faults;
+pub(crate) mod stream_load;
 pub(crate) mod websocket;
 pub(crate) mod websocket_hostile;

@@ -44,7 +44,7 @@ fn requests(seen: &Value) -> u64 {
 
 #[test]
 fn whoever_watches_sees_views_and_slots_change_and_silence_else() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let mut watcher = Watcher::come(&fleet);
     let first = watcher.event().unwrap();
@@ -91,7 +91,7 @@ fn many_watchers_cost_redis_what_one_does_and_none_cost_nothing() {
 
 #[test]
 fn the_stream_ends_when_its_worker_leaves_and_goes_on_at_the_successor() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let mut watcher = Watcher::come(&fleet);
     let before = watcher.event().unwrap()["slots"][0]["pid"].clone();
@@ -130,7 +130,7 @@ fn the_stream_outlives_redis() {
 
 #[test]
 fn a_quiet_page_is_told_again_how_it_stands() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let mut watcher = Watcher::come(&fleet);
     // Longer than it is silent.
@@ -144,7 +144,7 @@ fn a_quiet_page_is_told_again_how_it_stands() {
 
 #[test]
 fn streams_of_other_events_have_their_bound_too() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet =
         TestFleetBuilder::on(&redis).workers(1).set("REGATTA_BROADCAST__MAX_SUBSCRIBERS", "2").start();
     let first = Watcher::come(&fleet);
@@ -162,7 +162,7 @@ fn streams_of_other_events_have_their_bound_too() {
 
 #[test]
 fn files_of_another_version_are_this_ones_and_not_kept() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).start();
     let page = client::once(fleet.listen, Request::get("/").header("Accept", "text/html")).unwrap().text();
     let named = |kind: &str| {

@@ -31,7 +31,7 @@ fn everywhere(fleet: &TestFleet, target: &str, workers: usize) -> Vec<Stream> {
 
 #[test]
 fn a_message_reaches_every_worker_once_and_in_order() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = stream::plan(&redis).workers(2).start();
     let mut streams = everywhere(&fleet, "/events?topic=boats", 2);
     let mut other = Stream::open(fleet.listen, "/events");
@@ -54,7 +54,7 @@ fn a_message_reaches_every_worker_once_and_in_order() {
 
 #[test]
 fn whoever_comes_again_goes_on_where_it_was() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = stream::plan(&redis).workers(2).start();
     let ids: Vec<_> = (0..10).map(|n| publish(fleet.listen, "t", &n.to_string())).collect();
     let after = |n: usize| (n + 1..10).map(|n| n.to_string()).collect::<Vec<_>>();
@@ -78,7 +78,7 @@ fn whoever_comes_again_goes_on_where_it_was() {
 
 #[test]
 fn nothing_breaks_out_of_a_message() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = stream::plan(&redis).workers(1).start();
     let mut stream = Stream::open(fleet.listen, "/events");
     let nasty = [
@@ -104,7 +104,7 @@ fn nothing_breaks_out_of_a_message() {
 
 #[test]
 fn what_cannot_be_sent_is_refused_with_a_reason() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MAX_MESSAGE_SIZE", "1KiB").start();
     let post = |kind: &str, body: &str| {
         client::once(fleet.listen, Request::post("/broadcast").body(kind, body.as_bytes())).unwrap()
@@ -126,7 +126,7 @@ fn what_cannot_be_sent_is_refused_with_a_reason() {
 
 #[test]
 fn other_sites_broadcast_nothing() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = stream::plan(&redis).workers(1).start();
     let body = b"message=evil";
     let form = || Request::post("/broadcast").body("application/x-www-form-urlencoded", body);
@@ -136,7 +136,7 @@ fn other_sites_broadcast_nothing() {
     from("Origin", "https://evil.test").assert_problem(403);
     from("Origin", "null").assert_problem(403);
     assert_eq!(from("Origin", "http://localhost").status, 202);
-    // A visitor's form has to be his own.
+    // A form is accepted only from the visitor it was made for.
     let mut visitor = CookieClient::default();
     visitor.view(fleet.listen);
     visitor.request(fleet.listen, form()).assert_problem(403);
@@ -144,7 +144,7 @@ fn other_sites_broadcast_nothing() {
 
 #[test]
 fn a_quiet_stream_shows_that_it_lives_and_is_never_cut_for_being_quiet() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__KEEP_ALIVE_INTERVAL", "300ms");
     let fleet = plan.set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "600ms").start();
     let mut stream = Stream::open(fleet.listen, "/events");
@@ -161,7 +161,7 @@ fn a_quiet_stream_shows_that_it_lives_and_is_never_cut_for_being_quiet() {
 
 #[test]
 fn a_client_that_reads_nothing_holds_up_nobody_and_is_cut() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "1s");
     let fleet = plan.set("REGATTA_BROADCAST__KEEP_ALIVE_INTERVAL", "200ms").start();
     let mut deaf = Connection::open(fleet.listen).unwrap();
@@ -184,7 +184,7 @@ fn a_client_that_reads_nothing_holds_up_nobody_and_is_cut() {
 
 #[test]
 fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MAX_LAG", "8");
     let fleet = plan.set("REGATTA_BROADCAST__RETENTION_MESSAGES", "10000").start();
     let mut slow = Stream::open(fleet.listen, "/events");
@@ -213,7 +213,7 @@ fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
 
 #[test]
 fn a_reload_ends_streams_and_loses_nothing() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = stream::plan(&redis).workers(2).set("REGATTA_WORKERS__CANARY_PERIOD", "300ms");
     let fleet = plan.set("REGATTA_DRAIN__TIMEOUT", "30s").start();
     let mut streams = everywhere(&fleet, "/events", 2);
@@ -250,7 +250,7 @@ fn a_reload_ends_streams_and_loses_nothing() {
 
 #[test]
 fn streams_end_with_the_fleet_at_once() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut fleet = stream::plan(&redis).workers(2).set("REGATTA_DRAIN__TIMEOUT", "60s").start();
     let mut streams = everywhere(&fleet, "/events", 2);
     // Its stop waits 15 s only.
@@ -263,7 +263,7 @@ fn streams_end_with_the_fleet_at_once() {
 
 #[test]
 fn many_streams_share_a_connection_of_http2() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = stream::plan(&redis).workers(1).start();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client: Client<_, Body> = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
@@ -296,7 +296,7 @@ fn many_streams_share_a_connection_of_http2() {
 
 #[test]
 fn old_clients_and_those_who_only_look_are_served() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet =
         stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__KEEP_ALIVE_INTERVAL", "100ms").start();
     let head = client::once(fleet.listen, Request::new("HEAD", "/events")).unwrap();
@@ -312,7 +312,7 @@ fn old_clients_and_those_who_only_look_are_served() {
 
 #[test]
 fn a_stream_keeps_its_place_in_a_concurrency_limit_until_it_ends() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = stream::plan(&redis).workers(2).set("REGATTA_LIMITS__STREAMS__CONCURRENCY", "2");
     let fleet = plan.set("REGATTA_LIMITS__STREAMS__ROUTES", "/events").start();
     let first = Stream::open(fleet.listen, "/events");
@@ -328,7 +328,7 @@ fn a_stream_keeps_its_place_in_a_concurrency_limit_until_it_ends() {
 
 #[test]
 fn as_many_subscribe_as_a_worker_takes() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MAX_SUBSCRIBERS", "3");
     let fleet = plan.set("REGATTA_BROADCAST__MAX_TOPICS", "2").start();
     let a = Stream::open(fleet.listen, "/events?topic=a");
@@ -348,7 +348,7 @@ fn as_many_subscribe_as_a_worker_takes() {
 
 #[test]
 fn without_server_side_code_there_are_no_broadcasts() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = stream::plan(&redis).workers(1).set("REGATTA_REDIS__MODE", "plain").start();
     try_publish(fleet.listen, "news", "x").assert_problem(501);
     fleet.get("/events").assert_problem(501);

@@ -40,7 +40,7 @@ fn gone(before: &[u32]) {
 
 #[test]
 fn workers_killed_again_and_again_cost_no_message() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     for round in 0..soak::length(6, 60) {
@@ -55,7 +55,7 @@ fn workers_killed_again_and_again_cost_no_message() {
 
 #[test]
 fn both_workers_killed_at_once_cost_no_message() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     for _ in 0..soak::length(2, 20) {
@@ -72,7 +72,7 @@ fn both_workers_killed_at_once_cost_no_message() {
 
 #[test]
 fn who_has_heard_nothing_yet_misses_nothing_either() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     for round in 0..soak::length(2, 10) {
         // Topics of their own, about which no one knows anything.
@@ -95,7 +95,7 @@ fn who_has_heard_nothing_yet_misses_nothing_either() {
 
 #[test]
 fn reloads_end_streams_politely_and_soon() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     let mut longest = Duration::ZERO;
@@ -115,7 +115,7 @@ fn reloads_end_streams_politely_and_soon() {
 
 #[test]
 fn upgrades_end_streams_politely() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     for _ in 0..soak::length(2, 10) {
@@ -132,7 +132,7 @@ fn upgrades_end_streams_politely() {
 
 #[test]
 fn scaling_moves_streams_and_loses_none() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     for _ in 0..soak::length(2, 10) {
@@ -154,7 +154,7 @@ fn scaling_moves_streams_and_loses_none() {
 
 #[test]
 fn a_stop_ends_streams_politely_and_soon() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut fleet = plan(&redis).start();
     let stage = DeliveryScenario::busy(&[fleet.listen], clients());
     // Long before `drain.timeout`, or this fails.

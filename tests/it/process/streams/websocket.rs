@@ -35,7 +35,7 @@ fn said(text: &str) -> Frame {
 
 #[test]
 fn what_one_says_all_hear_on_every_worker() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = stream::plan(&redis).workers(2).start();
     let mut sockets = everywhere(&fleet, "/ws?topic=quay", 2);
     let mut stream = Stream::open(fleet.listen, "/events?topic=quay");
@@ -56,7 +56,7 @@ fn what_one_says_all_hear_on_every_worker() {
 
 #[test]
 fn whoever_comes_again_goes_on_where_it_was() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = stream::plan(&redis).workers(1).start();
     let ids: Vec<_> = (0..5).map(|n| publish(fleet.listen, "news", &n.to_string())).collect();
     let mut socket = WebSocketClient::open(fleet.listen, &format!("/ws?after={}", ids[1]));
@@ -78,7 +78,7 @@ fn whoever_comes_again_goes_on_where_it_was() {
 
 #[test]
 fn only_a_handshake_of_our_own_pages_opens_one() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan =
         stream::plan(&redis).workers(1).set("REGATTA_WEBSOCKET__ALLOWED_ORIGINS", "https://friend.test");
     let fleet = plan.start();
@@ -117,7 +117,7 @@ fn only_a_handshake_of_our_own_pages_opens_one() {
 
 #[test]
 fn whoever_says_too_much_is_told_and_then_sent_away() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet =
         stream::plan(&redis).workers(1).set("REGATTA_WEBSOCKET__MAX_MESSAGES_PER_SECOND", "5").start();
     let mut loud = WebSocketClient::open(fleet.listen, "/ws");
@@ -151,7 +151,7 @@ fn whoever_says_too_much_is_told_and_then_sent_away() {
 
 #[test]
 fn what_is_no_message_is_answered_and_nothing_else_happens() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MAX_MESSAGE_SIZE", "100");
     let fleet = plan.start();
     let mut socket = WebSocketClient::open(fleet.listen, "/ws");
@@ -172,7 +172,7 @@ fn what_is_no_message_is_answered_and_nothing_else_happens() {
 
 #[test]
 fn a_client_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__KEEP_ALIVE_INTERVAL", "300ms");
     let fleet = plan.set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "500ms").start();
     let mut dead = WebSocketClient::open(fleet.listen, "/ws");
@@ -199,7 +199,7 @@ fn a_client_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
 
 #[test]
 fn a_client_that_vanishes_is_forgotten() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = stream::plan(&redis).workers(1).start();
     for n in 0..3 {
         let mut socket = WebSocketClient::open(fleet.listen, "/ws");
@@ -222,7 +222,7 @@ fn a_client_that_vanishes_is_forgotten() {
 
 #[test]
 fn a_reload_closes_sockets_and_loses_nothing() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = stream::plan(&redis).workers(2).set("REGATTA_WORKERS__CANARY_PERIOD", "300ms");
     let fleet = plan.set("REGATTA_DRAIN__TIMEOUT", "30s").start();
     let mut sockets = everywhere(&fleet, "/ws", 2);
@@ -250,7 +250,7 @@ fn a_reload_closes_sockets_and_loses_nothing() {
 
 #[test]
 fn a_client_that_answers_nothing_does_not_hold_its_worker() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut fleet = stream::plan(&redis).workers(1).set("REGATTA_DRAIN__TIMEOUT", "60s").start();
     let mut deaf = WebSocketClient::open(fleet.listen, "/ws");
     // Its stop waits 15 s only; the close frame is not answered.
@@ -262,7 +262,7 @@ fn a_client_that_answers_nothing_does_not_hold_its_worker() {
 
 #[test]
 fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MAX_LAG", "8");
     let fleet = plan.set("REGATTA_BROADCAST__RETENTION_MESSAGES", "10000").start();
     let mut slow = WebSocketClient::open(fleet.listen, "/ws");
@@ -297,7 +297,7 @@ fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
 
 #[test]
 fn a_socket_keeps_its_place_in_a_concurrency_limit_until_it_ends() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = stream::plan(&redis).workers(2).set("REGATTA_LIMITS__SOCKETS__CONCURRENCY", "2");
     let fleet = plan.set("REGATTA_LIMITS__SOCKETS__ROUTES", "/ws").start();
     let first = WebSocketClient::open(fleet.listen, "/ws");
@@ -311,7 +311,7 @@ fn a_socket_keeps_its_place_in_a_concurrency_limit_until_it_ends() {
 
 #[test]
 fn http2_opens_none_and_says_so() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = stream::plan(&redis).workers(1).start();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client: Client<_, Body> = Client::builder(TokioExecutor::new()).http2_only(true).build_http();

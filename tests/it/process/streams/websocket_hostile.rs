@@ -280,7 +280,7 @@ fn a_flood_of_empty_frames_costs_others_little() {
 
 #[test]
 fn a_client_that_takes_nothing_is_dropped_and_holds_up_nobody() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = stream::plan(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "2s");
     let fleet = plan.set("REGATTA_BROADCAST__MAX_MESSAGE_SIZE", "64KiB").start();
     let deaf = WebSocketClient::open(fleet.listen, "/ws");
@@ -296,7 +296,7 @@ fn a_client_that_takes_nothing_is_dropped_and_holds_up_nobody() {
 
 #[test]
 fn what_is_half_a_handshake_waits_no_longer_than_a_header() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = stream::plan(&redis).workers(1).set("REGATTA_HTTP__HEADER_TIMEOUT", "500ms").start();
     let mut slow = Connection::open(fleet.listen).unwrap();
     slow.send(b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n").unwrap();

@@ -28,7 +28,7 @@ fn busy(fleet: &TestFleet) -> impl FnOnce() {
 
 #[test]
 fn load_starts_workers_and_silence_stops_them() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     assert_eq!(fleet.workers().len(), 1);
     let stop = busy(&fleet);
@@ -46,7 +46,7 @@ fn load_starts_workers_and_silence_stops_them() {
 
 #[test]
 fn workers_that_are_stopped_by_the_load_lose_nothing() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).set("REGATTA_WORKERS__COUNT", "3").unset("WEB_CONCURRENCY").start();
     // So little that workers are stopped under it.
     let address = fleet.listen;
@@ -61,7 +61,7 @@ fn workers_that_are_stopped_by_the_load_lose_nothing() {
 
 #[test]
 fn a_dry_run_only_says_what_it_would_do() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).set("REGATTA_AUTOSCALE__MODE", "dry-run").start();
     let stop = busy(&fleet);
     wait::until("it is said", wait::LONG, || {

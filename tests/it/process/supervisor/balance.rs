@@ -15,7 +15,7 @@ use crate::support::{process, wait};
 
 #[test]
 fn kept_connections_are_even_over_2_4_8_and_16_workers() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     for workers in [2, 4, 8, 16] {
         let fleet = TestFleetBuilder::on(&redis).workers(workers).start();
         let answers = use_all(&mut open(&fleet, KEPT));
@@ -25,7 +25,7 @@ fn kept_connections_are_even_over_2_4_8_and_16_workers() {
 
 #[test]
 fn a_connection_is_counted_once_however_it_came() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let mut kept = open(&fleet, KEPT);
     let _ = use_all(&mut kept);
@@ -49,7 +49,7 @@ fn a_connection_is_counted_once_however_it_came() {
 
 #[test]
 fn who_comes_late_gets_what_is_missing() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let mut kept = open(&fleet, 32);
     let _ = use_all(&mut kept);
@@ -104,7 +104,7 @@ fn ask_until_even(fleet: &TestFleet, kept: &mut [Connection], workers: usize) {
 
 #[test]
 fn kept_connections_become_even_again_after_reloads_and_deaths() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let mut kept = open(&fleet, KEPT);
     ask_until_even(&fleet, &mut kept, 4);
@@ -123,7 +123,7 @@ fn kept_connections_become_even_again_after_reloads_and_deaths() {
 
 #[test]
 fn a_new_slot_gets_its_share_of_those_that_are_kept() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(3).start();
     let mut kept = open(&fleet, KEPT);
     ask_until_even(&fleet, &mut kept, 3);
@@ -137,7 +137,7 @@ fn a_new_slot_gets_its_share_of_those_that_are_kept() {
 
 #[test]
 fn without_it_and_with_clients_steered_by_their_address_none_is_passed() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     for (name, value) in [("REGATTA_LISTEN__BALANCE", "false"), ("REGATTA_LISTEN__STEERING", "client-ip")] {
         let fleet = TestFleetBuilder::on(&redis).workers(4).set(name, value).start();
         let _ = use_all(&mut open(&fleet, KEPT));
@@ -147,7 +147,7 @@ fn without_it_and_with_clients_steered_by_their_address_none_is_passed() {
 
 #[test]
 fn a_worker_that_stands_still_holds_up_none_that_another_has_accepted() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     // Nothing steers past it.
     let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
     let frozen = fleet.ready()[0].1;
@@ -173,7 +173,7 @@ fn a_worker_that_stands_still_holds_up_none_that_another_has_accepted() {
 
 #[test]
 fn what_a_killed_worker_had_passed_on_is_served() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
     let before = total(&fleet, ACCEPTED);
     let [(_, frozen), (_, killed)] = fleet.ready()[..] else { panic!("two workers") };
@@ -200,7 +200,7 @@ fn what_a_killed_worker_had_passed_on_is_served() {
 
 #[test]
 fn a_fleet_that_stops_answers_what_is_on_its_way() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     for _ in 0..5 {
         let mut fleet = TestFleetBuilder::on(&redis).workers(4).start();
         let mut kept = open(&fleet, KEPT);
@@ -213,7 +213,7 @@ fn a_fleet_that_stops_answers_what_is_on_its_way() {
 
 #[test]
 fn connections_in_a_crowd_are_even_and_none_is_lost() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let before = total(&fleet, ACCEPTED);
     // More than the shared queue has room for.
@@ -226,7 +226,7 @@ fn connections_in_a_crowd_are_even_and_none_is_lost() {
 
 #[test]
 fn they_are_even_again_after_a_reload_and_an_upgrade() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet =
         TestFleetBuilder::on(&redis).workers(4).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms").start();
     for (signal, verb) in [(Signal::SIGHUP, "reload"), (Signal::SIGUSR2, "upgrade")] {

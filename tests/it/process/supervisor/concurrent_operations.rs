@@ -74,7 +74,7 @@ fn a_signal_to_every_process_at_once_is_a_stop_with_its_grace() {
 
 #[test]
 fn a_stop_that_meets_the_death_of_a_new_programs_first_worker_is_a_stop() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     for suspended in [true, false] {
         let mut fleet = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "30s").start();
         fleet.signal(Signal::SIGUSR2);
@@ -95,7 +95,7 @@ fn a_stop_that_meets_the_death_of_a_new_programs_first_worker_is_a_stop() {
 
 #[test]
 fn a_first_worker_that_has_served_its_requests_does_not_hold_a_reload_up() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__MAX_REQUESTS", "30");
     let fleet = plan.set("REGATTA_WORKERS__CANARY_PERIOD", "3s").start();
     let load = visitors(&fleet);
@@ -154,7 +154,7 @@ fn an_upgrade_that_cannot_be_gone_back_is_said_and_can_be_repaired() {
 
 #[test]
 fn a_whole_fleet_that_is_suspended_longer_than_a_short_hang_timeout_goes_on_as_it_was() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__HANG_TIMEOUT", "1s").start();
     let before = fleet.workers();
     let all: Vec<_> = [fleet.pid()].into_iter().chain(before.iter().copied()).collect();
@@ -194,7 +194,7 @@ fn a_worker_that_dies_in_the_grace_leaves_nobody_waiting_in_its_queue() {
 
 #[test]
 fn a_touched_file_does_not_keep_a_stopping_supervisor_busy() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).example("faulty").args(&["serve", "--watch"]);
     let mut fleet = plan.start();
     let mut request = begun(&fleet, "/slow/4000");
@@ -213,7 +213,7 @@ fn a_touched_file_does_not_keep_a_stopping_supervisor_busy() {
 
 #[test]
 fn a_change_that_comes_while_the_fleet_boots_is_followed_once_it_serves() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).example("faulty").args(&["serve", "--watch"]);
     let (faults, file) = (plan.folder().join("faults"), plan.folder().join("regatta.toml"));
     fs::write(&faults, "0 1").unwrap();

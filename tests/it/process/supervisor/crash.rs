@@ -41,7 +41,7 @@ fn go_on(pid: u32) {
 
 #[test]
 fn connections_queued_on_a_killed_workers_slot_are_answered() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     // Workers that stand still are to be no hang.
     let fleet = TestFleetBuilder::on(&redis).workers(4).set("REGATTA_WORKERS__HANG_TIMEOUT", "0").start();
     let workers = fleet.workers();
@@ -63,7 +63,7 @@ fn connections_queued_on_a_killed_workers_slot_are_answered() {
 
 #[test]
 fn all_workers_killed_at_once_refuse_no_connection() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(3).set("REGATTA_WORKERS__HANG_TIMEOUT", "0").start();
     // Workers that have served for a while are replaced at once.
     wait::let_pass(Duration::from_millis(1200));
@@ -79,7 +79,7 @@ fn all_workers_killed_at_once_refuse_no_connection() {
 
 #[test]
 fn a_crash_fails_no_request_of_another_worker() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let hello = Request::get("/hello");
     let mut by_worker: BTreeMap<u32, Vec<Connection>> = BTreeMap::new();
@@ -109,7 +109,7 @@ fn a_crash_fails_no_request_of_another_worker() {
 
 #[test]
 fn the_slot_of_a_killed_worker_serves_again() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let mut visitor = CookieClient::default();
     visitor.view(fleet.listen);
@@ -131,7 +131,7 @@ fn the_slot_of_a_killed_worker_serves_again() {
 
 #[test]
 fn every_fatal_signal_is_survived() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     for fatal in [Signal::SIGABRT, Signal::SIGILL, Signal::SIGFPE, Signal::SIGTRAP] {
         let victim = fleet.workers()[0];
@@ -147,7 +147,7 @@ fn every_fatal_signal_is_survived() {
 
 #[test]
 fn fifty_crashes_leak_no_descriptor() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(8).start();
     let supervisor = process::descriptors(fleet.pid());
     let settled = |pid: u32| {
@@ -183,7 +183,7 @@ fn fifty_crashes_leak_no_descriptor() {
 
 #[test]
 fn a_worker_holds_the_sockets_of_its_own_slot_only() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let sockets = |count: usize| {
         let fleet = TestFleetBuilder::on(&redis).workers(count).start();
         let kinds = process::descriptors(fleet.workers()[0]);
@@ -194,7 +194,7 @@ fn a_worker_holds_the_sockets_of_its_own_slot_only() {
 
 #[test]
 fn workers_leave_when_the_supervisor_is_killed() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let workers = fleet.workers();
     let mut busy = Connection::open(fleet.listen).unwrap();
@@ -219,7 +219,7 @@ fn a_private_redis_leaves_when_the_supervisor_is_killed() {
 
 #[test]
 fn the_supervisor_has_one_thread() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let mut visitor = CookieClient::default();
     for _ in 0..5 {
@@ -231,7 +231,7 @@ fn the_supervisor_has_one_thread() {
 
 #[test]
 fn a_fleet_of_which_no_worker_boots_ends_with_the_reason() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (code, printed) = faulty(&redis, "all").run();
     assert_eq!(code, 70, "{printed}");
     assert!(printed.contains("the boat has a hole"), "{printed}");
@@ -241,7 +241,7 @@ fn a_fleet_of_which_no_worker_boots_ends_with_the_reason() {
 
 #[test]
 fn one_slot_that_never_boots_does_not_stop_the_others() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = faulty(&redis, "1").workers(3);
     let fleet = plan.bind();
     wait::until("two workers are ready", wait::LONG, || fleet.ready().len() == 2);
@@ -256,8 +256,8 @@ fn one_slot_that_never_boots_does_not_stop_the_others() {
     let pids: BTreeSet<_> = answers.iter().flatten().collect();
     assert_eq!(pids.len(), 2, "both others serve: {answers:?}");
     let delays: Vec<_> =
-        fleet.log_lines("worker crashed").iter().filter_map(|line| line["delay_ms"].as_u64()).collect();
-    assert!(delays.iter().all(|delay| *delay >= 400), "it is not retried without a pause: {delays:?}");
+        fleet.log_lines("worker crashed").iter().filter_map(|line| line["delay_seconds"].as_f64()).collect();
+    assert!(delays.iter().all(|delay| *delay >= 0.4), "it is not retried without a pause: {delays:?}");
     fs::write(plan.folder().join("failing"), "").unwrap();
     wait::until("the slot comes back once its fault is gone", Duration::from_secs(40), || {
         fleet.ready().len() == 3
@@ -270,7 +270,7 @@ fn one_slot_that_never_boots_does_not_stop_the_others() {
 
 #[test]
 fn a_panic_in_a_handler_costs_its_request_only() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = faulty(&redis, "").start();
     let before: BTreeSet<_> = fleet.workers().into_iter().collect();
     for _ in 0..10 {
@@ -282,7 +282,7 @@ fn a_panic_in_a_handler_costs_its_request_only() {
 
 #[test]
 fn orphans_of_a_worker_are_reaped_and_taken_for_no_worker() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = faulty(&redis, "").workers(2).start();
     let workers = fleet.workers();
     let orphan: u32 = fleet.get("/orphan").text().trim().parse().unwrap();
@@ -294,7 +294,7 @@ fn orphans_of_a_worker_are_reaped_and_taken_for_no_worker() {
 
 #[test]
 fn crashes_under_load_hurt_only_what_the_crashed_worker_held() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let address = fleet.listen;
     let load = ParallelClients::start(4, |_| {
@@ -323,7 +323,7 @@ fn crashes_under_load_hurt_only_what_the_crashed_worker_held() {
 
 #[test]
 fn a_suspended_supervisor_stops_no_worker() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let workers = fleet.workers();
     process::stop(fleet.pid());

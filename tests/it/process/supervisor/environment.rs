@@ -72,7 +72,7 @@ fn a_value_that_is_no_text_is_named_and_not_shown() {
 
 #[test]
 fn what_kubernetes_injects_for_a_sibling_service_is_passed_over_and_told() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis)
         .set("REGATTA_REDIS_PORT", "tcp://10.96.0.7:6379")
         .set("REGATTA_REDIS_SERVICE_HOST", "10.96.0.7")

@@ -42,7 +42,7 @@ fn refused(plan: &TestFleetBuilder, name: &str, path: &Path, why: &str) {
 
 #[test]
 fn a_link_in_the_run_folder_leads_nothing_astray() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis);
     let (run, victim) = (plan.folder().join("run"), plan.folder().join("victim"));
     fs::create_dir(&run).unwrap();
@@ -129,7 +129,9 @@ fn sudo_does_not_put_roots_fleet_into_the_callers_folder() {
     fs::create_dir(&theirs).unwrap();
     give(&theirs);
     let (code, said) = plan.clone().set("XDG_RUNTIME_DIR", theirs.to_str().unwrap()).args(&["status"]).run();
-    assert!(code == 69 && said.contains("run_dir /run/regatta"), "{code} {said}");
+    // Where this machine has a fleet of root's, it is found: there is none in the folder.
+    let finds_roots = code == 0 && fs::exists("/run/regatta/control.sock").unwrap();
+    assert!(finds_roots || code == 69 && said.contains("run_dir /run/regatta"), "{code} {said}");
     let own = plan.folder().to_str().unwrap();
     let (code, said) = plan.clone().set("XDG_RUNTIME_DIR", own).args(&["status"]).run();
     assert!(code == 69 && said.contains(&format!("run_dir {own}/regatta")), "{code} {said}");

@@ -41,7 +41,7 @@ fn minds_its_signals(mut fleet: TestFleet) {
 
 #[test]
 fn a_fleet_hears_of_every_signal_that_its_parent_ignored() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     minds_its_signals(
         after(TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms"), IGNORING).start(),
     );
@@ -49,14 +49,14 @@ fn a_fleet_hears_of_every_signal_that_its_parent_ignored() {
 
 #[test]
 fn a_fleet_hears_of_every_signal_that_its_parent_blocked() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms");
     minds_its_signals(plan.wrapped(&["env", "--block-signal"]).start());
 }
 
 #[test]
 fn quit_and_a_second_interrupt_end_a_fleet_whose_parent_ignored_them() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     for signals in [&[Signal::SIGQUIT][..], &[Signal::SIGINT, Signal::SIGINT]] {
         let mut fleet = after(TestFleetBuilder::on(&redis), IGNORING).start();
         let _held = client::get(fleet.listen, "/hello");
@@ -75,7 +75,7 @@ fn quit_and_a_second_interrupt_end_a_fleet_whose_parent_ignored_them() {
 
 #[test]
 fn programs_find_clean_signals_whatever_the_fleets_parent_left() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).example("heirs");
     for plan in [after(plan.clone(), IGNORING), plan.wrapped(&["env", "--block-signal"])] {
         let mut fleet = plan.start();
@@ -92,7 +92,7 @@ fn programs_find_clean_signals_whatever_the_fleets_parent_left() {
 
 #[test]
 fn files_of_a_fleet_are_its_owners_and_never_everybodys_to_write() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     for (umask, mode) in [("0777", 0o600), ("000", 0o664), ("022", 0o644), ("077", 0o600)] {
         let plan = TestFleetBuilder::on(&redis);
         let log = plan.folder().join("fleet.log");
@@ -118,7 +118,7 @@ fn serving(log: &std::path::Path) -> std::net::SocketAddr {
 
 #[test]
 fn closed_standard_descriptors_are_never_a_clients() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis);
     let log = plan.folder().join("fleet.log");
     let plan = plan.set("REGATTA_LOG__FILE", &log.display().to_string());
@@ -137,7 +137,7 @@ fn closed_standard_descriptors_are_never_a_clients() {
 
 #[test]
 fn a_limit_on_open_files_is_enough_or_named() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (code, printed) = after(TestFleetBuilder::on(&redis), "ulimit -n 24").run();
     assert_ne!(code, 0, "{printed}");
     assert!(printed.contains("RLIMIT_NOFILE") && printed.contains("24"), "{printed}");
@@ -162,7 +162,7 @@ fn on_terminal(plan: &TestFleetBuilder, words: &[&str]) -> (TestFleet, File) {
 
 #[test]
 fn a_fleet_in_the_foreground_ends_with_its_terminal() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (mut fleet, terminal) = on_terminal(&TestFleetBuilder::on(&redis), &[]);
     // An operator's HUP is an order as long as the terminal is there.
     fleet.signal(Signal::SIGHUP);
@@ -174,7 +174,7 @@ fn a_fleet_in_the_foreground_ends_with_its_terminal() {
 
 #[test]
 fn a_fleet_that_was_told_to_outlives_its_terminal_and_still_reloads() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (mut fleet, terminal) =
         on_terminal(&TestFleetBuilder::on(&redis), &["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"]);
     drop(terminal);
@@ -201,7 +201,7 @@ fn without_proc_the_reason_names_it() {
     }
     let script = "mount -t tmpfs none /proc && exec \"$@\"";
     let words: Vec<_> = hidden.iter().copied().chain(["sh", "-c", script, "sh"]).collect();
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (code, printed) = TestFleetBuilder::on(&redis).wrapped(&words).run();
     assert_ne!(code, 0);
     assert!(printed.contains("/proc") && printed.contains("mount"), "{printed}");
@@ -209,7 +209,7 @@ fn without_proc_the_reason_names_it() {
 
 #[test]
 fn a_worker_that_a_real_time_signal_ends_is_replaced() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let victim = fleet.workers()[0];
     assert!(Command::new("sh").args(["-c", &format!("kill -40 {victim}")]).status().unwrap().success());
@@ -224,7 +224,7 @@ fn cores_are_counted_again_at_a_reload() {
         eprintln!("one core: not tried");
         return;
     }
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan =
         TestFleetBuilder::on(&redis).unset("WEB_CONCURRENCY").set("REGATTA_WORKERS__CANARY_PERIOD", "100ms");
     let fleet = plan.start();
@@ -256,7 +256,7 @@ fn cores_are_counted_again_at_a_reload() {
 
 #[test]
 fn what_a_program_that_was_asked_leaves_behind_ends_with_it() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let folder = fleet.plan().folder();
     let (script, noted) = (folder.join("leaves-something"), folder.join("left"));

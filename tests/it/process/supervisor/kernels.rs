@@ -37,13 +37,13 @@ const REUSEPORT: &str = "setsockopt:1:15";
 
 #[test]
 fn a_program_for_connections_that_cannot_be_taken_away_is_replaced() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     lives(without(TestFleetBuilder::on(&redis), &[("ENOPROTOOPT", DETACH)]));
 }
 
 #[test]
 fn without_programs_for_connections_the_kernel_spreads_them() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let log =
         lives(without(TestFleetBuilder::on(&redis), &[("ENOPROTOOPT", &[DETACH, ATTACH, FILTER].join(","))]));
     assert!(log.contains("SO_ATTACH_REUSEPORT_CBPF"), "{log}");
@@ -51,7 +51,7 @@ fn without_programs_for_connections_the_kernel_spreads_them() {
 
 #[test]
 fn without_options_that_bound_what_clients_take_it_serves_and_says_so() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let options = "setsockopt:6:1,setsockopt:6:18,setsockopt:6:25";
     let log = lives(without(TestFleetBuilder::on(&redis), &[("ENOPROTOOPT", options)]));
     assert!(log.contains("TCP_NOTSENT_LOWAT"), "{log}");
@@ -59,14 +59,14 @@ fn without_options_that_bound_what_clients_take_it_serves_and_says_so() {
 
 #[test]
 fn without_calls_that_older_kernels_lack_it_serves() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let calls = "close_range,pidfd_open,execveat,timer_create,pwritev2,splice";
     lives(without(TestFleetBuilder::on(&redis), &[("ENOSYS", calls)]));
 }
 
 #[test]
 fn where_a_profile_forbids_what_is_not_needed_it_serves() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     // A subreaper, the parent's signal, the name of the process; limits and priorities; the kernel's random numbers.
     let calls = "prctl:36,prctl:1,prctl:15,setpriority,getrandom,close_range";
     let log = lives(without(TestFleetBuilder::on(&redis), &[("EPERM", calls)]));
@@ -75,7 +75,7 @@ fn where_a_profile_forbids_what_is_not_needed_it_serves() {
 
 #[test]
 fn what_it_cannot_do_without_is_named() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     for (calls, name) in
         [("memfd_create", "memfd_create"), ("signalfd4", "signalfd"), (REUSEPORT, "SO_REUSEPORT")]
     {
@@ -93,7 +93,7 @@ fn what_it_cannot_do_without_is_named() {
 
 #[test]
 fn a_stop_loses_nothing_where_the_kernel_cannot_keep_new_connections_off() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = without(TestFleetBuilder::on(&redis), &[("ENOPROTOOPT", FILTER)]).start();
     fleet.signal(Signal::SIGTERM);
     wait::until("it has stopped", wait::LONG, || !fleet.log_lines("stopped").is_empty());

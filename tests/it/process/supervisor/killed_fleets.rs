@@ -41,7 +41,7 @@ fn kill(fleet: &TestFleet) {
 
 #[test]
 fn an_orphan_finishes_what_it_has_while_the_next_fleet_serves() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut killed = plan(&redis).start();
     let orphan = killed.workers()[0];
     let mut long: Vec<_> = (0..20).map(|_| begun(&killed, "/slow/4000")).collect();
@@ -64,7 +64,7 @@ fn an_orphan_finishes_what_it_has_while_the_next_fleet_serves() {
 
 #[test]
 fn an_orphan_that_is_stuck_keeps_no_port_from_the_next_fleet() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     for stuck in ["/spin/120000", "/block/120000"] {
         let mut killed = plan(&redis).start();
         let orphan = killed.workers()[0];
@@ -81,7 +81,7 @@ fn an_orphan_that_is_stuck_keeps_no_port_from_the_next_fleet() {
 
 #[test]
 fn an_orphan_that_is_stuck_or_stands_still_ends_without_help() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     for stuck in ["spins", "stands"] {
         let mut killed = plan(&redis).set("REGATTA_DRAIN__TIMEOUT", "2s").start();
         let orphan = killed.workers()[0];
@@ -109,7 +109,7 @@ fn an_orphan_that_is_stuck_or_stands_still_ends_without_help() {
 
 #[test]
 fn a_process_that_has_an_old_workers_number_by_now_is_left_alone() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut killed = plan(&redis).start();
     let list = wait::until_some("the workers are written down", wait::LONG, || list_of(&killed));
     kill(&killed);
@@ -135,7 +135,7 @@ fn list_of(fleet: &TestFleet) -> Option<std::path::PathBuf> {
 
 #[test]
 fn memory_that_runs_out_ends_a_worker_before_its_supervisor() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     let score = |pid: u32| -> i32 {
         std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()

@@ -48,7 +48,7 @@ fn a_configuration_that_was_there_and_is_lost_changes_nothing() {
 
 #[test]
 fn a_configuration_that_comes_is_used_and_said() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet =
         TestFleetBuilder::on(&redis).workers(1).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms").start();
     let reload = || fleet.plan().clone().args(&["reload", "--json"]).run();
@@ -214,7 +214,7 @@ fn a_program_given_by_a_relative_path_is_beside_who_asks() {
 fn a_folder_whose_name_is_no_text_does_for_an_upgrade() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms");
     let odd = plan.folder().join(OsStr::from_bytes(b"a b\xff"));
     fs::create_dir(&odd).unwrap();

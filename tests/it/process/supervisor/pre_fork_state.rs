@@ -95,7 +95,7 @@ fn left_to_tests(line: &str) -> bool {
 
 #[test]
 fn what_was_open_before_the_fleet_is_open_in_every_worker_whatever_happens() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = heirs(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms").start();
     works(&fleet, "first");
     let before = fleet.workers();
@@ -123,7 +123,7 @@ fn what_was_open_before_the_fleet_is_open_in_every_worker_whatever_happens() {
 
 #[test]
 fn a_program_that_a_handler_starts_finds_standard_descriptors_and_clean_signals() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = heirs(&redis).start();
     let told = fleet.get("/program").text();
     assert_eq!((signals(&told, "SigBlk:"), signals(&told, "SigIgn:")), (0, 0), "{told}");
@@ -142,7 +142,7 @@ fn a_program_that_a_handler_starts_finds_standard_descriptors_and_clean_signals(
 
 #[test]
 fn no_two_workers_draw_the_same_numbers_from_generators_used_before_the_fork() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = heirs(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms").start();
     let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut asked = 0;

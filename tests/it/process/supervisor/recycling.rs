@@ -39,7 +39,7 @@ fn renewed(fleet: &TestFleet, reason: &str) -> usize {
 
 #[test]
 fn workers_that_served_their_requests_are_renewed_without_a_loss() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__MAX_REQUESTS", "150").start();
     let load = visitors(&fleet);
     wait::until("four workers were renewed", wait::LONG, || renewed(&fleet, "requests") >= 4);
@@ -53,7 +53,7 @@ fn workers_that_served_their_requests_are_renewed_without_a_loss() {
 
 #[test]
 fn workers_of_age_are_renewed_one_at_a_time_without_a_loss() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(3).set("REGATTA_WORKERS__MAX_AGE", "2s").start();
     let load = visitors(&fleet);
     wait::until("every worker was renewed", wait::LONG, || renewed(&fleet, "age") >= 3);
@@ -64,7 +64,7 @@ fn workers_of_age_are_renewed_one_at_a_time_without_a_loss() {
 
 #[test]
 fn a_worker_that_grows_is_renewed_and_loses_nothing() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = faulty(&redis).set("REGATTA_WORKERS__MEMORY_SOFT", "96MiB").start();
     // Seen once below the limit, a worker that is above it later has grown.
     wait::let_pass(Duration::from_millis(500));
@@ -77,7 +77,7 @@ fn a_worker_that_grows_is_renewed_and_loses_nothing() {
 
 #[test]
 fn a_worker_beyond_the_hard_limit_is_killed_and_replaced() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = faulty(&redis).set("REGATTA_WORKERS__MEMORY_HARD", "96MiB").start();
     let before = fleet.workers();
     // It may be found before it has answered.
@@ -93,7 +93,7 @@ fn a_worker_beyond_the_hard_limit_is_killed_and_replaced() {
 
 #[test]
 fn a_limit_below_what_a_new_worker_holds_is_said_and_renews_nobody() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__MEMORY_SOFT", "64KiB").start();
     wait::until("it is said", wait::LONG, || fleet.log_lines("workers.memory_soft is too low").len() == 2);
     let before = fleet.workers();

@@ -25,7 +25,7 @@ fn come_back(files: &[PathBuf]) {
 
 #[test]
 fn what_operators_and_the_next_fleet_need_is_put_back() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let run = run_dir(&fleet);
     let files = ["control.sock", "regatta.pid", "workers"].map(|name| run.join(name));
@@ -54,7 +54,7 @@ fn what_operators_and_the_next_fleet_need_is_put_back() {
 
 #[test]
 fn what_others_put_in_its_place_is_left_alone_and_said_once() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let socket = run_dir(&fleet).join("control.sock");
     let aside = socket.with_file_name("aside");

@@ -14,7 +14,7 @@ use crate::support::{client, parallel_clients, process, wait};
 /// A signing key that several fleets are given.
 const SECRET: &str = "one key that every fleet of this test is given";
 
-/// The visitor's next views; a Redis that still reads its data makes him wait.
+/// The visitor's next views; a Redis that still reads its data makes the request wait.
 fn next_views(visitor: &mut CookieClient, fleet: &TestFleet) -> u64 {
     wait::until_some("visits are served", wait::LONG, || {
         let response = visitor.request(fleet.listen, Request::get("/"));

@@ -1,7 +1,10 @@
 //! `serve --watch`: what changes on disk is followed, once it has come to rest.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
+
+use nix::sys::signal::Signal;
 
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
@@ -74,5 +77,50 @@ fn another_binary_is_an_upgrade() {
     wait::until("it is refused", wait::LONG, || fleet.log().contains("upgrade refused"));
     build(&program, own);
     said(&fleet, "upgrade done", 3);
+    assert_eq!(fleet.get("/hello").status, 200);
+}
+
+#[test]
+fn a_link_that_leads_to_another_release_is_an_upgrade_and_its_target_is_followed() {
+    let redis = TestRedis::start();
+    let plan = watching(&redis);
+    let own = Path::new(env!("CARGO_BIN_EXE_regatta"));
+    let below = |name: &str| plan.folder().join(name);
+    for release in ["first", "second"] {
+        fs::create_dir(below(release)).unwrap();
+        build(&below(release).join("program"), own);
+    }
+    symlink("first", below("current")).unwrap();
+    let fleet = plan.clone().program(&below("current").join("program")).start();
+    symlink("second", below("next")).unwrap();
+    fs::rename(below("next"), below("current")).unwrap();
+    said(&fleet, "upgrade done", 1);
+    assert_eq!(process::program(fleet.pid()).unwrap(), fs::canonicalize(below("second/program")).unwrap());
+    build(&below("second/program"), own);
+    said(&fleet, "upgrade done", 2);
+    // Another program by an operator's order does not stop the watch.
+    let (code, said_by_command) =
+        plan.clone().args(&["upgrade", "--binary", below("first/program").to_str().unwrap()]).run();
+    assert_eq!(code, 0, "{said_by_command}");
+    build(&below("second/program"), own);
+    said(&fleet, "upgrade done", 4);
+    assert_eq!(process::program(fleet.pid()).unwrap(), fs::canonicalize(below("second/program")).unwrap());
+}
+
+#[test]
+fn the_end_of_the_watch_is_logged_and_the_fleet_lives_on() {
+    let redis = TestRedis::start();
+    let plan = watching(&redis);
+    let own = Path::new(env!("CARGO_BIN_EXE_regatta"));
+    let program = plan.folder().join("program");
+    build(&program, own);
+    let fleet = plan.program(&program).start();
+    let command_line = |pid: u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let is_watcher = |pid: &u32| command_line(*pid).contains("watch-files");
+    let watcher = process::children(fleet.pid()).into_iter().find(is_watcher).expect("a process watches");
+    build(&program, own);
+    said(&fleet, "upgrade done", 1);
+    process::signal(watcher, Signal::SIGKILL);
+    said(&fleet, "files are no longer watched", 1);
     assert_eq!(fleet.get("/hello").status, 200);
 }

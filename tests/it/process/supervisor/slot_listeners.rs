@@ -23,7 +23,7 @@ fn ask(fleet: &TestFleet, count: usize) {
 
 #[test]
 fn a_worker_that_is_told_to_leave_passes_its_seat_on() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     for pid in fleet.workers() {
         let slot = fleet.slot_of(pid);
@@ -42,7 +42,7 @@ fn a_worker_that_is_told_to_leave_passes_its_seat_on() {
 
 #[test]
 fn what_is_sent_to_a_paused_fleet_is_answered_when_it_goes_on() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     // The pause is to be no hang.
     let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0");
     let plan = plan.set("REGATTA_HTTP__KEEP_ALIVE_TIMEOUT", "1s").set("REGATTA_HTTP__HEADER_TIMEOUT", "1s");
@@ -68,7 +68,7 @@ fn what_is_sent_to_a_paused_fleet_is_answered_when_it_goes_on() {
 
 #[test]
 fn new_connections_pass_a_slot_that_cannot_boot() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).workers(3).example("faulty");
     let file = plan.folder().join("failing");
     fs::write(&file, "1").unwrap();
@@ -89,7 +89,7 @@ fn new_connections_pass_a_slot_that_cannot_boot() {
 
 #[test]
 fn a_fleet_starts_at_once_where_one_was_killed() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_LISTEN", &format!("127.0.0.1:{port}"));
     let mut killed = plan.start();
@@ -116,7 +116,7 @@ fn a_reader_that_leaves_is_no_failure() {
 
 #[test]
 fn settings_that_would_silence_or_mislead_are_refused() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     for (name, value, part) in [
         ("REGATTA_LOG__FILTER", "inof", "inof is neither a level"),
         ("REGATTA_REDIS__URL", "unix:///tmp/x.sock?db=999", "0 to 255"),

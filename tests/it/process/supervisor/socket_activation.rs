@@ -22,7 +22,7 @@ fn hello(address: SocketAddr) -> client::Response {
 
 #[test]
 fn lent_sockets_are_served_and_what_comes_between_two_fleets_is_answered_by_the_next() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (web, operators) = (TcpListener::bind(any()).unwrap(), TcpListener::bind(any()).unwrap());
     let (listen, admin) = (web.local_addr().unwrap(), operators.local_addr().unwrap());
     // The settings name other addresses, which then have no effect.
@@ -46,7 +46,7 @@ fn lent_sockets_are_served_and_what_comes_between_two_fleets_is_answered_by_the_
 
 #[test]
 fn lent_sockets_outlive_scaling() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let web = TcpListener::bind(any()).unwrap();
     let fleet = TestFleetBuilder::on(&redis).workers(1).lend("web", OwnedFd::from(web)).start();
     assert_ne!(fleet.admin, fleet.listen);
@@ -63,7 +63,7 @@ fn lent_sockets_outlive_scaling() {
 
 #[test]
 fn operators_may_be_lent_several_sockets() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let [one, other] = [(); 2].map(|()| TcpListener::bind(any()).unwrap());
     let addresses = [&one, &other].map(|socket| socket.local_addr().unwrap());
     let plan = TestFleetBuilder::on(&redis)

@@ -115,7 +115,7 @@ fn one_slot_more_or_less_moves_only_its_share_of_the_clients() {
 
 #[test]
 fn what_is_queued_on_a_retiring_slot_is_answered() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     let request = Request::get("/hello").header("Connection", "close").bytes();
     for killed in [false, true] {
@@ -148,7 +148,7 @@ fn what_is_queued_on_a_retiring_slot_is_answered() {
 
 #[test]
 fn a_worker_that_is_told_again_cuts_what_it_still_has() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(1).example("faulty").start();
     let worker = fleet.workers()[0];
     let mut held = Connection::open(fleet.listen).unwrap();

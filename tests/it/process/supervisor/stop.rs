@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::support::client::{Connection, CookieClient, Failure, Request, Response};
-use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::fleet::{TestFleet, TestFleetBuilder, field};
 use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
 use crate::support::{client, process, wait};
@@ -41,7 +41,7 @@ fn assert_order(client: &[Result<u16, Failure>]) {
 
 #[test]
 fn term_under_load_answers_and_then_refuses_and_fails_no_request() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut fleet = TestFleetBuilder::on(&redis).workers(4).start();
     let address = fleet.listen;
     let new_connections = ParallelClients::start(4, |_| {
@@ -72,7 +72,7 @@ fn term_under_load_answers_and_then_refuses_and_fails_no_request() {
 
 #[test]
 fn idle_connections_may_be_used_once_more_while_workers_leave() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_DRAIN__IDLE_GRACE", "2s").start();
     let mut idle: Vec<_> = (0..40).map(|_| Connection::open(fleet.listen).unwrap()).collect();
     for connection in &mut idle {
@@ -108,7 +108,7 @@ fn a_held_request_is_finished_before_its_worker_leaves() {
 
 #[test]
 fn a_half_sent_request_is_finished_before_its_worker_leaves() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut fleet = TestFleetBuilder::on(&redis).start();
     let before = in_flight(&fleet);
     let mut connection = Connection::open(fleet.listen).unwrap();
@@ -125,7 +125,7 @@ fn a_half_sent_request_is_finished_before_its_worker_leaves() {
 
 #[test]
 fn a_half_sent_header_is_waited_for_before_its_worker_leaves() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut fleet = TestFleetBuilder::on(&redis).set("REGATTA_DRAIN__IDLE_GRACE", "100ms").start();
     let mut used = Connection::open(fleet.listen).unwrap();
     assert!(used.request(&Request::get("/hello")).unwrap().keeps_alive());
@@ -151,7 +151,13 @@ fn the_drain_deadline_cuts_what_is_left_and_says_so() {
     fleet.stop();
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     assert!(request.join().unwrap().is_err());
-    assert_eq!(fleet.log_lines("cut 1 connection").len(), 1, "{}", fleet.log());
+    let cut = fleet.log_lines("connections aborted at drain timeout");
+    assert_eq!(
+        cut.iter().map(|line| field(line, "count").as_u64()).collect::<Vec<_>>(),
+        [Some(1)],
+        "{}",
+        fleet.log()
+    );
 }
 
 #[test]
@@ -186,7 +192,7 @@ fn int_stops_gracefully_and_a_second_one_at_once() {
 
 #[test]
 fn readiness_fails_first_and_visitors_are_served_meanwhile() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut fleet = TestFleetBuilder::on(&redis).set("REGATTA_DRAIN__GRACE", "2s").start();
     assert_eq!(fleet.operator("/readyz").status, 200);
     fleet.signal(Signal::SIGTERM);
@@ -201,7 +207,7 @@ fn readiness_fails_first_and_visitors_are_served_meanwhile() {
 
 #[test]
 fn a_fleet_can_be_stopped_while_it_boots() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     for _ in 0..5 {
         let mut fleet = TestFleetBuilder::on(&redis).workers(3).bind();
         assert_eq!(fleet.stop(), 0, "{}", fleet.log());
@@ -210,7 +216,7 @@ fn a_fleet_can_be_stopped_while_it_boots() {
 
 #[test]
 fn signals_without_a_meaning_yet_do_no_harm() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).start();
     let workers = fleet.workers();
     fleet.signal(Signal::SIGPIPE);
@@ -223,7 +229,7 @@ fn signals_without_a_meaning_yet_do_no_harm() {
 
 #[test]
 fn a_new_fleet_takes_the_port_at_once() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis);
     let mut first = plan.start();
     let mut visitor = CookieClient::default();
@@ -238,7 +244,7 @@ fn a_new_fleet_takes_the_port_at_once() {
 
 #[test]
 fn many_stops_are_one() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let mut fleet = TestFleetBuilder::on(&redis).start();
     for _ in 0..20 {
         fleet.signal(Signal::SIGTERM);
@@ -248,7 +254,7 @@ fn many_stops_are_one() {
 
 #[test]
 fn a_fleet_whose_workers_have_just_died_stops() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     for _ in 0..5 {
         let mut fleet = TestFleetBuilder::on(&redis).workers(3).start();
         fleet.workers().into_iter().for_each(|pid| process::signal(pid, Signal::SIGKILL));

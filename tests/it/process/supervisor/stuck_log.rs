@@ -131,7 +131,7 @@ fn is_notice(line: &Value) -> bool {
 
 #[test]
 fn a_pipe_that_is_full_from_the_start_holds_nothing_up() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (_unread, write) = pipe();
     fill(&write);
     goes_on(start(TestFleetBuilder::on(&redis).errors_to(write)));
@@ -139,7 +139,7 @@ fn a_pipe_that_is_full_from_the_start_holds_nothing_up() {
 
 #[test]
 fn a_pipe_whose_reader_is_gone_holds_nothing_up_and_every_line_is_counted() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (unread, write) = pipe();
     drop(unread);
     let fleet = start(TestFleetBuilder::on(&redis).errors_to(write));
@@ -150,7 +150,7 @@ fn a_pipe_whose_reader_is_gone_holds_nothing_up_and_every_line_is_counted() {
 
 #[test]
 fn a_terminal_that_was_stopped_holds_nothing_up_and_shows_all_when_it_goes_on() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let pty = nix::pty::openpty(None, None).unwrap();
     tcflow(&pty.slave, FlowArg::TCOOFF).unwrap();
     let fleet = start(TestFleetBuilder::on(&redis).errors_to(pty.slave.try_clone().unwrap()));
@@ -171,7 +171,7 @@ fn a_terminal_that_was_stopped_holds_nothing_up_and_shows_all_when_it_goes_on() 
 
 #[test]
 fn a_socket_that_nobody_reads_holds_nothing_up() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (stream, _unread) = UnixStream::pair().unwrap();
     let (datagram, _neither) = UnixDatagram::pair().unwrap();
     for end in [OwnedFd::from(stream), OwnedFd::from(datagram)] {
@@ -182,12 +182,12 @@ fn a_socket_that_nobody_reads_holds_nothing_up() {
 
 #[test]
 fn a_full_disk_holds_nothing_up_and_every_line_is_counted() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = start(TestFleetBuilder::on(&redis).set("REGATTA_LOG__FILE", "/dev/full"));
     visit(&fleet, 50);
     assert!(dropped(&fleet) >= 50);
     let page = fleet.operator("/fleet.json").json();
-    assert!(page["log_lines_dropped"].as_u64().unwrap() >= 50);
+    assert!(page["totals"]["log_lines_dropped"].as_u64().unwrap() >= 50);
     assert!(
         page["slots"].as_array().unwrap().iter().any(|slot| slot["log_lines_dropped"].as_u64() > Some(0))
     );
@@ -197,7 +197,7 @@ fn a_full_disk_holds_nothing_up_and_every_line_is_counted() {
 
 #[test]
 fn a_fifo_without_a_reader_holds_nothing_up_and_each_reader_finds_whole_lines() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = TestFleetBuilder::on(&redis).workers(1).set("REGATTA_LOG__FILE", "fifo");
     let path = plan.folder().join("fifo");
     nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
@@ -234,7 +234,7 @@ struct Told {
 #[test]
 fn a_pipe_that_is_read_again_gets_every_line_in_order_or_a_line_that_counts_the_missing_ones() {
     const VISITS: usize = 3000;
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (read, write) = pipe();
     let mut fleet = start(TestFleetBuilder::on(&redis).workers(1).errors_to(write));
     visit(&fleet, 100);
@@ -272,7 +272,7 @@ fn a_pipe_that_is_read_again_gets_every_line_in_order_or_a_line_that_counts_the_
 
 #[test]
 fn what_a_worker_could_not_write_before_it_left_is_counted_and_said_by_its_supervisor() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (unread, write) = pipe();
     let fleet = start(TestFleetBuilder::on(&redis).workers(1).errors_to(write.try_clone().unwrap()));
     fill(&write);
@@ -292,7 +292,7 @@ fn what_a_worker_could_not_write_before_it_left_is_counted_and_said_by_its_super
 
 #[test]
 fn an_upgrade_goes_on_over_a_full_pipe_and_the_count_with_it() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (unread, write) = pipe();
     fill(&write);
     let fleet = start(TestFleetBuilder::on(&redis).workers(1).errors_to(write));
@@ -313,7 +313,7 @@ fn an_upgrade_goes_on_over_a_full_pipe_and_the_count_with_it() {
 
 #[test]
 fn a_fleet_that_cannot_boot_ends_although_nobody_hears_why() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (_unread, write) = pipe();
     fill(&write);
     let plan = TestFleetBuilder::on(&redis)
@@ -338,7 +338,7 @@ fn the_private_redis_writes_to_a_file_of_its_own() {
 
 #[test]
 fn a_panic_is_a_line_of_the_log() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan =
         TestFleetBuilder::on(&redis).workers(1).example("faulty").set("REGATTA_LOG__FILE", "fleet.log");
     let path = plan.folder().join("fleet.log");

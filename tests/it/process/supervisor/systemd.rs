@@ -20,7 +20,7 @@ fn number(message: &str, name: &str) -> u64 {
 
 #[test]
 fn ready_reloading_and_stopping_are_told_and_the_pid_never_changes() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (mut manager, plan) =
         Manager::of(TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "300ms"));
     let mut fleet = plan.start();
@@ -50,7 +50,7 @@ fn ready_reloading_and_stopping_are_told_and_the_pid_never_changes() {
 #[test]
 fn a_supervisor_that_hangs_gives_no_sign_of_life() {
     const SIGN: Duration = Duration::from_millis(200);
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let (mut manager, plan) = Manager::of(TestFleetBuilder::on(&redis));
     let fleet = plan.set("WATCHDOG_USEC", &(2 * SIGN).as_micros().to_string()).start();
     for _ in 0..5 {

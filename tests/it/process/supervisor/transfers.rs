@@ -67,7 +67,7 @@ fn serve(fleet: &TestFleet, waiting: &mut Vec<Connection>) {
 
 #[test]
 fn first_bytes_may_come_before_the_pass_or_long_after() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(3).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
     let before = total(&fleet, ACCEPTED);
     let [(_, first), (_, second), _] = fleet.ready()[..] else { panic!("three workers") };
@@ -86,7 +86,7 @@ fn first_bytes_may_come_before_the_pass_or_long_after() {
 
 #[test]
 fn what_a_worker_has_taken_waits_for_it_when_it_stands_still() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
     for _ in 0..5 {
         let [(_, frozen), _] = fleet.ready()[..] else { panic!("two workers") };
@@ -100,7 +100,7 @@ fn what_a_worker_has_taken_waits_for_it_when_it_stands_still() {
 
 #[test]
 fn a_worker_without_descriptors_strands_nothing_and_does_not_look_for_ever() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
     let _ = use_all(&mut open(&fleet, 4));
     let [(_, full), _] = fleet.ready()[..] else { panic!("two workers") };
@@ -119,7 +119,7 @@ fn a_worker_without_descriptors_strands_nothing_and_does_not_look_for_ever() {
 
 #[test]
 fn idle_connections_make_room_for_one_that_is_passed() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0s").start();
     let [(_, full), _] = fleet.ready()[..] else { panic!("two workers") };
     // The kernel gives it some itself, which it makes room for as ever: until it was one that was passed to it.
@@ -158,7 +158,7 @@ fn under_waves(fleet: &TestFleet, change: impl FnOnce()) {
 
 #[test]
 fn none_on_its_way_is_lost_while_slots_come_and_go_and_workers_are_replaced() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet =
         TestFleetBuilder::on(&redis).workers(4).set("REGATTA_WORKERS__CANARY_PERIOD", "100ms").start();
     let before = total(&fleet, PASSED);
@@ -175,7 +175,7 @@ fn none_on_its_way_is_lost_while_slots_come_and_go_and_workers_are_replaced() {
 
 #[test]
 fn numbers_are_even_again_after_workers_were_killed_in_the_middle_of_it() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(4).start();
     for _ in 0..3 {
         let crowd: Vec<_> = (0..KEPT).map(|_| ask(&fleet)).collect();

@@ -13,7 +13,7 @@ const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
 #[test]
 fn a_worker_at_rest_asks_for_no_huge_page_and_holds_less_than_7_mib() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = TestFleetBuilder::on(&redis).workers(2).start();
     assert_eq!(fleet.get("/").status, 200);
     let always = fs::read_to_string(HUGE_PAGES).is_ok_and(|text| text.contains("[always]"));

@@ -64,7 +64,7 @@ fn events(fleet: &TestFleet, path: &str) -> Vec<Value> {
 
 #[test]
 fn a_task_is_started_followed_and_its_result_is_exact() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     let path = start(&fleet, "{\"kind\":\"fibonacci\",\"n\":10000}");
     let events = events(&fleet, &path);
@@ -87,7 +87,7 @@ fn a_task_is_started_followed_and_its_result_is_exact() {
 
 #[test]
 fn what_cannot_be_done_is_refused_with_its_reason() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     let refused = |body: &str| send(&fleet, body).assert_problem(400)["detail"].as_str().unwrap().to_owned();
     assert!(refused("{\"kind\":\"mining\",\"n\":1}").contains("fibonacci, primes"));
@@ -110,7 +110,7 @@ fn what_cannot_be_done_is_refused_with_its_reason() {
 
 #[test]
 fn a_task_is_cancelled_once_and_an_ended_one_is_not() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).workers(1).start();
     let running = start(&fleet, LONG);
     until(&fleet, &running, "running");
@@ -129,7 +129,7 @@ fn a_task_is_cancelled_once_and_an_ended_one_is_not() {
 
 #[test]
 fn a_full_queue_and_a_limit_say_when_to_come_again() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let plan = plan(&redis).workers(1).set("REGATTA_TASKS__MAX_QUEUED", "2");
     let plan = plan.set("REGATTA_LIMITS__DEFAULT__RATE", "1/min").set("REGATTA_LIMITS__DEFAULT__BURST", "6");
     let fleet = plan.set("REGATTA_LIMITS__DEFAULT__METHODS", "POST").start();
@@ -153,7 +153,7 @@ fn a_full_queue_and_a_limit_say_when_to_come_again() {
 
 #[test]
 fn without_server_side_code_there_are_no_tasks_and_the_page_is_right() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).set("REGATTA_REDIS__MODE", "plain").start();
     send(&fleet, "{\"kind\":\"primes\",\"n\":10}").assert_problem(501);
     let path = format!("/tasks/{}", "0".repeat(32));
@@ -167,7 +167,7 @@ fn without_server_side_code_there_are_no_tasks_and_the_page_is_right() {
 
 #[test]
 fn a_browser_without_a_script_starts_looks_and_cancels() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let fleet = plan(&redis).start();
     let mut visitor = CookieClient::default();
     let mut page = |request: Request| visitor.request(fleet.listen, request.header("Accept", HTML));

@@ -8,7 +8,7 @@ use super::SubscriberRecord;
 use super::parse::Id;
 use super::publisher::PublishedMessage;
 
-/// Of a text, the same for everybody in this process.
+/// Of a text, the same for all clients in this process.
 pub(crate) fn hash(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
@@ -32,7 +32,7 @@ pub(crate) struct DeliveryReport {
     pub(crate) clients: usize,
     /// Published and answered, all topics.
     pub(crate) answered: usize,
-    /// Published with an unknown outcome, and got by everybody.
+    /// Published with an unknown outcome, and received by all clients.
     pub(crate) adopted: usize,
     /// Publishing calls that failed.
     pub(crate) failed: usize,

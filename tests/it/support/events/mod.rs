@@ -200,7 +200,7 @@ impl SubscriberGroup {
         self.records.iter().map(|record| lock(record).clone()).collect()
     }
 
-    /// Sends everybody home; what they met with.
+    /// Ends all clients; what they met with.
     pub(crate) fn stop(mut self) -> Vec<SubscriberRecord> {
         self.leave();
         self.records()

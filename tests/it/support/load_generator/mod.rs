@@ -17,10 +17,12 @@ use std::time::{Duration, Instant};
 
 pub(crate) use report::{LoadReport, RequestLoss};
 
-use crate::support::wait;
+use crate::support::{soak, wait};
 
 /// Between two requests of one client, so that the clients leave the fleet something of two cores.
-const PACE: Duration = Duration::from_millis(2);
+fn pace() -> Duration {
+    soak::length(Duration::from_millis(5), Duration::from_millis(2))
+}
 
 /// After a failure: a client that is refused must not do nothing else.
 const AFTER_FAILURE: Duration = Duration::from_millis(20);
@@ -138,7 +140,7 @@ impl LoadGenerator {
                     while !is_stopped.load(Ordering::Relaxed) {
                         let failed = book.tally.failed();
                         act(&mut book);
-                        thread::sleep(if book.tally.failed() > failed { AFTER_FAILURE } else { PACE });
+                        thread::sleep(if book.tally.failed() > failed { AFTER_FAILURE } else { pace() });
                     }
                     book.tally
                 })

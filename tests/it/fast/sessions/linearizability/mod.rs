@@ -224,7 +224,7 @@ async fn in_turn(place: &Place, clients: Vec<Vec<Move>>, turns: Vec<usize>) -> R
     let mut world = World::default();
     let mut clients: Vec<_> = clients.into_iter().map(Client::new).collect();
     let count = clients.len();
-    // After the random turns everybody finishes.
+    // After the random turns all clients finish.
     for turn in turns.into_iter().chain((0..count).flat_map(|client| [client; 40])) {
         let client = &mut clients[turn % count];
         let Some(step) = client.step() else { continue };

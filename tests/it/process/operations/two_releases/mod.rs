@@ -7,8 +7,9 @@
 mod beside;
 mod turns;
 
-use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
 
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
@@ -35,6 +36,37 @@ fn present(name: &str) -> PathBuf {
     program
 }
 
+/// Settings of these tests that have had another name: section, name, former name, value.
+const RENAMED: [(&str, &str, &str, &str); 3] = [
+    ("fleet", "heartbeat_interval", "heartbeat", "\"0\""),
+    ("tasks", "concurrency", "running", "0"),
+    ("workers", "canary_period", "probation", "\"300ms\""),
+];
+
+/// The configuration file of a program: those settings under the names that it knows.
+fn configuration(program: &Path) -> String {
+    let listed = Command::new(program).arg("settings").env_clear().output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let knows = |path: &str| listed.split_whitespace().any(|word| word.trim_end_matches(':') == path);
+    let lines = RENAMED.map(|(section, name, former, value)| {
+        let name = if knows(&format!("{section}.{name}")) { name } else { former };
+        assert!(knows(&format!("{section}.{name}")), "{} has no {section}.{name}", program.display());
+        format!("[{section}]\n{name} = {value}\n")
+    });
+    lines.concat()
+}
+
+/// A plan without variables that only one of the releases knows; its folder has the file of this program.
+fn common(plan: TestFleetBuilder, program: &Path) -> TestFleetBuilder {
+    configure(plan.folder(), program);
+    plan.unset("REGATTA_FLEET__HEARTBEAT_INTERVAL").unset("REGATTA_TASKS__CONCURRENCY")
+}
+
+/// Puts the file of this program in the place of another one's.
+fn configure(folder: &Path, program: &Path) {
+    fs::write(folder.join("regatta.toml"), configuration(program)).unwrap();
+}
+
 /// A fleet of each release.
 struct Both {
     fleets: [TestFleet; 2],
@@ -52,9 +84,9 @@ impl Both {
         }
         // All clients of a test are one address.
         let plan = || change(TestFleetBuilder::on(&redis).set("REGATTA_SESSION__CREATE_BURST", "100000"));
-        let first = plan().program(&programs[0]);
+        let first = common(plan().program(&programs[0]), &programs[0]);
         let prefix = first.prefix().to_owned();
-        let second = plan().program(&programs[1]).set("REGATTA_REDIS__PREFIX", &prefix);
+        let second = common(plan().program(&programs[1]), &programs[1]).set("REGATTA_REDIS__PREFIX", &prefix);
         Self { fleets: [first.start(), second.start()], prefix, redis }
     }
 

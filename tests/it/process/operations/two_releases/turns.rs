@@ -3,10 +3,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
-use crate::process::operations::two_releases::{former, present};
+use crate::process::operations::two_releases::{common, configure, former, present};
 use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::load_generator::{COUNTER, LoadGenerator, MIX};
@@ -26,23 +28,49 @@ impl Turns {
     /// With the former program.
     fn start(name: &str) -> Self {
         let redis = TestRedis::start();
-        let plan = TestFleetBuilder::on(&redis).set("REGATTA_WORKERS__CANARY_PERIOD", "300ms");
+        let plan = TestFleetBuilder::on(&redis);
         // An example has none of the shipped application's limits.
         let plan = if name.starts_with("examples/") { plan.shipped_limits() } else { plan };
         let link = plan.folder().join("program");
         let programs = [former(name), present(name)];
         symlink(&programs[0], &link).unwrap();
-        Self { fleet: plan.program(&link).start(), programs, redis }
+        let plan = common(plan.program(&link), &programs[0]);
+        Self { fleet: plan.start(), programs, redis }
+    }
+
+    /// Puts a program, and its configuration, in the place of the present ones.
+    fn install(&self, program: &Path) {
+        let folder = self.fleet.plan().folder();
+        configure(folder, program);
+        symlink(program, folder.join("next")).unwrap();
+        fs::rename(folder.join("next"), folder.join("program")).unwrap();
     }
 
     /// Puts a program in the place of the present one and has the fleet become it.
     #[track_caller]
     fn become_of(&self, program: &Path) {
-        let folder = self.fleet.plan().folder();
-        symlink(program, folder.join("next")).unwrap();
-        fs::rename(folder.join("next"), folder.join("program")).unwrap();
+        self.install(program);
         rollout(&self.fleet, Signal::SIGUSR2, "upgrade");
+        self.assert_runs(program);
+    }
+
+    #[track_caller]
+    fn assert_runs(&self, program: &Path) {
         assert_eq!(process::program(self.fleet.pid()).unwrap(), fs::canonicalize(program).unwrap());
+    }
+
+    /// A command of the present command line, which has to say that it worked; the last document it prints.
+    #[track_caller]
+    fn command(&self, words: &[&str]) -> Value {
+        let plan = self.fleet.plan();
+        let mut command = Command::new(present("regatta"));
+        command.args(words).arg("--json").current_dir(plan.folder());
+        command.env_clear().env("REGATTA_RUN_DIR", plan.setting("REGATTA_RUN_DIR"));
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{words:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        let last = serde_json::Deserializer::from_str(&text).into_iter().last();
+        last.unwrap_or_else(|| panic!("{words:?} printed nothing")).unwrap()
     }
 
     /// Forwards, back, and forwards again; `look` after each.
@@ -93,4 +121,32 @@ fn every_visitor_is_counted_exactly_forwards_and_back() {
     turns.go(look);
     let visits = load.stop();
     assert_eq!(turns.total(), visits.iter().map(|of_one| of_one.len() as u64).sum::<u64>());
+}
+
+/// The new file is in its place when an operator asks for the upgrade: the new command line speaks to the former fleet.
+/// The undo is asked of the present fleet, and the former one ends it.
+#[test]
+fn the_present_command_line_upgrades_the_former_fleet_and_undoes_it() {
+    let turns = Turns::start("examples/faulty");
+    let [old, new] = turns.programs.clone();
+    let volley = LoadGenerator::start(turns.fleet.listen, MIX);
+    volley.more(50);
+    turns.command(&["restart", "0"]);
+    turns.install(&new);
+    turns.command(&["upgrade"]);
+    turns.assert_runs(&new);
+    volley.more(50);
+    assert_eq!(turns.command(&["status"])["state"], "serving");
+    turns.command(&["scale", "3"]);
+    configure(turns.fleet.plan().folder(), &old);
+    turns.command(&["upgrade", "--binary", old.to_str().unwrap()]);
+    turns.assert_runs(&old);
+    volley.more(50);
+    turns.command(&["scale", "2"]);
+    volley.more(50);
+    let tally = volley.finish();
+    eprintln!("by commands: {}", tally.summary());
+    tally.assert_clean();
+    let next = client::once(turns.fleet.listen, Request::post(&format!("/counters/{COUNTER}"))).unwrap();
+    assert_eq!(next.text(), (tally.posted() + 1).to_string(), "posts are counted once each");
 }

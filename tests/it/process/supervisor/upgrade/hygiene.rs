@@ -79,7 +79,7 @@ fn a_crash_on_trial_is_mended_by_the_new_program() {
 
 #[test]
 fn sockets_that_systemd_lends_go_along_and_are_still_its_own() {
-    let redis = TestRedis::start();
+    let redis = TestRedis::shared();
     let lent = TcpListener::bind("127.0.0.1:0").unwrap();
     let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_WORKERS__CANARY_PERIOD", "300ms");
     let mut fleet = plan.lend("web", OwnedFd::from(lent.try_clone().unwrap())).start();

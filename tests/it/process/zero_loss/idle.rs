@@ -2,10 +2,10 @@
 
 use nix::sys::signal::Signal;
 
-use crate::soak::zero_loss::Scene;
 use crate::support::load_generator::ClientKind;
 use crate::support::operate::rollout;
 use crate::support::soak;
+use crate::support::traffic::Scene;
 
 /// Clients that post 16 KB after pauses of up to 400 ms: less than `drain.idle_grace`, which is what is promised.
 const CLIENTS: usize = 100;

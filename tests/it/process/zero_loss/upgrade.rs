@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::soak::zero_loss::Scene;
 use crate::support::fleet::TestFleetBuilder;
 use crate::support::operate::{quiet, settled};
 use crate::support::redis::TestRedis;
+use crate::support::traffic::Scene;
 use crate::support::{process, soak, wait};
 
 #[test]

@@ -14,7 +14,7 @@ pub mod rfc3339_ms {
     /// # Errors
     /// The serializer's.
     pub fn serialize<S: Serializer>(unix_ms: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&crate::status::units::format_moment(*unix_ms))
+        serializer.serialize_str(&crate::units::format_moment(*unix_ms))
     }
 
     /// Reads it.
@@ -26,6 +26,33 @@ pub mod rfc3339_ms {
         let moment = humantime::parse_rfc3339(&text).map_err(D::Error::custom)?;
         let since: Duration = moment.duration_since(UNIX_EPOCH).map_err(D::Error::custom)?;
         u64::try_from(since.as_millis()).map_err(D::Error::custom)
+    }
+}
+
+/// A moment that may be missing, as 0 or none: Unix milliseconds here, RFC 3339 in JSON.
+pub mod optional_rfc3339_ms {
+    use serde::{Serialize, Serializer};
+
+    /// Writes it, or null.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(unix_ms: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        unix_ms.filter(|ms| *ms > 0).map(crate::units::format_moment).serialize(serializer)
+    }
+}
+
+/// Milliseconds here, seconds in JSON.
+pub mod millis {
+    use serde::{Serialize, Serializer};
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// The serializer's.
+    #[allow(clippy::cast_precision_loss, reason = "numbers of this size are exact")]
+    pub fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        (*number as f64 / 1e3).serialize(serializer)
     }
 }
 
@@ -141,5 +168,17 @@ mod tests {
         assert_eq!(serde_json::from_str::<Sample>(&json).unwrap(), sample);
         assert!(serde_json::from_str::<Sample>(&json.replace("2023", "soon")).is_err());
         assert_eq!(super::format_moment(u64::MAX), "1970-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn a_moment_that_never_came_is_null() {
+        #[derive(Serialize)]
+        struct Moments(
+            #[serde(serialize_with = "super::optional_rfc3339_ms::serialize")] Option<u64>,
+            #[serde(serialize_with = "super::optional_rfc3339_ms::serialize")] Option<u64>,
+            #[serde(serialize_with = "super::millis::serialize")] u64,
+        );
+        let json = serde_json::to_string(&Moments(None, Some(1_700_000_000_123), 1500)).unwrap();
+        assert_eq!(json, r#"[null,"2023-11-14T22:13:20.123Z",1.5]"#);
     }
 }

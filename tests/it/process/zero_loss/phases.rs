@@ -18,11 +18,6 @@ fn disturbed(plan: &TestFleetBuilder, signal: Signal, moment: Duration) -> TestF
     let fleet = plan.spawn();
     wait::let_pass(moment.saturating_sub(begin.elapsed()));
     fleet.signal(signal);
-    // Until a program takes them, the kernel has TTIN and TTOU suspend it.
-    wait::let_pass(Duration::from_millis(10));
-    if process::state(fleet.pid()) == Some('T') {
-        fleet.signal(Signal::SIGCONT);
-    }
     fleet
 }
 
@@ -35,6 +30,10 @@ fn moments() -> impl Iterator<Item = Duration> {
 /// Before a program has taken its signals it has done nothing either, and the kernel ends it.
 fn ended_before_it_began(fleet: &mut TestFleet, signal: Signal) -> bool {
     wait::until("it has said something, or has ended", wait::LONG, || {
+        // Until a program takes them, the kernel has TTIN and TTOU suspend it, once it gets a processor.
+        if process::state(fleet.pid()) == Some('T') {
+            fleet.signal(Signal::SIGCONT);
+        }
         !fleet.log().is_empty() || !process::alive(fleet.pid())
     });
     fleet.log().is_empty() && fleet.exit_code(wait::LONG) == -(signal as i32)

@@ -2,12 +2,12 @@
 
 use nix::sys::signal::Signal;
 
-use crate::soak::zero_loss::Scene;
 use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::TestFleetBuilder;
 use crate::support::operate::{rollout, settled};
 use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
+use crate::support::traffic::Scene;
 use crate::support::{soak, wait};
 
 #[test]

@@ -2,8 +2,8 @@
 
 use nix::sys::signal::Signal;
 
-use crate::soak::zero_loss::Scene;
 use crate::support::soak;
+use crate::support::traffic::Scene;
 
 /// From 2 to 8 slots and back.
 const ROUND: [usize; 2] = [8, 2];

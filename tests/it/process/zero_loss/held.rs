@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::soak::zero_loss::Scene;
-use crate::soak::zero_loss::storm::{Census, MOST};
 use crate::support::client::{Connection, Request};
 use crate::support::soak;
+use crate::support::traffic::Scene;
+use crate::support::traffic::{Census, MOST};
 
 /// How long a worker may drain here.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -40,7 +40,11 @@ fn held_connections_bound_old_generations() {
     assert!(census.most() <= MOST, "{} processes at a time", census.most());
     drop(census);
     scene.settled(2);
-    assert!(!scene.fleet.log_lines("cut ").is_empty(), "what was cut is told: {}", scene.fleet.log());
+    assert!(
+        !scene.fleet.log_lines("connections aborted at drain timeout").is_empty(),
+        "what was cut is told: {}",
+        scene.fleet.log()
+    );
     scene.end();
 }
 
@@ -67,6 +71,10 @@ fn requests_longer_than_a_drain_are_cut_and_shorter_ones_finished() {
         assert!(request.join().unwrap().is_err(), "it is cut at the deadline");
     }
     scene.settled(2);
-    assert!(!scene.fleet.log_lines("cut ").is_empty(), "what was cut is told: {}", scene.fleet.log());
+    assert!(
+        !scene.fleet.log_lines("connections aborted at drain timeout").is_empty(),
+        "what was cut is told: {}",
+        scene.fleet.log()
+    );
     scene.end();
 }

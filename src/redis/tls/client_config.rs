@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
+use fred::types::config::Config;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -23,11 +24,23 @@ static SYSTEM_ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
     Arc::new(store)
 });
 
+/// A connection's settings with those of its encryption.
+///
+/// # Errors
+/// `InvalidSetting` naming the setting whose file cannot be used, and why.
+pub(in crate::redis) fn encrypt(
+    config: Config,
+    credentials: &RedisCredentials,
+) -> Result<Config, RedisError> {
+    let tls = Some(client_config(credentials)?.into());
+    Ok(Config { tls, ..config })
+}
+
 /// Settings for one attempt to connect.
 ///
 /// # Errors
 /// `InvalidSetting` naming the setting whose file cannot be used, and why.
-pub(super) fn client_config(access: &RedisCredentials) -> Result<ClientConfig, RedisError> {
+fn client_config(access: &RedisCredentials) -> Result<ClientConfig, RedisError> {
     let trusted = match &access.tls_ca {
         Some(file) => Arc::new(authorities(file)?),
         None if SYSTEM_ROOTS.is_empty() => {

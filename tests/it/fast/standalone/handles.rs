@@ -1,0 +1,99 @@
+//! Counters, broadcasts and tasks of a program that is no fleet and serves nothing.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use regatta::counter::Counters;
+use regatta::rate_limit::{Key, Quota, RateLimitLayer, RateLimiter};
+use regatta::session::SessionLayer;
+use regatta::{Broadcast, LastEventId, Redis, TaskQueue, TaskState, TrustedProxies};
+
+use crate::fast::standalone::program;
+use crate::support::redis::TestRedis;
+
+/// Longest wait for a message.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn every_handle_can_be_cloned_sent_shared_and_shown() {
+    fn is_handle<T: Clone + Send + Sync + Debug>() {}
+    is_handle::<Redis>();
+    is_handle::<SessionLayer>();
+    is_handle::<RateLimitLayer>();
+    is_handle::<RateLimiter>();
+    is_handle::<Key>();
+    is_handle::<Quota>();
+    is_handle::<TrustedProxies>();
+    is_handle::<Counters>();
+    is_handle::<Broadcast>();
+    is_handle::<TaskQueue>();
+}
+
+#[test]
+fn batched_additions_are_sent_at_once() {
+    let server = TestRedis::start();
+    program::runtime().block_on(async {
+        let [redis, other] = [(); 2].map(|()| Redis::builder().url(server.url().expose()).prefix("handles"));
+        let (redis, other) = (redis.connect().await.unwrap(), other.connect().await.unwrap());
+        let hits = Counters::new(&redis).batched("hits").unwrap();
+        hits.add(2).await.unwrap();
+        hits.add(3).await.unwrap();
+        assert_eq!(Counters::new(&other).get("hits").await.unwrap(), 5);
+        let read = hits.value().await.unwrap();
+        assert_eq!((read.value, read.staleness), (5, Duration::ZERO));
+    });
+}
+
+#[test]
+fn bounded_and_distinct_counters_work_without_a_request() {
+    let server = TestRedis::start();
+    program::runtime().block_on(async {
+        let redis = program::connect(server.url().expose(), "handles").await.unwrap();
+        let counters = Counters::new(&redis);
+        let seats = counters.bounded("seats", 2).unwrap();
+        assert!(seats.try_take(2).await.unwrap().is_granted);
+        assert!(!seats.try_take(1).await.unwrap().is_granted);
+        let visitors = counters.distinct("visitors").unwrap();
+        visitors.insert("ann").await.unwrap();
+        assert_eq!(visitors.insert("ann").await.unwrap().count, 1);
+    });
+}
+
+#[test]
+fn a_message_reaches_subscribers_of_another_program() {
+    let server = TestRedis::start();
+    program::runtime().block_on(async {
+        let redis = program::connect(server.url().expose(), "handles").await.unwrap();
+        let other = program::connect(server.url().expose(), "handles").await.unwrap();
+        let mut heard = Broadcast::new(&other).subscribe("news", LastEventId::Latest).await.unwrap();
+        let id = Broadcast::new(&redis).publish("news", "ahoy").await.unwrap();
+        let event = tokio::time::timeout(PATIENCE, heard.next()).await.unwrap();
+        assert!(format!("{event:?}").starts_with("Message(") && heard.last_id() == Some(id), "{event:?}");
+    });
+}
+
+#[test]
+fn a_program_without_jobs_queues_tasks_for_those_that_have_them() {
+    let server = TestRedis::start();
+    program::runtime().block_on(async {
+        let redis = program::connect(server.url().expose(), "handles").await.unwrap();
+        let tasks = TaskQueue::new(&redis);
+        // The queue keeps the connection.
+        drop(redis);
+        assert!(tasks.enqueue("No kind", &1).await.is_err());
+        let id = tasks.enqueue("thumbnails", &"album").await.unwrap();
+        let status = tasks.status(&id).await.unwrap().unwrap();
+        assert_eq!(status.state, TaskState::Queued);
+        let mut watch = tasks.watch(&id).await.unwrap();
+        assert!(watch.next().await.is_some());
+        tasks.cancel(&id).await.unwrap();
+        let ended = tokio::time::timeout(PATIENCE, async {
+            let mut last = None;
+            while let Some(status) = watch.next().await {
+                last = Some(status.state);
+            }
+            last
+        });
+        assert_eq!(ended.await.unwrap(), Some(TaskState::Cancelled));
+    });
+}
