@@ -15,7 +15,7 @@ use crate::support::redis::TestRedis;
 const TIMES: u64 = 5;
 
 async fn set(fields: SessionFields) -> Result<String, Error> {
-    fields.update("name", |_: Option<String>| "ann".to_owned()).await
+    Ok(fields.update("name", |_: Option<String>| "ann".to_owned()).await?)
 }
 
 async fn name(fields: SessionFields) -> Result<String, Error> {

@@ -21,7 +21,7 @@ async fn keep(session: Session) -> Result<String, String> {
 }
 
 async fn login(mut auth: AuthSession) -> Result<(), Error> {
-    auth.login("ann").await
+    Ok(auth.login("ann").await?)
 }
 
 async fn me(auth: AuthSession) -> String {
