@@ -4,7 +4,8 @@
 
 use axum::Router;
 use axum::routing::get;
-use regatta::{Fleet, FleetHandle, PageView, Worker};
+use regatta::session::PageView;
+use regatta::{Fleet, FleetHandle, Worker};
 
 fn main() -> std::process::ExitCode {
     Fleet::new(|fleet: FleetHandle| Router::new().route("/", get(home)).with_state(fleet)).run()

@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::routing::post;
 use axum::{BoxError, Router};
 use regatta::session::{SessionFields, SessionLayer};
-use regatta::{Redis, RequestError};
+use regatta::{Error, Redis};
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
@@ -27,6 +27,6 @@ async fn main() -> Result<(), BoxError> {
 }
 
 /// Twenty clicks at once are twenty items.
-async fn add(fields: SessionFields) -> Result<String, RequestError> {
+async fn add(fields: SessionFields) -> Result<String, Error> {
     Ok(format!("{} in the cart\n", fields.incr("items", 1).await?))
 }

@@ -34,6 +34,7 @@ mod config;
 mod control;
 mod counters;
 mod digest;
+mod facade;
 mod fixed_window;
 mod http;
 mod idempotency;
@@ -54,59 +55,16 @@ mod tasks;
 mod units;
 mod worker;
 
-// The names an application is written with: one import each, whatever room they live in.
 pub use bootstrap::fleet::Fleet;
-pub use broadcasts::Presence;
 pub use config::settings::{ForwardedHeader, RedisUrl};
-pub use counters::batched::Approximate;
-pub use http::error::RequestError;
-pub use http::extract::{
-    AuthSession, BatchedCounter, BoundedCounter, ClientIp, Counters, DistinctCounter, Idempotency, Inserted,
-    PageView, RateLimit, SessionFields, Taken,
+pub use facade::{
+    Busy, ClientIp, Error, ErrorKind, EventSource, FleetHandle, FleetSnapshot, Idempotency, LastEventId,
+    Problem, RedisError, RedisErrorKind, RedisStatus, Refusal, RequestTimeout, SameOrigin, SlotSnapshot,
+    Worker, WorkerState, broadcast, counter, event, rate_limit, session, task, ws,
 };
-pub use http::layers::rate_limit::RateLimitLayer;
-pub use http::layers::request_timeout::RequestTimeout;
-pub use http::same_origin::SameOrigin;
 pub use http::standalone::{InvalidNetwork, Redis, RedisBuilder, RedisMode, TrustedProxies};
-pub use http::streams::broadcast::Broadcast;
-pub use http::streams::last_event_id::LastEventId;
-pub use http::streams::sse::SseSource as EventSource;
-pub use http::streams::websocket::handshake::WebSocketUpgrade;
-pub use http::{FleetHandle, Worker};
-pub use redis::{RedisError, RedisStatus};
-pub use request_state::auth::ActiveSession as ListedSession;
-pub use scoreboard::snapshot::SlotSnapshot;
-pub use sse::event;
 #[cfg(feature = "demo")]
 pub use sys::allocator::Allocator;
-pub use tasks::{Cancelled, TaskContext, TaskFailure, TaskId, TaskQueue, TaskState, TaskStatus};
-pub use tower_sessions::Session;
-
-/// Sessions, for a fleet and for any axum router.
-pub mod session {
-    pub use tower_sessions::Session;
-    pub use tower_sessions::cookie::SameSite;
-
-    pub use crate::http::extract::{AuthSession, PageView, SessionFields};
-    pub use crate::http::standalone::{SessionLayer, SessionService};
-    pub use crate::request_state::auth::ActiveSession;
-}
-
-/// Rate limits, for a fleet, for any axum router, and without HTTP.
-pub mod rate_limit {
-    pub use crate::config::limits::OnRedisDown;
-    pub use crate::http::extract::RateLimit;
-    pub use crate::http::layers::rate_limit::{Denied, ProblemOnDenied, RateLimitLayer, RateLimitService};
-    pub use crate::http::standalone::{Key, LimitQuota as Quota, RateLimiter};
-}
-
-/// Numbers that all processes share.
-pub mod counter {
-    pub use crate::counters::batched::Approximate;
-    pub use crate::http::extract::{
-        BatchedCounter, BoundedCounter, Counters, DistinctCounter, Inserted, Taken,
-    };
-}
 
 /// The rooms, for the project's own tests, benchmarks and fuzz targets. Not API: anything here changes without notice.
 #[cfg(feature = "__internals")]

@@ -27,7 +27,7 @@ const TOO_LARGE: u8 = 1;
 const TOO_SLOW: u8 = 2;
 
 /// Bounds a body's size and pace.
-pub(super) fn limit_body<B>(body: B, bounds: &HttpConfig, state: &Arc<RequestState>) -> Body
+pub(crate) fn limit_body<B>(body: B, bounds: &HttpConfig, state: &Arc<RequestState>) -> Body
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -103,12 +103,12 @@ where
 }
 
 /// The response to a body that announces too many bytes.
-pub(super) fn too_large(limit: usize) -> Problem {
+pub(crate) fn too_large(limit: usize) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a request body may have {limit} bytes"))
 }
 
 /// Which bound the body exceeded while it was read.
-pub(super) fn body_error(fault: &AtomicU8, bounds: &HttpConfig) -> Option<Problem> {
+pub(crate) fn body_error(fault: &AtomicU8, bounds: &HttpConfig) -> Option<Problem> {
     match fault.load(Relaxed) {
         TOO_LARGE => Some(too_large(bounds.max_body_size)),
         TOO_SLOW => Some(Problem::new(StatusCode::REQUEST_TIMEOUT, "the request body came too slowly")),
@@ -122,7 +122,7 @@ pub(super) struct UpgradePermits(Arc<Mutex<Vec<ConcurrencyPermit>>>);
 
 /// A response that holds the request's concurrency permits until its body was sent or dropped, or until the upgraded
 /// connection that follows it has ended.
-pub(super) fn hold_permits(mut response: Response, permits: Vec<ConcurrencyPermit>) -> Response {
+pub(crate) fn hold_permits(mut response: Response, permits: Vec<ConcurrencyPermit>) -> Response {
     if let Some(permits_of_upgrade) = response.extensions_mut().remove::<UpgradePermits>() {
         permits_of_upgrade.0.lock().unwrap_or_else(PoisonError::into_inner).extend(permits);
         return response;

@@ -127,7 +127,7 @@ fn tenths(number: f64) -> f64 {
 
 /// The list of instances as last read from Redis.
 #[derive(Default)]
-pub(super) struct FleetCache(Mutex<Option<(Instant, Result<InstanceList, String>)>>);
+pub(crate) struct FleetCache(Mutex<Option<(Instant, Result<InstanceList, String>)>>);
 
 impl fmt::Debug for FleetCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

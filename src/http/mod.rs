@@ -6,17 +6,16 @@
 
 mod admin;
 mod admin_hosts;
-mod body;
+pub(crate) mod body;
 mod body_pace;
 pub mod csrf;
 mod dashboard;
 mod drain_state;
 pub mod error;
-pub mod extract;
 mod fleet_handle;
 pub mod header_names;
+pub mod idempotency;
 mod instance;
-pub mod layers;
 mod no_dashboard;
 pub mod offload;
 mod prepared_rejection;
@@ -24,17 +23,16 @@ pub mod problem;
 pub mod real_ip;
 mod request_head;
 mod request_id;
-mod request_scope;
-mod request_state;
-mod response;
+pub(crate) mod request_scope;
+pub(crate) mod request_state;
+pub mod request_timeout;
+pub(crate) mod response;
 pub mod same_origin;
 pub mod security;
 pub mod service;
-mod services;
+pub(crate) mod services;
 pub mod standalone;
 pub mod streams;
-#[cfg(test)]
-mod tests;
 mod untrusted_proxy;
 mod worker;
 

@@ -256,7 +256,7 @@ impl Problem {
 
 impl Problem {
     /// As a response whose body is made of bytes.
-    pub(super) fn into_response_of<R: From<Bytes>>(self) -> http::Response<R> {
+    pub(crate) fn into_response_of<R: From<Bytes>>(self) -> http::Response<R> {
         let (body, headers) = self.to_parts();
         let mut response = http::Response::new(R::from(body));
         *response.status_mut() = self.status;

@@ -16,15 +16,15 @@ use crate::http::standalone::trusted_proxies;
 
 /// A request's state and what it is made of, as extractors and layers find it.
 #[derive(Debug, Clone)]
-pub(super) struct RequestScope {
-    pub(super) services: Arc<WorkerServices>,
+pub(crate) struct RequestScope {
+    pub(crate) services: Arc<WorkerServices>,
     /// The store of the request's session, which has the request's state.
-    pub(super) store: Arc<RequestSessionStore>,
+    pub(crate) store: Arc<RequestSessionStore>,
 }
 
 impl RequestScope {
     /// The scope of the request with these extensions; none outside a fleet.
-    pub(super) fn find(extensions: &Extensions) -> Option<&Self> {
+    pub(crate) fn find(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
     }
 
@@ -32,7 +32,7 @@ impl RequestScope {
     ///
     /// # Errors
     /// `MissingRedis`.
-    pub(super) fn from_parts(parts: &mut Parts) -> Result<&Self, RequestError> {
+    pub(crate) fn from_parts(parts: &mut Parts) -> Result<&Self, RequestError> {
         if Self::find(&parts.extensions).is_none() {
             let redis = parts.extensions.get::<Redis>().ok_or(RequestError::MissingRedis)?;
             let scope = Self::begin(redis.services(), parts);
@@ -45,7 +45,7 @@ impl RequestScope {
     ///
     /// # Errors
     /// `OutsideFleet`.
-    pub(super) fn in_fleet(parts: &Parts) -> Result<&Self, RequestError> {
+    pub(crate) fn in_fleet(parts: &Parts) -> Result<&Self, RequestError> {
         let scope = Self::find(&parts.extensions).filter(|scope| scope.services.standalone.is_none());
         scope.ok_or(RequestError::OutsideFleet)
     }
@@ -54,7 +54,7 @@ impl RequestScope {
     ///
     /// # Errors
     /// `MissingRedis`, `MissingSessionLayer`.
-    pub(super) fn with_sessions(parts: &mut Parts) -> Result<&Self, RequestError> {
+    pub(crate) fn with_sessions(parts: &mut Parts) -> Result<&Self, RequestError> {
         let scope = Self::from_parts(parts)?;
         match scope.services.state.has_sessions {
             true => Ok(scope),
@@ -66,7 +66,7 @@ impl RequestScope {
     ///
     /// # Errors
     /// `MissingClientAddress`.
-    pub(super) fn from_client(parts: &Parts) -> Result<ClientInfo, RequestError> {
+    pub(crate) fn from_client(parts: &Parts) -> Result<ClientInfo, RequestError> {
         let client = match Self::find(&parts.extensions) {
             Some(scope) => Some(scope.state().client).filter(|_| scope.state().client_is_known),
             None => trusted_proxies::client(parts),
@@ -75,13 +75,13 @@ impl RequestScope {
     }
 
     /// Lets the layers and extractors inside find it.
-    pub(super) fn insert_into(self, parts: &mut Parts) {
+    pub(crate) fn insert_into(self, parts: &mut Parts) {
         parts.extensions.insert(HasBegun);
         parts.extensions.insert(self);
     }
 
     /// Begins the state of a request outside a fleet; it costs nothing until it is used.
-    pub(super) fn begin(services: &Arc<WorkerServices>, parts: &Parts) -> Self {
+    pub(crate) fn begin(services: &Arc<WorkerServices>, parts: &Parts) -> Self {
         if let Some(connection) = &services.standalone {
             connection.ensure_started();
         }
@@ -91,7 +91,7 @@ impl RequestScope {
     }
 
     /// The request's state.
-    pub(super) fn state(&self) -> &Arc<RequestState> {
+    pub(crate) fn state(&self) -> &Arc<RequestState> {
         &self.store.state
     }
 }

@@ -31,7 +31,7 @@ const DETAIL_MAX: usize = 1024;
 
 /// What the response's headers need of the request.
 #[derive(Debug)]
-pub(super) struct RequestMeta {
+pub(crate) struct RequestMeta {
     pub(super) request_id: HeaderValue,
     version: Version,
 }
@@ -55,7 +55,7 @@ fn is_valid_request_id(id: &[u8]) -> bool {
 ///
 /// A text of axum or of a handler becomes the problem's detail; a document of the
 /// handler's own, in any other media type, stays. Texts about our own mistakes (5xx) are logged and not sent.
-pub(super) async fn into_problem(response: Response, fault: Option<Problem>) -> Response {
+pub(crate) async fn into_problem(response: Response, fault: Option<Problem>) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
         return response;
@@ -93,7 +93,7 @@ pub(super) async fn into_problem(response: Response, fault: Option<Problem>) -> 
 }
 
 /// Stores what the handler changed in its session, and replaces the response of a rejected request.
-pub(super) async fn finalize(
+pub(crate) async fn finalize(
     response: Response,
     state: &RequestState,
     session: Option<(&Session, &RequestSessionStore)>,
@@ -115,7 +115,7 @@ pub(super) async fn finalize(
 /// As [`finalize`], for a request that waits for nothing any more: no error to explain, nothing to store. Any other
 /// response comes back as it is.
 #[expect(clippy::result_large_err, reason = "both are the response, moved once")]
-pub(super) fn try_finalize(
+pub(crate) fn try_finalize(
     response: Response,
     state: &RequestState,
     session: &Session,
@@ -269,7 +269,7 @@ fn set_session_headers(headers: &mut HeaderMap, state: &RequestState, inner: &Re
 }
 
 /// What is left of the request's limits, in the configured form.
-pub(super) fn set_rate_limit_headers(headers: &mut HeaderMap, limits: RateLimitHeaders) {
+pub(crate) fn set_rate_limit_headers(headers: &mut HeaderMap, limits: RateLimitHeaders) {
     for (name, text) in [(RATELIMIT_POLICY, limits.policy), (RATELIMIT, limits.limit)] {
         if !text.is_empty()
             && let Ok(value) = HeaderValue::try_from(text)
@@ -293,7 +293,7 @@ fn set_no_store(headers: &mut HeaderMap) {
 }
 
 /// Headers of every response, errors included.
-pub(super) fn apply_common_headers(response: &mut Response<Body>, worker: &WorkerContext, head: RequestMeta) {
+pub(crate) fn apply_common_headers(response: &mut Response<Body>, worker: &WorkerContext, head: RequestMeta) {
     let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(X_WORKER_ID, worker.worker_id.clone());

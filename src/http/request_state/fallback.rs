@@ -19,7 +19,7 @@ use crate::{redis, sessions};
 
 impl RequestState {
     /// Stores what was read from Redis, for when Redis is away.
-    pub(super) fn cache_session(&self, session: &SessionQuery, reply: &SessionLookup) {
+    pub(crate) fn cache_session(&self, session: &SessionQuery, reply: &SessionLookup) {
         let Some(digest) = self.cookie_digest(session) else { return };
         if reply.user().is_some() && !self.services.sessions.follows_session_ends.swap(true, Relaxed) {
             subscribe_to_session_ends(&self.services.redis, &self.services.sessions.stale_cache);
@@ -29,7 +29,7 @@ impl RequestState {
     }
 
     /// A view could not be counted: records what is known of its session, without a number.
-    pub(super) async fn record_uncounted_view(
+    pub(crate) async fn record_uncounted_view(
         &self,
         inner: &mut RequestStateInner,
         error: &redis::RedisError,
@@ -49,7 +49,7 @@ impl RequestState {
     }
 
     /// The session is changed, or may be: its cached copy is not true any more.
-    pub(in crate::http) fn invalidate_cached(&self, id: Id) {
+    pub(crate) fn invalidate_cached(&self, id: Id) {
         self.stale_cache().remove(&sessions::digest(id));
     }
 
@@ -57,7 +57,7 @@ impl RequestState {
     ///
     /// A server that only refuses writes is read, whatever the method: what writes fails by itself, and logging out
     /// need not. The stale session is for safe methods.
-    pub(super) async fn session_without_redis(
+    pub(crate) async fn session_without_redis(
         &self,
         session: Option<&SessionQuery>,
         error: &redis::RedisError,

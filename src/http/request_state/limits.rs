@@ -17,28 +17,20 @@ use crate::scoreboard::row::SlotState;
 
 impl RequestState {
     /// The headers of the limits; `None`: none was decided.
-    pub(in crate::http) fn rate_limit_headers(&self, limits: &RequestLimits) -> Option<RateLimitHeaders> {
+    pub(crate) fn rate_limit_headers(&self, limits: &RequestLimits) -> Option<RateLimitHeaders> {
         let replies = limits.denied.as_ref().unwrap_or(&limits.decided);
         let style = self.services.worker.http.rate_limit_headers;
         (!replies.is_empty()).then(|| RateLimitHeaders::for_decisions(&limits.set, replies, style))
     }
 
     /// Applies a policy by its number, or raises the request's cost there, and decides it.
-    pub(in crate::http) async fn apply_policy(
-        &self,
-        policy: usize,
-        cost: Option<u64>,
-    ) -> Result<(), RequestError> {
+    pub(crate) async fn apply_policy(&self, policy: usize, cost: Option<u64>) -> Result<(), RequestError> {
         self.add_policy(policy, cost).await?;
         self.decide_limits().await
     }
 
     /// Applies a policy by its number, or raises the request's cost there, to be decided with the rest.
-    pub(in crate::http) async fn add_policy(
-        &self,
-        policy: usize,
-        cost: Option<u64>,
-    ) -> Result<(), RequestError> {
+    pub(crate) async fn add_policy(&self, policy: usize, cost: Option<u64>) -> Result<(), RequestError> {
         let mut inner = self.lock_unless_failed().await?;
         let decided = inner.limits.decided.len();
         inner.limits.set.add_policy(policy, cost, decided);
@@ -46,7 +38,7 @@ impl RequestState {
     }
 
     /// Applies a policy that the program made, to be decided with the rest; a configured one of its name stands for it.
-    pub(in crate::http) async fn add_policy_in_code(
+    pub(crate) async fn add_policy_in_code(
         &self,
         policies: [Option<&Arc<LimitPolicy>>; 2],
         tag: Option<&str>,
@@ -64,7 +56,7 @@ impl RequestState {
     }
 
     /// Charges more requests to every rate policy that applies.
-    pub(in crate::http) async fn charge(&self, cost: u64) -> Result<(), RequestError> {
+    pub(crate) async fn charge(&self, cost: u64) -> Result<(), RequestError> {
         self.decide_limits().await?;
         let mut inner = self.lock_unless_failed().await?;
         let decided = inner.limits.decided.len();
@@ -74,7 +66,7 @@ impl RequestState {
     }
 
     /// Gives back what the request was charged.
-    pub(in crate::http) async fn refund(&self) -> Result<(), RequestError> {
+    pub(crate) async fn refund(&self) -> Result<(), RequestError> {
         let charges = std::mem::take(&mut self.lock_unless_failed().await?.limits.charges);
         self.services
             .limiter
@@ -84,7 +76,7 @@ impl RequestState {
     }
 
     /// Checks the undecided limits in this worker; `Ok`: what Redis has to decide.
-    pub(super) async fn check_limits(
+    pub(crate) async fn check_limits(
         &self,
         inner: &mut RequestStateInner,
     ) -> Result<Option<PendingDecision>, BeginFailure> {
@@ -112,7 +104,7 @@ impl RequestState {
     }
 
     /// The request is allowed, by Redis or without it.
-    pub(super) fn grant(
+    pub(crate) fn grant(
         &self,
         limits: &mut RequestLimits,
         pending: PendingDecision,
@@ -130,7 +122,7 @@ impl RequestState {
     }
 
     /// Redis decided that it is denied.
-    pub(super) fn deny(
+    pub(crate) fn deny(
         &self,
         limits: &mut RequestLimits,
         pending: PendingDecision,
@@ -147,7 +139,7 @@ impl RequestState {
     }
 
     /// Redis did not reply: decides without it.
-    pub(super) fn fall_back(
+    pub(crate) fn fall_back(
         &self,
         limits: &mut RequestLimits,
         pending: PendingDecision,

@@ -7,13 +7,13 @@ use crate::limiter::permit::ConcurrencyPermit;
 
 /// A request's limits and how they were decided.
 #[derive(Debug)]
-pub(in crate::http) struct RequestLimits {
-    pub(super) set: AppliedLimits,
+pub(crate) struct RequestLimits {
+    pub(crate) set: AppliedLimits,
     /// Decisions in the set's order, as far as limits were decided; `None`: allowed, and no more is known.
-    pub(super) decided: LimitDecisions,
+    pub(crate) decided: LimitDecisions,
     /// The decisions when one of them denied the request.
-    pub(super) denied: Option<LimitDecisions>,
-    pub(super) charges: LimitCharges,
+    pub(crate) denied: Option<LimitDecisions>,
+    pub(crate) charges: LimitCharges,
     permits: Vec<ConcurrencyPermit>,
 }
 
@@ -21,7 +21,7 @@ impl RequestLimits {
     /// Redis denied the request: whether it must be sent again because other workers hold quota that is unused.
     ///
     /// See [`PendingDecision::reclaim_held_quota`].
-    pub(super) async fn needs_retry(
+    pub(crate) async fn needs_retry(
         &self,
         pending: &mut PendingDecision,
         replies: &[RateLimitDecision],
@@ -29,7 +29,7 @@ impl RequestLimits {
         pending.reclaim_held_quota(&self.set, replies).await
     }
 
-    pub(super) fn new(set: AppliedLimits) -> Self {
+    pub(crate) fn new(set: AppliedLimits) -> Self {
         Self {
             set,
             decided: LimitDecisions::new(),
@@ -40,21 +40,21 @@ impl RequestLimits {
     }
 
     /// Whether a limit was not decided yet.
-    pub(super) fn are_undecided(&self) -> bool {
+    pub(crate) fn are_undecided(&self) -> bool {
         self.decided.len() < self.set.len()
     }
 
     /// The decisions that are known.
-    pub(in crate::http) fn decisions(&self) -> Vec<RateLimitDecision> {
+    pub(crate) fn decisions(&self) -> Vec<RateLimitDecision> {
         self.decided.iter().flatten().copied().collect()
     }
 
     /// Its concurrency permits, to be held until its response has been sent.
-    pub(in crate::http) fn take_permits(&mut self) -> Vec<ConcurrencyPermit> {
+    pub(crate) fn take_permits(&mut self) -> Vec<ConcurrencyPermit> {
         std::mem::take(&mut self.permits)
     }
 
-    pub(super) fn record_grant(&mut self, granted: LimitGrant) {
+    pub(crate) fn record_grant(&mut self, granted: LimitGrant) {
         match self.decided.is_empty() {
             true => self.decided = granted.decisions,
             false => self.decided.extend(granted.decisions),
@@ -63,7 +63,7 @@ impl RequestLimits {
         self.charges.add(granted.charges);
     }
 
-    pub(super) fn record_denial(&mut self, replies: LimitDecisions) {
+    pub(crate) fn record_denial(&mut self, replies: LimitDecisions) {
         self.denied = Some(self.decided.iter().copied().chain(replies).collect());
     }
 }

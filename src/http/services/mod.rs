@@ -4,12 +4,12 @@
 //! does so behind its own lock. No part knows a route, an extractor or a request. Sessions have theirs in their own room
 //! ([`crate::sessions::services`]).
 
-pub(super) mod admin;
-pub(super) mod app_services;
-pub(super) mod cell_handle;
-pub(super) mod state;
-pub(super) mod stream;
-pub(super) mod worker;
+pub(crate) mod admin;
+pub(crate) mod app_services;
+pub(crate) mod cell_handle;
+pub(crate) mod state;
+pub(crate) mod stream;
+pub(crate) mod worker;
 
 use std::sync::Arc;
 
@@ -22,18 +22,18 @@ use crate::http::standalone::connection::StandaloneConnection;
 
 /// The parts that the application's routes may reach.
 #[derive(Debug)]
-pub(super) struct WorkerServices {
-    pub(super) worker: Arc<WorkerContext>,
-    pub(super) state: Arc<StateServices>,
-    pub(super) streams: Arc<StreamServices>,
+pub(crate) struct WorkerServices {
+    pub(crate) worker: Arc<WorkerContext>,
+    pub(crate) state: Arc<StateServices>,
+    pub(crate) streams: Arc<StreamServices>,
     /// Defaults of a session layer.
-    pub(super) session_config: SessionConfig,
+    pub(crate) session_config: SessionConfig,
     /// The connection of a program without a fleet; none in a worker, whose loop keeps it.
-    pub(super) standalone: Option<Arc<StandaloneConnection>>,
+    pub(crate) standalone: Option<Arc<StandaloneConnection>>,
 }
 
 impl WorkerServices {
-    pub(super) fn new(parts: &AppServices, worker: Arc<WorkerContext>) -> Self {
+    pub(crate) fn new(parts: &AppServices, worker: Arc<WorkerContext>) -> Self {
         let state = StateServices::new(parts, &worker);
         let streams = StreamServices::new(parts, &state);
         Self {
@@ -46,7 +46,7 @@ impl WorkerServices {
     }
 
     /// Those of a program without a fleet, whose requests have no session unless a layer gives them one.
-    pub(super) fn standalone(
+    pub(crate) fn standalone(
         parts: &AppServices,
         worker: Arc<WorkerContext>,
         connection: Arc<StandaloneConnection>,
@@ -64,7 +64,7 @@ impl WorkerServices {
     }
 
     /// The same over another state.
-    pub(super) fn with_state(&self, state: StateServices) -> Self {
+    pub(crate) fn with_state(&self, state: StateServices) -> Self {
         Self {
             worker: Arc::clone(&self.worker),
             state: Arc::new(state),

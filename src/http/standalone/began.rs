@@ -2,4 +2,4 @@
 
 /// The client's address was read: what would change it comes too late.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::http) struct HasBegun;
+pub(crate) struct HasBegun;

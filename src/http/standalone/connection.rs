@@ -12,7 +12,7 @@ use crate::broadcasts::BroadcastHub;
 use crate::request_state::StateClient;
 
 /// What goes on in the background for every handle of one connection.
-pub(in crate::http) struct StandaloneConnection {
+pub(crate) struct StandaloneConnection {
     redis: StateClient,
     is_started: AtomicBool,
     is_hub_started: AtomicBool,
@@ -27,7 +27,7 @@ impl fmt::Debug for StandaloneConnection {
 }
 
 impl StandaloneConnection {
-    pub(super) fn new(redis: StateClient) -> Self {
+    pub(crate) fn new(redis: StateClient) -> Self {
         Self {
             redis,
             is_started: AtomicBool::new(false),
@@ -37,7 +37,7 @@ impl StandaloneConnection {
     }
 
     /// Begins to connect, once. Outside a runtime nothing is done: the first use inside one does it.
-    pub(in crate::http) fn ensure_started(&self) {
+    pub(crate) fn ensure_started(&self) {
         if self.is_started.load(Relaxed) || Handle::try_current().is_err() {
             return;
         }
@@ -47,7 +47,7 @@ impl StandaloneConnection {
     }
 
     /// The same, and begins to follow broadcasts, which not every program has.
-    pub(in crate::http) fn ensure_hub_started(&self, hub: &BroadcastHub) {
+    pub(crate) fn ensure_hub_started(&self, hub: &BroadcastHub) {
         self.ensure_started();
         if self.is_started.load(Relaxed) && !self.is_hub_started.swap(true, Relaxed) {
             self.keep(hub.start());

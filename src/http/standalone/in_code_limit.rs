@@ -135,7 +135,7 @@ impl Key {
 
 /// A limit that the program makes, ready to use.
 #[derive(Debug)]
-pub(in crate::http) struct InCodeLimit {
+pub(crate) struct InCodeLimit {
     policy: Arc<LimitPolicy>,
     /// Bounds one client over all values of a header.
     companion: Option<Arc<LimitPolicy>>,
@@ -146,7 +146,7 @@ pub(in crate::http) struct InCodeLimit {
 
 impl InCodeLimit {
     /// `prefix` is the first part of every key in Redis.
-    pub(in crate::http) fn new(
+    pub(crate) fn new(
         name: &str,
         quota: LimitQuota,
         key: Key,
@@ -159,7 +159,7 @@ impl InCodeLimit {
     }
 
     /// The same for a key that the caller names.
-    pub(super) fn keyed(name: &str, quota: LimitQuota, prefix: &str) -> Self {
+    pub(crate) fn keyed(name: &str, quota: LimitQuota, prefix: &str) -> Self {
         Self::new(name, quota, Key::by(|_| None), OnRedisDown::Local, prefix)
     }
 
@@ -167,7 +167,7 @@ impl InCodeLimit {
     ///
     /// # Errors
     /// `MissingSessionLayer`, `MissingClientAddress`, and why the request is refused already.
-    pub(in crate::http) async fn apply(
+    pub(crate) async fn apply(
         &self,
         state: &RequestState,
         parts: &Parts,
@@ -185,7 +185,7 @@ impl InCodeLimit {
     ///
     /// # Errors
     /// Why the request is refused already.
-    pub(super) async fn apply_to(
+    pub(crate) async fn apply_to(
         &self,
         state: &RequestState,
         key: &str,
@@ -197,7 +197,7 @@ impl InCodeLimit {
     }
 
     /// The key in Redis of what has this key.
-    pub(super) fn redis_key(&self, key: &str) -> String {
+    pub(crate) fn redis_key(&self, key: &str) -> String {
         self.policy.key(&header_digest(key.as_bytes()))
     }
 

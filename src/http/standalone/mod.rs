@@ -4,19 +4,15 @@
 //! round trip, as in a worker. Inside a fleet the layers find the worker's state and add nothing to it. It must not know
 //! how processes are started, and nothing here is shared between processes but Redis.
 
-pub(super) mod began;
-pub(super) mod connection;
-pub(super) mod in_code_limit;
-pub(super) mod quota;
-pub(super) mod rate_limiter;
-pub(super) mod redis;
-pub(super) mod session_layer;
-pub(super) mod state_handle;
-pub(super) mod trusted_proxies;
+pub(crate) mod began;
+pub(crate) mod connection;
+pub(crate) mod in_code_limit;
+pub(crate) mod quota;
+pub(crate) mod redis;
+pub(crate) mod state_handle;
+pub(crate) mod trusted_proxies;
 
 pub use in_code_limit::Key;
 pub use quota::LimitQuota;
-pub use rate_limiter::RateLimiter;
 pub use redis::{Redis, RedisBuilder, RedisMode};
-pub use session_layer::{SessionLayer, SessionService};
 pub use trusted_proxies::{InvalidNetwork, TrustedProxies, TrustedProxiesService};

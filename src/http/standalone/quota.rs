@@ -74,7 +74,7 @@ impl LimitQuota {
     }
 
     /// As a policy that nothing but a layer applies.
-    pub(super) fn to_limit(self, subject: SubjectKind, on_redis_down: OnRedisDown) -> LimitConfig {
+    pub(crate) fn to_limit(self, subject: SubjectKind, on_redis_down: OnRedisDown) -> LimitConfig {
         let kind = match self.period {
             None => LimitKind::Concurrency {
                 max: self.requests.clamp(1, CONCURRENT_MAX),

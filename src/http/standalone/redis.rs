@@ -34,7 +34,7 @@ const CLIENT_NAME: &str = "regatta-client";
 /// use regatta::Redis;
 /// use regatta::counter::Counters;
 ///
-/// async fn hit(counters: Counters) -> Result<String, regatta::RequestError> {
+/// async fn hit(counters: Counters) -> Result<String, regatta::counter::Error> {
 ///     Ok(counters.add("hits", 1).await?.to_string())
 /// }
 ///
@@ -101,11 +101,11 @@ impl Redis {
         self.client().url()
     }
 
-    pub(in crate::http) fn from_services(services: Arc<WorkerServices>) -> Self {
+    pub(crate) fn from_services(services: Arc<WorkerServices>) -> Self {
         Self { services }
     }
 
-    pub(in crate::http) fn services(&self) -> &Arc<WorkerServices> {
+    pub(crate) fn services(&self) -> &Arc<WorkerServices> {
         &self.services
     }
 

@@ -9,7 +9,7 @@ use crate::http::services::WorkerServices;
 
 /// Where a handle finds the state for its next operation.
 #[derive(Debug, Clone)]
-pub(in crate::http) enum StateHandle {
+pub(crate) enum StateHandle {
     /// The request's, which every operation of the request shares.
     Request(Arc<RequestState>),
     /// A new one for each operation: a state that has failed once refuses every later use, which is right for one request
@@ -19,7 +19,7 @@ pub(in crate::http) enum StateHandle {
 
 impl StateHandle {
     /// The state for one operation.
-    pub(in crate::http) fn state(&self) -> Arc<RequestState> {
+    pub(crate) fn state(&self) -> Arc<RequestState> {
         match self {
             Self::Request(state) => Arc::clone(state),
             Self::Detached(services) => detached(services),
@@ -28,7 +28,7 @@ impl StateHandle {
 }
 
 /// A state under no policy, of no client and without a session.
-pub(in crate::http) fn detached(services: &Arc<WorkerServices>) -> Arc<RequestState> {
+pub(crate) fn detached(services: &Arc<WorkerServices>) -> Arc<RequestState> {
     if let Some(connection) = &services.standalone {
         connection.ensure_started();
     }

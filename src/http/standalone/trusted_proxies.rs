@@ -88,7 +88,7 @@ fn parse_network(text: &str) -> Result<IpNet, InvalidNetwork> {
 }
 
 /// The client of a request outside a fleet; none: the server did not tell the peer's address.
-pub(in crate::http) fn client(parts: &Parts) -> Option<ClientInfo> {
+pub(crate) fn client(parts: &Parts) -> Option<ClientInfo> {
     let peer = match parts.extensions.get::<ConnectInfo<SocketAddr>>() {
         Some(ConnectInfo(peer)) => *peer,
         None => parts.extensions.get::<MockConnectInfo<SocketAddr>>()?.0,

@@ -7,7 +7,7 @@ use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::config::{ConfigInputs, settings};
 use regatta::__internals::redis::RedisClient;
 use regatta::__internals::tasks::{EnqueueOutcome, StartOutcome, TaskDelivery, TaskExecution, TaskPolicy};
-use regatta::{TaskId, TaskState};
+use regatta::task::{TaskId, TaskState};
 
 use crate::support::redis::{TestRedis, connect, eventually};
 use regatta::__internals::request_state::StateClient;

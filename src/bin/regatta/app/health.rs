@@ -29,7 +29,7 @@ pub(super) async fn health(Shared(state): Shared<FleetHandle>) -> Json<HealthRep
         RedisStatus::Up if breakers.all_closed() => ("ok", "up"),
         RedisStatus::Up => ("degraded", "up"),
         RedisStatus::Connecting => ("degraded", "connecting"),
-        RedisStatus::Down { .. } => ("degraded", "down"),
+        _ => ("degraded", "down"),
     };
     let worker = state.worker();
     Json(HealthReport {
@@ -37,8 +37,8 @@ pub(super) async fn health(Shared(state): Shared<FleetHandle>) -> Json<HealthRep
         worker: worker.pid(),
         slot: worker.slot(),
         generation: worker.generation(),
-        uptime_seconds: state.uptime().as_secs(),
-        memory_bytes: state.memory_bytes(),
+        uptime_seconds: worker.uptime().as_secs(),
+        memory_bytes: worker.memory_bytes(),
         redis,
         redis_reads: breakers.reads.state.name(),
         redis_writes: breakers.writes.state.name(),

@@ -20,7 +20,7 @@ use regatta::__internals::sessions::commands::{InitialSession, RotateFrom, Rotat
 use regatta::__internals::sessions::query::{SessionAccess, SessionLookup, SessionQuery};
 use regatta::__internals::sessions::{commit as session_commit, keys as session_keys};
 use regatta::__internals::tasks::keys as task_keys;
-use regatta::TaskId;
+use regatta::task::TaskId;
 
 use crate::support::redis::{TestRedis, connect, eventually, new_session};
 use regatta::__internals::request_state::StateClient;

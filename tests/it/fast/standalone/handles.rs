@@ -3,10 +3,12 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use regatta::broadcast::Broadcast;
 use regatta::counter::Counters;
 use regatta::rate_limit::{Key, Quota, RateLimitLayer, RateLimiter};
 use regatta::session::SessionLayer;
-use regatta::{Broadcast, LastEventId, Redis, TaskQueue, TaskState, TrustedProxies};
+use regatta::task::{TaskQueue, TaskState};
+use regatta::{LastEventId, Redis, TrustedProxies};
 
 use crate::fast::standalone::program;
 use crate::support::redis::TestRedis;
@@ -35,12 +37,12 @@ fn batched_additions_are_sent_at_once() {
     program::runtime().block_on(async {
         let [redis, other] = [(); 2].map(|()| Redis::builder().url(server.url().expose()).prefix("handles"));
         let (redis, other) = (redis.connect().await.unwrap(), other.connect().await.unwrap());
-        let hits = Counters::new(&redis).batched("hits").unwrap();
+        let hits = Counters::new(&redis).batched("hits");
         hits.add(2).await.unwrap();
         hits.add(3).await.unwrap();
         assert_eq!(Counters::new(&other).get("hits").await.unwrap(), 5);
         let read = hits.value().await.unwrap();
-        assert_eq!((read.value, read.staleness), (5, Duration::ZERO));
+        assert_eq!((read.value(), read.staleness()), (5, Duration::ZERO));
     });
 }
 
@@ -50,12 +52,12 @@ fn bounded_and_distinct_counters_work_without_a_request() {
     program::runtime().block_on(async {
         let redis = program::connect(server.url().expose(), "handles").await.unwrap();
         let counters = Counters::new(&redis);
-        let seats = counters.bounded("seats", 2).unwrap();
-        assert!(seats.try_take(2).await.unwrap().is_granted);
-        assert!(!seats.try_take(1).await.unwrap().is_granted);
-        let visitors = counters.distinct("visitors").unwrap();
+        let seats = counters.bounded("seats", 2);
+        assert!(seats.try_take(2).await.unwrap().is_granted());
+        assert!(!seats.try_take(1).await.unwrap().is_granted());
+        let visitors = counters.distinct("visitors");
         visitors.insert("ann").await.unwrap();
-        assert_eq!(visitors.insert("ann").await.unwrap().count, 1);
+        assert_eq!(visitors.insert("ann").await.unwrap().count(), 1);
     });
 }
 
@@ -65,10 +67,14 @@ fn a_message_reaches_subscribers_of_another_program() {
     program::runtime().block_on(async {
         let redis = program::connect(server.url().expose(), "handles").await.unwrap();
         let other = program::connect(server.url().expose(), "handles").await.unwrap();
-        let mut heard = Broadcast::new(&other).subscribe("news", LastEventId::Latest).await.unwrap();
-        let id = Broadcast::new(&redis).publish("news", "ahoy").await.unwrap();
+        let topic = |redis: &Redis| Broadcast::new(redis).topic("news").unwrap();
+        let mut heard = topic(&other).subscribe(LastEventId::none()).await.unwrap();
+        let id = topic(&redis).publish("ahoy").await.unwrap();
         let event = tokio::time::timeout(PATIENCE, heard.next()).await.unwrap();
-        assert!(format!("{event:?}").starts_with("Message(") && heard.last_id() == Some(id), "{event:?}");
+        assert!(
+            format!("{event:?}").starts_with("Some(Message(") && heard.last_id() == Some(id),
+            "{event:?}"
+        );
     });
 }
 
@@ -82,15 +88,15 @@ fn a_program_without_jobs_queues_tasks_for_those_that_have_them() {
         drop(redis);
         assert!(tasks.enqueue("No kind", &1).await.is_err());
         let id = tasks.enqueue("thumbnails", &"album").await.unwrap();
-        let status = tasks.status(&id).await.unwrap().unwrap();
-        assert_eq!(status.state, TaskState::Queued);
-        let mut watch = tasks.watch(&id).await.unwrap();
+        let status = tasks.status(id).await.unwrap().unwrap();
+        assert_eq!(status.state(), TaskState::Queued);
+        let mut watch = tasks.watch(id).await.unwrap();
         assert!(watch.next().await.is_some());
-        tasks.cancel(&id).await.unwrap();
+        tasks.cancel(id).await.unwrap();
         let ended = tokio::time::timeout(PATIENCE, async {
             let mut last = None;
             while let Some(status) = watch.next().await {
-                last = Some(status.state);
+                last = Some(status.state());
             }
             last
         });

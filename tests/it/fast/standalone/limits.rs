@@ -9,8 +9,8 @@ use axum::body::Body;
 use axum::http::HeaderName;
 use axum::response::Response;
 use axum::routing::get;
+use regatta::Redis;
 use regatta::rate_limit::{Denied, Key, Quota, RateLimit, RateLimitLayer, RateLimiter};
-use regatta::{Redis, RequestError};
 
 use crate::fast::standalone::program::{self, Program};
 use crate::support::client::Request;
@@ -143,7 +143,7 @@ fn requests_at_the_same_time_are_counted_until_their_bodies_were_sent() {
         let redis = program::connect(server.url().expose(), "limits").await.unwrap();
         let slots = RateLimiter::new(&redis, "slots", Quota::concurrent(2));
         let (one, _two) = (slots.check("x").await.unwrap(), slots.check("x").await.unwrap());
-        assert!(matches!(slots.check("x").await, Err(RequestError::Denied)));
+        assert!(matches!(slots.check("x").await, Err(regatta::rate_limit::Error::Denied(_))));
         drop(one);
         let mut freed = false;
         for _ in 0..200 {
@@ -166,9 +166,9 @@ fn a_limit_without_http_counts_by_any_key_and_can_be_reset() {
         let mails = RateLimiter::new(&redis, "mails", Quota::per_minute(1).burst(3));
         assert_eq!(mails.check("ann").await.unwrap().remaining(), Some(2));
         assert_eq!(mails.check_n("ann", 2).await.unwrap().remaining(), Some(0));
-        assert!(matches!(mails.check("ann").await, Err(RequestError::Denied)));
+        assert!(matches!(mails.check("ann").await, Err(regatta::rate_limit::Error::Denied(_))));
         assert_eq!(mails.check_n("ben", 0).await.unwrap().remaining(), Some(3));
-        assert!(matches!(mails.check_n("ben", 4).await, Err(RequestError::Denied)));
+        assert!(matches!(mails.check_n("ben", 4).await, Err(regatta::rate_limit::Error::Denied(_))));
         mails.reset("ann").await.unwrap();
         assert_eq!(mails.check("ann").await.unwrap().remaining(), Some(2));
     });

@@ -4,21 +4,22 @@ use std::time::Duration;
 
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use regatta::__internals::redis::RedisError;
 use regatta::counter::Counters;
 use regatta::rate_limit::{OnRedisDown, Quota, RateLimitLayer};
 use regatta::session::{SessionFields, SessionLayer};
-use regatta::{Redis, RedisError, RedisStatus, RequestError};
+use regatta::{Error, Redis, RedisStatus};
 
 use crate::fast::standalone::program::{self, Program};
 use crate::support::client::{CookieClient, Request};
 use crate::support::redis::TestRedis;
 use crate::support::wait;
 
-async fn hit(counters: Counters) -> Result<String, RequestError> {
+async fn hit(counters: Counters) -> Result<String, Error> {
     Ok(counters.add("hits", 1).await?.to_string())
 }
 
-async fn add(fields: SessionFields) -> Result<String, RequestError> {
+async fn add(fields: SessionFields) -> Result<String, Error> {
     Ok(fields.incr("items", 1).await?.to_string())
 }
 

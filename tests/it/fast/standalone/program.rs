@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use axum::Router;
-use regatta::{Redis, RedisError};
+use regatta::__internals::redis::RedisError;
+use regatta::Redis;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 

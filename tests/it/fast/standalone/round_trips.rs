@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::routing::get;
-use regatta::RequestError;
+use regatta::Error;
 use regatta::counter::Counters;
 use regatta::rate_limit::{Quota, RateLimitLayer};
 use regatta::session::{PageView, SessionFields, SessionLayer};
@@ -14,15 +14,15 @@ use crate::support::redis::TestRedis;
 
 const TIMES: u64 = 5;
 
-async fn set(fields: SessionFields) -> Result<String, RequestError> {
-    fields.update("name", |_: Option<String>| "ann".to_owned()).await
+async fn set(fields: SessionFields) -> Result<String, Error> {
+    Ok(fields.update("name", |_: Option<String>| "ann".to_owned()).await?)
 }
 
-async fn name(fields: SessionFields) -> Result<String, RequestError> {
+async fn name(fields: SessionFields) -> Result<String, Error> {
     Ok(fields.get::<String>("name").await?.unwrap_or_default())
 }
 
-async fn all(fields: SessionFields, counters: Counters) -> Result<String, RequestError> {
+async fn all(fields: SessionFields, counters: Counters) -> Result<String, Error> {
     let hits = counters.add("hits", 1).await?;
     Ok(format!("{} {hits}", fields.get::<String>("name").await?.unwrap_or_default()))
 }
@@ -31,7 +31,7 @@ async fn view(view: PageView) -> String {
     format!("{} {}", view.count(), view.total())
 }
 
-async fn hits(counters: Counters) -> Result<String, RequestError> {
+async fn hits(counters: Counters) -> Result<String, Error> {
     Ok(counters.add("other", 1).await?.to_string())
 }
 

@@ -4,13 +4,13 @@ use axum::Router;
 use axum::routing::{get, post};
 use regatta::rate_limit::{Key, Quota, RateLimitLayer};
 use regatta::session::{AuthSession, SameSite, Session, SessionFields, SessionLayer};
-use regatta::{Redis, RequestError};
+use regatta::{Error, Redis};
 
 use crate::fast::standalone::program::{self, Program};
 use crate::support::client::{CookieClient, Request};
 use crate::support::redis::TestRedis;
 
-async fn add(fields: SessionFields) -> Result<String, RequestError> {
+async fn add(fields: SessionFields) -> Result<String, Error> {
     Ok(fields.incr("items", 1).await?.to_string())
 }
 
@@ -20,8 +20,8 @@ async fn keep(session: Session) -> Result<String, String> {
     Ok(count.to_string())
 }
 
-async fn login(mut auth: AuthSession) -> Result<(), RequestError> {
-    auth.login("ann").await
+async fn login(mut auth: AuthSession) -> Result<(), Error> {
+    Ok(auth.login("ann").await?)
 }
 
 async fn me(auth: AuthSession) -> String {

@@ -8,8 +8,8 @@ use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::RedisClient;
 use regatta::__internals::tasks;
 use regatta::__internals::tasks::{EnqueueOutcome, ExecutionResult, StartOutcome, TaskExecution, TaskPolicy};
-use regatta::TaskState::{Cancelled, Dead, Done, Failed, Queued, Running};
-use regatta::{TaskId, TaskState};
+use regatta::task::TaskState::{Cancelled, Dead, Done, Failed, Queued, Running};
+use regatta::task::{TaskId, TaskState};
 
 use crate::support::redis::{TestRedis, connect};
 use crate::support::{soak, wait};

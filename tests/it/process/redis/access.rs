@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use regatta::__internals::config;
 use regatta::__internals::config::ConfigInputs;
 use regatta::__internals::redis::RedisClient;
-use regatta::{RedisStatus, TaskContext, TaskFailure, TaskQueue, TaskState};
+use regatta::__internals::tasks::TaskQueue;
+use regatta::RedisStatus;
+use regatta::task::{TaskContext, TaskFailure, TaskState};
 
 use crate::support::client::Request;
 use crate::support::fleet::TestFleetBuilder;

@@ -15,7 +15,8 @@ use http::{Request, Response};
 use tower::{Layer, Service};
 
 use crate::config::limits::OnRedisDown;
-use crate::http::error::{RequestError, StateError};
+use crate::facade::rate_limit::error::UnknownPolicy;
+use crate::http::error::{Denied, RequestError, StateError};
 use crate::http::problem::Problem;
 use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
@@ -96,45 +97,6 @@ impl<D> fmt::Debug for RateLimitLayer<D> {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ProblemOnDenied;
 
-/// Which limits refused a request, and for how long.
-///
-/// ```no_run
-/// use axum::body::Body;
-/// use axum::response::Response;
-/// use regatta::Redis;
-/// use regatta::rate_limit::{Denied, Quota, RateLimitLayer};
-///
-/// # fn layer(redis: Redis) {
-/// let limit = RateLimitLayer::new(&redis, "site", Quota::per_second(10)).on_denied(|denied: &Denied| {
-///     let text = match denied.retry_after() {
-///         Some(time) => format!("come again in {} s\n", time.as_secs()),
-///         None => "never\n".to_owned(),
-///     };
-///     Response::builder().status(429).body(Body::from(text)).unwrap_or_default()
-/// });
-/// # let _: axum::Router = axum::Router::new().layer(limit);
-/// # }
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Denied {
-    violated: Vec<String>,
-    retry_after: Option<Duration>,
-}
-
-impl Denied {
-    /// Names of the limits that refused; none where the limit could not be decided, because Redis is away and the limit is
-    /// closed then.
-    pub fn violated(&self) -> &[String] {
-        &self.violated
-    }
-
-    /// When to try again, in whole seconds; `None`: no wait helps, because the request costs more than its limit can ever
-    /// allow.
-    pub fn retry_after(&self) -> Option<Duration> {
-        self.retry_after
-    }
-}
-
 impl RateLimitLayer {
     /// A limit by this name: all processes with the same Redis, prefix, name, quota and key count together. It counts by
     /// client address unless [`RateLimitLayer::key`] says otherwise.
@@ -149,18 +111,17 @@ impl RateLimitLayer {
         Self { services, source, cost: None, is_deferred: false, on_denied: ProblemOnDenied }
     }
 
-    pub(in crate::http) fn configured(services: &Arc<WorkerServices>, name: &str) -> Self {
+    /// # Errors
+    /// No policy has this name.
+    pub(crate) fn configured(services: &Arc<WorkerServices>, name: &str) -> Result<Self, UnknownPolicy> {
         let state = &services.state;
         let policy = state.limiter.policies().find(name).map(|(number, _)| number);
         if policy.is_none() && !state.policy_names.iter().any(|known| known == name) {
-            let known = state.policy_names.join(", ");
-            panic!(
-                "no policy is named {name}: add [limits.{name}] to the configuration, or use one of {known}"
-            );
+            return Err(UnknownPolicy::new(name, &state.policy_names));
         }
         let source = LimitSource::Configured(name.into(), policy);
         let services = Arc::clone(services);
-        Self { services, source, cost: None, is_deferred: false, on_denied: ProblemOnDenied }
+        Ok(Self { services, source, cost: None, is_deferred: false, on_denied: ProblemOnDenied })
     }
 }
 
@@ -248,8 +209,8 @@ pub trait OnDenied<R> {
 
 impl<R: From<Bytes>> OnDenied<R> for ProblemOnDenied {
     fn denied(&self, denied: &Denied) -> Response<R> {
-        let seconds = denied.retry_after.map(|time| time.as_secs());
-        Problem::quota_exceeded(denied.violated.clone(), seconds).into_response_of()
+        let seconds = denied.retry_after().map(|time| time.as_secs());
+        Problem::quota_exceeded(denied.violated().to_vec(), seconds).into_response_of()
     }
 
     fn failed(&self, problem: Problem, _: Option<Duration>) -> Response<R> {
@@ -263,7 +224,7 @@ impl<R, F: Fn(&Denied) -> Response<R>> OnDenied<R> for F {
     }
 
     fn failed(&self, _: Problem, retry_after: Option<Duration>) -> Response<R> {
-        self(&Denied { violated: Vec::new(), retry_after })
+        self(&Denied::new(Vec::new(), retry_after.map(|time| time.as_secs())))
     }
 }
 
@@ -334,12 +295,10 @@ async fn refuse<R>(state: &RequestState, error: &RequestError, on_denied: &impl 
 
 fn respond<R>(failure: StateError, on_denied: &impl OnDenied<R>) -> Response<R> {
     match failure {
-        StateError::Denied(headers) => on_denied.denied(&Denied {
-            violated: headers.violated,
-            retry_after: headers.retry_after.map(Duration::from_secs),
-        }),
-        StateError::Unavailable(seconds) => {
-            on_denied.failed(failure.into_problem(), Some(Duration::from_secs(seconds)))
+        StateError::Denied(headers) => on_denied.denied(&Denied::new(headers.violated, headers.retry_after)),
+        StateError::Unavailable(ref away) => {
+            let wait = Duration::from_secs(away.retry_after());
+            on_denied.failed(failure.into_problem(), Some(wait))
         }
         other => on_denied.failed(other.into_problem(), None),
     }

@@ -9,24 +9,26 @@ use axum::extract::Path;
 use axum::routing::get;
 use http::{Request, Response, header};
 
-use super::extract::{Counters, PageView};
-use super::*;
 use crate::broadcasts::BroadcastHub;
 use crate::config;
 use crate::config::ConfigInputs;
 use crate::config::settings::RedisUrl;
 use crate::counters::batched::BatchedCounters;
+use crate::facade::counter::Counters;
+use crate::facade::error::Error;
+use crate::facade::session::PageView;
+use crate::http::*;
 use crate::redis::RedisClient;
 use crate::request_state::StateClient;
 use crate::scoreboard::Scoreboard;
 use crate::tasks::TaskQueue;
 
 fn public_service(parts: &AppServices, app: &AppFactory) -> HttpService {
-    super::public_service(parts, app, &Dashboard::new(&parts.config.dashboard))
+    crate::http::public_service(parts, app, &Dashboard::new(&parts.config.dashboard))
 }
 
 fn admin_service(parts: &AppServices) -> HttpService {
-    super::admin_service(parts, &Dashboard::new(&parts.config.dashboard))
+    crate::http::admin_service(parts, &Dashboard::new(&parts.config.dashboard))
 }
 
 fn parts() -> AppServices {
@@ -65,10 +67,7 @@ fn app() -> AppFactory {
         Router::new()
             .route("/hello", get(|worker: Worker| async move { worker.pid().to_string() }))
             .route("/visit", get(|view: PageView| async move { view.count().to_string() }))
-            .route(
-                "/deaf",
-                get(|view: Result<PageView, RequestError>| async move { format!("{}", view.is_ok()) }),
-            )
+            .route("/deaf", get(|view: Result<PageView, Error>| async move { format!("{}", view.is_ok()) }))
             .route(
                 "/count/{name}",
                 get(|counters: Counters, Path(name): Path<String>| async move {

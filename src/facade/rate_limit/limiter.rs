@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::http::error::{RequestError, StateError};
-use crate::http::extract::RateLimit;
+use crate::facade::rate_limit::decision::RateLimit;
+use crate::facade::rate_limit::error::Error;
+use crate::http::error::RequestError;
 use crate::http::services::WorkerServices;
 use crate::http::standalone::in_code_limit::InCodeLimit;
 use crate::http::standalone::quota::LimitQuota;
@@ -51,11 +52,11 @@ impl RateLimiter {
     /// Of requests at the same time, the place is taken until the value is dropped.
     ///
     /// # Errors
-    /// [`RequestError::Denied`]; while Redis is away this process decides alone.
+    /// [`Error::Denied`]; while Redis is away this process decides alone.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was counted.
-    pub async fn check(&self, key: &str) -> Result<RateLimit, RequestError> {
+    pub async fn check(&self, key: &str) -> Result<RateLimit, Error> {
         self.check_n(key, 1).await
     }
 
@@ -66,24 +67,24 @@ impl RateLimiter {
     ///
     /// # Cancel safety
     /// As [`RateLimiter::check`].
-    pub async fn check_n(&self, key: &str, cost: u64) -> Result<RateLimit, RequestError> {
+    pub async fn check_n(&self, key: &str, cost: u64) -> Result<RateLimit, Error> {
         let state = state_handle::detached(&self.services);
         self.limit.apply_to(&state, key, cost).await?;
-        RateLimit::decide(&state).await
+        Ok(RateLimit::decide(&state).await?)
     }
 
     /// Forgets what was counted for a key, on every process.
     ///
     /// # Errors
-    /// [`RequestError::Unavailable`]: it may have been done.
+    /// [`Error::Redis`]: it may have been done.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done; a repetition is safe.
-    pub async fn reset(&self, key: &str) -> Result<(), RequestError> {
+    pub async fn reset(&self, key: &str) -> Result<(), Error> {
         if let Some(connection) = &self.services.standalone {
             connection.ensure_started();
         }
         let reset = self.services.state.limiter.reset(&self.limit.redis_key(key)).await;
-        reset.map(drop).map_err(|error| StateError::from(&error).to_request_error())
+        reset.map(drop).map_err(|error| RequestError::Redis((&error).into()).into())
     }
 }

@@ -15,7 +15,7 @@ use tower_sessions::Session;
 use tower_sessions::cookie::SameSite;
 
 use crate::config::settings::{CookieSecurity, Secret, SessionConfig};
-use crate::http::error::RequestError;
+use crate::facade::session::error::Error;
 use crate::http::request_scope::RequestScope;
 use crate::http::response;
 use crate::http::services::WorkerServices;
@@ -42,7 +42,7 @@ use crate::sessions::services::SessionServices;
 /// use regatta::Redis;
 /// use regatta::session::{SessionFields, SessionLayer};
 ///
-/// async fn add(fields: SessionFields) -> Result<String, regatta::RequestError> {
+/// async fn add(fields: SessionFields) -> Result<String, regatta::session::Error> {
 ///     Ok(format!("{} in the cart\n", fields.incr("items", 1).await?))
 /// }
 ///
@@ -145,10 +145,7 @@ impl SessionLayer {
     ///
     /// # Errors
     /// When a key has fewer than 32 bytes.
-    pub fn with_signing_keys<K: AsRef<[u8]>>(
-        self,
-        keys: impl IntoIterator<Item = K>,
-    ) -> Result<Self, RequestError> {
+    pub fn with_signing_keys<K: AsRef<[u8]>>(self, keys: impl IntoIterator<Item = K>) -> Result<Self, Error> {
         let keys = secrets(keys)?;
         Ok(self.with_config(|config| config.secrets = keys))
     }
@@ -160,7 +157,7 @@ impl SessionLayer {
     pub fn with_encryption_keys<K: AsRef<[u8]>>(
         self,
         keys: impl IntoIterator<Item = K>,
-    ) -> Result<Self, RequestError> {
+    ) -> Result<Self, Error> {
         let keys = secrets(keys)?;
         Ok(self.with_config(|config| config.encryption_keys = keys))
     }
@@ -200,8 +197,8 @@ fn cookie_text(text: &str, allowed: impl Fn(char) -> bool) -> String {
     text.chars().filter(|c| allowed(*c)).collect()
 }
 
-fn secrets<K: AsRef<[u8]>>(keys: impl IntoIterator<Item = K>) -> Result<Vec<Secret>, RequestError> {
-    let secret = |key: K| Secret::from_bytes(key.as_ref()).map_err(|_| RequestError::InvalidSessionKey);
+fn secrets<K: AsRef<[u8]>>(keys: impl IntoIterator<Item = K>) -> Result<Vec<Secret>, Error> {
+    let secret = |key: K| Secret::from_bytes(key.as_ref()).map_err(|_| Error::InvalidKey);
     keys.into_iter().map(secret).collect()
 }
 

@@ -1,0 +1,111 @@
+//! What an application may reach of its worker and fleet.
+
+use axum::response::Response;
+
+use crate::counters::keys;
+use crate::facade::broadcast::Broadcast;
+use crate::facade::counter::Counters;
+use crate::facade::fleet::busy::Busy;
+use crate::facade::fleet::snapshot::FleetSnapshot;
+use crate::facade::rate_limit::layer::RateLimitLayer;
+use crate::facade::redis_error::RedisError;
+use crate::facade::task::TaskQueue;
+use crate::http::services::state::TOTAL_VIEWS;
+use crate::http::streams::sse::{self, SseSource};
+use crate::http::{FleetHandle, Worker};
+use crate::redis::{BreakerStates, RedisStatus};
+
+impl FleetHandle {
+    /// Which worker this is.
+    pub fn worker(&self) -> &Worker {
+        &self.0.worker.worker
+    }
+
+    /// Whether Redis can be used at this moment.
+    pub fn redis_status(&self) -> RedisStatus {
+        self.0.state.redis.status()
+    }
+
+    /// States of the breakers before Redis's reads and writes in this worker.
+    #[doc(hidden)]
+    pub fn breaker_states(&self) -> BreakerStates {
+        self.0.state.redis.breaker_states()
+    }
+
+    /// Every slot of this machine that is in use, and the totals; from shared memory, without a message.
+    pub fn snapshot(&self) -> FleetSnapshot {
+        FleetSnapshot::new(self.0.worker.cell.scoreboard.snapshot())
+    }
+
+    /// Views of all visitors, without counting one.
+    ///
+    /// # Errors
+    /// Redis did not do it.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn page_views(&self) -> Result<i64, RedisError> {
+        let total = self.0.state.redis.read_counter(&keys::counter(&self.0.state.prefix, TOTAL_VIEWS)).await;
+        total.map_err(|error| RedisError::new(&error))
+    }
+
+    /// A layer that puts routes under the policy with this name, decided in the request's one call with all others.
+    ///
+    /// ```no_run
+    /// use axum::Router;
+    /// use axum::routing::post;
+    ///
+    /// # async fn login() {}
+    /// regatta::Fleet::new(|fleet: regatta::FleetHandle| {
+    ///     // [limits.login]: rate = "20/min", routes = "layer"
+    ///     Router::new().route("/login", post(login).layer(fleet.rate_limit("login").cost(5))).with_state(fleet)
+    /// });
+    /// ```
+    ///
+    /// A policy that is switched off (`enabled = false`) gives a layer that does nothing.
+    ///
+    /// # Panics
+    /// When no policy has this name: the worker then reports it and the fleet does not start.
+    pub fn rate_limit(&self, policy: &str) -> RateLimitLayer {
+        RateLimitLayer::configured(&self.0, policy).unwrap_or_else(|unknown| panic!("{unknown}"))
+    }
+
+    /// Counters for code outside a handler: under no limit, and each call is a round trip. Handlers extract
+    /// [`Counters`].
+    pub fn counters(&self) -> Counters {
+        Counters::new(self.redis())
+    }
+
+    /// This worker's broadcasts, for code outside a handler; handlers extract [`Broadcast`].
+    pub fn broadcast(&self) -> Broadcast {
+        Broadcast::new_in(&self.0.streams)
+    }
+
+    /// The fleet's tasks: jobs are registered while the routes are built.
+    pub fn tasks(&self) -> TaskQueue {
+        TaskQueue::new_in(&self.0.streams)
+    }
+
+    /// A response of server-sent events from any source, until the source, the client or the worker ends it.
+    ///
+    /// A worker serves at most `broadcast.max_subscribers` of them, beside those of broadcasts; the response beyond that is
+    /// 503.
+    pub fn events(&self, source: impl SseSource) -> Response {
+        sse::respond_permitted(source, &self.0.streams)
+    }
+
+    /// Runs CPU work off the event loop, a bounded number of jobs at once.
+    ///
+    /// # Errors
+    /// At once if all places are taken; or the work panicked.
+    ///
+    /// # Cancel safety
+    /// Waiting work is dropped; what has started runs to its end and its result is dropped.
+    pub async fn spawn_blocking<T, F>(&self, work: F) -> Result<T, Busy>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        self.0.worker.offload.run(work).await.map_err(Busy::new)
+    }
+}

@@ -1,0 +1,171 @@
+//! The fleet's queue of tasks.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::response::Response;
+use http::request::Parts;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::facade::error::Error as AnyError;
+use crate::facade::task::error::Error;
+use crate::facade::task::events;
+use crate::facade::task::status::TaskStatus;
+use crate::facade::task::watch::TaskWatch;
+use crate::http::request_scope::RequestScope;
+use crate::http::services::stream::StreamServices;
+use crate::http::standalone::redis::Redis;
+use crate::http::streams::last_event_id::LastEventId;
+use crate::tasks::{Cancelled, TaskId};
+use crate::tasks::{TaskContext, TaskFailure};
+
+/// The fleet's queue of tasks; also an extractor.
+///
+/// ```
+/// use regatta::task::{Error, TaskId, TaskQueue};
+///
+/// async fn start(tasks: TaskQueue, album: String) -> Result<String, Error> {
+///     Ok(tasks.enqueue("thumbnails", &album).await?.to_string())
+/// }
+///
+/// async fn percent(tasks: &TaskQueue, id: TaskId) -> Result<Option<u8>, Error> {
+///     Ok(tasks.status(id).await?.map(|task| task.percent()))
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/", axum::routing::post(start));
+/// # let _ = percent;
+/// ```
+#[derive(Clone)]
+pub struct TaskQueue(Arc<StreamServices>);
+
+impl fmt::Debug for TaskQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.tasks.fmt(f)
+    }
+}
+
+impl TaskQueue {
+    /// The queue over this connection, for programs that queue tasks and do none: it takes any kind, and whichever worker
+    /// has the job does it.
+    pub fn new(redis: &Redis) -> Self {
+        Self::new_in(&redis.services().streams)
+    }
+
+    pub(crate) fn new_in(services: &Arc<StreamServices>) -> Self {
+        Self(Arc::clone(services))
+    }
+
+    /// Registers the job for tasks of this kind; any worker whose program registers the kind may run it.
+    ///
+    /// The job runs on a thread of its own and may take all the time it needs, up to `tasks.timeout`. An error is final,
+    /// unless it is a [`TaskFailure::retry`]; after a panic, and when a worker is lost, another attempt follows, as often
+    /// as the settings allow. So a job may be started more than once: its result is accepted once, and its other effects
+    /// must allow repetition.
+    ///
+    /// ```no_run
+    /// use regatta::task::TaskContext;
+    ///
+    /// regatta::Fleet::new(|fleet: regatta::FleetHandle| {
+    ///     fleet.tasks().register("sum", |numbers: Vec<u64>, task: &TaskContext| {
+    ///         let mut sum = 0_u64;
+    ///         for (done, number) in numbers.iter().enumerate() {
+    ///             sum = sum.checked_add(*number).ok_or("the sum is too large")?;
+    ///             task.percent((100 * done / numbers.len()) as u8);
+    ///             if task.is_cancelled() {
+    ///                 return Err("cancelled");
+    ///             }
+    ///         }
+    ///         Ok(sum)
+    ///     });
+    ///     axum::Router::new().with_state(fleet)
+    /// });
+    /// ```
+    ///
+    /// # Panics
+    /// When the name has other characters than small letters, digits, `-` and `_`, or more than 32, or is registered
+    /// already: the worker then fails to boot, and the fleet does not start.
+    pub fn register<I, O, E>(
+        &self,
+        kind: &'static str,
+        job: impl Fn(I, &TaskContext) -> Result<O, E> + Send + Sync + 'static,
+    ) where
+        I: DeserializeOwned,
+        O: Serialize,
+        E: Into<TaskFailure>,
+    {
+        self.0.tasks.register(kind, job);
+    }
+
+    /// Queues a task for the next worker that has room and its job.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`], [`Error::UnknownKind`], [`Error::Input`] if it has more than 16 KiB of JSON or no form as
+    /// JSON; [`Error::Redis`], after which it may be queued: its id is not known then, and its record expires.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether the task is queued.
+    pub async fn enqueue<I: Serialize + ?Sized>(&self, kind: &str, input: &I) -> Result<TaskId, Error> {
+        Ok(self.0.tasks.enqueue(kind, input).await?)
+    }
+
+    /// A task as it is now; `None`: there is none, or its record has expired.
+    ///
+    /// # Errors
+    /// [`Error::Redis`].
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn status(&self, id: TaskId) -> Result<Option<TaskStatus>, Error> {
+        Ok(self.0.tasks.status(&id).await?.map(|task| TaskStatus::new(Arc::new(task))))
+    }
+
+    /// Cancels a task; `None`: there is none.
+    ///
+    /// A queued one is never started. The job of a running one is notified, at once or within a third of a lease, and its
+    /// result is dropped; the status is cancelled from now on.
+    ///
+    /// # Errors
+    /// [`Error::Redis`]; a repetition does no harm.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was cancelled.
+    pub async fn cancel(&self, id: TaskId) -> Result<Option<Cancelled>, Error> {
+        Ok(self.0.tasks.cancel(&id).await?)
+    }
+
+    /// Follows a task until it is final. All that follow a task on one worker share one query of Redis.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Redis`].
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn watch(&self, id: TaskId) -> Result<TaskWatch, Error> {
+        let mut watch = self.0.tasks.watch(&id).await?;
+        let first = watch.next().await.ok_or(Error::NotFound)?;
+        Ok(TaskWatch::new(first, watch))
+    }
+
+    /// A task as a response of server-sent events: its status now, then each change, as JSON.
+    ///
+    /// It ends with the task, and stays ended: a browser connects again after every end, and one that has seen the last
+    /// event gets 204 then and stops (WHATWG HTML §9.2.3).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Redis`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub async fn sse(&self, id: TaskId, last: LastEventId) -> Result<Response, Error> {
+        events::respond(&self.0, id, &last).await
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for TaskQueue {
+    type Rejection = AnyError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, AnyError> {
+        Ok(Self::new_in(&RequestScope::from_parts(parts)?.services.streams))
+    }
+}
