@@ -4,10 +4,14 @@
 
 use axum::Router;
 use axum::routing::get;
-use regatta::{Fleet, FleetHandle, PageView, Worker};
+use regatta::{Context, Fleet, PageView, Worker};
 
 fn main() -> std::process::ExitCode {
-    Fleet::new(|fleet: FleetHandle| Router::new().route("/", get(home)).with_state(fleet)).run()
+    Fleet::new(app).run()
+}
+
+async fn app(_: Context) -> Router {
+    Router::new().route("/", get(home))
 }
 
 async fn home(worker: Worker, visit: PageView) -> String {

@@ -24,6 +24,7 @@
     )
 )]
 
+mod application;
 mod backoff;
 mod bootstrap;
 mod breaker;
@@ -50,6 +51,7 @@ mod tasks;
 mod worker;
 
 // The names an application is written with: one import each, whatever room they live in.
+pub use application::{App, Context, IntoApp, NoSettings};
 pub use bootstrap::fleet::Fleet;
 pub use broadcasts::Presence;
 pub use counters::batched::Approximate;
@@ -58,14 +60,14 @@ pub use http::extract::{
     AuthSession, BatchedCounter, BoundedCounter, ClientIp, Counters, DistinctCounter, Idempotency, Inserted,
     PageView, RateLimit, SessionFields, Taken,
 };
-pub use http::layers::rate_limit::RateLimitLayer;
+pub use http::layers::rate_limit::{RateLimitLayer, UnknownPolicy};
 pub use http::layers::request_timeout::RequestTimeout;
 pub use http::same_origin::SameOrigin;
 pub use http::streams::broadcast::Broadcast;
 pub use http::streams::last_event_id::LastEventId;
 pub use http::streams::sse::SseSource as EventSource;
 pub use http::streams::websocket::handshake::WebSocketUpgrade;
-pub use http::{FleetHandle, Worker};
+pub use http::{FleetHandle, Shutdown, Worker};
 pub use redis::RedisStatus as RedisHealth;
 pub use redis::task::{Cancelled, TaskId, TaskState, TaskStatus};
 pub use scoreboard::snapshot::SlotSnapshot;
@@ -73,7 +75,7 @@ pub use sessions::auth::ActiveSession as ListedSession;
 pub use sse::event;
 #[cfg(feature = "demo")]
 pub use sys::allocator::Allocator;
-pub use tasks::{TaskContext, TaskFailure, TaskQueue};
+pub use tasks::{TaskContext, TaskFailure, TaskKindError, TaskQueue};
 pub use tower_sessions::Session;
 
 /// The rooms, for the project's own tests, benchmarks and fuzz targets. Not API: anything here changes without notice.
@@ -81,6 +83,9 @@ pub use tower_sessions::Session;
 #[doc(hidden)]
 #[allow(missing_docs, reason = "each room says what it is")]
 pub mod __internals {
+    pub mod application {
+        pub use crate::application::*;
+    }
     pub mod backoff {
         pub use crate::backoff::*;
     }

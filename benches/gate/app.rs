@@ -9,7 +9,7 @@ use axum::extract::{Path, State as Shared};
 use axum::response::Response;
 use axum::routing::{get, post};
 use regatta::{
-    Broadcast, Fleet, FleetHandle, LastEventId, PageView, RequestError, Session, TaskContext, TaskQueue,
+    App, Broadcast, Context, Fleet, LastEventId, PageView, RequestError, Session, TaskContext, TaskQueue,
     Worker,
 };
 use tokio::sync::Notify;
@@ -20,14 +20,10 @@ static ALLOCATOR: regatta::Allocator = regatta::Allocator;
 
 /// Serves until it is told to stop.
 pub(crate) fn serve() -> ExitCode {
-    Fleet::new(|fleet: FleetHandle| {
+    Fleet::new(|_: Context| {
         let done = Arc::new(Notify::new());
         let job = Arc::clone(&done);
-        fleet.tasks().register("small", move |number: u64, _: &TaskContext| {
-            job.notify_one();
-            Ok::<_, &str>(number)
-        });
-        Router::new()
+        let routes = Router::new()
             .route("/hello", get(hello))
             .route("/", get(visit))
             .route("/fill/{count}", post(fill))
@@ -36,8 +32,12 @@ pub(crate) fn serve() -> ExitCode {
             .route("/hear", get(hear))
             .route("/say", post(say))
             .route("/task", post(move |tasks| task(tasks, Arc::clone(&done))))
-            .route("/mark", get(mark))
-            .with_state(fleet)
+            .route("/mark", get(mark));
+        let app = App::new(routes).register_task("small", move |number: u64, _: &TaskContext| {
+            job.notify_one();
+            Ok::<_, &str>(number)
+        });
+        std::future::ready(app)
     })
     .run()
 }

@@ -3,24 +3,26 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
+
+use crate::application::{AppFactory, Context, IntoApp};
 use crate::bootstrap::exit_code::CommandFailure;
 use crate::bootstrap::takeover::{AppDefinition, ArgumentParser};
 use crate::bootstrap::{exit_code, serve, takeover};
 use crate::config;
 use crate::config::ConfigInputs;
-use crate::http::{AppFactory, FleetHandle, Router};
 use crate::sys::{signal, startup};
 
 /// A fleet of workers that serve one application.
 ///
 /// ```no_run
 /// fn main() -> std::process::ExitCode {
-///     regatta::Fleet::new(|_: regatta::FleetHandle| {
-///         axum::Router::new().route("/", axum::routing::get(|| async { "hello\n" }))
-///     })
-///     .run()
+///     regatta::Fleet::new(app).run()
+/// }
+///
+/// async fn app(_: regatta::Context) -> axum::Router {
+///     axum::Router::new().route("/", axum::routing::get(|| async { "hello\n" }))
 /// }
 /// ```
 pub struct Fleet {
@@ -35,10 +37,11 @@ impl std::fmt::Debug for Fleet {
 }
 
 impl Fleet {
-    /// A fleet whose workers each build their router with `app`, once, after the fork and inside their runtime.
+    /// A fleet whose workers each build what they serve with `app`, once, after the fork and inside their runtime.
     ///
-    /// A panic in `app` is a boot failure of that worker: it is tried again, and a fleet of which no worker ever
-    /// boots ends with exit code 70 and the panic's message.
+    /// A worker is READY when `app` has returned, so what it connects to is warm. It has until `workers.boot_timeout`.
+    /// An error, with all its sources, is a boot failure of that worker, and so is a panic: it is tried again, and a
+    /// fleet of which no worker ever boots ends with exit code 70 and that text; a reload is rolled back.
     ///
     /// What the program made before `Fleet::run` or [`Fleet::serve`], each worker has a copy of, as fork(2) makes it. Files and sockets
     /// that were open stay open and are *shared*: all workers write to one position of a file, and answers on one
@@ -47,16 +50,21 @@ impl Fleet {
     /// which runs in each worker. A worker begins in a new thread, so that nothing that libraries keep per thread is a
     /// copy, thread generators and the keys of hash tables among it; but a generator that the program holds itself (a
     /// `StdRng` in a `static`, or what `app` has captured) draws the same numbers in each.
-    pub fn new(app: impl Fn(FleetHandle) -> Router + Send + Sync + 'static) -> Self {
-        Self { app: Arc::new(app), defaults: String::new() }
+    pub fn new<F, Fut, S>(app: F) -> Self
+    where
+        F: Fn(Context<S>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoApp> + Send + 'static,
+        S: DeserializeOwned + Send + Sync + 'static,
+    {
+        Self { app: AppFactory::new(app), defaults: String::new() }
     }
 
     /// Settings that the application brings along, as in the configuration file: defaults of its own, such as the limits
     /// that its routes need. Whatever an operator gives is stronger.
     ///
     /// ```no_run
-    /// # fn router(_: regatta::FleetHandle) -> axum::Router { axum::Router::new() }
-    /// regatta::Fleet::new(router)
+    /// # async fn app(_: regatta::Context) -> axum::Router { axum::Router::new() }
+    /// regatta::Fleet::new(app)
     ///     .defaults("[limits.signup]\nrate = '6/min'\nroutes = '/signup'\nmethods = 'POST'")
     ///     .run();
     /// ```

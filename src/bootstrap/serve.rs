@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::application::AppFactory;
 use crate::bootstrap::exit_code::CommandFailure;
 use crate::bootstrap::slot_count::initial_slots;
 use crate::bootstrap::worker_host::ConfigHost;
@@ -15,7 +16,6 @@ use crate::bootstrap::{exit_code, worker_host};
 use crate::config::ConfigInputs;
 use crate::config::settings::{Config, RedisUrl, SteeringMode};
 use crate::control::server::ControlServer;
-use crate::http::AppFactory;
 use crate::listener::systemd::ActivatedSockets;
 use crate::listener::{ListenAddresses, SlotListeners};
 use crate::scoreboard::Scoreboard;
@@ -81,6 +81,7 @@ pub fn serve(
     arguments: &[OsString],
     app: &AppFactory,
 ) -> Result<u8, CommandFailure> {
+    app.check_settings(&config.app).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
     startup::prepare_fleet()
         .map_err(ServeError::Unsupported)
         .map_err(|error| CommandFailure::new(exit_code::FAILED, &error))?;

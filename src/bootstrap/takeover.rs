@@ -7,13 +7,13 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use crate::application::AppFactory;
 use crate::bootstrap::exit_code::{CommandFailure, print_line};
 use crate::bootstrap::worker_host::{ConfigHost, HostResources};
 use crate::bootstrap::{exit_code, serve, worker_host};
 use crate::config::ConfigInputs;
 use crate::config::diff::Reloadability;
 use crate::config::settings::Config;
-use crate::http::AppFactory;
 use crate::scoreboard::Scoreboard;
 use crate::supervisor::deployment::handoff;
 use crate::supervisor::deployment::handoff::{Handoff, HandoffFds, PreflightReport};
@@ -85,12 +85,13 @@ fn load_config(
     before: &ConfigInputs,
     app_definition: AppDefinition<'_>,
 ) -> Result<(Config, ConfigInputs), String> {
-    let AppDefinition { defaults, parse, .. } = app_definition;
+    let AppDefinition { app, defaults, parse } = app_definition;
     let inputs =
         ConfigInputs { folder: before.folder.clone(), application: defaults.to_owned(), ..parse(arguments)? };
     let inputs = inputs.recapture_file(before).map_err(|error| error.to_string())?;
     let config = config::load(&inputs).map_err(|error| error.to_string())?;
     config::check_readable(&config).map_err(|error| error.to_string())?;
+    app.check_settings(&config.app).map_err(|error| error.to_string())?;
     logging::check(&config.log).map_err(|error| error.to_string())?;
     Ok((config, inputs))
 }

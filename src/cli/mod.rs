@@ -88,7 +88,11 @@ impl Fleet {
                 }
                 bootstrap::serve(config, &inputs, arguments, &self.app)
             }
-            Some(Command::Check { .. }) => check::check(&config, &inputs),
+            Some(Command::Check { .. }) => {
+                let settings = self.app.check_settings(&config.app);
+                settings.map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
+                check::check(&config, &inputs)
+            }
             Some(Command::Health { url }) => health::health(&config, url.as_deref()),
             Some(Command::Limits(action)) => limits::limits(&config, &action),
             Some(Command::Status { json, all: true, timeout }) => {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use config::{FileFormat, Source, Value, ValueKind};
 
+use crate::config::app_settings::{AppSettings, SECTION};
 use crate::config::error::{ConfigError, SettingOrigin};
 use crate::config::inputs::{ConfigFile, ConfigInputs};
 use crate::config::setting::{GivenSettings, GivenValue, SettingInfo};
@@ -37,6 +38,7 @@ impl SettingSources {
     fn merge(inputs: &ConfigInputs, strict: bool) -> Result<GivenSettings, ConfigError> {
         let given = GivenSettings {
             values: BTreeMap::new(),
+            app: AppSettings::default(),
             folder: inputs.folder.clone(),
             default_run_dir: inputs.default_run_dir(),
             default_data_dir: inputs.default_data_dir(),
@@ -101,7 +103,10 @@ impl SettingSources {
         let values = source.collect().map_err(|source| failed(without_quoted_lines(&source.to_string())))?;
         let mut flat = Vec::new();
         for (key, value) in values {
-            flatten(key, value, &mut flat);
+            match value.kind {
+                ValueKind::Table(section) if key == SECTION => self.given.app.merge(section, origin),
+                kind => flatten(key, Value::new(None, kind), &mut flat),
+            }
         }
         // Of two mistakes the same one is told every time; the reader's order is a hash's.
         flat.sort_unstable();
@@ -152,6 +157,10 @@ impl SettingSources {
     fn insert(&mut self, path: String, items: Vec<String>, origin: SettingOrigin) -> Result<(), ConfigError> {
         // In a file a name is either a value or a section: who wants `listen.steering` too needs another name for it.
         let path = if path == "listen.address" { "listen".into() } else { path };
+        if let Some((SECTION, below)) = path.split_once('.') {
+            items.iter().for_each(|value| self.given.app.set(below, value, &origin));
+            return Ok(());
+        }
         match lookup::lookup(&path) {
             Some(setting) => self.put(path, items, origin, setting),
             None if self.strict => return Err(unknown_setting(path, origin)),

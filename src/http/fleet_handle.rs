@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::http::drain_state::Shutdown;
 use crate::http::error::{RequestError, StateError};
-use crate::http::layers::rate_limit::RateLimitLayer;
+use crate::http::layers::rate_limit::{RateLimitLayer, UnknownPolicy};
 use crate::http::offload::OffloadError;
 use crate::http::services::WorkerServices;
 use crate::http::services::state::TOTAL_VIEWS;
@@ -12,9 +13,6 @@ use crate::http::worker::Worker;
 use crate::redis::{BreakerStates, RedisStatus, keys};
 use crate::scoreboard::snapshot::ScoreboardSnapshot;
 use crate::tasks::TaskQueue;
-
-/// Builds the application's routes in each worker.
-pub type AppFactory = Arc<dyn Fn(FleetHandle) -> axum::Router + Send + Sync>;
 
 /// What a handler may reach of its worker and fleet; also an extractor.
 #[derive(Debug, Clone)]
@@ -60,28 +58,17 @@ impl FleetHandle {
         total.map_err(|error| StateError::from(&error).to_request_error())
     }
 
-    /// A layer that puts routes under the policy with this name, decided in the request's one call with all others.
-    ///
-    /// ```no_run
-    /// use axum::Router;
-    /// use axum::routing::post;
-    ///
-    /// # async fn login() {}
-    /// regatta::Fleet::new(|fleet: regatta::FleetHandle| {
-    ///     // [limits.login]: rate = "20/min", routes = "layer"
-    ///     Router::new().route("/login", post(login).layer(fleet.rate_limit("login").cost(5))).with_state(fleet)
-    /// });
-    /// ```
-    ///
-    /// A policy that is switched off (`enabled = false`) gives a layer that does nothing.
-    ///
-    /// # Panics
-    /// When no policy has this name: the worker then reports it and the fleet does not start.
-    pub fn rate_limit(&self, policy: &str) -> RateLimitLayer {
-        RateLimitLayer::new(&self.0.state, policy)
+    /// A layer that puts routes under the policy with this name.
+    pub(crate) fn rate_limit(&self, policy: &str) -> Result<RateLimitLayer, UnknownPolicy> {
+        RateLimitLayer::from_policy(&self.0.state, policy)
     }
 
-    /// The fleet's tasks: jobs are registered while the routes are built.
+    /// Fires when this worker begins to leave.
+    pub fn shutdown(&self) -> Shutdown {
+        self.0.worker.drain.shutdown()
+    }
+
+    /// The fleet's tasks.
     pub fn tasks(&self) -> TaskQueue {
         self.0.streams.tasks.clone()
     }

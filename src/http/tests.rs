@@ -20,12 +20,19 @@ use crate::redis::RedisClient;
 use crate::scoreboard::Scoreboard;
 use crate::tasks::TaskQueue;
 
+/// Builds the routes of a test.
+type AppFactory = Arc<dyn Fn(FleetHandle) -> Router + Send + Sync>;
+
 fn public_service(parts: &AppServices, app: &AppFactory) -> HttpService {
-    super::public_service(parts, app, &Dashboard::new(&parts.config.dashboard))
+    let fleet = fleet_handle(parts);
+    let router = app(fleet.clone());
+    let dashboard = Dashboard::new(&parts.config.dashboard);
+    super::public_service(parts, &fleet, (router, OuterLayers::default()), &dashboard)
 }
 
 fn admin_service(parts: &AppServices) -> HttpService {
-    super::admin_service(parts, &Dashboard::new(&parts.config.dashboard))
+    let dashboard = Dashboard::new(&parts.config.dashboard);
+    super::admin_service(parts, &dashboard, Router::new(), AppChecks::default())
 }
 
 fn parts() -> AppServices {

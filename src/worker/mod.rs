@@ -26,6 +26,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::application::RunningApp;
 use crate::http::DrainState;
 use crate::logging;
 use crate::redis::{RedisClient, RedisStatus};
@@ -95,45 +96,56 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
     let batches = background::counter_flusher::build(&start, &redis);
     let services = BackgroundServices::new(&start, &redis);
     let heartbeat = HeartbeatWriter::new(&start, &redis, &services.broadcasts);
-    let roles = boot::build_services(&start, &redis, &phase, (&instance_info, &batches), &services)?;
-    services.start();
+    let parts = boot::service_parts(&start, &redis, &phase, (&instance_info, &batches), &services);
     let balance = ConnectionBalancer::from_options(&mut start).map_err(BootError::Listeners)?;
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(BootError::Lifeline)?;
+    // Redis first: the application may ask it for something while it is built.
+    let booting = async {
+        first_attempt(&redis).await;
+        boot::build_services(&parts, &start.app).await
+    };
+    let Some(built) = unless_ordered_to_leave(booting, &mut terminate, &lifeline).await else {
+        return Ok(());
+    };
+    let (roles, lifecycle) = built?;
+    drop(parts);
+    services.start();
     let acceptors = boot::build_acceptors(start.listeners, &server, roles, balance.as_ref(), &start.config)
         .map_err(BootError::Listeners)?;
-    if !first_attempt(&redis, &mut terminate, &lifeline).await {
-        return Ok(());
-    }
     background::heartbeat::record_redis(&start.scoreboard, start.slot, start.cell, &redis);
     spawn_inspectors(&mut tasks, (&start.scoreboard, start.slot), &redis);
     let registrar = InstanceRegistrar::new(&start.config, &instance_info, &start.scoreboard, redis);
     let registration = tasks.spawn(registrar.clone().run());
     let limits = start.config.drain.clone();
-    drain::set_orphan_timeout(limits.timeout + drain::ORPHAN_MARGIN);
+    drain::set_orphan_timeout(limits.timeout + limits.exit + drain::ORPHAN_MARGIN);
     let served = async {
         let flusher = tokio::spawn(background::counter_flusher::run(Arc::clone(&batches)));
         let mut accepting = acceptor::spawn_acceptors(&acceptors);
         let mut status_pipe = File::from(start.status_pipe);
         let _ = writeln!(status_pipe, "ready");
+        let app = RunningApp::start(lifecycle, &phase.shutdown());
         let drain_kind = tokio::select! {
             _ = terminate.recv() => drain::await_drain_order(start.scoreboard.cell(start.slot, start.cell)).await,
             _ = lifeline.readable() => DrainKind::Orphaned,
             () = services.all_task_permits_hung() => DrainKind::HandOver,
+            () = app.background_panicked() => DrainKind::HandOver,
         };
         let fleet_ends = matches!(drain_kind, DrainKind::Stop | DrainKind::Orphaned);
+        let plan = DrainPlan::new(drain_kind, &limits, Instant::now());
+        phase.set_deadline(plan.abort_at.into_std());
         drain::announce(&phase, fleet_ends);
         accepting.abort_all();
         balance.iter().for_each(|balance| balance.stop());
         // If another process sent the signal, the supervisor learns it here and spawns a successor at once.
         let _ = writeln!(status_pipe, "leaving");
-        let plan = DrainPlan::new(drain_kind, &limits, Instant::now());
         let cut_now = || start.scoreboard.cell(start.slot, start.cell).drain_order() == DrainOrder::Abort;
         let second_order = drain::second_order(&mut terminate, cut_now);
-        let state = (&phase, &services.tasks);
+        let state = (&phase, &services.tasks, &app);
         let drained =
             drain::drain_and_exit(&server, &acceptors, &plan, status_pipe, &lifeline, second_order, state);
         let orphaned = drain::wait_until_orphaned(&lifeline);
         registrar.deregister_after(&registration, fleet_ends, orphaned, drained).await;
+        app.exit(limits.exit).await;
         services.broadcasts.shut_down().await;
         flusher.abort();
         background::counter_flusher::flush_remaining(&batches).await;
@@ -154,22 +166,24 @@ fn spawn_inspectors(
     }
 }
 
-/// Tries Redis once; false when the worker is to leave before it has served.
-async fn first_attempt(
-    redis: &RedisClient,
+/// Tries Redis once.
+async fn first_attempt(redis: &RedisClient) {
+    if let RedisStatus::Down { reason } = redis.wait_for_first_attempt().await {
+        tracing::warn!(%reason, "serving while Redis is unavailable: {reason}");
+    }
+}
+
+/// What a worker that has served no client does, unless it is to leave before that has ended; there is nothing to drain
+/// then.
+async fn unless_ordered_to_leave<T>(
+    booting: impl Future<Output = T>,
     terminate: &mut tokio::signal::unix::Signal,
     lifeline: &Receiver,
-) -> bool {
+) -> Option<T> {
     tokio::select! {
-        health = redis.wait_for_first_attempt() => {
-            if let RedisStatus::Down { reason } = health {
-                tracing::warn!(%reason, "serving while Redis is unavailable: {reason}");
-            }
-            true
-        }
-        // Nothing was accepted yet, so there is nothing to drain.
-        _ = terminate.recv() => false,
-        _ = lifeline.readable() => false,
+        booted = booting => Some(booted),
+        _ = terminate.recv() => None,
+        _ = lifeline.readable() => None,
     }
 }
 

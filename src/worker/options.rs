@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::application::AppFactory;
 use crate::config::settings::{Config, RedisUrl};
-use crate::http::AppFactory;
 use crate::listener::SlotListeners;
 use crate::listener::shared_queue::SharedQueue;
 use crate::scoreboard::Scoreboard;

@@ -5,10 +5,11 @@ use std::path::Path;
 
 /// Rooms and their floors: a room names only rooms of lower floors, rooms on one floor are strangers.
 const FLOORS: &[(&str, u8)] = &[
-    ("cli", 9),
-    ("bootstrap", 8),
-    ("supervisor", 7),
-    ("worker", 7),
+    ("cli", 10),
+    ("bootstrap", 9),
+    ("supervisor", 8),
+    ("worker", 8),
+    ("application", 7),
     ("http", 6),
     ("sessions", 4),
     ("counters", 4),
@@ -42,6 +43,7 @@ const WALLS: &[Wall] = &[
         "tokio::",
         &[
             "worker/",
+            "application/",
             "http/",
             "redis/",
             "sessions/",
@@ -55,7 +57,7 @@ const WALLS: &[Wall] = &[
     Wall("unsafe", &["sys/"]),
     Wall("nix::", &["sys/"]),
     Wall("libc::", &["sys/"]),
-    Wall("axum::", &["http/", "bin/regatta/app/"]),
+    Wall("axum::", &["application/", "http/", "bin/regatta/app/"]),
     Wall("fred::", &["redis/"]),
     Wall("clap::", &["cli/"]),
     Wall("indicatif::", &["cli/"]),

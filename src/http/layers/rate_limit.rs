@@ -14,7 +14,7 @@ use crate::http::error::RequestError;
 use crate::http::request_scope::RequestScope;
 use crate::http::services::state::StateServices;
 
-/// Puts requests under a policy before they reach their handler; made by [`FleetHandle::rate_limit`](crate::FleetHandle::rate_limit).
+/// Puts requests under a policy before they reach their handler; made by [`Context::rate_limit`](crate::Context::rate_limit).
 ///
 /// The policy is decided in the request's one call to Redis, together with every other policy it falls under, and is
 /// charged only if all of them allow. A policy that has been decided already because it names the path costs a second
@@ -28,16 +28,24 @@ pub struct RateLimitLayer {
     services: Arc<StateServices>,
 }
 
+/// No policy of this name, and those there are.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no policy is named {name}: add [limits.{name}] to the configuration, or use one of {known}")]
+pub struct UnknownPolicy {
+    name: String,
+    known: String,
+}
+
 impl RateLimitLayer {
-    pub(in crate::http) fn new(services: &Arc<StateServices>, name: &str) -> Self {
+    pub(in crate::http) fn from_policy(
+        services: &Arc<StateServices>,
+        name: &str,
+    ) -> Result<Self, UnknownPolicy> {
         let policy = services.limiter.policies().find(name).map(|(number, _)| number);
         if policy.is_none() && !services.policy_names.iter().any(|known| known == name) {
-            let known = services.policy_names.join(", ");
-            panic!(
-                "no policy is named {name}: add [limits.{name}] to the configuration, or use one of {known}"
-            );
+            return Err(UnknownPolicy { name: name.to_owned(), known: services.policy_names.join(", ") });
         }
-        Self { policy, cost: None, name: name.into(), services: Arc::clone(services) }
+        Ok(Self { policy, cost: None, name: name.into(), services: Arc::clone(services) })
     }
 
     /// What a request counts for here, instead of the policy's own cost; 0 is never denied and still gets the policy's headers.

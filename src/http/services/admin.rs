@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::settings::ProxyConfig;
+use crate::http::checks::AppChecks;
 use crate::http::drain_state::DrainState;
 use crate::http::instance::{FleetCache, InstanceIdentity};
 use crate::http::services::app_services::AppServices;
@@ -24,10 +25,12 @@ pub(in crate::http) struct AdminServices {
     pub(in crate::http) hosts: Vec<String>,
     /// The trusted proxies.
     pub(in crate::http) proxy: ProxyConfig,
+    /// The application's own checks.
+    pub(in crate::http) checks: AppChecks,
 }
 
 impl AdminServices {
-    pub(in crate::http) fn new(parts: &AppServices) -> Self {
+    pub(in crate::http) fn new(parts: &AppServices, checks: AppChecks) -> Self {
         let config = &parts.config;
         Self {
             redis: parts.redis.clone(),
@@ -38,6 +41,7 @@ impl AdminServices {
             drain: parts.drain.clone(),
             hosts: config.admin.allowed_hosts.clone(),
             proxy: config.proxy.clone(),
+            checks,
         }
     }
 }

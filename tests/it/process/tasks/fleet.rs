@@ -24,7 +24,7 @@ pub(crate) async fn client(redis: &TestRedis, fleet: &TestFleet) -> TaskQueue {
     let connection = connect(redis, fleet.plan().prefix(), ScriptingMode::Auto).await;
     let tasks = TaskQueue::new(connection, &settings(&[("max_queued", "5000")]), "client");
     for kind in ["nap", "deaf", "mishap"] {
-        tasks.register(kind, |_: (), _: &TaskContext| Ok::<_, String>(()));
+        tasks.register(kind, |_: (), _: &TaskContext| Ok::<_, String>(())).unwrap();
     }
     tasks
 }
