@@ -16,10 +16,8 @@ fn main() -> std::process::ExitCode {
 }
 
 async fn app(_: Context) -> App {
-    let routes = Router::new()
-        .route("/hear", get(hear))
-        .route("/say", post(say))
-        .route("/words/{id}", get(words));
+    let routes =
+        Router::new().route("/hear", get(hear)).route("/say", post(say)).route("/words/{id}", get(words));
     App::new(routes).register_task("words", |text: String, progress: &TaskContext| {
         progress.percent(50);
         Ok::<_, &str>(text.split_whitespace().count())

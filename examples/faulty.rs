@@ -22,8 +22,8 @@ use axum::routing::{get, post};
 use http_body::Frame;
 use hyper_util::rt::TokioIo;
 use regatta::{
-    App, AuthSession, Context as AppContext, Counters, Fleet, FleetHandle, Idempotency, PageView, RequestError, RequestTimeout, Session,
-    TaskContext, TaskFailure, TaskQueue, Worker,
+    App, AuthSession, Context as AppContext, Counters, Fleet, FleetHandle, Idempotency, PageView,
+    RequestError, RequestTimeout, Session, TaskContext, TaskFailure, TaskQueue, Worker,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Interval;

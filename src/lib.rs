@@ -30,7 +30,7 @@ mod bootstrap;
 mod breaker;
 mod broadcasts;
 #[cfg(feature = "cli")]
-mod cli;
+pub mod cli;
 mod config;
 mod control;
 mod counters;
@@ -48,11 +48,14 @@ mod status;
 mod supervisor;
 mod sys;
 mod tasks;
+#[cfg(feature = "test")]
+pub mod test;
 mod worker;
 
 // The names an application is written with: one import each, whatever room they live in.
 pub use application::{App, Context, IntoApp, NoSettings};
-pub use bootstrap::fleet::Fleet;
+pub use bootstrap::fleet::{Fleet, ServeError};
+pub use bootstrap::fleet_config::Config;
 pub use broadcasts::Presence;
 pub use counters::batched::Approximate;
 pub use http::error::RequestError;

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, State as Shared};
+use axum::extract::Path;
 use axum::response::Response;
 use axum::routing::{get, post};
 use regatta::{
-    App, Broadcast, Context, Fleet, LastEventId, PageView, RequestError, Session, TaskContext, TaskQueue,
-    Worker,
+    App, Broadcast, Context, Fleet, FleetHandle, LastEventId, PageView, RequestError, Session, TaskContext,
+    TaskQueue, Worker,
 };
 use tokio::sync::Notify;
 
@@ -80,7 +80,7 @@ async fn task(tasks: TaskQueue, done: Arc<Notify>) -> Result<&'static str, Reque
     Ok("done\n")
 }
 
-async fn mark(Shared(_): Shared<FleetHandle>) -> &'static str {
+async fn mark(_: FleetHandle) -> &'static str {
     gate_mark(black_box(1));
     "marked\n"
 }

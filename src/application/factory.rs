@@ -16,16 +16,18 @@ use crate::application::context::Context;
 use crate::application::into_app::IntoApp;
 use crate::config::ConfigError;
 use crate::config::settings::AppSettings;
-use crate::http::FleetHandle;
+use crate::http::{FleetHandle, Worker};
 use crate::panics::panic_message;
 
 type Building = Pin<Box<dyn Future<Output = Result<App, BoxError>> + Send>>;
+type AfterFork = dyn Fn(&Worker) -> Result<(), BoxError> + Send + Sync;
 type Build = dyn Fn(&AppSettings, FleetHandle) -> Result<Building, ConfigError> + Send + Sync;
 
 /// Builds what a worker serves, once in each worker; clones are the same one.
 #[derive(Clone)]
 pub struct AppFactory {
     build: Arc<Build>,
+    after_fork: Vec<Arc<AfterFork>>,
     check: fn(&AppSettings) -> Result<(), ConfigError>,
 }
 
@@ -56,7 +58,30 @@ impl AppFactory {
             let building = app(Context::new(settings.deserialize::<S>()?, fleet));
             Ok(Box::pin(async move { building.await.into_app() }))
         };
-        Self { build: Arc::new(build), check: |settings| settings.deserialize::<S>().map(drop) }
+        Self {
+            build: Arc::new(build),
+            after_fork: Vec::new(),
+            check: |settings| settings.deserialize::<S>().map(drop),
+        }
+    }
+
+    /// Adds a hook that runs in each worker before its runtime.
+    pub(crate) fn add_after_fork<F, E>(&mut self, hook: F)
+    where
+        F: Fn(&Worker) -> Result<(), E> + Send + Sync + 'static,
+        E: Into<BoxError>,
+    {
+        self.after_fork.push(Arc::new(move |worker| hook(worker).map_err(Into::into)));
+    }
+
+    /// Runs the hooks that come before the runtime, in the order in which they were added.
+    ///
+    /// # Errors
+    /// The first one's error or panic.
+    pub fn run_after_fork(&self, worker: &Worker) -> Result<(), AppError> {
+        let run = || self.after_fork.iter().try_for_each(|hook| hook(worker));
+        let done = catch_unwind(AssertUnwindSafe(run)).map_err(panicked)?;
+        done.map_err(|error| AppError::Failed(with_sources(&*error)))
     }
 
     /// Whether `[app]` is what the program wants.
@@ -75,19 +100,21 @@ impl AppFactory {
     /// # Cancel safety
     /// Dropping the future drops what the application has made so far.
     pub async fn build(&self, settings: &AppSettings, fleet: FleetHandle) -> Result<App, AppError> {
-        let panicked = |panic: Box<dyn Any + Send>| AppError::Panicked(panic_message(&*panic).to_owned());
         let begun = catch_unwind(AssertUnwindSafe(|| (self.build)(settings, fleet)));
         let mut building = begun.map_err(panicked)??;
-        let built = poll_fn(|context| {
-            match catch_unwind(AssertUnwindSafe(|| building.as_mut().poll(context))) {
+        let built =
+            poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| building.as_mut().poll(context))) {
                 Ok(Poll::Pending) => Poll::Pending,
                 Ok(Poll::Ready(built)) => Poll::Ready(Ok(built)),
                 Err(panic) => Poll::Ready(Err(panic)),
-            }
-        });
+            });
         let built = built.await.map_err(panicked)?;
         built.map_err(|error| AppError::Failed(with_sources(&*error)))
     }
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> AppError {
+    AppError::Panicked(panic_message(&*panic).to_owned())
 }
 
 /// The error and all its causes in one sentence.

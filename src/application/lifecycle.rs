@@ -221,7 +221,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_panic_of_background_work_is_reported_and_its_end_is_not() {
-        let quiet = Lifecycle { background: vec![work("done", |_| Box::pin(async {}))], ..Lifecycle::default() };
+        let quiet =
+            Lifecycle { background: vec![work("done", |_| Box::pin(async {}))], ..Lifecycle::default() };
         let shutdown = DrainState::default().shutdown();
         let waited = async |lifecycle| {
             let running = RunningApp::start(lifecycle, &shutdown);

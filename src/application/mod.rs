@@ -11,6 +11,7 @@ mod into_app;
 mod lifecycle;
 
 pub use app::{App, AppParts};
+pub use axum::BoxError;
 pub use context::{Context, NoSettings};
 pub use factory::{AppError, AppFactory};
 pub use into_app::IntoApp;

@@ -133,11 +133,16 @@ mod tests {
         lazy: bool,
     }
 
-    fn load(application: &str, file: &str, variables: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let content =
-            ConfigFile::Contents { path: "regatta.toml".into(), text: file.into(), real: None };
+    fn load(
+        application: &str,
+        file: &str,
+        variables: &[(&str, &str)],
+        flags: &[(&str, &str)],
+    ) -> Result<Config, ConfigError> {
+        let content = ConfigFile::Contents { path: "regatta.toml".into(), text: file.into(), real: None };
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        let flag = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned(), "--set".to_owned());
+        let flag =
+            |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned(), "--set".to_owned());
         config::load(&ConfigInputs {
             content,
             application: application.into(),

@@ -46,10 +46,17 @@ impl SettingSources {
         let mut layers = Self { given, strict };
         layers.defaults();
         layers.text(&inputs.application, &SettingOrigin::Application, "the application's defaults".into())?;
+        for (key, value) in &inputs.application_values {
+            layers.insert(key.clone(), vec![value.clone()], SettingOrigin::Application)?;
+        }
         layers.file(inputs)?;
         layers.environment(inputs)?;
         for (key, value, flag) in &inputs.flags {
             layers.insert(key.clone(), vec![value.clone()], SettingOrigin::Flag(flag.clone()))?;
+        }
+        for (key, value) in &inputs.overrides {
+            let origin = SettingOrigin::Flag("Config::set_override".to_owned());
+            layers.insert(key.clone(), vec![value.clone()], origin)?;
         }
         layers.resolve_limits();
         Ok(layers.given)
@@ -149,6 +156,10 @@ impl SettingSources {
     }
 
     fn environment(&mut self, inputs: &ConfigInputs) -> Result<(), ConfigError> {
+        if inputs.hermetic {
+            return Ok(());
+        }
+        let inputs = &inputs.with_standard_variables();
         let settings =
             if self.strict { environment::settings(inputs)? } else { environment::lenient_settings(inputs) };
         settings.into_iter().try_for_each(|one| self.insert(one.path, vec![one.value], one.origin))

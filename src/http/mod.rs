@@ -82,7 +82,9 @@ pub fn public_service(
     dashboard: &Dashboard,
 ) -> HttpService {
     let router = match parts.config.dashboard.public {
-        true => router.merge(dashboard.routes(&Arc::new(AdminServices::new(parts, AppChecks::default())), parts)),
+        true => {
+            router.merge(dashboard.routes(&Arc::new(AdminServices::new(parts, AppChecks::default())), parts))
+        }
         false => router,
     };
     HttpService::public(Arc::clone(&fleet.0), router, layers)

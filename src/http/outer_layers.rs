@@ -34,7 +34,10 @@ impl OuterLayers {
     /// A router that walks through all layers to `core`; none if there is no layer.
     ///
     /// The client's address is found in the extensions of the request, as [`ConnectInfo`].
-    pub(in crate::http) fn around<F>(self, core: impl Fn(Request, SocketAddr) -> F + Send + Sync + 'static) -> Option<Router>
+    pub(in crate::http) fn around<F>(
+        self,
+        core: impl Fn(Request, SocketAddr) -> F + Send + Sync + 'static,
+    ) -> Option<Router>
     where
         F: Future<Output = Response> + Send + 'static,
     {
@@ -59,7 +62,11 @@ impl OuterLayers {
 }
 
 /// Sends a request through the layers.
-pub(in crate::http) async fn call(mut outer: Router, mut request: Request<Body>, peer: SocketAddr) -> Response {
+pub(in crate::http) async fn call(
+    mut outer: Router,
+    mut request: Request<Body>,
+    peer: SocketAddr,
+) -> Response {
     request.extensions_mut().insert(ConnectInfo(peer));
     match outer.call(request).await {
         Ok(response) => response,

@@ -48,7 +48,7 @@ use crate::scoreboard::{ExitReason, Scoreboard};
 pub use crate::supervisor::deployment::inherited::{
     InheritedResources, RestoreOptions, Takeover, close_originals,
 };
-pub use crate::supervisor::deployment::program::{PreviousProgram, ProgramSpec};
+pub use crate::supervisor::deployment::program::{PreviousProgram, ProbeWords, ProgramSpec};
 use crate::supervisor::deployment::state::Deployments;
 use crate::supervisor::effects::{WorkerEvent, event_now};
 use crate::supervisor::private_redis::server::PrivateRedisServer;

@@ -16,7 +16,7 @@ use crate::broadcasts::BroadcastHub;
 use crate::config::settings::Config;
 use crate::counters::batched::BatchedCounters;
 use crate::http;
-use crate::http::{AppServices, Dashboard, DrainState, HttpService, InstanceIdentity, Worker};
+use crate::http::{AppServices, Dashboard, DrainState, FleetHandle, HttpService, InstanceIdentity};
 use crate::listener::{Listener, SlotListeners};
 use crate::panics::panic_message;
 use crate::redis::{RedisClient, RedisError};
@@ -150,8 +150,8 @@ pub(super) struct BackgroundServices {
 }
 
 impl BackgroundServices {
-    pub(super) fn new(options: &WorkerOptions, redis: &RedisClient) -> Self {
-        let Config { broadcast, tasks, .. } = &*options.config;
+    pub(super) fn new(config: &Config, redis: &RedisClient) -> Self {
+        let Config { broadcast, tasks, .. } = config;
         let worker = format!("{}:{}", process::hostname(), process::pid());
         Self {
             broadcasts: BroadcastHub::new(redis.clone(), broadcast),
@@ -180,12 +180,11 @@ pub(super) fn service_parts(
     (instance_info, batches): (&Arc<InstanceIdentity>, &Arc<BatchedCounters>),
     services: &BackgroundServices,
 ) -> AppServices {
-    let pid = process::pid().as_raw().unsigned_abs();
     AppServices {
         config: Arc::clone(&start.config),
         redis: redis.clone(),
         scoreboard: Arc::clone(&start.scoreboard),
-        worker: Worker::new(pid, start.slot, start.generation, process::hostname()),
+        worker: start.identity(),
         cell: start.cell,
         drain: phase.clone(),
         instance: Arc::clone(instance_info),
@@ -195,25 +194,38 @@ pub(super) fn service_parts(
     }
 }
 
-/// Builds the application; returns what answers visitors, what answers operators, and what goes on beside.
+/// What an application is once it is built.
+pub(super) struct BuiltServices {
+    /// The handle that it was given.
+    pub(super) fleet: FleetHandle,
+    /// What answers visitors.
+    pub(super) public: HttpService,
+    /// What answers operators.
+    pub(super) operators: HttpService,
+    /// What goes on beside the requests.
+    pub(super) lifecycle: Lifecycle,
+}
+
+/// Builds the application.
 ///
 /// # Cancel safety
 /// Dropping the future drops what the application has made so far.
 pub(super) async fn build_services(
     parts: &AppServices,
     app: &AppFactory,
-) -> Result<([HttpService; 2], Lifecycle), BootError> {
+) -> Result<BuiltServices, BootError> {
     let fleet = http::fleet_handle(parts);
     let app = app.build(&parts.config.app, fleet.clone()).await?;
     let AppParts { router, layers, operator_routes, checks, lifecycle } = app.into_parts(&parts.tasks)?;
     let dashboard = Dashboard::new(&parts.config.dashboard);
     // axum panics where two routers have one route.
     let built = catch_unwind(AssertUnwindSafe(|| {
-        [
+        (
             http::public_service(parts, &fleet, (router, layers), &dashboard),
             http::admin_service(parts, &dashboard, operator_routes, checks),
-        ]
+        )
     }));
-    let built = built.map_err(|panic| BootError::Routes(panic_message(panic.as_ref()).to_owned()))?;
-    Ok((built, lifecycle))
+    let (public, operators) =
+        built.map_err(|panic| BootError::Routes(panic_message(panic.as_ref()).to_owned()))?;
+    Ok(BuiltServices { fleet, public, operators, lifecycle })
 }

@@ -12,6 +12,7 @@ mod boot;
 mod connection;
 mod drain;
 mod handler;
+pub mod in_process;
 mod interval;
 mod options;
 
@@ -37,7 +38,7 @@ use crate::sys::{backtrace, clock, signal};
 use crate::worker::background::heartbeat::HeartbeatWriter;
 use crate::worker::background::registrar::InstanceRegistrar;
 use crate::worker::balancer::ConnectionBalancer;
-use crate::worker::boot::{BackgroundServices, BootError};
+use crate::worker::boot::{BackgroundServices, BootError, BuiltServices};
 use crate::worker::drain::{DrainKind, DrainPlan};
 
 /// Exit code of a worker that could not start.
@@ -54,11 +55,13 @@ pub fn run(start: WorkerOptions) -> u8 {
     let status_pipe = start.status_pipe.try_clone();
     clock::start_ticks();
     // One thread serves; the pool behind it is for blocking work that the application hands off.
+    let hooks = start.app.run_after_fork(&start.identity()).map_err(BootError::App);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .build();
-    let result = runtime.map_err(BootError::Runtime).and_then(|runtime| {
+    let runtime = hooks.and_then(|()| runtime.map_err(BootError::Runtime));
+    let result = runtime.and_then(|runtime| {
         let result = runtime.block_on(serve(start));
         runtime.shutdown_background();
         result
@@ -94,7 +97,7 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
     let phase = DrainState::default();
     let instance_info = Arc::new(background::registrar::instance_info(&start));
     let batches = background::counter_flusher::build(&start, &redis);
-    let services = BackgroundServices::new(&start, &redis);
+    let services = BackgroundServices::new(&start.config, &redis);
     let heartbeat = HeartbeatWriter::new(&start, &redis, &services.broadcasts);
     let parts = boot::service_parts(&start, &redis, &phase, (&instance_info, &batches), &services);
     let balance = ConnectionBalancer::from_options(&mut start).map_err(BootError::Listeners)?;
@@ -107,11 +110,12 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
     let Some(built) = unless_ordered_to_leave(booting, &mut terminate, &lifeline).await else {
         return Ok(());
     };
-    let (roles, lifecycle) = built?;
+    let BuiltServices { public, operators, lifecycle, .. } = built?;
     drop(parts);
     services.start();
-    let acceptors = boot::build_acceptors(start.listeners, &server, roles, balance.as_ref(), &start.config)
-        .map_err(BootError::Listeners)?;
+    let acceptors =
+        boot::build_acceptors(start.listeners, &server, [public, operators], balance.as_ref(), &start.config)
+            .map_err(BootError::Listeners)?;
     background::heartbeat::record_redis(&start.scoreboard, start.slot, start.cell, &redis);
     spawn_inspectors(&mut tasks, (&start.scoreboard, start.slot), &redis);
     let registrar = InstanceRegistrar::new(&start.config, &instance_info, &start.scoreboard, redis);

@@ -6,6 +6,7 @@ use std::path::Path;
 /// Rooms and their floors: a room names only rooms of lower floors, rooms on one floor are strangers.
 const FLOORS: &[(&str, u8)] = &[
     ("cli", 10),
+    ("test", 10),
     ("bootstrap", 9),
     ("supervisor", 8),
     ("worker", 8),
@@ -35,7 +36,8 @@ const FLOORS: &[(&str, u8)] = &[
 struct Wall(&'static str, &'static [&'static str]);
 
 /// The loops: everything else is told what time it is.
-const LOOPS: &[&str] = &["supervisor/mod.rs", "worker/", "http/", "redis/", "cli/", "logging/", "bin/"];
+const LOOPS: &[&str] =
+    &["supervisor/mod.rs", "worker/", "http/", "redis/", "cli/", "logging/", "test/", "bin/"];
 
 const WALLS: &[Wall] = &[
     // Workers are forked, and tokio survives that only if the supervisor has never used it.
@@ -57,7 +59,7 @@ const WALLS: &[Wall] = &[
     Wall("unsafe", &["sys/"]),
     Wall("nix::", &["sys/"]),
     Wall("libc::", &["sys/"]),
-    Wall("axum::", &["application/", "http/", "bin/regatta/app/"]),
+    Wall("axum::", &["application/", "http/", "test/", "bin/regatta/app/"]),
     Wall("fred::", &["redis/"]),
     Wall("clap::", &["cli/"]),
     Wall("indicatif::", &["cli/"]),

@@ -24,6 +24,7 @@ use tower_sessions::Session;
 
 use crate::http::admin::peer::AdminPeer;
 use crate::http::admin_hosts::AdminHostNames;
+use crate::http::fleet_handle::FleetHandle;
 use crate::http::outer_layers::OuterLayers;
 use crate::http::problem::Problem;
 use crate::http::real_ip::ClientInfo;
@@ -63,6 +64,11 @@ impl HttpService {
             serve_public(&inner_services, &inner, parts, body, peer)
         });
         Self { listener: Listener::Public(services), router, outer }
+    }
+
+    /// Other routes with the state of this worker.
+    pub fn with_routes(fleet: &FleetHandle, router: Router) -> Self {
+        Self::public(Arc::clone(&fleet.0), router, OuterLayers::default())
     }
 
     pub(super) fn admin(worker: Arc<WorkerContext>, admin: Arc<AdminServices>, router: Router) -> Self {

@@ -11,7 +11,9 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
-use regatta::{App, Cancelled, FleetHandle, RateLimit, RequestError, TaskContext, TaskId, TaskQueue, TaskState};
+use regatta::{
+    App, Cancelled, FleetHandle, RateLimit, RequestError, TaskContext, TaskId, TaskQueue, TaskState,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
