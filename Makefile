@@ -81,8 +81,8 @@ bench-balance: deps-bench ## measure what passing connections between workers br
 check: fmt clippy docs deny ## formatting, lints, documentation, licences: all that .ci/run checks besides the tests
 
 .PHONY: reference
-reference: ## the table of settings in docs/CONFIGURATION.md, from the table in the code
-	@WRITE_REFERENCE=1 $(CARGO) test --locked --quiet --lib the_reference_of_settings
+reference: ## the tables of docs/CONFIGURATION.md and docs/reference, from the tables in the code
+	@WRITE_REFERENCE=1 $(CARGO) test --locked --quiet --lib cli::reference::pages
 
 .PHONY: fmt
 fmt: ## is everything formatted?

@@ -24,6 +24,30 @@ pub const BOOT: u8 = 70;
 /// Something around it is not ready, and may be later: nothing was started, and to try again is right.
 pub const TEMPORARY: u8 = 75;
 
+/// Every exit code: what it says of `serve`, and what of other commands, as the reference has it.
+pub const EXIT_CODES: &[(u8, &str, &str)] = &[
+    (OK, "ended as asked", "done"),
+    (FAILED, "the supervisor failed", "tried and failed, or superseded; no reply in time"),
+    (PENDING, "", "`migrate --check`: migrations are pending"),
+    (
+        USAGE,
+        "the command line or the configuration is wrong, or a folder is in another user's hands; trying again does not help",
+        "the command line or the configuration is wrong; nothing was changed",
+    ),
+    (
+        UNAVAILABLE,
+        "a needed service is missing, such as a Redis to start",
+        "no instance runs in this `run_dir`; Redis is unavailable; no instance is alive; the program was built without the feature",
+    ),
+    (BOOT, "no worker could be brought up; the reason is the last worker's", ""),
+    (
+        TEMPORARY,
+        "something around it is not ready and may be later: a port, `run_dir` or `data_dir` is in use, an address is not \
+         there yet, a folder cannot be made",
+        "",
+    ),
+];
+
 /// A sentence for the operator and the code for the caller.
 #[derive(Debug)]
 pub struct CommandFailure {

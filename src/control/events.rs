@@ -5,16 +5,11 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::event_kind::EventKind;
 use crate::status::units;
 
 /// Events that are kept.
 pub const EVENTS_CAPACITY: usize = 1024;
-
-/// Kind of the event that stands for those a reader has missed.
-pub const EVENTS_MISSED: &str = "events_missed";
-
-/// Kind of the event that tells a reader that the numbers began anew.
-pub const EVENTS_RESET: &str = "events_reset";
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,11 +39,11 @@ pub struct FleetEvent {
 
 impl FleetEvent {
     /// An event of the fleet as a whole, until a slot or process is added.
-    pub fn new(kind: &'static str, at_ms: u64, text: impl Into<String>) -> Self {
+    pub fn new(kind: impl Into<Cow<'static, str>>, at_ms: u64, text: impl Into<String>) -> Self {
         Self {
             sequence: 0,
             timestamp_ms: at_ms,
-            kind: Cow::Borrowed(kind),
+            kind: kind.into(),
             slot: None,
             pid: None,
             generation: None,
@@ -182,13 +177,16 @@ impl EventLog {
             let text = format!("event {known} was another fleet's: this one's last is {}", self.last);
             events.push(FleetEvent {
                 sequence: first.saturating_sub(1),
-                ..FleetEvent::new(EVENTS_RESET, now_ms, text)
+                ..FleetEvent::new(EventKind::EventsReset, now_ms, text)
             });
         }
         let known = if known > self.last { 0 } else { known };
         if seq.is_some() && known + 1 < first {
             let text = format!("{} events before {first} are not kept any more", first - known - 1);
-            events.push(FleetEvent { sequence: first - 1, ..FleetEvent::new(EVENTS_MISSED, now_ms, text) });
+            events.push(FleetEvent {
+                sequence: first - 1,
+                ..FleetEvent::new(EventKind::EventsMissed, now_ms, text)
+            });
         }
         let already_read = usize::try_from(known.saturating_sub(first - 1)).unwrap_or(usize::MAX);
         events.extend(self.events.iter().skip(already_read).take(most).cloned());
@@ -239,14 +237,14 @@ mod tests {
             (events.len(), events[0].sequence, events[0].timestamp_ms),
             (EVENTS_CAPACITY + 1, 10, 1034)
         );
-        assert_eq!(events[0].kind, EVENTS_MISSED);
+        assert_eq!(events[0].kind, EventKind::EventsMissed.name());
         assert_eq!(events[0].message, "6 events before 11 are not kept any more");
     }
 
     #[test]
     fn a_number_of_another_fleet_is_noticed() {
         let events = filled(3).read_after(Some(500), usize::MAX);
-        assert_eq!((events[0].kind.as_ref(), events.len()), (EVENTS_RESET, 4));
+        assert_eq!((events[0].kind.as_ref(), events.len()), (EventKind::EventsReset.name(), 4));
         assert_eq!(seqs(&events), [0, 1, 2, 3]);
         assert_eq!(EventLog::default().read_after(Some(1), usize::MAX).len(), 1);
         assert!(EventLog::default().read_after(None, usize::MAX).is_empty());

@@ -6,6 +6,7 @@
 
 pub mod client;
 mod connection;
+pub mod event_kind;
 pub mod events;
 pub mod protocol;
 pub mod server;

@@ -15,6 +15,7 @@ mod drain_state;
 pub mod error;
 pub mod extract;
 mod fleet_handle;
+pub mod header_names;
 mod instance;
 pub mod layers;
 mod no_dashboard;
@@ -40,6 +41,8 @@ mod worker;
 
 use std::sync::Arc;
 
+#[cfg(test)]
+pub(crate) use admin::metrics::all_series;
 pub use axum::Router;
 pub use axum::body::Body;
 #[cfg(feature = "dashboard")]

@@ -6,8 +6,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
+use crate::http::header_names::X_WORKER_ID;
 use crate::http::problem::Problem;
-use crate::http::response::WORKER_ID;
 use crate::http::security;
 
 /// A response that is always the same.
@@ -39,7 +39,7 @@ impl PreparedRejection {
 
     fn new(problem: &Problem, worker: u32) -> Self {
         let (body, mut headers) = problem.to_parts();
-        headers.insert(WORKER_ID, HeaderValue::from(worker));
+        headers.insert(X_WORKER_ID, HeaderValue::from(worker));
         security::apply_security_headers(&mut headers);
         Self { status: problem.status(), headers, body }
     }

@@ -11,9 +11,114 @@ use serde::Serialize;
 /// Media type of a problem document.
 pub const PROBLEM_CONTENT_TYPE: &str = "application/problem+json";
 
-/// Types that draft-ietf-httpapi-ratelimit-headers-11 registers.
-const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
-const REDUCED_CAPACITY: &str = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity";
+/// A problem type: what a client compares, and its row in `docs/reference/problems.md`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ProblemType {
+    /// Its URI.
+    pub uri: &'static str,
+    /// It in a few words; does not vary from one occurrence to the next.
+    pub title: &'static str,
+    /// The status it always has.
+    pub status: StatusCode,
+    /// What happened, for the reference.
+    pub cause: &'static str,
+    /// What a client can do, for the reference.
+    pub remedy: &'static str,
+}
+
+// The first two are registered by draft-ietf-httpapi-ratelimit-headers-11.
+const QUOTA_EXCEEDED: ProblemType = ProblemType {
+    uri: "https://iana.org/assignments/http-problem-types#quota-exceeded",
+    title: "Request cannot be satisfied as assigned quota has been exceeded",
+    status: StatusCode::TOO_MANY_REQUESTS,
+    cause: "a rate limit denied the request; `violated-policies` names the limits",
+    remedy: "retry after `Retry-After`",
+};
+const REDUCED_CAPACITY: ProblemType = ProblemType {
+    uri: "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+    title: "Request cannot be satisfied due to temporary server capacity constraints",
+    status: StatusCode::SERVICE_UNAVAILABLE,
+    cause: "Redis is unavailable or nearly full; too many tasks, subscribers or jobs; or the worker is overloaded",
+    remedy: "retry after `Retry-After`",
+};
+const SESSION_GONE: ProblemType = ProblemType {
+    uri: "urn:regatta:problem:session-gone",
+    title: "Session ended",
+    status: StatusCode::UNAUTHORIZED,
+    cause: "the session ended before the request was finished; nothing of it was stored",
+    remedy: "log in again",
+};
+const SESSION_TOO_LARGE: ProblemType = ProblemType {
+    uri: "urn:regatta:problem:session-too-large",
+    title: "Session is too large",
+    status: StatusCode::INSUFFICIENT_STORAGE,
+    cause: "the session would exceed 64 fields or 16 KiB; nothing of the request was stored",
+    remedy: "store less",
+};
+const SESSION_CONFLICT: ProblemType = ProblemType {
+    uri: "urn:regatta:problem:session-conflict",
+    title: "Session changed meanwhile",
+    status: StatusCode::CONFLICT,
+    cause: "another request changed the same field (`session.strict_fields`); nothing of this one was stored",
+    remedy: "retry",
+};
+const TOO_MANY_SESSIONS: ProblemType = ProblemType {
+    uri: "urn:regatta:problem:too-many-sessions",
+    title: "Too many new sessions",
+    status: StatusCode::TOO_MANY_REQUESTS,
+    cause: "the client has created more new sessions than `session.create_rate` allows",
+    remedy: "retry after `Retry-After`",
+};
+const IDEMPOTENCY_KEY_MISSING: ProblemType = ProblemType {
+    uri: "urn:regatta:problem:idempotency-key-missing",
+    title: "Idempotency-Key is missing",
+    status: StatusCode::BAD_REQUEST,
+    cause: "the route needs an `Idempotency-Key`",
+    remedy: "send one, such as a UUID",
+};
+const IDEMPOTENCY_IN_PROGRESS: ProblemType = ProblemType {
+    uri: "urn:regatta:problem:idempotency-request-in-progress",
+    title: "Request is outstanding",
+    status: StatusCode::CONFLICT,
+    cause: "a request with this key is under way",
+    remedy: "retry after `Retry-After`",
+};
+const IDEMPOTENCY_KEY_REUSED: ProblemType = ProblemType {
+    uri: "urn:regatta:problem:idempotency-key-reused",
+    title: "Idempotency-Key is already used",
+    status: StatusCode::UNPROCESSABLE_ENTITY,
+    cause: "the key was used for another method, path or body",
+    remedy: "use a new key",
+};
+const IDEMPOTENCY_NOT_STORED: ProblemType = ProblemType {
+    uri: "urn:regatta:problem:idempotency-response-not-stored",
+    title: "Request was carried out before",
+    status: StatusCode::CONFLICT,
+    cause: "the request was carried out; its response was too large to store, or had no known length",
+    remedy: "read the result elsewhere; do not retry",
+};
+const IDEMPOTENCY_CARRIED_OUT: ProblemType = ProblemType {
+    uri: "urn:regatta:problem:idempotency-carried-out",
+    title: "Request was carried out before",
+    status: StatusCode::CONFLICT,
+    cause: "a request with this key was carried out, perhaps for another client",
+    remedy: "read the result elsewhere; do not retry",
+};
+
+/// Every problem type besides `about:blank`, in the order of the reference.
+pub const PROBLEM_TYPES: &[ProblemType] = &[
+    QUOTA_EXCEEDED,
+    REDUCED_CAPACITY,
+    SESSION_GONE,
+    SESSION_TOO_LARGE,
+    SESSION_CONFLICT,
+    TOO_MANY_SESSIONS,
+    IDEMPOTENCY_KEY_MISSING,
+    IDEMPOTENCY_IN_PROGRESS,
+    IDEMPOTENCY_KEY_REUSED,
+    IDEMPOTENCY_NOT_STORED,
+    IDEMPOTENCY_CARRIED_OUT,
+];
 
 /// An error as the client sees it.
 #[derive(Debug, Clone, Serialize)]
@@ -55,123 +160,79 @@ impl Problem {
         }
     }
 
+    /// A problem of a type; `detail` is what happened this time.
+    fn typed(kind: &ProblemType, detail: impl Into<String>) -> Self {
+        Self { kind: kind.uri, title: kind.title, ..Self::new(kind.status, detail) }
+    }
+
     /// A rate limit refused the request.
     pub fn quota_exceeded(violated: Vec<String>, retry_after: Option<u64>) -> Self {
         let detail = match retry_after {
             Some(seconds) => format!("too many requests; the next one is allowed in {seconds} s"),
             None => "the request costs more than its limit can ever allow".to_owned(),
         };
-        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, detail);
-        Self {
-            kind: QUOTA_EXCEEDED,
-            title: "Request cannot be satisfied as assigned quota has been exceeded",
-            violated_policies: violated,
-            retry_after,
-            ..problem
-        }
+        Self { violated_policies: violated, retry_after, ..Self::typed(&QUOTA_EXCEEDED, detail) }
     }
 
     /// Something that this request needs is away or full for the moment.
     pub fn reduced_capacity(detail: impl Into<String>, retry_after: u64) -> Self {
-        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
-        Self {
-            kind: REDUCED_CAPACITY,
-            title: "Request cannot be satisfied due to temporary server capacity constraints",
-            retry_after: Some(retry_after),
-            ..problem
-        }
+        Self { retry_after: Some(retry_after), ..Self::typed(&REDUCED_CAPACITY, detail) }
     }
 
     /// The session ended while its request was under way, so what the request changed in it is lost.
     pub fn session_gone() -> Self {
-        let detail = "the session ended before this request was finished; nothing of it was stored";
-        Self {
-            kind: "urn:regatta:problem:session-gone",
-            title: "Session ended",
-            ..Self::new(StatusCode::UNAUTHORIZED, detail)
-        }
+        Self::typed(
+            &SESSION_GONE,
+            "the session ended before this request was finished; nothing of it was stored",
+        )
     }
 
     /// The session would hold more than is allowed.
     pub fn session_too_large() -> Self {
         let detail = "the session would hold more than is allowed; nothing of this request was stored";
-        Self {
-            kind: "urn:regatta:problem:session-too-large",
-            title: "Session is too large",
-            ..Self::new(StatusCode::INSUFFICIENT_STORAGE, detail)
-        }
+        Self::typed(&SESSION_TOO_LARGE, detail)
     }
 
     /// A request that needs an `Idempotency-Key` has none.
     pub fn idempotency_key_missing(detail: impl Into<String>) -> Self {
-        Self {
-            kind: "urn:regatta:problem:idempotency-key-missing",
-            title: "Idempotency-Key is missing",
-            ..Self::new(StatusCode::BAD_REQUEST, detail)
-        }
+        Self::typed(&IDEMPOTENCY_KEY_MISSING, detail)
     }
 
     /// A request with this `Idempotency-Key` is under way.
     pub fn idempotency_in_progress(retry_after: u64) -> Self {
         let detail = "a request with this Idempotency-Key is under way";
-        Self {
-            kind: "urn:regatta:problem:idempotency-request-in-progress",
-            title: "Request is outstanding",
-            retry_after: Some(retry_after),
-            ..Self::new(StatusCode::CONFLICT, detail)
-        }
+        Self { retry_after: Some(retry_after), ..Self::typed(&IDEMPOTENCY_IN_PROGRESS, detail) }
     }
 
     /// The `Idempotency-Key` was used for another request.
     pub fn idempotency_key_reused() -> Self {
         let detail = "this Idempotency-Key was used for another method, path or body";
-        Self {
-            kind: "urn:regatta:problem:idempotency-key-reused",
-            title: "Idempotency-Key is already used",
-            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
-        }
+        Self::typed(&IDEMPOTENCY_KEY_REUSED, detail)
     }
 
     /// The request with this `Idempotency-Key` was carried out, and its response was too large to keep.
     pub fn idempotency_not_stored() -> Self {
         let detail =
             "this request was carried out; its response was too large to be kept, or had no known end";
-        Self {
-            kind: "urn:regatta:problem:idempotency-response-not-stored",
-            title: "Request was carried out before",
-            ..Self::new(StatusCode::CONFLICT, detail)
-        }
+        Self::typed(&IDEMPOTENCY_NOT_STORED, detail)
     }
 
     /// A request with this `Idempotency-Key` was carried out, perhaps for another client.
     pub fn idempotency_already_executed() -> Self {
         let detail = "a request with this Idempotency-Key was carried out; its response is given only to the client that \
             sent it, which is recognized by its login, its cookie, or a key of 22 characters or more";
-        Self {
-            kind: "urn:regatta:problem:idempotency-carried-out",
-            title: "Request was carried out before",
-            ..Self::new(StatusCode::CONFLICT, detail)
-        }
+        Self::typed(&IDEMPOTENCY_CARRIED_OUT, detail)
     }
 
     /// The client has made as many sessions as it may for now.
     pub fn too_many_sessions(detail: impl Into<String>, retry_after: u64) -> Self {
-        Self {
-            kind: "urn:regatta:problem:too-many-sessions",
-            title: "Too many new sessions",
-            retry_after: Some(retry_after),
-            ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail)
-        }
+        Self { retry_after: Some(retry_after), ..Self::typed(&TOO_MANY_SESSIONS, detail) }
     }
 
     /// Another request changed the same part of the session.
     pub fn session_conflict() -> Self {
         let detail = "another request changed the same part of the session; nothing of this one was stored";
-        Self {
-            kind: "urn:regatta:problem:session-conflict",
-            title: "Session changed meanwhile",
-            ..Self::new(StatusCode::CONFLICT, detail)
-        }
+        Self::typed(&SESSION_CONFLICT, detail)
     }
 
     /// Its document and its headers.
@@ -251,6 +312,10 @@ mod tests {
         ] {
             assert_eq!(problem.kind, format!("urn:regatta:problem:{name}"));
             assert_eq!(problem.status(), status, "{name}");
+            assert!(
+                PROBLEM_TYPES.iter().any(|kind| kind.uri == problem.kind),
+                "{name} is not in the reference"
+            );
         }
     }
 }

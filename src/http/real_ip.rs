@@ -12,10 +12,8 @@ use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName};
 
 use crate::config::settings::{ForwardedHeader, ProxyConfig};
+use crate::http::header_names::{X_FORWARDED_FOR, X_FORWARDED_PROTO};
 use crate::http::request_head::has_header;
-
-pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Most hops that are walked past; more of them are a loop between proxies or an attack.
 const MAX_HOPS: usize = 32;

@@ -4,11 +4,15 @@ use axum::body::{Body, to_bytes};
 use axum::response::{IntoResponse, Response};
 use http::header::Entry;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use tokio::sync::MutexGuard;
 use tower_sessions::Session;
 
 use crate::http::error::{StateError, whole_seconds};
+use crate::http::header_names::{
+    RATELIMIT, RATELIMIT_POLICY, SESSION_COMMIT, SESSION_STATE, X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING,
+    X_RATELIMIT_RESET, X_REQUEST_ID, X_WORKER_ID,
+};
 use crate::http::problem::Problem;
 use crate::http::request_head::has_header;
 use crate::http::request_state::cookie_identity::CookieIdentity;
@@ -18,16 +22,6 @@ use crate::http::services::worker::WorkerContext;
 use crate::http::{body, security};
 use crate::limiter::headers::RateLimitHeaders;
 use crate::sessions::tracked_session::CommitStatus;
-
-pub(super) const WORKER_ID: HeaderName = HeaderName::from_static("x-worker-id");
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const SESSION_STATE: HeaderName = HeaderName::from_static("session-state");
-const SESSION_COMMIT: HeaderName = HeaderName::from_static("session-commit");
-const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
-const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
-const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// Longest request id that is accepted, bytes.
 const REQUEST_ID_MAX: usize = 128;
@@ -46,7 +40,7 @@ impl RequestMeta {
     /// `proxied`: a trusted proxy sent the request, and its id is used so that both logs have the same one.
     pub(super) fn from_parts(worker: &WorkerContext, parts: &Parts, proxied: bool) -> Self {
         let sent_id =
-            (proxied && has_header(&parts.headers, &REQUEST_ID)).then(|| parts.headers.get(REQUEST_ID));
+            (proxied && has_header(&parts.headers, &X_REQUEST_ID)).then(|| parts.headers.get(X_REQUEST_ID));
         let sent_id = sent_id.flatten().filter(|id| is_valid_request_id(id.as_bytes()));
         Self { request_id: sent_id.cloned().unwrap_or_else(|| worker.request_id()), version: parts.version }
     }
@@ -302,8 +296,8 @@ fn set_no_store(headers: &mut HeaderMap) {
 pub(super) fn apply_common_headers(response: &mut Response<Body>, worker: &WorkerContext, head: RequestMeta) {
     let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    headers.insert(WORKER_ID, worker.worker_id.clone());
-    headers.insert(REQUEST_ID, head.request_id);
+    headers.insert(X_WORKER_ID, worker.worker_id.clone());
+    headers.insert(X_REQUEST_ID, head.request_id);
     security::apply_security_headers(headers);
     if head.version >= Version::HTTP_2 {
         // RFC 9113 §8.2.2: HTTP/2 has no such header and sends GOAWAY.

@@ -16,12 +16,10 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderName, Request, StatusCode, Uri, header};
 use tower::{Layer, Service};
 
+use crate::http::header_names::{SEC_FETCH_SITE, X_FORWARDED_HOST};
 use crate::http::problem::Problem;
 use crate::http::real_ip::{ClientInfo, ClientTransport};
 use crate::http::request_scope::RequestScope;
-
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Refuses requests that another site's page sent, 403, unless their method only looks (RFC 9110 §9.2.1).
 ///

@@ -5,6 +5,8 @@
 use http::header::Entry;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::http::header_names::{CROSS_ORIGIN_OPENER_POLICY, PERMISSIONS_POLICY};
+
 /// For a document: only its own styles, images and forms; no script at all; no page may frame it.
 ///
 /// `style-src 'self'` without `'unsafe-inline'`: a page links its stylesheet instead of carrying it.
@@ -15,11 +17,8 @@ const DOCUMENT_HEADERS: [(HeaderName, HeaderValue); 5] = [
     (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(DOCUMENT_CSP)),
     (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
-    (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
-    (
-        HeaderName::from_static("permissions-policy"),
-        HeaderValue::from_static("camera=(), geolocation=(), microphone=()"),
-    ),
+    (CROSS_ORIGIN_OPENER_POLICY, HeaderValue::from_static("same-origin")),
+    (PERMISSIONS_POLICY, HeaderValue::from_static("camera=(), geolocation=(), microphone=()")),
 ];
 
 /// Adds what is missing. Responses that are no documents get `nosniff` only: the rest means nothing for them.

@@ -14,7 +14,8 @@ use http::HeaderMap;
 use http::header::FORWARDED;
 
 use crate::config::settings::{ForwardedHeader, ProxyConfig};
-use crate::http::real_ip::{ClientInfo, X_FORWARDED_FOR};
+use crate::http::header_names::X_FORWARDED_FOR;
+use crate::http::real_ip::ClientInfo;
 use crate::http::request_head::has_header;
 use crate::scoreboard::Scoreboard;
 

@@ -18,6 +18,9 @@ pub enum SlotState {
 }
 
 impl SlotState {
+    /// Every state, in the order of a slot's life.
+    pub const ALL: [Self; 5] = [Self::Empty, Self::Booting, Self::Ready, Self::Draining, Self::BackedOff];
+
     pub(super) fn from_word(word: u64) -> Self {
         match word {
             1 => Self::Booting,

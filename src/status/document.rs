@@ -19,7 +19,7 @@ pub const VERSION: u32 = 2;
 /// The whole fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceStatus {
-    /// [`VERSION`].
+    /// Version of these fields.
     pub version: u32,
     /// The supervisor's process; it stays the same over upgrades.
     pub supervisor_pid: u32,

@@ -1,5 +1,6 @@
 //! Builders of events.
 
+use crate::control::event_kind::EventKind;
 use crate::control::events::FleetEvent;
 use crate::scoreboard::ExitReason;
 use crate::sys::clock;
@@ -9,7 +10,7 @@ use crate::sys::process::Pid;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WorkerEvent {
     /// What, for programs.
-    pub(super) kind: &'static str,
+    pub(super) kind: EventKind,
     /// In which slot.
     pub(super) slot: usize,
     /// To which worker.
@@ -33,7 +34,7 @@ impl WorkerEvent {
 }
 
 /// An event of now.
-pub(super) fn event_now(kind: &'static str, text: impl Into<String>) -> FleetEvent {
+pub(super) fn event_now(kind: EventKind, text: impl Into<String>) -> FleetEvent {
     FleetEvent::new(kind, unix_ms(), text)
 }
 

@@ -40,6 +40,7 @@ pub use settings::{
 use signals::HangUp;
 pub use signals::{SIGNALS, block_signals};
 
+use crate::control::event_kind::EventKind;
 use crate::control::events::FleetEvent;
 use crate::control::server::ControlServer;
 use crate::listener::{ListenAddresses, SlotListeners};
@@ -298,7 +299,7 @@ impl<'a> Supervisor<'a> {
             slots => format!("{serving} of {slots} workers serve on {url}, the others are tried again"),
         };
         self.notify_ready(&message);
-        self.record_event(event_now("fleet_serving", message));
+        self.record_event(event_now(EventKind::FleetServing, message));
     }
 
     /// When a terminal closes, the kernel signals its foreground and an interactive shell the rest of its jobs.
@@ -355,7 +356,7 @@ impl<'a> Supervisor<'a> {
             if target == DesiredState::Killing { "stopping at once" } else { "stopping: workers drain" };
         tracing::info!(by, "{what}");
         service_manager::notify_stopping(&self.reporting.service_notifier, self.settings.drain_timeout);
-        self.record_event(event_now("fleet_stopping", format!("{what} ({by})")));
+        self.record_event(event_now(EventKind::FleetStopping, format!("{what} ({by})")));
         self.lifecycle.desired_state = target;
         self.close_empty_slots();
     }

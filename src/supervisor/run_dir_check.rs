@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::control::event_kind::EventKind;
 use crate::control::events::FleetEvent;
 use crate::control::server::ControlServer;
 use crate::supervisor::effects::event_now;
@@ -43,7 +44,7 @@ impl<'a> RunDirCheck<'a> {
                 let message = format!("{what} of {folder} (run_dir) had been removed and is there again");
                 let event = (!restored.is_empty()).then(|| {
                     tracing::warn!("{message}");
-                    event_now("run_dir_restored", message)
+                    event_now(EventKind::RunDirRestored, message)
                 });
                 (true, event)
             }
@@ -52,7 +53,7 @@ impl<'a> RunDirCheck<'a> {
                 self.reported = Some(trouble.clone());
                 let event = is_new.then(|| {
                     tracing::error!("{trouble}; operators may not find this fleet until it is repaired");
-                    event_now("run_dir_lost", trouble)
+                    event_now(EventKind::RunDirLost, trouble)
                 });
                 (false, event)
             }

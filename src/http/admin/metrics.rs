@@ -38,18 +38,15 @@ pub(in crate::http) async fn metrics(
     Shared(state): Shared<Arc<AdminServices>>,
     headers: HeaderMap,
 ) -> Response {
-    let mut registry = Registry::with_prefix("regatta");
     let now_ms = u64::try_from(clock::monotonic().as_millis()).unwrap_or(u64::MAX);
-    registry.register_collector(Box::new(Scrape { snapshot: state.scoreboard.snapshot(), now_ms }));
+    let scrape = Scrape { snapshot: state.scoreboard.snapshot(), now_ms };
     // Without Redis, and where no kind of task is registered, the series of tasks are missing.
-    if state.tasks.is_used()
-        && let Ok(stats) = state.tasks.stats().await
-    {
-        registry.register_collector(Box::new(TaskQueueMetrics(stats)));
-    }
-    let mut text = String::with_capacity(16 * 1024);
-    match text::encode(&mut text, &registry) {
-        Ok(()) => {
+    let tasks = match state.tasks.is_used() {
+        true => state.tasks.stats().await.ok().map(TaskQueueMetrics),
+        false => None,
+    };
+    match encode(scrape, tasks) {
+        Ok(text) => {
             let format = TextFormat::negotiate(&headers);
             let headers = [
                 (header::CONTENT_TYPE, format.content_type()),
@@ -60,6 +57,33 @@ pub(in crate::http) async fn metrics(
         }
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
+}
+
+/// Every series in the OpenMetrics text format.
+fn encode(scrape: Scrape, tasks: Option<TaskQueueMetrics>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("regatta");
+    registry.register_collector(Box::new(scrape));
+    if let Some(tasks) = tasks {
+        registry.register_collector(Box::new(tasks));
+    }
+    let mut text = String::with_capacity(16 * 1024);
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// Every series that there can be, for the reference.
+#[cfg(test)]
+pub(crate) fn all_series() -> String {
+    let slots = std::num::NonZeroUsize::new(SlotState::ALL.len()).unwrap();
+    let table = crate::scoreboard::Scoreboard::create(slots, 1, 0).unwrap();
+    table.set_slots(slots.get());
+    for (slot, state) in SlotState::ALL.into_iter().enumerate() {
+        table.cell(slot, 0).reset(1, 0);
+        table.cell(slot, 0).record_heartbeat(1, 0, 0, 0);
+        table.row(slot).set_state(state, Some(0));
+    }
+    let tasks = TaskQueueMetrics(crate::redis::task::TaskQueueStats::default());
+    encode(Scrape { snapshot: table.snapshot(), now_ms: 1 }, Some(tasks)).unwrap()
 }
 
 /// One scrape: the snapshot, and when it was taken, milliseconds on the monotonic clock.
@@ -75,10 +99,14 @@ type SlotMetric = (&'static str, &'static str, fn(&SlotSnapshot) -> u64);
 const COUNTERS: [SlotMetric; 24] = [
     ("connections_accepted", "Connections accepted", |slot| slot.accepted),
     ("connections_transferred", "Of these, taken over from workers of other slots", |slot| slot.transferred),
-    ("connections_aborted", "Connections aborted at the end of a drain", |slot| slot.aborted_connections),
+    (
+        "connections_aborted",
+        "Connections aborted at the end of a drain: requests outlived drain.timeout",
+        |slot| slot.aborted_connections,
+    ),
     ("views", "Page views counted in sessions", |slot| slot.views),
     ("requests_rate_limited", "Requests denied by a rate limit", |slot| slot.rate_limited),
-    ("requests_rate_limited_from_cache", "Of these, denied without a request to Redis", |slot| {
+    ("requests_rate_limited_from_cache", "Of these, denied without asking Redis", |slot| {
         slot.denied_from_cache
     }),
     ("rate_limit_shadow_denials", "Times a limit in shadow mode would have denied a request", |slot| {
@@ -87,8 +115,12 @@ const COUNTERS: [SlotMetric; 24] = [
     ("rate_limit_local_decisions", "Requests whose limits were decided without Redis", |slot| {
         slot.local_decisions
     }),
-    ("requests_unavailable", "Requests refused while Redis was unavailable", |slot| slot.unavailable),
-    ("requests_stale", "Requests that got a stale session while Redis was unavailable", |slot| slot.stale),
+    ("requests_unavailable", "Requests answered 503 because Redis was unavailable", |slot| slot.unavailable),
+    (
+        "requests_stale",
+        "Responses that showed a session as last known, or of a Redis that accepts no writes",
+        |slot| slot.stale,
+    ),
     ("redis_silences", "Times calls waited on a connection to Redis without any reply", |slot| {
         slot.redis_absences[0]
     }),
@@ -99,16 +131,24 @@ const COUNTERS: [SlotMetric; 24] = [
     ("session_commit_failures", "Responses sent although their session changes were not stored", |slot| {
         slot.failed_commits
     }),
-    ("counter_batches_flushed", "Batches of increments sent to Redis", |slot| slot.counter_batches),
-    ("counter_increments_dropped", "Increments that Redis rejected for good", |slot| slot.dropped_increments),
-    ("broadcast_messages_published", "Messages published", |slot| slot.broadcast_totals[0]),
+    ("counter_batches_flushed", "Batches of increments of batched counters sent to Redis", |slot| {
+        slot.counter_batches
+    }),
+    (
+        "counter_increments_dropped",
+        "Increments of batched counters that Redis rejected for good: the counter would overflow or holds no number",
+        |slot| slot.dropped_increments,
+    ),
+    ("broadcast_messages_published", "Messages published through the slot", |slot| slot.broadcast_totals[0]),
     ("broadcast_messages_delivered", "Messages delivered, once for each subscriber", |slot| {
         slot.broadcast_totals[1]
     }),
     ("broadcast_gaps", "Gaps sent to subscribers: messages may be missing", |slot| slot.broadcast_totals[2]),
-    ("broadcast_catch_up_reads", "Reads of messages that no notification brought", |slot| {
-        slot.broadcast_totals[3]
-    }),
+    (
+        "broadcast_catch_up_reads",
+        "Reads of messages that no notification brought: a few while connections are cut, many if notifications get lost",
+        |slot| slot.broadcast_totals[3],
+    ),
     ("broadcast_subscribers_lagged", "Subscribers dropped because they fell too far behind", |slot| {
         slot.broadcast_totals[4]
     }),
@@ -121,7 +161,9 @@ const COUNTERS: [SlotMetric; 24] = [
 
 /// Counted in microseconds, exported in seconds.
 const DURATIONS: [SlotMetric; 2] = [
-    ("worker_busy", "Time that the slot's event loops worked", |slot| slot.busy_us),
+    ("worker_busy", "Time that the slot's event loops worked; its rate is the busy share", |slot| {
+        slot.busy_us
+    }),
     ("worker_cpu", "CPU time of the slot's workers", |slot| slot.cpu_us),
 ];
 
@@ -141,7 +183,9 @@ const GAUGES: [SlotMetric; 9] = [
     }),
     ("worker_up", "1 if the slot's worker serves", |slot| u64::from(slot.state == SlotState::Ready)),
     ("worker_generation", "Generation of the slot's worker", |slot| slot.generation()),
-    ("counter_increments_pending", "Increments not sent to Redis yet", |slot| slot.pending_increments),
+    ("counter_increments_pending", "Increments of batched counters not sent to Redis yet", |slot| {
+        slot.pending_increments
+    }),
     ("redis_up", "1 if the slot's worker has a connection to Redis", |slot| u64::from(slot.redis_up())),
 ];
 
@@ -230,7 +274,7 @@ fn sizes(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt:
 }
 
 fn log_lines(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
-    let help = "Log lines dropped because nothing read them";
+    let help = "Log lines dropped because nothing read them; alert on any";
     let mut family = out.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?;
     add_counter(&mut family, &[("process", "supervisor")], snapshot.log_lines_dropped)?;
     for slot in &snapshot.slots {
@@ -264,7 +308,7 @@ fn durations(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> 
     }
     let count = counts.iter().sum();
     let sum = micros_to_seconds(snapshot.total(|slot| slot.latency_sum_us));
-    let help = "Time from a request's header to its response's";
+    let help = "Time from a request's header to its response's, of all slots";
     let mut metric =
         out.encode_descriptor("request_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
     metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
@@ -277,14 +321,14 @@ fn bucket_bound(upper_us: Option<u64>) -> f64 {
 fn rejections(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
     let label =
         |slot: &SlotSnapshot, reason: &str| [("slot", slot.slot.to_string()), ("reason", reason.to_owned())];
-    let help = "Requests refused before they reached the application, by reason";
+    let help = "Requests refused before they reached the application, by reason; they are not in requests";
     let mut family = out.encode_descriptor("requests_refused", help, None, MetricType::Counter)?;
     for slot in &snapshot.slots {
         for (reason, count) in RefusalReason::ALL.iter().zip(slot.refused) {
             add_counter(&mut family, &label(slot, reason.name()), count)?;
         }
     }
-    let help = "Connections closed by the worker, by reason";
+    let help = "Connections closed by the worker before their clients wanted that, by reason";
     let mut family = out.encode_descriptor("connections_closed", help, None, MetricType::Counter)?;
     for slot in &snapshot.slots {
         for (reason, count) in ConnectionCloseReason::ALL.iter().zip(slot.closed) {
@@ -295,7 +339,7 @@ fn rejections(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) ->
 }
 
 fn loop_turns(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
-    let help = "Duration of the last turn of the event loop that started a request";
+    let help = "Lag of the event loop: duration of its last turn that started a request";
     let mut family = out.encode_descriptor("worker_turn", help, Some(&Unit::Seconds), MetricType::Gauge)?;
     for slot in &snapshot.slots {
         let length = micros_to_seconds(slot.active_worker.as_ref().map_or(0, |worker| worker.turn_us));
@@ -328,7 +372,7 @@ fn breakers(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> f
 
 /// A worker without a heartbeat has no age: computed, it would be the uptime of the host.
 fn heartbeats(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot, now_ms: u64) -> fmt::Result {
-    let help = "Time since the last heartbeat of the slot's worker";
+    let help = "Time since the last heartbeat of the slot's worker; above a second it begins to be suspect";
     let name = "worker_heartbeat_age";
     let mut family = out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
     for slot in &snapshot.slots {
@@ -346,7 +390,8 @@ fn pending_increments(
     snapshot: &ScoreboardSnapshot,
     now_ms: u64,
 ) -> fmt::Result {
-    let help = "Time that the oldest increment has waited to be sent to Redis; 0 if none waits";
+    let help =
+        "Time that the oldest increment of a batched counter has waited to be sent to Redis; 0 if none waits";
     let name = "counter_oldest_pending";
     let mut family = out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
     for slot in &snapshot.slots {
@@ -358,7 +403,12 @@ fn pending_increments(
 }
 
 fn workers(out: &mut DescriptorEncoder<'_>, snapshot: &ScoreboardSnapshot) -> fmt::Result {
-    let mut family = out.encode_descriptor("workers", "Workers by state", None, MetricType::Gauge)?;
+    let mut family = out.encode_descriptor(
+        "workers",
+        "Workers by state; hung: a spare serves beside it",
+        None,
+        MetricType::Gauge,
+    )?;
     for slot in &snapshot.slots {
         for state in WORKER_STATES {
             let count = slot.workers.iter().filter(|worker| worker.state == state).count();

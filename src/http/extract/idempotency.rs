@@ -8,6 +8,7 @@ use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
 
 use crate::http::error::RequestError;
+use crate::http::header_names::IDEMPOTENCY_KEY;
 use crate::http::service::idempotent::key;
 
 /// The request's `Idempotency-Key`: naming it rejects requests without one, 400; `Option<Idempotency>` rejects none.
@@ -75,7 +76,7 @@ impl Idempotency {
         if let Some(claimed) = parts.extensions.get::<Self>() {
             return Ok(Some(claimed.clone()));
         }
-        match parts.headers.contains_key(key::IDEMPOTENCY_KEY_HEADER) {
+        match parts.headers.contains_key(IDEMPOTENCY_KEY) {
             false => Ok(None),
             true => key::parse_key(&parts.headers)
                 .map(|key| Some(Self::new(key)))

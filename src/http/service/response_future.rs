@@ -17,6 +17,7 @@ use http::{Request, StatusCode};
 use tower::Service;
 use tower_sessions::Session;
 
+use crate::http::header_names::X_REQUEST_ID;
 use crate::http::layers::request_timeout::RequestTimer;
 use crate::http::problem::Problem;
 use crate::http::request_state::RequestState;
@@ -139,7 +140,7 @@ impl RequestGuard {
         let status = response.status().as_u16();
         let bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
         worker.cell().count_request_finished(status, bytes, latency_us);
-        tracing::debug!(request_id = ?response.headers().get(response::REQUEST_ID), status, latency_us, "request answered");
+        tracing::debug!(request_id = ?response.headers().get(X_REQUEST_ID), status, latency_us, "request answered");
         response
     }
 }

@@ -3,14 +3,11 @@
 use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
-use http::HeaderName;
 use http::request::Parts;
 
 use crate::broadcasts::MessageId;
 use crate::http::error::RequestError;
-
-/// What browsers send when they connect again (WHATWG HTML §9.2.3).
-pub(in crate::http) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+use crate::http::header_names::LAST_EVENT_ID;
 
 /// The same in a query: `last_event_id` of polyfills, `after` of WebSocket clients, which can send no header.
 const QUERY_PARAMETERS: [&str; 2] = ["last_event_id", "after"];

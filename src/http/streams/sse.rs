@@ -13,11 +13,12 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderValue, header};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::http::drain_state::DrainState;
+use crate::http::header_names::X_ACCEL_BUFFERING;
 use crate::sse::{KEEP_ALIVE, SseEvent};
 use crate::sys::random;
 
@@ -26,9 +27,6 @@ const RETRY_AFTER_DISCONNECT_MS: std::ops::RangeInclusive<u64> = 500..=1500;
 
 /// When a client connects again whose worker drains, milliseconds: its successor serves already.
 const RETRY_AFTER_DRAIN_MS: std::ops::RangeInclusive<u64> = 50..=1000;
-
-/// nginx buffers a response unless this header says `no`.
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// What a stream of events is made of.
 ///

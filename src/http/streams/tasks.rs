@@ -10,8 +10,8 @@ use http::{HeaderMap, StatusCode};
 
 use crate::http::error::RequestError;
 use crate::http::fleet_handle::FleetHandle;
+use crate::http::header_names::LAST_EVENT_ID;
 use crate::http::request_scope::RequestScope;
-use crate::http::streams::last_event_id::LAST_EVENT_ID;
 use crate::http::streams::sse::SseSource;
 use crate::redis::task::{TaskId, TaskStatus};
 use crate::sse::SseEvent;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::control::event_kind::EventKind;
 use crate::control::protocol::CommandResult;
 use crate::supervisor::deployment::program::PreviousProgram;
 use crate::supervisor::deployment::rollout::{DeploymentKind, Rollout, RolloutProgress};
@@ -86,7 +87,10 @@ impl Supervisor<'_> {
                 };
                 self.notify_ready(&format!("reload refused: {reason}"));
                 tracing::error!(%reason, "reload refused, nothing is changed: {reason}");
-                self.record_event(event_now("reload_refused", format!("nothing is changed: {reason}")));
+                self.record_event(event_now(
+                    EventKind::ReloadRefused,
+                    format!("nothing is changed: {reason}"),
+                ));
                 self.operators
                     .resolve(&CommandGoal::NextReload, &result(format!("nothing is changed: {reason}")));
             }
@@ -156,7 +160,7 @@ impl Supervisor<'_> {
         self.settings = settings;
         let (kind, generation) = (rollout.kind.name(), rollout.to);
         tracing::warn!(generation, %reason, "{kind} failed, rolling back: {reason}");
-        let event = event_now("rollout_failed", format!("{kind} failed, rolling back: {reason}"));
+        let event = event_now(EventKind::RolloutFailed, format!("{kind} failed, rolling back: {reason}"));
         self.record_event(event.generation(generation));
     }
 
@@ -227,7 +231,7 @@ impl Supervisor<'_> {
         );
         let message = format!("{kind} rolled back: {reason}; generation {generation} serves as before");
         self.notify_ready(&message);
-        self.record_event(event_now("rollout_rolled_back", message.clone()).generation(generation));
+        self.record_event(event_now(EventKind::RolloutRolledBack, message.clone()).generation(generation));
         let result = CommandResult::failed(message).with_detail("generation", generation);
         self.operators.resolve(&CommandGoal::Rollout(rollout.to), &result);
         self.host.retain_generations(&self.generations_in_use());

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use crate::control::event_kind::EventKind;
 use crate::control::server::ControlServer;
 use crate::listener::shared_queue::SharedQueue;
 use crate::listener::{ListenAddresses, Listener, SlotListeners};
@@ -174,7 +175,7 @@ impl<'a> Supervisor<'a> {
                     "upgrade: build {own} took over"
                 );
                 let text = format!("build {own} took over from {build}");
-                self.record_event(event_now("upgrade_took_over", text).generation(to));
+                self.record_event(event_now(EventKind::UpgradeTookOver, text).generation(to));
                 service_manager::notify_reloading(&self.reporting.service_notifier, "upgrading", now);
                 self.operators.on_upgrade_started(to);
                 let context = RolloutContext { previous: Some(old), ..self.apply_settings(*reloaded) };

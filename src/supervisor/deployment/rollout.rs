@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::control::event_kind::EventKind;
 use crate::scoreboard::ExitReason;
 use crate::status::document::RolloutKind;
 use crate::supervisor::slots::plan::KillReason;
@@ -27,18 +28,18 @@ impl DeploymentKind {
     }
 
     /// The kind of the event of its beginning.
-    pub fn started_event(self) -> &'static str {
+    pub fn started_event(self) -> EventKind {
         match self {
-            Self::Reload => "reload_started",
-            Self::Upgrade => "upgrade_rollout_started",
+            Self::Reload => EventKind::ReloadStarted,
+            Self::Upgrade => EventKind::UpgradeRolloutStarted,
         }
     }
 
     /// The kind of the event of its good end.
-    pub fn completed_event(self) -> &'static str {
+    pub fn completed_event(self) -> EventKind {
         match self {
-            Self::Reload => "reload_completed",
-            Self::Upgrade => "upgrade_completed",
+            Self::Reload => EventKind::ReloadCompleted,
+            Self::Upgrade => EventKind::UpgradeCompleted,
         }
     }
 

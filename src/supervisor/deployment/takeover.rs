@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::control::event_kind::EventKind;
 use crate::control::protocol::CommandResult;
 use crate::supervisor::Supervisor;
 use crate::supervisor::deployment::handoff::Handoff;
@@ -66,7 +67,7 @@ impl Supervisor<'_> {
                 let pid = preflight.pid.as_raw();
                 let message = format!("{} proves that it can take over", path.display());
                 tracing::info!(program = %path.display(), pid, "upgrade preflight started: {message}");
-                self.record_event(event_now("upgrade_preflight_started", message));
+                self.record_event(event_now(EventKind::UpgradePreflightStarted, message));
                 self.deployment.start_preflight(preflight);
                 Some(deadline)
             }
@@ -184,13 +185,13 @@ impl Supervisor<'_> {
             kill_preflight(preflight.pid);
         }
         tracing::warn!("upgrade cancelled: the fleet stops");
-        self.record_event(event_now("upgrade_cancelled", "the fleet stops"));
+        self.record_event(event_now(EventKind::UpgradeCancelled, "the fleet stops"));
     }
 
     fn reject_upgrade(&mut self, path: &Path, reason: &str) {
         let message = format!("nothing is changed, {} cannot take over: {reason}", path.display());
         tracing::error!(program = %path.display(), reason, "upgrade refused, {message}");
-        self.record_event(event_now("upgrade_refused", message.clone()));
+        self.record_event(event_now(EventKind::UpgradeRefused, message.clone()));
         self.operators.resolve(
             &CommandGoal::NextUpgrade,
             &CommandResult::failed(format!("upgrade refused, {message}")),

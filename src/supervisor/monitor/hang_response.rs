@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::control::event_kind::EventKind;
 use crate::scoreboard::ExitReason;
 use crate::scoreboard::cell::CellState;
 use crate::supervisor::Supervisor;
@@ -36,7 +37,7 @@ impl Supervisor<'_> {
             hang::HangStatus::Healthy if was => {
                 tracing::info!(slot, pid = number, "worker recovered");
                 self.record_worker_event(
-                    WorkerEvent { kind: "worker_recovered", slot, pid },
+                    WorkerEvent { kind: EventKind::WorkerRecovered, slot, pid },
                     None,
                     "has recovered",
                 );
@@ -51,7 +52,11 @@ impl Supervisor<'_> {
                 self.steer();
                 tracing::info!(slot, pid = number, "worker suspect: steering around its slot: {stall}");
                 let text = format!("may hang, steering around its slot: {stall}");
-                self.record_worker_event(WorkerEvent { kind: "worker_suspect", slot, pid }, None, &text);
+                self.record_worker_event(
+                    WorkerEvent { kind: EventKind::WorkerSuspect, slot, pid },
+                    None,
+                    &text,
+                );
             }
             hang::HangStatus::Suspect(_) | hang::HangStatus::Hung(_) | hang::HangStatus::Lost(_) => {}
         }
@@ -73,7 +78,7 @@ impl Supervisor<'_> {
         let reason = ExitReason::Hang;
         let cpu_pressure = self.monitor.cpu_pressure(now).map(|share| format!("{:.0} %", share * 100.0));
         tracing::warn!(slot, pid = pid.as_raw(), %reason, cpu_pressure, "worker hung: {stall}");
-        let incident = WorkerEvent { kind: "worker_hung", slot, pid };
+        let incident = WorkerEvent { kind: EventKind::WorkerHung, slot, pid };
         self.record_worker_event(incident, Some(reason), &format!("is hung, a spare is started: {stall}"));
         // A stopped process handles no signal.
         if stall.kind != StallKind::Stopped
@@ -106,6 +111,10 @@ impl Supervisor<'_> {
         self.scoreboard.cell(slot, worker.cell).set_state(CellState::Ready);
         self.slots.publish_state(self.scoreboard, slot);
         tracing::info!(slot, pid = pid.as_raw(), "worker recovered");
-        self.record_worker_event(WorkerEvent { kind: "worker_recovered", slot, pid }, None, "has recovered");
+        self.record_worker_event(
+            WorkerEvent { kind: EventKind::WorkerRecovered, slot, pid },
+            None,
+            "has recovered",
+        );
     }
 }

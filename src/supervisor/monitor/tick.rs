@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::control::event_kind::EventKind;
 use crate::scoreboard::ExitReason;
 use crate::status::document::ScalingDecision;
 use crate::supervisor::Supervisor;
@@ -113,7 +114,7 @@ impl Supervisor<'_> {
                     occupant.replace_reason = Some(reason);
                 }
                 tracing::info!(slot, pid, %reason, "recycling worker: {cause}");
-                let incident = WorkerEvent { kind: "worker_recycling", slot, pid: worker.pid };
+                let incident = WorkerEvent { kind: EventKind::WorkerRecycling, slot, pid: worker.pid };
                 self.record_worker_event(incident, Some(reason), &format!("is recycled: {cause}"));
             }
             recycling::RecycleDecision::Kill(cause) => {
@@ -156,7 +157,10 @@ impl Supervisor<'_> {
             tracing::debug!(workers = from, %reason, "autoscaling keeps {from} workers: {reason}");
         } else {
             tracing::info!(from, to = target, %reason, "autoscaling goes from {from} to {target} workers: {reason}");
-            self.record_event(event_now("autoscaled", format!("from {from} to {target} workers: {reason}")));
+            self.record_event(event_now(
+                EventKind::Autoscaled,
+                format!("from {from} to {target} workers: {reason}"),
+            ));
             if let Err(refusal) = self.scale_to(target) {
                 tracing::warn!(reason = %refusal, "not scaled: {refusal}");
                 // It starts a new window, and does not repeat the request at the next sample.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::control::event_kind::EventKind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::effects::event_now;
 use crate::supervisor::private_redis::PrivateRedis;
@@ -37,14 +38,14 @@ impl Supervisor<'_> {
                     socket.display()
                 );
                 tracing::warn!(pid = pid.as_raw(), "{message}");
-                self.record_event(event_now("private_redis_restarting", message));
+                self.record_event(event_now(EventKind::PrivateRedisRestarting, message));
                 send_signal(pid, Signal::SIGTERM);
             }
             Some(Err(why)) if private.reported != Some(why) => {
                 private.reported = Some(why);
                 let message = format!("the private Redis has lost its socket {}: {why}", socket.display());
                 tracing::error!("{message}");
-                self.record_event(event_now("private_redis_lost", message));
+                self.record_event(event_now(EventKind::PrivateRedisLost, message));
             }
             Some(Err(_)) => {}
         }
@@ -61,7 +62,7 @@ impl Supervisor<'_> {
                 private.pid = Some(pid);
                 tracing::info!(pid = pid.as_raw(), socket = %private.server.socket_path().display(), "private Redis started");
                 self.record_event(event_now(
-                    "private_redis_started",
+                    EventKind::PrivateRedisStarted,
                     format!("the private Redis is started, pid {pid}"),
                 ));
             }
@@ -119,7 +120,7 @@ impl Supervisor<'_> {
         let (pid, log) = (pid.as_raw(), private.server.log_path());
         tracing::error!(pid, cause = %exit, log = %log.display(), "private Redis crashed: {exit}");
         self.record_event(event_now(
-            "private_redis_crashed",
+            EventKind::PrivateRedisCrashed,
             format!("the private Redis, pid {pid}, crashed: {exit}"),
         ));
     }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::time::Duration;
 
+use crate::control::event_kind::EventKind;
 use crate::scoreboard::ExitReason;
 use crate::scoreboard::cell::{CellState, DrainOrder};
 use crate::supervisor::effects::{WorkerEvent, event_now};
@@ -41,7 +42,7 @@ impl Supervisor<'_> {
                 }
                 send_signal(pid, Signal::SIGTERM);
                 tracing::warn!(slot, pid = pid.as_raw(), "aborting worker: too many draining workers");
-                let incident = WorkerEvent { kind: "worker_aborted", slot, pid };
+                let incident = WorkerEvent { kind: EventKind::WorkerAborted, slot, pid };
                 self.record_worker_event(incident, None, "is aborted: too many draining workers");
             }
             SlotAction::Kill { slot, pid, cause } => self.kill(slot, pid, cause, now),
@@ -75,7 +76,7 @@ impl Supervisor<'_> {
         send_signal(pid, Signal::SIGTERM);
         self.slots.publish_state(self.scoreboard, slot);
         tracing::info!(slot, pid = pid.as_raw(), %reason, "worker draining");
-        let incident = WorkerEvent { kind: "worker_draining", slot, pid };
+        let incident = WorkerEvent { kind: EventKind::WorkerDraining, slot, pid };
         self.record_worker_event(incident, Some(reason), &format!("drains ({reason})"));
     }
 
@@ -87,7 +88,7 @@ impl Supervisor<'_> {
         self.lifecycle.killed += usize::from(self.lifecycle.desired_state != DesiredState::Killing);
         self.slots.publish_state(self.scoreboard, slot);
         tracing::warn!(slot, pid = pid.as_raw(), %cause, "worker killed: {cause}");
-        let incident = WorkerEvent { kind: "worker_killed", slot, pid };
+        let incident = WorkerEvent { kind: EventKind::WorkerKilled, slot, pid };
         self.record_worker_event(incident, Some(cause.exit_reason()), &format!("is killed: {cause}"));
     }
 
@@ -98,7 +99,7 @@ impl Supervisor<'_> {
         let Some(listeners) = self.slots.sockets[slot].take() else { return };
         listeners.close();
         tracing::info!(slot, "slot retired");
-        self.record_event(event_now("slot_retired", format!("slot {slot} has retired")).slot(slot));
+        self.record_event(event_now(EventKind::SlotRetired, format!("slot {slot} has retired")).slot(slot));
     }
 
     fn spawn(&mut self, index: usize, generation: u64, now: Duration) {
@@ -130,7 +131,7 @@ impl Supervisor<'_> {
                 self.slots.status_pipes.insert(pid, StatusPipe::new(File::from(pipe)));
                 cell.set_pid(pid.as_raw().unsigned_abs());
                 tracing::info!(slot = index, pid = pid.as_raw(), generation, "worker started");
-                let incident = WorkerEvent { kind: "worker_started", slot: index, pid };
+                let incident = WorkerEvent { kind: EventKind::WorkerStarted, slot: index, pid };
                 self.record_worker_event(incident, None, &format!("is started, generation {generation}"));
                 self.save_worker_list();
             }

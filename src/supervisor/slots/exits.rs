@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use crate::control::event_kind::EventKind;
 use crate::logging;
 use crate::scoreboard::ExitReason;
 use crate::scoreboard::cell::{CellState, DrainOrder};
@@ -104,7 +105,7 @@ impl Supervisor<'_> {
     /// It had an order to drain, or was killed after one.
     fn on_expected_exit(&mut self, index: usize, end: &WorkerExit) {
         let (pid, exit, reason) = (end.worker.pid.as_raw(), end.exit, end.exit_reason());
-        let incident = WorkerEvent { kind: "worker_exited", slot: index, pid: end.worker.pid };
+        let incident = WorkerEvent { kind: EventKind::WorkerExited, slot: index, pid: end.worker.pid };
         let what = format!("exited ({reason}): {exit}");
         self.record_worker_exit(incident, end.worker.generation, reason, &what);
         if exit == ExitStatus::Code(0) {
@@ -152,7 +153,7 @@ impl Supervisor<'_> {
                 tracing::info!(slot = index, pid, %cause, %reason, "worker exited: {cause}")
             }
         }
-        let incident = WorkerEvent { kind: "worker_crashed", slot: index, pid: end.worker.pid };
+        let incident = WorkerEvent { kind: EventKind::WorkerCrashed, slot: index, pid: end.worker.pid };
         self.record_worker_exit(
             incident,
             end.worker.generation,
@@ -222,7 +223,7 @@ impl Supervisor<'_> {
         self.slots.publish_state(self.scoreboard, slot);
         tracing::info!(slot, pid = pid.as_raw(), generation, "worker ready");
         let what = format!("is ready, generation {generation}");
-        self.record_worker_event(WorkerEvent { kind: "worker_ready", slot, pid }, None, &what);
+        self.record_worker_event(WorkerEvent { kind: EventKind::WorkerReady, slot, pid }, None, &what);
     }
 
     /// It drains without an order of this process: its successor is started at once, not when it has finished.
@@ -238,7 +239,7 @@ impl Supervisor<'_> {
         self.scoreboard.cell(slot, worker.cell).set_state(CellState::Draining);
         self.slots.publish_state(self.scoreboard, slot);
         tracing::info!(slot, pid = pid.as_raw(), %reason, "worker draining without an order");
-        let incident = WorkerEvent { kind: "worker_draining", slot, pid };
+        let incident = WorkerEvent { kind: EventKind::WorkerDraining, slot, pid };
         self.record_worker_event(incident, Some(reason), "drains without an order");
     }
 

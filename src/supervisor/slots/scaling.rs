@@ -1,5 +1,6 @@
 //! More slots, or fewer, without losing what is queued on them.
 
+use crate::control::event_kind::EventKind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::effects::event_now;
 use crate::supervisor::slots::plan::DesiredState;
@@ -28,7 +29,7 @@ impl Supervisor<'_> {
                 self.slots.desired
             );
             let text = format!("from {} to {slots} workers", self.slots.desired);
-            self.record_event(event_now("scaled", text));
+            self.record_event(event_now(EventKind::Scaled, text));
             self.slots.desired = slots;
             self.scoreboard.set_slots(slots);
         }

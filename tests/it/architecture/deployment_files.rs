@@ -1,10 +1,11 @@
 //! What is deployed: the manifests are valid and agree with each other, with the compose file and with the settings.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use crate::support::repository::root;
 use regatta::__internals::config;
 use regatta::__internals::config::ConfigInputs;
 use serde_json::Value;
@@ -16,10 +17,6 @@ json.dump(documents, sys.stdout)";
 
 /// Oldest Kubernetes whose API the manifests keep to, and the newest there was when they were written.
 const KUBERNETES: [&str; 2] = ["1.30", "1.34"];
-
-pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// Runs a program of the tests' own Python environment.
 fn python(program: &str, arguments: &[&str], files: &[PathBuf]) -> Output {

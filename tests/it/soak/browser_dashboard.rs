@@ -8,21 +8,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::process::tasks::fleet;
 use crate::support::browser::Browser;
 use crate::support::client::{CookieClient, Request};
+use crate::support::dashboard::{TOKEN, plan};
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
+use crate::support::task_fleet as fleet;
 use crate::support::{client, process, wait};
-
-pub(crate) const TOKEN: &str = "a token for the tests of today";
-
-/// Two workers that tell Redis of their machine, and whose operators have a token.
-pub(crate) fn plan(redis: &TestRedis) -> TestFleetBuilder {
-    TestFleetBuilder::on(redis)
-        .set("REGATTA_DASHBOARD__TOKEN", TOKEN)
-        .set("REGATTA_FLEET__HEARTBEAT_INTERVAL", "200ms")
-}
 
 fn open(browser: &Browser, fleet: &TestFleet) {
     browser.go(&format!("http://{}/fleet", fleet.admin));

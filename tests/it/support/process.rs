@@ -78,3 +78,10 @@ pub(crate) fn cpu_time(pid: u32) -> Duration {
     // USER_HZ is 100 on every Linux there is.
     Duration::from_millis(ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * 10)
 }
+
+/// Signals of a line of `/proc/PID/status`, without the two that the C library keeps for itself.
+#[track_caller]
+pub(crate) fn signals(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{status}"));
+    u64::from_str_radix(line.trim(), 16).unwrap() & 0x7fff_ffff
+}

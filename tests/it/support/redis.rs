@@ -220,3 +220,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+pub(crate) fn calls(server: &TestRedis, command: &str) -> u64 {
+    server.commands().get(command).copied().unwrap_or(0)
+}

@@ -1,18 +1,17 @@
 //! The header's value, and digests. Pure.
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use ring::digest;
 
 use crate::digest::hex;
-
-pub(in crate::http) const IDEMPOTENCY_KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
+use crate::http::header_names::IDEMPOTENCY_KEY;
 
 /// Longest key, bytes.
 pub(in crate::http) const KEY_MAX: usize = 255;
 
 /// The header's value: a string of Structured Fields (RFC 9651), or the bare text that most clients send.
 pub(in crate::http) fn parse_key(headers: &HeaderMap) -> Option<String> {
-    let mut values = headers.get_all(IDEMPOTENCY_KEY_HEADER).iter();
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let (single_value, None) = (values.next()?.to_str().ok()?.trim(), values.next()) else { return None };
     let text = match single_value.strip_prefix('"') {
         Some(rest) => unescape(rest.strip_suffix('"')?)?,
@@ -54,9 +53,9 @@ mod tests {
 
     fn parse_values(values: &[&str]) -> Option<String> {
         let mut headers = HeaderMap::new();
-        values.iter().for_each(|value| {
-            _ = headers.append(IDEMPOTENCY_KEY_HEADER, HeaderValue::from_str(value).unwrap())
-        });
+        values
+            .iter()
+            .for_each(|value| _ = headers.append(IDEMPOTENCY_KEY, HeaderValue::from_str(value).unwrap()));
         parse_key(&headers)
     }
 

@@ -21,6 +21,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 
 use crate::http::error::{RequestError, StateError};
 use crate::http::extract::{Idempotency, ResponseRetention};
+use crate::http::header_names::IDEMPOTENCY_KEY;
 use crate::http::problem::Problem;
 use crate::http::request_state::{RequestState, SessionOrigin};
 use crate::http::service::idempotent::request_names::{
@@ -68,7 +69,7 @@ pub(in crate::http) struct ExecutionLease {
 /// Whether a request has a key and is to be carried out once.
 pub(in crate::http) fn is_requested<B>(services: &StateServices, request: &Request<B>) -> bool {
     matches!(*request.method(), Method::POST | Method::PATCH)
-        && request.headers().contains_key(key::IDEMPOTENCY_KEY_HEADER)
+        && request.headers().contains_key(IDEMPOTENCY_KEY)
         && !services.idempotency_ttl.is_zero()
 }
 

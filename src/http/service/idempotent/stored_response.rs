@@ -12,12 +12,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body as _;
 use tower_sessions::session::Id;
 
+use crate::http::header_names::{
+    IDEMPOTENCY_REPLAYED, RATELIMIT, RATELIMIT_POLICY, SESSION_COMMIT, SESSION_STATE, X_RATELIMIT_LIMIT,
+    X_RATELIMIT_REMAINING, X_RATELIMIT_RESET,
+};
 use crate::http::problem::Problem;
 use crate::redis::idempotency::StoredResponse;
 use crate::sessions::cookie_value::ProvisionalCookie;
 use crate::sessions::user::UserTag;
-
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Prefix of the line with the session's change. No header's name begins so, and versions that do not know
 /// the line pass over it.
@@ -31,13 +33,13 @@ const NOT_STORED: [HeaderName; 11] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
     header::DATE,
-    HeaderName::from_static("ratelimit"),
-    HeaderName::from_static("ratelimit-policy"),
-    HeaderName::from_static("x-ratelimit-limit"),
-    HeaderName::from_static("x-ratelimit-remaining"),
-    HeaderName::from_static("x-ratelimit-reset"),
-    HeaderName::from_static("session-commit"),
-    HeaderName::from_static("session-state"),
+    RATELIMIT,
+    RATELIMIT_POLICY,
+    X_RATELIMIT_LIMIT,
+    X_RATELIMIT_REMAINING,
+    X_RATELIMIT_RESET,
+    SESSION_COMMIT,
+    SESSION_STATE,
 ];
 
 /// What a response did with its visitor's session.
@@ -198,7 +200,7 @@ pub(super) fn replay(kept: StoredResponse) -> Response {
     let mut response = Response::new(Body::from(kept.body));
     *response.status_mut() = status;
     *response.headers_mut() = decode_headers(&kept.headers);
-    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     response
 }
 
@@ -224,7 +226,7 @@ mod tests {
         assert!(is_for("a") && is_for("b") && !is_for("c") && !is_for("a b") && !is_for(""));
         let again = replay(kept);
         assert_eq!(
-            (again.status(), &again.headers()[REPLAYED]),
+            (again.status(), &again.headers()[IDEMPOTENCY_REPLAYED]),
             (StatusCode::CREATED, &HeaderValue::from_static("true"))
         );
         let values =

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use regatta::__internals::broadcasts::{BroadcastHub, Subscription, SubscriptionEvent, TopicName};
 use regatta::__internals::config::settings::ScriptingMode;
 
-use crate::process::redis::cluster::connect;
 use crate::support::broadcasts::{next, settings, text, topic};
+use crate::support::cluster_client::connect;
 use crate::support::redis::eventually;
 use crate::support::redis_cluster::TestRedisCluster;
 use crate::support::wait;

@@ -6,7 +6,7 @@ use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::idempotency::IdempotencyNames;
 use regatta::__internals::redis::{RedisClient, keys};
 
-use crate::process::redis::cluster;
+use crate::support::cluster_client as cluster;
 use crate::support::redis::{TestRedis, connect};
 use crate::support::redis_cluster::TestRedisCluster;
 

@@ -8,7 +8,7 @@ use regatta::__internals::limiter::LimitSubject;
 use regatta::__internals::redis::limiter_commands::LimitCharge;
 use tokio::task::JoinSet;
 
-use crate::fast::limiter::request_limiter::{CLIENT, Verdict, Worker, calls, workers};
+use crate::support::limit_workers::{CLIENT, Verdict, Worker, calls, workers};
 use crate::support::redis::{TestRedis, connect, eventually};
 
 fn limit(burst: u64, more: &str) -> String {

@@ -11,7 +11,7 @@ use regatta::__internals::redis::{RedisClient, RedisError, ServerRejection};
 use tokio::task::JoinSet;
 
 use crate::support::fault_proxy::FaultProxy;
-use crate::support::redis::{TestRedis, connect, eventually};
+use crate::support::redis::{TestRedis, calls, connect, eventually};
 
 const BOTH: [(ScriptingMode, &str); 2] =
     [(ScriptingMode::Fcall, "fcall"), (ScriptingMode::Evalsha, "evalsha")];
@@ -47,10 +47,6 @@ async fn crowd(redis: &RedisClient, keys: impl IntoIterator<Item = String>) -> V
 
 fn same(count: usize) -> impl Iterator<Item = String> {
     std::iter::repeat_n("p:c:x".to_owned(), count)
-}
-
-pub(crate) fn calls(server: &TestRedis, command: &str) -> u64 {
-    server.commands().get(command).copied().unwrap_or(0)
 }
 
 #[tokio::test]

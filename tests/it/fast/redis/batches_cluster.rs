@@ -16,7 +16,7 @@ use regatta::__internals::redis::begin::{
 use regatta::__internals::redis::{RedisClient, RedisError, RedisStatus, keys};
 use tokio::task::JoinSet;
 
-use crate::process::redis::cluster::{TOTAL, connect, limit, session};
+use crate::support::cluster_client::{TOTAL, connect, limit, session};
 use crate::support::redis::{TestRedis, eventually};
 use crate::support::redis_cluster::TestRedisCluster;
 use crate::support::{property, wait};

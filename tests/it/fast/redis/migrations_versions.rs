@@ -271,7 +271,7 @@ async fn workers_of_two_releases_share_tasks_claims_heartbeats_and_listeners() {
     let old = Old::start(&server).await.0;
     let lease = Some(Duration::from_millis(300));
     let queue = keys::task_queue("p", "a");
-    let rules = crate::fast::tasks::steps::RULES;
+    let rules = crate::support::task_steps::RULES;
     for _ in 0..2 {
         new.enqueue_task(TaskId::new().unwrap(), "a", "1", &rules).await.unwrap();
     }

@@ -19,8 +19,8 @@ use regatta::__internals::redis::commit::{CommitOutcome, CommitSession, NewSessi
 use regatta::__internals::redis::{RedisClient, RedisError, ServerRejection, begin};
 use tokio::task::JoinSet;
 
-use crate::fast::redis::batches::calls;
 use crate::support::fault_proxy::FaultProxy;
+use crate::support::redis::calls;
 use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::{property, soak};
 

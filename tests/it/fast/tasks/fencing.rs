@@ -7,7 +7,7 @@ use regatta::__internals::redis::task::{
 };
 use regatta::{TaskId, TaskState};
 
-use crate::fast::tasks::steps::{MODES, RULES, begin, make, run, setting, state, take, take_over};
+use crate::support::task_steps::{MODES, RULES, begin, make, run, setting, state, take, take_over};
 use crate::support::wait;
 
 #[tokio::test]

@@ -13,16 +13,8 @@ use tokio::task::JoinSet;
 
 use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::redis_cluster::TestRedisCluster;
+use crate::support::task_steps::settings;
 use crate::support::wait;
-
-/// Settings as an operator gives them.
-pub(crate) fn settings(set: &[(&str, &str)]) -> settings::TasksConfig {
-    let flag =
-        |(name, value): &(&str, &str)| (format!("tasks.{name}"), (*value).to_owned(), "test".to_owned());
-    config::load(&ConfigInputs { flags: set.iter().map(flag).collect(), ..ConfigInputs::default() })
-        .unwrap()
-        .tasks
-}
 
 /// A worker of these tests: doubles numbers, in a while.
 fn worker(redis: &RedisClient, set: &[(&str, &str)]) -> TaskQueue {

@@ -10,8 +10,8 @@ use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::{RedisClient, keys};
 use regatta::{TaskContext, TaskId, TaskQueue, TaskState};
 
-use crate::fast::tasks::queue::settings;
 use crate::support::redis::{TestRedis, connect, eventually};
+use crate::support::task_steps::settings;
 use crate::support::wait;
 
 /// A worker over a connection of its own.

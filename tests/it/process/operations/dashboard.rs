@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::soak::browser_dashboard::{TOKEN, plan};
 use crate::support::client::{Connection, CookieClient, Request, Response};
+use crate::support::dashboard::{TOKEN, plan};
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
 use crate::support::{client, soak, wait};

@@ -1,18 +1,18 @@
 //! The shipped nginx configuration, run by a real nginx in front of stand-ins for two replicas.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::architecture::deployment_files::root;
-use crate::support::wait;
+use crate::support::nginx::{free_address, nginx, serve, write_configuration};
+use crate::support::repository::root;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -87,31 +87,6 @@ fn stream(_: &str) -> Option<String> {
     Some("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n".into())
 }
 
-/// A port that was free a moment ago.
-pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-/// The shipped files with this test's addresses and folder.
-pub(crate) fn write_configuration(folder: &Path, listen: SocketAddr, upstream: &str) {
-    let text = std::fs::read_to_string(root().join("docker/nginx/nginx.conf")).unwrap();
-    let text = text
-        .replace("/tmp/", &format!("{}/", folder.display()))
-        .replace("listen 8080 ", &format!("listen {listen} "))
-        .replace("listen 127.0.0.1:8081", &format!("listen unix:{}/status.sock", folder.display()));
-    std::fs::write(folder.join("nginx.conf"), text).unwrap();
-    std::fs::write(folder.join("upstream.conf"), upstream).unwrap();
-}
-
-pub(crate) fn nginx(folder: &Path) -> Command {
-    // Debian keeps it where not everybody's PATH looks.
-    let program =
-        ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|path| Path::new(path).exists());
-    let mut command = Command::new(program.unwrap_or("nginx"));
-    command.arg("-p").arg(folder).arg("-c").arg(folder.join("nginx.conf"));
-    command
-}
-
 /// A running nginx with two replicas behind it.
 struct Front {
     _folder: TempDir,
@@ -167,37 +142,6 @@ impl Drop for Front {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-    }
-}
-
-/// Starts nginx as one process; on another port if someone else took the first.
-pub(crate) fn serve(folder: &Path, upstream: &str) -> (SocketAddr, Child) {
-    serve_changed(folder, upstream, &[])
-}
-
-/// The same with other words in the configuration: shorter times, for a test that waits for them.
-pub(crate) fn serve_changed(folder: &Path, upstream: &str, changes: &[(&str, &str)]) -> (SocketAddr, Child) {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let address = free_address();
-        write_configuration(folder, address, upstream);
-        for (word, other) in changes {
-            let text = std::fs::read_to_string(folder.join("nginx.conf")).unwrap();
-            assert!(text.contains(word), "no {word} in {text}");
-            std::fs::write(folder.join("nginx.conf"), text.replace(word, other)).unwrap();
-        }
-        let _ = std::fs::remove_file(folder.join("status.sock"));
-        let mut command = nginx(folder);
-        command.args(["-g", "daemon off; master_process off;"]).stdout(Stdio::null());
-        let mut process = command.spawn().expect("nginx is installed by `make deps-test`");
-        while process.try_wait().unwrap().is_none() {
-            if TcpStream::connect(address).is_ok() && process.try_wait().unwrap().is_none() {
-                return (address, process);
-            }
-            assert!(Instant::now() < end, "nginx does not answer");
-            wait::pace(Duration::from_millis(5));
-        }
-        assert!(Instant::now() < end, "nginx does not start");
     }
 }
 

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::process::operations::nginx;
 use crate::support::client::Request;
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::nginx;
+use crate::support::operate::kill;
 use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
 use crate::support::{client, process, wait};
@@ -36,15 +37,6 @@ fn printed(plan: &TestFleetBuilder, count: usize) -> String {
         let complete = !said.contains("for a moment only");
         (code == 0 && complete && entries(&said).len() == count).then_some(said)
     })
-}
-
-/// Kills every process of a fleet, so that it leaves without a word.
-pub(crate) fn kill(fleet: &mut TestFleet) {
-    let workers = fleet.workers();
-    workers.iter().for_each(|pid| process::stop(*pid));
-    fleet.signal(Signal::SIGKILL);
-    workers.iter().for_each(|pid| process::signal(*pid, Signal::SIGKILL));
-    assert_eq!(fleet.exit_code(wait::LONG), -9);
 }
 
 /// A file that is maintained, and what maintains it.

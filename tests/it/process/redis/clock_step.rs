@@ -11,11 +11,11 @@ use regatta::__internals::redis::registry::InstanceRecord;
 use regatta::__internals::redis::task::StartOutcome;
 use regatta::__internals::redis::{RedisClient, registry};
 
-use crate::fast::tasks::steps::{MODES, begin, make, take};
 use crate::support::client::{CookieClient, Request};
 use crate::support::clock::Clock;
 use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::{TestRedis, connect, eventually};
+use crate::support::task_steps::{MODES, begin, make, take};
 use crate::support::wait;
 
 /// By how much the clock steps, seconds.

@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use regatta::__internals::config::settings;
 use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::begin::{
     BeginReply, CounterIncrement, LimitParameters, NewSessionLimit, ProvisionalSessionQuery, RateLimitCheck,
@@ -14,62 +13,11 @@ use regatta::__internals::redis::begin::{
 use regatta::__internals::redis::{RedisClient, RedisError, RedisStatus, begin, functions, keys};
 use tokio::task::JoinSet;
 
+use crate::support::cluster_client::{TOTAL, connect, limit, session};
 use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::{eventually, new_session};
 use crate::support::redis_cluster::TestRedisCluster;
 use crate::support::wait;
-
-const DAY_MS: u64 = 86_400_000;
-
-fn handle(cluster: &TestRedisCluster, mode: ScriptingMode) -> RedisClient {
-    let url = url_of(&cluster.url());
-    let settings = settings::RedisConfig {
-        url: Some(url.clone()),
-        prefix: "p".into(),
-        scripting: mode,
-        silence_timeout: Duration::from_millis(250),
-        maxmemory: settings::MaxMemory::Auto,
-        reconnect_wait: Duration::from_secs(2),
-        credentials: settings::RedisCredentials::default(),
-    };
-    RedisClient::new(&settings, &url, "test").unwrap()
-}
-
-fn url_of(text: &str) -> settings::RedisUrl {
-    let flags = vec![("redis.url".to_owned(), text.to_owned(), "test".to_owned())];
-    let inputs = regatta::__internals::config::ConfigInputs { flags, ..Default::default() };
-    regatta::__internals::config::load(&inputs).unwrap().redis.url.unwrap()
-}
-
-pub(crate) async fn connect(cluster: &TestRedisCluster, mode: ScriptingMode) -> RedisClient {
-    let redis = handle(cluster, mode);
-    redis.start();
-    eventually("all nodes are connected", async || redis.status() == RedisStatus::Up).await;
-    redis
-}
-
-pub(crate) fn session(digest: &str, create: bool) -> SessionQuery {
-    SessionQuery {
-        key: keys::session("p", digest),
-        generation: None,
-        // One that is made has its ticket's view.
-        access: if create { SessionAccess::Read } else { SessionAccess::CountView },
-        provisional: create.then(new_session),
-        idle_ms: DAY_MS,
-        absolute_ms: 30 * DAY_MS,
-    }
-}
-
-/// So slow that a test never sees a request come back.
-pub(crate) fn limit(subject: &str, burst: u64) -> RateLimitCheck {
-    let interval_us = 3_600_000_000;
-    RateLimitCheck {
-        key: keys::limit("p", "slow", "v", subject),
-        parameters: LimitParameters::Rate { interval_us, tolerance_us: interval_us * burst },
-        shadow: false,
-        cost: 1,
-    }
-}
 
 fn counter(name: &str, by: i64) -> CounterIncrement {
     CounterIncrement { key: keys::counter("p", name), by }
@@ -77,7 +25,6 @@ fn counter(name: &str, by: i64) -> CounterIncrement {
 
 /// Names under which keys lie in a cluster.
 const SESSIONS: &str = "p:{s}:s:";
-pub(crate) const TOTAL: &str = "p:{c}:c:total";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_s_keys_lie_on_several_nodes_and_are_one_round_trip() {

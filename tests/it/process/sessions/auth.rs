@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use crate::process::sessions::merge::{get, post, sessions, shopper};
 use crate::support::client::{Connection, CookieClient, Request};
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
+use crate::support::shop::{get, post, sessions, shopper};
 use crate::support::wait;
 
 fn user(visitor: &mut CookieClient, fleet: &TestFleet) -> Value {

@@ -1,10 +1,10 @@
 //! Which cookie counts: ours among any others, the secure one before the plain one, and never silently none.
 
-use crate::process::sessions::merge::sessions;
 use crate::support::client::{Connection, CookieClient, Request, Response};
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::parallel_clients;
 use crate::support::redis::TestRedis;
+use crate::support::shop::sessions;
 
 fn tls(request: Request) -> Request {
     request.header("X-Forwarded-For", "127.0.0.1").header("X-Forwarded-Proto", "https")

@@ -1,9 +1,9 @@
 //! The index of a user's sessions: bounded, scored by ends, and no session ends on account of what is gone.
 
-use crate::process::sessions::merge::{get, post};
 use crate::support::client::CookieClient;
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
+use crate::support::shop::{get, post};
 
 fn log_in(fleet: &TestFleet) -> CookieClient {
     let mut visitor = CookieClient::default();

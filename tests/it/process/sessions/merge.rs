@@ -2,31 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::client::{CookieClient, Request, Response};
-use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::client::{CookieClient, Request};
+use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::TestRedis;
+use crate::support::shop::{get, post, sessions, shopper};
 use crate::support::{parallel_clients, soak, wait};
-
-pub(crate) fn post(visitor: &mut CookieClient, fleet: &TestFleet, target: &str) -> Response {
-    visitor.request(fleet.listen, Request::post(target))
-}
-
-pub(crate) fn get(visitor: &mut CookieClient, fleet: &TestFleet, target: &str) -> Response {
-    visitor.request(fleet.listen, Request::get(target))
-}
-
-/// A visitor with a session.
-pub(crate) fn shopper(fleet: &TestFleet) -> CookieClient {
-    let mut visitor = CookieClient::default();
-    assert_eq!(post(&mut visitor, fleet, "/set/first/1").status, 200);
-    visitor
-}
-
-/// Keys of sessions, marks of replaced ids left out.
-pub(crate) fn sessions(redis: &TestRedis) -> Vec<String> {
-    let of_session = |key: &String| key.contains(":s:") && redis.cli(&["HEXISTS", key, "_c"]) == "1";
-    redis.keys().into_iter().filter(of_session).collect()
-}
 
 #[test]
 fn parallel_requests_that_each_set_their_own_field_lose_none() {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::process::sessions::merge::{get, post, sessions};
 use crate::support::client::{CookieClient, Request};
 use crate::support::clock::Clock;
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
+use crate::support::shop::{get, post, sessions};
 use crate::support::{client, parallel_clients};
 
 const TERM_MS: i64 = 600_000;

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::soak::zero_loss::{rollout, settled};
 use crate::support::delivery_scenario::DeliveryScenario;
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::operate::{rollout, settled};
 use crate::support::redis::TestRedis;
 use crate::support::{process, soak, wait};
 

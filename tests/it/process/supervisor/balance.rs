@@ -1,55 +1,17 @@
 //! Connections that are kept are spread evenly over the workers, and none is lost on its way from one to another.
 
-use std::time::Duration;
-
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::soak::zero_loss::rollout;
 use crate::support::client::{Connection, Failure, Request};
 use crate::support::exposition::sum;
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::kept_connections::{
+    ACCEPTED, KEPT, PASSED, answered, assert_even, open, queued, shares, total, use_all,
+};
+use crate::support::operate::rollout;
 use crate::support::redis::TestRedis;
 use crate::support::{process, wait};
-
-/// Connections of these tests, as many as the promise is about.
-pub(crate) const KEPT: usize = 64;
-
-pub(crate) const ACCEPTED: &str = "regatta_connections_accepted_total";
-pub(crate) const PASSED: &str = "regatta_connections_transferred_total";
-
-/// Opens so many connections, all of them before the first is used.
-pub(crate) fn open(fleet: &TestFleet, count: usize) -> Vec<Connection> {
-    (0..count).map(|_| Connection::open(fleet.listen).expect("no connection is refused")).collect()
-}
-
-/// One request on each; the worker that answered it.
-#[track_caller]
-pub(crate) fn use_all(connections: &mut [Connection]) -> Vec<u32> {
-    let ask = |connection: &mut Connection| {
-        let response = connection.request(&Request::get("/hello")).expect("every request is answered");
-        assert_eq!(response.status, 200, "{}", response.text());
-        response.worker()
-    };
-    connections.iter_mut().map(ask).collect()
-}
-
-/// How many of these answers each worker gave, those that gave none included.
-fn shares(fleet: &TestFleet, answers: &[u32]) -> Vec<usize> {
-    let ready = fleet.ready();
-    ready.iter().map(|(_, pid)| answers.iter().filter(|worker| *worker == pid).count()).collect()
-}
-
-#[track_caller]
-fn assert_even(shares: &[usize]) {
-    let (total, workers) = (shares.iter().sum::<usize>(), shares.len());
-    let most = shares.iter().max().copied().unwrap_or(0);
-    assert!(most * workers * 10 <= total * 11, "one of {workers} workers has {most} of {total}: {shares:?}");
-}
-
-pub(crate) fn total(fleet: &TestFleet, name: &str) -> f64 {
-    sum(&fleet.operator("/metrics").text(), name, &[])
-}
 
 #[test]
 fn kept_connections_are_even_over_2_4_8_and_16_workers() {
@@ -97,11 +59,11 @@ fn who_comes_late_gets_what_is_missing() {
     }
     let mut more = open(&fleet, 32);
     let answers = use_all(&mut more);
-    let shares = shares(&fleet, &answers);
-    assert!(shares.iter().filter(|share| **share > 8).count() == 2, "the new ones had none: {shares:?}");
+    let had = shares(&fleet, &answers);
+    assert!(had.iter().filter(|share| **share > 8).count() == 2, "the new ones had none: {had:?}");
     kept.append(&mut more);
     let answers = use_all(&mut kept);
-    assert_even(&crate::process::supervisor::balance::shares(&fleet, &answers));
+    assert_even(&shares(&fleet, &answers));
 }
 
 /// One request on each of these, as clients do that keep connections: one that is told that its connection ends, or
@@ -181,29 +143,6 @@ fn without_it_and_with_clients_steered_by_their_address_none_is_passed() {
         let _ = use_all(&mut open(&fleet, KEPT));
         assert!(total(&fleet, PASSED).abs() < 0.5, "{name}");
     }
-}
-
-/// Connections that the kernel has completed and no worker has accepted, by `proc_pid_net(5)`.
-pub(crate) fn queued(fleet: &TestFleet) -> usize {
-    let port = format!(":{:04X}", fleet.listen.port());
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let waiting = |line: &str| {
-        let mut words = line.split_whitespace().skip(1);
-        let (local, _, state, queues) = (words.next()?, words.next()?, words.next()?, words.next()?);
-        let listens = local.ends_with(&port) && state == "0A";
-        listens.then(|| usize::from_str_radix(queues.split_once(':').unwrap().1, 16).unwrap())
-    };
-    table.lines().filter_map(waiting).sum()
-}
-
-/// Which of these have been answered.
-pub(crate) fn answered(connections: &mut [Connection]) -> usize {
-    let mut count = 0;
-    for connection in connections {
-        connection.set_timeout(Duration::from_millis(1));
-        count += usize::from(connection.receive(false).is_ok_and(|response| response.status == 200));
-    }
-    count
 }
 
 #[test]

@@ -6,12 +6,12 @@ use std::{fs, thread};
 
 use nix::sys::signal::Signal;
 
-use crate::process::supervisor::rollout::{Scene, configuration};
-use crate::process::supervisor::systemd::Manager;
 use crate::support::client::{Connection, Failure, Request};
+use crate::support::faulty_fleet::{Scene, configuration};
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
+use crate::support::service_manager::Manager;
 use crate::support::{client, process, wait};
 
 /// How long the fleets of this file accept after they were told to stop.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::process::supervisor::rollout::Scene;
 use crate::support::client::{Connection, Request};
+use crate::support::faulty_fleet::Scene;
 use crate::support::fleet::{TestFleet, TestFleetBuilder, field};
 use crate::support::redis::TestRedis;
 use crate::support::{client, process, wait};

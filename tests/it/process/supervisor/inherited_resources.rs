@@ -9,8 +9,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::openpty;
 use nix::sys::signal::Signal;
 
-use crate::process::supervisor::pre_fork_state::signals;
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::process::signals;
 use crate::support::redis::TestRedis;
 use crate::support::{client, process, wait};
 

@@ -3,8 +3,8 @@
 
 use nix::sys::signal::Signal;
 
-use crate::process::supervisor::pre_fork_state::operate;
 use crate::support::fleet::TestFleetBuilder;
+use crate::support::operate::operate;
 use crate::support::redis::TestRedis;
 use crate::support::wait;
 

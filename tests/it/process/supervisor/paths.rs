@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::Mode;
 use serde_json::Value;
 
-use crate::process::supervisor::rollout::{Scene, configuration};
+use crate::support::faulty_fleet::{Scene, configuration};
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::TestRedis;
 use crate::support::wait;

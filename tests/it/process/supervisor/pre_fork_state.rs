@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::UdpSocket;
-use std::process::Command;
+
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::support::client::{Connection, Request};
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::operate::operate;
+use crate::support::process::signals;
 use crate::support::redis::TestRedis;
 use crate::support::{process, wait};
 
@@ -29,15 +31,6 @@ fn settle(fleet: &TestFleet, gone: &[u32]) {
             && !now.iter().any(|pid| gone.contains(pid))
             && fleet.ready().iter().filter(|(_, pid)| now.contains(pid)).count() == 2
     });
-}
-
-/// Runs a command of the fleet's program against it.
-#[track_caller]
-pub(crate) fn operate(fleet: &TestFleet, words: &[&str]) {
-    let mut command = Command::new(fleet.plan().file());
-    command.arg("--run-dir").arg(fleet.plan().setting("REGATTA_RUN_DIR")).args(words).env_clear();
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{words:?}: {output:?}\n{}", fleet.log());
 }
 
 /// Has every worker that serves now asked once; answers by worker.
@@ -98,13 +91,6 @@ fn left_to_tests(line: &str) -> bool {
     let same =
         fs::read_link(format!("/proc/self/fd/{number}")).is_ok_and(|found| found.to_str() == Some(target));
     same || ["0", "1", "2"].contains(&number)
-}
-
-/// Signals of a line of `/proc/PID/status`, without the two that the C library keeps for itself.
-#[track_caller]
-pub(crate) fn signals(status: &str, name: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{status}"));
-    u64::from_str_radix(line.trim(), 16).unwrap() & 0x7fff_ffff
 }
 
 #[test]

@@ -1,48 +1,15 @@
 //! What the service manager is told: `sd_notify(3)`, on a socket of the test's own.
 
 use std::fs;
-use std::os::unix::net::UnixDatagram;
+
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::support::fleet::TestFleetBuilder;
 use crate::support::redis::TestRedis;
+use crate::support::service_manager::Manager;
 use crate::support::{process, wait};
-
-/// systemd, as far as a service knows it.
-pub(crate) struct Manager {
-    socket: UnixDatagram,
-    heard: Vec<String>,
-}
-
-impl Manager {
-    /// One that is named in the plan's environment.
-    pub(crate) fn of(plan: TestFleetBuilder) -> (Self, TestFleetBuilder) {
-        let path = plan.folder().join("notify");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let plan = plan.set("NOTIFY_SOCKET", &path.display().to_string());
-        (Self { socket, heard: Vec::new() }, plan)
-    }
-
-    fn listen(&mut self) {
-        let mut bytes = [0; 4096];
-        while let Ok(len) = self.socket.recv(&mut bytes) {
-            self.heard.push(String::from_utf8(bytes[..len].to_vec()).unwrap());
-        }
-    }
-
-    /// Waits for the next message that begins like this, and forgets all before it.
-    #[track_caller]
-    pub(crate) fn hears(&mut self, start: &str) -> String {
-        wait::until_some(&format!("the manager is told {start}"), wait::LONG, || {
-            self.listen();
-            let at = self.heard.iter().position(|message| message.starts_with(start))?;
-            self.heard.drain(..=at).next_back()
-        })
-    }
-}
 
 /// The number behind a name in a message.
 #[track_caller]

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::process::supervisor::balance::{ACCEPTED, KEPT, PASSED, answered, open, queued, total, use_all};
-use crate::soak::zero_loss::{rollout, settled};
 use crate::support::client::{Connection, Request};
 use crate::support::exposition::sum;
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::kept_connections::{ACCEPTED, KEPT, PASSED, answered, open, queued, total, use_all};
+use crate::support::operate::{rollout, settled};
 use crate::support::redis::TestRedis;
 use crate::support::{process, wait};
 

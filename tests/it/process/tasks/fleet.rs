@@ -3,76 +3,16 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use regatta::__internals::config::settings::ScriptingMode;
-use regatta::__internals::redis::task::Cancelled;
-use regatta::{TaskContext, TaskId, TaskQueue, TaskState, TaskStatus};
 
-use crate::fast::tasks::queue::settings;
+use regatta::__internals::redis::task::Cancelled;
+use regatta::{TaskId, TaskState, TaskStatus};
+
 use crate::support::client::{Connection, Request};
 use crate::support::exposition::sum;
-use crate::support::fleet::{TestFleet, TestFleetBuilder};
-use crate::support::redis::{TestRedis, connect};
+
+use crate::support::redis::TestRedis;
+use crate::support::task_fleet::{client, ended, look, pid_of, plan, runs, until};
 use crate::support::{process, soak, wait};
-
-/// A fleet of the example whose workers take tasks.
-fn plan(redis: &TestRedis, workers: usize) -> TestFleetBuilder {
-    TestFleetBuilder::on(redis).example("faulty").workers(workers).set("REGATTA_TASKS__CONCURRENCY", "1")
-}
-
-/// A program that makes tasks and looks at them from outside: it knows the kinds and does none.
-pub(crate) async fn client(redis: &TestRedis, fleet: &TestFleet) -> TaskQueue {
-    let connection = connect(redis, fleet.plan().prefix(), ScriptingMode::Auto).await;
-    let tasks = TaskQueue::new(connection, &settings(&[("max_queued", "5000")]), "client");
-    for kind in ["nap", "deaf", "mishap"] {
-        tasks.register(kind, |_: (), _: &TaskContext| Ok::<_, String>(())).unwrap();
-    }
-    tasks
-}
-
-async fn look(tasks: &TaskQueue, id: TaskId) -> TaskStatus {
-    let begun = Instant::now();
-    loop {
-        match tasks.status(&id).await {
-            Ok(task) => return task.expect("the task is there"),
-            // Where a test takes Redis away.
-            Err(error) => assert!(begun.elapsed() < wait::LONG, "{error}"),
-        }
-        wait::paced(Duration::from_millis(20)).await;
-    }
-}
-
-/// Waits for a task to be as wanted.
-async fn until(
-    tasks: &TaskQueue,
-    id: TaskId,
-    within: Duration,
-    what: &str,
-    is: impl Fn(&TaskStatus) -> bool,
-) -> TaskStatus {
-    let begun = Instant::now();
-    loop {
-        let task = look(tasks, id).await;
-        if is(&task) {
-            return task;
-        }
-        assert!(begun.elapsed() < within, "not within {within:?}: {what}; it is {task:?}");
-        wait::paced(Duration::from_millis(10)).await;
-    }
-}
-
-async fn ended(tasks: &TaskQueue, id: TaskId) -> TaskStatus {
-    until(tasks, id, 3 * wait::LONG, "the task ends", |task| task.state.is_final()).await
-}
-
-async fn runs(tasks: &TaskQueue, id: TaskId) -> (TaskStatus, u32) {
-    let task = until(tasks, id, wait::LONG, "it runs", |task| task.state == TaskState::Running).await;
-    let pid = pid_of(&task);
-    (task, pid)
-}
-
-fn pid_of(task: &TaskStatus) -> u32 {
-    task.worker.as_ref().unwrap().rsplit_once(':').unwrap().1.parse().unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_tasks_among_random_kills_are_finished_once_each() {

@@ -8,10 +8,11 @@ use regatta::__internals::control::protocol as control;
 use regatta::__internals::control::protocol::ControlReply;
 use regatta::__internals::sys::clock;
 
-use crate::soak::zero_loss::{Scene, settled};
+use crate::soak::zero_loss::Scene;
 use crate::support::client::{Connection, Request};
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::load_generator::{ClientKind, MIX};
+use crate::support::operate::settled;
 use crate::support::redis::TestRedis;
 use crate::support::{process, soak, wait};
 

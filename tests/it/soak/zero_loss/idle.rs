@@ -2,8 +2,9 @@
 
 use nix::sys::signal::Signal;
 
-use crate::soak::zero_loss::{Scene, rollout};
+use crate::soak::zero_loss::Scene;
 use crate::support::load_generator::ClientKind;
+use crate::support::operate::rollout;
 use crate::support::soak;
 
 /// Clients that post 16 KB after pauses of up to 400 ms: less than `drain.idle_grace`, which is what is promised.

@@ -17,19 +17,15 @@ mod steady;
 mod storm;
 mod upgrade;
 
-use std::time::{Duration, Instant};
-
 use nix::sys::signal::Signal;
 
 use crate::support::client::Request;
 use crate::support::exposition::{REQUESTS, sum};
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::load_generator::{COUNTER, ClientKind, LoadGenerator, LoadReport, MIX};
+use crate::support::operate::{rollout, settled};
 use crate::support::redis::TestRedis;
 use crate::support::{client, soak, wait};
-
-/// Longest time for one rollout or one change of size on a busy machine.
-const ROLLOUT: Duration = Duration::from_secs(60);
 
 /// A fleet in traffic.
 struct Scene {
@@ -129,43 +125,4 @@ impl Scene {
 fn total(fleet: &TestFleet) -> f64 {
     let response = client::once(fleet.admin, Request::get("/metrics")).expect("operators are answered too");
     sum(&response.text(), REQUESTS, &[])
-}
-
-/// Begins a rollout by its signal and waits for its end, which has to be a good one.
-#[track_caller]
-pub(crate) fn rollout(fleet: &TestFleet, signal: Signal, verb: &str) {
-    let (done, failed) = (format!("{verb} done"), format!("{verb} rolled back"));
-    let before = fleet.log_lines(&done).len();
-    let lost = fleet.log_lines(&failed).len();
-    fleet.signal(signal);
-    wait::until(&done, ROLLOUT, || {
-        let back = fleet.log_lines(&failed);
-        assert_eq!(back.len(), lost, "{back:?}");
-        fleet.log_lines(&done).len() > before
-    });
-}
-
-/// Waits until so many workers serve and no other is left.
-#[track_caller]
-pub(crate) fn settled(fleet: &TestFleet, workers: usize) {
-    wait::until(&format!("{workers} workers, all ready"), ROLLOUT, || {
-        let alive = fleet.workers();
-        let ready = fleet.ready();
-        alive.len() == workers && alive.iter().all(|pid| ready.iter().any(|(_, ready)| ready == pid))
-    });
-}
-
-/// Waits until nothing is under way: the same workers, all of them ready, for longer than any step takes.
-#[track_caller]
-fn quiet(fleet: &TestFleet) {
-    let mut last = (Vec::new(), Instant::now());
-    wait::until("nothing is under way", 4 * ROLLOUT, || {
-        let alive = fleet.workers();
-        let ready = fleet.ready();
-        let settled = alive.iter().all(|pid| ready.iter().any(|(_, ready)| ready == pid));
-        if alive != last.0 || !settled {
-            last = (alive, Instant::now());
-        }
-        last.1.elapsed() > Duration::from_millis(1500)
-    });
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::soak::zero_loss::{ROLLOUT, Scene};
+use crate::soak::zero_loss::Scene;
 use crate::support::client::Request;
 use crate::support::fleet::TestFleet;
+use crate::support::operate::ROLLOUT;
 use crate::support::{client, soak, wait};
 
 /// Workers that have become READY since the fleet began.

@@ -2,9 +2,10 @@
 
 use nix::sys::signal::Signal;
 
-use crate::soak::zero_loss::{Scene, rollout, settled};
+use crate::soak::zero_loss::Scene;
 use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::TestFleetBuilder;
+use crate::support::operate::{rollout, settled};
 use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
 use crate::support::{soak, wait};

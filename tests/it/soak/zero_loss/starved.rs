@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::soak::zero_loss::{Scene, rollout};
+use crate::soak::zero_loss::Scene;
 use crate::support::burners::Burners;
 use crate::support::load_generator::ClientKind;
+use crate::support::operate::rollout;
 use crate::support::{process, soak, wait};
 
 #[test]

@@ -2,8 +2,9 @@
 
 use nix::sys::signal::Signal;
 
-use crate::soak::zero_loss::{Scene, settled};
+use crate::soak::zero_loss::Scene;
 use crate::support::fleet::TestFleet;
+use crate::support::operate::settled;
 use crate::support::{process, soak, wait};
 
 /// What the supervisor may grow by: its allocator keeps a page here and there.

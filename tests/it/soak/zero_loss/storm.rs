@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::soak::zero_loss::{Scene, quiet};
+use crate::soak::zero_loss::Scene;
+use crate::support::operate::quiet;
 use crate::support::{process, soak, wait};
 
 /// Signals of one storm, and how long it takes.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::soak::zero_loss::{Scene, quiet, settled};
+use crate::soak::zero_loss::Scene;
 use crate::support::fleet::TestFleetBuilder;
+use crate::support::operate::{quiet, settled};
 use crate::support::redis::TestRedis;
 use crate::support::{process, soak, wait};
 

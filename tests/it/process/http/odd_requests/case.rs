@@ -9,7 +9,7 @@
 
 use std::fs;
 
-use crate::architecture::deployment_files::root;
+use crate::support::repository::root;
 
 /// One request, or several.
 #[derive(Debug, Clone, Default)]

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::process::operations::two_releases::{Both, MODES};
-use crate::process::sessions::merge::{get, post, shopper};
 use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::TestFleet;
+use crate::support::shop::{get, post, shopper};
 use crate::support::{client, parallel_clients, soak, wait};
 
 fn log_in(visitor: &mut CookieClient, fleet: &TestFleet, name: &str) {

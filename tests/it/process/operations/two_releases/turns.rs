@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 
 use crate::process::operations::two_releases::{former, present};
-use crate::soak::zero_loss::rollout;
 use crate::support::client::{CookieClient, Request};
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::load_generator::{COUNTER, LoadGenerator, MIX};
+use crate::support::operate::rollout;
 use crate::support::parallel_clients::ParallelClients;
 use crate::support::redis::TestRedis;
 use crate::support::{client, process, soak, wait};

@@ -10,14 +10,14 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::architecture::deployment_files::root;
-use crate::process::operations::nginx;
-use crate::process::operations::nginx_upstream::kill;
-use crate::soak::zero_loss::rollout;
 use crate::support::client::{Connection, Request};
 use crate::support::delivery_scenario::DeliveryScenario;
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::nginx;
+use crate::support::operate::kill;
+use crate::support::operate::rollout;
 use crate::support::redis::TestRedis;
+use crate::support::repository::root;
 use crate::support::sockets::{CLOSE, Frame, WebSocketClient};
 use crate::support::{client, process, soak, wait};
 

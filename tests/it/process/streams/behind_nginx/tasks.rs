@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::process::operations::nginx_upstream::kill;
 use crate::process::streams::behind_nginx::{Site, until_says};
 use crate::support::client::{Connection, Failure, Request};
 use crate::support::fleet::TestFleet;
+use crate::support::operate::kill;
 use crate::support::{client, soak, wait};
 
 /// Enqueues one; its id.
