@@ -9,7 +9,7 @@ use axum::routing::get;
 use regatta::{Config, Context, Fleet, RateLimit, UnknownPolicy};
 
 /// What an operator changes under `[limits.api]`.
-pub const DEFAULTS: &str = r#"
+const DEFAULTS: &str = r#"
     [limits.api]
     per = "header"
     header = "x-api-key"
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     Fleet::new(app).config(Config::new().defaults(DEFAULTS)).run()
 }
 
-pub async fn app(cx: Context) -> Result<Router, UnknownPolicy> {
+pub(crate) async fn app(cx: Context) -> Result<Router, UnknownPolicy> {
     let limit = cx.rate_limit("api")?;
     Ok(Router::new()
         .route("/search", get(search).layer(limit.clone()))

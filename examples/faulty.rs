@@ -23,7 +23,7 @@ use http_body::Frame;
 use hyper_util::rt::TokioIo;
 use regatta::{
     App, AuthSession, Context as AppContext, Counters, Fleet, FleetHandle, Idempotency, PageView,
-    RequestError, RequestTimeout, Session, TaskContext, TaskFailure, TaskQueue, Worker,
+    RequestError, RequestTimeout, Session, TaskContext, TaskFailure, Worker,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Interval;

@@ -17,9 +17,9 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 /// `[app]` in regatta.toml, or `REGATTA_APP__DATABASE` and `REGATTA_APP__CONNECTIONS`.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub(crate) struct Settings {
     database: String,
     /// One thread a worker: a few connections are plenty.
     #[serde(default = "few")]
@@ -34,7 +34,7 @@ fn main() -> std::process::ExitCode {
     Fleet::new(app).run()
 }
 
-pub async fn app(cx: Context<Settings>) -> io::Result<App> {
+pub(crate) async fn app(cx: Context<Settings>) -> io::Result<App> {
     let pool = Arc::new(Pool::connect(cx.settings()).await?);
     let (checked, closed) = (Arc::clone(&pool), Arc::clone(&pool));
     Ok(App::new(Router::new().route("/ping", get(ping)).with_state(pool))

@@ -14,8 +14,8 @@ use regatta::{App, Context, Fleet};
 use serde::Deserialize;
 
 /// `[app]` in regatta.toml, or `REGATTA_APP__FOLDER`.
-#[derive(Deserialize)]
-pub struct Settings {
+#[derive(Debug, Deserialize)]
+pub(crate) struct Settings {
     /// What the application cannot do without.
     folder: PathBuf,
 }
@@ -24,7 +24,7 @@ fn main() -> std::process::ExitCode {
     Fleet::new(app).run()
 }
 
-pub async fn app(cx: Context<Settings>) -> App {
+pub(crate) async fn app(cx: Context<Settings>) -> App {
     let folder = cx.settings().folder.clone();
     let refreshes = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&refreshes);

@@ -10,7 +10,7 @@ fn main() -> std::process::ExitCode {
     Fleet::new(app).run()
 }
 
-pub async fn app(_: Context) -> Router {
+pub(crate) async fn app(_: Context) -> Router {
     Router::new().route("/", get(home))
 }
 

@@ -167,10 +167,12 @@ mod tests {
         BackgroundWork { name, start: Box::new(start) }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn hooks_run_in_their_order_and_none_twice() {
         let steps = Steps::default();
         let (drain, ends) = (DrainState::default(), Arc::clone(&steps));
+        let release = Arc::new(tokio::sync::Notify::new());
+        let released = Arc::clone(&release);
         let lifecycle = Lifecycle {
             on_ready: vec![step(&steps, "ready")],
             on_drain: vec![step(&steps, "drain")],
@@ -178,26 +180,29 @@ mod tests {
             background: vec![work("bell", |shutdown| {
                 Box::pin(async move {
                     shutdown.wait().await;
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    released.notified().await;
                     ends.lock().unwrap().push("background");
                 })
             })],
         };
         let running = RunningApp::start(lifecycle, &drain.shutdown());
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        while steps.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
         assert_eq!(*steps.lock().unwrap(), ["ready"]);
         drain.start_drain();
-        let deadline = Instant::now() + Duration::from_secs(1);
-        assert!(timeout(Duration::from_millis(5), running.drain(deadline)).await.is_err(), "it waits");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        assert!(timeout(Duration::from_millis(2), running.drain(deadline)).await.is_err(), "it waits");
+        release.notify_one();
         running.drain(deadline).await;
-        running.exit(Duration::from_secs(1)).await;
+        running.exit(Duration::from_secs(60)).await;
         assert_eq!(
             *steps.lock().unwrap(),
             ["ready", "drain", "background", "exit: last added", "exit: first added"]
         );
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn what_panics_or_overstays_holds_up_nothing() {
         let steps = Steps::default();
         let lifecycle = Lifecycle {
@@ -211,31 +216,29 @@ mod tests {
             background: vec![work("deaf", |_| Box::pin(std::future::pending()))],
         };
         let running = RunningApp::start(lifecycle, &DrainState::default().shutdown());
-        let began = Instant::now();
-        running.drain(began + Duration::from_secs(3)).await;
-        assert_eq!(began.elapsed().as_secs(), 3);
-        running.exit(Duration::from_secs(2)).await;
-        assert_eq!(began.elapsed().as_secs(), 5);
+        running.drain(Instant::now() + Duration::from_millis(50)).await;
+        running.exit(Duration::from_millis(50)).await;
         assert_eq!(*steps.lock().unwrap(), ["exit"], "a panic does not keep the others from running");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_panic_of_background_work_is_reported_and_its_end_is_not() {
         let quiet =
             Lifecycle { background: vec![work("done", |_| Box::pin(async {}))], ..Lifecycle::default() };
         let shutdown = DrainState::default().shutdown();
-        let waited = async |lifecycle| {
+        let waited = async |lifecycle, time| {
             let running = RunningApp::start(lifecycle, &shutdown);
-            timeout(Duration::from_secs(1), running.background_panicked()).await.is_ok()
+            timeout(time, running.background_panicked()).await.is_ok()
         };
-        assert!(!waited(Lifecycle::default()).await);
-        assert!(!waited(quiet).await);
+        let (short, long) = (Duration::from_millis(50), Duration::from_secs(60));
+        assert!(!waited(Lifecycle::default(), short).await);
+        assert!(!waited(quiet, short).await);
         let panics: Vec<BackgroundWork> = vec![
             work("later", |_| Box::pin(async { panic!("overboard") })),
             work("at once", |_| panic!("overboard")),
         ];
         for one in panics {
-            assert!(waited(Lifecycle { background: vec![one], ..Lifecycle::default() }).await);
+            assert!(waited(Lifecycle { background: vec![one], ..Lifecycle::default() }, long).await);
         }
     }
 }

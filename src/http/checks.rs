@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(checks.degraded_reason().await, None);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_check_that_panics_or_hangs_fails() {
         let panics = AppCheck::new("a", || async { panic!("ouch") as Result<(), BoxError> });
         assert_eq!(panics.failure().await.unwrap(), "check \"a\" fails: it panicked: ouch");
