@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use axum::Router;
 use axum::routing::get;
-use regatta::{Config, Context, Fleet, RateLimit, UnknownPolicy};
+use regatta::rate_limit::{RateLimit, UnknownPolicy};
+use regatta::{Config, Context, Fleet};
 
 /// What an operator changes under `[limits.api]`.
 const DEFAULTS: &str = r#"

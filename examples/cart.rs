@@ -10,7 +10,8 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use regatta::{AuthSession, Context, Fleet, PageView, RequestError, Session, SessionFields};
+use regatta::session::{AuthSession, PageView, Session, SessionFields};
+use regatta::{Context, Error, Fleet};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -53,22 +54,15 @@ impl Manner {
     }
 }
 
-fn away<E>(_: E) -> RequestError {
-    RequestError::Unavailable { retry_after: 1 }
-}
-
-async fn value(session: Session, Path(name): Path<String>) -> Result<Json<Value>, RequestError> {
-    Ok(Json(session.get_value(&name).await.map_err(away)?.unwrap_or(Value::Null)))
+async fn value(session: Session, Path(name): Path<String>) -> Result<Json<Value>, Error> {
+    Ok(Json(session.get_value(&name).await?.unwrap_or(Value::Null)))
 }
 
 /// How many of `prefix0`, `prefix1`, … there are.
-async fn count(
-    session: Session,
-    Path((prefix, most)): Path<(String, usize)>,
-) -> Result<Json<Value>, RequestError> {
+async fn count(session: Session, Path((prefix, most)): Path<(String, usize)>) -> Result<Json<Value>, Error> {
     let mut found = 0;
     for index in 0..most {
-        found += usize::from(session.get_value(&format!("{prefix}{index}")).await.map_err(away)?.is_some());
+        found += usize::from(session.get_value(&format!("{prefix}{index}")).await?.is_some());
     }
     Ok(Json(json!(found)))
 }
@@ -78,29 +72,26 @@ async fn set(
     session: Session,
     Path((name, value)): Path<(String, String)>,
     Query(manner): Query<Manner>,
-) -> Result<Response, RequestError> {
-    session.get_value(&name).await.map_err(away)?;
+) -> Result<Response, Error> {
+    session.get_value(&name).await?;
     manner.think().await;
-    session.insert(&name, &value).await.map_err(away)?;
+    session.insert(&name, &value).await?;
     Ok(manner.answer(value).await)
 }
 
-async fn fill(
-    session: Session,
-    Path((name, bytes)): Path<(String, usize)>,
-) -> Result<&'static str, RequestError> {
-    session.insert(&name, "x".repeat(bytes)).await.map_err(away)?;
+async fn fill(session: Session, Path((name, bytes)): Path<(String, usize)>) -> Result<&'static str, Error> {
+    session.insert(&name, "x".repeat(bytes)).await?;
     Ok("filled")
 }
 
-async fn incr(fields: SessionFields, Path(name): Path<String>) -> Result<Json<i64>, RequestError> {
+async fn incr(fields: SessionFields, Path(name): Path<String>) -> Result<Json<i64>, Error> {
     Ok(Json(fields.incr(&name, 1).await?))
 }
 
 async fn push(
     fields: SessionFields,
     Path((name, value)): Path<(String, u64)>,
-) -> Result<Json<Vec<u64>>, RequestError> {
+) -> Result<Json<Vec<u64>>, Error> {
     let change = |list: Option<Vec<u64>>| {
         let mut list = list.unwrap_or_default();
         list.push(value);
@@ -109,7 +100,7 @@ async fn push(
     Ok(Json(fields.update(&name, change).await?))
 }
 
-async fn login(mut account: AuthSession, Path(user): Path<String>) -> Result<Response, RequestError> {
+async fn login(mut account: AuthSession, Path(user): Path<String>) -> Result<Response, Error> {
     account.login(&user).await?;
     Ok(Json(json!({"user": account.user_id()})).into_response())
 }
@@ -120,15 +111,15 @@ async fn both(
     fields: SessionFields,
     mut account: AuthSession,
     Path(user): Path<String>,
-) -> Result<Json<Value>, RequestError> {
-    session.insert("session", &user).await.map_err(away)?;
+) -> Result<Json<Value>, Error> {
+    session.insert("session", &user).await?;
     let sum = fields.incr("fields", 1).await?;
     account.login(&user).await?;
     let again = fields.incr("fields", 1).await?;
     Ok(Json(json!([sum, again])))
 }
 
-async fn remember(account: AuthSession, Path(seconds): Path<u64>) -> Result<StatusCode, RequestError> {
+async fn remember(account: AuthSession, Path(seconds): Path<u64>) -> Result<StatusCode, Error> {
     account.remember(Duration::from_secs(seconds), Duration::from_secs(seconds)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -142,14 +133,14 @@ async fn account(
     mut account: AuthSession,
     Path(what): Path<String>,
     Query(manner): Query<Manner>,
-) -> Result<Response, RequestError> {
+) -> Result<Response, Error> {
     match what.as_str() {
         "logout" => account.logout().await?,
         "regenerate" => account.cycle_id().await?,
         // More than a session may hold: refused, though the id is another one already.
         "regenerate-and-fill" => {
             account.cycle_id().await?;
-            session.insert("huge", "x".repeat(17 * 1024)).await.map_err(away)?;
+            session.insert("huge", "x".repeat(17 * 1024)).await?;
         }
         "everywhere" => account.logout_everywhere().await?,
         "others" => account.logout_others().await?,
@@ -162,13 +153,13 @@ async fn session(
     session: Session,
     Path(what): Path<String>,
     Query(manner): Query<Manner>,
-) -> Result<Response, RequestError> {
+) -> Result<Response, Error> {
     match what.as_str() {
-        "cycle" => session.cycle_id().await.map_err(away)?,
-        "flush" => session.flush().await.map_err(away)?,
+        "cycle" => session.cycle_id().await?,
+        "flush" => session.flush().await?,
         "flush-and-begin" => {
-            session.flush().await.map_err(away)?;
-            session.insert("fresh", true).await.map_err(away)?;
+            session.flush().await?;
+            session.insert("fresh", true).await?;
         }
         _ => return Ok(StatusCode::NOT_FOUND.into_response()),
     }
@@ -183,13 +174,13 @@ async fn visit(
     account: AuthSession,
     Path(steps): Path<String>,
     mut parts: Parts,
-) -> Result<Json<Option<u64>>, RequestError> {
+) -> Result<Json<Option<u64>>, Error> {
     let mut views = None;
     for step in steps.split('-') {
         match step {
             "view" => views = Some(PageView::from_request_parts(&mut parts, &()).await?.count()),
             "form" => _ = account.csrf_token().await?,
-            "data" => session.insert("cart", 1).await.map_err(away)?,
+            "data" => session.insert("cart", 1).await?,
             "sum" => _ = fields.incr("sum", 1).await?,
             _ => {}
         }

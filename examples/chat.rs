@@ -9,7 +9,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use regatta::{App, Broadcast, Context, Fleet, LastEventId, RequestError, TaskContext, TaskId, TaskQueue};
+use regatta::broadcast::Broadcast;
+use regatta::task::{TaskContext, TaskId, TaskQueue};
+use regatta::{App, Context, Error, Fleet, LastEventId};
 
 fn main() -> std::process::ExitCode {
     Fleet::new(app).run()
@@ -29,8 +31,8 @@ async fn hear(
     broadcast: Broadcast,
     resume: LastEventId,
     Query(room): Query<Room>,
-) -> Result<Response, RequestError> {
-    broadcast.sse(&room.room, resume).await
+) -> Result<Response, Error> {
+    Ok(broadcast.topic(&room.room)?.sse(resume).await?)
 }
 
 async fn say(
@@ -38,14 +40,14 @@ async fn say(
     tasks: TaskQueue,
     Query(room): Query<Room>,
     text: String,
-) -> Result<String, RequestError> {
-    broadcast.publish(&room.room, &text).await?;
+) -> Result<String, Error> {
+    broadcast.topic(&room.room)?.publish(&text).await?;
     Ok(format!("/words/{}\n", tasks.enqueue("words", &text).await?))
 }
 
-async fn words(tasks: TaskQueue, Path(id): Path<String>) -> Result<Response, RequestError> {
+async fn words(tasks: TaskQueue, Path(id): Path<String>) -> Result<Response, Error> {
     let task = match id.parse::<TaskId>() {
-        Ok(id) => tasks.status(&id).await?,
+        Ok(id) => tasks.status(id).await?,
         Err(_) => None,
     };
     Ok(task.map_or_else(|| StatusCode::NOT_FOUND.into_response(), |task| Json(task).into_response()))

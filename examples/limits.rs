@@ -11,7 +11,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Path;
 use axum::routing::{get, post};
-use regatta::{Context, Fleet, RateLimit, RequestError, UnknownPolicy};
+use regatta::rate_limit::{Error, RateLimit, UnknownPolicy};
+use regatta::{Context, Fleet};
 
 fn main() -> std::process::ExitCode {
     Fleet::new(app).run()
@@ -26,7 +27,7 @@ async fn app(cx: Context) -> Result<Router, UnknownPolicy> {
 }
 
 /// Four wrong passwords are too many; right ones do not count.
-async fn login(limit: RateLimit, Path(password): Path<String>) -> Result<&'static str, RequestError> {
+async fn login(limit: RateLimit, Path(password): Path<String>) -> Result<&'static str, Error> {
     if password != "right" {
         return Ok("wrong\n");
     }
@@ -41,7 +42,7 @@ async fn export(Path(ms): Path<u64>) -> &'static str {
 }
 
 /// Every row beyond the first costs as much as a request.
-async fn rows(limit: RateLimit, Path(count): Path<u64>) -> Result<String, RequestError> {
+async fn rows(limit: RateLimit, Path(count): Path<u64>) -> Result<String, Error> {
     limit.charge(count.saturating_sub(1)).await?;
     Ok(format!("{count} rows\n"))
 }

@@ -4,7 +4,8 @@
 
 use axum::Router;
 use axum::routing::get;
-use regatta::{Context, Fleet, PageView, Worker};
+use regatta::session::PageView;
+use regatta::{Context, Fleet, Worker};
 
 fn main() -> std::process::ExitCode {
     Fleet::new(app).run()

@@ -35,6 +35,7 @@ mod config;
 mod control;
 mod counters;
 mod digest;
+mod facade;
 mod http;
 mod limiter;
 mod listener;
@@ -52,34 +53,17 @@ mod tasks;
 pub mod test;
 mod worker;
 
-// The names an application is written with: one import each, whatever room they live in.
 pub use application::{App, Context, IntoApp, NoSettings};
 pub use bootstrap::fleet::{Fleet, ServeError};
 pub use bootstrap::fleet_config::Config;
-pub use broadcasts::Presence;
-pub use counters::batched::Approximate;
-pub use http::error::RequestError;
-pub use http::extract::{
-    AuthSession, BatchedCounter, BoundedCounter, ClientIp, Counters, DistinctCounter, Idempotency, Inserted,
-    PageView, RateLimit, SessionFields, Taken,
+pub use facade::{
+    Busy, ClientIp, Error, ErrorKind, EventSource, FleetHandle, FleetSnapshot, Idempotency, LastEventId,
+    Problem, RedisError, RedisErrorKind, RedisStatus, Refusal, RequestTimeout, SameOrigin, SlotSnapshot,
+    Worker, WorkerState, broadcast, counter, event, rate_limit, session, task, ws,
 };
-pub use http::layers::rate_limit::{RateLimitLayer, UnknownPolicy};
-pub use http::layers::request_timeout::RequestTimeout;
-pub use http::same_origin::SameOrigin;
-pub use http::streams::broadcast::Broadcast;
-pub use http::streams::last_event_id::LastEventId;
-pub use http::streams::sse::SseSource as EventSource;
-pub use http::streams::websocket::handshake::WebSocketUpgrade;
-pub use http::{FleetHandle, Shutdown, Worker};
-pub use redis::RedisStatus as RedisHealth;
-pub use redis::task::{Cancelled, TaskId, TaskState, TaskStatus};
-pub use scoreboard::snapshot::SlotSnapshot;
-pub use sessions::auth::ActiveSession as ListedSession;
-pub use sse::event;
+pub use http::Shutdown;
 #[cfg(feature = "demo")]
 pub use sys::allocator::Allocator;
-pub use tasks::{TaskContext, TaskFailure, TaskKindError, TaskQueue};
-pub use tower_sessions::Session;
 
 /// The rooms, for the project's own tests, benchmarks and fuzz targets. Not API: anything here changes without notice.
 #[cfg(feature = "__internals")]

@@ -8,10 +8,10 @@ use axum::Router;
 use axum::extract::Path;
 use axum::response::Response;
 use axum::routing::{get, post};
-use regatta::{
-    App, Broadcast, Context, Fleet, FleetHandle, LastEventId, PageView, RequestError, Session, TaskContext,
-    TaskQueue, Worker,
-};
+use regatta::broadcast::Broadcast;
+use regatta::session::{PageView, Session};
+use regatta::task::{TaskContext, TaskQueue};
+use regatta::{App, Context, Error, Fleet, FleetHandle, LastEventId, Worker};
 use tokio::sync::Notify;
 
 /// As the shipped program: what an allocation costs is part of what a request costs.
@@ -51,30 +51,30 @@ pub(crate) async fn visit(worker: Worker, visit: PageView) -> String {
 }
 
 /// So many fields in the session.
-async fn fill(session: Session, Path(count): Path<u32>) -> Result<&'static str, RequestError> {
+async fn fill(session: Session, Path(count): Path<u32>) -> Result<&'static str, Error> {
     for number in 0..count {
-        session.insert(&format!("field{number}"), number).await.map_err(|_| RequestError::Internal)?;
+        session.insert(&format!("field{number}"), number).await?;
     }
     Ok("filled\n")
 }
 
 /// Another value in one field: `begin` reads, `commit` writes.
-async fn commit(session: Session, Path(value): Path<u64>) -> Result<&'static str, RequestError> {
-    session.insert("value", value).await.map_err(|_| RequestError::Internal)?;
+async fn commit(session: Session, Path(value): Path<u64>) -> Result<&'static str, Error> {
+    session.insert("value", value).await?;
     Ok("kept\n")
 }
 
-async fn hear(broadcast: Broadcast, resume: LastEventId) -> Result<Response, RequestError> {
-    broadcast.sse("gate", resume).await
+async fn hear(broadcast: Broadcast, resume: LastEventId) -> Result<Response, Error> {
+    Ok(broadcast.topic("gate")?.sse(resume).await?)
 }
 
-async fn say(broadcast: Broadcast) -> Result<&'static str, RequestError> {
-    broadcast.publish("gate", "a message of forty characters, no more.").await?;
+async fn say(broadcast: Broadcast) -> Result<&'static str, Error> {
+    broadcast.topic("gate")?.publish("a message of forty characters, no more.").await?;
     Ok("said\n")
 }
 
 /// Enqueues a task, and answers when it has run: there is one worker, so it runs here.
-async fn task(tasks: TaskQueue, done: Arc<Notify>) -> Result<&'static str, RequestError> {
+async fn task(tasks: TaskQueue, done: Arc<Notify>) -> Result<&'static str, Error> {
     tasks.enqueue("small", &7_u64).await?;
     done.notified().await;
     Ok("done\n")

@@ -163,7 +163,8 @@ impl App {
     ///
     /// ```no_run
     /// use axum::Router;
-    /// use regatta::{App, Context, TaskContext};
+    /// use regatta::task::TaskContext;
+    /// use regatta::{App, Context};
     ///
     /// async fn app(_: Context) -> App {
     ///     App::new(Router::new()).register_task("sum", |numbers: Vec<u64>, task: &TaskContext| {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::facade::rate_limit::{RateLimitLayer, UnknownPolicy};
 use crate::http::FleetHandle;
-use crate::http::layers::rate_limit::{RateLimitLayer, UnknownPolicy};
 
 /// What a worker gives its application; `S` is the section `[app]`, deserialised.
 ///
@@ -56,7 +56,8 @@ impl<S> Context<S> {
     /// ```no_run
     /// use axum::Router;
     /// use axum::routing::post;
-    /// use regatta::{Context, UnknownPolicy};
+    /// use regatta::Context;
+    /// use regatta::rate_limit::UnknownPolicy;
     ///
     /// # async fn login() {}
     /// async fn app(cx: Context) -> Result<Router, UnknownPolicy> {

@@ -14,6 +14,14 @@ use crate::sse::SseEvent;
 /// A message's id, rising within its topic: `ms-seq`.
 ///
 /// It is no time of day: a topic that starts anew starts a second ahead of Redis's clock.
+///
+/// ```
+/// use regatta::broadcast::MessageId;
+///
+/// let id: MessageId = "1770000000000-0".parse()?;
+/// assert!(id > MessageId::ZERO && id.to_string() == "1770000000000-0");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId {
     ms: u64,

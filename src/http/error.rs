@@ -1,5 +1,6 @@
 //! What a request's walk or a handler's operation can fail with, and the only map from it to a status.
 
+use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -20,13 +21,10 @@ use crate::{broadcasts, counters, redis, sessions, tasks};
 pub enum RequestError {
     /// A rate limit refused the request: 429.
     #[error("a rate limit refused the request")]
-    Denied,
-    /// The shared state is away: 503.
-    #[error("the shared state is not reachable")]
-    Unavailable {
-        /// Seconds after which the client may try again.
-        retry_after: u64,
-    },
+    Denied(Denied),
+    /// The shared state is away: 503; or it allows no server-side code: 501.
+    #[error("{0}")]
+    Redis(#[source] RedisFailure),
     /// The shared state is nearly full, and only users who are logged in may add to it: 503.
     #[error("the shared state is nearly full: only users who are logged in may add to it")]
     StorageFull,
@@ -36,12 +34,6 @@ pub enum RequestError {
     /// The work failed on its thread: 500.
     #[error("the work failed")]
     Internal,
-    /// It needs server-side code in Redis, which is not allowed there (`redis.mode` plain): 501.
-    #[error("{what} needs server-side code, and this fleet's Redis allows none")]
-    Unsupported {
-        /// What needs it.
-        what: &'static str,
-    },
     /// A counter's name is not allowed: 400.
     #[error("a counter's name has 1 to 64 of A-Z a-z 0-9 _ - . :")]
     InvalidCounterName,
@@ -119,12 +111,16 @@ pub enum RequestError {
 const STORAGE_FULL_RETRY_AFTER: u64 = 30;
 
 impl RequestError {
-    fn to_problem(&self) -> Problem {
+    /// The error as the client sees it.
+    pub(crate) fn to_problem(&self) -> Problem {
         match self {
             // Both are replaced by the request's recorded refusal, which knows the policies and the headers.
-            Self::Denied => Problem::quota_exceeded(Vec::new(), Some(1)),
-            Self::Unavailable { retry_after } => {
-                Problem::reduced_capacity("the shared state is away for the moment", *retry_after)
+            Self::Denied(_) => Problem::quota_exceeded(Vec::new(), Some(1)),
+            Self::Redis(failure) if failure.is_unsupported() => {
+                Problem::new(StatusCode::NOT_IMPLEMENTED, self.to_string())
+            }
+            Self::Redis(failure) => {
+                Problem::reduced_capacity("the shared state is away for the moment", failure.retry_after)
             }
             Self::StorageFull => Problem::reduced_capacity(self.to_string(), STORAGE_FULL_RETRY_AFTER),
             Self::Overloaded => {
@@ -154,7 +150,6 @@ impl RequestError {
             Self::TooManyCookies => {
                 Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, self.to_string())
             }
-            Self::Unsupported { .. } => Problem::new(StatusCode::NOT_IMPLEMENTED, self.to_string()),
             Self::Internal | Self::OutsideFleet => {
                 tracing::error!(error = %self, "a handler could not do its work: {self}");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "")
@@ -169,6 +164,113 @@ impl IntoResponse for RequestError {
     }
 }
 
+/// Which policies denied a request, and for how long: 429 with the `RateLimit` headers.
+///
+/// ```
+/// use axum::response::{IntoResponse, Response};
+/// use regatta::rate_limit::{Error, RateLimit};
+///
+/// async fn export(limit: RateLimit) -> Result<&'static str, Error> {
+///     match limit.charge(50).await {
+///         Err(Error::Denied(denied)) => {
+///             tracing::info!(policies = ?denied.violated(), wait = ?denied.retry_after(), "an export has to wait");
+///             Err(Error::Denied(denied))
+///         }
+///         other => other.map(|()| "exported"),
+///     }
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/export", axum::routing::get(export));
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Denied {
+    violated: Vec<String>,
+    retry_after: Option<u64>,
+}
+
+impl Denied {
+    /// Names of the policies that denied the request; none if a worker knew without deciding them anew.
+    pub fn violated(&self) -> &[String] {
+        &self.violated
+    }
+
+    /// How long the client has to wait; `None`: the request costs more than a policy can ever allow.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after.map(Duration::from_secs)
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a rate limit refused the request")
+    }
+}
+
+impl std::error::Error for Denied {}
+
+impl IntoResponse for Denied {
+    fn into_response(self) -> Response {
+        Problem::quota_exceeded(self.violated, self.retry_after).into_response()
+    }
+}
+
+/// What Redis did not do, and when its client may try again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisFailure {
+    error: redis::RedisError,
+    /// Seconds.
+    retry_after: u64,
+}
+
+impl RedisFailure {
+    /// There is nothing to be read or written with at this moment.
+    pub(crate) fn unavailable(reason: &str) -> Self {
+        Self { error: redis::RedisError::Unavailable { reason: reason.to_owned() }, retry_after: 1 }
+    }
+
+    /// What the client of Redis reported.
+    pub(crate) fn error(&self) -> &redis::RedisError {
+        &self.error
+    }
+
+    /// When a client may try again, seconds.
+    pub(crate) fn retry_after(&self) -> u64 {
+        self.retry_after
+    }
+
+    fn is_unsupported(&self) -> bool {
+        matches!(self.error, redis::RedisError::Unsupported { .. })
+    }
+}
+
+impl From<&redis::RedisError> for RedisFailure {
+    fn from(error: &redis::RedisError) -> Self {
+        Self { retry_after: retry_after(error), error: error.clone() }
+    }
+}
+
+impl fmt::Display for RedisFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.error {
+            redis::RedisError::Unsupported { what } => {
+                write!(f, "{what} needs server-side code, and this fleet's Redis allows none")
+            }
+            _ => f.write_str("the shared state is not reachable"),
+        }
+    }
+}
+
+impl std::error::Error for RedisFailure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl From<RedisFailure> for RequestError {
+    fn from(failure: RedisFailure) -> Self {
+        Self::Redis(failure)
+    }
+}
+
 impl From<OffloadError> for RequestError {
     fn from(error: OffloadError) -> Self {
         match error {
@@ -180,15 +282,15 @@ impl From<OffloadError> for RequestError {
 
 /// A rejection of the whole request, whatever its handler makes of the error.
 #[derive(Debug, Clone)]
-pub(super) enum StateError {
+pub(crate) enum StateError {
     /// A limit denied the request.
     Denied(RateLimitHeaders),
-    /// Redis is away, seconds until a repetition makes sense.
-    Unavailable(u64),
+    /// Redis is away.
+    Unavailable(RedisFailure),
     /// Redis is nearly full, and the rest is reserved for users who are logged in.
     StorageFull,
     /// It needs what this Redis does not allow.
-    Unsupported(&'static str),
+    Unsupported(RedisFailure),
     /// The session ended meanwhile and the changes are lost.
     SessionGone,
     /// The session would be too large.
@@ -202,12 +304,14 @@ pub(super) enum StateError {
 }
 
 impl StateError {
-    pub(super) fn to_request_error(&self) -> RequestError {
+    pub(crate) fn to_request_error(&self) -> RequestError {
         match self {
-            Self::Denied(_) => RequestError::Denied,
-            Self::Unavailable(retry_after) => RequestError::Unavailable { retry_after: *retry_after },
+            Self::Denied(headers) => RequestError::Denied(Denied {
+                violated: headers.violated.clone(),
+                retry_after: headers.retry_after,
+            }),
+            Self::Unavailable(failure) | Self::Unsupported(failure) => RequestError::Redis(failure.clone()),
             Self::StorageFull => RequestError::StorageFull,
-            Self::Unsupported(what) => RequestError::Unsupported { what },
             Self::SessionGone => RequestError::SessionGone,
             Self::SessionTooLarge => RequestError::SessionTooLarge,
             Self::SessionConflict => RequestError::SessionConflict,
@@ -216,7 +320,7 @@ impl StateError {
         }
     }
 
-    pub(super) fn into_problem(self) -> Problem {
+    pub(crate) fn into_problem(self) -> Problem {
         match self {
             Self::Denied(headers) => Problem::quota_exceeded(headers.violated, headers.retry_after),
             other => other.to_request_error().to_problem(),
@@ -227,14 +331,14 @@ impl StateError {
 impl From<&redis::RedisError> for StateError {
     fn from(error: &redis::RedisError) -> Self {
         match error {
-            redis::RedisError::Unsupported { what } => Self::Unsupported(what),
-            error => Self::Unavailable(retry_after(error)),
+            redis::RedisError::Unsupported { .. } => Self::Unsupported(error.into()),
+            error => Self::Unavailable(error.into()),
         }
     }
 }
 
 /// Whole seconds that are not too few.
-pub(super) fn whole_seconds(time: Duration) -> u64 {
+pub(crate) fn whole_seconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
 }
 
@@ -248,7 +352,7 @@ fn retry_after(error: &redis::RedisError) -> u64 {
 impl From<sessions::SessionError> for RequestError {
     fn from(error: sessions::SessionError) -> Self {
         match error {
-            sessions::SessionError::Denied => Self::Denied,
+            sessions::SessionError::Denied => Self::Denied(Denied::default()),
             sessions::SessionError::Gone | sessions::SessionError::Rotated => Self::SessionGone,
             sessions::SessionError::TooLarge => Self::SessionTooLarge,
             sessions::SessionError::Conflict => Self::SessionConflict,
@@ -259,7 +363,7 @@ impl From<sessions::SessionError> for RequestError {
                 Self::InvalidSessionField
             }
             sessions::SessionError::RandomSource => Self::Internal,
-            sessions::SessionError::Redis(error) => StateError::from(&error).to_request_error(),
+            sessions::SessionError::Redis(error) => Self::Redis((&error).into()),
         }
     }
 }
@@ -271,7 +375,7 @@ impl From<tasks::TaskError> for RequestError {
             tasks::TaskError::UnknownKind(kind) => Self::UnknownTaskKind(kind),
             tasks::TaskError::InvalidInput(reason) => Self::InvalidTaskInput(reason),
             tasks::TaskError::NoRandomness(_) => Self::Internal,
-            tasks::TaskError::Redis(error) => StateError::from(&error).to_request_error(),
+            tasks::TaskError::Redis(error) => Self::Redis((&error).into()),
         }
     }
 }
@@ -288,7 +392,7 @@ impl From<broadcasts::BroadcastError> for RequestError {
             broadcasts::BroadcastError::TooLarge { limit, .. } => Self::MessageTooLarge { limit },
             broadcasts::BroadcastError::TooManySubscribers { .. }
             | broadcasts::BroadcastError::TooManyTopics { .. } => Self::TooManySubscribers,
-            broadcasts::BroadcastError::Redis(error) => StateError::from(&error).to_request_error(),
+            broadcasts::BroadcastError::Redis(error) => Self::Redis((&error).into()),
         }
     }
 }
@@ -300,7 +404,7 @@ impl From<counters::CounterError> for RequestError {
             counters::CounterError::Overflow => Self::CounterOverflow,
             counters::CounterError::InvalidAmount => Self::InvalidCounterAmount,
             counters::CounterError::InvalidToken => Self::InvalidCounterToken,
-            counters::CounterError::Redis(error) => StateError::from(&error).to_request_error(),
+            counters::CounterError::Redis(error) => Self::Redis((&error).into()),
         }
     }
 }

@@ -134,7 +134,7 @@ fn mean(numbers: &[f64]) -> Option<f64> {
 
 /// The list of instances as last read from Redis.
 #[derive(Default)]
-pub(super) struct FleetCache(Mutex<Option<(Instant, Result<InstanceList, String>)>>);
+pub(crate) struct FleetCache(Mutex<Option<(Instant, Result<InstanceList, String>)>>);
 
 impl fmt::Debug for FleetCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

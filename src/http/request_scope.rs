@@ -12,15 +12,15 @@ use crate::http::services::WorkerServices;
 
 /// A request's state and what it is made of, as extractors and layers find it.
 #[derive(Debug, Clone)]
-pub(super) struct RequestScope {
-    pub(super) services: Arc<WorkerServices>,
+pub(crate) struct RequestScope {
+    pub(crate) services: Arc<WorkerServices>,
     /// The store of the request's session, which has the request's state.
-    pub(super) store: Arc<RequestSessionStore>,
+    pub(crate) store: Arc<RequestSessionStore>,
 }
 
 impl RequestScope {
     /// The scope of the request with these extensions; none outside a fleet.
-    pub(super) fn find(extensions: &Extensions) -> Option<&Self> {
+    pub(crate) fn find(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
     }
 
@@ -28,12 +28,12 @@ impl RequestScope {
     ///
     /// # Errors
     /// `OutsideFleet`.
-    pub(super) fn from_parts(parts: &Parts) -> Result<&Self, RequestError> {
+    pub(crate) fn from_parts(parts: &Parts) -> Result<&Self, RequestError> {
         Self::find(&parts.extensions).ok_or(RequestError::OutsideFleet)
     }
 
     /// The request's state.
-    pub(super) fn state(&self) -> &Arc<RequestState> {
+    pub(crate) fn state(&self) -> &Arc<RequestState> {
         &self.store.state
     }
 }

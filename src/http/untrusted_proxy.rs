@@ -27,7 +27,7 @@ const DISTINCT_VALUES_MIN: u32 = 24;
 
 /// Such peers, as one worker observes them.
 #[derive(Debug, Default)]
-pub(super) struct UntrustedProxyDetector {
+pub(crate) struct UntrustedProxyDetector {
     reported: AtomicBool,
     hasher: RandomState,
     watched: Mutex<Vec<(IpAddr, u64)>>,

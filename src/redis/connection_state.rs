@@ -21,7 +21,14 @@ use crate::redis::transport::{ActiveConnection, RedisTransport};
 pub(super) const FIRST_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// Whether Redis can be used.
+///
+/// ```
+/// use regatta::RedisStatus;
+///
+/// assert!(!RedisStatus::Connecting.is_up());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RedisStatus {
     /// The first attempt has not ended yet.
     Connecting,

@@ -6,7 +6,7 @@
 //! does not know Redis, HTTP or how processes are started.
 
 pub mod cell;
-mod cell_state;
+pub mod cell_state;
 pub mod connection_share;
 pub mod exit_reason;
 pub mod journal;
@@ -14,7 +14,7 @@ pub mod latency;
 mod layout;
 pub mod refusal_reason;
 pub mod row;
-mod slot_state;
+pub mod slot_state;
 pub mod snapshot;
 mod table;
 #[cfg(test)]

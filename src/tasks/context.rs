@@ -10,6 +10,23 @@ use tokio::sync::Notify;
 ///
 /// A job that runs for more than a moment should report its progress and check [`TaskContext::is_cancelled`] now and
 /// then: a thread cannot be stopped, so a job that never checks holds its permit until it ends by itself.
+///
+/// ```
+/// use regatta::task::TaskContext;
+///
+/// fn draw(frames: u8, task: &TaskContext) -> Result<u8, &'static str> {
+///     for frame in 0..frames {
+///         if task.is_cancelled() {
+///             return Err("not needed any more");
+///         }
+///         task.percent(frame);
+///     }
+///     Ok(frames)
+/// }
+///
+/// // In a test of the job.
+/// assert_eq!(draw(3, &TaskContext::detached()), Ok(3));
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct TaskContext {
     state: Arc<ProgressState>,
@@ -27,6 +44,11 @@ struct ProgressState {
 impl TaskContext {
     pub(super) fn new(attempt: u64) -> Self {
         Self { state: Arc::default(), attempt }
+    }
+
+    /// One of no task, for a test of a job.
+    pub fn detached() -> Self {
+        Self::default()
     }
 
     /// Reports how much is done, 0 to 100. It is cheap enough for every step; a smaller number than before changes

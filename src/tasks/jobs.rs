@@ -23,6 +23,18 @@ const NAME_MAX: usize = 32;
 ///
 /// Everything that implements `Display` converts into a final failure; [`TaskFailure::retry`] makes one that may succeed
 /// at another attempt. The type does not implement `Display` itself, or the conversion could not exist.
+///
+/// ```
+/// use regatta::task::TaskFailure;
+///
+/// fn fetch(url: &str) -> Result<Vec<u8>, TaskFailure> {
+///     if url.is_empty() {
+///         return Err(TaskFailure::fail("there is nothing to fetch"));
+///     }
+///     std::fs::read(url).map_err(TaskFailure::retry)
+/// }
+/// # let _ = fetch;
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskFailure {
     reason: String,
@@ -33,6 +45,11 @@ impl TaskFailure {
     /// A failure that may succeed later: another attempt follows after a delay, as often as the settings allow.
     pub fn retry(reason: impl Display) -> Self {
         Self { reason: reason.to_string(), retry: true }
+    }
+
+    /// A failure that is final.
+    pub fn fail(reason: impl Display) -> Self {
+        Self { reason: reason.to_string(), retry: false }
     }
 }
 

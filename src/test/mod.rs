@@ -41,8 +41,9 @@ const ANONYMOUS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new
 /// ```no_run
 /// use axum::Router;
 /// use axum::routing::get;
+/// use regatta::Context;
+/// use regatta::session::PageView;
 /// use regatta::test::TestApp;
-/// use regatta::{Context, PageView};
 ///
 /// async fn app(_: Context) -> Router {
 ///     Router::new().route("/", get(async |view: PageView| view.count().to_string()))

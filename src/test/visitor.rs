@@ -13,8 +13,9 @@ use axum::routing::post;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use serde::de::DeserializeOwned;
 
-use crate::http::extract::AuthSession;
-use crate::http::{HttpService, RequestError};
+use crate::facade::session;
+use crate::facade::session::AuthSession;
+use crate::http::HttpService;
 use crate::worker::in_process;
 use crate::worker::in_process::InProcessWorker;
 
@@ -119,7 +120,7 @@ impl Visitor {
     }
 }
 
-async fn log_in(mut session: AuthSession, Path(user): Path<String>) -> Result<StatusCode, RequestError> {
+async fn log_in(mut session: AuthSession, Path(user): Path<String>) -> Result<StatusCode, session::Error> {
     session.login(&user).await?;
     Ok(StatusCode::NO_CONTENT)
 }

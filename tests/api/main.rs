@@ -1,4 +1,6 @@
-//! The programs of `examples/`, driven as a program's own tests would drive them: public names only.
+//! The public names alone, with public features: what a program that uses the library can rely on, and the programs of
+//! `examples/` as their own tests would drive them.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 #[path = "../../examples/api.rs"]
 #[allow(dead_code, reason = "its main is the example's")]
@@ -13,5 +15,8 @@ mod upkeep;
 #[allow(dead_code, reason = "its main is the example's")]
 mod views;
 
+mod errors;
+mod handles;
+mod names;
 mod programs;
 mod test_app;

@@ -11,8 +11,10 @@ use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use regatta::session::AuthSession;
+use regatta::task::{self, TaskContext, TaskQueue};
 use regatta::test::TestApp;
-use regatta::{App, AuthSession, ClientIp, Context, RequestError, TaskContext, TaskQueue};
+use regatta::{App, ClientIp, Context};
 use tower::ServiceExt;
 
 async fn app(_: Context) -> App {
@@ -29,7 +31,7 @@ async fn app(_: Context) -> App {
         .register_task("double", |number: u64, _: &TaskContext| Ok::<_, String>(2 * number))
 }
 
-async fn start(tasks: TaskQueue) -> Result<StatusCode, RequestError> {
+async fn start(tasks: TaskQueue) -> Result<StatusCode, task::Error> {
     tasks.enqueue("double", &7_u64).await?;
     Ok(StatusCode::ACCEPTED)
 }

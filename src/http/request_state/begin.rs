@@ -3,7 +3,7 @@
 use tower_sessions::session::Id;
 
 use crate::counters::CounterName;
-use crate::http::error::{RequestError, StateError};
+use crate::http::error::{RedisFailure, RequestError, StateError};
 use crate::http::request_state::state::{BeginFailure, RequestState, RequestStateInner};
 use crate::limiter::pending::PendingDecision;
 use crate::redis::begin;
@@ -15,7 +15,7 @@ const EXACT_INTEGER_MAX: u64 = 1 << 53;
 
 impl RequestState {
     /// Decides the limits, if that was not done yet.
-    pub(in crate::http) async fn decide_limits(&self) -> Result<(), RequestError> {
+    pub(crate) async fn decide_limits(&self) -> Result<(), RequestError> {
         let mut inner = self.lock_unless_failed().await?;
         if !inner.limits.are_undecided() {
             return Ok(());
@@ -43,11 +43,7 @@ impl RequestState {
     }
 
     /// Adds to a counter; 0 only reads.
-    pub(in crate::http) async fn add_to_counter(
-        &self,
-        name: &CounterName,
-        by: i64,
-    ) -> Result<i64, RequestError> {
+    pub(crate) async fn add_to_counter(&self, name: &CounterName, by: i64) -> Result<i64, RequestError> {
         let mut inner = self.lock_unless_failed().await?;
         let prefix = &self.services.prefix;
         if inner.limits.are_undecided() {
@@ -56,7 +52,11 @@ impl RequestState {
                 Some(sum) if sum.unsigned_abs() < EXACT_INTEGER_MAX => return Ok(*sum),
                 // It was added, but so large a sum lost digits on its way through Lua: read it without.
                 Some(_) => return Ok(counters::value(&self.services.redis, prefix, name).await?),
-                None => return Err(RequestError::Unavailable { retry_after: 1 }),
+                None => {
+                    return Err(RequestError::Redis(RedisFailure::unavailable(
+                        "a request had to do without it",
+                    )));
+                }
             }
         }
         let counted = counters::add(&self.services.redis, prefix, name, by).await;
@@ -67,7 +67,7 @@ impl RequestState {
     }
 
     /// The visitor's session for the store; one that is not this request's any more is gone.
-    pub(in crate::http) async fn lookup_session(&self, id: Id) -> Result<SessionLookup, RequestError> {
+    pub(crate) async fn lookup_session(&self, id: Id) -> Result<SessionLookup, RequestError> {
         let mut inner = self.lock_unless_failed().await?;
         if inner.stored_session_id() != Some(id) {
             return Ok(if inner.came_with_rotated_id() {
@@ -150,9 +150,9 @@ impl RequestState {
                 Err(self.deny(&mut inner.limits, pending, &limits))
             }
             // No limit was part of the call.
-            (Ok(begin::BeginReply::Denied { .. }), None) => {
-                Err(BeginFailure::Rejected(StateError::Unavailable(1)))
-            }
+            (Ok(begin::BeginReply::Denied { .. }), None) => Err(BeginFailure::Rejected(
+                StateError::Unavailable(RedisFailure::unavailable("a session was not read")),
+            )),
             (Err(redis::RedisError::Overflow), _) => Err(BeginFailure::Overflow),
             // It is not away, and will never do it.
             (Err(error @ redis::RedisError::Unsupported { .. }), _) => {

@@ -18,7 +18,7 @@ use crate::sessions::verified_cookie_cache::RecognizedCookie;
 
 /// The visitor, as the cookies identify them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::http) enum CookieIdentity {
+pub(crate) enum CookieIdentity {
     /// The signing keys are not known yet, so no cookie can be verified.
     Unverifiable,
     /// More cookies of our name than are checked; treated as anonymous, the visitor would get a new session each time.
@@ -45,12 +45,12 @@ pub(in crate::http) enum CookieIdentity {
 
 /// What a request's cookies name.
 #[derive(Debug)]
-pub(in crate::http) struct RequestCookies {
-    pub(in crate::http) visitor: CookieIdentity,
+pub(crate) struct RequestCookies {
+    pub(crate) visitor: CookieIdentity,
     /// Whether the cookie that this client is to have is a secure one.
-    pub(in crate::http) secure: bool,
+    pub(crate) secure: bool,
     /// Whether there is a genuine one under the plain name beside the secure one that counts.
-    pub(in crate::http) leftover: bool,
+    pub(crate) leftover: bool,
 }
 
 impl RequestCookies {
@@ -59,11 +59,7 @@ impl RequestCookies {
     /// The secure one counts first: browsers never send a `__Host-` cookie without TLS, so where one comes over a
     /// connection that is said to be plain, it is not. Over TLS the plain one is accepted too, for visitors from before
     /// TLS, and is replaced. With `secure = always` the plain one is never read, with `never` the secure one.
-    pub(in crate::http) fn from_headers(
-        sessions: &SessionServices,
-        headers: &HeaderMap,
-        client: &ClientInfo,
-    ) -> Self {
+    pub(crate) fn from_headers(sessions: &SessionServices, headers: &HeaderMap, client: &ClientInfo) -> Self {
         let (rule, tls) = (sessions.cookie_security, client.transport == ClientTransport::Tls);
         let secure = rule == CookieSecurity::Always || rule == CookieSecurity::Auto && tls;
         let of = |visitor, secure, leftover| Self { visitor, secure, leftover };
@@ -100,7 +96,7 @@ impl CookieIdentity {
         Self::Verified { id, digest, user, re_sign: renew, provisional, exposed }
     }
 
-    pub(in crate::http) fn id(&self) -> Option<Id> {
+    pub(crate) fn id(&self) -> Option<Id> {
         match self {
             Self::Verified { id, .. } => Some(*id),
             Self::Unverifiable | Self::TooManyCookies | Self::Anonymous => None,
@@ -108,14 +104,14 @@ impl CookieIdentity {
     }
 
     /// The user who logged in with the session, as limits identify users.
-    pub(in crate::http) fn user(&self) -> Option<UserTag> {
+    pub(crate) fn user(&self) -> Option<UserTag> {
         match self {
             Self::Verified { user, .. } => *user,
             Self::Unverifiable | Self::TooManyCookies | Self::Anonymous => None,
         }
     }
 
-    pub(in crate::http) fn digest(&self) -> Option<&str> {
+    pub(crate) fn digest(&self) -> Option<&str> {
         match self {
             Self::Verified { digest, .. } => Some(digest),
             Self::Unverifiable | Self::TooManyCookies | Self::Anonymous => None,
@@ -124,7 +120,7 @@ impl CookieIdentity {
 
     /// The digest of a session that is stored. A provisional cookie names none: a client that collects such cookies would
     /// otherwise count as many clients.
-    pub(in crate::http) fn confirmed_digest(&self) -> Option<&str> {
+    pub(crate) fn confirmed_digest(&self) -> Option<&str> {
         match self {
             Self::Verified { digest, provisional: None, .. } => Some(digest),
             _ => None,
@@ -132,7 +128,7 @@ impl CookieIdentity {
     }
 
     /// Its contents, if it is provisional.
-    pub(in crate::http) fn provisional(&self) -> Option<ProvisionalCookie> {
+    pub(crate) fn provisional(&self) -> Option<ProvisionalCookie> {
         match self {
             Self::Verified { provisional, .. } => *provisional,
             _ => None,
@@ -140,7 +136,7 @@ impl CookieIdentity {
     }
 
     /// Whether its session gets another id when it is used.
-    pub(in crate::http) fn is_exposed(&self) -> bool {
+    pub(crate) fn is_exposed(&self) -> bool {
         matches!(self, Self::Verified { exposed: true, .. })
     }
 }

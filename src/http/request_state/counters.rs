@@ -15,7 +15,7 @@ impl RequestState {
     /// Adds to a batched counter: without a command, unless the worker's journal is full.
     ///
     /// Without server-side code Redis could not know a batch again, so there each addition is made at once.
-    pub(in crate::http) async fn add_batched(&self, name: &CounterName, by: i64) -> Result<(), RequestError> {
+    pub(crate) async fn add_batched(&self, name: &CounterName, by: i64) -> Result<(), RequestError> {
         if self.services.redis.is_plain() {
             return self.add_to_counter(name, by).await.map(|_| ());
         }
@@ -27,15 +27,12 @@ impl RequestState {
     }
 
     /// What this worker knows of a batched counter.
-    pub(in crate::http) fn batched_cached(&self, name: &CounterName) -> Option<Approximate> {
+    pub(crate) fn batched_cached(&self, name: &CounterName) -> Option<Approximate> {
         self.services.batched_counters.cached(name, now_ms())
     }
 
     /// What Redis and this instance know of a batched counter; while Redis is away, what this worker knows.
-    pub(in crate::http) async fn batched_value(
-        &self,
-        name: &CounterName,
-    ) -> Result<Approximate, RequestError> {
+    pub(crate) async fn batched_value(&self, name: &CounterName) -> Result<Approximate, RequestError> {
         if self.services.redis.is_plain() {
             let value = self.add_to_counter(name, 0).await?;
             return Ok(Approximate { value, staleness: Duration::ZERO });
@@ -51,7 +48,7 @@ impl RequestState {
     }
 
     /// Takes from a bounded counter.
-    pub(in crate::http) async fn take_bounded(
+    pub(crate) async fn take_bounded(
         &self,
         name: &CounterName,
         max: u64,
@@ -65,7 +62,7 @@ impl RequestState {
     }
 
     /// Gives back to a bounded counter.
-    pub(in crate::http) async fn give_back_bounded(
+    pub(crate) async fn give_back_bounded(
         &self,
         name: &CounterName,
         request: BoundedRequest<'_>,
@@ -78,13 +75,13 @@ impl RequestState {
     }
 
     /// How much is taken of a bounded counter.
-    pub(in crate::http) async fn bounded_taken(&self, name: &CounterName) -> Result<u64, RequestError> {
+    pub(crate) async fn bounded_taken(&self, name: &CounterName) -> Result<u64, RequestError> {
         self.decide_limits().await?;
         self.record_failure(bounded::get(&self.services.redis, &self.services.prefix, name).await).await
     }
 
     /// Inserts into a distinct counter, or reads it.
-    pub(in crate::http) async fn insert_distinct(
+    pub(crate) async fn insert_distinct(
         &self,
         name: &CounterName,
         window: Option<Duration>,

@@ -49,7 +49,7 @@ impl RequestState {
     }
 
     /// The session is changed, or may be: its cached copy is not true any more.
-    pub(in crate::http) fn invalidate_cached(&self, id: Id) {
+    pub(crate) fn invalidate_cached(&self, id: Id) {
         self.stale_cache().remove(&sessions::digest(id));
     }
 

@@ -14,18 +14,14 @@ use crate::scoreboard::row::SlotState;
 
 impl RequestState {
     /// The headers of the limits; `None`: none was decided.
-    pub(in crate::http) fn rate_limit_headers(&self, limits: &RequestLimits) -> Option<RateLimitHeaders> {
+    pub(crate) fn rate_limit_headers(&self, limits: &RequestLimits) -> Option<RateLimitHeaders> {
         let replies = limits.denied.as_ref().unwrap_or(&limits.decided);
         let style = self.services.worker.http.rate_limit_headers;
         (!replies.is_empty()).then(|| RateLimitHeaders::for_decisions(&limits.set, replies, style))
     }
 
     /// Applies a policy by its number, or raises the request's cost there, and decides it.
-    pub(in crate::http) async fn apply_policy(
-        &self,
-        policy: usize,
-        cost: Option<u64>,
-    ) -> Result<(), RequestError> {
+    pub(crate) async fn apply_policy(&self, policy: usize, cost: Option<u64>) -> Result<(), RequestError> {
         {
             let mut inner = self.lock_unless_failed().await?;
             let decided = inner.limits.decided.len();
@@ -35,7 +31,7 @@ impl RequestState {
     }
 
     /// Charges more requests to every rate policy that applies.
-    pub(in crate::http) async fn charge(&self, cost: u64) -> Result<(), RequestError> {
+    pub(crate) async fn charge(&self, cost: u64) -> Result<(), RequestError> {
         self.decide_limits().await?;
         let mut inner = self.lock_unless_failed().await?;
         let decided = inner.limits.decided.len();
@@ -45,7 +41,7 @@ impl RequestState {
     }
 
     /// Gives back what the request was charged.
-    pub(in crate::http) async fn refund(&self) -> Result<(), RequestError> {
+    pub(crate) async fn refund(&self) -> Result<(), RequestError> {
         let charges = std::mem::take(&mut self.lock_unless_failed().await?.limits.charges);
         self.services
             .limiter

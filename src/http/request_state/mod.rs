@@ -5,16 +5,16 @@
 //! It knows no route and no response.
 
 mod begin;
-pub(super) mod cookie_identity;
+pub(crate) mod cookie_identity;
 mod counters;
 mod fallback;
 mod limits;
 mod request_limits;
 mod response_timeout;
 mod session;
-pub(super) mod session_cookie;
-pub(super) mod session_store;
+pub(crate) mod session_cookie;
+pub(crate) mod session_store;
 mod state;
 mod view;
 
-pub(super) use state::{CountedView, RequestState, RequestStateInner, SessionFreshness, SessionOrigin};
+pub(crate) use state::{CountedView, RequestState, RequestStateInner, SessionFreshness, SessionOrigin};

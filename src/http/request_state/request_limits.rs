@@ -7,7 +7,7 @@ use crate::redis::begin::RateLimitDecision;
 
 /// A request's limits and how they were decided.
 #[derive(Debug)]
-pub(in crate::http) struct RequestLimits {
+pub(crate) struct RequestLimits {
     pub(super) set: AppliedLimits,
     /// Decisions in the set's order, as far as limits were decided; `None`: allowed, and no more is known.
     pub(super) decided: LimitDecisions,
@@ -45,12 +45,12 @@ impl RequestLimits {
     }
 
     /// The decisions that are known.
-    pub(in crate::http) fn decisions(&self) -> Vec<RateLimitDecision> {
+    pub(crate) fn decisions(&self) -> Vec<RateLimitDecision> {
         self.decided.iter().flatten().copied().collect()
     }
 
     /// Its concurrency permits, to be held until its response has been sent.
-    pub(in crate::http) fn take_permits(&mut self) -> Vec<ConcurrencyPermit> {
+    pub(crate) fn take_permits(&mut self) -> Vec<ConcurrencyPermit> {
         std::mem::take(&mut self.permits)
     }
 

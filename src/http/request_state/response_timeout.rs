@@ -6,18 +6,18 @@ use std::time::Duration;
 
 /// The time in which a response has to begin.
 #[derive(Debug)]
-pub(in crate::http) struct ResponseTimeout(AtomicU64);
+pub(crate) struct ResponseTimeout(AtomicU64);
 
 impl ResponseTimeout {
-    pub(in crate::http) fn new(time: Duration) -> Self {
+    pub(crate) fn new(time: Duration) -> Self {
         Self(AtomicU64::new(millis(time)))
     }
 
-    pub(in crate::http) fn set(&self, time: Duration) {
+    pub(crate) fn set(&self, time: Duration) {
         self.0.store(millis(time), Relaxed);
     }
 
-    pub(in crate::http) fn get(&self) -> Option<Duration> {
+    pub(crate) fn get(&self) -> Option<Duration> {
         Some(self.0.load(Relaxed)).filter(|millis| *millis > 0).map(Duration::from_millis)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tower_sessions::session::Id;
 
-use crate::http::error::{RequestError, StateError, whole_seconds};
+use crate::http::error::{RedisFailure, RequestError, StateError, whole_seconds};
 use crate::http::request_state::cookie_identity::CookieIdentity;
 use crate::http::request_state::session_store::RequestSessionStore;
 use crate::http::request_state::state::{BeginFailure, RequestState, RequestStateInner, SessionOrigin};
@@ -70,7 +70,7 @@ impl RequestState {
 
     /// The first values of a session that this request creates: the view that it counted, and the id that a token of its
     /// page may depend on.
-    pub(in crate::http) async fn new_session_seed(&self) -> NewSessionSeed {
+    pub(crate) async fn new_session_seed(&self) -> NewSessionSeed {
         let inner = self.lock().await;
         let issued = inner.origin == SessionOrigin::Issued;
         let views = u64::from(inner.counted_view.is_some_and(|view| view.is_new));
@@ -89,7 +89,9 @@ impl RequestState {
             None => {
                 let total = keys::counter(&self.services.prefix, TOTAL_VIEWS);
                 self.send_begin(inner, None, &[CounterIncrement { key: total, by: 0 }]).await?;
-                inner.now_ms.ok_or(BeginFailure::HandlerOnly(RequestError::Unavailable { retry_after: 1 }))?
+                inner.now_ms.ok_or_else(|| {
+                    BeginFailure::HandlerOnly(RedisFailure::unavailable("its clock is not known").into())
+                })?
             }
         };
         let id = cookie::new_id().map_err(|_| BeginFailure::HandlerOnly(RequestError::Internal))?;
@@ -104,7 +106,7 @@ impl RequestState {
     ///
     /// # Errors
     /// As [`RequestState::load_current_session`].
-    pub(in crate::http) async fn load_or_issue_session(&self) -> Result<Id, RequestError> {
+    pub(crate) async fn load_or_issue_session(&self) -> Result<Id, RequestError> {
         if let Some(id) = self.load_current_session().await? {
             return Ok(id);
         }
@@ -160,7 +162,7 @@ impl RequestState {
     ///
     /// # Errors
     /// `SessionGone` if the cookie's id was replaced: nothing may be done with it.
-    pub(in crate::http) async fn load_current_session(&self) -> Result<Option<Id>, RequestError> {
+    pub(crate) async fn load_current_session(&self) -> Result<Option<Id>, RequestError> {
         self.decide_limits().await?;
         let stored = self.lock().await.stored_session_id();
         if let Some(id) = stored {
@@ -177,7 +179,7 @@ impl RequestState {
     }
 
     /// This request has replaced or ended the visitor's session.
-    pub(in crate::http) async fn set_current_session(&self, id: Option<Id>, user: Option<UserTag>) {
+    pub(crate) async fn set_current_session(&self, id: Option<Id>, user: Option<UserTag>) {
         let mut inner = self.lock().await;
         if let Some(before) = inner.current_session_id {
             self.invalidate_cached(before);
@@ -187,7 +189,7 @@ impl RequestState {
     }
 
     /// Gives a session that was used another id, because its cookie was sent without encryption.
-    pub(in crate::http) async fn rotate_exposed_id(&self, store: &RequestSessionStore) {
+    pub(crate) async fn rotate_exposed_id(&self, store: &RequestSessionStore) {
         let (id, user) = {
             let inner = self.lock().await;
             let used = matches!(inner.lookup, Some(SessionLookup::Found { .. })) && inner.freshness.is_none();
@@ -210,10 +212,7 @@ impl RequestState {
     }
 
     /// Records an error after which the client must not get the handler's response, and gives the handler its error.
-    pub(in crate::http) async fn record_session_failure(
-        &self,
-        error: sessions::SessionError,
-    ) -> RequestError {
+    pub(crate) async fn record_session_failure(&self, error: sessions::SessionError) -> RequestError {
         let refusal = match &error {
             sessions::SessionError::Redis(cause) => Some(StateError::from(cause)),
             sessions::SessionError::TooManySessions { retry_after } => {

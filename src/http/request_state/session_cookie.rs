@@ -12,7 +12,7 @@ use crate::sessions::{LIFETIME_MAX, cookie};
 ///
 /// It lasts as long as a session can: what ends earlier, Redis ends, so the cookie need not be sent again and again.
 /// To the browser a provisional cookie is like any other.
-pub(in crate::http) fn session_cookie(
+pub(crate) fn session_cookie(
     keyring: &CookieKeyring,
     state: &RequestState,
     inner: &RequestStateInner,
@@ -32,7 +32,7 @@ pub(in crate::http) fn session_cookie(
 }
 
 /// A `Set-Cookie` that takes the session away.
-pub(in crate::http) fn removal_cookie(sessions: &SessionServices, secure: bool) -> Option<HeaderValue> {
+pub(crate) fn removal_cookie(sessions: &SessionServices, secure: bool) -> Option<HeaderValue> {
     let name = sessions.cookie_names.get(secure);
     HeaderValue::try_from(cookie::removal_cookie(name, secure)).ok()
 }

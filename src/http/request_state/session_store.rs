@@ -21,13 +21,13 @@ use crate::{redis, sessions};
 
 /// One request's store.
 #[derive(Debug)]
-pub(in crate::http) struct RequestSessionStore {
-    pub(in crate::http) state: Arc<RequestState>,
-    pub(in crate::http) session: TrackedSession,
+pub(crate) struct RequestSessionStore {
+    pub(crate) state: Arc<RequestState>,
+    pub(crate) session: TrackedSession,
 }
 
 impl RequestSessionStore {
-    pub(in crate::http) fn new(state: &Arc<RequestState>) -> Self {
+    pub(crate) fn new(state: &Arc<RequestState>) -> Self {
         let services = &state.services;
         let session = TrackedSession::new(services.redis.clone(), Arc::clone(&services.sessions.settings));
         Self { state: Arc::clone(state), session }
@@ -37,12 +37,12 @@ impl RequestSessionStore {
     ///
     /// # Errors
     /// `Gone`, `Rotated`, and what kept it from being read.
-    pub(in crate::http) async fn loaded(&self, id: Id) -> Result<LoadedSession, SessionError> {
+    pub(crate) async fn loaded(&self, id: Id) -> Result<LoadedSession, SessionError> {
         if let Some(known) = self.session.known(id) {
             return Ok(known);
         }
         let lookup = self.state.lookup_session(id).await.map_err(|error| match error {
-            RequestError::Denied => SessionError::Denied,
+            RequestError::Denied(_) => SessionError::Denied,
             other => SessionError::Redis(redis::RedisError::Unavailable { reason: other.to_string() }),
         })?;
         self.session.record_lookup(id, lookup)
@@ -52,11 +52,7 @@ impl RequestSessionStore {
     ///
     /// # Errors
     /// As there.
-    pub(in crate::http) async fn login(
-        &self,
-        old: Option<Id>,
-        login: &UserLogin,
-    ) -> Result<Id, SessionError> {
+    pub(crate) async fn login(&self, old: Option<Id>, login: &UserLogin) -> Result<Id, SessionError> {
         let known = match old {
             None => None,
             Some(old) => match self.loaded(old).await {
@@ -72,7 +68,7 @@ impl RequestSessionStore {
     ///
     /// # Errors
     /// As there.
-    pub(in crate::http) async fn cycle_id(&self, id: Id) -> Result<Id, SessionError> {
+    pub(crate) async fn cycle_id(&self, id: Id) -> Result<Id, SessionError> {
         let known = self.loaded(id).await?;
         self.session.cycle_id(known, self.state.new_session_seed().await).await
     }
@@ -81,7 +77,7 @@ impl RequestSessionStore {
     ///
     /// # Errors
     /// As [`TrackedSession::create_with_fields`].
-    pub(in crate::http) async fn create_empty(&self) -> Result<Id, SessionError> {
+    pub(crate) async fn create_empty(&self) -> Result<Id, SessionError> {
         let seed = self.state.new_session_seed().await;
         self.session.create_with_fields(Vec::<(String, Bytes)>::new(), seed).await
     }

@@ -9,7 +9,7 @@ use http::{HeaderValue, Method};
 use tokio::sync::{Mutex, MutexGuard};
 use tower_sessions::session::Id;
 
-use crate::http::error::{RequestError, StateError};
+use crate::http::error::{RedisFailure, RequestError, StateError};
 use crate::http::real_ip::ClientInfo;
 use crate::http::request_state::cookie_identity::{CookieIdentity, RequestCookies};
 use crate::http::request_state::request_limits::RequestLimits;
@@ -22,61 +22,61 @@ use crate::sessions::user::UserTag;
 
 /// One request, as extractors and the session's store see it.
 #[derive(Debug)]
-pub(in crate::http) struct RequestState {
-    pub(in crate::http) services: Arc<StateServices>,
-    pub(in crate::http) client: ClientInfo,
+pub(crate) struct RequestState {
+    pub(crate) services: Arc<StateServices>,
+    pub(crate) client: ClientInfo,
     /// Whether a cookie for this client is a secure one.
-    pub(in crate::http) secure: bool,
-    pub(in crate::http) visitor: CookieIdentity,
+    pub(crate) secure: bool,
+    pub(crate) visitor: CookieIdentity,
     /// Whether the visitor has a cookie under the plain name beside the one that counts.
-    pub(in crate::http) leftover: bool,
+    pub(crate) leftover: bool,
     /// Whether its method creates no session and no provisional cookie, whatever its handler does.
-    pub(in crate::http) creates_no_session: bool,
+    pub(crate) creates_no_session: bool,
     /// Whether a policy names the path: limits are decided before the handler.
-    pub(in crate::http) has_route_policy: bool,
+    pub(crate) has_route_policy: bool,
     /// Whether its method is safe (RFC 9110 §9.2.1).
     pub(super) is_safe_method: bool,
     /// Which bound the request's body exceeded, see [`crate::http::body`].
-    pub(in crate::http) body_fault: AtomicU8,
+    pub(crate) body_fault: AtomicU8,
     /// Whether the handler waits for more of the request's body.
-    pub(in crate::http) body_waits: AtomicBool,
+    pub(crate) body_waits: AtomicBool,
     /// The time in which its response has to begin.
-    pub(in crate::http) timeout: ResponseTimeout,
+    pub(crate) timeout: ResponseTimeout,
     pub(super) inner: Mutex<RequestStateInner>,
 }
 
 /// What this request knows so far.
 #[derive(Debug)]
-pub(in crate::http) struct RequestStateInner {
+pub(crate) struct RequestStateInner {
     /// The limits, decided or not.
-    pub(in crate::http) limits: RequestLimits,
+    pub(crate) limits: RequestLimits,
     /// What the client gets instead of the handler's response.
-    pub(in crate::http) failure: Option<StateError>,
+    pub(crate) failure: Option<StateError>,
     /// The session the visitor has now, or is to have.
-    pub(in crate::http) current_session_id: Option<Id>,
+    pub(crate) current_session_id: Option<Id>,
     /// Set if the visitor's cookie is, or is to be, provisional.
-    pub(in crate::http) provisional: Option<ProvisionalCookie>,
+    pub(crate) provisional: Option<ProvisionalCookie>,
     /// The user who is logged in with it.
-    pub(in crate::http) user: Option<UserTag>,
+    pub(crate) user: Option<UserTag>,
     /// The cookie is sent again, to last this long.
-    pub(in crate::http) cookie_age: Option<Duration>,
+    pub(crate) cookie_age: Option<Duration>,
     /// Whether an extractor read who the visitor is.
-    pub(in crate::http) session_accessed: bool,
+    pub(crate) session_accessed: bool,
     /// The session as found, once it was read.
     pub(super) lookup: Option<SessionLookup>,
     /// How fresh the session is, if it was not read as usual.
-    pub(in crate::http) freshness: Option<SessionFreshness>,
+    pub(crate) freshness: Option<SessionFreshness>,
     /// Redis's clock at its last reply, ms since 1970.
     pub(super) now_ms: Option<u64>,
     /// The view, once counted.
     pub(super) counted_view: Option<CountedView>,
     /// Where the session of this request came from.
-    pub(in crate::http) origin: SessionOrigin,
+    pub(crate) origin: SessionOrigin,
 }
 
 /// Where the session of a request came from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::http) enum SessionOrigin {
+pub(crate) enum SessionOrigin {
     /// From the visitor's cookie, or there is none.
     #[default]
     Cookie,
@@ -103,7 +103,7 @@ pub(super) enum BeginFailure {
 
 /// How fresh a session is that could not be read as usual; the response's `Session-State`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum SessionFreshness {
+pub(crate) enum SessionFreshness {
     /// Redis takes no writes: what is shown is true, and nothing was counted.
     ReadOnly,
     /// Redis is away: what is shown is what this worker last read.
@@ -113,7 +113,7 @@ pub(in crate::http) enum SessionFreshness {
 }
 
 impl SessionFreshness {
-    pub(in crate::http) fn header(self) -> HeaderValue {
+    pub(crate) fn header(self) -> HeaderValue {
         HeaderValue::from_static(match self {
             Self::ReadOnly => "read-only",
             Self::Stale => "stale",
@@ -124,14 +124,14 @@ impl SessionFreshness {
 
 /// A counted view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) struct CountedView {
-    pub(in crate::http) views: u64,
-    pub(in crate::http) total: i64,
-    pub(in crate::http) is_new: bool,
+pub(crate) struct CountedView {
+    pub(crate) views: u64,
+    pub(crate) total: i64,
+    pub(crate) is_new: bool,
 }
 
 impl RequestState {
-    pub(in crate::http) fn new(services: Arc<StateServices>, client: ClientInfo, parts: &Parts) -> Self {
+    pub(crate) fn new(services: Arc<StateServices>, client: ClientInfo, parts: &Parts) -> Self {
         let headers = &parts.headers;
         let RequestCookies { visitor, secure, leftover } =
             RequestCookies::from_headers(&services.sessions, headers, &client);
@@ -170,17 +170,17 @@ impl RequestState {
     }
 
     /// What is known now; the guard makes every other use of this request's state wait.
-    pub(in crate::http) async fn lock(&self) -> MutexGuard<'_, RequestStateInner> {
+    pub(crate) async fn lock(&self) -> MutexGuard<'_, RequestStateInner> {
         self.inner.lock().await
     }
 
     /// What is known now; none while another use of this request's state goes on.
-    pub(in crate::http) fn try_lock(&self) -> Option<MutexGuard<'_, RequestStateInner>> {
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, RequestStateInner>> {
         self.inner.try_lock().ok()
     }
 
     /// Whether it waits for Redis now: a call to Redis holds the guard until there is a reply.
-    pub(in crate::http) fn is_waiting_for_redis(&self) -> bool {
+    pub(crate) fn is_waiting_for_redis(&self) -> bool {
         self.inner.try_lock().is_err()
     }
 
@@ -189,7 +189,9 @@ impl RequestState {
         let mut inner = self.inner.lock().await;
         if inner.failure.is_none() {
             inner.failure = match self.visitor {
-                CookieIdentity::Unverifiable => Some(StateError::Unavailable(1)),
+                CookieIdentity::Unverifiable => Some(StateError::Unavailable(RedisFailure::unavailable(
+                    "the keys of cookies are not known",
+                ))),
                 CookieIdentity::TooManyCookies => Some(StateError::TooManyCookies),
                 CookieIdentity::Anonymous | CookieIdentity::Verified { .. } => None,
             };
@@ -217,17 +219,17 @@ impl RequestStateInner {
     }
 
     /// The session the visitor has now, as far as one may be stored.
-    pub(in crate::http) fn stored_session_id(&self) -> Option<Id> {
+    pub(crate) fn stored_session_id(&self) -> Option<Id> {
         self.current_session_id.filter(|_| self.origin != SessionOrigin::Issued)
     }
 
     /// Whether the visitor came with an id that was replaced a moment ago.
-    pub(in crate::http) fn came_with_rotated_id(&self) -> bool {
+    pub(crate) fn came_with_rotated_id(&self) -> bool {
         self.lookup == Some(SessionLookup::Rotated) && self.current_session_id.is_none()
     }
 
     /// Whether the session has an end of its own.
-    pub(in crate::http) fn has_own_lifetime(&self) -> bool {
+    pub(crate) fn has_own_lifetime(&self) -> bool {
         match &self.lookup {
             Some(SessionLookup::Found { attributes: Some(own), .. }) => own.end_ms.is_some(),
             _ => false,
@@ -235,7 +237,7 @@ impl RequestStateInner {
     }
 
     /// Whether the response depends on who the visitor is.
-    pub(in crate::http) fn depends_on_visitor(&self) -> bool {
+    pub(crate) fn depends_on_visitor(&self) -> bool {
         self.lookup.is_some()
             || self.session_accessed
             || self.origin != SessionOrigin::Cookie

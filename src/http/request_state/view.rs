@@ -1,7 +1,7 @@
 //! The request's view: counted at most once, in the visitor's session or provisional cookie and in the total, or not at all.
 
 use crate::config::settings::SessionCreation;
-use crate::http::error::{RequestError, StateError};
+use crate::http::error::{RedisFailure, RequestError, StateError};
 use crate::http::request_state::cookie_identity::CookieIdentity;
 use crate::http::request_state::state::{
     BeginFailure, CountedView, RequestState, RequestStateInner, SessionFreshness, SessionOrigin,
@@ -12,7 +12,7 @@ use crate::sessions::cookie_value::ProvisionalCookie;
 impl RequestState {
     /// Counts a view in the visitor's session and in the total. A visitor without one gets a provisional cookie, in
     /// which it is counted; the session is created when that cookie comes back.
-    pub(in crate::http) async fn count_view(&self) -> Result<CountedView, RequestError> {
+    pub(crate) async fn count_view(&self) -> Result<CountedView, RequestError> {
         let mut inner = self.lock_unless_failed().await?;
         let counted = self.count_view_locked(&mut inner).await;
         counted.map_err(|failure| inner.record_failure(failure))
@@ -20,7 +20,7 @@ impl RequestState {
 
     /// As [`RequestState::count_view`]; `None`: Redis cannot count, so there is no number, and the request goes on with what is
     /// known of its session. Only for safe methods: what others do belongs to a view that was counted.
-    pub(in crate::http) async fn count_view_if_possible(&self) -> Result<Option<CountedView>, RequestError> {
+    pub(crate) async fn count_view_if_possible(&self) -> Result<Option<CountedView>, RequestError> {
         if !self.is_safe_method {
             return self.count_view().await.map(Some);
         }
@@ -70,7 +70,8 @@ impl RequestState {
             };
             self.record_lookup(inner, id, reply).await;
         }
-        let unknown = || BeginFailure::HandlerOnly(RequestError::Unavailable { retry_after: 1 });
+        let unknown =
+            || BeginFailure::HandlerOnly(RedisFailure::unavailable("nothing is known of the session").into());
         // Nothing is stored for a first view: it is counted in the provisional cookie.
         let new = views.is_none();
         if new {

@@ -18,10 +18,10 @@ use tower::Service;
 use tower_sessions::Session;
 
 use crate::http::header_names::X_REQUEST_ID;
-use crate::http::layers::request_timeout::RequestTimer;
 use crate::http::problem::Problem;
 use crate::http::request_state::RequestState;
 use crate::http::request_state::session_store::RequestSessionStore;
+use crate::http::request_timeout::RequestTimer;
 use crate::http::response::RequestMeta;
 use crate::http::{body, response};
 use crate::panics::panic_message;

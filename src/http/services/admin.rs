@@ -13,24 +13,24 @@ use crate::scoreboard::Scoreboard;
 use crate::tasks::TaskQueue;
 
 /// What probes, metrics, the status document and the dashboard need.
-pub(in crate::http) struct AdminServices {
-    pub(in crate::http) redis: RedisClient,
-    pub(in crate::http) scoreboard: Arc<Scoreboard>,
-    pub(in crate::http) instance: Arc<InstanceIdentity>,
+pub(crate) struct AdminServices {
+    pub(crate) redis: RedisClient,
+    pub(crate) scoreboard: Arc<Scoreboard>,
+    pub(crate) instance: Arc<InstanceIdentity>,
     /// The fleet's instances as Redis last listed them.
-    pub(in crate::http) fleet_cache: FleetCache,
-    pub(in crate::http) tasks: TaskQueue,
-    pub(in crate::http) drain: DrainState,
+    pub(crate) fleet_cache: FleetCache,
+    pub(crate) tasks: TaskQueue,
+    pub(crate) drain: DrainState,
     /// Names beside the instance's own under which the admin listener may be requested.
-    pub(in crate::http) hosts: Vec<String>,
+    pub(crate) hosts: Vec<String>,
     /// The trusted proxies.
-    pub(in crate::http) proxy: ProxyConfig,
+    pub(crate) proxy: ProxyConfig,
     /// The application's own checks.
-    pub(in crate::http) checks: AppChecks,
+    pub(crate) checks: AppChecks,
 }
 
 impl AdminServices {
-    pub(in crate::http) fn new(parts: &AppServices, checks: AppChecks) -> Self {
+    pub(crate) fn new(parts: &AppServices, checks: AppChecks) -> Self {
         let config = &parts.config;
         Self {
             redis: parts.redis.clone(),

@@ -11,8 +11,8 @@ const REDIS_FULL_PERMILLE: u64 = 800;
 
 /// The scoreboard and the worker's cell on it; cheap to clone.
 #[derive(Debug, Clone)]
-pub(in crate::http) struct CellHandle {
-    pub(in crate::http) scoreboard: Arc<Scoreboard>,
+pub(crate) struct CellHandle {
+    pub(crate) scoreboard: Arc<Scoreboard>,
     slot: usize,
     cell: usize,
 }
@@ -23,12 +23,12 @@ impl CellHandle {
     }
 
     /// This worker's cell.
-    pub(in crate::http) fn cell(&self) -> WorkerCell<'_> {
+    pub(crate) fn cell(&self) -> WorkerCell<'_> {
         self.scoreboard.cell(self.slot, self.cell)
     }
 
     /// Whether so little of Redis's memory is left that visitors who are not logged in may not add to it.
-    pub(in crate::http) fn is_redis_full(&self) -> bool {
+    pub(crate) fn is_redis_full(&self) -> bool {
         self.scoreboard.redis_memory_permille() > REDIS_FULL_PERMILLE
     }
 }

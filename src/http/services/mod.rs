@@ -4,12 +4,12 @@
 //! does so behind its own lock. No part knows a route, an extractor or a request. Sessions have theirs in their own room
 //! ([`crate::sessions::services`]).
 
-pub(super) mod admin;
-pub(super) mod app_services;
-pub(super) mod cell_handle;
-pub(super) mod state;
-pub(super) mod stream;
-pub(super) mod worker;
+pub(crate) mod admin;
+pub(crate) mod app_services;
+pub(crate) mod cell_handle;
+pub(crate) mod state;
+pub(crate) mod stream;
+pub(crate) mod worker;
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ use crate::http::services::worker::WorkerContext;
 
 /// The parts that the application's routes may reach.
 #[derive(Debug)]
-pub(super) struct WorkerServices {
-    pub(super) worker: Arc<WorkerContext>,
-    pub(super) state: Arc<StateServices>,
-    pub(super) streams: Arc<StreamServices>,
+pub(crate) struct WorkerServices {
+    pub(crate) worker: Arc<WorkerContext>,
+    pub(crate) state: Arc<StateServices>,
+    pub(crate) streams: Arc<StreamServices>,
 }
 
 impl WorkerServices {

@@ -13,30 +13,30 @@ use crate::redis::{RedisClient, keys};
 use crate::sessions::services::SessionServices;
 
 /// Name of the counter of all views; `@` keeps it out of the applications' names.
-pub(in crate::http) const TOTAL_VIEWS: &str = "@views";
+pub(crate) const TOTAL_VIEWS: &str = "@views";
 
 /// What the requests of one worker need for their state in Redis.
-pub(in crate::http) struct StateServices {
+pub(crate) struct StateServices {
     /// The worker whose cell counts what became of requests.
-    pub(in crate::http) worker: Arc<WorkerContext>,
-    pub(in crate::http) redis: RedisClient,
+    pub(crate) worker: Arc<WorkerContext>,
+    pub(crate) redis: RedisClient,
     /// First part of every key.
-    pub(in crate::http) prefix: Arc<str>,
-    pub(in crate::http) limiter: Arc<RequestLimiter>,
+    pub(crate) prefix: Arc<str>,
+    pub(crate) limiter: Arc<RequestLimiter>,
     /// Names of all configured policies, those that are switched off included.
-    pub(in crate::http) policy_names: Vec<String>,
-    pub(in crate::http) sessions: SessionServices,
-    pub(in crate::http) batched_counters: Arc<BatchedCounters>,
+    pub(crate) policy_names: Vec<String>,
+    pub(crate) sessions: SessionServices,
+    pub(crate) batched_counters: Arc<BatchedCounters>,
     /// What a view adds to the total, made once.
-    pub(in crate::http) view_increment: [CounterIncrement; 1],
+    pub(crate) view_increment: [CounterIncrement; 1],
     /// How long responses to requests with an `Idempotency-Key` are stored; zero: the header means nothing.
-    pub(in crate::http) idempotency_ttl: Duration,
+    pub(crate) idempotency_ttl: Duration,
     /// Leading bits of an IPv6 address that stand for one client.
-    pub(in crate::http) ipv6_prefix: u8,
+    pub(crate) ipv6_prefix: u8,
 }
 
 impl StateServices {
-    pub(in crate::http) fn new(parts: &AppServices, worker: &Arc<WorkerContext>) -> Self {
+    pub(crate) fn new(parts: &AppServices, worker: &Arc<WorkerContext>) -> Self {
         let config = &parts.config;
         let prefix: Arc<str> = Arc::from(config.redis.prefix.as_str());
         let policies = PolicyTable::new(&config.limits, &config.redis.prefix);

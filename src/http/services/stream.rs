@@ -15,21 +15,21 @@ use crate::limiter::RequestLimiter;
 use crate::tasks::TaskQueue;
 
 /// What responses without an end need.
-pub(in crate::http) struct StreamServices {
-    pub(in crate::http) broadcast_hub: BroadcastHub,
-    pub(in crate::http) tasks: TaskQueue,
+pub(crate) struct StreamServices {
+    pub(crate) broadcast_hub: BroadcastHub,
+    pub(crate) tasks: TaskQueue,
     /// Permits of event streams that are no broadcasts, which have their own.
-    pub(in crate::http) stream_permits: Arc<Semaphore>,
-    pub(in crate::http) drain: DrainState,
-    pub(in crate::http) broadcast: BroadcastConfig,
-    pub(in crate::http) websocket: WebSocketConfig,
+    pub(crate) stream_permits: Arc<Semaphore>,
+    pub(crate) drain: DrainState,
+    pub(crate) broadcast: BroadcastConfig,
+    pub(crate) websocket: WebSocketConfig,
     /// Charges the messages of WebSocket clients.
-    pub(in crate::http) limiter: Arc<RequestLimiter>,
-    pub(in crate::http) cell: CellHandle,
+    pub(crate) limiter: Arc<RequestLimiter>,
+    pub(crate) cell: CellHandle,
 }
 
 impl StreamServices {
-    pub(in crate::http) fn new(parts: &AppServices, state: &StateServices) -> Self {
+    pub(crate) fn new(parts: &AppServices, state: &StateServices) -> Self {
         let config = &parts.config;
         Self {
             broadcast_hub: parts.broadcast_hub.clone(),

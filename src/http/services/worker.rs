@@ -16,28 +16,30 @@ use crate::http::worker::Worker;
 use crate::scoreboard::cell::WorkerCell;
 
 /// What the walk of a request reads of its worker: names, bounds, and where it is counted.
-pub(in crate::http) struct WorkerContext {
-    pub(in crate::http) worker: Worker,
+pub(crate) struct WorkerContext {
+    pub(crate) worker: Worker,
     /// `X-Worker-Id`, made once: it goes with every response.
-    pub(in crate::http) worker_id: HeaderValue,
+    pub(crate) worker_id: HeaderValue,
     request_ids: RequestIdGenerator,
     started: Instant,
-    pub(in crate::http) cell: CellHandle,
-    pub(in crate::http) drain: DrainState,
-    pub(in crate::http) http: HttpConfig,
-    pub(in crate::http) proxy: ProxyConfig,
-    pub(in crate::http) offload: Offload,
-    pub(in crate::http) untrusted_proxies: UntrustedProxyDetector,
+    pub(crate) cell: CellHandle,
+    pub(crate) drain: DrainState,
+    pub(crate) http: HttpConfig,
+    pub(crate) proxy: ProxyConfig,
+    pub(crate) offload: Offload,
+    pub(crate) untrusted_proxies: UntrustedProxyDetector,
 }
 
 impl WorkerContext {
-    pub(in crate::http) fn new(parts: &AppServices) -> Self {
+    pub(crate) fn new(parts: &AppServices) -> Self {
+        let started = Instant::now();
+        let cell = CellHandle::new(&parts.scoreboard, parts.worker.slot(), parts.cell);
         Self {
-            worker: parts.worker.clone(),
+            worker: parts.worker.clone().serving(started, cell.clone()),
             worker_id: HeaderValue::from(parts.worker.pid()),
             request_ids: RequestIdGenerator::new(parts.worker.pid()),
-            started: Instant::now(),
-            cell: CellHandle::new(&parts.scoreboard, parts.worker.slot(), parts.cell),
+            started,
+            cell,
             drain: parts.drain.clone(),
             http: parts.config.http.clone(),
             proxy: parts.config.proxy.clone(),
@@ -47,17 +49,17 @@ impl WorkerContext {
     }
 
     /// How long this worker has been serving.
-    pub(in crate::http) fn uptime(&self) -> Duration {
+    pub(crate) fn uptime(&self) -> Duration {
         self.started.elapsed()
     }
 
     /// This worker's cell of the scoreboard.
-    pub(in crate::http) fn cell(&self) -> WorkerCell<'_> {
+    pub(crate) fn cell(&self) -> WorkerCell<'_> {
         self.cell.cell()
     }
 
     /// A new request's id.
-    pub(in crate::http) fn request_id(&self) -> HeaderValue {
+    pub(crate) fn request_id(&self) -> HeaderValue {
         self.request_ids.next()
     }
 }

@@ -8,5 +8,4 @@ pub mod broadcast;
 pub mod last_event_id;
 pub mod sse;
 
-mod tasks;
 pub mod websocket;

@@ -10,15 +10,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderValue, header};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::http::drain_state::DrainState;
+use crate::http::error::RequestError;
 use crate::http::header_names::X_ACCEL_BUFFERING;
+use crate::http::services::stream::StreamServices;
 use crate::sse::{KEEP_ALIVE, SseEvent};
 use crate::sys::random;
 
@@ -72,7 +74,7 @@ impl KeepAliveTrigger {
 }
 
 /// The response; it ends when `drain` closes streams.
-pub(in crate::http) fn respond(source: impl SseSource, interval: Duration, drain: &DrainState) -> Response {
+pub(crate) fn respond(source: impl SseSource, interval: Duration, drain: &DrainState) -> Response {
     let drain = drain.clone();
     let mut keep_alive = tokio::time::interval_at(Instant::now() + interval, interval);
     keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -96,6 +98,27 @@ pub(in crate::http) fn respond(source: impl SseSource, interval: Duration, drain
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     response
+}
+
+/// The same for a source that takes one of the worker's permits of streams: 503 when there is none left.
+pub(crate) fn respond_permitted(source: impl SseSource, services: &StreamServices) -> Response {
+    let Ok(permit) = Arc::clone(&services.stream_permits).try_acquire_owned() else {
+        return RequestError::TooManySubscribers.into_response();
+    };
+    let source = PermittedSource { source, _permit: permit };
+    respond(source, services.broadcast.keep_alive_interval, &services.drain)
+}
+
+/// A source that holds a permit until its response ends.
+struct PermittedSource<S> {
+    source: S,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<S: SseSource> SseSource for PermittedSource<S> {
+    async fn next(&mut self) -> Option<Bytes> {
+        self.source.next().await
+    }
 }
 
 struct SseStream<S> {

@@ -5,13 +5,21 @@ use std::str::FromStr;
 
 use fred::types::Value;
 use ring::rand::{SecureRandom, SystemRandom};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::redis::error::RedisError;
 
 /// A task's id: 128 random bits, so that only those who were given it can read the task. Shown as 32 hexadecimal
 /// digits.
+///
+/// ```
+/// use regatta::task::TaskId;
+///
+/// let id: TaskId = "000102030405060708090a0b0c0d0e0f".parse()?;
+/// assert_eq!(id.to_string(), "000102030405060708090a0b0c0d0e0f");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskId(u128);
 
@@ -64,6 +72,12 @@ impl FromStr for TaskId {
     }
 }
 
+impl<'de> Deserialize<'de> for TaskId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl Serialize for TaskId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -71,8 +85,16 @@ impl Serialize for TaskId {
 }
 
 /// The state of a task.
+///
+/// ```
+/// use regatta::task::TaskState;
+///
+/// assert!(TaskState::Done.is_final() && !TaskState::Running.is_final());
+/// assert_eq!(TaskState::Queued.name(), "queued");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum TaskState {
     /// It waits for a worker.
     Queued,

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use regatta::__internals::config::settings::ScriptingMode;
-use regatta::{TaskContext, TaskId, TaskQueue, TaskState, TaskStatus};
+use regatta::__internals::redis::task::TaskStatus;
+use regatta::__internals::tasks::TaskQueue;
+use regatta::task::{TaskContext, TaskId, TaskState};
 
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
 use crate::support::redis::{TestRedis, connect};

@@ -9,7 +9,7 @@ use regatta::__internals::redis::RedisClient;
 use regatta::__internals::redis::task::{
     EnqueueOutcome, StartOutcome, TaskDelivery, TaskExecution, TaskPolicy,
 };
-use regatta::{TaskId, TaskState};
+use regatta::task::{TaskId, TaskState};
 
 use crate::support::redis::{TestRedis, connect, eventually};
 

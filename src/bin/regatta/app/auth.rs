@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use regatta::{AuthSession, RequestError};
+use regatta::session::{AuthSession, Error};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -63,7 +63,7 @@ struct LoginPage<'a> {
     error: Option<&'a str>,
 }
 
-pub(super) async fn page(session: AuthSession) -> Result<Response, RequestError> {
+pub(super) async fn page(session: AuthSession) -> Result<Response, Error> {
     form(&session, StatusCode::OK, "", None).await
 }
 
@@ -72,7 +72,7 @@ async fn form(
     status: StatusCode,
     name: &str,
     error: Option<&str>,
-) -> Result<Response, RequestError> {
+) -> Result<Response, Error> {
     let token = session.csrf_token().await?;
     let page = LoginPage { style: assets::style_path(), token, user: session.user_id(), name, error };
     Ok(render_page(&page, status))
@@ -109,9 +109,7 @@ pub(super) async fn login(
     };
     if let Some((status, text)) = fault {
         return match accepts {
-            Accepts::Html => {
-                form(&session, status, name, Some(text)).await.map_err(RequestError::into_response)
-            }
+            Accepts::Html => form(&session, status, name, Some(text)).await.map_err(Error::into_response),
             Accepts::Text => Err((status, text).into_response()),
         };
     }
@@ -124,7 +122,7 @@ pub(super) async fn login(
     })
 }
 
-async fn log_in(session: &mut AuthSession, name: &str, remember_me: bool) -> Result<(), RequestError> {
+async fn log_in(session: &mut AuthSession, name: &str, remember_me: bool) -> Result<(), Error> {
     session.login(name).await?;
     if remember_me {
         session.remember(MONTH, MONTH).await?;

@@ -6,7 +6,11 @@ use axum::body::Body;
 use axum::extract::{Query, Request};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
-use regatta::{AuthSession, Broadcast, LastEventId, RateLimit, WebSocketUpgrade};
+use regatta::LastEventId;
+use regatta::broadcast::{Broadcast, Topic};
+use regatta::rate_limit::RateLimit;
+use regatta::session::AuthSession;
+use regatta::ws::WebSocketUpgrade;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -68,6 +72,10 @@ fn known_topic(named: Option<&str>) -> Result<&str, UnknownTopic> {
     Err(UnknownTopic)
 }
 
+fn named_topic(broadcast: &Broadcast, name: &str) -> Result<Topic, Response> {
+    broadcast.topic(name).map_err(IntoResponse::into_response)
+}
+
 pub(super) async fn publish(
     broadcast: Broadcast,
     session: AuthSession,
@@ -94,7 +102,7 @@ pub(super) async fn publish(
     if more > 0 {
         limit.charge(more).await.map_err(IntoResponse::into_response)?;
     }
-    let id = broadcast.publish(topic, &message).await.map_err(IntoResponse::into_response)?;
+    let id = named_topic(&broadcast, topic)?.publish(&message).await.map_err(IntoResponse::into_response)?;
     Ok(match accepts {
         Accepts::Html => Redirect::to("/").into_response(),
         Accepts::Text => {
@@ -110,7 +118,7 @@ pub(super) async fn events(
     Query(params): Query<TopicParams>,
 ) -> Result<Response, Response> {
     let topic = params.topic().map_err(IntoResponse::into_response)?;
-    broadcast.sse(topic, last_event_id).await.map_err(IntoResponse::into_response)
+    named_topic(&broadcast, topic)?.sse(last_event_id).await.map_err(IntoResponse::into_response)
 }
 
 pub(super) async fn socket(
@@ -121,5 +129,6 @@ pub(super) async fn socket(
     Query(params): Query<TopicParams>,
 ) -> Result<Response, Response> {
     let topic = params.topic().map_err(IntoResponse::into_response)?;
-    broadcast.socket(upgrade, topic, last_event_id).await.map_err(IntoResponse::into_response)
+    let topic = named_topic(&broadcast, topic)?;
+    topic.socket(upgrade, last_event_id).await.map_err(IntoResponse::into_response)
 }

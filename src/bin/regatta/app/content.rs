@@ -11,7 +11,8 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Form, Json};
-use regatta::{AuthSession, PageView, RequestError};
+use regatta::session::{AuthSession, PageView};
+use regatta::{Error, ErrorKind};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -68,9 +69,9 @@ pub(super) enum PageReader {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for PageReader {
-    type Rejection = RequestError;
+    type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, RequestError> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
         if !prefers_html(&parts.headers) {
             return Ok(Self::Client(
                 <PageView as FromRequestParts<S>>::from_request_parts(parts, state).await?,
@@ -79,7 +80,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PageReader {
         let view = <PageView as OptionalFromRequestParts<S>>::from_request_parts(parts, state).await?;
         match AuthSession::from_request_parts(parts, state).await {
             Ok(session) => Ok(Self::Browser(view, Some(session))),
-            Err(RequestError::Unavailable { .. }) if view.is_none() => Ok(Self::Browser(None, None)),
+            Err(error) if error.kind() == ErrorKind::Redis && view.is_none() => Ok(Self::Browser(None, None)),
             Err(error) => Err(error),
         }
     }

@@ -18,7 +18,7 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Form, Json};
-use regatta::{Approximate, Counters, RequestError};
+use regatta::counter::{Approximate, Counters, DistinctCounter, Error};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -75,8 +75,8 @@ impl CounterView {
 
     fn read(name: String, reading: Option<Approximate>) -> Self {
         Self {
-            value: reading.map(|reading| reading.value.into()),
-            staleness_seconds: reading.map(|reading| reading.staleness.as_secs_f64()),
+            value: reading.map(|reading| reading.value().into()),
+            staleness_seconds: reading.map(|reading| reading.staleness().as_secs_f64()),
             ..Self::new(name, CounterKind::Batched, 0)
         }
     }
@@ -87,13 +87,13 @@ impl CounterParams {
         self.kind.unwrap_or_default()
     }
 
-    fn distinct(&self, counters: &Counters, name: &str) -> Result<regatta::DistinctCounter, RequestError> {
-        let distinct = counters.distinct(name)?;
-        Ok(match self.window {
+    fn distinct(&self, counters: &Counters, name: &str) -> DistinctCounter {
+        let distinct = counters.distinct(name);
+        match self.window {
             None => distinct,
             Some(CounterWindow::Hour) => distinct.per(Duration::from_secs(60 * 60)),
             Some(CounterWindow::Day) => distinct.per(Duration::from_secs(24 * 60 * 60)),
-        })
+        }
     }
 
     /// The query's parameters, and the body's where the query has none.
@@ -141,19 +141,17 @@ pub(super) async fn read(
     KnownCounter(name): KnownCounter,
     counters: Counters,
     Query(params): Query<CounterParams>,
-) -> Result<Json<CounterView>, RequestError> {
+) -> Result<Json<CounterView>, Error> {
     let kind = params.kind();
     Ok(Json(match kind {
         CounterKind::Exact => CounterView::new(name.clone(), kind, counters.get(&name).await?),
         CounterKind::Batched => {
-            let reading = counters.batched(&name)?.value().await?;
+            let reading = counters.batched(&name).value().await?;
             CounterView::read(name, Some(reading))
         }
-        CounterKind::Bounded => {
-            CounterView::new(name.clone(), kind, counters.bounded(&name, 0)?.get().await?)
-        }
+        CounterKind::Bounded => CounterView::new(name.clone(), kind, counters.bounded(&name, 0).get().await?),
         CounterKind::Distinct => {
-            CounterView::new(name.clone(), kind, params.distinct(&counters, &name)?.count().await?)
+            CounterView::new(name.clone(), kind, params.distinct(&counters, &name).count().await?)
         }
     }))
 }
@@ -186,11 +184,7 @@ pub(super) async fn add(
     Ok((status, Json(counter)).into_response())
 }
 
-async fn add_exact(
-    counters: &Counters,
-    name: String,
-    params: &CounterParams,
-) -> Result<CounterView, RequestError> {
+async fn add_exact(counters: &Counters, name: String, params: &CounterParams) -> Result<CounterView, Error> {
     let value = counters.add(&name, params.by.unwrap_or(1)).await?;
     Ok(CounterView::new(name, CounterKind::Exact, value))
 }
@@ -200,8 +194,8 @@ async fn add_batched(
     counters: &Counters,
     name: String,
     params: &CounterParams,
-) -> Result<CounterView, RequestError> {
-    let batched = counters.batched(&name)?;
+) -> Result<CounterView, Error> {
+    let batched = counters.batched(&name);
     batched.add(params.by.unwrap_or(1)).await?;
     Ok(CounterView::read(name, batched.known()))
 }
@@ -210,9 +204,9 @@ async fn change_bounded(
     counters: &Counters,
     name: String,
     params: &CounterParams,
-) -> Result<CounterView, RequestError> {
+) -> Result<CounterView, Error> {
     let by = params.by.unwrap_or(1);
-    let bounded = counters.bounded(&name, params.max.unwrap_or(0))?;
+    let bounded = counters.bounded(&name, params.max.unwrap_or(0));
     let count = by.unsigned_abs();
     let taken = match (by < 0, &params.token) {
         (false, None) => bounded.try_take(count).await?,
@@ -221,8 +215,8 @@ async fn change_bounded(
         (true, Some(token)) => bounded.give_back_once(count, token).await?,
     };
     Ok(CounterView {
-        granted: Some(taken.is_granted),
-        ..CounterView::new(name, CounterKind::Bounded, taken.value)
+        granted: Some(taken.is_granted()),
+        ..CounterView::new(name, CounterKind::Bounded, taken.value())
     })
 }
 
@@ -231,11 +225,11 @@ async fn insert_distinct(
     name: String,
     params: &CounterParams,
     item: &str,
-) -> Result<CounterView, RequestError> {
-    let inserted = params.distinct(counters, &name)?.insert(item).await?;
+) -> Result<CounterView, Error> {
+    let inserted = params.distinct(counters, &name).insert(item).await?;
     Ok(CounterView {
-        new: Some(inserted.is_new),
-        ..CounterView::new(name, CounterKind::Distinct, inserted.count)
+        new: Some(inserted.is_new()),
+        ..CounterView::new(name, CounterKind::Distinct, inserted.count())
     })
 }
 

@@ -10,7 +10,7 @@ use axum::extract::{Query, State as Shared};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use num_bigint::BigUint;
-use regatta::{FleetHandle, RequestError};
+use regatta::FleetHandle;
 use serde::{Deserialize, Serialize};
 
 /// Gets the progress in percent now and then; returns whether to go on.
@@ -106,7 +106,7 @@ pub(super) async fn heavy(
             let elapsed_seconds = started.elapsed().as_secs_f64();
             Json(HeavyResult { worker: state.worker().pid(), n, result, elapsed_seconds }).into_response()
         }
-        Err(error) => RequestError::from(error).into_response(),
+        Err(error) => error.into_response(),
     }
 }
 

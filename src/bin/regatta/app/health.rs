@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State as Shared;
-use regatta::{FleetHandle, RedisHealth, Worker};
+use regatta::{FleetHandle, RedisStatus, Worker};
 use serde::Serialize;
 
 /// The health of the answering worker.
@@ -26,10 +26,10 @@ pub(super) async fn hello(worker: Worker) -> String {
 pub(super) async fn health(Shared(state): Shared<FleetHandle>) -> Json<HealthReport> {
     let breakers = state.breaker_states();
     let (status, redis) = match state.redis_status() {
-        RedisHealth::Up if breakers.all_closed() => ("ok", "up"),
-        RedisHealth::Up => ("degraded", "up"),
-        RedisHealth::Connecting => ("degraded", "connecting"),
-        RedisHealth::Down { .. } => ("degraded", "down"),
+        RedisStatus::Up if breakers.all_closed() => ("ok", "up"),
+        RedisStatus::Up => ("degraded", "up"),
+        RedisStatus::Connecting => ("degraded", "connecting"),
+        _ => ("degraded", "down"),
     };
     let worker = state.worker();
     Json(HealthReport {
@@ -37,8 +37,8 @@ pub(super) async fn health(Shared(state): Shared<FleetHandle>) -> Json<HealthRep
         worker: worker.pid(),
         slot: worker.slot(),
         generation: worker.generation(),
-        uptime_seconds: state.uptime().as_secs(),
-        memory_bytes: state.memory_bytes(),
+        uptime_seconds: worker.uptime().as_secs(),
+        memory_bytes: worker.memory_bytes(),
         redis,
         redis_reads: breakers.reads.state.name(),
         redis_writes: breakers.writes.state.name(),

@@ -4,7 +4,7 @@ use askama::Template;
 use axum::extract::State as Shared;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use regatta::{FleetHandle, SlotSnapshot, Worker};
+use regatta::{FleetHandle, SlotSnapshot, Worker, WorkerState};
 
 use crate::app::assets;
 use crate::app::content::{PageReader, grouped};
@@ -29,9 +29,10 @@ pub(super) async fn home(worker: Worker, reader: PageReader, Shared(state): Shar
         Some(session) => session.csrf_token().await.unwrap_or_default(),
         None => String::new(),
     };
-    let slots = state.snapshot().slots;
+    let snapshot = state.snapshot();
+    let slots: Vec<&SlotSnapshot> = snapshot.workers().collect();
     let lanes = slot_lanes(&slots, worker.slot());
-    let more = slots.iter().filter(|slot| is_in_use(slot)).count().saturating_sub(lanes.len());
+    let more = slots.len().saturating_sub(lanes.len());
     let page = HomePage {
         style: assets::style_path(),
         script: assets::script_path(),
@@ -106,34 +107,28 @@ struct SlotLane {
 }
 
 /// The first slots in use and the serving one; the boat of the slot with most requests is furthest.
-fn slot_lanes(slots: &[SlotSnapshot], serving: usize) -> Vec<SlotLane> {
-    let shown = |slot: &&SlotSnapshot| is_in_use(slot) || slot.slot == serving;
-    let most = slots.iter().filter(shown).map(SlotSnapshot::requests).max().unwrap_or(0).max(1);
-    let lane = |slot: &SlotSnapshot| {
+fn slot_lanes(slots: &[&SlotSnapshot], serving: usize) -> Vec<SlotLane> {
+    let most = slots.iter().map(|slot| slot.requests()).max().unwrap_or(0).max(1);
+    let lane = |slot: &&SlotSnapshot| {
         let at = i64::try_from(slot.requests().saturating_mul(100) / most).unwrap_or(100).min(100);
         SlotLane {
-            number: slot.slot,
-            pid: slot.pid(),
-            worker: match (slot.pid(), slot.state.name()) {
-                (0, _) => "no worker".to_owned(),
-                (pid, "ready") => pid.to_string(),
-                (pid, state) => format!("{pid} {state}"),
+            number: slot.slot(),
+            pid: slot.pid().unwrap_or(0),
+            worker: match (slot.pid(), slot.state()) {
+                (None, _) => "no worker".to_owned(),
+                (Some(pid), WorkerState::Ready) => pid.to_string(),
+                (Some(pid), state) => format!("{pid} {}", state.name()),
             },
-            ready: slot.state.name() == "ready",
+            ready: slot.state() == WorkerState::Ready,
             requests: grouped(slot.requests()),
             at,
             back: at * BOAT_WIDTH / 100,
-            yours: slot.slot == serving,
+            yours: slot.slot() == serving,
         }
     };
     let mut drawn: Vec<SlotLane> =
-        slots.iter().filter(shown).filter(|slot| slot.slot != serving).take(LANES - 1).map(lane).collect();
-    drawn.extend(slots.iter().find(|slot| slot.slot == serving).map(lane));
+        slots.iter().filter(|slot| slot.slot() != serving).take(LANES - 1).map(lane).collect();
+    drawn.extend(slots.iter().find(|slot| slot.slot() == serving).map(lane));
     drawn.sort_by_key(|lane| lane.number);
     drawn
-}
-
-/// Whether a slot has a worker or waits for one; a retired slot has totals only.
-pub(super) fn is_in_use(slot: &SlotSnapshot) -> bool {
-    slot.pid() != 0 || slot.state.name() != "empty"
 }

@@ -10,13 +10,14 @@ use axum::body::Bytes;
 use axum::extract::State as Shared;
 use axum::response::Response;
 use axum::routing::get;
-use regatta::{EventSource, FleetHandle, Presence, RateLimit, SlotSnapshot};
+use regatta::broadcast::Presence;
+use regatta::rate_limit::RateLimit;
+use regatta::{EventSource, FleetHandle, SlotSnapshot};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 
 use crate::app::broadcast::DEFAULT_TOPIC;
-use crate::app::home;
 
 /// Time between two samples.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -70,7 +71,7 @@ impl LiveFeed {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The worker updates it once a second as long as it exists.
-        let presence = self.state.broadcast().presence(DEFAULT_TOPIC).ok();
+        let presence = self.state.broadcast().topic(DEFAULT_TOPIC).ok().map(|topic| topic.presence());
         let mut latest = LiveState::default();
         loop {
             ticks.tick().await;
@@ -140,19 +141,24 @@ struct LiveSlot {
 
 impl LiveState {
     async fn sample(state: &FleetHandle, presence: Option<&Presence>) -> Self {
-        let slots = state.snapshot().slots;
+        let snapshot = state.snapshot();
         let total = state.page_views().await.ok();
         Self {
             total,
             // While Redis is unavailable the count is an old one.
             here: total.and(presence.and_then(Presence::count)),
-            slots: slots.iter().filter(|slot| home::is_in_use(slot)).map(LiveSlot::from).collect(),
+            slots: snapshot.workers().map(LiveSlot::from).collect(),
         }
     }
 }
 
 impl From<&SlotSnapshot> for LiveSlot {
     fn from(slot: &SlotSnapshot) -> Self {
-        Self { slot: slot.slot, pid: slot.pid(), state: slot.state.name(), requests: slot.requests() }
+        Self {
+            slot: slot.slot(),
+            pid: slot.pid().unwrap_or(0),
+            state: slot.state().name(),
+            requests: slot.requests(),
+        }
     }
 }

@@ -3,13 +3,16 @@
 //! Any visitor may enter any name here, so other sessions of a name may be strangers': the address is shown of the current
 //! session only.
 
+use std::time::SystemTime;
+
 use askama::Template;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
-use regatta::{AuthSession, ListedSession, RequestError, Worker};
+use regatta::Worker;
+use regatta::session::{ActiveSession, AuthSession, Error};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use time::OffsetDateTime;
@@ -55,11 +58,7 @@ struct SessionView {
     current: bool,
 }
 
-pub(super) async fn me(
-    session: AuthSession,
-    worker: Worker,
-    accepts: Accepts,
-) -> Result<Response, RequestError> {
+pub(super) async fn me(session: AuthSession, worker: Worker, accepts: Accepts) -> Result<Response, Error> {
     let Some(user) = session.user_id() else { return not_logged_in(accepts) };
     Ok(match accepts {
         Accepts::Html => {
@@ -74,14 +73,14 @@ pub(super) async fn me(
 }
 
 /// A browser is redirected to the login page; other clients get 401.
-fn not_logged_in(accepts: Accepts) -> Result<Response, RequestError> {
+fn not_logged_in(accepts: Accepts) -> Result<Response, Error> {
     match accepts {
         Accepts::Html => Ok(Redirect::to("/login").into_response()),
-        Accepts::Text => Err(RequestError::NotLoggedIn),
+        Accepts::Text => Err(Error::NotLoggedIn),
     }
 }
 
-pub(super) async fn sessions(session: AuthSession, accepts: Accepts) -> Result<Response, RequestError> {
+pub(super) async fn sessions(session: AuthSession, accepts: Accepts) -> Result<Response, Error> {
     let Some(user) = session.user_id() else { return not_logged_in(accepts) };
     let sessions: Vec<SessionView> = session.sessions().await?.into_iter().map(SessionView::from).collect();
     Ok(match accepts {
@@ -107,19 +106,16 @@ pub(super) struct SessionParam {
 pub(super) async fn destroy(
     mut session: AuthSession,
     Query(SessionParam { id }): Query<SessionParam>,
-) -> Result<Response, RequestError> {
+) -> Result<Response, Error> {
     destroy_sessions(&mut session, id.as_deref()).await
 }
 
 /// Ends the session that the path names.
-pub(super) async fn destroy_one(
-    mut session: AuthSession,
-    Path(id): Path<String>,
-) -> Result<Response, RequestError> {
+pub(super) async fn destroy_one(mut session: AuthSession, Path(id): Path<String>) -> Result<Response, Error> {
     destroy_sessions(&mut session, Some(&id)).await
 }
 
-async fn destroy_sessions(session: &mut AuthSession, id: Option<&str>) -> Result<Response, RequestError> {
+async fn destroy_sessions(session: &mut AuthSession, id: Option<&str>) -> Result<Response, Error> {
     match id {
         None => session.logout_everywhere().await?,
         Some(id) => {
@@ -164,33 +160,35 @@ pub(super) async fn destroy_by_form(
     destroyed.map(|next| Redirect::to(next).into_response()).map_err(IntoResponse::into_response)
 }
 
-impl From<ListedSession> for SessionView {
-    fn from(session: ListedSession) -> Self {
-        let ListedSession { handle, created_ms, last_seen_ms, address, agent, current } = session;
-        let agent = if agent.is_empty() { "unknown client".to_owned() } else { agent };
-        let address = current.then_some(address);
-        let (created, created_short) = format_time(created_ms);
-        let (last_seen, last_seen_short) = format_time(last_seen_ms);
+impl From<ActiveSession> for SessionView {
+    fn from(session: ActiveSession) -> Self {
+        let (current, handle) = (session.is_current(), session.handle().to_owned());
+        let agent = if session.user_agent().is_empty() { "unknown client" } else { session.user_agent() };
+        let agent = agent.to_owned();
+        let address = session.client_ip().filter(|_| current).map(|address| address.to_string());
+        let (created, created_short) = format_time(session.created_at());
+        let (last_seen, last_seen_short) = format_time(session.last_seen_at());
         Self { handle, created, last_seen, created_short, last_seen_short, address, agent, current }
     }
 }
 
 /// A time for programs and for people; both in UTC, because the visitor's time zone is unknown.
-fn format_time(at_ms: u64) -> (String, String) {
-    let seconds = i64::try_from(at_ms / 1000).unwrap_or(i64::MAX);
-    let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+fn format_time(at: SystemTime) -> (String, String) {
+    let at = OffsetDateTime::from(at).truncate_to_second();
     let short = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
     (at.format(&Rfc3339).unwrap_or_default(), at.format(short).unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn times_are_written_for_programs_and_for_people() {
         assert_eq!(
-            format_time(1_763_694_494_123),
+            format_time(SystemTime::UNIX_EPOCH + Duration::from_millis(1_763_694_494_123)),
             ("2025-11-21T03:08:14Z".to_owned(), "2025-11-21 03:08 UTC".to_owned())
         );
     }

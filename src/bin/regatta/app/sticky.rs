@@ -8,7 +8,8 @@ use axum::Router;
 use axum::extract::State as Shared;
 use axum::routing::get;
 use lru::LruCache;
-use regatta::{RequestError, Session, Worker};
+use regatta::Worker;
+use regatta::session::{Error, Session};
 
 /// Sessions in a worker's memory; the least recently used is removed first.
 const MAX_SESSIONS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
@@ -25,15 +26,11 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
 }
 
 /// Counts a hit. Only a visitor's first one needs Redis: it creates the session, which later requests name by cookie.
-async fn sticky(
-    worker: Worker,
-    session: Session,
-    Shared(hits): Shared<Hits>,
-) -> Result<String, RequestError> {
-    if session.id().is_none() && session.save().await.is_err() {
-        return Err(RequestError::Unavailable { retry_after: 1 });
+async fn sticky(worker: Worker, session: Session, Shared(hits): Shared<Hits>) -> Result<String, Error> {
+    if session.id().is_none() {
+        session.save().await?;
     }
-    let id = session.id().ok_or(RequestError::Internal)?.0;
+    let id = session.id().ok_or(Error::Gone)?.0;
     let hits = {
         let mut hits = hits.lock().unwrap_or_else(PoisonError::into_inner);
         let hits = hits.get_or_insert_mut(id, || 0);

@@ -20,8 +20,8 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Request, StatusCode};
 
 use crate::http::error::{RequestError, StateError};
-use crate::http::extract::{Idempotency, ResponseRetention};
 use crate::http::header_names::IDEMPOTENCY_KEY;
+use crate::http::idempotency::{Idempotency, ResponseRetention};
 use crate::http::problem::Problem;
 use crate::http::request_state::{RequestState, SessionOrigin};
 use crate::http::service::idempotent::request_names::{

@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use crate::broadcasts::{BroadcastMessage, MessageId, Subscription, SubscriptionEvent, TopicName};
 use crate::http::services::stream::StreamServices;
-use crate::http::streams::last_event_id::LastEventId;
+use crate::http::streams::last_event_id::ResumePosition;
 use crate::http::streams::websocket::client::SocketClient;
 use crate::http::streams::websocket::message_rate::{MessageDecision, MessageRateLimiter};
 use crate::http::streams::websocket::socket::{ClientMessage, CloseReason, WebSocket};
@@ -25,17 +25,17 @@ struct ClientFrame {
 }
 
 /// One client of a topic.
-pub(in crate::http) struct BroadcastSocket {
-    pub(in crate::http) services: Arc<StreamServices>,
-    pub(in crate::http) topic: TopicName,
-    pub(in crate::http) subscription: Subscription,
-    pub(in crate::http) last_event_id: LastEventId,
-    pub(in crate::http) sender: Option<Arc<SocketClient>>,
+pub(crate) struct BroadcastSocket {
+    pub(crate) services: Arc<StreamServices>,
+    pub(crate) topic: TopicName,
+    pub(crate) subscription: Subscription,
+    pub(crate) position: ResumePosition,
+    pub(crate) sender: Option<Arc<SocketClient>>,
 }
 
 impl BroadcastSocket {
     /// Runs until the client disconnects or is closed, or the worker drains.
-    pub(in crate::http) async fn run(mut self, mut web_socket: WebSocket) {
+    pub(crate) async fn run(mut self, mut web_socket: WebSocket) {
         let drain = self.services.drain.clone();
         let end = tokio::select! {
             // Also while something is being sent: a client that reads nothing must not delay the drain.
@@ -63,7 +63,7 @@ impl BroadcastSocket {
         let mut keep_alive = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut answered = true;
-        let gap = (self.last_event_id == LastEventId::Unknown).then(|| self.gap_frame());
+        let gap = (self.position == ResumePosition::Unknown).then(|| self.gap_frame());
         web_socket.send([self.start_frame()].into_iter().chain(gap)).await?;
         loop {
             tokio::select! {

@@ -14,14 +14,14 @@ const FULL_RETRY: Duration = Duration::from_secs(30);
 
 /// A client, as its handshake identified it.
 #[derive(Debug)]
-pub(in crate::http) struct SocketClient {
+pub(crate) struct SocketClient {
     client: String,
     session: Option<String>,
     user: Option<String>,
 }
 
 impl SocketClient {
-    pub(in crate::http) fn from_request_state(state: &RequestState) -> Self {
+    pub(crate) fn from_request_state(state: &RequestState) -> Self {
         Self {
             client: state.client.limit_subject(state.services.ipv6_prefix),
             session: state.visitor.confirmed_digest().map(str::to_owned),
@@ -30,11 +30,7 @@ impl SocketClient {
     }
 
     /// Charges `websocket.policy` for a message of so many bytes; `Err`: how long it is denied.
-    pub(in crate::http) async fn charge(
-        &self,
-        services: &StreamServices,
-        bytes: usize,
-    ) -> Result<(), Duration> {
+    pub(crate) async fn charge(&self, services: &StreamServices, bytes: usize) -> Result<(), Duration> {
         let Some(policy) = &services.websocket.policy else { return Ok(()) };
         if self.user.is_none()
             && services.cell.is_redis_full()
@@ -52,7 +48,7 @@ impl SocketClient {
 }
 
 /// What a message counts for, requests.
-pub(in crate::http) fn message_cost(bytes: usize) -> u64 {
+pub(crate) fn message_cost(bytes: usize) -> u64 {
     bytes.div_ceil(BYTES_PER_REQUEST).max(1) as u64
 }
 

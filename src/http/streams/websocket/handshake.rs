@@ -4,7 +4,6 @@
 //! handshake without any preflight request. Only HTTP/1.1 carries WebSockets here (RFC 8441 is not supported).
 
 use axum::body::Body;
-use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -20,7 +19,6 @@ use crate::http::body::UpgradePermits;
 use crate::http::problem::Problem;
 use crate::http::real_ip::ClientInfo;
 use crate::http::request_head::has_token;
-use crate::http::request_scope::RequestScope;
 use crate::http::same_origin::{self, single_value};
 use crate::http::streams::websocket::socket::WebSocket;
 
@@ -30,6 +28,18 @@ const UPGRADE_WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 ///
 /// An extractor; it rejects all others: 403 to pages of other sites, 426 to requests that are no handshake, 505 over
 /// HTTP/2.
+///
+/// ```
+/// use axum::response::Response;
+/// use regatta::broadcast::Broadcast;
+/// use regatta::ws::WebSocketUpgrade;
+/// use regatta::{Error, LastEventId};
+///
+/// async fn chat(upgrade: WebSocketUpgrade, broadcast: Broadcast, last: LastEventId) -> Result<Response, Error> {
+///     Ok(broadcast.topic("chat")?.socket(upgrade, last).await?)
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/ws", axum::routing::get(chat));
+/// ```
 #[derive(Debug)]
 pub struct WebSocketUpgrade {
     upgraded: OnUpgrade,
@@ -40,7 +50,7 @@ impl WebSocketUpgrade {
     /// Answers the handshake; `handler` starts when the client has the answer, in a task of its own.
     ///
     /// The request's concurrency permits are held until `handler` has ended.
-    pub(in crate::http) fn on_upgrade<F>(
+    pub(crate) fn on_upgrade<F>(
         self,
         config: WebSocketConfig,
         handler: impl FnOnce(WebSocket) -> F + Send + 'static,
@@ -72,7 +82,9 @@ impl WebSocketUpgrade {
         response
     }
 
-    fn from_handshake(
+    /// # Errors
+    /// It is no handshake, or not one that is answered.
+    pub(crate) fn from_handshake(
         parts: &mut Parts,
         client: Option<&ClientInfo>,
         origins: &[String],
@@ -101,28 +113,22 @@ impl WebSocketUpgrade {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for WebSocketUpgrade {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Response> {
-        let scope = RequestScope::from_parts(parts).map_err(IntoResponse::into_response)?.clone();
-        let origins = &scope.services.streams.websocket.allowed_origins;
-        Self::from_handshake(parts, Some(&scope.state().client), origins)
-            .map_err(HandshakeError::into_problem_response)
-    }
-}
-
 /// Why a request opens no WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum HandshakeError {
+pub(crate) enum HandshakeError {
+    /// It came over HTTP/2.
     Version,
+    /// It is no handshake of version 13.
     NotAnUpgrade,
+    /// Its key is none.
     InvalidKey,
+    /// A page of another site sent it.
     ForbiddenOrigin,
 }
 
 impl HandshakeError {
-    fn into_problem_response(self) -> Response {
+    /// What the client is answered.
+    pub(crate) fn into_problem_response(self) -> Response {
         let problem = |status, detail: &str| Problem::new(status, detail).into_response();
         match self {
             Self::Version => {

@@ -12,7 +12,7 @@ const WARNING_RESET: Duration = Duration::from_secs(10);
 
 /// What one client has left.
 #[derive(Debug)]
-pub(in crate::http) struct MessageRateLimiter {
+pub(crate) struct MessageRateLimiter {
     per_second: f64,
     tokens: f64,
     updated_at: Instant,
@@ -21,7 +21,7 @@ pub(in crate::http) struct MessageRateLimiter {
 
 /// What happens to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum MessageDecision {
+pub(crate) enum MessageDecision {
     /// It is accepted.
     Accept,
     /// It is dropped, and the client is warned.
@@ -34,13 +34,13 @@ pub(in crate::http) enum MessageDecision {
 
 impl MessageRateLimiter {
     /// A client that has sent nothing yet.
-    pub(in crate::http) fn new(per_second: u64, now: Instant) -> Self {
+    pub(crate) fn new(per_second: u64, now: Instant) -> Self {
         let per_second = per_second as f64;
         Self { per_second, tokens: 2.0 * per_second, updated_at: now, warned_at: None }
     }
 
     /// Decides on a message that arrived at `now`.
-    pub(in crate::http) fn decide(&mut self, now: Instant) -> MessageDecision {
+    pub(crate) fn decide(&mut self, now: Instant) -> MessageDecision {
         let passed = now.saturating_duration_since(self.updated_at).as_secs_f64();
         self.updated_at = now;
         self.tokens = (self.tokens + passed * self.per_second).min(2.0 * self.per_second);

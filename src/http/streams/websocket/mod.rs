@@ -3,8 +3,8 @@
 //! Guarantees that no page of another site opens one with a visitor's cookies, that every client is bounded in what it
 //! sends and in how long it may read nothing, and that a socket ends with the code for its reason.
 
-pub(in crate::http::streams) mod broadcast_socket;
-pub(in crate::http::streams) mod client;
+pub(crate) mod broadcast_socket;
+pub(crate) mod client;
 pub mod handshake;
 pub(in crate::http::streams) mod message_rate;
-pub(in crate::http::streams) mod socket;
+pub(crate) mod socket;

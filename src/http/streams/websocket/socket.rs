@@ -29,7 +29,7 @@ const READ_BUFFER: usize = 4 << 10;
 const WRITE_BUFFER: usize = 8 << 10;
 
 /// Bounds of a connection: received messages have at most `max_received` bytes, sent ones `max_sent`.
-pub(in crate::http) fn websocket_config(max_received: usize, max_sent: usize) -> WebSocketConfig {
+pub(crate) fn websocket_config(max_received: usize, max_sent: usize) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
@@ -40,13 +40,13 @@ pub(in crate::http) fn websocket_config(max_received: usize, max_sent: usize) ->
 
 /// An open WebSocket.
 #[derive(Debug)]
-pub(in crate::http) struct WebSocket {
+pub(crate) struct WebSocket {
     stream: WebSocketStream<TokioIo<Upgraded>>,
 }
 
 /// What comes from a client.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::http) enum ClientMessage {
+pub(crate) enum ClientMessage {
     /// A message.
     Text(Utf8Bytes),
     /// A ping; tungstenite has answered it already.
@@ -57,7 +57,7 @@ pub(in crate::http) enum ClientMessage {
 
 /// How a WebSocket ends.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::http) enum CloseReason {
+pub(crate) enum CloseReason {
     /// The client is gone or reads nothing: no close frame is sent.
     Disconnected,
     /// The client closes it.
@@ -67,7 +67,7 @@ pub(in crate::http) enum CloseReason {
 }
 
 impl WebSocket {
-    pub(in crate::http) fn new(stream: WebSocketStream<TokioIo<Upgraded>>) -> Self {
+    pub(crate) fn new(stream: WebSocketStream<TokioIo<Upgraded>>) -> Self {
         Self { stream }
     }
 
@@ -75,7 +75,7 @@ impl WebSocket {
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
-    pub(in crate::http) async fn recv(&mut self) -> Result<ClientMessage, CloseReason> {
+    pub(crate) async fn recv(&mut self) -> Result<ClientMessage, CloseReason> {
         match self.stream.next().await {
             Some(Ok(Message::Text(text))) => Ok(ClientMessage::Text(text)),
             Some(Ok(Message::Ping(_))) => Ok(ClientMessage::Ping),
@@ -96,7 +96,7 @@ impl WebSocket {
     ///
     /// # Cancel safety
     /// Messages that were not fed yet are not sent; the connection stays usable.
-    pub(in crate::http) async fn send(
+    pub(crate) async fn send(
         &mut self,
         messages: impl IntoIterator<Item = Message>,
     ) -> Result<(), CloseReason> {
@@ -113,7 +113,7 @@ impl WebSocket {
     }
 
     /// Closes the socket; waits at most [`CLOSE_LINGER`] for the client's close frame.
-    pub(in crate::http) async fn close(mut self, close_reason: CloseReason) {
+    pub(crate) async fn close(mut self, close_reason: CloseReason) {
         if close_reason == CloseReason::Disconnected {
             return;
         }

@@ -17,7 +17,7 @@ use regatta::__internals::redis::session_commands::{
     InitialSession, RotateFrom, RotateOutcome, RotateSession,
 };
 use regatta::__internals::redis::{RedisClient, begin, commit, functions, keys, registry};
-use regatta::TaskId;
+use regatta::task::TaskId;
 
 use crate::support::redis::{TestRedis, connect, eventually, new_session};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use regatta::__internals::redis::task::{
     Cancelled, ExecutionResult, StartOutcome, TaskExecution, TaskPolicy,
 };
-use regatta::{TaskId, TaskState};
+use regatta::task::{TaskId, TaskState};
 
 use crate::support::task_steps::{MODES, RULES, begin, make, run, setting, state, take, take_over};
 use crate::support::wait;

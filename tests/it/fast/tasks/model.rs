@@ -9,8 +9,8 @@ use regatta::__internals::redis::task::{
     EnqueueOutcome, ExecutionResult, StartOutcome, TaskExecution, TaskPolicy,
 };
 use regatta::__internals::redis::{RedisClient, task};
-use regatta::TaskState::{Cancelled, Dead, Done, Failed, Queued, Running};
-use regatta::{TaskId, TaskState};
+use regatta::task::TaskState::{Cancelled, Dead, Done, Failed, Queued, Running};
+use regatta::task::{TaskId, TaskState};
 
 use crate::support::redis::{TestRedis, connect};
 use crate::support::{soak, wait};

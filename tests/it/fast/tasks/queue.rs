@@ -7,8 +7,9 @@ use regatta::__internals::config;
 use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::config::{ConfigInputs, settings};
 use regatta::__internals::redis::{RedisClient, RedisStatus};
+use regatta::__internals::tasks::TaskQueue;
 use regatta::__internals::tasks::{INPUT_MAX, TaskError};
-use regatta::{TaskContext, TaskQueue, TaskState};
+use regatta::task::{TaskContext, TaskState};
 use tokio::task::JoinSet;
 
 use crate::support::redis::{TestRedis, connect, eventually};
@@ -123,7 +124,7 @@ async fn a_thousand_who_follow_one_task_are_one_reader_and_all_see_its_end() {
     let mut late = tasks.watch(&id).await.unwrap();
     assert_eq!(late.next().await.map(|task| task.state), Some(TaskState::Done));
     assert!(late.next().await.is_none());
-    let mut unknown = tasks.watch(&regatta::TaskId::new().unwrap()).await.unwrap();
+    let mut unknown = tasks.watch(&regatta::task::TaskId::new().unwrap()).await.unwrap();
     assert!(unknown.next().await.is_none());
 }
 

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use regatta::__internals::config::settings::ScriptingMode;
-
 use regatta::__internals::redis::task::{Cancelled, EnqueueOutcome, ExecutionResult, StartOutcome};
-use regatta::{TaskId, TaskState};
+use regatta::task::{TaskId, TaskState};
 
 use crate::support::redis::eventually;
 use crate::support::task_steps::{MODES, RULES, begin, make, run, setting, state, take, take_over};

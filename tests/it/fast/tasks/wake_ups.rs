@@ -8,7 +8,8 @@ use fred::types::RespVersion;
 use fred::types::config::{Config, ServerConfig};
 use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::{RedisClient, keys};
-use regatta::{TaskContext, TaskId, TaskQueue, TaskState};
+use regatta::__internals::tasks::TaskQueue;
+use regatta::task::{TaskContext, TaskId, TaskState};
 
 use crate::support::redis::{TestRedis, connect, eventually};
 use crate::support::task_steps::settings;

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use regatta::__internals::config;
 use regatta::__internals::config::ConfigInputs;
 use regatta::__internals::redis::RedisClient;
-use regatta::{RedisHealth, TaskContext, TaskFailure, TaskQueue, TaskState};
+use regatta::__internals::tasks::TaskQueue;
+use regatta::RedisStatus;
+use regatta::task::{TaskContext, TaskFailure, TaskState};
 
 use crate::support::client::Request;
 use crate::support::fleet::TestFleetBuilder;
@@ -58,7 +60,7 @@ async fn the_manual_s_rules_are_enough_for_tasks() {
         });
         registered.unwrap();
         tasks.start();
-        assert_eq!(redis.wait_for_first_attempt().await, RedisHealth::Up);
+        assert_eq!(redis.wait_for_first_attempt().await, RedisStatus::Up);
         for (text, expected) in [("again", TaskState::Dead), ("fine", TaskState::Done)] {
             let id = tasks.enqueue("echo", text).await.unwrap();
             let mut following = tasks.watch(&id).await.unwrap();

@@ -3,13 +3,11 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-
-use regatta::__internals::redis::task::Cancelled;
-use regatta::{TaskId, TaskState, TaskStatus};
+use regatta::__internals::redis::task::{Cancelled, TaskStatus};
+use regatta::task::{TaskId, TaskState};
 
 use crate::support::client::{Connection, Request};
 use crate::support::exposition::sum;
-
 use crate::support::redis::TestRedis;
 use crate::support::task_fleet::{client, ended, look, pid_of, plan, runs, until};
 use crate::support::{process, soak, wait};

@@ -8,12 +8,12 @@ use std::ops::ControlFlow;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Request, State as Shared};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{Path, Request};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
-use regatta::{
-    App, Cancelled, FleetHandle, RateLimit, RequestError, TaskContext, TaskId, TaskQueue, TaskState,
-};
+use regatta::rate_limit::RateLimit;
+use regatta::task::{Cancelled, Error, TaskContext, TaskId, TaskQueue, TaskState};
+use regatta::{App, LastEventId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -125,10 +125,9 @@ pub(super) async fn start(
         }
     };
     let queued = match params.validate() {
-        Ok((kind, input)) => tasks.enqueue(kind.name, &input).await.map_err(|error| {
-            let error = RequestError::from(error);
-            (error.to_string(), error.into_response())
-        }),
+        Ok((kind, input)) => {
+            tasks.enqueue(kind.name, &input).await.map_err(|error| (error.to_string(), error.into_response()))
+        }
         Err(fault) => Err((fault.clone(), (StatusCode::BAD_REQUEST, fault).into_response())),
     };
     let id = queued.map_err(|(why, plain)| rejected(&params, accepts, &why, plain))?;
@@ -162,7 +161,7 @@ pub(super) async fn show(
     accepts: Accepts,
 ) -> Result<Response, Response> {
     let id = id.parse::<TaskId>().map_err(|_| unknown())?;
-    let task = tasks.status(&id).await.map_err(|error| RequestError::from(error).into_response())?;
+    let task = tasks.status(id).await.map_err(IntoResponse::into_response)?;
     let task = task.ok_or_else(unknown)?;
     Ok(match accepts {
         Accepts::Html => views::task_page(&task),
@@ -180,13 +179,15 @@ fn unknown() -> Response {
 
 pub(super) async fn events(
     _limit: RateLimit,
-    Shared(state): Shared<FleetHandle>,
+    tasks: TaskQueue,
     Path(id): Path<String>,
-    headers: HeaderMap,
+    last_event_id: LastEventId,
 ) -> Result<Response, Response> {
     let id = id.parse::<TaskId>().map_err(|_| unknown())?;
-    let events = state.task_events(&id, &headers).await.map_err(IntoResponse::into_response)?;
-    events.ok_or_else(unknown)
+    tasks.sse(id, last_event_id).await.map_err(|error| match error {
+        Error::NotFound => unknown(),
+        other => other.into_response(),
+    })
 }
 
 pub(super) async fn cancel(
@@ -195,18 +196,19 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Response> {
     let id = id.parse::<TaskId>().map_err(|_| unknown())?;
-    let failed = |error| RequestError::from(error).into_response();
-    match tasks.cancel(&id).await.map_err(failed)? {
-        Some(Cancelled::Queued | Cancelled::Running) => Ok(StatusCode::NO_CONTENT),
+    match tasks.cancel(id).await.map_err(IntoResponse::into_response)? {
         None => Err(unknown()),
         // Cancelling twice is no error.
-        Some(Cancelled::AlreadyFinished) => match tasks.status(&id).await.map_err(failed)? {
-            Some(task) if task.state != TaskState::Cancelled => {
-                Err((StatusCode::CONFLICT, format!("the task is {} already", task.state.name()))
-                    .into_response())
+        Some(Cancelled::AlreadyFinished) => {
+            match tasks.status(id).await.map_err(IntoResponse::into_response)? {
+                Some(task) if task.state() != TaskState::Cancelled => {
+                    Err((StatusCode::CONFLICT, format!("the task is {} already", task.state().name()))
+                        .into_response())
+                }
+                _ => Ok(StatusCode::NO_CONTENT),
             }
-            _ => Ok(StatusCode::NO_CONTENT),
-        },
+        }
+        Some(_) => Ok(StatusCode::NO_CONTENT),
     }
 }
 

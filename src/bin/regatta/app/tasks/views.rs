@@ -1,9 +1,11 @@
 //! Pages of tasks: the form that starts one, and one task.
 
+use std::time::SystemTime;
+
 use askama::Template;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use regatta::{TaskState, TaskStatus};
+use regatta::task::{TaskState, TaskStatus};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -91,8 +93,7 @@ struct TaskResultView {
 
 /// A task's page.
 pub(crate) fn task_page(task: &TaskStatus) -> Response {
-    let outcome = task.result.as_ref().and_then(|result| serde_json::from_str(result.get()).ok());
-    let outcome: TaskResultView = outcome.unwrap_or_default();
+    let outcome: TaskResultView = task.output().ok().flatten().unwrap_or_default();
     let card = card(task, &outcome);
     let whole = outcome.value.filter(|value| value.len() >= SHORT);
     let (style, script) = (assets::style_path(), assets::script_path());
@@ -106,26 +107,26 @@ pub(crate) fn task_page(task: &TaskStatus) -> Response {
 }
 
 fn card(task: &TaskStatus, outcome: &TaskResultView) -> TaskCard {
-    let kind = TASK_KINDS.iter().find(|kind| kind.name == task.kind);
-    let mut title = kind.map_or(task.kind.as_str(), |kind| kind.title).to_owned();
+    let kind = TASK_KINDS.iter().find(|kind| kind.name == task.name());
+    let mut title = kind.map_or(task.name(), |kind| kind.title).to_owned();
     if let Some(n) = outcome.n {
         title = format!("{title} {}", grouped(n));
     }
-    let mut status_text = task.state.name().to_owned();
-    if let Some(worker) = task.worker.as_ref().filter(|_| task.state != TaskState::Queued) {
+    let mut status_text = task.state().name().to_owned();
+    if let Some(worker) = task.worker().filter(|_| task.state() != TaskState::Queued) {
         status_text = format!("{status_text} in worker {worker}");
     }
-    if task.attempts > 1 {
-        status_text = format!("{status_text}, attempt {}", task.attempts);
+    if task.attempts() > 1 {
+        status_text = format!("{status_text}, attempt {}", task.attempts());
     }
     TaskCard {
-        id: task.id.to_string(),
+        id: task.id().to_string(),
         title,
-        state: task.state.name(),
+        state: task.state().name(),
         status_text,
-        percent: task.percent,
-        outcome: task.error.clone().unwrap_or_else(|| outcome.short()),
-        finished: task.state.is_final(),
+        percent: task.percent(),
+        outcome: task.error().map(str::to_owned).unwrap_or_else(|| outcome.short()),
+        finished: task.state().is_final(),
     }
 }
 
@@ -145,12 +146,14 @@ impl TaskResultView {
 }
 
 fn timing(task: &TaskStatus) -> String {
-    let took =
-        |started: u64, finished: u64| format!(", and took {} ms", grouped(finished.saturating_sub(started)));
-    let seconds = i64::try_from(task.created_ms / 1000).unwrap_or(i64::MAX);
-    let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let took = |started: SystemTime, finished: SystemTime| {
+        let ms = finished.duration_since(started).unwrap_or_default().as_millis();
+        format!(", and took {} ms", grouped(u64::try_from(ms).unwrap_or(u64::MAX)))
+    };
+    let at = OffsetDateTime::from(task.created_at());
     let written = at.format(format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC"));
-    let took = task.started_ms.zip(task.finished_ms).map_or_else(String::new, |(from, to)| took(from, to));
+    let took =
+        task.started_at().zip(task.finished_at()).map_or_else(String::new, |(from, to)| took(from, to));
     format!("Started at {}{took}.", written.unwrap_or_default())
 }
 

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http::Request;
 use tower::{Layer, Service};
 
+use crate::facade::rate_limit::error::UnknownPolicy;
 use crate::http::error::RequestError;
 use crate::http::request_scope::RequestScope;
 use crate::http::services::state::StateServices;
@@ -19,6 +20,14 @@ use crate::http::services::state::StateServices;
 /// The policy is decided in the request's one call to Redis, together with every other policy it falls under, and is
 /// charged only if all of them allow. A policy that has been decided already because it names the path costs a second
 /// one, and only if the layer raises its cost.
+///
+/// ```no_run
+/// # use axum::{Router, routing::post};
+/// # async fn login() {}
+/// # fn routes(cx: &regatta::Context) -> Result<Router, regatta::rate_limit::UnknownPolicy> {
+/// Ok(Router::new().route("/login", post(login).layer(cx.rate_limit("login")?.cost(5))))
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct RateLimitLayer {
     /// The policy's number; `None`: it is switched off.
@@ -28,22 +37,13 @@ pub struct RateLimitLayer {
     services: Arc<StateServices>,
 }
 
-/// No policy of this name, and those there are.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no policy is named {name}: add [limits.{name}] to the configuration, or use one of {known}")]
-pub struct UnknownPolicy {
-    name: String,
-    known: String,
-}
-
 impl RateLimitLayer {
-    pub(in crate::http) fn from_policy(
-        services: &Arc<StateServices>,
-        name: &str,
-    ) -> Result<Self, UnknownPolicy> {
+    /// # Errors
+    /// No policy has this name.
+    pub(crate) fn of_policy(services: &Arc<StateServices>, name: &str) -> Result<Self, UnknownPolicy> {
         let policy = services.limiter.policies().find(name).map(|(number, _)| number);
         if policy.is_none() && !services.policy_names.iter().any(|known| known == name) {
-            return Err(UnknownPolicy { name: name.to_owned(), known: services.policy_names.join(", ") });
+            return Err(UnknownPolicy::new(name, &services.policy_names));
         }
         Ok(Self { policy, cost: None, name: name.into(), services: Arc::clone(services) })
     }

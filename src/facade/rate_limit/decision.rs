@@ -6,7 +6,8 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
-use crate::http::error::RequestError;
+use crate::facade::error::Error as AnyError;
+use crate::facade::rate_limit::error::Error;
 use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
 use crate::redis::begin::RateLimitDecision;
@@ -14,6 +15,17 @@ use crate::redis::begin::RateLimitDecision;
 /// What the request's limits decided; naming it decides them, so a denied request never reaches the handler.
 ///
 /// Costs a round trip unless another extractor made it already.
+///
+/// ```
+/// use regatta::rate_limit::{Error, RateLimit};
+///
+/// /// Every row beyond the first costs as much as a request.
+/// async fn rows(limit: RateLimit) -> Result<String, Error> {
+///     limit.charge(99).await?;
+///     Ok(format!("100 rows, {:?} requests left\n", limit.remaining()))
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/rows", axum::routing::get(rows));
+/// ```
 #[derive(Debug, Clone)]
 pub struct RateLimit {
     state: Arc<RequestState>,
@@ -37,12 +49,12 @@ impl RateLimit {
     /// For work whose price shows only when it is under way. Every policy is charged, or none.
     ///
     /// # Errors
-    /// [`RequestError::Denied`]: it is more than a policy has left; the client gets 429, whatever the handler answers.
+    /// [`Error::Denied`]: it is more than a policy has left; the client gets 429, whatever the handler answers.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was charged.
-    pub async fn charge(&self, requests: u64) -> Result<(), RequestError> {
-        self.state.charge(requests).await
+    pub async fn charge(&self, requests: u64) -> Result<(), Error> {
+        Ok(self.state.charge(requests).await?)
     }
 
     /// Gives back what this request was charged, as if it had not been made: for one that should not count, such as a
@@ -52,19 +64,19 @@ impl RateLimit {
     /// Costs a round trip a policy. Clients that were denied meanwhile are allowed again at once, on every worker.
     ///
     /// # Errors
-    /// [`RequestError::Unavailable`]: some of it may not have been given back.
+    /// [`Error::Redis`]: some of it may not have been given back.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown what was given back.
-    pub async fn refund(&self) -> Result<(), RequestError> {
-        self.state.refund().await
+    pub async fn refund(&self) -> Result<(), Error> {
+        Ok(self.state.refund().await?)
     }
 }
 
 impl<S: Sync> FromRequestParts<S> for RateLimit {
-    type Rejection = RequestError;
+    type Rejection = AnyError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, AnyError> {
         let state = Arc::clone(RequestScope::from_parts(parts)?.state());
         state.decide_limits().await?;
         let decisions = state.lock().await.limits.decisions();

@@ -9,13 +9,16 @@ use axum::extract::Path;
 use axum::routing::get;
 use http::{Request, Response, header};
 
-use super::extract::{Counters, PageView};
-use super::*;
 use crate::broadcasts::BroadcastHub;
 use crate::config;
 use crate::config::ConfigInputs;
 use crate::config::settings::RedisUrl;
 use crate::counters::batched::BatchedCounters;
+use crate::facade::counter::Counters;
+use crate::facade::error::Error;
+use crate::facade::session::PageView;
+use crate::http::checks::AppChecks;
+use crate::http::*;
 use crate::redis::RedisClient;
 use crate::scoreboard::Scoreboard;
 use crate::tasks::TaskQueue;
@@ -24,15 +27,15 @@ use crate::tasks::TaskQueue;
 type AppFactory = Arc<dyn Fn(FleetHandle) -> Router + Send + Sync>;
 
 fn public_service(parts: &AppServices, app: &AppFactory) -> HttpService {
-    let fleet = fleet_handle(parts);
+    let fleet = crate::http::fleet_handle(parts);
     let router = app(fleet.clone());
     let dashboard = Dashboard::new(&parts.config.dashboard);
-    super::public_service(parts, &fleet, (router, OuterLayers::default()), &dashboard)
+    crate::http::public_service(parts, &fleet, (router, OuterLayers::default()), &dashboard)
 }
 
 fn admin_service(parts: &AppServices) -> HttpService {
     let dashboard = Dashboard::new(&parts.config.dashboard);
-    super::admin_service(parts, &dashboard, Router::new(), AppChecks::default())
+    crate::http::admin_service(parts, &dashboard, Router::new(), AppChecks::default())
 }
 
 fn parts() -> AppServices {
@@ -71,10 +74,7 @@ fn app() -> AppFactory {
         Router::new()
             .route("/hello", get(|worker: Worker| async move { worker.pid().to_string() }))
             .route("/visit", get(|view: PageView| async move { view.count().to_string() }))
-            .route(
-                "/deaf",
-                get(|view: Result<PageView, RequestError>| async move { format!("{}", view.is_ok()) }),
-            )
+            .route("/deaf", get(|view: Result<PageView, Error>| async move { format!("{}", view.is_ok()) }))
             .route(
                 "/count/{name}",
                 get(|counters: Counters, Path(name): Path<String>| async move {

@@ -5,23 +5,22 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
-use crate::http::error::RequestError;
-use crate::http::fleet_handle::FleetHandle;
+use crate::facade::error::Error;
 use crate::http::request_scope::RequestScope;
-use crate::http::worker::Worker;
+use crate::http::{FleetHandle, Worker};
 
 impl<S: Sync> FromRequestParts<S> for Worker {
-    type Rejection = RequestError;
+    type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
         Ok(RequestScope::from_parts(parts)?.services.worker.worker.clone())
     }
 }
 
 impl<S: Sync> FromRequestParts<S> for FleetHandle {
-    type Rejection = RequestError;
+    type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
         Ok(Self(Arc::clone(&RequestScope::from_parts(parts)?.services)))
     }
 }

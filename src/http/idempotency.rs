@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 
-use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
 
 use crate::http::error::RequestError;
@@ -36,7 +35,7 @@ pub struct Idempotency {
 
 /// A handler's decision about its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum ResponseRetention {
+pub(super) enum ResponseRetention {
     /// None: the status decides.
     ByStatus,
     Store,
@@ -44,7 +43,7 @@ pub(in crate::http) enum ResponseRetention {
 }
 
 impl Idempotency {
-    pub(in crate::http) fn new(key: String) -> Self {
+    pub(super) fn new(key: String) -> Self {
         Self { key: key.into(), retention: Arc::new(AtomicU8::new(0)) }
     }
 
@@ -63,7 +62,7 @@ impl Idempotency {
         self.retention.store(2, Relaxed);
     }
 
-    pub(in crate::http) fn retention(&self) -> ResponseRetention {
+    pub(super) fn retention(&self) -> ResponseRetention {
         match self.retention.load(Relaxed) {
             1 => ResponseRetention::Store,
             2 => ResponseRetention::Discard,
@@ -72,7 +71,10 @@ impl Idempotency {
     }
 
     /// The one under which the request is carried out; where keys have no effect, one that is not used.
-    fn from_parts(parts: &Parts) -> Result<Option<Self>, RequestError> {
+    ///
+    /// # Errors
+    /// `InvalidIdempotencyKey`.
+    pub(crate) fn from_parts(parts: &Parts) -> Result<Option<Self>, RequestError> {
         if let Some(claimed) = parts.extensions.get::<Self>() {
             return Ok(Some(claimed.clone()));
         }
@@ -82,21 +84,5 @@ impl Idempotency {
                 .map(|key| Some(Self::new(key)))
                 .ok_or(RequestError::InvalidIdempotencyKey),
         }
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for Idempotency {
-    type Rejection = RequestError;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
-        Self::from_parts(parts)?.ok_or(RequestError::MissingIdempotencyKey)
-    }
-}
-
-impl<S: Sync> OptionalFromRequestParts<S> for Idempotency {
-    type Rejection = RequestError;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, RequestError> {
-        Self::from_parts(parts)
     }
 }

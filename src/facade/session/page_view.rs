@@ -3,7 +3,7 @@
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::request::Parts;
 
-use crate::http::error::RequestError;
+use crate::facade::error::Error;
 use crate::http::request_scope::RequestScope;
 use crate::http::request_state::CountedView;
 
@@ -17,7 +17,7 @@ use crate::http::request_state::CountedView;
 /// session is: `stale`, `read-only` or `unknown`.
 ///
 /// ```
-/// use regatta::PageView;
+/// use regatta::session::PageView;
 ///
 /// async fn page(view: Option<PageView>) -> String {
 ///     match view {
@@ -48,17 +48,17 @@ impl PageView {
 }
 
 impl<S: Sync> FromRequestParts<S> for PageView {
-    type Rejection = RequestError;
+    type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, RequestError> {
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
         Ok(Self(RequestScope::from_parts(parts)?.state().count_view().await?))
     }
 }
 
 impl<S: Sync> OptionalFromRequestParts<S> for PageView {
-    type Rejection = RequestError;
+    type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, RequestError> {
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, Error> {
         Ok(RequestScope::from_parts(parts)?.state().count_view_if_possible().await?.map(Self))
     }
 }

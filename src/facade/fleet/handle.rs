@@ -1,0 +1,103 @@
+//! What an application may reach of its worker and fleet.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+
+use crate::facade::broadcast::Broadcast;
+use crate::facade::counter::Counters;
+use crate::facade::counter::source::CounterSource;
+use crate::facade::fleet::busy::Busy;
+use crate::facade::fleet::snapshot::FleetSnapshot;
+use crate::facade::rate_limit::UnknownPolicy;
+use crate::facade::rate_limit::layer::RateLimitLayer;
+use crate::facade::redis_error::RedisError;
+use crate::facade::task::TaskQueue;
+use crate::http::services::state::TOTAL_VIEWS;
+use crate::http::streams::sse::{self, SseSource};
+use crate::http::{FleetHandle, Shutdown, Worker};
+use crate::redis::{BreakerStates, RedisStatus, keys};
+
+impl FleetHandle {
+    /// Which worker this is.
+    pub fn worker(&self) -> &Worker {
+        &self.0.worker.worker
+    }
+
+    /// Whether Redis can be used at this moment.
+    pub fn redis_status(&self) -> RedisStatus {
+        self.0.state.redis.status()
+    }
+
+    /// States of the breakers before Redis's reads and writes in this worker.
+    #[doc(hidden)]
+    pub fn breaker_states(&self) -> BreakerStates {
+        self.0.state.redis.breaker_states()
+    }
+
+    /// Every slot of this machine that is in use, and the totals; from shared memory, without a message.
+    pub fn snapshot(&self) -> FleetSnapshot {
+        FleetSnapshot::new(self.0.worker.cell.scoreboard.snapshot())
+    }
+
+    /// Views of all visitors, without counting one.
+    ///
+    /// # Errors
+    /// Redis did not do it.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn page_views(&self) -> Result<i64, RedisError> {
+        let total = self.0.state.redis.increment(&keys::counter(&self.0.state.prefix, TOTAL_VIEWS), 0).await;
+        total.map_err(|error| RedisError::new(&error))
+    }
+
+    /// A layer that puts routes under the policy with this name.
+    pub(crate) fn rate_limit(&self, policy: &str) -> Result<RateLimitLayer, UnknownPolicy> {
+        RateLimitLayer::of_policy(&self.0.state, policy)
+    }
+
+    /// Fires when this worker begins to leave.
+    pub fn shutdown(&self) -> Shutdown {
+        self.0.worker.drain.shutdown()
+    }
+
+    /// Counters for code outside a handler: under no limit, and each call is a round trip. Handlers extract
+    /// [`Counters`].
+    pub fn counters(&self) -> Counters {
+        Counters::new_in(CounterSource::Worker(Arc::clone(&self.0.state)))
+    }
+
+    /// This worker's broadcasts, for code outside a handler; handlers extract [`Broadcast`].
+    pub fn broadcast(&self) -> Broadcast {
+        Broadcast::new_in(&self.0.streams)
+    }
+
+    /// The fleet's tasks: jobs are registered while the routes are built.
+    pub fn tasks(&self) -> TaskQueue {
+        TaskQueue::new_in(&self.0.streams)
+    }
+
+    /// A response of server-sent events from any source, until the source, the client or the worker ends it.
+    ///
+    /// A worker serves at most `broadcast.max_subscribers` of them, beside those of broadcasts; the response beyond that is
+    /// 503.
+    pub fn events(&self, source: impl SseSource) -> Response {
+        sse::respond_permitted(source, &self.0.streams)
+    }
+
+    /// Runs CPU work off the event loop, a bounded number of jobs at once.
+    ///
+    /// # Errors
+    /// At once if all places are taken; or the work panicked.
+    ///
+    /// # Cancel safety
+    /// Waiting work is dropped; what has started runs to its end and its result is dropped.
+    pub async fn spawn_blocking<T, F>(&self, work: F) -> Result<T, Busy>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        self.0.worker.offload.run(work).await.map_err(Busy::new)
+    }
+}

@@ -1,0 +1,40 @@
+//! The public face of the library: what programs name, by subject.
+//!
+//! Guarantees that a public name keeps its shape whatever happens in the rooms below: fields are private, enums may grow,
+//! and each error says what it came from. It adds no behaviour of its own: what a handler asks for is done by `http` and
+//! the rooms of state. It must not know processes.
+
+pub mod broadcast;
+pub mod counter;
+pub mod rate_limit;
+pub mod session;
+pub mod task;
+pub mod ws;
+
+mod client_ip;
+mod error;
+mod fleet;
+mod idempotency;
+mod problem;
+mod redis_error;
+mod refusal;
+mod stepwise;
+#[cfg(test)]
+mod tests;
+
+pub use client_ip::ClientIp;
+pub use error::{Error, ErrorKind};
+pub use fleet::busy::Busy;
+pub use fleet::snapshot::{FleetSnapshot, SlotSnapshot, WorkerState};
+pub use problem::Problem;
+pub use redis_error::{RedisError, RedisErrorKind};
+pub use refusal::Refusal;
+
+pub use crate::http::idempotency::Idempotency;
+pub use crate::http::request_timeout::RequestTimeout;
+pub use crate::http::same_origin::SameOrigin;
+pub use crate::http::streams::last_event_id::LastEventId;
+pub use crate::http::streams::sse::SseSource as EventSource;
+pub use crate::http::{FleetHandle, Worker};
+pub use crate::redis::RedisStatus;
+pub use crate::sse::event;

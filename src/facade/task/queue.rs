@@ -1,0 +1,121 @@
+//! The fleet's queue of tasks.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::response::Response;
+use http::request::Parts;
+use serde::Serialize;
+
+use crate::facade::error::Error as AnyError;
+use crate::facade::task::error::Error;
+use crate::facade::task::events;
+use crate::facade::task::status::TaskStatus;
+use crate::facade::task::watch::TaskWatch;
+use crate::http::request_scope::RequestScope;
+use crate::http::services::stream::StreamServices;
+use crate::http::streams::last_event_id::LastEventId;
+use crate::redis::task::{Cancelled, TaskId};
+
+/// The fleet's queue of tasks; also an extractor.
+///
+/// ```
+/// use regatta::task::{Error, TaskId, TaskQueue};
+///
+/// async fn start(tasks: TaskQueue, album: String) -> Result<String, Error> {
+///     Ok(tasks.enqueue("thumbnails", &album).await?.to_string())
+/// }
+///
+/// async fn percent(tasks: &TaskQueue, id: TaskId) -> Result<Option<u8>, Error> {
+///     Ok(tasks.status(id).await?.map(|task| task.percent()))
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/", axum::routing::post(start));
+/// # let _ = percent;
+/// ```
+#[derive(Clone)]
+pub struct TaskQueue(Arc<StreamServices>);
+
+impl fmt::Debug for TaskQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.tasks.fmt(f)
+    }
+}
+
+impl TaskQueue {
+    pub(crate) fn new_in(services: &Arc<StreamServices>) -> Self {
+        Self(Arc::clone(services))
+    }
+
+    /// Queues a task for the next worker that has room and its job.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`], [`Error::UnknownKind`], [`Error::Input`] if it has more than 16 KiB of JSON or no form as
+    /// JSON; [`Error::Redis`], after which it may be queued: its id is not known then, and its record expires.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether the task is queued.
+    pub async fn enqueue<I: Serialize + ?Sized>(&self, kind: &str, input: &I) -> Result<TaskId, Error> {
+        Ok(self.0.tasks.enqueue(kind, input).await?)
+    }
+
+    /// A task as it is now; `None`: there is none, or its record has expired.
+    ///
+    /// # Errors
+    /// [`Error::Redis`].
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn status(&self, id: TaskId) -> Result<Option<TaskStatus>, Error> {
+        Ok(self.0.tasks.status(&id).await?.map(|task| TaskStatus::new(Arc::new(task))))
+    }
+
+    /// Cancels a task; `None`: there is none.
+    ///
+    /// A queued one is never started. The job of a running one is notified, at once or within a third of a lease, and its
+    /// result is dropped; the status is cancelled from now on.
+    ///
+    /// # Errors
+    /// [`Error::Redis`]; a repetition does no harm.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was cancelled.
+    pub async fn cancel(&self, id: TaskId) -> Result<Option<Cancelled>, Error> {
+        Ok(self.0.tasks.cancel(&id).await?)
+    }
+
+    /// Follows a task until it is final. All that follow a task on one worker share one query of Redis.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Redis`].
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn watch(&self, id: TaskId) -> Result<TaskWatch, Error> {
+        let mut watch = self.0.tasks.watch(&id).await?;
+        let first = watch.next().await.ok_or(Error::NotFound)?;
+        Ok(TaskWatch::new(first, watch))
+    }
+
+    /// A task as a response of server-sent events: its status now, then each change, as JSON.
+    ///
+    /// It ends with the task, and stays ended: a browser connects again after every end, and one that has seen the last
+    /// event gets 204 then and stops (WHATWG HTML §9.2.3).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Redis`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub async fn sse(&self, id: TaskId, last: LastEventId) -> Result<Response, Error> {
+        events::respond(&self.0, id, &last).await
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for TaskQueue {
+    type Rejection = AnyError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, AnyError> {
+        Ok(Self::new_in(&RequestScope::from_parts(parts)?.services.streams))
+    }
+}
