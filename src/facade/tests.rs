@@ -27,7 +27,7 @@ use crate::tasks::TaskQueue;
 type AppFactory = Arc<dyn Fn(FleetHandle) -> Router + Send + Sync>;
 
 fn public_service(parts: &AppServices, app: &AppFactory) -> HttpService {
-    let fleet = crate::http::fleet_handle(parts);
+    let fleet = fleet_handle(parts);
     let router = app(fleet.clone());
     let dashboard = Dashboard::new(&parts.config.dashboard);
     crate::http::public_service(parts, &fleet, (router, OuterLayers::default()), &dashboard)
