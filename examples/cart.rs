@@ -11,28 +11,29 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use regatta::session::{AuthSession, PageView, Session, SessionFields};
-use regatta::{Error, Fleet, FleetHandle};
+use regatta::{Context, Error, Fleet};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 fn main() -> std::process::ExitCode {
-    Fleet::new(|_: FleetHandle| {
-        Router::new()
-            .route("/get/{name}", get(value))
-            .route("/count/{prefix}/{most}", get(count))
-            .route("/set/{name}/{value}", post(set))
-            .route("/fill/{name}/{bytes}", post(fill))
-            .route("/incr/{name}", post(incr))
-            .route("/push/{name}/{value}", post(push))
-            .route("/login/{user}", post(login))
-            .route("/both/{user}", post(both))
-            .route("/remember/{seconds}", post(remember))
-            .route("/me", get(me))
-            .route("/account/{what}", post(account))
-            .route("/session/{what}", post(session))
-            .route("/visit/{steps}", get(visit))
-    })
-    .run()
+    Fleet::new(app).run()
+}
+
+async fn app(_: Context) -> Router {
+    Router::new()
+        .route("/get/{name}", get(value))
+        .route("/count/{prefix}/{most}", get(count))
+        .route("/set/{name}/{value}", post(set))
+        .route("/fill/{name}/{bytes}", post(fill))
+        .route("/incr/{name}", post(incr))
+        .route("/push/{name}/{value}", post(push))
+        .route("/login/{user}", post(login))
+        .route("/both/{user}", post(both))
+        .route("/remember/{seconds}", post(remember))
+        .route("/me", get(me))
+        .route("/account/{what}", post(account))
+        .route("/session/{what}", post(session))
+        .route("/visit/{steps}", get(visit))
 }
 
 /// How long a handler thinks before it answers, and whether it fails then.

@@ -11,21 +11,19 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use regatta::broadcast::Broadcast;
 use regatta::task::{TaskContext, TaskId, TaskQueue};
-use regatta::{Error, Fleet, FleetHandle, LastEventId};
+use regatta::{App, Context, Error, Fleet, LastEventId};
 
 fn main() -> std::process::ExitCode {
-    Fleet::new(|fleet: FleetHandle| {
-        fleet.tasks().register("words", |text: String, progress: &TaskContext| {
-            progress.percent(50);
-            Ok::<_, &str>(text.split_whitespace().count())
-        });
-        Router::new()
-            .route("/hear", get(hear))
-            .route("/say", post(say))
-            .route("/words/{id}", get(words))
-            .with_state(fleet)
+    Fleet::new(app).run()
+}
+
+async fn app(_: Context) -> App {
+    let routes =
+        Router::new().route("/hear", get(hear)).route("/say", post(say)).route("/words/{id}", get(words));
+    App::new(routes).register_task("words", |text: String, progress: &TaskContext| {
+        progress.percent(50);
+        Ok::<_, &str>(text.split_whitespace().count())
     })
-    .run()
 }
 
 /// Server-sent events; a client that was cut off comes again with its last id and has missed nothing.

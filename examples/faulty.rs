@@ -1,8 +1,8 @@
 //! A fleet that fails on request: its tests want workers that do not boot, panic, hang, leak or leave orphans.
 //!
-//! `FAULTY_FILE` names a file that lists the slots whose workers panic while they build their router, or says `all`;
+//! `FAULTY_FILE` names a file that lists the slots whose workers panic while they build their application, or says `all`;
 //! it is read anew by each worker, so that a fault can be mended while the fleet runs. `late` has workers die a second
-//! after they began, `never` has them never begin. `FAULTY_THREAD` makes it start a thread before the fleet, which a
+//! after they began, `never` has them never begin; `error` has the application return one, `hang` wait for ever. `FAULTY_THREAD` makes it start a thread before the fleet, which a
 //! program that forks must not. Its tasks sleep, or end in every way there is.
 
 use std::convert::Infallible;
@@ -23,8 +23,8 @@ use http_body::Frame;
 use hyper_util::rt::TokioIo;
 use regatta::counter::Counters;
 use regatta::session::{AuthSession, PageView, Session};
-use regatta::task::{TaskContext, TaskFailure, TaskQueue};
-use regatta::{Error, Fleet, FleetHandle, Idempotency, RequestTimeout, Worker};
+use regatta::task::{TaskContext, TaskFailure};
+use regatta::{App, Context as AppContext, Error, Fleet, FleetHandle, Idempotency, RequestTimeout, Worker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Interval;
 
@@ -33,16 +33,33 @@ fn main() -> ExitCode {
         std::thread::spawn(|| std::thread::sleep(Duration::from_secs(60)));
     }
     let file = std::env::var("FAULTY_FILE").ok();
-    Fleet::new(move |fleet: FleetHandle| {
+    Fleet::new(move |cx: AppContext| {
         let failing = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
-        let slot = fleet.worker().slot().to_string();
-        assert!(!failing.split_whitespace().any(|word| word == "all" || word == slot), "the boat has a hole");
-        linger(&failing);
-        register(&fleet.tasks());
-        routes().with_state(fleet)
+        app(cx, failing)
     })
     .run()
 }
+
+async fn app(cx: AppContext, failing: String) -> Result<App, NotBuilt> {
+    let fleet = cx.fleet();
+    let slot = fleet.worker().slot().to_string();
+    // A panic of the future, after it has waited.
+    tokio::task::yield_now().await;
+    assert!(!failing.split_whitespace().any(|word| word == "all" || word == slot), "the boat has a hole");
+    linger(&failing);
+    if failing.contains("error") {
+        return Err(NotBuilt(std::io::Error::other("the harbour is closed")));
+    }
+    if failing.contains("hang") {
+        std::future::pending::<()>().await;
+    }
+    Ok(register(App::new(routes().with_state(fleet.clone()))))
+}
+
+/// An error with a source.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot leave")]
+struct NotBuilt(#[source] std::io::Error);
 
 fn routes() -> Router<FleetHandle> {
     let held = Arc::new(AtomicUsize::new(0));
@@ -253,8 +270,8 @@ fn linger(failing: &str) {
 }
 
 /// Kinds of tasks: `nap` and `deaf` sleep for so many milliseconds, and the latter hears nothing; `mishap` ends as told.
-fn register(tasks: &TaskQueue) {
-    tasks.register("nap", |millis: u64, progress: &TaskContext| {
+fn register(app: App) -> App {
+    app.register_task("nap", |millis: u64, progress: &TaskContext| {
         for step in 0..100 {
             std::thread::sleep(Duration::from_micros(millis * 10));
             progress.percent(step + 1);
@@ -263,12 +280,12 @@ fn register(tasks: &TaskQueue) {
             }
         }
         Ok(std::process::id())
-    });
-    tasks.register("deaf", |millis: u64, _: &TaskContext| {
+    })
+    .register_task("deaf", |millis: u64, _: &TaskContext| {
         std::thread::sleep(Duration::from_millis(millis));
         Ok::<_, String>(millis)
-    });
-    tasks.register("mishap", |how: String, progress: &TaskContext| mishap(&how, progress));
+    })
+    .register_task("mishap", |how: String, progress: &TaskContext| mishap(&how, progress))
 }
 
 fn mishap(how: &str, progress: &TaskContext) -> Result<String, TaskFailure> {

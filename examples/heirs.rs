@@ -17,7 +17,7 @@ use axum::extract::{Path, State as Extract};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use regatta::{Fleet, FleetHandle};
+use regatta::{Context, Fleet};
 use serde_json::{Value, json};
 
 /// What was opened before the fleet began.
@@ -31,16 +31,17 @@ fn main() -> std::io::Result<ExitCode> {
     let opened = std::env::var_os("HEIRS_LOG").map(open).transpose()?.map(Arc::new);
     // From here on each of them has a state, which a fork copies.
     drawn();
-    let fleet = Fleet::new(move |_: FleetHandle| {
+    let fleet = Fleet::new(move |_: Context| {
         let routes = Router::new()
             .route("/hello", get(|| async { "hello\n" }))
             .route("/drawn", get(|| async { Json(drawn()) }))
             .route("/self/{file}", get(own))
             .route("/program", get(program));
-        match &opened {
+        let routes = match &opened {
             Some(opened) => routes.merge(heirlooms(Arc::clone(opened))),
             None => routes,
-        }
+        };
+        std::future::ready(routes)
     });
     Ok(fleet.run())
 }

@@ -1,16 +1,21 @@
-//! The smallest fleet: every visit says who served it and how often you were there.
+//! The smallest fleet: every answer says which worker gave it.
 //!
-//! `cargo run --example hello`, then `curl -c jar -b jar localhost:3000` a few times.
+//! `cargo run --example hello`, then `curl localhost:3000` a few times.
+
+use std::process::ExitCode;
 
 use axum::Router;
 use axum::routing::get;
-use regatta::session::PageView;
-use regatta::{Fleet, FleetHandle, Worker};
+use regatta::{Context, Fleet, Worker};
 
-fn main() -> std::process::ExitCode {
-    Fleet::new(|fleet: FleetHandle| Router::new().route("/", get(home)).with_state(fleet)).run()
+fn main() -> ExitCode {
+    Fleet::new(app).run()
 }
 
-async fn home(worker: Worker, visit: PageView) -> String {
-    format!("PID: {} | Views: {}\n", worker.pid(), visit.count())
+async fn app(_: Context) -> Router {
+    Router::new().route("/", get(hello))
+}
+
+async fn hello(worker: Worker) -> String {
+    format!("Hello from worker {}\n", worker.pid())
 }

@@ -11,18 +11,19 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Path;
 use axum::routing::{get, post};
-use regatta::rate_limit::{Error, RateLimit};
-use regatta::{Fleet, FleetHandle};
+use regatta::rate_limit::{Error, RateLimit, UnknownPolicy};
+use regatta::{Context, Fleet};
 
 fn main() -> std::process::ExitCode {
-    Fleet::new(|fleet: FleetHandle| {
-        Router::new()
-            .route("/login/{password}", post(login).layer(fleet.rate_limit("login").cost(5)))
-            .route("/export/{ms}", get(export).layer(fleet.rate_limit("export")))
-            .route("/rows/{count}", get(rows).layer(fleet.rate_limit("login").cost(1)))
-            .with_state(fleet)
-    })
-    .run()
+    Fleet::new(app).run()
+}
+
+async fn app(cx: Context) -> Result<Router, UnknownPolicy> {
+    let (logins, exports) = (cx.rate_limit("login")?, cx.rate_limit("export")?);
+    Ok(Router::new()
+        .route("/login/{password}", post(login).layer(logins.clone().cost(5)))
+        .route("/export/{ms}", get(export).layer(exports))
+        .route("/rows/{count}", get(rows).layer(logins.cost(1))))
 }
 
 /// Four wrong passwords are too many; right ones do not count.

@@ -24,12 +24,13 @@
     )
 )]
 
+mod application;
 mod backoff;
 mod bootstrap;
 mod breaker;
 mod broadcasts;
 #[cfg(feature = "cli")]
-mod cli;
+pub mod cli;
 mod config;
 mod control;
 mod counters;
@@ -52,16 +53,21 @@ mod status;
 mod supervisor;
 mod sys;
 mod tasks;
+#[cfg(feature = "test")]
+pub mod test;
 mod units;
 mod worker;
 
-pub use bootstrap::fleet::Fleet;
+pub use application::{App, Context, IntoApp, NoSettings};
+pub use bootstrap::fleet::{Fleet, ServeError};
+pub use bootstrap::fleet_config::Config;
 pub use config::settings::{ForwardedHeader, RedisUrl};
 pub use facade::{
     Busy, ClientIp, Error, ErrorKind, EventSource, FleetHandle, FleetSnapshot, Idempotency, LastEventId,
     Problem, RedisError, RedisErrorKind, RedisStatus, Refusal, RequestTimeout, SameOrigin, SlotSnapshot,
     Worker, WorkerState, broadcast, counter, event, rate_limit, session, task, ws,
 };
+pub use http::Shutdown;
 pub use http::standalone::{InvalidNetwork, Redis, RedisBuilder, RedisMode, TrustedProxies};
 #[cfg(feature = "demo")]
 pub use sys::allocator::Allocator;
@@ -71,6 +77,9 @@ pub use sys::allocator::Allocator;
 #[doc(hidden)]
 #[allow(missing_docs, reason = "each room says what it is")]
 pub mod __internals {
+    pub mod application {
+        pub use crate::application::*;
+    }
     pub mod backoff {
         pub use crate::backoff::*;
     }

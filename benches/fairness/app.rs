@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use nix::time::{ClockId, clock_gettime};
-use regatta::{Fleet, FleetHandle, Worker};
+use regatta::{Context, Fleet, Worker};
 
 use crate::pages::{hello, visit};
 
@@ -15,14 +15,11 @@ pub(crate) const WORK: Duration = Duration::from_millis(1);
 
 /// Serves until it is told to stop.
 pub(crate) fn serve() -> ExitCode {
-    Fleet::new(|fleet: FleetHandle| {
-        Router::new()
-            .route("/hello", get(hello))
-            .route("/", get(visit))
-            .route("/work", get(work))
-            .with_state(fleet)
-    })
-    .run()
+    Fleet::new(app).run()
+}
+
+async fn app(_: Context) -> Router {
+    Router::new().route("/hello", get(hello)).route("/", get(visit)).route("/work", get(work))
 }
 
 /// Keeps the worker's one thread, so that all other requests of this worker wait.

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, State as Shared};
+use axum::extract::Path;
 use axum::response::Response;
 use axum::routing::{get, post};
 use regatta::broadcast::Broadcast;
 use regatta::session::{PageView, Session};
 use regatta::task::{TaskContext, TaskQueue};
-use regatta::{Error, Fleet, FleetHandle, LastEventId, Worker};
+use regatta::{App, Context, Error, Fleet, FleetHandle, LastEventId, Worker};
 use tokio::sync::Notify;
 
 /// As the shipped program: what an allocation costs is part of what a request costs.
@@ -20,14 +20,10 @@ static ALLOCATOR: regatta::Allocator = regatta::Allocator;
 
 /// Serves until it is told to stop.
 pub(crate) fn serve() -> ExitCode {
-    Fleet::new(|fleet: FleetHandle| {
+    Fleet::new(|_: Context| {
         let done = Arc::new(Notify::new());
         let job = Arc::clone(&done);
-        fleet.tasks().register("small", move |number: u64, _: &TaskContext| {
-            job.notify_one();
-            Ok::<_, &str>(number)
-        });
-        Router::new()
+        let routes = Router::new()
             .route("/hello", get(hello))
             .route("/", get(visit))
             .route("/fill/{count}", post(fill))
@@ -36,8 +32,12 @@ pub(crate) fn serve() -> ExitCode {
             .route("/hear", get(hear))
             .route("/say", post(say))
             .route("/task", post(move |tasks| task(tasks, Arc::clone(&done))))
-            .route("/mark", get(mark))
-            .with_state(fleet)
+            .route("/mark", get(mark));
+        let app = App::new(routes).register_task("small", move |number: u64, _: &TaskContext| {
+            job.notify_one();
+            Ok::<_, &str>(number)
+        });
+        std::future::ready(app)
     })
     .run()
 }
@@ -80,7 +80,7 @@ async fn task(tasks: TaskQueue, done: Arc<Notify>) -> Result<&'static str, Error
     Ok("done\n")
 }
 
-async fn mark(Shared(_): Shared<FleetHandle>) -> &'static str {
+async fn mark(_: FleetHandle) -> &'static str {
     gate_mark(black_box(1));
     "marked\n"
 }

@@ -3,97 +3,233 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
+
+use crate::application::{AppFactory, BoxError, Context, IntoApp};
 use crate::bootstrap::exit_code::CommandFailure;
+use crate::bootstrap::fleet_config::Config;
 use crate::bootstrap::takeover::{AppDefinition, ArgumentParser};
 use crate::bootstrap::{exit_code, serve, takeover};
-use crate::config;
 use crate::config::ConfigInputs;
-use crate::http::{AppFactory, FleetHandle, Router};
-use crate::sys::{signal, startup};
+use crate::http::Worker;
+use crate::supervisor::ProbeWords;
+use crate::sys::{executable, signal, startup};
+use crate::{config, logging};
 
-/// A fleet of workers that serve one application.
+/// A fleet of workers that serve one application; made in `main`, before any thread or runtime.
 ///
 /// ```no_run
 /// fn main() -> std::process::ExitCode {
-///     regatta::Fleet::new(|_: regatta::FleetHandle| {
-///         axum::Router::new().route("/", axum::routing::get(|| async { "hello\n" }))
-///     })
-///     .run()
+///     regatta::Fleet::new(app).run()
+/// }
+///
+/// async fn app(_: regatta::Context) -> axum::Router {
+///     axum::Router::new().route("/", axum::routing::get(|| async { "hello\n" }))
 /// }
 /// ```
+#[must_use]
 pub struct Fleet {
     pub(crate) app: AppFactory,
-    pub(crate) defaults: String,
+    config: Config,
+    version: Option<String>,
+    listen: Vec<String>,
+    /// Whether the library installs its subscriber of log events.
+    subscriber: bool,
 }
 
 impl std::fmt::Debug for Fleet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fleet").finish_non_exhaustive()
+        f.debug_struct("Fleet").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Why a fleet could not be run, or ended otherwise than by an order.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A setting is wrong; nothing was started.
+    Config {
+        /// What is wrong, in a sentence.
+        message: String,
+    },
+    /// A needed service is missing.
+    Unavailable {
+        /// What is wrong, in a sentence.
+        message: String,
+    },
+    /// No worker could be brought up.
+    Boot {
+        /// The workers' reason.
+        message: String,
+    },
+    /// An address or folder is in use, or not there yet: to try again is right.
+    Busy {
+        /// What is wrong, in a sentence.
+        message: String,
+    },
+    /// Anything else, as a second thread before the fleet.
+    Failed {
+        /// What is wrong, in a sentence.
+        message: String,
+    },
+}
+
+impl ServeError {
+    fn new(CommandFailure { code, message }: CommandFailure) -> Self {
+        match code {
+            exit_code::USAGE => Self::Config { message },
+            exit_code::UNAVAILABLE => Self::Unavailable { message },
+            exit_code::BOOT => Self::Boot { message },
+            exit_code::TEMPORARY => Self::Busy { message },
+            _ => Self::Failed { message },
+        }
+    }
+
+    /// What the process should end with, for scripts and service managers.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Config { .. } => exit_code::USAGE,
+            Self::Unavailable { .. } => exit_code::UNAVAILABLE,
+            Self::Boot { .. } => exit_code::BOOT,
+            Self::Busy { .. } => exit_code::TEMPORARY,
+            Self::Failed { .. } => exit_code::FAILED,
+        })
     }
 }
 
 impl Fleet {
-    /// A fleet whose workers each build their router with `app`, once, after the fork and inside their runtime.
+    /// A fleet whose workers each build what they serve with `app`, once, after the fork and inside their runtime.
     ///
-    /// A panic in `app` is a boot failure of that worker: it is tried again, and a fleet of which no worker ever
-    /// boots ends with exit code 70 and the panic's message.
+    /// A worker is READY when `app` has returned, so what it connects to is warm. It has until `workers.boot_timeout`.
+    /// An error, with all its sources, is a boot failure of that worker, and so is a panic: it is tried again, and a
+    /// fleet of which no worker ever boots ends with exit code 70 and that text; a reload is rolled back.
     ///
-    /// What the program made before `Fleet::run` or [`Fleet::serve`], each worker has a copy of, as fork(2) makes it. Files and sockets
+    /// What the program made before the fleet is run, each worker has a copy of, as fork(2) makes it. Files and sockets
     /// that were open stay open and are *shared*: all workers write to one position of a file, and answers on one
     /// connection come to whichever worker reads first. So an append-only file or a UDP socket is fine there; a
     /// connection with an order of questions and answers, a lock or a generator of random numbers belongs into `app`,
     /// which runs in each worker. A worker begins in a new thread, so that nothing that libraries keep per thread is a
     /// copy, thread generators and the keys of hash tables among it; but a generator that the program holds itself (a
     /// `StdRng` in a `static`, or what `app` has captured) draws the same numbers in each.
-    pub fn new(app: impl Fn(FleetHandle) -> Router + Send + Sync + 'static) -> Self {
-        Self { app: Arc::new(app), defaults: String::new() }
+    pub fn new<F, Fut, S>(app: F) -> Self
+    where
+        F: Fn(Context<S>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoApp> + Send + 'static,
+        S: DeserializeOwned + Send + Sync + 'static,
+    {
+        let app = AppFactory::new(app);
+        Self { app, config: Config::new(), version: None, listen: Vec::new(), subscriber: true }
     }
 
-    /// Settings that the application brings along, as in the configuration file: defaults of its own, such as the limits
-    /// that its routes need. Whatever an operator gives is stronger.
-    ///
-    /// ```no_run
-    /// # fn router(_: regatta::FleetHandle) -> axum::Router { axum::Router::new() }
-    /// regatta::Fleet::new(router)
-    ///     .defaults("[limits.signup]\nrate = '6/min'\nroutes = '/signup'\nmethods = 'POST'")
-    ///     .run();
-    /// ```
-    #[must_use]
-    pub fn defaults(mut self, toml: &str) -> Self {
-        toml.clone_into(&mut self.defaults);
+    /// The fleet's name: the first part of every key in Redis, unless an operator gives `redis.prefix`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.config = self.config.set_default("redis.prefix", name.into());
         self
     }
 
-    /// Runs the fleet, with settings from the environment and `regatta.toml` alone, and returns the exit code.
+    /// The program's version, as `status` and `--version` say it.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
+    /// Default of `workers.count`.
+    pub fn workers(mut self, count: usize) -> Self {
+        self.config = self.config.set_default("workers.count", count);
+        self
+    }
+
+    /// Default of `listen`, as `0.0.0.0:80`; may be repeated.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen.push(address.into());
+        self.config = self.config.set_default("listen", self.listen.join(", "));
+        self
+    }
+
+    /// Where settings come from. What [`Fleet::name`], [`Fleet::workers`] and [`Fleet::listen`] say after this is
+    /// stronger than defaults of `config`.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Installs no subscriber of log events: not one line of the library is written, unless the program subscribes.
+    pub fn without_subscriber(mut self) -> Self {
+        self.subscriber = false;
+        self
+    }
+
+    /// Runs in each worker after its fork, before its runtime: reseed, start a profiler, install a subscriber that has
+    /// threads. An error, or a panic, is a boot failure of the worker.
+    pub fn after_fork<F, E>(mut self, hook: F) -> Self
+    where
+        F: Fn(&Worker) -> Result<(), E> + Send + Sync + 'static,
+        E: Into<BoxError>,
+    {
+        self.app.add_after_fork(hook);
+        self
+    }
+
+    /// Runs the fleet, with settings from the environment and `regatta.toml` alone, until it has ended.
     ///
     /// It reads no argument, so that the program's command line is its own. Call it before the program has a second
-    /// thread or has used tokio: the supervisor forks its workers.
-    pub fn serve(self) -> ExitCode {
+    /// thread or has used tokio: the supervisor forks its workers. Print nothing after it: when an upgrade asks a program
+    /// whether it could take over, the answer is the program's last line.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub fn serve(self) -> Result<(), ServeError> {
         let arguments: Vec<OsString> = std::env::args_os().collect();
-        let name = program_name(&arguments);
-        exit_code::report(&name, self.serve_without_arguments(&arguments))
+        let served = self.serve_without_arguments(&arguments);
+        logging::finish();
+        served.map(drop).map_err(ServeError::new)
     }
 
     fn serve_without_arguments(&self, arguments: &[OsString]) -> Result<u8, CommandFailure> {
-        let app_definition = self.app_definition(|_| Ok(ConfigInputs::from_process()));
-        if let Some(code) = take_over_or_prepare(arguments, app_definition)? {
+        let parse = |_: &[OsString]| Ok(ConfigInputs::from_process());
+        let definition = self.definition(&parse, ProbeWords::OwnArguments);
+        if let Some(code) = take_over_or_prepare(arguments, definition)? {
             return Ok(code);
         }
-        if let Some(state) = takeover::preflight_fd() {
-            return takeover::run_preflight(state, app_definition);
-        }
-        let usage = |error: config::ConfigError| CommandFailure::new(exit_code::USAGE, &error);
-        let mut inputs = ConfigInputs::from_process();
-        inputs.application.clone_from(&self.defaults);
-        let inputs = inputs.capture_file().map_err(usage)?;
-        let config = config::load(&inputs).map_err(usage)?;
-        serve(config, &inputs, arguments, &self.app)
+        self.serve_with(ConfigInputs::from_process(), arguments, ProbeWords::OwnArguments)
     }
 
-    pub(crate) fn app_definition(&self, parse: ArgumentParser) -> AppDefinition<'_> {
-        AppDefinition { app: &self.app, defaults: &self.defaults, parse }
+    /// Runs the fleet with what was given outside of the program.
+    pub(crate) fn serve_with(
+        &self,
+        inputs: ConfigInputs,
+        arguments: &[OsString],
+        probe_words: ProbeWords,
+    ) -> Result<u8, CommandFailure> {
+        let usage = |error: config::ConfigError| CommandFailure::new(exit_code::USAGE, &error);
+        let inputs = self.config.apply(inputs).capture_file().map_err(usage)?;
+        let config = config::load(&inputs).map_err(usage)?;
+        let parse = |_: &[OsString]| Ok(ConfigInputs::from_process());
+        serve(config, &inputs, arguments, self.definition(&parse, probe_words))
+    }
+
+    /// Lays what the program says under and over what was given outside of it.
+    pub(crate) fn inputs(&self, given: ConfigInputs) -> ConfigInputs {
+        self.config.apply(given)
+    }
+
+    pub(crate) fn definition<'a>(
+        &'a self,
+        parse: &'a ArgumentParser<'a>,
+        probe_words: ProbeWords,
+    ) -> AppDefinition<'a> {
+        if let Some(version) = &self.version {
+            executable::set_program_version(version);
+        }
+        AppDefinition {
+            app: &self.app,
+            config: &self.config,
+            parse,
+            probe_words,
+            subscriber: self.subscriber,
+        }
     }
 }
 
@@ -103,7 +239,8 @@ pub fn program_name(arguments: &[OsString]) -> String {
     name.map_or("regatta".into(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Readies the process, and goes on with the fleet that a program before this one has left in it, until that ends.
+/// Readies the process, and goes on with the fleet that a program before this one has left in it, until that ends; or
+/// says to a running fleet whether this program could take it over.
 ///
 /// `None`: there is none, and the program may begin.
 ///
@@ -111,14 +248,15 @@ pub fn program_name(arguments: &[OsString]) -> String {
 /// When the process cannot be readied, or the fleet ended in a failure.
 pub fn take_over_or_prepare(
     arguments: &[OsString],
-    app_definition: AppDefinition<'_>,
+    definition: AppDefinition<'_>,
 ) -> Result<Option<u8>, CommandFailure> {
     let failed = |message| CommandFailure { code: exit_code::FAILED, message };
     startup::prepare_process().map_err(|error| failed(format!("cannot begin: {error}")))?;
     if let Some(env) = takeover::takeover_env() {
-        return takeover::take_over(&env, arguments, app_definition).map(Some);
+        return takeover::take_over(&env, arguments, definition).map(Some);
     }
     // Only a program that takes a fleet over needs the signals blocked that came meanwhile.
     signal::unblock_all().map_err(|error| failed(format!("cannot unblock signals: {error}")))?;
-    Ok(None)
+    // Before any argument is read: the words may be those of a command line that this program has no part in.
+    takeover::preflight_fd().map(|state| takeover::run_preflight(state, definition)).transpose()
 }

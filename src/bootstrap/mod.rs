@@ -5,6 +5,7 @@
 
 pub mod exit_code;
 pub mod fleet;
+pub mod fleet_config;
 mod serve;
 mod slot_count;
 pub mod takeover;

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use crate::bootstrap::exit_code::CommandFailure;
 use crate::bootstrap::slot_count::initial_slots;
+use crate::bootstrap::takeover::AppDefinition;
 use crate::bootstrap::worker_host::ConfigHost;
 use crate::bootstrap::{exit_code, worker_host};
 use crate::config::ConfigInputs;
-use crate::config::settings::{Config, RedisUrl, SteeringMode};
+use crate::config::settings::{Config, LogConfig, RedisUrl, SteeringMode};
 use crate::control::server::ControlServer;
-use crate::http::AppFactory;
 use crate::listener::systemd::ActivatedSockets;
 use crate::listener::{ListenAddresses, SlotListeners};
 use crate::scoreboard::Scoreboard;
@@ -23,7 +23,7 @@ use crate::supervisor::orphans::OrphanedWorkers;
 use crate::supervisor::private_redis::server;
 use crate::supervisor::private_redis::server::PrivateRedisServer;
 use crate::supervisor::run_dir::RunDir;
-use crate::supervisor::{ProgramSpec, Supervisor, SupervisorExit, run_dir};
+use crate::supervisor::{ProbeWords, ProgramSpec, Supervisor, SupervisorExit, run_dir};
 use crate::sys::{application_fds, clock, fd, path, process, random, startup};
 use crate::{config, control, listener, logging, supervisor};
 
@@ -79,17 +79,20 @@ pub fn serve(
     config: Config,
     inputs: &ConfigInputs,
     arguments: &[OsString],
-    app: &AppFactory,
+    definition: AppDefinition<'_>,
 ) -> Result<u8, CommandFailure> {
+    let app = definition.app;
+    app.check_settings(&config.app).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
     startup::prepare_fleet()
         .map_err(ServeError::Unsupported)
         .map_err(|error| CommandFailure::new(exit_code::FAILED, &error))?;
-    logging::install(&config.log).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
+    install_subscriber(&config.log, definition)
+        .map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
     let signals = supervisor::block_signals().map_err(ServeError::Supervisor);
     let signals = signals.map_err(|error| CommandFailure::new(exit_code::FAILED, &error))?;
     let slots = initial_slots(&config);
     check_open_files(&config, slots).map_err(|error| CommandFailure::new(exit_code::FAILED, &error))?;
-    let program = program(arguments, inputs);
+    let program = program(arguments, inputs, definition.probe_words);
     let run_dir = RunDir::claim(&config.run_dir).map_err(|error| run_dir_failure(&error))?;
     let mut leftovers = OrphanedWorkers::find(run_dir.path());
     let control = open_control(run_dir.path())?;
@@ -212,8 +215,16 @@ pub(super) fn exit_result(
 }
 
 /// The program of this process, for the next upgrade.
-pub fn program(arguments: &[OsString], inputs: &ConfigInputs) -> ProgramSpec {
-    ProgramSpec::new(arguments, &inputs.folder, &search_path(inputs))
+pub fn program(arguments: &[OsString], inputs: &ConfigInputs, probe_words: ProbeWords) -> ProgramSpec {
+    ProgramSpec::new(arguments, &inputs.folder, &search_path(inputs), probe_words)
+}
+
+/// Begins to log, unless the program does so itself.
+pub(super) fn install_subscriber(
+    log: &LogConfig,
+    definition: AppDefinition<'_>,
+) -> Result<(), logging::TelemetryError> {
+    if definition.subscriber { logging::install(log) } else { logging::check(log) }
 }
 
 /// The private Redis of a fleet that was given none.

@@ -7,21 +7,22 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use crate::application::AppFactory;
 use crate::bootstrap::exit_code::{CommandFailure, print_line};
+use crate::bootstrap::fleet_config;
 use crate::bootstrap::worker_host::{ConfigHost, HostResources};
 use crate::bootstrap::{exit_code, serve, worker_host};
 use crate::config::ConfigInputs;
 use crate::config::diff::Reloadability;
 use crate::config::settings::Config;
-use crate::http::AppFactory;
 use crate::scoreboard::Scoreboard;
 use crate::supervisor::deployment::handoff;
 use crate::supervisor::deployment::handoff::{Handoff, HandoffFds, PreflightReport};
 use crate::supervisor::deployment::takeover_env::{PREFLIGHT, TakeoverDirection, TakeoverEnv};
 use crate::supervisor::run_dir::RunDir;
 use crate::supervisor::{
-    InheritedResources, PreviousProgram, ProgramSpec, RestoreOptions, Supervisor, SupervisorSettings,
-    Takeover,
+    InheritedResources, PreviousProgram, ProbeWords, ProgramSpec, RestoreOptions, Supervisor,
+    SupervisorSettings, Takeover,
 };
 use crate::sys::signal::SignalReader;
 use crate::sys::{exec, executable, path, process, startup};
@@ -32,10 +33,14 @@ use crate::{config, logging, supervisor};
 pub struct AppDefinition<'a> {
     /// Its application.
     pub app: &'a AppFactory,
-    /// The application's own settings.
-    pub defaults: &'a str,
+    /// Where its settings come from.
+    pub config: &'a fleet_config::Config,
     /// What it makes of the words that a fleet was started with.
-    pub parse: ArgumentParser,
+    pub parse: &'a ArgumentParser<'a>,
+    /// With which words it asks a new program whether that could take over.
+    pub probe_words: ProbeWords,
+    /// Whether it wants the library's subscriber of log events.
+    pub subscriber: bool,
 }
 
 impl std::fmt::Debug for AppDefinition<'_> {
@@ -45,7 +50,7 @@ impl std::fmt::Debug for AppDefinition<'_> {
 }
 
 /// Reads the words that a fleet was started with; a mistake is one sentence.
-pub type ArgumentParser = fn(&[OsString]) -> Result<ConfigInputs, String>;
+pub type ArgumentParser<'a> = dyn Fn(&[OsString]) -> Result<ConfigInputs, String> + 'a;
 
 /// The state that this program is asked whether it could go on from, by a descriptor; by the command line, too.
 pub fn preflight_fd() -> Option<RawFd> {
@@ -85,12 +90,12 @@ fn load_config(
     before: &ConfigInputs,
     app_definition: AppDefinition<'_>,
 ) -> Result<(Config, ConfigInputs), String> {
-    let AppDefinition { defaults, parse, .. } = app_definition;
-    let inputs =
-        ConfigInputs { folder: before.folder.clone(), application: defaults.to_owned(), ..parse(arguments)? };
+    let AppDefinition { app, config, parse, .. } = app_definition;
+    let inputs = ConfigInputs { folder: before.folder.clone(), ..config.apply(parse(arguments)?) };
     let inputs = inputs.recapture_file(before).map_err(|error| error.to_string())?;
     let config = config::load(&inputs).map_err(|error| error.to_string())?;
     config::check_readable(&config).map_err(|error| error.to_string())?;
+    app.check_settings(&config.app).map_err(|error| error.to_string())?;
     logging::check(&config.log).map_err(|error| error.to_string())?;
     Ok((config, inputs))
 }
@@ -127,7 +132,7 @@ fn prepare(
         }
     };
     startup::prepare_fleet().map_err(to_text)?;
-    logging::install(&config.log).map_err(|error| error.to_string())?;
+    serve::install_subscriber(&config.log, app_definition).map_err(|error| error.to_string())?;
     let signals = supervisor::block_signals().map_err(to_text)?;
     serve::raise_open_files();
     let table = exec::duplicate_inherited(state.descriptors.scoreboard).and_then(Scoreboard::adopt);
@@ -144,7 +149,7 @@ fn prepare(
     let takeover = takeover(env, &state, &host, generation)?;
     let HandoffFds { lock, folder, .. } = state.descriptors;
     let run_dir = RunDir::restore(state.control.folder(), lock, folder).map_err(to_text)?;
-    let program = serve::program(arguments, &inputs);
+    let program = serve::program(arguments, &inputs, app_definition.probe_words);
     Ok(PreparedTakeover { state, settings, host, signals, scoreboard, run_dir, inherited, program, takeover })
 }
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::application::AppFactory;
 use crate::bootstrap::slot_count;
 use crate::config::ConfigInputs;
 use crate::config::diff::{Reloadability, SettingValues};
 use crate::config::settings::{AutoscaleMode, Config, MaxMemory, RedisUrl, WorkerCount, WorkersConfig};
-use crate::http::AppFactory;
 use crate::scoreboard::Scoreboard;
 use crate::supervisor::monitor::{MonitorSettings, autoscaler, recycling};
 use crate::supervisor::{ReloadError, ReloadedConfig, UnchangedSetting, WorkerSpec};
@@ -92,7 +92,7 @@ impl ConfigHost {
         let first = ConfigGeneration::new(config, values, inputs.clone());
         Ok(Self {
             inputs: inputs.clone().release_file(),
-            app: Arc::clone(app),
+            app: app.clone(),
             scoreboard: Arc::clone(scoreboard),
             resources: places,
             configs: BTreeMap::from([(generation, first)]),
@@ -153,7 +153,8 @@ pub(super) fn supervisor_settings(config: &Config) -> supervisor::SupervisorSett
     supervisor::SupervisorSettings {
         boot_timeout: config.workers.boot_timeout,
         canary_period: config.workers.canary_period,
-        drain_timeout: config.drain.timeout,
+        // From the order to leave until the last hook's end: a worker that is not gone then is killed.
+        drain_timeout: config.drain.timeout + config.drain.exit,
         max_draining_workers: config.drain.max_draining_workers,
         steering: config.steering,
         monitor: monitor_settings(&config.workers),
@@ -216,7 +217,7 @@ impl supervisor::WorkerHost for ConfigHost {
             config: Arc::clone(&generation.config),
             redis_url,
             scoreboard: Arc::clone(&self.scoreboard),
-            app: Arc::clone(&self.app),
+            app: self.app.clone(),
         })
     }
 
@@ -228,6 +229,7 @@ impl supervisor::WorkerHost for ConfigHost {
             .map_err(|error| reload_refusal(&error))?;
         let config = config::load(&inputs).map_err(|error| reload_refusal(&error))?;
         config::check_readable(&config).map_err(|error| reload_refusal(&error))?;
+        self.app.check_settings(&config.app).map_err(|error| reload_refusal(&error))?;
         let values = config::diff::collect_values(&inputs).map_err(|error| reload_refusal(&error))?;
         let config = Config { run_dir: self.resources.run_dir.clone(), ..config };
         let before = self.generation(self.scoreboard.generation());

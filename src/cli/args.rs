@@ -12,6 +12,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::bootstrap::exit_code;
 use crate::cli::{nginx, usage_error, watch};
 use crate::config::ConfigInputs;
+use crate::sys::executable;
 
 const ABOUT: &str = "Runs an axum application as a fleet of worker processes, one per core, with its sessions, \
                      counters and rate limits in Redis.";
@@ -30,9 +31,9 @@ pub(super) struct CommandLine {
 }
 
 /// Flags that stand for settings, before or after the command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Settings")]
-pub(super) struct SettingFlags {
+pub struct SettingFlags {
     /// Configuration file [default: regatta.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -58,7 +59,8 @@ pub(super) struct SettingFlags {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+#[non_exhaustive]
+pub enum Command {
     /// Run the fleet (the default)
     Serve {
         /// For development: another binary on disk is an upgrade, another configuration file a reload
@@ -123,7 +125,7 @@ pub(super) enum Command {
 
 /// What is to be done with the migrations.
 #[derive(Debug, Args)]
-pub(super) struct MigrateOptions {
+pub struct MigrateOptions {
     /// Only say whether any are pending; exit code 3 if so
     #[arg(long, conflicts_with_all = ["dry_run", "repair"])]
     pub(super) check: bool,
@@ -144,7 +146,7 @@ pub(super) struct MigrateOptions {
 /// What can be done about a limit. A subject is whatever the policy counts by: an address, a session's digest, a
 /// user's tag, a header's value; none for a policy that counts all clients together.
 #[derive(Debug, Subcommand)]
-pub(super) enum LimitsCommand {
+pub enum LimitsCommand {
     /// What is left under a policy, and when it is as if never used
     Show {
         /// The policy's name
@@ -169,7 +171,7 @@ pub(super) enum LimitsCommand {
 
 /// What a running fleet can be asked to do, and what it did.
 #[derive(Debug, Subcommand)]
-pub(super) enum ControlCommand {
+pub enum ControlCommand {
     /// Replace every worker by one with the present configuration, losing no request
     Reload {
         #[command(flatten)]
@@ -224,7 +226,7 @@ pub(super) enum ControlCommand {
 
 /// Which upstream, and what becomes of it.
 #[derive(Debug, Args)]
-pub(super) struct UpstreamOptions {
+pub struct UpstreamOptions {
     /// Name of the upstream block
     #[arg(long, value_name = "NAME", default_value = "regatta", value_parser = parse_upstream_name)]
     pub(super) upstream: String,
@@ -254,7 +256,7 @@ fn parse_upstream_name(text: &str) -> Result<String, String> {
 
 /// How an answer is waited for and shown.
 #[derive(Debug, Args)]
-pub(super) struct WaitOptions {
+pub struct WaitOptions {
     /// Print every reply as a line of JSON; the last is the result
     #[arg(long)]
     pub(super) json: bool,
@@ -304,7 +306,8 @@ pub(super) fn parse_start_arguments(arguments: &[OsString]) -> Result<ConfigInpu
 }
 
 pub(super) fn read(arguments: &[OsString]) -> Result<CommandLine, clap::Error> {
-    let matches = CommandLine::command().try_get_matches_from(arguments)?;
+    let version = executable::program_version();
+    let matches = CommandLine::command().version(version).try_get_matches_from(arguments)?;
     CommandLine::from_arg_matches(&matches)
 }
 

@@ -25,14 +25,15 @@ mod watch;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use args::Command;
+pub use args::{Command, SettingFlags as Args};
 #[cfg(feature = "top")]
 use top::top;
 
 use crate::bootstrap::exit_code::CommandFailure;
 use crate::bootstrap::fleet::{Fleet, program_name, take_over_or_prepare};
 use crate::bootstrap::{exit_code, takeover};
-use crate::{bootstrap, config};
+use crate::config;
+use crate::supervisor::ProbeWords;
 
 impl Fleet {
     /// Does what the command line says (`serve` if it says nothing) and returns the exit code.
@@ -42,63 +43,125 @@ impl Fleet {
     pub fn run(self) -> ExitCode {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         let name = program_name(&arguments);
-        match take_over_or_prepare(&arguments, self.app_definition(args::parse_start_arguments)) {
+        let definition = self.definition(&args::parse_start_arguments, ProbeWords::Check);
+        match take_over_or_prepare(&arguments, definition) {
             Ok(Some(code)) => return exit_code::report(&name, Ok(code)),
             Ok(None) => {}
             Err(failure) => return exit_code::report(&name, Err(failure)),
         }
         match args::parse(&arguments) {
-            Ok(line) => exit_code::report(&name, self.execute(line, &arguments)),
+            Ok(line) => exit_code::report(
+                &name,
+                command(&self, line.settings, line.command, (&arguments, ProbeWords::Check)),
+            ),
             Err(code) => ExitCode::from(code),
         }
     }
 
-    fn execute(self, line: args::CommandLine, arguments: &[OsString]) -> Result<u8, CommandFailure> {
-        match &line.command {
-            Some(Command::Signals) => return Ok(reference::signals()),
-            Some(Command::Settings) => return Ok(reference::settings()),
-            Some(Command::Check { preflight: Some(state) }) => {
-                return takeover::run_preflight(*state, self.app_definition(args::parse_start_arguments));
-            }
-            _ => {}
+    /// Does what a part of the program's own command line says (`serve` if it says nothing) and returns the exit code.
+    ///
+    /// The program flattens [`Args`] and [`Command`] into its parser. Call it before the program has a second thread or
+    /// has used tokio, and print nothing after it: when an upgrade asks a program whether it could take over, the answer
+    /// is the program's last line.
+    ///
+    /// ```no_run
+    /// use clap::Parser;
+    ///
+    /// #[derive(Parser)]
+    /// struct Shop {
+    ///     #[command(flatten)]
+    ///     fleet: regatta::cli::Args,
+    ///     #[command(subcommand)]
+    ///     command: Option<ShopCommand>,
+    /// }
+    ///
+    /// #[derive(clap::Subcommand)]
+    /// enum ShopCommand {
+    ///     /// Fill the database
+    ///     Seed,
+    ///     #[command(flatten)]
+    ///     Fleet(regatta::cli::Command),
+    /// }
+    ///
+    /// # async fn app(_: regatta::Context) -> axum::Router { axum::Router::new() }
+    /// fn main() -> std::process::ExitCode {
+    ///     let shop = Shop::parse();
+    ///     match shop.command {
+    ///         Some(ShopCommand::Seed) => std::process::ExitCode::SUCCESS,
+    ///         Some(ShopCommand::Fleet(command)) => regatta::Fleet::new(app).execute(shop.fleet, Some(command)),
+    ///         None => regatta::Fleet::new(app).execute(shop.fleet, None),
+    ///     }
+    /// }
+    /// ```
+    pub fn execute(self, args: Args, command: Option<Command>) -> ExitCode {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        let name = program_name(&arguments);
+        // The program has parsed the words of its start already, be it to take a fleet over.
+        let parse = |_: &[OsString]| args.clone().inputs();
+        let done = match take_over_or_prepare(&arguments, self.definition(&parse, ProbeWords::OwnArguments)) {
+            Ok(Some(code)) => Ok(code),
+            Ok(None) => self::command(&self, args.clone(), command, (&arguments, ProbeWords::OwnArguments)),
+            Err(failure) => Err(failure),
+        };
+        exit_code::report(&name, done)
+    }
+}
+
+/// Does what a command line says that was read.
+fn command(
+    fleet: &Fleet,
+    settings: Args,
+    command: Option<Command>,
+    (arguments, probe_words): (&[OsString], ProbeWords),
+) -> Result<u8, CommandFailure> {
+    match &command {
+        Some(Command::Signals) => return Ok(reference::signals()),
+        Some(Command::Settings) => return Ok(reference::settings()),
+        Some(Command::Check { preflight: Some(state) }) => {
+            let parse = &args::parse_start_arguments;
+            return takeover::run_preflight(*state, fleet.definition(parse, probe_words));
         }
-        let mut inputs =
-            line.settings.inputs().map_err(|message| CommandFailure { code: exit_code::USAGE, message })?;
-        inputs.application.clone_from(&self.defaults);
-        match line.command {
-            Some(Command::Control(verb)) => return control::run(&inputs, verb),
-            Some(Command::Status { json, all: false, timeout }) => {
-                return status::status(&inputs, json, timeout);
-            }
-            Some(Command::WatchFiles { program, configuration }) => {
-                let run_dir = config::run_dir(&inputs);
-                let run_dir = run_dir.map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
-                return watch::run(&run_dir, &program, &configuration);
-            }
-            Some(Command::Top { interval, once }) => return top(&inputs, interval, once),
-            _ => {}
+        _ => {}
+    }
+    let given = settings.inputs().map_err(|message| CommandFailure { code: exit_code::USAGE, message })?;
+    let inputs = fleet.inputs(given.clone());
+    match command {
+        None => return fleet.serve_with(given, arguments, probe_words),
+        Some(Command::Control(verb)) => return control::run(&inputs, verb),
+        Some(Command::Status { json, all: false, timeout }) => {
+            return status::status(&inputs, json, timeout);
         }
-        let inputs = inputs.capture_file().map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
-        let config = config::load(&inputs).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
-        match line.command {
-            None => bootstrap::serve(config, &inputs, arguments, &self.app),
-            Some(Command::Serve { watch }) => {
-                if watch {
-                    watch::start(arguments, &inputs, &config.run_dir)?;
-                }
-                bootstrap::serve(config, &inputs, arguments, &self.app)
-            }
-            Some(Command::Check { .. }) => check::check(&config, &inputs),
-            Some(Command::Health { url }) => health::health(&config, url.as_deref()),
-            Some(Command::Limits(action)) => limits::limits(&config, &action),
-            Some(Command::Status { json, all: true, timeout }) => {
-                status::fleet::fleet_status(&config, json, timeout)
-            }
-            Some(Command::Nginx(options)) => nginx::nginx(&config, &options),
-            Some(Command::Migrate(order)) => migrate::migrate(&config, &order),
-            // Answered above: none of them needs the whole configuration to be right.
-            Some(_) => Ok(exit_code::OK),
+        Some(Command::WatchFiles { program, configuration }) => {
+            let run_dir = config::run_dir(&inputs);
+            let run_dir = run_dir.map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
+            return watch::run(&run_dir, &program, &configuration);
         }
+        Some(Command::Top { interval, once }) => return top(&inputs, interval, once),
+        _ => {}
+    }
+    let inputs = inputs.capture_file().map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
+    let config = config::load(&inputs).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
+    match command {
+        Some(Command::Serve { watch }) => {
+            if watch {
+                watch::start(arguments, &inputs, &config.run_dir)?;
+            }
+            fleet.serve_with(given, arguments, probe_words)
+        }
+        Some(Command::Check { .. }) => {
+            let settings = fleet.app.check_settings(&config.app);
+            settings.map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
+            check::check(&config, &inputs)
+        }
+        Some(Command::Health { url }) => health::health(&config, url.as_deref()),
+        Some(Command::Limits(action)) => limits::limits(&config, &action),
+        Some(Command::Status { json, all: true, timeout }) => {
+            status::fleet::fleet_status(&config, json, timeout)
+        }
+        Some(Command::Nginx(options)) => nginx::nginx(&config, &options),
+        Some(Command::Migrate(order)) => migrate::migrate(&config, &order),
+        // Answered above: none of them needs the whole configuration to be right.
+        Some(_) | None => Ok(exit_code::OK),
     }
 }
 

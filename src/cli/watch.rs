@@ -15,6 +15,7 @@ use crate::bootstrap::exit_code::CommandFailure;
 use crate::config::ConfigInputs;
 use crate::control::client::{ControlClient, ControlError};
 use crate::control::protocol::{ControlReply, ControlRequest};
+use crate::supervisor::ProbeWords;
 use crate::sys::folder_watch::{FileFingerprint, FolderWatch};
 use crate::sys::{clock, fd, process};
 
@@ -51,7 +52,7 @@ pub(super) fn start(
     run_dir: &Path,
 ) -> Result<(), CommandFailure> {
     let failed = |error| CommandFailure::new(exit_code::FAILED, &WatchError(error));
-    let program = bootstrap::program(arguments, inputs).path;
+    let program = bootstrap::program(arguments, inputs, ProbeWords::Check).path;
     let files = [program.into_os_string(), inputs.file_path().into_os_string()];
     // What cannot be watched is an error of this start, not of a process that has not begun.
     FileWatcher::new(Path::new(&files[0]), Path::new(&files[1])).map_err(failed)?;

@@ -134,7 +134,8 @@ fn find_duplicate<'a>(own: &[(&'a str, &'a str)]) -> Option<[&'a str; 2]> {
 
 /// Whether Kubernetes (a Service) or Docker (a link) has written this.
 fn is_injected(name: &str, value: &str, environment: &BTreeMap<String, String>) -> bool {
-    if lookup::lookup(&setting_path(name)).is_some() {
+    let path = setting_path(name);
+    if lookup::lookup(&path).is_some() || path.starts_with("app.") {
         return false;
     }
     let is_number = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0);

@@ -104,6 +104,12 @@ pub enum ConfigError {
         /// What it contradicts.
         reason: String,
     },
+    /// A value below `[app]` is not what the program wants.
+    #[error("{reason}")]
+    Application {
+        /// The setting, its source, and what is wanted.
+        reason: String,
+    },
     /// A needed value is missing.
     #[error("{key} is missing: {reason}")]
     Missing {

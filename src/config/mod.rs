@@ -3,6 +3,7 @@
 //! Guarantees that every value is within its bounds and that an error names key, value, source and what is allowed.
 //! It is the only room that reads the environment, and it builds nothing.
 
+mod app_settings;
 mod checks;
 pub mod diff;
 mod environment;

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use crate::config::app_settings::AppSettings;
 use crate::config::error::{ConfigError, SettingOrigin};
 use crate::config::path;
 use crate::config::redis_url::RedisUrl;
@@ -136,7 +137,7 @@ macro_rules! settings {
     };
 
     (@read section $given:ident $type:ty,) => { <$type>::read($given)? };
-    (@read values $given:ident $type:ty, $function:expr) => { $function($given)? };
+    (@read values $given:ident $type:ty, $function:expr) => { ($function)($given)? };
     (@read file $given:ident $type:ty, $path:literal; $($row:tt)*) => { $given.file($path)? };
     (@read custom $given:ident $type:ty, $path:literal, $function:expr; $($row:tt)*) => { $function($given, $path)? };
     (@read $kind:ident $given:ident $type:ty, $path:literal, $parser:expr; $($row:tt)*) => {
@@ -170,6 +171,8 @@ impl GivenValue {
 /// The value that holds for each setting, of all that were given.
 pub(super) struct GivenSettings {
     pub(super) values: BTreeMap<String, GivenValue>,
+    /// The program's own settings.
+    pub(super) app: AppSettings,
     /// What relative paths begin at.
     pub(super) folder: PathBuf,
     /// Where the run folder is if no setting says it.
@@ -186,7 +189,8 @@ impl GivenSettings {
 
     /// Every value as text.
     pub(super) fn raw_values(&self) -> BTreeMap<String, String> {
-        self.values.iter().map(|(path, given)| (path.clone(), given.text())).collect()
+        let ours = self.values.iter().map(|(path, given)| (path.clone(), given.text()));
+        ours.chain(self.app.raw_values()).collect()
     }
 
     /// A value that always has one, be it the default.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use config::{FileFormat, Source, Value, ValueKind};
 
+use crate::config::app_settings::{AppSettings, SECTION};
 use crate::config::error::{ConfigError, SettingOrigin};
 use crate::config::inputs::{ConfigFile, ConfigInputs};
 use crate::config::setting::{GivenSettings, GivenValue, SettingInfo};
@@ -37,6 +38,7 @@ pub(super) fn collect_lenient(inputs: &ConfigInputs) -> Result<GivenSettings, Co
 pub(super) fn built_in() -> GivenSettings {
     let given = GivenSettings {
         values: BTreeMap::new(),
+        app: AppSettings::default(),
         folder: PathBuf::new(),
         default_run_dir: PathBuf::new(),
         default_data_dir: PathBuf::new(),
@@ -50,6 +52,7 @@ impl SettingSources {
     fn merge(inputs: &ConfigInputs, strict: bool) -> Result<GivenSettings, ConfigError> {
         let given = GivenSettings {
             values: BTreeMap::new(),
+            app: AppSettings::default(),
             folder: inputs.folder.clone(),
             default_run_dir: inputs.default_run_dir(),
             default_data_dir: inputs.default_data_dir(),
@@ -57,10 +60,17 @@ impl SettingSources {
         let mut layers = Self { given, strict };
         layers.defaults();
         layers.text(&inputs.application, &SettingOrigin::Application, "the application's defaults".into())?;
+        for (key, value) in &inputs.application_values {
+            layers.insert(key.clone(), vec![value.clone()], SettingOrigin::Application)?;
+        }
         layers.file(inputs)?;
         layers.environment(inputs)?;
         for (key, value, flag) in &inputs.flags {
             layers.insert(key.clone(), vec![value.clone()], SettingOrigin::Flag(flag.clone()))?;
+        }
+        for (key, value) in &inputs.overrides {
+            let origin = SettingOrigin::Flag("Config::set_override".to_owned());
+            layers.insert(key.clone(), vec![value.clone()], origin)?;
         }
         layers.resolve_limits();
         Ok(layers.given)
@@ -114,7 +124,10 @@ impl SettingSources {
         let values = source.collect().map_err(|source| failed(without_quoted_lines(&source.to_string())))?;
         let mut flat = Vec::new();
         for (key, value) in values {
-            flatten(key, value, &mut flat);
+            match value.kind {
+                ValueKind::Table(section) if key == SECTION => self.given.app.merge(section, origin),
+                kind => flatten(key, Value::new(None, kind), &mut flat),
+            }
         }
         // Of two mistakes the same one is told every time; the reader's order is a hash's.
         flat.sort_unstable();
@@ -157,6 +170,10 @@ impl SettingSources {
     }
 
     fn environment(&mut self, inputs: &ConfigInputs) -> Result<(), ConfigError> {
+        if inputs.hermetic {
+            return Ok(());
+        }
+        let inputs = &inputs.with_standard_variables();
         let settings =
             if self.strict { environment::settings(inputs)? } else { environment::lenient_settings(inputs) };
         settings.into_iter().try_for_each(|one| self.insert(one.path, vec![one.value], one.origin))
@@ -165,6 +182,10 @@ impl SettingSources {
     fn insert(&mut self, path: String, items: Vec<String>, origin: SettingOrigin) -> Result<(), ConfigError> {
         // In a file a name is either a value or a section: a file with `listen.steering` needs another name for `listen`.
         let path = if path == "listen.address" { "listen".into() } else { path };
+        if let Some((SECTION, below)) = path.split_once('.') {
+            items.iter().for_each(|value| self.given.app.set(below, value, &origin));
+            return Ok(());
+        }
         match lookup::lookup(&path) {
             Some(setting) => self.put(path, items, origin, setting),
             None if self.strict => return Err(unknown_setting(path, origin)),

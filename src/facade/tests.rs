@@ -17,18 +17,26 @@ use crate::counters::batched::BatchedCounters;
 use crate::facade::counter::Counters;
 use crate::facade::error::Error;
 use crate::facade::session::PageView;
+use crate::http::checks::AppChecks;
 use crate::http::*;
 use crate::redis::RedisClient;
 use crate::request_state::StateClient;
 use crate::scoreboard::Scoreboard;
 use crate::tasks::TaskQueue;
 
+/// Builds the routes of a test.
+type AppFactory = Arc<dyn Fn(FleetHandle) -> Router + Send + Sync>;
+
 fn public_service(parts: &AppServices, app: &AppFactory) -> HttpService {
-    crate::http::public_service(parts, app, &Dashboard::new(&parts.config.dashboard))
+    let fleet = fleet_handle(parts);
+    let router = app(fleet.clone());
+    let dashboard = Dashboard::new(&parts.config.dashboard);
+    crate::http::public_service(parts, &fleet, (router, OuterLayers::default()), &dashboard)
 }
 
 fn admin_service(parts: &AppServices) -> HttpService {
-    crate::http::admin_service(parts, &Dashboard::new(&parts.config.dashboard))
+    let dashboard = Dashboard::new(&parts.config.dashboard);
+    crate::http::admin_service(parts, &dashboard, Router::new(), AppChecks::default())
 }
 
 fn parts() -> AppServices {

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU8};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -17,6 +19,9 @@ struct DrainFlags {
     /// Whether streams are to end.
     streams_closed: AtomicBool,
     closed_notify: Notify,
+    begun_notify: Notify,
+    /// When what still runs is cut.
+    deadline: OnceLock<Instant>,
 }
 
 impl DrainState {
@@ -26,6 +31,7 @@ impl DrainState {
     /// The worker drains and the fleet goes on: from now on every HTTP/1 response has `Connection: close`.
     pub fn start_drain(&self) {
         self.0.stage.fetch_max(Self::DRAINING, Relaxed);
+        self.0.begun_notify.notify_waiters();
         self.close_streams();
     }
 
@@ -33,6 +39,17 @@ impl DrainState {
     /// new connections still come here, their clients would only come back.
     pub fn start_stop(&self) {
         self.0.stage.store(Self::STOPPING, Relaxed);
+        self.0.begun_notify.notify_waiters();
+    }
+
+    /// Says when what still runs is cut; before the drain begins, so that it is known to all who see that.
+    pub fn set_deadline(&self, deadline: Instant) {
+        let _ = self.0.deadline.set(deadline);
+    }
+
+    /// A view of it for the application.
+    pub fn shutdown(&self) -> Shutdown {
+        Shutdown(self.clone())
     }
 
     /// What has no end of its own is to end now.
@@ -60,6 +77,44 @@ impl DrainState {
         if !self.0.streams_closed.load(Relaxed) {
             notified.await;
         }
+    }
+}
+
+/// Fires when this worker begins to leave; clones are the same one.
+///
+/// ```
+/// async fn work(shutdown: regatta::Shutdown) {
+///     while !shutdown.is_requested() {
+///         tokio::select! {
+///             () = tokio::time::sleep(std::time::Duration::from_secs(60)) => {}
+///             () = shutdown.wait() => {}
+///         }
+///     }
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Shutdown(DrainState);
+
+impl Shutdown {
+    /// Returns as soon as the worker begins to leave; at once if it does already.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub async fn wait(&self) {
+        let notified = self.0.0.begun_notify.notified();
+        if !self.0.is_draining() {
+            notified.await;
+        }
+    }
+
+    /// Whether the worker leaves.
+    pub fn is_requested(&self) -> bool {
+        self.0.is_draining()
+    }
+
+    /// When what still runs is cut; `None` while the worker serves.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.0.deadline.get().copied().filter(|_| self.is_requested())
     }
 }
 
@@ -94,6 +149,20 @@ mod tests {
         phase.start_drain();
         before.await;
         phase.streams_closed().await;
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_is_seen_before_streams_end_and_has_its_deadline() {
+        let phase = DrainState::default();
+        let shutdown = phase.shutdown();
+        let before = shutdown.wait();
+        let deadline = Instant::now();
+        phase.set_deadline(deadline);
+        assert!(!shutdown.is_requested() && shutdown.deadline().is_none());
+        phase.start_stop();
+        before.await;
+        shutdown.wait().await;
+        assert!(shutdown.is_requested() && shutdown.deadline() == Some(deadline));
     }
 
     #[tokio::test]

@@ -5,9 +5,6 @@ use std::sync::Arc;
 use crate::http::services::WorkerServices;
 use crate::http::standalone::redis::Redis;
 
-/// Builds the application's routes in each worker.
-pub type AppFactory = Arc<dyn Fn(FleetHandle) -> axum::Router + Send + Sync>;
-
 /// A worker's share of its fleet, for handlers and for what runs beside them; also an extractor. Cheap to clone.
 ///
 /// ```

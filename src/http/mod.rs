@@ -8,6 +8,7 @@ mod admin;
 mod admin_hosts;
 pub(crate) mod body;
 mod body_pace;
+pub mod checks;
 pub mod csrf;
 mod dashboard;
 mod drain_state;
@@ -18,6 +19,7 @@ pub mod idempotency;
 mod instance;
 mod no_dashboard;
 pub mod offload;
+mod outer_layers;
 mod prepared_rejection;
 pub mod problem;
 pub mod real_ip;
@@ -44,12 +46,13 @@ pub use axum::Router;
 pub use axum::body::Body;
 #[cfg(feature = "dashboard")]
 pub use dashboard::Dashboard;
-pub use drain_state::DrainState;
+pub use drain_state::{DrainState, Shutdown};
 pub use error::RequestError;
-pub use fleet_handle::{AppFactory, FleetHandle};
+pub use fleet_handle::FleetHandle;
 pub use instance::InstanceIdentity;
 #[cfg(not(feature = "dashboard"))]
 pub use no_dashboard::NoDashboard as Dashboard;
+pub use outer_layers::OuterLayers;
 pub use prepared_rejection::PreparedRejection;
 pub(crate) use request_head::has_token;
 pub use service::HttpService;
@@ -58,28 +61,48 @@ pub use services::app_services::AppServices;
 pub use streams::sse::KeepAliveTrigger;
 pub use worker::Worker;
 
+use crate::http::checks::AppChecks;
 use crate::http::services::WorkerServices;
 use crate::http::services::admin::AdminServices;
 use crate::http::services::worker::WorkerContext;
 
-/// What visitors get: the application's routes, with everything around them.
-///
-/// # Panics
-/// When the application panics while it builds its routes, or has one of the dashboard's where that is public.
-pub fn public_service(parts: &AppServices, app: &AppFactory, dashboard: &Dashboard) -> HttpService {
+/// What an application may reach of the worker with these parts.
+pub fn fleet_handle(parts: &AppServices) -> FleetHandle {
     let worker = Arc::new(WorkerContext::new(parts));
-    let services = Arc::new(WorkerServices::new(parts, worker));
-    let mut router = app(FleetHandle::new(Arc::clone(&services)));
-    // Never true in a program without the dashboard: the configuration has refused it, and `/fleet` is the application's.
-    if parts.config.dashboard.public {
-        router = router.merge(dashboard.routes(&Arc::new(AdminServices::new(parts)), parts));
-    }
-    HttpService::public(services, router)
+    FleetHandle::new(Arc::new(WorkerServices::new(parts, worker)))
 }
 
-/// What operators get: `/livez`, `/readyz`, `/metrics`, `/fleet.json`, and the page `/fleet`.
-pub fn admin_service(parts: &AppServices, dashboard: &Dashboard) -> HttpService {
-    let admin = Arc::new(AdminServices::new(parts));
-    let router = service::admin_routes(&admin).merge(dashboard.routes(&admin, parts));
+/// What visitors get: the application's routes, with everything around them. `fleet` is the handle that they were built
+/// with.
+///
+/// # Panics
+/// When the application has one of the dashboard's routes where that is public.
+pub fn public_service(
+    parts: &AppServices,
+    fleet: &FleetHandle,
+    (router, layers): (Router, OuterLayers),
+    dashboard: &Dashboard,
+) -> HttpService {
+    let router = match parts.config.dashboard.public {
+        true => {
+            router.merge(dashboard.routes(&Arc::new(AdminServices::new(parts, AppChecks::default())), parts))
+        }
+        false => router,
+    };
+    HttpService::public(Arc::clone(&fleet.0), router, layers)
+}
+
+/// What operators get: `/livez`, `/readyz`, `/metrics`, `/fleet.json`, the page `/fleet`, and the application's own.
+///
+/// # Panics
+/// When the application has a route of the library's.
+pub fn admin_service(
+    parts: &AppServices,
+    dashboard: &Dashboard,
+    application: Router,
+    checks: AppChecks,
+) -> HttpService {
+    let admin = Arc::new(AdminServices::new(parts, checks));
+    let router = service::admin_routes(&admin).merge(dashboard.routes(&admin, parts)).merge(application);
     HttpService::admin(Arc::new(WorkerContext::new(parts)), admin, router)
 }

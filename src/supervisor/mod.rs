@@ -51,7 +51,7 @@ use crate::status::document::InstanceStatus;
 pub use crate::supervisor::deployment::inherited::{
     InheritedResources, RestoreOptions, Takeover, close_originals,
 };
-pub use crate::supervisor::deployment::program::{PreviousProgram, ProgramSpec};
+pub use crate::supervisor::deployment::program::{PreviousProgram, ProbeWords, ProgramSpec};
 use crate::supervisor::deployment::state::Deployments;
 use crate::supervisor::effects::{Effects, WorkerEvent, event_now};
 use crate::supervisor::operators::CommandGoal;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// Letters of a build's name.
 const NAME_LEN: usize = 12;
@@ -107,9 +108,22 @@ fn own_architecture() -> Option<u16> {
     Some(u16::from_le_bytes([head[18], head[19]]))
 }
 
-/// The library's version, and which build of the program this process runs.
+/// The version that the program says it has.
+static PROGRAM_VERSION: OnceLock<String> = OnceLock::new();
+
+/// Has this process say another version than the library's; the first one said holds.
+pub fn set_program_version(version: &str) {
+    let _ = PROGRAM_VERSION.set(version.to_owned());
+}
+
+/// The program's version; the library's if it says none.
+pub fn program_version() -> &'static str {
+    PROGRAM_VERSION.get().map_or(env!("CARGO_PKG_VERSION"), String::as_str)
+}
+
+/// The program's version, and which build of it this process runs.
 pub fn build_version() -> String {
-    format!("{} {}", env!("CARGO_PKG_VERSION"), build_id_of(Path::new("/proc/self/exe")))
+    format!("{} {}", program_version(), build_id_of(Path::new("/proc/self/exe")))
 }
 
 /// A short name that distinguishes two builds of a program, the same wherever the build runs.

@@ -68,6 +68,18 @@ pub enum TaskError {
     Redis(#[from] RedisError),
 }
 
+/// Why a job was not registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TaskKindError {
+    /// The kind has a name that no kind may have.
+    #[error("{0:?} is no name for a kind of tasks: use 1 to 32 of a-z, 0-9, - and _")]
+    InvalidName(&'static str),
+    /// There is a job for this kind already.
+    #[error("the kind of tasks {0:?} is registered twice")]
+    Duplicate(&'static str),
+}
+
 /// A worker's part in the fleet's tasks; clones share it.
 #[derive(Clone)]
 pub struct TaskQueue {
@@ -111,41 +123,28 @@ impl TaskQueue {
     /// as the settings allow. So a job may be started more than once: its result is accepted once, and its other effects
     /// must allow repetition.
     ///
-    /// ```no_run
-    /// use regatta::TaskContext;
-    ///
-    /// regatta::Fleet::new(|fleet| {
-    ///     fleet.tasks().register("sum", |numbers: Vec<u64>, task: &TaskContext| {
-    ///         let mut sum = 0_u64;
-    ///         for (done, number) in numbers.iter().enumerate() {
-    ///             sum = sum.checked_add(*number).ok_or("the sum is too large")?;
-    ///             task.percent((100 * done / numbers.len()) as u8);
-    ///             if task.is_cancelled() {
-    ///                 return Err("cancelled");
-    ///             }
-    ///         }
-    ///         Ok(sum)
-    ///     });
-    ///     axum::Router::new().with_state(fleet)
-    /// });
-    /// ```
-    ///
-    /// # Panics
+    /// # Errors
     /// When the name has other characters than small letters, digits, `-` and `_`, or more than 32, or is registered
-    /// already: the worker then fails to boot, and the fleet does not start.
+    /// already.
     pub fn register<I, O, E>(
         &self,
         kind: &'static str,
         job: impl Fn(I, &TaskContext) -> Result<O, E> + Send + Sync + 'static,
-    ) where
+    ) -> Result<(), TaskKindError>
+    where
         I: DeserializeOwned,
         O: Serialize,
         E: Into<TaskFailure>,
     {
-        assert!(jobs::is_valid_kind(kind), "{kind:?} is no name for a kind of tasks: use a-z, 0-9, - and _");
+        if !jobs::is_valid_kind(kind) {
+            return Err(TaskKindError::InvalidName(kind));
+        }
         let mut jobs = self.service.jobs_mut();
-        assert!(!jobs.contains_key(kind), "the kind of tasks {kind:?} is registered twice");
+        if jobs.contains_key(kind) {
+            return Err(TaskKindError::Duplicate(kind));
+        }
         jobs.insert(kind, jobs::type_erase(job));
+        Ok(())
     }
 
     /// Starts to claim tasks of the registered kinds. Call it once.

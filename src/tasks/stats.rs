@@ -81,6 +81,13 @@ pub struct TaskTotals {
     pub released: u64,
 }
 
+impl TaskTotals {
+    /// All that have come to an end, whatever it was.
+    pub fn ended(&self) -> u64 {
+        self.done + self.failed + self.dead + self.cancelled
+    }
+}
+
 fn texts(value: Option<&Value>) -> Vec<String> {
     match value {
         Some(Value::Array(parts)) => parts.iter().filter_map(Value::as_string).collect(),

@@ -11,17 +11,18 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use crate::application::{AppError, AppFactory, AppParts, Lifecycle};
 use crate::broadcasts::BroadcastHub;
 use crate::config::settings::Config;
 use crate::counters::batched::BatchedCounters;
 use crate::http;
-use crate::http::{AppServices, Dashboard, DrainState, HttpService, InstanceIdentity, Worker};
+use crate::http::{AppServices, Dashboard, DrainState, FleetHandle, HttpService, InstanceIdentity};
 use crate::listener::{Listener, SlotListeners};
 use crate::panics::panic_message;
 use crate::redis::{RedisClient, RedisError};
 use crate::request_state::StateClient;
 use crate::sys::{fd, process, tcp_socket};
-use crate::tasks::TaskQueue;
+use crate::tasks::{TaskKindError, TaskQueue};
 use crate::worker::acceptor::Acceptor;
 use crate::worker::admission::AdmissionGate;
 use crate::worker::balancer::ConnectionBalancer;
@@ -57,8 +58,12 @@ pub(super) enum BootError {
     Lifeline(io::Error),
     #[error("cannot set up Redis: {0}")]
     Redis(#[from] RedisError),
-    #[error("the application panicked while it was built: {0}")]
-    App(String),
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error("the application cannot be served: {0}")]
+    Routes(String),
+    #[error("the application cannot be served: {0}")]
+    Tasks(#[from] TaskKindError),
 }
 
 /// The worker's listeners: the public ones, whose requests wait at the gate, and the operators'.
@@ -146,8 +151,8 @@ pub(super) struct BackgroundServices {
 }
 
 impl BackgroundServices {
-    pub(super) fn new(options: &WorkerOptions, redis: &RedisClient) -> Self {
-        let Config { broadcast, tasks, .. } = &*options.config;
+    pub(super) fn new(config: &Config, redis: &RedisClient) -> Self {
+        let Config { broadcast, tasks, .. } = config;
         let worker = format!("{}:{}", process::hostname(), process::pid());
         Self {
             broadcasts: BroadcastHub::new(redis.clone(), broadcast),
@@ -168,30 +173,60 @@ impl BackgroundServices {
     }
 }
 
-/// What answers visitors, and what answers operators; a panic of the application is a boot failure.
-pub(super) fn build_services(
+/// The parts of this worker that its services are made of.
+pub(super) fn service_parts(
     start: &WorkerOptions,
     state: &StateClient,
     phase: &DrainState,
     (instance_info, batches): (&Arc<InstanceIdentity>, &Arc<BatchedCounters>),
     services: &BackgroundServices,
-) -> Result<[HttpService; 2], BootError> {
-    let pid = process::pid().as_raw().unsigned_abs();
-    let parts = AppServices {
+) -> AppServices {
+    AppServices {
         config: Arc::clone(&start.config),
         redis: state.clone(),
         scoreboard: Arc::clone(&start.scoreboard),
-        worker: Worker::new(pid, start.slot, start.generation, process::hostname()),
+        worker: start.identity(),
         cell: start.cell,
         drain: phase.clone(),
         instance: Arc::clone(instance_info),
         batched_counters: Some(Arc::clone(batches)),
         broadcast_hub: services.broadcasts.clone(),
         tasks: services.tasks.clone(),
-    };
-    let dashboard = Dashboard::new(&start.config.dashboard);
+    }
+}
+
+/// What an application is once it is built.
+pub(super) struct BuiltServices {
+    /// The handle that it was given.
+    pub(super) fleet: FleetHandle,
+    /// What answers visitors.
+    pub(super) public: HttpService,
+    /// What answers operators.
+    pub(super) operators: HttpService,
+    /// What goes on beside the requests.
+    pub(super) lifecycle: Lifecycle,
+}
+
+/// Builds the application.
+///
+/// # Cancel safety
+/// Dropping the future drops what the application has made so far.
+pub(super) async fn build_services(
+    parts: &AppServices,
+    app: &AppFactory,
+) -> Result<BuiltServices, BootError> {
+    let fleet = http::fleet_handle(parts);
+    let app = app.build(&parts.config.app, fleet.clone()).await?;
+    let AppParts { router, layers, operator_routes, checks, lifecycle } = app.into_parts(&parts.tasks)?;
+    let dashboard = Dashboard::new(&parts.config.dashboard);
+    // axum panics where two routers have one route.
     let built = catch_unwind(AssertUnwindSafe(|| {
-        [http::public_service(&parts, &start.app, &dashboard), http::admin_service(&parts, &dashboard)]
+        (
+            http::public_service(parts, &fleet, (router, layers), &dashboard),
+            http::admin_service(parts, &dashboard, operator_routes, checks),
+        )
     }));
-    built.map_err(|panic| BootError::App(panic_message(panic.as_ref()).to_owned()))
+    let (public, operators) =
+        built.map_err(|panic| BootError::Routes(panic_message(panic.as_ref()).to_owned()))?;
+    Ok(BuiltServices { fleet, public, operators, lifecycle })
 }

@@ -8,6 +8,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::Signal;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::application::RunningApp;
 use crate::config::settings::DrainConfig;
 use crate::http::{DrainState, HttpService};
 use crate::listener::SocketOwner;
@@ -60,7 +61,7 @@ pub(super) struct DrainPlan {
     quiet: Duration,
     idle_grace: Duration,
     /// When whatever still runs is cut.
-    abort_at: Instant,
+    pub(super) abort_at: Instant,
 }
 
 impl DrainPlan {
@@ -239,7 +240,7 @@ pub(super) async fn drain_and_exit(
     mut status_pipe: File,
     lifeline: &Receiver,
     second_order: impl Future<Output = ()>,
-    (phase, tasks): (&DrainState, &TaskQueue),
+    (phase, tasks, app): (&DrainState, &TaskQueue, &RunningApp),
 ) {
     let connections = async {
         tokio::join!(close_listeners(acceptors, plan), end_streams(phase, plan));
@@ -250,7 +251,8 @@ pub(super) async fn drain_and_exit(
     };
     // The worker claims no task from here on, also if its drain is cut short below.
     tasks.stop_claiming();
-    let drained = async { tokio::join!(connections, wait_for_tasks(tasks, plan)).0 };
+    let drained =
+        async { tokio::join!(connections, wait_for_tasks(tasks, plan), app.drain(plan.abort_at)).0 };
     let (aborted, when) = tokio::select! {
         // The next fleet's supervisor signals what is left of the one before: for an orphan this is no second order.
         biased;
@@ -259,7 +261,8 @@ pub(super) async fn drain_and_exit(
             let plan = plan.for_orphan();
             close_listeners(acceptors, &plan).await;
             let connections = wait_for_connections(server, &plan);
-            (tokio::join!(connections, wait_for_tasks(tasks, &plan)).0, "at drain timeout")
+            let app = app.drain(plan.abort_at);
+            (tokio::join!(connections, wait_for_tasks(tasks, &plan), app).0, "at drain timeout")
         }
         () = second_order => {
             (abort(server, acceptors, plan).await, "by a second drain order")

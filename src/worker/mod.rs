@@ -12,6 +12,7 @@ mod boot;
 mod connection;
 mod drain;
 mod handler;
+pub mod in_process;
 mod interval;
 mod options;
 
@@ -23,10 +24,12 @@ use std::time::Duration;
 pub use options::WorkerOptions;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::SignalKind;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::http::DrainState;
+use crate::application::{AppFactory, RunningApp};
+use crate::counters::batched::BatchedCounters;
+use crate::http::{AppServices, DrainState};
 use crate::logging;
 use crate::redis::{RedisClient, RedisStatus};
 use crate::request_state::StateClient;
@@ -37,7 +40,7 @@ use crate::sys::{backtrace, clock, signal};
 use crate::worker::background::heartbeat::HeartbeatWriter;
 use crate::worker::background::registrar::InstanceRegistrar;
 use crate::worker::balancer::ConnectionBalancer;
-use crate::worker::boot::{BackgroundServices, BootError};
+use crate::worker::boot::{BackgroundServices, BootError, BuiltServices};
 use crate::worker::drain::{DrainKind, DrainPlan};
 
 /// Exit code of a worker that could not start.
@@ -54,11 +57,13 @@ pub fn run(start: WorkerOptions) -> u8 {
     let status_pipe = start.status_pipe.try_clone();
     clock::start_ticks();
     // One thread serves; the pool behind it is for blocking work that the application hands off.
+    let hooks = start.app.run_after_fork(&start.identity()).map_err(BootError::App);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .build();
-    let result = runtime.map_err(BootError::Runtime).and_then(|runtime| {
+    let runtime = hooks.and_then(|()| runtime.map_err(BootError::Runtime));
+    let result = runtime.and_then(|runtime| {
         let result = runtime.block_on(serve(start));
         runtime.shutdown_background();
         result
@@ -95,53 +100,63 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
     let phase = DrainState::default();
     let instance_info = Arc::new(background::registrar::instance_info(&start));
     let batches = background::counter_flusher::build(&start, &redis);
-    let services = BackgroundServices::new(&start, &redis);
+    let services = BackgroundServices::new(&start.config, &redis);
     let heartbeat = HeartbeatWriter::new(&start, &redis, &services.broadcasts);
-    let roles = boot::build_services(&start, &state, &phase, (&instance_info, &batches), &services)?;
-    services.start();
+    let parts = boot::service_parts(&start, &state, &phase, (&instance_info, &batches), &services);
     let balance = ConnectionBalancer::from_options(&mut start).map_err(BootError::Listeners)?;
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(BootError::Lifeline)?;
-    let acceptors = boot::build_acceptors(start.listeners, &server, roles, balance.as_ref(), &start.config)
-        .map_err(BootError::Listeners)?;
-    if !first_attempt(&redis, &mut terminate, &lifeline).await {
-        return Ok(());
-    }
+    let built = build_unless_ordered_to_leave(&parts, &start.app, &mut terminate, &lifeline).await;
+    let Some(built) = built else { return Ok(()) };
+    let BuiltServices { public, operators, lifecycle, .. } = built?;
+    services.start();
+    let acceptors =
+        boot::build_acceptors(start.listeners, &server, [public, operators], balance.as_ref(), &start.config)
+            .map_err(BootError::Listeners)?;
     background::heartbeat::record_redis(&start.scoreboard, start.slot, start.cell, &redis);
     spawn_inspectors(&mut tasks, (&start.scoreboard, start.slot), &redis);
     let registrar = InstanceRegistrar::new(&start.config, &instance_info, &start.scoreboard, redis);
     let registration = tasks.spawn(registrar.clone().run());
     let limits = start.config.drain.clone();
-    drain::set_orphan_timeout(limits.timeout + drain::ORPHAN_MARGIN);
+    drain::set_orphan_timeout(limits.timeout + limits.exit + drain::ORPHAN_MARGIN);
     let served = async {
         let flusher = tokio::spawn(background::counter_flusher::run(Arc::clone(&batches)));
         let mut accepting = acceptor::spawn_acceptors(&acceptors);
         let mut status_pipe = File::from(start.status_pipe);
         let _ = writeln!(status_pipe, "ready");
+        let app = RunningApp::start(lifecycle, &phase.shutdown());
         let drain_kind = tokio::select! {
             _ = terminate.recv() => drain::await_drain_order(start.scoreboard.cell(start.slot, start.cell)).await,
             _ = lifeline.readable() => DrainKind::Orphaned,
             () = services.all_task_permits_hung() => DrainKind::HandOver,
+            () = app.background_panicked() => DrainKind::HandOver,
         };
         let fleet_ends = matches!(drain_kind, DrainKind::Stop | DrainKind::Orphaned);
+        let plan = DrainPlan::new(drain_kind, &limits, Instant::now());
+        phase.set_deadline(plan.abort_at.into_std());
         drain::announce(&phase, fleet_ends);
         accepting.abort_all();
         balance.iter().for_each(|balance| balance.stop());
         // If another process sent the signal, the supervisor learns it here and spawns a successor at once.
         let _ = writeln!(status_pipe, "leaving");
-        let plan = DrainPlan::new(drain_kind, &limits, Instant::now());
         let cut_now = || start.scoreboard.cell(start.slot, start.cell).drain_order() == DrainOrder::Abort;
         let second_order = drain::second_order(&mut terminate, cut_now);
-        let state = (&phase, &services.tasks);
+        let state = (&phase, &services.tasks, &app);
         let drained =
             drain::drain_and_exit(&server, &acceptors, &plan, status_pipe, &lifeline, second_order, state);
         let orphaned = drain::wait_until_orphaned(&lifeline);
         registrar.deregister_after(&registration, fleet_ends, orphaned, drained).await;
-        services.broadcasts.shut_down().await;
-        flusher.abort();
-        background::counter_flusher::flush_remaining(&batches).await;
+        app.exit(limits.exit).await;
+        end_services(&services, flusher, &batches).await;
     };
     heartbeat.run_beside(served).await;
     Ok(())
+}
+
+/// Ends what the application's last hooks could still use.
+async fn end_services(services: &BackgroundServices, flusher: JoinHandle<()>, batches: &BatchedCounters) {
+    services.broadcasts.shut_down().await;
+    flusher.abort();
+    background::counter_flusher::flush_remaining(batches).await;
 }
 
 /// One worker of the instance inspects the Redis server.
@@ -156,22 +171,30 @@ fn spawn_inspectors(
     }
 }
 
-/// Tries Redis once; false when the worker is to leave before it has served.
-async fn first_attempt(
-    redis: &RedisClient,
+/// Tries Redis once.
+async fn first_attempt(redis: &RedisClient) {
+    if let RedisStatus::Down { reason } = redis.wait_for_first_attempt().await {
+        tracing::warn!(%reason, "serving while Redis is unavailable: {reason}");
+    }
+}
+
+/// Tries Redis once and builds the application, which may ask Redis for something meanwhile.
+///
+/// `None`: the worker is to leave; it has served no client, so there is nothing to drain.
+async fn build_unless_ordered_to_leave(
+    parts: &AppServices,
+    app: &AppFactory,
     terminate: &mut tokio::signal::unix::Signal,
     lifeline: &Receiver,
-) -> bool {
+) -> Option<Result<BuiltServices, BootError>> {
+    let booting = async {
+        first_attempt(&parts.redis).await;
+        boot::build_services(parts, app).await
+    };
     tokio::select! {
-        health = redis.wait_for_first_attempt() => {
-            if let RedisStatus::Down { reason } = health {
-                tracing::warn!(%reason, "serving while Redis is unavailable: {reason}");
-            }
-            true
-        }
-        // Nothing was accepted yet, so there is nothing to drain.
-        _ = terminate.recv() => false,
-        _ = lifeline.readable() => false,
+        built = booting => Some(built),
+        _ = terminate.recv() => None,
+        _ = lifeline.readable() => None,
     }
 }
 

@@ -3,11 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::application::AppFactory;
 use crate::config::settings::{Config, RedisUrl};
-use crate::http::AppFactory;
+use crate::http::Worker;
 use crate::listener::SlotListeners;
 use crate::listener::shared_queue::SharedQueue;
 use crate::scoreboard::Scoreboard;
+use crate::sys::process;
 
 /// Everything a worker needs; it inherits nothing else.
 pub struct WorkerOptions {
@@ -33,6 +35,14 @@ pub struct WorkerOptions {
     pub scoreboard: Arc<Scoreboard>,
     /// The application.
     pub app: AppFactory,
+}
+
+impl WorkerOptions {
+    /// Which worker this is.
+    pub(super) fn identity(&self) -> Worker {
+        let pid = process::pid().as_raw().unsigned_abs();
+        Worker::new(pid, self.slot, self.generation, process::hostname())
+    }
 }
 
 impl std::fmt::Debug for WorkerOptions {

@@ -5,10 +5,12 @@ use std::path::Path;
 
 /// Rooms and their floors: a room names only rooms of lower floors, rooms on one floor are strangers.
 const FLOORS: &[(&str, u8)] = &[
-    ("cli", 9),
-    ("bootstrap", 8),
-    ("supervisor", 7),
-    ("worker", 7),
+    ("cli", 11),
+    ("test", 11),
+    ("bootstrap", 10),
+    ("supervisor", 9),
+    ("worker", 9),
+    ("application", 8),
     ("facade", 7),
     ("http", 6),
     ("request_state", 5),
@@ -49,6 +51,7 @@ const LOOPS: &[&str] = &[
     "redis/",
     "cli/",
     "logging/",
+    "test/",
     "bin/",
 ];
 
@@ -58,6 +61,7 @@ const WALLS: &[Wall] = &[
         "tokio::",
         &[
             "worker/",
+            "application/",
             "http/",
             "facade/",
             "redis/",
@@ -74,7 +78,7 @@ const WALLS: &[Wall] = &[
     Wall("unsafe", &["sys/"]),
     Wall("nix::", &["sys/"]),
     Wall("libc::", &["sys/"]),
-    Wall("axum::", &["http/", "facade/", "bin/regatta/app/"]),
+    Wall("axum::", &["application/", "http/", "facade/", "test/", "bin/regatta/app/"]),
     Wall("fred::", &["redis/"]),
     Wall("clap::", &["cli/"]),
     Wall("indicatif::", &["cli/"]),

@@ -5,5 +5,5 @@ mod app;
 static ALLOCATOR: regatta::Allocator = regatta::Allocator;
 
 fn main() -> std::process::ExitCode {
-    regatta::Fleet::new(app::router).defaults(app::DEFAULTS).run()
+    regatta::Fleet::new(app::app).config(regatta::Config::new().defaults(app::DEFAULTS)).run()
 }

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use crate::config::app_settings::AppSettings;
+use crate::config::error::ConfigError;
 use crate::config::limits;
 use crate::config::limits::{LimitConfig, RateLimitHeaderStyle};
 pub use crate::config::redis_url::RedisUrl;
@@ -125,6 +127,8 @@ settings! {
         );
         /// What is logged, and in which form.
         log: LogConfig = section();
+        /// The program's own settings.
+        app: AppSettings = values(|given: &GivenSettings| Ok::<_, ConfigError>(given.app.clone()));
     }
 
     /// The operators' listener (`/livez`, `/readyz`, `/metrics`, `/fleet.json`).
@@ -287,6 +291,11 @@ settings! {
         ///
         /// What still runs then is cut, counted and logged.
         timeout: Duration = required("drain.timeout", basic::positive_duration; "30s", DURATION, Reload);
+        /// Longest time for the application's hooks of the end, after the drain.
+        ///
+        /// All hooks `on_exit` of the application, which run after the drain; what still runs then is abandoned and
+        /// logged.
+        exit: Duration = required("drain.exit", basic::duration; "2s", DURATION, Reload);
         /// Leaving workers per slot; the oldest is cut when more.
         ///
         /// Leaving workers of a slot; when there are more, the oldest is told to cut what it still has.

@@ -49,10 +49,10 @@ const ESCAPED_BYTE_MAX: usize = 6;
 ///     Ok(broadcast.topic("news")?.socket(upgrade, last).await?)
 /// }
 ///
-/// regatta::Fleet::new(|fleet: regatta::FleetHandle| {
+/// async fn app(_: regatta::Context) -> axum::Router {
 ///     let routes = axum::Router::new().route("/publish", post(publish));
-///     routes.route("/events", get(events)).route("/ws", get(socket)).with_state(fleet)
-/// });
+///     routes.route("/events", get(events)).route("/ws", get(socket))
+/// }
 /// ```
 #[derive(Debug, Clone)]
 pub struct Broadcast {

@@ -7,12 +7,13 @@ use crate::facade::broadcast::Broadcast;
 use crate::facade::counter::Counters;
 use crate::facade::fleet::busy::Busy;
 use crate::facade::fleet::snapshot::FleetSnapshot;
+use crate::facade::rate_limit::UnknownPolicy;
 use crate::facade::rate_limit::layer::RateLimitLayer;
 use crate::facade::redis_error::RedisError;
 use crate::facade::task::TaskQueue;
 use crate::http::services::state::TOTAL_VIEWS;
 use crate::http::streams::sse::{self, SseSource};
-use crate::http::{FleetHandle, Worker};
+use crate::http::{FleetHandle, Shutdown, Worker};
 use crate::redis::{BreakerStates, RedisStatus};
 
 impl FleetHandle {
@@ -49,25 +50,14 @@ impl FleetHandle {
         total.map_err(|error| RedisError::new(&error))
     }
 
-    /// A layer that puts routes under the policy with this name, decided in the request's one call with all others.
-    ///
-    /// ```no_run
-    /// use axum::Router;
-    /// use axum::routing::post;
-    ///
-    /// # async fn login() {}
-    /// regatta::Fleet::new(|fleet: regatta::FleetHandle| {
-    ///     // [limits.login]: rate = "20/min", routes = "layer"
-    ///     Router::new().route("/login", post(login).layer(fleet.rate_limit("login").cost(5))).with_state(fleet)
-    /// });
-    /// ```
-    ///
-    /// A policy that is switched off (`enabled = false`) gives a layer that does nothing.
-    ///
-    /// # Panics
-    /// When no policy has this name: the worker then reports it and the fleet does not start.
-    pub fn rate_limit(&self, policy: &str) -> RateLimitLayer {
-        RateLimitLayer::configured(&self.0, policy).unwrap_or_else(|unknown| panic!("{unknown}"))
+    /// A layer that puts routes under the policy with this name.
+    pub(crate) fn rate_limit(&self, policy: &str) -> Result<RateLimitLayer, UnknownPolicy> {
+        RateLimitLayer::configured(&self.0, policy)
+    }
+
+    /// Fires when this worker begins to leave.
+    pub fn shutdown(&self) -> Shutdown {
+        self.0.worker.drain.shutdown()
     }
 
     /// Counters for code outside a handler: under no limit, and each call is a round trip. Handlers extract

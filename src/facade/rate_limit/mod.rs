@@ -3,8 +3,8 @@
 //! ```no_run
 //! use axum::Router;
 //! use axum::routing::post;
-//! use regatta::rate_limit::{Error, RateLimit};
-//! use regatta::{Fleet, FleetHandle};
+//! use regatta::Context;
+//! use regatta::rate_limit::{Error, RateLimit, UnknownPolicy};
 //!
 //! // [limits.login]: rate = "20/min", routes = "layer"
 //! async fn login(limit: RateLimit, password: String) -> Result<&'static str, Error> {
@@ -16,9 +16,9 @@
 //!     Ok("wrong\n")
 //! }
 //!
-//! Fleet::new(|fleet: FleetHandle| {
-//!     Router::new().route("/login", post(login).layer(fleet.rate_limit("login").cost(5))).with_state(fleet)
-//! });
+//! async fn app(cx: Context) -> Result<Router, UnknownPolicy> {
+//!     Ok(Router::new().route("/login", post(login).layer(cx.rate_limit("login")?.cost(5))))
+//! }
 //! ```
 
 mod decision;

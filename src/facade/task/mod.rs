@@ -6,7 +6,7 @@
 //! use axum::response::Response;
 //! use axum::routing::{get, post};
 //! use regatta::task::{Error, TaskContext, TaskId, TaskQueue};
-//! use regatta::{Fleet, FleetHandle, LastEventId};
+//! use regatta::{App, Context, LastEventId};
 //!
 //! async fn start(tasks: TaskQueue, text: String) -> Result<String, Error> {
 //!     Ok(format!("/words/{}\n", tasks.enqueue("words", &text).await?))
@@ -16,13 +16,13 @@
 //!     tasks.sse(id, last).await
 //! }
 //!
-//! Fleet::new(|fleet: FleetHandle| {
-//!     fleet.tasks().register("words", |text: String, task: &TaskContext| {
+//! async fn app(_: Context) -> App {
+//!     let routes = Router::new().route("/words", post(start)).route("/words/{id}", get(progress));
+//!     App::new(routes).register_task("words", |text: String, task: &TaskContext| {
 //!         task.percent(50);
 //!         Ok::<_, &str>(text.split_whitespace().count())
-//!     });
-//!     Router::new().route("/words", post(start)).route("/words/{id}", get(progress)).with_state(fleet)
-//! });
+//!     })
+//! }
 //! ```
 
 pub(super) mod error;

@@ -7,7 +7,6 @@ use axum::extract::FromRequestParts;
 use axum::response::Response;
 use http::request::Parts;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::facade::error::Error as AnyError;
 use crate::facade::task::error::Error;
@@ -19,7 +18,6 @@ use crate::http::services::stream::StreamServices;
 use crate::http::standalone::redis::Redis;
 use crate::http::streams::last_event_id::LastEventId;
 use crate::tasks::{Cancelled, TaskId};
-use crate::tasks::{TaskContext, TaskFailure};
 
 /// The fleet's queue of tasks; also an extractor.
 ///
@@ -54,47 +52,6 @@ impl TaskQueue {
 
     pub(crate) fn new_in(services: &Arc<StreamServices>) -> Self {
         Self(Arc::clone(services))
-    }
-
-    /// Registers the job for tasks of this kind; any worker whose program registers the kind may run it.
-    ///
-    /// The job runs on a thread of its own and may take all the time it needs, up to `tasks.timeout`. An error is final,
-    /// unless it is a [`TaskFailure::retry`]; after a panic, and when a worker is lost, another attempt follows, as often
-    /// as the settings allow. So a job may be started more than once: its result is accepted once, and its other effects
-    /// must allow repetition.
-    ///
-    /// ```no_run
-    /// use regatta::task::TaskContext;
-    ///
-    /// regatta::Fleet::new(|fleet: regatta::FleetHandle| {
-    ///     fleet.tasks().register("sum", |numbers: Vec<u64>, task: &TaskContext| {
-    ///         let mut sum = 0_u64;
-    ///         for (done, number) in numbers.iter().enumerate() {
-    ///             sum = sum.checked_add(*number).ok_or("the sum is too large")?;
-    ///             task.percent((100 * done / numbers.len()) as u8);
-    ///             if task.is_cancelled() {
-    ///                 return Err("cancelled");
-    ///             }
-    ///         }
-    ///         Ok(sum)
-    ///     });
-    ///     axum::Router::new().with_state(fleet)
-    /// });
-    /// ```
-    ///
-    /// # Panics
-    /// When the name has other characters than small letters, digits, `-` and `_`, or more than 32, or is registered
-    /// already: the worker then fails to boot, and the fleet does not start.
-    pub fn register<I, O, E>(
-        &self,
-        kind: &'static str,
-        job: impl Fn(I, &TaskContext) -> Result<O, E> + Send + Sync + 'static,
-    ) where
-        I: DeserializeOwned,
-        O: Serialize,
-        E: Into<TaskFailure>,
-    {
-        self.0.tasks.register(kind, job);
     }
 
     /// Queues a task for the next worker that has room and its job.

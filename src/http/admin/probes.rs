@@ -39,11 +39,39 @@ pub(in crate::http) async fn readyz(Shared(admin): Shared<Arc<AdminServices>>) -
         admin.scoreboard.set_redis_ever_connected();
     }
     let ever_connected = admin.scoreboard.redis_ever_connected();
-    let (code, status, reason) = match redis {
-        _ if admin.drain.is_stopping() => {
-            (StatusCode::SERVICE_UNAVAILABLE, "unready", Some("draining".to_owned()))
-        }
-        RedisStatus::Up => match degraded_reason(&admin.redis.breaker_states()) {
+    let (code, status, reason) = match own_failure(&admin).await {
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, "unready", Some(reason)),
+        None => redis_verdict(redis, ever_connected, &admin.redis.breaker_states()),
+    };
+    let (code, status, reason) = match (status, admin.checks.degraded_reason().await) {
+        ("ready", Some(reason)) => (code, "degraded", Some(reason)),
+        _ => (code, status, reason),
+    };
+    // This worker's own warnings are fresh; the others are those of the instance's last inspection.
+    let findings = ServerWarnings::from_bits(admin.scoreboard.redis_findings())
+        .union(admin.redis.notification_warnings());
+    let proxy = admin.scoreboard.untrusted_proxy().filter(|peer| !admin.proxy.trusts(*peer));
+    let warnings = findings.iter().map(|finding| finding.advice().to_owned());
+    let warnings = warnings.chain(proxy.map(untrusted_proxy::advice)).collect();
+    (code, Json(ProbeResponse { status, reason, warnings })).into_response()
+}
+
+/// Why this instance should get no traffic whatever Redis does: it stops, or a check of the application fails.
+async fn own_failure(admin: &AdminServices) -> Option<String> {
+    match admin.drain.is_stopping() {
+        true => Some("draining".to_owned()),
+        false => admin.checks.unready_reason().await,
+    }
+}
+
+/// What Redis's state means for traffic.
+fn redis_verdict(
+    redis: RedisStatus,
+    ever_connected: bool,
+    breakers: &BreakerStates,
+) -> (StatusCode, &'static str, Option<String>) {
+    match redis {
+        RedisStatus::Up => match degraded_reason(breakers) {
             None => (StatusCode::OK, "ready", None),
             Some(reason) => (StatusCode::OK, "degraded", Some(reason)),
         },
@@ -55,14 +83,7 @@ pub(in crate::http) async fn readyz(Shared(admin): Shared<Arc<AdminServices>>) -
         RedisStatus::Connecting => {
             (StatusCode::SERVICE_UNAVAILABLE, "unready", Some("connecting to Redis".to_owned()))
         }
-    };
-    // This worker's own warnings are fresh; the others are those of the instance's last inspection.
-    let findings = ServerWarnings::from_bits(admin.scoreboard.redis_findings())
-        .union(admin.redis.notification_warnings());
-    let proxy = admin.scoreboard.untrusted_proxy().filter(|peer| !admin.proxy.trusts(*peer));
-    let warnings = findings.iter().map(|finding| finding.advice().to_owned());
-    let warnings = warnings.chain(proxy.map(untrusted_proxy::advice)).collect();
-    (code, Json(ProbeResponse { status, reason, warnings })).into_response()
+    }
 }
 
 /// Why a breaker before a connected Redis is not closed, if one is not.

@@ -24,6 +24,8 @@ use tower_sessions::Session;
 
 use crate::http::admin::peer::AdminPeer;
 use crate::http::admin_hosts::AdminHostNames;
+use crate::http::fleet_handle::FleetHandle;
+use crate::http::outer_layers::OuterLayers;
 use crate::http::problem::Problem;
 use crate::http::real_ip::ClientInfo;
 use crate::http::request_scope::RequestScope;
@@ -34,13 +36,15 @@ use crate::http::service::response_future::{RequestGuard, ResponseFuture, Sessio
 use crate::http::services::WorkerServices;
 use crate::http::services::admin::AdminServices;
 use crate::http::services::worker::WorkerContext;
-use crate::http::{admin, body, real_ip, request_head, response};
+use crate::http::{admin, body, outer_layers, real_ip, request_head, response};
 
 /// What one listener serves; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct HttpService {
     listener: Listener,
     router: Router,
+    /// The application's layers around all of it, if it has any.
+    outer: Option<Router>,
 }
 
 /// What a listener needs beside its routes.
@@ -53,12 +57,22 @@ enum Listener {
 }
 
 impl HttpService {
-    pub(super) fn public(services: Arc<WorkerServices>, router: Router) -> Self {
-        Self { listener: Listener::Public(services), router }
+    pub(super) fn public(services: Arc<WorkerServices>, router: Router, layers: OuterLayers) -> Self {
+        let (inner_services, inner) = (Arc::clone(&services), router.clone());
+        let outer = layers.around(move |request, peer| {
+            let (parts, body) = request.into_parts();
+            serve_public(&inner_services, &inner, parts, body, peer)
+        });
+        Self { listener: Listener::Public(services), router, outer }
+    }
+
+    /// Other routes with the state of this worker.
+    pub fn with_routes(fleet: &FleetHandle, router: Router) -> Self {
+        Self::public(Arc::clone(&fleet.0), router, OuterLayers::default())
     }
 
     pub(super) fn admin(worker: Arc<WorkerContext>, admin: Arc<AdminServices>, router: Router) -> Self {
-        Self { listener: Listener::Admin(worker, admin), router }
+        Self { listener: Listener::Admin(worker, admin), router, outer: None }
     }
 
     /// Answers a request; never fails. What it waits for is polled with the value, which is small: hyper moves it.
@@ -70,6 +84,10 @@ impl HttpService {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
+        if let Some(outer) = &self.outer {
+            let request = Request::from_parts(parts, Body::new(body));
+            return ResponseFuture::boxed(outer_layers::call(outer.clone(), request, peer));
+        }
         match &self.listener {
             Listener::Public(services) => serve_public(services, &self.router, parts, body, peer),
             Listener::Admin(worker, admin) => ResponseFuture::boxed(serve_admin(

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::settings::ProxyConfig;
+use crate::http::checks::AppChecks;
 use crate::http::drain_state::DrainState;
 use crate::http::instance::{FleetCache, InstanceIdentity};
 use crate::http::services::app_services::AppServices;
@@ -24,10 +25,12 @@ pub(crate) struct AdminServices {
     pub(crate) hosts: Vec<String>,
     /// The trusted proxies.
     pub(crate) proxy: ProxyConfig,
+    /// The application's own checks.
+    pub(crate) checks: AppChecks,
 }
 
 impl AdminServices {
-    pub(crate) fn new(parts: &AppServices) -> Self {
+    pub(crate) fn new(parts: &AppServices, checks: AppChecks) -> Self {
         let config = &parts.config;
         Self {
             redis: parts.redis.redis().clone(),
@@ -38,6 +41,7 @@ impl AdminServices {
             drain: parts.drain.clone(),
             hosts: config.admin.allowed_hosts.clone(),
             proxy: config.proxy.clone(),
+            checks,
         }
     }
 }

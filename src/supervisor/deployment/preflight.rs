@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::config;
 use crate::supervisor::deployment::handoff;
 use crate::supervisor::deployment::handoff::PreflightReport;
+use crate::supervisor::deployment::program::{ProbeWords, ProgramSpec};
 use crate::supervisor::deployment::takeover_env::PREFLIGHT;
 use crate::sys::exec::{Executable, ProbeProcess};
 use crate::sys::process::{ExitStatus, Pid};
@@ -106,8 +107,8 @@ impl Preflight {
     /// Starts the program at this path, to prove that it can go on from `state` in the folder where it would.
     pub(in crate::supervisor) fn start(
         path: &Path,
-        folder: &Path,
-        state: &OwnedFd,
+        current: &ProgramSpec,
+        (folder, state): (&Path, &OwnedFd),
         now: Duration,
     ) -> Result<Self, String> {
         let program = Executable::open(path).map_err(|error| match &error {
@@ -116,9 +117,14 @@ impl Preflight {
             }
             _ => error.to_string(),
         })?;
-        let arguments = ["check".into(), "--handoff".into(), state.as_raw_fd().to_string().into()];
+        let arguments = match current.probe_words {
+            ProbeWords::Check => {
+                vec!["check".into(), "--handoff".into(), state.as_raw_fd().to_string().into()]
+            }
+            ProbeWords::OwnArguments => current.arguments.clone(),
+        };
         let mut environment = config::process_environment();
-        // For a program that reads no command line.
+        // What is read before any argument.
         let request = format!("{PREFLIGHT}{}", state.as_raw_fd());
         environment.push(config::handoff_variable(request));
         let folder = Some(folder).filter(|folder| folder.is_dir());
@@ -202,10 +208,10 @@ impl Preflight {
                         proof.handoff,
                         handoff::VERSION
                     )),
-                    Err(_) => {
-                        Err("it does not answer `check --handoff`: it runs no fleet, or is too old for it"
-                            .to_owned())
-                    }
+                    Err(_) => Err(
+                        "it does not say whether it can take over: it runs no fleet, or is too old for it"
+                            .to_owned(),
+                    ),
                 }
             }
             Some(exit) => Err(format!("it refuses with {exit}{quoted}")),

@@ -20,6 +20,18 @@ pub struct ProgramSpec {
     pub path: PathBuf,
     /// Its arguments, without its own name.
     pub arguments: Vec<OsString>,
+    /// With which words another program is asked whether it could take over.
+    pub probe_words: ProbeWords,
+}
+
+/// With which words a new program is asked whether it could take over; what asks is a variable of its environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeWords {
+    /// `check --handoff FD`, which programs of the release before need beside the variable: the command line is the
+    /// library's.
+    Check,
+    /// Those that this fleet was started with: the command line is the program's own, and need not know any other.
+    OwnArguments,
 }
 
 /// The program that served before.
@@ -44,7 +56,7 @@ impl ProgramSpec {
     ///
     /// `/proc/self/exe` would name the file that runs; an upgrade wants the one that lies where it was started from, and
     /// by the name it was started by: behind a link that is switched lies another one then.
-    pub fn new(arguments: &[OsString], folder: &Path, search: &OsStr) -> Self {
+    pub fn new(arguments: &[OsString], folder: &Path, search: &OsStr, probe_words: ProbeWords) -> Self {
         let name = arguments.first().map_or(Path::new(""), Path::new);
         let is_plain = name.components().count() == 1 && !name.as_os_str().as_encoded_bytes().contains(&b'/');
         let written = match is_plain {
@@ -53,7 +65,7 @@ impl ProgramSpec {
             false => Some(config::path::absolute(name, folder)).filter(|_| !name.as_os_str().is_empty()),
         };
         let path = written.unwrap_or_else(executable);
-        Self { path, arguments: arguments.iter().skip(1).cloned().collect() }
+        Self { path, arguments: arguments.iter().skip(1).cloned().collect(), probe_words }
     }
 
     /// Its path as it was written, and the file this process runs if that is elsewhere.
@@ -85,7 +97,7 @@ mod tests {
 
     fn found(name: &str, folder: &Path, search: &str) -> PathBuf {
         let arguments = [OsString::from(name), "--workers".into(), "3".into()];
-        let program = ProgramSpec::new(&arguments, folder, OsStr::new(search));
+        let program = ProgramSpec::new(&arguments, folder, OsStr::new(search), ProbeWords::Check);
         assert_eq!(program.arguments, arguments[1..]);
         program.path
     }

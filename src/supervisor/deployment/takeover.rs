@@ -81,7 +81,7 @@ impl Supervisor<'_> {
     fn start_preflight(&self, path: &Path, now: Duration) -> Result<Preflight, String> {
         let state = self.create_handoff().and_then(|state| state.write());
         let state = state.map_err(|error| format!("the state cannot be written: {error}"))?;
-        Preflight::start(path, &self.start_folder(), &state, now)
+        Preflight::start(path, self.deployment.program(), (&self.start_folder(), &state), now)
     }
 
     /// The folder in which a new program begins: where the fleet was started, by the name it had for the operator.

@@ -23,7 +23,7 @@ pub(crate) async fn client(redis: &TestRedis, fleet: &TestFleet) -> TaskQueue {
     let tasks =
         TaskQueue::with_client(connection.redis().clone(), &settings(&[("max_queued", "5000")]), "client");
     for kind in ["nap", "deaf", "mishap"] {
-        tasks.register(kind, |_: (), _: &TaskContext| Ok::<_, String>(()));
+        tasks.register(kind, |_: (), _: &TaskContext| Ok::<_, String>(())).unwrap();
     }
     tasks
 }

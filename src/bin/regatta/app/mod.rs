@@ -17,14 +17,17 @@ mod tasks;
 
 use axum::Router;
 use axum::routing::{delete, get, post};
-use regatta::{FleetHandle, SameOrigin};
+use regatta::{App, Context, FleetHandle, SameOrigin};
 
 /// The limits that the routes below need.
 pub(crate) const DEFAULTS: &str = include_str!("limits.toml");
 
-/// Every route of the application.
-pub(crate) fn router(state: FleetHandle) -> Router {
-    tasks::register(&state.tasks());
+/// Every route of the application, and its tasks.
+pub(crate) async fn app(cx: Context) -> App {
+    tasks::register(App::new(router(cx.fleet().clone())))
+}
+
+fn router(state: FleetHandle) -> Router {
     read_routes()
         .merge(live::routes(&state))
         .merge(assets::routes())

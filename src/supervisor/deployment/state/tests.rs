@@ -8,6 +8,7 @@ use super::*;
 use crate::config::ConfigInputs;
 use crate::config::settings::SteeringMode;
 use crate::scoreboard::ExitReason;
+use crate::supervisor::deployment::program::ProbeWords;
 use crate::supervisor::monitor::MonitorSettings;
 use crate::supervisor::monitor::recycling::RecycleLimits;
 use crate::supervisor::slots::slot::WorkerPhase;
@@ -53,7 +54,8 @@ fn upgrade_context() -> RolloutContext {
 }
 
 fn stable() -> Deployments {
-    let program = ProgramSpec::new(&[OsString::from("/bin/app")], Path::new("/"), "".as_ref());
+    let program =
+        ProgramSpec::new(&[OsString::from("/bin/app")], Path::new("/"), "".as_ref(), ProbeWords::Check);
     Deployments::new(1, program)
 }
 

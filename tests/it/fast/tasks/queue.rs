@@ -24,13 +24,14 @@ fn worker(redis: &RedisClient, set: &[(&str, &str)]) -> TaskQueue {
 
 fn worker_of(redis: &RedisClient, set: &[(&str, &str)], name: &str) -> TaskQueue {
     let tasks = TaskQueue::with_client(redis.clone(), &settings(set), name);
-    tasks.register("double", |(number, millis): (u64, u64), progress: &TaskContext| {
+    let registered = tasks.register("double", |(number, millis): (u64, u64), progress: &TaskContext| {
         for step in 0..50 {
             wait::pace(Duration::from_micros(millis * 20));
             progress.percent(2 * step + 2);
         }
         Ok::<_, String>(number * 2)
     });
+    registered.unwrap();
     tasks
 }
 

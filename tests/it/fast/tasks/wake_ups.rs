@@ -22,7 +22,7 @@ async fn worker(server: &TestRedis, name: &str, set: &[(&str, &str)]) -> (StateC
     let redis = connect(server, "p", ScriptingMode::Auto).await;
     let tasks = TaskQueue::with_client(redis.redis().clone(), &settings(set), name);
     for kind in ["a", "b"] {
-        tasks.register(kind, |millis: u64, progress: &TaskContext| {
+        let registered = tasks.register(kind, |millis: u64, progress: &TaskContext| {
             let until = Instant::now() + Duration::from_millis(millis);
             while Instant::now() < until && !progress.is_cancelled() {
                 wait::pace(Duration::from_millis(1));
@@ -30,6 +30,7 @@ async fn worker(server: &TestRedis, name: &str, set: &[(&str, &str)]) -> (StateC
             progress.percent(100);
             Ok::<_, String>(millis)
         });
+        registered.unwrap();
     }
     (redis, tasks)
 }

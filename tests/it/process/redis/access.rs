@@ -54,10 +54,11 @@ async fn the_manual_s_rules_are_enough_for_tasks() {
         let redis = RedisClient::new(&config.redis, config.redis.url.as_ref().unwrap(), "test").unwrap();
         redis.start();
         let tasks = TaskQueue::with_client(redis.clone(), &config.tasks, "test:1");
-        tasks.register("echo", |text: String, _: &TaskContext| match text.as_str() {
+        let registered = tasks.register("echo", |text: String, _: &TaskContext| match text.as_str() {
             "again" => Err(TaskFailure::retry(text)),
             _ => Ok(text),
         });
+        registered.unwrap();
         tasks.start();
         assert_eq!(redis.wait_for_first_attempt().await, RedisStatus::Up);
         for (text, expected) in [("again", TaskState::Dead), ("fine", TaskState::Done)] {

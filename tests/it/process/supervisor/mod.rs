@@ -1,5 +1,6 @@
 //! What the supervisor promises: start, crash, stop, rollouts, upgrades, hangs, scaling.
 
+pub(crate) mod application;
 pub(crate) mod autoscaling;
 pub(crate) mod balance;
 pub(crate) mod concurrent_operations;

@@ -11,9 +11,9 @@ use axum::body::Body;
 use axum::extract::{Path, Request};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
-use regatta::LastEventId;
 use regatta::rate_limit::RateLimit;
 use regatta::task::{Cancelled, Error, TaskContext, TaskId, TaskQueue, TaskState};
+use regatta::{App, LastEventId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -61,17 +61,17 @@ struct Primes {
 }
 
 /// Registers the job of each kind.
-pub(super) fn register(tasks: &TaskQueue) {
+pub(super) fn register(app: App) -> App {
     let [fibonacci, primes] = &TASK_KINDS;
-    tasks.register(fibonacci.name, |JobInput { n }, progress: &TaskContext| {
+    app.register_task(fibonacci.name, |JobInput { n }, progress: &TaskContext| {
         let value =
             cpu::fibonacci(n, |percent| report_progress(progress, percent)).ok_or(STOPPED)?.to_string();
         Ok::<_, &str>(Fibonacci { n, digits: value.len(), value })
-    });
-    tasks.register(primes.name, |JobInput { n }, progress: &TaskContext| {
+    })
+    .register_task(primes.name, |JobInput { n }, progress: &TaskContext| {
         let count = cpu::primes(n, |percent| report_progress(progress, percent)).ok_or(STOPPED)?;
         Ok::<_, &str>(Primes { n, count })
-    });
+    })
 }
 
 /// The error of a cancelled job; it is shown nowhere.

@@ -1,0 +1,75 @@
+//! The programs do what their first lines say.
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use regatta::test::{TestApp, TestRedis};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+
+use crate::{api, pool, upkeep, views};
+
+#[tokio::test]
+async fn each_visitor_has_a_count() {
+    let app = TestApp::new(views::app).await;
+    let (ann, ben) = (app.visitor(), app.visitor());
+    assert!(ann.get("/").await.text().ends_with("Views: 1\n"));
+    assert!(ann.get("/").await.text().ends_with("Views: 2\n"));
+    assert!(ben.get("/").await.text().ends_with("Views: 1\n"));
+}
+
+#[tokio::test]
+async fn while_redis_is_away_clients_are_told_when_to_come_again() {
+    let app = TestApp::builder().redis(TestRedis::none()).build(views::app).await;
+    let response = app.visitor().get("/").await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn a_pool_is_connected_before_the_first_request_and_closed_at_the_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let database = listener.local_addr().unwrap();
+    let served = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = BufReader::new(stream);
+        let (mut questions, mut line) = (0, String::new());
+        while stream.read_line(&mut line).await.unwrap() > 0 {
+            stream.get_mut().write_all(b"+PONG\r\n").await.unwrap();
+            line.clear();
+            questions += 1;
+        }
+        questions
+    });
+    let settings = json!({"database": database.to_string(), "connections": 1});
+    let app = TestApp::builder().redis(TestRedis::none()).app_settings(settings).build(pool::app).await;
+    assert_eq!(app.visitor().get("/ping").await.text(), "+PONG\r\n");
+    app.drain().await;
+    assert_eq!(served.await.unwrap(), 1, "the connection was closed after one question");
+}
+
+#[tokio::test]
+async fn a_limit_is_per_key_and_an_export_costs_more() {
+    let limits =
+        [("limits.api.per", "header"), ("limits.api.header", "x-api-key"), ("limits.api.rate", "60/h")];
+    let more = [("limits.api.burst", "60"), ("limits.api.routes", "layer")];
+    let set = |builder: regatta::test::TestAppBuilder, (name, value)| builder.set(name, value);
+    let app = limits.into_iter().chain(more).fold(TestApp::builder(), set).build(api::app).await;
+    let get = async |path: &str, key: &str| {
+        let request = Request::get(path).header("x-api-key", key).body(Body::empty()).unwrap();
+        app.visitor().request(request).await.status()
+    };
+    assert_eq!(get("/export", "ann").await, StatusCode::OK);
+    assert_eq!(get("/export", "ann").await, StatusCode::OK);
+    assert_eq!(get("/export", "ann").await, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(get("/search", "ann").await, StatusCode::OK, "10 are left");
+    assert_eq!(get("/export", "ben").await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn background_work_runs_beside_the_requests_until_the_drain() {
+    let settings = json!({"folder": std::env::temp_dir()});
+    let app = TestApp::builder().redis(TestRedis::none()).app_settings(settings).build(upkeep::app).await;
+    assert_eq!(app.visitor().get("/refreshes").await.text(), "1\n");
+    app.drain().await;
+}

@@ -1,0 +1,101 @@
+//! What `regatta::test` promises.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, Request, StatusCode};
+use axum::middleware::map_response;
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use regatta::session::AuthSession;
+use regatta::task::{self, TaskContext, TaskQueue};
+use regatta::test::TestApp;
+use regatta::{App, ClientIp, Context};
+use tower::ServiceExt;
+
+async fn app(_: Context) -> App {
+    let routes = Router::new()
+        .route("/me", get(async |user: AuthSession| Json(user.user_id().map(str::to_owned))))
+        .route("/address", get(async |ClientIp(address): ClientIp| address.to_string()))
+        .route("/tasks", post(start))
+        .route("/panic", get(async || -> &'static str { panic!("on purpose") }));
+    App::new(routes)
+        .layer(map_response(async |mut response: Response| {
+            response.headers_mut().insert("x-outside", HeaderValue::from_static("1"));
+            response
+        }))
+        .register_task("double", |number: u64, _: &TaskContext| Ok::<_, String>(2 * number))
+}
+
+async fn start(tasks: TaskQueue) -> Result<StatusCode, task::Error> {
+    tasks.enqueue("double", &7_u64).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+#[tokio::test]
+async fn a_visitor_is_logged_in_without_a_form_and_has_an_address_of_its_own() {
+    let app = TestApp::new(app).await;
+    let (ann, ben) = (app.visitor().log_in("ann ä/1").await, app.visitor());
+    assert_eq!(ann.get("/me").await.json::<Option<String>>().as_deref(), Some("ann ä/1"));
+    assert_eq!(ben.get("/me").await.json::<Option<String>>(), None);
+    assert_ne!(ann.get("/address").await.text(), ben.get("/address").await.text());
+}
+
+#[tokio::test]
+async fn tasks_are_waited_for_and_counted() {
+    let app = TestApp::new(app).await;
+    for _ in 0..3 {
+        assert_eq!(app.visitor().post("/tasks", "").await.status(), StatusCode::ACCEPTED);
+    }
+    assert_eq!(app.run_tasks().await, 3);
+    assert_eq!(app.run_tasks().await, 0);
+}
+
+#[tokio::test]
+async fn an_outer_layer_is_around_refusals_too() {
+    let app = TestApp::builder().set("http.max_body_size", "1KiB").build(app).await;
+    let response = app.visitor().post("/tasks", "x".repeat(2000)).await;
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(response.headers()["x-outside"], "1");
+    let response = app.visitor().get("/panic").await;
+    assert_eq!(
+        (response.status(), &response.headers()["x-outside"]),
+        (StatusCode::INTERNAL_SERVER_ERROR, &HeaderValue::from_static("1"))
+    );
+}
+
+#[tokio::test]
+async fn the_router_serves_the_same_application() {
+    let app = TestApp::new(app).await;
+    let request = Request::get("/me").body(Body::empty()).unwrap();
+    let response = app.router().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_drain_runs_the_hooks() {
+    async fn hooked(ran: Arc<AtomicUsize>) -> App {
+        let (drain, exit) = (Arc::clone(&ran), Arc::clone(&ran));
+        let routes =
+            Router::new().route("/", get(async |State(_): State<Arc<AtomicUsize>>| "")).with_state(ran);
+        App::new(routes)
+            .on_drain(async move { _ = drain.fetch_add(1, Relaxed) })
+            .on_exit(async move { _ = exit.fetch_add(10, Relaxed) })
+    }
+    let ran = Arc::new(AtomicUsize::new(0));
+    let given = Arc::clone(&ran);
+    let app = TestApp::new(move |_: Context| hooked(Arc::clone(&given))).await;
+    assert_eq!(ran.load(Relaxed), 0);
+    app.drain().await;
+    assert_eq!(ran.load(Relaxed), 11);
+}
+
+#[tokio::test]
+#[should_panic(expected = "the application cannot start: the harbour is closed")]
+async fn an_application_that_cannot_be_built_fails_the_test() {
+    TestApp::new(async |_: Context| Err::<Router, _>("the harbour is closed")).await;
+}

@@ -1,0 +1,140 @@
+//! An application that is built asynchronously: what it returns, where it hangs, and what it does besides requests.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::support::fleet::{TestFleet, TestFleetBuilder, field};
+use crate::support::load_generator::{LoadGenerator, MIX};
+use crate::support::redis::TestRedis;
+use crate::support::{process, wait};
+
+/// A fleet of `examples/faulty.rs`, whose application fails as the file says.
+fn faulty(redis: &TestRedis, failing: &str) -> TestFleetBuilder {
+    let plan = TestFleetBuilder::on(redis).example("faulty").set("REGATTA_WORKERS__BOOT_TIMEOUT", "1s");
+    let file = plan.folder().join("failing");
+    fs::write(&file, failing).unwrap();
+    plan.set("FAULTY_FILE", &file.display().to_string())
+}
+
+#[test]
+fn an_error_of_the_application_is_the_reason_with_all_its_sources() {
+    let redis = TestRedis::start();
+    let (code, printed) = faulty(&redis, "error").run();
+    assert_eq!(code, 70, "{printed}");
+    let last = printed.lines().rev().find(|line| line.contains("no worker could be brought up"));
+    let reason = "the application cannot start: cannot leave: the harbour is closed";
+    assert!(last.is_some_and(|line| line.contains(reason)), "{printed}");
+}
+
+#[test]
+fn an_application_that_hangs_is_not_ready_in_time() {
+    let redis = TestRedis::start();
+    let (code, printed) = faulty(&redis, "hang").run();
+    assert_eq!(code, 70, "{printed}");
+    assert!(printed.contains("workers.boot_timeout"), "{printed}");
+}
+
+#[test]
+fn a_panic_of_the_future_is_the_reason() {
+    let redis = TestRedis::start();
+    let (code, printed) = faulty(&redis, "all").run();
+    assert_eq!(code, 70, "{printed}");
+    assert!(
+        printed.contains("the application panicked while it was built: the boat has a hole"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn a_reload_to_an_application_that_fails_or_hangs_is_rolled_back() {
+    let redis = TestRedis::start();
+    let plan = faulty(&redis, "").workers(2);
+    let file = plan.setting("FAULTY_FILE").to_owned();
+    let fleet = plan.start();
+    let workers = fleet.workers();
+    for (how, count) in [("error", 1), ("hang", 2)] {
+        fs::write(&file, how).unwrap();
+        fleet.signal(Signal::SIGHUP);
+        wait::until("the reload is rolled back", wait::LONG, || {
+            fleet.log_lines("reload rolled back").len() == count
+        });
+        wait::until("the old workers serve on", wait::LONG, || fleet.workers() == workers);
+    }
+}
+
+/// A fleet of `examples/upkeep.rs`, and the folder that its check wants.
+fn upkeep(redis: &TestRedis) -> (TestFleet, std::path::PathBuf) {
+    let plan = TestFleetBuilder::on(redis).example("upkeep").workers(1);
+    let folder = plan.folder().join("wanted");
+    fs::create_dir(&folder).unwrap();
+    let plan = plan.set("REGATTA_APP__FOLDER", &folder.display().to_string());
+    (plan.start(), folder)
+}
+
+#[test]
+fn a_readiness_check_that_fails_takes_the_instance_out_and_is_named() {
+    let redis = TestRedis::start();
+    let (fleet, folder) = upkeep(&redis);
+    wait::until("it is ready", wait::LONG, || fleet.operator("/readyz").status == 200);
+    fs::remove_dir(&folder).unwrap();
+    wait::until("the check fails", wait::LONG, || fleet.operator("/readyz").status == 503);
+    let answer = fleet.operator("/readyz").text();
+    assert!(answer.contains("check \\\"folder\\\" fails"), "{answer}");
+    assert_eq!(fleet.get("/refreshes").status, 200, "requests are served all the same");
+    assert_eq!(fleet.operator("/build").text(), env!("CARGO_PKG_VERSION"));
+    fs::create_dir(&folder).unwrap();
+    wait::until("it is ready again", wait::LONG, || fleet.operator("/readyz").status == 200);
+}
+
+#[test]
+fn hooks_run_in_their_order_at_a_stop() {
+    let redis = TestRedis::start();
+    let (mut fleet, _folder) = upkeep(&redis);
+    wait::until("the first hook has run", wait::LONG, || fleet.log_lines("hook: ready").len() == 1);
+    assert_eq!(fleet.stop(), 0);
+    let order: Vec<_> = fleet
+        .log_lines("")
+        .iter()
+        .filter_map(|line| field(line, "message").as_str().map(str::to_owned))
+        .filter(|message| message.starts_with("hook: ") || message.starts_with("background work"))
+        .collect();
+    assert_eq!(order[0], "hook: ready");
+    let mut together = order[1..3].to_vec();
+    together.sort();
+    assert_eq!(together, ["background work has ended", "hook: drain"]);
+    assert_eq!(order[3..], ["hook: exit, added last", "hook: exit, added first"]);
+}
+
+#[test]
+fn a_wrong_setting_of_the_program_is_refused_before_anything_starts() {
+    let redis = TestRedis::start();
+    let (code, printed) = TestFleetBuilder::on(&redis).example("upkeep").run();
+    assert_eq!(code, 64, "{printed}");
+    assert!(printed.contains("folder"), "{printed}");
+    let plan = TestFleetBuilder::on(&redis).example("pool").set("REGATTA_APP__DATABASE", "127.0.0.1:1");
+    let (code, printed) = plan.set("REGATTA_APP__CONNECTIONS", "few").run();
+    assert_eq!(code, 64, "{printed}");
+    assert!(printed.contains("app.connections") && printed.contains("REGATTA_APP__CONNECTIONS"), "{printed}");
+}
+
+#[test]
+fn a_program_with_a_command_line_of_its_own_is_upgraded_under_requests() {
+    let redis = TestRedis::start();
+    let plan = TestFleetBuilder::on(&redis).example("own_flags").args(&["--greeting", "ahoy"]).workers(2);
+    let fleet = plan.start();
+    let pid = fleet.pid();
+    let workers = fleet.workers();
+    let load = LoadGenerator::start(fleet.listen, MIX);
+    load.more(50);
+    fleet.signal(Signal::SIGUSR2);
+    wait::until("the upgrade is done", Duration::from_secs(60), || {
+        !fleet.log_lines("upgrade done").is_empty()
+    });
+    load.more(50);
+    load.finish().assert_clean();
+    assert!(process::alive(pid));
+    assert!(fleet.workers().iter().all(|pid| !workers.contains(pid)));
+    assert_eq!(fleet.get("/hello").text(), "ahoy\n", "its own flags hold");
+}
