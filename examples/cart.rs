@@ -105,7 +105,7 @@ async fn login(mut account: AuthSession, Path(user): Path<String>) -> Result<Res
     Ok(Json(json!({"user": account.user_id()})).into_response())
 }
 
-/// A field through `Session`, one through `Fields`, and a login, in one request.
+/// A field through `Session`, one through `SessionFields`, and a login, in one request.
 async fn both(
     session: Session,
     fields: SessionFields,

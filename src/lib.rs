@@ -8,8 +8,40 @@
 //! ```
 //!
 //! Sessions, counters and rate limits live in Redis, so that any worker on any machine can answer any request, and one
-//! round trip a request does it all. [`Fleet`] is where a program begins; [`PageView`], [`AuthSession`], [`SessionFields`],
-//! [`Counters`], [`RateLimit`], [`Worker`], [`ClientIp`] and [`Session`] are what its handlers ask for.
+//! round trip a request does it all. [`Fleet`] is where a program begins: each worker calls its function once, with a
+//! [`Context`], and serves the router or [`App`] that it returns.
+//!
+//! ```no_run
+//! use axum::Router;
+//! use axum::routing::get;
+//! use regatta::session::PageView;
+//! use regatta::{Context, Fleet, Worker};
+//!
+//! fn main() -> std::process::ExitCode {
+//!     Fleet::new(app).run()
+//! }
+//!
+//! async fn app(_: Context) -> Router {
+//!     Router::new().route("/", get(home))
+//! }
+//!
+//! async fn home(worker: Worker, view: PageView) -> String {
+//!     format!("PID: {} | Views: {}\n", worker.pid(), view.count())
+//! }
+//! ```
+//!
+//! Handlers ask for [`Worker`], [`ClientIp`], [`Idempotency`], and by subject for what is in [`session`],
+//! [`rate_limit`], [`counter`], [`broadcast`], [`ws`] and [`task`]; the errors of all of these convert into [`Error`].
+//! Programs without a fleet begin with [`Redis`].
+//!
+//! # Features
+//!
+//! - `cli` (default): `Fleet::run`, `Fleet::execute` and the commands; without it call [`Fleet::serve`]
+//! - `tls` (default): TLS to Redis
+//! - `top`: the live view of a fleet
+//! - `dashboard`: the operators' page `/fleet`
+//! - `test`: `regatta::test`, an application within a test, without a process
+//! - `full`: all of these
 //!
 //! Inside are rooms on floors, and a room names only rooms of lower floors (`tests/it/layers.rs` lists them).
 

@@ -1,9 +1,10 @@
 //! What a worker lends to its application while that is built.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
 use crate::facade::rate_limit::{RateLimitLayer, UnknownPolicy};
@@ -93,27 +94,12 @@ pub struct NoSettings;
 
 impl<'de> Deserialize<'de> for NoSettings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Empty;
-        impl<'de> Visitor<'de> for Empty {
-            type Value = NoSettings;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an empty section")
-            }
-
-            fn visit_unit<E>(self) -> Result<NoSettings, E> {
-                Ok(NoSettings)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<NoSettings, A::Error> {
-                match map.next_entry::<String, IgnoredAny>()? {
-                    None => Ok(NoSettings),
-                    Some((name, _)) => Err(serde::de::Error::custom(format_args!(
-                        "there is no setting app.{name}: this program has no settings of its own"
-                    ))),
-                }
-            }
+        let section = Option::<BTreeMap<String, IgnoredAny>>::deserialize(deserializer)?;
+        match section.and_then(|settings| settings.into_keys().next()) {
+            None => Ok(Self),
+            Some(name) => Err(serde::de::Error::custom(format_args!(
+                "there is no setting app.{name}: this program has no settings of its own"
+            ))),
         }
-        deserializer.deserialize_map(Empty)
     }
 }

@@ -13,7 +13,9 @@ pub trait IntoApp: sealed::Sealed {
 }
 
 mod sealed {
-    use super::{App, BoxError, Router};
+    use axum::{BoxError, Router};
+
+    use crate::application::app::App;
 
     pub trait Sealed {}
     impl Sealed for Router {}

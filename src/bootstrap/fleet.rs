@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use serde::de::DeserializeOwned;
 
 use crate::application::{AppFactory, BoxError, Context, IntoApp};
+use crate::bootstrap::app_definition::{AppDefinition, ArgumentParser};
 use crate::bootstrap::exit_code::CommandFailure;
 use crate::bootstrap::fleet_config::Config;
-use crate::bootstrap::takeover::{AppDefinition, ArgumentParser};
 use crate::bootstrap::{exit_code, serve, takeover};
 use crate::config::ConfigInputs;
 use crate::http::Worker;
@@ -193,6 +193,9 @@ impl Fleet {
         if let Some(code) = take_over_or_prepare(arguments, definition)? {
             return Ok(code);
         }
+        if let Some(code) = answer_preflight(definition)? {
+            return Ok(code);
+        }
         self.serve_with(ConfigInputs::from_process(), arguments, ProbeWords::OwnArguments)
     }
 
@@ -239,8 +242,7 @@ pub fn program_name(arguments: &[OsString]) -> String {
     name.map_or("regatta".into(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Readies the process, and goes on with the fleet that a program before this one has left in it, until that ends; or
-/// says to a running fleet whether this program could take it over.
+/// Readies the process, and goes on with the fleet that a program before this one has left in it, until that ends.
 ///
 /// `None`: there is none, and the program may begin.
 ///
@@ -257,6 +259,16 @@ pub fn take_over_or_prepare(
     }
     // Only a program that takes a fleet over needs the signals blocked that came meanwhile.
     signal::unblock_all().map_err(|error| failed(format!("cannot unblock signals: {error}")))?;
-    // Before any argument is read: the words may be those of a command line that this program has no part in.
+    Ok(None)
+}
+
+/// Says to a running fleet whether this program could take it over, if that is what it was started for.
+///
+/// To be called when the program has read its arguments, if it reads any: those it refuses now it would refuse when it
+/// takes over.
+///
+/// # Errors
+/// Why it could not.
+pub fn answer_preflight(definition: AppDefinition<'_>) -> Result<Option<u8>, CommandFailure> {
     takeover::preflight_fd().map(|state| takeover::run_preflight(state, definition)).transpose()
 }

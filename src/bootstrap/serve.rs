@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::bootstrap::app_definition::AppDefinition;
 use crate::bootstrap::exit_code::CommandFailure;
 use crate::bootstrap::slot_count::initial_slots;
-use crate::bootstrap::takeover::AppDefinition;
 use crate::bootstrap::worker_host::ConfigHost;
 use crate::bootstrap::{exit_code, worker_host};
 use crate::config::ConfigInputs;

@@ -7,9 +7,8 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use crate::application::AppFactory;
+use crate::bootstrap::app_definition::AppDefinition;
 use crate::bootstrap::exit_code::{CommandFailure, print_line};
-use crate::bootstrap::fleet_config;
 use crate::bootstrap::worker_host::{ConfigHost, HostResources};
 use crate::bootstrap::{exit_code, serve, worker_host};
 use crate::config::ConfigInputs;
@@ -21,36 +20,12 @@ use crate::supervisor::deployment::handoff::{Handoff, HandoffFds, PreflightRepor
 use crate::supervisor::deployment::takeover_env::{PREFLIGHT, TakeoverDirection, TakeoverEnv};
 use crate::supervisor::run_dir::RunDir;
 use crate::supervisor::{
-    InheritedResources, PreviousProgram, ProbeWords, ProgramSpec, RestoreOptions, Supervisor,
-    SupervisorSettings, Takeover,
+    InheritedResources, PreviousProgram, ProgramSpec, RestoreOptions, Supervisor, SupervisorSettings,
+    Takeover,
 };
 use crate::sys::signal::SignalReader;
 use crate::sys::{exec, executable, path, process, startup};
 use crate::{config, logging, supervisor};
-
-/// What a program brings along.
-#[derive(Clone, Copy)]
-pub struct AppDefinition<'a> {
-    /// Its application.
-    pub app: &'a AppFactory,
-    /// Where its settings come from.
-    pub config: &'a fleet_config::Config,
-    /// What it makes of the words that a fleet was started with.
-    pub parse: &'a ArgumentParser<'a>,
-    /// With which words it asks a new program whether that could take over.
-    pub probe_words: ProbeWords,
-    /// Whether it wants the library's subscriber of log events.
-    pub subscriber: bool,
-}
-
-impl std::fmt::Debug for AppDefinition<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AppDefinition").finish_non_exhaustive()
-    }
-}
-
-/// Reads the words that a fleet was started with; a mistake is one sentence.
-pub type ArgumentParser<'a> = dyn Fn(&[OsString]) -> Result<ConfigInputs, String> + 'a;
 
 /// The state that this program is asked whether it could go on from, by a descriptor; by the command line, too.
 pub fn preflight_fd() -> Option<RawFd> {

@@ -30,7 +30,7 @@ pub use args::{Command, SettingFlags as Args};
 use top::top;
 
 use crate::bootstrap::exit_code::CommandFailure;
-use crate::bootstrap::fleet::{Fleet, program_name, take_over_or_prepare};
+use crate::bootstrap::fleet::{Fleet, answer_preflight, program_name, take_over_or_prepare};
 use crate::bootstrap::{exit_code, takeover};
 use crate::config;
 use crate::supervisor::ProbeWords;
@@ -49,13 +49,17 @@ impl Fleet {
             Ok(None) => {}
             Err(failure) => return exit_code::report(&name, Err(failure)),
         }
-        match args::parse(&arguments) {
-            Ok(line) => exit_code::report(
-                &name,
-                command(&self, line.settings, line.command, (&arguments, ProbeWords::Check)),
-            ),
-            Err(code) => ExitCode::from(code),
-        }
+        let line = match args::parse(&arguments) {
+            Ok(line) => line,
+            Err(code) => return ExitCode::from(code),
+        };
+        let names_state = matches!(line.command, Some(Command::Check { preflight: Some(_) }));
+        let done = match if names_state { Ok(None) } else { answer_preflight(definition) } {
+            Ok(Some(code)) => Ok(code),
+            Ok(None) => command(&self, line.settings, line.command, (&arguments, ProbeWords::Check)),
+            Err(failure) => Err(failure),
+        };
+        exit_code::report(&name, done)
     }
 
     /// Does what a part of the program's own command line says (`serve` if it says nothing) and returns the exit code.
@@ -98,7 +102,11 @@ impl Fleet {
         let name = program_name(&arguments);
         // The program has parsed the words of its start already, be it to take a fleet over.
         let parse = |_: &[OsString]| args.clone().inputs();
-        let done = match take_over_or_prepare(&arguments, self.definition(&parse, ProbeWords::OwnArguments)) {
+        let definition = self.definition(&parse, ProbeWords::OwnArguments);
+        let begun = take_over_or_prepare(&arguments, definition);
+        let done = match begun
+            .and_then(|code| code.map_or_else(|| answer_preflight(definition), |code| Ok(Some(code))))
+        {
             Ok(Some(code)) => Ok(code),
             Ok(None) => self::command(&self, args.clone(), command, (&arguments, ProbeWords::OwnArguments)),
             Err(failure) => Err(failure),

@@ -47,7 +47,7 @@ impl AppSettings {
     /// The first mistake, with the setting's path and its source.
     pub fn deserialize<S: DeserializeOwned>(&self) -> Result<S, ConfigError> {
         let section = Value::new(None, ValueKind::Table(self.0.clone()));
-        S::deserialize(section).map_err(|error| ConfigError::Application { reason: sentence(error) })
+        S::deserialize(section).map_err(|error| ConfigError::Application { reason: describe(error, &self.0) })
     }
 }
 
@@ -76,14 +76,48 @@ fn flatten(path: &str, section: &Map<String, Value>, flat: &mut BTreeMap<String,
 }
 
 /// A mistake in words, without the value.
-fn sentence(error: config::ConfigError) -> String {
-    match error {
+fn describe(error: config::ConfigError, section: &Map<String, Value>) -> String {
+    let (key, origin, reason) = match error {
         config::ConfigError::Type { origin, unexpected, expected, key } => {
-            let key = key.map(|key| format!(".{key}")).unwrap_or_default();
-            let origin = origin.map(|origin| format!(" (from {origin})")).unwrap_or_default();
-            format!("{SECTION}{key} is {}{origin}, but wanted is {expected}", kind(&unexpected))
+            (key, origin, format!("is {}, but wanted is {expected}", kind(&unexpected)))
         }
-        other => format!("[{SECTION}]: {other}"),
+        config::ConfigError::At { error, origin, key } => match *error {
+            config::ConfigError::Type { origin: inner, unexpected, expected, .. } => {
+                (key, origin.or(inner), format!("is {}, but wanted is {expected}", kind(&unexpected)))
+            }
+            other => (key, origin, format!("is wrong: {}", without_values(&other.to_string()))),
+        },
+        other => return format!("[{SECTION}]: {}", without_values(&other.to_string())),
+    };
+    let Some(key) = key else { return format!("[{SECTION}] {reason}") };
+    let origin = origin.or_else(|| origin_of(section, &key));
+    let origin = origin.map(|origin| format!(" (from {origin})")).unwrap_or_default();
+    format!("{SECTION}.{key}{origin} {reason}")
+}
+
+/// Where the value at this path was given.
+fn origin_of(section: &Map<String, Value>, path: &str) -> Option<String> {
+    let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
+    let value = section.get(name.split('[').next()?)?;
+    match (&value.kind, rest) {
+        (ValueKind::Table(below), Some(rest)) => origin_of(below, rest),
+        _ => value.origin().map(str::to_owned),
+    }
+}
+
+/// A reader's message without the value that it quotes.
+fn without_values(message: &str) -> String {
+    let quoting = ["unknown variant", "invalid type", "invalid value", "invalid length"];
+    if message.starts_with("enum ") {
+        // The reader of enums quotes without marks, last.
+        return message.rsplit_once(' ').map_or("no such variant", |(start, _)| start).to_owned();
+    }
+    match quoting.into_iter().find(|words| message.starts_with(words)) {
+        Some(words) => match message.split_once(", expected") {
+            Some((_, expected)) => format!("{words}, expected{expected}"),
+            None => words.to_owned(),
+        },
+        None => message.to_owned(),
     }
 }
 
@@ -125,6 +159,13 @@ mod tests {
         pool: Pool,
         #[serde(default)]
         hosts: Vec<String>,
+        #[serde(default)]
+        mode: Option<Mode>,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    enum Mode {
+        Quick,
     }
 
     #[derive(Debug, Default, Deserialize, PartialEq)]
@@ -163,7 +204,7 @@ mod tests {
         let shop: Shop = config.unwrap().app.deserialize().unwrap();
         let pool = Pool { size: 4, lazy: true };
         let hosts = vec!["a".to_owned(), "b".to_owned()];
-        assert_eq!(shop, Shop { database_url: "variable".into(), pool, hosts });
+        assert_eq!(shop, Shop { database_url: "variable".into(), pool, hosts, mode: None });
     }
 
     #[test]
@@ -179,6 +220,8 @@ mod tests {
         assert!(!text.contains("hunter22"), "{text}");
         let text = mistake("[app]\ndatabase_url = 'x'\nhosts = 3", &[]);
         assert!(text.contains("app.hosts") && text.contains("regatta.toml"), "{text}");
+        let text = mistake("[app]\ndatabase_url = 'x'\nmode = 'hunter22'", &[]);
+        assert!(text.contains("app.mode") && !text.contains("hunter22"), "{text}");
         assert!(mistake("", &[]).contains("database_url"));
         assert!(mistake("[app]\ndatabase_url = 'x'\nbilge = 1", &[]).contains("bilge"));
     }

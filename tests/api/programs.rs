@@ -1,5 +1,7 @@
 //! The programs do what their first lines say.
 
+use std::time::{Duration, Instant};
+
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use regatta::test::{TestApp, TestRedis};
@@ -70,6 +72,10 @@ async fn a_limit_is_per_key_and_an_export_costs_more() {
 async fn background_work_runs_beside_the_requests_until_the_drain() {
     let settings = json!({"folder": std::env::temp_dir()});
     let app = TestApp::builder().redis(TestRedis::none()).app_settings(settings).build(upkeep::app).await;
-    assert_eq!(app.visitor().get("/refreshes").await.text(), "1\n");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while app.visitor().get("/refreshes").await.text() != "1\n" {
+        assert!(Instant::now() < deadline, "the background work has not begun");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     app.drain().await;
 }

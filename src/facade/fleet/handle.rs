@@ -71,7 +71,7 @@ impl FleetHandle {
         Broadcast::new_in(&self.0.streams)
     }
 
-    /// The fleet's tasks: jobs are registered while the routes are built.
+    /// The fleet's tasks, for code outside a handler; handlers extract [`TaskQueue`]. Jobs: `App::register_task`.
     pub fn tasks(&self) -> TaskQueue {
         TaskQueue::new_in(&self.0.streams)
     }

@@ -11,8 +11,7 @@ use crate::http::services::stream::StreamServices;
 use crate::http::streams::last_event_id::LastEventId;
 use crate::http::streams::sse::{self, SseSource};
 use crate::sse::SseEvent;
-use crate::tasks::TaskWatch;
-use crate::tasks::{TaskId, TaskStatus};
+use crate::tasks::{TaskId, TaskStatus, TaskWatch};
 
 /// The id of a task's last event.
 const FINISHED_EVENT_ID: &str = "end";

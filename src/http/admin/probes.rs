@@ -41,7 +41,7 @@ pub(in crate::http) async fn readyz(Shared(admin): Shared<Arc<AdminServices>>) -
     let ever_connected = admin.scoreboard.redis_ever_connected();
     let (code, status, reason) = match own_failure(&admin).await {
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, "unready", Some(reason)),
-        None => redis_verdict(redis, ever_connected, &admin.redis.breaker_states()),
+        None => redis_readiness(redis, ever_connected, &admin.redis.breaker_states()),
     };
     let (code, status, reason) = match (status, admin.checks.degraded_reason().await) {
         ("ready", Some(reason)) => (code, "degraded", Some(reason)),
@@ -65,7 +65,7 @@ async fn own_failure(admin: &AdminServices) -> Option<String> {
 }
 
 /// What Redis's state means for traffic.
-fn redis_verdict(
+fn redis_readiness(
     redis: RedisStatus,
     ever_connected: bool,
     breakers: &BreakerStates,
