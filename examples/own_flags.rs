@@ -3,6 +3,8 @@
 //! `cargo run --example own_flags -- --greeting ahoy`, then `curl localhost:3000/hello`; `kill -USR2` has it go on as the
 //! program that lies at its path.
 
+#![allow(clippy::print_stderr, reason = "a program of its own says why it ends")]
+
 use std::process::ExitCode;
 
 use axum::Router;

@@ -80,7 +80,7 @@ impl AppFactory {
     /// The first one's error or panic.
     pub fn run_after_fork(&self, worker: &Worker) -> Result<(), AppError> {
         let run = || self.after_fork.iter().try_for_each(|hook| hook(worker));
-        let done = catch_unwind(AssertUnwindSafe(run)).map_err(panicked)?;
+        let done = catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panicked(&*panic))?;
         done.map_err(|error| AppError::Failed(with_sources(&*error)))
     }
 
@@ -101,20 +101,20 @@ impl AppFactory {
     /// Dropping the future drops what the application has made so far.
     pub async fn build(&self, settings: &AppSettings, fleet: FleetHandle) -> Result<App, AppError> {
         let begun = catch_unwind(AssertUnwindSafe(|| (self.build)(settings, fleet)));
-        let mut building = begun.map_err(panicked)??;
+        let mut building = begun.map_err(|panic| panicked(&*panic))??;
         let built =
             poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| building.as_mut().poll(context))) {
                 Ok(Poll::Pending) => Poll::Pending,
                 Ok(Poll::Ready(built)) => Poll::Ready(Ok(built)),
                 Err(panic) => Poll::Ready(Err(panic)),
             });
-        let built = built.await.map_err(panicked)?;
+        let built = built.await.map_err(|panic| panicked(&*panic))?;
         built.map_err(|error| AppError::Failed(with_sources(&*error)))
     }
 }
 
-fn panicked(panic: Box<dyn Any + Send>) -> AppError {
-    AppError::Panicked(panic_message(&*panic).to_owned())
+fn panicked(panic: &(dyn Any + Send)) -> AppError {
+    AppError::Panicked(panic_message(panic).to_owned())
 }
 
 /// The error and all its causes in one sentence.

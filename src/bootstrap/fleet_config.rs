@@ -61,12 +61,14 @@ impl Config {
     }
 
     /// A default of the program for one setting, as in `workers.count`; stronger than [`Config::defaults`].
+    #[allow(clippy::needless_pass_by_value, reason = "callers write a value, not a reference to one")]
     pub fn set_default(mut self, setting: &str, value: impl ToString) -> Self {
         self.set_defaults.push((setting.to_owned(), value.to_string()));
         self
     }
 
     /// A value that no operator can change, for tests and appliances.
+    #[allow(clippy::needless_pass_by_value, reason = "callers write a value, not a reference to one")]
     pub fn set_override(mut self, setting: &str, value: impl ToString) -> Self {
         self.overrides.push((setting.to_owned(), value.to_string()));
         self

@@ -97,6 +97,7 @@ impl Fleet {
     ///     }
     /// }
     /// ```
+    #[allow(clippy::needless_pass_by_value, reason = "the program has no use for them afterwards")]
     pub fn execute(self, args: Args, command: Option<Command>) -> ExitCode {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         let name = program_name(&arguments);

@@ -289,8 +289,9 @@ pub fn decode_request(line: &[u8]) -> Result<ControlRequest, ProtocolError> {
     }
 }
 
-/// Reads a line as a request of [`VERSION`] or, where its replies have a form there, of [`PREVIOUS_VERSION`]: during an
-/// upgrade workers of the release before still show the operators' page, and scripts still speak as they did.
+/// Reads a line as a request of [`VERSION`] or, where its replies have a form there, of [`PREVIOUS_VERSION`].
+///
+/// During an upgrade workers of the release before still show the operators' page, and scripts still speak as they did.
 ///
 /// # Errors
 /// As [`decode_request`].

@@ -19,12 +19,15 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 type Running = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
+/// When a check was run, and what is wrong since.
+type CheckResult = (Instant, Option<String>);
+
 /// One check of the application.
 pub struct AppCheck {
     name: &'static str,
     run: Box<dyn Fn() -> Running + Send + Sync>,
-    /// When it was run last, and what is wrong since.
-    last: Arc<Mutex<Option<(Instant, Option<String>)>>>,
+    /// The last result, which holds for a while.
+    last: Arc<Mutex<Option<CheckResult>>>,
 }
 
 /// The checks of the application.

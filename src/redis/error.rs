@@ -220,10 +220,10 @@ impl RedisError {
     pub fn from_text(kind: &str, details: &str) -> Self {
         let kind = match kind {
             "Timeout Error" => ErrorKind::Timeout,
-            "IO Error" => ErrorKind::IO,
+            // What TLS refuses ends as a connection that failed, and a client without TLS has no name for it.
+            "IO Error" | "TLS Error" => ErrorKind::IO,
             "Canceled" => ErrorKind::Canceled,
             "Backpressure" => ErrorKind::Backpressure,
-            "TLS Error" => ErrorKind::Tls,
             "Parse Error" => ErrorKind::Parse,
             "Protocol Error" => ErrorKind::Protocol,
             _ => ErrorKind::Unknown,
@@ -232,12 +232,18 @@ impl RedisError {
     }
 }
 
+/// Whether the connection failed, not the command.
+fn is_connection_loss(kind: &ErrorKind) -> bool {
+    matches!(kind, ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Backpressure)
+        || kind.to_str() == "TLS Error"
+}
+
 impl From<fred::error::Error> for RedisError {
     fn from(error: fred::error::Error) -> Self {
         let details = error.details();
         match error.kind() {
             ErrorKind::Timeout => return Self::Timeout,
-            ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Tls => {
+            kind if is_connection_loss(kind) => {
                 return Self::unavailable(with_advice(
                     os_error_text(details),
                     explain_handshake_error(details),

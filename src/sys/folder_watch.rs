@@ -12,7 +12,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::sys::application_fds;
 
-/// Most links that are followed on the way to a file, as in path_resolution(7).
+/// Most links that are followed on the way to a file, as in `path_resolution(7)`.
 const LINKS_MAX: usize = 40;
 
 /// Folders that are watched.

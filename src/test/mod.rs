@@ -159,6 +159,7 @@ impl TestAppBuilder {
     }
 
     /// Another value for a setting of the library, as in `drain.exit`.
+    #[allow(clippy::needless_pass_by_value, reason = "callers write a value, not a reference to one")]
     pub fn set(mut self, setting: &str, value: impl ToString) -> Self {
         self.settings.push((setting.to_owned(), value.to_string()));
         self

@@ -34,7 +34,7 @@ use crate::logging;
 use crate::redis::{RedisClient, RedisStatus};
 use crate::request_state::StateClient;
 use crate::scoreboard::Scoreboard;
-use crate::scoreboard::cell::DrainOrder;
+use crate::scoreboard::cell::{DrainOrder, WorkerCell};
 use crate::sys::signal::Signal;
 use crate::sys::{backtrace, clock, signal};
 use crate::worker::background::heartbeat::HeartbeatWriter;
@@ -124,12 +124,8 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
         let mut status_pipe = File::from(start.status_pipe);
         let _ = writeln!(status_pipe, "ready");
         let app = RunningApp::start(lifecycle, &phase.shutdown());
-        let drain_kind = tokio::select! {
-            _ = terminate.recv() => drain::await_drain_order(start.scoreboard.cell(start.slot, start.cell)).await,
-            _ = lifeline.readable() => DrainKind::Orphaned,
-            () = services.all_task_permits_hung() => DrainKind::HandOver,
-            () = app.background_panicked() => DrainKind::HandOver,
-        };
+        let cell = start.scoreboard.cell(start.slot, start.cell);
+        let drain_kind = until_leaving((&mut terminate, cell), &lifeline, (&services, &app)).await;
         let fleet_ends = matches!(drain_kind, DrainKind::Stop | DrainKind::Orphaned);
         let plan = DrainPlan::new(drain_kind, &limits, Instant::now());
         phase.set_deadline(plan.abort_at.into_std());
@@ -138,7 +134,7 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
         balance.iter().for_each(|balance| balance.stop());
         // If another process sent the signal, the supervisor learns it here and spawns a successor at once.
         let _ = writeln!(status_pipe, "leaving");
-        let cut_now = || start.scoreboard.cell(start.slot, start.cell).drain_order() == DrainOrder::Abort;
+        let cut_now = || cell.drain_order() == DrainOrder::Abort;
         let second_order = drain::second_order(&mut terminate, cut_now);
         let state = (&phase, &services.tasks, &app);
         let drained =
@@ -150,6 +146,20 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
     };
     heartbeat.run_beside(served).await;
     Ok(())
+}
+
+/// Serves until this worker has to leave; how.
+async fn until_leaving(
+    (terminate, cell): (&mut tokio::signal::unix::Signal, WorkerCell<'_>),
+    lifeline: &Receiver,
+    (services, app): (&BackgroundServices, &RunningApp),
+) -> DrainKind {
+    tokio::select! {
+        _ = terminate.recv() => drain::await_drain_order(cell).await,
+        _ = lifeline.readable() => DrainKind::Orphaned,
+        () = services.all_task_permits_hung() => DrainKind::HandOver,
+        () = app.background_panicked() => DrainKind::HandOver,
+    }
 }
 
 /// Ends what the application's last hooks could still use.

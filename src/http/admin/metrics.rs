@@ -59,7 +59,7 @@ pub(in crate::http) async fn metrics(
     }
 }
 
-/// Every series in the OpenMetrics text format.
+/// Every series in the `OpenMetrics` text format.
 fn encode(scrape: Scrape, tasks: Option<TaskQueueMetrics>) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("regatta");
     registry.register_collector(Box::new(scrape));

@@ -7,7 +7,7 @@ use axum::extract::{Query, Request};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use regatta::LastEventId;
-use regatta::broadcast::{Broadcast, Topic};
+use regatta::broadcast::Broadcast;
 use regatta::rate_limit::RateLimit;
 use regatta::session::AuthSession;
 use regatta::ws::WebSocketUpgrade;
@@ -72,10 +72,6 @@ fn known_topic(named: Option<&str>) -> Result<&str, UnknownTopic> {
     Err(UnknownTopic)
 }
 
-fn named_topic(broadcast: &Broadcast, name: &str) -> Result<Topic, Response> {
-    broadcast.topic(name).map_err(IntoResponse::into_response)
-}
-
 pub(super) async fn publish(
     broadcast: Broadcast,
     session: AuthSession,
@@ -102,7 +98,12 @@ pub(super) async fn publish(
     if more > 0 {
         limit.charge(more).await.map_err(IntoResponse::into_response)?;
     }
-    let id = named_topic(&broadcast, topic)?.publish(&message).await.map_err(IntoResponse::into_response)?;
+    let id = broadcast
+        .topic(topic)
+        .map_err(IntoResponse::into_response)?
+        .publish(&message)
+        .await
+        .map_err(IntoResponse::into_response)?;
     Ok(match accepts {
         Accepts::Html => Redirect::to("/").into_response(),
         Accepts::Text => {
@@ -118,7 +119,12 @@ pub(super) async fn events(
     Query(params): Query<TopicParams>,
 ) -> Result<Response, Response> {
     let topic = params.topic().map_err(IntoResponse::into_response)?;
-    named_topic(&broadcast, topic)?.sse(last_event_id).await.map_err(IntoResponse::into_response)
+    broadcast
+        .topic(topic)
+        .map_err(IntoResponse::into_response)?
+        .sse(last_event_id)
+        .await
+        .map_err(IntoResponse::into_response)
 }
 
 pub(super) async fn socket(
@@ -129,6 +135,6 @@ pub(super) async fn socket(
     Query(params): Query<TopicParams>,
 ) -> Result<Response, Response> {
     let topic = params.topic().map_err(IntoResponse::into_response)?;
-    let topic = named_topic(&broadcast, topic)?;
+    let topic = broadcast.topic(topic).map_err(IntoResponse::into_response)?;
     topic.socket(upgrade, last_event_id).await.map_err(IntoResponse::into_response)
 }

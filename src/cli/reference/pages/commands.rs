@@ -46,7 +46,7 @@ fn table(command: &Command) -> String {
 fn section(name: &str, command: &Command, out: &mut String) {
     let own: Vec<_> = command.get_subcommands().filter(|command| !command.is_hide_set()).collect();
     for inner in &own {
-        section(&format!("{name} {}", inner.get_name()).trim().to_owned(), inner, out);
+        section(format!("{name} {}", inner.get_name()).trim(), inner, out);
     }
     if !own.is_empty() {
         return;

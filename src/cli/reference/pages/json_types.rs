@@ -11,7 +11,7 @@ struct Member {
     kind: String,
     meaning: String,
     /// Fields of a request of the control socket.
-    fields: Vec<Member>,
+    fields: Vec<Self>,
 }
 
 /// A `struct` or `enum` of the source.

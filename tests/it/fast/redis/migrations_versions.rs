@@ -272,7 +272,7 @@ async fn a_session_whose_cookie_never_came_back_is_confirmed_by_any_release_and_
 }
 
 #[tokio::test]
-async fn workers_of_two_releases_share_tasks_claims_heartbeats_and_listeners() {
+async fn workers_of_two_releases_share_tasks() {
     let server = TestRedis::start();
     let new = connect(&server, "p", ScriptingMode::Fcall).await;
     let old = Old::start(&server).await.0;
@@ -299,7 +299,13 @@ async fn workers_of_two_releases_share_tasks_claims_heartbeats_and_listeners() {
         !taken.is_empty()
     })
     .await;
+}
 
+#[tokio::test]
+async fn workers_of_two_releases_share_claims_heartbeats_and_listeners() {
+    let server = TestRedis::start();
+    let new = connect(&server, "p", ScriptingMode::Fcall).await;
+    let old = Old::start(&server).await.0;
     let claim = |key| ClaimRequest {
         key,
         fingerprint: "f",
