@@ -87,13 +87,15 @@ fmt: ## is everything formatted?
 	@$(CARGO) fmt --all --check
 
 .PHONY: clippy
-clippy: ## lints, none allowed
+clippy: ## lints, none allowed: everything, no feature, each feature alone
 	@$(CARGO) clippy --locked --all-targets -- -D warnings
-	@$(CARGO) clippy --locked --lib --no-default-features -- -D warnings
 	@$(CARGO) clippy --locked --lib --bins $(DEMO) -- -D warnings
+	@for features in '' cli tls top dashboard test full; do \
+	  $(CARGO) clippy --locked --lib --no-default-features --features "$$features" -- -D warnings || exit 1; done
 
 .PHONY: docs
-docs: ## documentation, without a broken link
+docs: ## documentation, as users see it and with private items, without a broken link
+	@RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --lib --features full
 	@RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
 
 # Advisories are not checked here: their database is fetched from the network at every run. `cargo deny check` does.

@@ -63,9 +63,8 @@ impl IntoResponse for Error {
 /// No policy has this name; says which there are.
 ///
 /// ```no_run
-/// # use regatta::FleetHandle;
-/// # fn routes(fleet: &FleetHandle) {
-/// if let Err(unknown) = fleet.find_rate_limit("log-in") {
+/// # fn routes(cx: &regatta::Context) {
+/// if let Err(unknown) = cx.rate_limit("log-in") {
 ///     // no policy is named log-in: add [limits.log-in] to the configuration, or use one of …
 ///     eprintln!("{unknown}");
 /// }
