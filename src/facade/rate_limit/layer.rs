@@ -36,7 +36,7 @@ use crate::limiter::permit::ConcurrencyPermit;
 /// `Retry-After`; while it stays denied it costs no call at all.
 ///
 /// *Inside a fleet* it joins the request's state, and a policy `[limits.NAME]` of the configuration stands for the one in
-/// the program, whole. *Outside a fleet* layers that are added later are outside: a
+/// the program, whole; `enabled = false` there switches it off. *Outside a fleet* layers that are added later are outside: a
 /// [`SessionLayer`](crate::session::SessionLayer), whose session then travels in the same call, and last
 /// [`TrustedProxies`](crate::TrustedProxies).
 ///

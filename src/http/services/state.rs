@@ -9,6 +9,7 @@ use crate::counters::commands::CounterIncrement;
 use crate::counters::keys;
 use crate::http::services::app_services::AppServices;
 use crate::http::services::worker::WorkerContext;
+use crate::limiter::policy::LimitPolicy;
 use crate::limiter::{PolicyTable, RequestLimiter};
 use crate::request_state::StateClient;
 use crate::sessions::cookie::CookieAttributes;
@@ -40,7 +41,27 @@ pub(crate) struct StateServices {
     pub(crate) ipv6_prefix: u8,
 }
 
+/// What the configuration says of a limit that the program makes.
+#[derive(Debug)]
+pub(crate) enum ConfiguredLimit<'a> {
+    /// It has no policy of this name.
+    Absent,
+    /// Its policy of this name is switched off, and so is the limit.
+    Disabled,
+    /// Its policy and the policy's number.
+    Policy(usize, &'a LimitPolicy),
+}
+
 impl StateServices {
+    /// What the configuration says of a limit by this name.
+    pub(crate) fn configured_limit(&self, name: &str) -> ConfiguredLimit<'_> {
+        match self.limiter.policies().find(name) {
+            Some((number, policy)) => ConfiguredLimit::Policy(number, policy),
+            None if self.policy_names.iter().any(|known| known == name) => ConfiguredLimit::Disabled,
+            None => ConfiguredLimit::Absent,
+        }
+    }
+
     pub(crate) fn new(parts: &AppServices, worker: &Arc<WorkerContext>) -> Self {
         let config = &parts.config;
         let prefix: Arc<str> = Arc::from(config.redis.prefix.as_str());
