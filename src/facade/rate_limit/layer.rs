@@ -6,12 +6,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use http::header::RETRY_AFTER;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tower::{Layer, Service};
 
 use crate::config::limits::OnRedisDown;
@@ -178,6 +178,10 @@ impl<D> RateLimitLayer<D> {
     }
 
     /// Makes the response to a denied request. It gets the headers of the limits, unless it has them.
+    ///
+    /// It makes the body, too, for a request that could not be decided, such as one without Redis under
+    /// [`OnRedisDown::Closed`]: of a [`Denied`] without policies. The status, 503 or 500, and `Retry-After` are then those
+    /// of the failure.
     #[must_use]
     pub fn on_denied<F, R>(self, respond: F) -> RateLimitLayer<F>
     where
@@ -204,7 +208,7 @@ pub trait OnDenied<R> {
     fn denied(&self, denied: &Denied) -> Response<R>;
 
     /// To one that could not be decided.
-    fn failed(&self, problem: Problem, retry_after: Option<Duration>) -> Response<R>;
+    fn failed(&self, problem: Problem) -> Response<R>;
 }
 
 impl<R: From<Bytes>> OnDenied<R> for ProblemOnDenied {
@@ -213,7 +217,7 @@ impl<R: From<Bytes>> OnDenied<R> for ProblemOnDenied {
         Problem::quota_exceeded(denied.violated().to_vec(), seconds).into_response_of()
     }
 
-    fn failed(&self, problem: Problem, _: Option<Duration>) -> Response<R> {
+    fn failed(&self, problem: Problem) -> Response<R> {
         problem.into_response_of()
     }
 }
@@ -223,8 +227,16 @@ impl<R, F: Fn(&Denied) -> Response<R>> OnDenied<R> for F {
         self(denied)
     }
 
-    fn failed(&self, _: Problem, retry_after: Option<Duration>) -> Response<R> {
-        self(&Denied::new(Vec::new(), retry_after.map(|time| time.as_secs())))
+    /// The program's body under the failure's own status: it is no denial, and a client must not take it for one.
+    fn failed(&self, problem: Problem) -> Response<R> {
+        let retry_after = problem.retry_after();
+        let mut response = self(&Denied::new(Vec::new(), retry_after));
+        *response.status_mut() = problem.status();
+        match retry_after {
+            Some(seconds) => _ = response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds)),
+            None => _ = response.headers_mut().remove(RETRY_AFTER),
+        }
+        response
     }
 }
 
@@ -289,18 +301,14 @@ async fn refuse<R>(state: &RequestState, error: &RequestError, on_denied: &impl 
     let failure = state.lock().await.failure.take();
     match failure {
         Some(failure) => respond(failure, on_denied),
-        None => on_denied.failed(error.to_problem(), None),
+        None => on_denied.failed(error.to_problem()),
     }
 }
 
 fn respond<R>(failure: StateError, on_denied: &impl OnDenied<R>) -> Response<R> {
     match failure {
         StateError::Denied(headers) => on_denied.denied(&Denied::new(headers.violated, headers.retry_after)),
-        StateError::Unavailable(ref away) => {
-            let wait = Duration::from_secs(away.retry_after());
-            on_denied.failed(failure.into_problem(), Some(wait))
-        }
-        other => on_denied.failed(other.into_problem(), None),
+        other => on_denied.failed(other.into_problem()),
     }
 }
 

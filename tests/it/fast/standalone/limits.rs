@@ -11,7 +11,7 @@ use axum::http::HeaderName;
 use axum::response::Response;
 use axum::routing::get;
 use regatta::Redis;
-use regatta::rate_limit::{Denied, Error, Key, Quota, RateLimit, RateLimitLayer, RateLimiter};
+use regatta::rate_limit::{Denied, Error, Key, OnRedisDown, Quota, RateLimit, RateLimitLayer, RateLimiter};
 
 use crate::fast::standalone::program::{self, Program};
 use crate::support::client::Request;
@@ -203,4 +203,29 @@ fn what_a_limit_without_http_denies_is_answered_with_its_own_wait() {
     let problem = impossible.assert_problem(429);
     assert_eq!(problem["violated-policies"], serde_json::json!(["rare"]));
     assert_eq!(impossible.header("Retry-After"), "");
+}
+
+#[test]
+fn an_answer_of_the_programs_own_keeps_the_status_of_a_failure() {
+    let server = TestRedis::start();
+    let answer = |denied: &Denied| {
+        let text = format!("own {:?}", denied.violated());
+        Response::builder().status(420).header("Retry-After", "7").body(Body::from(text)).unwrap()
+    };
+    let (program, _) = limited(&server, move |redis, app| {
+        let closed = RateLimitLayer::new(redis, "closed", Quota::per_minute(1).burst(9))
+            .on_redis_down(OnRedisDown::Closed)
+            .on_denied(answer);
+        // No session layer is outside of it.
+        let of_users = RateLimitLayer::new(redis, "users", Quota::per_minute(1).burst(9)).key(Key::user());
+        app.layer(closed).route("/users", get(|| async { "" }).layer(of_users.on_denied(answer)))
+    });
+    let broken = program.get("/users");
+    assert_eq!((broken.status, broken.text()), (500, "own []".to_owned()));
+    assert_eq!(broken.header("Retry-After"), "");
+    assert_eq!(program.get("/").status, 200);
+    drop(server);
+    let away = program.get("/");
+    assert_eq!((away.status, away.text()), (503, "own []".to_owned()));
+    assert!(away.header("Retry-After").parse::<u64>().is_ok_and(|seconds| seconds < 7), "{away:?}");
 }
