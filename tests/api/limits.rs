@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Path;
+use axum::http::{Request, StatusCode};
 use axum::routing::get;
 use regatta::rate_limit::{Key, Quota, RateLimitLayer, RateLimiter};
 use regatta::test::{TestApp, TestAppBuilder, Visitor};
 use regatta::{Context, Error};
+use tower::ServiceExt;
 
 /// Two limits of 1 request an hour, unless the configuration says something else.
 async fn app(cx: Context) -> Router {
@@ -63,4 +66,51 @@ async fn what_the_configuration_switches_off_denies_nothing() {
     assert_eq!(statuses(&off.visitor(), paths).await, [200; 4]);
     let on = TestApp::new(app).await;
     assert_eq!(statuses(&on.visitor(), paths).await, [200, 429, 200, 429]);
+}
+
+#[tokio::test]
+#[should_panic(
+    expected = "the application cannot start: the policy site can never allow a request that counts for 2"
+)]
+async fn a_cost_that_can_never_be_allowed_fails_the_boot() {
+    TestApp::new(async |cx: Context| {
+        let quota = Quota::per(1, Duration::from_secs(3600)).burst(1);
+        let site = RateLimitLayer::new(cx.fleet().redis(), "site", quota).key(Key::global());
+        Router::new().route("/site", get(async || "").layer(site.cost(2)))
+    })
+    .await;
+}
+
+#[tokio::test]
+#[should_panic(
+    expected = "the application cannot start: the policy login can never allow a request that counts for 6"
+)]
+async fn a_cost_above_the_configured_policy_fails_the_boot() {
+    let builder = [("rate", "5/h"), ("burst", "5"), ("routes", "layer")]
+        .into_iter()
+        .fold(TestApp::builder(), |builder, (field, value)| {
+            builder.set(&format!("limits.login.{field}"), value)
+        });
+    builder
+        .build(async |cx: Context| {
+            let login = cx.rate_limit("login").map(|limit| limit.cost(6));
+            login.map(|limit| Router::new().route("/login", get(async || "").layer(limit)))
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_layer_that_is_made_later_denies_what_it_can_never_allow() {
+    async fn late(limits: Context) -> StatusCode {
+        let quota = Quota::per(1, Duration::from_secs(3600)).burst(1);
+        let site = RateLimitLayer::new(limits.fleet().redis(), "late", quota).key(Key::global()).cost(2);
+        let late: Router = Router::new().route("/", get(async || "").layer(site));
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        late.oneshot(request).await.unwrap().status()
+    }
+    let app = TestApp::new(async |cx: Context| {
+        Router::new().route("/late", get(async move || late(cx.clone()).await))
+    })
+    .await;
+    assert_eq!(app.visitor().get("/late").await.status(), StatusCode::TOO_MANY_REQUESTS);
 }

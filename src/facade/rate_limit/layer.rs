@@ -21,6 +21,7 @@ use crate::http::problem::Problem;
 use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
 use crate::http::services::WorkerServices;
+use crate::http::services::state::ConfiguredLimit;
 use crate::http::standalone::in_code_limit::{InCodeLimit, Key};
 use crate::http::standalone::quota::LimitQuota;
 use crate::http::standalone::redis::Redis;
@@ -38,7 +39,8 @@ use crate::limiter::permit::ConcurrencyPermit;
 /// *Inside a fleet* it joins the request's state, and a policy `[limits.NAME]` of the configuration stands for the one in
 /// the program, whole; `enabled = false` there switches it off. *Outside a fleet* layers that are added later are outside: a
 /// [`SessionLayer`](crate::session::SessionLayer), whose session then travels in the same call, and last
-/// [`TrustedProxies`](crate::TrustedProxies).
+/// [`TrustedProxies`](crate::TrustedProxies). Outside of the session layer the limit is a call of its own, unless it is
+/// decided [with the first use of state](RateLimitLayer::with_first_use).
 ///
 /// ```no_run
 /// use axum::{Router, routing::get};
@@ -151,20 +153,31 @@ impl<D> RateLimitLayer<D> {
 
     /// What a request counts for here, 1 unless it is said; 0 is never denied and still gets the limit's headers.
     ///
-    /// Outside a fleet a request that costs more than the limit can ever allow is answered 429 without `Retry-After`, and
-    /// the log says why, once.
-    ///
-    /// # Panics
-    /// When it is more than a policy of the configuration can ever allow: the worker then reports it and the fleet does
-    /// not start.
+    /// More than the limit can ever allow is a mistake: a worker that says it while it builds its application does not
+    /// start, and reports why. Outside a fleet, and in layers that are made later, such a request is answered 429 without
+    /// `Retry-After`, and the log says why.
     #[must_use]
     pub fn cost(self, requests: u64) -> Self {
-        if let LimitSource::Configured(name, _) = &self.source {
-            let policy = self.services.state.limiter.policies().find(name);
-            let possible = policy.is_none_or(|(_, policy)| policy.allows_cost(requests));
-            assert!(possible, "the policy {name} can never allow a request that counts for {requests}");
+        let (name, is_possible) = self.judge_cost(requests);
+        if !is_possible && self.services.standalone.is_none() {
+            let mistake = format!("the policy {name} can never allow a request that counts for {requests}");
+            self.services.state.build_mistakes.note(mistake);
         }
         Self { cost: Some(requests), ..self }
+    }
+
+    /// The limit's name, and whether it can ever allow a request of this cost.
+    fn judge_cost(&self, requests: u64) -> (&str, bool) {
+        let (name, in_code) = match &self.source {
+            LimitSource::Configured(name, _) => (&**name, None),
+            LimitSource::InCode(source) => (source.limit.name(), Some(&source.limit)),
+        };
+        let is_possible = match self.services.state.configured_limit(name) {
+            ConfiguredLimit::Policy(_, policy) => policy.allows_cost(requests),
+            ConfiguredLimit::Disabled => true,
+            ConfiguredLimit::Absent => in_code.is_none_or(|limit| limit.allows_cost(requests)),
+        };
+        (name, is_possible)
     }
 
     /// Decides the limit with the request's first use of state, in the same call to Redis, and not before the handler: so

@@ -8,6 +8,7 @@ use crate::counters::batched::BatchedCounters;
 use crate::counters::commands::CounterIncrement;
 use crate::counters::keys;
 use crate::http::services::app_services::AppServices;
+use crate::http::services::build_mistakes::BuildMistakes;
 use crate::http::services::worker::WorkerContext;
 use crate::limiter::policy::LimitPolicy;
 use crate::limiter::{PolicyTable, RequestLimiter};
@@ -28,6 +29,8 @@ pub(crate) struct StateServices {
     pub(crate) limiter: Arc<RequestLimiter>,
     /// Names of all configured policies, those that are switched off included.
     pub(crate) policy_names: Vec<String>,
+    /// What keeps the worker from starting although its application was built.
+    pub(crate) build_mistakes: Arc<BuildMistakes>,
     pub(crate) sessions: SessionServices,
     /// Whether requests have sessions: outside a fleet only below a `SessionLayer`.
     pub(crate) has_sessions: bool,
@@ -76,6 +79,7 @@ impl StateServices {
                 Instant::now,
             ),
             policy_names: config.limits.keys().cloned().collect(),
+            build_mistakes: Arc::default(),
             sessions: SessionServices::new(
                 &config.session,
                 CookieAttributes::default(),
@@ -100,6 +104,7 @@ impl StateServices {
             prefix: Arc::clone(&self.prefix),
             limiter: Arc::clone(&self.limiter),
             policy_names: self.policy_names.clone(),
+            build_mistakes: Arc::clone(&self.build_mistakes),
             sessions,
             has_sessions,
             batched_counters: self.batched_counters.clone(),

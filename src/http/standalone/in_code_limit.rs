@@ -218,6 +218,16 @@ impl InCodeLimit {
         state.add_policy_in_code([Some(&self.policy), None], Some(&tag), Some(cost)).await
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        self.policy.name()
+    }
+
+    /// Whether a request of this cost can ever be allowed.
+    pub(crate) fn allows_cost(&self, cost: u64) -> bool {
+        self.policy.allows_cost(cost)
+    }
+
     /// The key in Redis of what has this key.
     pub(crate) fn redis_key(&self, key: &str) -> String {
         self.policy.key(&header_digest(key.as_bytes()))
