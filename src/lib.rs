@@ -100,7 +100,9 @@ pub use facade::{
     Worker, WorkerState, broadcast, counter, event, rate_limit, session, task, ws,
 };
 pub use http::Shutdown;
-pub use http::standalone::{InvalidNetwork, Redis, RedisBuilder, RedisMode, TrustedProxies};
+pub use http::standalone::{
+    InvalidNetwork, Redis, RedisBuilder, RedisMode, TrustedProxies, TrustedProxiesService,
+};
 #[cfg(feature = "demo")]
 pub use sys::allocator::Allocator;
 

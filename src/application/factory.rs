@@ -100,6 +100,7 @@ impl AppFactory {
     /// # Cancel safety
     /// Dropping the future drops what the application has made so far.
     pub async fn build(&self, settings: &AppSettings, fleet: FleetHandle) -> Result<App, AppError> {
+        let lent = fleet.clone();
         let begun = catch_unwind(AssertUnwindSafe(|| (self.build)(settings, fleet)));
         let mut building = begun.map_err(|panic| panicked(&*panic))??;
         let built =
@@ -109,7 +110,11 @@ impl AppFactory {
                 Err(panic) => Poll::Ready(Err(panic)),
             });
         let built = built.await.map_err(|panic| panicked(&*panic))?;
-        built.map_err(|error| AppError::Failed(with_sources(&*error)))
+        let app = built.map_err(|error| AppError::Failed(with_sources(&*error)))?;
+        match lent.end_build() {
+            Some(mistake) => Err(AppError::Failed(mistake)),
+            None => Ok(app),
+        }
     }
 }
 

@@ -138,8 +138,8 @@ impl RequestError {
     /// The error as the client sees it.
     pub(crate) fn to_problem(&self) -> Problem {
         match self {
-            // Both are replaced by the request's recorded refusal, which knows the policies and the headers.
-            Self::Denied(_) => Problem::quota_exceeded(Vec::new(), Some(1)),
+            // In a request its recorded refusal replaces it, with the headers; outside of one this is all there is.
+            Self::Denied(denied) => Problem::quota_exceeded(denied.violated.clone(), denied.retry_after),
             Self::Redis(failure) if failure.is_unsupported() => {
                 Problem::new(StatusCode::NOT_IMPLEMENTED, self.to_string())
             }
@@ -390,7 +390,8 @@ fn retry_after(error: &redis::RedisError) -> u64 {
 impl From<sessions::SessionError> for RequestError {
     fn from(error: sessions::SessionError) -> Self {
         match error {
-            sessions::SessionError::Denied => Self::Denied(Denied::default()),
+            // The request's recorded refusal knows more, and is what the client gets.
+            sessions::SessionError::Denied => Self::Denied(Denied::new(Vec::new(), Some(1))),
             sessions::SessionError::Gone | sessions::SessionError::Rotated => Self::SessionGone,
             sessions::SessionError::TooLarge => Self::SessionTooLarge,
             sessions::SessionError::Conflict => Self::SessionConflict,

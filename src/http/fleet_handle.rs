@@ -25,6 +25,11 @@ impl FleetHandle {
         Self(services, redis)
     }
 
+    /// The application is built; what keeps its worker from starting all the same, in a sentence.
+    pub(crate) fn end_build(&self) -> Option<String> {
+        self.0.state.build_mistakes.end()
+    }
+
     /// The worker's Redis, for layers and for what runs beside the requests.
     pub fn redis(&self) -> &Redis {
         &self.1

@@ -248,6 +248,11 @@ impl Problem {
         (body, headers)
     }
 
+    /// Seconds after which a repetition may succeed.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        self.retry_after
+    }
+
     /// Its HTTP status.
     pub fn status(&self) -> StatusCode {
         self.status

@@ -179,6 +179,19 @@ pub fn header_digest(value: &[u8]) -> String {
     format!("h-{}", URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16]))
 }
 
+/// What changes with the quota and the subject.
+fn version(measure: PolicyMeasure, subject: &SubjectKind) -> String {
+    let identity = match measure {
+        PolicyMeasure::Rate { quota, .. } => {
+            format!("{} {} {subject:?}", quota.interval_us(), quota.tolerance_us())
+        }
+        // Another number of permits keeps the key: the leases under it stay valid.
+        PolicyMeasure::Concurrency { .. } => format!("concurrent {subject:?}"),
+    };
+    let digest = digest::digest(&digest::SHA256, identity.as_bytes());
+    URL_SAFE_NO_PAD.encode(&digest.as_ref()[..6])
+}
+
 impl LimitPolicy {
     fn new(name: &str, limit: &LimitConfig, prefix: &str) -> Self {
         let measure = match limit.kind {
@@ -187,14 +200,6 @@ impl LimitPolicy {
             }
             LimitKind::Concurrency { max, lease } => PolicyMeasure::Concurrency { max, lease },
         };
-        let identity = match measure {
-            PolicyMeasure::Rate { quota, .. } => {
-                format!("{} {} {:?}", quota.interval_us(), quota.tolerance_us(), limit.subject)
-            }
-            // Another number of permits keeps the key: the leases under it stay valid.
-            PolicyMeasure::Concurrency { .. } => format!("concurrent {:?}", limit.subject),
-        };
-        let digest = digest::digest(&digest::SHA256, identity.as_bytes());
         let scope = match &limit.scope {
             LimitScope::Everywhere => PolicyScope::Everywhere,
             LimitScope::State => PolicyScope::State,
@@ -215,7 +220,21 @@ impl LimitPolicy {
             on_redis_full: limit.on_redis_full,
             companion: None,
             prefix: prefix.to_owned(),
-            version: URL_SAFE_NO_PAD.encode(&digest.as_ref()[..6]),
+            version: version(measure, &limit.subject),
+        }
+    }
+
+    /// The same with another subject, where the program applies it.
+    pub fn counting_by(&self, subject: SubjectKind) -> Self {
+        Self {
+            name: self.name.clone(),
+            version: version(self.measure, &subject),
+            per: subject,
+            scope: PolicyScope::Attached,
+            methods: Vec::new(),
+            companion: None,
+            prefix: self.prefix.clone(),
+            ..*self
         }
     }
 

@@ -10,6 +10,7 @@
 //! ends it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,14 +68,13 @@ pub enum CommitStatus {
 }
 
 /// One request's session and the changes of it.
-#[derive(Debug)]
 pub struct TrackedSession {
     pub(super) redis: StateClient,
     pub(super) settings: Arc<SessionSettings>,
     history: Mutex<SessionHistory>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct SessionHistory {
     /// The session as Redis has it, as far as this request knows.
     pub(super) loaded: Option<LoadedSession>,
@@ -88,7 +88,7 @@ pub(super) struct SessionHistory {
 }
 
 /// A session as Redis has it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LoadedSession {
     pub(super) id: Id,
     pub(super) digest: SessionDigest,
@@ -101,6 +101,20 @@ pub struct LoadedSession {
     /// Its client has made too many sessions: nothing is stored in it.
     pub(super) unconfirmed: bool,
     pub(super) fields: FieldMap,
+}
+
+/// Without its id and its changes.
+impl fmt::Debug for TrackedSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrackedSession").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Without its id, its user and its fields.
+impl fmt::Debug for LoadedSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadedSession").field("created_ms", &self.created_ms).finish_non_exhaustive()
+    }
 }
 
 impl LoadedSession {

@@ -102,6 +102,7 @@ pub enum ExecutionResult {
 
 /// The result of cancelling a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Cancelled {
     /// It was queued and will never start.
     Queued,

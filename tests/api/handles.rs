@@ -2,6 +2,9 @@
 
 use std::fmt::Debug;
 
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
 use regatta::broadcast::{Broadcast, Message, MessageId, Presence, Topic};
 use regatta::counter::{BatchedCounter, BoundedCounter, Counters, DistinctCounter};
 use regatta::rate_limit::{RateLimit, RateLimitLayer};
@@ -9,9 +12,10 @@ use regatta::session::{
     ActiveSession, AuthSession, CsrfToken, PageView, RequireLogin, Session, SessionFields, UserId,
 };
 use regatta::task::{TaskContext, TaskId, TaskQueue, TaskStatus};
+use regatta::test::TestApp;
 use regatta::{
-    ClientIp, FleetHandle, FleetSnapshot, Idempotency, LastEventId, Problem, RequestTimeout, SameOrigin,
-    SlotSnapshot, Worker,
+    ClientIp, Context, Error, FleetHandle, FleetSnapshot, Idempotency, LastEventId, Problem, RequestTimeout,
+    SameOrigin, SlotSnapshot, Worker,
 };
 
 fn is_handle<T: Clone + Send + Sync + Debug + 'static>() {}
@@ -60,4 +64,41 @@ fn every_stream_can_be_sent_and_logged() {
     is_stream::<regatta::broadcast::Subscription>();
     is_stream::<regatta::task::TaskWatch>();
     is_sent::<regatta::ws::WebSocketUpgrade>();
+}
+
+/// Stores a field, logs a user in, and writes every handle of the request into one text.
+async fn write_handles(
+    mut user: AuthSession,
+    fields: SessionFields,
+    limit: RateLimit,
+    counters: Counters,
+    session: Session,
+) -> Result<String, Error> {
+    let id = session.id().map(|id| format!("{} {id}", id.0)).unwrap_or_default();
+    user.login("ann-the-secret").await?;
+    let value = fields.update("plum", |_: Option<String>| "stone-the-secret".to_owned()).await?;
+    assert_eq!(fields.get::<String>("plum").await?, Some(value));
+    counters.add("hits", 1).await?;
+    let batched = counters.batched("b");
+    let (bounded, distinct) = (counters.bounded("c", 9), counters.distinct("d"));
+    let held = format!("{user:?} {fields:?} {limit:?}");
+    let counted = format!("{counters:?} {batched:?} {bounded:?} {distinct:?}");
+    Ok(format!("{held} {counted}\n{id}"))
+}
+
+#[tokio::test]
+async fn what_a_request_holds_of_its_session_is_in_no_log_line() {
+    let app = async |_: Context| Router::new().route("/", get(write_handles));
+    let app = TestApp::new(app).await;
+    let visitor = app.visitor();
+    for _ in 0..2 {
+        let response = visitor.get("/").await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let text = response.text();
+        let (logged, ids) = text.split_once('\n').unwrap();
+        for secret in ["the-secret", "plum", "Id(", "session_id"].into_iter().chain(ids.split_whitespace()) {
+            assert!(!logged.contains(secret), "{secret} is in {logged}");
+        }
+        assert!(logged.contains("AuthSession") && logged.contains("DistinctCounter"), "{logged}");
+    }
 }

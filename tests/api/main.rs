@@ -17,6 +17,7 @@ mod views;
 
 mod errors;
 mod handles;
+mod limits;
 mod names;
 mod programs;
 mod test_app;

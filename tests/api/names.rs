@@ -36,6 +36,22 @@ fn exports(text: &str) -> Vec<(Export, String)> {
     found
 }
 
+/// The `pub mod` items of a file that are files of their own, with the features that they need.
+fn public_modules(text: &str) -> Vec<(String, String)> {
+    let code = text.split("pub mod __internals").next().unwrap();
+    let mut before = "";
+    let mut found = Vec::new();
+    for line in code.lines() {
+        if let Some(name) = line.strip_prefix("pub mod ").and_then(|rest| rest.strip_suffix(';')) {
+            let feature = before.strip_prefix("#[cfg(feature = \"").and_then(|rest| rest.split('"').next());
+            let feature = feature.map_or_else(String::new, |feature| format!(" (feature {feature})"));
+            found.push((name.to_owned(), feature));
+        }
+        before = line;
+    }
+    found
+}
+
 /// Calls `each` for every name of `a::{b, c as d, e::{f}}`.
 fn expand(item: &str, prefix: &str, each: &mut dyn FnMut(&str, &str)) {
     let item = item.trim();
@@ -70,15 +86,20 @@ fn public_names(root: &Path) -> BTreeSet<String> {
             names.insert(format!("{}{feature}", export.name));
             continue;
         };
-        let text = read(&file);
-        for (inner, inner_feature) in exports(&text) {
-            names.insert(format!("{}::{}{feature}{inner_feature}", export.name, inner.name));
-        }
-        for name in own_types(&text) {
-            names.insert(format!("{}::{name}{feature}", export.name));
-        }
+        names.extend(names_within(&read(&file), &export.name, &feature));
+    }
+    for (module, feature) in public_modules(&read("lib.rs")) {
+        names.extend(names_within(&read(&format!("{module}/mod.rs")), &module, &feature));
     }
     names
+}
+
+/// The public names of a module's own file.
+fn names_within(text: &str, module: &str, feature: &str) -> Vec<String> {
+    let exported = exports(text).into_iter();
+    let exported = exported.map(|(inner, more)| format!("{module}::{}{feature}{more}", inner.name));
+    let own = own_types(text).map(|name| format!("{module}::{name}{feature}"));
+    exported.chain(own).collect()
 }
 
 /// What a module's own file defines in public.
@@ -121,4 +142,13 @@ fn groups_and_other_names_are_written_out() {
         .map(|(export, feature)| format!("{} {}{feature}", export.path, export.name))
         .collect();
     assert_eq!(found, ["a::B B", "a::c::D E", "a::c::f f", "g::H H (feature cli)"]);
+}
+
+#[test]
+fn modules_that_are_public_themselves_are_read_too() {
+    let text = "mod a;\n#[cfg(feature = \"cli\")]\npub mod cli;\npub mod test;\npub mod __internals {\n}\n";
+    let found = [("cli".to_owned(), " (feature cli)".to_owned()), ("test".to_owned(), String::new())];
+    assert_eq!(public_modules(text), found);
+    let names = names_within("pub use a::B;\n    pub struct C;\npub struct D;\n", "cli", " (feature cli)");
+    assert_eq!(names, ["cli::B (feature cli)", "cli::D (feature cli)"]);
 }

@@ -74,6 +74,7 @@ pub enum WorkerCount {
 
 /// The header in which a trusted proxy names the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ForwardedHeader {
     /// `X-Forwarded-For` and `X-Forwarded-Proto`.
     XForwardedFor,

@@ -6,12 +6,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use http::header::RETRY_AFTER;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tower::{Layer, Service};
 
 use crate::config::limits::OnRedisDown;
@@ -21,6 +21,7 @@ use crate::http::problem::Problem;
 use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
 use crate::http::services::WorkerServices;
+use crate::http::services::state::ConfiguredLimit;
 use crate::http::standalone::in_code_limit::{InCodeLimit, Key};
 use crate::http::standalone::quota::LimitQuota;
 use crate::http::standalone::redis::Redis;
@@ -36,9 +37,10 @@ use crate::limiter::permit::ConcurrencyPermit;
 /// `Retry-After`; while it stays denied it costs no call at all.
 ///
 /// *Inside a fleet* it joins the request's state, and a policy `[limits.NAME]` of the configuration stands for the one in
-/// the program, whole. *Outside a fleet* layers that are added later are outside: a
+/// the program, whole; `enabled = false` there switches it off. *Outside a fleet* layers that are added later are outside: a
 /// [`SessionLayer`](crate::session::SessionLayer), whose session then travels in the same call, and last
-/// [`TrustedProxies`](crate::TrustedProxies).
+/// [`TrustedProxies`](crate::TrustedProxies). Outside of the session layer the limit is a call of its own, unless it is
+/// decided [with the first use of state](RateLimitLayer::with_first_use).
 ///
 /// ```no_run
 /// use axum::{Router, routing::get};
@@ -151,20 +153,31 @@ impl<D> RateLimitLayer<D> {
 
     /// What a request counts for here, 1 unless it is said; 0 is never denied and still gets the limit's headers.
     ///
-    /// Outside a fleet a request that costs more than the limit can ever allow is answered 429 without `Retry-After`, and
-    /// the log says why, once.
-    ///
-    /// # Panics
-    /// When it is more than a policy of the configuration can ever allow: the worker then reports it and the fleet does
-    /// not start.
+    /// More than the limit can ever allow is a mistake: a worker that says it while it builds its application does not
+    /// start, and reports why. Outside a fleet, and in layers that are made later, such a request is answered 429 without
+    /// `Retry-After`, and the log says why.
     #[must_use]
     pub fn cost(self, requests: u64) -> Self {
-        if let LimitSource::Configured(name, _) = &self.source {
-            let policy = self.services.state.limiter.policies().find(name);
-            let possible = policy.is_none_or(|(_, policy)| policy.allows_cost(requests));
-            assert!(possible, "the policy {name} can never allow a request that counts for {requests}");
+        let (name, is_possible) = self.judge_cost(requests);
+        if !is_possible && self.services.standalone.is_none() {
+            let mistake = format!("the policy {name} can never allow a request that counts for {requests}");
+            self.services.state.build_mistakes.note(mistake);
         }
         Self { cost: Some(requests), ..self }
+    }
+
+    /// The limit's name, and whether it can ever allow a request of this cost.
+    fn judge_cost(&self, requests: u64) -> (&str, bool) {
+        let (name, in_code) = match &self.source {
+            LimitSource::Configured(name, _) => (&**name, None),
+            LimitSource::InCode(source) => (source.limit.name(), Some(&source.limit)),
+        };
+        let is_possible = match self.services.state.configured_limit(name) {
+            ConfiguredLimit::Policy(_, policy) => policy.allows_cost(requests),
+            ConfiguredLimit::Disabled => true,
+            ConfiguredLimit::Absent => in_code.is_none_or(|limit| limit.allows_cost(requests)),
+        };
+        (name, is_possible)
     }
 
     /// Decides the limit with the request's first use of state, in the same call to Redis, and not before the handler: so
@@ -178,6 +191,10 @@ impl<D> RateLimitLayer<D> {
     }
 
     /// Makes the response to a denied request. It gets the headers of the limits, unless it has them.
+    ///
+    /// It makes the body, too, for a request that could not be decided, such as one without Redis under
+    /// [`OnRedisDown::Closed`]: of a [`Denied`] without policies. The status, 503 or 500, and `Retry-After` are then those
+    /// of the failure.
     #[must_use]
     pub fn on_denied<F, R>(self, respond: F) -> RateLimitLayer<F>
     where
@@ -204,7 +221,7 @@ pub trait OnDenied<R> {
     fn denied(&self, denied: &Denied) -> Response<R>;
 
     /// To one that could not be decided.
-    fn failed(&self, problem: Problem, retry_after: Option<Duration>) -> Response<R>;
+    fn failed(&self, problem: Problem) -> Response<R>;
 }
 
 impl<R: From<Bytes>> OnDenied<R> for ProblemOnDenied {
@@ -213,7 +230,7 @@ impl<R: From<Bytes>> OnDenied<R> for ProblemOnDenied {
         Problem::quota_exceeded(denied.violated().to_vec(), seconds).into_response_of()
     }
 
-    fn failed(&self, problem: Problem, _: Option<Duration>) -> Response<R> {
+    fn failed(&self, problem: Problem) -> Response<R> {
         problem.into_response_of()
     }
 }
@@ -223,8 +240,16 @@ impl<R, F: Fn(&Denied) -> Response<R>> OnDenied<R> for F {
         self(denied)
     }
 
-    fn failed(&self, _: Problem, retry_after: Option<Duration>) -> Response<R> {
-        self(&Denied::new(Vec::new(), retry_after.map(|time| time.as_secs())))
+    /// The program's body under the failure's own status: it is no denial, and a client must not take it for one.
+    fn failed(&self, problem: Problem) -> Response<R> {
+        let retry_after = problem.retry_after();
+        let mut response = self(&Denied::new(Vec::new(), retry_after));
+        *response.status_mut() = problem.status();
+        match retry_after {
+            Some(seconds) => _ = response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds)),
+            None => _ = response.headers_mut().remove(RETRY_AFTER),
+        }
+        response
     }
 }
 
@@ -289,18 +314,14 @@ async fn refuse<R>(state: &RequestState, error: &RequestError, on_denied: &impl 
     let failure = state.lock().await.failure.take();
     match failure {
         Some(failure) => respond(failure, on_denied),
-        None => on_denied.failed(error.to_problem(), None),
+        None => on_denied.failed(error.to_problem()),
     }
 }
 
 fn respond<R>(failure: StateError, on_denied: &impl OnDenied<R>) -> Response<R> {
     match failure {
         StateError::Denied(headers) => on_denied.denied(&Denied::new(headers.violated, headers.retry_after)),
-        StateError::Unavailable(ref away) => {
-            let wait = Duration::from_secs(away.retry_after());
-            on_denied.failed(failure.into_problem(), Some(wait))
-        }
-        other => on_denied.failed(other.into_problem(), None),
+        other => on_denied.failed(other.into_problem()),
     }
 }
 

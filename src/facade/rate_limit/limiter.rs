@@ -16,6 +16,9 @@ use crate::http::standalone::state_handle;
 ///
 /// Each check is one round trip. Only a digest of a key is stored.
 ///
+/// *Inside a fleet* a policy `[limits.NAME]` of the configuration says how much; whatever it says of whose requests it
+/// counts, the limit counts by the key of each check. `enabled = false` switches it off: everything is allowed.
+///
 /// ```no_run
 /// use regatta::Redis;
 /// use regatta::rate_limit::{Quota, RateLimiter};
@@ -43,7 +46,7 @@ impl RateLimiter {
     /// A limit by this name: all processes with the same Redis, prefix, name and quota count together.
     pub fn new(redis: &Redis, name: &str, quota: LimitQuota) -> Self {
         let services = Arc::clone(redis.services());
-        let limit = Arc::new(InCodeLimit::keyed(name, quota, redis.prefix()));
+        let limit = Arc::new(InCodeLimit::keyed(name, quota, &services.state));
         Self { services, limit }
     }
 

@@ -1,5 +1,6 @@
 //! The user who is logged in: login, logout, new ids, and the user's other sessions.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -43,12 +44,19 @@ use crate::sessions::user::{LoginDetails, USER_NAME_MAX, UserTag};
 /// # let _: axum::Router = axum::Router::new()
 /// #     .route("/login", axum::routing::post(login)).route("/logout", axum::routing::post(logout));
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct AuthSession {
     state: Arc<RequestState>,
     store: Arc<RequestSessionStore>,
     user: Option<String>,
     agent: String,
+}
+
+/// Without the user's name and the session.
+impl fmt::Debug for AuthSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthSession").field("is_logged_in", &self.user.is_some()).finish_non_exhaustive()
+    }
 }
 
 impl AuthSession {

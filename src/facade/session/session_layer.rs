@@ -26,8 +26,8 @@ use crate::sessions::services::SessionServices;
 /// A cookie and a store of sessions for any axum router; its names are those of tower-sessions' `SessionManagerLayer`.
 ///
 /// Handlers below it name `Session`, `SessionFields`, `AuthSession`, `PageView`. It goes outside of the limits and of all else
-/// that needs the session, which means that it is added after them: then limits and session are one round trip. A request that
-/// uses no state costs none. Without signing keys one is generated and kept in Redis: until Redis was reached for the first
+/// that needs the session, which means that it is added after them: then limits and session are one round trip. Inside of a
+/// limit that is decided before the handler it costs one more. A request that uses no state costs none. Without signing keys one is generated and kept in Redis: until Redis was reached for the first
 /// time, requests that use state are answered 503.
 ///
 /// The cookie is `HttpOnly`, and secure where a trusted proxy says that the client came over TLS

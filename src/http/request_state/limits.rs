@@ -37,7 +37,7 @@ impl RequestState {
         Ok(())
     }
 
-    /// Applies a policy that the program made, to be decided with the rest; a configured one of its name stands for it.
+    /// Applies policies that the program made, to be decided with the rest.
     pub(crate) async fn add_policy_in_code(
         &self,
         policies: [Option<&Arc<LimitPolicy>>; 2],
@@ -47,10 +47,7 @@ impl RequestState {
         let mut inner = self.lock_unless_failed().await?;
         let decided = inner.limits.decided.len();
         for policy in policies.into_iter().flatten() {
-            match self.services.limiter.policies().find(policy.name()) {
-                Some((configured, _)) => inner.limits.set.add_policy(configured, cost, decided),
-                None => inner.limits.set.add_in_code(policy, tag, cost, decided),
-            }
+            inner.limits.set.add_in_code(policy, tag, cost, decided);
         }
         Ok(())
     }

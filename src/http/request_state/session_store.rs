@@ -4,6 +4,7 @@
 //! logs a user in and writes to the session; and that a session which a handler ended ends, even if the client does
 //! not wait for the response.
 
+use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -20,10 +21,16 @@ use crate::sessions::SessionError;
 use crate::{redis, sessions};
 
 /// One request's store.
-#[derive(Debug)]
 pub(crate) struct RequestSessionStore {
     pub(crate) state: Arc<RequestState>,
     pub(crate) session: TrackedSession,
+}
+
+/// Without the session.
+impl fmt::Debug for RequestSessionStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestSessionStore").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 impl RequestSessionStore {

@@ -1,5 +1,6 @@
 //! What one request knows of its state, and the lock that makes its uses of state follow each other.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8};
 use std::time::Duration;
@@ -22,7 +23,6 @@ use crate::sessions::query::SessionLookup;
 use crate::sessions::user::UserTag;
 
 /// One request, as extractors and the session's store see it.
-#[derive(Debug)]
 pub(crate) struct RequestState {
     pub(crate) services: Arc<StateServices>,
     pub(crate) client: ClientInfo,
@@ -49,7 +49,6 @@ pub(crate) struct RequestState {
 }
 
 /// What this request knows so far.
-#[derive(Debug)]
 pub(crate) struct RequestStateInner {
     /// The limits, decided or not.
     pub(crate) limits: RequestLimits,
@@ -232,6 +231,13 @@ impl RequestState {
             Some(refusal) => Err(refusal.to_request_error()),
             None => Ok(inner),
         }
+    }
+}
+
+/// Every handle of a request shows it, so neither the visitor nor the session is in it.
+impl fmt::Debug for RequestState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestState").field("client", &self.client).finish_non_exhaustive()
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod app_services;
+pub(crate) mod build_mistakes;
 pub(crate) mod cell_handle;
 pub(crate) mod state;
 pub(crate) mod stream;

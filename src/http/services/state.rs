@@ -8,7 +8,9 @@ use crate::counters::batched::BatchedCounters;
 use crate::counters::commands::CounterIncrement;
 use crate::counters::keys;
 use crate::http::services::app_services::AppServices;
+use crate::http::services::build_mistakes::BuildMistakes;
 use crate::http::services::worker::WorkerContext;
+use crate::limiter::policy::LimitPolicy;
 use crate::limiter::{PolicyTable, RequestLimiter};
 use crate::request_state::StateClient;
 use crate::sessions::cookie::CookieAttributes;
@@ -27,6 +29,8 @@ pub(crate) struct StateServices {
     pub(crate) limiter: Arc<RequestLimiter>,
     /// Names of all configured policies, those that are switched off included.
     pub(crate) policy_names: Vec<String>,
+    /// What keeps the worker from starting although its application was built.
+    pub(crate) build_mistakes: Arc<BuildMistakes>,
     pub(crate) sessions: SessionServices,
     /// Whether requests have sessions: outside a fleet only below a `SessionLayer`.
     pub(crate) has_sessions: bool,
@@ -40,7 +44,27 @@ pub(crate) struct StateServices {
     pub(crate) ipv6_prefix: u8,
 }
 
+/// What the configuration says of a limit that the program makes.
+#[derive(Debug)]
+pub(crate) enum ConfiguredLimit<'a> {
+    /// It has no policy of this name.
+    Absent,
+    /// Its policy of this name is switched off, and so is the limit.
+    Disabled,
+    /// Its policy and the policy's number.
+    Policy(usize, &'a LimitPolicy),
+}
+
 impl StateServices {
+    /// What the configuration says of a limit by this name.
+    pub(crate) fn configured_limit(&self, name: &str) -> ConfiguredLimit<'_> {
+        match self.limiter.policies().find(name) {
+            Some((number, policy)) => ConfiguredLimit::Policy(number, policy),
+            None if self.policy_names.iter().any(|known| known == name) => ConfiguredLimit::Disabled,
+            None => ConfiguredLimit::Absent,
+        }
+    }
+
     pub(crate) fn new(parts: &AppServices, worker: &Arc<WorkerContext>) -> Self {
         let config = &parts.config;
         let prefix: Arc<str> = Arc::from(config.redis.prefix.as_str());
@@ -55,6 +79,7 @@ impl StateServices {
                 Instant::now,
             ),
             policy_names: config.limits.keys().cloned().collect(),
+            build_mistakes: Arc::default(),
             sessions: SessionServices::new(
                 &config.session,
                 CookieAttributes::default(),
@@ -79,6 +104,7 @@ impl StateServices {
             prefix: Arc::clone(&self.prefix),
             limiter: Arc::clone(&self.limiter),
             policy_names: self.policy_names.clone(),
+            build_mistakes: Arc::clone(&self.build_mistakes),
             sessions,
             has_sessions,
             batched_counters: self.batched_counters.clone(),

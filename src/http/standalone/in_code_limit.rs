@@ -11,6 +11,7 @@ use http::request::Parts;
 use crate::config::limits::{OnRedisDown, SubjectKind};
 use crate::http::error::RequestError;
 use crate::http::request_state::RequestState;
+use crate::http::services::state::{ConfiguredLimit, StateServices};
 use crate::http::standalone::quota::LimitQuota;
 use crate::limiter::policy::{LimitPolicy, header_digest};
 
@@ -140,6 +141,8 @@ pub(crate) struct InCodeLimit {
     /// Bounds one client over all values of a header.
     companion: Option<Arc<LimitPolicy>>,
     key: Key,
+    /// Whether the configuration switches it off; only known of one whose key the caller names.
+    is_disabled: bool,
     /// Whether it was logged that it can never allow what its layer makes a request cost.
     is_cost_logged: AtomicBool,
 }
@@ -155,15 +158,26 @@ impl InCodeLimit {
     ) -> Self {
         let limit = quota.to_limit(key.subject(), on_redis_down);
         let (policy, companion) = LimitPolicy::in_code(&policy_name(name), &limit, prefix);
-        Self { policy, companion, key, is_cost_logged: AtomicBool::new(false) }
+        Self { policy, companion, key, is_disabled: false, is_cost_logged: AtomicBool::new(false) }
     }
 
-    /// The same for a key that the caller names.
-    pub(crate) fn keyed(name: &str, quota: LimitQuota, prefix: &str) -> Self {
-        Self::new(name, quota, Key::by(|_| None), OnRedisDown::Local, prefix)
+    /// The same for a key that the caller names. A policy of the configuration with this name says how much and what
+    /// happens without Redis; the key stays the caller's.
+    pub(crate) fn keyed(name: &str, quota: LimitQuota, services: &StateServices) -> Self {
+        let key = Key::by(|_| None);
+        let subject = key.subject();
+        let own = Self::new(name, quota, key, OnRedisDown::Local, &services.prefix);
+        match services.configured_limit(own.policy.name()) {
+            ConfiguredLimit::Absent => own,
+            ConfiguredLimit::Disabled => Self { is_disabled: true, ..own },
+            ConfiguredLimit::Policy(_, policy) => {
+                Self { policy: Arc::new(policy.counting_by(subject)), ..own }
+            }
+        }
     }
 
-    /// Applies it to a request; it is decided with what else is undecided.
+    /// Applies it to a request; it is decided with what else is undecided. A policy of the configuration with its name
+    /// stands for it, whole.
     ///
     /// # Errors
     /// `MissingSessionLayer`, `MissingClientAddress`, and why the request is refused already.
@@ -173,6 +187,11 @@ impl InCodeLimit {
         parts: &Parts,
         cost: Option<u64>,
     ) -> Result<(), RequestError> {
+        match state.services.configured_limit(self.policy.name()) {
+            ConfiguredLimit::Disabled => return Ok(()),
+            ConfiguredLimit::Policy(number, _) => return state.add_policy(number, cost).await,
+            ConfiguredLimit::Absent => {}
+        }
         let tag = self.key.tag(parts);
         self.key.check(state, tag.as_deref())?;
         self.log_impossible_cost(cost);
@@ -191,9 +210,22 @@ impl InCodeLimit {
         key: &str,
         cost: u64,
     ) -> Result<(), RequestError> {
+        if self.is_disabled {
+            return Ok(());
+        }
         self.log_impossible_cost(Some(cost));
         let tag = header_digest(key.as_bytes());
         state.add_policy_in_code([Some(&self.policy), None], Some(&tag), Some(cost)).await
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        self.policy.name()
+    }
+
+    /// Whether a request of this cost can ever be allowed.
+    pub(crate) fn allows_cost(&self, cost: u64) -> bool {
+        self.policy.allows_cost(cost)
     }
 
     /// The key in Redis of what has this key.

@@ -19,6 +19,7 @@ fn resolve(header: ForwardedHeader, peer: &str, values: &[&str]) -> ClientInfo {
     let name = match header {
         ForwardedHeader::XForwardedFor => "x-forwarded-for",
         ForwardedHeader::Forwarded => "forwarded",
+        _ => panic!("{header:?} is not tested"),
     };
     let mut headers = HeaderMap::new();
     for value in values {

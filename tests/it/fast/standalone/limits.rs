@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -10,7 +11,7 @@ use axum::http::HeaderName;
 use axum::response::Response;
 use axum::routing::get;
 use regatta::Redis;
-use regatta::rate_limit::{Denied, Key, Quota, RateLimit, RateLimitLayer, RateLimiter};
+use regatta::rate_limit::{Denied, Error, Key, OnRedisDown, Quota, RateLimit, RateLimitLayer, RateLimiter};
 
 use crate::fast::standalone::program::{self, Program};
 use crate::support::client::Request;
@@ -143,7 +144,7 @@ fn requests_at_the_same_time_are_counted_until_their_bodies_were_sent() {
         let redis = program::connect(server.url().expose(), "limits").await.unwrap();
         let slots = RateLimiter::new(&redis, "slots", Quota::concurrent(2));
         let (one, _two) = (slots.check("x").await.unwrap(), slots.check("x").await.unwrap());
-        assert!(matches!(slots.check("x").await, Err(regatta::rate_limit::Error::Denied(_))));
+        assert!(matches!(slots.check("x").await, Err(Error::Denied(_))));
         drop(one);
         let mut freed = false;
         for _ in 0..200 {
@@ -151,7 +152,7 @@ fn requests_at_the_same_time_are_counted_until_their_bodies_were_sent() {
             if freed {
                 break;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert!(freed, "a place that was given up is free again");
     });
@@ -166,11 +167,65 @@ fn a_limit_without_http_counts_by_any_key_and_can_be_reset() {
         let mails = RateLimiter::new(&redis, "mails", Quota::per_minute(1).burst(3));
         assert_eq!(mails.check("ann").await.unwrap().remaining(), Some(2));
         assert_eq!(mails.check_n("ann", 2).await.unwrap().remaining(), Some(0));
-        assert!(matches!(mails.check("ann").await, Err(regatta::rate_limit::Error::Denied(_))));
+        assert!(matches!(mails.check("ann").await, Err(Error::Denied(_))));
         assert_eq!(mails.check_n("ben", 0).await.unwrap().remaining(), Some(3));
-        assert!(matches!(mails.check_n("ben", 4).await, Err(regatta::rate_limit::Error::Denied(_))));
+        assert!(matches!(mails.check_n("ben", 4).await, Err(Error::Denied(_))));
         mails.reset("ann").await.unwrap();
         assert_eq!(mails.check("ann").await.unwrap().remaining(), Some(2));
     });
     assert!(!server.keys().iter().any(|key| key.contains("ann")), "only a digest is stored");
+}
+
+/// A handler that asks a limit.
+async fn ask(limiter: RateLimiter, cost: u64) -> Result<&'static str, Error> {
+    limiter.check_n("ann", cost).await?;
+    Ok("allowed")
+}
+
+#[test]
+fn what_a_limit_without_http_denies_is_answered_with_its_own_wait() {
+    let server = TestRedis::start();
+    let url = server.url();
+    let program = Program::serve(async move || {
+        let redis = program::connect(url.expose(), "limits").await.unwrap();
+        let rare = RateLimiter::new(&redis, "rare", Quota::per(1, Duration::from_secs(3600)).burst(2));
+        let never = rare.clone();
+        Router::new()
+            .route("/one", get(move || ask(rare.clone(), 1)))
+            .route("/three", get(move || ask(never.clone(), 3)))
+    });
+    assert_eq!([(); 2].map(|()| program.get("/one").status), [200, 200]);
+    let denied = program.get("/one");
+    let problem = denied.assert_problem(429);
+    assert_eq!(problem["violated-policies"], serde_json::json!(["rare"]));
+    assert!(denied.header("Retry-After").parse::<u64>().unwrap() > 60, "{denied:?}");
+    let impossible = program.get("/three");
+    let problem = impossible.assert_problem(429);
+    assert_eq!(problem["violated-policies"], serde_json::json!(["rare"]));
+    assert_eq!(impossible.header("Retry-After"), "");
+}
+
+#[test]
+fn an_answer_of_the_programs_own_keeps_the_status_of_a_failure() {
+    let server = TestRedis::start();
+    let answer = |denied: &Denied| {
+        let text = format!("own {:?}", denied.violated());
+        Response::builder().status(420).header("Retry-After", "7").body(Body::from(text)).unwrap()
+    };
+    let (program, _) = limited(&server, move |redis, app| {
+        let closed = RateLimitLayer::new(redis, "closed", Quota::per_minute(1).burst(9))
+            .on_redis_down(OnRedisDown::Closed)
+            .on_denied(answer);
+        // No session layer is outside of it.
+        let of_users = RateLimitLayer::new(redis, "users", Quota::per_minute(1).burst(9)).key(Key::user());
+        app.layer(closed).route("/users", get(|| async { "" }).layer(of_users.on_denied(answer)))
+    });
+    let broken = program.get("/users");
+    assert_eq!((broken.status, broken.text()), (500, "own []".to_owned()));
+    assert_eq!(broken.header("Retry-After"), "");
+    assert_eq!(program.get("/").status, 200);
+    drop(server);
+    let away = program.get("/");
+    assert_eq!((away.status, away.text()), (503, "own []".to_owned()));
+    assert!(away.header("Retry-After").parse::<u64>().is_ok_and(|seconds| seconds < 7), "{away:?}");
 }

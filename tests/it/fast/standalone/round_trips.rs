@@ -114,3 +114,24 @@ fn a_denied_client_costs_nothing_and_never_reaches_the_handler() {
     let (counts, answers) = proxy.during(|| [(); 5].map(|()| program.get("/").status));
     assert_eq!((counts.total(), answers), (0, [429; 5]), "{counts}");
 }
+
+#[test]
+fn a_limit_outside_of_the_session_is_a_call_of_its_own_unless_it_waits_for_the_first_use() {
+    let server = TestRedis::start();
+    let proxy = FaultProxy::before(&server);
+    for (is_deferred, rounds) in [(false, 2), (true, 1)] {
+        let url = proxy.url();
+        let program = Program::serve(async move || {
+            let redis = program::connect(&url, "trips").await.unwrap();
+            let limit = RateLimitLayer::new(&redis, "outside", Quota::per_second(50).burst(90));
+            let limit = if is_deferred { limit.with_first_use() } else { limit };
+            let routes = Router::new().route("/set", get(set)).route("/name", get(name));
+            routes.layer(SessionLayer::new(&redis)).layer(limit)
+        });
+        let mut visitor = CookieClient::default();
+        assert_eq!(visitor.request(program.address, Request::get("/set")).text(), "ann");
+        let mut get = |target: &str| visitor.request(program.address, Request::get(target));
+        let answer = costs(&proxy, "session inside of the limit", rounds, || get("/name"));
+        assert_eq!(answer.text(), "ann");
+    }
+}
