@@ -32,6 +32,20 @@ fn every_handle_can_be_cloned_sent_shared_and_shown() {
 }
 
 #[test]
+fn a_handle_can_be_made_outside_a_runtime_at_any_time() {
+    let server = TestRedis::start();
+    let runtime = program::runtime();
+    let redis = runtime.block_on(program::connect(server.url().expose(), "outside")).unwrap();
+    let topic = Broadcast::new(&redis).topic("news").unwrap();
+    // The connection has begun, and this thread is in no runtime.
+    let mut presence = topic.presence();
+    runtime.block_on(async {
+        let _heard = topic.subscribe(LastEventId::none()).await.unwrap();
+        assert_eq!(tokio::time::timeout(PATIENCE, presence.next()).await, Ok(1));
+    });
+}
+
+#[test]
 fn batched_additions_are_sent_at_once() {
     let server = TestRedis::start();
     program::runtime().block_on(async {
