@@ -28,6 +28,8 @@ pub use environment::injected_variables;
 pub use error::{ConfigError, SettingOrigin};
 pub use inputs::{ConfigFile, ConfigInputs, handoff_variable, process_environment, process_handoff};
 use settings::Config;
+pub use value::basic::DURATION_MAX;
+pub use value::bounds::RECONNECT_WAIT_MAX;
 
 /// Reads every source and checks every value.
 ///
