@@ -128,7 +128,7 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
             _ = terminate.recv() => drain::await_drain_order(start.scoreboard.cell(start.slot, start.cell)).await,
             _ = lifeline.readable() => DrainKind::Orphaned,
             () = services.all_task_permits_hung() => DrainKind::HandOver,
-            () = app.background_panicked() => DrainKind::HandOver,
+            () = app.background_panicked() => DrainKind::Failed,
         };
         let fleet_ends = matches!(drain_kind, DrainKind::Stop | DrainKind::Orphaned);
         let plan = DrainPlan::new(drain_kind, &limits, Instant::now());
@@ -137,7 +137,7 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
         accepting.abort_all();
         balance.iter().for_each(|balance| balance.stop());
         // If another process sent the signal, the supervisor learns it here and spawns a successor at once.
-        let _ = writeln!(status_pipe, "leaving");
+        let _ = writeln!(status_pipe, "{}", drain_kind.status_line());
         let cut_now = || start.scoreboard.cell(start.slot, start.cell).drain_order() == DrainOrder::Abort;
         let second_order = drain::second_order(&mut terminate, cut_now);
         let state = (&phase, &services.tasks, &app);

@@ -70,6 +70,28 @@ fn a_reload_to_an_application_that_fails_or_hangs_is_rolled_back() {
     }
 }
 
+#[test]
+fn a_panic_of_background_work_is_taken_for_a_crash() {
+    let redis = TestRedis::start();
+    let plan = faulty(&redis, "").workers(1);
+    let file = plan.setting("FAULTY_FILE").to_owned();
+    let fleet = plan.start();
+    let workers = fleet.workers();
+    fs::write(&file, "bell").unwrap();
+    fleet.signal(Signal::SIGHUP);
+    wait::until("the reload is rolled back", wait::LONG, || fleet.log_lines("reload rolled back").len() == 1);
+    wait::until("the old worker serves alone", wait::LONG, || fleet.workers() == workers);
+    // Its successors fail, too, and the second of them is waited for.
+    process::signal(workers[0], Signal::SIGKILL);
+    let failures = || fleet.log_lines("worker failed, draining");
+    wait::until("two successors have failed", wait::LONG, || failures().len() >= 3);
+    let delays: Vec<_> = failures().iter().map(|line| field(line, "delay_seconds").as_f64()).collect();
+    assert_eq!(delays[0], Some(0.0), "the failure is the new generation's");
+    assert!(delays[2].is_some_and(|delay| delay >= 0.5), "{delays:?}");
+    fs::write(&file, "").unwrap();
+    assert_eq!(fleet.get("/hello").status, 200, "mended, it serves what has waited");
+}
+
 /// A fleet of `examples/upkeep.rs`, and the folder that its check wants.
 fn upkeep(redis: &TestRedis) -> (TestFleet, std::path::PathBuf) {
     let plan = TestFleetBuilder::on(redis).example("upkeep").workers(1);
