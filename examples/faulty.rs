@@ -2,8 +2,8 @@
 //!
 //! `FAULTY_FILE` names a file that lists the slots whose workers panic while they build their application, or says `all`;
 //! it is read anew by each worker, so that a fault can be mended while the fleet runs. `late` has workers die a second
-//! after they began, `never` has them never begin; `error` has the application return one, `hang` wait for ever. `FAULTY_THREAD` makes it start a thread before the fleet, which a
-//! program that forks must not. Its tasks sleep, or end in every way there is.
+//! after they began, `never` has them never begin; `error` has the application return one, `hang` wait for ever, `bell` has
+//! its background work panic. `FAULTY_THREAD` makes it start a thread before the fleet, which a program that forks must not. Its tasks sleep, or end in every way there is.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -53,7 +53,11 @@ async fn app(cx: AppContext, failing: String) -> Result<App, NotBuilt> {
     if failing.contains("hang") {
         std::future::pending::<()>().await;
     }
-    Ok(register(App::new(routes().with_state(fleet.clone()))))
+    let app = register(App::new(routes().with_state(fleet.clone())));
+    Ok(match failing.contains("bell") {
+        true => app.background("bell", |_| async { panic!("the bell has fallen") }),
+        false => app,
+    })
 }
 
 /// An error with a source.

@@ -96,8 +96,8 @@ impl App {
     /// While it fails, `/readyz` answers 503 and names it.
     ///
     /// It runs at most once a second whatever the number of probes, and fails when it takes longer than a second. It
-    /// never keeps a worker from serving: what a worker cannot live without is connected to while the application is
-    /// built, and its error returned.
+    /// never keeps a worker from serving, and no rollout asks it: what a worker cannot live without is connected to while
+    /// the application is built, and its error returned.
     pub fn readiness_check<F, Fut, E>(mut self, name: &'static str, check: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -119,20 +119,21 @@ impl App {
         self
     }
 
-    /// Runs once the worker is READY, beside the first requests.
+    /// Runs once the worker is READY, beside the first requests. One that still runs when the worker ends is abandoned.
     pub fn on_ready(mut self, hook: impl Future<Output = ()> + Send + 'static) -> Self {
         self.lifecycle.on_ready.push(Box::pin(hook));
         self
     }
 
     /// Runs when the worker begins to leave, together with the other hooks of this kind, until `drain.timeout`.
+    /// What runs longer is abandoned.
     pub fn on_drain(mut self, hook: impl Future<Output = ()> + Send + 'static) -> Self {
         self.lifecycle.on_drain.push(Box::pin(hook));
         self
     }
 
     /// Runs when connections, tasks and background work have ended: one hook after another, the last one added first,
-    /// all of them within `drain.exit`.
+    /// all of them within `drain.exit`. What runs longer is abandoned, and the hooks after it are not begun.
     pub fn on_exit(mut self, hook: impl Future<Output = ()> + Send + 'static) -> Self {
         self.lifecycle.on_exit.push(Box::pin(hook));
         self
@@ -140,7 +141,8 @@ impl App {
 
     /// Runs beside the requests, from READY until it sees the shutdown; the drain waits for it until `drain.timeout`.
     ///
-    /// A panic has the worker leave its slot to a successor.
+    /// A panic is a crash of a worker that drains all the same: a successor of one that fails again and again waits, and a
+    /// rollout may be rolled back.
     pub fn background<F, Fut>(mut self, name: &'static str, work: F) -> Self
     where
         F: FnOnce(Shutdown) -> Fut + Send + 'static,

@@ -1,11 +1,12 @@
 //! Hooks and background work: what an application does beside its requests, each with a deadline.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::http::Shutdown;
@@ -45,10 +46,12 @@ impl fmt::Debug for Lifecycle {
 /// Hooks and background work are tasks of the runtime: what is abandoned at its deadline goes on until the process ends
 /// and holds up nothing.
 pub struct RunningApp {
+    /// Hooks that wait for nothing and are waited for by nothing.
+    on_ready: Vec<(String, JoinHandle<()>)>,
     on_drain: Mutex<Vec<Hook>>,
     on_exit: Mutex<Vec<Hook>>,
     /// What the drain waits for: background work, and hooks of the drain once they have begun.
-    draining: Mutex<JoinSet<()>>,
+    draining: Mutex<NamedTasks>,
     /// Whether background work has panicked.
     panicked: watch::Receiver<bool>,
 }
@@ -59,6 +62,41 @@ impl fmt::Debug for RunningApp {
     }
 }
 
+/// Tasks that can be told apart.
+#[derive(Default)]
+struct NamedTasks {
+    tasks: JoinSet<usize>,
+    /// Those that run, in the order in which they began.
+    names: BTreeMap<usize, String>,
+    begun: usize,
+}
+
+impl NamedTasks {
+    fn spawn(&mut self, name: String, work: impl Future<Output = ()> + Send + 'static) {
+        let id = self.begun;
+        self.begun += 1;
+        self.names.insert(id, name);
+        self.tasks.spawn(async move {
+            work.await;
+            id
+        });
+    }
+
+    /// Returns when all have ended.
+    async fn ended(&mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Ok(id) = ended {
+                self.names.remove(&id);
+            }
+        }
+    }
+}
+
+/// What a hook is called in the log: its kind, and its number in the order in which they were added.
+fn hook_name(kind: &str, index: usize) -> String {
+    format!("{kind} hook {}", index + 1)
+}
+
 impl RunningApp {
     /// Starts the background work and the hooks that wait for READY.
     ///
@@ -66,14 +104,17 @@ impl RunningApp {
     /// Outside a tokio runtime.
     pub fn start(lifecycle: Lifecycle, shutdown: &Shutdown) -> Self {
         let Lifecycle { on_ready, on_drain, on_exit, background } = lifecycle;
-        for hook in on_ready {
-            tokio::spawn(async move { _ = run("on_ready", hook).await });
-        }
+        let start_hook = |(index, hook)| {
+            let name = hook_name("on_ready", index);
+            let named = name.clone();
+            (name, tokio::spawn(async move { _ = run(&named, hook).await }))
+        };
+        let on_ready = on_ready.into_iter().enumerate().map(start_hook).collect();
         let (report, panicked) = watch::channel(false);
-        let mut draining = JoinSet::new();
+        let mut draining = NamedTasks::default();
         for BackgroundWork { name, start } in background {
             let (shutdown, report) = (shutdown.clone(), report.clone());
-            draining.spawn(async move {
+            draining.spawn(name.to_owned(), async move {
                 // `start` is the application's, too: it may panic before there is a future.
                 if run(name, async move { start(shutdown).await }).await.is_err() {
                     report.send_replace(true);
@@ -83,6 +124,7 @@ impl RunningApp {
         // The last sender, if there is no background work: nothing is reported then.
         drop(report);
         Self {
+            on_ready,
             on_drain: Mutex::new(on_drain),
             on_exit: Mutex::new(on_exit),
             draining: Mutex::new(draining),
@@ -106,12 +148,19 @@ impl RunningApp {
     /// What has begun goes on; another call waits for it, and begins no hook twice.
     pub async fn drain(&self, deadline: Instant) {
         let mut draining = self.draining.lock().await;
-        for hook in self.on_drain.lock().await.drain(..) {
-            draining.spawn(async move { _ = run("on_drain", hook).await });
+        for (index, hook) in self.on_drain.lock().await.drain(..).enumerate() {
+            let name = hook_name("on_drain", index);
+            let named = name.clone();
+            draining.spawn(name, async move { _ = run(&named, hook).await });
         }
-        let ended = async { while draining.join_next().await.is_some() {} };
-        if timeout_at(deadline, ended).await.is_err() {
-            tracing::warn!("hooks or background work of the application abandoned at drain timeout");
+        if timeout_at(deadline, draining.ended()).await.is_err() {
+            let names: Vec<_> = draining.names.values().map(String::as_str).collect();
+            let (count, names) = (names.len(), names.join(", "));
+            tracing::warn!(
+                count,
+                names,
+                "hooks or background work of the application abandoned at drain timeout: {count} ({names})"
+            );
         }
     }
 
@@ -120,21 +169,44 @@ impl RunningApp {
     /// # Cancel safety
     /// The hook that runs goes on, and the others are never begun.
     pub async fn exit(&self, within: Duration) {
+        self.report_late_starters();
         let mut hooks = self.on_exit.lock().await;
         let all = async {
             while let Some(hook) = hooks.pop() {
+                let name = hook_name("on_exit", hooks.len());
                 // A task of its own: a hook that is abandoned is not cut in the middle of a step.
-                _ = tokio::spawn(async move { _ = run("on_exit", hook).await }).await;
+                _ = tokio::spawn(async move { _ = run(&name, hook).await }).await;
             }
         };
         if timeout(within, all).await.is_err() {
-            tracing::warn!("hooks of the application abandoned at the end of drain.exit");
+            let (name, not_begun) = (hook_name("on_exit", hooks.len()), hooks.len());
+            tracing::warn!(
+                count = not_begun + 1,
+                name,
+                not_begun,
+                "hooks of the application abandoned at the end of drain.exit: {name} took too long, and {not_begun} \
+                 more were not begun"
+            );
+        }
+    }
+
+    /// Names the hooks of READY that the worker's end cuts.
+    fn report_late_starters(&self) {
+        let late = self.on_ready.iter().filter(|(_, hook)| !hook.is_finished());
+        let names: Vec<_> = late.map(|(name, _)| name.as_str()).collect();
+        if !names.is_empty() {
+            let (count, names) = (names.len(), names.join(", "));
+            tracing::warn!(
+                count,
+                names,
+                "hooks of the application abandoned at the end of the drain: {count} ({names})"
+            );
         }
     }
 }
 
 /// Runs a hook; a panic is logged and is the error.
-async fn run(name: &'static str, hook: impl Future<Output = ()> + Send + 'static) -> Result<(), ()> {
+async fn run(name: &str, hook: impl Future<Output = ()> + Send + 'static) -> Result<(), ()> {
     // The runtime catches the panic of a task.
     match tokio::spawn(hook).await {
         Ok(()) => Ok(()),
@@ -219,6 +291,51 @@ mod tests {
         running.drain(Instant::now() + Duration::from_millis(50)).await;
         running.exit(Duration::from_millis(50)).await;
         assert_eq!(*steps.lock().unwrap(), ["exit"], "a panic does not keep the others from running");
+    }
+
+    /// Where the log of a test goes.
+    #[derive(Clone, Default)]
+    struct LogText(Arc<Lock<Vec<u8>>>);
+
+    impl std::io::Write for LogText {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_overstays_is_named_and_counted() {
+        let log = LogText::default();
+        let written = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone());
+        let _guard = tracing::subscriber::set_default(subscriber.finish());
+        let steps = Steps::default();
+        let for_ever = || -> Hook { Box::pin(std::future::pending()) };
+        let lifecycle = Lifecycle {
+            on_ready: vec![step(&steps, "ready"), for_ever()],
+            on_drain: vec![step(&steps, "drain"), for_ever()],
+            on_exit: vec![step(&steps, "never"), for_ever(), step(&steps, "exit")],
+            background: vec![
+                work("done", |_| Box::pin(async {})),
+                work("deaf", |_| Box::pin(std::future::pending())),
+            ],
+        };
+        let running = RunningApp::start(lifecycle, &DrainState::default().shutdown());
+        running.drain(Instant::now() + Duration::from_millis(50)).await;
+        running.exit(Duration::from_millis(50)).await;
+        assert_eq!(*steps.lock().unwrap(), ["ready", "drain", "exit"]);
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        for part in [
+            "abandoned at drain timeout: 2 (deaf, on_drain hook 2)",
+            "abandoned at the end of the drain: 1 (on_ready hook 2)",
+            "on_exit hook 2 took too long, and 1 more were not begun",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[tokio::test]

@@ -31,7 +31,10 @@ use crate::{config, logging};
 #[must_use]
 pub struct Fleet {
     pub(crate) app: AppFactory,
+    /// The program's [`Config`], with `said` laid over its defaults.
     config: Config,
+    /// Defaults that the fleet itself was told, as (setting, value).
+    said: Vec<(&'static str, String)>,
     version: Option<String>,
     listen: Vec<String>,
     /// Whether the library installs its subscriber of log events.
@@ -120,13 +123,25 @@ impl Fleet {
         S: DeserializeOwned + Send + Sync + 'static,
     {
         let app = AppFactory::new(app);
-        Self { app, config: Config::new(), version: None, listen: Vec::new(), subscriber: true }
+        Self {
+            app,
+            config: Config::new(),
+            said: Vec::new(),
+            version: None,
+            listen: Vec::new(),
+            subscriber: true,
+        }
+    }
+
+    fn say(mut self, setting: &'static str, value: String) -> Self {
+        self.config = self.config.set_default(setting, &value);
+        self.said.push((setting, value));
+        self
     }
 
     /// The fleet's name: the first part of every key in Redis, unless an operator gives `redis.prefix`.
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.config = self.config.set_default("redis.prefix", name.into());
-        self
+    pub fn name(self, name: impl Into<String>) -> Self {
+        self.say("redis.prefix", name.into())
     }
 
     /// The program's version, as `status` and `--version` say it.
@@ -136,22 +151,22 @@ impl Fleet {
     }
 
     /// Default of `workers.count`.
-    pub fn workers(mut self, count: usize) -> Self {
-        self.config = self.config.set_default("workers.count", count);
-        self
+    pub fn workers(self, count: usize) -> Self {
+        self.say("workers.count", count.to_string())
     }
 
     /// Default of `listen`, as `0.0.0.0:80`; may be repeated.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.listen.push(address.into());
-        self.config = self.config.set_default("listen", self.listen.join(", "));
-        self
+        let all = self.listen.join(", ");
+        self.say("listen", all)
     }
 
-    /// Where settings come from. What [`Fleet::name`], [`Fleet::workers`] and [`Fleet::listen`] say after this is
-    /// stronger than defaults of `config`.
+    /// Where settings come from. What [`Fleet::name`], [`Fleet::workers`] and [`Fleet::listen`] say, before or after
+    /// this, is stronger than defaults of `config`.
     pub fn config(mut self, config: Config) -> Self {
-        self.config = config;
+        let over = |config: Config, (setting, value): &(&str, String)| config.set_default(setting, value);
+        self.config = self.said.iter().fold(config, over);
         self
     }
 
@@ -271,4 +286,24 @@ pub fn take_over_or_prepare(
 /// Why it could not.
 pub fn answer_preflight(definition: AppDefinition<'_>) -> Result<Option<u8>, CommandFailure> {
     takeover::preflight_fd().map(|state| takeover::run_preflight(state, definition)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Router;
+
+    #[test]
+    fn settings_of_the_program_hold_before_and_after_config() {
+        let fleet = || Fleet::new(|_: Context| async { Router::new() });
+        let given = || Config::new().defaults("[workers]\ncount = 7").set_default("redis.prefix", "boat");
+        let first = fleet().name("shop").workers(3).listen("0.0.0.0:81").config(given());
+        let last = fleet().config(given()).name("shop").workers(3).listen("0.0.0.0:81");
+        for fleet in [first.config(given()).listen("0.0.0.0:82"), last] {
+            let inputs = fleet.inputs(ConfigInputs::default());
+            let config = config::load(&inputs).unwrap();
+            assert_eq!((config.redis.prefix.as_str(), config.listen.len()), ("shop", fleet.listen.len()));
+            assert_eq!(config.workers.count, config::settings::WorkerCount::Fixed(3));
+        }
+    }
 }

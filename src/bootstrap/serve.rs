@@ -112,7 +112,7 @@ pub fn serve(
     let (public, operators) = (list(&addresses.public), list(&addresses.admin));
     let pid = process::pid().as_raw();
     tracing::info!(listen = public, admin = operators, workers = slots, redis = %redis_url, pid, "listening");
-    let injected: Vec<_> = config::injected_variables(&inputs.environment).collect();
+    let injected: Vec<_> = config::injected_variables(inputs).collect();
     if !injected.is_empty() {
         let names = injected.join(", ");
         tracing::info!(names, "ignored, because Kubernetes or Docker describes a service by them: {names}");

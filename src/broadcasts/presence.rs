@@ -43,15 +43,6 @@ impl TopicPresence {
 }
 
 /// How many subscribe to a topic on all workers; queried once a second while this value lives.
-///
-/// ```no_run
-/// # fn example(fleet: &regatta::FleetHandle) -> Result<(), regatta::broadcast::InvalidTopic> {
-/// let presence = fleet.broadcast().topic("room")?.presence();
-/// let line = presence.count().map_or("?".to_owned(), |count| count.to_string());
-/// # let _ = line;
-/// # Ok(())
-/// # }
-/// ```
 pub struct Presence {
     tracker: Arc<PresenceTracker>,
     topic: TopicName,

@@ -38,7 +38,7 @@ pub(super) fn check(config: &Config, inputs: &ConfigInputs) -> Result<u8, Comman
     for (name, limit) in &config.limits {
         print_line(format_args!("limit     {name}: {}", limit_line(limit)));
     }
-    let injected: Vec<_> = config::injected_variables(&inputs.environment).collect();
+    let injected: Vec<_> = config::injected_variables(inputs).collect();
     if !injected.is_empty() {
         print_line(format_args!(
             "ignored   {}: Kubernetes or Docker describes a service by them",

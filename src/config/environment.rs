@@ -4,6 +4,7 @@
 //! name. A service whose name begins with `regatta` must not keep the fleet from starting, and a mistake of an operator
 //! must not pass for such a variable: both name and value have to be what these platforms write.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,8 +12,8 @@ use crate::config::error::{ConfigError, SettingOrigin};
 use crate::config::inputs::ConfigInputs;
 use crate::config::lookup;
 
-/// What every variable of ours begins with.
-const PREFIX: &str = "REGATTA_";
+/// What variables of settings begin with in a program that says nothing else.
+const STANDARD_PREFIX: &str = "REGATTA_";
 
 /// The conventional variable of the public port.
 const PORT: &str = "PORT";
@@ -30,53 +31,136 @@ pub(super) struct SettingVariable {
     pub(super) origin: SettingOrigin,
 }
 
+/// What every variable of a program begins with.
+pub(super) struct VariablePrefix(Cow<'static, str>);
+
+impl Default for VariablePrefix {
+    fn default() -> Self {
+        Self(Cow::Borrowed(STANDARD_PREFIX))
+    }
+}
+
+impl VariablePrefix {
+    /// The prefix that the program says, or the one of all others.
+    pub(super) fn new(inputs: &ConfigInputs) -> Self {
+        match &inputs.env_prefix {
+            Some(own) => Self(Cow::Owned(format!("{own}_"))),
+            None => Self::default(),
+        }
+    }
+
+    /// Whether a variable is the program's.
+    fn begins(&self, name: &str) -> bool {
+        name.starts_with(&*self.0)
+    }
+
+    /// The same, in small letters too.
+    fn resembles_start_of(&self, name: &str) -> bool {
+        name.get(..self.0.len()).is_some_and(|start| start.eq_ignore_ascii_case(&self.0))
+    }
+
+    /// The setting that one of these variables stands for.
+    fn setting_path(&self, name: &str) -> String {
+        let rest = name.get(self.0.len()..).unwrap_or_default();
+        rest.to_ascii_lowercase().replace("__", ".")
+    }
+
+    /// The variable of a setting.
+    pub(super) fn variable_name(&self, path: &str) -> String {
+        format!("{}{}", self.0, path.replace('.', "__").to_ascii_uppercase())
+    }
+
+    /// Whether a variable concerns us.
+    fn is_ours(&self, name: &str) -> bool {
+        let conventional = lookup::all().any(|setting| setting.variable == name && !name.is_empty());
+        conventional || self.resembles_start_of(name)
+    }
+
+    /// The name that was meant by one that begins in small letters, if it would be a setting's.
+    fn proper_name(&self, name: &str) -> Option<String> {
+        let misspelt = self.resembles_start_of(name) && !self.begins(name);
+        let path = misspelt.then(|| self.setting_path(name))?;
+        lookup::lookup(&path).map(|_| self.variable_name(&path))
+    }
+
+    fn variable(&self, (name, value): (&str, &str)) -> SettingVariable {
+        SettingVariable {
+            path: self.setting_path(name),
+            value: value.to_owned(),
+            origin: SettingOrigin::Environment(name.to_owned()),
+        }
+    }
+
+    /// Variables of the program, without those that a platform has put there.
+    fn own_variables<'e>(&self, environment: &'e BTreeMap<String, String>) -> Vec<(&'e str, &'e str)> {
+        let named = environment.iter().filter(|(name, _)| self.begins(name));
+        let own = named.filter(|(name, value)| !self.is_injected(name, value, environment));
+        own.map(|(name, value)| (name.as_str(), value.as_str())).collect()
+    }
+
+    /// Two variables that differ in their letters' case only, with different values.
+    fn find_duplicate<'e>(&self, own: &[(&'e str, &'e str)]) -> Option<[&'e str; 2]> {
+        let mut seen: BTreeMap<String, (&str, &str)> = BTreeMap::new();
+        own.iter().find_map(|(name, value)| match seen.insert(self.setting_path(name), (name, value)) {
+            Some((other, before)) if before != *value => Some([other, *name]),
+            _ => None,
+        })
+    }
+
+    /// Whether Kubernetes (a Service) or Docker (a link) has written this.
+    fn is_injected(&self, name: &str, value: &str, environment: &BTreeMap<String, String>) -> bool {
+        let path = self.setting_path(name);
+        if lookup::lookup(&path).is_some() || path.starts_with("app.") {
+            return false;
+        }
+        looks_injected(name, value, environment)
+    }
+}
+
 /// The settings in the environment, the weaker before the stronger.
 ///
 /// # Errors
 /// A variable that looks like a setting and cannot be read, or is misspelt in a way that would have no effect.
 pub(super) fn settings(inputs: &ConfigInputs) -> Result<Vec<SettingVariable>, ConfigError> {
-    let environment = &inputs.environment;
-    if let Some(name) = inputs.unreadable.iter().find(|name| is_ours(name)) {
+    let (environment, prefix) = (&inputs.environment, VariablePrefix::new(inputs));
+    if let Some(name) = inputs.unreadable.iter().find(|name| prefix.is_ours(name)) {
         return Err(ConfigError::NotUtf8 { origin: SettingOrigin::Environment(name.clone()) });
     }
-    if let Some((name, proper)) = environment.keys().find_map(|name| Some((name, proper_name(name)?))) {
+    if let Some((name, proper)) = environment.keys().find_map(|name| Some((name, prefix.proper_name(name)?)))
+    {
         return Err(ConfigError::Unknown {
             key: name.clone(),
             origin: SettingOrigin::Environment(name.clone()),
             hint: Some(proper),
         });
     }
-    let own = prefixed_variables(environment);
-    if let Some([one, other]) = find_duplicate(&own) {
+    let own = prefix.own_variables(environment);
+    if let Some([one, other]) = prefix.find_duplicate(&own) {
         return Err(ConfigError::Duplicate {
-            key: setting_path(one),
+            key: prefix.setting_path(one),
             origins: [one, other].map(|name| SettingOrigin::Environment(name.to_owned())),
         });
     }
-    Ok(conventional(environment).chain(own.into_iter().map(variable)).collect())
+    Ok(conventional(environment).chain(own.into_iter().map(|own| prefix.variable(own))).collect())
 }
 
 /// The same without what would be an error.
 pub(super) fn lenient_settings(inputs: &ConfigInputs) -> Vec<SettingVariable> {
-    let own = prefixed_variables(&inputs.environment).into_iter().map(variable);
-    conventional(&inputs.environment).chain(own).collect()
+    let prefix = VariablePrefix::new(inputs);
+    let own = prefix.own_variables(&inputs.environment);
+    conventional(&inputs.environment).chain(own.into_iter().map(|own| prefix.variable(own))).collect()
 }
 
-/// Variables that begin as ours do and that Kubernetes or Docker has put there.
-pub fn injected_variables(environment: &BTreeMap<String, String>) -> impl Iterator<Item = &str> {
-    let own = environment.iter().filter(|(name, _)| name.starts_with(PREFIX));
-    own.filter(|(name, value)| is_injected(name, value, environment)).map(|(name, _)| name.as_str())
+/// Variables that begin as the program's do and that Kubernetes or Docker has put there.
+pub fn injected_variables(inputs: &ConfigInputs) -> impl Iterator<Item = &str> {
+    let (environment, prefix) = (&inputs.environment, VariablePrefix::new(inputs));
+    let injected = environment
+        .iter()
+        .filter(move |(name, value)| prefix.begins(name) && prefix.is_injected(name, value, environment));
+    injected.map(|(name, _)| name.as_str())
 }
 
-fn variable((name, value): (&str, &str)) -> SettingVariable {
-    SettingVariable {
-        path: setting_path(name),
-        value: value.to_owned(),
-        origin: SettingOrigin::Environment(name.to_owned()),
-    }
-}
-
-/// The conventional variables; the `REGATTA_` form of the same setting wins. An empty one counts as unset, because
+/// The conventional variables; the form with the prefix of the same setting wins. An empty one counts as unset, because
 /// platforms set them all.
 fn conventional(environment: &BTreeMap<String, String>) -> impl Iterator<Item = SettingVariable> {
     let named = lookup::all().filter(|setting| !setting.variable.is_empty());
@@ -89,55 +173,8 @@ fn conventional(environment: &BTreeMap<String, String>) -> impl Iterator<Item = 
     })
 }
 
-/// Variables that begin as ours do, without those that a platform has put there.
-fn prefixed_variables(environment: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
-    let named = environment.iter().filter(|(name, _)| name.starts_with(PREFIX));
-    let own = named.filter(|(name, value)| !is_injected(name, value, environment));
-    own.map(|(name, value)| (name.as_str(), value.as_str())).collect()
-}
-
-/// The setting that a variable of ours stands for.
-fn setting_path(name: &str) -> String {
-    name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".")
-}
-
-/// The variable of a setting.
-pub(super) fn variable_name(path: &str) -> String {
-    format!("{PREFIX}{}", path.replace('.', "__").to_ascii_uppercase())
-}
-
-/// Whether a variable concerns us.
-fn is_ours(name: &str) -> bool {
-    let conventional = lookup::all().any(|setting| setting.variable == name && !name.is_empty());
-    conventional || has_prefix(name)
-}
-
-fn has_prefix(name: &str) -> bool {
-    name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
-}
-
-/// The name that was meant by one that begins in small letters, if it would be a setting's.
-fn proper_name(name: &str) -> Option<String> {
-    let misspelt = has_prefix(name) && !name.starts_with(PREFIX);
-    let path = misspelt.then(|| setting_path(name))?;
-    lookup::lookup(&path).map(|_| variable_name(&path))
-}
-
-/// Two variables that differ in their letters' case only, with different values.
-fn find_duplicate<'a>(own: &[(&'a str, &'a str)]) -> Option<[&'a str; 2]> {
-    let mut seen: BTreeMap<String, (&str, &str)> = BTreeMap::new();
-    own.iter().find_map(|(name, value)| match seen.insert(setting_path(name), (name, value)) {
-        Some((other, before)) if before != *value => Some([other, *name]),
-        _ => None,
-    })
-}
-
-/// Whether Kubernetes (a Service) or Docker (a link) has written this.
-fn is_injected(name: &str, value: &str, environment: &BTreeMap<String, String>) -> bool {
-    let path = setting_path(name);
-    if lookup::lookup(&path).is_some() || path.starts_with("app.") {
-        return false;
-    }
+/// Whether Kubernetes (a Service) or Docker (a link) could have written this.
+fn looks_injected(name: &str, value: &str, environment: &BTreeMap<String, String>) -> bool {
     let is_number = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0);
     if name.ends_with("_SERVICE_HOST") {
         return is_ip(value);
@@ -201,6 +238,7 @@ fn is_link(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
 
     fn inputs(pairs: &[(&str, &str)]) -> ConfigInputs {
         let environment = pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
@@ -238,8 +276,11 @@ mod tests {
             ("REGATTA_DB_PORT_80_TCP_PORT_END", "90"),
         ];
         assert_eq!(paths(&injected_ones), [""; 0]);
-        let environment = inputs(&injected_ones).environment;
-        assert_eq!(injected_variables(&environment).count(), injected_ones.len(), "they can be told");
+        assert_eq!(
+            injected_variables(&inputs(&injected_ones)).count(),
+            injected_ones.len(),
+            "they can be told"
+        );
     }
 
     #[test]
@@ -263,7 +304,11 @@ mod tests {
             ("REGATTA__WORKERS__COUNT", "4"),
         ];
         for (name, value) in mistakes {
-            assert_eq!(paths(&[(name, value)]), [setting_path(name)], "{name}={value}");
+            assert_eq!(
+                paths(&[(name, value)]),
+                [VariablePrefix::default().setting_path(name)],
+                "{name}={value}"
+            );
         }
         // A link that is none: what would make it one is a setting's mistake itself.
         assert_eq!(paths(&[("REGATTA_A_NAME", "shop"), ("REGATTA_A_ENV_B", "c")]).len(), 2);
@@ -293,6 +338,27 @@ mod tests {
         let twice = [("REGATTA_WORKERS__COUNT", "4"), ("REGATTA_workers__count", "5")];
         let error = settings(&inputs(&twice)).err().unwrap().to_string();
         assert!(twice.iter().all(|(name, _)| error.contains(name)), "{error}");
+    }
+
+    #[test]
+    fn a_program_with_a_prefix_of_its_own_reads_and_names_its_own_variables() {
+        let with = |pairs: &[(&str, &str)]| ConfigInputs { env_prefix: Some("SHOP".into()), ..inputs(pairs) };
+        let others = ("REGATTA_WORKERS__COUNT", "many");
+        let found = settings(&with(&[("SHOP_WORKERS__COUNT", "4"), others, ("regatta_workers__count", "4")]));
+        let found: Vec<_> = found.unwrap().into_iter().map(|one| (one.path, one.value)).collect();
+        assert_eq!(found, [("workers.count".to_owned(), "4".to_owned())]);
+        let mistake = |pairs| config::load(&with(pairs)).unwrap_err().to_string();
+        for (pairs, part) in [
+            (&[("SHOP_WORKERS__COUNT", "many")], "variable SHOP_WORKERS__COUNT"),
+            (&[("Shop_workers__count", "4")], "Shop_workers__count; did you mean SHOP_WORKERS__COUNT?"),
+            (&[("SHOP_WORKERS__CUONT", "4")], "did you mean workers.count (SHOP_WORKERS__COUNT)?"),
+            (&[("SHOP_DRAIN__LEAVING", "4")], "(SHOP_DRAIN__MAX_DRAINING_WORKERS)"),
+        ] {
+            let text = mistake(pairs);
+            assert!(text.contains(part) && !text.contains("REGATTA"), "{text}");
+        }
+        let injected = with(&[("SHOP_SERVICE_HOST", "10.0.0.1"), ("REGATTA_SERVICE_HOST", "10.0.0.1")]);
+        assert_eq!(injected_variables(&injected).collect::<Vec<_>>(), ["SHOP_SERVICE_HOST"]);
     }
 
     #[test]

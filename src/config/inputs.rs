@@ -1,6 +1,5 @@
 //! Everything outside the program that decides its configuration, as values.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -19,9 +18,6 @@ const DEFAULT_FILE: &str = "regatta.toml";
 
 /// Longest configuration file, bytes.
 const FILE_MAX: u64 = 4 << 20;
-
-/// What variables of settings begin with in a program that says nothing else.
-const STANDARD_PREFIX: &str = "REGATTA_";
 
 /// Variable by which a program that takes a fleet over finds its state; no setting.
 const HANDOFF: &str = "REGATTA_HANDOFF";
@@ -192,26 +188,6 @@ impl ConfigInputs {
         let (environment, unreadable) = split(process_environment());
         let folder = path::working_folder(&environment);
         Self { environment, unreadable, folder, ..Self::default() }
-    }
-
-    /// The same with the program's variables under the names that they have in a program without a prefix of its own.
-    ///
-    /// What a mistake is called by is the name that was read, so it says `REGATTA_` in place of the prefix.
-    pub(super) fn with_standard_variables(&self) -> Cow<'_, Self> {
-        let Some(prefix) = &self.env_prefix else { return Cow::Borrowed(self) };
-        let own = format!("{prefix}_");
-        let renamed = |name: &str| match name.strip_prefix(&own) {
-            Some(rest) => Some(format!("{STANDARD_PREFIX}{rest}")),
-            None => (!name.starts_with(STANDARD_PREFIX)).then(|| name.to_owned()),
-        };
-        let environment = self.environment.iter();
-        Cow::Owned(Self {
-            environment: environment
-                .filter_map(|(name, value)| Some((renamed(name)?, value.clone())))
-                .collect(),
-            unreadable: self.unreadable.iter().filter_map(|name| renamed(name)).collect(),
-            ..self.clone()
-        })
     }
 
     /// Whether colours are welcome on a terminal: not where `NO_COLOR` is set or the terminal knows none.

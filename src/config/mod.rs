@@ -28,6 +28,8 @@ pub use environment::injected_variables;
 pub use error::{ConfigError, SettingOrigin};
 pub use inputs::{ConfigFile, ConfigInputs, handoff_variable, process_environment, process_handoff};
 use settings::Config;
+pub use value::basic::DURATION_MAX;
+pub use value::bounds::RECONNECT_WAIT_MAX;
 
 /// Reads every source and checks every value.
 ///
@@ -65,10 +67,13 @@ pub fn parse_key_prefix(text: &str) -> Result<String, String> {
 /// # Errors
 /// When neither a flag nor the environment says it and the file cannot be read.
 pub fn run_dir(inputs: &ConfigInputs) -> Result<PathBuf, ConfigError> {
-    const VARIABLE: &str = "REGATTA_RUN_DIR";
+    let name = environment::VariablePrefix::new(inputs).variable_name("run_dir");
     let flag = inputs.flags.iter().rev().find(|(path, ..)| path == "run_dir");
     let flag = flag.map(|(_, value, typed)| (value, SettingOrigin::Flag(typed.clone())));
-    let variable = || Some((inputs.environment.get(VARIABLE)?, SettingOrigin::Environment(VARIABLE.into())));
+    let variable = || {
+        let value = inputs.environment.get(&name).filter(|_| !inputs.hermetic)?;
+        Some((value, SettingOrigin::Environment(name.clone())))
+    };
     let given = flag.or_else(variable).map(|(value, origin)| (value.trim(), origin));
     if let Some((value, origin)) = given.filter(|(value, _)| !value.is_empty()) {
         return path::folder(value, &inputs.folder).map_err(|reason| ConfigError::Value {

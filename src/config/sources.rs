@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use config::{FileFormat, Source, Value, ValueKind};
 
 use crate::config::app_settings::{AppSettings, SECTION};
+use crate::config::environment::VariablePrefix;
 use crate::config::error::{ConfigError, SettingOrigin};
 use crate::config::inputs::{ConfigFile, ConfigInputs};
 use crate::config::setting::{GivenSettings, GivenValue, SettingInfo};
@@ -16,6 +17,8 @@ struct SettingSources {
     given: GivenSettings,
     /// Whether a setting that does not exist is a mistake.
     strict: bool,
+    /// What variables begin with, for hints.
+    prefix: VariablePrefix,
 }
 
 /// All sources, the stronger over the weaker.
@@ -43,7 +46,7 @@ pub(super) fn built_in() -> GivenSettings {
         default_run_dir: PathBuf::new(),
         default_data_dir: PathBuf::new(),
     };
-    let mut sources = SettingSources { given, strict: true };
+    let mut sources = SettingSources { given, strict: true, prefix: VariablePrefix::default() };
     sources.defaults();
     sources.given
 }
@@ -57,7 +60,7 @@ impl SettingSources {
             default_run_dir: inputs.default_run_dir(),
             default_data_dir: inputs.default_data_dir(),
         };
-        let mut layers = Self { given, strict };
+        let mut layers = Self { given, strict, prefix: VariablePrefix::new(inputs) };
         layers.defaults();
         layers.text(&inputs.application, &SettingOrigin::Application, "the application's defaults".into())?;
         for (key, value) in &inputs.application_values {
@@ -173,7 +176,6 @@ impl SettingSources {
         if inputs.hermetic {
             return Ok(());
         }
-        let inputs = &inputs.with_standard_variables();
         let settings =
             if self.strict { environment::settings(inputs)? } else { environment::lenient_settings(inputs) };
         settings.into_iter().try_for_each(|one| self.insert(one.path, vec![one.value], one.origin))
@@ -188,7 +190,7 @@ impl SettingSources {
         }
         match lookup::lookup(&path) {
             Some(setting) => self.put(path, items, origin, setting),
-            None if self.strict => return Err(unknown_setting(path, origin)),
+            None if self.strict => return Err(unknown_setting(path, origin, &self.prefix)),
             None => {}
         }
         Ok(())
@@ -196,17 +198,17 @@ impl SettingSources {
 }
 
 /// What is wrong with a name that is none: it was one, or another one was meant.
-fn unknown_setting(key: String, origin: SettingOrigin) -> ConfigError {
+fn unknown_setting(key: String, origin: SettingOrigin, prefix: &VariablePrefix) -> ConfigError {
     let is_variable = matches!(origin, SettingOrigin::Environment(_));
     if let Some(present) = lookup::present_name(&key) {
-        let variable = is_variable.then(|| environment::variable_name(&present));
+        let variable = is_variable.then(|| prefix.variable_name(&present));
         return ConfigError::Renamed { key, origin, present, variable };
     }
     if let Some(instead) = lookup::removal_hint(&key) {
         return ConfigError::Removed { key, origin, instead };
     }
     let hint = lookup::suggestion(&key).map(|near| match is_variable {
-        true => format!("{near} ({})", environment::variable_name(&near)),
+        true => format!("{near} ({})", prefix.variable_name(&near)),
         false => near,
     });
     ConfigError::Unknown { key, origin, hint }

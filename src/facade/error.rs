@@ -113,19 +113,19 @@ impl Error {
         }
     }
 
-    /// The status with which it is answered.
+    /// The status with which it is answered; nothing is logged.
     pub fn status(&self) -> StatusCode {
         match &self.0 {
-            Cause::Session(error) => error.to_problem().status(),
-            Cause::RateLimit(error) => error.to_request_error().to_problem().status(),
-            Cause::Counter(error) => error.to_request_error().to_problem().status(),
-            Cause::Broadcast(error) => error.to_problem().status(),
-            Cause::Topic(error) => error.to_request_error().to_problem().status(),
-            Cause::Task(error) => error.to_problem().status(),
+            Cause::Session(error) => error.status(),
+            Cause::RateLimit(error) => error.to_request_error().status(),
+            Cause::Counter(error) => error.to_request_error().status(),
+            Cause::Broadcast(error) => error.status(),
+            Cause::Topic(error) => error.to_request_error().status(),
+            Cause::Task(error) => error.status(),
             Cause::WebSocket(rejection) => rejection.status(),
-            Cause::Redis(error) => error.to_request_error().to_problem().status(),
-            Cause::Busy(busy) => busy.to_request_error().to_problem().status(),
-            Cause::Request(error) => error.to_problem().status(),
+            Cause::Redis(error) => error.to_request_error().status(),
+            Cause::Busy(busy) => busy.to_request_error().status(),
+            Cause::Request(error) => error.status(),
         }
     }
 

@@ -38,7 +38,7 @@ impl Refusal {
 
     /// What the client is answered.
     pub fn status(&self) -> StatusCode {
-        self.0.to_problem().status()
+        self.0.status()
     }
 
     pub(crate) fn to_request_error(&self) -> RequestError {

@@ -135,8 +135,34 @@ pub enum RequestError {
 const STORAGE_FULL_RETRY_AFTER: u64 = 30;
 
 impl RequestError {
-    /// The error as the client sees it.
+    /// The error as the client sees it; a mistake of the program is logged.
     pub(crate) fn to_problem(&self) -> Problem {
+        self.log_if_internal();
+        self.as_problem()
+    }
+
+    /// The status with which it is answered.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.as_problem().status()
+    }
+
+    /// What the author of the program has to read.
+    fn log_if_internal(&self) {
+        if matches!(
+            self,
+            Self::MissingClientAddress
+                | Self::MissingRedis
+                | Self::MissingSessionLayer
+                | Self::TrustedProxiesTooLate
+                | Self::Internal
+                | Self::InvalidSessionKey
+                | Self::OutsideFleet
+        ) {
+            tracing::error!(error = %self, "a handler could not do its work: {self}");
+        }
+    }
+
+    fn as_problem(&self) -> Problem {
         match self {
             // In a request its recorded refusal replaces it, with the headers; outside of one this is all there is.
             Self::Denied(denied) => Problem::quota_exceeded(denied.violated.clone(), denied.retry_after),
@@ -180,11 +206,9 @@ impl RequestError {
             | Self::MissingRedis
             | Self::MissingSessionLayer
             | Self::TrustedProxiesTooLate => {
-                tracing::error!(error = %self, "a handler could not do its work: {self}");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, self.to_string())
             }
             Self::Internal | Self::InvalidSessionKey | Self::OutsideFleet => {
-                tracing::error!(error = %self, "a handler could not do its work: {self}");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "")
             }
         }

@@ -41,11 +41,21 @@ pub(super) enum DrainKind {
     RetireSlot,
     /// A successor has the slot, or will at once: listeners and queue are the successor's, and must not be touched.
     HandOver,
+    /// The same, because background work of the application panicked: the supervisor takes it for a crash.
+    Failed,
     /// The supervisor is gone, and with it the fleet.
     Orphaned,
 }
 
 impl DrainKind {
+    /// What the supervisor reads from the status pipe.
+    pub(super) fn status_line(self) -> &'static str {
+        match self {
+            Self::Failed => "failing",
+            Self::Stop | Self::RetireSlot | Self::HandOver | Self::Orphaned => "leaving",
+        }
+    }
+
     /// Whether the slot ends with this worker.
     fn closes_listeners(self) -> bool {
         matches!(self, Self::Stop | Self::RetireSlot | Self::Orphaned)
@@ -73,7 +83,7 @@ impl DrainPlan {
         match kind {
             DrainKind::Stop => Self { grace: drain.grace, ..gentle },
             DrainKind::RetireSlot => Self { quiet: QUEUE_QUIET_RETIRING, ..gentle },
-            DrainKind::HandOver => gentle,
+            DrainKind::HandOver | DrainKind::Failed => gentle,
             DrainKind::Orphaned => gentle.for_orphan(),
         }
     }

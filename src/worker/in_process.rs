@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::application::{AppFactory, RunningApp};
 use crate::config::settings::{Config, RedisUrl};
@@ -71,8 +71,14 @@ impl InProcessWorker {
             redis: state,
             scoreboard,
         };
-        parts.redis.wait_for_first_attempt().await;
-        let built = boot::build_services(&parts, app).await.map_err(|error| error.to_string())?;
+        let boot_timeout = parts.config.workers.boot_timeout;
+        let booting = async {
+            parts.redis.wait_for_first_attempt().await;
+            boot::build_services(&parts, app).await
+        };
+        let built = timeout(boot_timeout, booting).await;
+        let built = built.map_err(|_| format!("not ready within workers.boot_timeout ({boot_timeout:?})"))?;
+        let built = built.map_err(|error| error.to_string())?;
         let boot::BuiltServices { fleet, public, operators, lifecycle } = built;
         background.start();
         let flusher = tokio::spawn(background::counter_flusher::run(Arc::clone(&batches)));

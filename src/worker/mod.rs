@@ -133,7 +133,7 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
         accepting.abort_all();
         balance.iter().for_each(|balance| balance.stop());
         // If another process sent the signal, the supervisor learns it here and spawns a successor at once.
-        let _ = writeln!(status_pipe, "leaving");
+        let _ = writeln!(status_pipe, "{}", drain_kind.status_line());
         let cut_now = || cell.drain_order() == DrainOrder::Abort;
         let second_order = drain::second_order(&mut terminate, cut_now);
         let state = (&phase, &services.tasks, &app);
@@ -158,7 +158,7 @@ async fn until_leaving(
         _ = terminate.recv() => drain::await_drain_order(cell).await,
         _ = lifeline.readable() => DrainKind::Orphaned,
         () = services.all_task_permits_hung() => DrainKind::HandOver,
-        () = app.background_panicked() => DrainKind::HandOver,
+        () = app.background_panicked() => DrainKind::Failed,
     }
 }
 

@@ -1,12 +1,17 @@
 //! Each error says what it came from, converts into the one for all, and is answered as a problem document.
 
 use std::error::Error as StdError;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::body::to_bytes;
 use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use regatta::{Error, ErrorKind, broadcast, counter, session, task, ws};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 
 fn is_error<T: StdError + Send + Sync + IntoResponse + Into<Error> + 'static>() {}
 
@@ -93,4 +98,50 @@ async fn a_handler_outside_a_fleet_is_told_so() {
     let request = Request::get("/").body(axum::body::Body::empty()).unwrap();
     let response = app.oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+/// Counts events of the log.
+#[derive(Clone, Default)]
+struct EventCount(Arc<AtomicUsize>);
+
+impl Subscriber for EventCount {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[test]
+fn a_mistake_of_the_program_is_logged_once_by_the_answer_and_never_by_its_status() {
+    let broken = || serde_json::from_str::<u8>("x").unwrap_err().into();
+    let errors: [Error; 3] = [
+        task::Error::Output(broken()).into(),
+        broadcast::Error::Json(broken()).into(),
+        session::Error::InvalidKey.into(),
+    ];
+    for error in errors {
+        let count = EventCount::default();
+        tracing::subscriber::with_default(count.clone(), || {
+            assert_eq!(error.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            assert_eq!(count.0.load(Relaxed), 0, "{error}");
+            let text = error.to_string();
+            _ = error.into_response();
+            assert_eq!(count.0.load(Relaxed), 1, "{text}");
+        });
+    }
 }

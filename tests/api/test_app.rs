@@ -56,6 +56,23 @@ async fn tasks_are_waited_for_and_counted() {
 }
 
 #[tokio::test]
+async fn calls_that_overlap_count_each_task_once() {
+    let app = TestApp::new(app).await;
+    for _ in 0..3 {
+        app.visitor().post("/tasks", "").await;
+    }
+    let counts = tokio::join!(app.run_tasks(), app.run_tasks(), app.run_tasks());
+    assert_eq!(counts.0 + counts.1 + counts.2, 3, "{counts:?}");
+}
+
+#[tokio::test]
+#[should_panic(expected = "workers.boot_timeout")]
+async fn an_application_that_hangs_is_no_test_that_hangs() {
+    let builder = TestApp::builder().set("workers.boot_timeout", "200ms");
+    builder.build(async |_: Context| -> Router { std::future::pending().await }).await;
+}
+
+#[tokio::test]
 async fn an_outer_layer_is_around_refusals_too() {
     let app = TestApp::builder().set("http.max_body_size", "1KiB").build(app).await;
     let response = app.visitor().post("/tasks", "x".repeat(2000)).await;

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// Why a text is not a value; completes the sentence "… is X, but …".
 pub(in crate::config) type InvalidValue = String;
 
 pub(in crate::config) fn not_allowed() -> InvalidValue {
     "that is not allowed".into()
 }
+
+/// Longest time that a setting may be.
+pub const DURATION_MAX: Duration = Duration::from_secs(3660 * 24 * 60 * 60);
 
 pub(in crate::config) fn duration(text: &str) -> Result<Duration, InvalidValue> {
     if text == "0" {
@@ -19,7 +20,7 @@ pub(in crate::config) fn duration(text: &str) -> Result<Duration, InvalidValue> 
         return Err("a unit is missing".into());
     }
     let duration = humantime::parse_duration(text).map_err(|source| source.to_string())?;
-    if duration > 3660 * DAY { Err("that is more than ten years".into()) } else { Ok(duration) }
+    if duration > DURATION_MAX { Err("that is more than ten years".into()) } else { Ok(duration) }
 }
 
 pub(in crate::config) fn positive_duration(text: &str) -> Result<Duration, InvalidValue> {

@@ -37,10 +37,13 @@ impl ClientConnectionLimit {
     }
 }
 
+/// Longest absence of a needed service that requests may be made to wait for.
+pub const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// Longest absence of a needed service that requests are made to wait for.
 pub(in crate::config) fn reconnect_wait(text: &str) -> Result<Duration, InvalidValue> {
     let wait = duration(text)?;
-    if wait > Duration::from_secs(60) { Err("that is more than a minute".into()) } else { Ok(wait) }
+    if wait > RECONNECT_WAIT_MAX { Err("that is more than a minute".into()) } else { Ok(wait) }
 }
 
 /// hyper cannot read headers into a smaller buffer than 8 KiB.

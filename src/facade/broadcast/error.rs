@@ -44,15 +44,24 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn to_problem(&self) -> Problem {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.as_problem().status()
+    }
+
+    /// As the client sees it; a mistake of the program is logged.
+    fn to_problem(&self) -> Problem {
+        if let Self::Json(error) = self {
+            tracing::error!(%error, "a message is not the JSON that is expected of it: {error}");
+        }
+        self.as_problem()
+    }
+
+    fn as_problem(&self) -> Problem {
         match self {
             Self::TooLarge { limit } => RequestError::MessageTooLarge { limit: *limit }.to_problem(),
             Self::TooManySubscribers => RequestError::TooManySubscribers.to_problem(),
             Self::Redis(error) => error.to_request_error().to_problem(),
-            Self::Json(error) => {
-                tracing::error!(%error, "a message is not the JSON that is expected of it: {error}");
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "")
-            }
+            Self::Json(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, ""),
         }
     }
 }

@@ -18,11 +18,13 @@
 //! ```
 
 pub(super) mod error;
+mod presence;
 mod subscription;
 mod topic;
 
 pub use error::{Error, InvalidTopic};
+pub use presence::Presence;
 pub use subscription::{Event, Message, Subscription};
 pub use topic::{Broadcast, Topic};
 
-pub use crate::broadcasts::{MessageId, Presence};
+pub use crate::broadcasts::MessageId;

@@ -12,6 +12,7 @@ use crate::broadcasts;
 use crate::broadcasts::{BroadcastMessage, MessageId, SubscriptionEvent};
 use crate::facade::broadcast::error::Error;
 use crate::facade::stepwise::Stepwise;
+use crate::http::standalone::connection::StandaloneConnection;
 
 /// A client's place in a topic; also a `Stream`. Dropping it ends the subscription.
 ///
@@ -33,6 +34,8 @@ use crate::facade::stepwise::Stepwise;
 pub struct Subscription {
     steps: Stepwise<broadcasts::Subscription, Event>,
     last: Option<MessageId>,
+    /// Nothing comes without it.
+    _connection: Option<Arc<StandaloneConnection>>,
 }
 
 /// What comes to a client; see [`Subscription`] for an example.
@@ -86,7 +89,10 @@ impl Message {
 }
 
 impl Subscription {
-    pub(super) fn new(subscription: broadcasts::Subscription) -> Self {
+    pub(super) fn new(
+        subscription: broadcasts::Subscription,
+        connection: Option<Arc<StandaloneConnection>>,
+    ) -> Self {
         let last = subscription.last_id();
         let steps = Stepwise::new(subscription, |mut subscription| {
             Box::pin(async move {
@@ -94,7 +100,7 @@ impl Subscription {
                 (subscription, Some(Event::from(event)))
             })
         });
-        Self { steps, last }
+        Self { steps, last, _connection: connection }
     }
 
     /// The next event; `None` after [`Event::Lagged`]. While Redis is away none comes; afterwards all do.

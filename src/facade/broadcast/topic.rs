@@ -8,8 +8,9 @@ use axum::response::Response;
 use http::request::Parts;
 use serde::Serialize;
 
-use crate::broadcasts::{BroadcastHub, MessageId, Presence, TopicName};
+use crate::broadcasts::{BroadcastHub, MessageId, TopicName};
 use crate::facade::broadcast::error::{Error, InvalidTopic};
+use crate::facade::broadcast::presence::Presence;
 use crate::facade::broadcast::subscription::Subscription;
 use crate::facade::error::Error as AnyError;
 use crate::http::request_scope::RequestScope;
@@ -166,7 +167,8 @@ impl Topic {
     /// Nothing is lost when it is dropped.
     pub async fn subscribe(&self, after: LastEventId) -> Result<Subscription, Error> {
         let position = after.position();
-        Ok(Subscription::new(self.hub().subscribe(&self.name, position.id()).await?))
+        let subscription = self.hub().subscribe(&self.name, position.id()).await?;
+        Ok(Subscription::new(subscription, self.services.standalone.clone()))
     }
 
     /// The messages as a response of server-sent events, until the client disconnects or the worker drains.
@@ -215,7 +217,7 @@ impl Topic {
 
     /// How many subscribe, on all workers of all instances; updated once a second while the value lives.
     pub fn presence(&self) -> Presence {
-        self.hub().presence(&self.name)
+        Presence::new(self.hub().presence(&self.name), self.services.standalone.clone())
     }
 }
 

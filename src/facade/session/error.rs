@@ -114,7 +114,11 @@ impl Error {
         })
     }
 
-    pub(crate) fn to_problem(&self) -> Problem {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.to_request_error().map_or(StatusCode::FORBIDDEN, |error| error.status())
+    }
+
+    fn to_problem(&self) -> Problem {
         match self.to_request_error() {
             Some(error) => error.to_problem(),
             None => Problem::new(StatusCode::FORBIDDEN, self.to_string()),

@@ -20,8 +20,12 @@ use crate::http::request_scope::RequestScope;
 use crate::http::response;
 use crate::http::services::WorkerServices;
 use crate::http::standalone::redis::Redis;
+use crate::sessions::LIFETIME_MAX;
 use crate::sessions::cookie::CookieAttributes;
 use crate::sessions::services::SessionServices;
+
+/// Shortest life of a session.
+const LIFETIME_MIN: Duration = Duration::from_secs(1);
 
 /// A cookie and a store of sessions for any axum router; its names are those of tower-sessions' `SessionManagerLayer`.
 ///
@@ -91,10 +95,12 @@ impl SessionLayer {
     }
 
     /// The cookie's name. A secure one is sent as `__Host-NAME`, or with a domain or a path as `__Secure-NAME`.
+    ///
+    /// Other characters than letters, digits, `-` and `_` are left out; a name of which nothing is left changes nothing.
     #[must_use]
     pub fn with_name(self, name: impl Into<String>) -> Self {
         let name = cookie_text(&name.into(), |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
-        self.with_config(|config| config.cookie = name)
+        if name.is_empty() { self } else { self.with_config(|config| config.cookie = name) }
     }
 
     /// Whether the cookie is sent over TLS only; unless it is said, as a trusted proxy reports of each request.
@@ -129,16 +135,16 @@ impl SessionLayer {
         self.with_attributes(|attributes| attributes.path = path)
     }
 
-    /// A session that is not used for so long is gone.
+    /// A session that is not used for so long is gone: from a second to 400 days, and what is beyond is taken for the nearest.
     #[must_use]
     pub fn with_idle_timeout(self, time: Duration) -> Self {
-        self.with_config(|config| config.idle = time)
+        self.with_config(|config| config.idle = lifetime(time))
     }
 
-    /// Any session is gone after this.
+    /// Any session is gone after this: from a second to 400 days, and what is beyond is taken for the nearest.
     #[must_use]
     pub fn with_absolute_timeout(self, time: Duration) -> Self {
-        self.with_config(|config| config.absolute = time)
+        self.with_config(|config| config.absolute = lifetime(time))
     }
 
     /// Keys that sign the cookie: the first signs, all verify, so that keys can be replaced without ending sessions.
@@ -190,6 +196,11 @@ impl SessionLayer {
             Arc::new(base.with_state(state.with_sessions(sessions, true)))
         })
     }
+}
+
+/// A lifetime that Redis and browsers can keep.
+fn lifetime(time: Duration) -> Duration {
+    time.clamp(LIFETIME_MIN, LIFETIME_MAX)
 }
 
 /// What may stand in a cookie's attribute, without what would end it.
@@ -283,6 +294,17 @@ mod tests {
         assert_eq!(sessions.cookie_names.get(true), "__Secure-sid");
         assert_eq!(sessions.cookie_attributes.path, "/shopSecure");
         assert_eq!(sessions.cookie_attributes.domain.as_deref(), Some("example.org"));
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_taken_for_the_nearest() {
+        let lives = |time| {
+            let layer = layer().with_idle_timeout(time).with_absolute_timeout(time);
+            (layer.config.idle, layer.config.absolute)
+        };
+        assert_eq!(lives(Duration::ZERO), (LIFETIME_MIN, LIFETIME_MIN));
+        assert_eq!(lives(Duration::MAX), (LIFETIME_MAX, LIFETIME_MAX));
+        assert_eq!(layer().with_name("; ").config.cookie, layer().config.cookie);
     }
 
     #[test]

@@ -50,17 +50,26 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn to_problem(&self) -> Problem {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.as_problem().status()
+    }
+
+    /// As the client sees it; a mistake of the program is logged.
+    fn to_problem(&self) -> Problem {
+        if matches!(self, Self::Output(_) | Self::RandomSource) {
+            tracing::error!(error = %self, "a handler could not do its work: {self}");
+        }
+        self.as_problem()
+    }
+
+    fn as_problem(&self) -> Problem {
         match self {
             Self::QueueFull => RequestError::TooManyTasks.to_problem(),
             Self::NotFound => Problem::new(StatusCode::NOT_FOUND, self.to_string()),
             Self::UnknownKind(kind) => RequestError::UnknownTaskKind(kind.clone()).to_problem(),
             Self::Input(error) => RequestError::InvalidTaskInput(error.to_string()).to_problem(),
             Self::Redis(error) => error.to_request_error().to_problem(),
-            Self::Output(_) | Self::RandomSource => {
-                tracing::error!(error = %self, "a handler could not do its work: {self}");
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "")
-            }
+            Self::Output(_) | Self::RandomSource => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, ""),
         }
     }
 }

@@ -8,6 +8,7 @@ use http::StatusCode;
 
 use crate::facade::task::error::Error;
 use crate::http::services::stream::StreamServices;
+use crate::http::standalone::connection::StandaloneConnection;
 use crate::http::streams::last_event_id::LastEventId;
 use crate::http::streams::sse::{self, SseSource};
 use crate::sse::SseEvent;
@@ -26,13 +27,16 @@ pub(super) async fn respond(
     }
     let mut task_watch = services.tasks.watch(&id).await?;
     let first = task_watch.next().await.ok_or(Error::NotFound)?;
-    Ok(sse::respond_permitted(TaskEvents { first: Some(first), task_watch }, services))
+    let events = TaskEvents { first: Some(first), task_watch, _connection: services.standalone.clone() };
+    Ok(sse::respond_permitted(events, services))
 }
 
 /// A task's changes.
 struct TaskEvents {
     first: Option<Arc<TaskStatus>>,
     task_watch: TaskWatch,
+    /// Nothing comes without it.
+    _connection: Option<Arc<StandaloneConnection>>,
 }
 
 impl SseSource for TaskEvents {

@@ -101,7 +101,7 @@ impl TaskQueue {
     pub async fn watch(&self, id: TaskId) -> Result<TaskWatch, Error> {
         let mut watch = self.0.tasks.watch(&id).await?;
         let first = watch.next().await.ok_or(Error::NotFound)?;
-        Ok(TaskWatch::new(first, watch))
+        Ok(TaskWatch::new(first, watch, self.0.standalone.clone()))
     }
 
     /// A task as a response of server-sent events: its status now, then each change, as JSON.

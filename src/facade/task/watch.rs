@@ -9,6 +9,7 @@ use futures_util::Stream;
 
 use crate::facade::stepwise::Stepwise;
 use crate::facade::task::status::TaskStatus;
+use crate::http::standalone::connection::StandaloneConnection;
 use crate::tasks;
 use crate::tasks::TaskStatus as TaskRecord;
 
@@ -30,17 +31,23 @@ use crate::tasks::TaskStatus as TaskRecord;
 pub struct TaskWatch {
     first: Option<TaskStatus>,
     steps: Stepwise<tasks::TaskWatch, TaskStatus>,
+    /// Nothing comes without it.
+    _connection: Option<Arc<StandaloneConnection>>,
 }
 
 impl TaskWatch {
-    pub(super) fn new(first: Arc<TaskRecord>, watch: tasks::TaskWatch) -> Self {
+    pub(super) fn new(
+        first: Arc<TaskRecord>,
+        watch: tasks::TaskWatch,
+        connection: Option<Arc<StandaloneConnection>>,
+    ) -> Self {
         let steps = Stepwise::new(watch, |mut watch| {
             Box::pin(async move {
                 let task = watch.next().await;
                 (watch, task.map(TaskStatus::new))
             })
         });
-        Self { first: Some(TaskStatus::new(first)), steps }
+        Self { first: Some(TaskStatus::new(first)), steps, _connection: connection }
     }
 
     /// The task at its next change; `None` after its final state, or when its record is gone.

@@ -49,7 +49,11 @@ impl StandaloneConnection {
     /// The same, and begins to follow broadcasts, which not every program has.
     pub(crate) fn ensure_hub_started(&self, hub: &BroadcastHub) {
         self.ensure_started();
-        if self.is_started.load(Relaxed) && !self.is_hub_started.swap(true, Relaxed) {
+        // The connection may have begun in a runtime that this thread is not in.
+        if self.is_hub_started.load(Relaxed) || Handle::try_current().is_err() {
+            return;
+        }
+        if !self.is_hub_started.swap(true, Relaxed) {
             self.keep(hub.start());
         }
     }

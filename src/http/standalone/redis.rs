@@ -22,6 +22,9 @@ use crate::tasks::TaskQueue;
 /// Name of the connection in `CLIENT LIST`.
 const CLIENT_NAME: &str = "regatta-client";
 
+/// Shortest silence after which a connection may be taken for dead: with none every call would fail.
+const SILENCE_TIMEOUT_MIN: Duration = Duration::from_millis(1);
+
 /// A connection with breakers, deadlines and the server-side code; what everything shared is made of.
 ///
 /// Inside a fleet `FleetHandle::redis` gives the worker's. Anywhere else it is made by [`Redis::connect`]: sessions, limits,
@@ -203,12 +206,13 @@ impl RedisBuilder {
         Self { mode, ..self }
     }
 
-    /// A connection on which calls wait and nothing is answered for this long is taken for dead; 250 ms if it is not set.
+    /// A connection on which calls wait and nothing is answered for this long is taken for dead; 250 ms if it is not set, and
+    /// 1 ms at least.
     pub fn silence_timeout(self, time: Duration) -> Self {
         Self { silence_timeout: Some(time), ..self }
     }
 
-    /// Longest absence of Redis that calls wait for; 2 s if it is not set.
+    /// Longest absence of Redis that calls wait for; 2 s if it is not set, and a minute at most.
     pub fn reconnect_wait(self, time: Duration) -> Self {
         Self { reconnect_wait: Some(time), ..self }
     }
@@ -278,8 +282,12 @@ impl RedisBuilder {
         let redis = &mut config.redis;
         redis.url = Some(url.clone());
         redis.scripting = self.mode.into();
-        redis.silence_timeout = self.silence_timeout.unwrap_or(redis.silence_timeout);
-        redis.reconnect_wait = self.reconnect_wait.unwrap_or(redis.reconnect_wait);
+        if let Some(time) = self.silence_timeout {
+            redis.silence_timeout = time.clamp(SILENCE_TIMEOUT_MIN, config::DURATION_MAX);
+        }
+        if let Some(time) = self.reconnect_wait {
+            redis.reconnect_wait = time.min(config::RECONNECT_WAIT_MAX);
+        }
         redis.credentials.password_file = self.password_file;
         redis.credentials.tls_ca = self.tls_ca;
         (redis.credentials.tls_cert, redis.credentials.tls_key) = self.tls_identity.unzip();
@@ -323,6 +331,18 @@ mod tests {
         assert!(error.contains("URL") && !error.contains("hunter2"), "{error}");
         let prefix = Redis::builder().prefix("a:b").connect_lazy().unwrap_err().to_string();
         assert!(prefix.contains("prefix \"a:b\""), "{prefix}");
+    }
+
+    #[test]
+    fn times_are_bounded_as_settings_are() {
+        let times = |silence, wait| {
+            let builder = Redis::builder().silence_timeout(silence).reconnect_wait(wait);
+            let redis = builder.into_config().unwrap().0.redis;
+            (redis.silence_timeout, redis.reconnect_wait)
+        };
+        assert_eq!(times(Duration::ZERO, Duration::ZERO), (SILENCE_TIMEOUT_MIN, Duration::ZERO));
+        let longest = (config::DURATION_MAX, config::RECONNECT_WAIT_MAX);
+        assert_eq!(times(Duration::MAX, Duration::MAX), longest);
     }
 
     #[test]

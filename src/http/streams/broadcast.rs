@@ -1,10 +1,13 @@
 //! A topic's messages as a response of server-sent events.
 
+use std::sync::Arc;
+
 use axum::response::Response;
 use bytes::Bytes;
 
 use crate::broadcasts::{MessageId, Subscription, SubscriptionEvent};
 use crate::http::services::stream::StreamServices;
+use crate::http::standalone::connection::StandaloneConnection;
 use crate::http::streams::last_event_id::ResumePosition;
 use crate::http::streams::sse::{self, SseSource};
 use crate::sse::SseEvent;
@@ -23,7 +26,7 @@ pub(crate) fn respond(
 ) -> Response {
     let phase = if position == ResumePosition::Unknown { EventPhase::Gap } else { EventPhase::Start };
     sse::respond(
-        BroadcastEvents { subscription, phase },
+        BroadcastEvents { subscription, phase, _connection: services.standalone.clone() },
         services.broadcast.keep_alive_interval,
         &services.drain,
     )
@@ -33,6 +36,8 @@ pub(crate) fn respond(
 struct BroadcastEvents {
     subscription: Subscription,
     phase: EventPhase,
+    /// Nothing comes without it.
+    _connection: Option<Arc<StandaloneConnection>>,
 }
 
 enum EventPhase {

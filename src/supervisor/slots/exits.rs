@@ -210,6 +210,7 @@ impl Supervisor<'_> {
             match line.as_str() {
                 "ready" => self.on_ready(slot, pid),
                 "leaving" => self.on_draining(slot, pid),
+                "failing" => self.on_failing(slot, pid),
                 "closed" => self.on_queue_drained(slot, pid),
                 backtrace::END_LINE => self.log_backtrace(slot, pid),
                 other => match (other.strip_prefix("failed "), other.strip_prefix(backtrace::FRAME_PREFIX)) {
@@ -244,19 +245,58 @@ impl Supervisor<'_> {
 
     /// It drains without an order of this process: its successor is started at once, not when it has finished.
     fn on_draining(&mut self, slot: usize, pid: Pid) {
-        let kill_at = clock::monotonic() + self.settings.drain_timeout + EXIT_GRACE;
-        let Some(worker) =
-            self.slots.entries[slot].worker_mut(pid).filter(|worker| worker.is_ready() || worker.is_hung())
-        else {
-            return;
-        };
         let reason = ExitReason::Operator;
-        worker.phase = WorkerPhase::Draining { kill_at, reason, order: DrainOrder::HandOver, aborted: false };
-        self.scoreboard.cell(slot, worker.cell).set_state(CellState::Draining);
-        self.slots.publish_state(self.scoreboard, slot);
+        if self.drain_unordered(slot, pid, reason, clock::monotonic()).is_none() {
+            return;
+        }
         tracing::info!(slot, pid = pid.as_raw(), %reason, "worker draining without an order");
         let incident = WorkerEvent { kind: EventKind::WorkerDraining, slot, pid };
         self.record_worker_event(incident, Some(reason), "drains without an order");
+    }
+
+    /// Background work of its application panicked, so that it drains: a crash that finishes its requests.
+    fn on_failing(&mut self, slot: usize, pid: Pid) {
+        let (now, reason) = (clock::monotonic(), ExitReason::ExitCode);
+        let Some(before) = self.drain_unordered(slot, pid, reason, now) else { return };
+        let condemned = self.deployment.is_failed_by(&before, self.settings.canary_period, now);
+        let served = match before.phase {
+            WorkerPhase::Ready { since } => now.saturating_sub(since),
+            _ => now.saturating_sub(before.started),
+        };
+        let entry = &mut self.slots.entries[slot];
+        // The failure is the generation's that is rolled back, not the slot's.
+        let delay = match condemned {
+            true => Duration::ZERO,
+            false => entry.backoff.delay_after(WorkerDeath::AfterServing(served), random::jitter()),
+        };
+        entry.backoff_until = (!delay.is_zero()).then_some(now + delay);
+        self.slots.publish_state(self.scoreboard, slot);
+        let delay_seconds = (delay.as_secs_f64() * 1e3).round() / 1e3;
+        let cause = "background work of the application panicked";
+        tracing::warn!(slot, pid = pid.as_raw(), cause, delay_seconds, %reason, "worker failed, draining: {cause}");
+        let incident = WorkerEvent { kind: EventKind::WorkerDraining, slot, pid };
+        self.record_worker_event(incident, Some(reason), &format!("drains: {cause}"));
+        if condemned {
+            self.roll_back(&format!("the new worker in slot {slot} failed: {cause}"));
+        }
+    }
+
+    /// Takes a worker that serves for one that leaves; as it was before, unless it does not serve.
+    fn drain_unordered(
+        &mut self,
+        slot: usize,
+        pid: Pid,
+        reason: ExitReason,
+        now: Duration,
+    ) -> Option<WorkerHandle> {
+        let kill_at = now + self.settings.drain_timeout + EXIT_GRACE;
+        let worker = self.slots.entries[slot].worker_mut(pid);
+        let worker = worker.filter(|worker| worker.is_ready() || worker.is_hung())?;
+        let before = worker.clone();
+        worker.phase = WorkerPhase::Draining { kill_at, reason, order: DrainOrder::HandOver, aborted: false };
+        self.scoreboard.cell(slot, before.cell).set_state(CellState::Draining);
+        self.slots.publish_state(self.scoreboard, slot);
+        Some(before)
     }
 
     /// Its backtrace is complete.

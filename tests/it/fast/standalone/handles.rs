@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use regatta::broadcast::Broadcast;
+use regatta::broadcast::{Broadcast, Presence};
 use regatta::counter::Counters;
 use regatta::rate_limit::{Key, Quota, RateLimitLayer, RateLimiter};
 use regatta::session::SessionLayer;
@@ -29,6 +29,50 @@ fn every_handle_can_be_cloned_sent_shared_and_shown() {
     is_handle::<Counters>();
     is_handle::<Broadcast>();
     is_handle::<TaskQueue>();
+}
+
+/// Waits until one subscribes.
+async fn wait_for_one(presence: &mut Presence) {
+    let found = async { while presence.next().await != 1 {} };
+    tokio::time::timeout(PATIENCE, found).await.unwrap();
+}
+
+#[test]
+fn what_is_made_of_a_connection_keeps_it() {
+    let server = TestRedis::start();
+    program::runtime().block_on(async {
+        let other = program::connect(server.url().expose(), "kept").await.unwrap();
+        let (mut heard, mut presence, mut watch) = {
+            let redis = program::connect(server.url().expose(), "kept").await.unwrap();
+            let topic = Broadcast::new(&redis).topic("news").unwrap();
+            let tasks = TaskQueue::new(&redis);
+            let id = tasks.enqueue("copy", &1).await.unwrap();
+            let heard = topic.subscribe(LastEventId::none()).await.unwrap();
+            (heard, topic.presence(), tasks.watch(id).await.unwrap())
+        };
+        let id = watch.next().await.unwrap().id();
+        Broadcast::new(&other).topic("news").unwrap().publish("ahoy").await.unwrap();
+        TaskQueue::new(&other).cancel(id).await.unwrap();
+        let event = tokio::time::timeout(PATIENCE, heard.next()).await.unwrap();
+        assert!(format!("{event:?}").starts_with("Some(Message("), "{event:?}");
+        wait_for_one(&mut presence).await;
+        let task = tokio::time::timeout(PATIENCE, watch.next()).await.unwrap().unwrap();
+        assert_eq!(task.state(), TaskState::Cancelled);
+    });
+}
+
+#[test]
+fn a_handle_can_be_made_outside_a_runtime_at_any_time() {
+    let server = TestRedis::start();
+    let runtime = program::runtime();
+    let redis = runtime.block_on(program::connect(server.url().expose(), "outside")).unwrap();
+    let topic = Broadcast::new(&redis).topic("news").unwrap();
+    // The connection has begun, and this thread is in no runtime.
+    let mut presence = topic.presence();
+    runtime.block_on(async {
+        let _heard = topic.subscribe(LastEventId::none()).await.unwrap();
+        wait_for_one(&mut presence).await;
+    });
 }
 
 #[test]

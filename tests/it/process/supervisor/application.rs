@@ -1,14 +1,20 @@
 //! An application that is built asynchronously: what it returns, where it hangs, and what it does besides requests.
 
-use std::fs;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
+use std::{fs, thread};
 
 use nix::sys::signal::Signal;
 
+use crate::support::client::{Connection, Request};
 use crate::support::fleet::{TestFleet, TestFleetBuilder, field};
-use crate::support::load_generator::{LoadGenerator, MIX};
 use crate::support::redis::TestRedis;
 use crate::support::{process, wait};
+
+/// Clients that greet at the same time.
+const CLIENTS: usize = 8;
 
 /// A fleet of `examples/faulty.rs`, whose application fails as the file says.
 fn faulty(redis: &TestRedis, failing: &str) -> TestFleetBuilder {
@@ -62,6 +68,28 @@ fn a_reload_to_an_application_that_fails_or_hangs_is_rolled_back() {
         });
         wait::until("the old workers serve on", wait::LONG, || fleet.workers() == workers);
     }
+}
+
+#[test]
+fn a_panic_of_background_work_is_taken_for_a_crash() {
+    let redis = TestRedis::start();
+    let plan = faulty(&redis, "").workers(1);
+    let file = plan.setting("FAULTY_FILE").to_owned();
+    let fleet = plan.start();
+    let workers = fleet.workers();
+    fs::write(&file, "bell").unwrap();
+    fleet.signal(Signal::SIGHUP);
+    wait::until("the reload is rolled back", wait::LONG, || fleet.log_lines("reload rolled back").len() == 1);
+    wait::until("the old worker serves alone", wait::LONG, || fleet.workers() == workers);
+    // Its successors fail, too, and the second of them is waited for.
+    process::signal(workers[0], Signal::SIGKILL);
+    let failures = || fleet.log_lines("worker failed, draining");
+    wait::until("two successors have failed", wait::LONG, || failures().len() >= 3);
+    let delays: Vec<_> = failures().iter().map(|line| field(line, "delay_seconds").as_f64()).collect();
+    assert_eq!(delays[0], Some(0.0), "the failure is the new generation's");
+    assert!(delays[2].is_some_and(|delay| delay >= 0.5), "{delays:?}");
+    fs::write(&file, "").unwrap();
+    assert_eq!(fleet.get("/hello").status, 200, "mended, it serves what has waited");
 }
 
 /// A fleet of `examples/upkeep.rs`, and the folder that its check wants.
@@ -119,6 +147,20 @@ fn a_wrong_setting_of_the_program_is_refused_before_anything_starts() {
     assert!(printed.contains("app.connections") && printed.contains("REGATTA_APP__CONNECTIONS"), "{printed}");
 }
 
+/// Asks `/hello` again and again, over connections that are kept as long as the fleet keeps them, until it is told to end.
+fn greet(address: SocketAddr, greeted: &AtomicUsize, ends: &AtomicBool) {
+    let request = Request::get("/hello");
+    let mut kept: Option<Connection> = None;
+    while !ends.load(Relaxed) {
+        let usable = kept.take().filter(|connection| !connection.is_closed());
+        let mut connection = usable.unwrap_or_else(|| Connection::open(address).unwrap());
+        let response = connection.request(&request).expect("no request is lost");
+        assert_eq!((response.status, response.text().as_str()), (200, "ahoy\n"));
+        kept = response.keeps_alive().then_some(connection);
+        greeted.fetch_add(1, Relaxed);
+    }
+}
+
 #[test]
 fn a_program_with_a_command_line_of_its_own_is_upgraded_under_requests() {
     let redis = TestRedis::start();
@@ -126,14 +168,23 @@ fn a_program_with_a_command_line_of_its_own_is_upgraded_under_requests() {
     let fleet = plan.start();
     let pid = fleet.pid();
     let workers = fleet.workers();
-    let load = LoadGenerator::start(fleet.listen, MIX);
-    load.more(50);
-    fleet.signal(Signal::SIGUSR2);
-    wait::until("the upgrade is done", Duration::from_secs(60), || {
-        !fleet.log_lines("upgrade done").is_empty()
+    let (greeted, ends) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let more = || {
+        let goal = greeted.load(Relaxed) + 50;
+        wait::until("more are greeted", wait::LONG, || greeted.load(Relaxed) >= goal);
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> =
+            (0..CLIENTS).map(|_| scope.spawn(|| greet(fleet.listen, &greeted, &ends))).collect();
+        more();
+        fleet.signal(Signal::SIGUSR2);
+        wait::until("the upgrade is done", Duration::from_secs(60), || {
+            !fleet.log_lines("upgrade done").is_empty()
+        });
+        more();
+        ends.store(true, Relaxed);
+        clients.into_iter().for_each(|client| client.join().unwrap());
     });
-    load.more(50);
-    load.finish().assert_clean();
     assert!(process::alive(pid));
     assert!(fleet.workers().iter().all(|pid| !workers.contains(pid)));
     assert_eq!(fleet.get("/hello").text(), "ahoy\n", "its own flags hold");

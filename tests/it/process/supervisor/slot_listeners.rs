@@ -94,6 +94,8 @@ fn a_fleet_starts_at_once_where_one_was_killed() {
     let plan = TestFleetBuilder::on(&redis).workers(2).set("REGATTA_LISTEN", &format!("127.0.0.1:{port}"));
     let mut killed = plan.start();
     process::signal(killed.pid(), Signal::SIGKILL);
+    // A process that is dying holds its run folder still; its workers may go on.
+    wait::until("it is dead", Duration::from_secs(5), || !process::alive(killed.pid()));
     let next = plan.start();
     ask(&next, 5);
     killed.exit_code(Duration::from_secs(5));
