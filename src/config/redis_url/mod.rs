@@ -282,8 +282,9 @@ fn sentinel(url: &UrlParts<'_>, tls: bool) -> Result<RedisAddress, String> {
 fn unix(url: &UrlParts<'_>) -> Result<RedisAddress, String> {
     url.check_options(&[])?;
     let pair = match url.authority.rsplit_once('@') {
+        // What follows a second @ may be the rest of a password, which must not be shown as a path.
+        _ if url.path.contains("@/") => return Err(ESCAPE.to_owned()),
         Some((pair, _)) => pair,
-        None if url.path.contains("@/") => return Err(ESCAPE.to_owned()),
         None if url.authority.is_empty() => "",
         None => return Err(format!("the socket's path must begin with /, as in unix:///run/x; or {ESCAPE}")),
     };
@@ -369,6 +370,10 @@ impl<'a> UrlParts<'a> {
 
     /// Credentials, the hosts between the commas and those of `node=` options, each once.
     fn authority(&self, port: u16) -> Result<(RedisLogin, Vec<HostPort>), String> {
+        // What stands before that @ may be a part of a password, not a host or port.
+        if self.path.contains('@') {
+            return Err(ESCAPE.to_owned());
+        }
         let (pair, hosts) = match self.authority.rsplit_once('@') {
             Some((pair, last)) => shared_credentials(pair, last)?,
             None => ("", self.authority.split(',').collect()),
@@ -401,7 +406,11 @@ fn shared_credentials<'a>(pair: &'a str, last: &'a str) -> Result<(&'a str, Vec<
     if !several {
         return Ok((pair, last.split(',').collect()));
     }
-    let (Some(first), mut hosts) = (pieces.next(), Vec::new()) else { return Err(ESCAPE.to_owned()) };
+    let (first, mut hosts) = (pieces.next().unwrap_or_default(), Vec::new());
+    // A user without a password before every host is more likely a part of one password.
+    if first.split_once(':').is_none_or(|(_, password)| password.is_empty()) {
+        return Err(ESCAPE.to_owned());
+    }
     for piece in pieces {
         match piece.rsplit_once(',') {
             Some((before, again)) if again == first => hosts.extend(before.split(',')),

@@ -279,6 +279,18 @@ proptest! {
 }
 
 #[test]
+fn a_password_that_looks_like_a_host_or_a_path_is_no_part_of_any_message() {
+    for url in [
+        "redis://:@Hunter22:/@h:7/",
+        "unix://:@/Hunter22@/run/redis.sock",
+        "redis-sentinel://@Hunter22,@a,b:1/mymaster",
+    ] {
+        let reason = RedisAddress::parse(url).unwrap_err();
+        assert!(!reason.to_lowercase().contains("hunter22"), "{url}: {reason}");
+    }
+}
+
+#[test]
 fn passwords_never_print() {
     let url = RedisUrl::read("redis://user:hunter22@h/0").unwrap();
     assert!(!format!("{url} {url:?}").contains("hunter22"));
