@@ -64,13 +64,7 @@ mod tests {
 
     use super::*;
     use crate::sessions::cookie::new_id;
-
-    const OLD: &[u8] = b"an old secret of thirty-two bytes";
-    const NEW: &[u8] = b"a new secret with thirty-two bytes";
-
-    fn ring(secrets: &[&[u8]]) -> CookieKeyring {
-        CookieKeyring::new(secrets.iter().copied()).unwrap()
-    }
+    use crate::sessions::test_keys::{NEW, OLD, ring};
 
     #[test]
     fn a_token_is_of_one_session_and_outlives_a_new_key() {

@@ -224,13 +224,7 @@ mod tests {
 
     use super::*;
     use crate::sessions::cookie_value::{PROVISIONAL_VALUE_LEN, VALUE_LEN};
-
-    const OLD: &[u8] = b"an old secret of thirty-two bytes";
-    const NEW: &[u8] = b"a new secret with thirty-two bytes";
-
-    fn ring(secrets: &[&[u8]]) -> CookieKeyring {
-        CookieKeyring::new(secrets.iter().copied()).unwrap()
-    }
+    use crate::sessions::test_keys::{NEW, OLD, ring};
 
     #[test]
     fn a_signed_value_is_read_back_and_has_the_documented_form() {

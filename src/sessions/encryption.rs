@@ -121,9 +121,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    const OLD: &[u8] = b"an old secret of thirty-two bytes";
-    const NEW: &[u8] = b"a new secret with thirty-two bytes";
+    use crate::sessions::test_keys::{NEW, OLD};
 
     fn cipher(secrets: &[&[u8]]) -> FieldCipher {
         FieldCipher::new(secrets.iter().copied()).unwrap()

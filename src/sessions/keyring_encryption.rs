@@ -44,14 +44,7 @@ impl CookieKeyring {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    const OLD: &[u8] = b"an old secret of thirty-two bytes";
-    const NEW: &[u8] = b"a new secret with thirty-two bytes";
-
-    fn ring(secrets: &[&[u8]]) -> CookieKeyring {
-        CookieKeyring::new(secrets.iter().copied()).unwrap()
-    }
+    use crate::sessions::test_keys::{NEW, OLD, ring};
 
     #[test]
     fn what_is_sealed_opens_in_its_own_context_only() {

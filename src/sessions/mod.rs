@@ -25,6 +25,7 @@ mod read;
 pub mod services;
 pub mod signing_keys;
 pub mod stale_cache;
+pub(crate) mod test_keys;
 pub mod user;
 pub mod verified_cookie_cache;
 

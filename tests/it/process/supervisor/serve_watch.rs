@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
@@ -52,14 +52,19 @@ fn build(program: &Path, from: &Path) {
     fs::copy(from, program).unwrap();
 }
 
-#[test]
-fn another_binary_is_an_upgrade() {
-    let redis = TestRedis::start();
-    let plan = watching(&redis);
+/// A fleet that watches a copy of the program; the copy's path, and the program's own.
+fn watched_copy(redis: &TestRedis) -> (TestFleet, PathBuf, &'static Path) {
+    let plan = watching(redis);
     let own = Path::new(env!("CARGO_BIN_EXE_regatta"));
     let program = plan.folder().join("program");
     build(&program, own);
-    let fleet = plan.program(&program).start();
+    (plan.program(&program).start(), program, own)
+}
+
+#[test]
+fn another_binary_is_an_upgrade() {
+    let redis = TestRedis::start();
+    let (fleet, program, own) = watched_copy(&redis);
     let before = fleet.workers();
     build(&program, own);
     said(&fleet, "upgrade done", 1);
@@ -110,11 +115,7 @@ fn a_link_that_leads_to_another_release_is_an_upgrade_and_its_target_is_followed
 #[test]
 fn the_end_of_the_watch_is_logged_and_the_fleet_lives_on() {
     let redis = TestRedis::start();
-    let plan = watching(&redis);
-    let own = Path::new(env!("CARGO_BIN_EXE_regatta"));
-    let program = plan.folder().join("program");
-    build(&program, own);
-    let fleet = plan.program(&program).start();
+    let (fleet, program, own) = watched_copy(&redis);
     let command_line = |pid: u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let is_watcher = |pid: &u32| command_line(*pid).contains("watch-files");
     let watcher = process::children(fleet.pid()).into_iter().find(is_watcher).expect("a process watches");
