@@ -37,8 +37,16 @@ test: deps-test ## run every test but the soak tier; tells the time of each tier
 soak: deps-test ## the soak tier, and tests under load in their long form: tens of minutes; prints figures of each scenario
 	@$(CARGO) build --locked --examples
 	@if $(CARGO) nextest --version >/dev/null 2>&1; \
-	  then REGATTA_SOAK=1 exec $(CARGO) nextest run --locked --no-fail-fast --profile soak -E 'test(/^soak::/) + test(/(zero_loss|round_trips|unreliable_network|linearizability|gcra|fuzz|stream_load|stream_faults|behind_nginx|saturation|overload)::/)'; \
-	  else REGATTA_SOAK=1 exec $(CARGO) test --locked --no-fail-fast --test it -- soak:: zero_loss:: round_trips:: unreliable_network:: linearizability:: gcra:: fuzz:: stream_load:: stream_faults:: behind_nginx:: saturation:: overload:: --test-threads 1 --nocapture; fi
+	  then REGATTA_SOAK=1 exec $(CARGO) nextest run --locked --no-fail-fast --profile soak -E 'test(/^soak::/) + test(/(zero_loss|round_trips|unreliable_network|linearizability|gcra|fuzz|stream_load|stream_faults|behind_nginx|saturation|overload|migrations_walk|begin_batch|commit_batch|tasks::model|tasks::fleet|process::counters|hygiene)::/)'; \
+	  else REGATTA_SOAK=1 exec $(CARGO) test --locked --no-fail-fast --test it -- soak:: zero_loss:: round_trips:: unreliable_network:: linearizability:: gcra:: fuzz:: stream_load:: stream_faults:: behind_nginx:: saturation:: overload:: migrations_walk:: begin_batch:: commit_batch:: tasks::model:: tasks::fleet:: process::counters:: hygiene:: --test-threads 1 --nocapture; fi
+
+# Two at once: they want the processors for themselves.
+.PHONY: soak-short
+soak-short: deps-test ## the soak tier in its short form, two minutes
+	@$(CARGO) build --locked --examples
+	@if $(CARGO) nextest --version >/dev/null 2>&1; \
+	  then exec $(CARGO) nextest run --locked --no-fail-fast --ignore-default-filter --test-threads 2 --status-level fail --final-status-level fail -E 'test(/^soak::/)'; \
+	  else exec $(CARGO) test --locked --no-fail-fast --test it -- soak:: --test-threads 2; fi
 
 .PHONY: fuzz
 fuzz: ## what strangers may send, mutated by a fuzzer: each target for a minute (SECONDS=n)

@@ -1,6 +1,5 @@
 //! Programs without a fleet: plain axum over a real port and a real Redis, by public names only.
 
-pub(crate) mod examples;
 pub(crate) mod handles;
 pub(crate) mod limits;
 pub(crate) mod missing_layers;

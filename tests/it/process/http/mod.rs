@@ -19,3 +19,4 @@ pub(crate) mod rate_limit_strangers;
 pub(crate) mod rate_limits;
 pub(crate) mod saturation;
 pub(crate) mod slow_clients;
+pub(crate) mod standalone_examples;

@@ -258,7 +258,7 @@ fn streams_end_with_the_fleet_at_once() {
     for stream in &mut streams {
         assert_eq!(stream.next(), None);
     }
-    assert_eq!(fleet.log_lines("cut ").len(), 0);
+    assert_eq!(fleet.log_lines("connections aborted").len(), 0);
 }
 
 #[test]
