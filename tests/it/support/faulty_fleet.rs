@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
+use crate::support::operate;
 use crate::support::redis::TestRedis;
-use crate::support::wait;
 
 /// A fleet that fails on request, with a configuration file of its own.
 pub(crate) struct Scene {
@@ -65,7 +65,7 @@ impl Scene {
     /// Waits until no one is left who leaves.
     #[track_caller]
     pub(crate) fn settled(&self, workers: usize) {
-        wait::until("only serving workers", wait::LONG, || self.fleet.workers().len() == workers);
+        operate::settled(&self.fleet, workers);
     }
 }
 

@@ -132,7 +132,3 @@ impl Worker {
         self.redis.limit_status(&self.look()).await.unwrap().remaining
     }
 }
-
-pub(crate) fn calls(server: &TestRedis) -> u64 {
-    server.commands().get("fcall").copied().unwrap_or(0)
-}

@@ -370,6 +370,12 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
     }
 }
 
+/// How often a command was executed, within functions too.
 pub(crate) fn calls(server: &TestRedis, command: &str) -> u64 {
     server.commands().get(command).copied().unwrap_or(0)
+}
+
+/// How often server-side code was called.
+pub(crate) fn function_calls(server: &TestRedis) -> u64 {
+    calls(server, "fcall")
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::support::broadcasts::{LONG, gap, hub, hub_with, next, nothing, numbers, settings, text, topic};
-use crate::support::redis::{TestRedis, connect, eventually};
+use crate::support::redis::{TestRedis, calls, connect, eventually};
 use crate::support::wait;
 
 /// Publishes numbers.
@@ -21,11 +21,6 @@ async fn publish(hub: &BroadcastHub, topic: &TopicName, numbers: std::ops::Range
         ids.push(hub.publish(topic, &number.to_string()).await.unwrap());
     }
     ids
-}
-
-/// How often a command was executed, within functions too.
-fn calls(server: &TestRedis, command: &str) -> u64 {
-    server.commands().get(command).copied().unwrap_or(0)
 }
 
 #[tokio::test]

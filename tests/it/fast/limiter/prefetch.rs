@@ -8,8 +8,8 @@ use regatta::__internals::limiter::LimitSubject;
 use regatta::__internals::limiter::commands::LimitCharge;
 use tokio::task::JoinSet;
 
-use crate::support::limit_workers::{CLIENT, Verdict, Worker, calls, workers};
-use crate::support::redis::{TestRedis, connect, eventually};
+use crate::support::limit_workers::{CLIENT, Verdict, Worker, workers};
+use crate::support::redis::{TestRedis, connect, eventually, function_calls};
 
 fn limit(burst: u64, more: &str) -> String {
     format!("[limits.a]\nrate = \"1/h\"\nburst = {burst}\n{more}")
@@ -105,7 +105,7 @@ async fn a_busy_limit_is_hardly_ever_asked_about_and_ten_thousand_clients_are_as
     warm(&worker, CLIENT).await;
     server.cli(&["CONFIG", "RESETSTAT"]);
     assert_eq!(worker.allowed(5000).await, 5000);
-    let asked = calls(&server);
+    let asked = function_calls(&server);
     println!("5000 requests of one client: {asked} calls");
     assert!(asked < 1000, "{asked} calls for 5000 requests");
     server.cli(&["CONFIG", "RESETSTAT"]);
@@ -113,7 +113,7 @@ async fn a_busy_limit_is_hardly_ever_asked_about_and_ten_thousand_clients_are_as
         assert!(worker.ask(&format!("10.1.{}.{}", number / 250, number % 250)).await.is_allowed());
     }
     // What was held for the busy client goes back meanwhile.
-    assert!(calls(&server) <= 2000 + 4, "{} calls for 2000 clients", calls(&server));
+    assert!(function_calls(&server) <= 2000 + 4, "{} calls for 2000 clients", function_calls(&server));
 }
 
 #[tokio::test]

@@ -10,8 +10,8 @@ use regatta::__internals::request_state::begin;
 
 use tokio::task::JoinSet;
 
-use crate::support::limit_workers::{CLIENT, Verdict, Worker, calls, policies, workers};
-use crate::support::redis::{TestRedis, connect, eventually};
+use crate::support::limit_workers::{CLIENT, Verdict, Worker, policies, workers};
+use crate::support::redis::{TestRedis, connect, eventually, function_calls};
 use crate::support::wait;
 
 /// A moment that does not pass.
@@ -45,7 +45,7 @@ async fn a_flood_costs_each_worker_one_command_for_each_wait() {
     assert!(allowed >= 8, "what comes back is used: {allowed}");
     assert!(denied > 1000, "a flood, not {denied} requests");
     // At its beginning nothing is known: every one of a worker's eight asks.
-    let calls = calls(&server);
+    let calls = function_calls(&server);
     assert!(calls <= 4 * (8 + waits), "{calls} commands for {denied} denied requests in {waits} waits");
 }
 
@@ -72,7 +72,7 @@ async fn flood(text: &str, subjects: usize, lasting: Duration) -> (u64, u64, u64
         });
     }
     let seen: Vec<(u64, u64)> = tasks.join_all().await;
-    let asked = calls(&server);
+    let asked = function_calls(&server);
     let (allowed, denied) = seen.into_iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     (allowed, denied, asked)
 }
@@ -130,7 +130,7 @@ async fn one_that_is_never_drawn_in_advance_asks_as_ever() {
     for _ in 0..300 {
         assert!(worker.ask(CLIENT).await.is_allowed());
     }
-    assert_eq!(calls(&server), 300);
+    assert_eq!(function_calls(&server), 300);
 }
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn what_is_given_back_or_reset_is_known_to_every_worker_at_once() {
             assert!(!worker.ask(CLIENT).await.is_allowed());
         }
         // None, unless the connection that hears the news was made anew meanwhile.
-        assert!(calls(&server) <= 2, "{} commands", calls(&server));
+        assert!(function_calls(&server) <= 2, "{} commands", function_calls(&server));
     }
     one.desk.refund(granted.charges).await.unwrap();
     eventually("the refund is known", async || other.ask(CLIENT).await.is_allowed()).await;
@@ -329,7 +329,7 @@ async fn drawn_in_advance_is_never_more_and_hardly_ever_asked() {
     // A worker may hold a twentieth of the burst that it does not use, and that is denied to the others: so few are
     // allowed only if all four do at the end, and how much each draws depends on how fast it is.
     assert!((10_000 - 4 * 500..=10_000).contains(&first), "{first}");
-    let asked = calls(&server);
+    let asked = function_calls(&server);
     assert!(asked <= 9_500 / 20, "{asked} commands for 9500 requests");
     eventually("what was not used is given back", async || {
         workers[0].remaining().await == 10_000 - first as u64

@@ -12,7 +12,7 @@ use regatta::__internals::tasks::TaskQueue;
 use regatta::__internals::tasks::keys as task_keys;
 use regatta::task::{TaskContext, TaskId, TaskState};
 
-use crate::support::redis::{TestRedis, connect, eventually};
+use crate::support::redis::{TestRedis, connect, eventually, function_calls};
 use crate::support::task_steps::settings;
 use crate::support::wait;
 use regatta::__internals::request_state::StateClient;
@@ -47,11 +47,6 @@ fn idle(server: &TestRedis, kind: &str) -> usize {
     server.cli(&["ZCARD", &task_keys::task_idle_workers("p", kind)]).parse().unwrap()
 }
 
-/// Calls of server-side code.
-fn calls(server: &TestRedis) -> u64 {
-    server.commands().get("fcall").copied().unwrap_or(0)
-}
-
 #[tokio::test]
 async fn a_task_costs_four_calls_whatever_the_number_of_workers() {
     const TASKS: u64 = 40;
@@ -73,12 +68,12 @@ async fn a_task_costs_four_calls_whatever_the_number_of_workers() {
         }
         // Two looks a second for all, and a worker that waits for so long looks anew.
         let looks = 3 * (begun.elapsed().as_secs() + 1) + 8;
-        let calls = calls(&server);
+        let calls = function_calls(&server);
         assert!(calls <= TASKS * 42 / 10 + looks, "{workers} workers: {calls} calls for {TASKS} tasks");
         let asleep = Duration::from_secs(2);
         server.cli(&["CONFIG", "RESETSTAT"]);
         wait::pass(asleep).await;
-        let at_rest = crate::fast::tasks::wake_ups::calls(&server);
+        let at_rest = function_calls(&server);
         assert!(at_rest <= 14, "{workers} workers at rest: {at_rest} calls in {asleep:?}");
     }
 }
@@ -108,7 +103,7 @@ async fn many_tasks_at_once_wake_as_many_workers_as_there_are() {
     }
     assert!(by.len() >= 6, "{by:?}");
     let most = TASKS * 42 / 10 + 3 * (begun.elapsed().as_secs() + 1) + 32;
-    assert!(calls(&server) <= most, "{} calls for {TASKS} tasks", calls(&server));
+    assert!(function_calls(&server) <= most, "{} calls for {TASKS} tasks", function_calls(&server));
 }
 
 /// A listener that is woken and does nothing: a worker in the moment before it is killed.
@@ -209,5 +204,5 @@ async fn who_says_that_there_is_something_makes_no_storm_of_looks() {
         server.cli(&["PUBLISH", &keys::worker_channel("p", &worker), "t a"]);
     }
     let most = begun.elapsed().as_millis() / 20 + 10;
-    assert!(u128::from(calls(&server)) <= most, "{} looks, at most {most}", calls(&server));
+    assert!(u128::from(function_calls(&server)) <= most, "{} looks, at most {most}", function_calls(&server));
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::support::client::{Connection, CookieClient, Request, Response};
 use crate::support::fleet::{TestFleet, TestFleetBuilder};
-use crate::support::redis::TestRedis;
+use crate::support::redis::{TestRedis, function_calls};
 use crate::support::sockets::{Frame, WebSocketClient};
 use crate::support::stream::try_publish;
 use crate::support::{client, wait};
@@ -45,10 +45,6 @@ fn few(plan: TestFleetBuilder, name: &str, burst: u64) -> TestFleetBuilder {
 fn memory(redis: &TestRedis) -> u64 {
     let info = redis.cli(&["INFO", "memory"]);
     info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim().parse().unwrap()
-}
-
-fn calls(redis: &TestRedis) -> u64 {
-    redis.commands().get("fcall").copied().unwrap_or(0)
 }
 
 #[test]
@@ -109,12 +105,12 @@ fn a_policy_without_routes_holds_everywhere_and_the_built_in_one_where_state_is_
             plan.unset(&format!("REGATTA_LIMITS__DEFAULT__{field}"))
         });
     let fleet = built_in.workers(1).start();
-    let before = calls(&redis);
+    let before = function_calls(&redis);
     for _ in 0..5 {
         let hello = fleet.get("/hello");
         assert_eq!((hello.status, hello.header("RateLimit")), (200, ""));
     }
-    assert_eq!(calls(&redis), before, "what uses no state costs no call");
+    assert_eq!(function_calls(&redis), before, "what uses no state costs no call");
     assert!(fleet.get("/").header("RateLimit").contains("\"default\""));
 }
 
@@ -164,7 +160,7 @@ fn messages_over_sockets_and_requests_are_one_limit_and_cost_few_calls() {
         left == 0
     });
     try_publish(fleet.listen, "quay", "y").assert_problem(429);
-    let before = calls(&redis);
+    let before = function_calls(&redis);
     for _ in 0..10 {
         sockets[0].send(&said("z")).unwrap();
     }
@@ -178,7 +174,7 @@ fn messages_over_sockets_and_requests_are_one_limit_and_cost_few_calls() {
         }
     }
     // One that finds out, at most one more, and one that gives something back.
-    assert!(calls(&redis) - before <= 4, "{} calls", calls(&redis) - before);
+    assert!(function_calls(&redis) - before <= 4, "{} calls", function_calls(&redis) - before);
 }
 
 #[test]
