@@ -135,7 +135,9 @@ fn command(
     let given = settings.inputs().map_err(|message| CommandFailure { code: exit_code::USAGE, message })?;
     let inputs = fleet.inputs(given.clone());
     match command {
-        None => return fleet.serve_with(given, arguments, probe_words),
+        None | Some(Command::Serve { watch: false }) => {
+            return fleet.serve_with(given, arguments, probe_words);
+        }
         Some(Command::Control(verb)) => return control::run(&inputs, verb),
         Some(Command::Status { json, all: false, timeout }) => {
             return status::status(&inputs, json, timeout);
@@ -151,11 +153,10 @@ fn command(
     let inputs = inputs.capture_file().map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
     let config = config::load(&inputs).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
     match command {
-        Some(Command::Serve { watch }) => {
-            if watch {
-                watch::start(arguments, &inputs, &config.run_dir)?;
-            }
-            fleet.serve_with(given, arguments, probe_words)
+        Some(Command::Serve { .. }) => {
+            watch::start(arguments, &inputs, &config.run_dir)?;
+            // With the file's text in them, so that it is not read again.
+            fleet.serve_with(inputs, arguments, probe_words)
         }
         Some(Command::Check { .. }) => {
             let settings = fleet.app.check_settings(&config.app);
