@@ -30,7 +30,7 @@ pub use args::{Command, SettingFlags as Args};
 use top::top;
 
 use crate::bootstrap::exit_code::CommandFailure;
-use crate::bootstrap::fleet::{Fleet, answer_preflight, program_name, take_over_or_prepare};
+use crate::bootstrap::fleet::{Fleet, answer_preflight, begin, program_name, take_over_or_prepare};
 use crate::bootstrap::{exit_code, takeover};
 use crate::config;
 use crate::supervisor::ProbeWords;
@@ -104,10 +104,7 @@ impl Fleet {
         // The program has parsed the words of its start already, be it to take a fleet over.
         let parse = |_: &[OsString]| args.clone().inputs();
         let definition = self.definition(&parse, ProbeWords::OwnArguments);
-        let begun = take_over_or_prepare(&arguments, definition);
-        let done = match begun
-            .and_then(|code| code.map_or_else(|| answer_preflight(definition), |code| Ok(Some(code))))
-        {
+        let done = match begin(&arguments, definition) {
             Ok(Some(code)) => Ok(code),
             Ok(None) => self::command(&self, args.clone(), command, (&arguments, ProbeWords::OwnArguments)),
             Err(failure) => Err(failure),
