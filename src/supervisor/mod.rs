@@ -375,10 +375,9 @@ impl<'a> Supervisor<'a> {
         if self.lifecycle.desired_state != DesiredState::Running {
             return false;
         }
-        let (generation, monitor) = (self.deployment.base_generation(), &self.monitor);
-        let avoids = |slot: &Slot| monitor.avoids_slot(slot);
         let (mode, scoreboard) = (self.settings.steering, self.scoreboard);
-        let resized = self.slots.resize(generation, &Steering { mode, avoids: &avoids, scoreboard });
+        let steering = Steering { mode, monitor: &self.monitor, scoreboard };
+        let resized = self.slots.resize(self.deployment.base_generation(), &steering);
         if resized == Resize::Failed {
             self.monitor.reset_autoscaler();
         }
@@ -388,10 +387,8 @@ impl<'a> Supervisor<'a> {
     /// Has new connections go to slots that serve them.
     fn steer(&mut self) {
         if self.lifecycle.desired_state == DesiredState::Running {
-            let monitor = &self.monitor;
-            let avoids = |slot: &Slot| monitor.avoids_slot(slot);
             let (mode, scoreboard) = (self.settings.steering, self.scoreboard);
-            self.slots.steer(&Steering { mode, avoids: &avoids, scoreboard });
+            self.slots.steer(&Steering { mode, monitor: &self.monitor, scoreboard });
         }
     }
 

@@ -10,6 +10,7 @@ use crate::listener::shared_queue::SharedQueue;
 use crate::listener::{ListenAddresses, SlotListeners};
 use crate::scoreboard::Scoreboard;
 use crate::supervisor::effects::event_now;
+use crate::supervisor::monitor::HealthMonitor;
 use crate::supervisor::slots::backoff::RestartBackoff;
 use crate::supervisor::slots::slot::{Slot, SlotListening, WorkerHandle};
 use crate::supervisor::slots::status_pipe::StatusPipe;
@@ -20,8 +21,8 @@ use crate::sys::tcp_socket;
 pub(in crate::supervisor) struct Steering<'a> {
     /// How they are chosen.
     pub(in crate::supervisor) mode: SteeringMode,
-    /// Whether a slot is avoided although it serves: its worker may hang.
-    pub(in crate::supervisor) avoids: &'a dyn Fn(&Slot) -> bool,
+    /// Which says whether a slot is avoided although it serves: its worker may hang.
+    pub(in crate::supervisor) monitor: &'a HealthMonitor,
     pub(in crate::supervisor) scoreboard: &'a Scoreboard,
 }
 
@@ -186,7 +187,7 @@ impl SlotTable {
     /// have not served yet, or whose workers died early.
     pub(in crate::supervisor) fn steer(&mut self, steering: &Steering<'_>) {
         let open = |slot: &Slot| match slot.listening {
-            SlotListening::Open if (steering.avoids)(slot) => false,
+            SlotListening::Open if steering.monitor.avoids_slot(slot) => false,
             SlotListening::Open => slot.is_serving() || (slot.backoff.early_deaths() == 0 && slot.was_ready),
             SlotListening::Retiring | SlotListening::Retired => false,
         };
