@@ -612,7 +612,7 @@ impl<'a> Supervisor<'a> {
 
     fn on_private_redis_exit(&mut self, pid: Pid, exit: ExitStatus, now: Duration) {
         let Some(private) = &mut self.private_redis else { return };
-        if private.is_needed() && exit == ExitStatus::Signal(Signal::SIGKILL) {
+        if !private.is_restarting && exit == ExitStatus::Signal(Signal::SIGKILL) {
             // If the kernel has counted a kill, it was this one: it explains no worker's death.
             self.monitor.account_memory_kill();
         }

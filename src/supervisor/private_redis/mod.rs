@@ -29,8 +29,8 @@ pub(super) struct PrivateRedis {
     pub(super) started: Duration,
     /// Its socket's file, once it was seen; it makes that once, and a new process is needed for another.
     socket: Option<FileId>,
-    /// Whether it was ordered to exit, to make its socket anew.
-    is_restarting: bool,
+    /// Whether it was ordered to exit, to make its socket anew; else its exit is a crash.
+    pub(super) is_restarting: bool,
     /// What keeps that from being done; it is reported once.
     reported: Option<&'static str>,
 }
@@ -135,11 +135,6 @@ impl PrivateRedis {
     /// Whether it still loads its data.
     pub(super) fn is_loading(&self) -> bool {
         self.pid.is_some() && !self.server.is_ready()
-    }
-
-    /// Whether its exit would be a crash: it has no order to restart.
-    pub(super) fn is_needed(&self) -> bool {
-        !self.is_restarting
     }
 
     /// It exited; unless it is restarting, that is a crash.
