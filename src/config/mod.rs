@@ -122,6 +122,14 @@ mod tests {
     }
 
     #[test]
+    fn a_mistake_in_what_no_operator_can_change_names_the_program() {
+        let overrides = vec![("workers.count".to_owned(), "0".to_owned())];
+        let inputs = ConfigInputs { overrides, hermetic: true, ..ConfigInputs::default() };
+        let message = load(&inputs).unwrap_err().to_string();
+        assert!(message.contains("(from the program's Config::set_override)"), "{message}");
+    }
+
+    #[test]
     fn defaults_stand_alone() {
         let config = with(&[], None).unwrap();
         assert_eq!(config.listen, ["0.0.0.0:3000".parse().unwrap()]);
