@@ -52,14 +52,6 @@ pub fn defaults() -> Result<Config, ConfigError> {
     Ok(Config { limits: BTreeMap::new(), ..config })
 }
 
-/// Reads the prefix of every key.
-///
-/// # Errors
-/// What is wrong with it, and what to choose instead.
-pub fn parse_key_prefix(text: &str) -> Result<String, String> {
-    key_prefix::prefix(text)
-}
-
 /// Where the running fleet is found: the one setting that is needed to ask it.
 ///
 /// A fleet must be stoppable although its configuration has become wrong, so nothing else is checked.
