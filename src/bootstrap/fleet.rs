@@ -205,10 +205,7 @@ impl Fleet {
     fn serve_without_arguments(&self, arguments: &[OsString]) -> Result<u8, CommandFailure> {
         let parse = |_: &[OsString]| Ok(ConfigInputs::from_process());
         let definition = self.definition(&parse, ProbeWords::OwnArguments);
-        if let Some(code) = take_over_or_prepare(arguments, definition)? {
-            return Ok(code);
-        }
-        if let Some(code) = answer_preflight(definition)? {
+        if let Some(code) = begin(arguments, definition)? {
             return Ok(code);
         }
         self.serve_with(ConfigInputs::from_process(), arguments, ProbeWords::OwnArguments)
@@ -255,6 +252,20 @@ impl Fleet {
 pub fn program_name(arguments: &[OsString]) -> String {
     let name = arguments.first().and_then(|program| Path::new(program).file_name());
     name.map_or("regatta".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Readies the process, and does what a running fleet has started this program for: to take over, or to say whether it
+/// could.
+///
+/// `None`: it was started for neither, and may begin.
+///
+/// # Errors
+/// As [`take_over_or_prepare`] and [`answer_preflight`].
+pub fn begin(arguments: &[OsString], definition: AppDefinition<'_>) -> Result<Option<u8>, CommandFailure> {
+    match take_over_or_prepare(arguments, definition)? {
+        Some(code) => Ok(Some(code)),
+        None => answer_preflight(definition),
+    }
 }
 
 /// Readies the process, and goes on with the fleet that a program before this one has left in it, until that ends.

@@ -52,7 +52,7 @@ impl RedisClient {
     pub async fn publish_message(&self, message: &PublishMessage<'_>) -> Result<StreamId, RedisError> {
         let (key, channel) = (
             keys::topic(self.prefix(), message.topic),
-            keys::topic_channel(self.channel_prefix(), message.topic),
+            keys::channel(message.topic).name(self.channel_prefix()),
         );
         let (mark, earlier) = (self.notification_mark(), self.earlier_release_channel().await);
         let reply = self

@@ -18,12 +18,7 @@ pub fn presence(prefix: &str, name: &str) -> String {
     KeySpace::new(prefix).key(["{b}", "here", name])
 }
 
-/// The channel of a topic's messages, for workers that have subscribers to it.
-pub fn topic_channel(space: &str, topic: &str) -> String {
-    KeySpace::new(space).key([CHANNELS, topic])
-}
-
-/// The same to subscribe to. A reloaded page subscribes to its topic again within moments.
+/// The channel of a topic's messages, for workers that have subscribers to it. A reloaded page subscribes to its topic again within moments.
 pub fn channel(topic: &str) -> NotificationChannel<'_> {
     NotificationChannel::lingering(CHANNELS, topic)
 }

@@ -59,7 +59,7 @@ pub(super) fn run(inputs: &ConfigInputs, verb: ControlCommand) -> Result<u8, Com
     }
 }
 
-/// Asks and waits for the verdict.
+/// Asks and waits for the result.
 fn send_and_wait(
     run_dir: &Path,
     request: &ControlRequest,
@@ -106,13 +106,13 @@ pub(super) fn explain_error(
     }
 }
 
-/// Where replies are shown until the verdict comes.
+/// Where replies are shown until the result comes.
 enum ProgressDisplay {
     /// Each as a line of JSON.
     Json,
     /// On a terminal.
     Bar(ProgressBar),
-    /// Lines beside the verdict, for a log.
+    /// Lines beside the result, for a log.
     Lines,
 }
 
@@ -125,7 +125,7 @@ impl ProgressDisplay {
             return Self::Lines;
         }
         let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
-        // It draws on standard error, which leaves standard output to the verdict.
+        // It draws on standard error, which leaves standard output to the result.
         Self::Bar(ProgressBar::new(0).with_style(style))
     }
 
@@ -164,7 +164,7 @@ impl ProgressDisplay {
                 print_line(logging::escape_for_terminal(&result.message));
                 Ok(exit_code::OK)
             }
-            // A verdict that is not ok never has the exit code of success.
+            // A result that is not ok never has the exit code of success.
             Self::Bar(_) | Self::Lines => {
                 Err(CommandFailure { code: result.exit_code.max(exit_code::FAILED), message: result.message })
             }

@@ -30,7 +30,7 @@ pub use args::{Command, SettingFlags as Args};
 use top::top;
 
 use crate::bootstrap::exit_code::CommandFailure;
-use crate::bootstrap::fleet::{Fleet, answer_preflight, program_name, take_over_or_prepare};
+use crate::bootstrap::fleet::{Fleet, answer_preflight, begin, program_name, take_over_or_prepare};
 use crate::bootstrap::{exit_code, takeover};
 use crate::config;
 use crate::supervisor::ProbeWords;
@@ -104,10 +104,7 @@ impl Fleet {
         // The program has parsed the words of its start already, be it to take a fleet over.
         let parse = |_: &[OsString]| args.clone().inputs();
         let definition = self.definition(&parse, ProbeWords::OwnArguments);
-        let begun = take_over_or_prepare(&arguments, definition);
-        let done = match begun
-            .and_then(|code| code.map_or_else(|| answer_preflight(definition), |code| Ok(Some(code))))
-        {
+        let done = match begin(&arguments, definition) {
             Ok(Some(code)) => Ok(code),
             Ok(None) => self::command(&self, args.clone(), command, (&arguments, ProbeWords::OwnArguments)),
             Err(failure) => Err(failure),
@@ -135,7 +132,9 @@ fn command(
     let given = settings.inputs().map_err(|message| CommandFailure { code: exit_code::USAGE, message })?;
     let inputs = fleet.inputs(given.clone());
     match command {
-        None => return fleet.serve_with(given, arguments, probe_words),
+        None | Some(Command::Serve { watch: false }) => {
+            return fleet.serve_with(given, arguments, probe_words);
+        }
         Some(Command::Control(verb)) => return control::run(&inputs, verb),
         Some(Command::Status { json, all: false, timeout }) => {
             return status::status(&inputs, json, timeout);
@@ -151,11 +150,10 @@ fn command(
     let inputs = inputs.capture_file().map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
     let config = config::load(&inputs).map_err(|error| CommandFailure::new(exit_code::USAGE, &error))?;
     match command {
-        Some(Command::Serve { watch }) => {
-            if watch {
-                watch::start(arguments, &inputs, &config.run_dir)?;
-            }
-            fleet.serve_with(given, arguments, probe_words)
+        Some(Command::Serve { .. }) => {
+            watch::start(arguments, &inputs, &config.run_dir)?;
+            // With the file's text in them, so that it is not read again.
+            fleet.serve_with(inputs, arguments, probe_words)
         }
         Some(Command::Check { .. }) => {
             let settings = fleet.app.check_settings(&config.app);

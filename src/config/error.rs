@@ -140,10 +140,12 @@ pub enum SettingOrigin {
     Environment(String),
     /// The command line.
     Flag(String),
+    /// What the program lets no operator change.
+    Override,
 }
 
 impl SettingOrigin {
-    /// Whether an operator gave it, and not the program itself.
+    /// Whether it is more than a default: an operator gave it, or the program in an operator's place.
     pub(super) fn is_from_operator(&self) -> bool {
         !matches!(self, Self::Default | Self::Application)
     }
@@ -157,6 +159,7 @@ impl std::fmt::Display for SettingOrigin {
             Self::File(path) => write!(f, "the file {}", path.display()),
             Self::Environment(name) => write!(f, "the environment variable {name}"),
             Self::Flag(name) => write!(f, "the flag {name}"),
+            Self::Override => f.write_str("the program's Config::set_override"),
         }
     }
 }

@@ -9,7 +9,7 @@
 //! contain, because prefixes that were valid stay so: one small letter, or a word that begins with `{` or `@`. A test in
 //! `tests/it/fast/redis/key_names.rs` holds it to that.
 
-use crate::config::value::basic::{InvalidValue, word};
+use crate::config::value::basic::word;
 
 /// Longest prefix, bytes.
 const MAX: usize = 64;
@@ -22,11 +22,11 @@ pub fn is_family(segment: &str) -> bool {
     matches!(segment.as_bytes(), [b'a'..=b'z']) || FAMILIES.contains(&segment)
 }
 
-/// Reads a prefix.
+/// Reads the prefix of every key.
 ///
 /// # Errors
 /// What is wrong with it, and what to choose instead.
-pub(in crate::config) fn prefix(text: &str) -> Result<String, InvalidValue> {
+pub fn parse(text: &str) -> Result<String, String> {
     let text = word(text, MAX, "-_.:")?;
     let segments = text.split(':');
     if segments.clone().any(str::is_empty) {
@@ -62,7 +62,7 @@ mod tests {
         for good in
             ["regatta", "a", "s", "c", "secret", "myapp:prod", "team:app:eu", "a.b_c-D:1", "x:v2", "x:C"]
         {
-            assert_eq!(prefix(good).as_deref(), Ok(good));
+            assert_eq!(parse(good).as_deref(), Ok(good));
         }
     }
 
@@ -75,15 +75,15 @@ mod tests {
             ("a:b:z", "a-b-z"),
             ("a:eu:news", "a:eu-news"),
         ] {
-            let refused = prefix(bad).unwrap_err();
+            let refused = parse(bad).unwrap_err();
             assert!(refused.contains(&format!("{instead:?}")), "{bad}: {refused}");
-            assert_eq!(prefix(instead).as_deref(), Ok(instead));
+            assert_eq!(parse(instead).as_deref(), Ok(instead));
         }
         for empty in ["a:", ":a", "a::b", ":", "::"] {
-            assert!(prefix(empty).unwrap_err().contains("empty"), "{empty}");
+            assert!(parse(empty).unwrap_err().contains("empty"), "{empty}");
         }
         for strange in ["", "a*", "a{b}", "a b", "a?", "[a]", "a@1", "a\n", "é"] {
-            assert!(prefix(strange).is_err(), "{strange}");
+            assert!(parse(strange).is_err(), "{strange}");
         }
     }
 }

@@ -52,14 +52,6 @@ pub fn defaults() -> Result<Config, ConfigError> {
     Ok(Config { limits: BTreeMap::new(), ..config })
 }
 
-/// Reads the prefix of every key.
-///
-/// # Errors
-/// What is wrong with it, and what to choose instead.
-pub fn parse_key_prefix(text: &str) -> Result<String, String> {
-    key_prefix::prefix(text)
-}
-
 /// Where the running fleet is found: the one setting that is needed to ask it.
 ///
 /// A fleet must be stoppable although its configuration has become wrong, so nothing else is checked.
@@ -119,6 +111,14 @@ mod tests {
 
     fn message(env: &[(&str, &str)], file: Option<&str>) -> String {
         with(env, file).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_mistake_in_what_no_operator_can_change_names_the_program() {
+        let overrides = vec![("workers.count".to_owned(), "0".to_owned())];
+        let inputs = ConfigInputs { overrides, hermetic: true, ..ConfigInputs::default() };
+        let message = load(&inputs).unwrap_err().to_string();
+        assert!(message.contains("(from the program's Config::set_override)"), "{message}");
     }
 
     #[test]

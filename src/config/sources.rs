@@ -72,8 +72,7 @@ impl SettingSources {
             layers.insert(key.clone(), vec![value.clone()], SettingOrigin::Flag(flag.clone()))?;
         }
         for (key, value) in &inputs.overrides {
-            let origin = SettingOrigin::Flag("Config::set_override".to_owned());
-            layers.insert(key.clone(), vec![value.clone()], origin)?;
+            layers.insert(key.clone(), vec![value.clone()], SettingOrigin::Override)?;
         }
         layers.resolve_limits();
         Ok(layers.given)

@@ -305,8 +305,7 @@ pub fn decode_versioned_request(line: &[u8]) -> Result<(u32, ControlRequest), Pr
 }
 
 fn decode_previous_request(line: &[u8]) -> Result<ControlRequest, ProtocolError> {
-    let mut fields: Map<String, Value> = serde_json::from_slice(line)
-        .map_err(|error| ProtocolError::Json { reason: quote(&error.to_string()) })?;
+    let mut fields = parse(line)?;
     fields.remove("version");
     let command = fields.remove("verb");
     if fields.contains_key("command")
@@ -356,8 +355,7 @@ fn decode_previous_reply(line: &[u8]) -> Result<ControlReply, ProtocolError> {
             details: Map<String, Value>,
         },
     }
-    let parsed: Result<Map<String, Value>, _> = serde_json::from_slice(line);
-    let mut fields = parsed.map_err(|error| ProtocolError::Json { reason: quote(&error.to_string()) })?;
+    let mut fields = parse(line)?;
     fields.remove("version");
     match serde_json::from_value(Value::Object(fields)) {
         Ok(PreviousReply::Progress { done, total, text }) => {
@@ -391,10 +389,14 @@ fn encode(content: &impl Serialize) -> Result<Vec<u8>, String> {
     Ok(line)
 }
 
-/// The fields of a line, its version checked and taken out.
+/// The fields of a line.
+fn parse(line: &[u8]) -> Result<Map<String, Value>, ProtocolError> {
+    serde_json::from_slice(line).map_err(|error| ProtocolError::Json { reason: quote(&error.to_string()) })
+}
+
+/// The same, the version checked and taken out.
 fn decode(line: &[u8]) -> Result<Map<String, Value>, ProtocolError> {
-    let parsed: Result<Map<String, Value>, _> = serde_json::from_slice(line);
-    let mut fields = parsed.map_err(|error| ProtocolError::Json { reason: quote(&error.to_string()) })?;
+    let mut fields = parse(line)?;
     match fields.remove("version") {
         Some(version) if version == VERSION => Ok(fields),
         Some(other) => Err(ProtocolError::Version { given: quote(&other.to_string()) }),

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::config::limits::PrefetchMode;
 use crate::limiter::commands::{
-    LimitCharge, LimitParameters, PrefetchedQuota, QUOTA_RETURN_REQUESTED, RateLimitCheck,
+    LIMIT_REPLENISHED, LimitCharge, LimitParameters, PrefetchedQuota, QUOTA_RETURN_REQUESTED, RateLimitCheck,
 };
 use crate::limiter::gcra::Quota;
 use crate::limiter::local_fallback::DeferredCharge;
@@ -25,9 +25,6 @@ const DEFERRED_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Most deferred charges that are sent at the same time.
 const DEFERRED_BATCH_MAX: usize = 32;
-
-/// The notification that a limit has quota again.
-const LIMIT_REPLENISHED: char = 'l';
 
 /// A charge of so many requests, as Redis takes it.
 pub(super) fn limit_charge(key: String, quota: &Quota, requests: u64) -> LimitCharge {

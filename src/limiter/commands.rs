@@ -4,6 +4,9 @@
 use crate::redis::RedisError;
 use crate::redis::wire::{ReplyReader, Value, number};
 
+/// The kind of notification that a limit has quota again.
+pub const LIMIT_REPLENISHED: char = 'l';
+
 /// The kind of notification that asks workers to give back the quota that they hold of a limit, because it denied a
 /// request.
 pub const QUOTA_RETURN_REQUESTED: char = 'r';

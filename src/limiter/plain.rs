@@ -2,7 +2,7 @@
 
 use crate::fixed_window::{self, FixedWindow, WindowDecision};
 use crate::limiter::commands::{
-    LimitCharge, LimitParameters, LimitStatus, RateLimitCheck, RateLimitDecision,
+    LIMIT_REPLENISHED, LimitCharge, LimitParameters, LimitStatus, RateLimitCheck, RateLimitDecision,
 };
 use crate::limiter::keys;
 use crate::redis::wire::{PipelinedCommand, Value, command, integer, number, text};
@@ -91,7 +91,7 @@ pub async fn apply_deferred_charge(
 
 /// Makes every worker drop what it knows of a limit.
 fn replenished_notification(channel: &str, key: &str) -> PipelinedCommand {
-    command("PUBLISH", [text(channel), Value::from(format!("l {key}"))])
+    command("PUBLISH", [text(channel), Value::from(format!("{LIMIT_REPLENISHED} {key}"))])
 }
 
 /// Undoes what [`check_limits`] charged, when the request is not executed after all.

@@ -12,7 +12,7 @@ use crate::redis::client::RedisClient;
 use crate::redis::connection::RedisConnection;
 use crate::redis::error::RedisError;
 use crate::redis::keys;
-use crate::redis::notifications::NO_WORKER;
+use crate::redis::notifications::{NO_WORKER, NotificationChannel};
 use crate::redis::transport::RedisTransport;
 
 /// A command, the ACL category it belongs to, and arguments that change nothing; `KEY` and `CHANNEL` are replaced by
@@ -115,7 +115,7 @@ async fn send_probe(
     command: &'static str,
     args: &[&str],
 ) -> Result<Value, RedisError> {
-    let (key, channel) = (keys::check(prefix), keys::worker_channel(space, NO_WORKER));
+    let (key, channel) = (keys::check(prefix), NotificationChannel::worker(NO_WORKER).name(space));
     let arg = |arg: &&str| match *arg {
         KEY_ARGUMENT => Value::from(key.as_str()),
         CHANNEL_ARGUMENT => Value::from(channel.as_str()),

@@ -32,17 +32,17 @@ pub enum CallKind {
 
 impl CallKind {
     /// Whether it changes what is stored, other than by deleting.
-    pub fn writes(self) -> bool {
+    pub(super) fn writes(self) -> bool {
         matches!(self, Self::Begin | Self::Write)
     }
 
     /// Whether it may be repeated although it is unknown whether it was executed.
-    pub fn is_repeatable(self) -> bool {
+    pub(super) fn is_repeatable(self) -> bool {
         matches!(self, Self::Read | Self::LargeRead | Self::Delete)
     }
 
     /// Whether its reply may take longer because it is large.
-    pub fn is_large_read(self) -> bool {
+    pub(super) fn is_large_read(self) -> bool {
         self == Self::LargeRead
     }
 }

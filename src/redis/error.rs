@@ -130,7 +130,7 @@ impl RedisError {
     }
 
     /// A setting cannot be used.
-    pub fn invalid_setting(reason: impl Into<String>) -> Self {
+    pub(super) fn invalid_setting(reason: impl Into<String>) -> Self {
         Self::InvalidSetting { reason: reason.into() }
     }
 
@@ -152,7 +152,7 @@ impl RedisError {
     }
 
     /// The reason without the sentence around it.
-    pub fn reason_text(&self) -> String {
+    pub(super) fn reason_text(&self) -> String {
         match self {
             Self::Unavailable { reason } | Self::ConnectionLost { reason } => reason.clone(),
             other => other.to_string(),
@@ -168,7 +168,7 @@ impl RedisError {
     }
 
     /// Whether the server may have become a replica: a new connection may find the new primary.
-    pub fn suggests_failover(&self) -> bool {
+    pub(super) fn suggests_failover(&self) -> bool {
         matches!(self, Self::Rejected { rejection: ServerRejection::ReadOnly, .. })
     }
 
@@ -178,12 +178,12 @@ impl RedisError {
     }
 
     /// Whether the code is missing on the server: nothing was executed, so loading it and calling again is safe.
-    pub fn is_function_missing(&self) -> bool {
+    pub(super) fn is_function_missing(&self) -> bool {
         matches!(self, Self::Rejected { rejection: ServerRejection::FunctionMissing, .. })
     }
 
     /// Whether the configuration is wrong, so that trying again soon is useless.
-    pub fn is_misconfiguration(&self) -> bool {
+    pub(super) fn is_misconfiguration(&self) -> bool {
         matches!(
             self,
             Self::InvalidSetting { .. } | Self::Rejected { rejection: ServerRejection::AccessDenied, .. }
@@ -191,7 +191,7 @@ impl RedisError {
     }
 
     /// Whether the message does not explain the failure, so that the address may not be Redis at all.
-    pub fn is_unclear(&self) -> bool {
+    pub(super) fn is_unclear(&self) -> bool {
         match self {
             Self::Timeout | Self::ConnectionLost { .. } | Self::Protocol { .. } => true,
             // Messages of the operating system and of TLS do explain it.
@@ -206,7 +206,7 @@ impl RedisError {
     }
 
     /// Whether the server does not know or not allow this command.
-    pub fn is_unknown_command(&self) -> bool {
+    pub(super) fn is_unknown_command(&self) -> bool {
         let Self::Rejected { rejection: refusal, reason } = self else { return false };
         let reason = reason.to_ascii_lowercase();
         *refusal == ServerRejection::AccessDenied && reason.starts_with("noperm")

@@ -258,7 +258,7 @@ pub fn checksum(text: &str) -> String {
 
 impl ServerFunction {
     /// Whether repeating a call changes nothing and returns the same.
-    pub fn is_repeatable(self) -> bool {
+    pub(super) fn is_repeatable(self) -> bool {
         matches!(
             self,
             Self::CounterFlush
@@ -276,7 +276,7 @@ impl ServerFunction {
     }
 
     /// Which breakers a call passes and whether it may be repeated.
-    pub fn call_kind(self) -> CallKind {
+    pub(super) fn call_kind(self) -> CallKind {
         match self {
             Self::CounterTake
             | Self::CounterGiveBack

@@ -47,7 +47,7 @@ enum ConnectionExit {
 }
 
 impl RedisClient {
-    /// Connects in the background, for as long as the runtime lives or until both tasks are aborted; to be called once.
+    /// Connects in the background, for as long as the runtime lives or until the task is aborted; to be called once.
     ///
     /// # Panics
     /// Outside a tokio runtime.

@@ -4,7 +4,7 @@ use crate::redis::keys::KeySpace;
 
 /// The fleet's instances: a hash with one field for each supervisor, its latest report.
 ///
-/// The three keys of the registry are written in one step, so they share a hash tag.
+/// These two and [`crate::redis::keys::libraries_in_use`] are written in one step, so they share a hash tag.
 pub fn instances(prefix: &str) -> String {
     KeySpace::new(prefix).key(["{fleet}", "machines"])
 }

@@ -70,11 +70,47 @@ pub struct SlotRecord {
     pub figures: Option<SlotFigures>,
 }
 
+impl SlotRecord {
+    fn differs_beyond_figures(&self, other: &Self) -> bool {
+        let Self { slot, pid, generation, state, figures: _ } = self;
+        (slot, pid, generation, state) != (&other.slot, &other.pid, &other.generation, &other.state)
+    }
+}
+
 impl InstanceRecord {
-    /// The same without what changes all the time, and is no reason for a heartbeat.
-    pub fn without_figures(&self) -> Self {
-        let slots = self.slots.iter().map(|slot| SlotRecord { figures: None, ..slot.clone() });
-        Self { figures: None, slots: slots.collect(), ..self.clone() }
+    /// Whether it says anything else than the other one, figures left out: they change all the time, and are no reason
+    /// for a heartbeat.
+    pub fn differs_beyond_figures(&self, other: &Self) -> bool {
+        let Self {
+            version,
+            id,
+            host,
+            pid,
+            build,
+            libraries,
+            started_ms,
+            generation,
+            cores,
+            weight,
+            addresses,
+            admin,
+            slots,
+            figures: _,
+        } = self;
+        *version != other.version
+            || *id != other.id
+            || *host != other.host
+            || *pid != other.pid
+            || *build != other.build
+            || *libraries != other.libraries
+            || *started_ms != other.started_ms
+            || *generation != other.generation
+            || *cores != other.cores
+            || *weight != other.weight
+            || *addresses != other.addresses
+            || *admin != other.admin
+            || slots.len() != other.slots.len()
+            || slots.iter().zip(&other.slots).any(|(one, other)| one.differs_beyond_figures(other))
     }
 
     /// The number of slots whose worker serves.

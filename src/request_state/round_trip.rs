@@ -16,7 +16,8 @@ use crate::sessions::commit::{CommitOutcome, CommitSession};
 use crate::sessions::{commit, plain};
 
 impl StateClient {
-    /// Connects and sends in the background, for as long as the runtime lives; to be called once.
+    /// Connects and sends in the background, for as long as the runtime lives or until both tasks are aborted; to be
+    /// called once.
     ///
     /// # Panics
     /// Outside a tokio runtime.

@@ -6,7 +6,7 @@
 //! does not know Redis, HTTP or how processes are started.
 
 pub mod cell;
-pub mod cell_state;
+mod cell_state;
 pub mod connection_share;
 pub mod exit_reason;
 pub mod journal;
@@ -14,7 +14,7 @@ pub mod latency;
 mod layout;
 pub mod refusal_reason;
 pub mod row;
-pub mod slot_state;
+mod slot_state;
 pub mod snapshot;
 mod table;
 #[cfg(test)]

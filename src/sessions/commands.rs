@@ -110,7 +110,7 @@ pub enum RotateOutcome {
 }
 
 /// The lifetime of a provisional id, ms.
-pub fn provisional_ttl_ms() -> u64 {
+pub(super) fn provisional_ttl_ms() -> u64 {
     u64::try_from(PROVISIONAL_SESSION_TTL.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -167,7 +167,7 @@ fn pairs(fields: &[(String, Bytes)]) -> impl Iterator<Item = Value> {
 ///
 /// # Errors
 /// `Protocol` when it has another form.
-pub fn decode_outcome(reply: &Value) -> Result<RotateOutcome, RedisError> {
+pub(super) fn decode_outcome(reply: &Value) -> Result<RotateOutcome, RedisError> {
     if let Value::Array(parts) = reply
         && let [_, created, sessions] = parts.as_slice()
         && let (Some(created_ms), Some(sessions)) = (created.as_u64(), sessions.as_u64())

@@ -217,7 +217,9 @@ pub fn found_session(created_ms: u64, views: u64, stored: Option<Value>) -> Sess
 }
 
 /// Splits the names and values that Redis lists into attributes and the application's fields.
-pub fn split_reserved_fields(flat: Vec<Value>) -> (Option<Box<SessionAttributes>>, Vec<(String, Bytes)>) {
+pub(super) fn split_reserved_fields(
+    flat: Vec<Value>,
+) -> (Option<Box<SessionAttributes>>, Vec<(String, Bytes)>) {
     let (mut fields, mut own, mut has_own) = (Vec::new(), SessionAttributes::default(), false);
     let mut flat = flat.into_iter();
     while let (Some(name), Some(value)) = (flat.next(), flat.next()) {

@@ -1,35 +1,10 @@
-//! What a machine wants carried out: it returns that, and only the loop carries it out; and builders of events.
+//! Builders of events.
 
 use crate::control::event_kind::EventKind;
 use crate::control::events::FleetEvent;
 use crate::scoreboard::ExitReason;
 use crate::sys::clock;
 use crate::sys::process::Pid;
-
-/// What follows from a step of a machine, in the order in which it is carried out.
-#[derive(Debug, Default)]
-#[must_use]
-pub(super) struct Effects {
-    events: Vec<FleetEvent>,
-}
-
-impl Effects {
-    /// An event of now, to be published.
-    pub(super) fn event(kind: EventKind, text: impl Into<String>) -> Self {
-        Self::from(event_now(kind, text))
-    }
-
-    /// The events, the earliest first.
-    pub(super) fn into_events(self) -> Vec<FleetEvent> {
-        self.events
-    }
-}
-
-impl From<FleetEvent> for Effects {
-    fn from(event: FleetEvent) -> Self {
-        Self { events: vec![event] }
-    }
-}
 
 /// Something that happened to a worker.
 #[derive(Debug, Clone, Copy)]

@@ -53,7 +53,7 @@ pub use crate::supervisor::deployment::inherited::{
 };
 pub use crate::supervisor::deployment::program::{PreviousProgram, ProbeWords, ProgramSpec};
 use crate::supervisor::deployment::state::Deployments;
-use crate::supervisor::effects::{Effects, WorkerEvent, event_now};
+use crate::supervisor::effects::{WorkerEvent, event_now};
 use crate::supervisor::operators::CommandGoal;
 use crate::supervisor::operators::fleet_view::FleetView;
 use crate::supervisor::private_redis::server::PrivateRedisServer;
@@ -272,11 +272,6 @@ impl<'a> Supervisor<'a> {
         log_output::wait_for_fds(fds, wake_at, now)
     }
 
-    /// Carries out what follows from a step of a machine.
-    fn absorb(&mut self, effects: Effects) {
-        effects.into_events().into_iter().for_each(|event| self.record_event(event));
-    }
-
     /// Adds an event to the log of events, and sends it to its followers.
     fn record_event(&mut self, event: FleetEvent) {
         self.operators.control.publish(event);
@@ -369,8 +364,9 @@ impl<'a> Supervisor<'a> {
     /// # Errors
     /// Why that cannot be.
     fn scale_to(&mut self, slots: usize) -> Result<(), String> {
-        let effects = self.slots.set_desired(slots, self.scoreboard)?;
-        self.absorb(effects);
+        if let Some(event) = self.slots.set_desired(slots, self.scoreboard)? {
+            self.record_event(event);
+        }
         Ok(())
     }
 
@@ -379,10 +375,9 @@ impl<'a> Supervisor<'a> {
         if self.lifecycle.desired_state != DesiredState::Running {
             return false;
         }
-        let (generation, monitor) = (self.deployment.base_generation(), &self.monitor);
-        let avoids = |slot: &Slot| monitor.avoids_slot(slot);
         let (mode, scoreboard) = (self.settings.steering, self.scoreboard);
-        let resized = self.slots.resize(generation, &Steering { mode, avoids: &avoids, scoreboard });
+        let steering = Steering { mode, monitor: &self.monitor, scoreboard };
+        let resized = self.slots.resize(self.deployment.base_generation(), &steering);
         if resized == Resize::Failed {
             self.monitor.reset_autoscaler();
         }
@@ -392,10 +387,8 @@ impl<'a> Supervisor<'a> {
     /// Has new connections go to slots that serve them.
     fn steer(&mut self) {
         if self.lifecycle.desired_state == DesiredState::Running {
-            let monitor = &self.monitor;
-            let avoids = |slot: &Slot| monitor.avoids_slot(slot);
             let (mode, scoreboard) = (self.settings.steering, self.scoreboard);
-            self.slots.steer(&Steering { mode, avoids: &avoids, scoreboard });
+            self.slots.steer(&Steering { mode, monitor: &self.monitor, scoreboard });
         }
     }
 
@@ -575,19 +568,25 @@ impl<'a> Supervisor<'a> {
             return;
         }
         let (is_whole, event) = self.run_dir.restore(&mut self.operators.control, now);
-        event.into_iter().for_each(|event| self.record_event(event));
+        if let Some(event) = event {
+            self.record_event(event);
+        }
         if is_whole && !OrphanedWorkers::has_list(self.operators.control.folder()) {
             self.save_worker_list();
         }
-        let effects = self.private_redis.as_mut().map(|private| private.restore_socket(now));
-        self.absorb(effects.unwrap_or_default());
+        let event = self.private_redis.as_mut().and_then(|private| private.restore_socket(now));
+        if let Some(event) = event {
+            self.record_event(event);
+        }
     }
 
     /// Starts the private Redis, if the fleet has one.
     fn start_private_redis(&mut self) {
         let memory = self.settings.redis_memory;
-        let effects = self.private_redis.as_mut().map(|private| private.start(memory));
-        self.absorb(effects.unwrap_or_default());
+        let event = self.private_redis.as_mut().and_then(|private| private.start(memory));
+        if let Some(event) = event {
+            self.record_event(event);
+        }
     }
 
     /// Starts it again when its delay has passed.
@@ -613,12 +612,13 @@ impl<'a> Supervisor<'a> {
 
     fn on_private_redis_exit(&mut self, pid: Pid, exit: ExitStatus, now: Duration) {
         let Some(private) = &mut self.private_redis else { return };
-        if private.is_needed() && exit == ExitStatus::Signal(Signal::SIGKILL) {
+        if !private.is_restarting && exit == ExitStatus::Signal(Signal::SIGKILL) {
             // If the kernel has counted a kill, it was this one: it explains no worker's death.
             self.monitor.account_memory_kill();
         }
-        let effects = private.on_exit(pid, exit, now);
-        self.absorb(effects);
+        if let Some(event) = private.on_exit(pid, exit, now) {
+            self.record_event(event);
+        }
     }
 
     /// Lets the private Redis save and leave; the workers that need it are gone by now.

@@ -56,21 +56,16 @@ pub struct AtomicMemory {
     start: NonNull<u8>,
     bytes: NonZeroUsize,
     /// Frees the memory when it is dropped.
-    owner: Box<dyn Any + Send + Sync>,
+    owner: Box<dyn Any>,
 }
 
-// SAFETY: the memory is only reachable as atomics, and its owner may be dropped by any thread.
+// SAFETY: the memory is only reachable as atomics, and any thread may drop its owner.
 unsafe impl Send for AtomicMemory {}
-// SAFETY: as above; every access through `get` is atomic.
+// SAFETY: as above; every access through `get` is atomic, and of the owner only its type is ever asked for.
 unsafe impl Sync for AtomicMemory {}
 
 /// Zeroed words of the heap; untouched pages cost nothing.
 struct HeapWords(NonNull<[u64]>);
-
-// SAFETY: the words belong to this value alone, which is reached through `AtomicMemory` only.
-unsafe impl Send for HeapWords {}
-// SAFETY: it has no method; the words are reached as atomics only.
-unsafe impl Sync for HeapWords {}
 
 impl Drop for HeapWords {
     fn drop(&mut self) {
@@ -92,12 +87,8 @@ impl AtomicMemory {
     ///
     /// # Safety
     /// The memory begins at a multiple of 8, has so many bytes, is valid until `owner` is dropped, and is reached as
-    /// atomics only, by other processes too.
-    pub(super) unsafe fn from_owner(
-        start: NonNull<u8>,
-        bytes: NonZeroUsize,
-        owner: Box<dyn Any + Send + Sync>,
-    ) -> Self {
+    /// atomics only, by other processes too. Any thread may drop `owner`, and nothing else is done with it.
+    pub(super) unsafe fn from_owner(start: NonNull<u8>, bytes: NonZeroUsize, owner: Box<dyn Any>) -> Self {
         Self { start, bytes, owner }
     }
 
@@ -165,5 +156,8 @@ mod tests {
             |offset| catch_unwind(AssertUnwindSafe(|| memory.get::<Pair>(offset).words().len())).is_ok();
         assert!(reaches(0) && reaches(32));
         assert!(!reaches(40) && !reaches(64) && !reaches(4) && !reaches(usize::MAX & !7));
+        let short = self::memory(16);
+        let reaches = catch_unwind(AssertUnwindSafe(|| short.get::<Pair>(0).words().len())).is_ok();
+        assert!(!reaches, "shorter than the value");
     }
 }

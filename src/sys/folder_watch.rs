@@ -115,11 +115,6 @@ pub struct FileFingerprint {
 }
 
 impl FileFingerprint {
-    /// Whether the other one's file holds the same, as far as size and time of change show; it may be a copy.
-    pub fn has_same_content(&self, other: &Self) -> bool {
-        (self.size, self.modified) == (other.size, other.modified)
-    }
-
     /// Of the file at `path`, links followed; none when there is none.
     pub fn from_path(path: &Path) -> Option<Self> {
         let found = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;

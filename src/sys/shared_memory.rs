@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 use std::{fmt, io};
@@ -25,11 +25,6 @@ pub struct SharedMapping {
 
 /// Unmaps its memory when it is dropped.
 struct Mapped(NonNull<u8>, NonZeroUsize);
-
-// SAFETY: the mapping may be removed by any thread, and is reached through `AtomicMemory` only.
-unsafe impl Send for Mapped {}
-// SAFETY: it has no method.
-unsafe impl Sync for Mapped {}
 
 impl SharedMapping {
     /// Maps so many bytes, all zero; untouched pages cost nothing.
@@ -64,15 +59,9 @@ impl SharedMapping {
         let start = unsafe { nix::sys::mman::mmap(None, bytes, access, MapFlags::MAP_SHARED, &file, 0) }?;
         let start = start.cast();
         // SAFETY: a mapping begins at a page, has this length until it is unmapped, and what else maps the file is a
-        // program of ours, which reaches it as atomics too.
+        // program of ours, which reaches it as atomics too. Any thread may unmap it.
         let memory = unsafe { AtomicMemory::from_owner(start, bytes, Box::new(Mapped(start, bytes))) };
         Ok(Self { memory, file })
-    }
-}
-
-impl AsFd for SharedMapping {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
     }
 }
 
@@ -100,7 +89,7 @@ mod tests {
     fn an_adopted_mapping_is_the_same_memory() {
         let mapping = SharedMapping::create(c"test", NonZeroUsize::new(64).unwrap()).unwrap();
         mapping.memory.get::<AtomicU64>(48).store(5, Relaxed);
-        let taken = SharedMapping::adopt(mapping.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let taken = SharedMapping::adopt(mapping.file.try_clone().unwrap()).unwrap();
         assert_eq!(taken.memory.len().get(), 64);
         taken.memory.get::<AtomicU64>(48).fetch_add(1, Relaxed);
         assert_eq!(mapping.memory.get::<AtomicU64>(48).load(Relaxed), 6);

@@ -44,11 +44,6 @@ pub fn task_idle_workers(prefix: &str, kind: &str) -> String {
 }
 
 /// The channel of a task's changes, for workers on which it is watched.
-pub fn task_channel(space: &str, id: &str) -> String {
-    KeySpace::new(space).key([CHANNELS, id])
-}
-
-/// The same to subscribe to.
 pub fn channel(id: &str) -> NotificationChannel<'_> {
     NotificationChannel::new(CHANNELS, id)
 }

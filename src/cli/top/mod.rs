@@ -37,7 +37,7 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer before keys are looked at again; it usually comes within a millisecond.
 const ANSWER: Duration = Duration::from_millis(50);
 
-/// Longest time without a look at signals and verdicts.
+/// Longest time without a look at signals and results.
 const STEP: Duration = Duration::from_millis(250);
 
 /// Longest time without a redraw: a silence grows, a note fades.
@@ -78,7 +78,7 @@ impl Drop for TerminalGuard {
     }
 }
 
-/// What an order has to tell.
+/// What a command has to tell.
 enum CommandUpdate {
     /// How far it is.
     Progress(String),
@@ -140,7 +140,7 @@ impl TopScreen {
             let now = clock::monotonic();
             match key.and_then(|key| self.model.handle_key(key, now)) {
                 Some(KeyAction::Quit) => return Ok(true),
-                Some(KeyAction::Run(order)) => self.send_command(order, now),
+                Some(KeyAction::Run(command)) => self.send_command(command, now),
                 None => {}
             }
             if !event::poll(Duration::ZERO)? {
@@ -149,7 +149,7 @@ impl TopScreen {
         }
     }
 
-    /// Takes the news of an order; whether there were any.
+    /// Takes the news of a command; whether there were any.
     fn receive_updates(&mut self, now: Duration) -> bool {
         let mut received = false;
         while let Ok(update) = self.updates.try_recv() {
@@ -180,30 +180,30 @@ impl TopScreen {
         }
     }
 
-    fn send_command(&mut self, order: TopCommand, now: Duration) {
+    fn send_command(&mut self, command: TopCommand, now: Duration) {
         self.model.set_command_pending(true);
         self.model.show_note("the fleet is asked".to_owned(), Severity::Transitional, now);
         let (run_dir, update_sender) = (self.poller.run_dir.clone(), self.update_sender.clone());
         std::thread::spawn(move || {
-            let finished = match run_command(&run_dir, order, &update_sender) {
+            let finished = match run_command(&run_dir, command, &update_sender) {
                 Ok((true, message)) => CommandUpdate::Finished(Severity::Good, message),
                 Ok((false, message)) => CommandUpdate::Finished(Severity::Bad, message),
                 Err(error) => CommandUpdate::Finished(Severity::Bad, fetch::to_failure(&error).message),
             };
-            // No one listens once the view is closed; the order goes on in the fleet.
+            // No one listens once the view is closed; the command goes on in the fleet.
             let _ = update_sender.send(finished);
         });
     }
 }
 
-/// Asks the fleet and waits for its verdict: whether it was done, and the sentence.
+/// Asks the fleet and waits for the result: whether it was done, and the sentence.
 fn run_command(
     run_dir: &Path,
-    order: TopCommand,
+    command: TopCommand,
     update_sender: &Sender<CommandUpdate>,
 ) -> Result<(bool, String), ControlError> {
     let mut client = ControlClient::connect(run_dir)?;
-    client.send(&match order {
+    client.send(&match command {
         TopCommand::Reload => ControlRequest::Reload { wait: true },
         TopCommand::Restart { slot } => ControlRequest::Restart { slot, wait: true },
     })?;

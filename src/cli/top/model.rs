@@ -44,7 +44,7 @@ impl TopCommand {
 pub(super) enum KeyAction {
     /// End.
     Quit,
-    /// Give the fleet an order.
+    /// Give the fleet a command.
     Run(TopCommand),
 }
 
@@ -55,7 +55,7 @@ pub(super) enum InputMode {
     Table,
     /// The help lies over it.
     Help,
-    /// An order waits for yes or no.
+    /// A command waits for yes or no.
     Confirm(TopCommand),
 }
 
@@ -176,7 +176,7 @@ impl TopModel {
         self.note.as_ref().filter(|note| note.until > now || self.is_command_pending)
     }
 
-    /// An order was given; another one has to wait for its verdict.
+    /// A command was given; another one has to wait for its result.
     pub(super) fn set_command_pending(&mut self, is_pending: bool) {
         self.is_command_pending = is_pending;
     }
@@ -193,9 +193,9 @@ impl TopModel {
     pub(super) fn handle_key(&mut self, key: TopKey, now: Duration) -> Option<KeyAction> {
         match (self.mode, key) {
             (_, TopKey::Interrupt) => return Some(KeyAction::Quit),
-            (InputMode::Confirm(order), TopKey::Yes) => {
+            (InputMode::Confirm(command), TopKey::Yes) => {
                 self.mode = InputMode::Table;
-                return Some(KeyAction::Run(order));
+                return Some(KeyAction::Run(command));
             }
             (InputMode::Confirm(_) | InputMode::Help, _) => self.mode = InputMode::Table,
             (InputMode::Table, TopKey::Quit) => return Some(KeyAction::Quit),
@@ -215,7 +215,7 @@ impl TopModel {
         None
     }
 
-    fn confirm(&mut self, order: TopCommand, now: Duration) {
+    fn confirm(&mut self, command: TopCommand, now: Duration) {
         if self.is_command_pending {
             self.show_note(
                 "a command is under way: wait for its result".to_owned(),
@@ -223,7 +223,7 @@ impl TopModel {
                 now,
             );
         } else {
-            self.mode = InputMode::Confirm(order);
+            self.mode = InputMode::Confirm(command);
         }
     }
 
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_needs_a_yes_and_only_one_is_given_at_a_time() {
+    fn a_command_needs_a_yes_and_only_one_is_given_at_a_time() {
         let mut model = model();
         assert_eq!(model.handle_key(TopKey::Restart, SECOND), None);
         assert_eq!(model.mode, InputMode::Confirm(TopCommand::Restart { slot: 0 }));

@@ -16,7 +16,6 @@ use std::path::PathBuf;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use url::Host;
 
-use crate::config::value::basic::InvalidValue;
 use crate::sys::path::SOCKET_PATH_MAX;
 
 /// Port of a server when the URL names none.
@@ -172,17 +171,12 @@ impl RedisAddress {
 pub struct RedisUrl(String);
 
 impl RedisUrl {
-    /// An address that can be read; otherwise why not.
-    pub(in crate::config) fn read(text: &str) -> Result<Self, InvalidValue> {
-        RedisAddress::parse(text).map(|_| Self(text.to_owned()))
-    }
-
     /// An address that can be read.
     ///
     /// # Errors
     /// What is wrong with it; completes the sentence "redis.url is X, but …". Nothing that could be a secret is in it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        Self::read(text)
+        RedisAddress::parse(text).map(|_| Self(text.to_owned()))
     }
 
     /// A server's Unix socket.

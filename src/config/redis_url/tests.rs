@@ -55,7 +55,7 @@ fn every_form_takes_the_same_credentials_decoded() {
     for (pair, options, expected) in cases {
         for url in forms(pair, options) {
             assert_eq!(parse(&url).login, expected, "{url}");
-            assert_eq!(RedisUrl::read(&url).map(|url| url.expose().to_owned()), Ok(url));
+            assert_eq!(RedisUrl::parse(&url).map(|url| url.expose().to_owned()), Ok(url));
         }
     }
 }
@@ -292,6 +292,6 @@ fn a_password_that_looks_like_a_host_or_a_path_is_no_part_of_any_message() {
 
 #[test]
 fn passwords_never_print() {
-    let url = RedisUrl::read("redis://user:hunter22@h/0").unwrap();
+    let url = RedisUrl::parse("redis://user:hunter22@h/0").unwrap();
     assert!(!format!("{url} {url:?}").contains("hunter22"));
 }

@@ -20,7 +20,7 @@ settings! {
         ///
         /// None: a private redis-server in `data_dir`; [forms](#the-address-of-redis).
         url: Option<RedisUrl> = optional(
-            "redis.url", RedisUrl::read;
+            "redis.url", RedisUrl::parse;
             "", "redis://host:port/db, unix:///path, redis-sentinel://host:port,…/service or redis-cluster://host:port,…; rediss for TLS", Reload,
             variable = "REDIS_URL"
         );
@@ -31,7 +31,7 @@ settings! {
         /// First part of every key: fleets with the same prefix share everything, with different ones nothing. No part
         /// behind a `:` is empty, one small letter, `bt`, `dw`, `io`, `mig`, `news`, `once` or `secret`.
         prefix: String = required(
-            "redis.prefix", key_prefix::prefix;
+            "redis.prefix", key_prefix::parse;
             "regatta", "1 to 64 letters, digits, - _ . or :, no part behind a : being one of our own", Reload
         );
         /// How server-side code is called; plain: not at all.

@@ -1,7 +1,7 @@
 //! This machine's workers and totals at one moment.
 
-use crate::scoreboard::cell_state::CellState;
-use crate::scoreboard::slot_state::SlotState;
+use crate::scoreboard::cell::CellState;
+use crate::scoreboard::row::SlotState;
 use crate::scoreboard::snapshot::{ScoreboardSnapshot, SlotSnapshot as SlotRow};
 
 /// This machine's workers and totals at one moment, read from shared memory.

@@ -136,7 +136,7 @@ impl RequestState {
         let token = pending.as_ref().map_or("", PendingDecision::permit_name);
         let request = begin::BeginRequest { limits, session, counters, token };
         let mut answer = self.services.redis.begin(&request).await;
-        // Ends at the latest when the request has waited as long as it may (`limiter/recall.rs`).
+        // Ends at the latest when the request has waited as long as it may (`limiter/reclaim.rs`).
         while let (Ok(begin::BeginReply::Denied { limits: replies }), Some(undecided)) =
             (&answer, &mut pending)
             && inner.limits.needs_retry(undecided, replies).await

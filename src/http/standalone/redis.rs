@@ -274,7 +274,7 @@ impl RedisBuilder {
             .map_err(|reason| format!("the URL {} cannot be used: {reason}", RedisUrl::redact(text)))?;
         let mut config = config::defaults().map_err(|error| error.to_string())?;
         if let Some(prefix) = &self.prefix {
-            config.redis.prefix = config::parse_key_prefix(prefix)
+            config.redis.prefix = config::key_prefix::parse(prefix)
                 .map_err(|reason| format!("the prefix {prefix:?} cannot be used: {reason}"))?;
         }
         // The layer of trusted proxies names those that there are.

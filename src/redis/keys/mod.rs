@@ -110,11 +110,6 @@ pub fn notifications_channel(space: &str) -> String {
 /// First part of a worker's channel behind the prefix.
 pub(super) const WORKER_CHANNELS: &str = "w";
 
-/// The channel of one worker: tasks to claim, tasks that were cancelled.
-pub fn worker_channel(space: &str, worker: &str) -> String {
-    KeySpace::new(space).key([WORKER_CHANNELS, worker])
-}
-
 /// The name of a key in a cluster; `None` if it is the same.
 ///
 /// Keys that one call uses must be in one hash slot, so each family has a hash tag: sessions and their users `{s}`,

@@ -28,9 +28,14 @@ impl<'a> NotificationChannel<'a> {
         Self { lingers: true, ..Self::new(family, name) }
     }
 
-    /// The channel of messages to one worker.
+    /// The channel of one worker: tasks to claim, tasks that were cancelled.
     pub fn worker(name: &'a str) -> Self {
         Self::new(keys::WORKER_CHANNELS, name)
+    }
+
+    /// Its name below this prefix of channels.
+    pub fn name(self, space: &str) -> String {
+        keys::KeySpace::new(space).key([self.family, self.name])
     }
 
     pub(super) fn lingers(self) -> bool {
@@ -55,7 +60,7 @@ impl RedisClient {
     }
 
     pub(super) fn channel_name(&self, channel: NotificationChannel<'_>) -> String {
-        keys::KeySpace::new(&self.inner.target.channel_prefix).key([channel.family, channel.name])
+        channel.name(&self.inner.target.channel_prefix)
     }
 
     /// The common channel to publish on.

@@ -22,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use crate::redis::client::{ClientInner, RedisClient};
 use crate::redis::error::{RedisError, ServerRejection};
 use crate::redis::notifications::bus::NO_WORKER;
+use crate::redis::notifications::channels::NotificationChannel;
 use crate::redis::notifications::subscriptions::MessageTarget;
 use crate::redis::reconnect_pauses::{ReconnectPauses, random_unit};
 use crate::redis::server_info::ServerWarning;
@@ -287,8 +288,8 @@ fn query_publish_right(client: Client, inner: &Arc<ClientInner>) -> Subscription
 /// Whether this user may publish on the fleet's channels. If not, the other workers of the same user send nothing, and
 /// no worker can rely on receiving everything.
 async fn may_publish(client: Client, inner: &ClientInner) -> Result<bool, RedisError> {
-    let published =
-        client.publish::<(), _, _>(keys::worker_channel(&inner.target.channel_prefix, NO_WORKER), "");
+    let channel = NotificationChannel::worker(NO_WORKER).name(&inner.target.channel_prefix);
+    let published = client.publish::<(), _, _>(channel, "");
     match timeout(SETUP_TIMEOUT, published).await.map_err(|_| RedisError::Timeout)?.map_err(RedisError::from)
     {
         Err(error) if error.is_unknown_command() => Ok(false),

@@ -5,7 +5,4 @@
 pub mod batch;
 mod request;
 
-pub use request::BeginReply;
-pub use request::BeginRequest;
-pub use request::decode;
-pub use request::encode;
+pub use request::{BeginReply, BeginRequest, decode, encode};

@@ -17,6 +17,7 @@ use futures_util::future::join_all;
 use shard_part::ShardPart;
 use tokio::runtime::Handle;
 
+use crate::limiter::commands::LIMIT_REPLENISHED;
 use crate::redis::functions::ServerFunction;
 use crate::redis::wire::Value;
 use crate::redis::{ActiveConnection, CallKind, RedisError, RepeatPolicy, keys};
@@ -25,8 +26,6 @@ use crate::request_state::begin;
 use crate::request_state::begin::{BeginReply, BeginRequest};
 use crate::request_state::state_client::StateClient;
 
-/// Notification that quota of a rate limit was given back.
-const LIMIT_REPLENISHED: char = 'l';
 /// How long a compensation is remembered, ms: longer than a call is repeated, which is `redis.patience` and one minute
 /// at most.
 const COMPENSATION_MARK_MS: i64 = 65_000;

@@ -14,6 +14,7 @@ use crate::supervisor::slots::backoff::RestartBackoff;
 use crate::supervisor::slots::plan::DesiredState;
 use crate::supervisor::{ReloadError, ReloadedConfig, Supervisor, service_manager};
 use crate::sys::path;
+use crate::units;
 
 /// What a rollout took, for people and programs: a path as it is written, and where it led if that is elsewhere.
 struct RolloutInputs {
@@ -182,7 +183,7 @@ impl Supervisor<'_> {
         let taken = RolloutInputs::from_rollout(self, &rollout, context.previous.as_deref());
         let (kind, generation) = (rollout.kind.name(), rollout.to);
         self.scoreboard.set_generation(generation);
-        let seconds = seconds_since(rollout.started, now);
+        let seconds = units::rounded_seconds(now.saturating_sub(rollout.started));
         let workers = self.slots.open_count();
         tracing::info!(
             generation,
@@ -223,7 +224,7 @@ impl Supervisor<'_> {
         let (kind, generation) = (rollout.kind.name(), rollout.from);
         tracing::warn!(
             generation,
-            took_seconds = seconds_since(rollout.started, now),
+            took_seconds = units::rounded_seconds(now.saturating_sub(rollout.started)),
             %reason,
             "{kind} rolled back: {reason}; generation {generation} serves as before"
         );
@@ -239,9 +240,4 @@ impl Supervisor<'_> {
     fn generations_in_use(&self) -> Vec<u64> {
         self.slots.entries.iter().map(|slot| slot.generation).chain([self.deployment.generation()]).collect()
     }
-}
-
-/// To a millisecond.
-fn seconds_since(start: Duration, now: Duration) -> f64 {
-    (now.saturating_sub(start).as_secs_f64() * 1e3).round() / 1e3
 }

@@ -5,7 +5,8 @@ pub mod server;
 use std::time::Duration;
 
 use crate::control::event_kind::EventKind;
-use crate::supervisor::effects::Effects;
+use crate::control::events::FleetEvent;
+use crate::supervisor::effects::event_now;
 use crate::supervisor::private_redis::server::PrivateRedisServer;
 use crate::supervisor::slots::backoff::{RestartBackoff, WorkerDeath};
 use crate::supervisor::slots::send_signal;
@@ -28,8 +29,8 @@ pub(super) struct PrivateRedis {
     pub(super) started: Duration,
     /// Its socket's file, once it was seen; it makes that once, and a new process is needed for another.
     socket: Option<FileId>,
-    /// Whether it was ordered to exit, to make its socket anew.
-    is_restarting: bool,
+    /// Whether it was ordered to exit, to make its socket anew; else its exit is a crash.
+    pub(super) is_restarting: bool,
     /// What keeps that from being done; it is reported once.
     reported: Option<&'static str>,
 }
@@ -80,7 +81,7 @@ impl PrivateRedis {
 
     /// Has it make its socket anew when the file was removed: it cannot while it runs, so it saves what it has, leaves and
     /// is started again at once. Requests wait for it as they wait for any Redis (`redis.patience`).
-    pub(super) fn restore_socket(&mut self, now: Duration) -> Effects {
+    pub(super) fn restore_socket(&mut self, now: Duration) -> Option<FleetEvent> {
         let lost = self.check_socket(now);
         let socket = self.server.socket_path();
         match lost {
@@ -93,37 +94,35 @@ impl PrivateRedis {
                 );
                 tracing::warn!(pid = pid.as_raw(), "{message}");
                 send_signal(pid, Signal::SIGTERM);
-                return Effects::event(EventKind::PrivateRedisRestarting, message);
+                return Some(event_now(EventKind::PrivateRedisRestarting, message));
             }
             Some(Err(why)) if self.reported != Some(why) => {
                 self.reported = Some(why);
                 let message = format!("the private Redis has lost its socket {}: {why}", socket.display());
                 tracing::error!("{message}");
-                return Effects::event(EventKind::PrivateRedisLost, message);
+                return Some(event_now(EventKind::PrivateRedisLost, message));
             }
             Some(Err(_)) => {}
         }
-        Effects::default()
+        None
     }
 
     /// Starts it, with so much memory for its data.
-    pub(super) fn start(&mut self, memory: Option<u64>) -> Effects {
+    pub(super) fn start(&mut self, memory: Option<u64>) -> Option<FleetEvent> {
         (self.socket, self.is_restarting) = (None, false);
         self.started = clock::monotonic();
         match self.server.start(memory) {
             Ok(pid) => {
                 self.pid = Some(pid);
                 tracing::info!(pid = pid.as_raw(), socket = %self.server.socket_path().display(), "private Redis started");
-                Effects::event(
-                    EventKind::PrivateRedisStarted,
-                    format!("the private Redis is started, pid {pid}"),
-                )
+                let message = format!("the private Redis is started, pid {pid}");
+                Some(event_now(EventKind::PrivateRedisStarted, message))
             }
             Err(error) => {
                 let delay = self.backoff.delay_after(WorkerDeath::BeforeReady, random::jitter());
                 self.restart_at = self.started + delay;
                 tracing::error!(%error, "cannot start the private Redis");
-                Effects::default()
+                None
             }
         }
     }
@@ -138,27 +137,20 @@ impl PrivateRedis {
         self.pid.is_some() && !self.server.is_ready()
     }
 
-    /// Whether its exit would be a crash: it has no order to restart.
-    pub(super) fn is_needed(&self) -> bool {
-        !self.is_restarting
-    }
-
     /// It exited; unless it is restarting, that is a crash.
-    pub(super) fn on_exit(&mut self, pid: Pid, exit: ExitStatus, now: Duration) -> Effects {
+    pub(super) fn on_exit(&mut self, pid: Pid, exit: ExitStatus, now: Duration) -> Option<FleetEvent> {
         self.pid = None;
         if self.is_restarting {
             // It has exited as ordered, and what it had is on disk.
             self.restart_at = now;
             tracing::info!(pid = pid.as_raw(), cause = %exit, "private Redis exited, restarting it");
-            return Effects::default();
+            return None;
         }
         let served = WorkerDeath::AfterServing(now.saturating_sub(self.started));
         self.restart_at = now + self.backoff.delay_after(served, random::jitter());
         let (pid, log) = (pid.as_raw(), self.server.log_path());
         tracing::error!(pid, cause = %exit, log = %log.display(), "private Redis crashed: {exit}");
-        Effects::event(
-            EventKind::PrivateRedisCrashed,
-            format!("the private Redis, pid {pid}, crashed: {exit}"),
-        )
+        let message = format!("the private Redis, pid {pid}, crashed: {exit}");
+        Some(event_now(EventKind::PrivateRedisCrashed, message))
     }
 }

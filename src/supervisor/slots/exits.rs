@@ -4,7 +4,6 @@ use std::io;
 use std::time::Duration;
 
 use crate::control::event_kind::EventKind;
-use crate::logging;
 use crate::scoreboard::ExitReason;
 use crate::scoreboard::cell::{CellState, DrainOrder};
 use crate::supervisor::Supervisor;
@@ -16,6 +15,7 @@ use crate::supervisor::slots::status_pipe::StatusPipe;
 use crate::sys::process::{ExitStatus, Pid};
 use crate::sys::signal::Signal;
 use crate::sys::{backtrace, clock, process, random};
+use crate::{logging, units};
 
 /// A worker that ended: how, and what it was doing.
 struct WorkerExit {
@@ -151,12 +151,7 @@ impl Supervisor<'_> {
         if death == WorkerDeath::BeforeReady {
             self.lifecycle.last_failure.clone_from(&cause);
         }
-        let slot = &mut self.slots.entries[index];
-        // The failure is the generation's that is rolled back, not the slot's.
-        let delay =
-            if condemned { Duration::ZERO } else { slot.backoff.delay_after(death, random::jitter()) };
-        slot.backoff_until = (!delay.is_zero()).then_some(now + delay);
-        let delay_seconds = (delay.as_secs_f64() * 1e3).round() / 1e3;
+        let delay_seconds = self.set_backoff(index, death, condemned, now);
         match self.lifecycle.desired_state {
             DesiredState::Running if reason == ExitReason::Operator => {
                 tracing::info!(slot = index, pid, delay_seconds, %reason, "worker exited without an order")
@@ -185,6 +180,16 @@ impl Supervisor<'_> {
         if condemned {
             self.roll_back(&format!("the new worker in slot {index} failed: {cause}"));
         }
+    }
+
+    /// Has a slot wait before its next worker is started, as long as follows from this death: in seconds, for the log.
+    fn set_backoff(&mut self, index: usize, death: WorkerDeath, condemned: bool, now: Duration) -> f64 {
+        let slot = &mut self.slots.entries[index];
+        // The failure is the generation's that is rolled back, not the slot's.
+        let delay =
+            if condemned { Duration::ZERO } else { slot.backoff.delay_after(death, random::jitter()) };
+        slot.backoff_until = (!delay.is_zero()).then_some(now + delay);
+        units::rounded_seconds(delay)
     }
 
     /// Reads the messages of all workers.
@@ -263,15 +268,7 @@ impl Supervisor<'_> {
             WorkerPhase::Ready { since } => now.saturating_sub(since),
             _ => now.saturating_sub(before.started),
         };
-        let entry = &mut self.slots.entries[slot];
-        // The failure is the generation's that is rolled back, not the slot's.
-        let delay = match condemned {
-            true => Duration::ZERO,
-            false => entry.backoff.delay_after(WorkerDeath::AfterServing(served), random::jitter()),
-        };
-        entry.backoff_until = (!delay.is_zero()).then_some(now + delay);
-        self.slots.publish_state(self.scoreboard, slot);
-        let delay_seconds = (delay.as_secs_f64() * 1e3).round() / 1e3;
+        let delay_seconds = self.set_backoff(slot, WorkerDeath::AfterServing(served), condemned, now);
         let cause = "background work of the application panicked";
         tracing::warn!(slot, pid = pid.as_raw(), cause, delay_seconds, %reason, "worker failed, draining: {cause}");
         let incident = WorkerEvent { kind: EventKind::WorkerDraining, slot, pid };

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 
 use crate::config::settings::SteeringMode;
 use crate::control::event_kind::EventKind;
+use crate::control::events::FleetEvent;
 use crate::listener::shared_queue::SharedQueue;
 use crate::listener::{ListenAddresses, SlotListeners};
 use crate::scoreboard::Scoreboard;
-use crate::supervisor::effects::Effects;
+use crate::supervisor::effects::event_now;
+use crate::supervisor::monitor::HealthMonitor;
 use crate::supervisor::slots::backoff::RestartBackoff;
 use crate::supervisor::slots::slot::{Slot, SlotListening, WorkerHandle};
 use crate::supervisor::slots::status_pipe::StatusPipe;
@@ -19,8 +21,8 @@ use crate::sys::tcp_socket;
 pub(in crate::supervisor) struct Steering<'a> {
     /// How they are chosen.
     pub(in crate::supervisor) mode: SteeringMode,
-    /// Whether a slot is avoided although it serves: its worker may hang.
-    pub(in crate::supervisor) avoids: &'a dyn Fn(&Slot) -> bool,
+    /// Which says whether a slot is avoided although it serves: its worker may hang.
+    pub(in crate::supervisor) monitor: &'a HealthMonitor,
     pub(in crate::supervisor) scoreboard: &'a Scoreboard,
 }
 
@@ -99,7 +101,7 @@ impl SlotTable {
         scoreboard.row(slot).set_state(state, incumbent);
     }
 
-    /// Sets the desired number of slots.
+    /// Sets the desired number of slots; the event of it, if that is another number.
     ///
     /// # Errors
     /// Why that cannot be.
@@ -107,7 +109,7 @@ impl SlotTable {
         &mut self,
         slots: usize,
         scoreboard: &Scoreboard,
-    ) -> Result<Effects, String> {
+    ) -> Result<Option<FleetEvent>, String> {
         let most = scoreboard.capacity();
         if slots == 0 {
             return Err("a fleet has at least one worker; `stop` ends it".to_owned());
@@ -118,12 +120,12 @@ impl SlotTable {
             ));
         }
         if slots == self.desired {
-            return Ok(Effects::default());
+            return Ok(None);
         }
         let from = std::mem::replace(&mut self.desired, slots);
         tracing::info!(from, to = slots, "scaling from {from} to {slots} workers");
         scoreboard.set_slots(slots);
-        Ok(Effects::event(EventKind::Scaled, format!("from {from} to {slots} workers")))
+        Ok(Some(event_now(EventKind::Scaled, format!("from {from} to {slots} workers"))))
     }
 
     /// Brings the number of slots to what is desired, one step; a new slot begins with this generation.
@@ -185,7 +187,7 @@ impl SlotTable {
     /// have not served yet, or whose workers died early.
     pub(in crate::supervisor) fn steer(&mut self, steering: &Steering<'_>) {
         let open = |slot: &Slot| match slot.listening {
-            SlotListening::Open if (steering.avoids)(slot) => false,
+            SlotListening::Open if steering.monitor.avoids_slot(slot) => false,
             SlotListening::Open => slot.is_serving() || (slot.backoff.early_deaths() == 0 && slot.was_ready),
             SlotListening::Retiring | SlotListening::Retired => false,
         };

@@ -72,15 +72,17 @@ impl InstanceRegistrar {
             let status = self.instance_info.status(&self.scoreboard, &snapshot, rates);
             let record = self.instance_info.record(&self.scoreboard, &status);
             // Rates go with the record, and are no reason to send it: they change all the time.
-            let instance = record.without_figures();
-            if reported.as_ref().is_some_and(|(at, last)| *last == instance && at.elapsed() < interval) {
+            let is_known = |(at, last): &(Instant, InstanceRecord)| {
+                at.elapsed() < interval && !record.differs_beyond_figures(last)
+            };
+            if reported.as_ref().is_some_and(is_known) {
                 continue;
             }
             match self.redis.heartbeat(&record, MISSED_HEARTBEATS_MAX * interval).await {
                 Ok(alive) => {
                     tracing::trace!(alive, "heartbeat");
                     self.scoreboard.set_instance_count(alive);
-                    reported = Some((Instant::now(), instance));
+                    reported = Some((Instant::now(), record));
                 }
                 // It is sent again at the next tick, and that Redis is away is logged by its client.
                 Err(error) => tracing::debug!(%error, "instance heartbeat failed: {error}"),

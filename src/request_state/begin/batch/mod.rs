@@ -8,8 +8,7 @@ mod layout;
 mod reply;
 
 use bytes::Bytes;
-pub use entry::BeginEntry;
-pub use entry::EncodedCall;
+pub use entry::{BeginEntry, EncodedCall};
 use layout::BatchPlan;
 
 use crate::redis::RedisError;

@@ -134,5 +134,5 @@ async fn names_of_topics_are_no_other_channel_s() {
     for subscription in &mut all {
         assert!(tokio::time::timeout(Duration::from_millis(20), next(subscription)).await.is_err());
     }
-    assert_ne!(broadcast_keys::topic_channel("p", "news"), keys::notifications_channel("p"));
+    assert_ne!(broadcast_keys::channel("news").name("p"), keys::notifications_channel("p"));
 }

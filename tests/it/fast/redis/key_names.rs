@@ -2,15 +2,16 @@
 
 use proptest::prelude::*;
 
-use regatta::__internals::broadcasts::keys::{presence, topic, topic_channel};
+use regatta::__internals::broadcasts::keys::{channel as topic_channel, presence, topic};
 use regatta::__internals::config::key_prefix;
 use regatta::__internals::counters::keys::{bounded, bounded_token, counter, counter_journals, distinct};
 use regatta::__internals::idempotency::keys::{idempotency, idempotency_name};
 use regatta::__internals::limiter::keys::{deferred_mark, limit, limit_window};
 use regatta::__internals::redis::keys::{
     channel_prefix, check, cluster_name, key_pattern, libraries_in_use, migration_fence, migration_ledger,
-    migration_lock, notifications_channel, plain_name, signing_key, walk_fence, walk_lock, worker_channel,
+    migration_lock, notifications_channel, plain_name, signing_key, walk_fence, walk_lock,
 };
+use regatta::__internals::redis::notifications::NotificationChannel;
 use regatta::__internals::registry::keys::{instance_deadlines, instances};
 use regatta::__internals::request_state::keys::batch_ledger;
 use regatta::__internals::sessions::keys::{
@@ -18,7 +19,8 @@ use regatta::__internals::sessions::keys::{
     user_generation, user_sessions,
 };
 use regatta::__internals::tasks::keys::{
-    task, task_channel, task_idle_workers, task_queue, tasks_dead, tasks_running, tasks_totals, tasks_waiting,
+    channel as task_channel, task, task_idle_workers, task_queue, tasks_dead, tasks_running, tasks_totals,
+    tasks_waiting,
 };
 
 /// The names of one fleet for this string: every key, with and without a cluster, and every channel.
@@ -28,9 +30,9 @@ fn names(prefix: &str, name: &str, other: &str) -> Vec<String> {
     let channels = space.iter().flat_map(|space| {
         [
             notifications_channel(space),
-            topic_channel(space, name),
-            task_channel(space, name),
-            worker_channel(space, name),
+            topic_channel(name).name(space),
+            task_channel(name).name(space),
+            NotificationChannel::worker(name).name(space),
         ]
     });
     let channels: Vec<String> = channels.collect();
@@ -151,7 +153,7 @@ fn names_chosen_by_clients_never_collide_with_a_signing_key() {
 fn channels_of_two_databases_differ_and_those_of_the_first_have_no_number() {
     assert_eq!(notifications_channel(&channel_prefix("p", 0)), "p:news");
     assert_eq!(notifications_channel(&channel_prefix("p", 1)), "p:@1:news");
-    assert_eq!(topic_channel(&channel_prefix("p", 12), "a:b"), "p:@12:b:a:b");
+    assert_eq!(topic_channel("a:b").name(&channel_prefix("p", 12)), "p:@12:b:a:b");
 }
 
 #[test]

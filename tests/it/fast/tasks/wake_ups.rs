@@ -8,6 +8,7 @@ use fred::types::RespVersion;
 use fred::types::config::{Config, ServerConfig};
 use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::keys;
+use regatta::__internals::redis::notifications::NotificationChannel;
 use regatta::__internals::tasks::TaskQueue;
 use regatta::__internals::tasks::keys as task_keys;
 use regatta::task::{TaskContext, TaskId, TaskState};
@@ -116,7 +117,7 @@ async fn doomed(server: &TestRedis, name: &str) -> Client {
         None,
     );
     client.init().await.unwrap();
-    client.subscribe(keys::worker_channel("p", name)).await.unwrap();
+    client.subscribe(NotificationChannel::worker(name).name("p")).await.unwrap();
     client.ping::<()>(None).await.unwrap();
     // As if it had begun to wait last, so that it is the first to be woken.
     let now: u64 = server.cli(&["TIME"]).lines().next().unwrap().parse::<u64>().unwrap() * 1000;
@@ -180,7 +181,7 @@ async fn a_job_is_stopped_when_it_was_cancelled_and_not_when_somebody_says_so() 
         eventually("it runs", async || state(id).await == TaskState::Running).await;
     }
     let worker = server.cli(&["HGET", &task_keys::task("p", &told.to_string()), "v"]);
-    for channel in [keys::worker_channel("p", &worker), keys::notifications_channel("p")] {
+    for channel in [NotificationChannel::worker(&worker).name("p"), keys::notifications_channel("p")] {
         server.cli(&["PUBLISH", &channel, &format!("p {told} cancelled")]);
     }
     ended(&tasks, told).await;
@@ -201,7 +202,7 @@ async fn who_says_that_there_is_something_makes_no_storm_of_looks() {
     server.cli(&["CONFIG", "RESETSTAT"]);
     let begun = Instant::now();
     for _ in 0..300 {
-        server.cli(&["PUBLISH", &keys::worker_channel("p", &worker), "t a"]);
+        server.cli(&["PUBLISH", &NotificationChannel::worker(&worker).name("p"), "t a"]);
     }
     let most = begun.elapsed().as_millis() / 20 + 10;
     assert!(u128::from(function_calls(&server)) <= most, "{} looks, at most {most}", function_calls(&server));

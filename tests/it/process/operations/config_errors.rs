@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::time::Duration;
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::Signal;
 use regatta::__internals::supervisor::private_redis::server::PrivateRedisServer as RedisChild;
 
@@ -254,4 +255,20 @@ fn a_program_that_has_started_threads_is_refused() {
     assert_ne!(code, 0, "{printed}");
     assert!(printed.contains("thread"), "{printed}");
     assert!(!printed.contains("worker started") && !printed.contains("panicked"), "{printed}");
+}
+
+/// What was checked is what is served: no other version of the file comes between.
+#[test]
+fn a_start_reads_the_configuration_file_once() {
+    let redis = TestRedis::start();
+    for words in [&["serve"][..], &["serve", "--watch"], &[]] {
+        let plan = TestFleetBuilder::on(&redis).args(words);
+        let file = plan.folder().join("regatta.toml");
+        fs::write(&file, "[http]\nkeep_alive_timeout = \"20s\"\n").unwrap();
+        let watch = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+        watch.add_watch(&file, AddWatchFlags::IN_OPEN | AddWatchFlags::IN_CLOSE).unwrap();
+        let _fleet = plan.start();
+        let seen: Vec<_> = watch.read_events().unwrap().into_iter().map(|event| event.mask).collect();
+        assert_eq!(seen, [AddWatchFlags::IN_OPEN, AddWatchFlags::IN_CLOSE_NOWRITE], "{words:?}");
+    }
 }
