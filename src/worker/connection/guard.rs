@@ -23,6 +23,7 @@ impl ConnectionGuard {
         Some(Self { connection: table.insert(client)?, table: Arc::clone(table) })
     }
 
+    #[inline]
     fn apply(&self, event: ConnectionEvent) -> ConnectionState {
         self.connection.apply(event, self.table.tick(), &self.table.timeouts)
     }

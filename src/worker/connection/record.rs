@@ -116,6 +116,7 @@ impl Connection {
     ///
     /// The response's body may be dropped on another thread, at the same time as an event here: a plain store would lose
     /// one of the two, and with it a deadline or a request under way.
+    #[inline]
     pub(super) fn apply(
         &self,
         event: ConnectionEvent,
