@@ -12,12 +12,15 @@ use http::{Request, Response, header};
 use crate::broadcasts::BroadcastHub;
 use crate::config;
 use crate::config::ConfigInputs;
-use crate::config::settings::RedisUrl;
+use crate::config::limits::OnRedisDown;
+use crate::config::settings::{Config, RedisUrl, Secret};
 use crate::counters::batched::BatchedCounters;
 use crate::facade::counter::Counters;
 use crate::facade::error::Error;
+use crate::facade::rate_limit::layer::RateLimitLayer;
 use crate::facade::session::PageView;
 use crate::http::checks::AppChecks;
+use crate::http::standalone::quota::LimitQuota;
 use crate::http::*;
 use crate::redis::RedisClient;
 use crate::request_state::StateClient;
@@ -254,6 +257,26 @@ async fn a_trusted_proxys_request_id_is_kept_and_another_ones_is_not() {
         let response = call(&service, request, peer).await;
         assert_eq!(response.headers()["x-request-id"] == "abc-1", expected);
     }
+}
+
+#[tokio::test]
+async fn a_request_that_a_layer_refuses_for_want_of_redis_is_counted_once() {
+    let mut parts = parts();
+    let mut config = Config::clone(&parts.config);
+    // Without keys every request that uses state is refused for that.
+    config.session.secrets = vec![Secret::from_bytes(&[7; 32]).unwrap()];
+    parts.config = Arc::new(config);
+    let limited: AppFactory = Arc::new(|fleet| {
+        let limit = RateLimitLayer::new(fleet.redis(), "site", LimitQuota::per_second(1));
+        Router::new()
+            .route("/closed", get(explode).layer(limit.clone().on_redis_down(OnRedisDown::Closed)))
+            .route("/open", get(|| async { "open" }).layer(limit.on_redis_down(OnRedisDown::Open)))
+    });
+    let service = public_service(&parts, &limited);
+    assert_eq!(get_path(&service, "/open").await.0.status(), 200);
+    assert_eq!(parts.scoreboard.row(0).snapshot(0).unavailable, 0);
+    assert_eq!(get_path(&service, "/closed").await.0.status(), 503);
+    assert_eq!(parts.scoreboard.row(0).snapshot(0).unavailable, 1);
 }
 
 #[tokio::test]

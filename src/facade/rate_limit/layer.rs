@@ -313,12 +313,13 @@ where
 async fn refuse<R>(state: &RequestState, error: &RequestError, on_denied: &impl OnDenied<R>) -> Response<R> {
     let failure = state.lock().await.failure.take();
     match failure {
-        Some(failure) => respond(failure, on_denied),
+        Some(failure) => respond(state, failure, on_denied),
         None => on_denied.failed(error.to_problem()),
     }
 }
 
-fn respond<R>(failure: StateError, on_denied: &impl OnDenied<R>) -> Response<R> {
+fn respond<R>(state: &RequestState, failure: StateError, on_denied: &impl OnDenied<R>) -> Response<R> {
+    state.count_refusal(&failure);
     match failure {
         StateError::Denied(headers) => on_denied.denied(&Denied::new(headers.violated, headers.retry_after)),
         other => on_denied.failed(other.into_problem()),
@@ -333,7 +334,7 @@ async fn finish<R: 'static>(
 ) -> Response<R> {
     let mut inner = state.lock().await;
     let mut response = match inner.failure.take() {
-        Some(failure) => respond(failure, on_denied),
+        Some(failure) => respond(state, failure, on_denied),
         None => response,
     };
     if let Some(headers) = state.rate_limit_headers(&inner.limits) {
