@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use axum::body::{Bytes, to_bytes};
 use axum::extract::Path;
@@ -19,7 +21,7 @@ use crate::facade::counter::Counters;
 use crate::facade::error::Error;
 use crate::facade::rate_limit::layer::RateLimitLayer;
 use crate::facade::session::PageView;
-use crate::http::checks::AppChecks;
+use crate::http::checks::{AppCheck, AppChecks};
 use crate::http::standalone::quota::LimitQuota;
 use crate::http::*;
 use crate::redis::RedisClient;
@@ -243,6 +245,25 @@ async fn readiness_waits_for_the_first_redis_survives_its_loss_and_ends_with_the
     assert!(head.status() == 503 && body.contains("draining"), "{body}");
     assert_eq!(get_path(&operators, "/livez").await.0.status(), 200);
     assert_eq!(get_path(&visitors, "/hello").await.0.headers()[header::CONNECTION], "close");
+}
+
+#[tokio::test]
+async fn health_checks_are_not_run_for_what_is_not_ready() {
+    let parts = parts();
+    parts.scoreboard.set_redis_ever_connected();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&runs);
+    let health = AppCheck::new("mail", move || {
+        counted.fetch_add(1, Relaxed);
+        std::future::pending::<Result<(), axum::BoxError>>()
+    });
+    let readiness = AppCheck::new("database", || async { Err::<(), _>("no route to it") });
+    let checks = AppChecks { readiness: vec![readiness], health: vec![health] };
+    let dashboard = Dashboard::new(&parts.config.dashboard);
+    let operators = crate::http::admin_service(&parts, &dashboard, Router::new(), checks);
+    let (head, body) = get_path(&operators, "/readyz").await;
+    assert!(head.status() == 503 && body.contains("no route to it"), "{body}");
+    assert_eq!(runs.load(Relaxed), 0);
 }
 
 #[tokio::test]
