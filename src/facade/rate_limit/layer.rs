@@ -190,7 +190,7 @@ impl<D> RateLimitLayer<D> {
         Self { is_deferred: true, ..self }
     }
 
-    /// Makes the response to a denied request. It gets the headers of the limits, unless it has them.
+    /// Makes the response to a denied request. It gets the headers of the limits, in place of any of these that it has.
     ///
     /// It makes the body, too, for a request that could not be decided, such as one without Redis under
     /// [`OnRedisDown::Closed`]: of a [`Denied`] without policies. The status, 503 or 500, and `Retry-After` are then those
