@@ -217,7 +217,10 @@ impl RequestError {
 
 impl IntoResponse for RequestError {
     fn into_response(self) -> Response {
-        self.to_problem().into_response()
+        match self {
+            Self::Denied(denied) => denied.into_response(),
+            other => other.to_problem().into_response(),
+        }
     }
 }
 

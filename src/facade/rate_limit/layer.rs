@@ -257,7 +257,7 @@ impl<S, D: Clone> Layer<S> for RateLimitLayer<D> {
     type Service = RateLimitService<S, D>;
 
     fn layer(&self, inner: S) -> RateLimitService<S, D> {
-        RateLimitService { inner, layer: self.clone() }
+        RateLimitService { inner, layer: Arc::new(self.clone()) }
     }
 }
 
@@ -265,7 +265,7 @@ impl<S, D: Clone> Layer<S> for RateLimitLayer<D> {
 #[derive(Debug, Clone)]
 pub struct RateLimitService<S, D = ProblemOnDenied> {
     inner: S,
-    layer: RateLimitLayer<D>,
+    layer: Arc<RateLimitLayer<D>>,
 }
 
 impl<S, D, B, R> Service<Request<B>> for RateLimitService<S, D>
@@ -288,7 +288,7 @@ where
         let next = self.inner.clone();
         // The clone may not be ready yet; the one that was polled is.
         let mut inner = std::mem::replace(&mut self.inner, next);
-        let layer = self.layer.clone();
+        let layer = Arc::clone(&self.layer);
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
             let joined = RequestScope::find(&parts.extensions).map(|scope| Arc::clone(scope.state()));
