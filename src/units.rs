@@ -126,6 +126,11 @@ scaled!(optional_micros, u64, 1e6, "Microseconds here, seconds in JSON; may be m
 scaled!(optional_millis, u64, 1e3, "Milliseconds here, seconds in JSON; may be missing.");
 scaled!(optional_percent, f64, 1e2, "Per cent here, a ratio from 0 to 1 in JSON; may be missing.");
 
+/// The moment so many milliseconds after the beginning of 1970.
+pub fn since_1970(unix_ms: u64) -> std::time::SystemTime {
+    std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms)
+}
+
 /// RFC 3339 with milliseconds.
 pub fn format_moment(unix_ms: u64) -> String {
     let moment = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_millis(unix_ms));

@@ -19,8 +19,8 @@ use crate::redis::{RedisClient, RedisStatus};
 use crate::request_state::StateClient;
 use crate::scoreboard::Scoreboard;
 use crate::sys::{clock, process};
-use crate::worker::background;
 use crate::worker::boot::{self, BackgroundServices};
+use crate::worker::{self, background};
 
 /// How often the state of tasks is looked at while they are waited for.
 const TASKS_POLL: Duration = Duration::from_millis(10);
@@ -139,9 +139,7 @@ impl InProcessWorker {
         let (_, _) = tokio::join!(self.app.drain(deadline), timeout_at(deadline, tasks.drain()));
         tasks.release_running().await;
         self.app.exit(limits.exit).await;
-        self.background.broadcasts.shut_down().await;
-        self.flusher.abort();
-        background::counter_flusher::flush_remaining(&self.batches).await;
+        worker::end_services(&self.background, self.flusher, &self.batches).await;
     }
 }
 

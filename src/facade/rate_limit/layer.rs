@@ -117,10 +117,11 @@ impl RateLimitLayer {
     /// No policy has this name.
     pub(crate) fn configured(services: &Arc<WorkerServices>, name: &str) -> Result<Self, UnknownPolicy> {
         let state = &services.state;
-        let policy = state.limiter.policies().find(name).map(|(number, _)| number);
-        if policy.is_none() && !state.policy_names.iter().any(|known| known == name) {
-            return Err(UnknownPolicy::new(name, &state.policy_names));
-        }
+        let policy = match state.configured_limit(name) {
+            ConfiguredLimit::Policy(number, _) => Some(number),
+            ConfiguredLimit::Disabled => None,
+            ConfiguredLimit::Absent => return Err(UnknownPolicy::new(name, &state.policy_names)),
+        };
         let source = LimitSource::Configured(name.into(), policy);
         let services = Arc::clone(services);
         Ok(Self { services, source, cost: None, is_deferred: false, on_denied: ProblemOnDenied })
