@@ -30,7 +30,6 @@ pub struct InProcessWorker {
     parts: AppServices,
     fleet: FleetHandle,
     public: HttpService,
-    operators: HttpService,
     app: RunningApp,
     background: BackgroundServices,
     flusher: JoinHandle<()>,
@@ -79,21 +78,16 @@ impl InProcessWorker {
         let built = timeout(boot_timeout, booting).await;
         let built = built.map_err(|_| format!("not ready within workers.boot_timeout ({boot_timeout:?})"))?;
         let built = built.map_err(|error| error.to_string())?;
-        let boot::BuiltServices { fleet, public, operators, lifecycle } = built;
+        let boot::BuiltServices { fleet, public, lifecycle, .. } = built;
         background.start();
         let flusher = tokio::spawn(background::counter_flusher::run(Arc::clone(&batches)));
         let app = RunningApp::start(lifecycle, &parts.drain.shutdown());
-        Ok(Self { parts, fleet, public, operators, app, background, flusher, batches })
+        Ok(Self { parts, fleet, public, app, background, flusher, batches })
     }
 
     /// What answers visitors.
     pub fn public(&self) -> &HttpService {
         &self.public
-    }
-
-    /// What answers operators.
-    pub fn operators(&self) -> &HttpService {
-        &self.operators
     }
 
     /// What the application may reach.

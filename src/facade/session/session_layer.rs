@@ -192,7 +192,7 @@ impl SessionLayer {
                 // Nothing outside a fleet reports how many sessions are active.
                 false,
             );
-            Arc::new(base.with_state(state.with_sessions(sessions, true)))
+            Arc::new(base.with_state(state.with_sessions(sessions)))
         })
     }
 }
