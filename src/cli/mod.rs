@@ -29,6 +29,7 @@ pub use args::{Command, SettingFlags as Args};
 #[cfg(feature = "top")]
 use top::top;
 
+use crate::bootstrap::app_definition::AppDefinition;
 use crate::bootstrap::exit_code::CommandFailure;
 use crate::bootstrap::fleet::{Fleet, answer_preflight, program_name, take_over_or_prepare};
 use crate::bootstrap::{exit_code, takeover};
@@ -56,7 +57,7 @@ impl Fleet {
         let names_state = matches!(line.command, Some(Command::Check { preflight: Some(_) }));
         let done = match if names_state { Ok(None) } else { answer_preflight(definition) } {
             Ok(Some(code)) => Ok(code),
-            Ok(None) => command(&self, line.settings, line.command, (&arguments, ProbeWords::Check)),
+            Ok(None) => command(&self, line.settings, line.command, (&arguments, definition)),
             Err(failure) => Err(failure),
         };
         exit_code::report(&name, done)
@@ -109,7 +110,7 @@ impl Fleet {
             .and_then(|code| code.map_or_else(|| answer_preflight(definition), |code| Ok(Some(code))))
         {
             Ok(Some(code)) => Ok(code),
-            Ok(None) => self::command(&self, args.clone(), command, (&arguments, ProbeWords::OwnArguments)),
+            Ok(None) => self::command(&self, args.clone(), command, (&arguments, definition)),
             Err(failure) => Err(failure),
         };
         exit_code::report(&name, done)
@@ -121,21 +122,21 @@ fn command(
     fleet: &Fleet,
     settings: Args,
     command: Option<Command>,
-    (arguments, probe_words): (&[OsString], ProbeWords),
+    (arguments, definition): (&[OsString], AppDefinition<'_>),
 ) -> Result<u8, CommandFailure> {
     match &command {
         Some(Command::Signals) => return Ok(reference::signals()),
         Some(Command::Settings) => return Ok(reference::settings()),
         Some(Command::Check { preflight: Some(state) }) => {
             let parse = &args::parse_start_arguments;
-            return takeover::run_preflight(*state, fleet.definition(parse, probe_words));
+            return takeover::run_preflight(*state, AppDefinition { parse, ..definition });
         }
         _ => {}
     }
     let given = settings.inputs().map_err(|message| CommandFailure { code: exit_code::USAGE, message })?;
     let inputs = fleet.inputs(given.clone());
     match command {
-        None => return fleet.serve_with(given, arguments, probe_words),
+        None => return fleet.serve_with(given, arguments, definition),
         Some(Command::Control(verb)) => return control::run(&inputs, verb),
         Some(Command::Status { json, all: false, timeout }) => {
             return status::status(&inputs, json, timeout);
@@ -155,7 +156,7 @@ fn command(
             if watch {
                 watch::start(arguments, &inputs, &config.run_dir)?;
             }
-            fleet.serve_with(given, arguments, probe_words)
+            fleet.serve_with(given, arguments, definition)
         }
         Some(Command::Check { .. }) => {
             let settings = fleet.app.check_settings(&config.app);
