@@ -131,6 +131,11 @@ pub fn rounded_seconds(time: std::time::Duration) -> f64 {
     (time.as_secs_f64() * 1e3).round() / 1e3
 }
 
+/// The moment so many milliseconds after the beginning of 1970.
+pub fn since_1970(unix_ms: u64) -> std::time::SystemTime {
+    std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms)
+}
+
 /// RFC 3339 with milliseconds.
 pub fn format_moment(unix_ms: u64) -> String {
     let moment = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_millis(unix_ms));

@@ -14,6 +14,8 @@ pub struct AppDefinition<'a> {
     pub app: &'a AppFactory,
     /// Where its settings come from.
     pub config: &'a fleet_config::Config,
+    /// Its version, if it says one.
+    pub version: Option<&'a str>,
     /// What it makes of the words that a fleet was started with.
     pub parse: &'a ArgumentParser<'a>,
     /// With which words it asks a new program whether that could take over.

@@ -208,7 +208,7 @@ impl Fleet {
         if let Some(code) = begin(arguments, definition)? {
             return Ok(code);
         }
-        self.serve_with(ConfigInputs::from_process(), arguments, ProbeWords::OwnArguments)
+        self.serve_with(ConfigInputs::from_process(), arguments, definition)
     }
 
     /// Runs the fleet with what was given outside of the program.
@@ -216,13 +216,12 @@ impl Fleet {
         &self,
         inputs: ConfigInputs,
         arguments: &[OsString],
-        probe_words: ProbeWords,
+        definition: AppDefinition<'_>,
     ) -> Result<u8, CommandFailure> {
         let usage = |error: config::ConfigError| CommandFailure::new(exit_code::USAGE, &error);
-        let inputs = self.config.apply(inputs).capture_file().map_err(usage)?;
+        let inputs = self.inputs(inputs).capture_file().map_err(usage)?;
         let config = config::load(&inputs).map_err(usage)?;
-        let parse = |_: &[OsString]| Ok(ConfigInputs::from_process());
-        serve(config, &inputs, arguments, self.definition(&parse, probe_words))
+        serve(config, &inputs, arguments, definition)
     }
 
     /// Lays what the program says under and over what was given outside of it.
@@ -235,12 +234,10 @@ impl Fleet {
         parse: &'a ArgumentParser<'a>,
         probe_words: ProbeWords,
     ) -> AppDefinition<'a> {
-        if let Some(version) = &self.version {
-            executable::set_program_version(version);
-        }
         AppDefinition {
             app: &self.app,
             config: &self.config,
+            version: self.version.as_deref(),
             parse,
             probe_words,
             subscriber: self.subscriber,
@@ -279,6 +276,7 @@ pub fn take_over_or_prepare(
     definition: AppDefinition<'_>,
 ) -> Result<Option<u8>, CommandFailure> {
     let failed = |message| CommandFailure { code: exit_code::FAILED, message };
+    definition.version.into_iter().for_each(executable::set_program_version);
     startup::prepare_process().map_err(|error| failed(format!("cannot begin: {error}")))?;
     if let Some(env) = takeover::takeover_env() {
         return takeover::take_over(&env, arguments, definition).map(Some);

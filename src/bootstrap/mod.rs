@@ -3,7 +3,7 @@
 //! Guarantees that a fleet can be run, handed over and proven without a command line: it names nothing of `cli`, and an
 //! exit code is decided where the failure is known.
 
-mod app_definition;
+pub mod app_definition;
 pub mod exit_code;
 pub mod fleet;
 pub mod fleet_config;

@@ -29,6 +29,7 @@ pub use args::{Command, SettingFlags as Args};
 #[cfg(feature = "top")]
 use top::top;
 
+use crate::bootstrap::app_definition::AppDefinition;
 use crate::bootstrap::exit_code::CommandFailure;
 use crate::bootstrap::fleet::{Fleet, answer_preflight, begin, program_name, take_over_or_prepare};
 use crate::bootstrap::{exit_code, takeover};
@@ -56,7 +57,7 @@ impl Fleet {
         let names_state = matches!(line.command, Some(Command::Check { preflight: Some(_) }));
         let done = match if names_state { Ok(None) } else { answer_preflight(definition) } {
             Ok(Some(code)) => Ok(code),
-            Ok(None) => command(&self, line.settings, line.command, (&arguments, ProbeWords::Check)),
+            Ok(None) => command(&self, line.settings, line.command, (&arguments, definition)),
             Err(failure) => Err(failure),
         };
         exit_code::report(&name, done)
@@ -106,7 +107,7 @@ impl Fleet {
         let definition = self.definition(&parse, ProbeWords::OwnArguments);
         let done = match begin(&arguments, definition) {
             Ok(Some(code)) => Ok(code),
-            Ok(None) => self::command(&self, args.clone(), command, (&arguments, ProbeWords::OwnArguments)),
+            Ok(None) => self::command(&self, args.clone(), command, (&arguments, definition)),
             Err(failure) => Err(failure),
         };
         exit_code::report(&name, done)
@@ -118,14 +119,14 @@ fn command(
     fleet: &Fleet,
     settings: Args,
     command: Option<Command>,
-    (arguments, probe_words): (&[OsString], ProbeWords),
+    (arguments, definition): (&[OsString], AppDefinition<'_>),
 ) -> Result<u8, CommandFailure> {
     match &command {
         Some(Command::Signals) => return Ok(reference::signals()),
         Some(Command::Settings) => return Ok(reference::settings()),
         Some(Command::Check { preflight: Some(state) }) => {
             let parse = &args::parse_start_arguments;
-            return takeover::run_preflight(*state, fleet.definition(parse, probe_words));
+            return takeover::run_preflight(*state, AppDefinition { parse, ..definition });
         }
         _ => {}
     }
@@ -133,7 +134,7 @@ fn command(
     let inputs = fleet.inputs(given.clone());
     match command {
         None | Some(Command::Serve { watch: false }) => {
-            return fleet.serve_with(given, arguments, probe_words);
+            return fleet.serve_with(given, arguments, definition);
         }
         Some(Command::Control(verb)) => return control::run(&inputs, verb),
         Some(Command::Status { json, all: false, timeout }) => {
@@ -153,7 +154,7 @@ fn command(
         Some(Command::Serve { .. }) => {
             watch::start(arguments, &inputs, &config.run_dir)?;
             // With the file's text in them, so that it is not read again.
-            fleet.serve_with(inputs, arguments, probe_words)
+            fleet.serve_with(inputs, arguments, definition)
         }
         Some(Command::Check { .. }) => {
             let settings = fleet.app.check_settings(&config.app);

@@ -28,6 +28,7 @@ pub use environment::injected_variables;
 pub use error::{ConfigError, SettingOrigin};
 pub use inputs::{ConfigFile, ConfigInputs, handoff_variable, process_environment, process_handoff};
 use settings::Config;
+pub use value::address::parse_network;
 pub use value::basic::DURATION_MAX;
 pub use value::bounds::RECONNECT_WAIT_MAX;
 

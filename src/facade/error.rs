@@ -100,9 +100,7 @@ impl Error {
             | Cause::Counter(CounterError::Denied(_)) => ErrorKind::Denied,
             Cause::RateLimit(RateLimitError::Refused(refusal))
             | Cause::Counter(CounterError::Refused(refusal))
-            | Cause::Session(SessionError::Refused(refusal)) => {
-                request_error_kind(&refusal.to_request_error())
-            }
+            | Cause::Session(SessionError::Refused(refusal)) => request_error_kind(refusal.request_error()),
             Cause::Session(_) => ErrorKind::Session,
             Cause::Counter(_) => ErrorKind::Counter,
             Cause::Broadcast(_) | Cause::Topic(_) => ErrorKind::Broadcast,

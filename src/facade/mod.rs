@@ -1,8 +1,8 @@
 //! The public face of the library: what programs name, by subject.
 //!
 //! Guarantees that a public name keeps its shape whatever happens in the rooms below: fields are private, enums may grow,
-//! and each error says what it came from. It adds no behaviour of its own: what a handler asks for is done by `http` and
-//! the rooms of state. It must not know processes.
+//! and each error says what it came from. Layers begin a request's state or join it, and
+//! streams poll it; what is decided is decided by `http` and the rooms of state. It must not know processes.
 
 pub mod broadcast;
 pub mod counter;

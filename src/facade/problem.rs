@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::http::error::whole_seconds;
-use crate::http::problem::PROBLEM_CONTENT_TYPE;
+use crate::http::problem::problem_headers;
 
 /// A problem document (RFC 9457), the form in which this library answers errors, for errors of a program's own.
 ///
@@ -91,25 +91,23 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, retry_after) = (self.status, self.retry_after);
+        let status = self.status;
+        let headers = problem_headers(self.retry_after.map(whole_seconds));
         // Only values of JSON are in it; an empty body with the right status is still an answer.
         let body = serde_json::to_vec(&self.document()).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_CONTENT_TYPE));
-        // An error is about this request only, whatever a cache is allowed to guess.
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(time) = retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(time)));
-        }
+        *response.headers_mut() = headers;
         response
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::header;
+
     use super::*;
+    use crate::http::problem::PROBLEM_CONTENT_TYPE;
 
     #[tokio::test]
     async fn a_program_s_own_problem_has_its_members_and_headers() {

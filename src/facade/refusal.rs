@@ -41,6 +41,10 @@ impl Refusal {
         self.0.status()
     }
 
+    pub(crate) fn request_error(&self) -> &RequestError {
+        &self.0
+    }
+
     pub(crate) fn to_request_error(&self) -> RequestError {
         self.0.clone()
     }

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use axum::body::{Bytes, to_bytes};
 use axum::extract::Path;
@@ -12,12 +14,15 @@ use http::{Request, Response, header};
 use crate::broadcasts::BroadcastHub;
 use crate::config;
 use crate::config::ConfigInputs;
-use crate::config::settings::RedisUrl;
+use crate::config::limits::OnRedisDown;
+use crate::config::settings::{Config, RedisUrl, Secret};
 use crate::counters::batched::BatchedCounters;
 use crate::facade::counter::Counters;
 use crate::facade::error::Error;
+use crate::facade::rate_limit::layer::RateLimitLayer;
 use crate::facade::session::PageView;
-use crate::http::checks::AppChecks;
+use crate::http::checks::{AppCheck, AppChecks};
+use crate::http::standalone::quota::LimitQuota;
 use crate::http::*;
 use crate::redis::RedisClient;
 use crate::request_state::StateClient;
@@ -243,6 +248,25 @@ async fn readiness_waits_for_the_first_redis_survives_its_loss_and_ends_with_the
 }
 
 #[tokio::test]
+async fn health_checks_are_not_run_for_what_is_not_ready() {
+    let parts = parts();
+    parts.scoreboard.set_redis_ever_connected();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&runs);
+    let health = AppCheck::new("mail", move || {
+        counted.fetch_add(1, Relaxed);
+        std::future::pending::<Result<(), axum::BoxError>>()
+    });
+    let readiness = AppCheck::new("database", || async { Err::<(), _>("no route to it") });
+    let checks = AppChecks { readiness: vec![readiness], health: vec![health] };
+    let dashboard = Dashboard::new(&parts.config.dashboard);
+    let operators = crate::http::admin_service(&parts, &dashboard, Router::new(), checks);
+    let (head, body) = get_path(&operators, "/readyz").await;
+    assert!(head.status() == 503 && body.contains("no route to it"), "{body}");
+    assert_eq!(runs.load(Relaxed), 0);
+}
+
+#[tokio::test]
 async fn a_trusted_proxys_request_id_is_kept_and_another_ones_is_not() {
     let service = public_service(&parts(), &app());
     for (peer, expected) in [([127, 0, 0, 1], true), ([203, 0, 113, 1], false)] {
@@ -254,6 +278,26 @@ async fn a_trusted_proxys_request_id_is_kept_and_another_ones_is_not() {
         let response = call(&service, request, peer).await;
         assert_eq!(response.headers()["x-request-id"] == "abc-1", expected);
     }
+}
+
+#[tokio::test]
+async fn a_request_that_a_layer_refuses_for_want_of_redis_is_counted_once() {
+    let mut parts = parts();
+    let mut config = Config::clone(&parts.config);
+    // Without keys every request that uses state is refused for that.
+    config.session.secrets = vec![Secret::from_bytes(&[7; 32]).unwrap()];
+    parts.config = Arc::new(config);
+    let limited: AppFactory = Arc::new(|fleet| {
+        let limit = RateLimitLayer::new(fleet.redis(), "site", LimitQuota::per_second(1));
+        Router::new()
+            .route("/closed", get(explode).layer(limit.clone().on_redis_down(OnRedisDown::Closed)))
+            .route("/open", get(|| async { "open" }).layer(limit.on_redis_down(OnRedisDown::Open)))
+    });
+    let service = public_service(&parts, &limited);
+    assert_eq!(get_path(&service, "/open").await.0.status(), 200);
+    assert_eq!(parts.scoreboard.row(0).snapshot(0).unavailable, 0);
+    assert_eq!(get_path(&service, "/closed").await.0.status(), 503);
+    assert_eq!(parts.scoreboard.row(0).snapshot(0).unavailable, 1);
 }
 
 #[tokio::test]

@@ -51,8 +51,8 @@ pub enum Rejection {
     /// A page of another site sent it: 403.
     #[error("pages of this origin may not open a WebSocket here")]
     Origin,
-    /// The handler runs where there is nothing to extract, such as outside a fleet: 500.
-    #[error("this handler runs outside a fleet")]
+    /// No fleet and no Redis is around the handler: 500.
+    #[error("this handler has no Redis")]
     Missing,
 }
 
@@ -87,7 +87,7 @@ impl IntoResponse for Rejection {
             Self::Handshake => HandshakeError::NotAnUpgrade,
             Self::Key => HandshakeError::InvalidKey,
             Self::Origin => HandshakeError::ForbiddenOrigin,
-            Self::Missing => return RequestError::OutsideFleet.into_response(),
+            Self::Missing => return RequestError::MissingRedis.into_response(),
         };
         error.into_problem_response()
     }

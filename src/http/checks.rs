@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::BoxError;
@@ -27,7 +26,7 @@ pub struct AppCheck {
     name: &'static str,
     run: Box<dyn Fn() -> Running + Send + Sync>,
     /// The last result, which holds for a while.
-    last: Arc<Mutex<Option<CheckResult>>>,
+    last: Mutex<Option<CheckResult>>,
 }
 
 /// The checks of the application.
@@ -51,7 +50,7 @@ impl AppCheck {
             let checking = check();
             Box::pin(async move { checking.await.map_err(Into::into) })
         };
-        Self { name, run: Box::new(run), last: Arc::default() }
+        Self { name, run: Box::new(run), last: Mutex::default() }
     }
 
     /// What is wrong, if anything is; the result of the last second, if there is one.
@@ -117,6 +116,7 @@ impl fmt::Debug for AppCheck {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
     use std::sync::atomic::Ordering::Relaxed;
 

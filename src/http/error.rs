@@ -8,12 +8,11 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
-use crate::broadcasts::InvalidTopicName;
 use crate::http::offload::OffloadError;
 use crate::http::problem::Problem;
 use crate::http::service::idempotent::key::KEY_MAX;
 use crate::limiter::headers::RateLimitHeaders;
-use crate::{broadcasts, counters, redis, sessions, tasks};
+use crate::{counters, redis, sessions};
 
 /// Why an extractor or an operation of this library failed; answers as a problem document.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -217,7 +216,10 @@ impl RequestError {
 
 impl IntoResponse for RequestError {
     fn into_response(self) -> Response {
-        self.to_problem().into_response()
+        match self {
+            Self::Denied(denied) => denied.into_response(),
+            other => other.to_problem().into_response(),
+        }
     }
 }
 
@@ -427,35 +429,6 @@ impl From<sessions::SessionError> for RequestError {
             }
             sessions::SessionError::RandomSource => Self::Internal,
             sessions::SessionError::Redis(error) => Self::Redis((&error).into()),
-        }
-    }
-}
-
-impl From<tasks::TaskError> for RequestError {
-    fn from(error: tasks::TaskError) -> Self {
-        match error {
-            tasks::TaskError::QueueFull => Self::TooManyTasks,
-            tasks::TaskError::UnknownKind(kind) => Self::UnknownTaskKind(kind),
-            tasks::TaskError::InvalidInput(reason) => Self::InvalidTaskInput(reason),
-            tasks::TaskError::NoRandomness(_) => Self::Internal,
-            tasks::TaskError::Redis(error) => Self::Redis((&error).into()),
-        }
-    }
-}
-
-impl From<InvalidTopicName> for RequestError {
-    fn from(_: InvalidTopicName) -> Self {
-        Self::InvalidTopicName
-    }
-}
-
-impl From<broadcasts::BroadcastError> for RequestError {
-    fn from(error: broadcasts::BroadcastError) -> Self {
-        match error {
-            broadcasts::BroadcastError::TooLarge { limit, .. } => Self::MessageTooLarge { limit },
-            broadcasts::BroadcastError::TooManySubscribers { .. }
-            | broadcasts::BroadcastError::TooManyTopics { .. } => Self::TooManySubscribers,
-            broadcasts::BroadcastError::Redis(error) => Self::Redis((&error).into()),
         }
     }
 }

@@ -17,21 +17,25 @@ use crate::http::standalone::redis::Redis;
 /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(status));
 /// ```
 #[derive(Debug, Clone)]
-pub struct FleetHandle(pub(crate) Arc<WorkerServices>, Redis);
+pub struct FleetHandle(Redis);
 
 impl FleetHandle {
     pub(crate) fn new(services: Arc<WorkerServices>) -> Self {
-        let redis = Redis::from_services(Arc::clone(&services));
-        Self(services, redis)
+        Self(Redis::from_services(services))
+    }
+
+    /// What the worker's requests share.
+    pub(crate) fn services(&self) -> &Arc<WorkerServices> {
+        self.0.services()
     }
 
     /// The application is built; what keeps its worker from starting all the same, in a sentence.
     pub(crate) fn end_build(&self) -> Option<String> {
-        self.0.state.build_mistakes.end()
+        self.services().state.build_mistakes.end()
     }
 
     /// The worker's Redis, for layers and for what runs beside the requests.
     pub fn redis(&self) -> &Redis {
-        &self.1
+        &self.0
     }
 }

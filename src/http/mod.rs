@@ -89,7 +89,7 @@ pub fn public_service(
         }
         false => router,
     };
-    HttpService::public(Arc::clone(&fleet.0), router, layers)
+    HttpService::public(Arc::clone(fleet.services()), router, layers)
 }
 
 /// What operators get: `/livez`, `/readyz`, `/metrics`, `/fleet.json`, the page `/fleet`, and the application's own.

@@ -238,14 +238,7 @@ impl Problem {
     pub(super) fn to_parts(&self) -> (Bytes, HeaderMap) {
         // Only strings and numbers are in it; an empty body with the right status is still an answer.
         let body = serde_json::to_vec(self).map(Bytes::from).unwrap_or_default();
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_CONTENT_TYPE));
-        // An error is about this request only, whatever a cache is allowed to guess.
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(seconds) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        (body, headers)
+        (body, problem_headers(self.retry_after))
     }
 
     /// Seconds after which a repetition may succeed.
@@ -257,6 +250,18 @@ impl Problem {
     pub fn status(&self) -> StatusCode {
         self.status
     }
+}
+
+/// The headers of a problem document; when to retry, in seconds.
+pub(crate) fn problem_headers(retry_after: Option<u64>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_CONTENT_TYPE));
+    // An error is about this request only, whatever a cache is allowed to guess.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(seconds) = retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    headers
 }
 
 impl Problem {

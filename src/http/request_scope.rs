@@ -82,9 +82,7 @@ impl RequestScope {
 
     /// Begins the state of a request outside a fleet; it costs nothing until it is used.
     pub(crate) fn begin(services: &Arc<WorkerServices>, parts: &Parts) -> Self {
-        if let Some(connection) = &services.standalone {
-            connection.ensure_started();
-        }
+        services.ensure_started();
         let client = trusted_proxies::client(parts);
         let state = Arc::new(RequestState::standalone(Arc::clone(&services.state), client, parts));
         Self { services: Arc::clone(services), store: Arc::new(RequestSessionStore::new(&state)) }

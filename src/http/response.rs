@@ -145,9 +145,7 @@ fn apply_state(
     };
     let mut response = match inner.failure.take().or(commit_failure) {
         Some(refusal) => {
-            if let StateError::Unavailable(_) | StateError::StorageFull = refusal {
-                state.services.worker.cell().count_unavailable();
-            }
+            state.count_refusal(&refusal);
             let mut response = refusal.into_problem().into_response();
             // Whatever else failed, the session has another id now: a client that does not get it has lost its session.
             if inner.stored_session_id().is_some() && inner.current_session_id != state.visitor.id() {

@@ -19,8 +19,8 @@ use crate::redis::{RedisClient, RedisStatus};
 use crate::request_state::StateClient;
 use crate::scoreboard::Scoreboard;
 use crate::sys::{clock, process};
-use crate::worker::background;
 use crate::worker::boot::{self, BackgroundServices};
+use crate::worker::{self, background};
 
 /// How often the state of tasks is looked at while they are waited for.
 const TASKS_POLL: Duration = Duration::from_millis(10);
@@ -30,7 +30,6 @@ pub struct InProcessWorker {
     parts: AppServices,
     fleet: FleetHandle,
     public: HttpService,
-    operators: HttpService,
     app: RunningApp,
     background: BackgroundServices,
     flusher: JoinHandle<()>,
@@ -79,21 +78,16 @@ impl InProcessWorker {
         let built = timeout(boot_timeout, booting).await;
         let built = built.map_err(|_| format!("not ready within workers.boot_timeout ({boot_timeout:?})"))?;
         let built = built.map_err(|error| error.to_string())?;
-        let boot::BuiltServices { fleet, public, operators, lifecycle } = built;
+        let boot::BuiltServices { fleet, public, lifecycle, .. } = built;
         background.start();
         let flusher = tokio::spawn(background::counter_flusher::run(Arc::clone(&batches)));
         let app = RunningApp::start(lifecycle, &parts.drain.shutdown());
-        Ok(Self { parts, fleet, public, operators, app, background, flusher, batches })
+        Ok(Self { parts, fleet, public, app, background, flusher, batches })
     }
 
     /// What answers visitors.
     pub fn public(&self) -> &HttpService {
         &self.public
-    }
-
-    /// What answers operators.
-    pub fn operators(&self) -> &HttpService {
-        &self.operators
     }
 
     /// What the application may reach.
@@ -139,9 +133,7 @@ impl InProcessWorker {
         let (_, _) = tokio::join!(self.app.drain(deadline), timeout_at(deadline, tasks.drain()));
         tasks.release_running().await;
         self.app.exit(limits.exit).await;
-        self.background.broadcasts.shut_down().await;
-        self.flusher.abort();
-        background::counter_flusher::flush_remaining(&self.batches).await;
+        worker::end_services(&self.background, self.flusher, &self.batches).await;
     }
 }
 

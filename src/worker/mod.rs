@@ -56,14 +56,14 @@ pub fn run(start: WorkerOptions) -> u8 {
     drain::set_orphan_timeout(Duration::ZERO);
     let status_pipe = start.status_pipe.try_clone();
     clock::start_ticks();
-    // One thread serves; the pool behind it is for blocking work that the application hands off.
     let hooks = start.app.run_after_fork(&start.identity()).map_err(BootError::App);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(MAX_BLOCKING_THREADS)
-        .build();
-    let runtime = hooks.and_then(|()| runtime.map_err(BootError::Runtime));
-    let result = runtime.and_then(|runtime| {
+    let result = hooks.and_then(|()| {
+        // One thread serves; the pool behind it is for blocking work that the application hands off.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(MAX_BLOCKING_THREADS)
+            .build()
+            .map_err(BootError::Runtime)?;
         let result = runtime.block_on(serve(start));
         runtime.shutdown_background();
         result

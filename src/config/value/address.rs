@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::str::FromStr;
 
 use ipnet::IpNet;
 use url::Url;
@@ -104,11 +103,13 @@ pub(in crate::config) fn advertised_addresses(
 }
 
 pub(in crate::config) fn networks(items: &[String]) -> Result<Vec<IpNet>, InvalidValue> {
-    let network = |item: &String| {
-        let net = IpNet::from_str(item).or_else(|_| item.parse::<IpAddr>().map(IpNet::from));
-        net.map_err(|_| format!("{item} is not a network"))
-    };
+    let network = |item: &String| parse_network(item).ok_or_else(|| format!("{item} is not a network"));
     items.iter().map(network).collect()
+}
+
+/// A network, or one address.
+pub fn parse_network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 fn advertised_address(text: &str) -> Option<AdvertisedAddress> {

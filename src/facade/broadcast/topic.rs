@@ -8,7 +8,7 @@ use axum::response::Response;
 use http::request::Parts;
 use serde::Serialize;
 
-use crate::broadcasts::{BroadcastHub, MessageId, TopicName};
+use crate::broadcasts::{self, BroadcastHub, MessageId, TopicName};
 use crate::facade::broadcast::error::{Error, InvalidTopic};
 use crate::facade::broadcast::presence::Presence;
 use crate::facade::broadcast::subscription::Subscription;
@@ -17,7 +17,7 @@ use crate::http::request_scope::RequestScope;
 use crate::http::services::stream::StreamServices;
 use crate::http::standalone::redis::Redis;
 use crate::http::streams::broadcast;
-use crate::http::streams::last_event_id::LastEventId;
+use crate::http::streams::last_event_id::{LastEventId, ResumePosition};
 use crate::http::streams::websocket::broadcast_socket::BroadcastSocket;
 use crate::http::streams::websocket::client::SocketClient;
 use crate::http::streams::websocket::handshake::WebSocketUpgrade;
@@ -132,6 +132,13 @@ impl Topic {
         &self.services.broadcast_hub
     }
 
+    /// Subscribes, and says from which position on.
+    async fn open(&self, after: &LastEventId) -> Result<(broadcasts::Subscription, ResumePosition), Error> {
+        let position = after.position();
+        let subscription = self.hub().subscribe(&self.name, position.id()).await?;
+        Ok((subscription, position))
+    }
+
     /// Sends a message to all subscribers; clients that connect again find what they missed.
     ///
     /// Costs a round trip. The id is the message's position in its topic.
@@ -166,8 +173,7 @@ impl Topic {
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
     pub async fn subscribe(&self, after: LastEventId) -> Result<Subscription, Error> {
-        let position = after.position();
-        let subscription = self.hub().subscribe(&self.name, position.id()).await?;
+        let (subscription, _) = self.open(&after).await?;
         Ok(Subscription::new(subscription, self.services.standalone.clone()))
     }
 
@@ -183,8 +189,7 @@ impl Topic {
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
     pub async fn sse(&self, after: LastEventId) -> Result<Response, Error> {
-        let position = after.position();
-        let subscription = self.hub().subscribe(&self.name, position.id()).await?;
+        let (subscription, position) = self.open(&after).await?;
         Ok(broadcast::respond(&self.services, subscription, position))
     }
 
@@ -203,9 +208,8 @@ impl Topic {
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
     pub async fn socket(&self, upgrade: WebSocketUpgrade, after: LastEventId) -> Result<Response, Error> {
-        let position = after.position();
         let services = Arc::clone(&self.services);
-        let subscription = self.hub().subscribe(&self.name, position.id()).await?;
+        let (subscription, position) = self.open(&after).await?;
         let config = socket::websocket_config(
             services.websocket.max_message_size,
             services.broadcast.max_message_size.saturating_mul(ESCAPED_BYTE_MAX) + JSON_OVERHEAD,

@@ -86,6 +86,6 @@ impl From<counters::CounterError> for Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        self.to_request_error().to_problem().into_response()
+        self.to_request_error().into_response()
     }
 }

@@ -19,23 +19,23 @@ use crate::redis::{BreakerStates, RedisStatus};
 impl FleetHandle {
     /// Which worker this is.
     pub fn worker(&self) -> &Worker {
-        &self.0.worker.worker
+        &self.services().worker.worker
     }
 
     /// Whether Redis can be used at this moment.
     pub fn redis_status(&self) -> RedisStatus {
-        self.0.state.redis.status()
+        self.services().state.redis.status()
     }
 
     /// States of the breakers before Redis's reads and writes in this worker.
     #[doc(hidden)]
     pub fn breaker_states(&self) -> BreakerStates {
-        self.0.state.redis.breaker_states()
+        self.services().state.redis.breaker_states()
     }
 
     /// Every slot of this machine that is in use, and the totals; from shared memory, without a message.
     pub fn snapshot(&self) -> FleetSnapshot {
-        FleetSnapshot::new(self.0.worker.cell.scoreboard.snapshot())
+        FleetSnapshot::new(self.services().worker.cell.scoreboard.snapshot())
     }
 
     /// Views of all visitors, without counting one.
@@ -46,18 +46,19 @@ impl FleetHandle {
     /// # Cancel safety
     /// Nothing is changed.
     pub async fn page_views(&self) -> Result<i64, RedisError> {
-        let total = self.0.state.redis.read_counter(&keys::counter(&self.0.state.prefix, TOTAL_VIEWS)).await;
+        let state = &self.services().state;
+        let total = state.redis.read_counter(&keys::counter(&state.prefix, TOTAL_VIEWS)).await;
         total.map_err(|error| RedisError::new(&error))
     }
 
     /// A layer that puts routes under the policy with this name.
     pub(crate) fn rate_limit(&self, policy: &str) -> Result<RateLimitLayer, UnknownPolicy> {
-        RateLimitLayer::configured(&self.0, policy)
+        RateLimitLayer::configured(self.services(), policy)
     }
 
     /// Fires when this worker begins to leave.
     pub fn shutdown(&self) -> Shutdown {
-        self.0.worker.drain.shutdown()
+        self.services().worker.drain.shutdown()
     }
 
     /// Counters for code outside a handler: under no limit, and each call is a round trip. Handlers extract
@@ -68,12 +69,12 @@ impl FleetHandle {
 
     /// This worker's broadcasts, for code outside a handler; handlers extract [`Broadcast`].
     pub fn broadcast(&self) -> Broadcast {
-        Broadcast::new_in(&self.0.streams)
+        Broadcast::new_in(&self.services().streams)
     }
 
     /// The fleet's tasks, for code outside a handler; handlers extract [`TaskQueue`]. Jobs: `App::register_task`.
     pub fn tasks(&self) -> TaskQueue {
-        TaskQueue::new_in(&self.0.streams)
+        TaskQueue::new_in(&self.services().streams)
     }
 
     /// A response of server-sent events from any source, until the source, the client or the worker ends it.
@@ -81,7 +82,7 @@ impl FleetHandle {
     /// A worker serves at most `broadcast.max_subscribers` of them, beside those of broadcasts; the response beyond that is
     /// 503.
     pub fn events(&self, source: impl SseSource) -> Response {
-        sse::respond_permitted(source, &self.0.streams)
+        sse::respond_permitted(source, &self.services().streams)
     }
 
     /// Runs CPU work off the event loop, a bounded number of jobs at once.
@@ -96,6 +97,6 @@ impl FleetHandle {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        self.0.worker.offload.run(work).await.map_err(Busy::new)
+        self.services().worker.offload.run(work).await.map_err(Busy::new)
     }
 }

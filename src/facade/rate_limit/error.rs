@@ -56,7 +56,7 @@ impl From<RequestError> for Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        self.to_request_error().to_problem().into_response()
+        self.to_request_error().into_response()
     }
 }
 

@@ -117,10 +117,11 @@ impl RateLimitLayer {
     /// No policy has this name.
     pub(crate) fn configured(services: &Arc<WorkerServices>, name: &str) -> Result<Self, UnknownPolicy> {
         let state = &services.state;
-        let policy = state.limiter.policies().find(name).map(|(number, _)| number);
-        if policy.is_none() && !state.policy_names.iter().any(|known| known == name) {
-            return Err(UnknownPolicy::new(name, &state.policy_names));
-        }
+        let policy = match state.configured_limit(name) {
+            ConfiguredLimit::Policy(number, _) => Some(number),
+            ConfiguredLimit::Disabled => None,
+            ConfiguredLimit::Absent => return Err(UnknownPolicy::new(name, &state.policy_names)),
+        };
         let source = LimitSource::Configured(name.into(), policy);
         let services = Arc::clone(services);
         Ok(Self { services, source, cost: None, is_deferred: false, on_denied: ProblemOnDenied })
@@ -190,7 +191,7 @@ impl<D> RateLimitLayer<D> {
         Self { is_deferred: true, ..self }
     }
 
-    /// Makes the response to a denied request. It gets the headers of the limits, unless it has them.
+    /// Makes the response to a denied request. It gets the headers of the limits, in place of any of these that it has.
     ///
     /// It makes the body, too, for a request that could not be decided, such as one without Redis under
     /// [`OnRedisDown::Closed`]: of a [`Denied`] without policies. The status, 503 or 500, and `Retry-After` are then those
@@ -257,7 +258,7 @@ impl<S, D: Clone> Layer<S> for RateLimitLayer<D> {
     type Service = RateLimitService<S, D>;
 
     fn layer(&self, inner: S) -> RateLimitService<S, D> {
-        RateLimitService { inner, layer: self.clone() }
+        RateLimitService { inner, layer: Arc::new(self.clone()) }
     }
 }
 
@@ -265,7 +266,7 @@ impl<S, D: Clone> Layer<S> for RateLimitLayer<D> {
 #[derive(Debug, Clone)]
 pub struct RateLimitService<S, D = ProblemOnDenied> {
     inner: S,
-    layer: RateLimitLayer<D>,
+    layer: Arc<RateLimitLayer<D>>,
 }
 
 impl<S, D, B, R> Service<Request<B>> for RateLimitService<S, D>
@@ -288,7 +289,7 @@ where
         let next = self.inner.clone();
         // The clone may not be ready yet; the one that was polled is.
         let mut inner = std::mem::replace(&mut self.inner, next);
-        let layer = self.layer.clone();
+        let layer = Arc::clone(&self.layer);
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
             let joined = RequestScope::find(&parts.extensions).map(|scope| Arc::clone(scope.state()));
@@ -313,12 +314,13 @@ where
 async fn refuse<R>(state: &RequestState, error: &RequestError, on_denied: &impl OnDenied<R>) -> Response<R> {
     let failure = state.lock().await.failure.take();
     match failure {
-        Some(failure) => respond(failure, on_denied),
+        Some(failure) => respond(state, failure, on_denied),
         None => on_denied.failed(error.to_problem()),
     }
 }
 
-fn respond<R>(failure: StateError, on_denied: &impl OnDenied<R>) -> Response<R> {
+fn respond<R>(state: &RequestState, failure: StateError, on_denied: &impl OnDenied<R>) -> Response<R> {
+    state.count_refusal(&failure);
     match failure {
         StateError::Denied(headers) => on_denied.denied(&Denied::new(headers.violated, headers.retry_after)),
         other => on_denied.failed(other.into_problem()),
@@ -333,7 +335,7 @@ async fn finish<R: 'static>(
 ) -> Response<R> {
     let mut inner = state.lock().await;
     let mut response = match inner.failure.take() {
-        Some(failure) => respond(failure, on_denied),
+        Some(failure) => respond(state, failure, on_denied),
         None => response,
     };
     if let Some(headers) = state.rate_limit_headers(&inner.limits) {

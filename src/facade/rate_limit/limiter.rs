@@ -84,9 +84,7 @@ impl RateLimiter {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done; a repetition is safe.
     pub async fn reset(&self, key: &str) -> Result<(), Error> {
-        if let Some(connection) = &self.services.standalone {
-            connection.ensure_started();
-        }
+        self.services.ensure_started();
         let reset = self.services.state.limiter.reset(&self.limit.redis_key(key)).await;
         reset.map(drop).map_err(|error| RequestError::Redis((&error).into()).into())
     }

@@ -21,6 +21,7 @@ use crate::request_state::auth::{ActiveSession as SessionRecord, UserLogin};
 use crate::sessions;
 use crate::sessions::cookie::CookieKeyring;
 use crate::sessions::user::{LoginDetails, USER_NAME_MAX, UserTag};
+use crate::units::since_1970;
 
 /// The user of the request's session, and the user's other sessions.
 ///
@@ -341,8 +342,4 @@ impl ActiveSession {
     pub fn is_current(&self) -> bool {
         self.0.current
     }
-}
-
-fn since_1970(ms: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
 }

@@ -8,8 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::response::Response;
-use http::Request;
-use http::request::Parts;
+use http::{Extensions, Request};
 use tower::{Layer, Service};
 use tower_sessions::Session;
 use tower_sessions::cookie::SameSite;
@@ -193,7 +192,7 @@ impl SessionLayer {
                 // Nothing outside a fleet reports how many sessions are active.
                 false,
             );
-            Arc::new(base.with_state(state.with_sessions(sessions, true)))
+            Arc::new(base.with_state(state.with_sessions(sessions)))
         })
     }
 }
@@ -229,8 +228,8 @@ pub struct SessionService<S> {
 }
 
 /// Whether the request has sessions already: of its fleet, or of a session layer outside of this one.
-fn has_sessions(parts: &Parts) -> bool {
-    RequestScope::find(&parts.extensions).is_some_and(|scope| scope.services.state.has_sessions)
+fn has_sessions(extensions: &Extensions) -> bool {
+    RequestScope::find(extensions).is_some_and(|scope| scope.services.state.has_sessions)
 }
 
 impl<S, B> Service<Request<B>> for SessionService<S>
@@ -251,12 +250,12 @@ where
         let next = self.inner.clone();
         // The clone may not be ready yet; the one that was polled is.
         let mut inner = std::mem::replace(&mut self.inner, next);
+        if has_sessions(request.extensions()) {
+            return Box::pin(inner.call(request));
+        }
         let services = Arc::clone(&self.services);
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
-            if has_sessions(&parts) {
-                return inner.call(Request::from_parts(parts, body)).await;
-            }
             let scope = RequestScope::begin(&services, &parts);
             if let Some(outer) = RequestScope::find(&parts.extensions) {
                 scope.state().take_over_limits(outer.state()).await;

@@ -1,13 +1,14 @@
 //! A task at one moment.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 
 use crate::facade::task::error::Error;
 use crate::tasks::{TaskId, TaskState, TaskStatus as TaskRecord};
+use crate::units::since_1970;
 
 /// A task as it is now; serialises to what [`TaskQueue::sse`](super::TaskQueue::sse) sends. Cheap to clone.
 ///
@@ -99,8 +100,4 @@ impl Serialize for TaskStatus {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(serializer)
     }
-}
-
-fn since_1970(ms: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
 }

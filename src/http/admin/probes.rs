@@ -43,8 +43,11 @@ pub(in crate::http) async fn readyz(Shared(admin): Shared<Arc<AdminServices>>) -
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, "unready", Some(reason)),
         None => redis_readiness(redis, ever_connected, &admin.redis.breaker_states()),
     };
-    let (code, status, reason) = match (status, admin.checks.degraded_reason().await) {
-        ("ready", Some(reason)) => (code, "degraded", Some(reason)),
+    let (code, status, reason) = match status {
+        "ready" => match admin.checks.degraded_reason().await {
+            Some(reason) => (code, "degraded", Some(reason)),
+            None => (code, status, reason),
+        },
         _ => (code, status, reason),
     };
     // This worker's own warnings are fresh; the others are those of the instance's last inspection.

@@ -1,9 +1,10 @@
 //! Counters that are not part of the request's first round trip.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::counters;
-use crate::counters::batched::{Approximate, IncrementRejected};
+use crate::counters::batched::{Approximate, BatchedCounters, IncrementRejected};
 use crate::counters::bounded::BoundedRequest;
 use crate::counters::commands::BoundedOutcome;
 use crate::counters::{CounterName, bounded, distinct};
@@ -12,13 +13,17 @@ use crate::http::request_state::state::RequestState;
 use crate::sys::clock;
 
 impl RequestState {
-    /// Adds to a batched counter: without a command, unless the worker's journal is full.
+    /// What batches additions, if they are batched.
     ///
     /// Without server-side code Redis could not know a batch again, and without a fleet no shared memory outlives this
     /// process, so there each addition is made at once.
+    fn batched(&self) -> Option<&Arc<BatchedCounters>> {
+        self.services.batched_counters.as_ref().filter(|_| !self.services.redis.is_plain())
+    }
+
+    /// Adds to a batched counter: without a command, unless the worker's journal is full.
     pub(crate) async fn add_batched(&self, name: &CounterName, by: i64) -> Result<(), RequestError> {
-        let batched = self.services.batched_counters.as_ref().filter(|_| !self.services.redis.is_plain());
-        let Some(batched) = batched else { return self.add_to_counter(name, by).await.map(|_| ()) };
+        let Some(batched) = self.batched() else { return self.add_to_counter(name, by).await.map(|_| ()) };
         match batched.add(name, by, now_ms()) {
             Ok(()) => Ok(()),
             Err(IncrementRejected::Overflow) => Err(RequestError::CounterOverflow),
@@ -33,8 +38,7 @@ impl RequestState {
 
     /// What Redis and this instance know of a batched counter; while Redis is away, what this worker knows.
     pub(crate) async fn batched_value(&self, name: &CounterName) -> Result<Approximate, RequestError> {
-        let batched = self.services.batched_counters.as_ref().filter(|_| !self.services.redis.is_plain());
-        let Some(batched) = batched else {
+        let Some(batched) = self.batched() else {
             let value = self.add_to_counter(name, 0).await?;
             return Ok(Approximate { value, staleness: Duration::ZERO });
         };

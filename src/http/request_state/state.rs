@@ -210,6 +210,13 @@ impl RequestState {
         self.inner.try_lock().ok()
     }
 
+    /// Counts a request that is refused for want of Redis.
+    pub(crate) fn count_refusal(&self, refusal: &StateError) {
+        if let StateError::Unavailable(_) | StateError::StorageFull = refusal {
+            self.services.worker.cell().count_unavailable();
+        }
+    }
+
     /// Whether it waits for Redis now: a call to Redis holds the guard until there is a reply.
     pub(crate) fn is_waiting_for_redis(&self) -> bool {
         self.inner.try_lock().is_err()

@@ -68,7 +68,7 @@ impl HttpService {
 
     /// Other routes with the state of this worker.
     pub fn with_routes(fleet: &FleetHandle, router: Router) -> Self {
-        Self::public(Arc::clone(&fleet.0), router, OuterLayers::default())
+        Self::public(Arc::clone(fleet.services()), router, OuterLayers::default())
     }
 
     pub(super) fn admin(worker: Arc<WorkerContext>, admin: Arc<AdminServices>, router: Router) -> Self {

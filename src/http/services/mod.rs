@@ -64,6 +64,13 @@ impl WorkerServices {
         }
     }
 
+    /// Begins to connect a program without a fleet, unless that has begun.
+    pub(crate) fn ensure_started(&self) {
+        if let Some(connection) = &self.standalone {
+            connection.ensure_started();
+        }
+    }
+
     /// The same over another state.
     pub(crate) fn with_state(&self, state: StateServices) -> Self {
         Self {

@@ -96,8 +96,8 @@ impl StateServices {
         }
     }
 
-    /// The same with these sessions, or with none.
-    pub(crate) fn with_sessions(&self, sessions: SessionServices, has_sessions: bool) -> Self {
+    /// The same with these sessions.
+    pub(crate) fn with_sessions(&self, sessions: SessionServices) -> Self {
         Self {
             worker: Arc::clone(&self.worker),
             redis: self.redis.clone(),
@@ -106,7 +106,7 @@ impl StateServices {
             policy_names: self.policy_names.clone(),
             build_mistakes: Arc::clone(&self.build_mistakes),
             sessions,
-            has_sessions,
+            has_sessions: true,
             batched_counters: self.batched_counters.clone(),
             view_increment: self.view_increment.clone(),
             idempotency_ttl: self.idempotency_ttl,

@@ -18,6 +18,9 @@ use crate::limiter::policy::{LimitPolicy, header_digest};
 /// Stands where a policy has a header's name; no header is called so.
 const OWN_KEY: &str = "(key)";
 
+/// Under a header that clients choose, one client may use so many times the limit under all values together.
+const CLIENT_FACTOR: u64 = 10;
+
 /// Whose requests are counted together.
 ///
 /// ```
@@ -103,6 +106,12 @@ impl Key {
         }
     }
 
+    /// How many times the limit one client may use under all values together, if the value is the client's choice: what a
+    /// program makes of a request is its own.
+    fn client_factor(&self) -> u64 {
+        if matches!(self.0, KeyKind::Header(_)) { CLIENT_FACTOR } else { 0 }
+    }
+
     /// What stands for the request, if it is neither its client nor its session.
     fn tag(&self, parts: &Parts) -> Option<String> {
         match &self.0 {
@@ -156,7 +165,7 @@ impl InCodeLimit {
         on_redis_down: OnRedisDown,
         prefix: &str,
     ) -> Self {
-        let limit = quota.to_limit(key.subject(), on_redis_down);
+        let limit = quota.to_limit(key.subject(), key.client_factor(), on_redis_down);
         let (policy, companion) = LimitPolicy::in_code(&policy_name(name), &limit, prefix);
         Self { policy, companion, key, is_disabled: false, is_cost_logged: AtomicBool::new(false) }
     }
@@ -263,6 +272,19 @@ mod tests {
         assert_eq!(policy_name("a b\"c;d\n"), "a-b-c-d-");
         assert_eq!(policy_name(""), "limit");
         assert_eq!(policy_name(&"x".repeat(99)).len(), 64);
+    }
+
+    #[test]
+    fn only_what_clients_choose_is_bounded_for_one_client() {
+        let is_bounded = |key: Key| {
+            let quota = LimitQuota::per_second(1);
+            InCodeLimit::new("site", quota, key, OnRedisDown::Open, "test").companion.is_some()
+        };
+        let header = Key::header(HeaderName::from_static("x-api-key"));
+        assert_eq!((header.client_factor(), is_bounded(header)), (CLIENT_FACTOR, true));
+        for key in [Key::by(|_| None), Key::client_ip(), Key::user(), Key::session(), Key::global()] {
+            assert_eq!((key.client_factor(), is_bounded(key.clone())), (0, false), "{key:?}");
+        }
     }
 
     #[test]

@@ -16,9 +16,6 @@ const CONCURRENT_MAX: u64 = 100_000;
 /// Longest period: arrival times of a longer one are not exact in Redis.
 const PERIOD_MAX: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 
-/// Under a header that clients choose, one client may use so many times the limit under all values together.
-const CLIENT_FACTOR: u64 = 10;
-
 /// How much is allowed: so many requests in a time, or at the same time.
 ///
 /// Numbers are taken from 1 to 1,000,000 requests, or to 100,000 at the same time, and times from 1 s to 31 days; what is
@@ -74,7 +71,14 @@ impl LimitQuota {
     }
 
     /// As a policy that nothing but a layer applies.
-    pub(crate) fn to_limit(self, subject: SubjectKind, on_redis_down: OnRedisDown) -> LimitConfig {
+    ///
+    /// `client_factor`: how many times the limit one client may use under all values together; 0: no bound of its own.
+    pub(crate) fn to_limit(
+        self,
+        subject: SubjectKind,
+        client_factor: u64,
+        on_redis_down: OnRedisDown,
+    ) -> LimitConfig {
         let kind = match self.period {
             None => LimitKind::Concurrency {
                 max: self.requests.clamp(1, CONCURRENT_MAX),
@@ -88,8 +92,6 @@ impl LimitQuota {
                 LimitKind::Rate { rate: Rate { count, period }, burst, prefetch: PrefetchMode::Auto }
             }
         };
-        // What a route or an application makes of a request is its own; what a client sends is the client's choice.
-        let is_clients_choice = matches!(&subject, SubjectKind::Header(name) if !name.starts_with('('));
         LimitConfig {
             subject,
             kind,
@@ -99,7 +101,7 @@ impl LimitQuota {
             enforcement: Enforcement::Enforced,
             on_redis_down,
             on_redis_full: OnRedisFull::Open,
-            client_factor: if is_clients_choice { CLIENT_FACTOR } else { 0 },
+            client_factor,
         }
     }
 }
@@ -110,7 +112,7 @@ mod tests {
     use super::*;
 
     fn kind(quota: Quota) -> LimitKind {
-        quota.to_limit(SubjectKind::Global, OnRedisDown::Local).kind
+        quota.to_limit(SubjectKind::Global, 0, OnRedisDown::Local).kind
     }
 
     #[test]
@@ -132,14 +134,5 @@ mod tests {
         };
         assert_eq!((rate.count, rate.period, burst), (1, Duration::from_secs(1), 1));
         assert!(matches!(kind(Quota::concurrent(0)), LimitKind::Concurrency { max: 1, .. }));
-    }
-
-    #[test]
-    fn only_what_clients_choose_is_bounded_for_one_client() {
-        let factor = |subject: &str| {
-            let subject = SubjectKind::Header(subject.to_owned());
-            Quota::per_second(1).to_limit(subject, OnRedisDown::Open).client_factor
-        };
-        assert_eq!((factor("x-api-key"), factor("(key)")), (CLIENT_FACTOR, 0));
     }
 }

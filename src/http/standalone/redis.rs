@@ -262,9 +262,7 @@ impl RedisBuilder {
         let client = StateClient::new(RedisClient::new(&config.redis, &url, CLIENT_NAME)?);
         let services = standalone_services(config, client)
             .map_err(|error| invalid(format!("the operating system has no random bytes: {error}")))?;
-        if let Some(connection) = &services.standalone {
-            connection.ensure_started();
-        }
+        services.ensure_started();
         Ok(Redis { services: Arc::new(services) })
     }
 

@@ -29,9 +29,7 @@ impl StateHandle {
 
 /// A state under no policy, of no client and without a session.
 pub(crate) fn detached(services: &Arc<WorkerServices>) -> Arc<RequestState> {
-    if let Some(connection) = &services.standalone {
-        connection.ensure_started();
-    }
+    services.ensure_started();
     let (parts, ()) = Request::new(()).into_parts();
     Arc::new(RequestState::standalone(Arc::clone(&services.state), None, &parts))
 }

@@ -1,6 +1,6 @@
 //! Whom to believe about a client's address, outside a fleet.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -13,6 +13,7 @@ use http::{Request, Response};
 use ipnet::IpNet;
 use tower::{Layer, Service};
 
+use crate::config;
 use crate::config::settings::{ForwardedHeader, ProxyConfig};
 use crate::http::error::RequestError;
 use crate::http::real_ip::{self, ClientInfo};
@@ -55,23 +56,15 @@ impl TrustedProxies {
     /// # Errors
     /// [`InvalidNetwork`].
     pub fn new<I: IntoIterator<Item: AsRef<str>>>(networks: I) -> Result<Self, InvalidNetwork> {
-        let trusted: Result<Vec<IpNet>, _> =
+        let trusted: Result<_, _> =
             networks.into_iter().map(|network| parse_network(network.as_ref())).collect();
         Ok(Self(Arc::new(ProxyConfig { trusted: trusted?, header: ForwardedHeader::XForwardedFor })))
     }
 
     /// A proxy on this host.
     pub fn loopback() -> Self {
-        let trusted = vec![
-            IpNet::from(IpAddr::from([127, 0, 0, 1])),
-            IpNet::from(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])),
-        ];
-        let trusted = trusted.into_iter().map(|net| match net {
-            // The whole of 127.0.0.0/8 is this host.
-            IpNet::V4(v4) => ipnet::Ipv4Net::new(v4.addr(), 8).map_or(net, IpNet::V4),
-            IpNet::V6(_) => net,
-        });
-        Self(Arc::new(ProxyConfig { trusted: trusted.collect(), header: ForwardedHeader::XForwardedFor }))
+        let trusted = ["127.0.0.0/8", "::1"].into_iter().filter_map(config::parse_network).collect();
+        Self(Arc::new(ProxyConfig { trusted, header: ForwardedHeader::XForwardedFor }))
     }
 
     /// The one header that they set; the other one means nothing.
@@ -82,9 +75,7 @@ impl TrustedProxies {
 }
 
 fn parse_network(text: &str) -> Result<IpNet, InvalidNetwork> {
-    let trimmed = text.trim();
-    let network = trimmed.parse::<IpNet>().or_else(|_| trimmed.parse::<IpAddr>().map(IpNet::from));
-    network.map_err(|_| InvalidNetwork { network: text.to_owned() })
+    config::parse_network(text.trim()).ok_or_else(|| InvalidNetwork { network: text.to_owned() })
 }
 
 /// The client of a request outside a fleet; none: the server did not tell the peer's address.

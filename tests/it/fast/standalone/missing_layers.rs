@@ -5,6 +5,7 @@ use axum::{Extension, Router};
 use regatta::counter::Counters;
 use regatta::rate_limit::{Key, Quota, RateLimitLayer};
 use regatta::session::{AuthSession, PageView, SessionFields, SessionLayer};
+use regatta::ws::WebSocketUpgrade;
 use regatta::{ClientIp, FleetHandle, Redis, TrustedProxies, Worker};
 
 use crate::fast::standalone::program::Program;
@@ -14,6 +15,7 @@ async fn fields(_: SessionFields) {}
 async fn view(_: PageView) {}
 async fn auth(_: AuthSession) {}
 async fn worker(_: Worker, _: FleetHandle) {}
+async fn socket(_: WebSocketUpgrade) {}
 async fn client(ClientIp(address): ClientIp) -> String {
     address.to_string()
 }
@@ -25,6 +27,7 @@ fn routes() -> Router {
         .route("/view", get(view))
         .route("/auth", get(auth))
         .route("/worker", get(worker))
+        .route("/socket", get(socket))
         .route("/client", get(client))
 }
 
@@ -43,7 +46,7 @@ fn is_told(program: &Program, target: &str, layer: &str) {
 #[test]
 fn without_any_layer_the_answer_names_those_that_help() {
     let program = Program::serve(async || routes());
-    for target in ["/counters", "/fields", "/view", "/auth"] {
+    for target in ["/counters", "/fields", "/view", "/auth", "/socket"] {
         is_told(&program, target, "axum::Extension(redis)");
     }
     assert_eq!(program.get("/client").text(), "127.0.0.1");
