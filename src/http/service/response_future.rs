@@ -141,7 +141,7 @@ impl RequestGuard {
         let status = response.status().as_u16();
         let bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
         worker.cell().count_request_finished(status, bytes, latency_us);
-        // Looked up by the macro, where somebody reads the line: otherwise each request pays for it.
+        // Looked up by the macro, where a line is written: otherwise each request pays for it.
         tracing::debug!(
             request_id = ?response.headers().get(X_REQUEST_ID),
             status,

@@ -14,6 +14,9 @@ use tempfile::TempDir;
 use crate::support::client::{Connection, Request};
 use crate::support::wait;
 
+/// How often a driver is started before the test fails.
+const STARTS: usize = 10;
+
 /// A headless Chromium with a profile of its own.
 pub(crate) struct Browser {
     driver: Child,
@@ -25,14 +28,7 @@ pub(crate) struct Browser {
 impl Browser {
     pub(crate) fn open(width: u32, height: u32) -> Self {
         let profile = TempDir::with_prefix("browser").unwrap();
-        let mut driver = Command::new("chromedriver");
-        driver.arg("--port=0").env("HOME", profile.path()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut driver = driver.spawn().expect("chromedriver is installed (`make test` does it)");
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = lines.find_map(|line| {
-            line.ok()?.split("successfully on port ").nth(1)?.trim_end_matches('.').parse().ok()
-        });
-        let address = SocketAddr::from(([127, 0, 0, 1], port.expect("chromedriver says its port")));
+        let (driver, address) = start_driver(profile.path());
         let mut browser = Self { driver, address, session: String::new(), _profile: profile };
         let profile = format!("--user-data-dir={}", browser._profile.path().display());
         let size = format!("--window-size={width},{height}");
@@ -119,6 +115,26 @@ impl Browser {
     pub(crate) fn until(&self, what: &str, script: &str) {
         wait::until(what, wait::LONG, || self.run(&format!("return {script}")) == true);
     }
+}
+
+/// Starts chromedriver, which takes a free port of IPv6 and wants the same one of IPv4: it ends where that one is
+/// taken, as happens among thousands of connections, so it is started anew.
+fn start_driver(home: &Path) -> (Child, SocketAddr) {
+    let mut said = Vec::new();
+    for _ in 0..STARTS {
+        let mut command = Command::new("chromedriver");
+        command.arg("--port=0").env("HOME", home).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut driver = command.spawn().expect("chromedriver is installed (`make test` does it)");
+        for line in BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok) {
+            let port = line.split("successfully on port ").nth(1);
+            if let Some(port) = port.and_then(|port| port.trim_end_matches('.').parse::<u16>().ok()) {
+                return (driver, SocketAddr::from(([127, 0, 0, 1], port)));
+            }
+            said.push(line);
+        }
+        driver.wait().unwrap();
+    }
+    panic!("chromedriver says no port in {STARTS} starts: {said:#?}");
 }
 
 impl Drop for Browser {
