@@ -98,7 +98,7 @@ fmt: ## is everything formatted?
 clippy: ## lints, none allowed: everything, no feature, each feature alone
 	@$(CARGO) clippy --locked --all-targets -- -D warnings
 	@$(CARGO) clippy --locked --lib --bins $(DEMO) -- -D warnings
-	@for features in '' cli tls top dashboard test full; do \
+	@for features in '' fleet cli tls top dashboard test full; do \
 	  $(CARGO) clippy --locked --lib --no-default-features --features "$$features" -- -D warnings || exit 1; done
 
 .PHONY: docs

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::HAS_DASHBOARD;
 use crate::config::error::{ConfigError, SettingOrigin};
 use crate::config::inputs::ConfigInputs;
 use crate::config::redis_url::{RedisAddress, RedisTopology};
@@ -155,7 +156,7 @@ fn refuse_missing_dashboard(given: &GivenSettings, dashboard: &DashboardConfig) 
 }
 
 fn check_dashboard(given: &GivenSettings, dashboard: &DashboardConfig) -> Result<(), ConfigError> {
-    if !cfg!(feature = "dashboard") {
+    if !HAS_DASHBOARD {
         return refuse_missing_dashboard(given, dashboard);
     }
     match (&dashboard.token, &dashboard.token_file) {

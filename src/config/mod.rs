@@ -32,6 +32,9 @@ pub use value::address::parse_network;
 pub use value::basic::DURATION_MAX;
 pub use value::bounds::RECONNECT_WAIT_MAX;
 
+/// Whether the program has the operators' page.
+const HAS_DASHBOARD: bool = cfg!(feature = "dashboard");
+
 /// Reads every source and checks every value.
 ///
 /// # Errors
