@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::config::HAS_DASHBOARD;
 use crate::config::error::{ConfigError, SettingOrigin};
 use crate::config::inputs::ConfigInputs;
 use crate::config::redis_url::{RedisAddress, RedisTopology};
@@ -63,7 +62,6 @@ pub(super) fn check_consistency(given: &GivenSettings, config: &Config) -> Resul
     }
     check_workers(given, &config.workers)?;
     check_redis_credentials(given, &config.redis)?;
-    check_dashboard(given, &config.dashboard)?;
     if config.session.idle > config.session.absolute {
         return Err(given.contradiction("session.idle", "session.absolute is shorter".into()));
     }
@@ -155,8 +153,16 @@ fn refuse_missing_dashboard(given: &GivenSettings, dashboard: &DashboardConfig) 
     }
 }
 
-fn check_dashboard(given: &GivenSettings, dashboard: &DashboardConfig) -> Result<(), ConfigError> {
-    if !HAS_DASHBOARD {
+/// What the settings of the operators' page contradict: each other, or that the program has no such page.
+///
+/// # Errors
+/// [`ConfigError::Contradiction`].
+pub(super) fn check_dashboard(
+    given: &GivenSettings,
+    dashboard: &DashboardConfig,
+    is_built_in: bool,
+) -> Result<(), ConfigError> {
+    if !is_built_in {
         return refuse_missing_dashboard(given, dashboard);
     }
     match (&dashboard.token, &dashboard.token_file) {

@@ -32,9 +32,6 @@ pub use value::address::parse_network;
 pub use value::basic::DURATION_MAX;
 pub use value::bounds::RECONNECT_WAIT_MAX;
 
-/// Whether the program has the operators' page.
-const HAS_DASHBOARD: bool = cfg!(feature = "dashboard");
-
 /// Reads every source and checks every value.
 ///
 /// # Errors
@@ -44,6 +41,7 @@ pub fn load(inputs: &ConfigInputs) -> Result<Config, ConfigError> {
     let config = Config::read(&given)?;
     checks::check_folder_variables(inputs, &given)?;
     checks::check_consistency(&given, &config)?;
+    checks::check_dashboard(&given, &config.dashboard, cfg!(feature = "dashboard"))?;
     Ok(config)
 }
 
