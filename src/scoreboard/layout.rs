@@ -114,8 +114,10 @@ shared_layout! {
         pub(super) shedding: AtomicU64,
         /// Whether it takes connections that other workers transfer.
         pub(super) accepts_transfers: AtomicU64,
+        /// Until when the application's checks are to be reported, milliseconds of the monotonic clock.
+        pub(super) checks_until_ms: AtomicU64,
         /// Zero.
-        _reserved: [AtomicU64; 3],
+        _reserved: [AtomicU64; 2],
     }
 }
 

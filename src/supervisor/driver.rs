@@ -127,6 +127,16 @@ impl<'a> Supervisor<'a> {
         self.execute(effects);
     }
 
+    /// Has the checks of a rollout's first worker reported, and ends the rollout for them; until when that worker is held.
+    pub(super) fn judge_checks(&mut self, now: Duration) -> Option<Duration> {
+        if self.lifecycle.desired_state != DesiredState::Running {
+            return None;
+        }
+        let (held_until, effect) = self.slots.judge_checks(&self.slot_context(now));
+        self.execute(effect);
+        held_until
+    }
+
     /// Does one thing of the plan; an outcome ends the loop.
     pub(super) fn apply_action(&mut self, action: SlotAction, now: Duration) -> Option<SupervisorExit> {
         match action {

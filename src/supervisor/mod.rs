@@ -194,6 +194,7 @@ impl<'a> Supervisor<'a> {
             // READY may have come while this process was suspended: it counts before any deadline does.
             self.read_status_pipes(clock::monotonic());
             let now = clock::monotonic();
+            let canary_held_until = self.judge_checks(now);
             // A rollout that fails with its program is the old program's to end.
             self.exec_previous_program();
             let followed = [
@@ -206,7 +207,7 @@ impl<'a> Supervisor<'a> {
             self.report_progress(now);
             let monitor_at = self.monitor_workers(now);
             let resized = self.resize();
-            let plan = self.make_plan(now);
+            let plan = self.make_plan(canary_held_until, now);
             let acted = resized || !plan.actions.is_empty();
             for action in plan.actions {
                 if let Some(outcome) = self.apply_action(action, now) {
@@ -239,7 +240,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn make_plan(&self, now: Duration) -> Plan {
+    fn make_plan(&self, canary_held_until: Option<Duration>, now: Duration) -> Plan {
         let view = PlanInput {
             desired_state: self.lifecycle.desired_state,
             slots: &self.slots.entries,
@@ -249,6 +250,7 @@ impl<'a> Supervisor<'a> {
             canary_slot: self.deployment.canary_slot(&self.slots.entries),
             ever_ready: self.slots.ever_ready,
             canary_period: self.settings.canary_period,
+            canary_held_until,
             drain_timeout: self.settings.drain_timeout,
             max_draining_workers: self.settings.max_draining_workers,
         };

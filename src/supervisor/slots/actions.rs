@@ -11,6 +11,7 @@ use crate::scoreboard::cell::{CellState, DrainOrder};
 use crate::supervisor::effects::{Effect, event_now};
 use crate::supervisor::slots::backoff::WorkerDeath;
 use crate::supervisor::slots::context::SlotContext;
+use crate::supervisor::slots::health::request_checks;
 use crate::supervisor::slots::plan::{DesiredState, KillReason, SlotAction};
 use crate::supervisor::slots::slot::{SlotListening, WorkerHandle, WorkerPhase};
 use crate::supervisor::slots::spawn::SpawnRequest;
@@ -150,6 +151,7 @@ impl SlotTable {
         spawned: io::Result<(Pid, OwnedFd)>,
         fleet: &SlotContext<'_>,
     ) -> Vec<Effect> {
+        let is_first = self.is_first_of_rollout(index, generation, fleet);
         let slot = &mut self.entries[index];
         let row = fleet.scoreboard.cell(index, cell);
         let mut effects = Vec::new();
@@ -167,6 +169,10 @@ impl SlotTable {
                 slot.backoff_until = None;
                 self.status_pipes.insert(pid, StatusPipe::new(File::from(pipe)));
                 row.set_pid(pid.as_raw().unsigned_abs());
+                if is_first {
+                    // Set before it is READY, so that it checks at once.
+                    request_checks(row, deadline);
+                }
                 tracing::info!(slot = index, pid = pid.as_raw(), generation, "worker started");
                 let what = format!("is started, generation {generation}");
                 effects.push(self.worker_event(EventKind::WorkerStarted, (index, pid), None, &what));

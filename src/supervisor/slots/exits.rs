@@ -226,6 +226,7 @@ impl SlotTable {
                 "failing" => effects.extend(self.on_failing(worker, fleet)),
                 "closed" => effects.extend(self.on_queue_drained(worker)),
                 backtrace::END_LINE => self.log_backtrace(worker),
+                other if self.receive_checks(pid, other, fleet) => {}
                 other => match (other.strip_prefix("failed "), other.strip_prefix(backtrace::FRAME_PREFIX)) {
                     (Some(reason), _) => return Some(reason.to_owned()),
                     (None, Some(frame)) => {
@@ -238,6 +239,11 @@ impl SlotTable {
             }
         }
         None
+    }
+
+    /// Takes what a worker says of the application's checks; whether the line is that.
+    fn receive_checks(&mut self, pid: Pid, line: &str, fleet: &SlotContext<'_>) -> bool {
+        self.status_pipes.get_mut(&pid).is_some_and(|pipe| pipe.checks.receive(line, fleet.now))
     }
 
     fn on_ready(&mut self, (slot, pid): (usize, Pid), fleet: &SlotContext<'_>) -> Option<Effect> {

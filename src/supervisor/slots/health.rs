@@ -3,16 +3,24 @@
 use std::time::Duration;
 
 use crate::control::event_kind::EventKind;
-use crate::scoreboard::cell::CellState;
+use crate::scoreboard::cell::{CellState, WorkerCell};
 use crate::scoreboard::{ExitReason, Scoreboard};
+use crate::supervisor::deployment::rollout::Rollout;
 use crate::supervisor::effects::Effect;
 use crate::supervisor::monitor::autoscaler::{LoadSample, WorkerLoad};
 use crate::supervisor::monitor::hang::{HangSample, Stall, StallKind};
 use crate::supervisor::monitor::recycling::RecycleCause;
 use crate::supervisor::monitor::{ServingWorker, hang};
+use crate::supervisor::slots::checks::{CheckVerdict, REPORT_TIMEOUT};
 use crate::supervisor::slots::context::SlotContext;
 use crate::supervisor::slots::slot::{SlotListening, WorkerHandle, WorkerPhase};
 use crate::supervisor::slots::table::SlotTable;
+
+/// Has a worker report the application's checks until some time after this.
+pub(super) fn request_checks(cell: WorkerCell<'_>, from: Duration) {
+    let until = from + 2 * REPORT_TIMEOUT;
+    cell.request_checks(u64::try_from(until.as_millis()).unwrap_or(u64::MAX));
+}
 
 impl SlotTable {
     /// Whether any worker is known to hang.
@@ -131,6 +139,64 @@ impl SlotTable {
         }
         tracing::info!(slot, pid = pid.as_raw(), "worker recovered");
         Some(self.worker_event(EventKind::WorkerRecovered, (slot, pid), None, "has recovered"))
+    }
+
+    /// Whether a worker of this slot and generation is the first of a rollout.
+    pub(super) fn is_first_of_rollout(&self, slot: usize, generation: u64, fleet: &SlotContext<'_>) -> bool {
+        let first =
+            |rollout: &Rollout| rollout.to == generation && rollout.canary_slot(&self.entries) == Some(slot);
+        fleet.rolling_out.as_ref().is_some_and(first)
+    }
+
+    /// Has the first worker of a rollout, and one of the old generation, report the application's checks: until when the
+    /// first one is held by them, or what ends the rollout.
+    pub(in crate::supervisor) fn judge_checks(
+        &mut self,
+        fleet: &SlotContext<'_>,
+    ) -> (Option<Duration>, Option<Effect>) {
+        let none = (None, None);
+        let Some(rollout) = fleet.rolling_out.as_ref().filter(|_| !fleet.settings.canary_period.is_zero())
+        else {
+            return none;
+        };
+        let Some(slot) = rollout.canary_slot(&self.entries) else { return none };
+        let ready = |slot: usize, generation: u64| {
+            let serves = |worker: &&WorkerHandle| worker.generation == generation && worker.is_ready();
+            self.entries[slot].workers.iter().rev().find(serves).map(|worker| (slot, worker))
+        };
+        let Some((_, &WorkerHandle { pid, cell, phase: WorkerPhase::Ready { since }, .. })) =
+            ready(slot, rollout.to)
+        else {
+            return none;
+        };
+        let others = std::iter::once(slot).chain(0..self.entries.len());
+        let old = others.into_iter().find_map(|slot| ready(slot, rollout.from));
+        request_checks(fleet.scoreboard.cell(slot, cell), fleet.now);
+        if let Some((slot, old)) = old {
+            request_checks(fleet.scoreboard.cell(slot, old.cell), fleet.now);
+        }
+        let reported = |pid| self.status_pipes.get(&pid).map(|pipe| &pipe.checks);
+        let Some(new) = reported(pid) else { return none };
+        match new.judge(old.and_then(|(_, old)| reported(old.pid)), since, fleet.now) {
+            CheckVerdict::Undecided(until) => (Some(until), None),
+            CheckVerdict::Failed(cause) => {
+                let reason = format!("the new worker in slot {slot} failed: {cause}");
+                (None, Some(Effect::RollBack(reason)))
+            }
+            CheckVerdict::Passed(failures) => {
+                if !failures.is_empty()
+                    && self.status_pipes.get_mut(&pid).is_some_and(|pipe| pipe.checks.explain())
+                {
+                    let failures = failures.join("; ");
+                    tracing::warn!(
+                        slot,
+                        failures,
+                        "checks fail in the new worker, the rollout goes on: {failures}"
+                    );
+                }
+                none
+            }
+        }
     }
 
     /// It has done enough, or holds too much: a successor takes its slot.

@@ -6,6 +6,7 @@
 
 mod actions;
 pub mod backoff;
+pub(in crate::supervisor) mod checks;
 pub(in crate::supervisor) mod context;
 pub(in crate::supervisor) mod exits;
 mod health;

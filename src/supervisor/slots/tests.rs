@@ -15,6 +15,7 @@ use crate::supervisor::deployment::rollout::{DeploymentKind, Rollout};
 use crate::supervisor::effects::Effect;
 use crate::supervisor::monitor::hang::{Stall, StallKind};
 use crate::supervisor::settings::SupervisorSettings;
+use crate::supervisor::slots::checks::REPORT_TIMEOUT;
 use crate::supervisor::slots::context::SlotContext;
 use crate::supervisor::slots::exits::ExitReport;
 use crate::supervisor::slots::plan::{DesiredState, KillReason, SlotAction};
@@ -63,8 +64,7 @@ fn with_worker(table: &mut SlotTable, generation: u64, phase: WorkerPhase) -> (u
 }
 
 fn says(table: &mut SlotTable, (_, pid): (usize, Pid), text: &str) {
-    let pipe = StatusPipe { pipe: None, text: text.into(), frames: String::new() };
-    table.status_pipes.insert(pid, pipe);
+    table.status_pipes.insert(pid, StatusPipe::restore(None, text.into()));
 }
 
 fn killed() -> ExitReport {
@@ -242,4 +242,27 @@ fn a_stopped_worker_of_a_young_generation_is_asked_for_no_backtrace_and_condemns
     let stall = Stall { silent: CANARY_PERIOD, kind: StallKind::Stopped, queued_connections: 0 };
     let effects = table.on_hang(&seen, stall, &rolling_out(&scoreboard));
     assert_eq!(names(&effects), [EventKind::WorkerHung.name(), "RollBack"]);
+}
+
+#[test]
+fn a_first_worker_whose_check_fails_while_the_old_one_passes_it_ends_the_rollout() {
+    let (mut table, scoreboard) = table();
+    let old = with_worker(&mut table, 1, WorkerPhase::Ready { since: Duration::ZERO });
+    let new = with_worker(&mut table, 2, WorkerPhase::Ready { since: NOW });
+    says(&mut table, new, "checks\n");
+    table.read_status_pipes(&rolling_out(&scoreboard));
+    let held = table.judge_checks(&rolling_out(&scoreboard));
+    assert_eq!(held, (Some(NOW + REPORT_TIMEOUT), None));
+    let now_ms = u64::try_from(NOW.as_millis()).unwrap();
+    assert!((0..2).all(|cell| scoreboard.cell(0, cell).are_checks_requested(now_ms)), "both are asked");
+    let failure = r#"check {"name":"mast","failure":"check \"mast\" fails: it sways"}"#;
+    table.status_pipes.get_mut(&new.1).unwrap().text = format!("{failure}\nchecked\n");
+    table.read_status_pipes(&rolling_out(&scoreboard));
+    assert!(table.judge_checks(&rolling_out(&scoreboard)).0.is_some(), "the old one is waited for");
+    says(&mut table, old, "check {\"name\":\"mast\"}\nchecked\n");
+    let later = SlotContext { now: NOW + CANARY_PERIOD, ..rolling_out(&scoreboard) };
+    table.read_status_pipes(&later);
+    let reason = "the new worker in slot 0 failed: check \"mast\" fails: it sways; the old worker passes it";
+    assert_eq!(table.judge_checks(&later), (None, Some(Effect::RollBack(reason.into()))));
+    assert_eq!(table.judge_checks(&running(&scoreboard)), (None, None), "no rollout, no checks");
 }

@@ -9,6 +9,7 @@ use std::{fs, thread};
 use nix::sys::signal::Signal;
 
 use crate::support::client::{Connection, Request};
+use crate::support::faulty_fleet::Scene;
 use crate::support::fleet::{TestFleet, TestFleetBuilder, field};
 use crate::support::redis::TestRedis;
 use crate::support::{process, wait};
@@ -68,6 +69,62 @@ fn a_reload_to_an_application_that_fails_or_hangs_is_rolled_back() {
         });
         wait::until("the old workers serve on", wait::LONG, || fleet.workers() == workers);
     }
+}
+
+/// A fleet whose application has checks, all of which pass.
+fn checked() -> Scene {
+    Scene::start_as(2, |plan| {
+        fs::write(plan.setting("FAULTY_FILE"), "mast").unwrap();
+        plan
+    })
+}
+
+#[test]
+fn a_reload_whose_first_worker_fails_a_check_that_the_old_one_passes_is_rolled_back() {
+    let scene = checked();
+    let workers = scene.fleet.workers();
+    let ways = [
+        ("mast gone", r#"check "mast" fails: it is gone; the old worker passes it"#),
+        ("mast sways", r#"check "mast" fails: it took longer than 1 s; the old worker passes it"#),
+        ("mast snaps", r#"check "mast" fails: it panicked: it has snapped; the old worker passes it"#),
+        ("mast torn", r#"check "sail" fails: it is torn; the old worker passes it"#),
+    ];
+    for (how, reason) in ways {
+        fs::write(&scene.faults, how).unwrap();
+        let said = scene.expect(&["reload"], 1, reason);
+        assert!(said.contains("reload rolled back: the new worker in slot 0 failed: check"), "{said}");
+        wait::until("the old workers serve on", wait::LONG, || scene.fleet.workers() == workers);
+    }
+    fs::write(&scene.faults, "mast").unwrap();
+    scene.expect(&["reload"], 0, "reload done");
+}
+
+#[test]
+fn a_check_that_fails_in_the_old_worker_too_or_is_new_does_not_hold_up_a_reload() {
+    let scene = checked();
+    fs::write(&scene.faults, "mast storm").unwrap();
+    wait::until("the check fails", wait::LONG, || scene.fleet.operator("/readyz").status == 503);
+    scene.expect(&["reload"], 0, "reload done");
+    assert_eq!(scene.fleet.log_lines("checks fail in the new worker").len(), 1);
+    assert_eq!(scene.fleet.get("/hello").status, 200, "it serves all the same");
+    // Without checks, and to one whose checks nothing is known of.
+    fs::write(&scene.faults, "").unwrap();
+    scene.expect(&["reload"], 0, "reload done");
+    fs::write(&scene.faults, "mast gone").unwrap();
+    scene.expect(&["reload"], 0, "reload done");
+    assert_eq!(scene.fleet.operator("/readyz").status, 503);
+}
+
+#[test]
+fn a_health_check_that_fails_is_degraded_and_named() {
+    let scene = Scene::start_as(1, |plan| {
+        fs::write(plan.setting("FAULTY_FILE"), "mast torn").unwrap();
+        plan
+    });
+    wait::until("it is degraded", wait::LONG, || {
+        let answer = scene.fleet.operator("/readyz");
+        answer.status == 200 && answer.text().contains("degraded") && answer.text().contains("it is torn")
+    });
 }
 
 #[test]
