@@ -3,7 +3,7 @@
 //! `FAULTY_FILE` names a file that lists the slots whose workers panic while they build their application, or says `all`;
 //! it is read anew by each worker, so that a fault can be mended while the fleet runs. `late` has workers die a second
 //! after they began, `never` has them never begin; `error` has the application return one, `hang` wait for ever, `bell` has
-//! its background work panic. `mast` gives it two checks: at `gone` one fails, at `sways` it hangs, at `snaps` it panics, at
+//! its background work panic; `crew` has hooks panic and overstay. `mast` gives it two checks: at `gone` one fails, at `sways` it hangs, at `snaps` it panics, at
 //! `torn` the other one, of its health, fails; `storm`, which is read at each check, fails the first one in every worker. `FAULTY_THREAD` makes it start a thread before the fleet, which a program that forks must not. Its tasks sleep, or end in every way there is.
 
 use std::convert::Infallible;
@@ -55,6 +55,7 @@ async fn app(cx: AppContext, failing: String, file: Option<String>) -> Result<Ap
         std::future::pending::<()>().await;
     }
     let app = register(App::new(routes().with_state(fleet.clone())));
+    let app = if failing.contains("crew") { mutinous(app) } else { app };
     let app = if failing.contains("mast") { check(app, &failing, file) } else { app };
     Ok(match failing.contains("bell") {
         true => app.background("bell", |_| async { panic!("the bell has fallen") }),
@@ -83,6 +84,18 @@ fn check(app: App, failing: &str, file: Option<String>) -> App {
     .health_check("sail", move || async move { if torn { Err("it is torn") } else { Ok(()) } })
 }
 
+/// Hooks of every kind, of which one panics or never ends.
+fn mutinous(app: App) -> App {
+    let for_ever = std::future::pending::<()>;
+    app.on_ready(async { panic!("no wind") })
+        .on_drain(for_ever())
+        .on_drain(async { tracing::info!("hook: drain") })
+        .on_exit(async { tracing::info!("hook: exit, never begun") })
+        .on_exit(for_ever())
+        .on_exit(async { tracing::info!("hook: exit, second") })
+        .on_exit(async { panic!("no harbour") })
+}
+
 /// An error with a source.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot leave")]
@@ -100,6 +113,7 @@ fn routes() -> Router<FleetHandle> {
         .route("/held", get(move || async move { held.load(Ordering::Relaxed).to_string() }))
         .route("/panic", get(overboard).post(overboard))
         .route("/orphan", get(orphan))
+        .route("/later/{millis}", post(later))
         .route("/block/{millis}", get(block))
         .route("/spin/{millis}", get(spin))
         .route("/leak/{mib}", get(leak))
@@ -170,6 +184,15 @@ async fn who(account: AuthSession) -> String {
 
 async fn overboard() -> &'static str {
     panic!("man overboard")
+}
+
+/// Leaves work behind that takes this long.
+async fn later(fleet: FleetHandle, Path(millis): Path<u64>) -> &'static str {
+    fleet.spawn(async move {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        tracing::info!("what was left for later is done");
+    });
+    "later\n"
 }
 
 /// Leaves a grandchild behind whose parent is gone at once; answers with its pid.

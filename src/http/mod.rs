@@ -33,6 +33,7 @@ pub mod same_origin;
 pub mod security;
 pub mod service;
 pub(crate) mod services;
+mod spawned_work;
 pub mod standalone;
 pub mod streams;
 mod untrusted_proxy;

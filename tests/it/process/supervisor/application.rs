@@ -193,6 +193,44 @@ fn hooks_run_in_their_order_at_a_stop() {
 }
 
 #[test]
+fn a_hook_that_panics_or_overstays_is_named_and_holds_up_no_stop() {
+    let redis = TestRedis::start();
+    let plan = faulty(&redis, "crew").workers(1).set("REGATTA_DRAIN__TIMEOUT", "1s");
+    let mut fleet = plan.set("REGATTA_DRAIN__EXIT", "500ms").start();
+    wait::until("the first hook has panicked", wait::LONG, || {
+        fleet.log_lines("the application panicked in on_ready hook 1: no wind").len() == 1
+    });
+    assert_eq!(fleet.get("/hello").status, 200, "it serves all the same");
+    assert_eq!(fleet.stop(), 0);
+    let said = |text: &str| assert_eq!(fleet.log_lines(text).len(), 1, "{text}");
+    said("hook: drain");
+    said("hooks or background work of the application abandoned at drain timeout: 1 (on_drain hook 1)");
+    said("the application panicked in on_exit hook 4: no harbour");
+    said("hook: exit, second");
+    said(
+        "hooks of the application abandoned at the end of drain.exit: on_exit hook 2 took too long, and 1 more",
+    );
+    assert!(fleet.log_lines("hook: exit, never begun").is_empty());
+    assert!(fleet.log_lines("worker killed").is_empty(), "it left by itself");
+}
+
+#[test]
+fn what_a_handler_leaves_for_later_is_waited_for_until_the_drain_timeout() {
+    let redis = TestRedis::start();
+    for (millis, done) in [("700", true), ("60000", false)] {
+        let plan = faulty(&redis, "").workers(1).set("REGATTA_DRAIN__TIMEOUT", "3s");
+        let mut fleet = plan.start();
+        let mut connection = Connection::open(fleet.listen).unwrap();
+        let answer = connection.request(&Request::new("POST", &format!("/later/{millis}"))).unwrap();
+        assert_eq!(answer.text(), "later\n");
+        assert_eq!(fleet.stop(), 0);
+        assert_eq!(fleet.log_lines("what was left for later is done").len(), usize::from(done));
+        let abandoned = fleet.log_lines("work of the application abandoned at drain timeout: 1");
+        assert_eq!(abandoned.len(), usize::from(!done));
+    }
+}
+
+#[test]
 fn a_wrong_setting_of_the_program_is_refused_before_anything_starts() {
     let redis = TestRedis::start();
     let (code, printed) = TestFleetBuilder::on(&redis).example("upkeep").run();
