@@ -110,8 +110,9 @@ impl AppChecks {
 
     /// Every check by its name, and what is wrong if it fails.
     pub async fn results(&self) -> Vec<(&'static str, Option<String>)> {
-        let run = async |check: &AppCheck| (check.name, check.failure().await);
-        futures_util::future::join_all(self.readiness.iter().chain(&self.health).map(run)).await
+        let checks = self.readiness.iter().chain(&self.health);
+        futures_util::future::join_all(checks.map(|check| async { (check.name, check.failure().await) }))
+            .await
     }
 
     /// The first readiness check that fails, by name and reason.

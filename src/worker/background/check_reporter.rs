@@ -2,6 +2,7 @@
 //! one that this would replace.
 
 use std::fs::File;
+use std::io;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -39,9 +40,17 @@ impl CheckReporter {
 
     async fn report(&mut self) {
         for (name, failure) in self.checks.results().await {
-            // A pipe that is full is the supervisor's delay: the next report comes soon.
-            let _ = writeln!(self.status_pipe, "{}", CheckResult::new(name, failure).to_line());
+            if self.send(CheckResult::new(name, failure).to_line()).is_err() {
+                // The supervisor is slow. Without its last line this report counts for nothing; the next one comes soon.
+                return;
+            }
         }
-        let _ = writeln!(self.status_pipe, "{}", CheckResult::END_LINE);
+        let _ = self.send(CheckResult::END_LINE.to_owned());
+    }
+
+    /// Writes a line in one piece: a backtrace may be written beside it.
+    fn send(&mut self, mut line: String) -> io::Result<()> {
+        line.push('\n');
+        self.status_pipe.write_all(line.as_bytes())
     }
 }

@@ -1,4 +1,5 @@
-//! What a worker does beside requests: heartbeats, reports of the application's checks, registration, flushing counters, inspecting Redis, writing the log.
+//! What a worker does beside requests: heartbeats, reports of the application's checks, registration, flushing counters,
+//! inspecting Redis, writing the log.
 //!
 //! Each is one loop that ends with the worker; none of them may block the event loop or serve requests.
 
