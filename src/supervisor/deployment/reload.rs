@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_rollout_took_is_one_sentence() {
+    fn the_inputs_of_a_rollout_are_in_one_line() {
         let says = |inputs: RolloutInputs| inputs.to_string();
         let reload = DeploymentKind::Reload;
         assert_eq!(

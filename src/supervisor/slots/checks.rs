@@ -34,7 +34,7 @@ pub(in crate::supervisor) struct CheckReport {
 
 /// What the checks say of a rollout's first worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::supervisor) enum CheckVerdict {
+pub(in crate::supervisor) enum CheckDecision {
     /// Nothing against it; its failures that the old worker shares, or does not know.
     Passed(Vec<String>),
     /// It is not known yet, and waited for until then.
@@ -76,7 +76,7 @@ impl CheckReport {
     }
 
     /// What these say of a worker that has been READY since then, beside what the old worker reports.
-    pub(super) fn judge(&self, old: Option<&Self>, ready_since: Duration, now: Duration) -> CheckVerdict {
+    pub(super) fn judge(&self, old: Option<&Self>, ready_since: Duration, now: Duration) -> CheckDecision {
         if self.reported_at.is_none() {
             return self.judge_silence(old, ready_since + REPORT_TIMEOUT, now);
         }
@@ -86,7 +86,7 @@ impl CheckReport {
             let known = old.filter(|old| old.reported_at.is_some_and(|at| at >= *since + RESULT_AGE_MAX));
             match known.map(|old| old.results.get(name)) {
                 Some(Some(None)) => {
-                    return CheckVerdict::Failed(format!("{reason}; the old worker passes it"));
+                    return CheckDecision::Failed(format!("{reason}; the old worker passes it"));
                 }
                 Some(Some(Some(_))) => shared.push(format!("{reason}; in the old worker too")),
                 Some(None) => shared.push(format!("{reason}; the old worker has no such check")),
@@ -96,20 +96,20 @@ impl CheckReport {
                 None => shared.push(format!("{reason}; the old worker does not report")),
             }
         }
-        undecided.map_or(CheckVerdict::Passed(shared), CheckVerdict::Undecided)
+        undecided.map_or(CheckDecision::Passed(shared), CheckDecision::Undecided)
     }
 
     /// It has said nothing of its checks yet: the checks that the old worker ends in time do not end in it.
-    fn judge_silence(&self, old: Option<&Self>, until: Duration, now: Duration) -> CheckVerdict {
+    fn judge_silence(&self, old: Option<&Self>, until: Duration, now: Duration) -> CheckDecision {
         if self.announced && now < until {
-            return CheckVerdict::Undecided(until);
+            return CheckDecision::Undecided(until);
         }
         match self.announced && old.is_some_and(|old| old.reported_at.is_some()) {
-            true => CheckVerdict::Failed(format!(
+            true => CheckDecision::Failed(format!(
                 "its checks were not done within {} s; the old worker's are",
                 REPORT_TIMEOUT.as_secs()
             )),
-            false => CheckVerdict::Passed(Vec::new()),
+            false => CheckDecision::Passed(Vec::new()),
         }
     }
 }
@@ -135,7 +135,7 @@ mod tests {
         report
     }
 
-    fn judge(new: &CheckReport, old: &CheckReport, second: u32) -> CheckVerdict {
+    fn judge(new: &CheckReport, old: &CheckReport, second: u32) -> CheckDecision {
         new.judge(Some(old), READY, READY + second * SECOND)
     }
 
@@ -143,7 +143,7 @@ mod tests {
     fn what_fails_in_the_new_worker_only_fails_the_rollout() {
         let new = report(&[(0, &[("mast", Some("it sways")), ("keel", None)])]);
         let old = report(&[(1, &[("mast", None), ("keel", None)])]);
-        assert_eq!(judge(&new, &old, 1), CheckVerdict::Failed("it sways; the old worker passes it".into()));
+        assert_eq!(judge(&new, &old, 1), CheckDecision::Failed("it sways; the old worker passes it".into()));
     }
 
     #[test]
@@ -151,15 +151,15 @@ mod tests {
         let new = report(&[(0, &[("mast", Some("it sways")), ("sail", Some("it is torn"))])]);
         let old = report(&[(1, &[("mast", Some("it sways"))])]);
         let shared = ["it sways; in the old worker too", "it is torn; the old worker has no such check"];
-        assert_eq!(judge(&new, &old, 1), CheckVerdict::Passed(shared.map(str::to_owned).to_vec()));
+        assert_eq!(judge(&new, &old, 1), CheckDecision::Passed(shared.map(str::to_owned).to_vec()));
     }
 
     #[test]
     fn a_result_from_before_the_failure_says_nothing() {
         let new = report(&[(1, &[("mast", Some("it sways"))])]);
         let old = report(&[(1, &[("mast", None)])]);
-        assert_eq!(judge(&new, &old, 1), CheckVerdict::Undecided(READY + 6 * SECOND));
-        let later = CheckVerdict::Passed(vec!["it sways; the old worker does not report".into()]);
+        assert_eq!(judge(&new, &old, 1), CheckDecision::Undecided(READY + 6 * SECOND));
+        let later = CheckDecision::Passed(vec!["it sways; the old worker does not report".into()]);
         assert_eq!(judge(&new, &old, 6), later);
         assert_eq!(new.judge(None, READY, READY + 6 * SECOND), later, "a release without checks");
     }
@@ -169,7 +169,7 @@ mod tests {
         let failing: &[_] = &[("mast", Some("it sways"))];
         let new = report(&[(0, failing), (1, &[("mast", None)])]);
         let old = report(&[(2, &[("mast", None)])]);
-        assert_eq!(judge(&new, &old, 2), CheckVerdict::Passed(Vec::new()));
+        assert_eq!(judge(&new, &old, 2), CheckDecision::Passed(Vec::new()));
         let again = report(&[(0, failing), (1, failing)]);
         assert_eq!(
             judge(&again, &report(&[(1, &[("mast", None)])]), 1),
@@ -180,11 +180,11 @@ mod tests {
     #[test]
     fn checks_that_are_announced_are_waited_for() {
         let (silent, old) = (report(&[]), report(&[(1, &[])]));
-        assert_eq!(judge(&silent, &old, 4), CheckVerdict::Undecided(READY + REPORT_TIMEOUT));
-        assert!(matches!(judge(&silent, &old, 5), CheckVerdict::Failed(_)));
-        assert_eq!(judge(&silent, &silent, 5), CheckVerdict::Passed(Vec::new()), "the machine is slow");
+        assert_eq!(judge(&silent, &old, 4), CheckDecision::Undecided(READY + REPORT_TIMEOUT));
+        assert!(matches!(judge(&silent, &old, 5), CheckDecision::Failed(_)));
+        assert_eq!(judge(&silent, &silent, 5), CheckDecision::Passed(Vec::new()), "the machine is slow");
         let none = CheckReport::default();
-        assert_eq!(judge(&none, &old, 0), CheckVerdict::Passed(Vec::new()), "it has no checks");
+        assert_eq!(judge(&none, &old, 0), CheckDecision::Passed(Vec::new()), "it has no checks");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::supervisor::monitor::autoscaler::{LoadSample, WorkerLoad};
 use crate::supervisor::monitor::hang::{HangSample, Stall, StallKind};
 use crate::supervisor::monitor::recycling::RecycleCause;
 use crate::supervisor::monitor::{ServingWorker, hang};
-use crate::supervisor::slots::checks::{CheckVerdict, REPORT_TIMEOUT};
+use crate::supervisor::slots::checks::{CheckDecision, REPORT_TIMEOUT};
 use crate::supervisor::slots::context::SlotContext;
 use crate::supervisor::slots::slot::{SlotListening, WorkerHandle, WorkerPhase};
 use crate::supervisor::slots::table::SlotTable;
@@ -169,8 +169,8 @@ impl SlotTable {
         else {
             return none;
         };
-        let others = std::iter::once(slot).chain(0..self.entries.len());
-        let old = others.into_iter().find_map(|slot| ready(slot, rollout.from));
+        let mut others = std::iter::once(slot).chain(0..self.entries.len());
+        let old = others.find_map(|slot| ready(slot, rollout.from));
         request_checks(fleet.scoreboard.cell(slot, cell), fleet.now);
         if let Some((slot, old)) = old {
             request_checks(fleet.scoreboard.cell(slot, old.cell), fleet.now);
@@ -178,12 +178,12 @@ impl SlotTable {
         let reported = |pid| self.status_pipes.get(&pid).map(|pipe| &pipe.checks);
         let Some(new) = reported(pid) else { return none };
         match new.judge(old.and_then(|(_, old)| reported(old.pid)), since, fleet.now) {
-            CheckVerdict::Undecided(until) => (Some(until), None),
-            CheckVerdict::Failed(cause) => {
+            CheckDecision::Undecided(until) => (Some(until), None),
+            CheckDecision::Failed(cause) => {
                 let reason = format!("the new worker in slot {slot} failed: {cause}");
                 (None, Some(Effect::RollBack(reason)))
             }
-            CheckVerdict::Passed(failures) => {
+            CheckDecision::Passed(failures) => {
                 if !failures.is_empty()
                     && self.status_pipes.get_mut(&pid).is_some_and(|pipe| pipe.checks.explain())
                 {

@@ -233,7 +233,7 @@ fn a_worker_that_hangs_and_moves_again_hands_over_to_its_spare() {
 }
 
 #[test]
-fn a_stopped_worker_of_a_young_generation_is_asked_for_no_backtrace_and_condemns_it() {
+fn a_stopped_worker_of_a_young_generation_fails_it_without_a_backtrace() {
     let (mut table, scoreboard) = table();
     with_worker(&mut table, 2, WorkerPhase::Ready { since: Duration::ZERO });
     scoreboard.cell(0, 0).reset(2, 0);
