@@ -121,8 +121,11 @@ mod tests {
     const READY: Duration = Duration::from_secs(100);
     const SECOND: Duration = Duration::from_secs(1);
 
+    /// Checks, and why they fail.
+    type Results<'a> = &'a [(&'a str, Option<&'a str>)];
+
     /// A worker that reports these failures at these seconds after READY.
-    fn report(rounds: &[(u32, &[(&str, Option<&str>)])]) -> CheckReport {
+    fn report(rounds: &[(u32, Results<'_>)]) -> CheckReport {
         let mut report = CheckReport::default();
         assert!(report.receive("checks", READY));
         for (second, results) in rounds {
@@ -166,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_failure_that_is_over_is_forgotten() {
-        let failing: &[_] = &[("mast", Some("it sways"))];
+        let failing: Results<'_> = &[("mast", Some("it sways"))];
         let new = report(&[(0, failing), (1, &[("mast", None)])]);
         let old = report(&[(2, &[("mast", None)])]);
         assert_eq!(judge(&new, &old, 2), CheckDecision::Passed(Vec::new()));
