@@ -95,9 +95,9 @@ pub use bootstrap::fleet::{Fleet, ServeError};
 pub use bootstrap::fleet_config::Config;
 pub use config::settings::{ForwardedHeader, RedisUrl};
 pub use facade::{
-    Busy, ClientIp, Error, ErrorKind, EventSource, FleetHandle, FleetSnapshot, Idempotency, LastEventId,
-    Problem, RedisError, RedisErrorKind, RedisStatus, Refusal, RequestTimeout, SameOrigin, SlotSnapshot,
-    Worker, WorkerState, broadcast, counter, event, rate_limit, session, task, ws,
+    Busy, ClientIp, Error, ErrorKind, FleetHandle, FleetSnapshot, Idempotency, LastEventId, OnDrain, Problem,
+    RedisError, RedisErrorKind, RedisStatus, Refusal, RequestTimeout, SameOrigin, SlotSnapshot, Worker,
+    WorkerState, broadcast, counter, rate_limit, session, task, ws,
 };
 pub use http::Shutdown;
 pub use http::standalone::{

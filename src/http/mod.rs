@@ -58,7 +58,7 @@ pub(crate) use request_head::has_token;
 pub use service::HttpService;
 pub use service::response_future::ResponseFuture;
 pub use services::app_services::AppServices;
-pub use streams::sse::KeepAliveTrigger;
+pub use streams::event_stream::KeepAliveTrigger;
 pub use worker::Worker;
 
 use crate::http::checks::AppChecks;
