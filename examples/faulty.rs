@@ -59,6 +59,7 @@ async fn app(cx: AppContext, failing: String) -> Result<App, NotBuilt> {
         std::future::pending::<()>().await;
     }
     let app = register(App::new(routes().with_state(fleet.clone())));
+    let app = app.operator_routes(Router::new().route("/ticks/{on_drain}/{count}", get(ticks)));
     Ok(match failing.contains("bell") {
         true => app.background("bell", |_| async { panic!("the bell has fallen") }),
         false => app,

@@ -27,7 +27,7 @@ use http::StatusCode;
 use http::request::Parts;
 
 use crate::http::request_scope::RequestScope;
-pub use crate::http::streams::websocket::error::Error;
+pub use crate::http::streams::websocket::error::SocketError as Error;
 use crate::http::streams::websocket::handshake::HandshakeError;
 pub use crate::http::streams::websocket::handshake::WebSocketUpgrade;
 pub use crate::http::streams::websocket::open_socket::WebSocket;

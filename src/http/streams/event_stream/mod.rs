@@ -27,7 +27,7 @@ use crate::http::header_names::X_ACCEL_BUFFERING;
 use crate::http::services::worker::WorkerContext;
 use crate::http::streams::event_position::EventPosition;
 use crate::http::streams::on_drain::{OnDrain, until_leaving};
-use crate::http::streams::worker_streams::StreamPlace;
+use crate::http::streams::worker_streams::{StreamPlace, WorkerStreams};
 use crate::sse::{KEEP_ALIVE, SseEvent};
 use crate::sys::random;
 
@@ -84,15 +84,24 @@ pub(crate) struct StreamOptions {
     pub(crate) place: Option<StreamPlace>,
 }
 
-/// A handler's response; one of server-sent events without an end of its own becomes a stream of its worker.
+/// A handler's response; one of server-sent events without an end of its own becomes a stream of its worker, 503 while
+/// there is no place for it.
 ///
 /// Any other response is looked at for its body's length alone.
 pub(crate) fn adopt(response: Response, worker: &WorkerContext) -> Response {
-    if response.body().size_hint().exact().is_some() {
+    if response.body().size_hint().exact().is_some() || !is_unadopted(&response) {
         return response;
     }
-    match is_unadopted(&response) {
-        true => adopt_stream(response, worker),
+    match worker.streams.take_place() {
+        Some(place) => adopt_stream(response, place, &worker.streams),
+        None => RequestError::TooManySubscribers.into_response(),
+    }
+}
+
+/// The same for operators, who are bounded by their listener's connections: visitors must not take their places.
+pub(crate) fn adopt_for_operators(response: Response, worker: &WorkerContext) -> Response {
+    match response.body().size_hint().exact().is_none() && is_unadopted(&response) {
+        true => adopt_stream(response, worker.streams.count(), &worker.streams),
         false => response,
     }
 }
@@ -108,11 +117,7 @@ fn is_unadopted(response: &Response) -> bool {
         && response.extensions().get::<KeepAliveTrigger>().is_none()
 }
 
-fn adopt_stream(response: Response, worker: &WorkerContext) -> Response {
-    let streams = &worker.streams;
-    let Some(place) = streams.take_place() else {
-        return RequestError::TooManySubscribers.into_response();
-    };
+fn adopt_stream(response: Response, place: StreamPlace, streams: &WorkerStreams) -> Response {
     let (mut parts, body) = response.into_parts();
     let options = StreamOptions {
         framing: if is_encoded(&parts.headers) { Framing::Opaque } else { Framing::Text },

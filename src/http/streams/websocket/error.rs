@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum SocketError {
     /// It was closed: by the client, by this program, or because the worker leaves.
     #[error("the WebSocket is closed")]
     Closed,
@@ -51,7 +51,7 @@ pub enum Error {
     Protocol,
 }
 
-impl From<&tungstenite::Error> for Error {
+impl From<&tungstenite::Error> for SocketError {
     fn from(error: &tungstenite::Error) -> Self {
         match error {
             tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => Self::Closed,

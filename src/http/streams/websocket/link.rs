@@ -30,7 +30,7 @@ struct LinkState {
     /// Something that was given was not written to the connection yet.
     is_unflushed: bool,
     /// Why it failed, until the handler has seen it.
-    failure: Option<Error>,
+    failure: Option<SocketError>,
     close_request: Option<CloseRequest>,
     /// The handler's end is gone: what is received is dropped.
     is_abandoned: bool,
@@ -70,7 +70,7 @@ impl Link {
     }
 
     /// The next message; none once the socket has ended.
-    pub(super) fn poll_receive(&self, context: &Context<'_>) -> Poll<Option<Result<Message, Error>>> {
+    pub(super) fn poll_receive(&self, context: &Context<'_>) -> Poll<Option<Result<Message, SocketError>>> {
         let mut state = self.lock();
         if let Some(message) = state.inbox.take() {
             wake(&mut state.pump);
@@ -87,10 +87,10 @@ impl Link {
     }
 
     /// Whether a message can be given.
-    pub(super) fn poll_ready(&self, context: &Context<'_>) -> Poll<Result<(), Error>> {
+    pub(super) fn poll_ready(&self, context: &Context<'_>) -> Poll<Result<(), SocketError>> {
         let mut state = self.lock();
         if state.phase != LinkPhase::Open || state.close_request.is_some() {
-            return Poll::Ready(Err(Error::Closed));
+            return Poll::Ready(Err(SocketError::Closed));
         }
         if state.outbox.is_none() {
             return Poll::Ready(Ok(()));
@@ -100,16 +100,16 @@ impl Link {
     }
 
     /// Gives a message; a close frame asks for the end.
-    pub(super) fn give(&self, message: Message) -> Result<(), Error> {
+    pub(super) fn give(&self, message: Message) -> Result<(), SocketError> {
         if let Message::Close(frame) = message {
             return match self.request_close(frame) {
                 true => Ok(()),
-                false => Err(Error::Closed),
+                false => Err(SocketError::Closed),
             };
         }
         let mut state = self.lock();
         if state.phase != LinkPhase::Open || state.close_request.is_some() || state.outbox.is_some() {
-            return Err(Error::Closed);
+            return Err(SocketError::Closed);
         }
         state.outbox = Some(message);
         state.is_unflushed = true;
@@ -118,13 +118,13 @@ impl Link {
     }
 
     /// Whether all that was given was written.
-    pub(super) fn poll_flush(&self, context: &Context<'_>) -> Poll<Result<(), Error>> {
+    pub(super) fn poll_flush(&self, context: &Context<'_>) -> Poll<Result<(), SocketError>> {
         let mut state = self.lock();
         if !state.is_unflushed {
             return Poll::Ready(Ok(()));
         }
         if state.phase == LinkPhase::Ended {
-            return Poll::Ready(Err(Error::Closed));
+            return Poll::Ready(Err(SocketError::Closed));
         }
         remember(&mut state.writer, context);
         Poll::Pending
@@ -208,7 +208,7 @@ impl Link {
     }
 
     /// Takes nothing more from the handler, which is told of a failure after what was received before it.
-    pub(super) fn start_closing(&self, failure: Option<Error>) {
+    pub(super) fn start_closing(&self, failure: Option<SocketError>) {
         let mut state = self.lock();
         state.phase = LinkPhase::Closing;
         state.failure = failure;
@@ -254,13 +254,13 @@ mod tests {
     fn what_was_received_comes_before_the_failure_and_the_end() {
         let link = Link::default();
         link.deliver(Message::text("last"));
-        link.start_closing(Some(Error::Disconnected));
+        link.start_closing(Some(SocketError::Disconnected));
         link.end();
         assert_eq!(link.poll_receive(&context()), Poll::Ready(Some(Ok(Message::text("last")))));
-        assert_eq!(link.poll_receive(&context()), Poll::Ready(Some(Err(Error::Disconnected))));
+        assert_eq!(link.poll_receive(&context()), Poll::Ready(Some(Err(SocketError::Disconnected))));
         assert_eq!(link.poll_receive(&context()), Poll::Ready(None));
         assert_eq!(link.poll_receive(&context()), Poll::Ready(None), "it stays at its end");
-        assert_eq!(link.give(Message::text("too late")), Err(Error::Closed));
+        assert_eq!(link.give(Message::text("too late")), Err(SocketError::Closed));
     }
 
     #[test]
@@ -270,7 +270,7 @@ mod tests {
         link.give(Message::Close(Some(frame.clone()))).unwrap();
         assert!(!link.request_close(None));
         assert_eq!(link.close_request(), Some(CloseRequest(Some(frame))));
-        assert_eq!(link.poll_ready(&context()), Poll::Ready(Err(Error::Closed)));
+        assert_eq!(link.poll_ready(&context()), Poll::Ready(Err(SocketError::Closed)));
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! An open WebSocket, as a handler has it.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::thread;
+use std::{fmt, thread};
 
 use axum::extract::ws::{CloseFrame, Message};
 use futures_util::{Sink, Stream};
@@ -66,18 +65,18 @@ impl WebSocket {
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
-    pub async fn recv(&mut self) -> Option<Result<Message, Error>> {
+    pub async fn recv(&mut self) -> Option<Result<Message, SocketError>> {
         poll_fn(|context| self.link.poll_receive(context)).await
     }
 
     /// Sends a message; returns when the kernel has it. A close frame closes the socket.
     ///
     /// # Errors
-    /// [`Error::Closed`]: the socket is closed, or was before the message could be written.
+    /// [`SocketError::Closed`]: the socket is closed, or was before the message could be written.
     ///
     /// # Cancel safety
     /// The message may have been sent, or may still be.
-    pub async fn send(&mut self, message: Message) -> Result<(), Error> {
+    pub async fn send(&mut self, message: Message) -> Result<(), SocketError> {
         let closes = matches!(message, Message::Close(_));
         poll_fn(|context| self.link.poll_ready(context)).await?;
         self.link.give(message)?;
@@ -114,7 +113,7 @@ impl Drop for WebSocket {
 }
 
 impl Stream for WebSocket {
-    type Item = Result<Message, Error>;
+    type Item = Result<Message, SocketError>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.link.poll_receive(context)
@@ -122,21 +121,21 @@ impl Stream for WebSocket {
 }
 
 impl Sink<Message> for WebSocket {
-    type Error = Error;
+    type SocketError = SocketError;
 
-    fn poll_ready(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_ready(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
         self.link.poll_ready(context)
     }
 
-    fn start_send(self: Pin<&mut Self>, message: Message) -> Result<(), Error> {
+    fn start_send(self: Pin<&mut Self>, message: Message) -> Result<(), SocketError> {
         self.link.give(message)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
         self.link.poll_flush(context)
     }
 
-    fn poll_close(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_close(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
         self.link.request_close(None);
         self.link.poll_ended(context).map(Ok)
     }

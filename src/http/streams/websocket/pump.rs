@@ -16,10 +16,9 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, sleep, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::{WebSocketStream, tungstenite};
 
 use crate::http::streams::websocket::error::Error;
 use crate::http::streams::websocket::link::{CloseRequest, Link};
@@ -77,11 +76,11 @@ struct Stall {
 #[derive(Debug)]
 enum SocketEnd {
     /// No close frame can be sent.
-    Cut(Error),
+    Cut(SocketError),
     /// The client sent its close frame.
     ByClient,
     /// The client broke a rule.
-    ByRule(Error, CloseCode, &'static str),
+    ByRule(SocketError, CloseCode, &'static str),
     /// The handler closes it.
     ByHandler(CloseRequest),
     /// The worker leaves.
@@ -138,7 +137,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Pump<I> {
         while self.link.has_room() {
             let end = match self.stream.poll_next_unpin(context) {
                 Poll::Pending => return None,
-                Poll::Ready(None) => Some(SocketEnd::Cut(Error::Disconnected)),
+                Poll::Ready(None) => Some(SocketEnd::Cut(SocketError::Disconnected)),
                 Poll::Ready(Some(Err(error))) => Some(end_for(&error)),
                 Poll::Ready(Some(Ok(message))) => self.receive(message),
             };
@@ -163,7 +162,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Pump<I> {
                     MessageDecision::Warn | MessageDecision::Drop => return None,
                     MessageDecision::Close => {
                         return Some(SocketEnd::ByRule(
-                            Error::TooManyPings,
+                            SocketError::TooManyPings,
                             CloseCode::Policy,
                             "too many pings",
                         ));
@@ -183,7 +182,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Pump<I> {
     fn keep_alive(&mut self, context: &mut Context<'_>) -> Option<SocketEnd> {
         while self.keep_alive.poll_tick(context).is_ready() {
             if self.liveness == Liveness::Asked && self.link.has_room() {
-                return Some(SocketEnd::ByRule(Error::NoPong, CloseCode::Policy, "no answer to a ping"));
+                return Some(SocketEnd::ByRule(
+                    SocketError::NoPong,
+                    CloseCode::Policy,
+                    "no answer to a ping",
+                ));
             }
             // One that takes nothing is not asked: it is cut for that.
             if let Poll::Ready(Ok(())) = self.stream.poll_ready_unpin(context) {
@@ -203,7 +206,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Pump<I> {
         match self.poll_write(context) {
             Poll::Ready(Ok(())) => self.stall = None,
             Poll::Ready(Err(error)) => return Some(end_for(&error)),
-            Poll::Pending if self.has_stalled(context) => return Some(SocketEnd::Cut(Error::TooSlow)),
+            Poll::Pending if self.has_stalled(context) => return Some(SocketEnd::Cut(SocketError::TooSlow)),
             Poll::Pending => {}
         }
         let request = self.link.close_request().filter(|_| !self.link.has_outgoing());
@@ -296,7 +299,7 @@ fn poll_room(link: &Link, context: &Context<'_>) -> Poll<()> {
 /// How a socket ends whose connection or client failed like this.
 fn end_for(error: &tungstenite::Error) -> SocketEnd {
     match close_reason_for(error) {
-        CloseReason::ByServer(code, reason) => SocketEnd::ByRule(Error::from(error), code, reason),
-        CloseReason::Disconnected | CloseReason::ByClient => SocketEnd::Cut(Error::from(error)),
+        CloseReason::ByServer(code, reason) => SocketEnd::ByRule(SocketError::from(error), code, reason),
+        CloseReason::Disconnected | CloseReason::ByClient => SocketEnd::Cut(SocketError::from(error)),
     }
 }

@@ -1,7 +1,6 @@
 //! WebSockets of a program without a fleet and without Redis.
 
 use axum::Router;
-use axum::response::Response;
 use axum::routing::any;
 use regatta::ws::{Message, WebSocket, WebSocketUpgrade};
 
@@ -31,7 +30,7 @@ fn routes() -> Router {
     let echo = |upgrade: WebSocketUpgrade| async move { upgrade.on_upgrade(give_back) };
     let large =
         |upgrade: WebSocketUpgrade| async move { upgrade.max_message_size(1 << 20).on_upgrade(give_back) };
-    let refused = |_: WebSocketUpgrade| async { Response::default() };
+    let refused = |_: WebSocketUpgrade| async { "no socket" };
     Router::new()
         .route("/friendly", any(friendly))
         .route("/versioned", any(versioned))

@@ -59,6 +59,20 @@ fn a_reload_ends_a_stream_between_two_events_and_says_when_to_come_again() {
 }
 
 #[test]
+fn an_operators_stream_ends_as_well_and_takes_no_place_of_visitors() {
+    let redis = TestRedis::shared();
+    let plan = plan(&redis).workers(1).set("REGATTA_BROADCAST__MAX_SUBSCRIBERS", "1");
+    let fleet = plan.set("REGATTA_DRAIN__TIMEOUT", "60s").start();
+    let visitor = Stream::open(fleet.listen, "/ticks/close/1000000");
+    let mut operator = Stream::open(fleet.admin, "/ticks/close/1000000");
+    operator.event();
+    fleet.signal(Signal::SIGHUP);
+    let all = blocks(&mut operator);
+    assert!((50..=1000).contains(&hint(all.last().unwrap())));
+    drop(visitor);
+}
+
+#[test]
 fn a_stop_ends_streams_and_waits_for_none() {
     let redis = TestRedis::shared();
     let mut fleet = plan(&redis).workers(1).set("REGATTA_DRAIN__TIMEOUT", "60s").start();

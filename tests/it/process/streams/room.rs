@@ -48,7 +48,8 @@ impl Talker {
 
     /// Reads what comes for a moment.
     fn listen(&mut self) {
-        self.socket.set_timeout(Duration::from_millis(20));
+        // Long enough for a whole frame: what was read of one would be lost.
+        self.socket.set_timeout(Duration::from_secs(1));
         match self.socket.next() {
             Ok(frame) if frame.opcode == TEXT => self.hear(&serde_json::from_slice(&frame.payload).unwrap()),
             Ok(frame) if frame.opcode == CLOSE => {
@@ -150,7 +151,7 @@ fn a_browser_talks_on_over_a_reload() {
         wait::until("the line is shown", wait::LONG, || lines().as_array().unwrap().len() > before);
     };
     browser.go(&format!("http://{}/", fleet.listen));
-    browser.until("the socket is open", "return socket.readyState === 1");
+    browser.until("the socket is open", "socket.readyState === 1");
     let mut other = Talker::join(fleet.listen, 0);
     say("one");
     operate::rollout(&fleet, nix::sys::signal::Signal::SIGHUP, "reload");

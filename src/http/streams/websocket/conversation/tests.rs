@@ -20,14 +20,14 @@ const MAX_MESSAGE: usize = 1024;
 
 const LONG: Duration = Duration::from_secs(20);
 
-type Received = Option<Result<Message, Error>>;
+type Received = Option<Result<Message, SocketError>>;
 
 /// A socket whose handler passes on what it sees, and sends what it is told to.
 struct Scene {
     client: WebSocketStream<DuplexStream>,
     received: mpsc::UnboundedReceiver<Received>,
     say: mpsc::UnboundedSender<Message>,
-    sent: mpsc::UnboundedReceiver<Result<(), Error>>,
+    sent: mpsc::UnboundedReceiver<Result<(), SocketError>>,
     drain: DrainState,
     held: JoinHandle<()>,
 }
@@ -107,7 +107,7 @@ impl Scene {
     }
 
     /// The next message that is neither ping nor pong.
-    async fn heard(&mut self) -> Option<tungstenite::Message> {
+    async fn arrived(&mut self) -> Option<tungstenite::Message> {
         loop {
             match timeout(LONG, self.client.next()).await.unwrap()? {
                 Ok(tungstenite::Message::Ping(_) | tungstenite::Message::Pong(_)) => {}
@@ -118,7 +118,7 @@ impl Scene {
     }
 
     async fn close_code(&mut self) -> Option<u16> {
-        match self.heard().await {
+        match self.arrived().await {
             Some(tungstenite::Message::Close(frame)) => frame.map(|frame| frame.code.into()),
             other => panic!("{other:?} instead of a close frame"),
         }
@@ -147,8 +147,8 @@ async fn messages_of_each_kind_go_both_ways() {
     assert!(matches!(scene.client.next().await, Some(Ok(tungstenite::Message::Pong(p))) if p == "p"));
     for message in [Message::text("κόσμε"), Message::binary(vec![7; 100_000])] {
         scene.say.send(message.clone()).unwrap();
-        let heard = scene.heard().await.unwrap();
-        assert_eq!(heard.into_data(), message.into_data());
+        let arrived = scene.arrived().await.unwrap();
+        assert_eq!(arrived.into_data(), message.into_data());
         assert_eq!(scene.sent.recv().await, Some(Ok(())));
     }
     scene.ended().await;
@@ -165,7 +165,7 @@ async fn a_client_that_closes_is_answered_and_its_handler_sees_why() {
     assert_eq!(scene.received().await, Some(Ok(Message::Close(Some(frame)))));
     assert_eq!(scene.received().await, None);
     assert_eq!(scene.close_code().await, Some(4001), "it is answered with its own code");
-    assert_eq!(scene.heard().await, None);
+    assert_eq!(scene.arrived().await, None);
     scene.ended().await;
 }
 
@@ -173,7 +173,7 @@ async fn a_client_that_closes_is_answered_and_its_handler_sees_why() {
 async fn a_client_that_is_gone_without_closing_is_an_error_and_then_nothing() {
     let Scene { client, mut received, held, say: _say, .. } = Scene::usual().await;
     drop(client);
-    assert_eq!(timeout(LONG, received.recv()).await.unwrap(), Some(Some(Err(Error::Disconnected))));
+    assert_eq!(timeout(LONG, received.recv()).await.unwrap(), Some(Some(Err(SocketError::Disconnected))));
     assert_eq!(received.recv().await, Some(None));
     timeout(LONG, held).await.unwrap().unwrap();
 }
@@ -187,7 +187,7 @@ async fn a_client_that_sends_no_more_but_reads_is_gone_too() {
     })
     .await;
     client.shutdown().await.unwrap();
-    assert_eq!(received.recv().await, Some(Some(Err(Error::Disconnected))));
+    assert_eq!(received.recv().await, Some(Some(Err(SocketError::Disconnected))));
     timeout(LONG, held).await.unwrap().unwrap();
 }
 
@@ -202,9 +202,9 @@ async fn a_leaving_worker_closes_with_1012_and_takes_what_was_sent_before_the_an
     scene.say("two").await;
     assert_eq!(scene.text().await, "one");
     assert_eq!(scene.text().await, "two");
-    assert_eq!(scene.heard().await, Some(tungstenite::Message::text("before")));
+    assert_eq!(scene.arrived().await, Some(tungstenite::Message::text("before")));
     assert_eq!(scene.close_code().await, Some(1012));
-    assert_eq!(scene.heard().await, None);
+    assert_eq!(scene.arrived().await, None);
     assert_eq!(scene.received().await, None);
     scene.ended().await;
 }
@@ -223,7 +223,7 @@ async fn nothing_can_be_sent_once_the_worker_leaves() {
     let mut client = as_client(client).await;
     assert!(matches!(client.next().await, Some(Ok(tungstenite::Message::Close(_)))));
     assert!(client.next().await.is_none());
-    assert_eq!(timeout(LONG, outcome.recv()).await.unwrap(), Some(Err(Error::Closed)));
+    assert_eq!(timeout(LONG, outcome.recv()).await.unwrap(), Some(Err(SocketError::Closed)));
     timeout(LONG, held).await.unwrap().unwrap();
 }
 
@@ -296,11 +296,11 @@ async fn a_close_frame_that_is_sent_as_a_message_closes_and_what_still_comes_is_
     scene.say.send(Message::Close(None)).unwrap();
     assert_eq!(scene.sent.recv().await, Some(Ok(())));
     scene.say.send(Message::text("too late")).unwrap();
-    assert_eq!(scene.sent.recv().await, Some(Err(Error::Closed)));
+    assert_eq!(scene.sent.recv().await, Some(Err(SocketError::Closed)));
     scene.say("crossing").await;
     assert_eq!(scene.text().await, "crossing");
     assert_eq!(scene.close_code().await, None);
-    assert_eq!(scene.heard().await, None);
+    assert_eq!(scene.arrived().await, None);
     assert_eq!(scene.received().await, None);
     scene.ended().await;
 }
@@ -321,8 +321,8 @@ async fn a_client_that_reads_nothing_is_cut_and_one_that_reads_slowly_is_not() {
     assert!(begin.elapsed() > limits().send_timeout, "{:?}", begin.elapsed());
     assert_eq!(timeout(LONG, scene.sent.recv()).await.unwrap(), Some(Ok(())));
     scene.say.send(Message::binary(vec![7; 100_000])).unwrap();
-    assert_eq!(timeout(LONG, scene.sent.recv()).await.unwrap(), Some(Err(Error::Closed)));
-    assert_eq!(scene.received().await, Some(Err(Error::TooSlow)));
+    assert_eq!(timeout(LONG, scene.sent.recv()).await.unwrap(), Some(Err(SocketError::Closed)));
+    assert_eq!(scene.received().await, Some(Err(SocketError::TooSlow)));
     assert_eq!(scene.received().await, None);
     scene.ended().await;
 }
@@ -377,7 +377,7 @@ async fn a_client_that_answers_no_ping_is_closed_and_one_that_does_is_kept() {
         assert!(matches!(scene.client.next().await, Some(Ok(tungstenite::Message::Ping(_)))));
     }
     assert!(scene.received.try_recv().is_err(), "answers to its pings are not the handler's");
-    assert_eq!(scene.received().await, Some(Err(Error::NoPong)));
+    assert_eq!(scene.received().await, Some(Err(SocketError::NoPong)));
     assert_eq!(scene.received().await, None);
     // As bytes: a client that answered the last ping now would find no one.
     let mut rest = Vec::new();
@@ -406,7 +406,7 @@ async fn a_flood_of_pings_is_closed_with_1008() {
     loop {
         match scene.received().await {
             Some(Ok(Message::Ping(_))) => pings += 1,
-            Some(Err(error)) => break assert_eq!(error, Error::TooManyPings),
+            Some(Err(error)) => break assert_eq!(error, SocketError::TooManyPings),
             other => panic!("{other:?}"),
         }
     }
@@ -427,26 +427,31 @@ async fn each_violation_has_its_error_and_its_close_code() {
     let large = [&[0x81, 0xfe, 0x04, 0x01][..], &MASK, &[b'x'; MAX_MESSAGE + 1]].concat();
     let fragments: Vec<u8> = (0..12).flat_map(|n| frame(u8::from(n == 0), &[b'x'; 100])).collect();
     let cases = [
-        ("not masked", vec![0x81, 1, b'x'], Error::Protocol, 1002),
-        ("a reserved bit", frame(0xc1, b"x"), Error::Protocol, 1002),
-        ("a reserved opcode", frame(0x83, b"x"), Error::Protocol, 1002),
-        ("a fragmented ping", frame(0x09, b""), Error::Protocol, 1002),
-        ("a continuation of nothing", frame(0x80, b"x"), Error::Protocol, 1002),
+        ("not masked", vec![0x81, 1, b'x'], SocketError::Protocol, 1002),
+        ("a reserved bit", frame(0xc1, b"x"), SocketError::Protocol, 1002),
+        ("a reserved opcode", frame(0x83, b"x"), SocketError::Protocol, 1002),
+        ("a fragmented ping", frame(0x09, b""), SocketError::Protocol, 1002),
+        ("a continuation of nothing", frame(0x80, b"x"), SocketError::Protocol, 1002),
         (
             "a message within a message",
             [frame(0x01, b"x"), frame(0x81, b"y")].concat(),
-            Error::Protocol,
+            SocketError::Protocol,
             1002,
         ),
-        ("a close frame of one byte", frame(0x88, b"x"), Error::Protocol, 1002),
-        ("a text that is not UTF-8", frame(0x81, b"\xc0\x80"), Error::NotUtf8, 1007),
-        ("half a letter", [frame(0x01, "ü".as_bytes()), frame(0x80, b"\xc3")].concat(), Error::NotUtf8, 1007),
-        ("a large message", large, Error::TooLarge, 1009),
-        ("a large message in pieces", fragments, Error::TooLarge, 1009),
+        ("a close frame of one byte", frame(0x88, b"x"), SocketError::Protocol, 1002),
+        ("a text that is not UTF-8", frame(0x81, b"\xc0\x80"), SocketError::NotUtf8, 1007),
+        (
+            "half a letter",
+            [frame(0x01, "ü".as_bytes()), frame(0x80, b"\xc3")].concat(),
+            SocketError::NotUtf8,
+            1007,
+        ),
+        ("a large message", large, SocketError::TooLarge, 1009),
+        ("a large message in pieces", fragments, SocketError::TooLarge, 1009),
         (
             "a promise of a large frame",
             vec![0x82, 0xff, 0x7f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            Error::TooLarge,
+            SocketError::TooLarge,
             1009,
         ),
     ];
@@ -515,7 +520,10 @@ async fn halves_of_a_socket_live_in_tasks_of_their_own() {
 
 #[test]
 fn a_socket_is_a_stream_and_a_sink_that_can_be_sent() {
-    fn is_both<T: Sink<Message, Error = Error> + futures_util::Stream<Item = Result<Message, Error>>>() {}
+    fn is_both<
+        T: Sink<Message, SocketError = SocketError> + futures_util::Stream<Item = Result<Message, SocketError>>,
+    >() {
+    }
     fn is_sent<T: Send + Sync + std::fmt::Debug>() {}
     is_both::<WebSocket>();
     is_sent::<WebSocket>();
