@@ -87,25 +87,29 @@ impl PackedState {
         }
     }
 
-    /// The state after an event at tick `now`: [`ConnectionState::on`].
-    // The three events of a plain request are short; inlined where the event is known, the others cost them nothing.
-    #[inline]
+    /// The state after an event at tick `now`, as [`ConnectionState::on`] says.
     pub(super) fn on(self, event: ConnectionEvent, now: Tick, timeouts: &ConnectionTimeouts) -> Self {
-        match event {
-            ConnectionEvent::HeaderBytesRead if self.tag() == IDLE => {
-                Self::with_deadline(READING_HEADER, timeouts.header_deadline(now))
-            }
-            ConnectionEvent::RequestStarted if self.is_one_of(WAITS_FOR_REQUEST) => ONE_REQUEST,
-            ConnectionEvent::ResponseTaken if self == ONE_REQUEST => {
-                Self::with_deadline(IDLE, timeouts.idle_deadline(now))
-            }
-            _ => self.on_unpacked(event, now, timeouts),
-        }
+        Self::pack(self.unpack().on(event, now, timeouts))
     }
 
-    #[cold]
-    fn on_unpacked(self, event: ConnectionEvent, now: Tick, timeouts: &ConnectionTimeouts) -> Self {
-        Self::pack(self.unpack().on(event, now, timeouts))
+    /// The same for the three events of a plain request; none: it is another event, or another state.
+    #[inline]
+    pub(super) fn on_plain_request(
+        self,
+        event: ConnectionEvent,
+        now: Tick,
+        timeouts: &ConnectionTimeouts,
+    ) -> Option<Self> {
+        match event {
+            ConnectionEvent::HeaderBytesRead if self.is_idle() => {
+                Some(Self::with_deadline(READING_HEADER, timeouts.header_deadline(now)))
+            }
+            ConnectionEvent::RequestStarted if self.is_one_of(WAITS_FOR_REQUEST) => Some(ONE_REQUEST),
+            ConnectionEvent::ResponseTaken if self == ONE_REQUEST => {
+                Some(Self::with_deadline(IDLE, timeouts.idle_deadline(now)))
+            }
+            _ => None,
+        }
     }
 
     /// Requests under way.
@@ -196,6 +200,8 @@ mod tests {
                     for event in events(deadline) {
                         let expected = PackedState::pack(state.on(event, now, &timeouts));
                         prop_assert_eq!(packed.on(event, now, &timeouts), expected, "{:?} {:?}", state, event);
+                        let plain = packed.on_plain_request(event, now, &timeouts);
+                        prop_assert_eq!(plain.unwrap_or(expected), expected, "{:?} {:?}", state, event);
                     }
                 }
             }

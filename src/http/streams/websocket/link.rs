@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use axum::extract::ws::{CloseFrame, Message};
 
-use crate::http::streams::websocket::error::Error;
+use crate::http::streams::websocket::error::SocketError;
 
 /// How a handler wants its socket closed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use axum::extract::ws::{CloseFrame, Message};
 use futures_util::{Sink, Stream};
 use http::HeaderValue;
 
-use crate::http::streams::websocket::error::Error;
+use crate::http::streams::websocket::error::SocketError;
 use crate::http::streams::websocket::link::Link;
 
 /// The code of a socket that has done what it was opened for (RFC 6455 §7.4.1).
@@ -121,7 +121,7 @@ impl Stream for WebSocket {
 }
 
 impl Sink<Message> for WebSocket {
-    type SocketError = SocketError;
+    type Error = SocketError;
 
     fn poll_ready(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
         self.link.poll_ready(context)

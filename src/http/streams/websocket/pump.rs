@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{WebSocketStream, tungstenite};
 
-use crate::http::streams::websocket::error::Error;
+use crate::http::streams::websocket::error::SocketError;
 use crate::http::streams::websocket::link::{CloseRequest, Link};
 use crate::http::streams::websocket::message::{close_to_wire, from_wire, to_wire};
 use crate::http::streams::websocket::message_rate::{MessageDecision, MessageRateLimiter};

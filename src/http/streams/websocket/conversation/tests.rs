@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::*;
 use crate::http::drain_state::DrainState;
 use crate::http::streams::on_drain::{OnDrain, until_leaving};
-use crate::http::streams::websocket::error::Error;
+use crate::http::streams::websocket::error::SocketError;
 use crate::http::streams::websocket::socket::websocket_config;
 
 /// Longest message of a client here.
@@ -521,7 +521,7 @@ async fn halves_of_a_socket_live_in_tasks_of_their_own() {
 #[test]
 fn a_socket_is_a_stream_and_a_sink_that_can_be_sent() {
     fn is_both<
-        T: Sink<Message, SocketError = SocketError> + futures_util::Stream<Item = Result<Message, SocketError>>,
+        T: Sink<Message, Error = SocketError> + futures_util::Stream<Item = Result<Message, SocketError>>,
     >() {
     }
     fn is_sent<T: Send + Sync + std::fmt::Debug>() {}
