@@ -72,7 +72,7 @@ impl WebSocket {
     /// Sends a message; returns when the kernel has it. A close frame closes the socket.
     ///
     /// # Errors
-    /// [`SocketError::Closed`]: the socket is closed, or was before the message could be written.
+    /// [`Error::Closed`](crate::ws::Error::Closed): the socket is closed, or was before the message could be written.
     ///
     /// # Cancel safety
     /// The message may have been sent, or may still be.
