@@ -33,10 +33,8 @@ async fn join(upgrade: WebSocketUpgrade, State(room): State<Topic>, last: LastEv
 /// Ends when the client leaves or falls behind, or when the worker drains: then the client was told 1012 and is back in a
 /// moment. Only `recv` ends it, so that what the client said before it learnt of the end is still published.
 async fn chat(mut socket: WebSocket, room: Topic, last: LastEventId) {
-    let Ok(mut heard) = room.subscribe(last).await else {
-        let full = CloseFrame { code: 1013, reason: "come again later".into() };
-        return socket.close(Some(full)).await;
-    };
+    let later = CloseFrame { code: 1013, reason: "come again later".into() };
+    let Ok(mut heard) = room.subscribe(last).await else { return socket.close(Some(later)).await };
     let after = heard.last_id().map(|id| id.to_string());
     let _ = socket.send(Message::text(json!({ "after": after }).to_string())).await;
     loop {
@@ -50,7 +48,7 @@ async fn chat(mut socket: WebSocket, room: Topic, last: LastEventId) {
                 let line = match event {
                     Some(Event::Message(line)) => json!({ "id": line.id().to_string(), "text": line.text() }),
                     Some(Event::Gap) => json!({ "gap": true }),
-                    Some(_) | None => return,
+                    Some(_) | None => return socket.close(Some(later)).await,
                 };
                 let _ = socket.send(Message::text(line.to_string())).await;
             }

@@ -105,6 +105,8 @@ fn over_reloads_no_client_is_cut_off_and_no_line_is_lost_or_heard_twice() {
                 while !stop.load(Relaxed) {
                     let line = format!("{} says {n}", talker.name);
                     talker.say(&line);
+                    // So that a client which is away for a moment finds all lines in what Redis retains.
+                    wait::pace(Duration::from_millis(50));
                     all.lock().unwrap().insert(line);
                     n += 1;
                 }
