@@ -19,8 +19,9 @@ use crate::http::streams::websocket::open_socket::WebSocket;
 use crate::http::streams::websocket::pump::{Pump, PumpLimits};
 use crate::panics::panic_message;
 
-/// How long a connection whose socket has ended is kept for its handler, so that a worker which leaves waits for what the
-/// handler still does. One that has not noticed by then holds up no drain.
+/// How long a connection whose socket has ended is kept for its handler.
+///
+/// A worker that leaves waits for what the handler still does; one that has not noticed by then holds up no drain.
 const HANDLER_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs `talk` over the connection until it and the socket have ended.
