@@ -36,6 +36,7 @@ use crate::http::service::response_future::{RequestGuard, ResponseFuture, Sessio
 use crate::http::services::WorkerServices;
 use crate::http::services::admin::AdminServices;
 use crate::http::services::worker::WorkerContext;
+use crate::http::streams::event_stream;
 use crate::http::{admin, body, outer_layers, real_ip, request_head, response};
 
 /// What one listener serves; cheap to clone.
@@ -223,6 +224,7 @@ where
         Ok(()) => response_future::call_handler(router, Request::from_parts(parts, body)).await,
         Err(problem) => problem.into_response(),
     };
+    let response = event_stream::adopt_for_operators(response, &worker);
     let mut response = response::into_problem(response, None).await;
     response::apply_common_headers(&mut response, &worker, head);
     response
