@@ -24,7 +24,9 @@ use hyper_util::rt::TokioIo;
 use regatta::counter::Counters;
 use regatta::session::{AuthSession, PageView, Session};
 use regatta::task::{TaskContext, TaskFailure};
-use regatta::{App, Context as AppContext, Error, Fleet, FleetHandle, Idempotency, RequestTimeout, Worker};
+use regatta::{
+    App, ClientIp, Context as AppContext, Error, Fleet, FleetHandle, Idempotency, RequestTimeout, Worker,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Interval;
 
@@ -74,6 +76,7 @@ fn routes() -> Router<FleetHandle> {
         .route("/hasty/{millis}", get(nap).layer(RequestTimeout::new(Duration::from_millis(300))))
         .route("/patient/{millis}", get(nap).layer(RequestTimeout::new(Duration::from_secs(60))))
         .route("/who", get(who))
+        .route("/client", get(async |ClientIp(address): ClientIp| address.to_string()))
         .route("/held", get(move || async move { held.load(Ordering::Relaxed).to_string() }))
         .route("/panic", get(overboard).post(overboard))
         .route("/orphan", get(orphan))

@@ -36,6 +36,7 @@ pub mod startup;
 pub mod tcp_socket;
 pub mod terminal;
 pub mod thread;
+pub mod unix_listener;
 pub mod unix_socket;
 
 /// The same error, with the name of what the kernel refused: an error number alone does not say what is missing.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::control::event_kind::EventKind;
 use crate::control::protocol::CommandResult;
+use crate::listener::ListenChange;
 use crate::supervisor::deployment::program::PreviousProgram;
 use crate::supervisor::deployment::rollout::{DeploymentKind, Rollout, RolloutProgress};
 use crate::supervisor::deployment::state::{Claimed, FailedRollout, RolloutContext};
@@ -12,6 +13,7 @@ use crate::supervisor::effects::{event_now, unix_ms};
 use crate::supervisor::operators::CommandGoal;
 use crate::supervisor::slots::backoff::RestartBackoff;
 use crate::supervisor::slots::plan::DesiredState;
+use crate::supervisor::slots::table::SlotTable;
 use crate::supervisor::{ReloadError, ReloadedConfig, Supervisor, service_manager};
 use crate::sys::path;
 use crate::units;
@@ -62,6 +64,17 @@ impl std::fmt::Display for RolloutInputs {
     }
 }
 
+/// Opens the addresses that a configuration adds, while everything else is as it was.
+fn prepare_addresses(
+    slots: &SlotTable,
+    reloaded: &ReloadedConfig,
+) -> Result<Option<ListenChange>, ReloadError> {
+    let Some(wanted) = &reloaded.listen else { return Ok(None) };
+    let prepared = wanted.prepare(&slots.addresses, slots.sockets.len());
+    // What is in use, or not there yet, may be had later.
+    prepared.map_err(|error| ReloadError::Unavailable(error.to_string()))
+}
+
 impl Supervisor<'_> {
     /// Requests a reload: now, or once after the rollout under way, however often it is requested.
     pub(in crate::supervisor) fn request_reload(&mut self) {
@@ -80,8 +93,13 @@ impl Supervisor<'_> {
         let to = self.deployment.next_generation();
         // `systemctl reload` waits for both messages, also when the reload is rejected.
         service_manager::notify_reloading(&self.reporting.service_notifier, "reloading", now);
-        match self.host.reload(to) {
+        let read = self.host.reload(to).and_then(|reloaded| {
+            let change = prepare_addresses(&self.slots, &reloaded)?;
+            Ok((reloaded, change))
+        });
+        match read {
             Err(refusal) => {
+                self.host.retain_generations(&self.generations_in_use());
                 let (reason, result): (_, fn(String) -> CommandResult) = match refusal {
                     ReloadError::Invalid(reason) => (reason, CommandResult::rejected),
                     ReloadError::Unavailable(reason) => (reason, CommandResult::failed),
@@ -95,7 +113,8 @@ impl Supervisor<'_> {
                 self.operators
                     .resolve(&CommandGoal::NextReload, &result(format!("nothing is changed: {reason}")));
             }
-            Ok(reloaded) => {
+            Ok((reloaded, change)) => {
+                self.slots.addresses_change.start(to, change);
                 self.operators.on_reload_started(to);
                 tracing::info!(generation = to, changed = reloaded.changed.join(","), "reload started");
                 let context = self.apply_settings(reloaded);
@@ -194,8 +213,12 @@ impl Supervisor<'_> {
             "{kind} done: {workers} workers of generation {generation}"
         );
         self.host.retain_generations(&self.generations_in_use());
+        let moved = self.slots.complete_addresses_change();
         let mut message =
             format!("{kind} done: {workers} workers of generation {generation} in {seconds:.1} s; {taken}");
+        if let Some(moved) = moved {
+            message.push_str(&format!("; listen: {moved}"));
+        }
         for setting in context.unchanged {
             message.push_str(&format!("; {} was not changed: {}", setting.name, setting.needs));
         }
@@ -220,6 +243,7 @@ impl Supervisor<'_> {
 
     fn finish_rollback(&mut self, now: Duration) {
         let Some(failed) = self.deployment.finish_rollback(unix_ms()) else { return };
+        self.slots.addresses_change.cancel();
         let FailedRollout { rollout, reason } = failed;
         let (kind, generation) = (rollout.kind.name(), rollout.from);
         tracing::warn!(

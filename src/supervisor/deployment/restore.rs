@@ -21,6 +21,7 @@ use crate::supervisor::orphans::OrphanedWorkers;
 use crate::supervisor::private_redis::PrivateRedis;
 use crate::supervisor::reporting::Reporting;
 use crate::supervisor::run_dir_check::RunDirCheck;
+use crate::supervisor::slots::addresses_change::AddressesChange;
 use crate::supervisor::slots::status_pipe::StatusPipe;
 use crate::supervisor::slots::table;
 use crate::supervisor::slots::table::SlotTable;
@@ -135,6 +136,7 @@ impl<'a> Supervisor<'a> {
             steering_mode: with.settings.steering,
             // Workers of a program that had none keep what they accept; those to come share a new one.
             shared_queue: inherited.shared_queue.or_else(table::open_shared_queue),
+            addresses_change: AddressesChange::default(),
         };
         let lifecycle = Lifecycle {
             ever_ready: state.ever_ready,
@@ -171,8 +173,9 @@ impl<'a> Supervisor<'a> {
             .collect();
         self.deployment.retain_builds(&at_work);
         match coming {
-            Takeover::Forward { old, reloaded } => {
+            Takeover::Forward { old, reloaded, change } => {
                 let to = self.deployment.next_generation();
+                self.slots.addresses_change.start(to, change);
                 let own = self.host.build().to_owned();
                 tracing::info!(
                     generation = to,

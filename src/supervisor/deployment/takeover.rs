@@ -155,6 +155,8 @@ impl Supervisor<'_> {
             return;
         }
         let Some(old) = self.deployment.program_to_restore() else { return };
+        // The old program knows nothing of what this one added.
+        self.slots.addresses_change.cancel();
         let attempt = || -> io::Result<io::Error> {
             let state = Handoff {
                 inputs: old.inputs.clone(),

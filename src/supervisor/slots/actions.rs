@@ -104,7 +104,9 @@ impl Supervisor<'_> {
 
     fn spawn(&mut self, index: usize, generation: u64, now: Duration) {
         let (slot, listeners) = (&mut self.slots.entries[index], &self.slots.sockets[index]);
-        let (Some(number), Some(listeners)) = (slot.free_cell(), listeners) else { return };
+        let (Some(number), Some(own)) = (slot.free_cell(), listeners) else { return };
+        let changed = self.slots.addresses_change.listeners_for(index, generation, own);
+        let listeners = changed.as_ref().unwrap_or(own);
         let cell = self.scoreboard.cell(index, number);
         cell.reset(generation, u64::try_from(clock::wall_clock().as_millis()).unwrap_or(0));
         let host = &*self.host;

@@ -4,6 +4,7 @@
 //! slot's listeners stay open as long as the slot does, whichever workers come and go.
 
 mod actions;
+pub(in crate::supervisor) mod addresses_change;
 pub mod backoff;
 mod exits;
 pub mod plan;

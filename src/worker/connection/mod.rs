@@ -17,6 +17,7 @@ mod in_flight;
 pub(in crate::worker) mod incoming_body;
 mod linger;
 mod pending_response;
+mod proxy_header;
 mod read_pace;
 mod record;
 mod refusals;
