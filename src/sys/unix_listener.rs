@@ -15,20 +15,12 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Group, Uid, User};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::sys::unix_socket_name::UnixSocketName;
 use crate::sys::{application_fds, unix_socket};
 
 /// How long the listener of an existing file may take to accept the connection that asks whether there is one. With a
 /// full queue it is taken for a living one.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
-
-/// Where a Unix socket is found.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum UnixSocketName {
-    /// A file, by its absolute path.
-    Path(PathBuf),
-    /// A name that exists as long as the socket does, without a file and without permissions.
-    Abstract(String),
-}
 
 impl UnixSocketName {
     /// The name of a bound socket; none for one without a name.
@@ -45,16 +37,6 @@ impl UnixSocketName {
             Self::Path(path) => SockAddr::unix(path),
             // The kernel's form of an abstract name: a zero byte before it.
             Self::Abstract(name) => SockAddr::unix(format!("\0{name}")),
-        }
-    }
-}
-
-/// As it is written in a configuration: `/run/shop.sock`, `@shop`.
-impl fmt::Display for UnixSocketName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Path(path) => path.display().fmt(f),
-            Self::Abstract(name) => write!(f, "@{name}"),
         }
     }
 }

@@ -11,7 +11,7 @@ use regatta::rate_limit::{RateLimit, RateLimitLayer};
 use regatta::session::{
     ActiveSession, AuthSession, CsrfToken, PageView, RequireLogin, Session, SessionFields, UserId,
 };
-use regatta::task::{TaskContext, TaskId, TaskQueue, TaskStatus};
+use regatta::task::{Task, TaskContext, TaskHandle, TaskId, TaskQueue, TaskStatus};
 use regatta::test::TestApp;
 use regatta::{
     ClientIp, Context, Error, FleetHandle, FleetSnapshot, Idempotency, LastEventId, Problem, RequestTimeout,
@@ -20,6 +20,15 @@ use regatta::{
 
 fn is_handle<T: Clone + Send + Sync + Debug + 'static>() {}
 fn is_sent<T: Send + Debug + 'static>() {}
+
+/// What a task holds need not be `Sync`, `Clone` or `Debug`.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Note(std::cell::Cell<u8>);
+
+impl Task for Note {
+    const NAME: &'static str = "note";
+    type Output = std::cell::Cell<u8>;
+}
 
 #[test]
 fn every_handle_can_be_cloned_sent_shared_and_logged() {
@@ -54,6 +63,7 @@ fn every_handle_can_be_cloned_sent_shared_and_logged() {
     is_handle::<Presence>();
     is_handle::<TaskQueue>();
     is_handle::<TaskContext>();
+    is_handle::<TaskHandle<Note>>();
     is_handle::<TaskStatus>();
     is_handle::<TaskId>();
 }

@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::config::value::basic::InvalidValue;
 use crate::sys::path::SOCKET_PATH_MAX;
-pub use crate::sys::unix_listener::UnixSocketName;
+pub use crate::sys::unix_socket_name::UnixSocketName;
 
 /// Where a fleet listens.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,8 +4,8 @@ use axum::response::Response;
 
 use crate::counters::keys;
 use crate::facade::broadcast::Broadcast;
+use crate::facade::busy::Busy;
 use crate::facade::counter::Counters;
-use crate::facade::fleet::busy::Busy;
 use crate::facade::fleet::snapshot::FleetSnapshot;
 use crate::facade::rate_limit::UnknownPolicy;
 use crate::facade::rate_limit::layer::RateLimitLayer;
@@ -72,7 +72,7 @@ impl FleetHandle {
         Broadcast::new_in(&self.services().streams)
     }
 
-    /// The fleet's tasks, for code outside a handler; handlers extract [`TaskQueue`]. Jobs: `App::register_task`.
+    /// The fleet's tasks, for code outside a handler; handlers extract [`TaskQueue`]. Handlers of tasks: `App::task`.
     pub fn tasks(&self) -> TaskQueue {
         TaskQueue::new_in(&self.services().streams)
     }
