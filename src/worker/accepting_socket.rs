@@ -1,5 +1,6 @@
 //! A listening socket as a worker accepts from it, and what is known of the client's end at once.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::http::real_ip::ConnectionPeer;
 use crate::listener::ListeningSocket;
-use crate::sys::tcp_socket;
+use crate::sys::{tcp_socket, unix_listener};
 
 /// A listening socket that this worker's reactor watches.
 #[derive(Debug)]
@@ -34,6 +35,9 @@ impl AcceptingSocket {
 
     /// The next connection.
     ///
+    /// # Errors
+    /// Among others, of which [`has_ended`] says so, that the listener was shut down.
+    ///
     /// # Cancel safety
     /// A connection is either still in the queue or returned.
     pub(super) async fn accept(&self) -> io::Result<(TcpStream, ConnectionPeer)> {
@@ -41,7 +45,7 @@ impl AcceptingSocket {
             Self::Tcp(listener) => {
                 listener.accept().await.map(|(stream, peer)| (stream, ConnectionPeer::Internet(peer)))
             }
-            Self::Unix(listener) => as_stream(listener.accept().await?.0),
+            Self::Unix(listener) => poll_fn(|context| poll_accept_unix(listener, context)).await,
         }
     }
 
@@ -91,6 +95,25 @@ impl SharedSocket {
     pub(super) fn close(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+/// The kernel wakes those who wait at a listener that is shut down, and then has them wait on.
+fn poll_accept_unix(
+    listener: &UnixListener,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<(TcpStream, ConnectionPeer)>> {
+    match listener.poll_accept(context) {
+        Poll::Ready(accepted) => Poll::Ready(accepted.and_then(|(stream, _)| as_stream(stream))),
+        Poll::Pending if unix_listener::is_shut_down(listener) => {
+            Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+        }
+        Poll::Pending => Poll::Pending,
+    }
+}
+
+/// Whether accepting failed because the listener was shut down.
+pub(super) fn has_ended(error: &io::Error) -> bool {
+    tcp_socket::is_shut_down(error) || error.kind() == io::ErrorKind::NotConnected
 }
 
 impl AsFd for AcceptingSocket {

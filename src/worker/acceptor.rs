@@ -11,8 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::http::real_ip::ConnectionPeer;
 use crate::listener::SocketOwner;
-use crate::sys::tcp_socket;
-use crate::worker::accepting_socket::{SharedSocket, transferred_peer};
+use crate::worker::accepting_socket::{SharedSocket, has_ended, transferred_peer};
 use crate::worker::balancer::ConnectionBalancer;
 use crate::worker::connection::serve::{ConnectionServer, ConnectionStart};
 use crate::worker::handler::RequestHandler;
@@ -72,7 +71,7 @@ impl<A: RequestHandler> Acceptor<A> {
                 }
                 Err(error) if is_connection_error(&error) => {}
                 // Another worker, or the supervisor, has ended it for all.
-                Err(error) if tcp_socket::is_shut_down(&error) => return self.listener.close(),
+                Err(error) if has_ended(&error) => return self.listener.close(),
                 Err(error) => self.evict_and_back_off(&error, "cannot accept").await,
             }
         }

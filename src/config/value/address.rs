@@ -56,7 +56,8 @@ fn listen_address(text: &str) -> Result<ListenAddress, InvalidValue> {
 }
 
 fn unix_socket_name(text: &str) -> Result<UnixSocketName, InvalidValue> {
-    // As in a URL: unix:///run/shop.sock.
+    // As in a URL: unix:///run/shop.sock, where a host would stand behind two slashes.
+    let is_host = text.starts_with("//") && !text.starts_with("///");
     let text = text.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(text);
     if text.len() > SOCKET_PATH_MAX {
         return Err(format!(
@@ -67,7 +68,7 @@ fn unix_socket_name(text: &str) -> Result<UnixSocketName, InvalidValue> {
     match text.strip_prefix('@') {
         Some("") => Err("the abstract name is missing, as in unix:@shop".into()),
         Some(name) => Ok(UnixSocketName::Abstract(name.to_owned())),
-        None if !text.starts_with('/') => {
+        None if !text.starts_with('/') || is_host => {
             Err("a Unix socket is named by an absolute path, as in unix:/run/shop.sock, or as unix:@shop"
                 .into())
         }

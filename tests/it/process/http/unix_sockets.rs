@@ -63,7 +63,7 @@ fn several_addresses_an_abstract_name_and_the_operators_socket_are_served_at_onc
     let (plan, socket) = plan(&redis);
     let name = format!("regatta-{}", std::process::id());
     let operators = plan.folder().join("admin.sock");
-    let listen = format!("127.0.0.1:0 [::1]:0 unix:{} unix:@{name}", socket.display());
+    let listen = format!("127.0.0.1:0 127.0.0.2:0 unix:{} unix:@{name}", socket.display());
     let plan = plan
         .set("REGATTA_LISTEN", &listen)
         .set("REGATTA_LISTEN__SOCKET_MODE", "0600")
