@@ -1,4 +1,4 @@
-//! The PROXY protocol: HAProxy before a fleet, and those who speak it wrongly, or who may not speak it.
+//! The PROXY protocol: `HAProxy` before a fleet, and those who speak it wrongly, or who may not speak it.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -140,7 +140,7 @@ fn one_address_may_speak_it_and_another_not() {
     assert!(code == 64 && said.contains("listen does not name unix:/run/other.sock"), "{code}: {said}");
 }
 
-/// HAProxy with one fleet behind it; its way to it is told by `server`.
+/// `HAProxy` with one fleet behind it; its way to it is told by `server`.
 struct HaProxy {
     _folder: TempDir,
     address: SocketAddr,
