@@ -1,15 +1,13 @@
 //! Unix sockets that a service listens on: files with an owner, a group and a mode, and abstract names (unix(7)).
 
-use std::fmt;
-use std::fs;
 use std::fs::{File, Permissions};
-use std::io;
 use std::os::fd::{AsFd, FromRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fmt, fs, io};
 
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Group, Uid, User};

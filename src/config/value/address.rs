@@ -1,9 +1,8 @@
 //! Addresses to listen on, addresses by which others reach us, networks, hosts and origins.
 
-use std::fmt;
-use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Component, Path, PathBuf};
+use std::{fmt, fs};
 
 use ipnet::IpNet;
 use url::Url;
