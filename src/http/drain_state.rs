@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use crate::http::spawned_work::SpawnedWork;
+
 /// Whether a worker serves or drains; clones share it.
 #[derive(Clone, Default)]
 pub struct DrainState(Arc<DrainFlags>);
@@ -21,6 +23,8 @@ struct DrainFlags {
     begun_notify: Notify,
     /// When what still runs is cut.
     deadline: OnceLock<Instant>,
+    /// What the drain waits for besides requests.
+    work: SpawnedWork,
 }
 
 impl DrainState {
@@ -49,6 +53,11 @@ impl DrainState {
     /// A view of it for the application.
     pub fn shutdown(&self) -> Shutdown {
         Shutdown(self.clone())
+    }
+
+    /// Work beside the requests that the drain waits for.
+    pub fn work(&self) -> &SpawnedWork {
+        &self.0.work
     }
 
     /// What has no end of its own is to end now.

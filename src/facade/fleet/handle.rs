@@ -85,6 +85,25 @@ impl FleetHandle {
         sse::respond_permitted(source, &self.services().streams)
     }
 
+    /// Runs work beside the requests, as what a handler starts and its answer does not wait for: a worker that leaves waits
+    /// for it, until `drain.timeout`. What runs longer is abandoned, which is logged, and so is a panic. Work that has to
+    /// survive its worker is a [task](crate::task).
+    ///
+    /// ```
+    /// # async fn send_mail(address: String) {}
+    /// async fn sign_up(fleet: regatta::FleetHandle, address: String) -> &'static str {
+    ///     fleet.spawn(send_mail(address));
+    ///     "a mail is on its way\n"
+    /// }
+    /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::post(sign_up));
+    /// ```
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.services().worker.drain.work().spawn(work);
+    }
+
     /// Runs CPU work off the event loop, a bounded number of jobs at once.
     ///
     /// # Errors
