@@ -29,7 +29,8 @@ use regatta::session::{AuthSession, PageView, Session};
 use regatta::task::{Task, TaskContext, TaskFailure};
 use regatta::ws::{WebSocket, WebSocketUpgrade};
 use regatta::{
-    App, Context as AppContext, Error, Fleet, FleetHandle, Idempotency, OnDrain, RequestTimeout, Worker,
+    App, ClientIp, Context as AppContext, Error, Fleet, FleetHandle, Idempotency, OnDrain, RequestTimeout,
+    Worker,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -117,6 +118,7 @@ fn routes() -> Router<FleetHandle> {
         .route("/hasty/{millis}", get(nap).layer(RequestTimeout::new(Duration::from_millis(300))))
         .route("/patient/{millis}", get(nap).layer(RequestTimeout::new(Duration::from_secs(60))))
         .route("/who", get(who))
+        .route("/client", get(async |ClientIp(address): ClientIp| address.to_string()))
         .route("/held", get(move || async move { held.load(Ordering::Relaxed).to_string() }))
         .route("/panic", get(overboard).post(overboard))
         .route("/orphan", get(orphan))
