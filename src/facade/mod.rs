@@ -16,6 +16,7 @@ mod error;
 mod fleet;
 mod idempotency;
 mod problem;
+mod redis;
 mod redis_error;
 mod refusal;
 mod stepwise;

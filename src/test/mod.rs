@@ -64,6 +64,41 @@ pub struct TestApp {
 }
 
 /// An application for a test, with settings of its own.
+///
+/// ```no_run
+/// use axum::body::Body;
+/// use axum::http::Request;
+/// use axum::{Router, routing::get};
+/// use regatta::Context;
+/// use regatta::test::{TestApp, TestRedis};
+/// use serde::Deserialize;
+///
+/// #[derive(Deserialize)]
+/// struct Settings {
+///     greeting: String,
+/// }
+///
+/// async fn app(cx: Context<Settings>) -> Router {
+///     let greeting = cx.settings().greeting.clone();
+///     Router::new().route("/", get(async || greeting))
+/// }
+///
+/// # async fn example() {
+/// let app = TestApp::builder()
+///     .app_settings(serde_json::json!({"greeting": "ahoy"}))
+///     .set("limits.default.rate", "10/s")
+///     .redis(TestRedis::private())
+///     .build(app)
+///     .await;
+/// let response = app.oneshot(Request::get("/").body(Body::empty()).unwrap()).await;
+/// assert!(response.status().is_success());
+/// app.fleet().tasks().enqueue("mail", "ann@example.org").await.unwrap();
+/// assert_eq!(app.run_tasks().await, 1);
+/// let router: Router = app.router();
+/// # drop(router);
+/// app.drain().await;
+/// # }
+/// ```
 #[derive(Debug, Default)]
 #[must_use]
 pub struct TestAppBuilder {

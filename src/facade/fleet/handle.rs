@@ -81,8 +81,54 @@ impl FleetHandle {
     ///
     /// A worker serves at most `broadcast.max_subscribers` of them, beside those of broadcasts; the response beyond that is
     /// 503.
+    ///
+    /// ```
+    /// use axum::response::Response;
+    /// use bytes::Bytes;
+    /// use regatta::{EventSource, FleetHandle};
+    ///
+    /// /// Three events, and the end.
+    /// struct Countdown(u8);
+    ///
+    /// impl EventSource for Countdown {
+    ///     async fn next(&mut self) -> Option<Bytes> {
+    ///         self.0 = self.0.checked_sub(1)?;
+    ///         Some(regatta::event("count", &self.0.to_string()))
+    ///     }
+    /// }
+    ///
+    /// async fn count(fleet: FleetHandle) -> Response {
+    ///     fleet.events(Countdown(3))
+    /// }
+    /// # let _: axum::Router = axum::Router::new().route("/count", axum::routing::get(count));
+    /// ```
     pub fn events(&self, source: impl SseSource) -> Response {
         sse::respond_permitted(source, &self.services().streams)
+    }
+
+    /// Starts work beside the request that it came with, such as a mail; a drain waits for it, until
+    /// its deadline.
+    ///
+    /// A panic in it is a line of the log. What has to survive a crash is a task of [`FleetHandle::tasks`]; what runs as
+    /// long as the worker is `App::background`.
+    ///
+    /// ```
+    /// use regatta::FleetHandle;
+    ///
+    /// async fn order(fleet: FleetHandle) -> &'static str {
+    ///     fleet.spawn(async {
+    ///         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    ///         tracing::info!("the warehouse has been told");
+    ///     });
+    ///     "ordered\n"
+    /// }
+    /// # let _: axum::Router = axum::Router::new().route("/orders", axum::routing::post(order));
+    /// ```
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, in which the application is built and handlers run.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.services().worker.drain.spawn(work);
     }
 
     /// Runs CPU work off the event loop, a bounded number of jobs at once.
