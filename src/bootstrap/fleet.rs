@@ -182,7 +182,7 @@ impl Fleet {
         self.say("redis.prefix", name.into())
     }
 
-    /// The program's version, as `status` and `--version` say it.
+    /// The program's version, as `status` and `--version` say it; without it they say that of the library.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
         self
