@@ -98,13 +98,12 @@ fmt: ## is everything formatted?
 clippy: ## lints, none allowed: everything, no feature, each feature alone
 	@$(CARGO) clippy --locked --all-targets -- -D warnings
 	@$(CARGO) clippy --locked --lib --bins $(DEMO) -- -D warnings
-	@for features in '' cli tls top dashboard test full; do \
-	  $(CARGO) clippy --locked --lib --no-default-features --features "$$features" -- -D warnings || exit 1; done
+	@CARGO='$(CARGO)' .ci/features
 
 .PHONY: docs
 docs: ## documentation, as users see it and with private items, without a broken link
 	@RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --lib --features full
-	@RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
+	@RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --lib --features full --document-private-items
 
 # Advisories are not checked here: their database is fetched from the network at every run. `cargo deny check` does.
 .PHONY: deny

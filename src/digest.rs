@@ -2,7 +2,7 @@
 //!
 //! Their values travel between processes and releases, so a change of them is a change of a format.
 
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, SHA256, digest};
 
 /// FNV-1a (Fowler, Noll, Vo), 64 bits: the same on every platform and in every build; it protects nothing.
 pub const fn fnv1a64(bytes: &[u8]) -> u64 {
@@ -26,6 +26,16 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(digest(&SHA256, bytes).as_ref())
 }
 
+/// The parts' digest, hex; each part is preceded by its length, so that no two lists look the same.
+pub fn sha256_of_parts(parts: &[&[u8]]) -> String {
+    let mut context = Context::new(&SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_le_bytes());
+        context.update(part);
+    }
+    hex(context.finish().as_ref())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,5 +47,11 @@ mod tests {
         assert_eq!(fnv1a64(b"foobar"), 0x8594_4171_f739_67e8);
         assert_eq!(hex(&[0x00, 0x0f, 0xa0, 0xff]), "000fa0ff");
         assert_eq!(sha256_hex(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+
+    #[test]
+    fn parts_that_are_equal_only_when_joined_have_different_digests() {
+        assert_ne!(sha256_of_parts(&[b"ab", b"c"]), sha256_of_parts(&[b"a", b"bc"]));
+        assert_eq!(sha256_of_parts(&[b"a"]).len(), 64);
     }
 }

@@ -36,6 +36,7 @@
 //!
 //! # Features
 //!
+//! - `fleet` (default): [`Fleet`], [`App`] and all that runs them; without it there is what needs a [`Redis`] only
 //! - `cli` (default): `Fleet::run`, `Fleet::execute` and the commands; without it call [`Fleet::serve`]
 //! - `tls` (default): TLS to Redis
 //! - `top`: the live view of a fleet
@@ -56,14 +57,17 @@
     )
 )]
 
+#[cfg(feature = "fleet")]
 mod application;
 mod backoff;
+#[cfg(feature = "fleet")]
 mod bootstrap;
 mod breaker;
 mod broadcasts;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod config;
+#[cfg(feature = "fleet")]
 mod control;
 mod counters;
 mod digest;
@@ -72,7 +76,9 @@ mod fixed_window;
 mod http;
 mod idempotency;
 mod limiter;
+#[cfg(feature = "fleet")]
 mod listener;
+#[cfg(feature = "fleet")]
 mod logging;
 mod panics;
 mod redis;
@@ -82,23 +88,31 @@ mod scoreboard;
 mod sessions;
 mod sse;
 mod status;
+#[cfg(feature = "fleet")]
 mod supervisor;
 mod sys;
 mod tasks;
 #[cfg(feature = "test")]
 pub mod test;
 mod units;
+#[cfg(feature = "fleet")]
 mod worker;
 
+#[cfg(feature = "fleet")]
 pub use application::{App, Context, IntoApp, NoSettings};
+#[cfg(feature = "fleet")]
 pub use bootstrap::fleet::{Fleet, ServeError};
+#[cfg(feature = "fleet")]
 pub use bootstrap::fleet_config::Config;
 pub use config::settings::{ForwardedHeader, RedisUrl};
+#[cfg(feature = "fleet")]
+pub use facade::{Busy, FleetHandle, FleetSnapshot, SlotSnapshot, Worker, WorkerState};
 pub use facade::{
-    Busy, ClientIp, Error, ErrorKind, EventSource, FleetHandle, FleetSnapshot, Idempotency, LastEventId,
-    Problem, RedisError, RedisErrorKind, RedisStatus, Refusal, RequestTimeout, SameOrigin, SlotSnapshot,
-    Worker, WorkerState, broadcast, counter, event, rate_limit, session, task, ws,
+    ClientIp, Error, ErrorKind, EventSource, Idempotency, LastEventId, Problem, RedisError, RedisErrorKind,
+    RedisStatus, Refusal, RequestTimeout, SameOrigin, broadcast, counter, event, rate_limit, session, task,
+    ws,
 };
+#[cfg(feature = "fleet")]
 pub use http::Shutdown;
 pub use http::standalone::{
     InvalidNetwork, Redis, RedisBuilder, RedisMode, TrustedProxies, TrustedProxiesService,

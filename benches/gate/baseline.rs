@@ -83,14 +83,9 @@ impl Baseline {
 fn table(text: &mut String, kind: &str, scenario: &str, values: &Values) -> Outcome<()> {
     writeln!(text, "\n[{kind}.{scenario}]")?;
     for (name, value) in values {
-        writeln!(text, "{name} = {:.2}", rounded(*value))?;
+        writeln!(text, "{name} = {:.2}", value)?;
     }
     Ok(())
-}
-
-/// To two digits behind the point, without a sign at zero.
-fn rounded(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0 + 0.0
 }
 
 /// The functions of the figures: scenario, process, instructions a request, name.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::fleet::Stretch;
 use crate::profile::Profile;
-use crate::verdict::Values;
+use crate::verdict::{self, Values};
 
 /// Figures by name, and the functions of worker and Redis by name: all for one request.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,7 +34,7 @@ pub(crate) fn figures(before: &Stretch, short: &Stretch, long: &Stretch, more: f
         ("redis-bytes-in", each(b.bytes_in, s.bytes_in, l.bytes_in)),
         ("redis-bytes-out", each(b.bytes_out, s.bytes_out, l.bytes_out)),
     ];
-    let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let values = values.into_iter().map(|(name, value)| (name.to_owned(), verdict::cost(value))).collect();
     Figures { values, worker: worker.functions, redis: redis.functions }
 }
 

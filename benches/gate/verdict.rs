@@ -43,6 +43,12 @@ impl Row {
     }
 }
 
+/// What a request costs by a difference of two counts, to two digits behind the point: where it costs nothing, what
+/// happens beside the requests makes the difference negative.
+pub(crate) fn cost(difference: f64) -> f64 {
+    ((difference * 100.0).round() / 100.0).max(0.0)
+}
+
 /// What holds for a figure unless the baseline says otherwise.
 pub(crate) fn tolerance(figure: &str) -> Tolerance {
     let (percent, least) = match figure {

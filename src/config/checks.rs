@@ -62,7 +62,6 @@ pub(super) fn check_consistency(given: &GivenSettings, config: &Config) -> Resul
     }
     check_workers(given, &config.workers)?;
     check_redis_credentials(given, &config.redis)?;
-    check_dashboard(given, &config.dashboard)?;
     if config.session.idle > config.session.absolute {
         return Err(given.contradiction("session.idle", "session.absolute is shorter".into()));
     }
@@ -154,8 +153,16 @@ fn refuse_missing_dashboard(given: &GivenSettings, dashboard: &DashboardConfig) 
     }
 }
 
-fn check_dashboard(given: &GivenSettings, dashboard: &DashboardConfig) -> Result<(), ConfigError> {
-    if !cfg!(feature = "dashboard") {
+/// What the settings of the operators' page contradict: each other, or that the program has no such page.
+///
+/// # Errors
+/// [`ConfigError::Contradiction`].
+pub(super) fn check_dashboard(
+    given: &GivenSettings,
+    dashboard: &DashboardConfig,
+    is_built_in: bool,
+) -> Result<(), ConfigError> {
+    if !is_built_in {
         return refuse_missing_dashboard(given, dashboard);
     }
     match (&dashboard.token, &dashboard.token_file) {

@@ -41,6 +41,7 @@ pub fn load(inputs: &ConfigInputs) -> Result<Config, ConfigError> {
     let config = Config::read(&given)?;
     checks::check_folder_variables(inputs, &given)?;
     checks::check_consistency(&given, &config)?;
+    checks::check_dashboard(&given, &config.dashboard, cfg!(feature = "dashboard"))?;
     Ok(config)
 }
 

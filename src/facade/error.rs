@@ -7,8 +7,8 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
 use crate::facade::broadcast::error::{Error as BroadcastError, InvalidTopic};
+use crate::facade::busy::Busy;
 use crate::facade::counter::error::Error as CounterError;
-use crate::facade::fleet::busy::Busy;
 use crate::facade::rate_limit::error::Error as RateLimitError;
 use crate::facade::redis_error::RedisError;
 use crate::facade::session::error::Error as SessionError;

@@ -11,8 +11,10 @@ pub mod session;
 pub mod task;
 pub mod ws;
 
+mod busy;
 mod client_ip;
 mod error;
+#[cfg(feature = "fleet")]
 mod fleet;
 mod idempotency;
 mod problem;
@@ -23,9 +25,10 @@ mod stepwise;
 #[cfg(test)]
 mod tests;
 
+pub use busy::Busy;
 pub use client_ip::ClientIp;
 pub use error::{Error, ErrorKind};
-pub use fleet::busy::Busy;
+#[cfg(feature = "fleet")]
 pub use fleet::snapshot::{FleetSnapshot, SlotSnapshot, WorkerState};
 pub use problem::Problem;
 pub use redis_error::{RedisError, RedisErrorKind};

@@ -120,17 +120,22 @@ pub(crate) fn body_error(fault: &AtomicU8, bounds: &HttpConfig) -> Option<Proble
 #[derive(Debug, Clone, Default)]
 pub(super) struct UpgradePermits(Arc<Mutex<Vec<ConcurrencyPermit>>>);
 
-/// A response that holds the request's concurrency permits until its body was sent or dropped, or until the upgraded
+/// Has a response hold the request's concurrency permits until its body was sent or dropped, or until the upgraded
 /// connection that follows it has ended.
-pub(crate) fn hold_permits(mut response: Response, permits: Vec<ConcurrencyPermit>) -> Response {
+pub(crate) fn hold_permits(response: &mut Response, permits: Vec<ConcurrencyPermit>) {
+    if permits.is_empty() {
+        return;
+    }
     if let Some(permits_of_upgrade) = response.extensions_mut().remove::<UpgradePermits>() {
         permits_of_upgrade.0.lock().unwrap_or_else(PoisonError::into_inner).extend(permits);
-        return response;
+        return;
     }
-    if permits.is_empty() {
-        return response;
-    }
-    response.map(|body| Body::new(PermitBody { body, _permits: permits }))
+    hold_permits_in_body(response.body_mut(), permits);
+}
+
+/// Has a body hold the request's concurrency permits until it was sent or dropped.
+pub(crate) fn hold_permits_in_body(body: &mut Body, permits: Vec<ConcurrencyPermit>) {
+    *body = Body::new(PermitBody { body: std::mem::take(body), _permits: permits });
 }
 
 struct PermitBody {

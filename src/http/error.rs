@@ -8,9 +8,9 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 
+use crate::http::idempotency_key::KEY_MAX;
 use crate::http::offload::OffloadError;
 use crate::http::problem::Problem;
-use crate::http::service::idempotent::key::KEY_MAX;
 use crate::limiter::headers::RateLimitHeaders;
 use crate::{counters, redis, sessions};
 

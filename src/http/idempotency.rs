@@ -8,7 +8,7 @@ use http::request::Parts;
 
 use crate::http::error::RequestError;
 use crate::http::header_names::IDEMPOTENCY_KEY;
-use crate::http::service::idempotent::key;
+use crate::http::idempotency_key;
 
 /// The request's `Idempotency-Key`: naming it rejects requests without one, 400; `Option<Idempotency>` rejects none.
 ///
@@ -80,7 +80,7 @@ impl Idempotency {
         }
         match parts.headers.contains_key(IDEMPOTENCY_KEY) {
             false => Ok(None),
-            true => key::parse_key(&parts.headers)
+            true => idempotency_key::parse_key(&parts.headers)
                 .map(|key| Some(Self::new(key)))
                 .ok_or(RequestError::InvalidIdempotencyKey),
         }

@@ -1,7 +1,5 @@
 //! What a program answers at `/fleet` that is built without the feature `dashboard`.
 
-#![cfg(not(feature = "dashboard"))]
-
 use std::sync::Arc;
 
 use axum::Router;

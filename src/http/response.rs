@@ -134,7 +134,7 @@ pub(crate) fn try_finalize(
 
 /// Replaces the response of a rejected request, or adds the headers of the request's state to it.
 fn apply_state(
-    response: Response,
+    mut response: Response,
     state: &RequestState,
     mut inner: MutexGuard<'_, RequestStateInner>,
     stored: &CommitStep,
@@ -143,34 +143,29 @@ fn apply_state(
         CommitStep::Rejected(refusal) => Some(refusal.clone()),
         CommitStep::Committed | CommitStep::NotStored => None,
     };
-    let mut response = match inner.failure.take().or(commit_failure) {
-        Some(refusal) => {
-            state.count_refusal(&refusal);
-            let mut response = refusal.into_problem().into_response();
-            // Whatever else failed, the session has another id now: a client that does not get it has lost its session.
-            if inner.stored_session_id().is_some() && inner.current_session_id != state.visitor.id() {
-                set_session_headers(response.headers_mut(), state, &inner);
-            }
-            response
-        }
-        None => {
-            let mut response = response;
+    if let Some(refusal) = inner.failure.take().or(commit_failure) {
+        state.count_refusal(&refusal);
+        response = refusal.into_problem().into_response();
+        // Whatever else failed, the session has another id now: a client that does not get it has lost its session.
+        if inner.stored_session_id().is_some() && inner.current_session_id != state.visitor.id() {
             set_session_headers(response.headers_mut(), state, &inner);
-            if let Some(how) = inner.freshness {
-                state.services.worker.cell().count_stale();
-                response.headers_mut().insert(SESSION_STATE, how.header());
-            }
-            if let CommitStep::NotStored = stored {
-                state.services.worker.cell().count_failed_commit();
-                response.headers_mut().insert(SESSION_COMMIT, HeaderValue::from_static("failed"));
-            }
-            response
         }
-    };
+    } else {
+        set_session_headers(response.headers_mut(), state, &inner);
+        if let Some(how) = inner.freshness {
+            state.services.worker.cell().count_stale();
+            response.headers_mut().insert(SESSION_STATE, how.header());
+        }
+        if let CommitStep::NotStored = stored {
+            state.services.worker.cell().count_failed_commit();
+            response.headers_mut().insert(SESSION_COMMIT, HeaderValue::from_static("failed"));
+        }
+    }
     if let Some(limit_headers) = state.rate_limit_headers(&inner.limits) {
         set_rate_limit_headers(response.headers_mut(), limit_headers);
     }
-    body::hold_permits(response, inner.limits.take_permits())
+    body::hold_permits(&mut response, inner.limits.take_permits());
+    response
 }
 
 /// Whether the session's changes are stored.

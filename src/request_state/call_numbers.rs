@@ -7,12 +7,13 @@
 //! In a cluster nothing is recorded: a call of one key would become one of two, which no node executes while their slot
 //! migrates.
 
+use std::process;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::redis::wire::Value;
 use crate::request_state::keys;
-use crate::sys::{process, random};
+use crate::sys::random;
 
 /// Numbers a worker's calls.
 pub(super) struct CallNumbers {
@@ -24,7 +25,7 @@ pub(super) struct CallNumbers {
 impl CallNumbers {
     /// Numbers from a random start.
     pub(super) fn new() -> Self {
-        let life = random::number().unwrap_or_else(|_| u64::from(process::pid().as_raw().unsigned_abs()));
+        let life = random::number().unwrap_or_else(|_| u64::from(process::id()));
         Self { incarnation: format!("{life:016x}"), next: AtomicU64::new(0) }
     }
 

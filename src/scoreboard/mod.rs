@@ -14,6 +14,8 @@ pub mod latency;
 mod layout;
 pub mod refusal_reason;
 pub mod row;
+#[cfg(feature = "fleet")]
+mod shared_table;
 mod slot_state;
 pub mod snapshot;
 mod table;

@@ -14,7 +14,6 @@ use crate::scoreboard::slot_state::SlotState;
 use crate::scoreboard::snapshot::{ScoreboardSnapshot, SlotSnapshot};
 use crate::sys::atomic_memory::AtomicMemory;
 use crate::sys::random;
-use crate::sys::shared_memory::SharedMapping;
 
 /// Set for an IPv4 address, which stands in the lower half; no /64 that is in use begins so.
 const V4: u64 = 1 << 32;
@@ -22,26 +21,13 @@ const V4: u64 = 1 << 32;
 /// The shared table.
 #[derive(Debug)]
 pub struct Scoreboard {
-    memory: AtomicMemory,
+    pub(super) memory: AtomicMemory,
     /// Where other processes find it; none: it is this process's own.
-    file: Option<OwnedFd>,
-    layout: TableLayout,
+    pub(super) file: Option<OwnedFd>,
+    pub(super) layout: TableLayout,
 }
 
 impl Scoreboard {
-    /// Makes the table of a new fleet with room for `capacity` slots.
-    ///
-    /// # Errors
-    /// When the kernel refuses the memory.
-    pub fn create(capacity: NonZeroUsize, pid: u32, started_ms: u64) -> io::Result<Self> {
-        let layout = TableLayout { capacity: capacity.get() };
-        let bytes = NonZeroUsize::new(layout.bytes()).unwrap_or(NonZeroUsize::MIN);
-        let SharedMapping { memory, file } = SharedMapping::create(c"regatta-scoreboard", bytes)?;
-        let table = Self { memory, file: Some(file), layout };
-        table.write_head(pid, started_ms)?;
-        Ok(table)
-    }
-
     /// The table of a program without a fleet: one slot, in this process's own memory, whose worker is this process.
     ///
     /// # Errors
@@ -57,7 +43,7 @@ impl Scoreboard {
         Ok(table)
     }
 
-    fn write_head(&self, pid: u32, started_ms: u64) -> io::Result<()> {
+    pub(super) fn write_head(&self, pid: u32, started_ms: u64) -> io::Result<()> {
         let head = self.head();
         head.version.store(LAYOUT_VERSION, Relaxed);
         head.pid.store(u64::from(pid), Relaxed);
@@ -65,28 +51,6 @@ impl Scoreboard {
         head.generation.store(1, Relaxed);
         head.counter_epoch.store(random::number()?, Relaxed);
         Ok(())
-    }
-
-    /// Maps the table that another program made.
-    ///
-    /// # Errors
-    /// When it has another layout, or the kernel refuses to map it.
-    pub fn adopt(table: OwnedFd) -> io::Result<Self> {
-        let SharedMapping { memory, file } = SharedMapping::adopt(table)?;
-        TableLayout::from_bytes(memory.len().get())
-            .map(|layout| Self { memory, file: Some(file), layout })
-            .filter(|table| table.head().version.load(Relaxed) == LAYOUT_VERSION)
-            .ok_or_else(|| io::Error::other("the scoreboard has another layout"))
-    }
-
-    /// The memory it lives in, for a program that goes on with it.
-    ///
-    /// # Errors
-    /// When it is this process's own.
-    pub fn file(&self) -> io::Result<&OwnedFd> {
-        self.file
-            .as_ref()
-            .ok_or_else(|| io::Error::other("the scoreboard is not shared with other processes"))
     }
 
     /// The row of a slot.
@@ -116,7 +80,7 @@ impl Scoreboard {
         self.layout.capacity
     }
 
-    fn head(&self) -> &HeadLayout {
+    pub(super) fn head(&self) -> &HeadLayout {
         self.memory.get(0)
     }
 

@@ -4,11 +4,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use nix::time::ClockId;
-
 /// The monotonic clock, the same in every process of the host; `clock_gettime(2)`.
 pub fn monotonic() -> Duration {
-    read_clock(ClockId::CLOCK_MONOTONIC)
+    read_clock(libc::CLOCK_MONOTONIC)
 }
 
 /// Time until a moment of the monotonic clock; zero if it has passed.
@@ -18,12 +16,12 @@ pub fn until(moment: Duration) -> Duration {
 
 /// Unix time; only for people to read, because it can step.
 pub fn wall_clock() -> Duration {
-    read_clock(ClockId::CLOCK_REALTIME)
+    read_clock(libc::CLOCK_REALTIME)
 }
 
 /// CPU time this process has used.
 pub fn cpu_time() -> Duration {
-    read_clock(ClockId::CLOCK_PROCESS_CPUTIME_ID)
+    read_clock(libc::CLOCK_PROCESS_CPUTIME_ID)
 }
 
 /// The period of ticks: looks that come now and then begin at multiples of it.
@@ -61,9 +59,13 @@ fn to_multiple(now: Duration, period: Duration) -> Duration {
     period.saturating_sub(Duration::from_nanos(u64::try_from(into).unwrap_or(0)))
 }
 
-fn read_clock(clock: ClockId) -> Duration {
-    // These clocks exist on every Linux; a failure would mean another kernel.
-    nix::time::clock_gettime(clock).map(Duration::from).unwrap_or_default()
+fn read_clock(clock: libc::clockid_t) -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // These clocks exist on every Linux; a failure would mean another kernel, and leaves zero.
+    // SAFETY: the kernel writes one `timespec` into the one that is borrowed for the call.
+    let _ = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use axum::response::Response;
 
 use crate::counters::keys;
 use crate::facade::broadcast::Broadcast;
+use crate::facade::busy::Busy;
 use crate::facade::counter::Counters;
-use crate::facade::fleet::busy::Busy;
 use crate::facade::fleet::snapshot::FleetSnapshot;
 use crate::facade::rate_limit::UnknownPolicy;
 use crate::facade::rate_limit::layer::RateLimitLayer;

@@ -383,10 +383,7 @@ fn hold_permits<R: 'static>(response: &mut Response<R>, permits: Vec<Concurrency
         return;
     }
     match (response.body_mut() as &mut dyn Any).downcast_mut::<Body>() {
-        Some(body) => {
-            let held = body::hold_permits(Response::new(std::mem::take(body)), permits);
-            *body = held.into_body();
-        }
+        Some(body) => body::hold_permits_in_body(body, permits),
         None => _ = response.extensions_mut().insert(Arc::new(Mutex::new(permits))),
     }
 }

@@ -4,8 +4,6 @@
 //! page is complete without its script; and that commands are accepted only from a signed-in operator, by a form of this
 //! instance's own page. It must not know how a command is carried out: the supervisor does that.
 
-#![cfg(feature = "dashboard")]
-
 mod actions;
 mod assets;
 mod auth;

@@ -4,6 +4,7 @@
 //! does so behind its own lock. No part knows a route, an extractor or a request. Sessions have theirs in their own room
 //! ([`crate::sessions::services`]).
 
+#[cfg(feature = "fleet")]
 pub(crate) mod admin;
 pub(crate) mod app_services;
 pub(crate) mod build_mistakes;

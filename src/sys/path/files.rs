@@ -1,17 +1,11 @@
 //! Files by their path: how they are opened, and what is wrong when they are not there.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
-
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
-
-use crate::sys::path::error::PathError;
-use crate::sys::path::ownership::own_user;
 
 /// Longest path the kernel takes for a socket, bytes; `sun_path` in unix(7), less its end mark.
 pub const SOCKET_PATH_MAX: usize = 107;
@@ -167,158 +161,16 @@ fn name_dangling_link(path: &Path, error: io::Error) -> io::Error {
 }
 
 fn is_null(found: &Metadata) -> bool {
-    const NULL: (u64, u64) = (1, 3);
-    let device = (nix::sys::stat::major(found.rdev()), nix::sys::stat::minor(found.rdev()));
+    const NULL: (u32, u32) = (1, 3);
+    let device = (libc::major(found.rdev()), libc::minor(found.rdev()));
     found.file_type().is_char_device() && device == NULL
 }
 
-fn file_kind(found: &Metadata) -> &'static str {
+pub(super) fn file_kind(found: &Metadata) -> &'static str {
     match found.file_type() {
         kind if kind.is_dir() => "a folder",
         kind if kind.is_fifo() => "a pipe",
         kind if kind.is_socket() => "a socket",
         _ => "a device",
     }
-}
-
-/// Opens a file of this process's own in a folder that `ensure_private_folder` approved, and makes it if need be; mode 0600.
-///
-/// # Errors
-/// `Error::NotPrivate` for a link, something that is no file, another user's, or one with a second name: to write it
-/// would be to write elsewhere.
-pub fn open_private_file(path: &Path) -> Result<File, PathError> {
-    let shown = path.display();
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
-    let file = options.open(path).map_err(|error| {
-        let foreign = fs::symlink_metadata(path).ok().filter(|found| found.uid() != own_user());
-        match (error.raw_os_error(), foreign) {
-            (Some(libc::ELOOP), _) => PathError::NotPrivate(format!(
-                "{shown} is a link, and what it leads to is not to be written: remove it"
-            )),
-            (_, Some(found)) if error.kind() == io::ErrorKind::PermissionDenied => PathError::NotPrivate(
-                format!("{shown} belongs to the user with id {}: remove it", found.uid()),
-            ),
-            (_, _) => PathError::Io(error),
-        }
-    })?;
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(PathError::NotPrivate(format!(
-            "{shown} is {}, and no file: remove it",
-            file_kind(&found)
-        )));
-    }
-    if found.uid() != own_user() {
-        let message = format!("{shown} belongs to the user with id {}: remove it", found.uid());
-        return Err(PathError::NotPrivate(message));
-    }
-    if found.nlink() > 1 {
-        let message = format!("{shown} is another file's second name (a hard link): remove it");
-        return Err(PathError::NotPrivate(message));
-    }
-    if found.mode() & 0o077 != 0 {
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    }
-    Ok(file)
-}
-
-/// Finds out that what lies there, if anything does, is no link and belongs to this user: another program will open it.
-///
-/// # Errors
-/// `Error::NotPrivate` with what to do about it.
-pub fn check_private_entry(path: &Path) -> Result<(), PathError> {
-    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
-    let shown = path.display();
-    if found.is_symlink() {
-        return Err(PathError::NotPrivate(format!(
-            "{shown} is a link, and what it leads to is not to be written: remove it"
-        )));
-    }
-    match found.uid() == own_user() {
-        true => Ok(()),
-        false => Err(PathError::NotPrivate(format!(
-            "{shown} belongs to the user with id {}: remove it",
-            found.uid()
-        ))),
-    }
-}
-
-/// Opens a file that `open_private_file` made, to look at it only; none when there is none, or it is not this user's or
-/// root's.
-pub fn open_private_read_only(path: &Path) -> Option<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
-    let file = options.open(path).ok()?;
-    let found = file.metadata().ok()?;
-    (found.is_file() && [0, own_user()].contains(&found.uid())).then_some(file)
-}
-
-/// Opens a file that is new; mode 0600. What was left under that name is removed, and never followed.
-///
-/// # Errors
-/// When the folder may not be written, or something else comes in between.
-pub fn create_private_file(path: &Path) -> io::Result<File> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
-}
-
-/// Puts a file of this process's own in its place, all at once: a reader finds the old one or the new one.
-///
-/// # Errors
-/// When the folder may not be written.
-pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let next = path.with_extension("next");
-    create_private_file(&next)?.write_all(bytes)?;
-    fs::rename(next, path)
-}
-
-/// Opens a folder, to hold it: its lock, or the way back to it.
-///
-/// # Errors
-/// When it is none, or may not be read.
-pub fn open_folder(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW);
-    options.open(path)
-}
-
-/// Has an open file stand for another one from now on, under the same number; dup3(2).
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn replace_descriptor(file: &File, other: &File) -> io::Result<()> {
-    // SAFETY: both are open, and their owners keep the numbers: only what the first stands for is another file then.
-    match unsafe { libc::dup3(other.as_raw_fd(), file.as_raw_fd(), libc::O_CLOEXEC) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
-}
-
-/// The working folder of this process, wherever its name leads by now.
-///
-/// # Errors
-/// When it may not be opened.
-pub fn open_working_folder() -> io::Result<OwnedFd> {
-    Ok(nix::fcntl::open(".", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
-}
-
-/// Makes a folder the working one.
-///
-/// # Errors
-/// When it is not there.
-pub fn set_working_folder(folder: &Path) -> io::Result<()> {
-    Ok(nix::unistd::chdir(folder)?)
-}
-
-/// Makes a folder that was held the working one again.
-///
-/// # Errors
-/// When it may not be entered any more.
-pub fn restore_working_folder(folder: &impl AsFd) -> io::Result<()> {
-    Ok(nix::unistd::fchdir(folder)?)
 }

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 
 use crate::scoreboard::refusal_reason::{ConnectionCloseReason, RefusalReason};
+use crate::worker::connection::packed_state::PackedState;
 use crate::worker::connection::record::{Connection, ConnectionCommand, SMALL_HEADER, UpgradedSide};
-use crate::worker::connection::state::{ConnectionEvent, ConnectionState, Tick};
+use crate::worker::connection::state::{ConnectionEvent, Tick};
 use crate::worker::connection::table::ConnectionTable;
 
 /// A connection's place in the table; with its drop the connection leaves every index.
@@ -24,7 +25,7 @@ impl ConnectionGuard {
     }
 
     #[inline]
-    fn apply(&self, event: ConnectionEvent) -> ConnectionState {
+    fn apply(&self, event: ConnectionEvent) -> PackedState {
         self.connection.apply(event, self.table.tick(), &self.table.timeouts)
     }
 
@@ -72,7 +73,7 @@ impl ConnectionGuard {
     /// A request's body has come, or nothing of it is read any more.
     pub(super) fn request_body_finished(&self) {
         let state = self.apply(ConnectionEvent::BodyFinished);
-        if self.connection.is_http2() && matches!(state, ConnectionState::Idle { .. }) {
+        if self.connection.is_http2() && state.is_idle() {
             self.connection.body_pace.restart(self.table.tick());
         }
     }
@@ -115,7 +116,7 @@ impl ConnectionGuard {
         if body_pace.is_running() {
             body_pace.record_read(self.table.tick(), 0);
         }
-        if self.connection.state().requests().active == 0 {
+        if self.connection.requests().active == 0 {
             body_pace.forgive();
         }
     }
@@ -150,7 +151,7 @@ impl ConnectionGuard {
     /// The client is waited for while it holds up every response.
     fn update_flow_blocked(&self) {
         let connection = &self.connection;
-        let active = u32::from(connection.state().requests().active);
+        let active = u32::from(connection.requests().active);
         if active > 0 && connection.blocked_bodies.load(Relaxed) == active {
             connection.body_pace.start(self.table.tick());
             self.apply(ConnectionEvent::BodiesBlocked { deadline: self.body_deadline() });
@@ -206,7 +207,7 @@ impl ConnectionGuard {
     /// In HTTP/2 they are frames, which may be anything: a connection that is idle there has no stream open.
     pub(super) fn record_read(&self, bytes: usize) {
         let connection = &self.connection;
-        if connection.is_http2() || !connection.state().waits_for_request() {
+        if connection.is_http2() || !connection.waits_for_request() {
             return;
         }
         self.apply(ConnectionEvent::HeaderBytesRead);

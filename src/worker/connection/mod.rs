@@ -16,6 +16,7 @@ mod http2_frames;
 mod in_flight;
 pub(in crate::worker) mod incoming_body;
 mod linger;
+mod packed_state;
 mod pending_response;
 mod read_pace;
 mod record;

@@ -11,8 +11,11 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use crate::http::KeepAliveTrigger;
+use crate::worker::connection::packed_state::PackedState;
 use crate::worker::connection::read_pace::ReadPace;
-use crate::worker::connection::state::{ConnectionEvent, ConnectionState, ConnectionTimeouts, Tick};
+use crate::worker::connection::state::{
+    ConnectionEvent, ConnectionState, ConnectionTimeouts, RequestCounts, Tick,
+};
 
 /// What a connection is commanded to do; a later one in this list overrules an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +90,7 @@ impl Connection {
         Self {
             client,
             number,
-            state: AtomicU64::new(ConnectionState::AwaitingPermit.pack()),
+            state: AtomicU64::new(PackedState::pack(ConnectionState::AwaitingPermit).word()),
             fresh: AtomicBool::new(true),
             http2: AtomicBool::new(false),
             blocked_bodies: AtomicU32::new(0),
@@ -109,28 +112,48 @@ impl Connection {
 
     /// What it does now.
     pub(super) fn state(&self) -> ConnectionState {
-        ConnectionState::unpack(self.state.load(Relaxed))
+        self.packed_state().unpack()
+    }
+
+    fn packed_state(&self) -> PackedState {
+        PackedState::from_word(self.state.load(Relaxed))
     }
 
     /// Something has happened to it; the state after that.
     ///
     /// The response's body may be dropped on another thread, at the same time as an event here: a plain store would lose
     /// one of the two, and with it a deadline or a request under way.
+    // Inlined where the event is known, so that the events of a plain request cost no call.
     #[inline]
     pub(super) fn apply(
         &self,
         event: ConnectionEvent,
         now: Tick,
         timeouts: &ConnectionTimeouts,
-    ) -> ConnectionState {
-        let mut word = self.state.load(Relaxed);
+    ) -> PackedState {
+        let state = self.packed_state();
+        if let Some(next) = state.on_plain_request(event, now, timeouts)
+            && self.replace_state(state, next).is_ok()
+        {
+            return next;
+        }
+        self.apply_any(event, now, timeouts)
+    }
+
+    #[cold]
+    fn apply_any(&self, event: ConnectionEvent, now: Tick, timeouts: &ConnectionTimeouts) -> PackedState {
+        let mut state = self.packed_state();
         loop {
-            let next = ConnectionState::unpack(word).on(event, now, timeouts);
-            match self.state.compare_exchange_weak(word, next.pack(), Relaxed, Relaxed) {
+            let next = state.on(event, now, timeouts);
+            match self.replace_state(state, next) {
                 Ok(_) => return next,
-                Err(present) => word = present,
+                Err(present) => state = PackedState::from_word(present),
             }
         }
+    }
+
+    fn replace_state(&self, state: PackedState, next: PackedState) -> Result<u64, u64> {
+        self.state.compare_exchange(state.word(), next.word(), Relaxed, Relaxed)
     }
 
     /// From now on reads look into the kernel, or no more.
@@ -195,34 +218,44 @@ impl Connection {
     ///
     /// What gives permits back is not held up: a connection that is to end, and the rest of a request.
     pub(super) fn may_wait(&self) -> bool {
-        let state = self.state();
+        let state = self.packed_state();
         state.waits_for_request()
-            && !matches!(state, ConnectionState::ReadingHeader { .. })
+            && !state.is_reading_header()
             && !self.is_http2()
             && !self.reads_past_reactor()
             && !self.is_overruled(ConnectionCommand::RefuseHeader)
     }
 
+    /// Whether the next bytes may be those of a request that begins.
+    pub(super) fn waits_for_request(&self) -> bool {
+        self.packed_state().waits_for_request()
+    }
+
+    /// Requests under way.
+    pub(super) fn requests(&self) -> RequestCounts {
+        self.packed_state().requests()
+    }
+
     /// Whether a request is under way, or the rest of its body.
     pub(super) fn is_busy(&self) -> bool {
-        !self.state().requests().is_none()
+        !self.requests().is_none()
     }
 
     /// Whether all of a request has come that is not answered yet.
     pub(super) fn awaits_answer(&self) -> bool {
-        let state = self.state();
+        let state = self.packed_state();
         let requests = state.requests();
         requests.active > 0 && requests.receiving == 0 && !state.is_upgraded()
     }
 
     /// Whether a request's body is still to come.
     pub(super) fn is_receiving(&self) -> bool {
-        self.state().requests().receiving > 0
+        self.requests().receiving > 0
     }
 
     /// Whether bodies of requests are still to come, and of each its handler waits for more than has come.
     pub(super) fn is_body_starved(&self) -> bool {
-        let receiving = self.state().requests().receiving;
+        let receiving = self.requests().receiving;
         receiving > 0 && self.starved_bodies.load(Relaxed) == u32::from(receiving)
     }
 
@@ -233,7 +266,7 @@ impl Connection {
 
     /// Whether a part of a header has come.
     pub(super) fn is_reading_header(&self) -> bool {
-        matches!(self.state(), ConnectionState::ReadingHeader { .. })
+        self.packed_state().is_reading_header()
     }
 
     /// Its client has ended its side: what is sent to it now and then shows whether it is still there.
@@ -277,7 +310,7 @@ impl Connection {
 
     /// Whether it has left HTTP.
     pub(super) fn is_upgraded(&self) -> bool {
-        self.state().is_upgraded()
+        self.packed_state().is_upgraded()
     }
 
     /// Whether it speaks HTTP/2.

@@ -14,15 +14,10 @@ pub(in crate::worker) const TICK: Duration = Duration::from_millis(100);
 /// A moment or a time in ticks; the first tick is 1.
 pub(super) type Tick = u64;
 
-/// Bits of a packed tick: two thousand years.
-const TICK_BITS: u32 = 36;
-/// Bits of a packed number of requests; HTTP/2 allows 256 at once. A number that does not fit stays at [`COUNT_MAX`].
-const COUNT_BITS: u32 = 12;
-const TAG_BITS: u32 = 4;
-
-/// Latest tick, and longest time in ticks.
-const TICK_MAX: Tick = (1 << TICK_BITS) - 1;
-const COUNT_MAX: u16 = (1 << COUNT_BITS) - 1;
+/// Latest tick, and longest time in ticks: two hundred years, so that a tick fits into 36 bits.
+pub(super) const TICK_MAX: Tick = (1 << 36) - 1;
+/// Most requests that are counted, so that a number fits into 12 bits; HTTP/2 allows 256 at once. More stay this many.
+pub(super) const COUNT_MAX: u16 = (1 << 12) - 1;
 
 /// How long a connection may do what it does.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +33,16 @@ impl ConnectionTimeouts {
             Tick::try_from(time.as_millis().div_ceil(TICK.as_millis())).unwrap_or(TICK_MAX).min(TICK_MAX / 2)
         };
         Self { header_ticks: ticks(header), idle_ticks: ticks(idle) }
+    }
+
+    /// Last tick for the end of a header that begins now.
+    pub(super) fn header_deadline(&self, now: Tick) -> Tick {
+        now.saturating_add(self.header_ticks)
+    }
+
+    /// Last tick in which a connection that falls idle now may still be idle.
+    pub(super) fn idle_deadline(&self, now: Tick) -> Tick {
+        now.saturating_add(self.idle_ticks)
     }
 }
 
@@ -129,12 +134,10 @@ fn decrement(count: u16) -> u16 {
 
 impl ConnectionState {
     /// The state after an event at tick `now`.
-    // Each caller has one event: inlined, the others cost nothing.
-    #[inline]
     pub(super) fn on(self, event: ConnectionEvent, now: Tick, timeouts: &ConnectionTimeouts) -> Self {
         use ConnectionEvent as Event;
-        let header_deadline = now.saturating_add(timeouts.header_ticks);
-        let idle_deadline = now.saturating_add(timeouts.idle_ticks);
+        let header_deadline = timeouts.header_deadline(now);
+        let idle_deadline = timeouts.idle_deadline(now);
         match event {
             Event::RequestStarted | Event::ResponseTaken | Event::BodyStarted | Event::BodyFinished => {
                 self.count(event, idle_deadline)
@@ -190,7 +193,6 @@ impl ConnectionState {
     }
 
     /// A request, or its body, has begun or ended.
-    #[inline]
     fn count(self, event: ConnectionEvent, idle_deadline: Tick) -> Self {
         use ConnectionEvent as Event;
         let mut requests = self.requests();
@@ -289,11 +291,6 @@ impl ConnectionState {
         }
     }
 
-    /// Whether it has left HTTP.
-    pub(super) fn is_upgraded(self) -> bool {
-        matches!(self, Self::Upgraded { .. } | Self::UpgradedStalled { .. })
-    }
-
     /// Since when it has been idle; one that has sent nothing yet counts as idle after `silent_ticks`.
     pub(super) fn idle_since(
         self,
@@ -308,61 +305,17 @@ impl ConnectionState {
             _ => None,
         }
     }
-
-    /// The state as one word: tag, active, receiving, deadline.
-    pub(super) fn pack(self) -> u64 {
-        let none = RequestCounts::default();
-        let (tag, RequestCounts { active, receiving }, deadline) = match self {
-            Self::AwaitingPermit => (0, none, 0),
-            Self::AwaitingHeader { deadline } => (1, none, deadline),
-            Self::ReadingHeader { deadline } => (2, none, deadline),
-            Self::Processing { requests } => (3, requests, 0),
-            Self::SendStalled { requests, deadline } => (4, requests, deadline),
-            Self::FlowBlocked { requests, deadline } => (5, requests, deadline),
-            Self::Idle { deadline } => (6, none, deadline),
-            Self::Upgraded { requests } => (7, requests, 0),
-            Self::UpgradedStalled { requests, deadline } => (8, requests, deadline),
-            Self::Lingering { requests } => (9, requests, 0),
-        };
-        let counts = u64::from(active) | u64::from(receiving) << COUNT_BITS;
-        tag | counts << TAG_BITS | deadline.min(TICK_MAX) << (TAG_BITS + 2 * COUNT_BITS)
-    }
-
-    /// The state that was packed.
-    pub(super) fn unpack(word: u64) -> Self {
-        let count = |shift: u32| (word >> shift) as u16 & COUNT_MAX;
-        let requests = RequestCounts { active: count(TAG_BITS), receiving: count(TAG_BITS + COUNT_BITS) };
-        let deadline = word >> (TAG_BITS + 2 * COUNT_BITS);
-        match word & ((1 << TAG_BITS) - 1) {
-            0 => Self::AwaitingPermit,
-            1 => Self::AwaitingHeader { deadline },
-            2 => Self::ReadingHeader { deadline },
-            3 => Self::Processing { requests },
-            4 => Self::SendStalled { requests, deadline },
-            5 => Self::FlowBlocked { requests, deadline },
-            6 => Self::Idle { deadline },
-            7 => Self::Upgraded { requests },
-            8 => Self::UpgradedStalled { requests, deadline },
-            _ => Self::Lingering { requests },
-        }
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const HEADER: Tick = 30;
-    const IDLE: Tick = 750;
-
-    fn timeouts() -> ConnectionTimeouts {
-        ConnectionTimeouts::new(TICK * 30, TICK * 750)
-    }
+pub(super) mod testing {
+    use super::{ConnectionEvent, ConnectionState, RequestCounts, Tick};
 
     /// Every state, with these numbers in it.
-    fn states(requests: RequestCounts, deadline: Tick) -> Vec<ConnectionState> {
+    pub(in crate::worker::connection) fn states(
+        requests: RequestCounts,
+        deadline: Tick,
+    ) -> Vec<ConnectionState> {
         use ConnectionState as State;
         vec![
             State::AwaitingPermit,
@@ -379,7 +332,7 @@ mod tests {
     }
 
     /// Every event, with this deadline in it.
-    fn events(deadline: Tick) -> Vec<ConnectionEvent> {
+    pub(in crate::worker::connection) fn events(deadline: Tick) -> Vec<ConnectionEvent> {
         use ConnectionEvent as Event;
         vec![
             Event::PermitAcquired,
@@ -400,6 +353,22 @@ mod tests {
             Event::LingerStarted,
         ]
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::testing::{events, states};
+    use super::*;
+    use crate::worker::connection::packed_state::PackedState;
+
+    const HEADER: Tick = 30;
+    const IDLE: Tick = 750;
+
+    fn timeouts() -> ConnectionTimeouts {
+        ConnectionTimeouts::new(TICK * 30, TICK * 750)
+    }
 
     fn pair() -> impl Strategy<Value = (ConnectionState, ConnectionEvent, Tick)> {
         let counts =
@@ -416,7 +385,7 @@ mod tests {
     /// What a state must be whatever led to it.
     fn check(state: ConnectionState) {
         use ConnectionState as State;
-        assert_eq!(State::unpack(state.pack()), state);
+        assert_eq!(PackedState::pack(state).unpack(), state);
         let bounded_elsewhere = matches!(
             state,
             State::AwaitingPermit
@@ -450,7 +419,8 @@ mod tests {
                 _ => {}
             }
             prop_assert_eq!(counts, expected, "{:?} {:?}", before, event);
-            prop_assert!(!before.is_upgraded() || after.is_upgraded() || event == Event::LingerStarted);
+            let upgraded = |state| PackedState::pack(state).is_upgraded();
+            prop_assert!(!upgraded(before) || upgraded(after) || event == Event::LingerStarted);
             if let Some(deadline) = after.deadline().filter(|deadline| Some(*deadline) != before.deadline()) {
                 let given = matches!(
                     event,
@@ -494,7 +464,7 @@ mod tests {
             let counted = |times: u16| {
                 let state = ConnectionState::Idle { deadline: 1 };
                 let full = (0..times).fold(state, |state, _| state.on(begin, 1, &timeouts()));
-                assert_eq!(ConnectionState::unpack(full.pack()), full);
+                assert_eq!(PackedState::pack(full).unpack(), full);
                 (0..times).fold(full, |state, _| state.on(end, 2, &timeouts()))
             };
             let below = counted(COUNT_MAX - 1);
@@ -510,7 +480,7 @@ mod tests {
     fn a_timeout_without_end_is_later_than_every_tick() {
         let timeouts = ConnectionTimeouts::new(Duration::MAX, Duration::MAX);
         let state = ConnectionState::AwaitingPermit.on(ConnectionEvent::PermitAcquired, 1, &timeouts);
-        assert_eq!(ConnectionState::unpack(state.pack()), state);
+        assert_eq!(PackedState::pack(state).unpack(), state);
         assert_eq!(state.expiry_reason(TICK_MAX / 2), None);
         assert_eq!(state.idle_since(20, 10, &timeouts), Some(1));
     }

@@ -51,6 +51,18 @@ fn a_figure_that_the_baseline_lacks_is_never_the_same() {
 }
 
 #[test]
+fn what_costs_nothing_costs_no_less_than_nothing() {
+    assert_eq!(
+        [-7.97, -0.001, -0.0, 0.0, 86.694, 0.005].map(verdict::cost),
+        [0.0, 0.0, 0.0, 0.0, 86.69, 0.01]
+    );
+    let baseline = std::fs::read_to_string(crate::support::repository::root().join("benches/baseline.toml"));
+    let negative: Vec<_> =
+        baseline.unwrap().lines().filter(|line| line.contains("= -")).map(str::to_owned).collect();
+    assert_eq!(negative, [""; 0]);
+}
+
+#[test]
 fn functions_that_grew_are_named_by_how_much() {
     let before = Values::from([("same".into(), 5.0), ("shrunk".into(), 9.0), ("grown".into(), 10.0)]);
     let now = Values::from([

@@ -6,7 +6,6 @@
 //! client's request; and that a response which may differ at the next try is not stored. A worker that dies leaves
 //! a lease that ends, and the next repetition is carried out. Requests without the header cost nothing.
 
-pub(in crate::http) mod key;
 mod request_names;
 mod stored_response;
 
@@ -19,9 +18,11 @@ use axum::response::{IntoResponse, Response};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Request, StatusCode};
 
+use crate::digest::sha256_of_parts;
 use crate::http::error::{RequestError, StateError};
 use crate::http::header_names::IDEMPOTENCY_KEY;
 use crate::http::idempotency::{Idempotency, ResponseRetention};
+use crate::http::idempotency_key;
 use crate::http::problem::Problem;
 use crate::http::request_state::{RequestState, SessionOrigin};
 use crate::http::service::idempotent::request_names::{
@@ -83,15 +84,15 @@ pub(in crate::http) async fn claim_execution(
     request: Request<Body>,
 ) -> Result<(Request<Body>, ExecutionLease), Response> {
     let (mut parts, body) = request.into_parts();
-    let key =
-        key::parse_key(&parts.headers).ok_or_else(|| RequestError::InvalidIdempotencyKey.into_response())?;
+    let key = idempotency_key::parse_key(&parts.headers)
+        .ok_or_else(|| RequestError::InvalidIdempotencyKey.into_response())?;
     let names = request_names(state, &parts.headers, &key).await.map_err(IntoResponse::into_response)?;
     // The body is bounded already; what is wrong with it is recorded there and answered instead of this.
     let body = to_bytes(body, usize::MAX)
         .await
         .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the request's body broke off").into_response())?;
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    let fingerprint = key::sha256_of_parts(&[parts.method.as_str().as_bytes(), target.as_bytes(), &body]);
+    let fingerprint = sha256_of_parts(&[parts.method.as_str().as_bytes(), target.as_bytes(), &body]);
     let owner = state.services.worker.request_id().to_str().unwrap_or_default().to_owned();
     let key = Idempotency::new(key);
     let RequestNames { identification, record, readers, bound_authorization, .. } = names.clone();

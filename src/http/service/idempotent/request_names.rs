@@ -11,7 +11,7 @@
 //! it is a name all the same; with a key that several of them may use it counts together with the session, or else with
 //! the address, where it is no name: another client at that address may send the same.
 
-use crate::http::service::idempotent::key::sha256_of_parts;
+use crate::digest::sha256_of_parts;
 use crate::idempotency::keys;
 
 /// A key of so many characters is taken for one that cannot be guessed, such as a UUID: it alone names a client of which

@@ -1,16 +1,14 @@
-//! The header's value, and digests. Pure.
+//! The value of an `Idempotency-Key`. Pure.
 
 use http::HeaderMap;
-use ring::digest;
 
-use crate::digest::hex;
 use crate::http::header_names::IDEMPOTENCY_KEY;
 
 /// Longest key, bytes.
-pub(in crate::http) const KEY_MAX: usize = 255;
+pub(super) const KEY_MAX: usize = 255;
 
 /// The header's value: a string of Structured Fields (RFC 9651), or the bare text that most clients send.
-pub(in crate::http) fn parse_key(headers: &HeaderMap) -> Option<String> {
+pub(super) fn parse_key(headers: &HeaderMap) -> Option<String> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let (single_value, None) = (values.next()?.to_str().ok()?.trim(), values.next()) else { return None };
     let text = match single_value.strip_prefix('"') {
@@ -33,16 +31,6 @@ fn unescape(quoted: &str) -> Option<String> {
         }
     }
     Some(text)
-}
-
-/// The parts' digest, hex; each part is preceded by its length, so that no two lists look the same.
-pub(super) fn sha256_of_parts(parts: &[&[u8]]) -> String {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_le_bytes());
-        context.update(part);
-    }
-    hex(context.finish().as_ref())
 }
 
 #[cfg(test)]
@@ -78,11 +66,5 @@ mod tests {
         }
         assert_eq!(parse_values(&[&"x".repeat(KEY_MAX)]).map(|key| key.len()), Some(KEY_MAX));
         assert_eq!(parse_values(&[&"x".repeat(KEY_MAX + 1)]), None);
-    }
-
-    #[test]
-    fn parts_that_are_equal_only_when_joined_have_different_digests() {
-        assert_ne!(sha256_of_parts(&[b"ab", b"c"]), sha256_of_parts(&[b"a", b"bc"]));
-        assert_eq!(sha256_of_parts(&[b"a"]).len(), 64);
     }
 }
