@@ -10,8 +10,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use regatta::broadcast::Broadcast;
-use regatta::task::{TaskContext, TaskId, TaskQueue};
+use regatta::task::{Task, TaskContext, TaskId, TaskQueue};
 use regatta::{App, Context, Error, Fleet, LastEventId};
+use serde::{Deserialize, Serialize};
 
 fn main() -> std::process::ExitCode {
     Fleet::new(app).run()
@@ -20,10 +21,21 @@ fn main() -> std::process::ExitCode {
 async fn app(_: Context) -> App {
     let routes =
         Router::new().route("/hear", get(hear)).route("/say", post(say)).route("/words/{id}", get(words));
-    App::new(routes).register_task("words", |text: String, progress: &TaskContext| {
-        progress.percent(50);
-        Ok::<_, &str>(text.split_whitespace().count())
+    App::new(routes).blocking_task(|task: Words, cx: TaskContext| {
+        cx.percent(50);
+        Ok::<_, &str>(task.text.split_whitespace().count())
     })
+}
+
+/// A count of the words of a text.
+#[derive(Serialize, Deserialize)]
+struct Words {
+    text: String,
+}
+
+impl Task for Words {
+    const NAME: &'static str = "words";
+    type Output = usize;
 }
 
 /// Server-sent events; a client that was cut off comes again with its last id and has missed nothing.
@@ -42,7 +54,7 @@ async fn say(
     text: String,
 ) -> Result<String, Error> {
     broadcast.topic(&room.room)?.publish(&text).await?;
-    Ok(format!("/words/{}\n", tasks.enqueue("words", &text).await?))
+    Ok(format!("/words/{}\n", tasks.enqueue(Words { text }).await?.id()))
 }
 
 async fn words(tasks: TaskQueue, Path(id): Path<String>) -> Result<Response, Error> {
@@ -53,7 +65,7 @@ async fn words(tasks: TaskQueue, Path(id): Path<String>) -> Result<Response, Err
     Ok(task.map_or_else(|| StatusCode::NOT_FOUND.into_response(), |task| Json(task).into_response()))
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 #[serde(default)]
 struct Room {
     room: String,

@@ -23,8 +23,9 @@ use http_body::Frame;
 use hyper_util::rt::TokioIo;
 use regatta::counter::Counters;
 use regatta::session::{AuthSession, PageView, Session};
-use regatta::task::{TaskContext, TaskFailure};
+use regatta::task::{Task, TaskContext, TaskFailure};
 use regatta::{App, Context as AppContext, Error, Fleet, FleetHandle, Idempotency, RequestTimeout, Worker};
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Interval;
 
@@ -273,34 +274,79 @@ fn linger(failing: &str) {
     }
 }
 
-/// Kinds of tasks: `nap` and `deaf` sleep for so many milliseconds, and the latter hears nothing; `mishap` ends as told.
-fn register(app: App) -> App {
-    app.register_task("nap", |millis: u64, progress: &TaskContext| {
-        for step in 0..100 {
-            std::thread::sleep(Duration::from_micros(millis * 10));
-            progress.percent(step + 1);
-            if progress.is_cancelled() {
-                return Err("woken");
-            }
-        }
-        Ok(std::process::id())
-    })
-    .register_task("deaf", |millis: u64, _: &TaskContext| {
-        std::thread::sleep(Duration::from_millis(millis));
-        Ok::<_, String>(millis)
-    })
-    .register_task("mishap", |how: String, progress: &TaskContext| mishap(&how, progress))
+/// Sleeps for so many milliseconds, and reports its progress.
+#[derive(Serialize, Deserialize)]
+struct Nap(u64);
+
+/// Sleeps for so many milliseconds and hears nothing.
+#[derive(Serialize, Deserialize)]
+struct Deaf(u64);
+
+/// Ends as it is told.
+#[derive(Serialize, Deserialize)]
+struct Mishap(String);
+
+/// Waits for so many milliseconds on the event loop.
+#[derive(Serialize, Deserialize)]
+struct Doze(u64);
+
+impl Task for Nap {
+    const NAME: &'static str = "nap";
+    type Output = u32;
 }
 
-fn mishap(how: &str, progress: &TaskContext) -> Result<String, TaskFailure> {
+impl Task for Deaf {
+    const NAME: &'static str = "deaf";
+    type Output = u64;
+}
+
+impl Task for Mishap {
+    const NAME: &'static str = "mishap";
+    type Output = String;
+}
+
+impl Task for Doze {
+    const NAME: &'static str = "doze";
+    type Output = u32;
+}
+
+fn register(app: App) -> App {
+    app.blocking_task(|Nap(millis): Nap, cx: TaskContext| sleep_in_steps(millis, &cx))
+        .blocking_task(|Deaf(millis): Deaf, _: TaskContext| {
+            std::thread::sleep(Duration::from_millis(millis));
+            Ok::<_, String>(millis)
+        })
+        .blocking_task(|Mishap(how): Mishap, cx: TaskContext| mishap(&how, &cx))
+        .task(doze)
+}
+
+fn sleep_in_steps(millis: u64, cx: &TaskContext) -> Result<u32, &'static str> {
+    for step in 0..100 {
+        std::thread::sleep(Duration::from_micros(millis * 10));
+        cx.percent(step + 1);
+        if cx.is_cancelled() {
+            return Err("woken");
+        }
+    }
+    Ok(std::process::id())
+}
+
+fn mishap(how: &str, cx: &TaskContext) -> Result<String, TaskFailure> {
     match how {
         "abort" => std::process::abort(),
         "overflow" => Ok(deep(u64::MAX).to_string()),
         "panic" => panic!("man overboard"),
-        "again" => Err(TaskFailure::retry(format!("attempt {}", progress.attempt()))),
-        "once" if progress.attempt() == 1 => Err(TaskFailure::retry("the first one")),
+        "again" => Err(TaskFailure::retry(format!("attempt {}", cx.attempt()))),
+        "once" if cx.attempt() == 1 => Err(TaskFailure::retry("the first one")),
         "once" => Ok("the second one".to_owned()),
         other => Err(other.into()),
+    }
+}
+
+async fn doze(Doze(millis): Doze, cx: TaskContext) -> Result<u32, &'static str> {
+    tokio::select! {
+        () = tokio::time::sleep(Duration::from_millis(millis)) => Ok(std::process::id()),
+        () = cx.cancelled() => Err("woken"),
     }
 }
 

@@ -10,13 +10,23 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use regatta::broadcast::Broadcast;
 use regatta::session::{PageView, Session};
-use regatta::task::{TaskContext, TaskQueue};
+use regatta::task::{Task, TaskContext, TaskQueue};
 use regatta::{App, Context, Error, Fleet, FleetHandle, LastEventId, Worker};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 /// As the shipped program: what an allocation costs is part of what a request costs.
 #[global_allocator]
 static ALLOCATOR: regatta::Allocator = regatta::Allocator;
+
+/// The smallest task.
+#[derive(Serialize, Deserialize)]
+struct Small(u64);
+
+impl Task for Small {
+    const NAME: &'static str = "small";
+    type Output = u64;
+}
 
 /// Serves until it is told to stop.
 pub(crate) fn serve() -> ExitCode {
@@ -33,7 +43,7 @@ pub(crate) fn serve() -> ExitCode {
             .route("/say", post(say))
             .route("/task", post(move |tasks| task(tasks, Arc::clone(&done))))
             .route("/mark", get(mark));
-        let app = App::new(routes).register_task("small", move |number: u64, _: &TaskContext| {
+        let app = App::new(routes).blocking_task(move |Small(number): Small, _: TaskContext| {
             job.notify_one();
             Ok::<_, &str>(number)
         });
@@ -75,7 +85,7 @@ async fn say(broadcast: Broadcast) -> Result<&'static str, Error> {
 
 /// Enqueues a task, and answers when it has run: there is one worker, so it runs here.
 async fn task(tasks: TaskQueue, done: Arc<Notify>) -> Result<&'static str, Error> {
-    tasks.enqueue("small", &7_u64).await?;
+    tasks.enqueue(Small(7)).await?;
     done.notified().await;
     Ok("done\n")
 }

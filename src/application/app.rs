@@ -6,14 +6,12 @@ use axum::extract::Request;
 use axum::response::IntoResponse;
 use axum::routing::Route;
 use axum::{BoxError, Router};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tower::{Layer, Service};
 
 use crate::application::lifecycle::{BackgroundWork, Lifecycle};
 use crate::http::checks::{AppCheck, AppChecks};
 use crate::http::{OuterLayers, Shutdown};
-use crate::tasks::{TaskContext, TaskFailure, TaskKindError, TaskQueue};
+use crate::tasks::{Task, TaskContext, TaskFailure, TaskKindError, TaskQueue};
 
 /// What a worker serves, and does besides.
 ///
@@ -165,28 +163,78 @@ impl App {
         self
     }
 
-    /// Registers the job for tasks of this kind; any worker whose program registers the kind may run it.
+    /// Registers the async handler of a task; any worker whose program has one for its kind may run it.
     ///
-    /// The job runs on a thread of its own and may take all the time it needs, up to `tasks.timeout`. An error is final,
-    /// unless it is a [`TaskFailure::retry`]; after a panic, and when a worker is lost, another attempt follows, as often
-    /// as the settings allow. So a job may be started more than once: its result is accepted once, and its other effects
-    /// must allow repetition.
+    /// It shares the worker's event loop with the requests, so it must not block: work for the CPU is a
+    /// [`App::blocking_task`]. It may take all the time it needs, up to the kind's timeout. An error is final, unless it is
+    /// a [`TaskFailure::retry`]; after a panic, and when a worker is lost, another attempt follows, as often as
+    /// [`Task::options`] or the settings allow. So a handler may be started more than once for one task: its result is
+    /// accepted once, and its other effects must allow repetition.
     ///
-    /// A kind is 1 to 32 small letters, digits, `-` and `_`; another name, or one that is registered already, is a boot
-    /// failure.
+    /// An invalid [`Task::NAME`], or one that is registered already, is a boot failure.
     ///
     /// ```no_run
     /// use axum::Router;
-    /// use regatta::task::TaskContext;
+    /// use regatta::task::{Task, TaskContext, TaskFailure};
     /// use regatta::{App, Context};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Welcome {
+    ///     address: String,
+    /// }
+    ///
+    /// impl Task for Welcome {
+    ///     const NAME: &'static str = "welcome";
+    ///     type Output = ();
+    /// }
     ///
     /// async fn app(_: Context) -> App {
-    ///     App::new(Router::new()).register_task("sum", |numbers: Vec<u64>, task: &TaskContext| {
+    ///     App::new(Router::new()).task(welcome)
+    /// }
+    ///
+    /// async fn welcome(task: Welcome, cx: TaskContext) -> Result<(), TaskFailure> {
+    ///     tracing::info!(attempt = cx.attempt(), "a letter to {}", task.address);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn task<T, F, Fut, E>(mut self, handler: F) -> Self
+    where
+        T: Task,
+        F: Fn(T, TaskContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T::Output, E>> + Send + 'static,
+        E: Into<TaskFailure>,
+    {
+        self.tasks.push(Box::new(move |queue| queue.register_async(handler)));
+        self
+    }
+
+    /// Registers the handler of a task that blocks or computes: it runs on a thread of its own, at lower priority.
+    ///
+    /// A thread cannot be stopped: a handler that takes more than a moment should ask [`TaskContext::is_cancelled`] now
+    /// and then. Otherwise as [`App::task`].
+    ///
+    /// ```no_run
+    /// use axum::Router;
+    /// use regatta::task::{Task, TaskContext};
+    /// use regatta::{App, Context};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Sum(Vec<u64>);
+    ///
+    /// impl Task for Sum {
+    ///     const NAME: &'static str = "sum";
+    ///     type Output = u64;
+    /// }
+    ///
+    /// async fn app(_: Context) -> App {
+    ///     App::new(Router::new()).blocking_task(|Sum(numbers): Sum, cx: TaskContext| {
     ///         let mut sum = 0_u64;
     ///         for (done, number) in numbers.iter().enumerate() {
     ///             sum = sum.checked_add(*number).ok_or("the sum is too large")?;
-    ///             task.percent((100 * done / numbers.len()) as u8);
-    ///             if task.is_cancelled() {
+    ///             cx.percent((100 * done / numbers.len()) as u8);
+    ///             if cx.is_cancelled() {
     ///                 return Err("cancelled");
     ///             }
     ///         }
@@ -194,17 +242,13 @@ impl App {
     ///     })
     /// }
     /// ```
-    pub fn register_task<I, O, E>(
-        mut self,
-        kind: &'static str,
-        job: impl Fn(I, &TaskContext) -> Result<O, E> + Send + Sync + 'static,
-    ) -> Self
+    pub fn blocking_task<T, F, E>(mut self, handler: F) -> Self
     where
-        I: DeserializeOwned,
-        O: Serialize,
+        T: Task,
+        F: Fn(T, TaskContext) -> Result<T::Output, E> + Send + Sync + 'static,
         E: Into<TaskFailure>,
     {
-        self.tasks.push(Box::new(move |queue| queue.register(kind, job)));
+        self.tasks.push(Box::new(move |queue| queue.register_blocking(handler)));
         self
     }
 

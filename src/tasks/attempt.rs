@@ -118,10 +118,10 @@ pub enum ExecutionResult {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cancelled {
-    /// It was queued and will never start.
-    Queued,
+    /// It waited, and will never start.
+    Waiting,
     /// It was running: its job is notified, and its result is dropped.
     Running,
     /// It had finished.
-    AlreadyFinished,
+    Late,
 }

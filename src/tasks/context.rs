@@ -1,10 +1,12 @@
 //! What a job and its worker exchange while it runs: progress, and whether the result is still needed.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU8};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+
+use crate::tasks::task_status::TaskId;
 
 /// A job's view of its execution.
 ///
@@ -27,28 +29,34 @@ use tokio::sync::Notify;
 /// // In a test of the job.
 /// assert_eq!(draw(3, &TaskContext::detached()), Ok(3));
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct TaskContext {
     state: Arc<ProgressState>,
-    attempt: u64,
+    id: TaskId,
+    attempt: u32,
 }
 
 #[derive(Debug, Default)]
 struct ProgressState {
     percent: AtomicU8,
-    stopped: AtomicBool,
+    stopped: watch::Sender<bool>,
     changed: Notify,
     check_requested: Notify,
 }
 
 impl TaskContext {
-    pub(super) fn new(attempt: u64) -> Self {
-        Self { state: Arc::default(), attempt }
+    pub(super) fn new(id: TaskId, attempt: u64) -> Self {
+        Self { state: Arc::default(), id, attempt: u32::try_from(attempt).unwrap_or(u32::MAX) }
     }
 
     /// One of no task, for a test of a job.
     pub fn detached() -> Self {
-        Self::default()
+        Self::new(TaskId::ZERO, 0)
+    }
+
+    /// The task's id; 32 zeros in a test of a job.
+    pub fn id(&self) -> TaskId {
+        self.id
     }
 
     /// Reports how much is done, 0 to 100. It is cheap enough for every step; a smaller number than before changes
@@ -63,17 +71,28 @@ impl TaskContext {
     /// Whether the result is not needed: the task was cancelled, ran for too long, was released, or was reclaimed by
     /// another worker. What the job returns then is dropped.
     pub fn is_cancelled(&self) -> bool {
-        self.state.stopped.load(Relaxed)
+        *self.state.stopped.borrow()
+    }
+
+    /// Returns when the result is not needed, as [`Self::is_cancelled`] says; at once if it is not already. An async job
+    /// that goes on for ten seconds after that is dropped at its next await.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub async fn cancelled(&self) {
+        let mut stopped = self.state.stopped.subscribe();
+        // The sender is in `self`, so the channel is open.
+        let _ = stopped.wait_for(|stopped| *stopped).await.is_ok();
     }
 
     /// Number of the attempt, from 1; 0 in a test of a job.
-    pub fn attempt(&self) -> u64 {
+    pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
     /// Cancels the job.
     pub(super) fn stop(&self) {
-        self.state.stopped.store(true, Relaxed);
+        self.state.stopped.send_replace(true);
     }
 
     /// Requests a check in Redis whether the task is cancelled.
@@ -104,7 +123,7 @@ mod tests {
 
     #[test]
     fn each_report_is_more_than_the_last() {
-        let context = TaskContext::new(1);
+        let context = TaskContext::new(TaskId::ZERO, 1);
         assert_eq!(context.next_report(0), None);
         context.percent(4);
         assert_eq!(context.next_report(0), Some(4));
@@ -116,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_check_that_is_requested_before_the_wait_is_not_lost() {
-        let context = TaskContext::new(1);
+        let context = TaskContext::new(TaskId::ZERO, 1);
         context.clone().request_check();
         context.check_requested().await;
         assert!(!context.is_cancelled(), "a request alone stops nothing");

@@ -1,8 +1,8 @@
-//! One attempt of a task: its thread, its renewals, its result.
+//! One attempt of a task: its job, its renewals, its result.
 //!
-//! The event loop only waits here. The job has a thread of its own, and its execution holds its permit until the thread
-//! has ended, because a thread cannot be stopped, and until Redis has the result, so that no more results wait for Redis
-//! than there are permits.
+//! A blocking job has a thread of its own, an async one is a task of the event loop. An execution holds its permit until
+//! its job has ended, because a thread cannot be stopped, and until Redis has the result, so that no more results wait for
+//! Redis than there are permits.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,12 +10,13 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, Sleep, interval, sleep, timeout};
 
 use crate::redis::{RedisError, ServerRejection};
 use crate::sys::{clock, cpu};
 use crate::tasks::context::TaskContext;
-use crate::tasks::jobs::JobOutcome;
+use crate::tasks::jobs::{Job, JobOutcome};
 use crate::tasks::service::{ActiveGuard, IntakeState, TaskService};
 use crate::tasks::{ExecutionResult, IdleWorker, StartOutcome, TaskDelivery, TaskExecution};
 
@@ -26,17 +27,19 @@ const RENEWALS_PER_LEASE: u32 = 3;
 /// sooner causes no call.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Delay before the second attempt, doubled before each later one; never longer than a lease.
-const RETRY_DELAY_MIN: Duration = Duration::from_millis(500);
-
 /// First and longest delay between two calls to deliver a result.
 const FINISH_RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
 /// Time in which a job must stop once its context is cancelled.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a job's thread sends when it ends.
-type JobThread = oneshot::Receiver<JobOutcome>;
+/// A job that was started.
+struct RunningJob {
+    /// What it sends when it ends.
+    outcome: oneshot::Receiver<JobOutcome>,
+    /// Ends it at its next await; none: it has a thread.
+    abort: Option<AbortHandle>,
+}
 
 /// What happens to an execution's permit at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,38 +76,46 @@ pub(super) async fn run(
         }
     };
     let Some((attempt, input)) = start_attempt(&service, &execution).await else { return };
-    let context = TaskContext::new(attempt);
+    let kind = service.settings_of(&execution.delivery.kind);
+    let context = TaskContext::new(execution.delivery.id, attempt);
     if service.is_draining() {
         return finish(&service, &execution, &ExecutionResult::Released, PermitDisposition::Retained).await;
     }
-    let Some(mut thread) = spawn_job_thread(&service, &execution, input, &context) else {
+    let Some(mut job) = start_job(&service, &execution, input, &context) else {
         finish(&service, &execution, &ExecutionResult::Released, PermitDisposition::Retained).await;
         // Another worker should try first.
         return sleep(FINISH_RETRY[1]).await;
     };
-    let deadline = sleep(service.timeout);
+    let deadline = sleep(kind.timeout);
     tokio::pin!(deadline);
     service.running_tasks().insert(execution.delivery.id, context.clone());
-    let end = supervise(&service, &execution, &context, &mut thread, deadline.as_mut()).await;
+    let end = supervise(&service, &execution, &context, &mut job, deadline.as_mut()).await;
     service.running_tasks().remove(&execution.delivery.id);
     let result = match end {
         ExecutionEnd::Finished(outcome) => {
-            let result = execution_result(outcome, attempt, service.policy.lease);
+            let result = execution_result(outcome, attempt, kind.backoff);
             return finish(&service, &execution, &result, PermitDisposition::Released).await;
         }
         ExecutionEnd::Released => Some(ExecutionResult::Released),
         ExecutionEnd::Superseded => None,
-        ExecutionEnd::TimedOut => Some(ExecutionResult::Failed(timeout_reason(&service, &execution))),
+        ExecutionEnd::TimedOut => Some(ExecutionResult::Failed(timeout_reason(&execution, kind.timeout))),
     };
     context.stop();
     if let Some(result) = result {
         finish(&service, &execution, &result, PermitDisposition::Retained).await;
     }
-    // Redis has the result: a worker that drains must not wait for a thread that goes on.
+    // Redis has the result: a worker that drains must not wait for a job that goes on.
     drop(active);
+    if let Some(abort) = &job.abort {
+        if timeout(STOP_TIMEOUT, &mut job.outcome).await.is_err() {
+            tracing::warn!("async task job dropped: it went on after its cancellation");
+            abort.abort();
+        }
+        return;
+    }
     tokio::select! {
-        _ = &mut thread => {}
-        () = deadline => wait_for_thread(&service, &mut thread).await,
+        _ = &mut job.outcome => {}
+        () = deadline => wait_for_thread(&service, &mut job.outcome).await,
     }
 }
 
@@ -112,9 +123,10 @@ pub(super) async fn run(
 async fn start_attempt(service: &TaskService, execution: &TaskExecution) -> Option<(u64, String)> {
     let kind = execution.delivery.kind.as_str();
     let (worker, channel) = (&service.worker, &service.worker_channel);
+    let policy = service.settings_of(kind).policy;
     let start = async {
         loop {
-            match service.redis.start_task_for(execution, worker, channel, &service.policy).await {
+            match service.redis.start_task_for(execution, worker, channel, &policy).await {
                 Ok(outcome) => return outcome,
                 Err(error) => service.record_failure("task attempt not started", &error),
             }
@@ -132,16 +144,26 @@ async fn start_attempt(service: &TaskService, execution: &TaskExecution) -> Opti
     }
 }
 
-/// Starts the job's thread; `None` if the system has none.
-fn spawn_job_thread(
+/// Starts the job; `None` if it needs a thread and the system has none.
+fn start_job(
     service: &TaskService,
     execution: &TaskExecution,
     input: String,
     context: &TaskContext,
-) -> Option<JobThread> {
-    let job = Arc::clone(service.jobs().get(execution.delivery.kind.as_str())?);
-    let (sender, thread) = oneshot::channel();
+) -> Option<RunningJob> {
+    let job = service.jobs().get(execution.delivery.kind.as_str())?.job.clone();
+    let (sender, outcome) = oneshot::channel();
     let context = context.clone();
+    let job = match job {
+        Job::Blocking(job) => job,
+        Job::Async(job) => {
+            let running = tokio::spawn(async move {
+                // The execution may be gone.
+                let _ = sender.send(job(&input, &context).await);
+            });
+            return Some(RunningJob { outcome, abort: Some(running.abort_handle()) });
+        }
+    };
     let work = move || {
         if let Err(error) = cpu::lower_thread_priority() {
             tracing::debug!(%error, "priority of a task's thread not lowered: {error}");
@@ -150,7 +172,7 @@ fn spawn_job_thread(
         let _ = sender.send(job(&input, &context));
     };
     match thread::Builder::new().name("task".to_owned()).spawn(work) {
-        Ok(_) => Some(thread),
+        Ok(_) => Some(RunningJob { outcome, abort: None }),
         Err(error) => {
             tracing::error!(%error, "thread for a task not started: {error}");
             None
@@ -163,7 +185,7 @@ async fn supervise(
     service: &TaskService,
     execution: &TaskExecution,
     context: &TaskContext,
-    thread: &mut JobThread,
+    job: &mut RunningJob,
     mut deadline: Pin<&mut Sleep>,
 ) -> ExecutionEnd {
     let mut intake = service.intake.subscribe();
@@ -175,10 +197,10 @@ async fn supervise(
     let (mut reported, mut has_progress, mut report_at) = (0, false, started_at + PROGRESS_INTERVAL);
     loop {
         let percent = tokio::select! {
-            // The end of the thread first: it makes every report superfluous.
+            // The end of the job first: it makes every report superfluous.
             biased;
-            outcome = &mut *thread => {
-                let died = |_| JobOutcome::Retry("its thread ended without a word".to_owned());
+            outcome = &mut job.outcome => {
+                let died = |_| JobOutcome::Retry("it ended without a word".to_owned());
                 return ExecutionEnd::Finished(outcome.unwrap_or_else(died));
             }
             _ = intake.wait_for(|state| *state == IntakeState::Releasing) => return ExecutionEnd::Released,
@@ -217,16 +239,16 @@ async fn supervise(
     }
 }
 
-fn execution_result(outcome: JobOutcome, attempt: u64, lease: Duration) -> ExecutionResult {
+fn execution_result(outcome: JobOutcome, attempt: u64, backoff: (Duration, Duration)) -> ExecutionResult {
     match outcome {
         JobOutcome::Done(result) => ExecutionResult::Done(result),
         JobOutcome::Failed(reason) => ExecutionResult::Failed(reason),
-        JobOutcome::Retry(reason) => ExecutionResult::Retry(reason, retry_delay(attempt, lease)),
+        JobOutcome::Retry(reason) => ExecutionResult::Retry(reason, retry_delay(attempt, backoff)),
     }
 }
 
-fn timeout_reason(service: &TaskService, execution: &TaskExecution) -> String {
-    let (kind, limit) = (&execution.delivery.kind, service.timeout);
+fn timeout_reason(execution: &TaskExecution, limit: Duration) -> String {
+    let kind = &execution.delivery.kind;
     tracing::warn!(kind, "task failed: it ran for longer than {limit:?} (tasks.timeout)");
     format!("it ran for longer than {limit:?} (tasks.timeout)")
 }
@@ -240,6 +262,7 @@ async fn finish(
 ) {
     let [mut delay, longest] = FINISH_RETRY;
     let kinds = service.kinds();
+    let policy = service.settings_of(&execution.delivery.kind).policy;
     loop {
         // A worker that drains, or whose thread goes on under this permit, claims nothing for it.
         let has_capacity = permit == PermitDisposition::Released && !service.is_draining();
@@ -248,7 +271,7 @@ async fn finish(
             false => ("", &[][..]),
         };
         let idle = IdleWorker { worker, kinds, has_capacity };
-        let error = match service.redis.finish_task_for(execution, result, &service.policy, &idle).await {
+        let error = match service.redis.finish_task_for(execution, result, &policy, &idle).await {
             Ok(finished) => {
                 if !finished.accepted {
                     tracing::debug!("task result rejected: cancelled or reclaimed");
@@ -271,7 +294,7 @@ async fn finish(
 }
 
 /// Waits for a job whose result is not needed; one that does not end counts as hung.
-async fn wait_for_thread(service: &TaskService, thread: &mut JobThread) {
+async fn wait_for_thread(service: &TaskService, thread: &mut oneshot::Receiver<JobOutcome>) {
     if timeout(STOP_TIMEOUT, &mut *thread).await.is_ok() {
         return;
     }
@@ -281,10 +304,10 @@ async fn wait_for_thread(service: &TaskService, thread: &mut JobThread) {
     service.hung.send_modify(|hung| *hung -= 1);
 }
 
-/// Delay after this attempt.
-fn retry_delay(attempt: u64, longest: Duration) -> Duration {
-    let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
-    (RETRY_DELAY_MIN * 2_u32.pow(doublings)).min(longest)
+/// Delay after this attempt: the first one, doubled by each attempt, up to the longest.
+fn retry_delay(attempt: u64, (first, longest): (Duration, Duration)) -> Duration {
+    let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(31);
+    first.saturating_mul(1 << doublings).min(longest)
 }
 
 /// Whether a repetition is of no use: the key holds another type, or the functions are gone.
@@ -303,10 +326,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_double_and_are_never_longer_than_a_lease() {
-        let lease = Duration::from_secs(3);
-        let delays: Vec<_> = (0..6).map(|attempt| retry_delay(attempt, lease).as_millis()).collect();
+    fn delays_double_up_to_the_longest() {
+        let backoff = (Duration::from_millis(500), Duration::from_secs(3));
+        let delays: Vec<_> = (0..6).map(|attempt| retry_delay(attempt, backoff).as_millis()).collect();
         assert_eq!(delays, [500, 500, 1000, 2000, 3000, 3000]);
-        assert_eq!(retry_delay(u64::MAX, lease), lease);
+        assert_eq!(retry_delay(u64::MAX, backoff), backoff.1);
+        assert_eq!(retry_delay(u64::MAX, (Duration::MAX, Duration::MAX)), Duration::MAX);
     }
 }

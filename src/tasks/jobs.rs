@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::tasks::context::TaskContext;
+use crate::tasks::task::TaskOptions;
 
 /// Largest result of a job, bytes of JSON.
 const RESULT_MAX: usize = 256 * 1024;
@@ -70,11 +74,30 @@ pub(super) enum JobOutcome {
     Retry(String),
 }
 
+/// A running async job.
+pub(super) type JobFuture = Pin<Box<dyn Future<Output = JobOutcome> + Send>>;
+
+type BlockingJob = dyn Fn(&str, &TaskContext) -> JobOutcome + Send + Sync;
+type AsyncJob = dyn Fn(&str, &TaskContext) -> JobFuture + Send + Sync;
+
 /// A job without its types: JSON in, JSON out. It never unwinds.
-pub(super) type Job = Arc<dyn Fn(&str, &TaskContext) -> JobOutcome + Send + Sync>;
+#[derive(Clone)]
+pub(super) enum Job {
+    /// On a thread of its own.
+    Blocking(Arc<BlockingJob>),
+    /// On the worker's event loop.
+    Async(Arc<AsyncJob>),
+}
+
+/// A job, and what holds for its kind.
+#[derive(Clone)]
+pub(super) struct RegisteredJob {
+    pub(super) job: Job,
+    pub(super) options: TaskOptions,
+}
 
 /// The jobs of a program, by kind.
-pub(super) type JobTable = BTreeMap<&'static str, Job>;
+pub(super) type JobTable = BTreeMap<&'static str, RegisteredJob>;
 
 /// Whether this is a valid name of a kind.
 pub(super) fn is_valid_kind(name: &str) -> bool {
@@ -82,39 +105,59 @@ pub(super) fn is_valid_kind(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(allowed)
 }
 
-/// Wraps a job as a [`Job`].
-pub(super) fn type_erase<I, O, E>(
-    job: impl Fn(I, &TaskContext) -> Result<O, E> + Send + Sync + 'static,
-) -> Job
+/// A job that runs on a thread.
+pub(super) fn blocking<I, O, E>(job: impl Fn(I, &TaskContext) -> Result<O, E> + Send + Sync + 'static) -> Job
 where
     I: DeserializeOwned,
     O: Serialize,
     E: Into<TaskFailure>,
 {
-    Arc::new(move |input, context| {
+    Job::Blocking(Arc::new(move |input, context| {
         // A panic may leave the job's own state inconsistent: jobs with shared state have to allow for that.
-        let run = AssertUnwindSafe(|| run_job(&job, input, context));
-        catch_unwind(run)
-            .unwrap_or_else(|panic| JobOutcome::Retry(format!("it panicked: {}", panic_message(&*panic))))
-            .truncated()
-    })
+        let run = AssertUnwindSafe(|| match read_input(input) {
+            Ok(input) => outcome(job(input, context)),
+            Err(failed) => failed,
+        });
+        catch_unwind(run).unwrap_or_else(|panic| panicked(&*panic)).truncated()
+    }))
 }
 
-fn run_job<I, O, E>(
-    job: &impl Fn(I, &TaskContext) -> Result<O, E>,
-    input: &str,
-    context: &TaskContext,
-) -> JobOutcome
+/// A job that runs on the event loop.
+pub(super) fn asynchronous<I, O, E, Fut>(job: impl Fn(I, TaskContext) -> Fut + Send + Sync + 'static) -> Job
 where
     I: DeserializeOwned,
     O: Serialize,
     E: Into<TaskFailure>,
+    Fut: Future<Output = Result<O, E>> + Send + 'static,
 {
-    let input = match serde_json::from_str(input) {
-        Ok(input) => input,
-        Err(error) => return JobOutcome::Failed(format!("its input cannot be read: {error}")),
-    };
-    let output = match job(input, context).map_err(Into::into) {
+    Job::Async(Arc::new(move |input, context| {
+        // The handler's part before its first await may panic, too.
+        let begun =
+            catch_unwind(AssertUnwindSafe(|| read_input(input).map(|input| job(input, context.clone()))));
+        let running = match begun {
+            Ok(Ok(running)) => running,
+            Ok(Err(failed)) => return Box::pin(std::future::ready(failed.truncated())),
+            Err(panic) => return Box::pin(std::future::ready(panicked(&*panic).truncated())),
+        };
+        let mut running = Box::pin(running);
+        Box::pin(poll_fn(move |waker| {
+            let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(waker)));
+            match polled {
+                Ok(Poll::Pending) => Poll::Pending,
+                Ok(Poll::Ready(result)) => Poll::Ready(outcome(result).truncated()),
+                Err(panic) => Poll::Ready(panicked(&*panic).truncated()),
+            }
+        }))
+    }))
+}
+
+fn read_input<I: DeserializeOwned>(input: &str) -> Result<I, JobOutcome> {
+    serde_json::from_str(input)
+        .map_err(|error| JobOutcome::Failed(format!("its input cannot be read: {error}")))
+}
+
+fn outcome<O: Serialize, E: Into<TaskFailure>>(result: Result<O, E>) -> JobOutcome {
+    let output = match result.map_err(Into::into) {
         Ok(output) => output,
         Err(TaskFailure { reason, retry: false }) => return JobOutcome::Failed(reason),
         Err(TaskFailure { reason, retry: true }) => return JobOutcome::Retry(reason),
@@ -124,6 +167,10 @@ where
         Ok(json) => JobOutcome::Failed(format!("its result has {} bytes; allowed: {RESULT_MAX}", json.len())),
         Err(error) => JobOutcome::Failed(format!("its result cannot be written: {error}")),
     }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> JobOutcome {
+    JobOutcome::Retry(format!("it panicked: {}", panic_message(panic)))
 }
 
 /// The message of a panic.
@@ -150,13 +197,44 @@ fn truncate_reason(mut reason: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn run<O: Serialize + 'static, E: Into<TaskFailure> + 'static>(
         job: fn(u64, &TaskContext) -> Result<O, E>,
         input: &str,
     ) -> JobOutcome {
-        type_erase(job)(input, &TaskContext::default())
+        let Job::Blocking(job) = blocking(job) else { panic!("it is no blocking job") };
+        job(input, &TaskContext::detached())
+    }
+
+    fn run_async<O: Serialize + 'static, Fut: Future<Output = Result<O, TaskFailure>> + Send + 'static>(
+        job: fn(u64, TaskContext) -> Fut,
+        input: &str,
+    ) -> JobOutcome {
+        let Job::Async(job) = asynchronous(job) else { panic!("it is no async job") };
+        job(input, &TaskContext::detached()).now_or_never().expect("it waits for nothing")
+    }
+
+    #[test]
+    fn every_end_of_an_async_job_is_an_outcome() {
+        let double = |n: u64, _: TaskContext| async move { Ok::<_, TaskFailure>(n * 2) };
+        assert_eq!(run_async(double, "21"), JobOutcome::Done("42".to_owned()));
+        let JobOutcome::Failed(reason) = run_async(double, "\"x\"") else { panic!("a text is no number") };
+        assert!(reason.starts_with("its input cannot be read"), "{reason}");
+        let busy = |_: u64, _: TaskContext| async { Err::<(), _>(TaskFailure::retry("busy")) };
+        assert_eq!(run_async(busy, "1"), JobOutcome::Retry("busy".to_owned()));
+        let late = |n: u64, _: TaskContext| async move {
+            std::future::ready(()).await;
+            assert_ne!(n, 1, "on purpose");
+            Ok::<_, TaskFailure>(())
+        };
+        let JobOutcome::Retry(reason) = run_async(late, "1") else { panic!("the panic is lost") };
+        assert!(reason.starts_with("it panicked: ") && reason.contains("on purpose"), "{reason}");
+        let early =
+            |n: u64, _: TaskContext| -> std::future::Ready<Result<(), TaskFailure>> { panic!("at once {n}") };
+        assert_eq!(run_async(early, "1"), JobOutcome::Retry("it panicked: at once 1".to_owned()));
     }
 
     #[test]

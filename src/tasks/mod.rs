@@ -2,7 +2,7 @@
 //!
 //! Guarantees that a task has one result, however many attempts it takes: each execution has an id, and only the present
 //! one may finish the task. A job may be started more than once, when its worker was lost or silent for longer than a
-//! lease; its effects besides the result must allow that. Jobs run on threads of their own: nothing here occupies the
+//! lease; its effects besides the result must allow that. Blocking jobs run on threads of their own, async ones share the
 //! event loop. The room must not know HTTP or what jobs do.
 
 mod attempt;
@@ -15,6 +15,7 @@ mod operations;
 mod runner;
 mod service;
 mod stats;
+mod task;
 mod task_status;
 mod watch;
 
@@ -35,10 +36,12 @@ pub use self::claim::{FinishOutcome, IdleWorker, NextClaim};
 pub use self::context::TaskContext;
 pub use self::jobs::TaskFailure;
 pub use self::stats::{DeadTask, RunningTask, TaskQueueStats, TaskTotals};
+pub use self::task::{Task, TaskOptions};
 pub use self::task_status::{InvalidTaskId, TaskId, TaskRandomSourceError, TaskState, TaskStatus};
 pub use self::watch::TaskWatch;
 use crate::config::settings::TasksConfig;
 use crate::redis::{RedisClient, RedisError};
+use crate::tasks::jobs::RegisteredJob;
 use crate::tasks::service::{IntakeState, TaskService};
 
 /// Largest input of a task, bytes of JSON.
@@ -116,12 +119,8 @@ impl TaskQueue {
         Self { service: Arc::new(service) }
     }
 
-    /// Registers the job for tasks of this kind; any worker whose program registers the kind may run it.
-    ///
-    /// The job runs on a thread of its own and may take all the time it needs, up to `tasks.timeout`. An error is final,
-    /// unless it is a [`TaskFailure::retry`]; after a panic, and when a worker is lost, another attempt follows, as often
-    /// as the settings allow. So a job may be started more than once: its result is accepted once, and its other effects
-    /// must allow repetition.
+    /// Registers the job for tasks of this kind, on a thread of its own; any worker whose program registers the kind may
+    /// run it.
     ///
     /// # Errors
     /// When the name has other characters than small letters, digits, `-` and `_`, or more than 32, or is registered
@@ -136,6 +135,38 @@ impl TaskQueue {
         O: Serialize,
         E: Into<TaskFailure>,
     {
+        self.insert(kind, RegisteredJob { job: jobs::blocking(job), options: TaskOptions::default() })
+    }
+
+    /// Registers the blocking handler of a task.
+    ///
+    /// # Errors
+    /// As [`TaskQueue::register`].
+    pub fn register_blocking<T: Task, E: Into<TaskFailure>>(
+        &self,
+        handler: impl Fn(T, TaskContext) -> Result<T::Output, E> + Send + Sync + 'static,
+    ) -> Result<(), TaskKindError> {
+        let job = jobs::blocking(move |task, context: &TaskContext| handler(task, context.clone()));
+        self.insert(T::NAME, RegisteredJob { job, options: T::options() })
+    }
+
+    /// Registers the async handler of a task.
+    ///
+    /// # Errors
+    /// As [`TaskQueue::register`].
+    pub fn register_async<T, Fut, E>(
+        &self,
+        handler: impl Fn(T, TaskContext) -> Fut + Send + Sync + 'static,
+    ) -> Result<(), TaskKindError>
+    where
+        T: Task,
+        Fut: Future<Output = Result<T::Output, E>> + Send + 'static,
+        E: Into<TaskFailure>,
+    {
+        self.insert(T::NAME, RegisteredJob { job: jobs::asynchronous(handler), options: T::options() })
+    }
+
+    fn insert(&self, kind: &'static str, job: RegisteredJob) -> Result<(), TaskKindError> {
         if !jobs::is_valid_kind(kind) {
             return Err(TaskKindError::InvalidName(kind));
         }
@@ -143,7 +174,7 @@ impl TaskQueue {
         if jobs.contains_key(kind) {
             return Err(TaskKindError::Duplicate(kind));
         }
-        jobs.insert(kind, jobs::type_erase(job));
+        jobs.insert(kind, job);
         Ok(())
     }
 
@@ -209,6 +240,19 @@ impl TaskQueue {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether the task is queued.
     pub async fn enqueue<I: Serialize + ?Sized>(&self, kind: &str, input: &I) -> Result<TaskId, TaskError> {
+        let input =
+            serde_json::to_string(input).map_err(|error| TaskError::InvalidInput(error.to_string()))?;
+        self.enqueue_json(kind, &input).await
+    }
+
+    /// As [`TaskQueue::enqueue`], with an input that is JSON.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Cancel safety
+    /// As there.
+    pub async fn enqueue_json(&self, kind: &str, input: &str) -> Result<TaskId, TaskError> {
         let service = &*self.service;
         let is_known = match service.connection.is_none() {
             true => service.jobs().contains_key(kind),
@@ -217,8 +261,6 @@ impl TaskQueue {
         if !is_known {
             return Err(TaskError::UnknownKind(kind.to_owned()));
         }
-        let input =
-            serde_json::to_string(input).map_err(|error| TaskError::InvalidInput(error.to_string()))?;
         if input.len() > INPUT_MAX {
             return Err(TaskError::InvalidInput(format!(
                 "it has {} bytes; allowed: {INPUT_MAX}",
@@ -226,10 +268,11 @@ impl TaskQueue {
             )));
         }
         let id = TaskId::new()?;
-        let mut outcome = service.redis.enqueue_task(id, kind, &input, &service.policy).await;
+        let policy = service.settings_of(kind).policy;
+        let mut outcome = service.redis.enqueue_task(id, kind, input, &policy).await;
         if matches!(outcome, Err(RedisError::Timeout | RedisError::ConnectionLost { .. })) {
             // Redis queues an id once, so the repetition is safe.
-            outcome = service.redis.enqueue_task(id, kind, &input, &service.policy).await;
+            outcome = service.redis.enqueue_task(id, kind, input, &policy).await;
         }
         match outcome? {
             EnqueueOutcome::Queued => Ok(id),
@@ -256,7 +299,7 @@ impl TaskQueue {
         let redis = &self.service.redis;
         match redis.get_task(*id).await? {
             None => Ok(None),
-            Some(task) if task.state.is_final() => Ok(Some(Cancelled::AlreadyFinished)),
+            Some(task) if task.state.is_final() => Ok(Some(Cancelled::Late)),
             Some(task) => Ok(redis.cancel_task(*id, &task.kind, &self.service.policy).await?),
         }
     }

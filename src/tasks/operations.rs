@@ -148,9 +148,9 @@ impl RedisClient {
         let reply = self.call_for_task(ServerFunction::TaskCancel, &id, kind, &rest, &[]).await?;
         Ok(match signed(Some(reply))? {
             0 => None,
-            1 => Some(Cancelled::Queued),
+            1 => Some(Cancelled::Waiting),
             2 => Some(Cancelled::Running),
-            _ => Some(Cancelled::AlreadyFinished),
+            _ => Some(Cancelled::Late),
         })
     }
 

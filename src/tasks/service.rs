@@ -29,6 +29,19 @@ pub(super) const POLL_INTERVAL: Duration = clock::TICK.saturating_mul(10);
 /// the worker that runs a task must have the first chance afterwards.
 pub(super) const QUIET_CHECKS: u32 = 3;
 
+/// Delay before the second attempt where a kind has none of its own; the longest is a lease.
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(500);
+
+/// What holds for a kind of tasks: its options, and the settings where it has none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KindSettings {
+    pub(super) policy: TaskPolicy,
+    /// A task that runs for longer has failed.
+    pub(super) timeout: Duration,
+    /// First and longest delay between two attempts.
+    pub(super) backoff: (Duration, Duration),
+}
+
 /// What a worker does with tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum IntakeState {
@@ -44,8 +57,8 @@ pub(super) enum IntakeState {
 pub(super) struct TaskService {
     pub(super) redis: RedisClient,
     pub(super) policy: TaskPolicy,
-    /// A task that runs for longer has failed.
-    pub(super) timeout: Duration,
+    /// A task that runs for longer has failed, where its kind has no time of its own.
+    timeout: Duration,
     /// The name of this worker that operators see.
     pub(super) worker: String,
     jobs: RwLock<JobTable>,
@@ -128,6 +141,17 @@ impl TaskService {
     /// The registered kinds.
     pub(super) fn kinds(&self) -> Vec<&'static str> {
         self.jobs().keys().copied().collect()
+    }
+
+    pub(super) fn settings_of(&self, kind: &str) -> KindSettings {
+        let options = self.jobs().get(kind).map(|registered| registered.options).unwrap_or_default();
+        let mut policy = self.policy;
+        let timeout = options.timeout.unwrap_or(self.timeout);
+        policy.max_lifetime += timeout.saturating_sub(self.timeout);
+        policy.max_attempts = options.attempts.map_or(policy.max_attempts, u64::from);
+        policy.retention = options.keep.unwrap_or(policy.retention);
+        let backoff = options.backoff.unwrap_or((RETRY_DELAY_MIN, policy.lease));
+        KindSettings { policy, timeout, backoff }
     }
 
     pub(super) fn running_tasks(&self) -> MutexGuard<'_, HashMap<TaskId, TaskContext>> {

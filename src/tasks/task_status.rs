@@ -38,6 +38,9 @@ impl TaskId {
     /// Digits of its text.
     pub const LENGTH: usize = 32;
 
+    /// The id of no task.
+    pub(super) const ZERO: Self = Self(0);
+
     /// A new id.
     ///
     /// # Errors
@@ -91,14 +94,16 @@ impl Serialize for TaskId {
 /// use regatta::task::TaskState;
 ///
 /// assert!(TaskState::Done.is_final() && !TaskState::Running.is_final());
-/// assert_eq!(TaskState::Queued.name(), "queued");
+/// assert_eq!(TaskState::Waiting.name(), "waiting");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum TaskState {
+    /// It waits for its time: it was delayed, or is to be tried again.
+    Scheduled,
     /// It waits for a worker.
-    Queued,
+    Waiting,
     /// A worker has started it.
     Running,
     /// It has a result.
@@ -113,8 +118,9 @@ pub enum TaskState {
 
 impl TaskState {
     /// Every state, with its name.
-    const ALL: [(Self, &'static str); 6] = [
-        (Self::Queued, "queued"),
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Scheduled, "scheduled"),
+        (Self::Waiting, "waiting"),
         (Self::Running, "running"),
         (Self::Done, "done"),
         (Self::Failed, "failed"),
@@ -122,17 +128,20 @@ impl TaskState {
         (Self::Cancelled, "cancelled"),
     ];
 
-    /// Its name: `queued`, `running`, ….
+    /// Its name: `waiting`, `running`, ….
     pub fn name(self) -> &'static str {
         Self::ALL[self as usize].1
     }
 
     /// Whether no other state follows.
     pub fn is_final(self) -> bool {
-        !matches!(self, Self::Queued | Self::Running)
+        !matches!(self, Self::Scheduled | Self::Waiting | Self::Running)
     }
 
+    /// Reads a record's word. One that waits is `queued` there, as releases before this one expect, whether its time has
+    /// come or not.
     fn parse(text: &str) -> Option<Self> {
+        let text = if text == "queued" { "waiting" } else { text };
         Self::ALL.iter().find(|(_, name)| *name == text).map(|(state, _)| *state)
     }
 }

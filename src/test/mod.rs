@@ -67,33 +67,52 @@ pub struct TestApp {
 ///
 /// ```no_run
 /// use axum::body::Body;
-/// use axum::http::Request;
-/// use axum::{Router, routing::get};
-/// use regatta::Context;
+/// use axum::http::{Request, StatusCode};
+/// use axum::{Router, routing::post};
+/// use regatta::task::{Error, Task, TaskContext, TaskQueue};
 /// use regatta::test::{TestApp, TestRedis};
-/// use serde::Deserialize;
+/// use regatta::{App, Context};
+/// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Deserialize)]
 /// struct Settings {
-///     greeting: String,
+///     sender: String,
 /// }
 ///
-/// async fn app(cx: Context<Settings>) -> Router {
-///     let greeting = cx.settings().greeting.clone();
-///     Router::new().route("/", get(async || greeting))
+/// #[derive(Serialize, Deserialize)]
+/// struct Mail {
+///     to: String,
+/// }
+///
+/// impl Task for Mail {
+///     const NAME: &'static str = "mail";
+///     type Output = ();
+/// }
+///
+/// async fn order(tasks: TaskQueue, to: String) -> Result<StatusCode, Error> {
+///     tasks.enqueue(Mail { to }).await?;
+///     Ok(StatusCode::ACCEPTED)
+/// }
+///
+/// async fn app(cx: Context<Settings>) -> App {
+///     let sender = cx.settings().sender.clone();
+///     App::new(Router::new().route("/orders", post(order))).blocking_task(move |mail: Mail, _: TaskContext| {
+///         tracing::info!(%sender, to = %mail.to, "a mail goes out");
+///         Ok::<(), String>(())
+///     })
 /// }
 ///
 /// # async fn example() {
 /// let app = TestApp::builder()
-///     .app_settings(serde_json::json!({"greeting": "ahoy"}))
+///     .app_settings(serde_json::json!({"sender": "shop@example.org"}))
 ///     .set("limits.default.rate", "10/s")
 ///     .redis(TestRedis::private())
 ///     .build(app)
 ///     .await;
-/// let response = app.oneshot(Request::get("/").body(Body::empty()).unwrap()).await;
-/// assert!(response.status().is_success());
-/// app.fleet().tasks().enqueue("mail", "ann@example.org").await.unwrap();
+/// let response = app.oneshot(Request::post("/orders").body(Body::from("ann@example.org")).unwrap()).await;
+/// assert_eq!(response.status(), StatusCode::ACCEPTED);
 /// assert_eq!(app.run_tasks().await, 1);
+/// assert_eq!(app.fleet().page_views().await.unwrap(), 0);
 /// let router: Router = app.router();
 /// # drop(router);
 /// app.drain().await;

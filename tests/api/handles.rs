@@ -12,7 +12,7 @@ use regatta::session::{
     ActiveSession, AuthSession, CsrfToken, PageView, RequireLogin, Session, SessionFields, SessionLayer,
     UserId,
 };
-use regatta::task::{TaskContext, TaskId, TaskQueue, TaskStatus};
+use regatta::task::{Task, TaskContext, TaskHandle, TaskId, TaskQueue, TaskStatus};
 use regatta::test::{TestApp, Visitor};
 use regatta::{
     App, Busy, ClientIp, Config, Context, Error, Fleet, FleetHandle, FleetSnapshot, Idempotency, LastEventId,
@@ -25,6 +25,15 @@ struct SecretSettings;
 
 fn is_handle<T: Clone + Send + Sync + Debug + 'static>() {}
 fn is_sent<T: Send + Debug + 'static>() {}
+
+/// What a task holds need not be `Sync`, `Clone` or `Debug`.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Note(std::cell::Cell<u8>);
+
+impl Task for Note {
+    const NAME: &'static str = "note";
+    type Output = std::cell::Cell<u8>;
+}
 
 #[test]
 fn every_handle_can_be_cloned_sent_shared_and_logged() {
@@ -80,6 +89,7 @@ fn every_handle_can_be_cloned_sent_shared_and_logged() {
     is_handle::<Presence>();
     is_handle::<TaskQueue>();
     is_handle::<TaskContext>();
+    is_handle::<TaskHandle<Note>>();
     is_handle::<TaskStatus>();
     is_handle::<TaskId>();
 }

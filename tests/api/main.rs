@@ -11,6 +11,9 @@ mod login;
 #[path = "../../examples/pool.rs"]
 #[allow(dead_code, reason = "its main is the example's")]
 mod pool;
+#[path = "../../examples/thumbnails.rs"]
+#[allow(dead_code, reason = "its main is the example's")]
+mod thumbnails;
 #[path = "../../examples/upkeep.rs"]
 #[allow(dead_code, reason = "its main is the example's")]
 mod upkeep;

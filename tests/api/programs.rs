@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
-use crate::{api, login, pool, upkeep, views};
+use crate::{api, login, pool, thumbnails, upkeep, views};
 
 #[tokio::test]
 async fn each_visitor_has_a_count() {
@@ -116,4 +116,22 @@ async fn background_work_runs_beside_the_requests_until_the_drain() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     app.drain().await;
+}
+
+#[tokio::test]
+async fn a_tasks_progress_is_followed_until_its_end_and_stays_ended() {
+    let app = TestApp::new(thumbnails::app).await;
+    let response = app.visitor().post("/albums/holidays", "").await;
+    assert_eq!(response.status(), StatusCode::ACCEPTED);
+    let path = response.text().trim().to_owned();
+    let events = app.visitor().get(&path).await;
+    assert_eq!(events.status(), StatusCode::OK);
+    let last = events.text().lines().rfind(|line| line.starts_with("data: ")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(&last[6..]).unwrap();
+    assert_eq!(
+        (&last["state"], &last["percent"], &last["result"]),
+        (&json!("done"), &json!(100), &json!(100))
+    );
+    let again = Request::get(&path).header("last-event-id", "end").body(Body::empty()).unwrap();
+    assert_eq!(app.visitor().request(again).await.status(), StatusCode::NO_CONTENT);
 }

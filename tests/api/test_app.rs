@@ -12,9 +12,10 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use regatta::session::AuthSession;
-use regatta::task::{self, TaskContext, TaskQueue};
+use regatta::task::{self, Task, TaskContext, TaskQueue, TaskState};
 use regatta::test::TestApp;
 use regatta::{App, ClientIp, Context, FleetHandle};
+use serde::{Deserialize, Serialize};
 use tower::ServiceExt;
 
 async fn app(_: Context) -> App {
@@ -28,11 +29,23 @@ async fn app(_: Context) -> App {
             response.headers_mut().insert("x-outside", HeaderValue::from_static("1"));
             response
         }))
-        .register_task("double", |number: u64, _: &TaskContext| Ok::<_, String>(2 * number))
+        .task(double)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Double(u64);
+
+impl Task for Double {
+    const NAME: &'static str = "double";
+    type Output = u64;
+}
+
+async fn double(Double(number): Double, _: TaskContext) -> Result<u64, String> {
+    number.checked_mul(2).ok_or_else(|| "too large".to_owned())
 }
 
 async fn start(tasks: TaskQueue) -> Result<StatusCode, task::Error> {
-    tasks.enqueue("double", &7_u64).await?;
+    tasks.enqueue(Double(7)).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -53,6 +66,55 @@ async fn tasks_are_waited_for_and_counted() {
     }
     assert_eq!(app.run_tasks().await, 3);
     assert_eq!(app.run_tasks().await, 0);
+}
+
+#[tokio::test]
+async fn a_handle_waits_for_the_result_or_says_why_there_is_none() {
+    let app = TestApp::new(app).await;
+    let tasks = app.fleet().tasks();
+    let handle = tasks.enqueue(Double(21)).await.unwrap();
+    assert_eq!(handle.output().await.unwrap(), 42);
+    assert_eq!(handle.output().await.unwrap(), 42, "as long as its record is kept");
+    let status = handle.status().await.unwrap().unwrap();
+    assert_eq!((status.state(), status.id(), status.name()), (TaskState::Done, handle.id(), "double"));
+    let odd = tasks.enqueue(Double(u64::MAX)).await.unwrap().output().await.unwrap_err();
+    assert!(matches!(&odd, task::Error::Failed { reason } if reason == "too large"), "{odd:?}");
+}
+
+/// Waits on the event loop until it is cancelled, and longer.
+#[derive(Serialize, Deserialize)]
+struct Stubborn;
+
+impl Task for Stubborn {
+    const NAME: &'static str = "stubborn";
+    type Output = ();
+}
+
+#[tokio::test]
+async fn an_async_task_is_told_of_its_cancellation() {
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let app = TestApp::new(move |_: Context| {
+        let told = told.clone();
+        let app = App::new(Router::new()).task(move |_: Stubborn, cx: TaskContext| {
+            let told = told.clone();
+            async move {
+                told.send("begun").unwrap();
+                cx.cancelled().await;
+                assert!(cx.is_cancelled());
+                told.send("told").unwrap();
+                Err::<(), _>("cancelled")
+            }
+        });
+        std::future::ready(app)
+    })
+    .await;
+    let tasks = app.fleet().tasks();
+    let task = tasks.enqueue(Stubborn).await.unwrap();
+    assert_eq!(heard.recv().await, Some("begun"));
+    assert_eq!(tasks.cancel(task.id()).await.unwrap(), Some(task::Cancelled::Running));
+    assert_eq!(heard.recv().await, Some("told"));
+    let ended = task.output().await.unwrap_err();
+    assert!(matches!(&ended, task::Error::Failed { reason } if reason == "it was cancelled"), "{ended:?}");
 }
 
 #[tokio::test]

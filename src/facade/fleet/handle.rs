@@ -72,7 +72,7 @@ impl FleetHandle {
         Broadcast::new_in(&self.services().streams)
     }
 
-    /// The fleet's tasks, for code outside a handler; handlers extract [`TaskQueue`]. Jobs: `App::register_task`.
+    /// The fleet's tasks, for code outside a handler; handlers extract [`TaskQueue`]. Handlers of tasks: `App::task`.
     pub fn tasks(&self) -> TaskQueue {
         TaskQueue::new_in(&self.services().streams)
     }

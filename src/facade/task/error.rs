@@ -12,23 +12,22 @@ use crate::tasks;
 /// Why a task was not queued, or is not known; answers as a problem document.
 ///
 /// ```
-/// use regatta::task::{Error, TaskQueue};
+/// use regatta::task::{Error, Task, TaskQueue};
 ///
-/// async fn start(tasks: TaskQueue) -> Result<String, Error> {
-///     match tasks.enqueue("thumbnails", "album").await {
-///         Ok(id) => Ok(format!("/tasks/{id}")),
-///         Err(Error::QueueFull) => Ok("come back in a minute".to_owned()),
+/// async fn start<T: Task>(tasks: TaskQueue, task: T) -> Result<String, Error> {
+///     match tasks.enqueue(task).await {
+///         Ok(task) => Ok(format!("/tasks/{}", task.id())),
+///         Err(Error::Full) => Ok("come back in a minute".to_owned()),
 ///         Err(error) => Err(error),
 ///     }
 /// }
-/// # let _: axum::Router = axum::Router::new().route("/", axum::routing::post(start));
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// As many tasks wait as `tasks.max_queued` allows: 503.
     #[error("as many tasks wait as are allowed")]
-    QueueFull,
+    Full,
     /// There is no such task, or its record has expired: 404.
     #[error("there is no such task, or it ended too long ago")]
     NotFound,
@@ -41,6 +40,12 @@ pub enum Error {
     /// A task's result is not what is expected of it: 500.
     #[error("the task's result is not what is expected of it")]
     Output(#[source] BoxError),
+    /// The task has ended without a result, for this reason: 500.
+    #[error("the task has no result: {reason}")]
+    Failed {
+        /// As its record says: it failed, was cancelled, or its attempts are used up.
+        reason: String,
+    },
     /// The operating system has no random bytes for an id: 500.
     #[error("the operating system has no random bytes")]
     RandomSource,
@@ -56,7 +61,7 @@ impl Error {
 
     /// As the client sees it; a mistake of the program is logged.
     fn to_problem(&self) -> Problem {
-        if matches!(self, Self::Output(_) | Self::RandomSource) {
+        if matches!(self, Self::Output(_) | Self::Failed { .. } | Self::RandomSource) {
             tracing::error!(error = %self, "a handler could not do its work: {self}");
         }
         self.as_problem()
@@ -64,12 +69,14 @@ impl Error {
 
     fn as_problem(&self) -> Problem {
         match self {
-            Self::QueueFull => RequestError::TooManyTasks.to_problem(),
+            Self::Full => RequestError::TooManyTasks.to_problem(),
             Self::NotFound => Problem::new(StatusCode::NOT_FOUND, self.to_string()),
             Self::UnknownKind(kind) => RequestError::UnknownTaskKind(kind.clone()).to_problem(),
             Self::Input(error) => RequestError::InvalidTaskInput(error.to_string()).to_problem(),
             Self::Redis(error) => error.to_request_error().to_problem(),
-            Self::Output(_) | Self::RandomSource => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, ""),
+            Self::Output(_) | Self::Failed { .. } | Self::RandomSource => {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "")
+            }
         }
     }
 }
@@ -78,7 +85,7 @@ impl Error {
 impl From<tasks::TaskError> for Error {
     fn from(error: tasks::TaskError) -> Self {
         match error {
-            tasks::TaskError::QueueFull => Self::QueueFull,
+            tasks::TaskError::QueueFull => Self::Full,
             tasks::TaskError::UnknownKind(kind) => Self::UnknownKind(kind),
             tasks::TaskError::InvalidInput(reason) => Self::Input(reason.into()),
             tasks::TaskError::NoRandomness(_) => Self::RandomSource,

@@ -5,11 +5,22 @@
 //! use axum::extract::Path;
 //! use axum::response::Response;
 //! use axum::routing::{get, post};
-//! use regatta::task::{Error, TaskContext, TaskId, TaskQueue};
+//! use regatta::task::{Error, Task, TaskContext, TaskId, TaskQueue};
 //! use regatta::{App, Context, LastEventId};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Words {
+//!     text: String,
+//! }
+//!
+//! impl Task for Words {
+//!     const NAME: &'static str = "words";
+//!     type Output = usize;
+//! }
 //!
 //! async fn start(tasks: TaskQueue, text: String) -> Result<String, Error> {
-//!     Ok(format!("/words/{}\n", tasks.enqueue("words", &text).await?))
+//!     Ok(format!("/words/{}\n", tasks.enqueue(Words { text }).await?.id()))
 //! }
 //!
 //! async fn progress(tasks: TaskQueue, Path(id): Path<TaskId>, last: LastEventId) -> Result<Response, Error> {
@@ -18,23 +29,30 @@
 //!
 //! async fn app(_: Context) -> App {
 //!     let routes = Router::new().route("/words", post(start)).route("/words/{id}", get(progress));
-//!     App::new(routes).register_task("words", |text: String, task: &TaskContext| {
-//!         task.percent(50);
-//!         Ok::<_, &str>(text.split_whitespace().count())
-//!     })
+//!     App::new(routes).blocking_task(count)
+//! }
+//!
+//! fn count(task: Words, cx: TaskContext) -> Result<usize, String> {
+//!     cx.percent(50);
+//!     Ok(task.text.split_whitespace().count())
 //! }
 //! ```
 
+mod enqueue;
 pub(super) mod error;
 mod events;
+mod handle;
+mod lookup;
 mod queue;
 mod status;
 mod watch;
 
+pub use enqueue::Enqueue;
 pub use error::Error;
+pub use handle::TaskHandle;
 pub use queue::TaskQueue;
 pub use status::TaskStatus;
 pub use watch::TaskWatch;
 
 pub use crate::tasks::{Cancelled, TaskId, TaskState};
-pub use crate::tasks::{TaskContext, TaskFailure};
+pub use crate::tasks::{Task, TaskContext, TaskFailure, TaskOptions};

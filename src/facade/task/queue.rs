@@ -6,26 +6,37 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::response::Response;
 use http::request::Parts;
-use serde::Serialize;
 
 use crate::facade::error::Error as AnyError;
+use crate::facade::task::enqueue::Enqueue;
 use crate::facade::task::error::Error;
-use crate::facade::task::events;
 use crate::facade::task::status::TaskStatus;
 use crate::facade::task::watch::TaskWatch;
+use crate::facade::task::{events, lookup};
 use crate::http::request_scope::RequestScope;
 use crate::http::services::stream::StreamServices;
 use crate::http::standalone::redis::Redis;
 use crate::http::streams::last_event_id::LastEventId;
-use crate::tasks::{Cancelled, TaskId};
+use crate::tasks::{Cancelled, Task, TaskId};
 
 /// The fleet's queue of tasks; also an extractor.
 ///
 /// ```
-/// use regatta::task::{Error, TaskId, TaskQueue};
+/// use regatta::task::{Error, Task, TaskId, TaskQueue};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Thumbnails {
+///     album: String,
+/// }
+///
+/// impl Task for Thumbnails {
+///     const NAME: &'static str = "thumbnails";
+///     type Output = u32;
+/// }
 ///
 /// async fn start(tasks: TaskQueue, album: String) -> Result<String, Error> {
-///     Ok(tasks.enqueue("thumbnails", &album).await?.to_string())
+///     Ok(tasks.enqueue(Thumbnails { album }).await?.id().to_string())
 /// }
 ///
 /// async fn percent(tasks: &TaskQueue, id: TaskId) -> Result<Option<u8>, Error> {
@@ -54,16 +65,9 @@ impl TaskQueue {
         Self(Arc::clone(services))
     }
 
-    /// Queues a task for the next worker that has room and its job.
-    ///
-    /// # Errors
-    /// [`Error::QueueFull`], [`Error::UnknownKind`], [`Error::Input`] if it has more than 16 KiB of JSON or no form as
-    /// JSON; [`Error::Redis`], after which it may be queued: its id is not known then, and its record expires.
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves it unknown whether the task is queued.
-    pub async fn enqueue<I: Serialize + ?Sized>(&self, kind: &str, input: &I) -> Result<TaskId, Error> {
-        Ok(self.0.tasks.enqueue(kind, input).await?)
+    /// A task for the next worker that has room and its handler; it is queued by `.await`.
+    pub fn enqueue<T: Task>(&self, task: T) -> Enqueue<'_, T> {
+        Enqueue::new(&self.0, task)
     }
 
     /// A task as it is now; `None`: there is none, or its record has expired.
@@ -74,12 +78,12 @@ impl TaskQueue {
     /// # Cancel safety
     /// Nothing is changed.
     pub async fn status(&self, id: TaskId) -> Result<Option<TaskStatus>, Error> {
-        Ok(self.0.tasks.status(&id).await?.map(|task| TaskStatus::new(Arc::new(task))))
+        lookup::status(&self.0, id).await
     }
 
     /// Cancels a task; `None`: there is none.
     ///
-    /// A queued one is never started. The job of a running one is notified, at once or within a third of a lease, and its
+    /// One that waits is never started. The handler of a running one is notified, at once or within a third of a lease, and its
     /// result is dropped; the status is cancelled from now on.
     ///
     /// # Errors
@@ -99,9 +103,7 @@ impl TaskQueue {
     /// # Cancel safety
     /// Nothing is changed.
     pub async fn watch(&self, id: TaskId) -> Result<TaskWatch, Error> {
-        let mut watch = self.0.tasks.watch(&id).await?;
-        let first = watch.next().await.ok_or(Error::NotFound)?;
-        Ok(TaskWatch::new(first, watch, self.0.standalone.clone()))
+        lookup::watch(&self.0, id).await
     }
 
     /// A task as a response of server-sent events: its status now, then each change, as JSON.

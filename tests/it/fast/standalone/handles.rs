@@ -7,14 +7,31 @@ use regatta::broadcast::{Broadcast, Presence};
 use regatta::counter::Counters;
 use regatta::rate_limit::{Key, Quota, RateLimitLayer, RateLimiter};
 use regatta::session::SessionLayer;
-use regatta::task::{TaskQueue, TaskState};
+use regatta::task::{self, Task, TaskQueue, TaskState};
 use regatta::{LastEventId, Redis, TrustedProxies};
+use serde::{Deserialize, Serialize};
 
 use crate::fast::standalone::program;
 use crate::support::redis::TestRedis;
 
 /// Longest wait for a message.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Serialize, Deserialize)]
+struct Thumbnails(String);
+
+impl Task for Thumbnails {
+    const NAME: &'static str = "thumbnails";
+    type Output = u32;
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Misnamed;
+
+impl Task for Misnamed {
+    const NAME: &'static str = "No kind";
+    type Output = ();
+}
 
 #[test]
 fn every_handle_can_be_cloned_sent_shared_and_shown() {
@@ -46,7 +63,7 @@ fn what_is_made_of_a_connection_keeps_it() {
             let redis = program::connect(server.url().expose(), "kept").await.unwrap();
             let topic = Broadcast::new(&redis).topic("news").unwrap();
             let tasks = TaskQueue::new(&redis);
-            let id = tasks.enqueue("copy", &1).await.unwrap();
+            let id = tasks.enqueue(Thumbnails("album".to_owned())).await.unwrap().id();
             let heard = topic.subscribe(LastEventId::none()).await.unwrap();
             (heard, topic.presence(), tasks.watch(id).await.unwrap())
         };
@@ -130,10 +147,10 @@ fn a_program_without_jobs_queues_tasks_for_those_that_have_them() {
         let tasks = TaskQueue::new(&redis);
         // The queue keeps the connection.
         drop(redis);
-        assert!(tasks.enqueue("No kind", &1).await.is_err());
-        let id = tasks.enqueue("thumbnails", &"album").await.unwrap();
+        assert!(matches!(tasks.enqueue(Misnamed).await, Err(task::Error::UnknownKind(_))));
+        let id = tasks.enqueue(Thumbnails("album".to_owned())).await.unwrap().id();
         let status = tasks.status(id).await.unwrap().unwrap();
-        assert_eq!(status.state(), TaskState::Queued);
+        assert_eq!(status.state(), TaskState::Waiting);
         let mut watch = tasks.watch(id).await.unwrap();
         assert!(watch.next().await.is_some());
         tasks.cancel(id).await.unwrap();

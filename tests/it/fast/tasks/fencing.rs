@@ -108,7 +108,7 @@ async fn a_full_server_ends_gives_back_cancels_and_tells() {
         let rain = ExecutionResult::Retry("it rains".into(), Duration::ZERO);
         assert_eq!(redis.finish_task(retried, &rain, &RULES).await, Ok(true));
         assert_eq!(redis.finish_task(back, &ExecutionResult::Released, &RULES).await, Ok(true));
-        assert_eq!(redis.cancel_task(waits, "a", &RULES).await, Ok(Some(Cancelled::Queued)));
+        assert_eq!(redis.cancel_task(waits, "a", &RULES).await, Ok(Some(Cancelled::Waiting)));
         let moment = Duration::from_millis(1);
         assert!(redis.overdue_tasks(moment).await.unwrap().iter().any(|(id, _)| *id == expires));
         assert_eq!(redis.expire_task(expires, "a", (moment, "x"), &RULES).await, Ok(true));

@@ -8,7 +8,7 @@ use regatta::__internals::config::settings::ScriptingMode;
 use regatta::__internals::redis::RedisClient;
 use regatta::__internals::tasks;
 use regatta::__internals::tasks::{EnqueueOutcome, ExecutionResult, StartOutcome, TaskExecution, TaskPolicy};
-use regatta::task::TaskState::{Cancelled, Dead, Done, Failed, Queued, Running};
+use regatta::task::TaskState::{Cancelled, Dead, Done, Failed, Running, Waiting};
 use regatta::task::{TaskId, TaskState};
 
 use crate::support::redis::{TestRedis, connect};
@@ -74,7 +74,7 @@ fn back<T>(list: &[T], count: usize) -> Option<usize> {
 
 impl Play<'_> {
     fn waiting(&self) -> usize {
-        self.tasks.iter().filter(|task| task.state == Queued).count()
+        self.tasks.iter().filter(|task| task.state == Waiting).count()
     }
 
     fn model(&mut self, id: TaskId) -> &mut Model {
@@ -89,7 +89,7 @@ impl Play<'_> {
                 let made = self.redis.enqueue_task(id, KIND, "1", &RULES).await.unwrap();
                 assert_eq!(made, if room { EnqueueOutcome::Queued } else { EnqueueOutcome::QueueFull });
                 if room {
-                    self.tasks.push(Model { id, state: Queued, attempts: 0, taken: 0, execution: None });
+                    self.tasks.push(Model { id, state: Waiting, attempts: 0, taken: 0, execution: None });
                 }
             }
             Step::Take(over) => self.take(over).await,
@@ -114,9 +114,9 @@ impl Play<'_> {
                 let Some(at) = back(&self.tasks, which) else { return };
                 let task = &mut self.tasks[at];
                 let expected = match task.state {
-                    Queued => tasks::Cancelled::Queued,
+                    Waiting => tasks::Cancelled::Waiting,
                     Running => tasks::Cancelled::Running,
-                    _ => tasks::Cancelled::AlreadyFinished,
+                    _ => tasks::Cancelled::Late,
                 };
                 if !task.state.is_final() {
                     task.state = Cancelled;
@@ -151,12 +151,12 @@ impl Play<'_> {
         let expected = match task.state {
             Running if same => StartOutcome::Started { attempt: task.attempts, input: "1".into() },
             // Said late: it was given back, or others have taken it since.
-            Queued | Running if same || !last => StartOutcome::NothingToDo,
-            Queued | Running if task.attempts == 2 => {
+            Waiting | Running if same || !last => StartOutcome::NothingToDo,
+            Waiting | Running if task.attempts == 2 => {
                 (task.state, task.execution) = (Dead, None);
                 StartOutcome::Dead
             }
-            Queued | Running => {
+            Waiting | Running => {
                 (task.state, task.attempts, task.execution) =
                     (Running, task.attempts + 1, Some(execution.id));
                 StartOutcome::Started { attempt: task.attempts, input: "1".into() }
@@ -175,11 +175,11 @@ impl Play<'_> {
                 0 => (Done, task.attempts),
                 1 => (Failed, task.attempts),
                 2 if task.attempts == 2 => (Dead, 2),
-                2 => (Queued, task.attempts),
-                _ => (Queued, task.attempts - 1),
+                2 => (Waiting, task.attempts),
+                _ => (Waiting, task.attempts - 1),
             };
         }
-        let so: &[TaskState] = [&[Done][..], &[Failed], &[Queued, Dead], &[Queued]][outcome];
+        let so: &[TaskState] = [&[Done][..], &[Failed], &[Waiting, Dead], &[Waiting]][outcome];
         let expected = own && so.contains(&task.state);
         let ended = self.redis.finish_task(&execution, &outcomes()[outcome], &RULES).await;
         assert_eq!(ended, Ok(expected));
@@ -194,7 +194,7 @@ impl Play<'_> {
             assert_eq!(seen.result.is_some(), task.state == Done);
         }
         let survey = self.redis.task_stats().await.unwrap();
-        assert_eq!((survey.waiting, survey.running.len()), (count(Queued) as u64, count(Running)));
+        assert_eq!((survey.waiting, survey.running.len()), (count(Waiting) as u64, count(Running)));
         let totals = survey.totals;
         let ends = [totals.done, totals.failed, totals.dead, totals.cancelled].map(|total| total as usize);
         assert_eq!(ends, [Done, Failed, Dead, Cancelled].map(count));

@@ -18,7 +18,7 @@ async fn a_task_goes_its_way_and_every_step_may_be_said_twice() {
         assert_eq!(take(&redis, &["a", "b"]).await, None);
         let id = make(&redis, "a").await;
         assert_eq!(redis.enqueue_task(id, "a", "8", &RULES).await, Ok(EnqueueOutcome::Queued));
-        assert_eq!(state(&redis, id).await, (TaskState::Queued, 0));
+        assert_eq!(state(&redis, id).await, (TaskState::Waiting, 0));
         let taken = take(&redis, &["b", "a"]).await.unwrap();
         assert_eq!((taken.id, taken.kind.as_str()), (id, "a"));
         assert_eq!(take(&redis, &["a"]).await, None, "{mode:?}: it was taken twice");
@@ -147,7 +147,7 @@ async fn what_was_given_back_is_taken_first_and_not_counted() {
             let (execution, begun) = begin(&redis, taken).await;
             assert_eq!(begun, run(1));
             assert_eq!(redis.finish_task(&execution, &ExecutionResult::Released, &RULES).await, Ok(true));
-            assert_eq!(state(&redis, first).await, (TaskState::Queued, 0));
+            assert_eq!(state(&redis, first).await, (TaskState::Waiting, 0));
         }
         assert_eq!(redis.task_stats().await.unwrap().waiting, 2);
     }
@@ -158,17 +158,17 @@ async fn what_was_cancelled_is_never_begun_and_its_result_is_dropped() {
     for mode in MODES {
         let (_server, redis) = setting(mode).await;
         let queued = make(&redis, "a").await;
-        assert_eq!(redis.cancel_task(queued, "a", &RULES).await, Ok(Some(Cancelled::Queued)));
+        assert_eq!(redis.cancel_task(queued, "a", &RULES).await, Ok(Some(Cancelled::Waiting)));
         assert_eq!(take(&redis, &["a"]).await, None);
         let between = make(&redis, "a").await;
         let taken = take(&redis, &["a"]).await.unwrap();
-        assert_eq!(redis.cancel_task(between, "a", &RULES).await, Ok(Some(Cancelled::Queued)));
+        assert_eq!(redis.cancel_task(between, "a", &RULES).await, Ok(Some(Cancelled::Waiting)));
         assert_eq!(begin(&redis, taken).await.1, StartOutcome::NothingToDo);
         let running = make(&redis, "a").await;
         let taken = take(&redis, &["a"]).await.unwrap();
         let (execution, _) = begin(&redis, taken).await;
         assert_eq!(redis.cancel_task(running, "a", &RULES).await, Ok(Some(Cancelled::Running)));
-        assert_eq!(redis.cancel_task(running, "a", &RULES).await, Ok(Some(Cancelled::AlreadyFinished)));
+        assert_eq!(redis.cancel_task(running, "a", &RULES).await, Ok(Some(Cancelled::Late)));
         assert_eq!(redis.renew_task(&execution, None).await, Ok(false));
         assert_eq!(
             redis.finish_task(&execution, &ExecutionResult::Done("1".into()), &RULES).await,

@@ -138,11 +138,11 @@ async fn what_is_cancelled_is_not_begun_or_stops_and_its_place_is_free() {
     runs(&tasks, running).await;
     let queued = tasks.enqueue("nap", &1).await.unwrap();
     let next = tasks.enqueue("nap", &1).await.unwrap();
-    assert_eq!(tasks.cancel(&queued).await, Ok(Some(Cancelled::Queued)));
+    assert_eq!(tasks.cancel(&queued).await, Ok(Some(Cancelled::Waiting)));
     assert_eq!(tasks.cancel(&running).await, Ok(Some(Cancelled::Running)));
     assert_eq!(look(&tasks, running).await.state, TaskState::Cancelled);
     assert_eq!(ended(&tasks, next).await.state, TaskState::Done, "the place is free again");
-    assert_eq!(tasks.cancel(&next).await, Ok(Some(Cancelled::AlreadyFinished)));
+    assert_eq!(tasks.cancel(&next).await, Ok(Some(Cancelled::Late)));
     assert_eq!(tasks.cancel(&TaskId::new().unwrap()).await, Ok(None));
     for id in [running, queued] {
         let task = look(&tasks, id).await;

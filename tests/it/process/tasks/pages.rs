@@ -115,7 +115,7 @@ fn a_task_is_cancelled_once_and_an_ended_one_is_not() {
     let running = start(&fleet, LONG);
     until(&fleet, &running, "running");
     let queued = start(&fleet, LONG);
-    assert_eq!(state(&fleet, &queued), "queued", "one runs at a time");
+    assert_eq!(state(&fleet, &queued), "waiting", "one runs at a time");
     for path in [&queued, &running, &running] {
         assert_eq!(ask(&fleet, "DELETE", path).status, 204);
         assert_eq!(state(&fleet, path), "cancelled");

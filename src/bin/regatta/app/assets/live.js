@@ -196,7 +196,7 @@
       $('.percent', card).textContent = `${percent} %`;
       if (state !== task.state) {
         card.dataset.state = state = task.state;
-        const where = worker && state !== 'queued' ? ` in worker ${worker}` : '';
+        const where = worker && state !== 'waiting' && state !== 'scheduled' ? ` in worker ${worker}` : '';
         $('.state', card).textContent = state + where + (attempts > 1 ? `, attempt ${attempts}` : '');
         if (state === 'running') highlight(...worker.split(':').reverse());
       }

@@ -12,7 +12,7 @@ use axum::extract::{Path, Request};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use regatta::rate_limit::RateLimit;
-use regatta::task::{Cancelled, Error, TaskContext, TaskId, TaskQueue, TaskState};
+use regatta::task::{Cancelled, Error, Task, TaskContext, TaskId, TaskQueue, TaskState};
 use regatta::{App, LastEventId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -40,13 +40,19 @@ pub(super) const TASK_KINDS: [TaskKind; 2] = [
     TaskKind { name: "primes", label: "Primes", title: "Primes below", max: 20_000_000 },
 ];
 
-/// A job's input.
+/// A Fibonacci number to compute.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize)]
-struct JobInput {
+struct FibonacciTask {
     n: u32,
 }
 
-#[derive(Debug, Serialize)]
+/// Primes to count.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+struct PrimesTask {
+    n: u32,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
 struct Fibonacci {
     n: u32,
     digits: usize,
@@ -54,24 +60,36 @@ struct Fibonacci {
     value: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 struct Primes {
     n: u32,
     count: u32,
 }
 
-/// Registers the job of each kind.
+impl Task for FibonacciTask {
+    const NAME: &'static str = TASK_KINDS[0].name;
+    type Output = Fibonacci;
+}
+
+impl Task for PrimesTask {
+    const NAME: &'static str = TASK_KINDS[1].name;
+    type Output = Primes;
+}
+
+/// Registers the handler of each kind.
 pub(super) fn register(app: App) -> App {
-    let [fibonacci, primes] = &TASK_KINDS;
-    app.register_task(fibonacci.name, |JobInput { n }, progress: &TaskContext| {
-        let value =
-            cpu::fibonacci(n, |percent| report_progress(progress, percent)).ok_or(STOPPED)?.to_string();
-        Ok::<_, &str>(Fibonacci { n, digits: value.len(), value })
-    })
-    .register_task(primes.name, |JobInput { n }, progress: &TaskContext| {
-        let count = cpu::primes(n, |percent| report_progress(progress, percent)).ok_or(STOPPED)?;
-        Ok::<_, &str>(Primes { n, count })
-    })
+    app.blocking_task(|task: FibonacciTask, cx: TaskContext| fibonacci(task, &cx))
+        .blocking_task(|task: PrimesTask, cx: TaskContext| primes(task, &cx))
+}
+
+fn fibonacci(FibonacciTask { n }: FibonacciTask, cx: &TaskContext) -> Result<Fibonacci, &'static str> {
+    let value = cpu::fibonacci(n, |percent| report_progress(cx, percent)).ok_or(STOPPED)?.to_string();
+    Ok(Fibonacci { n, digits: value.len(), value })
+}
+
+fn primes(PrimesTask { n }: PrimesTask, cx: &TaskContext) -> Result<Primes, &'static str> {
+    let count = cpu::primes(n, |percent| report_progress(cx, percent)).ok_or(STOPPED)?;
+    Ok(Primes { n, count })
 }
 
 /// The error of a cancelled job; it is shown nowhere.
@@ -91,13 +109,13 @@ pub(super) struct StartParams {
 
 impl StartParams {
     /// The kind and input, or what is wrong with them.
-    fn validate(&self) -> Result<(&'static TaskKind, JobInput), String> {
+    fn validate(&self) -> Result<(&'static TaskKind, u32), String> {
         let Some(kind) = TASK_KINDS.iter().find(|kind| kind.name == self.kind) else {
             let names = TASK_KINDS.map(|kind| kind.name).join(", ");
             return Err(format!("there is no such kind of task; there are {names}"));
         };
         match u32::try_from(self.n) {
-            Ok(n) if n <= kind.max => Ok((kind, JobInput { n })),
+            Ok(n) if n <= kind.max => Ok((kind, n)),
             _ => Err(format!("n is {}; {} allows 0 to {}", self.n, kind.name, kind.max)),
         }
     }
@@ -125,8 +143,12 @@ pub(super) async fn start(
         }
     };
     let queued = match params.validate() {
-        Ok((kind, input)) => {
-            tasks.enqueue(kind.name, &input).await.map_err(|error| (error.to_string(), error.into_response()))
+        Ok((kind, n)) => {
+            let id = match kind.name {
+                FibonacciTask::NAME => tasks.enqueue(FibonacciTask { n }).await.map(|task| task.id()),
+                _ => tasks.enqueue(PrimesTask { n }).await.map(|task| task.id()),
+            };
+            id.map_err(|error| (error.to_string(), error.into_response()))
         }
         Err(fault) => Err((fault.clone(), (StatusCode::BAD_REQUEST, fault).into_response())),
     };
@@ -135,7 +157,7 @@ pub(super) async fn start(
     Ok(match (accepts, by_form) {
         (Accepts::Html, true) => Redirect::to(&location).into_response(),
         _ => {
-            let task = json!({"id": id, "kind": params.kind, "n": params.n, "state": "queued"});
+            let task = json!({"id": id, "kind": params.kind, "n": params.n, "state": "waiting"});
             (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(task)).into_response()
         }
     })
@@ -199,15 +221,13 @@ pub(super) async fn cancel(
     match tasks.cancel(id).await.map_err(IntoResponse::into_response)? {
         None => Err(unknown()),
         // Cancelling twice is no error.
-        Some(Cancelled::AlreadyFinished) => {
-            match tasks.status(id).await.map_err(IntoResponse::into_response)? {
-                Some(task) if task.state() != TaskState::Cancelled => {
-                    Err((StatusCode::CONFLICT, format!("the task is {} already", task.state().name()))
-                        .into_response())
-                }
-                _ => Ok(StatusCode::NO_CONTENT),
+        Some(Cancelled::Late) => match tasks.status(id).await.map_err(IntoResponse::into_response)? {
+            Some(task) if task.state() != TaskState::Cancelled => {
+                Err((StatusCode::CONFLICT, format!("the task is {} already", task.state().name()))
+                    .into_response())
             }
-        }
+            _ => Ok(StatusCode::NO_CONTENT),
+        },
         Some(_) => Ok(StatusCode::NO_CONTENT),
     }
 }

@@ -113,7 +113,9 @@ fn card(task: &TaskStatus, outcome: &TaskResultView) -> TaskCard {
         title = format!("{title} {}", grouped(n));
     }
     let mut status_text = task.state().name().to_owned();
-    if let Some(worker) = task.worker().filter(|_| task.state() != TaskState::Queued) {
+    if let Some(worker) =
+        task.worker().filter(|_| !matches!(task.state(), TaskState::Waiting | TaskState::Scheduled))
+    {
         status_text = format!("{status_text} in worker {worker}");
     }
     if task.attempts() > 1 {
