@@ -3,7 +3,8 @@
 //! `FAULTY_FILE` names a file that lists the slots whose workers panic while they build their application, or says `all`;
 //! it is read anew by each worker, so that a fault can be mended while the fleet runs. `late` has workers die a second
 //! after they began, `never` has them never begin; `error` has the application return one, `hang` wait for ever, `bell` has
-//! its background work panic. `FAULTY_THREAD` makes it start a thread before the fleet, which a program that forks must not. Its tasks sleep, or end in every way there is.
+//! its background work panic; `crew` has hooks panic and overstay. `mast` gives it two checks: at `gone` one fails, at `sways` it hangs, at `snaps` it panics, at
+//! `torn` the other one, of its health, fails; `storm`, which is read at each check, fails the first one in every worker. `FAULTY_THREAD` makes it start a thread before the fleet, which a program that forks must not. Its tasks sleep, or end in every way there is.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -36,12 +37,12 @@ fn main() -> ExitCode {
     let file = std::env::var("FAULTY_FILE").ok();
     Fleet::new(move |cx: AppContext| {
         let failing = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
-        app(cx, failing)
+        app(cx, failing, file.clone())
     })
     .run()
 }
 
-async fn app(cx: AppContext, failing: String) -> Result<App, NotBuilt> {
+async fn app(cx: AppContext, failing: String, file: Option<String>) -> Result<App, NotBuilt> {
     let fleet = cx.fleet();
     let slot = fleet.worker().slot().to_string();
     // A panic of the future, after it has waited.
@@ -55,10 +56,45 @@ async fn app(cx: AppContext, failing: String) -> Result<App, NotBuilt> {
         std::future::pending::<()>().await;
     }
     let app = register(App::new(routes().with_state(fleet.clone())));
+    let app = if failing.contains("crew") { mutinous(app) } else { app };
+    let app = if failing.contains("mast") { check(app, &failing, file) } else { app };
     Ok(match failing.contains("bell") {
         true => app.background("bell", |_| async { panic!("the bell has fallen") }),
         false => app,
     })
+}
+
+/// Checks that do as the application was told when it was built, or in a storm as it is told now.
+fn check(app: App, failing: &str, file: Option<String>) -> App {
+    let torn = failing.contains("torn");
+    let failing = failing.to_owned();
+    app.readiness_check("mast", move || {
+        let now = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+        let failing = failing.clone();
+        async move {
+            assert!(!failing.contains("snaps"), "it has snapped");
+            if failing.contains("sways") {
+                std::future::pending::<()>().await;
+            }
+            match failing.contains("gone") || now.contains("storm") {
+                true => Err("it is gone"),
+                false => Ok(()),
+            }
+        }
+    })
+    .health_check("sail", move || async move { if torn { Err("it is torn") } else { Ok(()) } })
+}
+
+/// Hooks of every kind, of which one panics or never ends.
+fn mutinous(app: App) -> App {
+    let for_ever = std::future::pending::<()>;
+    app.on_ready(async { panic!("no wind") })
+        .on_drain(for_ever())
+        .on_drain(async { tracing::info!("hook: drain") })
+        .on_exit(async { tracing::info!("hook: exit, never begun") })
+        .on_exit(for_ever())
+        .on_exit(async { tracing::info!("hook: exit, second") })
+        .on_exit(async { panic!("no harbour") })
 }
 
 /// An error with a source.
@@ -78,6 +114,7 @@ fn routes() -> Router<FleetHandle> {
         .route("/held", get(move || async move { held.load(Ordering::Relaxed).to_string() }))
         .route("/panic", get(overboard).post(overboard))
         .route("/orphan", get(orphan))
+        .route("/later/{millis}", post(later))
         .route("/block/{millis}", get(block))
         .route("/spin/{millis}", get(spin))
         .route("/leak/{mib}", get(leak))
@@ -148,6 +185,15 @@ async fn who(account: AuthSession) -> String {
 
 async fn overboard() -> &'static str {
     panic!("man overboard")
+}
+
+/// Leaves work behind that takes this long.
+async fn later(fleet: FleetHandle, Path(millis): Path<u64>) -> &'static str {
+    fleet.spawn(async move {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        tracing::info!("what was left for later is done");
+    });
+    "later\n"
 }
 
 /// Leaves a grandchild behind whose parent is gone at once; answers with its pid.

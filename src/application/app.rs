@@ -94,8 +94,9 @@ impl App {
     /// While it fails, `/readyz` answers 503 and names it.
     ///
     /// It runs at most once a second whatever the number of probes, and fails when it takes longer than a second. It
-    /// never keeps a worker from serving, and no rollout asks it: what a worker cannot live without is connected to while
-    /// the application is built, and its error returned.
+    /// never keeps a worker from serving: what a worker cannot live without is connected to while the application is
+    /// built, and its error returned. It guards rollouts: a reload or upgrade whose first worker fails it within
+    /// `workers.canary_period`, while a worker of the old generation passes it, is rolled back.
     pub fn readiness_check<F, Fut, E>(mut self, name: &'static str, check: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -107,6 +108,8 @@ impl App {
     }
 
     /// While it fails, `/readyz` says `degraded` and names it, still with 200.
+    ///
+    /// It is run as a readiness check is, and guards rollouts in the same way.
     ///
     /// ```
     /// use axum::Router;

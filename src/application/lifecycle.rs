@@ -54,7 +54,6 @@ pub struct RunningApp {
     draining: Mutex<NamedTasks>,
     /// Whether background work has panicked.
     panicked: watch::Receiver<bool>,
-    shutdown: Shutdown,
 }
 
 impl fmt::Debug for RunningApp {
@@ -130,7 +129,6 @@ impl RunningApp {
             on_exit: Mutex::new(on_exit),
             draining: Mutex::new(draining),
             panicked,
-            shutdown: shutdown.clone(),
         }
     }
 
@@ -144,7 +142,7 @@ impl RunningApp {
         }
     }
 
-    /// Starts the hooks of the drain, and waits for them, for background work and for what was spawned until `deadline`.
+    /// Starts the hooks of the drain, and waits for them and for background work until `deadline`.
     ///
     /// # Cancel safety
     /// What has begun goes on; another call waits for it, and begins no hook twice.
@@ -163,12 +161,6 @@ impl RunningApp {
                 names,
                 "hooks or background work of the application abandoned at drain timeout: {count} ({names})"
             );
-        }
-        let spawned = self.shutdown.state();
-        // Last: hooks and background work may spawn.
-        if timeout_at(deadline, spawned.spawned_ended()).await.is_err() {
-            let count = spawned.spawned();
-            tracing::warn!(count, "spawned work of the application abandoned at drain timeout: {count}");
         }
     }
 
@@ -344,22 +336,6 @@ mod tests {
         ] {
             assert!(text.contains(part), "{text}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_drain_waits_for_spawned_work_until_its_deadline() {
-        let state = DrainState::default();
-        let steps = Steps::default();
-        let spawns = state.clone();
-        let hook = step(&steps, "spawned by a hook");
-        let lifecycle =
-            Lifecycle { on_drain: vec![Box::pin(async move { spawns.spawn(hook) })], ..Lifecycle::default() };
-        let running = RunningApp::start(lifecycle, &state.shutdown());
-        running.drain(Instant::now() + Duration::from_secs(60)).await;
-        assert_eq!(*steps.lock().unwrap(), ["spawned by a hook"]);
-        state.spawn(std::future::pending());
-        running.drain(Instant::now() + Duration::from_millis(50)).await;
-        assert_eq!(state.spawned(), 1, "it was abandoned");
     }
 
     #[tokio::test]

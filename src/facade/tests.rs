@@ -41,7 +41,7 @@ fn public_service(parts: &AppServices, app: &AppFactory) -> HttpService {
 
 fn admin_service(parts: &AppServices) -> HttpService {
     let dashboard = Dashboard::new(&parts.config.dashboard);
-    crate::http::admin_service(parts, &dashboard, Router::new(), AppChecks::default())
+    crate::http::admin_service(parts, &dashboard, Router::new(), Arc::default())
 }
 
 fn parts() -> AppServices {
@@ -260,7 +260,7 @@ async fn health_checks_are_not_run_for_what_is_not_ready() {
     let readiness = AppCheck::new("database", || async { Err::<(), _>("no route to it") });
     let checks = AppChecks { readiness: vec![readiness], health: vec![health] };
     let dashboard = Dashboard::new(&parts.config.dashboard);
-    let operators = crate::http::admin_service(&parts, &dashboard, Router::new(), checks);
+    let operators = crate::http::admin_service(&parts, &dashboard, Router::new(), Arc::new(checks));
     let (head, body) = get_path(&operators, "/readyz").await;
     assert!(head.status() == 503 && body.contains("no route to it"), "{body}");
     assert_eq!(runs.load(Relaxed), 0);

@@ -1,7 +1,8 @@
-//! The application's own checks: what `/readyz` asks besides Redis, at most once a second.
+//! The application's own checks: what `/readyz` asks besides Redis and what guards a rollout, at most once a second.
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::BoxError;
@@ -22,8 +23,14 @@ type Running = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 type CheckResult = (Instant, Option<String>);
 
 /// One check of the application.
+#[derive(Clone)]
 pub struct AppCheck {
     name: &'static str,
+    state: Arc<CheckState>,
+}
+
+/// How a check is run, and what it found last.
+struct CheckState {
     run: Box<dyn Fn() -> Running + Send + Sync>,
     /// The last result, which holds for a while.
     last: Mutex<Option<CheckResult>>,
@@ -50,10 +57,20 @@ impl AppCheck {
             let checking = check();
             Box::pin(async move { checking.await.map_err(Into::into) })
         };
-        Self { name, run: Box::new(run), last: Mutex::default() }
+        Self { name, state: Arc::new(CheckState { run: Box::new(run), last: Mutex::default() }) }
     }
 
     /// What is wrong, if anything is; the result of the last second, if there is one.
+    async fn failure(&self) -> Option<String> {
+        // A task of its own: a probe that goes away must leave the result to the others, a rollout among them.
+        let state = Arc::clone(&self.state);
+        let found = tokio::spawn(async move { state.failure().await }).await;
+        let reason = found.unwrap_or_else(|_| Some("it was cut off".to_owned()))?;
+        Some(format!("check {:?} fails: {reason}", self.name))
+    }
+}
+
+impl CheckState {
     async fn failure(&self) -> Option<String> {
         // Probes that come meanwhile wait here for the result of the one that runs.
         let mut last = self.last.lock().await;
@@ -61,9 +78,7 @@ impl AppCheck {
             return known.clone();
         }
         let began = Instant::now();
-        // A probe that goes away, or a check that panics, must not have the next probe run it again at once.
-        *last = Some((began, Some(format!("check {:?} did not finish", self.name))));
-        let failure = self.run().await.err().map(|reason| format!("check {:?} fails: {reason}", self.name));
+        let failure = self.run().await.err();
         *last = Some((began, failure.clone()));
         failure
     }
@@ -88,6 +103,18 @@ impl AppCheck {
 }
 
 impl AppChecks {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.readiness.is_empty() && self.health.is_empty()
+    }
+
+    /// Every check by its name, and what is wrong if it fails.
+    pub async fn results(&self) -> Vec<(&'static str, Option<String>)> {
+        let checks = self.readiness.iter().chain(&self.health);
+        futures_util::future::join_all(checks.map(|check| async { (check.name, check.failure().await) }))
+            .await
+    }
+
     /// The first readiness check that fails, by name and reason.
     pub(in crate::http) async fn unready_reason(&self) -> Option<String> {
         first_failure(&self.readiness).await
@@ -136,6 +163,17 @@ mod tests {
         assert!(probes.iter().all(|reason| *reason == expected), "{probes:?}");
         assert_eq!(runs.load(Relaxed), 1);
         assert_eq!(checks.degraded_reason().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_goes_away_leaves_the_result_to_the_others() {
+        let check = AppCheck::new("slow", || async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok::<_, BoxError>(())
+        });
+        let checks = AppChecks { readiness: vec![check.clone()], health: vec![check] };
+        assert!(timeout(Duration::from_millis(5), checks.unready_reason()).await.is_err());
+        assert_eq!(checks.results().await, [("slow", None), ("slow", None)]);
     }
 
     #[tokio::test]

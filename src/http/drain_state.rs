@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-use crate::panics::panic_message;
+use crate::http::spawned_work::SpawnedWork;
 
 /// Whether a worker serves or drains; clones share it.
 #[derive(Clone, Default)]
@@ -23,8 +23,8 @@ struct DrainFlags {
     begun_notify: Notify,
     /// When what still runs is cut.
     deadline: OnceLock<Instant>,
-    /// How much work of the application runs that a drain waits for.
-    spawned: watch::Sender<usize>,
+    /// What the drain waits for besides requests.
+    work: SpawnedWork,
 }
 
 impl DrainState {
@@ -55,37 +55,9 @@ impl DrainState {
         Shutdown(self.clone())
     }
 
-    /// Starts work that a drain waits for; a panic in it is logged.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
-    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let counted = CountedWork::new(self.clone());
-        tokio::spawn(async move {
-            // The runtime catches the panic of a task.
-            if let Err(error) = tokio::spawn(work).await
-                && error.is_panic()
-            {
-                let panic = error.into_panic();
-                let reason = panic_message(&*panic);
-                tracing::error!(%reason, "spawned work of the application panicked: {reason}");
-            }
-            drop(counted);
-        });
-    }
-
-    /// How much spawned work runs.
-    pub fn spawned(&self) -> usize {
-        *self.0.spawned.borrow()
-    }
-
-    /// Returns when no spawned work runs; at once if there is none.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when it is dropped.
-    pub async fn spawned_ended(&self) {
-        // The sender lives as long as `self`, so waiting for it cannot fail.
-        let _ = self.0.spawned.subscribe().wait_for(|running| *running == 0).await;
+    /// Work beside the requests that the drain waits for.
+    pub fn work(&self) -> &SpawnedWork {
+        &self.0.work
     }
 
     /// What has no end of its own is to end now.
@@ -113,22 +85,6 @@ impl DrainState {
         if !self.0.streams_closed.load(Relaxed) {
             notified.await;
         }
-    }
-}
-
-/// One piece of spawned work, from its start to its end.
-struct CountedWork(DrainState);
-
-impl CountedWork {
-    fn new(state: DrainState) -> Self {
-        state.0.spawned.send_modify(|running| *running += 1);
-        Self(state)
-    }
-}
-
-impl Drop for CountedWork {
-    fn drop(&mut self) {
-        self.0.0.spawned.send_modify(|running| *running = running.saturating_sub(1));
     }
 }
 
@@ -168,11 +124,6 @@ impl Shutdown {
     /// Whether the worker leaves.
     pub fn is_requested(&self) -> bool {
         self.0.is_draining()
-    }
-
-    /// The state that it is a view of.
-    pub(crate) fn state(&self) -> &DrainState {
-        &self.0
     }
 
     /// When what still runs is cut; `None` while the worker serves.
@@ -226,23 +177,6 @@ mod tests {
         before.await;
         shutdown.wait().await;
         assert!(shutdown.is_requested() && shutdown.deadline() == Some(deadline));
-    }
-
-    #[tokio::test]
-    async fn spawned_work_is_waited_for_and_a_panic_counts_as_its_end() {
-        let state = DrainState::default();
-        state.spawned_ended().await;
-        let (release, released) = tokio::sync::oneshot::channel::<()>();
-        let nested = state.clone();
-        state.spawn(async move {
-            let _ = released.await;
-            nested.spawn(async { panic!("overboard") });
-        });
-        assert_eq!(state.spawned(), 1);
-        assert!(state.spawned_ended().now_or_never().is_none());
-        release.send(()).unwrap();
-        state.spawned_ended().await;
-        assert_eq!(state.spawned(), 0, "what was spawned by spawned work has ended, too");
     }
 
     #[tokio::test]

@@ -28,9 +28,7 @@ pub fn public_service(
     dashboard: &Dashboard,
 ) -> HttpService {
     let router = match parts.config.dashboard.public {
-        true => {
-            router.merge(dashboard.routes(&Arc::new(AdminServices::new(parts, AppChecks::default())), parts))
-        }
+        true => router.merge(dashboard.routes(&Arc::new(AdminServices::new(parts, Arc::default())), parts)),
         false => router,
     };
     HttpService::public(Arc::clone(fleet.services()), router, layers)
@@ -44,7 +42,7 @@ pub fn admin_service(
     parts: &AppServices,
     dashboard: &Dashboard,
     application: Router,
-    checks: AppChecks,
+    checks: Arc<AppChecks>,
 ) -> HttpService {
     let admin = Arc::new(AdminServices::new(parts, checks));
     let router = service::admin_routes(&admin).merge(dashboard.routes(&admin, parts)).merge(application);

@@ -43,6 +43,7 @@ pub mod security;
 #[cfg(feature = "fleet")]
 pub mod service;
 pub(crate) mod services;
+mod spawned_work;
 pub mod standalone;
 pub mod streams;
 mod untrusted_proxy;

@@ -84,6 +84,17 @@ impl<'a> WorkerCell<'a> {
         self.cell.drain_order.store(order as u64, Relaxed);
     }
 
+    /// Until when the worker is to report the application's checks, milliseconds of the monotonic clock. Written by the
+    /// supervisor; it ends by itself, so that no program that takes the fleet over has to end it.
+    pub fn request_checks(self, until_ms: u64) {
+        self.cell.checks_until_ms.store(until_ms, Relaxed);
+    }
+
+    /// Whether it is to report them now.
+    pub fn are_checks_requested(self, now_ms: u64) -> bool {
+        now_ms < self.cell.checks_until_ms.load(Relaxed)
+    }
+
     /// How the worker has to leave.
     pub fn drain_order(self) -> DrainOrder {
         DrainOrder::from_word(self.cell.drain_order.load(Relaxed))

@@ -11,14 +11,8 @@ use crate::sys::startup::has_terminal;
 #[derive(Debug)]
 pub(super) struct Lifecycle {
     pub(super) desired_state: DesiredState,
-    /// Whether any worker was ever READY.
-    pub(super) ever_ready: bool,
     /// Whether the fleet has announced that it serves.
     pub(super) announced: bool,
-    /// Why a worker last failed to become READY.
-    pub(super) last_failure: String,
-    /// Workers that had to be killed.
-    pub(super) killed: usize,
     pub(super) signals: SignalReader,
     /// Whether this process was started on a terminal, which may be closed under it.
     pub(super) had_terminal: bool,
@@ -35,10 +29,7 @@ impl Lifecycle {
     pub(super) fn new(signals: SignalReader, lifeline: (OwnedFd, OwnedFd)) -> Self {
         Self {
             desired_state: DesiredState::Running,
-            ever_ready: false,
             announced: false,
-            last_failure: String::from("no worker was started"),
-            killed: 0,
             signals,
             had_terminal: has_terminal(),
             lifeline: lifeline.0,

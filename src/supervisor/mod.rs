@@ -5,6 +5,7 @@
 //! process that has used tokio must not fork workers that use it.
 
 pub mod deployment;
+mod driver;
 mod effects;
 mod lifecycle;
 mod log_output;
@@ -41,7 +42,6 @@ use signals::HangUp;
 pub use signals::{SIGNALS, block_signals};
 
 use crate::control::event_kind::EventKind;
-use crate::control::events::FleetEvent;
 use crate::control::protocol::{CommandResult, ControlReply, ControlRequest};
 use crate::control::server::{ClientId, ControlServer};
 use crate::listener::{ListenAddresses, SlotListeners};
@@ -53,7 +53,7 @@ pub use crate::supervisor::deployment::inherited::{
 };
 pub use crate::supervisor::deployment::program::{PreviousProgram, ProbeWords, ProgramSpec};
 use crate::supervisor::deployment::state::Deployments;
-use crate::supervisor::effects::{WorkerEvent, event_now};
+use crate::supervisor::effects::{Effect, event_now};
 use crate::supervisor::operators::CommandGoal;
 use crate::supervisor::operators::fleet_view::FleetView;
 use crate::supervisor::private_redis::server::PrivateRedisServer;
@@ -192,8 +192,9 @@ impl<'a> Supervisor<'a> {
         loop {
             self.reap()?;
             // READY may have come while this process was suspended: it counts before any deadline does.
-            self.read_status_pipes();
+            self.read_status_pipes(clock::monotonic());
             let now = clock::monotonic();
+            let canary_held_until = self.judge_checks(now);
             // A rollout that fails with its program is the old program's to end.
             self.exec_previous_program();
             let followed = [
@@ -206,7 +207,7 @@ impl<'a> Supervisor<'a> {
             self.report_progress(now);
             let monitor_at = self.monitor_workers(now);
             let resized = self.resize();
-            let plan = self.make_plan(now);
+            let plan = self.make_plan(canary_held_until, now);
             let acted = resized || !plan.actions.is_empty();
             for action in plan.actions {
                 if let Some(outcome) = self.apply_action(action, now) {
@@ -239,7 +240,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn make_plan(&self, now: Duration) -> Plan {
+    fn make_plan(&self, canary_held_until: Option<Duration>, now: Duration) -> Plan {
         let view = PlanInput {
             desired_state: self.lifecycle.desired_state,
             slots: &self.slots.entries,
@@ -247,8 +248,9 @@ impl<'a> Supervisor<'a> {
             oldest_generation: self.deployment.oldest_generation(),
             replace_reason: self.deployment.replace_reason(),
             canary_slot: self.deployment.canary_slot(&self.slots.entries),
-            ever_ready: self.lifecycle.ever_ready,
+            ever_ready: self.slots.ever_ready,
             canary_period: self.settings.canary_period,
+            canary_held_until,
             drain_timeout: self.settings.drain_timeout,
             max_draining_workers: self.settings.max_draining_workers,
         };
@@ -272,30 +274,13 @@ impl<'a> Supervisor<'a> {
         log_output::wait_for_fds(fds, wake_at, now)
     }
 
-    /// Adds an event to the log of events, and sends it to its followers.
-    fn record_event(&mut self, event: FleetEvent) {
-        self.operators.control.publish(event);
-    }
-
-    /// The same of a worker that is in its slot.
-    fn record_worker_event(&mut self, incident: WorkerEvent, reason: Option<ExitReason>, what: &str) {
-        let worker = self.slots.entries[incident.slot].worker_mut(incident.pid);
-        let generation = worker.map(|worker| worker.generation);
-        self.record_event(incident.into_event(generation, reason, what));
-    }
-
-    /// The same of a worker that has ended.
-    fn record_worker_exit(&mut self, incident: WorkerEvent, generation: u64, reason: ExitReason, what: &str) {
-        self.record_event(incident.into_event(Some(generation), Some(reason), what));
-    }
-
     /// Announces once that the fleet serves: every slot does, or has failed repeatedly while others do.
     fn announce_serving(&mut self) {
         let tried =
             |slot: &Slot| slot.is_serving() || slot.backoff.early_deaths() >= EARLY_DEATHS_BEFORE_ANNOUNCE;
         if self.lifecycle.announced
             || self.lifecycle.desired_state != DesiredState::Running
-            || !self.lifecycle.ever_ready
+            || !self.slots.ever_ready
             || !self.slots.entries.iter().all(tried)
         {
             return;
@@ -313,8 +298,8 @@ impl<'a> Supervisor<'a> {
             slots if slots == serving => format!("{serving} workers serve on {url}"),
             slots => format!("{serving} of {slots} workers serve on {url}, the others are tried again"),
         };
-        self.notify_ready(&message);
-        self.record_event(event_now(EventKind::FleetServing, message));
+        let event = event_now(EventKind::FleetServing, message.clone());
+        self.execute([Effect::NotifyReady(message), Effect::Record(event)]);
     }
 
     /// When a terminal closes, the kernel signals its foreground and an interactive shell the rest of its jobs.
@@ -326,7 +311,7 @@ impl<'a> Supervisor<'a> {
             }
         };
         match HangUp::from_origin(from_terminal, signal::ignores_hangup()) {
-            HangUp::Reload => self.request_reload(),
+            HangUp::Reload => self.deployment.request_reload(),
             HangUp::Stop => self.set_desired_state(DesiredState::Stopping, "SIGHUP: the terminal was closed"),
             HangUp::Ignore => {
                 tracing::info!("terminal closed; ignored: the fleet was started to outlive it (nohup)")
@@ -348,7 +333,11 @@ impl<'a> Supervisor<'a> {
                     self.set_desired_state(DesiredState::Killing, signal.as_str())
                 }
                 (Signal::SIGHUP, DesiredState::Running) => self.on_hang_up(sender),
-                (Signal::SIGUSR2, DesiredState::Running) => self.upgrade_by_signal(),
+                (Signal::SIGUSR2, DesiredState::Running) => {
+                    if let Err(reason) = self.deployment.request_upgrade(None) {
+                        tracing::warn!(reason, "not upgraded: {reason}");
+                    }
+                }
                 (Signal::SIGTTIN, DesiredState::Running) => self.scale_by_signal(self.slots.desired + 1),
                 (Signal::SIGTTOU, DesiredState::Running) => self.scale_by_signal(self.slots.desired - 1),
                 (Signal::SIGUSR1, _) => self.reopen_logs(),
@@ -365,7 +354,7 @@ impl<'a> Supervisor<'a> {
     /// Why that cannot be.
     fn scale_to(&mut self, slots: usize) -> Result<(), String> {
         if let Some(event) = self.slots.set_desired(slots, self.scoreboard)? {
-            self.record_event(event);
+            self.execute([Effect::Record(event)]);
         }
         Ok(())
     }
@@ -418,10 +407,10 @@ impl<'a> Supervisor<'a> {
                 self.operators.send_result(client, CommandResult::failed("the fleet is stopping"))
             }
             ControlRequest::Reload { wait } => {
-                self.request_reload();
+                self.deployment.request_reload();
                 self.operators.accept(client, wait, CommandGoal::NextReload, "the reload is under way");
             }
-            ControlRequest::Upgrade { binary, wait } => match self.request_upgrade(binary) {
+            ControlRequest::Upgrade { binary, wait } => match self.deployment.request_upgrade(binary) {
                 Err(reason) => self.operators.send_result(client, CommandResult::failed(reason)),
                 Ok(()) => {
                     self.operators.accept(client, wait, CommandGoal::NextUpgrade, "the upgrade is under way")
@@ -479,27 +468,9 @@ impl<'a> Supervisor<'a> {
             slots: &self.slots,
             deployment: &self.deployment,
             canary_period: self.settings.canary_period,
-            last_failure: &self.lifecycle.last_failure,
+            last_failure: &self.slots.last_failure,
         };
         self.operators.report_progress(&fleet, now);
-    }
-
-    /// A successor failed: its command fails, and the old worker stays.
-    fn on_restart_failed(&mut self, index: usize, cause: &str) {
-        let slot = &mut self.slots.entries[index];
-        let mut kept = None;
-        for worker in
-            slot.workers.iter_mut().filter(|worker| worker.replace_reason == Some(ExitReason::Operator))
-        {
-            worker.replace_reason = None;
-            kept = Some(worker.pid);
-        }
-        let rest = match kept.map(Pid::as_raw) {
-            Some(pid) => format!("the old worker, pid {pid}, stays"),
-            None => "it is retried".to_owned(),
-        };
-        let result = CommandResult::failed(format!("the new worker of slot {index} failed: {cause}; {rest}"));
-        self.operators.fail_replacement(index, &result);
     }
 
     /// The fleet as it is now.
@@ -524,29 +495,17 @@ impl<'a> Supervisor<'a> {
             if target == DesiredState::Killing { "stopping at once" } else { "stopping: workers drain" };
         tracing::info!(by, "{what}");
         service_manager::notify_stopping(&self.reporting.service_notifier, self.settings.drain_timeout);
-        self.record_event(event_now(EventKind::FleetStopping, format!("{what} ({by})")));
+        let event = event_now(EventKind::FleetStopping, format!("{what} ({by})"));
+        self.execute([Effect::Record(event)]);
         self.lifecycle.desired_state = target;
-        self.close_empty_slots();
-    }
-
-    /// Closes the listeners of slots without a worker: no worker would accept what comes there.
-    fn close_empty_slots(&mut self) {
-        for slot in 0..self.slots.entries.len() {
-            if self.slots.entries[slot].workers.is_empty() {
-                self.close_listeners(slot);
-            }
-        }
+        let effects = self.slots.close_empty_slots();
+        self.execute(effects);
     }
 
     /// Stores which workers there are, those of the previous fleet included.
     fn save_worker_list(&self) {
         let own = self.slots.entries.iter().flat_map(|slot| slot.workers.iter().map(|worker| worker.pid));
         self.orphans.save_list(self.operators.control.folder(), own);
-    }
-
-    /// The service manager learns that everything is as it should be, at first or again.
-    fn notify_ready(&self, status: &str) {
-        service_manager::notify_ready(&self.reporting.service_notifier, status);
     }
 
     /// Logs the figures if they are due; when the next ones are.
@@ -568,25 +527,19 @@ impl<'a> Supervisor<'a> {
             return;
         }
         let (is_whole, event) = self.run_dir.restore(&mut self.operators.control, now);
-        if let Some(event) = event {
-            self.record_event(event);
-        }
+        self.execute(event.map(Effect::Record));
         if is_whole && !OrphanedWorkers::has_list(self.operators.control.folder()) {
             self.save_worker_list();
         }
         let event = self.private_redis.as_mut().and_then(|private| private.restore_socket(now));
-        if let Some(event) = event {
-            self.record_event(event);
-        }
+        self.execute(event.map(Effect::Record));
     }
 
     /// Starts the private Redis, if the fleet has one.
     fn start_private_redis(&mut self) {
         let memory = self.settings.redis_memory;
         let event = self.private_redis.as_mut().and_then(|private| private.start(memory));
-        if let Some(event) = event {
-            self.record_event(event);
-        }
+        self.execute(event.map(Effect::Record));
     }
 
     /// Starts it again when its delay has passed.
@@ -617,7 +570,7 @@ impl<'a> Supervisor<'a> {
             self.monitor.account_memory_kill();
         }
         if let Some(event) = private.on_exit(pid, exit, now) {
-            self.record_event(event);
+            self.execute([Effect::Record(event)]);
         }
     }
 

@@ -30,6 +30,29 @@ pub struct SupervisorSettings {
     pub redis_memory: Option<u64>,
 }
 
+#[cfg(test)]
+impl SupervisorSettings {
+    /// Settings of a fleet that watches nothing.
+    pub(in crate::supervisor) fn for_tests(canary_period: Duration) -> Self {
+        Self {
+            boot_timeout: Duration::from_secs(30),
+            canary_period,
+            drain_timeout: Duration::from_secs(30),
+            max_draining_workers: 2,
+            steering: SteeringMode::Kernel,
+            monitor: MonitorSettings {
+                hang_timeout: Duration::ZERO,
+                hang_kill: Duration::ZERO,
+                limits: crate::supervisor::monitor::recycling::RecycleLimits::default(),
+                scaling: None,
+                dry_run: false,
+            },
+            stats_interval: Duration::ZERO,
+            redis_memory: None,
+        }
+    }
+}
+
 /// What a configuration that was read anew means for the supervisor.
 #[derive(Debug, Clone)]
 pub struct ReloadedConfig {

@@ -16,6 +16,7 @@ use crate::broadcasts::BroadcastHub;
 use crate::config::settings::Config;
 use crate::counters::batched::BatchedCounters;
 use crate::http;
+use crate::http::checks::AppChecks;
 use crate::http::{AppServices, Dashboard, DrainState, FleetHandle, HttpService, InstanceIdentity};
 use crate::listener::{Listener, SlotListeners};
 use crate::panics::panic_message;
@@ -205,6 +206,8 @@ pub(super) struct BuiltServices {
     pub(super) operators: HttpService,
     /// What goes on beside the requests.
     pub(super) lifecycle: Lifecycle,
+    /// The application's own checks.
+    pub(super) checks: Arc<AppChecks>,
 }
 
 /// Builds the application.
@@ -219,14 +222,15 @@ pub(super) async fn build_services(
     let app = app.build(&parts.config.app, fleet.clone()).await?;
     let AppParts { router, layers, operator_routes, checks, lifecycle } = app.into_parts(&parts.tasks)?;
     let dashboard = Dashboard::new(&parts.config.dashboard);
+    let checks = Arc::new(checks);
     // axum panics where two routers have one route.
     let built = catch_unwind(AssertUnwindSafe(|| {
         (
             http::public_service(parts, &fleet, (router, layers), &dashboard),
-            http::admin_service(parts, &dashboard, operator_routes, checks),
+            http::admin_service(parts, &dashboard, operator_routes, Arc::clone(&checks)),
         )
     }));
     let (public, operators) =
         built.map_err(|panic| BootError::Routes(panic_message(panic.as_ref()).to_owned()))?;
-    Ok(BuiltServices { fleet, public, operators, lifecycle })
+    Ok(BuiltServices { fleet, public, operators, lifecycle, checks })
 }

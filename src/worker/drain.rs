@@ -193,6 +193,14 @@ async fn wait_for_tasks(tasks: &TaskQueue, plan: &DrainPlan) {
     }
 }
 
+/// Waits for the work that the application has started beside its requests, until this time.
+pub(super) async fn wait_for_spawned(phase: &DrainState, until: Instant) {
+    if timeout_at(until, phase.work().all_ended()).await.is_err() {
+        let count = phase.work().running();
+        tracing::warn!(count, "work of the application abandoned at drain timeout: {count}");
+    }
+}
+
 /// Waits for the open connections; returns how many had to be cut.
 ///
 /// Idle ones stay open for a while, so that a request its client has already sent is answered, not reset.
@@ -261,8 +269,11 @@ pub(super) async fn drain_and_exit(
     };
     // The worker claims no task from here on, also if its drain is cut short below.
     tasks.stop_claiming();
-    let drained =
-        async { tokio::join!(connections, wait_for_tasks(tasks, plan), app.drain(plan.abort_at)).0 };
+    let ended = async |plan: &DrainPlan| {
+        let spawned = wait_for_spawned(phase, plan.abort_at);
+        tokio::join!(wait_for_tasks(tasks, plan), app.drain(plan.abort_at), spawned);
+    };
+    let drained = async { tokio::join!(connections, ended(plan)).0 };
     let (aborted, when) = tokio::select! {
         // The next fleet's supervisor signals what is left of the one before: for an orphan this is no second order.
         biased;
@@ -271,8 +282,7 @@ pub(super) async fn drain_and_exit(
             let plan = plan.for_orphan();
             close_listeners(acceptors, &plan).await;
             let connections = wait_for_connections(server, &plan);
-            let app = app.drain(plan.abort_at);
-            (tokio::join!(connections, wait_for_tasks(tasks, &plan), app).0, "at drain timeout")
+            (tokio::join!(connections, ended(&plan)).0, "at drain timeout")
         }
         () = second_order => {
             (abort(server, acceptors, plan).await, "by a second drain order")

@@ -29,14 +29,17 @@ use tokio::time::Instant;
 
 use crate::application::{AppFactory, RunningApp};
 use crate::counters::batched::BatchedCounters;
+use crate::http::checks::AppChecks;
 use crate::http::{AppServices, DrainState};
 use crate::logging;
 use crate::redis::{RedisClient, RedisStatus};
 use crate::request_state::StateClient;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::{DrainOrder, WorkerCell};
+use crate::status::check_result::CheckResult;
 use crate::sys::signal::Signal;
 use crate::sys::{backtrace, clock, signal};
+use crate::worker::background::check_reporter::CheckReporter;
 use crate::worker::background::heartbeat::HeartbeatWriter;
 use crate::worker::background::registrar::InstanceRegistrar;
 use crate::worker::balancer::ConnectionBalancer;
@@ -107,7 +110,7 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(BootError::Lifeline)?;
     let built = build_unless_ordered_to_leave(&parts, &start.app, &mut terminate, &lifeline).await;
     let Some(built) = built else { return Ok(()) };
-    let BuiltServices { public, operators, lifecycle, .. } = built?;
+    let BuiltServices { public, operators, lifecycle, checks, .. } = built?;
     services.start();
     let acceptors =
         boot::build_acceptors(start.listeners, &server, [public, operators], balance.as_ref(), &start.config)
@@ -122,6 +125,7 @@ async fn serve(mut start: WorkerOptions) -> Result<(), BootError> {
         let flusher = tokio::spawn(background::counter_flusher::run(Arc::clone(&batches)));
         let mut accepting = acceptor::spawn_acceptors(&acceptors);
         let mut status_pipe = File::from(start.status_pipe);
+        report_checks(&mut tasks, &status_pipe, checks, (&start.scoreboard, start.slot, start.cell));
         let _ = writeln!(status_pipe, "ready");
         let app = RunningApp::start(lifecycle, &phase.shutdown());
         let cell = start.scoreboard.cell(start.slot, start.cell);
@@ -167,6 +171,26 @@ async fn end_services(services: &BackgroundServices, flusher: JoinHandle<()>, ba
     services.broadcasts.shut_down().await;
     flusher.abort();
     background::counter_flusher::flush_remaining(batches).await;
+}
+
+/// Says that the application has checks, if it has any, and reports them whenever the supervisor wants it.
+fn report_checks(
+    tasks: &mut JoinSet<()>,
+    mut status_pipe: &File,
+    checks: Arc<AppChecks>,
+    (scoreboard, slot, cell): (&Arc<Scoreboard>, usize, usize),
+) {
+    if checks.is_empty() {
+        return;
+    }
+    let _ = writeln!(status_pipe, "{}", CheckResult::ANNOUNCEMENT);
+    match status_pipe.try_clone() {
+        Ok(status_pipe) => {
+            let scoreboard = Arc::clone(scoreboard);
+            tasks.spawn(CheckReporter { checks, status_pipe, scoreboard, slot, cell }.run());
+        }
+        Err(error) => tracing::warn!(%error, "the application's checks cannot be reported to the supervisor"),
+    }
 }
 
 /// One worker of the instance inspects the Redis server.

@@ -106,29 +106,23 @@ impl FleetHandle {
         sse::respond_permitted(source, &self.services().streams)
     }
 
-    /// Starts work beside the request that it came with, such as a mail; a drain waits for it, until
-    /// its deadline.
-    ///
-    /// A panic in it is a line of the log. What has to survive a crash is a task of [`FleetHandle::tasks`]; what runs as
-    /// long as the worker is `App::background`.
+    /// Runs work beside the requests, as what a handler starts and its answer does not wait for: a worker that leaves waits
+    /// for it, until `drain.timeout`. What runs longer is abandoned, which is logged, and so is a panic. Work that has to
+    /// survive its worker is a [task](crate::task).
     ///
     /// ```
-    /// use regatta::FleetHandle;
-    ///
-    /// async fn order(fleet: FleetHandle) -> &'static str {
-    ///     fleet.spawn(async {
-    ///         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    ///         tracing::info!("the warehouse has been told");
-    ///     });
-    ///     "ordered\n"
+    /// # async fn send_mail(address: String) {}
+    /// async fn sign_up(fleet: regatta::FleetHandle, address: String) -> &'static str {
+    ///     fleet.spawn(send_mail(address));
+    ///     "a mail is on its way\n"
     /// }
-    /// # let _: axum::Router = axum::Router::new().route("/orders", axum::routing::post(order));
+    /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::post(sign_up));
     /// ```
     ///
     /// # Panics
-    /// Outside a tokio runtime, in which the application is built and handlers run.
+    /// Outside a tokio runtime.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.services().worker.drain.spawn(work);
+        self.services().worker.drain.work().spawn(work);
     }
 
     /// Runs CPU work off the event loop, a bounded number of jobs at once.

@@ -26,11 +26,11 @@ pub(crate) struct AdminServices {
     /// The trusted proxies.
     pub(crate) proxy: ProxyConfig,
     /// The application's own checks.
-    pub(crate) checks: AppChecks,
+    pub(crate) checks: Arc<AppChecks>,
 }
 
 impl AdminServices {
-    pub(crate) fn new(parts: &AppServices, checks: AppChecks) -> Self {
+    pub(crate) fn new(parts: &AppServices, checks: Arc<AppChecks>) -> Self {
         let config = &parts.config;
         Self {
             redis: parts.redis.redis().clone(),

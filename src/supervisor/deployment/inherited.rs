@@ -48,7 +48,7 @@ impl InheritedResources {
         let sockets = state.sockets.iter().map(|slot_sockets| slot_sockets.as_ref().map(slot).transpose());
         let report = |(pid, saved): (&i32, &StatusPipeState)| -> io::Result<(Pid, StatusPipe)> {
             let pipe = saved.pipe.map(|fd| exec::duplicate_inherited(fd).map(File::from)).transpose()?;
-            Ok((Pid::from_raw(*pid), StatusPipe { pipe, text: saved.text.clone(), frames: String::new() }))
+            Ok((Pid::from_raw(*pid), StatusPipe::restore(pipe, saved.text.clone())))
         };
         let redis = state.redis.as_ref().map(|redis| -> io::Result<PrivateRedis> {
             let lock = exec::duplicate_inherited(redis.lock)?.into();

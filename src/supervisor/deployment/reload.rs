@@ -1,23 +1,23 @@
-//! A new configuration on its way through the slots.
+//! What is said and done when a reload or a rollout begins, fails and ends; no input or output.
 
 use std::path::Path;
 use std::time::Duration;
 
+use crate::config::ConfigInputs;
 use crate::control::event_kind::EventKind;
 use crate::control::protocol::CommandResult;
-use crate::supervisor::deployment::program::PreviousProgram;
-use crate::supervisor::deployment::rollout::{DeploymentKind, Rollout, RolloutProgress};
-use crate::supervisor::deployment::state::{Claimed, FailedRollout, RolloutContext};
-use crate::supervisor::effects::{event_now, unix_ms};
-use crate::supervisor::operators::CommandGoal;
-use crate::supervisor::slots::backoff::RestartBackoff;
-use crate::supervisor::slots::plan::DesiredState;
-use crate::supervisor::{ReloadError, ReloadedConfig, Supervisor, service_manager};
+use crate::supervisor::deployment::program::ProgramSpec;
+use crate::supervisor::deployment::rollout::{DeploymentKind, Rollout};
+use crate::supervisor::deployment::state::{Deployments, FailedRollout};
+use crate::supervisor::effects::{Effect, event_now, unix_ms};
+use crate::supervisor::operators::command_goal::CommandGoal;
+use crate::supervisor::settings::{ReloadError, SupervisorSettings, UnchangedSetting};
 use crate::sys::path;
 use crate::units;
 
 /// What a rollout took, for people and programs: a path as it is written, and where it led if that is elsewhere.
-struct RolloutInputs {
+#[derive(Debug)]
+pub(in crate::supervisor) struct RolloutInputs {
     kind: DeploymentKind,
     program: String,
     /// None: there is no configuration file.
@@ -27,21 +27,17 @@ struct RolloutInputs {
 }
 
 impl RolloutInputs {
-    /// Of the generation that a rollout leads to; `previous` is the program before it, if it is another one.
-    fn from_rollout(
-        supervisor: &Supervisor<'_>,
-        rollout: &Rollout,
-        previous: Option<&PreviousProgram>,
+    /// Of a rollout to the generation that `inputs` led to; `before`: those of the generation before.
+    pub(in crate::supervisor) fn new(
+        kind: DeploymentKind,
+        program: &ProgramSpec,
+        inputs: &ConfigInputs,
+        before: &ConfigInputs,
     ) -> Self {
-        let inputs = supervisor.host.config_inputs(rollout.to);
-        let before = match previous {
-            Some(program) => program.inputs.clone(),
-            None => supervisor.host.config_inputs(rollout.from),
-        };
         let shown = |(written, real): (&Path, &Path)| path::display_path(written, real);
         Self {
-            kind: rollout.kind,
-            program: supervisor.deployment.program().display_path(),
+            kind,
+            program: program.display_path(),
             file: inputs.loaded_file().map(shown),
             is_new: before.loaded_file().is_none(),
         }
@@ -62,182 +58,183 @@ impl std::fmt::Display for RolloutInputs {
     }
 }
 
-impl Supervisor<'_> {
-    /// Requests a reload: now, or once after the rollout under way, however often it is requested.
-    pub(in crate::supervisor) fn request_reload(&mut self) {
-        if self.deployment.queue_reload() {
-            tracing::info!("reload queued behind a rollout");
-        }
-    }
+/// A configuration is not taken: nothing is changed.
+pub(in crate::supervisor) fn refuse(refusal: ReloadError) -> Vec<Effect> {
+    let (reason, result): (_, fn(String) -> CommandResult) = match refusal {
+        ReloadError::Invalid(reason) => (reason, CommandResult::rejected),
+        ReloadError::Unavailable(reason) => (reason, CommandResult::failed),
+    };
+    tracing::error!(%reason, "reload refused, nothing is changed: {reason}");
+    let message = format!("nothing is changed: {reason}");
+    vec![
+        Effect::NotifyReady(format!("reload refused: {reason}")),
+        Effect::Record(event_now(EventKind::ReloadRefused, message.clone())),
+        Effect::Resolve(CommandGoal::NextReload, result(message)),
+    ]
+}
 
-    /// Starts the queued reload, if it can start.
-    pub(in crate::supervisor) fn start_reload(&mut self, now: Duration) {
-        if self.lifecycle.desired_state != DesiredState::Running || !self.lifecycle.ever_ready {
-            return;
-        }
-        let Some(Claimed { superseded, .. }) = self.deployment.claim_reload() else { return };
-        self.report_superseded(superseded);
-        let to = self.deployment.next_generation();
-        // `systemctl reload` waits for both messages, also when the reload is rejected.
-        service_manager::notify_reloading(&self.reporting.service_notifier, "reloading", now);
-        match self.host.reload(to) {
-            Err(refusal) => {
-                let (reason, result): (_, fn(String) -> CommandResult) = match refusal {
-                    ReloadError::Invalid(reason) => (reason, CommandResult::rejected),
-                    ReloadError::Unavailable(reason) => (reason, CommandResult::failed),
-                };
-                self.notify_ready(&format!("reload refused: {reason}"));
-                tracing::error!(%reason, "reload refused, nothing is changed: {reason}");
-                self.record_event(event_now(
-                    EventKind::ReloadRefused,
-                    format!("nothing is changed: {reason}"),
-                ));
-                self.operators
-                    .resolve(&CommandGoal::NextReload, &result(format!("nothing is changed: {reason}")));
-            }
-            Ok(reloaded) => {
-                self.operators.on_reload_started(to);
-                tracing::info!(generation = to, changed = reloaded.changed.join(","), "reload started");
-                let context = self.apply_settings(reloaded);
-                let to = self.deployment.start_rollout(DeploymentKind::Reload, context, now);
-                self.on_rollout_started(DeploymentKind::Reload, to);
-            }
-        }
-    }
+/// A rollout whose slots all have the new generation.
+#[derive(Debug)]
+pub(in crate::supervisor) struct CompletedRollout {
+    pub(in crate::supervisor) rollout: Rollout,
+    pub(in crate::supervisor) inputs: RolloutInputs,
+    pub(in crate::supervisor) workers: usize,
+    /// Settings that the new configuration cannot change.
+    pub(in crate::supervisor) unchanged: Vec<UnchangedSetting>,
+}
 
-    /// Applies the supervisor's part of a configuration; what it replaces, to go back to it.
-    pub(in crate::supervisor) fn apply_settings(&mut self, reloaded: ReloadedConfig) -> RolloutContext {
-        for setting in &reloaded.unchanged {
-            tracing::warn!(setting = %setting.name, "{} is not changed now: {}", setting.name, setting.needs);
+impl CompletedRollout {
+    /// What those learn that wait for it; `refused`: why the number of workers is not what the configuration names.
+    pub(in crate::supervisor) fn report(self, refused: Option<String>, now: Duration) -> Vec<Effect> {
+        let Self { rollout, inputs, workers, unchanged } = self;
+        let (kind, generation) = (rollout.kind.name(), rollout.to);
+        let seconds = units::rounded_seconds(now.saturating_sub(rollout.started));
+        tracing::info!(
+            generation,
+            workers,
+            took_seconds = seconds,
+            file = inputs.file,
+            program = inputs.program,
+            "{kind} done: {workers} workers of generation {generation}"
+        );
+        let mut message =
+            format!("{kind} done: {workers} workers of generation {generation} in {seconds:.1} s; {inputs}");
+        for setting in unchanged {
+            message.push_str(&format!("; {} was not changed: {}", setting.name, setting.needs));
         }
-        let settings_before = std::mem::replace(&mut self.settings, reloaded.settings);
-        RolloutContext {
-            settings_before,
-            previous: None,
-            workers: reloaded.workers,
-            unchanged: reloaded.unchanged,
+        if let Some(reason) = refused {
+            tracing::warn!(%reason, "workers.count cannot be changed: {reason}");
+            message.push_str(&format!("; workers.count was not changed: {reason}"));
         }
+        let event = event_now(rollout.kind.completed_event(), message.clone()).generation(generation);
+        let result = CommandResult::ok(message.clone())
+            .with_detail("generation", generation)
+            .with_detail("seconds", seconds)
+            .with_detail("file", inputs.file)
+            .with_detail("program", inputs.program);
+        vec![
+            Effect::NotifyReady(message),
+            Effect::Record(event),
+            Effect::Resolve(CommandGoal::Rollout(generation), result),
+        ]
     }
+}
 
-    /// A new generation is on its way.
-    pub(in crate::supervisor) fn on_rollout_started(&mut self, kind: DeploymentKind, to: u64) {
-        for slot in &mut self.slots.entries {
-            // A slot that backs off with the old generation gets a new chance.
-            (slot.backoff, slot.backoff_until) = (RestartBackoff::default(), None);
-        }
-        let text = format!("{} to generation {to}", kind.name());
-        self.record_event(event_now(kind.started_event(), text).generation(to));
-    }
-
+impl Deployments {
     /// A rollback gave way to another reload or upgrade: its result is reported now.
-    pub(in crate::supervisor) fn report_superseded(&mut self, superseded: Option<FailedRollout>) {
-        let Some(FailedRollout { rollout, reason }) = superseded else { return };
+    pub(in crate::supervisor) fn report_superseded(
+        &mut self,
+        superseded: Option<FailedRollout>,
+    ) -> Option<Effect> {
+        let FailedRollout { rollout, reason } = superseded?;
         let message = format!("{} failed: {reason}; superseded during rollback", rollout.kind.name());
-        self.operators.resolve(&CommandGoal::Rollout(rollout.to), &CommandResult::failed(message));
-        self.deployment.record_finished(&rollout, Some(reason), unix_ms());
+        self.record_finished(&rollout, Some(reason), unix_ms());
+        Some(Effect::Resolve(CommandGoal::Rollout(rollout.to), CommandResult::failed(message)))
     }
 
     /// The rollback fails too: its command gets that result, and the rollback is retried.
-    pub(in crate::supervisor) fn report_rollback_failure(&mut self, slot: usize, cause: &str) {
-        let Some((rollout, reason)) = self.deployment.rollback() else { return };
+    pub(in crate::supervisor) fn on_rollback_failed(&self, slot: usize, cause: &str) -> Vec<Effect> {
+        let Some((rollout, reason)) = self.rollback() else { return Vec::new() };
         let (kind, to) = (rollout.kind.name(), rollout.to);
         let message = format!(
             "{kind} failed: {reason}; rolling back fails too, in slot {slot}: {cause}; it is retried, and another \
              reload or upgrade supersedes it"
         );
-        let goal = CommandGoal::Rollout(to);
         tracing::error!(slot, %cause, "{message}");
         // The rollback may never end, and `systemctl reload` must not wait for it.
-        self.notify_ready(&message);
-        self.operators.resolve(&goal, &CommandResult::failed(message));
+        vec![
+            Effect::NotifyReady(message.clone()),
+            Effect::Resolve(CommandGoal::Rollout(to), CommandResult::failed(message)),
+        ]
     }
 
-    /// A new worker failed: back to the old generation.
-    pub(in crate::supervisor) fn roll_back(&mut self, reason: &str) {
-        if self.lifecycle.desired_state != DesiredState::Running {
-            return;
-        }
-        let Some((rollout, settings)) = self.deployment.roll_back(reason.to_owned()) else { return };
-        self.settings = settings;
+    /// A worker of the generation on its way failed: back to the old one, with these settings.
+    pub(in crate::supervisor) fn on_generation_failed(
+        &mut self,
+        reason: &str,
+    ) -> Option<(SupervisorSettings, Effect)> {
+        let (rollout, settings) = self.roll_back(reason.to_owned())?;
         let (kind, generation) = (rollout.kind.name(), rollout.to);
         tracing::warn!(generation, %reason, "{kind} failed, rolling back: {reason}");
         let event = event_now(EventKind::RolloutFailed, format!("{kind} failed, rolling back: {reason}"));
-        self.record_event(event.generation(generation));
+        Some((settings, Effect::Record(event.generation(generation))))
     }
 
-    /// Ends the rollout when every slot has its generation; when that may be next.
-    pub(in crate::supervisor) fn advance_rollout(&mut self, now: Duration) -> Option<Duration> {
-        if self.lifecycle.desired_state != DesiredState::Running {
-            return None;
-        }
-        match self.deployment.progress(&self.slots.entries, self.settings.canary_period, now)? {
-            RolloutProgress::InProgress { stable_at, .. } => return stable_at,
-            RolloutProgress::Completed => self.finish_rollout(now),
-            RolloutProgress::RolledBack => self.finish_rollback(now),
-        }
-        None
-    }
-
-    fn finish_rollout(&mut self, now: Duration) {
-        let Some((rollout, context)) = self.deployment.complete(unix_ms()) else { return };
-        let taken = RolloutInputs::from_rollout(self, &rollout, context.previous.as_deref());
-        let (kind, generation) = (rollout.kind.name(), rollout.to);
-        self.scoreboard.set_generation(generation);
-        let seconds = units::rounded_seconds(now.saturating_sub(rollout.started));
-        let workers = self.slots.open_count();
-        tracing::info!(
-            generation,
-            workers,
-            took_seconds = seconds,
-            file = taken.file,
-            program = taken.program,
-            "{kind} done: {workers} workers of generation {generation}"
-        );
-        self.host.retain_generations(&self.generations_in_use());
-        let mut message =
-            format!("{kind} done: {workers} workers of generation {generation} in {seconds:.1} s; {taken}");
-        for setting in context.unchanged {
-            message.push_str(&format!("; {} was not changed: {}", setting.name, setting.needs));
-        }
-        if let Some(Err(reason)) = context.workers.map(|workers| self.set_configured_workers(workers)) {
-            tracing::warn!(%reason, "workers.count cannot be changed: {reason}");
-            message.push_str(&format!("; workers.count was not changed: {reason}"));
-        }
-        self.notify_ready(&message);
-        self.record_event(event_now(rollout.kind.completed_event(), message.clone()).generation(generation));
-        let result =
-            CommandResult::ok(message).with_detail("generation", generation).with_detail("seconds", seconds);
-        let result = result.with_detail("file", taken.file).with_detail("program", taken.program);
-        self.operators.resolve(&CommandGoal::Rollout(generation), &result);
-    }
-
-    /// The configuration names another number of workers.
-    fn set_configured_workers(&mut self, workers: usize) -> Result<(), String> {
-        self.scale_to(workers)?;
-        self.slots.configured = workers;
-        Ok(())
-    }
-
-    fn finish_rollback(&mut self, now: Duration) {
-        let Some(failed) = self.deployment.finish_rollback(unix_ms()) else { return };
+    /// Every slot has the old generation again.
+    pub(in crate::supervisor) fn on_rolled_back(&mut self, now: Duration) -> Vec<Effect> {
+        let Some(failed) = self.finish_rollback(unix_ms()) else { return Vec::new() };
         let FailedRollout { rollout, reason } = failed;
         let (kind, generation) = (rollout.kind.name(), rollout.from);
-        tracing::warn!(
-            generation,
-            took_seconds = units::rounded_seconds(now.saturating_sub(rollout.started)),
-            %reason,
-            "{kind} rolled back: {reason}; generation {generation} serves as before"
-        );
         let message = format!("{kind} rolled back: {reason}; generation {generation} serves as before");
-        self.notify_ready(&message);
-        self.record_event(event_now(EventKind::RolloutRolledBack, message.clone()).generation(generation));
-        let result = CommandResult::failed(message).with_detail("generation", generation);
-        self.operators.resolve(&CommandGoal::Rollout(rollout.to), &result);
-        self.host.retain_generations(&self.generations_in_use());
+        let took_seconds = units::rounded_seconds(now.saturating_sub(rollout.started));
+        tracing::warn!(generation, took_seconds, %reason, "{message}");
+        let event = event_now(EventKind::RolloutRolledBack, message.clone()).generation(generation);
+        let result = CommandResult::failed(message.clone()).with_detail("generation", generation);
+        vec![
+            Effect::NotifyReady(message),
+            Effect::Record(event),
+            Effect::Resolve(CommandGoal::Rollout(rollout.to), result),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs(kind: DeploymentKind, file: Option<&str>, is_new: bool) -> RolloutInputs {
+        RolloutInputs { kind, program: "/bin/app".into(), file: file.map(str::to_owned), is_new }
     }
 
-    /// The generations that slots have or want.
-    fn generations_in_use(&self) -> Vec<u64> {
-        self.slots.entries.iter().map(|slot| slot.generation).chain([self.deployment.generation()]).collect()
+    #[test]
+    fn the_inputs_of_a_rollout_are_in_one_line() {
+        let says = |inputs: RolloutInputs| inputs.to_string();
+        let reload = DeploymentKind::Reload;
+        assert_eq!(
+            says(inputs(reload, Some("a.toml"), true)),
+            "it took the file a.toml, which was not there before, the program is still /bin/app"
+        );
+        assert_eq!(
+            says(inputs(DeploymentKind::Upgrade, None, true)),
+            "there is no configuration file, the program is /bin/app"
+        );
+    }
+
+    #[test]
+    fn a_completed_rollout_tells_what_it_could_not_change() {
+        let kind = DeploymentKind::Reload;
+        let now = Duration::from_secs(100);
+        let done = CompletedRollout {
+            rollout: Rollout { kind, from: 1, to: 2, started: now - Duration::from_secs(2) },
+            inputs: inputs(kind, Some("a.toml"), false),
+            workers: 4,
+            unchanged: vec![UnchangedSetting { name: "listen".into(), needs: "an upgrade" }],
+        };
+        let effects = done.report(Some("no room".into()), now);
+        let [Effect::NotifyReady(message), Effect::Record(event), Effect::Resolve(goal, result)] =
+            &effects[..]
+        else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(
+            message,
+            "reload done: 4 workers of generation 2 in 2.0 s; it took the file a.toml, the program is still \
+             /bin/app; listen was not changed: an upgrade; workers.count was not changed: no room"
+        );
+        assert_eq!((event.generation, &event.message), (Some(2), message));
+        assert_eq!(*goal, CommandGoal::Rollout(2));
+        assert_eq!(result.message, *message);
+    }
+
+    #[test]
+    fn a_refused_configuration_answers_the_command_and_the_service_manager() {
+        let effects = refuse(ReloadError::Invalid("listen is wrong".into()));
+        let [Effect::NotifyReady(status), Effect::Record(_), Effect::Resolve(goal, result)] = &effects[..]
+        else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(status, "reload refused: listen is wrong");
+        assert_eq!(*goal, CommandGoal::NextReload);
+        assert_eq!(*result, CommandResult::rejected("nothing is changed: listen is wrong"));
     }
 }

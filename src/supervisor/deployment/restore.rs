@@ -1,36 +1,43 @@
-//! A supervisor written down, and one that goes on from it in another program.
+//! A supervisor written down, and its parts as another program goes on with them.
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
-use crate::control::event_kind::EventKind;
 use crate::control::server::ControlServer;
 use crate::listener::shared_queue::SharedQueue;
 use crate::listener::{ListenAddresses, Listener, SlotListeners};
 use crate::scoreboard::Scoreboard;
 use crate::supervisor::deployment::handoff::{Handoff, HandoffFds, PrivateRedisState, StatusPipeState};
-use crate::supervisor::deployment::inherited::{RestoreOptions, Takeover};
-use crate::supervisor::deployment::rollout::DeploymentKind;
-use crate::supervisor::deployment::state::{Deployments, DeploymentsState, RolloutContext};
-use crate::supervisor::effects::event_now;
+use crate::supervisor::deployment::inherited::InheritedResources;
+use crate::supervisor::deployment::program::ProgramSpec;
+use crate::supervisor::deployment::state::{Deployments, DeploymentsState};
 use crate::supervisor::lifecycle::Lifecycle;
-use crate::supervisor::monitor::HealthMonitor;
 use crate::supervisor::operators::Operators;
-use crate::supervisor::orphans::OrphanedWorkers;
 use crate::supervisor::private_redis::PrivateRedis;
-use crate::supervisor::reporting::Reporting;
-use crate::supervisor::run_dir_check::RunDirCheck;
+use crate::supervisor::run_dir::RunDir;
+use crate::supervisor::settings::{SupervisorSettings, WorkerHost};
 use crate::supervisor::slots::status_pipe::StatusPipe;
 use crate::supervisor::slots::table;
 use crate::supervisor::slots::table::SlotTable;
 use crate::supervisor::sockets::{ListenerFd, SlotFds};
-use crate::supervisor::{Supervisor, WorkerHost, service_manager, signals};
+use crate::sys::process;
 use crate::sys::process::Pid;
-use crate::sys::{clock, process};
+use crate::sys::signal::SignalReader;
 use crate::{config, scoreboard};
 
-impl<'a> Supervisor<'a> {
+/// What a supervisor consists of, as far as another program needs it.
+pub(in crate::supervisor) struct HandoffSources<'a> {
+    pub(in crate::supervisor) host: &'a dyn WorkerHost,
+    pub(in crate::supervisor) scoreboard: &'a Scoreboard,
+    pub(in crate::supervisor) slots: &'a SlotTable,
+    pub(in crate::supervisor) deployment: &'a Deployments,
+    pub(in crate::supervisor) operators: &'a Operators,
+    pub(in crate::supervisor) private_redis: Option<&'a PrivateRedis>,
+    pub(in crate::supervisor) lifecycle: &'a Lifecycle,
+    pub(in crate::supervisor) run_dir: &'a RunDir,
+}
+
+impl HandoffSources<'_> {
     /// Everything another program needs to go on from here.
     ///
     /// # Errors
@@ -56,7 +63,7 @@ impl<'a> Supervisor<'a> {
             backoff: private.backoff,
         };
         let path = self.deployment.program().path.clone().into_os_string();
-        let (lock, folder) = self.run_dir.folder.fds();
+        let (lock, folder) = self.run_dir.fds();
         let deployment = self.deployment.save();
         Ok(Handoff {
             build: self.host.build().to_owned(),
@@ -79,15 +86,15 @@ impl<'a> Supervisor<'a> {
             slots: self.slots.entries.clone(),
             sockets: self.slots.sockets.iter().map(|slot| slot.as_ref().map(sockets)).collect(),
             status_pipes: self.slots.status_pipes.iter().map(status_pipe_state).collect(),
-            redis: self.private_redis.as_ref().map(redis),
+            redis: self.private_redis.map(redis),
             desired_slots: self.slots.desired,
             generation: deployment.generation,
             next_generation: deployment.next_generation,
             rollout: deployment.rollout,
             reload_queued: deployment.reload_queued,
-            ever_ready: self.lifecycle.ever_ready,
+            ever_ready: self.slots.ever_ready,
             announced: self.lifecycle.announced,
-            killed: self.lifecycle.killed,
+            killed: self.slots.killed,
             control: self.operators.control.save(),
             pending_commands: self.operators.pending.clone(),
             last_rollout: deployment.last.map(Into::into),
@@ -97,23 +104,29 @@ impl<'a> Supervisor<'a> {
             companion: process::companion().map(Pid::as_raw),
         })
     }
+}
 
-    /// Goes on from a state.
+/// The parts of a supervisor that a handoff and inherited descriptors make up.
+pub(in crate::supervisor) struct RestoredParts {
+    pub(in crate::supervisor) slots: SlotTable,
+    pub(in crate::supervisor) deployment: Deployments,
+    pub(in crate::supervisor) operators: Operators,
+    pub(in crate::supervisor) private_redis: Option<PrivateRedis>,
+    pub(in crate::supervisor) lifecycle: Lifecycle,
+}
+
+impl RestoredParts {
+    /// As the program before left them.
     ///
     /// # Errors
     /// When the operating system refuses what a supervisor cannot live without.
-    pub fn restore(
+    pub(in crate::supervisor) fn new(
         state: Handoff,
-        with: RestoreOptions<'a>,
-        scoreboard: &'a Scoreboard,
-        host: &'a mut dyn WorkerHost,
+        inherited: InheritedResources,
+        program: ProgramSpec,
+        settings: SupervisorSettings,
+        signals: SignalReader,
     ) -> io::Result<Self> {
-        signals::adopt_orphans();
-        // A program that wrote no number has added transferred connections to it: by their sum, each worker's share of a
-        // limit would be next to nothing until the next heartbeat.
-        scoreboard.set_instance_count(state.instances);
-        process::set_companion(state.companion.map(Pid::from_raw));
-        let inherited = with.inherited;
         let first = inherited.sockets.iter().flatten().next().ok_or(io::ErrorKind::NotConnected)?;
         let addresses = ListenAddresses::from_slot(first)?;
         let deployment = DeploymentsState {
@@ -132,67 +145,24 @@ impl<'a> Supervisor<'a> {
             desired: state.desired_slots,
             configured: state.configured_workers,
             steered: Vec::new(),
-            steering_mode: with.settings.steering,
+            steering_mode: settings.steering,
             // Workers of a program that had none keep what they accept; those to come share a new one.
             shared_queue: inherited.shared_queue.or_else(table::open_shared_queue),
+            ever_ready: state.ever_ready,
+            last_failure: table::no_failure(),
+            killed: state.killed,
         };
         let lifecycle = Lifecycle {
-            ever_ready: state.ever_ready,
             announced: state.announced,
-            killed: state.killed,
-            ..Lifecycle::new(with.signals, (inherited.lifeline, inherited.lifeline_write))
+            ..Lifecycle::new(signals, (inherited.lifeline, inherited.lifeline_write))
         };
         let control = ControlServer::restore(state.control)?;
-        let mut supervisor = Self {
-            settings: with.settings,
-            scoreboard,
+        Ok(Self {
             slots,
-            deployment: Deployments::restore(deployment, with.program, with.settings),
-            monitor: HealthMonitor::new(),
+            deployment: Deployments::restore(deployment, program, settings),
             operators: Operators { control, pending: state.pending_commands },
             private_redis: inherited.private_redis,
             lifecycle,
-            reporting: Reporting::new(with.settings.stats_interval, scoreboard, &*host),
-            run_dir: RunDirCheck::new(with.run_dir),
-            orphans: OrphanedWorkers::default(),
-            host,
-        };
-        supervisor.start_rollout_after_takeover(with.takeover, state.build, clock::monotonic());
-        Ok(supervisor)
-    }
-
-    /// `build` is the one that wrote the state.
-    fn start_rollout_after_takeover(&mut self, coming: Takeover, build: String, now: Duration) {
-        let at_work: Vec<u64> = self
-            .slots
-            .entries
-            .iter()
-            .flat_map(|slot| slot.workers.iter().map(|worker| worker.generation))
-            .collect();
-        self.deployment.retain_builds(&at_work);
-        match coming {
-            Takeover::Forward { old, reloaded } => {
-                let to = self.deployment.next_generation();
-                let own = self.host.build().to_owned();
-                tracing::info!(
-                    generation = to,
-                    from = old.build,
-                    build = own,
-                    "upgrade: build {own} took over"
-                );
-                let text = format!("build {own} took over from {build}");
-                self.record_event(event_now(EventKind::UpgradeTookOver, text).generation(to));
-                service_manager::notify_reloading(&self.reporting.service_notifier, "upgrading", now);
-                self.operators.on_upgrade_started(to);
-                let context = RolloutContext { previous: Some(old), ..self.apply_settings(*reloaded) };
-                let to = self.deployment.start_upgrade_rollout(build, context, now);
-                self.on_rollout_started(DeploymentKind::Upgrade, to);
-            }
-            Takeover::Back { reason: Some(reason) } => {
-                let to = self.deployment.start_upgrade_rollback(reason, self.settings, now);
-                self.operators.on_upgrade_started(to);
-            }
-            Takeover::Back { reason: None } => self.deployment.set_newest_build(build),
-        }
+        })
     }
 }

@@ -1,14 +1,15 @@
 //! The health of the workers: samples once a second, or more often when one is silent.
 //!
-//! `hang`, `recycling` and `autoscaler` decide and are pure; `tick` gathers their figures, and their decisions become a
-//! worker's phase, its replacement or another number of slots. The plan does the rest.
+//! `hang`, `recycling` and `autoscaler` decide and are pure; `tick` keeps their figures from one sample to the next and says
+//! what is new. The driver has that become a worker's phase, its replacement or another number of slots.
 
 pub mod autoscaler;
 pub mod hang;
-mod hang_response;
 pub mod recycling;
 pub mod settings;
-mod tick;
+#[cfg(test)]
+mod tests;
+pub(in crate::supervisor) mod tick;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,6 +51,7 @@ pub(super) struct WorkerTrackers {
 }
 
 /// A worker that serves, as one sample finds it.
+#[derive(Debug)]
 pub(super) struct ServingWorker {
     pub(super) slot: usize,
     pub(super) pid: Pid,
@@ -57,9 +59,9 @@ pub(super) struct ServingWorker {
     /// Whether it is known to hang.
     pub(super) is_hung: bool,
     /// Whether it is to retire already.
-    is_retiring: bool,
+    pub(super) is_retiring: bool,
     pub(super) progress: LoopProgress,
-    snapshot: CellSnapshot,
+    pub(super) snapshot: CellSnapshot,
 }
 
 impl ServingWorker {

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::scoreboard::ExitReason;
+
 /// Samples in a row above the soft limit before a worker retires: a spike is no leak.
 const SAMPLES_ABOVE_SOFT: u32 = 3;
 
@@ -74,6 +76,17 @@ pub enum RecycleCause {
         /// What it may.
         limit: u64,
     },
+}
+
+impl RecycleCause {
+    /// The reason an exit for it is counted under.
+    pub fn exit_reason(self) -> ExitReason {
+        match self {
+            Self::Requests(_) => ExitReason::Requests,
+            Self::Age(_) => ExitReason::Age,
+            Self::Memory { .. } => ExitReason::Memory,
+        }
+    }
 }
 
 impl fmt::Display for RecycleCause {

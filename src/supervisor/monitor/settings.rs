@@ -27,7 +27,7 @@ pub struct MonitorSettings {
 }
 
 impl MonitorSettings {
-    pub(super) fn is_enabled(&self) -> bool {
+    pub(in crate::supervisor) fn is_enabled(&self) -> bool {
         !self.hang_timeout.is_zero() || self.limits.has_any_limit() || self.scaling.is_some()
     }
 

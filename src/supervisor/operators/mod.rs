@@ -3,7 +3,7 @@
 //! A result is sent when it is true, not when its command was accepted: in every turn of the loop each pending command is
 //! checked for its goal.
 
-mod command_goal;
+pub(in crate::supervisor) mod command_goal;
 pub(in crate::supervisor) mod fleet_view;
 
 use std::time::Duration;

@@ -1,18 +1,22 @@
-//! Carries out the plan, one action at a time.
+//! What becomes of a slot by the plan, one action at a time.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::control::event_kind::EventKind;
 use crate::scoreboard::ExitReason;
 use crate::scoreboard::cell::{CellState, DrainOrder};
-use crate::supervisor::effects::{WorkerEvent, event_now};
+use crate::supervisor::effects::{Effect, event_now};
 use crate::supervisor::slots::backoff::WorkerDeath;
+use crate::supervisor::slots::context::SlotContext;
+use crate::supervisor::slots::health::request_checks;
 use crate::supervisor::slots::plan::{DesiredState, KillReason, SlotAction};
 use crate::supervisor::slots::slot::{SlotListening, WorkerHandle, WorkerPhase};
+use crate::supervisor::slots::spawn::SpawnRequest;
 use crate::supervisor::slots::status_pipe::StatusPipe;
-use crate::supervisor::slots::{send_signal, spawn};
-use crate::supervisor::{Supervisor, SupervisorExit};
+use crate::supervisor::slots::table::SlotTable;
 use crate::sys::process::Pid;
 use crate::sys::signal::Signal;
 use crate::sys::{clock, random};
@@ -20,133 +24,174 @@ use crate::sys::{clock, random};
 /// How long a killed worker is waited for when the fleet ends.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl Supervisor<'_> {
-    /// Does one thing; an outcome ends the loop.
-    pub(in crate::supervisor) fn apply_action(
+impl SlotTable {
+    /// Does one thing. Forks and the end of the fleet are the driver's.
+    pub(in crate::supervisor) fn apply(
         &mut self,
         action: SlotAction,
-        now: Duration,
-    ) -> Option<SupervisorExit> {
+        fleet: &SlotContext<'_>,
+    ) -> Vec<Effect> {
         match action {
-            SlotAction::Spawn { slot, generation } => self.spawn(slot, generation, now),
-            SlotAction::Promote { slot } => self.promote(slot),
+            SlotAction::Promote { slot } => self.promote(slot, fleet),
             SlotAction::Drain { slot, pid, kill_at, order, reason } => {
-                self.drain(slot, pid, kill_at, order, reason);
+                let phase = WorkerPhase::Draining { kill_at, reason, order, aborted: false };
+                return self.drain((slot, pid), phase, order, reason, fleet);
             }
-            SlotAction::Abort { slot, pid, kill_at: at } => {
-                if let Some(worker) = self.slots.entries[slot].worker_mut(pid)
-                    && let WorkerPhase::Draining { kill_at, aborted: cut, .. } = &mut worker.phase
-                {
-                    (*kill_at, *cut) = (at.min(*kill_at), true);
-                    self.scoreboard.cell(slot, worker.cell).set_drain_order(DrainOrder::Abort);
-                }
-                send_signal(pid, Signal::SIGTERM);
-                tracing::warn!(slot, pid = pid.as_raw(), "aborting worker: too many draining workers");
-                let incident = WorkerEvent { kind: EventKind::WorkerAborted, slot, pid };
-                self.record_worker_event(incident, None, "is aborted: too many draining workers");
-            }
-            SlotAction::Kill { slot, pid, cause } => self.kill(slot, pid, cause, now),
-            SlotAction::CloseListeners { slot } => self.close_listeners(slot),
+            SlotAction::Abort { slot, pid, kill_at } => return self.abort((slot, pid), kill_at, fleet),
+            SlotAction::Kill { slot, pid, cause } => return self.kill((slot, pid), cause, fleet),
+            SlotAction::CloseListeners { slot } => return self.close_listeners(slot).into_iter().collect(),
             SlotAction::Remove { slot } => {
-                self.slots.entries.truncate(slot);
-                self.slots.sockets.truncate(slot);
+                self.entries.truncate(slot);
+                self.sockets.truncate(slot);
             }
-            SlotAction::ReportBootFailure => {
-                return Some(SupervisorExit::BootFailed { reason: self.lifecycle.last_failure.clone() });
-            }
-            SlotAction::Finish => return Some(SupervisorExit::Stopped { killed: self.lifecycle.killed }),
+            SlotAction::Spawn { .. } | SlotAction::ReportBootFailure | SlotAction::Finish => {}
         }
-        None
+        Vec::new()
     }
 
-    fn promote(&mut self, slot: usize) {
-        self.slots.entries[slot].generation = self.deployment.generation();
-        self.slots.publish_state(self.scoreboard, slot);
-        tracing::debug!(slot, generation = self.deployment.generation(), "slot has the new generation");
+    fn promote(&mut self, slot: usize, fleet: &SlotContext<'_>) {
+        self.entries[slot].generation = fleet.generation;
+        self.publish_state(fleet.scoreboard, slot);
+        tracing::debug!(slot, generation = fleet.generation, "slot has the new generation");
     }
 
-    fn drain(&mut self, slot: usize, pid: Pid, kill_at: Duration, order: DrainOrder, reason: ExitReason) {
-        // New connections are kept off a slot that ends before its worker begins to leave.
-        self.steer();
-        let Some(worker) = self.slots.entries[slot].worker_mut(pid) else { return };
-        worker.phase = WorkerPhase::Draining { kill_at, reason, order, aborted: false };
-        let cell = self.scoreboard.cell(slot, worker.cell);
+    fn drain(
+        &mut self,
+        (slot, pid): (usize, Pid),
+        phase: WorkerPhase,
+        order: DrainOrder,
+        reason: ExitReason,
+        fleet: &SlotContext<'_>,
+    ) -> Vec<Effect> {
+        let Some(worker) = self.entries[slot].worker_mut(pid) else { return Vec::new() };
+        worker.phase = phase;
+        let cell = fleet.scoreboard.cell(slot, worker.cell);
         cell.set_drain_order(order);
         cell.set_state(CellState::Draining);
-        send_signal(pid, Signal::SIGTERM);
-        self.slots.publish_state(self.scoreboard, slot);
+        self.publish_state(fleet.scoreboard, slot);
         tracing::info!(slot, pid = pid.as_raw(), %reason, "worker draining");
-        let incident = WorkerEvent { kind: EventKind::WorkerDraining, slot, pid };
-        self.record_worker_event(incident, Some(reason), &format!("drains ({reason})"));
+        let what = format!("drains ({reason})");
+        vec![
+            Effect::Signal(pid, Signal::SIGTERM),
+            self.worker_event(EventKind::WorkerDraining, (slot, pid), Some(reason), &what),
+        ]
     }
 
-    pub(in crate::supervisor) fn kill(&mut self, slot: usize, pid: Pid, cause: KillReason, now: Duration) {
-        send_signal(pid, Signal::SIGKILL);
-        let Some(worker) = self.slots.entries[slot].worker_mut(pid) else { return };
-        worker.phase = WorkerPhase::Killed { cause, give_up_at: now + KILL_TIMEOUT };
-        self.scoreboard.cell(slot, worker.cell).set_state(CellState::Killed);
-        self.lifecycle.killed += usize::from(self.lifecycle.desired_state != DesiredState::Killing);
-        self.slots.publish_state(self.scoreboard, slot);
+    fn abort(&mut self, (slot, pid): (usize, Pid), at: Duration, fleet: &SlotContext<'_>) -> Vec<Effect> {
+        if let Some(worker) = self.entries[slot].worker_mut(pid)
+            && let WorkerPhase::Draining { kill_at, aborted, .. } = &mut worker.phase
+        {
+            (*kill_at, *aborted) = (at.min(*kill_at), true);
+            fleet.scoreboard.cell(slot, worker.cell).set_drain_order(DrainOrder::Abort);
+        }
+        tracing::warn!(slot, pid = pid.as_raw(), "aborting worker: too many draining workers");
+        let what = "is aborted: too many draining workers";
+        vec![
+            Effect::Signal(pid, Signal::SIGTERM),
+            self.worker_event(EventKind::WorkerAborted, (slot, pid), None, what),
+        ]
+    }
+
+    pub(in crate::supervisor) fn kill(
+        &mut self,
+        (slot, pid): (usize, Pid),
+        cause: KillReason,
+        fleet: &SlotContext<'_>,
+    ) -> Vec<Effect> {
+        let mut effects = vec![Effect::Signal(pid, Signal::SIGKILL)];
+        let Some(worker) = self.entries[slot].worker_mut(pid) else { return effects };
+        worker.phase = WorkerPhase::Killed { cause, give_up_at: fleet.now + KILL_TIMEOUT };
+        fleet.scoreboard.cell(slot, worker.cell).set_state(CellState::Killed);
+        self.killed += usize::from(fleet.desired_state != DesiredState::Killing);
+        self.publish_state(fleet.scoreboard, slot);
         tracing::warn!(slot, pid = pid.as_raw(), %cause, "worker killed: {cause}");
-        let incident = WorkerEvent { kind: EventKind::WorkerKilled, slot, pid };
-        self.record_worker_event(incident, Some(cause.exit_reason()), &format!("is killed: {cause}"));
+        let (kind, what) = (EventKind::WorkerKilled, format!("is killed: {cause}"));
+        effects.push(self.worker_event(kind, (slot, pid), Some(cause.exit_reason()), &what));
+        effects
     }
 
     /// Ends listening in a slot that gets no worker any more.
-    pub(in crate::supervisor) fn close_listeners(&mut self, slot: usize) {
-        self.slots.entries[slot].listening = SlotListening::Retired;
+    pub(in crate::supervisor) fn close_listeners(&mut self, slot: usize) -> Option<Effect> {
+        self.entries[slot].listening = SlotListening::Retired;
         // Once is enough.
-        let Some(listeners) = self.slots.sockets[slot].take() else { return };
-        listeners.close();
+        self.sockets[slot].take()?.close();
         tracing::info!(slot, "slot retired");
-        self.record_event(event_now(EventKind::SlotRetired, format!("slot {slot} has retired")).slot(slot));
+        let event = event_now(EventKind::SlotRetired, format!("slot {slot} has retired"));
+        Some(Effect::Record(event.slot(slot)))
     }
 
-    fn spawn(&mut self, index: usize, generation: u64, now: Duration) {
-        let (slot, listeners) = (&mut self.slots.entries[index], &self.slots.sockets[index]);
-        let (Some(number), Some(listeners)) = (slot.free_cell(), listeners) else { return };
-        let cell = self.scoreboard.cell(index, number);
-        cell.reset(generation, u64::try_from(clock::wall_clock().as_millis()).unwrap_or(0));
-        let host = &*self.host;
-        let (shared, lifeline) = (self.slots.shared_queue.as_ref(), &self.lifecycle.lifeline);
-        let given = spawn::SpawnRequest {
-            slot: index,
-            cell: number,
-            generation,
-            listeners,
-            shared_queue: shared,
-            lifeline,
-        };
-        match spawn::spawn(&given, host) {
+    /// Closes the listeners of slots without a worker: no worker would accept what comes there.
+    pub(in crate::supervisor) fn close_empty_slots(&mut self) -> Vec<Effect> {
+        let empty: Vec<_> =
+            (0..self.entries.len()).filter(|slot| self.entries[*slot].workers.is_empty()).collect();
+        empty.into_iter().filter_map(|slot| self.close_listeners(slot)).collect()
+    }
+
+    /// What a new worker of this slot is made of, if the slot has room for one.
+    pub(in crate::supervisor) fn spawn_request<'a>(
+        &'a self,
+        slot: usize,
+        generation: u64,
+        lifeline: &'a OwnedFd,
+        fleet: &SlotContext<'_>,
+    ) -> Option<SpawnRequest<'a>> {
+        let cell = self.entries[slot].free_cell()?;
+        let listeners = self.sockets[slot].as_ref()?;
+        let now_ms = u64::try_from(clock::wall_clock().as_millis()).unwrap_or(0);
+        fleet.scoreboard.cell(slot, cell).reset(generation, now_ms);
+        let shared_queue = self.shared_queue.as_ref();
+        Some(SpawnRequest { slot, cell, generation, listeners, shared_queue, lifeline })
+    }
+
+    /// A worker was forked into this slot and cell, or could not be.
+    pub(in crate::supervisor) fn on_spawned(
+        &mut self,
+        (index, cell): (usize, usize),
+        generation: u64,
+        spawned: io::Result<(Pid, OwnedFd)>,
+        fleet: &SlotContext<'_>,
+    ) -> Vec<Effect> {
+        let is_first = self.is_first_of_rollout(index, generation, fleet);
+        let slot = &mut self.entries[index];
+        let row = fleet.scoreboard.cell(index, cell);
+        let mut effects = Vec::new();
+        match spawned {
             Ok((pid, pipe)) => {
+                let deadline = fleet.now + fleet.settings.boot_timeout;
                 slot.workers.push(WorkerHandle {
                     pid,
                     generation,
-                    cell: number,
-                    phase: WorkerPhase::Booting { deadline: now + self.settings.boot_timeout },
-                    started: now,
+                    cell,
+                    phase: WorkerPhase::Booting { deadline },
+                    started: fleet.now,
                     replace_reason: None,
                 });
                 slot.backoff_until = None;
-                self.slots.status_pipes.insert(pid, StatusPipe::new(File::from(pipe)));
-                cell.set_pid(pid.as_raw().unsigned_abs());
+                self.status_pipes.insert(pid, StatusPipe::new(File::from(pipe)));
+                row.set_pid(pid.as_raw().unsigned_abs());
+                if is_first {
+                    // Set before it is READY, so that it checks at once.
+                    request_checks(row, deadline);
+                }
                 tracing::info!(slot = index, pid = pid.as_raw(), generation, "worker started");
-                let incident = WorkerEvent { kind: EventKind::WorkerStarted, slot: index, pid };
-                self.record_worker_event(incident, None, &format!("is started, generation {generation}"));
-                self.save_worker_list();
+                let what = format!("is started, generation {generation}");
+                effects.push(self.worker_event(EventKind::WorkerStarted, (index, pid), None, &what));
+                effects.push(Effect::SaveWorkerList);
             }
             Err(error) => {
                 let delay = slot.backoff.delay_after(WorkerDeath::BeforeReady, random::jitter());
-                slot.backoff_until = Some(now + delay);
-                cell.clear();
-                self.lifecycle.last_failure = format!("cannot fork: {error}");
+                slot.backoff_until = Some(fleet.now + delay);
+                row.clear();
+                self.last_failure = format!("cannot fork: {error}");
                 tracing::error!(slot = index, %error, "cannot fork a worker");
                 // A rollout that cannot start a worker would wait for ever; what serves goes on serving.
-                if self.deployment.rolling_out_to() == Some(generation) {
-                    self.roll_back(&format!("no new worker can be started in slot {index}: {error}"));
+                if fleet.rolling_out.as_ref().is_some_and(|rollout| rollout.to == generation) {
+                    let reason = format!("no new worker can be started in slot {index}: {error}");
+                    effects.push(Effect::RollBack(reason));
                 }
             }
         }
-        self.slots.publish_state(self.scoreboard, index);
+        self.publish_state(fleet.scoreboard, index);
+        effects
     }
 }

@@ -1,16 +1,22 @@
 //! The slots: numbered places for workers, which own their listeners and outlive their workers.
 //!
-//! `plan` decides, purely, what happens next; `actions` carries it out and is the only place that forks and kills. A
-//! slot's listeners stay open as long as the slot does, whichever workers come and go.
+//! `plan` decides, purely, what happens next; `actions`, `exits` and `health` are what becomes of a slot by the plan, by
+//! its workers' words and ends, and by what the monitor finds. They start and signal no process: they return what is to
+//! be done. A slot's listeners stay open as long as the slot does, whichever workers come and go.
 
 mod actions;
 pub mod backoff;
-mod exits;
+pub(in crate::supervisor) mod checks;
+pub(in crate::supervisor) mod context;
+pub(in crate::supervisor) mod exits;
+mod health;
 pub mod plan;
 pub mod slot;
 pub(in crate::supervisor) mod spawn;
 pub(in crate::supervisor) mod status_pipe;
 pub(in crate::supervisor) mod table;
+#[cfg(test)]
+mod tests;
 
 use crate::sys::process::Pid;
 use crate::sys::signal;

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::io::Read;
 
+use crate::supervisor::slots::checks::CheckReport;
+
 /// Longest line of a worker.
 const LINE_MAX: usize = 8 * 1024;
 
@@ -19,11 +21,18 @@ pub(in crate::supervisor) struct StatusPipe {
     pub(in crate::supervisor) text: String,
     /// Its backtrace, as far as it has come.
     pub(in crate::supervisor) frames: String,
+    /// What it says of the application's checks.
+    pub(in crate::supervisor) checks: CheckReport,
 }
 
 impl StatusPipe {
     pub(in crate::supervisor) fn new(pipe: File) -> Self {
-        Self { pipe: Some(pipe), text: String::new(), frames: String::new() }
+        Self { pipe: Some(pipe), ..Self::restore(None, String::new()) }
+    }
+
+    /// As another program left it.
+    pub(in crate::supervisor) fn restore(pipe: Option<File>, text: String) -> Self {
+        Self { pipe, text, frames: String::new(), checks: CheckReport::default() }
     }
 
     /// Reads what there is and takes the next whole line.

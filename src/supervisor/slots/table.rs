@@ -56,6 +56,12 @@ pub(in crate::supervisor) struct SlotTable {
     pub(in crate::supervisor) steering_mode: SteeringMode,
     /// Connections on their way from one worker to another.
     pub(in crate::supervisor) shared_queue: Option<SharedQueue>,
+    /// Whether any worker was ever READY.
+    pub(in crate::supervisor) ever_ready: bool,
+    /// Why a worker last failed to become READY.
+    pub(in crate::supervisor) last_failure: String,
+    /// Workers that had to be killed.
+    pub(in crate::supervisor) killed: usize,
 }
 
 impl SlotTable {
@@ -77,6 +83,9 @@ impl SlotTable {
             steered: vec![true; count],
             steering_mode,
             shared_queue: open_shared_queue(),
+            ever_ready: false,
+            last_failure: no_failure(),
+            killed: 0,
         }
     }
 
@@ -234,4 +243,9 @@ pub(in crate::supervisor) fn open_shared_queue() -> Option<SharedQueue> {
         tracing::warn!(%error, "workers keep every connection the kernel gives them (listen.balance): {error}");
     };
     opened.inspect_err(warn).ok()
+}
+
+/// Why no worker became READY, as long as none has failed.
+pub(in crate::supervisor) fn no_failure() -> String {
+    String::from("no worker was started")
 }

@@ -12,7 +12,7 @@ use crate::supervisor::deployment::rollout::{
     DeploymentKind, Rollout, RolloutDirection, RolloutProgress, SavedRollout,
 };
 use crate::supervisor::settings::{SupervisorSettings, UnchangedSetting};
-use crate::supervisor::slots::slot::{Slot, WorkerHandle};
+use crate::supervisor::slots::slot::Slot;
 
 /// What the fleet is being changed to: two changes at once cannot be written down.
 #[derive(Debug, Default)]
@@ -217,7 +217,7 @@ impl Deployments {
     }
 
     /// The rollout that goes forward.
-    fn forward(&self) -> Option<&Rollout> {
+    pub(in crate::supervisor) fn forward(&self) -> Option<&Rollout> {
         match &self.current {
             Deployment::RollingOut { rollout, .. } => Some(rollout),
             _ => None,
@@ -246,16 +246,6 @@ impl Deployments {
     /// The slot whose new worker the others wait for.
     pub(in crate::supervisor) fn canary_slot(&self, slots: &[Slot]) -> Option<usize> {
         self.forward()?.canary_slot(slots)
-    }
-
-    /// Whether the end of this worker means that the generation on its way is no good.
-    pub(in crate::supervisor) fn is_failed_by(
-        &self,
-        worker: &WorkerHandle,
-        canary_period: Duration,
-        now: Duration,
-    ) -> bool {
-        self.forward().is_some_and(|rollout| rollout.is_failed_by(worker, canary_period, now))
     }
 
     /// Why workers of another generation are replaced.
@@ -297,6 +287,24 @@ impl Deployments {
             }
         };
         under_way || self.upgrade_queued.is_some()
+    }
+
+    /// Requests a reload: now, or once after the rollout under way, however often it is requested.
+    pub(in crate::supervisor) fn request_reload(&mut self) {
+        if self.queue_reload() {
+            tracing::info!("reload queued behind a rollout");
+        }
+    }
+
+    /// Requests an upgrade, to the program at this path or to what lies at the path of this one.
+    ///
+    /// # Errors
+    /// As [`Deployments::queue_upgrade`].
+    pub(in crate::supervisor) fn request_upgrade(&mut self, binary: Option<PathBuf>) -> Result<(), String> {
+        if self.queue_upgrade(binary)? {
+            tracing::info!("upgrade queued behind a rollout");
+        }
+        Ok(())
     }
 
     /// Queues a reload; whether it is new and waits for a rollout.

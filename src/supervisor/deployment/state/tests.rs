@@ -6,38 +6,16 @@ use std::path::Path;
 
 use super::*;
 use crate::config::ConfigInputs;
-use crate::config::settings::SteeringMode;
 use crate::scoreboard::ExitReason;
 use crate::supervisor::deployment::program::ProbeWords;
-use crate::supervisor::monitor::MonitorSettings;
-use crate::supervisor::monitor::recycling::RecycleLimits;
-use crate::supervisor::slots::slot::WorkerPhase;
+use crate::supervisor::slots::slot::{WorkerHandle, WorkerPhase};
 use crate::sys::process::Pid;
 
 const NOW: Duration = Duration::from_secs(100);
 const CANARY_PERIOD: Duration = Duration::from_secs(1);
 
-fn settings(canary_period: Duration) -> SupervisorSettings {
-    SupervisorSettings {
-        boot_timeout: Duration::from_secs(30),
-        canary_period,
-        drain_timeout: Duration::from_secs(30),
-        max_draining_workers: 2,
-        steering: SteeringMode::Kernel,
-        monitor: MonitorSettings {
-            hang_timeout: Duration::ZERO,
-            hang_kill: Duration::ZERO,
-            limits: RecycleLimits::default(),
-            scaling: None,
-            dry_run: false,
-        },
-        stats_interval: Duration::ZERO,
-        redis_memory: None,
-    }
-}
-
 fn context() -> RolloutContext {
-    RolloutContext { workers: Some(3), ..RolloutContext::new(settings(CANARY_PERIOD)) }
+    RolloutContext { workers: Some(3), ..RolloutContext::new(SupervisorSettings::for_tests(CANARY_PERIOD)) }
 }
 
 fn upgrade_context() -> RolloutContext {
@@ -157,11 +135,11 @@ fn a_rollout_has_the_next_generation_and_a_rollback_the_one_before() {
     let mut deployments = rolling_out();
     assert_eq!((deployments.generation(), deployments.base_generation()), (2, 1));
     assert_eq!((deployments.rolling_out_to(), deployments.replace_reason()), (Some(2), ExitReason::Reload));
-    assert!(deployments.is_failed_by(&worker(2), CANARY_PERIOD, NOW));
+    assert!(deployments.forward().unwrap().is_failed_by(&worker(2), CANARY_PERIOD, NOW));
     let (rollout, before) = deployments.roll_back("it died".into()).unwrap();
     assert_eq!((rollout.to, before.canary_period), (2, CANARY_PERIOD));
     assert_eq!((deployments.generation(), deployments.rolling_out_to()), (1, None));
-    assert!(!deployments.is_failed_by(&worker(2), CANARY_PERIOD, NOW), "it fails once");
+    assert_eq!(deployments.forward(), None, "it fails once");
     assert_eq!(deployments.rollback().unwrap().1, "it died");
     let failed = deployments.finish_rollback(7).unwrap();
     assert_eq!((failed.rollout.to, deployments.next_generation()), (2, 3), "no number comes twice");
@@ -223,7 +201,8 @@ fn another_program_goes_on_with_them() {
     let mut deployments = rolling_back();
     deployments.queue_reload();
     let program = deployments.program().clone();
-    let restored = Deployments::restore(deployments.save(), program, settings(Duration::ZERO));
+    let restored =
+        Deployments::restore(deployments.save(), program, SupervisorSettings::for_tests(Duration::ZERO));
     assert_eq!((name(&restored), restored.generation(), restored.next_generation()), ("rolling back", 1, 3));
     assert_eq!(restored.rollback(), deployments.rollback());
     assert!(restored.reload_queued);

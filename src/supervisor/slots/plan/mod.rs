@@ -53,6 +53,8 @@ pub struct PlanInput<'a> {
     pub ever_ready: bool,
     /// How long a new generation's first worker is watched.
     pub canary_period: Duration,
+    /// Until when it is held besides, because its checks are not known yet.
+    pub canary_held_until: Option<Duration>,
     /// How long a worker may drain.
     pub drain_timeout: Duration,
     /// Most leaving workers of a slot.
@@ -226,8 +228,11 @@ fn fill_slot(view: &PlanInput<'_>, index: usize, now: Duration, plan: &mut Plan)
     }
     let candidate = slot.workers.iter().find(|worker| view.is_rollout_candidate(index, worker));
     if let Some(WorkerHandle { phase: WorkerPhase::Ready { since }, .. }) = candidate {
-        let probation = if view.canary_slot == Some(index) { view.canary_period } else { Duration::ZERO };
-        plan.act_at(*since + probation, now, SlotAction::Promote { slot: index });
+        let proven_at = match view.canary_slot == Some(index) {
+            true => view.canary_held_until.unwrap_or_default().max(*since + view.canary_period),
+            false => *since,
+        };
+        plan.act_at(proven_at, now, SlotAction::Promote { slot: index });
     }
     let Some(fresh) = slot.current_worker() else { return };
     for worker in &slot.workers {

@@ -51,6 +51,7 @@ fn view(slots: &[Slot]) -> PlanInput<'_> {
         canary_slot: None,
         ever_ready: true,
         canary_period: Duration::from_secs(2),
+        canary_held_until: None,
         drain_timeout: Duration::from_secs(30),
         max_draining_workers: 2,
     }
@@ -325,4 +326,16 @@ fn stopping_at_once_kills_whatever_lives() {
     let kill = |slot, number| SlotAction::Kill { slot, pid: pid(number), cause: KillReason::StopNow };
     let plan = plan(&PlanInput { desired_state: DesiredState::Killing, ..view(&slots) }, NOW);
     assert_eq!(plan.actions, [kill(0, 1), kill(1, 2)]);
+}
+
+#[test]
+fn a_canary_whose_checks_are_not_known_is_held_besides() {
+    let slots = [slot(1, &[worker(1, 1, READY), worker(2, 2, READY)])];
+    let plan = |held| {
+        let view = PlanInput { generation: 2, canary_slot: Some(0), canary_held_until: held, ..view(&slots) };
+        plan(&view, NOW)
+    };
+    assert_eq!(plan(None).actions, [SlotAction::Promote { slot: 0 }]);
+    assert_eq!((plan(Some(LATER)).actions, plan(Some(LATER)).wake_at), (Vec::new(), Some(LATER)));
+    assert_eq!(plan(Some(NOW)).actions, [SlotAction::Promote { slot: 0 }]);
 }

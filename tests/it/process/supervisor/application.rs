@@ -9,6 +9,7 @@ use std::{fs, thread};
 use nix::sys::signal::Signal;
 
 use crate::support::client::{Connection, Request};
+use crate::support::faulty_fleet::Scene;
 use crate::support::fleet::{TestFleet, TestFleetBuilder, field};
 use crate::support::redis::TestRedis;
 use crate::support::{process, wait};
@@ -68,6 +69,62 @@ fn a_reload_to_an_application_that_fails_or_hangs_is_rolled_back() {
         });
         wait::until("the old workers serve on", wait::LONG, || fleet.workers() == workers);
     }
+}
+
+/// A fleet whose application has checks, all of which pass.
+fn checked() -> Scene {
+    Scene::start_as(2, |plan| {
+        fs::write(plan.setting("FAULTY_FILE"), "mast").unwrap();
+        plan
+    })
+}
+
+#[test]
+fn a_reload_whose_first_worker_fails_a_check_that_the_old_one_passes_is_rolled_back() {
+    let scene = checked();
+    let workers = scene.fleet.workers();
+    let ways = [
+        ("mast gone", r#"check "mast" fails: it is gone; the old worker passes it"#),
+        ("mast sways", r#"check "mast" fails: it took longer than 1 s; the old worker passes it"#),
+        ("mast snaps", r#"check "mast" fails: it panicked: it has snapped; the old worker passes it"#),
+        ("mast torn", r#"check "sail" fails: it is torn; the old worker passes it"#),
+    ];
+    for (how, reason) in ways {
+        fs::write(&scene.faults, how).unwrap();
+        let said = scene.expect(&["reload"], 1, reason);
+        assert!(said.contains("reload rolled back: the new worker in slot 0 failed: check"), "{said}");
+        wait::until("the old workers serve on", wait::LONG, || scene.fleet.workers() == workers);
+    }
+    fs::write(&scene.faults, "mast").unwrap();
+    scene.expect(&["reload"], 0, "reload done");
+}
+
+#[test]
+fn a_check_that_fails_in_the_old_worker_too_or_is_new_does_not_hold_up_a_reload() {
+    let scene = checked();
+    fs::write(&scene.faults, "mast storm").unwrap();
+    wait::until("the check fails", wait::LONG, || scene.fleet.operator("/readyz").status == 503);
+    scene.expect(&["reload"], 0, "reload done");
+    assert_eq!(scene.fleet.log_lines("checks fail in the new worker").len(), 1);
+    assert_eq!(scene.fleet.get("/hello").status, 200, "it serves all the same");
+    // Without checks, and to one whose checks nothing is known of.
+    fs::write(&scene.faults, "").unwrap();
+    scene.expect(&["reload"], 0, "reload done");
+    fs::write(&scene.faults, "mast gone").unwrap();
+    scene.expect(&["reload"], 0, "reload done");
+    assert_eq!(scene.fleet.operator("/readyz").status, 503);
+}
+
+#[test]
+fn a_health_check_that_fails_is_degraded_and_named() {
+    let scene = Scene::start_as(1, |plan| {
+        fs::write(plan.setting("FAULTY_FILE"), "mast torn").unwrap();
+        plan
+    });
+    wait::until("it is degraded", wait::LONG, || {
+        let answer = scene.fleet.operator("/readyz");
+        answer.status == 200 && answer.text().contains("degraded") && answer.text().contains("it is torn")
+    });
 }
 
 #[test]
@@ -133,6 +190,44 @@ fn hooks_run_in_their_order_at_a_stop() {
     together.sort();
     assert_eq!(together, ["background work has ended", "hook: drain"]);
     assert_eq!(order[3..], ["hook: exit, added last", "hook: exit, added first"]);
+}
+
+#[test]
+fn a_hook_that_panics_or_overstays_is_named_and_holds_up_no_stop() {
+    let redis = TestRedis::start();
+    let plan = faulty(&redis, "crew").workers(1).set("REGATTA_DRAIN__TIMEOUT", "1s");
+    let mut fleet = plan.set("REGATTA_DRAIN__EXIT", "500ms").start();
+    wait::until("the first hook has panicked", wait::LONG, || {
+        fleet.log_lines("the application panicked in on_ready hook 1: no wind").len() == 1
+    });
+    assert_eq!(fleet.get("/hello").status, 200, "it serves all the same");
+    assert_eq!(fleet.stop(), 0);
+    let said = |text: &str| assert_eq!(fleet.log_lines(text).len(), 1, "{text}");
+    said("hook: drain");
+    said("hooks or background work of the application abandoned at drain timeout: 1 (on_drain hook 1)");
+    said("the application panicked in on_exit hook 4: no harbour");
+    said("hook: exit, second");
+    said(
+        "hooks of the application abandoned at the end of drain.exit: on_exit hook 2 took too long, and 1 more",
+    );
+    assert!(fleet.log_lines("hook: exit, never begun").is_empty());
+    assert!(fleet.log_lines("worker killed").is_empty(), "it left by itself");
+}
+
+#[test]
+fn what_a_handler_leaves_for_later_is_waited_for_until_the_drain_timeout() {
+    let redis = TestRedis::start();
+    for (millis, done) in [("700", true), ("60000", false)] {
+        let plan = faulty(&redis, "").workers(1).set("REGATTA_DRAIN__TIMEOUT", "3s");
+        let mut fleet = plan.start();
+        let mut connection = Connection::open(fleet.listen).unwrap();
+        let answer = connection.request(&Request::new("POST", &format!("/later/{millis}"))).unwrap();
+        assert_eq!(answer.text(), "later\n");
+        assert_eq!(fleet.stop(), 0);
+        assert_eq!(fleet.log_lines("what was left for later is done").len(), usize::from(done));
+        let abandoned = fleet.log_lines("work of the application abandoned at drain timeout: 1");
+        assert_eq!(abandoned.len(), usize::from(!done));
+    }
 }
 
 #[test]

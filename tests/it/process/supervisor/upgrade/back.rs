@@ -44,6 +44,25 @@ fn a_program_whose_workers_never_get_ready_is_taken_back() {
 }
 
 #[test]
+fn a_program_whose_first_worker_fails_a_check_is_taken_back() {
+    let site = Site::new();
+    site.break_workers("mast");
+    let fleet = site.plan.clone().start();
+    let (pid, workers) = (fleet.pid(), fleet.workers());
+    let next = site.copy("next");
+    site.put(&next);
+    site.break_workers("mast gone");
+    let said = upgrade(&fleet, &["upgrade rolled back", "upgrade refused", "upgrade done"]);
+    let reason = r#"failed: check "mast" fails: it is gone; the old worker passes it"#;
+    assert!(said.starts_with("upgrade rolled back") && said.contains(reason), "{said}");
+    assert_eq!(process::program(pid).unwrap(), site.real, "the old program again");
+    wait::until("only the old workers are left", wait::LONG, || fleet.workers() == workers);
+    site.break_workers("mast");
+    upgraded(&fleet);
+    assert_eq!(process::program(pid).unwrap(), next, "the new one");
+}
+
+#[test]
 fn a_program_whose_workers_die_soon_after_ready_is_taken_back() {
     let tally = fails_and_is_taken_back("late", "failed");
     // It dies with what it has in hand, as any worker that is killed: at most one request of each client, four of the
@@ -72,7 +91,7 @@ fn the_old_program_comes_back_though_its_file_is_gone() {
     let site = Site::new();
     let old = site.copy("old");
     site.put(&old);
-    let fleet = site.plan.start();
+    let fleet = site.plan.clone().start();
     site.put(&site.real);
     fs::remove_file(&old).unwrap();
     site.break_workers("all");
@@ -91,7 +110,7 @@ fn the_old_program_comes_back_though_its_file_is_gone() {
 #[test]
 fn a_program_that_fails_at_the_takeover_itself_gives_the_fleet_back() {
     let site = Site::new();
-    let fleet = site.plan.start();
+    let fleet = site.plan.clone().start();
     let workers = fleet.workers();
     let descriptors = process::descriptors(fleet.pid());
     let proves = "[ \"$1\" = check ] && exec REAL \"$@\"\n";
