@@ -110,6 +110,18 @@ impl App {
     /// While it fails, `/readyz` says `degraded` and names it, still with 200.
     ///
     /// It is run as a readiness check is, and guards rollouts in the same way.
+    ///
+    /// ```
+    /// use axum::Router;
+    /// use regatta::App;
+    ///
+    /// async fn partner_answers() -> Result<(), std::io::Error> {
+    ///     tokio::net::TcpStream::connect("partner.example.org:443").await.map(drop)
+    /// }
+    ///
+    /// let app = App::new(Router::new()).health_check("partner", partner_answers);
+    /// # let _ = app;
+    /// ```
     pub fn health_check<F, Fut, E>(mut self, name: &'static str, check: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,

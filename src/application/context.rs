@@ -88,6 +88,16 @@ impl<S> fmt::Debug for Context<S> {
 }
 
 /// The settings of a program without `[app]`; a name in that section is a mistake then.
+///
+/// ```
+/// use regatta::{Context, NoSettings};
+///
+/// /// The same as `_: Context`.
+/// async fn app(_: Context<NoSettings>) -> axum::Router {
+///     axum::Router::new()
+/// }
+/// # let _ = app;
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NoSettings;

@@ -7,6 +7,18 @@ use crate::application::app::App;
 /// What an application may return: `Router`, [`App`], and a `Result` of either.
 ///
 /// Sealed: no other type implements it.
+///
+/// ```no_run
+/// use axum::Router;
+/// use regatta::{App, Context, Fleet};
+///
+/// async fn app(_: Context) -> Result<App, std::io::Error> {
+///     let motto = std::fs::read_to_string("motto.txt")?;
+///     Ok(App::new(Router::new().route("/", axum::routing::get(move || async { motto }))))
+/// }
+///
+/// # fn main() -> std::process::ExitCode { Fleet::new(app).run() }
+/// ```
 pub trait IntoApp: sealed::Sealed {
     #[doc(hidden)]
     fn into_app(self) -> Result<App, BoxError>;

@@ -28,6 +28,24 @@ use crate::{config, logging};
 ///     axum::Router::new().route("/", axum::routing::get(|| async { "hello\n" }))
 /// }
 /// ```
+///
+/// The program says what holds where an operator says nothing else:
+///
+/// ```no_run
+/// # async fn app(_: regatta::Context) -> axum::Router { axum::Router::new() }
+/// use regatta::Fleet;
+///
+/// Fleet::new(app)
+///     .name("shop")
+///     .version(env!("CARGO_PKG_VERSION"))
+///     .workers(4)
+///     .listen("0.0.0.0:80")
+///     .after_fork(|worker| {
+///         // Before the worker's runtime: reseed, start a profiler.
+///         std::fs::write(format!("/run/shop-{}.pid", worker.slot()), worker.pid().to_string())
+///     })
+///     .run();
+/// ```
 #[must_use]
 pub struct Fleet {
     pub(crate) app: AppFactory,
@@ -48,6 +66,26 @@ impl std::fmt::Debug for Fleet {
 }
 
 /// Why a fleet could not be run, or ended otherwise than by an order.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use regatta::{Config, Fleet, ServeError};
+/// # async fn app(_: regatta::Context) -> axum::Router { axum::Router::new() }
+///
+/// fn main() -> ExitCode {
+///     match Fleet::new(app).config(Config::new().file("/etc/shop.toml")).serve() {
+///         Ok(()) => ExitCode::SUCCESS,
+///         Err(error) => {
+///             if let ServeError::Busy { .. } = error {
+///                 eprintln!("shop: to try again is right");
+///             }
+///             eprintln!("shop: {error}");
+///             error.exit_code()
+///         }
+///     }
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 #[non_exhaustive]
@@ -144,7 +182,7 @@ impl Fleet {
         self.say("redis.prefix", name.into())
     }
 
-    /// The program's version, as `status` and `--version` say it.
+    /// The program's version, as `status` and `--version` say it; without it they say that of the library.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
         self
@@ -171,6 +209,13 @@ impl Fleet {
     }
 
     /// Installs no subscriber of log events: not one line of the library is written, unless the program subscribes.
+    ///
+    /// ```no_run
+    /// # async fn app(_: regatta::Context) -> axum::Router { axum::Router::new() }
+    /// use regatta::Fleet;
+    ///
+    /// Fleet::new(app).without_subscriber().after_fork(|_| tracing_subscriber::fmt().try_init()).run();
+    /// ```
     pub fn without_subscriber(mut self) -> Self {
         self.subscriber = false;
         self

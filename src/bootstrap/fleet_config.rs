@@ -19,6 +19,16 @@ use crate::config::ConfigInputs;
 ///     .set_default("drain.timeout", "10s");
 /// Fleet::new(app).config(config).run();
 /// ```
+///
+/// An appliance whose configuration nothing outside of it changes:
+///
+/// ```no_run
+/// # async fn app(_: regatta::Context) -> axum::Router { axum::Router::new() }
+/// use regatta::{Config, Fleet};
+///
+/// let config = Config::new().hermetic().file("/etc/shop.toml").set_override("listen", "127.0.0.1:8000");
+/// Fleet::new(app).config(config).run();
+/// ```
 #[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct Config {

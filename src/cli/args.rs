@@ -10,6 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::bootstrap::exit_code;
+use crate::bootstrap::fleet::program_name;
 use crate::cli::{nginx, usage_error, watch};
 use crate::config::ConfigInputs;
 use crate::sys::executable;
@@ -281,8 +282,13 @@ pub(super) fn parse(arguments: &[OsString]) -> Result<CommandLine, u8> {
     read(arguments).map_err(|error| {
         // Help goes to standard output, mistakes to standard error; a reader that has left is no reason to fail.
         match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            ErrorKind::DisplayHelp => {
                 let _ = error.print();
+                exit_code::OK
+            }
+            ErrorKind::DisplayVersion => {
+                let line = version_line(&program_name(arguments), executable::own_version());
+                let _ = writeln!(std::io::stdout(), "{line}");
                 exit_code::OK
             }
             _ => {
@@ -291,6 +297,14 @@ pub(super) fn parse(arguments: &[OsString]) -> Result<CommandLine, u8> {
             }
         }
     })
+}
+
+/// What `--version` prints: a program that says no version of its own does not pass the library's off as one.
+fn version_line(program: &str, version: Option<&str>) -> String {
+    match version {
+        Some(version) => format!("{program} {version}"),
+        None => format!("{program} (regatta {})", executable::LIBRARY_VERSION),
+    }
 }
 
 /// The settings by which a fleet is to be taken over that was started with these words; a mistake is one sentence.
@@ -345,6 +359,13 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_version_is_that_of_what_says_it() {
+        assert_eq!(version_line("shop", Some("1.2.3")), "shop 1.2.3");
+        let library = env!("CARGO_PKG_VERSION");
+        assert_eq!(version_line("shop", None), format!("shop (regatta {library})"));
     }
 
     #[test]

@@ -2,6 +2,24 @@
 //!
 //! Guarantees that a verb asks a running fleet through its control socket or its addresses alone, and that no failure
 //! ends without a sentence and its exit code.
+//!
+//! ```no_run
+//! use clap::Parser;
+//! use regatta::cli::{Args, Command};
+//!
+//! /// A parser of your own; `Fleet::execute` does what it says.
+//! #[derive(Parser)]
+//! struct Shop {
+//!     #[command(flatten)]
+//!     fleet: Args,
+//!     #[command(subcommand)]
+//!     command: Option<Command>,
+//! }
+//!
+//! # async fn app(_: regatta::Context) -> axum::Router { axum::Router::new() }
+//! let shop = Shop::parse();
+//! regatta::Fleet::new(app).execute(shop.fleet, shop.command);
+//! ```
 
 mod args;
 mod check;

@@ -33,7 +33,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// There is no such setting.
-    #[error("unknown setting {key} from {origin}{}", hint.as_ref().map(|near| format!("; did you mean {near}?")).unwrap_or_default())]
+    #[error("unknown setting {key} from {origin}; {}", suggestion(hint.as_deref()))]
     Unknown {
         /// The name as given.
         key: String,
@@ -118,6 +118,14 @@ pub enum ConfigError {
         /// What needs it.
         reason: String,
     },
+}
+
+/// What helps with a setting that there is not.
+fn suggestion(hint: Option<&str>) -> String {
+    match hint {
+        Some(near) => format!("did you mean {near}?"),
+        None => "`settings` lists those that there are".to_owned(),
+    }
 }
 
 impl ConfigError {

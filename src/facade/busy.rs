@@ -14,7 +14,12 @@ use crate::http::offload::OffloadError;
 ///     let sum = fleet.spawn_blocking(|| (0..1_000_000_u64).sum::<u64>()).await?;
 ///     Ok(sum.to_string())
 /// }
+/// /// A panic comes again with the same work; a taken place is free in a moment.
+/// fn may_try_again(busy: &Busy) -> bool {
+///     !busy.is_panic()
+/// }
 /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(primes));
+/// # let _ = may_try_again;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]

@@ -18,6 +18,7 @@ mod error;
 mod fleet;
 mod idempotency;
 mod problem;
+mod redis;
 mod redis_error;
 mod refusal;
 mod stepwise;

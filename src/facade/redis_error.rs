@@ -18,7 +18,10 @@ use crate::redis;
 /// fn is_worth_a_repetition(error: &RedisError) -> bool {
 ///     error.kind() == RedisErrorKind::Timeout && !error.outcome_is_unknown()
 /// }
-/// # let _ = is_worth_a_repetition;
+/// fn wait(error: &RedisError) -> String {
+///     format!("come again in {} s", error.retry_after().as_secs())
+/// }
+/// # let _ = (is_worth_a_repetition, wait);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisError(RedisFailure);
@@ -28,7 +31,7 @@ pub struct RedisError(RedisFailure);
 /// ```
 /// use regatta::RedisErrorKind;
 ///
-/// let is_temporary = |kind| !matches!(kind, RedisErrorKind::Unsupported);
+/// let is_temporary = |kind| !matches!(kind, RedisErrorKind::InvalidSetting | RedisErrorKind::Unsupported);
 /// assert!(is_temporary(RedisErrorKind::Unavailable));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,6 +39,8 @@ pub struct RedisError(RedisFailure);
 pub enum RedisErrorKind {
     /// There is no connection that can be used.
     Unavailable,
+    /// The URL, or another setting of the connection, cannot be used: no repetition helps.
+    InvalidSetting,
     /// There was no reply, or the connection broke before it.
     Timeout,
     /// The server rejected the call.
@@ -53,9 +58,8 @@ impl RedisError {
     pub fn kind(&self) -> RedisErrorKind {
         match self.0.error() {
             redis::RedisError::Timeout | redis::RedisError::ConnectionLost { .. } => RedisErrorKind::Timeout,
-            redis::RedisError::Unavailable { .. } | redis::RedisError::InvalidSetting { .. } => {
-                RedisErrorKind::Unavailable
-            }
+            redis::RedisError::Unavailable { .. } => RedisErrorKind::Unavailable,
+            redis::RedisError::InvalidSetting { .. } => RedisErrorKind::InvalidSetting,
             redis::RedisError::Unsupported { .. } => RedisErrorKind::Unsupported,
             _ => RedisErrorKind::Rejected,
         }

@@ -99,6 +99,12 @@ impl DrainState {
 ///         }
 ///     }
 /// }
+///
+/// /// Whether there is time for another step of this length.
+/// fn has_time(shutdown: &regatta::Shutdown, step: std::time::Duration) -> bool {
+///     shutdown.deadline().is_none_or(|deadline| std::time::Instant::now() + step < deadline)
+/// }
+/// # let _ = has_time;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Shutdown(DrainState);

@@ -318,6 +318,8 @@ impl fmt::Display for RedisFailure {
             redis::RedisError::Unsupported { what } => {
                 write!(f, "{what} needs server-side code, and this fleet's Redis allows none")
             }
+            // For the author or operator of the program: no response to a client has it.
+            redis::RedisError::InvalidSetting { reason } => f.write_str(reason),
             _ => f.write_str("the shared state is not reachable"),
         }
     }

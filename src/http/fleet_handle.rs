@@ -16,6 +16,44 @@ use crate::http::standalone::redis::Redis;
 /// }
 /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(status));
 /// ```
+///
+/// `Context::fleet` lends it while the application is built, for what runs beside the requests:
+///
+/// ```
+/// use regatta::task::Task;
+/// use regatta::{App, Context, Error, FleetHandle};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Mail {
+///     report: i64,
+/// }
+///
+/// impl Task for Mail {
+///     const NAME: &'static str = "mail";
+///     type Output = ();
+/// }
+///
+/// async fn app(cx: Context) -> App {
+///     let fleet: FleetHandle = cx.fleet().clone();
+///     App::new(axum::Router::new()).background("report", |shutdown| async move {
+///         while !fleet.shutdown().is_requested() {
+///             let report = async {
+///                 let report = fleet.counters().add("reports", 1).await?;
+///                 let task = fleet.tasks().enqueue(Mail { report }).await?.id();
+///                 let (views, server) = (fleet.page_views().await?, fleet.redis().url());
+///                 Ok::<_, Error>(tracing::info!(views, %task, %server, "a report is on its way"))
+///             };
+///             let _ = report.await;
+///             tokio::select! {
+///                 () = tokio::time::sleep(std::time::Duration::from_secs(3600)) => {}
+///                 () = shutdown.wait() => {}
+///             }
+///         }
+///     })
+/// }
+/// # let _ = app;
+/// ```
 #[derive(Debug, Clone)]
 pub struct FleetHandle(Redis);
 

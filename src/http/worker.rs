@@ -12,7 +12,8 @@ use crate::http::services::cell_handle::CellHandle;
 /// use regatta::Worker;
 ///
 /// async fn home(worker: Worker) -> String {
-///     format!("PID {} on {}, up for {:?}\n", worker.pid(), worker.host(), worker.uptime())
+///     let build = format!("generation {}, {} bytes", worker.generation(), worker.memory_bytes());
+///     format!("PID {} on {}, up for {:?}, {build}\n", worker.pid(), worker.host(), worker.uptime())
 /// }
 /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(home));
 /// ```

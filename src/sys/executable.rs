@@ -116,9 +116,17 @@ pub fn set_program_version(version: &str) {
     let _ = PROGRAM_VERSION.set(version.to_owned());
 }
 
+/// The library's version.
+pub const LIBRARY_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The version that the program says, if it says one.
+pub fn own_version() -> Option<&'static str> {
+    PROGRAM_VERSION.get().map(String::as_str)
+}
+
 /// The program's version; the library's if it says none.
 pub fn program_version() -> &'static str {
-    PROGRAM_VERSION.get().map_or(env!("CARGO_PKG_VERSION"), String::as_str)
+    own_version().unwrap_or(LIBRARY_VERSION)
 }
 
 /// The program's version, and which build of it this process runs.

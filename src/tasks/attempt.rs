@@ -101,6 +101,20 @@ pub enum ExecutionResult {
 }
 
 /// The result of cancelling a task.
+///
+/// ```
+/// use regatta::task::{Cancelled, Error, TaskId, TaskQueue};
+///
+/// async fn give_up(tasks: &TaskQueue, id: TaskId) -> Result<&'static str, Error> {
+///     Ok(match tasks.cancel(id).await? {
+///         Some(Cancelled::Queued) => "it will never start",
+///         Some(Cancelled::Running) => "its job is told",
+///         Some(_) => "it had finished",
+///         None => "there is no such task",
+///     })
+/// }
+/// # let _ = give_up;
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cancelled {

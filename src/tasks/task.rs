@@ -45,7 +45,11 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
 /// use std::time::Duration;
 /// use regatta::task::TaskOptions;
 ///
-/// let patient = TaskOptions::default().attempts(20).timeout(Duration::from_secs(60));
+/// let patient = TaskOptions::default()
+///     .attempts(20)
+///     .timeout(Duration::from_secs(60))
+///     .backoff(Duration::from_secs(1), Duration::from_secs(300))
+///     .keep(Duration::from_secs(3600));
 /// # let _ = patient;
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -64,6 +64,60 @@ pub struct TestApp {
 }
 
 /// An application for a test, with settings of its own.
+///
+/// ```no_run
+/// use axum::body::Body;
+/// use axum::http::{Request, StatusCode};
+/// use axum::{Router, routing::post};
+/// use regatta::task::{Error, Task, TaskContext, TaskQueue};
+/// use regatta::test::{TestApp, TestRedis};
+/// use regatta::{App, Context};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Deserialize)]
+/// struct Settings {
+///     sender: String,
+/// }
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Mail {
+///     to: String,
+/// }
+///
+/// impl Task for Mail {
+///     const NAME: &'static str = "mail";
+///     type Output = ();
+/// }
+///
+/// async fn order(tasks: TaskQueue, to: String) -> Result<StatusCode, Error> {
+///     tasks.enqueue(Mail { to }).await?;
+///     Ok(StatusCode::ACCEPTED)
+/// }
+///
+/// async fn app(cx: Context<Settings>) -> App {
+///     let sender = cx.settings().sender.clone();
+///     App::new(Router::new().route("/orders", post(order))).blocking_task(move |mail: Mail, _: TaskContext| {
+///         tracing::info!(%sender, to = %mail.to, "a mail goes out");
+///         Ok::<(), String>(())
+///     })
+/// }
+///
+/// # async fn example() {
+/// let app = TestApp::builder()
+///     .app_settings(serde_json::json!({"sender": "shop@example.org"}))
+///     .set("limits.default.rate", "10/s")
+///     .redis(TestRedis::private())
+///     .build(app)
+///     .await;
+/// let response = app.oneshot(Request::post("/orders").body(Body::from("ann@example.org")).unwrap()).await;
+/// assert_eq!(response.status(), StatusCode::ACCEPTED);
+/// assert_eq!(app.run_tasks().await, 1);
+/// assert_eq!(app.fleet().page_views().await.unwrap(), 0);
+/// let router: Router = app.router();
+/// # drop(router);
+/// app.drain().await;
+/// # }
+/// ```
 #[derive(Debug, Default)]
 #[must_use]
 pub struct TestAppBuilder {

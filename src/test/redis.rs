@@ -25,6 +25,15 @@ const SCRIPT: &str = "\"$1\" --port 0 --unixsocket \"$2/redis.sock\" --dir \"$2\
 static PRIVATE: Mutex<Option<PrivateServer>> = Mutex::new(None);
 
 /// Where an application under test has its state.
+///
+/// ```
+/// use regatta::test::TestRedis;
+///
+/// let shared = TestRedis::private();
+/// let given = TestRedis::url("redis://127.0.0.1:6379");
+/// let away = TestRedis::none();
+/// # let _ = (shared, given, away);
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct TestRedis(Address);
 

@@ -26,6 +26,21 @@ const BODY_MAX: usize = 64 << 20;
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 /// A client with cookies and an address of its own; clones are the same client.
+///
+/// ```no_run
+/// use axum::body::Body;
+/// use axum::http::Request;
+/// use regatta::test::Visitor;
+///
+/// async fn buy(ann: Visitor) {
+///     let ann = ann.log_in("ann").await;
+///     ann.post("/cart", "boats=2").await;
+///     let order = Request::put("/orders/7").header("idempotency-key", "5eed").body(Body::empty()).unwrap();
+///     assert_eq!(ann.request(order).await.status(), 201);
+///     assert_eq!(ann.get("/cart").await.text(), "empty\n");
+/// }
+/// # let _ = buy;
+/// ```
 #[derive(Debug, Clone)]
 pub struct Visitor {
     worker: Arc<InProcessWorker>,
@@ -34,6 +49,18 @@ pub struct Visitor {
 }
 
 /// A response with its whole body.
+///
+/// ```no_run
+/// use regatta::test::{TestResponse, Visitor};
+///
+/// async fn check(visitor: Visitor) {
+///     let response: TestResponse = visitor.get("/boats/7").await;
+///     assert_eq!(response.status(), 200, "{}", response.text());
+///     assert_eq!(response.headers()["content-type"], "application/json");
+///     assert_eq!(response.json::<serde_json::Value>()["oars"], 8);
+/// }
+/// # let _ = check;
+/// ```
 #[derive(Debug, Clone)]
 pub struct TestResponse {
     status: StatusCode,

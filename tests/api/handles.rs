@@ -7,16 +7,21 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use regatta::broadcast::{Broadcast, Message, MessageId, Presence, Topic};
 use regatta::counter::{BatchedCounter, BoundedCounter, Counters, DistinctCounter};
-use regatta::rate_limit::{RateLimit, RateLimitLayer};
+use regatta::rate_limit::{Denied, Key, OnRedisDown, Quota, RateLimit, RateLimitLayer, RateLimiter};
 use regatta::session::{
-    ActiveSession, AuthSession, CsrfToken, PageView, RequireLogin, Session, SessionFields, UserId,
+    ActiveSession, AuthSession, CsrfToken, PageView, RequireLogin, Session, SessionFields, SessionLayer,
+    UserId,
 };
 use regatta::task::{Task, TaskContext, TaskHandle, TaskId, TaskQueue, TaskStatus};
-use regatta::test::TestApp;
+use regatta::test::{TestApp, Visitor};
 use regatta::{
-    ClientIp, Context, Error, FleetHandle, FleetSnapshot, Idempotency, LastEventId, Problem, RequestTimeout,
-    SameOrigin, SlotSnapshot, Worker,
+    App, Busy, ClientIp, Config, Context, Error, Fleet, FleetHandle, FleetSnapshot, Idempotency, LastEventId,
+    NoSettings, Problem, Redis, RedisBuilder, RedisError, RedisStatus, RedisUrl, Refusal, RequestTimeout,
+    SameOrigin, Shutdown, SlotSnapshot, TrustedProxies, Worker, WorkerState,
 };
+
+/// Settings that can neither be cloned nor logged.
+struct SecretSettings;
 
 fn is_handle<T: Clone + Send + Sync + Debug + 'static>() {}
 fn is_sent<T: Send + Debug + 'static>() {}
@@ -33,6 +38,27 @@ impl Task for Note {
 #[test]
 fn every_handle_can_be_cloned_sent_shared_and_logged() {
     is_handle::<FleetHandle>();
+    is_handle::<Context>();
+    is_handle::<Context<SecretSettings>>();
+    is_handle::<Config>();
+    is_handle::<NoSettings>();
+    is_handle::<Shutdown>();
+    is_handle::<Redis>();
+    is_handle::<RedisBuilder>();
+    is_handle::<RedisStatus>();
+    is_handle::<RedisUrl>();
+    is_handle::<RedisError>();
+    is_handle::<Refusal>();
+    is_handle::<WorkerState>();
+    is_handle::<TrustedProxies>();
+    is_handle::<SessionLayer>();
+    is_handle::<RateLimiter>();
+    is_handle::<Quota>();
+    is_handle::<Key>();
+    is_handle::<OnRedisDown>();
+    is_handle::<Denied>();
+    is_handle::<TestApp>();
+    is_handle::<Visitor>();
     is_handle::<Worker>();
     is_handle::<FleetSnapshot>();
     is_handle::<SlotSnapshot>();
@@ -77,6 +103,10 @@ fn every_stream_can_be_sent_and_logged() {
     is_sent::<regatta::ws::WebSocketUpgrade>();
     is_sent::<regatta::ws::Error>();
     is_handle::<regatta::OnDrain>();
+    is_sent::<Busy>();
+    is_sent::<Error>();
+    is_sent::<App>();
+    is_sent::<Fleet>();
 }
 
 /// Stores a field, logs a user in, and writes every handle of the request into one text.

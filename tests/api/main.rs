@@ -5,6 +5,9 @@
 #[path = "../../examples/api.rs"]
 #[allow(dead_code, reason = "its main is the example's")]
 mod api;
+#[path = "../../examples/login.rs"]
+#[allow(dead_code, reason = "its main is the example's")]
+mod login;
 #[path = "../../examples/pool.rs"]
 #[allow(dead_code, reason = "its main is the example's")]
 mod pool;
@@ -19,6 +22,7 @@ mod upkeep;
 mod views;
 
 mod errors;
+mod examples;
 mod handles;
 mod limits;
 mod names;

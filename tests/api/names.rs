@@ -10,13 +10,13 @@ use std::{env, fs};
 const LIST: &str = "tests/api/names.txt";
 
 /// A re-export: the path from the root, and the name under which it is public.
-struct Export {
-    path: String,
-    name: String,
+pub(crate) struct Export {
+    pub(crate) path: String,
+    pub(crate) name: String,
 }
 
 /// The `pub use` items of a file, with groups written out and the features that they need.
-fn exports(text: &str) -> Vec<(Export, String)> {
+pub(crate) fn exports(text: &str) -> Vec<(Export, String)> {
     let code: String =
         text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     // What comes afterwards is not API.
@@ -75,7 +75,7 @@ fn expand(item: &str, prefix: &str, each: &mut dyn FnMut(&str, &str)) {
 }
 
 /// Every public name with its path from the root.
-fn public_names(root: &Path) -> BTreeSet<String> {
+pub(crate) fn public_names(root: &Path) -> BTreeSet<String> {
     let read = |path: &str| fs::read_to_string(root.join("src").join(path)).unwrap();
     let mut names = BTreeSet::new();
     for (export, feature) in exports(&read("lib.rs")) {

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use regatta::test::{TestApp, TestRedis};
+use regatta::test::{TestApp, TestRedis, Visitor};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
-use crate::{api, pool, thumbnails, upkeep, views};
+use crate::{api, login, pool, thumbnails, upkeep, views};
 
 #[tokio::test]
 async fn each_visitor_has_a_count() {
@@ -26,6 +26,44 @@ async fn while_redis_is_away_clients_are_told_when_to_come_again() {
     let response = app.visitor().get("/").await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(response.headers().contains_key("retry-after"));
+}
+
+/// The token in the form of this page.
+async fn csrf(visitor: &Visitor, page: &str) -> String {
+    let response = visitor.get(page).await;
+    let (_, rest) = response.text().split_once("name=csrf type=hidden value=\"").unwrap();
+    rest.split('"').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn the_page_is_for_members_and_only_pages_of_theirs_log_in_and_out() {
+    let app = TestApp::new(login::app).await;
+    let ann = app.visitor();
+    let turned_away = ann.get("/me").await;
+    assert_eq!(turned_away.status(), StatusCode::SEE_OTHER);
+    assert_eq!(turned_away.headers()["location"], "/login");
+
+    let form = csrf(&ann, "/login").await;
+    let wrong = ann.post("/login", format!("name=ann&password=oars&csrf={form}")).await;
+    assert_eq!(wrong.headers()["location"], "/login");
+    let forged = ann.post("/login", "name=ann&password=ahoy&csrf=").await;
+    assert_eq!(forged.status(), StatusCode::FORBIDDEN);
+    let stranger = csrf(&app.visitor(), "/login").await;
+    let foreign = ann.post("/login", format!("name=ann&password=ahoy&csrf={stranger}")).await;
+    assert_eq!(foreign.status(), StatusCode::FORBIDDEN, "a token of another visitor");
+    assert_eq!(ann.get("/me").await.status(), StatusCode::SEE_OTHER);
+
+    let right = ann.post("/login", format!("name=ann&password=ahoy&csrf={form}")).await;
+    assert_eq!(right.headers()["location"], "/me");
+    assert!(ann.get("/me").await.text().contains("You are ann."));
+    let stale = ann.post("/logout", format!("csrf={form}")).await;
+    assert_eq!(stale.status(), StatusCode::FORBIDDEN, "a token from before the login");
+    let way_out = csrf(&ann, "/me").await;
+    assert_eq!(ann.post("/logout", format!("csrf={way_out}")).await.headers()["location"], "/login");
+    assert_eq!(ann.get("/me").await.status(), StatusCode::SEE_OTHER);
+
+    let ben = app.visitor().log_in("ben").await;
+    assert_eq!(ben.get("/me").await.status(), StatusCode::OK, "a test needs no form");
 }
 
 #[tokio::test]

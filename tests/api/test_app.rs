@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use regatta::session::AuthSession;
 use regatta::task::{self, Task, TaskContext, TaskQueue, TaskState};
 use regatta::test::TestApp;
-use regatta::{App, ClientIp, Context};
+use regatta::{App, ClientIp, Context, FleetHandle};
 use serde::{Deserialize, Serialize};
 use tower::ServiceExt;
 
@@ -153,6 +153,38 @@ async fn the_router_serves_the_same_application() {
     let request = Request::get("/me").body(Body::empty()).unwrap();
     let response = app.router().oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_work_that_a_handler_spawned() {
+    let done = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&done);
+    let order = async move |fleet: FleetHandle| {
+        let counted = Arc::clone(&counted);
+        let leaving = fleet.clone();
+        fleet.spawn(async move {
+            fleet_is_leaving(&leaving).await;
+            counted.fetch_add(1, Relaxed);
+        });
+        StatusCode::ACCEPTED
+    };
+    let app = TestApp::new(move |_: Context| {
+        let order = order.clone();
+        async move { Router::new().route("/orders", post(order)) }
+    })
+    .await;
+    for _ in 0..1600 {
+        assert_eq!(app.visitor().post("/orders", "").await.status(), StatusCode::ACCEPTED);
+    }
+    assert_eq!(done.load(Relaxed), 0, "none of them holds up its response");
+    app.drain().await;
+    assert_eq!(done.load(Relaxed), 1600);
+}
+
+/// Returns a while after the drain has begun.
+async fn fleet_is_leaving(fleet: &FleetHandle) {
+    fleet.shutdown().wait().await;
+    tokio::task::yield_now().await;
 }
 
 #[tokio::test]

@@ -5,5 +5,6 @@ mod app;
 static ALLOCATOR: regatta::Allocator = regatta::Allocator;
 
 fn main() -> std::process::ExitCode {
-    regatta::Fleet::new(app::app).config(regatta::Config::new().defaults(app::DEFAULTS)).run()
+    let config = regatta::Config::new().defaults(app::DEFAULTS);
+    regatta::Fleet::new(app::app).version(env!("CARGO_PKG_VERSION")).config(config).run()
 }

@@ -167,6 +167,17 @@ impl RedisAddress {
 }
 
 /// The address of a Redis, which may hold a password: `Debug` and `Display` hide it.
+///
+/// ```
+/// use regatta::RedisUrl;
+///
+/// let url = RedisUrl::parse("redis://ann:oars@redis.example.org/3").unwrap();
+/// assert!(!format!("{url} {url:?}").contains("oars"));
+/// assert!(url.expose().contains("oars"), "for a client of your own");
+/// assert!(!RedisUrl::redact("redis://ann:oars@").contains("oars"), "what cannot be read is hidden as well");
+/// let socket = RedisUrl::from_socket_path("/run/redis.sock".as_ref());
+/// assert_eq!(socket.expose(), "unix:///run/redis.sock");
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl(String);
 

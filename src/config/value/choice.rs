@@ -73,6 +73,13 @@ pub enum WorkerCount {
 }
 
 /// The header in which a trusted proxy names the client.
+///
+/// ```
+/// use regatta::{ForwardedHeader, TrustedProxies};
+///
+/// let proxies = TrustedProxies::loopback().header(ForwardedHeader::Forwarded);
+/// # let _ = proxies;
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ForwardedHeader {

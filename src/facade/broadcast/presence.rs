@@ -10,9 +10,17 @@ use crate::http::standalone::connection::StandaloneConnection;
 ///
 /// ```no_run
 /// # fn example(fleet: &regatta::FleetHandle) -> Result<(), regatta::broadcast::InvalidTopic> {
-/// let presence = fleet.broadcast().topic("room")?.presence();
+/// use regatta::broadcast::Topic;
+///
+/// let topic: Topic = fleet.broadcast().topic("room")?;
+/// let mut presence = topic.presence();
 /// let line = presence.count().map_or("?".to_owned(), |count| count.to_string());
 /// # let _ = line;
+/// fleet.spawn(async move {
+///     // Each time that the number changes.
+///     let count = presence.next().await;
+///     let _ = topic.publish_json(&count).await;
+/// });
 /// # Ok(())
 /// # }
 /// ```

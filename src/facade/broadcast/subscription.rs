@@ -38,7 +38,33 @@ pub struct Subscription {
     _connection: Option<Arc<StandaloneConnection>>,
 }
 
-/// What comes to a client; see [`Subscription`] for an example.
+/// What comes to a client.
+///
+/// ```
+/// use regatta::LastEventId;
+/// use regatta::broadcast::{Error, Event, Topic};
+///
+/// /// Follows a topic for ever, and says where it may have missed something.
+/// async fn follow(topic: &Topic) -> Result<(), Error> {
+///     let mut after = LastEventId::none();
+///     loop {
+///         let mut subscription = topic.subscribe(after).await?;
+///         while let Some(event) = subscription.next().await {
+///             match event {
+///                 Event::Message(message) => println!("{}: {}", topic.name(), message.text()),
+///                 Event::Gap => println!("some messages are missing"),
+///                 Event::Lagged => println!("too slow"),
+///                 _ => {}
+///             }
+///         }
+///         after = match subscription.last_id() {
+///             Some(id) => LastEventId::from(id.to_string().as_str()),
+///             None => LastEventId::none(),
+///         };
+///     }
+/// }
+/// # let _ = follow;
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {

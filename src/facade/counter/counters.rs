@@ -81,7 +81,18 @@ impl Counters {
     }
 }
 
-/// A batched counter's value, with all that this worker has added; see [`BatchedCounter`] for an example.
+/// A batched counter's value, with all that this worker has added.
+///
+/// ```
+/// use regatta::counter::{Approximate, BatchedCounter};
+///
+/// /// For a line of the log, without a command.
+/// fn line(hits: &BatchedCounter) -> String {
+///     let show = |known: Approximate| format!("{} hits {:?} ago", known.value(), known.staleness());
+///     hits.known().map_or("hits are not known yet".to_owned(), show)
+/// }
+/// # let _ = line;
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Approximate(BatchedReading);
 
@@ -177,7 +188,29 @@ pub struct BoundedCounter {
     max: u64,
 }
 
-/// The outcome of taking or giving back; see [`BoundedCounter`] for an example.
+/// The outcome of taking or giving back.
+///
+/// ```
+/// use regatta::counter::{BoundedCounter, Counters, Error};
+///
+/// async fn seats(counters: Counters) -> Result<&'static str, Error> {
+///     let seats = counters.bounded("seats", 200);
+///     let taken = seats.try_take(2).await?;
+///     Ok(if taken.is_granted() { "two seats\n" } else { "full\n" })
+/// }
+///
+/// /// A guest leaves; the page may send it twice.
+/// async fn leave(seats: &BoundedCounter, token: &str) -> Result<u64, Error> {
+///     Ok(seats.give_back_once(1, token).await?.value())
+/// }
+///
+/// /// The whole room is free again.
+/// async fn close(seats: &BoundedCounter) -> Result<bool, Error> {
+///     Ok(seats.give_back(seats.get().await?).await?.is_granted())
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/", axum::routing::post(seats));
+/// # let _ = (leave, close);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
     is_granted: bool,
@@ -297,7 +330,19 @@ pub struct DistinctCounter {
     window: Option<Duration>,
 }
 
-/// The outcome of an insertion; see [`DistinctCounter`] for an example.
+/// The outcome of an insertion.
+///
+/// ```
+/// use regatta::counter::{Counters, Error};
+///
+/// async fn readers(counters: Counters, name: String) -> Result<String, Error> {
+///     let readers = counters.distinct("readers");
+///     let inserted = readers.insert_all(&[name.as_bytes(), b"the author"]).await?;
+///     let greeting = if inserted.is_new() { "welcome" } else { "welcome back" };
+///     Ok(format!("{greeting}, one of {}\n", inserted.count()))
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/", axum::routing::post(readers));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inserted {
     is_new: bool,

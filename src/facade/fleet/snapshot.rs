@@ -22,7 +22,19 @@ pub struct FleetSnapshot {
     requests: u64,
 }
 
-/// One slot and the worker in it; see [`FleetSnapshot`] for an example.
+/// One slot and the worker in it.
+///
+/// ```
+/// use regatta::SlotSnapshot;
+///
+/// fn line(slot: &SlotSnapshot) -> String {
+///     let pid = slot.pid().map_or("-".to_owned(), |pid| pid.to_string());
+///     let (state, requests) = (slot.state().name(), slot.requests());
+///     let now = format!("{} in flight, {} connections", slot.in_flight(), slot.connections());
+///     format!("{} {pid} {state} {requests} {now} {} bytes", slot.slot(), slot.memory_bytes())
+/// }
+/// # let _ = line;
+/// ```
 #[derive(Debug, Clone)]
 pub struct SlotSnapshot(SlotRow);
 

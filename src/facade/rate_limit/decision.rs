@@ -23,7 +23,8 @@ use crate::limiter::commands::RateLimitDecision;
 /// /// Every row beyond the first costs as much as a request.
 /// async fn rows(limit: RateLimit) -> Result<String, Error> {
 ///     limit.charge(99).await?;
-///     Ok(format!("100 rows, {:?} requests left\n", limit.remaining()))
+///     let left = format!("{:?} requests left, all of them in {:?}", limit.remaining(), limit.reset());
+///     Ok(format!("100 rows, {left}\n"))
 /// }
 /// # let _: axum::Router = axum::Router::new().route("/rows", axum::routing::get(rows));
 /// ```

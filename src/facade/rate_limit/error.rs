@@ -67,6 +67,8 @@ impl IntoResponse for Error {
 /// if let Err(unknown) = cx.rate_limit("log-in") {
 ///     // no policy is named log-in: add [limits.log-in] to the configuration, or use one of …
 ///     eprintln!("{unknown}");
+///     assert_eq!(unknown.name(), "log-in");
+///     assert!(!unknown.known().iter().any(|name| name == "log-in"));
 /// }
 /// # }
 /// ```

@@ -52,6 +52,27 @@ use crate::limiter::permit::ConcurrencyPermit;
 /// Router::new().route("/", get(|| async { "ahoy\n" })).layer(limit).layer(TrustedProxies::loopback())
 /// # }
 /// ```
+///
+/// What is dear costs more, what must not be tried while Redis is away is refused then, and the answer is the program's:
+///
+/// ```no_run
+/// use axum::body::Body;
+/// use axum::http::Response;
+/// use axum::routing::{MethodRouter, post};
+/// use regatta::Redis;
+/// use regatta::rate_limit::{Denied, OnRedisDown, Quota, RateLimitLayer};
+///
+/// # async fn export() {}
+/// fn exports(redis: &Redis) -> MethodRouter {
+///     let limit = RateLimitLayer::new(redis, "exports", Quota::per_minute(100))
+///         .cost(25)
+///         .on_redis_down(OnRedisDown::Closed)
+///         .with_first_use()
+///         .on_denied(|denied: &Denied| Response::new(Body::from(format!("wait {:?}\n", denied.retry_after()))));
+///     post(export).layer(limit)
+/// }
+/// # let _ = exports;
+/// ```
 #[derive(Clone)]
 pub struct RateLimitLayer<D = ProblemOnDenied> {
     services: Arc<WorkerServices>,
@@ -96,6 +117,16 @@ impl<D> fmt::Debug for RateLimitLayer<D> {
 }
 
 /// Answers denied requests by a problem document (RFC 9457).
+///
+/// ```
+/// use regatta::rate_limit::{ProblemOnDenied, RateLimitLayer};
+///
+/// /// Layers are of this kind unless [`RateLimitLayer::on_denied`] makes the answer.
+/// struct Limits {
+///     login: RateLimitLayer<ProblemOnDenied>,
+/// }
+/// # let _ = |limits: Limits| limits.login;
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ProblemOnDenied;
 

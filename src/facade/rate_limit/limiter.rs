@@ -28,6 +28,11 @@ use crate::http::standalone::state_handle;
 /// if mails.check("ann@example.org").await.is_ok() {
 ///     // The mail goes out.
 /// }
+/// // A letter to three of them counts for three, or is not sent.
+/// let letter = mails.check_n("crew@example.org", 3).await;
+/// // An operator forgives.
+/// let forgiven = mails.reset("ann@example.org").await;
+/// # let _ = (letter, forgiven);
 /// # }
 /// ```
 #[derive(Clone)]

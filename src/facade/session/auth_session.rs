@@ -42,6 +42,15 @@ use crate::units::since_1970;
 ///     session.logout().await?;
 ///     Ok(Redirect::to("/"))
 /// }
+///
+/// /// A page that sends a form by a script of its own; `CsrfToken` is the extractor for all others.
+/// async fn buy(session: AuthSession, token: String) -> Result<String, Error> {
+///     match session.verify_csrf_token(&token).await {
+///         true => Ok("bought\n".to_owned()),
+///         false => session.csrf_token().await,
+///     }
+/// }
+/// # let _ = buy;
 /// # let _: axum::Router = axum::Router::new()
 /// #     .route("/login", axum::routing::post(login)).route("/logout", axum::routing::post(logout));
 /// ```
@@ -303,11 +312,18 @@ fn session_unknown() -> Error {
 /// async fn devices(session: AuthSession) -> Result<String, Error> {
 ///     let lines = session.sessions().await?.into_iter().map(|one| {
 ///         let here = if one.is_current() { " (this one)" } else { "" };
-///         format!("{}: {}{here}\n", one.handle(), one.user_agent())
+///         let (since, seen, from) = (one.created_at(), one.last_seen_at(), one.client_ip());
+///         format!("{}: {}{here} {since:?} {seen:?} {from:?}\n", one.handle(), one.user_agent())
 ///     });
 ///     Ok(lines.collect())
 /// }
-/// # let _: axum::Router = axum::Router::new().route("/me/sessions", axum::routing::get(devices));
+///
+/// /// Ends one of them, by the handle that the page showed.
+/// async fn end(mut session: AuthSession, handle: String) -> Result<String, Error> {
+///     let was_there = session.revoke(&handle).await?;
+///     Ok(if was_there { "it is logged out\n" } else { "it had ended\n" }.to_owned())
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/me/sessions", axum::routing::get(devices).post(end));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActiveSession(SessionRecord);

@@ -21,6 +21,7 @@ use crate::http::request_state::CountedView;
 ///
 /// async fn page(view: Option<PageView>) -> String {
 ///     match view {
+///         Some(view) if view.is_new() => format!("welcome, with page view number {}", view.total()),
 ///         Some(view) => format!("your page view number {}", view.count()),
 ///         None => "views are not counted at the moment".to_owned(),
 ///     }

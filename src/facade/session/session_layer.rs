@@ -54,6 +54,30 @@ const LIFETIME_MIN: Duration = Duration::from_secs(1);
 /// Router::new().route("/cart", post(add)).layer(sessions)
 /// # }
 /// ```
+///
+/// With keys of its own, a cookie for every host of a domain, and all else that can be said:
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use regatta::Redis;
+/// use regatta::session::{Error, SameSite, SessionLayer};
+///
+/// fn sessions(redis: &Redis, signing: &[[u8; 32]], encryption: &[[u8; 32]]) -> Result<SessionLayer, Error> {
+///     let layer = SessionLayer::new(redis)
+///         .with_signing_keys(signing)?
+///         .with_encryption_keys(encryption)?
+///         .with_secure(true)
+///         .with_same_site(SameSite::Strict)
+///         .with_domain("example.org")
+///         .with_path("/shop")
+///         .with_absolute_timeout(Duration::from_secs(7 * 24 * 3600))
+///         .with_max_per_user(5)
+///         .with_strict_fields(["balance"]);
+///     Ok(layer)
+/// }
+/// # let _ = sessions;
+/// ```
 #[derive(Clone)]
 pub struct SessionLayer {
     redis: Redis,

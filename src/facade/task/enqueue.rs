@@ -12,6 +12,16 @@ use crate::tasks::Task;
 
 /// A task to be; nothing is queued before `.await`.
 ///
+/// ```
+/// use regatta::task::{Enqueue, Error, Task, TaskHandle, TaskQueue};
+///
+/// async fn later<T: Task>(tasks: &TaskQueue, task: T) -> Result<TaskHandle<T>, Error> {
+///     let enqueue: Enqueue<'_, T> = tasks.enqueue(task);
+///     enqueue.await
+/// }
+/// # async fn run<T: Task>(tasks: TaskQueue, task: T) { let _ = later(&tasks, task).await; }
+/// ```
+///
 /// # Errors
 /// [`Error::Full`], [`Error::UnknownKind`], [`Error::Input`] if it has more than 16 KiB of JSON or no form as JSON;
 /// [`Error::Redis`], after which it may be queued: its id is not known then, and its record expires.

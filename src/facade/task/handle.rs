@@ -16,7 +16,11 @@ use crate::tasks::{Task, TaskId, TaskState};
 /// use regatta::task::{Error, Task, TaskQueue};
 ///
 /// async fn now<T: Task>(tasks: &TaskQueue, task: T) -> Result<T::Output, Error> {
-///     tasks.enqueue(task).await?.output().await
+///     let handle = tasks.enqueue(task).await?;
+///     if let Some(status) = handle.status().await? {
+///         println!("{} is {}", handle.id(), status.state().name());
+///     }
+///     handle.output().await
 /// }
 /// ```
 pub struct TaskHandle<T> {

@@ -25,8 +25,14 @@ use crate::units::since_1970;
 ///     let words: Option<u64> = task.output()?;
 ///     Ok(format!("{} is {} ({} %): {words:?}", task.name(), task.state().name(), task.percent()))
 /// }
+///
+/// fn history(task: &TaskStatus) -> String {
+///     let times = (task.created_at(), task.started_at(), task.finished_at());
+///     let (worker, error) = (task.worker().unwrap_or("-"), task.error().unwrap_or("-"));
+///     format!("{}: {} attempts, last by {worker}: {error} {times:?}", task.id(), task.attempts())
+/// }
 /// # let _: axum::Router = axum::Router::new().route("/{id}", axum::routing::get(show));
-/// # let _ = line;
+/// # let _ = (line, history);
 /// ```
 #[derive(Debug, Clone)]
 pub struct TaskStatus(Arc<TaskRecord>);

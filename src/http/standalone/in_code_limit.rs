@@ -29,7 +29,8 @@ const CLIENT_FACTOR: u64 = 10;
 ///
 /// let tenant = Key::by(|parts| parts.uri.path().split('/').nth(1).map(str::to_owned));
 /// let api_key = Key::header(HeaderName::from_static("x-api-key"));
-/// # let _ = (tenant, api_key, Key::user());
+/// let others = [Key::user(), Key::session(), Key::client_ip(), Key::global()];
+/// # let _ = (tenant, api_key, others);
 /// ```
 #[derive(Clone)]
 pub struct Key(KeyKind);
@@ -76,7 +77,8 @@ impl Key {
         Self(KeyKind::Session)
     }
 
-    /// All requests together. Around one route it counts that route.
+    /// All requests together. Around one route it counts that route, whatever the client: so each route that is to be counted
+    /// by itself gets a layer with a name of its own.
     pub fn global() -> Self {
         Self(KeyKind::Global)
     }

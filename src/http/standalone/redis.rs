@@ -63,27 +63,6 @@ impl fmt::Debug for Redis {
 }
 
 impl Redis {
-    /// Connects, applies pending migrations, and returns once the connection can be used.
-    ///
-    /// It is kept from then on: after an outage nothing has to be done.
-    ///
-    /// # Errors
-    /// Why the URL cannot be used, or why the first attempt failed, after 2.5 s at most.
-    ///
-    /// # Cancel safety
-    /// Dropping the future gives the attempt up.
-    pub async fn connect(url: &str) -> Result<Self, RedisError> {
-        Self::builder().url(url).connect().await
-    }
-
-    /// Connects in the background: until then, and while Redis is away, what needs it fails by itself.
-    ///
-    /// # Errors
-    /// Why the URL cannot be used.
-    pub fn connect_lazy(url: &str) -> Result<Self, RedisError> {
-        Self::builder().url(url).connect_lazy()
-    }
-
     /// A connection that needs more than a URL.
     pub fn builder() -> RedisBuilder {
         RedisBuilder::default()
@@ -153,15 +132,19 @@ impl From<RedisMode> for ScriptingMode {
 /// A connection to be, with what a URL does not say.
 ///
 /// ```no_run
-/// use regatta::Redis;
+/// use regatta::{Redis, RedisBuilder};
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// let redis = Redis::builder()
+/// let builder: RedisBuilder = Redis::builder()
 ///     .url("rediss://redis.example.org")
 ///     .prefix("shop")
 ///     .password_file("/run/secrets/redis")
-///     .connect()
-///     .await?;
+///     .tls_ca("/etc/shop/redis-ca.pem")
+///     .tls_identity("/etc/shop/redis.crt", "/etc/shop/redis.key")
+///     .silence_timeout(std::time::Duration::from_millis(500))
+///     .reconnect_wait(std::time::Duration::from_secs(1));
+/// let redis = builder.connect().await?;
+/// # drop(redis);
 /// # Ok(())
 /// # }
 /// ```
@@ -232,15 +215,15 @@ impl RedisBuilder {
         Self { tls_identity: Some((cert.into(), key.into())), ..self }
     }
 
-    /// Connects, see [`Redis::connect`].
+    /// Connects, applies pending migrations, and returns once the connection can be used.
     ///
     /// # Errors
-    /// As there.
+    /// Why the URL cannot be used, or why the first attempt failed, after 2.5 s at most.
     ///
     /// # Cancel safety
-    /// As there.
-    pub async fn connect(self) -> Result<Redis, RedisError> {
-        let redis = self.connect_lazy()?;
+    /// Dropping the future gives the attempt up.
+    pub(crate) async fn open(self) -> Result<Redis, RedisError> {
+        let redis = self.open_lazy()?;
         match redis.client().wait_for_first_attempt().await {
             RedisStatus::Up => Ok(redis),
             RedisStatus::Down { reason } => Err(RedisError::Unavailable { reason }),
@@ -250,13 +233,11 @@ impl RedisBuilder {
         }
     }
 
-    /// Connects in the background, see [`Redis::connect_lazy`].
-    ///
-    /// Outside a runtime the first use inside one begins it.
+    /// Connects in the background; outside a runtime the first use inside one begins it.
     ///
     /// # Errors
-    /// As there.
-    pub fn connect_lazy(self) -> Result<Redis, RedisError> {
+    /// Why the URL cannot be used.
+    pub(crate) fn open_lazy(self) -> Result<Redis, RedisError> {
         let invalid = |reason: String| RedisError::InvalidSetting { reason };
         let (config, url) = self.into_config().map_err(invalid)?;
         let client = StateClient::new(RedisClient::new(&config.redis, &url, CLIENT_NAME)?);
@@ -325,9 +306,9 @@ mod tests {
 
     #[test]
     fn a_wrong_setting_is_said_without_its_password() {
-        let error = Redis::connect_lazy("redis//:hunter2@h").unwrap_err().to_string();
+        let error = Redis::builder().url("redis//:hunter2@h").open_lazy().unwrap_err().to_string();
         assert!(error.contains("URL") && !error.contains("hunter2"), "{error}");
-        let prefix = Redis::builder().prefix("a:b").connect_lazy().unwrap_err().to_string();
+        let prefix = Redis::builder().prefix("a:b").open_lazy().unwrap_err().to_string();
         assert!(prefix.contains("prefix \"a:b\""), "{prefix}");
     }
 
@@ -345,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_connection_needs_no_runtime_until_it_is_used_and_shows_no_secret() {
-        let redis = Redis::connect_lazy("redis://ann:hunter2@127.0.0.1:1/3").unwrap();
+        let redis = Redis::builder().url("redis://ann:hunter2@127.0.0.1:1/3").open_lazy().unwrap();
         assert_eq!((redis.prefix(), redis.status()), ("regatta", RedisStatus::Connecting));
         assert!(redis.url().expose().contains("hunter2"));
         let shown = format!("{redis:?} {:?}", Redis::builder().url("redis://:hunter2@h"));

@@ -14,8 +14,8 @@ use crate::redis::invocation_mode::InvocationMode;
 use crate::redis::migrations::ledger::{self, EntryState, LedgerFields};
 use crate::redis::migrations::lock::{LockScope, MigrationLock};
 use crate::redis::migrations::migration::Migration;
+use crate::redis::migrations::run::MigrationConnection;
 use crate::redis::migrations::set::{MigrationContext, MigrationSet};
-use crate::redis::one_shot::OneShotConnection;
 
 /// A problem; its text describes what a repair does about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -91,13 +91,8 @@ impl MigrationSet {
     /// # Errors
     /// `Diverged` if a released text is not the server's, which no repair changes; otherwise the server's error.
     pub async fn diagnose(&self, redis: &RedisClient) -> Result<Vec<LedgerProblem>, RedisError> {
-        let connection = OneShotConnection::open(&redis.inner).await?;
-        let mode = connection.detect_mode(redis.inner.target.mode).await?;
-        let (transport, inner) = (connection.setup_transport(), &redis.inner);
-        match mode {
-            InvocationMode::Plain => Ok(Vec::new()),
-            mode => self.find_problems(MigrationContext::of_client(inner, &transport, mode)).await,
-        }
+        let Some(connection) = MigrationConnection::open(redis).await? else { return Ok(Vec::new()) };
+        self.find_problems(connection.context()).await
     }
 
     /// Does what [`MigrationSet::diagnose`] lists, then applies the pending libraries; returns what was done. Needs no
@@ -107,14 +102,8 @@ impl MigrationSet {
     /// As [`MigrationSet::diagnose`]; `MigrationsLocked` while another process runs migrations; `MigrationLockLost` if
     /// this one lost the lock.
     pub async fn repair(&self, redis: &RedisClient) -> Result<Vec<LedgerProblem>, RedisError> {
-        let inner = &redis.inner;
-        let connection = OneShotConnection::open(inner).await?;
-        let mode = connection.detect_mode(inner.target.mode).await?;
-        if mode == InvocationMode::Plain {
-            return Ok(Vec::new());
-        }
-        let transport = connection.setup_transport();
-        let at = MigrationContext::of_client(inner, &transport, mode);
+        let Some(connection) = MigrationConnection::open(redis).await? else { return Ok(Vec::new()) };
+        let at = connection.context();
         let run = MigrationLock::acquire(at.transport, at.prefix, at.worker, LockScope::Libraries)
             .await?
             .ok_or(RedisError::MigrationsLocked)?;

@@ -1,6 +1,6 @@
 //! What `regatta migrate` does: shows which migrations are applied, and applies those that are not, walks included.
 
-use crate::redis::client::RedisClient;
+use crate::redis::client::{ClientInner, RedisClient};
 use crate::redis::error::RedisError;
 use crate::redis::invocation_mode::InvocationMode;
 use crate::redis::keys;
@@ -10,6 +10,36 @@ use crate::redis::migrations::migration::{Migration, MigrationKind, MigrationSta
 use crate::redis::migrations::set::{MigrationContext, MigrationSet, OnLockLost};
 use crate::redis::migrations::walk::{self, WalkProgress};
 use crate::redis::one_shot::OneShotConnection;
+use crate::redis::transport::RedisTransport;
+
+/// A command's connection, over which it migrates in the client's name.
+pub(super) struct MigrationConnection<'a> {
+    inner: &'a ClientInner,
+    transport: RedisTransport,
+    mode: InvocationMode,
+    /// The transport ends with it.
+    _connection: OneShotConnection,
+}
+
+impl<'a> MigrationConnection<'a> {
+    /// Connects once; `None` in mode plain, where there is nothing to apply.
+    pub(super) async fn open(redis: &'a RedisClient) -> Result<Option<Self>, RedisError> {
+        let inner = &*redis.inner;
+        let connection = OneShotConnection::open(inner).await?;
+        let mode = connection.detect_mode(inner.target.mode).await?;
+        if mode == InvocationMode::Plain {
+            return Ok(None);
+        }
+        Ok(Some(Self { inner, transport: connection.setup_transport(), mode, _connection: connection }))
+    }
+
+    /// Where it applies migrations.
+    pub(super) fn context(&self) -> MigrationContext<'_> {
+        let target = &self.inner.target;
+        let (transport, mode) = (&self.transport, self.mode);
+        MigrationContext { transport, mode, prefix: &target.prefix, worker: &target.name }
+    }
+}
 
 impl MigrationSet {
     /// Every migration and its status; changes nothing. Needs no started connection.
@@ -20,14 +50,9 @@ impl MigrationSet {
     /// `Diverged` if a file was edited after it was applied, `MigrationGap` if one was skipped; otherwise the server's
     /// error.
     pub async fn plan(&self, redis: &RedisClient) -> Result<Vec<MigrationState>, RedisError> {
-        let connection = OneShotConnection::open(&redis.inner).await?;
-        match connection.detect_mode(redis.inner.target.mode).await? {
-            InvocationMode::Plain => Ok(Vec::new()),
-            InvocationMode::Function | InvocationMode::Script => ledger::evaluate(
-                &self.migrations,
-                &ledger::load_fields(&connection.setup_transport(), &redis.inner.target.prefix).await?,
-            ),
-        }
+        let Some(connection) = MigrationConnection::open(redis).await? else { return Ok(Vec::new()) };
+        let at = connection.context();
+        ledger::evaluate(&self.migrations, &ledger::load_fields(at.transport, at.prefix).await?)
     }
 
     /// Applies what is pending, reports the progress of walks, and returns the status afterwards. Needs no started
@@ -44,14 +69,8 @@ impl MigrationSet {
         redis: &RedisClient,
         mut on_progress: impl FnMut(&WalkProgress),
     ) -> Result<Vec<MigrationState>, RedisError> {
-        let inner = &redis.inner;
-        let connection = OneShotConnection::open(inner).await?;
-        let mode = connection.detect_mode(inner.target.mode).await?;
-        if mode == InvocationMode::Plain {
-            return Ok(Vec::new());
-        }
-        let transport = connection.setup_transport();
-        let at = MigrationContext::of_client(inner, &transport, mode);
+        let Some(connection) = MigrationConnection::open(redis).await? else { return Ok(Vec::new()) };
+        let at = connection.context();
         self.apply_libraries(at, OnLockLost::Fail).await?;
         self.apply_walks(at, &mut on_progress).await?;
         ledger::evaluate(&self.migrations, &ledger::load_fields(at.transport, at.prefix).await?)

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::redis::client::ClientInner;
 use crate::redis::error::RedisError;
 use crate::redis::functions;
 use crate::redis::invocation_mode::InvocationMode;
@@ -105,17 +104,6 @@ pub(super) struct MigrationContext<'a> {
     pub(super) mode: InvocationMode,
     pub(super) prefix: &'a str,
     pub(super) worker: &'a str,
-}
-
-impl<'a> MigrationContext<'a> {
-    /// The migrations of a command, which are applied in the client's name.
-    pub(super) fn of_client(
-        inner: &'a ClientInner,
-        transport: &'a RedisTransport,
-        mode: InvocationMode,
-    ) -> Self {
-        Self { transport, mode, prefix: &inner.target.prefix, worker: &inner.target.name }
-    }
 }
 
 /// What to do when the lock is lost.

@@ -6,6 +6,7 @@
 mod commands;
 mod json_types;
 mod metrics;
+mod redis_keys;
 mod tables;
 
 use std::path::Path;

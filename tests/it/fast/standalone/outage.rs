@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use regatta::__internals::redis::RedisError;
 use regatta::counter::Counters;
 use regatta::rate_limit::{OnRedisDown, Quota, RateLimitLayer};
 use regatta::session::{SessionFields, SessionLayer};
-use regatta::{Error, Redis, RedisStatus};
+use regatta::{Error, Redis, RedisErrorKind, RedisStatus};
 
 use crate::fast::standalone::program::{self, Program};
 use crate::support::client::{CookieClient, Request};
@@ -47,10 +46,15 @@ fn serve(server: &TestRedis) -> Program {
 #[test]
 fn connecting_to_nothing_fails_and_says_where() {
     let runtime = program::runtime();
-    let failed = runtime.block_on(Redis::connect("redis://127.0.0.1:1"));
-    assert!(matches!(failed, Err(RedisError::Unavailable { .. })), "{failed:?}");
-    let wrong = runtime.block_on(Redis::connect("http://127.0.0.1"));
-    assert!(matches!(wrong, Err(RedisError::InvalidSetting { .. })), "{wrong:?}");
+    let failed = runtime.block_on(Redis::connect("redis://127.0.0.1:1")).unwrap_err();
+    assert_eq!((failed.kind(), failed.outcome_is_unknown()), (RedisErrorKind::Unavailable, false));
+    assert!(failed.retry_after() > Duration::ZERO);
+    let source = std::error::Error::source(&failed).unwrap().to_string();
+    assert!(source.contains("Connection refused"), "{source}");
+    let wrong = runtime.block_on(Redis::connect("http://ann:hunter2@127.0.0.1")).unwrap_err();
+    assert_eq!((wrong.kind(), wrong.outcome_is_unknown()), (RedisErrorKind::InvalidSetting, false));
+    let shown = format!("{wrong} {wrong:?}");
+    assert!(shown.contains("the URL") && !shown.contains("hunter2"), "{shown}");
 }
 
 #[test]

@@ -3,8 +3,7 @@
 use std::net::SocketAddr;
 
 use axum::Router;
-use regatta::__internals::redis::RedisError;
-use regatta::Redis;
+use regatta::{Redis, RedisError};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 

@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod clock_step;
 pub(crate) mod cluster;
+pub(crate) mod documented_keys;
 pub(crate) mod function_reload;
 pub(crate) mod not_redis;
 pub(crate) mod notification_rights;
