@@ -18,7 +18,7 @@ use regatta::__internals::listener::proxy_protocol;
 use regatta::__internals::listener::proxy_protocol::ProxyHeader;
 use regatta::__internals::sessions::cookie::CookieKeyring;
 use regatta::__internals::sessions::user::UserTag;
-use regatta::__internals::sessions::{cookie, cookie_header};
+use regatta::__internals::sessions::{cookie, cookie_search};
 
 const SECRETS: [&[u8]; 2] = [b"a new secret with thirty-two bytes", b"an old secret of thirty-two bytes"];
 
@@ -39,7 +39,7 @@ pub fn cookie(data: &[u8]) {
         }
     }
     let headers = || text.split(|byte| *byte == b'\n');
-    let read = || cookie_header::find_session_cookies(&ring, headers(), [Some("sid"), Some("__Host-sid")]);
+    let read = || cookie_search::find_session_cookies(&ring, headers(), [Some("sid"), Some("__Host-sid")]);
     let [own, moved] = read();
     assert_eq!(read(), [own, moved], "what is remembered is what was verified");
     if let Ok(Some(known)) = own {

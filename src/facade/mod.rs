@@ -35,8 +35,8 @@ pub use redis_error::{RedisError, RedisErrorKind};
 pub use refusal::Refusal;
 
 pub use crate::http::idempotency::Idempotency;
+pub use crate::http::origin_check::SameOrigin;
 pub use crate::http::request_timeout::RequestTimeout;
-pub use crate::http::same_origin::SameOrigin;
 pub use crate::http::streams::last_event_id::LastEventId;
 pub use crate::http::streams::on_drain::OnDrain;
 pub use crate::http::{FleetHandle, Worker};

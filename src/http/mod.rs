@@ -27,6 +27,7 @@ mod instance;
 #[cfg(all(feature = "fleet", not(feature = "dashboard")))]
 mod no_dashboard;
 pub mod offload;
+pub mod origin_check;
 #[cfg(feature = "fleet")]
 mod outer_layers;
 mod prepared_rejection;
@@ -38,7 +39,6 @@ pub(crate) mod request_scope;
 pub(crate) mod request_state;
 pub mod request_timeout;
 pub(crate) mod response;
-pub mod same_origin;
 pub mod security;
 #[cfg(feature = "fleet")]
 pub mod service;

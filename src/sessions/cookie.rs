@@ -5,7 +5,7 @@
 //! round trip. `v3.<key>.<id>.<provisional>.<signature>` is a provisional
 //! cookie: the id of a session that is stored when the cookie comes back, see [`ProvisionalCookie`].
 //! The name is signed too, so a value cannot be moved to another cookie. Whatever is not genuine counts as no cookie
-//! (RFC 6265 §5.4, and §4.1.2 for writing). Which of a request's cookies is ours: [`crate::sessions::cookie_header`].
+//! (RFC 6265 §5.4, and §4.1.2 for writing). Which of a request's cookies is ours: [`crate::sessions::cookie_search`].
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -9,7 +9,7 @@ mod activity_commands;
 pub mod commands;
 pub mod commit;
 pub mod cookie;
-pub mod cookie_header;
+pub mod cookie_search;
 pub mod cookie_value;
 pub mod digest;
 pub mod encryption;

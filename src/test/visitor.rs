@@ -115,7 +115,7 @@ impl Visitor {
     }
 
     async fn send(&self, service: &HttpService, mut request: Request<Body>) -> TestResponse {
-        if let Some(cookies) = self.cookie_header() {
+        if let Some(cookies) = self.cookie_search() {
             request.headers_mut().append(header::COOKIE, cookies);
         }
         let response = in_process::call(service, with_host(request), self.address).await;
@@ -127,7 +127,7 @@ impl Visitor {
         TestResponse { status: head.status, headers: head.headers, body }
     }
 
-    fn cookie_header(&self) -> Option<HeaderValue> {
+    fn cookie_search(&self) -> Option<HeaderValue> {
         let cookies = self.cookies.lock().unwrap_or_else(PoisonError::into_inner);
         let pairs: Vec<_> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         (!pairs.is_empty()).then(|| HeaderValue::from_str(&pairs.join("; ")).ok())?

@@ -20,8 +20,8 @@ use crate::http::dashboard::request::DashboardRequest;
 use crate::http::dashboard::services::DashboardState;
 use crate::http::dashboard::sources::DashboardSources;
 use crate::http::dashboard::{page, supervisor_client};
+use crate::http::origin_check;
 use crate::http::problem::Problem;
-use crate::http::same_origin;
 use crate::sys::clock;
 
 /// Largest form, bytes.
@@ -185,7 +185,7 @@ async fn read_form(
     let (parts, body) = request.into_parts();
     let refuse = |status, reason: &str| Problem::new(status, reason).into_response();
     let dashboard_request = DashboardRequest::from_parts(sources, &parts);
-    if !same_origin::is_same_origin(&parts.headers, &parts.uri, dashboard_request.client.as_ref(), &[]) {
+    if !origin_check::is_same_origin(&parts.headers, &parts.uri, dashboard_request.client.as_ref(), &[]) {
         return Err(refuse(StatusCode::FORBIDDEN, "another site sent this request"));
     }
     let kind =

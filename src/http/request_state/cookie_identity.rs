@@ -9,7 +9,7 @@ use tower_sessions::session::Id;
 use crate::config::settings::CookieSecurity;
 use crate::http::real_ip::{ClientInfo, ClientTransport};
 use crate::http::request_head::has_header;
-use crate::sessions::cookie_header;
+use crate::sessions::cookie_search;
 use crate::sessions::cookie_value::{ProvisionalCookie, VerifiedCookie};
 use crate::sessions::digest::SessionDigest;
 use crate::sessions::services::SessionServices;
@@ -75,7 +75,7 @@ impl RequestCookies {
             named(sessions.cookie_names.plain.as_str(), CookieSecurity::Always),
         ];
         let lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-        let [hosts, plain] = cookie_header::find_session_cookies(&keyring, lines, names);
+        let [hosts, plain] = cookie_search::find_session_cookies(&keyring, lines, names);
         match (hosts, plain) {
             (Ok(Some(known)), plain) => {
                 of(CookieIdentity::from_recognized(known, false), true, matches!(plain, Ok(Some(_))))

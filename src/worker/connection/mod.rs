@@ -9,7 +9,6 @@
 //! a reset because something of its request was left unread. Which requests may begin is `admission`'s, what answers them
 //! is `http`'s.
 
-mod eviction;
 mod guard;
 mod half_closed;
 mod http2_frames;
@@ -18,6 +17,7 @@ pub(in crate::worker) mod incoming_body;
 mod linger;
 mod packed_state;
 mod pending_response;
+mod permit_eviction;
 mod proxy_header;
 mod read_pace;
 mod record;

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::WorkerCell;
 use crate::scoreboard::refusal_reason::{ConnectionCloseReason, RefusalReason};
-use crate::worker::connection::eviction::EvictionCandidates;
+use crate::worker::connection::permit_eviction::EvictionCandidates;
 use crate::worker::connection::record::{Connection, ConnectionCommand, SMALL_HEADER};
 use crate::worker::connection::state::{ConnectionTimeouts, Tick};
 

@@ -312,7 +312,7 @@ pub(crate) struct CookieClient {
 
 impl CookieClient {
     /// The `Cookie` header that is sent.
-    pub(crate) fn cookie_header(&self) -> String {
+    pub(crate) fn cookie_search(&self) -> String {
         let pairs: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         pairs.join("; ")
     }
@@ -321,7 +321,7 @@ impl CookieClient {
     pub(crate) fn try_request(&mut self, address: SocketAddr, request: Request) -> Result<Response, Failure> {
         let request = match self.cookies.is_empty() {
             true => request,
-            false => request.header("Cookie", &self.cookie_header()),
+            false => request.header("Cookie", &self.cookie_search()),
         };
         let response = once(address, request)?;
         for cookie in response.all("Set-Cookie") {

@@ -20,10 +20,10 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::http::body::UpgradePermits;
 use crate::http::error::RequestError;
+use crate::http::origin_check::{self, single_value};
 use crate::http::problem::Problem;
 use crate::http::real_ip::ClientInfo;
 use crate::http::request_head::has_token;
-use crate::http::same_origin::{self, single_value};
 use crate::http::streams::on_drain::{OnDrain, until_leaving};
 use crate::http::streams::websocket::conversation;
 use crate::http::streams::websocket::metered_io::MeteredIo;
@@ -231,7 +231,7 @@ impl WebSocketUpgrade {
         }
         let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()))
             .map_err(|_| HandshakeError::InvalidKey)?;
-        let origin = match same_origin::is_same_origin(headers, &parts.uri, client, &terms.allowed_origins) {
+        let origin = match origin_check::is_same_origin(headers, &parts.uri, client, &terms.allowed_origins) {
             true => RequestOrigin::Allowed,
             false => RequestOrigin::Foreign(single_value(headers, &header::ORIGIN).map(str::to_owned)),
         };

@@ -159,7 +159,7 @@ fn a_session_that_a_handler_flushed_ends_even_if_its_client_leaves() {
     let visitor = shopper(&fleet);
     assert_eq!(sessions(&redis).len(), 1);
     let mut connection = Connection::open(fleet.listen).unwrap();
-    let request = Request::post("/session/flush?slow_ms=5000").header("Cookie", &visitor.cookie_header());
+    let request = Request::post("/session/flush?slow_ms=5000").header("Cookie", &visitor.cookie_search());
     connection.send(&request.bytes()).unwrap();
     // A second in its handler, which has flushed the session and now thinks.
     wait::let_pass(std::time::Duration::from_secs(1));

@@ -62,7 +62,7 @@ impl Witness {
     }
 
     fn cookie(&self) -> String {
-        self.0.cookie_header()
+        self.0.cookie_search()
     }
 
     /// What was refused has counted nothing, and the fleet is as it was.
