@@ -73,7 +73,7 @@ const PAGE: &str = r#"<!doctype html>
 "#;
 
 const SCRIPT: &str = r##"
-let socket, last = "", unheard = [];
+var socket, last = "", unheard = [];
 
 function say(line) {
   unheard.push(line);

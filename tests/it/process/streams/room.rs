@@ -96,10 +96,13 @@ fn over_reloads_no_client_is_cut_off_and_no_line_is_lost_or_heard_twice() {
     let plan = TestFleetBuilder::on(&redis).example("room").workers(2);
     let fleet = plan.set("REGATTA_WORKERS__CANARY_PERIOD", "300ms").start();
     let (stop, all) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(BTreeSet::new())));
-    let threads: Vec<_> = (0..TALKERS)
-        .map(|name| {
+    // All are there before the first line is said.
+    let mut talkers: Vec<_> = (0..TALKERS).map(|name| Talker::join(fleet.listen, name)).collect();
+    talkers.iter_mut().for_each(Talker::listen);
+    let threads: Vec<_> = talkers
+        .into_iter()
+        .map(|mut talker| {
             let (stop, all) = (Arc::clone(&stop), Arc::clone(&all));
-            let mut talker = Talker::join(fleet.listen, name);
             thread::spawn(move || {
                 let mut n = 0;
                 while !stop.load(Relaxed) {
