@@ -12,7 +12,8 @@ DENY_VERSION := 0.20.2
 export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
 
 RUN_NEEDS := cc:gcc 'redis-server|valkey-server:redis-server|valkey-server'
-TEST_NEEDS := cc:gcc redis-server:redis-server redis-cli:redis-tools nginx:nginx 'chromium|chromium-browser|google-chrome:chromium|chromium-browser' \
+TEST_NEEDS := cc:gcc redis-server:redis-server redis-cli:redis-tools nginx:nginx haproxy:haproxy \
+	systemd-socket-activate:systemd curl:curl 'chromium|chromium-browser|google-chrome:chromium|chromium-browser' \
 	'chromedriver:chromium-driver|chromium-chromedriver' python3:python3
 GATE_NEEDS := cc:gcc redis-server:redis-server valgrind:valgrind
 BENCH_NEEDS := cc:gcc redis-server:redis-server redis-cli:redis-tools wrk:wrk

@@ -14,18 +14,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::response::sse::{Event, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use axum::{Extension, Router};
+use futures_util::stream;
 use http_body::Frame;
 use hyper_util::rt::TokioIo;
 use regatta::counter::Counters;
 use regatta::session::{AuthSession, PageView, Session};
 use regatta::task::{Task, TaskContext, TaskFailure};
-use regatta::{App, Context as AppContext, Error, Fleet, FleetHandle, Idempotency, RequestTimeout, Worker};
+use regatta::ws::{WebSocket, WebSocketUpgrade};
+use regatta::{
+    App, ClientIp, Context as AppContext, Error, Fleet, FleetHandle, Idempotency, OnDrain, RequestTimeout,
+    Worker,
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Interval;
@@ -56,6 +62,7 @@ async fn app(cx: AppContext, failing: String, file: Option<String>) -> Result<Ap
         std::future::pending::<()>().await;
     }
     let app = register(App::new(routes().with_state(fleet.clone())));
+    let app = app.operator_routes(Router::new().route("/ticks/{on_drain}/{count}", get(ticks)));
     let app = if failing.contains("crew") { mutinous(app) } else { app };
     let app = if failing.contains("mast") { check(app, &failing, file) } else { app };
     Ok(match failing.contains("bell") {
@@ -111,11 +118,15 @@ fn routes() -> Router<FleetHandle> {
         .route("/hasty/{millis}", get(nap).layer(RequestTimeout::new(Duration::from_millis(300))))
         .route("/patient/{millis}", get(nap).layer(RequestTimeout::new(Duration::from_secs(60))))
         .route("/who", get(who))
+        .route("/client", get(async |ClientIp(address): ClientIp| address.to_string()))
         .route("/held", get(move || async move { held.load(Ordering::Relaxed).to_string() }))
         .route("/panic", get(overboard).post(overboard))
         .route("/orphan", get(orphan))
         .route("/later/{millis}", post(later))
         .route("/block/{millis}", get(block))
+        .route("/talk/{on_drain}", any(talk))
+        .route("/ticks/{on_drain}/{count}", get(ticks))
+        .route("/silence", get(silence))
         .route("/spin/{millis}", get(spin))
         .route("/leak/{mib}", get(leak))
         .merge(long_ones())
@@ -282,6 +293,37 @@ async fn echo(request: Request) -> impl IntoResponse {
         }
     });
     (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, "websocket")])
+}
+
+/// Gives back each message over a WebSocket; goes on while its worker drains if it is told to.
+async fn talk(upgrade: WebSocketUpgrade, Path(on_drain): Path<String>) -> Response {
+    upgrade.on_drain(policy(&on_drain)).on_upgrade(give_back)
+}
+
+async fn give_back(mut socket: WebSocket) {
+    while let Some(Ok(message)) = socket.recv().await {
+        if socket.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// So many events, one each 20 ms; they go on while the worker drains if they are told to.
+async fn ticks(Path((on_drain, count)): Path<(String, u64)>) -> impl IntoResponse {
+    let events = stream::unfold(0, move |n| async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        (n < count).then(|| (Ok::<_, Infallible>(Event::default().id(n.to_string()).data("tick")), n + 1))
+    });
+    (Extension(policy(&on_drain)), Sse::new(events))
+}
+
+/// A stream that never says anything.
+async fn silence() -> impl IntoResponse {
+    Sse::new(stream::pending::<Result<Event, Infallible>>())
+}
+
+fn policy(on_drain: &str) -> OnDrain {
+    if on_drain == "finish" { OnDrain::Finish } else { OnDrain::Close }
 }
 
 /// Blocks the event loop, as a call to a slow library would.

@@ -108,9 +108,8 @@ pub use config::settings::{ForwardedHeader, RedisUrl};
 #[cfg(feature = "fleet")]
 pub use facade::{Busy, FleetHandle, FleetSnapshot, SlotSnapshot, Worker, WorkerState};
 pub use facade::{
-    ClientIp, Error, ErrorKind, EventSource, Idempotency, LastEventId, Problem, RedisError, RedisErrorKind,
-    RedisStatus, Refusal, RequestTimeout, SameOrigin, broadcast, counter, event, rate_limit, session, task,
-    ws,
+    ClientIp, Error, ErrorKind, Idempotency, LastEventId, OnDrain, Problem, RedisError, RedisErrorKind,
+    RedisStatus, Refusal, RequestTimeout, SameOrigin, broadcast, counter, rate_limit, session, task, ws,
 };
 #[cfg(feature = "fleet")]
 pub use http::Shutdown;

@@ -4,7 +4,7 @@
 //! `tests/it`), for those who have no fuzzer.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use http::{HeaderMap, HeaderValue};
@@ -14,6 +14,8 @@ use regatta::__internals::config::{ConfigFile, ConfigInputs};
 use regatta::__internals::control::protocol;
 use regatta::__internals::http::real_ip::ClientTransport;
 use regatta::__internals::http::{csrf, real_ip};
+use regatta::__internals::listener::proxy_protocol;
+use regatta::__internals::listener::proxy_protocol::ProxyHeader;
 use regatta::__internals::sessions::cookie::CookieKeyring;
 use regatta::__internals::sessions::user::UserTag;
 use regatta::__internals::sessions::{cookie, cookie_header};
@@ -71,7 +73,7 @@ pub fn identity(data: &[u8]) {
     for value in values.take(64) {
         headers.append(name, value);
     }
-    let client = real_ip::client_from_headers(peer, &headers, &proxy);
+    let client = real_ip::client_from_headers(SocketAddr::new(peer, 9).into(), &headers, &proxy);
     assert_eq!(client.address, client.address.to_canonical());
     assert!(!client.limit_subject(56).is_empty());
     if !proxy.trusts(peer) {
@@ -82,7 +84,7 @@ pub fn identity(data: &[u8]) {
         longer.append(name, HeaderValue::from_static("for=10.0.0.6, 6.6.6.6, for=6.6.6.6;proto=https"));
         headers.get_all(name).iter().for_each(|value| _ = longer.append(name, value.clone()));
         assert_eq!(
-            real_ip::client_from_headers(peer, &longer, &proxy).address,
+            real_ip::client_from_headers(SocketAddr::new(peer, 9).into(), &longer, &proxy).address,
             client.address,
             "the client chose it"
         );
@@ -127,4 +129,27 @@ pub fn config(data: &[u8]) {
     };
     assert_eq!(say(&inputs), say(&inputs));
     drop(config::run_dir(&inputs));
+}
+
+/// The first bytes of a connection at an address of the PROXY protocol.
+///
+/// A verdict is the same however many bytes follow, a header ends within the bytes and the bound, and nothing that begins
+/// as HTTP does is one.
+pub fn proxy_protocol(data: &[u8]) {
+    let whole = proxy_protocol::parse(data);
+    for cut in (0..data.len()).take(300) {
+        match proxy_protocol::parse(&data[..cut]) {
+            ProxyHeader::Incomplete => {}
+            earlier => assert_eq!(earlier, whole, "{cut} bytes said otherwise"),
+        }
+    }
+    if let ProxyHeader::Complete { length, .. } = whole {
+        assert!(length <= data.len() && length <= proxy_protocol::HEADER_MAX);
+        assert_eq!(proxy_protocol::parse(&data[..length]), whole);
+        assert!(data.starts_with(b"PROXY ") || data.starts_with(b"\r\n\r\n\0\r\nQUIT\n"));
+    }
+    assert!(
+        data.len() < proxy_protocol::HEADER_MAX || whole != ProxyHeader::Incomplete,
+        "it would be read for ever"
+    );
 }

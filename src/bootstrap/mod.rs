@@ -12,5 +12,5 @@ mod slot_count;
 pub mod takeover;
 mod worker_host;
 
-pub use serve::{address_failure, create_run_dir, program, search_path, serve};
+pub use serve::{address_failure, create_run_dir, listen_request, program, search_path, serve};
 pub use slot_count::initial_slots;

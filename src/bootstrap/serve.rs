@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,16 +13,18 @@ use crate::bootstrap::slot_count::initial_slots;
 use crate::bootstrap::worker_host::ConfigHost;
 use crate::bootstrap::{exit_code, worker_host};
 use crate::config::ConfigInputs;
-use crate::config::settings::{Config, LogConfig, RedisUrl, SteeringMode};
+use crate::config::settings::{Config, ListenAddress, LogConfig, RedisUrl, SteeringMode};
 use crate::control::server::ControlServer;
 use crate::listener::systemd::ActivatedSockets;
-use crate::listener::{ListenAddresses, SlotListeners};
+use crate::listener::{ListenAddresses, ListenError, ListenRequest, SlotListeners};
 use crate::scoreboard::Scoreboard;
 use crate::supervisor::orphans::OrphanedWorkers;
 use crate::supervisor::private_redis::server;
 use crate::supervisor::private_redis::server::PrivateRedisServer;
 use crate::supervisor::run_dir::RunDir;
 use crate::supervisor::{ProbeWords, ProgramSpec, Supervisor, SupervisorExit, run_dir};
+use crate::sys::process_identity::ProcessHandle;
+use crate::sys::unix_listener::UnixListenError;
 use crate::sys::{application_fds, clock, fd, path, process, random, startup};
 use crate::{config, control, listener, logging, supervisor};
 
@@ -108,8 +109,8 @@ pub fn serve(
     scoreboard.set_instance_id(random::number().unwrap_or(0));
     let scoreboard = Arc::new(scoreboard);
     logging::count_dropped_in(&scoreboard);
-    let list = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let (public, operators) = (list(&addresses.public), list(&addresses.admin));
+    let list = |all: Vec<ListenAddress>| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let (public, operators) = (list(addresses.public()), list(addresses.admin()));
     let pid = process::pid().as_raw();
     tracing::info!(listen = public, admin = operators, workers = slots, redis = %redis_url, pid, "listening");
     let injected: Vec<_> = config::injected_variables(inputs).collect();
@@ -272,19 +273,23 @@ fn open_listeners(
     let lent = ActivatedSockets::from_environment(&inputs.environment, process::pid().as_raw())
         .map_err(|error| usage(&error))?;
     lent.check_steering(config.steering).map_err(|error| usage(&error))?;
-    let lent = Arc::new(lent);
+    let request = listen_request(config);
     let started = clock::monotonic();
     // Without leftovers another program has the port, and to wait for it is the service manager's business.
     let mut wait = if leftovers.has_workers() { PORT_TIMEOUT } else { Duration::ZERO };
     let mut killed = false;
     let (addresses, listeners) = loop {
-        let opened = listener::open_listeners(&config.listen, &config.admin.listen, Arc::clone(&lent), slots);
-        let in_use = matches!(opened, Err(listener::ListenError::AddressInUse { .. }));
-        if !in_use {
+        let opened = listener::open_listeners(request, &lent, slots);
+        if !opened.as_ref().is_err_and(ListenError::is_in_use) {
             break opened.map_err(|error| address_failure(&error))?;
         }
         if clock::monotonic().saturating_sub(started) >= wait {
-            if killed || !leftovers.kill_listening() {
+            // A shared socket is in use only as long as all workers that have it are stuck: any of them ends it.
+            let listens = match &opened {
+                Err(ListenError::Unix { .. }) => ProcessHandle::has_unix_listener,
+                Ok(_) | Err(_) => ProcessHandle::is_listening,
+            };
+            if killed || !leftovers.kill_listening(listens) {
                 break opened.map_err(|error| address_failure(&error))?;
             }
             (killed, wait) = (true, wait + PORT_FREED);
@@ -299,20 +304,26 @@ fn open_listeners(
     Ok((addresses, listeners))
 }
 
+/// Where a configuration listens.
+pub fn listen_request(config: &Config) -> ListenRequest<'_> {
+    ListenRequest { public: &config.listen, admin: &config.admin.listen, socket_file: &config.socket_file }
+}
+
 /// Why no listener can be opened: an address that is in use, or not there yet, may be had later.
-pub fn address_failure(error: &listener::ListenError) -> CommandFailure {
+pub fn address_failure(error: &ListenError) -> CommandFailure {
     let code = match error {
-        listener::ListenError::BindFailed { source, .. }
-            if source.kind() == io::ErrorKind::PermissionDenied =>
-        {
+        ListenError::BindFailed { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             exit_code::USAGE
         }
-        listener::ListenError::AddressInUse { .. }
-        | listener::ListenError::AddressNotAvailable { .. }
-        | listener::ListenError::BindFailed { .. } => exit_code::TEMPORARY,
-        listener::ListenError::Activation(_) | listener::ListenError::Ipv6Unavailable { .. } => {
-            exit_code::USAGE
-        }
+        error if error.is_in_use() => exit_code::TEMPORARY,
+        ListenError::Unix { source: UnixListenError::Refused(_), .. }
+        | ListenError::AddressInUse { .. }
+        | ListenError::AddressNotAvailable { .. }
+        | ListenError::BindFailed { .. } => exit_code::TEMPORARY,
+        ListenError::Activation(_)
+        | ListenError::Ipv6Unavailable { .. }
+        | ListenError::FamiliesChanged { .. }
+        | ListenError::Unix { .. } => exit_code::USAGE,
     };
     CommandFailure::new(code, error)
 }

@@ -121,7 +121,7 @@ fn prepare(
     };
     let host = ConfigHost::for_generation(generation, &inputs, config, app, &scoreboard, places);
     let host = host.map_err(|error| error.to_string())?;
-    let takeover = takeover(env, &state, &host, generation)?;
+    let takeover = takeover(env, (&state, &inherited), &host, generation)?;
     let HandoffFds { lock, folder, .. } = state.descriptors;
     let run_dir = RunDir::restore(state.control.folder(), lock, folder).map_err(to_text)?;
     let program = serve::program(arguments, &inputs, app_definition.probe_words);
@@ -130,7 +130,7 @@ fn prepare(
 
 fn takeover(
     env: &TakeoverEnv,
-    state: &Handoff,
+    (state, inherited): (&Handoff, &InheritedResources),
     host: &ConfigHost,
     generation: u64,
 ) -> Result<Takeover, String> {
@@ -150,10 +150,9 @@ fn takeover(
     let before = config::diff::collect_known_values(&state.inputs).ok();
     let before = before.map(|values| worker_host::PreviousConfig { values, slots: state.configured_workers });
     let reloaded = host.reloaded_config(generation, before.as_ref(), Reloadability::Upgrade);
-    Ok(Takeover::Forward {
-        old: Box::new(old),
-        reloaded: Box::new(reloaded.ok_or("the configuration was lost")?),
-    })
+    let reloaded = reloaded.ok_or("the configuration was lost")?;
+    let change = inherited.prepare_addresses(&reloaded)?;
+    Ok(Takeover::Forward { old: Box::new(old), reloaded: Box::new(reloaded), change })
 }
 
 /// Goes on with the fleet, or gives it back to the program it came from.

@@ -11,7 +11,7 @@ use crate::config::diff::{Reloadability, SettingValues};
 use crate::config::settings::{AutoscaleMode, Config, MaxMemory, RedisUrl, WorkerCount, WorkersConfig};
 use crate::scoreboard::Scoreboard;
 use crate::supervisor::monitor::{MonitorSettings, autoscaler, recycling};
-use crate::supervisor::{ReloadError, ReloadedConfig, UnchangedSetting, WorkerSpec};
+use crate::supervisor::{ReloadError, ReloadedConfig, UnchangedSetting, WantedAddresses, WorkerSpec};
 use crate::sys::{executable, memory};
 use crate::worker::WorkerOptions;
 use crate::{config, supervisor, worker};
@@ -126,8 +126,15 @@ impl ConfigHost {
         let cores =
             config.workers.count == WorkerCount::Auto && before.is_some_and(|before| before.slots != *slots);
         let recounted = bounded || cores || changes.contains_key("workers.count");
+        let moved = changes.contains_key("listen") || changes.contains_key("admin.listen");
+        let listen = moved.then(|| WantedAddresses {
+            public: config.listen.clone(),
+            admin: config.admin.listen.clone(),
+            socket_file: config.socket_file.clone(),
+        });
         Some(ReloadedConfig {
             settings,
+            listen,
             workers: recounted.then_some(*slots),
             changed: changes.keys().cloned().collect(),
             unchanged: pinned.collect(),

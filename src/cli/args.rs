@@ -38,12 +38,12 @@ pub struct SettingFlags {
     /// Configuration file [default: regatta.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Public addresses, for example 0.0.0.0:3000
+    /// Public address: 0.0.0.0:3000, or a Unix socket as `unix:/run/shop.sock`; may be repeated
     #[arg(long, global = true, value_name = "ADDRESS")]
-    listen: Option<String>,
-    /// Operators' address [default: 127.0.0.1:3001]
+    listen: Vec<String>,
+    /// Operators' address [default: 127.0.0.1:3001]; may be repeated
     #[arg(long, global = true, value_name = "ADDRESS")]
-    admin_listen: Option<String>,
+    admin_listen: Vec<String>,
     /// Number of workers [default: one per core]
     #[arg(long, short, global = true, value_name = "N")]
     workers: Option<String>,
@@ -330,9 +330,10 @@ impl SettingFlags {
     pub(super) fn inputs(self) -> Result<ConfigInputs, String> {
         let mut inputs = ConfigInputs::from_process();
         inputs.file = self.config;
+        let joined = |all: Vec<String>| (!all.is_empty()).then(|| all.join(","));
         let named = [
-            ("listen", "--listen", self.listen),
-            ("admin.listen", "--admin-listen", self.admin_listen),
+            ("listen", "--listen", joined(self.listen)),
+            ("admin.listen", "--admin-listen", joined(self.admin_listen)),
             ("workers.count", "--workers", self.workers),
             ("redis.url", "--redis-url", self.redis_url),
             ("run_dir", "--run-dir", self.run_dir),

@@ -1,8 +1,5 @@
 //! Says what would be started, and whether it could be, without starting it.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-
 use crate::bootstrap::exit_code;
 use crate::bootstrap::exit_code::{CommandFailure, print_line};
 use crate::config::ConfigInputs;
@@ -11,7 +8,8 @@ use crate::config::limits::{
     PrefetchMode, SubjectKind,
 };
 use crate::config::redis_url::RedisAddress;
-use crate::config::settings::{Config, RedisUrl, WorkerCount};
+use crate::config::settings::{Config, ListenAddress, RedisUrl, WorkerCount};
+use crate::listener::systemd::ActivatedSockets;
 use crate::redis::migrations::{MigrationState, SHIPPED};
 use crate::supervisor::private_redis::server;
 use crate::supervisor::private_redis::server::REDIS_PROGRAMS;
@@ -31,7 +29,8 @@ pub(super) fn check(config: &Config, inputs: &ConfigInputs) -> Result<u8, Comman
     if let Some((written, real)) = inputs.loaded_file() {
         print_line(format_args!("file      {}", path::display_path(written, real)));
     }
-    let list = |all: &[SocketAddr]| all.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
+    let list =
+        |all: &[ListenAddress]| all.iter().map(ListenAddress::to_string).collect::<Vec<_>>().join(", ");
     print_line(format_args!("listen    {}", list(&config.listen)));
     print_line(format_args!("admin     {}", list(&config.admin.listen)));
     print_line(format_args!("workers   {}", workers(config)));
@@ -76,8 +75,9 @@ fn workers(config: &Config) -> String {
 
 fn check_ports(config: &Config) -> Result<(), CommandFailure> {
     // No slot: each address is only probed.
-    let probed = listener::open_listeners(&config.listen, &config.admin.listen, Arc::default(), 0);
-    probed.map_err(|error| bootstrap::address_failure(&error))?;
+    let probed = listener::open_listeners(bootstrap::listen_request(config), &ActivatedSockets::default(), 0);
+    let (addresses, _) = probed.map_err(|error| bootstrap::address_failure(&error))?;
+    addresses.close_shared();
     print_line("ports     free");
     Ok(())
 }

@@ -3,11 +3,13 @@
 use std::io;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::bootstrap::exit_code;
 use crate::bootstrap::exit_code::{CommandFailure, print_line};
-use crate::config::settings::Config;
+use crate::config::settings::{Config, ListenAddress, UnixSocketName};
+use crate::sys::unix_listener;
 
 /// Longest wait for each step; a health check that hangs is a failed one.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,15 +42,23 @@ pub(super) fn health(config: &Config, url: Option<&str>) -> Result<u8, CommandFa
 }
 
 /// Where nothing answers at one of the fleet's own addresses another one may do: IPv6 may be switched off here.
-fn check_own(listen: &[SocketAddr]) -> Result<(String, String), HealthCheckError> {
+fn check_own(listen: &[ListenAddress]) -> Result<(String, String), HealthCheckError> {
     let mut silent = HealthCheckError::Url { url: String::new() };
-    for address in listen.iter().flat_map(|listen| reachable(*listen)) {
-        let url = format!("http://{address}/livez");
-        match fetch_status_line(
-            &[address],
-            &SocketAddr::new(address.ip(), address.port()).to_string(),
-            "/livez",
-        ) {
+    for address in listen.iter().flat_map(reachable) {
+        let (url, answer) = match &address {
+            ListenAddress::Internet(address) => {
+                let host = SocketAddr::new(address.ip(), address.port()).to_string();
+                let answer =
+                    connect(&[*address]).and_then(|stream| fetch_status_line(stream, &host, "/livez"));
+                (format!("http://{address}/livez"), answer)
+            }
+            ListenAddress::Unix(name) => {
+                let answer =
+                    connect_unix(name).and_then(|stream| fetch_status_line(stream, "localhost", "/livez"));
+                (format!("{address}/livez"), answer)
+            }
+        };
+        match answer {
             Ok(status) => return require_success(url, status),
             Err(source) => silent = HealthCheckError::NoAnswer { url, source },
         }
@@ -58,14 +68,15 @@ fn check_own(listen: &[SocketAddr]) -> Result<(String, String), HealthCheckError
 
 /// Addresses to connect to for one that was listened on: for every one of IPv6 the loopback ones, of IPv4 too, which it
 /// serves unless another socket does.
-fn reachable(listen: SocketAddr) -> Vec<SocketAddr> {
+fn reachable(listen: &ListenAddress) -> Vec<ListenAddress> {
+    let Some(listen) = listen.internet() else { return vec![listen.clone()] };
     let ips: Vec<IpAddr> = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into()],
         IpAddr::V6(ip) if ip.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
         ip => vec![ip],
     };
     let at = |ip| if ip == listen.ip() { listen } else { SocketAddr::new(ip, listen.port()) };
-    ips.into_iter().map(at).collect()
+    ips.into_iter().map(|ip| at(ip).into()).collect()
 }
 
 fn check_url(url: &str) -> Result<(String, String), HealthCheckError> {
@@ -76,7 +87,8 @@ fn check_url(url: &str) -> Result<(String, String), HealthCheckError> {
     let target = &parsed[url::Position::BeforePath..];
     let silent = |source| HealthCheckError::NoAnswer { url: url.to_owned(), source };
     let addresses = (host.trim_matches(['[', ']']), port).to_socket_addrs().map_err(silent)?;
-    let status = fetch_status_line(&addresses.collect::<Vec<_>>(), host, target).map_err(silent)?;
+    let stream = connect(&addresses.collect::<Vec<_>>()).map_err(silent)?;
+    let status = fetch_status_line(stream, host, target).map_err(silent)?;
     require_success(url.to_owned(), status)
 }
 
@@ -90,18 +102,26 @@ fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut last = io::Error::other("the host has no address");
     for address in addresses {
         match TcpStream::connect_timeout(address, TIMEOUT) {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => {
+                stream.set_read_timeout(Some(TIMEOUT))?;
+                stream.set_write_timeout(Some(TIMEOUT))?;
+                return Ok(stream);
+            }
             Err(error) => last = error,
         }
     }
     Err(last)
 }
 
-/// One HTTP/1.1 exchange; returns the status line's code and reason.
-fn fetch_status_line(addresses: &[SocketAddr], host: &str, target: &str) -> io::Result<String> {
-    let mut stream = connect(addresses)?;
+fn connect_unix(name: &UnixSocketName) -> io::Result<UnixStream> {
+    let stream = unix_listener::connect(name, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
+    Ok(stream)
+}
+
+/// One HTTP/1.1 exchange; returns the status line's code and reason.
+fn fetch_status_line(mut stream: impl Read + Write, host: &str, target: &str) -> io::Result<String> {
     write!(stream, "GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut head = [0; 256];
     let len = stream.read(&mut head)?;
@@ -116,8 +136,12 @@ mod tests {
 
     #[test]
     fn every_address_is_reached_at_loopback_of_either_family() {
-        let of =
-            |text: &str| reachable(text.parse().unwrap()).iter().map(ToString::to_string).collect::<Vec<_>>();
+        let of = |text: &str| {
+            reachable(&ListenAddress::Internet(text.parse().unwrap()))
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(of("[::]:7"), ["127.0.0.1:7", "[::1]:7"]);
         assert_eq!(of("0.0.0.0:7"), ["127.0.0.1:7"]);
         assert_eq!(of("[fd00::1]:7"), ["[fd00::1]:7"]);

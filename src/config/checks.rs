@@ -7,7 +7,8 @@ use crate::config::inputs::ConfigInputs;
 use crate::config::redis_url::{RedisAddress, RedisTopology};
 use crate::config::setting::GivenSettings;
 use crate::config::settings::{
-    Config, DashboardConfig, RedisConfig, RedisCredentials, ScriptingMode, WorkerCount, WorkersConfig,
+    Config, DashboardConfig, ListenAddress, ProxyProtocolListeners, RedisConfig, RedisCredentials,
+    ScriptingMode, SteeringMode, WorkerCount, WorkersConfig,
 };
 use crate::sys;
 
@@ -49,17 +50,7 @@ pub(super) fn check_folder_variables(
 
 /// What no single value can be blamed for.
 pub(super) fn check_consistency(given: &GivenSettings, config: &Config) -> Result<(), ConfigError> {
-    let pairs =
-        config.admin.listen.iter().flat_map(|admin| config.listen.iter().map(move |public| (admin, public)));
-    let shared = pairs.into_iter().find(|(admin, public)| {
-        let same_host =
-            public.ip() == admin.ip() || public.ip().is_unspecified() || admin.ip().is_unspecified();
-        admin.port() != 0 && public.port() == admin.port() && same_host
-    });
-    if let Some((_, public)) = shared {
-        let reason = format!("listen has the same port ({public}); give the operators one of their own");
-        return Err(given.contradiction("admin.listen", reason));
-    }
+    check_addresses(given, config)?;
     check_workers(given, &config.workers)?;
     check_redis_credentials(given, &config.redis)?;
     if config.session.idle > config.session.absolute {
@@ -77,6 +68,46 @@ pub(super) fn check_consistency(given: &GivenSettings, config: &Config) -> Resul
             .contradiction("drain.timeout", "drain.grace and drain.idle_grace together are longer".into()));
     }
     Ok(())
+}
+
+fn check_addresses(given: &GivenSettings, config: &Config) -> Result<(), ConfigError> {
+    let pairs =
+        config.admin.listen.iter().flat_map(|admin| config.listen.iter().map(move |public| (admin, public)));
+    let shared = pairs.into_iter().find(|pair| match pair {
+        (ListenAddress::Internet(admin), ListenAddress::Internet(public)) => {
+            let same_host =
+                public.ip() == admin.ip() || public.ip().is_unspecified() || admin.ip().is_unspecified();
+            admin.port() != 0 && public.port() == admin.port() && same_host
+        }
+        (admin, public) => admin == public,
+    });
+    match shared {
+        Some((_, public @ ListenAddress::Internet(_))) => {
+            let reason = format!("listen has the same port ({public}); give the operators one of their own");
+            return Err(given.contradiction("admin.listen", reason));
+        }
+        Some((_, public)) => {
+            let reason =
+                format!("listen has the same socket ({public}); give the operators one of their own");
+            return Err(given.contradiction("admin.listen", reason));
+        }
+        None => {}
+    }
+    if let ProxyProtocolListeners::Some(listed) = &config.proxy_protocol.listeners
+        && let Some(other) = listed.iter().find(|address| !config.listen.contains(address))
+    {
+        return Err(given.contradiction("proxy.protocol", format!("listen does not name {other}")));
+    }
+    let unix = config.listen.iter().find(|address| address.internet().is_none());
+    match unix.filter(|_| config.steering == SteeringMode::ClientIp) {
+        Some(unix) => {
+            let reason = format!(
+                "all slots share the queue of {unix} (listen), and its clients have no address: set it to kernel"
+            );
+            Err(given.contradiction("listen.steering", reason))
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_workers(given: &GivenSettings, workers: &WorkersConfig) -> Result<(), ConfigError> {

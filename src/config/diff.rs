@@ -72,7 +72,7 @@ mod tests {
         let changes: Vec<_> = old.changes(&new).into_iter().collect();
         let expected = [
             ("drain.grace", Reloadability::Reload),
-            ("listen", Reloadability::Restart),
+            ("listen", Reloadability::Reload),
             ("log.filter", Reloadability::Upgrade),
         ];
         assert_eq!(changes, expected.map(|(name, applies)| (name.to_owned(), applies)));

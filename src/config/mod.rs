@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn defaults_stand_alone() {
         let config = with(&[], None).unwrap();
-        assert_eq!(config.listen, ["0.0.0.0:3000".parse().unwrap()]);
+        assert_eq!(config.listen, [settings::ListenAddress::Internet("0.0.0.0:3000".parse().unwrap())]);
         let default = config.limits["default"].kind;
         assert!(matches!(default, limits::LimitKind::Rate { burst: 2000, .. }));
         assert!(config.redis.url.is_none());

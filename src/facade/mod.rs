@@ -38,7 +38,6 @@ pub use crate::http::idempotency::Idempotency;
 pub use crate::http::request_timeout::RequestTimeout;
 pub use crate::http::same_origin::SameOrigin;
 pub use crate::http::streams::last_event_id::LastEventId;
-pub use crate::http::streams::sse::SseSource as EventSource;
+pub use crate::http::streams::on_drain::OnDrain;
 pub use crate::http::{FleetHandle, Worker};
 pub use crate::redis::RedisStatus;
-pub use crate::sse::event;

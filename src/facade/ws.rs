@@ -1,26 +1,37 @@
-//! WebSockets: opened by pages of one's own, and closed so that clients come back when their worker leaves.
+//! WebSockets: axum's in names and shape, opened by pages of one's own, and closed so that clients come back when their
+//! worker leaves.
 //!
 //! ```
 //! use axum::response::Response;
-//! use regatta::broadcast::Broadcast;
-//! use regatta::ws::WebSocketUpgrade;
-//! use regatta::{Error, LastEventId};
+//! use regatta::ws::{WebSocket, WebSocketUpgrade};
 //!
-//! async fn chat(upgrade: WebSocketUpgrade, broadcast: Broadcast, last: LastEventId) -> Result<Response, Error> {
-//!     Ok(broadcast.topic("chat")?.socket(upgrade, last).await?)
+//! async fn echo(upgrade: WebSocketUpgrade) -> Response {
+//!     upgrade.max_message_size(4096).on_upgrade(talk)
 //! }
-//! # let _: axum::Router = axum::Router::new().route("/ws", axum::routing::get(chat));
+//!
+//! /// Ends when the client leaves, or when the worker does: then the client was told 1012 and is back in a moment.
+//! async fn talk(mut socket: WebSocket) {
+//!     while let Some(Ok(message)) = socket.recv().await {
+//!         if socket.send(message).await.is_err() {
+//!             return;
+//!         }
+//!     }
+//! }
+//! # let _: axum::Router = axum::Router::new().route("/echo", axum::routing::any(echo));
 //! ```
 
 use axum::extract::FromRequestParts;
+pub use axum::extract::ws::{CloseFrame, Message, Utf8Bytes};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
-use crate::http::error::RequestError;
 use crate::http::request_scope::RequestScope;
+pub use crate::http::streams::websocket::error::SocketError as Error;
 use crate::http::streams::websocket::handshake::HandshakeError;
 pub use crate::http::streams::websocket::handshake::WebSocketUpgrade;
+pub use crate::http::streams::websocket::open_socket::WebSocket;
+use crate::http::streams::websocket::terms::SocketTerms;
 
 /// Why a request opens no WebSocket.
 ///
@@ -48,12 +59,6 @@ pub enum Rejection {
     /// Its key is none: 400.
     #[error("Sec-WebSocket-Key is one text of 16 bytes in base64")]
     Key,
-    /// A page of another site sent it: 403.
-    #[error("pages of this origin may not open a WebSocket here")]
-    Origin,
-    /// No fleet and no Redis is around the handler: 500.
-    #[error("this handler has no Redis")]
-    Missing,
 }
 
 impl Rejection {
@@ -62,8 +67,6 @@ impl Rejection {
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Handshake => StatusCode::UPGRADE_REQUIRED,
             Self::Key => StatusCode::BAD_REQUEST,
-            Self::Origin => StatusCode::FORBIDDEN,
-            Self::Missing => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }
@@ -75,7 +78,6 @@ impl From<HandshakeError> for Rejection {
             HandshakeError::Version => Self::Version,
             HandshakeError::NotAnUpgrade => Self::Handshake,
             HandshakeError::InvalidKey => Self::Key,
-            HandshakeError::ForbiddenOrigin => Self::Origin,
         }
     }
 }
@@ -86,8 +88,6 @@ impl IntoResponse for Rejection {
             Self::Version => HandshakeError::Version,
             Self::Handshake => HandshakeError::NotAnUpgrade,
             Self::Key => HandshakeError::InvalidKey,
-            Self::Origin => HandshakeError::ForbiddenOrigin,
-            Self::Missing => return RequestError::MissingRedis.into_response(),
         };
         error.into_problem_response()
     }
@@ -97,8 +97,13 @@ impl<S: Sync> FromRequestParts<S> for WebSocketUpgrade {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Rejection> {
-        let scope = RequestScope::from_parts(parts).map_err(|_| Rejection::Missing)?.clone();
-        let origins = &scope.services.streams.websocket.allowed_origins;
-        Ok(Self::from_handshake(parts, Some(&scope.state().client), origins)?)
+        // A socket needs no Redis, and without one it needs no fleet either.
+        let scope = RequestScope::from_parts(parts).ok().cloned();
+        let terms = match &scope {
+            Some(scope) => SocketTerms::new(&scope.services.streams),
+            None => SocketTerms::detached(),
+        };
+        let client = RequestScope::from_client(parts).ok();
+        Ok(Self::from_handshake(parts, client.as_ref(), terms)?)
     }
 }

@@ -72,5 +72,5 @@ pub use service::HttpService;
 #[cfg(feature = "fleet")]
 pub use service::response_future::ResponseFuture;
 pub use services::app_services::AppServices;
-pub use streams::sse::KeepAliveTrigger;
+pub use streams::event_stream::KeepAliveTrigger;
 pub use worker::Worker;

@@ -12,7 +12,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::Route;
 use tower::{Layer, Service, service_fn};
 
+use crate::http::real_ip::ConnectionPeer;
+
 type Wrap = Box<dyn FnOnce(Router) -> Router + Send>;
+
+/// Stands for the address that a Unix socket's client does not have.
+#[derive(Debug, Clone, Copy)]
+struct UnixPeer;
 
 /// Layers of an application that stand outside of the library's own walk.
 #[derive(Default)]
@@ -33,10 +39,10 @@ impl OuterLayers {
 
     /// A router that walks through all layers to `core`; none if there is no layer.
     ///
-    /// The client's address is found in the extensions of the request, as [`ConnectInfo`].
+    /// The client's address, if it has one, is found in the extensions of the request, as [`ConnectInfo`].
     pub(in crate::http) fn around<F>(
         self,
-        core: impl Fn(Request, SocketAddr) -> F + Send + Sync + 'static,
+        core: impl Fn(Request, ConnectionPeer) -> F + Send + Sync + 'static,
     ) -> Option<Router>
     where
         F: Future<Output = Response> + Send + 'static,
@@ -47,10 +53,13 @@ impl OuterLayers {
         let core = Arc::new(core);
         let service = service_fn(move |mut request: Request| {
             let core = Arc::clone(&core);
-            let peer = request.extensions_mut().remove::<ConnectInfo<SocketAddr>>();
+            let address = request.extensions_mut().remove::<ConnectInfo<SocketAddr>>();
+            let unix = request.extensions_mut().remove::<UnixPeer>();
+            let internet = address.map(|ConnectInfo(address)| ConnectionPeer::Internet(address));
+            let peer = internet.or(unix.map(|UnixPeer| ConnectionPeer::UnixSocket));
             async move {
                 // Without the address a request could be counted for no client: a layer has taken it away.
-                let Some(ConnectInfo(peer)) = peer else {
+                let Some(peer) = peer else {
                     return Ok(http::StatusCode::INTERNAL_SERVER_ERROR.into_response());
                 };
                 Ok::<_, Infallible>(core(request, peer).await)
@@ -65,9 +74,12 @@ impl OuterLayers {
 pub(in crate::http) async fn call(
     mut outer: Router,
     mut request: Request<Body>,
-    peer: SocketAddr,
+    peer: ConnectionPeer,
 ) -> Response {
-    request.extensions_mut().insert(ConnectInfo(peer));
+    match peer {
+        ConnectionPeer::Internet(address) => _ = request.extensions_mut().insert(ConnectInfo(address)),
+        ConnectionPeer::UnixSocket => _ = request.extensions_mut().insert(UnixPeer),
+    }
     match outer.call(request).await {
         Ok(response) => response,
         Err(never) => match never {},

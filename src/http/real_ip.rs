@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Deref;
 
 use http::header::FORWARDED;
@@ -38,10 +38,45 @@ pub struct ClientInfo {
     pub proxied: bool,
 }
 
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionPeer {
+    /// A socket with an address.
+    Internet(SocketAddr),
+    /// A Unix socket's client, which has none. Who may connect is decided by the file's permissions, and so it is
+    /// trusted as a proxy is.
+    UnixSocket,
+}
+
+impl ConnectionPeer {
+    /// Its IP address, if it has one.
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Internet(address) => Some(address.ip()),
+            Self::UnixSocket => None,
+        }
+    }
+
+    /// Its IP address, IPv4-mapped IPv6 as IPv4; that of [`ClientInfo::UNKNOWN`] if it has none.
+    pub(super) fn canonical_ip(self) -> IpAddr {
+        self.ip().map_or(ClientInfo::UNKNOWN.address, |ip| ip.to_canonical())
+    }
+}
+
+impl From<SocketAddr> for ConnectionPeer {
+    fn from(address: SocketAddr) -> Self {
+        Self::Internet(address)
+    }
+}
+
 /// Determines the client from the socket's peer and, only if that is trusted, the one configured header.
-pub fn client_from_headers(peer: IpAddr, headers: &HeaderMap, proxy: &ProxyConfig) -> ClientInfo {
-    let peer = peer.to_canonical();
-    if !proxy.trusts(peer) {
+///
+/// The client of a Unix socket's peer that names none is [`ClientInfo::UNKNOWN`]'s address: all of them are one client, so
+/// that limits hold too much rather than not at all.
+pub fn client_from_headers(peer: ConnectionPeer, headers: &HeaderMap, proxy: &ProxyConfig) -> ClientInfo {
+    let is_unix = peer == ConnectionPeer::UnixSocket;
+    let peer = peer.canonical_ip();
+    if !is_unix && !proxy.trusts(peer) {
         return ClientInfo { address: peer, transport: ClientTransport::Plain, proxied: false };
     }
     let is_forwarded = match proxy.header {
@@ -252,7 +287,8 @@ mod tests {
         for (name, value) in lines {
             headers.append(*name, value.parse().unwrap());
         }
-        client_from_headers(peer.parse().unwrap(), &headers, &proxy(header))
+        let peer = SocketAddr::new(peer.parse().unwrap(), 9);
+        client_from_headers(peer.into(), &headers, &proxy(header))
     }
 
     #[test]
@@ -325,6 +361,24 @@ mod tests {
         let lines = [("forwarded", "for=2.2.2.2"), ("x-real-ip", "3.3.3.3"), ("cf-connecting-ip", "4.4.4.4")];
         let client = resolved(ForwardedHeader::XForwardedFor, "127.0.0.1", &lines);
         assert_eq!(client.address, "127.0.0.1".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn a_unix_sockets_peer_may_speak_for_clients_and_is_one_itself_otherwise() {
+        let of = |lines: &[(&'static str, &str)]| {
+            let headers = lines.iter().map(|(name, value)| {
+                (HeaderName::from_static(name), value.parse::<http::HeaderValue>().unwrap())
+            });
+            let headers: HeaderMap = headers.collect();
+            client_from_headers(ConnectionPeer::UnixSocket, &headers, &proxy(ForwardedHeader::XForwardedFor))
+        };
+        let named = of(&[("x-forwarded-for", "203.0.113.9"), ("x-forwarded-proto", "https")]);
+        assert_eq!(named.address, "203.0.113.9".parse::<IpAddr>().unwrap());
+        assert_eq!((named.transport, named.proxied), (ClientTransport::Tls, true));
+        for lines in [&[][..], &[("x-forwarded-for", "unknown")], &[("x-forwarded-for", "")]] {
+            let unnamed = of(lines);
+            assert_eq!((unnamed.address, unnamed.proxied), (ClientInfo::UNKNOWN.address, true), "{lines:?}");
+        }
     }
 
     #[test]

@@ -1,18 +1,18 @@
 //! The addresses that a fleet listens on, from which any number of slots can be opened.
 
-use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use crate::config::settings::{ListenAddress, SocketFileConfig};
 use crate::listener::error::ListenError;
-use crate::listener::slot_listeners::{Listener, SlotListeners, SocketOwner};
+use crate::listener::slot_listeners::SlotListeners;
+use crate::listener::socket::{Listener, ListeningSocket, SocketOwner};
+use crate::listener::source::{BACKLOG, ListenerSource, listen_error, match_sources};
 use crate::listener::systemd::ActivatedSockets;
-use crate::sys::tcp_socket;
 use crate::sys::tcp_socket::{PortSharing, ServedFamilies};
-
-/// Connections that may wait in one listener's queue; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+use crate::sys::unix_listener::SocketFileAccess;
+use crate::sys::{tcp_socket, unix_listener};
 
 /// The settings that name addresses.
 const PUBLIC_SETTING: &str = "listen";
@@ -21,14 +21,19 @@ const ADMIN_SETTING: &str = "admin.listen";
 /// The addresses of a fleet, with real ports, from which any number of slots can be opened.
 #[derive(Debug, Clone)]
 pub struct ListenAddresses {
+    public: Vec<ListenerSource>,
+    admin: Vec<ListenerSource>,
+}
+
+/// What is to be listened on.
+#[derive(Debug, Clone, Copy)]
+pub struct ListenRequest<'a> {
     /// Public addresses.
-    pub public: Vec<SocketAddr>,
+    pub public: &'a [ListenAddress],
     /// The operators' addresses.
-    pub admin: Vec<SocketAddr>,
-    /// Those that serve clients of IPv4 at an address of IPv6.
-    dual_stack: BTreeSet<SocketAddr>,
-    /// Sockets that systemd opened.
-    activated: Arc<ActivatedSockets>,
+    pub admin: &'a [ListenAddress],
+    /// Who may connect to the files of Unix sockets.
+    pub socket_file: &'a SocketFileConfig,
 }
 
 /// Opens the listeners of `slots` slots; what systemd opened replaces the addresses of the same kind.
@@ -42,60 +47,115 @@ pub struct ListenAddresses {
 /// # Errors
 /// When an address is taken or refused; no listener stays open.
 pub fn open_listeners(
-    public: &[SocketAddr],
-    admin: &[SocketAddr],
-    activated: Arc<ActivatedSockets>,
+    request: ListenRequest<'_>,
+    activated: &ActivatedSockets,
     slots: usize,
 ) -> Result<(ListenAddresses, Vec<SlotListeners>), ListenError> {
-    let mut dual = BTreeSet::new();
-    let mut found = [Vec::new(), Vec::new()];
-    let kinds = [(public, &activated.public, PUBLIC_SETTING), (admin, &activated.admin, ADMIN_SETTING)];
-    let opened = kinds.iter().filter(|(_, lent, _)| lent.is_empty()).flat_map(|(named, ..)| *named);
-    let opened: Vec<SocketAddr> = opened.copied().collect();
-    for ((named, lent, setting), found) in kinds.into_iter().zip(&mut found) {
-        if !lent.is_empty() {
-            *found = lent
-                .iter()
-                .map(TcpListener::local_addr)
-                .collect::<Result<_, _>>()
-                .map_err(ListenError::Activation)?;
-            continue;
-        }
-        for address in named {
-            let families = served_families(*address, &opened);
-            let Some(real) = check_available(*address, families, setting)? else { continue };
-            if real.is_ipv6() && families == ServedFamilies::Both {
-                dual.insert(real);
-            }
-            found.push(real);
+    let lent = |sockets: &[ListeningSocket]| -> io::Result<Vec<ListenerSource>> {
+        let lent = |socket: &ListeningSocket| {
+            let listener = Listener { socket: socket.try_clone()?, owner: SocketOwner::Systemd };
+            Ok(ListenerSource::Shared(Arc::new(listener)))
+        };
+        sockets.iter().map(lent).collect()
+    };
+    let mut addresses = ListenAddresses {
+        public: lent(&activated.public).map_err(ListenError::Activation)?,
+        admin: lent(&activated.admin).map_err(ListenError::Activation)?,
+    };
+    let opened = addresses.add(request).and_then(|()| (0..slots).map(|_| addresses.open_slot()).collect());
+    match opened {
+        Ok(listeners) => Ok((addresses, listeners)),
+        Err(error) => {
+            addresses.close_shared();
+            Err(error)
         }
     }
-    let [public, admin] = found;
-    let addresses = ListenAddresses { public, admin, dual_stack: dual, activated };
-    let listeners = (0..slots).map(|_| addresses.open_slot()).collect::<Result<_, _>>()?;
-    Ok((addresses, listeners))
+}
+
+/// The addresses of a fleet that runs, with others in place of those it has, and what of them is new and was opened.
+///
+/// # Errors
+/// When an address is taken or refused; nothing of it stays open.
+pub(super) fn open_missing(
+    present: &ListenAddresses,
+    wanted: ListenRequest<'_>,
+) -> Result<(ListenAddresses, ListenAddresses), ListenError> {
+    let named: Vec<_> =
+        wanted.public.iter().chain(wanted.admin).filter_map(ListenAddress::internet).collect();
+    let mut added = ListenAddresses { public: Vec::new(), admin: Vec::new() };
+    let (public, missing_public) = match_sources(&present.public, wanted.public);
+    let (admin, missing_admin) = match_sources(&present.admin, wanted.admin);
+    let opened = check_families(public.iter().chain(&admin), &named).and_then(|()| {
+        for address in &missing_public {
+            added.public.extend(open_source(address, &named, PUBLIC_SETTING, wanted.socket_file)?);
+        }
+        for address in &missing_admin {
+            added.admin.extend(open_source(address, &named, ADMIN_SETTING, wanted.socket_file)?);
+        }
+        Ok(())
+    });
+    if let Err(error) = opened {
+        added.close_shared();
+        return Err(error);
+    }
+    let after = ListenAddresses {
+        public: [public, added.public.clone()].concat(),
+        admin: [admin, added.admin.clone()].concat(),
+    };
+    Ok((after, added))
+}
+
+/// A socket that is kept cannot begin or cease to serve IPv4: it was bound for the families it has.
+fn check_families<'a>(
+    mut kept: impl Iterator<Item = &'a ListenerSource>,
+    named: &[SocketAddr],
+) -> Result<(), ListenError> {
+    let changed = |source: &&ListenerSource| match source {
+        ListenerSource::PerSlot { address, families } if address.is_ipv6() => {
+            *families != served_families(*address, named)
+        }
+        ListenerSource::PerSlot { .. } | ListenerSource::Shared(_) => false,
+    };
+    match kept.find(changed) {
+        Some(ListenerSource::PerSlot { address, .. }) => {
+            Err(ListenError::FamiliesChanged { address: *address })
+        }
+        Some(ListenerSource::Shared(_)) | None => Ok(()),
+    }
 }
 
 impl ListenAddresses {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.public.is_empty() && self.admin.is_empty()
+    }
+
+    /// Probes the addresses of the kinds of which there is none yet, and opens what all slots share.
+    fn add(&mut self, request: ListenRequest<'_>) -> Result<(), ListenError> {
+        let wanted = [(request.public, PUBLIC_SETTING), (request.admin, ADMIN_SETTING)];
+        let kinds = [&mut self.public, &mut self.admin];
+        let kinds: Vec<_> = kinds.into_iter().zip(wanted).filter(|(sources, _)| sources.is_empty()).collect();
+        let named: Vec<SocketAddr> = kinds
+            .iter()
+            .flat_map(|(_, (addresses, _))| addresses.iter().filter_map(ListenAddress::internet))
+            .collect();
+        for (sources, (addresses, setting)) in kinds {
+            for address in addresses {
+                sources.extend(open_source(address, &named, setting, request.socket_file)?);
+            }
+        }
+        Ok(())
+    }
+
     /// The addresses of slots that are open already, as a supervisor needs them that takes a fleet over.
     ///
     /// # Errors
     /// When the kernel does not say where a socket listens, or no descriptor is left.
     pub fn from_slot(slot: &SlotListeners) -> io::Result<Self> {
-        let lent = |listeners: &[Listener]| {
-            let lent = listeners.iter().filter(|listener| listener.owner == SocketOwner::Systemd);
-            lent.map(|listener| listener.socket.try_clone()).collect::<Result<_, _>>()
+        let sources = |listeners: &[Listener]| {
+            listeners.iter().map(ListenerSource::from_open).collect::<io::Result<Vec<_>>>()
         };
-        let addresses = |listeners: &[Listener]| {
-            listeners.iter().map(Listener::local_addr).collect::<Result<Vec<_>, _>>()
-        };
-        let dual = slot.all().filter(|listener| listener.is_dual_stack());
-        Ok(Self {
-            public: addresses(&slot.public)?,
-            admin: addresses(&slot.admin)?,
-            dual_stack: dual.map(Listener::local_addr).collect::<Result<_, _>>()?,
-            activated: Arc::new(ActivatedSockets { public: lent(&slot.public)?, admin: lent(&slot.admin)? }),
-        })
+        Ok(Self { public: sources(&slot.public)?, admin: sources(&slot.admin)? })
     }
 
     /// Opens the listeners of one more slot; they take connections at once, unless [`SlotListeners::steer`] has said
@@ -104,26 +164,53 @@ impl ListenAddresses {
     /// # Errors
     /// When an address is refused.
     pub fn open_slot(&self) -> Result<SlotListeners, ListenError> {
-        let own = |address: SocketAddr, setting| {
-            let families =
-                if self.dual_stack.contains(&address) { ServedFamilies::Both } else { ServedFamilies::Own };
-            let opened = tcp_socket::bind(address, families, PortSharing::ReusePort)
-                .and_then(|socket| tcp_socket::listen(socket, BACKLOG));
-            let opened = opened.map(|socket| Listener { socket, owner: SocketOwner::Slot });
-            opened.map_err(|source| listen_error(address, setting, source))
+        let all = |sources: &[ListenerSource], setting| {
+            sources.iter().map(|source| source.open(setting)).collect::<Result<_, _>>()
         };
-        let lent = |socket: &TcpListener| {
-            let socket = socket.try_clone().map_err(ListenError::Activation)?;
-            Ok(Listener { socket, owner: SocketOwner::Systemd })
-        };
-        let all = |addresses: &[SocketAddr], sockets: &[TcpListener], setting| match sockets {
-            [] => addresses.iter().map(|address| own(*address, setting)).collect::<Result<_, _>>(),
-            sockets => sockets.iter().map(lent).collect(),
-        };
-        Ok(SlotListeners {
-            public: all(&self.public, &self.activated.public, PUBLIC_SETTING)?,
-            admin: all(&self.admin, &self.activated.admin, ADMIN_SETTING)?,
-        })
+        Ok(SlotListeners::new(all(&self.public, PUBLIC_SETTING)?, all(&self.admin, ADMIN_SETTING)?))
+    }
+
+    /// Public addresses.
+    pub fn public(&self) -> Vec<ListenAddress> {
+        self.public.iter().filter_map(ListenerSource::address).collect()
+    }
+
+    /// The operators' addresses.
+    pub fn admin(&self) -> Vec<ListenAddress> {
+        self.admin.iter().filter_map(ListenerSource::address).collect()
+    }
+
+    /// Ends listening on the sockets that all slots share and that are this fleet's own, and removes their files; for
+    /// a fleet that has ended. What systemd lends goes on.
+    pub fn close_shared(&self) {
+        self.public.iter().chain(&self.admin).for_each(ListenerSource::close);
+    }
+}
+
+/// Finds out that an address can be served; none: another one of the list serves its clients.
+fn open_source(
+    address: &ListenAddress,
+    named: &[SocketAddr],
+    setting: &'static str,
+    socket_file: &SocketFileConfig,
+) -> Result<Option<ListenerSource>, ListenError> {
+    match address {
+        ListenAddress::Internet(address) => {
+            let families = served_families(*address, named);
+            let real = check_available(*address, families, setting)?;
+            Ok(real.map(|address| ListenerSource::PerSlot {
+                address,
+                families: if address.is_ipv6() { families } else { ServedFamilies::Own },
+            }))
+        }
+        ListenAddress::Unix(name) => {
+            let SocketFileConfig { mode, owner, group } = socket_file.clone();
+            let opened = unix_listener::listen(name, &SocketFileAccess { mode, owner, group }, BACKLOG);
+            let socket =
+                opened.map_err(|source| ListenError::Unix { name: name.clone(), setting, source })?;
+            let listener = Listener { socket: ListeningSocket::Unix(socket), owner: SocketOwner::Fleet };
+            Ok(Some(ListenerSource::Shared(Arc::new(listener))))
+        }
     }
 }
 
@@ -171,14 +258,6 @@ fn ipv4_fallback(address: SocketAddr, families: ServedFamilies) -> Option<Option
     let every = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     let four = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
     every.then_some(if families == ServedFamilies::Both { Some(four) } else { None })
-}
-
-fn listen_error(address: SocketAddr, setting: &'static str, source: io::Error) -> ListenError {
-    match source.kind() {
-        io::ErrorKind::AddrInUse => ListenError::AddressInUse { address, setting },
-        io::ErrorKind::AddrNotAvailable => ListenError::AddressNotAvailable { address, setting },
-        _ => ListenError::BindFailed { address, setting, source },
-    }
 }
 
 #[cfg(test)]

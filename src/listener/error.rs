@@ -3,6 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 
+use crate::config::settings::UnixSocketName;
+use crate::sys::unix_listener::UnixListenError;
+
 /// Why a listener could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -46,7 +49,36 @@ pub enum ListenError {
         /// Why.
         source: io::Error,
     },
+    /// A socket that stays would have to serve other families than it does.
+    #[error(
+        "{address} cannot begin or cease to serve IPv4 while the fleet runs: stop it and start it again, or leave the IPv4 address of that port as it is"
+    )]
+    FamiliesChanged {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A Unix socket cannot be listened on.
+    #[error("cannot listen on unix:{name} ({setting}): {source}")]
+    Unix {
+        /// The wanted socket.
+        name: UnixSocketName,
+        /// The setting that names it.
+        setting: &'static str,
+        /// Why, and what to do.
+        source: UnixListenError,
+    },
     /// A socket that systemd opened cannot be used.
     #[error("cannot use a socket that systemd lends")]
     Activation(#[source] io::Error),
+}
+
+impl ListenError {
+    /// Whether another process, or another fleet, has the address now.
+    pub fn is_in_use(&self) -> bool {
+        match self {
+            Self::AddressInUse { .. } => true,
+            Self::Unix { source, .. } => matches!(source, UnixListenError::InUse { .. }),
+            _ => false,
+        }
+    }
 }

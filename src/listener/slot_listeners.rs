@@ -1,58 +1,14 @@
 //! The listening sockets of one slot, and which slots take new connections.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use crate::config::settings::SteeringMode;
+use crate::config::settings::{ListenAddress, SteeringMode};
+use crate::listener::socket::{Listener, ListeningSocket, SocketOwner};
 use crate::listener::steering;
 use crate::sys::bpf::BpfProgram;
 use crate::sys::tcp_socket;
-use crate::sys::tcp_socket::ServedFamilies;
-
-/// What opened a listening socket, and with it whose queue it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SocketOwner {
-    /// This fleet, for one slot: a place in a reuseport group, with a queue of its own.
-    Slot,
-    /// systemd, for all slots together: one queue. A worker that drains only stops accepting from it.
-    Systemd,
-}
-
-/// A listening socket and its owner.
-#[derive(Debug)]
-pub struct Listener {
-    /// The socket; it never blocks.
-    pub socket: TcpListener,
-    /// What opened it.
-    pub owner: SocketOwner,
-}
 
 impl Listener {
-    /// Where it listens.
-    ///
-    /// # Errors
-    /// When the kernel does not say.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
-    }
-
-    /// Whether it serves clients of IPv4 at an address of IPv6.
-    pub fn is_dual_stack(&self) -> bool {
-        let six = self.local_addr().is_ok_and(|address| address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-        six && tcp_socket::served_families(&self.socket)
-            .is_ok_and(|families| families == ServedFamilies::Both)
-    }
-
-    /// Another descriptor of the same socket.
-    ///
-    /// # Errors
-    /// When no descriptor is left.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.try_clone()?, owner: self.owner })
-    }
-
     /// Ends listening for every process.
     fn close(&self) {
         if self.owner == SocketOwner::Slot {
@@ -62,40 +18,26 @@ impl Listener {
     }
 
     fn steer(&self, mode: SteeringMode, open: &[bool]) -> io::Result<()> {
-        match (self.owner, mode) {
-            (SocketOwner::Slot, _) => {}
-            (SocketOwner::Systemd, SteeringMode::Kernel) => return Ok(()),
-            (SocketOwner::Systemd, SteeringMode::ClientIp) => {
-                return Err(io::Error::other("all slots share the queue of a socket that systemd lends"));
+        let tcp = match (self.owner, mode, &self.socket) {
+            (SocketOwner::Slot, _, ListeningSocket::Tcp(tcp)) => tcp,
+            (_, SteeringMode::Kernel, _) => return Ok(()),
+            (_, SteeringMode::ClientIp, _) => {
+                return Err(io::Error::other("all slots share the queue of this socket"));
             }
-        }
+        };
         let alike = open.windows(2).all(|pair| pair[0] == pair[1]);
         let open_places = (0..).zip(open).filter(|(_, open)| alike || **open);
         let places: Vec<u32> = open_places.map(|(at, _)| at).collect();
         match mode {
             // A kernel that cannot take a program away gets one that passes by no slot.
-            SteeringMode::Kernel if alike && tcp_socket::detach_steering(&self.socket)? => Ok(()),
-            SteeringMode::Kernel => {
-                tcp_socket::attach_steering(&self.socket, &BpfProgram::random_choice(&places)?)
-            }
+            SteeringMode::Kernel if alike && tcp_socket::detach_steering(tcp)? => Ok(()),
+            SteeringMode::Kernel => tcp_socket::attach_steering(tcp, &BpfProgram::random_choice(&places)?),
             SteeringMode::ClientIp => {
                 let table = steering::bucket_table(open, steering::bucket_count(open.len()));
-                let program = BpfProgram::client_address_hash(tcp_socket::ip_family(&self.socket)?, &table)?;
-                tcp_socket::attach_steering(&self.socket, &program)
+                let program = BpfProgram::client_address_hash(tcp_socket::ip_family(tcp)?, &table)?;
+                tcp_socket::attach_steering(tcp, &program)
             }
         }
-    }
-}
-
-impl AsRawFd for Listener {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
-    }
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
 
@@ -106,12 +48,75 @@ pub struct SlotListeners {
     pub public: Vec<Listener>,
     /// One per address of the operators, in the order of the configuration.
     pub admin: Vec<Listener>,
+    /// Sockets that the configuration names no more: what is in their queues is still accepted.
+    retired: Vec<(ListenAudience, Listener)>,
+}
+
+/// Who connects to a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenAudience {
+    /// Visitors.
+    Public,
+    /// Operators.
+    Admin,
 }
 
 impl SlotListeners {
-    /// All of them: the public ones, then the operators'.
+    /// Those of a slot, none of which ends.
+    pub fn new(public: Vec<Listener>, admin: Vec<Listener>) -> Self {
+        Self { public, admin, retired: Vec::new() }
+    }
+
+    /// Those that end.
+    pub fn retired(&self) -> impl Iterator<Item = &(ListenAudience, Listener)> {
+        self.retired.iter()
+    }
+
+    /// Takes those that end out.
+    pub(super) fn take_retired(&mut self) -> impl Iterator<Item = Listener> + use<> {
+        std::mem::take(&mut self.retired).into_iter().map(|(_, listener)| listener)
+    }
+
+    /// All of them by themselves.
+    pub(super) fn into_all(self) -> impl Iterator<Item = Listener> {
+        let retired = self.retired.into_iter().map(|(_, listener)| listener);
+        self.public.into_iter().chain(self.admin).chain(retired)
+    }
+
+    /// Sets those at these addresses apart, as they end.
+    pub(super) fn retire(&mut self, public: &[ListenAddress], admin: &[ListenAddress]) {
+        let kinds = [
+            (&mut self.public, public, ListenAudience::Public),
+            (&mut self.admin, admin, ListenAudience::Admin),
+        ];
+        for (listeners, addresses, audience) in kinds {
+            let ends = |one: &mut Listener| one.address().is_ok_and(|address| addresses.contains(&address));
+            self.retired.extend(listeners.extract_if(.., ends).map(|listener| (audience, listener)));
+        }
+    }
+
+    /// Adds those of another set.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.public.extend(other.public);
+        self.admin.extend(other.admin);
+        self.retired.extend(other.retired);
+    }
+
+    /// Public ones, those that end behind the others, and the same of the operators'.
+    pub fn into_audiences(self) -> [Vec<Listener>; 2] {
+        let Self { mut public, mut admin, retired } = self;
+        for (audience, listener) in retired {
+            match audience {
+                ListenAudience::Public => public.push(listener),
+                ListenAudience::Admin => admin.push(listener),
+            }
+        }
+        [public, admin]
+    }
+
+    /// All of them: the public ones, the operators', and those that end.
     pub fn all(&self) -> impl Iterator<Item = &Listener> {
-        self.public.iter().chain(&self.admin)
+        self.public.iter().chain(&self.admin).chain(self.retired.iter().map(|(_, listener)| listener))
     }
 
     /// Descriptors of the same sockets, for the slot's next worker.
@@ -120,14 +125,20 @@ impl SlotListeners {
     /// When no descriptor is left.
     pub fn try_clone(&self) -> io::Result<Self> {
         let clones = |all: &[Listener]| all.iter().map(Listener::try_clone).collect::<Result<_, _>>();
-        Ok(Self { public: clones(&self.public)?, admin: clones(&self.admin)? })
+        let retired = self.retired.iter().map(|(audience, listener)| Ok((*audience, listener.try_clone()?)));
+        Ok(Self {
+            public: clones(&self.public)?,
+            admin: clones(&self.admin)?,
+            retired: retired.collect::<io::Result<_>>()?,
+        })
     }
 
     /// Connections in the accept queues of the public addresses; none where the kernel does not report them.
     pub fn queued_connections(&self) -> Option<u64> {
-        let waiting =
-            |listener| tcp_socket::read_accept_queue(listener).ok().map(|queue| u64::from(queue.waiting));
-        self.public.iter().map(waiting).sum()
+        let mut own =
+            self.public.iter().filter(|one| matches!(one.socket, ListeningSocket::Tcp(_))).peekable();
+        own.peek()?;
+        own.map(|listener| listener.queued_connections().map(u64::from)).sum()
     }
 
     /// Ends listening for every process; for a slot that has no worker and gets none any more.

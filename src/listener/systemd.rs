@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::TcpListener;
+use std::os::fd::RawFd;
 
 use crate::config::settings::SteeringMode;
-use crate::sys::tcp_socket;
+use crate::listener::socket::ListeningSocket;
+use crate::sys::{tcp_socket, unix_listener};
 
 /// Number of the first descriptor that is handed over.
 const FIRST_DESCRIPTOR: i32 = 3;
@@ -32,9 +33,9 @@ pub enum ActivationError {
         /// What is wrong.
         reason: &'static str,
     },
-    /// A descriptor is no listening TCP socket.
+    /// A descriptor is no listening socket of streams.
     #[error(
-        "descriptor {number} ({name}) that systemd handed over cannot be served: use ListenStream= with an Internet address in its .socket unit"
+        "descriptor {number} ({name}) that systemd handed over cannot be served: use ListenStream= with an Internet address or the path of a Unix socket in its .socket unit"
     )]
     InvalidSocket {
         /// The descriptor.
@@ -55,9 +56,9 @@ pub enum ActivationError {
 #[derive(Debug, Default)]
 pub struct ActivatedSockets {
     /// Sockets for visitors; if there is one, the setting `listen` has no effect.
-    pub public: Vec<TcpListener>,
+    pub public: Vec<ListeningSocket>,
     /// Sockets for operators; if there is one, the setting `admin.listen` has no effect.
-    pub admin: Vec<TcpListener>,
+    pub admin: Vec<ListeningSocket>,
 }
 
 impl ActivatedSockets {
@@ -66,14 +67,14 @@ impl ActivatedSockets {
     /// To be called once, before anything else is opened.
     ///
     /// # Errors
-    /// When the variables contradict each other, or a descriptor is no listening TCP socket.
+    /// When the variables contradict each other, or a descriptor is no listening socket of streams.
     pub fn from_environment(
         environment: &BTreeMap<String, String>,
         pid: i32,
     ) -> Result<Self, ActivationError> {
         let mut lent = Self::default();
         for (number, name) in (FIRST_DESCRIPTOR..).zip(descriptor_names(environment, pid)?) {
-            let taken = tcp_socket::from_inherited(number);
+            let taken = take_socket(number);
             let socket = taken.map_err(|source| ActivationError::InvalidSocket {
                 number,
                 name: name.clone(),
@@ -96,6 +97,13 @@ impl ActivatedSockets {
             SteeringMode::ClientIp if !self.public.is_empty() => Err(ActivationError::SteeringUnsupported),
             SteeringMode::Kernel | SteeringMode::ClientIp => Ok(()),
         }
+    }
+}
+
+fn take_socket(number: RawFd) -> io::Result<ListeningSocket> {
+    match unix_listener::from_inherited(number) {
+        Ok(unix) => Ok(ListeningSocket::Unix(unix)),
+        Err(_) => tcp_socket::from_inherited(number).map(ListeningSocket::Tcp),
     }
 }
 

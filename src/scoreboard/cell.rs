@@ -129,6 +129,16 @@ impl<'a> WorkerCell<'a> {
         self.cell.subscribers.store(subscribers, Relaxed);
     }
 
+    /// A stream of events or a WebSocket was opened.
+    pub fn count_stream_opened(self) {
+        self.cell.open_streams.fetch_add(1, Relaxed);
+    }
+
+    /// A stream of events or a WebSocket has ended.
+    pub fn count_stream_closed(self) {
+        self.cell.open_streams.fetch_sub(1, Relaxed);
+    }
+
     /// What broadcasts did since the last call, in the order of the snapshot's numbers.
     pub fn add_broadcast_totals(self, more: [u64; 5]) {
         add_each(&self.row.broadcast_totals, more);
@@ -324,6 +334,7 @@ impl<'a> WorkerCell<'a> {
             breakers: [0, 4]
                 .map(|shift| BreakerState::from_word(self.cell.breakers.load(Relaxed) >> shift & 15)),
             subscribers: self.cell.subscribers.load(Relaxed),
+            open_streams: self.cell.open_streams.load(Relaxed),
             connections: self.cell.connections.load(Relaxed),
             in_flight: self.cell.in_flight.load(Relaxed),
             requests: self.cell.requests.load(Relaxed),

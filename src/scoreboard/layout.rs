@@ -116,8 +116,10 @@ shared_layout! {
         pub(super) accepts_transfers: AtomicU64,
         /// Until when the application's checks are to be reported, milliseconds of the monotonic clock.
         pub(super) checks_until_ms: AtomicU64,
+        /// Open streams of events and WebSockets.
+        pub(super) open_streams: AtomicU64,
         /// Zero.
-        _reserved: [AtomicU64; 2],
+        _reserved: [AtomicU64; 1],
     }
 }
 
@@ -253,7 +255,7 @@ assert_words!(HeadLayout, 16, [
 assert_words!(CellLayout, 24, [
     state 0, pid 1, generation 2, started_ms 3, heartbeat_ms 4, memory_bytes 5, connections 6, in_flight 7, redis_up 8,
     cpu_us 9, busy_us 10, requests 11, drain_order 12, incarnation 13, breakers 14, subscribers 15, turns 16, turn_us 17,
-    waiting 18, shedding 19, accepts_transfers 20, checks_until_ms 21, _reserved 22,
+    waiting 18, shedding 19, accepts_transfers 20, checks_until_ms 21, open_streams 22, _reserved 23,
 ]);
 assert_words!(RowLayout, 160 + CELLS_PER_SLOT * 24, [
     state 0, active_cell 1, starts 2, crashes 3, last_exit_reason 4, accepted 5, bytes 6, latency_sum_us 7, views 8,

@@ -40,12 +40,21 @@ pub enum ConnectionCloseReason {
     ControlFrames = 4,
     /// Its worker had more than its share for a while (`listen.balance`).
     Surplus = 5,
+    /// It did not begin as the PROXY protocol wants it, or came from a peer that may not speak it (`proxy.protocol`).
+    ProxyProtocol = 6,
 }
 
 impl ConnectionCloseReason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 6] =
-        [Self::Idle, Self::Evicted, Self::SlowHeader, Self::SlowReader, Self::ControlFrames, Self::Surplus];
+    pub const ALL: [Self; 7] = [
+        Self::Idle,
+        Self::Evicted,
+        Self::SlowHeader,
+        Self::SlowReader,
+        Self::ControlFrames,
+        Self::Surplus,
+        Self::ProxyProtocol,
+    ];
 
     /// The reason's name, as status and metrics spell it.
     pub fn name(self) -> &'static str {
@@ -56,6 +65,7 @@ impl ConnectionCloseReason {
             Self::SlowReader => "slow_reader",
             Self::ControlFrames => "control_frames",
             Self::Surplus => "surplus",
+            Self::ProxyProtocol => "proxy_protocol",
         }
     }
 }

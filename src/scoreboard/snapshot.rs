@@ -126,6 +126,8 @@ pub struct CellSnapshot {
     pub breakers: [BreakerState; 2],
     /// Clients that are subscribed to broadcasts through it.
     pub subscribers: u64,
+    /// Open streams of events and WebSockets.
+    pub open_streams: u64,
     /// Open connections.
     pub connections: u64,
     /// Requests being answered.

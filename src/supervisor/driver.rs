@@ -160,8 +160,14 @@ impl<'a> Supervisor<'a> {
     fn spawn(&mut self, slot: usize, generation: u64, now: Duration) {
         let context = self.slot_context(now);
         let lifeline = &self.lifecycle.lifeline;
-        let Some(request) = self.slots.spawn_request(slot, generation, lifeline, &context) else { return };
+        let Some(mut request) = self.slots.spawn_request(slot, generation, lifeline, &context) else {
+            return;
+        };
         let cell = request.cell;
+        let changed = self.slots.addresses_change.listeners_for(slot, generation, request.listeners);
+        if let Some(changed) = &changed {
+            request.listeners = changed;
+        }
         let spawned = spawn::spawn(&request, &*self.host);
         let effects = self.slots.on_spawned((slot, cell), generation, spawned, &context);
         self.execute(effects);
@@ -282,9 +288,17 @@ impl<'a> Supervisor<'a> {
         let to = self.deployment.next_generation();
         // `systemctl reload` waits for both messages, also when the reload is rejected.
         service_manager::notify_reloading(&self.reporting.service_notifier, "reloading", now);
-        match self.host.reload(to) {
-            Err(refusal) => self.execute(reload::refuse(refusal)),
-            Ok(reloaded) => {
+        let read = self.host.reload(to).and_then(|reloaded| {
+            let change = reload::prepare_addresses(&self.slots, &reloaded)?;
+            Ok((reloaded, change))
+        });
+        match read {
+            Err(refusal) => {
+                self.host.retain_generations(&self.generations_in_use());
+                self.execute(reload::refuse(refusal));
+            }
+            Ok((reloaded, change)) => {
+                self.slots.addresses_change.start(to, change);
                 self.operators.on_reload_started(to);
                 tracing::info!(generation = to, changed = reloaded.changed.join(","), "reload started");
                 let context = self.apply_settings(reloaded);
@@ -335,6 +349,7 @@ impl<'a> Supervisor<'a> {
             RolloutProgress::RolledBack => {
                 let effects = self.deployment.on_rolled_back(now);
                 self.execute(effects);
+                self.slots.addresses_change.cancel();
                 self.host.retain_generations(&self.generations_in_use());
             }
         }
@@ -353,7 +368,8 @@ impl<'a> Supervisor<'a> {
         self.host.retain_generations(&self.generations_in_use());
         let refused = context.workers.and_then(|workers| self.set_configured_workers(workers).err());
         let (workers, unchanged) = (self.slots.open_count(), context.unchanged);
-        let done = CompletedRollout { rollout, inputs, workers, unchanged };
+        let moved = self.slots.complete_addresses_change();
+        let done = CompletedRollout { rollout, inputs, workers, moved, unchanged };
         self.execute(done.report(refused, now));
     }
 
@@ -452,6 +468,8 @@ impl<'a> Supervisor<'a> {
             return;
         }
         let Some(old) = self.deployment.program_to_restore() else { return };
+        // The old program knows nothing of what this one added.
+        self.slots.addresses_change.cancel();
         // The way back does not return either.
         let failed = self.departure().and_then(|departure| departure.exec_previous_program(old));
         let error = failed.unwrap_or_else(|error| error);
@@ -532,8 +550,9 @@ impl<'a> Supervisor<'a> {
         let at_work: Vec<u64> = workers.map(|worker| worker.generation).collect();
         self.deployment.retain_builds(&at_work);
         match coming {
-            Takeover::Forward { old, reloaded } => {
+            Takeover::Forward { old, reloaded, change } => {
                 let to = self.deployment.next_generation();
+                self.slots.addresses_change.start(to, change);
                 let own = self.host.build().to_owned();
                 tracing::info!(
                     generation = to,

@@ -23,7 +23,6 @@ pub mod slots;
 pub mod sockets;
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -36,11 +35,13 @@ use reporting::Reporting;
 use run_dir::RunDir;
 use run_dir_check::RunDirCheck;
 pub use settings::{
-    ReloadError, ReloadedConfig, SupervisorSettings, UnchangedSetting, WorkerHost, WorkerSpec,
+    ReloadError, ReloadedConfig, SupervisorSettings, UnchangedSetting, WantedAddresses, WorkerHost,
+    WorkerSpec,
 };
 use signals::HangUp;
 pub use signals::{SIGNALS, block_signals};
 
+use crate::config::settings::ListenAddress;
 use crate::control::event_kind::EventKind;
 use crate::control::protocol::{CommandResult, ControlReply, ControlRequest};
 use crate::control::server::{ClientId, ControlServer};
@@ -201,6 +202,7 @@ impl<'a> Supervisor<'a> {
                 self.advance_rollout(now),
                 self.advance_upgrade(now),
                 self.orphans.kill_overdue(self.settings.drain_timeout, now),
+                self.slots.addresses_change.poll(now),
             ];
             let followed = followed.into_iter().flatten().min();
             self.start_reload(now);
@@ -211,6 +213,7 @@ impl<'a> Supervisor<'a> {
             let acted = resized || !plan.actions.is_empty();
             for action in plan.actions {
                 if let Some(outcome) = self.apply_action(action, now) {
+                    self.slots.close_shared();
                     self.stop_private_redis();
                     self.operators.finish(&final_result(&outcome));
                     return Ok(outcome);
@@ -290,9 +293,10 @@ impl<'a> Supervisor<'a> {
             return;
         }
         self.lifecycle.announced = true;
-        let list = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let url = self.slots.addresses.public.first().copied().map(display_url).unwrap_or_default();
-        let (listen, admin) = (list(&self.slots.addresses.public), list(&self.slots.addresses.admin));
+        let list = |all: &[ListenAddress]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let public = self.slots.addresses.public();
+        let url = public.first().map(display_url).unwrap_or_default();
+        let (listen, admin) = (list(&public), list(&self.slots.addresses.admin()));
         tracing::info!(listen, admin, workers = serving, "serving on {url}");
         let message = match self.slots.entries.len() {
             slots if slots == serving => format!("{serving} workers serve on {url}"),
@@ -626,9 +630,12 @@ fn final_result(outcome: &SupervisorExit) -> CommandResult {
 }
 
 /// The address as a browser takes it.
-fn display_url(address: SocketAddr) -> String {
-    match address.ip().is_unspecified() {
-        true => format!("http://localhost:{}", address.port()),
-        false => format!("http://{address}"),
+fn display_url(address: &ListenAddress) -> String {
+    match address {
+        ListenAddress::Internet(address) if address.ip().is_unspecified() => {
+            format!("http://localhost:{}", address.port())
+        }
+        ListenAddress::Internet(address) => format!("http://{address}"),
+        ListenAddress::Unix(_) => address.to_string(),
     }
 }

@@ -54,9 +54,9 @@ impl OrphanedWorkers {
     }
 
     /// Kills those that still listen: a worker that drains has stopped within moments, and what is put into the queue of
-    /// one that is stuck is never answered. Whether there were any.
-    pub fn kill_listening(&mut self) -> bool {
-        let listening: Vec<_> = self.workers.iter().filter(|worker| worker.is_listening()).collect();
+    /// one that is stuck is never answered. `listens` says what counts as that. Whether there were any.
+    pub fn kill_listening(&mut self, listens: fn(&ProcessHandle) -> bool) -> bool {
+        let listening: Vec<_> = self.workers.iter().filter(|worker| listens(worker)).collect();
         for worker in &listening {
             let pid = worker.pid().as_raw();
             tracing::warn!(pid, "killing a worker of the previous fleet: it keeps the port");
@@ -181,6 +181,6 @@ mod tests {
         assert_eq!(leftovers.kill_overdue(second * 9, now + second), Some(at), "its time was set");
         assert_eq!(leftovers.kill_overdue(second, at), None);
         assert!(!child.wait().unwrap().success());
-        assert!(!leftovers.kill_listening());
+        assert!(!leftovers.kill_listening(ProcessHandle::is_listening));
     }
 }

@@ -4,9 +4,9 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::config::ConfigInputs;
-use crate::config::settings::SteeringMode;
-use crate::listener::SlotListeners;
+use crate::config::settings::{ListenAddress, SocketFileConfig, SteeringMode};
 use crate::listener::shared_queue::SharedQueue;
+use crate::listener::{ListenAddresses, ListenChange, ListenError, ListenRequest, SlotListeners};
 use crate::supervisor::monitor::settings::MonitorSettings;
 
 /// Timeouts and limits of the supervisor.
@@ -58,12 +58,40 @@ impl SupervisorSettings {
 pub struct ReloadedConfig {
     /// The supervisor's settings from now on.
     pub settings: SupervisorSettings,
+    /// Where it listens, if that was changed.
+    pub listen: Option<WantedAddresses>,
     /// The number of workers, if it was changed.
     pub workers: Option<usize>,
     /// Names of the settings that have another value.
     pub changed: Vec<String>,
     /// Those of them that a reload cannot change.
     pub unchanged: Vec<UnchangedSetting>,
+}
+
+/// Where a configuration listens.
+#[derive(Debug, Clone)]
+pub struct WantedAddresses {
+    /// Public addresses.
+    pub public: Vec<ListenAddress>,
+    /// The operators' addresses.
+    pub admin: Vec<ListenAddress>,
+    /// Who may connect to the files of Unix sockets.
+    pub socket_file: SocketFileConfig,
+}
+
+impl WantedAddresses {
+    /// Opens what of it is new, beside the slots there are; none: nothing is.
+    ///
+    /// # Errors
+    /// Why that cannot be; nothing is changed then.
+    pub fn prepare(
+        &self,
+        present: &ListenAddresses,
+        slots: usize,
+    ) -> Result<Option<ListenChange>, ListenError> {
+        let Self { public, admin, socket_file } = self;
+        ListenChange::prepare(present, ListenRequest { public, admin, socket_file }, slots)
+    }
 }
 
 /// Why a configuration is not taken; in one sentence.

@@ -59,7 +59,10 @@ pub mod terminal;
 #[cfg(feature = "fleet")]
 pub mod thread;
 #[cfg(feature = "fleet")]
+pub mod unix_listener;
+#[cfg(feature = "fleet")]
 pub mod unix_socket;
+pub mod unix_socket_name;
 
 /// The same error, with the name of what the kernel refused: an error number alone does not say what is missing.
 fn named<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> std::io::Error {

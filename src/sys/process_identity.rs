@@ -92,10 +92,30 @@ impl ProcessHandle {
         let tables = ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("/proc/{}/net/{name}", self.pid)));
         let listening: BTreeSet<u64> =
             tables.iter().flatten().flat_map(|table| listening_inodes(table)).collect();
+        self.has_any_socket(&listening)
+    }
+
+    /// Whether it has a Unix socket that listens.
+    pub fn has_unix_listener(&self) -> bool {
+        let table = fs::read_to_string(format!("/proc/{}/net/unix", self.pid)).unwrap_or_default();
+        self.has_any_socket(&listening_unix_inodes(&table).collect())
+    }
+
+    fn has_any_socket(&self, inodes: &BTreeSet<u64>) -> bool {
         let Ok(entries) = fs::read_dir(format!("/proc/{}/fd", self.pid)) else { return false };
         let targets = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-        targets.filter_map(|target| socket_inode(target.to_str()?)).any(|inode| listening.contains(&inode))
+        targets.filter_map(|target| socket_inode(target.to_str()?)).any(|inode| inodes.contains(&inode))
     }
+}
+
+/// Inodes of the Unix sockets that listen, of a table as in `/proc/net/unix`, proc(5): its fourth column has the flag
+/// `__SO_ACCEPTCON`.
+fn listening_unix_inodes(table: &str) -> impl Iterator<Item = u64> {
+    const ACCEPTS: &str = "00010000";
+    table.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        (fields.nth(3)? == ACCEPTS).then_some(fields.nth(2)?)?.parse().ok()
+    })
 }
 
 /// Inodes of the sockets that listen, of a table as in `/proc/net/tcp`, proc(5).
@@ -147,6 +167,9 @@ mod tests {
         let own = ProcessIdentity::from_pid(process::pid()).and_then(ProcessIdentity::open).unwrap();
         let _listener = TcpListener::bind("127.0.0.1:0").unwrap();
         assert!(own.is_listening());
+        let folder = tempfile::tempdir().unwrap();
+        let _unix = std::os::unix::net::UnixListener::bind(folder.path().join("a")).unwrap();
+        assert!(own.has_unix_listener());
         silent.send(Signal::SIGKILL).unwrap();
         nix::sys::wait::waitpid(pid, None).unwrap();
         assert!(!silent.is_alive());

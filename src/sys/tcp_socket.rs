@@ -157,6 +157,19 @@ pub fn shut_down_listener(listener: &impl AsFd) -> io::Result<()> {
     SockRef::from(listener).shutdown(Shutdown::Both)
 }
 
+/// The other end of a connection; none: it is a Unix socket's.
+///
+/// # Errors
+/// When it is not connected any more.
+pub fn peer_address(connection: &impl AsFd) -> io::Result<Option<SocketAddr>> {
+    SockRef::from(connection).peer_addr().map(|address| address.as_socket())
+}
+
+/// Whether accepting failed because the listener was shut down, by any process that shares it; accept(2).
+pub fn is_shut_down(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
+}
+
 /// Says on a connection that nothing more will be sent, while its other end may go on sending; shutdown(2).
 ///
 /// # Errors

@@ -1,18 +1,19 @@
 //! Takes connections from one listener, and from other workers, and has each served.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::http::real_ip::ConnectionPeer;
 use crate::listener::SocketOwner;
+use crate::worker::accepting_socket::{SharedSocket, has_ended, transferred_peer};
 use crate::worker::balancer::ConnectionBalancer;
-use crate::worker::connection::serve::ConnectionServer;
+use crate::worker::connection::serve::{ConnectionServer, ConnectionStart};
 use crate::worker::handler::RequestHandler;
 
 /// Pause after an accept that failed for want of descriptors or memory; accepting again at once would only spin.
@@ -25,7 +26,7 @@ const EVICTIONS_PER_FAILURE: usize = 16;
 #[derive(Debug, Clone)]
 pub(super) struct Acceptor<A> {
     /// Where connections come from.
-    pub(super) listener: Arc<TcpListener>,
+    pub(super) listener: SharedSocket,
     /// Whose queue that is.
     pub(super) owner: SocketOwner,
     /// What answers on them.
@@ -35,6 +36,8 @@ pub(super) struct Acceptor<A> {
     pub(super) permits: Arc<Semaphore>,
     /// What it passes on of them, and takes of those that other workers pass on.
     pub(super) balancer: Option<Arc<ConnectionBalancer>>,
+    /// What its connections begin with.
+    pub(super) start: ConnectionStart,
     /// Whether requests wait for their turn. Operators must get an answer while visitors wait.
     pub(super) gated: bool,
     /// What all connections share.
@@ -42,23 +45,24 @@ pub(super) struct Acceptor<A> {
 }
 
 impl<A: RequestHandler> Acceptor<A> {
-    /// Accepts for ever; the caller drops the future to stop.
+    /// Accepts until the listener is shut down; the caller drops the future to stop.
     ///
     /// # Cancel safety
     /// A connection is either still in the listener's queue or served by a task of its own.
     pub(super) async fn accept(self) {
+        let Some(listener) = self.listener.get() else { return };
         loop {
             if self.gated {
                 self.server.gate.wait_until_accepting().await;
             }
-            match self.listener.accept().await {
+            match listener.accept().await {
                 Ok((stream, peer)) => {
                     let retained = match &self.balancer {
                         Some(balancer) => balancer.retain_or_transfer(stream),
                         None => Some(stream),
                     };
                     let Some(stream) = retained else { continue };
-                    self.serve_connection(stream, peer);
+                    self.serve_connection(stream, peer, self.start);
                     // One connection beyond the bound waits in its task, all others in the listener's queue. The
                     // semaphore is fair: this wait ends after that task's.
                     if self.permits.acquire().await.is_err() {
@@ -66,6 +70,8 @@ impl<A: RequestHandler> Acceptor<A> {
                     }
                 }
                 Err(error) if is_connection_error(&error) => {}
+                // Another worker, or the supervisor, has ended it for all.
+                Err(error) if has_ended(&error) => return self.listener.close(),
                 Err(error) => self.evict_and_back_off(&error, "cannot accept").await,
             }
         }
@@ -85,18 +91,29 @@ impl<A: RequestHandler> Acceptor<A> {
     pub(super) fn accept_backlog(&self) -> bool {
         let mut any = false;
         let mut context = Context::from_waker(Waker::noop());
-        while let Poll::Ready(Ok((stream, peer))) = self.listener.poll_accept(&mut context) {
+        let Some(listener) = self.listener.get() else { return false };
+        while let Poll::Ready(Ok((stream, peer))) = listener.poll_accept(&mut context) {
             any = true;
-            self.serve_connection(stream, peer);
+            self.serve_connection(stream, peer, self.start);
         }
         any
     }
 
-    fn serve_connection(&self, stream: TcpStream, peer: SocketAddr) {
+    fn serve_connection(&self, stream: TcpStream, peer: ConnectionPeer, start: ConnectionStart) {
+        if start == ConnectionStart::ProxyHeader && !self.server.admits_proxy(peer) {
+            return;
+        }
         let Some((stream, guard)) = self.server.admit(stream, peer, self.gated) else { return };
         let gate = self.gated.then(|| Arc::clone(&self.server.gate));
         let (permits, handler) = (Arc::clone(&self.permits), self.handler.clone());
-        tokio::spawn(self.server.clone().serve_with_permit((stream, peer), guard, permits, gate, handler));
+        tokio::spawn(self.server.clone().serve_with_permit(
+            (stream, peer),
+            guard,
+            permits,
+            gate,
+            handler,
+            start,
+        ));
     }
 
     /// Takes for ever what other workers pass on; the caller drops the future to stop.
@@ -123,8 +140,9 @@ impl<A: RequestHandler> Acceptor<A> {
 
     /// The client of one that has ended meanwhile is not known any more, and there is nothing to answer.
     fn serve_transferred(&self, stream: TcpStream) {
-        if let Ok(peer) = stream.peer_addr() {
-            self.serve_connection(stream, peer);
+        if let Ok(peer) = transferred_peer(&stream) {
+            // Whichever worker has accepted it, its listener is none of the PROXY protocol: those keep what they accept.
+            self.serve_connection(stream, peer, ConnectionStart::Http);
         }
     }
 

@@ -6,7 +6,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -18,16 +17,17 @@ use crate::counters::batched::BatchedCounters;
 use crate::http;
 use crate::http::checks::AppChecks;
 use crate::http::{AppServices, Dashboard, DrainState, FleetHandle, HttpService, InstanceIdentity};
-use crate::listener::{Listener, SlotListeners};
+use crate::listener::{Listener, ListeningSocket, SlotListeners};
 use crate::panics::panic_message;
 use crate::redis::{RedisClient, RedisError};
 use crate::request_state::StateClient;
 use crate::sys::{fd, process, tcp_socket};
 use crate::tasks::{TaskKindError, TaskQueue};
+use crate::worker::accepting_socket::{AcceptingSocket, SharedSocket};
 use crate::worker::acceptor::Acceptor;
 use crate::worker::admission::AdmissionGate;
 use crate::worker::balancer::ConnectionBalancer;
-use crate::worker::connection::serve::{ConnectionServer, connection_builder};
+use crate::worker::connection::serve::{ConnectionServer, ConnectionStart, connection_builder};
 use crate::worker::connection::{ConnectionLimits, ConnectionTable, DiscardLimit, RefusalResponses, TICK};
 use crate::worker::options::WorkerOptions;
 
@@ -76,21 +76,29 @@ pub(super) fn build_acceptors(
     config: &Config,
 ) -> io::Result<Vec<Acceptor<HttpService>>> {
     let unreachable_after = config.http.keep_alive_timeout.max(UNREACHABLE_AFTER);
-    let build = |Listener { socket, owner }, handler: &HttpService, permits: &Arc<Semaphore>, gated| {
-        if let Err(error) = tcp_socket::limit_send_queue(&socket, SEND_QUEUE_MAX, unreachable_after) {
+    let build = |listener: Listener, handler: &HttpService, permits: &Arc<Semaphore>, gated| {
+        let begins_with_header = gated && config.proxy_protocol.listeners.includes(&listener.address()?);
+        let start = if begins_with_header { ConnectionStart::ProxyHeader } else { ConnectionStart::Http };
+        let Listener { socket, owner } = listener;
+        // A Unix socket's clients are on this host, and its queues are small.
+        if let ListeningSocket::Tcp(socket) = &socket
+            && let Err(error) = tcp_socket::limit_send_queue(socket, SEND_QUEUE_MAX, unreachable_after)
+        {
             tracing::warn!(%error, "clients that read nothing may take much of the kernel's memory");
         }
-        let listener = Arc::new(TcpListener::from_std(socket)?);
+        let listener = SharedSocket::new(AcceptingSocket::from_socket(socket)?);
         let (handler, permits, server) = (handler.clone(), Arc::clone(permits), server.clone());
-        let balancer = balancer.filter(|_| gated).cloned();
-        Ok(Acceptor { listener, owner, handler, permits, balancer, gated, server })
+        // Another worker could not know that a connection begins with a header.
+        let balancer = balancer.filter(|_| gated && !begins_with_header).cloned();
+        Ok(Acceptor { listener, owner, handler, permits, balancer, start, gated, server })
     };
     let public_permits = Arc::new(Semaphore::new(max_connections(config)));
     let admin_permits = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    let [public_listeners, admin_listeners] = listeners.into_audiences();
     let public_acceptors =
-        listeners.public.into_iter().map(|listener| build(listener, &public, &public_permits, true));
+        public_listeners.into_iter().map(|listener| build(listener, &public, &public_permits, true));
     let admin_acceptors =
-        listeners.admin.into_iter().map(|listener| build(listener, &admin, &admin_permits, false));
+        admin_listeners.into_iter().map(|listener| build(listener, &admin, &admin_permits, false));
     public_acceptors.chain(admin_acceptors).collect()
 }
 

@@ -56,6 +56,16 @@ impl DrainKind {
         }
     }
 
+    /// Whether listeners of this owner end with this worker.
+    fn ends(self, owner: SocketOwner) -> bool {
+        match owner {
+            SocketOwner::Slot => self.closes_listeners(),
+            // Other slots accept from it as long as the fleet goes on.
+            SocketOwner::Fleet => matches!(self, Self::Stop | Self::Orphaned),
+            SocketOwner::Systemd => false,
+        }
+    }
+
     /// Whether the slot ends with this worker.
     fn closes_listeners(self) -> bool {
         matches!(self, Self::Stop | Self::RetireSlot | Self::Orphaned)
@@ -115,7 +125,7 @@ pub(super) async fn second_order(terminate: &mut Signal, abort_now: impl Fn() ->
 /// Lets the queues run dry and closes the listeners, without resetting a connection that was made.
 ///
 /// New connections are ignored by the kernel from the end of the grace on; what it had already taken is accepted. A
-/// slot that is handed over is left as it is, and so is a queue that systemd owns.
+/// slot that is handed over is left as it is, and so is a queue that others accept from.
 async fn close_listeners<A: RequestHandler>(acceptors: &[Acceptor<A>], plan: &DrainPlan) {
     // Others take what is there; but there may be none that does, and nothing is left to chance.
     acceptors.iter().for_each(|acceptor| _ = acceptor.accept_transferred_backlog());
@@ -127,9 +137,10 @@ async fn close_listeners<A: RequestHandler>(acceptors: &[Acceptor<A>], plan: &Dr
     let fleet_ends = plan.kind != DrainKind::RetireSlot;
     let shared = acceptors.iter().filter(|_| fleet_ends).find(|acceptor| acceptor.balancer.is_some());
     let owned_acceptors: Vec<_> =
-        acceptors.iter().filter(|acceptor| acceptor.owner == SocketOwner::Slot).collect();
+        acceptors.iter().filter(|acceptor| plan.kind.ends(acceptor.owner)).collect();
     for acceptor in &owned_acceptors {
-        if let Err(error) = tcp_socket::drop_new_connections(&acceptor.listener) {
+        let Some(listener) = acceptor.listener.get() else { continue };
+        if let Err(error) = listener.refuse_new_connections() {
             tracing::warn!(%error, "cannot keep new connections off a closing listener");
         }
     }
@@ -152,7 +163,8 @@ async fn close_listeners<A: RequestHandler>(acceptors: &[Acceptor<A>], plan: &Dr
     for acceptor in &owned_acceptors {
         // Since the last look there was time for another to come.
         acceptor.accept_backlog();
-        if let Err(error) = tcp_socket::shut_down_listener(&acceptor.listener) {
+        let Some(listener) = acceptor.listener.get() else { continue };
+        if let Err(error) = tcp_socket::shut_down_listener(&*listener) {
             tracing::debug!(%error, "listener was closed already");
         }
     }
@@ -167,8 +179,8 @@ async fn abort<A: RequestHandler>(
     plan: &DrainPlan,
 ) -> usize {
     if plan.kind == DrainKind::Stop {
-        for acceptor in acceptors.iter().filter(|acceptor| acceptor.owner == SocketOwner::Slot) {
-            let _ = tcp_socket::shut_down_listener(&acceptor.listener);
+        for acceptor in acceptors.iter().filter(|acceptor| plan.kind.ends(acceptor.owner)) {
+            let _ = acceptor.listener.get().map(|listener| tcp_socket::shut_down_listener(&*listener));
         }
     }
     abort_connections(server).await

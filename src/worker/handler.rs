@@ -1,12 +1,11 @@
 //! What answers the requests of a connection.
 
-use std::net::SocketAddr;
-
 use ::http::Response;
 use ::http::request::Parts;
 use bytes::Bytes;
 
 use crate::http;
+use crate::http::real_ip::ConnectionPeer;
 use crate::http::{HttpService, ResponseFuture};
 use crate::worker::connection::incoming_body::IncomingBody;
 
@@ -23,14 +22,14 @@ pub(super) trait RequestHandler: Clone + Send + Sync + 'static {
     type HandlerFuture: Future<Output = Response<Self::HandlerBody>> + Send + Unpin + 'static;
 
     /// Answers one request of the client at `peer`.
-    fn handle(&self, head: Parts, body: IncomingBody, peer: SocketAddr) -> Self::HandlerFuture;
+    fn handle(&self, head: Parts, body: IncomingBody, peer: ConnectionPeer) -> Self::HandlerFuture;
 }
 
 impl RequestHandler for HttpService {
     type HandlerBody = http::Body;
     type HandlerFuture = ResponseFuture;
 
-    fn handle(&self, head: Parts, body: IncomingBody, peer: SocketAddr) -> ResponseFuture {
+    fn handle(&self, head: Parts, body: IncomingBody, peer: ConnectionPeer) -> ResponseFuture {
         self.call(head, body, peer)
     }
 }

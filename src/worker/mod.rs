@@ -4,6 +4,7 @@
 //! gone. What was accepted is answered whatever order comes, up to the drain's deadline; what cannot be begun in time is
 //! refused. The room knows no routes and no keys of Redis: `http` answers, the domains store.
 
+mod accepting_socket;
 mod acceptor;
 mod admission;
 mod background;

@@ -51,7 +51,7 @@ async fn an_error_has_its_status_and_its_problem_type() {
         (broadcast::Error::TooLarge { limit: 5 }.into(), ErrorKind::Broadcast, 413, "about:blank"),
         (task::Error::NotFound.into(), ErrorKind::Task, 404, "about:blank"),
         (task::Error::UnknownKind("x".to_owned()).into(), ErrorKind::Task, 400, "about:blank"),
-        (ws::Rejection::Origin.into(), ErrorKind::WebSocket, 403, "about:blank"),
+        (ws::Rejection::Version.into(), ErrorKind::WebSocket, 505, "about:blank"),
     ];
     for (error, kind, status, problem) in cases {
         let text = error.to_string();

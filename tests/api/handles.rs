@@ -99,11 +99,14 @@ fn every_stream_can_be_sent_and_logged() {
     fn is_stream<T: futures_util::Stream + Unpin + Send + Debug + 'static>() {}
     is_stream::<regatta::broadcast::Subscription>();
     is_stream::<regatta::task::TaskWatch>();
+    is_stream::<regatta::ws::WebSocket>();
     is_sent::<regatta::ws::WebSocketUpgrade>();
     is_sent::<Busy>();
     is_sent::<Error>();
     is_sent::<App>();
     is_sent::<Fleet>();
+    is_sent::<regatta::ws::Error>();
+    is_handle::<regatta::OnDrain>();
 }
 
 /// Stores a field, logs a user in, and writes every handle of the request into one text.

@@ -17,6 +17,7 @@ use crate::bootstrap::exit_code::{CommandFailure, print_line};
 use crate::cli::args::UpstreamOptions;
 use crate::cli::status::fleet;
 use crate::config::settings::Config;
+use crate::sys::process;
 
 /// Prints the upstream, or does with it what is wanted.
 pub(super) fn nginx(config: &Config, options: &UpstreamOptions) -> Result<u8, CommandFailure> {
@@ -52,7 +53,7 @@ pub(super) fn nginx(config: &Config, options: &UpstreamOptions) -> Result<u8, Co
 /// The block as of now.
 fn upstream_text(config: &Config, upstream: &str) -> Result<String, CommandFailure> {
     let found = instances::fetch(config).map_err(|error| fleet::to_failure(config, &error))?;
-    let servers = upstream::upstream_servers(&found.instances);
+    let servers = upstream::upstream_servers(&found.instances, &process::hostname());
     if servers.is_empty() {
         let message = format!(
             "no host of the fleet serves, as far as Redis knows (redis.prefix is {})",

@@ -59,7 +59,7 @@ mod tests {
                 InstanceRecord { addresses: vec![(*address).into()], slots, ..InstanceRecord::default() };
             ListedInstance { age_ms: 0, instance }
         });
-        upstream_servers(&seen.collect::<Vec<_>>())
+        upstream_servers(&seen.collect::<Vec<_>>(), "here")
     }
 
     fn names(reconciled: Result<&UpstreamServers, KeepReason>) -> Result<Vec<String>, KeepReason> {

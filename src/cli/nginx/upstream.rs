@@ -25,11 +25,12 @@ pub(super) struct UpstreamServer {
     started_ms: u64,
 }
 
-/// The hosts that serve: each by the first of its addresses.
-pub(super) fn upstream_servers(seen: &[ListedInstance]) -> UpstreamServers {
+/// The hosts that serve: each by the first of its addresses. A Unix socket is reached on `own_host` alone, where nginx
+/// runs.
+pub(super) fn upstream_servers(seen: &[ListedInstance], own_host: &str) -> UpstreamServers {
     let mut servers = UpstreamServers::new();
     let serving = seen.iter().map(|seen| &seen.instance).filter(|instance| instance.ready_slots() > 0);
-    for (address, server) in serving.filter_map(upstream_server) {
+    for (address, server) in serving.filter_map(|instance| upstream_server(instance, own_host)) {
         match servers.get(&address) {
             Some(other) if other.started_ms > server.started_ms => {}
             _ => _ = servers.insert(address, server),
@@ -38,8 +39,10 @@ pub(super) fn upstream_servers(seen: &[ListedInstance]) -> UpstreamServers {
     servers
 }
 
-fn upstream_server(instance: &InstanceRecord) -> Option<(String, UpstreamServer)> {
-    let address = instance.addresses.iter().find(|address| is_address(address))?;
+fn upstream_server(instance: &InstanceRecord, own_host: &str) -> Option<(String, UpstreamServer)> {
+    let is_here = instance.host == own_host;
+    let fits = |address: &&String| is_address(address) || is_here && is_socket_file(address);
+    let address = instance.addresses.iter().find(fits)?;
     let harmless = |letter: &char| letter.is_ascii_alphanumeric() || "-_.".contains(*letter);
     let host = instance.host.chars().filter(harmless).collect();
     let weight = instance.weight.clamp(1, WEIGHT_MAX);
@@ -58,6 +61,13 @@ fn is_address(text: &str) -> bool {
         }
     };
     is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// Whether a text can be nothing but the file of a Unix socket.
+fn is_socket_file(text: &str) -> bool {
+    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
+    let path = text.strip_prefix("unix:").filter(|path| path.starts_with('/'));
+    path.is_some_and(|path| path.len() > 1 && path.bytes().all(harmless))
 }
 
 /// Whether a text can be an upstream's name.
@@ -114,7 +124,7 @@ mod tests {
             seen("boots", "10.0.0.3:3000", 8, "booting"),
             seen("six", "[2001:db8::1]:3000", 0, "ready"),
         ];
-        let servers = upstream_servers(&found);
+        let servers = upstream_servers(&found, "here");
         let text = render_upstream("regatta", "p", &servers);
         let entries: Vec<&str> = text.lines().filter(|line| line.contains(" server ")).collect();
         assert_eq!(entries.len(), 6, "{text}");
@@ -126,21 +136,33 @@ mod tests {
     }
 
     #[test]
+    fn a_unix_socket_is_an_entry_on_its_own_host_alone() {
+        let found =
+            [seen("here", "unix:/run/shop.sock", 2, "ready"), seen("b", "unix:/run/shop.sock", 2, "ready")];
+        let servers = upstream_servers(&found, "here");
+        assert_eq!(servers.len(), 1);
+        assert_eq!(servers["unix:/run/shop.sock"].host, "here");
+        for bad in ["unix:", "unix:/", "unix:run", "unix:/run/a;", "unix:/a b", "unix:@a", "unix:/a\n}"] {
+            assert!(upstream_servers(&[seen("here", bad, 1, "ready")], "here").is_empty(), "{bad}");
+        }
+    }
+
+    #[test]
     fn of_two_fleets_at_one_address_the_younger_one_has_the_port() {
         let mut old = seen("old", "h:1", 2, "ready");
         let mut young = seen("young", "h:1", 4, "ready");
         (old.instance.started_ms, young.instance.started_ms) = (1, 2);
         for found in [[old.clone(), young.clone()], [young, old]] {
-            assert_eq!(upstream_servers(&found)["h:1"].weight, 4);
+            assert_eq!(upstream_servers(&found, "here")["h:1"].weight, 4);
         }
     }
 
     #[test]
     fn what_an_instance_reports_cannot_become_another_directive() {
         for bad in ["h:1; deny all", "h:1\n}", "h", "h:0", ":1", "[x]:1", "a b:1", "{h}:1", "h:70000"] {
-            assert!(upstream_servers(&[seen("x", bad, 1, "ready")]).is_empty(), "{bad}");
+            assert!(upstream_servers(&[seen("x", bad, 1, "ready")], "here").is_empty(), "{bad}");
         }
-        let found = upstream_servers(&[seen("evil\n}\nserver", "h:1", 1, "ready")]);
+        let found = upstream_servers(&[seen("evil\n}\nserver", "h:1", 1, "ready")], "here");
         assert_eq!(found["h:1"].host, "evilserver");
         assert!(is_name("regatta_2") && !is_name("") && !is_name("a b") && !is_name("a;") && !is_name("a{"));
     }

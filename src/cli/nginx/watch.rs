@@ -11,8 +11,8 @@ use crate::cli::nginx::reconciler::{KeepReason, UpstreamReconciler};
 use crate::cli::nginx::{atomic_file, instances, upstream};
 use crate::config::settings::Config;
 use crate::logging;
-use crate::sys::fd;
 use crate::sys::signal::{Signal, SignalReader};
+use crate::sys::{fd, process};
 
 /// Why the watch could not begin or go on.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +76,7 @@ impl UpstreamWatch<'_> {
         let found = instances::fetch(self.config).map_err(|error| stays(&error))?;
         let present = atomic_file::read(self.output).map_err(|error| stays(&error))?;
         let servers = self.reconciler.reconcile(
-            upstream::upstream_servers(&found.instances),
+            upstream::upstream_servers(&found.instances, &process::hostname()),
             found.complete,
             present.is_some(),
         );

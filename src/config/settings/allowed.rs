@@ -1,7 +1,8 @@
 //! What several settings allow, as the reference says it.
 
 pub(super) const DURATION: &str = "a duration such as 250ms, 3s, 5m or 24h";
-pub(super) const ADDRESSES: &str = "addresses such as 0.0.0.0:3000 or [::]:3000, separated by commas";
+pub(super) const ADDRESSES: &str =
+    "addresses such as 0.0.0.0:3000, [::]:3000 or unix:/run/shop.sock, separated by commas";
 pub(super) const COUNT: &str = "a number from 1 to 1024";
 pub(super) const PERCENT: &str = "a share from 1% to 100%";
 pub(super) const REQUESTS: &str = "0 for none, or a number up to 1000000000000";

@@ -5,7 +5,7 @@
 //! what `docs/CONFIGURATION.md` says in place of the first.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,7 +17,9 @@ use crate::config::limits;
 use crate::config::limits::{LimitConfig, RateLimitHeaderStyle};
 pub use crate::config::redis_url::RedisUrl;
 use crate::config::setting::{GivenSettings, SettingInfo, settings};
-pub use crate::config::value::address::AdvertisedAddress;
+pub use crate::config::value::address::{
+    AdvertisedAddress, ListenAddress, ProxyProtocolListeners, UnixSocketName,
+};
 pub use crate::config::value::bounds::{ClientConnectionLimit, MAX_WORKERS};
 pub use crate::config::value::choice::{
     AutoscaleMode, CookieSecurity, ForwardedHeader, LogFormat, MaxMemory, ScriptingMode, SessionCreation,
@@ -42,10 +44,10 @@ settings! {
     struct Config {
         /// Public addresses.
         ///
-        /// Public addresses; port 0 lets the kernel choose; `[::]` is every address of IPv6 and IPv4
-        /// ([Addresses](#addresses)).
-        listen: Vec<SocketAddr> = list(
-            "listen", address::addresses; "0.0.0.0:3000", ADDRESSES, Restart,
+        /// Public addresses; port 0 lets the kernel choose; `[::]` is every address of IPv6 and IPv4; `unix:/run/shop.sock`
+        /// and `unix:@shop` are Unix sockets ([Addresses](#addresses)).
+        listen: Vec<ListenAddress> = list(
+            "listen", address::addresses; "0.0.0.0:3000", ADDRESSES, Reload,
             variable = "PORT"
         );
         /// How connections are spread over the slots.
@@ -60,6 +62,8 @@ settings! {
         /// Whether a worker that has its share of the connections passes a new one on to a worker that has less
         /// ([Steering](#steering)); never with `client-ip`.
         balance: bool = required("listen.balance", basic::flag; "true", FLAG, Reload);
+        /// Who may connect to the files of Unix sockets.
+        socket_file: SocketFileConfig = section();
         /// Where other hosts reach the public addresses; none: as this host knows itself.
         ///
         /// Where other hosts reach the public addresses, as the heartbeat in Redis tells them ([several
@@ -99,6 +103,8 @@ settings! {
         );
         /// Which peers may speak for a client.
         proxy: ProxyConfig = section();
+        /// Which public addresses speak the PROXY protocol.
+        proxy_protocol: ProxyProtocolConfig = section();
         /// Bounds on what a client may send, and how slowly.
         http: HttpConfig = section();
         /// Requests that are carried out once.
@@ -131,14 +137,41 @@ settings! {
         app: AppSettings = values(|given: &GivenSettings| Ok::<_, ConfigError>(given.app.clone()));
     }
 
+    /// Who may connect to the files of Unix sockets that `listen` and `admin.listen` name.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    struct SocketFileConfig {
+        /// Permissions of the files of Unix sockets.
+        ///
+        /// Permissions of the files of Unix sockets; to connect takes the right to write
+        /// ([Unix sockets](guide/sockets.md)).
+        mode: u32 = required(
+            "listen.socket_mode", address::file_mode; "0660", "permissions in octal, such as 0660 or 0666", Restart
+        );
+        /// Owner of the files of Unix sockets.
+        ///
+        /// Owner of the files of Unix sockets, by name or number; only root may give them to another user.
+        owner: Option<String> = optional(
+            "listen.socket_owner", address::account; "", "a user, such as www-data or 33", Restart,
+            unset = "the user that starts the fleet"
+        );
+        /// Group of the files of Unix sockets.
+        ///
+        /// Group of the files of Unix sockets, by name or number, such as the proxy's; one that the user who starts the
+        /// fleet is a member of, unless that is root.
+        group: Option<String> = optional(
+            "listen.socket_group", address::account; "", "a group, such as www-data or 33", Restart,
+            unset = "the group of the user that starts the fleet"
+        );
+    }
+
     /// The operators' listener (`/livez`, `/readyz`, `/metrics`, `/fleet.json`).
     #[derive(Debug, Clone)]
     struct AdminConfig {
         /// Operators' addresses.
         ///
         /// Operators' addresses: `/livez`, `/readyz`, `/metrics`, `/fleet.json`, `/fleet`; never expose them.
-        listen: Vec<SocketAddr> = list(
-            "admin.listen", address::addresses; "127.0.0.1:3001", ADDRESSES, Restart
+        listen: Vec<ListenAddress> = list(
+            "admin.listen", address::addresses; "127.0.0.1:3001", ADDRESSES, Reload
         );
         /// Names under which the operators' address may be asked, beside IP addresses and localhost.
         ///
@@ -325,6 +358,20 @@ settings! {
         );
     }
 
+    /// Which public addresses speak the PROXY protocol.
+    #[derive(Debug, Clone)]
+    struct ProxyProtocolConfig {
+        /// Addresses whose connections begin with a header of the PROXY protocol.
+        ///
+        /// Addresses of `listen` whose connections begin with a header of the PROXY protocol, version 1 or 2, which
+        /// names the client; only from `proxy.trusted`; a connection that begins otherwise is closed
+        /// ([PROXY protocol](guide/sockets.md#proxy-protocol)).
+        listeners: ProxyProtocolListeners = list(
+            "proxy.protocol", address::proxy_protocol_listeners;
+            "none", "none, all, or addresses of listen, separated by commas", Reload
+        );
+    }
+
     /// Bounds on what a client may send, and how slowly.
     #[derive(Debug, Clone)]
     struct HttpConfig {
@@ -485,6 +532,7 @@ impl ProxyConfig {
 /// The sections of the table, in the order of the reference.
 pub(super) const TABLE: &[&[SettingInfo]] = &[
     Config::ROWS,
+    SocketFileConfig::ROWS,
     AdminConfig::ROWS,
     WorkersConfig::ROWS,
     AutoscaleConfig::ROWS,
@@ -495,6 +543,7 @@ pub(super) const TABLE: &[&[SettingInfo]] = &[
     SessionConfig::ROWS,
     LIMITS,
     ProxyConfig::ROWS,
+    ProxyProtocolConfig::ROWS,
     HttpConfig::ROWS,
     IdempotencyConfig::ROWS,
     BroadcastConfig::ROWS,

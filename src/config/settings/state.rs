@@ -291,7 +291,7 @@ settings! {
         );
         /// Subscribed clients per worker, and as many other streams.
         ///
-        /// Subscribed clients per worker, and as many streams of other events; then 503.
+        /// Subscribed clients per worker, and as many other streams of events and WebSockets; then 503.
         max_subscribers: usize = required(
             "broadcast.max_subscribers", |text| basic::capacity(text, 1_000_000);
             "10000", "a number from 1 to 1000000", Reload,
@@ -343,7 +343,8 @@ settings! {
         /// Messages a client may send over a WebSocket in a second.
         ///
         /// Messages a client may send over a WebSocket in a second, twice as many at once; beyond that it is told, and
-        /// closed (1008) if it goes on. A socket's own bound, before `websocket.policy`.
+        /// closed (1008) if it goes on. A socket's own bound, before `websocket.policy`. Of an application's own sockets
+        /// only pings are counted.
         max_messages_per_second: u64 = required(
             "websocket.max_messages_per_second", |text| basic::number(text, 100_000);
             "20", "a number from 1 to 100000", Reload,

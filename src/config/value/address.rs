@@ -1,12 +1,137 @@
 //! Addresses to listen on, addresses by which others reach us, networks, hosts and origins.
 
-use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::path::{Component, Path, PathBuf};
+use std::{fmt, fs};
 
 use ipnet::IpNet;
 use url::Url;
 
 use crate::config::value::basic::InvalidValue;
+use crate::sys::path::SOCKET_PATH_MAX;
+pub use crate::sys::unix_socket_name::UnixSocketName;
+
+/// Where a fleet listens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ListenAddress {
+    /// An Internet address with its port.
+    Internet(SocketAddr),
+    /// A Unix socket.
+    Unix(UnixSocketName),
+}
+
+impl ListenAddress {
+    /// The Internet address, if it is one.
+    pub fn internet(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Internet(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for ListenAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Internet(address)
+    }
+}
+
+/// As it is written in a configuration.
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Internet(address) => address.fmt(f),
+            Self::Unix(name) => write!(f, "unix:{name}"),
+        }
+    }
+}
+
+/// An Internet address with its port, `unix:/run/shop.sock`, or `unix:@shop`.
+fn listen_address(text: &str) -> Result<ListenAddress, InvalidValue> {
+    match text.strip_prefix("unix:") {
+        Some(name) => unix_socket_name(name).map(ListenAddress::Unix),
+        None => address(text).map(ListenAddress::Internet),
+    }
+}
+
+fn unix_socket_name(text: &str) -> Result<UnixSocketName, InvalidValue> {
+    // As in a URL: unix:///run/shop.sock, where a host would stand behind two slashes.
+    let is_host = text.starts_with("//") && !text.starts_with("///");
+    let text = text.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(text);
+    if text.len() > SOCKET_PATH_MAX {
+        return Err(format!(
+            "a Unix socket's path has at most {SOCKET_PATH_MAX} bytes, and this one {}: choose a shorter one, as below /run",
+            text.len()
+        ));
+    }
+    match text.strip_prefix('@') {
+        Some("") => Err("the abstract name is missing, as in unix:@shop".into()),
+        Some(name) => Ok(UnixSocketName::Abstract(name.to_owned())),
+        None if !text.starts_with('/') || is_host => {
+            Err("a Unix socket is named by an absolute path, as in unix:/run/shop.sock, or as unix:@shop"
+                .into())
+        }
+        None if text.ends_with('/')
+            || Path::new(text).components().any(|part| part == Component::ParentDir) =>
+        {
+            Err("that path names a folder and no file in it".into())
+        }
+        // Without doubled slashes, so that one socket has one name.
+        None => Ok(UnixSocketName::Path(Path::new(text).components().collect::<PathBuf>())),
+    }
+}
+
+/// Which of the public addresses take connections that begin with a header of the PROXY protocol, and no others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ProxyProtocolListeners {
+    /// None.
+    #[default]
+    None,
+    /// All, those that systemd lends included.
+    All,
+    /// These.
+    Some(Vec<ListenAddress>),
+}
+
+impl ProxyProtocolListeners {
+    /// Whether what connects to this address has to begin with a header.
+    pub fn includes(&self, address: &ListenAddress) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Some(listed) => listed.contains(address),
+        }
+    }
+}
+
+pub(in crate::config) fn proxy_protocol_listeners(
+    items: &[String],
+) -> Result<ProxyProtocolListeners, InvalidValue> {
+    match items {
+        [] => Ok(ProxyProtocolListeners::None),
+        [only] if only == "all" => Ok(ProxyProtocolListeners::All),
+        [only] if only == "none" => Ok(ProxyProtocolListeners::None),
+        listed => addresses(listed).map(ProxyProtocolListeners::Some),
+    }
+}
+
+/// Permissions of a file as chmod(1) takes them, in octal.
+pub(in crate::config) fn file_mode(text: &str) -> Result<u32, InvalidValue> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 && mode & 0o600 == 0o600 => Ok(mode),
+        Ok(_) => Err("its owner must be able to read and write, and there are no bits beyond 0777".into()),
+        Err(_) => Err("that is no number in octal".into()),
+    }
+}
+
+/// A user or a group, by name or number; whether there is one is found out when it is used.
+pub(in crate::config) fn account(text: &str) -> Result<String, InvalidValue> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._$@\\".contains(&byte);
+    match (1..=256).contains(&text.len()) && text.bytes().all(fits) && !text.starts_with('-') {
+        true => Ok(text.to_owned()),
+        false => Err("that is no name of a user or group".into()),
+    }
+}
 
 /// An address and a port. An IPv4 address that is written as an IPv6 one (`::ffff:127.0.0.1`) is the IPv4 one.
 pub(in crate::config) fn address(text: &str) -> Result<SocketAddr, InvalidValue> {
@@ -51,7 +176,7 @@ fn wrong_address(text: &str) -> InvalidValue {
     } else if text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
         "the port is missing"
     } else if text.contains('/') {
-        "that is not an IP address with a port; Unix sockets and URLs are not listened on"
+        "that is not an IP address with a port; a URL is not listened on, and a Unix socket is written as unix:/run/shop.sock"
     } else if text.contains(|c: char| c.is_ascii_alphabetic()) && text.contains(':') && !text.starts_with('[')
     {
         "a name is not an IP address: write 127.0.0.1 and [::1] for localhost"
@@ -61,10 +186,13 @@ fn wrong_address(text: &str) -> InvalidValue {
     reason.into()
 }
 
-pub(in crate::config) fn addresses(items: &[String]) -> Result<Vec<SocketAddr>, InvalidValue> {
-    let addresses: Vec<_> = items.iter().map(|item| address(item)).collect::<Result<_, _>>()?;
+/// Where to listen, separated by commas or spaces.
+pub(in crate::config) fn addresses(items: &[String]) -> Result<Vec<ListenAddress>, InvalidValue> {
+    let words = items.iter().flat_map(|item| item.split_ascii_whitespace());
+    let addresses: Vec<_> = words.map(listen_address).collect::<Result<_, _>>()?;
     for (index, address) in addresses.iter().enumerate() {
-        if address.port() != 0 && addresses[..index].contains(address) {
+        let is_chosen_by_kernel = address.internet().is_some_and(|address| address.port() == 0);
+        if !is_chosen_by_kernel && addresses[..index].contains(address) {
             return Err(format!("{address} stands there twice"));
         }
     }
@@ -169,7 +297,7 @@ mod tests {
             ("[::1]", "port is missing"),
             ("localhost:3000", "a name is not"),
             ("example.org:80", "a name is not"),
-            ("unix:/run/x", "Unix sockets"),
+            ("/run/x", "unix:/run/shop.sock"),
             ("tcp://0.0.0.0:80", "not an IP address with a port"),
             ("[fe80::1]:80", "needs its interface"),
             ("[fe80::1%nothing-here]:80", "no such interface"),
@@ -188,6 +316,45 @@ mod tests {
         assert!(list(&["[::1]:80", "[0:0::1]:80"]).unwrap_err().contains("twice"));
         assert_eq!(list(&["127.0.0.1:0", "127.0.0.1:0"]).unwrap().len(), 2);
         assert!(list(&[]).is_err());
+    }
+
+    #[test]
+    fn a_unix_socket_has_a_path_or_an_abstract_name() {
+        let read = |text: &str| listen_address(text).map(|address| address.to_string());
+        for (text, expected) in [
+            ("unix:/run/shop.sock", "unix:/run/shop.sock"),
+            ("unix:///run/shop.sock", "unix:/run/shop.sock"),
+            ("unix:/run//./shop.sock", "unix:/run/shop.sock"),
+            ("unix:@shop", "unix:@shop"),
+            ("[::]:80", "[::]:80"),
+        ] {
+            assert_eq!(read(text).unwrap(), expected, "{text}");
+        }
+        let long = format!("unix:/{}", "x".repeat(SOCKET_PATH_MAX));
+        for (text, reason) in [
+            ("unix:", "absolute path"),
+            ("unix:shop.sock", "absolute path"),
+            ("unix://host/shop.sock", "absolute path"),
+            ("unix:@", "abstract name is missing"),
+            ("unix:/run/", "names a folder"),
+            ("unix:/run/../etc/x", "names a folder"),
+            (long.as_str(), "at most 107 bytes"),
+        ] {
+            assert!(read(text).unwrap_err().contains(reason), "{text}: {:?}", read(text));
+        }
+        let list = |texts: &[&str]| addresses(&texts.iter().map(|text| text.to_string()).collect::<Vec<_>>());
+        assert_eq!(list(&["0.0.0.0:80 unix:/run/a", "unix:@a"]).unwrap().len(), 3);
+        assert!(list(&["unix:/run/a", "unix:/run//a"]).unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn a_mode_is_octal_and_leaves_its_owner_in() {
+        assert_eq!((file_mode("0660"), file_mode("666")), (Ok(0o660), Ok(0o666)));
+        for wrong in ["", "0o660", "660x", "1777", "0060", "-1", "888"] {
+            assert!(file_mode(wrong).is_err(), "{wrong}");
+        }
+        assert!(account("www-data").is_ok() && account("33").is_ok());
+        assert!(account("").is_err() && account("a b").is_err() && account("-r").is_err());
     }
 
     #[test]

@@ -21,7 +21,6 @@ use crate::http::streams::last_event_id::{LastEventId, ResumePosition};
 use crate::http::streams::websocket::broadcast_socket::BroadcastSocket;
 use crate::http::streams::websocket::client::SocketClient;
 use crate::http::streams::websocket::handshake::WebSocketUpgrade;
-use crate::http::streams::websocket::socket;
 
 /// Bytes of JSON around a message, in either direction.
 const JSON_OVERHEAD: usize = 256;
@@ -209,14 +208,14 @@ impl Topic {
     /// Nothing is lost when it is dropped.
     pub async fn socket(&self, upgrade: WebSocketUpgrade, after: LastEventId) -> Result<Response, Error> {
         let services = Arc::clone(&self.services);
+        if let Some(refusal) = upgrade.refuse_foreign_page() {
+            return Ok(refusal);
+        }
         let (subscription, position) = self.open(&after).await?;
-        let config = socket::websocket_config(
-            services.websocket.max_message_size,
-            services.broadcast.max_message_size.saturating_mul(ESCAPED_BYTE_MAX) + JSON_OVERHEAD,
-        );
+        let max_sent = services.broadcast.max_message_size.saturating_mul(ESCAPED_BYTE_MAX) + JSON_OVERHEAD;
         let (topic, sender) = (self.name.clone(), self.sender.clone());
         let socket = BroadcastSocket { services, topic, subscription, position, sender };
-        Ok(upgrade.on_upgrade(config, |web_socket| socket.run(web_socket)))
+        Ok(upgrade.on_topic_upgrade(max_sent, |web_socket, leaving| socket.run(web_socket, leaving)))
     }
 
     /// How many subscribe, on all workers of all instances; updated once a second while the value lives.

@@ -1,7 +1,5 @@
 //! What an application may reach of its worker and fleet.
 
-use axum::response::Response;
-
 use crate::counters::keys;
 use crate::facade::broadcast::Broadcast;
 use crate::facade::busy::Busy;
@@ -12,7 +10,6 @@ use crate::facade::rate_limit::layer::RateLimitLayer;
 use crate::facade::redis_error::RedisError;
 use crate::facade::task::TaskQueue;
 use crate::http::services::state::TOTAL_VIEWS;
-use crate::http::streams::sse::{self, SseSource};
 use crate::http::{FleetHandle, Shutdown, Worker};
 use crate::redis::{BreakerStates, RedisStatus};
 
@@ -75,35 +72,6 @@ impl FleetHandle {
     /// The fleet's tasks, for code outside a handler; handlers extract [`TaskQueue`]. Handlers of tasks: `App::task`.
     pub fn tasks(&self) -> TaskQueue {
         TaskQueue::new_in(&self.services().streams)
-    }
-
-    /// A response of server-sent events from any source, until the source, the client or the worker ends it.
-    ///
-    /// A worker serves at most `broadcast.max_subscribers` of them, beside those of broadcasts; the response beyond that is
-    /// 503.
-    ///
-    /// ```
-    /// use axum::response::Response;
-    /// use bytes::Bytes;
-    /// use regatta::{EventSource, FleetHandle};
-    ///
-    /// /// Three events, and the end.
-    /// struct Countdown(u8);
-    ///
-    /// impl EventSource for Countdown {
-    ///     async fn next(&mut self) -> Option<Bytes> {
-    ///         self.0 = self.0.checked_sub(1)?;
-    ///         Some(regatta::event("count", &self.0.to_string()))
-    ///     }
-    /// }
-    ///
-    /// async fn count(fleet: FleetHandle) -> Response {
-    ///     fleet.events(Countdown(3))
-    /// }
-    /// # let _: axum::Router = axum::Router::new().route("/count", axum::routing::get(count));
-    /// ```
-    pub fn events(&self, source: impl SseSource) -> Response {
-        sse::respond_permitted(source, &self.services().streams)
     }
 
     /// Runs work beside the requests, as what a handler starts and its answer does not wait for: a worker that leaves waits

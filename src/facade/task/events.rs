@@ -28,7 +28,7 @@ pub(super) async fn respond(
     let mut task_watch = services.tasks.watch(&id).await?;
     let first = task_watch.next().await.ok_or(Error::NotFound)?;
     let events = TaskEvents { first: Some(first), task_watch, _connection: services.standalone.clone() };
-    Ok(sse::respond_permitted(events, services))
+    Ok(sse::respond_permitted(events, &services.streams))
 }
 
 /// A task's changes.

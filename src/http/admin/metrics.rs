@@ -171,11 +171,12 @@ const DURATIONS: [SlotMetric; 2] = [
 const WORKER_STATES: [CellState; 5] =
     [CellState::Booting, CellState::Ready, CellState::Draining, CellState::Hung, CellState::Killed];
 
-const GAUGES: [SlotMetric; 9] = [
+const GAUGES: [SlotMetric; 10] = [
     ("connections_open", "Open connections", |slot| slot.sum(|worker| worker.connections)),
     ("broadcast_subscribers", "Clients subscribed to broadcasts", |slot| {
         slot.sum(|worker| worker.subscribers)
     }),
+    ("streams_open", "Open streams of events and WebSockets", |slot| slot.sum(|worker| worker.open_streams)),
     ("requests_in_flight", "Requests being answered", |slot| slot.sum(|worker| worker.in_flight)),
     ("requests_queued", "Requests that wait for their turn", |slot| slot.sum(|worker| worker.waiting)),
     ("worker_shedding", "Workers of the slot that are overloaded and refuse requests", |slot| {

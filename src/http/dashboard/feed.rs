@@ -142,7 +142,7 @@ impl DashboardFeed {
         self.start(sources);
         let first_update = Some(encode_view(&first.view));
         let subscriber = FeedSubscriber { frames, _permit: permit, number: first.number, first_update };
-        sse::respond(subscriber, sources.keep_alive_interval, &sources.admin.drain)
+        sse::respond(subscriber, &sources.streams)
     }
 }
 

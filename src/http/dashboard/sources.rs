@@ -7,7 +7,9 @@ use std::time::Duration;
 use crate::counters::keys;
 use crate::http::services::admin::AdminServices;
 use crate::http::services::app_services::AppServices;
+use crate::http::services::cell_handle::CellHandle;
 use crate::http::services::state::TOTAL_VIEWS;
+use crate::http::streams::worker_streams::WorkerStreams;
 use crate::sessions::activity::SessionActivity;
 
 /// What the page is made of: what all operators' routes share, and what this page alone reads.
@@ -21,8 +23,8 @@ pub(super) struct DashboardSources {
     pub(super) run_dir: PathBuf,
     /// None: the instance has no record in Redis, and the page shows this instance alone.
     pub(super) heartbeat_interval: Option<Duration>,
-    /// How often an idle stream of events gets a comment.
-    pub(super) keep_alive_interval: Duration,
+    /// The page's own streams, apart from the application's.
+    pub(super) streams: WorkerStreams,
     /// Leading bits of an IPv6 address that stand for one client.
     pub(super) ipv6_prefix: u8,
 }
@@ -30,13 +32,14 @@ pub(super) struct DashboardSources {
 impl DashboardSources {
     pub(super) fn new(admin: &Arc<AdminServices>, parts: &AppServices) -> Self {
         let config = &parts.config;
+        let cell = CellHandle::new(&parts.scoreboard, parts.worker.slot(), parts.cell);
         Self {
             admin: Arc::clone(admin),
             session_activity: SessionActivity::new(&parts.redis, config.heartbeat_interval.is_some()),
             total_views_key: keys::counter(&config.redis.prefix, TOTAL_VIEWS),
             run_dir: config.run_dir.clone(),
             heartbeat_interval: config.heartbeat_interval,
-            keep_alive_interval: config.broadcast.keep_alive_interval,
+            streams: WorkerStreams::of_worker(parts, cell),
             ipv6_prefix: config.ipv6_prefix,
         }
     }

@@ -8,7 +8,6 @@ pub mod response_future;
 
 use std::error::Error;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,7 +26,7 @@ use crate::http::admin_hosts::AdminHostNames;
 use crate::http::fleet_handle::FleetHandle;
 use crate::http::outer_layers::OuterLayers;
 use crate::http::problem::Problem;
-use crate::http::real_ip::ClientInfo;
+use crate::http::real_ip::{ClientInfo, ConnectionPeer};
 use crate::http::request_scope::RequestScope;
 use crate::http::request_state::RequestState;
 use crate::http::request_state::session_store::RequestSessionStore;
@@ -36,6 +35,7 @@ use crate::http::service::response_future::{RequestGuard, ResponseFuture, Sessio
 use crate::http::services::WorkerServices;
 use crate::http::services::admin::AdminServices;
 use crate::http::services::worker::WorkerContext;
+use crate::http::streams::event_stream;
 use crate::http::{admin, body, outer_layers, real_ip, request_head, response};
 
 /// What one listener serves; cheap to clone.
@@ -79,11 +79,12 @@ impl HttpService {
     ///
     /// # Cancel safety
     /// Dropping it abandons the request; what it already did in Redis stays.
-    pub fn call<B>(&self, parts: Parts, body: B, peer: SocketAddr) -> ResponseFuture
+    pub fn call<B>(&self, parts: Parts, body: B, peer: impl Into<ConnectionPeer>) -> ResponseFuture
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
+        let peer = peer.into();
         if let Some(outer) = &self.outer {
             let request = Request::from_parts(parts, Body::new(body));
             return ResponseFuture::boxed(outer_layers::call(outer.clone(), request, peer));
@@ -128,7 +129,7 @@ fn serve_public<B>(
     router: &Router,
     mut parts: Parts,
     incoming: B,
-    peer: SocketAddr,
+    peer: ConnectionPeer,
 ) -> ResponseFuture
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -137,7 +138,7 @@ where
     let started = Instant::now();
     let checked = request_head::check_head(&mut parts, !incoming.is_end_stream());
     let worker = &services.worker;
-    let client = real_ip::client_from_headers(peer.ip(), &parts.headers, &worker.proxy);
+    let client = real_ip::client_from_headers(peer, &parts.headers, &worker.proxy);
     worker.untrusted_proxies.record_request(&client, &parts.headers, &worker.proxy, &worker.cell.scoreboard);
     let head = RequestMeta::from_parts(worker, &parts, client.proxied);
     let state = Arc::new(RequestState::new(Arc::clone(&services.state), client, &parts));
@@ -200,7 +201,7 @@ async fn serve_admin<B>(
     (worker, admin): (Arc<WorkerContext>, Arc<AdminServices>),
     router: Router,
     (mut parts, incoming): (Parts, B),
-    peer: SocketAddr,
+    peer: ConnectionPeer,
 ) -> Response
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -215,14 +216,15 @@ where
         response::apply_common_headers(&mut response, &worker, head);
         return response;
     }
-    let client = real_ip::client_from_headers(peer.ip(), &parts.headers, &worker.proxy);
-    parts.extensions.insert(AdminPeer(ClientInfo { address: peer.ip().to_canonical(), ..client }));
+    let client = real_ip::client_from_headers(peer, &parts.headers, &worker.proxy);
+    parts.extensions.insert(AdminPeer(ClientInfo { address: peer.canonical_ip(), ..client }));
     // The dashboard bounds the forms it reads; no other route reads a body.
     let body = if parts.method == Method::POST { Body::new(incoming) } else { Body::empty() };
     let response = match checked {
         Ok(()) => response_future::call_handler(router, Request::from_parts(parts, body)).await,
         Err(problem) => problem.into_response(),
     };
+    let response = event_stream::adopt_for_operators(response, &worker);
     let mut response = response::into_problem(response, None).await;
     response::apply_common_headers(&mut response, &worker, head);
     response

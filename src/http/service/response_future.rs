@@ -23,6 +23,7 @@ use crate::http::request_state::RequestState;
 use crate::http::request_state::session_store::RequestSessionStore;
 use crate::http::request_timeout::RequestTimer;
 use crate::http::response::RequestMeta;
+use crate::http::streams::event_stream;
 use crate::http::{body, response};
 use crate::panics::panic_message;
 
@@ -195,7 +196,7 @@ impl TimedHandler {
         context: &mut Context<'_>,
     ) -> Poll<Response> {
         match poll_catching_panics(&mut self.handler, context) {
-            Poll::Ready(response) => Poll::Ready(response),
+            Poll::Ready(response) => Poll::Ready(event_stream::adopt(response, &state.services.worker)),
             Poll::Pending => self.timer.poll_timeout(state, context),
         }
     }

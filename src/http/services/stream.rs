@@ -3,15 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
 use crate::broadcasts::BroadcastHub;
 use crate::config::settings::{BroadcastConfig, WebSocketConfig};
-use crate::http::drain_state::DrainState;
 use crate::http::services::app_services::AppServices;
 use crate::http::services::cell_handle::CellHandle;
 use crate::http::services::state::StateServices;
 use crate::http::standalone::connection::StandaloneConnection;
+use crate::http::streams::worker_streams::WorkerStreams;
 use crate::limiter::RequestLimiter;
 use crate::tasks::TaskQueue;
 
@@ -19,9 +17,8 @@ use crate::tasks::TaskQueue;
 pub(crate) struct StreamServices {
     pub(crate) broadcast_hub: BroadcastHub,
     pub(crate) tasks: TaskQueue,
-    /// Permits of event streams that are no broadcasts, which have their own.
-    pub(crate) stream_permits: Arc<Semaphore>,
-    pub(crate) drain: DrainState,
+    /// What streams share with those that the worker finds in its responses.
+    pub(crate) streams: Arc<WorkerStreams>,
     pub(crate) broadcast: BroadcastConfig,
     pub(crate) websocket: WebSocketConfig,
     /// Charges the messages of WebSocket clients.
@@ -37,8 +34,7 @@ impl StreamServices {
         Self {
             broadcast_hub: parts.broadcast_hub.clone(),
             tasks: parts.tasks.clone(),
-            stream_permits: Arc::new(Semaphore::new(config.broadcast.max_subscribers)),
-            drain: parts.drain.clone(),
+            streams: Arc::clone(&state.worker.streams),
             broadcast: config.broadcast.clone(),
             websocket: config.websocket.clone(),
             limiter: Arc::clone(&state.limiter),
@@ -50,6 +46,6 @@ impl StreamServices {
 
 impl fmt::Debug for StreamServices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StreamServices").field("drain", &self.drain).finish_non_exhaustive()
+        f.debug_struct("StreamServices").field("streams", &self.streams).finish_non_exhaustive()
     }
 }

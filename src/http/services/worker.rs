@@ -1,6 +1,7 @@
 //! What every request needs of its worker, with or without state.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
@@ -11,6 +12,7 @@ use crate::http::offload::Offload;
 use crate::http::request_id::RequestIdGenerator;
 use crate::http::services::app_services::AppServices;
 use crate::http::services::cell_handle::CellHandle;
+use crate::http::streams::worker_streams::WorkerStreams;
 use crate::http::untrusted_proxy::UntrustedProxyDetector;
 use crate::http::worker::Worker;
 use crate::scoreboard::cell::WorkerCell;
@@ -24,6 +26,8 @@ pub(crate) struct WorkerContext {
     started: Instant,
     pub(crate) cell: CellHandle,
     pub(crate) drain: DrainState,
+    /// Its event streams and WebSockets.
+    pub(crate) streams: Arc<WorkerStreams>,
     pub(crate) http: HttpConfig,
     pub(crate) proxy: ProxyConfig,
     pub(crate) offload: Offload,
@@ -39,6 +43,7 @@ impl WorkerContext {
             worker_id: HeaderValue::from(parts.worker.pid()),
             request_ids: RequestIdGenerator::new(parts.worker.pid()),
             started,
+            streams: Arc::new(WorkerStreams::of_worker(parts, cell.clone())),
             cell,
             drain: parts.drain.clone(),
             http: parts.config.http.clone(),

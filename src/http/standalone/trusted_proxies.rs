@@ -87,7 +87,7 @@ pub(crate) fn client(parts: &Parts) -> Option<ClientInfo> {
     let trusted = parts.extensions.get::<TrustedProxies>();
     let untrusting = ProxyConfig { trusted: Vec::new(), header: ForwardedHeader::XForwardedFor };
     let proxy = trusted.map_or(&untrusting, |TrustedProxies(proxy)| &**proxy);
-    Some(real_ip::client_from_headers(peer.ip(), &parts.headers, proxy))
+    Some(real_ip::client_from_headers(peer.into(), &parts.headers, proxy))
 }
 
 impl<S> Layer<S> for TrustedProxies {

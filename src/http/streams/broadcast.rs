@@ -25,11 +25,8 @@ pub(crate) fn respond(
     position: ResumePosition,
 ) -> Response {
     let phase = if position == ResumePosition::Unknown { EventPhase::Gap } else { EventPhase::Start };
-    sse::respond(
-        BroadcastEvents { subscription, phase, _connection: services.standalone.clone() },
-        services.broadcast.keep_alive_interval,
-        &services.drain,
-    )
+    let events = BroadcastEvents { subscription, phase, _connection: services.standalone.clone() };
+    sse::respond(events, &services.streams)
 }
 
 /// A subscription as events.

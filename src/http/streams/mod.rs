@@ -5,7 +5,10 @@
 //! must not know what the events mean: that belongs to their sources.
 
 pub mod broadcast;
+pub(crate) mod event_position;
+pub mod event_stream;
 pub mod last_event_id;
+pub mod on_drain;
 pub mod sse;
-
 pub mod websocket;
+pub(crate) mod worker_streams;

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use crate::config::settings::RedisUrl;
 use crate::listener::shared_queue::SharedQueue;
-use crate::listener::{Listener, SlotListeners};
+use crate::listener::{ListenAddresses, ListenChange, Listener, ListeningSocket, SlotListeners};
 use crate::supervisor::deployment::handoff::{Handoff, StatusPipeState};
 use crate::supervisor::deployment::program::{PreviousProgram, ProgramSpec};
 use crate::supervisor::deployment::takeover_env::{TakeoverDirection, TakeoverEnv};
@@ -39,11 +39,12 @@ impl InheritedResources {
     /// When one was not handed over, or no descriptor is left.
     pub fn duplicate(state: &Handoff) -> io::Result<Self> {
         let listener = |given: &ListenerFd| -> io::Result<Listener> {
-            Ok(Listener { socket: exec::duplicate_inherited(given.fd)?.into(), owner: given.owner })
+            let socket = ListeningSocket::from_fd(exec::duplicate_inherited(given.fd)?)?;
+            Ok(Listener { socket, owner: given.owner })
         };
         let slot = |numbers: &SlotFds| -> io::Result<SlotListeners> {
             let all = |given: &[ListenerFd]| given.iter().map(listener).collect::<Result<_, _>>();
-            Ok(SlotListeners { public: all(&numbers.public)?, admin: all(&numbers.admin)? })
+            Ok(SlotListeners::new(all(&numbers.public)?, all(&numbers.admin)?))
         };
         let sockets = state.sockets.iter().map(|slot_sockets| slot_sockets.as_ref().map(slot).transpose());
         let report = |(pid, saved): (&i32, &StatusPipeState)| -> io::Result<(Pid, StatusPipe)> {
@@ -73,6 +74,17 @@ impl InheritedResources {
         })
     }
 
+    /// Opens the addresses that a configuration adds, while the program before still has everything else.
+    ///
+    /// # Errors
+    /// Why that cannot be; nothing is changed then.
+    pub fn prepare_addresses(&self, reloaded: &ReloadedConfig) -> Result<Option<ListenChange>, String> {
+        let Some(wanted) = &reloaded.listen else { return Ok(None) };
+        let Some(first) = self.sockets.iter().flatten().next() else { return Ok(None) };
+        let present = ListenAddresses::from_slot(first).map_err(|error| error.to_string())?;
+        wanted.prepare(&present, self.sockets.len()).map_err(|error| error.to_string())
+    }
+
     /// Where the private Redis is reached, if the fleet has one.
     pub fn private_redis_url(&self) -> Option<RedisUrl> {
         self.private_redis.as_ref().map(|private| RedisUrl::from_socket_path(&private.server.socket_path()))
@@ -100,6 +112,8 @@ pub enum Takeover {
         old: Box<PreviousProgram>,
         /// What is different about its configuration.
         reloaded: Box<ReloadedConfig>,
+        /// Addresses that its configuration adds or names no more.
+        change: Option<ListenChange>,
     },
     /// This is the old one, again.
     Back {

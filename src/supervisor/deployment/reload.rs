@@ -6,12 +6,14 @@ use std::time::Duration;
 use crate::config::ConfigInputs;
 use crate::control::event_kind::EventKind;
 use crate::control::protocol::CommandResult;
+use crate::listener::ListenChange;
 use crate::supervisor::deployment::program::ProgramSpec;
 use crate::supervisor::deployment::rollout::{DeploymentKind, Rollout};
 use crate::supervisor::deployment::state::{Deployments, FailedRollout};
 use crate::supervisor::effects::{Effect, event_now, unix_ms};
 use crate::supervisor::operators::command_goal::CommandGoal;
-use crate::supervisor::settings::{ReloadError, SupervisorSettings, UnchangedSetting};
+use crate::supervisor::settings::{ReloadError, ReloadedConfig, SupervisorSettings, UnchangedSetting};
+use crate::supervisor::slots::table::SlotTable;
 use crate::sys::path;
 use crate::units;
 
@@ -73,12 +75,25 @@ pub(in crate::supervisor) fn refuse(refusal: ReloadError) -> Vec<Effect> {
     ]
 }
 
+/// Opens the addresses that a configuration adds, while everything else is as it was.
+pub(in crate::supervisor) fn prepare_addresses(
+    slots: &SlotTable,
+    reloaded: &ReloadedConfig,
+) -> Result<Option<ListenChange>, ReloadError> {
+    let Some(wanted) = &reloaded.listen else { return Ok(None) };
+    let prepared = wanted.prepare(&slots.addresses, slots.sockets.len());
+    // What is in use, or not there yet, may be had later.
+    prepared.map_err(|error| ReloadError::Unavailable(error.to_string()))
+}
+
 /// A rollout whose slots all have the new generation.
 #[derive(Debug)]
 pub(in crate::supervisor) struct CompletedRollout {
     pub(in crate::supervisor) rollout: Rollout,
     pub(in crate::supervisor) inputs: RolloutInputs,
     pub(in crate::supervisor) workers: usize,
+    /// Addresses that were added or ended, if any.
+    pub(in crate::supervisor) moved: Option<String>,
     /// Settings that the new configuration cannot change.
     pub(in crate::supervisor) unchanged: Vec<UnchangedSetting>,
 }
@@ -86,7 +101,7 @@ pub(in crate::supervisor) struct CompletedRollout {
 impl CompletedRollout {
     /// What those learn that wait for it; `refused`: why the number of workers is not what the configuration names.
     pub(in crate::supervisor) fn report(self, refused: Option<String>, now: Duration) -> Vec<Effect> {
-        let Self { rollout, inputs, workers, unchanged } = self;
+        let Self { rollout, inputs, workers, moved, unchanged } = self;
         let (kind, generation) = (rollout.kind.name(), rollout.to);
         let seconds = units::rounded_seconds(now.saturating_sub(rollout.started));
         tracing::info!(
@@ -99,6 +114,9 @@ impl CompletedRollout {
         );
         let mut message =
             format!("{kind} done: {workers} workers of generation {generation} in {seconds:.1} s; {inputs}");
+        if let Some(moved) = moved {
+            message.push_str(&format!("; listen: {moved}"));
+        }
         for setting in unchanged {
             message.push_str(&format!("; {} was not changed: {}", setting.name, setting.needs));
         }
@@ -208,6 +226,7 @@ mod tests {
             rollout: Rollout { kind, from: 1, to: 2, started: now - Duration::from_secs(2) },
             inputs: inputs(kind, Some("a.toml"), false),
             workers: 4,
+            moved: None,
             unchanged: vec![UnchangedSetting { name: "listen".into(), needs: "an upgrade" }],
         };
         let effects = done.report(Some("no room".into()), now);

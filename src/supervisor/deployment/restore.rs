@@ -16,6 +16,7 @@ use crate::supervisor::operators::Operators;
 use crate::supervisor::private_redis::PrivateRedis;
 use crate::supervisor::run_dir::RunDir;
 use crate::supervisor::settings::{SupervisorSettings, WorkerHost};
+use crate::supervisor::slots::addresses_change::AddressesChange;
 use crate::supervisor::slots::status_pipe::StatusPipe;
 use crate::supervisor::slots::table;
 use crate::supervisor::slots::table::SlotTable;
@@ -148,6 +149,7 @@ impl RestoredParts {
             steering_mode: settings.steering,
             // Workers of a program that had none keep what they accept; those to come share a new one.
             shared_queue: inherited.shared_queue.or_else(table::open_shared_queue),
+            addresses_change: AddressesChange::default(),
             ever_ready: state.ever_ready,
             last_failure: table::no_failure(),
             killed: state.killed,

@@ -5,6 +5,7 @@
 //! be done. A slot's listeners stay open as long as the slot does, whichever workers come and go.
 
 mod actions;
+pub(in crate::supervisor) mod addresses_change;
 pub mod backoff;
 pub(in crate::supervisor) mod checks;
 pub(in crate::supervisor) mod context;

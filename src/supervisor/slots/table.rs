@@ -7,15 +7,15 @@ use crate::config::settings::SteeringMode;
 use crate::control::event_kind::EventKind;
 use crate::control::events::FleetEvent;
 use crate::listener::shared_queue::SharedQueue;
-use crate::listener::{ListenAddresses, SlotListeners};
+use crate::listener::{ListenAddresses, Listener, SlotListeners};
 use crate::scoreboard::Scoreboard;
 use crate::supervisor::effects::event_now;
 use crate::supervisor::monitor::HealthMonitor;
+use crate::supervisor::slots::addresses_change::AddressesChange;
 use crate::supervisor::slots::backoff::RestartBackoff;
 use crate::supervisor::slots::slot::{Slot, SlotListening, WorkerHandle};
 use crate::supervisor::slots::status_pipe::StatusPipe;
 use crate::sys::process::Pid;
-use crate::sys::tcp_socket;
 
 /// What the slots must be told so that new connections go to the right ones.
 pub(in crate::supervisor) struct Steering<'a> {
@@ -56,6 +56,8 @@ pub(in crate::supervisor) struct SlotTable {
     pub(in crate::supervisor) steering_mode: SteeringMode,
     /// Connections on their way from one worker to another.
     pub(in crate::supervisor) shared_queue: Option<SharedQueue>,
+    /// Other addresses, on their way through the slots.
+    pub(in crate::supervisor) addresses_change: AddressesChange,
     /// Whether any worker was ever READY.
     pub(in crate::supervisor) ever_ready: bool,
     /// Why a worker last failed to become READY.
@@ -83,6 +85,7 @@ impl SlotTable {
             steered: vec![true; count],
             steering_mode,
             shared_queue: open_shared_queue(),
+            addresses_change: AddressesChange::default(),
             ever_ready: false,
             last_failure: no_failure(),
             killed: 0,
@@ -167,6 +170,7 @@ impl SlotTable {
         self.apply_steering(open, steering);
         match self.addresses.open_slot() {
             Ok(listeners) => {
+                self.addresses_change.open_slot(index);
                 if index < self.entries.len() {
                     // Workers of its former life may still finish here.
                     let slot = &mut self.entries[index];
@@ -203,6 +207,7 @@ impl SlotTable {
         let listening = self.entries.iter().zip(&self.sockets).filter(|(_, sockets)| sockets.is_some());
         let open: Vec<bool> = listening.map(|(slot, _)| open(slot)).collect();
         self.apply_steering(open, steering);
+        self.addresses_change.steer(&self.entries);
     }
 
     fn apply_steering(&mut self, open: Vec<bool>, steering: &Steering<'_>) {
@@ -219,6 +224,22 @@ impl SlotTable {
         (self.steered, self.steering_mode) = (open, mode);
     }
 
+    /// The rollout has reached every slot: other addresses that came with it are the fleet's; what was changed, if
+    /// anything was.
+    pub(in crate::supervisor) fn complete_addresses_change(&mut self) -> Option<String> {
+        let (what, addresses) = self.addresses_change.complete(&mut self.sockets)?;
+        self.addresses = addresses;
+        // The added groups have not heard of it yet.
+        self.steered.clear();
+        Some(what)
+    }
+
+    /// The fleet has ended, and with it the sockets that all slots shared.
+    pub(in crate::supervisor) fn close_shared(&mut self) {
+        self.addresses_change.cancel();
+        self.addresses.close_shared();
+    }
+
     /// Whether new connections may go to a slot.
     pub(in crate::supervisor) fn is_steered_to(&self, slot: usize) -> bool {
         self.steered.get(slot).copied().unwrap_or(true)
@@ -228,11 +249,7 @@ impl SlotTable {
     pub(in crate::supervisor) fn queued_connections(&self, slot: usize) -> u32 {
         let listeners = self.sockets.get(slot).and_then(Option::as_ref);
         let public = listeners.map_or(&[][..], |listeners| &listeners.public);
-        public
-            .iter()
-            .filter_map(|listener| tcp_socket::read_accept_queue(listener).ok())
-            .map(|queue| queue.waiting)
-            .sum()
+        public.iter().filter_map(Listener::queued_connections).sum()
     }
 }
 

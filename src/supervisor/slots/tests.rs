@@ -2,13 +2,12 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::settings::SteeringMode;
+use crate::config::settings::{ListenAddress, SocketFileConfig, SteeringMode};
 use crate::control::event_kind::EventKind;
-use crate::listener::open_listeners;
 use crate::listener::systemd::ActivatedSockets;
+use crate::listener::{ListenRequest, open_listeners};
 use crate::scoreboard::cell::{CellState, DrainOrder};
 use crate::scoreboard::{ExitReason, Scoreboard};
 use crate::supervisor::deployment::rollout::{DeploymentKind, Rollout};
@@ -30,8 +29,10 @@ const CANARY_PERIOD: Duration = Duration::from_secs(1);
 
 /// Two slots of generation 1, and where they are written down.
 fn table() -> (SlotTable, Scoreboard) {
-    let lent = Arc::new(ActivatedSockets::default());
-    let (addresses, listeners) = open_listeners(&["127.0.0.1:0".parse().unwrap()], &[], lent, 2).unwrap();
+    let public = [ListenAddress::Internet("127.0.0.1:0".parse().unwrap())];
+    let socket_file = SocketFileConfig { mode: 0o660, owner: None, group: None };
+    let request = ListenRequest { public: &public, admin: &[], socket_file: &socket_file };
+    let (addresses, listeners) = open_listeners(request, &ActivatedSockets::default(), 2).unwrap();
     let scoreboard = Scoreboard::create(NonZeroUsize::new(2).unwrap(), 1, 0).unwrap();
     scoreboard.set_slots(2);
     (SlotTable::new(addresses, listeners, 1, SteeringMode::Kernel), scoreboard)

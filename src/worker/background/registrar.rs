@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
-use crate::config::settings::{AdvertisedAddress, Config};
+use crate::config::settings::{AdvertisedAddress, Config, ListenAddress, UnixSocketName};
 use crate::http::InstanceIdentity;
 use crate::listener::Listener;
 use crate::redis::{RedisClient, RedisError};
@@ -156,37 +156,42 @@ pub(in crate::worker) fn instance_info(options: &WorkerOptions) -> InstanceIdent
     let scaling = options.config.workers.autoscale;
     let most = scaling.max.filter(|max| scaling.min.is_none_or(|min| min < *max));
     let listen = bound_addresses(&options.listeners.public);
-    let admin = bound_addresses(&options.listeners.admin).into_iter().map(|(address, _)| address.to_string());
+    let admin = options.listeners.admin.iter().filter_map(|one| Some(one.address().ok()?.to_string()));
     InstanceIdentity {
         host: process::hostname(),
         build: executable::build_version(),
         libraries: registry::libraries(),
         cores: cpu::available_cores(),
         max_workers: most,
-        addresses: advertised_addresses(&options.config.advertise, &listen, network::outbound_address),
+        addresses: advertised_addresses(&options.config.advertise, &listen, network::outbound_address)
+            .unwrap_or_else(|| socket_paths(&options.listeners.public)),
         admin_addresses: admin.collect::<Vec<_>>().join(","),
     }
 }
 
 /// Where listeners listen, and whether each serves both families.
 fn bound_addresses(listeners: &[Listener]) -> Vec<(SocketAddr, bool)> {
-    listeners.iter().filter_map(|one| Some((one.local_addr().ok()?, one.is_dual_stack()))).collect()
+    listeners.iter().filter_map(|one| Some((one.internet_address()?, one.is_dual_stack()))).collect()
 }
 
 /// Where others reach what listens at `listen`; `outward` is an address of this host in its network.
 ///
 /// A dual-stack listener is advertised once, at the host's IPv4 address if it has one: a proxy would give an instance that
-/// is named twice its share twice.
+/// is named twice its share twice. None: no Internet address is listened on, and none is advertised.
 fn advertised_addresses(
     advertised: &[AdvertisedAddress],
     listen: &[(SocketAddr, bool)],
     outward: impl Fn(IpFamily) -> Option<IpAddr>,
-) -> Vec<String> {
-    let Some((first, _)) = listen.first() else { return Vec::new() };
+) -> Option<Vec<String>> {
+    let first = listen.first().map(|(address, _)| address.port());
     if !advertised.is_empty() {
-        let shown = |one: &AdvertisedAddress| format!("{}:{}", one.host, one.port.unwrap_or(first.port()));
-        return advertised.iter().map(shown).collect();
+        let shown = |one: &AdvertisedAddress| match one.port.or(first) {
+            Some(port) => format!("{}:{port}", one.host),
+            None => one.host.clone(),
+        };
+        return Some(advertised.iter().map(shown).collect());
     }
+    first?;
     let reachable = |(address, dual): &(SocketAddr, bool)| {
         let family = if address.is_ipv6() { IpFamily::V6 } else { IpFamily::V4 };
         let four = || if *dual { outward(IpFamily::V4) } else { None };
@@ -195,7 +200,16 @@ fn advertised_addresses(
         // A family in which this host has no address is left out.
         Some(SocketAddr::new(ip?, address.port()).to_string())
     };
-    listen.iter().filter_map(reachable).collect()
+    Some(listen.iter().filter_map(reachable).collect())
+}
+
+/// Files of Unix sockets, by which programs of this host reach it.
+fn socket_paths(listeners: &[Listener]) -> Vec<String> {
+    let path = |listener: &Listener| match listener.address().ok()? {
+        address @ ListenAddress::Unix(UnixSocketName::Path(_)) => Some(address.to_string()),
+        ListenAddress::Unix(UnixSocketName::Abstract(_)) | ListenAddress::Internet(_) => None,
+    };
+    listeners.iter().filter_map(path).collect()
 }
 
 #[cfg(test)]
@@ -209,19 +223,20 @@ mod tests {
         let outward = |family| (family == IpFamily::V4).then(|| "10.0.0.5".parse().unwrap());
         let listen =
             |texts: &[&str]| texts.iter().map(|text| (text.parse().unwrap(), false)).collect::<Vec<_>>();
-        let advertised = |texts: &[&str]| advertised_addresses(&[], &listen(texts), outward);
+        let advertised = |texts: &[&str]| advertised_addresses(&[], &listen(texts), outward).unwrap();
         assert_eq!(advertised(&["0.0.0.0:3000", "[::]:3000"]), ["10.0.0.5:3000"]);
         assert_eq!(advertised(&["127.0.0.1:80", "[2001:db8::1]:81"]), ["127.0.0.1:80", "[2001:db8::1]:81"]);
         let dual = [("[::]:3000".parse().unwrap(), true)];
-        assert_eq!(advertised_addresses(&[], &dual, outward), ["10.0.0.5:3000"]);
+        assert_eq!(advertised_addresses(&[], &dual, outward).unwrap(), ["10.0.0.5:3000"]);
         let six = |family| (family == IpFamily::V6).then(|| "fd00::5".parse().unwrap());
-        assert_eq!(advertised_addresses(&[], &dual, six), ["[fd00::5]:3000"]);
+        assert_eq!(advertised_addresses(&[], &dual, six).unwrap(), ["[fd00::5]:3000"]);
+        assert_eq!(advertised_addresses(&[], &[], outward), None);
         let named = [
             AdvertisedAddress { host: "web-1".into(), port: None },
             AdvertisedAddress { host: "[2001:db8::1]".into(), port: Some(9) },
         ];
         assert_eq!(
-            advertised_addresses(&named, &listen(&["0.0.0.0:3000"]), outward),
+            advertised_addresses(&named, &listen(&["0.0.0.0:3000"]), outward).unwrap(),
             ["web-1:3000", "[2001:db8::1]:9"]
         );
     }

@@ -18,6 +18,7 @@ pub(in crate::worker) mod incoming_body;
 mod linger;
 mod packed_state;
 mod pending_response;
+mod proxy_header;
 mod read_pace;
 mod record;
 mod refusals;

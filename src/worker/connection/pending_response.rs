@@ -1,7 +1,6 @@
 //! A request between hyper and its handler: the wait for its turn, and what the connection does with the response.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,6 +11,7 @@ use ::http::request::Parts;
 use ::http::{HeaderValue, Response, StatusCode};
 
 use crate::http;
+use crate::http::real_ip::ConnectionPeer;
 use crate::scoreboard::refusal_reason::RefusalReason;
 use crate::worker::admission::{AdmissionGate, AdmissionOutcome};
 use crate::worker::connection::in_flight::{InFlightRequest, TrackedBody};
@@ -38,7 +38,7 @@ impl<A: RequestHandler> PendingResponse<A> {
     pub(in crate::worker) fn new(
         queue: Option<(Arc<AdmissionGate>, Arc<RefusalResponses>)>,
         handler: &A,
-        (head, body, peer): (Parts, IncomingBody, SocketAddr),
+        (head, body, peer): (Parts, IncomingBody, ConnectionPeer),
         request: InFlightRequest,
     ) -> Self {
         let Some((gate, refusals)) = queue else {

@@ -1,7 +1,7 @@
 //! hyper over one connection, and the commands that reach it.
 
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -21,13 +21,15 @@ use tokio::time::timeout;
 
 use crate::config::settings::ProxyConfig;
 use crate::http;
-use crate::scoreboard::refusal_reason::RefusalReason;
+use crate::http::real_ip::ConnectionPeer;
+use crate::scoreboard::refusal_reason::{ConnectionCloseReason, RefusalReason};
 use crate::worker::admission::AdmissionGate;
 use crate::worker::connection::guard::ConnectionGuard;
 use crate::worker::connection::in_flight::InFlightRequest;
 use crate::worker::connection::incoming_body::IncomingBody;
 use crate::worker::connection::linger::{DiscardLimit, LINGER_TIMEOUT};
 use crate::worker::connection::pending_response::PendingResponse;
+use crate::worker::connection::proxy_header;
 use crate::worker::connection::record::ConnectionCommand;
 use crate::worker::connection::refusals::{RefusalResponses, refuse_connection};
 use crate::worker::connection::stream::TrackedStream;
@@ -61,6 +63,15 @@ pub(in crate::worker) struct ConnectionServer {
     pub(in crate::worker) rejection_permits: Arc<Semaphore>,
 }
 
+/// What a connection begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::worker) enum ConnectionStart {
+    /// HTTP.
+    Http,
+    /// A header of the PROXY protocol, and HTTP behind it.
+    ProxyHeader,
+}
+
 /// hyper's connections with our bounds.
 pub(in crate::worker) fn connection_builder(header_limit: usize) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -87,9 +98,24 @@ pub(in crate::worker) fn connection_builder(header_limit: usize) -> auto::Builde
 }
 
 impl ConnectionServer {
-    /// A client as connections are counted; none for trusted proxies, behind which there may be any number of them.
-    fn counted_client(&self, peer: SocketAddr) -> Option<IpAddr> {
-        (!self.proxy.trusts(peer.ip())).then(|| http::real_ip::client_network(peer.ip(), self.ipv6_prefix))
+    /// A client as connections are counted; none for trusted proxies and Unix sockets, behind which there may be any
+    /// number of them.
+    fn counted_client(&self, peer: ConnectionPeer) -> Option<IpAddr> {
+        let ip = peer.ip().filter(|ip| !self.proxy.trusts(*ip))?;
+        Some(http::real_ip::client_network(ip, self.ipv6_prefix))
+    }
+
+    /// Whether this peer may say who its client is; if not, the connection is to be closed, which is counted.
+    pub(in crate::worker) fn admits_proxy(&self, peer: ConnectionPeer) -> bool {
+        let is_trusted = peer.ip().is_none_or(|ip| self.proxy.trusts(ip));
+        if !is_trusted {
+            tracing::debug!(
+                ?peer,
+                "a connection to an address of the PROXY protocol is not from proxy.trusted"
+            );
+            self.connections.count_closed(ConnectionCloseReason::ProxyProtocol);
+        }
+        is_trusted
     }
 
     /// Enters a connection into the table; none: its client has too many of them, and this one was refused. `counted`:
@@ -97,7 +123,7 @@ impl ConnectionServer {
     pub(in crate::worker) fn admit(
         &self,
         stream: TcpStream,
-        peer: SocketAddr,
+        peer: ConnectionPeer,
         counted: bool,
     ) -> Option<(TcpStream, ConnectionGuard)> {
         let client = if counted { self.counted_client(peer) } else { None };
@@ -114,16 +140,24 @@ impl ConnectionServer {
     /// turn.
     pub(in crate::worker) async fn serve_with_permit<A: RequestHandler>(
         self,
-        (stream, peer): (TcpStream, SocketAddr),
+        (stream, peer): (TcpStream, ConnectionPeer),
         guard: ConnectionGuard,
         permits: Arc<Semaphore>,
         gate: Option<Arc<AdmissionGate>>,
         handler: A,
+        start: ConnectionStart,
     ) {
         let Some(permit) = self.connections.acquire_permit(&permits).await else { return };
         drop(permits);
         let guard = Arc::new(guard);
         guard.start_header_timeout();
+        let peer = match start {
+            ConnectionStart::Http => peer,
+            ConnectionStart::ProxyHeader => match proxy_header::read_client(&stream, peer, &guard).await {
+                Some(client) => client,
+                None => return,
+            },
+        };
         let refusals = Arc::clone(&self.refusals);
         let tracked = TrackedStream::new(
             stream,
@@ -152,7 +186,7 @@ impl ConnectionServer {
     async fn serve<A: RequestHandler>(
         &self,
         tracked: TrackedStream,
-        (peer, gate): (SocketAddr, Option<Arc<AdmissionGate>>),
+        (peer, gate): (ConnectionPeer, Option<Arc<AdmissionGate>>),
         handler: A,
         guard: &Arc<ConnectionGuard>,
     ) {

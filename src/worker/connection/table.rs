@@ -152,7 +152,12 @@ impl ConnectionTable {
         true
     }
 
-    /// A connection was refused.
+    /// A connection is closed that never came to HTTP.
+    pub(in crate::worker) fn count_closed(&self, reason: ConnectionCloseReason) {
+        self.cell().count_closed(reason);
+    }
+
+    /// A request is refused without reaching the application.
     pub(in crate::worker) fn count_refused(&self, reason: RefusalReason) {
         self.cell().count_refused(reason);
     }

@@ -134,9 +134,10 @@ fn every_port_that_is_named_exists() {
     let redis = container(one(&documents, "StatefulSet", "regatta-redis"));
     let settings = settings(&one(&documents, "ConfigMap", "regatta")["data"]);
 
-    assert_eq!(port(app, "http"), u64::from(settings.listen[0].port()));
-    assert_eq!(port(app, "admin"), u64::from(settings.admin.listen[0].port()));
+    assert_eq!(port(app, "http"), u64::from(settings.listen[0].internet().unwrap().port()));
+    assert_eq!(port(app, "admin"), u64::from(settings.admin.listen[0].internet().unwrap().port()));
     for address in settings.listen.iter().chain(&settings.admin.listen) {
+        let address = address.internet().unwrap();
         assert!(
             address.is_ipv6() && address.ip().is_unspecified(),
             "the kubelet probes the pod's own address"

@@ -12,6 +12,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::{Domain, Socket, Type};
 
+use crate::support::stand_in;
+
 /// Longest silence a client bears; above every deadline that a fleet promises in these tests.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -164,7 +166,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn open(address: SocketAddr) -> Result<Self, Failure> {
-        Self::from_stream(TcpStream::connect_timeout(&address, TIMEOUT)?)
+        Self::from_stream(stand_in::connect(address)?)
     }
 
     /// From an address of the client's choice.
@@ -178,7 +180,8 @@ impl Connection {
     fn from_stream(stream: TcpStream) -> Result<Self, Failure> {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
-        stream.set_nodelay(true)?;
+        // A Unix socket has no such option.
+        let _ = stream.set_nodelay(true);
         Ok(Self { stream: BufReader::new(stream) })
     }
 

@@ -11,6 +11,7 @@
 //! | a bad line to Redis | `FaultProxy` between, `TestFleetBuilder::through` |
 //! | requests | `client::once`, `client::Connection` (one connection, never repeated), `CookieClient` (keeps cookies) |
 //! | a load whose every loss is counted | `LoadGenerator::start(address, MIX)` … `.finish()`; `ClientSwarm` for thousands; `ParallelClients` for any closure |
+//! | a client at a Unix socket, or one that begins with a header | `stand_in::unix`, `stand_in::begun`: an address for any of them |
 //! | streams and what they deliver | `DeliveryScenario`, `stream::Stream`, `events` |
 //! | pages in a browser | `Browser`, `live_page`, `dashboard` |
 //! | waiting | `wait::until`, `redis::eventually`: with a deadline, saying for what; `wait::let_pass` where time is the subject |
@@ -53,6 +54,7 @@ pub(crate) mod service_manager;
 pub(crate) mod shop;
 pub(crate) mod soak;
 pub(crate) mod sockets;
+pub(crate) mod stand_in;
 pub(crate) mod stream;
 pub(crate) mod task_fleet;
 pub(crate) mod task_steps;

@@ -132,6 +132,25 @@ impl WebSocketClient {
         target: &str,
         headers: &[(&str, &str)],
     ) -> Result<Self, Response> {
+        let mut socket = Self::try_handshake(address, target, headers)?;
+        let greeting = socket.json();
+        socket.after = greeting["after"].as_str().unwrap_or_else(|| panic!("{greeting}")).to_owned();
+        Ok(socket)
+    }
+
+    /// Opens one that greets no one, which has to succeed.
+    #[track_caller]
+    pub(crate) fn handshake(address: SocketAddr, target: &str) -> Self {
+        Self::try_handshake(address, target, &[]).unwrap_or_else(|answer| panic!("{target}: {answer:?}"))
+    }
+
+    /// The same with more headers; the answer if it is none of consent.
+    #[track_caller]
+    pub(crate) fn try_handshake(
+        address: SocketAddr,
+        target: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, Response> {
         let mut connection = Connection::open(address).unwrap();
         let key = BASE64_STANDARD.encode(rand::random::<[u8; 16]>());
         let request = Request::get(target)
@@ -147,10 +166,7 @@ impl WebSocketClient {
         let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, (key + GUID).as_bytes());
         assert_eq!(response.header("Sec-WebSocket-Accept"), BASE64_STANDARD.encode(hash));
         assert!(response.header("Upgrade").eq_ignore_ascii_case("websocket"), "{response:?}");
-        let mut socket = Self { connection, response, after: String::new() };
-        let greeting = socket.json();
-        socket.after = greeting["after"].as_str().unwrap_or_else(|| panic!("{greeting}")).to_owned();
-        Ok(socket)
+        Ok(Self { connection, response, after: String::new() })
     }
 
     /// Bears silence only for this long.

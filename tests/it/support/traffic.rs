@@ -1,5 +1,6 @@
 //! A fleet in traffic: a load of clients of all kinds, and its books.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -42,6 +43,16 @@ impl Scene {
         mix: &[(ClientKind, usize)],
         change: impl FnOnce(TestFleetBuilder) -> TestFleetBuilder,
     ) -> Self {
+        Self::by(name, mix, change, |fleet| fleet.listen)
+    }
+
+    /// The same with the volley on another way to the fleet, as a stand-in for its Unix socket.
+    pub(crate) fn by(
+        name: &'static str,
+        mix: &[(ClientKind, usize)],
+        change: impl FnOnce(TestFleetBuilder) -> TestFleetBuilder,
+        way: impl FnOnce(&TestFleet) -> SocketAddr,
+    ) -> Self {
         let redis = TestRedis::start();
         let plan = TestFleetBuilder::on(&redis)
             .example("faulty")
@@ -50,7 +61,7 @@ impl Scene {
         // As in production: the machine's heartbeat goes on beside everything.
         let plan = plan.set("REGATTA_FLEET__HEARTBEAT_INTERVAL", "2s");
         let fleet = change(plan).start();
-        let volley = LoadGenerator::start(fleet.listen, mix);
+        let volley = LoadGenerator::start(way(&fleet), mix);
         volley.more(50);
         Self { name, fleet, volley, total: 0.0, own: 0, _redis: redis }
     }

@@ -2,17 +2,18 @@
 //!
 //! A worker samples the fleet once a second for any number of streams, and not at all without one.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
 use axum::extract::State as Shared;
-use axum::response::Response;
+use axum::response::sse::{Event, Sse};
 use axum::routing::get;
+use futures_util::{Stream, stream};
 use regatta::broadcast::Presence;
 use regatta::rate_limit::RateLimit;
-use regatta::{EventSource, FleetHandle, SlotSnapshot};
+use regatta::{FleetHandle, SlotSnapshot};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, timeout_at};
@@ -36,15 +37,22 @@ pub(super) fn routes(state: &FleetHandle) -> Router<FleetHandle> {
     Router::new().route("/live", get(live)).with_state(feed)
 }
 
-async fn live(_limit: RateLimit, Shared(feed): Shared<Arc<LiveFeed>>) -> Response {
-    feed.state.events(LiveSubscriber { latest: feed.subscribe(), repeat_at: Instant::now() + REPEAT_AFTER })
+async fn live(
+    _limit: RateLimit,
+    Shared(feed): Shared<Arc<LiveFeed>>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let subscriber = LiveSubscriber { latest: feed.subscribe(), repeat_at: Instant::now() + REPEAT_AFTER };
+    Sse::new(stream::unfold(subscriber, |mut subscriber| async move {
+        let event = subscriber.next().await?;
+        Some((Ok(event), subscriber))
+    }))
 }
 
 /// The state that all streams of this worker share.
 struct LiveFeed {
     state: FleetHandle,
-    /// The last event's bytes; empty before the first.
-    latest: watch::Sender<Bytes>,
+    /// The last event; none before the first.
+    latest: watch::Sender<Option<Event>>,
     task: Mutex<FeedTask>,
 }
 
@@ -55,7 +63,7 @@ enum FeedTask {
 }
 
 impl LiveFeed {
-    fn subscribe(self: &Arc<Self>) -> watch::Receiver<Bytes> {
+    fn subscribe(self: &Arc<Self>) -> watch::Receiver<Option<Event>> {
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         let mut subscriber = self.latest.subscribe();
         if *task == FeedTask::Idle {
@@ -82,7 +90,7 @@ impl LiveFeed {
             if now != latest {
                 latest = now;
                 let text = serde_json::to_string(&latest).unwrap_or_default();
-                self.latest.send_replace(regatta::event("", &text));
+                self.latest.send_replace(Some(Event::default().data(text)));
             }
         }
     }
@@ -94,27 +102,29 @@ impl LiveFeed {
             return false;
         }
         *task = FeedTask::Idle;
-        self.latest.send_replace(Bytes::new());
+        self.latest.send_replace(None);
         true
     }
 }
 
 /// One client.
 struct LiveSubscriber {
-    latest: watch::Receiver<Bytes>,
+    latest: watch::Receiver<Option<Event>>,
     repeat_at: Instant,
 }
 
-impl EventSource for LiveSubscriber {
-    async fn next(&mut self) -> Option<Bytes> {
+impl LiveSubscriber {
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    async fn next(&mut self) -> Option<Event> {
         loop {
             if let Ok(changed) = timeout_at(self.repeat_at, self.latest.changed()).await {
                 changed.ok()?;
             }
             self.repeat_at = Instant::now() + REPEAT_AFTER;
             let event = self.latest.borrow_and_update().clone();
-            if !event.is_empty() {
-                return Some(event);
+            if event.is_some() {
+                return event;
             }
         }
     }

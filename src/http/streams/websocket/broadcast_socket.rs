@@ -13,7 +13,7 @@ use crate::http::services::stream::StreamServices;
 use crate::http::streams::last_event_id::ResumePosition;
 use crate::http::streams::websocket::client::SocketClient;
 use crate::http::streams::websocket::message_rate::{MessageDecision, MessageRateLimiter};
-use crate::http::streams::websocket::socket::{ClientMessage, CloseReason, WebSocket};
+use crate::http::streams::websocket::socket::{ClientMessage, CloseReason, LEAVING, TextSocket};
 
 /// Most messages of one write.
 const MAX_BATCH: usize = 64;
@@ -34,19 +34,18 @@ pub(crate) struct BroadcastSocket {
 }
 
 impl BroadcastSocket {
-    /// Runs until the client disconnects or is closed, or the worker drains.
-    pub(crate) async fn run(mut self, mut web_socket: WebSocket) {
-        let drain = self.services.drain.clone();
+    /// Runs until the client disconnects or is closed, or it is `leaving` because the worker drains.
+    pub(crate) async fn run(mut self, mut web_socket: TextSocket, leaving: impl Future<Output = ()>) {
         let end = tokio::select! {
             // Also while something is being sent: a client that reads nothing must not delay the drain.
             biased;
-            () = drain.streams_closed() => CloseReason::ByServer(CloseCode::Restart, "this worker is draining: connect again"),
+            () = leaving => CloseReason::ByServer(CloseCode::Restart, LEAVING),
             end = self.run_until_closed(&mut web_socket) => end,
         };
         web_socket.close(end).await;
     }
 
-    async fn run_until_closed(&mut self, web_socket: &mut WebSocket) -> CloseReason {
+    async fn run_until_closed(&mut self, web_socket: &mut TextSocket) -> CloseReason {
         match self.run_loop(web_socket).await {
             Ok(never) => match never {},
             Err(end) => end,
@@ -55,7 +54,7 @@ impl BroadcastSocket {
 
     async fn run_loop(
         &mut self,
-        web_socket: &mut WebSocket,
+        web_socket: &mut TextSocket,
     ) -> Result<std::convert::Infallible, CloseReason> {
         let settings = &self.services;
         let mut limiter = MessageRateLimiter::new(settings.websocket.max_messages_per_second, Instant::now());
@@ -101,7 +100,7 @@ impl BroadcastSocket {
     /// Handles what a client sent; pings and unrequested pongs count against its rate, too.
     async fn on_client_message(
         &self,
-        web_socket: &mut WebSocket,
+        web_socket: &mut TextSocket,
         received: ClientMessage,
         limiter: &mut MessageRateLimiter,
     ) -> Result<(), CloseReason> {
@@ -138,7 +137,7 @@ impl BroadcastSocket {
     /// Sends an event, and with it those that are available.
     async fn forward(
         &mut self,
-        web_socket: &mut WebSocket,
+        web_socket: &mut TextSocket,
         first: SubscriptionEvent,
     ) -> Result<(), CloseReason> {
         let mut messages = Vec::new();

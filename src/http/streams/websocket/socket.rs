@@ -17,10 +17,13 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 /// How long a client may read nothing of what is sent to it.
-const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a client has to answer a close frame.
-const CLOSE_LINGER: Duration = Duration::from_secs(2);
+pub(super) const CLOSE_LINGER: Duration = Duration::from_secs(2);
+
+/// What a client is told whose worker leaves.
+pub(super) const LEAVING: &str = "this worker is draining: connect again";
 
 /// Bytes of one read; each connection keeps a buffer of this size.
 const READ_BUFFER: usize = 4 << 10;
@@ -33,14 +36,14 @@ pub(crate) fn websocket_config(max_received: usize, max_sent: usize) -> WebSocke
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
-        .max_write_buffer_size(2 * WRITE_BUFFER + max_sent)
+        .max_write_buffer_size(max_sent.saturating_add(2 * WRITE_BUFFER))
         .max_message_size(Some(max_received))
         .max_frame_size(Some(max_received))
 }
 
-/// An open WebSocket.
+/// An open WebSocket whose messages are texts.
 #[derive(Debug)]
-pub(crate) struct WebSocket {
+pub(crate) struct TextSocket {
     stream: WebSocketStream<TokioIo<Upgraded>>,
 }
 
@@ -66,7 +69,7 @@ pub(crate) enum CloseReason {
     ByServer(CloseCode, &'static str),
 }
 
-impl WebSocket {
+impl TextSocket {
     pub(crate) fn new(stream: WebSocketStream<TokioIo<Upgraded>>) -> Self {
         Self { stream }
     }
@@ -133,7 +136,7 @@ impl WebSocket {
 }
 
 /// The close code of a violation (RFC 6455 §7.4.1).
-fn close_reason_for(error: &Error) -> CloseReason {
+pub(super) fn close_reason_for(error: &Error) -> CloseReason {
     match error {
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
         | Error::ConnectionClosed

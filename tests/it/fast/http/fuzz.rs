@@ -39,6 +39,10 @@ const PIECES: &[&[u8]] = &[
     b"99999999999999999999",
     b"REGATTA_LISTEN=",
     b"\xff\xff",
+    b"PROXY ",
+    b"TCP4 ",
+    b"\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n",
     b"\\u0000",
     b"\"wait\":",
     b"\"details\":",
@@ -97,6 +101,11 @@ fn client_identity() {
 #[test]
 fn control_frames() {
     fuzz("control", targets::control);
+}
+
+#[test]
+fn proxy_protocol_headers() {
+    fuzz("proxy_protocol", targets::proxy_protocol);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Who a client is, by the tables of RFC 7239 and of those who got it wrong before.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderValue};
 use proptest::collection::vec;
@@ -25,7 +25,11 @@ fn resolve(header: ForwardedHeader, peer: &str, values: &[&str]) -> ClientInfo {
     for value in values {
         headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
     }
-    real_ip::client_from_headers(peer.parse().unwrap(), &headers, &ProxyConfig { trusted, header })
+    real_ip::client_from_headers(
+        SocketAddr::new(peer.parse().unwrap(), 9).into(),
+        &headers,
+        &ProxyConfig { trusted, header },
+    )
 }
 
 #[track_caller]

@@ -8,3 +8,4 @@ pub(crate) mod program;
 pub(crate) mod proxies;
 pub(crate) mod round_trips;
 pub(crate) mod sessions;
+pub(crate) mod sockets;

@@ -2,7 +2,10 @@
 
 pub(crate) mod behind_nginx;
 pub(crate) mod broadcast;
+pub(crate) mod handler_sockets;
+pub(crate) mod handler_streams;
 pub(crate) mod page_stream;
+pub(crate) mod room;
 pub(crate) mod sse;
 pub(crate) mod stream_faults;
 pub(crate) mod stream_load;

@@ -11,6 +11,7 @@ pub(crate) mod hang_detection;
 pub(crate) mod inherited_resources;
 pub(crate) mod kernels;
 pub(crate) mod killed_fleets;
+pub(crate) mod listen_change;
 pub(crate) mod paths;
 pub(crate) mod pre_fork_state;
 pub(crate) mod recycling;

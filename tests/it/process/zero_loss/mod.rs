@@ -11,4 +11,5 @@ mod proxy;
 mod recycle;
 mod reload;
 mod scale;
+mod unix_socket;
 mod upgrade;

@@ -10,6 +10,7 @@ use socket2::{Domain, Socket, Type};
 use crate::support::client;
 use crate::support::client::{Connection, Failure, Request, Response, TIMEOUT};
 use crate::support::load_generator::{COUNTER, ClientAction, POSTED, RequestLoss, RequestOutcome};
+use crate::support::stand_in;
 
 /// Size of what a slow reader reads.
 const LARGE: usize = 512 * 1024;
@@ -170,10 +171,15 @@ fn read_slowly(address: SocketAddr) -> RequestOutcome {
 }
 
 fn sip(address: SocketAddr) -> std::io::Result<Vec<u8>> {
-    let mut socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    let mut socket = match stand_in::is_one(address) {
+        true => stand_in::connect(address)?.into(),
+        false => Socket::new(Domain::for_address(address), Type::STREAM, None)?,
+    };
     socket.set_recv_buffer_size(WINDOW)?;
     socket.set_read_timeout(Some(TIMEOUT))?;
-    socket.connect_timeout(&address.into(), TIMEOUT)?;
+    if !stand_in::is_one(address) {
+        socket.connect_timeout(&address.into(), TIMEOUT)?;
+    }
     let target = format!("/bytes/{LARGE}");
     socket.write_all(&Request::get(&target).header("Connection", "close").bytes())?;
     let mut answer = Vec::with_capacity(LARGE + 1024);

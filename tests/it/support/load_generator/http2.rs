@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::support::client::{Failure, TIMEOUT};
 use crate::support::load_generator::{COUNTER, ClientAction, POSTED, RequestLoss, RequestOutcome};
+use crate::support::stand_in;
 
 /// Requests at a time.
 const STREAMS: usize = 4;
@@ -60,7 +61,15 @@ pub(super) fn streams(address: SocketAddr) -> ClientAction {
 }
 
 async fn connect(address: SocketAddr) -> Result<SendRequest<Body>, (RequestLoss, String)> {
-    let stream = timeout(TIMEOUT, TcpStream::connect(address)).await;
+    let connected = timeout(TIMEOUT, async {
+        if !stand_in::is_one(address) {
+            return TcpStream::connect(address).await;
+        }
+        let stream = stand_in::connect(address)?;
+        stream.set_nonblocking(true)?;
+        TcpStream::from_std(stream)
+    });
+    let stream = connected.await;
     let stream = stream.map_err(|_| (RequestLoss::TimedOut, "connect".to_owned()))?.map_err(|error| {
         let failure = Failure::from(error);
         (RequestLoss::from(&failure), format!("{failure:?}"))
