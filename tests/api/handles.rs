@@ -101,12 +101,12 @@ fn every_stream_can_be_sent_and_logged() {
     is_stream::<regatta::task::TaskWatch>();
     is_stream::<regatta::ws::WebSocket>();
     is_sent::<regatta::ws::WebSocketUpgrade>();
+    is_sent::<regatta::ws::Error>();
+    is_handle::<regatta::OnDrain>();
     is_sent::<Busy>();
     is_sent::<Error>();
     is_sent::<App>();
     is_sent::<Fleet>();
-    is_sent::<regatta::ws::Error>();
-    is_handle::<regatta::OnDrain>();
 }
 
 /// Stores a field, logs a user in, and writes every handle of the request into one text.
