@@ -61,9 +61,9 @@ pub(super) struct Pump<I> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Liveness {
     /// It was heard since the last tick.
-    Heard,
+    Alive,
     /// It was sent a ping and was not heard since.
-    Asked,
+    Pinged,
 }
 
 /// Since when the client has taken nothing.
@@ -101,7 +101,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Pump<I> {
             stream,
             link,
             keep_alive,
-            liveness: Liveness::Heard,
+            liveness: Liveness::Alive,
             ping_rate: MessageRateLimiter::new(limits.pings_per_second, now),
             limits,
             is_dirty: false,
@@ -149,9 +149,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Pump<I> {
     }
 
     fn receive(&mut self, message: tungstenite::Message) -> Option<SocketEnd> {
-        let was = mem::replace(&mut self.liveness, Liveness::Heard);
+        let was = mem::replace(&mut self.liveness, Liveness::Alive);
         match &message {
-            tungstenite::Message::Pong(payload) if was == Liveness::Asked && payload == PING_PAYLOAD => {
+            tungstenite::Message::Pong(payload) if was == Liveness::Pinged && payload == PING_PAYLOAD => {
                 return None;
             }
             tungstenite::Message::Ping(_) | tungstenite::Message::Pong(_) => {
@@ -181,7 +181,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Pump<I> {
     /// Asks a client that was not heard for a sign of life, and ends the socket of one that has given none.
     fn keep_alive(&mut self, context: &mut Context<'_>) -> Option<SocketEnd> {
         while self.keep_alive.poll_tick(context).is_ready() {
-            if self.liveness == Liveness::Asked && self.link.has_room() {
+            if self.liveness == Liveness::Pinged && self.link.has_room() {
                 return Some(SocketEnd::ByRule(
                     SocketError::NoPong,
                     CloseCode::Policy,
@@ -194,7 +194,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Pump<I> {
                 if let Err(error) = self.stream.start_send_unpin(ping) {
                     return Some(end_for(&error));
                 }
-                self.liveness = Liveness::Asked;
+                self.liveness = Liveness::Pinged;
                 self.is_dirty = true;
             }
         }
