@@ -65,10 +65,6 @@ impl<'a> SseEvent<'a> {
 /// One event as it goes over the wire; without a name it is a `message`.
 ///
 /// Line breaks of every kind in `data` stay data; a name ends before the first.
-///
-/// ```
-/// assert_eq!(&*regatta::event("wind", "north\neast"), b"event: wind\ndata: north\ndata: east\n\n");
-/// ```
 pub fn event(name: &str, data: &str) -> Bytes {
     SseEvent::default().name(name).data(data).to_bytes()
 }

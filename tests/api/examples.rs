@@ -72,9 +72,12 @@ fn compiled_blocks<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
 /// Comment and attributes in front of what begins at this place.
 fn head(text: &str, at: usize) -> Vec<&str> {
     let before = &text[..at];
-    let end =
-        |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('}') && !line.ends_with('{');
-    let mut lines: Vec<_> = before.lines().rev().take_while(end).collect();
+    // Code in a comment may be anything.
+    let belongs = |line: &&str| {
+        let line = line.trim();
+        line.starts_with("//") || !(line.is_empty() || line.starts_with('}') || line.ends_with('{'))
+    };
+    let mut lines: Vec<_> = before.lines().rev().take_while(belongs).collect();
     lines.reverse();
     lines
 }
@@ -203,7 +206,7 @@ fn every_public_name_is_shown_in_code_that_is_compiled() {
 
 #[test]
 fn a_name_without_an_example_is_found() {
-    let text = "//! A room.\n\n/// Shown.\n///\n/// ```\n/// let a = A::new();\n/// ```\n#[derive(Debug)]\npub struct A;\n\n\
+    let text = "//! A room.\n\n/// Shown.\n///\n/// ```\n/// fn a() {\n///     let a = A::new();\n/// }\n/// ```\n#[derive(Debug)]\npub struct A;\n\n\
         /// Only told.\npub struct B;\n\n/// ```text\n/// C\n/// ```\npub enum C {}\n\n/// A service, see [`A`].\npub struct D;\n\n\
         impl A {\n    /// Makes it.\n    pub fn new() -> Self {\n        A\n    }\n\n    /// Not shown.\n    pub async fn hid(&self) {}\n\n    \
         /// Inner.\n    #[doc(hidden)]\n    pub fn inner(&self) {}\n\n    fn private(&self) {}\n}\n\nimpl From<B> for A {\n}\n";

@@ -187,7 +187,7 @@ fn of_fleets() -> Vec<DocumentedKey> {
         ),
         key(
             common::libraries_in_use(""),
-            "sorted set | 10 minutes after the last heartbeat at most | the same | when each server-side library was last in use",
+            "sorted set | for ever | the same | when each server-side library was last in use",
         ),
         key(
             common::migration_ledger(""),
@@ -261,6 +261,7 @@ fn makers(source: &str) -> impl Iterator<Item = &str> {
     source.split("\npub fn ").skip(1).filter_map(|rest| {
         let (name, rest) = rest.split_once('(')?;
         let result = rest.split_once("-> ")?.1.lines().next()?;
+        let name = name.split('<').next()?;
         (result.starts_with("String") || result.starts_with("NotificationChannel")).then_some(name)
     })
 }

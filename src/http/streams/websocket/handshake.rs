@@ -48,11 +48,13 @@ const UPGRADE_WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 /// use regatta::ws::{Message, WebSocket, WebSocketUpgrade};
 ///
 /// async fn join(upgrade: WebSocketUpgrade) -> Response {
-///     upgrade.protocols(["chat.v2", "chat.v1"]).max_message_size(4096).on_upgrade(greet)
+///     let upgrade = upgrade.protocols(["chat.v2", "chat.v1"]).max_message_size(4096);
+///     upgrade.allow_origins(["https://example.org"]).on_upgrade(greet)
 /// }
 ///
 /// async fn greet(mut socket: WebSocket) {
-///     let _ = socket.send(Message::text("ahoy")).await;
+///     let text = format!("ahoy, by {:?}", socket.protocol());
+///     let _ = socket.send(Message::text(text)).await;
 ///     socket.close(None).await;
 /// }
 /// # let _: axum::Router = axum::Router::new().route("/join", axum::routing::any(join));
