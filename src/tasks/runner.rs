@@ -96,13 +96,16 @@ async fn claim_next(service: &TaskService, kinds: &[&str]) -> Option<(TaskDelive
     }
 }
 
-/// Counts quiet checks, and searches for overdue tasks now and then.
+/// Counts quiet checks, and searches for overdue tasks now and then, until the worker drains.
 pub(super) async fn maintain(service: Arc<TaskService>) {
     // Workers that started together search at different times; several searches would do no harm.
     let mut until_search = std::process::id() % SEARCH_EVERY;
     loop {
         // At a common tick: the event loop wakes up once for everything that is periodic.
         sleep(clock::until_tick(CHECK_EVERY)).await;
+        if service.is_draining() {
+            return;
+        }
         service.update_quiet_checks();
         until_search = match until_search.checked_sub(1) {
             Some(left) => left,

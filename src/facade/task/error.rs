@@ -46,6 +46,9 @@ pub enum Error {
         /// As its record says: it failed, was cancelled, or its attempts are used up.
         reason: String,
     },
+    /// A kind has two handlers, or its name is none: 500.
+    #[error("the program's tasks are not as they should be")]
+    Handlers(#[source] BoxError),
     /// The operating system has no random bytes for an id: 500.
     #[error("the operating system has no random bytes")]
     RandomSource,
@@ -61,7 +64,7 @@ impl Error {
 
     /// As the client sees it; a mistake of the program is logged.
     fn to_problem(&self) -> Problem {
-        if matches!(self, Self::Output(_) | Self::Failed { .. } | Self::RandomSource) {
+        if matches!(self, Self::Output(_) | Self::Handlers(_) | Self::Failed { .. } | Self::RandomSource) {
             tracing::error!(error = %self, "a handler could not do its work: {self}");
         }
         self.as_problem()
@@ -74,7 +77,7 @@ impl Error {
             Self::UnknownKind(kind) => RequestError::UnknownTaskKind(kind.clone()).to_problem(),
             Self::Input(error) => RequestError::InvalidTaskInput(error.to_string()).to_problem(),
             Self::Redis(error) => error.to_request_error().to_problem(),
-            Self::Output(_) | Self::Failed { .. } | Self::RandomSource => {
+            Self::Output(_) | Self::Handlers(_) | Self::Failed { .. } | Self::RandomSource => {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "")
             }
         }

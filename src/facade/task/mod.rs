@@ -44,6 +44,7 @@ mod events;
 mod handle;
 mod lookup;
 mod queue;
+mod runner;
 mod status;
 mod watch;
 
@@ -51,6 +52,7 @@ pub use enqueue::Enqueue;
 pub use error::Error;
 pub use handle::TaskHandle;
 pub use queue::TaskQueue;
+pub use runner::TaskRunner;
 pub use status::TaskStatus;
 pub use watch::TaskWatch;
 

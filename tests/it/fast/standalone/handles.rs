@@ -7,7 +7,7 @@ use regatta::broadcast::{Broadcast, Presence};
 use regatta::counter::Counters;
 use regatta::rate_limit::{Key, Quota, RateLimitLayer, RateLimiter};
 use regatta::session::SessionLayer;
-use regatta::task::{self, Task, TaskQueue, TaskState};
+use regatta::task::{self, Task, TaskContext, TaskQueue, TaskRunner, TaskState};
 use regatta::{LastEventId, Redis, TrustedProxies};
 use serde::{Deserialize, Serialize};
 
@@ -162,5 +162,27 @@ fn a_program_without_jobs_queues_tasks_for_those_that_have_them() {
             last
         });
         assert_eq!(ended.await.unwrap(), Some(TaskState::Cancelled));
+    });
+}
+
+#[test]
+fn a_program_without_a_fleet_does_tasks_until_its_shutdown() {
+    let server = TestRedis::start();
+    program::runtime().block_on(async {
+        let redis = program::connect(server.url().expose(), "runner").await.unwrap();
+        let tasks = TaskQueue::new(&program::connect(server.url().expose(), "runner").await.unwrap());
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let runner = TaskRunner::new(&redis)
+            .blocking_task(|Thumbnails(album): Thumbnails, _: TaskContext| u32::try_from(album.len()));
+        let running = tokio::spawn(runner.run(async { stopped.await.unwrap_or_default() }));
+        let task = tasks.enqueue(Thumbnails("album".to_owned())).await.unwrap();
+        assert_eq!(tokio::time::timeout(PATIENCE, task.output()).await.unwrap().unwrap(), 5);
+        stop.send(()).unwrap();
+        tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap().unwrap();
+        let left = tasks.enqueue(Thumbnails("later".to_owned())).await.unwrap();
+        assert_eq!(left.status().await.unwrap().unwrap().state(), TaskState::Waiting);
+        let twice = |Thumbnails(_): Thumbnails, _: TaskContext| Ok::<_, String>(1);
+        let wrong = TaskRunner::new(&redis).blocking_task(twice).run(std::future::pending());
+        assert!(matches!(wrong.await, Err(task::Error::Handlers(_))));
     });
 }
