@@ -3,8 +3,11 @@
 //! `FAULTY_FILE` names a file that lists the slots whose workers panic while they build their application, or says `all`;
 //! it is read anew by each worker, so that a fault can be mended while the fleet runs. `late` has workers die a second
 //! after they began, `never` has them never begin; `error` has the application return one, `hang` wait for ever, `bell` has
-//! its background work panic; `crew` has hooks panic and overstay. `mast` gives it two checks: at `gone` one fails, at `sways` it hangs, at `snaps` it panics, at
-//! `torn` the other one, of its health, fails; `storm`, which is read at each check, fails the first one in every worker. `FAULTY_THREAD` makes it start a thread before the fleet, which a program that forks must not. Its tasks sleep, or end in every way there is.
+//! its background work panic; `crew` has hooks panic and overstay. `mast` gives it two checks: at `gone` one fails, at
+//! `sways` it hangs, at `snaps` it panics, at `torn` the other one, of its health, fails; `storm`, which is read at each
+//! check, fails the first one in every worker. `FAULTY_HOOK` has the hook after the fork return an `error`, `panic` or
+//! `hang`. `FAULTY_THREAD` makes it start a thread before the fleet, which a program that forks must not. Its tasks sleep,
+//! or end in every way there is.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -41,11 +44,24 @@ fn main() -> ExitCode {
         std::thread::spawn(|| std::thread::sleep(Duration::from_secs(60)));
     }
     let file = std::env::var("FAULTY_FILE").ok();
+    let hook = std::env::var("FAULTY_HOOK").unwrap_or_default();
     Fleet::new(move |cx: AppContext| {
         let failing = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
         app(cx, failing, file.clone())
     })
+    .after_fork(move |_| cast_off(&hook))
     .run()
+}
+
+/// The hook after the fork, which fails as it is told.
+fn cast_off(failing: &str) -> Result<(), &'static str> {
+    match failing {
+        "error" => return Err("the anchor is stuck"),
+        "panic" => panic!("the anchor is lost"),
+        "hang" => std::thread::sleep(Duration::from_secs(600)),
+        _ => {}
+    }
+    Ok(())
 }
 
 async fn app(cx: AppContext, failing: String, file: Option<String>) -> Result<App, NotBuilt> {

@@ -1,12 +1,10 @@
 //! Work that an application leaves running beside its requests, counted so that the drain can wait for it.
 
 use std::fmt;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
-use futures_util::FutureExt;
 use tokio::sync::Notify;
 
 use crate::panics::panic_message;
@@ -42,7 +40,10 @@ impl SpawnedWork {
         let running = RunningWork(Arc::clone(&self.0));
         tokio::spawn(async move {
             let _running = running;
-            if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
+            // The runtime catches the panic of a task.
+            if let Err(error) = tokio::spawn(work).await
+                && let Ok(panic) = error.try_into_panic()
+            {
                 let reason = panic_message(&*panic);
                 tracing::error!(%reason, "the application panicked in spawned work: {reason}");
             }
@@ -77,6 +78,8 @@ impl fmt::Debug for SpawnedWork {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[tokio::test]

@@ -44,6 +44,22 @@ fn an_application_that_hangs_is_not_ready_in_time() {
 }
 
 #[test]
+fn a_hook_after_the_fork_that_fails_panics_or_hangs_is_the_reason() {
+    let redis = TestRedis::start();
+    let ways = [
+        ("error", "the anchor is stuck"),
+        ("panic", "the anchor is lost"),
+        ("hang", "not ready within workers.boot_timeout"),
+    ];
+    for (how, reason) in ways {
+        let (code, printed) = faulty(&redis, "").workers(1).set("FAULTY_HOOK", how).run();
+        assert_eq!(code, 70, "{how}: {printed}");
+        let last = printed.lines().rev().find(|line| line.contains("no worker could be brought up"));
+        assert!(last.is_some_and(|line| line.contains(reason)), "{how}: {printed}");
+    }
+}
+
+#[test]
 fn a_panic_of_the_future_is_the_reason() {
     let redis = TestRedis::start();
     let (code, printed) = faulty(&redis, "all").run();
