@@ -107,7 +107,7 @@ pub enum ExecutionResult {
 ///
 /// async fn give_up(tasks: &TaskQueue, id: TaskId) -> Result<&'static str, Error> {
 ///     Ok(match tasks.cancel(id).await? {
-///         Some(Cancelled::Queued) => "it will never start",
+///         Some(Cancelled::Waiting) => "it will never start",
 ///         Some(Cancelled::Running) => "its job is told",
 ///         Some(_) => "it had finished",
 ///         None => "there is no such task",
