@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State as Shared;
+use axum::http::header;
+use axum::response::IntoResponse;
 use axum::response::sse::{Event, Sse};
 use axum::routing::get;
-use futures_util::{Stream, stream};
+use futures_util::stream;
 use regatta::broadcast::Presence;
 use regatta::rate_limit::RateLimit;
 use regatta::{FleetHandle, SlotSnapshot};
@@ -37,15 +39,14 @@ pub(super) fn routes(state: &FleetHandle) -> Router<FleetHandle> {
     Router::new().route("/live", get(live)).with_state(feed)
 }
 
-async fn live(
-    _limit: RateLimit,
-    Shared(feed): Shared<Arc<LiveFeed>>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+async fn live(_limit: RateLimit, Shared(feed): Shared<Arc<LiveFeed>>) -> impl IntoResponse {
     let subscriber = LiveSubscriber { latest: feed.subscribe(), repeat_at: Instant::now() + REPEAT_AFTER };
-    Sse::new(stream::unfold(subscriber, |mut subscriber| async move {
+    let events = stream::unfold(subscriber, |mut subscriber| async move {
         let event = subscriber.next().await?;
-        Some((Ok(event), subscriber))
-    }))
+        Some((Ok::<_, Infallible>(event), subscriber))
+    });
+    // The numbers of one moment: axum's own no-cache lets a cache keep them.
+    ([(header::CACHE_CONTROL, "no-store")], Sse::new(events))
 }
 
 /// The state that all streams of this worker share.

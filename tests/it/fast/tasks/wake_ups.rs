@@ -71,6 +71,7 @@ async fn a_task_costs_four_calls_whatever_the_number_of_workers() {
         let looks = 3 * (begun.elapsed().as_secs() + 1) + 8;
         let calls = function_calls(&server);
         assert!(calls <= TASKS * 42 / 10 + looks, "{workers} workers: {calls} calls for {TASKS} tasks");
+        eventually("all wait again", async || idle(&server, "a") == workers).await;
         let asleep = Duration::from_secs(2);
         server.cli(&["CONFIG", "RESETSTAT"]);
         wait::pass(asleep).await;

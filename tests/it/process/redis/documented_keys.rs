@@ -81,14 +81,15 @@ fn use_everything(plan: &TestFleetBuilder, server: &TestRedis) {
     }
     // Without a cookie: a form of a visitor needs its token.
     let message = Request::post("/broadcast").body(form, b"message=ahoy");
-    assert_eq!(client::once(fleet.listen, message).unwrap().status, 200);
+    assert_eq!(client::once(fleet.listen, message).unwrap().status, 202);
     let mut live = client::Connection::open(fleet.listen).unwrap();
     live.send(&Request::get("/events").bytes()).unwrap();
     let wanted = [":j:", ":{b}:here:", ":{t}:totals", ":{seen}:", ":{fleet}:machines", ":once:", ":io:"];
-    wait::until("everything is written", wait::LONG, || {
-        let keys = server.keys();
-        wanted.iter().all(|part| keys.iter().any(|key| key.contains(part)))
-    });
+    for part in wanted {
+        wait::until(&format!("a key with {part} is written"), wait::LONG, || {
+            server.keys().iter().any(|key| key.contains(part))
+        });
+    }
     assert!(ann.request(fleet.listen, Request::new("DELETE", "/me/sessions")).status < 400);
     check(plan.prefix(), server);
 }
@@ -115,6 +116,7 @@ fn check(prefix: &str, server: &TestRedis) {
 fn every_key_of_a_fleet_under_use_is_on_the_page() {
     let server = TestRedis::start();
     let plan = TestFleetBuilder::on(&server).workers(2);
+    let plan = plan.set("REGATTA_TASKS__CONCURRENCY", "1").set("REGATTA_FLEET__HEARTBEAT_INTERVAL", "200ms");
     use_everything(&plan, &server);
 }
 
