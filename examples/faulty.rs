@@ -311,9 +311,18 @@ async fn echo(request: Request) -> impl IntoResponse {
     (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, "websocket")])
 }
 
-/// Gives back each message over a WebSocket; goes on while its worker drains if it is told to.
+/// Gives back each message over a WebSocket, or takes none; goes on while its worker drains if it is told to.
 async fn talk(upgrade: WebSocketUpgrade, Path(on_drain): Path<String>) -> Response {
-    upgrade.on_drain(policy(&on_drain)).on_upgrade(give_back)
+    match on_drain.as_str() {
+        "busy" => upgrade.on_upgrade(keep_busy),
+        _ => upgrade.on_drain(policy(&on_drain)).on_upgrade(give_back),
+    }
+}
+
+/// Takes no message, as a handler that waits for something else.
+async fn keep_busy(socket: WebSocket) {
+    std::future::pending::<()>().await;
+    drop(socket);
 }
 
 async fn give_back(mut socket: WebSocket) {

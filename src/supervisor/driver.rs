@@ -14,7 +14,7 @@ use crate::supervisor::deployment::preflight::{Preflight, PreflightPoll};
 use crate::supervisor::deployment::reload::{CompletedRollout, RolloutInputs};
 use crate::supervisor::deployment::restore::{HandoffSources, RestoredParts};
 use crate::supervisor::deployment::rollout::{DeploymentKind, RolloutProgress};
-use crate::supervisor::deployment::state::{Claimed, RolloutContext};
+use crate::supervisor::deployment::state::{Claimed, FailedRollout, RolloutContext};
 use crate::supervisor::deployment::takeover::Departure;
 use crate::supervisor::deployment::{reload, takeover};
 use crate::supervisor::effects::{Effect, event_now, unix_ms};
@@ -283,8 +283,7 @@ impl<'a> Supervisor<'a> {
             return;
         }
         let Some(Claimed { superseded, .. }) = self.deployment.claim_reload() else { return };
-        let effect = self.deployment.report_superseded(superseded);
-        self.execute(effect);
+        self.end_superseded(superseded);
         let to = self.deployment.next_generation();
         // `systemctl reload` waits for both messages, also when the reload is rejected.
         service_manager::notify_reloading(&self.reporting.service_notifier, "reloading", now);
@@ -306,6 +305,16 @@ impl<'a> Supervisor<'a> {
                 self.on_rollout_started(DeploymentKind::Reload, to);
             }
         }
+    }
+
+    /// A rollback was cut short by what comes now: its verdict is given, and addresses that its rollout had added end, for
+    /// nothing accepts there any more.
+    fn end_superseded(&mut self, superseded: Option<FailedRollout>) {
+        if superseded.is_some() {
+            self.slots.addresses_change.cancel();
+        }
+        let effect = self.deployment.report_superseded(superseded);
+        self.execute(effect);
     }
 
     /// Applies the supervisor's part of a configuration; what it replaces, to go back to it.
@@ -407,8 +416,7 @@ impl<'a> Supervisor<'a> {
             return None;
         }
         let Claimed { request, superseded } = self.deployment.claim_upgrade()?;
-        let effect = self.deployment.report_superseded(superseded);
-        self.execute(effect);
+        self.end_superseded(superseded);
         let path = request.binary.unwrap_or_else(|| self.deployment.program().path.clone());
         match self.start_preflight(&path, now) {
             Ok(preflight) => {

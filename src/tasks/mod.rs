@@ -300,7 +300,9 @@ impl TaskQueue {
         match redis.get_task(*id).await? {
             None => Ok(None),
             Some(task) if task.state.is_final() => Ok(Some(Cancelled::Late)),
-            Some(task) => Ok(redis.cancel_task(*id, &task.kind, &self.service.policy).await?),
+            Some(task) => {
+                Ok(redis.cancel_task(*id, &task.kind, &self.service.settings_of(&task.kind).policy).await?)
+            }
         }
     }
 

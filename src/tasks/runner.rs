@@ -123,7 +123,8 @@ pub(super) async fn maintain(service: Arc<TaskService>) {
 async fn bury_expired(service: &TaskService) -> Result<(), RedisError> {
     let reason = format!("no worker took it within {} h", QUEUE_WAIT_MAX.as_secs() / 3600);
     for (id, kind) in service.redis.overdue_tasks(QUEUE_WAIT_MAX).await? {
-        if service.redis.expire_task(id, &kind, (QUEUE_WAIT_MAX, &reason), &service.policy).await? {
+        let policy = service.settings_of(&kind).policy;
+        if service.redis.expire_task(id, &kind, (QUEUE_WAIT_MAX, &reason), &policy).await? {
             tracing::warn!(%kind, %reason, "task dead: {reason}");
         }
     }

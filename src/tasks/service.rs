@@ -150,7 +150,9 @@ impl TaskService {
         policy.max_lifetime += timeout.saturating_sub(self.timeout);
         policy.max_attempts = options.attempts.map_or(policy.max_attempts, u64::from);
         policy.retention = options.keep.unwrap_or(policy.retention);
-        let backoff = options.backoff.unwrap_or((RETRY_DELAY_MIN, policy.lease));
+        // Redis holds a task back for a lease at most.
+        let (first, most) = options.backoff.unwrap_or((RETRY_DELAY_MIN, policy.lease));
+        let backoff = (first.min(policy.lease), most.min(policy.lease));
         KindSettings { policy, timeout, backoff }
     }
 

@@ -48,7 +48,7 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
 /// let patient = TaskOptions::default()
 ///     .attempts(20)
 ///     .timeout(Duration::from_secs(60))
-///     .backoff(Duration::from_secs(1), Duration::from_secs(300))
+///     .backoff(Duration::from_secs(1), Duration::from_secs(3))
 ///     .keep(Duration::from_secs(3600));
 /// # let _ = patient;
 /// ```
@@ -74,7 +74,8 @@ impl TaskOptions {
         self
     }
 
-    /// The delay before the second attempt, doubled before each later one up to `most`.
+    /// The delay before the second attempt, doubled before each later one up to `most`; neither is longer than
+    /// `tasks.lease` (3 s). Default: 0.5 s, and a lease.
     pub fn backoff(mut self, first: Duration, most: Duration) -> Self {
         self.backoff = Some((first, most.max(first)));
         self

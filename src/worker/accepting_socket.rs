@@ -98,6 +98,9 @@ impl SharedSocket {
 }
 
 /// The kernel wakes those who wait at a listener that is shut down, and then has them wait on.
+///
+/// A listener is also pending when the task has done enough for one turn, or the reactor does not know yet what is queued:
+/// only the kernel's own word says that nothing is.
 fn poll_accept_unix(
     listener: &UnixListener,
     context: &mut Context<'_>,
@@ -105,7 +108,8 @@ fn poll_accept_unix(
     match listener.poll_accept(context) {
         Poll::Ready(accepted) => Poll::Ready(accepted.and_then(|(stream, _)| as_stream(stream))),
         Poll::Pending if unix_listener::is_shut_down(listener) => {
-            Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+            let queued = unix_listener::accept_queued(listener)?;
+            Poll::Ready(queued.ok_or(io::ErrorKind::NotConnected.into()).and_then(as_std_stream))
         }
         Poll::Pending => Poll::Pending,
     }
@@ -129,7 +133,11 @@ impl AsFd for AcceptingSocket {
 /// receiving and shutting down are the same calls for any stream socket, and nothing else is done with one. Its type's
 /// `peer_addr` and options of TCP fail.
 fn as_stream(stream: UnixStream) -> io::Result<(TcpStream, ConnectionPeer)> {
-    let stream = std::net::TcpStream::from(OwnedFd::from(stream.into_std()?));
+    as_std_stream(stream.into_std()?)
+}
+
+fn as_std_stream(stream: std::os::unix::net::UnixStream) -> io::Result<(TcpStream, ConnectionPeer)> {
+    let stream = std::net::TcpStream::from(OwnedFd::from(stream));
     Ok((TcpStream::from_std(stream)?, ConnectionPeer::UnixSocket))
 }
 
@@ -140,4 +148,36 @@ fn as_stream(stream: UnixStream) -> io::Result<(TcpStream, ConnectionPeer)> {
 pub(super) fn transferred_peer(stream: &TcpStream) -> io::Result<ConnectionPeer> {
     let address = tcp_socket::peer_address(stream)?;
     Ok(address.map_or(ConnectionPeer::UnixSocket, ConnectionPeer::Internet))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// More than a task may do in one turn.
+    const CLIENTS: usize = 300;
+
+    #[tokio::test]
+    async fn a_unix_socket_that_is_shut_down_gives_out_its_whole_queue_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shop.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        socket2::SockRef::from(&listener).listen(512).unwrap();
+        let clients: Vec<_> = (0..CLIENTS).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        let socket = AcceptingSocket::from_socket(ListeningSocket::Unix(listener)).unwrap();
+        socket.refuse_new_connections().unwrap();
+        let accepted = tokio::spawn(async move {
+            let mut accepted = Vec::new();
+            loop {
+                match socket.accept().await {
+                    Ok(connection) => accepted.push(connection),
+                    Err(error) => return (accepted.len(), has_ended(&error)),
+                }
+            }
+        });
+        assert_eq!(accepted.await.unwrap(), (clients.len(), true));
+    }
 }

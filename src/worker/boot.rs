@@ -80,6 +80,7 @@ pub(super) fn build_acceptors(
         let begins_with_header = gated && config.proxy_protocol.listeners.includes(&listener.address()?);
         let start = if begins_with_header { ConnectionStart::ProxyHeader } else { ConnectionStart::Http };
         let Listener { socket, owner } = listener;
+        let is_unix = matches!(socket, ListeningSocket::Unix(_));
         // A Unix socket's clients are on this host, and its queues are small.
         if let ListeningSocket::Tcp(socket) = &socket
             && let Err(error) = tcp_socket::limit_send_queue(socket, SEND_QUEUE_MAX, unreachable_after)
@@ -88,8 +89,9 @@ pub(super) fn build_acceptors(
         }
         let listener = SharedSocket::new(AcceptingSocket::from_socket(socket)?);
         let (handler, permits, server) = (handler.clone(), Arc::clone(permits), server.clone());
-        // Another worker could not know that a connection begins with a header.
-        let balancer = balancer.filter(|_| gated && !begins_with_header).cloned();
+        // Another worker could not know that a connection begins with a header, and one of a release before drops a
+        // connection whose peer has no address.
+        let balancer = balancer.filter(|_| gated && !begins_with_header && !is_unix).cloned();
         Ok(Acceptor { listener, owner, handler, permits, balancer, start, gated, server })
     };
     let public_permits = Arc::new(Semaphore::new(max_connections(config)));

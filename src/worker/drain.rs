@@ -282,10 +282,14 @@ pub(super) async fn drain_and_exit(
     // The worker claims no task from here on, also if its drain is cut short below.
     tasks.stop_claiming();
     let ended = async |plan: &DrainPlan| {
-        let spawned = wait_for_spawned(phase, plan.abort_at);
-        tokio::join!(wait_for_tasks(tasks, plan), app.drain(plan.abort_at), spawned);
+        tokio::join!(wait_for_tasks(tasks, plan), app.drain(plan.abort_at));
     };
-    let drained = async { tokio::join!(connections, ended(plan)).0 };
+    // Work is waited for when nothing is left that could begin more of it: a request that ends during the drain may.
+    let drained = async {
+        let aborted = tokio::join!(connections, ended(plan)).0;
+        wait_for_spawned(phase, plan.abort_at).await;
+        aborted
+    };
     let (aborted, when) = tokio::select! {
         // The next fleet's supervisor signals what is left of the one before: for an orphan this is no second order.
         biased;
@@ -294,7 +298,9 @@ pub(super) async fn drain_and_exit(
             let plan = plan.for_orphan();
             close_listeners(acceptors, &plan).await;
             let connections = wait_for_connections(server, &plan);
-            (tokio::join!(connections, ended(&plan)).0, "at drain timeout")
+            let aborted = tokio::join!(connections, ended(&plan)).0;
+            wait_for_spawned(phase, plan.abort_at).await;
+            (aborted, "at drain timeout")
         }
         () = second_order => {
             (abort(server, acceptors, plan).await, "by a second drain order")

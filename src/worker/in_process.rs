@@ -130,8 +130,8 @@ impl InProcessWorker {
         self.parts.drain.set_deadline(deadline.into_std());
         self.parts.drain.start_drain();
         let tasks = &self.background.tasks;
-        let spawned = worker::drain::wait_for_spawned(&self.parts.drain, deadline);
-        let (_, _, ()) = tokio::join!(self.app.drain(deadline), timeout_at(deadline, tasks.drain()), spawned);
+        let _ = tokio::join!(self.app.drain(deadline), timeout_at(deadline, tasks.drain()));
+        worker::drain::wait_for_spawned(&self.parts.drain, deadline).await;
         tasks.release_running().await;
         self.app.exit(limits.exit).await;
         worker::end_services(&self.background, self.flusher, &self.batches).await;

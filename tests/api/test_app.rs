@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -179,6 +180,27 @@ async fn a_drain_waits_for_work_that_a_handler_spawned() {
     assert_eq!(done.load(Relaxed), 0, "none of them holds up its response");
     app.drain().await;
     assert_eq!(done.load(Relaxed), 1600);
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_work_that_begins_during_it() {
+    let done = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&done);
+    let app = TestApp::new(move |context: Context| {
+        let (fleet, counted) = (context.fleet().clone(), Arc::clone(&counted));
+        async move {
+            App::new(Router::new()).on_drain(async move {
+                tokio::task::yield_now().await;
+                fleet.spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    counted.fetch_add(1, Relaxed);
+                });
+            })
+        }
+    })
+    .await;
+    app.drain().await;
+    assert_eq!(done.load(Relaxed), 1);
 }
 
 /// Returns a while after the drain has begun.

@@ -4,7 +4,7 @@ use crate::config::setting::settings;
 use crate::config::settings::reference_phrases::FLAG;
 
 settings! {
-    /// The fields of a policy, which [`limits`] reads.
+    /// The fields of a policy, which [`crate::config::limits`] reads.
     rows LIMITS {
         /// Whose requests are counted together.
         ///

@@ -84,7 +84,12 @@ impl CheckReport {
         for (name, since) in &self.failing_since {
             let Some(Some(reason)) = self.results.get(name) else { continue };
             let known = old.filter(|old| old.reported_at.is_some_and(|at| at >= *since + RESULT_AGE_MAX));
+            // One failure may be that of a start: the same result is reported again for as long as it is kept.
+            let found_once = self.reported_at.is_none_or(|at| at <= *since + RESULT_AGE_MAX);
             match known.map(|old| old.results.get(name)) {
+                Some(Some(None)) if found_once && now < *since + REPORT_TIMEOUT => {
+                    undecided = undecided.max(Some(*since + REPORT_TIMEOUT));
+                }
                 Some(Some(None)) => {
                     return CheckDecision::Failed(format!("{reason}; the old worker passes it"));
                 }
@@ -144,9 +149,15 @@ mod tests {
 
     #[test]
     fn what_fails_in_the_new_worker_only_fails_the_rollout() {
-        let new = report(&[(0, &[("mast", Some("it sways")), ("keel", None)])]);
+        let sways: Results<'_> = &[("mast", Some("it sways")), ("keel", None)];
         let old = report(&[(1, &[("mast", None), ("keel", None)])]);
-        assert_eq!(judge(&new, &old, 1), CheckDecision::Failed("it sways; the old worker passes it".into()));
+        let failed = CheckDecision::Failed("it sways; the old worker passes it".into());
+        assert_eq!(judge(&report(&[(0, sways), (2, sways)]), &old, 2), failed);
+        let once = report(&[(0, sways), (1, sways)]);
+        assert_eq!(judge(&once, &old, 2), CheckDecision::Undecided(READY + REPORT_TIMEOUT), "one run of it");
+        assert_eq!(judge(&once, &old, 5), failed, "it does not report again");
+        let well = report(&[(0, sways), (2, &[("mast", None), ("keel", None)])]);
+        assert_eq!(judge(&well, &old, 2), CheckDecision::Passed(Vec::new()));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One open connection as the worker sees it: its state, what else is known of it, and the command to it.
 //!
-//! The worker's one thread changes all of it, so that loads and stores need no order and no locked instruction.
+//! The worker's one thread changes nearly all of it, so that loads and stores need no order and no locked instruction. The
+//! state alone may be changed by another thread that drops a body.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -140,7 +141,7 @@ impl Connection {
         self.apply_any(event, now, timeouts)
     }
 
-    #[cold]
+    #[inline(never)]
     fn apply_any(&self, event: ConnectionEvent, now: Tick, timeouts: &ConnectionTimeouts) -> PackedState {
         let mut state = self.packed_state();
         loop {

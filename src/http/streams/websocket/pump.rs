@@ -275,6 +275,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Pump<I> {
             }
             self.stream.send(close).await?;
             self.link.set_flushed();
+        } else {
+            // The answer to the client's close is queued only: the handler may take long to make room for more.
+            self.stream.flush().await?;
         }
         loop {
             let link = &self.link;

@@ -150,6 +150,15 @@ fn pages_of_other_origins_open_none() {
 }
 
 #[test]
+fn a_client_that_closes_is_answered_by_a_handler_that_takes_no_message() {
+    let redis = TestRedis::shared();
+    let fleet = plan(&redis).workers(1).start();
+    let mut socket = WebSocketClient::handshake(fleet.listen, "/talk/busy");
+    socket.send(&Frame::new(CLOSE, 1000_u16.to_be_bytes().to_vec())).unwrap();
+    assert_eq!(socket.close_code(), Some(1000));
+}
+
+#[test]
 fn what_breaks_the_protocol_closes_its_own_socket_alone() {
     let redis = TestRedis::shared();
     let fleet = plan(&redis).workers(1).start();
