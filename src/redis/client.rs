@@ -27,6 +27,9 @@ use crate::redis::signing_keys::SigningKeys;
 use crate::redis::transport::{ActiveConnection, RedisTransport};
 use crate::redis::{functions, keys};
 
+/// How often one call loads code that the server has lost.
+const FUNCTION_LOADS_MAX: usize = 3;
+
 /// Calls that may be under way or wait at the same time, per worker; more are refused at once. A waiting call holds its
 /// request, some 10 KiB with its connection: 16,384 are about 160 MiB.
 const MAX_CALLS: usize = 16_384;
@@ -236,7 +239,7 @@ impl RedisClient {
         self.inner.state.wait_while_held().await
     }
 
-    /// Calls a function; if the server lacks the code, loads it and calls once more.
+    /// Calls a function; if the server lacks the code, loads it and calls again.
     ///
     /// # Errors
     /// See [`RedisError`].
@@ -368,7 +371,7 @@ impl RedisClient {
         }
     }
 
-    /// Calls a function on this connection; if the server lacks the code, loads it and calls once more.
+    /// Calls a function on this connection; if the server lacks the code, loads it and calls again.
     ///
     /// # Errors
     /// See [`RedisError`].
@@ -395,15 +398,18 @@ impl RedisClient {
         args: impl Fn() -> Vec<Value>,
     ) -> Result<Value, RedisError> {
         let _reload = self.inner.function_reload.lock().await;
-        // Tried again first: another call may have loaded the code while this one waited for the lock.
-        match active.transport.send(command, args()).await {
-            Err(error) if error.is_function_missing() => {
-                tracing::warn!("the server lost our code; loading it again");
-                functions::load(&active.transport, active.mode).await?;
-                active.transport.send(command, args()).await
+        // Tried again first: another call may have loaded the code while this one waited for the lock. And more than once:
+        // the server may lose it again before the call comes, as under a deployment that flushes scripts.
+        for _ in 0..FUNCTION_LOADS_MAX {
+            match active.transport.send(command, args()).await {
+                Err(error) if error.is_function_missing() => {
+                    tracing::warn!("the server lost our code; loading it again");
+                    functions::load(&active.transport, active.mode).await?;
+                }
+                other => return other,
             }
-            other => other,
         }
+        active.transport.send(command, args()).await
     }
 }
 

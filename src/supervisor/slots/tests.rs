@@ -263,6 +263,10 @@ fn a_first_worker_whose_check_fails_while_the_old_one_passes_it_ends_the_rollout
     says(&mut table, old, "check {\"name\":\"mast\"}\nchecked\n");
     let later = SlotContext { now: NOW + CANARY_PERIOD, ..rolling_out(&scoreboard) };
     table.read_status_pipes(&later);
+    assert!(table.judge_checks(&later).0.is_some(), "a second run of the new one is waited for");
+    table.status_pipes.get_mut(&new.1).unwrap().text = format!("{failure}\nchecked\n");
+    let later = SlotContext { now: NOW + 2 * CANARY_PERIOD, ..rolling_out(&scoreboard) };
+    table.read_status_pipes(&later);
     let reason = "the new worker in slot 0 failed: check \"mast\" fails: it sways; the old worker passes it";
     assert_eq!(table.judge_checks(&later), (None, Some(Effect::RollBack(reason.into()))));
     assert_eq!(table.judge_checks(&running(&scoreboard)), (None, None), "no rollout, no checks");
